@@ -7,7 +7,8 @@
 
 In a notebook, `%load_ext cook_jupyter` brings the magics `%cook` and `%%cook`.
 
-Lives here: the few public names, each fetched when it is first used, so that the import costs nothing; the hooks of IPython.
+Lives here: the few public names, each fetched when it is first used, so that the import costs nothing;
+the hooks of IPython.
 Not here: anything else. Inside the package, import the module that defines a name, never this one.
 """
 

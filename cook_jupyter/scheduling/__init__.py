@@ -1,5 +1,6 @@
 """Decide: pure functions of a snapshot.
 
 Lives here: dominant resource usage, ranking, what is considerable, matching, and why a job still waits.
-Not here: a clock, a disk, a loop. Time and ids are arguments; a decision changes nothing by itself (`service` commits it).
+Not here: a clock, a disk, a loop. Time and ids are arguments; a decision changes nothing by itself
+(`service` commits it).
 """
