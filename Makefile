@@ -1,0 +1,45 @@
+# What a developer types. Each target sets up what it needs first; a set-up that is up to date takes no time.
+
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+CODE := $(wildcard cook_jupyter scripts tests benchmarks)
+
+.PHONY: help setup demo lab test test-fast check format bench clean
+
+help: ## say what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: ## everything a developer needs, in .venv
+	@scripts/setup.sh dev
+
+demo: ## execute the notebook of binder/ from nothing and print its headline
+	@scripts/setup.sh demo
+	@$(BIN)/python scripts/demo.py
+
+lab: ## open the notebook of binder/ in JupyterLab
+	@scripts/setup.sh lab
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) binder/fair_share_demo.ipynb
+
+test: setup ## all tests
+	@$(BIN)/python -m pytest
+
+test-fast: setup ## the tests of the inner loop: no browser, nothing slow
+	@$(BIN)/python -m pytest -m "not slow and not browser"
+
+check: setup ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy --strict $(CODE)
+	@$(BIN)/lint-imports --no-logo
+
+format: setup ## let ruff put right what it can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: ## measure, beside the peers
+	@scripts/setup.sh bench
+	@$(BIN)/python scripts/bench.py
+
+clean: ## forget what was built; .venv stays
+	@rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
