@@ -1,0 +1,72 @@
+"""Where work runs: the `ComputeCluster` protocol.
+
+Lives here: offers in, launches and kills out, status updates back; nothing else. Every
+implementation (local, simulated, mesos) passes one contract suite.
+Not here: which job gets which host (`scheduling`), what an update means (`model.lifecycle`).
+
+Order is what keeps this safe: an instance is committed before it is launched, an update is
+acknowledged to where it came from only when `report` has returned (it is committed then), and a
+kill follows its launch on the same connection.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, StatusUpdate
+from cook_jupyter.model.job import JobSpec
+from cook_jupyter.model.offer import Offer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """An instance that is committed and may start."""
+
+    spec: JobSpec
+    instance: Instance
+
+
+class Reporter(Protocol):
+    """What a cluster calls; the service stands behind it."""
+
+    async def report(self, updates: Sequence[StatusUpdate]) -> None:
+        """Take updates; returns when they are committed. May be given the same update twice."""
+
+    async def progress(self, updates: Sequence[ProgressUpdate]) -> None:
+        """Take progress; may be dropped."""
+
+    def room_changed(self) -> None:
+        """Learn that offers are worth asking for again."""
+
+
+class ComputeCluster(Protocol):
+    """A set of hosts that runs instances."""
+
+    @property
+    def name(self) -> str:
+        """The name that instances carry."""
+
+    async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
+        """Connect, and reconcile: `open_launches` are all that the store holds open here.
+
+        Those that still run go on; the ends of those that finished meanwhile are reported; those
+        that the cluster never heard of, or lost, are reported LOST with a mea culpa reason.
+        """
+
+    async def close(self) -> None:
+        """Let go of the cluster; what runs there goes on running."""
+
+    def offers(self) -> Sequence[Offer]:
+        """Return the room there is now. Launched instances count as running at once."""
+
+    def capacity(self) -> Sequence[Offer]:
+        """Return every host as if it were empty: what could ever be satisfied."""
+
+    async def launch(self, launches: Sequence[Launch]) -> None:
+        """Start committed instances. What goes wrong with one of them comes back as an update."""
+
+    async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
+        """Stop instances: TERM to the process group, KILL after the grace period.
+
+        Unknown ids are ignored. The end comes back as a KILLED update.
+        """

@@ -1,0 +1,155 @@
+"""Every error a caller may want to catch.
+
+CookError
+├── InvalidRequest          wrong whoever sends it; nothing was changed
+│   ├── Unpicklable         an object in a call cannot travel; the message names the path to it
+│   ├── TooLarge            more bytes than the scheduler or the codec takes
+│   └── Unsatisfiable       no host could ever run it
+├── NotFound                no such job, instance, group, pool or blob
+├── Unauthenticated         who asks is not known
+├── Forbidden               someone else's
+├── Conflict                right in itself, but not in the present state
+│   ├── IllegalTransition   a life that the tables of model.lifecycle do not know
+│   └── QuotaExceeded       a quota or a queue limit is in the way
+├── SchedulerError          the scheduler failed at its own work
+│   └── StoreFull           it cannot write to its disk; nothing was changed, try again later
+├── SchedulerUnreachable    no answer; whether it was done is unknown
+├── Tampered                a payload whose signature does not hold; it was not opened
+└── JobFailed               raised by a future: the job ended without a result
+    ├── JobKilled           somebody asked for that
+    ├── HostLost            the machine or the worker went away more often than the job's retries allow
+    ├── OutOfMemory         it used more memory than it asked for
+    ├── TimedOut            it ran longer than its maximum run time
+    ├── BadExit             the command ended with another exit code than 0
+    └── ResultLost          it ended well, but its result cannot be read (too large, expired, or not picklable)
+
+An exception that the user's own function raised is not in this tree: it travels as itself.
+Being preempted is not an error either: it is a reason, and the job waits again.
+"""
+
+
+class CookError(Exception):
+    """The root: anything that cook_jupyter itself has to say."""
+
+
+class InvalidRequest(CookError):
+    """The request is wrong whoever sends it; nothing was changed.
+
+    Attributes:
+        tree: where the shape of a JSON request is wrong, mirroring the request
+            (Cook's `errors` body); None when the content is at fault.
+    """
+
+    def __init__(self, message: str, *, tree: object | None = None) -> None:
+        super().__init__(message)
+        self.tree = tree
+
+
+class Unpicklable(InvalidRequest):
+    """An object in a call cannot travel; the message names the path to it."""
+
+
+class TooLarge(InvalidRequest):
+    """More bytes than are taken here; the message says how many are."""
+
+
+class Unsatisfiable(InvalidRequest):
+    """No host known to the scheduler could ever run the job."""
+
+
+class NotFound(CookError):
+    """No such job, instance, group, pool or blob.
+
+    Attributes:
+        missing: the names that were asked for and not found.
+    """
+
+    def __init__(self, message: str, *, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class Unauthenticated(CookError):
+    """Who asks is not known: no token, or a wrong one."""
+
+
+class Forbidden(CookError):
+    """The thing is someone else's, or for administrators alone."""
+
+
+class Conflict(CookError):
+    """Right in itself, but not in the present state."""
+
+
+class IllegalTransition(Conflict):
+    """A step that the tables of `model.lifecycle` do not know."""
+
+
+class QuotaExceeded(Conflict):
+    """A quota or a queue limit is in the way."""
+
+
+class SchedulerError(CookError):
+    """The scheduler failed at its own work; its log says why."""
+
+
+class StoreFull(SchedulerError):
+    """The scheduler cannot write to its disk. Nothing was changed: make room and try again."""
+
+
+class SchedulerUnreachable(CookError):
+    """No answer came; whether the request was carried out is unknown."""
+
+
+class Tampered(CookError):
+    """The signature of a payload does not hold; its content was not opened."""
+
+
+class JobFailed(CookError):
+    """The job ended without a result.
+
+    Attributes:
+        job_id: the job's uuid, the `key` of its future.
+        reason: the name of Cook's reason for the end of its last instance, or None.
+        host: where that instance ran, or None.
+        attempts: how many instances there were.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        job_id: str = "",
+        reason: str | None = None,
+        host: str | None = None,
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.reason = reason
+        self.host = host
+        self.attempts = attempts
+
+
+class JobKilled(JobFailed):
+    """Somebody asked for the job to be killed."""
+
+
+class HostLost(JobFailed):
+    """The machine or the worker went away more often than the job's retries allow."""
+
+
+class OutOfMemory(JobFailed):
+    """The job used more memory than it had asked for."""
+
+
+class TimedOut(JobFailed):
+    """The job ran longer than its maximum run time."""
+
+
+class BadExit(JobFailed):
+    """The command ended with another exit code than 0, or by a signal of its own."""
+
+
+class ResultLost(JobFailed):
+    """The job ended well, but its result cannot be read."""

@@ -1,0 +1,289 @@
+"""How instances and jobs live. Every legal step is decided here; no other code decides one.
+
+Lives here: the table of an instance's life, the rule that derives a job's state from its
+instances, how attempts are counted, and the verbs that change a life (launch, report,
+kill, cancel, retry). All are pure: a life and an event in, a new life out.
+Not here: who asks (`service`), where lives rest (`store`).
+
+Source: Cook's `schema.clj` (`instance/update-state`, `job/update-state`,
+`reasons->attempts-consumed`), as told in the fair-share specification, section 7.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from cook_jupyter.errors import Conflict, IllegalTransition
+from cook_jupyter.model.instance import (
+    Instance,
+    InstanceId,
+    InstanceStatus,
+    ProgressUpdate,
+    StatusUpdate,
+    TaskState,
+)
+from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.reason import (
+    DEFAULT_MEA_CULPA_LIMIT,
+    KILLED_BY_USER,
+    NEVER_COUNTS,
+    REASONS,
+    UNMAPPED,
+    Reason,
+    ReasonName,
+)
+
+STEPS: dict[InstanceStatus, frozenset[InstanceStatus]] = {
+    InstanceStatus.UNKNOWN: frozenset(
+        {InstanceStatus.RUNNING, InstanceStatus.SUCCESS, InstanceStatus.FAILED}
+    ),
+    InstanceStatus.RUNNING: frozenset({InstanceStatus.SUCCESS, InstanceStatus.FAILED}),
+    InstanceStatus.SUCCESS: frozenset(),
+    InstanceStatus.FAILED: frozenset(),
+}
+
+REPORTED: dict[TaskState, InstanceStatus] = {
+    TaskState.STAGING: InstanceStatus.UNKNOWN,
+    TaskState.STARTING: InstanceStatus.RUNNING,
+    TaskState.RUNNING: InstanceStatus.RUNNING,
+    TaskState.FINISHED: InstanceStatus.SUCCESS,
+    TaskState.FAILED: InstanceStatus.FAILED,
+    TaskState.KILLED: InstanceStatus.FAILED,
+    TaskState.LOST: InstanceStatus.FAILED,
+    TaskState.ERROR: InstanceStatus.FAILED,
+}
+
+MAX_PROGRESS_MESSAGE = 512  # characters
+
+
+def step(now: InstanceStatus, then: InstanceStatus) -> InstanceStatus:
+    """Return `then` if an instance may go there from `now`, else raise IllegalTransition."""
+    if then not in STEPS[now]:
+        raise IllegalTransition(f"an instance cannot go from {now.value} to {then.value}")
+    return then
+
+
+def attempts_of_reasons(
+    reasons: Iterable[ReasonName | None],
+    *,
+    disable_mea_culpa: bool = False,
+    default_limit: int = DEFAULT_MEA_CULPA_LIMIT,
+    table: Mapping[ReasonName, Reason] = REASONS,
+) -> int:
+    """Count the attempts that finished instances with these reasons used up.
+
+    A failure that was the user's, or has no reason, counts. One that was ours counts only past
+    its free limit, which is per reason and per job; `disable_mea_culpa` wins over any limit.
+    """
+    attempts = 0
+    for name, number in Counter(reasons).items():
+        reason = table.get(name) if name is not None else None
+        if reason is None or not reason.mea_culpa or disable_mea_culpa:
+            attempts += number
+            continue
+        limit = default_limit if reason.failure_limit is None else reason.failure_limit
+        if limit != NEVER_COUNTS:
+            attempts += max(0, number - limit)
+    return attempts
+
+
+def attempts(job: Job, *, default_limit: int = DEFAULT_MEA_CULPA_LIMIT) -> int:
+    """Count the attempts that the job has used up; a success counts as one."""
+    return attempts_of_reasons(
+        (i.reason for i in job.instances if not i.status.is_open),
+        disable_mea_culpa=job.spec.disable_mea_culpa_retries,
+        default_limit=default_limit,
+    )
+
+
+def state_of(job: Job, *, default_limit: int = DEFAULT_MEA_CULPA_LIMIT) -> JobState:
+    """Derive the job's state from its instances. A completed job stays completed."""
+    if job.state is JobState.COMPLETED or job.succeeded:
+        return JobState.COMPLETED
+    if job.open_instance is not None:
+        return JobState.RUNNING
+    if job.instances and attempts(job, default_limit=default_limit) >= job.max_retries:
+        return JobState.COMPLETED
+    return JobState.WAITING
+
+
+class Verdict(Enum):
+    """What a report was worth."""
+
+    APPLIED = "applied"
+    IGNORED = "ignored"  # nothing to write
+    KILL = "kill"  # nothing to write, and the task must not go on: kill it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """A job after a report. `counts` is set if the report's result is the one to keep."""
+
+    job: Job | None
+    verdict: Verdict
+    counts: bool = False
+
+
+def may_start(job: Job) -> bool:
+    """Tell whether a new instance is allowed: the job waits and none is alive."""
+    return job.state is JobState.WAITING and job.open_instance is None
+
+
+def launch(job: Job, instance: Instance) -> Job:
+    """Return the job with a new instance, running.
+
+    Raises:
+        IllegalTransition: the job no longer waits, or an instance of it is alive.
+    """
+    if not may_start(job):
+        raise IllegalTransition(f"job {job.job_id} cannot start: it is {job.state.value}")
+    waited = replace(instance, queue_ms=max(0, instance.started_ms - job.last_waiting_ms))
+    return replace(job, state=JobState.RUNNING, instances=(*job.instances, waited))
+
+
+def report(
+    job: Job | None, update: StatusUpdate, *, default_limit: int = DEFAULT_MEA_CULPA_LIMIT
+) -> Reported:
+    """Apply what a cluster says of an instance of `job`; `job` is None if it is not known.
+
+    The first reason and the first times win. A task that should not be alive (unknown, its job
+    completed, its instance failed) is to be killed; final reports are never answered by a kill.
+    """
+    instance = _find(job, update.instance_id) if job is not None else None
+    alive = not update.state.is_final
+    if job is None or instance is None:
+        return Reported(job=None, verdict=Verdict.KILL if alive else Verdict.IGNORED)
+    if alive and (job.state is JobState.COMPLETED or instance.status is InstanceStatus.FAILED):
+        return Reported(job=None, verdict=Verdict.KILL)
+    then = REPORTED[update.state]
+    legal = then in STEPS[instance.status]
+    if not legal and not instance.status.is_open:
+        return Reported(job=None, verdict=Verdict.IGNORED)
+    after = _described(instance, update, then if legal else instance.status)
+    if after == instance:
+        return Reported(job=None, verdict=Verdict.IGNORED)
+    counts = legal and then in (InstanceStatus.SUCCESS, InstanceStatus.FAILED) and update.result is not None
+    if counts:
+        after = replace(after, has_result=True)
+    return Reported(
+        job=_with(job, after, at_ms=update.at_ms, default_limit=default_limit),
+        verdict=Verdict.APPLIED,
+        counts=counts,
+    )
+
+
+def fail(
+    job: Job,
+    instance_id: InstanceId,
+    *,
+    reason: ReasonName,
+    at_ms: int,
+    preempted: bool = False,
+    default_limit: int = DEFAULT_MEA_CULPA_LIMIT,
+) -> Job:
+    """Fail an open instance by our own decision (preempted, lingering, lost); else no change."""
+    instance = _find(job, instance_id)
+    if instance is None or not instance.status.is_open:
+        return job
+    failed = replace(
+        instance,
+        status=step(instance.status, InstanceStatus.FAILED),
+        reason=instance.reason or reason,
+        ended_ms=instance.ended_ms if instance.ended_ms is not None else at_ms,
+        preempted=preempted,
+    )
+    return _with(job, failed, at_ms=at_ms, default_limit=default_limit)
+
+
+def progress(job: Job, update: ProgressUpdate) -> Job:
+    """Note how far an instance says it is; a sequence not above the last one changes nothing."""
+    instance = _find(job, update.instance_id)
+    if instance is None or update.sequence <= instance.progress_sequence:
+        return job
+    message = update.message if update.message is not None else instance.progress_message
+    after = replace(
+        instance,
+        progress_sequence=update.sequence,
+        progress=instance.progress if update.percent is None else update.percent,
+        progress_message=None if message is None else message[:MAX_PROGRESS_MESSAGE],
+    )
+    return replace(job, instances=_replaced(job.instances, after))
+
+
+def kill(job: Job) -> Job:
+    """Complete the job at once. Its open instance keeps its status until its cluster reports
+    the end, but its reason is settled now."""
+    if job.state is JobState.COMPLETED:
+        return job
+    instances = tuple(
+        replace(i, reason=i.reason or KILLED_BY_USER) if i.status.is_open else i for i in job.instances
+    )
+    return replace(job, state=JobState.COMPLETED, killed=True, instances=instances)
+
+
+def cancel(job: Job, instance_id: InstanceId) -> Job:
+    """Mark one open instance to be killed; the job may try again."""
+    instance = _find(job, instance_id)
+    if instance is None or not instance.status.is_open:
+        return job
+    after = replace(instance, cancelled=True, reason=instance.reason or KILLED_BY_USER)
+    return replace(job, instances=_replaced(job.instances, after))
+
+
+def retry(job: Job, retries: int, *, at_ms: int, default_limit: int = DEFAULT_MEA_CULPA_LIMIT) -> Job:
+    """Allow `retries` attempts in all; a completed job with attempts left waits again.
+
+    Raises:
+        Conflict: more attempts than that were used already. The text is Cook's.
+    """
+    used = attempts(job, default_limit=default_limit)
+    if used > retries:
+        raise Conflict("Retries would be less than attempts-consumed")
+    if job.state is JobState.COMPLETED and used < retries and job.open_instance is None:
+        return replace(job, max_retries=retries, state=JobState.WAITING, last_waiting_ms=at_ms, killed=False)
+    return replace(job, max_retries=retries)
+
+
+def _described(instance: Instance, update: StatusUpdate, status: InstanceStatus) -> Instance:
+    """The instance with what the report tells of it; what was told first stays."""
+    began = update.state in (TaskState.STARTING, TaskState.RUNNING)
+    final = update.state.is_final
+    reason = instance.reason
+    if status is InstanceStatus.FAILED:
+        told = update.reason if update.reason in REASONS else UNMAPPED
+        reason = reason or told
+    elif status is InstanceStatus.SUCCESS:
+        reason = None
+    backend_started = instance.backend_started_ms
+    if backend_started is None and (began or final):
+        backend_started = update.at_ms if began else None
+    ended = instance.ended_ms
+    if ended is None and final:
+        ended = update.at_ms
+    return replace(
+        instance,
+        status=status,
+        reason=reason,
+        backend_started_ms=backend_started,
+        ended_ms=ended,
+        exit_code=instance.exit_code if update.exit_code is None else update.exit_code,
+        sandbox=instance.sandbox if update.sandbox is None else update.sandbox,
+        peak_mem_mb=instance.peak_mem_mb if update.peak_mem_mb is None else update.peak_mem_mb,
+    )
+
+
+def _with(job: Job, instance: Instance, *, at_ms: int, default_limit: int) -> Job:
+    """The job with a changed instance, its state derived again."""
+    changed = replace(job, instances=_replaced(job.instances, instance))
+    state = state_of(changed, default_limit=default_limit)
+    waits_again = state is JobState.WAITING and job.state is not JobState.WAITING
+    return replace(changed, state=state, last_waiting_ms=at_ms if waits_again else job.last_waiting_ms)
+
+
+def _find(job: Job, instance_id: InstanceId) -> Instance | None:
+    return next((i for i in job.instances if i.instance_id == instance_id), None)
+
+
+def _replaced(instances: tuple[Instance, ...], changed: Instance) -> tuple[Instance, ...]:
+    return tuple(changed if i.instance_id == changed.instance_id else i for i in instances)

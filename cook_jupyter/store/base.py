@@ -1,0 +1,218 @@
+"""What the scheduler asks of its memory: the `Store` protocol.
+
+Lives here: the verbs by which jobs are written, the questions by which they are read, and the
+values that go in and out. Not here: what a verb does to a life (`model.lifecycle`: every twin
+calls those same pure functions inside its transaction), or any SQL (`store.sql`).
+
+Promises that every twin keeps, and that one contract suite checks:
+
+- A verb that returned is durable. Verbs that arrive while a transaction runs share the next one
+  (group commit); each of them succeeds or fails alone.
+- Verbs take effect in the order in which they were called. After each commit the listeners are
+  called, on the event loop, once, with the changes in that order, before any caller resumes.
+- A verb re-checks what must hold (the job still waits, the uuid is new) and says what it did;
+  it never overwrites a life that moved on.
+- `change` numbers grow by at least one with each change, over all jobs, also across restarts.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cook_jupyter.model.instance import (
+    Instance,
+    InstanceId,
+    ProgressUpdate,
+    Result,
+    StatusUpdate,
+)
+from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
+from cook_jupyter.model.lifecycle import Verdict
+from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.reason import ReasonName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobChange:
+    """One job after a commit that touched it.
+
+    Attributes:
+        before: the state it had; None if the commit created it.
+        job: the job now, with `job.change` set.
+        instance: the instance that the commit touched, as it is now; None if none was.
+        result: the bytes that came with the end of `instance`, if any came.
+    """
+
+    before: JobState | None
+    job: Job
+    instance: Instance | None = None
+    result: Result | None = None
+
+
+Listener = Callable[[Sequence[JobChange]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An open instance to be failed by the scheduler's own decision."""
+
+    job_id: JobId
+    instance_id: InstanceId
+    reason: ReasonName
+    at_ms: int
+    preempted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQuery:
+    """Which jobs to list: of `user`, submitted in [start_ms, end_ms), in one of `outcomes`.
+
+    Attributes:
+        outcomes: any of waiting, running, success, failed (Cook's "state").
+        name_glob: whole-name match where `*` is any run; None takes every name.
+        pool: matches the job's pool or the pool it was submitted to; None takes all.
+        limit: when more match, the *oldest* `limit` are taken; results are newest first.
+    """
+
+    user: str
+    outcomes: frozenset[str]
+    start_ms: int
+    end_ms: int
+    name_glob: str | None = None
+    pool: str | None = None
+    limit: int | None = None
+
+
+class Store(Protocol):
+    """Jobs, instances, groups, results and limits, remembered. See the module for the promises."""
+
+    async def open(self) -> None:
+        """Open or create the store and bring its schema up to date.
+
+        Raises:
+            SchedulerError: it was written by a newer cook_jupyter, or another process owns it.
+        """
+
+    async def close(self) -> None:
+        """Finish what was asked, then let go. Idempotent."""
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` after every commit, in commit order, on the event loop."""
+
+    # Verbs. Each raises StoreFull if the disk is full; nothing was changed then.
+
+    async def submit(
+        self,
+        specs: Sequence[JobSpec],
+        groups: Sequence[Group] = (),
+        *,
+        now_ms: int,
+        grow_groups: bool = False,
+    ) -> Sequence[GroupId]:
+        """Add jobs, and the groups they name, all or none of them.
+
+        A group that is named by a job but neither given nor stored is created as
+        "defaultgroup". A stored group may not grow unless `grow_groups`.
+
+        Returns:
+            the groups that were created or extended.
+
+        Raises:
+            Conflict: a uuid is in use; the message names all that are. Nothing was added.
+            InvalidRequest: a given group is stored already, or a stored one would grow.
+        """
+
+    async def launch(self, instances: Sequence[Instance]) -> Sequence[tuple[JobSpec, Instance]]:
+        """Add instances to the jobs that still may start (lifecycle.launch).
+
+        Returns:
+            spec and instance of those that were added, in the order given; others are left out.
+        """
+
+    async def report(self, updates: Sequence[StatusUpdate]) -> Sequence[Verdict]:
+        """Apply what clusters report (lifecycle.report); keep results that count."""
+
+    async def progress(self, updates: Sequence[ProgressUpdate]) -> Sequence[bool]:
+        """Note progress (lifecycle.progress); False where the instance is not known."""
+
+    async def fail(self, failures: Sequence[Failure]) -> Sequence[bool]:
+        """Fail open instances by our own decision (lifecycle.fail); True where it did."""
+
+    async def kill_jobs(self, job_ids: Sequence[JobId]) -> Sequence[InstanceId]:
+        """Complete jobs at once (lifecycle.kill).
+
+        Returns:
+            their instances that are still open: to be killed.
+
+        Raises:
+            NotFound: some are not known; nothing was changed.
+        """
+
+    async def cancel_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[InstanceId]:
+        """Mark instances to be killed (lifecycle.cancel); returns those still open.
+
+        Raises:
+            NotFound: some are not known; nothing was changed.
+        """
+
+    async def retry(self, job_ids: Sequence[JobId], retries: Sequence[int], *, now_ms: int) -> None:
+        """Set the total attempts of each job (lifecycle.retry), all or none.
+
+        Raises:
+            NotFound: some are not known.
+            Conflict: one has used more attempts than that.
+        """
+
+    async def set_limits(self, entries: Sequence[LimitEntry]) -> None:
+        """Store shares and quotas, each replacing the one of the same kind, user, pool and name."""
+
+    async def retract_limits(self, kind: str, user: str, pool: str) -> None:
+        """Remove all limits of a kind that `user` has in `pool`."""
+
+    async def remember(self, key: str, value: str) -> None:
+        """Keep a small text under a key (framework id, settings that live in the database)."""
+
+    # Questions. They see every verb that returned before they were asked.
+
+    async def recall(self, key: str) -> str | None:
+        """Return the text kept under `key`, or None."""
+
+    async def limits(self) -> Sequence[LimitEntry]:
+        """Return every stored limit."""
+
+    async def jobs(self, job_ids: Sequence[JobId]) -> Sequence[Job | None]:
+        """Return the jobs in the order asked; None where there is none."""
+
+    async def jobs_of_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[Job | None]:
+        """Return the job that each instance belongs to, in the order asked."""
+
+    async def list_jobs(self, query: JobQuery) -> Sequence[Job]:
+        """Return the jobs that match, newest first."""
+
+    async def groups(self, group_ids: Sequence[GroupId]) -> Sequence[Group | None]:
+        """Return the groups in the order asked."""
+
+    async def jobs_of_group(self, group_id: GroupId) -> Sequence[JobId]:
+        """Return the group's jobs in the order of their creation."""
+
+    async def result(self, instance_id: InstanceId) -> Result | None:
+        """Return what an instance gave back, if it gave anything."""
+
+    async def changed(
+        self, user: str, after: int, *, label: tuple[str, str] | None = None, limit: int = 1000
+    ) -> Sequence[JobChange]:
+        """Return the user's jobs whose `change` is above `after`, in the order of change.
+
+        `before` of these is None: what is told is where each job stands now, with the last
+        finished instance and its result if it is completed. `label` keeps only the jobs that
+        carry that label.
+        """
+
+    async def last_change(self) -> int:
+        """Return the highest change number given out so far; 0 in a new store."""
+
+    def open_jobs(self) -> AsyncIterator[Sequence[Job]]:
+        """Yield all waiting and running jobs in batches, by seq: what a restart needs.
+
+        With a million jobs waiting this takes under 30 s and holds one batch at a time.
+        """
