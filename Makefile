@@ -27,10 +27,11 @@ test-fast: setup ## the tests of the inner loop: no browser, nothing slow
 	@$(BIN)/python -m pytest -m "not slow and not browser"
 
 check: setup ## format, lint, types, import contracts
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy --strict $(CODE)
-	@$(BIN)/lint-imports --no-logo
+	@failed=; \
+	for tool in "ruff format --check ." "ruff check ." "mypy --strict $(CODE)" "lint-imports --no-logo"; do \
+	  echo "== $$tool"; $(BIN)/$$tool || failed="$$failed $${tool%% *}"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "check: failed:$$failed"; exit 1; fi
 
 format: setup ## let ruff put right what it can
 	@$(BIN)/ruff format .
