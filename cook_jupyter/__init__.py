@@ -2,7 +2,7 @@
 
     from cook_jupyter import CookExecutor
 
-    with CookExecutor(cpus=1, mem_mb=500) as executor:
+    with CookExecutor() as executor:
         results = list(executor.map(simulate, seeds))
 
 In a notebook, `%load_ext cook_jupyter` brings the magics `%cook` and `%%cook`.
