@@ -212,7 +212,8 @@ class Store(Protocol):
         """Return the highest change number given out so far; 0 in a new store."""
 
     def open_jobs(self) -> AsyncIterator[Sequence[Job]]:
-        """Yield all waiting and running jobs in batches, by seq: what a restart needs.
+        """Yield all jobs that wait, run, or hold an open instance (killed, its end not heard yet),
+        in batches, by seq: what a restart needs.
 
         With a million jobs waiting this takes under 30 s and holds one batch at a time.
         """

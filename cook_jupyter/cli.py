@@ -1,0 +1,176 @@
+"""`cook-jupyter`: run a scheduler, see it, end it.
+
+Lives here: the commands, and the two things only the roof can do: put HTTP in front of the
+scheduler, and tell clients where it is (the runtime file). Not here: what a scheduler is
+(`service.start`), how clients find it (`client.connect`).
+"""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cook_jupyter.errors import CookError, SchedulerUnreachable
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+END_TIMEOUT_S = 20.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cook_jupyter")
+def cook_jupyter() -> None:
+    """Fair-share research compute inside Jupyter."""
+
+
+def main() -> None:
+    """Run the command line; errors of ours are told in one line."""
+    try:
+        cook_jupyter()
+    except CookError as error:
+        click.echo(f"cook-jupyter: {error}", err=True)
+        sys.exit(1)
+
+
+@cook_jupyter.command()
+@click.option("--home", type=click.Path(path_type=Path), help="Directory of all state [COOK_JUPYTER_HOME].")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings file (TOML).")
+@click.option("--host", help="Address to listen on [127.0.0.1]; others need an authenticator.")
+@click.option("--port", type=int, help="Port to listen on [a free one].")
+@click.option("--socket", help="Listen on a Unix socket instead.")
+@click.option("--cpus", type=float, help="Cpus to offer [all of this machine].")
+@click.option("--mem-mb", type=float, help="Memory to offer, MiB [what the machine has].")
+@click.option("--synchronous", type=click.Choice(["NORMAL", "FULL"]), help="SQLite's durability.")
+@click.option("--embedded", is_flag=True, help="Started by a notebook: say nothing on the terminal.")
+def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any) -> None:
+    """Run a scheduler in the foreground until it is told to end."""
+    from cook_jupyter.service.config import Home, load_settings
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
+    place = Home(root=home.absolute()) if home else Home.default()
+    settings = load_settings(config, **options)
+    if settings.host not in LOOPBACK and settings.socket is None:
+        from cook_jupyter.errors import InvalidRequest
+
+        raise InvalidRequest(
+            f"asked to listen on {settings.host}, which other machines reach, but no authenticator is"
+            " configured: listen on 127.0.0.1 or on a Unix socket (--socket)"
+        )
+    asyncio.run(_serve(settings, place, quiet=embedded))
+
+
+async def _serve(settings: Any, home: Any, *, quiet: bool) -> None:
+    from cook_jupyter.api.auth import TokenAuthenticator
+    from cook_jupyter.api.routes import listen
+    from cook_jupyter.service.start import embedded, sole_owner
+
+    home.make()
+    with sole_owner(home):
+        async with embedded(settings, home) as scheduler:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, scheduler.request_shutdown)
+            token = secrets.token_urlsafe(32)
+            server = listen(scheduler, TokenAuthenticator(token), settings)
+            write_runtime_file(home.runtime_file, url=server.url, token=token, home=home.root)
+            if not quiet:
+                click.echo(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
+            try:
+                await scheduler.shutdown.wait()
+            finally:
+                home.runtime_file.unlink(missing_ok=True)
+                await server.close()
+
+
+def write_runtime_file(path: Path, *, url: str, token: str, home: Path) -> None:
+    """Tell this user's clients where the scheduler is; 0600, whole or not at all."""
+    from cook_jupyter import __version__
+    from cook_jupyter.client.connect import process_started
+
+    text = json.dumps(
+        {
+            "url": url,
+            "token": token,
+            "pid": os.getpid(),
+            "pid_started": process_started(os.getpid()),
+            "version": __version__,
+            "home": str(home),
+        }
+    )
+    fresh = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+@cook_jupyter.command()
+def up() -> None:
+    """Start this user's scheduler in the background, unless it runs."""
+    from cook_jupyter.client.connect import connect
+
+    client = connect()
+    click.echo(f"cook_jupyter is up at {client.url}")
+
+
+@cook_jupyter.command()
+def status() -> None:
+    """Show the scheduler, who waits and who runs how much."""
+    from cook_jupyter.client.connect import connect
+
+    try:
+        client = connect(start=False)
+    except SchedulerUnreachable as error:
+        click.echo(f"no scheduler: {error}")
+        sys.exit(3)
+    info, summary = client.info_v1(), client.summary()
+    capacity, used = summary["capacity"], summary["used"]
+    click.echo(f"cook_jupyter {info['version']} at {client.url}, pid {info['pid']}, home {info['home']}")
+    click.echo(
+        f"{used['cpus']:g} of {capacity['cpus']:g} cpus and {used['mem']:.0f} of {capacity['mem']:.0f} MiB"
+        f" in use; {summary['running']} jobs run, {summary['waiting']} wait"
+    )
+    for row in summary["users"]:
+        click.echo(
+            f"  {row['user']:<16} {row['running']:>7} run  {row['waiting']:>9} wait"
+            f"  {row['cpus']:>8g} cpus  DRU {row['dru']:.2f}"
+        )
+
+
+@cook_jupyter.command()
+@click.option("--stop-work", is_flag=True, help="Kill what runs, too; else it goes on to its end.")
+def down(stop_work: bool) -> None:
+    """End this user's scheduler; accepted jobs stay accepted."""
+    from cook_jupyter.client.connect import connect
+
+    try:
+        client = connect(start=False)
+    except SchedulerUnreachable:
+        click.echo("no scheduler runs")
+        return
+    pid = int(client.info_v1()["pid"])
+    client.shutdown(stop_agent=stop_work)
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while _lives(pid):
+        if time.monotonic() > deadline:
+            raise SchedulerUnreachable(
+                f"the scheduler (pid {pid}) was asked to end {END_TIMEOUT_S:.0f} s ago and still lives"
+            )
+        time.sleep(0.02)
+    click.echo("cook_jupyter is down")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

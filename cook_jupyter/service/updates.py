@@ -1,0 +1,42 @@
+"""What clusters report, through the lifecycle, into the store.
+
+Lives here: `Updates`, the service's ear. Not here: what a report does to a life
+(`model.lifecycle`), who hears of it afterwards (`service.events`).
+"""
+
+import logging
+from collections.abc import Sequence
+
+from cook_jupyter.model.instance import ProgressUpdate, StatusUpdate
+from cook_jupyter.model.lifecycle import Verdict
+from cook_jupyter.service.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+
+class Updates:
+    """Takes the reports of one scheduler's clusters (clusters.base.Reporter)."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    async def report(self, updates: Sequence[StatusUpdate]) -> None:
+        """Commit updates, and kill what should not be alive. Returns when it is done."""
+        verdicts = await self._scheduler.store.report(updates)
+        unwanted = [
+            update.instance_id
+            for update, verdict in zip(updates, verdicts, strict=True)
+            if verdict is Verdict.KILL
+        ]
+        if unwanted:
+            log.warning("killing %d tasks that should not be alive: %s", len(unwanted), unwanted[:10])
+            for cluster in self._scheduler.clusters.values():
+                await cluster.kill(unwanted)
+
+    async def progress(self, updates: Sequence[ProgressUpdate]) -> None:
+        """Commit progress."""
+        await self._scheduler.store.progress(updates)
+
+    def room_changed(self) -> None:
+        """Let a match cycle look at the new room."""
+        self._scheduler.wake.set()
