@@ -99,7 +99,7 @@ class Job:
     def outcome(self) -> str:
         """Cook's "state": waiting, running, success or failed."""
         if self.state is not JobState.COMPLETED:
-            return self.state.value
+            return str(self.state.value)
         return "success" if self.succeeded else "failed"
 
     @property

@@ -182,6 +182,7 @@ class Scheduler:
         self, kind: str, user: str, pool: str, values: Mapping[str, float], reason: str
     ) -> None:
         """Set some amounts of a user's share or quota; the others stay."""
+        pool = pool or self.default_pool
         kept = {
             name: amount for name, amount in values.items() if kind == LimitKind.QUOTA or amount > 0
         }
@@ -195,6 +196,7 @@ class Scheduler:
 
     async def retract_limits(self, kind: str, user: str, pool: str) -> None:
         """Remove a user's share or quota in a pool; the default user's counts again."""
+        pool = pool or self.default_pool
         await self.store.retract_limits(kind, user, pool)
         self.limits.retract(kind, user, pool)
         self._limits_changed(user)
