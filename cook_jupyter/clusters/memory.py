@@ -119,9 +119,7 @@ class MemoryCluster:
         known = [i for i in instance_ids if self._tasks.pop(i, None) is not None]
         self._report([self._update(i, TaskState.KILLED, reason=KILLED_BY_USER) for i in known])
 
-    def finish(
-        self, instance_id: InstanceId, *, exit_code: int = 0, result: Result | None = None
-    ) -> None:
+    def finish(self, instance_id: InstanceId, *, exit_code: int = 0, result: Result | None = None) -> None:
         """Let a task end by itself."""
         del self._tasks[instance_id]
         well = exit_code == 0

@@ -95,5 +95,3 @@ async def kill_loop(scheduler: Scheduler) -> None:
     while True:
         await asyncio.sleep(scheduler.settings.kill_grace_s + 5.0)
         await scheduler.repeat_kills()
-
-

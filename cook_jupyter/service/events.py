@@ -11,7 +11,8 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
 
-from cook_jupyter.store.base import JobChange, Store
+from cook_jupyter.model.changes import JobChange
+from cook_jupyter.store.base import Store
 
 MAX_BUFFERED = 10_000  # changes per subscription; more are read again from the store
 CATCH_UP = 1000
@@ -77,9 +78,7 @@ class Subscription:
         # Buffering starts before the store is asked, so that nothing falls in between;
         # what is then seen twice is told apart by the cursor.
         self._behind = False
-        found = await self._hub.store.changed(
-            self._user, self.cursor, label=self._label, limit=CATCH_UP
-        )
+        found = await self._hub.store.changed(self._user, self.cursor, label=self._label, limit=CATCH_UP)
         if len(found) == CATCH_UP:
             self._behind = True
         if found:

@@ -38,17 +38,17 @@ class Limits:
         """Take all stored entries, in place of what was known."""
         self._entries.clear()
         for entry in entries:
-            self._entries.setdefault((entry.kind, entry.user, self._scope(entry.pool)), {})[
-                entry.name
-            ] = entry.amount
+            self._entries.setdefault((entry.kind, entry.user, self._scope(entry.pool)), {})[entry.name] = (
+                entry.amount
+            )
         self._forget()
 
     def put(self, entries: Iterable[LimitEntry]) -> None:
         """Take entries that were just stored."""
         for entry in entries:
-            self._entries.setdefault((entry.kind, entry.user, self._scope(entry.pool)), {})[
-                entry.name
-            ] = entry.amount
+            self._entries.setdefault((entry.kind, entry.user, self._scope(entry.pool)), {})[entry.name] = (
+                entry.amount
+            )
         self._forget()
 
     def retract(self, kind: str, user: str, pool: str) -> None:

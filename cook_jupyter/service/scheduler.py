@@ -17,6 +17,7 @@ from typing import Any
 from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.errors import InvalidRequest, NotFound, QuotaExceeded
 from cook_jupyter.model import lifecycle
+from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import DEFAULT_USER, LimitEntry, LimitKind
@@ -28,7 +29,7 @@ from cook_jupyter.service.config import Settings
 from cook_jupyter.service.events import EventHub, Subscription
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.queues import Queues
-from cook_jupyter.store.base import JobChange, JobQuery, Store
+from cook_jupyter.store.base import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +67,7 @@ class Scheduler:
         self.clock = clock
         self.blobs = blobs
         self.hub = EventHub(store)
-        self.limits = Limits(
-            default_pool=settings.default_pool, default_shares=settings.default_shares
-        )
+        self.limits = Limits(default_pool=settings.default_pool, default_shares=settings.default_shares)
         self.queues = Queues(settings.pools, self.limits, settings)
         self.wake = asyncio.Event()  # set when a match cycle may find something to do
         self.shutdown = asyncio.Event()
@@ -183,9 +182,7 @@ class Scheduler:
     ) -> None:
         """Set some amounts of a user's share or quota; the others stay."""
         pool = pool or self.default_pool
-        kept = {
-            name: amount for name, amount in values.items() if kind == LimitKind.QUOTA or amount > 0
-        }
+        kept = {name: amount for name, amount in values.items() if kind == LimitKind.QUOTA or amount > 0}
         entries = [
             LimitEntry(kind=kind, user=user, pool=pool, name=name, amount=amount, reason=reason)
             for name, amount in kept.items()
@@ -218,9 +215,7 @@ class Scheduler:
 
     def queue(self, limit: int) -> Mapping[str, Sequence[JobId]]:
         """Return each pool's waiting jobs in launch order, those that quotas let start."""
-        return {
-            pool.name: self.queues.ranked(pool.name, limit) for pool in self.settings.pools
-        }
+        return {pool.name: self.queues.ranked(pool.name, limit) for pool in self.settings.pools}
 
     def running(self, limit: int) -> Sequence[InstanceId]:
         """Return running instances, at most `limit`."""
@@ -242,9 +237,7 @@ class Scheduler:
         """Return every host as if it were empty."""
         return [offer for cluster in self.clusters.values() for offer in cluster.capacity()]
 
-    def subscribe(
-        self, user: str, after: int | None, label: tuple[str, str] | None = None
-    ) -> Subscription:
+    def subscribe(self, user: str, after: int | None, label: tuple[str, str] | None = None) -> Subscription:
         """Begin a stream of a user's changes above number `after` (None: from now on)."""
         return self.hub.subscribe(user, self._last_change if after is None else after, label)
 

@@ -129,9 +129,7 @@ def _with_shares(settings: Settings, clusters: Sequence[ComputeCluster]) -> Sett
     """
     if settings.default_shares:
         return settings
-    hosts = {
-        (offer.cluster, offer.host): offer.room for cluster in clusters for offer in cluster.capacity()
-    }
+    hosts = {(offer.cluster, offer.host): offer.room for cluster in clusters for offer in cluster.capacity()}
     total = sum(hosts.values(), Resources())
     amounts = {"cpus": total.cpus, "mem": total.mem_mb, "gpus": total.gpus}
     return replace(settings, default_shares={name: a for name, a in amounts.items() if a > 0})

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import (
     Instance,
     InstanceId,
@@ -26,28 +27,12 @@ from cook_jupyter.model.instance import (
     Result,
     StatusUpdate,
 )
-from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
+from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import ReasonName
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobChange:
-    """One job after a commit that touched it.
-
-    Attributes:
-        before: the state it had; None if the commit created it.
-        job: the job now, with `job.change` set.
-        instance: the instance that the commit touched, as it is now; None if none was.
-        result: the bytes that came with the end of `instance`, if any came.
-    """
-
-    before: JobState | None
-    job: Job
-    instance: Instance | None = None
-    result: Result | None = None
-
+__all__ = ["Failure", "JobChange", "JobQuery", "Listener", "Store"]
 
 Listener = Callable[[Sequence[JobChange]], None]
 
@@ -61,26 +46,6 @@ class Failure:
     reason: ReasonName
     at_ms: int
     preempted: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobQuery:
-    """Which jobs to list: of `user`, submitted in [start_ms, end_ms), in one of `outcomes`.
-
-    Attributes:
-        outcomes: any of waiting, running, success, failed (Cook's "state").
-        name_glob: whole-name match where `*` is any run; None takes every name.
-        pool: matches the job's pool or the pool it was submitted to; None takes all.
-        limit: when more match, the *oldest* `limit` are taken; results are newest first.
-    """
-
-    user: str
-    outcomes: frozenset[str]
-    start_ms: int
-    end_ms: int
-    name_glob: str | None = None
-    pool: str | None = None
-    limit: int | None = None
 
 
 class Store(Protocol):
@@ -212,8 +177,7 @@ class Store(Protocol):
         """Return the highest change number given out so far; 0 in a new store."""
 
     def open_jobs(self) -> AsyncIterator[Sequence[Job]]:
-        """Yield all jobs that wait, run, or hold an open instance (killed, its end not heard yet),
-        in batches, by seq: what a restart needs.
+        """Yield what a restart needs, in batches, by seq.
 
-        With a million jobs waiting this takes under 30 s and holds one batch at a time.
+        That is every job that waits, runs, or holds an open instance (killed, its end not heard). With a million jobs waiting this takes under 30 s and holds one batch at a time.
         """

@@ -29,9 +29,7 @@ def entries(kind: str, user: str, pool: str | None, values: dict[str, float]) ->
     ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "given", "expect"), [*cases(LimitKind.SHARE), *cases(LimitKind.QUOTA)]
-)
+@pytest.mark.parametrize(("kind", "given", "expect"), [*cases(LimitKind.SHARE), *cases(LimitKind.QUOTA)])
 def test_limits_resolve_as_cooks_do(kind: str, given: dict[str, Any], expect: dict[str, Any]) -> None:
     limits = Limits(default_pool=given["default_pool"] or "", default_shares={})
     for entry in given["entries"]:
