@@ -19,6 +19,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "binder" / "fair_share_demo.ipynb"
@@ -31,8 +32,12 @@ def main() -> int:
     started = time.monotonic()
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     home = tempfile.mkdtemp(prefix="cook-demo-")  # short: the path of a Unix socket has about a hundred bytes
-    os.environ["COOK_JUPYTER_HOME"] = home
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ |= {
+        "COOK_JUPYTER_HOME": f"{home}/cook",
+        "IPYTHONDIR": f"{home}/ipython",
+        "JUPYTER_RUNTIME_DIR": f"{home}/jupyter",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
     try:
         failure = asyncio.run(_execute(notebook))
     finally:
@@ -63,6 +68,7 @@ async def _execute(notebook: Any) -> CellExecutionError | None:
         timeout=CELL_TIMEOUT_S,
         kernel_name="python3",
         resources={"metadata": {"path": str(NOTEBOOK.parent)}},
+        config=Config({"KernelManager": {"transport": "ipc"}}),  # nobody else on this machine can listen in
     )
     started = time.monotonic()
     async with client.async_setup_kernel():
