@@ -19,7 +19,6 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "binder" / "fair_share_demo.ipynb"
@@ -68,7 +67,6 @@ async def _execute(notebook: Any) -> CellExecutionError | None:
         timeout=CELL_TIMEOUT_S,
         kernel_name="python3",
         resources={"metadata": {"path": str(NOTEBOOK.parent)}},
-        config=Config({"KernelManager": {"transport": "ipc"}}),  # nobody else on this machine can listen in
     )
     started = time.monotonic()
     async with client.async_setup_kernel():
