@@ -1,0 +1,50 @@
+"""Where things are on this machine: the embedded scheduler's home and the user's configuration.
+
+Lives here: paths, and the rule that what is in the home is its owner's alone.
+Not here: what is in the files (`client.runtime`, `client.keys`, `client.connect`).
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from cook_jupyter.errors import Forbidden
+
+
+def home_folder() -> Path:
+    """The embedded scheduler's home: COOK_JUPYTER_HOME, else `cook_jupyter` in the XDG state folder."""
+    named = os.environ.get("COOK_JUPYTER_HOME")
+    if named:
+        return Path(named).expanduser().absolute()
+    return _xdg("XDG_STATE_HOME", ".local/state") / "cook_jupyter"
+
+
+def config_file() -> Path:
+    """The user's configuration; it need not exist."""
+    return _xdg("XDG_CONFIG_HOME", ".config") / "cook_jupyter" / "config.toml"
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder with mode 0700 if there is none, and return it.
+
+    Raises:
+        Forbidden: there is one, and it is somebody else's or others can look into it.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.stat()
+    if status.st_uid != os.getuid():
+        raise Forbidden(f"{path} belongs to another user; set COOK_JUPYTER_HOME to a folder of your own")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise Forbidden(f"others can look into {path}, where keys and tokens are kept: chmod 700 {path}")
+    return path
+
+
+def is_private_file(path: Path) -> bool:
+    """Whether a file is this user's, and no other may read or write it."""
+    status = path.stat()
+    return status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o077
+
+
+def _xdg(variable: str, otherwise: str) -> Path:
+    named = os.environ.get(variable)
+    return Path(named) if named and Path(named).is_absolute() else Path.home() / otherwise

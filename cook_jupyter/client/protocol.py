@@ -1,0 +1,508 @@
+"""What to ask a scheduler and how to read its replies, without I/O.
+
+Lives here: an `Ask` per verb of Cook's REST API and of ours under `/v1`: the requests to send, in order,
+and the function that makes a Python value of their replies. Long lists of uuids are split over several
+requests (a URL may have 32 KiB), and so are large submissions (a body may have 8 MiB).
+Not here: sockets (`client.connections`), the verbs as methods (`client.sync`), the stream of events
+(`client.events`).
+
+Source: sans-io as in h11; Cook's REST API as told in its specification.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
+from uuid import UUID
+
+import msgspec
+
+from cook_jupyter import errors
+
+T = TypeVar("T")
+
+UUIDS_PER_URL = 100  # as Cook's own command line; about 5 kB
+BODY_LIMIT_BYTES = 8 * 1024 * 1024
+JOBS_PER_SUBMISSION = 10_000
+ALL_STATES = ("waiting", "running", "completed")
+MOST_RETRIES = 2**31 - 1
+
+_ENVELOPE_BYTES = 4096  # room in a submission for all but its jobs and groups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One HTTP request.
+
+    Attributes:
+        target: path and query, already quoted.
+        idempotent: sending it twice changes nothing more, so that it may be sent again when a
+            connection turns out to be dead.
+    """
+
+    method: str
+    target: str
+    body: bytes | memoryview = b""
+    content_type: str = "application/json"
+    idempotent: bool = True
+    patience_s: float = 0.0  # how long the scheduler was asked to hold the answer back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One HTTP answer. Names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Generic[T]):
+    """What to send, in order, and how to read the replies as one value.
+
+    A reply that is an error raises before `read` is called, unless its status is in `tolerated`.
+    """
+
+    requests: tuple[Request, ...]
+    read: Callable[[Sequence[Reply]], T]
+    tolerated: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPiece:
+    """A piece of what an instance wrote.
+
+    Attributes:
+        offset: where in the stream `data` begins, in bytes.
+        size: bytes in the stream when it was read.
+        ended: the instance is over, so that nothing will follow after `size`.
+    """
+
+    data: bytes
+    offset: int
+    size: int
+    ended: bool
+
+    @property
+    def next_offset(self) -> int:
+        """Where to go on reading."""
+        return self.offset + len(self.data)
+
+
+# --- jobs ---
+
+
+def submit(
+    jobs: Iterable[Mapping[str, Any] | msgspec.Struct],
+    groups: Sequence[Mapping[str, Any]] = (),
+    *,
+    pool: str | None = None,
+    override_group_immutability: bool = False,
+) -> Ask[list[str]]:
+    """POST /jobs: one request for all jobs, or as many as their size asks for.
+
+    Args:
+        jobs: submissions under Cook's field names; each must have its uuid.
+        groups: the groups they name. They travel with the first request; the later ones extend them.
+        pool: for jobs and user alike; None means the scheduler's default.
+        override_group_immutability: let jobs join groups of earlier submissions.
+
+    Raises:
+        InvalidRequest: one job alone is too large, or it cannot be said in JSON.
+    """
+    uuids: list[str] = []
+    parts: list[list[bytes]] = [[]]
+    groups_json = _to_json(list(groups))
+    size = len(groups_json) + _ENVELOPE_BYTES
+    for job in jobs:
+        text = _to_json(job)
+        uuid = job["uuid"] if isinstance(job, Mapping) else getattr(job, "uuid", None)
+        if len(text) + _ENVELOPE_BYTES > BODY_LIMIT_BYTES:
+            raise errors.TooLarge(
+                f"job {uuid} has {len(text):,} bytes, a submission may have {BODY_LIMIT_BYTES:,}; "
+                "put large data in a file or a blob and give the job its name"
+            )
+        if parts[-1] and (size + len(text) > BODY_LIMIT_BYTES or len(parts[-1]) >= JOBS_PER_SUBMISSION):
+            parts.append([])
+            size = _ENVELOPE_BYTES
+        parts[-1].append(text)
+        size += len(text) + 1
+        uuids.append(str(uuid))
+
+    requests = []
+    for number, part in enumerate(parts):
+        body = [b'{"jobs":[', b",".join(part), b"]"]
+        if groups and number == 0:
+            body += [b',"groups":', groups_json]
+        if pool is not None:
+            body += [b',"pool":', _to_json(pool)]
+        if override_group_immutability or number > 0:
+            body.append(b',"override-group-immutability":true')
+        body.append(b"}")
+        requests.append(Request(method="POST", target="/jobs", body=b"".join(body)))
+    return Ask(tuple(requests) if uuids else (), lambda _: uuids)
+
+
+def jobs(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[dict[str, Any]]]:
+    """GET /jobs by uuid, in the order asked. With `partial`, unknown ones are left out."""
+    return _by_uuid("GET", "/jobs", "uuid", uuids, partial=partial)
+
+
+def job(uuid: str) -> Ask[dict[str, Any]]:
+    """GET /jobs/:uuid."""
+    return Ask((_get(f"/jobs/{_checked(uuid)}"),), _one)
+
+
+def instances(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[dict[str, Any]]]:
+    """GET /instances by uuid, each with a `job`."""
+    return _by_uuid("GET", "/instances", "uuid", uuids, partial=partial)
+
+
+def list_jobs(
+    *,
+    user: str,
+    start_ms: int,
+    end_ms: int,
+    states: Sequence[str] = ALL_STATES,
+    limit: int = 150,
+    name: str | None = None,
+    pool: str | None = None,
+) -> Ask[list[dict[str, Any]]]:
+    """GET /jobs of a user, submitted from `start_ms` up to before `end_ms`, newest first.
+
+    When there are more than `limit`, Cook gives the *oldest* ones of the range.
+    """
+    query: list[tuple[str, str]] = [("user", user)]
+    query += [("state", state) for state in states]
+    query += [("start", str(start_ms)), ("end", str(end_ms)), ("limit", str(limit))]
+    query += _given(name=name, pool=pool)
+    return Ask((_get("/jobs", query),), _one)
+
+
+def kill(uuids: Sequence[str]) -> Ask[None]:
+    """DELETE /rawscheduler: the jobs are completed at once."""
+    return _kill("/rawscheduler", "job", uuids)
+
+
+def kill_instances(uuids: Sequence[str]) -> Ask[None]:
+    """DELETE /rawscheduler: the instances end; their jobs may try again."""
+    return _kill("/rawscheduler", "instance", uuids)
+
+
+def kill_groups(uuids: Sequence[str]) -> Ask[None]:
+    """DELETE /group: all unfinished jobs of the groups."""
+    return _kill("/group", "uuid", uuids)
+
+
+def retry(
+    uuids: Sequence[str],
+    *,
+    retries: int | None = None,
+    increment: int | None = None,
+    failed_only: bool = False,
+) -> Ask[int]:
+    """PUT /retry: give jobs more attempts. One of `retries` (a new total) and `increment` is due.
+
+    Returns:
+        The number that Cook answers: the total of the first job touched, 0 if none was.
+    """
+    if (retries is None) == (increment is None):
+        raise errors.InvalidRequest("say either retries (the new total) or increment, not both")
+    body: dict[str, Any] = {"jobs": [_checked(uuid) for uuid in uuids], "failed_only": failed_only}
+    body.update({"retries": retries} if retries is not None else {"increment": increment})
+    request = _with_body("PUT", "/retry", body, idempotent=increment is None)
+    return Ask((request,), _one)
+
+
+def groups(
+    uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
+) -> Ask[list[dict[str, Any]]]:
+    """GET /group by uuid; `detailed` adds how many jobs wait, run and are completed."""
+    extra = (("detailed", "true"),) if detailed else ()
+    return _by_uuid("GET", "/group", "uuid", uuids, partial=partial, extra=extra)
+
+
+# --- limits, pools, the scheduler itself ---
+
+
+def usage(
+    user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
+) -> Ask[dict[str, Any]]:
+    """GET /usage of a user, or of everybody."""
+    query = _given(user=user, pool=pool, group_breakdown="true" if group_breakdown else None)
+    return Ask((_get("/usage", query),), _one)
+
+
+def limit(kind: str, user: str, *, pool: str | None = None) -> Ask[dict[str, Any]]:
+    """GET /share or /quota (`kind`) of a user."""
+    return Ask((_get(f"/{kind}", _given(user=user, pool=pool)),), _one)
+
+
+def set_limit(
+    kind: str, user: str, values: Mapping[str, float], *, reason: str, pool: str | None = None
+) -> Ask[dict[str, Any]]:
+    """POST /share or /quota (`kind`): values that are not named stay as they are."""
+    body: dict[str, Any] = {"user": user, "reason": reason, kind: dict(values)}
+    if pool is not None:
+        body["pool"] = pool
+    return Ask((_with_body("POST", f"/{kind}", body),), _one)
+
+
+def reset_limit(kind: str, user: str, *, reason: str, pool: str | None = None) -> Ask[None]:
+    """DELETE /share or /quota (`kind`): the user has the default's again."""
+    request = Request(
+        method="DELETE", target=_target(f"/{kind}", _given(user=user, reason=reason, pool=pool))
+    )
+    return Ask((request,), _nothing)
+
+
+def plain(path: str, **query: str | None) -> Ask[Any]:
+    """GET a path whose answer is JSON: /pools, /queue, /running, /info, /settings ..."""
+    return Ask((_get(path, _given(**query)),), _one)
+
+
+def unscheduled(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[dict[str, Any]]]:
+    """GET /unscheduled_jobs: Cook's reasons why each job waits."""
+    return _by_uuid("GET", "/unscheduled_jobs", "job", uuids, partial=partial)
+
+
+# --- ours, under /v1 ---
+
+
+def why(uuid: str) -> Ask[dict[str, Any]]:
+    """GET /v1/why: why a job waits, in sentences."""
+    return plain(f"/v1/why/{_checked(uuid)}")
+
+
+def result(uuid: str) -> Ask[bytes]:
+    """GET /v1/results: the signed bytes that the job gave back."""
+    return Ask((_get(f"/v1/results/{_checked(uuid)}"),), _bytes)
+
+
+def logs(
+    uuid: str, *, stream: str = "stdout", offset: int = 0, length: int = 1024 * 1024, wait_s: float = 0.0
+) -> Ask[LogPiece]:
+    """GET /v1/logs of an instance, or of a job's latest instance.
+
+    Args:
+        uuid: of an instance or a job.
+        stream: "stdout" or "stderr".
+        offset: in bytes.
+        length: at most so many bytes.
+        wait_s: hold the answer back until there is something past `offset`, at most 20 s.
+    """
+    query = [("stream", stream), ("offset", str(offset)), ("length", str(length))]
+    if wait_s > 0:
+        query.append(("wait", f"{wait_s:g}"))
+    request = Request(method="GET", target=_target(f"/v1/logs/{_checked(uuid)}", query), patience_s=wait_s)
+
+    def read(replies: Sequence[Reply]) -> LogPiece:
+        (reply,) = replies
+        start = int(reply.headers.get("x-cook-offset", offset))
+        return LogPiece(
+            data=reply.body,
+            offset=start,
+            size=int(reply.headers.get("x-cook-size", start + len(reply.body))),
+            ended=reply.headers.get("x-cook-ended") == "true",
+        )
+
+    return Ask((request,), read)
+
+
+def put_blob(name: str, data: bytes | memoryview) -> Ask[None]:
+    """PUT /v1/blobs/NAME."""
+    target = f"/v1/blobs/{quote(name)}"
+    content_type = "application/octet-stream"
+    return Ask((Request(method="PUT", target=target, body=data, content_type=content_type),), _nothing)
+
+
+def get_blob(name: str) -> Ask[bytes]:
+    """GET /v1/blobs/NAME."""
+    return Ask((_get(f"/v1/blobs/{quote(name)}"),), _bytes)
+
+
+def has_blob(name: str) -> Ask[bool]:
+    """HEAD /v1/blobs/NAME: is it there?"""
+    request = Request(method="HEAD", target=f"/v1/blobs/{quote(name)}")
+    return Ask((request,), lambda replies: replies[0].status < 400, frozenset({404}))
+
+
+def shutdown(*, stop_agent: bool = False) -> Ask[None]:
+    """POST /v1/shutdown: end the embedded scheduler; with `stop_agent` also what it runs."""
+    return Ask((_with_body("POST", "/v1/shutdown", {"stop_agent": stop_agent}),), _nothing)
+
+
+def events_target(cursor: int | None, labels: Mapping[str, str]) -> str:
+    """The target of the stream of events after `cursor` (None: from now), of jobs with these labels."""
+    query = [] if cursor is None else [("cursor", str(cursor))]
+    query += [("label", f"{key}={value}") for key, value in labels.items()]
+    return _target("/v1/events", query)
+
+
+# --- errors ---
+
+_BY_STATUS: dict[int, type[errors.CookError]] = {
+    400: errors.InvalidRequest,
+    401: errors.Unauthenticated,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    413: errors.TooLarge,
+    422: errors.QuotaExceeded,
+    503: errors.SchedulerUnreachable,
+    507: errors.StoreFull,
+}
+
+
+def error_of(reply: Reply) -> errors.CookError:
+    """The error that a reply stands for: the very class that the scheduler raised, if it says which."""
+    message, tree = _error_text(reply)
+    named = getattr(errors, reply.headers.get("x-cook-error", ""), None)
+    if isinstance(named, type) and issubclass(named, errors.CookError):
+        kind: type[errors.CookError] = named
+    else:
+        kind = _BY_STATUS.get(reply.status, errors.SchedulerError)
+    if issubclass(kind, errors.InvalidRequest):
+        return kind(message, tree=tree)
+    if issubclass(kind, errors.NotFound):
+        return kind(message, missing=tuple(_uuids_in(message)))
+    return kind(message)
+
+
+def _error_text(reply: Reply) -> tuple[str, object | None]:
+    text = reply.body.decode("utf-8", "replace").strip()
+    try:
+        said = msgspec.json.decode(reply.body)
+    except msgspec.DecodeError:
+        said = None
+    tree = None
+    if isinstance(said, Mapping):
+        tree = said.get("errors")
+        error = said.get("error", said.get("message"))
+        if isinstance(error, Mapping):
+            error = error.get("message")
+        if isinstance(error, str):
+            text = error
+        elif tree is not None:
+            text = "the request is wrong at: " + "; ".join(_leaves(tree))
+    elif isinstance(said, str):
+        text = said
+    if not text or text.startswith("<"):
+        text = f"the scheduler answered with HTTP status {reply.status}"
+    return text, tree
+
+
+def _leaves(tree: object, path: str = "") -> Iterator[str]:
+    """The wrong places of Cook's error tree, one text each, such as `jobs[0].cpus: disallowed-key`."""
+    if isinstance(tree, Mapping):
+        for key, branch in tree.items():
+            yield from _leaves(branch, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, list):
+        for number, branch in enumerate(tree):
+            yield from _leaves(branch, f"{path}[{number}]")
+    elif tree is not None:
+        yield f"{path}: {tree}" if path else str(tree)
+
+
+def _uuids_in(text: str) -> Iterator[str]:
+    for word in text.split():
+        try:
+            yield str(UUID(word.strip(",.;:'\"()[]")))
+        except ValueError:
+            continue
+
+
+# --- small parts ---
+
+
+def _to_json(value: object) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise errors.InvalidRequest(f"this cannot be said in JSON: {error}") from error
+
+
+def _checked(uuid: str) -> str:
+    """The uuid in lower case, so that a typing error ends here and not as an unknown route."""
+    try:
+        return str(UUID(uuid))
+    except (ValueError, AttributeError, TypeError):
+        raise errors.InvalidRequest(f"not a uuid: {uuid!r}") from None
+
+
+def _target(path: str, query: Iterable[tuple[str, str]] = ()) -> str:
+    text = urlencode(list(query))
+    return f"{path}?{text}" if text else path
+
+
+def _given(**values: str | None) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in values.items() if value is not None]
+
+
+def _get(path: str, query: Iterable[tuple[str, str]] = ()) -> Request:
+    return Request(method="GET", target=_target(path, query))
+
+
+def _with_body(method: str, path: str, body: object, *, idempotent: bool = True) -> Request:
+    return Request(method=method, target=path, body=_to_json(body), idempotent=idempotent)
+
+
+def _split(uuids: Sequence[str]) -> Iterator[list[str]]:
+    checked = [_checked(uuid) for uuid in uuids]
+    for start in range(0, len(checked), UUIDS_PER_URL):
+        yield checked[start : start + UUIDS_PER_URL]
+
+
+def _by_uuid(
+    method: str,
+    path: str,
+    key: str,
+    uuids: Sequence[str],
+    *,
+    partial: bool,
+    extra: tuple[tuple[str, str], ...] = (),
+) -> Ask[list[dict[str, Any]]]:
+    tail = (*extra, ("partial", "true")) if partial else extra
+    requests = tuple(
+        Request(method=method, target=_target(path, [*((key, uuid) for uuid in part), *tail]))
+        for part in _split(uuids)
+    )
+
+    def read(replies: Sequence[Reply]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for reply in replies:
+            if reply.status < 400:
+                found += _json(reply)
+        return found
+
+    # With `partial`, Cook answers 404 where it knows none at all.
+    return Ask(requests, read, frozenset({404}) if partial else frozenset())
+
+
+def _kill(path: str, key: str, uuids: Sequence[str]) -> Ask[None]:
+    requests = tuple(
+        Request(method="DELETE", target=_target(path, [(key, uuid) for uuid in part]))
+        for part in _split(uuids)
+    )
+    return Ask(requests, _nothing)
+
+
+def _json(reply: Reply) -> Any:
+    try:
+        return msgspec.json.decode(reply.body)
+    except msgspec.DecodeError as error:
+        start = reply.body[:80].decode("utf-8", "replace")
+        raise errors.SchedulerError(f"JSON was expected, and the answer begins {start!r}") from error
+
+
+def _one(replies: Sequence[Reply]) -> Any:
+    return _json(replies[0])
+
+
+def _bytes(replies: Sequence[Reply]) -> bytes:
+    return replies[0].body
+
+
+def _nothing(_: Sequence[Reply]) -> None:
+    return None

@@ -1,0 +1,132 @@
+"""Start the embedded scheduler as a process of its own, once.
+
+Lives here: the lock that makes two starters end with one, the process, and the wait until it listens.
+Not here: what it does (`cook-jupyter serve`); the notebook wing never imports it.
+"""
+
+import fcntl
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cook_jupyter.client.home import private_folder
+from cook_jupyter.client.runtime import RUNTIME_FILE, Runtime, read_runtime
+from cook_jupyter.errors import SchedulerUnreachable
+
+START_TIMEOUT_S = 30.0
+LOG_LINES = 12
+_NEEDED = ("apsw", "numpy", "tornado")  # the heart of the extra [scheduler]
+_LOOK_EVERY_S = 0.005
+
+# Kept so that a scheduler that ends while this kernel lives on is reaped at the next start.
+_started: list[subprocess.Popen[bytes]] = []
+
+
+@contextmanager
+def starting(home: Path, timeout_s: float) -> Iterator[None]:
+    """Hold the lock of those who start a scheduler in `home`; what the others did is done when it is held.
+
+    Raises:
+        SchedulerUnreachable: another one held it for all of `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    descriptor = os.open(private_folder(home) / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SchedulerUnreachable(
+                        f"another process has been starting the scheduler for {timeout_s:g} s; "
+                        f"see {_log(home)}"
+                    ) from None
+                time.sleep(_LOOK_EVERY_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime:
+    """Start a scheduler in `home`, detached from this process, and wait until it listens.
+
+    To be called under `starting`, with no runtime file in the way.
+
+    Raises:
+        SchedulerUnreachable: its packages are not installed, it ended at once (its last words are in the
+            message), or it did not listen in time.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SchedulerUnreachable(
+            f"no scheduler was found, and none can be started here without {', '.join(missing)}: "
+            "pip install 'cook_jupyter[scheduler]', or name a scheduler in COOK_JUPYTER_URL"
+        )
+    for process in list(_started):
+        if process.poll() is not None:
+            _started.remove(process)
+    log = _log(home)
+    private_folder(log.parent)
+    begin = log.stat().st_size if log.exists() else 0
+    process = _spawn(home, log)
+    _started.append(process)
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = read_runtime(home)
+        if isinstance(found, Runtime):
+            return found
+        if process.poll() is not None:
+            raise SchedulerUnreachable(
+                f"the scheduler ended with exit code {process.returncode} as soon as it was started. "
+                f"The end of {log}:\n{_tail(log, begin)}"
+            )
+        if time.monotonic() > deadline:
+            raise SchedulerUnreachable(
+                f"the scheduler (process {process.pid}) was started but does not listen "
+                f"after {timeout_s:g} s. The end of {log}:\n{_tail(log, begin)}"
+            )
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _spawn(home: Path, log: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "COOK_JUPYTER_HOME": str(home)}
+    # The frontend's own settings (a kernel's debugger and the like) are not the scheduler's.
+    for name in ("PYTHONBREAKPOINT", "PYTHONINSPECT", "MPLBACKEND"):
+        environment.pop(name, None)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            # -P: a file `tornado.py` beside the notebook must not become the scheduler's tornado.
+            [sys.executable, "-P", "-m", "cook_jupyter", "serve", "--embedded"],
+            cwd=home,  # it outlives the notebook, and must not hold its folder
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    finally:
+        os.close(output)
+
+
+def forget_runtime(home: Path) -> None:
+    """Take a stale runtime file away; to be called under `starting`."""
+    (home / RUNTIME_FILE).unlink(missing_ok=True)
+
+
+def _log(home: Path) -> Path:
+    return home / "log" / "scheduler.log"
+
+
+def _tail(log: Path, begin: int) -> str:
+    with log.open("rb") as file:
+        file.seek(begin)
+        text = file.read().decode("utf-8", "replace").strip()
+    return "\n".join(text.splitlines()[-LOG_LINES:]) or "(it wrote nothing)"

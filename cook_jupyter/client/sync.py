@@ -1,0 +1,431 @@
+"""`JobClient`: a scheduler's verbs as methods.
+
+Lives here: a thin shell that sends what `client.protocol` writes over `client.connections`. All methods
+may be called from any thread; all have a deadline.
+Not here: finding a scheduler (`client.connect`), calls and futures (`executor`).
+"""
+
+import base64
+import getpass
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+import msgspec
+
+from cook_jupyter.client import protocol
+from cook_jupyter.client.connections import Address, ConnectionPool
+from cook_jupyter.client.events import EventStream
+from cook_jupyter.client.protocol import ALL_STATES, Ask, LogPiece, Request
+from cook_jupyter.errors import Conflict
+
+T = TypeVar("T")
+
+TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 5.0
+_DAY_MS = 24 * 60 * 60 * 1000
+_RECENT_AT_ONCE = 1000
+
+
+class JobClient:
+    """Asks a scheduler: ours, or an original Cook for all that is not under `/v1`.
+
+    Args:
+        url: `http://HOST:PORT`, `https://...` or `unix:///PATH`.
+        token: what the scheduler knows its user by; None where it needs none.
+        user: act as this user. With a token, the scheduler must allow it.
+        timeout_s: how long an answer may take.
+
+    Every method raises `SchedulerUnreachable` when no answer comes, `Unauthenticated` and `Forbidden`
+    for want of rights, and else the very class of `cook_jupyter.errors` that the scheduler raised.
+    """
+
+    def __init__(
+        self, url: str, *, token: str | None = None, user: str | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._token = token
+        self._timeout_s = timeout_s
+        # Without a token the name is all there is; with one alone, the scheduler knows whose it is.
+        self._asking = user or (getpass.getuser() if token is None else None)
+        self._pool = ConnectionPool(Address.of(url), _authorization(token, user), CONNECT_TIMEOUT_S)
+
+    def __repr__(self) -> str:
+        return f"JobClient({self.url!r}, user={self._asking!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """Where the scheduler is."""
+        return self._pool.address.url
+
+    @property
+    def user(self) -> str:
+        """Whose jobs these are: the name acted as, else the one the scheduler knows the token by."""
+        if self._asking is None:
+            self._asking = str(self.info_v1()["user"])
+        return self._asking
+
+    def acting_as(self, user: str) -> "JobClient":
+        """Another client of the same scheduler, acting as another user."""
+        return JobClient(self.url, token=self._token, user=user, timeout_s=self._timeout_s)
+
+    def close(self) -> None:
+        """Close the connections. The client can be used again; it opens new ones."""
+        self._pool.close()
+
+    # --- jobs ---
+
+    def submit(
+        self,
+        jobs: Iterable[Mapping[str, Any] | msgspec.Struct],
+        groups: Sequence[Mapping[str, Any]] = (),
+        *,
+        pool: str | None = None,
+        override_group_immutability: bool = False,
+    ) -> list[str]:
+        """Submit jobs; when this returns, they are on the scheduler's disk.
+
+        A uuid is made for each job that has none; it is what makes sending again harmless. Of a list that is
+        too large for one request, each part is accepted or refused as a whole.
+
+        Args:
+            jobs: submissions under Cook's field names (`command`, `cpus`, `mem` in MiB, `max_retries` ...).
+            groups: the groups they name.
+            pool: where to; None means the scheduler's default.
+            override_group_immutability: let jobs join groups of earlier submissions.
+
+        Returns:
+            The uuids, in order.
+
+        Raises:
+            InvalidRequest: a job is not one; nothing of its part was accepted.
+            QuotaExceeded: a quota or a queue limit is in the way.
+            Conflict: a uuid is in use.
+        """
+        named = [
+            {**job, "uuid": str(uuid4())} if isinstance(job, Mapping) and not job.get("uuid") else job
+            for job in jobs
+        ]
+        ask = protocol.submit(
+            named, groups, pool=pool, override_group_immutability=override_group_immutability
+        )
+        for request in ask.requests:
+            self._submit_part(request, ask.read(()))
+        return ask.read(())
+
+    def jobs(self, uuids: Sequence[str], *, partial: bool = False) -> list[dict[str, Any]]:
+        """The jobs with these uuids, in this order. With `partial`, unknown ones are left out.
+
+        Raises:
+            NotFound: a uuid is unknown (without `partial`); `missing` names them.
+        """
+        return self._ask(protocol.jobs(uuids, partial=partial))
+
+    def job(self, uuid: str) -> dict[str, Any]:
+        """One job."""
+        return self._ask(protocol.job(uuid))
+
+    def instances(self, uuids: Sequence[str], *, partial: bool = False) -> list[dict[str, Any]]:
+        """The instances with these uuids, each with a short form of its job."""
+        return self._ask(protocol.instances(uuids, partial=partial))
+
+    def list_jobs(
+        self,
+        *,
+        user: str | None = None,
+        states: Sequence[str] = ALL_STATES,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        limit: int = 150,
+        name: str | None = None,
+        pool: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """The jobs of a user (None: one's own) submitted in a stretch of time, newest first.
+
+        Args:
+            user: whose.
+            states: any of waiting, running, completed, success, failed.
+            start_ms: from then on (epoch milliseconds); None means the last 24 hours.
+            end_ms: up to before then; None means now.
+            limit: if there are more, Cook gives the *oldest* so many: see `recent_jobs`.
+            name: the whole name, with `*` for any run of letters.
+            pool: only of this one.
+        """
+        end = _now_ms() + 60_000 if end_ms is None else end_ms
+        start = end - _DAY_MS if start_ms is None else start_ms
+        return self._ask(
+            protocol.list_jobs(
+                user=user or self.user,
+                states=states,
+                start_ms=start,
+                end_ms=end,
+                limit=limit,
+                name=name,
+                pool=pool,
+            )
+        )
+
+    def recent_jobs(
+        self,
+        count: int = 20,
+        *,
+        user: str | None = None,
+        states: Sequence[str] = ALL_STATES,
+        name: str | None = None,
+        since_ms: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """The last `count` jobs submitted, newest first.
+
+        Cook's listing gives the oldest jobs of a range; so ever longer stretches before now are asked for,
+        until one holds enough.
+
+        Args:
+            count: at most so many.
+            user: whose; None means one's own.
+            states: any of waiting, running, completed, success, failed.
+            name: as in `list_jobs`.
+            since_ms: none older than this; None means 7 days.
+        """
+        end = _now_ms() + 60_000
+        oldest = end - 7 * _DAY_MS if since_ms is None else since_ms
+        found: list[dict[str, Any]] = []
+        span, upto = 5 * 60_000, end
+        while len(found) < count and upto > oldest:
+            start = max(oldest, upto - span)
+            page = self.list_jobs(
+                user=user, states=states, start_ms=start, end_ms=upto, limit=_RECENT_AT_ONCE, name=name
+            )
+            if len(page) >= _RECENT_AT_ONCE and upto - start > 1:  # its newest are missing: look closer
+                span = max(1, (upto - start) // 8)
+                continue
+            found += page
+            upto, span = start, span * 8
+        return found[:count]
+
+    def kill(self, uuids: Sequence[str]) -> None:
+        """Kill jobs: they are completed at once, and what runs of them is stopped.
+
+        Raises:
+            NotFound: a uuid is unknown.
+            Forbidden: a job is someone else's; nothing was killed.
+        """
+        self._ask(protocol.kill(uuids))
+
+    def kill_instances(self, uuids: Sequence[str]) -> None:
+        """Kill instances; their jobs try again if they may."""
+        self._ask(protocol.kill_instances(uuids))
+
+    def kill_groups(self, uuids: Sequence[str]) -> None:
+        """Kill all unfinished jobs of groups."""
+        self._ask(protocol.kill_groups(uuids))
+
+    def retry(
+        self,
+        uuids: str | Sequence[str],
+        *,
+        retries: int | None = None,
+        increment: int | None = None,
+        failed_only: bool = False,
+    ) -> int:
+        """Give jobs more attempts: a new total (`retries`) or so many more (`increment`).
+
+        Returns:
+            The total of the first job touched; 0 if `failed_only` left none.
+        """
+        asked = [uuids] if isinstance(uuids, str) else uuids
+        return self._ask(protocol.retry(asked, retries=retries, increment=increment, failed_only=failed_only))
+
+    def groups(
+        self, uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
+    ) -> list[dict[str, Any]]:
+        """Groups; `detailed` adds how many of their jobs wait, run and are completed."""
+        return self._ask(protocol.groups(uuids, detailed=detailed, partial=partial))
+
+    # --- limits, pools, the scheduler itself ---
+
+    def usage(
+        self, user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
+    ) -> dict[str, Any]:
+        """What the running jobs of a user (None: one's own) hold."""
+        return self._ask(protocol.usage(user or self.user, pool=pool, group_breakdown=group_breakdown))
+
+    def share(self, user: str | None = None, *, pool: str | None = None) -> dict[str, Any]:
+        """What a user is entitled to."""
+        return self._ask(protocol.limit("share", user or self.user, pool=pool))
+
+    def set_share(
+        self, user: str, *, reason: str, pool: str | None = None, **values: float
+    ) -> dict[str, Any]:
+        """Set a user's share (`cpus`, `mem`, `gpus`); what is not named stays. For administrators."""
+        return self._ask(protocol.set_limit("share", user, values, reason=reason, pool=pool))
+
+    def reset_share(self, user: str, *, reason: str, pool: str | None = None) -> None:
+        """Give a user the default share again."""
+        self._ask(protocol.reset_limit("share", user, reason=reason, pool=pool))
+
+    def quota(self, user: str | None = None, *, pool: str | None = None) -> dict[str, Any]:
+        """What a user may never exceed."""
+        return self._ask(protocol.limit("quota", user or self.user, pool=pool))
+
+    def set_quota(
+        self, user: str, *, reason: str, pool: str | None = None, **values: float
+    ) -> dict[str, Any]:
+        """Set a user's quota (`cpus`, `mem`, `gpus`, `count`); what is not named stays."""
+        return self._ask(protocol.set_limit("quota", user, values, reason=reason, pool=pool))
+
+    def reset_quota(self, user: str, *, reason: str, pool: str | None = None) -> None:
+        """Give a user the default quota again."""
+        self._ask(protocol.reset_limit("quota", user, reason=reason, pool=pool))
+
+    def pools(self) -> list[dict[str, Any]]:
+        """The pools."""
+        found: list[dict[str, Any]] = self._ask(protocol.plain("/pools"))
+        return found
+
+    def queue(self, *, limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
+        """Waiting jobs in the order in which they would start, by pool. For administrators."""
+        found: dict[str, list[dict[str, Any]]] = self._ask(protocol.plain("/queue", limit=_text(limit)))
+        return found
+
+    def running(self, *, limit: int | None = None) -> list[dict[str, Any]]:
+        """Instances that run, everybody's. For administrators."""
+        found: list[dict[str, Any]] = self._ask(protocol.plain("/running", limit=_text(limit)))
+        return found
+
+    def unscheduled(self, uuids: Sequence[str], *, partial: bool = False) -> list[dict[str, Any]]:
+        """Cook's reasons why each of these jobs waits."""
+        return self._ask(protocol.unscheduled(uuids, partial=partial))
+
+    def info(self) -> dict[str, Any]:
+        """Which scheduler this is, in Cook's words."""
+        found: dict[str, Any] = self._ask(protocol.plain("/info"))
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """The scheduler's settings."""
+        found: dict[str, Any] = self._ask(protocol.plain("/settings"))
+        return found
+
+    def failure_reasons(self) -> list[dict[str, Any]]:
+        """The table of reasons."""
+        found: list[dict[str, Any]] = self._ask(protocol.plain("/failure_reasons"))
+        return found
+
+    # --- ours, under /v1 ---
+
+    def info_v1(self) -> dict[str, Any]:
+        """Who asks, where blobs rest, what the hosts have, how large things may be."""
+        found: dict[str, Any] = self._ask(protocol.plain("/v1/info"))
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """Who waits and who runs, beside capacity and shares."""
+        found: dict[str, Any] = self._ask(protocol.plain("/v1/summary"))
+        return found
+
+    def events(self, cursor: int | None = None, label: Mapping[str, str] | None = None) -> EventStream:
+        """What happens to one's jobs: first what has changed after `cursor`, then live.
+
+        Args:
+            cursor: of an earlier batch; None means from now.
+            label: only jobs that carry these labels.
+
+        Returns:
+            An iterator over batches, on a connection of its own; close it when done. It ends with
+            SchedulerUnreachable when the connection breaks: `client.events.follow` comes back.
+        """
+        return EventStream(self._pool, cursor, label or {}, timeout_s=self._timeout_s)
+
+    def result(self, uuid: str) -> bytes:
+        """The signed bytes that a job gave back.
+
+        Raises:
+            NotFound: no such job, or it gave back nothing.
+            Conflict: it is not completed.
+        """
+        return self._ask(protocol.result(uuid))
+
+    def logs(
+        self,
+        uuid: str,
+        *,
+        stream: str = "stdout",
+        offset: int = 0,
+        length: int = 1024 * 1024,
+        wait_s: float = 0.0,
+    ) -> LogPiece:
+        """What an instance (or a job's latest one) wrote, from `offset` on; see `LogPiece`.
+
+        Args:
+            uuid: of an instance or a job.
+            stream: "stdout" or "stderr".
+            offset: in bytes.
+            length: at most so many bytes.
+            wait_s: wait so long for something to be there, at most 20.
+        """
+        return self._ask(protocol.logs(uuid, stream=stream, offset=offset, length=length, wait_s=wait_s))
+
+    def why(self, uuid: str) -> dict[str, Any]:
+        """Why a job waits: `sentences` in plain words, and Cook's `reasons`."""
+        return self._ask(protocol.why(uuid))
+
+    def put_blob(self, name: str, data: bytes | memoryview) -> None:
+        """Store bytes under a name; functions must match their hash."""
+        self._ask(protocol.put_blob(name, data))
+
+    def get_blob(self, name: str) -> bytes:
+        """The bytes of a blob."""
+        return self._ask(protocol.get_blob(name))
+
+    def has_blob(self, name: str) -> bool:
+        """Whether there is such a blob."""
+        return self._ask(protocol.has_blob(name))
+
+    def shutdown(self, *, stop_agent: bool = False) -> None:
+        """End the embedded scheduler. What runs goes on, unless `stop_agent`."""
+        self._ask(protocol.shutdown(stop_agent=stop_agent))
+
+    # --- how ---
+
+    def _ask(self, ask: Ask[T]) -> T:
+        replies = []
+        for request in ask.requests:
+            reply, _ = self._pool.exchange(request, self._timeout_s)
+            if reply.status >= 400 and reply.status not in ask.tolerated:
+                raise protocol.error_of(reply)
+            replies.append(reply)
+        return ask.read(replies)
+
+    def _submit_part(self, request: Request, uuids: Sequence[str]) -> None:
+        """Send one submission. Had it to be sent twice, a conflict may mean that the first was taken."""
+        reply, sent_twice = self._pool.exchange(request, self._timeout_s)
+        if reply.status < 400:
+            return
+        error = protocol.error_of(reply)
+        if sent_twice and isinstance(error, Conflict) and reply.status == 409:
+            body = msgspec.json.decode(bytes(request.body))
+            sent = [job["uuid"] for job in body["jobs"]]
+            if len(self.jobs(sent, partial=True)) == len(set(sent)):
+                return
+        raise error
+
+
+def _authorization(token: str | None, user: str | None) -> str:
+    if token is not None and user is None:
+        return f"Bearer {token}"
+    pair = f"{user or getpass.getuser()}:{token or ''}"
+    return f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _text(value: int | None) -> str | None:
+    return None if value is None else str(value)
