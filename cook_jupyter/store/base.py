@@ -179,5 +179,6 @@ class Store(Protocol):
     def open_jobs(self) -> AsyncIterator[Sequence[Job]]:
         """Yield what a restart needs, in batches, by seq.
 
-        That is every job that waits, runs, or holds an open instance (killed, its end not heard). With a million jobs waiting this takes under 30 s and holds one batch at a time.
+        That is every job that waits, runs, or holds an open instance (killed, its end not heard).
+        With a million jobs waiting this takes under 30 s and holds one batch at a time.
         """

@@ -1,0 +1,249 @@
+"""MemoryStore: the store in dictionaries, for tests, simulation and throw-away sessions.
+
+Lives here: the twin that keeps every promise of `store.base` but surviving its process. Closing
+and opening the same object again is its restart.
+Not here: what verbs do (`store.verbs`).
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import islice
+from typing import Concatenate, ParamSpec, TypeVar
+
+from cook_jupyter.errors import SchedulerError
+from cook_jupyter.model.changes import JobChange, JobQuery
+from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, Result, StatusUpdate
+from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec
+from cook_jupyter.model.lifecycle import Verdict
+from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.store import verbs
+from cook_jupyter.store.base import Failure, Listener
+from cook_jupyter.store.draft import Draft, LimitKey, finished_instance, is_unfinished
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
+
+OPEN_JOBS_BATCH = 1000
+
+
+class MemoryStore:
+    """Jobs, instances, groups, results and limits in dictionaries. See Store."""
+
+    def __init__(self) -> None:
+        self._book = _Dictionaries()
+        self._listeners: list[Listener] = []
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Begin, or begin again with what was there at close."""
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Answer nothing more until opened again."""
+        self._is_open = False
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` after every commit."""
+        self._listeners.append(listener)
+
+    async def submit(
+        self,
+        specs: Sequence[JobSpec],
+        groups: Sequence[Group] = (),
+        *,
+        now_ms: int,
+        grow_groups: bool = False,
+    ) -> Sequence[GroupId]:
+        """Add jobs and the groups they name."""
+        return self._do(verbs.submit, specs, groups, now_ms=now_ms, grow_groups=grow_groups)
+
+    async def launch(self, instances: Sequence[Instance]) -> Sequence[tuple[JobSpec, Instance]]:
+        """Add instances to the jobs that still may start."""
+        return self._do(verbs.launch, instances)
+
+    async def report(self, updates: Sequence[StatusUpdate]) -> Sequence[Verdict]:
+        """Apply what clusters report."""
+        return self._do(verbs.report, updates)
+
+    async def progress(self, updates: Sequence[ProgressUpdate]) -> Sequence[bool]:
+        """Note progress."""
+        return self._do(verbs.progress, updates)
+
+    async def fail(self, failures: Sequence[Failure]) -> Sequence[bool]:
+        """Fail open instances by our own decision."""
+        return self._do(verbs.fail, failures)
+
+    async def kill_jobs(self, job_ids: Sequence[JobId]) -> Sequence[InstanceId]:
+        """Complete jobs at once."""
+        return self._do(verbs.kill_jobs, job_ids)
+
+    async def cancel_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[InstanceId]:
+        """Mark instances to be killed."""
+        return self._do(verbs.cancel_instances, instance_ids)
+
+    async def retry(self, job_ids: Sequence[JobId], retries: Sequence[int], *, now_ms: int) -> None:
+        """Set the total attempts of each job."""
+        self._do(verbs.retry, job_ids, retries, now_ms=now_ms)
+
+    async def set_limits(self, entries: Sequence[LimitEntry]) -> None:
+        """Store shares and quotas."""
+        self._do(verbs.set_limits, entries)
+
+    async def retract_limits(self, kind: str, user: str, pool: str) -> None:
+        """Remove all limits of a kind that a user has in a pool."""
+        self._do(verbs.retract_limits, kind, user, pool)
+
+    async def remember(self, key: str, value: str) -> None:
+        """Keep a small text under a key."""
+        self._do(verbs.remember, key, value)
+
+    async def recall(self, key: str) -> str | None:
+        """Return the text kept under a key."""
+        return self._read().texts.get(key)
+
+    async def limits(self) -> Sequence[LimitEntry]:
+        """Return every stored limit, by kind, user, pool and name."""
+        return [entry for _, entry in sorted(self._read().limits.items())]
+
+    async def jobs(self, job_ids: Sequence[JobId]) -> Sequence[Job | None]:
+        """Return the jobs in the order asked."""
+        book = self._read()
+        return [book.job(i) for i in job_ids]
+
+    async def jobs_of_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[Job | None]:
+        """Return the job that each instance belongs to."""
+        book = self._read()
+        return [book.job_of(i) for i in instance_ids]
+
+    async def list_jobs(self, query: JobQuery) -> Sequence[Job]:
+        """Return the jobs that match, newest first."""
+        is_named = _name_test(query.name_glob)
+        matching = [
+            job
+            for job in self._read().jobs.values()
+            if job.spec.user == query.user
+            and query.start_ms <= job.submitted_ms < query.end_ms
+            and job.outcome in query.outcomes
+            and is_named(job.spec.name)
+            and query.pool in (None, job.spec.pool, job.spec.submit_pool)
+        ]
+        matching.sort(key=lambda job: (job.submitted_ms, job.seq))
+        return matching[: query.limit][::-1]
+
+    async def groups(self, group_ids: Sequence[GroupId]) -> Sequence[Group | None]:
+        """Return the groups in the order asked."""
+        book = self._read()
+        return [book.groups.get(i) for i in group_ids]
+
+    async def jobs_of_group(self, group_id: GroupId) -> Sequence[JobId]:
+        """Return the group's jobs in the order of their creation."""
+        return tuple(self._read().members.get(group_id, ()))
+
+    async def result(self, instance_id: InstanceId) -> Result | None:
+        """Return what an instance gave back."""
+        return self._read().results.get(instance_id)
+
+    async def changed(
+        self, user: str, after: int, *, label: tuple[str, str] | None = None, limit: int = 1000
+    ) -> Sequence[JobChange]:
+        """Return the user's jobs that changed after a change number."""
+        book = self._read()
+        newer = [
+            job
+            for job in book.jobs.values()
+            if job.spec.user == user
+            and job.change > after
+            and (label is None or job.spec.labels.get(label[0]) == label[1])
+        ]
+        newer.sort(key=lambda job: job.change)
+        return [book.told(job) for job in newer[:limit]]
+
+    async def last_change(self) -> int:
+        """Return the highest change number given out so far."""
+        return self._read().change
+
+    async def open_jobs(self) -> AsyncIterator[Sequence[Job]]:
+        """Yield the jobs that a restart needs, in batches, by seq."""
+        unfinished = (job for job in tuple(self._read().jobs.values()) if is_unfinished(job))
+        while batch := tuple(islice(unfinished, OPEN_JOBS_BATCH)):
+            yield batch
+            await asyncio.sleep(0)
+
+    def _read(self) -> "_Dictionaries":
+        if not self._is_open:
+            raise SchedulerError("the store is not open")
+        return self._book
+
+    def _do(
+        self, verb: Callable[Concatenate[Draft, P], Answer], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Answer:
+        """Carry out a verb at once, and tell the listeners."""
+        draft = Draft(self._read())
+        answer = verb(draft, *args, **kwargs)
+        self._book.take(draft)
+        if draft.changes:
+            for listener in self._listeners:
+                listener(draft.changes)
+        return answer
+
+
+class _Dictionaries:
+    """The book of a MemoryStore. Jobs stand in the order of their creation."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.change = 0
+        self.jobs: dict[JobId, Job] = {}
+        self.placed: dict[InstanceId, JobId] = {}
+        self.results: dict[InstanceId, Result] = {}
+        self.groups: dict[GroupId, Group] = {}
+        self.members: dict[GroupId, list[JobId]] = {}
+        self.limits: dict[LimitKey, LimitEntry] = {}
+        self.texts: dict[str, str] = {}
+
+    def job(self, job_id: JobId) -> Job | None:
+        return self.jobs.get(job_id)
+
+    def job_of(self, instance_id: InstanceId) -> Job | None:
+        job_id = self.placed.get(instance_id)
+        return None if job_id is None else self.jobs[job_id]
+
+    def known_jobs(self, job_ids: Sequence[JobId]) -> set[JobId]:
+        return {i for i in job_ids if i in self.jobs}
+
+    def known_groups(self, group_ids: Sequence[GroupId]) -> set[GroupId]:
+        return {i for i in group_ids if i in self.groups}
+
+    def told(self, job: Job) -> JobChange:
+        """Where the job stands now, with what came back if it is completed."""
+        last = finished_instance(job)
+        result = None if last is None else self.results.get(last.instance_id)
+        return JobChange(before=None, job=job, instance=last, result=result)
+
+    def take(self, draft: Draft) -> None:
+        """Write a draft; nothing here can fail."""
+        self.seq, self.change = draft.seq, draft.change
+        self.jobs.update(draft.created)
+        self.jobs.update(draft.altered)
+        for job_id, job in draft.created.items():
+            if job.spec.group is not None:
+                self.members.setdefault(job.spec.group, []).append(job_id)
+        self.placed.update(draft.placed)
+        self.results.update((i, result) for i, (_, result) in draft.results.items())
+        self.groups.update(draft.groups)
+        self.texts.update(draft.texts)
+        for wish in draft.limits:
+            if isinstance(wish, LimitEntry):
+                self.limits[wish.kind, wish.user, wish.pool, wish.name] = wish
+            else:
+                for key in [k for k in self.limits if k[:3] == wish]:
+                    del self.limits[key]
+
+
+def _name_test(glob: str | None) -> Callable[[str], bool]:
+    """A whole-name test where `*` is any run of characters."""
+    if glob is None:
+        return lambda name: True
+    pattern = re.compile(".*".join(re.escape(part) for part in glob.split("*")), re.DOTALL)
+    return lambda name: pattern.fullmatch(name) is not None
