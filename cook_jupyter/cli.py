@@ -92,7 +92,8 @@ async def _serve(settings: Any, home: Any, *, quiet: bool) -> None:
 
 def write_runtime_file(path: Path, *, url: str, token: str, home: Path) -> None:
     """Tell this user's clients where the scheduler is; 0600, whole or not at all."""
-    from cook_jupyter import __version__
+    from importlib.metadata import version
+
     from cook_jupyter.client.connect import process_started
 
     text = json.dumps(
@@ -101,7 +102,7 @@ def write_runtime_file(path: Path, *, url: str, token: str, home: Path) -> None:
             "token": token,
             "pid": os.getpid(),
             "pid_started": process_started(os.getpid()),
-            "version": __version__,
+            "version": version("cook_jupyter"),
             "home": str(home),
         }
     )
