@@ -103,5 +103,7 @@ def _leaves(tree: object, path: str, found: list[str], most: int) -> None:
 
 def _text(told: object, status: int) -> str:
     while isinstance(told, dict):
-        told = next((told[key] for key in ("error", "message") if key in told), msgspec.json.encode(told).decode())
+        told = next(
+            (told[key] for key in ("error", "message") if key in told), msgspec.json.encode(told).decode()
+        )
     return str(told) if told not in (None, "") else f"the scheduler answered with status {status}"

@@ -5,8 +5,8 @@ slowly, to say where it is wrong. The struct is the one description of a shape: 
 from its types.
 Not here: the shapes (`wire.jobs`, `wire.limits` ...).
 
-The slow look is also more forgiving, as Cook is: a struct that extends `AnyCase` takes its keys in snake_case,
-kebab-case and camelCase, and a number without fraction is an integer (`86400000.0`).
+The slow look is also more forgiving, as Cook is: a struct that extends `AnyCase` takes its keys in
+snake_case, kebab-case and camelCase, and a number without fraction is an integer (`86400000.0`).
 
 Source: the REST specification, sections 1 and 1.1; the words of the leaves are those of Prismatic's
 schema library, which Cook's clients and tests see.
@@ -28,7 +28,7 @@ MISSING = "missing-required-key"
 DISALLOWED = "disallowed-key"
 
 
-class Closed(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class Closed(msgspec.Struct, forbid_unknown_fields=True):
     """A request object: an unknown key is an error."""
 
 
@@ -48,7 +48,9 @@ def named(predicate: str) -> dict[str, str]:
 
 
 S = TypeVar("S", bound=msgspec.Struct)
-Look = Callable[[Any], tuple[Any, Any]]  # a value -> the value as it should be, and what is wrong (None: nothing)
+Look = Callable[
+    [Any], tuple[Any, Any]
+]  # a value -> the value as it should be, and what is wrong (None: nothing)
 
 
 class Reader(Generic[S]):
@@ -169,7 +171,7 @@ def _look_at_string(info: Any, predicate: str | None) -> Look:
 
 
 def _look_at_struct(info: Any, _predicate: str | None) -> Look:
-    looks = {field.encode_name: _look_of(_required(field.type)) for field in info.fields}
+    looks = {field.encode_name: _look_of(field.type) for field in info.fields}
     required = [field.encode_name for field in info.fields if field.required]
     any_case = issubclass(info.cls, AnyCase)
 
@@ -249,15 +251,6 @@ def _look_at_mapping(info: Any, _predicate: str | None) -> Look:
         return right, wrong or None
 
     return look
-
-
-def _required(info: inspect.Type) -> inspect.Type:
-    """The type of a field without the mark that it may be left out."""
-    if isinstance(info, inspect.UnionType):
-        kinds = [each for each in info.types if not isinstance(each, inspect.UnsetType)]
-        if len(kinds) == 1:
-            return kinds[0]
-    return info
 
 
 def _bounds_name(info: Any) -> str:

@@ -1,0 +1,134 @@
+"""Shares, quotas and usage as Cook JSON.
+
+Lives here: the bodies of /share, /quota and /usage.
+Not here: which entry applies to whom (`service.limits`).
+
+Source: the REST specification, sections 11 and 12.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+from msgspec import UNSET, Meta, UnsetType
+
+from cook_jupyter.model.job import Group, GroupId
+from cook_jupyter.model.limits import QUOTA_NAMES, UNLIMITED_COUNT, LimitName
+from cook_jupyter.wire.shape import Closed, Reader
+
+Limit = Annotated[float, Meta(ge=0)]
+LimitCount = Annotated[int, Meta(ge=0, le=UNLIMITED_COUNT)]
+
+
+class ShareValues(Closed):
+    """Amounts of a share; what is not there stays."""
+
+    cpus: Limit | UnsetType = UNSET
+    mem: Limit | UnsetType = UNSET
+    gpus: Limit | UnsetType = UNSET
+
+
+class QuotaValues(Closed, rename="kebab"):
+    """Amounts of a quota; what is not there stays."""
+
+    cpus: Limit | UnsetType = UNSET
+    mem: Limit | UnsetType = UNSET
+    gpus: Limit | UnsetType = UNSET
+    count: LimitCount | UnsetType = UNSET
+    launch_rate_saved: Limit | UnsetType = UNSET
+    launch_rate_per_minute: Limit | UnsetType = UNSET
+
+
+class SetShare(Closed):
+    """The body of POST /share."""
+
+    user: str
+    reason: str
+    share: ShareValues
+    pool: str | UnsetType = UNSET
+
+
+class SetQuota(Closed):
+    """The body of POST /quota."""
+
+    user: str
+    reason: str
+    quota: QuotaValues
+    pool: str | UnsetType = UNSET
+
+
+read_set_share = Reader(SetShare).read
+read_set_quota = Reader(SetQuota).read
+
+
+def amounts_of(values: ShareValues | QuotaValues) -> dict[LimitName, float]:
+    """Return the amounts that were sent, by Cook's names."""
+    named = ((name, getattr(values, name.replace("-", "_"), UNSET)) for name in QUOTA_NAMES)
+    return {name: value for name, value in named if value is not UNSET}
+
+
+def limit_body(amounts: Mapping[LimitName, float]) -> dict[str, Any]:
+    """Tell the amounts in force; a count is an integer, all others are doubles."""
+    return {name: int(amount) if name == "count" else float(amount) for name, amount in amounts.items()}
+
+
+class Holding(Protocol):
+    """What a running job holds."""
+
+    @property
+    def job_id(self) -> str:
+        """The job."""
+
+    @property
+    def group(self) -> str | None:
+        """Its group, if it has one."""
+
+    @property
+    def cpus(self) -> float:
+        """Cpus held."""
+
+    @property
+    def mem_mb(self) -> float:
+        """Memory held."""
+
+    @property
+    def gpus(self) -> float:
+        """Gpus held."""
+
+
+def usage_body(rows: Sequence[Holding], groups: Mapping[GroupId, Group] | None) -> dict[str, Any]:
+    """Tell what running jobs hold together; broken down by group if `groups` are given."""
+    body: dict[str, Any] = {"total_usage": _sum(rows)}
+    if groups is not None:
+        by_group: dict[str, list[Holding]] = {}
+        alone: list[Holding] = []
+        for row in rows:
+            if row.group is None:
+                alone.append(row)
+            else:
+                by_group.setdefault(row.group, []).append(row)
+        body["grouped"] = [
+            {
+                "group": {
+                    "uuid": group_id,
+                    "name": groups[group_id].name,
+                    "running_jobs": [row.job_id for row in members],
+                },
+                "usage": _sum(members),
+            }
+            for group_id, members in by_group.items()
+            if group_id in groups
+        ]
+        body["ungrouped"] = {"running_jobs": [row.job_id for row in alone], "usage": _sum(alone)}
+    return body
+
+
+def _sum(rows: Iterable[Holding]) -> dict[str, float]:
+    """Plain doubles, added one by one from 0.0: Cook's tests compare the sums exactly."""
+    cpus = mem = gpus = 0.0
+    jobs = 0
+    for row in rows:
+        cpus += row.cpus
+        mem += row.mem_mb
+        gpus += row.gpus
+        jobs += 1
+    return {"cpus": cpus, "mem": mem, "gpus": gpus, "jobs": jobs}

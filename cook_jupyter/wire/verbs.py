@@ -1,0 +1,56 @@
+"""The small bodies by which users act on what exists: more attempts, progress, the end of the scheduler.
+
+Lives here: the bodies of /retry, /progress and /v1/shutdown.
+Not here: what they do (`api.retry`, `service`).
+
+Source: the REST specification, sections 10 and 15.
+"""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, UnsetType
+
+from cook_jupyter.wire.shape import AnyCase, Closed, Reader
+from cook_jupyter.wire.submission import PositiveInt, Uuid
+
+Uuids = list[Uuid]
+
+
+class OldRetry(Closed):
+    """The body of POST /retry."""
+
+    job: Uuid | UnsetType = UNSET
+    jobs: Uuids | UnsetType = UNSET
+    retries: PositiveInt | UnsetType = UNSET
+    increment: PositiveInt | UnsetType = UNSET
+
+
+class Retry(AnyCase):
+    """The body of PUT /retry."""
+
+    job: Uuid | UnsetType = UNSET
+    jobs: Uuids | UnsetType = UNSET
+    retries: PositiveInt | UnsetType = UNSET
+    increment: PositiveInt | UnsetType = UNSET
+    groups: Uuids | UnsetType = UNSET
+    failed_only: bool | UnsetType = UNSET
+
+
+class Progress(AnyCase):
+    """The body of POST /progress/TASK."""
+
+    progress_sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    progress_percent: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | UnsetType = UNSET
+    progress_message: str | UnsetType = UNSET
+
+
+class Shutdown(Closed):
+    """The body of POST /v1/shutdown."""
+
+    stop_agent: bool = False
+
+
+read_old_retry = Reader(OldRetry).read
+read_retry = Reader(Retry).read
+read_progress = Reader(Progress).read
+read_shutdown = Reader(Shutdown).read
