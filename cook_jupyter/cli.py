@@ -94,14 +94,14 @@ def write_runtime_file(path: Path, *, url: str, token: str, home: Path) -> None:
     """Tell this user's clients where the scheduler is; 0600, whole or not at all."""
     from importlib.metadata import version
 
-    from cook_jupyter.client.connect import process_started
+    from cook_jupyter.client.runtime import start_ticks
 
     text = json.dumps(
         {
             "url": url,
             "token": token,
             "pid": os.getpid(),
-            "pid_started": process_started(os.getpid()),
+            "pid_started": start_ticks(os.getpid()),
             "version": version("cook_jupyter"),
             "home": str(home),
         }

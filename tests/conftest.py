@@ -57,7 +57,7 @@ def _short_folder() -> Iterator[Path]:
     finally:
         if any(folder.iterdir()):
             subprocess.run(
-                [sys.executable, "-m", "cook_jupyter", "down"],
+                [sys.executable, "-m", "cook_jupyter", "down", "--stop-work"],
                 env={**os.environ, "COOK_JUPYTER_HOME": str(folder)},
                 check=False,
                 capture_output=True,

@@ -67,13 +67,8 @@ def is_alive(pid: int, started: int | None) -> bool:
         started: its start time in ticks since boot; None where the system does not say.
     """
     if PROC.exists():
-        try:
-            # The name may hold blanks and brackets; what follows the last bracket has a fixed order.
-            fields = (PROC / str(pid) / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
-        except OSError:
-            return False
-        state, start_ticks = fields[0], int(fields[19])
-        return state not in "ZX" and started in (None, start_ticks)
+        found = _stat(pid)
+        return found is not None and found[0] not in "ZX" and started in (None, found[1])
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -81,3 +76,19 @@ def is_alive(pid: int, started: int | None) -> bool:
     except PermissionError:
         return False  # it is another user's, so it is not ours
     return True
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process began, in ticks since boot; None where the system does not say."""
+    found = _stat(pid)
+    return None if found is None else found[1]
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """State letter and start time of a process; None if it is not there."""
+    try:
+        # The name may hold blanks and brackets; what follows the last bracket has a fixed order.
+        fields = (PROC / str(pid) / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], int(fields[19])
