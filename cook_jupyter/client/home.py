@@ -25,17 +25,17 @@ def config_file() -> Path:
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder with mode 0700 if there is none, and return it.
+    """Make a folder with mode 0700 if there is none, close it if it is open to others, and return it.
 
     Raises:
-        Forbidden: there is one, and it is somebody else's or others can look into it.
+        Forbidden: it is somebody else's.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.stat()
     if status.st_uid != os.getuid():
         raise Forbidden(f"{path} belongs to another user; set COOK_JUPYTER_HOME to a folder of your own")
     if stat.S_IMODE(status.st_mode) & 0o077:
-        raise Forbidden(f"others can look into {path}, where keys and tokens are kept: chmod 700 {path}")
+        path.chmod(0o700)
     return path
 
 

@@ -17,7 +17,8 @@ from uuid import UUID
 
 import msgspec
 
-from cook_jupyter import errors
+from cook_jupyter.errors import CookError, InvalidRequest, SchedulerError, TooLarge
+from cook_jupyter.wire import errors as wire
 
 T = TypeVar("T")
 
@@ -25,8 +26,8 @@ UUIDS_PER_URL = 100  # as Cook's own command line; about 5 kB
 BODY_LIMIT_BYTES = 8 * 1024 * 1024
 JOBS_PER_SUBMISSION = 10_000
 ALL_STATES = ("waiting", "running", "completed")
-MOST_RETRIES = 2**31 - 1
 
+_ERROR_HEADER = wire.ERROR_HEADER.lower()
 _ENVELOPE_BYTES = 4096  # room in a submission for all but its jobs and groups
 
 
@@ -119,7 +120,7 @@ def submit(
         text = _to_json(job)
         uuid = job["uuid"] if isinstance(job, Mapping) else getattr(job, "uuid", None)
         if len(text) + _ENVELOPE_BYTES > BODY_LIMIT_BYTES:
-            raise errors.TooLarge(
+            raise TooLarge(
                 f"job {uuid} has {len(text):,} bytes, a submission may have {BODY_LIMIT_BYTES:,}; "
                 "put large data in a file or a blob and give the job its name"
             )
@@ -208,7 +209,7 @@ def retry(
         The number that Cook answers: the total of the first job touched, 0 if none was.
     """
     if (retries is None) == (increment is None):
-        raise errors.InvalidRequest("say either retries (the new total) or increment, not both")
+        raise InvalidRequest("say either retries (the new total) or increment, not both")
     body: dict[str, Any] = {"jobs": [_checked(uuid) for uuid in uuids], "failed_only": failed_only}
     body.update({"retries": retries} if retries is not None else {"increment": increment})
     request = _with_body("PUT", "/retry", body, idempotent=increment is None)
@@ -342,75 +343,10 @@ def events_target(cursor: int | None, labels: Mapping[str, str]) -> str:
 
 # --- errors ---
 
-_BY_STATUS: dict[int, type[errors.CookError]] = {
-    400: errors.InvalidRequest,
-    401: errors.Unauthenticated,
-    403: errors.Forbidden,
-    404: errors.NotFound,
-    409: errors.Conflict,
-    413: errors.TooLarge,
-    422: errors.QuotaExceeded,
-    503: errors.SchedulerUnreachable,
-    507: errors.StoreFull,
-}
 
-
-def error_of(reply: Reply) -> errors.CookError:
+def error_of(reply: Reply) -> CookError:
     """The error that a reply stands for: the very class that the scheduler raised, if it says which."""
-    message, tree = _error_text(reply)
-    named = getattr(errors, reply.headers.get("x-cook-error", ""), None)
-    if isinstance(named, type) and issubclass(named, errors.CookError):
-        kind: type[errors.CookError] = named
-    else:
-        kind = _BY_STATUS.get(reply.status, errors.SchedulerError)
-    if issubclass(kind, errors.InvalidRequest):
-        return kind(message, tree=tree)
-    if issubclass(kind, errors.NotFound):
-        return kind(message, missing=tuple(_uuids_in(message)))
-    return kind(message)
-
-
-def _error_text(reply: Reply) -> tuple[str, object | None]:
-    text = reply.body.decode("utf-8", "replace").strip()
-    try:
-        said = msgspec.json.decode(reply.body)
-    except msgspec.DecodeError:
-        said = None
-    tree = None
-    if isinstance(said, Mapping):
-        tree = said.get("errors")
-        error = said.get("error", said.get("message"))
-        if isinstance(error, Mapping):
-            error = error.get("message")
-        if isinstance(error, str):
-            text = error
-        elif tree is not None:
-            text = "the request is wrong at: " + "; ".join(_leaves(tree))
-    elif isinstance(said, str):
-        text = said
-    if not text or text.startswith("<"):
-        text = f"the scheduler answered with HTTP status {reply.status}"
-    return text, tree
-
-
-def _leaves(tree: object, path: str = "") -> Iterator[str]:
-    """The wrong places of Cook's error tree, one text each, such as `jobs[0].cpus: disallowed-key`."""
-    if isinstance(tree, Mapping):
-        for key, branch in tree.items():
-            yield from _leaves(branch, f"{path}.{key}" if path else str(key))
-    elif isinstance(tree, list):
-        for number, branch in enumerate(tree):
-            yield from _leaves(branch, f"{path}[{number}]")
-    elif tree is not None:
-        yield f"{path}: {tree}" if path else str(tree)
-
-
-def _uuids_in(text: str) -> Iterator[str]:
-    for word in text.split():
-        try:
-            yield str(UUID(word.strip(",.;:'\"()[]")))
-        except ValueError:
-            continue
+    return wire.error_of(reply.status, reply.body, reply.headers.get(_ERROR_HEADER))
 
 
 # --- small parts ---
@@ -420,7 +356,7 @@ def _to_json(value: object) -> bytes:
     try:
         return msgspec.json.encode(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise errors.InvalidRequest(f"this cannot be said in JSON: {error}") from error
+        raise InvalidRequest(f"this cannot be said in JSON: {error}") from error
 
 
 def _checked(uuid: str) -> str:
@@ -428,7 +364,7 @@ def _checked(uuid: str) -> str:
     try:
         return str(UUID(uuid))
     except (ValueError, AttributeError, TypeError):
-        raise errors.InvalidRequest(f"not a uuid: {uuid!r}") from None
+        raise InvalidRequest(f"not a uuid: {uuid!r}") from None
 
 
 def _target(path: str, query: Iterable[tuple[str, str]] = ()) -> str:
@@ -493,7 +429,7 @@ def _json(reply: Reply) -> Any:
         return msgspec.json.decode(reply.body)
     except msgspec.DecodeError as error:
         start = reply.body[:80].decode("utf-8", "replace")
-        raise errors.SchedulerError(f"JSON was expected, and the answer begins {start!r}") from error
+        raise SchedulerError(f"JSON was expected, and the answer begins {start!r}") from error
 
 
 def _one(replies: Sequence[Reply]) -> Any:
