@@ -21,6 +21,7 @@ CookError
     ├── OutOfMemory         it used more memory than it asked for
     ├── TimedOut            it ran longer than its maximum run time
     ├── BadExit             the command ended with another exit code than 0
+    ├── EnvironmentMismatch     the host's Python or packages differ from the notebook's; nothing was run
     └── ResultLost          it ended well, but its result cannot be read (too large, expired, or not picklable)
 
 An exception that the user's own function raised is not in this tree: it travels as itself.
@@ -149,6 +150,10 @@ class TimedOut(JobFailed):
 
 class BadExit(JobFailed):
     """The command ended with another exit code than 0, or by a signal of its own."""
+
+
+class EnvironmentMismatch(JobFailed):
+    """The host's Python or packages differ too much from the notebook's; the call was not unpickled."""
 
 
 class ResultLost(JobFailed):

@@ -1,0 +1,338 @@
+"""Calls on a host: verify, unpickle, run; pack and sign what was returned or raised.
+
+Lives here: `run_call`, all that a worker needs to know about calls.
+Not here: encoding calls (`payload.outgoing`), reading results (`payload.results`), processes (`worker`).
+
+A host needs cloudpickle and the standard library alone; importing this module loads neither cloudpickle
+nor anything of the user's.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import hashlib
+import pickle
+import socket
+import sys
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cook_jupyter.errors import (
+    BadExit,
+    CookError,
+    EnvironmentMismatch,
+    OutOfMemory,
+    ResultLost,
+    Tampered,
+    Unpicklable,
+)
+from cook_jupyter.payload import failures, surroundings, versions
+from cook_jupyter.payload.blobs import BlobStore, open_store
+from cook_jupyter.payload.envelope import Buffer, Opened, seal, size_of, unseal
+from cook_jupyter.payload.keys import Key, read_key
+from cook_jupyter.payload.outgoing import CALL, CALL_BLOB, CALL_KEYFILE, CALL_STORE
+
+RESULT_LIMIT = "COOK_CALL_RESULT_LIMIT"  # bytes; a variable of the job's environment
+RESULT_LIMIT_BYTES = 256 * 1024 * 1024
+INLINE_RESULT_BYTES = 64 * 1024
+
+_FUNCTIONS_KEPT = 256
+_FUNCTION_BYTES_KEPT = 64 * 1024  # larger ones are mapped anew, which costs nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOutcome:
+    """What came of a call, for whoever reports the end of the instance.
+
+    Attributes:
+        ok: the function returned.
+        exit_code: of the instance: 0, 1 when the function raised, or what it gave to sys.exit.
+        inline: the signed result, when it is small.
+        blob: where the signed result rests, when it is not.
+        size: of the signed result, in bytes.
+        out_of_memory: the function ran out of memory.
+    """
+
+    ok: bool
+    exit_code: int
+    inline: bytes | None
+    blob: str | None
+    size: int
+    out_of_memory: bool = False
+
+
+def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOutcome:
+    """Verify, unpickle and run a call; pack and sign what it returned or raised.
+
+    Whatever the user's code does is part of the outcome, SystemExit and KeyboardInterrupt included. Its
+    traceback is also written to stderr.
+
+    Args:
+        env: the job's environment: COOK_CALL or COOK_CALL_BLOB, COOK_CALL_STORE, COOK_CALL_KEYFILE.
+        job_id: the job that this instance belongs to; a call signed for another one is refused.
+        instance_id: signed into the result, so that no other result can pass for it.
+    """
+    started = time.perf_counter()
+    try:
+        key = read_key(env[CALL_KEYFILE])
+        store = open_store(env[CALL_STORE])
+    except (CookError, KeyError, ValueError, ImportError, OSError) as error:
+        return _without_a_word(f"cook_jupyter: this call cannot be run: {failures.plain(error)}")
+    pack = _Packer(
+        key=key,
+        store=store,
+        facts={"job": job_id, "instance": instance_id, "host": _host()},
+        limit=int(env.get(RESULT_LIMIT) or RESULT_LIMIT_BYTES),
+        started=started,
+    )
+    try:
+        opened = _receive(env, key, store, job_id)
+        with surroundings.as_in_notebook(opened.header):
+            outcome = _run(opened, store, pack)
+    except BaseException as error:  # noqa: BLE001 - the one place where a call's failure becomes its result
+        outcome = pack.error(error)
+    finally:
+        _flush()
+    return outcome
+
+
+def _run(opened: Opened, store: BlobStore, pack: _Packer) -> CallOutcome:
+    function, arguments = _unpickle(opened, store)
+    surroundings.reseed()
+    pack.started = time.perf_counter()
+    if opened.header["kind"] == "bundle":
+        return _run_bundle(function, arguments, pack)
+    args, kwargs = arguments
+    del arguments
+    value = function(*args, **kwargs)
+    pack.stop_the_clock()
+    return pack.value(value)
+
+
+def _run_bundle(function: Callable[..., Any], columns: Sequence[list[Any]], pack: _Packer) -> CallOutcome:
+    values: list[Any] = []
+    failed: dict[int, failures.Data] = {}
+    append = values.append
+    calls = zip(*columns, strict=True)
+    while True:
+        try:  # around the loop, not in it: a short call costs a fraction of a microsecond
+            for args in calls:
+                append(function(*args))
+            break
+        except BaseException as error:  # noqa: BLE001 - each call of a bundle fails for itself
+            _show(error)
+            failed[len(values)] = _sendable(error)
+            append(None)
+    pack.stop_the_clock()
+    return pack.bundle(values, failed)
+
+
+def _receive(env: Mapping[str, str], key: Key, store: BlobStore, job_id: str) -> Opened:
+    inline = env.get(CALL)
+    if inline is not None:
+        return unseal(bytearray(base64.b64decode(inline)), direction="call", key=key, job_id=job_id)
+    return unseal(store.get(env[CALL_BLOB]), direction="call", key=key, job_id=job_id, private=store.private)
+
+
+def _unpickle(opened: Opened, store: BlobStore) -> tuple[Callable[..., Any], Any]:
+    if (difference := versions.mismatch(opened.header["versions"])) is not None:
+        raise EnvironmentMismatch(
+            "the host's Python or packages differ from the notebook's, and nothing was unpickled. Use the same "
+            f"environment on both sides.\n{difference}"
+        )
+    from cook_jupyter.payload import pickling
+
+    try:
+        function = pickling.from_frames(_function_frames(opened.header["function"], store))
+        return function, pickling.from_frames(opened.frames)
+    except CookError:
+        raise
+    except Exception as error:
+        error.add_note(
+            "The call could not be unpickled on the host. Versions on both sides:\n"
+            + versions.table(opened.header["versions"])
+        )
+        raise
+
+
+_functions: OrderedDict[tuple[str, str], Buffer] = OrderedDict()  # by store and digest; verified
+
+
+def _function_frames(digest: str, store: BlobStore) -> Sequence[memoryview]:
+    """The frames of a function. Its bytes are kept, not the object: no call sees what another left in its globals."""
+    place = (store.url, digest)
+    content = _functions.get(place)
+    if content is None:
+        content = store.get(f"functions/{digest}")
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise Tampered("the function of a call is not the one that was signed; it was not opened")
+        if len(content) <= _FUNCTION_BYTES_KEPT:
+            _functions[place] = bytes(content)
+            if len(_functions) > _FUNCTIONS_KEPT:
+                _functions.popitem(last=False)
+    else:
+        _functions.move_to_end(place)
+    return unseal(content, direction="function", key=None, private=True).frames
+
+
+class _Packer:
+    """Packs and signs what came of one call."""
+
+    def __init__(
+        self, *, key: Key, store: BlobStore, facts: Mapping[str, Any], limit: int, started: float
+    ) -> None:
+        self.started = started
+        self._seconds: float | None = None
+        self._key = key
+        self._store = store
+        self._facts = facts
+        self._limit = limit
+
+    def stop_the_clock(self) -> None:
+        """The user's code is done; packing is not its time."""
+        self._seconds = time.perf_counter() - self.started
+
+    def value(self, value: Any) -> CallOutcome:
+        """The function returned."""
+        from cook_jupyter.payload import pickling
+
+        try:
+            frames = pickling.to_frames(value)
+        except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            raise _cannot_return("the result", value, error) from error
+        return self._finish({"kind": "value"}, frames)
+
+    def bundle(self, values: list[Any], failed: dict[int, failures.Data]) -> CallOutcome:
+        """All calls of a bundle are done, some perhaps badly."""
+        from cook_jupyter.payload import pickling
+
+        try:
+            frames = pickling.to_frames((values, failed))
+        except Exception:  # noqa: BLE001 - see `value`; now find out whose fault it is
+            for place, value in enumerate(values):
+                try:
+                    pickling.to_frames(value)
+                except Exception as error:  # noqa: BLE001 - see `value`
+                    failed[place] = _sendable(_cannot_return("the result", value, error))
+                    values[place] = None
+            frames = pickling.to_frames((values, failed))
+        memory = any(data.get("out_of_memory") for data in failed.values())
+        return self._finish(
+            {"kind": "bundle", "calls": len(values)},
+            frames,
+            exit_code=1 if failed else 0,
+            out_of_memory=memory,
+        )
+
+    def error(self, error: BaseException) -> CallOutcome:
+        """The function raised, or its call could not be run, or its result not be packed."""
+        _show(error)
+        memory = isinstance(error, MemoryError)
+        code = error.code if isinstance(error, SystemExit) else 1
+        exit_code = code if isinstance(code, int) and 0 < code < 256 else 1
+        header = {"kind": "error"}
+        try:
+            return self._finish(
+                header,
+                [pickle.dumps(_sendable(error), protocol=5)],
+                exit_code=exit_code,
+                out_of_memory=memory,
+            )
+        except Exception as lost:  # noqa: BLE001 - no room, or too large: a shorter word must get through
+            _show(lost)
+            plain = failures.take_apart(
+                ResultLost(f"{failures.plain(error)} (more cannot be told: {failures.plain(lost)})")
+            )
+            return self._finish(
+                header, [pickle.dumps(plain, protocol=5)], exit_code=exit_code, out_of_memory=memory
+            )
+
+    def _finish(
+        self,
+        header: Mapping[str, Any],
+        frames: Sequence[Buffer],
+        *,
+        exit_code: int = 0,
+        out_of_memory: bool = False,
+    ) -> CallOutcome:
+        if self._seconds is None:
+            self.stop_the_clock()
+        size = sum(map(len, frames))
+        if size > self._limit:
+            raise ResultLost(
+                f"the result takes {size / 2**20:.1f} MB and at most {self._limit / 2**20:.0f} MB are kept. Return less, or "
+                "write it to a file and return its path."
+            )
+        facts = {**self._facts, **header, "seconds": self._seconds, "out_of_memory": out_of_memory}
+        small = size + 1024 <= INLINE_RESULT_BYTES  # with the header, which is some 500 bytes
+        pieces = seal(
+            facts, frames, direction="result", key=self._key, private=not small and self._store.private
+        )
+        inline = blob = None
+        if small and size_of(pieces) <= INLINE_RESULT_BYTES:
+            inline = b"".join(pieces)
+        else:
+            blob = f"results/{self._facts['instance']}"
+            self._store.put(blob, pieces)
+        return CallOutcome(
+            ok=exit_code == 0,
+            exit_code=exit_code,
+            inline=inline,
+            blob=blob,
+            size=size_of(pieces),
+            out_of_memory=out_of_memory,
+        )
+
+
+def _sendable(error: BaseException) -> failures.Data:
+    """The failure as data. What would end the notebook's own process, were it raised there, comes as one of our errors."""
+    shown: BaseException = error
+    if isinstance(error, MemoryError):
+        traceback.clear_frames(error.__traceback__)  # what filled the memory lives there
+        shown = OutOfMemory(f"the function ran out of memory ({failures.plain(error)})")
+    elif isinstance(error, SystemExit):
+        shown = BadExit(
+            f"the function called sys.exit({'' if error.code is None else repr(error.code)}) instead of returning"
+        )
+    elif not isinstance(error, Exception):
+        shown = BadExit(f"the function ended with {failures.plain(error)}")
+    if shown is not error:
+        shown.__traceback__ = error.__traceback__
+        shown.__cause__ = error if isinstance(error, Exception) else None
+    return {**failures.take_apart(shown, own_file=__file__), "out_of_memory": isinstance(error, MemoryError)}
+
+
+def _cannot_return(name: str, value: Any, error: BaseException) -> ResultLost:
+    from cook_jupyter.payload import culprits
+
+    named: Unpicklable = culprits.unpicklable(name, value, error)
+    return ResultLost(str(named).replace("cannot be sent", "cannot be sent back", 1))
+
+
+def _without_a_word(message: str) -> CallOutcome:
+    """Without a key nothing can be signed, and unsigned results are not read: stderr is all there is."""
+    sys.stderr.write(message + "\n")
+    _flush()
+    return CallOutcome(ok=False, exit_code=1, inline=None, blob=None, size=0)
+
+
+def _show(error: BaseException) -> None:
+    with contextlib.suppress(Exception):
+        sys.stderr.write(failures.as_text(error, own_file=__file__))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+@functools.cache
+def _host() -> str:
+    return socket.gethostname()

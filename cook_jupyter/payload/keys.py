@@ -1,0 +1,94 @@
+"""Keys: who may speak for a user.
+
+Lives here: one key per user, in a file that nobody else can read, and signing with it.
+Not here: what is signed (`payload.envelope`).
+
+A signature says who made the bytes, not that they are harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from cook_jupyter.errors import Tampered
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A secret. Its id may be shown; the secret is not in its repr."""
+
+    key_id: str
+    _secret: bytes
+
+    def __repr__(self) -> str:
+        return f"Key({self.key_id})"
+
+    def sign(self, content: bytes) -> bytes:
+        """HMAC-SHA256 of `content`, 32 bytes."""
+        return hmac.digest(self._secret, content, "sha256")
+
+
+def make_key(secret: bytes) -> Key:
+    """A key of 32 random bytes or more.
+
+    Raises:
+        Tampered: the secret is too short to protect anything.
+    """
+    if len(secret) < KEY_BYTES:
+        raise Tampered(
+            f"a signing key has {KEY_BYTES} bytes, this one {len(secret)}; payloads without a key are refused"
+        )
+    return Key(hashlib.sha256(b"cook_jupyter key id" + secret).hexdigest()[:16], secret)
+
+
+def read_key(path: str | Path) -> Key:
+    """The key in a file.
+
+    Raises:
+        Tampered: there is none, it is broken, or others may read or change it: nothing can be trusted then.
+    """
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(4096)
+    except OSError as error:
+        raise Tampered(
+            f"the signing key {path} cannot be read ({error.strerror}); payloads without a key are refused"
+        ) from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise Tampered(
+            f"the signing key {path} is open to other users: chmod 600 it, or remove it to get a new one"
+        )
+    try:
+        return make_key(bytes.fromhex(text.decode("ascii").strip()))
+    except ValueError as error:
+        raise Tampered(f"the signing key {path} is broken: remove it to get a new one") from error
+
+
+def read_or_make_key(path: str | Path) -> Key:
+    """The key in a file; made first if there is none. Two who make it at once end with one."""
+    path = Path(path)
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(KEY_BYTES).hex().encode("ascii"))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(draft, path)  # fails if someone else was first: then theirs counts
+            except FileExistsError:
+                pass
+        finally:
+            draft.unlink()
+    return read_key(path)

@@ -1,0 +1,157 @@
+"""Objects to frames and back: cloudpickle protocol 5, large buffers apart.
+
+Lives here: a private pickler, which sends what the other side cannot import by value without touching
+cloudpickle's registry, and an unpickler, which gives a notebook its own classes back.
+Not here: naming what cannot travel (`payload.culprits`), signing (`payload.envelope`).
+
+Imports cloudpickle, so other modules import this one when they first need it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import site
+import sys
+import sysconfig
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from cloudpickle import cloudpickle as internals
+
+from cook_jupyter.payload.envelope import Buffer
+
+SMALLEST_BUFFER_APART = (
+    32 * 1024
+)  # a smaller one is copied into the pickle: a frame of its own would cost more
+
+_OWN_PACKAGE = "cook_jupyter"
+
+
+def to_frames(value: Any, *, by_value: bool = False) -> list[Buffer]:
+    """The pickle of `value`, then the raw buffers it refers to. Large buffers are views of the caller's memory.
+
+    Args:
+        value: anything that cloudpickle takes.
+        by_value: send functions and classes of local modules (those beside the notebook or installed in
+            editable mode) whole, for a reader that may know another version of the file, or none.
+
+    Raises:
+        Exception: whatever the pickling of some object raised; see `payload.culprits`.
+    """
+    buffers: list[Buffer] = []
+    file = io.BytesIO()
+    make = _ByValuePickler if by_value else cloudpickle.Pickler
+    make(file, protocol=5, buffer_callback=_keep_large(buffers)).dump(value)
+    return [file.getbuffer(), *buffers]
+
+
+def from_frames(frames: Sequence[Buffer], *, keep_classes: bool = False) -> Any:
+    """The value of verified frames.
+
+    Args:
+        frames: as `to_frames` made them; arrays are views of them.
+        keep_classes: leave classes that were defined in this process as they are. A class that went out with a
+            call and comes back with its result is then the very same, methods included.
+    """
+    if keep_classes:
+        return _HomecomingUnpickler(io.BytesIO(frames[0]), buffers=frames[1:]).load()
+    return pickle.loads(frames[0], buffers=frames[1:])
+
+
+def is_local(module_name: str | None) -> bool:
+    """Whether a module belongs to the user: beside the notebook, or installed in editable mode."""
+    if module_name is None:
+        return False
+    module = sys.modules.get(module_name)
+    known = _locality.get(module_name)
+    if known is not None and known[0] is module:
+        return known[1]
+    local = _lies_outside_installations(module_name, module)
+    _locality[module_name] = (module, local)
+    return local
+
+
+class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's, but what is local travels by value."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, types.FunctionType):
+            if is_local(obj.__module__):
+                return self._dynamic_function_reduce(obj)
+        elif isinstance(obj, type) and obj.__module__ != "__main__" and is_local(obj.__module__):
+            return internals._dynamic_class_reduce(obj)
+        return super().reducer_override(obj)
+
+
+class _HomecomingUnpickler(pickle.Unpickler):
+    """Gives back the reader's own classes, unchanged.
+
+    cloudpickle knows a class by an id, but fills it anew from every pickle: its methods would become
+    copies with other globals, deaf to what the notebook redefines later.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._strangers: set[type] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "cloudpickle.cloudpickle":
+            if name in ("_make_skeleton_class", "_make_skeleton_enum"):
+                return self._meet(getattr(internals, name))
+            if name == "_class_setstate":
+                return self._fill
+        return super().find_class(module, name)
+
+    def _meet(self, make: Callable[..., type]) -> Callable[..., type]:
+        def meet(*args: Any) -> type:
+            known = internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])
+            if known is not None:
+                return known  # type: ignore[no-any-return]
+            made = make(*args)
+            self._strangers.add(made)
+            return made
+
+        return meet
+
+    def _fill(self, made: type, state: Any) -> Any:
+        return internals._class_setstate(made, state) if made in self._strangers else made
+
+
+def _keep_large(buffers: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        with memoryview(buffer) as view:
+            if view.nbytes < SMALLEST_BUFFER_APART:
+                return True
+        try:
+            buffers.append(buffer.raw())
+        except BufferError:  # not contiguous
+            return True
+        return False
+
+    return keep
+
+
+_locality: dict[str, tuple[types.ModuleType | None, bool]] = {}
+
+
+def _lies_outside_installations(name: str, module: types.ModuleType | None) -> bool:
+    if name.partition(".")[0] in {"__main__", "builtins", _OWN_PACKAGE}:
+        return False  # __main__ is by value anyway: cloudpickle sees to it
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or not file.endswith(".py"):
+        return False  # built in, frozen or compiled
+    path = str(Path(file).resolve())
+    return not path.startswith(_INSTALLATIONS)
+
+
+def _installations() -> tuple[str, ...]:
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders |= {*site.getsitepackages(), site.getusersitepackages()}
+    return tuple(sorted({str(Path(folder).resolve()) + "/" for folder in folders if folder}))
+
+
+_INSTALLATIONS = _installations()

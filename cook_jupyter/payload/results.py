@@ -1,0 +1,103 @@
+"""Results: what came back of a job, verified before it is unpickled.
+
+Lives here: reading a result in the notebook.
+Not here: packing it on the host (`payload.calls`); fetching it (`client`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cook_jupyter.errors import JobFailed, ResultLost, Tampered
+from cook_jupyter.payload import failures
+from cook_jupyter.payload.envelope import Buffer, unseal
+from cook_jupyter.payload.keys import Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came back of a job, verified.
+
+    Attributes:
+        job_id: the job it came from.
+        instance_id: the instance it came from.
+        host: where that ran.
+        seconds: how long the user's code took; all calls of a bundle together.
+        size: of the result, in bytes.
+        value: what the function returned; of a bundle, the list of what its calls returned, None where one raised.
+        error: what the function raised.
+        errors: of a bundle: what its calls raised, by their place.
+    """
+
+    job_id: str
+    instance_id: str
+    host: str
+    seconds: float
+    size: int
+    value: Any = None
+    error: BaseException | None = None
+    errors: Mapping[int, BaseException]
+
+
+def read_result(
+    content: Buffer, *, key: Key, job_id: str, instance_id: str | None = None, private: bool = False
+) -> Result:
+    """Verify a result, then unpickle it.
+
+    Args:
+        content: the envelope.
+        key: the user's.
+        job_id: the job whose result it must be.
+        instance_id: the instance that counts, if that is known.
+        private: it was read where only this user can write.
+
+    Raises:
+        Tampered: the signature does not hold, or it is another job's or instance's result. It was not opened.
+        ResultLost: it cannot be unpickled here; the cause says why.
+    """
+    opened = unseal(content, direction="result", key=key, job_id=job_id, private=private)
+    facts = opened.header
+    if instance_id is not None and facts["instance"] != instance_id:
+        raise Tampered(
+            f"a result of instance {facts['instance']} was presented as one of {instance_id}; it was not opened"
+        )
+    from cook_jupyter.payload import pickling
+
+    try:
+        content_of = pickling.from_frames(opened.frames, keep_classes=True)
+    except Exception as error:
+        raise ResultLost(
+            f"the result of job {job_id} cannot be unpickled here: {failures.plain(error)}",
+            job_id=job_id,
+            host=facts["host"],
+        ) from error
+    value: Any = None
+    error_of: BaseException | None = None
+    errors: dict[int, BaseException] = {}
+    if facts["kind"] == "value":
+        value = content_of
+    elif facts["kind"] == "bundle":
+        value, failed = content_of
+        errors = {place: _received(data, facts) for place, data in failed.items()}
+    else:
+        error_of = _received(content_of, facts)
+    return Result(
+        job_id=job_id,
+        instance_id=facts["instance"],
+        host=facts["host"],
+        seconds=facts["seconds"],
+        size=len(content),
+        value=value,
+        error=error_of,
+        errors=errors,
+    )
+
+
+def _received(data: failures.Data, facts: Mapping[str, Any]) -> BaseException:
+    error = failures.put_together(data)
+    if isinstance(error, JobFailed):
+        error.job_id, error.host = facts["job"], facts["host"]
+    error.add_note(f"Cook job {facts['job']}, instance {facts['instance']}, on {facts['host']}")
+    return error
