@@ -73,7 +73,7 @@ def checked_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{name[:200]!r} is not the name of a blob: functions/SHA256, calls/UUID or results/UUID, in lower case"
+            f"{name[:200]!r} names no blob: functions/SHA256, calls/UUID or results/UUID, in lower case"
         )
     return name
 

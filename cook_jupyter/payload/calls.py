@@ -143,8 +143,8 @@ def _receive(env: Mapping[str, str], key: Key, store: BlobStore, job_id: str) ->
 def _unpickle(opened: Opened, store: BlobStore) -> tuple[Callable[..., Any], Any]:
     if (difference := versions.mismatch(opened.header["versions"])) is not None:
         raise EnvironmentMismatch(
-            "the host's Python or packages differ from the notebook's, and nothing was unpickled. Use the same "
-            f"environment on both sides.\n{difference}"
+            "the host's Python or packages differ from the notebook's, and nothing was unpickled. Use the "
+            f"same environment on both sides.\n{difference}"
         )
     from cook_jupyter.payload import pickling
 
@@ -165,7 +165,10 @@ _functions: OrderedDict[tuple[str, str], Buffer] = OrderedDict()  # by store and
 
 
 def _function_frames(digest: str, store: BlobStore) -> Sequence[memoryview]:
-    """The frames of a function. Its bytes are kept, not the object: no call sees what another left in its globals."""
+    """The frames of a function.
+
+    Its bytes are kept, not the object: no call sees what another one left in its globals.
+    """
     place = (store.url, digest)
     content = _functions.get(place)
     if content is None:
@@ -204,7 +207,7 @@ class _Packer:
 
         try:
             frames = pickling.to_frames(value)
-        except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
+        except Exception as error:
             raise _cannot_return("the result", value, error) from error
         return self._finish({"kind": "value"}, frames)
 
@@ -266,8 +269,8 @@ class _Packer:
         size = sum(map(len, frames))
         if size > self._limit:
             raise ResultLost(
-                f"the result takes {size / 2**20:.1f} MB and at most {self._limit / 2**20:.0f} MB are kept. Return less, or "
-                "write it to a file and return its path."
+                f"the result takes {size / 2**20:.1f} MB and at most {self._limit / 2**20:.0f} MB are kept. "
+                "Return less, or write it to a file and return its path."
             )
         facts = {**self._facts, **header, "seconds": self._seconds, "out_of_memory": out_of_memory}
         small = size + 1024 <= INLINE_RESULT_BYTES  # with the header, which is some 500 bytes
@@ -291,15 +294,16 @@ class _Packer:
 
 
 def _sendable(error: BaseException) -> failures.Data:
-    """The failure as data. What would end the notebook's own process, were it raised there, comes as one of our errors."""
+    """The failure as data.
+
+    What would end the notebook's own process, were it raised there, comes as one of our errors.
+    """
     shown: BaseException = error
     if isinstance(error, MemoryError):
         traceback.clear_frames(error.__traceback__)  # what filled the memory lives there
         shown = OutOfMemory(f"the function ran out of memory ({failures.plain(error)})")
     elif isinstance(error, SystemExit):
-        shown = BadExit(
-            f"the function called sys.exit({'' if error.code is None else repr(error.code)}) instead of returning"
-        )
+        shown = BadExit(f"the function called sys.exit({error.code!r}) instead of returning")
     elif not isinstance(error, Exception):
         shown = BadExit(f"the function ended with {failures.plain(error)}")
     if shown is not error:

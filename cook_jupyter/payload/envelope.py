@@ -3,14 +3,15 @@
     8 bytes   magic
     2 + 2     version, reserved
     4         length of the header
-    32        HMAC-SHA256 over all that precedes it and the header; zeros where a digest binds the whole instead
+    32        HMAC-SHA256 over what precedes it and the header; zeros where a digest binds the whole
     n         the header, JSON: what this is, for whom, and of each frame its length and SHA-256
     ...       the frames, each beginning at a multiple of 64 bytes
 
 Lives here: the layout, signing, verifying. Nothing is parsed before its signature holds.
-Not here: what the frames mean (`payload.calls`), where envelopes rest (`payload.blobs`), keys (`payload.keys`).
+Not here: what the frames mean (`payload.calls`), where they rest (`payload.blobs`), keys (`payload.keys`).
 
-Signing after the `pickle` documentation's advice; which facts are signed: the reliability specification, section 3.
+Signing follows the `pickle` documentation's advice; which facts are signed, the reliability specification's
+section 3.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _MAC_BYTES = 32
 _HEADER_AT = _HEAD.size + _MAC_BYTES
 _NO_MAC = bytes(_MAC_BYTES)
 _PADDING = bytes(ALIGNMENT)
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one for each call
 _ALWAYS_HASHED = 1  # frames: the first is what the unpickler executes
 
 
@@ -78,7 +80,7 @@ def seal(
         "key": key.key_id if key is not None else "",
         "frames": described,
     }
-    text = json.dumps(facts, separators=(",", ":")).encode("ascii")
+    text = _to_json(facts).encode("ascii")
     head = _HEAD.pack(MAGIC, VERSION, 0, len(text))
     mac = key.sign(head + text) if key is not None else _NO_MAC
     start = head + mac + text
@@ -126,14 +128,14 @@ def unseal(
         expected = key.sign(bytes(view[: _HEAD.size]) + text)
         if not hmac.compare_digest(expected, bytes(view[_HEAD.size : _HEADER_AT])):
             raise Tampered(
-                f"the signature of a {direction} of job {job_id or 'unknown'} does not hold: it was altered, or signed "
-                "with another key. It was not opened."
+                f"the signature of a {direction} of job {job_id or 'unknown'} does not hold: it was altered, "
+                "or signed with another key. It was not opened."
             )
     header: dict[str, Any] = json.loads(text)
     if header["direction"] != direction or (key is not None and header.get("job", "") != job_id):
         raise Tampered(
-            f"a payload signed as {header['direction']} of job {header.get('job')} was presented as {direction} "
-            f"of job {job_id}; it was not opened"
+            f"a payload signed as {header['direction']} of job {header.get('job')} was presented as "
+            f"{direction} of job {job_id}; it was not opened"
         )
     return Opened(header=header, frames=_frames(view, _HEADER_AT + length, header["frames"], private=private))
 

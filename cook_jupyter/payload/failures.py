@@ -1,7 +1,8 @@
 """Exceptions as plain data, and back.
 
-Lives here: taking an exception apart on the host (its chain, its frames, its pickle if it has one) and putting
-it together in the notebook, with the remote frames in its traceback; the stand-in for one that cannot travel.
+Lives here: taking an exception apart on the host (its chain, its frames, its pickle if it has one) and
+putting it together in the notebook, with the remote frames in its traceback; the stand-in for one that
+cannot travel.
 Not here: the errors of cook_jupyter itself (`errors`).
 
 Raised again with remote frames after the idea of dask and of tblib, which makes the frames.
@@ -150,12 +151,12 @@ def _describe(frames: TracebackType | None) -> list[tuple[str, str, int, str]]:
 
 
 def _pickle_of(error: BaseException) -> bytes | None:
-    """The exception's own pickle, if it can be read again; many classes with arguments of their own cannot."""
+    """The exception's own pickle, if it can be read again: many with arguments of their own cannot."""
     import cloudpickle
 
     try:
         content: bytes = cloudpickle.dumps(error, protocol=5)
-        again = pickle.loads(content)
+        again = pickle.loads(content)  # noqa: S301 - our own, made in the line before
     except Exception:  # noqa: BLE001 - anything may go wrong in a user's __reduce__; the stand-in serves then
         return None
     return content if type(again).__qualname__ == type(error).__qualname__ else None

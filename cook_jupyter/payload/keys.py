@@ -8,6 +8,7 @@ A signature says who made the bytes, not that they are harmless.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -56,21 +57,29 @@ def read_key(path: str | Path) -> Key:
         Tampered: there is none, it is broken, or others may read or change it: nothing can be trusted then.
     """
     try:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(4096)
+        status = os.stat(path)  # noqa: PTH116 - asked for each call
+        seen = (status.st_ino, status.st_mtime_ns, status.st_mode)
+        known = _known.get(str(path))
+        if known is not None and known[0] == seen:
+            return known[1]
+        text = Path(path).read_bytes()
     except OSError as error:
         raise Tampered(
             f"the signing key {path} cannot be read ({error.strerror}); payloads without a key are refused"
         ) from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise Tampered(
             f"the signing key {path} is open to other users: chmod 600 it, or remove it to get a new one"
         )
     try:
-        return make_key(bytes.fromhex(text.decode("ascii").strip()))
+        key = make_key(bytes.fromhex(text.decode("ascii").strip()))
     except ValueError as error:
         raise Tampered(f"the signing key {path} is broken: remove it to get a new one") from error
+    _known[str(path)] = seen, key
+    return key
+
+
+_known: dict[str, tuple[tuple[int, ...], Key]] = {}  # a worker reads one key for ever
 
 
 def read_or_make_key(path: str | Path) -> Key:
@@ -85,10 +94,8 @@ def read_or_make_key(path: str | Path) -> Key:
                 file.write(secrets.token_bytes(KEY_BYTES).hex().encode("ascii"))
                 file.flush()
                 os.fsync(file.fileno())
-            try:
-                os.link(draft, path)  # fails if someone else was first: then theirs counts
-            except FileExistsError:
-                pass
+            with contextlib.suppress(FileExistsError):  # someone else was first: then theirs counts
+                os.link(draft, path)
         finally:
             draft.unlink()
     return read_key(path)

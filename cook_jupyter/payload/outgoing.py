@@ -64,8 +64,9 @@ def encode_function(function: Callable[..., Any]) -> FunctionBlob:
 
         part, part_size = culprits.largest_part(function)
         warnings.warn(
-            f"{name} carries {size / 2**20:.0f} MB along, most of it in {part} ({part_size / 2**20:.0f} MB). It is sent "
-            "once, but looked through at each submission: pass it as an argument, or read it from a file.",
+            f"{name} carries {size / 2**20:.0f} MB along, most of it in {part} ({part_size / 2**20:.0f} MB). "
+            "It is sent once, but looked through at each submission: pass it as an argument, or read it from "
+            "a file.",
             stacklevel=3,
         )
     return FunctionBlob(digest=digest.hexdigest(), pieces=pieces, size=size)
@@ -146,8 +147,8 @@ def _seal_call(
     pieces = seal(header, frames, direction="call", key=key, private=private)
     if (size := size_of(pieces)) > CALL_LIMIT_BYTES:
         raise TooLarge(
-            f"the arguments of a call take {size / 2**30:.1f} GiB and at most {CALL_LIMIT_BYTES / 2**30:.0f} GiB can be sent; "
-            "put the data into a file and pass its path"
+            f"the arguments of a call take {size / 2**30:.1f} GiB and at most "
+            f"{CALL_LIMIT_BYTES / 2**30:.0f} GiB can be sent; put the data into a file and pass its path"
         )
     return pieces
 

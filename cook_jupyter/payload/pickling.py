@@ -32,7 +32,7 @@ _OWN_PACKAGE = "cook_jupyter"
 
 
 def to_frames(value: Any, *, by_value: bool = False) -> list[Buffer]:
-    """The pickle of `value`, then the raw buffers it refers to. Large buffers are views of the caller's memory.
+    """The pickle of `value`, then the raw buffers it refers to: views of the caller's memory, not copies.
 
     Args:
         value: anything that cloudpickle takes.
@@ -54,12 +54,12 @@ def from_frames(frames: Sequence[Buffer], *, keep_classes: bool = False) -> Any:
 
     Args:
         frames: as `to_frames` made them; arrays are views of them.
-        keep_classes: leave classes that were defined in this process as they are. A class that went out with a
-            call and comes back with its result is then the very same, methods included.
+        keep_classes: leave classes that were defined in this process as they are. A class that went out with
+            a call and comes back with its result is then the very same, methods included.
     """
     if keep_classes:
         return _HomecomingUnpickler(io.BytesIO(frames[0]), buffers=frames[1:]).load()
-    return pickle.loads(frames[0], buffers=frames[1:])
+    return pickle.loads(frames[0], buffers=frames[1:])  # noqa: S301 - the caller has verified them
 
 
 def is_local(module_name: str | None) -> bool:
@@ -83,7 +83,7 @@ class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             if is_local(obj.__module__):
                 return self._dynamic_function_reduce(obj)
         elif isinstance(obj, type) and obj.__module__ != "__main__" and is_local(obj.__module__):
-            return internals._dynamic_class_reduce(obj)
+            return internals._dynamic_class_reduce(obj)  # noqa: SLF001 - its registry is global
         return super().reducer_override(obj)
 
 
@@ -108,7 +108,7 @@ class _HomecomingUnpickler(pickle.Unpickler):
 
     def _meet(self, make: Callable[..., type]) -> Callable[..., type]:
         def meet(*args: Any) -> type:
-            known = internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])
+            known = internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])  # noqa: SLF001 - has no other face
             if known is not None:
                 return known  # type: ignore[no-any-return]
             made = make(*args)
@@ -118,7 +118,9 @@ class _HomecomingUnpickler(pickle.Unpickler):
         return meet
 
     def _fill(self, made: type, state: Any) -> Any:
-        return internals._class_setstate(made, state) if made in self._strangers else made
+        if made in self._strangers:
+            internals._class_setstate(made, state)  # noqa: SLF001 - what the pickle itself would call
+        return made
 
 
 def _keep_large(buffers: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:

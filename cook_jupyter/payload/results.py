@@ -26,7 +26,8 @@ class Result:
         host: where that ran.
         seconds: how long the user's code took; all calls of a bundle together.
         size: of the result, in bytes.
-        value: what the function returned; of a bundle, the list of what its calls returned, None where one raised.
+        value: what the function returned; of a bundle, a list of what its calls returned, None for one that
+            raised.
         error: what the function raised.
         errors: of a bundle: what its calls raised, by their place.
     """
@@ -61,7 +62,8 @@ def read_result(
     facts = opened.header
     if instance_id is not None and facts["instance"] != instance_id:
         raise Tampered(
-            f"a result of instance {facts['instance']} was presented as one of {instance_id}; it was not opened"
+            f"a result of instance {facts['instance']} was presented as one of {instance_id}; "
+            "it was not opened"
         )
     from cook_jupyter.payload import pickling
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import random
 import sys
@@ -52,7 +53,7 @@ def reseed() -> None:
 @contextlib.contextmanager
 def as_in_notebook(header: Mapping[str, Any]) -> Iterator[None]:
     """Where the notebook is, if that folder exists here, and with the notebook's own modules."""
-    _forget_changed_modules()
+    _forget_stale_modules((header["cwd"], *header["path"]))
     before_path, before_modules = list(sys.path), len(sys.modules)
     known = set(sys.path)
     sys.path[:0] = [entry for entry in header["path"] if entry not in known]
@@ -68,32 +69,35 @@ def as_in_notebook(header: Mapping[str, Any]) -> Iterator[None]:
         if moved:
             with contextlib.suppress(OSError):
                 os.chdir(before_folder)
-        if len(sys.modules) != before_modules:
-            _note_local_modules()
+        _note_local_modules(len(sys.modules) - before_modules)
         sys.path[:] = before_path
 
 
 _local_modules: dict[str, tuple[str, int]] = {}  # name to file and its time of change, in ns
 
 
-def _note_local_modules() -> None:
+_last_place: list[tuple[str, ...]] = [()]
+
+
+def _note_local_modules(new: int) -> None:
+    """Remember those of the `new` youngest modules that are the user's own; sys.modules keeps their order."""
+    if new <= 0:
+        return
     from cook_jupyter.payload import pickling
 
-    for name, module in list(sys.modules.items()):
-        if (
-            name not in _local_modules
-            and pickling.is_local(name)
-            and (file := getattr(module, "__file__", None))
-        ):
+    for name in list(itertools.islice(reversed(sys.modules), new)):
+        if pickling.is_local(name) and (file := getattr(sys.modules[name], "__file__", None)):
             with contextlib.suppress(OSError):
                 _local_modules[name] = (file, Path(file).stat().st_mtime_ns)
 
 
-def _forget_changed_modules() -> None:
-    """A module beside the notebook that was edited, or that another notebook has under the same name, is imported anew."""
+def _forget_stale_modules(place: tuple[str, ...]) -> None:
+    """Let a module be imported anew if it was edited, or if this notebook may mean another of that name."""
+    moved = place != _last_place[0]
+    _last_place[0] = place
     for name, (file, changed_ns) in list(_local_modules.items()):
         try:
-            fresh = Path(file).stat().st_mtime_ns == changed_ns
+            fresh = not moved and Path(file).stat().st_mtime_ns == changed_ns
         except OSError:
             fresh = False
         if not fresh:

@@ -1,6 +1,7 @@
 """Versions: what Python and which packages each side of a call has.
 
-Lives here: the small fingerprint that travels with a call, and the comparison made before anything is unpickled.
+Lives here: the small fingerprint that travels with a call, and the comparison made before anything is
+unpickled.
 Not here: environments themselves.
 
 Why: bytecode of another Python minor version can crash the interpreter (distributed#7016), and "works in the
@@ -10,7 +11,6 @@ notebook but not on the workers" is the commonest complaint of the neighbourhood
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import sys
 from collections.abc import Mapping
 
@@ -72,6 +72,8 @@ def _version(package: str) -> str:
     loaded = getattr(sys.modules.get(package), "__version__", None)
     if isinstance(loaded, str):
         return loaded
+    import importlib.metadata  # 20 ms, and seldom needed
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
