@@ -2,32 +2,28 @@
 
 Lives here: the twin that keeps every promise of `store.base` but surviving its process. Closing
 and opening the same object again is its restart.
-Not here: what verbs do (`store.verbs`).
+Not here: the verbs (`store.door`, `store.verbs`).
 """
 
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import islice
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate
 
 from cook_jupyter.errors import SchedulerError
 from cook_jupyter.model.changes import JobChange, JobQuery
-from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, Result, StatusUpdate
-from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec
-from cook_jupyter.model.lifecycle import Verdict
+from cook_jupyter.model.instance import InstanceId, Result
+from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
-from cook_jupyter.store import verbs
-from cook_jupyter.store.base import Failure, Listener
+from cook_jupyter.store.base import Listener
+from cook_jupyter.store.door import Answer, P, VerbDoor
 from cook_jupyter.store.draft import Draft, LimitKey, finished_instance, is_unfinished
-
-P = ParamSpec("P")
-Answer = TypeVar("Answer")
 
 OPEN_JOBS_BATCH = 1000
 
 
-class MemoryStore:
+class MemoryStore(VerbDoor):
     """Jobs, instances, groups, results and limits in dictionaries. See Store."""
 
     def __init__(self) -> None:
@@ -46,57 +42,6 @@ class MemoryStore:
     def listen(self, listener: Listener) -> None:
         """Call `listener` after every commit."""
         self._listeners.append(listener)
-
-    async def submit(
-        self,
-        specs: Sequence[JobSpec],
-        groups: Sequence[Group] = (),
-        *,
-        now_ms: int,
-        grow_groups: bool = False,
-    ) -> Sequence[GroupId]:
-        """Add jobs and the groups they name."""
-        return self._do(verbs.submit, specs, groups, now_ms=now_ms, grow_groups=grow_groups)
-
-    async def launch(self, instances: Sequence[Instance]) -> Sequence[tuple[JobSpec, Instance]]:
-        """Add instances to the jobs that still may start."""
-        return self._do(verbs.launch, instances)
-
-    async def report(self, updates: Sequence[StatusUpdate]) -> Sequence[Verdict]:
-        """Apply what clusters report."""
-        return self._do(verbs.report, updates)
-
-    async def progress(self, updates: Sequence[ProgressUpdate]) -> Sequence[bool]:
-        """Note progress."""
-        return self._do(verbs.progress, updates)
-
-    async def fail(self, failures: Sequence[Failure]) -> Sequence[bool]:
-        """Fail open instances by our own decision."""
-        return self._do(verbs.fail, failures)
-
-    async def kill_jobs(self, job_ids: Sequence[JobId]) -> Sequence[InstanceId]:
-        """Complete jobs at once."""
-        return self._do(verbs.kill_jobs, job_ids)
-
-    async def cancel_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[InstanceId]:
-        """Mark instances to be killed."""
-        return self._do(verbs.cancel_instances, instance_ids)
-
-    async def retry(self, job_ids: Sequence[JobId], retries: Sequence[int], *, now_ms: int) -> None:
-        """Set the total attempts of each job."""
-        self._do(verbs.retry, job_ids, retries, now_ms=now_ms)
-
-    async def set_limits(self, entries: Sequence[LimitEntry]) -> None:
-        """Store shares and quotas."""
-        self._do(verbs.set_limits, entries)
-
-    async def retract_limits(self, kind: str, user: str, pool: str) -> None:
-        """Remove all limits of a kind that a user has in a pool."""
-        self._do(verbs.retract_limits, kind, user, pool)
-
-    async def remember(self, key: str, value: str) -> None:
-        """Keep a small text under a key."""
-        self._do(verbs.remember, key, value)
 
     async def recall(self, key: str) -> str | None:
         """Return the text kept under a key."""
@@ -175,8 +120,8 @@ class MemoryStore:
             raise SchedulerError("the store is not open")
         return self._book
 
-    def _do(
-        self, verb: Callable[Concatenate[Draft, P], Answer], /, *args: P.args, **kwargs: P.kwargs
+    async def _do(
+        self, size: int, verb: Callable[Concatenate[Draft, P], Answer], /, *args: P.args, **kwargs: P.kwargs
     ) -> Answer:
         """Carry out a verb at once, and tell the listeners."""
         draft = Draft(self._read())

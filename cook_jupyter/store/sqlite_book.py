@@ -1,0 +1,346 @@
+"""The book of the SQLite store: the one connection that writes.
+
+Lives here: carrying out a group of verbs in one transaction, the memory of young jobs that spares
+most verbs a look at the file, checkpoints of the log, and the schema's migrations.
+Not here: which thread does it and when (`store.sqlite`), what verbs decide (`store.verbs`).
+
+As only this process writes (a lock sees to it), verbs look and decide before the transaction
+begins: it holds nothing but the writes, and most verbs that fail never begin one.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from cook_jupyter.errors import CookError, InvalidRequest, SchedulerError, StoreFull
+from cook_jupyter.model.changes import JobChange
+from cook_jupyter.model.instance import InstanceId
+from cook_jupyter.model.job import Job, JobId
+from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.store import sql
+from cook_jupyter.store.draft import Draft, is_unfinished
+from cook_jupyter.store.sqlite_rows import (
+    QUERIES,
+    Rows,
+    Synchronous,
+    connect,
+    encode,
+    job_row,
+    labels_text,
+    life_row,
+    said_of,
+)
+
+Verb = Callable[[Draft], Any]
+
+OLDEST_SQLITE = (3, 51, 3)  # before it, a checkpoint at the wrong moment could damage the file
+APPLICATION_ID = 0x436F6F6B  # "Cook", in the file's header
+YOUNG_JOBS = 20_000
+YOUNG_BYTES = 64 * 1024 * 1024  # of specs as JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """What became of a group of verbs: for each its answer or its error, and all changes in order."""
+
+    outcomes: Sequence[Any]
+    changes: Sequence[JobChange]
+
+
+class SqliteBook:
+    """The writing connection. For one thread at a time, not always the same.
+
+    Attributes:
+        seq: the place of the newest job in the order of creation.
+        change: the highest change number given out.
+        log_pages: how much of the write-ahead log no checkpoint has looked at yet.
+    """
+
+    def __init__(self, path: Path, *, synchronous: Synchronous, vfs: str | None = None) -> None:
+        """Open the file, make it if need be, and bring its schema up to date.
+
+        Raises:
+            SchedulerError: it is no store, or a newer one, or SQLite is too old.
+            StoreFull: there is no room to write.
+        """
+        refuse_old_sqlite(apsw.sqlite_lib_version())
+        self._path = path
+        self.log_pages = 0
+        self._looked_at = 0  # how long the log was at the last checkpoint
+        self._young = _YoungJobs()
+        try:
+            self._connection = connect(path, synchronous=synchronous, vfs=vfs)
+        except (apsw.Error, OSError) as error:
+            raise _opening(error, path) from error
+        try:
+            migrate(self._connection, sql.migrations("sqlite"), path)
+            self._connection.set_wal_hook(self._log_grew)
+            self._rows = Rows(self._connection)
+            self.seq, self.change = self._rows.counters()
+        except BaseException as error:
+            self._connection.close()
+            if isinstance(error, apsw.Error):
+                raise _opening(error, path) from error
+            raise
+
+    def job(self, job_id: JobId) -> Job | None:
+        """Return the job, from memory if it is young."""
+        return self._young.job(job_id) or self._rows.job(job_id)
+
+    def job_of(self, instance_id: InstanceId) -> Job | None:
+        """Return the job of an instance, from memory if it is young."""
+        return self._young.job_of(instance_id) or self._rows.job_of(instance_id)
+
+    def known_jobs(self, job_ids: Sequence[JobId]) -> set[JobId]:
+        """Return those of the ids that are in use."""
+        return self._rows.known_jobs(job_ids)
+
+    def known_groups(self, group_ids: Sequence[str]) -> set[str]:
+        """Return those of the groups that are stored."""
+        return self._rows.known_groups(group_ids)
+
+    def carry_out(self, verbs: Sequence[Verb], *, patience_ms: int) -> Carried:
+        """Carry out verbs in one transaction; each succeeds or fails alone.
+
+        If the disk has no room all of them fail and nothing is changed. If the writes of one are
+        at fault, which no verb should let happen, each is carried out again in a transaction of
+        its own.
+
+        Args:
+            verbs: in the order in which they take effect.
+            patience_ms: how long to wait for another program that locks the file.
+
+        Raises:
+            apsw.BusyError: with no patience at all, the file is locked. Nothing was changed.
+        """
+        self._connection.set_busy_timeout(patience_ms)
+        group = Draft(self)
+        outcomes = []
+        for verb in verbs:
+            draft = Draft(group)
+            try:
+                outcomes.append(verb(draft))
+            except apsw.Error as error:
+                outcomes.append(said_of(error, self._path))
+            except Exception as error:  # noqa: BLE001 its caller will raise it
+                outcomes.append(error)
+            else:
+                group.merge(draft)
+        if group.is_empty:
+            return Carried(outcomes=outcomes, changes=())
+        try:
+            self._write(group)
+        except Exception as error:
+            if isinstance(error, apsw.BusyError) and patience_ms == 0:
+                raise
+            return self._apart(verbs, error, patience_ms=patience_ms)
+        return Carried(outcomes=outcomes, changes=group.changes)
+
+    def checkpoint(self) -> None:
+        """Carry the log into the file, as far as other programs' readers let us."""
+        try:
+            self._looked_at, _ = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error:  # the log keeps what it holds; verbs themselves tell of a full disk
+            self._looked_at += self.log_pages
+        self.log_pages = 0
+
+    def close(self) -> None:
+        """Close the connection; what is in the log stays safe there if it cannot be carried over."""
+        self._connection.close()
+
+    def _apart(self, verbs: Sequence[Verb], error: Exception, *, patience_ms: int) -> Carried:
+        """What becomes of verbs whose common transaction failed."""
+        said = said_of(error, self._path)
+        if isinstance(said, StoreFull) or isinstance(error, apsw.BusyError):
+            return Carried(outcomes=[said] * len(verbs), changes=())
+        if len(verbs) == 1:
+            if isinstance(error, (UnicodeEncodeError, OverflowError, TypeError, ValueError)):
+                said = InvalidRequest(f"this cannot be stored: {error}")
+            return Carried(outcomes=[said], changes=())
+        each = [self.carry_out([verb], patience_ms=patience_ms) for verb in verbs]
+        return Carried(
+            outcomes=[outcome for one in each for outcome in one.outcomes],
+            changes=[change for one in each for change in one.changes],
+        )
+
+    def _write(self, draft: Draft) -> None:
+        """Write a draft in one transaction, and only then take its values over."""
+        rows = _Rows(draft)
+        run = self._connection.execute
+        run("BEGIN IMMEDIATE")
+        try:
+            for name, bindings in rows.statements():
+                self._connection.executemany(QUERIES[name], bindings)
+            run(QUERIES["store_counters"], (draft.seq, draft.change))
+            run("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                run("ROLLBACK")
+            raise
+        self.seq, self.change = draft.seq, draft.change
+        self._young.take(draft, rows.spec_bytes)
+
+    def _log_grew(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
+        if pages < self._looked_at:  # it has begun anew
+            self._looked_at = 0
+        self.log_pages = pages - self._looked_at
+        return 0
+
+
+class _Rows:
+    """A draft as rows. Whatever cannot be encoded shows itself here, before the transaction."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self.spec_bytes: dict[JobId, int] = {}
+        self._jobs = []
+        self._specs = []
+        for job_id, job in draft.created.items():
+            spec = encode(job.spec)
+            self.spec_bytes[job_id] = len(spec)
+            self._jobs.append(job_row(job, unfinished=is_unfinished(job)))
+            self._specs.append((job.seq, labels_text(job.spec.labels), spec))
+        self._lives = [life_row(job, unfinished=is_unfinished(job)) for job in draft.altered.values()]
+
+    def statements(self) -> Iterable[tuple[str, Sequence[Sequence[Any]]]]:
+        """Yield the names of statements with the rows to run each for, in their order."""
+        draft = self._draft
+        if self._jobs:
+            yield "insert_job", self._jobs
+            yield "insert_spec", self._specs
+        if self._lives:
+            yield "update_job", self._lives
+        if draft.placed:
+            seqs = {**draft.created, **draft.altered}
+            yield "insert_instance", [(i, seqs[job_id].seq) for i, job_id in draft.placed.items()]
+        if draft.results:
+            yield (
+                "insert_result",
+                [
+                    (seq, i, result.inline, result.blob, result.size)
+                    for i, (seq, result) in draft.results.items()
+                ],
+            )
+        if draft.groups:
+            yield (
+                "insert_group",
+                [
+                    (i, group.name, encode(group.host_placement), encode(group.straggler_handling))
+                    for i, group in draft.groups.items()
+                ],
+            )
+        for wish in draft.limits:
+            if isinstance(wish, LimitEntry):
+                row = (wish.kind, wish.user, wish.pool, wish.name, wish.amount, wish.reason)
+                yield "store_limit", [row]
+            else:
+                yield "retract_limits", [wish]
+        if draft.texts:
+            yield "store_text", list(draft.texts.items())
+
+
+@dataclass(slots=True)
+class _YoungJobs:
+    """Jobs that were written lately and may go on, the least recently touched first.
+
+    Most jobs are launched and end soon after they were touched: their verbs then need not read
+    them from the file. Only what was committed comes in here.
+    """
+
+    _jobs: dict[JobId, tuple[Job, int]] = field(default_factory=dict)
+    _placed: dict[InstanceId, JobId] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def job(self, job_id: JobId) -> Job | None:
+        """Return a job that is held here, or None."""
+        held = self._jobs.get(job_id)
+        return None if held is None else held[0]
+
+    def job_of(self, instance_id: InstanceId) -> Job | None:
+        """Return the job of an open instance, or None if it is not held here."""
+        job_id = self._placed.get(instance_id)
+        return None if job_id is None else self._jobs[job_id][0]
+
+    def take(self, draft: Draft, spec_bytes: dict[JobId, int]) -> None:
+        """Take over what a draft wrote, and drop what has ended or is too much."""
+        for job_id, job in draft.created.items():
+            self._hold(job_id, job, spec_bytes[job_id])
+        for job_id, job in draft.altered.items():
+            held = self._drop(job_id)
+            if is_unfinished(job):
+                self._hold(job_id, job, _size(job) if held is None else held)
+        while len(self._jobs) > YOUNG_JOBS or self._bytes > YOUNG_BYTES:
+            self._drop(next(iter(self._jobs)))
+
+    def _hold(self, job_id: JobId, job: Job, size: int) -> None:
+        self._jobs[job_id] = job, size
+        self._bytes += size
+        alive = job.open_instance
+        if alive is not None:
+            self._placed[alive.instance_id] = job_id
+
+    def _drop(self, job_id: JobId) -> int | None:
+        """Forget a job; returns its size if it was held."""
+        held = self._jobs.pop(job_id, None)
+        if held is None:
+            return None
+        job, size = held
+        self._bytes -= size
+        alive = job.open_instance
+        if alive is not None:
+            self._placed.pop(alive.instance_id, None)
+        return size
+
+
+def refuse_old_sqlite(version: str) -> None:
+    """Refuse a SQLite whose write-ahead log is not to be trusted.
+
+    Raises:
+        SchedulerError: it is older than 3.51.3.
+    """
+    if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
+        needed = ".".join(map(str, OLDEST_SQLITE))
+        raise SchedulerError(
+            f"SQLite {version} can damage a store that keeps a write-ahead log; {needed} or newer is needed: "
+            "pip install -U apsw"
+        )
+
+
+def migrate(connection: apsw.Connection, scripts: Sequence[str], path: Path) -> None:
+    """Bring the schema up to date, each script in a transaction of its own.
+
+    Raises:
+        SchedulerError: the file is some other program's, or of a newer schema than this one knows.
+    """
+    ((application,),) = connection.execute("PRAGMA application_id")
+    ((version,),) = connection.execute("PRAGMA user_version")
+    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
+    if application != APPLICATION_ID and (application or version or tables):
+        raise SchedulerError(f"{path} is a database of another program; choose another path for the store")
+    if version > len(scripts):
+        raise SchedulerError(
+            f"the store {path} was written by a newer cook_jupyter (schema {version}; this one knows "
+            f"{len(scripts)}): upgrade cook_jupyter"
+        )
+    for number, script in enumerate(scripts[version:], start=version + 1):
+        with connection:
+            connection.execute(script)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {number}")
+
+
+def _opening(error: Exception, path: Path) -> Exception:
+    """What is said of an error while opening, when "nothing was changed" is not the point."""
+    if isinstance(error, (OSError, apsw.CantOpenError)):
+        return SchedulerError(f"cannot open the store {path}: {error}")
+    said = said_of(error, path)
+    return said if isinstance(said, CookError) else SchedulerError(f"cannot open the store {path}: {error}")
+
+
+def _size(job: Job) -> int:
+    """About how much room the spec of a job takes that came from the file."""
+    spec = job.spec
+    return 500 + len(spec.command) + sum(map(len, spec.env.values()))
