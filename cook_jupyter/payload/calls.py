@@ -208,7 +208,7 @@ class _Packer:
         try:
             frames = pickling.to_frames(value)
         except Exception as error:
-            raise _cannot_return("the result", value, error) from error
+            raise _cannot_return(value, error) from error
         return self._finish({"kind": "value"}, frames)
 
     def bundle(self, values: list[Any], failed: dict[int, failures.Data]) -> CallOutcome:
@@ -222,7 +222,7 @@ class _Packer:
                 try:
                     pickling.to_frames(value)
                 except Exception as error:  # noqa: BLE001 - see `value`
-                    failed[place] = _sendable(_cannot_return("the result", value, error))
+                    failed[place] = _sendable(_cannot_return(value, error))
                     values[place] = None
             frames = pickling.to_frames((values, failed))
         memory = any(data.get("out_of_memory") for data in failed.values())
@@ -312,10 +312,10 @@ def _sendable(error: BaseException) -> failures.Data:
     return {**failures.take_apart(shown, own_file=__file__), "out_of_memory": isinstance(error, MemoryError)}
 
 
-def _cannot_return(name: str, value: Any, error: BaseException) -> ResultLost:
+def _cannot_return(value: Any, error: Exception) -> ResultLost:
     from cook_jupyter.payload import culprits
 
-    named: Unpicklable = culprits.unpicklable(name, value, error)
+    named: Unpicklable = culprits.unpicklable([("the result", value)], error)
     return ResultLost(str(named).replace("cannot be sent", "cannot be sent back", 1))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cook_jupyter.errors import Unpicklable
@@ -33,8 +33,17 @@ _ADVICE = {
 _GENERAL_ADVICE = "create it inside the function, or pass the plain data it is made from"
 
 
-def unpicklable(name: str, value: Any, cause: BaseException) -> Unpicklable:
-    """An error that names the path from `value`, called `name`, to what cannot travel."""
+def unpicklable(named: Iterable[tuple[str, Any]], cause: Exception) -> Unpicklable:
+    """An error that names the path to what cannot travel.
+
+    Args:
+        named: the parts of what was to be sent, each under its name.
+        cause: what the attempt raised.
+    """
+    name, value, cause = next(
+        ((name, value, why) for name, value in named if (why := _hindrance(value)) is not None),
+        ("the call", None, cause),
+    )
     if isinstance(cause, RecursionError) or isinstance(cause.__cause__, RecursionError):
         return Unpicklable(
             f"{name} cannot be sent: it is nested too deeply to be pickled. Pass it as flat lists or arrays."
@@ -62,7 +71,7 @@ def _follow(name: str, value: Any) -> tuple[list[str], Any]:
         for number, (step, child) in enumerate(_children(value)):
             if number >= MOST_CHILDREN:
                 break
-            if id(child) not in seen and not _can_travel(child):
+            if id(child) not in seen and _hindrance(child) is not None:
                 path.append(step)
                 seen.add(id(child))
                 value = child
@@ -72,12 +81,13 @@ def _follow(name: str, value: Any) -> tuple[list[str], Any]:
     return path, value
 
 
-def _can_travel(value: Any) -> bool:
+def _hindrance(value: Any) -> Exception | None:
+    """What pickling raises; None if the value can travel, be it by reference."""
     try:
-        pickling.to_frames(value, by_value=True)
-    except Exception:  # noqa: BLE001 - whatever a __reduce__ raises, it cannot travel
-        return False
-    return True
+        pickling.to_frames(value)
+    except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises, it cannot travel
+        return error
+    return None
 
 
 def _pickled_size(value: Any) -> int:

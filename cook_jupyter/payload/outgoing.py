@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ def encode_function(function: Callable[..., Any]) -> FunctionBlob:
         Unpicklable: something it carries cannot travel; the message names the path to it.
     """
     name = getattr(function, "__qualname__", None) or repr(function)[:80]
-    pieces = seal({}, _frames_out(name, function), direction="function", key=None, private=True)
+    pieces = seal({}, _frames_out(function, [(name, function)]), direction="function", key=None, private=True)
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -95,7 +96,12 @@ def encode_call(
         Unpicklable: an argument cannot travel; the message names the path to it.
         TooLarge: beyond 2 GiB.
     """
-    frames = _frames_out("the call's arguments", (args, dict(kwargs)))
+    keywords = dict(kwargs)
+    named = itertools.chain(
+        ((f"argument {place}", each) for place, each in enumerate(args, 1)),
+        ((f"argument {name!r}", each) for name, each in keywords.items()),
+    )
+    frames = _frames_out((args, keywords), named)
     return _seal_call("call", frames, digest=digest, key=key, job_id=job_id, private=private)
 
 
@@ -115,7 +121,12 @@ def encode_bundle(
         Unpicklable: an argument cannot travel; the message names the path to it.
         TooLarge: beyond 2 GiB.
     """
-    frames = _frames_out("the calls' arguments", list(columns))
+    named = (
+        (f"argument {place} of call {row}", each)
+        for place, column in enumerate(columns, 1)
+        for row, each in enumerate(column, 1)
+    )
+    frames = _frames_out(list(columns), named)
     return _seal_call("bundle", frames, digest=digest, key=key, job_id=job_id, private=private)
 
 
@@ -153,8 +164,13 @@ def _seal_call(
     return pieces
 
 
-def _frames_out(name: str, value: Any) -> list[Buffer]:
-    """Pickle for the way out: local code by value; by reference where its modules hold what cannot travel."""
+def _frames_out(value: Any, named: Iterable[tuple[str, Any]]) -> list[Buffer]:
+    """Pickle for the way out: local code by value; by reference where its modules hold what cannot travel.
+
+    Args:
+        value: what to pickle.
+        named: its parts, under the names that an error shall use; looked at only then.
+    """
     from cook_jupyter.payload import culprits, pickling
 
     try:
@@ -163,4 +179,4 @@ def _frames_out(name: str, value: Any) -> list[Buffer]:
         try:
             return pickling.to_frames(value)  # a module-level lock, say: the host imports the module then
         except Exception:  # noqa: BLE001 - see above
-            raise culprits.unpicklable(name, value, error) from error
+            raise culprits.unpicklable(named, error) from error

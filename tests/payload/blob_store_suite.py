@@ -1,0 +1,91 @@
+"""What every `BlobStore` does. Subclass `BlobStoreSuite` and give it a fixture `store`."""
+
+from uuid import uuid4
+
+import pytest
+
+from cook_jupyter.errors import InvalidRequest, NotFound
+from cook_jupyter.payload.blobs import BlobStore
+
+
+def a_name() -> str:
+    return f"results/{uuid4()}"
+
+
+class BlobStoreSuite:
+    """One behaviour per test; a twin of the store brings the fixture."""
+
+    def test_what_was_put_is_got(self, store: BlobStore) -> None:
+        name = a_name()
+
+        store.put(name, [b"one, ", bytearray(b"two, "), memoryview(b"three")])
+
+        assert bytes(store.get(name)) == b"one, two, three"
+
+    def test_a_large_blob_of_many_pieces_comes_back_whole(self, store: BlobStore) -> None:
+        name = a_name()
+        pieces = [bytes([number % 256]) * 777 for number in range(1500)]
+
+        store.put(name, pieces)
+
+        assert bytes(store.get(name)) == b"".join(pieces)
+
+    def test_what_is_got_can_be_changed_without_changing_the_blob(self, store: BlobStore) -> None:
+        name = a_name()
+        store.put(name, [bytes(300_000)])
+
+        memoryview(store.get(name))[7] = 1
+
+        assert bytes(store.get(name)) == bytes(300_000)
+
+    def test_a_blob_is_there_after_put_and_not_before(self, store: BlobStore) -> None:
+        name = a_name()
+        assert not store.has(name)
+
+        store.put(name, [b"x"])
+
+        assert store.has(name)
+
+    def test_putting_again_replaces(self, store: BlobStore) -> None:
+        name = a_name()
+        store.put(name, [b"old and long"])
+
+        store.put(name, [b"new"])
+
+        assert bytes(store.get(name)) == b"new"
+
+    def test_a_missing_blob_is_not_found_and_named(self, store: BlobStore) -> None:
+        name = a_name()
+
+        with pytest.raises(NotFound) as caught:
+            store.get(name)
+
+        assert caught.value.missing == (name,)
+
+    def test_a_deleted_blob_is_gone_and_may_be_deleted_again(self, store: BlobStore) -> None:
+        name = a_name()
+        store.put(name, [b"x"])
+
+        store.delete(name)
+        store.delete(name)
+
+        assert not store.has(name)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "",
+            "results/",
+            "results/../../etc/passwd",
+            "functions/abc",
+            f"functions/{'A' * 64}",
+            "other/0b0b7a56-8d0a-4b5a-8f6b-7a2b5f1c3d4e",
+            "/results/0b0b7a56-8d0a-4b5a-8f6b-7a2b5f1c3d4e",
+            "results/0b0b7a56-8d0a-4b5a-8f6b-7a2b5f1c3d4e\n",
+        ],
+    )
+    def test_a_name_that_is_none_is_refused(self, store: BlobStore, name: str) -> None:
+        with pytest.raises(InvalidRequest):
+            store.put(name, [b"x"])
+        with pytest.raises(InvalidRequest):
+            store.get(name)

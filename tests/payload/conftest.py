@@ -1,0 +1,130 @@
+"""A desk to send calls from, and hosts to run them on: in this process, or in one of their own."""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from cook_jupyter.payload.blobs import BlobStore, DirectoryStore
+from cook_jupyter.payload.calls import CallOutcome, run_call
+from cook_jupyter.payload.keys import Key, read_or_make_key
+from cook_jupyter.payload.outgoing import call_environment, encode_bundle, encode_call, encode_function
+from cook_jupyter.payload.results import Result, read_result
+
+_HOST = """
+import base64, json, sys
+from cook_jupyter.payload.calls import run_call
+for line in sys.stdin:
+    asked = json.loads(line)
+    done = run_call(asked["env"], job_id=asked["job"], instance_id=asked["instance"])
+    inline = base64.b64encode(done.inline).decode() if done.inline is not None else None
+    told = [done.ok, done.exit_code, inline, done.blob, done.size, done.out_of_memory]
+    print("outcome", json.dumps(told), flush=True)
+"""
+
+
+class Desk:
+    """What an executor has at hand: a key, a store, and somebody who runs what it sends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.key_file = str(folder / "keys" / "ada")
+        self.key: Key = read_or_make_key(self.key_file)
+        self.store: BlobStore = DirectoryStore(folder / "blobs")
+        (folder / "blobs").mkdir(mode=0o700)
+        self.environment: dict[str, str] = {}
+        self.outcome: CallOutcome | None = None
+        self._other: subprocess.Popen[str] | None = None
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Result:
+        """Run a call in this process."""
+        env, job = self.encode(function, args, kwargs)
+        return self.run(env, job)
+
+    def bundle(self, function: Callable[..., Any], *columns: list[Any]) -> Result:
+        """Run a bundle of calls in this process."""
+        job = str(uuid4())
+        pieces = encode_bundle(
+            self.put(function), columns, key=self.key, job_id=job, private=self.store.private
+        )
+        return self.run(call_environment(pieces, job_id=job, store=self.store, key_file=self.key_file), job)
+
+    def call_elsewhere(self, function: Callable[..., Any], *args: Any) -> Result:
+        """Run a call in a warm process of its own, as a host does."""
+        env, job = self.encode(function, args, {})
+        if self._other is None:
+            self._other = subprocess.Popen(
+                [sys.executable, "-c", _HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        assert self._other.stdin is not None
+        assert self._other.stdout is not None
+        instance = str(uuid4())
+        self._other.stdin.write(json.dumps({"env": env, "job": job, "instance": instance}) + "\n")
+        self._other.stdin.flush()
+        answer = ""
+        while not answer.startswith("outcome "):
+            answer = self._other.stdout.readline()
+            assert answer, "the host ended"
+        ok, code, inline, blob, size, memory = json.loads(answer.removeprefix("outcome "))
+        self.outcome = CallOutcome(
+            ok=ok,
+            exit_code=code,
+            inline=None if inline is None else base64.b64decode(inline),
+            blob=blob,
+            size=size,
+            out_of_memory=memory,
+        )
+        return self.read(self.outcome, job, instance)
+
+    def encode(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[dict[str, str], str]:
+        job = str(uuid4())
+        pieces = encode_call(
+            self.put(function), args, kwargs, key=self.key, job_id=job, private=self.store.private
+        )
+        env = call_environment(pieces, job_id=job, store=self.store, key_file=self.key_file)
+        return {**env, **self.environment}, job
+
+    def put(self, function: Callable[..., Any]) -> str:
+        blob = encode_function(function)
+        self.store.put(blob.name, blob.pieces)
+        return blob.digest
+
+    def run(self, env: Mapping[str, str], job: str) -> Result:
+        instance = str(uuid4())
+        self.outcome = run_call(env, job_id=job, instance_id=instance)
+        return self.read(self.outcome, job, instance)
+
+    def read(self, outcome: CallOutcome, job: str, instance: str) -> Result:
+        content = outcome.inline
+        if outcome.blob is not None:
+            return read_result(
+                self.store.get(outcome.blob),
+                key=self.key,
+                job_id=job,
+                instance_id=instance,
+                private=self.store.private,
+            )
+        assert content is not None
+        return read_result(content, key=self.key, job_id=job, instance_id=instance)
+
+    def close(self) -> None:
+        if self._other is not None:
+            assert self._other.stdin is not None
+            self._other.stdin.close()
+            self._other.wait(timeout=30)
+            assert self._other.stdout is not None
+            self._other.stdout.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Any:
+    made = Desk(tmp_path)
+    yield made
+    made.close()

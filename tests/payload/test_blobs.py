@@ -1,0 +1,92 @@
+"""The twins of the blob store that live in `payload`."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from cook_jupyter.errors import StoreFull
+from cook_jupyter.payload.blobs import BlobStore, DirectoryStore, FsspecStore, open_store
+from tests.payload.blob_store_suite import BlobStoreSuite, a_name
+
+
+class TestDirectoryStore(BlobStoreSuite):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> BlobStore:
+        return DirectoryStore(tmp_path / "blobs")
+
+    def test_no_draft_is_left_behind(self, store: DirectoryStore) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: store.put("results/" + str(uuid4()), [os.urandom(1000)]), range(40)))
+
+        assert len(list(Path(store.url, "results").iterdir())) == 40
+        assert not list(Path(store.url).rglob(".*"))
+
+    def test_a_mapped_blob_outlives_its_deletion(self, store: DirectoryStore) -> None:
+        name = a_name()
+        store.put(name, [np.arange(100_000).tobytes()])
+        content = store.get(name)
+
+        store.delete(name)
+
+        assert np.frombuffer(content, dtype=np.int64).sum() == sum(range(100_000))
+
+    def test_blobs_are_their_owners_alone(self, store: DirectoryStore) -> None:
+        name = a_name()
+        store.put(name, [b"x"])
+
+        assert Path(store.url, name).stat().st_mode & 0o077 == 0
+
+    @pytest.mark.parametrize(
+        ("mode", "private"), [(0o700, True), (0o755, True), (0o775, False), (0o777, False)]
+    )
+    def test_it_is_private_when_no_other_may_write(self, tmp_path: Path, mode: int, private: bool) -> None:
+        (tmp_path / "blobs").mkdir()
+        (tmp_path / "blobs").chmod(mode)
+
+        assert DirectoryStore(tmp_path / "blobs").private is private
+
+    def test_a_full_disk_is_said_to_be_full(
+        self, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not Path("/dev/full").exists():
+            pytest.skip("this system has no /dev/full")
+        monkeypatch.setattr(store, "_create", lambda folder, draft: os.open("/dev/full", os.O_WRONLY))
+
+        with pytest.raises(StoreFull, match="Make room"):
+            store.put(a_name(), [b"x"])
+
+
+class TestFsspecStore(BlobStoreSuite):
+    @pytest.fixture(params=["memory", "local"])
+    def store(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
+        if request.param == "memory":
+            yield FsspecStore(f"memory://blobs-{uuid4()}")
+        else:
+            yield FsspecStore(f"local://{tmp_path}/blobs")
+
+    def test_it_is_never_private(self, store: FsspecStore) -> None:
+        assert not store.private
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("relative/or/absolute", DirectoryStore),
+        ("file:///tmp/x", DirectoryStore),
+        ("memory://x", FsspecStore),
+    ],
+)
+def test_a_store_is_opened_by_its_url(url: str, kind: type) -> None:
+    assert isinstance(open_store(url), kind)
+
+
+def test_a_store_can_be_opened_again_by_the_url_it_names(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}")
+    store.put("functions/" + "a" * 64, [b"x"])
+
+    assert open_store(store.url).has("functions/" + "a" * 64)
