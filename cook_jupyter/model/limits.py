@@ -1,13 +1,15 @@
 """Shares and quotas: what a user is entitled to, and what a user may never exceed.
 
-Lives here: the two values and the numbers that stand for "no limit".
+Lives here: the two values, what is compared with them (`Usage`), which user has which (`UserLimits`), and the
+numbers that stand for "no limit".
 Not here: which entry applies to a user (the store resolves user, then the user
 `default`, then these), or how limits are applied (`scheduling`).
 
 Source: Cook's `share.clj` and `quota.clj`, as told in the specification, section 2.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 UNLIMITED = 1.7976931348623157e308
 UNLIMITED_COUNT = 2147483647
@@ -52,6 +54,16 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What tasks hold or would hold together: their number and their resources."""
+
+    count: int = 0
+    cpus: float = 0.0
+    mem_mb: float = 0.0
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
     """What a user may never exceed in a pool. Zero is a value: nothing may start."""
 
@@ -61,6 +73,47 @@ class Quota:
     count: int = UNLIMITED_COUNT
     launch_rate_saved: float = UNLIMITED_LAUNCH_RATE_SAVED
     launch_rate_per_minute: float = UNLIMITED_LAUNCH_RATE_PER_MINUTE
+
+    def allows(self, usage: Usage) -> bool:
+        """Tell whether the usage is within the quota; to stand exactly at it is within."""
+        return (
+            usage.count <= self.count
+            and usage.cpus <= self.cpus
+            and usage.mem_mb <= self.mem_mb
+            and usage.gpus <= self.gpus
+        )
+
+    @property
+    def limits_usage(self) -> bool:
+        """Whether any amount of usage is too much; False for a quota that nobody set."""
+        return (
+            self.count < UNLIMITED_COUNT
+            or self.cpus < UNLIMITED
+            or self.mem_mb < UNLIMITED
+            or self.gpus < UNLIMITED
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserLimits:
+    """The shares and quotas of one pool, resolved: who is not named has the defaults.
+
+    Whoever makes one has filled in, for each named user, what the user `default` has where the
+    user has no entry of their own. A value: changed limits are a new one.
+    """
+
+    shares: Mapping[str, Share] = field(default_factory=dict)
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    default_share: Share = field(default_factory=Share)
+    default_quota: Quota = field(default_factory=Quota)
+
+    def share(self, user: str) -> Share:
+        """Return what the user is entitled to."""
+        return self.shares.get(user, self.default_share)
+
+    def quota(self, user: str) -> Quota:
+        """Return what the user may never exceed."""
+        return self.quotas.get(user, self.default_quota)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,17 @@ Lives here: `Offer`. Not here: who makes offers (`clusters`), who takes them (`s
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from cook_jupyter.model.resources import Resources
+
+
+class HostKind(Enum):
+    """How a host gives out its gpus and disks."""
+
+    PLAIN = "plain"  # gpus are one number, like cpus; disk is not given out
+    MESOS = "mesos"  # as Cook has it: no gpus; disk is not given out
+    KUBERNETES = "kubernetes"  # as Cook has it: all gpus of a node to one task; disk per type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +27,10 @@ class Offer:
         running: what tasks hold there now; `room + running` is the whole host.
         attributes: Cook's host attributes; HOSTNAME is always among them.
         ports: free ports as closed ranges.
+        task_count: how many tasks run there.
+        kind: how gpus and disks are given out there.
+        gpu_models: free gpus per model, and disk_mb: free disk per type; of Kubernetes nodes.
+        location: where the cluster is; jobs with checkpoints return there.
     """
 
     host: str
@@ -28,3 +41,7 @@ class Offer:
     attributes: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[tuple[int, int], ...] = ()
     task_count: int = 0
+    kind: HostKind = HostKind.PLAIN
+    gpu_models: Mapping[str, float] = field(default_factory=dict)
+    disk_mb: Mapping[str, float] = field(default_factory=dict)
+    location: str | None = None

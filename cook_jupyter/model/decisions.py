@@ -1,0 +1,77 @@
+"""Decisions: what a cycle proposes, and why it refused the rest.
+
+Lives here: `Match`, `Refusal`, `Matching` and the value that carries the queue's scaleback from one cycle to
+the next. A decision changes nothing by itself: the service commits it.
+Not here: how they are reached (`scheduling`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cook_jupyter.model.job import JobId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Start the job on that host of that cluster, with those ports."""
+
+    job_id: JobId
+    host: str
+    cluster: str
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why no host took a considerable job, as numbers of hosts.
+
+    Each host is counted once under the first constraint that fails there, or else once under each
+    resource it is short of. Hosts that were not looked at (good enough was found) are not counted.
+    """
+
+    job_id: JobId
+    resources: Mapping[str, int] = field(default_factory=dict)  # "cpus", "mem", "gpus", "ports" -> hosts
+    constraints: Mapping[str, int] = field(default_factory=dict)  # Cook's names of constraints -> hosts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaleback:
+    """How many jobs a pool considers per cycle; fewer while the head of its queue finds no host.
+
+    Attributes:
+        considerable: how many jobs the next cycle considers.
+        cycles_at_floor: how many cycles in a row that number has been 1.
+    """
+
+    considerable: int = 1000
+    cycles_at_floor: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matching:
+    """What one match cycle of one pool decided.
+
+    Attributes:
+        matches: in queue order; what the service should commit and launch.
+        refusals: for each considerable job that was looked at and found no host, in queue order. When
+            nothing that waits could fit any more the cycle stops looking, so later jobs are not listed.
+        unmatched: how many considerable jobs were looked at without a match.
+        considered: how many considerable jobs were looked at.
+        head_matched: the first considerable job has a host, or nothing was matched at all.
+        scaleback: to be handed to the pool's next cycle.
+        rate_limited: per user, jobs that the launch rate held back.
+        reservations: those that are left after the matches.
+    """
+
+    matches: tuple[Match, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    considered: int = 0
+    head_matched: bool = True
+    scaleback: Scaleback = Scaleback()
+    rate_limited: Mapping[str, int] = field(default_factory=dict)
+    reservations: Mapping[JobId, str] = field(default_factory=dict)
+
+    @property
+    def unmatched(self) -> int:
+        """How many considerable jobs were looked at without a match."""
+        return self.considered - len(self.matches)

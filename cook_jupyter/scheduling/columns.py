@@ -1,0 +1,478 @@
+"""The queue index: every waiting job and running task of one pool, as columns, kept in Cook's order.
+
+Lives here: `QueueIndex`. It follows what happens to jobs one change at a time, or many, so that a cycle costs
+what changed and not what exists. The text of a job stays in the store: one waiting job costs about 200 bytes
+here, its uuid included.
+Not here: scores and the order between users (`scheduling.dru`, `scheduling.ranking`), decisions of any kind.
+
+The order of one user's tasks is Cook's (fair-share specification, section 3): higher priority first; then
+running tasks by start, then waiting jobs by creation. A job's row is an internal number, used again when the
+job is gone: outside this package jobs go by their ids.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from cook_jupyter.errors import Conflict, NotFound
+from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, GroupId, JobId, JobSpec
+from cook_jupyter.model.limits import Usage, UserLimits
+from cook_jupyter.scheduling.constraints import (
+    NO_PARTICULARS,
+    UNCONSTRAINED,
+    ConstraintClass,
+    Particulars,
+    constraint_class_of,
+)
+from cook_jupyter.scheduling.tables import (
+    Amounts,
+    Columns,
+    LimitColumns,
+    Rows,
+    amounts,
+    counts,
+)
+from cook_jupyter.scheduling.user_tasks import UserTasks
+
+_SEQ_BITS: Final = 39
+_SEQ_MASK: Final = (1 << _SEQ_BITS) - 1
+
+_FREE: Final = 0
+_WAITING: Final = 1
+_RUNNING: Final = 2
+
+
+class QueuedJob(NamedTuple):
+    """What the queue must know of a job.
+
+    Attributes:
+        job_id: its uuid.
+        user: whose it is.
+        cpus, mem_mb, gpus, ports: what it asks for.
+        seq: its place in the order of creation, below 2**39.
+        priority: 0..16,000,000.
+        constraints: what it demands of hosts, as many jobs do (`constraints.constraint_class_of`).
+        particulars: what it alone demands.
+    """
+
+    job_id: JobId
+    user: str
+    cpus: float
+    mem_mb: float
+    seq: int
+    gpus: float = 0.0
+    ports: int = 0
+    priority: int = DEFAULT_PRIORITY
+    constraints: ConstraintClass = UNCONSTRAINED
+    particulars: Particulars = NO_PARTICULARS
+
+    @classmethod
+    def of(cls, spec: JobSpec, seq: int, particulars: Particulars = NO_PARTICULARS) -> "QueuedJob":
+        """Return what the queue must know of this job."""
+        return cls(
+            spec.job_id,
+            spec.user,
+            spec.cpus,
+            spec.mem_mb,
+            seq,
+            spec.gpus,
+            spec.ports,
+            spec.priority,
+            constraint_class_of(spec) if spec.constraints or spec.gpus or spec.extra else UNCONSTRAINED,
+            particulars,
+        )
+
+
+class QueueIndex:
+    """All tasks of one pool. Single changes take microseconds, also with 100,000 jobs of one user.
+
+    Not for several threads. Rows and columns are for this package; callers use ids.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[JobId, int] = {}
+        self._ids: list[JobId | None] = [None]  # row 0 is nobody's: it pads
+        self._free: list[int] = []
+        self._users: dict[str, UserTasks] = {}
+        self._by_number: list[UserTasks] = []
+        self._classes: list[ConstraintClass] = [UNCONSTRAINED]
+        self._class_numbers: dict[ConstraintClass, int] = {UNCONSTRAINED: 0}
+        self.particulars: dict[int, Particulars] = {}  # by row; most jobs have none
+        self._hosts: dict[int, str] = {}  # of running tasks, by row
+        self._group_hosts: dict[GroupId, dict[str, int]] = {}  # hosts of a group's running tasks
+        self._waiting_count = 0
+        self._running_count = 0
+        self._least: tuple[float, float] | None = None  # cpus and mem no waiting job asks less than
+        self._limit_columns: tuple[UserLimits, int, LimitColumns] | None = None
+        self._allocate(Columns(1024))
+
+    # --- changes
+
+    def add(self, job: QueuedJob) -> None:
+        """Take in a waiting job.
+
+        Raises:
+            Conflict: the index has it already.
+        """
+        if job.job_id in self._rows:
+            raise Conflict(f"job {job.job_id} is in the queue already")
+        row = self._free.pop() if self._free else self._new_row()
+        self._rows[job.job_id] = row
+        self._ids[row] = job.job_id
+        tasks = self._user(job.user)
+        self._cpus[row] = job.cpus
+        self._mem[row] = job.mem_mb
+        self._gpus[row] = job.gpus
+        self._ports[row] = job.ports
+        self._order[row] = ((HIGHEST_PRIORITY - job.priority) << _SEQ_BITS) | job.seq
+        self._user_of[row] = tasks.number
+        self._class_of[row] = self._class_number(job.constraints)
+        if job.particulars is not NO_PARTICULARS:
+            self.particulars[row] = job.particulars
+        self._wait(row, tasks)
+
+    def add_many(self, jobs: Sequence[QueuedJob]) -> None:
+        """Take in many waiting jobs at once: what `add` does for each, several times faster.
+
+        Raises:
+            Conflict: the index has one of the jobs already, or one is given twice; nothing was added.
+        """
+        count = len(jobs)
+        first = len(self._ids)
+        fresh = {job.job_id: first + place for place, job in enumerate(jobs)}
+        if len(fresh) < count or not self._rows.keys().isdisjoint(fresh):
+            raise Conflict("one of the jobs is in the queue already, or was given twice")
+        if count < _FEW:
+            for job in jobs:
+                self.add(job)
+            return
+        self._reserve(first + count)
+        self._rows.update(fresh)
+        self._ids.extend(fresh)
+        ids, users, cpus, mem, seqs, gpus, ports, priorities, classes, particulars = zip(*jobs, strict=True)
+        rows = slice(first, first + count)
+        columns = self.columns
+        columns.cpus[rows] = cpus
+        columns.mem[rows] = mem
+        columns.gpus[rows] = gpus
+        columns.ports[rows] = ports
+        order = (HIGHEST_PRIORITY - np.array(priorities, dtype=np.int64)) << _SEQ_BITS
+        columns.order[rows] = order | np.array(seqs, dtype=np.int64)
+        columns.user[rows] = [self._user(user).number for user in users]
+        columns.constraints[rows] = [self._class_number(wanted) for wanted in classes]
+        columns.state[rows] = _WAITING
+        for row, own in enumerate(particulars, first):
+            if own is not NO_PARTICULARS:
+                self.particulars[row] = own
+        self._waiting_count += len(ids)
+        self._lower_least(min(cpus), min(mem))
+        self._merge(np.arange(first, first + count, dtype=np.int32))
+
+    def _merge(self, rows: Rows) -> None:
+        """Put new rows into their users' lists."""
+        columns = self.columns
+        rows = rows[np.lexsort((columns.order[rows], columns.user[rows]))]
+        owner = columns.user[rows]
+        begin = 0
+        for end in (np.flatnonzero(np.diff(owner, append=-1)) + 1).tolist():
+            tasks = self._by_number[int(owner[begin])]
+            added = rows[begin:end]
+            if tasks.waiting_count:
+                added = np.concatenate((tasks.waiting(), added))
+                added = added[np.argsort(columns.order[added], kind="stable")]
+            tasks.replace_waiting(added)
+            begin = end
+
+    def start(self, job_id: JobId, start_ms: int, host: str = "", *, task_seq: int = 0) -> None:
+        """Let a waiting job run on `host` from `start_ms` on; `task_seq` orders equal starts.
+
+        Raises:
+            NotFound: the index does not have the job.
+            Conflict: it runs already.
+        """
+        row = self._row(job_id)
+        if self._state[row] != _WAITING:
+            raise Conflict(f"job {job_id} runs already")
+        tasks = self._by_number[self._user_of[row]]
+        tasks.remove_waiting(row, self._order)
+        order = self._order[row]
+        key = (order >> _SEQ_BITS, start_ms, task_seq, order & _SEQ_MASK)
+        if not tasks.keys or tasks.keys[-1] < key:
+            tasks.keys.append(key)
+            tasks.started.append(row)
+            if tasks.sums is not None:
+                cpus, mem, gpus = tasks.sums
+                tasks.sums = (cpus + self._cpus[row], mem + self._mem[row], gpus + self._gpus[row])
+        else:
+            at = bisect_left(tasks.keys, key)
+            tasks.keys.insert(at, key)
+            tasks.started.insert(at, row)
+            tasks.sums = None
+        self._state[row] = _RUNNING
+        self._hosts[row] = host
+        self._count_in_group(row, host, 1)
+        self._waiting_count -= 1
+        self._running_count += 1
+        if not self._waiting_count:
+            self._least = None
+
+    def end(self, job_id: JobId) -> None:
+        """Forget a job: its task ended for good, or it was killed while it waited.
+
+        A job that was killed while a task of it ran stays until that task has ended: it holds room.
+
+        Raises:
+            NotFound: the index does not have the job.
+        """
+        row = self._row(job_id)
+        if self._state[row] == _RUNNING:
+            self._stop(row)
+        else:
+            self._by_number[self._user_of[row]].remove_waiting(row, self._order)
+            self._waiting_count -= 1
+            if not self._waiting_count:
+                self._least = None
+        self._state[row] = _FREE
+        self.particulars.pop(row, None)
+        del self._rows[job_id]
+        self._ids[row] = None
+        self._cpus[row] = self._mem[row] = self._gpus[row] = 0.0
+        self._free.append(row)
+
+    def wait_again(self, job_id: JobId, *, particulars: Particulars | None = None) -> None:
+        """Let a running job wait, at its old place; `particulars` replaces its own if given.
+
+        Raises:
+            NotFound: the index does not have the job.
+            Conflict: it waits already.
+        """
+        row = self._row(job_id)
+        if self._state[row] != _RUNNING:
+            raise Conflict(f"job {job_id} waits already")
+        self._stop(row)
+        if particulars is not None:
+            self.particulars.pop(row, None)
+            if particulars != NO_PARTICULARS:
+                self.particulars[row] = particulars
+        self._wait(row, self._by_number[self._user_of[row]])
+
+    # --- questions
+
+    def __contains__(self, job_id: JobId) -> bool:
+        return job_id in self._rows
+
+    def __len__(self) -> int:
+        return self._waiting_count + self._running_count
+
+    @property
+    def waiting_count(self) -> int:
+        """How many jobs wait."""
+        return self._waiting_count
+
+    @property
+    def running_count(self) -> int:
+        """How many tasks run."""
+        return self._running_count
+
+    def is_waiting(self, job_id: JobId) -> bool:
+        """Tell whether the job is here and waits."""
+        row = self._rows.get(job_id)
+        return row is not None and self._state[row] == _WAITING
+
+    def is_running(self, job_id: JobId) -> bool:
+        """Tell whether the job is here and has a running task."""
+        row = self._rows.get(job_id)
+        return row is not None and self._state[row] == _RUNNING
+
+    def users(self) -> Sequence[str]:
+        """Return all users with a task, by name."""
+        return sorted(name for name, tasks in self._users.items() if tasks.keys or tasks.waiting_count)
+
+    def usage(self, user: str) -> Usage:
+        """Return what the user's running tasks hold."""
+        tasks = self._users.get(user)
+        if tasks is None:
+            return Usage()
+        cpus, mem, gpus = self.sums_of(tasks)
+        return Usage(count=len(tasks.keys), cpus=cpus, mem_mb=mem, gpus=gpus)
+
+    def pool_usage(self) -> Usage:
+        """Return what all running tasks hold, summed by user in order of name."""
+        count, cpus, mem, gpus = 0, 0.0, 0.0, 0.0
+        for tasks in self.by_name():
+            if tasks.keys:
+                sums = self.sums_of(tasks)
+                count += len(tasks.keys)
+                cpus, mem, gpus = cpus + sums[0], mem + sums[1], gpus + sums[2]
+        return Usage(count=count, cpus=cpus, mem_mb=mem, gpus=gpus)
+
+    def waiting_of(self, user: str) -> int:
+        """Return how many jobs of the user wait."""
+        tasks = self._users.get(user)
+        return 0 if tasks is None else tasks.waiting_count
+
+    def waiting_jobs(self, user: str, first: int | None = None) -> Sequence[JobId]:
+        """Return the user's first waiting jobs, or all, in order."""
+        tasks = self._users.get(user)
+        return () if tasks is None else self.ids(tasks.waiting(first).tolist())
+
+    def running_jobs(self, user: str) -> Sequence[JobId]:
+        """Return the jobs that the user's running tasks belong to, in order."""
+        tasks = self._users.get(user)
+        return () if tasks is None else self.ids(tasks.started)
+
+    def asked(self, job_id: JobId) -> Usage:
+        """Return what one job asks for.
+
+        Raises:
+            NotFound: the index does not have the job.
+        """
+        row = self._row(job_id)
+        return Usage(count=1, cpus=self._cpus[row], mem_mb=self._mem[row], gpus=self._gpus[row])
+
+    # --- for this package
+
+    def by_name(self) -> Sequence[UserTasks]:
+        """Return the users that have tasks, in ascending order of name."""
+        present = [tasks for tasks in self._by_number if tasks.keys or tasks.waiting_count]
+        if len(present) > 1:
+            present.sort(key=_name)
+        return present
+
+    def tasks_of(self, user: str) -> UserTasks | None:
+        """Return the user's tasks, if the user was ever seen."""
+        return self._users.get(user)
+
+    def ids(self, rows: Iterable[int]) -> list[JobId]:
+        """Return the ids of jobs by row."""
+        ids = self._ids
+        return [ids[row] or "" for row in rows]
+
+    def sums_of(self, tasks: UserTasks) -> tuple[float, float, float]:
+        """Return cpus, mem and gpus of the user's running tasks, added up in order."""
+        if tasks.sums is None:
+            cpus = mem = gpus = 0.0
+            for row in tasks.started:
+                cpus += self._cpus[row]
+                mem += self._mem[row]
+                gpus += self._gpus[row]
+            tasks.sums = (cpus, mem, gpus)
+        return tasks.sums
+
+    def amounts(self) -> tuple[Amounts, Amounts, Amounts]:
+        """Return cpus, mem and gpus by row, to be read one at a time."""
+        return self._cpus, self._mem, self._gpus
+
+    def priority_key(self, row: int) -> int:
+        """Return what orders jobs by priority: smaller is more important."""
+        return self._order[row] >> _SEQ_BITS
+
+    def ports(self, row: int) -> int:
+        """Return how many ports the job asks for."""
+        return self._ports[row]
+
+    def class_number(self, row: int) -> int:
+        """Return the number of the job's constraint class."""
+        return self._class_of[row]
+
+    def group_hosts(self, group: GroupId) -> dict[str, int]:
+        """Return how many tasks of the group run on which host."""
+        return self._group_hosts.get(group, {})
+
+    def constraint_class(self, number: int) -> ConstraintClass:
+        """Return a constraint class by its number."""
+        return self._classes[number]
+
+    @property
+    def least(self) -> tuple[float, float]:
+        """Cpus and memory that no waiting job asks less than; a lower bound, not the minimum."""
+        return self._least or (0.0, 0.0)
+
+    def limit_columns(self, limits: UserLimits) -> LimitColumns:
+        """Return shares and quotas by number of user; made once per value of `limits`."""
+        known = self._limit_columns
+        if known is None or known[0] is not limits or known[1] != len(self._by_number):
+            names = [tasks.name for tasks in self._by_number]
+            known = (limits, len(names), LimitColumns(names, limits))
+            self._limit_columns = known
+        return known[2]
+
+    # --- inside
+
+    def _row(self, job_id: JobId) -> int:
+        row = self._rows.get(job_id)
+        if row is None:
+            raise NotFound(f"job {job_id} is not in the queue", missing=(job_id,))
+        return row
+
+    def _user(self, name: str) -> UserTasks:
+        tasks = self._users.get(name)
+        if tasks is None:
+            tasks = self._users[name] = UserTasks(name, len(self._by_number))
+            self._by_number.append(tasks)
+        return tasks
+
+    def _class_number(self, wanted: ConstraintClass) -> int:
+        number = self._class_numbers.get(wanted)
+        if number is None:
+            number = self._class_numbers[wanted] = len(self._classes)
+            self._classes.append(wanted)
+        return number
+
+    def _wait(self, row: int, tasks: UserTasks) -> None:
+        tasks.insert_waiting(row, self._order)
+        self._state[row] = _WAITING
+        self._waiting_count += 1
+        self._lower_least(self._cpus[row], self._mem[row])
+
+    def _lower_least(self, cpus: float, mem: float) -> None:
+        least = self._least
+        self._least = (cpus, mem) if least is None else (min(least[0], cpus), min(least[1], mem))
+
+    def _stop(self, row: int) -> None:
+        tasks = self._by_number[self._user_of[row]]
+        at = tasks.started.index(row)
+        del tasks.started[at]
+        del tasks.keys[at]
+        tasks.sums = None if tasks.keys else (0.0, 0.0, 0.0)
+        self._count_in_group(row, self._hosts.pop(row), -1)
+        self._running_count -= 1
+
+    def _count_in_group(self, row: int, host: str, by: int) -> None:
+        own = self.particulars.get(row)
+        if own is None or own.group is None:
+            return
+        hosts = self._group_hosts.setdefault(own.group, {})
+        hosts[host] = hosts.get(host, 0) + by
+        if not hosts[host]:
+            del hosts[host]
+            if not hosts:
+                del self._group_hosts[own.group]
+
+    def _new_row(self) -> int:
+        row = len(self._ids)
+        self._reserve(row + 1)
+        self._ids.append(None)
+        return row
+
+    def _reserve(self, rows: int) -> None:
+        if rows > len(self.columns.cpus):
+            self._allocate(self.columns.grown(max(rows, len(self.columns.cpus) * 3 // 2)))
+
+    def _allocate(self, columns: Columns) -> None:
+        self.columns = columns
+        self._cpus = amounts(columns.cpus)
+        self._mem = amounts(columns.mem)
+        self._gpus = amounts(columns.gpus)
+        self._order = counts(columns.order)
+        self._user_of = counts(columns.user)
+        self._class_of = counts(columns.constraints)
+        self._ports = counts(columns.ports)
+        self._state = counts(columns.state)
+
+
+_FEW: Final = 32  # below this many jobs, one by one is faster than by columns
+_name = attrgetter("name")

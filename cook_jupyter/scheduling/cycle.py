@@ -1,0 +1,158 @@
+"""The match cycle of one pool as one decision: rank, filter, place.
+
+Lives here: `match_cycle`, the way in for the service, and how a queue whose head fits nowhere is scaled back.
+Not here: committing and launching what it decides (`service.cycles`).
+
+Source: Cook's `scheduler.clj` (`handle-resource-offers!`, `match-offer-to-schedule`), as told in the
+fair-share specification, section 5.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from cook_jupyter.model.decisions import Matching, Scaleback
+from cook_jupyter.model.limits import UserLimits
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.scheduling.columns import QueueIndex
+from cook_jupyter.scheduling.considerable import (
+    NO_FILTERS,
+    Held,
+    QueueFilters,
+    considerable,
+    ranked_within,
+)
+from cook_jupyter.scheduling.constraints import NO_PARTICULARS
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.matching import NO_SURROUNDINGS, Ask, MatchSettings, Surroundings, match
+from cook_jupyter.scheduling.ranking import Ranked, RankSettings, lazily
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleSettings:
+    """How a pool decides.
+
+    Attributes:
+        rank, match: how it ranks and matches.
+        max_considered: how many jobs a cycle considers at most.
+        scaleback: what that number is multiplied by when the head of the queue finds no host.
+        floor_warn, floor_reset: after how many cycles with only one job considered a warning is due, and the
+            number goes back to the maximum.
+    """
+
+    rank: RankSettings = field(default_factory=RankSettings)
+    match: MatchSettings = field(default_factory=MatchSettings)
+    max_considered: int = 1000
+    scaleback: float = 0.95
+    floor_warn: int = 10
+    floor_reset: int = 1000
+
+
+def match_cycle(
+    index: QueueIndex,
+    offers: Hosts | Sequence[Offer],
+    limits: UserLimits,
+    *,
+    settings: CycleSettings = CycleSettings(),
+    scaleback: Scaleback | None = None,
+    filters: QueueFilters = NO_FILTERS,
+    surroundings: Surroundings = NO_SURROUNDINGS,
+    indebted: frozenset[str] = frozenset(),
+) -> Matching:
+    """Decide which waiting jobs start where. Changes nothing: not the index, not the hosts.
+
+    Args:
+        index: the pool's waiting jobs and running tasks.
+        offers: the hosts with room, of all clusters of the pool; a `Hosts` that is kept saves time.
+        limits: shares and quotas of the pool's users.
+        settings: how the pool decides.
+        scaleback: what the pool's last cycle gave back; None for its first.
+        filters: quotas of pool and group, launch tokens, the launch filter, the largest job allowed.
+        surroundings: reservations, groups, attributes of hosts without offer.
+        indebted: clusters whose launch bucket is in debt; their matches are dropped.
+
+    Returns:
+        the matches to commit, the refusals with their reasons, and what the next cycle needs. Jobs behind the
+        last one that could fit anywhere are not looked at: neither matched nor refused.
+    """
+    hosts = offers if isinstance(offers, Hosts) else Hosts(offers)
+    before = scaleback or Scaleback(considerable=settings.max_considered)
+    held = Held()
+    queue = ranked_within(lazily(index, limits, settings.rank), index, filters)
+    head: list[Ask] = []
+    asks = _noting_head(
+        _asks(index, islice(considerable(queue, index, limits, filters, held), before.considerable)), head
+    )
+    placed, refusals, considered = match(
+        asks,
+        hosts,
+        settings=settings.match,
+        surroundings=_with_groups(surroundings, index),
+        least=lambda: index.least,
+    )
+    matches = tuple(match for match in placed if match.cluster not in indebted)
+    head_matched = not matches or matches[0].job_id == head[0].job_id
+    launched = {match.job_id for match in matches}
+    return Matching(
+        matches=matches,
+        refusals=tuple(refusals),
+        considered=considered,
+        head_matched=head_matched,
+        scaleback=scaled_back(before, head_matched, settings),
+        rate_limited=held.jobs,
+        reservations={job: host for job, host in surroundings.reservations.items() if job not in launched},
+    )
+
+
+def scaled_back(before: Scaleback, head_matched: bool, settings: CycleSettings) -> Scaleback:
+    """Return how many jobs the next cycle considers.
+
+    A matched head brings the maximum back; a missed one takes 5 % off. Held down at one job for long, the
+    number goes back to the maximum all the same.
+    """
+    number = (
+        settings.max_considered if head_matched else max(1, int(settings.scaleback * before.considerable))
+    )
+    if number != 1:
+        return Scaleback(considerable=number)
+    cycles = before.cycles_at_floor + 1
+    if cycles >= settings.floor_reset:
+        return Scaleback(considerable=settings.max_considered)
+    return Scaleback(considerable=1, cycles_at_floor=cycles)
+
+
+def ask_of(index: QueueIndex, row: int) -> Ask:
+    """Return what the job of a row asks of a host."""
+    cpus, mem, gpus = index.amounts()
+    return Ask(
+        index.ids((row,))[0],
+        cpus[row],
+        mem[row],
+        gpus[row],
+        index.ports(row),
+        index.constraint_class(index.class_number(row)),
+        index.particulars.get(row, NO_PARTICULARS),
+    )
+
+
+def _asks(index: QueueIndex, ranked: Iterable[Ranked]) -> Iterator[Ask]:
+    return (ask_of(index, job.row) for job in ranked)
+
+
+def _noting_head(asks: Iterator[Ask], head: list[Ask]) -> Iterator[Ask]:
+    for ask in asks:
+        if not head:
+            head.append(ask)
+        yield ask
+
+
+def _with_groups(surroundings: Surroundings, index: QueueIndex) -> Surroundings:
+    """The surroundings with the hosts of groups' running tasks, as the index knows them."""
+    if not surroundings.groups:
+        return surroundings
+    return Surroundings(
+        reservations=surroundings.reservations,
+        groups=surroundings.groups,
+        group_hosts=index.group_hosts,
+        attributes=surroundings.attributes,
+    )

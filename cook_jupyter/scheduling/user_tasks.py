@@ -1,0 +1,86 @@
+"""One user's tasks in a pool, in Cook's order.
+
+Lives here: `UserTasks`, two sorted lists of rows: what runs and what waits. Starting the first waiting job,
+adding one at the end and finding one in between are all cheap, also among 100,000.
+Not here: what the rows say (`scheduling.tables`), who changes them (`scheduling.columns`).
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+
+import numpy as np
+
+from cook_jupyter.scheduling.tables import Counts, Rows
+
+
+class UserTasks:
+    """The tasks of one user in the pool. Read it freely; only its `QueueIndex` changes it.
+
+    Attributes:
+        name: the user.
+        number: the user's place in per-user columns.
+        started: rows of running tasks in order.
+    """
+
+    __slots__ = ("_head", "_waiting", "keys", "name", "number", "started", "sums")
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name = name
+        self.number = number
+        self._waiting = array("i")
+        self._head = 0  # what is before it has been taken away
+        self.keys: list[tuple[int, int, int, int]] = []  # of the running tasks: priority, start, seqs
+        self.started = array("i")
+        self.sums: tuple[float, float, float] | None = (0.0, 0.0, 0.0)  # cpus, mem, gpus held; None: stale
+
+    @property
+    def waiting_count(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting) - self._head
+
+    def waiting(self, first: int | None = None) -> Rows:
+        """Return the rows of the first waiting jobs, or of all, in order."""
+        count = self.waiting_count if first is None else min(first, self.waiting_count)
+        if count == 0:
+            return np.empty(0, dtype=np.int32)
+        # A copy: a view would pin the array.
+        return np.frombuffer(self._waiting, dtype=np.int32, count=count, offset=4 * self._head).copy()
+
+    def iter_waiting(self) -> Iterator[int]:
+        """Yield the rows of waiting jobs in order. The index must not change meanwhile."""
+        waiting = self._waiting
+        for position in range(self._head, len(waiting)):
+            yield waiting[position]
+
+    def insert_waiting(self, row: int, order: Counts) -> None:
+        """Put a row where its order key belongs."""
+        waiting = self._waiting
+        key = order[row]
+        if len(waiting) == self._head or order[waiting[-1]] < key:
+            waiting.append(row)
+        elif self._head and key < order[waiting[self._head]]:
+            self._head -= 1
+            waiting[self._head] = row
+        else:
+            waiting.insert(bisect_left(waiting, key, lo=self._head, key=order.__getitem__), row)
+
+    def remove_waiting(self, row: int, order: Counts) -> None:
+        """Take a row out."""
+        waiting = self._waiting
+        if waiting[self._head] == row:
+            self._head += 1
+            if self._head > 1024 and self._head * 2 > len(waiting):
+                del waiting[: self._head]
+                self._head = 0
+            elif self._head == len(waiting):
+                self._waiting = array("i")
+                self._head = 0
+            return
+        del waiting[bisect_left(waiting, order[row], lo=self._head, key=order.__getitem__)]
+
+    def replace_waiting(self, rows: Rows) -> None:
+        """Set all waiting rows at once; they are in order."""
+        self._waiting = array("i")
+        self._waiting.frombytes(np.ascontiguousarray(rows, dtype=np.int32).tobytes())
+        self._head = 0

@@ -1,0 +1,78 @@
+"""Queues for tests: a valid index out of golden tasks or of random ones."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+from cook_jupyter.model.limits import UNLIMITED, Quota, Share, UserLimits
+from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.considerable import quota_of
+from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, Particulars
+
+Task = Mapping[str, Any]
+
+
+def job_id(seq: int) -> str:
+    """The id of the job with that seq."""
+    return str(UUID(int=seq))
+
+
+def seq_of(job: str) -> int:
+    """The seq of a job with such an id."""
+    return UUID(job).int
+
+
+def a_queued_job(task: Task) -> QueuedJob:
+    """A job for the queue out of a golden task."""
+    group = task.get("group")
+    return QueuedJob(
+        job_id(task["seq"]),
+        task["user"],
+        task["cpus"],
+        task["mem"],
+        task["seq"],
+        gpus=task.get("gpus", 0.0),
+        ports=task.get("ports", 0),
+        priority=task.get("priority", 50),
+        constraints=ConstraintClass(
+            gpu_model=task.get("gpu_model"),
+            disk_type=task.get("disk_type"),
+            disk_mb=task.get("disk_request"),
+        ),
+        particulars=NO_PARTICULARS if group is None else Particulars(group=group),
+    )
+
+
+def an_index(tasks: Iterable[Task]) -> QueueIndex:
+    """An index of golden tasks: with `start_ms` they run, without they wait."""
+    index = QueueIndex()
+    for task in tasks:
+        index.add(a_queued_job(task))
+        if "start_ms" in task:
+            index.start(
+                job_id(task["seq"]), task["start_ms"], task.get("host", ""), task_seq=task.get("task_seq", 0)
+            )
+    return index
+
+
+def a_share(amounts: Mapping[str, float]) -> Share:
+    """A share of Cook's map; what is not named is unlimited."""
+    return Share(
+        cpus=amounts.get("cpus", UNLIMITED),
+        mem_mb=amounts.get("mem", UNLIMITED),
+        gpus=amounts.get("gpus", UNLIMITED),
+    )
+
+
+def limits(
+    shares: Mapping[str, Mapping[str, float]], quotas: Mapping[str, Mapping[str, float]] | None = None
+) -> UserLimits:
+    """Limits of golden maps; `default` stands for everybody else, also for what a user's map lacks."""
+    default = shares.get("default", {})
+    quotas = quotas or {}
+    return UserLimits(
+        shares={user: a_share({**default, **own}) for user, own in shares.items()},
+        default_share=a_share(default),
+        quotas={user: quota_of(amounts) for user, amounts in quotas.items()},
+        default_quota=quota_of(quotas["default"]) if "default" in quotas else Quota(),
+    )
