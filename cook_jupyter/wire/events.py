@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from cook_jupyter.model.instance import Instance, Result
-from cook_jupyter.model.job import Job
+from cook_jupyter.model.changes import JobChange
+from cook_jupyter.model.instance import Instance
 from cook_jupyter.model.reason import REASONS
 
 MEDIA_TYPE = "application/x-ndjson"
+REMEMBERED_BYTES = 4 * 1024 * 1024
 
 
 class EventInstance(msgspec.Struct):
@@ -64,8 +65,34 @@ class EventLine(msgspec.Struct):
 _encode = msgspec.json.Encoder().encode
 
 
-def encode_event(job: Job, instance: Instance | None, result: Result | None) -> bytes:
+class EventEncoder:
+    """Encodes each change once, however many readers hear of it.
+
+    The last few megabytes are remembered; a reader who is further behind pays for its own encoding.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[JobChange, bytes]] = {}
+        self._size = 0
+
+    def encode(self, change: JobChange) -> bytes:
+        """Return the event that tells a change."""
+        number = change.job.change
+        known = self._known.pop(number, None)
+        if known is not None and known[0] is change:
+            self._known[number] = known
+            return known[1]
+        event = encode_event(change)
+        self._size += len(event) - (0 if known is None else len(known[1]))
+        self._known[number] = (change, event)
+        while self._size > REMEMBERED_BYTES and len(self._known) > 1:
+            self._size -= len(self._known.pop(next(iter(self._known)))[1])
+        return event
+
+
+def encode_event(change: JobChange) -> bytes:
     """Tell a job after a change, as one JSON object."""
+    job, result = change.job, change.result
     event = Event(
         uuid=job.job_id,
         status=job.state.value,
@@ -73,7 +100,7 @@ def encode_event(job: Job, instance: Instance | None, result: Result | None) -> 
         change=job.change,
         attempts=len(job.instances),
         max_retries=job.max_retries,
-        instance=UNSET if instance is None else _instance(instance),
+        instance=UNSET if change.instance is None else _instance(change.instance),
     )
     if result is not None:
         event.result_size = result.size

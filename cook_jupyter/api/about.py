@@ -1,0 +1,243 @@
+"""What the scheduler says of itself, and how it is asked to end.
+
+Lives here: /info, /settings, /failure_reasons, /metrics, /debug, /v1/info, /v1/summary, /v1/shutdown.
+
+Source: the REST specification, sections 15 and 21.
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from cook_jupyter.api.handler import CookHandler
+from cook_jupyter.errors import Forbidden
+from cook_jupyter.model.reason import REASONS
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.service.config import Settings
+from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.wire.verbs import Shutdown, read_shutdown
+
+MESOS_FACTORY = "cook.mesos.mesos-compute-cluster/factory-fn"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MILLISECONDS_PER_HOUR = 3_600_000
+
+
+class InfoHandler(CookHandler):
+    """GET /info; needs no login."""
+
+    needs_login = False
+
+    async def get(self) -> None:
+        """Say which scheduler this is, and how it asks for logins."""
+        started = datetime.fromtimestamp(self.scheduler.started_ms / 1000, UTC)
+        self.answer(
+            {
+                "authentication-scheme": self.door.authenticator.scheme,
+                "commit": "unknown",
+                "start-time": started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "version": our_version(),
+                "leader-url": f"{self.request.protocol}://{self.request.host}",
+            }
+        )
+
+
+class SettingsHandler(CookHandler):
+    """GET /settings."""
+
+    async def get(self) -> None:
+        """Return the settings, under Cook's names."""
+        self.answer(settings_body(self.door.settings, list(self.scheduler.clusters)))
+
+
+class FailureReasonsHandler(CookHandler):
+    """GET /failure_reasons."""
+
+    async def get(self) -> None:
+        """Return the table of reasons."""
+        self.answer(
+            [
+                {
+                    "code": reason.code,
+                    "name": reason.name,
+                    "description": reason.sentence,
+                    "mea_culpa": reason.mea_culpa,
+                }
+                | (
+                    {"failure_limit": _limit(reason.failure_limit, self.door.settings)}
+                    if reason.mea_culpa
+                    else {}
+                )
+                for reason in REASONS.values()
+            ]
+        )
+
+
+class MetricsHandler(CookHandler):
+    """GET /metrics; needs no login."""
+
+    needs_login = False
+
+    async def get(self) -> None:
+        """Return how much waits and runs, for Prometheus."""
+        registry = CollectorRegistry()
+        registry.register(SchedulerCollector(self.scheduler))
+        self.set_header("Content-Type", METRICS_TYPE)
+        self.finish(generate_latest(registry))
+
+
+class DebugHandler(CookHandler):
+    """GET /debug; needs no login."""
+
+    needs_login = False
+
+    async def get(self) -> None:
+        """Say that the scheduler is up."""
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish("OK")
+
+
+class OwnInfoHandler(CookHandler):
+    """GET /v1/info."""
+
+    async def get(self) -> None:
+        """Return what a client of ours wants to know first."""
+        settings = self.door.settings
+        hosts = {(offer.cluster, offer.host): offer.room for offer in self.scheduler.capacity()}
+        total = sum(hosts.values(), Resources())
+        self.answer(
+            {
+                "name": "cook_jupyter",
+                "version": our_version(),
+                "user": self.asker.user,
+                "pid": os.getpid(),
+                "blobs": str(self.scheduler.blobs),
+                "home": str(self.scheduler.blobs.parent),
+                "capacity": {
+                    "cpus": total.cpus,
+                    "mem": total.mem_mb,
+                    "gpus": total.gpus,
+                    "hosts": len(hosts),
+                },
+                "limits": {
+                    "body_bytes": settings.body_bytes,
+                    "inline_result_bytes": settings.inline_result_bytes,
+                    "jobs_per_submission": settings.jobs_per_submission,
+                },
+            }
+        )
+
+
+class SummaryHandler(CookHandler):
+    """GET /v1/summary."""
+
+    async def get(self) -> None:
+        """Return who waits and runs how much, and what there is."""
+        self.answer({"user": self.asker.user, **self.scheduler.summary()})
+
+
+class ShutdownHandler(CookHandler):
+    """POST /v1/shutdown."""
+
+    async def post(self) -> None:
+        """Ask the scheduler to end; what runs goes on unless `stop_agent` is said."""
+        sent = read_shutdown(self.json_body()) if self.request.body else Shutdown()
+        if not self.asker.is_owner:
+            raise Forbidden("You are not authorized to end this scheduler: that is for its owner")
+        self.answer({"message": "the scheduler ends"}, 202)
+        self.scheduler.request_shutdown(stop_agent=sent.stop_agent)
+
+
+class SchedulerCollector(Collector):
+    """The state of a scheduler as gauges."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the gauges as they are now."""
+        summary = self._scheduler.summary()
+        jobs = GaugeMetricFamily("cook_jobs", "Jobs of a user in a state.", labels=["user", "state"])
+        for row in summary["users"]:
+            jobs.add_metric([row["user"], "waiting"], row["waiting"])
+            jobs.add_metric([row["user"], "running"], row["running"])
+        yield jobs
+        for name, text in (("capacity", "What the hosts have."), ("used", "What running jobs hold.")):
+            gauge = GaugeMetricFamily(f"cook_{name}", text, labels=["resource"])
+            for resource, amount in summary[name].items():
+                gauge.add_metric([resource], amount)
+            yield gauge
+
+
+def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
+    """Return settings as Cook tells them; what does not exist here is empty or null."""
+    runtime_ms = settings.max_runtime_ms
+    return {
+        "authorization": {},
+        "cors-origins": settings.cors_origins,
+        "compute-clusters": [
+            {
+                "factory-fn": MESOS_FACTORY,
+                "config": {"compute-cluster-name": name, "framework-id": "unsupported", "name": name},
+            }
+            for name in clusters
+        ],
+        "executor": {
+            "command": "cook-jupyter-agent",
+            "default-progress-regex-string": settings.progress_regex,
+            "environment": {},
+        },
+        "mea-culpa-failure-limit": {"default": settings.mea_culpa_limit},
+        "mesos-gpu-enabled": False,
+        "plugins": {"job-launch-filter": {}, "job-submission-validator": {}},
+        "pools": {
+            "default": settings.default_pool,
+            "disk": [],
+            "valid-gpu-models": [],
+            "default-containers": [],
+        },
+        "progress": {"publish-interval-ms": settings.progress_publish_ms},
+        "queue-limits": {
+            "per-pool": [
+                {
+                    "pool-regex": limit.pool_regex,
+                    "pool-global-threshold": limit.pool_global_threshold,
+                    "user-limit-normal": limit.user_limit_normal,
+                    "user-limit-constrained": limit.user_limit_constrained,
+                }
+                for limit in settings.queue_limits
+            ]
+        },
+        "rate-limit": {"job-submission": None, "per-user-per-pool-job-launch": {"enforce?": False}},
+        "rebalancer": {"interval-seconds": settings.rank_interval_ms / 1000},
+        "scheduler": {"scaleback": settings.scaleback, "good-enough-fitness": settings.good_enough},
+        "server-https-port": None,
+        "task-constraints": {
+            "command-length-limit": settings.command_length_limit,
+            "cpus": settings.max_cpus,
+            "max-ports": settings.max_ports,
+            "memory-gb": settings.max_mem_mb / 1024,
+            "retry-limit": settings.retry_limit,
+            "timeout-hours": None if runtime_ms is None else runtime_ms / MILLISECONDS_PER_HOUR,
+            "timeout-interval-minutes": settings.watchdog_interval_ms / 60_000,
+        },
+    }
+
+
+@cache
+def our_version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return version("cook_jupyter")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _limit(own: int | None, settings: Settings) -> int:
+    return settings.mea_culpa_limit if own is None else own

@@ -1,0 +1,120 @@
+"""Shares, quotas and usage by HTTP: /share, /quota, /usage.
+
+Source: the REST specification, sections 11 and 12.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from msgspec import UNSET, UnsetType
+
+from cook_jupyter.api.handler import CookHandler
+from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.job import Group, GroupId
+from cook_jupyter.model.limits import LimitKind, LimitName
+from cook_jupyter.service.scheduler import RunningRow
+from cook_jupyter.wire.limits import amounts_of, limit_body, read_set_quota, read_set_share, usage_body
+
+
+class LimitHandler(CookHandler):
+    """What /share and /quota have in common."""
+
+    impersonable = frozenset({"GET"})
+    kind: ClassVar[str]
+
+    async def get(self) -> None:
+        """Return the amounts in force for a user: of one pool, or of the default and of each."""
+        user = self.required("user")
+        await self._tell(user, self.named_pool())
+
+    async def delete(self) -> None:
+        """Remove what is set for a user in a pool; what holds for everybody holds again."""
+        user, _reason = self.required("user"), self.required("reason")
+        pool = self.named_pool()
+        self._require_pool(pool)
+        self.require_admin(f"retract a {self.kind}")
+        await self.scheduler.retract_limits(self.kind, user, pool or self.scheduler.default_pool)
+        self.answer_empty()
+
+    async def set_limits(
+        self, user: str, body_pool: str | UnsetType, amounts: Mapping[LimitName, float], reason: str
+    ) -> None:
+        """Set some amounts of a user, and answer with all of them."""
+        pool = self.named_pool(None if body_pool is UNSET else body_pool)
+        self._require_pool(pool)
+        if not user:
+            raise InvalidRequest("the user has no name")
+        self.require_admin(f"set a {self.kind}")
+        await self.scheduler.set_limits(self.kind, user, pool or self.scheduler.default_pool, amounts, reason)
+        await self._tell(user, pool, status=201)
+
+    async def _tell(self, user: str, pool: str | None, *, status: int = 200) -> None:
+        self._require_pool(pool)
+        body = await self._amounts(user, pool or self.scheduler.default_pool)
+        if pool is None:
+            body["pools"] = {
+                each.name: await self._amounts(user, each.name) for each in self.scheduler.pools()
+            }
+        self.answer(body, status)
+
+    async def _amounts(self, user: str, pool: str) -> dict[str, Any]:
+        return limit_body(await self.scheduler.limits_of(self.kind, user, pool))
+
+    def _require_pool(self, pool: str | None) -> None:
+        if pool is not None and pool not in {each.name for each in self.scheduler.pools()}:
+            raise InvalidRequest(f"{pool} is not a valid pool name.")
+
+
+class ShareHandler(LimitHandler):
+    """GET, POST and DELETE /share."""
+
+    kind = LimitKind.SHARE
+
+    async def post(self) -> None:
+        """Set some amounts of a user's share."""
+        sent = read_set_share(self.json_body())
+        await self.set_limits(sent.user, sent.pool, amounts_of(sent.share), sent.reason)
+
+
+class QuotaHandler(LimitHandler):
+    """GET, POST and DELETE /quota."""
+
+    kind = LimitKind.QUOTA
+
+    async def post(self) -> None:
+        """Set some amounts of a user's quota."""
+        sent = read_set_quota(self.json_body())
+        await self.set_limits(sent.user, sent.pool, amounts_of(sent.quota), sent.reason)
+
+
+class UsageHandler(CookHandler):
+    """GET /usage."""
+
+    impersonable = frozenset({"GET"})
+
+    async def get(self) -> None:
+        """Return what the running jobs of a user hold, or of every user."""
+        user, pool = self.param("user"), self.named_pool()
+        rows = [row for row in self.scheduler.running_jobs(user) if pool is None or row.pool == pool]
+        groups: dict[GroupId, Group] | None = None
+        if self.flag("group_breakdown"):
+            wanted = list(dict.fromkeys(row.group for row in rows if row.group is not None))
+            groups = await self.groups_by_id(wanted)
+        if user is not None:
+            self.answer(self._usage(rows, pool, groups))
+            return
+        by_user: dict[str, list[RunningRow]] = {}
+        for row in rows:
+            by_user.setdefault(row.user, []).append(row)
+        self.answer({"users": {each: self._usage(own, pool, groups) for each, own in by_user.items()}})
+
+    def _usage(
+        self, rows: Sequence[RunningRow], pool: str | None, groups: Mapping[GroupId, Group] | None
+    ) -> dict[str, Any]:
+        body = usage_body(rows, groups)
+        if pool is None:
+            body["pools"] = {
+                each.name: usage_body([row for row in rows if row.pool == each.name], groups)
+                for each in self.scheduler.pools()
+            }
+        return body
