@@ -71,7 +71,7 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
 async def _serve(settings: Any, home: Any, *, quiet: bool) -> None:
     from cook_jupyter.api.auth import TokenAuthenticator
     from cook_jupyter.api.routes import listen
-    from cook_jupyter.service.start import embedded, sole_owner
+    from cook_jupyter.service.embedded import embedded, sole_owner
 
     home.make()
     with sole_owner(home):

@@ -44,6 +44,7 @@ class MemoryCluster:
         self._reporter: Reporter | None = None
         self._tasks: dict[InstanceId, Launch] = {}
         self._reports: set[asyncio.Task[None]] = set()
+        self._unheard: list[StatusUpdate] = []  # ends while no scheduler was connected
 
     @property
     def name(self) -> str:
@@ -59,9 +60,11 @@ class MemoryCluster:
         """Connect; what the store holds open and this cluster does not know is lost."""
         self._reporter = reporter
         known = {launch.instance.instance_id for launch in open_launches}
-        lost = known - self._tasks.keys()
+        unheard, self._unheard = self._unheard, []
+        lost = known - self._tasks.keys() - {update.instance_id for update in unheard}
         await reporter.report(
-            [self._update(i, TaskState.LOST, reason=EXECUTOR_TERMINATED) for i in sorted(lost)]
+            unheard
+            + [self._update(i, TaskState.LOST, reason=EXECUTOR_TERMINATED) for i in sorted(lost)]
             + [self._update(i, TaskState.RUNNING) for i in self._tasks]
         )
         reporter.room_changed()
@@ -146,7 +149,8 @@ class MemoryCluster:
         return StatusUpdate(instance_id=instance_id, state=state, at_ms=self._now_ms(), reason=reason)
 
     def _report(self, updates: Sequence[StatusUpdate]) -> None:
-        if self._reporter is None or not updates:
+        if self._reporter is None:
+            self._unheard.extend(update for update in updates if update.state.is_final)
             return
         report = asyncio.ensure_future(self._deliver(self._reporter, updates))
         self._reports.add(report)

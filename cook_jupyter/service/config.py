@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import Pool
@@ -115,7 +115,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 0
     socket: str | None = None
-    synchronous: str = "NORMAL"
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
     pools: tuple[Pool, ...] = (Pool(name="default", purpose="this machine"),)
     default_pool: str = "default"
     cpus: float | None = None

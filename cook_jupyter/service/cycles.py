@@ -32,7 +32,7 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
     nobody remembers.
     """
     decision = scheduler.queues.match(pool, offers)
-    if not decision:
+    if not decision.matches:
         return 0
     now_ms = scheduler.clock.now_ms()
     instances = [
@@ -43,8 +43,9 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
             host=match.host,
             cluster=match.cluster,
             started_ms=now_ms,
+            ports=match.ports,
         )
-        for match in decision
+        for match in decision.matches
     ]
     ids = [instance.instance_id for instance in instances]
     scheduler.launching(ids)
@@ -74,7 +75,7 @@ async def match_loop(scheduler: Scheduler) -> None:
             await match_all(scheduler)
         except CookError as error:
             # Nothing was launched that is not committed; what waits is looked at again.
-            log.error("a match cycle failed: %s", error)
+            log.warning("a match cycle failed: %s", error)
             await asyncio.sleep(PAUSE_AFTER_ERROR_S)
             scheduler.wake.set()
 

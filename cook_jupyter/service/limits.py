@@ -20,6 +20,7 @@ from cook_jupyter.model.limits import (
     LimitName,
     Quota,
     Share,
+    UserLimits,
 )
 
 
@@ -30,9 +31,7 @@ class Limits:
         self._default_pool = default_pool
         self._entries: dict[tuple[str, str, str], dict[LimitName, float]] = {}
         self._fallback_shares = dict(default_shares)
-        self._shares: dict[tuple[str, str], Share] = {}
-        self._quotas: dict[tuple[str, str], Quota] = {}
-        self.version = 0  # grows with each change, so that others know when to read again
+        self._resolved: dict[str, UserLimits] = {}
 
     def load(self, entries: Iterable[LimitEntry]) -> None:
         """Take all stored entries, in place of what was known."""
@@ -41,7 +40,7 @@ class Limits:
             self._entries.setdefault((entry.kind, entry.user, self._scope(entry.pool)), {})[entry.name] = (
                 entry.amount
             )
-        self._forget()
+        self._resolved.clear()
 
     def put(self, entries: Iterable[LimitEntry]) -> None:
         """Take entries that were just stored."""
@@ -49,12 +48,12 @@ class Limits:
             self._entries.setdefault((entry.kind, entry.user, self._scope(entry.pool)), {})[entry.name] = (
                 entry.amount
             )
-        self._forget()
+        self._resolved.clear()
 
     def retract(self, kind: str, user: str, pool: str) -> None:
         """Drop all entries of a kind that a user has in a pool."""
         self._entries.pop((kind, user, self._scope(pool)), None)
-        self._forget()
+        self._resolved.clear()
 
     def values(self, kind: str, user: str, pool: str) -> dict[LimitName, float]:
         """Return the amounts in force, by Cook's names (cpus, mem, gpus, count ...)."""
@@ -69,38 +68,46 @@ class Limits:
         default = self._entries.get((kind, DEFAULT_USER, scope), {})
         return {name: own.get(name, default.get(name, amount)) for name, amount in unset.items()}
 
+    def of_pool(self, pool: str) -> UserLimits:
+        """Return all limits in force in a pool, as one value: the same one until a limit changes."""
+        found = self._resolved.get(pool)
+        if found is None:
+            scope = self._scope(pool)
+            named = sorted({user for _, user, place in self._entries if place == scope} - {DEFAULT_USER})
+            found = UserLimits(
+                shares={user: self._share(user, pool) for user in named},
+                quotas={user: self._quota(user, pool) for user in named},
+                default_share=self._share(DEFAULT_USER, pool),
+                default_quota=self._quota(DEFAULT_USER, pool),
+            )
+            self._resolved[pool] = found
+        return found
+
     def share(self, user: str, pool: str) -> Share:
         """Return the user's share in the pool; amounts that are not above zero count as unset."""
-        found = self._shares.get((user, pool))
-        if found is None:
-            v = {
-                name: amount if amount > 0 else UNLIMITED
-                for name, amount in self.values(LimitKind.SHARE, user, pool).items()
-            }
-            found = Share(cpus=v["cpus"], mem_mb=v["mem"], gpus=v["gpus"])
-            self._shares[(user, pool)] = found
-        return found
+        return self.of_pool(pool).share(user)
 
     def quota(self, user: str, pool: str) -> Quota:
         """Return the user's quota in the pool."""
-        found = self._quotas.get((user, pool))
-        if found is None:
-            v = self.values(LimitKind.QUOTA, user, pool)
-            found = Quota(
-                cpus=v["cpus"],
-                mem_mb=v["mem"],
-                gpus=v["gpus"],
-                count=int(v["count"]),
-                launch_rate_saved=v["launch-rate-saved"],
-                launch_rate_per_minute=v["launch-rate-per-minute"],
-            )
-            self._quotas[(user, pool)] = found
-        return found
+        return self.of_pool(pool).quota(user)
+
+    def _share(self, user: str, pool: str) -> Share:
+        values = {
+            name: amount if amount > 0 else UNLIMITED
+            for name, amount in self.values(LimitKind.SHARE, user, pool).items()
+        }
+        return Share(cpus=values["cpus"], mem_mb=values["mem"], gpus=values["gpus"])
+
+    def _quota(self, user: str, pool: str) -> Quota:
+        values = self.values(LimitKind.QUOTA, user, pool)
+        return Quota(
+            cpus=values["cpus"],
+            mem_mb=values["mem"],
+            gpus=values["gpus"],
+            count=int(values["count"]),
+            launch_rate_saved=values["launch-rate-saved"],
+            launch_rate_per_minute=values["launch-rate-per-minute"],
+        )
 
     def _scope(self, pool: str) -> str:
         return pool or self._default_pool
-
-    def _forget(self) -> None:
-        self._shares.clear()
-        self._quotas.clear()
-        self.version += 1

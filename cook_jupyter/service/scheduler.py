@@ -20,7 +20,7 @@ from cook_jupyter.model import lifecycle
 from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
-from cook_jupyter.model.limits import DEFAULT_USER, LimitEntry, LimitKind
+from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
@@ -189,14 +189,14 @@ class Scheduler:
         ]
         await self.store.set_limits(entries)
         self.limits.put(entries)
-        self._limits_changed(user)
+        self.wake.set()
 
     async def retract_limits(self, kind: str, user: str, pool: str) -> None:
         """Remove a user's share or quota in a pool; the default user's counts again."""
         pool = pool or self.default_pool
         await self.store.retract_limits(kind, user, pool)
         self.limits.retract(kind, user, pool)
-        self._limits_changed(user)
+        self.wake.set()
 
     # The state of things
 
@@ -342,14 +342,13 @@ class Scheduler:
             self._last_change = max(self._last_change, job.change)
             if self._kill_wishes and change.instance is not None and not change.instance.status.is_open:
                 self._kill_wishes.discard(change.instance.instance_id)
-            if change.before is not job.state:
-                self.queues.changed(change.before, job)
-                instance = job.open_instance
-                if job.state is JobState.RUNNING and instance is not None:
-                    self._running[job.job_id] = _running_row(job.spec, instance)
-                else:
-                    self._running.pop(job.job_id, None)
-                    self.wake.set()
+            self.queues.changed(job)
+            instance = job.open_instance
+            if job.state is JobState.RUNNING and instance is not None:
+                self._running[job.job_id] = _running_row(job.spec, instance)
+            else:
+                self._running.pop(job.job_id, None)
+                self.wake.set()
         self.hub.publish(changes)
 
     def _require_pool(self, name: str) -> None:
@@ -394,10 +393,6 @@ class Scheduler:
                         f" {number} more were sent, {most} may wait"
                     )
                 break
-
-    def _limits_changed(self, user: str) -> None:
-        self.queues.limits_changed(None if user == DEFAULT_USER else user)
-        self.wake.set()
 
 
 def counting_instance(job: Job) -> Instance | None:

@@ -1,71 +1,26 @@
 """From settings to a living scheduler: store, clusters and loops under one task group.
 
-Lives here: `alive`, and the lock that keeps two schedulers out of one home. Not here: HTTP and
-the runtime file, which are the roof's (`cli`).
+Lives here: `alive`. Not here: which store and clusters (`service.embedded`), HTTP (`api`).
 """
 
 import asyncio
-import fcntl
 import logging
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from cook_jupyter.clusters.base import ComputeCluster, Launch
-from cook_jupyter.clusters.local.cluster import LocalCluster
-from cook_jupyter.errors import Conflict
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.clock import Clock, SystemClock
+from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.cycles import kill_loop, match_loop
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.updates import Updates
 from cook_jupyter.store.base import Store
-from cook_jupyter.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
 
 RESTART_PAUSE_S = 1.0
-
-
-@contextmanager
-def sole_owner(home: Home) -> Iterator[None]:
-    """Hold the home's lock; it is let go when this process ends, however it ends.
-
-    Raises:
-        Conflict: another scheduler runs in this home.
-    """
-    descriptor = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
-                f"a scheduler runs already in {home.root}: `cook-jupyter status` shows it,"
-                " `cook-jupyter down` ends it"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@asynccontextmanager
-async def embedded(settings: Settings, home: Home) -> AsyncIterator[Scheduler]:
-    """Run a scheduler on this machine alone: SQLite below, the local node agent beside."""
-    store = SqliteStore(home.store, synchronous=settings.synchronous)
-    cluster = LocalCluster(
-        home=home.agent,
-        cpus=settings.cpus,
-        mem_mb=settings.mem_mb,
-        pools=tuple(pool.name for pool in settings.pools if pool.active),
-        kill_grace_s=settings.kill_grace_s,
-        idle_exit_s=settings.agent_idle_exit_s,
-    )
-    async with alive(store, [cluster], settings, home, SystemClock()) as scheduler:
-        yield scheduler
-        if scheduler.stop_agent_at_shutdown:
-            await cluster.stop_agent()
 
 
 @asynccontextmanager
@@ -108,6 +63,11 @@ async def alive(
                 scheduler.hub.close()
                 for cluster in clusters:
                     await cluster.close()
+    except ExceptionGroup as group:
+        # One failure is told as itself: callers know the errors of ours, not the task group.
+        raise (group.exceptions[0] if len(group.exceptions) == 1 else group) from group.exceptions[
+            0
+        ].__cause__
     finally:
         await store.close()
 

@@ -1,0 +1,120 @@
+"""The queues of all pools: the scheduler's columns, kept in step with its commits.
+
+Lives here: `Queues`, which follows each changed job into its pool's `QueueIndex` and asks
+`scheduling` for decisions about it. Not here: the decisions themselves.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import islice
+
+from cook_jupyter.model.decisions import Matching, Scaleback
+from cook_jupyter.model.job import Job, JobId, JobState
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DruMode, Pool
+from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.considerable import QueueFilters, ranked_within
+from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.matching import MatchSettings
+from cook_jupyter.scheduling.ranking import RankSettings, lazily
+from cook_jupyter.service.config import Settings
+from cook_jupyter.service.limits import Limits
+
+
+class Queues:
+    """One queue index a pool, and what decisions need besides it."""
+
+    def __init__(self, pools: Sequence[Pool], limits: Limits, settings: Settings) -> None:
+        self._limits = limits
+        self._settings = settings
+        self._pools = {pool.name: pool for pool in pools}
+        self._indexes: dict[str, QueueIndex] = defaultdict(QueueIndex)
+        self._scalebacks: dict[str, Scaleback] = {}
+        self._cycle_settings: dict[str, CycleSettings] = {}
+
+    def load(self, jobs: Sequence[Job]) -> None:
+        """Take in jobs that the store holds, at a restart: many at once."""
+        waiting: dict[str, list[Job]] = defaultdict(list)
+        for job in jobs:
+            if job.state is JobState.WAITING:
+                waiting[job.spec.pool].append(job)
+            else:
+                self.changed(job)
+        for pool, some in waiting.items():
+            self._indexes[pool].add_many([QueuedJob.of(job.spec, job.seq) for job in some])
+
+    def changed(self, job: Job) -> None:
+        """Bring the job's queue up to what the job is now.
+
+        A killed job whose task still runs stays in as running: it holds room.
+        """
+        index = self._indexes[job.spec.pool]
+        known = job.job_id in index
+        alive = job.open_instance
+        if alive is not None:
+            if not known:
+                index.add(QueuedJob.of(job.spec, job.seq))
+            if index.is_waiting(job.job_id):
+                index.start(job.job_id, alive.started_ms, alive.host, task_seq=job.change)
+        elif job.state is JobState.WAITING:
+            if not known:
+                index.add(QueuedJob.of(job.spec, job.seq))
+            elif index.is_running(job.job_id):
+                index.wait_again(job.job_id)
+        elif known:
+            index.end(job.job_id)
+
+    def ranked(self, pool: str, limit: int) -> Sequence[JobId]:
+        """Return the first waiting jobs of a pool in launch order, those that quotas let start."""
+        index = self._indexes[pool]
+        ranked = lazily(index, self._limits.of_pool(pool), self._settings_of(pool).rank)
+        allowed = ranked_within(ranked, index, self._filters())
+        return index.ids(job.row for job in islice(allowed, limit))
+
+    def match(self, pool: str, offers: Sequence[Offer]) -> Matching:
+        """Decide which waiting jobs of a pool start where now, and remember why others did not."""
+        matching = match_cycle(
+            self._indexes[pool],
+            offers,
+            self._limits.of_pool(pool),
+            settings=self._settings_of(pool),
+            scaleback=self._scalebacks.get(pool),
+            filters=self._filters(),
+        )
+        self._scalebacks[pool] = matching.scaleback
+        return matching
+
+    def index(self, pool: str) -> QueueIndex:
+        """Return the queue index of a pool, to be read."""
+        return self._indexes[pool]
+
+    def users(self) -> set[str]:
+        """Return everybody who has a task in some pool."""
+        return {user for index in self._indexes.values() for user in index.users()}
+
+    def waiting_count(self, user: str | None = None, pool: str | None = None) -> int:
+        """Return how many jobs wait: of a user, of a pool, or of all."""
+        indexes = self._indexes.values() if pool is None else [self._indexes[pool]]
+        if user is None:
+            return sum(index.waiting_count for index in indexes)
+        return sum(index.waiting_of(user) for index in indexes)
+
+    def pool_waiting(self, pool: str) -> int:
+        """Return how many jobs wait in a pool."""
+        return self._indexes[pool].waiting_count
+
+    def _settings_of(self, pool: str) -> CycleSettings:
+        found = self._cycle_settings.get(pool)
+        if found is None:
+            settings = self._settings
+            mode = self._pools[pool].dru_mode if pool in self._pools else DruMode.DEFAULT
+            found = self._cycle_settings[pool] = CycleSettings(
+                rank=RankSettings(mode=mode, max_over_quota_jobs=settings.max_over_quota_jobs),
+                match=MatchSettings(good_enough=settings.good_enough),
+                max_considered=settings.max_considered,
+                scaleback=settings.scaleback,
+            )
+        return found
+
+    def _filters(self) -> QueueFilters:
+        return QueueFilters(max_cpus=self._settings.max_cpus, max_mem_mb=self._settings.max_mem_mb)
