@@ -212,8 +212,10 @@ def progress(job: Job, update: ProgressUpdate) -> Job:
 
 
 def kill(job: Job) -> Job:
-    """Complete the job at once. Its open instance keeps its status until its cluster reports
-    the end, but its reason is settled now."""
+    """Complete the job at once.
+
+    Its open instance keeps its status until its cluster reports the end, but its reason is settled now.
+    """
     if job.state is JobState.COMPLETED:
         return job
     instances = tuple(
@@ -234,15 +236,20 @@ def cancel(job: Job, instance_id: InstanceId) -> Job:
 def retry(job: Job, retries: int, *, at_ms: int, default_limit: int = DEFAULT_MEA_CULPA_LIMIT) -> Job:
     """Allow `retries` attempts in all; a completed job with attempts left waits again.
 
+    An instance that is still being killed counts as running: the job waits when that has ended.
+
     Raises:
         Conflict: more attempts than that were used already. The text is Cook's.
     """
     used = attempts(job, default_limit=default_limit)
     if used > retries:
         raise Conflict("Retries would be less than attempts-consumed")
-    if job.state is JobState.COMPLETED and used < retries and job.open_instance is None:
-        return replace(job, max_retries=retries, state=JobState.WAITING, last_waiting_ms=at_ms, killed=False)
-    return replace(job, max_retries=retries)
+    allowed = replace(job, max_retries=retries)
+    if job.state is not JobState.COMPLETED or used >= retries:
+        return allowed
+    if job.open_instance is not None:
+        return replace(allowed, state=JobState.RUNNING, killed=False)
+    return replace(allowed, state=JobState.WAITING, last_waiting_ms=at_ms, killed=False)
 
 
 def _described(instance: Instance, update: StatusUpdate, status: InstanceStatus) -> Instance:
@@ -256,8 +263,8 @@ def _described(instance: Instance, update: StatusUpdate, status: InstanceStatus)
     elif status is InstanceStatus.SUCCESS:
         reason = None
     backend_started = instance.backend_started_ms
-    if backend_started is None and (began or final):
-        backend_started = update.at_ms if began else None
+    if backend_started is None and began:
+        backend_started = update.at_ms
     ended = instance.ended_ms
     if ended is None and final:
         ended = update.at_ms

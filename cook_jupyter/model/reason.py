@@ -101,3 +101,13 @@ def _table() -> dict[ReasonName, Reason]:
 
 
 REASONS: dict[ReasonName, Reason] = _table()
+
+
+def reason_of_mesos(name: str) -> ReasonName:
+    """Return Cook's reason for one of Mesos's: "REASON_GC_ERROR", or "gc-error" as Cook wrote it.
+
+    Mesos says "agent" now where Cook's names, which are on the wire, say "slave".
+    """
+    words = name.lower().removeprefix("reason_").replace("_", "-").replace("agent", "slave")
+    found = "mesos-" + words.replace("frameworkid", "framework-id")
+    return found if found in REASONS else UNMAPPED

@@ -1,0 +1,161 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cook_jupyter.errors import Conflict, IllegalTransition
+from cook_jupyter.model import lifecycle
+from cook_jupyter.model.heartbeat import Heartbeats
+from cook_jupyter.model.instance import Instance, InstanceStatus, StatusUpdate, TaskState
+from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.reason import REASONS, Reason, reason_of_mesos
+from tests.builders import a_job, an_instance
+from tests.golden.cases import cases
+
+Input = dict[str, Any]
+
+
+def _job(given: Input, state: str) -> Job:
+    instances = tuple(
+        an_instance(
+            instance_id=f"instance-{number}",
+            status=InstanceStatus(told["status"]),
+            reason=told["reason"],
+            ended_ms=None if told["status"] in ("unknown", "running") else 1,
+        )
+        for number, told in enumerate(given["instances"])
+    )
+    job = a_job(
+        state=JobState(state),
+        instances=instances,
+        disable_mea_culpa_retries=given.get("disable_mea_culpa", False),
+    )
+    return replace(job, max_retries=given.get("max_retries", 1))
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["attempts_of_reasons"]))
+def test_attempts_of_reasons_are_counted_as_cook_does(given: Input, expect: Input) -> None:
+    table = {
+        name: Reason(code=int(name), name=name, sentence="", **row)
+        for name, row in given["reason_table"].items()
+    }
+    counted = lifecycle.attempts_of_reasons(
+        given["reasons"],
+        disable_mea_culpa=given["disable_mea_culpa"],
+        default_limit=given["default_failure_limit"],
+        table=table,
+    )
+    assert counted == expect["attempts"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["attempts_of_job"]))
+def test_attempts_of_a_job_are_counted_as_cook_does(given: Input, expect: Input) -> None:
+    job = _job(given, "running")
+    assert lifecycle.attempts(job, default_limit=given["default_failure_limit"]) == expect["attempts"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["instance_transitions"]))
+def test_an_instance_takes_only_cooks_steps(given: Input, expect: Input) -> None:
+    assert [_stepped(each["old"], each["target"]) for each in given["transitions"]] == expect["status"]
+
+
+def _stepped(old: str, target: str) -> str:
+    try:
+        return lifecycle.step(InstanceStatus(old), InstanceStatus(target)).value
+    except IllegalTransition:
+        return old
+
+
+SAYS = {"running": TaskState.RUNNING, "success": TaskState.FINISHED, "failed": TaskState.FAILED}
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["job_transition"]))
+def test_a_job_follows_its_instances_as_in_cook(given: Input, expect: Input) -> None:
+    job = _job(given, given["job_state"])
+    update = given["update"]
+    reported = lifecycle.report(
+        job,
+        StatusUpdate(
+            instance_id=f"instance-{update['index']}",
+            state=SAYS[update["status"]],
+            at_ms=9,
+            reason=update["reason"],
+        ),
+        default_limit=given["default_failure_limit"],
+    )
+    assert (reported.job or job).state.value == expect["job_state"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["retry"]))
+def test_retries_are_changed_as_in_cook(given: Input, expect: Input) -> None:
+    job = _job(given, given["job_state"])
+    limit = given["default_failure_limit"]
+    if "error" in expect:
+        with pytest.raises(Conflict):
+            lifecycle.retry(job, given["retries"], at_ms=9, default_limit=limit)
+        return
+    after = lifecycle.retry(job, given["retries"], at_ms=9, default_limit=limit)
+    assert after.max_retries == expect["max_retries"]
+    assert after.state.value == expect["job_state"]
+
+
+def _updates(given: Input) -> list[Job]:
+    """The job after each update; updates are a second apart."""
+    job = _job(given["job"], given["job"]["state"])
+    lives: list[Job] = []
+    for second, update in enumerate(given["updates"], 1):
+        reason = update.get("reason")
+        if reason is not None and reason not in REASONS:
+            reason = reason_of_mesos(reason)
+        reported = lifecycle.report(
+            job,
+            StatusUpdate(
+                instance_id=f"instance-{update['index']}",
+                state=TaskState(update["state"]),
+                at_ms=second * 1000,
+                reason=reason,
+            ),
+        )
+        job = reported.job or job
+        lives.append(job)
+    return lives
+
+
+@pytest.mark.parametrize(
+    ("given", "expect"), [case for case in cases("status") if "updates" in case.values[0]]
+)
+def test_updates_are_taken_as_in_cook(given: Input, expect: Input) -> None:
+    lives = [job.instances[0] for job in _updates(given)]
+    if "status" in expect:
+        assert lives[-1].status.value == expect["status"]
+    if "reason" in expect:
+        assert lives[-1].reason == expect["reason"]
+    if expect.get("end_time_unchanged_by_second"):
+        assert lives[0].ended_ms == lives[1].ended_ms == 1000
+    if "has_backend_start_time" in expect:
+        told = [life.backend_started_ms is not None for life in lives]
+        assert told == expect["has_backend_start_time"]
+    if expect.get("start_time_unchanged_by_third"):
+        assert lives[1].backend_started_ms == lives[2].backend_started_ms
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("status", ops=["kill_job"]))
+def test_killing_a_job_completes_it_at_once(given: Input, expect: Input) -> None:
+    job = _job(given["job"], given["job"]["state"])
+    killed = lifecycle.kill(job)
+    assert killed.state.value == expect["job_state"]
+    assert killed.instances[0].status.value == expect["instance_status"]
+    assert len(_open(killed)) == expect["backend_kills"]
+
+
+def _open(job: Job) -> list[Instance]:
+    return [instance for instance in job.instances if instance.status.is_open]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("status", ops=["heartbeat_sync"]))
+def test_heartbeats_are_expected_of_all_open_instances_that_send_them(given: Input, expect: Input) -> None:
+    watched = Heartbeats(last_ms=dict.fromkeys(given["tracked"], 5))
+    sending = [task["id"] for task in given["open_tasks"] if task["custom_executor"]]
+    after = watched.topped_up(sending, now_ms=9)
+    assert sorted(after.last_ms) == expect["tracked"]
+    assert [after.last_ms[task] for task in given["tracked"]] == [5] * len(given["tracked"])
