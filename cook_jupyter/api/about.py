@@ -22,6 +22,7 @@ from cook_jupyter.model.reason import REASONS
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.wire.jobs import NO_FRAMEWORK
 from cook_jupyter.wire.verbs import Shutdown, read_shutdown
 
 MESOS_FACTORY = "cook.mesos.mesos-compute-cluster/factory-fn"
@@ -184,7 +185,7 @@ def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
         "compute-clusters": [
             {
                 "factory-fn": MESOS_FACTORY,
-                "config": {"compute-cluster-name": name, "framework-id": "unsupported", "name": name},
+                "config": {"compute-cluster-name": name, "framework-id": NO_FRAMEWORK, "name": name},
             }
             for name in clusters
         ],

@@ -22,6 +22,7 @@ from cook_jupyter.model.reason import REASONS
 
 UNKNOWN_HOST = "Unknown"
 DEFAULT_EXECUTOR = "cook"
+NO_FRAMEWORK = "unsupported"  # Cook's word for "there is not exactly one Mesos cluster"
 _LIST_KEYS = {
     "expected_runtime": "expected-runtime",
     "progress_output_file": "progress-output-file",
@@ -113,7 +114,7 @@ class Teller(msgspec.Struct, frozen=True):
         files_url: where sandbox files are served, such as `http://host:port`; None if nowhere.
     """
 
-    framework_id: str = "unsupported"
+    framework_id: str = NO_FRAMEWORK
     files_url: str | None = None
 
     def instance(self, instance: Instance, job: Job) -> InstanceBody:

@@ -106,7 +106,7 @@ def to_json(value: Any) -> bytes:
 
 def _require_shallow(value: Any) -> None:
     level: list[Any] = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for each in level:
             if isinstance(each, dict):

@@ -1,0 +1,203 @@
+"""A scheduler behind real HTTP, on a loop of its own, asked by blocking calls.
+
+Not here: what is expected of it (the tests).
+"""
+
+import asyncio
+import base64
+import http.client
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
+from uuid import uuid4
+
+import msgspec
+
+from cook_jupyter.api.auth import Authenticator, TokenAuthenticator
+from cook_jupyter.api.routes import make_application
+from cook_jupyter.api.server import Bounds, serve
+from cook_jupyter.clusters.memory import MemoryCluster
+from cook_jupyter.model.instance import StatusUpdate, TaskState
+from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.service.clock import SystemClock
+from cook_jupyter.service.config import Home, Settings
+from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.start import alive
+from cook_jupyter.store.memory import MemoryStore
+
+TOKEN = "a token of the tests"
+OWNER = "owner"
+POOLS = (
+    Pool(name="default", purpose="this machine"),
+    Pool(name="other"),
+    Pool(name="closed", active=False),
+)
+DEADLINE_S = 10.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+class Served:
+    """A scheduler that is being served."""
+
+    def __init__(
+        self, url: str, scheduler: Scheduler, cluster: MemoryCluster, loop: asyncio.AbstractEventLoop
+    ):
+        self.url = url
+        self.scheduler = scheduler
+        self.cluster = cluster
+        self._loop = loop
+        parts = urlsplit(url)
+        self.address = (parts.hostname or "", parts.port or 0)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        user: str | None = OWNER,
+        headers: Mapping[str, str] | None = None,
+        **query: object,
+    ) -> Reply:
+        """Make one request; `body` is sent as JSON unless it is bytes."""
+        if query:
+            path += "?" + urlencode(dict(query), doseq=True)
+        sent: dict[str, str] = {} if user is None else authorization(user)
+        data = None
+        if body is not None:
+            data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+            sent["Content-Type"] = "application/json"
+        sent.update(headers or {})
+        connection = http.client.HTTPConnection(*self.address, timeout=DEADLINE_S)
+        try:
+            connection.request(method, path, data, sent)
+            response = connection.getresponse()
+            return Reply(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+    def on_loop(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Await something on the server's loop."""
+
+        async def acting() -> T:
+            return await act()
+
+        return asyncio.run_coroutine_threadsafe(acting(), self._loop).result(DEADLINE_S)
+
+    def submit(self, user: str = OWNER, **named: Any) -> str:
+        """Submit one job; return its uuid."""
+        job = a_request(**named)
+        reply = self.ask("POST", "/jobs", {"jobs": [job]}, user=user)
+        assert reply.status == 201, reply.text
+        return str(job["uuid"])
+
+    def job(self, uuid: str) -> Any:
+        """Return a job as /jobs tells it."""
+        reply = self.ask("GET", f"/jobs/{uuid}")
+        assert reply.status == 200, reply.text
+        return reply.json
+
+    def started(self, uuid: str) -> str:
+        """Wait until a job runs; return its instance."""
+        until(lambda: self.job(uuid)["instances"] and self.job(uuid)["instances"][-1]["status"] == "running")
+        return str(self.job(uuid)["instances"][-1]["task_id"])
+
+    def finish(self, uuid: str, **how: Any) -> str:
+        """Let a job's running instance end; return the instance."""
+        task = self.started(uuid)
+
+        async def end() -> None:
+            self.cluster.finish(task, **how)
+
+        self.on_loop(end)
+        until(lambda: self.job(uuid)["instances"][-1]["status"] in ("success", "failed"))
+        return task
+
+    def give_sandbox(self, task: str, sandbox: Path) -> None:
+        """Let the cluster say where an instance's files are."""
+        update = StatusUpdate(instance_id=task, state=TaskState.RUNNING, at_ms=1, sandbox=str(sandbox))
+        self.on_loop(lambda: self.scheduler.store.report([update]))
+
+    def raw(self) -> socket.socket:
+        """Open a bare connection."""
+        return socket.create_connection(self.address, timeout=DEADLINE_S)
+
+
+def a_request(**named: Any) -> dict[str, Any]:
+    """A small job as sent, with a uuid of its own."""
+    return {"uuid": str(uuid4()), "command": "true", "max_retries": 1, "cpus": 0.5, "mem": 32.0, **named}
+
+
+def authorization(user: str, token: str = TOKEN) -> dict[str, str]:
+    if user == OWNER:
+        return {"Authorization": f"Bearer {token}"}
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{token}".encode()).decode()}
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Ask again until something holds."""
+    end = monotonic() + DEADLINE_S
+    while not holds():
+        assert monotonic() < end, "it did not come to hold in time"
+
+
+@contextmanager
+def serving(
+    home: Path,
+    *,
+    settings: Settings | None = None,
+    bounds: Bounds | None = None,
+    authenticator: Authenticator | None = None,
+    heartbeat_s: float = 15.0,
+    socket_path: Path | None = None,
+) -> Iterator[Served]:
+    """Serve a scheduler of two small hosts in a thread of its own."""
+    settings = settings or Settings(pools=POOLS)
+    authenticator = authenticator or TokenAuthenticator(TOKEN, owner=OWNER)
+    hosts = {"h1": Resources(cpus=2, mem_mb=4096), "h2": Resources(cpus=2, mem_mb=4096)}
+    cluster = MemoryCluster(hosts, pools=("default", "other"))
+    answers: list[Served] = []
+    began, end = threading.Event(), threading.Event()
+
+    async def live() -> None:
+        place = Home(root=home)
+        place.make()
+        async with alive(MemoryStore(), [cluster], settings, place, SystemClock()) as scheduler:
+            application = make_application(scheduler, authenticator, heartbeat_s=heartbeat_s)
+            listener = serve(application, authenticator, bounds=bounds, socket_path=socket_path)
+            answers.append(Served(listener.url, scheduler, cluster, asyncio.get_running_loop()))
+            began.set()
+            await asyncio.to_thread(end.wait)
+            await listener.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(live(),))
+    thread.start()
+    try:
+        assert began.wait(DEADLINE_S)
+        yield answers[0]
+    finally:
+        end.set()
+        thread.join(DEADLINE_S)
