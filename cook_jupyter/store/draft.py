@@ -50,6 +50,9 @@ class Book(Protocol):
     def known_jobs(self, job_ids: Sequence[JobId]) -> set[JobId]:
         """Return those of the ids that are in use."""
 
+    def knows_instance(self, instance_id: InstanceId) -> bool:
+        """Tell whether the id is in use."""
+
     def known_groups(self, group_ids: Sequence[GroupId]) -> set[GroupId]:
         """Return those of the groups that are stored."""
 
@@ -117,6 +120,10 @@ class Draft:
         """Return those of the ids that the draft adds or the book has."""
         known = self.book.known_jobs(job_ids)
         return known.union(i for i in job_ids if i in self.created) if self.created else known
+
+    def knows_instance(self, instance_id: InstanceId) -> bool:
+        """Tell whether the draft adds the instance or the book has it."""
+        return instance_id in self.placed or self.book.knows_instance(instance_id)
 
     def known_groups(self, group_ids: Sequence[GroupId]) -> set[GroupId]:
         """Return those of the groups that the draft adds or the book has."""

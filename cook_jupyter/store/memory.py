@@ -157,6 +157,9 @@ class _Dictionaries:
     def known_jobs(self, job_ids: Sequence[JobId]) -> set[JobId]:
         return {i for i in job_ids if i in self.jobs}
 
+    def knows_instance(self, instance_id: InstanceId) -> bool:
+        return instance_id in self.placed
+
     def known_groups(self, group_ids: Sequence[GroupId]) -> set[GroupId]:
         return {i for i in group_ids if i in self.groups}
 

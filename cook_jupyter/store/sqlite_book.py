@@ -79,7 +79,7 @@ class SqliteBook:
             migrate(self._connection, sql.migrations("sqlite"), path)
             self._connection.set_wal_hook(self._log_grew)
             self._rows = Rows(self._connection)
-            self.seq, self.change = self._rows.counters()
+            self.seq, self.change = self._rows.last_numbers()
         except BaseException as error:
             self._connection.close()
             if isinstance(error, apsw.Error):
@@ -97,6 +97,10 @@ class SqliteBook:
     def known_jobs(self, job_ids: Sequence[JobId]) -> set[JobId]:
         """Return those of the ids that are in use."""
         return self._rows.known_jobs(job_ids)
+
+    def knows_instance(self, instance_id: InstanceId) -> bool:
+        """Tell whether the id is in use."""
+        return self._rows.knows_instance(instance_id)
 
     def known_groups(self, group_ids: Sequence[str]) -> set[str]:
         """Return those of the groups that are stored."""
@@ -117,18 +121,7 @@ class SqliteBook:
             apsw.BusyError: with no patience at all, the file is locked. Nothing was changed.
         """
         self._connection.set_busy_timeout(patience_ms)
-        group = Draft(self)
-        outcomes = []
-        for verb in verbs:
-            draft = Draft(group)
-            try:
-                outcomes.append(verb(draft))
-            except apsw.Error as error:
-                outcomes.append(said_of(error, self._path))
-            except Exception as error:  # noqa: BLE001 its caller will raise it
-                outcomes.append(error)
-            else:
-                group.merge(draft)
+        group, outcomes = self._decide(verbs)
         if group.is_empty:
             return Carried(outcomes=outcomes, changes=())
         try:
@@ -150,6 +143,22 @@ class SqliteBook:
     def close(self) -> None:
         """Close the connection; what is in the log stays safe there if it cannot be carried over."""
         self._connection.close()
+
+    def _decide(self, verbs: Sequence[Verb]) -> tuple[Draft, Sequence[Any]]:
+        """Let each verb look and decide; returns all they want written, and their answers and errors."""
+        group = Draft(self)
+        outcomes = []
+        for verb in verbs:
+            draft = Draft(group)
+            try:
+                outcomes.append(verb(draft))
+            except Exception as error:  # noqa: BLE001 whoever asked for the verb is told
+                outcomes.append(said_of(error, self._path))
+                continue
+            if len(verbs) == 1:
+                return draft, outcomes  # nothing to merge with
+            group.merge(draft)
+        return group, outcomes
 
     def _apart(self, verbs: Sequence[Verb], error: Exception, *, patience_ms: int) -> Carried:
         """What becomes of verbs whose common transaction failed."""
@@ -174,7 +183,6 @@ class SqliteBook:
         try:
             for name, bindings in rows.statements():
                 self._connection.executemany(QUERIES[name], bindings)
-            run(QUERIES["store_counters"], (draft.seq, draft.change))
             run("COMMIT")
         except BaseException:
             if self._connection.in_transaction:

@@ -137,7 +137,14 @@ class Rows:
 
     def known_jobs(self, job_ids: Sequence[JobId]) -> set[JobId]:
         """Return those of the ids that are in use."""
+        if len(job_ids) == 1:
+            known = self._ask(QUERIES["known_job"], job_ids).fetchone()
+            return set() if known is None else {job_ids[0]}
         return {row[0] for row in self._ask(QUERIES["known_jobs"], (_names(job_ids),))}
+
+    def knows_instance(self, instance_id: InstanceId) -> bool:
+        """Tell whether the id is in use."""
+        return self._ask(QUERIES["known_instance"], (instance_id,)).fetchone() is not None
 
     def known_groups(self, group_ids: Sequence[GroupId]) -> set[GroupId]:
         """Return those of the groups that are stored."""
@@ -204,9 +211,13 @@ class Rows:
         row = self._ask(QUERIES["text"], (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def counters(self) -> tuple[int, int]:
-        """Return the highest seq and change given out."""
-        ((seq, change),) = self._ask(QUERIES["counters"])
+    def last_numbers(self) -> tuple[int, int]:
+        """Return the highest seq and change given out.
+
+        Jobs carry them, so that no commit has to write them a second time.
+        """
+        ((seq,),) = self._ask(QUERIES["last_seq"])
+        ((change,),) = self._ask(QUERIES["last_change"])
         return seq, change
 
     def _told(self, job: Job) -> JobChange:

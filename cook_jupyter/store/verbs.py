@@ -7,6 +7,7 @@ Not here: transactions, disks, listeners (the twins).
 """
 
 from collections.abc import Collection, Sequence
+from math import isfinite
 
 from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
 from cook_jupyter.model import lifecycle
@@ -24,6 +25,9 @@ def submit(
     draft: Draft, specs: Sequence[JobSpec], groups: Sequence[Group], *, now_ms: int, grow_groups: bool
 ) -> Sequence[GroupId]:
     """Add jobs and groups: see Store.submit."""
+    endless = [spec.job_id for spec in specs if not (isfinite(spec.cpus) and isfinite(spec.mem_mb))]
+    if endless:  # JSON knows no such number, and no host has as much
+        raise InvalidRequest(f"cpus and mem must be finite numbers; they are not in {', '.join(endless)}")
     touched = (
         _check_groups(draft, specs, groups, grow_groups=grow_groups) if groups or _grouped(specs) else {}
     )
@@ -46,7 +50,7 @@ def launch(draft: Draft, instances: Sequence[Instance]) -> Sequence[tuple[JobSpe
         job = draft.job(instance.job_id)
         if job is None or not lifecycle.may_start(job):
             continue
-        if draft.job_of(instance.instance_id) is not None:
+        if draft.knows_instance(instance.instance_id):
             raise Conflict(
                 f"instance {instance.instance_id} exists already; give each attempt an id of its own"
             )

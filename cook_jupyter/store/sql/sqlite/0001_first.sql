@@ -72,12 +72,3 @@ CREATE TABLE texts (
   key TEXT PRIMARY KEY,
   value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
-
--- The highest seq and change given out. One row.
-CREATE TABLE counters (
-  id INTEGER PRIMARY KEY CHECK (id = 1),
-  seq INTEGER NOT NULL,
-  change INTEGER NOT NULL
-) STRICT;
-
-INSERT INTO counters VALUES (1, 0, 0);

@@ -29,13 +29,18 @@ DELETE FROM limits WHERE kind = ? AND user = ? AND pool = ?
 -- name: store_text
 INSERT OR REPLACE INTO texts VALUES (?, ?)
 
--- name: store_counters
-UPDATE counters SET seq = ?, change = ? WHERE id = 1
-
 -- Questions
 
--- name: counters
-SELECT seq, change FROM counters WHERE id = 1
+-- name: last_seq
+SELECT coalesce(max(seq), 0) FROM jobs
+
+-- name: last_change
+WITH RECURSIVE users (one) AS (
+  SELECT min(user) FROM jobs
+  UNION ALL
+  SELECT (SELECT min(user) FROM jobs WHERE user > one) FROM users WHERE one IS NOT NULL
+)
+SELECT coalesce(max((SELECT max(change) FROM jobs WHERE user = one)), 0) FROM users
 
 -- name: job
 SELECT seq, outcome, submitted_ms, last_waiting_ms, max_retries, killed, change, instances, spec
@@ -48,6 +53,12 @@ FROM whole_jobs WHERE job_id IN (SELECT value FROM json_each(?))
 -- name: job_of_instance
 SELECT seq, outcome, submitted_ms, last_waiting_ms, max_retries, killed, change, instances, spec
 FROM whole_jobs WHERE seq = (SELECT instances.seq FROM instances WHERE instances.instance_id = ?)
+
+-- name: known_job
+SELECT 1 FROM jobs WHERE job_id = ?
+
+-- name: known_instance
+SELECT 1 FROM instances WHERE instance_id = ?
 
 -- name: known_jobs
 SELECT job_id FROM jobs WHERE job_id IN (SELECT value FROM json_each(?))

@@ -1,0 +1,809 @@
+"""What every store promises: one suite, run over each twin.
+
+A twin's tests derive a class from `StoreContract` and say in the fixture `home` how to open a
+store, and how to open it again as after a restart of the scheduler.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import pytest
+
+from cook_jupyter.errors import Conflict, InvalidRequest, NotFound, SchedulerError
+from cook_jupyter.model.changes import JobChange, JobQuery
+from cook_jupyter.model.instance import (
+    Instance,
+    InstanceStatus,
+    ProgressUpdate,
+    Result,
+    StatusUpdate,
+    TaskState,
+)
+from cook_jupyter.model.job import Job, JobSpec, JobState
+from cook_jupyter.model.lifecycle import Verdict
+from cook_jupyter.model.limits import UNLIMITED, LimitEntry
+from cook_jupyter.model.reason import HEARTBEAT_LOST, KILLED_BY_USER, NON_ZERO_EXIT, PREEMPTED
+from cook_jupyter.store.base import Failure, Store
+from tests.builders import a_group, a_job_spec, an_instance
+
+ALL_OUTCOMES = frozenset({"waiting", "running", "success", "failed"})
+
+
+class Home(Protocol):
+    """Where a twin lives."""
+
+    async def opened(self) -> Store:
+        """Open a new, empty store."""
+
+    async def restarted(self, store: Store) -> Store:
+        """Close the store and open it again, as a new scheduler would."""
+
+
+class StoreContract:
+    """The promises of `cook_jupyter.store.base.Store`."""
+
+    @pytest.fixture
+    async def store(self, home: Home) -> AsyncIterator[Store]:
+        store = await home.opened()
+        yield store
+        await store.close()
+
+    # Submitting
+
+    async def test_a_submitted_job_waits_with_all_that_was_asked(self, store: Store) -> None:
+        spec = a_job_spec(
+            command="echo 'ünïcode'\0\n" * 100,
+            cpus=0.5,
+            gpus=1,
+            ports=2,
+            name="",
+            priority=99,
+            max_retries=3,
+            max_runtime_ms=60_000,
+            expected_runtime_ms=1000,
+            env={"A": "1", "B": "=é"},
+            labels={"a/b": "c"},
+            constraints=(("HOSTNAME", "EQUALS", "h1"),),
+            submit_pool="gamma",
+            disable_mea_culpa_retries=True,
+            extra={
+                "container": {"type": "docker", "volumes": [{"host-path": "p"}]},
+                "disk": {"request": 2.5},
+            },
+        )
+
+        await store.submit([spec], now_ms=1234)
+
+        job = await the_job(store, spec)
+        assert job.spec == spec
+        assert (job.state, job.submitted_ms, job.last_waiting_ms) == (JobState.WAITING, 1234, 1234)
+        assert (job.max_retries, job.instances, job.killed) == (3, (), False)
+
+    async def test_a_job_has_the_defaults_of_its_spec_again_when_it_is_read(self, store: Store) -> None:
+        spec = await submitted(store)
+        assert (await the_job(store, spec)).spec == spec
+
+    async def test_jobs_are_numbered_in_the_order_of_their_submission(self, store: Store) -> None:
+        specs = [a_job_spec() for _ in range(5)]
+        await store.submit(specs[:2], now_ms=1)
+        await store.submit(specs[2:], now_ms=1)
+
+        jobs = await all_jobs(store, specs)
+
+        seqs = [job.seq for job in jobs]
+        assert seqs == sorted(set(seqs))
+        changes = [job.change for job in jobs]
+        assert changes == sorted(set(changes))
+
+    async def test_a_uuid_in_use_is_refused_and_nothing_of_the_submission_is_added(
+        self, store: Store
+    ) -> None:
+        used = [await submitted(store), await submitted(store)]
+        new = a_job_spec()
+        group = a_group()
+
+        with pytest.raises(Conflict) as refusal:
+            await store.submit([used[1], new, used[0]], [group], now_ms=2)
+
+        assert all(spec.job_id in str(refusal.value) for spec in used)
+        assert new.job_id not in str(refusal.value)
+        assert await store.jobs([new.job_id]) == [None]
+        assert await store.groups([group.group_id]) == [None]
+
+    async def test_the_same_uuid_twice_in_one_submission_is_refused(self, store: Store) -> None:
+        spec = a_job_spec()
+        with pytest.raises(Conflict, match=spec.job_id):
+            await store.submit([spec, a_job_spec(), spec], now_ms=1)
+        assert await store.jobs([spec.job_id]) == [None]
+
+    async def test_a_job_an_instance_and_a_group_may_bear_the_same_uuid(self, store: Store) -> None:
+        spec = a_job_spec()
+        await store.submit([spec], [a_group(group_id=spec.job_id)], now_ms=1)
+        assert len(await store.launch([an_instance(spec.job_id, instance_id=spec.job_id)])) == 1
+
+    @pytest.mark.parametrize("endless", [float("inf"), float("nan")])
+    async def test_a_job_that_wants_no_finite_number_of_cpus_is_refused(
+        self, store: Store, endless: float
+    ) -> None:
+        spec = a_job_spec(cpus=endless)
+        with pytest.raises(InvalidRequest, match=spec.job_id):
+            await store.submit([spec], now_ms=1)
+
+    async def test_an_empty_submission_does_nothing(self, store: Store) -> None:
+        seen = listened(store)
+        assert tuple(await store.submit([], now_ms=1)) == ()
+        assert seen == []
+
+    # Groups
+
+    async def test_a_group_that_only_a_job_names_is_created_as_defaultgroup(self, store: Store) -> None:
+        group_id = a_group().group_id
+        created = await store.submit([a_job_spec(group=group_id)], now_ms=1)
+
+        assert tuple(created) == (group_id,)
+        assert await store.groups([group_id]) == [a_group(group_id=group_id, name="defaultgroup")]
+
+    async def test_a_given_group_is_stored_as_it_is(self, store: Store) -> None:
+        group = a_group(
+            name="sweep",
+            host_placement={"type": "balanced", "parameters": {"attribute": "rack", "minimum": 2}},
+            straggler_handling={
+                "type": "quantile-deviation",
+                "parameters": {"quantile": 0.5, "multiplier": 2},
+            },
+        )
+        other = a_group()
+        specs = [a_job_spec(group=group.group_id), a_job_spec(group=group.group_id)]
+
+        created = await store.submit(specs, [group, other], now_ms=1)
+
+        assert tuple(created) == (group.group_id, other.group_id)
+        assert await store.groups([other.group_id, "none", group.group_id]) == [other, None, group]
+        assert list(await store.jobs_of_group(group.group_id)) == [spec.job_id for spec in specs]
+        assert list(await store.jobs_of_group(other.group_id)) == []
+
+    async def test_a_stored_group_cannot_be_given_again(self, store: Store) -> None:
+        group = a_group()
+        await store.submit([], [group], now_ms=1)
+        spec = a_job_spec()
+        with pytest.raises(InvalidRequest, match=group.group_id):
+            await store.submit([spec], [group], now_ms=1, grow_groups=True)
+        assert await store.jobs([spec.job_id]) == [None]
+
+    async def test_a_stored_group_grows_only_if_that_is_allowed(self, store: Store) -> None:
+        group = a_group()
+        first = a_job_spec(group=group.group_id)
+        await store.submit([first], [group], now_ms=1)
+        later = a_job_spec(group=group.group_id)
+
+        with pytest.raises(InvalidRequest, match=group.group_id):
+            await store.submit([later], now_ms=1)
+        extended = await store.submit([later], now_ms=1, grow_groups=True)
+
+        assert tuple(extended) == (group.group_id,)
+        assert list(await store.jobs_of_group(group.group_id)) == [first.job_id, later.job_id]
+        assert await store.groups([group.group_id]) == [group]
+
+    # Launching
+
+    async def test_a_launch_adds_instances_to_jobs_that_wait_and_leaves_others_out(
+        self, store: Store
+    ) -> None:
+        first, busy, second = [await submitted(store) for _ in range(3)]
+        await launched(store, busy)
+        asked = [
+            an_instance(first.job_id),
+            an_instance(busy.job_id),
+            an_instance(),
+            an_instance(second.job_id),
+        ]
+
+        done = await store.launch(asked)
+
+        assert [spec for spec, _ in done] == [first, second]
+        assert [i.instance_id for _, i in done] == [asked[0].instance_id, asked[3].instance_id]
+        job = await the_job(store, first)
+        assert (job.state, job.instances) == (JobState.RUNNING, (done[0][1],))
+
+    async def test_a_launch_notes_how_long_the_job_had_waited(self, store: Store) -> None:
+        spec = await submitted(store, now_ms=1000)
+        ((_, instance),) = await store.launch([an_instance(spec.job_id, started_ms=1250)])
+        assert instance.queue_ms == 250
+
+    async def test_one_launch_starts_a_job_once(self, store: Store) -> None:
+        spec = await submitted(store)
+        done = await store.launch([an_instance(spec.job_id), an_instance(spec.job_id)])
+        assert len(done) == 1
+        assert len((await the_job(store, spec)).instances) == 1
+
+    async def test_an_instance_id_is_used_once(self, store: Store) -> None:
+        first, second = await submitted(store), await submitted(store)
+        instance = await launched(store, first)
+        with pytest.raises(Conflict, match=instance.instance_id):
+            await store.launch([an_instance(second.job_id, instance_id=instance.instance_id)])
+        assert (await the_job(store, second)).state is JobState.WAITING
+
+    async def test_a_killed_job_is_not_launched(self, store: Store) -> None:
+        spec = await submitted(store)
+        await store.kill_jobs([spec.job_id])
+        assert len(await store.launch([an_instance(spec.job_id)])) == 0
+
+    # Reports
+
+    async def test_reports_lead_an_instance_through_its_life(self, store: Store) -> None:
+        spec = await submitted(store)
+        instance = await launched(store, spec)
+        result = Result(inline=b"\x00signed", size=7)
+
+        assert await reported(store, instance, TaskState.RUNNING, at_ms=10) is Verdict.APPLIED
+        running = (await the_job(store, spec)).instances[0]
+        ended = await reported(
+            store,
+            instance,
+            TaskState.FINISHED,
+            at_ms=30,
+            result=result,
+            exit_code=0,
+            sandbox="s",
+            peak_mem_mb=1.5,
+        )
+
+        assert (running.status, running.backend_started_ms) == (InstanceStatus.RUNNING, 10)
+        assert ended is Verdict.APPLIED
+        job = await the_job(store, spec)
+        assert (job.state, job.outcome) == (JobState.COMPLETED, "success")
+        last = job.instances[0]
+        assert (last.status, last.ended_ms, last.has_result) == (InstanceStatus.SUCCESS, 30, True)
+        assert (last.exit_code, last.sandbox, last.peak_mem_mb) == (0, "s", 1.5)
+        assert await store.result(instance.instance_id) == result
+
+    async def test_a_later_report_changes_neither_an_end_nor_its_result(self, store: Store) -> None:
+        spec = await submitted(store)
+        instance = await launched(store, spec)
+        result = Result(blob="results/1", size=9_000_000)
+        await reported(store, instance, TaskState.FINISHED, at_ms=30, result=result)
+        before = await the_job(store, spec)
+
+        again = await reported(
+            store, instance, TaskState.FAILED, at_ms=40, result=Result(inline=b"x", size=1)
+        )
+
+        assert again is Verdict.IGNORED
+        assert await the_job(store, spec) == before
+        assert await store.result(instance.instance_id) == result
+
+    async def test_what_runs_and_is_not_known_is_to_be_killed(self, store: Store) -> None:
+        assert await reported(store, an_instance(), TaskState.RUNNING) is Verdict.KILL
+        assert await reported(store, an_instance(), TaskState.FINISHED) is Verdict.IGNORED
+
+    async def test_what_runs_for_a_killed_job_is_to_be_killed(self, store: Store) -> None:
+        spec = await submitted(store)
+        instance = await launched(store, spec)
+        await store.kill_jobs([spec.job_id])
+        assert await reported(store, instance, TaskState.RUNNING) is Verdict.KILL
+
+    async def test_a_failure_costs_an_attempt_and_the_last_one_ends_the_job(self, store: Store) -> None:
+        spec = await submitted(store, max_retries=2)
+        instances = []
+        for at_ms in (10, 20):
+            assert (await the_job(store, spec)).state is JobState.WAITING
+            instances.append(await launched(store, spec))
+            await reported(
+                store, instances[-1], TaskState.FAILED, at_ms=at_ms, reason=NON_ZERO_EXIT, exit_code=3
+            )
+
+        job = await the_job(store, spec)
+        assert (job.outcome, job.last_waiting_ms) == ("failed", 10)
+        assert [i.instance_id for i in job.instances] == [i.instance_id for i in instances]
+        assert {i.reason for i in job.instances} == {NON_ZERO_EXIT}
+
+    async def test_reports_of_one_batch_follow_upon_each_other(self, store: Store) -> None:
+        spec = await submitted(store)
+        instance = await launched(store, spec)
+        seen = listened(store)
+
+        verdicts = await store.report(
+            [
+                an_update(instance, TaskState.RUNNING, at_ms=10),
+                an_update(an_instance(), TaskState.RUNNING),
+                an_update(instance, TaskState.FINISHED, at_ms=20),
+                an_update(instance, TaskState.RUNNING, at_ms=30),
+            ]
+        )
+
+        assert list(verdicts) == [Verdict.APPLIED, Verdict.KILL, Verdict.APPLIED, Verdict.KILL]
+        job = await the_job(store, spec)
+        assert (job.instances[0].backend_started_ms, job.instances[0].ended_ms) == (10, 20)
+        assert [change.job.state for change in seen[0]] == [JobState.RUNNING, JobState.COMPLETED]
+        assert seen[0][0].job.change < seen[0][1].job.change == job.change
+
+    # Progress, failures, kills, retries
+
+    async def test_progress_is_noted_and_an_older_sequence_changes_nothing(self, store: Store) -> None:
+        spec = await submitted(store)
+        instance = await launched(store, spec)
+        unknown = ProgressUpdate(instance_id="unknown", sequence=1)
+
+        known = await store.progress([a_progress(instance, 2, 40, "almost half"), unknown])
+        again = await store.progress([a_progress(instance, 1, 10, "late")])
+
+        assert (list(known), list(again)) == ([True, False], [True])
+        noted = (await the_job(store, spec)).instances[0]
+        assert (noted.progress, noted.progress_message, noted.progress_sequence) == (40, "almost half", 2)
+
+    async def test_an_open_instance_is_failed_by_our_decision_once(self, store: Store) -> None:
+        spec = await submitted(store)
+        instance = await launched(store, spec)
+        failure = Failure(
+            job_id=spec.job_id,
+            instance_id=instance.instance_id,
+            reason=PREEMPTED,
+            at_ms=50,
+            preempted=True,
+        )
+
+        done = await store.fail([failure, replace(failure, job_id="unknown"), failure])
+
+        assert list(done) == [True, False, False]
+        job = await the_job(store, spec)
+        assert (job.state, job.last_waiting_ms) == (JobState.WAITING, 50)
+        assert (job.instances[0].reason, job.instances[0].preempted) == (PREEMPTED, True)
+
+    async def test_a_killed_job_is_completed_at_once_and_its_open_instance_is_named(
+        self, store: Store
+    ) -> None:
+        waiting, running = await submitted(store), await submitted(store)
+        instance = await launched(store, running)
+        ids = [waiting.job_id, running.job_id, running.job_id]
+
+        first = await store.kill_jobs(ids)
+        again = await store.kill_jobs(ids)
+
+        assert list(first) == list(again) == [instance.instance_id]
+        jobs = await all_jobs(store, [waiting, running])
+        assert [job.outcome for job in jobs] == ["failed", "failed"]
+        assert all(job.killed for job in jobs)
+        assert jobs[1].instances[0].status is InstanceStatus.UNKNOWN
+        assert jobs[1].instances[0].reason == KILLED_BY_USER
+
+    async def test_killing_unknown_jobs_names_them_and_kills_none(self, store: Store) -> None:
+        spec = await submitted(store)
+        with pytest.raises(NotFound) as refusal:
+            await store.kill_jobs([spec.job_id, "no-1", "no-2", "no-1"])
+        assert refusal.value.missing == ("no-1", "no-2")
+        assert (await the_job(store, spec)).state is JobState.WAITING
+
+    async def test_cancelled_instances_are_marked_and_those_still_open_are_named(self, store: Store) -> None:
+        spec = await submitted(store, max_retries=2)
+        ended = await launched(store, spec)
+        await reported(store, ended, TaskState.FAILED, reason=NON_ZERO_EXIT)
+        alive = await launched(store, spec)
+        ids = [ended.instance_id, alive.instance_id]
+
+        first = await store.cancel_instances(ids)
+        again = await store.cancel_instances(ids)
+
+        assert list(first) == list(again) == [alive.instance_id]
+        assert [i.cancelled for i in (await the_job(store, spec)).instances] == [False, True]
+
+    async def test_cancelling_unknown_instances_names_them_and_marks_none(self, store: Store) -> None:
+        spec = await submitted(store)
+        instance = await launched(store, spec)
+        with pytest.raises(NotFound) as refusal:
+            await store.cancel_instances([instance.instance_id, "no-1"])
+        assert refusal.value.missing == ("no-1",)
+        assert not (await the_job(store, spec)).instances[0].cancelled
+
+    async def test_a_retried_job_waits_again(self, store: Store) -> None:
+        spec = await submitted(store)
+        await store.kill_jobs([spec.job_id])
+        await store.retry([spec.job_id], [3], now_ms=99)
+        job = await the_job(store, spec)
+        assert (job.state, job.max_retries, job.last_waiting_ms, job.killed) == (
+            JobState.WAITING,
+            3,
+            99,
+            False,
+        )
+        assert job.spec.max_retries == 1
+
+    async def test_a_retry_of_several_jobs_is_done_for_all_or_none(self, store: Store) -> None:
+        fresh, used = await submitted(store, max_retries=2), await submitted(store, max_retries=2)
+        for _ in range(2):
+            await reported(store, await launched(store, used), TaskState.FAILED, reason=NON_ZERO_EXIT)
+
+        with pytest.raises(Conflict, match="Retries would be less than attempts-consumed"):
+            await store.retry([fresh.job_id, used.job_id], [5, 1], now_ms=1)
+        with pytest.raises(NotFound) as refusal:
+            await store.retry([fresh.job_id, "no-1"], [5, 5], now_ms=1)
+
+        assert refusal.value.missing == ("no-1",)
+        assert (await the_job(store, fresh)).max_retries == 2
+
+    # Limits and texts
+
+    async def test_a_limit_replaces_the_one_of_the_same_kind_user_pool_and_name(self, store: Store) -> None:
+        cpus = a_limit(name="cpus", amount=4.0, reason="first")
+        await store.set_limits([cpus, a_limit(name="mem", amount=UNLIMITED), a_limit(user="eve")])
+        await store.set_limits([a_limit(name="cpus", amount=0.0, reason="none for now")])
+
+        assert list(await store.limits()) == [
+            a_limit(name="cpus", amount=0.0, reason="none for now"),
+            a_limit(name="mem", amount=UNLIMITED),
+            a_limit(user="eve"),
+        ]
+
+    async def test_retracting_removes_a_users_limits_of_one_kind_in_one_pool(self, store: Store) -> None:
+        kept = [a_limit(pool="other"), a_limit(kind="quota"), a_limit(user="eve")]
+        await store.set_limits([a_limit(name="cpus"), a_limit(name="mem"), *kept])
+        await store.retract_limits("share", "ada", "default")
+        assert sorted(await store.limits(), key=str) == sorted(kept, key=str)
+
+    async def test_a_small_text_is_kept_under_its_key(self, store: Store) -> None:
+        assert await store.recall("framework") is None
+        await store.remember("framework", "one")
+        await store.remember("framework", "two ½")
+        assert await store.recall("framework") == "two ½"
+
+    # Questions
+
+    async def test_jobs_come_in_the_order_asked_with_none_for_those_unknown(self, store: Store) -> None:
+        specs = [await submitted(store) for _ in range(3)]
+        asked = [specs[2].job_id, "unknown", specs[0].job_id, specs[2].job_id]
+        found = await store.jobs(asked)
+        assert [job and job.spec for job in found] == [specs[2], None, specs[0], specs[2]]
+        assert list(await store.jobs([])) == []
+
+    async def test_many_jobs_can_be_asked_for_at_once(self, store: Store) -> None:
+        specs = [a_job_spec() for _ in range(300)]
+        await store.submit(specs, now_ms=1)
+        found = await store.jobs([spec.job_id for spec in specs])
+        assert [job and job.spec for job in found] == specs
+
+    async def test_the_job_of_an_instance_is_found_also_when_it_has_ended(self, store: Store) -> None:
+        first, second = await submitted(store, max_retries=2), await submitted(store)
+        ended = await launched(store, first)
+        await reported(store, ended, TaskState.FAILED, reason=NON_ZERO_EXIT)
+        again = await launched(store, first)
+        other = await launched(store, second)
+
+        asked = [other.instance_id, "unknown", ended.instance_id, again.instance_id]
+        found = await store.jobs_of_instances(asked)
+
+        assert [job and job.spec for job in found] == [second, None, first, first]
+
+    async def test_a_list_has_the_jobs_of_a_user_in_a_time_range_newest_first(self, store: Store) -> None:
+        for at_ms in (10, 20, 20, 30):
+            await store.submit([a_job_spec(name=f"at-{at_ms}"), a_job_spec(user="eve")], now_ms=at_ms)
+
+        listed = await store.list_jobs(a_query(start_ms=10, end_ms=30))
+
+        assert [job.spec.name for job in listed] == ["at-20", "at-20", "at-10"]
+        assert listed[0].seq > listed[1].seq
+
+    async def test_a_list_that_is_too_long_keeps_the_oldest(self, store: Store) -> None:
+        for at_ms in (30, 10, 20):
+            await store.submit([a_job_spec()], now_ms=at_ms)
+        listed = await store.list_jobs(a_query(limit=2))
+        assert [job.submitted_ms for job in listed] == [20, 10]
+
+    async def test_a_list_can_be_narrowed_to_outcomes(self, store: Store) -> None:
+        specs = {
+            name: await submitted(store, name=name) for name in ("waiting", "running", "success", "failed")
+        }
+        await launched(store, specs["running"])
+        await reported(store, await launched(store, specs["success"]), TaskState.FINISHED)
+        await store.kill_jobs([specs["failed"].job_id])
+
+        for wanted in ({"waiting"}, {"running", "failed"}, {"success"}, set(specs), set[str]()):
+            listed = await store.list_jobs(a_query(outcomes=frozenset(wanted)))
+            assert {job.spec.name for job in listed} == wanted
+
+    @pytest.mark.parametrize(
+        ("glob", "named"),
+        [
+            ("sweep*", {"sweep", "sweep.1", "sweep-1"}),
+            ("sweep.*", {"sweep.1"}),
+            ("*1", {"sweep.1", "sweep-1"}),
+            ("Sweep", set()),
+            ("", {""}),
+            ("*", {"sweep", "sweep.1", "sweep-1", "", "[a]?"}),
+            ("[a]?", {"[a]?"}),
+            ("s*e*p", {"sweep"}),
+        ],
+    )
+    async def test_a_list_can_be_narrowed_to_names(self, store: Store, glob: str, named: set[str]) -> None:
+        for name in ("sweep", "sweep.1", "sweep-1", "", "[a]?"):
+            await submitted(store, name=name)
+        listed = await store.list_jobs(a_query(name_glob=glob))
+        assert {job.spec.name for job in listed} == named
+
+    async def test_a_list_can_be_narrowed_to_a_pool_as_used_or_as_named(self, store: Store) -> None:
+        for name, pool, named in (("a", "gamma", None), ("b", "beta", "gamma"), ("c", "beta", None)):
+            await submitted(store, name=name, pool=pool, submit_pool=named)
+        listed = await store.list_jobs(a_query(pool="gamma"))
+        assert [job.spec.name for job in listed] == ["b", "a"]
+
+    async def test_a_reader_learns_what_is_newer_than_its_last_change(self, store: Store) -> None:
+        first, second, third = [await submitted(store) for _ in range(3)]
+        await submitted(store, user="eve")
+        cursor = (await the_job(store, second)).change
+        await launched(store, first)
+
+        news = await store.changed("ada", cursor)
+
+        assert [change.job for change in news] == await all_jobs(store, [third, first])
+        assert all(change.before is None for change in news)
+        assert list(await store.changed("ada", await store.last_change())) == []
+        assert [change.job.spec for change in await store.changed("ada", 0, limit=2)] == [second, third]
+
+    async def test_a_reader_can_ask_for_the_jobs_that_carry_a_label(self, store: Store) -> None:
+        await submitted(store)
+        await submitted(store, labels={"session": "two", 'odd "key"': "s1"})
+        wanted = await submitted(store, labels={"x": "y", "session": "s1"})
+        odd = await submitted(store, labels={'odd "key"': "%'"})
+
+        assert await specs_changed(store, ("session", "s1")) == [wanted]
+        assert await specs_changed(store, ('odd "key"', "%'")) == [odd]
+        assert await specs_changed(store, ("session", "s1"), limit=0) == []
+
+    async def test_a_reader_is_told_a_completed_job_with_its_last_end_and_result(self, store: Store) -> None:
+        spec = await submitted(store, max_retries=2)
+        failed = await launched(store, spec)
+        await reported(
+            store, failed, TaskState.FAILED, reason=NON_ZERO_EXIT, result=Result(inline=b"e", size=1)
+        )
+        ((waiting,)) = await store.changed("ada", 0)
+        ended = await launched(store, spec)
+        await reported(store, ended, TaskState.FINISHED, result=Result(inline=b"value", size=5))
+
+        ((told,)) = await store.changed("ada", 0)
+
+        assert (waiting.instance, waiting.result) == (None, None)
+        assert told.instance is not None
+        assert told.instance.instance_id == ended.instance_id
+        assert told.result == Result(inline=b"value", size=5)
+        assert await store.result(failed.instance_id) == Result(inline=b"e", size=1)
+
+    async def test_there_is_no_result_of_an_unknown_instance(self, store: Store) -> None:
+        assert await store.result("unknown") is None
+
+    async def test_what_a_restart_needs_comes_by_seq(self, store: Store) -> None:
+        waiting, running, done, killed, dying = [await submitted(store) for _ in range(5)]
+        await launched(store, running)
+        await reported(store, await launched(store, done), TaskState.FINISHED)
+        open_instance = await launched(store, dying)
+        await store.kill_jobs([killed.job_id, dying.job_id])
+
+        assert [job.spec for job in await open_jobs(store)] == [waiting, running, dying]
+        await reported(store, open_instance, TaskState.KILLED)
+        assert [job.spec for job in await open_jobs(store)] == [waiting, running]
+
+    async def test_what_a_restart_needs_comes_in_batches(self, store: Store) -> None:
+        specs = [a_job_spec() for _ in range(4500)]
+        for start in range(0, len(specs), 1500):
+            await store.submit(specs[start : start + 1500], now_ms=1)
+        batches = [batch async for batch in store.open_jobs()]
+        assert len(batches) > 1
+        assert [job.spec.job_id for batch in batches for job in batch] == [spec.job_id for spec in specs]
+
+    # Listeners, order, concurrency
+
+    async def test_listeners_hear_of_each_commit_before_the_caller_goes_on(self, store: Store) -> None:
+        seen = listened(store)
+        spec = await submitted(store)
+        assert [change.job.spec for change in seen[-1]] == [spec]
+        instance = await launched(store, spec)
+        assert len(seen) == 2
+        await reported(store, instance, TaskState.FINISHED, result=Result(inline=b"r", size=1))
+
+        told = seen[-1][0]
+        assert (told.before, told.job) == (JobState.RUNNING, await the_job(store, spec))
+        assert told.instance == told.job.instances[0]
+        assert told.result == Result(inline=b"r", size=1)
+        assert seen[0][0].before is None
+
+    async def test_listeners_are_not_troubled_when_nothing_changed(self, store: Store) -> None:
+        spec = await submitted(store)
+        instance = await launched(store, spec)
+        await store.kill_jobs([spec.job_id])
+        seen = listened(store)
+
+        await store.kill_jobs([spec.job_id])
+        await store.launch([an_instance(spec.job_id)])
+        await reported(store, instance, TaskState.RUNNING)
+        await store.retry([], [], now_ms=1)
+        with pytest.raises(NotFound):
+            await store.kill_jobs(["unknown"])
+
+        assert seen == []
+
+    async def test_change_numbers_follow_the_order_in_which_listeners_hear(self, store: Store) -> None:
+        seen = listened(store)
+        specs = [a_job_spec() for _ in range(20)]
+        await asyncio.gather(*(store.submit([spec], now_ms=1) for spec in specs))
+        await asyncio.gather(*(store.launch([an_instance(spec.job_id)]) for spec in specs))
+
+        numbers = [change.job.change for changes in seen for change in changes]
+        assert numbers == sorted(set(numbers))
+        assert await store.last_change() == numbers[-1]
+
+    async def test_verbs_called_together_take_effect_in_the_order_of_the_calls(self, store: Store) -> None:
+        spec = a_job_spec()
+        instance = an_instance(spec.job_id)
+        _, done, verdicts, kills, closed = await asyncio.gather(
+            store.submit([spec], now_ms=1),
+            store.launch([instance]),
+            store.report([an_update(instance, TaskState.RUNNING, at_ms=5)]),
+            store.kill_jobs([spec.job_id]),
+            store.launch([an_instance(spec.job_id)]),
+        )
+        assert (len(done), list(verdicts), list(kills)) == (1, [Verdict.APPLIED], [instance.instance_id])
+        assert len(closed) == 0
+
+    async def test_a_long_verb_is_not_overtaken_by_a_short_one(self, store: Store) -> None:
+        seen = listened(store)
+        specs = [a_job_spec() for _ in range(2000)]
+        last = a_job_spec()
+        await asyncio.gather(
+            store.submit(specs, now_ms=1), store.submit([last], now_ms=1), store.kill_jobs([specs[-1].job_id])
+        )
+        heard = [change.job.spec.job_id for changes in seen for change in changes]
+        assert heard == [*(spec.job_id for spec in specs), last.job_id, specs[-1].job_id]
+
+    async def test_of_verbs_called_together_each_succeeds_or_fails_alone(self, store: Store) -> None:
+        used = await submitted(store)
+        good = [a_job_spec(), a_job_spec()]
+        outcomes = await asyncio.gather(
+            store.submit([good[0]], now_ms=1),
+            store.submit([used], now_ms=1),
+            store.kill_jobs(["unknown"]),
+            store.submit([good[0], a_job_spec()], now_ms=1),
+            store.submit([good[1]], now_ms=1),
+            return_exceptions=True,
+        )
+        assert [type(outcome) for outcome in outcomes[1:4]] == [Conflict, NotFound, Conflict]
+        assert [job.spec for job in await open_jobs(store)] == [used, *good]
+
+    async def test_a_caller_who_goes_away_disturbs_nobody(self, store: Store) -> None:
+        specs = [a_job_spec() for _ in range(3)]
+        calls = [asyncio.create_task(store.submit([spec], now_ms=1)) for spec in specs]
+        await asyncio.sleep(0)
+        calls[1].cancel()
+        await asyncio.wait(calls)
+        after = await submitted(store)
+        found = [job.spec for job in await open_jobs(store)]
+        assert found[0] == specs[0]
+        assert found[-2:] == [specs[2], after]
+
+    async def test_a_question_sees_every_verb_that_returned(self, store: Store) -> None:
+        for _ in range(50):
+            spec = await submitted(store)
+            assert await store.jobs([spec.job_id]) != [None]
+            instance = await launched(store, spec)
+            assert await store.jobs_of_instances([instance.instance_id]) != [None]
+            news = await store.changed("ada", await store.last_change() - 1)
+            assert [change.job.spec for change in news] == [spec]
+
+    # Restart
+
+    async def test_a_restart_keeps_all_and_goes_on_numbering(self, home: Home) -> None:
+        store = await home.opened()
+        group = a_group()
+        specs = [a_job_spec(group=group.group_id, max_retries=2, env={"A": "b"}) for _ in range(4)]
+        await store.submit(specs, [group], now_ms=1)
+        instances = [await launched(store, spec) for spec in specs[:3]]
+        await reported(store, instances[0], TaskState.FINISHED, result=Result(inline=b"r", size=1))
+        await reported(store, instances[1], TaskState.LOST, reason=HEARTBEAT_LOST)
+        await store.set_limits([a_limit()])
+        await store.remember("k", "v")
+        before = await all_jobs(store, specs)
+        last = await store.last_change()
+
+        again = await home.restarted(store)
+
+        assert await all_jobs(again, specs) == before
+        assert [job.spec for job in await open_jobs(again)] == specs[1:]
+        assert await again.result(instances[0].instance_id) == Result(inline=b"r", size=1)
+        assert await again.groups([group.group_id]) == [group]
+        assert list(await again.limits()) == [a_limit()]
+        assert await again.recall("k") == "v"
+        assert await again.last_change() == last
+        new = await submitted(again)
+        job = await the_job(again, new)
+        assert job.seq > max(old.seq for old in before)
+        assert job.change > last
+        await again.close()
+
+    async def test_a_new_store_is_empty(self, store: Store) -> None:
+        assert await store.last_change() == 0
+        assert await open_jobs(store) == []
+        assert list(await store.limits()) == []
+
+    async def test_closing_finishes_what_was_asked(self, home: Home) -> None:
+        store = await home.opened()
+        specs = [a_job_spec() for _ in range(100)]
+        calls = [asyncio.create_task(store.submit([spec], now_ms=1)) for spec in specs]
+        await asyncio.sleep(0)
+
+        again = await home.restarted(store)
+
+        await asyncio.gather(*calls)
+        assert [job.spec for job in await open_jobs(again)] == specs
+        await again.close()
+
+    async def test_a_closed_store_says_so(self, store: Store) -> None:
+        await store.close()
+        await store.close()
+        with pytest.raises(SchedulerError):
+            await store.submit([a_job_spec()], now_ms=1)
+        with pytest.raises(SchedulerError):
+            await store.jobs(["x"])
+
+
+async def submitted(store: Store, *, now_ms: int = 1000, **named: Any) -> JobSpec:
+    """Submit one job and return its spec."""
+    spec = a_job_spec(**named)
+    await store.submit([spec], now_ms=now_ms)
+    return spec
+
+
+async def launched(store: Store, spec: JobSpec) -> Instance:
+    """Launch a job that waits and return its instance."""
+    ((_, instance),) = await store.launch([an_instance(spec.job_id)])
+    return instance
+
+
+async def reported(
+    store: Store, instance: Instance, state: TaskState, *, at_ms: int = 5000, **named: Any
+) -> Verdict:
+    """Report one thing of one instance."""
+    (verdict,) = await store.report([an_update(instance, state, at_ms=at_ms, **named)])
+    return verdict
+
+
+async def the_job(store: Store, spec: JobSpec) -> Job:
+    (job,) = await store.jobs([spec.job_id])
+    assert job is not None
+    return job
+
+
+async def all_jobs(store: Store, specs: Sequence[JobSpec]) -> list[Job]:
+    return [await the_job(store, spec) for spec in specs]
+
+
+async def open_jobs(store: Store) -> list[Job]:
+    return [job async for batch in store.open_jobs() for job in batch]
+
+
+async def specs_changed(store: Store, label: tuple[str, str], limit: int = 10) -> list[JobSpec]:
+    return [change.job.spec for change in await store.changed("ada", 0, label=label, limit=limit)]
+
+
+def listened(store: Store) -> list[Sequence[JobChange]]:
+    """Listen, and return the list that grows by what is heard at each commit."""
+    seen: list[Sequence[JobChange]] = []
+    store.listen(seen.append)
+    return seen
+
+
+def an_update(instance: Instance, state: TaskState, *, at_ms: int = 5000, **named: Any) -> StatusUpdate:
+    return StatusUpdate(instance_id=instance.instance_id, state=state, at_ms=at_ms, **named)
+
+
+def a_progress(instance: Instance, sequence: int, percent: int, message: str) -> ProgressUpdate:
+    return ProgressUpdate(
+        instance_id=instance.instance_id, sequence=sequence, percent=percent, message=message
+    )
+
+
+def a_limit(**named: Any) -> LimitEntry:
+    return LimitEntry(
+        **{"kind": "share", "user": "ada", "pool": "default", "name": "cpus", "amount": 1.0, **named}
+    )
+
+
+def a_query(**named: Any) -> JobQuery:
+    return JobQuery(**{"user": "ada", "outcomes": ALL_OUTCOMES, "start_ms": 0, "end_ms": 10**15, **named})
