@@ -1,0 +1,208 @@
+"""Both stores give the same answers to any sequence of verbs, over restarts and with little memory."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
+
+from cook_jupyter.errors import CookError
+from cook_jupyter.model.changes import JobChange
+from cook_jupyter.model.instance import ProgressUpdate, Result, StatusUpdate, TaskState
+from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.reason import HEARTBEAT_LOST, NON_ZERO_EXIT, PREEMPTED
+from cook_jupyter.store import sqlite_book
+from cook_jupyter.store.base import Failure, Store
+from cook_jupyter.store.memory import MemoryStore
+from cook_jupyter.store.sqlite import SqliteStore
+from tests.builders import a_group, a_job_spec, an_instance
+from tests.store.contract import a_query, open_jobs
+
+Ask = Callable[[Store], Awaitable[Any]]
+
+USERS = st.sampled_from(["ada", "eve", "zoë"])
+TIMES = st.integers(0, 50)
+RETRIES = st.integers(1, 4)
+RESULTS = st.none() | st.builds(Result, inline=st.binary(max_size=5), size=st.just(5))
+REASONS = st.sampled_from([None, HEARTBEAT_LOST, NON_ZERO_EXIT, PREEMPTED, "no such reason"])
+
+
+class Twins(RuleBasedStateMachine):
+    """One MemoryStore and one SqliteStore, asked the same things."""
+
+    jobs = Bundle("jobs")
+    instances = Bundle("instances")
+    groups = Bundle("groups")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="cook-"))
+        self.loop = asyncio.new_event_loop()
+        self.memory: Store = MemoryStore()
+        self.heard: tuple[list[JobChange], list[JobChange]] = ([], [])
+        self.memory.listen(self.heard[0].extend)
+        self.loop.run_until_complete(self.memory.open())
+        self.sqlite: Store
+        self.loop.run_until_complete(self.open_sqlite())
+        self.known: list[str] = []
+        self.together: list[Ask] = []
+
+    async def open_sqlite(self) -> None:
+        self.sqlite = SqliteStore(self.folder / "store.db")
+        self.sqlite.listen(self.heard[1].extend)
+        await self.sqlite.open()
+
+    def teardown(self) -> None:
+        self.do_what_waits()
+        self.loop.run_until_complete(self.sqlite.close())
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+    # Verbs are collected, and then called together: so groups of any size share a transaction.
+
+    def ask(self, question: Ask) -> None:
+        self.together.append(question)
+
+    @rule()
+    def do_what_waits(self) -> None:
+        asked, self.together = self.together, []
+        answers = self.loop.run_until_complete(_both(asked, self.memory, self.sqlite))
+        assert answers[0] == answers[1]
+
+    @rule(target=jobs, user=USERS, group=st.none() | groups, retries=RETRIES, at=TIMES, grow=st.booleans())
+    def submit(self, user: str, group: str | None, retries: int, at: int, grow: bool) -> str:
+        labels = {"at": str(at)}
+        spec = a_job_spec(user=user, max_retries=retries, group=group, name=f"job-{at}", labels=labels)
+        self.ask(lambda store: store.submit([spec], now_ms=at, grow_groups=grow))
+        self.known.append(spec.job_id)
+        return spec.job_id
+
+    @rule(target=groups)
+    def name_a_group(self) -> str:
+        return str(a_group().group_id)
+
+    @rule(used=jobs, group=groups)
+    def submit_a_used_uuid_or_group(self, used: str, group: str) -> None:
+        specs = [a_job_spec(), a_job_spec(job_id=used)]
+        self.ask(lambda store: store.submit(specs, [a_group(group_id=group)], now_ms=9))
+
+    @rule(target=instances, job_ids=st.lists(jobs, min_size=1, max_size=3), at=TIMES)
+    def launch(self, job_ids: list[str], at: int) -> Any:
+        placed = [an_instance(job_id, started_ms=at) for job_id in job_ids]
+        self.ask(lambda store: store.launch(placed))
+        return multiple(*(instance.instance_id for instance in placed))
+
+    @rule(job_id=jobs, instance=instances)
+    def launch_under_a_used_id(self, job_id: str, instance: str) -> None:
+        self.ask(lambda store: store.launch([an_instance(job_id, instance_id=instance)]))
+
+    @rule(
+        ids=st.lists(instances, min_size=1, max_size=3),
+        state=st.sampled_from(TaskState),
+        at=TIMES,
+        reason=REASONS,
+        result=RESULTS,
+    )
+    def report(
+        self, ids: list[str], state: TaskState, at: int, reason: str | None, result: Result | None
+    ) -> None:
+        updates = [
+            StatusUpdate(instance_id=i, state=state, at_ms=at, reason=reason, result=result) for i in ids
+        ]
+        self.ask(lambda store: store.report(updates))
+
+    @rule(instance=instances, sequence=st.integers(0, 3), percent=st.none() | st.integers(0, 100))
+    def progress(self, instance: str, sequence: int, percent: int | None) -> None:
+        update = ProgressUpdate(instance_id=instance, sequence=sequence, percent=percent, message="at work")
+        self.ask(lambda store: store.progress([update]))
+
+    @rule(job_id=jobs, instance=instances, at=TIMES)
+    def fail(self, job_id: str, instance: str, at: int) -> None:
+        failure = Failure(job_id=job_id, instance_id=instance, reason=PREEMPTED, at_ms=at, preempted=True)
+        self.ask(lambda store: store.fail([failure]))
+
+    @rule(job_ids=st.lists(jobs | st.just("unknown"), min_size=1, max_size=3))
+    def kill(self, job_ids: list[str]) -> None:
+        self.ask(lambda store: store.kill_jobs(job_ids))
+
+    @rule(ids=st.lists(instances | st.just("unknown"), min_size=1, max_size=3))
+    def cancel(self, ids: list[str]) -> None:
+        self.ask(lambda store: store.cancel_instances(ids))
+
+    @rule(job_ids=st.lists(jobs, min_size=1, max_size=2), retries=RETRIES, at=TIMES)
+    def retry(self, job_ids: list[str], retries: int, at: int) -> None:
+        self.ask(lambda store: store.retry(job_ids, [retries] * len(job_ids), now_ms=at))
+
+    @rule(user=USERS, amount=st.floats(0, 9), name=st.sampled_from(["cpus", "mem"]))
+    def set_a_limit(self, user: str, amount: float, name: str) -> None:
+        entry = LimitEntry(kind="share", user=user, pool="default", name=name, amount=amount)
+        self.ask(lambda store: store.set_limits([entry]))
+
+    @rule(user=USERS)
+    def retract_limits(self, user: str) -> None:
+        self.ask(lambda store: store.retract_limits("share", user, "default"))
+
+    @precondition(lambda self: not self.together)
+    @rule()
+    def restart(self) -> None:
+        self.loop.run_until_complete(self.sqlite.close())
+        self.loop.run_until_complete(self.open_sqlite())
+
+    @precondition(lambda self: not self.together)
+    @rule(user=USERS, after=st.integers(0, 60), at=TIMES, limit=st.none() | st.integers(1, 5))
+    def ask_questions(self, user: str, after: int, at: int, limit: int | None) -> None:
+        query = a_query(user=user, end_ms=at, outcomes=frozenset({"running", "failed"}), limit=limit)
+        self.same(lambda store: store.list_jobs(query))
+        self.same(lambda store: store.changed(user, after, limit=3))
+        self.same(lambda store: store.changed(user, after, label=("at", str(at))))
+        self.same(lambda store: store.limits())
+
+    @precondition(lambda self: not self.together)
+    @invariant()
+    def both_hold_the_same(self) -> None:
+        self.same(lambda store: store.jobs(self.known))
+        self.same(open_jobs)
+        self.same(lambda store: store.last_change())
+        assert self.heard[0] == self.heard[1]
+        self.heard[0].clear()
+        self.heard[1].clear()
+
+    def same(self, question: Ask) -> None:
+        answers = self.loop.run_until_complete(_both([question], self.memory, self.sqlite))
+        assert answers[0] == answers[1]
+
+
+async def _both(asked: Sequence[Ask], *stores: Store) -> list[list[Any]]:
+    return [
+        [_comparable(answer) for answer in await asyncio.gather(*(_told(ask(store)) for ask in asked))]
+        for store in stores
+    ]
+
+
+async def _told(answer: Awaitable[Any]) -> Any:
+    try:
+        return await answer
+    except CookError as error:
+        return type(error), str(error)
+
+
+def _comparable(answer: Any) -> Any:
+    return list(answer) if isinstance(answer, (list, tuple)) else answer
+
+
+TestTwins = Twins.TestCase
+TestTwins.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let young jobs be forgotten within the few jobs of a test."""
+    monkeypatch.setattr(sqlite_book, "YOUNG_JOBS", 3)
