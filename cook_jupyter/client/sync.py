@@ -45,6 +45,7 @@ class JobClient:
         self, url: str, *, token: str | None = None, user: str | None = None, timeout_s: float = TIMEOUT_S
     ) -> None:
         self._token = token
+        self._acts = user is not None
         self._timeout_s = timeout_s
         # Without a token the name is all there is; with one alone, the scheduler knows whose it is.
         self._asking = user or (getpass.getuser() if token is None else None)
@@ -74,6 +75,11 @@ class JobClient:
     def acting_as(self, user: str) -> "JobClient":
         """Another client of the same scheduler, acting as another user."""
         return JobClient(self.url, token=self._token, user=user, timeout_s=self._timeout_s)
+
+    def patient_for(self, timeout_s: float) -> "JobClient":
+        """Another client of the same scheduler for the same user, with another deadline."""
+        user = self._asking if self._token is None or self._acts else None
+        return JobClient(self.url, token=self._token, user=user, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Close the connections. The client can be used again; it opens new ones."""

@@ -1,0 +1,360 @@
+"""The commands of `%cook`: what each takes and does.
+
+Lives here: one function per command, with its arguments; a command returns a view, or a value.
+Not here: running a cell (`notebook.magics`), finding the jobs that are meant (`notebook.references`).
+"""
+
+import difflib
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from IPython.core.error import UsageError
+
+from cook_jupyter.client.home import config_file, home_folder
+from cook_jupyter.client.sync import JobClient
+from cook_jupyter.errors import CookError, NotFound
+from cook_jupyter.notebook import units
+from cook_jupyter.notebook.arguments import argument, help_of, summary_of, takes
+from cook_jupyter.notebook.references import ALL, Ambiguous, find_job, find_jobs
+from cook_jupyter.notebook.views import (
+    JobsView,
+    JobView,
+    SettingsView,
+    StateView,
+    UsageView,
+    WhyView,
+    how_it_ended,
+)
+
+STATES = ("waiting", "running", "success", "failed", "completed")
+UNFINISHED = ("waiting", "running")
+SHOWN_WITH_STATE = 5
+LOG_PIECE_BYTES = 1024 * 1024
+
+
+class Notebook(Protocol):
+    """What commands need of the notebook they are typed in."""
+
+    @property
+    def client(self) -> JobClient:
+        """The scheduler; it is found, or started, when first asked for."""
+
+    @property
+    def namespace(self) -> Mapping[str, Any]:
+        """The notebook's variables."""
+
+    @property
+    def last_key(self) -> str | None:
+        """The job that this notebook started last."""
+
+    def write(self, text: str) -> None:
+        """Print."""
+
+    def asks(self, question: str) -> str | None:
+        """The answer of whoever sits there; None if nobody does."""
+
+    def settings(self) -> list[tuple[str, str, str]]:
+        """Name, value and origin of each setting."""
+
+    def change_setting(self, name: str, value: str) -> None:
+        """Set one."""
+
+    def result_of(self, key: str, timeout_s: float | None) -> Any:
+        """What a job gave back; a cell's names are brought back with it."""
+
+    def wait_for(self, keys: Sequence[str], timeout_s: float | None) -> list[JobView]:
+        """The jobs once all have ended, or as they are when time is up."""
+
+
+Command = Callable[[Notebook, Namespace], Any]
+
+
+def show_state(notebook: Notebook) -> StateView:
+    """The scheduler, what is used, who runs and waits, one's latest jobs: `%cook` alone."""
+    client = notebook.client
+    jobs = JobsView.of(client.recent_jobs(SHOWN_WITH_STATE), _now_ms(), "Your latest jobs")
+    return StateView(client.summary(), client.url, jobs)
+
+
+@takes(
+    "cook list",
+    argument("name", nargs="?", help="only jobs of this name; * stands for any letters"),
+    argument("--state", choices=STATES, action="append", help="only in this state; may be repeated"),
+    argument("-n", "--count", type=int, default=20, help="at most so many [20]"),
+    argument("--user", help="whose jobs [yours]"),
+    argument("--since", default="7d", help="none older than this, such as 30m, 12h or 7d [7d]"),
+)
+def list_jobs(notebook: Notebook, options: Namespace) -> JobsView:
+    """Show the latest jobs, newest first.
+
+    Example: %cook list --state running
+    """
+    now_ms = _now_ms()
+    found = notebook.client.recent_jobs(
+        options.count,
+        user=options.user,
+        states=options.state or ("waiting", "running", "completed"),
+        name=options.name,
+        since_ms=now_ms - int(units.parse_duration(options.since) * 1000),
+    )
+    return JobsView.of(found, now_ms, f"Jobs of {options.user}" if options.user else "Your jobs")
+
+
+@takes(
+    "cook wait",
+    argument("jobs", nargs="*", default=[], help="ids, beginnings of ids, names or variables [the last one]"),
+    argument("--timeout", help="give up after so long, such as 90s or 10m"),
+)
+def wait(notebook: Notebook, options: Namespace) -> Any:
+    """Wait until jobs have ended. Of a single cell, bring its names back and return its value.
+
+    Ctrl-C ends the waiting, not the jobs.
+
+    Example: %cook wait sweep --timeout 10m
+    """
+    timeout_s = units.parse_duration(options.timeout) if options.timeout else None
+    keys = [job.uuid for job in _find(notebook, options.jobs or ["last"])]
+    jobs = notebook.wait_for(keys, timeout_s)
+    if any(not job.is_over for job in jobs):
+        notebook.write(f"Not all have ended after {options.timeout}.\n")
+    elif len(jobs) == 1 and jobs[0].state == "success":
+        try:
+            return notebook.result_of(jobs[0].uuid, timeout_s)
+        except NotFound:
+            pass  # a shell command gives nothing back
+    return JobsView(tuple(jobs), _now_ms(), "Waited for")
+
+
+@takes(
+    "cook kill",
+    argument("jobs", nargs="+", help="ids, beginnings of ids, names or variables; `last`, or `all` of yours"),
+    argument("-y", "--yes", action="store_true", help="do not ask before killing several"),
+)
+def kill(notebook: Notebook, options: Namespace) -> Any:
+    """Kill jobs, waiting or running. Where several may be meant it asks which.
+
+    Example: %cook kill 3f2a
+    """
+    client = notebook.client
+    chosen: list[JobView] = []
+    for word in options.jobs:
+        try:
+            chosen += find_jobs(client, [word], notebook.namespace, last=notebook.last_key, states=UNFINISHED)
+        except Ambiguous as error:
+            chosen += _choose(notebook, error)
+    alive = {job.uuid: job for job in chosen if not job.is_over}
+    if not alive:
+        return "Nothing to kill: " + ("it has ended already." if chosen else "no job of yours is unfinished.")
+    if len(alive) > 1 and not options.yes and ALL in options.jobs:
+        _confirm(notebook, len(alive))
+    client.kill(list(alive))
+    return JobsView.of(client.jobs(list(alive), partial=True), _now_ms(), "Killed")
+
+
+@takes(
+    "cook why",
+    argument(
+        "job", nargs="?", default="last", help="an id, the beginning of one, a name or a variable [the last]"
+    ),
+)
+def why(notebook: Notebook, options: Namespace) -> WhyView:
+    """Say why a job waits, or how it ended, in sentences with numbers and the next step.
+
+    Example: %cook why 3f2a
+    """
+    job = _find(notebook, [options.job])[0]
+    if job.is_over:
+        return WhyView(job, (how_it_ended(job), *_next_step(job)))
+    return WhyView(job, tuple(notebook.client.why(job.uuid)["sentences"]))
+
+
+@takes(
+    "cook logs",
+    argument(
+        "job", nargs="?", default="last", help="an id, the beginning of one, a name or a variable [the last]"
+    ),
+    argument("--stderr", action="store_true", help="what it wrote to stderr, not stdout"),
+    argument("--attempt", type=int, help="of this attempt, from 1 on [the latest]"),
+    argument("--tail", type=int, metavar="LINES", help="only the last so many lines"),
+    argument("--follow", action="store_true", help="go on until the job ends; Ctrl-C stops reading"),
+)
+def logs(notebook: Notebook, options: Namespace) -> None:
+    """Print what a job wrote, of any of its attempts.
+
+    Example: %cook logs sweep --stderr --tail 20
+    """
+    job = _find(notebook, [options.job])[0]
+    instances = job.instances
+    if not instances:
+        raise UsageError(f"job {job.uuid[:8]} has not started yet, so it wrote nothing; %cook why tells more")
+    attempt = options.attempt or len(instances)
+    if not 1 <= attempt <= len(instances):
+        raise UsageError(f"job {job.uuid[:8]} had {units.counted(len(instances), 'attempt')}")
+    instance = str(instances[attempt - 1]["task_id"])
+    stream = "stderr" if options.stderr else "stdout"
+    client, offset, text = notebook.client, 0, b""
+    while True:
+        piece = client.logs(
+            instance, stream=stream, offset=offset, length=LOG_PIECE_BYTES, wait_s=10 if options.follow else 0
+        )
+        offset = piece.next_offset
+        if options.follow:
+            notebook.write(piece.data.decode("utf-8", "replace"))
+        else:
+            text += piece.data
+        if offset >= piece.size and (piece.ended or not options.follow):
+            break
+    if not options.follow:
+        lines = text.decode("utf-8", "replace").splitlines(keepends=True)
+        notebook.write("".join(lines[-options.tail :] if options.tail else lines))
+
+
+@takes(
+    "cook result",
+    argument(
+        "job", nargs="?", default="last", help="an id, the beginning of one, a name or a variable [the last]"
+    ),
+    argument("--timeout", help="wait for it so long, such as 90s or 10m [do not wait]"),
+)
+def result(notebook: Notebook, options: Namespace) -> Any:
+    """Return what a job gave back; also after a restart of the kernel. A cell's names come with it.
+
+    Example: best = %cook result 3f2a
+    """
+    job = _find(notebook, [options.job])[0]
+    if not job.is_over and not options.timeout:
+        raise UsageError(f"it has not ended yet ({job.line()}); wait with: %cook wait {job.uuid[:8]}")
+    return notebook.result_of(job.uuid, units.parse_duration(options.timeout) if options.timeout else None)
+
+
+@takes(
+    "cook usage",
+    argument("user", nargs="?", help="whose [yours]"),
+)
+def usage(notebook: Notebook, options: Namespace) -> UsageView:
+    """Show what you, or somebody else, hold now, beside share and quota.
+
+    Example: %cook usage grace
+    """
+    client = notebook.client
+    user = options.user or client.user
+    try:
+        capacity = client.summary()["capacity"]
+    except CookError:  # an original Cook does not tell
+        capacity = {}
+    return UsageView(user, client.usage(user), client.share(user), client.quota(user), capacity)
+
+
+@takes(
+    "cook config",
+    argument("change", nargs="*", metavar="NAME=VALUE", help="what to set in this notebook"),
+)
+def config(notebook: Notebook, options: Namespace) -> SettingsView:
+    """Show the settings and where they come from; set some for this notebook.
+
+    The same by IPython's own means: %config CookMagics.mem_mb = 2000
+
+    Example: %cook config mem_mb=2000 cpus=2
+    """
+    for change in options.change:
+        name, found, value = change.partition("=")
+        if not found:
+            raise UsageError(f"write NAME=VALUE, not {change!r}")
+        notebook.change_setting(name.strip(), value.strip())
+    place = "it exists" if config_file().exists() else "not there"
+    rows = [
+        *notebook.settings(),
+        ("home", str(home_folder()), "COOK_JUPYTER_HOME or its default"),
+        ("file", str(config_file()), place),
+    ]
+    return SettingsView(tuple(rows), "Set one with: %cook config mem_mb=2000")
+
+
+COMMANDS: Mapping[str, Command] = {
+    "list": list_jobs,
+    "wait": wait,
+    "kill": kill,
+    "why": why,
+    "logs": logs,
+    "result": result,
+    "usage": usage,
+    "config": config,
+}
+
+
+def help_text(name: str | None = None) -> str:
+    """How to use one command, or which there are.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    if name:
+        return help_of(command_named(name))
+    width = max(map(len, COMMANDS))
+    lines = [f"  %cook {each:<{width}}  {summary_of(command)}" for each, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"  %cook {'':<{width}}  The state of things: who runs, who waits, your latest jobs.",
+            *lines,
+            f"  %%cook{'':<{width}}  Run the cell as a job; %%cook? tells its options.",
+            "",
+            "More on each: %cook help list, or %cook list?",
+        ]
+    )
+
+
+def command_named(name: str) -> Command:
+    """The command of that name.
+
+    Raises:
+        UsageError: there is none; the nearest is named.
+    """
+    if name in COMMANDS:
+        return COMMANDS[name]
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean %cook {near[0]}?" if near else "%cook help tells which there are"
+    raise UsageError(f"there is no %cook {name}; {hint}")
+
+
+def _find(notebook: Notebook, words: Sequence[str]) -> list[JobView]:
+    client = notebook.client
+    if len(words) == 1 and words[0] != ALL:
+        return [find_job(client, words[0], notebook.namespace, last=notebook.last_key)]
+    return find_jobs(client, words, notebook.namespace, last=notebook.last_key)
+
+
+def _choose(notebook: Notebook, error: Ambiguous) -> list[JobView]:
+    """Ask which of several; who cannot be asked is told to say more."""
+    numbered = "\n".join(f"{place}: {job.line()}" for place, job in enumerate(error.candidates, 1))
+    answer = notebook.asks(f"Which one? (number, `all`, or nothing to kill none)\n{numbered}\n")
+    if answer is None:
+        raise error
+    answer = answer.strip().lower()
+    if answer == ALL:
+        return list(error.candidates)
+    if answer.isdigit() and 1 <= int(answer) <= len(error.candidates):
+        return [error.candidates[int(answer) - 1]]
+    return []
+
+
+def _confirm(notebook: Notebook, count: int) -> None:
+    answer = notebook.asks(f"Kill {units.counted(count, 'job')}? [y/N] ")
+    if answer is None:
+        raise UsageError(f"to kill {units.counted(count, 'job')} without being asked: %cook kill all --yes")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was killed")
+
+
+def _next_step(job: JobView) -> tuple[str, ...]:
+    latest = job.latest
+    if job.state == "success" or not latest:
+        return ()
+    if latest.get("reason_code") == 2002 or "memory" in str(latest.get("reason_string", "")).lower():
+        return (f"It asked for {units.memory(job.job['mem'])}: give it more with --mem.",)
+    return (f"What it wrote: %cook logs {job.uuid[:8]} --stderr",)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,140 @@
+"""How things look in a notebook: HTML for light and dark themes, and the same as plain text.
+
+Lives here: marks of states, tables, cards, bars.
+Not here: what is shown in them (`notebook.views`).
+
+HTML here has no script and no style sheet, since untrusted notebooks strip them; colours are the theme's
+variables with a fallback to the text's own colour, so that a dark page stays readable. A state is a shape
+and a word; colour only repeats it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+_FAINT = "color:var(--jp-ui-font-color2,inherit)"
+_LINE = "var(--jp-border-color2,rgba(128,128,128,.4))"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How a state is shown: a shape, a word, and a colour that repeats them."""
+
+    shape: str
+    word: str
+    colour: str
+
+    @property
+    def text(self) -> str:
+        """`● succeeded`."""
+        return f"{self.shape} {self.word}"
+
+    @property
+    def html(self) -> str:
+        """The same, the shape in colour and unread by screen readers."""
+        return (
+            f'<span style="white-space:nowrap"><span aria-hidden="true" style="color:{self.colour}">'
+            f"{self.shape}</span> {self.word}</span>"
+        )
+
+
+MARKS: Mapping[str, Mark] = {
+    "waiting": Mark("○", "waiting", "var(--jp-warn-color1,currentColor)"),
+    "again": Mark("↻", "waiting again", "var(--jp-warn-color1,currentColor)"),
+    "running": Mark("◐", "running", "var(--jp-brand-color1,currentColor)"),
+    "success": Mark("●", "succeeded", "var(--jp-success-color1,currentColor)"),
+    "failed": Mark("✕", "failed", "var(--jp-error-color1,currentColor)"),
+    "killed": Mark("■", "killed", "var(--jp-ui-font-color2,currentColor)"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table: its text, what hovering shows, and HTML to use instead of the text."""
+
+    text: str
+    title: str = ""
+    html: str = ""
+    right: bool = False
+
+    @property
+    def as_html(self) -> str:
+        """Inside of the `td`."""
+        return self.html or escape(self.text)
+
+
+def card(head: str, *blocks: str) -> str:
+    """A headline with blocks of HTML below it, in the page's own font."""
+    return (
+        '<div style="font-family:var(--jp-ui-font-family,inherit);font-size:var(--jp-ui-font-size1,inherit);'
+        'color:var(--jp-ui-font-color1,inherit);line-height:1.5">'
+        f'<div style="font-weight:600">{head}</div>{"".join(blocks)}</div>'
+    )
+
+
+def paragraph(text: str, *, faint: bool = False) -> str:
+    """One line of text."""
+    return f"<div{_style(_FAINT) if faint else ''}>{escape(text)}</div>"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str) -> str:
+    """A table; `caption` is for those who do not see it."""
+    line = f"border:0;border-bottom:1px solid {_LINE};padding:2px 12px 2px 0;vertical-align:top;"
+    head = "".join(
+        f'<th scope="col" style="{line}{_FAINT};font-weight:normal;text-align:left">{escape(column)}</th>'
+        for column in columns
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td style="{line}text-align:{"right" if cell.right else "left"}"'
+            + (f' title="{escape(cell.title)}"' if cell.title else "")
+            + f">{cell.as_html}</td>"
+            for cell in row
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<table aria-label="{escape(caption)}" style="border-collapse:collapse;margin:4px 0;'
+        f'font-variant-numeric:tabular-nums;background:transparent"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def bar(part: float, whole: float, mark_at: float | None = None) -> str:
+    """How much of a whole is taken; `mark_at` draws a line (a share, say). A text must say it, too."""
+    percent = _percent(part, whole)
+    line = ""
+    if mark_at is not None and 0 < mark_at < whole:
+        line = (
+            f'<span style="position:absolute;left:{_percent(mark_at, whole):.1f}%;top:-2px;bottom:-2px;'
+            'border-left:2px solid var(--jp-ui-font-color1,currentColor)"></span>'
+        )
+    return (
+        '<span aria-hidden="true" style="display:inline-block;position:relative;width:10em;height:.6em;'
+        f'border:1px solid {_LINE};vertical-align:middle"><span style="display:block;height:100%;'
+        f'width:{percent:.1f}%;background:var(--jp-brand-color1,#888)"></span>{line}</span>'
+    )
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """A table in plain text: two blanks between columns, numbers to the right."""
+    lines = [[*columns], *([cell.text for cell in row] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    right = [bool(rows) and all(row[place].right for row in rows) for place in range(len(columns))]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _percent(part: float, whole: float) -> float:
+    return min(100.0, max(0.0, 100.0 * part / whole)) if whole > 0 else 0.0
+
+
+def _style(text: str) -> str:
+    return f' style="{text}"'

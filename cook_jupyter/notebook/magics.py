@@ -1,0 +1,266 @@
+"""`%cook` and `%%cook`.
+
+Lives here: the magics, their settings (`%config CookMagics`), and how a cell becomes a job.
+Not here: what `%cook list` and its like do (`notebook.commands`), what runs on the host
+(`notebook.cell_job`), watching it (`notebook.running`).
+"""
+
+import difflib
+import linecache
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_cell_magic, magics_class
+from traitlets import Enum, Float, Integer, TraitError, Unicode
+
+from cook_jupyter.client.connect import named_target
+from cook_jupyter.errors import CookError, InvalidRequest
+from cook_jupyter.executor import CookFuture
+from cook_jupyter.notebook import cell as cells
+from cook_jupyter.notebook import commands, units
+from cook_jupyter.notebook.arguments import argument, parsed, takes
+from cook_jupyter.notebook.cell_job import run_cell
+from cook_jupyter.notebook.look import MARKS
+from cook_jupyter.notebook.running import CellRun, state_line
+from cook_jupyter.notebook.screen import Screen, StateLine
+from cook_jupyter.notebook.session import BackgroundCell, Session
+from cook_jupyter.notebook.traceback_text import short_traceback, show_as
+from cook_jupyter.notebook.views import JobView
+
+DEFAULT_BACKGROUND = "job"
+
+
+@magics_class
+class CookMagics(Magics):
+    """Settings of `%%cook`; an option of a cell comes before them."""
+
+    cpus = Float(1.0, min=0, help="Cpus that a cell asks for.").tag(config=True)
+    mem_mb = Float(1024.0, min=0, help="Memory that a cell asks for, in MiB.").tag(config=True)
+    gpus = Integer(0, min=0, help="Gpus that a cell asks for.").tag(config=True)
+    pool = Unicode("", help="The pool of jobs; empty means the scheduler's default.").tag(config=True)
+    priority = Integer(50, min=0, max=100, help="Among your own jobs, the higher first.").tag(config=True)
+    retries = Integer(0, min=0, help="Further attempts when a cell fails.").tag(config=True)
+    user = Unicode("", help="Act as this user, to try fairness out.").tag(config=True)
+    on_interrupt = Enum(
+        ("kill", "detach"), "kill", help="What Ctrl-C does to the job of a cell: kill it, or let it go on."
+    ).tag(config=True)
+    progress = Enum(
+        ("auto", "always", "never"), "auto", help="Whether a line tells how a cell is doing."
+    ).tag(config=True)
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell=shell)
+        self._notebook = shell
+        self.session = Session(shell, self)
+        self._cell_number = 0
+
+    @line_cell_magic
+    @takes(
+        "%cook",
+        argument("--cpus", type=float, help="cpus of one host; a fraction is fine"),
+        argument("--mem", help="memory, such as 500m or 4g; a bare number is MB"),
+        argument("--gpus", type=int, help="whole gpus"),
+        argument("--name", help="the job's name, to find it by"),
+        argument("--pool", help="the pool of hosts"),
+        argument("--priority", type=int, help="0 to 100 among your own jobs; the higher first"),
+        argument("--retries", type=int, help="further attempts when it fails"),
+        argument("--max-runtime", help="stop it after so long, such as 10m or 2h"),
+        argument("--out", action="append", default=[], help="bring these names back: --out a,b"),
+        argument(
+            "--in",
+            dest="also",
+            action="append",
+            default=[],
+            help="send these names, too: --in a,b",
+        ),
+        argument(
+            "--background",
+            nargs="?",
+            const=DEFAULT_BACKGROUND,
+            metavar="NAME",
+            help=f"do not wait: NAME [{DEFAULT_BACKGROUND}] holds the future",
+        ),
+    )
+    def cook(self, line: str, cell: str | None = None) -> Any:
+        """Run the cell as a job on the scheduler.
+
+        The names it uses travel with it; its last value, what it prints and displays come back, and the names
+        after --out. Without a cell, %cook shows the state of things; %cook help tells its commands.
+
+        Example: %%cook --mem 4g --out model
+        """
+        try:
+            return self._command(line) if cell is None else self._run(line, cell)
+        except CookError as error:
+            raise show_as(error, _in_short(error)) from error.__cause__
+
+    # --- commands ---
+
+    def _command(self, line: str) -> Any:
+        name, _, rest = line.strip().partition(" ")
+        if not name:
+            return commands.show_state(self.session)
+        if name == "help":
+            self.session.write(commands.help_text(rest.strip()) + "\n")
+            return None
+        if name.startswith("-"):
+            raise UsageError(f"{name} is an option of a cell: begin a cell with %%cook {line.strip()}")
+        command = commands.command_named(name)
+        return command(self.session, parsed(command, rest))
+
+    # --- a cell as a job ---
+
+    def _run(self, line: str, source: str) -> Any:
+        options = parsed(type(self).cook, line)
+        out, also = _names(options.out), _names(options.also)
+        background = options.background
+        if background is not None and not background.isidentifier():
+            raise UsageError(f"--background wants the name of a variable, not {background!r}")
+        source = self._notebook.transform_cell(source)  # type: ignore[no-untyped-call]
+        needed = sorted({*cells.names_needed(source, self.session.namespace), *self._present(also)})
+        future, file_name = self._submit(options, source, needed, out)
+        if background is not None:
+            started = BackgroundCell(future, future.name, self.session.take)
+            self.session.started(future.key, started)
+            self.session.namespace[background] = started
+            return started
+        self.session.started(future.key)
+        return self._await(future, file_name)
+
+    def _submit(
+        self, options: Namespace, source: str, needed: list[str], out: Sequence[str]
+    ) -> tuple[CookFuture, str]:
+        self._cell_number += 1
+        number = self._notebook.execution_count
+        file_name = f"<%%cook cell {number}.{self._cell_number}>"
+        linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
+        executor = self.session.executor.with_(
+            cpus=_or(options.cpus, self.cpus),
+            mem_mb=self.mem_mb if options.mem is None else units.parse_memory(options.mem),
+            gpus=_or(options.gpus, self.gpus),
+            pool=_or(options.pool, self.pool) or None,
+            priority=_or(options.priority, self.priority),
+            retries=_or(options.retries, self.retries),
+            max_runtime_s=units.parse_duration(options.max_runtime) if options.max_runtime else None,
+            name=options.name or f"cell-{number}",
+        )
+        future: CookFuture = executor.submit(
+            run_cell,
+            cells.anchor(needed, self.session.namespace),
+            source,
+            file_name,
+            out=tuple(out),
+            with_value=cells.ends_with_value(source),
+        )
+        return future, file_name
+
+    def _await(self, future: CookFuture, file_name: str) -> Any:
+        screen = self.session.screen(live=self._tells())
+        run = CellRun(future, future.key, self.session.client, screen)
+        short = f"{future.name} <{future.key[:8]}>"
+        try:
+            run.watch()
+        except KeyboardInterrupt as interrupt:
+            self._interrupted(future, screen, short, interrupt)
+        error = future.exception()
+        if error is None:
+            screen.end(self._last_line(future, "success", short, run.lasted_s))
+            return self.session.take(future.result())
+        screen.end(self._last_line(future, "failed", short, run.lasted_s))
+        for bundle in getattr(error, "__cook_displays__", ()):
+            screen.show(bundle)
+        if isinstance(error, CookError):
+            raise error
+        where = f"in job {short}" + (f" on {future.host}" if future.host else "")
+        raise show_as(error, short_traceback(error, file_name, where))
+
+    def _interrupted(
+        self, future: CookFuture, screen: Screen, short: str, interrupt: KeyboardInterrupt
+    ) -> NoReturn:
+        if self.on_interrupt == "kill":
+            future.kill()
+            said = f"KeyboardInterrupt: {short} was killed"
+            screen.end(StateLine(MARKS["killed"], short))
+        else:
+            said = f"KeyboardInterrupt: {short} goes on; get its result with %cook wait {future.key[:8]}"
+            screen.end(StateLine(MARKS[_known_state(future)], f"{short} goes on"))
+        raise show_as(interrupt, [said]) from None
+
+    def _last_line(self, future: CookFuture, state: str, short: str, lasted_s: float) -> StateLine:
+        """What stays of the line of state; nobody is asked for it if it was never shown."""
+        try:
+            return state_line(JobView.seen(self.session.client.job(future.key)))
+        except CookError:
+            return StateLine(MARKS[state], f"{short} after {units.duration(lasted_s)}")
+
+    def _present(self, names: Sequence[str]) -> list[str]:
+        missing = [name for name in names if name not in self.session.namespace]
+        if missing:
+            raise UsageError(f"--in {','.join(missing)}: there is no such name in the notebook")
+        return list(names)
+
+    def _tells(self) -> bool:
+        return self.progress == "always" or (self.progress == "auto" and self.session.watched)
+
+    # --- settings ---
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Name, value and origin of each setting."""
+        try:
+            target = named_target()
+            url, origin = (
+                target.url or "this user's own scheduler",
+                target.origin if target.url else "default",
+            )
+        except CookError as error:
+            url, origin = "?", str(error)
+        rows = [("url", url, origin)]
+        for name in self._setting_names():
+            value = getattr(self, name)
+            given = "default" if value == self.traits()[name].default_value else "set in this notebook"
+            rows.append((name, str(value) or "(none)", given))
+        return rows
+
+    def change(self, name: str, value: str) -> None:
+        """Set one from text.
+
+        Raises:
+            UsageError: there is no such setting, or the value is not one for it.
+        """
+        names = self._setting_names()
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(names)}"
+            raise UsageError(f"there is no setting {name!r}; {hint}")
+        try:
+            given = units.parse_memory(value) if name == "mem_mb" else self.traits()[name].from_string(value)
+            setattr(self, name, given)
+        except (TraitError, ValueError, InvalidRequest) as error:
+            raise UsageError(f"{name}: {error}") from error
+
+    def _setting_names(self) -> list[str]:
+        return list(self.traits(config=True))
+
+
+def _in_short(error: CookError) -> list[str]:
+    lines = [f"\x1b[31m{type(error).__name__}\x1b[0m: {error}"]
+    return lines + [str(note) for note in getattr(error, "__notes__", ())]
+
+
+def _known_state(future: CookFuture) -> str:
+    return future.status if future.status in MARKS else "waiting"
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    names = [name.strip() for part in given for name in part.split(",") if name.strip()]
+    wrong = [name for name in names if not name.isidentifier()]
+    if wrong:
+        raise UsageError(f"not the name of a variable: {', '.join(wrong)}")
+    return list(dict.fromkeys(names))
+
+
+def _or(given: Any, otherwise: Any) -> Any:
+    return otherwise if given is None else given

@@ -1,0 +1,222 @@
+"""A cell that runs as a job, watched from the notebook until it ends.
+
+Lives here: following its output, saying why it waits, killing it on Ctrl-C, taking its results in.
+Not here: what it is on the host (`notebook.cell_job`), how it is sent (`executor`).
+"""
+
+import codecs
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from cook_jupyter.client.sync import JobClient
+from cook_jupyter.errors import CookError, ResultLost
+from cook_jupyter.notebook import units
+from cook_jupyter.notebook.cell_job import CellOutcome
+from cook_jupyter.notebook.look import MARKS
+from cook_jupyter.notebook.screen import Screen, StateLine
+from cook_jupyter.notebook.views import JobView
+from cook_jupyter.payload import pickling
+
+QUICK_S = 0.15  # what ends within this needs no followers
+SILENT_S = 1.0  # no line of state before
+LOOK_EVERY_S = 0.5
+ASK_WHY_EVERY_S = 4.0
+LONG_POLL_S = 10.0
+LAST_WORDS_S = 5.0
+OUTPUT_LIMIT_BYTES = 1024 * 1024  # of each stream and instance; the rest is in `%cook logs`
+
+STREAMS = ("stdout", "stderr")
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """Something that the job wrote."""
+
+    stream: str
+    text: str
+
+
+class Followers:
+    """Threads that read what an instance writes, one per stream, and pass it on."""
+
+    def __init__(self, client: JobClient, instance: str, hear: Callable[[_Said], None]) -> None:
+        self.instance = instance
+        self._client = client
+        self._hear = hear
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._follow, args=(stream,), name=f"cook-{stream}", daemon=True)
+            for stream in STREAMS
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def end(self, patience_s: float) -> None:
+        """Wait until all was read, but not for ever."""
+        deadline = time.monotonic() + patience_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._stop.set()
+
+    def _follow(self, stream: str) -> None:
+        read_log(self._client, self.instance, stream, self._hear, stop=self._stop, wait_s=LONG_POLL_S)
+
+
+def read_log(
+    client: JobClient,
+    instance: str,
+    stream: str,
+    hear: Callable[[_Said], None],
+    *,
+    stop: threading.Event | None = None,
+    wait_s: float = 0.0,
+) -> None:
+    """Read a stream from its beginning: to its present end, or with `wait_s` until the instance ends.
+
+    What cannot be read (an original Cook, a sandbox that is gone) is left out: `%cook logs` says why.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    offset = 0
+    try:
+        while stop is None or not stop.is_set():
+            piece = client.logs(instance, stream=stream, offset=offset, wait_s=wait_s)
+            offset = piece.next_offset
+            if text := decoder.decode(piece.data):
+                hear(_Said(stream, text))
+            if offset > OUTPUT_LIMIT_BYTES:
+                hear(
+                    _Said(
+                        stream, f"\n[more than 1 MB on {stream}: the rest with %cook logs {instance[:8]}]\n"
+                    )
+                )
+                return
+            if offset >= piece.size and (piece.ended or not wait_s):
+                return
+    except CookError:
+        return
+
+
+class CellRun:
+    """One run of a cell, from its submission to its end.
+
+    Args:
+        future: of the job; its result is a `CellOutcome`.
+        key: the job's uuid.
+        client: the scheduler.
+        screen: where to write.
+    """
+
+    def __init__(self, future: Future[CellOutcome], key: str, client: JobClient, screen: Screen) -> None:
+        self._future = future
+        self._key = key
+        self._client = client
+        self._screen = screen
+        self._news: queue.SimpleQueue[_Said | None] = queue.SimpleQueue()
+        self._followers: list[Followers] = []
+        self._began = time.monotonic()
+        self._sentence = ""
+        self._asked_why = 0.0
+
+    def watch(self) -> None:
+        """Return when the job has ended, in whatever way, and all it wrote is on the screen.
+
+        Raises:
+            KeyboardInterrupt: of the user, at once; the job goes on.
+        """
+        self._future.add_done_callback(lambda _: self._news.put(None))
+        self._drain(QUICK_S)
+        pause_s = LOOK_EVERY_S / 4
+        while not self._future.done():
+            self._look()
+            self._drain(pause_s)
+            pause_s = min(LOOK_EVERY_S, pause_s * 1.5)
+        self._last_words()
+
+    @property
+    def lasted_s(self) -> float:
+        """Since it was submitted."""
+        return time.monotonic() - self._began
+
+    def _drain(self, seconds: float) -> None:
+        """Write what comes within so many seconds, or until the job ends."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                said = self._news.get(timeout=left)
+            except queue.Empty:
+                return
+            if said is None:
+                return
+            self._screen.write(said.stream, said.text)
+
+    def _look(self) -> None:
+        """See how the job is, follow a new instance, say how it is after a second."""
+        try:
+            job = JobView(self._client.job(self._key), int(time.time() * 1000))
+            latest = job.latest.get("task_id")
+            if latest and all(followers.instance != latest for followers in self._followers):
+                self._followers.append(Followers(self._client, latest, self._news.put))
+            if self.lasted_s < SILENT_S:
+                return
+            if job.state == "waiting" and time.monotonic() - self._asked_why > ASK_WHY_EVERY_S:
+                self._asked_why = time.monotonic()
+                self._sentence = " ".join(self._client.why(self._key).get("sentences", [])[:2])
+        except CookError as error:
+            self._screen.say(StateLine(MARKS["waiting"], f"no news of job {self._key[:8]}: {error}"))
+            return
+        self._screen.say(state_line(job, self._sentence))
+
+    def _last_words(self) -> None:
+        if self._followers:
+            for followers in self._followers:
+                followers.end(LAST_WORDS_S)
+        else:
+            for stream in STREAMS:
+                read_log(self._client, self._key, stream, self._news.put)
+        while not self._news.empty():
+            said = self._news.get()
+            if said is not None:
+                self._screen.write(said.stream, said.text)
+
+
+def state_line(job: JobView, sentence: str = "") -> StateLine:
+    """A job in one line, without what the reader of the cell knows; `sentence` says why it waits."""
+    said = f"{job.name} <{job.uuid[:8]}>"
+    if job.state == "waiting":
+        said += f" for {units.duration(job.waited_s)}. {sentence}"
+    elif job.took_s is not None:
+        said += f" {'for' if job.state == 'running' else 'after'} {units.duration(job.took_s)}"
+        said += f" on {job.latest['hostname']}" if job.latest.get("hostname") else ""
+        said += f" · {job.asked}"
+    return StateLine(job.mark, f"{said} · {job.note}" if job.note else said)
+
+
+def take_in(outcome: CellOutcome, namespace: dict[str, Any], screen: Screen) -> Any:
+    """Show what a cell displayed, set the names it gave back, and return its value.
+
+    Raises:
+        ResultLost: a name that was asked for cannot be sent back; the others are set.
+    """
+    for bundle in outcome.displays:
+        screen.show(bundle)
+    lost = []
+    for name, packed in outcome.out.items():
+        if packed.frames is None:
+            lost.append(f"{name} {packed.problem}")
+        else:
+            namespace[name] = pickling.from_frames(packed.frames, keep_classes=True)
+    if lost:
+        raise ResultLost(f"the cell ran, but {'; '.join(lost)}")
+    if outcome.value is None:
+        return None
+    if outcome.value.frames is not None:
+        return pickling.from_frames(outcome.value.frames, keep_classes=True)
+    if outcome.shown is not None:
+        screen.show(outcome.shown)
+    screen.write("stderr", f"The value {outcome.value.problem}; what is shown was drawn by the job.\n")
+    return None
