@@ -193,7 +193,7 @@ class QueueIndex:
             NotFound: the index does not have the job.
             Conflict: it runs already.
         """
-        row = self._row(job_id)
+        row = self.row_of(job_id)
         if self._state[row] != _WAITING:
             raise Conflict(f"job {job_id} runs already")
         tasks = self._by_number[self._user_of[row]]
@@ -227,7 +227,7 @@ class QueueIndex:
         Raises:
             NotFound: the index does not have the job.
         """
-        row = self._row(job_id)
+        row = self.row_of(job_id)
         if self._state[row] == _RUNNING:
             self._stop(row)
         else:
@@ -249,7 +249,7 @@ class QueueIndex:
             NotFound: the index does not have the job.
             Conflict: it waits already.
         """
-        row = self._row(job_id)
+        row = self.row_of(job_id)
         if self._state[row] != _RUNNING:
             raise Conflict(f"job {job_id} waits already")
         self._stop(row)
@@ -330,7 +330,7 @@ class QueueIndex:
         Raises:
             NotFound: the index does not have the job.
         """
-        row = self._row(job_id)
+        row = self.row_of(job_id)
         return Usage(count=1, cpus=self._cpus[row], mem_mb=self._mem[row], gpus=self._gpus[row])
 
     # --- for this package
@@ -345,6 +345,22 @@ class QueueIndex:
     def tasks_of(self, user: str) -> UserTasks | None:
         """Return the user's tasks, if the user was ever seen."""
         return self._users.get(user)
+
+    def tasks_of_job(self, job_id: JobId) -> UserTasks | None:
+        """Return the tasks of the job's user; None if the job is not here."""
+        row = self._rows.get(job_id)
+        return None if row is None else self._by_number[self._user_of[row]]
+
+    def row_of(self, job_id: JobId) -> int:
+        """Return the job's row.
+
+        Raises:
+            NotFound: the index does not have the job.
+        """
+        row = self._rows.get(job_id)
+        if row is None:
+            raise NotFound(f"job {job_id} is not in the queue", missing=(job_id,))
+        return row
 
     def ids(self, rows: Iterable[int]) -> list[JobId]:
         """Return the ids of jobs by row."""
@@ -401,12 +417,6 @@ class QueueIndex:
         return known[2]
 
     # --- inside
-
-    def _row(self, job_id: JobId) -> int:
-        row = self._rows.get(job_id)
-        if row is None:
-            raise NotFound(f"job {job_id} is not in the queue", missing=(job_id,))
-        return row
 
     def _user(self, name: str) -> UserTasks:
         tasks = self._users.get(name)

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from cook_jupyter.model.decisions import Matching, Scaleback
+from cook_jupyter.model.decisions import Matching, Refusal, Scaleback
+from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.scheduling.columns import QueueIndex
@@ -24,7 +25,14 @@ from cook_jupyter.scheduling.considerable import (
 )
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS
 from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import NO_SURROUNDINGS, Ask, MatchSettings, Surroundings, match
+from cook_jupyter.scheduling.matching import (
+    NO_SURROUNDINGS,
+    Ask,
+    MatchSettings,
+    Surroundings,
+    match,
+    refusal_of,
+)
 from cook_jupyter.scheduling.ranking import Ranked, RankSettings, lazily
 
 
@@ -102,6 +110,24 @@ def match_cycle(
         rate_limited=held.jobs,
         reservations={job: host for job, host in surroundings.reservations.items() if job not in launched},
     )
+
+
+def placement_of(
+    index: QueueIndex,
+    job_id: JobId,
+    offers: Hosts | Sequence[Offer],
+    *,
+    settings: MatchSettings = MATCH_DEFAULTS,
+    surroundings: Surroundings = NO_SURROUNDINGS,
+) -> Refusal:
+    """Say why no host takes a waiting job at this moment, as a match cycle would; empty if one does.
+
+    Raises:
+        NotFound: the index does not have the job.
+    """
+    hosts = offers if isinstance(offers, Hosts) else Hosts(offers)
+    ask = ask_of(index, index.row_of(job_id))
+    return refusal_of(ask, hosts, settings=settings, surroundings=_with_groups(surroundings, index))
 
 
 def scaled_back(before: Scaleback, head_matched: bool, settings: CycleSettings) -> Scaleback:

@@ -82,6 +82,7 @@ class Surroundings:
     attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
+MATCH_DEFAULTS = MatchSettings()
 NO_SURROUNDINGS = Surroundings()
 
 
@@ -102,7 +103,7 @@ def match(
     asks: Iterable[Ask],
     hosts: Hosts,
     *,
-    settings: MatchSettings = MatchSettings(),
+    settings: MatchSettings = MATCH_DEFAULTS,
     surroundings: Surroundings = NO_SURROUNDINGS,
     least: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
 ) -> tuple[list[Match], list[Refusal], int]:
@@ -137,6 +138,20 @@ def match(
             matches.append(Match(job_id=ask.job_id, host=offer.host, cluster=offer.cluster, ports=taken))
             room_changed = True
     return matches, refusals, len(matches) + len(refusals)
+
+
+def refusal_of(
+    ask: Ask,
+    hosts: Hosts,
+    *,
+    settings: MatchSettings = MATCH_DEFAULTS,
+    surroundings: Surroundings = NO_SURROUNDINGS,
+) -> Refusal:
+    """Say why no host takes the job at this moment; an empty refusal if one does."""
+    placer = FewHosts(hosts, settings, surroundings)
+    if placer.place(ask) is not None:
+        return Refusal(job_id=ask.job_id)
+    return placer.refusal(ask)
 
 
 def fitness(cpu_fill: float, mem_fill: float) -> float:

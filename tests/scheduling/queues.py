@@ -76,3 +76,8 @@ def limits(
         quotas={user: quota_of(amounts) for user, amounts in quotas.items()},
         default_quota=quota_of(quotas["default"]) if "default" in quotas else Quota(),
     )
+
+
+def quota_with(amounts: Mapping[str, float]) -> Quota:
+    """A quota of Cook's map; what is not named is unlimited."""
+    return quota_of({"cpus": UNLIMITED, "mem": UNLIMITED, "gpus": UNLIMITED, "count": 2147483647, **amounts})

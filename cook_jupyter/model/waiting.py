@@ -1,0 +1,45 @@
+"""Why a job has not started: Cook's answers, with their data and a sentence for people.
+
+Lives here: the value. Not here: which answers hold for a job (`scheduling.explain`).
+
+Source: Cook's `unscheduled.clj`, as told in the fair-share specification, section 13, and the REST
+specification, section 13. Texts and keys are on the wire and must not change.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class WaitKind(Enum):
+    """Which answer it is; the value is Cook's text, as far as that is fixed."""
+
+    RUNNING = "The job is running now."
+    COMPLETED = "The job already completed."
+    RETRIES_EXHAUSTED = "Job has exhausted its maximum number of retries."
+    EXCEEDS_QUOTA = "The job would cause you to exceed resource quotas."
+    EXCEEDS_SHARE = "The job would cause you to exceed resource shares."
+    RATE_LIMITED = "You are currently rate limited on how many jobs you launch per minute."
+    DEFERRED = "The launch filter plugin is blocking the job launch."
+    QUEUE_POSITION = "You have other jobs ahead in the queue."
+    UNSATISFIABLE = "The job asks for more than any host has."  # ours, not Cook's
+    UNDER_INVESTIGATION = "The job is now under investigation. Check back in a minute for more details!"
+    NOT_PLACED = "The job couldn't be placed on any available hosts."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitReason:
+    """One answer.
+
+    Attributes:
+        kind: which.
+        text: as Cook's API says it.
+        data: under Cook's keys.
+        sentence: the same for people: what stands in the way, with numbers, and what to do about it.
+    """
+
+    kind: WaitKind
+    text: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    sentence: str

@@ -1,0 +1,216 @@
+from typing import Any
+
+import pytest
+
+from cook_jupyter.model.decisions import Refusal
+from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.model.waiting import WaitKind
+from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.considerable import usage_of
+from cook_jupyter.scheduling.cycle import placement_of
+from cook_jupyter.scheduling.explain import (
+    Facts,
+    exceeded,
+    host_counts,
+    position,
+    reasons,
+    sentences,
+    summary,
+)
+from tests.builders import a_job
+from tests.golden.cases import cases
+from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, quota_with
+
+Input = dict[str, Any]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["summarize"]))
+def test_placement_failures_are_counted_as_in_cook(given: Input, expect: Input) -> None:
+    told = [(failure["constraint"], failure["resources"]) for failure in given["failures"]]
+    assert summary(told) == expect["summary"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["exceed"]))
+def test_limits_that_a_job_would_exceed_are_cooks(given: Input, expect: Input) -> None:
+    tasks = [usage_of({"count": 1, **task}) for task in (*given["running"], given["job"])]
+    together = Usage(
+        count=sum(task.count for task in tasks),
+        cpus=sum(task.cpus for task in tasks),
+        mem_mb=sum(task.mem_mb for task in tasks),
+        gpus=sum(task.gpus for task in tasks),
+    )
+    assert exceeded(together, quota_with(given["limits"])) == expect["exceeded"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["placement_reasons"]))
+def test_placement_failures_are_told_resources_first(given: Input, expect: Input) -> None:
+    refusal = Refusal(job_id="j", **given["last_failure"])
+    assert [list(count) for count in host_counts(refusal)] == expect["host_counts"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["queue_position"]))
+def test_the_place_in_the_users_own_queue_is_cooks(given: Input, expect: Input) -> None:
+    running = [_task(number, start_ms=number) for number in range(given["running"])]
+    waiting = [_task(number + given["running"]) for number in range(given["waiting"])]
+    index = an_index([*running, *waiting])
+    asked = (*index.running_jobs("u"), *index.waiting_jobs("u"))[given["index_in_queue"]]
+    stands = position(index, asked, given["waiting_looked_at"])
+    assert stands.ahead == expect["position"]
+    assert stands.at_least is expect["at_least"]
+    assert len(stands.jobs) == expect["ahead_listed"]
+
+
+def _task(seq: int, **more: Any) -> Input:
+    return {"seq": seq, "user": "u", "cpus": 1.0, "mem": 1.0, **more}
+
+
+KINDS = {
+    "running": WaitKind.RUNNING,
+    "completed": WaitKind.COMPLETED,
+    "retries_exhausted": WaitKind.RETRIES_EXHAUSTED,
+    "exceeds_quota": WaitKind.EXCEEDS_QUOTA,
+    "exceeds_share": WaitKind.EXCEEDS_SHARE,
+    "rate_limited": WaitKind.RATE_LIMITED,
+    "queue_position": WaitKind.QUEUE_POSITION,
+    "under_investigation": WaitKind.UNDER_INVESTIGATION,
+    "placement": WaitKind.NOT_PLACED,
+}
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["reasons"]))
+def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> None:
+    index = an_index([_task(seq, start_ms=seq) for seq in range(1, given["running_jobs"] + 1)])
+    index.add(a_queued_job(_task(100)))
+    names = {job_id(seq): name for seq, name in enumerate(given["running_ids"], 1)}
+    last = given["last_failure"]
+    job = a_job(
+        job_id=job_id(100),
+        user="u",
+        cpus=1.0,
+        mem_mb=1.0,
+        max_retries=given["max_retries"],
+        state=JobState(given["job_state"]),
+    )
+    told = reasons(
+        job,
+        index,
+        UserLimits(quotas={"u": quota_with(given["user_quota"])}),
+        Facts(
+            attempts=given["attempts_consumed"],
+            held=given["rate_limited_jobs"] if given["enforce_launch_rate"] else None,
+            placement=None if last is None else Refusal(job_id=job.job_id, **last),
+        ),
+    )
+    assert len(told) == len(expect["reasons"])
+    for reason, expected in zip(told, expect["reasons"], strict=True):
+        assert reason.kind is KINDS[expected["kind"]]
+        if "max_retries" in expected:
+            assert reason.data == {
+                "max-retries": expected["max_retries"],
+                "instance-count": expected["instance_count"],
+            }
+        if "exceeded" in expected:
+            assert reason.data == expected["exceeded"]
+        if "ahead" in expected:
+            assert [names[ahead] for ahead in reason.data["jobs"]] == expected["ahead"]
+            assert f" {expected['position']} other jobs ahead" in reason.text
+
+
+LAPTOP = Offer(
+    host="laptop",
+    cluster="local",
+    pool="default",
+    room=Resources(cpus=1, mem_mb=4000),
+    running=Resources(cpus=1, mem_mb=4000),
+    attributes={"HOSTNAME": "laptop"},
+)
+
+
+def a_waiting_job(**spec: Any) -> tuple[Job, QueueIndex]:
+    job = a_job(**spec)
+    index = QueueIndex()
+    index.add(QueuedJob.of(job.spec, job.seq))
+    return job, index
+
+
+def why(job: Job, index: QueueIndex, allowed: UserLimits | None = None, **facts: Any) -> tuple[str, ...]:
+    placement = placement_of(index, job.job_id, [LAPTOP])
+    told = Facts(**{"capacity": [LAPTOP], "placement": placement, **facts})
+    return sentences(reasons(job, index, allowed or UserLimits(), told))
+
+
+def test_a_job_that_asks_for_more_than_any_host_has_is_told_so_with_numbers() -> None:
+    job, index = a_waiting_job(cpus=64, mem_mb=100)
+    assert why(job, index) == (
+        "It asks for 64 cpus; the most any host has is 2 cpus. It can never start here: ask for less.",
+    )
+
+
+def test_a_job_that_no_single_host_holds_is_told_so() -> None:
+    big = Offer(host="big", cluster="c", pool="p", room=Resources(cpus=1, mem_mb=99000))
+    job, index = a_waiting_job(cpus=2, mem_mb=50000)
+    told = why(job, index, capacity=[LAPTOP, big])
+    assert told == (
+        (
+            "It asks for 2 cpus and 50000 MB of memory together; no single host has that."
+            " It can never start here: ask for less."
+        ),
+    )
+
+
+def test_a_job_whose_constraints_no_host_meets_is_told_which() -> None:
+    job, index = a_waiting_job(constraints=(("zone", "EQUALS", "mars"),))
+    assert why(job, index) == ("No host has zone = mars: it can never start here. Change its constraints.",)
+
+
+def test_a_job_that_finds_no_room_now_is_told_what_is_short() -> None:
+    job, index = a_waiting_job(cpus=2, mem_mb=100)
+    assert why(job, index) == ("No host takes it now: 1 host without enough cpus free.",)
+
+
+def test_a_job_that_would_start_now_has_nothing_in_its_way() -> None:
+    job, index = a_waiting_job(cpus=1, mem_mb=100)
+    assert why(job, index) == ()
+
+
+def test_a_user_at_the_quota_is_told_both_numbers() -> None:
+    job, index = a_waiting_job(cpus=1, mem_mb=100)
+    told = why(job, index, UserLimits(default_quota=Quota(cpus=0.5)))
+    assert told == (
+        "With it you would hold 1 cpus where the quota is 0.5: it starts when others of yours have ended.",
+    )
+
+
+def test_a_user_past_the_share_is_told_that_others_go_first() -> None:
+    job, index = a_waiting_job(cpus=1, mem_mb=100)
+    told = why(job, index, UserLimits(default_share=Share(mem_mb=50)))
+    assert told == (
+        (
+            "With it you would hold 100 MB of memory where the share is 50: others go first, and it may be"
+            " preempted for them."
+        ),
+    )
+
+
+def test_launch_rate_and_launch_filter_are_told() -> None:
+    job, index = a_waiting_job()
+    told = why(job, index, held=3, deferred=("maintenance", "back at noon"))
+    assert told == (
+        "You start jobs faster than your launch rate allows; 3 jobs wait for that.",
+        "The launch filter maintenance holds it back: back at noon",
+    )
+
+
+@pytest.mark.parametrize("state", [JobState.RUNNING, JobState.COMPLETED])
+def test_a_job_that_does_not_wait_has_one_answer(state: JobState) -> None:
+    told = reasons(a_job(state=state), QueueIndex(), limits({}), Facts())
+    assert [reason.kind.name for reason in told] == [state.name]
+
+
+def test_a_job_behind_many_others_is_told_there_are_at_least_so_many() -> None:
+    index = an_index([_task(seq) for seq in range(300)])
+    stands = position(index, job_id(299))
+    assert (stands.ahead, stands.at_least, len(stands.jobs)) == (100, True, 10)
