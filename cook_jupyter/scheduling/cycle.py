@@ -26,6 +26,7 @@ from cook_jupyter.scheduling.considerable import (
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.matching import (
+    MATCH_DEFAULTS,
     NO_SURROUNDINGS,
     Ask,
     MatchSettings,
