@@ -12,10 +12,13 @@ from cook_jupyter.model.decisions import Matching, Scaleback
 from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode, Pool
+from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.considerable import QueueFilters, ranked_within
-from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
-from cook_jupyter.scheduling.matching import MatchSettings
+from cook_jupyter.scheduling.cycle import CycleSettings, ask_of, match_cycle
+from cook_jupyter.scheduling.explain import Facts, reasons
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.matching import MatchSettings, refusal_of
 from cook_jupyter.scheduling.ranking import RankSettings, lazily
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.limits import Limits
@@ -84,9 +87,32 @@ class Queues:
         self._scalebacks[pool] = matching.scaleback
         return matching
 
-    def index(self, pool: str) -> QueueIndex:
-        """Return the queue index of a pool, to be read."""
-        return self._indexes[pool]
+    def why(
+        self, job: Job, *, attempts: int, offers: Sequence[Offer], capacity: Sequence[Offer]
+    ) -> Sequence[WaitReason]:
+        """Say why a job has not started: all that holds now, in Cook's order.
+
+        Args:
+            job: of one of the pools.
+            attempts: how many it has used up.
+            offers: the room there is now; hosts of other pools are left out here.
+            capacity: every host as if it were empty.
+        """
+        pool = job.spec.pool
+        index = self._indexes[pool]
+        placement = None
+        if index.is_waiting(job.job_id):
+            placement = refusal_of(
+                ask_of(index, index.row_of(job.job_id)),
+                Hosts([offer for offer in offers if offer.pool == pool]),
+                settings=self._settings_of(pool).match,
+            )
+        facts = Facts(
+            attempts=attempts,
+            placement=placement,
+            capacity=[offer for offer in capacity if offer.pool == pool],
+        )
+        return reasons(job, index, self._limits.of_pool(pool), facts)
 
     def users(self) -> set[str]:
         """Return everybody who has a task in some pool."""

@@ -24,6 +24,8 @@ from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.model.waiting import WaitReason
+from cook_jupyter.scheduling.explain import sentences
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.events import EventHub, Subscription
@@ -170,6 +172,27 @@ class Scheduler:
             raise NotFound(f"there is no job {job_id}", missing=(job_id,))
         instance = counting_instance(job)
         return None if instance is None else await self.store.result(instance.instance_id)
+
+    async def why(self, job_id: JobId) -> Sequence[WaitReason]:
+        """Say why a job has not started: all that holds at this moment, in Cook's order.
+
+        Raises:
+            NotFound: no such job.
+        """
+        (job,) = await self.store.jobs([job_id])
+        if job is None:
+            raise NotFound(f"there is no job {job_id}", missing=(job_id,))
+        return self.queues.why(
+            job, attempts=self.attempts(job), offers=self.offers(), capacity=self.capacity()
+        )
+
+    async def explain(self, job_id: JobId) -> Sequence[str]:
+        """Say the same in sentences for people, the one that waiting will not cure first.
+
+        Raises:
+            NotFound: no such job.
+        """
+        return sentences(await self.why(job_id))
 
     # Limits
 

@@ -95,7 +95,7 @@ async def test_a_kill_that_comes_while_the_launch_is_on_its_way_is_sent_after_it
         await scheduler.kill_jobs([spec.job_id])
 
         async with asyncio.timeout(5):
-            while (await job_of(scheduler, spec.job_id)).open_instance is not None:
+            while (await job_of(scheduler, spec.job_id)).open_instance is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         assert not cluster.tasks
 
@@ -224,3 +224,42 @@ async def test_a_reader_sees_only_its_users_jobs_with_its_label(living: Living) 
         (change,) = await reader.batch(1.0)
 
         assert change.job.spec == wanted
+
+
+async def test_a_job_that_no_host_can_take_waits_and_why_says_so_at_once(living: Living) -> None:
+    async with living() as scheduler:
+        spec = a_job_spec(cpus=64)
+        await scheduler.submit([spec])
+
+        first, *_ = await scheduler.explain(spec.job_id)
+
+        assert first == (
+            "It asks for 64 cpus; the most any host has is 2 cpus. It can never start here: ask for less."
+        )
+        assert (await job_of(scheduler, spec.job_id)).state is JobState.WAITING
+
+
+async def test_a_job_behind_others_is_told_how_many_and_that_no_host_is_free(
+    living: Living, cluster: MemoryCluster
+) -> None:
+    async with living() as scheduler:
+        await scheduler.submit([a_job_spec(cpus=2), a_job_spec(cpus=2)])
+        last = a_job_spec(cpus=2)
+        await scheduler.submit([last])
+        await until(lambda: bool(cluster.tasks))
+
+        assert list(await scheduler.explain(last.job_id))[-2:] == [
+            "2 jobs of yours run or wait before it.",
+            "No host takes it now: 1 host without enough cpus free.",
+        ]
+
+
+async def test_why_of_a_running_job_says_that_it_runs(living: Living, cluster: MemoryCluster) -> None:
+    async with living() as scheduler:
+        spec = a_job_spec()
+        await scheduler.submit([spec])
+        await until(lambda: bool(cluster.tasks))
+
+        (reason,) = await scheduler.why(spec.job_id)
+
+        assert reason.text == "The job is running now."
