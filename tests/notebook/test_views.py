@@ -1,0 +1,229 @@
+"""How jobs look: words and shapes, text and HTML, without asking anybody."""
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from cook_jupyter.notebook.look import MARKS
+from cook_jupyter.notebook.views import (
+    JobsView,
+    JobView,
+    SettingsView,
+    StateView,
+    UsageView,
+    WhyView,
+    how_it_ended,
+)
+
+NOW_MS = 1_760_000_000_000
+
+
+def a_job(state: str = "waiting", **fields: Any) -> dict[str, Any]:
+    status = "completed" if state in ("success", "failed") else state
+    return {
+        "uuid": str(uuid4()),
+        "name": "sweep",
+        "user": "ada",
+        "command": "true",
+        "state": state,
+        "status": status,
+        "cpus": 1.0,
+        "mem": 512.0,
+        "gpus": 0,
+        "max_retries": 3,
+        "submit_time": NOW_MS - 60_000,
+        "instances": [],
+        **fields,
+    }
+
+
+def an_instance(status: str = "running", **fields: Any) -> dict[str, Any]:
+    return {
+        "task_id": str(uuid4()),
+        "status": status,
+        "hostname": "a17",
+        "start_time": NOW_MS - 50_000,
+        "preempted": False,
+        "progress": 0,
+        **fields,
+    }
+
+
+def a_summary(**fields: Any) -> dict[str, Any]:
+    return {
+        "user": "ada",
+        "waiting": 498,
+        "running": 2,
+        "users": [
+            {
+                "user": "ada",
+                "waiting": 498,
+                "running": 2,
+                "cpus": 2.0,
+                "mem": 1024.0,
+                "dru": 2.0,
+                "share_cpus": 1.0,
+            },
+            {
+                "user": "bob",
+                "waiting": 0,
+                "running": 0,
+                "cpus": 0.0,
+                "mem": 0.0,
+                "dru": None,
+                "share_cpus": None,
+            },
+        ],
+        "capacity": {"cpus": 2.0, "mem": 7800.0, "gpus": 0, "hosts": 1},
+        "used": {"cpus": 2.0, "mem": 1024.0},
+        "pools": ["default"],
+        **fields,
+    }
+
+
+class Checker(HTMLParser):
+    """Complains about what an untrusted notebook strips and about tags that are not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "style", "link", "iframe")
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def html_of(view: Any) -> str:
+    text: str = view._repr_html_()
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == []
+    return text
+
+
+def all_views() -> list[Any]:
+    over = a_job(
+        "failed", instances=[an_instance("failed", end_time=NOW_MS, reason_string="Command exited non-zero")]
+    )
+    jobs = JobsView.of([a_job("running", instances=[an_instance()]), over, a_job()], NOW_MS)
+    return [
+        jobs,
+        jobs[0],
+        JobsView.of([], NOW_MS, "None"),
+        StateView(a_summary(), "http://127.0.0.1:1", jobs),
+        StateView(a_summary(users=[]), "http://127.0.0.1:1", jobs[:0]),
+        WhyView(jobs[2], ("You have 3 jobs ahead <of> this one.",)),
+        UsageView(
+            "ada",
+            {"total_usage": {}, "pools": {"default": {"total_usage": {"cpus": 1.0, "mem": 5.0, "jobs": 1}}}},
+            {"cpus": 1.0, "mem": 1.7976931348623157e308, "gpus": 0},
+            {"cpus": 4.0, "mem": 10.0, "count": 2147483647},
+            {"cpus": 8.0, "mem": 100.0},
+        ),
+        SettingsView((("cpus", "1.0", "default"),), "hint"),
+    ]
+
+
+@pytest.mark.parametrize("view", all_views(), ids=lambda view: type(view).__name__)
+def test_every_view_reads_as_text_and_as_html(view: Any) -> None:
+    assert repr(view).strip()
+    assert html_of(view)
+
+
+@pytest.mark.parametrize("view", all_views(), ids=lambda view: type(view).__name__)
+def test_colours_come_from_the_theme_with_a_fallback(view: Any) -> None:
+    for colour in re.findall(r"(?:color|background)\s*:\s*([^;\"]+)", html_of(view)):
+        assert colour == "transparent" or re.fullmatch(r"var\(--jp-[\w-]+,[^)]+\)", colour), colour
+
+
+@pytest.mark.parametrize("mark", MARKS.values(), ids=lambda mark: mark.word)
+def test_a_state_is_a_shape_and_a_word_not_a_colour_alone(mark: Any) -> None:
+    assert mark.word in mark.html
+    assert mark.shape in mark.html
+    assert len({each.shape for each in MARKS.values()}) == len(MARKS)
+
+
+def test_what_users_write_is_shown_as_text() -> None:
+    evil = "<script>alert(1)</script>"
+    view = JobsView.of([a_job(name=evil, command='"><img src=x onerror=1>')], NOW_MS, evil)
+
+    html_of(view)
+    assert evil not in view._repr_html_()
+
+
+def test_jobs_are_a_sequence() -> None:
+    view = JobsView.of([a_job(name="a"), a_job(name="b"), a_job(name="c")], NOW_MS)
+
+    assert len(view) == 3
+    assert view[0].name == "a"
+    assert [job.name for job in view[1:]] == ["b", "c"]
+    assert [job.name for job in view] == ["a", "b", "c"]
+
+
+def test_a_preempted_job_waits_again_and_has_not_failed() -> None:
+    ended = an_instance(
+        "failed", preempted=True, end_time=NOW_MS - 5000, reason_string="Preempted by rebalancer"
+    )
+    job = JobView(a_job("waiting", instances=[ended]), NOW_MS)
+
+    assert "waiting again" in repr(job)
+    assert "preempted once" in repr(job)
+    assert "failed" not in repr(job)
+
+
+def test_a_running_job_tells_how_long_where_and_how_far() -> None:
+    job = JobView(a_job("running", instances=[an_instance(progress=40, progress_message="epoch 4")]), NOW_MS)
+
+    for said in ("running for 50 s", "a17", "40 % epoch 4"):
+        assert said in repr(job)
+
+
+def test_a_failure_tells_reason_exit_code_and_attempts() -> None:
+    instances = [
+        an_instance(
+            "failed",
+            start_time=NOW_MS - 9000 * number,
+            end_time=NOW_MS - 9000 * number + 2000,
+            reason_code=99003,
+            reason_string="Command exited non-zero",
+            exit_code=3,
+        )
+        for number in (3, 2, 1)
+    ]
+
+    assert how_it_ended(JobView(a_job("failed", instances=instances), NOW_MS)) == (
+        "It failed (command exited non-zero, exit code 3) on a17 after 2 s at attempt 3 of 3."
+    )
+
+
+def test_a_killed_job_is_told_from_a_failed_one() -> None:
+    never_ran = JobView(a_job("failed"), NOW_MS)
+    killed = JobView(
+        a_job("failed", instances=[an_instance("failed", end_time=NOW_MS, reason_code=1001)]), NOW_MS
+    )
+
+    assert never_ran.mark is MARKS["killed"]
+    assert killed.mark is MARKS["killed"]
+    assert how_it_ended(never_ran) == "It was killed before it had started."
+
+
+def test_the_state_tells_who_is_over_the_share() -> None:
+    text = repr(StateView(a_summary(), "http://127.0.0.1:1", JobsView.of([], NOW_MS)))
+
+    assert "2 of 2 cpus" in text
+    assert re.search(r"ada \(you\)\s+2\s+498\s+2\s+1\s+2.00\s+over the share", text)
+    assert "%%cook" in text  # the first step, for who has no jobs yet
+
+
+def test_no_limit_is_said_so() -> None:
+    usage = {"total_usage": {"cpus": 1.0, "mem": 5.0, "jobs": 1}}
+    unlimited = {"cpus": 1.7976931348623157e308, "mem": 1.7976931348623157e308, "count": 2147483647}
+
+    assert repr(UsageView("ada", usage, unlimited, unlimited, {})).count("no limit") >= 4
