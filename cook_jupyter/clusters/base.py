@@ -20,10 +20,11 @@ from cook_jupyter.model.offer import Offer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """An instance that is committed and may start."""
+    """An instance that is committed and may start; `attempt` is how many the job had before it."""
 
     spec: JobSpec
     instance: Instance
+    attempt: int = 0
 
 
 class Reporter(Protocol):

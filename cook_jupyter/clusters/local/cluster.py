@@ -1,0 +1,403 @@
+"""`LocalCluster`: this machine as one host, whose node agent outlives the scheduler.
+
+Lives here: what was launched and has not ended, as far as the scheduler's side knows; reconciling it with
+what the agent knows whenever the two meet; reporting, and acknowledging what was committed.
+Not here: the connection (`clusters.local.link`), translations (`clusters.local.outcomes`), amounts
+(`clusters.local.room`), and whatever runs (`worker`).
+
+The agent may die at any moment and a launch may be on its way then. Each launch that the agent has not
+spoken of is kept, and sent again to the next agent if that one's journal does not know it; the agent takes
+a launch that it knows for what it is. So nothing is started twice and nothing is forgotten.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cook_jupyter.clusters.base import Launch, Reporter
+from cook_jupyter.clusters.local import outcomes
+from cook_jupyter.clusters.local.link import PATIENCE_S, Link, connect
+from cook_jupyter.clusters.local.room import (
+    Ports,
+    left_over,
+    resources_of,
+    total,
+    usable_cpus,
+    usable_mem_mb,
+)
+from cook_jupyter.errors import CookError, SchedulerError
+from cook_jupyter.model.instance import InstanceId, ProgressUpdate, StatusUpdate, TaskState
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
+from cook_jupyter.model.reason import SCHEDULING_FAILED_ON_HOST
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.worker.agent import VERSION
+from cook_jupyter.worker.frames import Frame, Header, pack
+from cook_jupyter.worker.task import Cause
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 5.0
+_STOP_PATIENCE_S = 10.0  # beyond the grace period
+
+
+class _Live:
+    """An instance that has not ended, as far as we know."""
+
+    __slots__ = ("held", "kill", "launch")
+
+    def __init__(self, held: Resources, *, launch: bytes | None = None) -> None:
+        self.held = held
+        self.launch = launch  # until the agent has spoken of it: to be sent again, if need be
+        self.kill = False  # somebody asked for its end
+
+
+class LocalCluster:
+    """This machine.
+
+    Args:
+        home: the node agent's folder; its sandboxes are below.
+        name: the name that instances carry.
+        cpus: to offer; None for all that this process may use.
+        mem_mb: to offer; None for all the machine has, less a reserve.
+        gpus: to offer.
+        pools: the pools that this machine serves. Each is offered all its free room; what one takes is gone
+            for all, so whoever matches must ask for offers again after each pool.
+        host: its name; None for what the system says.
+        kill_grace_s: between TERM and KILL.
+        idle_exit_s: an agent without a scheduler and without work leaves after that long.
+        log_file: the agent's log; None for `log/agent.log` beside its folder.
+    """
+
+    def __init__(  # noqa: PLR0913 - settings of one thing, each by its name
+        self,
+        *,
+        home: Path,
+        name: str = "local",
+        cpus: float | None = None,
+        mem_mb: float | None = None,
+        gpus: float = 0.0,
+        pools: Sequence[PoolName] = ("default",),
+        host: str | None = None,
+        kill_grace_s: float = 5.0,
+        idle_exit_s: float = 3600.0,
+        log_file: Path | None = None,
+    ) -> None:
+        self._home = home.absolute()
+        self._name = name
+        self._whole = Resources(
+            cpus=usable_cpus() if cpus is None else cpus,
+            mem_mb=usable_mem_mb() if mem_mb is None else mem_mb,
+            gpus=gpus,
+        )
+        self._pools = tuple(pools)
+        self._host = host or socket.gethostname()
+        self._grace_s = kill_grace_s
+        self._options = ("--grace", str(kill_grace_s), "--idle-exit", str(idle_exit_s))
+        self._log_file = log_file or self._home.parent / "log" / "agent.log"
+        self._ports = Ports()
+        self._live: dict[InstanceId, _Live] = {}
+        self._link: Link | None = None  # only while the agent and we have told each other what we know
+        self._meeting: asyncio.Future[None] | None = None
+        self._reporter: Reporter | None = None
+        self._updates: list[StatusUpdate] = []
+        self._progress: dict[InstanceId, ProgressUpdate] = {}
+        self._news = asyncio.Event()
+        self._told = asyncio.Event()  # there is nothing left to report
+        self._told.set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ending = False  # no more work is wanted
+        self._replaced = False
+
+    @property
+    def name(self) -> str:
+        """The name that instances carry."""
+        return self._name
+
+    @property
+    def agent_log(self) -> Path:
+        """Where the node agent writes what goes wrong."""
+        return self._log_file
+
+    # --- the protocol ------------------------------------------------------------------------------------
+
+    async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
+        """Find or start the agent, and learn from it what became of `open_launches`.
+
+        Raises:
+            SchedulerError: the agent cannot be started; the message holds the end of its log.
+        """
+        self._reporter = reporter
+        for launch in open_launches:
+            live = _Live(launch.spec.resources)
+            self._live[launch.instance.instance_id] = live
+            self._ports.restore(launch.instance.instance_id, launch.instance.ports)
+        link = await self._meet()
+        self._tasks = [
+            asyncio.create_task(self._stay_connected(link), name=f"{self._name}: connection"),
+            asyncio.create_task(self._report(), name=f"{self._name}: reports"),
+        ]
+
+    async def close(self) -> None:
+        """Let go of the agent; it and what it runs go on."""
+        self._ending = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    async def stop_agent(self) -> None:
+        """End all that runs here, and the agent with it; the ends are reported as none of the users' doing."""
+        self._ending = True
+        link = self._link
+        if link is None:
+            return
+        link.send(pack({"t": "stop"}))
+        try:
+            async with asyncio.timeout(self._grace_s + _STOP_PATIENCE_S):
+                await link.lost.wait()
+                await self._told.wait()
+        except TimeoutError:
+            log.warning("the node agent in %s did not stop in time; it goes on", self._home)
+
+    def offers(self) -> Sequence[Offer]:
+        """Return the room there is now; none while the agent is away."""
+        if self._link is None or self._ending or self._replaced:
+            return []
+        held = total(live.held for live in self._live.values())
+        room = left_over(self._whole, held)
+        ports = self._ports.free()
+        return [self._offer(pool, room, held, ports) for pool in self._pools]
+
+    def capacity(self) -> Sequence[Offer]:
+        """Return this machine as if it were empty."""
+        return [self._offer(pool, self._whole, Resources(), Ports().free(), 0) for pool in self._pools]
+
+    async def launch(self, launches: Sequence[Launch]) -> None:
+        """Start instances: at once, or as soon as there is an agent."""
+        frames = []
+        for launch in launches:
+            instance_id = launch.instance.instance_id
+            if instance_id in self._live:
+                continue
+            ports = self._ports_for(launch)
+            if ports is None or self._ending:
+                self._tell(_unlaunched(instance_id))
+                continue
+            frame = outcomes.task_of(launch, ports).packed()
+            self._live[instance_id] = _Live(launch.spec.resources, launch=frame)
+            frames.append(frame)
+        if self._link is not None:
+            self._link.send(*frames)
+
+    async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
+        """Stop instances; the wish is kept while the agent is away."""
+        for instance_id in instance_ids:
+            live = self._live.get(instance_id)
+            if live is not None:
+                live.kill = True
+        if self._link is not None:
+            self._link.send(*(pack({"t": "kill", "id": instance_id}) for instance_id in instance_ids))
+
+    # --- the agent ---------------------------------------------------------------------------------------
+
+    async def _stay_connected(self, link: Link) -> None:
+        """Have an agent, always: when it dies the next one is started, and finds what the last one left."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            await link.lost.wait()
+            self._link = None
+            if self._ending or self._replaced:
+                return
+            log.warning("the node agent in %s is gone; another one is started", self._home)
+            while True:
+                try:
+                    link = await self._meet()
+                except (CookError, OSError):
+                    log.exception("no node agent; the next try is in %.2g s", pause_s)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                else:
+                    pause_s = _FIRST_PAUSE_S
+                    self._room_changed()
+                    break
+
+    async def _meet(self) -> Link:
+        """Connect, and tell each other what we know."""
+        while True:
+            self._meeting = asyncio.get_running_loop().create_future()
+            link = await connect(self._home, self._log_file, self._options, self._on_frames)
+            link.send(pack({"t": "hello"}))
+            gone = asyncio.create_task(link.lost.wait())
+            try:
+                await asyncio.wait(
+                    (gone, self._meeting), timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not gone.done() and not self._meeting.done():
+                    raise SchedulerError(
+                        f"the node agent in {self._home} does not answer; end it with `kill -9` (its process id "
+                        "is in agent.json there): what it runs goes on, and the next agent takes over"
+                    )
+            except BaseException:
+                link.close()
+                raise
+            finally:
+                gone.cancel()
+            if self._link is link:
+                return link
+            link.close()  # it died while we shook hands, or it was of another version and has left
+
+    def _on_frames(self, link: Link, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            kind = frame.header["t"]
+            if kind == "end":
+                self._on_end(frame)
+            elif kind == "running":
+                self._on_running(frame.header)
+            elif kind == "progress":
+                self._progress[frame.header["id"]] = outcomes.update_of_progress(frame.header)
+                self._news.set()
+            elif kind == "known":
+                self._reconcile(link, frame.header)
+            elif kind == "replaced":
+                log.error("another scheduler has taken the node agent in %s over", self._home)
+                self._replaced = True
+
+    def _on_end(self, frame: Frame) -> None:
+        instance_id = frame.header["instance_id"]
+        self._live.pop(instance_id, None)
+        self._ports.give_back(instance_id)
+        self._tell(outcomes.update_of_end(frame))
+
+    def _on_running(self, header: Header) -> None:
+        live = self._live.get(header["id"])
+        if live is not None:
+            live.launch = None
+            self._tell(outcomes.update_of_running(header))
+
+    def _reconcile(self, link: Link, known: Header) -> None:
+        """Compare what the agent knows with what we do; each instance on either side is settled here."""
+        if known["version"] != VERSION:
+            log.warning(
+                "the node agent in %s is of another version; it is replaced, its work goes on", self._home
+            )
+            link.send(pack({"t": "leave"}))
+            return
+        running = {task["id"]: task for task in known["running"]}
+        for instance_id, task in running.items():
+            live = self._live.setdefault(instance_id, _Live(resources_of(task)))
+            live.launch = None
+            self._ports.restore(instance_id, task["ports"])
+            # Also for what nobody asked for: the answer to that is a kill.
+            self._tell(StatusUpdate(instance_id=instance_id, state=TaskState.RUNNING, at_ms=_now_ms()))
+            if live.kill:
+                link.send(pack({"t": "kill", "id": instance_id}))
+        for instance_id in self._live.keys() - running.keys() - set(known["ended"]):
+            self._settle(link, instance_id)
+        self._link = link
+        if self._meeting is not None and not self._meeting.done():
+            self._meeting.set_result(None)
+
+    def _settle(self, link: Link, instance_id: InstanceId) -> None:
+        """An instance that the agent knows nothing of: it never got there, or it is lost."""
+        live = self._live[instance_id]
+        if live.launch is not None and not live.kill:
+            link.send(live.launch)
+            return
+        del self._live[instance_id]
+        self._ports.give_back(instance_id)
+        if live.launch is not None:
+            self._tell(outcomes.never_started(instance_id, _now_ms(), Cause.KILLED))
+        else:
+            self._tell(outcomes.lost(instance_id, _now_ms()))
+
+    # --- reports -----------------------------------------------------------------------------------------
+
+    def _tell(self, update: StatusUpdate) -> None:
+        self._updates.append(update)
+        self._told.clear()
+        self._news.set()
+
+    async def _report(self) -> None:
+        """Report what arrives, acknowledge ends that are committed. What arrives meanwhile goes together."""
+        assert self._reporter is not None  # noqa: S101 - start has it
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            batch = tuple(self._updates)
+            try:
+                if batch:
+                    await self._reporter.report(batch)
+                progress, self._progress = tuple(self._progress.values()), {}
+                if progress:
+                    await self._reporter.progress(progress)
+            except Exception:
+                # A full disk, say. The updates are kept; the agent keeps the ends, too.
+                log.exception(
+                    "%d updates could not be reported; the next try is in %.2g s", len(batch), pause_s
+                )
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                self._news.set()
+                continue
+            pause_s = _FIRST_PAUSE_S
+            del self._updates[: len(batch)]
+            if not self._updates:
+                self._told.set()
+            ended = [update.instance_id for update in batch if update.state.is_final]
+            if ended:
+                if self._link is not None:
+                    self._link.send(pack({"t": "ack", "ids": ended}))
+                self._room_changed()
+
+    def _room_changed(self) -> None:
+        if self._reporter is not None:
+            self._reporter.room_changed()
+
+    # --- amounts -----------------------------------------------------------------------------------------
+
+    def _offer(
+        self,
+        pool: PoolName,
+        room: Resources,
+        held: Resources,
+        ports: tuple[tuple[int, int], ...],
+        task_count: int | None = None,
+    ) -> Offer:
+        return Offer(
+            host=self._host,
+            cluster=self._name,
+            pool=pool,
+            room=room,
+            running=held,
+            attributes={"HOSTNAME": self._host},
+            ports=ports,
+            task_count=len(self._live) if task_count is None else task_count,
+        )
+
+    def _ports_for(self, launch: Launch) -> tuple[int, ...] | None:
+        """The ports of an instance, its own from now on; None if they cannot be had."""
+        instance = launch.instance
+        if instance.ports:
+            return instance.ports if self._ports.take(instance.instance_id, instance.ports) else None
+        if launch.spec.ports:
+            return self._ports.choose(instance.instance_id, launch.spec.ports)
+        return ()
+
+
+def _unlaunched(instance_id: InstanceId) -> StatusUpdate:
+    return StatusUpdate(
+        instance_id=instance_id, state=TaskState.LOST, at_ms=_now_ms(), reason=SCHEDULING_FAILED_ON_HOST
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,154 @@
+"""The connection to the node agent: finding it, starting it if there is none, frames both ways.
+
+Lives here: everything between two sockets, and between a dead agent and a living one.
+Not here: what the frames mean (`clusters.local.cluster`).
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cook_jupyter.errors import SchedulerError
+from cook_jupyter.worker.agent import SOCKET
+from cook_jupyter.worker.daemon import FAILED, TAKEN
+from cook_jupyter.worker.frames import BrokenStream, Frame, FrameReader
+
+PATIENCE_S = 15.0  # for another agent that is just coming or going
+_RETRY_S = 0.02
+_LONGEST_PATH = 100  # bytes; the kernel's limit is 104 (macOS) or 108 (Linux)
+_LOG_TAIL = 2000  # characters of the agent's log that go into an error
+
+
+class Link(asyncio.Protocol):
+    """One connection.
+
+    Args:
+        on_frames: called with what arrived, whole frames only.
+    """
+
+    def __init__(self, on_frames: Callable[["Link", Sequence[Frame]], None]) -> None:
+        self._on_frames = on_frames
+        self._reader = FrameReader()
+        self._transport: asyncio.WriteTransport | None = None
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream socket's is
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in."""
+        try:
+            frames = self._reader.feed(data)
+        except BrokenStream:
+            self.close()
+            return
+        if frames:
+            self._on_frames(self, frames)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """End."""
+        self.lost.set()
+
+    def send(self, *frames: bytes) -> None:
+        """Send frames, together; what a lost connection swallows is sent again on the next one."""
+        if self._transport is not None and frames:
+            self._transport.write(b"".join(frames))
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def connect(
+    home: Path, log: Path, options: Sequence[str], on_frames: Callable[[Link, Sequence[Frame]], None]
+) -> Link:
+    """Return a connection to the agent of this home, which is started if it does not run.
+
+    Args:
+        home: the agent's folder.
+        log: where a new agent writes its log.
+        options: further words for a new agent.
+        on_frames: see `Link`.
+
+    Raises:
+        SchedulerError: it cannot be started; the message holds the end of its log.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_S
+    while True:
+        sock = _reach(home / SOCKET)
+        if sock is not None:
+            _, link = await loop.create_unix_connection(lambda: Link(on_frames), sock=sock)
+            return link
+        code = await asyncio.to_thread(_start, home, log, options)
+        # Another one may hold the lock and not listen yet, or no longer: it is asked again.
+        if code not in (0, TAKEN) or loop.time() > deadline:
+            raise SchedulerError(
+                f"the node agent in {home} cannot be {'reached' if code == TAKEN else 'started'}: "
+                f"{_tail(log) or f'exit code {code}'}"
+            )
+        if code == TAKEN:
+            await asyncio.sleep(_RETRY_S)
+
+
+def _reach(path: Path) -> socket.socket | None:
+    """A socket connected to the agent; None if nobody listens."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if len(os.fsencode(path)) <= _LONGEST_PATH:
+            sock.connect(str(path))
+        else:
+            with tempfile.TemporaryDirectory(prefix="cook-") as short:
+                link = Path(short) / "home"
+                link.symlink_to(path.parent)
+                sock.connect(str(link / path.name))
+    except OSError:
+        sock.close()
+        return None
+    sock.setblocking(False)
+    return sock
+
+
+def _start(home: Path, log: Path, options: Sequence[str]) -> int:
+    """Start an agent; return when it listens, with its exit code."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "cook_jupyter.worker",
+        "agent",
+        "--home",
+        str(home),
+        "--detach",
+        str(log),
+    ]
+    with suppress(OSError), log.open("ab") as errors:
+        done = subprocess.run(
+            [*words, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            timeout=PATIENCE_S,
+            check=False,
+            cwd="/",
+        )
+        return done.returncode
+    return FAILED
+
+
+def _tail(log: Path) -> str:
+    try:
+        return log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:].strip()
+    except OSError as error:
+        return str(error)

@@ -1,0 +1,114 @@
+"""What the node agent says, in the words of the scheduler.
+
+Lives here: launches as tasks, ends as status updates, and the table of causes.
+Not here: how they travel (`clusters.local.link`), what they mean for a job (`model.lifecycle`).
+"""
+
+from cook_jupyter.clusters.base import Launch
+from cook_jupyter.model.instance import ProgressUpdate, Result, StatusUpdate, TaskState
+from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS
+from cook_jupyter.model.reason import (
+    AGENT_RESTARTED,
+    KILLED_BY_USER,
+    KILLED_EXTERNALLY,
+    LAUNCH_FAILED,
+    MAX_RUNTIME_EXCEEDED,
+    MEMORY_LIMIT_EXCEEDED,
+    NON_ZERO_EXIT,
+    ReasonName,
+)
+from cook_jupyter.worker.frames import Frame, Header
+from cook_jupyter.worker.task import Cause, Task, call_interpreter
+
+OUTCOMES: dict[str, tuple[TaskState, ReasonName | None]] = {
+    Cause.DONE: (TaskState.FINISHED, None),
+    Cause.FAILED: (TaskState.FAILED, NON_ZERO_EXIT),
+    Cause.MEMORY: (TaskState.FAILED, MEMORY_LIMIT_EXCEEDED),
+    Cause.RUNTIME: (TaskState.FAILED, MAX_RUNTIME_EXCEEDED),
+    # A job that was preempted or killed by its user has its reason already: the first one stays.
+    Cause.KILLED: (TaskState.KILLED, KILLED_BY_USER),
+    # From here on it was none of the user's doing, and costs no retry up to the reason's limit.
+    Cause.STOPPED: (TaskState.KILLED, KILLED_EXTERNALLY),
+    Cause.EXTERNAL: (TaskState.FAILED, KILLED_EXTERNALLY),
+    Cause.LOST: (TaskState.LOST, AGENT_RESTARTED),
+    Cause.UNLAUNCHED: (TaskState.LOST, LAUNCH_FAILED),
+}
+
+COOK_EXECUTOR = "cook"  # whoever asks for it by name also wants its last words in stdout
+
+
+def task_of(launch: Launch, ports: tuple[int, ...]) -> Task:
+    """Return what the agent has to know of a launch."""
+    spec, extra = launch.spec, launch.spec.extra
+    limited = spec.max_runtime_ms < UNLIMITED_RUNTIME_MS
+    return Task(
+        instance_id=launch.instance.instance_id,
+        job_id=spec.job_id,
+        user=spec.user,
+        command=spec.command,
+        env=spec.env,
+        cpus=spec.cpus,
+        mem_mb=spec.mem_mb,
+        gpus=float(spec.gpus),
+        python=call_interpreter(spec.command, spec.env),
+        attempt=launch.attempt,
+        group=spec.group,
+        ports=ports,
+        max_runtime_s=spec.max_runtime_ms / 1000 if limited else None,
+        progress_file=extra.get("progress_output_file"),
+        progress_regex=extra.get("progress_regex_string"),
+        closing_lines=extra.get("executor") == COOK_EXECUTOR,
+    )
+
+
+def update_of_end(frame: Frame) -> StatusUpdate:
+    """Return the final update that an agent's `end` is."""
+    end = frame.header
+    state, reason = OUTCOMES[end["cause"]]
+    result = None
+    if end["inline"]:
+        result = Result(inline=frame.tail, size=len(frame.tail))
+    elif end["blob"] is not None:
+        result = Result(blob=end["blob"], size=end["size"])
+    return StatusUpdate(
+        instance_id=end["instance_id"],
+        state=state,
+        at_ms=end["at_ms"],
+        reason=reason,
+        exit_code=end["exit_code"],
+        sandbox=end["sandbox"],
+        result=result,
+        peak_mem_mb=end["peak_mb"],
+    )
+
+
+def update_of_running(header: Header) -> StatusUpdate:
+    """Return the update that an agent's `running` is."""
+    return StatusUpdate(
+        instance_id=header["id"],
+        state=TaskState.RUNNING,
+        at_ms=header["at_ms"],
+        sandbox=header.get("sandbox"),
+    )
+
+
+def update_of_progress(header: Header) -> ProgressUpdate:
+    """Return the progress that an agent tells."""
+    return ProgressUpdate(
+        instance_id=header["id"],
+        sequence=header["sequence"],
+        percent=header["percent"],
+        message=header["message"],
+    )
+
+
+def lost(instance_id: str, at_ms: int) -> StatusUpdate:
+    """Return the end of an instance that the agent knows nothing of."""
+    state, reason = OUTCOMES[Cause.LOST]
+    return StatusUpdate(instance_id=instance_id, state=state, at_ms=at_ms, reason=reason)
+
+
+def never_started(instance_id: str, at_ms: int, cause: str) -> StatusUpdate:
+    """Return the end of an instance that never reached the agent, for a cause of `worker.task.Cause`."""
+    state, reason = OUTCOMES[cause]
+    return StatusUpdate(instance_id=instance_id, state=state, at_ms=at_ms, reason=reason)

@@ -1,0 +1,150 @@
+"""How much this machine has, and what of it is free.
+
+Lives here: what the system lets us use, ports, and the sum of what tasks hold.
+Not here: who gets what (`scheduling`), enforcing it (`worker`).
+"""
+
+import math
+import os
+import socket
+import time
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from cook_jupyter.model.resources import Resources
+
+PORTS = (31000, 31999)  # below what Linux and macOS hand out by themselves
+_RESERVE_MB = 1024.0  # for the scheduler, the agent and the notebook itself ...
+_RESERVE_PART = 0.1  # ... but never more than this part of the machine
+_BUSY_FOR_S = 60.0  # how long a port that somebody else had is not offered
+_DECIMALS = 6  # of amounts: cpus are given out in fractions, and sums of them must come out even
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cpus(cgroup: Path = CGROUP) -> float:
+    """Return the cpus that this process may use: affinity, and the quota of a container."""
+    try:
+        cpus = float(len(os.sched_getaffinity(0)))
+    except AttributeError:  # macOS
+        cpus = float(os.cpu_count() or 1)
+    for quota_us, period_us in (
+        _words(cgroup / "cpu.max")[:2],
+        [*_words(cgroup / "cpu/cpu.cfs_quota_us"), *_words(cgroup / "cpu/cpu.cfs_period_us")],
+    ):
+        if quota_us.isdecimal() and period_us.isdecimal() and int(period_us):
+            cpus = min(cpus, int(quota_us) / int(period_us))
+    return cpus
+
+
+def usable_mem_mb(cgroup: Path = CGROUP) -> float:
+    """Return the memory to give out, MiB: the machine's or the container's, less a reserve."""
+    total_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    for path in ("memory.max", "memory/memory.limit_in_bytes"):
+        limit = _words(cgroup / path)[0]
+        if limit.isdecimal():
+            total_mb = min(total_mb, int(limit) / 2**20)
+    return float(math.floor(total_mb - min(_RESERVE_MB, _RESERVE_PART * total_mb)))
+
+
+def total(held: Iterable[Resources]) -> Resources:
+    """Return the sum of what tasks hold, without the dust that adding fractions one by one leaves."""
+    amounts = list(held)
+    return Resources(
+        cpus=round(math.fsum(amount.cpus for amount in amounts), _DECIMALS),
+        mem_mb=round(math.fsum(amount.mem_mb for amount in amounts), _DECIMALS),
+        gpus=round(math.fsum(amount.gpus for amount in amounts), _DECIMALS),
+    )
+
+
+def left_over(whole: Resources, held: Resources) -> Resources:
+    """Return what is free; where more is held than there is, nothing."""
+    free = whole - held
+    return Resources(
+        cpus=max(0.0, round(free.cpus, _DECIMALS)),
+        mem_mb=max(0.0, round(free.mem_mb, _DECIMALS)),
+        gpus=max(0.0, round(free.gpus, _DECIMALS)),
+    )
+
+
+class Ports:
+    """The ports that tasks may be given.
+
+    Args:
+        first, last: the range, closed.
+    """
+
+    def __init__(self, first: int = PORTS[0], last: int = PORTS[1]) -> None:
+        self._first, self._last = first, last
+        self._taken: dict[str, tuple[int, ...]] = {}
+        self._busy_until: dict[int, float] = {}  # by others on this machine
+
+    def free(self) -> tuple[tuple[int, int], ...]:
+        """Return closed ranges of ports that no task has."""
+        now = time.monotonic()
+        self._busy_until = {port: until for port, until in self._busy_until.items() if until > now}
+        used = sorted({port for ports in self._taken.values() for port in ports} | self._busy_until.keys())
+        ranges = []
+        start = self._first
+        for port in used:
+            if self._first <= port <= self._last:
+                if port > start:
+                    ranges.append((start, port - 1))
+                start = port + 1
+        if start <= self._last:
+            ranges.append((start, self._last))
+        return tuple(ranges)
+
+    def take(self, instance_id: str, ports: Collection[int]) -> bool:
+        """Give a task these very ports; False if something else on this machine listens on one of them."""
+        busy = [port for port in ports if not _can_listen(port)]
+        if busy:
+            self._busy_until.update(dict.fromkeys(busy, time.monotonic() + _BUSY_FOR_S))
+            return False
+        self._taken[instance_id] = tuple(ports)
+        return True
+
+    def choose(self, instance_id: str, count: int) -> tuple[int, ...] | None:
+        """Give a task any ports; None if there are not so many."""
+        chosen: list[int] = []
+        for first, last in self.free():
+            for port in range(first, last + 1):
+                if len(chosen) == count:
+                    break
+                if _can_listen(port):
+                    chosen.append(port)
+        if len(chosen) < count:
+            return None
+        self._taken[instance_id] = tuple(chosen)
+        return tuple(chosen)
+
+    def restore(self, instance_id: str, ports: Collection[int]) -> None:
+        """Note what a task that runs has already."""
+        if ports:
+            self._taken[instance_id] = tuple(ports)
+
+    def give_back(self, instance_id: str) -> None:
+        """Take a task's ports back, if it had any."""
+        self._taken.pop(instance_id, None)
+
+
+def resources_of(held: Mapping[str, float]) -> Resources:
+    """Return what the agent says that a task holds."""
+    return Resources(cpus=held["cpus"], mem_mb=held["mem_mb"], gpus=held["gpus"])
+
+
+def _can_listen(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server would do, too
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").split() or ["", ""]
+    except OSError:
+        return ["", ""]

@@ -1,0 +1,53 @@
+"""`python -m cook_jupyter.worker`: the processes of a host.
+
+    agent --home DIR [--detach LOG] [--grace S] [--idle-exit S] [--idle-worker S] [--sandbox-days D]
+    spawner FD HOME GRACE      started by an agent
+    call                       one call from its environment; works on any Cook server
+
+Lives here: reading these words. (argparse would cost a tenth of the agent's start.)
+"""
+
+import os
+import sys
+
+_USAGE = "usage: python -m cook_jupyter.worker agent --home DIR [--detach LOG] | call\n"
+
+
+def main(words: list[str]) -> int:
+    """Be one of the processes of a host; return its exit code."""
+    match words:
+        case ["call"]:
+            from cook_jupyter.worker.standalone import run_standalone
+
+            return run_standalone()
+        case ["spawner", descriptor, home, grace_s]:
+            from cook_jupyter.worker import spawner
+
+            return spawner.main(int(descriptor), home, float(grace_s))
+        case ["agent", *rest] if len(rest) % 2 == 0:
+            return _agent(dict(zip(rest[::2], rest[1::2], strict=True)))
+        case _:
+            sys.stderr.write(_USAGE)
+            return 2
+
+
+def _agent(options: dict[str, str]) -> int:
+    from cook_jupyter.worker.agent import Settings
+    from cook_jupyter.worker.daemon import run_agent, start_agent
+
+    try:
+        home = os.path.abspath(options.pop("--home"))
+        log = options.pop("--detach", None)
+        names = {
+            name.removeprefix("--").replace("-", "_") + ("" if "days" in name else "_s"): name
+            for name in options
+        }
+        settings = Settings(home, **{field: float(options[name]) for field, name in names.items()})
+    except (KeyError, TypeError, ValueError) as error:
+        sys.stderr.write(f"{_USAGE}{error}\n")
+        return 2
+    return run_agent(settings) if log is None else start_agent(settings, log)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

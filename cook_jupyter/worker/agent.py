@@ -1,0 +1,568 @@
+"""The node agent: runs what a scheduler gives it on this host, and outlives both of them being killed.
+
+Lives here: the agent's loop: launches, kills and acknowledgements in; ends, progress and the news that
+something runs out; limits enforced in between.
+Not here: its workers (`worker.pool`), its memory (`worker.journal`, `worker.recovery`), the scheduler's end
+of the connection (`clusters.local`).
+
+Each round of the loop: hear everybody, decide, write down, act. A launch is written down before it is handed
+to a worker, a kill before the signal; ends are kept until the scheduler has acknowledged them. The newest
+scheduler that says hello is the one that is served.
+
+What travels (see `worker.task` for tasks and ends; `id` is an instance's):
+
+    to us       hello              who greets is told all that runs, and all ends it has not acknowledged
+                launch, kill {id}, ack {ids}
+                stop               end everything, tell the ends, go
+                leave              go; what runs goes on, and the next agent finds it
+    from us     known {version, pid, running: [{id, user, cpus, mem_mb, gpus, ports, python}], ended: [id]}
+                running {id, sandbox, at_ms}, end {..., cause, sandbox} + result
+                progress {id, sequence, percent, message}
+                replaced           another scheduler has said hello
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from typing import NamedTuple
+
+from cook_jupyter.worker import processes, recovery
+from cook_jupyter.worker.channel import Channel, Loop
+from cook_jupyter.worker.frames import Frame, Header, pack
+from cook_jupyter.worker.journal import Ledger
+from cook_jupyter.worker.limits import MemoryGroups
+from cook_jupyter.worker.outbox import Outbox
+from cook_jupyter.worker.pool import Listener, Pool, WorkerProcess
+from cook_jupyter.worker.progress import Progress, ProgressReader
+from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched
+from cook_jupyter.worker.task import Cause, End, end_of
+
+VERSION = 1  # of what travels and of what the journals hold
+SOCKET = "agent.sock"
+JOURNAL = "journal"
+
+_TICK_S = 0.1
+_TELL_RUNNING_AFTER_S = 0.05  # who ends sooner is not worth two messages
+_PROGRESS_EVERY_S = 1.0
+_GROWTH_MB_PER_S = (
+    2000.0  # about what one process can touch: memory is looked at again before it can be used up
+)
+_OVERTIME_S = 2.0  # beyond the grace, for a worker to end its command by itself
+_HOUSEKEEPING_S = 5.0
+_DAY_S = 86400.0
+
+
+class Settings(NamedTuple):
+    """How an agent behaves.
+
+    Attributes:
+        home: its folder.
+        grace_s: between TERM and KILL.
+        idle_exit_s: without a scheduler and without work it leaves after that long.
+        idle_worker_s: a worker without work does.
+        sandbox_days: sandboxes that were last changed longer ago are removed.
+    """
+
+    home: str
+    grace_s: float = 5.0
+    idle_exit_s: float = 3600.0
+    idle_worker_s: float = 60.0
+    sandbox_days: float = 7.0
+
+
+class Run:
+    """An instance that a worker has."""
+
+    __slots__ = (
+        "base_mb",
+        "begun",
+        "doom",
+        "header",
+        "instance_id",
+        "kill_at",
+        "look_at",
+        "peak_mb",
+        "progress",
+        "progress_at",
+        "sequence",
+        "told",
+        "until",
+        "worker",
+    )
+
+    def __init__(self, header: Header, worker: WorkerProcess, *, begun: float, until: float | None) -> None:
+        self.instance_id: str = header["instance_id"]
+        self.header = header
+        self.worker = worker
+        self.begun = begun
+        self.until = until
+        self.doom: str | None = None
+        self.kill_at: float | None = None
+        self.look_at = begun + _TICK_S
+        self.base_mb = worker.held_mb if self.is_call else 0.0
+        self.peak_mb = 0.0
+        self.progress: ProgressReader | None = None
+        self.progress_at = begun + _PROGRESS_EVERY_S
+        self.sequence = 0
+        self.told = False
+
+    @property
+    def is_call(self) -> bool:
+        """Whether it runs inside its worker, and not as a command below it."""
+        return self.header["python"] is not None
+
+
+class Agent:
+    """One agent. Make it while holding the lock on its home.
+
+    Args:
+        settings: how it behaves.
+        listener: where schedulers connect; listening.
+    """
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._folder = f"{settings.home}/{JOURNAL}"
+        self._sandboxes = f"{settings.home}/{FOLDER}"
+        self._loop = Loop()
+        self._queues: dict[str, dict[str, deque[Frame]]] = {}  # by interpreter and user
+        self._queued: dict[str, Frame] = {}
+        self._running: dict[str, Run] = {}
+        self._handed: list[tuple[Frame, Run]] = []  # in this round
+        self._signals: list[tuple[WorkerProcess, int]] = []  # in this round
+        self._restless: set[str] = set()  # interpreters for which something may be given out
+        self._unusable: set[str] = set()
+        self._scheduler: Channel | None = None
+        self._stopping = False
+        self._left = False
+        now = time.monotonic()
+        self._tick_at = now
+        self._housekeeping_at = now
+        self._prune_at = now
+        self._idle_since = now
+        self._listener = listener
+        self._outbox = Outbox(self._folder)
+        self._pool = Pool(
+            self._loop,
+            home=settings.home,
+            grace_s=settings.grace_s,
+            groups=MemoryGroups.find(),
+            listener=Listener(self._restless.add, self._on_worker, self._on_death, self._on_unusable),
+        )
+        self._recover()
+        listener.setblocking(False)
+        self._loop.watch(listener, self._on_connect)
+        self._pool.demand(sys.executable, 0)
+
+    def run(self) -> None:
+        """Work until told to go, or until nobody has wanted anything for long."""
+        while not self._left:
+            self._loop.turn(self._patience_s())
+            now = time.monotonic()
+            if now >= self._tick_at and (self._running or self._queued):
+                self._tick_at = now + _TICK_S
+                self._tick(now)
+            if now >= self._housekeeping_at:
+                self._housekeeping_at = now + _HOUSEKEEPING_S
+                self._keep_house(now)
+            self._give_out()
+            self._commit()
+            if self._stopping and not self._running and not self._queued:
+                self._left = True
+        self._loop.flush()
+        self._pool.close()
+
+    def _patience_s(self) -> float:
+        """How long nothing has to be done unless something happens."""
+        if self._restless or self._handed or self._signals:
+            return 0.0
+        now = time.monotonic()
+        if self._running or self._queued:
+            return max(0.0, self._tick_at - now)
+        if self._scheduler is None or self._pool.has_idle:
+            return max(0.0, self._housekeeping_at - now)
+        return 60.0
+
+    # --- the scheduler ----------------------------------------------------------------------------
+
+    def _on_connect(self) -> None:
+        with contextlib.suppress(OSError):
+            sock, _ = self._listener.accept()
+            channel = Channel(
+                self._loop,
+                sock,
+                on_frame=lambda frame: self._on_scheduler(channel, frame),
+                on_end=lambda: self._on_scheduler_gone(channel),
+            )
+
+    def _on_scheduler(self, channel: Channel, frame: Frame) -> None:
+        kind = frame.header["t"]
+        if kind == "hello":
+            self._greet(channel)
+        elif kind == "leave":
+            self._left = True
+        elif channel is not self._scheduler:
+            return  # it was replaced
+        elif kind == "launch":
+            self._launch(frame)
+        elif kind == "kill":
+            self._stop_one(frame.header["id"], Cause.KILLED)
+        elif kind == "ack":
+            ids = frame.header["ids"]
+            self._ledger.settle(ids)
+            self._outbox.settle(ids)
+        elif kind == "stop":
+            self._stopping = True
+            for instance_id in (*self._queued, *self._running):
+                self._stop_one(instance_id, Cause.STOPPED)
+
+    def _greet(self, channel: Channel) -> None:
+        older, self._scheduler = self._scheduler, channel
+        if older is not None and older is not channel:
+            older.send(pack({"t": "replaced"}))
+            older.flush()
+            older.close()
+        running = [order.header for order in self._queued.values()]
+        running += [run.header for run in self._running.values()]
+        held = ("user", "cpus", "mem_mb", "gpus", "python", "ports")
+        known = [{"id": h["instance_id"], **{name: h[name] for name in held}} for h in running]
+        facts = {"version": VERSION, "pid": os.getpid(), "ended": list(self._outbox.instances())}
+        channel.send(pack({"t": "known", **facts, "running": known}))
+        for message in self._outbox.messages():
+            channel.send(message)
+
+    def _on_scheduler_gone(self, channel: Channel) -> None:
+        if channel is self._scheduler:
+            self._scheduler = None
+            self._idle_since = time.monotonic()
+
+    def _tell(self, message: bytes) -> None:
+        if self._scheduler is not None:
+            self._scheduler.send(message)
+
+    # --- launches ---------------------------------------------------------------------------------
+
+    def _launch(self, frame: Frame) -> None:
+        header = frame.header
+        instance_id: str = header["instance_id"]
+        if instance_id in self._running or instance_id in self._queued or instance_id in self._outbox:
+            return  # it was sent again by a scheduler that could not know
+        if self._stopping or not instance_id or "/" in instance_id or instance_id.startswith("."):
+            self._end(header, End(instance_id, None, _now_ms()), Cause.UNLAUNCHED)
+            return
+        self._enqueue(frame)
+
+    def _enqueue(self, order: Frame) -> None:
+        header = order.header
+        if header["python"] in self._unusable:  # its command alone is enough to run it, only slower
+            order = Frame({**header, "python": None}, order.tail)
+        python = order.header["python"] or sys.executable
+        self._queues.setdefault(python, {}).setdefault(header["user"], deque()).append(order)
+        self._queued[header["instance_id"]] = order
+        self._restless.add(python)
+
+    def _give_out(self) -> None:
+        """Give waiting launches to idle workers, and ask for more workers where they do not suffice."""
+        while self._restless:
+            python = self._restless.pop()
+            queues = self._queues.get(python, {})
+            for user in list(queues):
+                queue = queues[user]
+                while queue:
+                    if queue[0].header["instance_id"] not in self._queued:  # killed meanwhile
+                        queue.popleft()
+                        continue
+                    worker = self._pool.take(python, user)
+                    if worker is None:
+                        break
+                    self._hand(queue.popleft(), worker)
+                if not queue:
+                    del queues[user]
+            if python not in self._unusable:
+                self._pool.demand(python, sum(map(len, queues.values())))
+
+    def _hand(self, order: Frame, worker: WorkerProcess) -> None:
+        header = order.header
+        instance_id: str = header["instance_id"]
+        del self._queued[instance_id]
+        begun = time.monotonic()
+        limit_s = header["max_runtime_s"]
+        run = Run(header, worker, begun=begun, until=None if limit_s is None else begun + limit_s)
+        worker.serves = instance_id
+        self._running[instance_id] = run
+        whom = {"worker": worker.name, "pid": worker.pid, "mark": worker.mark, "base_mb": run.base_mb}
+        self._ledger.note(instance_id, {**header, **whom, "until": run.until})
+        self._handed.append((order, run))
+
+    def _commit(self) -> None:
+        """Write down what was decided in this round, then do it."""
+        handed, self._handed = self._handed, []
+        try:
+            self._ledger.flush()
+        except OSError as error:
+            _say(f"the ledger cannot be written, {len(handed)} launches are refused: {error}")
+            for _, run in handed:
+                del self._running[run.instance_id]
+                self._pool.give_back(run.worker, leftover_mb=0.0)
+                self._end(run.header, End(run.instance_id, None, _now_ms()), Cause.UNLAUNCHED)
+            handed = []
+        for order, run in handed:
+            if run.worker.group is not None:
+                run.worker.group.limit(run.header["mem_mb"])
+            if run.worker.channel is not None:
+                run.worker.channel.send(pack(order.header, order.tail))
+        self._loop.flush()
+        signals, self._signals = self._signals, []
+        for worker, number in signals:
+            worker.signal(number)
+        self._outbox.remove_settled()
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def _stop_one(self, instance_id: str, cause: str) -> None:
+        """Have an instance ended for this cause; the first cause stays."""
+        order = self._queued.pop(instance_id, None)
+        if order is not None:
+            self._end(order.header, End(instance_id, None, _now_ms()), cause)
+            return
+        run = self._running.get(instance_id)
+        if run is None or run.doom is not None:
+            return
+        run.doom = cause
+        self._ledger.note(instance_id, {"t": "doom", "cause": cause})
+        grace_s = self._settings.grace_s
+        if cause == Cause.MEMORY:  # it grows on while it is asked
+            run.kill_at = time.monotonic() + grace_s
+            self._signals.append((run.worker, signal.SIGKILL))
+            return
+        run.kill_at = time.monotonic() + grace_s + (0.0 if run.is_call else _OVERTIME_S)
+        self._signals.append((run.worker, signal.SIGTERM))
+
+    def _on_worker(self, worker: WorkerProcess, frame: Frame) -> None:
+        header = frame.header
+        if header["t"] == "end":
+            self._on_end(worker, frame)
+        elif (run := self._running.get(header["id"])) is not None:
+            self._tell_progress(run, tuple(header["progress"]))
+
+    def _on_end(self, worker: WorkerProcess, frame: Frame) -> None:
+        end = end_of(frame.header)
+        run = self._running.pop(end.instance_id, None)
+        if run is None:
+            return
+        cause = self._cause(run, end)
+        place = (worker.name, frame.header["segment"])
+        self._end(run.header, end, cause, run=run, result=frame.tail, place=place)
+        if frame.header["retires"] or worker.channel is None or run.doom is not None:
+            worker.serves = None
+            self._pool.retire(worker)
+        else:
+            self._pool.give_back(worker, leftover_mb=frame.header["leftover_mb"])
+
+    def _on_death(self, worker: WorkerProcess, code: int | None) -> None:
+        """A worker is gone: its task, if it had one, ended with it, or just before it."""
+        run = self._running.get(worker.serves) if worker.serves is not None else None
+        if run is not None:
+            found = recovery.end_in_log(self._folder, worker.name, run.instance_id)
+            if found is not None:
+                self._on_end(worker, Frame(found.header, found.result))
+            else:
+                self._on_silent_death(run, code)
+        self._outbox.worker_gone(worker.name)
+        self._restless.add(worker.python)
+
+    def _on_silent_death(self, run: Run, code: int | None) -> None:
+        """Its worker died in the middle of it."""
+        del self._running[run.instance_id]
+        if not run.worker.spawned and not run.is_call:
+            recovery.end_shell(recovery.shell_in_log(self._folder, run.worker.name, run.instance_id))
+        sandbox = f"{self._sandboxes}/{run.instance_id}"
+        look = (
+            ProgressReader((f"{sandbox}/stdout", f"{sandbox}/stderr")).look(at_end=True)
+            if run.is_call
+            else None
+        )
+        end = End(
+            run.instance_id,
+            None if code is None else code if code >= 0 else 128 - code,
+            _now_ms(),
+            signal=max(0, -(code or 0)),
+            termed=code == -signal.SIGTERM,
+            progress=look,
+            written=not run.is_call or remove_if_untouched(sandbox),
+        )
+        if code is None:
+            cause = run.doom or Cause.LOST
+        elif code == 0:  # os._exit(0): it said nothing, so it did not do what it was asked
+            cause = run.doom or Cause.FAILED
+        else:
+            cause = self._cause(run, end)
+        self._end(run.header, end, cause, run=run)
+
+    def _cause(self, run: Run, end: End) -> str:
+        mem_mb = run.header["mem_mb"]
+        return recovery.cause_of(end, run.doom, mem_mb=mem_mb, group=run.worker.group, seen_mb=run.peak_mb)
+
+    def _end(
+        self,
+        header: Header,
+        end: End,
+        cause: str,
+        *,
+        run: Run | None = None,
+        result: bytes = b"",
+        place: tuple[str, int] | None = None,
+    ) -> None:
+        """Keep an end until it is acknowledged, and tell it."""
+        instance_id: str = header["instance_id"]
+        if run is not None and run.peak_mb > (end.peak_mb or 0.0):
+            end = end._replace(peak_mb=run.peak_mb)
+        told = {**end.as_header(), "cause": cause, "sandbox": f"{self._sandboxes}/{instance_id}"}
+        if run is not None and end.progress is not None:
+            self._tell_progress(run, end.progress)
+        message = pack(told, result)
+        if place is None and run is not None:
+            self._ledger.note(instance_id, told, result)  # nobody else has written it down
+        self._outbox.keep(instance_id, message, place)
+        self._tell(message)
+        if not self._running:
+            self._idle_since = time.monotonic()
+
+    # --- what time brings -------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> None:
+        family = processes.Family()
+        for run in list(self._running.values()):
+            if not run.told and now - run.begun >= _TELL_RUNNING_AFTER_S:
+                run.told = True
+                sandbox = f"{self._sandboxes}/{run.instance_id}"
+                self._tell(
+                    pack({"t": "running", "id": run.instance_id, "sandbox": sandbox, "at_ms": _now_ms()})
+                )
+            if run.kill_at is not None and now >= run.kill_at:
+                self._signals.append((run.worker, signal.SIGKILL))
+                run.kill_at = now + self._settings.grace_s
+            if run.until is not None and now >= run.until:
+                self._stop_one(run.instance_id, Cause.RUNTIME)
+            if now >= run.look_at:
+                self._look_at_memory(run, now, family)
+            if run.is_call and now >= run.progress_at:
+                run.progress_at = now + _PROGRESS_EVERY_S
+                self._look_for_progress(run)
+        for order in self._queued.values():  # a spawner may have gone away meanwhile
+            self._restless.add(order.header["python"] or sys.executable)
+
+    def _look_at_memory(self, run: Run, now: float, family: processes.Family) -> None:
+        limit_mb: float = run.header["mem_mb"]
+        worker = run.worker
+        pids = family.below(worker.pid)
+        if run.is_call:
+            pids.append(worker.pid)
+        used_mb = processes.resident_mb(pids)
+        if limit_mb > 0 and used_mb - run.base_mb > limit_mb and len(pids) > 1:
+            used_mb = (
+                processes.proportional_mb(pids) or used_mb
+            )  # forked processes share what they have not changed
+        used_mb = max(0.0, used_mb - run.base_mb)
+        run.peak_mb = max(run.peak_mb, used_mb)
+        room_mb = limit_mb - used_mb
+        if limit_mb > 0 and room_mb < 0:
+            self._stop_one(run.instance_id, Cause.MEMORY)
+        run.look_at = now + (min(1.0, max(_TICK_S, room_mb / _GROWTH_MB_PER_S)) if limit_mb > 0 else 1.0)
+
+    def _look_for_progress(self, run: Run) -> None:
+        if run.progress is None:
+            sandbox = f"{self._sandboxes}/{run.instance_id}"
+            run.progress = ProgressReader((f"{sandbox}/stdout", f"{sandbox}/stderr"))
+        if run.header["progress_regex"] is None and (found := run.progress.look()) is not None:
+            self._tell_progress(run, found)
+
+    def _tell_progress(self, run: Run, progress: Progress) -> None:
+        percent, message = progress
+        run.sequence = max(run.sequence + 1, _now_ms())  # above what an earlier agent has told
+        said = {"t": "progress", "id": run.instance_id, "sequence": run.sequence}
+        self._tell(pack({**said, "percent": round(percent), "message": message}))
+
+    def _keep_house(self, now: float) -> None:
+        self._pool.look_after(idle_s=self._settings.idle_worker_s)
+        busy = self._running or self._queued or self._scheduler is not None
+        if not busy and now - self._idle_since >= self._settings.idle_exit_s:
+            self._left = True
+        if now >= self._prune_at:
+            self._prune_at = now + _DAY_S / 24
+            self._prune_sandboxes()
+
+    def _prune_sandboxes(self) -> None:
+        before = time.time() - self._settings.sandbox_days * _DAY_S
+        alive = {worker.name for worker in self._pool.workers()}
+        for entry in list(os.scandir(self._sandboxes)):
+            with contextlib.suppress(OSError):
+                if entry.name.startswith("."):  # a worker's stock
+                    if entry.name[1:] in alive or entry.stat().st_mtime > time.time() - _DAY_S:
+                        continue
+                elif entry.name in self._running or entry.stat().st_mtime > before:
+                    continue
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+    # --- after a crash ----------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        found = recovery.recover(self._folder)
+        self._ledger = Ledger(self._folder, found.noted)
+        recovery.remove_files(found.useless)
+        for known in found.instances.values():
+            if known.end is not None:
+                self._recover_end(known)
+            else:
+                self._recover_run(known)
+
+    def _recover_end(self, known: recovery.Known) -> None:
+        assert known.end is not None  # noqa: S101 - the caller looked
+        header, launch = known.end.header, known.launch
+        end = end_of(header)
+        cause = header.get("cause") or recovery.cause_of(end, known.doom, mem_mb=launch["mem_mb"])
+        told = {**end.as_header(), "cause": cause, "sandbox": f"{self._sandboxes}/{end.instance_id}"}
+        place = None if "cause" in header else (launch["worker"], header["segment"])
+        self._outbox.keep(end.instance_id, pack(told, known.end.result), place)
+        if not known.worker_alive:
+            self._outbox.worker_gone(launch["worker"])
+
+    def _recover_run(self, known: recovery.Known) -> None:
+        launch = known.launch
+        python = launch["python"] or sys.executable
+        worker = WorkerProcess(name=launch["worker"], pid=launch["pid"], mark=launch["mark"], python=python)
+        worker.user, worker.serves = launch["user"], launch["instance_id"]
+        worker.held_mb = launch["base_mb"]
+        run = Run(launch, worker, begun=time.monotonic(), until=launch["until"])
+        self._running[run.instance_id] = run
+        if known.doom is not None:
+            run.doom, run.kill_at = known.doom, time.monotonic() + self._settings.grace_s
+            self._signals.append((worker, signal.SIGTERM))
+        self._pool.adopt(worker)
+
+    def _on_unusable(self, python: str) -> None:
+        """No workers of that interpreter: its calls run as the commands that they also are."""
+        waiting = [order for queue in self._queues.pop(python, {}).values() for order in queue]
+        if python != sys.executable:
+            self._unusable.add(python)
+        for order in waiting:
+            if self._queued.pop(order.header["instance_id"], None) is None:
+                continue
+            if python == sys.executable:
+                self._end(order.header, End(order.header["instance_id"], None, _now_ms()), Cause.UNLAUNCHED)
+            else:
+                self._enqueue(order)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} agent {os.getpid()}: {text}\n".encode())

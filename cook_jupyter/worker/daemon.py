@@ -1,0 +1,104 @@
+"""Starting the node agent as a process of its own: one per home, whoever starts it and how often.
+
+Lives here: the lock, the socket, letting go of whoever started it.
+Not here: what the agent does (`worker.agent`), who starts it (`clusters.local`).
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+
+from cook_jupyter.worker import processes
+from cook_jupyter.worker.agent import JOURNAL, SOCKET, VERSION, Agent, Settings
+from cook_jupyter.worker.sandbox import FOLDER
+
+READY = 0
+FAILED = 1
+TAKEN = 3  # exit code: this home has an agent already
+FACTS = "agent.json"
+_LOCK = "agent.lock"
+_MOST_FILES = 8192
+
+
+def run_agent(settings: Settings) -> int:
+    """Be the agent of a home until it is done; return an exit code."""
+    listener = _prepare(settings)
+    if listener is None:
+        return TAKEN
+    _serve(settings, listener, ready=None)
+    return READY
+
+
+def start_agent(settings: Settings, log: str) -> int:
+    """Leave an agent running, in a session of its own; return when it can be spoken to.
+
+    Args:
+        settings: how it behaves.
+        log: where its stdout and stderr go.
+
+    Returns:
+        READY, TAKEN or FAILED: the log says why.
+    """
+    heard, said = os.pipe()
+    if os.fork():
+        os.close(said)
+        word = os.read(heard, 16)
+        return int(word) if word else FAILED
+    os.close(heard)
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, of in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(descriptor, of)
+    listener = _prepare(settings)
+    if listener is None:
+        os.write(said, str(TAKEN).encode())
+        return TAKEN
+    _serve(settings, listener, ready=said)
+    return READY
+
+
+def _prepare(settings: Settings) -> socket.socket | None:
+    """The listening socket of a home that is ours alone now; None if it is another agent's."""
+    home = settings.home
+    for folder in (home, f"{home}/{JOURNAL}", f"{home}/{FOLDER}"):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    os.chdir(home)  # a socket's path must be short, and a home may be deep
+    lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(SOCKET)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(SOCKET)
+    os.chmod(SOCKET, 0o600)
+    listener.listen(8)
+    return listener
+
+
+def _serve(settings: Settings, listener: socket.socket, ready: int | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    agent = Agent(settings, listener)
+    facts = {"pid": os.getpid(), "mark": processes.start_mark(os.getpid()), "version": VERSION}
+    with open(FACTS, "w", encoding="utf-8") as file:
+        json.dump({**facts, "python": sys.executable}, file)
+    if ready is not None:
+        os.write(ready, str(READY).encode())
+        os.close(ready)
+    agent.run()
+    for name in (SOCKET, FACTS):  # the lock is still ours, so they are too
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)

@@ -1,0 +1,78 @@
+"""The environment variables that a task sees.
+
+Lives here: the table, and nothing that touches a process.
+Not here: setting and undoing it (`worker.runner`).
+
+Source: what Cook's executor and its schedulers set, as told in the REST specification, section 17.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+
+from cook_jupyter.worker.task import CALL_VARIABLES, Task
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+_PROGRESS_FILE = "EXECUTOR_PROGRESS_OUTPUT_FILE"
+_PROGRESS_VARIABLE = "EXECUTOR_PROGRESS_OUTPUT_FILE_ENV"  # names the variable to look in instead
+_OF_ANOTHER_TASK = re.compile(
+    r"COOK_(JOB|INSTANCE|CALL)(_.*)?|PORT\d+|MESOS_(SANDBOX|DIRECTORY|EXECUTOR_ID)|EXECUTOR_PROGRESS_.*"
+)
+
+
+def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what tasks inherit of their host's environment: all but what some other task was told."""
+    return {name: value for name, value in environ.items() if not _OF_ANOTHER_TASK.fullmatch(name)}
+
+
+def task_environment(task: Task, sandbox: str) -> dict[str, str]:
+    """Return what a task sees on top of `base_environment`.
+
+    The job's own variables come first, the system's names win over them; the numbers of threads, which keep
+    a job of one cpu from taking the whole machine, give way to the job's. A call keeps its user's HOME, for
+    it runs that user's own code with its caches and settings; a command's HOME is its sandbox.
+
+    Args:
+        task: what will run.
+        sandbox: its directory.
+    """
+    threads = str(max(1, int(task.cpus)))
+    seen = dict.fromkeys(THREAD_VARIABLES, threads)
+    seen.update(task.env)
+    for name in CALL_VARIABLES:
+        seen.pop(name, None)  # up to 64 KiB that nobody but the worker reads
+    if task.progress_file is not None:
+        seen[_PROGRESS_VARIABLE] = "EXECUTOR_PROGRESS_OUTPUT_FILE_NAME"
+        seen["EXECUTOR_PROGRESS_OUTPUT_FILE_NAME"] = task.progress_file
+    progress = task.progress_file or f"{sandbox}/{task.instance_id}.progress"
+    seen.setdefault(_PROGRESS_FILE, progress)
+    seen.setdefault(seen.get(_PROGRESS_VARIABLE, _PROGRESS_FILE), progress)
+    seen["COOK_JOB_UUID"] = task.job_id
+    seen["COOK_INSTANCE_UUID"] = task.instance_id
+    seen["COOK_INSTANCE_NUM"] = str(task.attempt)
+    seen["COOK_JOB_CPUS"] = str(float(task.cpus))
+    seen["COOK_JOB_MEM_MB"] = str(float(task.mem_mb))
+    seen.pop("COOK_JOB_GPUS", None)
+    if task.gpus:
+        seen["COOK_JOB_GPUS"] = f"{task.gpus:g}"
+    seen.pop("COOK_JOB_GROUP_UUID", None)
+    if task.group is not None:
+        seen["COOK_JOB_GROUP_UUID"] = task.group
+    for number, port in enumerate(task.ports):
+        seen[f"PORT{number}"] = str(port)
+    seen["MESOS_SANDBOX"] = seen["MESOS_DIRECTORY"] = sandbox
+    if task.python is None:
+        seen["HOME"] = sandbox
+    return seen
+
+
+def progress_path(seen: Mapping[str, str], sandbox: str) -> str:
+    """Return where a task with this environment writes its progress, as Cook's executor would look it up."""
+    return os.path.join(sandbox, seen[seen.get(_PROGRESS_VARIABLE, _PROGRESS_FILE)])

@@ -1,0 +1,303 @@
+"""The warm workers that the node agent has: who is idle, who belongs to whom, who is on the way.
+
+Lives here: spawners and workers as the agent sees them, from birth to death.
+Not here: which task goes to which worker and what a death means for it (`worker.agent`).
+
+A worker serves one user of one interpreter for all its life. One that nobody has used yet is kept in
+stock per interpreter, so that the next user's first call need not wait for a birth.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from cook_jupyter.worker import processes
+from cook_jupyter.worker.channel import Channel, Loop
+from cook_jupyter.worker.frames import Frame, pack
+from cook_jupyter.worker.limits import MemoryGroup, MemoryGroups
+
+SPARES = 1
+HOARD_MB = 256.0  # a worker that holds on to more than that after a task makes room for a fresh one
+_BIRTHS_AT_ONCE = 8
+_SPAWNER_FD = 3
+
+
+class WorkerProcess:
+    """A worker as the agent knows it. One that was found after a restart of the agent has no channel."""
+
+    __slots__ = (
+        "channel",
+        "fresh_mb",
+        "group",
+        "held_mb",
+        "idle_since",
+        "mark",
+        "name",
+        "pid",
+        "python",
+        "serves",
+        "spawned",
+        "user",
+    )
+
+    def __init__(self, *, name: str, pid: int, mark: str | None, python: str) -> None:
+        self.name = name
+        self.pid = pid
+        self.mark = mark
+        self.python = python
+        self.user: str | None = None
+        self.serves: str | None = None  # the instance that it runs
+        self.channel: Channel | None = None
+        self.group: MemoryGroup | None = None
+        self.idle_since = 0.0
+        self.fresh_mb = 0.0  # resident when it was born
+        self.held_mb = 0.0  # resident when it was last idle
+        self.spawned = True  # its spawner will tell of its death
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the worker and what runs in its group, if it is still the same process."""
+        if self.mark is None or processes.start_mark(self.pid) in (self.mark, None):
+            processes.signal_group(self.pid, number)
+
+
+class Listener(NamedTuple):
+    """Whom a pool tells what happened."""
+
+    ready: Callable[[str], None]  # a worker of that interpreter is idle
+    frame: Callable[[WorkerProcess, Frame], None]
+    died: Callable[[WorkerProcess, int | None], None]  # exit code, negative for signals, None if nobody knows
+    unusable: Callable[[str], None]  # that interpreter cannot run workers
+
+
+class _Spawner:
+    """One spawner, and the workers it was asked for."""
+
+    def __init__(self, python: str, pid: int) -> None:
+        self.python = python
+        self.pid = pid
+        self.channel: Channel | None = None
+        self.ready = False
+        self.births: dict[str, socket.socket] = {}
+
+
+class Pool:
+    """All spawners and workers of one agent."""
+
+    def __init__(
+        self, loop: Loop, *, home: str, grace_s: float, groups: MemoryGroups | None, listener: Listener
+    ) -> None:
+        self._loop = loop
+        self._home = home
+        self._grace_s = grace_s
+        self._groups = groups
+        self._listener = listener
+        self._spawners: dict[str, _Spawner] = {}
+        self._workers: dict[str, WorkerProcess] = {}
+        self._spares: dict[str, list[WorkerProcess]] = {}
+        self._idle: dict[tuple[str, str], list[WorkerProcess]] = {}
+        self._polled: list[WorkerProcess] = []
+        self._unreaped: list[int] = []
+        self._stem = f"{time.time_ns() // 1_000_000:x}-{os.getpid():x}"
+        self._numbers = 0
+        self._removed_groups: list[MemoryGroup] = []
+
+    def take(self, python: str, user: str) -> WorkerProcess | None:
+        """Return an idle worker of this user, or one that nobody has used; None if there is none now."""
+        for idle in (self._idle.get((python, user)), self._spares.get(python)):
+            while idle:
+                worker = idle.pop()
+                if worker.channel is not None and worker.channel.is_open:
+                    worker.user = user
+                    return worker
+        return None
+
+    def demand(self, python: str, queued: int) -> None:
+        """Have as many workers on the way as there are tasks waiting for one, and one in stock."""
+        spawner = self._spawners.get(python) or self._spawn(python)
+        if not spawner.ready:
+            return
+        wanted = queued + SPARES - len(self._spares.get(python, ())) - len(spawner.births)
+        for _ in range(min(wanted, _BIRTHS_AT_ONCE - len(spawner.births))):
+            self._order(spawner)
+
+    def give_back(self, worker: WorkerProcess, *, leftover_mb: float) -> None:
+        """Take back a worker whose task has ended."""
+        worker.serves = None
+        if worker.group is not None:
+            worker.group.limit(None)
+        if leftover_mb > HOARD_MB or worker.user is None:
+            self.retire(worker)
+            return
+        worker.idle_since = time.monotonic()
+        worker.held_mb = worker.fresh_mb + leftover_mb
+        self._idle.setdefault((worker.python, worker.user), []).append(worker)
+        self._listener.ready(worker.python)
+
+    def retire(self, worker: WorkerProcess) -> None:
+        """Let an idle worker go; it leaves when it finds that we have hung up."""
+        if worker.channel is not None:
+            worker.channel.close()
+
+    def adopt(self, worker: WorkerProcess) -> None:
+        """Watch a worker that another agent, or a spawner that is gone, has started."""
+        self._workers[worker.name] = worker
+        worker.spawned = False
+        try:
+            descriptor = os.pidfd_open(worker.pid)
+        except (AttributeError, OSError):  # not Linux, or it is gone
+            self._polled.append(worker)
+            return
+        if worker.mark is not None and not processes.is_alive(worker.pid, worker.mark):
+            os.close(descriptor)
+            self._polled.append(worker)
+            return
+
+        def on_death() -> None:
+            self._loop.forget(descriptor)
+            os.close(descriptor)
+            self._bury(worker, None)
+
+        self._loop.watch(descriptor, on_death)
+
+    def look_after(self, *, idle_s: float) -> None:
+        """Do what no event asks for: find deaths that nobody tells of, let go of workers idle for long."""
+        for worker in list(self._polled):
+            if worker.mark is None or not processes.is_alive(worker.pid, worker.mark):
+                self._polled.remove(worker)
+                self._bury(worker, None)
+        for pid in list(self._unreaped):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    continue
+            self._unreaped.remove(pid)
+        self._removed_groups = [group for group in self._removed_groups if not group.remove()]
+        before = time.monotonic() - idle_s
+        for idle in self._idle.values():
+            for worker in [worker for worker in idle if worker.idle_since < before]:
+                idle.remove(worker)
+                self.retire(worker)
+        for spares in self._spares.values():
+            for worker in [worker for worker in spares[SPARES:] if worker.idle_since < before]:
+                spares.remove(worker)
+                self.retire(worker)
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether `look_after` may have something to do later."""
+        return bool(self._polled or self._unreaped or self._removed_groups) or any(self._idle.values())
+
+    def workers(self) -> Iterator[WorkerProcess]:
+        """All that live."""
+        return iter(self._workers.values())
+
+    def close(self) -> None:
+        """Hang up on everybody: idle workers and spawners leave, busy workers leave after their task."""
+        for worker in self._workers.values():
+            self.retire(worker)
+        for spawner in self._spawners.values():
+            if spawner.channel is not None:
+                spawner.channel.close()
+
+    # --- births -----------------------------------------------------------------------------------
+
+    def _spawn(self, python: str) -> _Spawner:
+        ours, theirs = socket.socketpair()
+        arguments = [python, "-P", "-m", "cook_jupyter.worker", "spawner"]
+        arguments += [str(_SPAWNER_FD), self._home, str(self._grace_s)]
+        try:
+            with theirs:
+                pid = os.posix_spawn(
+                    python,
+                    arguments,
+                    os.environ,
+                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _SPAWNER_FD)],
+                )
+        except OSError:
+            ours.close()
+            spawner = _Spawner(python, 0)
+            self._listener.unusable(python)
+            return spawner
+        spawner = self._spawners[python] = _Spawner(python, pid)
+        spawner.channel = Channel(
+            self._loop,
+            ours,
+            on_frame=lambda frame: self._on_word(spawner, frame),
+            on_end=lambda: self._on_spawner_gone(spawner),
+        )
+        return spawner
+
+    def _order(self, spawner: _Spawner) -> None:
+        assert spawner.channel is not None  # noqa: S101 - it is ready
+        self._numbers += 1
+        name = f"w{self._stem}-{self._numbers}"
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(spawner.channel.sock, [pack({"worker": name})], [theirs.fileno()])
+            except OSError:  # it is gone, which we are about to hear, or too busy: the next turn asks again
+                ours.close()
+                return
+        spawner.births[name] = ours
+
+    def _on_word(self, spawner: _Spawner, frame: Frame) -> None:
+        header = frame.header
+        if header["t"] == "ready":
+            spawner.ready = True
+            self._listener.ready(spawner.python)
+        elif header["t"] == "born":
+            self._on_birth(spawner, header["worker"], header["pid"], header["mark"])
+        elif header["t"] == "unborn":
+            spawner.births.pop(header["worker"]).close()
+        elif header["t"] == "died" and (worker := self._workers.get(header["worker"])) is not None:
+            self._bury(worker, header["code"])
+
+    def _on_birth(self, spawner: _Spawner, name: str, pid: int, mark: str | None) -> None:
+        worker = WorkerProcess(name=name, pid=pid, mark=mark, python=spawner.python)
+        if self._groups is not None:
+            worker.group = self._groups.admit(name, pid)
+        worker.idle_since = time.monotonic()
+        worker.fresh_mb = worker.held_mb = processes.resident_mb([pid])
+        worker.channel = Channel(
+            self._loop,
+            spawner.births.pop(name),
+            on_frame=lambda frame: self._listener.frame(worker, frame),
+            on_end=lambda: None,  # its spawner tells how it died
+        )
+        self._workers[name] = worker
+        self._spares.setdefault(spawner.python, []).append(worker)
+        self._listener.ready(spawner.python)
+
+    # --- deaths -----------------------------------------------------------------------------------
+
+    def _on_spawner_gone(self, spawner: _Spawner) -> None:
+        del self._spawners[spawner.python]
+        self._unreaped.append(spawner.pid)
+        for sock in spawner.births.values():
+            sock.close()
+        if not spawner.ready:
+            self._listener.unusable(spawner.python)
+            return
+        for worker in [w for w in self._workers.values() if w.spawned and w.python == spawner.python]:
+            self.adopt(worker)
+            if worker.serves is None:
+                self.retire(worker)
+
+    def _bury(self, worker: WorkerProcess, code: int | None) -> None:
+        """A worker is dead: hear what it still said, end what it left, tell."""
+        if worker.channel is not None:
+            if worker.channel.is_open:
+                worker.channel.receive()
+            worker.channel.close()
+        if not worker.spawned:  # nobody has cleaned up behind it
+            worker.signal(signal.SIGKILL)
+        self._workers.pop(worker.name, None)
+        for idle in (self._spares.get(worker.python), self._idle.get((worker.python, worker.user or ""))):
+            if idle is not None and worker in idle:
+                idle.remove(worker)
+        self._listener.died(worker, code)
+        if worker.group is not None and not worker.group.remove():
+            self._removed_groups.append(worker.group)

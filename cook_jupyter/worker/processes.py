@@ -1,0 +1,239 @@
+"""The processes of this host: who they are, whose children, how much memory, and how they are ended.
+
+Lives here: all that is read from /proc or asked of the kernel about a process.
+Not here: when to look and what follows (`worker.agent`, `worker.runner`).
+
+A process id alone says little, for it is used again: with the mark of its start it names one
+process for as long as the machine is up, and after. Linux first; elsewhere (macOS) `ps` is asked,
+and the things that only Linux offers are left out, as each function says.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+
+LINUX = sys.platform.startswith("linux")
+PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def start_mark(pid: int) -> str | None:
+    """Return what tells this process from any other that had or will have its id.
+
+    Returns:
+        None if there is no such process, or it is a zombie: it has ended and waits to be reaped.
+    """
+    if not LINUX:
+        done = subprocess.run(
+            ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, check=False
+        )
+        state, _, started = done.stdout.decode().strip().partition(" ")
+        return None if not state or state.startswith("Z") else started.strip()
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in (b"Z", b"X") else f"{fields[19].decode()}@{_boot()}"
+
+
+def is_alive(pid: int, mark: str) -> bool:
+    """Tell whether the process that had this mark still runs."""
+    return start_mark(pid) == mark
+
+
+def signal_group(pid: int, number: int) -> bool:
+    """Send a signal to the process group that `pid` leads or led.
+
+    Returns:
+        False if nobody is left in it.
+    """
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # macOS says so of a group of zombies
+        return False
+    return True
+
+
+def become_subreaper() -> bool:
+    """Make orphans below this process its own children, so that none of them can hide.
+
+    Returns:
+        False where the system has no such thing (macOS): there, a process that leaves its group escapes.
+    """
+    if not LINUX:
+        return False
+    import ctypes
+
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+class Family:
+    """Who is whose child at one moment. Making one is cheap; asking may read all of /proc, once."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, list[int]] | None = None
+
+    def children_of(self, pid: int) -> list[int]:
+        """Return the children of a process, zombies included."""
+        if LINUX and _KERNEL_LISTS_CHILDREN:
+            return _listed_children(pid)
+        if self._children is None:
+            self._children = _all_children()
+        return self._children.get(pid, [])
+
+    def below(self, pid: int) -> list[int]:
+        """Return all descendants of a process, those nearer to it first."""
+        found = list(self.children_of(pid))
+        for child in found:
+            found += self.children_of(child)
+        return found
+
+
+def has_children() -> bool:
+    """Tell whether this process has any child, alive or not: one system call."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def end_descendants(*, spare: Iterable[int] = (), within_s: float = 2.0) -> bool:
+    """Kill everything below this process and reap it; orphans come to a subreaper as they arise.
+
+    Args:
+        spare: children that go on, with all that is below them.
+        within_s: when to give up on processes that the kernel will not let go.
+
+    Returns:
+        Whether nothing is left.
+    """
+    kept = set(spare)
+    deadline = time.monotonic() + within_s
+    pause_s = 0.0005
+    while has_children():
+        family = Family()
+        victims = [child for child in family.children_of(os.getpid()) if child not in kept]
+        if not victims:
+            return True
+        for victim in victims:
+            for pid in (victim, *family.below(victim)):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+        for victim in victims:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(victim, os.WNOHANG)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause_s)  # for the kernel to take them down; there is no event for "all of them"
+        pause_s = min(2 * pause_s, 0.05)
+    return True
+
+
+def resident_mb(pids: Iterable[int]) -> float:
+    """Return the resident memory of processes in MiB; what they share counts for each. 0 off Linux."""
+    pages = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            pages += int(_read(f"/proc/{pid}/statm").split()[1])
+    return pages * PAGE_MB
+
+
+def proportional_mb(pids: Iterable[int]) -> float:
+    """Return the memory of processes in MiB, what they share divided among its users: exact and slow."""
+    kib = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+                if line.startswith(b"Pss:"):
+                    kib += int(line.split()[1])
+                    break
+    return kib / 1024
+
+
+def own_memory() -> tuple[float, int]:
+    """Return this process's resident MiB, and its private writable bytes (what RLIMIT_DATA counts)."""
+    if not LINUX:
+        return peak_mb(), 0
+    fields = _read("/proc/self/statm").split()
+    return int(fields[1]) * PAGE_MB, int(fields[5]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def forget_peak() -> None:
+    """Let `peak_mb` begin anew. Nothing happens where the system cannot."""
+    if LINUX:
+        with contextlib.suppress(OSError):
+            descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, b"5")
+            finally:
+                os.close(descriptor)
+
+
+def peak_mb(*, of_children: bool = False) -> float:
+    """Return the most memory this process, or the greatest of its reaped children, ever held; in MiB."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF).ru_maxrss
+    return used / 1024 if LINUX else used / 2**20
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """What /proc says of a process, from its state letter on: its name may hold blanks and brackets."""
+    try:
+        return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    except OSError:
+        return None
+
+
+def _listed_children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:  # a child belongs to the thread that made it
+        with contextlib.suppress(OSError):
+            found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+    return found
+
+
+def _all_children() -> dict[int, list[int]]:
+    children: dict[int, list[int]] = {}
+    if not LINUX:
+        done = subprocess.run(["/bin/ps", "-axo", "pid=,ppid="], capture_output=True, check=False)
+        for line in done.stdout.splitlines():
+            pid, parent = map(int, line.split())
+            children.setdefault(parent, []).append(pid)
+        return children
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and (fields := _stat(int(name))) is not None:
+            children.setdefault(int(fields[1]), []).append(int(name))
+    return children
+
+
+def _read(path: str) -> bytes:
+    """A small file of /proc: half the price of `open().read()`, and it is read very often."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 65536)
+    finally:
+        os.close(descriptor)
+
+
+def _boot() -> str:
+    """The name of this run of the machine."""
+    global _boot_id  # noqa: PLW0603 - read once: it never changes while we live
+    if _boot_id is None:
+        try:
+            _boot_id = _read("/proc/sys/kernel/random/boot_id")[:8].decode()
+        except OSError:
+            _boot_id = ""
+    return _boot_id
+
+
+_boot_id: str | None = None
+_KERNEL_LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")

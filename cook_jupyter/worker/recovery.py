@@ -1,0 +1,160 @@
+"""What a node agent concludes from the journals of one that was killed.
+
+Lives here: `recover`, which reads and decides, and `cause_of`, the one rule that says why an instance ended.
+Not here: writing journals (`worker.journal`), acting upon it (`worker.agent`).
+
+Of each instance that the ledger knows and the scheduler has not acknowledged, exactly one is true: its end is
+written down, by its worker or by the agent; or its worker is alive, and will write it down; or it is lost.
+A worker is only ever given a task after its process was noted, so no worker can turn up later with one.
+"""
+
+import os
+import signal
+from typing import NamedTuple
+
+from cook_jupyter.worker import processes
+from cook_jupyter.worker.frames import Frame, Header
+from cook_jupyter.worker.journal import Ledger, end_logs, read_frames
+from cook_jupyter.worker.limits import MemoryGroup
+from cook_jupyter.worker.task import Cause, End
+
+NEAR_LIMIT = 0.95  # of its memory limit: who is killed with SIGKILL so close to it was killed for that
+
+
+class FoundEnd(NamedTuple):
+    """An end that the scheduler may not know of.
+
+    Attributes:
+        header, result: as a worker wrote them, or as the agent did (then the header has a cause).
+        segment: the file it is in; None for the agent's own.
+    """
+
+    header: Header
+    result: bytes
+    segment: str | None
+
+
+class Known(NamedTuple):
+    """One instance, from the journals."""
+
+    launch: Header
+    doom: str | None
+    end: FoundEnd | None
+    worker_alive: bool
+
+
+class Recovered(NamedTuple):
+    """All that is to be known.
+
+    Attributes:
+        noted: what the next ledger begins with.
+        instances: by instance id, in the order of their launch.
+        useless: segments in which nothing of interest is.
+    """
+
+    noted: dict[str, list[Frame]]
+    instances: dict[str, Known]
+    useless: list[str]
+
+
+def recover(folder: str) -> Recovered:
+    """Read the journals in `folder`; changes nothing, except that it ends the orphans of lost commands."""
+    noted = Ledger.read(folder)
+    ends: dict[str, FoundEnd] = {}
+    shells: dict[str, Header] = {}
+    logs = end_logs(folder)
+    for paths in logs.values():
+        for path in paths:
+            for frame in read_frames(path):
+                if frame.header["t"] == "end":
+                    ends[frame.header["instance_id"]] = FoundEnd(frame.header, frame.tail, path)
+                else:
+                    shells[frame.header["id"]] = frame.header
+    instances: dict[str, Known] = {}
+    for instance_id, frames in noted.items():
+        of = {frame.header["t"]: frame for frame in frames}
+        if "launch" not in of:
+            continue
+        launch = of["launch"].header
+        end = ends.get(instance_id)
+        if end is None and "end" in of:
+            end = FoundEnd(of["end"].header, of["end"].tail, None)
+        alive = processes.is_alive(launch["pid"], launch["mark"])
+        if end is None and not alive:
+            end = end_in_log(folder, launch["worker"], instance_id)  # it may have ended since we read
+            if end is None:
+                end_shell(shells.get(instance_id))
+        doom = of["doom"].header["cause"] if "doom" in of else None
+        instances[instance_id] = Known(launch, doom, end, alive)
+    wanted = {known.end.segment for known in instances.values() if known.end is not None}
+    alive_workers = {known.launch["worker"] for known in instances.values() if known.worker_alive}
+    useless = [
+        path
+        for worker, paths in logs.items()
+        if worker not in alive_workers
+        for path in paths
+        if path not in wanted
+    ]
+    return Recovered({key: noted[key] for key in instances}, instances, useless)
+
+
+def end_in_log(folder: str, worker: str, instance_id: str) -> FoundEnd | None:
+    """Return the end of an instance that its worker wrote down, if it did."""
+    for path in end_logs(folder).get(worker, []):
+        for frame in read_frames(path):
+            if frame.header["t"] == "end" and frame.header["instance_id"] == instance_id:
+                return FoundEnd(frame.header, frame.tail, path)
+    return None
+
+
+def shell_in_log(folder: str, worker: str, instance_id: str) -> Header | None:
+    """Return what a worker wrote down of the shell that it started for an instance."""
+    for path in end_logs(folder).get(worker, []):
+        for frame in read_frames(path):
+            if frame.header["t"] == "shell" and frame.header["id"] == instance_id:
+                return frame.header
+    return None
+
+
+def end_shell(shell: Header | None) -> None:
+    """Kill the group of a command whose worker was killed while no spawner was there to see it."""
+    if shell is not None and processes.start_mark(shell["pid"]) in (shell["mark"], None):
+        processes.signal_group(shell["pid"], signal.SIGKILL)
+
+
+def cause_of(
+    end: End, doom: str | None, *, mem_mb: float, group: MemoryGroup | None = None, seen_mb: float = 0.0
+) -> str:
+    """Return why an instance ended, in the words of `Cause`.
+
+    A task that had ended well before it was told to stop has ended well. SIGKILL that nobody here sent comes
+    from outside, unless it came at the memory limit. What else a task does to itself is its own failure.
+
+    Args:
+        end: as its worker saw it.
+        doom: why the agent had decided to stop it, if it had.
+        mem_mb: its limit.
+        group: the control group it ran in.
+        seen_mb: the most memory that was seen from outside.
+    """
+    if doom is not None and (end.termed or end.exit_code != 0):
+        return doom
+    if end.exit_code is None:
+        return Cause.UNLAUNCHED
+    if end.exit_code == 0 and not end.termed:
+        return Cause.DONE
+    at_limit = mem_mb > 0 and max(seen_mb, end.peak_mb or 0.0) >= NEAR_LIMIT * mem_mb
+    if end.memory or (group is not None and group.killed()) or (end.signal == signal.SIGKILL and at_limit):
+        return Cause.MEMORY
+    if end.termed or end.signal == signal.SIGKILL:
+        return Cause.EXTERNAL
+    return Cause.FAILED
+
+
+def remove_files(paths: list[str]) -> None:
+    """Remove files that may be gone already."""
+    for path in paths:
+        try:
+            os.unlink(path)
+        except OSError:
+            continue

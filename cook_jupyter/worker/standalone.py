@@ -1,0 +1,48 @@
+"""A call as a plain command: what `python -m cook_jupyter.worker call` does on any Cook server.
+
+Lives here: running one call from its environment, leaving its result in the blob store.
+Not here: the warm way (`worker.runner`), which spares the start of an interpreter; the call itself
+(`payload.calls`).
+"""
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from cook_jupyter.payload.blobs import open_store
+from cook_jupyter.payload.calls import run_call
+from cook_jupyter.payload.outgoing import CALL_STORE
+from cook_jupyter.worker.runner import RESULT_FILE
+
+
+def run_standalone() -> int:
+    """Run the call that the environment describes; return its exit code.
+
+    The result, however small, goes to the blob store as `results/INSTANCE`: here it cannot ride along with
+    the news of the end. Where it is, is printed to stderr, and written to a file in the sandbox for a node
+    agent of ours that had no warm worker for this interpreter.
+    """
+    try:
+        job_id, instance_id = os.environ["COOK_JOB_UUID"], _instance_id()
+    except KeyError as error:
+        sys.stderr.write(f"cook_jupyter: {error.args[0]} is not set; a call is run by a Cook server\n")
+        return 2
+    sandbox = Path(os.environ.get("MESOS_SANDBOX", ".")).absolute()
+    outcome = run_call(os.environ, job_id=job_id, instance_id=instance_id)
+    blob = outcome.blob
+    if outcome.inline is not None:
+        blob = f"results/{instance_id}"
+        open_store(os.environ[CALL_STORE]).put(blob, [outcome.inline])
+    if blob is not None:
+        sys.stderr.write(f"cook_jupyter: result {blob}, {outcome.size} bytes\n")
+        said = {"blob": blob, "size": outcome.size, "out_of_memory": outcome.out_of_memory}
+        with contextlib.suppress(OSError):
+            (sandbox / RESULT_FILE).write_text(json.dumps(said), encoding="utf-8")
+    return outcome.exit_code
+
+
+def _instance_id() -> str:
+    """Cook's own executors name an instance in one of two ways."""
+    return os.environ.get("COOK_INSTANCE_UUID") or os.environ["MESOS_EXECUTOR_ID"]

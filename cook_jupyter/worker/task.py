@@ -1,0 +1,133 @@
+"""What is to be run on a host, and what came of it.
+
+Lives here: `Task` and `End`, the causes of ends, and how a call is told from a shell command.
+Not here: how they travel (`worker.frames`), what an end means for a job (`clusters`).
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from cook_jupyter.worker.frames import Frame, Header, pack
+
+CALL_VARIABLES = ("COOK_CALL", "COOK_CALL_BLOB")  # the payload of a call: see payload.calls
+_CALL_WORDS = ["-m", "cook_jupyter.worker", "call"]
+
+
+class Cause:
+    """Why an instance ended, in the words of a host. `clusters` turn them into their own."""
+
+    DONE = "done"  # exit code 0
+    FAILED = "failed"  # another exit code, or a signal of its own making
+    MEMORY = "memory"  # more than its memory limit
+    RUNTIME = "runtime"  # longer than its maximum run time
+    KILLED = "killed"  # asked for
+    STOPPED = "stopped"  # the node agent was told to stop everything
+    EXTERNAL = "external"  # SIGKILL by somebody who is not us
+    LOST = "lost"  # its process is gone, and nobody knows how it ended
+    UNLAUNCHED = "unlaunched"  # it could not be started
+
+
+class Task(NamedTuple):
+    """An instance, as its host has to know it.
+
+    Attributes:
+        python: the interpreter that runs it as a call; None if it is a shell command.
+        attempt: how many instances its job had before.
+        max_runtime_s: None if it may take forever.
+        progress_file: where it writes its progress, relative to its sandbox.
+        progress_regex: None for Cook's default.
+        closing_lines: whether Cook's executor's last words belong at the end of its stdout.
+    """
+
+    instance_id: str
+    job_id: str
+    user: str
+    command: str
+    env: Mapping[str, str]
+    cpus: float
+    mem_mb: float
+    gpus: float = 0.0
+    python: str | None = None
+    attempt: int = 0
+    group: str | None = None
+    ports: tuple[int, ...] = ()
+    max_runtime_s: float | None = None
+    progress_file: str | None = None
+    progress_regex: str | None = None
+    closing_lines: bool = False
+
+    def packed(self) -> bytes:
+        """Return a frame whose tail is what only the worker reads: it may be large."""
+        header = self._asdict()
+        body = _encode({"command": header.pop("command"), "env": dict(header.pop("env"))})
+        return pack({"t": "launch", **header}, body.encode("ascii"))
+
+
+def unpacked(frame: Frame) -> Task:
+    """Return the task that `Task.packed` made a frame of."""
+    header: dict[str, Any] = {**frame.header, **json.loads(frame.tail)}
+    del header["t"]
+    header["ports"] = tuple(header["ports"])
+    return Task(**header)
+
+
+class End(NamedTuple):
+    """How an instance ended, as the worker saw it.
+
+    Attributes:
+        exit_code: 128 + the number of the signal, if that ended it.
+        signal: that number, else 0.
+        memory: Python ran out of memory.
+        termed: it was told to stop before it ended.
+        at_ms: when; epoch milliseconds.
+        blob: where its result rests, if it has one and it does not travel along.
+        size: of the result.
+        inline: whether the frame's tail is the result.
+        peak_mb: the most memory it held.
+        progress: the last percentage and message that it wrote.
+        written: whether its sandbox is still there; that of a call that wrote nothing is not.
+    """
+
+    instance_id: str
+    exit_code: int | None
+    at_ms: int
+    signal: int = 0
+    memory: bool = False
+    termed: bool = False
+    blob: str | None = None
+    size: int = 0
+    inline: bool = False
+    peak_mb: float | None = None
+    progress: tuple[float, str | None] | None = None
+    written: bool = False
+
+    def as_header(self) -> Header:
+        """Return it as the header of a frame."""
+        return {"t": "end", **self._asdict()}
+
+
+def end_of(header: Header) -> End:
+    """Return the end that `End.as_header` made a header of; what else the header says is left out."""
+    return End(**{name: header[name] for name in End._fields})
+
+
+def call_interpreter(command: str, env: Mapping[str, str]) -> str | None:
+    """Return the interpreter to run a call in; None if this is a shell command like any other.
+
+    A call is `PYTHON -m cook_jupyter.worker call` with its payload in the environment. An interpreter without
+    an absolute path is left to the shell.
+    """
+    if not any(name in env for name in CALL_VARIABLES):
+        return None
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return None
+    is_call = words[1:] == _CALL_WORDS and os.path.isabs(words[0])
+    return words[0] if is_call else None
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
