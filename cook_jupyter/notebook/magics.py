@@ -17,18 +17,17 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 from traitlets import Enum, Float, Integer, TraitError, Unicode
 
 from cook_jupyter.client.connect import named_target
-from cook_jupyter.errors import CookError, InvalidRequest
+from cook_jupyter.errors import CookError, InvalidRequest, SchedulerUnreachable
 from cook_jupyter.executor import CookFuture
 from cook_jupyter.notebook import cell as cells
 from cook_jupyter.notebook import commands, units
 from cook_jupyter.notebook.arguments import argument, parsed, takes
 from cook_jupyter.notebook.cell_job import run_cell
 from cook_jupyter.notebook.look import MARKS
-from cook_jupyter.notebook.running import CellRun, state_line
+from cook_jupyter.notebook.running import CellRun
 from cook_jupyter.notebook.screen import Screen, StateLine
 from cook_jupyter.notebook.session import BackgroundCell, Session
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
-from cook_jupyter.notebook.views import JobView
 
 DEFAULT_BACKGROUND = "job"
 
@@ -93,7 +92,13 @@ class CookMagics(Magics):
         Example: %%cook --mem 4g --out model
         """
         try:
-            return self._command(line) if cell is None else self._run(line, cell)
+            if cell is not None:
+                return self._run(line, cell)
+            try:
+                return self._command(line)
+            except SchedulerUnreachable:  # it may have been restarted at another address
+                self.session.find_again()
+                return self._command(line)
         except CookError as error:
             raise show_as(error, _in_short(error)) from error.__cause__
 
@@ -159,17 +164,17 @@ class CookMagics(Magics):
 
     def _await(self, future: CookFuture, file_name: str) -> Any:
         screen = self.session.screen(live=self._tells())
-        run = CellRun(future, future.key, self.session.client, screen)
+        run = CellRun(future, self.session, screen)
         short = f"{future.name} <{future.key[:8]}>"
         try:
             run.watch()
         except KeyboardInterrupt as interrupt:
             self._interrupted(future, screen, short, interrupt)
         error = future.exception()
+        if screen.has_spoken:
+            screen.end(run.last_line())
         if error is None:
-            screen.end(self._last_line(future, "success", short, run.lasted_s))
             return self.session.take(future.result())
-        screen.end(self._last_line(future, "failed", short, run.lasted_s))
         for bundle in getattr(error, "__cook_displays__", ()):
             screen.show(bundle)
         if isinstance(error, CookError):
@@ -188,13 +193,6 @@ class CookMagics(Magics):
             said = f"KeyboardInterrupt: {short} goes on; get its result with %cook wait {future.key[:8]}"
             screen.end(StateLine(MARKS[_known_state(future)], f"{short} goes on"))
         raise show_as(interrupt, [said]) from None
-
-    def _last_line(self, future: CookFuture, state: str, short: str, lasted_s: float) -> StateLine:
-        """What stays of the line of state; nobody is asked for it if it was never shown."""
-        try:
-            return state_line(JobView.seen(self.session.client.job(future.key)))
-        except CookError:
-            return StateLine(MARKS[state], f"{short} after {units.duration(lasted_s)}")
 
     def _present(self, names: Sequence[str]) -> list[str]:
         missing = [name for name in names if name not in self.session.namespace]

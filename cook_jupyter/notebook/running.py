@@ -9,12 +9,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from cook_jupyter.client.sync import JobClient
-from cook_jupyter.errors import CookError, ResultLost
+from cook_jupyter.errors import CookError, NotFound, ResultLost, SchedulerUnreachable
+from cook_jupyter.executor import CookFuture
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.cell_job import CellOutcome
 from cook_jupyter.notebook.look import MARKS
@@ -33,8 +34,19 @@ OUTPUT_LIMIT_BYTES = 1024 * 1024  # of each stream and instance; the rest is in 
 STREAMS = ("stdout", "stderr")
 
 
+class Schedulers(Protocol):
+    """Where a run finds its scheduler."""
+
+    @property
+    def client(self) -> JobClient:
+        """The scheduler as last found."""
+
+    def find_again(self) -> JobClient:
+        """Find it anew."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Said:
+class Said:
     """Something that the job wrote."""
 
     stream: str
@@ -42,11 +54,21 @@ class _Said:
 
 
 class Followers:
-    """Threads that read what an instance writes, one per stream, and pass it on."""
+    """Threads that read what an instance writes, one per stream, and pass it on.
 
-    def __init__(self, client: JobClient, instance: str, hear: Callable[[_Said], None]) -> None:
+    Args:
+        client: the scheduler.
+        instance: the uuid of the instance.
+        offsets: how far each stream was read before; kept up to date.
+        hear: called with each piece.
+    """
+
+    def __init__(
+        self, client: JobClient, instance: str, offsets: dict[str, int], hear: Callable[[Said], None]
+    ) -> None:
         self.instance = instance
         self._client = client
+        self._offsets = offsets
         self._hear = hear
         self._stop = threading.Event()
         self._threads = [
@@ -56,6 +78,11 @@ class Followers:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def are_done(self) -> bool:
+        """Whether they have read all there will be, or could not."""
+        return not any(thread.is_alive() for thread in self._threads)
+
     def end(self, patience_s: float) -> None:
         """Wait until all was read, but not for ever."""
         deadline = time.monotonic() + patience_s
@@ -64,38 +91,43 @@ class Followers:
         self._stop.set()
 
     def _follow(self, stream: str) -> None:
-        read_log(self._client, self.instance, stream, self._hear, stop=self._stop, wait_s=LONG_POLL_S)
+        read_log(
+            self._client,
+            self.instance,
+            stream,
+            self._offsets,
+            self._hear,
+            stop=self._stop,
+            wait_s=LONG_POLL_S,
+        )
 
 
 def read_log(
     client: JobClient,
     instance: str,
     stream: str,
-    hear: Callable[[_Said], None],
+    offsets: dict[str, int],
+    hear: Callable[[Said], None],
     *,
     stop: threading.Event | None = None,
     wait_s: float = 0.0,
 ) -> None:
-    """Read a stream from its beginning: to its present end, or with `wait_s` until the instance ends.
+    """Read a stream on: to its present end, or with `wait_s` until the instance ends.
 
     What cannot be read (an original Cook, a sandbox that is gone) is left out: `%cook logs` says why.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    offset = 0
     try:
         while stop is None or not stop.is_set():
-            piece = client.logs(instance, stream=stream, offset=offset, wait_s=wait_s)
-            offset = piece.next_offset
+            piece = client.logs(instance, stream=stream, offset=offsets.get(stream, 0), wait_s=wait_s)
+            offsets[stream] = piece.next_offset
             if text := decoder.decode(piece.data):
-                hear(_Said(stream, text))
-            if offset > OUTPUT_LIMIT_BYTES:
-                hear(
-                    _Said(
-                        stream, f"\n[more than 1 MB on {stream}: the rest with %cook logs {instance[:8]}]\n"
-                    )
-                )
+                hear(Said(stream, text))
+            if piece.next_offset > OUTPUT_LIMIT_BYTES:
+                more = f"more than 1 MB on {stream}; the rest with: %cook logs {instance[:8]}"
+                hear(Said(stream, f"\n[{more}]\n"))
                 return
-            if offset >= piece.size and (piece.ended or not wait_s):
+            if piece.next_offset >= piece.size and (piece.ended or not wait_s):
                 return
     except CookError:
         return
@@ -105,22 +137,21 @@ class CellRun:
     """One run of a cell, from its submission to its end.
 
     Args:
-        future: of the job; its result is a `CellOutcome`.
-        key: the job's uuid.
-        client: the scheduler.
+        future: of the job.
+        schedulers: the scheduler, which may be restarted meanwhile.
         screen: where to write.
     """
 
-    def __init__(self, future: Future[CellOutcome], key: str, client: JobClient, screen: Screen) -> None:
+    def __init__(self, future: CookFuture, schedulers: Schedulers, screen: Screen) -> None:
         self._future = future
-        self._key = key
-        self._client = client
+        self._schedulers = schedulers
         self._screen = screen
-        self._news: queue.SimpleQueue[_Said | None] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
         self._followers: list[Followers] = []
+        self._offsets: dict[str, dict[str, int]] = {}  # by instance, by stream
         self._began = time.monotonic()
         self._sentence = ""
-        self._asked_why = 0.0
+        self._asked_why = -ASK_WHY_EVERY_S
 
     def watch(self) -> None:
         """Return when the job has ended, in whatever way, and all it wrote is on the screen.
@@ -137,10 +168,13 @@ class CellRun:
             pause_s = min(LOOK_EVERY_S, pause_s * 1.5)
         self._last_words()
 
-    @property
-    def lasted_s(self) -> float:
-        """Since it was submitted."""
-        return time.monotonic() - self._began
+    def last_line(self) -> StateLine:
+        """How it ended."""
+        try:
+            return state_line(JobView.seen(self._schedulers.client.job(self._future.key)))
+        except CookError:
+            lasted = units.duration(time.monotonic() - self._began)
+            return StateLine(MARKS.get(self._future.status, MARKS["killed"]), f"{self._short} after {lasted}")
 
     def _drain(self, seconds: float) -> None:
         """Write what comes within so many seconds, or until the job ends."""
@@ -156,32 +190,48 @@ class CellRun:
 
     def _look(self) -> None:
         """See how the job is, follow a new instance, say how it is after a second."""
+        key = self._future.key
         try:
-            job = JobView(self._client.job(self._key), int(time.time() * 1000))
-            latest = job.latest.get("task_id")
-            if latest and all(followers.instance != latest for followers in self._followers):
-                self._followers.append(Followers(self._client, latest, self._news.put))
-            if self.lasted_s < SILENT_S:
+            client = self._schedulers.client
+            job = JobView.seen(client.job(key))
+            self._listen(client, job.latest.get("task_id"))
+            if time.monotonic() - self._began < SILENT_S:
                 return
             if job.state == "waiting" and time.monotonic() - self._asked_why > ASK_WHY_EVERY_S:
                 self._asked_why = time.monotonic()
-                self._sentence = " ".join(self._client.why(self._key).get("sentences", [])[:2])
-        except CookError as error:
-            self._screen.say(StateLine(MARKS["waiting"], f"no news of job {self._key[:8]}: {error}"))
+                self._sentence = " ".join(client.why(key).get("sentences", [])[:2])
+        except NotFound:
+            return  # it is still on its way there
+        except SchedulerUnreachable:
+            self._screen.say(StateLine(MARKS["waiting"], f"{self._short}: the scheduler does not answer"))
+            with suppress(CookError):
+                self._schedulers.find_again()
             return
         self._screen.say(state_line(job, self._sentence))
 
+    def _listen(self, client: JobClient, instance: str | None) -> None:
+        """Follow an instance that is not followed, or no longer."""
+        if instance is None or any(
+            each.instance == instance and not each.are_done for each in self._followers
+        ):
+            return
+        offsets = self._offsets.setdefault(instance, {})
+        self._followers.append(Followers(client, instance, offsets, self._news.put))
+
     def _last_words(self) -> None:
-        if self._followers:
-            for followers in self._followers:
-                followers.end(LAST_WORDS_S)
-        else:
-            for stream in STREAMS:
-                read_log(self._client, self._key, stream, self._news.put)
+        for followers in self._followers:
+            followers.end(LAST_WORDS_S)
+        offsets = next(reversed(self._offsets.values()), {})
+        for stream in STREAMS:  # what nobody has followed to its end
+            read_log(self._schedulers.client, self._future.key, stream, offsets, self._news.put)
         while not self._news.empty():
             said = self._news.get()
             if said is not None:
                 self._screen.write(said.stream, said.text)
+
+    @property
+    def _short(self) -> str:
+        return f"{self._future.name} <{self._future.key[:8]}>"
 
 
 def state_line(job: JobView, sentence: str = "") -> StateLine:

@@ -82,9 +82,14 @@ class Screen:
         else:
             self._handle.update(line)
 
+    @property
+    def has_spoken(self) -> bool:
+        """Whether a line of state is shown. What was quick needs none, and so no last one either."""
+        return self._last is not None
+
     def end(self, line: StateLine) -> None:
-        """The last line of state, if there was one before: what was quick needs none."""
-        if self._last is not None:
+        """The last line of state, if there was one before."""
+        if self.has_spoken:
             self.say(line)
             if not self._rich:
                 sys.stderr.write("\n")

@@ -125,11 +125,16 @@ class Session:
     @property
     def client(self) -> JobClient:
         """The scheduler; found, or started, when first asked for, and again when it is gone."""
-        user = self._settings.user or None
-        if self._client is None or user != self._user:
+        if self._client is None or (self._settings.user or None) != self._user:
             self.close()
-            self._user = user
-            self._client = connect(user=user)
+            self.find_again()
+        assert self._client is not None  # noqa: S101 - find_again sets it, or raises
+        return self._client
+
+    def find_again(self) -> JobClient:
+        """Find the scheduler anew: it was restarted, or it is another one now."""
+        self._user = self._settings.user or None
+        self._client = connect(user=self._user)
         return self._client
 
     @property
