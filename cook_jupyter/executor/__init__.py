@@ -3,3 +3,9 @@
 Lives here: futures, the bundling of `map`, and coming back to futures after a kernel restart.
 Not here: how calls become bytes (`payload`); requests (`client`); magics (`notebook`).
 """
+
+from cook_jupyter.executor.attach import attach, recent
+from cook_jupyter.executor.executor import CookExecutor
+from cook_jupyter.executor.future import CookFuture
+
+__all__ = ["CookExecutor", "CookFuture", "attach", "recent"]

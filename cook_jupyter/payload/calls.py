@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
-import hashlib
 import pickle
 import socket
 import sys
@@ -29,14 +28,13 @@ from cook_jupyter.errors import (
     EnvironmentMismatch,
     OutOfMemory,
     ResultLost,
-    Tampered,
     Unpicklable,
 )
 from cook_jupyter.payload import failures, surroundings, versions
 from cook_jupyter.payload.blobs import BlobStore, open_store
 from cook_jupyter.payload.envelope import Buffer, Opened, seal, size_of, unseal
 from cook_jupyter.payload.keys import Key, read_key
-from cook_jupyter.payload.outgoing import CALL, CALL_BLOB, CALL_KEYFILE, CALL_STORE
+from cook_jupyter.payload.outgoing import CALL, CALL_BLOB, CALL_KEYFILE, CALL_STORE, check_digest
 
 RESULT_LIMIT = "COOK_CALL_RESULT_LIMIT"  # bytes; a variable of the job's environment
 RESULT_LIMIT_BYTES = 256 * 1024 * 1024
@@ -93,6 +91,7 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
     )
     try:
         opened = _receive(env, key, store, job_id)
+        pack.private = store.private and bool(opened.header.get("private"))
         with surroundings.as_in_notebook(opened.header):
             outcome = _run(opened, store, pack)
     except BaseException as error:  # noqa: BLE001 - the one place where a call's failure becomes its result
@@ -173,8 +172,7 @@ def _function_frames(digest: str, store: BlobStore) -> Sequence[memoryview]:
     content = _functions.get(place)
     if content is None:
         content = store.get(f"functions/{digest}")
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise Tampered("the function of a call is not the one that was signed; it was not opened")
+        check_digest(content, digest)
         if len(content) <= _FUNCTION_BYTES_KEPT:
             _functions[place] = bytes(content)
             if len(_functions) > _FUNCTIONS_KEPT:
@@ -191,6 +189,7 @@ class _Packer:
         self, *, key: Key, store: BlobStore, facts: Mapping[str, Any], limit: int, started: float
     ) -> None:
         self.started = started
+        self.private = False  # whether buffers of a blob may go without a hash; see payload.envelope
         self._seconds: float | None = None
         self._key = key
         self._store = store
@@ -274,9 +273,7 @@ class _Packer:
             )
         facts = {**self._facts, **header, "seconds": self._seconds, "out_of_memory": out_of_memory}
         small = size + 1024 <= INLINE_RESULT_BYTES  # with the header, which is some 500 bytes
-        pieces = seal(
-            facts, frames, direction="result", key=self._key, private=not small and self._store.private
-        )
+        pieces = seal(facts, frames, direction="result", key=self._key, private=not small and self.private)
         inline = blob = None
         if small and size_of(pieces) <= INLINE_RESULT_BYTES:
             inline = b"".join(pieces)

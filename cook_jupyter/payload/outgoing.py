@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cook_jupyter.errors import TooLarge
+from cook_jupyter.errors import Tampered, TooLarge
 from cook_jupyter.payload import surroundings, versions
 from cook_jupyter.payload.blobs import BlobStore
 from cook_jupyter.payload.envelope import Buffer, seal, size_of
@@ -73,6 +73,16 @@ def encode_function(function: Callable[..., Any]) -> FunctionBlob:
     return FunctionBlob(digest=digest.hexdigest(), pieces=pieces, size=size)
 
 
+def check_digest(content: Buffer, digest: str) -> None:
+    """See that a function's blob is the one that a call names.
+
+    Raises:
+        Tampered: it is another one.
+    """
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise Tampered("the function of a call is not the one that was signed; it was not opened")
+
+
 def encode_call(
     digest: str,
     args: tuple[Any, ...],
@@ -90,7 +100,8 @@ def encode_call(
         kwargs: arguments by name.
         key: the user's.
         job_id: the job that will run it, and no other can.
-        private: should it become a blob, that rests where only this user can write.
+        private: blobs, of this call or its result, rest where only this user can write, and both sides reach
+            them there.
 
     Raises:
         Unpicklable: an argument cannot travel; the message names the path to it.
@@ -106,7 +117,7 @@ def encode_call(
 
 
 def encode_bundle(
-    digest: str, columns: Sequence[list[Any]], *, key: Key, job_id: str, private: bool = False
+    digest: str, columns: Sequence[Sequence[Any]], *, key: Key, job_id: str, private: bool = False
 ) -> list[Buffer]:
     """Many signed calls of one function in one job, each with positional arguments.
 
@@ -152,6 +163,7 @@ def _seal_call(
         "function": digest,
         "job": job_id,
         "versions": versions.fingerprint(),
+        "private": private,
         "cwd": surroundings.current_folder(),
         "path": surroundings.local_path(),
     }

@@ -1,0 +1,316 @@
+"""`CookExecutor`: a `concurrent.futures.Executor` whose calls are Cook jobs.
+
+Lives here: what users call.
+Not here: futures (`executor.future`), the way to the scheduler (`executor.session`), the bundling of `map`
+(`executor.mapping`).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import html
+import os
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from cook_jupyter.executor.future import CookFuture
+from cook_jupyter.executor.mapping import BundleFuture, Sizes, columns_of
+from cook_jupyter.executor.mapping import Mapping as CallMapping
+from cook_jupyter.executor.options import Options, name_of, whole
+from cook_jupyter.executor.session import Parcel, Session
+from cook_jupyter.model.job import DEFAULT_PRIORITY
+from cook_jupyter.payload import outgoing
+
+if TYPE_CHECKING:
+    from cook_jupyter.client.sync import JobClient
+
+
+class CookExecutor(concurrent.futures.Executor):
+    """Runs calls as jobs of a fair-share scheduler, which is found or started (see `client.connect`).
+
+    Args:
+        client: a `JobClient`, or the URL of a scheduler; None means this user's own.
+        cpus: what each job gets; may be a fraction.
+        mem_mb: memory in MiB; a job that uses more is stopped.
+        gpus: whole ones.
+        name: of the jobs; None means the function's.
+        pool: None means the scheduler's default.
+        priority: among one's own jobs; the higher first.
+        retries: further attempts after a failure of the function's own; those for the system's are free.
+        user: act as this user, where the scheduler allows it.
+        env: environment variables of the jobs.
+        labels: words to find the jobs by.
+        group: the uuid of a group that the jobs join.
+        max_runtime_s: a job that runs longer is stopped.
+        detached: jobs go on when this process ends (the default); else they are killed with it.
+
+    Raises:
+        SchedulerUnreachable: no scheduler is there and none could be started.
+        InvalidRequest: an option is wrong.
+
+    Example:
+        with CookExecutor(cpus=1, mem_mb=500) as executor:
+            future = executor.submit(simulate, seed=1)
+            results = list(executor.map(simulate, range(100_000)))
+    """
+
+    def __init__(  # noqa: PLR0913 - the options are one list, to its users
+        self,
+        client: JobClient | str | None = None,
+        *,
+        cpus: float = 1.0,
+        mem_mb: float = 1024.0,
+        gpus: int = 0,
+        name: str | None = None,
+        pool: str | None = None,
+        priority: int = DEFAULT_PRIORITY,
+        retries: int = 0,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        group: str | None = None,
+        max_runtime_s: float | None = None,
+        detached: bool = True,
+    ) -> None:
+        options = Options(
+            cpus=cpus,
+            mem_mb=mem_mb,
+            gpus=gpus,
+            name=name,
+            pool=pool,
+            priority=priority,
+            retries=retries,
+            env=dict(env or {}),
+            labels=dict(labels or {}),
+            group=group,
+            max_runtime_s=max_runtime_s,
+            detached=detached,
+        )
+        line = Line(client, user)
+        self._set(line, options, root=True)
+        weakref.finalize(self, Line.retire, line)
+
+    def _set(self, line: Line, options: Options, *, root: bool) -> None:
+        self._line = line
+        self._options = options
+        self._root = root
+        self._body: tuple[str, Mapping[str, Any]] = ("", {})
+        self._closed = False
+
+    @property
+    def options(self) -> Options:
+        """What the jobs of this executor ask for."""
+        return self._options
+
+    def with_(self, **options: Any) -> CookExecutor:
+        """A view of this executor with other options; both can be used.
+
+        Example: `executor.with_(cpus=4, mem_mb=8000).submit(fit, data)`
+        """
+        view = object.__new__(CookExecutor)
+        view._set(self._line, self._options.with_(options), root=False)
+        return view
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> CookFuture:
+        """Run `fn(*args, **kwargs)` as one job. Returns at once.
+
+        Equal calls are never merged. The arguments are pickled here and now: what happens to them later makes
+        no difference.
+
+        Raises:
+            Unpicklable: the function or an argument cannot travel; the message names the path to what cannot.
+            RuntimeError: the executor was shut down.
+        """
+        session = self._open(fn)
+        digest = session.function_digest(fn)
+        future = CookFuture(session, str(uuid.uuid4()), self._options.name or name_of(fn), self._options)
+        private = session.store.private
+        pieces = outgoing.encode_call(
+            digest, args, kwargs, key=session.signing_key, job_id=future.key, private=private
+        )
+        session.post(self._parcel(session, future, pieces))
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        return_exceptions: bool = False,
+    ) -> Iterator[Any]:
+        """Run `fn` for each element (or each tuple of elements) and yield the results in order, as they come.
+
+        Many calls go into one job, sized by their measured run time so that each job takes about a second
+        and all slots are busy.
+
+        Args:
+            fn: called with one element of each iterable.
+            iterables: read to the end of the shortest before the first call.
+            timeout: seconds from now for all results; then TimeoutError, and the rest is killed.
+            chunksize: so many calls in each job, instead.
+            return_exceptions: give exceptions out like results; else the first one is raised and the rest is
+                killed.
+        """
+        fixed = None if chunksize == "auto" else whole("chunksize", chunksize, least=1)
+        session = self._open(fn)
+        digest = session.function_digest(fn)
+        name = self._options.name or name_of(fn)
+        columns, total = columns_of(iterables)
+
+        def make_future(calls: int) -> BundleFuture:
+            future = BundleFuture(session, str(uuid.uuid4()), name, self._options)
+            future.calls = calls
+            return future
+
+        def encode(future: BundleFuture, part: Sequence[Sequence[Any]]) -> Parcel:
+            private = session.store.private
+            pieces = outgoing.encode_bundle(
+                digest, part, key=session.signing_key, job_id=future.key, private=private
+            )
+            return self._parcel(session, future, pieces)
+
+        slots = self._max_workers if fixed is None else 1
+        sizes = Sizes(total, slots, fixed)
+        mapping = CallMapping(session, make_future, encode, columns, sizes)
+        results = mapping.results(timeout=timeout, return_exceptions=return_exceptions)
+        mapping.begin()
+        return results
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls.
+
+        Args:
+            wait: return when all calls are done; else at once, and they go on.
+            cancel_futures: kill the jobs that have not ended.
+
+        A view made by `with_` shuts down for itself; the executor it was made from, for all of them.
+        """
+        self._closed = True
+        if self._root:
+            self._line.closed = True
+        session = self._line.session
+        if session is None:
+            return
+        mine = [each for each in session.futures() if self._root or each.owner is self]
+        if cancel_futures:
+            session.cancel(mine)
+        if wait:
+            concurrent.futures.wait(mine)
+            while self._root and (rest := session.futures()):  # bundles of a map that is under way
+                concurrent.futures.wait(rest)
+        if self._root:
+            session.retire()
+
+    @property
+    def _max_workers(self) -> int:
+        """How many jobs like ours fit at once: what dask and `map` keep busy."""
+        capacity = self._line.live().info.get("capacity") or {}
+        fit = [
+            capacity.get(kind, 0) / asked
+            for kind, asked in (
+                ("cpus", self._options.cpus),
+                ("mem", self._options.mem_mb),
+                ("gpus", self._options.gpus),
+            )
+            if asked
+        ]
+        return max(1, int(min(fit)))
+
+    def __repr__(self) -> str:
+        return f"<CookExecutor {self._line.place}: {self._in_words()}>"
+
+    def _repr_html_(self) -> str:
+        return (
+            '<span style="font-family: var(--jp-code-font-family, monospace)"><b>CookExecutor</b> '
+            f"{html.escape(self._line.place)} "
+            f'<span style="opacity: 0.7">{html.escape(self._in_words())}</span></span>'
+        )
+
+    def _in_words(self) -> str:
+        asked = self._options
+        words = [f"{asked.cpus:g} cpus", f"{asked.mem_mb:g} MB"]
+        if asked.gpus:
+            words.append(f"{asked.gpus} gpus")
+        if asked.pool:
+            words.append(f"pool {asked.pool}")
+        session = self._line.session
+        words.append(f"{0 if session is None else len(session.futures())} jobs under way")
+        if self._closed or self._line.closed:
+            words.append("shut down")
+        return ", ".join(words)
+
+    def _open(self, fn: Callable[..., Any]) -> Session:
+        if self._closed or self._line.closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if not callable(fn):
+            raise TypeError(
+                f"submit and map want a function first, not {type(fn).__name__}: submit(f, 1), not "
+                "submit(f(1))"
+            )
+        return self._line.live()
+
+    def _parcel(self, session: Session, future: CookFuture, pieces: Sequence[Any]) -> Parcel:
+        if self._body[0] != session.session_id:
+            self._body = session.session_id, self._options.job(session.session_id)
+        call = outgoing.call_environment(
+            pieces, job_id=future.key, store=session.store, key_file=session.key_file
+        )
+        future.owner = self
+        future.call_rests = outgoing.CALL_BLOB in call
+        return Parcel(future, self._body[1], self._options.pool, {**self._options.env, **call})
+
+    def __enter__(self) -> Self:
+        return self
+
+
+class Line:
+    """The session of an executor and its views, made when it is first needed and anew after a fork."""
+
+    def __init__(self, client: JobClient | str | None, user: str | None) -> None:
+        from cook_jupyter.client.connect import connect
+
+        self.closed = False
+        self.session: Session | None = None
+        self._url = client if isinstance(client, str) else None
+        if client is None or isinstance(client, str):
+            self._client = connect(client, user=user)
+            self._user = user
+        else:
+            self._client = client if user is None else client.acting_as(user)
+            self._user = self._client.user
+            self._url = None if _is_own(client) else client.url
+
+    @property
+    def place(self) -> str:
+        """The scheduler's URL, as last known."""
+        return self._client.url if self.session is None else self.session.client.url
+
+    def live(self) -> Session:
+        """The session of this process."""
+        if self.session is None or self.session.pid != os.getpid():
+            self.session = Session(self._client, self._find)
+        return self.session
+
+    def retire(self) -> None:
+        """The executor is gone."""
+        if self.session is not None and self.session.pid == os.getpid():
+            self.session.retire()
+
+    def _find(self) -> JobClient:
+        from cook_jupyter.client.connect import connect
+
+        if self._url is not None and not isinstance(self._client, str):
+            return self._client  # it was named: that very one has to come back
+        return connect(user=self._user)
+
+
+def _is_own(client: JobClient) -> bool:
+    """Whether a client speaks to this user's embedded scheduler, which may come back at another address."""
+    from cook_jupyter.client.home import home_folder
+    from cook_jupyter.client.runtime import Runtime, read_runtime
+
+    found = read_runtime(home_folder())
+    return isinstance(found, Runtime) and found.url.rstrip("/") == client.url.rstrip("/")

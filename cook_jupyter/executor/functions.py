@@ -1,0 +1,154 @@
+"""Functions already sent: when the pickle of one may be used again.
+
+Lives here: telling that a function, and all that its pickle holds, is the same as when it was last sent.
+Not here: pickling (`payload.outgoing`).
+
+Pickling a function costs more than all else in a submission. It may be left out only if nothing in the pickle
+can have changed, so what a function refers to is compared object by object, and a function that refers to
+anything that can be changed in place (a list, an array, an instance) is pickled again each time.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cook_jupyter.payload.outgoing import FunctionBlob, encode_function
+
+_KEPT = 256
+_MOST_PARTS = 512
+_ATOMS = frozenset(
+    (
+        type(None),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        type(...),
+        range,
+        types.CodeType,
+    )
+)
+
+Parts = tuple[Any, ...]
+
+
+class SentFunctions:
+    """Remembers which functions were pickled, and as what. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[int, tuple[weakref.ref[Any], Parts, str]] = OrderedDict()
+
+    def digest_of(self, function: Callable[..., Any], send: Callable[[FunctionBlob], None]) -> str:
+        """The digest of a function's pickle.
+
+        Args:
+            function: whichever.
+            send: called with the pickle when it had to be made; not when the last one still holds.
+
+        Raises:
+            Unpicklable: something the function carries cannot travel.
+        """
+        now = parts_of(function)
+        known = self._known.get(id(function))
+        if known is not None and now is not None and known[0]() is function and _same(known[1], now):
+            self._known.move_to_end(id(function))
+            return known[2]
+        blob = encode_function(function)
+        send(blob)
+        if now is not None:
+            self._known[id(function)] = (weakref.ref(function), now, blob.digest)
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return blob.digest
+
+
+def parts_of(function: Callable[..., Any]) -> Parts | None:
+    """All objects that a function's pickle depends on; None if one of them could be changed in place."""
+    if not isinstance(function, types.FunctionType):
+        return None
+    parts: list[Any] = []
+    # An import of a submodule changes what cloudpickle sends along.
+    return (len(sys.modules), *parts) if _collect(function, parts) else None
+
+
+def _same(before: Parts, now: Parts) -> bool:
+    return len(before) == len(now) and before[0] == now[0] and all(map(_is, before[1:], now[1:]))
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other
+
+
+def _collect(value: Any, parts: list[Any]) -> bool:
+    """Add a value and what it refers to; False if any of it can be changed in place."""
+    parts.append(value)
+    kind = type(value)
+    if kind in _ATOMS:
+        return True
+    if len(parts) > _MOST_PARTS:
+        return False
+    if kind is tuple or kind is frozenset:
+        return all(_collect(part, parts) for part in value)
+    if kind is types.FunctionType and not _is_installed(value):
+        if any(value is part for part in parts[:-1]):  # it calls itself; its parts are there already
+            return True
+        return all(_collect(part, parts) for part in _carried(value))
+    return _goes_by_name(value, kind)
+
+
+def _goes_by_name(value: Any, kind: type) -> bool:
+    if kind is types.ModuleType:
+        return sys.modules.get(value.__name__) is value
+    if kind is types.BuiltinFunctionType:
+        return value.__self__ is None or isinstance(value.__self__, types.ModuleType)  # not `words.append`
+    return (kind is types.FunctionType or isinstance(value, type)) and _is_installed(value)
+
+
+def _carried(function: types.FunctionType) -> Iterator[Any]:
+    yield function.__code__
+    yield from (function.__name__, function.__qualname__, function.__module__, function.__doc__)
+    yield function.__defaults__
+    yield from (function.__kwdefaults__ or {}).values()
+    yield from function.__annotations__.values()
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            yield cell
+    around = function.__globals__
+    for name in _global_names(function.__code__):
+        if name in around:
+            yield around[name]
+    if function.__dict__:
+        yield function.__dict__  # can be changed in place
+
+
+@functools.lru_cache(maxsize=1024)
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    """The names that code may look up in its globals, in a fixed order; some may be attributes only."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names.update(_global_names(constant))
+    return tuple(sorted(names))
+
+
+def _is_installed(value: Any) -> bool:
+    """Whether a function or class is sent by its name alone: it lives in an installed module."""
+    from cook_jupyter.payload import pickling
+
+    module = getattr(value, "__module__", None)
+    if not isinstance(module, str) or module == "__main__" or pickling.is_local(module):
+        return False
+    found: Any = sys.modules.get(module)
+    for name in value.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is value

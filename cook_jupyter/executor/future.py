@@ -1,0 +1,251 @@
+"""`CookFuture`: a `concurrent.futures.Future` whose work is a Cook job.
+
+Lives here: what a user may ask of one call: its key, its state, its logs, why it waits; killing it, running
+it again here.
+Not here: sending and receiving (`executor.session`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import concurrent.futures
+import contextlib
+import html
+import threading
+from collections.abc import Generator
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
+
+from cook_jupyter.errors import Conflict, InvalidRequest, JobFailed
+from cook_jupyter.payload import outgoing
+
+if TYPE_CHECKING:
+    from cook_jupyter.client.events import JobNews
+    from cook_jupyter.executor.options import Options
+    from cook_jupyter.executor.session import Session
+    from cook_jupyter.payload.results import Result
+
+Status = Literal["unsent", "waiting", "running", "success", "failed", "cancelled"]
+
+_LOG_PIECE_BYTES = 1024 * 1024
+_DOTS = {
+    "unsent": "var(--jp-ui-font-color3, gray)",
+    "waiting": "var(--jp-warn-color1, darkorange)",
+    "running": "var(--jp-info-color1, royalblue)",
+    "success": "var(--jp-success-color1, seagreen)",
+    "failed": "var(--jp-error-color1, firebrick)",
+    "cancelled": "var(--jp-ui-font-color3, gray)",
+}
+
+
+class Stage(Enum):
+    """How far a job is on its way to the scheduler."""
+
+    QUEUED = 0
+    TAKEN = 1  # being sent; whether it arrived is not known yet
+    ACCEPTED = 2
+
+
+class CookFuture(concurrent.futures.Future[Any]):
+    """The result to come of one call, which is one job.
+
+    All that `concurrent.futures` does with futures works; `await future` does too. Being preempted or losing
+    a host is no failure: the future goes on waiting while its job has attempts left.
+    """
+
+    def __init__(self, session: Session, key: str, name: str, options: Options | None) -> None:
+        super().__init__()
+        self._session = session
+        self._key = key
+        self._name = name
+        self.options = options
+        self._news: JobNews | None = None
+        self.stage = Stage.QUEUED
+        self.call_rests = False  # in a blob, which nobody needs after a success
+        self.owner: object = None  # the executor whose shutdown waits for it
+
+    @property
+    def key(self) -> str:
+        """The job's uuid. `attach(key)` gives the future back, also after a restart of the kernel."""
+        return self._key
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self._name
+
+    @property
+    def status(self) -> Status:
+        """unsent, waiting, running, success, failed or cancelled, as last heard."""
+        if self.cancelled():
+            return "cancelled"
+        if self.done():
+            return "success" if self._exception is None else "failed"
+        if self._news is not None and self._news.status == "running":
+            return "running"
+        return "waiting" if self.stage is Stage.ACCEPTED else "unsent"
+
+    @property
+    def attempts(self) -> int:
+        """How many instances the job has had so far, as last heard."""
+        return 0 if self._news is None else self._news.attempts
+
+    @property
+    def host(self) -> str | None:
+        """Where the latest instance runs or ran, as last heard."""
+        instance = None if self._news is None else self._news.instance
+        return instance.hostname or None if instance is not None else None
+
+    def running(self) -> bool:
+        """Whether an instance runs at this moment, as last heard."""
+        return self.status == "running"
+
+    def cancel(self) -> bool:
+        """Kill the job, waiting or running. True if that was accepted: the result will not come."""
+        return self._session.cancel([self]) == 1 or self.cancelled()
+
+    def kill(self) -> None:
+        """Kill the job; the future then raises JobKilled.
+
+        Raises:
+            SchedulerUnreachable: nobody took the request.
+        """
+        if not self.done():
+            self._session.kill([self])
+
+    def logs(self, stream: str = "stdout", *, attempt: int | None = None) -> str:
+        """What the job has written so far, of its latest instance.
+
+        Args:
+            stream: "stdout" or "stderr".
+            attempt: of an earlier instance: 1 is the first.
+
+        Example: `print(future.logs("stderr"))`
+        """
+        client = self._session.client
+        wanted = self._key
+        if attempt is not None:
+            instances = sorted(client.job(self._key)["instances"], key=lambda each: each["start_time"])
+            if not 1 <= attempt <= len(instances):
+                raise InvalidRequest(
+                    f"job {self._key} has had {len(instances)} attempts; there is no {attempt}"
+                )
+            wanted = instances[attempt - 1]["task_id"]
+        elif self.attempts == 0 and not self.done():
+            return ""
+        pieces = []
+        offset = 0
+        while True:
+            piece = client.logs(wanted, stream=stream, offset=offset, length=_LOG_PIECE_BYTES)
+            pieces.append(piece.data)
+            offset = piece.next_offset
+            if not piece.data or offset >= piece.size:
+                return b"".join(pieces).decode("utf-8", "replace")
+
+    def why(self) -> str:
+        """Why the job waits, in plain words, with numbers and the next step."""
+        if self.done():
+            return f"It does not wait: it is over ({self.status})."
+        if self.stage is not Stage.ACCEPTED:
+            return "It has not reached the scheduler yet."
+        return "\n".join(self._session.client.why(self._key)["sentences"])
+
+    def replay(self) -> Any:
+        """Run the very same call here, in this process: for `%debug`.
+
+        Raises:
+            Conflict: the job is no call, or its arguments are gone.
+        """
+        environment = self._session.client.job(self._key)["env"]
+        if outgoing.CALL not in environment and outgoing.CALL_BLOB not in environment:
+            raise Conflict(f"job {self._key} is no call of a function; there is nothing to replay")
+        from cook_jupyter.payload import pickling
+        from cook_jupyter.payload.envelope import unseal
+
+        store, key = self._session.store, self._session.signing_key
+        inline = environment.get(outgoing.CALL)
+        content = store.get(environment[outgoing.CALL_BLOB]) if inline is None else base64.b64decode(inline)
+        opened = unseal(content, direction="call", key=key, job_id=self._key, private=store.private)
+        blob = store.get(f"functions/{opened.header['function']}")
+        outgoing.check_digest(blob, opened.header["function"])
+        function = pickling.from_frames(
+            unseal(blob, direction="function", key=None, private=True).frames, keep_classes=True
+        )
+        arguments = pickling.from_frames(opened.frames, keep_classes=True)
+        if opened.header["kind"] == "bundle":
+            return [function(*args) for args in zip(*arguments, strict=True)]
+        args, kwargs = arguments
+        return function(*args, **kwargs)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait without blocking the event loop. Cancelling the task that waits kills the job."""
+        return asyncio.wrap_future(self).__await__()
+
+    def __repr__(self) -> str:
+        words = [f"CookFuture {self._key}", self._name, self._state_in_words()]
+        return f"<{' · '.join(words)}>"
+
+    def _repr_html_(self) -> str:
+        status = self.status
+        return (
+            '<span style="font-family: var(--jp-code-font-family, monospace)">'
+            f'<span aria-hidden="true" style="color: {_DOTS[status]}">●</span> '
+            f"{html.escape(self._name)} <b>{html.escape(self._state_in_words())}</b> "
+            f'<span style="opacity: 0.7">{html.escape(self._key)}</span></span>'
+        )
+
+    def _state_in_words(self) -> str:
+        status = self.status
+        words: str = status
+        if status == "failed":
+            words = f"failed: {type(self._exception).__name__}"
+        if status in ("running", "success", "failed") and self.host:
+            words += f" on {self.host}"
+        if self.attempts > 1:
+            words += f", attempt {self.attempts}"
+        return words
+
+    # --- for the session alone ---
+
+    def hear(self, news: JobNews) -> None:
+        """Note the latest event; what it means for the result is the session's affair."""
+        if self._news is None or news.change >= self._news.change:
+            self._news = news
+        self.stage = Stage.ACCEPTED
+
+    def take(self, result: Result) -> bool:
+        """The job's result is here. Returns False if nobody waits for it any more."""
+        error = result.error
+        if error is None and result.errors:
+            failed = [each for each in result.errors.values() if isinstance(each, Exception)]
+            error = ExceptionGroup(f"{len(result.errors)} of {len(result.value)} calls failed", failed)
+        if isinstance(error, JobFailed):
+            error.attempts = self.attempts
+        return self.settle(result.value, error)
+
+    def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
+        """Set the result, unless the future is over already."""
+        try:
+            if error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(value)
+        except concurrent.futures.InvalidStateError:
+            return False
+        return True
+
+    def settle_cancelled(self) -> bool:
+        """End as cancelled, unless the future is over already; waiters are told."""
+        if not super().cancel():
+            return False
+        with contextlib.suppress(RuntimeError):  # somebody else has told them
+            self.set_running_or_notify_cancel()
+        return True
+
+    def orphan(self, error: BaseException) -> None:
+        """In a forked child: the parent's threads are not here, and its locks may be held for ever."""
+        self._condition = threading.Condition()
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Any] = []
+        self.settle(error=error)

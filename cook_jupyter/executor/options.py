@@ -1,0 +1,144 @@
+"""Options: what a call's job asks for.
+
+Lives here: `Options`, checked when they are set, and the job they make of a call.
+Not here: calls (`payload.outgoing`), sending (`executor.session`).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY
+
+SESSION_LABEL = "cook-jupyter/session"
+
+_LONGEST_NAME = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What each job of an executor asks for.
+
+    Attributes:
+        cpus: of one host; may be a fraction.
+        mem_mb: memory in MiB; a job that uses more is stopped.
+        gpus: whole ones.
+        name: of the jobs; None means the function's.
+        pool: None means the scheduler's default.
+        priority: from 0 on, among one's own jobs; the higher first.
+        retries: further attempts after a failure of one's own; those for the system's failures are free.
+        env: environment variables.
+        labels: any words, to find jobs by.
+        group: the uuid of the group that the jobs join.
+        max_runtime_s: a job that runs longer is stopped.
+        detached: jobs go on when this process ends; else they are killed when it ends in good order.
+    """
+
+    cpus: float = 1.0
+    mem_mb: float = 1024.0
+    gpus: int = 0
+    name: str | None = None
+    pool: str | None = None
+    priority: int = DEFAULT_PRIORITY
+    retries: int = 0
+    env: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+    max_runtime_s: float | None = None
+    detached: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse at once what the scheduler would refuse later, and far away."""
+        _positive("cpus", self.cpus)
+        _positive("mem_mb", self.mem_mb)
+        if self.max_runtime_s is not None:
+            _positive("max_runtime_s", self.max_runtime_s)
+        whole("gpus", self.gpus)
+        whole("retries", self.retries)
+        whole("priority", self.priority)
+        if self.priority > HIGHEST_PRIORITY:
+            raise InvalidRequest(f"priority must be between 0 and {HIGHEST_PRIORITY}, not {self.priority}")
+        _words("env", self.env)
+        _words("labels", self.labels)
+        if self.group is not None:
+            try:
+                UUID(self.group)
+            except (ValueError, AttributeError, TypeError) as error:
+                raise InvalidRequest(f"group must be the uuid of a group, not {self.group!r}") from error
+
+    def with_(self, changes: Mapping[str, Any]) -> Options:
+        """These options with some changed.
+
+        Raises:
+            InvalidRequest: no such option, or not a value for it.
+        """
+        if unknown := sorted(set(changes) - set(self.__slots__)):
+            raise InvalidRequest(
+                f"no such option: {', '.join(unknown)}; the options are {', '.join(self.__slots__)}. "
+                "Arguments of the function go to submit()."
+            )
+        return replace(self, **changes)
+
+    def job(self, session: str) -> dict[str, Any]:
+        """The part of a submission that is the same for all calls; uuid, name and env are not in it."""
+        body: dict[str, Any] = {
+            "command": _COMMAND,
+            "cpus": self.cpus,
+            "mem": self.mem_mb,
+            "max_retries": 1 + self.retries,
+            "priority": self.priority,
+            "labels": {**self.labels, SESSION_LABEL: session},
+        }
+        if self.gpus:
+            body["gpus"] = self.gpus
+        if self.group is not None:
+            body["group"] = self.group
+        if self.max_runtime_s is not None:
+            body["max_runtime"] = max(1, int(self.max_runtime_s * 1000))
+        return body
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """A function's name as Cook takes it: letters, digits, dot, dash and underscore."""
+    name = getattr(function, "__qualname__", None)
+    if not isinstance(name, str):
+        name = name_of(function.func) if hasattr(function, "func") else type(function).__name__
+    plain = re.sub(r"[^.a-zA-Z0-9_-]+", "", name.replace("<locals>.", ""))
+    return plain[-_LONGEST_NAME:] or "call"
+
+
+def _quoted(word: str) -> str:
+    return word if re.fullmatch(r"[\w@%+=:,./-]+", word) else "'" + word.replace("'", "'\"'\"'") + "'"
+
+
+# Alone enough to run the call on any Cook; our own worker recognises it and runs it in a warm process.
+_COMMAND = f"{_quoted(sys.executable or 'python3')} -m cook_jupyter.worker call"
+
+
+def whole(name: str, value: object, *, least: int = 0) -> int:
+    """`value`, if it is a whole number and not too small.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidRequest(f"{name} must be a whole number and at least {least}, not {value!r}")
+    return value
+
+
+def _positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise InvalidRequest(f"{name} must be a number above zero, not {value!r}")
+
+
+def _words(kind: str, words: object) -> None:
+    if not isinstance(words, Mapping) or not all(
+        isinstance(each, str) for pair in words.items() for each in pair
+    ):
+        raise InvalidRequest(f"{kind} must map words to words, not {words!r}")

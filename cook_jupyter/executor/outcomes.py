@@ -1,0 +1,94 @@
+"""Outcomes: what the end of a job means to whoever waits for its result.
+
+Lives here: from Cook's reason to one of our errors, in words a researcher can act on.
+Not here: what the user's function raised (`payload.results`); the table of reasons (`model.reason`).
+
+Being preempted and losing a host are no outcomes: while attempts are left the job waits again.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from cook_jupyter.errors import BadExit, HostLost, JobFailed, JobKilled, OutOfMemory, ResultLost, TimedOut
+from cook_jupyter.model import reason as reasons
+from cook_jupyter.model.reason import REASONS
+
+if TYPE_CHECKING:
+    from cook_jupyter.client.events import JobNews
+    from cook_jupyter.executor.options import Options
+
+_KILLED = frozenset({reasons.KILLED_BY_USER, reasons.KILLED_DURING_LAUNCH})
+_MEMORY = frozenset({reasons.MEMORY_LIMIT_EXCEEDED})
+_RUNTIME = frozenset({reasons.MAX_RUNTIME_EXCEEDED})
+_EXIT = frozenset({reasons.NON_ZERO_EXIT})
+
+
+def speaks_for_itself(news: JobNews) -> bool:
+    """Whether a failed job's result says more than its reason: the function raised, or ran out of memory."""
+    found = None if news.instance is None else news.instance.reason
+    return found is None or found in _EXIT or found in _MEMORY or found == reasons.NORMAL_EXIT
+
+
+def failure(news: JobNews, options: Options | None) -> JobFailed:
+    """The error of a job that ended without a result.
+
+    Args:
+        news: its last event; completed.
+        options: what it asked for, if that is known here.
+    """
+    kind, text = _judge(news, options)
+    instance = news.instance
+    host = instance.hostname if instance is not None and instance.hostname else None
+    where = f" on {host}" if host else ""
+    attempts = f" after {news.attempts} attempts" if news.attempts > 1 else ""
+    return kind(
+        f"job {news.uuid}{where}{attempts}: {text}",
+        job_id=news.uuid,
+        reason=None if instance is None else instance.reason,
+        host=host,
+        attempts=news.attempts,
+    )
+
+
+def _judge(news: JobNews, options: Options | None) -> tuple[type[JobFailed], str]:
+    instance = news.instance
+    if news.state == "success":
+        return ResultLost, "it ended well, but left no result. What it wrote is in future.logs()."
+    if instance is None:
+        return JobKilled, "it was killed before it ran."
+    reason = instance.reason
+    if reason in _KILLED or (reason is None and instance.exit_code is None):
+        return JobKilled, "somebody asked for it to be killed."
+    if reason in _MEMORY:
+        return OutOfMemory, _memory(instance.peak_mem_mb, options)
+    if reason in _RUNTIME:
+        limit = "" if options is None or options.max_runtime_s is None else f" of {options.max_runtime_s:g} s"
+        return (
+            TimedOut,
+            f"it ran longer than its maximum run time{limit}. with_(max_runtime_s=...) gives it more.",
+        )
+    if reason in _EXIT:
+        return BadExit, _exit(instance.exit_code)
+    sentence = instance.reason_string or (REASONS[reason].sentence if reason in REASONS else str(reason))
+    known = REASONS.get(reason or "")
+    if instance.mea_culpa or (known is not None and known.mea_culpa) or reason == reasons.UNKNOWN:
+        return HostLost, f"the system failed it: {sentence[:1].lower() + sentence[1:]}. Submit it again."
+    return JobFailed, f"{sentence}."
+
+
+def _memory(peak_mb: float | None, options: Options | None) -> str:
+    asked = "" if options is None else f" {options.mem_mb:g} MB"
+    peak = "" if peak_mb is None else f" (its peak was {peak_mb:,.0f} MB)"
+    return f"it used more memory than the{asked} it had asked for{peak}. with_(mem_mb=...) gives it more."
+
+
+def _exit(code: int | None) -> str:
+    number = -code if code is not None and code < 0 else (code or 0) - 128
+    if number > 0:
+        try:
+            return f"its process was ended by {signal.Signals(number).name}. future.logs('stderr') may tell more."
+        except ValueError:
+            pass
+    return f"its process ended with exit code {code}. future.logs('stderr') may tell more."

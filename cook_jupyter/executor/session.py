@@ -1,0 +1,551 @@
+"""A session: the calls of one process on their way to a scheduler, and their results on the way back.
+
+Lives here: two threads, one that sends whatever was submitted meanwhile in one request, and one that listens
+to the stream of events; who waits for which job; finding the scheduler again when it was restarted.
+Not here: what a job asks for (`executor.options`), what users see of a call (`executor.future`), bundles
+(`executor.mapping`).
+
+A job's uuid is made here, so that sending it again is harmless: whatever breaks, what was accepted runs once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import contextlib
+import functools
+import logging
+import os
+import queue
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cook_jupyter.client.events import EventStream, JobNews, follow
+from cook_jupyter.client.home import home_folder
+from cook_jupyter.client.keys import key_file
+from cook_jupyter.errors import (
+    Conflict,
+    CookError,
+    NotFound,
+    QuotaExceeded,
+    ResultLost,
+    SchedulerError,
+    SchedulerUnreachable,
+    StoreFull,
+    Unauthenticated,
+)
+from cook_jupyter.executor import outcomes
+from cook_jupyter.executor.blobs import reachable_store
+from cook_jupyter.executor.functions import SentFunctions
+from cook_jupyter.executor.future import CookFuture, Stage
+from cook_jupyter.executor.options import SESSION_LABEL
+from cook_jupyter.executor.told import news_of
+from cook_jupyter.payload.keys import Key, read_key
+from cook_jupyter.payload.outgoing import CALL, FunctionBlob
+from cook_jupyter.payload.results import read_result
+
+if TYPE_CHECKING:
+    from cook_jupyter.client.sync import JobClient
+    from cook_jupyter.payload.blobs import BlobStore
+    from cook_jupyter.payload.envelope import Buffer
+
+logger = logging.getLogger("cook_jupyter.executor")
+
+PATIENCE_S = 30.0  # how long a job may wait for a scheduler that does not answer
+LAST_WORDS_S = 5.0  # for what is unsent when the process ends
+JOBS_AT_ONCE = 10_000
+BYTES_AT_ONCE = 7 * 1024 * 1024  # of a body of 8 MiB
+
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 2.0
+_FETCHERS = 4
+
+
+@dataclass(slots=True)
+class Parcel:
+    """A job to send, and who waits for it."""
+
+    future: CookFuture
+    body: Mapping[str, Any]  # what it shares with others; see Options.job
+    pool: str | None
+    env: Mapping[str, str]
+
+    def job(self) -> dict[str, Any]:
+        """The whole submission."""
+        return {**self.body, "uuid": self.future.key, "name": self.future.name, "env": self.env}
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has."""
+        return 1024 + len(self.env.get(CALL, ""))
+
+
+Errand = Callable[[], Iterable[Parcel]]  # work for the sender; it may yield more to send
+
+
+class Session:
+    """One process's line to a scheduler.
+
+    Args:
+        client: the scheduler, as found.
+        find: finds it again when it no longer answers.
+        everything: hear of all jobs of the user, not only of this session's.
+    """
+
+    def __init__(self, client: JobClient, find: Callable[[], JobClient], *, everything: bool = False) -> None:
+        self.session_id = uuid.uuid4().hex
+        self.pid = os.getpid()
+        self._client = client
+        self._find = find
+        self._finding = threading.Lock()
+        self._labels = {} if everything else {SESSION_LABEL: self.session_id}
+        self._functions = SentFunctions()
+        self._pickling = threading.Lock()
+        self._lock = threading.Lock()
+        self._moved = threading.Condition(self._lock)  # a future reached another stage
+        self._pending: dict[str, CookFuture] = {}
+        self._outbox: queue.SimpleQueue[Parcel | Errand | None] = queue.SimpleQueue()
+        self._begun = False
+        self._retired = False
+        self._stop = threading.Event()
+        self._subscribed = threading.Event()
+        self._stream: EventStream | None = None
+        self._fetchers: concurrent.futures.ThreadPoolExecutor | None = None
+        _sessions.add(self)
+
+    # --- what a call needs ---
+
+    @property
+    def client(self) -> JobClient:
+        """The scheduler, as it was last found."""
+        return self._client
+
+    @functools.cached_property
+    def info(self) -> Mapping[str, Any]:
+        """What the scheduler says about itself."""
+        return self._client.info_v1()
+
+    @functools.cached_property
+    def store(self) -> BlobStore:
+        """Where blobs rest."""
+        return reachable_store(self.info, lambda: self._client)
+
+    @functools.cached_property
+    def key_file(self) -> str:
+        """The file with the user's key."""
+        return str(key_file(home_folder(), self._client.user))
+
+    @functools.cached_property
+    def signing_key(self) -> Key:
+        """The user's key."""
+        return read_key(self.key_file)
+
+    def function_digest(self, function: Callable[..., Any]) -> str:
+        """The digest of a function, which then rests in the store."""
+        with self._pickling:
+            return self._functions.digest_of(function, self._put_function)
+
+    def _put_function(self, blob: FunctionBlob) -> None:
+        if not self.store.has(blob.name):
+            self.store.put(blob.name, blob.pieces)
+
+    # --- sending ---
+
+    def post(self, parcel: Parcel) -> None:
+        """Send a job, soon. Returns at once."""
+        self._pending[parcel.future.key] = parcel.future
+        if not self._begun:
+            self._begin()
+        self._outbox.put(parcel)
+
+    def errand(self, errand: Errand) -> None:
+        """Let the sender do something, and send what it yields. Safe in a destructor."""
+        self._outbox.put(errand)
+
+    def adopt(self, futures: Sequence[CookFuture]) -> None:
+        """Wait for jobs that were submitted earlier, by whomever."""
+        self._begin()
+        if not self._subscribed.wait(PATIENCE_S):
+            raise SchedulerUnreachable(f"the scheduler at {self._client.url} gives no stream of events")
+        with self._lock:
+            for future in futures:
+                future.stage = Stage.ACCEPTED
+                self._pending[future.key] = future
+        self._look(futures)
+
+    def futures(self) -> list[CookFuture]:
+        """All that are not over."""
+        return list(self._pending.values())
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._begun:
+                return
+            self._begun = True
+        for name, loop in (("cook-sender", self._send_all), ("cook-events", self._hear_all)):
+            threading.Thread(target=loop, name=name, daemon=True).start()
+
+    def _send_all(self) -> None:
+        while True:
+            errand = self._outbox.get()
+            parcels: list[Parcel] = []
+            size = 0
+            while True:
+                if errand is None:
+                    self._send(parcels)
+                    return
+                for parcel in [errand] if isinstance(errand, Parcel) else self._done(errand):
+                    parcels.append(parcel)
+                    size += parcel.size
+                if len(parcels) >= JOBS_AT_ONCE or size >= BYTES_AT_ONCE:
+                    break
+                try:
+                    errand = self._outbox.get_nowait()
+                except queue.Empty:
+                    break
+            self._send(parcels)
+
+    def _done(self, errand: Errand) -> list[Parcel]:
+        try:
+            parcels = list(errand())
+        except Exception:
+            logger.exception("an errand of the sender failed")
+            return []
+        for parcel in parcels:
+            self._pending[parcel.future.key] = parcel.future
+        return parcels
+
+    def _send(self, parcels: Sequence[Parcel]) -> None:
+        """Post jobs. The top of the sender's work: whatever goes wrong ends in the futures."""
+        taken = []
+        with self._lock:
+            for parcel in parcels:
+                if parcel.future.stage is Stage.QUEUED and not parcel.future.done():
+                    parcel.future.stage = Stage.TAKEN
+                    taken.append(parcel)
+        pools: dict[str | None, list[Parcel]] = {}
+        for parcel in taken:
+            pools.setdefault(parcel.pool, []).append(parcel)
+        for pool, group in pools.items():
+            try:
+                self._post(group, pool)
+            except Exception as error:  # noqa: BLE001 - see above
+                self._refuse(group, error)
+            with self._moved:
+                self._moved.notify_all()
+
+    def _post(self, group: list[Parcel], pool: str | None) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        pause_s = _FIRST_PAUSE_S
+        uncertain = False
+        while group:
+            if not self._subscribed.wait(max(0.0, deadline - time.monotonic())):
+                raise self._unreached(None)
+            client = self._client
+            try:
+                client.submit([parcel.job() for parcel in group], pool=pool)
+                break
+            except (QuotaExceeded, StoreFull):
+                raise
+            except Conflict:
+                if not uncertain:
+                    raise
+                known = {
+                    job["uuid"] for job in client.jobs([each.future.key for each in group], partial=True)
+                }
+                self._accepted(each for each in group if each.future.key in known)
+                group = [each for each in group if each.future.key not in known]
+            except (SchedulerUnreachable, SchedulerError, Unauthenticated) as error:
+                uncertain = True
+                if time.monotonic() + pause_s > deadline:
+                    raise self._unreached(error) from error
+                with contextlib.suppress(CookError):
+                    self._renew(client)
+                self._stop.wait(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        self._accepted(group)
+
+    def _unreached(self, error: Exception | None) -> SchedulerUnreachable:
+        why = f" ({error})" if error is not None else ""
+        return SchedulerUnreachable(
+            f"the scheduler at {self._client.url} did not answer for {PATIENCE_S:g} s{why}; whether it has "
+            "the job is unknown. `cook-jupyter status` tells about the scheduler, attach(future.key) about "
+            "the job."
+        )
+
+    def _accepted(self, parcels: Iterable[Parcel]) -> None:
+        with self._lock:
+            for parcel in parcels:
+                parcel.future.stage = Stage.ACCEPTED
+
+    def _refuse(self, group: Sequence[Parcel], error: Exception) -> None:
+        """A request that is wrong for one job is refused for all: find out which."""
+        bodies = {id(parcel.body) for parcel in group}
+        if len(bodies) > 1 and not isinstance(error, SchedulerUnreachable):
+            for body in bodies:
+                alike = [parcel for parcel in group if id(parcel.body) == body]
+                try:
+                    self._post(alike, alike[0].pool)
+                except Exception as own:  # noqa: BLE001 - as in _send
+                    self._refuse(alike, own)
+            return
+        for parcel in group:
+            if parcel.future.stage is not Stage.ACCEPTED:
+                self._pending.pop(parcel.future.key, None)
+                parcel.future.settle(error=error)
+
+    # --- stopping ---
+
+    def cancel(self, futures: Sequence[CookFuture]) -> int:
+        """Kill jobs and forget about them.
+
+        Returns:
+            How many were cancelled by this; the others were over, or nobody took the request.
+        """
+        unsent = self._withdraw(futures)
+        rest = [future for future in futures if not future.done()]
+        try:
+            self.kill(rest)
+        except CookError as error:
+            logger.warning("could not cancel %d jobs: %s", len(rest), error)
+            return unsent
+        done = 0
+        for future in rest:
+            self._pending.pop(future.key, None)
+            done += future.settle_cancelled()
+        return unsent + done
+
+    def kill(self, futures: Sequence[CookFuture]) -> None:
+        """Ask for jobs to be killed; those on their way are waited for.
+
+        Raises:
+            SchedulerUnreachable: nobody took the request.
+        """
+        with self._moved:
+            self._moved.wait_for(
+                lambda: all(each.stage is Stage.ACCEPTED or each.done() for each in futures), PATIENCE_S
+            )
+        keys = [each.key for each in futures if not each.done()]
+        if not keys:
+            return
+        client = self._client
+        try:
+            client.kill(keys)
+        except (SchedulerUnreachable, Unauthenticated):
+            self._renew(client)
+            self._client.kill(keys)
+
+    def _withdraw(self, futures: Sequence[CookFuture]) -> int:
+        """Take back what the sender has not taken yet."""
+        with self._lock:
+            queued = [each for each in futures if each.stage is Stage.QUEUED and not each.done()]
+            for future in queued:
+                self._pending.pop(future.key, None)
+                future.stage = Stage.TAKEN  # the sender will pass it over
+        return sum(future.settle_cancelled() for future in queued)
+
+    # --- hearing ---
+
+    def _hear_all(self) -> None:
+        while not self._stop.is_set():
+            try:
+                for batch in follow(self._subscribe, self._stop, on_break=self._on_break):
+                    self._subscribed.set()
+                    for news in batch.jobs:
+                        self._hear(news)
+            except Exception:
+                logger.exception("the stream of events failed; it is begun anew")
+                self._stop.wait(_LONGEST_PAUSE_S)
+
+    def _subscribe(self, cursor: int | None) -> EventStream:
+        client = self._client
+        try:
+            self._stream = client.events(cursor, self._labels)
+        except (SchedulerUnreachable, Unauthenticated, NotFound) as error:
+            with contextlib.suppress(CookError):
+                self._renew(client)
+            raise SchedulerUnreachable(str(error)) from error
+        if self._stop.is_set():
+            self._stream.close()
+        if cursor is not None:
+            self.errand(self._look_again)
+        return self._stream
+
+    def _on_break(self, error: SchedulerUnreachable) -> None:
+        logger.info("the stream of events broke: %s", error)
+
+    def _renew(self, failed: JobClient) -> None:
+        """Find the scheduler again, unless somebody else just has."""
+        with self._finding:
+            if self._client is failed and not self._stop.is_set():
+                self._client = self._find()
+
+    def _hear(self, news: JobNews) -> None:
+        future = self._pending.get(news.uuid)
+        if future is None:
+            return
+        future.hear(news)
+        if news.status == "completed":
+            self._complete(future, news)
+
+    def _complete(self, future: CookFuture, news: JobNews) -> None:
+        """A job is over: whatever that means ends in its future, and never in this thread."""
+        told = news.state == "success" or outcomes.speaks_for_itself(news)
+        try:
+            if told and news.result is not None:
+                self._take(future, news, news.result, private=False)
+            elif told and news.result_blob is not None:
+                if self.store.private:
+                    self._take(future, news, self.store.get(news.result_blob), private=True)
+                else:
+                    self._fetcher().submit(self._fetch, future, news)
+                    return
+            else:
+                future.settle(error=outcomes.failure(news, future.options))
+        except NotFound as error:
+            future.settle(error=_lost(future, f"its result is no longer there ({error})"))
+        except Exception as error:  # noqa: BLE001 - see above
+            future.settle(error=error)
+        finally:
+            self._pending.pop(future.key, None)
+
+    def _take(self, future: CookFuture, news: JobNews, content: Buffer, *, private: bool) -> None:
+        instance = None if news.instance is None else news.instance.task_id
+        result = read_result(
+            content, key=self.signing_key, job_id=future.key, instance_id=instance, private=private
+        )
+        future.take(result)
+        if news.state == "success" and future.call_rests:
+            with contextlib.suppress(CookError, OSError):
+                self.store.delete(f"calls/{future.key}")
+
+    def _fetch(self, future: CookFuture, news: JobNews) -> None:
+        """Fetch a result over the network, in a thread for that."""
+        try:
+            blob = news.result_blob
+            if blob is None and self.store.private and news.instance is not None:
+                name = f"results/{news.instance.task_id}"
+                blob = name if self.store.has(name) else None
+            if blob is not None:
+                self._take(future, news, self.store.get(blob), private=self.store.private)
+            else:
+                self._take(future, news, bytearray(self._client.result(future.key)), private=False)
+        except NotFound:
+            future.settle(error=outcomes.failure(news, future.options))
+        except Exception as error:  # noqa: BLE001 - as in _complete
+            future.settle(error=error)
+        finally:
+            self._pending.pop(future.key, None)
+
+    def _fetcher(self) -> concurrent.futures.ThreadPoolExecutor:
+        with self._lock:
+            if self._fetchers is None:
+                self._fetchers = concurrent.futures.ThreadPoolExecutor(_FETCHERS, "cook-results")
+            return self._fetchers
+
+    # --- looking ---
+
+    def _look_again(self) -> Iterable[Parcel]:
+        """After a break of the stream: no job is waited for that the scheduler has forgotten."""
+        with self._lock:
+            accepted = [each for each in self._pending.values() if each.stage is Stage.ACCEPTED]
+        try:
+            self._look(accepted)
+        except CookError as error:
+            logger.info("could not look after the break: %s", error)
+        return ()
+
+    def _look(self, futures: Sequence[CookFuture]) -> None:
+        """Ask how jobs stand, and settle those that are over or unknown."""
+        found = {job["uuid"]: job for job in self._client.jobs([each.key for each in futures], partial=True)}
+        for future in futures:
+            job = found.get(future.key)
+            if job is None:
+                self._pending.pop(future.key, None)
+                future.settle(
+                    error=NotFound(f"the scheduler knows no job {future.key}", missing=(future.key,))
+                )
+                continue
+            news = news_of(job)
+            future.hear(news)
+            if news.status == "completed" and not future.done():
+                self._fetcher().submit(self._fetch, future, news)
+
+    # --- the end ---
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until nothing is unsent."""
+        with self._moved:
+            self._moved.wait_for(
+                lambda: all(each.stage is Stage.ACCEPTED for each in self.futures()), timeout_s
+            )
+
+    def retire(self) -> None:
+        """No executor is left: end as soon as nobody waits for a result. Safe in a destructor."""
+        if self._begun:
+            self.errand(self._retire)
+
+    def _retire(self) -> Iterable[Parcel]:
+        self._retired = True
+        for future in self.futures():
+            future.add_done_callback(self._end_if_idle)
+        self._end_if_idle(None)
+        return ()
+
+    def _end_if_idle(self, _: object) -> None:
+        if self._retired and not any(not future.done() for future in self.futures()):
+            self.close()
+
+    def close(self) -> None:
+        """End the threads; what was sent goes on at the scheduler."""
+        self._outbox.put(None)
+        self._stop.set()
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+        if self._fetchers is not None:
+            self._fetchers.shutdown(wait=False)
+
+    def forked(self) -> None:
+        """In a child process: nobody here will ever hear of these jobs."""
+        error = SchedulerUnreachable(
+            "this future belongs to the process that this one was forked from; attach(future.key) gives it back"
+        )
+        for future in list(self._pending.values()):
+            future.orphan(error)
+        self._pending.clear()
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """What was submitted is sent; what shall not outlive us is killed; nothing is waited for."""
+    for session in list(_sessions):
+        if session.pid != os.getpid():
+            continue
+        session.flush(LAST_WORDS_S)
+        attached = [
+            each for each in session.futures() if each.options is not None and not each.options.detached
+        ]
+        if attached:
+            session.cancel(attached)
+        session.close()
+
+
+def _after_fork() -> None:
+    for session in list(_sessions):
+        session.forked()
+
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _lost(future: CookFuture, why: str) -> ResultLost:
+    return ResultLost(f"job {future.key} ended well, but {why}", job_id=future.key, host=future.host)
