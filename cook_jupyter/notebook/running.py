@@ -67,6 +67,7 @@ class Followers:
         self, client: JobClient, instance: str, offsets: dict[str, int], hear: Callable[[Said], None]
     ) -> None:
         self.instance = instance
+        self.are_broken = False  # one of them could not go on
         self._client = client
         self._offsets = offsets
         self._hear = hear
@@ -78,11 +79,6 @@ class Followers:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def are_done(self) -> bool:
-        """Whether they have read all there will be, or could not."""
-        return not any(thread.is_alive() for thread in self._threads)
-
     def end(self, patience_s: float) -> None:
         """Wait until all was read, but not for ever."""
         deadline = time.monotonic() + patience_s
@@ -91,15 +87,9 @@ class Followers:
         self._stop.set()
 
     def _follow(self, stream: str) -> None:
-        read_log(
-            self._client,
-            self.instance,
-            stream,
-            self._offsets,
-            self._hear,
-            stop=self._stop,
-            wait_s=LONG_POLL_S,
-        )
+        read, stop = self._offsets, self._stop
+        if not read_log(self._client, self.instance, stream, read, self._hear, stop=stop, wait_s=LONG_POLL_S):
+            self.are_broken = True
 
 
 def read_log(
@@ -111,12 +101,15 @@ def read_log(
     *,
     stop: threading.Event | None = None,
     wait_s: float = 0.0,
-) -> None:
+) -> bool:
     """Read a stream on: to its present end, or with `wait_s` until the instance ends.
 
-    What cannot be read (an original Cook, a sandbox that is gone) is left out: `%cook logs` says why.
+    Returns:
+        False where it cannot be read: an original Cook, a sandbox that is gone, a scheduler that restarts.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    if offsets.get(stream, 0) > OUTPUT_LIMIT_BYTES:
+        return True
     try:
         while stop is None or not stop.is_set():
             piece = client.logs(instance, stream=stream, offset=offsets.get(stream, 0), wait_s=wait_s)
@@ -126,11 +119,12 @@ def read_log(
             if piece.next_offset > OUTPUT_LIMIT_BYTES:
                 more = f"more than 1 MB on {stream}; the rest with: %cook logs {instance[:8]}"
                 hear(Said(stream, f"\n[{more}]\n"))
-                return
+                return True
             if piece.next_offset >= piece.size and (piece.ended or not wait_s):
-                return
+                return True
     except CookError:
-        return
+        return False
+    return True
 
 
 class CellRun:
@@ -212,9 +206,11 @@ class CellRun:
     def _listen(self, client: JobClient, instance: str | None) -> None:
         """Follow an instance that is not followed, or no longer."""
         if instance is None or any(
-            each.instance == instance and not each.are_done for each in self._followers
+            each.instance == instance and not each.are_broken for each in self._followers
         ):
             return
+        for each in self._followers:  # one stream may still be read: not twice
+            each.end(0.0)
         offsets = self._offsets.setdefault(instance, {})
         self._followers.append(Followers(client, instance, offsets, self._news.put))
 
