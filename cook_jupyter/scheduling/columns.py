@@ -28,6 +28,7 @@ from cook_jupyter.scheduling.constraints import (
     constraint_class_of,
 )
 from cook_jupyter.scheduling.tables import (
+    SEQ_BITS,
     Amounts,
     Columns,
     LimitColumns,
@@ -37,8 +38,7 @@ from cook_jupyter.scheduling.tables import (
 )
 from cook_jupyter.scheduling.user_tasks import UserTasks
 
-_SEQ_BITS: Final = 39
-_SEQ_MASK: Final = (1 << _SEQ_BITS) - 1
+_SEQ_MASK: Final = (1 << SEQ_BITS) - 1
 
 _FREE: Final = 0
 _WAITING: Final = 1
@@ -127,7 +127,7 @@ class QueueIndex:
         self._mem[row] = job.mem_mb
         self._gpus[row] = job.gpus
         self._ports[row] = job.ports
-        self._order[row] = ((HIGHEST_PRIORITY - job.priority) << _SEQ_BITS) | job.seq
+        self._order[row] = ((HIGHEST_PRIORITY - job.priority) << SEQ_BITS) | job.seq
         self._user_of[row] = tasks.number
         self._class_of[row] = self._class_number(job.constraints)
         if job.particulars is not NO_PARTICULARS:
@@ -159,7 +159,7 @@ class QueueIndex:
         columns.mem[rows] = mem
         columns.gpus[rows] = gpus
         columns.ports[rows] = ports
-        order = (HIGHEST_PRIORITY - np.array(priorities, dtype=np.int64)) << _SEQ_BITS
+        order = (HIGHEST_PRIORITY - np.array(priorities, dtype=np.int64)) << SEQ_BITS
         columns.order[rows] = order | np.array(seqs, dtype=np.int64)
         columns.user[rows] = [self._user(user).number for user in users]
         columns.constraints[rows] = [self._class_number(wanted) for wanted in classes]
@@ -199,7 +199,7 @@ class QueueIndex:
         tasks = self._by_number[self._user_of[row]]
         tasks.remove_waiting(row, self._order)
         order = self._order[row]
-        key = (order >> _SEQ_BITS, start_ms, task_seq, order & _SEQ_MASK)
+        key = (order >> SEQ_BITS, start_ms, task_seq, order & _SEQ_MASK)
         if not tasks.keys or tasks.keys[-1] < key:
             tasks.keys.append(key)
             tasks.started.append(row)
@@ -384,7 +384,7 @@ class QueueIndex:
 
     def priority_key(self, row: int) -> int:
         """Return what orders jobs by priority: smaller is more important."""
-        return self._order[row] >> _SEQ_BITS
+        return self._order[row] >> SEQ_BITS
 
     def ports(self, row: int) -> int:
         """Return how many ports the job asks for."""

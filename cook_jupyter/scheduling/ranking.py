@@ -14,7 +14,7 @@ specification, section 3.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -26,7 +26,8 @@ from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.tables import Floats, Rows
+from cook_jupyter.scheduling.merging import merged, sums_along
+from cook_jupyter.scheduling.tables import SEQ_BITS, Floats, Integers, Rows
 from cook_jupyter.scheduling.user_tasks import UserTasks
 
 MAX_OVER_QUOTA_JOBS = 100
@@ -160,7 +161,7 @@ class Ranking:
     Attributes:
         rows: the jobs.
         drus: their scores.
-        complete: whether these are all; else there are more behind the last.
+        complete: there are no more; else there may be more behind the last.
     """
 
     rows: Rows
@@ -174,7 +175,7 @@ def columnar(
     settings: RankSettings = RankSettings(),
     limit: int | None = None,
     *,
-    most: npt.NDArray[np.int64] | None = None,
+    most: Mapping[str, int] | None = None,
 ) -> Ranking:
     """Rank the first `limit` waiting jobs, or all, at once.
 
@@ -184,12 +185,140 @@ def columnar(
         index: the pool's tasks.
         limits: shares and quotas.
         settings: how the pool ranks.
-        limit: how many jobs are wanted; there may be a few more in the result, or fewer if no more wait.
-        most: by number of user, how many waiting jobs of each are wanted at most.
+        limit: how many jobs are wanted.
+        most: how many waiting jobs of a user are wanted at most; who is not named is not limited.
     """
-    found = list(islice(lazily(index, limits, settings), limit))
-    return Ranking(
-        rows=np.array([ranked.row for ranked in found], dtype=np.int32),
-        drus=np.array([ranked.dru for ranked in found]),
-        complete=limit is None or len(found) < limit,
+    users = [tasks for tasks in index.by_name() if tasks.waiting_count]
+    counts = np.array([tasks.waiting_count for tasks in users], dtype=np.int64)
+    if most is not None:
+        named = np.array([most.get(tasks.name, -1) for tasks in users], dtype=np.int64)
+        counts = np.where(named < 0, counts, np.minimum(counts, named))
+    depths = counts
+    if limit is not None and users:
+        depths = np.minimum(counts, max(8, 3 * limit // len(users)))
+    while True:
+        lists = _lists(index, users, depths)
+        scored = _scores_of(index, lists, limits, settings)
+        kept = _within_cut(index, lists, limits, settings)
+        if kept is not None:
+            lists, scored = lists.only(kept), scored[kept]
+        more = depths < counts
+        if kept is not None:
+            more &= lists.waiting_counts >= depths  # what the cut left out is not missed
+        order = merged(scored, lists.lengths)
+        order = order[lists.waits[order]]
+        drus = scored[order]
+        if limit is None or not more.any():
+            complete = limit is None or len(order) <= limit
+            return Ranking(rows=lists.rows[order[:limit]], drus=drus[:limit], complete=complete)
+        last = lists.last_scores(scored)
+        certain = int(np.searchsorted(drus, last[more].min(), side="left"))
+        if certain >= limit:
+            return Ranking(rows=lists.rows[order[:limit]], drus=drus[:limit], complete=False)
+        bound = drus[limit - 1] if len(drus) >= limit else np.inf
+        depths = np.where(more & (last <= bound), np.minimum(counts, depths * 4), depths)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lists:
+    """The heads of users' lists in Cook's order, one behind the other."""
+
+    users: Integers  # their numbers
+    lengths: Integers
+    rows: Rows
+    waits: npt.NDArray[np.bool_]
+
+    @property
+    def begins(self) -> Integers:
+        return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def waiting_counts(self) -> Integers:
+        """How many of each list wait."""
+        owner = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        return np.bincount(owner[self.waits], minlength=len(self.lengths))
+
+    def last_scores(self, scored: Floats) -> Floats:
+        """The score of each list's last element; lists without any never hold others up."""
+        last = np.full(len(self.lengths), np.inf)
+        filled = self.lengths > 0
+        last[filled] = scored[np.cumsum(self.lengths)[filled] - 1]
+        return last
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> "_Lists":
+        """The same without the elements that are not kept."""
+        owner = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        return _Lists(
+            users=self.users,
+            lengths=np.bincount(owner[kept], minlength=len(self.lengths)),
+            rows=self.rows[kept],
+            waits=self.waits[kept],
+        )
+
+
+def _lists(index: QueueIndex, users: Sequence[UserTasks], depths: Integers) -> _Lists:
+    """All running tasks and the first `depths` waiting jobs of each user, in Cook's order."""
+    parts: list[Rows] = []
+    waits: list[bool] = []
+    sizes: list[int] = []
+    lengths: list[int] = []
+    mixed: list[tuple[int, Rows, npt.NDArray[np.bool_]]] = []
+    begin = 0
+    for tasks, depth in zip(users, depths.tolist(), strict=True):
+        running, waiting = tasks.running(), tasks.waiting(depth)
+        parts += (running, waiting)
+        waits += (False, True)
+        sizes += (len(running), len(waiting))
+        length = len(running) + len(waiting)
+        lengths.append(length)
+        if len(running) and len(waiting) and index.priority_key(int(waiting[0])) < tasks.keys[-1][0]:
+            rows = np.concatenate((running, waiting))
+            keys = index.columns.order[rows] >> SEQ_BITS
+            place = np.argsort(keys, kind="stable")  # running ones stand first among equal priorities
+            mixed.append((begin, rows[place], place >= len(running)))
+        begin += length
+    rows = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+    waiting_too = np.repeat(np.array(waits, dtype=bool), sizes)
+    for at, put, put_waits in mixed:
+        rows[at : at + len(put)] = put
+        waiting_too[at : at + len(put)] = put_waits
+    return _Lists(
+        users=np.array([tasks.number for tasks in users], dtype=np.int64),
+        lengths=np.array(lengths, dtype=np.int64),
+        rows=rows,
+        waits=waiting_too,
     )
+
+
+def _scores_of(index: QueueIndex, lists: _Lists, limits: UserLimits, settings: RankSettings) -> Floats:
+    """The DRU of each element."""
+    of_user = index.limit_columns(limits)
+    columns = index.columns
+    if settings.mode is DruMode.GPU:
+        held = sums_along(columns.gpus[lists.rows], lists.lengths)
+        return held / np.repeat(of_user.share_gpus[lists.users], lists.lengths)
+    cpus = sums_along(columns.cpus[lists.rows], lists.lengths)
+    cpus /= np.repeat(of_user.share_cpus[lists.users], lists.lengths)
+    mem = sums_along(columns.mem[lists.rows], lists.lengths)
+    mem /= np.repeat(of_user.share_mem[lists.users], lists.lengths)
+    scored: Floats = np.maximum(mem, cpus, out=mem)
+    return scored
+
+
+def _within_cut(
+    index: QueueIndex, lists: _Lists, limits: UserLimits, settings: RankSettings
+) -> npt.NDArray[np.bool_] | None:
+    """Which elements a user keeps: those within the quota and some more; None if nobody has a quota."""
+    of_user = index.limit_columns(limits)
+    if not of_user.limited[lists.users].any():
+        return None
+    columns = index.columns
+    quota = np.repeat(of_user.quota[lists.users], lists.lengths, axis=0)
+    place = np.arange(len(lists.rows)) - np.repeat(lists.begins, lists.lengths)
+    over = place + 1 > quota[:, 0]
+    for number, column in enumerate((columns.cpus, columns.mem, columns.gpus), 1):
+        over |= sums_along(column[lists.rows], lists.lengths) > quota[:, number]
+    owner = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
+    within = np.bincount(owner[~over], minlength=len(lists.lengths))
+    kept: npt.NDArray[np.bool_] = place < np.repeat(within + settings.max_over_quota_jobs, lists.lengths)
+    return kept

@@ -5,7 +5,7 @@ Not here: what keeps them up to date (`scheduling.columns`).
 """
 
 from collections.abc import MutableSequence, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ Integers = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 Amounts = MutableSequence[float]  # a column, read or written one value at a time
 Counts = MutableSequence[int]
+
+SEQ_BITS: Final = 39  # of an order key; above them stands the priority
 
 
 class Columns:

@@ -39,6 +39,10 @@ class UserTasks:
         """How many jobs wait."""
         return len(self._waiting) - self._head
 
+    def running(self) -> Rows:
+        """Return the rows of running tasks, in order."""
+        return np.array(self.started, dtype=np.int32)
+
     def waiting(self, first: int | None = None) -> Rows:
         """Return the rows of the first waiting jobs, or of all, in order."""
         count = self.waiting_count if first is None else min(first, self.waiting_count)

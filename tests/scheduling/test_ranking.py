@@ -1,0 +1,68 @@
+from itertools import islice
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cook_jupyter.model.limits import Share, UserLimits
+from cook_jupyter.model.pool import DruMode
+from cook_jupyter.scheduling.ranking import RankSettings, columnar, lazily, rank
+from tests.scheduling import reference
+from tests.scheduling.queues import an_index, job_id, seq_of
+from tests.scheduling.strategies import task_lists, user_limits
+
+modes = st.sampled_from(DruMode)
+
+
+@given(tasks=task_lists(), limits=user_limits(), mode=modes, over=st.integers(0, 5))
+def test_the_queue_is_the_specifications(
+    tasks: list[dict[str, Any]], limits: UserLimits, mode: DruMode, over: int
+) -> None:
+    expected = [(dru, task["seq"]) for dru, task in reference.rank(tasks, limits, mode, over)]
+    index = an_index(tasks)
+    settings = RankSettings(mode=mode, max_over_quota_jobs=over)
+
+    one_by_one = list(lazily(index, limits, settings))
+    at_once = columnar(index, limits, settings)
+
+    ids = index.ids(ranked.row for ranked in one_by_one)
+    assert [(r.dru, seq_of(i)) for r, i in zip(one_by_one, ids, strict=True)] == expected
+    seqs = map(seq_of, index.ids(at_once.rows.tolist()))
+    assert list(zip(at_once.drus.tolist(), seqs, strict=True)) == expected
+    assert at_once.complete
+
+
+@given(tasks=task_lists(), limits=user_limits(), mode=modes, wanted=st.integers(1, 10))
+def test_the_head_of_the_queue_is_the_head_of_the_whole_queue(
+    tasks: list[dict[str, Any]], limits: UserLimits, mode: DruMode, wanted: int
+) -> None:
+    index = an_index(tasks)
+    settings = RankSettings(mode=mode, max_over_quota_jobs=3)
+    whole = columnar(index, limits, settings).rows.tolist()
+
+    head = columnar(index, limits, settings, wanted)
+
+    assert head.rows.tolist() == whole[: len(head.rows)]
+    assert len(head.rows) >= min(wanted, len(whole))
+    assert not head.complete or len(head.rows) == len(whole)
+    first = islice(lazily(index, limits, settings), wanted)
+    assert [ranked.row for ranked in first] == whole[:wanted]
+
+
+@given(tasks=task_lists(), limits=user_limits(), data=st.data())
+def test_the_order_in_which_tasks_arrived_changes_nothing(
+    tasks: list[dict[str, Any]], limits: UserLimits, data: st.DataObject
+) -> None:
+    shuffled = data.draw(st.permutations(tasks))
+    assert rank(an_index(shuffled), limits) == rank(an_index(tasks), limits)
+
+
+def test_users_with_equal_lists_take_turns_there_and_back() -> None:
+    tasks: list[dict[str, Any]] = [
+        {"seq": seq, "user": user, "cpus": 1.0, "mem": 1.0}
+        for seq, user in enumerate(["ada", "bob", "cyd"] * 3, 1)
+    ]
+    index = an_index(tasks)
+    whose = {job_id(task["seq"]): task["user"] for task in tasks}
+    queue = rank(index, UserLimits(default_share=Share(cpus=4, mem_mb=4)))
+    assert [whose[job] for job in queue] == ["ada", "bob", "cyd", "cyd", "bob", "ada", "ada", "bob", "cyd"]
