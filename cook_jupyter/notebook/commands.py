@@ -14,7 +14,7 @@ from IPython.core.error import UsageError
 
 from cook_jupyter.client.home import config_file, home_folder
 from cook_jupyter.client.sync import JobClient
-from cook_jupyter.errors import CookError, NotFound
+from cook_jupyter.errors import CookError
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.arguments import argument, help_of, summary_of, takes
 from cook_jupyter.notebook.references import ALL, Ambiguous, find_job, find_jobs
@@ -119,11 +119,8 @@ def wait(notebook: Notebook, options: Namespace) -> Any:
     jobs = notebook.wait_for(keys, timeout_s)
     if any(not job.is_over for job in jobs):
         notebook.write(f"Not all have ended after {options.timeout}.\n")
-    elif len(jobs) == 1 and jobs[0].state == "success":
-        try:
-            return notebook.result_of(jobs[0].uuid, timeout_s)
-        except NotFound:
-            pass  # a shell command gives nothing back
+    elif len(jobs) == 1 and jobs[0].is_call:
+        return notebook.result_of(jobs[0].uuid, timeout_s)
     return JobsView(tuple(jobs), _now_ms(), "Waited for")
 
 
@@ -224,6 +221,8 @@ def result(notebook: Notebook, options: Namespace) -> Any:
     Example: best = %cook result 3f2a
     """
     job = _find(notebook, [options.job])[0]
+    if not job.is_call:
+        raise UsageError(f"a shell command gives nothing back; what it wrote: %cook logs {job.uuid[:8]}")
     if not job.is_over and not options.timeout:
         raise UsageError(f"it has not ended yet ({job.line()}); wait with: %cook wait {job.uuid[:8]}")
     return notebook.result_of(job.uuid, units.parse_duration(options.timeout) if options.timeout else None)

@@ -18,7 +18,7 @@ from traitlets import Enum, Float, Integer, TraitError, Unicode
 
 from cook_jupyter.client.connect import named_target
 from cook_jupyter.errors import CookError, InvalidRequest, SchedulerUnreachable
-from cook_jupyter.executor import CookFuture
+from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.notebook import cell as cells
 from cook_jupyter.notebook import commands, units
 from cook_jupyter.notebook.arguments import argument, parsed, takes
@@ -94,10 +94,13 @@ class CookMagics(Magics):
         try:
             if cell is not None:
                 return self._run(line, cell)
+            known = self.session.known_client
             try:
                 return self._command(line)
-            except SchedulerUnreachable:  # it may have been restarted at another address
-                self.session.find_again()
+            except SchedulerUnreachable:
+                if known is None:
+                    raise
+                self.session.find_again()  # it may have been restarted at another address
                 return self._command(line)
         except CookError as error:
             raise show_as(error, _in_short(error)) from error.__cause__

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError, NotFound, ResultLost, SchedulerUnreachable
-from cook_jupyter.executor import CookFuture
+from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.cell_job import CellOutcome
 from cook_jupyter.notebook.look import MARKS

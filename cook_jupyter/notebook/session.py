@@ -14,7 +14,9 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from cook_jupyter.client.connect import connect
 from cook_jupyter.client.sync import JobClient
-from cook_jupyter.executor import CookExecutor, CookFuture
+from cook_jupyter.executor.attach import attach
+from cook_jupyter.executor.executor import CookExecutor
+from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.notebook.cell_job import CellOutcome
 from cook_jupyter.notebook.look import MARKS
 from cook_jupyter.notebook.running import take_in
@@ -202,7 +204,7 @@ class Session:
         """What a job gave back; a cell's names are brought back, its displays shown."""
         if key in self._cells:
             return self._cells[key].result(timeout_s)
-        found = self.executor.attach(key).result(timeout_s)
+        found = attach(key, client=self.client).result(timeout_s)
         return self.take(found) if isinstance(found, CellOutcome) else found
 
     def take(self, outcome: CellOutcome) -> Any:

@@ -51,6 +51,11 @@ class JobView:
         return self.state in ("success", "failed")
 
     @property
+    def is_call(self) -> bool:
+        """Whether it is a call of Python, which gives something back; else it is a shell command."""
+        return not {"COOK_CALL", "COOK_CALL_BLOB"}.isdisjoint(self.job.get("env", {}))
+
+    @property
     def instances(self) -> Sequence[Mapping[str, Any]]:
         """Its instances, oldest first."""
         return sorted(self.job.get("instances", ()), key=lambda instance: instance.get("start_time", 0))
