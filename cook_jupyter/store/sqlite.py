@@ -234,10 +234,12 @@ class _Open:
         await self._at_rest.wait()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        await self._reader.end(self._slow.close)
-        self._quick.close()
-        await self._writer.end(self._book.close)
-        self._lock.close()
+        try:
+            await self._reader.end(self._slow.close)
+            self._quick.close()
+            await self._writer.end(self._book.close)
+        finally:
+            self._lock.close()
 
     def _call_turn(self) -> None:
         if not self._is_called and not self._is_lent:

@@ -9,6 +9,7 @@ begins: it holds nothing but the writes, and most verbs that fail never begin on
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class SqliteBook:
         """
         refuse_old_sqlite(apsw.sqlite_lib_version())
         self._path = path
+        self._synchronous = synchronous
         self.log_pages = 0
         self._looked_at = 0  # how long the log was at the last checkpoint
         self._young = _YoungJobs()
@@ -142,7 +144,10 @@ class SqliteBook:
 
     def close(self) -> None:
         """Close the connection; what is in the log stays safe there if it cannot be carried over."""
-        self._connection.close()
+        try:
+            self._connection.close()
+        except apsw.Error:
+            self._connection.close(force=True)
 
     def _decide(self, verbs: Sequence[Verb]) -> tuple[Draft, Sequence[Any]]:
         """Let each verb look and decide; returns all they want written, and their answers and errors."""
@@ -184,12 +189,27 @@ class SqliteBook:
             for name, bindings in rows.statements():
                 self._connection.executemany(QUERIES[name], bindings)
             run("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._connection.in_transaction:
                 run("ROLLBACK")
+            if isinstance(error, apsw.IOError):
+                self._write_over()
             raise
         self.seq, self.change = draft.seq, draft.change
         self._young.take(draft, rows.spec_bytes)
+
+    def _write_over(self) -> None:
+        """Write over what a commit left in the log that could not be synced.
+
+        It counts as not done; but it is whole, and after a crash SQLite would take it for done. The
+        least of writes will do, and need not be synced. If not even that succeeds, the next verb's will.
+        """
+        run = self._connection.execute
+        with suppress(apsw.Error):
+            run("PRAGMA synchronous = NORMAL")
+            ((version,),) = run("PRAGMA user_version")
+            run(f"PRAGMA user_version = {version}")
+        run(f"PRAGMA synchronous = {self._synchronous}")
 
     def _log_grew(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         if pages < self._looked_at:  # it has begun anew

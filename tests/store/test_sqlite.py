@@ -1,13 +1,22 @@
 """SqliteStore keeps the promises of every store, and those of its file."""
 
+import asyncio
+import os
+import sys
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
+from cook_jupyter.errors import InvalidRequest, SchedulerError
+from cook_jupyter.store import sqlite as sqlite_store
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.sqlite import SqliteStore
+from cook_jupyter.store.sqlite_book import migrate, refuse_old_sqlite
 from cook_jupyter.store.sqlite_rows import Synchronous
-from tests.store.contract import Home, StoreContract
+from tests.builders import a_job_spec
+from tests.store.contract import Home, StoreContract, listened, open_jobs, submitted
 
 
 class SqliteHome:
@@ -31,3 +40,261 @@ class TestSqliteStore(StoreContract):
     @pytest.fixture(params=["NORMAL", "FULL"])
     def home(self, tmp_path: Path, request: pytest.FixtureRequest) -> Home:
         return SqliteHome(tmp_path / "store.db", request.param)
+
+
+async def test_a_second_scheduler_is_refused_while_the_first_is_alive(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    first, second = SqliteStore(path), SqliteStore(path)
+    await first.open()
+
+    with pytest.raises(SchedulerError, match=f"in use by another scheduler .process {os.getpid()}"):
+        await second.open()
+
+    await first.close()
+    await second.open()
+    await second.close()
+
+
+async def test_the_lock_of_a_process_that_was_killed_does_not_bar_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "import asyncio, sys\n"
+        "from cook_jupyter.store.sqlite import SqliteStore\n"
+        "async def hold():\n"
+        "    store = SqliteStore(sys.argv[1])\n"
+        "    await store.open()\n"
+        "    print('open', flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(hold())\n",
+        str(path),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert await holder.stdout.readline() == b"open\n"
+    store = SqliteStore(path)
+    with pytest.raises(SchedulerError, match=f"process {holder.pid}"):
+        await store.open()
+
+    holder.kill()
+    await holder.wait()
+
+    await store.open()
+    await store.close()
+
+
+async def test_the_file_and_what_lies_beside_it_are_for_their_owner_alone(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "new folder" / "store.db")
+    await store.open()
+    await submitted(store)
+    files = list((tmp_path / "new folder").iterdir())
+    assert {file.name for file in files} == {"store.db", "store.db-wal", "store.db-shm", "store.db.lock"}
+    assert {file.stat().st_mode & 0o077 for file in files} == {0}
+    await store.close()
+
+
+async def test_a_store_of_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
+    path = await a_closed_store(tmp_path)
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    before = path.read_bytes()
+
+    with pytest.raises(SchedulerError, match=r"newer cook_jupyter \(schema 999"):
+        await SqliteStore(path).open()
+
+    assert path.read_bytes() == before
+
+
+async def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("CREATE TABLE precious (x)")
+    with pytest.raises(SchedulerError, match="another program"):
+        await SqliteStore(path).open()
+    with closing(apsw.Connection(str(path))) as connection:
+        assert list(connection.execute("SELECT name FROM sqlite_schema")) == [("precious",)]
+
+
+async def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.write_text("a letter " * 1000)
+    with pytest.raises(SchedulerError, match="no store, or is damaged"):
+        await SqliteStore(path).open()
+    assert path.read_text() == "a letter " * 1000
+
+
+async def test_a_path_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
+    (tmp_path / "store.db").mkdir()
+    with pytest.raises(SchedulerError, match=r"cannot open the store .*store\.db"):
+        await SqliteStore(tmp_path / "store.db").open()
+    (tmp_path / "file").touch()
+    with pytest.raises(SchedulerError, match="cannot open the store"):
+        await SqliteStore(tmp_path / "file" / "store.db").open()
+
+
+def test_an_old_sqlite_is_refused() -> None:
+    refuse_old_sqlite("3.51.3")
+    refuse_old_sqlite("3.54.1")
+    refuse_old_sqlite("4.0")
+    with pytest.raises(SchedulerError, match=r"SQLite 3\.51\.2 .* 3\.51\.3 or newer"):
+        refuse_old_sqlite("3.51.2")
+
+
+def test_a_migration_takes_an_older_schema_forward_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    first = "CREATE TABLE a (x); INSERT INTO a VALUES (1)"
+    second = "ALTER TABLE a ADD COLUMN y DEFAULT 2"
+    path = tmp_path / "store.db"
+    with closing(apsw.Connection(str(path))) as connection:
+        migrate(connection, [first], path)
+        migrate(connection, [first, second], path)
+        migrate(connection, [first, second], path)
+        assert list(connection.execute("SELECT x, y FROM a")) == [(1, 2)]
+        with pytest.raises(SchedulerError, match="newer"):
+            migrate(connection, [first], path)
+
+
+def test_a_migration_that_fails_leaves_the_schema_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with closing(apsw.Connection(str(path))) as connection:
+        migrate(connection, ["CREATE TABLE a (x)"], path)
+        with pytest.raises(apsw.SQLError):
+            migrate(connection, ["", "CREATE TABLE b (x); CREATE TABLE a (x)"], path)
+        assert list(connection.execute("SELECT name FROM sqlite_schema")) == [("a",)]
+        assert list(connection.execute("PRAGMA user_version")) == [(1,)]
+
+
+async def test_synchronous_is_normal_or_full(tmp_path: Path) -> None:
+    with pytest.raises(SchedulerError, match="NORMAL or FULL"):
+        SqliteStore(tmp_path / "store.db", synchronous="OFF")  # type: ignore[arg-type]
+
+
+async def test_the_log_is_carried_into_the_file_while_verbs_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "LONG_LOG_PAGES", 100)
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open()
+    for _ in range(300):
+        await submitted(store)
+    assert (tmp_path / "store.db-wal").stat().st_size < 150 * 2100
+    await store.close()
+
+
+async def test_the_log_is_carried_into_the_file_when_no_verb_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "IDLE_S", 0.01)
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open()
+    spec = await submitted(store)
+
+    def is_in_the_file() -> bool:
+        return spec.job_id.encode() in (tmp_path / "store.db").read_bytes()
+
+    async with asyncio.timeout(20):
+        while not is_in_the_file():  # noqa: ASYNC110 only the file itself can tell
+            await asyncio.sleep(0.01)
+    await store.close()
+
+
+async def test_a_long_reader_of_another_program_keeps_nobody_from_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "LONG_LOG_PAGES", 20)
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open()
+    await submitted(store)
+    with closing(apsw.Connection(str(tmp_path / "store.db"), flags=apsw.SQLITE_OPEN_READONLY)) as reader:
+        reader.execute("BEGIN")
+        assert list(reader.execute("SELECT count(*) FROM jobs")) == [(1,)]
+        specs = [await submitted(store) for _ in range(50)]
+        assert None not in await store.jobs([spec.job_id for spec in specs])
+        assert list(reader.execute("SELECT count(*) FROM jobs")) == [(1,)]
+    for _ in range(50):
+        await submitted(store)
+    assert (tmp_path / "store.db-wal").stat().st_size < 1_500_000
+    await store.close()
+
+
+async def test_a_file_that_another_program_locks_holds_verbs_up_but_not_the_event_loop(
+    tmp_path: Path,
+) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open()
+    with closing(apsw.Connection(str(tmp_path / "store.db"))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        calls = [asyncio.create_task(submitted(store)) for _ in range(3)]
+        done, _ = await asyncio.wait(calls, timeout=0.1)
+        assert not done
+        assert await store.last_change() == 0
+        other.execute("ROLLBACK")
+        await asyncio.gather(*calls)
+    assert await store.last_change() == 3
+    await store.close()
+
+
+async def test_a_file_that_stays_locked_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_store, "PATIENCE_MS", 20)
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open()
+    with closing(apsw.Connection(str(tmp_path / "store.db"))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SchedulerError, match="locked by another program"):
+            await submitted(store)
+        other.execute("ROLLBACK")
+    await submitted(store)
+    assert await store.last_change() == 1
+    await store.close()
+
+
+async def test_text_that_no_encoding_knows_fails_its_own_verb_alone(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open()
+    good = [a_job_spec(), a_job_spec()]
+    outcomes = await asyncio.gather(
+        store.submit([good[0]], now_ms=1),
+        store.submit([a_job_spec(command="\ud800")], now_ms=1),
+        store.submit([a_job_spec(max_retries=2**80)], now_ms=1),
+        store.submit([good[1]], now_ms=1),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes[1:3]] == [InvalidRequest, InvalidRequest]
+    assert [job.spec for job in await open_jobs(store)] == good
+    await store.close()
+
+
+async def test_a_listener_that_fails_does_not_keep_the_others_from_hearing(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open()
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+
+    def fail(changes: object) -> None:
+        raise RuntimeError("a listener's own mistake")
+
+    store.listen(fail)
+    seen = listened(store)
+    spec = await submitted(store)
+    assert [change.job.spec for change in seen[0]] == [spec]
+    assert [str(complaint["exception"]) for complaint in complaints] == ["a listener's own mistake"]
+    await store.close()
+
+
+async def test_the_largest_change_is_found_again_among_the_jobs_of_all_users(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open()
+    specs = [await submitted(store, user=user) for user in ("zoë", "ada", "m", "ada", "eve")]
+    await store.kill_jobs([specs[2].job_id])
+    await store.close()
+    again = SqliteStore(tmp_path / "store.db")
+    await again.open()
+    assert await again.last_change() == 6
+    await again.close()
+
+
+async def a_closed_store(folder: Path) -> Path:
+    store = SqliteStore(folder / "store.db")
+    await store.open()
+    await store.close()
+    return folder / "store.db"

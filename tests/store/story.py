@@ -1,0 +1,82 @@
+"""A fixed story of verbs, to be cut short at any point and compared with what a store remembers of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from cook_jupyter.model.instance import ProgressUpdate, Result, StatusUpdate, TaskState
+from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.reason import HEARTBEAT_LOST
+from cook_jupyter.store.base import Store
+from cook_jupyter.store.memory import MemoryStore
+from tests.builders import a_group, a_job_spec, an_instance
+from tests.store.contract import open_jobs
+
+Verb = Callable[[Store], Awaitable[Any]]
+
+JOBS = [f"00000000-0000-4000-8000-{number:012}" for number in range(8)]
+GROUP = "10000000-0000-4000-8000-000000000000"
+
+
+def story() -> Sequence[Verb]:
+    """Return verbs that lead a few jobs through their lives; the same at each call."""
+    specs = [
+        a_job_spec(job_id=job_id, max_retries=2, env={"A": "x" * 500}, group=GROUP if number < 2 else None)
+        for number, job_id in enumerate(JOBS)
+    ]
+    placed = [an_instance(job_id, instance_id=job_id) for job_id in JOBS]
+
+    def said(number: int, state: TaskState, **named: Any) -> StatusUpdate:
+        return StatusUpdate(instance_id=JOBS[number], state=state, at_ms=20, **named)
+
+    ended = said(0, TaskState.FINISHED, result=Result(inline=b"r" * 3000, size=3000))
+    lost = said(1, TaskState.LOST, reason=HEARTBEAT_LOST)
+    return [
+        lambda store: store.submit(specs[:3], [a_group(group_id=GROUP)], now_ms=1),
+        lambda store: store.launch(placed[:2]),
+        lambda store: store.report([said(0, TaskState.RUNNING), said(1, TaskState.RUNNING)]),
+        lambda store: store.submit(specs[3:], now_ms=2),
+        lambda store: store.progress([ProgressUpdate(instance_id=JOBS[0], sequence=1, percent=50)]),
+        lambda store: store.report([ended, lost]),
+        lambda store: store.set_limits(
+            [LimitEntry(kind="share", user="ada", pool="default", name="cpus", amount=2.0)]
+        ),
+        lambda store: store.launch([an_instance(JOBS[1], instance_id="again"), placed[2]]),
+        lambda store: store.kill_jobs([JOBS[2], JOBS[3]]),
+        lambda store: store.remember("framework", "f" * 100),
+        lambda store: store.retry([JOBS[3]], [4], now_ms=30),
+        lambda store: store.launch(placed[3:]),
+    ]
+
+
+async def remembered(store: Store) -> Sequence[Any]:
+    """Return all that the store remembers of the story."""
+    return [
+        await store.jobs(JOBS),
+        [await store.result(job_id) for job_id in JOBS],
+        await store.groups([GROUP]),
+        list(await store.jobs_of_group(GROUP)),
+        list(await store.limits()),
+        await store.recall("framework"),
+        await store.last_change(),
+        await open_jobs(store),
+    ]
+
+
+async def chapters() -> AsyncIterator[Sequence[Any]]:
+    """Yield what is to be remembered when no verb, one, two ... of the story are done."""
+    store = MemoryStore()
+    await store.open()
+    yield await remembered(store)
+    for verb in story():
+        await verb(store)
+        yield await remembered(store)
+
+
+def all_chapters() -> Sequence[Sequence[Any]]:
+    """Return the chapters at once."""
+
+    async def collect() -> Sequence[Sequence[Any]]:
+        return [chapter async for chapter in chapters()]
+
+    return asyncio.run(collect())
