@@ -493,6 +493,8 @@ class Agent:
         busy = self._running or self._queued or self._scheduler is not None
         if not busy and now - self._idle_since >= self._settings.idle_exit_s:
             self._left = True
+        if self._scheduler is None and not os.path.isdir(self._folder):
+            self._left = True  # the home was removed: nobody can ever find us again
         if now >= self._prune_at:
             self._prune_at = now + _DAY_S / 24
             self._prune_sandboxes()

@@ -255,7 +255,7 @@ class _Surroundings:
         self._handlers = {number: signal.getsignal(number) for number in _RESET}
         self._streams = (_stream(1), _stream(2))
         faulthandler.enable(self._streams[1])  # a segmentation fault shows where it came from
-        self._put_environment(self.environment)
+        self._seen = _Variables()
         self.restore()
 
     def leave(self, sandbox: Sandbox, environment: Mapping[str, str]) -> None:
@@ -263,10 +263,10 @@ class _Surroundings:
         os.dup2(sandbox.stdout, 1)
         os.dup2(sandbox.stderr, 2)
         os.chdir(sandbox.path)
-        os.environ.update(environment)
+        self._seen.become({**self.environment, **environment})
 
     def restore(self) -> None:
-        """Undo all of it, whatever the call has done."""
+        """Undo all of it, whatever the call has done. Its variables stay until the next one's replace them."""
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, *self._streams):
             with contextlib.suppress(Exception):
                 stream.flush()  # type: ignore[union-attr]
@@ -282,15 +282,36 @@ class _Surroundings:
         for number, handler in self._handlers.items():
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
-        self._put_environment(self.environment)
 
-    @staticmethod
-    def _put_environment(wanted: Mapping[str, str]) -> None:
-        for name in [name for name in os.environ if name not in wanted]:
+
+class _Variables:
+    """`os.environ`, made into what the next task is to see at the price of what differs from the last one.
+
+    Going through all variables costs a tenth of a millisecond, so what a task itself has changed is found
+    by comparing the dictionary behind `os.environ`, where it is where CPython has always had it.
+    """
+
+    def __init__(self) -> None:
+        self._now: dict[str, str] = dict(os.environ)
+        self._raw: dict[bytes, bytes] | None = self._behind()
+
+    def become(self, wanted: dict[str, str]) -> None:
+        """Set and remove variables until there are just these."""
+        behind = getattr(os.environ, "_data", None)
+        if behind is None or behind != self._raw:
+            self._now = dict(os.environ)
+        for name in self._now.keys() - wanted.keys():
             del os.environ[name]
         for name, value in wanted.items():
-            if os.environ.get(name) != value:
+            if self._now.get(name) != value:
                 os.environ[name] = value
+        self._now = wanted
+        self._raw = self._behind()
+
+    @staticmethod
+    def _behind() -> dict[bytes, bytes] | None:
+        behind = getattr(os.environ, "_data", None)
+        return None if behind is None else dict(behind)
 
 
 class _Signals:

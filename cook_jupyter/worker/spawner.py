@@ -23,6 +23,12 @@ from cook_jupyter.worker import processes
 from cook_jupyter.worker.frames import FrameReader, pack
 
 _MOST_FDS = 64
+_WARM = (
+    "cook_jupyter.worker.runner",
+    "cook_jupyter.payload.calls",
+    "cook_jupyter.payload.pickling",
+    "cook_jupyter.payload.failures",
+)
 
 
 def main(descriptor: int, home: str, grace_s: float) -> int:
@@ -157,7 +163,10 @@ class Spawner:
 
 def _warm_up() -> None:
     """Import what calls need, so that no worker has to."""
-    with contextlib.suppress(ImportError):  # a host without cloudpickle still runs commands
-        pass
+    import importlib
+
+    for name in _WARM:
+        with contextlib.suppress(ImportError):  # a host without cloudpickle still runs commands
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that collections in the workers leave the shared pages alone

@@ -68,7 +68,7 @@ class Task(NamedTuple):
 
 def unpacked(frame: Frame) -> Task:
     """Return the task that `Task.packed` made a frame of."""
-    header: dict[str, Any] = {**frame.header, **json.loads(frame.tail)}
+    header: dict[str, Any] = {**frame.header, **json.loads(frame.tail.decode("ascii"))}
     del header["t"]
     header["ports"] = tuple(header["ports"])
     return Task(**header)

@@ -154,7 +154,7 @@ class LocalCluster:
             self._link = None
 
     async def stop_agent(self) -> None:
-        """End all that runs here, and the agent with it; the ends are reported as none of the users' doing."""
+        """End all that runs here, and the agent too; the ends are reported as none of the users' doing."""
         self._ending = True
         link = self._link
         if link is None:
@@ -242,8 +242,8 @@ class LocalCluster:
                 )
                 if not gone.done() and not self._meeting.done():
                     raise SchedulerError(
-                        f"the node agent in {self._home} does not answer; end it with `kill -9` (its process id "
-                        "is in agent.json there): what it runs goes on, and the next agent takes over"
+                        f"the node agent in {self._home} does not answer; end it with `kill -9` (its process "
+                        "id is in agent.json there): what it runs goes on, and the next agent takes over"
                     )
             except BaseException:
                 link.close()
