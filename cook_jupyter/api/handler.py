@@ -179,12 +179,12 @@ class CookHandler(RequestHandler):
         return body_pool or self.param("pool") or self.request.headers.get(POOL_HEADER) or None
 
     def known_user(self, name: str) -> str:
-        """Return a user name that may own jobs.
+        """Return a user name that may own jobs: a valid one, or that of the owner of an embedded scheduler.
 
         Raises:
             InvalidRequest: no user can have that name.
         """
-        if is_user_name(name) or name == self.asker.user:
+        if is_user_name(name) or (self.asker.is_owner and name == self.asker.user):
             return name
         raise InvalidRequest(
             f"the user name {name[:80]!r} is not valid: 2 to 64 lower case letters, digits, '_' and '-',"

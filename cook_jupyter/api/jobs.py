@@ -147,18 +147,16 @@ class JobsHandler(CookHandler):
         )
 
 
-class JobHandler(JobsHandler):
+class JobHandler(CookHandler):
     """GET /jobs/:uuid."""
 
-    async def get(self, job_id: str = "") -> None:
+    impersonable = EVERY_VERB
+
+    async def get(self, job_id: str) -> None:
         """Return one job."""
         job = await self.one_job(job_id)
         groups = await self.groups_of([job])
         self.answer(self.teller().job(job, attempts=self.scheduler.attempts(job), groups=groups))
-
-    async def post(self, job_id: str = "") -> None:
-        """Jobs are submitted to /jobs."""
-        self._unimplemented_method()
 
 
 class RawSchedulerHandler(JobsHandler):

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPMessage
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -47,7 +48,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Reply:
     status: int
-    headers: Mapping[str, str]
+    headers: HTTPMessage
     body: bytes
 
     @property
@@ -77,15 +78,16 @@ class Served:
         method: str,
         path: str,
         body: object = None,
+        /,
         *,
-        user: str | None = OWNER,
+        by: str | None = OWNER,
         headers: Mapping[str, str] | None = None,
-        **query: object,
+        **query: Any,
     ) -> Reply:
         """Make one request; `body` is sent as JSON unless it is bytes."""
         if query:
             path += "?" + urlencode(dict(query), doseq=True)
-        sent: dict[str, str] = {} if user is None else authorization(user)
+        sent: dict[str, str] = {} if by is None else authorization(by)
         data = None
         if body is not None:
             data = body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -95,7 +97,7 @@ class Served:
         try:
             connection.request(method, path, data, sent)
             response = connection.getresponse()
-            return Reply(response.status, dict(response.getheaders()), response.read())
+            return Reply(response.status, response.headers, response.read())
         finally:
             connection.close()
 
@@ -110,7 +112,7 @@ class Served:
     def submit(self, user: str = OWNER, **named: Any) -> str:
         """Submit one job; return its uuid."""
         job = a_request(**named)
-        reply = self.ask("POST", "/jobs", {"jobs": [job]}, user=user)
+        reply = self.ask("POST", "/jobs", {"jobs": [job]}, by=user)
         assert reply.status == 201, reply.text
         return str(job["uuid"])
 
@@ -133,7 +135,7 @@ class Served:
             self.cluster.finish(task, **how)
 
         self.on_loop(end)
-        until(lambda: self.job(uuid)["instances"][-1]["status"] in ("success", "failed"))
+        until(lambda: self.ask("GET", f"/instances/{task}").json["status"] in ("success", "failed"))
         return task
 
     def give_sandbox(self, task: str, sandbox: Path) -> None:

@@ -1,0 +1,176 @@
+"""Pools, queue, running, why jobs wait; and what the scheduler says of itself."""
+
+from uuid import uuid4
+
+import pytest
+
+from tests.api.served import Served, a_request
+
+
+def test_pools_are_listed_the_inactive_ones_too(served: Served) -> None:
+    assert served.ask("GET", "/pools").json == [
+        {"name": "default", "purpose": "this machine", "state": "active"},
+        {"name": "other", "purpose": "", "state": "active"},
+        {"name": "closed", "purpose": "", "state": "inactive"},
+    ]
+
+
+def test_the_queue_tells_waiting_jobs_in_launch_order(served: Served) -> None:
+    group = str(uuid4())
+    low, high = a_request(cpus=1000, priority=1), a_request(cpus=1000, priority=99, group=group)
+    served.ask("POST", "/jobs", {"jobs": [low, high]})
+    queue = served.ask("GET", "/queue").json
+    assert [entry["job/uuid"] for entry in queue["default"]] == [high["uuid"], low["uuid"]]
+    (told,) = queue["default"][0]["group/_job"]
+    assert told["group/uuid"] == group
+    assert "group/job" not in told
+    assert "group/_job" not in queue["default"][1]
+    assert len(served.ask("GET", "/queue?limit=1").json["default"]) == 1
+
+
+def test_running_instances_are_listed(served: Served) -> None:
+    task = served.started(served.submit())
+    assert [instance["task_id"] for instance in served.ask("GET", "/running").json] == [task]
+
+
+@pytest.mark.parametrize("path", ["/queue", "/running"])
+def test_queue_and_running_are_for_administrators_and_only_to_be_read(served: Served, path: str) -> None:
+    assert served.ask("GET", path, by="ada").status == 403
+    assert served.ask("GET", f"{path}?limit=0", by="ada").status == 400
+    assert served.ask("POST", path, {}).status == 405
+
+
+def test_why_a_job_waits_is_told_in_cooks_words_and_in_ours(served: Served) -> None:
+    uuid = served.submit(cpus=1000)
+    (told,) = served.ask("GET", f"/unscheduled_jobs?job={uuid}").json
+    assert told["uuid"] == uuid
+    assert told["reasons"]
+    why = served.ask("GET", f"/v1/why/{uuid}").json
+    assert (why["uuid"], why["state"]) == (uuid, "waiting")
+    assert why["sentences"]
+    assert why["reasons"] == told["reasons"]
+
+
+def test_a_running_job_is_said_to_run(served: Served) -> None:
+    uuid = served.submit()
+    served.started(uuid)
+    (told,) = served.ask("GET", f"/unscheduled_jobs?job={uuid}").json
+    assert told["reasons"] == [{"reason": "The job is running now.", "data": {}}]
+
+
+def test_unknown_jobs_have_no_why(served: Served) -> None:
+    assert served.ask("GET", f"/v1/why/{uuid4()}").status == 404
+    assert served.ask("GET", "/v1/why/nonsense").status == 400
+
+
+def test_info_says_where_and_how(served: Served) -> None:
+    info = served.ask("GET", "/info", by=None).json
+    assert info["leader-url"] == served.url
+    assert info["authentication-scheme"] == "http-basic"
+    assert set(info) == {"authentication-scheme", "commit", "start-time", "version", "leader-url"}
+
+
+def test_settings_have_all_that_cooks_suite_reads(served: Served) -> None:
+    told = served.ask("GET", "/settings").json
+    assert told["pools"]["default"] == "default"
+    assert told["mesos-gpu-enabled"] is False
+    assert told["task-constraints"]["timeout-interval-minutes"] > 0
+    assert told["task-constraints"]["max-ports"] >= 5
+    assert told["progress"]["publish-interval-ms"] > 0
+    assert told["rate-limit"] == {
+        "job-submission": None,
+        "per-user-per-pool-job-launch": {"enforce?": False},
+    }
+    assert {"job-launch-filter", "job-submission-validator"} <= set(told["plugins"])
+    (cluster,) = told["compute-clusters"]
+    assert cluster["factory-fn"] == "cook.mesos.mesos-compute-cluster/factory-fn"
+
+
+def test_failure_reasons_tell_a_limit_only_where_it_is_our_fault(served: Served) -> None:
+    told = {reason["code"]: reason for reason in served.ask("GET", "/failure_reasons").json}
+    assert told[99003] == {
+        "code": 99003,
+        "name": "mesos-command-executor-failed",
+        "description": "Command exited non-zero",
+        "mea_culpa": False,
+    }
+    assert told[4003]["failure_limit"] == 10
+    assert told[1002]["failure_limit"] == 5
+
+
+def test_metrics_count_jobs(served: Served) -> None:
+    served.started(served.submit(user="ada"))
+    text = served.ask("GET", "/metrics").text
+    assert 'cook_jobs{state="running",user="ada"} 1.0' in text
+
+
+def test_our_info_says_who_asks_and_what_may_be_sent(served: Served) -> None:
+    told = served.ask("GET", "/v1/info", by="ada").json
+    assert (told["name"], told["user"]) == ("cook_jupyter", "ada")
+    assert told["capacity"] == {"cpus": 4.0, "mem": 8192.0, "gpus": 0.0, "hosts": 2}
+    assert told["limits"]["body_bytes"] == 8 * 1024 * 1024
+
+
+def test_the_summary_tells_users_side_by_side(served: Served) -> None:
+    served.started(served.submit(user="ada"))
+    served.submit(user="bob", cpus=1000)
+    told = served.ask("GET", "/v1/summary", by="ada").json
+    assert (told["user"], told["waiting"], told["running"]) == ("ada", 1, 1)
+    assert {row["user"]: (row["waiting"], row["running"]) for row in told["users"]} == {
+        "ada": (0, 1),
+        "bob": (1, 0),
+    }
+
+
+def test_only_the_owner_ends_the_scheduler(served: Served) -> None:
+    assert served.ask("POST", "/v1/shutdown", {}, by="ada").status == 403
+    assert not served.scheduler.shutdown.is_set()
+    assert served.ask("POST", "/v1/shutdown", {"stop_agent": True}).status == 202
+    assert served.scheduler.shutdown.is_set()
+    assert served.scheduler.stop_agent_at_shutdown
+
+
+class TestProgress:
+    def test_is_taken_without_login_and_shown(self, served: Served) -> None:
+        uuid = served.submit()
+        task = served.started(uuid)
+        body = {"progress-sequence": 2, "progressPercent": 40, "progress_message": "on it"}
+        reply = served.ask("POST", f"/progress/{task}", body, by=None)
+        assert reply.status == 202
+        assert reply.json == {"instance": task, "job": uuid, "message": "progress update accepted"}
+        served.ask("POST", f"/progress/{task}", {"progress_sequence": 1, "progress_percent": 90})
+        (instance,) = served.job(uuid)["instances"]
+        assert (instance["progress"], instance["progress_message"]) == (40, "on it")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"progress_sequence": 1},
+            {"progress_percent": 1},
+            {"progress_sequence": 1, "progress_percent": 0.1},
+            {"progress_sequence": 1, "progress_message": 5},
+        ],
+    )
+    def test_a_wrong_shape_is_refused(self, served: Served, body: object) -> None:
+        assert served.ask("POST", f"/progress/{uuid4()}", body, by=None).status == 400
+
+    def test_a_jobs_uuid_is_not_a_task(self, served: Served) -> None:
+        body = {"progress_sequence": 1, "progress_percent": 1}
+        assert served.ask("POST", f"/progress/{served.submit()}", body).status == 404
+
+
+def test_what_is_not_there_is_said_in_html(served: Served) -> None:
+    for method, path in (
+        ("GET", "/"),
+        ("GET", "/nope"),
+        ("POST", "/pools"),
+        ("OPTIONS", "/jobs"),
+        ("DELETE", "/jobs"),
+    ):
+        reply = served.ask(method, path, b"" if method == "POST" else None)
+        assert (reply.status, reply.text) == (404, "<h1>Not a valid route</h1>"), path
+
+
+def test_every_answer_says_that_it_may_not_be_kept(served: Served) -> None:
+    for path in ("/pools", "/nope", "/jobs"):
+        assert served.ask("GET", path).headers["Cache-control"] == "max-age=0"
