@@ -31,6 +31,7 @@ from cook_jupyter.service.clock import SystemClock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.start import alive
+from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 
 TOKEN = "a token of the tests"
@@ -175,6 +176,7 @@ def serving(
     authenticator: Authenticator | None = None,
     heartbeat_s: float = 15.0,
     socket_path: Path | None = None,
+    store: Store | None = None,
 ) -> Iterator[Served]:
     """Serve a scheduler of two small hosts in a thread of its own."""
     settings = settings or Settings(pools=POOLS)
@@ -187,7 +189,7 @@ def serving(
     async def live() -> None:
         place = Home(root=home)
         place.make()
-        async with alive(MemoryStore(), [cluster], settings, place, SystemClock()) as scheduler:
+        async with alive(store or MemoryStore(), [cluster], settings, place, SystemClock()) as scheduler:
             application = make_application(scheduler, authenticator, heartbeat_s=heartbeat_s)
             listener = serve(application, authenticator, bounds=bounds, socket_path=socket_path)
             answers.append(Served(listener.url, scheduler, cluster, asyncio.get_running_loop()))

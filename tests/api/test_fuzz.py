@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.api.routes import ROUTES
+from cook_jupyter.store.sqlite import SqliteStore
 from tests.api.served import Served, a_request, serving
 
 JSON = st.recursive(
@@ -45,7 +46,7 @@ OFTEN = settings(max_examples=120, deadline=None, suppress_health_check=list(Hea
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder: Path = tmp_path_factory.mktemp("fuzzed")
-    with serving(folder) as running:
+    with serving(folder, store=SqliteStore(folder / "store.sqlite")) as running:
         yield running
 
 
