@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @overload
-def attach(keys: str, *, client: JobClient | None = None) -> CookFuture: ...
+def attach(keys: str, *, client: JobClient | None = None) -> CookFuture: ...  # type: ignore[overload-overlap]
 @overload
 def attach(keys: Iterable[str], *, client: JobClient | None = None) -> list[CookFuture]: ...
 def attach(keys: str | Iterable[str], *, client: JobClient | None = None) -> CookFuture | list[CookFuture]:

@@ -65,10 +65,7 @@ def _judge(news: JobNews, options: Options | None) -> tuple[type[JobFailed], str
         return OutOfMemory, _memory(instance.peak_mem_mb, options)
     if reason in _RUNTIME:
         limit = "" if options is None or options.max_runtime_s is None else f" of {options.max_runtime_s:g} s"
-        return (
-            TimedOut,
-            f"it ran longer than its maximum run time{limit}. with_(max_runtime_s=...) gives it more.",
-        )
+        return TimedOut, f"it ran longer than its maximum{limit}; with_(max_runtime_s=...) gives it more."
     if reason in _EXIT:
         return BadExit, _exit(instance.exit_code)
     sentence = instance.reason_string or (REASONS[reason].sentence if reason in REASONS else str(reason))

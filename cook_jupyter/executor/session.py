@@ -514,7 +514,7 @@ class Session:
     def forked(self) -> None:
         """In a child process: nobody here will ever hear of these jobs."""
         error = SchedulerUnreachable(
-            "this future belongs to the process that this one was forked from; attach(future.key) gives it back"
+            "this future belongs to the process that this one was forked from; attach(its key) gives it back"
         )
         for future in list(self._pending.values()):
             future.orphan(error)

@@ -44,7 +44,7 @@ def to_frames(value: Any, *, by_value: bool = False) -> list[Buffer]:
     """
     buffers: list[Buffer] = []
     file = io.BytesIO()
-    make = _ByValuePickler if by_value else cloudpickle.Pickler
+    make = _ByValuePickler if by_value else _Pickler
     make(file, protocol=5, buffer_callback=_keep_large(buffers)).dump(value)
     return [file.getbuffer(), *buffers]
 
@@ -75,8 +75,23 @@ def is_local(module_name: str | None) -> bool:
     return local
 
 
-class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, but what is local travels by value."""
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's, but `random.random` goes by its name.
+
+    It is a method of a hidden generator. Sent by value, that generator would give each of many equal calls the
+    same "random" numbers.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, _METHODS) and not isinstance(obj.__self__, types.ModuleType | None):
+            module = sys.modules.get(type(obj.__self__).__module__)
+            if module is not None and getattr(module, obj.__name__, None) == obj:
+                return getattr, (module, obj.__name__)
+        return super().reducer_override(obj)
+
+
+class _ByValuePickler(_Pickler):
+    """What is local travels by value."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.FunctionType):
@@ -137,6 +152,7 @@ def _keep_large(buffers: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:
     return keep
 
 
+_METHODS = (types.MethodType, types.BuiltinMethodType)
 _locality: dict[str, tuple[types.ModuleType | None, bool]] = {}
 
 

@@ -622,6 +622,13 @@ def test_no_job_inherits_the_random_stream_that_another_one_seeded(desk: Desk) -
     assert desk.call(np.random.random).value != first_numpy
 
 
+@pytest.mark.parametrize("draw", [random.random, random.randint, np.random.random, np.random.normal])
+def test_equal_random_calls_give_different_numbers(desk: Desk, draw: Any) -> None:
+    args = (1, 10**9) if draw == random.randint else ()
+
+    assert desk.call(draw, *args).value != desk.call(draw, *args).value
+
+
 def test_importing_calls_loads_neither_cloudpickle_nor_anything_heavy() -> None:
     program = (
         "import sys, cook_jupyter.payload.calls; "
