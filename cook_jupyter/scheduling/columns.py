@@ -161,12 +161,13 @@ class QueueIndex:
         columns.ports[rows] = ports
         order = (HIGHEST_PRIORITY - np.array(priorities, dtype=np.int64)) << SEQ_BITS
         columns.order[rows] = order | np.array(seqs, dtype=np.int64)
-        columns.user[rows] = [self._user(user).number for user in users]
+        numbers = {user: self._user(user).number for user in dict.fromkeys(users)}
+        columns.user[rows] = list(map(numbers.__getitem__, users))
         columns.constraints[rows] = [self._class_number(wanted) for wanted in classes]
         columns.state[rows] = _WAITING
-        for row, own in enumerate(particulars, first):
-            if own is not NO_PARTICULARS:
-                self.particulars[row] = own
+        self.particulars.update(
+            (row, own) for row, own in enumerate(particulars, first) if own is not NO_PARTICULARS
+        )
         self._waiting_count += len(ids)
         self._lower_least(min(cpus), min(mem))
         self._merge(np.arange(first, first + count, dtype=np.int32))
@@ -176,14 +177,10 @@ class QueueIndex:
         columns = self.columns
         rows = rows[np.lexsort((columns.order[rows], columns.user[rows]))]
         owner = columns.user[rows]
+        ends = np.flatnonzero(np.diff(owner, append=-1)) + 1
         begin = 0
-        for end in (np.flatnonzero(np.diff(owner, append=-1)) + 1).tolist():
-            tasks = self._by_number[int(owner[begin])]
-            added = rows[begin:end]
-            if tasks.waiting_count:
-                added = np.concatenate((tasks.waiting(), added))
-                added = added[np.argsort(columns.order[added], kind="stable")]
-            tasks.replace_waiting(added)
+        for end, number in zip(ends.tolist(), owner[ends - 1].tolist(), strict=True):
+            self._by_number[number].merge_waiting(rows[begin:end], columns.order)
             begin = end
 
     def start(self, job_id: JobId, start_ms: int, host: str = "", *, task_seq: int = 0) -> None:
@@ -426,6 +423,8 @@ class QueueIndex:
         return tasks
 
     def _class_number(self, wanted: ConstraintClass) -> int:
+        if wanted is UNCONSTRAINED:
+            return 0
         number = self._class_numbers.get(wanted)
         if number is None:
             number = self._class_numbers[wanted] = len(self._classes)

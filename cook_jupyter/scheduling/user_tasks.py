@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cook_jupyter.scheduling.tables import Counts, Rows
+from cook_jupyter.scheduling.tables import Counts, Integers, Rows
 
 
 class UserTasks:
@@ -83,8 +83,12 @@ class UserTasks:
             return
         del waiting[bisect_left(waiting, order[row], lo=self._head, key=order.__getitem__)]
 
-    def replace_waiting(self, rows: Rows) -> None:
-        """Set all waiting rows at once; they are in order."""
-        self._waiting = array("i")
-        self._waiting.frombytes(np.ascontiguousarray(rows, dtype=np.int32).tobytes())
-        self._head = 0
+    def merge_waiting(self, rows: Rows, order: Integers) -> None:
+        """Put many rows, themselves in order, where their order keys belong."""
+        waiting = self._waiting
+        if len(waiting) > self._head and order[waiting[-1]] > order[rows[0]]:
+            rows = np.concatenate((self.waiting(), rows))
+            rows = rows[np.argsort(order[rows], kind="stable")]
+            waiting = self._waiting = array("i")
+            self._head = 0
+        waiting.frombytes(rows.tobytes())
