@@ -160,12 +160,10 @@ def report(
     legal = then in STEPS[instance.status]
     if not legal and not instance.status.is_open:
         return Reported(job=None, verdict=Verdict.IGNORED)
-    after = _described(instance, update, then if legal else instance.status)
+    counts = legal and not then.is_open and update.result is not None
+    after = _described(instance, update, then if legal else instance.status, has_result=counts)
     if after == instance:
         return Reported(job=None, verdict=Verdict.IGNORED)
-    counts = legal and then in (InstanceStatus.SUCCESS, InstanceStatus.FAILED) and update.result is not None
-    if counts:
-        after = replace(after, has_result=True)
     return Reported(
         job=_with(job, after, at_ms=update.at_ms, default_limit=default_limit),
         verdict=Verdict.APPLIED,
@@ -252,7 +250,9 @@ def retry(job: Job, retries: int, *, at_ms: int, default_limit: int = DEFAULT_ME
     return replace(allowed, state=JobState.WAITING, last_waiting_ms=at_ms, killed=False)
 
 
-def _described(instance: Instance, update: StatusUpdate, status: InstanceStatus) -> Instance:
+def _described(
+    instance: Instance, update: StatusUpdate, status: InstanceStatus, *, has_result: bool
+) -> Instance:
     """The instance with what the report tells of it; what was told first stays."""
     began = update.state in (TaskState.STARTING, TaskState.RUNNING)
     final = update.state.is_final
@@ -277,6 +277,7 @@ def _described(instance: Instance, update: StatusUpdate, status: InstanceStatus)
         exit_code=instance.exit_code if update.exit_code is None else update.exit_code,
         sandbox=instance.sandbox if update.sandbox is None else update.sandbox,
         peak_mem_mb=instance.peak_mem_mb if update.peak_mem_mb is None else update.peak_mem_mb,
+        has_result=instance.has_result or has_result,
     )
 
 
@@ -284,7 +285,9 @@ def _with(job: Job, instance: Instance, *, at_ms: int, default_limit: int) -> Jo
     """The job with a changed instance, its state derived again."""
     changed = replace(job, instances=_replaced(job.instances, instance))
     state = state_of(changed, default_limit=default_limit)
-    waits_again = state is JobState.WAITING and job.state is not JobState.WAITING
+    if state is job.state:
+        return changed
+    waits_again = state is JobState.WAITING
     return replace(changed, state=state, last_waiting_ms=at_ms if waits_again else job.last_waiting_ms)
 
 
