@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 from tornado.httputil import HTTPServerRequest
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from cook_jupyter.api.auth import IMPERSONATE_HEADER, Authenticator, Identity, acting_as, is_user_name
@@ -262,6 +263,8 @@ class CookHandler(RequestHandler):
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Finish with the error that was raised."""
         raised = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(raised, StreamClosedError):  # nobody is there to be told
+            return
         if self._headers_written:
             super().send_error(status_code, **kwargs)
             return
@@ -288,8 +291,8 @@ class CookHandler(RequestHandler):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        """Log what is our fault; what is the asker's was told to the asker."""
-        ours = not isinstance(value, HTTPError) and not (
+        """Log what is our fault; what is the asker's was told to the asker, or the asker hung up."""
+        ours = not isinstance(value, HTTPError | StreamClosedError) and not (
             isinstance(value, CookError) and status_of(value) < 500
         )
         if ours and value is not None:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from msgspec import UNSET
 
 from cook_jupyter.api.handler import CookHandler, integer, milliseconds, require_found
-from cook_jupyter.errors import Forbidden, InvalidRequest
+from cook_jupyter.errors import Forbidden, InvalidRequest, TooLarge
 from cook_jupyter.model.changes import JobQuery
 from cook_jupyter.model.instance import Instance
 from cook_jupyter.model.job import Job, JobSpec
@@ -70,6 +70,11 @@ class JobsHandler(CookHandler):
 
     async def submit(self, sent: RawSubmission, body_pool: str | None) -> None:
         """Check a submission in Cook's order, hand it on, and answer."""
+        most = self.door.settings.jobs_per_submission
+        if len(sent.jobs) > most:
+            raise TooLarge(
+                f"{len(sent.jobs)} jobs were sent, and one submission may have {most}: send fewer at once"
+            )
         user = self.known_user(self.asker.user)
         named = body_pool or self.request.headers.get("X-Cook-Pool") or None
         pool = self._accepting_pool(named)

@@ -143,8 +143,11 @@ def test_a_reader_who_went_is_forgotten(served: Served) -> None:
     until(lambda: not served.scheduler.hub._readers)
 
 
-def test_a_reader_who_does_not_read_holds_up_nobody_and_hears_where_things_stand(served: Served) -> None:
+def test_a_reader_who_does_not_read_holds_up_nobody_and_hears_where_things_stand(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its backlog is dropped and read again from the store: each job once, as it is now."""
+    monkeypatch.setattr("cook_jupyter.service.events.MAX_BUFFERED", 50)
     with reading(served) as slow:
         slow.line()
         jobs = [a_request(cpus=0.001, mem=0.1) for _ in range(400)]

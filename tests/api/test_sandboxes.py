@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.api.served import Reply, Served
+from tests.api.served import OWNER, Reply, Served, authorization
 
 
 @pytest.fixture
@@ -58,6 +58,19 @@ class TestFiles:
         assert files(served, "download", path=sandbox / "stdout").body == b"one\ntwo\n\xff"
         assert files(served, "download", path=sandbox / "big").body == bytes(range(256)) * 8192
         assert files(served, "download", path=sandbox / "odd [name]?*").body == b"odd"
+
+    def test_a_reader_who_hangs_up_is_no_error(
+        self, served: Served, sandbox: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with (sandbox / "huge").open("wb") as file:
+            file.truncate(20 * 1024 * 1024)
+        with served.raw() as connection:
+            login = "".join(f"{name}: {value}\r\n" for name, value in authorization(OWNER).items())
+            path = quote(str(sandbox / "huge"))
+            connection.sendall(f"GET /files/download?path={path} HTTP/1.1\r\nHost: x\r\n{login}\r\n".encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        assert served.ask("GET", "/pools").status == 200
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
     def test_read_takes_ranges(self, served: Served, sandbox: Path) -> None:
         path = sandbox / "stdout"

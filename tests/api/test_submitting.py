@@ -175,6 +175,13 @@ def test_what_was_sent_is_told_again(served: Served) -> None:
     assert (told["user"], told["gpus"], told["ports"]) == ("owner", 0, 0)
 
 
+def test_a_setting_says_how_many_jobs_a_submission_may_have(tmp_path: Path) -> None:
+    with serving(tmp_path, settings=Settings(pools=POOLS, jobs_per_submission=2)) as served:
+        assert served.ask("POST", "/jobs", {"jobs": [a_request() for _ in range(2)]}).status == 201
+        reply = served.ask("POST", "/jobs", {"jobs": [a_request() for _ in range(3)]})
+        assert (reply.status, reply.headers["X-Cook-Error"]) == (413, "TooLarge")
+
+
 def test_five_hundred_jobs_go_in_one_request(served: Served) -> None:
     jobs = [a_request() for _ in range(500)]
     assert served.ask("POST", "/jobs", {"jobs": jobs}).status == 201
