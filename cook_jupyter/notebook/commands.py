@@ -81,7 +81,13 @@ def show_state(notebook: Notebook) -> StateView:
 @takes(
     "cook list",
     argument("name", nargs="?", help="only jobs of this name; * stands for any letters"),
-    argument("--state", choices=STATES, action="append", help="only in this state; may be repeated"),
+    argument(
+        "--state",
+        choices=STATES,
+        metavar="STATE",
+        action="append",
+        help=f"only in this state: {', '.join(STATES)}; may be repeated",
+    ),
     argument("-n", "--count", type=int, default=20, help="at most so many [20]"),
     argument("--user", help="whose jobs [yours]"),
     argument("--since", default="7d", help="none older than this, such as 30m, 12h or 7d [7d]"),

@@ -7,6 +7,7 @@ Not here: what `%cook list` and its like do (`notebook.commands`), what runs on 
 
 import difflib
 import linecache
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 from traitlets import Enum, Float, Integer, TraitError, Unicode
 
 from cook_jupyter.client.connect import named_target
-from cook_jupyter.errors import CookError, InvalidRequest, SchedulerUnreachable
+from cook_jupyter.errors import Conflict, CookError, InvalidRequest, SchedulerUnreachable
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.notebook import cell as cells
 from cook_jupyter.notebook import commands, units
@@ -30,6 +31,7 @@ from cook_jupyter.notebook.session import BackgroundCell, Session
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
 
 DEFAULT_BACKGROUND = "job"
+ACCEPTED_S = 10.0
 
 
 @magics_class
@@ -131,6 +133,10 @@ class CookMagics(Magics):
         needed = sorted({*cells.names_needed(source, self.session.namespace), *self._present(also)})
         future, file_name = self._submit(options, source, needed, out)
         if background is not None:
+            # When the cell returns, the scheduler has the job: the notebook may be closed then.
+            _wait_until_accepted(future)
+            if future.done() and isinstance(refusal := future.exception(), InvalidRequest | Conflict):
+                raise refusal
             started = BackgroundCell(future, future.name, self.session.take)
             self.session.started(future.key, started)
             self.session.namespace[background] = started
@@ -249,6 +255,12 @@ class CookMagics(Magics):
 def _in_short(error: CookError) -> list[str]:
     lines = [f"\x1b[31m{type(error).__name__}\x1b[0m: {error}"]
     return lines + [str(note) for note in getattr(error, "__notes__", ())]
+
+
+def _wait_until_accepted(future: CookFuture) -> None:
+    deadline = time.monotonic() + ACCEPTED_S
+    while future.status == "unsent" and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 def _known_state(future: CookFuture) -> str:

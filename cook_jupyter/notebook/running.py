@@ -31,6 +31,10 @@ LONG_POLL_S = 10.0
 LAST_WORDS_S = 5.0
 OUTPUT_LIMIT_BYTES = 1024 * 1024  # of each stream and instance; the rest is in `%cook logs`
 
+HELD_S = 1.0
+
+_TRACEBACK = "Traceback (most recent call last):"
+
 STREAMS = ("stdout", "stderr")
 
 
@@ -146,6 +150,8 @@ class CellRun:
         self._began = time.monotonic()
         self._sentence = ""
         self._asked_why = -ASK_WHY_EVERY_S
+        self._held = ""  # the end of stderr, from a traceback on
+        self._hold_until = 0.0
 
     def watch(self) -> None:
         """Return when the job has ended, in whatever way, and all it wrote is on the screen.
@@ -180,10 +186,30 @@ class CellRun:
                 return
             if said is None:
                 return
-            self._screen.write(said.stream, said.text)
+            self._write(said)
+
+    def _write(self, said: Said) -> None:
+        """Put it on the screen; a traceback on stderr waits, since it may be the job's own last word."""
+        text = said.text
+        if said.stream == "stderr" and (self._held or _TRACEBACK in text):
+            if not self._held:
+                self._hold_until = time.monotonic() + HELD_S
+                begin = text.index(_TRACEBACK)
+                text, self._held = text[:begin], text[begin:]
+            else:
+                text, self._held = "", self._held + text
+        if text:
+            self._screen.write(said.stream, text)
+
+    def _release(self) -> None:
+        held, self._held = self._held, ""
+        if held:
+            self._screen.write("stderr", held)
 
     def _look(self) -> None:
         """See how the job is, follow a new instance, say how it is after a second."""
+        if time.monotonic() > self._hold_until:
+            self._release()
         key = self._future.key
         try:
             client = self._schedulers.client
@@ -223,7 +249,9 @@ class CellRun:
         while not self._news.empty():
             said = self._news.get()
             if said is not None:
-                self._screen.write(said.stream, said.text)
+                self._write(said)
+        if self._future.cancelled() or self._future.exception() is None:
+            self._release()  # else it is the traceback that the notebook shows anyway
 
     @property
     def _short(self) -> str:

@@ -59,7 +59,8 @@ class BackgroundCell:
     @property
     def status(self) -> str:
         """The last that was heard of it; asks nobody."""
-        return str(self._future.status)
+        status = str(self._future.status)
+        return "waiting" if status == "unsent" else status
 
     def done(self) -> bool:
         """Whether it has ended."""

@@ -32,7 +32,8 @@ def short_traceback(error: BaseException, cell_file: str, where: str) -> list[st
             lines += ["", f"{_FAINT}which came of{_OFF} {_headline(one)}"]
         lines += _frames(one.__traceback__, cell_file)
     lines += ["", _headline(error)]
-    lines += [str(note) for note in getattr(error, "__notes__", ())]
+    # `where` says already what the note of `payload.results` does.
+    lines += [note for note in map(str, getattr(error, "__notes__", ())) if not note.startswith("Cook job ")]
     return lines
 
 

@@ -1,0 +1,421 @@
+"""`%cook` and `%%cook` in a real shell, with a real scheduler."""
+
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from cook_jupyter.errors import InvalidRequest, JobKilled, NotFound, ResultLost, Unsatisfiable
+from cook_jupyter.notebook.cell_job import VALUE_LIMIT_BYTES
+from cook_jupyter.notebook.extension import load, unload
+from cook_jupyter.notebook.views import JobsView, SettingsView, StateView, UsageView, WhyView
+from tests.notebook.conftest import Shell
+
+# --- a cell as a job ---
+
+
+def test_a_cell_runs_elsewhere_and_gives_its_value_back(shell: Shell) -> None:
+    shell.good("import os\nhere = os.getpid()\nfactor = 6\ndef times(x): return x * factor")
+
+    ran = shell.good("%%cook\n(times(7), os.getpid() != here)")
+
+    assert ran.value == (42, True)
+    assert shell.names["_"] == (42, True)
+
+
+def test_what_a_cell_prints_arrives(shell: Shell) -> None:
+    ran = shell.good("%%cook\nimport sys\nprint('to stdout')\nprint('to stderr', file=sys.stderr)")
+
+    assert "to stdout\n" in ran.stdout
+    assert "to stderr\n" in ran.stderr
+
+
+def test_names_come_back_only_when_asked_for(shell: Shell) -> None:
+    shell.good("%%cook --out kept,also\nkept = [1, 2]\nalso = 'x'\ndropped = 3")
+
+    assert (shell.names["kept"], shell.names["also"]) == ([1, 2], "x")
+    assert "dropped" not in shell.names
+
+
+def test_classes_of_the_notebook_come_back_as_themselves(shell: Shell) -> None:
+    shell.good("class Point:\n    def __init__(self, x): self.x = x")
+    shell.good("%%cook --out p\np = Point(3)")
+
+    assert isinstance(shell.names["p"], shell.names["Point"])
+
+
+def test_what_a_cell_displays_is_displayed_here(shell: Shell) -> None:
+    ran = shell.good("%%cook\nfrom IPython.display import HTML\ndisplay(HTML('<b>bold</b>'))")
+
+    assert any(bundle.get("text/html") == "<b>bold</b>" for bundle in ran.displays)
+
+
+def test_an_array_comes_back_without_being_mangled(shell: Shell) -> None:
+    shell.good("import numpy as np\nvalues = np.arange(1_000_000)")
+    shell.good("%%cook --out doubled\ndoubled = values * 2")
+
+    assert shell.names["doubled"].sum() == 2 * shell.names["values"].sum()
+
+
+def test_a_value_too_large_to_show_is_shown_by_the_job(shell: Shell) -> None:
+    ran = shell.good(f"%%cook\nimport numpy as np\nnp.zeros({VALUE_LIMIT_BYTES // 4})")
+
+    assert ran.value is None
+    assert any("array([0., 0., 0." in bundle["text/plain"] for bundle in ran.displays)
+    assert "too large" in ran.stderr
+
+
+def test_a_name_that_cannot_come_back_is_named(shell: Shell) -> None:
+    error = shell.failing("%%cook --out lock,n\nimport threading\nlock = threading.Lock()\nn = 5")
+
+    assert isinstance(error, ResultLost)
+    assert "lock cannot be sent back" in str(error)
+    assert shell.names["n"] == 5
+
+
+def test_a_cell_that_fails_fails_here_with_its_own_lines(shell: Shell) -> None:
+    shell.good("def divide(a, b):\n    return a / b")
+    ran = shell.run("%%cook\nprint('before')\ndivide(1, 0)")
+
+    assert isinstance(ran.error, ZeroDivisionError)
+    assert "before" in ran.stdout
+    assert "This cell, line 2" in ran.stdout
+    assert "return a / b" in ran.stdout
+    assert "cell_job" not in ran.stdout
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_traceback_that_a_cell_prints_itself_is_shown(shell: Shell) -> None:
+    ran = shell.good(
+        "%%cook\nimport traceback\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n    traceback.print_exc()"
+    )
+
+    assert "ZeroDivisionError: division by zero" in ran.stderr
+
+
+def test_a_cell_with_magics_is_refused_before_it_is_sent(shell: Shell) -> None:
+    error = shell.failing("%%cook\n!ls")
+
+    assert isinstance(error, InvalidRequest)
+    assert "subprocess.run" in str(error)
+
+
+def test_a_cell_that_is_no_python_is_refused_before_it_is_sent(shell: Shell) -> None:
+    assert isinstance(shell.failing("%%cook\nx ="), SyntaxError)
+
+
+def test_what_cannot_travel_is_named(shell: Shell) -> None:
+    shell.good("import threading\nguard = threading.Lock()")
+
+    assert "guard" in str(shell.failing("%%cook\nguard.locked()"))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--cpus nine", "invalid float value"),
+        ("--mem lots", "not an amount of memory"),
+        ("--max-runtime soon", "not a duration"),
+        ("--cpus 0", "cpus must be a number above zero"),
+        ("--out 1x", "not the name of a variable"),
+        ("--background 1x", "name of a variable"),
+        ("--in nowhere", "no such name"),
+        ("--colour red", "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_option_says_what_is_wrong(shell: Shell, line: str, says: str) -> None:
+    assert says in str(shell.failing(f"%%cook {line}\n1"))
+
+
+def test_options_reach_the_job(shell: Shell) -> None:
+    shell.good("%%cook --cpus 0.5 --mem 200m --name small --priority 70 --retries 2 --max-runtime 10m\n1")
+    job = shell.good("%cook list small").value[0].job
+
+    assert (job["cpus"], job["mem"], job["priority"], job["max_retries"]) == (0.5, 200.0, 70, 3)
+    assert job["max_runtime"] == 600_000
+
+
+def test_settings_hold_where_no_option_is_given(shell: Shell) -> None:
+    shell.good("%config CookMagics.mem_mb = 300")
+    shell.good("%%cook --name by_setting\n1")
+    shell.good("%cook config mem_mb=1024")
+
+    assert shell.good("%cook list by_setting").value[0].job["mem"] == 300.0
+
+
+def test_a_request_that_no_host_can_meet_is_told_at_once_or_by_why(shell: Shell) -> None:
+    started = time.monotonic()
+    ran = shell.run("%%cook --cpus 4000 --background huge\n1")
+
+    if ran.error is not None:
+        assert isinstance(ran.error, Unsatisfiable)
+    else:
+        why = shell.good("%cook why huge").value
+        assert "4,000" in repr(why) or "4000" in repr(why)
+        shell.good("%cook kill huge")
+    assert time.monotonic() - started < 5
+
+
+# --- in the background ---
+
+
+def test_a_cell_in_the_background_lets_the_notebook_go_on(shell: Shell) -> None:
+    shell.good(
+        "%%cook --background sweep --out found --name sweep\n"
+        "import time\ntime.sleep(0.5)\nfound = 9\nfound + 1"
+    )
+
+    cell = shell.names["sweep"]
+    assert cell.status in ("waiting", "running")
+    assert "sweep" in repr(cell)
+    assert "found" not in shell.names
+    assert shell.good("%cook wait sweep").value == 10
+    assert shell.names["found"] == 9
+    assert cell.done()
+    assert cell.result() == 10
+
+
+def test_a_background_cell_can_be_awaited_at_the_top_of_a_cell(shell: Shell) -> None:
+    shell.good("%%cook --background soon\n'here'")
+
+    assert shell.good("await soon").value == "here"
+
+
+def test_a_background_cell_that_fails_raises_when_asked(shell: Shell) -> None:
+    shell.good("%%cook --background bad\n[][1]")
+
+    assert isinstance(shell.failing("bad.result()"), IndexError)
+    assert isinstance(shell.failing("%cook wait bad"), IndexError)
+
+
+def test_a_killed_background_cell_says_so(shell: Shell) -> None:
+    shell.good("%%cook --background long --name long\nimport time\ntime.sleep(60)")
+    killed = shell.good("%cook kill long").value
+
+    assert isinstance(killed, JobsView)
+    assert killed[0].mark.word == "killed"
+    assert isinstance(shell.failing("long.result(10)"), JobKilled)
+
+
+# --- Ctrl-C ---
+
+
+def interrupt_when_running(shell: Shell, name: str) -> threading.Thread:
+    """Press Ctrl-C once the job of that name runs."""
+
+    def press() -> None:
+        from cook_jupyter.client.connect import connect
+
+        client = connect(start=False)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if any(job["state"] == "running" for job in client.recent_jobs(5, name=name)):
+                break
+            time.sleep(0.02)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
+
+
+def test_ctrl_c_kills_what_the_cell_started_and_leaves_the_notebook_usable(shell: Shell) -> None:
+    thread = interrupt_when_running(shell, "interrupted")
+    ran = shell.run("%%cook --name interrupted\nimport time\ntime.sleep(60)")
+    thread.join()
+
+    assert isinstance(ran.error, KeyboardInterrupt)
+    assert "interrupted" in ran.stdout
+    assert "was killed" in ran.stdout
+    job = shell.good("%cook list interrupted").value[0]
+    assert job.mark.word == "killed"
+    assert shell.good("%%cook\n1 + 1").value == 2
+
+
+def test_ctrl_c_lets_the_job_go_on_where_that_is_the_setting(shell: Shell) -> None:
+    shell.good("%cook config on_interrupt=detach")
+    thread = interrupt_when_running(shell, "goes_on")
+    ran = shell.run("%%cook --name goes_on\nimport time\ntime.sleep(1.5)\n'ended'")
+    thread.join()
+    shell.good("%cook config on_interrupt=kill")
+
+    assert isinstance(ran.error, KeyboardInterrupt)
+    assert "%cook wait" in ran.stdout
+    assert shell.good("%cook wait last --timeout 30s").value == "ended"
+
+
+# --- commands ---
+
+
+def test_the_state_of_things_is_shown(shell: Shell) -> None:
+    shell.good("%%cook\n1")
+    state = shell.good("%cook").value
+
+    assert isinstance(state, StateView)
+    assert "of 2 cpus" in repr(state) or "cpus" in repr(state)
+
+
+def test_the_list_shows_the_latest_first_and_filters(shell: Shell) -> None:
+    for number in (1, 2, 3):
+        shell.good(f"%%cook --name in_order_{number}\n1")
+
+    listed = shell.good("%cook list in_order_* -n 2").value
+    assert [job.name for job in listed] == ["in_order_3", "in_order_2"]
+    assert len(shell.good("%cook list in_order_* --state failed").value) == 0
+    assert len(shell.good("%cook list --user nobody-here").value) == 0
+
+
+def test_a_job_may_be_meant_by_id_beginning_name_variable_or_last(shell: Shell) -> None:
+    shell.good("%%cook --background held --name called_so\n'v'")
+    shell.good("%cook wait held")
+    key = shell.names["held"].key
+
+    for word in (key, key.upper(), key[:8], "called_so", "held", "last"):
+        assert shell.good(f"%cook result {word}").value == "v"
+
+
+def test_a_word_that_means_nothing_says_where_to_look(shell: Shell) -> None:
+    error = shell.failing("%cook why no-such-job")
+
+    assert isinstance(error, NotFound)
+    assert "%cook list" in str(error)
+
+
+def test_killing_asks_which_where_several_may_be_meant(shell: Shell) -> None:
+    for _ in range(2):
+        shell.good("%%cook --background twin --name twins\nimport time\ntime.sleep(60)")
+    error = shell.failing("%cook kill twins")  # nobody sits there to be asked
+
+    assert "may be any of 2 jobs" in str(error)
+    assert all(job.state != "failed" for job in shell.good("%cook list twins").value)
+    assert "--yes" in str(shell.failing("%cook kill all"))
+    assert len(shell.good("%cook kill all --yes").value) >= 2
+    assert "Nothing to kill" in shell.good("%cook kill twin").value
+
+
+def test_why_tells_how_a_job_ended_and_what_to_do(shell: Shell) -> None:
+    shell.run("%%cook --name broken\n1 / 0")
+    why = shell.good("%cook why broken").value
+
+    assert isinstance(why, WhyView)
+    assert why.sentences[0].startswith("It failed (command exited non-zero")
+    assert "--stderr" in why.sentences[1]
+
+
+def test_why_tells_why_a_job_waits(shell: Shell) -> None:
+    names = ["first", "second", "third", "fourth"]
+    for name in names:
+        shell.good(f"%%cook --cpus 1 --background {name} --name {name}\nimport time\ntime.sleep(60)")
+    why = shell.good("%cook why fourth").value
+    shell.good("%cook kill all --yes")
+
+    assert why.sentences
+    assert "waiting" in repr(why)
+
+
+def test_logs_of_each_stream_can_be_read_afterwards(shell: Shell) -> None:
+    shell.good("%%cook --name chatty\nimport sys\nprint('a')\nprint('b')\nprint('c', file=sys.stderr)")
+
+    assert shell.good("%cook logs chatty").stdout == "a\nb\n"
+    assert shell.good("%cook logs chatty --tail 1").stdout == "b\n"
+    assert shell.good("%cook logs chatty --stderr").stdout == "c\n"
+    assert "1 attempt" in str(shell.failing("%cook logs chatty --attempt 2"))
+
+
+def test_logs_can_be_followed_to_the_end(shell: Shell) -> None:
+    shell.good(
+        "%%cook --background steps --name steps\n"
+        "import time\nfor i in range(3):\n    print(i, flush=True)\n    time.sleep(0.1)"
+    )
+
+    assert shell.good("%cook logs steps --follow").stdout == "0\n1\n2\n"
+
+
+def test_a_result_that_is_not_there_yet_says_what_to_do(shell: Shell) -> None:
+    shell.good("%%cook --background later --name later\nimport time\ntime.sleep(60)")
+
+    assert "%cook wait" in str(shell.failing("%cook result later"))
+    assert "Not all have ended" in shell.good("%cook wait later --timeout 100ms").stdout
+    shell.good("later.kill()")
+
+
+def test_a_shell_command_is_waited_for_and_has_no_result(shell: Shell) -> None:
+    shell.good(
+        "from cook_jupyter import connect\n"
+        "connect().submit([dict(name='sh', command='echo hello', cpus=1, mem=64, max_retries=1)])"
+    )
+
+    assert shell.good("%cook wait sh").value[0].state == "success"
+    assert shell.good("%cook logs sh").stdout == "hello\n"
+    assert "%cook logs" in str(shell.failing("%cook result sh"))
+
+
+def test_usage_and_settings_are_shown(shell: Shell) -> None:
+    assert isinstance(shell.good("%cook usage").value, UsageView)
+    settings = shell.good("%cook config").value
+
+    assert isinstance(settings, SettingsView)
+    assert "mem_mb" in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("lst", "did you mean %cook list?"),
+        ("zzz", "%cook help"),
+        ("config mem=3", "did you mean mem_mb?"),
+        ("config mem_mb", "NAME=VALUE"),
+        ("config on_interrupt=explode", "on_interrupt"),
+        ("list --since tomorrow", "not a duration"),
+        ("--mem 4g", "%%cook --mem 4g"),
+    ],
+)
+def test_a_slip_of_the_pen_is_answered_with_the_right_word(shell: Shell, line: str, says: str) -> None:
+    assert says in str(shell.failing(f"%cook {line}"))
+
+
+def test_help_tells_all_commands_and_each_has_an_example(shell: Shell) -> None:
+    overview = shell.good("%cook help").stdout
+    for name in ("list", "wait", "kill", "why", "logs", "result", "usage", "config"):
+        assert f"%cook {name}" in overview
+        assert "Example: " in shell.good(f"%cook {name}?").stdout
+
+
+# --- completion, loading ---
+
+
+def completions(shell: Shell, line: str) -> list[str]:
+    word = "" if line.endswith(" ") else line.rpartition(" ")[2]
+    return list(shell.ipython.complete(word, line, len(line))[1])
+
+
+def test_tab_completes_commands_options_and_jobs(shell: Shell) -> None:
+    shell.good("%%cook --background tabbed --name tabbed_job\n1")
+    shell.good("%cook wait tabbed")
+
+    assert {"list", "kill", "why", "help"} <= set(completions(shell, "%cook "))
+    assert "logs" in completions(shell, "%cook lo")
+    assert "--state" in completions(shell, "%cook list --st")
+    assert "running" in completions(shell, "%cook list --state ru")
+    assert {"tabbed", "tabbed_job"} <= set(completions(shell, "%cook why tab"))
+    assert shell.names["tabbed"].key[:8] in completions(shell, f"%cook why {shell.names['tabbed'].key[:3]}")
+    assert "--background" in completions(shell, "%%cook --ba")
+    assert "default" in completions(shell, "%%cook --pool def")
+
+
+def test_loading_twice_is_loading_once_and_unloading_takes_all_back(shell: Shell) -> None:
+    ipython: Any = shell.ipython
+    before = len(ipython.input_transformers_cleanup)
+    load(ipython)
+    assert len(ipython.input_transformers_cleanup) == before
+
+    unload(ipython)
+    unload(ipython)
+    assert ipython.find_line_magic("cook") is None
+    assert completions(shell, "%cook li") == []
+    assert not [each for each in ipython.configurables if type(each).__name__ == "CookMagics"]
+
+    load(ipython)
+    assert shell.good("%%cook\n5").value == 5
