@@ -43,11 +43,15 @@ class Kernel:
 
     def kill(self) -> bool:
         if self._process.poll() is not None:
+            assert self._process.returncode == 0, self.said()
             return False
         self._process.kill()
         self._process.wait()
         self._process = self._start()
         return True
+
+    def said(self) -> str:
+        return (self._folder / "kernel.log").read_text()[-4000:]
 
     def wait(self, timeout_s: float) -> int:
         try:
@@ -72,9 +76,7 @@ def killer_of(pid_file: Path) -> Callable[[], bool]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_no_kill_at_any_moment_loses_a_job_or_runs_a_success_twice(
-    cook_home: Path, tmp_path: Path
-) -> None:
+def test_no_kill_at_any_moment_loses_a_job_or_runs_a_success_twice(cook_home: Path, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     dice = random.Random(seed)
@@ -99,9 +101,7 @@ def test_no_kill_at_any_moment_loses_a_job_or_runs_a_success_twice(
         else:
             killed[victim] += 1
 
-    assert kernel.wait(DEADLINE_S - (time.monotonic() - begun)) == 0, (tmp_path / "kernel.log").read_text()[
-        -4000:
-    ]
+    assert kernel.wait(DEADLINE_S - (time.monotonic() - begun)) == 0, kernel.said()
     print(f"killed {dict(killed)} in {time.monotonic() - begun:.0f} s")
     assert min(killed[name] for name in kill) >= KILLS_EACH // 2, "the work was over before the kills were"
 
@@ -113,7 +113,9 @@ def test_no_kill_at_any_moment_loses_a_job_or_runs_a_success_twice(
     }
     assert all(len(instances) == 1 for instances in succeeded.values())
 
-    keys = {line.split()[1] for line in (tmp_path / "keys").read_text().splitlines() if len(line.split()) == 2}
+    keys = {
+        line.split()[1] for line in (tmp_path / "keys").read_text().splitlines() if len(line.split()) == 2
+    }
     assert len(keys & succeeded.keys()) >= JOBS
 
     marks: dict[str, list[str]] = defaultdict(list)
