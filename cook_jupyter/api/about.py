@@ -151,8 +151,8 @@ class ShutdownHandler(CookHandler):
         sent = read_shutdown(self.json_body()) if self.request.body else Shutdown()
         if not self.asker.is_owner:
             raise Forbidden("You are not authorized to end this scheduler: that is for its owner")
-        self.answer({"message": "the scheduler ends"}, 202)
         self.scheduler.request_shutdown(stop_agent=sent.stop_agent)
+        self.answer({"message": "the scheduler ends"}, 202)
 
 
 class SchedulerCollector(Collector):

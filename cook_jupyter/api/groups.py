@@ -5,8 +5,9 @@ Source: the REST specification, sections 7 and 9.
 
 from collections.abc import Sequence
 
-from cook_jupyter.api.handler import CookHandler, require_found
+from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.api.jobs import EVERY_VERB
+from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import Forbidden, InvalidRequest
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.wire.jobs import group_body

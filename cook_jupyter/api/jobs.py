@@ -15,7 +15,8 @@ from functools import lru_cache
 
 from msgspec import UNSET
 
-from cook_jupyter.api.handler import CookHandler, integer, milliseconds, require_found
+from cook_jupyter.api.handler import CookHandler
+from cook_jupyter.api.query import integer, milliseconds, require_found
 from cook_jupyter.errors import Forbidden, InvalidRequest, TooLarge
 from cook_jupyter.model.changes import JobQuery
 from cook_jupyter.model.instance import Instance

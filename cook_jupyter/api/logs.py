@@ -9,8 +9,9 @@ import os
 import stat
 from pathlib import Path
 
-from cook_jupyter.api.handler import CookHandler, unknown, uuid_of
+from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.api.jobs import EVERY_VERB, instance_of
+from cook_jupyter.api.query import unknown, uuid_of
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.instance import Instance
 

@@ -6,8 +6,9 @@ Not here: the reasons themselves (`scheduling.explain`).
 Source: the REST specification, sections 13 and 15.
 """
 
-from cook_jupyter.api.handler import CookHandler, require_found
+from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.api.jobs import EVERY_VERB, instance_of
+from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.wire.jobs import queue_entry
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
-from cook_jupyter.api.handler import CookHandler, require_found, uuid_of
+from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.api.jobs import EVERY_VERB
+from cook_jupyter.api.query import require_found, uuid_of
 from cook_jupyter.errors import Conflict, Forbidden, InvalidRequest
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.wire.verbs import OldRetry, Retry, read_old_retry, read_retry
