@@ -13,8 +13,8 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, overload
 
-from cook_jupyter.client.connect import connect
 from cook_jupyter.errors import NotFound
+from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.options import SESSION_LABEL
 from cook_jupyter.executor.session import Session
@@ -78,11 +78,10 @@ _lock = threading.Lock()
 
 def _session(client: JobClient | None) -> Session:
     """One session for all that is attached to a scheduler; it hears of all of the user's jobs."""
-    found = connect() if client is None else client
-    place = (found.url, found.user, os.getpid())
+    finder = Finder(client)
+    place = (finder.client.url, finder.client.user, os.getpid())
     with _lock:
         session = _sessions.get(place)
         if session is None:
-            find = connect if client is None else lambda: found
-            session = _sessions[place] = Session(found, find, everything=True)
+            session = _sessions[place] = Session(finder, everything=True)
         return session

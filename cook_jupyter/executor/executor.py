@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.mapping import BundleFuture, Sizes, columns_of
 from cook_jupyter.executor.mapping import Mapping as CallMapping
@@ -270,47 +271,22 @@ class Line:
     """The session of an executor and its views, made when it is first needed and anew after a fork."""
 
     def __init__(self, client: JobClient | str | None, user: str | None) -> None:
-        from cook_jupyter.client.connect import connect
-
         self.closed = False
         self.session: Session | None = None
-        self._url = client if isinstance(client, str) else None
-        if client is None or isinstance(client, str):
-            self._client = connect(client, user=user)
-            self._user = user
-        else:
-            self._client = client if user is None else client.acting_as(user)
-            self._user = self._client.user
-            self._url = None if _is_own(client) else client.url
+        self._finder = Finder(client, user)
 
     @property
     def place(self) -> str:
         """The scheduler's URL, as last known."""
-        return self._client.url if self.session is None else self.session.client.url
+        return self._finder.client.url
 
     def live(self) -> Session:
         """The session of this process."""
         if self.session is None or self.session.pid != os.getpid():
-            self.session = Session(self._client, self._find)
+            self.session = Session(self._finder)
         return self.session
 
     def retire(self) -> None:
         """The executor is gone."""
         if self.session is not None and self.session.pid == os.getpid():
             self.session.retire()
-
-    def _find(self) -> JobClient:
-        from cook_jupyter.client.connect import connect
-
-        if self._url is not None and not isinstance(self._client, str):
-            return self._client  # it was named: that very one has to come back
-        return connect(user=self._user)
-
-
-def _is_own(client: JobClient) -> bool:
-    """Whether a client speaks to this user's embedded scheduler, which may come back at another address."""
-    from cook_jupyter.client.home import home_folder
-    from cook_jupyter.client.runtime import Runtime, read_runtime
-
-    found = read_runtime(home_folder())
-    return isinstance(found, Runtime) and found.url.rstrip("/") == client.url.rstrip("/")

@@ -85,7 +85,9 @@ def _exit(code: int | None) -> str:
     number = -code if code is not None and code < 0 else (code or 0) - 128
     if number > 0:
         try:
-            return f"its process was ended by {signal.Signals(number).name}. future.logs('stderr') may tell more."
+            how = f"was ended by {signal.Signals(number).name}"
         except ValueError:
-            pass
-    return f"its process ended with exit code {code}. future.logs('stderr') may tell more."
+            how = f"ended with exit code {code}"
+    else:
+        how = f"ended with exit code {code}"
+    return f"its process {how}. future.logs('stderr') may tell more."

@@ -41,6 +41,7 @@ from cook_jupyter.errors import (
 )
 from cook_jupyter.executor import outcomes
 from cook_jupyter.executor.blobs import reachable_store
+from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.functions import SentFunctions
 from cook_jupyter.executor.future import CookFuture, Stage
 from cook_jupyter.executor.options import SESSION_LABEL
@@ -92,16 +93,15 @@ class Session:
     """One process's line to a scheduler.
 
     Args:
-        client: the scheduler, as found.
-        find: finds it again when it no longer answers.
+        finder: knows the scheduler, and finds it again when it no longer answers.
         everything: hear of all jobs of the user, not only of this session's.
     """
 
-    def __init__(self, client: JobClient, find: Callable[[], JobClient], *, everything: bool = False) -> None:
+    def __init__(self, finder: Finder, *, everything: bool = False) -> None:
         self.session_id = uuid.uuid4().hex
         self.pid = os.getpid()
-        self._client = client
-        self._find = find
+        self._client = finder.client
+        self._finder = finder
         self._finding = threading.Lock()
         self._labels = {} if everything else {SESSION_LABEL: self.session_id}
         self._functions = SentFunctions()
@@ -265,7 +265,7 @@ class Session:
                 if time.monotonic() + pause_s > deadline:
                     raise self._unreached(error) from error
                 with contextlib.suppress(CookError):
-                    self._renew(client)
+                    self._renew(client, sending=True)
                 self._stop.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         self._accepted(group)
@@ -309,16 +309,17 @@ class Session:
         """
         unsent = self._withdraw(futures)
         rest = [future for future in futures if not future.done()]
+        for future in rest:  # from now on it is ours to settle: "killed" is not what its owner shall hear
+            self._pending.pop(future.key, None)
         try:
             self.kill(rest)
         except CookError as error:
             logger.warning("could not cancel %d jobs: %s", len(rest), error)
+            for future in rest:
+                self._pending[future.key] = future
+            self.errand(self._look_again)
             return unsent
-        done = 0
-        for future in rest:
-            self._pending.pop(future.key, None)
-            done += future.settle_cancelled()
-        return unsent + done
+        return unsent + sum(future.settle_cancelled() for future in rest)
 
     def kill(self, futures: Sequence[CookFuture]) -> None:
         """Ask for jobs to be killed; those on their way are waited for.
@@ -379,11 +380,11 @@ class Session:
     def _on_break(self, error: SchedulerUnreachable) -> None:
         logger.info("the stream of events broke: %s", error)
 
-    def _renew(self, failed: JobClient) -> None:
+    def _renew(self, failed: JobClient, *, sending: bool = False) -> None:
         """Find the scheduler again, unless somebody else just has."""
         with self._finding:
             if self._client is failed and not self._stop.is_set():
-                self._client = self._find()
+                self._client = self._finder.again(sending=sending, waiting=bool(self._pending))
 
     def _hear(self, news: JobNews) -> None:
         future = self._pending.get(news.uuid)

@@ -13,7 +13,7 @@ from cook_jupyter.executor import CookExecutor
 
 @pytest.fixture(scope="session")
 def started() -> Iterator[JobClient]:
-    """The embedded scheduler, started as a user's first call starts it; the run's home is stopped by its owner."""
+    """The embedded scheduler, started as a user's first call does; tests/conftest.py stops it."""
     from cook_jupyter.client.connect import connect
 
     client = connect()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import cook_jupyter.executor.session as session_module
+from cook_jupyter.client.runtime import Runtime, read_runtime
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import (
     BadExit,
@@ -26,7 +27,7 @@ from cook_jupyter.errors import (
     TimedOut,
     Unpicklable,
 )
-from cook_jupyter.executor import CookExecutor, CookFuture, attach, recent
+from cook_jupyter.executor import CookExecutor, attach, recent
 
 SOON_S = 30.0
 
@@ -65,14 +66,14 @@ def test_equal_calls_are_never_merged(executor: CookExecutor) -> None:
 def test_a_changed_closure_or_global_is_sent_anew(executor: CookExecutor) -> None:
     box = [1]
     namespace: dict[str, Any] = {"rate": 1}
-    exec("def read():\n    return rate", namespace)  # noqa: S102
+    exec("def read():\n    return rate", namespace)
 
     before = executor.submit(lambda: box[0]), executor.submit(namespace["read"])
     box[0] = 2
     namespace["rate"] = 2
     after = executor.submit(lambda: box[0]), executor.submit(namespace["read"])
 
-    assert [future.result(SOON_S) for future in before + after] == [1, 1, 2, 2]
+    assert [future.result(SOON_S) for future in (*before, *after)] == [1, 1, 2, 2]
 
 
 def test_the_functions_own_exception_comes_back_with_its_frames(executor: CookExecutor) -> None:
@@ -119,7 +120,7 @@ def test_options_are_checked_at_once(executor: CookExecutor) -> None:
 
 def test_a_view_has_other_options_and_the_same_line(executor: CookExecutor, started: JobClient) -> None:
     future = executor.with_(cpus=0.25, name="small", labels={"of": "view"}, env={"WHO": "ada"}).submit(
-        os.environ.get, "WHO"
+        lambda: os.environ.get("WHO")
     )
 
     assert future.result(SOON_S) == "ada"
@@ -142,7 +143,7 @@ async def test_futures_can_be_awaited(executor: CookExecutor) -> None:
     first, second = executor.submit(pow, 2, 3), executor.submit(pow, 3, 2)
 
     assert await first == 8
-    assert await asyncio.gather(asyncio.wrap_future(second)) == [9]
+    assert (await asyncio.gather(asyncio.wrap_future(second)))[0] == 9
 
 
 async def test_cancelling_the_task_that_awaits_kills_the_job(executor: CookExecutor, gate: Path) -> None:
@@ -513,6 +514,30 @@ def test_many_threads_may_submit(executor: CookExecutor) -> None:
     assert [future.result(SOON_S) for future in futures] == [value**2 for value in range(64)]
 
 
+def test_a_scheduler_that_crashed_is_started_again_by_who_waits(cook_home: Path, gate: Path) -> None:
+    executor = CookExecutor(cpus=0.5, mem_mb=256)
+    future = executor.submit(wait_for, str(gate))
+    until(future.running)
+    found = read_runtime(cook_home)
+    assert isinstance(found, Runtime)
+
+    os.kill(found.pid, signal.SIGKILL)
+    gate.touch()
+
+    assert future.result(SOON_S) == "open"
+    assert future.attempts == 1
+    assert executor.submit(pow, 2, 2).result(SOON_S) == 4
+
+
+def test_a_scheduler_that_was_shut_down_stays_down_until_there_is_something_to_send(cook_home: Path) -> None:
+    executor = CookExecutor(cpus=0.5, mem_mb=256)
+    assert executor.submit(pow, 2, 2).result(SOON_S) == 4
+    subprocess.run([sys.executable, "-m", "cook_jupyter", "down"], check=True, capture_output=True)
+    assert not (cook_home / "scheduler.json").exists()
+
+    assert executor.submit(pow, 3, 2).result(SOON_S) == 9
+
+
 def test_without_a_scheduler_futures_say_so_after_a_while(
     cook_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -552,6 +577,3 @@ def until(holds: Any, timeout_s: float = SOON_S) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not come about in time"
         threading.Event().wait(0.005)
-
-
-_ = CookFuture

@@ -629,6 +629,17 @@ def test_equal_random_calls_give_different_numbers(desk: Desk, draw: Any) -> Non
     assert desk.call(draw, *args).value != desk.call(draw, *args).value
 
 
+def test_the_environment_stays_at_home(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = os.environ
+    monkeypatch.setenv("MY_SECRET", "canary-7f3a")
+
+    blob = encode_function(lambda: environment.get("HOME"))
+    bound = encode_function(os.environ.get)
+
+    assert b"canary-7f3a" not in b"".join(blob.pieces)
+    assert b"canary-7f3a" not in b"".join(bound.pieces)
+
+
 def test_importing_calls_loads_neither_cloudpickle_nor_anything_heavy() -> None:
     program = (
         "import sys, cook_jupyter.payload.calls; "

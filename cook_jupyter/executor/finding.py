@@ -1,0 +1,52 @@
+"""Finding the scheduler, at first and again.
+
+Lives here: what is done when it no longer answers: who may start it anew, and when.
+Not here: the order of search (`client.connect`).
+"""
+
+from __future__ import annotations
+
+from cook_jupyter.client.connect import connect, named_target
+from cook_jupyter.client.home import home_folder
+from cook_jupyter.client.runtime import Runtime, Stale, read_runtime
+from cook_jupyter.client.sync import JobClient
+
+
+class Finder:
+    """Knows which scheduler is meant.
+
+    Args:
+        client: a client of it, or its URL; None means this user's own.
+        user: act as this user.
+    """
+
+    def __init__(self, client: JobClient | str | None, user: str | None = None) -> None:
+        if client is None or isinstance(client, str):
+            self.client = connect(client, user=user)
+            self._own = client is None and named_target().url is None
+            self._user = user
+        else:
+            self.client = client if user is None else client.acting_as(user)
+            self._own = _is_own(client)
+            self._user = self.client.user
+
+    def again(self, *, sending: bool, waiting: bool) -> JobClient:
+        """A client of the scheduler that was restarted meanwhile, at another address perhaps.
+
+        One that was named by its address has to come back there. This user's own is started anew when there
+        is something to send, and when it crashed while results are waited for. One that was shut down in good
+        order stays down: whoever did that meant it.
+
+        Raises:
+            SchedulerUnreachable: it is not there.
+        """
+        if self._own:
+            crashed = isinstance(read_runtime(home_folder()), Stale)
+            self.client = connect(user=self._user, start=sending or (waiting and crashed))
+        return self.client
+
+
+def _is_own(client: JobClient) -> bool:
+    """Whether a client speaks to this user's embedded scheduler."""
+    found = read_runtime(home_folder())
+    return isinstance(found, Runtime) and found.url.rstrip("/") == client.url.rstrip("/")
