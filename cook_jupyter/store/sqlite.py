@@ -19,6 +19,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, Concatenate, TypeVar
 
@@ -190,6 +191,7 @@ class _Open:
         self._waits_for_disk = waits_for_disk
         self._loop = asyncio.get_running_loop()
         self._queue: list[_Wish] = []
+        self._queued = 0  # the size of all of them
         self._is_lent = False  # the book is in the writer thread's hands
         self._is_called = False  # a turn is due in this round of the event loop
         self._is_idle = True
@@ -205,6 +207,7 @@ class _Open:
         """Let a verb take part in the next transaction."""
         wish = _Wish(size, verb, self._loop.create_future())
         self._queue.append(wish)
+        self._queued += size
         self._at_rest.clear()
         self._call_turn()
         return wish.future
@@ -254,16 +257,20 @@ class _Open:
         if self._book.log_pages >= LONG_LOG_PAGES:
             self._checkpoint()
             return
-        group = self._next_group()
-        if not group:
+        if not self._queue:
             self._at_rest.set()
             return
         self._is_idle = False
+        size = self._queued
+        group = self._next_group()
         verbs = [wish.verb for wish in group]
-        if not self._waits_for_disk and sum(wish.size for wish in group) <= SMALL:
-            # Otherwise another program locks the file: the writer thread can wait, the loop cannot.
-            with contextlib.suppress(apsw.BusyError):
-                self._settle(group, self._book.carry_out(verbs, patience_ms=0), None)
+        if not self._waits_for_disk and size <= SMALL:
+            try:
+                carried = self._book.carry_out(verbs, patience_ms=0)
+            except apsw.BusyError:
+                pass  # another program locks the file: the writer thread can wait, the loop cannot
+            else:
+                self._settle(group, carried, None)
                 return
         self._is_lent = True
         self._writer.do(
@@ -272,13 +279,12 @@ class _Open:
 
     def _next_group(self) -> Sequence[_Wish]:
         """Take from the queue what the next transaction shall carry."""
-        size = 0
-        for number, wish in enumerate(self._queue):
-            size += wish.size
-            if number and size > LARGEST_GROUP:
-                group, self._queue = self._queue[:number], self._queue[number:]
-                return group
-        group, self._queue = self._queue, []
+        cut = len(self._queue)
+        if self._queued > LARGEST_GROUP:
+            so_far = accumulate(wish.size for wish in self._queue)
+            cut = max(1, sum(size <= LARGEST_GROUP for size in so_far))
+        group, self._queue = self._queue[:cut], self._queue[cut:]
+        self._queued = sum(wish.size for wish in self._queue)
         return group
 
     def _settle(self, group: Sequence[_Wish], carried: Carried | None, error: BaseException | None) -> None:

@@ -19,7 +19,7 @@ import apsw
 from cook_jupyter.errors import CookError, InvalidRequest, SchedulerError, StoreFull
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceId
-from cook_jupyter.model.job import Job, JobId
+from cook_jupyter.model.job import Group, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.store import sql
 from cook_jupyter.store.draft import Draft, is_unfinished
@@ -71,6 +71,7 @@ class SqliteBook:
         self._path = path
         self._synchronous = synchronous
         self.log_pages = 0
+        self._patience_ms = -1
         self._looked_at = 0  # how long the log was at the last checkpoint
         self._young = _YoungJobs()
         try:
@@ -122,7 +123,9 @@ class SqliteBook:
         Raises:
             apsw.BusyError: with no patience at all, the file is locked. Nothing was changed.
         """
-        self._connection.set_busy_timeout(patience_ms)
+        if patience_ms != self._patience_ms:
+            self._connection.set_busy_timeout(patience_ms)
+            self._patience_ms = patience_ms
         group, outcomes = self._decide(verbs)
         if group.is_empty:
             return Carried(outcomes=outcomes, changes=())
@@ -154,15 +157,16 @@ class SqliteBook:
         group = Draft(self)
         outcomes = []
         for verb in verbs:
-            draft = Draft(group)
+            draft = Draft(group) if len(verbs) > 1 else group
             try:
                 outcomes.append(verb(draft))
             except Exception as error:  # noqa: BLE001 whoever asked for the verb is told
                 outcomes.append(said_of(error, self._path))
+                if draft is group:
+                    group = Draft(self)
                 continue
-            if len(verbs) == 1:
-                return draft, outcomes  # nothing to merge with
-            group.merge(draft)
+            if draft is not group:
+                group.merge(draft)
         return group, outcomes
 
     def _apart(self, verbs: Sequence[Verb], error: Exception, *, patience_ms: int) -> Carried:
@@ -186,7 +190,7 @@ class SqliteBook:
         run = self._connection.execute
         run("BEGIN IMMEDIATE")
         try:
-            for name, bindings in rows.statements():
+            for name, bindings in rows.statements:
                 self._connection.executemany(QUERIES[name], bindings)
             run("COMMIT")
         except BaseException as error:
@@ -196,7 +200,7 @@ class SqliteBook:
                 self._write_over()
             raise
         self.seq, self.change = draft.seq, draft.change
-        self._young.take(draft, rows.spec_bytes)
+        self._young.take(rows.touched)
 
     def _write_over(self) -> None:
         """Write over what a commit left in the log that could not be synced.
@@ -219,55 +223,61 @@ class SqliteBook:
 
 
 class _Rows:
-    """A draft as rows. Whatever cannot be encoded shows itself here, before the transaction."""
+    """A draft as rows. Whatever cannot be encoded shows itself here, before the transaction.
+
+    Attributes:
+        statements: the names of statements, each with the rows to run it for.
+        touched: the jobs that are written, each with whether it may go on and, if it is new, the
+            size of its spec.
+    """
 
     def __init__(self, draft: Draft) -> None:
-        self._draft = draft
-        self.spec_bytes: dict[JobId, int] = {}
-        self._jobs = []
-        self._specs = []
-        for job_id, job in draft.created.items():
-            spec = encode(job.spec)
-            self.spec_bytes[job_id] = len(spec)
-            self._jobs.append(job_row(job, unfinished=is_unfinished(job)))
-            self._specs.append((job.seq, labels_text(job.spec.labels), spec))
-        self._lives = [life_row(job, unfinished=is_unfinished(job)) for job in draft.altered.values()]
-
-    def statements(self) -> Iterable[tuple[str, Sequence[Sequence[Any]]]]:
-        """Yield the names of statements with the rows to run each for, in their order."""
-        draft = self._draft
-        if self._jobs:
-            yield "insert_job", self._jobs
-            yield "insert_spec", self._specs
-        if self._lives:
-            yield "update_job", self._lives
+        self.statements: list[tuple[str, Sequence[Sequence[Any]]]] = []
+        self.touched: list[tuple[Job, bool, int | None]] = []
+        if draft.created:
+            self._add_created(draft.created.values())
+        if draft.altered:
+            self._add_altered(draft.altered.values())
         if draft.placed:
             seqs = {**draft.created, **draft.altered}
-            yield "insert_instance", [(i, seqs[job_id].seq) for i, job_id in draft.placed.items()]
+            self._add("insert_instance", [(i, seqs[job_id].seq) for i, job_id in draft.placed.items()])
         if draft.results:
-            yield (
+            self._add(
                 "insert_result",
-                [
-                    (seq, i, result.inline, result.blob, result.size)
-                    for i, (seq, result) in draft.results.items()
-                ],
+                [(seq, i, told.inline, told.blob, told.size) for i, (seq, told) in draft.results.items()],
             )
         if draft.groups:
-            yield (
-                "insert_group",
-                [
-                    (i, group.name, encode(group.host_placement), encode(group.straggler_handling))
-                    for i, group in draft.groups.items()
-                ],
-            )
+            self._add("insert_group", [_group_row(group) for group in draft.groups.values()])
         for wish in draft.limits:
             if isinstance(wish, LimitEntry):
                 row = (wish.kind, wish.user, wish.pool, wish.name, wish.amount, wish.reason)
-                yield "store_limit", [row]
+                self._add("store_limit", [row])
             else:
-                yield "retract_limits", [wish]
+                self._add("retract_limits", [wish])
         if draft.texts:
-            yield "store_text", list(draft.texts.items())
+            self._add("store_text", list(draft.texts.items()))
+
+    def _add(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
+        self.statements.append((name, rows))
+
+    def _add_created(self, jobs: Iterable[Job]) -> None:
+        job_rows, spec_rows = [], []
+        for job in jobs:
+            goes_on = is_unfinished(job)
+            spec = encode(job.spec)
+            job_rows.append(job_row(job, unfinished=goes_on))
+            spec_rows.append((job.seq, labels_text(job.spec.labels), spec))
+            self.touched.append((job, goes_on, len(spec)))
+        self._add("insert_job", job_rows)
+        self._add("insert_spec", spec_rows)
+
+    def _add_altered(self, jobs: Iterable[Job]) -> None:
+        rows = []
+        for job in jobs:
+            goes_on = is_unfinished(job)
+            rows.append(life_row(job, unfinished=goes_on))
+            self.touched.append((job, goes_on, None))
+        self._add("update_job", rows)
 
 
 @dataclass(slots=True)
@@ -278,7 +288,7 @@ class _YoungJobs:
     them from the file. Only what was committed comes in here.
     """
 
-    _jobs: dict[JobId, tuple[Job, int]] = field(default_factory=dict)
+    _jobs: dict[JobId, tuple[Job, InstanceId | None, int]] = field(default_factory=dict)
     _placed: dict[InstanceId, JobId] = field(default_factory=dict)
     _bytes: int = 0
 
@@ -292,34 +302,33 @@ class _YoungJobs:
         job_id = self._placed.get(instance_id)
         return None if job_id is None else self._jobs[job_id][0]
 
-    def take(self, draft: Draft, spec_bytes: dict[JobId, int]) -> None:
-        """Take over what a draft wrote, and drop what has ended or is too much."""
-        for job_id, job in draft.created.items():
-            self._hold(job_id, job, spec_bytes[job_id])
-        for job_id, job in draft.altered.items():
-            held = self._drop(job_id)
-            if is_unfinished(job):
-                self._hold(job_id, job, _size(job) if held is None else held)
+    def take(self, touched: Iterable[tuple[Job, bool, int | None]]) -> None:
+        """Take over jobs that were written, and drop what has ended or is too much."""
+        for job, goes_on, size in touched:
+            job_id = job.spec.job_id
+            known = self._drop(job_id) if size is None else size
+            if goes_on:
+                self._hold(job_id, job, _size(job) if known is None else known)
         while len(self._jobs) > YOUNG_JOBS or self._bytes > YOUNG_BYTES:
             self._drop(next(iter(self._jobs)))
 
     def _hold(self, job_id: JobId, job: Job, size: int) -> None:
-        self._jobs[job_id] = job, size
-        self._bytes += size
         alive = job.open_instance
-        if alive is not None:
-            self._placed[alive.instance_id] = job_id
+        instance_id = None if alive is None else alive.instance_id
+        self._jobs[job_id] = job, instance_id, size
+        self._bytes += size
+        if instance_id is not None:
+            self._placed[instance_id] = job_id
 
     def _drop(self, job_id: JobId) -> int | None:
         """Forget a job; returns its size if it was held."""
         held = self._jobs.pop(job_id, None)
         if held is None:
             return None
-        job, size = held
+        _, instance_id, size = held
         self._bytes -= size
-        alive = job.open_instance
-        if alive is not None:
-            self._placed.pop(alive.instance_id, None)
+        if instance_id is not None:
+            del self._placed[instance_id]
         return size
 
 
@@ -358,6 +367,10 @@ def migrate(connection: apsw.Connection, scripts: Sequence[str], path: Path) -> 
             connection.execute(script)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {number}")
+
+
+def _group_row(group: Group) -> Sequence[Any]:
+    return group.group_id, group.name, encode(group.host_placement), encode(group.straggler_handling)
 
 
 def _opening(error: Exception, path: Path) -> Exception:

@@ -9,7 +9,7 @@ Not here: transactions, disks, listeners (the twins).
 from collections.abc import Collection, Sequence
 from math import isfinite
 
-from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
+from cook_jupyter.errors import Conflict, IllegalTransition, InvalidRequest, NotFound
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, StatusUpdate
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec
@@ -48,13 +48,14 @@ def launch(draft: Draft, instances: Sequence[Instance]) -> Sequence[tuple[JobSpe
     launched = []
     for instance in instances:
         job = draft.job(instance.job_id)
-        if job is None or not lifecycle.may_start(job):
+        if job is None:
+            continue
+        try:
+            after = lifecycle.launch(job, instance)
+        except IllegalTransition:
             continue
         if draft.knows_instance(instance.instance_id):
-            raise Conflict(
-                f"instance {instance.instance_id} exists already; give each attempt an id of its own"
-            )
-        after = lifecycle.launch(job, instance)
+            raise Conflict(f"instance {instance.instance_id} exists already; give each attempt its own id")
         placed = after.instances[-1]
         draft.placed[placed.instance_id] = job.spec.job_id
         draft.alter(job, after, instance=placed)
