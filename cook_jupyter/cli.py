@@ -20,7 +20,6 @@ import click
 
 from cook_jupyter.errors import CookError, SchedulerUnreachable
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 END_TIMEOUT_S = 20.0
 
 
@@ -58,13 +57,6 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
     )
     place = Home(root=home.absolute()) if home else Home.default()
     settings = load_settings(config, **options)
-    if settings.host not in LOOPBACK and settings.socket is None:
-        from cook_jupyter.errors import InvalidRequest
-
-        raise InvalidRequest(
-            f"asked to listen on {settings.host}, which other machines reach, but no authenticator is"
-            " configured: listen on 127.0.0.1 or on a Unix socket (--socket)"
-        )
     asyncio.run(_serve(settings, place, quiet=embedded))
 
 
@@ -79,7 +71,7 @@ async def _serve(settings: Any, home: Any, *, quiet: bool) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, scheduler.request_shutdown)
             token = secrets.token_urlsafe(32)
-            server = listen(scheduler, TokenAuthenticator(token), settings)
+            server = listen(scheduler, TokenAuthenticator(token, admins=settings.admins), settings)
             write_runtime_file(home.runtime_file, url=server.url, token=token, home=home.root)
             if not quiet:
                 click.echo(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
@@ -151,6 +143,7 @@ def status() -> None:
 def down(stop_work: bool) -> None:
     """End this user's scheduler; accepted jobs stay accepted."""
     from cook_jupyter.client.connect import connect
+    from cook_jupyter.client.runtime import is_alive
 
     try:
         client = connect(start=False)
@@ -160,18 +153,10 @@ def down(stop_work: bool) -> None:
     pid = int(client.info_v1()["pid"])
     client.shutdown(stop_agent=stop_work)
     deadline = time.monotonic() + END_TIMEOUT_S
-    while _lives(pid):
+    while is_alive(pid, None):
         if time.monotonic() > deadline:
             raise SchedulerUnreachable(
                 f"the scheduler (pid {pid}) was asked to end {END_TIMEOUT_S:.0f} s ago and still lives"
             )
         time.sleep(0.02)
     click.echo("cook_jupyter is down")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

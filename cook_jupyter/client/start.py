@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +23,6 @@ START_TIMEOUT_S = 30.0
 LOG_LINES = 12
 _NEEDED = ("apsw", "numpy", "tornado")  # the heart of the extra [scheduler]
 _LOOK_EVERY_S = 0.005
-
-# Kept so that a scheduler that ends while this kernel lives on is reaped at the next start.
-_started: list[subprocess.Popen[bytes]] = []
 
 
 @contextmanager
@@ -68,14 +66,12 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime:
             f"no scheduler was found, and none can be started here without {', '.join(missing)}: "
             "pip install 'cook_jupyter[scheduler]', or name a scheduler in COOK_JUPYTER_URL"
         )
-    for process in list(_started):
-        if process.poll() is not None:
-            _started.remove(process)
     log = _log(home)
     private_folder(log.parent)
     begin = log.stat().st_size if log.exists() else 0
     process = _spawn(home, log)
-    _started.append(process)
+    # Reaped as soon as it ends: a zombie would look alive to those who only ask for its number.
+    threading.Thread(target=process.wait, name="cook-scheduler-reaper", daemon=True).start()
 
     deadline = time.monotonic() + timeout_s
     while True:
