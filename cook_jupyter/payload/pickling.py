@@ -10,6 +10,7 @@ Imports cloudpickle, so other modules import this one when they first need it.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import site
 import sys
@@ -76,10 +77,10 @@ def is_local(module_name: str | None) -> bool:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, but `random.random` goes by its name.
+    """cloudpickle's, but what each process has of its own goes by its name.
 
-    It is a method of a hidden generator. Sent by value, that generator would give each of many equal calls the
-    same "random" numbers.
+    `random.random` is a method of a hidden generator: sent by value, that would give each of many equal calls
+    the same "random" numbers. And `from os import environ` must not send all of the environment along.
     """
 
     def reducer_override(self, obj: Any) -> Any:
@@ -87,6 +88,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             module = sys.modules.get(type(obj.__self__).__module__)
             if module is not None and getattr(module, obj.__name__, None) == obj:
                 return getattr, (module, obj.__name__)
+        elif obj is os.environ:
+            return getattr, (os, "environ")
         return super().reducer_override(obj)
 
 
