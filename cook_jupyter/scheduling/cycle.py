@@ -15,6 +15,7 @@ from cook_jupyter.model.decisions import Matching, Refusal, Scaleback
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.considerable import (
     NO_FILTERS,
@@ -25,16 +26,9 @@ from cook_jupyter.scheduling.considerable import (
 )
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS
 from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import (
-    MATCH_DEFAULTS,
-    NO_SURROUNDINGS,
-    Ask,
-    MatchSettings,
-    Surroundings,
-    match,
-    refusal_of,
-)
+from cook_jupyter.scheduling.matching import MATCH_DEFAULTS, MatchSettings, match, refusal_of
 from cook_jupyter.scheduling.ranking import Ranked, RankSettings, lazily
+from cook_jupyter.scheduling.rules import NO_SURROUNDINGS, Surroundings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +41,8 @@ class CycleSettings:
         scaleback: what that number is multiplied by when the head of the queue finds no host.
         floor_warn, floor_reset: after how many cycles with only one job considered a warning is due, and the
             number goes back to the maximum.
+        lazy_up_to: up to how many running tasks jobs are ranked one by one, no further than there is room for;
+            past that in columns. The decisions are the same.
     """
 
     rank: RankSettings = field(default_factory=RankSettings)
@@ -55,6 +51,7 @@ class CycleSettings:
     scaleback: float = 0.95
     floor_warn: int = 10
     floor_reset: int = 1000
+    lazy_up_to: int = 200
 
 
 def match_cycle(

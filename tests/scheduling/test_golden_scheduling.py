@@ -22,8 +22,9 @@ from cook_jupyter.scheduling.considerable import (
 from cook_jupyter.scheduling.constraints import GroupPlacement, PlacementKind, PoolDefaults
 from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
 from cook_jupyter.scheduling.dru import cumulative_dru
-from cook_jupyter.scheduling.matching import MatchSettings, Surroundings
+from cook_jupyter.scheduling.matching import MatchSettings
 from cook_jupyter.scheduling.ranking import RankSettings, columnar, lazily
+from cook_jupyter.scheduling.rules import Surroundings
 from tests.golden.cases import cases
 from tests.scheduling.queues import a_queued_job, a_share, an_index, job_id, limits, seq_of
 

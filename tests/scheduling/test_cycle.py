@@ -1,0 +1,199 @@
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cook_jupyter.model.decisions import Scaleback
+from cook_jupyter.model.limits import Quota, Usage, UserLimits
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.considerable import QueueFilters
+from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle, placement_of, scaled_back
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.matching import MatchSettings
+from cook_jupyter.scheduling.ranking import RankSettings
+from tests.scheduling import reference
+from tests.scheduling.queues import an_index, job_id, seq_of
+from tests.scheduling.strategies import USERS, offer_lists, quotas, task_lists, user_limits
+
+Task = dict[str, Any]
+tokens = st.one_of(st.none(), st.dictionaries(st.sampled_from(USERS), st.integers(0, 4).map(float)))
+
+
+@st.composite
+def queue_filters(draw: st.DrawFn) -> QueueFilters:
+    refused = draw(st.frozensets(st.integers(1, 30).map(job_id), max_size=3))
+    return QueueFilters(
+        pool_quota=draw(quotas()),
+        group_quota=draw(quotas()),
+        group_usage=draw(st.builds(Usage, count=st.integers(0, 3), cpus=st.sampled_from([0.0, 1.5]))),
+        tokens=draw(tokens),
+        accepts=draw(st.sampled_from([None, lambda job: job not in refused])),
+        max_cpus=draw(st.sampled_from([None, 2.0])),
+        max_mem_mb=draw(st.sampled_from([None, 20.0])),
+    )
+
+
+def settings_for(columnar: bool, considered: int = 1000, good: float = 0.8) -> CycleSettings:
+    return CycleSettings(
+        rank=RankSettings(max_over_quota_jobs=3),
+        match=MatchSettings(columnar_from=0 if columnar else 10**9, good_enough=good),
+        max_considered=considered,
+        lazy_up_to=0 if columnar else 10**9,
+    )
+
+
+@pytest.mark.parametrize("columnar", [False, True], ids=["one by one", "in columns"])
+@given(
+    tasks=task_lists(),
+    limits=user_limits(),
+    filters=queue_filters(),
+    offers=offer_lists(),
+    considered=st.sampled_from([1, 3, 1000]),
+)
+def test_a_cycle_decides_as_the_specification_says(
+    columnar: bool,
+    tasks: list[Task],
+    limits: UserLimits,
+    filters: QueueFilters,
+    offers: list[Offer],
+    considered: int,
+) -> None:
+    largest = (filters.max_cpus or float("inf"), filters.max_mem_mb or float("inf"))
+    accepts = filters.accepts
+    jobs, held = reference.considerable(
+        tasks,
+        limits,
+        reference.Filters(
+            pool_quota=filters.pool_quota,
+            group_quota=filters.group_quota,
+            group_usage=filters.group_usage,
+            tokens=filters.tokens,
+            accepts=lambda task: accepts is None or accepts(job_id(task["seq"])),
+            largest=largest,
+        ),
+        considered,
+        over_quota=3,
+    )
+    expected, _ = reference.place(jobs, offers, 0.8)
+
+    matching = match_cycle(
+        an_index(tasks), offers, limits, settings=settings_for(columnar, considered), filters=filters
+    )
+
+    assert [(seq_of(each.job_id), each.host) for each in matching.matches] == expected
+    assert matching.considered <= len(jobs)
+    looked_at = [job["seq"] for job in jobs[: matching.considered]]
+    matched = {seq_of(each.job_id) for each in matching.matches}
+    refused = {seq_of(each.job_id) for each in matching.refusals}
+    assert matched | refused == set(looked_at)
+    assert matching.head_matched is (not expected or expected[0][0] == jobs[0]["seq"])
+    for user, number in matching.rate_limited.items():
+        assert 0 < number <= held[user]
+
+
+@given(tasks=task_lists(), limits=user_limits(), offers=offer_lists(), columnar=st.booleans())
+def test_no_launch_passes_a_quota(
+    tasks: list[Task], limits: UserLimits, offers: list[Offer], columnar: bool
+) -> None:
+    pool_quota = Quota(count=9)
+    index = an_index(tasks)
+    matching = match_cycle(
+        index,
+        offers,
+        limits,
+        settings=settings_for(columnar),
+        filters=QueueFilters(pool_quota=pool_quota),
+    )
+    before = {user: index.usage(user) for user in index.users()}
+    for number, each in enumerate(matching.matches):
+        index.start(each.job_id, number, each.host)
+    for user, used in before.items():
+        after = index.usage(user)
+        if after != used:
+            quota = limits.quota(user)
+            assert after.count <= quota.count
+            assert after.cpus <= quota.cpus * (1 + 1e-9)
+            assert after.mem_mb <= quota.mem_mb * (1 + 1e-9)
+            assert after.gpus <= quota.gpus
+    assert not matching.matches or pool_quota.allows(index.pool_usage())
+
+
+@given(tasks=task_lists(), limits=user_limits(), offers=offer_lists(), data=st.data())
+def test_the_same_snapshot_is_decided_the_same_way(
+    tasks: list[Task], limits: UserLimits, offers: list[Offer], data: st.DataObject
+) -> None:
+    settings = settings_for(data.draw(st.booleans()))
+    index, hosts = an_index(tasks), Hosts(offers)
+    first = match_cycle(index, hosts, limits, settings=settings)
+    again = match_cycle(index, hosts, limits, settings=settings)
+    shuffled = match_cycle(
+        an_index(data.draw(st.permutations(tasks))),
+        data.draw(st.permutations(offers)),
+        limits,
+        settings=settings,
+    )
+    assert first == again == shuffled
+
+
+HOST = Offer(host="a", cluster="east", pool="pool", room=Resources(cpus=4, mem_mb=100))
+
+
+def a_waiting(seq: int, **more: Any) -> Task:
+    return {"seq": seq, "user": "ada", "cpus": 1.0, "mem": 10.0, **more}
+
+
+def test_two_users_with_equal_shares_take_turns() -> None:
+    tasks = [a_waiting(seq, user="bob" if seq > 10 else "ada") for seq in range(1, 21)]
+    matching = match_cycle(an_index(tasks), [HOST], UserLimits())
+    users = Counter("bob" if seq_of(each.job_id) > 10 else "ada" for each in matching.matches)
+    assert users == {"ada": 2, "bob": 2}
+
+
+def test_matches_of_a_cluster_in_debt_are_dropped() -> None:
+    matching = match_cycle(an_index([a_waiting(1)]), [HOST], UserLimits(), indebted=frozenset({"east"}))
+    assert matching.matches == ()
+    assert matching.head_matched
+
+
+def test_an_empty_queue_matches_nothing() -> None:
+    matching = match_cycle(an_index([]), [HOST], UserLimits())
+    assert (matching.matches, matching.considered, matching.head_matched) == ((), 0, True)
+
+
+def test_a_job_that_waits_can_be_told_why() -> None:
+    index = an_index([a_waiting(1, cpus=9.0), a_waiting(2)])
+    assert placement_of(index, job_id(1), [HOST]).resources == {"cpus": 1}
+    assert placement_of(index, job_id(2), [HOST]).resources == {}
+
+
+def test_87_missed_heads_bring_1000_considered_jobs_down_to_one() -> None:
+    settings = CycleSettings()
+    scaleback = Scaleback(considerable=1000)
+    cycles = 0
+    while scaleback.considerable > 1:
+        scaleback = scaled_back(scaleback, head_matched=False, settings=settings)
+        cycles += 1
+    assert cycles == 87
+    assert scaleback.cycles_at_floor == 1
+
+
+def test_a_matched_head_brings_all_considered_jobs_back() -> None:
+    assert scaled_back(Scaleback(considerable=3), head_matched=True, settings=CycleSettings()) == Scaleback(
+        considerable=1000
+    )
+
+
+def test_the_floor_is_left_after_a_thousand_cycles() -> None:
+    almost = Scaleback(considerable=1, cycles_at_floor=999)
+    assert scaled_back(almost, head_matched=False, settings=CycleSettings()).considerable == 1000
+
+
+def test_a_head_that_finds_no_host_scales_the_queue_back() -> None:
+    index = an_index([a_waiting(1, cpus=9.0), a_waiting(2)])
+    matching = match_cycle(index, [HOST], UserLimits())
+    assert not matching.head_matched
+    assert matching.scaleback == Scaleback(considerable=950)
+    assert matching.unmatched == 1

@@ -1,0 +1,401 @@
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cook_jupyter.model.decisions import Match, Refusal
+from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.asks import Ask
+from cook_jupyter.scheduling.constraints import (
+    ATTRIBUTES,
+    GPU,
+    MAX_TASKS,
+    NO_PARTICULARS,
+    NON_GPU,
+    NOVEL_HOST,
+    RESERVED,
+    UNCONSTRAINED,
+    UNIQUE,
+    ConstraintClass,
+    GroupPlacement,
+    Particulars,
+    PlacementKind,
+    PoolDefaults,
+)
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.matching import MatchSettings, match, refusal_of
+from cook_jupyter.scheduling.rules import NO_SURROUNDINGS, Surroundings
+from tests.scheduling import reference
+from tests.scheduling.queues import job_id, seq_of
+from tests.scheduling.strategies import offer_lists, task_lists
+
+FEW, MANY = 10**9, 0  # of hosts, from which on they are looked at in columns
+BOTH_WAYS = pytest.mark.parametrize("columnar_from", [FEW, MANY], ids=["one by one", "in columns"])
+good_enough = st.sampled_from([0.8, 0.7, 0.65, 1.0])
+
+
+def ask(seq: int, cpus: float = 1.0, mem_mb: float = 10.0, **more: Any) -> Ask:
+    return Ask(job_id(seq), cpus, mem_mb, **more)
+
+
+def asks_of(tasks: Sequence[Mapping[str, Any]]) -> list[Ask]:
+    return [ask(task["seq"], task["cpus"], task["mem"], gpus=task["gpus"]) for task in tasks]
+
+
+def a_host(name: str, cpus: float = 4.0, mem_mb: float = 100.0, **more: Any) -> Offer:
+    attributes = {"HOSTNAME": name, **more.pop("attributes", {})}
+    return Offer(
+        host=name,
+        cluster="east",
+        pool="pool",
+        room=Resources(cpus=cpus, mem_mb=mem_mb, gpus=more.pop("gpus", 0.0)),
+        attributes=attributes,
+        **more,
+    )
+
+
+def hosts_of(matches: Sequence[Match]) -> dict[int, str]:
+    return {seq_of(each.job_id): each.host for each in matches}
+
+
+@BOTH_WAYS
+@given(tasks=task_lists(waiting_only=True, max_size=40), offers=offer_lists(), good=good_enough)
+def test_jobs_are_placed_as_the_specification_says(
+    columnar_from: int, tasks: list[dict[str, Any]], offers: list[Offer], good: float
+) -> None:
+    expected, refused = reference.place(tasks, offers, good)
+    settings = MatchSettings(good_enough=good, columnar_from=columnar_from)
+    matches, refusals, considered = match(asks_of(tasks), Hosts(offers), settings=settings)
+    assert [(seq_of(each.job_id), each.host) for each in matches] == expected
+    assert considered == len(matches) + len(refusals)
+    for refusal in refusals:
+        told = dict(refusal.resources)
+        then = refused[seq_of(refusal.job_id)]
+        assert all(
+            told[name] <= then[name] for name in told
+        )  # told first to a like job, when room was larger
+        assert not refusal.constraints
+
+
+@BOTH_WAYS
+@given(tasks=task_lists(waiting_only=True, max_size=40), offers=offer_lists(), good=good_enough)
+def test_no_host_is_given_more_than_it_has(
+    columnar_from: int, tasks: list[dict[str, Any]], offers: list[Offer], good: float
+) -> None:
+    settings = MatchSettings(good_enough=good, columnar_from=columnar_from)
+    matches, _, _ = match(asks_of(tasks), Hosts(offers), settings=settings)
+    asked = {job_id(task["seq"]): task for task in tasks}
+    given_out: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for each in matches:
+        given_out[each.host].append(asked[each.job_id])
+    for offer in offers:
+        assert sum(task["cpus"] for task in given_out[offer.host]) <= offer.room.cpus + 1e-9
+        assert sum(task["mem"] for task in given_out[offer.host]) <= offer.room.mem_mb + 1e-9
+        assert sum(task["gpus"] for task in given_out[offer.host]) <= offer.room.gpus
+
+
+@given(tasks=task_lists(waiting_only=True), offers=offer_lists(), data=st.data())
+def test_the_order_of_offers_changes_nothing(
+    tasks: list[dict[str, Any]], offers: list[Offer], data: st.DataObject
+) -> None:
+    shuffled = data.draw(st.permutations(offers))
+    settings = MatchSettings(columnar_from=data.draw(st.sampled_from([FEW, MANY])))
+    asks = asks_of(tasks)
+    assert match(asks, Hosts(shuffled), settings=settings) == match(asks, Hosts(offers), settings=settings)
+
+
+@st.composite
+def demanding_asks(draw: st.DrawFn) -> list[Ask]:
+    """Jobs with constraints of every kind."""
+    classes = st.sampled_from(
+        [
+            UNCONSTRAINED,
+            UNCONSTRAINED,
+            ConstraintClass(attributes=(("zone", "a"),)),
+            ConstraintClass(attributes=(("zone", "b"), ("HOSTNAME", "host-03"))),
+            ConstraintClass(disk_type="ssd", disk_mb=40.0),
+            ConstraintClass(gpu_model="p100"),
+        ]
+    )
+    particulars = st.sampled_from(
+        [
+            NO_PARTICULARS,
+            NO_PARTICULARS,
+            NO_PARTICULARS,
+            Particulars(avoid=frozenset({"host-00", "host-02"})),
+            Particulars(group="unique"),
+            Particulars(group="alike"),
+            Particulars(group="spread"),
+            Particulars(location="lab"),
+            Particulars(ends_ms=2_000_000),
+        ]
+    )
+    return [
+        ask(
+            seq,
+            draw(st.sampled_from([0.5, 1.0, 1.0, 2.0])),
+            draw(st.sampled_from([10.0, 10.0, 30.0])),
+            gpus=draw(st.sampled_from([0.0, 0.0, 0.0, 1.0])),
+            ports=draw(st.sampled_from([0, 0, 2])),
+            constraints=draw(classes),
+            particulars=draw(particulars),
+        )
+        for seq in range(1, draw(st.integers(0, 25)) + 1)
+    ]
+
+
+@st.composite
+def varied_hosts(draw: st.DrawFn) -> list[Offer]:
+    """Hosts of all kinds."""
+    return [
+        a_host(
+            f"host-{number:02}",
+            draw(st.sampled_from([2.0, 4.0])),
+            gpus=draw(st.sampled_from([0.0, 1.0])),
+            attributes={
+                "zone": draw(st.sampled_from(["a", "b"])),
+                **draw(st.sampled_from([{}, {"host-start-time": "1000"}, {"host-start-time": "5000"}])),
+            },
+            kind=draw(st.sampled_from([HostKind.PLAIN, HostKind.PLAIN, HostKind.MESOS, HostKind.KUBERNETES])),
+            gpu_models=draw(st.sampled_from([{}, {}, {"p100": 1.0}])),
+            disk_mb={"ssd": draw(st.sampled_from([0.0, 100.0]))},
+            location=draw(st.sampled_from([None, "lab"])),
+            ports=draw(st.sampled_from([(), ((31000, 31001), (32000, 32002))])),
+            task_count=draw(st.integers(0, 2)),
+        )
+        for number in range(draw(st.integers(1, 28)))
+    ]
+
+
+DEFAULTS = PoolDefaults(gpu_model="p100", disk=True, disk_type="ssd", disk_mb=20.0, host_lifetime_ms=500_000)
+GROUPS = {
+    "unique": GroupPlacement(kind=PlacementKind.UNIQUE),
+    "alike": GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
+    "spread": GroupPlacement(kind=PlacementKind.BALANCED, attribute="HOSTNAME", minimum=3),
+}
+
+
+@given(
+    asks=demanding_asks(),
+    offers=varied_hosts(),
+    good=good_enough,
+    most=st.sampled_from([None, None, 2]),
+    reserved=st.dictionaries(
+        st.integers(1, 6).map(job_id), st.sampled_from(["host-00", "host-01"]), max_size=2
+    ),
+)
+def test_one_by_one_and_in_columns_hosts_are_given_alike(
+    asks: list[Ask], offers: list[Offer], good: float, most: int | None, reserved: dict[str, str]
+) -> None:
+    surroundings = Surroundings(
+        reservations=reserved, groups=GROUPS, group_hosts=lambda _: {"host-01": 1, "gone": 1}
+    )
+    defaults = PoolDefaults(
+        gpu_model=DEFAULTS.gpu_model,
+        disk=True,
+        disk_type=DEFAULTS.disk_type,
+        disk_mb=DEFAULTS.disk_mb,
+        host_lifetime_ms=DEFAULTS.host_lifetime_ms,
+        max_tasks_per_host=most,
+    )
+    few, many = (
+        match(
+            asks,
+            Hosts(offers),
+            settings=MatchSettings(good_enough=good, defaults=defaults, columnar_from=columnar_from),
+            surroundings=surroundings,
+        )
+        for columnar_from in (FEW, MANY)
+    )
+    assert many == few
+
+
+@BOTH_WAYS
+def test_a_job_goes_to_the_host_that_it_fills_best(columnar_from: int) -> None:
+    used = Resources(cpus=3.0, mem_mb=75.0)
+    offers = [a_host("empty"), a_host("half-full", 1.0, 25.0, running=used), a_host("tiny", 0.5)]
+    settings = MatchSettings(columnar_from=columnar_from)
+    matches, _, _ = match([ask(1), ask(2)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "half-full", 2: "empty"}
+
+
+@BOTH_WAYS
+def test_equal_hosts_are_taken_in_order_of_name(columnar_from: int) -> None:
+    offers = [a_host("c", 1.0), a_host("a", 1.0), a_host("b", 1.0)]
+    settings = MatchSettings(columnar_from=columnar_from)
+    matches, _, _ = match([ask(1), ask(2), ask(3)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "a", 2: "b", 3: "c"}
+
+
+@BOTH_WAYS
+def test_a_good_host_ends_the_search_at_its_batch_of_ten(columnar_from: int) -> None:
+    # Hosts 3 and 7 are good, 7 is better; 12 would be filled to the brim, but is in the next batch.
+    mem = {3: 11.4, 7: 11.0, 12: 10.0}
+    offers = [a_host(f"h{n:02}", 1.0 if n in mem else 8.0, mem.get(n, 100.0)) for n in range(20)]
+    settings = MatchSettings(columnar_from=columnar_from)
+    matches, _, _ = match([ask(1)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "h07"}
+    everywhere = MatchSettings(columnar_from=columnar_from, good_enough=1.0)
+    matches, _, _ = match([ask(1)], Hosts(offers), settings=everywhere)
+    assert hosts_of(matches) == {1: "h12"}
+
+
+@BOTH_WAYS
+def test_a_refusal_counts_hosts_by_what_they_lack(columnar_from: int) -> None:
+    offers = [
+        a_host("small", 1.0, 1000.0),
+        a_host("thin", 8.0, 50.0),
+        a_host("both", 1.0, 50.0),
+        a_host("elsewhere", 8.0, 1000.0, attributes={"zone": "b"}),
+    ]
+    wanted = ConstraintClass(attributes=(("zone", "a"),))
+    offers[:3] = [a_host(o.host, o.room.cpus, o.room.mem_mb, attributes={"zone": "a"}) for o in offers[:3]]
+    settings = MatchSettings(columnar_from=columnar_from)
+    _, refusals, _ = match([ask(1, 2.0, 100.0, constraints=wanted)], Hosts(offers), settings=settings)
+    assert refusals == [
+        Refusal(job_id=job_id(1), resources={"cpus": 2, "mem": 2}, constraints={ATTRIBUTES: 1})
+    ]
+
+
+@BOTH_WAYS
+def test_a_host_where_the_job_failed_is_avoided(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from)
+    own = Particulars(avoid=frozenset({"a"}))
+    asks = [ask(1, particulars=own), ask(2, 4.0, particulars=own)]
+    matches, refusals, _ = match(asks, Hosts([a_host("a"), a_host("b")]), settings=settings)
+    assert hosts_of(matches) == {1: "b"}
+    assert refusals == [Refusal(job_id=job_id(2), resources={"cpus": 1}, constraints={NOVEL_HOST: 1})]
+
+
+@BOTH_WAYS
+def test_a_reserved_host_takes_only_the_job_it_is_kept_for(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from)
+    surroundings = Surroundings(reservations={job_id(2): "a"})
+    matches, refusals, _ = match(
+        [ask(1), ask(2)], Hosts([a_host("a")]), settings=settings, surroundings=surroundings
+    )
+    assert hosts_of(matches) == {2: "a"}
+    assert refusals == [Refusal(job_id=job_id(1), constraints={RESERVED: 1})]
+
+
+@BOTH_WAYS
+def test_a_host_takes_no_more_tasks_than_its_maximum(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from, defaults=PoolDefaults(max_tasks_per_host=3))
+    matches, refusals, _ = match(
+        [ask(1), ask(2), ask(3)], Hosts([a_host("a", task_count=1)]), settings=settings
+    )
+    assert hosts_of(matches) == {1: "a", 2: "a"}
+    assert refusals == [Refusal(job_id=job_id(3), constraints={MAX_TASKS: 1})]
+
+
+@BOTH_WAYS
+def test_a_unique_group_gets_a_host_for_each_job(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from)
+    surroundings = Surroundings(groups=GROUPS, group_hosts=lambda _: {"a": 1})
+    own = Particulars(group="unique")
+    matches, refusals, _ = match(
+        [ask(1, particulars=own), ask(2, particulars=own)],
+        Hosts([a_host("a"), a_host("b")]),
+        settings=settings,
+        surroundings=surroundings,
+    )
+    assert hosts_of(matches) == {1: "b"}
+    assert refusals[0].constraints == {UNIQUE: 2}
+
+
+@BOTH_WAYS
+def test_a_balanced_group_spreads_over_the_values(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from)
+    surroundings = Surroundings(groups=GROUPS)
+    own = Particulars(group="spread")
+    hosts = Hosts([a_host(name, 100.0) for name in ("a", "b", "c")])
+    asks = [ask(seq, mem_mb=1.0, particulars=own) for seq in range(1, 10)]
+    matches, _, _ = match(asks, hosts, settings=settings, surroundings=surroundings)
+    assert Counter(each.host for each in matches) == {"a": 3, "b": 3, "c": 3}
+
+
+@BOTH_WAYS
+def test_a_group_with_equal_attributes_stays_together(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from)
+    surroundings = Surroundings(groups=GROUPS)
+    own = Particulars(group="alike")
+    hosts = Hosts([a_host(f"{zone}{n}", 1.0, attributes={"zone": zone}) for n in "123" for zone in "ab"])
+    asks = [ask(seq, particulars=own) for seq in range(1, 6)]
+    matches, refusals, _ = match(asks, hosts, settings=settings, surroundings=surroundings)
+    assert [each.host[0] for each in matches] == ["a", "a", "a"]
+    assert len(refusals) == 2
+
+
+@BOTH_WAYS
+def test_gpus_are_a_number_on_plain_hosts_and_whole_nodes_on_kubernetes(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from, defaults=PoolDefaults(gpu_model="p100"))
+    node = a_host("node", kind=HostKind.KUBERNETES, gpu_models={"p100": 2.0})
+    agent = a_host("agent", kind=HostKind.MESOS)
+    plain = a_host("plain", gpus=3.0)
+    one, two = ask(1, gpus=1.0), ask(2, gpus=2.0)
+    matches, refusals, _ = match([one, two, ask(3, gpus=2.0)], Hosts([node, agent, plain]), settings=settings)
+    assert hosts_of(matches) == {1: "plain", 2: "plain", 3: "node"}
+    assert refusal_of(ask(4), Hosts([node]), settings=settings).constraints == {NON_GPU: 1}
+    assert refusal_of(ask(4, gpus=1.0), Hosts([agent]), settings=settings).constraints == {GPU: 1}
+    assert len(matches) + len(refusals) == 3
+
+
+@BOTH_WAYS
+def test_ports_are_handed_out_once_and_lowest_first(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from)
+    host = a_host("a", ports=((32000, 32000), (31000, 31001)))
+    matches, refusals, _ = match(
+        [ask(1, ports=2), ask(2, ports=1), ask(3, ports=1)], Hosts([host]), settings=settings
+    )
+    assert [each.ports for each in matches] == [(31000, 31001), (32000,)]
+    assert refusals[0].resources == {"ports": 1}
+
+
+@BOTH_WAYS
+def test_several_offers_of_one_host_are_added_up(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from)
+    matches, _, _ = match([ask(1, 6.0)], Hosts([a_host("a"), a_host("a")]), settings=settings)
+    assert hosts_of(matches) == {1: "a"}
+
+
+def test_a_job_like_one_that_failed_is_refused_for_the_same_reasons() -> None:
+    jobs = [ask(1, 5.0), ask(2, 5.0), ask(3, 6.0, 200.0)]
+    _, refusals, _ = match(jobs, Hosts([a_host("a")]))
+    assert [refusal.resources for refusal in refusals] == [
+        {"cpus": 1},
+        {"cpus": 1},
+        {"cpus": 1, "mem": 1},
+    ]
+
+
+def test_matching_ends_when_nothing_that_waits_can_fit() -> None:
+    read = []
+
+    def asks() -> Any:
+        for seq in range(1, 100):
+            read.append(seq)
+            yield ask(seq, 2.0)
+
+    matches, refusals, considered = match(asks(), Hosts([a_host("a")]), least=lambda: (2.0, 10.0))
+    assert (len(matches), len(refusals), considered, len(read)) == (2, 1, 3, 3)
+
+
+@BOTH_WAYS
+def test_without_hosts_nothing_is_matched(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from)
+    matches, refusals, considered = match([ask(1), ask(2)], Hosts(), settings=settings)
+    assert (matches, considered) == ([], 1)
+    assert refusals == [Refusal(job_id=job_id(1))]
+
+
+def test_new_offers_take_the_place_of_old_ones() -> None:
+    hosts = Hosts([a_host("a", 1.0), a_host("b", 1.0)])
+    settings = MatchSettings(columnar_from=MANY)
+    match([ask(1)], hosts, settings=settings)
+    hosts.update([a_host("b", 8.0)])
+    matches, _, _ = match([ask(1, 5.0)], hosts, settings=settings, surroundings=NO_SURROUNDINGS)
+    assert hosts_of(matches) == {1: "b"}

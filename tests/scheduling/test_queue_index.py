@@ -1,0 +1,186 @@
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from cook_jupyter.errors import Conflict, NotFound
+from cook_jupyter.model.limits import Share, Usage, UserLimits
+from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, Particulars
+from cook_jupyter.scheduling.ranking import columnar, rank
+from tests.builders import a_job_spec
+from tests.scheduling.queues import a_queued_job, an_index, job_id
+from tests.scheduling.strategies import USERS
+
+LIMITS = UserLimits(default_share=Share(cpus=3.0, mem_mb=30.0))
+
+
+class IndexFollowsChanges(RuleBasedStateMachine):
+    """Whatever happens to jobs, the index is as if it had been built afresh from what they are now."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.index = QueueIndex()
+        self.tasks: dict[int, dict[str, Any]] = {}
+        self.created = 0
+
+    def _task(self, user: str, cpus: float, priority: int) -> dict[str, Any]:
+        self.created += 1
+        task = {"seq": self.created, "user": user, "cpus": cpus, "mem": 7.0, "priority": priority}
+        self.tasks[self.created] = task
+        return task
+
+    users = st.sampled_from(USERS[:3])
+    cpus = st.sampled_from([0.1, 1.0, 2.0])
+    priorities = st.sampled_from([50, 50, 50, 40, 60])
+
+    @rule(user=users, cpus=cpus, priority=priorities)
+    def add(self, user: str, cpus: float, priority: int) -> None:
+        self.index.add(a_queued_job(self._task(user, cpus, priority)))
+
+    @rule(user=users, priority=priorities, count=st.integers(1, 80), data=st.data())
+    def add_many(self, user: str, priority: int, count: int, data: st.DataObject) -> None:
+        tasks = [self._task(user, 1.0, priority) for _ in range(count)]
+        self.index.add_many([a_queued_job(task) for task in data.draw(st.permutations(tasks))])
+
+    def _some(self, data: st.DataObject, *, running: bool) -> dict[str, Any]:
+        seqs = [seq for seq, task in self.tasks.items() if ("start_ms" in task) is running]
+        return self.tasks[data.draw(st.sampled_from(sorted(seqs)))]
+
+    def _any(self, *, running: bool) -> bool:
+        return any(("start_ms" in task) is running for task in self.tasks.values())
+
+    @precondition(lambda self: self._any(running=False))
+    @rule(data=st.data(), start_ms=st.integers(1, 5))
+    def start(self, data: st.DataObject, start_ms: int) -> None:
+        task = self._some(data, running=False)
+        task["start_ms"] = start_ms
+        self.index.start(job_id(task["seq"]), start_ms, "host")
+
+    @precondition(lambda self: self._any(running=True))
+    @rule(data=st.data())
+    def wait_again(self, data: st.DataObject) -> None:
+        task = self._some(data, running=True)
+        del task["start_ms"]
+        self.index.wait_again(job_id(task["seq"]))
+
+    @precondition(lambda self: self.tasks)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        seq = data.draw(st.sampled_from(sorted(self.tasks)))
+        del self.tasks[seq]
+        self.index.end(job_id(seq))
+
+    @precondition(lambda self: self._any(running=False))
+    @rule()
+    def start_the_first_of_everybody(self) -> None:
+        for user in self.index.users():
+            for job in self.index.waiting_jobs(user, 1):
+                seq = next(seq for seq in self.tasks if job_id(seq) == job)
+                self.tasks[seq]["start_ms"] = 9
+                self.index.start(job, 9, "host")
+
+    @invariant()
+    def is_as_if_built_afresh(self) -> None:
+        afresh = an_index(self.tasks.values())
+        assert rank(self.index, LIMITS) == rank(afresh, LIMITS)
+        assert self.index.users() == afresh.users()
+        assert self.index.pool_usage() == afresh.pool_usage()
+        assert (self.index.waiting_count, self.index.running_count) == (
+            afresh.waiting_count,
+            afresh.running_count,
+        )
+        for user in afresh.users():
+            assert self.index.usage(user) == afresh.usage(user)
+            assert self.index.waiting_jobs(user) == afresh.waiting_jobs(user)
+            assert self.index.running_jobs(user) == afresh.running_jobs(user)
+
+    @invariant()
+    def no_waiting_job_asks_less_than_the_least(self) -> None:
+        cpus, _ = self.index.least
+        waiting = [task["cpus"] for task in self.tasks.values() if "start_ms" not in task]
+        assert not waiting or cpus <= min(waiting)
+
+
+TestIndexFollowsChanges = IndexFollowsChanges.TestCase
+TestIndexFollowsChanges.settings = hypothesis_settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def a_waiting(seq: int, **more: Any) -> dict[str, Any]:
+    return {"seq": seq, "user": "ada", "cpus": 1.0, "mem": 10.0, **more}
+
+
+def test_a_job_is_taken_in_only_once() -> None:
+    index = an_index([a_waiting(1)])
+    with pytest.raises(Conflict):
+        index.add(a_queued_job(a_waiting(1)))
+    with pytest.raises(Conflict):
+        index.add_many([a_queued_job(a_waiting(2)), a_queued_job(a_waiting(2))])
+    assert len(index) == 1
+
+
+def test_an_unknown_job_cannot_start_end_or_wait_again() -> None:
+    index = QueueIndex()
+    for change in (index.end, index.wait_again, lambda job: index.start(job, 1)):
+        with pytest.raises(NotFound):
+            change(job_id(1))
+
+
+def test_a_job_starts_once_and_waits_once() -> None:
+    index = an_index([a_waiting(1)])
+    with pytest.raises(Conflict):
+        index.wait_again(job_id(1))
+    index.start(job_id(1), 5, "host")
+    with pytest.raises(Conflict):
+        index.start(job_id(1), 6, "host")
+
+
+def test_a_users_usage_is_what_runs_not_what_waits() -> None:
+    index = an_index([a_waiting(1, start_ms=1), a_waiting(2, gpus=2.0, start_ms=2), a_waiting(3)])
+    assert index.usage("ada") == Usage(count=2, cpus=2.0, mem_mb=20.0, gpus=2.0)
+    assert index.waiting_of("ada") == 1
+    assert index.usage("nobody") == Usage()
+
+
+def test_a_job_keeps_its_own_demands_while_it_waits_again() -> None:
+    index = an_index([a_waiting(1, group="g", start_ms=1, host="a")])
+    assert index.group_hosts("g") == {"a": 1}
+    index.wait_again(job_id(1), particulars=Particulars(avoid=frozenset({"a"}), group="g"))
+    assert index.group_hosts("g") == {}
+    row = index.row_of(job_id(1))
+    assert index.particulars[row].avoid == {"a"}
+    index.start(job_id(1), 2, "b")
+    assert index.group_hosts("g") == {"b": 1}
+    index.wait_again(job_id(1), particulars=NO_PARTICULARS)
+    assert row not in index.particulars
+
+
+def test_a_queued_job_is_what_was_asked_for() -> None:
+    spec = a_job_spec(
+        cpus=2.0,
+        gpus=1,
+        ports=3,
+        priority=70,
+        constraints=(("zone", "EQUALS", "a"),),
+        env={"COOK_GPU_MODEL": "p100"},
+        extra={"disk": {"request": 5.0, "type": "ssd"}},
+    )
+    queued = QueuedJob.of(spec, 7)
+    assert (queued.job_id, queued.cpus, queued.gpus, queued.ports) == (spec.job_id, 2.0, 1, 3)
+    assert (queued.seq, queued.priority) == (7, 70)
+    assert queued.constraints == ConstraintClass(
+        attributes=(("zone", "a"),), gpu_model="p100", disk_type="ssd", disk_mb=5.0
+    )
+
+
+def test_a_long_list_is_ranked_as_it_shrinks_from_the_front() -> None:
+    index = QueueIndex()
+    index.add_many([a_queued_job(a_waiting(seq)) for seq in range(5000)])
+    for seq in range(4000):
+        index.start(job_id(seq), seq, "host")
+        index.end(job_id(seq))
+    assert index.waiting_of("ada") == 1000
+    assert index.waiting_jobs("ada", 2) == [job_id(4000), job_id(4001)]
+    assert len(columnar(index, LIMITS).rows) == 1000
