@@ -84,8 +84,8 @@ def _prepare(settings: Settings) -> socket.socket | None:
 
 
 def _serve(settings: Settings, listener: socket.socket, ready: int | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: None)  # not SIG_IGN: our children would inherit that
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft < wanted:

@@ -46,8 +46,9 @@ def task_environment(task: Task, sandbox: str) -> dict[str, str]:
     threads = str(max(1, int(task.cpus)))
     seen = dict.fromkeys(THREAD_VARIABLES, threads)
     seen.update(task.env)
-    for name in CALL_VARIABLES:
-        seen.pop(name, None)  # up to 64 KiB that nobody but the worker reads
+    if task.python is not None:
+        for name in CALL_VARIABLES:
+            seen.pop(name, None)  # up to 64 KiB that nobody but the worker reads
     if task.progress_file is not None:
         seen[_PROGRESS_VARIABLE] = "EXECUTOR_PROGRESS_OUTPUT_FILE_NAME"
         seen["EXECUTOR_PROGRESS_OUTPUT_FILE_NAME"] = task.progress_file

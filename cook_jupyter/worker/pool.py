@@ -24,6 +24,7 @@ SPARES = 1
 HOARD_MB = 256.0  # a worker that holds on to more than that after a task makes room for a fresh one
 _BIRTHS_AT_ONCE = 8
 _SPAWNER_FD = 3
+_LAST_BREATHS = 50  # ms
 
 
 class WorkerProcess:
@@ -275,16 +276,28 @@ class Pool:
 
     def _on_spawner_gone(self, spawner: _Spawner) -> None:
         del self._spawners[spawner.python]
-        self._unreaped.append(spawner.pid)
+        killed = self._was_killed(spawner)
         for sock in spawner.births.values():
             sock.close()
         if not spawner.ready:
-            self._listener.unusable(spawner.python)
+            if not killed:  # else whoever still waits has us try again
+                self._listener.unusable(spawner.python)
             return
         for worker in [w for w in self._workers.values() if w.spawned and w.python == spawner.python]:
             self.adopt(worker)
             if worker.serves is None:
                 self.retire(worker)
+
+    def _was_killed(self, spawner: _Spawner) -> bool:
+        """Whether a signal ended it; it has hung up, so it is dead, or will be in a moment."""
+        for _ in range(_LAST_BREATHS):
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(spawner.pid, os.WNOHANG)
+                if pid:
+                    return os.WIFSIGNALED(status)
+                time.sleep(0.001)
+        self._unreaped.append(spawner.pid)
+        return False
 
     def _bury(self, worker: WorkerProcess, code: int | None) -> None:
         """A worker is dead: hear what it still said, end what it left, tell."""

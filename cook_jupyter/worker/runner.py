@@ -266,7 +266,7 @@ class _Surroundings:
         self._seen.become({**self.environment, **environment})
 
     def restore(self) -> None:
-        """Undo all of it, whatever the call has done. Its variables stay until the next one's replace them."""
+        """Undo all of it, whatever the call did. Its variables stay until the next one's replace them."""
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, *self._streams):
             with contextlib.suppress(Exception):
                 stream.flush()  # type: ignore[union-attr]

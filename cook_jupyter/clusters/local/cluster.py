@@ -41,7 +41,7 @@ from cook_jupyter.worker.task import Cause
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 5.0
+_LONGEST_PAUSE_S = 1.0
 _STOP_PATIENCE_S = 10.0  # beyond the grace period
 
 

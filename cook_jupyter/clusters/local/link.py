@@ -11,12 +11,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from cook_jupyter.errors import SchedulerError
 from cook_jupyter.worker.agent import SOCKET
-from cook_jupyter.worker.daemon import FAILED, TAKEN
+from cook_jupyter.worker.daemon import READY, TAKEN
 from cook_jupyter.worker.frames import BrokenStream, Frame, FrameReader
 
 PATIENCE_S = 15.0  # for another agent that is just coming or going
@@ -89,9 +88,12 @@ async def connect(
         if sock is not None:
             _, link = await loop.create_unix_connection(lambda: Link(on_frames), sock=sock)
             return link
-        code = await asyncio.to_thread(_start, home, log, options)
+        try:
+            code = await asyncio.to_thread(_start, home, log, options)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise SchedulerError(f"the node agent in {home} cannot be started: {error}") from error
         # Another one may hold the lock and not listen yet, or no longer: it is asked again.
-        if code not in (0, TAKEN) or loop.time() > deadline:
+        if code not in (READY, TAKEN) or loop.time() > deadline:
             raise SchedulerError(
                 f"the node agent in {home} cannot be {'reached' if code == TAKEN else 'started'}: "
                 f"{_tail(log) or f'exit code {code}'}"
@@ -133,7 +135,7 @@ def _start(home: Path, log: Path, options: Sequence[str]) -> int:
         "--detach",
         str(log),
     ]
-    with suppress(OSError), log.open("ab") as errors:
+    with log.open("ab") as errors:
         done = subprocess.run(
             [*words, *options],
             stdin=subprocess.DEVNULL,
@@ -143,8 +145,7 @@ def _start(home: Path, log: Path, options: Sequence[str]) -> int:
             check=False,
             cwd="/",
         )
-        return done.returncode
-    return FAILED
+    return done.returncode
 
 
 def _tail(log: Path) -> str:

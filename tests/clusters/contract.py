@@ -1,0 +1,262 @@
+"""What every compute cluster promises: one suite, run over each implementation.
+
+A cluster's tests derive a class from `ClusterContract` and say in the fixture `site` how to make one. The
+commands are few and plain, so that a simulated cluster can play them too: `true`, `exit N`, `sleep N`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+from uuid import uuid4
+
+import pytest
+
+from cook_jupyter.clusters.base import ComputeCluster
+from cook_jupyter.model.instance import TaskState
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, NON_ZERO_EXIT, REASONS
+from cook_jupyter.model.resources import Resources
+from tests.clusters.reports import Reports, a_launch
+
+FOREVER = "sleep 600"
+
+
+class Site(Protocol):
+    """Where a cluster stands: at least 2 cpus and 1024 MiB, for the pools `default` and `other`."""
+
+    def cluster(self) -> ComputeCluster:
+        """A cluster that has not been started; a second one is what a restarted scheduler would make."""
+
+    async def settle(self, cluster: ComputeCluster) -> None:
+        """End all that runs there."""
+
+
+class ClusterContract:
+    """The promises of `cook_jupyter.clusters.base.ComputeCluster`."""
+
+    @pytest.fixture
+    def reports(self) -> Reports:
+        return Reports()
+
+    @pytest.fixture
+    async def cluster(self, site: Site, reports: Reports) -> AsyncIterator[ComputeCluster]:
+        cluster = site.cluster()
+        await cluster.start(reports, [])
+        yield cluster
+        await site.settle(cluster)
+        await cluster.close()
+
+    # Room
+
+    async def test_an_empty_cluster_offers_all_it_has_to_each_pool(self, cluster: ComputeCluster) -> None:
+        offers = cluster.offers()
+
+        assert {offer.pool for offer in offers} == {"default", "other"}
+        assert [offer.room for offer in offers] == [offer.room for offer in cluster.capacity()]
+        assert all(offer.cluster == cluster.name for offer in offers)
+        assert all(offer.attributes["HOSTNAME"] == offer.host for offer in offers)
+
+    async def test_capacity_is_known_before_the_start(self, site: Site) -> None:
+        assert all(offer.room.cpus >= 2 for offer in site.cluster().capacity())
+
+    async def test_a_launched_instance_holds_its_room_at_once_in_every_pool(
+        self, cluster: ComputeCluster, reports: Reports
+    ) -> None:
+        before = cluster.offers()
+        launch = a_launch(FOREVER, cpus=0.7, mem_mb=300.0)
+
+        await cluster.launch([launch])
+
+        held = Resources(cpus=0.7, mem_mb=300.0)
+        assert room_on(cluster.offers()) == {
+            place: pytest.approx(room - 0.7) for place, room in room_on(before).items()
+        }
+        assert sum(held == offer.running for offer in cluster.offers()) == 2
+
+    async def test_room_comes_back_to_the_last_crumb(self, cluster: ComputeCluster, reports: Reports) -> None:
+        before = cluster.offers()
+        launches = [a_launch("true", cpus=0.1, mem_mb=33.3) for _ in range(10)]
+
+        await cluster.launch(launches)
+        for launch in launches:
+            await reports.end_of(launch)
+
+        assert [offer.room for offer in cluster.offers()] == [offer.room for offer in before]
+
+    async def test_it_says_when_there_is_room_again(self, cluster: ComputeCluster, reports: Reports) -> None:
+        before = reports.room_changes
+        launch = a_launch("true")
+
+        await cluster.launch([launch])
+        await reports.end_of(launch)
+
+        await reports.until(lambda: reports.room_changes > before)
+
+    # Ends
+
+    async def test_success_is_exit_code_0(self, cluster: ComputeCluster, reports: Reports) -> None:
+        launch = a_launch("true")
+
+        await cluster.launch([launch])
+
+        end = await reports.end_of(launch)
+        assert (end.state, end.exit_code) == (TaskState.FINISHED, 0)
+
+    @pytest.mark.parametrize("code", [1, 2, 126, 127, 255])
+    async def test_another_exit_code_is_a_failure_with_that_code(
+        self, cluster: ComputeCluster, reports: Reports, code: int
+    ) -> None:
+        launch = a_launch(f"exit {code}")
+
+        await cluster.launch([launch])
+
+        end = await reports.end_of(launch)
+        assert (end.state, end.exit_code, end.reason) == (TaskState.FAILED, code, NON_ZERO_EXIT)
+
+    async def test_each_of_many_ends_once(self, cluster: ComputeCluster, reports: Reports) -> None:
+        launches = [a_launch("true", cpus=0.01, mem_mb=1.0) for _ in range(40)]
+
+        await cluster.launch(launches)
+        for launch in launches:
+            await reports.end_of(launch)
+
+        finals = [update.instance_id for update in reports.updates if update.state.is_final]
+        assert sorted(finals) == sorted(launch.instance.instance_id for launch in launches)
+
+    async def test_a_long_task_is_said_to_run(self, cluster: ComputeCluster, reports: Reports) -> None:
+        launch = a_launch(FOREVER)
+
+        await cluster.launch([launch])
+
+        assert (await reports.running(launch)).state is TaskState.RUNNING
+
+    async def test_what_runs_too_long_is_ended(self, cluster: ComputeCluster, reports: Reports) -> None:
+        launch = a_launch(FOREVER, max_runtime_ms=300)
+
+        await cluster.launch([launch])
+
+        end = await reports.end_of(launch)
+        assert (end.state, end.reason) == (TaskState.FAILED, MAX_RUNTIME_EXCEEDED)
+
+    # Kills
+
+    async def test_a_kill_comes_back_as_killed(self, cluster: ComputeCluster, reports: Reports) -> None:
+        launch = a_launch(FOREVER)
+        await cluster.launch([launch])
+        await reports.running(launch)
+
+        await cluster.kill([launch.instance.instance_id])
+
+        assert (await reports.end_of(launch)).state is TaskState.KILLED
+
+    async def test_a_kill_right_behind_its_launch_is_not_lost(
+        self, cluster: ComputeCluster, reports: Reports
+    ) -> None:
+        launches = [a_launch(FOREVER, cpus=0.01, mem_mb=1.0) for _ in range(10)]
+
+        await cluster.launch(launches)
+        await cluster.kill([launch.instance.instance_id for launch in launches])
+
+        for launch in launches:
+            assert (await reports.end_of(launch)).state is TaskState.KILLED
+
+    async def test_killing_twice_or_what_nobody_knows_does_no_harm(
+        self, cluster: ComputeCluster, reports: Reports
+    ) -> None:
+        launch = a_launch("true")
+        await cluster.launch([launch])
+        await reports.end_of(launch)
+
+        await cluster.kill([launch.instance.instance_id, str(uuid4())])
+        await cluster.kill([launch.instance.instance_id])
+
+        other = a_launch("true")
+        await cluster.launch([other])
+        assert (await reports.end_of(other)).state is TaskState.FINISHED
+
+    # Restarts of the scheduler
+
+    async def test_what_runs_goes_on_while_no_scheduler_is_there(
+        self, site: Site, cluster: ComputeCluster, reports: Reports
+    ) -> None:
+        launch = a_launch(FOREVER)
+        await cluster.launch([launch])
+        await reports.running(launch)
+        await cluster.close()
+
+        async with started(site, [launch]) as (again, heard):
+            await heard.running(launch)
+            assert again.offers()[0].running == launch.spec.resources
+            await again.kill([launch.instance.instance_id])
+            assert (await heard.end_of(launch)).state is TaskState.KILLED
+
+    async def test_an_end_that_no_scheduler_heard_is_told_to_the_next(
+        self, site: Site, cluster: ComputeCluster, reports: Reports
+    ) -> None:
+        launch = a_launch("sleep 0.3")
+        await cluster.launch([launch])
+        await cluster.close()
+
+        async with started(site, [launch]) as (_, heard):
+            end = await heard.end_of(launch)
+            assert (end.state, end.exit_code) == (TaskState.FINISHED, 0)
+
+    async def test_an_end_that_could_not_be_committed_is_told_again(
+        self, site: Site, cluster: ComputeCluster, reports: Reports
+    ) -> None:
+        reports.full = True
+        launch = a_launch("true")
+        await cluster.launch([launch])
+        await asyncio.sleep(0.2)
+        assert not reports.ends
+
+        reports.full = False
+
+        assert (await reports.end_of(launch)).state is TaskState.FINISHED
+
+    async def test_what_the_cluster_never_heard_of_is_lost_by_nobodys_fault(self, site: Site) -> None:
+        launch = a_launch(FOREVER)
+
+        async with started(site, [launch]) as (again, heard):
+            end = await heard.end_of(launch)
+            assert end.state is TaskState.LOST
+            assert end.reason is not None
+            assert REASONS[end.reason].mea_culpa
+            assert again.offers()[0].running == Resources()
+
+    async def test_what_nobody_asked_for_is_said_to_run_and_can_be_killed(
+        self, site: Site, cluster: ComputeCluster, reports: Reports
+    ) -> None:
+        launch = a_launch(FOREVER)
+        await cluster.launch([launch])
+        await reports.running(launch)
+        await cluster.close()
+
+        async with started(site, []) as (again, heard):
+            assert again.offers()[0].running.cpus == launch.spec.cpus
+            await heard.running(launch)
+            await again.kill([launch.instance.instance_id])
+            await heard.end_of(launch)
+            assert again.offers()[0].running == Resources()
+
+
+def room_on(offers: Sequence[Offer]) -> dict[tuple[str, str], float]:
+    """Free cpus by host and pool."""
+    return {(offer.host, offer.pool): offer.room.cpus for offer in offers}
+
+
+class started:  # noqa: N801 - reads as what it gives
+    """A cluster as the next scheduler starts it, and what that one hears."""
+
+    def __init__(self, site: Site, open_launches: Sequence) -> None:
+        self._site = site
+        self._open = open_launches
+
+    async def __aenter__(self) -> tuple[ComputeCluster, Reports]:
+        self._cluster, heard = self._site.cluster(), Reports()
+        await self._cluster.start(heard, self._open)
+        return self._cluster, heard
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._site.settle(self._cluster)
+        await self._cluster.close()

@@ -1,0 +1,73 @@
+"""A scheduler's ear: takes what a cluster reports, and lets a test wait for it.
+
+Lives here: `Reports`, an honest `Reporter` in memory, and launches to give to a cluster.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from cook_jupyter.clusters.base import Launch
+from cook_jupyter.model.instance import InstanceId, ProgressUpdate, StatusUpdate, TaskState
+from tests.builders import a_job_spec, an_instance
+
+PATIENCE_S = 30.0
+
+
+class Reports:
+    """All that was reported, in order. `full` makes it refuse, as a full disk does."""
+
+    def __init__(self) -> None:
+        self.updates: list[StatusUpdate] = []
+        self.told_progress: list[ProgressUpdate] = []
+        self.ends: dict[InstanceId, StatusUpdate] = {}  # the first end of each: later ones change nothing
+        self.successes: Counter[InstanceId] = Counter()
+        self.states: dict[InstanceId, list[TaskState]] = defaultdict(list)
+        self.room_changes = 0
+        self.full = False
+        self._news = asyncio.Event()
+
+    async def report(self, updates: Sequence[StatusUpdate]) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        for update in updates:
+            self.updates.append(update)
+            self.states[update.instance_id].append(update.state)
+            if update.state.is_final:
+                self.ends.setdefault(update.instance_id, update)
+        self._news.set()
+
+    async def progress(self, updates: Sequence[ProgressUpdate]) -> None:
+        self.told_progress.extend(updates)
+        self._news.set()
+
+    def room_changed(self) -> None:
+        self.room_changes += 1
+        self._news.set()
+
+    async def until(self, holds: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
+        """Wait until something reported makes a condition true."""
+        async with asyncio.timeout(patience_s):
+            while not holds():
+                self._news.clear()
+                await self._news.wait()
+
+    async def end_of(self, launch: Launch) -> StatusUpdate:
+        """Wait for the end of an instance."""
+        instance_id = launch.instance.instance_id
+        await self.until(lambda: instance_id in self.ends)
+        return self.ends[instance_id]
+
+    async def running(self, launch: Launch) -> StatusUpdate:
+        """Wait until an instance is said to run."""
+        instance_id = launch.instance.instance_id
+        await self.until(lambda: TaskState.RUNNING in self.states[instance_id])
+        return next(u for u in self.updates if u.instance_id == instance_id and u.state is TaskState.RUNNING)
+
+
+def a_launch(command: str = "true", *, given: tuple[int, ...] = (), attempt: int = 0, **spec: Any) -> Launch:
+    """A launch of a small command; `given` are the ports that the match gave it."""
+    job = a_job_spec(job_id=str(uuid4()), command=command, **spec)
+    return Launch(spec=job, instance=an_instance(job.job_id, ports=given), attempt=attempt)

@@ -1,0 +1,121 @@
+"""LocalCluster keeps the promises of every cluster, and has one agent per home."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from cook_jupyter.clusters.local.cluster import LocalCluster
+from cook_jupyter.errors import SchedulerError
+from cook_jupyter.model.instance import TaskState
+from cook_jupyter.model.reason import AGENT_RESTARTED, KILLED_EXTERNALLY
+from tests.clusters.contract import FOREVER, ClusterContract
+from tests.clusters.reports import Reports, a_launch
+from tests.clusters.site import LocalSite, until
+
+
+class TestLocalCluster(ClusterContract):
+    pass
+
+
+async def test_the_agent_is_stopped_with_all_it_runs_and_says_so(site: LocalSite, reports: Reports) -> None:
+    cluster = site.cluster()
+    await cluster.start(reports, [])
+    command, call = a_launch(FOREVER), site.call(time.sleep, 600)
+    await cluster.launch([command, call])
+    await reports.running(command)
+    await reports.running(call)
+
+    await cluster.stop_agent()
+
+    for launch in (command, call):
+        end = await reports.end_of(launch)
+        assert (end.state, end.reason) == (TaskState.KILLED, KILLED_EXTERNALLY)
+    assert not cluster.offers()
+    await cluster.close()
+
+
+async def test_a_newer_scheduler_takes_the_agent_over(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    newer, heard = site.cluster(), Reports()
+
+    await newer.start(heard, [])
+
+    launch = a_launch("true")
+    await newer.launch([launch])
+    assert (await heard.end_of(launch)).state is TaskState.FINISHED
+    await until(lambda: not cluster.offers())
+    await newer.stop_agent()
+    await newer.close()
+
+
+async def test_two_schedulers_starting_at_once_end_with_one_agent(site: LocalSite) -> None:
+    clusters = [site.cluster() for _ in range(3)]
+
+    await asyncio.gather(*(cluster.start(Reports(), []) for cluster in clusters))
+
+    assert len([words for words in site.processes().values() if " agent --home " in words]) == 1
+    for cluster in clusters:
+        await cluster.stop_agent()
+        await cluster.close()
+
+
+async def test_a_home_too_deep_for_a_socket_is_no_hindrance(site: LocalSite, reports: Reports) -> None:
+    site.home = site.folder / ("d" * 60) / ("e" * 60) / "agent"
+    cluster = site.cluster()
+    await cluster.start(reports, [])
+    launch = a_launch("true")
+
+    await cluster.launch([launch])
+
+    assert (await reports.end_of(launch)).state is TaskState.FINISHED
+    await cluster.stop_agent()
+    await cluster.close()
+
+
+async def test_an_agent_that_cannot_start_is_a_clear_error(site: LocalSite) -> None:
+    site.home.write_text("a file where the agent's folder should be")
+
+    with pytest.raises(SchedulerError, match="cannot be started"):
+        await site.cluster().start(Reports(), [])
+
+
+async def test_an_agent_without_work_and_scheduler_leaves_by_itself(site: LocalSite) -> None:
+    cluster = site.cluster(idle_exit_s=0.1)
+    await cluster.start(Reports(), [])
+
+    await cluster.close()
+
+    await until(lambda: not site.processes(), patience_s=20)
+
+
+async def test_an_agent_whose_home_was_removed_leaves(site: LocalSite) -> None:
+    cluster = site.cluster()
+    await cluster.start(Reports(), [])
+    await cluster.close()
+
+    site.home.rename(site.folder / "elsewhere")
+
+    await until(lambda: not site.processes(), patience_s=20)
+
+
+async def test_an_instance_whose_worker_and_agent_were_killed_is_lost_by_nobodys_fault(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    launch = site.call(os.getpid)
+    await cluster.launch([launch])
+    worker = site.read(await reports.end_of(launch), launch).value
+    sleeper = site.call(time.sleep, 600)
+    await cluster.launch([sleeper])
+    await reports.running(sleeper)
+
+    agent = site.agent_pid()
+    os.kill(agent, signal.SIGSTOP)
+    os.kill(worker, signal.SIGKILL)
+    os.kill(agent, signal.SIGKILL)
+
+    end = await reports.end_of(sleeper)
+    assert (end.state, end.reason) == (TaskState.LOST, AGENT_RESTARTED)

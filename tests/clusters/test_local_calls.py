@@ -1,0 +1,392 @@
+"""Calls in warm workers: results, surroundings, memory, and all the ways to take a worker down."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cook_jupyter.clusters.local.cluster import LocalCluster
+from cook_jupyter.model.instance import TaskState
+from cook_jupyter.model.reason import (
+    KILLED_BY_USER,
+    KILLED_EXTERNALLY,
+    MEMORY_LIMIT_EXCEEDED,
+    NON_ZERO_EXIT,
+)
+from tests.clusters.reports import Reports
+from tests.clusters.site import LocalSite, until
+
+
+async def test_a_call_gives_back_what_its_function_returns(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    launch = site.call(lambda a, b: a * b, 6, 7)
+
+    await cluster.launch([launch])
+
+    end = await reports.end_of(launch)
+    assert (end.state, end.exit_code) == (TaskState.FINISHED, 0)
+    assert site.read(end, launch).value == 42
+
+
+async def test_a_large_result_rests_in_the_blob_store(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    launch = site.call(lambda: np.arange(100_000))
+
+    await cluster.launch([launch])
+
+    end = await reports.end_of(launch)
+    assert end.result is not None
+    assert end.result.blob == f"results/{launch.instance.instance_id}"
+    assert end.result.size > 800_000
+    assert site.read(end, launch).value.sum() == 4999950000
+
+
+async def test_what_a_function_raises_comes_back_with_exit_code_1(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    launch = site.call(lambda: 1 / 0)
+
+    await cluster.launch([launch])
+
+    end = await reports.end_of(launch)
+    assert (end.state, end.exit_code, end.reason) == (TaskState.FAILED, 1, NON_ZERO_EXIT)
+    assert isinstance(site.read(end, launch).error, ZeroDivisionError)
+    assert "ZeroDivisionError" in site.stderr(launch)
+
+
+async def test_calls_of_one_user_share_a_warm_process_and_users_do_not(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    pids: dict[str, set[int]] = {"ada": set(), "grace": set()}
+    for user in ("ada", "grace", "ada", "grace", "ada"):
+        launch = site.call(os.getpid, user=user)
+        await cluster.launch([launch])
+        pids[user].add(site.read(await reports.end_of(launch), launch).value)
+
+    assert len(pids["ada"]) == len(pids["grace"]) == 1
+    assert pids["ada"] != pids["grace"]
+
+
+async def test_a_call_writes_to_its_sandbox_also_from_outside_of_python(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def noisy() -> None:
+        import ctypes
+        import subprocess
+
+        print("from python")
+        ctypes.CDLL(None).printf(b"from C\n")
+        subprocess.run(["echo", "from a child"], check=True)
+
+    launch = site.call(noisy)
+
+    await cluster.launch([launch])
+    await reports.end_of(launch)
+
+    assert sorted(site.stdout(launch).splitlines()) == ["from C", "from a child", "from python"]
+
+
+async def test_a_call_that_writes_nothing_leaves_no_sandbox(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    launches = [site.call(abs, -1) for _ in range(20)]
+
+    await cluster.launch(launches)
+    for launch in launches:
+        await reports.end_of(launch)
+
+    assert not [path for path in (site.home / "sandboxes").iterdir() if not path.name.startswith(".")]
+
+
+async def test_a_call_keeps_a_file_that_it_left_in_its_sandbox(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def leave() -> None:
+        (Path(os.environ["MESOS_SANDBOX"]) / "plot.png").write_bytes(b"x")
+
+    launch = site.call(leave)
+
+    await cluster.launch([launch])
+    await reports.end_of(launch)
+
+    assert (site.sandbox(launch) / "plot.png").exists()
+
+
+async def test_a_call_leaves_nothing_of_its_surroundings_to_the_next(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def spoil() -> int:
+        os.environ["SPOILT"] = "yes"
+        os.environ["OMP_NUM_THREADS"] = "77"
+        del os.environ["PATH"]
+        os.umask(0o777)
+        sys.stdout = None
+        sys.stderr.close()
+        sys.path.insert(0, "/spoilt")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.chdir("/")
+        return os.getpid()
+
+    def look() -> tuple:
+        print("heard")
+        old = os.umask(0)
+        spoilt = [name for name in ("SPOILT", "PATH") if name in os.environ]
+        return (
+            os.getpid(),
+            spoilt,
+            os.environ["OMP_NUM_THREADS"],
+            old,
+            signal.getsignal(signal.SIGTERM),
+            sys.path[0],
+        )
+
+    first, second = site.call(spoil), site.call(look)
+    await cluster.launch([first])
+    spoiled = site.read(await reports.end_of(first), first)
+
+    await cluster.launch([second])
+
+    seen = site.read(await reports.end_of(second), second).value
+    assert seen[:3] == (spoiled.value, ["PATH"], "1")
+    assert seen[3] == 0o22
+    assert seen[4] == signal.SIG_DFL
+    assert seen[5] != "/spoilt"
+    assert site.stdout(second) == "heard\n"
+
+
+async def test_a_call_sees_its_own_variables_and_keeps_its_users_home(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    launch = site.call(lambda: dict(os.environ), env={"GREETING": "hello"}, cpus=2.0)
+
+    await cluster.launch([launch])
+
+    seen = site.read(await reports.end_of(launch), launch).value
+    assert seen["GREETING"] == "hello"
+    assert seen["COOK_INSTANCE_UUID"] == launch.instance.instance_id
+    assert seen["OMP_NUM_THREADS"] == "2"
+    assert seen["HOME"] == os.environ["HOME"]
+    assert "COOK_CALL" not in seen
+
+
+async def test_a_call_that_leaves_processes_or_threads_behind_ends_with_them(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def leave_process() -> int:
+        import subprocess
+
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+        return os.getpid()
+
+    def leave_thread() -> int:
+        import threading
+
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        return os.getpid()
+
+    pids = set()
+    for function in (leave_process, leave_thread, os.getpid):
+        launch = site.call(function)
+        await cluster.launch([launch])
+        pids.add(site.read(await reports.end_of(launch), launch).value)
+
+    assert len(pids) == 3
+    assert not [words for words in site.processes().values() if words.startswith("sleep")]
+
+
+async def test_random_numbers_differ_between_calls_and_workers(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def draw() -> tuple[float, float]:
+        import random
+
+        import numpy as np
+
+        time.sleep(0.05)
+        return random.random(), float(np.random.random())
+
+    launches = [site.call(draw, cpus=1.0) for _ in range(4)]
+    await cluster.launch(launches)
+
+    drawn = [site.read(await reports.end_of(launch), launch).value for launch in launches]
+
+    assert len({number for pair in drawn for number in pair}) == 8
+
+
+async def test_killing_a_call_frees_its_cpu_at_once(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def burn() -> None:
+        while True:
+            pass
+
+    launch = site.call(burn)
+    await cluster.launch([launch])
+    await reports.running(launch)
+    asked = time.monotonic()
+
+    await cluster.kill([launch.instance.instance_id])
+
+    end = await reports.end_of(launch)
+    assert (end.state, end.reason) == (TaskState.KILLED, KILLED_BY_USER)
+    assert time.monotonic() - asked < 0.9
+
+
+async def test_a_call_that_ignores_term_is_killed_after_the_grace_period(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def stubborn() -> None:
+        import multiprocessing
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        multiprocessing.Process(target=time.sleep, args=(600,)).start()
+        print("ready")
+        time.sleep(600)
+
+    launch = site.call(stubborn)
+    await cluster.launch([launch])
+    await until(lambda: site.stdout(launch) == "ready\n")
+
+    await cluster.kill([launch.instance.instance_id])
+
+    end = await reports.end_of(launch)
+    assert (end.state, end.exit_code) == (TaskState.KILLED, 137)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "reason"),
+    [
+        (lambda: os._exit(7), 7, NON_ZERO_EXIT),
+        (lambda: os._exit(0), 0, NON_ZERO_EXIT),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), 139, NON_ZERO_EXIT),
+        (os.abort, 134, NON_ZERO_EXIT),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), 137, KILLED_EXTERNALLY),
+    ],
+    ids=["exit 7", "exit 0", "segfault", "abort", "SIGKILL"],
+)
+async def test_a_call_that_takes_its_worker_down_fails_with_that_code(
+    cluster: LocalCluster, reports: Reports, site: LocalSite, how: Callable[[], None], code: int, reason: str
+) -> None:
+    launch, following = site.call(how), site.call(abs, -1)
+
+    await cluster.launch([launch])
+    end = await reports.end_of(launch)
+    await cluster.launch([following])
+
+    assert (end.state, end.exit_code, end.reason) == (TaskState.FAILED, code, reason)
+    assert (await reports.end_of(following)).state is TaskState.FINISHED
+
+
+async def test_a_segmentation_fault_shows_where_it_came_from(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def the_guilty_function() -> None:
+        import ctypes
+
+        ctypes.string_at(0)
+
+    launch = site.call(the_guilty_function)
+
+    await cluster.launch([launch])
+    await reports.end_of(launch)
+
+    assert "Segmentation fault" in site.stderr(launch)
+    assert "the_guilty_function" in site.stderr(launch)
+
+
+async def test_one_absurd_allocation_is_a_memory_error_in_python(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    launch = site.call(lambda: len(bytearray(4 << 30)), mem_mb=100.0)
+
+    await cluster.launch([launch])
+
+    end = await reports.end_of(launch)
+    assert (end.state, end.reason) == (TaskState.FAILED, MEMORY_LIMIT_EXCEEDED)
+    assert "MemoryError" in site.stderr(launch)
+
+
+async def test_a_call_that_grows_past_its_limit_is_ended(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def hog() -> None:
+        kept = []
+        while True:
+            kept.append(bytearray(1 << 20))
+            time.sleep(0.001)
+
+    launch = site.call(hog, mem_mb=100.0)
+
+    await cluster.launch([launch])
+
+    end = await reports.end_of(launch)
+    assert (end.state, end.reason) == (TaskState.FAILED, MEMORY_LIMIT_EXCEEDED)
+
+
+async def test_the_peak_of_a_call_is_its_own(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    large, small = site.call(lambda: len(bytearray(200 << 20))), site.call(abs, -1)
+    await cluster.launch([large])
+    first = await reports.end_of(large)
+
+    await cluster.launch([small])
+    second = await reports.end_of(small)
+
+    assert first.peak_mem_mb is not None
+    assert 190 < first.peak_mem_mb < 300
+    assert second.peak_mem_mb is not None
+    assert second.peak_mem_mb < 100
+
+
+async def test_a_call_tells_its_progress(cluster: LocalCluster, reports: Reports, site: LocalSite) -> None:
+    def work() -> None:
+        print("progress: 30 loading")
+        time.sleep(2.5)
+        print("progress: 80 almost")
+
+    launch = site.call(work)
+
+    await cluster.launch([launch])
+    await reports.until(lambda: any(told.percent == 80 for told in reports.told_progress))
+
+    assert [(told.percent, told.message) for told in reports.told_progress] == [
+        (30, "loading"),
+        (80, "almost"),
+    ]
+
+
+async def test_a_call_whose_interpreter_has_no_worker_runs_as_the_command_it_is(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    other = site.folder / "other-python"
+    other.write_text(f'#!/bin/sh\n[ "$1" = -P ] && exit 1\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    launch = site.call(lambda: 6 * 7, python=str(other))
+
+    await cluster.launch([launch])
+
+    end = await reports.end_of(launch)
+    assert end.state is TaskState.FINISHED, site.stderr(launch)
+    assert end.result is not None
+    assert end.result.blob == f"results/{launch.instance.instance_id}"
+    assert site.read(end, launch).value == 42
+
+
+async def test_a_call_whose_interpreter_is_missing_fails_as_its_command_does(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    launch = site.call(abs, -1, python="/nowhere/python")
+
+    await cluster.launch([launch])
+
+    end = await reports.end_of(launch)
+    assert (end.state, end.exit_code) == (TaskState.FAILED, 127)
+    assert "/nowhere/python" in site.stderr(launch)
