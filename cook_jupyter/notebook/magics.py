@@ -7,7 +7,6 @@ Not here: what `%cook list` and its like do (`notebook.commands`), what runs on 
 
 import difflib
 import linecache
-import time
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -25,13 +24,13 @@ from cook_jupyter.notebook import commands, units
 from cook_jupyter.notebook.arguments import argument, parsed, takes
 from cook_jupyter.notebook.cell_job import run_cell
 from cook_jupyter.notebook.look import MARKS
+from cook_jupyter.notebook.references import wait_until_accepted
 from cook_jupyter.notebook.running import CellRun
 from cook_jupyter.notebook.screen import Screen, StateLine
 from cook_jupyter.notebook.session import BackgroundCell, Session
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
 
 DEFAULT_BACKGROUND = "job"
-ACCEPTED_S = 10.0
 
 
 @magics_class
@@ -134,7 +133,7 @@ class CookMagics(Magics):
         future, file_name = self._submit(options, source, needed, out)
         if background is not None:
             # When the cell returns, the scheduler has the job: the notebook may be closed then.
-            _wait_until_accepted(future)
+            wait_until_accepted(future)
             if future.done() and isinstance(refusal := future.exception(), InvalidRequest | Conflict):
                 raise refusal
             started = BackgroundCell(future, future.name, self.session.take)
@@ -255,12 +254,6 @@ class CookMagics(Magics):
 def _in_short(error: CookError) -> list[str]:
     lines = [f"\x1b[31m{type(error).__name__}\x1b[0m: {error}"]
     return lines + [str(note) for note in getattr(error, "__notes__", ())]
-
-
-def _wait_until_accepted(future: CookFuture) -> None:
-    deadline = time.monotonic() + ACCEPTED_S
-    while future.status == "unsent" and time.monotonic() < deadline:
-        time.sleep(0.002)
 
 
 def _known_state(future: CookFuture) -> str:

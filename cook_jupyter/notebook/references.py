@@ -16,6 +16,7 @@ from cook_jupyter.notebook.views import JobsView, JobView
 
 LOOK_BACK_JOBS = 1000
 SHORTEST_PREFIX = 3
+ACCEPTED_S = 10.0
 LAST = "last"
 ALL = "all"
 
@@ -78,6 +79,13 @@ def find_job(
     return found[0]
 
 
+def wait_until_accepted(future: Any) -> None:
+    """Return once the scheduler has the job of a future that was made a moment ago."""
+    deadline = time.monotonic() + ACCEPTED_S
+    while getattr(future, "status", None) == "unsent" and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
 def _key_of(word: str, namespace: Mapping[str, Any], last: str | None) -> str | None:
     """The uuid, where the word itself or a variable of that name holds one."""
     if word == LAST:
@@ -88,11 +96,15 @@ def _key_of(word: str, namespace: Mapping[str, Any], last: str | None) -> str | 
         return str(UUID(word))
     except ValueError:
         pass
-    key = getattr(namespace.get(word), "key", None)
+    value = namespace.get(word)
+    key = getattr(value, "key", None)
     try:
-        return str(UUID(key)) if isinstance(key, str) else None
+        found = str(UUID(key)) if isinstance(key, str) else None
     except ValueError:
         return None
+    if found is not None:
+        wait_until_accepted(value)
+    return found
 
 
 def _meant(word: str, recent: JobsView) -> JobsView:

@@ -59,8 +59,7 @@ class BackgroundCell:
     @property
     def status(self) -> str:
         """The last that was heard of it; asks nobody."""
-        status = str(self._future.status)
-        return "waiting" if status == "unsent" else status
+        return str(self._future.status)
 
     def done(self) -> bool:
         """Whether it has ended."""
