@@ -356,7 +356,8 @@ class Session:
         while not self._stop.is_set():
             try:
                 for batch in follow(self._subscribe, self._stop, on_break=self._on_break):
-                    self._subscribed.set()
+                    if not self._subscribed.is_set():
+                        self._subscribed.set()
                     for news in batch.jobs:
                         self._hear(news)
             except Exception:

@@ -79,7 +79,7 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
     started = time.perf_counter()
     try:
         key = read_key(env[CALL_KEYFILE])
-        store = open_store(env[CALL_STORE])
+        store = _store(env[CALL_STORE])
     except (CookError, KeyError, ValueError, ImportError, OSError) as error:
         return _without_a_word(f"cook_jupyter: this call cannot be run: {failures.plain(error)}")
     pack = _Packer(
@@ -91,7 +91,7 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
     )
     try:
         opened = _receive(env, key, store, job_id)
-        pack.private = store.private and bool(opened.header.get("private"))
+        pack.private = bool(opened.header.get("private"))
         with surroundings.as_in_notebook(opened.header):
             outcome = _run(opened, store, pack)
     except BaseException as error:  # noqa: BLE001 - the one place where a call's failure becomes its result
@@ -160,26 +160,34 @@ def _unpickle(opened: Opened, store: BlobStore) -> tuple[Callable[..., Any], Any
         raise
 
 
-_functions: OrderedDict[tuple[str, str], Buffer] = OrderedDict()  # by store and digest; verified
+_functions: OrderedDict[tuple[str, str], Sequence[Buffer]] = OrderedDict()  # by store and digest; verified
+_verified: set[tuple[str, str]] = set()  # functions too large to be kept, in places where only we may write
 
 
-def _function_frames(digest: str, store: BlobStore) -> Sequence[memoryview]:
+def _function_frames(digest: str, store: BlobStore) -> Sequence[Buffer]:
     """The frames of a function.
 
     Its bytes are kept, not the object: no call sees what another one left in its globals.
     """
     place = (store.url, digest)
-    content = _functions.get(place)
-    if content is None:
-        content = store.get(f"functions/{digest}")
-        check_digest(content, digest)
-        if len(content) <= _FUNCTION_BYTES_KEPT:
-            _functions[place] = bytes(content)
-            if len(_functions) > _FUNCTIONS_KEPT:
-                _functions.popitem(last=False)
-    else:
+    frames = _functions.get(place)
+    if frames is not None:
         _functions.move_to_end(place)
-    return unseal(content, direction="function", key=None, private=True).frames
+        return frames
+    content = store.get(f"functions/{digest}")
+    if place not in _verified:
+        check_digest(content, digest)
+    frames = unseal(content, direction="function", key=None, private=True).frames
+    if len(content) <= _FUNCTION_BYTES_KEPT:
+        _functions[place] = tuple(map(bytes, frames))
+        if len(_functions) > _FUNCTIONS_KEPT:
+            _functions.popitem(last=False)
+    elif store.private:
+        _verified.add(place)
+    return frames
+
+
+_store = functools.lru_cache(maxsize=16)(open_store)
 
 
 class _Packer:
@@ -189,7 +197,7 @@ class _Packer:
         self, *, key: Key, store: BlobStore, facts: Mapping[str, Any], limit: int, started: float
     ) -> None:
         self.started = started
-        self.private = False  # whether buffers of a blob may go without a hash; see payload.envelope
+        self.private = False  # whether the notebook reads blobs where only the user can write, as we do
         self._seconds: float | None = None
         self._key = key
         self._store = store
@@ -273,7 +281,8 @@ class _Packer:
             )
         facts = {**self._facts, **header, "seconds": self._seconds, "out_of_memory": out_of_memory}
         small = size + 1024 <= INLINE_RESULT_BYTES  # with the header, which is some 500 bytes
-        pieces = seal(facts, frames, direction="result", key=self._key, private=not small and self.private)
+        private = not small and self.private and self._store.private
+        pieces = seal(facts, frames, direction="result", key=self._key, private=private)
         inline = blob = None
         if small and size_of(pieces) <= INLINE_RESULT_BYTES:
             inline = b"".join(pieces)

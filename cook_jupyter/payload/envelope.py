@@ -40,6 +40,7 @@ _HEADER_AT = _HEAD.size + _MAC_BYTES
 _NO_MAC = bytes(_MAC_BYTES)
 _PADDING = bytes(ALIGNMENT)
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one for each call
+_from_json = json.JSONDecoder().decode
 _ALWAYS_HASHED = 1  # frames: the first is what the unpickler executes
 
 
@@ -131,7 +132,7 @@ def unseal(
                 f"the signature of a {direction} of job {job_id or 'unknown'} does not hold: it was altered, "
                 "or signed with another key. It was not opened."
             )
-    header: dict[str, Any] = json.loads(text)
+    header: dict[str, Any] = _from_json(text.decode("ascii"))
     if header["direction"] != direction or (key is not None and header.get("job", "") != job_id):
         raise Tampered(
             f"a payload signed as {header['direction']} of job {header.get('job')} was presented as "

@@ -38,10 +38,7 @@ def mismatch(theirs: Mapping[str, str]) -> str | None:
 
     Python and cloudpickle must agree in major and minor version, numpy and pandas in the major one.
     """
-    ours = {"python": _python(), **{name: _version(name) for name in theirs if name != "python"}}
-    if all(_agree(name, version, ours[name]) for name, version in theirs.items()):
-        return None
-    return table(theirs)
+    return None if _all_agree(tuple(theirs.items())) else table(theirs)
 
 
 def table(theirs: Mapping[str, str]) -> str:
@@ -53,6 +50,13 @@ def table(theirs: Mapping[str, str]) -> str:
         rows.append((name, version, (here or "not installed") + mark))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip() for row in rows)
+
+
+@functools.lru_cache(maxsize=64)
+def _all_agree(theirs: tuple[tuple[str, str], ...]) -> bool:
+    return all(
+        _agree(name, version, _python() if name == "python" else _version(name)) for name, version in theirs
+    )
 
 
 def _agree(name: str, theirs: str, ours: str) -> bool:

@@ -1,9 +1,12 @@
 """Keys are made once, read by their owner alone, and never weak."""
 
+import hmac
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cook_jupyter.errors import Tampered
 from cook_jupyter.payload.keys import make_key, read_key, read_or_make_key
@@ -51,6 +54,11 @@ def test_a_replaced_key_is_read_anew(tmp_path: Path) -> None:
     (tmp_path / "ada").unlink()
 
     assert read_or_make_key(tmp_path / "ada") != first
+
+
+@given(st.binary(min_size=32, max_size=200), st.binary(max_size=500))
+def test_signing_is_hmac_sha256(secret: bytes, content: bytes) -> None:
+    assert make_key(secret).sign(content) == hmac.digest(secret, content, "sha256")
 
 
 def test_the_same_secret_signs_the_same() -> None:
