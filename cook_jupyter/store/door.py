@@ -1,23 +1,40 @@
 """The verbs of a store as its users call them.
 
 Lives here: the methods that every twin has alike; each is handed to the twin as one piece of work.
+And how listeners are told what a commit changed.
 Not here: what they do (`store.verbs`), how it becomes durable (the twins), questions (the twins).
 """
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
+from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, StatusUpdate
 from cook_jupyter.model.job import Group, GroupId, JobId, JobSpec
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.store import verbs
-from cook_jupyter.store.base import Failure
+from cook_jupyter.store.base import Failure, Listener
 from cook_jupyter.store.draft import Draft
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
+
+
+def tell(listeners: Iterable[Listener], changes: Sequence[JobChange]) -> None:
+    """Tell all listeners what a commit changed.
+
+    What is committed must reach each of them, and the callers: one that raises is reported to the
+    event loop's exception handler, and the next is told.
+    """
+    for listener in listeners:
+        try:
+            listener(changes)
+        except Exception as error:  # noqa: BLE001 see above
+            loop = asyncio.get_running_loop()
+            loop.call_exception_handler({"message": "a listener of the store failed", "exception": error})
 
 
 class VerbDoor(ABC):

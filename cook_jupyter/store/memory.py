@@ -17,7 +17,7 @@ from cook_jupyter.model.instance import InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.store.base import Listener
-from cook_jupyter.store.door import Answer, P, VerbDoor
+from cook_jupyter.store.door import Answer, P, VerbDoor, tell
 from cook_jupyter.store.draft import Draft, LimitKey, finished_instance, is_unfinished
 
 OPEN_JOBS_BATCH = 1000
@@ -128,8 +128,7 @@ class MemoryStore(VerbDoor):
         answer = verb(draft, *args, **kwargs)
         self._book.take(draft)
         if draft.changes:
-            for listener in self._listeners:
-                listener(draft.changes)
+            tell(self._listeners, draft.changes)
         return answer
 
 

@@ -31,10 +31,10 @@ from cook_jupyter.model.instance import InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.store.base import Listener
-from cook_jupyter.store.door import Answer, P, VerbDoor
+from cook_jupyter.store.door import Answer, P, VerbDoor, tell
 from cook_jupyter.store.draft import Draft
 from cook_jupyter.store.sqlite_book import Carried, SqliteBook, Verb
-from cook_jupyter.store.sqlite_rows import Rows, Synchronous, connect, said_of
+from cook_jupyter.store.sqlite_rows import Rows, Synchronous, said_of
 
 T = TypeVar("T")
 
@@ -71,23 +71,17 @@ class SqliteStore(VerbDoor):
 
     async def open(self) -> None:
         """Open or create the store and bring its schema up to date."""
-        if self._open is None:
+        if self._open is not None:
+            return
+        with contextlib.ExitStack() as undo:
             lock = _lock(self._path)
-            try:
-                book = await asyncio.to_thread(
-                    SqliteBook, self._path, synchronous=self._synchronous, vfs=self._vfs
-                )
-            except BaseException:
-                lock.close()
-                raise
-            self._open = _Open(
-                self._path,
-                lock,
-                book,
-                self._listeners,
-                waits_for_disk=self._synchronous == "FULL",
-                vfs=self._vfs,
+            undo.callback(lock.close)
+            book = await asyncio.to_thread(
+                SqliteBook, self._path, synchronous=self._synchronous, vfs=self._vfs
             )
+            undo.callback(book.close)
+            self._open = _Open(lock, book, self._listeners, waits_for_disk=self._synchronous == "FULL")
+            undo.pop_all()
 
     async def close(self) -> None:
         """Finish what was asked, then let go."""
@@ -174,17 +168,11 @@ class _Open:
     """An open store: the queue of verbs, the writer thread, and two readers."""
 
     def __init__(
-        self,
-        path: Path,
-        lock: IO[str],
-        book: SqliteBook,
-        listeners: Sequence[Listener],
-        *,
-        waits_for_disk: bool,
-        vfs: str | None,
+        self, lock: IO[str], book: SqliteBook, listeners: Sequence[Listener], *, waits_for_disk: bool
     ) -> None:
         self.last_change = book.change
-        self._path = path
+        self._quick = book.reader()
+        self._slow = book.reader()
         self._lock = lock
         self._book = book
         self._listeners = listeners
@@ -200,8 +188,6 @@ class _Open:
         self._at_rest.set()
         self._writer = _Hand("cook-store-writer", self._loop)
         self._reader = _Hand("cook-store-reader", self._loop)
-        self._quick = Rows(connect(path, synchronous="NORMAL", read_only=True, vfs=vfs))
-        self._slow = Rows(connect(path, synchronous="NORMAL", read_only=True, vfs=vfs))
 
     def enqueue(self, size: int, verb: Verb) -> asyncio.Future[Any]:
         """Let a verb take part in the next transaction."""
@@ -217,7 +203,7 @@ class _Open:
         try:
             return question(self._quick)
         except apsw.Error as error:
-            raise said_of(error, self._path) from error
+            raise said_of(error, self._book.path) from error
 
     async def slowly(self, question: Callable[[Rows], T]) -> T:
         """Answer in the reader thread what may take long."""
@@ -226,7 +212,7 @@ class _Open:
         try:
             return await answer
         except apsw.Error as error:
-            raise said_of(error, self._path) from error
+            raise said_of(error, self._book.path) from error
 
     async def ask(self, size: int, question: Callable[[Rows], T]) -> T:
         """Answer a question about `size` things where that is best."""
@@ -292,13 +278,7 @@ class _Open:
         self._is_lent = False
         if carried is not None and carried.changes:
             self.last_change = carried.changes[-1].job.change
-            for listener in self._listeners:
-                try:
-                    listener(carried.changes)
-                except Exception as broken:  # noqa: BLE001 what is committed must reach the others
-                    self._loop.call_exception_handler(
-                        {"message": "a listener of the store failed", "exception": broken}
-                    )
+            tell(self._listeners, carried.changes)
         outcomes = [error] * len(group) if carried is None else carried.outcomes
         for wish, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, BaseException):

@@ -55,6 +55,7 @@ class SqliteBook:
     """The writing connection. For one thread at a time, not always the same.
 
     Attributes:
+        path: the file.
         seq: the place of the newest job in the order of creation.
         change: the highest change number given out.
         log_pages: how much of the write-ahead log no checkpoint has looked at yet.
@@ -68,8 +69,9 @@ class SqliteBook:
             StoreFull: there is no room to write.
         """
         refuse_old_sqlite(apsw.sqlite_lib_version())
-        self._path = path
-        self._synchronous = synchronous
+        self.path = path
+        self._synchronous: Synchronous = synchronous
+        self._vfs = vfs
         self.log_pages = 0
         self._patience_ms = -1
         self._looked_at = 0  # how long the log was at the last checkpoint
@@ -108,6 +110,13 @@ class SqliteBook:
     def known_groups(self, group_ids: Sequence[str]) -> set[str]:
         """Return those of the groups that are stored."""
         return self._rows.known_groups(group_ids)
+
+    def reader(self) -> Rows:
+        """Open a second connection, for questions alone. It sees all that was committed."""
+        try:
+            return Rows(connect(self.path, synchronous=self._synchronous, read_only=True, vfs=self._vfs))
+        except apsw.Error as error:
+            raise _opening(error, self.path) from error
 
     def carry_out(self, verbs: Sequence[Verb], *, patience_ms: int) -> Carried:
         """Carry out verbs in one transaction; each succeeds or fails alone.
@@ -161,7 +170,7 @@ class SqliteBook:
             try:
                 outcomes.append(verb(draft))
             except Exception as error:  # noqa: BLE001 whoever asked for the verb is told
-                outcomes.append(said_of(error, self._path))
+                outcomes.append(said_of(error, self.path))
                 if draft is group:
                     group = Draft(self)
                 continue
@@ -171,9 +180,9 @@ class SqliteBook:
 
     def _apart(self, verbs: Sequence[Verb], error: Exception, *, patience_ms: int) -> Carried:
         """What becomes of verbs whose common transaction failed."""
-        said = said_of(error, self._path)
+        said = said_of(error, self.path)
         if isinstance(said, StoreFull) or isinstance(error, apsw.BusyError):
-            return Carried(outcomes=[said] * len(verbs), changes=())
+            return Carried(outcomes=[said_of(error, self.path) for _ in verbs], changes=())
         if len(verbs) == 1:
             if isinstance(error, (UnicodeEncodeError, OverflowError, TypeError, ValueError)):
                 said = InvalidRequest(f"this cannot be stored: {error}")

@@ -620,6 +620,19 @@ class StoreContract:
 
         assert seen == []
 
+    async def test_a_listener_that_fails_does_not_keep_the_others_from_hearing(self, store: Store) -> None:
+        complaints: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+
+        def fail(changes: object) -> None:
+            raise RuntimeError("a listener's own mistake")
+
+        store.listen(fail)
+        seen = listened(store)
+        spec = await submitted(store)
+        assert [change.job.spec for change in seen[0]] == [spec]
+        assert [str(complaint["exception"]) for complaint in complaints] == ["a listener's own mistake"]
+
     async def test_change_numbers_follow_the_order_in_which_listeners_hear(self, store: Store) -> None:
         seen = listened(store)
         specs = [a_job_spec() for _ in range(20)]

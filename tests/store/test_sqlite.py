@@ -16,7 +16,7 @@ from cook_jupyter.store.sqlite import SqliteStore
 from cook_jupyter.store.sqlite_book import migrate, refuse_old_sqlite
 from cook_jupyter.store.sqlite_rows import Synchronous
 from tests.builders import a_job_spec
-from tests.store.contract import Home, StoreContract, listened, open_jobs, submitted
+from tests.store.contract import Home, StoreContract, open_jobs, submitted
 
 
 class SqliteHome:
@@ -261,23 +261,6 @@ async def test_text_that_no_encoding_knows_fails_its_own_verb_alone(tmp_path: Pa
     )
     assert [type(outcome) for outcome in outcomes[1:3]] == [InvalidRequest, InvalidRequest]
     assert [job.spec for job in await open_jobs(store)] == good
-    await store.close()
-
-
-async def test_a_listener_that_fails_does_not_keep_the_others_from_hearing(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "store.db")
-    await store.open()
-    complaints: list[dict[str, object]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
-
-    def fail(changes: object) -> None:
-        raise RuntimeError("a listener's own mistake")
-
-    store.listen(fail)
-    seen = listened(store)
-    spec = await submitted(store)
-    assert [change.job.spec for change in seen[0]] == [spec]
-    assert [str(complaint["exception"]) for complaint in complaints] == ["a listener's own mistake"]
     await store.close()
 
 

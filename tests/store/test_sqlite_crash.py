@@ -28,6 +28,7 @@ def frequent_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_store, "LONG_LOG_PAGES", 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("synchronous", "stride"), [("NORMAL", 1), ("FULL", 3)])
 def test_the_store_remembers_a_whole_number_of_verbs_wherever_the_process_dies(
     tmp_path: Path, synchronous: Synchronous, stride: int
