@@ -78,7 +78,7 @@ class TokenAuthenticator:
 
     scheme = "http-basic"
     challenge = BASIC_CHALLENGE
-    tells_strangers_apart = True
+    tells_strangers_apart = False  # one secret, in the clear, for every name
 
     def __init__(self, token: str, *, owner: str | None = None, admins: Collection[str] = ()) -> None:
         """Make one for a token.
@@ -208,8 +208,8 @@ def require_safe_address(host: str | None, authenticator: Authenticator) -> None
     if host is None or _is_loopback(host) or authenticator.tells_strangers_apart:
         return
     raise InvalidRequest(
-        f"refusing to listen on {host}: other machines could reach it, and {authenticator.scheme} believes"
-        " whatever name they give. Listen on 127.0.0.1 or a Unix socket, or configure logins"
+        f"refusing to listen on {host}: other machines could reach it, and no authenticator is configured"
+        " that tells their users apart. Listen on 127.0.0.1 or on a Unix socket (--socket)"
     )
 
 

@@ -15,6 +15,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.store.base import Store
 
 MAX_BUFFERED = 10_000  # changes per subscription; more are read again from the store
+MAX_BUFFERED_BYTES = 8 * 1024 * 1024  # of results among them
 CATCH_UP = 1000
 
 
@@ -26,6 +27,7 @@ class Subscription:
         self._label = label
         self._user = user
         self._buffer: deque[JobChange] = deque()
+        self._bytes = 0
         self._wake = asyncio.Event()
         self._behind = True  # the store must be asked before the buffer may be used
         self._closed = False
@@ -35,11 +37,13 @@ class Subscription:
         """Take one change, if it concerns this reader."""
         if self._label is not None and change.job.spec.labels.get(self._label[0]) != self._label[1]:
             return
-        if len(self._buffer) >= MAX_BUFFERED:
-            self._buffer.clear()
-            self._behind = True
         if not self._behind:
             self._buffer.append(change)
+            if change.result is not None and change.result.inline is not None:
+                self._bytes += len(change.result.inline)
+            if len(self._buffer) > MAX_BUFFERED or self._bytes > MAX_BUFFERED_BYTES:
+                self._empty()
+                self._behind = True
         self._wake.set()
 
     async def batch(self, timeout_s: float) -> Sequence[JobChange]:
@@ -58,7 +62,7 @@ class Subscription:
             if self._behind:
                 return await self._catch_up()
         taken = [change for change in self._buffer if change.job.change > self.cursor]
-        self._buffer.clear()
+        self._empty()
         if taken:
             self.cursor = taken[-1].job.change
         return taken
@@ -73,6 +77,10 @@ class Subscription:
     def closed(self) -> bool:
         """Whether the stream has ended."""
         return self._closed
+
+    def _empty(self) -> None:
+        self._buffer.clear()
+        self._bytes = 0
 
     async def _catch_up(self) -> Sequence[JobChange]:
         # Buffering starts before the store is asked, so that nothing falls in between;
