@@ -61,17 +61,19 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
 
 
 async def _serve(settings: Any, home: Any, *, quiet: bool) -> None:
-    from cook_jupyter.api.auth import TokenAuthenticator
+    from cook_jupyter.api.auth import TokenAuthenticator, require_safe_address
     from cook_jupyter.api.routes import listen
     from cook_jupyter.service.embedded import embedded, sole_owner
 
+    token = secrets.token_urlsafe(32)
+    authenticator = TokenAuthenticator(token, admins=settings.admins)
+    require_safe_address(None if settings.socket else settings.host, authenticator)
     home.make()
     with sole_owner(home):
         async with embedded(settings, home) as scheduler:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, scheduler.request_shutdown)
-            token = secrets.token_urlsafe(32)
-            server = listen(scheduler, TokenAuthenticator(token, admins=settings.admins), settings)
+            server = listen(scheduler, authenticator, settings)
             write_runtime_file(home.runtime_file, url=server.url, token=token, home=home.root)
             if not quiet:
                 click.echo(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
