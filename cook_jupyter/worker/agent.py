@@ -23,7 +23,6 @@ What travels (see `worker.task` for tasks and ends; `id` is an instance's):
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -500,6 +499,8 @@ class Agent:
             self._prune_sandboxes()
 
     def _prune_sandboxes(self) -> None:
+        import shutil  # a tenth of the agent's start
+
         before = time.time() - self._settings.sandbox_days * _DAY_S
         alive = {worker.name for worker in self._pool.workers()}
         for entry in list(os.scandir(self._sandboxes)):

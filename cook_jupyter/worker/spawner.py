@@ -133,28 +133,34 @@ class Spawner:
 
     def _reap(self) -> None:
         """Take note of the dead, and kill what they left."""
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if found is None:
-                return
-            pid = found.si_pid
+        while (dead := self._next_dead()) is not None:
+            pid, code = dead
             worker = self._workers.pop(pid, None)
-            if worker is not None:  # not reaped yet, so its number still means it
-                processes.signal_group(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
+            # What is our child now and no worker was left by one: its command, or what escaped from it. The
+            # children of those come to us when they are dead, and that brings us here again.
+            processes.kill_below(spare=self._workers)
             if worker is not None:
-                self._kill_orphans()
-                self._tell({"t": "died", "worker": worker, "code": os.waitstatus_to_exitcode(status)})
+                self._tell({"t": "died", "worker": worker, "code": code})
 
-    def _kill_orphans(self) -> None:
-        """Kill whatever is our child and no worker: a dead worker's command, or what escaped from one.
-
-        Their own children come to us in turn; the reaping of each victim brings us here again.
-        """
-        processes.end_descendants(spare=self._workers)
+    def _next_dead(self) -> tuple[int, int] | None:
+        """Reap one dead child, and kill the rest of its group if it was a worker; return its exit code."""
+        try:
+            if processes.LINUX:
+                seen = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if seen is None:
+                    return None
+                if seen.si_pid in self._workers:  # not reaped yet, so its number still means it
+                    processes.signal_group(seen.si_pid, signal.SIGKILL)
+                pid, status = os.waitpid(seen.si_pid, 0)
+            else:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return None
+                if pid in self._workers:
+                    processes.signal_group(pid, signal.SIGKILL)
+        except ChildProcessError:
+            return None
+        return pid, os.waitstatus_to_exitcode(status)
 
     def _tell(self, header: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):

@@ -1,0 +1,88 @@
+"""Memory limits: control groups as the kernel lays them out (a copy in files), and RLIMIT_DATA for real."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cook_jupyter.worker.limits import MemoryGroups
+
+
+def a_group(folder: Path, *, hands_down: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "cgroup.procs").touch()
+    (folder / "cgroup.subtree_control").write_text(hands_down)
+    return folder
+
+
+def test_the_nearest_folder_that_hands_memory_down_is_ours(tmp_path: Path) -> None:
+    slice_ = a_group(tmp_path / "user.slice/app.slice", hands_down="cpu memory pids\n")
+    a_group(slice_ / "session.scope", hands_down="")
+
+    groups = MemoryGroups.find(str(tmp_path), "/user.slice/app.slice/session.scope")
+
+    assert groups is not None
+    group = groups.admit("w1", 1234)
+    assert group is not None
+    assert group.path == str(slice_ / "cook-w1")
+    assert (slice_ / "cook-w1" / "cgroup.procs").read_text() == "1234"
+
+
+def test_without_a_memory_controller_there_are_no_groups(tmp_path: Path) -> None:
+    a_group(tmp_path / "session", hands_down="cpu pids")
+
+    assert MemoryGroups.find(str(tmp_path), "/session") is None
+
+
+def test_the_root_is_never_ours(tmp_path: Path) -> None:
+    a_group(tmp_path / "root", hands_down="memory")
+
+    assert MemoryGroups.find(str(tmp_path / "root"), "/") is None
+
+
+def test_what_is_not_ours_to_write_is_left_alone(tmp_path: Path) -> None:
+    if os.getuid() == 0:
+        pytest.skip("root may write anywhere")
+    folder = a_group(tmp_path / "session", hands_down="memory")
+    folder.chmod(0o500)
+
+    assert MemoryGroups.find(str(tmp_path), "/session") is None
+
+
+def test_a_limit_is_what_is_held_plus_what_the_task_asked_for(tmp_path: Path) -> None:
+    a_group(tmp_path / "s", hands_down="memory")
+    groups = MemoryGroups.find(str(tmp_path), "/s")
+    assert groups is not None
+    group = groups.admit("w1", 1)
+    assert group is not None
+    folder = Path(group.path)
+    (folder / "memory.current").write_text("1000\n")
+    (folder / "memory.events").write_text("low 0\noom 0\noom_kill 2\n")
+
+    group.limit(1.0)
+
+    assert (folder / "memory.max").read_text() == str(1000 + 2**20)
+    assert not group.killed()
+    (folder / "memory.events").write_text("low 0\noom 1\noom_kill 3\n")
+    assert group.killed()
+    group.limit(None)
+    assert (folder / "memory.max").read_text() == "max"
+
+
+def test_beyond_the_data_limit_python_raises_and_afterwards_it_is_lifted() -> None:
+    program = """
+from cook_jupyter.worker.limits import DATA_SLACK_MB, data_limit
+with data_limit(64):
+    kept = bytearray(60 << 20)
+    try:
+        bytearray((80 + DATA_SLACK_MB) << 20)
+    except MemoryError:
+        print("refused")
+bytearray((80 + DATA_SLACK_MB) << 20)
+print("lifted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.stdout.split() == ["refused", "lifted"], done.stderr
