@@ -44,7 +44,8 @@ def attach(keys: str | Iterable[str], *, client: JobClient | None = None) -> Coo
         return attach([keys], client=client)[0]
     wanted = [key.lower() for key in keys]
     session = _session(client)
-    named = {job["uuid"]: job["name"] for job in session.client.jobs(wanted, partial=True)}
+    found = session.ask(lambda client: client.jobs(wanted, partial=True))
+    named = {job["uuid"]: job["name"] for job in found}
     if missing := tuple(key for key in wanted if key not in named):
         raise NotFound(f"the scheduler knows no job {', '.join(missing)}", missing=missing)
     made = {key: CookFuture(session, key, named[key], None) for key in wanted}
@@ -63,9 +64,8 @@ def recent(count: int = 20, *, name: str | None = None, client: JobClient | None
     Example: `recent(5, name="simulate")`
     """
     session = _session(client)
-    jobs = [
-        job for job in session.client.recent_jobs(count, name=name) if SESSION_LABEL in job.get("labels", {})
-    ]
+    found = session.ask(lambda client: client.recent_jobs(count, name=name))
+    jobs = [job for job in found if SESSION_LABEL in job.get("labels", {})]
     futures = [CookFuture(session, job["uuid"], job["name"], None) for job in jobs]
     if futures:
         session.adopt(futures)

@@ -23,7 +23,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cook_jupyter.client.events import EventStream, JobNews, follow
 from cook_jupyter.client.home import home_folder
@@ -86,6 +86,8 @@ class Parcel:
         return 1024 + len(self.env.get(CALL, ""))
 
 
+T = TypeVar("T")
+
 Errand = Callable[[], Iterable[Parcel]]  # work for the sender; it may yield more to send
 
 
@@ -118,6 +120,26 @@ class Session:
         self._fetchers: concurrent.futures.ThreadPoolExecutor | None = None
         _sessions.add(self)
 
+    def ask(self, question: Callable[[JobClient], T]) -> T:
+        """Ask the scheduler something that may be asked twice, and find it again if it does not answer.
+
+        Raises:
+            SchedulerUnreachable: it was not there for PATIENCE_S seconds.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            client = self._client
+            try:
+                return question(client)
+            except (SchedulerUnreachable, Unauthenticated):
+                if time.monotonic() + pause_s > deadline:
+                    raise
+                with contextlib.suppress(CookError):
+                    self._renew(client, sending=True)
+            self._stop.wait(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
     # --- what a call needs ---
 
     @property
@@ -128,7 +150,7 @@ class Session:
     @functools.cached_property
     def info(self) -> Mapping[str, Any]:
         """What the scheduler says about itself."""
-        return self._client.info_v1()
+        return self.ask(lambda client: client.info_v1())
 
     @functools.cached_property
     def store(self) -> BlobStore:
@@ -334,12 +356,7 @@ class Session:
         keys = [each.key for each in futures if not each.done()]
         if not keys:
             return
-        client = self._client
-        try:
-            client.kill(keys)
-        except (SchedulerUnreachable, Unauthenticated):
-            self._renew(client)
-            self._client.kill(keys)
+        self.ask(lambda client: client.kill(keys))
 
     def _withdraw(self, futures: Sequence[CookFuture]) -> int:
         """Take back what the sender has not taken yet."""
@@ -464,7 +481,8 @@ class Session:
 
     def _look(self, futures: Sequence[CookFuture]) -> None:
         """Ask how jobs stand, and settle those that are over or unknown."""
-        found = {job["uuid"]: job for job in self._client.jobs([each.key for each in futures], partial=True)}
+        keys = [each.key for each in futures]
+        found = {job["uuid"]: job for job in self.ask(lambda client: client.jobs(keys, partial=True))}
         for future in futures:
             job = found.get(future.key)
             if job is None:
