@@ -80,9 +80,11 @@ def paragraph(text: str, *, faint: bool = False) -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str) -> str:
     """A table; `caption` is for those who do not see it."""
     line = f"border:0;border-bottom:1px solid {_LINE};padding:2px 12px 2px 0;vertical-align:top;"
+    right = _right_columns(columns, rows)
     head = "".join(
-        f'<th scope="col" style="{line}{_FAINT};font-weight:normal;text-align:left">{escape(column)}</th>'
-        for column in columns
+        f'<th scope="col" style="{line}{_FAINT};font-weight:normal;text-align:{"right" if far else "left"}">'
+        f"{escape(column)}</th>"
+        for column, far in zip(columns, right, strict=True)
     )
     body = "".join(
         "<tr>"
@@ -97,6 +99,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: st
     )
     return (
         f'<table aria-label="{escape(caption)}" style="border-collapse:collapse;margin:4px 0;'
+        "font:inherit;color:var(--jp-ui-font-color1,inherit);"  # a page in quirks mode gives tables their own
         f'font-variant-numeric:tabular-nums;background:transparent"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table>"
     )
@@ -122,7 +125,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """A table in plain text: two blanks between columns, numbers to the right."""
     lines = [[*columns], *([cell.text for cell in row] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-    right = [bool(rows) and all(row[place].right for row in rows) for place in range(len(columns))]
+    right = _right_columns(columns, rows)
     return "\n".join(
         "  ".join(
             text.rjust(width) if to_right else text.ljust(width)
@@ -130,6 +133,10 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def _right_columns(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
+    return [bool(rows) and all(row[place].right for row in rows) for place in range(len(columns))]
 
 
 def _percent(part: float, whole: float) -> float:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, overload
 
+from cook_jupyter.model import reason as reasons
+from cook_jupyter.model.reason import REASONS
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.look import MARKS, Cell, Mark, bar, card, paragraph, table, text_table
 
 UNLIMITED = 1e300  # Cook says "no limit" with the largest double
 SHORT_ID = 8
+KILLED_BY_USER = REASONS[reasons.KILLED_BY_USER].code
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,9 @@ class JobView:
         """How its state is shown."""
         if self.state == "waiting" and self.instances:
             return MARKS["again"]
-        if self.state == "failed" and self.latest.get("reason_code") in (None, 1001):
+        if self.state == "failed" and (
+            not self.instances or self.latest.get("reason_code") == KILLED_BY_USER
+        ):
             return MARKS["killed"]
         return MARKS.get(self.state, MARKS["waiting"])
 
