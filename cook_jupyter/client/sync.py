@@ -69,8 +69,8 @@ class JobClient:
     def user(self) -> str:
         """Whose jobs these are: the name acted as, else the one the scheduler knows the token by."""
         if self._asking is None:
-            self._asking = str(self.info_v1()["user"])
-        return self._asking
+            self.info_v1()
+        return self._asking or ""
 
     def acting_as(self, user: str) -> "JobClient":
         """Another client of the same scheduler, acting as another user."""
@@ -328,6 +328,7 @@ class JobClient:
     def info_v1(self) -> dict[str, Any]:
         """Who asks, where blobs rest, what the hosts have, how large things may be."""
         found: dict[str, Any] = self._ask(protocol.plain("/v1/info"))
+        self._asking = str(found["user"])
         return found
 
     def summary(self) -> dict[str, Any]:
