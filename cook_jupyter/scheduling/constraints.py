@@ -45,6 +45,9 @@ class ConstraintClass:
     disk_type: str | None = None
     disk_mb: float | None = None
 
+    def __hash__(self) -> int:  # asked for several times per job; classes that differ elsewhere only are few
+        return hash(self.attributes)
+
 
 UNCONSTRAINED = ConstraintClass()
 
@@ -107,6 +110,9 @@ class PoolDefaults:
     disk_types: Mapping[str, str] = field(default_factory=dict)
     host_lifetime_ms: int | None = None
     max_tasks_per_host: int | None = None
+
+    def __hash__(self) -> int:  # of what can be hashed
+        return hash((self.gpu_model, self.disk, self.disk_type, self.disk_mb))
 
 
 def constraint_class_of(spec: JobSpec) -> ConstraintClass:

@@ -41,7 +41,7 @@ class CycleSettings:
         scaleback: what that number is multiplied by when the head of the queue finds no host.
         floor_warn, floor_reset: after how many cycles with only one job considered a warning is due, and the
             number goes back to the maximum.
-        lazy_up_to: up to how many running tasks jobs are ranked one by one, no further than there is room for;
+        lazy_up_to: up to how many running tasks jobs are ranked one by one, as far as there is room for them;
             past that in columns. The decisions are the same.
     """
 

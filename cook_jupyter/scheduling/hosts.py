@@ -11,6 +11,7 @@ from math import inf
 import numpy as np
 
 from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.scheduling.constraints import ConstraintClass, PoolDefaults, fails_class
 from cook_jupyter.scheduling.tables import Floats, Integers
 
 
@@ -23,7 +24,7 @@ class Hosts:
         all_plain: whether all are of the plain kind.
     """
 
-    __slots__ = ("_columns", "all_plain", "offers", "position")
+    __slots__ = ("_classes", "_columns", "all_plain", "offers", "position")
 
     def __init__(self, offers: Iterable[Offer] = ()) -> None:
         merged: dict[str, Offer] = {}
@@ -34,6 +35,7 @@ class Hosts:
         self.position: Mapping[str, int] = {offer.host: at for at, offer in enumerate(self.offers)}
         self.all_plain = all(offer.kind is HostKind.PLAIN for offer in self.offers)
         self._columns: HostColumns | None = None
+        self._classes: dict[tuple[ConstraintClass, float, PoolDefaults], list[str | None]] = {}
 
     def __len__(self) -> int:
         return len(self.offers)
@@ -50,6 +52,16 @@ class Hosts:
             self.all_plain = self.all_plain and offer.kind is HostKind.PLAIN
             if self._columns is not None:
                 self._columns.set(at, offer)
+            for (wanted, gpus, defaults), fails in self._classes.items():
+                fails[at] = fails_class(wanted, gpus, offer, defaults)
+
+    def fails_class(self, wanted: ConstraintClass, gpus: float, defaults: PoolDefaults) -> list[str | None]:
+        """Return the first constraint of the class that fails, by position; not to be changed."""
+        key = (wanted, gpus, defaults)
+        fails = self._classes.get(key)
+        if fails is None:
+            fails = self._classes[key] = [fails_class(wanted, gpus, offer, defaults) for offer in self.offers]
+        return fails
 
     @property
     def columns(self) -> "HostColumns":
@@ -89,7 +101,8 @@ class HostColumns:
     def states(self, *, by_tasks: bool) -> tuple[Integers, Integers, Integers]:
         """Return the state of each host, and of each state its host of lowest name and how many it has.
 
-        Hosts are in the same state if all their numbers are equal; that of tasks counts if `by_tasks`.
+        Hosts in the same state have equal numbers; that of tasks counts if `by_tasks`. When most hosts
+        differ, each is in a state of its own, and states are numbered as hosts are.
         """
         known = self._states.get(by_tasks)
         if known is None:
@@ -115,6 +128,9 @@ def _states(columns: list[Floats]) -> tuple[Integers, Integers, Integers]:
         mixed *= np.uint64(0x9E3779B97F4A7C15)  # the golden ratio: spreads what differs over all bits
         mixed ^= mixed >> np.uint64(29)
     _, first, state, count = np.unique(mixed, return_index=True, return_inverse=True, return_counts=True)
+    if 2 * len(first) > len(mixed):  # mostly different: then each host is a state of its own
+        each = np.arange(len(mixed))
+        return each, each, np.ones(len(mixed), dtype=np.int64)
     if any((column != column[first][state]).any() for column in columns):  # two rows met in one number
         table = np.stack(columns, axis=1)
         _, first, state, count = np.unique(

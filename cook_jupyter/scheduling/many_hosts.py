@@ -34,8 +34,11 @@ from cook_jupyter.scheduling.tables import Floats, Integers, amounts
 Mask = npt.NDArray[np.bool_]
 
 _NO_FIT: Final = -1.0
+_OUT: Final = 1e6  # taken off where a job does not fit: more than any fill
 _FEW: Final = 6  # states up to which one by one is faster than by columns
 _VIEWS: Final = 64  # shapes whose views are kept
+_STRIDE: Final = 1000  # hosts that are looked at at once for a good one; whole batches
+_FULL: Final = 2.0  # no fill is above it
 _NEAR: Final = 64  # hosts among which to look for the next one of a state first
 
 # Rows of the table of states. `base` is what runs and what the cycle has assigned, together.
@@ -54,6 +57,9 @@ class ManyHosts:
         self._reservations = surroundings.reservations
         self._offers = hosts.offers
         self._host_count = len(hosts)
+        self._simple = (
+            hosts.all_plain and defaults.max_tasks_per_host is None
+        )  # rules follow only groups then
         self._begin(hosts, defaults)
         self._classes: dict[tuple[ConstraintClass, float], _ClassHosts] = {}
         self._views: dict[tuple[float, float, float, int, ConstraintClass], _View] = {}
@@ -62,11 +68,11 @@ class ManyHosts:
     def place(self, ask: Ask) -> int | None:
         """See `Placer`."""
         view = self._view(ask)
-        if ask.particulars is not NO_PARTICULARS or ask.job_id in self._reservations:
+        if ask.particulars is not NO_PARTICULARS or (self._reservations and ask.job_id in self._reservations):
             return self._place_particular(ask, view)
         state, host = view.last, view.host
         if state < 0 or view.fills[state] < 0.0:
-            host = self._best(view.fills[: self._count])
+            host = self._best(ask, view)
             if host < 0:
                 return None
             state = int(self._state_of[host])
@@ -118,6 +124,7 @@ class ManyHosts:
         state_of, first, members = columns.states(by_tasks=most is not None)
         self._state_of: Integers = state_of.copy()
         self._count = len(first)
+        self._each_its_own = len(first) == len(hosts)
         table = np.zeros((_ROWS, len(hosts)))  # no state is without a host, so there are never more
         for row, column in zip(
             _ROOM,
@@ -143,15 +150,19 @@ class ManyHosts:
         if self._members[state] > 1:
             state = self._own_state(host, state)
         cells = self._cells
-        for row, asked in zip(_USED, (ask.cpus, ask.mem_mb, ask.gpus, ask.ports, 1.0), strict=True):
-            cells[row][state] += asked
         offer = self._offers[host]
-        cells[_BASE_CPUS][state] = offer.running.cpus + cells[_USED[0]][state]
-        cells[_BASE_MEM][state] = offer.running.mem_mb + cells[_USED[1]][state]
-        self._rules.assigned(host, ask)
-        if offer.kind is HostKind.KUBERNETES:
-            for of_class in self._classes.values():
-                of_class.look_again(host, state)
+        cells[5][state] += ask.cpus
+        cells[6][state] += ask.mem_mb
+        cells[7][state] += ask.gpus
+        cells[8][state] += ask.ports
+        cells[9][state] += 1.0
+        cells[_BASE_CPUS][state] = offer.running.cpus + cells[5][state]
+        cells[_BASE_MEM][state] = offer.running.mem_mb + cells[6][state]
+        if not self._simple or ask.particulars is not NO_PARTICULARS:
+            self._rules.assigned(host, ask)
+            if offer.kind is HostKind.KUBERNETES:
+                for of_class in self._classes.values():
+                    of_class.look_again(host, state)
         self._touched.append(state)
         return state
 
@@ -192,7 +203,9 @@ class ManyHosts:
         for of_class in self._classes.values():
             of_class.open[new] = of_class.open[like]
         for view in self._views.values():
-            view.fills[new] = view.fills[like]
+            if view.reach == new:
+                view.fills[new] = view.fills[like]
+                view.reach = new + 1
         return new
 
     # --- what a shape fills
@@ -204,7 +217,6 @@ class ManyHosts:
         if view is None:
             of_class = self._class(ask)
             view = _View(np.empty(self._table.shape[1]), of_class.open)
-            self._fill(ask, of_class.open, view.fills)
             view.seen = len(self._touched)
             if len(self._views) >= _VIEWS:
                 del self._views[next(iter(self._views))]
@@ -221,9 +233,11 @@ class ManyHosts:
             view.last = -1
         return view
 
-    def _fill(self, ask: Ask, is_open: Mask, out: Floats) -> None:
-        count = self._count
-        out[:count] = self._fills(ask, is_open[:count], self._table[:, :count])
+    def _look_at(self, ask: Ask, view: "_View", states: int) -> None:
+        """Let the view reach that many states."""
+        part = slice(view.reach, states)
+        view.fills[part] = self._fills(ask, view.open[part], self._table[:, part])
+        view.reach = states
 
     @staticmethod
     def _fills(ask: Ask, is_open: Mask, table: Floats) -> Floats:
@@ -240,7 +254,8 @@ class ManyHosts:
         of_mem = table[_BASE_MEM] + ask.mem_mb
         of_mem /= table[_TOTAL_MEM]
         fills += of_mem
-        np.copyto(fills, _NO_FIT, where=~fits)
+        # Much faster than a choice by mask, and exact: what fits loses nothing.
+        fills -= ~fits * _OUT
         return fills
 
     def _fill_one(self, ask: Ask, is_open: Mask, state: int) -> float:
@@ -259,8 +274,15 @@ class ManyHosts:
             cells[_BASE_MEM][state] + ask.mem_mb
         ) / cells[_TOTAL_MEM][state]
 
-    def _best(self, fills: Floats) -> int:
-        """The host to take, by what each state would be filled to; -1 if none fits."""
+    def _best(self, ask: Ask, view: "_View") -> int:
+        """The host to take; -1 if the job fits none."""
+        if self._each_its_own and self._good < _FULL:
+            host = self._first_good(ask, view)
+            if host >= 0:
+                return host
+        if view.reach < self._count:
+            self._look_at(ask, view, self._count)
+        fills = view.fills[: self._count]
         best = int(fills.argmax())
         most = fills[best]
         if most < 0.0:
@@ -272,11 +294,28 @@ class ManyHosts:
         alike = np.flatnonzero(fills == most)
         return int(self._first[alike].min()) if len(alike) > 1 else int(self._first[best])
 
+    def _first_good(self, ask: Ask, view: "_View") -> int:
+        """The host to take in the first batch with a good one; -1 if there is none. Reaches no further."""
+        begin = 0
+        while begin < self._count:
+            end = max(view.reach, min(begin + _STRIDE, self._count))
+            if end > view.reach:
+                self._look_at(ask, view, end)
+            good = view.fills[begin:end] > self._good
+            at = int(good.argmax())
+            if good[at]:
+                batch = (begin + at) // BATCH * BATCH
+                return batch + int(view.fills[batch : min(batch + BATCH, end)].argmax())
+            begin = end
+        return -1
+
     # --- what only one job demands
 
     def _place_particular(self, ask: Ask, view: "_View") -> int | None:
         """Place a job whose constraints are its own: best host first, until one passes them."""
         fails = self._rules.of(ask)
+        if view.reach < self._count:
+            self._look_at(ask, view, self._count)
         fills = self._fills_for_anyone(ask) if ask.job_id in self._reservations else view.fills
         by_host = fills[self._state_of]
         while True:
@@ -321,7 +360,8 @@ class ManyHosts:
             return known
         open_hosts = np.ones(self._host_count, dtype=bool)
         names = self._rules.of_class(ask.constraints, ask.gpus)
-        open_hosts[[host for host, name in enumerate(names) if name is not None]] = False
+        if names is not None:
+            open_hosts[[host for host, name in enumerate(names) if name is not None]] = False
         open_hosts[self._rules.reserved_at] = False
         of_state = np.bincount(self._state_of, weights=open_hosts, minlength=self._count)
         for state in np.flatnonzero((of_state > 0) & (of_state < self._members[: self._count])).tolist():
@@ -335,11 +375,12 @@ class ManyHosts:
 class _View:
     """What jobs of one shape would fill each state to."""
 
-    __slots__ = ("fills", "host", "last", "open", "seen")
+    __slots__ = ("fills", "host", "last", "open", "reach", "seen")
 
     def __init__(self, fills: Floats, is_open: Mask) -> None:
         self.fills = fills
         self.open = is_open
+        self.reach = 0  # how many states it has looked at; what is behind has no meaning yet
         self.seen = 0  # how many of the touched states it knows
         self.last = -1  # the state that the last job of the shape went to, if it was the last to change
         self.host = -1
@@ -350,21 +391,23 @@ class _ClassHosts:
 
     __slots__ = ("_counts", "_names", "open")
 
-    def __init__(self, names: list[str | None], is_open: Mask) -> None:
+    def __init__(self, names: list[str | None] | None, is_open: Mask) -> None:
         self._names = names  # by host; kept up by the rules
         self.open = is_open  # by state
         self._counts: dict[str, int] | None = None
 
     def look_again(self, host: int, state: int) -> None:
         """Learn that what the class says of a host may have changed; the host has its state alone."""
-        self.open[state] = self.open[state] and self._names[host] is None
-        self._counts = None
+        if self._names is not None:
+            self.open[state] = self.open[state] and self._names[host] is None
+            self._counts = None
 
     def counts(self, rules: HostRules) -> dict[str, int]:
         """Return how many hosts fail which constraint."""
         if self._counts is None:
-            failed = Counter(name for name in self._names if name is not None)
-            kept = sum(self._names[host] is None for host in rules.reserved_at)
+            names = self._names
+            failed = Counter(name for name in names or () if name is not None)
+            kept = sum(names is None or names[host] is None for host in rules.reserved_at)
             if kept:
                 failed[RESERVED] = kept
             self._counts = dict(failed)

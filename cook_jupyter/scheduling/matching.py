@@ -81,7 +81,7 @@ def match(
     refusals: list[Refusal] = []
     room_changed = True
     for ask in asks:
-        at = None if known.cover(ask) else placer.place(ask)
+        at = None if known.any and known.cover(ask) else placer.place(ask)
         if at is None:
             refusals.append(known.refusal(ask, placer))
             if room_changed and not placer.has_room(*least()):
@@ -120,6 +120,7 @@ class _Failures:
     def __init__(self, surroundings: Surroundings) -> None:
         self._reserving = surroundings.reservations
         self._failed: dict[tuple[ConstraintClass, float], list[Ask]] = {}
+        self.any = False
         self._same: dict[tuple[float, float, float, int, ConstraintClass], Refusal] = {}
 
     def cover(self, ask: Ask) -> bool:
@@ -139,6 +140,7 @@ class _Failures:
         same = self._same.get(shape)
         if same is not None:
             return Refusal(job_id=ask.job_id, resources=same.resources, constraints=same.constraints)
+        self.any = True
         refusal = self._same[shape] = placer.refusal(ask)
         failed = self._failed.setdefault((ask.constraints, ask.gpus), [])
         failed[:] = [

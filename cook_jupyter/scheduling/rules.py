@@ -52,11 +52,13 @@ class HostRules:
     """Which hosts a job may not go to, room aside. Follows what the cycle assigns."""
 
     def __init__(self, hosts: Hosts, defaults: PoolDefaults, surroundings: Surroundings) -> None:
-        self._offers = hosts.offers.copy()  # as the cycle leaves them, where that matters to constraints
+        # As the cycle leaves them, where that matters to constraints.
+        self._offers = hosts.offers if hosts.all_plain else hosts.offers.copy()
         self._position = hosts.position
         self._defaults = defaults
         self._surroundings = surroundings
         self._reserved = frozenset(surroundings.reservations.values())
+        self._hosts = hosts
         self._all_plain = hosts.all_plain
         self._by_class: dict[tuple[ConstraintClass, float], list[str | None]] = {}
         self._cohosts: dict[GroupId, dict[str, int]] = {}
@@ -69,19 +71,19 @@ class HostRules:
 
     def of(self, ask: Ask) -> Callable[[int], str | None] | None:
         """Return what names the constraint that fails at a position; None if none fails anywhere."""
-        of_class: list[str | None] | None = None
-        if not (self._all_plain and ask.constraints == UNCONSTRAINED):
-            of_class = self.of_class(ask.constraints, ask.gpus)
+        of_class = self.of_class(ask.constraints, ask.gpus)
         if ask.particulars is NO_PARTICULARS and not self._reserved and not self._assigned:
             return None if of_class is None else of_class.__getitem__
         return lambda at: self._fails(ask, of_class, at)
 
-    def of_class(self, wanted: ConstraintClass, gpus: float) -> list[str | None]:
-        """Return the first failing constraint of the class at each position."""
+    def of_class(self, wanted: ConstraintClass, gpus: float) -> list[str | None] | None:
+        """Return the first failing constraint of the class at each position; None if none fails anywhere."""
+        if self._all_plain and (wanted is UNCONSTRAINED or not wanted.attributes):
+            return None
         known = self._by_class.get((wanted, gpus))
         if known is None:
-            known = [fails_class(wanted, gpus, offer, self._defaults) for offer in self._offers]
-            self._by_class[wanted, gpus] = known
+            known = self._hosts.fails_class(wanted, gpus, self._defaults)
+            self._by_class[wanted, gpus] = known = known if self._all_plain else known.copy()
         return known
 
     def assigned(self, at: int, ask: Ask) -> None:
@@ -93,9 +95,8 @@ class HostRules:
                 known[at] = fails_class(wanted, gpus, self._offers[at], self._defaults)
         if self._assigned:
             self._assigned[at] += 1
-        group = ask.particulars.group
-        if group is not None:
-            hosts = self._hosts_of(group)
+        if ask.particulars is not NO_PARTICULARS and ask.particulars.group is not None:
+            hosts = self._hosts_of(ask.particulars.group)
             hosts[offer.host] = hosts.get(offer.host, 0) + 1
 
     def _fails(self, ask: Ask, of_class: list[str | None] | None, at: int) -> str | None:
@@ -111,7 +112,7 @@ class HostRules:
         if offer.host in self._reserved and self._surroundings.reservations.get(ask.job_id) != offer.host:
             return RESERVED
         most = self._defaults.max_tasks_per_host
-        if most is not None and offer.task_count + self._assigned[at] >= most:
+        if most is not None and self._hosts.offers[at].task_count + self._assigned[at] >= most:
             return MAX_TASKS
         placement = None if own.group is None else self._surroundings.groups.get(own.group)
         if own.group is None or placement is None or placement.kind is PlacementKind.ALL:

@@ -293,6 +293,14 @@ def test_a_host_takes_no_more_tasks_than_its_maximum(columnar_from: int) -> None
 
 
 @BOTH_WAYS
+def test_a_task_on_a_kubernetes_node_counts_once(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from, defaults=PoolDefaults(max_tasks_per_host=2))
+    node = a_host("node", kind=HostKind.KUBERNETES)
+    matches, _, _ = match([ask(1), ask(2), ask(3)], Hosts([node]), settings=settings)
+    assert hosts_of(matches) == {1: "node", 2: "node"}
+
+
+@BOTH_WAYS
 def test_a_unique_group_gets_a_host_for_each_job(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
     surroundings = Surroundings(groups=GROUPS, group_hosts=lambda _: {"a": 1})
