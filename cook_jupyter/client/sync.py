@@ -328,7 +328,7 @@ class JobClient:
     def info_v1(self) -> dict[str, Any]:
         """Who asks, where blobs rest, what the hosts have, how large things may be."""
         found: dict[str, Any] = self._ask(protocol.plain("/v1/info"))
-        self._asking = str(found["user"])
+        self._asking = self._asking or str(found["user"])
         return found
 
     def summary(self) -> dict[str, Any]:
