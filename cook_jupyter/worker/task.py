@@ -4,6 +4,7 @@ Lives here: `Task` and `End`, the causes of ends, and how a call is told from a 
 Not here: how they travel (`worker.frames`), what an end means for a job (`clusters`).
 """
 
+import functools
 import json
 import os
 import shlex
@@ -122,6 +123,11 @@ def call_interpreter(command: str, env: Mapping[str, str]) -> str | None:
     """
     if not any(name in env for name in CALL_VARIABLES):
         return None
+    return _interpreter_of(command)
+
+
+@functools.lru_cache(maxsize=64)  # taking a command apart costs as much as all the rest of a launch
+def _interpreter_of(command: str) -> str | None:
     try:
         words = shlex.split(command)
     except ValueError:
