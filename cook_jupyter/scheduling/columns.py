@@ -98,6 +98,7 @@ class QueueIndex:
         self._free: list[int] = []
         self._users: dict[str, UserTasks] = {}
         self._by_number: list[UserTasks] = []
+        self._in_order: list[UserTasks] = []  # by name; made anew when somebody is new
         self._classes: list[ConstraintClass] = [UNCONSTRAINED]
         self._class_numbers: dict[ConstraintClass, int] = {UNCONSTRAINED: 0}
         self.particulars: dict[int, Particulars] = {}  # by row; most jobs have none
@@ -274,6 +275,11 @@ class QueueIndex:
         """How many tasks run."""
         return self._running_count
 
+    @property
+    def user_count(self) -> int:
+        """How many users ever had a task here."""
+        return len(self._by_number)
+
     def is_waiting(self, job_id: JobId) -> bool:
         """Tell whether the job is here and waits."""
         row = self._rows.get(job_id)
@@ -334,10 +340,9 @@ class QueueIndex:
 
     def by_name(self) -> Sequence[UserTasks]:
         """Return the users that have tasks, in ascending order of name."""
-        present = [tasks for tasks in self._by_number if tasks.keys or tasks.waiting_count]
-        if len(present) > 1:
-            present.sort(key=_name)
-        return present
+        if len(self._in_order) < len(self._by_number):
+            self._in_order = sorted(self._by_number, key=_name)
+        return [tasks for tasks in self._in_order if tasks.keys or tasks.waiting_count]
 
     def tasks_of(self, user: str) -> UserTasks | None:
         """Return the user's tasks, if the user was ever seen."""
@@ -358,6 +363,10 @@ class QueueIndex:
         if row is None:
             raise NotFound(f"job {job_id} is not in the queue", missing=(job_id,))
         return row
+
+    def owners(self, rows: Rows) -> list[UserTasks]:
+        """Return the users of jobs by row."""
+        return [self._by_number[number] for number in self.columns.user[rows].tolist()]
 
     def ids(self, rows: Iterable[int]) -> list[JobId]:
         """Return the ids of jobs by row."""
@@ -390,6 +399,15 @@ class QueueIndex:
     def class_number(self, row: int) -> int:
         """Return the number of the job's constraint class."""
         return self._class_of[row]
+
+    def usage_sums(self, number: int) -> tuple[float, float, float, float]:
+        """Return count, cpus, mem and gpus of the running tasks of a user, by number."""
+        tasks = self._by_number[number]
+        return (float(len(tasks.keys)), *self.sums_of(tasks))
+
+    def name_of(self, number: int) -> str:
+        """Return the name of a user by number."""
+        return self._by_number[number].name
 
     def group_hosts(self, group: GroupId) -> dict[str, int]:
         """Return how many tasks of the group run on which host."""

@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
+import numpy as np
+
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.ranking import Ranked
+from cook_jupyter.scheduling.merging import sums_along
+from cook_jupyter.scheduling.ranking import Heads, Mask, Ranked
 
 UNLIMITED_QUOTA = Quota()
 
@@ -166,6 +169,67 @@ def considerable(
         if filters.accepts is not None and not filters.accepts(index.ids((row,))[0]):
             continue
         yield ranked
+
+
+class Allowance:
+    """Which jobs users' quotas and the launch rate leave, in columns: a `ranking.Wanted`.
+
+    It may be used only where no quota of pool or group is in force, for those count every ranked job.
+    """
+
+    def __init__(self, index: QueueIndex, limits: UserLimits, filters: QueueFilters, held: Held) -> None:
+        self._index = index
+        self._limits = index.limit_columns(limits)
+        self._filters = filters
+        self._held = held
+
+    def __call__(self, heads: Heads) -> tuple[Mask, Mask]:
+        """See `ranking.Wanted`."""
+        columns = self._index.columns
+        counted = heads.waits.copy()
+        if self._filters.max_cpus is not None:
+            counted &= columns.cpus[heads.rows] <= self._filters.max_cpus
+        if self._filters.max_mem_mb is not None:
+            counted &= columns.mem[heads.rows] <= self._filters.max_mem_mb
+        left = counted.copy()
+        if self._limits.limited[heads.users].any():
+            left &= self._within_quotas(heads, counted)
+        if self._filters.tokens is not None:
+            left = self._within_rate(heads, left, self._filters.tokens)
+        finished = np.zeros(len(heads.lengths), dtype=bool)
+        refused = np.flatnonzero(counted & ~left)
+        finished[heads.owners[refused]] = True  # whoever is refused one job is refused all later ones
+        return left, finished
+
+    def _within_quotas(self, heads: Heads, counted: Mask) -> Mask:
+        columns, index = self._index.columns, self._index
+        rows, owners = heads.rows[counted], heads.owners[counted]
+        lengths = np.bincount(owners, minlength=len(heads.lengths))
+        quota = self._limits.quota[heads.users][owners]
+        filled = lengths > 0
+        first = (np.cumsum(lengths) - lengths)[filled]
+        used = np.array([index.usage_sums(number) for number in heads.users[filled].tolist()])
+        over = np.zeros(len(rows), dtype=bool)
+        amounts = (np.ones(len(rows)), columns.cpus[rows], columns.mem[rows], columns.gpus[rows])
+        for number, asked in enumerate(amounts):
+            asked[first] += used.reshape(-1, 4)[:, number]
+            over |= sums_along(asked, lengths) > quota[:, number]
+        within = counted.copy()
+        within[counted] = ~over
+        return within
+
+    def _within_rate(self, heads: Heads, left: Mask, tokens: Mapping[str, float]) -> Mask:
+        owners = heads.owners[left]
+        lengths = np.bincount(owners, minlength=len(heads.lengths))
+        place = np.arange(len(owners)) - (np.cumsum(lengths) - lengths)[owners]
+        names = [self._index.name_of(number) for number in heads.users.tolist()]
+        allowed = np.array([tokens.get(name, inf) for name in names])[owners]
+        passes = place + 1 <= allowed
+        held = np.bincount(owners[~passes], minlength=len(names)).tolist()
+        self._held.jobs = {name: number for name, number in zip(names, held, strict=True) if number}
+        within = left.copy()
+        within[left] = passes
+        return within
 
 
 class _Meter:

@@ -248,7 +248,8 @@ class ManyHosts:
             fits &= table[_USED[2]] + ask.gpus <= table[_ROOM[2]]
         if ask.ports:
             fits &= table[_USED[3]] + ask.ports <= table[_ROOM[3]]
-        fits &= table[_USED[4]] + 1.0 <= table[_ROOM[4]]
+        if table[_ROOM[4], 0] < np.inf:
+            fits &= table[_USED[4]] + 1.0 <= table[_ROOM[4]]
         fills: Floats = table[_BASE_CPUS] + ask.cpus
         fills /= table[_TOTAL_CPUS]
         of_mem = table[_BASE_MEM] + ask.mem_mb

@@ -14,10 +14,10 @@ specification, section 3.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,10 @@ from cook_jupyter.scheduling.merging import merged, sums_along
 from cook_jupyter.scheduling.tables import SEQ_BITS, Floats, Integers, Rows
 from cook_jupyter.scheduling.user_tasks import UserTasks
 
+Mask = npt.NDArray[np.bool_]
+
 MAX_OVER_QUOTA_JOBS = 100
+_LEAST_DEPTH = 8  # how many waiting jobs of each user are looked at, at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,13 +172,20 @@ class Ranking:
     complete: bool
 
 
+class Wanted(Protocol):
+    """Says which elements of users' lists are wanted at all."""
+
+    def __call__(self, heads: "Heads") -> tuple[Mask, Mask]:
+        """Return which elements are wanted, and of which lists no later element will be."""
+
+
 def columnar(
     index: QueueIndex,
     limits: UserLimits,
     settings: RankSettings = RankSettings(),
     limit: int | None = None,
     *,
-    most: Mapping[str, int] | None = None,
+    wanted: Wanted | None = None,
 ) -> Ranking:
     """Rank the first `limit` waiting jobs, or all, at once.
 
@@ -186,57 +196,71 @@ def columnar(
         limits: shares and quotas.
         settings: how the pool ranks.
         limit: how many jobs are wanted.
-        most: how many waiting jobs of a user are wanted at most; who is not named is not limited.
+        wanted: leaves jobs out that need not be ranked; None takes all.
     """
     users = [tasks for tasks in index.by_name() if tasks.waiting_count]
     counts = np.array([tasks.waiting_count for tasks in users], dtype=np.int64)
-    if most is not None:
-        named = np.array([most.get(tasks.name, -1) for tasks in users], dtype=np.int64)
-        counts = np.where(named < 0, counts, np.minimum(counts, named))
     depths = counts
     if limit is not None and users:
-        depths = np.minimum(counts, max(8, 3 * limit // len(users)))
+        depths = np.minimum(counts, max(_LEAST_DEPTH, 2 * limit // len(users)))
     while True:
-        lists = _lists(index, users, depths)
-        scored = _scores_of(index, lists, limits, settings)
-        kept = _within_cut(index, lists, limits, settings)
-        if kept is not None:
-            lists, scored = lists.only(kept), scored[kept]
+        heads = _heads(index, users, depths)
+        scored = _scores_of(index, heads, limits, settings)
         more = depths < counts
+        kept = _within_cut(index, heads, limits, settings)
         if kept is not None:
-            more &= lists.waiting_counts >= depths  # what the cut left out is not missed
-        order = merged(scored, lists.lengths)
-        order = order[lists.waits[order]]
+            heads, scored = heads.only(kept), scored[kept]
+            more &= heads.waiting_counts >= depths  # what the cut left out is not missed
+        shown = heads.waits
+        if wanted is not None:
+            are_wanted, finished = wanted(heads)
+            shown = shown & are_wanted
+            more &= ~finished
+        order = merged(scored, heads.lengths)
+        order = order[shown[order]]
         drus = scored[order]
+        rows = heads.rows[order]
         if limit is None or not more.any():
             complete = limit is None or len(order) <= limit
-            return Ranking(rows=lists.rows[order[:limit]], drus=drus[:limit], complete=complete)
-        last = lists.last_scores(scored)
+            return Ranking(rows=rows[:limit], drus=drus[:limit], complete=complete)
+        last = heads.last_scores(scored)
         certain = int(np.searchsorted(drus, last[more].min(), side="left"))
         if certain >= limit:
-            return Ranking(rows=lists.rows[order[:limit]], drus=drus[:limit], complete=False)
+            return Ranking(rows=rows[:limit], drus=drus[:limit], complete=False)
         bound = drus[limit - 1] if len(drus) >= limit else np.inf
         depths = np.where(more & (last <= bound), np.minimum(counts, depths * 4), depths)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Lists:
-    """The heads of users' lists in Cook's order, one behind the other."""
+class Heads:
+    """The heads of users' lists in Cook's order, one behind the other.
 
-    users: Integers  # their numbers
+    Attributes:
+        users: their numbers.
+        lengths: how many elements there are of each.
+        rows: the elements.
+        waits: which of them wait; the others run.
+    """
+
+    users: Integers
     lengths: Integers
     rows: Rows
-    waits: npt.NDArray[np.bool_]
+    waits: Mask
 
     @property
     def begins(self) -> Integers:
+        """Where each list begins."""
         return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def owners(self) -> Integers:
+        """The place of each element's list."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     @property
     def waiting_counts(self) -> Integers:
         """How many of each list wait."""
-        owner = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        return np.bincount(owner[self.waits], minlength=len(self.lengths))
+        return np.bincount(self.owners[self.waits], minlength=len(self.lengths))
 
     def last_scores(self, scored: Floats) -> Floats:
         """The score of each list's last element; lists without any never hold others up."""
@@ -245,24 +269,44 @@ class _Lists:
         last[filled] = scored[np.cumsum(self.lengths)[filled] - 1]
         return last
 
-    def only(self, kept: npt.NDArray[np.bool_]) -> "_Lists":
+    def only(self, kept: Mask) -> "Heads":
         """The same without the elements that are not kept."""
-        owner = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        return _Lists(
+        return Heads(
             users=self.users,
-            lengths=np.bincount(owner[kept], minlength=len(self.lengths)),
+            lengths=np.bincount(self.owners[kept], minlength=len(self.lengths)),
             rows=self.rows[kept],
             waits=self.waits[kept],
         )
 
 
-def _lists(index: QueueIndex, users: Sequence[UserTasks], depths: Integers) -> _Lists:
+def ranked_in_columns(
+    index: QueueIndex,
+    limits: UserLimits,
+    settings: RankSettings = RankSettings(),
+    *,
+    number: int,
+    wanted: Wanted | None = None,
+) -> Iterator[Ranked]:
+    """Yield what `lazily` yields, ranked in columns: `number` jobs first, and more if they are asked for."""
+    told = 0
+    while True:
+        ranking = columnar(index, limits, settings, number, wanted=wanted)
+        owners = index.owners(ranking.rows[told:])
+        rows, drus = ranking.rows[told:].tolist(), ranking.drus[told:].tolist()
+        yield from map(Ranked, rows, drus, owners)
+        if ranking.complete:
+            return
+        told = len(ranking.rows)
+        number *= 4
+
+
+def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers) -> Heads:
     """All running tasks and the first `depths` waiting jobs of each user, in Cook's order."""
     parts: list[Rows] = []
     waits: list[bool] = []
     sizes: list[int] = []
     lengths: list[int] = []
-    mixed: list[tuple[int, Rows, npt.NDArray[np.bool_]]] = []
+    mixed: list[tuple[int, Rows, Mask]] = []
     begin = 0
     for tasks, depth in zip(users, depths.tolist(), strict=True):
         running, waiting = tasks.running(), tasks.waiting(depth)
@@ -282,7 +326,7 @@ def _lists(index: QueueIndex, users: Sequence[UserTasks], depths: Integers) -> _
     for at, put, put_waits in mixed:
         rows[at : at + len(put)] = put
         waiting_too[at : at + len(put)] = put_waits
-    return _Lists(
+    return Heads(
         users=np.array([tasks.number for tasks in users], dtype=np.int64),
         lengths=np.array(lengths, dtype=np.int64),
         rows=rows,
@@ -290,35 +334,32 @@ def _lists(index: QueueIndex, users: Sequence[UserTasks], depths: Integers) -> _
     )
 
 
-def _scores_of(index: QueueIndex, lists: _Lists, limits: UserLimits, settings: RankSettings) -> Floats:
+def _scores_of(index: QueueIndex, heads: Heads, limits: UserLimits, settings: RankSettings) -> Floats:
     """The DRU of each element."""
     of_user = index.limit_columns(limits)
     columns = index.columns
     if settings.mode is DruMode.GPU:
-        held = sums_along(columns.gpus[lists.rows], lists.lengths)
-        return held / np.repeat(of_user.share_gpus[lists.users], lists.lengths)
-    cpus = sums_along(columns.cpus[lists.rows], lists.lengths)
-    cpus /= np.repeat(of_user.share_cpus[lists.users], lists.lengths)
-    mem = sums_along(columns.mem[lists.rows], lists.lengths)
-    mem /= np.repeat(of_user.share_mem[lists.users], lists.lengths)
+        held = sums_along(columns.gpus[heads.rows], heads.lengths)
+        return held / np.repeat(of_user.share_gpus[heads.users], heads.lengths)
+    cpus = sums_along(columns.cpus[heads.rows], heads.lengths)
+    cpus /= np.repeat(of_user.share_cpus[heads.users], heads.lengths)
+    mem = sums_along(columns.mem[heads.rows], heads.lengths)
+    mem /= np.repeat(of_user.share_mem[heads.users], heads.lengths)
     scored: Floats = np.maximum(mem, cpus, out=mem)
     return scored
 
 
-def _within_cut(
-    index: QueueIndex, lists: _Lists, limits: UserLimits, settings: RankSettings
-) -> npt.NDArray[np.bool_] | None:
+def _within_cut(index: QueueIndex, heads: Heads, limits: UserLimits, settings: RankSettings) -> Mask | None:
     """Which elements a user keeps: those within the quota and some more; None if nobody has a quota."""
     of_user = index.limit_columns(limits)
-    if not of_user.limited[lists.users].any():
+    if not of_user.limited[heads.users].any():
         return None
     columns = index.columns
-    quota = np.repeat(of_user.quota[lists.users], lists.lengths, axis=0)
-    place = np.arange(len(lists.rows)) - np.repeat(lists.begins, lists.lengths)
+    quota = np.repeat(of_user.quota[heads.users], heads.lengths, axis=0)
+    place = np.arange(len(heads.rows)) - np.repeat(heads.begins, heads.lengths)
     over = place + 1 > quota[:, 0]
     for number, column in enumerate((columns.cpus, columns.mem, columns.gpus), 1):
-        over |= sums_along(column[lists.rows], lists.lengths) > quota[:, number]
-    owner = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
-    within = np.bincount(owner[~over], minlength=len(lists.lengths))
-    kept: npt.NDArray[np.bool_] = place < np.repeat(within + settings.max_over_quota_jobs, lists.lengths)
+        over |= sums_along(column[heads.rows], heads.lengths) > quota[:, number]
+    within = np.bincount(heads.owners[~over], minlength=len(heads.lengths))
+    kept: Mask = place < np.repeat(within + settings.max_over_quota_jobs, heads.lengths)
     return kept

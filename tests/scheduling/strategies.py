@@ -2,18 +2,22 @@
 
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 
+# For decisions on random snapshots: these are large to make, and a busy machine makes them slowly.
+on_snapshots = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 USERS = ("ada", "bob", "cyd", "dan")
 Task = dict[str, Any]
 
 
 @st.composite
-def task_lists(draw: st.DrawFn, max_size: int = 30, *, waiting_only: bool = False) -> list[Task]:
+def task_lists(draw: st.DrawFn, max_size: int = 20, *, waiting_only: bool = False) -> list[Task]:
     """Tasks with seqs of their own, running ones with starts that tie now and then."""
     tasks: list[Task] = []
     for seq in range(1, draw(st.integers(0, max_size)) + 1):
@@ -63,7 +67,7 @@ def user_limits() -> st.SearchStrategy[UserLimits]:
 
 
 @st.composite
-def offer_lists(draw: st.DrawFn, max_size: int = 35) -> list[Offer]:
+def offer_lists(draw: st.DrawFn, max_size: int = 24) -> list[Offer]:
     """Offers of hosts of a few sizes, some in use."""
     return [
         Offer(

@@ -16,7 +16,7 @@ from cook_jupyter.scheduling.matching import MatchSettings
 from cook_jupyter.scheduling.ranking import RankSettings
 from tests.scheduling import reference
 from tests.scheduling.queues import an_index, job_id, seq_of
-from tests.scheduling.strategies import USERS, offer_lists, quotas, task_lists, user_limits
+from tests.scheduling.strategies import USERS, offer_lists, on_snapshots, quotas, task_lists, user_limits
 
 Task = dict[str, Any]
 tokens = st.one_of(st.none(), st.dictionaries(st.sampled_from(USERS), st.integers(0, 4).map(float)))
@@ -46,6 +46,7 @@ def settings_for(columnar: bool, considered: int = 1000, good: float = 0.8) -> C
 
 
 @pytest.mark.parametrize("columnar", [False, True], ids=["one by one", "in columns"])
+@on_snapshots
 @given(
     tasks=task_lists(),
     limits=user_limits(),
@@ -94,6 +95,7 @@ def test_a_cycle_decides_as_the_specification_says(
         assert 0 < number <= held[user]
 
 
+@on_snapshots
 @given(tasks=task_lists(), limits=user_limits(), offers=offer_lists(), columnar=st.booleans())
 def test_no_launch_passes_a_quota(
     tasks: list[Task], limits: UserLimits, offers: list[Offer], columnar: bool
@@ -121,6 +123,7 @@ def test_no_launch_passes_a_quota(
     assert not matching.matches or pool_quota.allows(index.pool_usage())
 
 
+@on_snapshots
 @given(tasks=task_lists(), limits=user_limits(), offers=offer_lists(), data=st.data())
 def test_the_same_snapshot_is_decided_the_same_way(
     tasks: list[Task], limits: UserLimits, offers: list[Offer], data: st.DataObject

@@ -31,7 +31,7 @@ from cook_jupyter.scheduling.matching import MatchSettings, match, refusal_of
 from cook_jupyter.scheduling.rules import NO_SURROUNDINGS, Surroundings
 from tests.scheduling import reference
 from tests.scheduling.queues import job_id, seq_of
-from tests.scheduling.strategies import offer_lists, task_lists
+from tests.scheduling.strategies import offer_lists, on_snapshots, task_lists
 
 FEW, MANY = 10**9, 0  # of hosts, from which on they are looked at in columns
 BOTH_WAYS = pytest.mark.parametrize("columnar_from", [FEW, MANY], ids=["one by one", "in columns"])
@@ -63,7 +63,8 @@ def hosts_of(matches: Sequence[Match]) -> dict[int, str]:
 
 
 @BOTH_WAYS
-@given(tasks=task_lists(waiting_only=True, max_size=40), offers=offer_lists(), good=good_enough)
+@on_snapshots
+@given(tasks=task_lists(waiting_only=True, max_size=25), offers=offer_lists(), good=good_enough)
 def test_jobs_are_placed_as_the_specification_says(
     columnar_from: int, tasks: list[dict[str, Any]], offers: list[Offer], good: float
 ) -> None:
@@ -82,7 +83,8 @@ def test_jobs_are_placed_as_the_specification_says(
 
 
 @BOTH_WAYS
-@given(tasks=task_lists(waiting_only=True, max_size=40), offers=offer_lists(), good=good_enough)
+@on_snapshots
+@given(tasks=task_lists(waiting_only=True, max_size=25), offers=offer_lists(), good=good_enough)
 def test_no_host_is_given_more_than_it_has(
     columnar_from: int, tasks: list[dict[str, Any]], offers: list[Offer], good: float
 ) -> None:
@@ -98,6 +100,7 @@ def test_no_host_is_given_more_than_it_has(
         assert sum(task["gpus"] for task in given_out[offer.host]) <= offer.room.gpus
 
 
+@on_snapshots
 @given(tasks=task_lists(waiting_only=True), offers=offer_lists(), data=st.data())
 def test_the_order_of_offers_changes_nothing(
     tasks: list[dict[str, Any]], offers: list[Offer], data: st.DataObject
@@ -179,6 +182,7 @@ GROUPS = {
 }
 
 
+@on_snapshots
 @given(
     asks=demanding_asks(),
     offers=varied_hosts(),

@@ -9,11 +9,12 @@ from cook_jupyter.model.pool import DruMode
 from cook_jupyter.scheduling.ranking import RankSettings, columnar, lazily, rank
 from tests.scheduling import reference
 from tests.scheduling.queues import an_index, job_id, seq_of
-from tests.scheduling.strategies import task_lists, user_limits
+from tests.scheduling.strategies import on_snapshots, task_lists, user_limits
 
 modes = st.sampled_from(DruMode)
 
 
+@on_snapshots
 @given(tasks=task_lists(), limits=user_limits(), mode=modes, over=st.integers(0, 5))
 def test_the_queue_is_the_specifications(
     tasks: list[dict[str, Any]], limits: UserLimits, mode: DruMode, over: int
@@ -32,6 +33,7 @@ def test_the_queue_is_the_specifications(
     assert at_once.complete
 
 
+@on_snapshots
 @given(tasks=task_lists(), limits=user_limits(), mode=modes, wanted=st.integers(1, 10))
 def test_the_head_of_the_queue_is_the_head_of_the_whole_queue(
     tasks: list[dict[str, Any]], limits: UserLimits, mode: DruMode, wanted: int
@@ -49,6 +51,7 @@ def test_the_head_of_the_queue_is_the_head_of_the_whole_queue(
     assert [ranked.row for ranked in first] == whole[:wanted]
 
 
+@on_snapshots
 @given(tasks=task_lists(), limits=user_limits(), data=st.data())
 def test_the_order_in_which_tasks_arrived_changes_nothing(
     tasks: list[dict[str, Any]], limits: UserLimits, data: st.DataObject
