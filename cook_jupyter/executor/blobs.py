@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cook_jupyter.errors import NotFound
 from cook_jupyter.payload.blobs import BlobStore, DirectoryStore, checked_name, open_store
 from cook_jupyter.payload.envelope import Buffer
 
@@ -61,7 +62,10 @@ class HttpStore:
 
     def get(self, name: str) -> Buffer:
         """Fetch a blob."""
-        return bytearray(self._client().get_blob(checked_name(name)))
+        try:
+            return bytearray(self._client().get_blob(checked_name(name)))
+        except NotFound as error:
+            raise NotFound(f"the scheduler has no blob {name}", missing=(name,)) from error
 
     def has(self, name: str) -> bool:
         """Ask for a blob."""

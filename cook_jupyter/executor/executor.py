@@ -99,6 +99,7 @@ class CookExecutor(concurrent.futures.Executor):
         self._root = root
         self._body: tuple[str, Mapping[str, Any]] = ("", {})
         self._closed = False
+        self._mark = object()  # of our futures; they shall not keep us alive
 
     @property
     def options(self) -> Options:
@@ -195,7 +196,7 @@ class CookExecutor(concurrent.futures.Executor):
         session = self._line.session
         if session is None:
             return
-        mine = [each for each in session.futures() if self._root or each.owner is self]
+        mine = [each for each in session.futures() if self._root or each.owner is self._mark]
         if cancel_futures:
             session.cancel(mine)
         if wait:
@@ -259,7 +260,7 @@ class CookExecutor(concurrent.futures.Executor):
         call = outgoing.call_environment(
             pieces, job_id=future.key, store=session.store, key_file=session.key_file
         )
-        future.owner = self
+        future.owner = self._mark
         future.call_rests = outgoing.CALL_BLOB in call
         return Parcel(future, self._body[1], self._options.pool, {**self._options.env, **call})
 

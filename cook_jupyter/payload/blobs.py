@@ -44,7 +44,7 @@ class BlobStore(Protocol):
         """Whether nobody but this user can write here."""
 
     def put(self, name: str, pieces: Sequence[Buffer]) -> None:
-        """Write a blob whole; writing it again is allowed.
+        """Write a blob whole; writing the same again is allowed.
 
         Raises:
             InvalidRequest: not a name of a blob.

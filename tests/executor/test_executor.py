@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import signal
 import subprocess
@@ -505,6 +506,26 @@ def test_a_forked_child_can_submit_and_knows_which_futures_are_not_its_own(
 
     assert told == "27 SchedulerUnreachable"
     assert future.result(SOON_S) == "open"
+
+
+def test_the_threads_end_with_the_last_executor(started: JobClient) -> None:
+    executor = CookExecutor(started, cpus=0.5, mem_mb=256)
+    future = executor.submit(pow, 2, 2)
+    session = executor._line.live()
+
+    del executor
+
+    assert future.result(SOON_S) == 4
+    gc.collect()
+    until(session._stop.is_set)
+
+
+def test_one_may_act_as_another_user_of_the_own_scheduler(started: JobClient) -> None:
+    with CookExecutor(started, user="bob", cpus=0.5, mem_mb=256) as executor:
+        future = executor.submit(pow, 2, 5)
+
+        assert future.result(SOON_S) == 32
+        assert started.acting_as("bob").job(future.key)["user"] == "bob"
 
 
 def test_many_threads_may_submit(executor: CookExecutor) -> None:
