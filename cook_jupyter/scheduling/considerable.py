@@ -103,7 +103,17 @@ def is_offensive(asked: Usage, filters: QueueFilters) -> bool:
 def ranked_within(
     queue: Iterable[Ranked], index: QueueIndex, filters: QueueFilters = NO_FILTERS
 ) -> Iterator[Ranked]:
-    """Yield what the quotas of pool and group leave of a ranking, without offensive jobs: Cook's queue."""
+    """Return what the quotas of pool and group leave of a ranking, without offensive jobs: Cook's queue."""
+    nobody_is_left_out = (
+        filters.max_cpus is None
+        and filters.max_mem_mb is None
+        and not filters.pool_quota.limits_usage
+        and not filters.group_quota.limits_usage
+    )
+    return iter(queue) if nobody_is_left_out else _ranked_within(queue, index, filters)
+
+
+def _ranked_within(queue: Iterable[Ranked], index: QueueIndex, filters: QueueFilters) -> Iterator[Ranked]:
     pool = _Meter(filters.pool_quota, index.pool_usage() if filters.pool_quota.limits_usage else Usage())
     group = _Meter(filters.group_quota, filters.group_usage)
     largest = (
@@ -138,11 +148,27 @@ def considerable(
     filters: QueueFilters = NO_FILTERS,
     held: Held | None = None,
 ) -> Iterator[Ranked]:
-    """Yield the jobs of Cook's queue that may be matched now, in order.
+    """Return the jobs of Cook's queue that may be matched now, in order.
 
     First each user's quota, then the launch rate, then the pool's quota (so that a user over quota does
     not eat the pool's room), then the launch filter.
     """
+    nobody_is_left_out = (
+        filters.tokens is None
+        and filters.accepts is None
+        and not index.limit_columns(limits).anyone_limited
+        and not filters.pool_quota.limits_usage
+    )
+    return iter(queue) if nobody_is_left_out else _considerable(queue, index, limits, filters, held)
+
+
+def _considerable(
+    queue: Iterable[Ranked],
+    index: QueueIndex,
+    limits: UserLimits,
+    filters: QueueFilters,
+    held: Held | None,
+) -> Iterator[Ranked]:
     meters: dict[str, _Meter] = {}
     pool = _Meter(filters.pool_quota, index.pool_usage() if filters.pool_quota.limits_usage else Usage())
     tokens = None if filters.tokens is None else dict(filters.tokens)

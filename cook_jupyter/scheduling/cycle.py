@@ -91,10 +91,8 @@ def match_cycle(
     queue = ranked_within(
         _ranked(index, limits, settings, filters, held, before.considerable), index, filters
     )
-    head: list[Ask] = []
-    asks = _noting_head(
-        _asks(index, islice(considerable(queue, index, limits, filters, held), before.considerable)), head
-    )
+    rows: list[int] = []
+    asks = _asks(index, islice(considerable(queue, index, limits, filters, held), before.considerable), rows)
     placed, refusals, considered = match(
         asks,
         hosts,
@@ -103,7 +101,7 @@ def match_cycle(
         least=lambda: index.least,
     )
     matches = tuple(match for match in placed if match.cluster not in indebted)
-    head_matched = not matches or matches[0].job_id == head[0].job_id
+    head_matched = not matches or matches[0].job_id == index.ids(rows[:1])[0]
     launched = {match.job_id for match in matches}
     return Matching(
         matches=matches,
@@ -181,15 +179,11 @@ def ask_of(index: QueueIndex, row: int) -> Ask:
     )
 
 
-def _asks(index: QueueIndex, ranked: Iterable[Ranked]) -> Iterator[Ask]:
-    return (ask_of(index, job.row) for job in ranked)
-
-
-def _noting_head(asks: Iterator[Ask], head: list[Ask]) -> Iterator[Ask]:
-    for ask in asks:
-        if not head:
-            head.append(ask)
-        yield ask
+def _asks(index: QueueIndex, ranked: Iterable[Ranked], rows: list[int]) -> Iterator[Ask]:
+    """What the jobs ask of hosts; notes the rows of those that were looked at."""
+    for job in ranked:
+        rows.append(job.row)
+        yield ask_of(index, job.row)
 
 
 def _with_groups(surroundings: Surroundings, index: QueueIndex) -> Surroundings:

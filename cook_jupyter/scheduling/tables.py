@@ -52,9 +52,10 @@ class LimitColumns:
         share_cpus, share_mem, share_gpus: divisors of the DRU.
         quota: one row per user: count, cpus, mem, gpus.
         limited: whether the user's quota limits anything.
+        anyone_limited: whether some user's does.
     """
 
-    __slots__ = ("limited", "quota", "share_cpus", "share_gpus", "share_mem")
+    __slots__ = ("anyone_limited", "limited", "quota", "share_cpus", "share_gpus", "share_mem")
 
     def __init__(self, names: Sequence[str], limits: UserLimits) -> None:
         shares = [limits.share(name) for name in names]
@@ -66,6 +67,7 @@ class LimitColumns:
             [(float(quota.count), quota.cpus, quota.mem_mb, quota.gpus) for quota in quotas]
         ).reshape(-1, 4)
         self.limited = np.array([quota.limits_usage for quota in quotas], dtype=bool)
+        self.anyone_limited = bool(self.limited.any())
 
 
 def amounts(column: Floats) -> Amounts:
