@@ -21,6 +21,7 @@ from cook_jupyter.errors import SchedulerUnreachable
 
 START_TIMEOUT_S = 30.0
 LOG_LINES = 12
+OWNER_LOCK = "scheduler.lock"  # held by a scheduler for as long as it lives
 _NEEDED = ("apsw", "numpy", "tornado")  # the heart of the extra [scheduler]
 _LOOK_EVERY_S = 0.005
 
@@ -66,6 +67,8 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime:
             f"no scheduler was found, and none can be started here without {', '.join(missing)}: "
             "pip install 'cook_jupyter[scheduler]', or name a scheduler in COOK_JUPYTER_URL"
         )
+    deadline = time.monotonic() + timeout_s
+    _wait_for_predecessor(home, deadline)
     log = _log(home)
     private_folder(log.parent)
     begin = log.stat().st_size if log.exists() else 0
@@ -73,7 +76,6 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime:
     # Reaped as soon as it ends: a zombie would look alive to those who only ask for its number.
     threading.Thread(target=process.wait, name="cook-scheduler-reaper", daemon=True).start()
 
-    deadline = time.monotonic() + timeout_s
     while True:
         found = read_runtime(home)
         if isinstance(found, Runtime):
@@ -89,6 +91,28 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime:
                 f"after {timeout_s:g} s. The end of {log}:\n{_tail(log, begin)}"
             )
         time.sleep(_LOOK_EVERY_S)
+
+
+def _wait_for_predecessor(home: Path, deadline: float) -> None:
+    """Return when no scheduler owns the home; one that is just ending has no runtime file any more."""
+    try:
+        descriptor = os.open(home / OWNER_LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SchedulerUnreachable(
+                        f"a scheduler owns {home} but does not say where it listens: its runtime file is gone."
+                        " End its process (`ps` shows it as `cook_jupyter serve`), and another one can start"
+                    ) from None
+                time.sleep(_LOOK_EVERY_S)
+    finally:
+        os.close(descriptor)
 
 
 def _spawn(home: Path, log: Path) -> subprocess.Popen[bytes]:

@@ -79,6 +79,28 @@ def test_a_scheduler_that_was_killed_is_replaced_and_said_to_be_gone(
     assert second.job(uuid)["uuid"] == uuid
 
 
+def test_a_scheduler_that_is_just_ending_is_waited_for(cook_home: Path) -> None:
+    first = connect()
+    pid = runtime_in(cook_home).pid
+    first.shutdown()
+
+    second = connect()
+
+    assert second.info_v1()["pid"] != pid
+
+
+def test_a_scheduler_that_lost_its_runtime_file_is_not_doubled(cook_home: Path) -> None:
+    client = connect()
+    runtime = (cook_home / "scheduler.json").read_bytes()
+    (cook_home / "scheduler.json").unlink()
+
+    with pytest.raises(SchedulerUnreachable, match="its runtime file is gone"):
+        connect(timeout_s=0.2)
+    (cook_home / "scheduler.json").write_bytes(runtime)
+    (cook_home / "scheduler.json").chmod(0o600)
+    assert client.info_v1()["pid"] == runtime_in(cook_home).pid
+
+
 def test_a_scheduler_that_cannot_begin_tells_its_last_words(cook_home: Path) -> None:
     (cook_home / "store.sqlite").mkdir()
 
