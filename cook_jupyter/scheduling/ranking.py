@@ -49,6 +49,9 @@ class RankSettings:
     max_over_quota_jobs: int = MAX_OVER_QUOTA_JOBS
 
 
+RANK_DEFAULTS = RankSettings()
+
+
 class Ranked(NamedTuple):
     """A waiting job in its place."""
 
@@ -60,7 +63,7 @@ class Ranked(NamedTuple):
 def rank(
     index: QueueIndex,
     limits: UserLimits,
-    settings: RankSettings = RankSettings(),
+    settings: RankSettings = RANK_DEFAULTS,
     *,
     limit: int | None = None,
 ) -> Sequence[JobId]:
@@ -77,9 +80,7 @@ def rank(
 # --- one by one
 
 
-def lazily(
-    index: QueueIndex, limits: UserLimits, settings: RankSettings = RankSettings()
-) -> Iterator[Ranked]:
+def lazily(index: QueueIndex, limits: UserLimits, settings: RankSettings = RANK_DEFAULTS) -> Iterator[Ranked]:
     """Yield waiting jobs in rank order; each costs O(log users). The index must not change meanwhile."""
     cursors = [_scored(index, tasks, limits, settings) for tasks in index.by_name()]
     if len(cursors) == 1:
@@ -182,7 +183,7 @@ class Wanted(Protocol):
 def columnar(
     index: QueueIndex,
     limits: UserLimits,
-    settings: RankSettings = RankSettings(),
+    settings: RankSettings = RANK_DEFAULTS,
     limit: int | None = None,
     *,
     wanted: Wanted | None = None,
@@ -282,7 +283,7 @@ class Heads:
 def ranked_in_columns(
     index: QueueIndex,
     limits: UserLimits,
-    settings: RankSettings = RankSettings(),
+    settings: RankSettings = RANK_DEFAULTS,
     *,
     number: int,
     wanted: Wanted | None = None,

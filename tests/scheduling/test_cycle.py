@@ -9,6 +9,7 @@ from cook_jupyter.model.decisions import Scaleback
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.considerable import QueueFilters
 from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle, placement_of, scaled_back
 from cook_jupyter.scheduling.hosts import Hosts
@@ -159,6 +160,22 @@ def test_matches_of_a_cluster_in_debt_are_dropped() -> None:
     matching = match_cycle(an_index([a_waiting(1)]), [HOST], UserLimits(), indebted=frozenset({"east"}))
     assert matching.matches == ()
     assert matching.head_matched
+
+
+def test_a_cluster_grows_for_what_found_no_host_and_was_not_asked_for_yet() -> None:
+    index = an_index([a_waiting(seq, cpus=3.0) for seq in range(1, 7)])
+    limits = UserLimits(default_quota=Quota(count=5))
+    matching = match_cycle(index, [HOST], limits)
+    assert jobs_to_grow_for(index, limits, matching, asked_for=frozenset({job_id(3)})) == [
+        job_id(2),
+        job_id(4),
+        job_id(5),
+    ]
+
+
+def test_nothing_waits_so_no_cluster_grows() -> None:
+    matching = match_cycle(an_index([]), [HOST], UserLimits())
+    assert jobs_to_grow_for(an_index([]), UserLimits(), matching) == ()
 
 
 def test_an_empty_queue_matches_nothing() -> None:

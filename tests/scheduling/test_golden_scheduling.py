@@ -8,6 +8,7 @@ from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.considerable import (
     Held,
@@ -256,6 +257,9 @@ def test_a_match_cycle_is_cooks(given: Input, expect: Input, columnar_from: int)
     assert matching.head_matched is expect["matched_head_or_nothing"]
     if "hosts_used" in expect:
         assert len({match.host for match in matching.matches}) == expect["hosts_used"]
+    if "autoscale" in expect:
+        to_grow_for = jobs_to_grow_for(index, allowed, matching, filters=filters)
+        assert [names[job] for job in to_grow_for] == expect["autoscale"]
     if "reservations_after" in expect:
         left = {names.get(job, job): host for job, host in matching.reservations.items()}
         assert left == expect["reservations_after"]
