@@ -62,14 +62,9 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
 
 
 async def match_loop(scheduler: Scheduler) -> None:
-    """Run match cycles of every active pool for ever, at each event and at each interval."""
-    interval_s = scheduler.settings.rank_interval_ms / 1000
+    """Run match cycles of every active pool for ever, one after each event."""
     while True:
-        try:
-            async with asyncio.timeout(interval_s):
-                await scheduler.wake.wait()
-        except TimeoutError:
-            pass
+        await scheduler.wake.wait()
         scheduler.wake.clear()
         try:
             await match_all(scheduler)
@@ -80,6 +75,13 @@ async def match_loop(scheduler: Scheduler) -> None:
             scheduler.wake.set()
 
 
+async def tick_loop(scheduler: Scheduler) -> None:
+    """Be the timer behind the events, for ever: a match cycle at each interval, come what may."""
+    while True:
+        await asyncio.sleep(scheduler.settings.rank_interval_ms / 1000)
+        scheduler.wake.set()
+
+
 async def match_all(scheduler: Scheduler) -> int:
     """Run one match cycle of each active pool; returns how many jobs were launched."""
     launched = 0
@@ -87,7 +89,8 @@ async def match_all(scheduler: Scheduler) -> int:
         if not pool.active or not scheduler.queues.pool_waiting(pool.name):
             continue
         offers = [offer for offer in scheduler.offers() if offer.pool == pool.name]
-        launched += await match_cycle(scheduler, pool.name, offers)
+        if scheduler.queues.might_start(pool.name, offers):
+            launched += await match_cycle(scheduler, pool.name, offers)
     return launched
 
 

@@ -74,6 +74,11 @@ class Queues:
         allowed = ranked_within(ranked, index, self._filters())
         return index.ids(job.row for job in islice(allowed, limit))
 
+    def might_start(self, pool: str, offers: Sequence[Offer]) -> bool:
+        """Tell whether some waiting job could be small enough for some host: if not, why look."""
+        cpus, mem_mb = self._indexes[pool].least
+        return any(offer.room.cpus >= cpus and offer.room.mem_mb >= mem_mb for offer in offers)
+
     def match(self, pool: str, offers: Sequence[Offer]) -> Matching:
         """Decide which waiting jobs of a pool start where now, and remember why others did not."""
         matching = match_cycle(

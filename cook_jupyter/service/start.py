@@ -13,7 +13,7 @@ from cook_jupyter.clusters.base import ComputeCluster, Launch
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Home, Settings
-from cook_jupyter.service.cycles import kill_loop, match_loop
+from cook_jupyter.service.cycles import kill_loop, match_loop, tick_loop
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.updates import Updates
 from cook_jupyter.store.base import Store
@@ -52,8 +52,7 @@ async def alive(
         async with asyncio.TaskGroup() as tasks:
             starting = [tasks.create_task(start_cluster(cluster)) for cluster in clusters]
             loops = [
-                tasks.create_task(_supervised(match_loop, scheduler)),
-                tasks.create_task(_supervised(kill_loop, scheduler)),
+                tasks.create_task(_supervised(loop, scheduler)) for loop in (match_loop, tick_loop, kill_loop)
             ]
             try:
                 yield scheduler
