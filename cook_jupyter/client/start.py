@@ -107,7 +107,7 @@ def _wait_for_predecessor(home: Path, deadline: float) -> None:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise SchedulerUnreachable(
-                        f"a scheduler owns {home} but does not say where it listens: its runtime file is gone."
+                        f"a scheduler owns {home}, and the file that says where it listens is gone."
                         " End its process (`ps` shows it as `cook_jupyter serve`), and another one can start"
                     ) from None
                 time.sleep(_LOOK_EVERY_S)

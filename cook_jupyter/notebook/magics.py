@@ -17,7 +17,14 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 from traitlets import Enum, Float, Integer, TraitError, Unicode
 
 from cook_jupyter.client.connect import named_target
-from cook_jupyter.errors import Conflict, CookError, InvalidRequest, SchedulerUnreachable
+from cook_jupyter.errors import (
+    Conflict,
+    CookError,
+    InvalidRequest,
+    OutOfMemory,
+    SchedulerUnreachable,
+    TimedOut,
+)
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.notebook import cell as cells
 from cook_jupyter.notebook import commands, units
@@ -29,6 +36,8 @@ from cook_jupyter.notebook.running import CellRun
 from cook_jupyter.notebook.screen import Screen, StateLine
 from cook_jupyter.notebook.session import BackgroundCell, Session
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
+
+_MORE: dict[type[CookError], str] = {OutOfMemory: "--mem 4g", TimedOut: "--max-runtime 1h"}
 
 DEFAULT_BACKGROUND = "job"
 
@@ -186,6 +195,8 @@ class CookMagics(Magics):
         for bundle in getattr(error, "__cook_displays__", ()):
             screen.show(bundle)
         if isinstance(error, CookError):
+            if type(error) in _MORE:
+                error.add_note(f"Give it more: %%cook {_MORE[type(error)]}")
             raise error
         where = f"in job {short}" + (f" on {future.host}" if future.host else "")
         raise show_as(error, short_traceback(error, file_name, where))

@@ -121,7 +121,8 @@ def read_log(
             if text := decoder.decode(piece.data):
                 hear(Said(stream, text))
             if piece.next_offset > OUTPUT_LIMIT_BYTES:
-                more = f"more than 1 MB on {stream}; the rest with: %cook logs {instance[:8]}"
+                option = " --stderr" if stream == "stderr" else ""
+                more = f"more than 1 MB on {stream}; all of it with: %cook logs last{option}"
                 hear(Said(stream, f"\n[{more}]\n"))
                 return True
             if piece.next_offset >= piece.size and (piece.ended or not wait_s):

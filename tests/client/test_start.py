@@ -94,7 +94,7 @@ def test_a_scheduler_that_lost_its_runtime_file_is_not_doubled(cook_home: Path) 
     runtime = (cook_home / "scheduler.json").read_bytes()
     (cook_home / "scheduler.json").unlink()
 
-    with pytest.raises(SchedulerUnreachable, match="its runtime file is gone"):
+    with pytest.raises(SchedulerUnreachable, match="where it listens is gone"):
         connect(timeout_s=0.2)
     (cook_home / "scheduler.json").write_bytes(runtime)
     (cook_home / "scheduler.json").chmod(0o600)

@@ -129,6 +129,24 @@ async def test_the_stop_button_kills_the_job_and_the_kernel_goes_on(kernel: Kern
     assert "42" in text_of(await kernel.run("%%cook\n6 * 7"), "execute_result")
 
 
+async def test_killing_asks_which_and_takes_the_answer(kernel: Kernel) -> None:
+    for number in (1, 2):
+        await kernel.run(f"%%cook --background twin_{number} --name twins\nimport time\ntime.sleep(60)")
+
+    async def answer() -> str:
+        message = await kernel.client.get_stdin_msg(timeout=TIMEOUT_S)
+        kernel.client.input("2")  # the older one: the newest comes first
+        return str(message["content"]["prompt"])
+
+    asked = asyncio.create_task(answer())
+    await kernel.run("killed = %cook kill twins")
+
+    assert "Which one?" in await asked
+    checked = await kernel.run("[job.uuid for job in killed] == [twin_1.key]")
+    assert "True" in text_of(checked, "execute_result")
+    await kernel.run("twin_2.kill()")
+
+
 async def test_a_restarted_kernel_gets_the_result_and_the_names_back(kernel: Kernel) -> None:
     await kernel.run(
         "%%cook --background job --name overnight --out model\n"

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from cook_jupyter.errors import InvalidRequest, JobKilled, NotFound, ResultLost, Unsatisfiable
+from cook_jupyter.errors import (
+    BadExit,
+    InvalidRequest,
+    JobKilled,
+    NotFound,
+    OutOfMemory,
+    ResultLost,
+    TimedOut,
+    Unsatisfiable,
+)
 from cook_jupyter.notebook.cell_job import VALUE_LIMIT_BYTES
 from cook_jupyter.notebook.extension import load, unload
 from cook_jupyter.notebook.views import JobsView, SettingsView, StateView, UsageView, WhyView
@@ -104,6 +113,33 @@ def test_a_cell_with_magics_is_refused_before_it_is_sent(shell: Shell) -> None:
 
 def test_a_cell_that_is_no_python_is_refused_before_it_is_sent(shell: Shell) -> None:
     assert isinstance(shell.failing("%%cook\nx ="), SyntaxError)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "kind", "says"),
+    [
+        ("--mem 200m", "len(bytearray(900_000_000))", OutOfMemory, "--mem"),
+        ("--max-runtime 500ms", "import time\ntime.sleep(60)", TimedOut, "--max-runtime"),
+        ("", "import os\nos._exit(7)", BadExit, "exit code 7"),
+        ("", "import sys\nsys.exit(3)", BadExit, "sys.exit(3)"),
+        ("", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", BadExit, "SIGSEGV"),
+    ],
+)
+def test_a_cell_that_dies_says_of_what_and_what_to_do(
+    shell: Shell, options: str, code: str, kind: type[Exception], says: str
+) -> None:
+    ran = shell.run(f"%%cook {options}\n{code}")
+
+    assert isinstance(ran.error, kind)
+    assert says in ran.stdout
+
+
+def test_a_flood_of_output_is_cut_and_can_be_read_afterwards(shell: Shell) -> None:
+    ran = shell.good("%%cook --name flood\nprint('x' * 3_000_000)")
+
+    assert len(ran.stdout) < 2_500_000
+    assert "%cook logs last" in ran.stdout
+    assert len(shell.good("%cook logs flood").stdout) == 3_000_001
 
 
 def test_what_cannot_travel_is_named(shell: Shell) -> None:
