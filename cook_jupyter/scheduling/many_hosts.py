@@ -37,7 +37,7 @@ _NO_FIT: Final = -1.0
 _OUT: Final = 1e6  # taken off where a job does not fit: more than any fill
 _FEW: Final = 6  # states up to which one by one is faster than by columns
 _VIEWS: Final = 64  # shapes whose views are kept
-_STRIDE: Final = 1000  # hosts that are looked at at once for a good one; whole batches
+_STRIDE: Final = 20 * BATCH  # hosts that are looked at at once for a good one, at first
 _FULL: Final = 2.0  # no fill is above it
 _NEAR: Final = 64  # hosts among which to look for the next one of a state first
 
@@ -80,6 +80,7 @@ class ManyHosts:
         view.fills[state] = self._fill_one(ask, view.open, state)
         view.seen = len(self._touched)
         view.last, view.host = state, host
+        view.dull = min(view.dull, state // BATCH * BATCH)
         return host
 
     def refusal(self, ask: Ask) -> Refusal:
@@ -229,6 +230,7 @@ class ManyHosts:
             else:
                 states = np.array(touched)
                 view.fills[states] = self._fills(ask, view.open[states], self._table[:, states])
+            view.dull = min(view.dull, min(touched) // BATCH * BATCH)
             view.seen = len(self._touched)
             view.last = -1
         return view
@@ -297,17 +299,19 @@ class ManyHosts:
 
     def _first_good(self, ask: Ask, view: "_View") -> int:
         """The host to take in the first batch with a good one; -1 if there is none. Reaches no further."""
-        begin = 0
-        while begin < self._count:
-            end = max(view.reach, min(begin + _STRIDE, self._count))
+        stride = _STRIDE
+        while view.dull < self._count:
+            begin = view.dull
+            end = min(max(view.reach, begin + stride), self._count)
             if end > view.reach:
                 self._look_at(ask, view, end)
+                stride *= 2
             good = view.fills[begin:end] > self._good
             at = int(good.argmax())
             if good[at]:
-                batch = (begin + at) // BATCH * BATCH
+                batch = view.dull = (begin + at) // BATCH * BATCH
                 return batch + int(view.fills[batch : min(batch + BATCH, end)].argmax())
-            begin = end
+            view.dull = end
         return -1
 
     # --- what only one job demands
@@ -376,11 +380,12 @@ class ManyHosts:
 class _View:
     """What jobs of one shape would fill each state to."""
 
-    __slots__ = ("fills", "host", "last", "open", "reach", "seen")
+    __slots__ = ("dull", "fills", "host", "last", "open", "reach", "seen")
 
     def __init__(self, fills: Floats, is_open: Mask) -> None:
         self.fills = fills
         self.open = is_open
+        self.dull = 0  # how many of the first states are known not to become good; whole batches
         self.reach = 0  # how many states it has looked at; what is behind has no meaning yet
         self.seen = 0  # how many of the touched states it knows
         self.last = -1  # the state that the last job of the shape went to, if it was the last to change
