@@ -1,0 +1,151 @@
+import pytest
+
+from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.constraints import (
+    ATTRIBUTE_EQUALS,
+    BALANCED,
+    CHECKPOINT,
+    COMPLETION,
+    DISK,
+    UNCONSTRAINED,
+    ConstraintClass,
+    GroupPlacement,
+    Particulars,
+    PlacementKind,
+    PoolDefaults,
+    attributes_equal,
+    constraint_class_of,
+    disk_fits,
+    fails_class,
+    fails_particulars,
+    gpus_fit,
+    group_fails,
+    host_outlives,
+)
+from tests.builders import a_job_spec
+
+
+def a_node(**named: object) -> Offer:
+    given = {"host": "node", "cluster": "c", "pool": "p", "room": Resources(), "kind": HostKind.KUBERNETES}
+    return Offer(**{**given, **named})  # type: ignore[arg-type]
+
+
+P100 = ConstraintClass(gpu_model="p100")
+DEFAULTS = PoolDefaults(
+    gpu_model="p100", disk=True, disk_type="standard", disk_types={"standard": "pd-standard"}
+)
+
+
+def test_every_wanted_attribute_must_be_there_and_equal() -> None:
+    wanted = (("is_spot", "true"), ("instance_type", "mem.large"))
+    assert attributes_equal(wanted, {"is_spot": "true", "instance_type": "mem.large"})
+    assert not attributes_equal(wanted, {"is_spot": "false", "instance_type": "mem.large"})
+    assert not attributes_equal(wanted, {"instance_type": "mem.large"})
+
+
+@pytest.mark.parametrize(
+    ("gpus", "models", "tasks", "fits"),
+    [
+        (4, {"p100": 4.0}, 0, True),
+        (1, {"p100": 4.0}, 0, False),  # a node's gpus go to one task, all of them
+        (4, {"k80": 4.0}, 0, False),
+        (4, {"p100": 4.0}, 1, False),
+        (1, {}, 0, False),
+        (0, {"p100": 4.0}, 0, False),  # kept for jobs that ask for gpus
+        (0, {}, 3, True),
+    ],
+)
+def test_a_kubernetes_node_gives_all_its_gpus_or_none(
+    gpus: float, models: dict[str, float], tasks: int, fits: bool
+) -> None:
+    assert gpus_fit(P100, gpus, a_node(gpu_models=models, task_count=tasks), DEFAULTS) is fits
+
+
+def test_a_job_without_a_gpu_model_gets_the_pools() -> None:
+    node = a_node(gpu_models={"p100": 2.0})
+    assert gpus_fit(UNCONSTRAINED, 2, node, DEFAULTS)
+    assert not gpus_fit(UNCONSTRAINED, 2, node, PoolDefaults())
+
+
+def test_a_mesos_agent_takes_no_gpu_job_and_a_plain_host_leaves_gpus_to_room() -> None:
+    assert not gpus_fit(P100, 1, a_node(kind=HostKind.MESOS), DEFAULTS)
+    assert gpus_fit(P100, 0, a_node(kind=HostKind.MESOS), DEFAULTS)
+    assert gpus_fit(P100, 1, a_node(kind=HostKind.PLAIN), DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fits"),
+    [
+        (ConstraintClass(disk_type="standard", disk_mb=10.0), True),
+        (ConstraintClass(disk_type="standard", disk_mb=100.0), False),
+        (ConstraintClass(disk_type="ssd", disk_mb=10.0), False),
+        (ConstraintClass(disk_mb=50.0), True),  # of the pool's default type
+        (UNCONSTRAINED, False),  # the default request is larger
+    ],
+)
+def test_a_node_must_have_the_disk_that_is_asked_for(wanted: ConstraintClass, fits: bool) -> None:
+    assert disk_fits(wanted, a_node(disk_mb={"pd-standard": 50.0}), DEFAULTS) is fits
+
+
+def test_disk_is_not_checked_where_the_pool_does_not_or_the_host_gives_none_out() -> None:
+    greedy = ConstraintClass(disk_type="standard", disk_mb=1e9)
+    assert disk_fits(greedy, a_node(), PoolDefaults())
+    assert disk_fits(greedy, a_node(kind=HostKind.MESOS), DEFAULTS)
+    assert disk_fits(greedy, a_node(), PoolDefaults(disk=True)) is False
+    assert disk_fits(UNCONSTRAINED, a_node(), PoolDefaults(disk=True))
+
+
+def test_the_first_failing_constraint_names_the_host() -> None:
+    wanted = ConstraintClass(attributes=(("zone", "a"),), disk_type="standard", disk_mb=99.0)
+    assert fails_class(wanted, 0, a_node(), DEFAULTS) == DISK
+
+
+def test_a_host_must_outlive_the_job_unless_its_age_is_unknown() -> None:
+    lifetime = PoolDefaults(host_lifetime_ms=60_000)
+    assert host_outlives(100_000, {}, lifetime)
+    assert host_outlives(100_000, {"host-start-time": "51.0"}, lifetime)
+    assert not host_outlives(100_000, {"host-start-time": "40.0"}, lifetime)
+    assert host_outlives(100_000, {"host-start-time": "0.0"}, PoolDefaults())
+    young = a_node(attributes={"host-start-time": "40.0"})
+    assert fails_particulars(Particulars(ends_ms=100_000), young, lifetime) == COMPLETION
+
+
+def test_a_job_with_a_checkpoint_returns_to_its_location() -> None:
+    own = Particulars(location="lab")
+    assert fails_particulars(own, a_node(location="lab"), DEFAULTS) is None
+    assert fails_particulars(own, a_node(location="attic"), DEFAULTS) == CHECKPOINT
+
+
+ZONES = {"a1": {"zone": "a"}, "a2": {"zone": "a"}, "b1": {"zone": "b"}}
+
+
+def test_a_balanced_group_takes_the_values_that_are_behind() -> None:
+    spread = GroupPlacement(kind=PlacementKind.BALANCED, attribute="zone", minimum=2)
+    tasks = {"a1": 1, "a2": 1, "b1": 1}
+    assert group_fails(spread, "new", {"zone": "a"}, ZONES, tasks) == BALANCED
+    assert group_fails(spread, "new", {"zone": "b"}, ZONES, tasks) is None
+    assert group_fails(spread, "new", {"zone": "c"}, ZONES, tasks) is None
+    assert group_fails(spread, "new", {"zone": "a"}, {}, {}) is None
+
+
+def test_a_balanced_group_uses_its_least_number_of_values_first() -> None:
+    spread = GroupPlacement(kind=PlacementKind.BALANCED, attribute="zone", minimum=3)
+    tasks = {"a1": 1, "b1": 1}
+    cohosts = {host: ZONES[host] for host in tasks}
+    assert group_fails(spread, "new", {"zone": "a"}, cohosts, tasks) == BALANCED
+    assert group_fails(spread, "new", {"zone": "c"}, cohosts, tasks) is None
+
+
+def test_a_group_with_equal_attributes_follows_its_first_host() -> None:
+    alike = GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone")
+    tasks = {"a1": 1}
+    assert group_fails(alike, "new", {"zone": "b"}, {"a1": ZONES["a1"]}, tasks) == ATTRIBUTE_EQUALS
+    assert group_fails(alike, "new", {"zone": "a"}, {"a1": ZONES["a1"]}, tasks) is None
+    assert group_fails(alike, "new", {"zone": "b"}, {}, {}) is None
+
+
+def test_constraints_come_from_what_the_job_asks_for() -> None:
+    assert constraint_class_of(a_job_spec()) == UNCONSTRAINED
+    spec = a_job_spec(env={"COOK_GPU_MODEL": "p100"})
+    assert constraint_class_of(spec).gpu_model is None  # it asks for no gpus
