@@ -21,6 +21,7 @@ class Finder:
     """
 
     def __init__(self, client: JobClient | str | None, user: str | None = None) -> None:
+        self._crashed = False
         if client is None or isinstance(client, str):
             self.client = connect(client, user=user)
             self._own = client is None and named_target().url is None
@@ -41,8 +42,10 @@ class Finder:
             SchedulerUnreachable: it is not there.
         """
         if self._own:
-            crashed = isinstance(read_runtime(home_folder()), Stale)
-            self.client = connect(user=self._user, start=sending or (waiting and crashed))
+            # Kept in mind: a start that fails takes the trace of the crash away.
+            self._crashed = self._crashed or isinstance(read_runtime(home_folder()), Stale)
+            self.client = connect(user=self._user, start=sending or (waiting and self._crashed))
+            self._crashed = False
         return self.client
 
 

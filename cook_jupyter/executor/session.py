@@ -135,8 +135,7 @@ class Session:
             except (SchedulerUnreachable, Unauthenticated):
                 if time.monotonic() + pause_s > deadline:
                     raise
-                with contextlib.suppress(CookError):
-                    self._renew(client, sending=True)
+                self._renew(client, sending=True)
             self._stop.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -286,8 +285,7 @@ class Session:
                 uncertain = True
                 if time.monotonic() + pause_s > deadline:
                     raise self._unreached(error) from error
-                with contextlib.suppress(CookError):
-                    self._renew(client, sending=True)
+                self._renew(client, sending=True)
                 self._stop.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         self._accepted(group)
@@ -386,8 +384,7 @@ class Session:
         try:
             self._stream = client.events(cursor, self._labels)
         except (SchedulerUnreachable, Unauthenticated, NotFound) as error:
-            with contextlib.suppress(CookError):
-                self._renew(client)
+            self._renew(client)
             raise SchedulerUnreachable(str(error)) from error
         if self._stop.is_set():
             self._stream.close()
@@ -399,10 +396,13 @@ class Session:
         logger.info("the stream of events broke: %s", error)
 
     def _renew(self, failed: JobClient, *, sending: bool = False) -> None:
-        """Find the scheduler again, unless somebody else just has."""
+        """Try to find the scheduler again, unless somebody else just has."""
         with self._finding:
             if self._client is failed and not self._stop.is_set():
-                self._client = self._finder.again(sending=sending, waiting=bool(self._pending))
+                try:
+                    self._client = self._finder.again(sending=sending, waiting=bool(self._pending))
+                except CookError as error:
+                    logger.info("the scheduler was not found again: %s", error)
 
     def _hear(self, news: JobNews) -> None:
         future = self._pending.get(news.uuid)

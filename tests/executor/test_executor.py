@@ -538,7 +538,9 @@ def test_many_threads_may_submit(executor: CookExecutor) -> None:
 def test_a_scheduler_that_crashed_is_started_again_by_who_waits(cook_home: Path, gate: Path) -> None:
     executor = CookExecutor(cpus=0.5, mem_mb=256)
     future = executor.submit(wait_for, str(gate))
-    until(future.running)
+    until(
+        Path(str(gate) + ".waiting").exists
+    )  # "running" is told when it is committed, before it is launched
     found = read_runtime(cook_home)
     assert isinstance(found, Runtime)
 
