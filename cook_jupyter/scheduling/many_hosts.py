@@ -37,7 +37,7 @@ _NO_FIT: Final = -1.0
 _OUT: Final = 1e6  # taken off where a job does not fit: more than any fill
 _FEW: Final = 6  # states up to which one by one is faster than by columns
 _VIEWS: Final = 64  # shapes whose views are kept
-_STRIDE: Final = 20 * BATCH  # hosts that are looked at at once for a good one, at first
+_STRIDE: Final = 40 * BATCH  # hosts that are looked at at once for a good one, at first
 _FULL: Final = 2.0  # no fill is above it
 _NEAR: Final = 64  # hosts among which to look for the next one of a state first
 
