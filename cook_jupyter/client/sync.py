@@ -25,7 +25,7 @@ T = TypeVar("T")
 TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
 _DAY_MS = 24 * 60 * 60 * 1000
-_RECENT_AT_ONCE = 1000
+_FEWEST_AT_ONCE, _MOST_AT_ONCE = 40, 1000
 
 
 class JobClient:
@@ -202,12 +202,15 @@ class JobClient:
         oldest = end - 7 * _DAY_MS if since_ms is None else since_ms
         found: list[dict[str, Any]] = []
         span, upto = 5 * 60_000, end
+        at_once = min(
+            _MOST_AT_ONCE, max(_FEWEST_AT_ONCE, 2 * count)
+        )  # a job's JSON may be large: its call is in it
         while len(found) < count and upto > oldest:
             start = max(oldest, upto - span)
             page = self.list_jobs(
-                user=user, states=states, start_ms=start, end_ms=upto, limit=_RECENT_AT_ONCE, name=name
+                user=user, states=states, start_ms=start, end_ms=upto, limit=at_once, name=name
             )
-            if len(page) >= _RECENT_AT_ONCE and upto - start > 1:  # its newest are missing: look closer
+            if len(page) >= at_once and upto - start > 1:  # its newest are missing: look closer
                 span = max(1, (upto - start) // 8)
                 continue
             found += page

@@ -6,7 +6,7 @@ Not here: what is done with them (`notebook.commands`).
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,13 +14,16 @@ from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError, NotFound
 from cook_jupyter.notebook.views import JobsView, JobView
 
-LOOK_BACK_JOBS = 1000
+LOOK_BACK_JOBS = (50, 2000)  # first so many, then more
+MOST_NAMESAKES = 20
+ALL_JOBS = 1_000_000
 SHORTEST_PREFIX = 3
 ACCEPTED_S = 10.0
 LAST = "last"
 ALL = "all"
 
 _HEX = re.compile(r"[0-9a-f-]+")
+_NAME = re.compile(r"[.a-zA-Z0-9_-]+")  # what Cook takes, and no *
 
 
 class Ambiguous(CookError):
@@ -55,16 +58,10 @@ def find_jobs(
         NotFound: a word means no job.
         Ambiguous: a word may mean several.
     """
-    recent: JobsView | None = None
     found: dict[str, JobView] = {}
     for word in words:
         key = _key_of(word, namespace, last)
-        if key is not None:
-            jobs = JobsView.of([client.job(key)], _now_ms())
-        else:
-            if recent is None:
-                recent = JobsView.of(client.recent_jobs(LOOK_BACK_JOBS, states=states), _now_ms())
-            jobs = _meant(word, recent)
+        jobs = JobsView.of([client.job(key)], _now_ms()) if key is not None else _meant(client, word, states)
         found.update({job.uuid: job for job in jobs})
     return list(found.values())
 
@@ -107,22 +104,35 @@ def _key_of(word: str, namespace: Mapping[str, Any], last: str | None) -> str | 
     return found
 
 
-def _meant(word: str, recent: JobsView) -> JobsView:
+def _meant(client: JobClient, word: str, states: Sequence[str]) -> JobsView:
     if word == ALL:
-        return recent
-    by_id = [
-        job
-        for job in recent
-        if len(word) >= SHORTEST_PREFIX and _HEX.fullmatch(word.lower()) and job.uuid.startswith(word.lower())
-    ]
-    candidates = by_id or [job for job in recent if job.name == word]
-    if not candidates:
-        raise NotFound(
-            f"no job of yours is named {word!r} or has an id that begins so; `%cook list` shows the latest"
-        )
-    if len(candidates) > 1:
-        raise Ambiguous(word, JobsView(tuple(candidates), recent.now_ms))
-    return JobsView(tuple(candidates), recent.now_ms)
+        return JobsView.of(client.recent_jobs(ALL_JOBS, states=states), _now_ms())
+    for find in (_by_name, _by_prefix):  # a name such as `fade` may begin an id, too
+        found = JobsView.of(list(find(client, word, states)), _now_ms())
+        if len(found) > 1:
+            raise Ambiguous(word, found)
+        if found:
+            return found
+    raise NotFound(
+        f"no job of yours is named {word!r} or has an id that begins so; `%cook list` shows the latest"
+    )
+
+
+def _by_prefix(client: JobClient, word: str, states: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Jobs whose id begins with the word: among the latest, and if there is none, among many."""
+    if len(word) < SHORTEST_PREFIX or not _HEX.fullmatch(word.lower()):
+        return
+    for count in LOOK_BACK_JOBS:
+        found = [
+            job for job in client.recent_jobs(count, states=states) if job["uuid"].startswith(word.lower())
+        ]
+        if found:
+            yield from found
+            return
+
+
+def _by_name(client: JobClient, word: str, states: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+    return client.recent_jobs(MOST_NAMESAKES, states=states, name=word) if _NAME.fullmatch(word) else []
 
 
 def _now_ms() -> int:

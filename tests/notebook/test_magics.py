@@ -312,6 +312,15 @@ def test_a_job_may_be_meant_by_id_beginning_name_variable_or_last(shell: Shell) 
         assert shell.good(f"%cook result {word}").value == "v"
 
 
+def test_a_name_comes_before_the_beginning_of_an_id(shell: Shell) -> None:
+    shell.good("%%cook --background other --name other_job\n'other'")
+    shell.good("%cook wait other")
+    beginning = shell.names["other"].key[:3]
+    shell.good(f"%%cook --name {beginning}\n'named'")
+
+    assert shell.good(f"%cook result {beginning}").value == "named"
+
+
 def test_a_word_that_means_nothing_says_where_to_look(shell: Shell) -> None:
     error = shell.failing("%cook why no-such-job")
 
@@ -427,6 +436,7 @@ def completions(shell: Shell, line: str) -> list[str]:
     return list(shell.ipython.complete(word, line, len(line))[1])
 
 
+@pytest.mark.filterwarnings("ignore:.*Completer.complete:PendingDeprecationWarning")
 def test_tab_completes_commands_options_and_jobs(shell: Shell) -> None:
     shell.good("%%cook --background tabbed --name tabbed_job\n1")
     shell.good("%cook wait tabbed")
@@ -441,6 +451,7 @@ def test_tab_completes_commands_options_and_jobs(shell: Shell) -> None:
     assert "default" in completions(shell, "%%cook --pool def")
 
 
+@pytest.mark.filterwarnings("ignore:.*Completer.complete:PendingDeprecationWarning")
 def test_loading_twice_is_loading_once_and_unloading_takes_all_back(shell: Shell) -> None:
     ipython: Any = shell.ipython
     before = len(ipython.input_transformers_cleanup)
