@@ -96,7 +96,8 @@ def _serve(settings: Settings, listener: socket.socket, ready: int | None) -> No
     with open(FACTS, "w", encoding="utf-8") as file:
         json.dump({**facts, "python": sys.executable}, file)
     if ready is not None:
-        os.write(ready, str(READY).encode())
+        with contextlib.suppress(BrokenPipeError):  # whoever started us is gone; others will come
+            os.write(ready, str(READY).encode())
         os.close(ready)
     agent.run()
     for name in (SOCKET, FACTS):  # the lock is still ours, so they are too

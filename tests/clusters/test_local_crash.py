@@ -9,6 +9,8 @@ import os
 import random
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from tests.clusters.reports import Reports, a_launch
 from tests.clusters.site import LocalSite
 
 AT_ONCE = 8
+KILLS = 7  # per test; what remains then has to get done
 
 
 def leave_a_mark(path: str, seconds: float) -> str:
@@ -79,18 +82,12 @@ async def test_an_agent_killed_at_random_moments_loses_no_end_and_runs_nothing_t
     backlog, reports, cluster = Backlog(site, 300, dice), Reports(), site.cluster()
     await cluster.start(reports, [])
 
-    async def murder() -> None:
-        while True:
-            pid = await agent_of(site)
-            await asyncio.sleep(dice.uniform(0.0, 0.8))  # some die while they start, some while they recover
-            os.kill(pid, signal.SIGKILL)
-
-    murderer = asyncio.create_task(murder())
-    await backlog.run(cluster, reports)
-    murderer.cancel()
+    async with murders(site.agent_pid, dice) as killed:
+        await backlog.run(cluster, reports)
 
     ends = backlog.check(reports)
     assert ends[TaskState.FINISHED] > 150
+    assert len(killed) > 2
     await until_settled(site, cluster)
 
 
@@ -99,26 +96,18 @@ async def test_a_spawner_killed_at_random_moments_costs_nothing_that_runs(site: 
     backlog, reports, cluster = Backlog(site, 200, dice), Reports(), site.cluster()
     await cluster.start(reports, [])
 
-    async def murder() -> None:
-        while True:
-            await asyncio.sleep(dice.uniform(0.05, 0.3))
-            try:
-                os.kill(site.spawner_pid(), signal.SIGKILL)
-            except (LookupError, ProcessLookupError):
-                continue
-
-    murderer = asyncio.create_task(murder())
-    await backlog.run(cluster, reports)
-    murderer.cancel()
+    async with murders(site.spawner_pid, dice) as killed:
+        await backlog.run(cluster, reports)
 
     ends = backlog.check(reports)
     assert ends == Counter({TaskState.FINISHED: 200})
+    assert len(killed) > 2
     await until_settled(site, cluster)
 
 
 async def test_a_scheduler_that_goes_and_comes_at_random_moments_hears_of_every_end(site: LocalSite) -> None:
     dice = random.Random(11)
-    backlog = Backlog(site, 200, dice)
+    backlog = Backlog(site, 100, dice)
     ends: dict[str, StatusUpdate] = {}
     waiting = list(backlog.launches)
     given: list[Launch] = []
@@ -142,7 +131,7 @@ async def test_a_scheduler_that_goes_and_comes_at_random_moments_hears_of_every_
     heard = Reports()
     heard.ends = ends
     finished = backlog.check(heard)[TaskState.FINISHED]
-    assert finished > 100
+    assert finished > 50
     last = site.cluster()
     await last.start(Reports(), [])
     await until_settled(site, last)
@@ -231,6 +220,27 @@ async def test_nothing_is_kept_of_what_was_acknowledged(site: LocalSite) -> None
     assert len(heard.updates) <= 2  # its own alone
     assert (site.home / "journal" / "ledger").stat().st_size < 2000
     await until_settled(site, again)
+
+
+@asynccontextmanager
+async def murders(victim: Callable[[], int], dice: random.Random) -> AsyncIterator[list[int]]:
+    """Kill whoever it is, again and again, at random moments: some while they start or recover."""
+    killed: list[int] = []
+
+    async def murder() -> None:
+        while len(killed) < KILLS:
+            with suppress(LookupError, ProcessLookupError):  # there is none just now
+                pid = victim()
+                await asyncio.sleep(dice.choice([0.0, 0.1, 0.3, 0.6]) * dice.random())
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            await asyncio.sleep(0.01)
+
+    murderer = asyncio.create_task(murder())
+    try:
+        yield killed
+    finally:
+        murderer.cancel()
 
 
 async def agent_of(site: LocalSite) -> int:

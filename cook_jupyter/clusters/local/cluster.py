@@ -40,6 +40,7 @@ from cook_jupyter.worker.task import Cause
 
 log = logging.getLogger(__name__)
 
+_BRIEF_S = 0.02  # a task that ends within that is reported once, not twice
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _STOP_PATIENCE_S = 10.0  # beyond the grace period
@@ -106,6 +107,7 @@ class LocalCluster:
         self._reporter: Reporter | None = None
         self._updates: list[StatusUpdate] = []
         self._progress: dict[InstanceId, ProgressUpdate] = {}
+        self._started: dict[InstanceId, StatusUpdate] = {}  # starts too fresh to be told; see _BRIEF_S
         self._news = asyncio.Event()
         self._told = asyncio.Event()  # there is nothing left to report
         self._told.set()
@@ -220,8 +222,8 @@ class LocalCluster:
             while True:
                 try:
                     link = await self._meet()
-                except (CookError, OSError):
-                    log.exception("no node agent; the next try is in %.2g s", pause_s)
+                except (CookError, OSError) as error:
+                    log.error("%s; the next try is in %.2g s", error, pause_s)  # noqa: TRY400 - it says enough
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 else:
@@ -255,10 +257,12 @@ class LocalCluster:
             link.close()  # it died while we shook hands, or it was of another version and has left
 
     def _on_frames(self, link: Link, frames: Sequence[Frame]) -> None:
+        room = False
         for frame in frames:
             kind = frame.header["t"]
             if kind == "end":
                 self._on_end(frame)
+                room = True
             elif kind == "running":
                 self._on_running(frame.header)
             elif kind == "progress":
@@ -269,18 +273,23 @@ class LocalCluster:
             elif kind == "replaced":
                 log.error("another scheduler has taken the node agent in %s over", self._home)
                 self._replaced = True
+        if room:
+            self._room_changed()  # at once: the next task need not wait until this end is committed
 
     def _on_end(self, frame: Frame) -> None:
         instance_id = frame.header["instance_id"]
         self._live.pop(instance_id, None)
         self._ports.give_back(instance_id)
-        self._tell(outcomes.update_of_end(frame))
+        start = self._started.pop(instance_id, None)
+        self._tell(outcomes.update_of_end(frame, began_ms=None if start is None else start.at_ms))
 
     def _on_running(self, header: Header) -> None:
         live = self._live.get(header["id"])
         if live is not None:
             live.launch = None
-            self._tell(outcomes.update_of_running(header))
+            if not self._started:
+                asyncio.get_running_loop().call_later(_BRIEF_S, self._tell_starts)
+            self._started[header["id"]] = outcomes.update_of_running(header)
 
     def _reconcile(self, link: Link, known: Header) -> None:
         """Compare what the agent knows with what we do; each instance on either side is settled here."""
@@ -319,6 +328,11 @@ class LocalCluster:
             self._tell(outcomes.lost(instance_id, _now_ms()))
 
     # --- reports -----------------------------------------------------------------------------------------
+
+    def _tell_starts(self) -> None:
+        starts, self._started = self._started, {}
+        for start in starts.values():
+            self._tell(start)
 
     def _tell(self, update: StatusUpdate) -> None:
         self._updates.append(update)

@@ -89,14 +89,14 @@ async def connect(
             _, link = await loop.create_unix_connection(lambda: Link(on_frames), sock=sock)
             return link
         try:
-            code = await asyncio.to_thread(_start, home, log, options)
+            code, said = await asyncio.to_thread(_start, home, log, options)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise SchedulerError(f"the node agent in {home} cannot be started: {error}") from error
         # Another one may hold the lock and not listen yet, or no longer: it is asked again.
         if code not in (READY, TAKEN) or loop.time() > deadline:
             raise SchedulerError(
                 f"the node agent in {home} cannot be {'reached' if code == TAKEN else 'started'}: "
-                f"{_tail(log) or f'exit code {code}'}"
+                f"{said or f'exit code {code}'}"
             )
         if code == TAKEN:
             await asyncio.sleep(_RETRY_S)
@@ -120,8 +120,8 @@ def _reach(path: Path) -> socket.socket | None:
     return sock
 
 
-def _start(home: Path, log: Path, options: Sequence[str]) -> int:
-    """Start an agent; return when it listens, with its exit code."""
+def _start(home: Path, log: Path, options: Sequence[str]) -> tuple[int, str]:
+    """Start an agent; return when it listens, with its exit code and what it wrote to its log."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     words = [
@@ -136,6 +136,7 @@ def _start(home: Path, log: Path, options: Sequence[str]) -> int:
         str(log),
     ]
     with log.open("ab") as errors:
+        before = errors.tell()
         done = subprocess.run(
             [*words, *options],
             stdin=subprocess.DEVNULL,
@@ -145,11 +146,14 @@ def _start(home: Path, log: Path, options: Sequence[str]) -> int:
             check=False,
             cwd="/",
         )
-    return done.returncode
+    return done.returncode, _tail(log, before)
 
 
-def _tail(log: Path) -> str:
+def _tail(log: Path, start: int) -> str:
+    """What was written to the log since it had this size, or the end of that."""
     try:
-        return log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:].strip()
+        with log.open("rb") as file:
+            file.seek(start)
+            return file.read().decode("utf-8", "replace")[-_LOG_TAIL:].strip()
     except OSError as error:
         return str(error)

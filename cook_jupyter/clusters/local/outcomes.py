@@ -61,8 +61,8 @@ def task_of(launch: Launch, ports: tuple[int, ...]) -> Task:
     )
 
 
-def update_of_end(frame: Frame) -> StatusUpdate:
-    """Return the final update that an agent's `end` is."""
+def update_of_end(frame: Frame, *, began_ms: int | None = None) -> StatusUpdate:
+    """Return the final update that an agent's `end` is; `began_ms` if its start was not told before."""
     end = frame.header
     state, reason = OUTCOMES[end["cause"]]
     result = None
@@ -74,6 +74,7 @@ def update_of_end(frame: Frame) -> StatusUpdate:
         instance_id=end["instance_id"],
         state=state,
         at_ms=end["at_ms"],
+        began_ms=began_ms,
         reason=reason,
         exit_code=end["exit_code"],
         sandbox=end["sandbox"],
