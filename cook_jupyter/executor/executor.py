@@ -155,6 +155,8 @@ class CookExecutor(concurrent.futures.Executor):
             chunksize: so many calls in each job, instead.
             return_exceptions: give exceptions out like results; else the first one is raised and the rest is
                 killed.
+
+        With the option `retries`, a job in which a call failed is run again whole.
         """
         fixed = None if chunksize == "auto" else whole("chunksize", chunksize, least=1)
         session = self._open(fn)
@@ -266,6 +268,12 @@ class CookExecutor(concurrent.futures.Executor):
 
     def __enter__(self) -> Self:
         return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, frames: object) -> Literal[False]:
+        """Wait for all calls; after Ctrl-C kill them instead: who pressed it does not want to wait."""
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.shutdown(wait=not interrupted, cancel_futures=interrupted)
+        return False
 
 
 class Line:

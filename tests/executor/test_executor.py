@@ -251,6 +251,16 @@ def test_shutdown_can_cancel_what_is_under_way(started: JobClient, gate: Path) -
     assert all(future.cancelled() for future in futures)
 
 
+def test_ctrl_c_in_a_with_block_kills_what_is_under_way(started: JobClient, gate: Path) -> None:
+    executor = CookExecutor(started, cpus=0.5, mem_mb=256)
+    future = executor.submit(wait_for, str(gate))
+
+    with pytest.raises(KeyboardInterrupt), executor:
+        raise KeyboardInterrupt
+
+    assert future.cancelled()
+
+
 def test_a_view_shuts_down_for_itself(executor: CookExecutor) -> None:
     with executor.with_(cpus=0.25) as view:
         future = view.submit(pow, 2, 2)
