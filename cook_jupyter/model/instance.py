@@ -84,11 +84,15 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusUpdate:
-    """One report of a cluster about one instance. Fields that are None say nothing."""
+    """One report of a cluster about one instance. Fields that are None say nothing.
+
+    `began_ms` is for a final report that nothing came before: when the task had started.
+    """
 
     instance_id: InstanceId
     state: TaskState
     at_ms: int
+    began_ms: int | None = None
     reason: ReasonName | None = None
     exit_code: int | None = None
     sandbox: str | None = None

@@ -263,8 +263,8 @@ def _described(
     elif status is InstanceStatus.SUCCESS:
         reason = None
     backend_started = instance.backend_started_ms
-    if backend_started is None and began:
-        backend_started = update.at_ms
+    if backend_started is None:
+        backend_started = update.at_ms if began else update.began_ms
     ended = instance.ended_ms
     if ended is None and final:
         ended = update.at_ms
