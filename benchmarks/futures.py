@@ -131,6 +131,7 @@ class Ray:
 
     def start(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine
         import ray
 
         ray.init(
