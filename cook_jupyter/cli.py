@@ -6,6 +6,7 @@ scheduler, and tell clients where it is (the runtime file). Not here: what a sch
 """
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -14,11 +15,15 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cook_jupyter.errors import CookError, SchedulerUnreachable
+
+if TYPE_CHECKING:
+    from cook_jupyter.api.auth import TokenAuthenticator
+    from cook_jupyter.service.config import Home, Settings
 
 END_TIMEOUT_S = 20.0
 
@@ -50,38 +55,53 @@ def main() -> None:
 @click.option("--embedded", is_flag=True, help="Started by a notebook: say nothing on the terminal.")
 def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any) -> None:
     """Run a scheduler in the foreground until it is told to end."""
+    from cook_jupyter.api.auth import TokenAuthenticator, require_safe_address
     from cook_jupyter.service.config import Home, load_settings
+    from cook_jupyter.service.early import sole_owner, start_agent
 
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
     )
     place = Home(root=home.absolute()) if home else Home.default()
     settings = load_settings(config, **options)
-    asyncio.run(_serve(settings, place, quiet=embedded))
-
-
-async def _serve(settings: Any, home: Any, *, quiet: bool) -> None:
-    from cook_jupyter.api.auth import TokenAuthenticator, require_safe_address
-    from cook_jupyter.api.routes import listen
-    from cook_jupyter.service.embedded import embedded, sole_owner
-
     token = secrets.token_urlsafe(32)
     authenticator = TokenAuthenticator(token, admins=settings.admins)
     require_safe_address(None if settings.socket else settings.host, authenticator)
-    home.make()
-    with sole_owner(home):
-        async with embedded(settings, home) as scheduler:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, scheduler.request_shutdown)
-            server = listen(scheduler, authenticator, settings)
-            write_runtime_file(home.runtime_file, url=server.url, token=token, home=home.root)
-            if not quiet:
-                click.echo(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
-            try:
-                await scheduler.shutdown.wait()
-            finally:
-                home.runtime_file.unlink(missing_ok=True)
-                await server.close()
+    place.make()
+    with sole_owner(place), start_agent(settings, place):
+        asyncio.run(_serve(settings, place, authenticator, token, quiet=embedded))
+
+
+async def _serve(
+    settings: "Settings", home: "Home", authenticator: "TokenAuthenticator", token: str, *, quiet: bool
+) -> None:
+    from cook_jupyter.api.routes import listen
+    from cook_jupyter.service.embedded import embedded
+
+    async with embedded(settings, home) as scheduler:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, scheduler.request_shutdown)
+        server = listen(scheduler, authenticator, settings)
+        write_runtime_file(home.runtime_file, url=server.url, token=token, home=home.root)
+        if not quiet:
+            click.echo(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
+        _calm_the_collector()
+        try:
+            await scheduler.shutdown.wait()
+        finally:
+            home.runtime_file.unlink(missing_ok=True)
+            await server.close()
+
+
+def _calm_the_collector() -> None:
+    """Let the garbage collector leave alone what is there for good.
+
+    A scheduler's values are trees without cycles, and a million of them looked through again and
+    again would cost more than all decisions.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def write_runtime_file(path: Path, *, url: str, token: str, home: Path) -> None:

@@ -1,42 +1,18 @@
 """The embedded scheduler: one user's own, on one machine.
 
-Lives here: which store and cluster it has, and the lock that keeps two of them out of one home.
-Not here: its life (`service.start`); HTTP and the runtime file, which are the roof's (`cli`).
+Lives here: which store and cluster it has. Not here: its life (`service.start`), the lock of its
+home (`service.early`); HTTP and the runtime file, which are the roof's (`cli`).
 """
 
-import fcntl
-import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from cook_jupyter.clusters.local.cluster import LocalCluster
-from cook_jupyter.errors import Conflict
 from cook_jupyter.service.clock import SystemClock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.start import alive
 from cook_jupyter.store.sqlite import SqliteStore
-
-
-@contextmanager
-def sole_owner(home: Home) -> Iterator[None]:
-    """Hold the home's lock; it is let go when this process ends, however it ends.
-
-    Raises:
-        Conflict: another scheduler runs in this home.
-    """
-    descriptor = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
-                f"a scheduler runs already in {home.root}: `cook-jupyter status` shows it,"
-                " `cook-jupyter down` ends it"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @asynccontextmanager

@@ -34,8 +34,13 @@ class Subscription:
         self.cursor = after
 
     def offer(self, change: JobChange) -> None:
-        """Take one change, if it concerns this reader."""
-        if self._label is not None and change.job.spec.labels.get(self._label[0]) != self._label[1]:
+        """Take one change, if it concerns this reader.
+
+        Who listens for a label has put it on jobs: that these were submitted is no news there.
+        """
+        if self._label is not None and (
+            change.before is None or change.job.spec.labels.get(self._label[0]) != self._label[1]
+        ):
             return
         if not self._behind:
             self._buffer.append(change)

@@ -58,7 +58,7 @@ class Queues:
             if not known:
                 index.add(QueuedJob.of(job.spec, job.seq))
             if index.is_waiting(job.job_id):
-                index.start(job.job_id, alive.started_ms, alive.host, task_seq=job.change)
+                index.start(job.job_id, alive.started_ms, alive.host)
         elif job.state is JobState.WAITING:
             if not known:
                 index.add(QueuedJob.of(job.spec, job.seq))

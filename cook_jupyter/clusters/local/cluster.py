@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cook_jupyter.clusters.base import Launch, Reporter
 from cook_jupyter.clusters.local import outcomes
+from cook_jupyter.clusters.local.command import agent_options
 from cook_jupyter.clusters.local.link import PATIENCE_S, Link, connect
 from cook_jupyter.clusters.local.room import (
     Ports,
@@ -98,7 +99,7 @@ class LocalCluster:
         self._pools = tuple(pools)
         self._host = host or socket.gethostname()
         self._grace_s = kill_grace_s
-        self._options = ("--grace", str(kill_grace_s), "--idle-exit", str(idle_exit_s))
+        self._options = agent_options(kill_grace_s=kill_grace_s, idle_exit_s=idle_exit_s)
         self._log_file = log_file or self._home.parent / "log" / "agent.log"
         self._ports = Ports()
         self._live: dict[InstanceId, _Live] = {}

@@ -8,11 +8,11 @@ import asyncio
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cook_jupyter.clusters.local.command import agent_words
 from cook_jupyter.errors import SchedulerError
 from cook_jupyter.worker.agent import SOCKET
 from cook_jupyter.worker.daemon import READY, TAKEN
@@ -124,21 +124,10 @@ def _start(home: Path, log: Path, options: Sequence[str]) -> tuple[int, str]:
     """Start an agent; return when it listens, with its exit code and what it wrote to its log."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    words = [
-        sys.executable,
-        "-P",
-        "-m",
-        "cook_jupyter.worker",
-        "agent",
-        "--home",
-        str(home),
-        "--detach",
-        str(log),
-    ]
     with log.open("ab") as errors:
         before = errors.tell()
         done = subprocess.run(
-            [*words, *options],
+            agent_words(home, log, options),
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,

@@ -1,0 +1,44 @@
+"""What a scheduler begins before it is there itself.
+
+Lives here: the lock that keeps two schedulers out of one home, and the start of the node agent, so
+that it comes up on another core while this process still imports what it needs. Light on purpose: it
+is imported before the rest of the service.
+Not here: the scheduler (`service.embedded`), which finds the agent and speaks to it.
+"""
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cook_jupyter.clusters.local.command import agent_options, start_early
+from cook_jupyter.errors import Conflict
+from cook_jupyter.service.config import Home, Settings
+
+
+@contextmanager
+def sole_owner(home: Home) -> Iterator[None]:
+    """Hold the home's lock; it is let go when this process ends, however it ends.
+
+    Raises:
+        Conflict: another scheduler runs in this home.
+    """
+    descriptor = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(
+                f"a scheduler runs already in {home.root}: `cook-jupyter status` shows it,"
+                " `cook-jupyter down` ends it"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def start_agent(settings: Settings, home: Home) -> "subprocess.Popen[bytes]":
+    """Begin to start this home's node agent, unless one runs; the caller reaps the starter."""
+    options = agent_options(kill_grace_s=settings.kill_grace_s, idle_exit_s=settings.agent_idle_exit_s)
+    return start_early(home.agent, home.logs / "agent.log", options)
