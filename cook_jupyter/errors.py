@@ -22,7 +22,7 @@ CookError
     ├── TimedOut            it ran longer than its maximum run time
     ├── BadExit             the command ended with another exit code than 0
     ├── EnvironmentMismatch     the host's Python or packages differ from the notebook's; nothing was run
-    └── ResultLost          it ended well, but its result cannot be read (too large, expired, or not picklable)
+    └── ResultLost          it ended well, but its result cannot be read (too large, expired, unpicklable)
 
 An exception that the user's own function raised is not in this tree: it travels as itself.
 Being preempted is not an error either: it is a reason, and the job waits again.
