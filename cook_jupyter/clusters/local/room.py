@@ -28,12 +28,12 @@ def usable_cpus(cgroup: Path = CGROUP) -> float:
         cpus = float(len(os.sched_getaffinity(0)))
     except AttributeError:  # macOS
         cpus = float(os.cpu_count() or 1)
-    for quota_us, period_us in (
-        _words(cgroup / "cpu.max")[:2],
-        [*_words(cgroup / "cpu/cpu.cfs_quota_us"), *_words(cgroup / "cpu/cpu.cfs_period_us")],
+    for numbers in (
+        _words(cgroup / "cpu.max"),
+        _words(cgroup / "cpu/cpu.cfs_quota_us") + _words(cgroup / "cpu/cpu.cfs_period_us"),
     ):
-        if quota_us.isdecimal() and period_us.isdecimal() and int(period_us):
-            cpus = min(cpus, int(quota_us) / int(period_us))
+        if len(numbers) == 2 and all(number.isdecimal() for number in numbers) and int(numbers[1]):
+            cpus = min(cpus, int(numbers[0]) / int(numbers[1]))
     return cpus
 
 
@@ -41,9 +41,9 @@ def usable_mem_mb(cgroup: Path = CGROUP) -> float:
     """Return the memory to give out, MiB: the machine's or the container's, less a reserve."""
     total_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
     for path in ("memory.max", "memory/memory.limit_in_bytes"):
-        limit = _words(cgroup / path)[0]
-        if limit.isdecimal():
-            total_mb = min(total_mb, int(limit) / 2**20)
+        for limit in _words(cgroup / path):
+            if limit.isdecimal():
+                total_mb = min(total_mb, int(limit) / 2**20)
     return float(math.floor(total_mb - min(_RESERVE_MB, _RESERVE_PART * total_mb)))
 
 
@@ -145,6 +145,6 @@ def _can_listen(port: int) -> bool:
 
 def _words(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="ascii").split() or ["", ""]
+        return path.read_text(encoding="ascii").split()
     except OSError:
-        return ["", ""]
+        return []
