@@ -31,7 +31,7 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
     asked for those alone. A crash in between leaves instances to reconcile, never a launch that
     nobody remembers.
     """
-    decision = scheduler.queues.match(pool, offers)
+    decision = scheduler.queues.match(pool, offers, scheduler.capacity())
     if not decision.matches:
         return 0
     now_ms = scheduler.clock.now_ms()

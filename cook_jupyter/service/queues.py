@@ -12,6 +12,7 @@ from cook_jupyter.model.decisions import Matching, Scaleback
 from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode, Pool
+from cook_jupyter.model.resources import Resources
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.considerable import QueueFilters, ranked_within
@@ -79,15 +80,19 @@ class Queues:
         cpus, mem_mb = self._indexes[pool].least
         return any(offer.room.cpus >= cpus and offer.room.mem_mb >= mem_mb for offer in offers)
 
-    def match(self, pool: str, offers: Sequence[Offer]) -> Matching:
-        """Decide which waiting jobs of a pool start where now, and remember why others did not."""
+    def match(self, pool: str, offers: Sequence[Offer], capacity: Sequence[Offer]) -> Matching:
+        """Decide which waiting jobs of a pool start where now.
+
+        What is larger than the largest host is left out. It can never start; and a host that launches
+        ahead offers more room than it has.
+        """
         matching = match_cycle(
             self._indexes[pool],
             offers,
             self._limits.of_pool(pool),
             settings=self._settings_of(pool),
             scaleback=self._scalebacks.get(pool),
-            filters=self._filters(),
+            filters=self._filters([offer.room for offer in capacity if offer.pool == pool]),
         )
         self._scalebacks[pool] = matching.scaleback
         return matching
@@ -147,5 +152,11 @@ class Queues:
             )
         return found
 
-    def _filters(self) -> QueueFilters:
-        return QueueFilters(max_cpus=self._settings.max_cpus, max_mem_mb=self._settings.max_mem_mb)
+    def _filters(self, hosts: Sequence[Resources] = ()) -> QueueFilters:
+        settings = self._settings
+        return QueueFilters(
+            max_cpus=min(settings.max_cpus, max((host.cpus for host in hosts), default=settings.max_cpus)),
+            max_mem_mb=min(
+                settings.max_mem_mb, max((host.mem_mb for host in hosts), default=settings.max_mem_mb)
+            ),
+        )

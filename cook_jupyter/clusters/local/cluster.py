@@ -19,18 +19,24 @@ from pathlib import Path
 
 from cook_jupyter.clusters.base import Launch, Reporter
 from cook_jupyter.clusters.local import outcomes
+from cook_jupyter.clusters.local.ahead import LOOK_S, RunAhead
 from cook_jupyter.clusters.local.command import agent_options
 from cook_jupyter.clusters.local.link import PATIENCE_S, Link, connect
 from cook_jupyter.clusters.local.room import (
     Ports,
-    left_over,
     resources_of,
     total,
     usable_cpus,
     usable_mem_mb,
 )
 from cook_jupyter.errors import CookError, SchedulerError
-from cook_jupyter.model.instance import InstanceId, ProgressUpdate, StatusUpdate, TaskState
+from cook_jupyter.model.instance import (
+    InstanceId,
+    InstanceStatus,
+    ProgressUpdate,
+    StatusUpdate,
+    TaskState,
+)
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import SCHEDULING_FAILED_ON_HOST
@@ -42,6 +48,7 @@ from cook_jupyter.worker.task import Cause
 log = logging.getLogger(__name__)
 
 _BRIEF_S = 0.02  # a task that ends within that is reported once, not twice
+_GATHER_S = 0.003  # while tasks end one after the other, their ends are reported together
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _STOP_PATIENCE_S = 10.0  # beyond the grace period
@@ -54,7 +61,7 @@ class _Live:
 
     def __init__(self, held: Resources, *, launch: bytes | None = None) -> None:
         self.held = held
-        self.launch = launch  # until the agent has spoken of it: to be sent again, if need be
+        self.launch = launch  # until the agent has spoken of it: to be sent, or sent again
         self.kill = False  # somebody asked for its end
 
 
@@ -102,6 +109,7 @@ class LocalCluster:
         self._options = agent_options(kill_grace_s=kill_grace_s, idle_exit_s=idle_exit_s)
         self._log_file = log_file or self._home.parent / "log" / "agent.log"
         self._ports = Ports()
+        self._ahead = RunAhead()
         self._live: dict[InstanceId, _Live] = {}
         self._link: Link | None = None  # only while the agent and we have told each other what we know
         self._meeting: asyncio.Future[None] | None = None
@@ -136,13 +144,17 @@ class LocalCluster:
         """
         self._reporter = reporter
         for launch in open_launches:
-            live = _Live(launch.spec.resources)
-            self._live[launch.instance.instance_id] = live
-            self._ports.restore(launch.instance.instance_id, launch.instance.ports)
+            instance = launch.instance
+            self._ports.restore(instance.instance_id, instance.ports)
+            # What nothing was heard of may never have been sent; should the agent know it, it says so.
+            unheard = instance.status is InstanceStatus.UNKNOWN
+            frame = outcomes.task_of(launch, instance.ports).packed() if unheard else None
+            self._live[instance.instance_id] = _Live(launch.spec.resources, launch=frame)
         link = await self._meet()
         self._tasks = [
             asyncio.create_task(self._stay_connected(link), name=f"{self._name}: connection"),
             asyncio.create_task(self._report(), name=f"{self._name}: reports"),
+            asyncio.create_task(self._withdraw_stuck(), name=f"{self._name}: what was launched ahead"),
         ]
 
     async def close(self) -> None:
@@ -175,7 +187,7 @@ class LocalCluster:
         if self._link is None or self._ending or self._replaced:
             return []
         held = total(live.held for live in self._live.values())
-        room = left_over(self._whole, held)
+        room = self._ahead.room(self._whole, held)
         ports = self._ports.free()
         return [self._offer(pool, room, held, ports) for pool in self._pools]
 
@@ -185,7 +197,6 @@ class LocalCluster:
 
     async def launch(self, launches: Sequence[Launch]) -> None:
         """Start instances: at once, or as soon as there is an agent."""
-        frames = []
         for launch in launches:
             instance_id = launch.instance.instance_id
             if instance_id in self._live:
@@ -196,16 +207,18 @@ class LocalCluster:
                 continue
             frame = outcomes.task_of(launch, ports).packed()
             self._live[instance_id] = _Live(launch.spec.resources, launch=frame)
-            frames.append(frame)
-        if self._link is not None:
-            self._link.send(*frames)
+            self._ahead.put(instance_id)
+        self._send_next()
 
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
         """Stop instances; the wish is kept while the agent is away."""
         for instance_id in instance_ids:
             live = self._live.get(instance_id)
-            if live is not None:
-                live.kill = True
+            if live is None:
+                continue
+            live.kill = True
+            if self._ahead.take_back(instance_id):
+                self._drop(instance_id, outcomes.never_started(instance_id, _now_ms(), Cause.KILLED))
         if self._link is not None:
             self._link.send(*(pack({"t": "kill", "id": instance_id}) for instance_id in instance_ids))
 
@@ -258,12 +271,10 @@ class LocalCluster:
             link.close()  # it died while we shook hands, or it was of another version and has left
 
     def _on_frames(self, link: Link, frames: Sequence[Frame]) -> None:
-        room = False
         for frame in frames:
             kind = frame.header["t"]
             if kind == "end":
                 self._on_end(frame)
-                room = True
             elif kind == "running":
                 self._on_running(frame.header)
             elif kind == "progress":
@@ -274,12 +285,12 @@ class LocalCluster:
             elif kind == "replaced":
                 log.error("another scheduler has taken the node agent in %s over", self._home)
                 self._replaced = True
-        if room:
-            self._room_changed()  # at once: the next task need not wait until this end is committed
+        self._send_next()
 
     def _on_end(self, frame: Frame) -> None:
         instance_id = frame.header["instance_id"]
         self._live.pop(instance_id, None)
+        self._ahead.ended(instance_id)
         self._ports.give_back(instance_id)
         start = self._started.pop(instance_id, None)
         self._tell(outcomes.update_of_end(frame, began_ms=None if start is None else start.at_ms))
@@ -301,32 +312,57 @@ class LocalCluster:
             link.send(pack({"t": "leave"}))
             return
         running = {task["id"]: task for task in known["running"]}
+        self._ahead.forget_sent()
         for instance_id, task in running.items():
+            self._ahead.take_back(instance_id)
             live = self._live.setdefault(instance_id, _Live(resources_of(task)))
             live.launch = None
+            self._ahead.adopt(instance_id, live.held)
             self._ports.restore(instance_id, task["ports"])
             # Also for what nobody asked for: the answer to that is a kill.
             self._tell(StatusUpdate(instance_id=instance_id, state=TaskState.RUNNING, at_ms=_now_ms()))
             if live.kill:
                 link.send(pack({"t": "kill", "id": instance_id}))
         for instance_id in self._live.keys() - running.keys() - set(known["ended"]):
-            self._settle(link, instance_id)
+            self._settle(instance_id)
         self._link = link
         if self._meeting is not None and not self._meeting.done():
             self._meeting.set_result(None)
 
-    def _settle(self, link: Link, instance_id: InstanceId) -> None:
+    def _settle(self, instance_id: InstanceId) -> None:
         """An instance that the agent knows nothing of: it never got there, or it is lost."""
         live = self._live[instance_id]
-        if live.launch is not None and not live.kill:
-            link.send(live.launch)
-            return
+        if live.launch is None:
+            self._drop(instance_id, outcomes.lost(instance_id, _now_ms()))
+        elif live.kill:
+            self._ahead.take_back(instance_id)
+            self._drop(instance_id, outcomes.never_started(instance_id, _now_ms(), Cause.KILLED))
+        else:
+            self._ahead.put(instance_id)
+
+    def _drop(self, instance_id: InstanceId, end: StatusUpdate) -> None:
+        """Forget an instance that does not run, and report its end."""
         del self._live[instance_id]
         self._ports.give_back(instance_id)
-        if live.launch is not None:
-            self._tell(outcomes.never_started(instance_id, _now_ms(), Cause.KILLED))
-        else:
-            self._tell(outcomes.lost(instance_id, _now_ms()))
+        self._tell(end)
+
+    def _send_next(self) -> None:
+        """Send the agent what fits beside what runs there, in the order of launch."""
+        if self._link is None:
+            return
+        due = self._ahead.due(self._whole, self._held_by)
+        self._link.send(*(frame for i in due if (frame := self._live[i].launch) is not None))
+
+    def _held_by(self, instance_id: InstanceId) -> Resources:
+        return self._live[instance_id].held
+
+    async def _withdraw_stuck(self) -> None:
+        """Give back, for ever, what was launched ahead and then had to wait: it was not brief after all."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if self._link is not None:
+                for instance_id in self._ahead.stuck():
+                    self._drop(instance_id, _unlaunched(instance_id))
 
     # --- reports -----------------------------------------------------------------------------------------
 
@@ -346,6 +382,8 @@ class LocalCluster:
         pause_s = _FIRST_PAUSE_S
         while True:
             await self._news.wait()
+            if self._ahead.waits:  # no room lies idle meanwhile, and many ends cost little more than one
+                await asyncio.sleep(_GATHER_S)
             self._news.clear()
             batch = tuple(self._updates)
             try:
