@@ -68,7 +68,9 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime:
             "pip install 'cook_jupyter[scheduler]', or name a scheduler in COOK_JUPYTER_URL"
         )
     deadline = time.monotonic() + timeout_s
-    _wait_for_predecessor(home, deadline)
+    predecessor = _wait_for_predecessor(home, deadline)
+    if predecessor is not None:
+        return predecessor
     log = _log(home)
     private_folder(log.parent)
     begin = log.stat().st_size if log.exists() else 0
@@ -93,18 +95,25 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime:
         time.sleep(_LOOK_EVERY_S)
 
 
-def _wait_for_predecessor(home: Path, deadline: float) -> None:
-    """Return when no scheduler owns the home; one that is just ending has no runtime file any more."""
+def _wait_for_predecessor(home: Path, deadline: float) -> Runtime | None:
+    """Return when no scheduler owns the home, or when the one that does has said where it listens.
+
+    One that is just ending has no runtime file any more; one that somebody else has just started, who
+    was perhaps killed since, has none yet.
+    """
     try:
         descriptor = os.open(home / OWNER_LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return
+        return None
     try:
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return
+                return None
             except BlockingIOError:
+                found = read_runtime(home)
+                if isinstance(found, Runtime):
+                    return found
                 if time.monotonic() > deadline:
                     raise SchedulerUnreachable(
                         f"a scheduler owns {home}, and the file that says where it listens is gone."

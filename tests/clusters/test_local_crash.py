@@ -87,8 +87,8 @@ async def test_an_agent_killed_at_random_moments_loses_no_end_and_runs_nothing_t
 
     ends = backlog.check(reports)
     assert ends[TaskState.FINISHED] > 150
-    assert len(killed) > 2
     await until_settled(site, cluster)
+    assert killed
 
 
 async def test_a_spawner_killed_at_random_moments_costs_nothing_that_runs(site: LocalSite) -> None:

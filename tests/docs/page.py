@@ -16,6 +16,7 @@ import contextlib
 import doctest
 import io
 import linecache
+import os
 import re
 import subprocess
 import sys
@@ -112,9 +113,17 @@ def run_commands(block: Block, page: str) -> None:
             steps.append((line.removeprefix("$ "), []))
         elif steps:
             steps[-1][1].append(line)
+    # The commands of this environment, as if it were activated.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     for command, expected in steps:
         done = subprocess.run(
-            command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command,
+            shell=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            env={**os.environ, "PATH": path},
         )
         if done.returncode != 0:
             raise WrongOutput(f"{page}:{block.line}: `{command}` ended with {done.returncode}\n{done.stdout}")
