@@ -15,7 +15,7 @@ What travels (see `worker.task` for tasks and ends; `id` is an instance's):
                 launch, kill {id}, ack {ids}
                 stop               end everything, tell the ends, go
                 leave              go; what runs goes on, and the next agent finds it
-    from us     known {version, pid, running: [{id, user, cpus, mem_mb, gpus, ports, python}], ended: [id]}
+    from us     known {version, pid, running: [{id, cpus, mem_mb, gpus, ports}], ended: [id]}
                 running {id, sandbox, at_ms}, end {..., cause, sandbox} + result
                 progress {id, sequence, percent, message}
                 replaced           another scheduler has said hello
@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from cook_jupyter.worker import processes, recovery
 from cook_jupyter.worker.channel import Channel, Loop
-from cook_jupyter.worker.frames import Frame, Header, pack
+from cook_jupyter.worker.frames import Frame, Header, frame_of, pack
 from cook_jupyter.worker.journal import Ledger
 from cook_jupyter.worker.limits import MemoryGroups
 from cook_jupyter.worker.outbox import Outbox
@@ -113,7 +113,7 @@ class Run:
     @property
     def is_call(self) -> bool:
         """Whether it runs inside its worker, and not as a command below it."""
-        return self.header["python"] is not None
+        return self.header.get("python") is not None
 
 
 class Agent:
@@ -228,8 +228,16 @@ class Agent:
             older.close()
         running = [order.header for order in self._queued.values()]
         running += [run.header for run in self._running.values()]
-        held = ("user", "cpus", "mem_mb", "gpus", "python", "ports")
-        known = [{"id": h["instance_id"], **{name: h[name] for name in held}} for h in running]
+        held = ("cpus", "mem_mb")
+        known = [
+            {
+                "id": h["instance_id"],
+                **{name: h[name] for name in held},
+                "gpus": h.get("gpus", 0.0),
+                "ports": h.get("ports", ()),
+            }
+            for h in running
+        ]
         facts = {"version": VERSION, "pid": os.getpid(), "ended": list(self._outbox.instances())}
         channel.send(pack({"t": "known", **facts, "running": known}))
         for message in self._outbox.messages():
@@ -258,9 +266,9 @@ class Agent:
 
     def _enqueue(self, order: Frame) -> None:
         header = order.header
-        if header["python"] in self._unusable:  # its command alone is enough to run it, only slower
-            order = Frame({**header, "python": None}, order.tail)
-        python = order.header["python"] or sys.executable
+        if header.get("python") in self._unusable:  # its command alone is enough to run it, only slower
+            order = frame_of({**header, "python": None}, order.tail)
+        python = order.header.get("python") or sys.executable
         self._queues.setdefault(python, {}).setdefault(header["user"], deque()).append(order)
         self._queued[header["instance_id"]] = order
         self._restless.add(python)
@@ -290,12 +298,12 @@ class Agent:
         instance_id: str = header["instance_id"]
         del self._queued[instance_id]
         begun = time.monotonic()
-        limit_s = header["max_runtime_s"]
+        limit_s = header.get("max_runtime_s")
         run = Run(header, worker, begun=begun, until=None if limit_s is None else begun + limit_s)
         worker.serves = instance_id
         self._running[instance_id] = run
         whom = {"worker": worker.name, "pid": worker.pid, "mark": worker.mark, "base_mb": run.base_mb}
-        self._ledger.note(instance_id, {**header, **whom, "until": run.until})
+        self._ledger.note(instance_id, {"t": "launch", **whom, "until": run.until}, order.head)
         self._handed.append((order, run))
 
     def _commit(self) -> None:
@@ -314,7 +322,7 @@ class Agent:
             if run.worker.group is not None:
                 run.worker.group.limit(run.header["mem_mb"])
             if run.worker.channel is not None:
-                run.worker.channel.send(pack(order.header, order.tail))
+                run.worker.channel.send(order.packed())
         self._loop.flush()
         signals, self._signals = self._signals, []
         for worker, number in signals:
@@ -369,7 +377,7 @@ class Agent:
         if run is not None:
             found = recovery.end_in_log(self._folder, worker.name, run.instance_id)
             if found is not None:
-                self._on_end(worker, Frame(found.header, found.result))
+                self._on_end(worker, frame_of(found.header, found.result))
             else:
                 self._on_silent_death(run, code)
         self._outbox.worker_gone(worker.name)
@@ -454,7 +462,7 @@ class Agent:
                 run.progress_at = now + _PROGRESS_EVERY_S
                 self._look_for_progress(run)
         for order in self._queued.values():  # a spawner may have gone away meanwhile
-            self._restless.add(order.header["python"] or sys.executable)
+            self._restless.add(order.header.get("python") or sys.executable)
 
     def _look_at_memory(self, run: Run, now: float, family: processes.Family) -> None:
         limit_mb: float = run.header["mem_mb"]
@@ -478,7 +486,7 @@ class Agent:
         if run.progress is None:
             sandbox = f"{self._sandboxes}/{run.instance_id}"
             run.progress = ProgressReader((f"{sandbox}/stdout", f"{sandbox}/stderr"))
-        if run.header["progress_regex"] is None and (found := run.progress.look()) is not None:
+        if run.header.get("progress_regex") is None and (found := run.progress.look()) is not None:
             self._tell_progress(run, found)
 
     def _tell_progress(self, run: Run, progress: Progress) -> None:
@@ -537,7 +545,7 @@ class Agent:
 
     def _recover_run(self, known: recovery.Known) -> None:
         launch = known.launch
-        python = launch["python"] or sys.executable
+        python = launch.get("python") or sys.executable
         worker = WorkerProcess(name=launch["worker"], pid=launch["pid"], mark=launch["mark"], python=python)
         worker.user, worker.serves = launch["user"], launch["instance_id"]
         worker.held_mb = launch["base_mb"]

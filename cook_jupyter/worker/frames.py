@@ -19,10 +19,15 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Frame(NamedTuple):
-    """One message: what it says, and bytes that travel as they are."""
+    """One message: what it says, bytes that travel as they are, and the header as it came."""
 
     header: Header
     tail: bytes
+    head: bytes
+
+    def packed(self) -> bytes:
+        """Return it as bytes again, to be passed on."""
+        return b"".join((_SIZES.pack(len(self.head), len(self.tail)), self.head, self.tail))
 
 
 class BrokenStream(ValueError):
@@ -36,8 +41,12 @@ def pack(header: Header, tail: bytes = b"") -> bytes:
         header: anything that JSON can say.
         tail: bytes that travel beside it untouched.
     """
-    head = _encode(header).encode("utf-8", "surrogatepass")
-    return b"".join((_SIZES.pack(len(head), len(tail)), head, tail))
+    return frame_of(header, tail).packed()
+
+
+def frame_of(header: Header, tail: bytes = b"") -> Frame:
+    """Return a frame that says this."""
+    return Frame(header, tail, _encode(header).encode("utf-8", "surrogatepass"))
 
 
 class FrameReader:
@@ -66,15 +75,25 @@ class FrameReader:
             end = tail_start + tail_size
             if end > have:
                 break
-            try:
-                header = json.loads(buffer[head_start:tail_start].decode("utf-8", "surrogatepass"))
-            except ValueError as error:
-                raise BrokenStream("the header of a frame is no JSON") from error
-            frames.append(Frame(header, bytes(buffer[tail_start:end])))
+            head = bytes(buffer[head_start:tail_start])
+            frames.append(Frame(header_of(head), bytes(buffer[tail_start:end]), head))
             start = end
         if start:
             del buffer[:start]
         return frames
+
+
+def header_of(head: bytes) -> Header:
+    """Return what the header of a frame says.
+
+    Raises:
+        BrokenStream: it is no header.
+    """
+    try:
+        header: Header = json.loads(head.decode("utf-8", "surrogatepass"))
+    except ValueError as error:
+        raise BrokenStream("the header of a frame is no JSON") from error
+    return header
 
 
 def whole_frames(data: bytes) -> list[Frame]:

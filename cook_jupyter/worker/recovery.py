@@ -13,7 +13,7 @@ import signal
 from typing import NamedTuple
 
 from cook_jupyter.worker import processes
-from cook_jupyter.worker.frames import Frame, Header
+from cook_jupyter.worker.frames import Frame, Header, header_of
 from cook_jupyter.worker.journal import Ledger, end_logs, read_frames
 from cook_jupyter.worker.limits import MemoryGroup
 from cook_jupyter.worker.task import Cause, End
@@ -75,7 +75,7 @@ def recover(folder: str) -> Recovered:
         of = {frame.header["t"]: frame for frame in frames}
         if "launch" not in of:
             continue
-        launch = of["launch"].header
+        launch = {**header_of(of["launch"].tail), **of["launch"].header}
         end = ends.get(instance_id)
         if end is None and "end" in of:
             end = FoundEnd(of["end"].header, of["end"].tail, None)

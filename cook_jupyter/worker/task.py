@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from cook_jupyter.worker.frames import Frame, Header, pack
@@ -62,16 +62,15 @@ class Task(NamedTuple):
 
     def packed(self) -> bytes:
         """Return a frame whose tail is what only the worker reads: it may be large."""
-        header = self._asdict()
-        body = _encode({"command": header.pop("command"), "env": dict(header.pop("env"))})
-        return pack({"t": "launch", **header}, body.encode("ascii"))
+        body = _encode({"command": self.command, "env": dict(self.env)})
+        return pack(_said("launch", self, but=("command", "env")), body.encode("ascii"))
 
 
 def unpacked(frame: Frame) -> Task:
     """Return the task that `Task.packed` made a frame of."""
     header: dict[str, Any] = {**frame.header, **json.loads(frame.tail.decode("ascii"))}
     del header["t"]
-    header["ports"] = tuple(header["ports"])
+    header["ports"] = tuple(header.get("ports", ()))
     return Task(**header)
 
 
@@ -107,12 +106,12 @@ class End(NamedTuple):
 
     def as_header(self) -> Header:
         """Return it as the header of a frame."""
-        return {"t": "end", **self._asdict()}
+        return _said("end", self)
 
 
 def end_of(header: Header) -> End:
     """Return the end that `End.as_header` made a header of; what else the header says is left out."""
-    return End(**{name: header[name] for name in End._fields})
+    return End(**{name: header[name] for name in End._fields if name in header})
 
 
 def call_interpreter(command: str, env: Mapping[str, str]) -> str | None:
@@ -134,6 +133,17 @@ def _interpreter_of(command: str) -> str | None:
         return None
     is_call = words[1:] == _CALL_WORDS and os.path.isabs(words[0])
     return words[0] if is_call else None
+
+
+def _said(kind: str, value: Task | End, but: Container[str] = ()) -> Header:
+    """What a value says beyond its defaults: most of it, most of the time, goes without saying."""
+    usual = value._field_defaults
+    said = {
+        name: part
+        for name, part in zip(value._fields, value, strict=True)
+        if name not in but and (name not in usual or part != usual[name])
+    }
+    return {"t": kind, **said}
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode

@@ -6,13 +6,14 @@ commands are few and plain, so that a simulated cluster can play them too: `true
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 from uuid import uuid4
 
 import pytest
 
 from cook_jupyter.clusters.base import ComputeCluster
-from cook_jupyter.model.instance import TaskState
+from cook_jupyter.model.instance import InstanceStatus, TaskState
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, NON_ZERO_EXIT, REASONS
 from cook_jupyter.model.resources import Resources
@@ -214,14 +215,26 @@ class ClusterContract:
 
         assert (await reports.end_of(launch)).state is TaskState.FINISHED
 
-    async def test_what_the_cluster_never_heard_of_is_lost_by_nobodys_fault(self, site: Site) -> None:
+    async def test_what_ran_and_is_not_known_any_more_is_lost_by_nobodys_fault(self, site: Site) -> None:
         launch = a_launch(FOREVER)
+        launch = replace(launch, instance=replace(launch.instance, status=InstanceStatus.RUNNING))
 
         async with started(site, [launch]) as (again, heard):
             end = await heard.end_of(launch)
             assert end.state is TaskState.LOST
             assert end.reason is not None
             assert REASONS[end.reason].mea_culpa
+            assert again.offers()[0].running == Resources()
+
+    async def test_what_was_committed_and_not_launched_is_started_or_lost_by_nobodys_fault(
+        self, site: Site
+    ) -> None:
+        launch = a_launch("true")
+
+        async with started(site, [launch]) as (again, heard):
+            end = await heard.end_of(launch)
+            ours = end.reason is not None and REASONS[end.reason].mea_culpa
+            assert end.state is TaskState.FINISHED or (end.state is TaskState.LOST and ours)
             assert again.offers()[0].running == Resources()
 
     async def test_what_nobody_asked_for_is_said_to_run_and_can_be_killed(

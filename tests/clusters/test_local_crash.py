@@ -101,7 +101,7 @@ async def test_a_spawner_killed_at_random_moments_costs_nothing_that_runs(site: 
 
     ends = backlog.check(reports)
     assert ends == Counter({TaskState.FINISHED: 200})
-    assert len(killed) > 2
+    assert killed
     await until_settled(site, cluster)
 
 

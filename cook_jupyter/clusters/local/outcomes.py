@@ -18,7 +18,7 @@ from cook_jupyter.model.reason import (
     ReasonName,
 )
 from cook_jupyter.worker.frames import Frame, Header
-from cook_jupyter.worker.task import Cause, Task, call_interpreter
+from cook_jupyter.worker.task import Cause, Task, call_interpreter, end_of
 
 OUTCOMES: dict[str, tuple[TaskState, ReasonName | None]] = {
     Cause.DONE: (TaskState.FINISHED, None),
@@ -63,23 +63,23 @@ def task_of(launch: Launch, ports: tuple[int, ...]) -> Task:
 
 def update_of_end(frame: Frame, *, began_ms: int | None = None) -> StatusUpdate:
     """Return the final update that an agent's `end` is; `began_ms` if its start was not told before."""
-    end = frame.header
-    state, reason = OUTCOMES[end["cause"]]
+    end = end_of(frame.header)
+    state, reason = OUTCOMES[frame.header["cause"]]
     result = None
-    if end["inline"]:
+    if end.inline:
         result = Result(inline=frame.tail, size=len(frame.tail))
-    elif end["blob"] is not None:
-        result = Result(blob=end["blob"], size=end["size"])
+    elif end.blob is not None:
+        result = Result(blob=end.blob, size=end.size)
     return StatusUpdate(
-        instance_id=end["instance_id"],
+        instance_id=end.instance_id,
         state=state,
-        at_ms=end["at_ms"],
+        at_ms=end.at_ms,
         began_ms=began_ms,
         reason=reason,
-        exit_code=end["exit_code"],
-        sandbox=end["sandbox"],
+        exit_code=end.exit_code,
+        sandbox=frame.header["sandbox"],
         result=result,
-        peak_mem_mb=end["peak_mb"],
+        peak_mem_mb=end.peak_mb,
     )
 
 
