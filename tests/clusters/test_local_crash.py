@@ -23,6 +23,7 @@ from tests.clusters.reports import Reports, a_launch
 from tests.clusters.site import LocalSite
 
 AT_ONCE = 8
+ROOM = {"cpus": float(AT_ONCE), "mem_mb": 512.0 * AT_ONCE}
 KILLS = 7  # per test; what remains then has to get done
 
 
@@ -79,7 +80,7 @@ async def test_an_agent_killed_at_random_moments_loses_no_end_and_runs_nothing_t
     site: LocalSite, seed: int
 ) -> None:
     dice = random.Random(seed)
-    backlog, reports, cluster = Backlog(site, 300, dice), Reports(), site.cluster()
+    backlog, reports, cluster = Backlog(site, 300, dice), Reports(), site.cluster(**ROOM)
     await cluster.start(reports, [])
 
     async with murders(site.agent_pid, dice) as killed:
@@ -93,7 +94,7 @@ async def test_an_agent_killed_at_random_moments_loses_no_end_and_runs_nothing_t
 
 async def test_a_spawner_killed_at_random_moments_costs_nothing_that_runs(site: LocalSite) -> None:
     dice = random.Random(7)
-    backlog, reports, cluster = Backlog(site, 200, dice), Reports(), site.cluster()
+    backlog, reports, cluster = Backlog(site, 200, dice), Reports(), site.cluster(**ROOM)
     await cluster.start(reports, [])
 
     async with murders(site.spawner_pid, dice) as killed:
@@ -113,7 +114,7 @@ async def test_a_scheduler_that_goes_and_comes_at_random_moments_hears_of_every_
     given: list[Launch] = []
     while len(ends) < len(backlog.launches):
         still_open = [launch for launch in given if launch.instance.instance_id not in ends]
-        reports, cluster = Reports(), site.cluster()
+        reports, cluster = Reports(), site.cluster(**ROOM)
         await cluster.start(reports, still_open)
         for _ in range(dice.randint(1, 6)):
             room = AT_ONCE - sum(launch.instance.instance_id not in reports.ends for launch in still_open)
@@ -132,13 +133,13 @@ async def test_a_scheduler_that_goes_and_comes_at_random_moments_hears_of_every_
     heard.ends = ends
     finished = backlog.check(heard)[TaskState.FINISHED]
     assert finished > 50
-    last = site.cluster()
+    last = site.cluster(**ROOM)
     await last.start(Reports(), [])
     await until_settled(site, last)
 
 
 async def test_a_running_call_is_adopted_and_its_result_arrives(site: LocalSite) -> None:
-    reports, cluster = Reports(), site.cluster()
+    reports, cluster = Reports(), site.cluster(**ROOM)
     await cluster.start(reports, [])
     launch = site.call(leave_a_mark, str(site.folder / "marks"), 1.0)
     await cluster.launch([launch])
@@ -154,7 +155,7 @@ async def test_a_running_call_is_adopted_and_its_result_arrives(site: LocalSite)
 
 @pytest.mark.parametrize("kind", ["call", "command", "stubborn command"])
 async def test_an_adopted_instance_can_be_killed_and_leaves_nothing(site: LocalSite, kind: str) -> None:
-    reports, cluster = Reports(), site.cluster()
+    reports, cluster = Reports(), site.cluster(**ROOM)
     await cluster.start(reports, [])
     commands = {
         "command": "(setsid sleep 600 &) ; sleep 601",
@@ -174,7 +175,7 @@ async def test_an_adopted_instance_can_be_killed_and_leaves_nothing(site: LocalS
 
 
 async def test_the_maximum_run_time_of_an_adopted_instance_still_holds(site: LocalSite) -> None:
-    reports, cluster = Reports(), site.cluster()
+    reports, cluster = Reports(), site.cluster(**ROOM)
     await cluster.start(reports, [])
     launch = a_launch("sleep 600", max_runtime_ms=1000)
     await cluster.launch([launch])
@@ -187,7 +188,7 @@ async def test_the_maximum_run_time_of_an_adopted_instance_still_holds(site: Loc
 
 
 async def test_a_kill_that_was_asked_for_while_the_agent_was_dead_is_not_forgotten(site: LocalSite) -> None:
-    reports, cluster = Reports(), site.cluster()
+    reports, cluster = Reports(), site.cluster(**ROOM)
     await cluster.start(reports, [])
     running, fresh = a_launch("sleep 600"), a_launch("sleep 600")
     await cluster.launch([running])
@@ -203,7 +204,7 @@ async def test_a_kill_that_was_asked_for_while_the_agent_was_dead_is_not_forgott
 
 
 async def test_nothing_is_kept_of_what_was_acknowledged(site: LocalSite) -> None:
-    reports, cluster = Reports(), site.cluster()
+    reports, cluster = Reports(), site.cluster(**ROOM)
     await cluster.start(reports, [])
     launches = [site.call(abs, -1, cpus=0.1) for _ in range(50)]
     await cluster.launch(launches)
@@ -211,7 +212,7 @@ async def test_nothing_is_kept_of_what_was_acknowledged(site: LocalSite) -> None
     await cluster.close()
 
     os.kill(await agent_of(site), signal.SIGKILL)
-    again, heard = site.cluster(), Reports()
+    again, heard = site.cluster(**ROOM), Reports()
     await again.start(heard, [])
 
     launch = a_launch("true")
