@@ -51,7 +51,8 @@ class ComputeCluster(Protocol):
         """Connect, and reconcile: `open_launches` are all that the store holds open here.
 
         Those that still run go on; the ends of those that finished meanwhile are reported; those
-        that the cluster never heard of, or lost, are reported LOST with a mea culpa reason.
+        that were running and are lost are reported LOST with a mea culpa reason. Those of which
+        nothing was ever heard (status UNKNOWN) may not have been sent: they may be launched now.
         """
 
     async def close(self) -> None:

@@ -40,6 +40,7 @@ class RunningRow:
 
     job_id: JobId
     instance_id: InstanceId
+    attempt: int  # how many instances the job had before this one
     user: str
     pool: str
     group: GroupId | None
@@ -325,7 +326,7 @@ class Scheduler:
                 if instance is not None:
                     open_instances[instance.cluster].append((job.spec, instance))
                     if job.state is JobState.RUNNING:
-                        self._running[job.job_id] = _running_row(job.spec, instance)
+                        self._running[job.job_id] = _running_row(job, instance)
                     if job.state is JobState.COMPLETED or instance.cancelled:
                         self._kill_wishes.add(instance.instance_id)
         return open_instances
@@ -342,6 +343,11 @@ class Scheduler:
     async def repeat_kills(self) -> None:
         """Send again every kill whose end was not heard: clusters may have lost it."""
         await self._send_kills(self._kill_wishes - self._launching)
+
+    def attempt_of(self, job_id: JobId) -> int:
+        """Return how many instances a running job had before the present one."""
+        row = self._running.get(job_id)
+        return 0 if row is None else row.attempt
 
     def launching(self, instance_ids: Iterable[InstanceId]) -> None:
         """Note that launches of these are about to be committed."""
@@ -368,7 +374,7 @@ class Scheduler:
             self.queues.changed(job)
             instance = job.open_instance
             if job.state is JobState.RUNNING and instance is not None:
-                self._running[job.job_id] = _running_row(job.spec, instance)
+                self._running[job.job_id] = _running_row(job, instance)
             else:
                 self._running.pop(job.job_id, None)
                 self.wake.set()
@@ -425,10 +431,12 @@ def counting_instance(job: Job) -> Instance | None:
     return next(iter(succeeded or with_result[::-1]), None)
 
 
-def _running_row(spec: JobSpec, instance: Instance) -> RunningRow:
+def _running_row(job: Job, instance: Instance) -> RunningRow:
+    spec = job.spec
     return RunningRow(
         job_id=spec.job_id,
         instance_id=instance.instance_id,
+        attempt=len(job.instances) - 1,
         user=spec.user,
         pool=spec.pool,
         group=spec.group,

@@ -42,7 +42,7 @@ async def alive(
 
         async def start_cluster(cluster: ComputeCluster) -> None:
             launches = [
-                Launch(spec=spec, instance=instance)
+                Launch(spec=spec, instance=instance, attempt=scheduler.attempt_of(spec.job_id))
                 for spec, instance in open_instances.pop(cluster.name, [])
             ]
             await cluster.start(updates, launches)

@@ -65,6 +65,7 @@ async def test_a_failed_job_with_retries_left_waits_again_and_runs_again(
         cluster.finish(first, exit_code=1)
         await until(lambda: bool(cluster.tasks) and first not in cluster.tasks)
         (second,) = cluster.tasks
+        assert cluster.tasks[second].attempt == 1
         cluster.finish(second, exit_code=1)
         await until(lambda: not scheduler.running_jobs())
 
