@@ -1,29 +1,49 @@
-"""A cluster on paper: hosts are numbers, and tasks end when they are told to.
+"""A cluster on paper: hosts are numbers, and tasks end as they are told to.
 
 Lives here: the in-memory twin of `ComputeCluster`, for unit tests of what stands above it. It
-passes the contract suite of the real ones. Not here: time (a simulated cluster has that).
+passes the contract suite of the real ones. Not here: simulated time; what a task lasts is real.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from cook_jupyter.clusters.base import Launch, Reporter
-from cook_jupyter.model.instance import InstanceId, Result, StatusUpdate, TaskState
-from cook_jupyter.model.job import JobSpec
+from cook_jupyter.clusters.local.room import left_over, total
+from cook_jupyter.errors import CookError
+from cook_jupyter.model.instance import InstanceId, InstanceStatus, Result, StatusUpdate, TaskState
+from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.reason import EXECUTOR_TERMINATED, KILLED_BY_USER, NON_ZERO_EXIT, ReasonName
+from cook_jupyter.model.reason import (
+    AGENT_RESTARTED,
+    KILLED_BY_USER,
+    MAX_RUNTIME_EXCEEDED,
+    NON_ZERO_EXIT,
+    ReasonName,
+)
 from cook_jupyter.model.resources import Resources
 
-Behaviour = Callable[[JobSpec], int | None]
+_RETRY_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a task ends by itself."""
+
+    after_s: float = 0.0
+    exit_code: int = 0
+
+
+Behaviour = Callable[[JobSpec], Ending | None]
 
 
 class MemoryCluster:
-    """Hosts on paper.
+    """Hosts on paper. May be closed and started again, as when a scheduler is restarted.
 
     Args:
         hosts: what each host has in all.
-        behaviour: the exit code that a job's task ends with at once, or None if it goes on until
-            `finish` is called. By default every task goes on.
+        behaviour: how a job's task ends, or None if it goes on until `finish` is called. By
+            default every task goes on.
         now_ms: the time of the updates.
     """
 
@@ -43,8 +63,8 @@ class MemoryCluster:
         self._now_ms = now_ms
         self._reporter: Reporter | None = None
         self._tasks: dict[InstanceId, Launch] = {}
-        self._reports: set[asyncio.Task[None]] = set()
-        self._unheard: list[StatusUpdate] = []  # ends while no scheduler was connected
+        self._unheard: list[StatusUpdate] = []  # not reported yet, in order
+        self._reporting: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -57,105 +77,121 @@ class MemoryCluster:
         return self._tasks
 
     async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
-        """Connect; what the store holds open and this cluster does not know is lost."""
+        """Connect; what was heard of before and does not run any more is lost."""
         self._reporter = reporter
-        known = {launch.instance.instance_id for launch in open_launches}
-        unheard, self._unheard = self._unheard, []
-        lost = known - self._tasks.keys() - {update.instance_id for update in unheard}
-        await reporter.report(
-            unheard
-            + [self._update(i, TaskState.LOST, reason=EXECUTOR_TERMINATED) for i in sorted(lost)]
-            + [self._update(i, TaskState.RUNNING) for i in self._tasks]
-        )
+        ended = {update.instance_id for update in self._unheard}
+        for launch in open_launches:
+            instance = launch.instance
+            if instance.instance_id in self._tasks or instance.instance_id in ended:
+                continue
+            if instance.status is InstanceStatus.UNKNOWN:
+                await self.launch([launch])
+            else:
+                self._tell(instance.instance_id, TaskState.LOST, reason=AGENT_RESTARTED)
+        for task in self._tasks:
+            self._tell(task, TaskState.RUNNING)
         reporter.room_changed()
 
     async def close(self) -> None:
         """Let go; tasks stay."""
-        for report in list(self._reports):
-            await report
         self._reporter = None
+        if self._reporting is not None:
+            await self._reporting
 
     def offers(self) -> Sequence[Offer]:
         """Return what is free on each host, for each pool."""
-        held = {host: Resources() for host in self._hosts}
-        count = dict.fromkeys(self._hosts, 0)
-        for launch in self._tasks.values():
-            held[launch.instance.host] += launch.spec.resources
-            count[launch.instance.host] += 1
-        return [
-            Offer(
-                host=host,
-                cluster=self._name,
-                pool=pool,
-                room=total - held[host],
-                running=held[host],
-                attributes={"HOSTNAME": host},
-                task_count=count[host],
-            )
-            for host, total in self._hosts.items()
-            for pool in self._pools
-        ]
+        offers = []
+        for host, whole in self._hosts.items():
+            there = [task.spec.resources for task in self._tasks.values() if task.instance.host == host]
+            held = total(there)
+            offers += [
+                self._offer(host, pool, left_over(whole, held), held, len(there)) for pool in self._pools
+            ]
+        return offers
 
     def capacity(self) -> Sequence[Offer]:
         """Return each host as if it were empty."""
         return [
-            Offer(host=host, cluster=self._name, pool=pool, room=total, attributes={"HOSTNAME": host})
-            for host, total in self._hosts.items()
+            self._offer(host, pool, whole, Resources(), 0)
+            for host, whole in self._hosts.items()
             for pool in self._pools
         ]
 
     async def launch(self, launches: Sequence[Launch]) -> None:
-        """Start tasks: each runs at once, and ends at once if the behaviour says so."""
-        updates = []
+        """Start tasks: each runs at once, and ends as the behaviour says."""
+        loop = asyncio.get_running_loop()
         for launch in launches:
             task = launch.instance.instance_id
             self._tasks[task] = launch
-            updates.append(self._update(task, TaskState.RUNNING))
-        self._report(updates)
-        for launch in launches:
-            exit_code = self._behaviour(launch.spec)
-            if exit_code is not None:
-                self.finish(launch.instance.instance_id, exit_code=exit_code)
+            self._tell(task, TaskState.RUNNING)
+            ending = self._behaviour(launch.spec)
+            if ending is not None and ending.after_s == 0:
+                self.finish(task, exit_code=ending.exit_code)
+            elif ending is not None:
+                loop.call_later(ending.after_s, self._end, task, ending.exit_code)
+            if launch.spec.max_runtime_ms < UNLIMITED_RUNTIME_MS:
+                loop.call_later(launch.spec.max_runtime_ms / 1000, self._overrun, task)
 
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
         """End tasks as killed."""
-        known = [i for i in instance_ids if self._tasks.pop(i, None) is not None]
-        self._report([self._update(i, TaskState.KILLED, reason=KILLED_BY_USER) for i in known])
+        for task in instance_ids:
+            if self._tasks.pop(task, None) is not None:
+                self._tell(task, TaskState.KILLED, reason=KILLED_BY_USER)
 
     def finish(self, instance_id: InstanceId, *, exit_code: int = 0, result: Result | None = None) -> None:
         """Let a task end by itself."""
         del self._tasks[instance_id]
         well = exit_code == 0
         self._report(
-            [
-                StatusUpdate(
-                    instance_id=instance_id,
-                    state=TaskState.FINISHED if well else TaskState.FAILED,
-                    at_ms=self._now_ms(),
-                    reason=None if well else NON_ZERO_EXIT,
-                    exit_code=exit_code,
-                    result=result,
-                )
-            ]
+            StatusUpdate(
+                instance_id=instance_id,
+                state=TaskState.FINISHED if well else TaskState.FAILED,
+                at_ms=self._now_ms(),
+                reason=None if well else NON_ZERO_EXIT,
+                exit_code=exit_code,
+                result=result,
+            )
         )
 
     def lose(self, instance_id: InstanceId) -> None:
         """Let a task vanish without a word, as when its host dies; only a reconciliation tells."""
         del self._tasks[instance_id]
 
-    def _update(
-        self, instance_id: InstanceId, state: TaskState, *, reason: ReasonName | None = None
-    ) -> StatusUpdate:
-        return StatusUpdate(instance_id=instance_id, state=state, at_ms=self._now_ms(), reason=reason)
+    def _end(self, instance_id: InstanceId, exit_code: int) -> None:
+        if instance_id in self._tasks:
+            self.finish(instance_id, exit_code=exit_code)
 
-    def _report(self, updates: Sequence[StatusUpdate]) -> None:
-        if self._reporter is None:
-            self._unheard.extend(update for update in updates if update.state.is_final)
-            return
-        report = asyncio.ensure_future(self._deliver(self._reporter, updates))
-        self._reports.add(report)
-        report.add_done_callback(self._reports.discard)
+    def _overrun(self, instance_id: InstanceId) -> None:
+        if self._tasks.pop(instance_id, None) is not None:
+            self._tell(instance_id, TaskState.FAILED, reason=MAX_RUNTIME_EXCEEDED)
 
-    async def _deliver(self, reporter: Reporter, updates: Sequence[StatusUpdate]) -> None:
-        await reporter.report(updates)
-        reporter.room_changed()
+    def _offer(self, host: str, pool: str, room: Resources, held: Resources, tasks: int) -> Offer:
+        return Offer(
+            host=host,
+            cluster=self._name,
+            pool=pool,
+            room=room,
+            running=held,
+            attributes={"HOSTNAME": host},
+            task_count=tasks,
+        )
+
+    def _tell(self, instance_id: InstanceId, state: TaskState, *, reason: ReasonName | None = None) -> None:
+        self._report(StatusUpdate(instance_id=instance_id, state=state, at_ms=self._now_ms(), reason=reason))
+
+    def _report(self, update: StatusUpdate) -> None:
+        self._unheard.append(update)
+        if self._reporter is not None and (self._reporting is None or self._reporting.done()):
+            self._reporting = asyncio.ensure_future(self._deliver())
+
+    async def _deliver(self) -> None:
+        """Report what was not heard yet, in order, until it is."""
+        while self._unheard and (reporter := self._reporter) is not None:
+            batch = tuple(self._unheard)
+            try:
+                await reporter.report(batch)
+            except (CookError, OSError):
+                await asyncio.sleep(_RETRY_S)  # a full disk, say; nothing is forgotten
+                continue
+            del self._unheard[: len(batch)]
+            reporter.room_changed()

@@ -7,6 +7,7 @@ import pytest
 
 from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.errors import Conflict, InvalidRequest, QuotaExceeded
+from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
@@ -124,6 +125,9 @@ async def test_a_task_that_vanished_while_the_scheduler_was_away_runs_again_and_
         await scheduler.submit([spec])
         await until(lambda: bool(cluster.tasks))
         (lost,) = cluster.tasks
+        async with asyncio.timeout(5):
+            while (await job_of(scheduler, spec.job_id)).instances[0].status is InstanceStatus.UNKNOWN:  # noqa: ASYNC110
+                await asyncio.sleep(0)
     cluster.lose(lost)
     async with living() as scheduler:
         await until(lambda: bool(cluster.tasks))
