@@ -1,0 +1,73 @@
+"""`make lab`: the demo notebook, opened in JupyterLab and seen in a real browser."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.conftest import missing_part
+
+DEMO = Path(__file__).parents[2] / "binder" / "fair_share_demo.ipynb"
+START_S = 90.0
+
+
+@pytest.fixture
+def lab(tmp_path: Path, cook_home: Path) -> Iterator[str]:
+    """The address of a JupyterLab whose folder holds the demo."""
+    shutil.copy(DEMO, tmp_path / "demo.ipynb")
+    runtime = tmp_path / "runtime"
+    environment = {
+        **os.environ,
+        "JUPYTER_RUNTIME_DIR": str(runtime),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "COOK_JUPYTER_HOME": str(cook_home),
+    }
+    words = ["jupyterlab", "--no-browser", "--allow-root", "--port=0", f"--notebook-dir={tmp_path}"]
+    log = tmp_path / "lab.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", *words, "--LabApp.news_url=None"],
+            env=environment,
+            cwd=tmp_path,
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            deadline = time.monotonic() + START_S
+            while not (found := list(runtime.glob("jpserver-*.json"))):
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            told = json.loads(found[0].read_text())
+            yield f"{told['url']}lab/tree/demo.ipynb?token={told['token']}"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+@pytest.mark.browser
+def test_the_demo_opens_in_jupyterlab_and_its_first_cell_runs(lab: str) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        missing_part("no Chromium: apt-get install chromium")
+    with sync_playwright() as drive:
+        browser = drive.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page()
+        page.goto(lab)
+        page.get_by_role("heading", name="A fair share of one machine").wait_for(timeout=60_000)
+        page.locator(".jp-CodeCell .jp-InputArea-editor").first.click()
+        page.keyboard.press("Shift+Enter")
+        page.locator(".jp-CodeCell .jp-InputPrompt", has_text="[1]:").first.wait_for(timeout=60_000)
+        errors = page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']")
+        assert errors.count() == 0, errors.all_inner_texts()
+        browser.close()
