@@ -20,7 +20,12 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import Forbidden
 from cook_jupyter.model.reason import REASONS
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.config import (
+    PROGRESS_PUBLISH_MS,
+    PROGRESS_REGEX,
+    RUNTIME_CHECK_MS,
+    Settings,
+)
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.wire.jobs import NO_FRAMEWORK
 from cook_jupyter.wire.verbs import Shutdown, read_shutdown
@@ -191,7 +196,7 @@ def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
         ],
         "executor": {
             "command": "cook-jupyter-agent",
-            "default-progress-regex-string": settings.progress_regex,
+            "default-progress-regex-string": PROGRESS_REGEX,
             "environment": {},
         },
         "mea-culpa-failure-limit": {"default": settings.mea_culpa_limit},
@@ -203,7 +208,7 @@ def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
             "valid-gpu-models": [],
             "default-containers": [],
         },
-        "progress": {"publish-interval-ms": settings.progress_publish_ms},
+        "progress": {"publish-interval-ms": PROGRESS_PUBLISH_MS},
         "queue-limits": {
             "per-pool": [
                 {
@@ -226,7 +231,7 @@ def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
             "memory-gb": settings.max_mem_mb / 1024,
             "retry-limit": settings.retry_limit,
             "timeout-hours": None if runtime_ms is None else runtime_ms / MILLISECONDS_PER_HOUR,
-            "timeout-interval-minutes": settings.watchdog_interval_ms / 60_000,
+            "timeout-interval-minutes": RUNTIME_CHECK_MS / 60_000,
         },
     }
 

@@ -18,6 +18,11 @@ from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT
 
 HOME_VARIABLE = "COOK_JUPYTER_HOME"
 
+# What node agents do, told to Cook's clients by /settings; nobody may set it.
+PROGRESS_REGEX = r"progress:\s+([0-9]*\.?[0-9]+)($|\s+.*)"
+PROGRESS_PUBLISH_MS = 1000
+RUNTIME_CHECK_MS = 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Home:
@@ -107,6 +112,7 @@ class Settings:
         synchronous: SQLite's setting: NORMAL survives kill -9, FULL survives power loss too.
         cpus, mem_mb: what the local cluster offers; None is all the machine has.
         max_cpus, max_mem_mb: the most one job may ask for (task-constraints).
+        max_runtime_ms: the longest that any instance may run, whatever its job asks for; None does not limit.
         retry_limit: the most attempts a job may ask for.
         rank_interval_ms: the timer behind the events: a cycle runs at least this often.
         default_shares: the share of the user `default` where the store has none, by limit name.
@@ -134,13 +140,10 @@ class Settings:
     good_enough: float = 0.8
     max_over_quota_jobs: int = 100
     rank_interval_ms: int = 5000
-    watchdog_interval_ms: int = 1000
     queue_limits: tuple[QueueLimit, ...] = ()
     cors_origins: tuple[str, ...] = ()
     impersonators: frozenset[str] = frozenset()
     admins: frozenset[str] = frozenset()
-    progress_regex: str = r"progress:\s+([0-9]*\.?[0-9]+)($|\s+.*)"
-    progress_publish_ms: int = 1000
     body_bytes: int = 8 * 1024 * 1024
     jobs_per_submission: int = 10_000
     inline_result_bytes: int = 64 * 1024

@@ -53,8 +53,7 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
         committed = await scheduler.store.launch(instances)
         by_cluster: dict[str, list[Launch]] = defaultdict(list)
         for spec, instance in committed:
-            attempt = scheduler.attempt_of(spec.job_id)
-            by_cluster[instance.cluster].append(Launch(spec=spec, instance=instance, attempt=attempt))
+            by_cluster[instance.cluster].append(scheduler.launch_of(spec, instance))
         for name, launches in by_cluster.items():
             await scheduler.clusters[name].launch(launches)
     finally:

@@ -10,11 +10,11 @@ import asyncio
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cook_jupyter.clusters.base import ComputeCluster
+from cook_jupyter.clusters.base import ComputeCluster, Launch
 from cook_jupyter.errors import InvalidRequest, NotFound, QuotaExceeded
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.changes import JobChange, JobQuery
@@ -344,10 +344,13 @@ class Scheduler:
         """Send again every kill whose end was not heard: clusters may have lost it."""
         await self._send_kills(self._kill_wishes - self._launching)
 
-    def attempt_of(self, job_id: JobId) -> int:
-        """Return how many instances a running job had before the present one."""
-        row = self._running.get(job_id)
-        return 0 if row is None else row.attempt
+    def launch_of(self, spec: JobSpec, instance: Instance) -> Launch:
+        """Return what a cluster is to be told of a committed instance."""
+        longest = self.settings.max_runtime_ms
+        if longest is not None and spec.max_runtime_ms > longest:
+            spec = replace(spec, max_runtime_ms=longest)
+        row = self._running.get(spec.job_id)
+        return Launch(spec=spec, instance=instance, attempt=0 if row is None else row.attempt)
 
     def launching(self, instance_ids: Iterable[InstanceId]) -> None:
         """Note that launches of these are about to be committed."""

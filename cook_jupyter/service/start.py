@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from cook_jupyter.clusters.base import ComputeCluster, Launch
+from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Home, Settings
@@ -41,10 +41,8 @@ async def alive(
         updates = Updates(scheduler)
 
         async def start_cluster(cluster: ComputeCluster) -> None:
-            launches = [
-                Launch(spec=spec, instance=instance, attempt=scheduler.attempt_of(spec.job_id))
-                for spec, instance in open_instances.pop(cluster.name, [])
-            ]
+            open_there = open_instances.pop(cluster.name, [])
+            launches = [scheduler.launch_of(spec, instance) for spec, instance in open_there]
             await cluster.start(updates, launches)
             await scheduler.repeat_kills()
             scheduler.wake.set()

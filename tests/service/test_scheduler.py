@@ -31,6 +31,14 @@ async def job_of(scheduler: Scheduler, job_id: str) -> Job:
     return job
 
 
+async def until_job(scheduler: Scheduler, job_id: str, holds: Callable[[Job], bool]) -> Job:
+    """Let the loop turn until something holds of a job; return it."""
+    async with asyncio.timeout(5):
+        while not holds(job := await job_of(scheduler, job_id)):
+            await asyncio.sleep(0)
+    return job
+
+
 async def test_a_job_on_an_idle_cluster_starts_at_once(living: Living, cluster: MemoryCluster) -> None:
     async with living() as scheduler:
         spec = a_job_spec()
@@ -96,9 +104,7 @@ async def test_a_kill_that_comes_while_the_launch_is_on_its_way_is_sent_after_it
         await asyncio.gather(scheduler.submit([spec]), asyncio.sleep(0))
         await scheduler.kill_jobs([spec.job_id])
 
-        async with asyncio.timeout(5):
-            while (await job_of(scheduler, spec.job_id)).open_instance is not None:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        await until_job(scheduler, spec.job_id, lambda job: job.open_instance is None)
         assert not cluster.tasks
 
 
@@ -125,9 +131,7 @@ async def test_a_task_that_vanished_while_the_scheduler_was_away_runs_again_and_
         await scheduler.submit([spec])
         await until(lambda: bool(cluster.tasks))
         (lost,) = cluster.tasks
-        async with asyncio.timeout(5):
-            while (await job_of(scheduler, spec.job_id)).instances[0].status is InstanceStatus.UNKNOWN:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        await until_job(scheduler, spec.job_id, lambda job: job.instances[0].status is InstanceStatus.RUNNING)
     cluster.lose(lost)
     async with living() as scheduler:
         await until(lambda: bool(cluster.tasks))
@@ -269,3 +273,15 @@ async def test_why_of_a_running_job_says_that_it_runs(living: Living, cluster: M
         (reason,) = await scheduler.why(spec.job_id)
 
         assert reason.text == "The job is running now."
+
+
+async def test_no_job_may_run_longer_than_the_operator_says(living: Living, cluster: MemoryCluster) -> None:
+    async with living(Settings(max_runtime_ms=50)) as scheduler:
+        spec = a_job_spec(max_runtime_ms=10_000)
+        await scheduler.submit([spec])
+        await until(lambda: bool(cluster.tasks))
+
+        job = await until_job(scheduler, spec.job_id, lambda job: job.outcome == "failed")
+
+        assert job.instances[-1].reason == "max-runtime-exceeded"
+        assert job.spec.max_runtime_ms == 10_000
