@@ -34,7 +34,7 @@ async def job_of(scheduler: Scheduler, job_id: str) -> Job:
 async def until_job(scheduler: Scheduler, job_id: str, holds: Callable[[Job], bool]) -> Job:
     """Let the loop turn until something holds of a job; return it."""
     async with asyncio.timeout(5):
-        while not holds(job := await job_of(scheduler, job_id)):
+        while not holds(job := await job_of(scheduler, job_id)):  # noqa: ASYNC110 - as above
             await asyncio.sleep(0)
     return job
 
