@@ -157,16 +157,22 @@ def _embedded(target: Target, *, start: bool, timeout_s: float) -> JobClient:
             f"no scheduler is running ({why}). `cook-jupyter up` starts one; COOK_JUPYTER_URL names another"
         )
     with starting(home, timeout_s):
-        client, why = _living(home, target)  # somebody may have been faster
-        if client is not None:
-            return client
-        if why != _NO_FILE:
-            logger.warning("The runtime file in %s is stale: %s. Starting another scheduler.", home, why)
-            forget_runtime(home)
-        runtime = start_embedded(home, max(1.0, deadline - time.monotonic()))
-        client = JobClient(runtime.url, token=runtime.token, user=target.user)
-        client.info_v1()
-        return client
+        while True:
+            client, why = _living(home, target)  # somebody may have been faster
+            if client is not None:
+                return client
+            if time.monotonic() > deadline:
+                raise SchedulerUnreachable(
+                    f"schedulers were started in {home}, and each was gone before it answered: {why}"
+                )
+            if why != _NO_FILE:
+                logger.warning("The runtime file in %s is stale: %s. Starting another scheduler.", home, why)
+                forget_runtime(home)
+            try:
+                start_embedded(home, max(1.0, deadline - time.monotonic()))
+            except SchedulerUnreachable:
+                if not isinstance(read_runtime(home), Stale):
+                    raise  # it never listened: another one would not either
 
 
 _NO_FILE = "there is no runtime file"

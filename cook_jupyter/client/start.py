@@ -83,6 +83,11 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime:
         if isinstance(found, Runtime):
             return found
         if process.poll() is not None:
+            faster = _wait_for_predecessor(
+                home, deadline
+            )  # one that another starter, killed since, had begun
+            if faster is not None:
+                return faster
             raise SchedulerUnreachable(
                 f"the scheduler ended with exit code {process.returncode} as soon as it was started. "
                 f"The end of {log}:\n{_tail(log, begin)}"
