@@ -120,8 +120,12 @@ class Session:
         self._fetchers: concurrent.futures.ThreadPoolExecutor | None = None
         _sessions.add(self)
 
-    def ask(self, question: Callable[[JobClient], T]) -> T:
+    def ask(self, question: Callable[[JobClient], T], *, sending: bool = True) -> T:
         """Ask the scheduler something that may be asked twice, and find it again if it does not answer.
+
+        Args:
+            question: what is asked.
+            sending: start this user's own scheduler anew also if it was shut down in good order.
 
         Raises:
             SchedulerUnreachable: it was not there for PATIENCE_S seconds.
@@ -446,20 +450,24 @@ class Session:
     def _fetch(self, future: CookFuture, news: JobNews) -> None:
         """Fetch a result over the network, in a thread for that."""
         try:
-            blob = news.result_blob
-            if blob is None and self.store.private and news.instance is not None:
-                name = f"results/{news.instance.task_id}"
-                blob = name if self.store.has(name) else None
-            if blob is not None:
-                self._take(future, news, self.store.get(blob), private=self.store.private)
-            else:
-                self._take(future, news, bytearray(self._client.result(future.key)), private=False)
+            content, private = self.ask(lambda client: self._content(future, news, client), sending=False)
+            self._take(future, news, content, private=private)
         except NotFound:
             future.settle(error=outcomes.failure(news, future.options))
         except Exception as error:  # noqa: BLE001 - as in _complete
             future.settle(error=error)
         finally:
             self._pending.pop(future.key, None)
+
+    def _content(self, future: CookFuture, news: JobNews, client: JobClient) -> tuple[Buffer, bool]:
+        """A result that did not come with the news, and whether it rests where only we can write."""
+        blob = news.result_blob
+        if blob is None and self.store.private and news.instance is not None:
+            name = f"results/{news.instance.task_id}"
+            blob = name if self.store.has(name) else None
+        if blob is not None:
+            return self.store.get(blob), self.store.private
+        return bytearray(client.result(future.key)), False
 
     def _fetcher(self) -> concurrent.futures.ThreadPoolExecutor:
         with self._lock:
