@@ -75,11 +75,7 @@ class FailureReasonsHandler(CookHandler):
                     "description": reason.sentence,
                     "mea_culpa": reason.mea_culpa,
                 }
-                | (
-                    {"failure_limit": _limit(reason.failure_limit, self.door.settings)}
-                    if reason.mea_culpa
-                    else {}
-                )
+                | ({"failure_limit": self.door.settings.free_failures.of(reason)} if reason.mea_culpa else {})
                 for reason in REASONS.values()
             ]
         )
@@ -199,7 +195,7 @@ def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
             "default-progress-regex-string": PROGRESS_REGEX,
             "environment": {},
         },
-        "mea-culpa-failure-limit": {"default": settings.mea_culpa_limit},
+        "mea-culpa-failure-limit": {"default": settings.mea_culpa_limit, **settings.mea_culpa_limits},
         "mesos-gpu-enabled": False,
         "plugins": {"job-launch-filter": {}, "job-submission-validator": {}},
         "pools": {
@@ -243,7 +239,3 @@ def our_version() -> str:
         return version("cook_jupyter")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _limit(own: int | None, settings: Settings) -> int:
-    return settings.mea_culpa_limit if own is None else own

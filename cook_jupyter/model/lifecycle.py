@@ -25,11 +25,12 @@ from cook_jupyter.model.instance import (
 )
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.reason import (
-    DEFAULT_MEA_CULPA_LIMIT,
+    FREE_FAILURES,
     KILLED_BY_USER,
     NEVER_COUNTS,
     REASONS,
     UNMAPPED,
+    FreeFailures,
     Reason,
     ReasonName,
 )
@@ -68,7 +69,7 @@ def attempts_of_reasons(
     reasons: Iterable[ReasonName | None],
     *,
     disable_mea_culpa: bool = False,
-    default_limit: int = DEFAULT_MEA_CULPA_LIMIT,
+    free: FreeFailures = FREE_FAILURES,
     table: Mapping[ReasonName, Reason] = REASONS,
 ) -> int:
     """Count the attempts that finished instances with these reasons used up.
@@ -82,28 +83,28 @@ def attempts_of_reasons(
         if reason is None or not reason.mea_culpa or disable_mea_culpa:
             attempts += number
             continue
-        limit = default_limit if reason.failure_limit is None else reason.failure_limit
+        limit = free.of(reason)
         if limit != NEVER_COUNTS:
             attempts += max(0, number - limit)
     return attempts
 
 
-def attempts(job: Job, *, default_limit: int = DEFAULT_MEA_CULPA_LIMIT) -> int:
+def attempts(job: Job, *, free: FreeFailures = FREE_FAILURES) -> int:
     """Count the attempts that the job has used up; a success counts as one."""
     return attempts_of_reasons(
         (i.reason for i in job.instances if not i.status.is_open),
         disable_mea_culpa=job.spec.disable_mea_culpa_retries,
-        default_limit=default_limit,
+        free=free,
     )
 
 
-def state_of(job: Job, *, default_limit: int = DEFAULT_MEA_CULPA_LIMIT) -> JobState:
+def state_of(job: Job, *, free: FreeFailures = FREE_FAILURES) -> JobState:
     """Derive the job's state from its instances. A completed job stays completed."""
     if job.state is JobState.COMPLETED or job.succeeded:
         return JobState.COMPLETED
     if job.open_instance is not None:
         return JobState.RUNNING
-    if job.instances and attempts(job, default_limit=default_limit) >= job.max_retries:
+    if job.instances and attempts(job, free=free) >= job.max_retries:
         return JobState.COMPLETED
     return JobState.WAITING
 
@@ -142,9 +143,7 @@ def launch(job: Job, instance: Instance) -> Job:
     return replace(job, state=JobState.RUNNING, instances=(*job.instances, waited))
 
 
-def report(
-    job: Job | None, update: StatusUpdate, *, default_limit: int = DEFAULT_MEA_CULPA_LIMIT
-) -> Reported:
+def report(job: Job | None, update: StatusUpdate, *, free: FreeFailures = FREE_FAILURES) -> Reported:
     """Apply what a cluster says of an instance of `job`; `job` is None if it is not known.
 
     The first reason and the first times win. A task that should not be alive (unknown, its job
@@ -165,7 +164,7 @@ def report(
     if after == instance:
         return Reported(job=None, verdict=Verdict.IGNORED)
     return Reported(
-        job=_with(job, after, at_ms=update.at_ms, default_limit=default_limit),
+        job=_with(job, after, at_ms=update.at_ms, free=free),
         verdict=Verdict.APPLIED,
         counts=counts,
     )
@@ -178,7 +177,7 @@ def fail(
     reason: ReasonName,
     at_ms: int,
     preempted: bool = False,
-    default_limit: int = DEFAULT_MEA_CULPA_LIMIT,
+    free: FreeFailures = FREE_FAILURES,
 ) -> Job:
     """Fail an open instance by our own decision (preempted, lingering, lost); else no change."""
     instance = _find(job, instance_id)
@@ -191,7 +190,7 @@ def fail(
         ended_ms=instance.ended_ms if instance.ended_ms is not None else at_ms,
         preempted=preempted,
     )
-    return _with(job, failed, at_ms=at_ms, default_limit=default_limit)
+    return _with(job, failed, at_ms=at_ms, free=free)
 
 
 def progress(job: Job, update: ProgressUpdate) -> Job:
@@ -231,7 +230,7 @@ def cancel(job: Job, instance_id: InstanceId) -> Job:
     return replace(job, instances=_replaced(job.instances, after))
 
 
-def retry(job: Job, retries: int, *, at_ms: int, default_limit: int = DEFAULT_MEA_CULPA_LIMIT) -> Job:
+def retry(job: Job, retries: int, *, at_ms: int, free: FreeFailures = FREE_FAILURES) -> Job:
     """Allow `retries` attempts in all; a completed job with attempts left waits again.
 
     An instance that is still being killed counts as running: the job waits when that has ended.
@@ -239,7 +238,7 @@ def retry(job: Job, retries: int, *, at_ms: int, default_limit: int = DEFAULT_ME
     Raises:
         Conflict: more attempts than that were used already. The text is Cook's.
     """
-    used = attempts(job, default_limit=default_limit)
+    used = attempts(job, free=free)
     if used > retries:
         raise Conflict("Retries would be less than attempts-consumed")
     allowed = replace(job, max_retries=retries)
@@ -281,10 +280,10 @@ def _described(
     )
 
 
-def _with(job: Job, instance: Instance, *, at_ms: int, default_limit: int) -> Job:
+def _with(job: Job, instance: Instance, *, at_ms: int, free: FreeFailures) -> Job:
     """The job with a changed instance, its state derived again."""
     changed = replace(job, instances=_replaced(job.instances, instance))
-    state = state_of(changed, default_limit=default_limit)
+    state = state_of(changed, free=free)
     if state is job.state:
         return changed
     waits_again = state is JobState.WAITING

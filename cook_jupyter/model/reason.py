@@ -7,7 +7,8 @@ Source: Cook's `schema.clj` (reason entities), as told in the REST specification
 Codes and sentences are on the wire and must not change.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 ReasonName = str
 
@@ -25,6 +26,26 @@ class Reason:
     mea_culpa: bool = False
     failure_limit: int | None = None
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeFailures:
+    """How many failures of a mea culpa reason cost a job no retry (Cook's mea-culpa-failure-limit).
+
+    Attributes:
+        default: of a reason that has no limit of its own; -1 for any number.
+        by_reason: the operator's limits, which go before the table's own.
+    """
+
+    default: int = DEFAULT_MEA_CULPA_LIMIT
+    by_reason: Mapping[ReasonName, int] = field(default_factory=dict)
+
+    def of(self, reason: Reason) -> int:
+        """Return the limit of a mea culpa reason."""
+        own = self.by_reason.get(reason.name, reason.failure_limit)
+        return self.default if own is None else own
+
+
+FREE_FAILURES = FreeFailures()
 
 NORMAL_EXIT = "normal-exit"
 KILLED_BY_USER = "reason-killed-by-user"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import Pool
-from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT
+from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, FreeFailures
 
 HOME_VARIABLE = "COOK_JUPYTER_HOME"
 
@@ -115,6 +115,8 @@ class Settings:
         max_runtime_ms: the longest that any instance may run, whatever its job asks for; None does not limit.
         retry_limit: the most attempts a job may ask for.
         rank_interval_ms: the timer behind the events: a cycle runs at least this often.
+        mea_culpa_limit, mea_culpa_limits: how many failures of a reason that is ours cost a job no retry: of
+            any such reason, and of those that are named; -1 for any number.
         default_shares: the share of the user `default` where the store has none, by limit name.
     """
 
@@ -135,6 +137,7 @@ class Settings:
     command_length_limit: int = 65_536
     max_runtime_ms: int | None = None
     mea_culpa_limit: int = DEFAULT_MEA_CULPA_LIMIT
+    mea_culpa_limits: Mapping[str, int] = field(default_factory=dict)
     max_considered: int = 1000
     scaleback: float = 0.95
     good_enough: float = 0.8
@@ -148,6 +151,11 @@ class Settings:
     jobs_per_submission: int = 10_000
     inline_result_bytes: int = 64 * 1024
     default_shares: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def free_failures(self) -> FreeFailures:
+        """How many failures of ours cost a job no retry."""
+        return FreeFailures(default=self.mea_culpa_limit, by_reason=self.mea_culpa_limits)
 
 
 def load_settings(path: Path | None, **overrides: Any) -> Settings:

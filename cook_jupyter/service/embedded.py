@@ -18,7 +18,7 @@ from cook_jupyter.store.sqlite import SqliteStore
 @asynccontextmanager
 async def embedded(settings: Settings, home: Home) -> AsyncIterator[Scheduler]:
     """Run a scheduler on this machine alone: SQLite below, the local node agent beside."""
-    store = SqliteStore(home.store, synchronous=settings.synchronous)
+    store = SqliteStore(home.store, synchronous=settings.synchronous, free=settings.free_failures)
     cluster = LocalCluster(
         home=home.agent,
         cpus=settings.cpus,

@@ -14,6 +14,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import Instance, InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.reason import FreeFailures
 
 LimitKey = tuple[str, str, str, str]  # kind, user, pool, name
 
@@ -36,10 +37,12 @@ class Book(Protocol):
     Attributes:
         seq: the place of the newest job in the order of creation.
         change: the highest change number given out.
+        free: how many failures of ours cost a job no retry.
     """
 
     seq: int
     change: int
+    free: FreeFailures
 
     def job(self, job_id: JobId) -> Job | None:
         """Return the job as it is now, or None."""
@@ -77,6 +80,7 @@ class Draft:
         "change",
         "changes",
         "created",
+        "free",
         "groups",
         "limits",
         "placed",
@@ -90,6 +94,7 @@ class Draft:
         self.book = book
         self.seq = book.seq
         self.change = book.change
+        self.free = book.free
         self.created: dict[JobId, Job] = {}
         self.altered: dict[JobId, Job] = {}
         self.placed: dict[InstanceId, JobId] = {}

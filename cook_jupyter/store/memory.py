@@ -16,6 +16,7 @@ from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.reason import FREE_FAILURES, FreeFailures
 from cook_jupyter.store.base import Listener
 from cook_jupyter.store.door import Answer, P, VerbDoor, tell
 from cook_jupyter.store.draft import Draft, LimitKey, finished_instance, is_unfinished
@@ -26,8 +27,9 @@ OPEN_JOBS_BATCH = 1000
 class MemoryStore(VerbDoor):
     """Jobs, instances, groups, results and limits in dictionaries. See Store."""
 
-    def __init__(self) -> None:
-        self._book = _Dictionaries()
+    def __init__(self, *, free: FreeFailures = FREE_FAILURES) -> None:
+        """Begin empty; `free` says how many failures of ours cost a job no retry."""
+        self._book = _Dictionaries(free)
         self._listeners: list[Listener] = []
         self._is_open = False
 
@@ -135,7 +137,8 @@ class MemoryStore(VerbDoor):
 class _Dictionaries:
     """The book of a MemoryStore. Jobs stand in the order of their creation."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: FreeFailures) -> None:
+        self.free = free
         self.seq = 0
         self.change = 0
         self.jobs: dict[JobId, Job] = {}

@@ -30,6 +30,7 @@ from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.reason import FREE_FAILURES, FreeFailures
 from cook_jupyter.store.base import Listener
 from cook_jupyter.store.door import Answer, P, VerbDoor, tell
 from cook_jupyter.store.draft import Draft
@@ -51,7 +52,12 @@ class SqliteStore(VerbDoor):
     """Jobs, instances, groups, results and limits in one file. See Store."""
 
     def __init__(
-        self, path: str | os.PathLike[str], *, synchronous: Synchronous = "NORMAL", vfs: str | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Synchronous = "NORMAL",
+        free: FreeFailures = FREE_FAILURES,
+        vfs: str | None = None,
     ) -> None:
         """Name the file; `open` opens it.
 
@@ -59,12 +65,14 @@ class SqliteStore(VerbDoor):
             path: the file; beside it lie its log (`-wal`, `-shm`) and a `.lock`.
             synchronous: with NORMAL what a verb has done survives the end of any process, with
                 FULL also the loss of power.
+            free: how many failures of ours cost a job no retry.
             vfs: the name of a registered SQLite VFS; for tests of failing disks.
         """
         if synchronous not in ("NORMAL", "FULL"):
             raise SchedulerError(f"synchronous is NORMAL or FULL, not {synchronous!r}")
         self._path = Path(path)
         self._synchronous: Synchronous = synchronous
+        self._free = free
         self._vfs = vfs
         self._listeners: list[Listener] = []
         self._open: _Open | None = None
@@ -77,7 +85,7 @@ class SqliteStore(VerbDoor):
             lock = _lock(self._path)
             undo.callback(lock.close)
             book = await asyncio.to_thread(
-                SqliteBook, self._path, synchronous=self._synchronous, vfs=self._vfs
+                SqliteBook, self._path, synchronous=self._synchronous, vfs=self._vfs, free=self._free
             )
             undo.callback(book.close)
             self._open = _Open(lock, book, self._listeners, waits_for_disk=self._synchronous == "FULL")

@@ -21,6 +21,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import Group, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.reason import FREE_FAILURES, FreeFailures
 from cook_jupyter.store import sql
 from cook_jupyter.store.draft import Draft, is_unfinished
 from cook_jupyter.store.sqlite_rows import (
@@ -61,7 +62,14 @@ class SqliteBook:
         log_pages: how much of the write-ahead log no checkpoint has looked at yet.
     """
 
-    def __init__(self, path: Path, *, synchronous: Synchronous, vfs: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        synchronous: Synchronous,
+        vfs: str | None = None,
+        free: FreeFailures = FREE_FAILURES,
+    ) -> None:
         """Open the file, make it if need be, and bring its schema up to date.
 
         Raises:
@@ -70,6 +78,7 @@ class SqliteBook:
         """
         refuse_old_sqlite(apsw.sqlite_lib_version())
         self.path = path
+        self.free = free
         self._synchronous: Synchronous = synchronous
         self._vfs = vfs
         self.log_pages = 0

@@ -68,7 +68,7 @@ def report(draft: Draft, updates: Sequence[StatusUpdate]) -> Sequence[Verdict]:
     verdicts = []
     for update in updates:
         job = draft.job_of(update.instance_id)
-        reported = lifecycle.report(job, update)
+        reported = lifecycle.report(job, update, free=draft.free)
         if job is not None and reported.job is not None:
             draft.alter(
                 job,
@@ -105,6 +105,7 @@ def fail(draft: Draft, failures: Sequence[Failure]) -> Sequence[bool]:
             reason=failure.reason,
             at_ms=failure.at_ms,
             preempted=failure.preempted,
+            free=draft.free,
         )
         done.append(_alter_if_new(draft, job, after, failure.instance_id))
     return done
@@ -145,7 +146,7 @@ def retry(draft: Draft, job_ids: Sequence[JobId], retries: Sequence[int], *, now
     _require_jobs(draft, job_ids)
     for job_id, total in zip(job_ids, retries, strict=True):
         job = _known(draft.job(job_id), job_id)
-        after = lifecycle.retry(job, total, at_ms=now_ms)
+        after = lifecycle.retry(job, total, at_ms=now_ms, free=draft.free)
         if after != job:
             draft.alter(job, after)
 

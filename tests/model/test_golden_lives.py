@@ -8,7 +8,7 @@ from cook_jupyter.model import lifecycle
 from cook_jupyter.model.heartbeat import Heartbeats
 from cook_jupyter.model.instance import Instance, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import Job, JobState
-from cook_jupyter.model.reason import REASONS, Reason, reason_of_mesos
+from cook_jupyter.model.reason import REASONS, FreeFailures, Reason, reason_of_mesos
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
 
@@ -42,7 +42,7 @@ def test_attempts_of_reasons_are_counted_as_cook_does(given: Input, expect: Inpu
     counted = lifecycle.attempts_of_reasons(
         given["reasons"],
         disable_mea_culpa=given["disable_mea_culpa"],
-        default_limit=given["default_failure_limit"],
+        free=FreeFailures(default=given["default_failure_limit"]),
         table=table,
     )
     assert counted == expect["attempts"]
@@ -51,7 +51,10 @@ def test_attempts_of_reasons_are_counted_as_cook_does(given: Input, expect: Inpu
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["attempts_of_job"]))
 def test_attempts_of_a_job_are_counted_as_cook_does(given: Input, expect: Input) -> None:
     job = _job(given, "running")
-    assert lifecycle.attempts(job, default_limit=given["default_failure_limit"]) == expect["attempts"]
+    assert (
+        lifecycle.attempts(job, free=FreeFailures(default=given["default_failure_limit"]))
+        == expect["attempts"]
+    )
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["instance_transitions"]))
@@ -81,7 +84,7 @@ def test_a_job_follows_its_instances_as_in_cook(given: Input, expect: Input) -> 
             at_ms=9,
             reason=update["reason"],
         ),
-        default_limit=given["default_failure_limit"],
+        free=FreeFailures(default=given["default_failure_limit"]),
     )
     assert (reported.job or job).state.value == expect["job_state"]
 
@@ -89,12 +92,12 @@ def test_a_job_follows_its_instances_as_in_cook(given: Input, expect: Input) -> 
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["retry"]))
 def test_retries_are_changed_as_in_cook(given: Input, expect: Input) -> None:
     job = _job(given, given["job_state"])
-    limit = given["default_failure_limit"]
+    free = FreeFailures(default=given["default_failure_limit"])
     if "error" in expect:
         with pytest.raises(Conflict):
-            lifecycle.retry(job, given["retries"], at_ms=9, default_limit=limit)
+            lifecycle.retry(job, given["retries"], at_ms=9, free=free)
         return
-    after = lifecycle.retry(job, given["retries"], at_ms=9, default_limit=limit)
+    after = lifecycle.retry(job, given["retries"], at_ms=9, free=free)
     assert after.max_retries == expect["max_retries"]
     assert after.state.value == expect["job_state"]
 
