@@ -392,6 +392,10 @@ class QueueIndex:
         """Return what orders jobs by priority: smaller is more important."""
         return self._order[row] >> SEQ_BITS
 
+    def order_key(self, row: int) -> int:
+        """Return what orders waiting jobs: by priority, then as they were created; no two have the same."""
+        return self._order[row]
+
     def ports(self, row: int) -> int:
         """Return how many ports the job asks for."""
         return self._ports[row]

@@ -21,7 +21,7 @@ _WIDE: Final = 24  # mean size of a tie from which columns beat plain lists
 _SHORT: Final = 64  # lists up to this length are summed as rows of one table
 
 
-def merged(scores: Floats, lengths: Integers) -> Integers:
+def merged(scores: Floats | Integers, lengths: Integers) -> Integers:
     """Return the positions of `scores` in merged order.
 
     Args:

@@ -2,7 +2,8 @@
 
 Lives here: the merge of the users' lists by DRU, lazily with a heap (`lazily`) and in columns (`columnar`),
 and the cut that keeps a user from filling the queue with jobs far over quota. Both give the same queue; which
-one is faster depends on how many users there are and how many jobs are wanted.
+one is faster depends on how many users there are and how many jobs are wanted. And the other order, first
+come, first served (`Order.FIFO`), which fairness is compared with.
 Not here: which ranked jobs may be matched now (`scheduling.considerable`).
 
 Users start in ascending order of name. Among equal scores the list served most recently goes first, then
@@ -16,8 +17,9 @@ specification, section 3.
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,14 @@ Mask = npt.NDArray[np.bool_]
 
 MAX_OVER_QUOTA_JOBS = 100
 _LEAST_DEPTH = 8  # how many waiting jobs of each user are looked at, at least
+_NONE: Rows = np.empty(0, dtype=np.int32)
+
+
+class Order(Enum):
+    """What order the users' jobs stand in."""
+
+    FAIR = "fair"  # by DRU, as Cook has it
+    FIFO = "fifo"  # by priority, then as they came, whoever's they are: no shares, no cut, every DRU 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +51,12 @@ class RankSettings:
     """How a pool ranks.
 
     Attributes:
+        order: what order the users' jobs stand in.
         mode: what the DRU counts.
         max_over_quota_jobs: how many tasks beyond the quota a user keeps in the queue.
     """
 
+    order: Order = Order.FAIR
     mode: DruMode = DruMode.DEFAULT
     max_over_quota_jobs: int = MAX_OVER_QUOTA_JOBS
 
@@ -82,6 +94,22 @@ def rank(
 
 def lazily(index: QueueIndex, limits: UserLimits, settings: RankSettings = RANK_DEFAULTS) -> Iterator[Ranked]:
     """Yield waiting jobs in rank order; each costs O(log users). The index must not change meanwhile."""
+    if settings.order is Order.FIFO:
+        return _as_they_came(index)
+    return _by_dru(index, limits, settings)
+
+
+def _as_they_came(index: QueueIndex) -> Iterator[Ranked]:
+    lists = [_keyed(index, tasks) for tasks in index.by_name()]
+    return (Ranked(row, 0.0, tasks) for _, row, tasks in heapq.merge(*lists))
+
+
+def _keyed(index: QueueIndex, tasks: UserTasks) -> Iterator[tuple[int, int, UserTasks]]:
+    """Yield order key, which no two jobs share, and row of each waiting job of a user."""
+    return ((index.order_key(row), row, tasks) for row in tasks.iter_waiting())
+
+
+def _by_dru(index: QueueIndex, limits: UserLimits, settings: RankSettings) -> Iterator[Ranked]:
     cursors = [_scored(index, tasks, limits, settings) for tasks in index.by_name()]
     if len(cursors) == 1:
         for head in cursors[0]:
@@ -204,11 +232,12 @@ def columnar(
     depths = counts
     if limit is not None and users:
         depths = np.minimum(counts, max(_LEAST_DEPTH, 2 * limit // len(users)))
+    fair = settings.order is Order.FAIR
     while True:
-        heads = _heads(index, users, depths)
-        scored = _scores_of(index, heads, limits, settings)
+        heads = _heads(index, users, depths, running=fair)
+        scored = _scores_of(index, heads, limits, settings) if fair else index.columns.order[heads.rows]
         more = depths < counts
-        kept = _within_cut(index, heads, limits, settings)
+        kept = _within_cut(index, heads, limits, settings) if fair else None
         if kept is not None:
             heads, scored = heads.only(kept), scored[kept]
             more &= heads.waiting_counts >= depths  # what the cut left out is not missed
@@ -219,16 +248,17 @@ def columnar(
             more &= ~finished
         order = merged(scored, heads.lengths)
         order = order[shown[order]]
-        drus = scored[order]
+        scores = scored[order]
         rows = heads.rows[order]
-        if limit is None or not more.any():
-            complete = limit is None or len(order) <= limit
-            return Ranking(rows=rows[:limit], drus=drus[:limit], complete=complete)
         last = heads.last_scores(scored)
-        certain = int(np.searchsorted(drus, last[more].min(), side="left"))
-        if certain >= limit:
-            return Ranking(rows=rows[:limit], drus=drus[:limit], complete=False)
-        bound = drus[limit - 1] if len(drus) >= limit else np.inf
+        whole = limit is None or not more.any()
+        if limit is None or whole or int(np.searchsorted(scores, last[more].min(), side="left")) >= limit:
+            return Ranking(
+                rows=rows[:limit],
+                drus=scores[:limit].astype(np.float64, copy=False) if fair else np.zeros(len(rows[:limit])),
+                complete=whole and (limit is None or len(order) <= limit),
+            )
+        bound = scores[limit - 1] if len(scores) >= limit else last.max()  # or all
         depths = np.where(more & (last <= bound), np.minimum(counts, depths * 4), depths)
 
 
@@ -263,9 +293,10 @@ class Heads:
         """How many of each list wait."""
         return np.bincount(self.owners[self.waits], minlength=len(self.lengths))
 
-    def last_scores(self, scored: Floats) -> Floats:
+    def last_scores(self, scored: Floats | Integers) -> Floats | Integers:
         """The score of each list's last element; lists without any never hold others up."""
-        last = np.full(len(self.lengths), np.inf)
+        highest = np.inf if scored.dtype.kind == "f" else np.iinfo(np.int64).max
+        last: npt.NDArray[Any] = np.full_like(scored, highest, shape=len(self.lengths))
         filled = self.lengths > 0
         last[filled] = scored[np.cumsum(self.lengths)[filled] - 1]
         return last
@@ -301,8 +332,8 @@ def ranked_in_columns(
         number *= 4
 
 
-def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers) -> Heads:
-    """All running tasks and the first `depths` waiting jobs of each user, in Cook's order."""
+def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers, *, running: bool) -> Heads:
+    """The first `depths` waiting jobs of each user, with all running tasks if asked, in Cook's order."""
     parts: list[Rows] = []
     waits: list[bool] = []
     sizes: list[int] = []
@@ -310,19 +341,19 @@ def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers) -> H
     mixed: list[tuple[int, Rows, Mask]] = []
     begin = 0
     for tasks, depth in zip(users, depths.tolist(), strict=True):
-        running, waiting = tasks.running(), tasks.waiting(depth)
-        parts += (running, waiting)
+        started, waiting = tasks.running() if running else _NONE, tasks.waiting(depth)
+        parts += (started, waiting)
         waits += (False, True)
-        sizes += (len(running), len(waiting))
-        length = len(running) + len(waiting)
+        sizes += (len(started), len(waiting))
+        length = len(started) + len(waiting)
         lengths.append(length)
-        if len(running) and len(waiting) and index.priority_key(int(waiting[0])) < tasks.keys[-1][0]:
-            rows = np.concatenate((running, waiting))
+        if len(started) and len(waiting) and index.priority_key(int(waiting[0])) < tasks.keys[-1][0]:
+            rows = np.concatenate((started, waiting))
             keys = index.columns.order[rows] >> SEQ_BITS
             place = np.argsort(keys, kind="stable")  # running ones stand first among equal priorities
-            mixed.append((begin, rows[place], place >= len(running)))
+            mixed.append((begin, rows[place], place >= len(started)))
         begin += length
-    rows = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+    rows = np.concatenate(parts) if parts else _NONE
     waiting_too = np.repeat(np.array(waits, dtype=bool), sizes)
     for at, put, put_waits in mixed:
         rows[at : at + len(put)] = put

@@ -87,6 +87,11 @@ def rank(
     return [(dru, task) for dru, task in merged if task.get("start_ms") is None]
 
 
+def rank_fifo(tasks: Sequence[Task]) -> list[Task]:
+    """All waiting jobs by priority, then as they were created, whoever's they are."""
+    return sorted((task for task in tasks if task.get("start_ms") is None), key=key)
+
+
 def seq_filter(queue: Sequence[Task], used: Usage, quota: Quota) -> list[Task]:
     kept: list[Task] = []
     for job in queue:
@@ -107,7 +112,13 @@ class Filters:
 
 
 def considerable(
-    tasks: Sequence[Task], limits: UserLimits, filters: Filters, number: int, over_quota: int = 100
+    tasks: Sequence[Task],
+    limits: UserLimits,
+    filters: Filters,
+    number: int,
+    over_quota: int = 100,
+    *,
+    fair: bool = True,
 ) -> tuple[list[Task], dict[str, int]]:
     """The jobs to be matched now, and how many of each user the launch rate held back."""
     running = [task for task in tasks if task.get("start_ms") is not None]
@@ -118,7 +129,7 @@ def considerable(
     pool = Usage()
     for user in sorted({task["user"] for task in running}):
         pool = plus(pool, by_user[user])
-    queue = [job for _, job in rank(tasks, limits, over_quota=over_quota)]
+    queue = [job for _, job in rank(tasks, limits, over_quota=over_quota)] if fair else rank_fifo(tasks)
     queue = seq_filter(queue, pool, filters.pool_quota)
     queue = seq_filter(queue, filters.group_usage, filters.group_quota)
     queue = [job for job in queue if job["cpus"] <= filters.largest[0] and job["mem"] <= filters.largest[1]]

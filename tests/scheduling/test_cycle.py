@@ -14,7 +14,7 @@ from cook_jupyter.scheduling.considerable import QueueFilters
 from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle, placement_of, scaled_back
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.matching import MatchSettings
-from cook_jupyter.scheduling.ranking import RankSettings
+from cook_jupyter.scheduling.ranking import Order, RankSettings
 from tests.scheduling import reference
 from tests.scheduling.queues import an_index, job_id, seq_of
 from tests.scheduling.strategies import USERS, offer_lists, on_snapshots, quotas, task_lists, user_limits
@@ -37,9 +37,11 @@ def queue_filters(draw: st.DrawFn) -> QueueFilters:
     )
 
 
-def settings_for(columnar: bool, considered: int = 1000, good: float = 0.8) -> CycleSettings:
+def settings_for(
+    columnar: bool, considered: int = 1000, good: float = 0.8, order: Order = Order.FAIR
+) -> CycleSettings:
     return CycleSettings(
-        rank=RankSettings(max_over_quota_jobs=3),
+        rank=RankSettings(order=order, max_over_quota_jobs=3),
         match=MatchSettings(columnar_from=0 if columnar else 10**9, good_enough=good),
         max_considered=considered,
         lazy_up_to=0 if columnar else 10**9,
@@ -54,6 +56,7 @@ def settings_for(columnar: bool, considered: int = 1000, good: float = 0.8) -> C
     filters=queue_filters(),
     offers=offer_lists(),
     considered=st.sampled_from([1, 3, 1000]),
+    order=st.sampled_from(Order),
 )
 def test_a_cycle_decides_as_the_specification_says(
     columnar: bool,
@@ -62,6 +65,7 @@ def test_a_cycle_decides_as_the_specification_says(
     filters: QueueFilters,
     offers: list[Offer],
     considered: int,
+    order: Order,
 ) -> None:
     largest = (filters.max_cpus or float("inf"), filters.max_mem_mb or float("inf"))
     accepts = filters.accepts
@@ -78,11 +82,16 @@ def test_a_cycle_decides_as_the_specification_says(
         ),
         considered,
         over_quota=3,
+        fair=order is Order.FAIR,
     )
     expected, _ = reference.place(jobs, offers, 0.8)
 
     matching = match_cycle(
-        an_index(tasks), offers, limits, settings=settings_for(columnar, considered), filters=filters
+        an_index(tasks),
+        offers,
+        limits,
+        settings=settings_for(columnar, considered, order=order),
+        filters=filters,
     )
 
     assert [(seq_of(each.job_id), each.host) for each in matching.matches] == expected

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.pool import DruMode
-from cook_jupyter.scheduling.ranking import RankSettings, columnar, lazily, rank
+from cook_jupyter.scheduling.ranking import Order, RankSettings, columnar, lazily, rank
 from tests.scheduling import reference
 from tests.scheduling.queues import an_index, job_id, seq_of
 from tests.scheduling.strategies import on_snapshots, task_lists, user_limits
@@ -34,12 +34,35 @@ def test_the_queue_is_the_specifications(
 
 
 @on_snapshots
-@given(tasks=task_lists(), limits=user_limits(), mode=modes, wanted=st.integers(1, 10))
+@given(tasks=task_lists(), limits=user_limits())
+def test_first_come_first_served_knows_neither_shares_nor_running_tasks_nor_quotas(
+    tasks: list[dict[str, Any]], limits: UserLimits
+) -> None:
+    expected = [task["seq"] for task in reference.rank_fifo(tasks)]
+    index = an_index(tasks)
+    settings = RankSettings(order=Order.FIFO, max_over_quota_jobs=0)
+
+    one_by_one = index.ids(ranked.row for ranked in lazily(index, limits, settings))
+    at_once = columnar(index, limits, settings)
+
+    assert [seq_of(job) for job in one_by_one] == expected
+    assert [seq_of(job) for job in index.ids(at_once.rows.tolist())] == expected
+    assert at_once.complete
+
+
+@on_snapshots
+@given(
+    tasks=task_lists(),
+    limits=user_limits(),
+    order=st.sampled_from(Order),
+    mode=modes,
+    wanted=st.integers(1, 10),
+)
 def test_the_head_of_the_queue_is_the_head_of_the_whole_queue(
-    tasks: list[dict[str, Any]], limits: UserLimits, mode: DruMode, wanted: int
+    tasks: list[dict[str, Any]], limits: UserLimits, order: Order, mode: DruMode, wanted: int
 ) -> None:
     index = an_index(tasks)
-    settings = RankSettings(mode=mode, max_over_quota_jobs=3)
+    settings = RankSettings(order=order, mode=mode, max_over_quota_jobs=3)
     whole = columnar(index, limits, settings).rows.tolist()
 
     head = columnar(index, limits, settings, wanted)
@@ -49,6 +72,14 @@ def test_the_head_of_the_queue_is_the_head_of_the_whole_queue(
     assert not head.complete or len(head.rows) == len(whole)
     first = islice(lazily(index, limits, settings), wanted)
     assert [ranked.row for ranked in first] == whole[:wanted]
+
+
+def test_a_long_list_that_comes_first_is_read_as_far_as_it_is_wanted() -> None:
+    tasks = [{"seq": seq, "user": "bob", "cpus": 1.0, "mem": 1.0} for seq in range(1, 101)]
+    tasks += [{"seq": seq, "user": "ada", "cpus": 1.0, "mem": 1.0} for seq in range(101, 151)]
+    index = an_index(tasks)
+    head = columnar(index, UserLimits(), RankSettings(order=Order.FIFO), 90)
+    assert [seq_of(job) for job in index.ids(head.rows.tolist())] == list(range(1, 91))
 
 
 @on_snapshots
