@@ -1,0 +1,154 @@
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from cook_jupyter.model.limits import Quota
+from cook_jupyter.scheduling.token_bucket import (
+    Rate,
+    RateLimiter,
+    TokenBucket,
+    UserPool,
+    flush_launch_rate,
+    launch_rate,
+    launch_tokens,
+)
+from tests.golden.cases import cases
+
+Input = dict[str, Any]
+Expect = dict[str, Any]
+TOLERANCE = 1e-2  # as in the source of the golden cases
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("token_bucket"))
+def test_buckets_earn_and_spend_as_cooks(given: Input, expect: Expect) -> None:
+    follow = _follow_limiter if given.get("op", "").startswith("limiter") else _follow_bucket
+    told = follow(given)
+    assert len(told) == len(expect["after_each"])
+    for state, expected in zip(told, expect["after_each"], strict=True):
+        for name, value in expected.items():
+            assert state(name, value) == pytest.approx(value, rel=TOLERANCE), name
+
+
+def _follow_bucket(given: Input) -> list[Any]:
+    bucket = TokenBucket(
+        rate=Rate(given["rate"], given["bucket_size"]),
+        tokens=given["start_tokens"],
+        last_ms=given["start_time"],
+    )
+    told = []
+    for step in given["steps"]:
+        if step["op"] == "spend":
+            bucket = bucket.spent(step["tokens"], step["time"])
+        else:
+            assert step["op"] == "earn"
+            bucket = bucket.earned(step["time"])
+        told.append(lambda name, _, bucket=bucket: _shown(bucket)[name])
+    return told
+
+
+def _follow_limiter(given: Input) -> list[Any]:
+    def rate_of(key: str) -> Rate:
+        size = given["bucket_sizes"][key] if "bucket_sizes" in given else given["bucket_size"]
+        return Rate.per_minute(given["tokens_per_minute"], size)
+
+    expiry = {"expire_ms": given["expire_minutes"] * 60_000} if "expire_minutes" in given else {}
+    limiter: RateLimiter[str] = RateLimiter(rate_of, enforce=given.get("enforce", True), **expiry)
+    told = []
+    for step in given["steps"]:
+        assert step.keys() <= {"time", "spend", "flush"}
+        for key, tokens in step.get("spend", {}).items():
+            limiter.spend(key, tokens, step["time"])
+        if "flush" in step:
+            limiter.flush(step["flush"])
+        shown = {
+            key: _shown(limiter.bucket(key, step["time"]))
+            for key in given.get("bucket_sizes", {key for s in given["steps"] for key in s.get("spend", {})})
+        }
+        told.append(lambda name, value, shown=shown: {key: shown[key][name] for key in value})
+    return told
+
+
+def _shown(bucket: TokenBucket) -> dict[str, Any]:
+    return {
+        "tokens": bucket.tokens,
+        "in_debt": bucket.in_debt,
+        "time_until": bucket.wait_ms,
+        "last_update": bucket.last_ms,
+    }
+
+
+times = st.integers(0, 10_000)
+
+
+@for_all(
+    rate=st.floats(0, 20),
+    size=st.integers(1, 200),
+    steps=st.lists(st.tuples(times, st.integers(0, 300))),
+)
+def test_a_bucket_never_holds_more_than_its_size_nor_goes_back_in_time(
+    rate: float, size: int, steps: list[tuple[int, int]]
+) -> None:
+    bucket = TokenBucket.full(Rate(rate, size), 0)
+    for now_ms, tokens in steps:
+        earned = bucket.earned(now_ms)
+        assert bucket.tokens <= earned.tokens <= size
+        assert earned.last_ms >= bucket.last_ms
+        bucket = earned.spent(tokens, now_ms)
+        assert bucket.tokens == earned.tokens - tokens
+
+
+@for_all(debt=st.integers(1, 10_000), rate=st.floats(0.001, 20))
+def test_after_the_wait_a_bucket_is_out_of_debt_but_for_the_token_under_way(debt: int, rate: float) -> None:
+    bucket = TokenBucket(rate=Rate(rate, 100), tokens=-debt, last_ms=0)
+    assert bucket.earned(bucket.wait_ms).tokens >= -1
+    assert bucket.earned(bucket.wait_ms + 1 / rate + 1).tokens >= 0
+
+
+def test_a_bucket_that_earns_nothing_is_in_debt_for_ever() -> None:
+    bucket = TokenBucket.full(Rate(0, 5), 0).spent(6, 0)
+    assert bucket.in_debt
+    assert bucket.wait_ms == inf
+    assert bucket.earned(10**12) == bucket
+
+
+def test_a_limit_that_is_not_enforced_only_counts() -> None:
+    limiter: RateLimiter[str] = RateLimiter(lambda _: Rate(1, 10), enforce=False)
+    limiter.spend("ada", 15, 0)
+    assert limiter.tokens("ada", 0) == -5
+    assert limiter.wait_ms("ada", 0) == 5
+    assert not limiter.holds_back("ada", 0)
+    assert launch_tokens(RateLimiter(lambda _: Rate(1, 10), enforce=False), ["ada"], "lab", 0) is None
+
+
+def test_a_key_in_debt_is_held_back_until_it_has_earned_enough() -> None:
+    limiter: RateLimiter[str] = RateLimiter(lambda _: Rate(1, 10))
+    limiter.spend("ada", 15, 0)
+    assert limiter.holds_back("ada", 4)
+    assert not limiter.holds_back("ada", 5)
+    assert not limiter.holds_back("bob", 0)
+
+
+def test_an_idle_bucket_is_forgotten_and_comes_back_full() -> None:
+    limiter: RateLimiter[str] = RateLimiter(lambda _: Rate(0.0, 10), expire_ms=100)
+    limiter.spend("ada", 10, 0)
+    limiter.spend("bob", 10, 60)
+    assert limiter.tokens("bob", 101) == 0
+    assert len(limiter) == 1
+    assert limiter.tokens("ada", 101) == 10
+
+
+def test_launch_rates_come_from_quotas_and_a_changed_quota_makes_full_buckets() -> None:
+    quotas = {"ada": Quota(launch_rate_saved=5, launch_rate_per_minute=60)}
+    limiter: RateLimiter[UserPool] = RateLimiter(lambda key: launch_rate(quotas.get(key[0], Quota())))
+    for user in ("ada", "bob"):
+        limiter.spend((user, "lab"), 7, 0)
+    assert launch_tokens(limiter, ["ada", "bob"], "lab", 2000) == {"ada": 0, "bob": 10000097}
+
+    limiter.spend(("bob", "lab"), 7, 2000)
+    flush_launch_rate(limiter, "ada", "lab")
+    assert launch_tokens(limiter, ["ada", "bob"], "lab", 2000) == {"ada": 5, "bob": 10000090}
+    flush_launch_rate(limiter, "default", "lab")
+    assert launch_tokens(limiter, ["bob"], "lab", 2000) == {"bob": 10000097}
