@@ -1,0 +1,147 @@
+"""Made-up workloads: reproducible, of the size and the habits asked for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cook_jupyter.simulation.workload import SCENARIOS, Normal, Workload, generate
+
+
+def a_workload(scenario: str = "office", *, jobs: int = 2000, seed: int = 7) -> Workload:
+    return generate(scenario, jobs=jobs, users=20, hosts=10, cpus_per_host=16, seed=seed)
+
+
+def columns(workload: Workload) -> list[object]:
+    values = (getattr(workload, field.name) for field in dataclasses.fields(workload))
+    return [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+
+
+def needed_over_room(workload: Workload) -> float:
+    needed = float((workload.cpus * workload.run_time_ms).sum())
+    return needed / (len(workload.hosts) * workload.cpus_per_host * int(workload.submit_ms[-1]))
+
+
+@pytest.mark.parametrize("scenario", sorted(SCENARIOS))
+def test_the_same_seed_makes_the_same_workload_and_another_seed_another(scenario: str) -> None:
+    assert columns(a_workload(scenario)) == columns(a_workload(scenario))
+    assert columns(a_workload(scenario)) != columns(a_workload(scenario, seed=8))
+
+
+@given(
+    scenario=st.sampled_from(sorted(SCENARIOS)),
+    users=st.integers(4, 40),
+    extra_jobs=st.integers(0, 500),
+    hosts=st.integers(1, 9),
+    cpus_per_host=st.integers(1, 8),
+    mem_mb_per_host=st.floats(100.0, 10_000.0),
+    seed=st.integers(0, 9),
+)
+def test_a_workload_has_the_size_asked_for_and_every_job_fits_a_host(
+    scenario: str,
+    users: int,
+    extra_jobs: int,
+    hosts: int,
+    cpus_per_host: int,
+    mem_mb_per_host: float,
+    seed: int,
+) -> None:
+    jobs = users + extra_jobs
+
+    workload = generate(
+        scenario,
+        jobs=jobs,
+        users=users,
+        hosts=hosts,
+        cpus_per_host=cpus_per_host,
+        mem_mb_per_host=mem_mb_per_host,
+        seed=seed,
+    )
+
+    assert len(workload) == jobs == len(set(workload.uuids))
+    assert len(workload.hosts) == hosts
+    assert len(set(workload.users)) == users
+    assert set(workload.user.tolist()) == set(range(users))
+    assert workload.submit_ms[0] == 0
+    assert (np.diff(workload.submit_ms) >= 0).all()
+    assert (workload.run_time_ms > 0).all()
+    assert workload.cpus.min() >= 1
+    assert workload.cpus.max() <= cpus_per_host
+    assert workload.mem_mb.min() > 0
+    assert workload.mem_mb.max() <= mem_mb_per_host
+
+
+def test_the_load_is_what_jobs_need_over_what_hosts_have() -> None:
+    light, heavy = (
+        generate(
+            "steady", jobs=3000, users=5, hosts=4, cpus_per_host=8, mem_mb_per_host=1e6, load=load, seed=1
+        )
+        for load in (0.5, 2.0)
+    )
+
+    assert needed_over_room(light) == pytest.approx(0.5, rel=0.01)
+    assert needed_over_room(heavy) == pytest.approx(2.0, rel=0.01)
+
+
+def test_memory_counts_towards_the_load_where_it_is_scarcer_than_cpus() -> None:
+    tight = generate("steady", jobs=1000, users=5, hosts=4, cpus_per_host=64, mem_mb_per_host=8192)
+
+    assert needed_over_room(tight) < 0.2 < SCENARIOS["steady"].load
+
+
+def test_a_hog_submits_half_of_all_jobs_before_the_others_have_submitted_a_tenth() -> None:
+    workload = a_workload("one-hog")
+    hogs = workload.user == workload.users.index("hog")
+
+    assert hogs.sum() == 1000
+    others_till_then = (~hogs & (workload.submit_ms <= workload.submit_ms[hogs].max())).sum()
+    assert others_till_then < 100
+
+
+def test_in_bursts_most_of_the_time_most_users_submit_nothing() -> None:
+    workload = a_workload("bursts")
+    hour = workload.submit_ms * 100 // (workload.submit_ms[-1] + 1)
+
+    assert len(set(zip(hour.tolist(), workload.user.tolist(), strict=True))) < 0.15 * 100 * 20
+
+
+def test_a_thousand_short_jobs_come_for_ten_long_ones() -> None:
+    workload = a_workload("short-against-long", jobs=10_100)
+    long = np.char.startswith(np.array(workload.users), "long")[workload.user]
+
+    assert long.sum() == 100
+    assert workload.run_time_ms[long].min() > workload.run_time_ms[~long].max()
+
+
+@given(mean=st.floats(-10, 10), deviation=st.floats(0, 10), seed=st.integers(0, 9))
+def test_nothing_is_drawn_below_the_floor_or_above_the_ceiling(
+    mean: float, deviation: float, seed: int
+) -> None:
+    drawn = Normal(mean=mean, deviation=deviation, floor=-2.0, ceiling=3.0).draw(
+        np.random.default_rng(seed), 50
+    )
+
+    assert -2.0 <= drawn.min() <= drawn.max() <= 3.0
+
+
+def test_an_even_share_divides_all_hosts_among_all_users() -> None:
+    assert a_workload().even_share == (10 * 16 / 20, 10 * 16 * 4096.0 / 20)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"scenario": "peace"}, "there is no scenario 'peace'"),
+        ({"users": 1}, "at least 2 users"),
+        ({"jobs": 3}, "a job for each"),
+        ({"hosts": 0}, "above zero"),
+        ({"load": 0.0}, "above zero"),
+    ],
+)
+def test_a_workload_that_cannot_be_is_refused(change: dict[str, object], complaint: str) -> None:
+    asked: dict[str, object] = {"scenario": "one-hog", "jobs": 10, "users": 4, "hosts": 2} | change
+
+    with pytest.raises(ValueError, match=complaint):
+        generate(**asked)  # type: ignore[arg-type] # wrong on purpose
