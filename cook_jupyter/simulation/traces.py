@@ -1,0 +1,366 @@
+"""The simulator's files but for its configuration: traces and hosts go in, rows of instances come out.
+
+Lives here: `TraceJob`, `SimHost` and `RunRow`, and Cook's formats of them, read and written: two lists in
+JSON and a CSV. Not here: the configuration (`simulation.config`), what becomes of the jobs (`simulation.replay`).
+
+The values are named tuples and not dataclasses: there are a million of each in a large run.
+
+Source: Cook's simulator, as told in the fair-share specification, section 12.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.instance import TaskState
+from cook_jupyter.model.job import DEFAULT_PRIORITY
+
+DEFAULT_MAX_RUNTIME_MS: Final = 7 * 24 * 3600 * 1000
+TraceStatus = Literal["finished", "failed", "killed", "lost", "error"]
+
+
+class TraceJob(NamedTuple):
+    """A job as a trace tells it: what was asked, when, and what its every attempt comes to.
+
+    Attributes:
+        job_id, user, name, group: as submitted.
+        submit_ms: when it is submitted, on any scale; may be negative.
+        run_time_ms: how long an attempt runs unless it is stopped.
+        status: how such an attempt ends; failed, killed, lost and error are attempts to be made again.
+        cpus, mem_mb, gpus: what it asks for.
+        max_retries, priority, max_runtime_ms, expected_runtime_ms, disable_mea_culpa_retries: as in Cook.
+    """
+
+    job_id: str
+    user: str
+    submit_ms: int
+    run_time_ms: int
+    cpus: float
+    mem_mb: float
+    gpus: int = 0
+    status: TaskState = TaskState.FINISHED
+    max_retries: int = 1
+    priority: int = DEFAULT_PRIORITY
+    name: str = "cookjob"
+    group: str | None = None
+    max_runtime_ms: int = DEFAULT_MAX_RUNTIME_MS
+    expected_runtime_ms: int | None = None
+    disable_mea_culpa_retries: bool = False
+
+
+class SimHost(NamedTuple):
+    """A host: its name, what it has in all, and what Mesos would call it (`slave_id`)."""
+
+    hostname: str
+    cpus: float
+    mem_mb: float
+    gpus: float = 0.0
+    ports: tuple[tuple[int, int], ...] = ()
+    attributes: Mapping[str, str] = MappingProxyType({})
+    slave_id: str = ""
+
+
+class RunRow(NamedTuple):
+    """One instance of a run, with the names of the output's columns; times in ms of simulated time.
+
+    Attributes:
+        group_id, reason: empty if there is none.
+        submit_time_ms: when its job was submitted, by the clock of the simulation.
+        mesos_start_time_ms: when its cluster said that it runs; -1 if it never did.
+        end_time_ms: of an instance that still ran: when the rows were written.
+        status: unknown, running, success or failed (":instance.status/..." in the file).
+        reason: why it failed, in a sentence.
+        mem, cpus: what it held, in MB and cpus.
+        requested_run_time, requested_status: what the trace said.
+        expected_run_time: what the job expected, in ms; None if it said nothing.
+    """
+
+    job_id: str
+    instance_id: str
+    group_id: str
+    submit_time_ms: int
+    mesos_start_time_ms: int
+    start_time_ms: int
+    end_time_ms: int
+    hostname: str
+    slave_id: str
+    status: str
+    reason: str
+    user: str
+    mem: float
+    cpus: float
+    job_name: str
+    requested_run_time: int
+    expected_run_time: int | None
+    requested_status: str
+
+
+# --- traces
+
+
+class _Resource(msgspec.Struct, frozen=True):
+    type: str = msgspec.field(name="resource/type")
+    amount: float = msgspec.field(name="resource/amount")
+
+
+class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A job as it stands in a trace."""
+
+    run_time_ms: float = msgspec.field(name="run-time-ms")
+    submit_time_ms: float = msgspec.field(name="submit-time-ms")
+    job_id: str = msgspec.field(name="job/uuid")
+    user: str = msgspec.field(name="job/user")
+    resources: tuple[_Resource, ...] = msgspec.field(name="job/resource")
+    status: TraceStatus | None = None
+    max_retries: int = msgspec.field(name="job/max-retries", default=1)
+    priority: int = msgspec.field(name="job/priority", default=DEFAULT_PRIORITY)
+    name: str | None = msgspec.field(name="job/name", default=None)
+    command: str | None = msgspec.field(name="job/command", default=None)
+    group: str | None = msgspec.field(name="job/group", default=None)
+    max_runtime: float | None = msgspec.field(name="job/max-runtime", default=None)
+    expected_runtime: float | None = msgspec.field(name="job/expected-runtime", default=None)
+    disable_mea_culpa_retries: bool = msgspec.field(name="job/disable-mea-culpa-retries", default=False)
+
+
+_CPUS: Final = "resource.type/cpus"
+_MEM: Final = "resource.type/mem"
+_GPUS: Final = "resource.type/gpus"
+_DEFAULTS: Final = TraceJob._field_defaults
+
+
+def read_trace(path: Path) -> list[TraceJob]:
+    """Read a trace. Keys that mean nothing here (job/command, say) are passed over.
+
+    Raises:
+        InvalidRequest: the file cannot be read, is no trace, is not in order of submit-time-ms, or names a
+            job twice.
+    """
+    entries = _decoded(path, list[_Entry], "a trace")
+    trace = [_job_of(entry, f"job {number} of the trace {path}") for number, entry in enumerate(entries)]
+    check_trace(trace, str(path))
+    return trace
+
+
+def check_trace(trace: Sequence[TraceJob], name: str = "given") -> None:
+    """Check what a simulation relies on.
+
+    Raises:
+        InvalidRequest: jobs are not in order of submission, or one is there twice.
+    """
+    before: TraceJob | None = None
+    for number, job in enumerate(trace):
+        if before is not None and job.submit_ms < before.submit_ms:
+            raise InvalidRequest(
+                f"the trace {name} is not sorted by submit-time-ms: job {number} ({job.job_id}) was"
+                f" submitted at {job.submit_ms}, the one before it at {before.submit_ms}; sort the list"
+            )
+        before = job
+    if len({job.job_id for job in trace}) < len(trace):
+        seen: set[str] = set()
+        twice = next(job.job_id for job in trace if job.job_id in seen or seen.add(job.job_id))  # type: ignore[func-returns-value]
+        raise InvalidRequest(f"the trace {name} has job {twice} twice; each needs a job/uuid of its own")
+
+
+def write_trace(path: Path, trace: Iterable[TraceJob]) -> None:
+    """Write a trace that Cook's simulator can read, too."""
+    path.write_bytes(msgspec.json.encode([_entry_of(job) for job in trace]))
+
+
+def _job_of(entry: _Entry, place: str) -> TraceJob:
+    amounts = {_CPUS: 0.0, _MEM: 0.0, _GPUS: 0.0}
+    for resource in entry.resources:
+        if resource.type not in amounts:
+            raise InvalidRequest(f"{place} asks for {resource.type!r}; known are {', '.join(amounts)}")
+        amounts[resource.type] = resource.amount
+    return TraceJob(
+        job_id=entry.job_id,
+        user=entry.user,
+        submit_ms=int(entry.submit_time_ms),
+        run_time_ms=int(entry.run_time_ms),
+        cpus=amounts[_CPUS],
+        mem_mb=amounts[_MEM],
+        gpus=int(amounts[_GPUS]),
+        status=TaskState.FINISHED if entry.status is None else TaskState(entry.status),
+        max_retries=entry.max_retries,
+        priority=entry.priority,
+        name=_DEFAULTS["name"] if entry.name is None else entry.name,
+        group=entry.group,
+        max_runtime_ms=DEFAULT_MAX_RUNTIME_MS if entry.max_runtime is None else int(entry.max_runtime),
+        expected_runtime_ms=None if entry.expected_runtime is None else int(entry.expected_runtime),
+        disable_mea_culpa_retries=entry.disable_mea_culpa_retries,
+    )
+
+
+def _entry_of(job: TraceJob) -> _Entry:
+    amounts = [(_CPUS, job.cpus), (_MEM, job.mem_mb), (_GPUS, float(job.gpus))]
+    status: Any = job.status.value
+    return _Entry(
+        run_time_ms=job.run_time_ms,
+        submit_time_ms=job.submit_ms,
+        job_id=job.job_id,
+        user=job.user,
+        resources=tuple(
+            _Resource(type=kind, amount=amount) for kind, amount in amounts if amount or kind != _GPUS
+        ),
+        status=status,
+        max_retries=job.max_retries,
+        priority=job.priority,
+        name=job.name,
+        group=job.group,
+        max_runtime=job.max_runtime_ms,
+        expected_runtime=job.expected_runtime_ms,
+        disable_mea_culpa_retries=job.disable_mea_culpa_retries,
+    )
+
+
+# --- hosts
+
+
+class _Range(msgspec.Struct, frozen=True):
+    begin: int
+    end: int
+
+
+class _HostResources(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Amounts by Mesos role; roles are added up."""
+
+    cpus: dict[str, float]
+    mem: dict[str, float]
+    gpus: dict[str, float] = {}
+    ports: dict[str, tuple[_Range, ...]] = {}
+
+
+class _HostEntry(msgspec.Struct, frozen=True):
+    hostname: str
+    resources: _HostResources
+    attributes: dict[str, str | float | bool] | None = None
+    slave_id: str = msgspec.field(name="slave-id", default="")
+
+
+def read_hosts(path: Path) -> list[SimHost]:
+    """Read hosts.
+
+    Raises:
+        InvalidRequest: the file cannot be read, is no list of hosts, is empty, or names one twice.
+    """
+    hosts = [
+        SimHost(
+            hostname=entry.hostname,
+            cpus=sum(entry.resources.cpus.values()),
+            mem_mb=sum(entry.resources.mem.values()),
+            gpus=sum(entry.resources.gpus.values()),
+            ports=tuple((r.begin, r.end) for ranges in entry.resources.ports.values() for r in ranges),
+            attributes={name: str(value) for name, value in (entry.attributes or {}).items()},
+            slave_id=entry.slave_id,
+        )
+        for entry in _decoded(path, list[_HostEntry], "a list of hosts")
+    ]
+    names = [host.hostname for host in hosts]
+    if not hosts:
+        raise InvalidRequest(f"{path} has no hosts; nothing could ever run")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"{path} has the host {twice} twice")
+    return hosts
+
+
+def write_hosts(path: Path, hosts: Iterable[SimHost]) -> None:
+    """Write hosts that Cook's simulator can read, too; all is given to the role `*`."""
+    entries = [
+        _HostEntry(
+            hostname=host.hostname,
+            resources=_HostResources(
+                cpus={"*": host.cpus},
+                mem={"*": host.mem_mb},
+                gpus={"*": host.gpus} if host.gpus else {},
+                ports={"*": tuple(_Range(begin=first, end=last) for first, last in host.ports)},
+            ),
+            attributes={**host.attributes},
+            slave_id=host.slave_id,
+        )
+        for host in hosts
+    ]
+    path.write_bytes(msgspec.json.encode(entries))
+
+
+# --- rows
+
+COLUMNS: Final = RunRow._fields
+_NEWER_COLUMNS: Final = frozenset({"group_id", "expected_run_time"})  # older files lack them
+_STATUS: Final = ":instance.status/"
+
+
+def write_rows(path: Path, rows: Iterable[RunRow]) -> None:
+    """Write the output of a run: a header, then one line per instance."""
+    status = COLUMNS.index("status")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows((*row[:status], _STATUS + row.status, *row[status + 1 :]) for row in rows)
+
+
+def read_rows(path: Path) -> list[RunRow]:
+    """Read the output of a run, ours or Cook's of either age; columns may stand in any order.
+
+    Raises:
+        InvalidRequest: the file cannot be read, lacks a column, or a line has a value that cannot be.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(_rows(path, csv.reader(file)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidRequest(f"the rows {path} cannot be read: {error}") from error
+
+
+def _rows(path: Path, lines: "Iterator[list[str]]") -> Iterator[RunRow]:
+    header = next(lines, [])
+    missing = [name for name in COLUMNS if name not in header and name not in _NEWER_COLUMNS]
+    if missing:
+        raise InvalidRequest(f"{path} is no output of a simulation: it has no column {', '.join(missing)}")
+    places = [header.index(name) if name in header else None for name in COLUMNS]
+    kinds = [_KINDS.get(name, str) for name in COLUMNS]
+    for number, line in enumerate(lines, 2):
+        if not line:
+            continue
+        try:
+            yield RunRow(
+                *(
+                    kind("" if place is None else line[place])
+                    for kind, place in zip(kinds, places, strict=True)
+                )
+            )
+        except (IndexError, ValueError) as error:
+            raise InvalidRequest(f"line {number} of {path} cannot be read: {error}") from error
+
+
+def _ms(text: str) -> int:
+    return int(text) if text.lstrip("-").isdecimal() else int(float(text))
+
+
+_KINDS: Final[dict[str, Callable[[str], Any]]] = {
+    "submit_time_ms": _ms,
+    "mesos_start_time_ms": _ms,
+    "start_time_ms": _ms,
+    "end_time_ms": _ms,
+    "requested_run_time": _ms,
+    "expected_run_time": lambda text: _ms(text) if text else None,
+    "mem": float,
+    "cpus": float,
+    "status": lambda text: text.removeprefix(_STATUS),
+}
+
+_T = TypeVar("_T")
+
+
+def _decoded(path: Path, kind: type[_T], what: str) -> _T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"{path} is not {what}: {error}") from error

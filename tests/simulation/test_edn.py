@@ -1,0 +1,113 @@
+"""EDN is read as it is written, and what is not EDN is refused with its place."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.simulation.edn import Keyword, Value, read
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("nil", None),
+        ("true", True),
+        ("-12", -12),
+        ("+7N", 7),
+        ("0.95", 0.95),
+        ("1e3", 1000.0),
+        ("2.5M", 2.5),
+        ('"a \\"b\\" \\u00e9\\n"', 'a "b" é\n'),
+        (":fenzo/config", ":fenzo/config"),
+        ("\\a", "a"),
+        ("\\newline", "\n"),
+        ("[1, 2 ,3]", [1, 2, 3]),
+        ("(1 [])", [1, []]),
+        ("#{1 2}", frozenset({1, 2})),
+        ("{:a {:b nil}}", {":a": {":b": None}}),
+        ("; first\n{ ; inside\n :a 1 #_ :b #_2}", {":a": 1}),
+        ("#_ #_ 1 2 3", 3),
+        ("[1 true]", [1, True]),
+    ],
+)
+def test_each_kind_of_value_is_read(text: str, value: object) -> None:
+    assert read(text) == value
+
+
+def test_a_keyword_is_told_from_a_string() -> None:
+    value = read('[:a ":a"]')
+
+    assert isinstance(value, list)
+    assert [isinstance(item, Keyword) for item in value] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("", "line 1, column 1: there is no value"),
+        ("; only words\n", "line 2, column 1: there is no value"),
+        ("{:a 1\n :b}", "line 1, column 1: a key of this map has no value"),
+        ("{:a\n  [1 2", r"line 2, column 3: '\[' is never closed"),
+        ("[1 2}", r"line 1, column 5: '\]' was expected"),
+        ("{:a 1 :a 2}", "line 1, column 7: :a stands here a second time"),
+        ("#{1 1}", "line 1, column 5: 1 stands here a second time"),
+        ('{:a #inst "2020"}', "line 1, column 5: tagged values"),
+        ("{:a hello}", "line 1, column 5: 'hello' is neither"),
+        ("1 2", "line 1, column 3: there is a second value"),
+        ("1 ]", r"line 1, column 3: '\]' closes nothing"),
+        ('"abc', "line 1, column 1: this string is never closed"),
+        ('"a\\q"', r"line 1, column 3: \\q stands for nothing"),
+        ("[#_]", "line 1, column 2: #_ discards"),
+        ("{[1] 2}", "line 1, column 2: a collection cannot be a key"),
+        ("007", "line 1, column 1: '007'"),
+        ("1/2", "line 1, column 1: '1/2'"),
+        ("[" * 1000, "line 1, column 201: more than 200"),
+    ],
+)
+def test_what_is_not_edn_is_refused_with_its_place(text: str, place: str) -> None:
+    with pytest.raises(InvalidRequest, match=place):
+        read(text)
+
+
+words = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
+atoms = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    words.map(lambda word: Keyword(f":{word}")),
+    st.text(st.characters(codec="utf-8")),
+)
+values = st.recursive(
+    atoms,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(words.map(lambda word: Keyword(f":{word}")), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def written(value: Value) -> str:
+    """A value in EDN; commas for good measure."""
+    match value:
+        case None:
+            return "nil"
+        case bool():
+            return str(value).lower()
+        case Keyword():
+            return str(value)
+        case str():
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        case list():
+            return "[" + " ".join(map(written, value)) + "]"
+        case dict():
+            return "{" + ", ".join(f"{written(k)} {written(v)}" for k, v in value.items()) + "}"
+        case _:
+            return repr(value)
+
+
+@given(values)
+def test_what_was_written_is_read_again(value: Value) -> None:
+    assert read(f" ;\n{written(value)},") == value
