@@ -17,11 +17,16 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from cook_jupyter.model.limits import Share
+from cook_jupyter.simulation.traces import SimHost, TraceJob
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 MINUTE_MS = 60_000.0
 MB_PER_CPU = 4096.0
+PORTS = (31_000, 32_000)
+RETRIES = 5  # the most that Cook's simulator allows: a job that was preempted often must not fail for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,10 +172,33 @@ class Workload:
         return len(self.submit_ms)
 
     @property
-    def even_share(self) -> tuple[float, float]:
-        """The cpus and MB of each user if all hosts were divided evenly: a just share for `default`."""
+    def even_share(self) -> Share:
+        """What each user had if all hosts were divided evenly: a just share for the user `default`."""
         part = len(self.hosts) / len(self.users)
-        return self.cpus_per_host * part, self.mem_mb_per_host * part
+        return Share(cpus=self.cpus_per_host * part, mem_mb=self.mem_mb_per_host * part, gpus=1.0)
+
+    def trace(self) -> list[TraceJob]:
+        """The jobs as a trace; every attempt that is left alone succeeds."""
+        users = self.users
+        return [
+            TraceJob(uuid, users[user], submit_ms, run_time_ms, cpus, mem_mb, max_retries=RETRIES)
+            for uuid, user, submit_ms, run_time_ms, cpus, mem_mb in zip(
+                self.uuids,
+                self.user.tolist(),
+                self.submit_ms.tolist(),
+                self.run_time_ms.tolist(),
+                self.cpus.tolist(),
+                self.mem_mb.tolist(),
+                strict=True,
+            )
+        ]
+
+    def sim_hosts(self) -> list[SimHost]:
+        """The hosts as a simulation wants them."""
+        return [
+            SimHost(name, self.cpus_per_host, self.mem_mb_per_host, ports=(PORTS,), slave_id=f"S{number}")
+            for number, name in enumerate(self.hosts)
+        ]
 
 
 def generate(

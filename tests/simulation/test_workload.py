@@ -1,12 +1,14 @@
 """Made-up workloads: reproducible, of the size and the habits asked for."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cook_jupyter.simulation.traces import read_hosts, read_trace, write_hosts, write_trace
 from cook_jupyter.simulation.workload import SCENARIOS, Normal, Workload, generate
 
 
@@ -127,7 +129,24 @@ def test_nothing_is_drawn_below_the_floor_or_above_the_ceiling(
 
 
 def test_an_even_share_divides_all_hosts_among_all_users() -> None:
-    assert a_workload().even_share == (10 * 16 / 20, 10 * 16 * 4096.0 / 20)
+    share = a_workload().even_share
+
+    assert (share.cpus, share.mem_mb) == (10 * 16 / 20, 10 * 16 * 4096.0 / 20)
+
+
+def test_a_workload_comes_back_from_cooks_files_as_it_was_made(tmp_path: Path) -> None:
+    workload = a_workload()
+
+    write_trace(tmp_path / "trace.json", workload.trace())
+    write_hosts(tmp_path / "hosts.json", workload.sim_hosts())
+
+    trace = read_trace(tmp_path / "trace.json")
+    assert trace == workload.trace()
+    assert [job.user for job in trace] == [workload.users[user] for user in workload.user]
+    assert [(job.submit_ms, job.run_time_ms, job.cpus, job.mem_mb) for job in trace] == list(
+        zip(workload.submit_ms, workload.run_time_ms, workload.cpus, workload.mem_mb, strict=True)
+    )
+    assert read_hosts(tmp_path / "hosts.json") == workload.sim_hosts()
 
 
 @pytest.mark.parametrize(
