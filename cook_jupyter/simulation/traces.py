@@ -1,7 +1,8 @@
 """The simulator's files but for its configuration: traces and hosts go in, rows of instances come out.
 
 Lives here: `TraceJob`, `SimHost` and `RunRow`, and Cook's formats of them, read and written: two lists in
-JSON and a CSV. Not here: the configuration (`simulation.config`), what becomes of the jobs (`simulation.replay`).
+JSON and a CSV.
+Not here: the configuration (`simulation.config`), what becomes of the jobs (`simulation.replay`).
 
 The values are named tuples and not dataclasses: there are a million of each in a large run.
 

@@ -1,0 +1,313 @@
+"""A cluster of hosts on paper whose tasks end by a clock that somebody else turns.
+
+Lives here: `SimulatedCluster`, which passes the contract suite of the real ones. Nothing in it happens by
+itself: whoever turns the clock calls `turn` (what is due by now ends) or `deliver` (what was not told yet is
+told). A launch, an end and the offers of a thousand hosts cost microseconds, so that a million jobs can run.
+Not here: run times and their origin (`simulation`), the twin for tests in real time (`clusters.memory`).
+
+A task ends when the time is *past* its start plus its run time, as in Cook's simulator.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from heapq import heappop, heappush
+from itertools import chain
+from typing import Final, NamedTuple
+
+from cook_jupyter.clusters.base import Launch, Reporter
+from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
+from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.reason import AGENT_RESTARTED, KILLED_BY_USER, MAX_RUNTIME_EXCEEDED, ReasonName
+from cook_jupyter.model.resources import Resources
+
+_DECIMALS: Final = 6  # of amounts: sums of fractions must come out even
+
+
+class Ending(NamedTuple):
+    """What a task comes to by itself: how long it runs, its last state, and why if that is a failure."""
+
+    after_ms: int
+    state: TaskState = TaskState.FINISHED
+    reason: ReasonName | None = None
+    exit_code: int | None = None
+
+
+Behaviour = Callable[[JobSpec], Ending | None]
+
+
+class SimulatedCluster:
+    """Hosts on paper. May be closed and started again, as when a scheduler is restarted.
+
+    Args:
+        hosts: each host as if it were empty; `cluster` and `pool` of these offers are filled in here.
+        behaviour: what a job's task comes to; None goes on until it is killed.
+        now_ms: the time.
+        pools: the pools that every host is offered to.
+        tells_starts: whether each task is said to run when it is launched. Else that is told with its end,
+            and of those that still run by `tell_running`: one report less for every task.
+        ends_overlong: whether tasks are ended after their job's longest run time.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[Offer],
+        *,
+        behaviour: Behaviour,
+        now_ms: Callable[[], int],
+        name: str = "simulated",
+        pools: Sequence[str] = ("default",),
+        tells_starts: bool = True,
+        ends_overlong: bool = True,
+    ) -> None:
+        self._name = name
+        self._behaviour = behaviour
+        self._now_ms = now_ms
+        self._tells_starts = tells_starts
+        self._ends_overlong = ends_overlong
+        self._hosts = {host.hostname: host for host in map(_Host, hosts)}
+        self._whole = [_offer(host.whole, name, pool) for pool in pools for host in self._hosts.values()]
+        self._offers = list(self._whole)  # by pool, then by host
+        self._pools = tuple(pools)
+        for place, host in enumerate(self._hosts.values()):
+            host.place = place
+        self._changed: set[_Host] = set()
+        self._reporter: Reporter | None = None
+        self._tasks: dict[InstanceId, _Task] = {}
+        self._due: list[tuple[int, int, InstanceId]] = []  # a heap: last moment, order of launch, who
+        self._launched = 0
+        self._unheard: list[StatusUpdate] = []  # in order
+
+    @property
+    def name(self) -> str:
+        """The name that instances carry."""
+        return self._name
+
+    @property
+    def tasks(self) -> Collection[InstanceId]:
+        """What runs now, as it was launched."""
+        return self._tasks.keys()
+
+    async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
+        """Connect; what was heard of before and does not run any more is lost."""
+        self._reporter = reporter
+        ended = {update.instance_id for update in self._unheard}
+        for launch in open_launches:
+            instance = launch.instance
+            if instance.instance_id in self._tasks or instance.instance_id in ended:
+                continue
+            if instance.status is InstanceStatus.UNKNOWN:
+                await self.launch([launch])
+            else:
+                self._tell(instance.instance_id, TaskState.LOST, reason=AGENT_RESTARTED)
+        if self._tells_starts:
+            await self.tell_running()
+        reporter.room_changed()
+
+    async def close(self) -> None:
+        """Let go; tasks stay."""
+        self._reporter = None
+
+    def offers(self) -> Sequence[Offer]:
+        """Return what is free on each host, for each pool; a host that did not change has the same offer."""
+        if self._changed:
+            self._offers = self._offers.copy()  # what was returned before is somebody's
+            for host in self._changed:
+                offer = host.offer()
+                for at, pool in enumerate(self._pools):
+                    place = at * len(self._hosts) + host.place
+                    self._offers[place] = _offer(offer, self._name, pool)
+            self._changed.clear()
+        return self._offers
+
+    def capacity(self) -> Sequence[Offer]:
+        """Return each host as if it were empty."""
+        return self._whole
+
+    async def launch(self, launches: Sequence[Launch]) -> None:
+        """Start tasks at once."""
+        now_ms = self._now_ms()
+        for launch in launches:
+            instance_id = launch.instance.instance_id
+            host = self._hosts[launch.instance.host]
+            spec = launch.spec
+            self._tasks[instance_id] = _Task(spec, host, now_ms)
+            host.take(spec)
+            self._changed.add(host)
+            ending = self._behaviour(spec)
+            if self._ends_overlong and spec.max_runtime_ms < UNLIMITED_RUNTIME_MS:
+                overlong = Ending(spec.max_runtime_ms, TaskState.FAILED, MAX_RUNTIME_EXCEEDED)
+                ending = overlong if ending is None or ending.after_ms > overlong.after_ms else ending
+            if ending is not None:
+                self._launched += 1
+                self._tasks[instance_id].ending = ending
+                heappush(self._due, (now_ms + ending.after_ms, self._launched, instance_id))
+            if self._tells_starts:
+                self._tell(instance_id, TaskState.RUNNING)
+
+    async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
+        """End tasks as killed, at once."""
+        for instance_id in instance_ids:
+            task = self._stop(instance_id)
+            if task is not None:
+                self._tell(instance_id, TaskState.KILLED, reason=KILLED_BY_USER, began_ms=task.began_ms)
+
+    async def turn(self) -> int:
+        """End what is due by now, and tell all that was not told; returns how many ended."""
+        now_ms = self._now_ms()
+        due = self._due
+        ended = 0
+        while due and due[0][0] < now_ms:
+            instance_id = heappop(due)[2]
+            task = self._stop(instance_id)
+            if task is not None and (ending := task.ending) is not None:
+                ended += 1
+                self._tell(
+                    instance_id,
+                    ending.state,
+                    reason=ending.reason,
+                    exit_code=ending.exit_code,
+                    began_ms=task.began_ms,
+                )
+        await self.deliver()
+        return ended
+
+    async def deliver(self) -> None:
+        """Tell what was not told yet, in order. What the reporter refuses is told again the next time.
+
+        Raises:
+            CookError, OSError: as the reporter does.
+        """
+        if self._unheard and self._reporter is not None:
+            batch = tuple(self._unheard)
+            await self._reporter.report(batch)
+            del self._unheard[: len(batch)]
+            self._reporter.room_changed()
+
+    async def tell_running(self) -> None:
+        """Say of all that runs that it runs, since when it does."""
+        for instance_id, task in self._tasks.items():
+            self._tell(instance_id, TaskState.RUNNING, at_ms=task.began_ms)
+        await self.deliver()
+
+    def _stop(self, instance_id: InstanceId) -> "_Task | None":
+        task = self._tasks.pop(instance_id, None)
+        if task is not None:
+            task.host.give_back(task.spec)
+            self._changed.add(task.host)
+        return task
+
+    def _tell(
+        self,
+        instance_id: InstanceId,
+        state: TaskState,
+        *,
+        reason: ReasonName | None = None,
+        exit_code: int | None = None,
+        at_ms: int | None = None,
+        began_ms: int | None = None,
+    ) -> None:
+        self._unheard.append(
+            StatusUpdate(
+                instance_id=instance_id,
+                state=state,
+                at_ms=self._now_ms() if at_ms is None else at_ms,
+                reason=reason,
+                exit_code=exit_code,
+                began_ms=began_ms,
+            )
+        )
+
+
+class _Task:
+    """What runs, where and since when."""
+
+    __slots__ = ("began_ms", "ending", "host", "spec")
+
+    def __init__(self, spec: JobSpec, host: "_Host", began_ms: int) -> None:
+        self.spec = spec
+        self.host = host
+        self.began_ms = began_ms
+        self.ending: Ending | None = None
+
+
+class _Host:
+    """One host and what its tasks hold together."""
+
+    __slots__ = ("_cpus", "_gpus", "_mem_mb", "_ports", "_tasks", "hostname", "place", "whole")
+
+    def __init__(self, whole: Offer) -> None:
+        self.hostname = whole.host
+        self.place = 0
+        self.whole = Offer(
+            host=whole.host,
+            cluster=whole.cluster,
+            pool=whole.pool,
+            room=whole.room,
+            attributes={**whole.attributes, "HOSTNAME": whole.host},
+            ports=whole.ports,
+        )
+        self._cpus = self._mem_mb = self._gpus = 0.0
+        self._ports = 0
+        self._tasks = 0
+
+    def take(self, spec: JobSpec) -> None:
+        """Let a task hold what it asks for."""
+        self._tasks += 1
+        self._cpus += spec.cpus
+        self._mem_mb += spec.mem_mb
+        self._gpus += spec.gpus
+        self._ports += spec.ports
+
+    def give_back(self, spec: JobSpec) -> None:
+        """Free what a task held; the last one leaves no dust behind."""
+        self._tasks -= 1
+        if not self._tasks:
+            self._cpus = self._mem_mb = self._gpus = 0.0
+            self._ports = 0
+            return
+        self._cpus -= spec.cpus
+        self._mem_mb -= spec.mem_mb
+        self._gpus -= spec.gpus
+        self._ports -= spec.ports
+
+    def offer(self) -> Offer:
+        """What is free now."""
+        whole = self.whole
+        room = whole.room
+        cpus, mem_mb = round(self._cpus, _DECIMALS), round(self._mem_mb, _DECIMALS)
+        gpus = self._gpus
+        return Offer(
+            host=whole.host,
+            cluster=whole.cluster,
+            pool=whole.pool,
+            room=Resources(
+                cpus=round(room.cpus - cpus, _DECIMALS),
+                mem_mb=round(room.mem_mb - mem_mb, _DECIMALS),
+                gpus=room.gpus - gpus,
+            ),
+            running=Resources(cpus=cpus, mem_mb=mem_mb, gpus=gpus),
+            attributes=whole.attributes,
+            ports=_without(whole.ports, self._ports) if self._ports else whole.ports,
+            task_count=self._tasks,
+        )
+
+
+def _without(ports: tuple[tuple[int, int], ...], count: int) -> tuple[tuple[int, int], ...]:
+    """Ports less the first `count`: on paper it does not matter which are taken."""
+    free = list(chain.from_iterable(range(first, last + 1) for first, last in ports))[count:]
+    return tuple((port, port) for port in free)
+
+
+def _offer(offer: Offer, cluster: str, pool: str) -> Offer:
+    if offer.cluster == cluster and offer.pool == pool:
+        return offer
+    return Offer(
+        host=offer.host,
+        cluster=cluster,
+        pool=pool,
+        room=offer.room,
+        running=offer.running,
+        attributes=offer.attributes,
+        ports=offer.ports,
+        task_count=offer.task_count,
+    )
