@@ -9,7 +9,6 @@ that a job on an idle machine starts at once.
 
 import asyncio
 import logging
-import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -37,7 +36,7 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
     now_ms = scheduler.clock.now_ms()
     instances = [
         Instance(
-            instance_id=str(uuid.uuid4()),
+            instance_id=scheduler.new_instance_id(),
             job_id=match.job_id,
             status=InstanceStatus.UNKNOWN,
             host=match.host,

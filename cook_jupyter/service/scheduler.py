@@ -8,8 +8,9 @@ Not here: the cycles (`service.cycles`), what clusters report (`service.updates`
 
 import asyncio
 import re
+import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ class Scheduler:
         self.shutdown = asyncio.Event()
         self.stop_agent_at_shutdown = False
         self.started_ms = clock.now_ms()
+        # A simulation puts its own source here, so that the same input gives the same output.
+        self.new_instance_id: Callable[[], InstanceId] = lambda: str(uuid.uuid4())
         self._running: dict[JobId, RunningRow] = {}
         self._launching: set[InstanceId] = set()
         self._kill_wishes: set[InstanceId] = set()  # asked for, end not yet heard
