@@ -1,7 +1,7 @@
 """Decisions: what a cycle proposes, and why it refused the rest.
 
 Lives here: `Match`, `Refusal`, `Matching` and the value that carries the queue's scaleback from one cycle to
-the next. A decision changes nothing by itself: the service commits it.
+the next; `Preemption` and `Rebalancing`. A decision changes nothing by itself: the service commits it.
 Not here: how they are reached (`scheduling`).
 """
 
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cook_jupyter.model.job import JobId
+from cook_jupyter.model.limits import UNLIMITED
+from cook_jupyter.model.resources import Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,3 +77,44 @@ class Matching:
     def unmatched(self) -> int:
         """How many considerable jobs were looked at without a match."""
         return self.considered - len(self.matches)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preemption:
+    """Stop the tasks of `victims`, all on `host`, so that `beneficiary` can start there.
+
+    Attributes:
+        beneficiary: the waiting job that gets the room.
+        host, cluster: where.
+        victims: jobs whose running task is to be stopped; none if spare room suffices.
+        displaced: beneficiaries of earlier decisions of the same cycle whose room this one takes. They run
+            nowhere yet, so nothing is stopped for it.
+        dru: how far along its user's share the nearest of the victims is; `UNLIMITED` if there is none.
+        freed: what the decision counts on: the host's spare room and what the victims hold.
+    """
+
+    beneficiary: JobId
+    host: str
+    cluster: str
+    victims: tuple[JobId, ...] = ()
+    displaced: tuple[JobId, ...] = ()
+    dru: float = UNLIMITED
+    freed: Resources = field(default_factory=Resources)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebalancing:
+    """What one rebalance cycle of one pool decided.
+
+    Attributes:
+        preemptions: in the order of their beneficiaries in the queue, also those that stop nothing.
+        reservations: job -> the host that was freed for it. They replace those of the pool's last cycle.
+    """
+
+    preemptions: tuple[Preemption, ...] = ()
+    reservations: Mapping[JobId, str] = field(default_factory=dict)
+
+    @property
+    def victims(self) -> tuple[JobId, ...]:
+        """The jobs whose running task is to be stopped, in the order of the decisions."""
+        return tuple(victim for preemption in self.preemptions for victim in preemption.victims)

@@ -396,6 +396,14 @@ class QueueIndex:
         """Return what orders waiting jobs: by priority, then as they were created; no two have the same."""
         return self._order[row]
 
+    def seq(self, row: int) -> int:
+        """Return the job's place in the order of creation."""
+        return self._order[row] & _SEQ_MASK
+
+    def host_of(self, row: int) -> str:
+        """Return where the running task of a row runs."""
+        return self._hosts[row]
+
     def ports(self, row: int) -> int:
         """Return how many ports the job asks for."""
         return self._ports[row]
