@@ -56,6 +56,7 @@ KILLED_EXTERNALLY = "killed-externally"
 MEMORY_LIMIT_EXCEEDED = "mesos-container-limitation-memory"
 MAX_RUNTIME_EXCEEDED = "max-runtime-exceeded"
 STRAGGLER = "straggler"
+AGENT_REMOVED = "mesos-slave-removed"
 AGENT_RESTARTED = "mesos-slave-restarted"
 LAUNCH_FAILED = "mesos-container-launch-failed"
 HEARTBEAT_LOST = "heartbeat-lost"
@@ -92,7 +93,7 @@ def _table() -> dict[ReasonName, Reason]:
         (3006, "mesos-task-unknown", "Unknown task", False, None),
         (3007, "mesos-slave-unknown", "Agent unknown", False, None),
         (3008, "could-not-reconstruct-pod", "Could not reconstruct pod", True, None),
-        (4000, "mesos-slave-removed", "Agent removed", True, None),
+        (4000, AGENT_REMOVED, "Agent removed", True, None),
         (4001, AGENT_RESTARTED, "Mesos agent restarted", True, None),
         (4002, "mesos-gc-error", "Mesos agent GC error", True, None),
         (4003, LAUNCH_FAILED, "Container launch failed", True, 10),

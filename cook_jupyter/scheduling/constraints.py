@@ -1,15 +1,20 @@
 """Constraints: which hosts may take a job at all, whatever room they have.
 
 Lives here: what a job may demand of its host (`ConstraintClass` for what many jobs share, `Particulars` for
-what is one job's own) and the hard constraints that follow, each named as Cook names it to its users.
-Not here: cpus, memory and ports, which are room, not constraints (`scheduling.matching`).
+what is one job's own), what its pool adds to that or makes of it, and the hard constraints that follow, each
+named as Cook names it to its users.
+Not here: where a job's particulars come from (`scheduling.particulars`); cpus, memory and ports, which are
+room, not constraints (`scheduling.matching`).
 
 Source: Cook's `constraints.clj`, as told in the fair-share specification, section 5.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
+from typing import Final
 
 from cook_jupyter.model.job import GroupId, JobSpec
 from cook_jupyter.model.offer import HostKind, Offer
@@ -28,6 +33,11 @@ BALANCED = "balanced_host_placement_group_constraint"
 ATTRIBUTE_EQUALS = "attribute_equals_host_placement_group_constraint"
 
 HOST_START_TIME = "host-start-time"  # attribute: when the host came up, epoch seconds
+# Attributes that say together what machine a host is: who names one of them has chosen.
+MACHINE_TYPE: Final = frozenset({"cpu-architecture", "node-family", "node-type"})
+_REFERENCE = re.compile(r"\\(.)|\$(\d)")  # in the replacement of a `Rewriting`
+
+Demand = tuple[str, str]  # a host attribute, and the value it must have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +50,7 @@ class ConstraintClass:
         disk_mb: disk asked for; None stands for the pool's default.
     """
 
-    attributes: tuple[tuple[str, str], ...] = ()
+    attributes: tuple[Demand, ...] = ()
     gpu_model: str | None = None
     disk_type: str | None = None
     disk_mb: float | None = None
@@ -78,16 +88,30 @@ class Particulars:
         avoid: hosts it has failed on (Cook: any earlier host, unless it was preempted there).
         group: the group it belongs to, if the group has a placement.
         location: where its checkpoint lies.
-        ends_ms: when it is expected to end, at the latest (`estimated_end_ms`); its host must live longer.
+        runtime_ms: how long it is expected to run; its host must live longer.
     """
 
     avoid: frozenset[str] = frozenset()
     group: GroupId | None = None
     location: str | None = None
-    ends_ms: int | None = None
+    runtime_ms: int | None = None
 
 
 NO_PARTICULARS = Particulars()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewriting:
+    """What an operator makes of a user's constraint.
+
+    Attributes:
+        attribute: the host attribute that is asked for instead; None keeps it.
+        patterns: pairs of a regular expression and what is put in place of all that it finds, one pair after
+            the other; `$1` stands for what its first group found.
+    """
+
+    attribute: str | None = None
+    patterns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,20 +119,32 @@ class PoolDefaults:
     """What a pool adds to what its jobs say themselves.
 
     Attributes:
+        constraints: what is demanded of hosts where the job has no demand of its own (`demands_in_pool`).
+        rewritings: host attribute -> what constraints on it become.
+        novel_host: whether a job keeps off the hosts it ran on before. A pool with a single host cannot
+            afford that.
         gpu_model: of a job that asks for gpus without naming a model.
         disk: whether disk is checked at all.
         disk_type, disk_mb: of a job that does not say.
         disk_types: what users call a disk type -> what hosts call it.
         host_lifetime_ms: how long hosts live; None if they live on.
+        host_start_grace_ms: how much of that passes before a new host runs its first task.
+        expected_runtime_multiplier: what a job's own estimate of its run time is multiplied by; None: nobody
+            asks whether a host lives long enough.
         max_tasks_per_host: how many tasks one host may run.
     """
 
+    constraints: tuple[Demand, ...] = ()
+    rewritings: Mapping[str, Rewriting] = field(default_factory=dict)
+    novel_host: bool = True
     gpu_model: str | None = None
     disk: bool = False
     disk_type: str | None = None
     disk_mb: float = 10240.0
     disk_types: Mapping[str, str] = field(default_factory=dict)
     host_lifetime_ms: int | None = None
+    host_start_grace_ms: int = 10 * 60 * 1000
+    expected_runtime_multiplier: float | None = None
     max_tasks_per_host: int | None = None
 
     def __hash__(self) -> int:  # of what can be hashed
@@ -126,11 +162,59 @@ def constraint_class_of(spec: JobSpec) -> ConstraintClass:
     )
 
 
+def class_in_pool(wanted: ConstraintClass, defaults: PoolDefaults) -> ConstraintClass:
+    """Return the class with what its pool makes of its demands; it alone is to be looked at."""
+    if not defaults.constraints and not defaults.rewritings:
+        return wanted
+    return replace(wanted, attributes=demands_in_pool(wanted.attributes, defaults))
+
+
+def demands_in_pool(
+    own: tuple[Demand, ...], defaults: PoolDefaults, *, machine_type: Collection[str] = MACHINE_TYPE
+) -> tuple[Demand, ...]:
+    """Return what is demanded of a host: the job's own demands, then the pool's, all as rewritten.
+
+    The pool's demand on an attribute gives way to the job's; those on the type of machine do so together.
+
+    Args:
+        own: of the job.
+        defaults: what the pool adds, and how constraints are rewritten.
+        machine_type: the attributes that say together what machine a host is.
+    """
+    named = {attribute for attribute, _ in own}
+    if not named.isdisjoint(machine_type):
+        named.update(machine_type)
+    added = tuple(demand for demand in defaults.constraints if demand[0] not in named)
+    return rewritten((*own, *added), defaults.rewritings)
+
+
+def rewritten(demands: tuple[Demand, ...], rewritings: Mapping[str, Rewriting]) -> tuple[Demand, ...]:
+    """Return the demands with what an operator has made of them."""
+    return tuple(_rewritten(demand, rewritings.get(demand[0])) for demand in demands)
+
+
+def _rewritten(demand: Demand, rewriting: Rewriting | None) -> Demand:
+    if rewriting is None:
+        return demand
+    attribute, value = demand
+    for pattern, replacement in rewriting.patterns:
+        value = re.sub(pattern, partial(_filled_in, replacement), value)
+    return rewriting.attribute or attribute, value
+
+
+def _filled_in(replacement: str, found: re.Match[str]) -> str:
+    """The replacement, written as for Java, with its references to groups filled in."""
+    return _REFERENCE.sub(
+        lambda reference: reference[1] if reference[1] is not None else found[int(reference[2])] or "",
+        replacement,
+    )
+
+
 def fails_class(wanted: ConstraintClass, gpus: float, offer: Offer, defaults: PoolDefaults) -> str | None:
     """Return the name of the first constraint of the class that fails on the host, or None.
 
     Args:
-        wanted: the constraint class of the job.
+        wanted: the constraint class of the job, as it is in the pool (`class_in_pool`).
         gpus: how many gpus the job asks for.
         offer: the host as it is now, what the cycle assigned included.
         defaults: what the pool adds.
@@ -171,17 +255,17 @@ def disk_fits(wanted: ConstraintClass, offer: Offer, defaults: PoolDefaults) -> 
     return offer.disk_mb.get(defaults.disk_types.get(named, named), 0.0) >= asked
 
 
-def attributes_equal(pairs: tuple[tuple[str, str], ...], attributes: Mapping[str, str]) -> bool:
+def attributes_equal(demands: tuple[Demand, ...], attributes: Mapping[str, str]) -> bool:
     """Tell whether each attribute has the wanted value; a missing one has not."""
-    return all(attributes.get(attribute) == value for attribute, value in pairs)
+    return all(attributes.get(attribute) == value for attribute, value in demands)
 
 
-def fails_particulars(own: Particulars, offer: Offer, defaults: PoolDefaults) -> str | None:
+def fails_particulars(own: Particulars, offer: Offer, defaults: PoolDefaults, now_ms: int) -> str | None:
     """Return the name of the first of the job's own constraints, past the novel host's, that fails, or None.
 
     Groups are not looked at: they depend on what the cycle has assigned so far (`group_fails`).
     """
-    if own.ends_ms is not None and not host_outlives(own.ends_ms, offer.attributes, defaults):
+    if own.runtime_ms is not None and not host_outlives(now_ms + own.runtime_ms, offer.attributes, defaults):
         return COMPLETION
     if own.location is not None and offer.location != own.location:
         return CHECKPOINT

@@ -8,7 +8,7 @@ fair-share specification, section 5.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
 
@@ -190,9 +190,4 @@ def _with_groups(surroundings: Surroundings, index: QueueIndex) -> Surroundings:
     """The surroundings with the hosts of groups' running tasks, as the index knows them."""
     if not surroundings.groups:
         return surroundings
-    return Surroundings(
-        reservations=surroundings.reservations,
-        groups=surroundings.groups,
-        group_hosts=index.group_hosts,
-        attributes=surroundings.attributes,
-    )
+    return replace(surroundings, group_hosts=index.group_hosts)

@@ -21,6 +21,7 @@ from cook_jupyter.scheduling.constraints import (
     GroupPlacement,
     PlacementKind,
     PoolDefaults,
+    class_in_pool,
     fails_class,
     fails_particulars,
     group_fails,
@@ -37,12 +38,14 @@ class Surroundings:
         groups: how groups of jobs want to be placed.
         group_hosts: hosts of a group's running tasks and how many run there.
         attributes: of hosts that run a group's tasks but have no offer now.
+        now_ms: when this is decided, for jobs whose host must live on until they end.
     """
 
     reservations: Mapping[JobId, str] = field(default_factory=dict)
     groups: Mapping[GroupId, GroupPlacement] = field(default_factory=dict)
     group_hosts: Callable[[GroupId], Mapping[str, int]] = lambda _: {}
     attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    now_ms: int = 0
 
 
 NO_SURROUNDINGS = Surroundings()
@@ -61,6 +64,7 @@ class HostRules:
         self._hosts = hosts
         self._all_plain = hosts.all_plain
         self._by_class: dict[tuple[ConstraintClass, float], list[str | None]] = {}
+        self._pool_demands = bool(defaults.constraints)
         self._cohosts: dict[GroupId, dict[str, int]] = {}
         self._assigned = [0] * len(hosts) if defaults.max_tasks_per_host is not None else []
 
@@ -78,11 +82,11 @@ class HostRules:
 
     def of_class(self, wanted: ConstraintClass, gpus: float) -> list[str | None] | None:
         """Return the first failing constraint of the class at each position; None if none fails anywhere."""
-        if self._all_plain and (wanted is UNCONSTRAINED or not wanted.attributes):
+        if self._all_plain and not self._pool_demands and (wanted is UNCONSTRAINED or not wanted.attributes):
             return None
         known = self._by_class.get((wanted, gpus))
         if known is None:
-            known = self._hosts.fails_class(wanted, gpus, self._defaults)
+            known = self._hosts.fails_class(class_in_pool(wanted, self._defaults), gpus, self._defaults)
             self._by_class[wanted, gpus] = known = known if self._all_plain else known.copy()
         return known
 
@@ -92,7 +96,8 @@ class HostRules:
         if offer.kind is HostKind.KUBERNETES:
             self._offers[at] = self._with_task(offer, ask)
             for (wanted, gpus), known in self._by_class.items():
-                known[at] = fails_class(wanted, gpus, self._offers[at], self._defaults)
+                in_pool = class_in_pool(wanted, self._defaults)
+                known[at] = fails_class(in_pool, gpus, self._offers[at], self._defaults)
         if self._assigned:
             self._assigned[at] += 1
         if ask.particulars is not NO_PARTICULARS and ask.particulars.group is not None:
@@ -106,7 +111,7 @@ class HostRules:
             return NOVEL_HOST
         if of_class is not None and of_class[at] is not None:
             return of_class[at]
-        failed = fails_particulars(own, offer, self._defaults)
+        failed = fails_particulars(own, offer, self._defaults, self._surroundings.now_ms)
         if failed is not None:
             return failed
         if offer.host in self._reserved and self._surroundings.reservations.get(ask.job_id) != offer.host:

@@ -108,13 +108,14 @@ def test_a_host_must_outlive_the_job_unless_its_age_is_unknown() -> None:
     assert not host_outlives(100_000, {"host-start-time": "40.0"}, lifetime)
     assert host_outlives(100_000, {"host-start-time": "0.0"}, PoolDefaults())
     young = a_node(attributes={"host-start-time": "40.0"})
-    assert fails_particulars(Particulars(ends_ms=100_000), young, lifetime) == COMPLETION
+    assert fails_particulars(Particulars(runtime_ms=60_000), young, lifetime, 40_000) == COMPLETION
+    assert fails_particulars(Particulars(runtime_ms=60_000), young, lifetime, 39_999) is None
 
 
 def test_a_job_with_a_checkpoint_returns_to_its_location() -> None:
     own = Particulars(location="lab")
-    assert fails_particulars(own, a_node(location="lab"), DEFAULTS) is None
-    assert fails_particulars(own, a_node(location="attic"), DEFAULTS) == CHECKPOINT
+    assert fails_particulars(own, a_node(location="lab"), DEFAULTS, 0) is None
+    assert fails_particulars(own, a_node(location="attic"), DEFAULTS, 0) == CHECKPOINT
 
 
 ZONES = {"a1": {"zone": "a"}, "a2": {"zone": "a"}, "b1": {"zone": "b"}}

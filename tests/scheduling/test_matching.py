@@ -25,6 +25,7 @@ from cook_jupyter.scheduling.constraints import (
     Particulars,
     PlacementKind,
     PoolDefaults,
+    Rewriting,
 )
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.matching import MatchSettings, match, refusal_of
@@ -134,7 +135,7 @@ def demanding_asks(draw: st.DrawFn) -> list[Ask]:
             Particulars(group="alike"),
             Particulars(group="spread"),
             Particulars(location="lab"),
-            Particulars(ends_ms=2_000_000),
+            Particulars(runtime_ms=900_000),
         ]
     )
     return [
@@ -188,17 +189,28 @@ GROUPS = {
     offers=varied_hosts(),
     good=good_enough,
     most=st.sampled_from([None, None, 2]),
+    demands=st.sampled_from([(), (), (("zone", "a"),)]),
     reserved=st.dictionaries(
         st.integers(1, 6).map(job_id), st.sampled_from(["host-00", "host-01"]), max_size=2
     ),
 )
 def test_one_by_one_and_in_columns_hosts_are_given_alike(
-    asks: list[Ask], offers: list[Offer], good: float, most: int | None, reserved: dict[str, str]
+    asks: list[Ask],
+    offers: list[Offer],
+    good: float,
+    most: int | None,
+    demands: Any,
+    reserved: dict[str, str],
 ) -> None:
     surroundings = Surroundings(
-        reservations=reserved, groups=GROUPS, group_hosts=lambda _: {"host-01": 1, "gone": 1}
+        reservations=reserved,
+        groups=GROUPS,
+        group_hosts=lambda _: {"host-01": 1, "gone": 1},
+        now_ms=1_100_000,
     )
     defaults = PoolDefaults(
+        constraints=demands,
+        rewritings={"zone": Rewriting(patterns=(("^c$", "b"),))},
         gpu_model=DEFAULTS.gpu_model,
         disk=True,
         disk_type=DEFAULTS.disk_type,

@@ -1,0 +1,196 @@
+"""Cook's constraints, case by case. Each kind of case has a function of its own, named in `OPS`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cook_jupyter.model.instance import Instance, InstanceStatus
+from cook_jupyter.model.job import Job
+from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.asks import Ask
+from cook_jupyter.scheduling.constraints import (
+    CHECKPOINT,
+    COMPLETION,
+    RESERVED,
+    ConstraintClass,
+    PoolDefaults,
+    Rewriting,
+    attributes_equal,
+    constraint_class_of,
+    demands_in_pool,
+    disk_fits,
+    fails_particulars,
+    gpus_fit,
+    host_outlives,
+    rewritten,
+)
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.matching import refusal_of
+from cook_jupyter.scheduling.particulars import estimated_end_ms, particulars_of
+from cook_jupyter.scheduling.rules import Surroundings
+from tests.builders import a_job, an_instance
+from tests.golden.cases import cases
+
+Input = dict[str, Any]
+Expect = dict[str, Any]
+MINUTE_MS = 60_000
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("constraints"))
+def test_constraints_are_cooks(given: Input, expect: Expect) -> None:
+    (told,) = expect.values()
+    found = OPS[given["op"]](given)
+    assert (sorted(found) if given["op"] == "previous_hosts" else found) == told
+
+
+def attribute_equals(given: Input) -> bool:
+    return attributes_equal(_wanted(given["constraints"]).attributes, given["host_attributes"])
+
+
+def gpu(given: Input) -> bool:
+    job = given["job"]
+    gpus = job.get("gpus") or 0
+    env = {"COOK_GPU_MODEL": job["gpu_model"]} if job.get("gpu_model") else {}
+    wanted = constraint_class_of(a_job(gpus=gpus, env=env).spec)
+    defaults = PoolDefaults(gpu_model=given.get("pool", {}).get("default_gpu_model"))
+    return gpus_fit(wanted, gpus, _host(given["host"]), defaults)
+
+
+def disk(given: Input) -> bool:
+    job, pool = given["job"], given["pool"]
+    asked = {"request": job.get("disk_request"), "type": job.get("disk_type")}
+    named = {name: value for name, value in asked.items() if value is not None}
+    wanted = constraint_class_of(a_job(extra={"disk": named} if named else {}).spec)
+    default = {"disk_mb": pool["default_request"]} if "default_request" in pool else {}
+    defaults = PoolDefaults(
+        disk=pool.get("enabled", True),
+        disk_type=pool.get("default_type"),
+        disk_types=pool.get("type_map", {}),
+        **default,
+    )
+    return disk_fits(wanted, _host(given["host"]), defaults)
+
+
+def reservation(given: Input) -> bool:
+    """One job after another has a host reserved; the one that asks has none."""
+    kept = {f"job-{number}": host for number, host in enumerate(given["reserved"])}
+    refusal = refusal_of(
+        Ask("another", 1.0, 1.0),
+        Hosts([_host({"kind": "plain"}, host=given["host"])]),
+        surroundings=Surroundings(reservations=kept),
+    )
+    return RESERVED not in refusal.constraints
+
+
+def estimated_end(given: Input) -> int | None:
+    config = given["config"] or {}
+    lifetime, grace = config.get("host_lifetime_mins"), config.get("agent_start_grace_period_mins")
+    defaults = PoolDefaults(
+        expected_runtime_multiplier=config.get("expected_runtime_multiplier"),
+        host_lifetime_ms=None if lifetime is None else lifetime * MINUTE_MS,
+        host_start_grace_ms=10 * MINUTE_MS if grace is None else grace * MINUTE_MS,
+    )
+    return estimated_end_ms(_life(given["job"]), defaults, given["now_ms"])
+
+
+def host_outlives_the_end(given: Input) -> bool:
+    """The same asked twice: of the rule itself, and of a job that is expected to run until then."""
+    defaults = PoolDefaults(
+        host_lifetime_ms=given["host_lifetime_mins"] * MINUTE_MS, expected_runtime_multiplier=1.0
+    )
+    attributes = {name: str(value) for name, value in given["host_attributes"].items()}
+    ends_ms = given["estimated_end_ms"]
+    own = particulars_of(_life({"expected_runtime": 1}), defaults)
+    host = _host({"kind": "plain"}, attributes=attributes)
+    passes = host_outlives(ends_ms, attributes, defaults)
+    assert (fails_particulars(own, host, defaults, ends_ms - 1) != COMPLETION) is passes
+    return passes
+
+
+def effective_constraints(given: Input) -> list[dict[str, str]]:
+    defaults = PoolDefaults(constraints=_wanted(given.get("pool_default_constraints") or ()).attributes)
+    machine = {"machine_type": given["machine_type_attributes"]} if "machine_type_attributes" in given else {}
+    demands = demands_in_pool(_wanted(given.get("job_constraints") or ()).attributes, defaults, **machine)
+    return [
+        {"attribute": attribute, "operator": "EQUALS", "pattern": pattern} for attribute, pattern in demands
+    ]
+
+
+def transform(given: Input) -> list[list[str]]:
+    rewritings = {
+        attribute: Rewriting(
+            attribute=change.get("new_attribute"), patterns=tuple(map(tuple, change.get("patterns") or ()))
+        )
+        for attribute, change in (given["transformations"] or {}).items()
+    }
+    return [list(demand) for demand in rewritten(tuple(map(tuple, given["constraints"])), rewritings)]
+
+
+def previous_hosts(given: Input) -> frozenset[str]:
+    return particulars_of(_life({"instances": given["instances"]}), PoolDefaults()).avoid
+
+
+def checkpoint_locality(given: Input) -> bool:
+    job = given["job"]
+    last = job.get("last_cluster")
+    instances = [{"cluster": last, "host": "elsewhere"}] if last is not None else []
+    life = _life({"checkpoint": job["checkpoint"], "instances": instances})
+    own = particulars_of(life, PoolDefaults(), location_of=given["cluster_locations"].get)
+    host = _host({"kind": "plain"}, location=given["host_location"])
+    return fails_particulars(own, host, PoolDefaults(), 0) != CHECKPOINT
+
+
+OPS: dict[str, Callable[[Input], Any]] = {
+    "attribute_equals": attribute_equals,
+    "gpu": gpu,
+    "disk": disk,
+    "reservation": reservation,
+    "estimated_end": estimated_end,
+    "host_outlives": host_outlives_the_end,
+    "effective_constraints": effective_constraints,
+    "transform": transform,
+    "previous_hosts": previous_hosts,
+    "checkpoint_locality": checkpoint_locality,
+}
+
+
+def _wanted(constraints: Any) -> ConstraintClass:
+    told = tuple((each["attribute"], each["operator"], each["pattern"]) for each in constraints)
+    return constraint_class_of(a_job(constraints=told).spec)
+
+
+def _host(told: Input, **named: Any) -> Offer:
+    values: dict[str, Any] = {
+        "host": "host",
+        "cluster": "cluster",
+        "pool": "pool",
+        "room": Resources(cpus=99.0, mem_mb=99.0),
+        "kind": HostKind(told["kind"]),
+        "gpu_models": told.get("gpus") or {},
+        "disk_mb": told.get("disk") or {},
+        "task_count": told.get("tasks_assigned", 0),
+    }
+    return Offer(**{**values, **named})
+
+
+def _life(job: Input) -> Job:
+    """A waiting job with these instances behind it."""
+    return a_job(
+        expected_runtime_ms=job.get("expected_runtime"),
+        extra={"checkpoint": {"mode": "auto"}} if job.get("checkpoint") else {},
+        instances=tuple(map(_instance, job.get("instances", ()))),
+    )
+
+
+def _instance(told: Input) -> Instance:
+    return an_instance(
+        status=InstanceStatus.FAILED,
+        host=told.get("host", "host"),
+        cluster=told.get("cluster", "cluster"),
+        preempted=told.get("preempted", False),
+        reason=told.get("reason"),
+        backend_started_ms=told.get("start_ms"),
+        ended_ms=told.get("end_ms"),
+    )
