@@ -1,0 +1,373 @@
+"""What a run was worth: Cook's measures on the rows of a simulation.
+
+Lives here: rows as columns (`Instances`), what each user held and waited for at a time, the fair division of
+what was in use, and the figures of Cook's analysis package (`measure`). Not here: comparing runs, and drawing
+them (`simulation.report`, `simulation.charts`); the rows (`simulation.traces`).
+
+All of it is arithmetic on numpy columns, so that a million rows take seconds. Times are ms since the first
+submission of the run.
+
+Source: Cook's `simulator_files/analysis`, as told in the fair-share specification, section 12.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cook_jupyter.model.reason import PREEMPTED, REASONS
+from cook_jupyter.simulation.traces import RunRow
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Truths = npt.NDArray[np.bool_]
+
+HOUR_MS: Final = 3_600_000.0
+MB_PER_GB: Final = 1000.0  # as the analysis package counts
+MB_PER_TB: Final = 1_000_000.0
+STARVATION_SHARE_MB: Final = 2.5e6  # of every user, for `starvation`: a constant of the analysis package
+_NOTHING: Final = 1e-6  # below it a sum of MB or cpus is a rounding error
+
+
+class Times(NamedTuple):
+    """When instances were submitted, began and ended, in columns; ms since the first submission.
+
+    `overhead_ms` is Cook's scheduling latency: from the job's submission, also after a preemption.
+    """
+
+    submit_ms: Ints
+    start_ms: Ints
+    mesos_start_ms: Ints
+    end_ms: Ints
+    run_time_ms: Ints
+    overhead_ms: Ints
+
+
+def times(
+    submit_ms: npt.ArrayLike, start_ms: npt.ArrayLike, mesos_start_ms: npt.ArrayLike, end_ms: npt.ArrayLike
+) -> Times:
+    """Count times from the first submission; one that ends before it starts runs till the last end."""
+    submit, start, mesos_start, end = (
+        np.asarray(column, dtype=np.int64) for column in (submit_ms, start_ms, mesos_start_ms, end_ms)
+    )
+    if submit.size == 0:
+        return Times(submit, start, mesos_start, end, end - start, start - submit)
+    first = submit.min()
+    submit, start, mesos_start, end = submit - first, start - first, mesos_start - first, end - first
+    end = np.where(end < start, end.max(), end)
+    return Times(submit, start, mesos_start, end, end - start, start - submit)
+
+
+def running_at(of: Times, at_ms: float) -> Ints:
+    """The places of the instances that run at a time: started, and not ended yet."""
+    return np.flatnonzero((of.start_ms <= at_ms) & (at_ms < of.end_ms))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instances:
+    """The rows of a run in columns.
+
+    Attributes:
+        users: all users of the run, sorted.
+        user, job: per row, the place of its user in `users`, and a number for its job.
+        times: when it was submitted, began and ended.
+        queued_ms: since when its job waited for it: since submission, or since its instance before ended.
+        cpus, mem_mb: what it held.
+        requested_ms: how long it would have run, left alone.
+        success, preempted, running: how it ended; `running` is open at the end of the run.
+    """
+
+    users: tuple[str, ...]
+    user: Ints
+    job: Ints
+    times: Times
+    queued_ms: Ints
+    cpus: Floats
+    mem_mb: Floats
+    requested_ms: Ints
+    success: Truths
+    preempted: Truths
+    running: Truths
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+def instances(rows: Sequence[RunRow], users: Sequence[str] = ()) -> Instances:
+    """Put rows into columns; `users` names those who are to count though they may have no row."""
+
+    def column(name: str, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+        place = RunRow._fields.index(name)
+        return np.array([row[place] for row in rows], dtype=dtype)
+
+    known = tuple(sorted({row.user for row in rows} | set(users)))
+    place_of = {user: place for place, user in enumerate(known)}
+    number_of: dict[str, int] = {}
+    of = times(
+        *(
+            column(name, np.int64)
+            for name in ("submit_time_ms", "start_time_ms", "mesos_start_time_ms", "end_time_ms")
+        )
+    )
+    job = np.array([number_of.setdefault(row.job_id, len(number_of)) for row in rows], dtype=np.int64)
+    preempted = REASONS[PREEMPTED].sentence
+    return Instances(
+        users=known,
+        user=np.array([place_of[row.user] for row in rows], dtype=np.int64),
+        job=job,
+        times=of,
+        queued_ms=_queued_ms(job, of),
+        cpus=column("cpus", np.float64).astype(np.float64),
+        mem_mb=column("mem", np.float64).astype(np.float64),
+        requested_ms=column("requested_run_time", np.int64).astype(np.int64),
+        success=np.array([row.status == "success" for row in rows], dtype=np.bool_),
+        preempted=np.array([row.reason == preempted for row in rows], dtype=np.bool_),
+        running=np.array([row.status in {"running", "unknown"} for row in rows], dtype=np.bool_),
+    )
+
+
+def _queued_ms(job: Ints, of: Times) -> Ints:
+    order = np.lexsort((of.start_ms, job))
+    queued = of.submit_ms[order].copy()
+    again = np.flatnonzero(job[order][1:] == job[order][:-1]) + 1
+    queued[again] = of.end_ms[order][again - 1]
+    back = np.empty_like(queued)
+    back[order] = queued
+    return np.minimum(back, of.start_ms)
+
+
+class JobTimes(NamedTuple):
+    """How each job of a run fared, in columns; jobs that never started have no rows and are not here.
+
+    Attributes:
+        user: place in `Instances.users`.
+        submit_ms: when it was submitted.
+        wait_ms: from submission to the first start.
+        turnaround_ms: from submission to the first success; -1 without one.
+        overhead_ms: what the turnaround has above the run time it needed; -1 without success.
+        preemptions: how often it was stopped for somebody else.
+    """
+
+    user: Ints
+    submit_ms: Ints
+    wait_ms: Ints
+    turnaround_ms: Ints
+    overhead_ms: Ints
+    preemptions: Ints
+
+
+def job_times(of: Instances) -> JobTimes:
+    """How each job fared; the measures of Cook's older system simulator."""
+    jobs = int(of.job.max()) + 1 if len(of) else 0
+    never = np.iinfo(np.int64).max
+    first_start, first_success = np.full(jobs, never), np.full(jobs, never)
+    np.minimum.at(first_start, of.job, of.times.start_ms)
+    np.minimum.at(first_success, of.job[of.success], of.times.end_ms[of.success])
+    user, submit, requested = (np.zeros(jobs, dtype=np.int64) for _ in range(3))
+    user[of.job], submit[of.job], requested[of.job] = of.user, of.times.submit_ms, of.requested_ms
+    done = first_success != never
+    turnaround = np.where(done, first_success - submit, -1)
+    return JobTimes(
+        user=user,
+        submit_ms=submit,
+        wait_ms=first_start - submit,
+        turnaround_ms=turnaround,
+        overhead_ms=np.where(done, turnaround - requested, -1),
+        preemptions=np.bincount(of.job[of.preempted], minlength=jobs).astype(np.int64),
+    )
+
+
+# --- who held what, and when
+
+
+def cycle_ticks(of: Instances, cycle_ms: float) -> Floats:
+    """The time of each cycle, from 0 up to the last start or end of an instance."""
+    last = int(of.times.end_ms.max()) if len(of) else 0
+    return np.arange(0.0, last + 1.0, cycle_ms)
+
+
+def held(
+    of: Instances,
+    ticks: Floats,
+    amount: Floats,
+    *,
+    since_ms: Ints | None = None,
+    until_ms: Ints | None = None,
+) -> Floats:
+    """What the users' instances held at each tick: one line per tick, one column per user.
+
+    Args:
+        of: the instances.
+        ticks: ascending times.
+        amount: what each instance counts for (its cpus, say).
+        since_ms: from when on it counts, its start if not given; this moment is part of it.
+        until_ms: up to when, its end if not given; this moment is not.
+    """
+    since = of.times.start_ms if since_ms is None else since_ms
+    until = of.times.end_ms if until_ms is None else until_ms
+    users = len(of.users)
+    cells = (len(ticks) + 1) * users  # those of the last line come after all ticks
+    begins = np.searchsorted(ticks, since) * users + of.user
+    ends = np.searchsorted(ticks, until) * users + of.user
+    change = np.bincount(begins, amount, cells) - np.bincount(ends, amount, cells)
+    total: Floats = np.cumsum(change.reshape(len(ticks) + 1, users)[:-1], axis=0)
+    total[np.abs(total) < _NOTHING] = 0.0
+    return total
+
+
+# --- what would have been fair
+
+
+def water_fill(total: npt.ArrayLike, desired: npt.ArrayLike) -> Floats:
+    """Divide a total evenly among users, giving nobody more than desired.
+
+    All who get less than they desire get the same, and nobody gets more than they; like water in vessels that
+    stand on one floor and are joined.
+
+    Args:
+        total: what there is to divide; many at once, if an array. What nobody desires is not given out.
+        desired: what each user wants, along the last axis; not negative.
+    """
+    wanted = np.asarray(desired, dtype=np.float64)
+    there_is = np.asarray(total, dtype=np.float64)
+    users = wanted.shape[-1]
+    if users == 0:
+        return wanted.copy()
+    ascending = np.sort(wanted, axis=-1)
+    below = np.cumsum(ascending, axis=-1) - ascending
+    others = users - np.arange(users)
+    # What it takes to raise the level to each user's brim; it stands below the first that takes too much.
+    full = below + ascending * others >= there_is[..., None]
+    first = np.argmax(full, axis=-1)[..., None]
+    level = (there_is[..., None] - np.take_along_axis(below, first, -1)) / others[first]
+    level = np.where(full.any(axis=-1)[..., None], level, np.inf)
+    return np.minimum(wanted, level)
+
+
+def fair_allocation(waiting: npt.ArrayLike, running: npt.ArrayLike) -> Floats:
+    """What users would hold if all that runs were divided fairly among those who run or wait.
+
+    Args:
+        waiting: what the waiting jobs of each user ask for, users along the last axis.
+        running: what the users' instances hold.
+    """
+    holding = np.asarray(running, dtype=np.float64)
+    return water_fill(holding.sum(axis=-1), np.asarray(waiting, dtype=np.float64) + holding)
+
+
+def fair_ratio_score(running: Floats, fair: Floats) -> float:
+    """The median of running/fair where it is above 0 and at most 1; 1 is best, NaN if there is none."""
+    ratio = np.divide(running, fair, out=np.zeros(fair.shape), where=fair > 0)
+    return _median(ratio[(ratio > 0) & (ratio <= 1)])
+
+
+def starvation_gb(running_mb: Floats, fair_mb: Floats, share_mb: float = STARVATION_SHARE_MB) -> Floats:
+    """What users lack of the fair part of their share, in GB; NaN where a user has the share."""
+    lacking = np.maximum(0.0, np.minimum(fair_mb, share_mb) - running_mb) / MB_PER_GB
+    return np.where(running_mb < share_mb, lacking, np.nan)
+
+
+# --- all of it
+
+
+class Spread(NamedTuple):
+    """A figure for all instances, and for those that succeeded, were preempted, or still run."""
+
+    all: float
+    success: float
+    preempted: float
+    running: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """The figures of Cook's analysis package. NaN stands where there was nothing to measure.
+
+    Attributes:
+        tasks_run, tasks_run_success, tasks_run_preemption: how many instances there were; how many of them
+            succeeded, were preempted.
+        cpu_hours, mem_tb_hours: what they held, over time.
+        mean_latency_ms, median_latency_ms: from submission to start (Cook's overhead).
+        mean_job_overhead_ms, median_job_overhead_ms: per job, by its last instance: from submission to its
+            end, without its run time.
+        fair_ratio: what users ran, of the fair part of what ran (memory): 1 is best.
+        starvation_median_log10_gb: over users and cycles where it is above zero; low is good.
+        starvation_mean_gb: mean over users, median over cycles; low is good.
+        total_sim_time_ms: from the first submission to the last end.
+    """
+
+    tasks_run: int
+    tasks_run_success: int
+    tasks_run_preemption: int
+    cpu_hours: Spread
+    mem_tb_hours: Spread
+    mean_latency_ms: Spread
+    median_latency_ms: Spread
+    mean_job_overhead_ms: float
+    median_job_overhead_ms: float
+    fair_ratio: float
+    starvation_median_log10_gb: float
+    starvation_mean_gb: float
+    total_sim_time_ms: int
+
+
+def measure(of: Instances, cycle_ms: float) -> Measures:
+    """Measure a run.
+
+    Args:
+        of: its instances.
+        cycle_ms: simulated time from one cycle to the next; fairness is sampled at each.
+    """
+    run_hours = of.times.run_time_ms / HOUR_MS
+    ticks = cycle_ticks(of, cycle_ms)
+    running = held(of, ticks, of.mem_mb)
+    # As in Cook, each instance counts as waiting since the job's submission, also after a preemption.
+    waiting = held(of, ticks, of.mem_mb, since_ms=of.times.submit_ms, until_ms=of.times.start_ms)
+    fair = fair_allocation(waiting, running)
+    starved = starvation_gb(running, fair)
+    overhead = job_overhead_ms(of)
+    return Measures(
+        tasks_run=len(of),
+        tasks_run_success=int(of.success.sum()),
+        tasks_run_preemption=int(of.preempted.sum()),
+        cpu_hours=_spread(of, of.cpus * run_hours, np.sum),
+        mem_tb_hours=_spread(of, of.mem_mb * run_hours / MB_PER_TB, np.sum),
+        mean_latency_ms=_spread(of, of.times.overhead_ms, _mean),
+        median_latency_ms=_spread(of, of.times.overhead_ms, _median),
+        mean_job_overhead_ms=_mean(overhead),
+        median_job_overhead_ms=_median(overhead),
+        fair_ratio=fair_ratio_score(running, fair),
+        starvation_median_log10_gb=_median(np.log10(starved[starved > 0])),
+        starvation_mean_gb=_median(_mean_over_users(starved)),
+        total_sim_time_ms=int(of.times.end_ms.max()) if len(of) else 0,
+    )
+
+
+def job_overhead_ms(of: Instances) -> Ints:
+    """Per job, by its last instance: from submission to its end, without its run time."""
+    order = np.lexsort((of.times.start_ms, of.job))
+    last = order[np.flatnonzero(np.diff(of.job[order], append=-1))]
+    return (of.times.end_ms - of.times.submit_ms - of.times.run_time_ms)[last]
+
+
+def _spread(of: Instances, values: Floats | Ints, figure: Callable[[Floats | Ints], float]) -> Spread:
+    parts = (slice(None), of.success, of.preempted, of.running)
+    return Spread(*(float(figure(values[part])) for part in parts))
+
+
+def _mean(values: Floats | Ints) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _median(values: Floats | Ints) -> float:
+    return float(np.median(values)) if values.size else float("nan")
+
+
+def _mean_over_users(values: Floats) -> Floats:
+    """The mean of each line over what is not NaN; lines without any are left out."""
+    known = ~np.isnan(values)
+    some = known.any(axis=1)
+    means: Floats = np.where(known, values, 0.0)[some].sum(axis=1) / known[some].sum(axis=1)
+    return means

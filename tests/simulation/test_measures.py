@@ -1,0 +1,304 @@
+"""Cook's measures: its own examples, and what must hold of any run."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cook_jupyter.simulation.measures import (
+    Floats,
+    Instances,
+    Times,
+    cycle_ticks,
+    fair_allocation,
+    fair_ratio_score,
+    held,
+    instances,
+    job_overhead_ms,
+    job_times,
+    measure,
+    running_at,
+    starvation_gb,
+    times,
+    water_fill,
+)
+from cook_jupyter.simulation.traces import RunRow
+from tests.golden.cases import Case, cases
+
+PREEMPTED = "Preempted by rebalancer"
+HOUR_MS = 3_600_000
+
+
+def a_row(job: str = "a", user: str = "ada", **changes: Any) -> RunRow:
+    row = RunRow(
+        job_id=job,
+        instance_id=f"{job}-1",
+        group_id="",
+        submit_time_ms=0,
+        mesos_start_time_ms=0,
+        start_time_ms=0,
+        end_time_ms=10,
+        hostname="host-1",
+        slave_id="S1",
+        status="success",
+        reason="",
+        user=user,
+        mem=1000.0,
+        cpus=1.0,
+        job_name="cookjob",
+        requested_run_time=10,
+        expected_run_time=None,
+        requested_status="finished",
+    )
+    return row._replace(**changes)
+
+
+def preempted(job: str = "a", user: str = "ada", **changes: Any) -> RunRow:
+    return a_row(job, user, status="failed", reason=PREEMPTED, **changes)
+
+
+def columns_of(given: Case) -> dict[str, list[float]]:
+    return dict(zip(given["columns"], zip(*given["rows"], strict=True), strict=True))
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("analysis", ops=["prepare"]))
+def test_times_are_prepared_as_cook_prepares_them(given: Case, expect: Case) -> None:
+    columns = columns_of(given)
+
+    prepared = times(*(columns[name] for name in given["columns"]))
+
+    assert np.stack(prepared, axis=1).tolist() == expect["rows"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("analysis", ops=["running_at"]))
+def test_the_instances_that_run_at_a_time_are_those_cook_names(given: Case, expect: Case) -> None:
+    of = Times(*(np.array(column) for column in columns_of(given).values()))
+
+    assert running_at(of, given["t"]).tolist() == expect["row_indexes"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("analysis", ops=["fair_allocation"]))
+def test_memory_in_use_is_divided_as_cook_divides_it(given: Case, expect: Case) -> None:
+    columns = columns_of(given)
+
+    fair = fair_allocation(columns["mem_waiting"], columns["mem_running"])
+
+    assert dict(zip(columns["user"], fair.tolist(), strict=True)) == pytest.approx(expect["allocation"])
+
+
+amounts = st.floats(0.0, 1e6, allow_subnormal=False)
+
+
+@given(desired=st.lists(amounts, min_size=1, max_size=8), total=st.floats(0.0, 4e6))
+def test_water_filling_gives_out_all_that_is_desired_evenly_and_no_more(
+    desired: list[float], total: float
+) -> None:
+    wanted = np.array(desired)
+    got = water_fill(total, wanted)
+
+    assert got.sum() == pytest.approx(min(total, wanted.sum()), rel=1e-9, abs=1e-9)
+    assert (got >= 0).all()
+    assert (got <= wanted).all()
+    short = got < wanted
+    if short.any():
+        assert got[short].min() >= got.max() - 1e-9 * total, "somebody has more than one who wants more"
+
+
+@given(
+    lines=st.lists(st.lists(amounts, min_size=3, max_size=3), min_size=1, max_size=6),
+    data=st.data(),
+)
+def test_dividing_many_totals_at_once_divides_each_by_itself(lines: list[list[float]], data: Any) -> None:
+    totals = [data.draw(amounts) for _ in lines]
+
+    together = water_fill(totals, lines)
+
+    alone = [water_fill(total, line) for total, line in zip(totals, lines, strict=True)]
+    assert together.tolist() == [one.tolist() for one in alone]
+
+
+@given(desired=st.permutations([3.0, 5.0, 5.0, 8.0, 40.0]))
+def test_water_filling_knows_no_names(desired: list[float]) -> None:
+    got = water_fill(20.0, desired)
+
+    assert sorted(got.tolist()) == pytest.approx([3.0, 4.25, 4.25, 4.25, 4.25])
+    assert got[desired.index(3.0)] == 3.0
+
+
+def test_nobody_divides_nothing() -> None:
+    assert water_fill(5.0, []).tolist() == []
+
+
+# --- who held what
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[RunRow]:
+    rows: list[RunRow] = []
+    for number in range(draw(st.integers(1, 12))):
+        submit = draw(st.integers(0, 20))
+        for again in range(draw(st.integers(1, 3))):
+            start = submit + draw(st.integers(0, 10)) if again == 0 else rows[-1].end_time_ms + 1
+            rows.append(
+                preempted(
+                    f"job-{number}",
+                    f"user-{number % 3}",
+                    submit_time_ms=submit,
+                    start_time_ms=start,
+                    end_time_ms=start + draw(st.integers(1, 15)),
+                    mem=draw(st.sampled_from([0.1, 10.0, 1000.0])),
+                )
+            )
+    return rows
+
+
+@given(rows=runs(), cycle_ms=st.integers(1, 7))
+def test_what_users_hold_at_a_tick_is_what_runs_then(rows: list[RunRow], cycle_ms: int) -> None:
+    of = instances(rows)
+    ticks = cycle_ticks(of, cycle_ms)
+
+    matrix = held(of, ticks, of.mem_mb)
+
+    for tick, line in zip(ticks, matrix, strict=True):
+        expected = np.zeros(len(of.users))
+        for place in running_at(of.times, tick):
+            expected[of.user[place]] += of.mem_mb[place]
+        assert line == pytest.approx(expected)
+
+
+@given(rows=runs())
+def test_a_job_never_waits_and_runs_at_once(rows: list[RunRow]) -> None:
+    of = instances(rows)
+    ticks = cycle_ticks(of, 1)
+    ones = np.ones(len(of))
+
+    waiting = held(of, ticks, ones, since_ms=of.queued_ms, until_ms=of.times.start_ms)
+    running = held(of, ticks, ones)
+
+    assert (waiting + running).max() <= len(set(of.job.tolist()))
+    for user in range(len(of.users)):
+        jobs = len(set(of.job[of.user == user].tolist()))
+        assert (waiting + running)[:, user].max() <= jobs
+
+
+def test_ticks_go_from_the_first_submission_to_the_last_end() -> None:
+    of = instances([a_row(submit_time_ms=100, start_time_ms=105, end_time_ms=130)])
+
+    assert cycle_ticks(of, 10).tolist() == [0, 10, 20, 30]
+
+
+# --- figures, by hand
+
+
+def two_users() -> Instances:
+    """Ada runs alone until Bob's job, submitted at 10 h, takes her place at 20 h; she is done at 50 h."""
+    h = HOUR_MS
+    return instances(
+        [
+            preempted("a", "ada", start_time_ms=0, end_time_ms=20 * h, cpus=2.0, mem=4000.0),
+            a_row("b", "bob", submit_time_ms=10 * h, start_time_ms=20 * h, end_time_ms=30 * h, mem=4000.0),
+            a_row("a", "ada", start_time_ms=30 * h, end_time_ms=50 * h, cpus=2.0, mem=4000.0),
+        ]
+    )
+
+
+def test_the_figures_of_a_run_of_two_users() -> None:
+    figures = measure(two_users(), cycle_ms=HOUR_MS)
+
+    assert (figures.tasks_run, figures.tasks_run_success, figures.tasks_run_preemption) == (3, 2, 1)
+    assert figures.cpu_hours[:3] == pytest.approx((90.0, 50.0, 40.0))
+    assert figures.mem_tb_hours[:3] == pytest.approx((0.2, 0.12, 0.08))
+    hours = [latency / HOUR_MS for latency in figures.mean_latency_ms[:3]]
+    assert hours == pytest.approx([40 / 3, 20.0, 0.0])
+    assert figures.median_latency_ms.all == 10 * HOUR_MS
+    assert math.isnan(figures.mean_latency_ms.running)
+    assert figures.mean_job_overhead_ms == (30 + 10) / 2 * HOUR_MS
+    assert figures.total_sim_time_ms == 50 * HOUR_MS
+
+
+def test_an_instance_still_open_at_the_end_counts_as_running() -> None:
+    figures = measure(instances([a_row(status="running", end_time_ms=HOUR_MS, cpus=3.0)]), cycle_ms=1000)
+
+    assert figures.cpu_hours == (3.0, 0.0, 0.0, 3.0)
+
+
+def test_the_overhead_of_a_job_is_that_of_its_last_instance() -> None:
+    assert job_overhead_ms(two_users()).tolist() == [30 * HOUR_MS, 10 * HOUR_MS]
+
+
+def test_after_a_preemption_a_job_waits_since_its_instance_ended() -> None:
+    assert two_users().queued_ms.tolist() == [0, 10 * HOUR_MS, 20 * HOUR_MS]
+
+
+def test_a_job_waits_till_its_first_start_and_turns_round_with_its_first_success() -> None:
+    of = job_times(two_users())
+
+    assert of.wait_ms.tolist() == [0, 10 * HOUR_MS]
+    assert of.turnaround_ms.tolist() == [50 * HOUR_MS, 20 * HOUR_MS]
+    assert of.overhead_ms.tolist() == [50 * HOUR_MS - 10, 20 * HOUR_MS - 10]
+    assert of.preemptions.tolist() == [1, 0]
+
+
+def test_a_job_without_success_has_no_turnaround() -> None:
+    of = job_times(instances([preempted()]))
+
+    assert (of.turnaround_ms.tolist(), of.overhead_ms.tolist()) == ([-1], [-1])
+
+
+def test_the_fair_ratio_is_the_median_of_those_who_run_at_most_what_is_fair() -> None:
+    running = np.array([[10.0, 30.0, 0.0, 5.0]])
+    fair = np.array([[20.0, 20.0, 5.0, 5.0]])
+
+    assert fair_ratio_score(running, fair) == 0.75  # of 1/2 and 5/5; 30/20 and 0/5 do not count
+
+
+def test_starvation_is_what_lacks_of_the_fair_part_of_a_share() -> None:
+    running = np.array([1000.0, 5000.0, 1000.0, 9000.0])
+    fair = np.array([4000.0, 4000.0, 20_000.0, 20_000.0])
+
+    starved = starvation_gb(running, fair, share_mb=8000.0)
+
+    assert starved[:3].tolist() == [3.0, 0.0, 7.0]
+    assert math.isnan(starved[3])
+
+
+def test_when_everybody_holds_what_is_fair_nobody_starves() -> None:
+    rows = [a_row(user, user, end_time_ms=100, mem=500.0) for user in ("ada", "bob")]
+
+    figures = measure(instances(rows), cycle_ms=10)
+
+    assert figures.fair_ratio == 1.0
+    assert figures.starvation_mean_gb == 0.0
+    assert math.isnan(figures.starvation_median_log10_gb)
+
+
+@given(rows=runs(), seed=st.integers(0, 5))
+def test_the_order_of_the_rows_changes_no_figure(rows: list[RunRow], seed: int) -> None:
+    shuffled = [rows[place] for place in np.random.default_rng(seed).permutation(len(rows))]
+
+    first, second = (measure(instances(some), cycle_ms=5) for some in (rows, shuffled))
+
+    assert flat(first) == pytest.approx(flat(second), nan_ok=True)
+
+
+def flat(figures: Any) -> list[float]:
+    values = (getattr(figures, name) for name in type(figures).__dataclass_fields__)
+    return [number for value in values for number in (value if isinstance(value, tuple) else (value,))]
+
+
+def test_a_run_without_rows_measures_nothing() -> None:
+    figures = measure(instances([]), cycle_ms=1000)
+
+    assert (figures.tasks_run, figures.total_sim_time_ms) == (0, 0)
+    assert math.isnan(figures.mean_job_overhead_ms)
+
+
+def test_users_without_rows_count_if_they_are_named() -> None:
+    of = instances([a_row()], users=["cyd", "ada"])
+
+    nothing: Floats = held(of, np.array([0.0]), of.cpus)
+    assert of.users == ("ada", "cyd")
+    assert nothing.tolist() == [[1.0, 0.0]]
