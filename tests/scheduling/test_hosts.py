@@ -1,0 +1,85 @@
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.constraints import ConstraintClass, PoolDefaults
+from cook_jupyter.scheduling.hosts import Hosts
+from tests.scheduling.strategies import on_snapshots
+
+NAMES = [f"host-{number}" for number in range(9)]
+IN_ZONE_A = ConstraintClass(attributes=(("zone", "a"),))
+
+
+@st.composite
+def an_offer(draw: st.DrawFn, host: str) -> Offer:
+    return Offer(
+        host=host,
+        cluster="east",
+        pool="pool",
+        room=Resources(cpus=draw(st.sampled_from([1.0, 2.0])), mem_mb=draw(st.sampled_from([10.0, 20.0]))),
+        running=Resources(cpus=draw(st.sampled_from([0.0, 1.0])), mem_mb=5.0),
+        attributes={"zone": draw(st.sampled_from("ab"))},
+        ports=draw(st.sampled_from([(), ((1, 3),)])),
+        task_count=draw(st.integers(0, 2)),
+        kind=draw(st.sampled_from([HostKind.PLAIN, HostKind.PLAIN, HostKind.KUBERNETES])),
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[list[Offer]]:
+    """What hosts offer from moment to moment; who does not change keeps the offer, now and then twice."""
+    moments: list[list[Offer]] = []
+    now: dict[str, Offer] = {}
+    for _ in range(draw(st.integers(1, 4))):
+        for host in draw(st.sets(st.sampled_from(NAMES))):
+            if draw(st.booleans()):
+                now[host] = draw(an_offer(host))
+            else:
+                now.pop(host, None)
+        twice = [draw(an_offer(host)) for host in now if draw(st.integers(0, 9)) == 0]
+        moments.append(draw(st.permutations([*now.values(), *twice])))
+    return moments
+
+
+def facts(hosts: Hosts) -> list[Any]:
+    """All that decisions ask of hosts."""
+    columns = hosts.columns
+    numbers = (
+        columns.room_cpus,
+        columns.room_mem,
+        columns.room_gpus,
+        columns.run_cpus,
+        columns.run_mem,
+        columns.ports,
+        columns.tasks,
+    )
+    return [
+        hosts.offers,
+        hosts.position,
+        hosts.all_plain,
+        hosts.fails_class(IN_ZONE_A, 0.0, PoolDefaults()),
+        [column.tolist() for column in numbers],
+    ]
+
+
+@on_snapshots
+@given(history=histories())
+def test_hosts_that_follow_are_as_if_built_afresh(history: list[list[Offer]]) -> None:
+    hosts = Hosts()
+    for offers in history:
+        hosts.follow(offers)
+        assert facts(hosts) == facts(Hosts(offers))
+
+
+@on_snapshots
+@given(history=histories())
+def test_hosts_told_what_changed_are_as_if_built_afresh(history: list[list[Offer]]) -> None:
+    hosts = Hosts()
+    for offers in history:
+        then = Hosts(offers)
+        gone = hosts.position.keys() - then.position.keys()
+        hosts.update([offer for offer in then.offers if offer not in hosts.offers], gone=gone)
+        assert facts(hosts) == facts(then)
