@@ -1,0 +1,28 @@
+"""Uncommitted jobs: those of a request that was never completed.
+
+Lives here: which of them a store should forget. Our own stores take a request
+in one transaction and have none; a store that takes large requests in parts, as Cook's does, must clear up.
+Not here: the clearing (`store`).
+
+Source: Cook's `tools.clj` (`clear-uncommitted-jobs`), as told in the fair-share specification, section 7.
+"""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from cook_jupyter.model.job import JobId
+
+KEEP_MS: Final = 7 * 24 * 3_600_000
+
+
+class Submitted(NamedTuple):
+    """A job that a store holds, and whether the last part of its request has come."""
+
+    job_id: JobId
+    submitted_ms: int
+    committed: bool
+
+
+def to_forget(jobs: Iterable[Submitted], now_ms: int, keep_ms: int = KEEP_MS) -> list[JobId]:
+    """Return the jobs that were submitted longer than `keep_ms` ago and never committed."""
+    return [job.job_id for job in jobs if not job.committed and now_ms - job.submitted_ms > keep_ms]

@@ -1,0 +1,101 @@
+"""The small rules of Cook, case by case."""
+
+from typing import Any
+
+import pytest
+
+from cook_jupyter.model import lifecycle
+from cook_jupyter.model.instance import InstanceStatus
+from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED
+from cook_jupyter.scheduling.lingering import TimedTask, lingering
+from cook_jupyter.scheduling.stragglers import straggler_policy_of, stragglers
+from cook_jupyter.scheduling.uncommitted import Submitted, to_forget
+from tests.builders import a_group, a_job, an_instance
+from tests.golden.cases import cases
+
+Input = dict[str, Any]
+Expect = dict[str, Any]
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("maintenance"))
+def test_what_is_cleared_away_is_cooks(given: Input, expect: Expect) -> None:
+    found = MAINTENANCE[given["op"]](given)
+    told = dict(expect)
+    if "contains" in told:
+        assert set(told.pop("contains")) <= set(found["ids"])
+    if "ids" in told:
+        assert sorted(told.pop("ids")) == sorted(found["ids"])
+    assert {name: found[name] for name in told} == told
+
+
+def _lingering(given: Input) -> Expect:
+    """Tasks as they are found, then killed and failed in one step."""
+    cap_ms = given["max_timeout_hours"] * HOUR_MS
+    default_hours = given.get("default_timeout_hours")
+    ids = lingering(
+        [TimedTask(task["id"], task["start_ms"], task.get("max_runtime_ms")) for task in given["tasks"]],
+        given["now_ms"],
+        cap_ms=cap_ms,
+        default_ms=None if default_hours is None else default_hours * HOUR_MS,
+    )
+    after = {task["id"]: _failed_if(task["id"] in ids, task, given["now_ms"]) for task in given["tasks"]}
+    failed = {task for task, job in after.items() if job.open_instance is None}
+    reasons = {after[task].instances[-1].reason for task in failed}
+    return {
+        "ids": ids,
+        "killed": sorted(failed),
+        "failed": sorted(failed),
+        "status": {str(task): job.instances[-1].status.value for task, job in after.items()},
+        "reason": next(iter(reasons), None),
+        "reasons": {str(task): after[task].instances[-1].reason for task in failed},
+    }
+
+
+def _failed_if(lingers: bool, task: Input, now_ms: int) -> Job:
+    instance = an_instance(status=InstanceStatus.RUNNING, started_ms=task["start_ms"])
+    job = a_job(state=JobState.RUNNING, instances=(instance,))
+    if not lingers:
+        return job
+    return lifecycle.fail(job, instance.instance_id, reason=MAX_RUNTIME_EXCEEDED, at_ms=now_ms)
+
+
+def _stragglers(given: Input) -> Expect:
+    now_ms = 1_000_000_000
+    policy = given["policy"]
+    sent = {"type": "none"} if policy is None else {"type": policy["type"], "parameters": policy}
+    jobs = [
+        a_job(
+            instances=tuple(
+                an_instance(
+                    instance_id=told.get("id", f"{number}-{place}"),
+                    status=InstanceStatus(told["status"]),
+                    started_ms=now_ms - 1000 * told.get("age_s", told.get("run_s", 0)),
+                    ended_ms=now_ms if "run_s" in told else None,
+                )
+                for place, told in enumerate(instances)
+            )
+        )
+        for number, instances in enumerate(given["jobs"])
+    ]
+    return {"ids": stragglers(straggler_policy_of(a_group(straggler_handling=sent)), jobs, now_ms)}
+
+
+def _uncommitted(given: Input) -> Expect:
+    now_ms = 1_000_000_000_000
+    jobs = [Submitted(f"committed-{number}", 0, committed=True) for number in range(given["committed"])]
+    jobs += [
+        Submitted(f"uncommitted-{number}", now_ms - hours * HOUR_MS, committed=False)
+        for number, hours in enumerate(given["uncommitted_age_hours"])
+    ]
+    gone = to_forget(jobs, now_ms, *([given["cutoff_hours"] * HOUR_MS] if "cutoff_hours" in given else []))
+    return {"removed": len(gone), "left": len(jobs) - len(gone)}
+
+
+MAINTENANCE = {
+    "lingering": _lingering,
+    "kill_lingering": _lingering,
+    "stragglers": _stragglers,
+    "clear_uncommitted": _uncommitted,
+}
