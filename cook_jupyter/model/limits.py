@@ -62,6 +62,14 @@ class Usage:
     mem_mb: float = 0.0
     gpus: float = 0.0
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            count=self.count + other.count,
+            cpus=self.cpus + other.cpus,
+            mem_mb=self.mem_mb + other.mem_mb,
+            gpus=self.gpus + other.gpus,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:

@@ -81,14 +81,14 @@ def group_usages(groups: Mapping[str, str], by_pool: Mapping[str, Usage]) -> dic
     for pool, usage in by_pool.items():
         group = groups.get(pool)
         if group is not None:
-            sums[group] = _plus(sums.get(group, Usage()), usage)
+            sums[group] = sums.get(group, Usage()) + usage
     return sums
 
 
 def within_quota(jobs: Iterable[Usage], used: Usage, quota: Quota) -> Iterator[int]:
     """Yield the positions of the jobs that keep usage within the quota; each job counts, kept or not."""
     for position, job in enumerate(jobs):
-        used = _plus(used, job)
+        used += job
         if quota.allows(used):
             yield position
 
@@ -283,12 +283,3 @@ class _Meter:
             and self.mem <= quota.mem_mb
             and self.gpus <= quota.gpus
         )
-
-
-def _plus(one: Usage, other: Usage) -> Usage:
-    return Usage(
-        count=one.count + other.count,
-        cpus=one.cpus + other.cpus,
-        mem_mb=one.mem_mb + other.mem_mb,
-        gpus=one.gpus + other.gpus,
-    )

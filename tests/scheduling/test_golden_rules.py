@@ -1,5 +1,7 @@
 """The small rules of Cook, case by case."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,12 +9,16 @@ import pytest
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.limits import Usage
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED
+from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.lingering import TimedTask, lingering
+from cook_jupyter.scheduling.monitor import ALL, amounts_of, reported, standing, with_groups
 from cook_jupyter.scheduling.stragglers import straggler_policy_of, stragglers
 from cook_jupyter.scheduling.uncommitted import Submitted, to_forget
 from tests.builders import a_group, a_job, an_instance
 from tests.golden.cases import cases
+from tests.scheduling.queues import a_queued_job, job_id, limits, quota_with
 
 Input = dict[str, Any]
 Expect = dict[str, Any]
@@ -99,3 +105,51 @@ MAINTENANCE = {
     "stragglers": _stragglers,
     "clear_uncommitted": _uncommitted,
 }
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("monitor"))
+def test_how_users_stand_is_cooks(given: Input, expect: Expect) -> None:
+    pools = {task.get("pool", "pool") for task in (*given["running"], *given["waiting"])} or {"pool"}
+    running, waiting = {}, {}
+    for pool in sorted(pools):
+        index = QueueIndex()
+        for seq, (state, task) in enumerate((s, t) for s in ("running", "waiting") for t in given[s]):
+            if task.get("pool", "pool") == pool:
+                index.add(a_queued_job({"seq": seq, **{k: v for k, v in task.items() if k != "pool"}}))
+                if state == "running":
+                    index.start(job_id(seq), seq)
+        running[pool], waiting[pool] = amounts_of(index)
+    groups = given.get("quota_grouping", {})
+    running, waiting = with_groups(running, groups), with_groups(waiting, groups)
+    shares, quotas = _set(given.get("shares")), _set(given.get("user_quotas"))
+    of_all = quotas.get("default", {})
+    allowed = replace(
+        limits(shares),
+        quotas={user: quota_with({**of_all, **own}) for user, own in quotas.items()},
+        default_quota=quota_with(of_all),
+    )
+    stand = {pool: standing(running[pool], waiting[pool], allowed) for pool in running}
+
+    for name, value in expect.items():
+        state = name.removesuffix("_per_pool")
+        if name == "users":
+            (only,) = stand.values()
+            assert {each: only.users[each] for each in value} == value
+        elif name == state:
+            (only,) = stand.values()
+            _check_amounts(only.states[state], value)
+        else:
+            for pool, told in value.items():
+                _check_amounts(stand[pool].states[state], told)
+
+
+def _set(table: Any) -> dict[str, dict[str, float]]:
+    return table if isinstance(table, dict) else {}  # else "none set"
+
+
+def _check_amounts(found: Mapping[str, Usage], told: Expect) -> None:
+    """The amounts are those told; the sum over all users counts if it is told."""
+    shown = reported(found) if ALL in told else found
+    assert shown.keys() == told.keys()
+    for user, amounts in told.items():
+        assert [shown[user].count, shown[user].cpus, shown[user].mem_mb] == pytest.approx(amounts), user
