@@ -5,16 +5,26 @@ layout of the home directory. Not here: what users of the notebook wing configur
 """
 
 import os
+import re
 import stat
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, FreeFailures
+from cook_jupyter.service.policies import (
+    MaintenanceSettings,
+    PlacementSettings,
+    PoolMove,
+    PoolQuota,
+    QueueLimit,
+    RateSettings,
+    RebalancerSettings,
+)
+from cook_jupyter.service.settings_file import read_values
 
 HOME_VARIABLE = "COOK_JUPYTER_HOME"
 
@@ -94,16 +104,6 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueLimit:
-    """How many jobs may wait in the pools that `pool_regex` finds (Cook's queue-limits)."""
-
-    pool_regex: str = ".*"
-    pool_global_threshold: int = 2147483647
-    user_limit_normal: int = 2147483647
-    user_limit_constrained: int = 2147483647
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What an operator may set. Defaults are Cook's where Cook has one.
 
@@ -117,7 +117,15 @@ class Settings:
         rank_interval_ms: the timer behind the events: a cycle runs at least this often.
         mea_culpa_limit, mea_culpa_limits: how many failures of a reason that is ours cost a job no retry: of
             any such reason, and of those that are named; -1 for any number.
-        default_shares: the share of the user `default` where the store has none, by limit name.
+        default_runtime_ms: the same for jobs that do not say how long they may run.
+        order: `fair` ranks by DRU; `fifo` by priority and then as jobs came, whoever's they are.
+        default_shares: the share of the user `default` where the store has none, by limit name. Where
+            neither says anything everybody's share is an equal part of the pool: see `equal_shares`.
+        equal_shares: that part is among those who have jobs now; False: it is the whole pool for everybody.
+        pool_quotas: what all users together may hold in a pool.
+        quota_groups: pool -> the group that it shares a quota of `pool_quotas` with.
+        group_quota_when_idle: that quota holds also while nothing of the group runs; in Cook it does not.
+        pool_moves: jobs that are to run in another pool than they were submitted to.
     """
 
     host: str = "127.0.0.1"
@@ -136,6 +144,7 @@ class Settings:
     retry_limit: int = 20
     command_length_limit: int = 65_536
     max_runtime_ms: int | None = None
+    default_runtime_ms: int | None = None
     mea_culpa_limit: int = DEFAULT_MEA_CULPA_LIMIT
     mea_culpa_limits: Mapping[str, int] = field(default_factory=dict)
     max_considered: int = 1000
@@ -151,6 +160,16 @@ class Settings:
     jobs_per_submission: int = 10_000
     inline_result_bytes: int = 64 * 1024
     default_shares: Mapping[str, float] = field(default_factory=dict)
+    equal_shares: bool = True
+    order: Literal["fair", "fifo"] = "fair"
+    rebalancer: RebalancerSettings = field(default_factory=RebalancerSettings)
+    pool_quotas: tuple[PoolQuota, ...] = ()
+    quota_groups: Mapping[str, str] = field(default_factory=dict)
+    group_quota_when_idle: bool = True
+    rates: RateSettings = field(default_factory=RateSettings)
+    placement: PlacementSettings = field(default_factory=PlacementSettings)
+    pool_moves: tuple[PoolMove, ...] = ()
+    maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
 
     @property
     def free_failures(self) -> FreeFailures:
@@ -162,33 +181,60 @@ def load_settings(path: Path | None, **overrides: Any) -> Settings:
     """Read settings from a TOML file and lay `overrides` that are not None over them.
 
     Raises:
-        InvalidRequest: the file is not TOML, or names a setting that does not exist.
+        InvalidRequest: the file is not TOML, names a setting that does not exist, or gives one a value that
+            it cannot have.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise InvalidRequest(f"the settings file {path} cannot be read: {error}") from error
-    known = {f.name for f in fields(Settings)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise InvalidRequest(
-            f"the settings file {path} names unknown settings: {', '.join(unknown)};"
-            f" known are: {', '.join(sorted(known))}"
-        )
-    if "pools" in values:
-        values["pools"] = tuple(Pool(**pool) for pool in values["pools"])
-    if "queue_limits" in values:
-        values["queue_limits"] = tuple(QueueLimit(**limit) for limit in values["queue_limits"])
-    for name in ("impersonators", "admins"):
-        if name in values:
-            values[name] = frozenset(values[name])
+    values = {} if path is None else read_values(path, Settings)
     values.update({name: value for name, value in overrides.items() if value is not None})
     settings = Settings(**values)
-    if settings.default_pool not in {pool.name for pool in settings.pools}:
-        raise InvalidRequest(
-            f"the default pool {settings.default_pool!r} is not one of the pools"
-            f" {[pool.name for pool in settings.pools]}: set default_pool to one of them"
-        )
+    require_consistent(settings)
     return settings
+
+
+def require_consistent(settings: Settings) -> None:
+    """Refuse settings that contradict each other or cannot be.
+
+    Raises:
+        InvalidRequest: the message names the setting and what it may be.
+    """
+    pools = {pool.name for pool in settings.pools}
+    if settings.default_pool not in pools:
+        raise InvalidRequest(
+            f"the default pool {settings.default_pool!r} is not one of the pools {sorted(pools)}:"
+            " set default_pool to one of them"
+        )
+    for move in settings.pool_moves:
+        if not {move.pool, move.destination} <= pools:
+            raise InvalidRequest(
+                f"pool_moves names {move.pool!r} and {move.destination!r}; the pools are {sorted(pools)}"
+            )
+    for name in settings.quota_groups:
+        if name not in pools:
+            raise InvalidRequest(f"quota_groups names the pool {name!r}; the pools are {sorted(pools)}")
+    patterns = [("rebalancer.pool_regex", settings.rebalancer.pool_regex)]
+    patterns += [("pool_quotas.pool_regex", quota.pool_regex) for quota in settings.pool_quotas]
+    patterns += [("queue_limits.pool_regex", limit.pool_regex) for limit in settings.queue_limits]
+    for name, pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InvalidRequest(f"{name} {pattern!r} is no regular expression: {error}") from error
+    rebalancer, maintenance = settings.rebalancer, settings.maintenance
+    lowest = [
+        ("rebalancer.interval_ms", rebalancer.interval_ms, 1),
+        ("rebalancer.safe_dru_threshold", rebalancer.safe_dru_threshold, 0),
+        ("rebalancer.min_dru_diff", rebalancer.min_dru_diff, 0),
+        ("rebalancer.max_preemption", rebalancer.max_preemption, 0),
+        ("rebalancer.reserve_from", rebalancer.reserve_from, 1),
+        ("maintenance.interval_ms", maintenance.interval_ms, 1),
+        ("maintenance.kill_interval_ms", maintenance.kill_interval_ms, 1),
+        ("maintenance.monitor_interval_ms", maintenance.monitor_interval_ms, 1),
+        ("maintenance.progress_interval_ms", maintenance.progress_interval_ms, 0),
+        ("rank_interval_ms", settings.rank_interval_ms, 1),
+        ("max_considered", settings.max_considered, 1),
+    ]
+    for name, number, least in lowest:
+        if number is not None and not number >= least:
+            raise InvalidRequest(f"{name} is at least {least}, not {number}")
+    if "" in settings.default_shares or any(not amount > 0 for amount in settings.default_shares.values()):
+        raise InvalidRequest(f"default_shares are above 0, not {dict(settings.default_shares)}")

@@ -1,26 +1,37 @@
-"""The cycles of a scheduler. Each is: look, decide, commit, act.
+"""The cycles of a scheduler: match and rebalance. Each is: look, decide, commit, act.
 
-Lives here: the match cycle and the loops that drive it. Not here: any decision (`scheduling`),
-the views that are looked at (`service.scheduler`, `service.queues`).
-
-The loop is driven by events (a job came, one ended, room appeared) with a timer behind it, so
-that a job on an idle machine starts at once.
+Lives here: one cycle of each kind, over all pools. They do not wait for any clock: a simulator calls them by
+hand, `service.loops` by event and timer.
+Not here: any decision (`scheduling`), the views that are looked at (`service.scheduler`, `service.queues`).
 """
 
-import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
 from cook_jupyter.clusters.base import Launch
-from cook_jupyter.errors import CookError
-from cook_jupyter.model.instance import Instance, InstanceStatus
+from cook_jupyter.model.decisions import Preemption
+from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus
+from cook_jupyter.model.job import JobId, JobState
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.store.base import Failure
 
 log = logging.getLogger(__name__)
 
-PAUSE_AFTER_ERROR_S = 1.0
+
+async def match_all(scheduler: Scheduler) -> int:
+    """Run one match cycle of each active pool; returns how many jobs were launched."""
+    launched = 0
+    for pool in scheduler.settings.pools:
+        if not pool.active or not scheduler.queues.pool_waiting(pool.name):
+            continue
+        async with scheduler.cycle:
+            offers = scheduler.offers(pool.name)
+            if scheduler.queues.might_start(pool.name, offers):
+                launched += await match_cycle(scheduler, pool.name, offers)
+    return launched
 
 
 async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) -> int:
@@ -30,10 +41,18 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
     asked for those alone. A crash in between leaves instances to reconcile, never a launch that
     nobody remembers.
     """
-    decision = scheduler.queues.match(pool, offers, scheduler.capacity())
+    queues, rates = scheduler.queues, scheduler.rates
+    now_ms = scheduler.clock.now_ms()
+    scheduler.see_capacity(pool)
+    decision = queues.match(
+        pool,
+        offers,
+        now_ms=now_ms,
+        tokens=rates.tokens(pool, queues.limits_of(pool), queues.index(pool).users, now_ms),
+        indebted=rates.indebted(scheduler.clusters, now_ms),
+    )
     if not decision.matches:
         return 0
-    now_ms = scheduler.clock.now_ms()
     instances = [
         Instance(
             instance_id=scheduler.new_instance_id(),
@@ -47,7 +66,7 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
         for match in decision.matches
     ]
     ids = [instance.instance_id for instance in instances]
-    scheduler.launching(ids)
+    scheduler.kills.launching(ids)
     try:
         committed = await scheduler.store.launch(instances)
         by_cluster: dict[str, list[Launch]] = defaultdict(list)
@@ -56,45 +75,114 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
         for name, launches in by_cluster.items():
             await scheduler.clusters[name].launch(launches)
     finally:
-        await scheduler.launched(ids)
+        await scheduler.kills.launched(ids)
+    rates.launched(
+        pool,
+        (spec.user for spec, _ in committed),
+        (instance.cluster for _, instance in committed),
+        now_ms,
+    )
     return len(committed)
 
 
-async def match_loop(scheduler: Scheduler) -> None:
-    """Run match cycles of every active pool for ever, one after each event."""
-    while True:
-        await scheduler.wake.wait()
-        scheduler.wake.clear()
-        try:
-            await match_all(scheduler)
-        except CookError as error:
-            # Nothing was launched that is not committed; what waits is looked at again.
-            log.warning("a match cycle failed: %s", error)
-            await asyncio.sleep(PAUSE_AFTER_ERROR_S)
-            scheduler.wake.set()
-
-
-async def tick_loop(scheduler: Scheduler) -> None:
-    """Be the timer behind the events, for ever: a match cycle at each interval, come what may."""
-    while True:
-        await asyncio.sleep(scheduler.settings.rank_interval_ms / 1000)
-        scheduler.wake.set()
-
-
-async def match_all(scheduler: Scheduler) -> int:
-    """Run one match cycle of each active pool; returns how many jobs were launched."""
-    launched = 0
+async def rebalance_all(scheduler: Scheduler) -> int:
+    """Run one rebalance cycle of each active pool it looks at; returns how many tasks were stopped."""
+    stopped = 0
     for pool in scheduler.settings.pools:
-        if not pool.active or not scheduler.queues.pool_waiting(pool.name):
+        if not pool.active or not scheduler.rebalancer.looks_at(pool.name):
             continue
-        offers = [offer for offer in scheduler.offers() if offer.pool == pool.name]
-        if scheduler.queues.might_start(pool.name, offers):
-            launched += await match_cycle(scheduler, pool.name, offers)
-    return launched
+        if not scheduler.queues.pool_waiting(pool.name):
+            scheduler.queues.reserve(pool.name, {})
+            continue
+        async with scheduler.cycle:
+            stopped += await rebalance_cycle(scheduler, pool.name)
+    return stopped
 
 
-async def kill_loop(scheduler: Scheduler) -> None:
-    """Repeat kills whose ends were not heard, for ever."""
-    while True:
-        await asyncio.sleep(scheduler.settings.kill_grace_s + 5.0)
-        await scheduler.repeat_kills()
+async def rebalance_cycle(scheduler: Scheduler, pool: str) -> int:
+    """Stop running tasks of a pool where waiting jobs have a better claim; returns how many.
+
+    Before anything is stopped the store is asked once more: a beneficiary that was killed meanwhile, or a
+    victim that has ended, is left out. The freed host is kept for the beneficiary until that has started.
+    """
+    queues, rebalancer = scheduler.queues, scheduler.rebalancer
+    now_ms = scheduler.clock.now_ms()
+    scheduler.see_capacity(pool)
+    decision = queues.rebalance(pool, scheduler.offers(pool), rebalancer.preemption(), now_ms=now_ms)
+    reserved = dict(decision.reservations)
+    kept = _still_freed(scheduler, pool)
+    reserved |= kept
+    stopping = [each for each in decision.preemptions if each.victims and each.beneficiary not in kept]
+    holding = await _holding(scheduler, stopping)
+    for preemption in stopping:
+        if preemption not in holding:
+            reserved.pop(preemption.beneficiary, None)
+    failures = [
+        Failure(job_id=job_id, instance_id=instance_id, reason=PREEMPTED, at_ms=now_ms, preempted=True)
+        for victims in holding.values()
+        for job_id, instance_id in victims.items()
+    ]
+    # Before the commit: whoever is matched next must find the host closed.
+    queues.reserve(pool, {job: host for job, host in reserved.items() if queues.is_waiting(pool, job)})
+    stopped = await stop(scheduler, failures)
+    for preemption, victims in holding.items():
+        rebalancer.waited_for[preemption.beneficiary] = set(victims.values())
+    if stopped:
+        scheduler.wake.set()
+        log.info("preempted %d tasks of pool %s for %d jobs", stopped, pool, len(holding))
+    return stopped
+
+
+async def stop(scheduler: Scheduler, failures: Sequence[Failure]) -> int:
+    """Fail open instances by our own decision and kill them; returns how many were open still.
+
+    The reason is committed before the kill, so whatever the cluster says of the end comes second.
+    """
+    if not failures:
+        return 0
+    done = await scheduler.store.fail(failures)
+    ended = [failure.instance_id for failure, was_open in zip(failures, done, strict=True) if was_open]
+    await scheduler.kills.send(ended, settled=True)
+    return len(ended)
+
+
+def _still_freed(scheduler: Scheduler, pool: str) -> dict[JobId, str]:
+    """Reservations of jobs for which tasks are being stopped: to be kept, and no more is stopped for them."""
+    waited_for, kills = scheduler.rebalancer.waited_for, scheduler.kills
+    reservations = scheduler.queues.reservations(pool)
+    kept = {}
+    for job_id in list(waited_for):
+        if not any(instance in kills for instance in waited_for[job_id]):
+            del waited_for[job_id]
+        elif job_id in reservations:
+            kept[job_id] = reservations[job_id]
+    return kept
+
+
+async def _holding(
+    scheduler: Scheduler, preemptions: Sequence[Preemption]
+) -> dict[Preemption, dict[JobId, InstanceId]]:
+    """Return what still holds of preemptions, by the store: each with the victims that still run."""
+    if not preemptions:
+        return {}
+    seen = {
+        victim: row.instance_id
+        for each in preemptions
+        for victim in each.victims
+        if (row := scheduler.running_row(victim)) is not None
+    }
+    asked = list(dict.fromkeys([*(each.beneficiary for each in preemptions), *seen]))
+    jobs = {job.job_id: job for job in await scheduler.store.jobs(asked) if job is not None}
+    holding = {}
+    for each in preemptions:
+        beneficiary = jobs.get(each.beneficiary)
+        if beneficiary is None or beneficiary.state is not JobState.WAITING:
+            continue
+        victims = {}
+        for victim in each.victims:
+            job = jobs.get(victim)
+            alive = None if job is None else job.open_instance
+            if alive is not None and alive.instance_id == seen.get(victim):
+                victims[victim] = alive.instance_id
+        holding[each] = victims
+    return holding

@@ -22,16 +22,42 @@ from cook_jupyter.model.limits import (
     Share,
     UserLimits,
 )
+from cook_jupyter.model.resources import Resources
 
 
 class Limits:
-    """Resolves limits from memory; the store holds the truth and is written first."""
+    """Resolves limits from memory; the store holds the truth and is written first.
 
-    def __init__(self, *, default_pool: str, default_shares: Mapping[str, float]) -> None:
+    Args:
+        default_pool: the pool of entries that name none.
+        default_shares: the share of the user `default` where no entry says one.
+        equal_parts: where those say nothing either, everybody's share is an equal part of the pool among
+            those who have jobs in it; False: the whole pool. See `split`.
+    """
+
+    def __init__(
+        self, *, default_pool: str, default_shares: Mapping[str, float], equal_parts: bool = True
+    ) -> None:
         self._default_pool = default_pool
+        self._equal_parts = equal_parts
+        self._parts: dict[str, tuple[Resources, int]] = {}
         self._entries: dict[tuple[str, str, str], dict[LimitName, float]] = {}
         self._fallback_shares = dict(default_shares)
         self._resolved: dict[str, UserLimits] = {}
+
+    @property
+    def splits(self) -> bool:
+        """Whether shares that nobody set depend on what there is: whether `split` does anything."""
+        return not self._fallback_shares
+
+    def split(self, pool: str, whole: Resources, users: int) -> None:
+        """Say what a pool has in all, and how many users have jobs in it."""
+        if not self.splits:
+            return
+        parts = (whole, max(1, users) if self._equal_parts else 1)
+        if self._parts.get(pool) != parts:
+            self._parts[pool] = parts
+            self._resolved.pop(pool, None)
 
     def load(self, entries: Iterable[LimitEntry]) -> None:
         """Take all stored entries, in place of what was known."""
@@ -60,7 +86,9 @@ class Limits:
         scope = self._scope(pool)
         if kind == LimitKind.SHARE:
             unset: Mapping[LimitName, float] = dict.fromkeys(SHARE_NAMES, UNLIMITED) | {
-                name: amount for name, amount in self._fallback_shares.items() if name in SHARE_NAMES
+                name: amount
+                for name, amount in (self._fallback_shares or self._part(scope)).items()
+                if name in SHARE_NAMES
             }
         else:
             unset = UNSET_QUOTA
@@ -108,6 +136,12 @@ class Limits:
             launch_rate_saved=values["launch-rate-saved"],
             launch_rate_per_minute=values["launch-rate-per-minute"],
         )
+
+    def _part(self, pool: str) -> dict[LimitName, float]:
+        """Everybody's part of a pool, of what it has."""
+        whole, users = self._parts.get(pool, (Resources(), 1))
+        amounts = {"cpus": whole.cpus, "mem": whole.mem_mb, "gpus": whole.gpus}
+        return {name: amount / users for name, amount in amounts.items() if amount > 0}
 
     def _scope(self, pool: str) -> str:
         return pool or self._default_pool

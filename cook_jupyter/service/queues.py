@@ -1,162 +1,354 @@
 """The queues of all pools: the scheduler's columns, kept in step with its commits.
 
-Lives here: `Queues`, which follows each changed job into its pool's `QueueIndex` and asks
-`scheduling` for decisions about it. Not here: the decisions themselves.
+Lives here: `Queues`, which follows each changed job into its pool's `QueueIndex` and asks `scheduling` for
+decisions about it; what each pool decides by (`_Pool`). Not here: the decisions themselves, what is done with
+them (`service.cycles`).
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
-from cook_jupyter.model.decisions import Matching, Scaleback
+from cook_jupyter.model.decisions import Matching, Rebalancing, Scaleback
 from cook_jupyter.model.job import Job, JobId, JobState
+from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import DruMode, Pool
-from cook_jupyter.model.resources import Resources
+from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.considerable import QueueFilters, ranked_within
-from cook_jupyter.scheduling.cycle import CycleSettings, ask_of, match_cycle
+from cook_jupyter.scheduling.considerable import (
+    UNLIMITED_QUOTA,
+    QueueFilters,
+    group_usages,
+    ranked_within,
+)
+from cook_jupyter.scheduling.constraints import PoolDefaults
+from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle, placement_of
 from cook_jupyter.scheduling.explain import Facts, reasons
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings, refusal_of
-from cook_jupyter.scheduling.ranking import RankSettings, lazily
+from cook_jupyter.scheduling.matching import MatchSettings
+from cook_jupyter.scheduling.preemption import PreemptionSettings, rebalance
+from cook_jupyter.scheduling.ranking import Order, RankSettings, lazily
+from cook_jupyter.scheduling.rules import Surroundings
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.limits import Limits
+from cook_jupyter.service.placing import Placing
+from cook_jupyter.service.rooms import Rooms
 
 
 class Queues:
-    """One queue index a pool, and what decisions need besides it."""
+    """One queue index a pool, and what decisions need besides it.
+
+    Attributes:
+        placing: the groups, and where jobs may be tried again.
+    """
 
     def __init__(self, pools: Sequence[Pool], limits: Limits, settings: Settings) -> None:
+        self.placing = Placing(settings.placement)
         self._limits = limits
         self._settings = settings
-        self._pools = {pool.name: pool for pool in pools}
-        self._indexes: dict[str, QueueIndex] = defaultdict(QueueIndex)
-        self._scalebacks: dict[str, Scaleback] = {}
-        self._cycle_settings: dict[str, CycleSettings] = {}
+        self._pools = {pool.name: _Pool(pool, settings) for pool in pools}
+        self._tried: dict[PoolName, dict[JobId, Job]] = defaultdict(dict)  # wait, and failed somewhere
+        self.offensive: dict[JobId, None] = {}  # wait, and are larger than any job may be; in order
+
+    # --- following commits
 
     def load(self, jobs: Sequence[Job]) -> None:
         """Take in jobs that the store holds, at a restart: many at once."""
-        waiting: dict[str, list[Job]] = defaultdict(list)
+        waiting: dict[PoolName, list[QueuedJob]] = defaultdict(list)
         for job in jobs:
-            if job.state is JobState.WAITING:
-                waiting[job.spec.pool].append(job)
+            if job.state is JobState.WAITING and job.job_id not in self._of(job.spec.pool).index:
+                waiting[job.spec.pool].append(self._queued(job))
             else:
                 self.changed(job)
-        for pool, some in waiting.items():
-            self._indexes[pool].add_many([QueuedJob.of(job.spec, job.seq) for job in some])
+        for name, some in waiting.items():
+            self._of(name).index.add_many(some)
 
     def changed(self, job: Job) -> None:
         """Bring the job's queue up to what the job is now.
 
         A killed job whose task still runs stays in as running: it holds room.
         """
-        index = self._indexes[job.spec.pool]
+        pool = self._of(job.spec.pool)
+        index = pool.index
         known = job.job_id in index
         alive = job.open_instance
+        if job.state is not JobState.WAITING:
+            if pool.reservations:
+                pool.reservations.pop(job.job_id, None)
+            if self.offensive:
+                self.offensive.pop(job.job_id, None)
         if alive is not None:
             if not known:
-                index.add(QueuedJob.of(job.spec, job.seq))
+                index.add(self._queued(job))
             if index.is_waiting(job.job_id):
                 index.start(job.job_id, alive.started_ms, alive.host)
         elif job.state is JobState.WAITING:
             if not known:
-                index.add(QueuedJob.of(job.spec, job.seq))
+                index.add(self._queued(job))
             elif index.is_running(job.job_id):
-                index.wait_again(job.job_id)
+                index.wait_again(job.job_id, particulars=self._queued(job).particulars)
         elif known:
             index.end(job.job_id)
 
-    def ranked(self, pool: str, limit: int) -> Sequence[JobId]:
-        """Return the first waiting jobs of a pool in launch order, those that quotas let start."""
-        index = self._indexes[pool]
-        ranked = lazily(index, self._limits.of_pool(pool), self._settings_of(pool).rank)
-        allowed = ranked_within(ranked, index, self._filters())
-        return index.ids(job.row for job in islice(allowed, limit))
+    def see_capacity(self, pool: PoolName, capacity: Sequence[Offer]) -> None:
+        """Learn what hosts a pool has; where others are there than before, jobs may be tried again there."""
+        state = self._of(pool)
+        if not state.rooms.see_capacity(capacity):
+            return
+        for job_id in list(self._tried[pool]):
+            if not state.index.is_waiting(job_id):
+                del self._tried[pool][job_id]
+                continue
+            state.index.end(job_id)
+            state.index.add(self._queued(self._tried[pool][job_id]))
 
-    def might_start(self, pool: str, offers: Sequence[Offer]) -> bool:
+    def _queued(self, job: Job) -> QueuedJob:
+        """What the queue is to know of a job."""
+        spec, settings = job.spec, self._settings
+        too_large = spec.cpus > settings.max_cpus or spec.mem_mb > settings.max_mem_mb
+        if too_large and job.state is JobState.WAITING:
+            self.offensive[job.job_id] = None
+        if not job.instances and spec.group is None and spec.expected_runtime_ms is None:
+            return QueuedJob.of(spec, job.seq)
+        pool = self._of(spec.pool)
+        if job.instances and job.state is JobState.WAITING:
+            self._tried[spec.pool][job.job_id] = job
+        own = self.placing.particulars(job, pool.defaults, pool.rooms.names, pool.rooms.locations)
+        return QueuedJob.of(spec, job.seq, own)
+
+    # --- decisions
+
+    def might_start(self, pool: PoolName, offers: Sequence[Offer]) -> bool:
         """Tell whether some waiting job could be small enough for some host: if not, why look."""
-        cpus, mem_mb = self._indexes[pool].least
+        cpus, mem_mb = self._of(pool).index.least
         return any(offer.room.cpus >= cpus and offer.room.mem_mb >= mem_mb for offer in offers)
 
-    def match(self, pool: str, offers: Sequence[Offer], capacity: Sequence[Offer]) -> Matching:
+    def match(
+        self,
+        pool: PoolName,
+        offers: Sequence[Offer],
+        *,
+        now_ms: int,
+        tokens: Mapping[str, float] | None = None,
+        accepts: Callable[[JobId], bool] | None = None,
+        indebted: frozenset[str] = frozenset(),
+    ) -> Matching:
         """Decide which waiting jobs of a pool start where now.
 
-        What is larger than the largest host is left out. It can never start; and a host that launches
-        ahead offers more room than it has.
+        Args:
+            pool: which; its capacity has been seen.
+            offers: the room there is now.
+            now_ms: the time.
+            tokens: how many jobs users may start now; who is not named is not limited.
+            accepts: the launch filter.
+            indebted: clusters that may not be sent more now.
         """
+        state = self._of(pool)
         matching = match_cycle(
-            self._indexes[pool],
-            offers,
-            self._limits.of_pool(pool),
-            settings=self._settings_of(pool),
-            scaleback=self._scalebacks.get(pool),
-            filters=self._filters([offer.room for offer in capacity if offer.pool == pool]),
+            state.index,
+            state.rooms.hosts(offers),
+            self.limits_of(pool),
+            settings=state.cycle,
+            scaleback=state.scaleback,
+            filters=replace(self._filters(state), tokens=tokens, accepts=accepts),
+            surroundings=self._surroundings(state, now_ms),
+            indebted=indebted,
         )
-        self._scalebacks[pool] = matching.scaleback
+        state.scaleback = matching.scaleback
+        state.held = matching.rate_limited
         return matching
 
+    def rebalance(
+        self, pool: PoolName, offers: Sequence[Offer], settings: PreemptionSettings, *, now_ms: int
+    ) -> Rebalancing:
+        """Decide which running tasks of a pool give way to which waiting jobs. Changes nothing."""
+        state = self._of(pool)
+        return rebalance(
+            state.index,
+            state.rooms.hosts(offers),
+            self.limits_of(pool),
+            settings=replace(settings, mode=state.pool.dru_mode, defaults=state.defaults),
+            rank=state.cycle.rank,
+            filters=self._filters(state),
+            surroundings=replace(self._surroundings(state, now_ms), attributes=state.rooms.attributes),
+            clusters={offer.host: offer.cluster for offer in state.rooms.capacity},
+        )
+
+    def reserve(self, pool: PoolName, reservations: Mapping[JobId, str]) -> None:
+        """Keep hosts for jobs until those start or end; in place of what was kept before."""
+        if self._settings.rebalancer.reservations == "shared":
+            for state in self._pools.values():
+                state.reservations = {}
+        self._of(pool).reservations = dict(reservations)
+
+    def reservations(self, pool: PoolName) -> Mapping[JobId, str]:
+        """Return which hosts of a pool are kept for which jobs."""
+        return self._of(pool).reservations
+
+    # --- questions
+
+    def ranked(self, pool: PoolName, limit: int) -> Sequence[JobId]:
+        """Return the first waiting jobs of a pool in launch order, those that quotas let start."""
+        state = self._of(pool)
+        ranked = lazily(state.index, self.limits_of(pool), state.cycle.rank)
+        allowed = ranked_within(ranked, state.index, self._filters(state, fitting=False))
+        return state.index.ids(job.row for job in islice(allowed, limit))
+
     def why(
-        self, job: Job, *, attempts: int, offers: Sequence[Offer], capacity: Sequence[Offer]
+        self,
+        job: Job,
+        *,
+        attempts: int,
+        offers: Sequence[Offer],
+        now_ms: int,
+        rate_enforced: bool = False,
+        deferred: tuple[str, str] | None = None,
     ) -> Sequence[WaitReason]:
         """Say why a job has not started: all that holds now, in Cook's order.
 
         Args:
-            job: of one of the pools.
+            job: of one of the pools, whose capacity has been seen.
             attempts: how many it has used up.
-            offers: the room there is now; hosts of other pools are left out here.
-            capacity: every host as if it were empty.
+            offers: the room there is now in the pool.
+            now_ms: the time.
+            rate_enforced: whether launch rates hold jobs back.
+            deferred: name and message of the launch filter that holds it back, if one does.
         """
-        pool = job.spec.pool
-        index = self._indexes[pool]
+        state = self._of(job.spec.pool)
         placement = None
-        if index.is_waiting(job.job_id):
-            placement = refusal_of(
-                ask_of(index, index.row_of(job.job_id)),
-                Hosts([offer for offer in offers if offer.pool == pool]),
-                settings=self._settings_of(pool).match,
+        if state.index.is_waiting(job.job_id):
+            placement = placement_of(
+                state.index,
+                job.job_id,
+                state.rooms.hosts(offers),
+                settings=state.cycle.match,
+                surroundings=self._surroundings(state, now_ms),
             )
         facts = Facts(
             attempts=attempts,
+            held=state.held.get(job.spec.user, 0) if rate_enforced else None,
+            deferred=deferred,
             placement=placement,
-            capacity=[offer for offer in capacity if offer.pool == pool],
+            capacity=state.rooms.capacity,
         )
-        return reasons(job, index, self._limits.of_pool(pool), facts)
+        return reasons(job, state.index, self.limits_of(job.spec.pool), facts)
+
+    def index(self, pool: PoolName) -> QueueIndex:
+        """Return the columns of a pool, to be read."""
+        return self._of(pool).index
+
+    def limits_of(self, pool: PoolName) -> UserLimits:
+        """Return the shares and quotas in force in a pool at this moment."""
+        state = self._of(pool)
+        if self._limits.splits:
+            users = len(state.index.users()) if state.index.user_count > 1 else 1
+            self._limits.split(pool, state.rooms.whole, users)
+        return self._limits.of_pool(pool)
+
+    def is_waiting(self, pool: PoolName, job_id: JobId) -> bool:
+        """Tell whether the job waits in the pool."""
+        return self._of(pool).index.is_waiting(job_id)
 
     def users(self) -> set[str]:
         """Return everybody who has a task in some pool."""
-        return {user for index in self._indexes.values() for user in index.users()}
+        return {user for pool in self._pools.values() for user in pool.index.users()}
 
-    def waiting_count(self, user: str | None = None, pool: str | None = None) -> int:
+    def waiting_count(self, user: str | None = None, pool: PoolName | None = None) -> int:
         """Return how many jobs wait: of a user, of a pool, or of all."""
-        indexes = self._indexes.values() if pool is None else [self._indexes[pool]]
+        pools = self._pools.values() if pool is None else [self._of(pool)]
         if user is None:
-            return sum(index.waiting_count for index in indexes)
-        return sum(index.waiting_of(user) for index in indexes)
+            return sum(each.index.waiting_count for each in pools)
+        return sum(each.index.waiting_of(user) for each in pools)
 
-    def pool_waiting(self, pool: str) -> int:
+    def pool_waiting(self, pool: PoolName) -> int:
         """Return how many jobs wait in a pool."""
-        return self._indexes[pool].waiting_count
+        return self._of(pool).index.waiting_count
 
-    def _settings_of(self, pool: str) -> CycleSettings:
-        found = self._cycle_settings.get(pool)
-        if found is None:
-            settings = self._settings
-            mode = self._pools[pool].dru_mode if pool in self._pools else DruMode.DEFAULT
-            found = self._cycle_settings[pool] = CycleSettings(
-                rank=RankSettings(mode=mode, max_over_quota_jobs=settings.max_over_quota_jobs),
-                match=MatchSettings(good_enough=settings.good_enough),
-                max_considered=settings.max_considered,
-                scaleback=settings.scaleback,
-            )
-        return found
+    # --- what decisions are made by
 
-    def _filters(self, hosts: Sequence[Resources] = ()) -> QueueFilters:
-        settings = self._settings
-        return QueueFilters(
-            max_cpus=min(settings.max_cpus, max((host.cpus for host in hosts), default=settings.max_cpus)),
-            max_mem_mb=min(
-                settings.max_mem_mb, max((host.mem_mb for host in hosts), default=settings.max_mem_mb)
-            ),
+    def _of(self, name: PoolName) -> "_Pool":
+        pool = self._pools.get(name)
+        if pool is None:  # it was taken out of the settings; its jobs are still there
+            pool = self._pools[name] = _Pool(Pool(name=name, active=False), self._settings)
+        return pool
+
+    def _surroundings(self, pool: "_Pool", now_ms: int) -> Surroundings:
+        groups = self.placing.placements
+        return Surroundings(
+            reservations=pool.reservations,
+            groups=groups,
+            attributes=pool.rooms.attributes if groups else {},
+            now_ms=now_ms,
         )
+
+    def _filters(self, pool: "_Pool", *, fitting: bool = True) -> QueueFilters:
+        """What keeps jobs out of the queue.
+
+        With `fitting`, also what is larger than the largest host. It can never start; and a host that
+        launches ahead offers more room than it has.
+        """
+        settings, largest = self._settings, pool.rooms.largest
+        known = fitting and bool(pool.rooms.capacity)
+        group_usage = Usage()
+        group_quota = UNLIMITED_QUOTA
+        if pool.group is not None and pool.group_quota.limits_usage:
+            members = [each for each in self._pools.values() if each.group == pool.group]
+            used = {each.pool.name: each.index.pool_usage() for each in members}
+            group_usage = group_usages(settings.quota_groups, used).get(pool.group, Usage())
+            if settings.group_quota_when_idle or group_usage.count:
+                group_quota = pool.group_quota
+        return QueueFilters(
+            pool_quota=pool.quota,
+            group_quota=group_quota,
+            group_usage=group_usage,
+            max_cpus=min(settings.max_cpus, largest.cpus) if known else settings.max_cpus,
+            max_mem_mb=min(settings.max_mem_mb, largest.mem_mb) if known else settings.max_mem_mb,
+        )
+
+
+class _Pool:
+    """One pool: its queue, its hosts, and what it decides by."""
+
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        self.pool = pool
+        self.index = QueueIndex()
+        self.rooms = Rooms()
+        self.scaleback: Scaleback | None = None
+        self.held: Mapping[str, int] = {}  # jobs of users that the launch rate held back in the last cycle
+        self.reservations: dict[JobId, str] = {}
+        self.group = settings.quota_groups.get(pool.name)
+        self.quota = _quota_of(settings, pool.name)
+        self.group_quota = UNLIMITED_QUOTA if self.group is None else _quota_of(settings, self.group)
+        placement = settings.placement
+        completion = placement.completion
+        self.defaults = PoolDefaults(
+            novel_host=placement.avoid_failed_hosts != "never",
+            max_tasks_per_host=placement.max_tasks_per_host,
+        )
+        if completion is not None:
+            self.defaults = replace(
+                self.defaults,
+                host_lifetime_ms=completion.host_lifetime_ms,
+                host_start_grace_ms=completion.grace_ms,
+                expected_runtime_multiplier=completion.expected_runtime_multiplier,
+            )
+        self.cycle = CycleSettings(
+            rank=RankSettings(
+                order=Order(settings.order),
+                mode=pool.dru_mode,
+                max_over_quota_jobs=settings.max_over_quota_jobs,
+            ),
+            match=MatchSettings(good_enough=settings.good_enough, defaults=self.defaults),
+            max_considered=settings.max_considered,
+            scaleback=settings.scaleback,
+        )
+
+
+def _quota_of(settings: Settings, name: str) -> Quota:
+    """The quota of a pool, or of a quota group: of the first entry that finds its name."""
+    for quota in settings.pool_quotas:
+        if re.search(quota.pool_regex, name):
+            return Quota(count=quota.count, cpus=quota.cpus, mem_mb=quota.mem, gpus=quota.gpus)
+    return UNLIMITED_QUOTA

@@ -4,36 +4,44 @@ Lives here: `alive`. Not here: which store and clusters (`service.embedded`), HT
 """
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from cook_jupyter.clusters.base import ComputeCluster
-from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Home, Settings
-from cook_jupyter.service.cycles import kill_loop, match_loop, tick_loop
+from cook_jupyter.service.loops import LOOPS, supervised
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.updates import Updates
 from cook_jupyter.store.base import Store
 
-log = logging.getLogger(__name__)
-
-RESTART_PAUSE_S = 1.0
-
 
 @asynccontextmanager
 async def alive(
-    store: Store, clusters: Sequence[ComputeCluster], settings: Settings, home: Home, clock: Clock
+    store: Store,
+    clusters: Sequence[ComputeCluster],
+    settings: Settings,
+    home: Home,
+    clock: Clock,
+    *,
+    by_hand: bool = False,
 ) -> AsyncIterator[Scheduler]:
-    """Open the store, recover, start the clusters and the loops; end them all on exit."""
+    """Open the store, recover, start the clusters and the loops; end them all on exit.
+
+    Args:
+        store: where jobs live.
+        clusters: where they run.
+        settings: what the operator said.
+        home: where files are.
+        clock: the time.
+        by_hand: no loop runs: somebody (a simulator, a test) calls each step when it is due.
+    """
     await store.open()
     try:
         scheduler = Scheduler(
             store=store,
             clusters=clusters,
-            settings=_with_shares(settings, clusters),
+            settings=settings,
             clock=clock,
             blobs=home.blobs,
         )
@@ -44,14 +52,12 @@ async def alive(
             open_there = open_instances.pop(cluster.name, [])
             launches = [scheduler.launch_of(spec, instance) for spec, instance in open_there]
             await cluster.start(updates, launches)
-            await scheduler.repeat_kills()
+            await scheduler.kills.repeat()
             scheduler.wake.set()
 
         async with asyncio.TaskGroup() as tasks:
             starting = [tasks.create_task(start_cluster(cluster)) for cluster in clusters]
-            loops = [
-                tasks.create_task(_supervised(loop, scheduler)) for loop in (match_loop, tick_loop, kill_loop)
-            ]
+            loops = [] if by_hand else [tasks.create_task(supervised(loop, scheduler)) for loop in LOOPS]
             try:
                 yield scheduler
             finally:
@@ -67,26 +73,3 @@ async def alive(
         ].__cause__
     finally:
         await store.close()
-
-
-async def _supervised(loop: Callable[[Scheduler], Awaitable[None]], scheduler: Scheduler) -> None:
-    """Run a loop for ever; what it dies of is recorded, and it begins again."""
-    while True:
-        try:
-            await loop(scheduler)
-        except Exception:
-            log.exception("%s died; it begins again in %s s", loop.__name__, RESTART_PAUSE_S)
-            await asyncio.sleep(RESTART_PAUSE_S)
-
-
-def _with_shares(settings: Settings, clusters: Sequence[ComputeCluster]) -> Settings:
-    """Where nothing else is said, everybody's share is the whole of what there is.
-
-    DRU then reads as the fraction of the cluster that a user holds.
-    """
-    if settings.default_shares:
-        return settings
-    hosts = {(offer.cluster, offer.host): offer.room for cluster in clusters for offer in cluster.capacity()}
-    total = sum(hosts.values(), Resources())
-    amounts = {"cpus": total.cpus, "mem": total.mem_mb, "gpus": total.gpus}
-    return replace(settings, default_shares={name: a for name, a in amounts.items() if a > 0})

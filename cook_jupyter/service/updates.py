@@ -23,6 +23,8 @@ class Updates:
     async def report(self, updates: Sequence[StatusUpdate]) -> None:
         """Commit updates, and kill what should not be alive. Returns when it is done."""
         verdicts = await self._scheduler.store.report(updates)
+        if self._scheduler.kills:  # ends that were settled before are not news to the store
+            self._scheduler.kills.heard(update.instance_id for update in updates if update.state.is_final)
         unwanted = [
             update.instance_id
             for update, verdict in zip(updates, verdicts, strict=True)

@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from cook_jupyter.service.config import QueueLimit, Settings
+from cook_jupyter.service.config import Settings
+from cook_jupyter.service.policies import QueueLimit
 from tests.api.served import POOLS, Served, a_request, serving
 
 

@@ -1,0 +1,124 @@
+"""Who may submit what: what is checked of a submission against the present state.
+
+Lives here: pools that take jobs, quotas of single jobs, how many jobs may wait, and the pool mover.
+Not here: checks that need no state (`api`, `wire`), the quota of all that runs (`scheduling`).
+
+Source: the fair-share specification, sections 4, 8 and 9; the texts are Cook's.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import UUID
+
+from cook_jupyter.errors import InvalidRequest, QuotaExceeded
+from cook_jupyter.model.job import JobId, JobSpec
+from cook_jupyter.service.config import Settings
+from cook_jupyter.service.limits import Limits
+from cook_jupyter.service.queues import Queues
+from cook_jupyter.service.rates import Rates
+
+
+class Admission:
+    """Checks submissions to one scheduler."""
+
+    def __init__(self, settings: Settings, limits: Limits, queues: Queues, rates: Rates) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._queues = queues
+        self._rates = rates
+        self._pools = {pool.name: pool for pool in settings.pools}
+        self._moves = {move.pool: move for move in settings.pool_moves}
+
+    def admit(self, specs: Sequence[JobSpec], now_ms: int) -> Sequence[JobSpec]:
+        """Return the jobs as they are to be submitted: in the pools they are to run in.
+
+        Raises:
+            InvalidRequest: a pool that is not there or takes no jobs; a user who submits too fast.
+            QuotaExceeded: a job alone is above its user's quota, or too many jobs wait.
+        """
+        for name in {spec.pool for spec in specs}:
+            self._require_pool(name)
+        for user in sorted({spec.user for spec in specs}):
+            self._rates.require_slow_enough(user, now_ms)
+        if self._moves:
+            specs = [self._moved(spec) for spec in specs]
+        self._require_within_quota(specs)
+        self._require_within_queue_limit(specs)
+        return specs
+
+    def admitted(self, specs: Sequence[JobSpec], now_ms: int) -> None:
+        """Learn that jobs were submitted."""
+        for user, number in Counter(spec.user for spec in specs).items():
+            self._rates.submitted(user, number, now_ms)
+
+    def _moved(self, spec: JobSpec) -> JobSpec:
+        move = self._moves.get(spec.pool)
+        if move is None or not moves(spec.job_id, move.users.get(spec.user, 0.0)):
+            return spec
+        return replace(spec, pool=move.destination, submit_pool=spec.submit_pool or spec.pool)
+
+    def _require_pool(self, name: str) -> None:
+        """Refuse a pool that is not there or takes no jobs."""
+        pool = self._pools.get(name)
+        if pool is None:
+            raise InvalidRequest(f"{name} is not a valid pool name.")
+        if not pool.active:
+            raise InvalidRequest(f"{name} is not accepting job submissions.")
+
+    def _require_within_quota(self, specs: Sequence[JobSpec]) -> None:
+        """Refuse jobs of which one alone is above its user's quota."""
+        findings = []
+        for user, pool in {(spec.user, spec.pool) for spec in specs}:
+            quota = self._limits.quota(user, pool)
+            if quota.count <= 0:
+                findings.append(f"User {user} has a quota of 0 jobs in pool {pool}")
+            if not quota.limits_usage:
+                continue
+            for spec in specs:
+                if (spec.user, spec.pool) != (user, pool):
+                    continue
+                asked = (("cpus", spec.cpus, quota.cpus), ("mem", spec.mem_mb, quota.mem_mb))
+                findings.extend(
+                    f"Job {spec.job_id} exceeds quota for {name}: {amount} > {limit}"
+                    for name, amount, limit in (*asked, ("gpus", float(spec.gpus), quota.gpus))
+                    if amount > limit
+                )
+        if findings:
+            raise QuotaExceeded("\n".join(findings))
+
+    def _require_within_queue_limit(self, specs: Sequence[JobSpec]) -> None:
+        """Refuse more jobs than may wait."""
+        if not self._settings.queue_limits:
+            return
+        new: dict[tuple[str, str], int] = defaultdict(int)
+        for spec in specs:
+            new[(spec.user, spec.pool)] += 1
+        for (user, pool), number in new.items():
+            limit = next(
+                (each for each in self._settings.queue_limits if re.search(each.pool_regex, pool)), None
+            )
+            if limit is None:
+                continue
+            crowded = self._queues.pool_waiting(pool) > limit.pool_global_threshold
+            most = limit.user_limit_constrained if crowded else limit.user_limit_normal
+            waiting = self._queues.waiting_count(user, pool)
+            if waiting + number > most:
+                raise QuotaExceeded(
+                    f"User has too many jobs queued in pool {pool}: {waiting} wait,"
+                    f" {number} more were sent, {most} may wait"
+                )
+
+
+def moves(job_id: JobId, portion: float) -> bool:
+    """Tell whether a job is among that portion of its user's jobs; the same job always is, or is not."""
+    return portion > 0 and hash_of(job_id) % 100 < 100 * portion
+
+
+def hash_of(job_id: JobId) -> int:
+    """Return the number of 32 bits that Java makes of a uuid, with its sign."""
+    number = UUID(job_id).int
+    folded = (number >> 64) ^ number
+    folded = ((folded >> 32) ^ folded) & 0xFFFFFFFF
+    return folded - (1 << 32) if folded >> 31 else folded

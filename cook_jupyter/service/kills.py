@@ -1,0 +1,76 @@
+"""Kills: sent, and remembered until the end of what was killed is heard.
+
+Lives here: `Kills`, which keeps a kill from overtaking its launch and repeats those that a cluster may have
+lost. Not here: why anything is killed (`service.scheduler`, `service.cycles`, `service.maintenance`).
+"""
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+
+from cook_jupyter.clusters.base import ComputeCluster
+from cook_jupyter.model.instance import InstanceId
+
+_MOST_TIMES = 20  # a cluster that has not told of a settled end by then does not know the instance
+
+
+class Kills:
+    """The kills of one scheduler's clusters."""
+
+    def __init__(self, clusters: Mapping[str, ComputeCluster]) -> None:
+        self._clusters = clusters
+        self._launching: set[InstanceId] = set()
+        self._wishes: dict[InstanceId, int] = {}  # asked for, end not yet heard -> how often it was sent
+        self._settled: set[InstanceId] = set()  # of those, whose end is committed already
+
+    def __contains__(self, instance_id: InstanceId) -> bool:
+        """Tell whether an end is waited for."""
+        return instance_id in self._wishes
+
+    def __bool__(self) -> bool:
+        return bool(self._wishes)
+
+    async def send(self, instance_ids: Iterable[InstanceId], *, settled: bool = False) -> None:
+        """Kill instances. Where the launch is still on its way the kill waits for it: see `launched`.
+
+        Args:
+            instance_ids: whom.
+            settled: their ends are committed already, so a cluster that knows them no more keeps silent.
+        """
+        wished = set(instance_ids)
+        for instance_id in wished:
+            self._wishes.setdefault(instance_id, 0)
+        if settled:
+            self._settled |= wished
+        await self._send(wished - self._launching)
+
+    async def repeat(self) -> None:
+        """Send again every kill whose end was not heard: clusters may have lost it."""
+        self.heard([one for one in self._settled if self._wishes.get(one, 0) >= _MOST_TIMES])
+        await self._send(self._wishes.keys() - self._launching)
+
+    def wish(self, instance_id: InstanceId) -> None:
+        """Note a kill that is to be sent with the next `repeat`."""
+        self._wishes.setdefault(instance_id, 0)
+
+    def heard(self, instance_ids: Iterable[InstanceId]) -> None:
+        """Learn that instances have ended."""
+        for instance_id in instance_ids:
+            self._wishes.pop(instance_id, None)
+            self._settled.discard(instance_id)
+
+    def launching(self, instance_ids: Iterable[InstanceId]) -> None:
+        """Note that launches of these are about to be committed."""
+        self._launching.update(instance_ids)
+
+    async def launched(self, instance_ids: Iterable[InstanceId]) -> None:
+        """Note that launches were sent, and send the kills that had to wait for them."""
+        sent = set(instance_ids)
+        self._launching -= sent
+        await self._send(self._wishes.keys() & sent)
+
+    async def _send(self, instance_ids: AbstractSet[InstanceId]) -> None:
+        if instance_ids:
+            for instance_id in instance_ids:
+                self._wishes[instance_id] += 1
+            for cluster in self._clusters.values():
+                await cluster.kill(sorted(instance_ids))

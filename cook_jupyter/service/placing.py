@@ -1,0 +1,73 @@
+"""What bears on where each waiting job may go, besides room: its history and its group.
+
+Lives here: `Placing`, which knows the groups, and where a job may be tried again.
+Not here: what follows from a job's life (`scheduling.particulars`), the constraints themselves
+(`scheduling.constraints`).
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+from cook_jupyter.model.job import Group, GroupId, Job
+from cook_jupyter.scheduling.constraints import GroupPlacement, Particulars, PlacementKind, PoolDefaults
+from cook_jupyter.scheduling.particulars import particulars_of, placement_of, previous_hosts
+from cook_jupyter.service.policies import PlacementSettings
+
+
+class Placing:
+    """The groups that matter, and what single jobs demand of their hosts.
+
+    Attributes:
+        placements: how groups want to be placed, of those that care.
+        groups: those that want their stragglers handled.
+    """
+
+    def __init__(self, settings: PlacementSettings) -> None:
+        self._policy = settings.avoid_failed_hosts
+        self._known: set[GroupId] = set()
+        self.placements: dict[GroupId, GroupPlacement] = {}
+        self.groups: dict[GroupId, Group] = {}
+
+    def unknown(self, group_ids: Iterable[GroupId]) -> list[GroupId]:
+        """Return those that nobody has told of."""
+        return [group_id for group_id in group_ids if group_id not in self._known]
+
+    def learn(self, groups: Iterable[Group]) -> list[GroupId]:
+        """Take groups in before jobs of theirs come; returns those that are new."""
+        new = []
+        for group in groups:
+            if group.group_id in self._known:
+                continue
+            new.append(group.group_id)
+            self._known.add(group.group_id)
+            placement = placement_of(group)
+            if placement.kind is not PlacementKind.ALL:
+                self.placements[group.group_id] = placement
+            if group.straggler_handling.get("type", "none") != "none":
+                self.groups[group.group_id] = group
+        return new
+
+    def forget(self, group_ids: Iterable[GroupId]) -> None:
+        """Drop groups that were not created after all."""
+        for group_id in group_ids:
+            self._known.discard(group_id)
+            self.placements.pop(group_id, None)
+            self.groups.pop(group_id, None)
+
+    def particulars(
+        self, job: Job, defaults: PoolDefaults, hosts: Collection[str], locations: Mapping[str, str]
+    ) -> Particulars:
+        """Return what this job alone demands of its host.
+
+        Args:
+            job: which waits.
+            defaults: what its pool says of all jobs.
+            hosts: all hosts of its pool. A job that failed on each of them is tried again on any, unless the
+                settings say that none is ever tried twice.
+            locations: cluster -> where it is.
+        """
+        if job.instances and self._policy == "while_others":
+            tried = previous_hosts(job.instances)
+            if tried and tried.issuperset(hosts):
+                defaults = replace(defaults, novel_host=False)
+        return particulars_of(job, defaults, location_of=locations.get, placed_groups=self.placements.keys())

@@ -1,0 +1,88 @@
+"""The rebalancer's parameters: from the settings, changed while the scheduler runs, and kept.
+
+Lives here: `Rebalancer`. Not here: whose tasks give way (`scheduling.preemption`), the cycle
+(`service.cycles`).
+
+As in Cook the parameters live in the database: what an operator sets there goes before the settings file.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.instance import InstanceId
+from cook_jupyter.model.job import JobId
+from cook_jupyter.model.pool import PoolName
+from cook_jupyter.scheduling.preemption import PreemptionSettings
+from cook_jupyter.service.policies import RebalancerSettings
+from cook_jupyter.store.base import Store
+
+PARAMETERS: Final = ("safe_dru_threshold", "min_dru_diff", "max_preemption")
+_KEY: Final = "rebalancer"
+
+
+class Rebalancer:
+    """How tasks give way at this moment.
+
+    Attributes:
+        settings: what is in force.
+        waited_for: beneficiary -> instances that were stopped for it and whose end was not heard when it was
+            last looked at. Their room is as good as there: nobody else is stopped for that job.
+    """
+
+    def __init__(self, settings: RebalancerSettings) -> None:
+        self.settings = settings
+        self.waited_for: dict[JobId, set[InstanceId]] = {}
+
+    async def load(self, store: Store) -> None:
+        """Take the parameters that were set while an earlier scheduler ran."""
+        kept = await store.recall(_KEY)
+        if kept is not None:
+            self.settings = replace(self.settings, **json.loads(kept))
+
+    async def change(self, store: Store, parameters: Mapping[str, float | None]) -> None:
+        """Set some parameters for now and for later; None switches preemption off.
+
+        Raises:
+            InvalidRequest: there is no such parameter, or it cannot have that value.
+        """
+        unknown = sorted(set(parameters) - set(PARAMETERS))
+        if unknown:
+            raise InvalidRequest(
+                f"the rebalancer has no parameter {', '.join(unknown)}; it has {', '.join(PARAMETERS)}"
+            )
+        for name, value in parameters.items():
+            if value is not None and not value >= 0:
+                raise InvalidRequest(f"{name} is a number from 0 on, or null, not {value}")
+        kept: dict[str, Any] = {name: getattr(self.settings, name) for name in PARAMETERS}
+        kept |= parameters
+        if kept["max_preemption"] is not None:
+            kept["max_preemption"] = int(kept["max_preemption"])
+        await store.remember(_KEY, json.dumps(kept))
+        self.settings = replace(self.settings, **kept)
+
+    def looks_at(self, pool: PoolName) -> bool:
+        """Tell whether tasks of a pool may be preempted at all."""
+        settings = self.settings
+        known = None not in (settings.safe_dru_threshold, settings.min_dru_diff, settings.max_preemption)
+        return settings.enabled and known and re.search(settings.pool_regex, pool) is not None
+
+    def preemption(self) -> PreemptionSettings:
+        """Return how tasks give way, for a pool that is looked at."""
+        settings = self.settings
+        return PreemptionSettings(
+            safe_dru_threshold=settings.safe_dru_threshold or 0.0,
+            min_dru_diff=settings.min_dru_diff or 0.0,
+            max_preemption=settings.max_preemption or 0,
+            shortest_prefix=settings.shortest_prefix,
+            drop_unneeded=settings.drop_unneeded,
+            least_work_lost=settings.least_work_lost,
+            gpu_pools=settings.gpu_pools,
+            freed_gpus_count=settings.freed_gpus_count,
+            spare_hosts_known=settings.spare_hosts_known,
+            groups_apart=settings.groups_apart,
+            reserve_from=settings.reserve_from,
+        )

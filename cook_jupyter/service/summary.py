@@ -1,0 +1,56 @@
+"""Who waits and runs how much, beside their shares, and what there is: the body of /v1/summary.
+
+Lives here: adding it up. Not here: the numbers' homes (`service.scheduler`, `service.queues`).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.service.limits import Limits
+from cook_jupyter.service.queues import Queues
+from cook_jupyter.service.running import RunningRow
+
+
+def summary_of(
+    rows: Iterable[RunningRow], queues: Queues, limits: Limits, capacity: Sequence[Offer], pool: str
+) -> dict[str, Any]:
+    """Return the summary; DRU and shares are those of `pool`."""
+    total, used = Resources(), Resources()
+    for room in {offer.host: offer.room + offer.running for offer in capacity}.values():
+        total += room
+    held: dict[str, Resources] = defaultdict(Resources)
+    count: dict[str, int] = defaultdict(int)
+    for row in rows:
+        amount = Resources(cpus=row.cpus, mem_mb=row.mem_mb, gpus=row.gpus)
+        held[row.user] += amount
+        count[row.user] += 1
+        used += amount
+    users = []
+    for user in sorted(set(held) | set(queues.users())):
+        share = limits.share(user, pool)
+        users.append(
+            {
+                "user": user,
+                "waiting": queues.waiting_count(user),
+                "running": count[user],
+                "cpus": held[user].cpus,
+                "mem": held[user].mem_mb,
+                "dru": max(held[user].cpus / share.cpus, held[user].mem_mb / share.mem_mb),
+                "share_cpus": share.cpus,
+            }
+        )
+    return {
+        "waiting": queues.waiting_count(None),
+        "running": sum(count.values()),
+        "users": users,
+        "capacity": {
+            "cpus": total.cpus,
+            "mem": total.mem_mb,
+            "gpus": total.gpus,
+            "hosts": len({offer.host for offer in capacity}),
+        },
+        "used": {"cpus": used.cpus, "mem": used.mem_mb, "gpus": used.gpus},
+    }
