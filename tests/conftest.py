@@ -15,6 +15,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.golden.cases import counted
+
 
 def missing_part(reason: str) -> NoReturn:
     """End a test whose part (a browser, a cgroup, root) this machine does not have.
@@ -28,6 +30,19 @@ def missing_part(reason: str) -> NoReturn:
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         pytest.fail(f"missing in CI: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how many of Cook's golden cases were run and passed."""
+    reports = [
+        (report.nodeid, outcome == "passed")
+        for outcome in ("passed", "failed", "error")
+        for report in terminalreporter.getreports(outcome)
+        if "golden_case" in getattr(report, "keywords", ()) and (report.when == "call" or outcome != "passed")
+    ]
+    if reports:
+        passed, run = counted(reports)
+        terminalreporter.write_line(f"golden cases: {passed} of {run} passed")
 
 
 @pytest.fixture(scope="session", autouse=True)

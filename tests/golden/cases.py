@@ -1,6 +1,10 @@
-"""Golden cases: what Cook decides, one JSON file per topic."""
+"""Golden cases: what Cook decides, one JSON file per topic.
+
+Every case that a test takes is counted; the run tells at its end how many passed (`tests/conftest.py`).
+"""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,14 +12,40 @@ from typing import Any
 import pytest
 
 Case = dict[str, Any]
+HOME = Path(__file__).parent
+ID = re.compile(r"\b[a-z]+-\d+\b")
+taken: set[str] = set()  # ids of the cases that some test takes
 
 
 def cases(topic: str, *, ops: Iterable[str] = ()) -> list[Any]:
     """The cases of a topic (of these `op`s, if any are named), each under its id and title."""
-    found: list[Case] = json.loads((Path(__file__).parent / f"{topic}.json").read_text())["cases"]
+    found = in_file(topic)
     wanted = frozenset(ops)
     chosen = [case for case in found if not wanted or case["input"].get("op") in wanted]
     assert chosen, f"no golden cases for {topic} {sorted(wanted)}"
+    taken.update(case["id"] for case in chosen)
     return [
-        pytest.param(case["input"], case["expect"], id=f"{case['id']} {case['title']}") for case in chosen
+        pytest.param(
+            case["input"], case["expect"], id=f"{case['id']} {case['title']}", marks=pytest.mark.golden_case
+        )
+        for case in chosen
     ]
+
+
+def in_file(topic: str) -> list[Case]:
+    """All cases of a topic."""
+    found: list[Case] = json.loads((HOME / f"{topic}.json").read_text())["cases"]
+    return found
+
+
+def counted(nodes: Iterable[tuple[str, bool]]) -> tuple[int, int]:
+    """How many golden cases passed, and how many were run, of tests given by name and whether they passed.
+
+    A case that several tests take has passed if it passed in each of them.
+    """
+    passed: dict[str, bool] = {}
+    for name, well in nodes:
+        found = ID.search(name, name.index("["))
+        assert found is not None, f"{name} is marked a golden case and names no case"
+        passed[found[0]] = passed.get(found[0], True) and well
+    return sum(passed.values()), len(passed)
