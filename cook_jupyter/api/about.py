@@ -24,8 +24,8 @@ from cook_jupyter.service.config import (
     PROGRESS_PUBLISH_MS,
     PROGRESS_REGEX,
     RUNTIME_CHECK_MS,
-    Settings,
 )
+from cook_jupyter.service.policies import Bucket
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.wire.jobs import NO_FRAMEWORK
 from cook_jupyter.wire.verbs import Shutdown, read_shutdown
@@ -59,7 +59,7 @@ class SettingsHandler(CookHandler):
 
     async def get(self) -> None:
         """Return the settings, under Cook's names."""
-        self.answer(settings_body(self.door.settings, list(self.scheduler.clusters)))
+        self.answer(settings_body(self.scheduler))
 
 
 class FailureReasonsHandler(CookHandler):
@@ -177,9 +177,10 @@ class SchedulerCollector(Collector):
             yield gauge
 
 
-def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
+def settings_body(scheduler: Scheduler) -> dict[str, Any]:
     """Return settings as Cook tells them; what does not exist here is empty or null."""
-    runtime_ms = settings.max_runtime_ms
+    settings, rebalancer = scheduler.settings, scheduler.rebalancer.settings
+    runtime_ms, rates = settings.max_runtime_ms, settings.rates
     return {
         "authorization": {},
         "cors-origins": settings.cors_origins,
@@ -188,7 +189,7 @@ def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
                 "factory-fn": MESOS_FACTORY,
                 "config": {"compute-cluster-name": name, "framework-id": NO_FRAMEWORK, "name": name},
             }
-            for name in clusters
+            for name in scheduler.clusters
         ],
         "executor": {
             "command": "cook-jupyter-agent",
@@ -197,12 +198,30 @@ def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
         },
         "mea-culpa-failure-limit": {"default": settings.mea_culpa_limit, **settings.mea_culpa_limits},
         "mesos-gpu-enabled": False,
-        "plugins": {"job-launch-filter": {}, "job-submission-validator": {}},
+        "plugins": {
+            "job-launch-filter": {"factory-fn": settings.placement.launch_filter}
+            if settings.placement.launch_filter
+            else {},
+            "job-submission-validator": {},
+        },
         "pools": {
             "default": settings.default_pool,
             "disk": [],
             "valid-gpu-models": [],
             "default-containers": [],
+            "quotas": [
+                {
+                    "pool-regex": quota.pool_regex,
+                    "quota": {
+                        "count": quota.count,
+                        "cpus": quota.cpus,
+                        "gpus": quota.gpus,
+                        "mem": quota.mem,
+                    },
+                }
+                for quota in settings.pool_quotas
+            ],
+            "quota-grouping": dict(settings.quota_groups),
         },
         "progress": {"publish-interval-ms": PROGRESS_PUBLISH_MS},
         "queue-limits": {
@@ -216,8 +235,23 @@ def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
                 for limit in settings.queue_limits
             ]
         },
-        "rate-limit": {"job-submission": None, "per-user-per-pool-job-launch": {"enforce?": False}},
-        "rebalancer": {"interval-seconds": settings.rank_interval_ms / 1000},
+        "rate-limit": {
+            "job-submission": _bucket(rates.job_submission),
+            "per-user-per-pool-job-launch": {"enforce?": rates.enforce_launch_rate},
+            "compute-cluster-launch": _bucket(rates.cluster_launch),
+        },
+        # A client that finds no max-preemption knows that nothing is ever preempted.
+        "rebalancer": {"interval-seconds": rebalancer.interval_ms / 1000}
+        | (
+            {
+                "max-preemption": rebalancer.max_preemption,
+                "min-dru-diff": rebalancer.min_dru_diff,
+                "pool-regex": rebalancer.pool_regex,
+                "safe-dru-threshold": rebalancer.safe_dru_threshold,
+            }
+            if rebalancer.enabled and rebalancer.max_preemption is not None
+            else {}
+        ),
         "scheduler": {"scaleback": settings.scaleback, "good-enough-fitness": settings.good_enough},
         "server-https-port": None,
         "task-constraints": {
@@ -229,6 +263,16 @@ def settings_body(settings: Settings, clusters: list[str]) -> dict[str, Any]:
             "timeout-hours": None if runtime_ms is None else runtime_ms / MILLISECONDS_PER_HOUR,
             "timeout-interval-minutes": RUNTIME_CHECK_MS / 60_000,
         },
+    }
+
+
+def _bucket(bucket: Bucket | None) -> dict[str, Any] | None:
+    if bucket is None:
+        return None
+    return {
+        "bucket-size": bucket.bucket_size,
+        "tokens-replenished-per-minute": bucket.tokens_per_minute,
+        "enforce?": bucket.enforce,
     }
 
 

@@ -22,6 +22,7 @@ from cook_jupyter.api.about import (
 )
 from cook_jupyter.api.auth import Authenticator
 from cook_jupyter.api.events import EventsHandler
+from cook_jupyter.api.fairness import MonitorHandler, RebalancerHandler
 from cook_jupyter.api.files import BrowseHandler, DownloadHandler, ReadHandler
 from cook_jupyter.api.groups import GroupHandler
 from cook_jupyter.api.handler import HEARTBEAT_S, CookHandler, Door, NoRoute
@@ -83,6 +84,8 @@ ROUTES: tuple[tuple[str, type[CookHandler]], ...] = (
     ("/v1/blobs/:name", BlobHandler),
     ("/v1/logs/:uuid", LogsHandler),
     ("/v1/why/:uuid", WhyHandler),
+    ("/v1/rebalancer", RebalancerHandler),
+    ("/v1/monitor", MonitorHandler),
     ("/v1/shutdown", ShutdownHandler),
 )
 

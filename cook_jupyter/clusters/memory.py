@@ -76,6 +76,11 @@ class MemoryCluster:
         """What runs now."""
         return self._tasks
 
+    @property
+    def heard(self) -> bool:
+        """Whether all that happened has been reported."""
+        return not self._unheard
+
     async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
         """Connect; what was heard of before and does not run any more is lost."""
         self._reporter = reporter

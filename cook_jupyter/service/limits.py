@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from cook_jupyter.model.limits import (
     DEFAULT_USER,
+    OLD_COUNT,
     SHARE_NAMES,
     UNLIMITED,
     UNSET_QUOTA,
@@ -94,7 +95,10 @@ class Limits:
             unset = UNSET_QUOTA
         own = self._entries.get((kind, user, scope), {})
         default = self._entries.get((kind, DEFAULT_USER, scope), {})
-        return {name: own.get(name, default.get(name, amount)) for name, amount in unset.items()}
+        found = {name: own.get(name, default.get(name, amount)) for name, amount in unset.items()}
+        if "count" in found and "count" not in own:
+            found["count"] = own.get(OLD_COUNT, default.get("count", default.get(OLD_COUNT, found["count"])))
+        return found
 
     def of_pool(self, pool: str) -> UserLimits:
         """Return all limits in force in a pool, as one value: the same one until a limit changes."""

@@ -34,7 +34,8 @@ async def alive(
         settings: what the operator said.
         home: where files are.
         clock: the time.
-        by_hand: no loop runs: somebody (a simulator, a test) calls each step when it is due.
+        by_hand: no loop runs: somebody (a simulator, a test) calls each step when it is due. The clusters
+            have been started then.
     """
     await store.open()
     try:
@@ -59,6 +60,8 @@ async def alive(
             starting = [tasks.create_task(start_cluster(cluster)) for cluster in clusters]
             loops = [] if by_hand else [tasks.create_task(supervised(loop, scheduler)) for loop in LOOPS]
             try:
+                if by_hand:
+                    await asyncio.gather(*starting)
                 yield scheduler
             finally:
                 for task in (*starting, *loops):

@@ -1,25 +1,12 @@
 """Shares and quotas are resolved as Cook resolves them: the golden cases `share` and `quota`."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cook_jupyter.model.limits import LimitEntry, LimitKind
+from cook_jupyter.model.limits import OLD_COUNT, LimitEntry, LimitKind
 from cook_jupyter.service.limits import Limits
-
-GOLDEN = Path(__file__).parent.parent / "golden"
-
-
-def cases(kind: str) -> list[Any]:
-    """The golden cases of a kind. Cook's older count field left no trace in our store."""
-    text = json.loads((GOLDEN / f"{kind}.json").read_text())
-    return [
-        pytest.param(kind, case["input"], case["expect"], id=case["id"])
-        for case in text["cases"]
-        if "limits" in case["expect"] or "count" in case["expect"]
-    ]
+from tests.golden.cases import cases
 
 
 def entries(kind: str, user: str, pool: str | None, values: dict[str, float]) -> list[LimitEntry]:
@@ -29,11 +16,22 @@ def entries(kind: str, user: str, pool: str | None, values: dict[str, float]) ->
     ]
 
 
-@pytest.mark.parametrize(("kind", "given", "expect"), [*cases(LimitKind.SHARE), *cases(LimitKind.QUOTA)])
-def test_limits_resolve_as_cooks_do(kind: str, given: dict[str, Any], expect: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("given", "expect"), cases("share"))
+def test_shares_resolve_as_cooks_do(given: dict[str, Any], expect: dict[str, Any]) -> None:
+    _resolves(LimitKind.SHARE, given, expect)
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("quota"))
+def test_quotas_resolve_as_cooks_do(given: dict[str, Any], expect: dict[str, Any]) -> None:
+    _resolves(LimitKind.QUOTA, given, expect)
+
+
+def _resolves(kind: str, given: dict[str, Any], expect: dict[str, Any]) -> None:
     limits = Limits(default_pool=given["default_pool"] or "", default_shares={})
     for entry in given["entries"]:
         limits.put(entries(kind, entry["user"], entry["pool"], entry["values"]))
+    for user, count in given.get("legacy_count_field", {}).items():
+        limits.put(entries(kind, user, None, {OLD_COUNT: count}))
     for then in given.get("then", []):
         if then["op"] == "retract":
             limits.retract(kind, then["user"], then["pool"] or "")
@@ -42,10 +40,9 @@ def test_limits_resolve_as_cooks_do(kind: str, given: dict[str, Any], expect: di
 
     found = limits.values(kind, given["query"]["user"], given["query"]["pool"] or "")
 
-    if "limits" in expect:
-        assert {name: found[name] for name in expect["limits"]} == expect["limits"]
-    if "count" in expect:
-        assert found["count"] == expect["count"]
+    wanted = {name: value for name, value in expect.items() if name != "limits"} | expect.get("limits", {})
+    assert wanted
+    assert {name: found[name.replace("_", "-")] for name in wanted} == wanted
 
 
 def test_a_share_of_zero_counts_as_unset() -> None:
