@@ -27,6 +27,9 @@ QUOTA_NAMES: tuple[LimitName, ...] = (
     "launch-rate-saved",
     "launch-rate-per-minute",
 )
+OLD_COUNT: LimitName = (
+    "old-count"  # where Cook kept the count before it was a quota like others; imported as such
+)
 UNSET_QUOTA: dict[LimitName, float] = {
     "cpus": UNLIMITED,
     "mem": UNLIMITED,
