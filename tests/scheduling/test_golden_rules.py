@@ -1,19 +1,23 @@
 """The small rules of Cook, case by case."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cook_jupyter.model import lifecycle
-from cook_jupyter.model.instance import InstanceStatus
+from cook_jupyter.model.instance import InstanceStatus, ProgressUpdate
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.limits import Usage
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED
+from cook_jupyter.scheduling.clusters import OfferBuffer, acceptable, distributed, match_interval_ms
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.lingering import TimedTask, lingering
 from cook_jupyter.scheduling.monitor import ALL, amounts_of, reported, standing, with_groups
+from cook_jupyter.scheduling.progress import Gathering
+from cook_jupyter.scheduling.queue_limit import QueueLengths
+from cook_jupyter.scheduling.staged import staged
 from cook_jupyter.scheduling.stragglers import straggler_policy_of, stragglers
 from cook_jupyter.scheduling.uncommitted import Submitted, to_forget
 from tests.builders import a_group, a_job, an_instance
@@ -153,3 +157,105 @@ def _check_amounts(found: Mapping[str, Usage], told: Expect) -> None:
     assert shown.keys() == told.keys()
     for user, amounts in told.items():
         assert [shown[user].count, shown[user].cpus, shown[user].mem_mb] == pytest.approx(amounts), user
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("queue_limit"))
+def test_what_waits_is_counted_as_in_cook(given: Input, expect: Expect) -> None:
+    lengths = QueueLengths(**(given["start"] or {}))
+    assert len(given["steps"]) == len(expect["after_each"])
+    for step, told in zip(given["steps"], expect["after_each"], strict=True):
+        assert step.keys() <= {"inc", "killed"}
+        if "inc" in step:
+            lengths = lengths.added(*step["inc"])
+        if "killed" in step:
+            lengths = lengths.killed((pool, user) for pool, user in step["killed"])
+        assert {"pools": lengths.pools, "users": lengths.users} == told
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("progress"))
+def test_progress_is_gathered_as_in_cook(given: Input, expect: Expect) -> None:
+    gathering = Gathering(
+        most_pending=given["pending_threshold"],
+        pending={name: _update(name, told) for name, told in given.get("state", {}).items()},
+        last=given.get("last_sequence"),
+    )
+    messages = given["messages"] if "messages" in given else [[given["instance"], given["message"]]]
+    for name, told in messages:
+        gathering.note(name, told.get("sequence"), percent=told.get("percent"), message=told.get("message"))
+    if "state" in expect:
+        assert _told(gathering.pending.values()) == expect["state"]
+    if "last_sequence" in expect:
+        assert gathering.last == expect["last_sequence"]
+    for told in expect.get("published", ()):
+        assert _told(update for batch in gathering.published() for update in batch) == told
+
+
+def _update(name: str, told: Input) -> ProgressUpdate:
+    return ProgressUpdate(instance_id=name, **told)
+
+
+def _told(updates: Iterable[ProgressUpdate]) -> Expect:
+    return {
+        each.instance_id: {"message": each.message, "percent": each.percent, "sequence": each.sequence}
+        for each in updates
+    }
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("incremental"))
+def test_the_value_that_falls_to_a_job_is_cooks(given: Input, expect: Expect) -> None:
+    values = [(each["value"], each["portion"]) for each in given["values"]]
+    assert staged(given["job"], values) == expect["value"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("clusters"))
+def test_work_comes_to_and_from_clusters_as_in_cook(given: Input, expect: Expect) -> None:
+    found = CLUSTERS[given["op"]](given)
+    assert {name: found[name] for name in expect} == expect
+
+
+def _acceptable(given: Input) -> Expect:
+    return {"clusters": acceptable(_that_ran(given["job"]), given["clusters"])}
+
+
+def _distributed(given: Input) -> Expect:
+    jobs = [_that_ran(given["job"]) for _ in given["jobs"]]
+    names = {job.job_id: name for job, name in zip(jobs, given["jobs"], strict=True)}
+    sent = distributed(jobs, given["clusters"], given.get("capacity"))
+    assignment = {cluster: [names[job] for job in some] for cluster, some in sent.items()}
+    return {"assignment": assignment, "assigned_count": sum(len(some) for some in sent.values())}
+
+
+def _that_ran(job: Input) -> Job:
+    return a_job(
+        extra={"checkpoint": {"mode": "auto"}} if job.get("checkpoint") else {},
+        instances=tuple(
+            an_instance(status=InstanceStatus.FAILED, cluster=told["cluster"], started_ms=told["start_ms"])
+            for told in job.get("instances", ())
+        ),
+    )
+
+
+def _match_interval(given: Input) -> Expect:
+    interval = match_interval_ms(
+        given["pools"], target_per_pool_ms=given["target_per_pool_ms"], least_ms=given["global_min_ms"]
+    )
+    return {"interval_ms": interval}
+
+
+def _receive_offers(given: Input) -> Expect:
+    buffer: OfferBuffer[str] = OfferBuffer(given["buffer"])
+    taken = [buffer.take(batch) for batch in given["batches"]]
+    refused = [batch for batch, was_taken in zip(given["batches"], taken, strict=True) if not was_taken]
+    return {
+        "declined": [offer for batch in refused for offer in batch],
+        "match_triggers": sum(taken),
+        "accepted": buffer.drain(),
+    }
+
+
+CLUSTERS = {
+    "acceptable": _acceptable,
+    "distribute": _distributed,
+    "match_interval": _match_interval,
+    "receive_offers": _receive_offers,
+}
