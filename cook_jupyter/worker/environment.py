@@ -1,6 +1,6 @@
-"""The environment variables that a task sees.
+"""The environment variables that a task sees, and those that tell Cook's own executor how to run one.
 
-Lives here: the table, and nothing that touches a process.
+Lives here: the tables, and nothing that touches a process.
 Not here: setting and undoing it (`worker.runner`).
 
 Source: what Cook's executor and its schedulers set, as told in the REST specification, section 17.
@@ -9,7 +9,9 @@ Source: what Cook's executor and its schedulers set, as told in the REST specifi
 import os
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
+from cook_jupyter.worker.progress import DEFAULT_REGEX
 from cook_jupyter.worker.task import CALL_VARIABLES, Task
 
 THREAD_VARIABLES = (
@@ -25,6 +27,44 @@ _PROGRESS_VARIABLE = "EXECUTOR_PROGRESS_OUTPUT_FILE_ENV"  # names the variable t
 _OF_ANOTHER_TASK = re.compile(
     r"COOK_(JOB|INSTANCE|CALL)(_.*)?|PORT\d+|MESOS_(SANDBOX|DIRECTORY|EXECUTOR_ID)|EXECUTOR_PROGRESS_.*"
 )
+
+
+class ExecutorSettings(NamedTuple):
+    """How an operator wants Cook's executor to behave.
+
+    Attributes:
+        environment: further variables.
+        log_level: how much it logs.
+        max_message_length: the most bytes of a message that it sends.
+        progress_regex: what it takes for progress in the lines of a task that does not say.
+        progress_sample_ms: how often it looks for progress.
+    """
+
+    environment: Mapping[str, str] = {}
+    log_level: str = "INFO"
+    max_message_length: int = 512
+    progress_regex: str = DEFAULT_REGEX
+    progress_sample_ms: int = 1000
+
+
+def executor_environment(
+    settings: ExecutorSettings, *, progress_file: str | None = None, progress_regex: str | None = None
+) -> dict[str, str]:
+    """Return what Cook's executor is told. Our own agents know it from the `Task`.
+
+    Args:
+        settings: of the operator.
+        progress_file: where the task writes its progress, relative to its sandbox; None if it does not say.
+        progress_regex: what its progress looks like; None for what is usual.
+    """
+    return {
+        **settings.environment,
+        "EXECUTOR_LOG_LEVEL": settings.log_level,
+        "EXECUTOR_MAX_MESSAGE_LENGTH": str(settings.max_message_length),
+        "PROGRESS_REGEX_STRING": progress_regex or settings.progress_regex,
+        "PROGRESS_SAMPLE_INTERVAL_MS": str(settings.progress_sample_ms),
+        **_named_progress_file(progress_file),
+    }
 
 
 def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -49,9 +89,7 @@ def task_environment(task: Task, sandbox: str) -> dict[str, str]:
     if task.python is not None:
         for name in CALL_VARIABLES:
             seen.pop(name, None)  # up to 64 KiB that nobody but the worker reads
-    if task.progress_file is not None:
-        seen[_PROGRESS_VARIABLE] = "EXECUTOR_PROGRESS_OUTPUT_FILE_NAME"
-        seen["EXECUTOR_PROGRESS_OUTPUT_FILE_NAME"] = task.progress_file
+    seen.update(_named_progress_file(task.progress_file))
     progress = task.progress_file or f"{sandbox}/{task.instance_id}.progress"
     seen.setdefault(_PROGRESS_FILE, progress)
     seen.setdefault(seen.get(_PROGRESS_VARIABLE, _PROGRESS_FILE), progress)
@@ -77,3 +115,11 @@ def task_environment(task: Task, sandbox: str) -> dict[str, str]:
 def progress_path(seen: Mapping[str, str], sandbox: str) -> str:
     """Return where a task with this environment writes its progress, as Cook's executor would look it up."""
     return os.path.join(sandbox, seen[seen.get(_PROGRESS_VARIABLE, _PROGRESS_FILE)])
+
+
+def _named_progress_file(progress_file: str | None) -> dict[str, str]:
+    """What says where a task writes its progress, if it is not the usual place."""
+    if progress_file is None:
+        return {}
+    name = "EXECUTOR_PROGRESS_OUTPUT_FILE_NAME"
+    return {_PROGRESS_VARIABLE: name, name: progress_file}
