@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from cook_jupyter.model.instance import Instance, Result
 from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.quick import quick
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobChange:
     """One job after a commit that touched it.

@@ -7,6 +7,7 @@ Lives here: `Instance`, `StatusUpdate` and `Result`. Not here: which step may fo
 from dataclasses import dataclass
 from enum import Enum
 
+from cook_jupyter.model.quick import quick
 from cook_jupyter.model.reason import ReasonName
 
 InstanceId = str  # Cook's task_id: a UUID in lower case
@@ -23,9 +24,13 @@ class InstanceStatus(Enum):
     @property
     def is_open(self) -> bool:
         """Whether it may still change: it holds resources."""
-        return self in (InstanceStatus.UNKNOWN, InstanceStatus.RUNNING)
+        return self is _UNKNOWN or self is _RUNNING
 
 
+_UNKNOWN, _RUNNING = InstanceStatus.UNKNOWN, InstanceStatus.RUNNING  # found faster than by their class
+
+
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """One attempt at a job. Times are epoch milliseconds."""
@@ -82,6 +87,7 @@ class Result:
     size: int = 0
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusUpdate:
     """One report of a cluster about one instance. Fields that are None say nothing.

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from cook_jupyter.model.instance import Instance, InstanceStatus
+from cook_jupyter.model.quick import quick
 from cook_jupyter.model.resources import Resources
 
 JobId = str  # a UUID in lower case, any version
@@ -28,6 +29,7 @@ class JobState(Enum):
     COMPLETED = "completed"
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """What a user asked for. `max_retries` counts all attempts, as Cook's does.
@@ -63,6 +65,7 @@ class JobSpec:
         return Resources(cpus=self.cpus, mem_mb=self.mem_mb, gpus=float(self.gpus))
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job's life so far. Values: a change makes a new one.
@@ -105,7 +108,10 @@ class Job:
     @property
     def open_instance(self) -> Instance | None:
         """The instance that is alive, if one is; there is never more than one."""
-        return next((i for i in self.instances if i.status.is_open), None)
+        for instance in reversed(self.instances):
+            if instance.status.is_open:
+                return instance
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ Source: Cook's `schema.clj` (`instance/update-state`, `job/update-state`,
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from cook_jupyter.errors import Conflict, IllegalTransition
@@ -24,6 +24,7 @@ from cook_jupyter.model.instance import (
     TaskState,
 )
 from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.quick import evolve
 from cook_jupyter.model.reason import (
     FREE_FAILURES,
     KILLED_BY_USER,
@@ -91,22 +92,12 @@ def attempts_of_reasons(
 
 def attempts(job: Job, *, free: FreeFailures = FREE_FAILURES) -> int:
     """Count the attempts that the job has used up; a success counts as one."""
-    return attempts_of_reasons(
-        (i.reason for i in job.instances if not i.status.is_open),
-        disable_mea_culpa=job.spec.disable_mea_culpa_retries,
-        free=free,
-    )
+    return _attempts(job, job.instances, free)
 
 
 def state_of(job: Job, *, free: FreeFailures = FREE_FAILURES) -> JobState:
     """Derive the job's state from its instances. A completed job stays completed."""
-    if job.state is JobState.COMPLETED or job.succeeded:
-        return JobState.COMPLETED
-    if job.open_instance is not None:
-        return JobState.RUNNING
-    if job.instances and attempts(job, free=free) >= job.max_retries:
-        return JobState.COMPLETED
-    return JobState.WAITING
+    return _state(job, job.instances, free)
 
 
 class Verdict(Enum):
@@ -139,8 +130,8 @@ def launch(job: Job, instance: Instance) -> Job:
     """
     if not may_start(job):
         raise IllegalTransition(f"job {job.job_id} cannot start: it is {job.state.value}")
-    waited = replace(instance, queue_ms=max(0, instance.started_ms - job.last_waiting_ms))
-    return replace(job, state=JobState.RUNNING, instances=(*job.instances, waited))
+    waited = evolve(instance, queue_ms=max(0, instance.started_ms - job.last_waiting_ms))
+    return evolve(job, state=JobState.RUNNING, instances=(*job.instances, waited))
 
 
 def report(job: Job | None, update: StatusUpdate, *, free: FreeFailures = FREE_FAILURES) -> Reported:
@@ -183,7 +174,7 @@ def fail(
     instance = _find(job, instance_id)
     if instance is None or not instance.status.is_open:
         return job
-    failed = replace(
+    failed = evolve(
         instance,
         status=step(instance.status, InstanceStatus.FAILED),
         reason=instance.reason or reason,
@@ -199,13 +190,13 @@ def progress(job: Job, update: ProgressUpdate) -> Job:
     if instance is None or update.sequence <= instance.progress_sequence:
         return job
     message = update.message if update.message is not None else instance.progress_message
-    after = replace(
+    after = evolve(
         instance,
         progress_sequence=update.sequence,
         progress=instance.progress if update.percent is None else update.percent,
         progress_message=None if message is None else message[:MAX_PROGRESS_MESSAGE],
     )
-    return replace(job, instances=_replaced(job.instances, after))
+    return evolve(job, instances=_replaced(job.instances, after))
 
 
 def kill(job: Job) -> Job:
@@ -216,9 +207,9 @@ def kill(job: Job) -> Job:
     if job.state is JobState.COMPLETED:
         return job
     instances = tuple(
-        replace(i, reason=i.reason or KILLED_BY_USER) if i.status.is_open else i for i in job.instances
+        evolve(i, reason=i.reason or KILLED_BY_USER) if i.status.is_open else i for i in job.instances
     )
-    return replace(job, state=JobState.COMPLETED, killed=True, instances=instances)
+    return evolve(job, state=JobState.COMPLETED, killed=True, instances=instances)
 
 
 def cancel(job: Job, instance_id: InstanceId) -> Job:
@@ -226,8 +217,8 @@ def cancel(job: Job, instance_id: InstanceId) -> Job:
     instance = _find(job, instance_id)
     if instance is None or not instance.status.is_open:
         return job
-    after = replace(instance, cancelled=True, reason=instance.reason or KILLED_BY_USER)
-    return replace(job, instances=_replaced(job.instances, after))
+    after = evolve(instance, cancelled=True, reason=instance.reason or KILLED_BY_USER)
+    return evolve(job, instances=_replaced(job.instances, after))
 
 
 def retry(job: Job, retries: int, *, at_ms: int, free: FreeFailures = FREE_FAILURES) -> Job:
@@ -241,12 +232,12 @@ def retry(job: Job, retries: int, *, at_ms: int, free: FreeFailures = FREE_FAILU
     used = attempts(job, free=free)
     if used > retries:
         raise Conflict("Retries would be less than attempts-consumed")
-    allowed = replace(job, max_retries=retries)
+    allowed = evolve(job, max_retries=retries)
     if job.state is not JobState.COMPLETED or used >= retries:
         return allowed
     if job.open_instance is not None:
-        return replace(allowed, state=JobState.RUNNING, killed=False)
-    return replace(allowed, state=JobState.WAITING, last_waiting_ms=at_ms, killed=False)
+        return evolve(allowed, state=JobState.RUNNING, killed=False)
+    return evolve(allowed, state=JobState.WAITING, last_waiting_ms=at_ms, killed=False)
 
 
 def _described(
@@ -267,7 +258,7 @@ def _described(
     ended = instance.ended_ms
     if ended is None and final:
         ended = update.at_ms
-    return replace(
+    return evolve(
         instance,
         status=status,
         reason=reason,
@@ -282,17 +273,45 @@ def _described(
 
 def _with(job: Job, instance: Instance, *, at_ms: int, free: FreeFailures) -> Job:
     """The job with a changed instance, its state derived again."""
-    changed = replace(job, instances=_replaced(job.instances, instance))
-    state = state_of(changed, free=free)
-    if state is job.state:
-        return changed
-    waits_again = state is JobState.WAITING
-    return replace(changed, state=state, last_waiting_ms=at_ms if waits_again else job.last_waiting_ms)
+    instances = _replaced(job.instances, instance)
+    state = _state(job, instances, free)
+    if state is JobState.WAITING and job.state is not JobState.WAITING:
+        return evolve(job, instances=instances, state=state, last_waiting_ms=at_ms)
+    return evolve(job, instances=instances, state=state)
+
+
+def _state(job: Job, instances: tuple[Instance, ...], free: FreeFailures) -> JobState:
+    """The state of the job if these were its instances."""
+    if job.state is JobState.COMPLETED:
+        return JobState.COMPLETED
+    is_running = False
+    for instance in instances:
+        if instance.status is InstanceStatus.SUCCESS:
+            return JobState.COMPLETED
+        is_running = is_running or instance.status.is_open
+    if is_running:
+        return JobState.RUNNING
+    if instances and _attempts(job, instances, free) >= job.max_retries:
+        return JobState.COMPLETED
+    return JobState.WAITING
+
+
+def _attempts(job: Job, instances: tuple[Instance, ...], free: FreeFailures) -> int:
+    return attempts_of_reasons(
+        (i.reason for i in instances if not i.status.is_open),
+        disable_mea_culpa=job.spec.disable_mea_culpa_retries,
+        free=free,
+    )
 
 
 def _find(job: Job, instance_id: InstanceId) -> Instance | None:
-    return next((i for i in job.instances if i.instance_id == instance_id), None)
+    for instance in reversed(job.instances):  # mostly the youngest is asked for
+        if instance.instance_id == instance_id:
+            return instance
+    return None
 
 
 def _replaced(instances: tuple[Instance, ...], changed: Instance) -> tuple[Instance, ...]:
+    if len(instances) == 1:
+        return (changed,)
     return tuple(changed if i.instance_id == changed.instance_id else i for i in instances)

@@ -14,6 +14,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import Instance, InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.quick import evolve
 from cook_jupyter.model.reason import FreeFailures
 
 LimitKey = tuple[str, str, str, str]  # kind, user, pool, name
@@ -156,17 +157,7 @@ class Draft:
     ) -> Job:
         """Note that a job became another by a verb that touched `instance`; returns it numbered."""
         self.change += 1
-        numbered = Job(
-            spec=after.spec,
-            seq=after.seq,
-            state=after.state,
-            submitted_ms=after.submitted_ms,
-            last_waiting_ms=after.last_waiting_ms,
-            max_retries=after.max_retries,
-            change=self.change,
-            killed=after.killed,
-            instances=after.instances,
-        )
+        numbered = evolve(after, change=self.change)
         job_id = after.spec.job_id
         (self.created if job_id in self.created else self.altered)[job_id] = numbered
         if instance is not None and result is not None:
