@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import ceil, inf
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -114,6 +115,8 @@ class CookHandler(RequestHandler):
                 self.refuse(error, challenge=self.door.authenticator.challenge)
             except Forbidden as error:
                 self.refuse(error)
+            else:
+                self._count_request()
 
     # What was asked
 
@@ -302,6 +305,17 @@ class CookHandler(RequestHandler):
             self.finish(str(error))
         else:
             self.finish(body_of(error))
+
+    def _count_request(self) -> None:
+        """Refuse a request of a user who sends too many."""
+        wait_ms = self.scheduler.rates.request_wait_ms(self.asker.user, self.scheduler.clock.now_ms())
+        if wait_ms is None:
+            return
+        self.set_status(429)
+        if wait_ms < inf:
+            self.set_header("Retry-After", str(ceil(wait_ms / 1000)))
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish(f"User {self.asker.user} sends too many requests")
 
     def _acting(self, identity: Identity) -> Identity:
         settings = self.door.settings

@@ -6,14 +6,15 @@ Not here: checks that need no state (`api`, `wire`), the quota of all that runs 
 Source: the fair-share specification, sections 4, 8 and 9; the texts are Cook's.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from uuid import UUID
 
 from cook_jupyter.errors import InvalidRequest, QuotaExceeded
-from cook_jupyter.model.job import JobId, JobSpec
+from cook_jupyter.model.job import JobSpec
+from cook_jupyter.scheduling.pool_rules import first_found
+from cook_jupyter.scheduling.queue_limit import most_waiting
+from cook_jupyter.scheduling.staged import is_among
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.queues import Queues
@@ -55,7 +56,7 @@ class Admission:
 
     def _moved(self, spec: JobSpec) -> JobSpec:
         move = self._moves.get(spec.pool)
-        if move is None or not moves(spec.job_id, move.users.get(spec.user, 0.0)):
+        if move is None or not is_among(spec.job_id, move.users.get(spec.user, 0.0)):
             return spec
         return replace(spec, pool=move.destination, submit_pool=spec.submit_pool or spec.pool)
 
@@ -96,29 +97,18 @@ class Admission:
         for spec in specs:
             new[(spec.user, spec.pool)] += 1
         for (user, pool), number in new.items():
-            limit = next(
-                (each for each in self._settings.queue_limits if re.search(each.pool_regex, pool)), None
-            )
+            limit = first_found(pool, ((each.pool_regex, each) for each in self._settings.queue_limits))
             if limit is None:
                 continue
-            crowded = self._queues.pool_waiting(pool) > limit.pool_global_threshold
-            most = limit.user_limit_constrained if crowded else limit.user_limit_normal
+            most = most_waiting(
+                self._queues.pool_waiting(pool),
+                threshold=limit.pool_global_threshold,
+                normal=limit.user_limit_normal,
+                constrained=limit.user_limit_constrained,
+            )
             waiting = self._queues.waiting_count(user, pool)
             if waiting + number > most:
                 raise QuotaExceeded(
                     f"User has too many jobs queued in pool {pool}: {waiting} wait,"
                     f" {number} more were sent, {most} may wait"
                 )
-
-
-def moves(job_id: JobId, portion: float) -> bool:
-    """Tell whether a job is among that portion of its user's jobs; the same job always is, or is not."""
-    return portion > 0 and hash_of(job_id) % 100 < 100 * portion
-
-
-def hash_of(job_id: JobId) -> int:
-    """Return the number of 32 bits that Java makes of a uuid, with its sign."""
-    number = UUID(job_id).int
-    folded = (number >> 64) ^ number
-    folded = ((folded >> 32) ^ folded) & 0xFFFFFFFF
-    return folded - (1 << 32) if folded >> 31 else folded

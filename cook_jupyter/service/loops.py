@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from cook_jupyter.errors import CookError
 from cook_jupyter.service.cycles import match_all, rebalance_all
-from cook_jupyter.service.maintenance import maintain, repeat_kills, watch
+from cook_jupyter.service.maintenance import maintain, publish_progress, repeat_kills, watch
 from cook_jupyter.service.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ async def monitor_loop(scheduler: Scheduler) -> None:
     await _every(scheduler.settings.maintenance.monitor_interval_ms, watch, scheduler)
 
 
+async def progress_loop(scheduler: Scheduler) -> None:
+    """Commit gathered progress for ever."""
+    await _every(scheduler.settings.maintenance.progress_interval_ms or 1000, publish_progress, scheduler)
+
+
 LOOPS: tuple[Callable[[Scheduler], Awaitable[None]], ...] = (
     match_loop,
     tick_loop,
@@ -70,6 +75,7 @@ LOOPS: tuple[Callable[[Scheduler], Awaitable[None]], ...] = (
     kill_loop,
     maintenance_loop,
     monitor_loop,
+    progress_loop,
 )
 
 

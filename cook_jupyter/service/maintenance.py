@@ -108,6 +108,12 @@ async def repeat_kills(scheduler: Scheduler) -> None:
     await scheduler.kills.repeat()
 
 
+async def publish_progress(scheduler: Scheduler) -> None:
+    """Commit the progress that was gathered."""
+    for batch in scheduler.gathering.published():
+        await scheduler.store.progress(batch)
+
+
 async def watch(scheduler: Scheduler) -> None:
     """Count how happy users are, pool by pool."""
     scheduler.monitoring.look(scheduler)

@@ -107,11 +107,13 @@ class RateSettings:
         job_submission: jobs that a user may submit; None does not limit.
         enforce_launch_rate: whether the launch rates in users' quotas hold back launches.
         cluster_launch: launches on each cluster; None does not limit.
+        requests: requests to the API by each user, answered 429 when they are too many; None does not limit.
     """
 
     job_submission: Bucket | None = None
     enforce_launch_rate: bool = True
     cluster_launch: Bucket | None = None
+    requests: Bucket | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,8 @@ class MaintenanceSettings:
         interval_ms: how often overlong runs, stragglers and jobs larger than allowed are looked for.
         kill_interval_ms: how often kills are repeated whose ends were not heard.
         monitor_interval_ms: how often users are counted as starved, hungry and satisfied.
-        progress_interval_ms: progress is gathered for that long and then written at once; 0 writes each.
+        progress_interval_ms: progress is gathered for that long and then written at once (Cook: 2,500);
+            0 writes it as it comes.
         offensive: jobs that wait though they are larger than the settings allow (these were changed, say):
             `complete` ends them in the background, as Cook does; `keep` lets them wait.
     """
@@ -130,7 +133,7 @@ class MaintenanceSettings:
     interval_ms: int = 60_000
     kill_interval_ms: int = 3_000
     monitor_interval_ms: int = 20_000
-    progress_interval_ms: int = 0
+    progress_interval_ms: int = 500
     offensive: Literal["complete", "keep"] = "complete"
 
 

@@ -5,9 +5,8 @@ decisions about it; what each pool decides by (`_Pool`). Not here: the decisions
 them (`service.cycles`).
 """
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -28,10 +27,12 @@ from cook_jupyter.scheduling.constraints import PoolDefaults
 from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle, placement_of
 from cook_jupyter.scheduling.explain import Facts, reasons
 from cook_jupyter.scheduling.matching import MatchSettings
+from cook_jupyter.scheduling.pool_rules import first_found
 from cook_jupyter.scheduling.preemption import PreemptionSettings, rebalance
 from cook_jupyter.scheduling.ranking import Order, RankSettings, lazily
 from cook_jupyter.scheduling.rules import Surroundings
 from cook_jupyter.service.config import Settings
+from cook_jupyter.service.launch_plugin import LaunchPlugin
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.placing import Placing
 from cook_jupyter.service.rooms import Rooms
@@ -42,10 +43,12 @@ class Queues:
 
     Attributes:
         placing: the groups, and where jobs may be tried again.
+        plugin: the launch filter.
     """
 
     def __init__(self, pools: Sequence[Pool], limits: Limits, settings: Settings) -> None:
         self.placing = Placing(settings.placement)
+        self.plugin = LaunchPlugin(settings.placement.launch_filter)
         self._limits = limits
         self._settings = settings
         self._pools = {pool.name: _Pool(pool, settings) for pool in pools}
@@ -59,6 +62,7 @@ class Queues:
         waiting: dict[PoolName, list[QueuedJob]] = defaultdict(list)
         for job in jobs:
             if job.state is JobState.WAITING and job.job_id not in self._of(job.spec.pool).index:
+                self.plugin.changed(job)
                 waiting[job.spec.pool].append(self._queued(job))
             else:
                 self.changed(job)
@@ -73,6 +77,7 @@ class Queues:
         pool = self._of(job.spec.pool)
         index = pool.index
         known = job.job_id in index
+        self.plugin.changed(job)
         alive = job.open_instance
         if job.state is not JobState.WAITING:
             if pool.reservations:
@@ -132,7 +137,6 @@ class Queues:
         *,
         now_ms: int,
         tokens: Mapping[str, float] | None = None,
-        accepts: Callable[[JobId], bool] | None = None,
         indebted: frozenset[str] = frozenset(),
     ) -> Matching:
         """Decide which waiting jobs of a pool start where now.
@@ -142,7 +146,6 @@ class Queues:
             offers: the room there is now.
             now_ms: the time.
             tokens: how many jobs users may start now; who is not named is not limited.
-            accepts: the launch filter.
             indebted: clusters that may not be sent more now.
         """
         state = self._of(pool)
@@ -152,7 +155,7 @@ class Queues:
             self.limits_of(pool),
             settings=state.cycle,
             scaleback=state.scaleback,
-            filters=replace(self._filters(state), tokens=tokens, accepts=accepts),
+            filters=replace(self._filters(state), tokens=tokens, accepts=self.plugin.accepts(now_ms)),
             surroundings=self._surroundings(state, now_ms),
             indebted=indebted,
         )
@@ -204,7 +207,6 @@ class Queues:
         offers: Sequence[Offer],
         now_ms: int,
         rate_enforced: bool = False,
-        deferred: tuple[str, str] | None = None,
     ) -> Sequence[WaitReason]:
         """Say why a job has not started: all that holds now, in Cook's order.
 
@@ -214,7 +216,6 @@ class Queues:
             offers: the room there is now in the pool.
             now_ms: the time.
             rate_enforced: whether launch rates hold jobs back.
-            deferred: name and message of the launch filter that holds it back, if one does.
         """
         state = self._of(job.spec.pool)
         placement = None
@@ -229,7 +230,7 @@ class Queues:
         facts = Facts(
             attempts=attempts,
             held=state.held.get(job.spec.user, 0) if rate_enforced else None,
-            deferred=deferred,
+            deferred=self.plugin.deferral(job.job_id),
             placement=placement,
             capacity=state.rooms.capacity,
         )
@@ -243,8 +244,8 @@ class Queues:
         """Return the shares and quotas in force in a pool at this moment."""
         state = self._of(pool)
         if self._limits.splits:
-            users = len(state.index.users()) if state.index.user_count > 1 else 1
-            self._limits.split(pool, state.rooms.whole, users)
+            alone = state.index.user_count <= 1 or not self._settings.equal_shares
+            self._limits.split(pool, state.rooms.whole, 1 if alone else len(state.index.users()))
         return self._limits.of_pool(pool)
 
     def is_waiting(self, pool: PoolName, job_id: JobId) -> bool:
@@ -348,7 +349,7 @@ class _Pool:
 
 def _quota_of(settings: Settings, name: str) -> Quota:
     """The quota of a pool, or of a quota group: of the first entry that finds its name."""
-    for quota in settings.pool_quotas:
-        if re.search(quota.pool_regex, name):
-            return Quota(count=quota.count, cpus=quota.cpus, mem_mb=quota.mem, gpus=quota.gpus)
-    return UNLIMITED_QUOTA
+    found = first_found(name, ((quota.pool_regex, quota) for quota in settings.pool_quotas))
+    if found is None:
+        return UNLIMITED_QUOTA
+    return Quota(count=found.count, cpus=found.cpus, mem_mb=found.mem, gpus=found.gpus)

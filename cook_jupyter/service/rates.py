@@ -31,6 +31,7 @@ class Rates:
     def __init__(self, settings: RateSettings, limits: Limits) -> None:
         self._submission = _limiter(settings.job_submission)
         self._clusters = _limiter(settings.cluster_launch)
+        self._requests = _limiter(settings.requests)
         self._launch: RateLimiter[UserPool] = RateLimiter(
             lambda key: launch_rate(limits.quota(*key)), enforce=settings.enforce_launch_rate
         )
@@ -58,6 +59,16 @@ class Rates:
         """Count accepted jobs."""
         if self._submission is not None:
             self._submission.spend(user, number, now_ms)
+
+    def request_wait_ms(self, user: str, now_ms: int) -> float | None:
+        """Count a request to the API; returns how long its user must wait if it is one too many."""
+        limiter = self._requests
+        if limiter is None:
+            return None
+        if limiter.holds_back(user, now_ms):
+            return limiter.wait_ms(user, now_ms)
+        limiter.spend(user, 1, now_ms)
+        return None
 
     def tokens(
         self, pool: PoolName, limits: UserLimits, users: Callable[[], Iterable[str]], now_ms: int

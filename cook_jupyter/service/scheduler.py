@@ -26,6 +26,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.scheduling.explain import sentences
+from cook_jupyter.scheduling.progress import Gathering
 from cook_jupyter.service.admission import Admission
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Settings
@@ -73,6 +74,7 @@ class Scheduler:
         self.kills = Kills(self.clusters)
         self.rebalancer = Rebalancer(settings.rebalancer)
         self.monitoring = Monitoring()
+        self.gathering = Gathering()  # progress on its way to the store
         self.cycle = asyncio.Lock()  # one cycle at a time: each sees what the last one has committed
         self.wake = asyncio.Event()  # set when a match cycle may find something to do
         self.shutdown = asyncio.Event()

@@ -11,6 +11,7 @@ from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.loops import LOOPS, supervised
+from cook_jupyter.service.maintenance import publish_progress
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.updates import Updates
 from cook_jupyter.store.base import Store
@@ -69,6 +70,7 @@ async def alive(
                 scheduler.hub.close()
                 for cluster in clusters:
                     await cluster.close()
+                await publish_progress(scheduler)
     except ExceptionGroup as group:
         # One failure is told as itself: callers know the errors of ours, not the task group.
         raise (group.exceptions[0] if len(group.exceptions) == 1 else group) from group.exceptions[

@@ -36,8 +36,14 @@ class Updates:
                 await cluster.kill(unwanted)
 
     async def progress(self, updates: Sequence[ProgressUpdate]) -> None:
-        """Commit progress."""
-        await self._scheduler.store.progress(updates)
+        """Take progress in; it is committed at once, or gathered for a while."""
+        if not self._scheduler.settings.maintenance.progress_interval_ms:
+            await self._scheduler.store.progress(updates)
+            return
+        for update in updates:
+            self._scheduler.gathering.note(
+                update.instance_id, update.sequence, percent=update.percent, message=update.message
+            )
 
     def room_changed(self) -> None:
         """Let a match cycle look at the new room."""
