@@ -28,7 +28,7 @@ HOUR_MS: Final = 3_600_000.0
 MB_PER_GB: Final = 1000.0  # as the analysis package counts
 MB_PER_TB: Final = 1_000_000.0
 STARVATION_SHARE_MB: Final = 2.5e6  # of every user, for `starvation`: a constant of the analysis package
-_NOTHING: Final = 1e-6  # below it a sum of MB or cpus is a rounding error
+_DECIMALS: Final = 6  # of MB and cpus that were added up and taken away: the rest is error
 
 
 class Times(NamedTuple):
@@ -188,33 +188,28 @@ def cycle_ticks(of: Instances, cycle_ms: float) -> Floats:
     return np.arange(0.0, last + 1.0, cycle_ms)
 
 
-def held(
-    of: Instances,
-    ticks: Floats,
-    amount: Floats,
-    *,
-    since_ms: Ints | None = None,
-    until_ms: Ints | None = None,
-) -> Floats:
-    """What the users' instances held at each tick: one line per tick, one column per user.
+def held(of: Instances, ticks: Floats, amount: Floats) -> Floats:
+    """What the users' instances held at each tick, from their start to their end: see `sampled`."""
+    return sampled(ticks, len(of.users), of.user, of.times.start_ms, of.times.end_ms, amount)
+
+
+def sampled(ticks: Floats, users: int, user: Ints, since_ms: Ints, until_ms: Ints, amount: Floats) -> Floats:
+    """Add up what spans of time amount to at each tick: one line per tick, one column per user.
 
     Args:
-        of: the instances.
         ticks: ascending times.
-        amount: what each instance counts for (its cpus, say).
-        since_ms: from when on it counts, its start if not given; this moment is part of it.
-        until_ms: up to when, its end if not given; this moment is not.
+        users: how many users there are.
+        user: of each span, the number of its user.
+        since_ms: of each span, its begin, which is part of it.
+        until_ms: of each span, its end, which is not.
+        amount: of each span, what it counts for.
     """
-    since = of.times.start_ms if since_ms is None else since_ms
-    until = of.times.end_ms if until_ms is None else until_ms
-    users = len(of.users)
     cells = (len(ticks) + 1) * users  # those of the last line come after all ticks
-    begins = np.searchsorted(ticks, since) * users + of.user
-    ends = np.searchsorted(ticks, until) * users + of.user
+    begins = np.searchsorted(ticks, since_ms) * users + user
+    ends = np.searchsorted(ticks, until_ms) * users + user
     change = np.bincount(begins, amount, cells) - np.bincount(ends, amount, cells)
-    total: Floats = np.cumsum(change.reshape(len(ticks) + 1, users)[:-1], axis=0)
-    total[np.abs(total) < _NOTHING] = 0.0
-    return total
+    totals = np.cumsum(change.reshape(len(ticks) + 1, users)[:-1], axis=0, dtype=np.float64)
+    return np.round(totals, _DECIMALS)
 
 
 # --- what would have been fair
@@ -259,14 +254,14 @@ def fair_allocation(waiting: npt.ArrayLike, running: npt.ArrayLike) -> Floats:
 
 def fair_ratio_score(running: Floats, fair: Floats) -> float:
     """The median of running/fair where it is above 0 and at most 1; 1 is best, NaN if there is none."""
-    ratio = np.divide(running, fair, out=np.zeros(fair.shape), where=fair > 0)
+    ratio = np.round(np.divide(running, fair, out=np.zeros(fair.shape), where=fair > 0), 2 * _DECIMALS)
     return _median(ratio[(ratio > 0) & (ratio <= 1)])
 
 
 def starvation_gb(running_mb: Floats, fair_mb: Floats, share_mb: float = STARVATION_SHARE_MB) -> Floats:
     """What users lack of the fair part of their share, in GB; NaN where a user has the share."""
-    lacking = np.maximum(0.0, np.minimum(fair_mb, share_mb) - running_mb) / MB_PER_GB
-    return np.where(running_mb < share_mb, lacking, np.nan)
+    lacking = np.round(np.maximum(0.0, np.minimum(fair_mb, share_mb) - running_mb), _DECIMALS)
+    return np.where(running_mb < share_mb, lacking / MB_PER_GB, np.nan)
 
 
 # --- all of it
@@ -324,7 +319,7 @@ def measure(of: Instances, cycle_ms: float) -> Measures:
     ticks = cycle_ticks(of, cycle_ms)
     running = held(of, ticks, of.mem_mb)
     # As in Cook, each instance counts as waiting since the job's submission, also after a preemption.
-    waiting = held(of, ticks, of.mem_mb, since_ms=of.times.submit_ms, until_ms=of.times.start_ms)
+    waiting = sampled(ticks, len(of.users), of.user, of.times.submit_ms, of.times.start_ms, of.mem_mb)
     fair = fair_allocation(waiting, running)
     starved = starvation_gb(running, fair)
     overhead = job_overhead_ms(of)
