@@ -403,5 +403,6 @@ class RebalanceState:
 
     def _sorted(self) -> list[_Task]:
         everything = [task for own in self._tasks.values() for task in reversed(own)]
+        everything.sort(key=lambda t: t.placed, reverse=True)
         least_work = self._settings.least_work_lost
         return sorted(everything, key=lambda t: (-t.dru, t.work if least_work else 0.0, t.user))

@@ -119,7 +119,7 @@ def _surroundings(given: Input) -> Surroundings:
 
 def _state(given: Input) -> RebalanceState:
     index = _index(given)
-    tasks = {task["seq"]: task for task in given.get("running", [])}
+    tasks: dict[int, Input] = {task["seq"]: task for task in given.get("running", [])}
     already = [tasks[seq] for seq in given.get("preempted_this_cycle", []) if seq in tasks]
     # The case shows these as running still: a job of the same size and user has taken the place of each.
     heirs = [{**task, "seq": NOBODY_SEQ + number} for number, task in enumerate(already)]

@@ -1,0 +1,217 @@
+"""The rebalance cycle written down as the specification tells it: every candidate looked at for every job.
+
+Slow and plain on purpose: what `cook_jupyter.scheduling.preemption` is compared with. Tasks are golden ones
+(`tests.scheduling.strategies`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from cook_jupyter.model.decisions import Preemption
+from cook_jupyter.model.limits import UNLIMITED, Usage, UserLimits
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.constraints import GroupPlacement, PlacementKind, fails_class, group_fails
+from cook_jupyter.scheduling.preemption import PreemptionSettings
+from tests.scheduling.queues import a_queued_job, job_id
+
+Task = dict[str, Any]
+Key = tuple[float, float, int, int]
+
+
+@dataclass(kw_only=True)
+class Reference:
+    """The state of a cycle: what runs, what is spare, what was decided so far."""
+
+    running: list[Task]
+    spare: dict[str, Resources]
+    limits: UserLimits
+    settings: PreemptionSettings
+    placements: Mapping[str, GroupPlacement]
+    attributes: Mapping[str, Mapping[str, str]]
+    now_ms: int
+    known: frozenset[str] = frozenset()
+    cohosts: list[tuple[str | None, str]] | None = None  # group and host of each task that counts for groups
+
+    def __post_init__(self) -> None:
+        self.known = frozenset(task["host"] for task in self.running)
+        self.cohosts = [(task.get("group"), task["host"]) for task in self.running]
+        self.preempted: list[tuple[str | None, str]] = []
+
+    def drus(self) -> dict[int, float]:
+        """The DRU of each task, by seq."""
+        drus: dict[int, float] = {}
+        for user in {task["user"] for task in self.running}:
+            cpus = mem = gpus = 0.0
+            share = self.limits.share(user)
+            for task in sorted((t for t in self.running if t["user"] == user), key=key_of):
+                cpus, mem, gpus = cpus + task["cpus"], mem + task["mem"], gpus + task["gpus"]
+                drus[task["seq"]] = (
+                    gpus / share.gpus
+                    if self.settings.mode is DruMode.GPU
+                    else max(mem / share.mem_mb, cpus / share.cpus)
+                )
+        return drus
+
+    def pending_dru(self, job: Task) -> float:
+        """The DRU of a waiting job, at most."""
+        drus = self.drus()
+        before = [t for t in self.running if t["user"] == job["user"] and key_of(t) <= key_of(job)]
+        base = drus[max(before, key=key_of)["seq"]] if before else 0.0
+        share = self.limits.share(job["user"])
+        if self.settings.mode is DruMode.GPU:
+            return base + job["gpus"] / share.gpus
+        return base + max(job["mem"] / share.mem_mb, job["cpus"] / share.cpus)
+
+    def work(self, task: Task) -> float:
+        """What is lost if the task is stopped."""
+        if not self.settings.least_work_lost or task.get("placed"):
+            return 0.0
+        amount: float = task["gpus"] if self.settings.mode is DruMode.GPU else task["cpus"]
+        return max(0, self.now_ms - task["start_ms"]) * amount
+
+    def decide(self, job: Task) -> tuple[str, list[Task], float, Resources] | None:
+        """The host, the tasks to stop, the DRU of the last of them, and what that frees."""
+        settings = self.settings
+        if settings.mode is DruMode.GPU and not settings.gpu_pools:
+            return None
+        drus = self.drus()
+        pending = self.pending_dru(job)
+        own_only = not self.is_below_quota(job)
+        victims = [
+            task
+            for task in self.running
+            if drus[task["seq"]] >= settings.safe_dru_threshold
+            and drus[task["seq"]] - pending > settings.min_dru_diff
+            and (task["user"] == job["user"] or not own_only)
+        ]
+        # Among equals of one user: what was only placed before what runs, then the last one first.
+        victims.reverse()
+        victims.sort(key=lambda t: (0,) if t.get("placed") else (1, *(-part for part in key_of(t))))
+        victims.sort(key=lambda t: (-drus[t["seq"]], self.work(t), t["user"]))
+        candidates = []
+        for host in sorted({*self.spare, *self.known}):
+            if not self.takes(job, host):
+                continue
+            mine = [task for task in victims if task["host"] == host]
+            for length in range(0 if host in self.spare else 1, len(mine) + 1):
+                if self.suffices(job, host, mine[:length]):
+                    dru = drus[mine[length - 1]["seq"]] if length else UNLIMITED
+                    candidates.append((dru, host, length, mine[:length]))
+        if not candidates:
+            return None
+        best = max(dru for dru, *_ in candidates)
+        by_host: dict[str, list[Task]] = {}
+        for dru, host, _, tasks in candidates:  # by host, then from the shortest on
+            if dru == best and not (settings.shortest_prefix and host in by_host):
+                by_host[host] = tasks
+        chosen = {host: self.needed(job, host, tasks) for host, tasks in by_host.items()}
+        host = max(chosen, key=lambda host: (-sum(map(self.work, chosen[host])), host))
+        tasks = chosen[host]
+        return host, tasks, min((drus[t["seq"]] for t in tasks), default=UNLIMITED), self.freed(host, tasks)
+
+    def needed(self, job: Task, host: str, tasks: list[Task]) -> list[Task]:
+        """The tasks without those that need not be stopped; what loses most work is spared first."""
+        if not self.settings.drop_unneeded:
+            return tasks
+        kept = list(tasks)
+        for task in sorted(reversed(tasks), key=self.work, reverse=True):
+            rest = [other for other in kept if other is not task]
+            if self.suffices(job, host, rest):
+                kept = rest
+        return kept
+
+    def freed(self, host: str, tasks: Sequence[Task]) -> Resources:
+        """The host's spare room and what the tasks hold."""
+        sums = self.spare.get(host, Resources())
+        for task in tasks:
+            sums += Resources(
+                cpus=task["cpus"],
+                mem_mb=task["mem"],
+                gpus=task["gpus"] if self.settings.freed_gpus_count else 0.0,
+            )
+        return sums
+
+    def suffices(self, job: Task, host: str, tasks: Sequence[Task]) -> bool:
+        """Whether the job fits into what is freed."""
+        if not tasks and host not in self.spare:
+            return False
+        return Resources(cpus=job["cpus"], mem_mb=job["mem"], gpus=job["gpus"]).fits_in(
+            self.freed(host, tasks)
+        )
+
+    def is_below_quota(self, job: Task) -> bool:
+        """Whether the user may run the job as well."""
+        own = [*sorted((t for t in self.running if t["user"] == job["user"]), key=key_of), job]
+        cpus = mem = gpus = 0.0
+        for task in own:
+            cpus, mem, gpus = cpus + task["cpus"], mem + task["mem"], gpus + task["gpus"]
+        return self.limits.quota(job["user"]).allows(Usage(count=len(own), cpus=cpus, mem_mb=mem, gpus=gpus))
+
+    def takes(self, job: Task, host: str) -> bool:
+        """Whether the job's constraints let it go to the host."""
+        known = self.settings.spare_hosts_known or host in self.known
+        attributes = {"HOSTNAME": host, **self.attributes.get(host, {})} if known else {}
+        offer = Offer(host=host, cluster="", pool="", room=Resources(), attributes=attributes)
+        queued = a_queued_job(job)
+        if host in job.get("avoid", ()):
+            return False
+        wanted = tuple(job.get("wants", ()))
+        if any(attributes.get(name) != value for name, value in wanted):
+            return False
+        if fails_class(queued.constraints, job["gpus"], offer, self.settings.defaults) is not None:
+            return False
+        placement = self.placements.get(job.get("group") or "")
+        if placement is None or placement.kind is PlacementKind.ALL:
+            return True
+        if placement.kind is PlacementKind.UNIQUE and not known:
+            return False
+        counted = [h for group, h in self.cohosts or () if group == job["group"]]
+        if not self.settings.groups_apart:
+            counted += [h for group, h in self.preempted if group != job["group"]]
+        tasks = {h: counted.count(h) for h in counted}
+        theirs = {
+            h: {"HOSTNAME": h, **self.attributes.get(h, {})}
+            if self.settings.spare_hosts_known or h in self.known
+            else {}
+            for h in counted
+        }
+        return group_fails(placement, host, attributes, theirs, tasks) is None
+
+    def advance(self, job: Task, host: str, tasks: Sequence[Task], freed: Resources) -> None:
+        """Stop the tasks and put the job on the host."""
+        gone = [task["seq"] for task in tasks]
+        self.running = [task for task in self.running if task["seq"] not in gone]
+        self.running.append({**job, "host": host, "placed": True})
+        self.spare[host] = freed - Resources(cpus=job["cpus"], mem_mb=job["mem"], gpus=job["gpus"])
+        self.preempted += [(task.get("group"), task["host"]) for task in tasks]
+        assert self.cohosts is not None
+        self.cohosts.append((job.get("group"), host))
+
+    def decisions(self, jobs: Sequence[Task]) -> Iterator[Preemption]:
+        """What is decided for each job in turn."""
+        for job in jobs:
+            decided = self.decide(job)
+            if decided is None:
+                continue
+            host, tasks, dru, freed = decided
+            self.advance(job, host, tasks, freed)
+            yield Preemption(
+                beneficiary=job_id(job["seq"]),
+                host=host,
+                cluster="",
+                victims=tuple(job_id(task["seq"]) for task in tasks if not task.get("placed")),
+                displaced=tuple(job_id(task["seq"]) for task in tasks if task.get("placed")),
+                dru=dru,
+                freed=freed,
+            )
+
+
+def key_of(task: Task) -> Key:
+    """The place of a task among its user's."""
+    if "start_ms" in task:
+        return (-task["priority"], task["start_ms"], task.get("task_seq", 0), task["seq"])
+    return (-task["priority"], inf, -1, task["seq"])
