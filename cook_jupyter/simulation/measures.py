@@ -254,7 +254,8 @@ def fair_allocation(waiting: npt.ArrayLike, running: npt.ArrayLike) -> Floats:
 
 def fair_ratio_score(running: Floats, fair: Floats) -> float:
     """The median of running/fair where it is above 0 and at most 1; 1 is best, NaN if there is none."""
-    ratio: Floats = np.round(np.divide(running, fair, out=np.zeros(fair.shape), where=fair > 0), 2 * _DECIMALS)
+    ratio: Floats = np.divide(running, fair, out=np.zeros(fair.shape), where=fair > 0)
+    ratio = ratio.round(2 * _DECIMALS)
     return _median(ratio[(ratio > 0) & (ratio <= 1)])
 
 
