@@ -23,9 +23,14 @@ class WaitKind(Enum):
     RATE_LIMITED = "You are currently rate limited on how many jobs you launch per minute."
     DEFERRED = "The launch filter plugin is blocking the job launch."
     QUEUE_POSITION = "You have other jobs ahead in the queue."
-    UNSATISFIABLE = "The job asks for more than any host has."  # ours, not Cook's
     UNDER_INVESTIGATION = "The job is now under investigation. Check back in a minute for more details!"
     NOT_PLACED = "The job couldn't be placed on any available hosts."
+    # Ours, not Cook's:
+    UNSATISFIABLE = "The job asks for more than any host has."
+    TOO_LARGE = "The job asks for more than any job may."
+    EXCEEDS_POOL_QUOTA = "The job would cause its pool to exceed resource quotas."
+    RESERVED = "A host is reserved for the job."
+    PREEMPTED = "The job was preempted."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,13 +93,6 @@ def within_quota(jobs: Iterable[Usage], used: Usage, quota: Quota) -> Iterator[i
             yield position
 
 
-def is_offensive(asked: Usage, filters: QueueFilters) -> bool:
-    """Tell whether the job asks for more than any job of the pool may."""
-    return (filters.max_mem_mb is not None and asked.mem_mb > filters.max_mem_mb) or (
-        filters.max_cpus is not None and asked.cpus > filters.max_cpus
-    )
-
-
 def ranked_within(
     queue: Iterable[Ranked], index: QueueIndex, filters: QueueFilters = NO_FILTERS
 ) -> Iterator[Ranked]:

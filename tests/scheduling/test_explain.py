@@ -1,15 +1,19 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cook_jupyter.model.decisions import Refusal
+from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.model.waiting import WaitKind
+from cook_jupyter.scheduling import answers, constraints
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.considerable import usage_of
+from cook_jupyter.scheduling.considerable import QueueFilters, usage_of
+from cook_jupyter.scheduling.constraints import PoolDefaults
 from cook_jupyter.scheduling.cycle import placement_of
 from cook_jupyter.scheduling.explain import (
     Facts,
@@ -20,7 +24,7 @@ from cook_jupyter.scheduling.explain import (
     sentences,
     summary,
 )
-from tests.builders import a_job
+from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
 from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, quota_with
 
@@ -214,3 +218,64 @@ def test_a_job_behind_many_others_is_told_there_are_at_least_so_many() -> None:
     index = an_index([_task(seq) for seq in range(300)])
     stands = position(index, job_id(299))
     assert (stands.ahead, stands.at_least, len(stands.jobs)) == (100, True, 10)
+
+
+def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_for_that() -> None:
+    filters = QueueFilters(max_cpus=4.0, max_mem_mb=1000.0)
+    job, index = a_waiting_job(cpus=8, mem_mb=2000)
+    told = why(job, index, filters=filters, capacity=[])
+    assert told[0] == (
+        "It can never start: it asks for 8 cpus where no job may have more than 4 and it asks for"
+        " 2000 MB of memory where no job may have more than 1000. Ask for less."
+    )
+    ended = replace(job, state=JobState.COMPLETED, killed=True)
+    (only,) = reasons(ended, index, UserLimits(), Facts(filters=filters))
+    assert only.kind is WaitKind.COMPLETED
+    assert only.data["cpus"] == {"limit": 4.0, "usage": 8}
+    assert only.sentence.startswith("The job was ended before it began: it asks for 8 cpus")
+
+
+def test_the_demands_of_the_pool_count_where_no_host_could_ever_take_a_job() -> None:
+    job, index = a_waiting_job()
+    told = why(job, index, defaults=PoolDefaults(constraints=(("zone", "mars"),)))
+    assert told == ("No host has zone = mars: it can never start here. Change its constraints.",)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        QueueFilters(pool_quota=Quota(cpus=2.5)),
+        QueueFilters(group_quota=Quota(cpus=2.5), group_usage=Usage(count=9, cpus=2)),
+    ],
+)
+def test_a_quota_that_all_users_share_is_told(filters: QueueFilters) -> None:
+    index = an_index([{"seq": seq, "user": "bob", "cpus": 1.0, "mem": 1.0, "start_ms": 1} for seq in (1, 2)])
+    job = a_job(cpus=1, mem_mb=1)
+    index.add(QueuedJob.of(job.spec, 3))
+    told = why(job, index, filters=filters)
+    assert [sentence.partition(":") for sentence in told] == [
+        (
+            "With it all users of the pool would hold 3 cpus where the quota of the pool is 2.5",
+            ":",
+            " it starts when others have ended.",
+        )
+    ]
+
+
+def test_what_preemption_did_to_a_job_and_does_for_it_is_told() -> None:
+    job, index = a_waiting_job()
+    ran = [an_instance(status=InstanceStatus.FAILED, preempted=number < 2) for number in range(3)]
+    told = why(replace(job, instances=tuple(ran)), index, reserved="laptop")
+    assert told == (
+        "The host laptop is kept for it: it starts there as soon as there is room.",
+        "It was preempted 2 times so that users further below their share could run; it has kept its place.",
+    )
+
+
+def test_every_constraint_can_be_put_so_that_people_understand_it() -> None:
+    names = [name for name in vars(constraints).values() if str(name).endswith("_constraint")]
+    assert len(names) == 12
+    refusal = Refusal(job_id="j", constraints=dict.fromkeys(names, 1))
+    told = answers.not_placed(refusal, host_counts(refusal))
+    assert told is not None
+    assert "_constraint" not in told.sentence

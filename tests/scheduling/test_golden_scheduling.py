@@ -24,6 +24,7 @@ from cook_jupyter.scheduling.constraints import GroupPlacement, PlacementKind, P
 from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
 from cook_jupyter.scheduling.dru import cumulative_dru
 from cook_jupyter.scheduling.matching import MatchSettings
+from cook_jupyter.scheduling.offensive import offence
 from cook_jupyter.scheduling.ranking import RankSettings, columnar, lazily
 from cook_jupyter.scheduling.rules import Surroundings
 from tests.golden.cases import cases
@@ -75,6 +76,10 @@ def _resources(task: Input) -> Resources:
 @pytest.mark.parametrize("way", [lazily, columnar])
 @pytest.mark.parametrize(("given", "expect"), cases("ranking"))
 def test_the_queue_is_cooks(given: Input, expect: Input, way: Any) -> None:
+    if "limits" in given:
+        parted = _parted(given, way)
+        assert {name: parted[name] for name in expect} == expect
+        return
     groups = group_usages(
         given.get("quota_groups", {}), {p: usage_of(u) for p, u in given.get("pool_usage", {}).items()}
     )
@@ -82,6 +87,29 @@ def test_the_queue_is_cooks(given: Input, expect: Input, way: Any) -> None:
         assert groups == {group: usage_of(amounts) for group, amounts in expect["group_usage"].items()}
         return
     assert _queue(given, groups) == expect["queue"]
+
+
+def _parted(given: Input, way: Any) -> Input:
+    """The jobs that stay in the queue and those that ask for too much, both as they were given."""
+    most, jobs = given["limits"], [{"user": "u", **job} for job in given["jobs"]]
+    filters = QueueFilters(
+        max_cpus=most["cpus"] if "cpus" in most else most["max_cpus"], max_mem_mb=1024 * most["memory_gb"]
+    )
+    index = an_index(jobs)
+    left = {
+        seq_of(job)
+        for job in index.ids(r.row for r in ranked_within(way(index, UserLimits()), index, filters))
+    }
+    too_large = {
+        job["seq"]
+        for job in jobs
+        if offence(_resources(job), max_cpus=filters.max_cpus, max_mem_mb=filters.max_mem_mb)
+    }
+    assert not left & too_large
+    return {
+        "kept": [job["seq"] for job in jobs if job["seq"] in left],
+        "offensive": [job["seq"] for job in jobs if job["seq"] in too_large],
+    }
 
 
 def _queue(given: Input, groups: Mapping[str, Usage]) -> list[int]:

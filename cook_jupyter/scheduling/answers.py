@@ -1,0 +1,243 @@
+"""The answers to why a job waits: each as Cook's API says it, and as a sentence for people.
+
+Lives here: how an answer is put. A function returns None if its answer does not hold.
+Not here: what holds of a job, and in which order it is told (`scheduling.explain`).
+"""
+
+from collections.abc import Mapping, Sequence
+
+from cook_jupyter.model.decisions import Refusal
+from cook_jupyter.model.job import JobId
+from cook_jupyter.model.waiting import WaitKind, WaitReason
+from cook_jupyter.scheduling.constraints import (
+    ATTRIBUTE_EQUALS,
+    ATTRIBUTES,
+    BALANCED,
+    CHECKPOINT,
+    COMPLETION,
+    DISK,
+    GPU,
+    MAX_TASKS,
+    NON_GPU,
+    NOVEL_HOST,
+    RESERVED,
+    UNIQUE,
+    Demand,
+)
+from cook_jupyter.scheduling.offensive import Excess
+
+_CONSTRAINT_TEXTS = {
+    NOVEL_HOST: "Job already ran on this host.",
+    GPU: "Host has no GPU support.",
+    NON_GPU: "Host is reserved for jobs that need GPU support.",
+    ATTRIBUTE_EQUALS: "Host had a different attribute than other jobs in the group.",
+}
+_CONSTRAINTS_FOR_PEOPLE = {
+    NOVEL_HOST: "where it failed before",
+    GPU: "without the gpus it asks for",
+    NON_GPU: "kept for jobs with gpus",
+    DISK: "without the disk it asks for",
+    ATTRIBUTES: "that fail its constraints",
+    COMPLETION: "that will not live until it ends",
+    CHECKPOINT: "away from its checkpoint",
+    RESERVED: "kept for other jobs",
+    MAX_TASKS: "with as many tasks as it may run",
+    UNIQUE: "that run another job of its group",
+    BALANCED: "where its group has more jobs than elsewhere",
+    ATTRIBUTE_EQUALS: "unlike those of the rest of its group",
+}
+_UNITS = {"cpus": "cpus", "mem": "MB of memory", "gpus": "gpus", "count": "jobs at once", "ports": "ports"}
+
+
+def running() -> WaitReason:
+    """It runs."""
+    return _plain(WaitKind.RUNNING, "The job is running.")
+
+
+def completed(too_large: Excess) -> WaitReason:
+    """It has ended; if it never ran because it was `too_large`, that is said."""
+    if not too_large:
+        return _plain(WaitKind.COMPLETED, "The job has completed.")
+    return _plain(WaitKind.COMPLETED, f"The job was ended before it began: {_demand(too_large)}.", too_large)
+
+
+def retries_exhausted(max_retries: int, attempts: int) -> WaitReason | None:
+    """It has used up its attempts."""
+    if attempts < max_retries:
+        return None
+    return _plain(
+        WaitKind.RETRIES_EXHAUSTED,
+        f"It has used all of its {_some(max_retries, 'attempt')}: raise its retries to run it.",
+        {"max-retries": max_retries, "instance-count": attempts},
+    )
+
+
+def exceeds_quota(over: Excess) -> WaitReason | None:
+    """With it its user would be above the quota."""
+    if not over:
+        return None
+    told = f"With it you would hold {_compared(over, 'quota')}: it starts when others of yours have ended."
+    return _plain(WaitKind.EXCEEDS_QUOTA, told, over)
+
+
+def exceeds_share(over: Excess) -> WaitReason | None:
+    """With it its user would be above the share, which is no obstacle but lets others go first."""
+    if not over:
+        return None
+    told = f"With it you would hold {_compared(over, 'share')}"
+    told += ": others go first, and it may be preempted for them."
+    return _plain(WaitKind.EXCEEDS_SHARE, told, over)
+
+
+def rate_limited(held: int | None) -> WaitReason | None:
+    """Jobs of its user were held back by the launch rate."""
+    if not held:
+        return None
+    return _plain(
+        WaitKind.RATE_LIMITED,
+        f"You start jobs faster than your launch rate allows; {_some(held, 'job')} wait for that.",
+        {"num-ratelimited": held},
+    )
+
+
+def deferred(by: tuple[str, str] | None) -> WaitReason | None:
+    """The launch filter of this name holds it back, with this message."""
+    if by is None:
+        return None
+    plugin, message = by
+    return _plain(
+        WaitKind.DEFERRED,
+        f"The launch filter {plugin} holds it back: {message}",
+        {"plugin": plugin, "message": message},
+    )
+
+
+def queue_position(ahead: int, jobs: Sequence[JobId], *, at_least: bool) -> WaitReason | None:
+    """So many tasks of its user come before it, of which some are named."""
+    if not ahead:
+        return None
+    about = "at least " if at_least else ""
+    return WaitReason(
+        kind=WaitKind.QUEUE_POSITION,
+        text=f"You have {about}{ahead} other jobs ahead in the queue.",
+        data={"jobs": list(jobs)},
+        sentence=f"{about}{_some(ahead, 'job')} of yours run or wait before it.".capitalize(),
+    )
+
+
+def under_investigation() -> WaitReason:
+    """Nobody has looked for a host yet."""
+    return _plain(WaitKind.UNDER_INVESTIGATION, "No cycle has looked for a host for it yet.")
+
+
+def not_placed(refusal: Refusal, counts: Sequence[tuple[str, int]]) -> WaitReason | None:
+    """No host takes it now; `counts` tells on how many hosts what stands in the way."""
+    if not counts:
+        return None
+    resources = refusal.resources
+    told = ", ".join(f"{_some(hosts, 'host')} {_in_the_way(name, resources)}" for name, hosts in counts)
+    return _plain(
+        WaitKind.NOT_PLACED,
+        f"No host takes it now: {told}.",
+        {
+            "reasons": [
+                {"reason": _placement_text(name, resources), "host_count": hosts} for name, hosts in counts
+            ]
+        },
+    )
+
+
+def unsatisfiable(
+    never: Mapping[str, Mapping[str, float]], demands: tuple[Demand, ...], *, met: bool
+) -> WaitReason:
+    """No host could ever take it.
+
+    Args:
+        never: resource -> what is "asked" and the "largest" that a host has.
+        demands: what is demanded of its host besides room.
+        met: some host meets those.
+    """
+    if demands and not met:
+        wanted = " and ".join(f"{attribute} = {value}" for attribute, value in demands)
+        sentence = f"No host has {wanted}: it can never start here. Change its constraints."
+    else:
+        asked = " and ".join(f"{_number(pair['asked'])} {_UNITS[name]}" for name, pair in never.items())
+        most = " and ".join(f"{_number(pair['largest'])} {_UNITS[name]}" for name, pair in never.items())
+        together = "" if any(pair["asked"] > pair["largest"] for pair in never.values()) else " together"
+        among = " that meets its constraints" if demands else ""
+        largest = "no single host has that" if together else f"the most any host{among} has is {most}"
+        sentence = f"It asks for {asked}{together}; {largest}. It can never start here: ask for less."
+    return _plain(WaitKind.UNSATISFIABLE, sentence, never)
+
+
+def too_large(over: Excess) -> WaitReason | None:
+    """No job of the pool may ask for that much."""
+    if not over:
+        return None
+    return _plain(WaitKind.TOO_LARGE, f"It can never start: {_demand(over)}. Ask for less.", over)
+
+
+def exceeds_pool_quota(over: Excess) -> WaitReason | None:
+    """With it all users of its pool, or of its quota group, would be above their common quota."""
+    if not over:
+        return None
+    told = f"With it all users of the pool would hold {_compared(over, 'quota of the pool')}"
+    return _plain(WaitKind.EXCEEDS_POOL_QUOTA, f"{told}: it starts when others have ended.", over)
+
+
+def reserved(host: str | None) -> WaitReason | None:
+    """A host is kept for it."""
+    if host is None:
+        return None
+    told = f"The host {host} is kept for it: it starts there as soon as there is room."
+    return _plain(WaitKind.RESERVED, told, {"host": host})
+
+
+def preempted(times: int) -> WaitReason | None:
+    """It ran already, and made way for others' jobs."""
+    if not times:
+        return None
+    often = "once" if times == 1 else f"{times} times"
+    told = (
+        f"It was preempted {often} so that users further below their share could run; it has kept its place."
+    )
+    return _plain(WaitKind.PREEMPTED, told, {"times": times})
+
+
+def _plain(kind: WaitKind, sentence: str, data: Mapping[str, object] | None = None) -> WaitReason:
+    return WaitReason(kind=kind, text=kind.value, data=data or {}, sentence=sentence)
+
+
+def _compared(over: Excess, word: str) -> str:
+    return ", ".join(
+        f"{_number(pair['usage'])} {_UNITS[name]} where the {word} is {_number(pair['limit'])}"
+        for name, pair in over.items()
+    )
+
+
+def _demand(over: Excess) -> str:
+    return " and ".join(
+        f"it asks for {_number(pair['usage'])} {_UNITS[name]} where no job may have more than"
+        f" {_number(pair['limit'])}"
+        for name, pair in over.items()
+    )
+
+
+def _placement_text(name: str, resources: Mapping[str, int]) -> str:
+    if name in resources:
+        return f"Not enough {name} available."
+    return _CONSTRAINT_TEXTS.get(name, name)
+
+
+def _in_the_way(name: str, resources: Mapping[str, int]) -> str:
+    if name in resources:
+        return f"without enough {'memory' if name == 'mem' else name} free"
+    return _CONSTRAINTS_FOR_PEOPLE.get(name, f"closed by {name}")
+
+
+def _some(number: float, thing: str) -> str:
+    return f"{_number(number)} {thing}" + ("" if number == 1 else "s")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"

@@ -1,0 +1,20 @@
+import pytest
+
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.offensive import offence
+
+
+@pytest.mark.parametrize(
+    ("cpus", "mem_mb", "too_much"),
+    [
+        (4.0, 12288.0, {}),
+        (4.5, 12288.0, {"cpus": {"limit": 4.0, "usage": 4.5}}),
+        (1.0, 12289.0, {"mem": {"limit": 12288.0, "usage": 12289.0}}),
+    ],
+)
+def test_a_job_is_offensive_past_the_limits_of_which_it_is_told(
+    cpus: float, mem_mb: float, too_much: dict[str, dict[str, float]]
+) -> None:
+    asked = Resources(cpus=cpus, mem_mb=mem_mb)
+    assert offence(asked, max_cpus=4.0, max_mem_mb=12288.0) == too_much
+    assert offence(asked, max_cpus=None, max_mem_mb=None) == {}
