@@ -118,7 +118,7 @@ class Reference:
         if not self.settings.drop_unneeded:
             return tasks
         kept = list(tasks)
-        for task in sorted(reversed(tasks), key=self.work, reverse=True):
+        for task in sorted(tasks[::-1], key=self.work, reverse=True):  # noqa: C415 - the last of equals first
             rest = [other for other in kept if other is not task]
             if self.suffices(job, host, rest):
                 kept = rest
@@ -137,8 +137,6 @@ class Reference:
 
     def suffices(self, job: Task, host: str, tasks: Sequence[Task]) -> bool:
         """Whether the job fits into what is freed."""
-        if not tasks and host not in self.spare:
-            return False
         return Resources(cpus=job["cpus"], mem_mb=job["mem"], gpus=job["gpus"]).fits_in(
             self.freed(host, tasks)
         )
