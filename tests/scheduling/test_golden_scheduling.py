@@ -1,10 +1,10 @@
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from cook_jupyter.model.limits import Quota, Usage, UserLimits
+from cook_jupyter.model.limits import UNLIMITED, UNLIMITED_COUNT, Quota, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
@@ -134,18 +134,39 @@ def test_below_quota_is_cooks(given: Input, expect: Input) -> None:
     assert quota_of(given["quota"]).allows(usage_of(given["usage"])) is expect["below"]
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("quota_filter", ops=["user_quota_filter"]))
-def test_a_users_quota_filters_as_in_cook(given: Input, expect: Input) -> None:
-    kept: list[int] = []
-    for user, quota in given["user_quotas"].items():
-        own = [job for job in given["queue"] if job["user"] == user]
-        asked = [
-            usage_of({"count": 1, **{k: v for k, v in job.items() if k in ("cpus", "mem", "gpus")}})
-            for job in own
-        ]
-        used = usage_of(given["user_usage"].get(user, {}))
-        kept += [own[at]["seq"] for at in within_quota(asked, used, quota_of(quota))]
-    assert [job["seq"] for job in given["queue"] if job["seq"] in kept] == expect["kept"]
+QUOTA_FILTERS = ["user_quota_filter", "pool_quota_filter", "pending_filter"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("quota_filter", ops=QUOTA_FILTERS))
+def test_quotas_filter_as_in_cook(given: Input, expect: Input) -> None:
+    """Users' quotas first, then that of the pool, as far as they are given."""
+    queue, used = given["queue"], given.get("user_usage", {})
+    if "user_quotas" in given:
+        quotas = given["user_quotas"]
+        kept = {
+            own[at]["seq"]
+            for user in {job["user"] for job in queue}
+            for own in [[job for job in queue if job["user"] == user]]
+            for at in within_quota(
+                _alone(own),
+                usage_of(used.get(user, {})),
+                quota_of(quotas.get(user, quotas.get("default", UNSET))),
+            )
+        }
+        queue = [job for job in queue if job["seq"] in kept]
+    if given.get("pool_quota") is not None:
+        told = given.get("pool_usage", given.get("usage"))
+        total = sum(map(usage_of, used.values()), Usage()) if told is None else usage_of(told)
+        queue = [queue[at] for at in within_quota(_alone(queue), total, quota_of(given["pool_quota"]))]
+    assert [job["seq"] for job in queue] == expect["kept"]
+
+
+UNSET = {"count": UNLIMITED_COUNT, "cpus": UNLIMITED, "mem": UNLIMITED, "gpus": UNLIMITED}
+
+
+def _alone(jobs: Sequence[Input]) -> list[Usage]:
+    """What each job asks for."""
+    return [usage_of({"count": 1, **{k: v for k, v in job.items() if k in UNSET}}) for job in jobs]
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("quota_filter", ops=["considerable"]))
