@@ -96,7 +96,7 @@ class PreemptionSettings:
 PREEMPTION_DEFAULTS: Final = PreemptionSettings()
 
 
-def rebalance(
+def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cycle
     index: QueueIndex,
     hosts: Hosts,
     limits: UserLimits,
@@ -106,6 +106,7 @@ def rebalance(
     filters: QueueFilters = NO_FILTERS,
     surroundings: Surroundings = NO_SURROUNDINGS,
     clusters: Mapping[str, str] | None = None,
+    queue: Iterable[JobId] | None = None,
 ) -> Rebalancing:
     """Decide which running tasks give way to which waiting jobs. Changes nothing.
 
@@ -119,6 +120,8 @@ def rebalance(
         surroundings: the time (to tell how much work a task would lose), groups, attributes of hosts that are
             not among `hosts`. Reservations do not bear on preemption.
         clusters: host -> cluster, of hosts that are not among `hosts`.
+        queue: the jobs as they were ranked before, for instance by the match cycle that went before; those
+            that wait no longer are passed over. None: they are ranked now.
     """
     state = RebalanceState(
         index,
@@ -131,9 +134,12 @@ def rebalance(
     most = min(settings.max_preemption, index.waiting_count)
     if not most or (settings.mode is DruMode.GPU and not settings.gpu_pools):
         return Rebalancing()
-    ranked = ranked_in_columns(index, limits, replace(rank, mode=settings.mode), number=most)
-    rows = [job.row for job in islice(ranked_within(ranked, index, filters), most)]
-    preemptions = tuple(decisions(state, index.ids(rows)))
+    if queue is None:
+        ranked = ranked_in_columns(index, limits, replace(rank, mode=settings.mode), number=most)
+        first = index.ids(job.row for job in islice(ranked_within(ranked, index, filters), most))
+    else:
+        first = list(islice(filter(index.is_waiting, queue), most))
+    preemptions = tuple(decisions(state, first))
     return Rebalancing(
         preemptions=preemptions,
         reservations=reservations_after(preemptions, reserve_from=settings.reserve_from),

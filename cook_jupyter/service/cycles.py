@@ -7,29 +7,39 @@ Not here: any decision (`scheduling`), the views that are looked at (`service.sc
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 from cook_jupyter.clusters.base import Launch
 from cook_jupyter.model.decisions import Preemption
 from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus
 from cook_jupyter.model.job import JobId, JobState
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.store.base import Failure
 
 log = logging.getLogger(__name__)
 
+NOT_RANKED: Final[Mapping[PoolName, Sequence[JobId]]] = MappingProxyType({})
+
 
 async def match_all(scheduler: Scheduler) -> int:
     """Run one match cycle of each active pool; returns how many jobs were launched."""
     launched = 0
     for pool in scheduler.settings.pools:
-        if not pool.active or not scheduler.queues.pool_waiting(pool.name):
+        if not pool.active:
+            continue
+        if not scheduler.queues.pool_waiting(pool.name):
+            scheduler.queues.matched_nothing(pool.name)
             continue
         async with scheduler.cycle:
             offers = scheduler.offers(pool.name)
-            if scheduler.queues.might_start(pool.name, offers):
+            if not scheduler.queues.might_start(pool.name, offers):
+                scheduler.queues.matched_nothing(pool.name)
+            else:
                 launched += await match_cycle(scheduler, pool.name, offers)
     return launched
 
@@ -85,8 +95,14 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
     return len(committed)
 
 
-async def rebalance_all(scheduler: Scheduler) -> int:
-    """Run one rebalance cycle of each active pool it looks at; returns how many tasks were stopped."""
+async def rebalance_all(scheduler: Scheduler, ranked: Mapping[PoolName, Sequence[JobId]] = NOT_RANKED) -> int:
+    """Run one rebalance cycle of each active pool it looks at; returns how many tasks were stopped.
+
+    Args:
+        scheduler: whose.
+        ranked: pools' queues as they were ranked before; of other pools they are ranked now. Cook takes
+            the ranking that the last match cycle took, less what was launched since.
+    """
     stopped = 0
     for pool in scheduler.settings.pools:
         if not pool.active or not scheduler.rebalancer.looks_at(pool.name):
@@ -95,11 +111,11 @@ async def rebalance_all(scheduler: Scheduler) -> int:
             scheduler.queues.reserve(pool.name, {})
             continue
         async with scheduler.cycle:
-            stopped += await rebalance_cycle(scheduler, pool.name)
+            stopped += await rebalance_cycle(scheduler, pool.name, ranked.get(pool.name))
     return stopped
 
 
-async def rebalance_cycle(scheduler: Scheduler, pool: str) -> int:
+async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobId] | None = None) -> int:
     """Stop running tasks of a pool where waiting jobs have a better claim; returns how many.
 
     Before anything is stopped the store is asked once more: a beneficiary that was killed meanwhile, or a
@@ -108,7 +124,9 @@ async def rebalance_cycle(scheduler: Scheduler, pool: str) -> int:
     queues, rebalancer = scheduler.queues, scheduler.rebalancer
     now_ms = scheduler.clock.now_ms()
     scheduler.see_capacity(pool)
-    decision = queues.rebalance(pool, scheduler.offers(pool), rebalancer.preemption(), now_ms=now_ms)
+    decision = queues.rebalance(
+        pool, scheduler.offers(pool), rebalancer.preemption(), now_ms=now_ms, ranked=ranked
+    )
     reserved = dict(decision.reservations)
     kept = _still_freed(scheduler, pool)
     reserved |= kept

@@ -177,9 +177,12 @@ class PlacementSettings:
         max_tasks_per_host: how many tasks a host may run; None does not limit.
         completion: see there; None looks at no end.
         launch_filter: a function `module:name` that says of a waiting job whether it may start now.
+        leave_out_too_large: jobs larger than the largest host are left out of the queue; they cannot start:
+            Cook considers them again in each cycle, and fewer jobs while such a one is first.
     """
 
     avoid_failed_hosts: Literal["while_others", "always", "never"] = "while_others"
     max_tasks_per_host: int | None = None
     completion: CompletionSettings | None = None
     launch_filter: str | None = None
+    leave_out_too_large: bool = True

@@ -163,10 +163,23 @@ class Queues:
         state.held = matching.rate_limited
         return matching
 
+    def matched_nothing(self, pool: PoolName) -> None:
+        """Note a match cycle that had nothing to match: the next one considers as many jobs as ever."""
+        self._of(pool).scaleback = None
+
     def rebalance(
-        self, pool: PoolName, offers: Sequence[Offer], settings: PreemptionSettings, *, now_ms: int
+        self,
+        pool: PoolName,
+        offers: Sequence[Offer],
+        settings: PreemptionSettings,
+        *,
+        now_ms: int,
+        ranked: Sequence[JobId] | None = None,
     ) -> Rebalancing:
-        """Decide which running tasks of a pool give way to which waiting jobs. Changes nothing."""
+        """Decide which running tasks of a pool give way to which waiting jobs. Changes nothing.
+
+        `ranked` is the queue as it was ranked before, if it is not to be ranked now.
+        """
         state = self._of(pool)
         return rebalance(
             state.index,
@@ -177,6 +190,7 @@ class Queues:
             filters=self._filters(state),
             surroundings=replace(self._surroundings(state, now_ms), attributes=state.rooms.attributes),
             clusters={offer.host: offer.cluster for offer in state.rooms.capacity},
+            queue=ranked,
         )
 
     def reserve(self, pool: PoolName, reservations: Mapping[JobId, str]) -> None:
@@ -291,7 +305,7 @@ class Queues:
         launches ahead offers more room than it has.
         """
         settings, largest = self._settings, pool.rooms.largest
-        known = fitting and bool(pool.rooms.capacity)
+        known = fitting and settings.placement.leave_out_too_large and bool(pool.rooms.capacity)
         group_usage = Usage()
         group_quota = UNLIMITED_QUOTA
         if pool.group is not None and pool.group_quota.limits_usage:

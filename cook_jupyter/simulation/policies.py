@@ -102,7 +102,7 @@ def settings_of(policy: Policy, config: SimConfig) -> Settings:
         default_pool=POOL,
         order=policy.order,
         rebalancer=rebalancer,
-        placement=PlacementSettings(avoid_failed_hosts="always"),
+        placement=PlacementSettings(avoid_failed_hosts="always", leave_out_too_large=False),
         max_cpus=config.constraints.cpus,
         max_mem_mb=1024.0 * config.constraints.memory_gb,
         retry_limit=config.constraints.retry_limit,

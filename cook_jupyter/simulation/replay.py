@@ -155,6 +155,7 @@ class _Replay:
         settings = settings_of(policy, config)
         self._largest = (settings.max_cpus, settings.max_mem_mb)
         self._preempts = settings.rebalancer.enabled
+        self._ranked_for_rebalancer = settings.max_considered + (settings.rebalancer.max_preemption or 0)
         self._cluster = SimulatedCluster(
             [_offer(host) for host in hosts],
             behaviour=self._ending,
@@ -193,13 +194,16 @@ class _Replay:
             ended = await self._cluster.turn()
             self._clock.advance(1)  # the queue is ranked; the optimizer, which does nothing, is called
             self._clock.advance(1)
+            rebalances = self._preempts and now_ms - rebalanced_ms > config.rebalance_ms
+            # The rebalancer takes what was ranked for the match, which launches some of it.
+            ranked = self._scheduler.queues.ranked(POOL, self._ranked_for_rebalancer) if rebalances else ()
             launched = await match_all(self._scheduler)
             if offensive:  # Cook ends them in the background, once a ranking has met them
                 await self._scheduler.kill_jobs(offensive)
             preempted = 0
-            if self._preempts and now_ms - rebalanced_ms > config.rebalance_ms:
+            if rebalances:
                 self._clock.advance(1)
-                preempted = await rebalance_all(self._scheduler)
+                preempted = await rebalance_all(self._scheduler, {POOL: ranked})
                 await self._cluster.deliver()
                 rebalanced_ms = now_ms
             cycle = Cycle(
