@@ -1,8 +1,8 @@
 """Runs of one workload under different policies or settings, in figures that can stand side by side.
 
 Lives here: what is known of a run (`Run`), how its users fared (`UserFigures`), how things stood over time
-(`Timeline`), and all of it (`RunFigures`). Not here: Cook's own measures (`simulation.measures`), the page that
-shows the figures (`simulation.report`).
+(`Timeline`), and all of it (`RunFigures`). Not here: Cook's own measures (`simulation.measures`), the page
+that shows the figures (`simulation.report`).
 
 A job that never started has no row. It counts here all the same, with the time it waited up to the end of the
 run: else a policy would look the better the more jobs it left waiting.
@@ -94,6 +94,7 @@ class Timeline:
 
     Attributes:
         ticks_ms: when, since the first submission.
+        step_ms: from one to the next.
         usage: what users held, in their shares: the larger of cpus and memory (their DRU).
         fair: what they would have held, in shares, had all that was held been divided fairly.
         starved: users who wait, below their share.
@@ -103,6 +104,7 @@ class Timeline:
     """
 
     ticks_ms: Floats
+    step_ms: int
     usage: Floats
     fair: Floats
     starved: Truths
@@ -159,9 +161,7 @@ def figures_of(name: str, run: Run) -> RunFigures:
     of = instances(run.rows, [job.user for job in run.trace])
     queue = _queue(of, run)
     timeline = _timeline(of, queue, run)
-    step_hours = (
-        float(timeline.ticks_ms[1] - timeline.ticks_ms[0]) / HOUR_MS if len(timeline.ticks_ms) > 1 else 0.0
-    )
+    tick_hours = timeline.step_ms / HOUR_MS
     jobs = job_times(of)
     never = queue.never_started
     user_of_wait = np.concatenate((jobs.user, queue.user[never]))
@@ -182,9 +182,9 @@ def figures_of(name: str, run: Run) -> RunFigures:
                 cpu_hours=float(held_hours[mine].sum()),
                 lost_cpu_hours=float(held_hours[mine & of.preempted].sum()),
                 preemptions=int((mine & of.preempted).sum()),
-                starved_hours=float(timeline.starved[:, place].sum()) * step_hours,
-                hungry_hours=float(timeline.hungry[:, place].sum()) * step_hours,
-                satisfied_hours=float(timeline.satisfied[:, place].sum()) * step_hours,
+                starved_hours=float(timeline.starved[:, place].sum()) * tick_hours,
+                hungry_hours=float(timeline.hungry[:, place].sum()) * tick_hours,
+                satisfied_hours=float(timeline.satisfied[:, place].sum()) * tick_hours,
             )
         )
     medians = np.array([user.wait_ms.median for user in users if user.jobs])
@@ -202,9 +202,7 @@ def figures_of(name: str, run: Run) -> RunFigures:
         lost_cpu_hours=float(held_hours[of.preempted].sum()),
         preemptions=int(of.preempted.sum()),
         starved_hours=sum(user.starved_hours for user in users),
-        busy_while_waiting=float(timeline.busy[somebody_waits].mean())
-        if somebody_waits.any()
-        else float("nan"),
+        busy_while_waiting=_mean(timeline.busy[somebody_waits]),
         end_ms=_end_ms(of),
         timeline=timeline,
         measures=measure(of, run.cycle_ms),
@@ -223,7 +221,7 @@ class _Queue(NamedTuple):
 
 
 def _queue(of: Instances, run: Run) -> _Queue:
-    """All waiting: before each instance, after a last one that was preempted, and of jobs that never started."""
+    """All waiting: before each instance, after a last one that was preempted, of jobs that never started."""
     place_of = {user: place for place, user in enumerate(of.users)}
     started = {row.job_id for row in run.rows}
     never = [job for job in run.trace if job.job_id not in started]
@@ -248,12 +246,8 @@ def _queue(of: Instances, run: Run) -> _Queue:
         ),
         since_ms=since,
         until_ms=until,
-        cpus=np.concatenate(
-            (of.cpus, of.cpus[again], np.array([job.cpus for job in never], dtype=np.float64))
-        ),
-        mem_mb=np.concatenate(
-            (of.mem_mb, of.mem_mb[again], np.array([job.mem_mb for job in never], dtype=np.float64))
-        ),
+        cpus=np.concatenate((of.cpus, of.cpus[again], [job.cpus for job in never])),
+        mem_mb=np.concatenate((of.mem_mb, of.mem_mb[again], [job.mem_mb for job in never])),
         never_started=never_started,
     )
 
@@ -261,9 +255,8 @@ def _queue(of: Instances, run: Run) -> _Queue:
 def _timeline(of: Instances, queue: _Queue, run: Run) -> Timeline:
     end_ms = _end_ms(of)
     step_ms = run.cycle_ms * (1 + end_ms // run.cycle_ms // _MOST_TICKS)
-    ticks = np.arange(
-        run.cycle_ms / 2, max(end_ms, run.cycle_ms), step_ms
-    )  # a cycle's jobs start as it begins
+    # Jobs come and start as a cycle begins: in its middle all is as it left it.
+    ticks = np.arange(run.cycle_ms / 2, max(end_ms, run.cycle_ms), step_ms)
     users = len(of.users)
 
     def running(amount: Floats) -> Floats:
@@ -282,6 +275,7 @@ def _timeline(of: Instances, queue: _Queue, run: Run) -> Timeline:
     below_share = (cpus < share_cpus - _EVEN) & (mem < share_mem - _EVEN)
     return Timeline(
         ticks_ms=ticks,
+        step_ms=step_ms,
         usage=usage,
         fair=water_fill(usage.sum(axis=1), wanted),
         starved=waits & below_share,
@@ -295,6 +289,10 @@ def _share(run: Run, user: str, name: LimitName, room: float) -> float:
     """A user's share; one without limit counts as all there is."""
     amount = run.shares.get(user, {}).get(name, run.shares.get(DEFAULT_USER, {}).get(name, UNLIMITED))
     return amount if amount < UNLIMITED else room
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def _end_ms(of: Instances) -> int:
