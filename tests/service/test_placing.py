@@ -1,0 +1,191 @@
+"""Where jobs go, live: apart from their group, beside it, away from where they failed."""
+
+from collections import Counter
+
+import pytest
+
+from cook_jupyter.model.job import Group
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.service.config import Settings
+from cook_jupyter.service.policies import PlacementSettings
+from tests.builders import a_group, a_job_spec
+from tests.service.conftest import ByHand, HandTurned, SlowToEnd
+
+
+def spread(attribute: str = "HOSTNAME", kind: str = "balanced", minimum: int = 3) -> Group:
+    parameters = {"attribute": attribute, "minimum": minimum}
+    return a_group(host_placement={"type": kind, "parameters": parameters})
+
+
+def apart() -> Group:
+    return a_group(host_placement={"type": "unique"})
+
+
+def hosts_of(hand: ByHand, group: Group) -> Counter[str]:
+    return Counter(
+        task.instance.host for task in hand.cluster.tasks.values() if task.spec.group == group.group_id
+    )
+
+
+async def test_jobs_of_a_unique_group_run_on_hosts_of_their_own(by_hand: HandTurned) -> None:
+    group = apart()
+    async with by_hand(hosts=3, cpus=8) as hand:
+        jobs = [a_job_spec(group=group.group_id) for _ in range(4)]
+        await hand.submit(*jobs, groups=[group])
+        await hand.match()
+
+        assert sorted(hosts_of(hand, group).values()) == [1, 1, 1]
+        (left,) = [job for job in jobs if job.job_id not in hand.where()]
+        told = " ".join(await hand.scheduler.explain(left.job_id))
+        assert "3 hosts closed by unique_host_placement_group_constraint" in told
+
+
+async def test_a_unique_group_stays_apart_after_a_restart(by_hand: HandTurned) -> None:
+    group = apart()
+    async with by_hand(hosts=3, cpus=8) as hand:
+        await hand.submit(a_job_spec(group=group.group_id), groups=[group])
+        await hand.match()
+        (first,) = hosts_of(hand, group)
+        later = [a_job_spec(group=group.group_id) for _ in range(2)]
+        await hand.scheduler.submit(later, override_group_immutability=True)
+    async with by_hand(cluster=hand.cluster) as hand:
+        await hand.match()
+
+        assert hosts_of(hand, group) == {"h1": 1, "h2": 1, "h3": 1}
+        assert first in hosts_of(hand, group)
+
+
+async def test_a_balanced_group_is_spread_evenly(by_hand: HandTurned) -> None:
+    group = spread()
+    async with by_hand(hosts=3, cpus=8) as hand:
+        await hand.submit(*(a_job_spec(group=group.group_id) for _ in range(6)), groups=[group])
+        await hand.match()
+
+        assert hosts_of(hand, group) == {"h1": 2, "h2": 2, "h3": 2}
+
+
+async def test_a_group_that_wants_one_host_gets_one(by_hand: HandTurned) -> None:
+    group = spread(kind="attribute-equals")
+    async with by_hand(hosts=3, cpus=2) as hand:
+        await hand.submit(a_job_spec(group=group.group_id), groups=[group])
+        await hand.match()
+        (home,) = hosts_of(hand, group)
+        jobs = [a_job_spec(group=group.group_id) for _ in range(3)]
+        await hand.scheduler.submit(jobs, override_group_immutability=True)
+        await hand.match()
+
+        assert hosts_of(hand, group) == {home: 2}  # there is no room for more
+
+
+async def test_a_group_without_wishes_is_packed(by_hand: HandTurned) -> None:
+    group = a_group()
+    async with by_hand(hosts=3, cpus=8) as hand:
+        await hand.submit(*(a_job_spec(group=group.group_id) for _ in range(6)), groups=[group])
+        await hand.match()
+
+        assert hosts_of(hand, group) == {"h1": 6}
+
+
+async def test_a_refused_group_does_not_place_the_one_that_is_stored(by_hand: HandTurned) -> None:
+    group = apart()
+    async with by_hand(hosts=1, cpus=8) as hand:
+        plain = a_group(group_id=group.group_id)
+        await hand.submit(a_job_spec(group=group.group_id), groups=[plain])
+        with pytest.raises(Exception, match=group.group_id):
+            await hand.submit(a_job_spec(group=group.group_id), groups=[group])
+        await hand.scheduler.submit([a_job_spec(group=group.group_id)], override_group_immutability=True)
+        await hand.match()
+
+        assert hosts_of(hand, group) == {"h1": 2}
+
+
+async def failing(hand: ByHand, times: int, **named: object) -> list[str]:
+    """Let a job fail some times; return where it ran."""
+    job = a_job_spec(max_retries=10, **named)
+    await hand.submit(job)
+    ran = []
+    for _ in range(times):
+        await hand.match()
+        if job.job_id not in hand.where():
+            break
+        ran.append(hand.where()[job.job_id])
+        hand.cluster.finish(hand.task_of(job), exit_code=1)
+        await hand.settle()
+    return ran
+
+
+async def test_a_job_is_tried_where_it_has_not_failed_yet(by_hand: HandTurned) -> None:
+    async with by_hand(hosts=3) as hand:
+        assert sorted(await failing(hand, 3)) == ["h1", "h2", "h3"]
+
+
+async def test_a_job_that_failed_everywhere_is_tried_again_anywhere(by_hand: HandTurned) -> None:
+    async with by_hand(hosts=2) as hand:
+        ran = await failing(hand, 5)
+        assert len(ran) == 5
+        assert set(ran[:2]) == {"h1", "h2"}
+
+
+async def test_on_a_single_host_a_job_is_tried_again_there(by_hand: HandTurned) -> None:
+    async with by_hand(hosts=1) as hand:
+        assert await failing(hand, 3) == ["h1"] * 3
+
+
+async def test_as_in_cook_a_job_that_failed_everywhere_waits(by_hand: HandTurned) -> None:
+    settings = Settings(placement=PlacementSettings(avoid_failed_hosts="always"))
+    async with by_hand(settings, hosts=2) as hand:
+        assert sorted(await failing(hand, 5)) == ["h1", "h2"]
+
+
+async def test_where_a_job_failed_is_remembered_across_a_restart(by_hand: HandTurned) -> None:
+    job = a_job_spec(max_retries=3)
+    async with by_hand(hosts=2) as hand:
+        await hand.submit(job)
+        await hand.match()
+        first = hand.where()[job.job_id]
+        hand.cluster.finish(hand.task_of(job), exit_code=1)
+        await hand.settle()
+    async with by_hand(cluster=hand.cluster) as hand:
+        await hand.match()
+        assert hand.where()[job.job_id] != first
+
+
+async def test_a_preempted_job_may_go_back_to_where_it_was(by_hand: HandTurned) -> None:
+    settings = Settings(placement=PlacementSettings(avoid_failed_hosts="always"))
+    async with by_hand(settings, hosts=1) as hand:
+        jobs = [a_job_spec(user="hog") for _ in range(2)]
+        await hand.submit(*jobs)
+        await hand.match()
+        late = a_job_spec(user="late")
+        await hand.submit(late)
+        assert await hand.rebalance() == 1
+        await hand.match()
+        hand.cluster.finish(hand.task_of(late))
+        await hand.settle()
+        await hand.match()
+
+        assert set(hand.where()) == {job.job_id for job in jobs}
+
+
+async def test_a_job_that_failed_on_all_hosts_goes_to_one_that_comes(by_hand: HandTurned) -> None:
+    settings = Settings(placement=PlacementSettings(avoid_failed_hosts="always"))
+    async with by_hand(settings, hosts=1) as hand:
+        job = a_job_spec(max_retries=3)
+        await hand.submit(job)
+        await hand.match()
+        hand.cluster.finish(hand.task_of(job), exit_code=1)
+        await hand.settle()
+        assert await hand.match() == 0
+        two = {host: Resources(cpus=2, mem_mb=4096) for host in ("h1", "h2")}
+    async with by_hand(settings, cluster=SlowToEnd(two)) as hand:
+        assert await hand.match() == 1
+        assert hand.where() == {job.job_id: "h2"}
+
+
+async def test_no_host_runs_more_tasks_than_it_may(by_hand: HandTurned) -> None:
+    settings = Settings(placement=PlacementSettings(max_tasks_per_host=2))
+    async with by_hand(settings, hosts=2, cpus=8) as hand:
+        await hand.submit(*(a_job_spec() for _ in range(6)))
+        await hand.match()
+
+        assert Counter(hand.where().values()) == {"h1": 2, "h2": 2}
