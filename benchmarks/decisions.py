@@ -153,7 +153,7 @@ def placing_empty(_: int) -> None:
 
 def _placing(which: str, offers: list[Offer]) -> None:
     dice = random.Random(3)
-    tell_best(f"{HOSTS:,} {which}: columns from offers", lambda: Hosts(offers).columns.states(by_tasks=False))
+    tell_best(f"{HOSTS:,} {which}: columns from offers", lambda: Hosts(offers).columns.rough)
     hosts = Hosts(offers)
     for what, asks in (
         ("one shape", _asks(dice, [1.0], [4000.0])),

@@ -10,7 +10,8 @@ from cook_jupyter.model.decisions import Refusal
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.constraints import PoolDefaults
-from cook_jupyter.scheduling.hosts import Hosts, port_count
+from cook_jupyter.scheduling.host_columns import port_count
+from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.rules import HostRules, Surroundings
 
 BATCH: Final = 10  # hosts that are looked at before stopping at a good one

@@ -1,20 +1,19 @@
-"""The hosts of one pool with an offer, in order of name, as columns.
+"""The hosts of one pool with an offer, in order of name.
 
-Lives here: `Hosts`, which adds up the offers of one host and can be kept between cycles.
-Not here: who is placed on them (`scheduling.matching`).
+Lives here: `Hosts`, which adds up the offers of one host, and which is kept between cycles.
+Not here: the same as columns (`scheduling.host_columns`), who is placed on them (`scheduling.matching`).
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import inf
-from typing import Final
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.scheduling.constraints import ConstraintClass, PoolDefaults, fails_class
-from cook_jupyter.scheduling.tables import Floats, Integers
+from cook_jupyter.scheduling.host_columns import Codes, HostColumns
 
 
 class Hosts:
@@ -110,87 +109,19 @@ class Hosts:
         return fails
 
     @property
-    def columns(self) -> "HostColumns":
-        """Room and totals as columns."""
+    def columns(self) -> HostColumns:
+        """Facts about the hosts as columns."""
         if self._columns is None:
             self._columns = HostColumns(self.offers)
         return self._columns
 
+    def fact(self, key: Hashable, fact: Callable[[Offer], float], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return a fact of each offer as a column (`HostColumns.of`); not to be changed."""
+        return self.columns.of(key, fact, self.offers, kind)
 
-_NUMBERS: Final = ("room_cpus", "room_mem", "room_gpus", "run_cpus", "run_mem", "ports", "tasks")
-
-
-class HostColumns:
-    """Numbers of hosts, by position. Where gpus are not a number (Kubernetes) there are always enough."""
-
-    __slots__ = ("_states", "ports", "room_cpus", "room_gpus", "room_mem", "run_cpus", "run_mem", "tasks")
-    room_cpus: Floats
-    room_mem: Floats
-    room_gpus: Floats
-    run_cpus: Floats
-    run_mem: Floats
-    ports: Floats
-    tasks: Floats
-
-    def __init__(self, offers: Sequence[Offer]) -> None:
-        for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
-            setattr(self, name, column)
-        self._states: dict[bool, tuple[Integers, Integers, Integers]] = {}
-
-    def set(self, ats: Sequence[int], offers: Sequence[Offer]) -> None:
-        """Take the numbers of some hosts from their new offers."""
-        for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
-            getattr(self, name)[ats] = column
-        self._states.clear()
-
-    def take_in(self, ats: Sequence[int], offers: Sequence[Offer]) -> None:
-        """Put in new hosts, each before the one that stands at its position now."""
-        for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
-            setattr(self, name, np.insert(getattr(self, name), ats, column))
-        self._states.clear()
-
-    def leave_out(self, ats: Sequence[int]) -> None:
-        """Forget the hosts at some positions."""
-        for name in _NUMBERS:
-            setattr(self, name, np.delete(getattr(self, name), ats))
-        self._states.clear()
-
-    def states(self, *, by_tasks: bool) -> tuple[Integers, Integers, Integers]:
-        """Return the state of each host, and of each state its host of lowest name and how many it has.
-
-        Hosts in the same state have equal numbers; that of tasks counts if `by_tasks`. When most hosts
-        differ, each is in a state of its own, and states are numbered as hosts are.
-        """
-        known = self._states.get(by_tasks)
-        if known is None:
-            columns = [self.room_cpus, self.room_mem, self.run_cpus, self.run_mem, self.room_gpus, self.ports]
-            known = self._states[by_tasks] = _states([*columns, self.tasks] if by_tasks else columns)
-        return known
-
-
-def port_count(offer: Offer) -> int:
-    """Return how many ports the offer has."""
-    return sum(last - first + 1 for first, last in offer.ports)
-
-
-def _numbers(offers: Sequence[Offer]) -> Floats:
-    """One row per number, in the order of `_NUMBERS`, of one value per offer."""
-    table = np.array(
-        [
-            (
-                offer.room.cpus,
-                offer.room.mem_mb,
-                offer.room.gpus if offer.kind is HostKind.PLAIN else inf,
-                offer.running.cpus,
-                offer.running.mem_mb,
-                port_count(offer) if offer.ports else 0,
-                offer.task_count,
-            )
-            for offer in offers
-        ],
-        dtype=np.float64,
-    )
-    return np.ascontiguousarray(table.reshape(-1, len(_NUMBERS)).T)
+    def codes(self, attribute: str) -> tuple[Codes, Mapping[str | None, int]]:
+        """Return the values of an attribute as numbers (`HostColumns.codes`); not to be changed."""
+        return self.columns.codes(attribute, self.offers)
 
 
 def _by_host(offers: Iterable[Offer]) -> dict[str, Offer]:
@@ -203,25 +134,6 @@ def _by_host(offers: Iterable[Offer]) -> dict[str, Offer]:
 
 def _host(offer: Offer) -> str:
     return offer.host
-
-
-def _states(columns: list[Floats]) -> tuple[Integers, Integers, Integers]:
-    """Number the distinct rows of a table that is given by its columns."""
-    mixed = np.zeros(len(columns[0]), dtype=np.uint64)
-    for column in columns:
-        mixed ^= column.view(np.uint64)
-        mixed *= np.uint64(0x9E3779B97F4A7C15)  # the golden ratio: spreads what differs over all bits
-        mixed ^= mixed >> np.uint64(29)
-    _, first, state, count = np.unique(mixed, return_index=True, return_inverse=True, return_counts=True)
-    if 2 * len(first) > len(mixed):  # mostly different: then each host is a state of its own
-        each = np.arange(len(mixed))
-        return each, each, np.ones(len(mixed), dtype=np.int64)
-    if any((column != column[first][state]).any() for column in columns):  # two rows met in one number
-        table = np.stack(columns, axis=1)
-        _, first, state, count = np.unique(
-            table, axis=0, return_index=True, return_inverse=True, return_counts=True
-        )
-    return state.reshape(-1), first, count
 
 
 def _added(one: Offer, other: Offer) -> Offer:

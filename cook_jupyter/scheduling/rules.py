@@ -65,13 +65,9 @@ class HostRules:
         self._all_plain = hosts.all_plain
         self._by_class: dict[tuple[ConstraintClass, float], list[str | None]] = {}
         self._pool_demands = bool(defaults.constraints)
+        self._changed: set[int] = set()  # positions of nodes that the cycle has put tasks on
         self._cohosts: dict[GroupId, dict[str, int]] = {}
         self._assigned = [0] * len(hosts) if defaults.max_tasks_per_host is not None else []
-
-    @property
-    def reserved_at(self) -> list[int]:
-        """The positions of reserved hosts."""
-        return [self._position[host] for host in self._reserved if host in self._position]
 
     def of(self, ask: Ask) -> Callable[[int], str | None] | None:
         """Return what names the constraint that fails at a position; None if none fails anywhere."""
@@ -86,8 +82,11 @@ class HostRules:
             return None
         known = self._by_class.get((wanted, gpus))
         if known is None:
-            known = self._hosts.fails_class(class_in_pool(wanted, self._defaults), gpus, self._defaults)
+            in_pool = class_in_pool(wanted, self._defaults)
+            known = self._hosts.fails_class(in_pool, gpus, self._defaults)
             self._by_class[wanted, gpus] = known = known if self._all_plain else known.copy()
+            for at in self._changed:
+                known[at] = fails_class(in_pool, gpus, self._offers[at], self._defaults)
         return known
 
     def assigned(self, at: int, ask: Ask) -> None:
@@ -95,6 +94,7 @@ class HostRules:
         offer = self._offers[at]
         if offer.kind is HostKind.KUBERNETES:
             self._offers[at] = self._with_task(offer, ask)
+            self._changed.add(at)
             for (wanted, gpus), known in self._by_class.items():
                 in_pool = class_in_pool(wanted, self._defaults)
                 known[at] = fails_class(in_pool, gpus, self._offers[at], self._defaults)

@@ -1,0 +1,168 @@
+"""Facts about hosts as columns, one value for each position.
+
+Lives here: `HostColumns`: room and use, what follows from them, and any other fact of an offer that somebody
+asks for as a column (`HostColumns.of`). Columns outlive a cycle and follow offers that change.
+Not here: which hosts there are (`scheduling.hosts`), what a cycle has put on them (`scheduling.many_hosts`).
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from math import inf
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.scheduling.tables import Floats
+
+Estimates = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int32]
+
+_NUMBERS: Final = ("room_cpus", "room_mem", "room_gpus", "run_cpus", "run_mem", "ports", "tasks")
+_HUGE: Final = 3e38  # about the largest number in single precision
+_SLACK: Final = 1e-6  # of a host, by which estimates of room are too large rather than too small
+
+
+class HostColumns:
+    """Facts about hosts by position. Where gpus are not a number (Kubernetes) there are always enough.
+
+    Attributes:
+        room_cpus, room_mem, room_gpus, ports: what is free.
+        run_cpus, run_mem, tasks: what runs.
+    """
+
+    __slots__ = ("_codes", "_facts", "_rough", *_NUMBERS)
+    room_cpus: Floats
+    room_mem: Floats
+    room_gpus: Floats
+    run_cpus: Floats
+    run_mem: Floats
+    ports: Floats
+    tasks: Floats
+
+    def __init__(self, offers: Sequence[Offer]) -> None:
+        for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
+            setattr(self, name, column)
+        self._facts: dict[Hashable, tuple[Callable[[Offer], Any], npt.NDArray[Any]]] = {}
+        self._codes: dict[str, dict[str | None, int]] = {}
+        self._rough: Rough | None = None
+
+    def set(self, ats: Sequence[int], offers: Sequence[Offer]) -> None:
+        """Take the facts of some hosts from their new offers."""
+        for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
+            getattr(self, name)[ats] = column
+        for fact, known in self._facts.values():
+            known[ats] = list(map(fact, offers))
+        self._rough = None
+
+    def take_in(self, ats: Sequence[int], offers: Sequence[Offer]) -> None:
+        """Put in new hosts, each before the one that stands at its position now."""
+        for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
+            setattr(self, name, np.insert(getattr(self, name), ats, column))
+        for key, (fact, known) in self._facts.items():
+            self._facts[key] = fact, np.insert(known, ats, list(map(fact, offers)))
+        self._rough = None
+
+    def leave_out(self, ats: Sequence[int]) -> None:
+        """Forget the hosts at some positions."""
+        for name in _NUMBERS:
+            setattr(self, name, np.delete(getattr(self, name), ats))
+        for key, (fact, known) in self._facts.items():
+            self._facts[key] = fact, np.delete(known, ats)
+        self._rough = None
+
+    def of(
+        self, key: Hashable, fact: Callable[[Offer], float], offers: Sequence[Offer], kind: npt.DTypeLike
+    ) -> npt.NDArray[Any]:
+        """Return a fact of each offer as a column; made once per key and kept up from then on.
+
+        Args:
+            key: stands for the fact.
+            fact: what it is, of one offer.
+            offers: all of them.
+            kind: of number.
+        """
+        known = self._facts.get(key)
+        if known is None:
+            column = np.array(list(map(fact, offers)), dtype=kind)
+            known = self._facts[key] = fact, column
+        return known[1]
+
+    def codes(self, attribute: str, offers: Sequence[Offer]) -> tuple[Codes, dict[str | None, int]]:
+        """Return the value of an attribute by position, as a number, and the numbers of the values.
+
+        Hosts without it have the value None. There may be values that no host has any longer.
+        """
+        values = self._codes.setdefault(attribute, {})
+
+        def code(offer: Offer) -> int:
+            return values.setdefault(offer.attributes.get(attribute), len(values))
+
+        return self.of(("attribute", attribute), code, offers, np.int32), values
+
+    @property
+    def rough(self) -> "Rough":
+        """Estimates of fill and room; not to be changed."""
+        if self._rough is None:
+            self._rough = Rough(self)
+        return self._rough
+
+
+class Rough:
+    """Estimates in single precision, which are half as long to read, by position.
+
+    Attributes:
+        fill: how full the host is, one added: 1..3.
+        per_cpu, per_mb: what one more cpu, one more MB adds to that.
+        left_cpus, left_mem: what is free; never too small.
+        whole_cpus, whole_mem: the whole host, exactly. A host without any of a resource is full of it to
+            nobody's harm: only jobs that ask for none fit.
+    """
+
+    __slots__ = ("fill", "left_cpus", "left_mem", "per_cpu", "per_mb", "whole_cpus", "whole_mem")
+
+    def __init__(self, columns: HostColumns) -> None:
+        cpus = columns.room_cpus + columns.run_cpus
+        mem = columns.room_mem + columns.run_mem
+        self.whole_cpus: Floats = np.where(cpus == 0, 1.0, cpus)
+        self.whole_mem: Floats = np.where(mem == 0, 1.0, mem)
+        fill = 1.0 + columns.run_cpus / self.whole_cpus + columns.run_mem / self.whole_mem
+        self.fill: Estimates = fill.astype(np.float32)
+        self.per_cpu: Estimates = (1.0 / self.whole_cpus).astype(np.float32)
+        self.per_mb: Estimates = (1.0 / self.whole_mem).astype(np.float32)
+        self.left_cpus = _not_less(columns.room_cpus, self.whole_cpus)
+        self.left_mem = _not_less(columns.room_mem, self.whole_mem)
+
+
+def left_estimate(left: float, whole: float) -> float:
+    """Return what is free of a host as an estimate that is never too small, as `Rough` has it."""
+    return min(left + abs(whole) * _SLACK, _HUGE)
+
+
+def port_count(offer: Offer) -> int:
+    """Return how many ports the offer has."""
+    return sum(last - first + 1 for first, last in offer.ports)
+
+
+def _not_less(left: Floats, whole: Floats) -> Estimates:
+    return np.minimum(left + np.abs(whole) * _SLACK, _HUGE).astype(np.float32)
+
+
+def _numbers(offers: Sequence[Offer]) -> Floats:
+    """One row per number, in the order of `_NUMBERS`, of one value per offer."""
+    table = np.array(
+        [
+            (
+                offer.room.cpus,
+                offer.room.mem_mb,
+                offer.room.gpus if offer.kind is HostKind.PLAIN else inf,
+                offer.running.cpus,
+                offer.running.mem_mb,
+                port_count(offer) if offer.ports else 0,
+                offer.task_count,
+            )
+            for offer in offers
+        ],
+        dtype=np.float64,
+    )
+    return np.ascontiguousarray(table.reshape(-1, len(_NUMBERS)).T)
