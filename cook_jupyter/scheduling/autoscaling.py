@@ -1,11 +1,13 @@
 """Which waiting jobs a cluster that can grow should make room for.
 
-Lives here: `jobs_to_grow_for`. Not here: which cluster, and the asking (`service`).
+Lives here: `jobs_to_grow_for`. Not here: which cluster (`scheduling.clusters.distributed`), the asking
+(`service`).
 
 Source: Cook's `scheduler.clj` (`trigger-autoscaling!`), as told in the fair-share specification, section 5.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 from cook_jupyter.model.decisions import Matching
@@ -36,7 +38,8 @@ def jobs_to_grow_for(
 ) -> Sequence[JobId]:
     """Return the first jobs of the queue that got no host and that quotas and launch rate would let start.
 
-    The fewer of the considered jobs were matched, the more jobs it looks ahead at.
+    The fewer of the considered jobs were matched, the more jobs it looks ahead at. As in Cook, what was just
+    matched is not counted yet, and the launch filter is not asked.
 
     Args:
         index: the pool's tasks, as they were in the match cycle.
@@ -53,6 +56,8 @@ def jobs_to_grow_for(
     share = min(1.0, factor * matching.unmatched / matching.considered)
     number = max(int(share * max_jobs), matching.unmatched)
     matched = {match.job_id for match in matching.matches}
-    queue = considerable(ranked_within(lazily(index, limits, rank), index, filters), index, limits, filters)
-    waiting = (job_id for ranked in queue for job_id in index.ids((ranked.row,)) if job_id not in matched)
-    return [job_id for job_id in islice(waiting, number) if job_id not in asked_for]
+    unfiltered = replace(filters, accepts=None)
+    ranked = ranked_within(lazily(index, limits, rank), index, unfiltered)
+    remaining = (job for job in ranked if index.ids((job.row,))[0] not in matched)
+    first = islice(considerable(remaining, index, limits, unfiltered), number)
+    return [job_id for job_id in index.ids(job.row for job in first) if job_id not in asked_for]

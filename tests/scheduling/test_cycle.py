@@ -179,6 +179,7 @@ def test_a_cluster_grows_for_what_found_no_host_and_was_not_asked_for_yet() -> N
         job_id(2),
         job_id(4),
         job_id(5),
+        job_id(6),  # the one that was matched does not count against the quota yet
     ]
 
 

@@ -26,7 +26,7 @@ from cook_jupyter.scheduling.explain import (
 )
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
-from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, quota_with
+from tests.scheduling.queues import a_queued_job, a_share, an_index, job_id, limits, quota_with
 
 Input = dict[str, Any]
 
@@ -60,7 +60,8 @@ def test_the_place_in_the_users_own_queue_is_cooks(given: Input, expect: Input) 
     running = [_task(number, start_ms=number) for number in range(given["running"])]
     waiting = [_task(number + given["running"]) for number in range(given["waiting"])]
     index = an_index([*running, *waiting])
-    asked = (*index.running_jobs("u"), *index.waiting_jobs("u"))[given["index_in_queue"]]
+    place = given["index_in_queue"]
+    asked = (*index.running_jobs("u"), *index.waiting_jobs("u"))[-1 if place is None else place]
     stands = position(index, asked, given["waiting_looked_at"])
     assert stands.ahead == expect["position"]
     assert stands.at_least is expect["at_least"]
@@ -78,6 +79,9 @@ KINDS = {
     "exceeds_quota": WaitKind.EXCEEDS_QUOTA,
     "exceeds_share": WaitKind.EXCEEDS_SHARE,
     "rate_limited": WaitKind.RATE_LIMITED,
+    "deferred": WaitKind.DEFERRED,
+    "launch_filter": WaitKind.DEFERRED,
+    "plugin": WaitKind.DEFERRED,
     "queue_position": WaitKind.QUEUE_POSITION,
     "under_investigation": WaitKind.UNDER_INVESTIGATION,
     "placement": WaitKind.NOT_PLACED,
@@ -101,7 +105,10 @@ def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> N
     told = reasons(
         job,
         index,
-        UserLimits(quotas={"u": quota_with(given["user_quota"])}),
+        UserLimits(
+            quotas={"u": quota_with(given.get("user_quota", {}))},
+            shares={"u": a_share(given.get("user_share", {}))},
+        ),
         Facts(
             attempts=given["attempts_consumed"],
             held=given["rate_limited_jobs"] if given["enforce_launch_rate"] else None,
@@ -118,6 +125,12 @@ def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> N
             }
         if "exceeded" in expected:
             assert reason.data == expected["exceeded"]
+        if "num_ratelimited" in expected:
+            assert reason.data == {"num-ratelimited": expected["num_ratelimited"]}
+        if "host_counts" in expected:
+            assert [told["host_count"] for told in reason.data["reasons"]] == [
+                hosts for _, hosts in expected["host_counts"]
+            ]
         if "ahead" in expected:
             assert [names[ahead] for ahead in reason.data["jobs"]] == expected["ahead"]
             assert f" {expected['position']} other jobs ahead" in reason.text
