@@ -247,6 +247,9 @@ class Queues:
             deferred=self.plugin.deferral(job.job_id),
             placement=placement,
             capacity=state.rooms.capacity,
+            reserved=state.reservations.get(job.job_id),
+            filters=self._filters(state, fitting=False),
+            defaults=state.defaults,
         )
         return reasons(job, state.index, self.limits_of(job.spec.pool), facts)
 

@@ -1,0 +1,77 @@
+"""Why a job waits, live: what the queue, its hosts, quotas and preemption have to do with it."""
+
+from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.waiting import WaitKind
+from cook_jupyter.service.config import Settings
+from cook_jupyter.service.maintenance import complete_offensive
+from cook_jupyter.service.policies import MaintenanceSettings, PoolQuota
+from tests.builders import a_job_spec
+from tests.service.conftest import HandTurned
+
+
+async def test_a_victim_is_told_that_it_was_preempted_and_the_beneficiary_which_host_is_kept(
+    by_hand: HandTurned,
+) -> None:
+    async with by_hand(cpus=2) as hand:
+        first, second, late = a_job_spec(user="hog"), a_job_spec(user="hog"), a_job_spec(user="late")
+        await hand.submit(first, second)
+        await hand.match()
+        await hand.submit(late)
+        hand.cluster.deaf = True  # the victim's end is not heard yet
+        assert await hand.rebalance() == 1
+        told = {reason.kind: reason for reason in await hand.scheduler.why(late.job_id)}
+        assert told[WaitKind.RESERVED].data == {"host": "h1"}
+
+        hand.cluster.deaf = False
+        await hand.scheduler.kills.repeat()
+        await hand.settle()
+        await hand.match()
+        (victim,) = [job for job in (first, second) if job.job_id not in hand.where()]
+        told = {reason.kind: reason for reason in await hand.scheduler.why(victim.job_id)}
+        assert told[WaitKind.PREEMPTED].data == {"times": 1}
+        assert WaitKind.RESERVED not in told
+
+
+async def test_the_quota_of_the_pool_is_told(by_hand: HandTurned) -> None:
+    async with by_hand(Settings(pool_quotas=(PoolQuota(pool_regex="def", count=1),)), cpus=8) as hand:
+        one, other = a_job_spec(user="ada"), a_job_spec(user="bob")
+        await hand.submit(one)
+        await hand.match()
+        await hand.submit(other)
+        await hand.match()
+        (told,) = await hand.scheduler.why(other.job_id)
+        assert told.kind is WaitKind.EXCEEDS_POOL_QUOTA
+        assert told.data == {"count": {"limit": 1, "usage": 2}}
+
+
+async def test_the_quota_that_several_pools_share_is_told(by_hand: HandTurned) -> None:
+    settings = Settings(
+        pools=(Pool(name="default"), Pool(name="other")),
+        pool_quotas=(PoolQuota(pool_regex="^both$", cpus=1),),
+        quota_groups={"default": "both", "other": "both"},
+    )
+    async with by_hand(settings, pools=("default", "other"), cpus=8) as hand:
+        await hand.submit(a_job_spec(pool="other"))
+        await hand.match()
+        kept_out = a_job_spec()
+        await hand.submit(kept_out)
+        await hand.match()
+        (told,) = await hand.scheduler.why(kept_out.job_id)
+        assert told.data == {"cpus": {"limit": 1.0, "usage": 2.0}}
+
+
+async def test_a_job_larger_than_any_may_be_is_told_so_while_it_waits_and_after_it_was_ended(
+    by_hand: HandTurned,
+) -> None:
+    large = a_job_spec(cpus=4)
+    async with by_hand(cpus=1) as hand:
+        await hand.submit(large)
+    keep = Settings(max_cpus=2, maintenance=MaintenanceSettings(offensive="keep"))
+    async with by_hand(keep, cluster=hand.cluster) as hand:
+        told = await hand.scheduler.explain(large.job_id)
+        assert told[0].startswith("It can never start: it asks for 4 cpus where no job may have more than 2.")
+    async with by_hand(Settings(max_cpus=2), cluster=hand.cluster) as hand:
+        assert await complete_offensive(hand.scheduler) == 1
+        (reason,) = await hand.scheduler.why(large.job_id)
+        assert reason.kind is WaitKind.COMPLETED
+        assert reason.data == {"cpus": {"limit": 2, "usage": 4}}
