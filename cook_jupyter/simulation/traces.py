@@ -239,7 +239,7 @@ class _HostResources(msgspec.Struct, frozen=True, omit_defaults=True):
 class _HostEntry(msgspec.Struct, frozen=True):
     hostname: str
     resources: _HostResources
-    attributes: dict[str, str | float | bool] | None = None
+    attributes: dict[str, str | int | float] | None = None
     slave_id: str = msgspec.field(name="slave-id", default="")
 
 

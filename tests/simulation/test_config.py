@@ -1,0 +1,118 @@
+"""A simulation's configuration is Cook's, in either of the two places where Fenzo's settings have stood."""
+
+from pathlib import Path
+
+import pytest
+
+from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.simulation.config import (
+    MatchConfig,
+    RebalancerConfig,
+    SimConfig,
+    TaskConstraints,
+    parse_config,
+    read_config,
+)
+
+WHOLE = """
+{:shares [{:user "default" :mem 4000.0 :cpus 4.0 :gpus 1.0} {:user "ada" :mem 10000.0}]
+ :cycle-step-ms 60000 ; a minute
+ :time-ms-between-incremental-output 1200000
+ :time-ms-between-optimizer-calls 240000
+ :time-ms-between-rebalancing 3600000
+ :scheduler-config {:rebalancer-config {:safe-dru-threshold 2.0 :min-dru-diff 0.25 :max-preemption 64.0}
+                    :fenzo-config {:fenzo-max-jobs-considered 200
+                                   :fenzo-scaleback 0.9
+                                   :fenzo-floor-iterations-before-warn 5
+                                   :fenzo-floor-iterations-before-reset 500
+                                   :good-enough-fitness 0.8}
+                    :task-constraints {:memory-gb 48 :cpus 16 :retry-limit 7 :timeout-hours 3}
+                    :mea-culpa-failure-limit 3}}
+"""
+
+
+def test_every_key_is_read() -> None:
+    assert parse_config(WHOLE) == SimConfig(
+        shares={"default": {"mem": 4000.0, "cpus": 4.0, "gpus": 1.0}, "ada": {"mem": 10000.0}},
+        cycle_step_ms=60_000,
+        incremental_output_ms=1_200_000,
+        optimizer_ms=240_000,
+        rebalance_ms=3_600_000,
+        rebalancer=RebalancerConfig(safe_dru_threshold=2.0, min_dru_diff=0.25, max_preemption=64.0),
+        match=MatchConfig(max_considered=200, scaleback=0.9, floor_warn=5, floor_reset=500, good_enough=0.8),
+        constraints=TaskConstraints(memory_gb=48, cpus=16, retry_limit=7, timeout_hours=3),
+        mea_culpa_limit=3,
+    )
+
+
+def test_what_is_not_said_is_as_in_cooks_simulator() -> None:
+    config = parse_config("{}")
+
+    assert config == SimConfig()
+    assert config.shares == {"default": {"mem": 4000.0, "cpus": 4.0, "gpus": 1.0}}
+    assert (config.rebalance_ms, config.optimizer_ms) == (30 * 60_000, 3 * 60_000)
+    assert (config.match.max_considered, config.match.good_enough, config.match.scaleback) == (
+        2000,
+        1.0,
+        0.95,
+    )
+    assert (config.constraints.memory_gb, config.constraints.cpus) == (140, 40)
+
+
+SCHEDULERS = """
+:settings {:pools {:schedulers [{:pool-regex "gpu" :scheduler-config {:fenzo-max-jobs-considered 1}}
+                                {:pool-regex "o-p" :scheduler-config {:fenzo-max-jobs-considered 2}}
+                                {:pool-regex ".*" :scheduler-config {:fenzo-max-jobs-considered 3}}]}}
+"""
+OLDER = ":fenzo-config {:fenzo-max-jobs-considered 9}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{{{SCHEDULERS} :scheduler-config {{{OLDER}}}}}",
+        f"{{:scheduler-config {{{OLDER} {SCHEDULERS}}}}}",
+    ],
+)
+def test_the_newer_place_goes_before_the_older_and_its_first_scheduler_that_applies(text: str) -> None:
+    assert parse_config(text).match.max_considered == 2
+
+
+def test_limits_of_failures_may_be_told_by_reason() -> None:
+    config = parse_config(
+        "{:scheduler-config {:mea-culpa-failure-limit {:default 2 :preempted-by-rebalancer -1 :nonsense 1}}}"
+    )
+
+    assert (config.mea_culpa_limit, config.mea_culpa_limits) == (2, {"preempted-by-rebalancer": -1})
+    assert config.ignored == (":scheduler-config :mea-culpa-failure-limit :nonsense",)
+
+
+def test_keys_that_mean_nothing_here_are_named() -> None:
+    config = parse_config("{:port 1 :scheduler-config {:fenzo-config {:speed 3}}}")
+
+    assert config.ignored == (":port", ":scheduler-config :fenzo-config :speed")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[]", "all of it must be a map"),
+        ('{"port" 1}', "no keyword"),
+        ("{:cycle-step-ms 0}", ":cycle-step-ms must be above 0"),
+        ("{:cycle-step-ms true}", ":cycle-step-ms must be a number, not True"),
+        ("{:shares {}}", ":shares must be a vector of maps"),
+        ("{:shares [{:mem 1.0}]}", r":shares \[0\] :user must be a string"),
+        ('{:shares [{:user "ada" :mem 0}]}', r":shares \[0\] :mem must be above 0"),
+        ("{:scheduler-config {:task-constraints 4}}", ":scheduler-config :task-constraints must be a map"),
+        ('{:settings {:pools {:schedulers [{:pool-regex "("}]}}}', "not a regular expression"),
+        ("{:a", "line 1, column 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_place(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "config.edn"
+    file.write_text(text)
+
+    with pytest.raises(InvalidRequest, match=complaint) as caught:
+        read_config(file)
+
+    assert str(file) in str(caught.value)

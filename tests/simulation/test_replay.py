@@ -1,0 +1,257 @@
+"""Small simulations worked out by hand from the specification, cycle by cycle and millisecond by millisecond.
+
+In each cycle that begins at t: every submission takes a millisecond, then one passes for the ends, one for
+the ranking, one for the match, and one more for the rebalancer if it is due.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.instance import TaskState
+from cook_jupyter.simulation.config import MatchConfig, RebalancerConfig, SimConfig
+from cook_jupyter.simulation.replay import Outcome, simulate
+from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
+
+FOREVER = 10**9
+SHARES = {"default": {"cpus": 1.0, "mem": 1000.0}}
+
+
+def a_job(job_id: str, submit_ms: int, run_time_ms: int = FOREVER, **named: Any) -> TraceJob:
+    """A job of one cpu; the letters of its id are its user."""
+    values = {"user": job_id.rstrip("0123456789"), "cpus": 1.0, "mem_mb": 1000.0, **named}
+    return TraceJob(job_id=job_id, submit_ms=submit_ms, run_time_ms=run_time_ms, **values)
+
+
+def a_host(name: str = "h1", cpus: float = 4.0, mem_mb: float = 4000.0) -> SimHost:
+    return SimHost(name, cpus, mem_mb, slave_id=f"slave-{name}")
+
+
+def run(
+    trace: Sequence[TraceJob], *hosts: SimHost, policy: str = "fair", until_done: bool = False, **config: Any
+) -> Outcome:
+    settings: dict[str, Any] = {"shares": SHARES, "cycle_step_ms": 1000, "rebalance_ms": 2000, **config}
+    return simulate(trace, hosts or (a_host(),), SimConfig(**settings), policy=policy, until_done=until_done)
+
+
+def lives(outcome: Outcome) -> list[tuple[str, int, int, int, str]]:
+    """Job, submission, start, end and status of each row."""
+    return [
+        (row.job_id, row.submit_time_ms, row.start_time_ms, row.end_time_ms, row.status)
+        for row in outcome.rows
+    ]
+
+
+def test_a_job_alone() -> None:
+    outcome = run([a_job("a1", 0, 100, name="x", expected_runtime_ms=90, group="g")])
+
+    (row,) = outcome.rows
+    assert row == RunRow(
+        job_id="a1",
+        instance_id=row.instance_id,
+        group_id="g",
+        submit_time_ms=1,
+        mesos_start_time_ms=4,
+        start_time_ms=4,
+        end_time_ms=1001,  # in the cycle after the last submission, which is the last
+        hostname="h1",
+        slave_id="slave-h1",
+        status="success",
+        reason="",
+        user="a",
+        mem=1000.0,
+        cpus=1.0,
+        job_name="x",
+        requested_run_time=100,
+        expected_run_time=90,
+        requested_status="finished",
+    )
+    assert [cycle.at_ms for cycle in outcome.cycles] == [0, 1000]
+
+
+def test_a_task_ends_only_when_its_time_is_past() -> None:
+    # Both start at 5; the ends of the next cycle are looked for at 1001.
+    outcome = run([a_job("a1", 0, 995), a_job("a2", 0, 996)])
+
+    assert lives(outcome) == [("a1", 1, 5, 1001, "success"), ("a2", 2, 5, 1003, "running")]
+    assert outcome.end_ms == 1003  # of what still runs the end is when the rows were written
+
+
+def test_every_submission_moves_the_clock_and_times_may_be_negative() -> None:
+    outcome = run([a_job("a1", -50), a_job("b1", -50), a_job("c1", -20), a_job("d1", 949)])
+
+    assert lives(outcome) == [
+        ("a1", -49, -45, 1953, "running"),
+        ("b1", -48, -45, 1953, "running"),
+        ("c1", 951, 955, 1953, "running"),
+        ("d1", 952, 955, 1953, "running"),
+    ]
+    assert [cycle.submitted for cycle in outcome.cycles] == [2, 2, 0]
+
+
+def test_what_ended_makes_room_for_the_match_of_the_same_cycle() -> None:
+    outcome = run([a_job("a1", 0, 500), a_job("a2", 0)], a_host(cpus=1.0))
+
+    assert lives(outcome) == [("a1", 1, 5, 1001, "success"), ("a2", 2, 1003, 1003, "running")]
+
+
+def test_a_failed_attempt_is_made_again_elsewhere_until_the_retries_are_used_up() -> None:
+    trace = [a_job("a1", 0, 100, status=TaskState.FAILED, max_retries=2), a_job("late1", 3000, cpus=9.0)]
+
+    outcome = run(trace, a_host("h1"), a_host("h2"), a_host("h3"))
+
+    assert lives(outcome) == [("a1", 1, 4, 1001, "failed"), ("a1", 1, 1003, 2001, "failed")]
+    assert [(row.hostname, row.reason) for row in outcome.rows] == [
+        ("h1", "Command exited non-zero"),
+        ("h2", "Command exited non-zero"),
+    ]
+    assert outcome.waiting == 1  # the one that is too large for any host
+
+
+def test_a_job_that_failed_on_every_host_waits_for_another() -> None:
+    trace = [a_job("a1", 0, 100, status=TaskState.LOST, max_retries=5), a_job("late1", 3000, cpus=9.0)]
+
+    outcome = run(trace, a_host("h1"))
+
+    assert lives(outcome) == [("a1", 1, 4, 1001, "failed")]
+    assert outcome.waiting == 2
+
+
+@pytest.mark.parametrize("status", ["failed", "killed", "lost", "error"])
+def test_every_end_but_the_good_one_is_a_failure_that_counts(status: str) -> None:
+    outcome = run([a_job("a1", 0, 100, status=TaskState(status))], a_host("h1"), a_host("h2"))
+
+    (row,) = outcome.rows
+    assert (row.status, row.requested_status) == ("failed", status)
+    assert row.reason
+
+
+def preempting() -> list[TraceJob]:
+    """User a fills the host; b comes later; z wants more than there is, and keeps the simulation going."""
+    return [*(a_job(f"a{n}", 0) for n in range(1, 5)), a_job("b1", 500, 500), a_job("z1", 4000, cpus=9.0)]
+
+
+def test_the_rebalancer_runs_when_more_than_its_interval_has_passed() -> None:
+    outcome = run(preempting())
+
+    # b waits from 1001 on. 1000 and 2000 are not more than 2000 after the beginning; 3000 is: there the task
+    # of a with the highest DRU, 4, gives way, as 4 - 1 > 0.5. b starts in the next cycle and ends in the one
+    # after it, which lets the victim start again.
+    assert lives(outcome) == [
+        ("a1", 1, 7, 5003, "running"),
+        ("a2", 2, 7, 5003, "running"),
+        ("a3", 3, 7, 5003, "running"),
+        ("a4", 4, 7, 3004, "failed"),
+        ("b1", 1001, 4004, 5001, "success"),
+        ("a4", 4, 5003, 5003, "running"),
+    ]
+    assert [row.reason for row in outcome.rows if row.reason] == ["Preempted by rebalancer"]
+    assert [(cycle.at_ms, cycle.preempted) for cycle in outcome.cycles if cycle.preempted] == [(3000, 1)]
+
+
+def test_a_preempted_task_was_said_to_run() -> None:
+    victim = next(row for row in run(preempting()).rows if row.reason)
+
+    assert victim.mesos_start_time_ms == victim.start_time_ms == 7
+
+
+@pytest.mark.parametrize("policy", ["fair-patient", "quota:4", "fifo"])
+def test_nobody_is_preempted_where_the_policy_is_patient(policy: str) -> None:
+    outcome = run(preempting(), policy=policy)
+
+    assert not [row for row in outcome.rows if row.status == "failed"]
+    assert outcome.waiting == 2
+
+
+def test_who_waits_for_less_than_the_difference_preempts_nobody() -> None:
+    # a1 and a2 fill the host, DRU 1 and 2; b would come to 1: the second of a is further by 1, not by more.
+    trace = [a_job("a1", 0), a_job("a2", 0), a_job("b1", 500), a_job("z1", 4000, cpus=9.0)]
+    strict = run(trace, a_host(cpus=2.0), rebalancer=RebalancerConfig(min_dru_diff=1.0))
+    lenient = run(trace, a_host(cpus=2.0), rebalancer=RebalancerConfig(min_dru_diff=0.9))
+
+    assert sum(cycle.preempted for cycle in strict.cycles) == 0
+    assert sum(cycle.preempted for cycle in lenient.cycles) == 1
+
+
+def test_more_preemptions_than_are_free_use_up_a_retry() -> None:
+    free = run(preempting(), mea_culpa_limits={"preempted-by-rebalancer": 1})
+    dear = run(preempting(), mea_culpa_limits={"preempted-by-rebalancer": 0})
+
+    assert [row.job_id for row in free.rows if row.job_id == "a4"] == ["a4", "a4"]
+    assert [row.job_id for row in dear.rows if row.job_id == "a4"] == ["a4"]
+
+
+def test_a_job_that_cannot_start_holds_back_those_behind_it_as_in_cook() -> None:
+    # Two are considered. The first fits nowhere: a cycle that matches the second lets the next consider one
+    # job only, which then matches nothing at all, and that brings both back.
+    trace = [a_job("a1", 0, cpus=5.0), *(a_job(f"a{n}", 0, cpus=0.5) for n in range(2, 5)), a_job("z1", 5000)]
+
+    outcome = run(trace, match=MatchConfig(max_considered=2, scaleback=0.5))
+
+    cycles = {row.job_id: row.start_time_ms // 1000 for row in outcome.rows}
+    assert cycles == {"a2": 0, "a3": 2, "a4": 4, "z1": 5}
+
+
+def test_a_job_larger_than_any_may_be_is_ended_without_a_row() -> None:
+    outcome = run([a_job("a1", 0, cpus=41.0), a_job("a2", 0, mem_mb=140 * 1024.0 + 1), a_job("a3", 0)])
+
+    assert [row.job_id for row in outcome.rows] == ["a3"]
+    assert outcome.waiting == 0
+
+
+def test_until_done_goes_on_to_the_last_end() -> None:
+    trace = [a_job(f"a{n}", 0, 2500) for n in range(3)] + [a_job("z1", 0, cpus=5.0)]
+
+    outcome = run(trace, a_host(cpus=1.0), until_done=True)
+
+    assert [row.status for row in outcome.rows] == ["success"] * 3
+    assert outcome.waiting == 1
+    assert outcome.cycles[-1].running == 0
+
+
+def test_a_hard_quota_keeps_a_user_within_an_equal_part() -> None:
+    trace = [*(a_job(f"a{n}", 0) for n in range(4)), a_job("b1", 500)]
+
+    outcome = run(trace, policy="quota")
+
+    assert [row.job_id for row in outcome.rows] == ["a0", "a1", "b1"]
+
+
+def test_first_come_first_served_goes_by_priority_then_as_jobs_came() -> None:
+    trace = [a_job("a1", 0), a_job("a2", 0), a_job("b1", 0), a_job("c1", 0, priority=99), a_job("d1", 0)]
+
+    fifo = run(trace, a_host(cpus=3.0), policy="fifo")
+    fair = run(trace, a_host(cpus=3.0), policy="fair")
+
+    assert {row.job_id for row in fifo.rows} == {"c1", "a1", "a2"}
+    assert {row.job_id for row in fair.rows} == {"a1", "b1", "c1"}
+
+
+async def test_it_runs_where_an_event_loop_runs() -> None:
+    assert len(run([a_job("a1", 0, 100)]).rows) == 1
+    await asyncio.sleep(0)
+
+
+def test_the_seed_names_the_instances_and_decides_nothing() -> None:
+    trace, hosts = preempting(), [a_host()]
+    config = SimConfig(shares=SHARES, cycle_step_ms=1000, rebalance_ms=2000)
+
+    one, same, other = (simulate(trace, hosts, config, seed=seed) for seed in (1, 1, 2))
+
+    assert one == same
+    assert one.rows != other.rows
+    assert lives(one) == lives(other)
+
+
+def test_a_trace_out_of_order_or_without_jobs_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="not sorted"):
+        run([a_job("a1", 5), a_job("a2", 4)])
+    with pytest.raises(InvalidRequest, match="twice"):
+        run([a_job("a1", 5), a_job("a1", 6)])
+    with pytest.raises(InvalidRequest, match="at least one job"):
+        run([])
+    with pytest.raises(InvalidRequest, match="no policy 'unfair'"):
+        run([a_job("a1", 0)], policy="unfair")
