@@ -54,12 +54,12 @@ def gpu(given: Input) -> bool:
     gpus = job.get("gpus") or 0
     env = {"COOK_GPU_MODEL": job["gpu_model"]} if job.get("gpu_model") else {}
     wanted = constraint_class_of(a_job(gpus=gpus, env=env).spec)
-    defaults = PoolDefaults(gpu_model=given.get("pool", {}).get("default_gpu_model"))
+    defaults = PoolDefaults(gpu_model=(given.get("pool") or {}).get("default_gpu_model"))
     return gpus_fit(wanted, gpus, _host(given["host"]), defaults)
 
 
 def disk(given: Input) -> bool:
-    job, pool = given["job"], given["pool"]
+    job, pool = given["job"], given.get("pool") or {"enabled": False}
     asked = {"request": job.get("disk_request"), "type": job.get("disk_type")}
     named = {name: value for name, value in asked.items() if value is not None}
     wanted = constraint_class_of(a_job(extra={"disk": named} if named else {}).spec)

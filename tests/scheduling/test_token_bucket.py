@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from math import inf
 from typing import Any
 
@@ -24,51 +25,49 @@ TOLERANCE = 1e-2  # as in the source of the golden cases
 
 @pytest.mark.parametrize(("given", "expect"), cases("token_bucket"))
 def test_buckets_earn_and_spend_as_cooks(given: Input, expect: Expect) -> None:
-    follow = _follow_limiter if given.get("op", "").startswith("limiter") else _follow_bucket
-    told = follow(given)
-    assert len(told) == len(expect["after_each"])
-    for state, expected in zip(told, expect["after_each"], strict=True):
-        for name, value in expected.items():
-            assert state(name, value) == pytest.approx(value, rel=TOLERANCE), name
+    steps = zip(given["steps"], expect["after_each"], strict=True)
+    if given.get("op", "").startswith("limiter"):
+        _follow_limiter(given, steps)
+    else:
+        _follow_bucket(given, steps)
 
 
-def _follow_bucket(given: Input) -> list[Any]:
+def _follow_bucket(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None:
     bucket = TokenBucket(
         rate=Rate(given["rate"], given["bucket_size"]),
         tokens=given["start_tokens"],
         last_ms=given["start_time"],
     )
-    told = []
-    for step in given["steps"]:
+    for step, told in steps:
         if step["op"] == "spend":
             bucket = bucket.spent(step["tokens"], step["time"])
         else:
             assert step["op"] == "earn"
             bucket = bucket.earned(step["time"])
-        told.append(lambda name, _, bucket=bucket: _shown(bucket)[name])
-    return told
+        for name, value in told.items():
+            assert _shown(bucket)[name] == pytest.approx(value, rel=TOLERANCE), name
 
 
-def _follow_limiter(given: Input) -> list[Any]:
+def _follow_limiter(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None:
     def rate_of(key: str) -> Rate:
         size = given["bucket_sizes"][key] if "bucket_sizes" in given else given["bucket_size"]
         return Rate.per_minute(given["tokens_per_minute"], size)
 
-    expiry = {"expire_ms": given["expire_minutes"] * 60_000} if "expire_minutes" in given else {}
-    limiter: RateLimiter[str] = RateLimiter(rate_of, enforce=given.get("enforce", True), **expiry)
-    told = []
-    for step in given["steps"]:
+    limiter: RateLimiter[str] = RateLimiter(
+        rate_of,
+        enforce=given.get("enforce", True),
+        expire_ms=given.get("expire_minutes", 60) * 60_000,
+    )
+    for step, told in steps:
         assert step.keys() <= {"time", "spend", "flush"}
         for key, tokens in step.get("spend", {}).items():
             limiter.spend(key, tokens, step["time"])
         if "flush" in step:
             limiter.flush(step["flush"])
-        shown = {
-            key: _shown(limiter.bucket(key, step["time"]))
-            for key in given.get("bucket_sizes", {key for s in given["steps"] for key in s.get("spend", {})})
-        }
-        told.append(lambda name, value, shown=shown: {key: shown[key][name] for key in value})
-    return told
+        for name, by_key in told.items():
+            for key, value in by_key.items():
+                shown = _shown(limiter.bucket(key, step["time"]))
+                assert shown[name] == pytest.approx(value, rel=TOLERANCE), (name, key)
 
 
 def _shown(bucket: TokenBucket) -> dict[str, Any]:
