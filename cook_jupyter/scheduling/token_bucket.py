@@ -11,7 +11,7 @@ specification, section 8.
 """
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, inf
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -58,12 +58,13 @@ class TokenBucket:
         more = int(passed * self.rate.per_ms) if passed > 0 else 0
         if not more:
             return self
-        return replace(self, tokens=min(self.rate.size, self.tokens + more), last_ms=now_ms)
+        tokens = min(self.rate.size, self.tokens + more)
+        return TokenBucket(rate=self.rate, tokens=tokens, last_ms=now_ms)
 
     def spent(self, tokens: float, now_ms: float) -> "TokenBucket":
         """Take tokens out, more than there are if need be."""
         earned = self.earned(now_ms)
-        return replace(earned, tokens=earned.tokens - tokens)
+        return TokenBucket(rate=self.rate, tokens=earned.tokens - tokens, last_ms=earned.last_ms)
 
     @property
     def in_debt(self) -> bool:
