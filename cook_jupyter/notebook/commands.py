@@ -17,16 +17,9 @@ from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.arguments import argument, help_of, summary_of, takes
+from cook_jupyter.notebook.job_views import JobsView, JobView, how_it_ended
 from cook_jupyter.notebook.references import ALL, Ambiguous, find_job, find_jobs
-from cook_jupyter.notebook.views import (
-    JobsView,
-    JobView,
-    SettingsView,
-    StateView,
-    UsageView,
-    WhyView,
-    how_it_ended,
-)
+from cook_jupyter.notebook.views import SettingsView, StateView, UsageView, WhyView
 
 STATES = ("waiting", "running", "success", "failed", "completed")
 UNFINISHED = ("waiting", "running")
@@ -170,7 +163,8 @@ def why(notebook: Notebook, options: Namespace) -> WhyView:
     job = _find(notebook, [options.job])[0]
     if job.is_over:
         return WhyView(job, (how_it_ended(job), *_next_step(job)))
-    return WhyView(job, tuple(notebook.client.why(job.uuid)["sentences"]))
+    sentences = tuple(notebook.client.why(job.uuid)["sentences"])
+    return WhyView(job, sentences, _summary(notebook.client) if job.state == "waiting" else None)
 
 
 @takes(
@@ -245,11 +239,11 @@ def usage(notebook: Notebook, options: Namespace) -> UsageView:
     """
     client = notebook.client
     user = options.user or client.user
-    try:
-        capacity = client.summary()["capacity"]
-    except CookError:  # an original Cook does not tell
-        capacity = {}
-    return UsageView(user, client.usage(user), client.share(user), client.quota(user), capacity)
+    summary = _summary(client) or {"capacity": {}, "users": []}
+    standing: Mapping[str, Any] = next((each for each in summary["users"] if each["user"] == user), {})
+    return UsageView(
+        user, client.usage(user), client.share(user), client.quota(user), summary["capacity"], standing
+    )
 
 
 @takes(
@@ -321,6 +315,14 @@ def command_named(name: str) -> Command:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean %cook {near[0]}?" if near else "%cook help tells which there are"
     raise UsageError(f"there is no %cook {name}; {hint}")
+
+
+def _summary(client: JobClient) -> Mapping[str, Any] | None:
+    """Who holds what; None from an original Cook, which does not tell."""
+    try:
+        return client.summary()
+    except CookError:
+        return None
 
 
 def _find(notebook: Notebook, words: Sequence[str]) -> list[JobView]:

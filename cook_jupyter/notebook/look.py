@@ -1,7 +1,7 @@
 """How things look in a notebook: HTML for light and dark themes, and the same as plain text.
 
 Lives here: marks of states, tables, cards, bars.
-Not here: what is shown in them (`notebook.views`).
+Not here: what is shown in them (`notebook.views`, `notebook.job_views`).
 
 HTML here has no script and no style sheet, since untrusted notebooks strip them; colours are the theme's
 variables with a fallback to the text's own colour, so that a dark page stays readable. A state is a shape

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError, NotFound
-from cook_jupyter.notebook.views import JobsView, JobView
+from cook_jupyter.notebook.job_views import JobsView, JobView
 
 LOOK_BACK_JOBS = (50, 2000)  # first so many, then more
 MOST_NAMESAKES = 20

@@ -18,9 +18,9 @@ from cook_jupyter.errors import CookError, NotFound, ResultLost, SchedulerUnreac
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.cell_job import CellOutcome
+from cook_jupyter.notebook.job_views import JobView
 from cook_jupyter.notebook.look import MARKS
 from cook_jupyter.notebook.screen import Screen, StateLine
-from cook_jupyter.notebook.views import JobView
 from cook_jupyter.payload import pickling
 
 QUICK_S = 0.15  # what ends within this needs no followers

@@ -1,7 +1,7 @@
 """Where a running cell writes: streams, displays, and one line of state that is updated in place.
 
 Lives here: telling whether somebody is watching, and writing for them.
-Not here: what is written (`notebook.views`, `notebook.running`).
+Not here: what is written (`notebook.views`, `notebook.job_views`, `notebook.running`).
 """
 
 import os

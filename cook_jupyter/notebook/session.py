@@ -18,10 +18,10 @@ from cook_jupyter.executor.attach import attach
 from cook_jupyter.executor.executor import CookExecutor
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.notebook.cell_job import CellOutcome
+from cook_jupyter.notebook.job_views import JobView
 from cook_jupyter.notebook.look import MARKS
 from cook_jupyter.notebook.running import take_in
 from cook_jupyter.notebook.screen import Screen, somebody_watches
-from cook_jupyter.notebook.views import JobView
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0

@@ -7,17 +7,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cook_jupyter.model.limits import Usage
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.monitor import standing
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.queues import Queues
 from cook_jupyter.service.running import RunningRow
+
+STANDINGS = ("starved", "hungry", "satisfied")
 
 
 def summary_of(
     rows: Iterable[RunningRow], queues: Queues, limits: Limits, capacity: Sequence[Offer], pool: str
 ) -> dict[str, Any]:
-    """Return the summary; DRU and shares are those of `pool`."""
+    """Return the summary; DRU, shares and who is starved, hungry or satisfied are those of `pool`."""
     total, used = Resources(), Resources()
     for room in {offer.host: offer.room + offer.running for offer in capacity}.values():
         total += room
@@ -28,18 +32,29 @@ def summary_of(
         held[row.user] += amount
         count[row.user] += 1
         used += amount
+    waiting = {user: queues.waiting_count(user) for user in queues.users()}
+    now = standing(
+        {
+            user: Usage(count=count[user], cpus=amount.cpus, mem_mb=amount.mem_mb, gpus=amount.gpus)
+            for user, amount in held.items()
+        },
+        {user: Usage(count=number) for user, number in waiting.items() if number},
+        limits.of_pool(pool),
+    )
     users = []
-    for user in sorted(set(held) | set(queues.users())):
+    for user in sorted(held.keys() | waiting.keys()):
         share = limits.share(user, pool)
         users.append(
             {
                 "user": user,
-                "waiting": queues.waiting_count(user),
+                "waiting": waiting.get(user, 0),
                 "running": count[user],
                 "cpus": held[user].cpus,
                 "mem": held[user].mem_mb,
                 "dru": max(held[user].cpus / share.cpus, held[user].mem_mb / share.mem_mb),
                 "share_cpus": share.cpus,
+                "share_mem": share.mem_mb,
+                "standing": next((state for state in STANDINGS if user in now.states[state]), "satisfied"),
             }
         )
     return {

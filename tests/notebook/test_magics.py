@@ -19,7 +19,8 @@ from cook_jupyter.errors import (
 )
 from cook_jupyter.notebook.cell_job import VALUE_LIMIT_BYTES
 from cook_jupyter.notebook.extension import load, unload
-from cook_jupyter.notebook.views import JobsView, SettingsView, StateView, UsageView, WhyView
+from cook_jupyter.notebook.job_views import JobsView
+from cook_jupyter.notebook.views import SettingsView, StateView, UsageView, WhyView
 from tests.notebook.conftest import Shell
 
 # --- a cell as a job ---

@@ -7,16 +7,9 @@ from uuid import uuid4
 
 import pytest
 
+from cook_jupyter.notebook.job_views import JobsView, JobView, how_it_ended
 from cook_jupyter.notebook.look import MARKS
-from cook_jupyter.notebook.views import (
-    JobsView,
-    JobView,
-    SettingsView,
-    StateView,
-    UsageView,
-    WhyView,
-    how_it_ended,
-)
+from cook_jupyter.notebook.views import SettingsView, StateView, UsageView, WhyView
 
 NOW_MS = 1_760_000_000_000
 
@@ -66,6 +59,7 @@ def a_summary(**fields: Any) -> dict[str, Any]:
                 "mem": 1024.0,
                 "dru": 2.0,
                 "share_cpus": 1.0,
+                "standing": "hungry",
             },
             {
                 "user": "bob",
@@ -178,6 +172,75 @@ def test_a_preempted_job_waits_again_and_has_not_failed() -> None:
     assert "failed" not in repr(job)
 
 
+def preempted(**fields: Any) -> dict[str, Any]:
+    return an_instance(
+        "failed",
+        preempted=True,
+        reason_mea_culpa=True,
+        reason_string="Preempted by rebalancer",
+        start_time=NOW_MS - 50_000,
+        end_time=NOW_MS - 5000,
+        **fields,
+    )
+
+
+def test_preemption_is_told_once_and_as_no_attempt_of_the_jobs_own() -> None:
+    waits = JobView(a_job("waiting", max_retries=1, instances=[preempted()]), NOW_MS)
+    runs = JobView(
+        a_job("running", max_retries=1, instances=[preempted(), an_instance(start_time=NOW_MS - 1000)]),
+        NOW_MS,
+    )
+
+    assert waits.note == "preempted once"
+    assert runs.note == "preempted once"
+    assert "attempt" not in repr(waits) + repr(runs)
+
+
+def test_a_preempted_job_has_waited_before_and_after() -> None:
+    job = JobView(a_job("waiting", instances=[preempted()]), NOW_MS)
+
+    assert job.waited_s == 10 + 5
+
+
+def test_a_job_that_waits_again_tells_which_attempts_are_used() -> None:
+    failed = an_instance("failed", end_time=NOW_MS - 1, reason_string="Command exited non-zero", exit_code=1)
+    job = JobView(a_job("waiting", retries_remaining=2, instances=[preempted(), failed]), NOW_MS)
+
+    assert job.note == "preempted once; command exited non-zero, exit code 1; 1 of 3 attempts used"
+
+
+def test_the_end_of_a_preempted_job_tells_what_was_lost() -> None:
+    instances = [preempted(), an_instance("success", start_time=NOW_MS - 4000, end_time=NOW_MS - 1000)]
+    job = JobView(a_job("success", max_retries=1, retries_remaining=0, instances=instances), NOW_MS)
+
+    assert how_it_ended(job) == (
+        "It succeeded on a17 after 3 s. It had been preempted once for jobs of users further below their "
+        "share: 45 s of running were lost, but no retry."
+    )
+
+
+def test_who_asks_why_a_job_waits_sees_who_holds_the_machine() -> None:
+    summary = a_summary()
+    summary["users"][1] |= {"running": 1, "cpus": 3.0, "share_cpus": 1.7976931348623157e308}
+    said = WhyView(JobView(a_job(), NOW_MS), ("No host takes it now.",), summary)
+
+    assert "In use of 2 cpus: bob 3; ada (you) 2, share 1." in repr(said)
+    assert "bob 3; ada (you) 2, share 1" in html_of(said)
+
+
+def test_usage_tells_how_one_stands_and_how_fast_one_may_start() -> None:
+    usage = {"total_usage": {"cpus": 3.0, "mem": 5.0, "jobs": 3}}
+    quota = {"cpus": 4.0, "count": 8, "launch-rate-saved": 10.0, "launch-rate-per-minute": 30.0}
+    standing = {"standing": "hungry", "dru": 1.5}
+
+    text = repr(UsageView("ada", usage, {"cpus": 2.0}, quota, {}, standing))
+
+    assert "hungry" in text
+    assert "DRU 1.50" in text
+    assert "may be preempted" in text
+    assert re.search(r"starts per minute\s+30\s+up to 10 saved", text)
+
+
 def test_a_running_job_tells_how_long_where_and_how_far() -> None:
     job = JobView(a_job("running", instances=[an_instance(progress=40, progress_message="epoch 4")]), NOW_MS)
 
@@ -218,7 +281,7 @@ def test_the_state_tells_who_is_over_the_share() -> None:
     text = repr(StateView(a_summary(), "http://127.0.0.1:1", JobsView.of([], NOW_MS)))
 
     assert "2 of 2 cpus" in text
-    assert re.search(r"ada \(you\)\s+2\s+498\s+2\s+1\s+2.00\s+over the share", text)
+    assert re.search(r"ada \(you\)\s+2\s+498\s+2\s+1\s+2.00\s+hungry, over the share", text)
     assert "%%cook" in text  # the first step, for who has no jobs yet
 
 
