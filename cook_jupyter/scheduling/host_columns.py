@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cook_jupyter.model.offer import HostKind, Offer
-from cook_jupyter.scheduling.tables import Floats
+from cook_jupyter.scheduling.tables import Floats, Integers
 
-Estimates = npt.NDArray[np.float32]
+Singles = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int32]
 
 _NUMBERS: Final = ("room_cpus", "room_mem", "room_gpus", "run_cpus", "run_mem", "ports", "tasks")
@@ -31,7 +31,7 @@ class HostColumns:
         run_cpus, run_mem, tasks: what runs.
     """
 
-    __slots__ = ("_codes", "_facts", "_rough", *_NUMBERS)
+    __slots__ = ("_codes", "_facts", "_rough", "_states", *_NUMBERS)
     room_cpus: Floats
     room_mem: Floats
     room_gpus: Floats
@@ -46,6 +46,7 @@ class HostColumns:
         self._facts: dict[Hashable, tuple[Callable[[Offer], Any], npt.NDArray[Any]]] = {}
         self._codes: dict[str, dict[str | None, int]] = {}
         self._rough: Rough | None = None
+        self._states: Integers | None = None
 
     def set(self, ats: Sequence[int], offers: Sequence[Offer]) -> None:
         """Take the facts of some hosts from their new offers."""
@@ -53,7 +54,7 @@ class HostColumns:
             getattr(self, name)[ats] = column
         for fact, known in self._facts.values():
             known[ats] = list(map(fact, offers))
-        self._rough = None
+        self._rough = self._states = None
 
     def take_in(self, ats: Sequence[int], offers: Sequence[Offer]) -> None:
         """Put in new hosts, each before the one that stands at its position now."""
@@ -61,7 +62,7 @@ class HostColumns:
             setattr(self, name, np.insert(getattr(self, name), ats, column))
         for key, (fact, known) in self._facts.items():
             self._facts[key] = fact, np.insert(known, ats, list(map(fact, offers)))
-        self._rough = None
+        self._rough = self._states = None
 
     def leave_out(self, ats: Sequence[int]) -> None:
         """Forget the hosts at some positions."""
@@ -69,7 +70,7 @@ class HostColumns:
             setattr(self, name, np.delete(getattr(self, name), ats))
         for key, (fact, known) in self._facts.items():
             self._facts[key] = fact, np.delete(known, ats)
-        self._rough = None
+        self._rough = self._states = None
 
     def of(
         self, key: Hashable, fact: Callable[[Offer], float], offers: Sequence[Offer], kind: npt.DTypeLike
@@ -107,6 +108,13 @@ class HostColumns:
             self._rough = Rough(self)
         return self._rough
 
+    @property
+    def states(self) -> Integers:
+        """Numbers of which two hosts have the same if they are of one size and in the same use."""
+        if self._states is None:
+            self._states = _states([getattr(self, name) for name in _NUMBERS])
+        return self._states
+
 
 class Rough:
     """Estimates in single precision, which are half as long to read, by position.
@@ -127,9 +135,9 @@ class Rough:
         self.whole_cpus: Floats = np.where(cpus == 0, 1.0, cpus)
         self.whole_mem: Floats = np.where(mem == 0, 1.0, mem)
         fill = 1.0 + columns.run_cpus / self.whole_cpus + columns.run_mem / self.whole_mem
-        self.fill: Estimates = fill.astype(np.float32)
-        self.per_cpu: Estimates = (1.0 / self.whole_cpus).astype(np.float32)
-        self.per_mb: Estimates = (1.0 / self.whole_mem).astype(np.float32)
+        self.fill: Singles = fill.astype(np.float32)
+        self.per_cpu: Singles = (1.0 / self.whole_cpus).astype(np.float32)
+        self.per_mb: Singles = (1.0 / self.whole_mem).astype(np.float32)
         self.left_cpus = _not_less(columns.room_cpus, self.whole_cpus)
         self.left_mem = _not_less(columns.room_mem, self.whole_mem)
 
@@ -144,8 +152,21 @@ def port_count(offer: Offer) -> int:
     return sum(last - first + 1 for first, last in offer.ports)
 
 
-def _not_less(left: Floats, whole: Floats) -> Estimates:
+def _not_less(left: Floats, whole: Floats) -> Singles:
     return np.minimum(left + np.abs(whole) * _SLACK, _HUGE).astype(np.float32)
+
+
+def _states(columns: Sequence[Floats]) -> Integers:
+    """Number the distinct rows of a table that is given by its columns."""
+    mixed = np.zeros(len(columns[0]), dtype=np.uint64)
+    for column in columns:
+        mixed ^= column.view(np.uint64)
+        mixed *= np.uint64(0x9E3779B97F4A7C15)  # the golden ratio: spreads what differs over all bits
+        mixed ^= mixed >> np.uint64(29)
+    _, first, state = np.unique(mixed, return_index=True, return_inverse=True)
+    if any((column != column[first][state]).any() for column in columns):  # two rows met in one number
+        _, state = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
+    return state.reshape(-1)
 
 
 def _numbers(offers: Sequence[Offer]) -> Floats:
