@@ -364,6 +364,10 @@ class QueueIndex:
             raise NotFound(f"job {job_id} is not in the queue", missing=(job_id,))
         return row
 
+    def owner(self, row: int) -> UserTasks:
+        """Return the user of the job of a row."""
+        return self._by_number[self._user_of[row]]
+
     def owners(self, rows: Rows) -> list[UserTasks]:
         """Return the users of jobs by row."""
         return [self._by_number[number] for number in self.columns.user[rows].tolist()]
@@ -400,9 +404,10 @@ class QueueIndex:
         """Return the job's place in the order of creation."""
         return self._order[row] & _SEQ_MASK
 
-    def host_of(self, row: int) -> str:
-        """Return where the running task of a row runs."""
-        return self._hosts[row]
+    def hosts_of(self, rows: Iterable[int]) -> list[str]:
+        """Return where running tasks run, by row."""
+        hosts = self._hosts
+        return [hosts[row] for row in rows]
 
     def ports(self, row: int) -> int:
         """Return how many ports the job asks for."""

@@ -13,20 +13,22 @@ from itertools import islice
 from math import inf
 from typing import Final
 
-from cook_jupyter.errors import NotFound
+import numpy as np
+
 from cook_jupyter.model.decisions import Preemption, Rebalancing
-from cook_jupyter.model.job import GroupId, JobId
-from cook_jupyter.model.limits import UNLIMITED, Usage, UserLimits
+from cook_jupyter.model.job import JobId
+from cook_jupyter.model.limits import UNLIMITED, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.considerable import NO_FILTERS, QueueFilters, ranked_within
-from cook_jupyter.scheduling.constraints import NO_PARTICULARS, PoolDefaults
+from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, PoolDefaults
 from cook_jupyter.scheduling.cycle import ask_of
-from cook_jupyter.scheduling.dru import cumulative_dru
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.preemption_hosts import RebalanceHosts
+from cook_jupyter.scheduling.preemption_standings import Standings
+from cook_jupyter.scheduling.preemption_table import Least, Mask, VictimTable
 from cook_jupyter.scheduling.ranking import RANK_DEFAULTS, RankSettings, ranked_in_columns
 from cook_jupyter.scheduling.rules import NO_SURROUNDINGS, Surroundings
 
@@ -172,21 +174,6 @@ def reservations_after(
     }
 
 
-@dataclass(slots=True, kw_only=True)
-class _Task:
-    """A running task, or a copy of a job that an earlier decision made room for."""
-
-    job_id: JobId
-    user: str
-    host: str
-    held: Resources
-    key: tuple[float, float, int, int]
-    work: float
-    group: GroupId | None
-    placed: bool = False
-    dru: float = 0.0
-
-
 class RebalanceState:
     """What one rebalance cycle has decided so far, and what follows from it.
 
@@ -204,211 +191,225 @@ class RebalanceState:
         clusters: Mapping[str, str] | None = None,
     ) -> None:
         self._index = index
-        self._limits = limits
         self._settings = settings
-        self._tasks: dict[str, list[_Task]] = {}
-        self._spare = {offer.host: offer.room for offer in hosts.offers}
-        now_ms = surroundings.now_ms
-        all_cpus, all_mem, all_gpus = index.amounts()
-        for user in index.by_name():
-            own = self._tasks[user.name] = []
-            for key, row in zip(user.keys, user.started, strict=True):
-                held = Resources(cpus=all_cpus[row], mem_mb=all_mem[row], gpus=all_gpus[row])
-                own.append(
-                    _Task(
-                        job_id=index.ids((row,))[0],
-                        user=user.name,
-                        host=index.host_of(row),
-                        held=held,
-                        key=key,
-                        work=max(0, now_ms - key[1])
-                        * (held.gpus if settings.mode is DruMode.GPU else held.cpus),
-                        group=index.particulars.get(row, NO_PARTICULARS).group,
-                    )
-                )
-            self._score(user.name)
+        self._standings = Standings(index, limits, settings.mode, surroundings.now_ms)
+        on = index.hosts_of(self._standings.rows)
         self._hosts = RebalanceHosts(
             hosts,
-            {task.host for own in self._tasks.values() for task in own},
+            frozenset(on),
             defaults=settings.defaults,
             surroundings=replace(surroundings, group_hosts=index.group_hosts),
             clusters=clusters or {},
             spare_hosts_known=settings.spare_hosts_known,
             groups_apart=settings.groups_apart,
         )
+        position = self._hosts.position
+        spare: list[Resources | None] = [None] * len(position)
+        for offer in hosts.offers:
+            spare[position[offer.host]] = offer.room
+        self._table = VictimTable(
+            self._standings,
+            [position[host] for host in on],
+            spare,
+            least_work_lost=settings.least_work_lost,
+            freed_gpus_count=settings.freed_gpus_count,
+        )
+        self._open_to_class: dict[tuple[ConstraintClass, float], Mask | None] = {}
 
     @property
-    def spare(self) -> Mapping[str, Resources]:
-        """The spare room of each host that has any entry."""
-        return self._spare
+    def spare(self) -> dict[str, Resources]:
+        """The spare room of each host that has an entry for it."""
+        return {
+            offer.host: room
+            for offer, room in zip(self._hosts.offers, self._table.spare, strict=True)
+            if room is not None
+        }
 
-    def order(self) -> Sequence[tuple[JobId, float]]:
-        """Return all tasks with their DRU, from the highest down; placed copies are among them."""
-        return [(task.job_id, task.dru) for task in self._sorted()]
+    def order(self) -> list[tuple[JobId, float]]:
+        """Return all tasks with their DRU, from the highest down; placed jobs are among them."""
+        tasks = self._standings.all_tasks()
+        self._table.sort(tasks)
+        return [(job, self._standings.dru[task]) for job, task in zip(self._jobs(tasks), tasks, strict=True)]
 
     def pending_dru(self, job_id: JobId) -> float:
         """Return how far along its user's share the job would be, at most, if it ran."""
-        row = self._index.row_of(job_id)
-        user = self._user_of(job_id)
-        key = self._key(row)
-        base = 0.0
-        for task in self._tasks.get(user, ()):
-            if task.key <= key:
-                base = task.dru
-        share = self._limits.share(user)
-        asked = self._index.asked(job_id)
-        if self._settings.mode is DruMode.GPU:
-            return base + asked.gpus / share.gpus
-        return base + max(asked.mem_mb / share.mem_mb, asked.cpus / share.cpus)
+        return self._standings.pending_dru(self._index.row_of(job_id))
 
     def is_below_quota(self, job_id: JobId) -> bool:
         """Tell whether the job's user stays within quota if the job runs as well."""
-        user = self._user_of(job_id)
-        asked = self._index.asked(job_id)
-        cpus, mem, gpus = 0.0, 0.0, 0.0
-        own = self._tasks.get(user, [])
-        for task in own:
-            cpus += task.held.cpus
-            mem += task.held.mem_mb
-            gpus += task.held.gpus
-        usage = Usage(
-            count=len(own) + 1, cpus=cpus + asked.cpus, mem_mb=mem + asked.mem_mb, gpus=gpus + asked.gpus
-        )
-        return self._limits.quota(user).allows(usage)
+        return self._standings.is_below_quota(self._index.row_of(job_id))
 
     def decide(self, job_id: JobId) -> Preemption | None:
-        """Say whose tasks should give way to the job, if any should."""
+        """Say whose tasks should give way to the job; None if nobody's should.
+
+        Raises:
+            NotFound: the index does not have the job.
+        """
         settings = self._settings
         if settings.mode is DruMode.GPU and not settings.gpu_pools:
             return None
         row = self._index.row_of(job_id)
         ask = ask_of(self._index, row)
-        user = self._user_of(job_id)
-        own_only = not self.is_below_quota(job_id)
-        pending = self.pending_dru(job_id)
-        victims: dict[str, list[_Task]] = {}
-        for task in self._sorted():
-            if (
-                task.dru >= settings.safe_dru_threshold
-                and task.dru - pending > settings.min_dru_diff
-                and (task.user == user or not own_only)
-            ):
-                victims.setdefault(task.host, []).append(task)
-        is_open = self._hosts.open_to_class(ask.constraints, ask.gpus)
-        best: tuple[float, float, int] | None = None
-        found: tuple[list[_Task], Resources] = ([], Resources())
-        for at, offer in enumerate(self._hosts.offers):
-            if (is_open is not None and not is_open[at]) or not self._hosts.takes(ask, at):
-                continue
-            candidate = self._candidate(ask, self._spare.get(offer.host), victims.get(offer.host, []))
-            if candidate is None:
-                continue
-            dru, tasks, sums = candidate
-            work = sum(task.work for task in tasks) if settings.least_work_lost else 0.0
-            if best is None or (dru, -work, at) > best:
-                best = (dru, -work, at)
-                found = (tasks, sums)
-        if best is None:
-            return None
-        offer = self._hosts.offers[best[2]]
-        tasks, sums = found
-        return Preemption(
-            beneficiary=job_id,
-            host=offer.host,
-            cluster=offer.cluster,
-            victims=tuple(task.job_id for task in tasks if not task.placed),
-            displaced=tuple(task.job_id for task in tasks if task.placed),
-            dru=min((task.dru for task in tasks), default=UNLIMITED),
-            freed=sums,
-        )
-
-    def _candidate(
-        self, ask: Ask, spare: Resources | None, victims: Sequence[_Task]
-    ) -> tuple[float, list[_Task], Resources] | None:
-        settings = self._settings
-
-        def freed(tasks: Sequence[_Task]) -> Resources:
-            sums = spare or Resources()
-            for task in tasks:
-                held = task.held if settings.freed_gpus_count else replace(task.held, gpus=0.0)
-                sums += held
-            return sums
-
-        def suffices(sums: Resources) -> bool:
-            return sums.cpus >= ask.cpus and sums.mem_mb >= ask.mem_mb and sums.gpus >= ask.gpus
-
-        if spare is not None and suffices(spare):
-            return UNLIMITED, [], spare
-        for length in range(1, len(victims) + 1):
-            if not suffices(freed(victims[:length])):
-                continue
-            dru = victims[length - 1].dru
-            longest = length
-            while not settings.shortest_prefix and longest < len(victims) and victims[longest].dru == dru:
-                longest += 1
-            tasks = list(victims[:longest])
-            if settings.drop_unneeded:
-                dropping = tasks[::-1]
-                if settings.least_work_lost:
-                    dropping.sort(key=lambda task: -task.work)
-                for task in dropping:
-                    rest = [other for other in tasks if other is not task]
-                    if suffices(freed(rest)):
-                        tasks = rest
-            return dru, tasks, freed(tasks)
-        return None
+        open_to = self._open_to(ask)
+        roomy = self._with_spare_room(ask, open_to)
+        if roomy is not None:
+            return self._decision(ask, roomy, [])
+        least = Least(settings.safe_dru_threshold, self._standings.pending_dru(row), settings.min_dru_diff)
+        user = None if self._standings.is_below_quota(row) else self._standings.user_of(row)
+        if user is not None:
+            own = self._own_tasks(user, least)
+            return self._cheapest(ask, self._best_of_own(ask, own, open_to), own)
+        return self._cheapest(ask, self._best(ask, least, open_to), self._table.at)
 
     def advance(self, decision: Preemption) -> None:
         """Put a decision in force for those that follow."""
-        gone = {*decision.victims, *decision.displaced}
-        ask = ask_of(self._index, self._index.row_of(decision.beneficiary))
-        user = self._user_of(decision.beneficiary)
-        changed = {user}
-        for name, own in self._tasks.items():
-            for task in own:
-                if task.job_id in gone and task.host == decision.host:
-                    changed.add(name)
-                    self._hosts.preempted(task.group, task.host)
-        for name in changed:
-            self._tasks[name] = [task for task in self._tasks.get(name, ()) if task.job_id not in gone]
-        self._tasks[user].append(
-            _Task(
-                job_id=decision.beneficiary,
-                user=user,
-                host=decision.host,
-                held=Resources(cpus=ask.cpus, mem_mb=ask.mem_mb, gpus=ask.gpus),
-                key=self._key(self._index.row_of(decision.beneficiary)),
-                work=0.0,
-                group=ask.particulars.group,
-                placed=True,
-            )
-        )
-        self._tasks[user].sort(key=lambda task: task.key)
-        for name in changed:
-            self._score(name)
+        row = self._index.row_of(decision.beneficiary)
+        ask = ask_of(self._index, row)
+        at = self._hosts.position[decision.host]
+        going = {self._index.row_of(job) for job in (*decision.victims, *decision.displaced)}
+        stopped = [task for task in self._table.at[at] if self._standings.rows[task] in going]
+        for task in stopped:
+            particulars = self._index.particulars.get(self._standings.rows[task], NO_PARTICULARS)
+            self._hosts.preempted(particulars.group, decision.host)
+            self._standings.stop(task)
+        placed = self._standings.place(row)
         self._hosts.placed(ask, decision.host)
-        self._spare[decision.host] = decision.freed - Resources(
-            cpus=ask.cpus, mem_mb=ask.mem_mb, gpus=ask.gpus
+        spare = decision.freed - Resources(cpus=ask.cpus, mem_mb=ask.mem_mb, gpus=ask.gpus)
+        self._table.advance(at, stopped, placed, spare, self._standings.rescore(stopped, placed))
+
+    # --- hosts
+
+    def _open_to(self, ask: Ask) -> Mask | None:
+        """The hosts that the job's class may go to, by position; None if it may go anywhere."""
+        key = (ask.constraints, ask.gpus)
+        if key not in self._open_to_class:
+            of_class = self._hosts.open_to_class(*key)
+            self._open_to_class[key] = None if of_class is None else np.array(of_class, dtype=bool)
+        return self._open_to_class[key]
+
+    def _with_spare_room(self, ask: Ask, open_to: Mask | None) -> int | None:
+        """The last host by name that has room for the job as it is."""
+        positions = self._table.with_spare_room(ask.cpus, ask.mem_mb, ask.gpus)
+        if open_to is not None:
+            positions = positions[open_to[positions]]
+        if ask.particulars is NO_PARTICULARS:
+            return int(positions[-1]) if len(positions) else None
+        return next((at for at in positions[::-1].tolist() if self._hosts.takes(ask, at)), None)
+
+    def _best(self, ask: Ask, least: Least, open_to: Mask | None) -> Collection[int]:
+        """The hosts where the nearest of the victims to its share is as far along as anywhere."""
+        wanted = (ask.cpus, ask.mem_mb, ask.gpus)
+        if ask.particulars is NO_PARTICULARS:
+            return self._table.best(*wanted, least, open_to)
+        scores = self._table.scores(*wanted, least)
+        if open_to is not None:
+            scores[~open_to] = -inf
+        while len(scores) and (best := scores.max()) > -inf:
+            positions = np.flatnonzero(scores == best)
+            taking = [at for at in positions.tolist() if self._hosts.takes(ask, at)]
+            if taking:
+                return taking
+            scores[positions] = -inf
+        return ()
+
+    def _own_tasks(self, user: int, least: Least) -> dict[int, list[int]]:
+        """The tasks of one user that may be preempted, by host, from the highest DRU down."""
+        own: dict[int, list[int]] = {}
+        for task in reversed(self._standings.own(user)):
+            if not least.allows(self._standings.dru[task]):
+                break  # those before it are no further along
+            own.setdefault(self._table.position_of(task), []).append(task)
+        for tasks in own.values():
+            self._table.sort(tasks)
+        return own
+
+    def _best_of_own(self, ask: Ask, own: Mapping[int, list[int]], open_to: Mask | None) -> Collection[int]:
+        """What `_best` says, if no other user's tasks may be preempted."""
+        scores: dict[int, float] = {}
+        for at, tasks in own.items():
+            if (open_to is None or open_to[at]) and self._hosts.takes(ask, at):
+                length = self._shortest(ask, at, tasks)
+                if length is not None:
+                    scores[at] = self._standings.dru[tasks[length - 1]]
+        best = max(scores.values(), default=0.0)
+        return [at for at, dru in scores.items() if dru == best]
+
+    # --- victims
+
+    def _cheapest(
+        self, ask: Ask, positions: Collection[int], tasks: Sequence[list[int]] | Mapping[int, list[int]]
+    ) -> Preemption | None:
+        """The decision for that host of equals where it costs least, or for the last of them by name."""
+        if not positions:
+            return None
+        if len(positions) == 1 or not self._settings.least_work_lost:
+            at = max(positions)
+            return self._decision(ask, at, self._victims(ask, at, tasks[at]))
+        work = self._standings.work
+        found = {at: self._victims(ask, at, tasks[at]) for at in positions}
+        at = min(found, key=lambda at: (sum(work[task] for task in found[at]), -at))
+        return self._decision(ask, at, found[at])
+
+    def _victims(self, ask: Ask, at: int, tasks: Sequence[int]) -> list[int]:
+        """Which of the tasks on a host give way. The first of them make room enough."""
+        settings, dru = self._settings, self._standings.dru
+        length = self._shortest(ask, at, tasks) or 0
+        if not settings.shortest_prefix:
+            while length < len(tasks) and dru[tasks[length]] == dru[tasks[length - 1]]:
+                length += 1
+        victims = list(tasks[:length])
+        if not settings.drop_unneeded:
+            return victims
+        dropping = victims[::-1]
+        if settings.least_work_lost:
+            dropping.sort(key=lambda task: -self._standings.work[task])
+        for task in dropping:
+            others = [other for other in victims if other != task]
+            if _fits(ask, self._freed(at, others)):
+                victims = others
+        return victims
+
+    def _shortest(self, ask: Ask, at: int, tasks: Sequence[int]) -> int | None:
+        """How many of the tasks, from the first on, must go to make room; None if all are not enough."""
+        for length, freed in enumerate(self._freeing(at, tasks)):
+            if length and _fits(ask, freed):
+                return length
+        return None
+
+    def _freed(self, at: int, tasks: Sequence[int]) -> tuple[float, float, float]:
+        """What there is on a host without the tasks: cpus, memory, gpus."""
+        *_, freed = self._freeing(at, tasks)
+        return freed
+
+    def _freeing(self, at: int, tasks: Sequence[int]) -> Iterator[tuple[float, float, float]]:
+        """What there is on a host, then what there is without the first task, and so on."""
+        standings = self._standings
+        spare = self._table.spare[at] or Resources()
+        cpus, mem, gpus = spare.cpus, spare.mem_mb, spare.gpus
+        yield cpus, mem, gpus
+        for task in tasks:
+            cpus += standings.cpus[task]
+            mem += standings.mem[task]
+            if self._settings.freed_gpus_count:
+                gpus += standings.gpus[task]
+            yield cpus, mem, gpus
+
+    def _decision(self, ask: Ask, at: int, tasks: Sequence[int]) -> Preemption:
+        offer = self._hosts.offers[at]
+        cpus, mem, gpus = self._freed(at, tasks)
+        return Preemption(
+            beneficiary=ask.job_id,
+            host=offer.host,
+            cluster=offer.cluster,
+            victims=tuple(self._jobs(task for task in tasks if task < self._standings.running)),
+            displaced=tuple(self._jobs(task for task in tasks if task >= self._standings.running)),
+            dru=min((self._standings.dru[task] for task in tasks), default=UNLIMITED),
+            freed=Resources(cpus=cpus, mem_mb=mem, gpus=gpus),
         )
 
-    def _key(self, row: int) -> tuple[float, float, int, int]:
-        """The place of a waiting job in its user's order: behind what runs with the same priority."""
-        return (self._index.priority_key(row), inf, -1, self._index.seq(row))
+    def _jobs(self, tasks: Iterable[int]) -> list[JobId]:
+        return self._index.ids(self._standings.rows[task] for task in tasks)
 
-    def _user_of(self, job_id: JobId) -> str:
-        tasks = self._index.tasks_of_job(job_id)
-        if tasks is None:
-            raise NotFound(f"job {job_id} is not in the queue", missing=(job_id,))
-        return tasks.name
 
-    def _score(self, user: str) -> None:
-        own = self._tasks[user]
-        drus = cumulative_dru((task.held for task in own), self._limits.share(user), self._settings.mode)
-        for task, dru in zip(own, drus, strict=True):
-            task.dru = dru
-
-    def _sorted(self) -> list[_Task]:
-        everything = [task for own in self._tasks.values() for task in reversed(own)]
-        everything.sort(key=lambda t: t.placed, reverse=True)
-        least_work = self._settings.least_work_lost
-        return sorted(everything, key=lambda t: (-t.dru, t.work if least_work else 0.0, t.user))
+def _fits(ask: Ask, room: tuple[float, float, float]) -> bool:
+    return ask.cpus <= room[0] and ask.mem_mb <= room[1] and ask.gpus <= room[2]

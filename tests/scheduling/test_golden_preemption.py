@@ -54,7 +54,7 @@ def _waiting(job: Input, given: Input) -> QueuedJob:
     """A waiting job with what the case says of its earlier instances, its group and its constraints."""
     queued = a_queued_job(job)
     group = job.get("group", given.get("group", {}).get("name"))
-    earlier = job.get("previous_instances", given.get("previous_instances", []))
+    earlier: list[Input] = job.get("previous_instances") or given.get("previous_instances") or []
     avoid = frozenset(instance["host"] for instance in earlier if not instance.get("preempted"))
     if group is not None or avoid:
         queued = queued._replace(particulars=Particulars(avoid=avoid, group=group))

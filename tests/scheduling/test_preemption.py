@@ -59,7 +59,13 @@ class Snapshot:
 
     def hosts(self) -> Hosts:
         return Hosts(
-            Offer(host=host, cluster="", pool="pool", room=room, attributes=ATTRIBUTES.get(host, {}))
+            Offer(
+                host=host,
+                cluster="",
+                pool="pool",
+                room=room,
+                attributes={"HOSTNAME": host, **ATTRIBUTES.get(host, {})},
+            )
             for host, room in self.spare.items()
         )
 
