@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from cook_jupyter.model.limits import DEFAULT_USER, UNLIMITED, LimitName
+from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT
 from cook_jupyter.simulation.measures import (
     HOUR_MS,
     Floats,
@@ -24,9 +25,10 @@ from cook_jupyter.simulation.measures import (
     Truths,
     instances,
     job_times,
+    last_of_jobs,
     measure,
     sampled,
-    water_fill,
+    water_level,
 )
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 
@@ -44,6 +46,7 @@ class Run:
         shares: by user and resource (Cook's names); what somebody has not is taken from the user `default`.
         cycle_ms: simulated time from one cycle to the next.
         trace: the jobs that were submitted; without it, those that never started cannot be known.
+        mea_culpa_limit: how many preemptions cost a job no attempt.
     """
 
     rows: Sequence[RunRow]
@@ -51,6 +54,7 @@ class Run:
     shares: Mapping[str, Mapping[LimitName, float]] = field(default_factory=dict)
     cycle_ms: int = 30_000
     trace: Sequence[TraceJob] = ()
+    mea_culpa_limit: int = DEFAULT_MEA_CULPA_LIMIT
 
 
 class Waits(NamedTuple):
@@ -96,7 +100,8 @@ class Timeline:
         ticks_ms: when, since the first submission.
         step_ms: from one to the next.
         usage: what users held, in their shares: the larger of cpus and memory (their DRU).
-        fair: what they would have held, in shares, had all that was held been divided fairly.
+        fair: what they would hold, in shares, were all hosts divided fairly among those who run or wait: all
+            the same, but for those who desire less (dominant resource fairness).
         starved: users who wait, below their share.
         hungry: users who wait, and are not starved.
         satisfied: users who run, and wait for nothing.
@@ -125,6 +130,7 @@ class RunFigures:
         worst_wait_ms: the longest of the users' medians.
         turnaround_ms: median over all jobs that succeeded.
         never_started: jobs that never started.
+        failed: jobs that started, did not succeed, and are not tried again.
         cpu_hours, lost_cpu_hours, preemptions: as of users, all together.
         starved_hours: user hours in which somebody waited below his share.
         busy_while_waiting: part of the hosts that was held while somebody waited; NaN if nobody ever did.
@@ -141,6 +147,7 @@ class RunFigures:
     worst_wait_ms: float
     turnaround_ms: float
     never_started: int
+    failed: int
     cpu_hours: float
     lost_cpu_hours: float
     preemptions: int
@@ -198,6 +205,7 @@ def figures_of(name: str, run: Run) -> RunFigures:
         worst_wait_ms=_percentile(medians, 100),
         turnaround_ms=_percentile(jobs.turnaround_ms[jobs.turnaround_ms >= 0], 50),
         never_started=int(never.sum()),
+        failed=int(((jobs.turnaround_ms < 0) & ~of.running[last_of_jobs(of)]).sum()) - queue.again,
         cpu_hours=float(held_hours.sum()),
         lost_cpu_hours=float(held_hours[of.preempted].sum()),
         preemptions=int(of.preempted.sum()),
@@ -218,6 +226,7 @@ class _Queue(NamedTuple):
     cpus: Floats
     mem_mb: Floats
     never_started: Truths
+    again: int  # jobs that were preempted last and are to start again
 
 
 def _queue(of: Instances, run: Run) -> _Queue:
@@ -226,9 +235,7 @@ def _queue(of: Instances, run: Run) -> _Queue:
     started = {row.job_id for row in run.rows}
     never = [job for job in run.trace if job.job_id not in started]
     first_ms = run.trace[0].submit_ms if run.trace else 0
-    order = np.lexsort((of.times.start_ms, of.job))
-    last = order[np.flatnonzero(np.diff(of.job[order], append=-1))]
-    again = last[of.preempted[last]]
+    again = _again(of, run)
     since = np.concatenate(
         (
             of.queued_ms,
@@ -249,6 +256,22 @@ def _queue(of: Instances, run: Run) -> _Queue:
         cpus=np.concatenate((of.cpus, of.cpus[again], [job.cpus for job in never])),
         mem_mb=np.concatenate((of.mem_mb, of.mem_mb[again], [job.mem_mb for job in never])),
         never_started=never_started,
+        again=len(again),
+    )
+
+
+def _again(of: Instances, run: Run) -> Ints:
+    """The places of instances that were preempted as their job's last, with attempts left to it."""
+    preemptions = np.bincount(of.job[of.preempted], minlength=len(of))
+    retries = {job.job_id: job.max_retries for job in run.trace}
+    last = last_of_jobs(of)
+    return np.array(
+        [
+            place
+            for place in last[of.preempted[last]].tolist()
+            if preemptions[of.job[place]] < run.mea_culpa_limit + retries.get(run.rows[place].job_id, 1)
+        ],
+        dtype=np.int64,
     )
 
 
@@ -270,14 +293,20 @@ def _timeline(of: Instances, queue: _Queue, run: Run) -> Timeline:
     share_mem = np.array([_share(run, user, "mem", room_mem) for user in of.users])
     cpus, mem = running(of.cpus), running(of.mem_mb)
     usage = np.maximum(cpus / share_cpus, mem / share_mem)
-    wanted = np.maximum((cpus + waiting(queue.cpus)) / share_cpus, (mem + waiting(queue.mem_mb)) / share_mem)
+    wanted_cpus, wanted_mem = cpus + waiting(queue.cpus), mem + waiting(queue.mem_mb)
+    wanted = np.maximum(wanted_cpus / share_cpus, wanted_mem / share_mem)
+    per_share = np.divide(1.0, wanted, out=np.zeros(wanted.shape), where=wanted > 0)
+    level = np.minimum(
+        water_level(np.full(len(ticks), room_cpus), wanted, wanted_cpus * per_share),
+        water_level(np.full(len(ticks), room_mem), wanted, wanted_mem * per_share),
+    )
     waits = waiting(np.ones(len(queue.user))) > 0
     below_share = (cpus < share_cpus - _EVEN) & (mem < share_mem - _EVEN)
     return Timeline(
         ticks_ms=ticks,
         step_ms=step_ms,
         usage=usage,
-        fair=water_fill(usage.sum(axis=1), wanted),
+        fair=np.minimum(wanted, level),
         starved=waits & below_share,
         hungry=waits & ~below_share,
         satisfied=(usage > 0) & ~waits,

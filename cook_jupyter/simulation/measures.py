@@ -226,19 +226,33 @@ def water_fill(total: npt.ArrayLike, desired: npt.ArrayLike) -> Floats:
         desired: what each user wants, along the last axis; not negative.
     """
     wanted = np.asarray(desired, dtype=np.float64)
-    there_is = np.asarray(total, dtype=np.float64)
-    users = wanted.shape[-1]
-    if users == 0:
-        return wanted.copy()
-    ascending = np.sort(wanted, axis=-1)
-    below = np.cumsum(ascending, axis=-1) - ascending
-    others = users - np.arange(users)
+    return np.minimum(wanted, water_level(total, wanted, np.ones(wanted.shape)))
+
+
+def water_level(total: npt.ArrayLike, desired: Floats, weight: Floats) -> Floats:
+    """How far users may be filled if all are filled evenly: infinity if all can have what they desire.
+
+    Args:
+        total: what there is; many at once, if an array.
+        desired: up to where each user wants to be filled, along the last axis.
+        weight: what it takes to fill a user by one. Where nothing is taken the level may rise.
+
+    Returns:
+        One level per total, in an axis of length one.
+    """
+    there_is = np.asarray(total, dtype=np.float64)[..., None]
+    if desired.shape[-1] == 0:
+        return np.full(there_is.shape, np.inf)
+    order = np.argsort(desired, axis=-1)
+    brim, taken = np.take_along_axis(desired, order, -1), np.take_along_axis(weight, order, -1)
+    below = np.cumsum(brim * taken, axis=-1) - brim * taken
+    others = np.cumsum(taken[..., ::-1], axis=-1)[..., ::-1]
     # What it takes to raise the level to each user's brim; it stands below the first that takes too much.
-    full = below + ascending * others >= there_is[..., None]
-    first = np.argmax(full, axis=-1)[..., None]
-    level = (there_is[..., None] - np.take_along_axis(below, first, -1)) / others[first]
-    level = np.where(full.any(axis=-1)[..., None], level, np.inf)
-    return np.minimum(wanted, level)
+    full = np.asarray(below + brim * others > there_is)
+    first = np.argmax(full, axis=-1, keepdims=True)
+    per_level = np.take_along_axis(others, first, -1)
+    level = (there_is - np.take_along_axis(below, first, -1)) / np.where(per_level > 0, per_level, 1.0)
+    return np.where(full.any(axis=-1, keepdims=True), level, np.inf)
 
 
 def fair_allocation(waiting: npt.ArrayLike, running: npt.ArrayLike) -> Floats:
@@ -343,9 +357,13 @@ def measure(of: Instances, cycle_ms: float) -> Measures:
 
 def job_overhead_ms(of: Instances) -> Ints:
     """Per job, by its last instance: from submission to its end, without its run time."""
+    return (of.times.end_ms - of.times.submit_ms - of.times.run_time_ms)[last_of_jobs(of)]
+
+
+def last_of_jobs(of: Instances) -> Ints:
+    """The place of each job's last instance; jobs in the order of their numbers."""
     order = np.lexsort((of.times.start_ms, of.job))
-    last = order[np.flatnonzero(np.diff(of.job[order], append=-1))]
-    return (of.times.end_ms - of.times.submit_ms - of.times.run_time_ms)[last]
+    return order[np.flatnonzero(np.diff(of.job[order], append=-1))]
 
 
 def _spread(of: Instances, values: Floats | Ints, figure: Callable[[Floats | Ints], float]) -> Spread:
