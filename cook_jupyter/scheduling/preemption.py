@@ -23,13 +23,13 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.considerable import NO_FILTERS, QueueFilters, ranked_within
-from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, PoolDefaults
+from cook_jupyter.scheduling.constraints import NO_PARTICULARS, PoolDefaults
 from cook_jupyter.scheduling.cycle import ask_of
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.preemption_hosts import RebalanceHosts
 from cook_jupyter.scheduling.preemption_standings import Standings
-from cook_jupyter.scheduling.preemption_table import Least, Mask, VictimTable
-from cook_jupyter.scheduling.ranking import RANK_DEFAULTS, RankSettings, ranked_in_columns
+from cook_jupyter.scheduling.preemption_table import Least, VictimTable
+from cook_jupyter.scheduling.ranking import RANK_DEFAULTS, Mask, RankSettings, ranked_in_columns
 from cook_jupyter.scheduling.rules import NO_SURROUNDINGS, Surroundings
 
 
@@ -49,6 +49,8 @@ class PreemptionSettings:
         freed_gpus_count: the gpus of victims are room for the beneficiary; for Cook only spare gpus are.
         spare_hosts_known: the attributes of a host are known also if nothing runs on it; Cook's are not.
         groups_apart: a preempted task counts as still there for its own group; for Cook, for every group.
+        quota_counts: a job over its user's quota needs room in the quota too, so own tasks are stopped even
+            if a host has room; for Cook that room is enough, and the job goes on waiting.
         reserve_from: from how many victims on a host is reserved for the beneficiary; 2 for Cook.
         defaults: what the pool adds to its jobs' demands.
     """
@@ -64,6 +66,7 @@ class PreemptionSettings:
     freed_gpus_count: bool = True
     spare_hosts_known: bool = True
     groups_apart: bool = True
+    quota_counts: bool = True
     reserve_from: int = 1
     defaults: PoolDefaults = field(default_factory=PoolDefaults)
 
@@ -90,6 +93,7 @@ class PreemptionSettings:
             freed_gpus_count=False,
             spare_hosts_known=False,
             groups_apart=False,
+            quota_counts=False,
             reserve_from=2,
             defaults=defaults or PoolDefaults(),
         )
@@ -125,17 +129,10 @@ def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cy
         queue: the jobs as they were ranked before, for instance by the match cycle that went before; those
             that wait no longer are passed over. None: they are ranked now.
     """
-    state = RebalanceState(
-        index,
-        hosts,
-        limits,
-        settings,
-        surroundings=surroundings,
-        clusters=clusters,
-    )
     most = min(settings.max_preemption, index.waiting_count)
     if not most or (settings.mode is DruMode.GPU and not settings.gpu_pools):
         return Rebalancing()
+    state = RebalanceState(index, hosts, limits, settings, surroundings=surroundings, clusters=clusters)
     if queue is None:
         ranked = ranked_in_columns(index, limits, replace(rank, mode=settings.mode), number=most)
         first = index.ids(job.row for job in islice(ranked_within(ranked, index, filters), most))
@@ -214,7 +211,6 @@ class RebalanceState:
             least_work_lost=settings.least_work_lost,
             freed_gpus_count=settings.freed_gpus_count,
         )
-        self._open_to_class: dict[tuple[ConstraintClass, float], Mask | None] = {}
 
     @property
     def spare(self) -> dict[str, Resources]:
@@ -250,12 +246,13 @@ class RebalanceState:
             return None
         row = self._index.row_of(job_id)
         ask = ask_of(self._index, row)
-        open_to = self._open_to(ask)
-        roomy = self._with_spare_room(ask, open_to)
-        if roomy is not None:
-            return self._decision(ask, roomy, [])
-        least = Least(settings.safe_dru_threshold, self._standings.pending_dru(row), settings.min_dru_diff)
+        open_to = self._hosts.open_to_class(ask.constraints, ask.gpus)
         user = None if self._standings.is_below_quota(row) else self._standings.user_of(row)
+        if user is None or not settings.quota_counts:
+            roomy = self._with_spare_room(ask, open_to)
+            if roomy is not None:
+                return self._decision(ask, roomy, [])
+        least = Least(settings.safe_dru_threshold, self._standings.pending_dru(row), settings.min_dru_diff)
         if user is not None:
             own = self._own_tasks(user, least)
             return self._cheapest(ask, self._best_of_own(ask, own, open_to), own)
@@ -278,14 +275,6 @@ class RebalanceState:
         self._table.advance(at, stopped, placed, spare, self._standings.rescore(stopped, placed))
 
     # --- hosts
-
-    def _open_to(self, ask: Ask) -> Mask | None:
-        """The hosts that the job's class may go to, by position; None if it may go anywhere."""
-        key = (ask.constraints, ask.gpus)
-        if key not in self._open_to_class:
-            of_class = self._hosts.open_to_class(*key)
-            self._open_to_class[key] = None if of_class is None else np.array(of_class, dtype=bool)
-        return self._open_to_class[key]
 
     def _with_spare_room(self, ask: Ask, open_to: Mask | None) -> int | None:
         """The last host by name that has room for the job as it is."""
@@ -365,16 +354,21 @@ class RebalanceState:
             dropping.sort(key=lambda task: -self._standings.work[task])
         for task in dropping:
             others = [other for other in victims if other != task]
-            if _fits(ask, self._freed(at, others)):
+            if _fits(ask, self._freed(at, others)) and self._is_within_quota(ask, others):
                 victims = others
         return victims
 
     def _shortest(self, ask: Ask, at: int, tasks: Sequence[int]) -> int | None:
         """How many of the tasks, from the first on, must go to make room; None if all are not enough."""
         for length, freed in enumerate(self._freeing(at, tasks)):
-            if length and _fits(ask, freed):
+            if length and _fits(ask, freed) and self._is_within_quota(ask, tasks[:length]):
                 return length
         return None
+
+    def _is_within_quota(self, ask: Ask, stopped: Sequence[int]) -> bool:
+        """Tell whether the job's user would be within quota without these tasks, if that counts."""
+        row = self._index.row_of(ask.job_id)
+        return not self._settings.quota_counts or self._standings.is_below_quota(row, without=stopped)
 
     def _freed(self, at: int, tasks: Sequence[int]) -> tuple[float, float, float]:
         """What there is on a host without the tasks: cpus, memory, gpus."""

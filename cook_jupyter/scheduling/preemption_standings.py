@@ -10,7 +10,7 @@ cycle have placed.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -120,14 +120,19 @@ class Standings:
             return base + gpus[row] / share.gpus
         return base + max(mem[row] / share.mem_mb, cpus[row] / share.cpus)
 
-    def is_below_quota(self, row: int) -> bool:
-        """Tell whether the user stays within quota if the waiting job of a row runs as well."""
+    def is_below_quota(self, row: int, *, without: Collection[int] = ()) -> bool:
+        """Tell whether the user stays within quota if the waiting job of a row runs, `without` some tasks."""
         user = self.user_of(row)
         quota = self._limits.quota(self.names[user])
         if not quota.limits_usage:
             return True
         own = self.own(user)
         cpus, mem, gpus = self._sums_at(own[-1]) if own else (0.0, 0.0, 0.0)
+        if without:
+            own = [task for task in own if task not in without]
+            cpus = sum(self.cpus[task] for task in own)
+            mem = sum(self.mem[task] for task in own)
+            gpus = sum(self.gpus[task] for task in own)
         all_cpus, all_mem, all_gpus = self._index.amounts()
         return quota.allows(
             Usage(

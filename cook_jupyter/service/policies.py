@@ -28,7 +28,7 @@ class RebalancerSettings:
         max_preemption: how many waiting jobs one look tries to find room for. None: nothing is preempted.
         pool_regex: the pools it looks at: those whose name this finds.
         shortest_prefix, drop_unneeded, least_work_lost, gpu_pools, freed_gpus_count, spare_hosts_known,
-            groups_apart, reserve_from: in what we differ from Cook; `PreemptionSettings` of
+            groups_apart, quota_counts, reserve_from: in what we differ from Cook; `PreemptionSettings` of
             `scheduling.preemption` tells each.
         reservations: one table for each pool, or, as in Cook, one that each pool's look replaces.
     """
@@ -46,6 +46,7 @@ class RebalancerSettings:
     freed_gpus_count: bool = True
     spare_hosts_known: bool = True
     groups_apart: bool = True
+    quota_counts: bool = True
     reserve_from: int = 1
     reservations: Literal["per_pool", "shared"] = "per_pool"
 
@@ -61,6 +62,7 @@ class RebalancerSettings:
             freed_gpus_count=False,
             spare_hosts_known=False,
             groups_apart=False,
+            quota_counts=False,
             reserve_from=2,
             reservations="shared",
         )

@@ -84,5 +84,6 @@ class Rebalancer:
             freed_gpus_count=settings.freed_gpus_count,
             spare_hosts_known=settings.spare_hosts_known,
             groups_apart=settings.groups_apart,
+            quota_counts=settings.quota_counts,
             reserve_from=settings.reserve_from,
         )

@@ -136,14 +136,15 @@ class Reference:
         return sums
 
     def suffices(self, job: Task, host: str, tasks: Sequence[Task]) -> bool:
-        """Whether the job fits into what is freed."""
+        """Whether the job fits into what is freed, and its user's quota lets it."""
         return Resources(cpus=job["cpus"], mem_mb=job["mem"], gpus=job["gpus"]).fits_in(
             self.freed(host, tasks)
-        )
+        ) and (not self.settings.quota_counts or self.is_below_quota(job, tasks))
 
-    def is_below_quota(self, job: Task) -> bool:
-        """Whether the user may run the job as well."""
-        own = [*sorted((t for t in self.running if t["user"] == job["user"]), key=key_of), job]
+    def is_below_quota(self, job: Task, without: Sequence[Task] = ()) -> bool:
+        """Whether the user may run the job as well, and not some tasks."""
+        mine = [t for t in self.running if t["user"] == job["user"] and t not in without]
+        own = [*sorted(mine, key=key_of), job]
         cpus = mem = gpus = 0.0
         for task in own:
             cpus, mem, gpus = cpus + task["cpus"], mem + task["mem"], gpus + task["gpus"]

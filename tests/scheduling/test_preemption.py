@@ -116,6 +116,7 @@ SWITCHES = (
     "freed_gpus_count",
     "spare_hosts_known",
     "groups_apart",
+    "quota_counts",
 )
 
 

@@ -16,6 +16,7 @@ from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.cycles import match_all, rebalance_all
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.start import alive
+from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 
 Living = Callable[..., AbstractAsyncContextManager[Scheduler]]
@@ -28,12 +29,12 @@ def cluster() -> MemoryCluster:
 
 
 @pytest.fixture
-def store() -> MemoryStore:
+def store() -> Store:
     return MemoryStore()
 
 
 @pytest.fixture
-def living(store: MemoryStore, cluster: MemoryCluster, tmp_path: Path) -> Living:
+def living(store: Store, cluster: MemoryCluster, tmp_path: Path) -> Living:
     """Run a scheduler over `store` and `cluster`; may be entered again, as after a restart."""
 
     @asynccontextmanager
@@ -65,7 +66,7 @@ class ByHand:
         store: its memory.
     """
 
-    def __init__(self, scheduler: Scheduler, clock: ManualClock, cluster: SlowToEnd, store: MemoryStore):
+    def __init__(self, scheduler: Scheduler, clock: ManualClock, cluster: SlowToEnd, store: Store):
         self.scheduler = scheduler
         self.clock = clock
         self.cluster = cluster
@@ -111,7 +112,7 @@ HandTurned = Callable[..., AbstractAsyncContextManager[ByHand]]
 
 
 @pytest.fixture
-def by_hand(store: MemoryStore, tmp_path: Path) -> HandTurned:
+def by_hand(store: Store, tmp_path: Path) -> HandTurned:
     """Run a scheduler by hand; may be entered again with the same cluster, as after a restart."""
 
     @asynccontextmanager
@@ -122,7 +123,7 @@ def by_hand(store: MemoryStore, tmp_path: Path) -> HandTurned:
         cpus: float = 2,
         cluster: SlowToEnd | None = None,
         pools: Sequence[str] = ("default",),
-        memory: MemoryStore = store,
+        memory: Store = store,
     ) -> AsyncIterator[ByHand]:
         clock = ManualClock(1_000_000)
         there = {f"h{number}": Resources(cpus=cpus, mem_mb=4096) for number in range(1, hosts + 1)}

@@ -1,6 +1,7 @@
 """Running tasks give way, live: who is stopped, who gets the room, and what becomes of the stopped one."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,17 @@ from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.policies import RebalancerSettings
+from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
+from cook_jupyter.store.sqlite import SqliteStore
 from tests.builders import a_job_spec
 from tests.service.conftest import ByHand, HandTurned
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Either memory of a scheduler: a decision must survive both."""
+    return MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "store.sqlite")
 
 
 async def a_full_house(hand: ByHand, number: int, **named: object) -> list[JobSpec]:
