@@ -95,10 +95,7 @@ def reasons(job: Job, index: QueueIndex, limits: UserLimits, facts: Facts) -> tu
         _position(position(index, job.job_id)),
         answers.too_large(too_large),
         _unsatisfiable(job, facts),
-        None
-        if facts.placement is None
-        else answers.not_placed(facts.placement, host_counts(facts.placement)),
-        answers.under_investigation() if facts.placement is None else None,
+        _placement(facts.placement),
         answers.exceeds_pool_quota(_over_pool_quota(alone, index, facts.filters)),
         answers.reserved(facts.reserved),
         answers.preempted(sum(instance.preempted for instance in job.instances)),
@@ -217,6 +214,12 @@ def _usage(job: Job) -> Usage:
 
 def _position(stands: Position) -> WaitReason | None:
     return answers.queue_position(stands.ahead, stands.jobs, at_least=stands.at_least)
+
+
+def _placement(refusal: Refusal | None) -> WaitReason | None:
+    if refusal is None:
+        return answers.under_investigation()
+    return answers.not_placed(refusal, host_counts(refusal))
 
 
 def _unsatisfiable(job: Job, facts: Facts) -> WaitReason | None:
