@@ -1,4 +1,4 @@
-"""`cook-jupyter`: run a scheduler, see it, end it.
+"""`cook-jupyter`: run a scheduler, see it, end it; simulate one.
 
 Lives here: the commands, and the two things only the roof can do: put HTTP in front of the
 scheduler, and tell clients where it is (the runtime file). Not here: what a scheduler is
@@ -182,3 +182,61 @@ def down(stop_work: bool) -> None:
             )
         time.sleep(0.02)
     click.echo("cook_jupyter is down")
+
+
+@cook_jupyter.command()
+@click.option("--trace", type=click.Path(path_type=Path), help="Jobs to replay: Cook's trace, JSON.")
+@click.option("--hosts", type=click.Path(path_type=Path), help="Hosts to replay them on: Cook's, JSON.")
+@click.option("--config", type=click.Path(path_type=Path), help="Cook's simulator configuration, EDN.")
+@click.option(
+    "--scenario", help="Instead of a trace, make a workload up: office, one-hog, bursts, steady ..."
+)
+@click.option("--jobs", type=int, default=10_000, show_default=True, help="Jobs of the scenario.")
+@click.option("--users", type=int, default=20, show_default=True, help="Users of the scenario.")
+@click.option("--host-count", type=int, default=50, show_default=True, help="Hosts of the scenario.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the scenario.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Write the scenario's files to this directory.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    default=("fair",),
+    show_default=True,
+    help="fair (Cook), fair-better, fair-patient, quota, quota:FACTOR or fifo; several are compared.",
+)
+@click.option("--cycle-step-ms", type=click.IntRange(min=1), help="From one cycle to the next [configured].")
+@click.option("--until-done", is_flag=True, help="Go on after the last submission until all has ended.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the rows go, a CSV as Cook writes it.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a report to this directory.")
+@click.option("--summary", is_flag=True, help="Print the figures of the report.")
+def simulate(
+    trace: Path | None,
+    hosts: Path | None,
+    config: Path | None,
+    scenario: str | None,
+    policies: tuple[str, ...],
+    cycle_step_ms: int | None,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Run a trace through the real scheduler, on simulated hosts and faster than real time."""
+    from dataclasses import replace
+
+    from cook_jupyter.simulation.command import Made, run_policies, work_of
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    report, summary = options["report"], options["summary"]
+    if out is None and report is None and not summary:
+        raise click.UsageError("say what is wanted of the simulation: --out, --report or --summary")
+    sizes = {name: options[name] for name in ("jobs", "users", "seed", "keep")}
+    made = None if scenario is None else Made(scenario=scenario, hosts=options["host_count"], **sizes)
+    work = work_of(trace, hosts, config, made, say)
+    if cycle_step_ms is not None:
+        work = replace(work, config=replace(work.config, cycle_step_ms=cycle_step_ms))
+    text = run_policies(
+        work, policies, out=out, report=report, summary=summary, until_done=options["until_done"], say=say
+    )
+    if text:
+        click.echo(text)
