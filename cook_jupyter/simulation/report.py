@@ -1,7 +1,8 @@
 """A report that compares runs: one page to look at, the same figures as text and as JSON.
 
 Lives here: `write_report`, and the sections of its page. Not here: the figures (`simulation.comparison`),
-what is said of them (`simulation.summary`), how a chart is drawn (`simulation.charts`), colours (`report.css`).
+what is said of them (`simulation.summary`), how a chart is drawn (`simulation.charts`), its look
+(`report.css`).
 
 The page is one file without script, picture or link: it can be mailed, and opened in ten years.
 """
