@@ -13,12 +13,14 @@ import numpy.typing as npt
 
 from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.host_columns import HostColumns, Singles, left_estimate
-from cook_jupyter.scheduling.tables import Floats, Integers, amounts
+from cook_jupyter.scheduling.tables import Amounts, Floats, Integers, amounts
 
 Mask = npt.NDArray[np.bool_]
 
 _FEW: Final = 12  # hosts up to which one by one is faster than by columns
 _HUGE: Final = 1e30  # more than anybody asks for
+_FAR: Final = 1e6  # more than any fill of a host with room
+_NUMBERS_OF_CPUS: Final = 8  # for which estimates are kept
 RESOURCES: Final = ("cpus", "mem", "gpus", "ports")
 
 
@@ -108,15 +110,15 @@ class Estimates:
     __slots__ = (
         "_cells",
         "_fill",
+        "_filled",
         "_fits",
-        "_fits_too",
         "_left_cpus",
         "_left_mem",
         "_out",
         "_per_cpu",
+        "_per_cpu_at",
         "_per_mb",
         "_room",
-        "_scratch",
         "count",
         "hosts",
     )
@@ -136,15 +138,18 @@ class Estimates:
             columns_taken = [np.concatenate((column[hosts], column[self.count :])) for column in taken]
         self._fill, self._per_cpu, self._per_mb, self._left_cpus, self._left_mem = columns_taken
         self._cells = [amounts(column) for column in (self._fill, self._left_cpus, self._left_mem)]
+        self._per_cpu_at = amounts(self._per_cpu)
+        self._filled: dict[float, tuple[Singles, Amounts]] = {}  # with so many cpus; far below 0: no room
         self._out: Singles = np.empty(size, dtype=np.float32)
-        self._scratch: Singles = np.empty(size, dtype=np.float32)
         self._fits: Mask = np.empty(size, dtype=bool)
-        self._fits_too: Mask = np.empty(size, dtype=bool)
 
     def look_again(self, slot: int, host: int) -> None:
         """Learn that the host in the slot has changed."""
-        fill, cpus, mem = self._cells
-        fill[slot], cpus[slot], mem[slot] = self._room.estimates(host)
+        fill_at, cpus_at, mem_at = self._cells
+        fill, left, mem_at[slot] = self._room.estimates(host)
+        fill_at[slot], cpus_at[slot] = fill, left
+        for cpus, (_, filled) in self._filled.items():
+            filled[slot] = fill + cpus * self._per_cpu_at[slot] if cpus <= left else -_FAR
 
     def add(self, host: int, like: int) -> int:
         """Give one more host a slot, of the same size as that in another; returns its slot."""
@@ -159,15 +164,13 @@ class Estimates:
     def of(self, ask: Ask, begin: int, end: int, is_open: Mask | None = None) -> Singles:
         """Return about how full each host would be with the job, one added, for the slots from begin to end.
 
-        The exact fill is no farther than `ERROR` away. 0 where the job surely does not fit; it may still not
-        fit elsewhere. Good until the next call.
+        The exact fill is no farther than `ERROR` away. Not above 0 where the job surely does not fit; it may
+        still not fit elsewhere. Good until the next call.
         """
         cpus, mem = min(ask.cpus, _HUGE), min(ask.mem_mb, _HUGE)
         part = slice(begin, end)
-        fits, fits_too = self._fits[part], self._fits_too[part]
-        np.greater_equal(self._left_cpus[part], cpus, out=fits)
-        np.greater_equal(self._left_mem[part], mem, out=fits_too)
-        np.logical_and(fits, fits_too, out=fits)
+        out, fits = self._out[part], self._fits[part]
+        np.greater_equal(self._left_mem[part], mem, out=fits)
         if ask.gpus or ask.ports:
             hosts = self.hosts[part]
             for row, amount in ((2, ask.gpus), (3, ask.ports)):
@@ -175,13 +178,29 @@ class Estimates:
                     fits &= (self._room.used[row] + amount <= self._room.room[row])[hosts]
         if is_open is not None:
             np.logical_and(fits, is_open[part], out=fits)
-        out, scratch = self._out[part], self._scratch[part]
-        np.multiply(self._per_cpu[part], cpus, out=out)
-        np.multiply(self._per_mb[part], mem, out=scratch)
-        np.add(out, scratch, out=out)
-        np.add(out, self._fill[part], out=out)
+        np.multiply(self._per_mb[part], mem, out=out)
+        np.add(out, self._filled_with(cpus, part), out=out)
         np.multiply(out, fits, out=out)
         return out
+
+    @property
+    def told(self) -> Singles:
+        """What `of` has told last of each slot."""
+        return self._out[: self.count]
+
+    def _filled_with(self, cpus: float, part: slice) -> Singles:
+        """About how full hosts would be with so many cpus more. Most jobs ask for one of a few numbers."""
+        known = self._filled.get(cpus)
+        if known is not None:
+            return known[0][part]
+        some = slice(None) if len(self._filled) < _NUMBERS_OF_CPUS else part
+        filled: Singles = self._per_cpu[some] * np.float32(cpus)
+        filled += self._fill[some]
+        filled -= (self._left_cpus[some] < cpus) * np.float32(_FAR)
+        if some is part:
+            return filled
+        self._filled[cpus] = filled, amounts(filled)
+        return filled[part]
 
 
 ERROR: Final = 1e-6

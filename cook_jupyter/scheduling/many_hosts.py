@@ -112,15 +112,20 @@ class ManyHosts:
             self._changed_too.clear()
             return self._choose_among(self._one_of_each.estimates, ask, None)
         self._catch_up()
-        if self._all.count > 2 * _FIRST and self._good < _FULL:
-            fills = self._all.of(ask, 0, _FIRST, is_open)
-            host = self._first_good(self._all, ask, fills, int(fills.argmax()))
+        those = self._all
+        begin = 0
+        if those.count > 2 * _FIRST and self._good < _FULL:
+            begin = _FIRST
+            fills = those.of(ask, 0, begin, is_open)
+            host = self._first_good(those, ask, fills, int(fills.argmax()))
             if host >= 0:
                 return host
-        return self._choose_among(self._all, ask, is_open)
+        return self._choose_among(those, ask, is_open, begin)
 
-    def _choose_among(self, those: Estimates, ask: Ask, is_open: Mask | None) -> int:
-        fills = those.of(ask, 0, those.count, is_open)
+    def _choose_among(self, those: Estimates, ask: Ask, is_open: Mask | None, begin: int = 0) -> int:
+        """The same among those hosts; of the slots before `begin` it is known that none is good."""
+        those.of(ask, begin, those.count, is_open)
+        fills = those.told
         slot = int(fills.argmax())
         host = self._first_good(those, ask, fills, slot)
         return host if host >= 0 else self._fullest(those, ask, fills, slot)
@@ -149,13 +154,14 @@ class ManyHosts:
                     return host
                 begin = end
             return -1
-        hosts = np.sort(those.hosts[np.flatnonzero(fills > least)])
+        hosts = those.hosts[: len(fills)][fills > least]
         while len(hosts):
-            ahead = int(np.searchsorted(hosts, (hosts[0] // BATCH + 1) * BATCH))
-            host = self._best_good(hosts[:ahead], ask)
+            batches = hosts // BATCH
+            is_first = batches == batches.min()
+            host = self._best_good(np.sort(hosts[is_first]), ask)
             if host >= 0:
                 return host
-            hosts = hosts[ahead:]
+            hosts = hosts[~is_first]
         return -1
 
     def _best_good(self, hosts: Integers, ask: Ask) -> int:
@@ -168,7 +174,16 @@ class ManyHosts:
         """The first of the hosts that the job fills most; -1 if it fits none. Spoils the estimates."""
         while fills[slot] > 0.0:
             top = float(fills[slot])
-            slots = np.flatnonzero(fills >= top - _NEARLY)
+            fills[slot] = 0.0
+            second = int(fills.argmax())
+            if fills[second] < top - _NEARLY:
+                host = int(those.hosts[slot])
+                if self._room.takes(host, ask):
+                    return host
+                slot = second
+                continue
+            fills[slot] = top
+            slots = np.flatnonzero(fills >= top - _NEARLY)  # all that may be the fullest, or as full
             hosts = those.hosts[slots]
             if len(hosts) > _TIED and self._one_of_each is None:
                 self._one_of_each = self._alike()
@@ -215,9 +230,9 @@ class ManyHosts:
         bound = 0.0
         if len(fills) > _AHEAD:
             bound = float(np.partition(fills, len(fills) - _AHEAD)[len(fills) - _AHEAD])
-        some = np.flatnonzero(fills >= bound - _NEARLY) if bound else np.flatnonzero(fills)
+        some = np.flatnonzero(fills >= bound - _NEARLY if bound > 0.0 else fills > 0.0)
         exact = self._room.fills(some, ask)
-        certain = exact > bound - 1.0 - 2 * ERROR if bound else exact >= 0.0
+        certain = exact > bound - 1.0 - 2 * ERROR if bound > 0.0 else exact >= 0.0
         some, exact = some[certain], exact[certain]
         return _last_first(some, np.lexsort((some, -exact)))
 

@@ -1,3 +1,4 @@
+import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -110,6 +111,50 @@ def test_the_order_of_offers_changes_nothing(
     settings = MatchSettings(columnar_from=data.draw(st.sampled_from([FEW, MANY])))
     asks = asks_of(tasks)
     assert match(asks, Hosts(shuffled), settings=settings) == match(asks, Hosts(offers), settings=settings)
+
+
+@pytest.mark.parametrize("in_use", ["all alike", "a few ways", "each differently"])
+@pytest.mark.parametrize("good", [0.8, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_on_thousands_of_hosts_jobs_are_placed_as_if_hosts_were_looked_at_one_by_one(
+    in_use: str, good: float, seed: int
+) -> None:
+    dice = random.Random(seed)
+
+    def used(whole: float) -> float:
+        if in_use == "each differently":
+            return dice.random() * whole
+        return 0.0 if in_use == "all alike" else dice.choice([0.25, 0.5, 0.875]) * whole
+
+    offers = []
+    for number in range(4100):
+        cpus, mem_mb = dice.choice([(8.0, 100.0), (16.0, 100.0)]) if seed else (1.1, 30.0)
+        running = Resources(cpus=used(cpus), mem_mb=used(mem_mb))
+        whole = Resources(cpus=cpus, mem_mb=mem_mb)
+        zone = dice.choice("ab")
+        offers.append(
+            Offer(
+                host=f"host-{number:04}",
+                cluster="east",
+                pool="pool",
+                room=whole - running,
+                running=running,
+                attributes={"zone": zone},
+            )
+        )
+    asks: list[Ask] = []
+    while len(asks) < 90:
+        cpus, mem_mb = dice.choice([0.1, 0.5, 1.0, 3.0, dice.uniform(0.1, 6)]), dice.choice([0.0, 7.0, 30.0])
+        wanted = dice.choice([UNCONSTRAINED, UNCONSTRAINED, ConstraintClass(attributes=(("zone", "a"),))])
+        asks += [
+            ask(len(asks) + more, cpus, mem_mb, constraints=wanted) for more in range(dice.choice([1, 2, 25]))
+        ]
+    hosts = Hosts(offers)
+    few, many = (
+        match(asks, hosts, settings=MatchSettings(good_enough=good, columnar_from=columnar_from))
+        for columnar_from in (FEW, MANY)
+    )
+    assert many == few
 
 
 @st.composite
