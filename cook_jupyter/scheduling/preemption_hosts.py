@@ -11,6 +11,8 @@ as still there for groups, since it may still be there when the beneficiary star
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.resources import Resources
@@ -27,7 +29,8 @@ from cook_jupyter.scheduling.constraints import (
     group_fails,
 )
 from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.ranking import Mask
+from cook_jupyter.scheduling.rules import Surroundings, with_task
 
 
 class RebalanceHosts:
@@ -70,20 +73,19 @@ class RebalanceHosts:
         self._defaults = defaults
         self._surroundings = surroundings
         self._groups_apart = groups_apart
-        self._by_class: dict[tuple[ConstraintClass, float], list[bool] | None] = {}
+        self._by_class: dict[tuple[ConstraintClass, float], Mask | None] = {}
         self._cohosts: dict[GroupId, dict[str, int]] = {}
         self._preempted: list[str] = []  # hosts of preempted tasks, once for each
 
-    def open_to_class(self, wanted: ConstraintClass, gpus: float) -> list[bool] | None:
+    def open_to_class(self, wanted: ConstraintClass, gpus: float) -> Mask | None:
         """Return by position whether a class of jobs may go there; None if it may go anywhere."""
         key = (wanted, gpus)
         if key not in self._by_class:
             in_pool = class_in_pool(wanted, self._defaults)
             anywhere = self.all_plain and not in_pool.attributes
+            fails = (fails_class(in_pool, gpus, offer, self._defaults) for offer in self.offers)
             self._by_class[key] = (
-                None
-                if anywhere
-                else [fails_class(in_pool, gpus, offer, self._defaults) is None for offer in self.offers]
+                None if anywhere else np.array([failed is None for failed in fails], dtype=bool)
             )
         return self._by_class[key]
 
@@ -111,6 +113,10 @@ class RebalanceHosts:
 
     def placed(self, ask: Ask, host: str) -> None:
         """Learn that the job is to go to the host."""
+        at = self.position[host]
+        if self.offers[at].kind is HostKind.KUBERNETES:
+            self.offers[at] = with_task(self.offers[at], ask, self._defaults)
+            self._by_class.clear()
         if ask.particulars.group is not None:
             _count(self._hosts_of(ask.particulars.group), host)
 

@@ -16,14 +16,12 @@ from math import inf
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.merging import sums_along
 from cook_jupyter.scheduling.preemption_standings import Standings
+from cook_jupyter.scheduling.ranking import Mask
 from cook_jupyter.scheduling.tables import Floats, Integers, amounts, counts
-
-Mask = npt.NDArray[np.bool_]
 
 _FEW: Final = 24  # up to this many changed tasks, one by one is faster than by columns
 _NOTHING: Final = Resources()

@@ -93,7 +93,7 @@ class HostRules:
         """Learn that the job goes to the host at that position."""
         offer = self._offers[at]
         if offer.kind is HostKind.KUBERNETES:
-            self._offers[at] = self._with_task(offer, ask)
+            self._offers[at] = with_task(offer, ask, self._defaults)
             self._changed.add(at)
             for (wanted, gpus), known in self._by_class.items():
                 in_pool = class_in_pool(wanted, self._defaults)
@@ -135,12 +135,13 @@ class HostRules:
         at = self._position.get(host)
         return self._surroundings.attributes.get(host, {}) if at is None else self._offers[at].attributes
 
-    def _with_task(self, offer: Offer, ask: Ask) -> Offer:
-        """The node with the job on it: its gpus are taken, and the disk the job asks for is gone."""
-        disk = dict(offer.disk_mb)
-        named = ask.constraints.disk_type or self._defaults.disk_type
-        if self._defaults.disk and named is not None:
-            asked = ask.constraints.disk_mb
-            found = self._defaults.disk_types.get(named, named)
-            disk[found] = disk.get(found, 0.0) - (self._defaults.disk_mb if asked is None else asked)
-        return replace(offer, task_count=offer.task_count + 1, disk_mb=disk)
+
+def with_task(node: Offer, ask: Ask, defaults: PoolDefaults) -> Offer:
+    """Return a Kubernetes node with the job on it: its gpus are taken, the disk the job asks for is gone."""
+    disk = dict(node.disk_mb)
+    named = ask.constraints.disk_type or defaults.disk_type
+    if defaults.disk and named is not None:
+        asked = ask.constraints.disk_mb
+        found = defaults.disk_types.get(named, named)
+        disk[found] = disk.get(found, 0.0) - (defaults.disk_mb if asked is None else asked)
+    return replace(node, task_count=node.task_count + 1, disk_mb=disk)
