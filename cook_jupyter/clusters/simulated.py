@@ -21,6 +21,7 @@ from cook_jupyter.model.reason import AGENT_RESTARTED, KILLED_BY_USER, MAX_RUNTI
 from cook_jupyter.model.resources import Resources
 
 _DECIMALS: Final = 6  # of amounts: sums of fractions must come out even
+_PARTS: Final = 1024.0
 
 
 class Ending(NamedTuple):
@@ -233,7 +234,7 @@ class _Task:
 class _Host:
     """One host and what its tasks hold together."""
 
-    __slots__ = ("_cpus", "_gpus", "_mem_mb", "_ports", "_tasks", "hostname", "place", "whole")
+    __slots__ = ("_cpus", "_gpus", "_is_dusty", "_mem_mb", "_ports", "_tasks", "hostname", "place", "whole")
 
     def __init__(self, whole: Offer) -> None:
         self.hostname = whole.host
@@ -249,10 +250,14 @@ class _Host:
         self._cpus = self._mem_mb = self._gpus = 0.0
         self._ports = 0
         self._tasks = 0
+        # Whether sums may be off by some dust: eighths and the like add up exactly, tenths do not.
+        self._is_dusty = not ((_PARTS * whole.room.cpus).is_integer() and whole.room.mem_mb.is_integer())
 
     def take(self, spec: JobSpec) -> None:
         """Let a task hold what it asks for."""
         self._tasks += 1
+        if not self._is_dusty:
+            self._is_dusty = not ((_PARTS * spec.cpus).is_integer() and (_PARTS * spec.mem_mb).is_integer())
         self._cpus += spec.cpus
         self._mem_mb += spec.mem_mb
         self._gpus += spec.gpus
@@ -274,15 +279,20 @@ class _Host:
         """What is free now."""
         whole = self.whole
         room = whole.room
-        cpus, mem_mb = round(self._cpus, _DECIMALS), round(self._mem_mb, _DECIMALS)
-        gpus = self._gpus
+        cpus, mem_mb, gpus = self._cpus, self._mem_mb, self._gpus
+        if self._is_dusty:
+            cpus, mem_mb = round(cpus, _DECIMALS), round(mem_mb, _DECIMALS)
+            free_cpus = round(room.cpus - cpus, _DECIMALS)
+            free_mem_mb = round(room.mem_mb - mem_mb, _DECIMALS)
+        else:
+            free_cpus, free_mem_mb = room.cpus - cpus, room.mem_mb - mem_mb
         return Offer(
             host=whole.host,
             cluster=whole.cluster,
             pool=whole.pool,
             room=Resources(
-                cpus=round(room.cpus - cpus, _DECIMALS),
-                mem_mb=round(room.mem_mb - mem_mb, _DECIMALS),
+                cpus=free_cpus,
+                mem_mb=free_mem_mb,
                 gpus=room.gpus - gpus,
             ),
             running=Resources(cpus=cpus, mem_mb=mem_mb, gpus=gpus),

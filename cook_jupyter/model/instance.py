@@ -72,7 +72,10 @@ class TaskState(Enum):
     @property
     def is_final(self) -> bool:
         """Whether nothing more will be heard of the instance."""
-        return self not in (TaskState.STAGING, TaskState.STARTING, TaskState.RUNNING)
+        return self not in _ALIVE
+
+
+_ALIVE = (TaskState.STAGING, TaskState.STARTING, TaskState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

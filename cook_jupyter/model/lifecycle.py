@@ -152,7 +152,7 @@ def report(job: Job | None, update: StatusUpdate, *, free: FreeFailures = FREE_F
         return Reported(job=None, verdict=Verdict.IGNORED)
     counts = legal and not then.is_open and update.result is not None
     after = _described(instance, update, then if legal else instance.status, has_result=counts)
-    if after == instance:
+    if after is instance:
         return Reported(job=None, verdict=Verdict.IGNORED)
     return Reported(
         job=_with(job, after, at_ms=update.at_ms, free=free),
@@ -243,32 +243,30 @@ def retry(job: Job, retries: int, *, at_ms: int, free: FreeFailures = FREE_FAILU
 def _described(
     instance: Instance, update: StatusUpdate, status: InstanceStatus, *, has_result: bool
 ) -> Instance:
-    """The instance with what the report tells of it; what was told first stays."""
-    began = update.state in (TaskState.STARTING, TaskState.RUNNING)
-    final = update.state.is_final
-    reason = instance.reason
-    if status is InstanceStatus.FAILED:
-        told = update.reason if update.reason in REASONS else UNMAPPED
-        reason = reason or told
-    elif status is InstanceStatus.SUCCESS:
-        reason = None
-    backend_started = instance.backend_started_ms
-    if backend_started is None:
-        backend_started = update.at_ms if began else update.began_ms
-    ended = instance.ended_ms
-    if ended is None and final:
-        ended = update.at_ms
-    return evolve(
-        instance,
-        status=status,
-        reason=reason,
-        backend_started_ms=backend_started,
-        ended_ms=ended,
-        exit_code=instance.exit_code if update.exit_code is None else update.exit_code,
-        sandbox=instance.sandbox if update.sandbox is None else update.sandbox,
-        peak_mem_mb=instance.peak_mem_mb if update.peak_mem_mb is None else update.peak_mem_mb,
-        has_result=instance.has_result or has_result,
-    )
+    """The instance with what the report tells of it, itself if that is nothing; what was told first stays."""
+    news: dict[str, object] = {}
+    if status is not instance.status:
+        news["status"] = status
+    if status is InstanceStatus.FAILED and instance.reason is None:
+        news["reason"] = update.reason if update.reason in REASONS else UNMAPPED
+    elif status is InstanceStatus.SUCCESS and instance.reason is not None:
+        news["reason"] = None
+    if instance.backend_started_ms is None:
+        began = update.state is TaskState.RUNNING or update.state is TaskState.STARTING
+        began_ms = update.at_ms if began else update.began_ms
+        if began_ms is not None:
+            news["backend_started_ms"] = began_ms
+    if instance.ended_ms is None and update.state.is_final:
+        news["ended_ms"] = update.at_ms
+    if update.exit_code is not None and update.exit_code != instance.exit_code:
+        news["exit_code"] = update.exit_code
+    if update.sandbox is not None and update.sandbox != instance.sandbox:
+        news["sandbox"] = update.sandbox
+    if update.peak_mem_mb is not None and update.peak_mem_mb != instance.peak_mem_mb:
+        news["peak_mem_mb"] = update.peak_mem_mb
+    if has_result and not instance.has_result:
+        news["has_result"] = True
+    return evolve(instance, **news) if news else instance
 
 
 def _with(job: Job, instance: Instance, *, at_ms: int, free: FreeFailures) -> Job:

@@ -58,7 +58,7 @@ class Queues:
     # --- following commits
 
     def load(self, jobs: Sequence[Job]) -> None:
-        """Take in jobs that the store holds, at a restart: many at once."""
+        """Take in jobs that are new, or that the store holds at a restart: many at once."""
         waiting: dict[PoolName, list[QueuedJob]] = defaultdict(list)
         for job in jobs:
             if job.state is JobState.WAITING and job.job_id not in self._of(job.spec.pool).index:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from cook_jupyter.model.instance import Instance, InstanceId
 from cook_jupyter.model.job import GroupId, Job, JobId
+from cook_jupyter.model.quick import quick
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningRow:
     """What is to be known of a running job.

@@ -367,9 +367,16 @@ class Scheduler:
 
     def _committed(self, changes: Sequence[JobChange]) -> None:
         """Bring the views up to a commit. Called in commit order, on the loop."""
+        if changes:
+            self._last_change = max(self._last_change, changes[-1].job.change)
+        new = [change.job for change in changes if change.before is None]
+        if new:  # many at once: a later change of such a job comes after it all the same
+            self.queues.load(new)
+            self.wake.set()
         for change in changes:
+            if change.before is None:
+                continue
             job = change.job
-            self._last_change = max(self._last_change, job.change)
             if self.kills and change.instance is not None and not change.instance.status.is_open:
                 self.kills.heard((change.instance.instance_id,))
             self.queues.changed(job)
