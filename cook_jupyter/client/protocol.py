@@ -276,6 +276,11 @@ def why(uuid: str) -> Ask[dict[str, Any]]:
     return plain(f"/v1/why/{_checked(uuid)}")
 
 
+def set_rebalancer(parameters: Mapping[str, float | None]) -> Ask[dict[str, Any]]:
+    """PUT /v1/rebalancer: parameters that are not named stay as they are."""
+    return Ask((_with_body("PUT", "/v1/rebalancer", dict(parameters)),), _one)
+
+
 def result(uuid: str) -> Ask[bytes]:
     """GET /v1/results: the signed bytes that the job gave back."""
     return Ask((_get(f"/v1/results/{_checked(uuid)}"),), _bytes)

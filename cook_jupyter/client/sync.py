@@ -339,6 +339,23 @@ class JobClient:
         found: dict[str, Any] = self._ask(protocol.plain("/v1/summary"))
         return found
 
+    def monitor(self) -> dict[str, Any]:
+        """Who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
+        found: dict[str, Any] = self._ask(protocol.plain("/v1/monitor"))
+        return found
+
+    def rebalancer(self) -> dict[str, Any]:
+        """How running tasks give way: the parameters in force."""
+        found: dict[str, Any] = self._ask(protocol.plain("/v1/rebalancer"))
+        return found
+
+    def set_rebalancer(self, **parameters: float | None) -> dict[str, Any]:
+        """Set `safe_dru_threshold`, `min_dru_diff` or `max_preemption`, from now on. For administrators.
+
+        None switches preemption off; what is not named stays. Returns the parameters in force.
+        """
+        return self._ask(protocol.set_rebalancer(parameters))
+
     def events(self, cursor: int | None = None, label: Mapping[str, str] | None = None) -> EventStream:
         """What happens to one's jobs: first what has changed after `cursor`, then live.
 

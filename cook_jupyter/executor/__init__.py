@@ -7,5 +7,6 @@ Not here: how calls become bytes (`payload`); requests (`client`); magics (`note
 from cook_jupyter.executor.attach import attach, recent
 from cook_jupyter.executor.executor import CookExecutor
 from cook_jupyter.executor.future import CookFuture
+from cook_jupyter.executor.groups import Group
 
-__all__ = ["CookExecutor", "CookFuture", "attach", "recent"]
+__all__ = ["CookExecutor", "CookFuture", "Group", "attach", "recent"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.future import CookFuture
+from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.mapping import BundleFuture, Sizes, columns_of
 from cook_jupyter.executor.mapping import Mapping as CallMapping
 from cook_jupyter.executor.options import Options, name_of, whole
@@ -43,8 +44,10 @@ class CookExecutor(concurrent.futures.Executor):
         user: act as this user, where the scheduler allows it.
         env: environment variables of the jobs.
         labels: words to find the jobs by.
-        group: the uuid of a group that the jobs join.
+        group: a `Group` that the jobs join, or its uuid.
+        constraints: attribute of hosts -> the value that a host must have.
         max_runtime_s: a job that runs longer is stopped.
+        expected_runtime_s: how long a job is likely to run, where hosts do not live for ever.
         detached: jobs go on when this process ends (the default); else they are killed with it.
 
     Raises:
@@ -71,8 +74,10 @@ class CookExecutor(concurrent.futures.Executor):
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
-        group: str | None = None,
+        group: Group | str | None = None,
+        constraints: Mapping[str, str] | None = None,
         max_runtime_s: float | None = None,
+        expected_runtime_s: float | None = None,
         detached: bool = True,
     ) -> None:
         options = Options(
@@ -86,7 +91,9 @@ class CookExecutor(concurrent.futures.Executor):
             env=dict(env or {}),
             labels=dict(labels or {}),
             group=group,
+            constraints=dict(constraints or {}),
             max_runtime_s=max_runtime_s,
+            expected_runtime_s=expected_runtime_s,
             detached=detached,
         )
         line = Line(client, user)

@@ -12,7 +12,7 @@ import concurrent.futures
 import contextlib
 import html
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,6 +60,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         self._name = name
         self.options = options
         self._news: JobNews | None = None
+        self._preempted: set[str] = set()  # instances
         self.stage = Stage.QUEUED
         self.call_rests = False  # in a blob, which nobody needs after a success
         self.owner: object = None  # the mark of the executor whose shutdown waits for it
@@ -89,6 +90,11 @@ class CookFuture(concurrent.futures.Future[Any]):
     def attempts(self) -> int:
         """How many instances the job has had so far, as last heard."""
         return 0 if self._news is None else self._news.attempts
+
+    @property
+    def preempted(self) -> int:
+        """How often it had to make way for somebody else's job, as heard; that costs no retry."""
+        return len(self._preempted)
 
     @property
     def host(self) -> str | None:
@@ -203,16 +209,28 @@ class CookFuture(concurrent.futures.Future[Any]):
             words = f"failed: {type(self._exception).__name__}"
         if status in ("running", "success", "failed") and self.host:
             words += f" on {self.host}"
-        if self.attempts > 1:
-            words += f", attempt {self.attempts}"
+        elif status == "waiting" and self.attempts:
+            words += " again"
+        if self._preempted:
+            words += f", preempted {'once' if self.preempted == 1 else f'{self.preempted} times'}"
+        if self.attempts - self.preempted > 1:
+            words += f", attempt {self.attempts - self.preempted}"
         return words
 
     # --- for the session alone ---
 
-    def hear(self, news: JobNews) -> None:
-        """Note the latest event; what it means for the result is the session's affair."""
+    def hear(self, news: JobNews, preempted: Iterable[str] = ()) -> None:
+        """Note the latest event; what it means for the result is the session's affair.
+
+        Args:
+            news: the job as it is now, with its latest instance.
+            preempted: which of all its instances were, if that was asked for.
+        """
+        self._preempted.update(preempted)
         if self._news is None or news.change >= self._news.change:
             self._news = news
+        if news.instance is not None and news.instance.preempted:
+            self._preempted.add(news.instance.task_id)
         self.stage = Stage.ACCEPTED
 
     def take(self, result: Result) -> bool:

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from uuid import UUID
 
 from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.executor.groups import Group, require_uuid
 from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY
 
 SESSION_LABEL = "cook-jupyter/session"
@@ -35,8 +35,10 @@ class Options:
         retries: further attempts after a failure of one's own; those for the system's failures are free.
         env: environment variables.
         labels: any words, to find jobs by.
-        group: the uuid of the group that the jobs join.
+        group: the `Group` that the jobs join, or its uuid.
+        constraints: attribute of hosts -> the value that a host must have.
         max_runtime_s: a job that runs longer is stopped.
+        expected_runtime_s: how long a job is likely to run, where hosts do not live for ever.
         detached: jobs go on when this process ends; else they are killed when it ends in good order.
     """
 
@@ -49,8 +51,10 @@ class Options:
     retries: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
-    group: str | None = None
+    group: Group | str | None = None
+    constraints: Mapping[str, str] = field(default_factory=dict)
     max_runtime_s: float | None = None
+    expected_runtime_s: float | None = None
     detached: bool = True
 
     def __post_init__(self) -> None:
@@ -66,11 +70,16 @@ class Options:
             raise InvalidRequest(f"priority must be between 0 and {HIGHEST_PRIORITY}, not {self.priority}")
         _words("env", self.env)
         _words("labels", self.labels)
-        if self.group is not None:
-            try:
-                UUID(self.group)
-            except (ValueError, AttributeError, TypeError) as error:
-                raise InvalidRequest(f"group must be the uuid of a group, not {self.group!r}") from error
+        _words("constraints", self.constraints)
+        if self.group is not None and not isinstance(self.group, Group):
+            require_uuid(self.group)
+        if self.expected_runtime_s is not None:
+            _positive("expected_runtime_s", self.expected_runtime_s)
+            if self.max_runtime_s is not None and self.expected_runtime_s > self.max_runtime_s:
+                raise InvalidRequest(
+                    f"expected_runtime_s {self.expected_runtime_s:g} is above max_runtime_s "
+                    f"{self.max_runtime_s:g}, so that no job could end"
+                )
 
     def with_(self, changes: Mapping[str, Any]) -> Options:
         """These options with some changed.
@@ -98,9 +107,13 @@ class Options:
         if self.gpus:
             body["gpus"] = self.gpus
         if self.group is not None:
-            body["group"] = self.group
+            body["group"] = self.group.uuid if isinstance(self.group, Group) else self.group
+        if self.constraints:
+            body["constraints"] = [[name, "EQUALS", value] for name, value in self.constraints.items()]
         if self.max_runtime_s is not None:
-            body["max_runtime"] = max(1, int(self.max_runtime_s * 1000))
+            body["max_runtime"] = _ms(self.max_runtime_s)
+        if self.expected_runtime_s is not None:
+            body["expected_runtime"] = _ms(self.expected_runtime_s)
         return body
 
 
@@ -130,6 +143,10 @@ def whole(name: str, value: object, *, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidRequest(f"{name} must be a whole number and at least {least}, not {value!r}")
     return value
+
+
+def _ms(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
 
 
 def _positive(name: str, value: object) -> None:

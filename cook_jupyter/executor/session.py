@@ -44,8 +44,9 @@ from cook_jupyter.executor.blobs import reachable_store
 from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.functions import SentFunctions
 from cook_jupyter.executor.future import CookFuture, Stage
+from cook_jupyter.executor.groups import Group, KnownGroups
 from cook_jupyter.executor.options import SESSION_LABEL
-from cook_jupyter.executor.told import news_of
+from cook_jupyter.executor.told import news_of, preempted_instances
 from cook_jupyter.payload.keys import Key, read_key
 from cook_jupyter.payload.outgoing import CALL, FunctionBlob
 from cook_jupyter.payload.results import read_result
@@ -81,6 +82,11 @@ class Parcel:
         return {**self.body, "uuid": self.future.key, "name": self.future.name, "env": self.env}
 
     @property
+    def group(self) -> Group | str | None:
+        """What it joins."""
+        return None if self.future.options is None else self.future.options.group
+
+    @property
     def size(self) -> int:
         """About how many bytes it has."""
         return 1024 + len(self.env.get(CALL, ""))
@@ -111,6 +117,7 @@ class Session:
         self._lock = threading.Lock()
         self._moved = threading.Condition(self._lock)  # a future reached another stage
         self._pending: dict[str, CookFuture] = {}
+        self._groups = KnownGroups()
         self._outbox: queue.SimpleQueue[Parcel | Errand | None] = queue.SimpleQueue()
         self._begun = False
         self._retired = False
@@ -273,7 +280,14 @@ class Session:
                 raise self._unreached(None)
             client = self._client
             try:
-                client.submit([parcel.job() for parcel in group], pool=pool)
+                new = self._groups.unknown(client, [each.group for each in group])
+                client.submit(
+                    [parcel.job() for parcel in group],
+                    [each.body() for each in new],
+                    pool=pool,
+                    override_group_immutability=any(each.group is not None for each in group),
+                )
+                self._groups.tell(new)
                 break
             except (QuotaExceeded, StoreFull):
                 raise
@@ -500,7 +514,7 @@ class Session:
                 )
                 continue
             news = news_of(job)
-            future.hear(news)
+            future.hear(news, preempted_instances(job))
             if news.status == "completed" and not future.done():
                 self._fetcher().submit(self._fetch, future, news)
 

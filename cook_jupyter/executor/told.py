@@ -30,6 +30,11 @@ def news_of(job: Mapping[str, Any]) -> JobNews:
     )
 
 
+def preempted_instances(job: Mapping[str, Any]) -> list[str]:
+    """Which instances of a job had to make way; an event tells of the latest alone."""
+    return [each["task_id"] for each in job.get("instances", ()) if each.get("preempted")]
+
+
 def _instance(told: Mapping[str, Any]) -> InstanceNews:
     return InstanceNews(
         task_id=told["task_id"],

@@ -26,6 +26,7 @@ from cook_jupyter.errors import (
     TimedOut,
 )
 from cook_jupyter.executor.future import CookFuture
+from cook_jupyter.executor.groups import Group
 from cook_jupyter.notebook import cell as cells
 from cook_jupyter.notebook import commands, units
 from cook_jupyter.notebook.arguments import argument, parsed, takes
@@ -77,6 +78,15 @@ class CookMagics(Magics):
         argument("--priority", type=int, help="0 to 100 among your own jobs; the higher first"),
         argument("--retries", type=int, help="further attempts when it fails"),
         argument("--max-runtime", help="stop it after so long, such as 10m or 2h"),
+        argument("--expected-runtime", help="how long it is likely to run, where hosts do not live for ever"),
+        argument(
+            "--constraint",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="only on a host with this attribute, such as HOSTNAME=a17; may be repeated",
+        ),
+        argument("--group", help="the group it joins: a variable that holds a Group, or a uuid"),
         argument("--out", action="append", default=[], help="bring these names back: --out a,b"),
         argument(
             "--in",
@@ -166,7 +176,12 @@ class CookMagics(Magics):
             pool=_or(options.pool, self.pool) or None,
             priority=_or(options.priority, self.priority),
             retries=_or(options.retries, self.retries),
+            group=self._group(options.group),
+            constraints=_pairs(options.constraint),
             max_runtime_s=units.parse_duration(options.max_runtime) if options.max_runtime else None,
+            expected_runtime_s=(
+                units.parse_duration(options.expected_runtime) if options.expected_runtime else None
+            ),
             name=options.name or f"cell-{number}",
         )
         future: CookFuture = executor.submit(
@@ -218,6 +233,13 @@ class CookMagics(Magics):
         if missing:
             raise UsageError(f"--in {','.join(missing)}: there is no such name in the notebook")
         return list(names)
+
+    def _group(self, word: str | None) -> Group | str | None:
+        """The group that is meant by the name of a variable, or by a uuid."""
+        found = word if word is None else self.session.namespace.get(word, word)
+        if found is not None and not isinstance(found, Group | str):
+            raise UsageError(f"--group {word}: it holds no Group, but {type(found).__name__}")
+        return found
 
     def _tells(self) -> bool:
         return self.progress == "always" or (self.progress == "auto" and self.session.watched)
@@ -277,6 +299,16 @@ def _names(given: Sequence[str]) -> list[str]:
     if wrong:
         raise UsageError(f"not the name of a variable: {', '.join(wrong)}")
     return list(dict.fromkeys(names))
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        name, found, value = text.partition("=")
+        if not (found and name and value):
+            raise UsageError(f"--constraint wants NAME=VALUE, such as HOSTNAME=a17, not {text!r}")
+        pairs[name] = value
+    return pairs
 
 
 def _or(given: Any, otherwise: Any) -> Any:

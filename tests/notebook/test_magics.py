@@ -160,6 +160,10 @@ def test_what_cannot_travel_is_named(shell: Shell) -> None:
         ("--background 1x", "name of a variable"),
         ("--in nowhere", "no such name"),
         ("--colour red", "unrecognized arguments"),
+        ("--constraint HOSTNAME", "NAME=VALUE"),
+        ("--group nothing", "uuid"),
+        ("--group In", "holds no Group"),
+        ("--expected-runtime 2h --max-runtime 1h", "expected_runtime"),
     ],
 )
 def test_a_wrong_option_says_what_is_wrong(shell: Shell, line: str, says: str) -> None:
@@ -172,6 +176,19 @@ def test_options_reach_the_job(shell: Shell) -> None:
 
     assert (job["cpus"], job["mem"], job["priority"], job["max_retries"]) == (0.5, 200.0, 70, 3)
     assert job["max_runtime"] == 600_000
+
+
+def test_demands_on_hosts_reach_the_job(shell: Shell) -> None:
+    shell.good(
+        "import os\nfrom cook_jupyter.executor import Group\n"
+        "apart = Group(placement='unique', name='apart')\nhost = os.uname().nodename"
+    )
+    shell.good("%%cook --name apart --group apart --constraint HOSTNAME={host} --expected-runtime 5s\n1")
+    job = shell.good("%cook list apart").value[0].job
+
+    assert job["groups"] == [{"uuid": shell.names["apart"].uuid, "name": "apart"}]
+    assert job["constraints"] == [["HOSTNAME", "EQUALS", shell.names["host"]]]
+    assert job["expected_runtime"] == 5000
 
 
 def test_settings_hold_where_no_option_is_given(shell: Shell) -> None:
