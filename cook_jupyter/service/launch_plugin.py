@@ -39,6 +39,11 @@ class LaunchPlugin:
             self._plugin = _found(name)
             self._filter = LaunchFilter(self._ask, name=name)
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is a function at all."""
+        return self._filter is not None
+
     def changed(self, job: Job) -> None:
         """Follow a job: only those that wait are asked about."""
         if self._filter is None:

@@ -52,7 +52,6 @@ class Queues:
         self._limits = limits
         self._settings = settings
         self._pools = {pool.name: _Pool(pool, settings) for pool in pools}
-        self._tried: dict[PoolName, dict[JobId, Job]] = defaultdict(dict)  # wait, and failed somewhere
         self.offensive: dict[JobId, None] = {}  # wait, and are larger than any job may be; in order
 
     # --- following commits
@@ -77,13 +76,13 @@ class Queues:
         pool = self._of(job.spec.pool)
         index = pool.index
         known = job.job_id in index
-        self.plugin.changed(job)
+        if self.plugin.asks:
+            self.plugin.changed(job)
         alive = job.open_instance
         if job.state is not JobState.WAITING:
-            if pool.reservations:
-                pool.reservations.pop(job.job_id, None)
-            if self.offensive:
-                self.offensive.pop(job.job_id, None)
+            for noted in (pool.reservations, pool.tried, self.offensive):
+                if noted:
+                    noted.pop(job.job_id, None)
         if alive is not None:
             if not known:
                 index.add(self._queued(job))
@@ -102,12 +101,10 @@ class Queues:
         state = self._of(pool)
         if not state.rooms.see_capacity(capacity):
             return
-        for job_id in list(self._tried[pool]):
-            if not state.index.is_waiting(job_id):
-                del self._tried[pool][job_id]
-                continue
-            state.index.end(job_id)
-            state.index.add(self._queued(self._tried[pool][job_id]))
+        for job_id, job in state.tried.items():
+            if state.index.is_waiting(job_id):
+                state.index.end(job_id)
+                state.index.add(self._queued(job))
 
     def _queued(self, job: Job) -> QueuedJob:
         """What the queue is to know of a job."""
@@ -119,7 +116,7 @@ class Queues:
             return QueuedJob.of(spec, job.seq)
         pool = self._of(spec.pool)
         if job.instances and job.state is JobState.WAITING:
-            self._tried[spec.pool][job.job_id] = job
+            pool.tried[job.job_id] = job
         own = self.placing.particulars(job, pool.defaults, pool.rooms.names, pool.rooms.locations)
         return QueuedJob.of(spec, job.seq, own)
 
@@ -336,6 +333,7 @@ class _Pool:
         self.scaleback: Scaleback | None = None
         self.held: Mapping[str, int] = {}  # jobs of users that the launch rate held back in the last cycle
         self.reservations: dict[JobId, str] = {}
+        self.tried: dict[JobId, Job] = {}  # they wait, and have been on some host
         self.group = settings.quota_groups.get(pool.name)
         self.quota = _quota_of(settings, pool.name)
         self.group_quota = UNLIMITED_QUOTA if self.group is None else _quota_of(settings, self.group)
