@@ -15,6 +15,7 @@ specification, section 3.
 """
 
 import heapq
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -36,7 +37,6 @@ Mask = npt.NDArray[np.bool_]
 
 MAX_OVER_QUOTA_JOBS = 100
 _LEAST_DEPTH = 8  # how many waiting jobs of each user are looked at, at least
-_NONE: Rows = np.empty(0, dtype=np.int32)
 
 
 class Order(Enum):
@@ -334,36 +334,45 @@ def ranked_in_columns(
 
 def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers, *, running: bool) -> Heads:
     """The first `depths` waiting jobs of each user, with all running tasks if asked, in Cook's order."""
-    parts: list[Rows] = []
-    waits: list[bool] = []
-    sizes: list[int] = []
-    lengths: list[int] = []
-    mixed: list[tuple[int, Rows, Mask]] = []
-    begin = 0
+    joined = array("i")
     for tasks, depth in zip(users, depths.tolist(), strict=True):
-        started, waiting = tasks.running() if running else _NONE, tasks.waiting(depth)
-        parts += (started, waiting)
-        waits += (False, True)
-        sizes += (len(started), len(waiting))
-        length = len(started) + len(waiting)
-        lengths.append(length)
-        if len(started) and len(waiting) and index.priority_key(int(waiting[0])) < tasks.keys[-1][0]:
-            rows = np.concatenate((started, waiting))
-            keys = index.columns.order[rows] >> SEQ_BITS
-            place = np.argsort(keys, kind="stable")  # running ones stand first among equal priorities
-            mixed.append((begin, rows[place], place >= len(started)))
-        begin += length
-    rows = np.concatenate(parts) if parts else _NONE
-    waiting_too = np.repeat(np.array(waits, dtype=bool), sizes)
-    for at, put, put_waits in mixed:
-        rows[at : at + len(put)] = put
-        waiting_too[at : at + len(put)] = put_waits
-    return Heads(
+        if running:
+            joined.extend(tasks.started)
+        joined.extend(tasks.first_waiting(depth))
+    rows: Rows = np.array(joined, dtype=np.int32)
+    started = np.array([len(tasks.started) if running else 0 for tasks in users], dtype=np.int64)
+    lengths = started + depths
+    waits = np.repeat(np.arange(2 * len(users)) % 2 == 1, np.stack((started, depths), axis=1).ravel())
+    heads = Heads(
         users=np.array([tasks.number for tasks in users], dtype=np.int64),
-        lengths=np.array(lengths, dtype=np.int64),
+        lengths=lengths,
         rows=rows,
-        waits=waiting_too,
+        waits=waits,
     )
+    both = np.flatnonzero((started > 0) & (depths > 0))
+    begins = heads.begins[both]
+    _put_what_is_more_important_first(index, heads, begins, begins + started[both], begins + lengths[both])
+    return heads
+
+
+def _put_what_is_more_important_first(
+    index: QueueIndex, heads: Heads, begins: Integers, middles: Integers, ends: Integers
+) -> None:
+    """Let waiting jobs stand before running tasks of lower priority, in lists that have both.
+
+    Args:
+        index: the pool's tasks.
+        heads: the lists, each with what runs first.
+        begins, middles, ends: where lists, their waiting jobs, and what comes after begin.
+    """
+    order = index.columns.order
+    first_waiting, last_running = order[heads.rows[middles]], order[heads.rows[middles - 1]]
+    mixed = first_waiting >> SEQ_BITS < last_running >> SEQ_BITS
+    for begin, middle, end in np.stack((begins, middles, ends), axis=1)[mixed].tolist():
+        rows = heads.rows[begin:end]
+        place = np.argsort(order[rows] >> SEQ_BITS, kind="stable")  # what runs stands first among equals
+        heads.rows[begin:end] = rows[place]
+        heads.waits[begin:end] = place >= middle - begin
 
 
 def _scores_of(index: QueueIndex, heads: Heads, limits: UserLimits, settings: RankSettings) -> Floats:

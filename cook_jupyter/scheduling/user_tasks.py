@@ -43,6 +43,10 @@ class UserTasks:
         """Return the rows of running tasks, in order."""
         return np.array(self.started, dtype=np.int32)
 
+    def first_waiting(self, count: int) -> "array[int]":
+        """Return the rows of the first waiting jobs, in order."""
+        return self._waiting[self._head : self._head + count]
+
     def waiting(self, first: int | None = None) -> Rows:
         """Return the rows of the first waiting jobs, or of all, in order."""
         count = self.waiting_count if first is None else min(first, self.waiting_count)
