@@ -363,7 +363,9 @@ def _put_what_is_more_important_first(
     Args:
         index: the pool's tasks.
         heads: the lists, each with what runs first.
-        begins, middles, ends: where lists, their waiting jobs, and what comes after begin.
+        begins: where such lists begin.
+        middles: where their waiting jobs begin.
+        ends: where they end.
     """
     order = index.columns.order
     first_waiting, last_running = order[heads.rows[middles]], order[heads.rows[middles - 1]]
