@@ -139,6 +139,15 @@ SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
             groups={"steady": Group(profile=STEADY, users=1.0, jobs=1.0)},
             load=4 / 3,
         ),
+        "lab": Scenario(
+            about="One user fills the queue at the start; some come in bursts, the others work all the time.",
+            groups={
+                "bursts": Group(profile=BURSTS, users=0.4, jobs=0.3),
+                "hog": Group(profile=HOG, users=0.0, jobs=0.4),
+                "steady": Group(profile=STEADY, users=0.6, jobs=0.3),
+            },
+            load=1.0,
+        ),
         "office": Scenario(
             about="Steady users, users with bursts, nightly runs and a few long jobs, as in any house.",
             groups={
