@@ -59,15 +59,18 @@ class Standings:
         begins = np.cumsum(lengths) - lengths
         self._begins: list[int] = begins.tolist()
         self.running = int(lengths.sum())
-        rows = np.concatenate([np.empty(0, dtype=np.int32), *(tasks.running() for tasks in users)])
+        started = array("i")
+        for tasks in users:
+            started.extend(tasks.started)
+        rows = np.array(started, dtype=np.int32)
         owners = np.repeat(np.arange(len(users)), lengths)
-        self.rows: list[int] = rows.tolist()
+        self.rows: list[int] = started.tolist()
         self.users: list[int] = owners.tolist()
         places = np.arange(len(rows)) - np.repeat(begins, lengths)
         self.ties: list[int] = ((owners << _USER_BITS) - places).tolist()
         held = [index.columns.cpus[rows], index.columns.mem[rows], index.columns.gpus[rows]]
-        started = np.array([key[1] for keys in self._keys for key in keys], dtype=np.float64)
-        work = np.maximum(0.0, now_ms - started) * held[2 if self._gpu_mode else 0]
+        begun = np.array([key[1] for keys in self._keys for key in keys], dtype=np.float64)
+        work = np.maximum(0.0, now_ms - begun) * held[2 if self._gpu_mode else 0]
         self.work: list[float] = work.tolist()
         self._placed_keys: dict[int, Key] = {}
         self._allocate([*held, *(sums_along(column, lengths) for column in held), np.zeros(len(rows))])
@@ -130,9 +133,9 @@ class Standings:
         cpus, mem, gpus = self._sums_at(own[-1]) if own else (0.0, 0.0, 0.0)
         if without:
             own = [task for task in own if task not in without]
-            cpus = sum(self.cpus[task] for task in own)
-            mem = sum(self.mem[task] for task in own)
-            gpus = sum(self.gpus[task] for task in own)
+            cpus = mem = gpus = 0.0
+            for task in own:  # one after the other, as everywhere: sum() adds floats in a way of its own
+                cpus, mem, gpus = cpus + self.cpus[task], mem + self.mem[task], gpus + self.gpus[task]
         all_cpus, all_mem, all_gpus = self._index.amounts()
         return quota.allows(
             Usage(

@@ -1,204 +1,175 @@
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
-from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cook_jupyter.model.decisions import Rebalancing
-from cook_jupyter.model.limits import Quota, Share, UserLimits
-from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.decisions import Preemption
+from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.constraints import ConstraintClass, GroupPlacement, Particulars, PlacementKind
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.preemption import (
-    PREEMPTION_DEFAULTS,
-    PreemptionSettings,
-    RebalanceState,
-    rebalance,
-)
-from cook_jupyter.scheduling.ranking import RankSettings, rank
-from cook_jupyter.scheduling.rules import Surroundings
-from tests.scheduling.queues import a_queued_job, job_id
-from tests.scheduling.reference_preemption import Reference
-from tests.scheduling.strategies import USERS
+from cook_jupyter.scheduling.columns import QueueIndex
+from cook_jupyter.scheduling.preemption import rebalance
+from tests.scheduling.preemption_snapshots import Snapshot, Task, a_snapshot, snapshots
+from tests.scheduling.queues import job_id
 
-Task = dict[str, Any]
-HOSTS = tuple(f"host-{number}" for number in range(4))
-NOW_MS = 10
-LIMITS = UserLimits(default_share=Share(cpus=10.0, mem_mb=10.0, gpus=1.0))
-PLACEMENTS = {
-    "apart": GroupPlacement(kind=PlacementKind.UNIQUE),
-    "together": GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
-    "spread": GroupPlacement(kind=PlacementKind.BALANCED, attribute="zone", minimum=2),
-}
-ATTRIBUTES: Mapping[str, Mapping[str, str]] = {
-    host: {"HOSTNAME": host, "zone": "east" if number < 2 else "west"} for number, host in enumerate(HOSTS)
-}
+on_many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+on_snapshots = settings(on_many, max_examples=80)
 
 
-@dataclass(kw_only=True)
-class Snapshot:
-    """All that a rebalance cycle looks at."""
-
-    tasks: list[Task]
-    spare: Mapping[str, Resources] = field(default_factory=dict)
-    limits: UserLimits = LIMITS
-    settings: PreemptionSettings = PREEMPTION_DEFAULTS
-
-    def index(self) -> QueueIndex:
-        index = QueueIndex()
-        for task in self.tasks:
-            index.add(_queued(task))
-            if "start_ms" in task:
-                index.start(job_id(task["seq"]), task["start_ms"], task["host"], task_seq=task["task_seq"])
-        return index
-
-    def hosts(self) -> Hosts:
-        return Hosts(
-            Offer(
-                host=host,
-                cluster="",
-                pool="pool",
-                room=room,
-                attributes={"HOSTNAME": host, **ATTRIBUTES.get(host, {})},
-            )
-            for host, room in self.spare.items()
-        )
-
-    def surroundings(self) -> Surroundings:
-        return Surroundings(groups=PLACEMENTS, attributes=ATTRIBUTES, now_ms=NOW_MS)
-
-    def queue(self) -> list[Task]:
-        tasks = {job_id(task["seq"]): task for task in self.tasks}
-        ranked = rank(self.index(), self.limits, RankSettings(mode=self.settings.mode))
-        return [tasks[job] for job in ranked][: self.settings.max_preemption]
-
-    def state(self) -> RebalanceState:
-        return RebalanceState(
-            self.index(), self.hosts(), self.limits, self.settings, surroundings=self.surroundings()
-        )
-
-    def rebalance(self) -> Rebalancing:
-        return rebalance(
-            self.index(), self.hosts(), self.limits, settings=self.settings, surroundings=self.surroundings()
-        )
-
-    def reference(self) -> Reference:
-        return Reference(
-            running=[task for task in self.tasks if "start_ms" in task],
-            spare=dict(self.spare),
-            limits=self.limits,
-            settings=self.settings,
-            placements=PLACEMENTS,
-            attributes=ATTRIBUTES,
-            now_ms=NOW_MS,
-        )
+@on_many
+@given(snapshots)
+def test_decisions_are_those_of_the_plain_reading_of_the_rules(snapshot: Snapshot) -> None:
+    assert snapshot.rebalance().preemptions == _as_the_rules_say(snapshot)
 
 
-def _queued(task: Task) -> QueuedJob:
-    own = Particulars(avoid=frozenset(task.get("avoid", ())), group=task.get("group"))
-    queued = a_queued_job(task)
-    return queued._replace(
-        particulars=own if own != Particulars() else queued.particulars,
-        constraints=ConstraintClass(attributes=tuple(task.get("wants", ()))),
+@settings(on_many, max_examples=12)
+@given(st.integers(0, 2**48), st.integers(1, 3))
+def test_so_they_are_in_a_larger_pool(seed: int, users: int) -> None:
+    snapshot = a_snapshot(seed, 160, 16)
+    for task in snapshot.tasks:  # few users, so that one change moves many tasks
+        task["user"] = ("ada", "bob", "cyd")[task["seq"] % users]
+
+    assert snapshot.rebalance().preemptions == _as_the_rules_say(snapshot)
+
+
+def test_a_host_takes_any_number_of_jobs_in_one_cycle() -> None:
+    small = {"cpus": 1.0, "mem": 1.0, "gpus": 0.0, "priority": 50, "host": "host-1"}
+    runs = {**small, "user": "hog", "start_ms": 1, "host": "host-2"}
+    snapshot = Snapshot(
+        tasks=[{**small, "seq": seq, "user": ("ada", "bob")[seq % 2]} for seq in range(1, 41)]
+        + [{**runs, "seq": seq, "task_seq": seq} for seq in range(100, 140)],
+        spare={"host-1": Resources(cpus=30.0, mem_mb=30.0)},
+        limits=UserLimits(default_share=Share(cpus=2.0, mem_mb=2.0)),
     )
 
+    decided = snapshot.rebalance()
 
-SWITCHES = (
-    "shortest_prefix",
-    "drop_unneeded",
-    "least_work_lost",
-    "gpu_pools",
-    "freed_gpus_count",
-    "spare_hosts_known",
-    "groups_apart",
-    "quota_counts",
-)
+    assert decided.preemptions == _as_the_rules_say(snapshot)
+    assert [made.host for made in decided.preemptions] == ["host-1"] * 30 + ["host-2"] * 10
 
 
-def a_settings(dice: Random) -> PreemptionSettings:
-    """Cook's settings, ours, or any mixture of them."""
-    chosen = dice.choice([PreemptionSettings(), PreemptionSettings.cook(), None])
-    if chosen is None:
-        switches: dict[str, Any] = {name: dice.random() < 0.5 for name in SWITCHES}
-        chosen = PreemptionSettings(reserve_from=dice.randint(1, 2), **switches)
-    return replace(
-        chosen,
-        safe_dru_threshold=dice.choice([0.0, 0.5, 1.0]),
-        min_dru_diff=dice.choice([0.0, 0.0, 0.05, 0.5]),
-        max_preemption=dice.choice([1, 4, 100, 100]),
-        mode=dice.choice([DruMode.DEFAULT, DruMode.DEFAULT, DruMode.GPU]),
-    )
-
-
-def a_task(dice: Random, seq: int, *, runs: bool) -> Task:
-    """A task; amounts are few and small, so that scores tie often."""
-    task: Task = {
-        "seq": seq,
-        "user": dice.choice(USERS),
-        "cpus": dice.choice([0.0, 0.5, 1.0, 1.0, 2.0, 2.0, 4.0]),
-        "mem": dice.choice([0.0, 0.5, 1.0, 1.0, 2.0, 4.0]),
-        "gpus": dice.choice([0.0, 0.0, 0.0, 1.0, 2.0]),
-        "priority": dice.choice([50, 50, 50, 20, 70]),
-    }
-    if runs:
-        task |= {"start_ms": dice.randint(1, 4), "task_seq": seq % 3, "host": dice.choice(HOSTS)}
-    elif dice.random() < 0.2:
-        task |= {"cpus": 6.0, "mem": 6.0}
-    if dice.random() < 0.15:
-        task["group"] = dice.choice(sorted(PLACEMENTS))
-    if dice.random() < 0.15:
-        task["avoid"] = dice.sample(HOSTS, 2)
-    if dice.random() < 0.15:
-        task["wants"] = (("zone", dice.choice(["east", "west"])),)
-    return task
-
-
-def a_snapshot(seed: int, running: int, waiting: int) -> Snapshot:
-    """Running tasks on a few hosts, waiting jobs, spare room here and there."""
-    dice = Random(seed)
-    seqs = dice.sample(range(1, running + waiting + 1), running + waiting)
-    return Snapshot(
-        tasks=[a_task(dice, seq, runs=number < running) for number, seq in enumerate(seqs)],
-        spare={
-            host: Resources(
-                cpus=dice.choice([0.0, 1.0, 2.0]),
-                mem_mb=dice.choice([0.0, 1.0, 2.0]),
-                gpus=dice.choice([0.0, 0.0, 1.0]),
-            )
-            for host in dice.sample((*HOSTS, "empty"), dice.randint(0, 4))
-        },
-        limits=UserLimits(
-            shares={user: a_share(dice) for user in dice.sample(USERS, 1)},
-            default_share=a_share(dice),
-            quotas={user: Quota(count=dice.randint(0, 6)) for user in dice.sample(USERS, dice.randint(0, 2))},
-            default_quota=dice.choice([Quota(), Quota(), Quota(cpus=6.0)]),
-        ),
-        settings=a_settings(dice),
-    )
-
-
-def a_share(dice: Random) -> Share:
-    return Share(cpus=dice.choice([1.0, 2.0, 4.0]), mem_mb=dice.choice([1.0, 2.0, 4.0]), gpus=1.0)
-
-
-snapshots = st.builds(
-    a_snapshot, seed=st.integers(0, 2**48), running=st.integers(0, 30), waiting=st.integers(1, 12)
-)
-
-
-on_snapshots = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def _as_the_rules_say(snapshot: Snapshot) -> tuple[Preemption, ...]:
+    if snapshot.settings.mode is DruMode.GPU and not snapshot.settings.gpu_pools:
+        return ()
+    return tuple(snapshot.reference().decisions(snapshot.queue()))
 
 
 @on_snapshots
 @given(snapshots)
-def test_decisions_are_those_of_the_plain_reading_of_the_rules(snapshot: Snapshot) -> None:
-    wanted = tuple(snapshot.reference().decisions(snapshot.queue()))
-    if snapshot.settings.mode is DruMode.GPU and not snapshot.settings.gpu_pools:
-        wanted = ()
+def test_victims_are_further_along_than_their_beneficiary_and_past_what_is_safe(snapshot: Snapshot) -> None:
+    state = snapshot.state()
+    for job in snapshot.queue():
+        decision = state.decide(job_id(job["seq"]))
+        if decision is None:
+            continue
+        drus = dict(state.order())
+        pending = state.pending_dru(decision.beneficiary)
+        for victim in (*decision.victims, *decision.displaced):
+            assert drus[victim] >= snapshot.settings.safe_dru_threshold
+            assert drus[victim] - pending > snapshot.settings.min_dru_diff
+        state.advance(decision)
 
-    assert snapshot.rebalance().preemptions == wanted
+
+@on_snapshots
+@given(snapshots)
+def test_what_is_freed_is_on_one_host_and_enough(snapshot: Snapshot) -> None:
+    tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
+    state = snapshot.state()
+    for job in snapshot.queue():
+        spare = state.spare
+        decision = state.decide(job_id(job["seq"]))
+        if decision is None:
+            continue
+        assert {tasks[victim]["host"] for victim in decision.victims} <= {decision.host}
+        stopped = [tasks[victim] for victim in (*decision.victims, *decision.displaced)]
+        room = spare.get(decision.host, Resources())
+        gpus = sum(task["gpus"] for task in stopped) if snapshot.settings.freed_gpus_count else 0.0
+        assert job["cpus"] <= decision.freed.cpus == room.cpus + sum(task["cpus"] for task in stopped)
+        assert job["mem"] <= decision.freed.mem_mb == room.mem_mb + sum(task["mem"] for task in stopped)
+        assert job["gpus"] <= decision.freed.gpus == room.gpus + gpus
+        state.advance(decision)
+
+
+@on_snapshots
+@given(snapshots)
+def test_no_victim_is_stopped_without_need(snapshot: Snapshot) -> None:
+    snapshot = replace(snapshot, settings=replace(snapshot.settings, drop_unneeded=True, quota_counts=False))
+    tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
+    for decision in snapshot.rebalance().preemptions:
+        job = Resources(**_amounts(tasks[decision.beneficiary]))
+        for victim in (*decision.victims, *decision.displaced):
+            held = _amounts(tasks[victim])
+            if not snapshot.settings.freed_gpus_count:
+                held["gpus"] = 0.0
+            assert not job.fits_in(decision.freed - Resources(**held))
+
+
+def _amounts(task: Task) -> dict[str, float]:
+    return {"cpus": task["cpus"], "mem_mb": task["mem"], "gpus": task["gpus"]}
+
+
+@on_snapshots
+@given(snapshots)
+def test_whoever_is_over_quota_stops_tasks_of_their_own_alone(snapshot: Snapshot) -> None:
+    tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
+    state = snapshot.state()
+    for job in snapshot.queue():
+        below = state.is_below_quota(job_id(job["seq"]))
+        decision = state.decide(job_id(job["seq"]))
+        if decision is None:
+            continue
+        if not below:
+            stopped = (*decision.victims, *decision.displaced)
+            assert {tasks[victim]["user"] for victim in stopped} <= {job["user"]}
+        state.advance(decision)
+
+
+@on_snapshots
+@given(snapshots, st.integers())
+def test_the_order_in_which_tasks_and_hosts_are_told_changes_nothing(snapshot: Snapshot, seed: int) -> None:
+    dice = Random(seed)
+    told = replace(
+        snapshot,
+        tasks=dice.sample(snapshot.tasks, len(snapshot.tasks)),
+        spare=dict(dice.sample(sorted(snapshot.spare.items()), len(snapshot.spare))),
+    )
+
+    assert told.rebalance() == snapshot.rebalance()
+
+
+@on_snapshots
+@given(snapshots)
+def test_a_decision_changes_nothing_and_is_made_again(snapshot: Snapshot) -> None:
+    index, hosts = snapshot.index(), snapshot.hosts()
+    offers = list(hosts.offers)
+    before = _told_of(index)
+
+    first, second = (
+        rebalance(
+            index, hosts, snapshot.limits, settings=snapshot.settings, surroundings=snapshot.surroundings()
+        )
+        for _ in range(2)
+    )
+
+    assert first == second
+    assert _told_of(index) == before
+    assert hosts.offers == offers
+
+
+def _told_of(index: QueueIndex) -> dict[str, object]:
+    return {
+        user: (index.running_jobs(user), index.waiting_jobs(user), index.usage(user))
+        for user in index.users()
+    }
+
+
+@on_snapshots
+@given(snapshots)
+def test_a_cycle_makes_no_more_decisions_than_it_may_and_none_stops_a_task_twice(snapshot: Snapshot) -> None:
+    decided = snapshot.rebalance()
+
+    assert len(decided.preemptions) <= snapshot.settings.max_preemption
+    assert len(set(decided.victims)) == len(decided.victims)
+    running = {job_id(task["seq"]) for task in snapshot.tasks if "start_ms" in task}
+    assert running.issuperset(decided.victims)

@@ -1,0 +1,275 @@
+"""Each way in which preemption differs from Cook's, and what Cook does: both values of every setting."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cook_jupyter.errors import NotFound
+from cook_jupyter.model.decisions import Preemption
+from cook_jupyter.model.limits import UNLIMITED, Quota, Share, UserLimits
+from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.considerable import QueueFilters
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.preemption import (
+    PreemptionSettings,
+    RebalanceState,
+    rebalance,
+    reservations_after,
+)
+from cook_jupyter.scheduling.rules import Surroundings
+from tests.scheduling.preemption_snapshots import Snapshot
+from tests.scheduling.queues import an_index, job_id, seq_of
+
+Task = dict[str, Any]
+OURS = PreemptionSettings(min_dru_diff=0.0)
+COOKS = PreemptionSettings.cook(min_dru_diff=0.0)
+LIMITS = UserLimits(default_share=Share(cpus=10.0, mem_mb=10.0, gpus=1.0))
+
+
+def running(seq: int, user: str, host: str = "host-0", **named: Any) -> Task:
+    return waiting(seq, user, start_ms=seq, task_seq=seq, host=host, **named)
+
+
+def waiting(seq: int, user: str, **named: Any) -> Task:
+    return {"seq": seq, "user": user, "cpus": 10.0, "mem": 1.0, "gpus": 0.0, "priority": 50, **named}
+
+
+def victims(tasks: list[Task], settings: PreemptionSettings, **named: Any) -> list[int]:
+    """The seqs of what is stopped."""
+    decided = Snapshot(tasks=tasks, settings=settings, **{"limits": LIMITS, **named}).rebalance()
+    return [seq_of(victim) for victim in decided.victims]
+
+
+def test_as_few_victims_of_one_dru_are_stopped_as_suffice() -> None:
+    tasks = [running(1, "ada"), running(2, "bob"), running(3, "cyd"), waiting(9, "dan", cpus=1.0)]
+
+    assert victims(tasks, OURS) == [3]  # started last, so that least is lost
+    assert victims(tasks, COOKS) == [1, 2, 3]
+
+
+def test_a_victim_that_is_not_needed_is_spared() -> None:
+    # Ada's task is the furthest along, but only bob's is large enough.
+    tasks = [
+        running(1, "ada", cpus=10.0, mem=40.0),
+        running(2, "bob", cpus=30.0, mem=1.0),
+        waiting(9, "dan", cpus=20.0),
+    ]
+
+    assert victims(tasks, OURS) == [2]
+    assert victims(tasks, COOKS) == [1, 2]
+
+
+def test_among_equal_hosts_the_one_goes_that_loses_least_work() -> None:
+    tasks = [running(5, "ada", "host-0"), running(1, "bob", "host-1"), waiting(9, "dan", cpus=1.0)]
+
+    assert victims(tasks, OURS) == [5]
+    assert victims(tasks, COOKS) == [1]  # on the last host by name
+
+
+def test_gpu_pools_are_rebalanced() -> None:
+    tasks = [running(1, "ada", gpus=2.0), waiting(9, "dan", gpus=1.0)]
+
+    assert victims(tasks, replace(OURS, mode=DruMode.GPU)) == [1]
+    assert victims(tasks, replace(COOKS, mode=DruMode.GPU)) == []
+
+
+def test_gpus_of_victims_are_room() -> None:
+    tasks = [running(1, "ada", cpus=20.0, gpus=2.0), waiting(9, "dan", gpus=1.0)]
+
+    assert victims(tasks, OURS) == [1]
+    assert victims(tasks, COOKS) == []
+
+
+def test_what_a_host_is_like_is_known_even_if_nothing_runs_there() -> None:
+    snapshot = Snapshot(
+        tasks=[waiting(9, "dan", cpus=1.0, wants=(("zone", "east"),))],
+        spare={"host-0": Resources(cpus=1.0, mem_mb=1.0)},
+    )
+
+    assert replace(snapshot, settings=OURS).rebalance().preemptions[0].host == "host-0"
+    assert replace(snapshot, settings=COOKS).rebalance().preemptions == ()
+
+
+def test_a_group_counts_only_its_own_tasks_that_were_stopped() -> None:
+    # Dan's first job stops ada's task on host-1; his second must keep apart from its group.
+    tasks = [
+        running(1, "ada", "host-1", cpus=50.0, mem=5.0),
+        waiting(8, "dan", cpus=20.0),
+        waiting(9, "dan", cpus=20.0, group="apart"),
+    ]
+
+    for settings, decided in ((OURS, 2), (COOKS, 1)):
+        assert len(Snapshot(tasks=tasks, settings=settings, limits=LIMITS).rebalance().preemptions) == decided
+
+
+def test_a_host_is_kept_for_its_beneficiary_from_the_first_victim_on() -> None:
+    one, two = a_decision("one", "a"), a_decision("two", "b", "c")
+    room = a_decision("room")
+
+    assert reservations_after([one, two, room]) == {"one": "host of one", "two": "host of two"}
+    assert reservations_after([one, two, room], reserve_from=2) == {"two": "host of two"}
+    assert (OURS.reserve_from, COOKS.reserve_from) == (1, 2)
+
+
+def test_no_host_is_kept_for_a_job_that_was_launched_meanwhile() -> None:
+    made = [a_decision("one", "a"), a_decision("two", "b", "c")]
+
+    assert reservations_after(made, {"two"}) == {"one": "host of one"}
+
+
+def a_decision(job: str, *stopped: str) -> Preemption:
+    return Preemption(beneficiary=job, host=f"host of {job}", cluster="", victims=stopped)
+
+
+def test_whoever_is_over_quota_makes_room_in_the_quota() -> None:
+    tasks = [running(1, "ada", cpus=20.0), waiting(9, "ada", cpus=1.0, priority=99)]
+    full = replace(LIMITS, quotas={"ada": Quota(count=1)})
+    roomy = {"host-1": Resources(cpus=9.0, mem_mb=9.0)}
+
+    assert victims(tasks, OURS, limits=full, spare=roomy) == [1]
+    assert victims(tasks, COOKS, limits=full, spare=roomy) == []
+
+
+# --- what is the same for both
+
+BOTH = pytest.mark.parametrize("settings", [OURS, COOKS], ids=["ours", "Cook's"])
+
+
+@BOTH
+def test_nobody_is_stopped_where_there_is_room(settings: PreemptionSettings) -> None:
+    decided = Snapshot(
+        tasks=[running(1, "ada", cpus=50.0), waiting(9, "dan", cpus=1.0)],
+        spare={"host-0": Resources(cpus=1.0, mem_mb=1.0), "host-1": Resources(cpus=2.0, mem_mb=2.0)},
+        settings=settings,
+    ).rebalance()
+
+    assert [(made.host, made.victims, made.dru) for made in decided.preemptions] == [
+        ("host-1", (), UNLIMITED)
+    ]
+    assert decided.reservations == {}
+
+
+@BOTH
+def test_the_room_of_two_hosts_is_never_put_together(settings: PreemptionSettings) -> None:
+    tasks = [running(1, "ada", "host-0", cpus=20.0), running(2, "ada", "host-1", cpus=20.0)]
+
+    assert victims([*tasks, waiting(9, "dan", cpus=30.0)], settings) == []
+
+
+@BOTH
+def test_a_task_at_the_safe_threshold_may_be_stopped_and_one_below_may_not(
+    settings: PreemptionSettings,
+) -> None:
+    tasks = [running(1, "ada", cpus=20.0), waiting(9, "dan", cpus=1.0)]
+
+    assert victims(tasks, replace(settings, safe_dru_threshold=2.0)) == [1]
+    assert victims(tasks, replace(settings, safe_dru_threshold=2.0001)) == []
+
+
+@BOTH
+def test_a_victim_must_be_further_along_by_more_than_the_difference(settings: PreemptionSettings) -> None:
+    tasks = [running(1, "ada", cpus=20.0), waiting(9, "dan", cpus=10.0)]
+
+    assert victims(tasks, replace(settings, min_dru_diff=1.0)) == []  # 2.0 against 1.0
+    assert victims(tasks, replace(settings, min_dru_diff=0.999)) == [1]
+
+
+@BOTH
+def test_a_cycle_looks_at_no_more_jobs_than_it_may(settings: PreemptionSettings) -> None:
+    huge = waiting(8, "dan", cpus=1000.0)
+    tasks = [running(1, "ada", cpus=50.0), huge, waiting(9, "eve", cpus=20.0, priority=99)]
+
+    assert victims(tasks, replace(settings, max_preemption=2)) == [1]
+    first = Snapshot(tasks=tasks, settings=replace(settings, max_preemption=1)).queue()
+    assert [task["seq"] for task in first] == [9]
+
+
+@BOTH
+def test_own_tasks_of_lower_priority_give_way(settings: PreemptionSettings) -> None:
+    tasks = [running(1, "ada", cpus=20.0, priority=10), waiting(9, "ada", cpus=10.0, priority=90)]
+
+    assert victims(tasks, settings) == [1]
+
+
+@BOTH
+def test_jobs_that_the_pools_quota_holds_back_stop_nobody(settings: PreemptionSettings) -> None:
+    index = an_index([running(1, "ada", cpus=50.0), waiting(9, "dan", cpus=1.0)])
+    full = QueueFilters(pool_quota=Quota(count=1))
+
+    assert rebalance(index, Hosts(), LIMITS, settings=settings).victims == (job_id(1),)
+    assert rebalance(index, Hosts(), LIMITS, settings=settings, filters=full).preemptions == ()
+
+
+@BOTH
+def test_a_queue_that_was_ranked_before_is_taken_as_it_is(settings: PreemptionSettings) -> None:
+    index = an_index([running(1, "ada", cpus=50.0, mem=5.0), waiting(8, "dan"), waiting(9, "eve")])
+    queue = [job_id(9), job_id(1), job_id(7), job_id(8)]  # one runs by now, one is gone
+
+    decided = rebalance(index, Hosts(), LIMITS, settings=settings, queue=queue)
+
+    assert [made.beneficiary for made in decided.preemptions] == [job_id(9), job_id(8)]
+
+
+@BOTH
+def test_a_host_without_room_of_its_own_is_named_with_its_cluster(settings: PreemptionSettings) -> None:
+    index = an_index([running(1, "ada", cpus=50.0), waiting(9, "dan")])
+
+    [made] = rebalance(index, Hosts(), LIMITS, settings=settings, clusters={"host-0": "west"}).preemptions
+
+    assert (made.host, made.cluster) == ("host-0", "west")
+
+
+@BOTH
+def test_the_room_of_an_earlier_decision_may_be_taken_and_nobody_is_stopped_for_it(
+    settings: PreemptionSettings,
+) -> None:
+    # Dan's second job would take him far along, so it gives way to eve's, which comes behind his first two:
+    # the ranking counts a job of hers that finds no place, what she would hold does not.
+    tasks = [
+        waiting(1, "dan", cpus=20.0),
+        waiting(2, "eve", cpus=500.0, priority=99),
+        waiting(3, "eve", cpus=15.0),
+    ]
+    decided = Snapshot(
+        tasks=tasks, settings=settings, spare={"host-0": Resources(cpus=20.0, mem_mb=1.0)}, limits=LIMITS
+    ).rebalance()
+
+    assert [(seq_of(made.beneficiary), made.victims, made.displaced) for made in decided.preemptions] == [
+        (1, (), ()),
+        (3, (), (job_id(1),)),
+    ]
+
+
+@BOTH
+def test_a_node_takes_one_job_with_gpus_in_a_cycle(settings: PreemptionSettings) -> None:
+    node = Offer(
+        host="node",
+        cluster="k8s",
+        pool="pool",
+        room=Resources(cpus=64.0, mem_mb=64.0, gpus=4.0),
+        attributes={"HOSTNAME": "node"},
+        kind=HostKind.KUBERNETES,
+        gpu_models={"a100": 2.0},
+    )
+    jobs = [waiting(seq, "dan", cpus=1.0, gpus=2.0, gpu_model="a100") for seq in (1, 2)]
+
+    decided = rebalance(an_index(jobs), Hosts([node]), LIMITS, settings=settings)
+
+    assert [seq_of(made.beneficiary) for made in decided.preemptions] == [1]
+
+
+def test_a_job_that_is_not_in_the_queue_is_not_decided_about() -> None:
+    state = RebalanceState(an_index([]), Hosts(), LIMITS, surroundings=Surroundings())
+
+    with pytest.raises(NotFound):
+        state.decide(job_id(1))
+
+
+def test_a_pool_where_nothing_runs_or_nothing_waits_is_left_alone() -> None:
+    empty: Sequence[list[Task]] = [[], [waiting(1, "ada")], [running(1, "ada", cpus=99.0)]]
+
+    assert [victims(tasks, OURS) for tasks in empty] == [[], [], []]
