@@ -114,6 +114,17 @@ HandTurned = Callable[..., AbstractAsyncContextManager[ByHand]]
 @pytest.fixture
 def by_hand(store: Store, tmp_path: Path) -> HandTurned:
     """Run a scheduler by hand; may be entered again with the same cluster, as after a restart."""
+    return hand_turned(lambda: store, tmp_path)
+
+
+@pytest.fixture
+def fresh_by_hand(tmp_path: Path) -> HandTurned:
+    """The same with a new memory each time, unless one is given."""
+    return hand_turned(MemoryStore, tmp_path)
+
+
+def hand_turned(remember: Callable[[], Store], home: Path) -> HandTurned:
+    """Make what runs schedulers by hand."""
 
     @asynccontextmanager
     async def run(
@@ -123,13 +134,14 @@ def by_hand(store: Store, tmp_path: Path) -> HandTurned:
         cpus: float = 2,
         cluster: SlowToEnd | None = None,
         pools: Sequence[str] = ("default",),
-        memory: Store = store,
+        memory: Store | None = None,
     ) -> AsyncIterator[ByHand]:
         clock = ManualClock(1_000_000)
         there = {f"h{number}": Resources(cpus=cpus, mem_mb=4096) for number in range(1, hosts + 1)}
         used = cluster or SlowToEnd(there, pools=pools, now_ms=clock.now_ms)
-        home = Home(root=tmp_path)
-        async with alive(memory, [used], settings or Settings(), home, clock, by_hand=True) as scheduler:
-            yield ByHand(scheduler, clock, used, memory)
+        kept = memory or remember()
+        place = Home(root=home)
+        async with alive(kept, [used], settings or Settings(), place, clock, by_hand=True) as scheduler:
+            yield ByHand(scheduler, clock, used, kept)
 
     return run

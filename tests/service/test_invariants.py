@@ -1,0 +1,172 @@
+"""Whatever happens, in whatever order: what must hold of a living scheduler.
+
+Random days of a scheduler by hand: jobs come, tasks end, fail, are killed and preempted, time passes, the
+scheduler is restarted. After each step nothing is oversubscribed, nobody is over quota, and what the
+scheduler knows is what a fresh one reads from the store.
+"""
+
+from collections import Counter, defaultdict
+from contextlib import AsyncExitStack
+from random import Random
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cook_jupyter.model.instance import InstanceStatus
+from cook_jupyter.model.job import Job, JobSpec, JobState
+from cook_jupyter.model.limits import LimitKind
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.service.config import Settings
+from cook_jupyter.service.policies import RebalancerSettings
+from cook_jupyter.service.scheduler import Scheduler
+from tests.builders import a_group, a_job_spec
+from tests.service.conftest import ByHand, HandTurned, SlowToEnd
+
+USERS = ("ada", "bob", "eve")
+HOSTS = {"h1": Resources(cpus=4, mem_mb=4096), "h2": Resources(cpus=2, mem_mb=4096)}
+QUOTA = {"eve": {"count": 2.0}, "bob": {"cpus": 3.0}}
+SETTINGS = Settings(rebalancer=RebalancerSettings(min_dru_diff=0.1))
+APART = a_group(host_placement={"type": "unique"})
+
+
+class Day:
+    """What may happen to a scheduler, and what must hold afterwards."""
+
+    def __init__(self, hand: ByHand, dice: Random, jobs: list[JobSpec]) -> None:
+        self.hand = hand
+        self.dice = dice
+        self.jobs = jobs
+
+    async def step(self) -> None:
+        act = self.dice.choice(
+            [self.submit, self.submit, self.match, self.match, self.rebalance, self.end, self.kill, self.wait]
+        )
+        await act()
+        await self.check()
+
+    async def submit(self) -> None:
+        spec = a_job_spec(
+            user=self.dice.choice(USERS),
+            cpus=self.dice.choice([0.5, 1.0, 1.0, 2.0, 3.0]),
+            priority=self.dice.choice([50, 50, 90]),
+            max_retries=self.dice.choice([1, 3]),
+            group=self.dice.choice([None, None, None, APART.group_id]),
+        )
+        if spec.user == "bob" and spec.cpus > 3:
+            return
+        self.jobs.append(spec)
+        new = spec.group and sum(job.group == spec.group for job in self.jobs) == 1
+        await self.hand.scheduler.submit([spec], [APART] if new else [], override_group_immutability=not new)
+
+    async def match(self) -> None:
+        await self.hand.match()
+
+    async def rebalance(self) -> None:
+        before = {row.job_id: row for row in self.hand.scheduler.running_jobs()}
+        await self.hand.rebalance()
+        for job_id, row in before.items():
+            (job,) = await self.hand.scheduler.jobs([job_id])
+            assert job is not None
+            (was,) = [one for one in job.instances if one.instance_id == row.instance_id]
+            assert was.status is InstanceStatus.RUNNING or was.preempted
+
+    async def end(self) -> None:
+        if self.hand.cluster.tasks:
+            task = self.dice.choice(sorted(self.hand.cluster.tasks))
+            self.hand.cluster.finish(task, exit_code=self.dice.choice([0, 0, 1]))
+            await self.hand.settle()
+
+    async def kill(self) -> None:
+        if self.jobs:
+            await self.hand.scheduler.kill_jobs([self.dice.choice(self.jobs).job_id])
+            await self.hand.settle()
+
+    async def wait(self) -> None:
+        self.hand.clock.advance(self.dice.choice([1, 1000, 60_000]))
+
+    async def check(self) -> None:
+        held: dict[str, Resources] = defaultdict(Resources)
+        apart: Counter[str] = Counter()
+        for task in self.hand.cluster.tasks.values():
+            held[task.instance.host] += task.spec.resources
+            apart[task.instance.host] += task.spec.group is not None
+        assert all(amount.fits_in(HOSTS[host]) for host, amount in held.items())
+        assert max(apart.values(), default=0) <= 1
+        for user, quota in QUOTA.items():
+            rows = self.hand.scheduler.running_jobs(user)
+            assert len(rows) <= quota.get("count", len(rows))
+            assert sum(row.cpus for row in rows) <= quota.get("cpus", 100)
+        for job in await self.hand.scheduler.jobs([spec.job_id for spec in self.jobs]):
+            assert job is not None
+            self._check_job(job)
+        reserved = self.hand.scheduler.queues.reservations("default")
+        assert all(self.hand.scheduler.queues.is_waiting("default", job_id) for job_id in reserved)
+
+    def _check_job(self, job: Job) -> None:
+        queues, row = self.hand.scheduler.queues, self.hand.scheduler.running_row(job.job_id)
+        assert queues.is_waiting("default", job.job_id) == (job.state is JobState.WAITING)
+        assert (row is not None) == (job.state is JobState.RUNNING)
+        if job.state is JobState.WAITING:
+            assert self.hand.scheduler.attempts(job) < job.max_retries
+
+
+def known(scheduler: Scheduler) -> object:
+    """What a scheduler knows of its jobs."""
+    index = scheduler.queues.index("default")
+    return (
+        scheduler.queue(1000),
+        sorted((row.job_id, row.instance_id, row.attempt) for row in scheduler.running_jobs()),
+        {
+            user: (index.usage(user), list(index.waiting_jobs(user)), list(index.running_jobs(user)))
+            for user in USERS
+        },
+        dict(index.group_hosts(APART.group_id)),
+    )
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), steps=st.integers(20, 40))
+async def test_nothing_is_oversubscribed_nobody_is_over_quota_and_a_restart_forgets_nothing(
+    fresh_by_hand: HandTurned, seed: int, steps: int
+) -> None:
+    dice = Random(seed)
+    cluster = SlowToEnd(HOSTS)
+    jobs: list[JobSpec] = []
+    async with AsyncExitStack() as stack:
+        hand = await stack.enter_async_context(fresh_by_hand(SETTINGS, cluster=cluster))
+        for user, quota in QUOTA.items():
+            await hand.scheduler.set_limits(LimitKind.QUOTA, user, "", quota, "test")
+        day = Day(hand, dice, jobs)
+        for _ in range(steps):
+            await day.step()
+        left = known(hand.scheduler)
+        memory = hand.store
+    async with fresh_by_hand(SETTINGS, cluster=cluster, memory=memory) as again:
+        assert known(again.scheduler) == left
+        day = Day(again, dice, jobs)
+        for _ in range(5):
+            await day.step()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shares=st.tuples(*[st.integers(1, 6)] * 3), late=st.permutations(USERS))
+async def test_after_two_looks_nobody_below_share_waits_for_what_somebody_above_share_holds(
+    fresh_by_hand: HandTurned, shares: tuple[int, ...], late: list[str]
+) -> None:
+    part = dict(zip(USERS, shares, strict=True))
+    unlimited = Settings(rebalancer=RebalancerSettings(min_dru_diff=0.0))
+    async with fresh_by_hand(unlimited, hosts=3, cpus=4) as hand:
+        for user, cpus in part.items():
+            await hand.scheduler.set_limits(LimitKind.SHARE, user, "", {"cpus": cpus, "mem": 1e9}, "test")
+        for user in late:  # the first takes all there is, the others come after
+            await hand.submit(*(a_job_spec(user=user) for _ in range(12)))
+            await hand.match()
+        for _ in range(2):
+            await hand.rebalance()
+            await hand.match()
+
+        held = Counter(hand.users())
+        assert held.total() == 12
+        below = [user for user in USERS if (held[user] + 1) / part[user] <= 1.0]
+        above = [user for user in USERS if held[user] / part[user] > 1.0]
+        assert not (below and above), held
