@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cook_jupyter.service.config import Home, Settings
 
 END_TIMEOUT_S = 20.0
+SETTINGS_FILE = "settings.toml"  # in the home: also of the schedulers that notebooks start
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,7 +46,11 @@ def main() -> None:
 
 @cook_jupyter.command()
 @click.option("--home", type=click.Path(path_type=Path), help="Directory of all state [COOK_JUPYTER_HOME].")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file (TOML).")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Settings file (TOML) [settings.toml in the home, if it is there].",
+)
 @click.option("--host", help="Address to listen on [127.0.0.1]; others need an authenticator.")
 @click.option("--port", type=int, help="Port to listen on [a free one].")
 @click.option("--socket", help="Listen on a Unix socket instead.")
@@ -63,7 +68,8 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
     )
     place = Home(root=home.absolute()) if home else Home.default()
-    settings = load_settings(config, **options)
+    kept = place.root / SETTINGS_FILE
+    settings = load_settings(config or (kept if kept.exists() else None), **options)
     token = secrets.token_urlsafe(32)
     authenticator = TokenAuthenticator(token, admins=settings.admins)
     require_safe_address(None if settings.socket else settings.host, authenticator)
