@@ -170,6 +170,13 @@ class SchedulerCollector(Collector):
             jobs.add_metric([row["user"], "waiting"], row["waiting"])
             jobs.add_metric([row["user"], "running"], row["running"])
         yield jobs
+        standing = GaugeMetricFamily(
+            "cook_users", "Users of a pool or quota group in a state.", labels=["pool", "state"]
+        )
+        for pool, states in summary["monitor"].items():
+            for state, number in states.items():
+                standing.add_metric([pool, state], number)
+        yield standing
         for name, text in (("capacity", "What the hosts have."), ("used", "What running jobs hold.")):
             gauge = GaugeMetricFamily(f"cook_{name}", text, labels=["resource"])
             for resource, amount in summary[name].items():

@@ -24,6 +24,7 @@ class Monitoring:
     Attributes:
         looked_ms: when that was; None: never.
         standings: who is starved, hungry, satisfied, waits under quota.
+        cycles: by pool, what the last match cycle had to look at and what it found.
         told: the same amounts with the sum over all users, and with zeros once for who left a state.
     """
 
@@ -31,6 +32,7 @@ class Monitoring:
         self.looked_ms: int | None = None
         self.standings: dict[str, Standing] = {}
         self.told: dict[str, Reported] = {}
+        self.cycles: dict[str, dict[str, Any]] = {}
 
     def look(self, scheduler: "Scheduler") -> None:
         """Count anew."""
@@ -40,6 +42,15 @@ class Monitoring:
             scheduler.see_capacity(pool.name)
             running[pool.name], waiting[pool.name] = amounts_of(queues.index(pool.name))
             limits[pool.name] = queues.limits_of(pool.name)
+            matching = queues.last_matching(pool.name)
+            if matching is not None:
+                self.cycles[pool.name] = {
+                    "considered": matching.considered,
+                    "matched": len(matching.matches),
+                    "unmatched": matching.unmatched,
+                    "head_matched": matching.head_matched,
+                    "considers_next": matching.scaleback.considerable,
+                }
         groups = settings.quota_groups
         for group in dict.fromkeys(groups.values()):
             limits[group] = _together([limits[pool] for pool in limits if groups.get(pool) == group])
@@ -72,6 +83,7 @@ class Monitoring:
                 }
                 for name, told in self.told.items()
             },
+            "cycles": self.cycles,
         }
 
 

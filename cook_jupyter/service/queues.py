@@ -158,6 +158,7 @@ class Queues:
         )
         state.scaleback = matching.scaleback
         state.held = matching.rate_limited
+        state.last = matching
         return matching
 
     def matched_nothing(self, pool: PoolName) -> None:
@@ -196,6 +197,10 @@ class Queues:
             for state in self._pools.values():
                 state.reservations = {}
         self._of(pool).reservations = dict(reservations)
+
+    def last_matching(self, pool: PoolName) -> Matching | None:
+        """Return what the last match cycle of a pool decided that had something to look at."""
+        return self._of(pool).last
 
     def reservations(self, pool: PoolName) -> Mapping[JobId, str]:
         """Return which hosts of a pool are kept for which jobs."""
@@ -332,6 +337,7 @@ class _Pool:
         self.rooms = Rooms()
         self.scaleback: Scaleback | None = None
         self.held: Mapping[str, int] = {}  # jobs of users that the launch rate held back in the last cycle
+        self.last: Matching | None = None  # the last match cycle that had something to look at
         self.reservations: dict[JobId, str] = {}
         self.tried: dict[JobId, Job] = {}  # they wait, and have been on some host
         self.group = settings.quota_groups.get(pool.name)

@@ -108,6 +108,8 @@ def test_the_monitor_tells_who_is_starved(tmp_path: Path) -> None:
         }
         assert default["starved"]["late"] == {"jobs": 1, "cpus": 1.0, "mem": 32.0}
         assert served.ask("GET", "/v1/summary").json["monitor"]["default"]["starved"] == 1
+        assert served.ask("GET", "/v1/monitor").json["cycles"]["default"]["matched"] >= 1
+        assert 'cook_users{pool="default",state="starved"} 1.0' in served.ask("GET", "/metrics").text
 
 
 def test_too_many_requests_are_answered_429(tmp_path: Path) -> None:

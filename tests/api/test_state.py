@@ -79,8 +79,10 @@ def test_settings_have_all_that_cooks_suite_reads(served: Served) -> None:
     assert told["progress"]["publish-interval-ms"] > 0
     assert told["rate-limit"] == {
         "job-submission": None,
-        "per-user-per-pool-job-launch": {"enforce?": False},
+        "per-user-per-pool-job-launch": {"enforce?": True},
+        "compute-cluster-launch": None,
     }
+    assert told["rebalancer"]["max-preemption"] == 100
     assert {"job-launch-filter", "job-submission-validator"} <= set(told["plugins"])
     (cluster,) = told["compute-clusters"]
     assert cluster["factory-fn"] == "cook.mesos.mesos-compute-cluster/factory-fn"
