@@ -114,6 +114,11 @@ class Job:
         return None
 
 
+def number(job: Job, change: int) -> None:
+    """Give a job that was just made, and that nobody holds yet, the number of its change."""
+    object.__setattr__(job, "change", change)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Jobs that belong together. Placement and stragglers are kept as sent until they act."""

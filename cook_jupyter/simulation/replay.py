@@ -121,9 +121,16 @@ def simulate(
         random.Random(seed),
     )
 
+    outcomes: list[Outcome] = []
+
+    async def replayed() -> None:
+        # Not returned: asyncio writes the result of its task out in full when it puts signals back.
+        outcomes.append(await replay.run(until_done=until_done, progress=progress))
+
     def run() -> Outcome:
         with _calm_collector():
-            return asyncio.run(replay.run(until_done=until_done, progress=progress))
+            asyncio.run(replayed())
+        return outcomes[0]
 
     try:
         asyncio.get_running_loop()

@@ -12,9 +12,8 @@ from typing import Protocol
 
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import Instance, InstanceId, Result
-from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
+from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState, number
 from cook_jupyter.model.limits import LimitEntry
-from cook_jupyter.model.quick import evolve
 from cook_jupyter.model.reason import FreeFailures
 
 LimitKey = tuple[str, str, str, str]  # kind, user, pool, name
@@ -154,16 +153,18 @@ class Draft:
 
     def alter(
         self, before: Job, after: Job, *, instance: Instance | None = None, result: Result | None = None
-    ) -> Job:
-        """Note that a job became another by a verb that touched `instance`; returns it numbered."""
+    ) -> None:
+        """Note that a job became another by a verb that touched `instance`.
+
+        `after` was made by that verb and nobody holds it yet: it is numbered here.
+        """
         self.change += 1
-        numbered = evolve(after, change=self.change)
+        number(after, self.change)
         job_id = after.spec.job_id
-        (self.created if job_id in self.created else self.altered)[job_id] = numbered
+        (self.created if job_id in self.created else self.altered)[job_id] = after
         if instance is not None and result is not None:
             self.results[instance.instance_id] = (after.seq, result)
-        self.changes.append(JobChange(before=before.state, job=numbered, instance=instance, result=result))
-        return numbered
+        self.changes.append(JobChange(before=before.state, job=after, instance=instance, result=result))
 
     def merge(self, later: "Draft") -> None:
         """Take over a draft that was laid over this one."""
