@@ -33,16 +33,16 @@ def missing_part(reason: str) -> NoReturn:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell how many of Cook's golden cases were run and passed."""
+    """Tell how many of Cook's golden cases, and of our own like them, were run and passed."""
     reports = [
         (report.nodeid, outcome == "passed")
         for outcome in ("passed", "failed", "error")
         for report in terminalreporter.getreports(outcome)
         if "golden_case" in getattr(report, "keywords", ()) and (report.when == "call" or outcome != "passed")
     ]
-    if reports:
-        passed, run = counted(reports)
-        terminalreporter.write_line(f"golden cases: {passed} of {run} passed")
+    for name, count in zip(("golden cases", "cases of our own like them"), counted(reports), strict=True):
+        if count.run:
+            terminalreporter.write_line(f"{name}: {count.passed} of {count.run} passed")
 
 
 @pytest.fixture(scope="session", autouse=True)
