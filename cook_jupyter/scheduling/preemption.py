@@ -367,8 +367,11 @@ class RebalanceState:
 
     def _is_within_quota(self, ask: Ask, stopped: Sequence[int]) -> bool:
         """Tell whether the job's user would be within quota without these tasks, if that counts."""
+        if not self._settings.quota_counts:
+            return True
         row = self._index.row_of(ask.job_id)
-        return not self._settings.quota_counts or self._standings.is_below_quota(row, without=stopped)
+        below = self._standings.is_below_quota
+        return below(row) or below(row, without=stopped)
 
     def _freed(self, at: int, tasks: Sequence[int]) -> tuple[float, float, float]:
         """What there is on a host without the tasks: cpus, memory, gpus."""
