@@ -246,6 +246,7 @@ class _Host:
             room=whole.room,
             attributes={**whole.attributes, "HOSTNAME": whole.host},
             ports=whole.ports,
+            location=whole.location,
         )
         self._cpus = self._mem_mb = self._gpus = 0.0
         self._ports = 0
@@ -299,6 +300,7 @@ class _Host:
             attributes=whole.attributes,
             ports=_without(whole.ports, self._ports) if self._ports else whole.ports,
             task_count=self._tasks,
+            location=whole.location,
         )
 
 
@@ -320,4 +322,5 @@ def _offer(offer: Offer, cluster: str, pool: str) -> Offer:
         attributes=offer.attributes,
         ports=offer.ports,
         task_count=offer.task_count,
+        location=offer.location,
     )

@@ -296,8 +296,12 @@ class Queues:
 
     def _surroundings(self, pool: "_Pool", now_ms: int) -> Surroundings:
         groups = self.placing.placements
+        reservations: Mapping[JobId, str] = pool.reservations
+        if any(other.reservations for other in self._pools.values() if other is not pool):
+            # Pools may share hosts: what is kept in one of them is kept from all.
+            reservations = {job: at for each in self._pools.values() for job, at in each.reservations.items()}
         return Surroundings(
-            reservations=pool.reservations,
+            reservations=reservations,
             groups=groups,
             attributes=pool.rooms.attributes if groups else {},
             now_ms=now_ms,

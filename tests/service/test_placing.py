@@ -37,7 +37,7 @@ async def test_jobs_of_a_unique_group_run_on_hosts_of_their_own(by_hand: HandTur
         assert sorted(hosts_of(hand, group).values()) == [1, 1, 1]
         (left,) = [job for job in jobs if job.job_id not in hand.where()]
         told = " ".join(await hand.scheduler.explain(left.job_id))
-        assert "3 hosts that run another job of its group" in told
+        assert "3 hosts with another job of its group" in told
 
 
 async def test_a_unique_group_stays_apart_after_a_restart(by_hand: HandTurned) -> None:

@@ -12,6 +12,7 @@ from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.service.config import Settings
+from cook_jupyter.service.cycles import match_cycle
 from cook_jupyter.service.policies import RebalancerSettings
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
@@ -243,6 +244,21 @@ async def test_each_pool_keeps_its_own_reservations_unless_told_to_be_like_cook(
             hand.scheduler.queues.reserve("default", {"one": "h1"})
             hand.scheduler.queues.reserve("other", {"two": "h1"})
             assert hand.scheduler.queues.reservations("default") == left
+
+
+async def test_a_host_that_is_kept_in_one_pool_is_kept_from_the_others_too(by_hand: HandTurned) -> None:
+    pools = (Pool(name="default"), Pool(name="other"))
+    async with by_hand(Settings(pools=pools), pools=("default", "other"), cpus=2) as hand:
+        await a_full_house(hand, 2)
+        late, elsewhere = a_job_spec(user="late"), a_job_spec(user="third", pool="other")
+        await hand.submit(late)
+        await hand.rebalance()
+        await hand.submit(elsewhere)
+        await match_cycle(hand.scheduler, "other", hand.scheduler.offers("other"))
+        assert hand.users() == ["hog"]
+
+        await hand.match()
+        assert hand.users() == ["hog", "late"]
 
 
 async def test_parameters_set_while_it_runs_hold_at_once_and_after_a_restart(by_hand: HandTurned) -> None:
