@@ -71,8 +71,18 @@ def _judge(news: JobNews, options: Options | None) -> tuple[type[JobFailed], str
     sentence = instance.reason_string or (REASONS[reason].sentence if reason in REASONS else str(reason))
     known = REASONS.get(reason or "")
     if instance.mea_culpa or (known is not None and known.mea_culpa) or reason == reasons.UNKNOWN:
-        return HostLost, f"the system failed it: {sentence[:1].lower() + sentence[1:]}. Submit it again."
+        return _of_the_system(reason, sentence)
     return JobFailed, f"{sentence}."
+
+
+def _of_the_system(reason: str | None, sentence: str) -> tuple[type[JobFailed], str]:
+    """The end of a job that was not its own fault, once too often."""
+    if reason == reasons.PREEMPTED:
+        return JobFailed, (
+            "it made way for other users' jobs more often than is free, and had no retry left. "
+            "with_(retries=...) gives it more."
+        )
+    return HostLost, f"the system failed it: {sentence[:1].lower() + sentence[1:]}. Submit it again."
 
 
 def _memory(peak_mb: float | None, options: Options | None) -> str:

@@ -109,12 +109,22 @@ class JobView:
         left = self.job.get("retries_remaining")
         if left is not None:
             return int(self.job["max_retries"]) - int(left)
+        return self._own_attempts
+
+    @property
+    def _own_attempts(self) -> int:
+        """How many instances ended in a success, or in a failure of the job's own."""
         return sum(
             1
             for instance in self.instances
             if instance["status"] in ("success", "failed")
             and not (instance.get("preempted") or instance.get("reason_mea_culpa"))
         )
+
+    @property
+    def paid_for_others(self) -> bool:
+        """Whether failures that were not its own have cost attempts after all, as too many do."""
+        return self.attempts_used > self._own_attempts
 
     @property
     def asked(self) -> str:
@@ -247,11 +257,10 @@ def how_it_ended(job: JobView) -> str:
     said = " ".join(part for part in (verb, where, after, attempt) if part) + "."
     lost = [instance for instance in job.instances if instance.get("preempted")]
     if lost:
-        paid = job.job.get("disable_mea_culpa_retries")
         ran_s = sum(each.get("end_time", each["start_time"]) - each["start_time"] for each in lost) / 1000
         said += (
             f" It had been preempted {_often(len(lost))} for jobs of users further below their share: "
-            f"{units.duration(ran_s)} of running were lost{'' if paid else ', but no retry'}."
+            f"{units.duration(ran_s)} of running were lost{'' if job.paid_for_others else ', but no retry'}."
         )
     return said
 

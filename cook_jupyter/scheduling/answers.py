@@ -37,12 +37,12 @@ _CONSTRAINTS_FOR_PEOPLE = {
     GPU: "without the gpus it asks for",
     NON_GPU: "kept for jobs with gpus",
     DISK: "without the disk it asks for",
-    ATTRIBUTES: "that fail its constraints",
+    ATTRIBUTES: "ruled out by its constraints",
     COMPLETION: "that will not live until it ends",
     CHECKPOINT: "away from its checkpoint",
     RESERVED: "kept for other jobs",
     MAX_TASKS: "with as many tasks as it may run",
-    UNIQUE: "that run another job of its group",
+    UNIQUE: "with another job of its group",
     BALANCED: "where its group has more jobs than elsewhere",
     ATTRIBUTE_EQUALS: "unlike those of the rest of its group",
 }
@@ -117,11 +117,12 @@ def queue_position(ahead: int, jobs: Sequence[JobId], *, at_least: bool) -> Wait
     if not ahead:
         return None
     about = "at least " if at_least else ""
+    verbs = "runs or waits" if ahead == 1 else "run or wait"
     return WaitReason(
         kind=WaitKind.QUEUE_POSITION,
         text=f"You have {about}{ahead} other jobs ahead in the queue.",
         data={"jobs": list(jobs)},
-        sentence=f"{about}{_some(ahead, 'job')} of yours run or wait before it.".capitalize(),
+        sentence=f"{about}{_some(ahead, 'job')} of yours {verbs} before it.".capitalize(),
     )
 
 

@@ -1,0 +1,26 @@
+"""What the end of a job without a result means to whoever waits for it."""
+
+import pytest
+
+from cook_jupyter.client.events import InstanceNews, JobNews
+from cook_jupyter.errors import HostLost, JobFailed
+from cook_jupyter.executor.outcomes import failure
+from cook_jupyter.model import reason as reasons
+
+
+def ended(reason: str, attempts: int) -> JobNews:
+    instance = InstanceNews(task_id="t", status="failed", hostname="a17", reason=reason, mea_culpa=True)
+    return JobNews(uuid="u", status="completed", state="failed", attempts=attempts, instance=instance)
+
+
+def test_a_job_that_made_way_too_often_is_said_to_need_retries() -> None:
+    error = failure(ended(reasons.PREEMPTED, 6), None)
+
+    assert type(error) is JobFailed
+    assert "after 6 attempts" in str(error)
+    assert "retries" in str(error)
+
+
+@pytest.mark.parametrize("reason", [reasons.KILLED_EXTERNALLY, reasons.SCHEDULING_FAILED_ON_HOST])
+def test_other_failures_of_the_system_are_a_lost_host(reason: str) -> None:
+    assert isinstance(failure(ended(reason, 6), None), HostLost)
