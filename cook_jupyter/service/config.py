@@ -24,7 +24,6 @@ from cook_jupyter.service.policies import (
     RateSettings,
     RebalancerSettings,
 )
-from cook_jupyter.service.settings_file import read_values
 
 HOME_VARIABLE = "COOK_JUPYTER_HOME"
 
@@ -184,7 +183,11 @@ def load_settings(path: Path | None, **overrides: Any) -> Settings:
         InvalidRequest: the file is not TOML, names a setting that does not exist, or gives one a value that
             it cannot have.
     """
-    values = {} if path is None else read_values(path, Settings)
+    values: dict[str, Any] = {}
+    if path is not None:
+        from cook_jupyter.service.settings_file import read_values  # most schedulers have no file
+
+        values = read_values(path, Settings)
     values.update({name: value for name, value in overrides.items() if value is not None})
     settings = Settings(**values)
     require_consistent(settings)
