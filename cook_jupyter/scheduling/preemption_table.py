@@ -227,25 +227,28 @@ class VictimTable:
 
     def _refresh(self, position: int) -> None:
         """Sort a host's tasks again and write all that is said of them."""
-        standings = self._standings
         tasks = self.at[position]
         self.sort(tasks)
+        dru, freed_gpus_count = self._standings.dru, self._freed_gpus_count
+        held_cpus, held_mem, held_gpus = self._standings.cpus, self._standings.mem, self._standings.gpus
+        all_dru, all_cpus, all_mem, all_gpus = self._dru, self._cpus, self._mem, self._gpus
         slot = self._slot[position]
         spare = self.spare[position] or _NOTHING
-        cpus, mem = spare.cpus, spare.mem_mb
-        gpus = max(0.0, self._spare[2, position])
+        cpus, mem, gpus = spare.cpus, spare.mem_mb, spare.gpus
         for depth, (task, start, column) in enumerate(zip(tasks, self._starts, self._columns, strict=False)):
-            cpus += standings.cpus[task]
-            mem += standings.mem[task]
-            if self._freed_gpus_count:
-                gpus += standings.gpus[task]
+            cpus += held_cpus[task]
+            mem += held_mem[task]
+            if freed_gpus_count:
+                gpus += held_gpus[task]
             cell = start + slot
-            self._dru[cell] = standings.dru[task]
-            self._cpus[cell] = cpus
-            self._mem[cell] = mem
-            self._gpus[cell] = gpus
+            all_dru[cell] = dru[task]
+            all_cpus[cell] = cpus
+            all_mem[cell] = mem
+            all_gpus[cell] = gpus
             self._depth[task] = depth
-            column.most[:] = max(column.most[0], cpus), max(column.most[1], mem)
+            most = column.most
+            most[0] = max(most[0], cpus)
+            most[1] = max(most[1], mem)
         for depth in range(len(tasks), self._filled[position]):
             self._dru[self._starts[depth] + slot] = -inf
         self._filled[position] = len(tasks)
