@@ -31,7 +31,7 @@ def a_queued_job(task: Task) -> QueuedJob:
         task["cpus"],
         task["mem"],
         task["seq"],
-        gpus=task.get("gpus", 0.0),
+        gpus=task.get("gpus") or 0.0,
         ports=task.get("ports", 0),
         priority=task.get("priority", 50),
         constraints=ConstraintClass(
@@ -48,7 +48,7 @@ def an_index(tasks: Iterable[Task]) -> QueueIndex:
     index = QueueIndex()
     for task in tasks:
         index.add(a_queued_job(task))
-        if "start_ms" in task:
+        if task.get("start_ms") is not None:
             index.start(
                 job_id(task["seq"]), task["start_ms"], task.get("host", ""), task_seq=task.get("task_seq", 0)
             )

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,23 +26,26 @@ from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
 from cook_jupyter.scheduling.dru import cumulative_dru
 from cook_jupyter.scheduling.matching import MatchSettings
 from cook_jupyter.scheduling.offensive import offence
-from cook_jupyter.scheduling.ranking import RankSettings, columnar, lazily
+from cook_jupyter.scheduling.ranking import RankSettings, in_order, lazily, ranked_in_columns
 from cook_jupyter.scheduling.rules import Surroundings
 from tests.golden.cases import cases
-from tests.scheduling.queues import a_queued_job, a_share, an_index, job_id, limits, seq_of
+from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, seq_of
 
 Input = dict[str, Any]
-NO_POOL = QueueFilters()
+RANKED = pytest.mark.parametrize(
+    "way", [lazily, partial(ranked_in_columns, number=2)], ids=["one by one", "in columns"]
+)
 
 
+@RANKED
 @pytest.mark.parametrize(("given", "expect"), cases("dru"))
-def test_scores_and_their_merge_are_cooks(given: Input, expect: Input) -> None:
+def test_scores_and_their_merge_are_cooks(given: Input, expect: Input, way: Any) -> None:
     mode = DruMode(given["mode"])
-    shares = UserLimits(shares={user: a_share(own) for user, own in given["divisors"].items()})
-    users = sorted(given["divisors"])
+    shares = limits(given["divisors"])
+    users = sorted({task["user"] for task in given["tasks"]})
     index = an_index(given["tasks"])
     # A ranking shows waiting jobs; to see every task's place, let all of them wait in the order they have.
-    order = {user: [*index.running_jobs(user), *index.waiting_jobs(user)] for user in users}
+    order = {tasks.name: index.ids(row for row, _ in in_order(index, tasks)) for tasks in index.by_name()}
     tasks = {task["seq"]: task for task in given["tasks"]}
     waiting = [
         {**tasks[seq_of(job)], "start_ms": None, "seq": place * 1000 + seq_of(job)}
@@ -50,7 +54,7 @@ def test_scores_and_their_merge_are_cooks(given: Input, expect: Input) -> None:
     ]
     for task in waiting:
         del task["start_ms"]
-    everything = list(lazily(an_index(waiting), shares, RankSettings(mode=mode)))
+    everything = list(way(an_index(waiting), shares, RankSettings(mode=mode)))
 
     scored = [
         dru
@@ -73,7 +77,7 @@ def _resources(task: Input) -> Resources:
     return Resources(cpus=task["cpus"], mem_mb=task["mem"], gpus=task.get("gpus", 0.0))
 
 
-@pytest.mark.parametrize("way", [lazily, columnar])
+@RANKED
 @pytest.mark.parametrize(("given", "expect"), cases("ranking"))
 def test_the_queue_is_cooks(given: Input, expect: Input, way: Any) -> None:
     if "limits" in given:
@@ -86,15 +90,14 @@ def test_the_queue_is_cooks(given: Input, expect: Input, way: Any) -> None:
     if "group_usage" in expect:
         assert groups == {group: usage_of(amounts) for group, amounts in expect["group_usage"].items()}
         return
-    assert _queue(given, groups) == expect["queue"]
+    assert _queue(given, groups, way) == expect["queue"]
 
 
 def _parted(given: Input, way: Any) -> Input:
     """The jobs that stay in the queue and those that ask for too much, both as they were given."""
     most, jobs = given["limits"], [{"user": "u", **job} for job in given["jobs"]]
-    filters = QueueFilters(
-        max_cpus=most["cpus"] if "cpus" in most else most["max_cpus"], max_mem_mb=1024 * most["memory_gb"]
-    )
+    largest_mb = most["mem"] if "mem" in most else 1024 * most["memory_gb"]
+    filters = QueueFilters(max_cpus=most.get("cpus", most.get("max_cpus")), max_mem_mb=largest_mb)
     index = an_index(jobs)
     left = {
         seq_of(job)
@@ -112,20 +115,21 @@ def _parted(given: Input, way: Any) -> Input:
     }
 
 
-def _queue(given: Input, groups: Mapping[str, Usage]) -> list[int]:
+def _queue(given: Input, groups: Mapping[str, Usage], way: Any) -> list[int]:
     index = an_index(given["tasks"])
-    pool_quotas = given.get("pool_quotas", {})
-    group = given.get("quota_groups", {}).get(given.get("pool"))
+    quotas = {name: quota_of(amounts) for name, amounts in (given.get("pool_quotas") or {}).items()}
+    pool = given.get("pool")
+    group: Any = (given.get("quota_groups") or {}).get(pool)
     filters = QueueFilters(
-        pool_quota=quota_of(pool_quotas[given["pool"]]) if "pool" in given else Quota(),
-        group_quota=quota_of(pool_quotas[group]) if group is not None else Quota(),
+        pool_quota=quotas.get(pool, Quota()),
+        group_quota=quotas.get(group, Quota()),
         group_usage=groups.get(group, Usage()),
     )
     settings = RankSettings(
-        mode=DruMode(given["mode"]), max_over_quota_jobs=given.get("max_over_quota_jobs", 100)
+        mode=DruMode(given.get("mode", "default")), max_over_quota_jobs=given.get("max_over_quota_jobs", 100)
     )
-    allowed = limits(given["shares"], given.get("user_quotas"))
-    queue = ranked_within(lazily(index, allowed, settings), index, filters)
+    allowed = limits(given.get("shares", {}), given.get("user_quotas"))
+    queue = ranked_within(way(index, allowed, settings), index, filters)
     return [seq_of(job) for job in index.ids(ranked.row for ranked in queue)]
 
 
@@ -140,9 +144,9 @@ QUOTA_FILTERS = ["user_quota_filter", "pool_quota_filter", "pending_filter"]
 @pytest.mark.parametrize(("given", "expect"), cases("quota_filter", ops=QUOTA_FILTERS))
 def test_quotas_filter_as_in_cook(given: Input, expect: Input) -> None:
     """Users' quotas first, then that of the pool, as far as they are given."""
-    queue, used = given["queue"], given.get("user_usage", {})
-    if "user_quotas" in given:
-        quotas = given["user_quotas"]
+    queue, used = given["queue"], given.get("user_usage") or {}
+    quotas = given.get("user_quotas")
+    if quotas is not None:
         kept = {
             own[at]["seq"]
             for user in {job["user"] for job in queue}
@@ -154,10 +158,11 @@ def test_quotas_filter_as_in_cook(given: Input, expect: Input) -> None:
             )
         }
         queue = [job for job in queue if job["seq"] in kept]
-    if given.get("pool_quota") is not None:
+    pool_quota = given.get("pool_quota", given.get("quota"))
+    if pool_quota is not None:
         told = given.get("pool_usage", given.get("usage"))
         total = sum(map(usage_of, used.values()), Usage()) if told is None else usage_of(told)
-        queue = [queue[at] for at in within_quota(_alone(queue), total, quota_of(given["pool_quota"]))]
+        queue = [queue[at] for at in within_quota(_alone(queue), total, quota_of(pool_quota))]
     assert [job["seq"] for job in queue] == expect["kept"]
 
 
@@ -174,7 +179,7 @@ def test_considerable_jobs_are_cooks(given: Input, expect: Input) -> None:
     index, allowed, filters = _cycle(given)
     filters = QueueFilters(
         tokens=filters.tokens,
-        pool_quota=Quota() if given["pool_quota"] is None else quota_of(given["pool_quota"]),
+        pool_quota=Quota() if given.get("pool_quota") is None else quota_of(given["pool_quota"]),
         accepts=(lambda _: False) if given.get("launch_filter_defers_all") else None,
     )
     held = Held()
@@ -187,26 +192,17 @@ def test_considerable_jobs_are_cooks(given: Input, expect: Input) -> None:
 
 
 def _cycle(given: Input) -> tuple[QueueIndex, UserLimits, QueueFilters]:
-    """The index, limits and filters of a cycle. Usage is told as sums: users run tasks that come to that."""
+    """The index, limits and filters of a cycle. Usage is told as sums: of a user's tasks one holds it all."""
     running: list[Input] = []
-    for user, usage in given["user_usage"].items():
-        count = usage["count"]
-        running += [
-            {
-                "seq": 10_000 + len(running) + number,
-                "user": user,
-                "cpus": usage["cpus"] / count,
-                "mem": usage["mem"] / count,
-                "gpus": usage.get("gpus", 0) / count,
-                "start_ms": 1,
-                "host": "elsewhere",
-            }
-            for number in range(count)
-        ]
+    for user, usage in (given.get("user_usage") or {}).items():
+        for number in range(usage["count"]):
+            held = {name: usage.get(name, 0) if number == 0 else 0 for name in ("cpus", "mem", "gpus")}
+            seq = 10_000 + len(running)
+            running.append({"seq": seq, "user": user, **held, "start_ms": 1, "host": "elsewhere"})
     return (
         an_index([*running, *given["queue"]]),
-        limits({}, given["user_quotas"]),
-        QueueFilters(tokens=given["launch_tokens"] if given["enforce_launch_rate"] else None),
+        limits({}, given.get("user_quotas")),
+        QueueFilters(tokens=given["launch_tokens"] if given.get("enforce_launch_rate") else None),
     )
 
 
@@ -216,8 +212,11 @@ WAYS = pytest.mark.parametrize("columnar_from", [1, 1000], ids=["in columns", "o
 @WAYS
 @pytest.mark.parametrize(("given", "expect"), cases("matching", ops=["match"]))
 def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: int) -> None:
-    index = an_index([{**job, "priority": 50, "seq": seq} for seq, job in enumerate(given["jobs"], 1)])
+    # The case gives the queue as it is, so the jobs are one user's, in that order.
+    in_order = {"user": "u", "priority": 50}
+    index = an_index([{**job, **in_order, "seq": seq} for seq, job in enumerate(given["jobs"], 1)])
     placements: dict[str, GroupPlacement] = {}
+    attributes: dict[str, Mapping[str, str]] = {}
     group = given.get("group")
     if group is not None:
         placements[group["name"]] = GroupPlacement(
@@ -225,15 +224,19 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
             attribute=group.get("attribute", "HOSTNAME"),
             minimum=group.get("minimum", 0),
         )
-        for seq, host in enumerate(given.get("running", []), 5000):
+        for seq, told in enumerate(given.get("running", []), 5000):
+            cohost: Input = {"host": told} if isinstance(told, str) else told
+            attributes[cohost["host"]] = cohost.get("attributes", {})
             index.add(a_queued_job({"seq": seq, "user": "u", "cpus": 0, "mem": 0, "group": group["name"]}))
-            index.start(job_id(seq), 1, host if isinstance(host, str) else host["host"])
+            index.start(job_id(seq), 1, cohost["host"])
     matching = match_cycle(
         index,
         [_offer(host) for host in given["hosts"]],
         UserLimits(),
         settings=CycleSettings(match=MatchSettings(columnar_from=columnar_from)),
-        surroundings=Surroundings(groups=placements),
+        surroundings=Surroundings(
+            groups=placements, attributes={**attributes, **given.get("host_attributes", {})}
+        ),
     )
     hosts = Counter(match.host for match in matching.matches)
     if "matched_count" in expect:
@@ -272,8 +275,9 @@ def test_a_match_cycle_is_cooks(given: Input, expect: Input, columnar_from: int)
     index, allowed, filters = _cycle(given)
     seqs = {job["name"]: job["seq"] for job in given["queue"]}
     names = {job_id(seq): name for name, seq in seqs.items()}
-    pool = given["pool"]
-    tokens = given["cluster_launch_tokens"]
+    pool = given.get("pool", {})
+    tokens = given.get("cluster_launch_tokens")
+    reservations = given.get("reservations") or {}
 
     matching = match_cycle(
         index,
@@ -284,26 +288,31 @@ def test_a_match_cycle_is_cooks(given: Input, expect: Input, columnar_from: int)
             match=MatchSettings(
                 columnar_from=columnar_from,
                 defaults=PoolDefaults(
-                    gpu_model=pool["default_gpu_model"],
+                    gpu_model=pool.get("default_gpu_model"),
                     disk=True,
-                    disk_type=pool["default_disk_type"],
-                    disk_mb=pool["default_disk_request"],
-                    disk_types=pool["disk_type_map"],
+                    disk_type=pool.get("default_disk_type"),
+                    disk_mb=pool.get("default_disk_request", 10240.0),
+                    disk_types=pool.get("disk_type_map", {}),
                 ),
             ),
         ),
         filters=filters,
         surroundings=Surroundings(
             reservations={
-                job_id(seqs[name]) if name in seqs else name: host
-                for name, host in given["reservations"].items()
+                job_id(seqs[name]) if name in seqs else name: host for name, host in reservations.items()
             }
         ),
         indebted=frozenset({"cluster"}) if tokens is not None and tokens < 0 else frozenset(),
     )
 
-    assert [names[match.job_id] for match in matching.matches] == expect["launched"]
-    assert matching.head_matched is expect["matched_head_or_nothing"]
+    launched = [names[match.job_id] for match in matching.matches]
+    for told in ("launched", "launched_since"):
+        if told in expect:
+            assert launched == expect[told]
+    if "launched_count" in expect:
+        assert len(launched) == expect["launched_count"]
+    if "matched_head_or_nothing" in expect:
+        assert matching.head_matched is expect["matched_head_or_nothing"]
     if "hosts_used" in expect:
         assert len({match.host for match in matching.matches}) == expect["hosts_used"]
     if "autoscale" in expect:
