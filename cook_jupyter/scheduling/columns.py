@@ -27,6 +27,7 @@ from cook_jupyter.scheduling.constraints import (
     Particulars,
     constraint_class_of,
 )
+from cook_jupyter.scheduling.extremes import Extremes, bits
 from cook_jupyter.scheduling.tables import (
     SEQ_BITS,
     Amounts,
@@ -106,7 +107,7 @@ class QueueIndex:
         self._group_hosts: dict[GroupId, dict[str, int]] = {}  # hosts of a group's running tasks
         self._waiting_count = 0
         self._running_count = 0
-        self._least: tuple[float, float] | None = None  # cpus and mem no waiting job asks less than
+        self._asked_cpus, self._asked_mem = Extremes(), Extremes()  # of waiting jobs
         self._limit_columns: tuple[UserLimits, int, LimitColumns] | None = None
         self._allocate(Columns(1024))
 
@@ -170,7 +171,8 @@ class QueueIndex:
             (row, own) for row, own in enumerate(particulars, first) if own is not NO_PARTICULARS
         )
         self._waiting_count += len(ids)
-        self._lower_least(min(cpus), min(mem))
+        self._asked_cpus.add_many(columns.cpus[rows])
+        self._asked_mem.add_many(columns.mem[rows])
         self._merge(np.arange(first, first + count, dtype=np.int32))
 
     def _merge(self, rows: Rows) -> None:
@@ -214,8 +216,7 @@ class QueueIndex:
         self._count_in_group(row, host, 1)
         self._waiting_count -= 1
         self._running_count += 1
-        if not self._waiting_count:
-            self._least = None
+        self._forget_asked(row)
 
     def end(self, job_id: JobId) -> None:
         """Forget a job: its task ended for good, or it was killed while it waited.
@@ -231,8 +232,7 @@ class QueueIndex:
         else:
             self._by_number[self._user_of[row]].remove_waiting(row, self._order)
             self._waiting_count -= 1
-            if not self._waiting_count:
-                self._least = None
+            self._forget_asked(row)
         self._state[row] = _FREE
         self.particulars.pop(row, None)
         del self._rows[job_id]
@@ -436,8 +436,13 @@ class QueueIndex:
 
     @property
     def least(self) -> tuple[float, float]:
-        """Cpus and memory that no waiting job asks less than; a lower bound, not the minimum."""
-        return self._least or (0.0, 0.0)
+        """Cpus and memory that no waiting job asks less than; hardly below the minimum."""
+        return self._asked_cpus.least, self._asked_mem.least
+
+    @property
+    def most(self) -> tuple[float, float]:
+        """Cpus and memory that every waiting job asks less than; hardly above the maximum."""
+        return self._asked_cpus.most, self._asked_mem.most
 
     def limit_columns(self, limits: UserLimits) -> LimitColumns:
         """Return shares and quotas by number of user; made once per value of `limits`."""
@@ -470,11 +475,12 @@ class QueueIndex:
         tasks.insert_waiting(row, self._order)
         self._state[row] = _WAITING
         self._waiting_count += 1
-        self._lower_least(self._cpus[row], self._mem[row])
+        self._asked_cpus.add(self._cpus_bits[row])
+        self._asked_mem.add(self._mem_bits[row])
 
-    def _lower_least(self, cpus: float, mem: float) -> None:
-        least = self._least
-        self._least = (cpus, mem) if least is None else (min(least[0], cpus), min(least[1], mem))
+    def _forget_asked(self, row: int) -> None:
+        self._asked_cpus.remove(self._cpus_bits[row])
+        self._asked_mem.remove(self._mem_bits[row])
 
     def _stop(self, row: int) -> None:
         tasks = self._by_number[self._user_of[row]]
@@ -510,6 +516,8 @@ class QueueIndex:
         self.columns = columns
         self._cpus = amounts(columns.cpus)
         self._mem = amounts(columns.mem)
+        self._cpus_bits = bits(columns.cpus)
+        self._mem_bits = bits(columns.mem)
         self._gpus = amounts(columns.gpus)
         self._order = counts(columns.order)
         self._user_of = counts(columns.user)

@@ -7,9 +7,10 @@ Source: Cook's `scheduler.clj` (`handle-resource-offers!`, `match-offer-to-sched
 fair-share specification, section 5.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import inf
 from typing import Final
 
 from cook_jupyter.model.decisions import Matching, Refusal, Scaleback
@@ -31,7 +32,9 @@ from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.matching import MATCH_DEFAULTS, MatchSettings, match, refusal_of
 from cook_jupyter.scheduling.ranking import Ranked, RankSettings, lazily, ranked_in_columns
 from cook_jupyter.scheduling.rules import NO_SURROUNDINGS, Surroundings
+from cook_jupyter.scheduling.user_tasks import UserTasks
 
+_FEW: Final = 500  # jobs that ask for too much, up to which they are passed over one by one
 _A_USER: Final = 3  # what one more user costs when jobs are ranked one by one, in running tasks
 
 
@@ -123,11 +126,34 @@ def _ranked(
     number: int,
 ) -> Iterator[Ranked]:
     """The ranking, in the way that is faster for such a pool."""
-    if index.running_count + _A_USER * index.user_count <= settings.lazy_up_to:
-        return lazily(index, limits, settings.rank)
     pooled = filters.pool_quota.limits_usage or filters.group_quota.limits_usage
+    large = None if pooled else _too_large(index, filters)
+    if index.running_count + _A_USER * index.user_count <= settings.lazy_up_to:
+        users = index.by_name()
+        if len(users) == 1 and not pooled and not limits.quota(users[0].name).limits_usage:
+            return _alone(users[0], 0 if large is None else large(users[0]))
+        if large is None or sum(map(large, users)) <= _FEW:
+            return lazily(index, limits, settings.rank)
     wanted = None if pooled else Allowance(index, limits, filters, held)
-    return ranked_in_columns(index, limits, settings.rank, number=number, wanted=wanted)
+    return ranked_in_columns(index, limits, settings.rank, number=number, wanted=wanted, passed_over=large)
+
+
+def _alone(tasks: UserTasks, first: int) -> Iterator[Ranked]:
+    """The ranking of a pool where only one user has tasks: no score is needed for it, and none is told."""
+    return (Ranked(row, 0.0, tasks) for row in tasks.iter_waiting(first))
+
+
+def _too_large(index: QueueIndex, filters: QueueFilters) -> Callable[[UserTasks], int] | None:
+    """Tell how many of the user's first waiting jobs ask for more than any may; None if nobody's do."""
+    if filters.max_cpus is None and filters.max_mem_mb is None:
+        return None
+    cpus = inf if filters.max_cpus is None else filters.max_cpus
+    mem = inf if filters.max_mem_mb is None else filters.max_mem_mb
+    most = index.most
+    if most[0] <= cpus and most[1] <= mem:
+        return None
+    columns = index.columns
+    return lambda tasks: tasks.too_large(cpus, mem, columns.cpus, columns.mem)
 
 
 def placement_of(

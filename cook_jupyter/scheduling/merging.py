@@ -101,16 +101,71 @@ def _turned(
             sequence[begin:end] = blocks
             rank[blocks] = np.arange(begin, end)
         return sequence
-    in_sequence, ranks = sequence.tolist(), rank.tolist()
-    ties, earlier = before_tie.tolist(), before_block.tolist()
-    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-        members = in_sequence[begin:end]
+    tie_of = number[rank]
+    bound, size = bounds[:-1], np.diff(bounds)
+    alone = before_tie[sequence[bound]] == before_tie[sequence[bounds[1:] - 1]]  # one tie before for all
+    turns = (alone & (before_tie[sequence[bound]] >= 0))[tie_of] & (
+        size[tie_of] == size[tie_of[before_block]]
+    )
+    origin, odd = _traced_back(turns, before_block)
+    settled_by_turning = np.zeros(len(size), dtype=bool)
+    settled_by_turning[tie_of[turns]] = True
+    own = ~settled_by_turning[unsettled]
+    _settle(sequence, rank, begins[own].tolist(), ends[own].tolist(), (before_tie, before_block, origin, odd))
+    turned = np.flatnonzero(turns)
+    tie, source = tie_of[turned], origin[turned]
+    offset = rank[source] - bound[tie_of[source]]
+    sequence[np.where(odd[turned], bounds[1:][tie] - 1 - offset, bound[tie] + offset)] = turned
+    return sequence
+
+
+def _traced_back(
+    turns: npt.NDArray[np.bool_], before_block: Integers
+) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Trace blocks back to the first of a chain of ties between the same lists.
+
+    Each such tie is the one before it turned round. Steps are doubled, so long chains take few.
+
+    Args:
+        turns: which blocks are in a tie that only turns round the one before.
+        before_block: the block of the same list in the tie before.
+
+    Returns:
+        the first block of each chain, and whether the order turned round an odd number of times since.
+    """
+    origin = np.where(turns, before_block, np.arange(len(turns)))
+    odd = turns.copy()
+    while turns[origin].any():
+        odd ^= odd[origin]
+        origin = origin[origin]
+    return origin, odd
+
+
+def _settle(
+    sequence: Integers,
+    rank: Integers,
+    begins: list[int],
+    ends: list[int],
+    facts: tuple[Integers, Integers, Integers, npt.NDArray[np.bool_]],
+) -> None:
+    """Put ties right one after the other, those that no other tie turns round into."""
+    if not begins:
+        return
+    ties, earlier, origin, odd = (column.tolist() for column in facts)
+
+    def key(block: int) -> tuple[int, int]:
         # Lists that were never served keep their starting order: the sort is stable.
-        members.sort(key=lambda block: (-ties[block], -ranks[earlier[block]] if ties[block] >= 0 else 0))
-        in_sequence[begin:end] = members
-        for at, block in enumerate(members, begin):
-            ranks[block] = at
-    return np.array(in_sequence, dtype=np.int64)
+        if ties[block] < 0:
+            return 1, 0
+        before = earlier[block]
+        place = int(rank[origin[before]])
+        return -ties[block], place if odd[before] else -place
+
+    for begin, end in zip(begins, ends, strict=True):
+        members = sequence[begin:end].tolist()
+        members.sort(key=key)
+        sequence[begin:end] = members
+        rank[members] = np.arange(begin, end)
 
 
 def sums_along(values: Floats, lengths: Integers) -> Floats:

@@ -16,7 +16,7 @@ specification, section 3.
 
 import heapq
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
@@ -215,6 +215,7 @@ def columnar(
     limit: int | None = None,
     *,
     wanted: Wanted | None = None,
+    passed_over: Callable[[UserTasks], int] | None = None,
 ) -> Ranking:
     """Rank the first `limit` waiting jobs, or all, at once.
 
@@ -226,12 +227,17 @@ def columnar(
         settings: how the pool ranks.
         limit: how many jobs are wanted.
         wanted: leaves jobs out that need not be ranked; None takes all.
+        passed_over: how many of a user's first waiting jobs are known not to be wanted.
     """
     users = [tasks for tasks in index.by_name() if tasks.waiting_count]
     counts = np.array([tasks.waiting_count for tasks in users], dtype=np.int64)
     depths = counts
     if limit is not None and users:
-        depths = np.minimum(counts, max(_LEAST_DEPTH, 2 * limit // len(users)))
+        depth = max(_LEAST_DEPTH, 2 * limit // len(users))
+        if passed_over is None:
+            depths = np.minimum(counts, depth)
+        else:
+            depths = np.minimum(counts, depth + np.array([passed_over(tasks) for tasks in users]))
     fair = settings.order is Order.FAIR
     while True:
         heads = _heads(index, users, depths, running=fair)
@@ -318,11 +324,12 @@ def ranked_in_columns(
     *,
     number: int,
     wanted: Wanted | None = None,
+    passed_over: Callable[[UserTasks], int] | None = None,
 ) -> Iterator[Ranked]:
     """Yield what `lazily` yields, ranked in columns: `number` jobs first, and more if they are asked for."""
     told = 0
     while True:
-        ranking = columnar(index, limits, settings, number, wanted=wanted)
+        ranking = columnar(index, limits, settings, number, wanted=wanted, passed_over=passed_over)
         owners = index.owners(ranking.rows[told:])
         rows, drus = ranking.rows[told:].tolist(), ranking.drus[told:].tolist()
         yield from map(Ranked, rows, drus, owners)

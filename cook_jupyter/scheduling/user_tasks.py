@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cook_jupyter.scheduling.tables import Counts, Integers, Rows
+from cook_jupyter.scheduling.tables import Counts, Floats, Integers, Rows
 
 
 class UserTasks:
@@ -23,13 +23,14 @@ class UserTasks:
         started: rows of running tasks in order.
     """
 
-    __slots__ = ("_head", "_waiting", "keys", "name", "number", "started", "sums")
+    __slots__ = ("_head", "_large", "_waiting", "keys", "name", "number", "started", "sums")
 
     def __init__(self, name: str, number: int) -> None:
         self.name = name
         self.number = number
         self._waiting = array("i")
         self._head = 0  # what is before it has been taken away
+        self._large: tuple[float, float, int] | None = None  # cpus, mem, and before where all ask for more
         self.keys: list[tuple[int, int, int, int]] = []  # of the running tasks: priority, start, seqs
         self.started = array("i")
         self.sums: tuple[float, float, float] | None = (0.0, 0.0, 0.0)  # cpus, mem, gpus held; None: stale
@@ -55,11 +56,41 @@ class UserTasks:
         # A copy: a view would pin the array.
         return np.frombuffer(self._waiting, dtype=np.int32, count=count, offset=4 * self._head).copy()
 
-    def iter_waiting(self) -> Iterator[int]:
-        """Yield the rows of waiting jobs in order. The index must not change meanwhile."""
+    def iter_waiting(self, first: int = 0) -> Iterator[int]:
+        """Yield the rows of waiting jobs in order from the `first`. The index must not change meanwhile."""
         waiting = self._waiting
-        for position in range(self._head, len(waiting)):
+        for position in range(self._head + first, len(waiting)):
             yield waiting[position]
+
+    def too_large(self, cpus: float, mem: float, all_cpus: Floats, all_mem: Floats) -> int:
+        """Return how many jobs, before the first other one, ask for more than that; remembered.
+
+        Args:
+            cpus: what a job may ask for,
+            mem: and of memory.
+            all_cpus: what jobs ask for, by row,
+            all_mem: and of memory.
+        """
+        waiting, head = self._waiting, self._head
+        known = self._large
+        at = max(known[2], head) if known is not None and known[:2] == (cpus, mem) else head
+        chunk = 1
+        while at < len(waiting):
+            rows = np.array(waiting[at : at + chunk])
+            within = (all_cpus[rows] <= cpus) & (all_mem[rows] <= mem)
+            first = int(within.argmax())
+            if within[first]:
+                at += first
+                break
+            at += len(rows)
+            chunk = min(chunk * 8, 1 << 16)
+        self._large = cpus, mem, at
+        return at - head
+
+    def _moved(self, at: int, by: int) -> None:
+        """Heed that what stood at `at` or behind it moved."""
+        if self._large is not None and at < self._large[2]:
+            self._large = None if by > 0 else (*self._large[:2], self._large[2] + by)
 
     def insert_waiting(self, row: int, order: Counts) -> None:
         """Put a row where its order key belongs."""
@@ -70,8 +101,11 @@ class UserTasks:
         elif self._head and key < order[waiting[self._head]]:
             self._head -= 1
             waiting[self._head] = row
+            self._large = None
         else:
-            waiting.insert(bisect_left(waiting, key, lo=self._head, key=order.__getitem__), row)
+            at = bisect_left(waiting, key, lo=self._head, key=order.__getitem__)
+            waiting.insert(at, row)
+            self._moved(at, 1)
 
     def remove_waiting(self, row: int, order: Counts) -> None:
         """Take a row out."""
@@ -80,12 +114,16 @@ class UserTasks:
             self._head += 1
             if self._head > 1024 and self._head * 2 > len(waiting):
                 del waiting[: self._head]
+                self._moved(-1, -self._head)
                 self._head = 0
             elif self._head == len(waiting):
                 self._waiting = array("i")
                 self._head = 0
+                self._large = None
             return
-        del waiting[bisect_left(waiting, order[row], lo=self._head, key=order.__getitem__)]
+        at = bisect_left(waiting, order[row], lo=self._head, key=order.__getitem__)
+        del waiting[at]
+        self._moved(at, -1)
 
     def merge_waiting(self, rows: Rows, order: Integers) -> None:
         """Put many rows, themselves in order, where their order keys belong."""
@@ -95,4 +133,5 @@ class UserTasks:
             rows = rows[np.argsort(order[rows], kind="stable")]
             waiting = self._waiting = array("i")
             self._head = 0
+            self._large = None
         waiting.frombytes(rows.tobytes())

@@ -6,23 +6,32 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cook_jupyter.errors import Conflict, NotFound
+from cook_jupyter.model.decisions import Matching
 from cook_jupyter.model.limits import Share, Usage, UserLimits
+from cook_jupyter.model.offer import Offer
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.considerable import NO_FILTERS, QueueFilters
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, Particulars
-from cook_jupyter.scheduling.ranking import columnar, rank
+from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.ranking import RankSettings, columnar, rank
 from tests.builders import a_job_spec
-from tests.scheduling.queues import a_queued_job, an_index, job_id
-from tests.scheduling.strategies import USERS
+from tests.scheduling.queues import a_queued_job, an_index, job_id, seq_of
+from tests.scheduling.strategies import USERS, offer_lists, user_limits
 
 LIMITS = UserLimits(default_share=Share(cpus=3.0, mem_mb=30.0))
+LARGEST = QueueFilters(max_cpus=2.0, max_mem_mb=20.0)
 
 
 class IndexFollowsChanges(RuleBasedStateMachine):
-    """Whatever happens to jobs, the index is as if it had been built afresh from what they are now."""
+    """Whatever happens to jobs, hosts and limits, all is as if built afresh from what they are now."""
 
     @initialize()
     def begin(self) -> None:
         self.index = QueueIndex()
+        self.hosts = Hosts()
+        self.offers: list[Offer] = []
+        self.limits = LIMITS
         self.tasks: dict[int, dict[str, Any]] = {}
         self.created = 0
 
@@ -33,16 +42,16 @@ class IndexFollowsChanges(RuleBasedStateMachine):
         return task
 
     users = st.sampled_from(USERS[:3])
-    cpus = st.sampled_from([0.1, 1.0, 2.0])
+    cpus = st.sampled_from([0.1, 1.0, 2.0, 3.0, 3.0])
     priorities = st.sampled_from([50, 50, 50, 40, 60])
 
     @rule(user=users, cpus=cpus, priority=priorities)
     def add(self, user: str, cpus: float, priority: int) -> None:
         self.index.add(a_queued_job(self._task(user, cpus, priority)))
 
-    @rule(user=users, priority=priorities, count=st.integers(1, 80), data=st.data())
-    def add_many(self, user: str, priority: int, count: int, data: st.DataObject) -> None:
-        tasks = [self._task(user, 1.0, priority) for _ in range(count)]
+    @rule(user=users, cpus=cpus, priority=priorities, count=st.integers(1, 80), data=st.data())
+    def add_many(self, user: str, cpus: float, priority: int, count: int, data: st.DataObject) -> None:
+        tasks = [self._task(user, cpus, priority) for _ in range(count)]
         self.index.add_many([a_queued_job(task) for task in data.draw(st.permutations(tasks))])
 
     def _some(self, data: st.DataObject, *, running: bool) -> dict[str, Any]:
@@ -82,10 +91,42 @@ class IndexFollowsChanges(RuleBasedStateMachine):
                 self.tasks[seq]["start_ms"] = 9
                 self.index.start(job, 9, "host")
 
+    @rule(limits=user_limits())
+    def change_limits(self, limits: UserLimits) -> None:
+        self.limits = limits
+
+    @rule(offers=offer_lists(max_size=30))
+    def change_hosts(self, offers: list[Offer]) -> None:
+        known = {offer.host: offer for offer in self.offers}
+        self.offers = [known[offer.host] if known.get(offer.host) == offer else offer for offer in offers]
+        self.hosts.follow(self.offers)
+
+    @rule(columnar=st.booleans(), filters=st.sampled_from([NO_FILTERS, LARGEST]))
+    def launch_what_a_cycle_matches(self, columnar: bool, filters: QueueFilters) -> None:
+        now_ms = 10
+        for match in self._decided(self.index, self.hosts, columnar, filters).matches:
+            seq = seq_of(match.job_id)
+            self.tasks[seq]["start_ms"] = now_ms
+            self.index.start(match.job_id, now_ms, match.host)
+
+    def _decided(self, index: QueueIndex, hosts: Hosts, columnar: bool, filters: QueueFilters) -> Matching:
+        settings = CycleSettings(
+            rank=RankSettings(max_over_quota_jobs=3), lazy_up_to=0 if columnar else 10**9, max_considered=12
+        )
+        return match_cycle(index, hosts, self.limits, settings=settings, filters=filters)
+
+    @invariant()
+    def a_cycle_decides_as_if_all_were_built_afresh(self) -> None:
+        afresh = an_index(self.tasks.values())
+        in_columns = self.created % 2 == 0
+        for filters in (NO_FILTERS, LARGEST):
+            decided = self._decided(self.index, self.hosts, in_columns, filters)
+            assert decided == self._decided(afresh, Hosts(self.offers), not in_columns, filters)
+
     @invariant()
     def is_as_if_built_afresh(self) -> None:
         afresh = an_index(self.tasks.values())
-        assert rank(self.index, LIMITS) == rank(afresh, LIMITS)
+        assert rank(self.index, self.limits) == rank(afresh, self.limits)
         assert self.index.users() == afresh.users()
         assert self.index.pool_usage() == afresh.pool_usage()
         assert (self.index.waiting_count, self.index.running_count) == (
@@ -98,14 +139,25 @@ class IndexFollowsChanges(RuleBasedStateMachine):
             assert self.index.running_jobs(user) == afresh.running_jobs(user)
 
     @invariant()
-    def no_waiting_job_asks_less_than_the_least(self) -> None:
-        cpus, _ = self.index.least
+    def the_least_and_the_most_that_a_waiting_job_asks_for_are_known(self) -> None:
         waiting = [task["cpus"] for task in self.tasks.values() if "start_ms" not in task]
-        assert not waiting or cpus <= min(waiting)
+        least, most = self.index.least[0], self.index.most[0]
+        assert least <= min(waiting, default=0.0) <= least * 1.01
+        assert max(waiting, default=0.0) <= most <= max(waiting, default=0.0) * 1.01
+
+    @invariant()
+    def the_jobs_that_ask_for_too_much_are_counted_up_to_the_first_other(self) -> None:
+        columns = self.index.columns
+        for user in self.index.users():
+            tasks = self.index.tasks_of(user)
+            assert tasks is not None
+            asked = [self.index.asked(job).cpus for job in self.index.waiting_jobs(user)]
+            first = next((at for at, cpus in enumerate(asked) if cpus <= 2.0), len(asked))
+            assert tasks.too_large(2.0, 20.0, columns.cpus, columns.mem) == first
 
 
 TestIndexFollowsChanges = IndexFollowsChanges.TestCase
-TestIndexFollowsChanges.settings = hypothesis_settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestIndexFollowsChanges.settings = hypothesis_settings(max_examples=30, stateful_step_count=20, deadline=None)
 
 
 def a_waiting(seq: int, **more: Any) -> dict[str, Any]:
