@@ -251,17 +251,22 @@ def usage(notebook: Notebook, options: Namespace) -> UsageView:
     argument("change", nargs="*", metavar="NAME=VALUE", help="what to set in this notebook"),
 )
 def config(notebook: Notebook, options: Namespace) -> SettingsView:
-    """Show the settings and where they come from; set some for this notebook.
+    """Show the settings and where they come from; or set some for this notebook, and show those.
 
     The same by IPython's own means: %config CookMagics.mem_mb = 2000
 
     Example: %cook config mem_mb=2000 cpus=2
     """
+    changed = []
     for change in options.change:
         name, found, value = change.partition("=")
         if not found:
             raise UsageError(f"write NAME=VALUE, not {change!r}")
         notebook.change_setting(name.strip(), value.strip())
+        changed.append(name.strip())
+    if changed:
+        rows = [row for row in notebook.settings() if row[0] in changed]
+        return SettingsView(tuple(rows), "All of them: %cook config")
     place = "it exists" if config_file().exists() else "not there"
     rows = [
         *notebook.settings(),

@@ -112,7 +112,8 @@ class WhyView:
 
     def _repr_html_(self) -> str:
         head = f"{self.job.mark.html} {escape(self.job.name)} <code>{self.job.uuid[:SHORT_ID]}</code>"
-        note = [paragraph(self.job.note, faint=True)] if self.job.note else []
+        # Of a job that waits or is over the sentences tell what the note would.
+        note = [paragraph(self.job.note, faint=True)] if self.job.state == "running" and self.job.note else []
         said = [paragraph(sentence) for sentence in self.sentences]
         return card(head, *note, *said, *(paragraph(sentence, faint=True) for sentence in self._held))
 
@@ -156,14 +157,21 @@ class UsageView:
     _columns = ("pool", "resource", "in use", "share", "quota", "")
 
     def __repr__(self) -> str:
-        return f"{self._head}\n{text_table(self._columns, self._rows())}"
+        lines = [self._head, *([f"  {self._stands}"] if self._stands else [])]
+        return "\n".join([*lines, text_table(self._columns, self._rows())])
 
     def _repr_html_(self) -> str:
-        return card(escape(self._head), table(self._columns, self._rows(), caption=f"Usage of {self.user}"))
+        stands = [paragraph(self._stands)] if self._stands else []
+        return card(escape(self._head), *stands, table(self._columns, self._rows(), caption=self._head))
 
     @property
     def _head(self) -> str:
-        said = [f"Usage of {self.user}"]
+        return f"Usage of {self.user}"
+
+    @property
+    def _stands(self) -> str:
+        """How the user stands, in words."""
+        said = []
         if word := self.standing.get("standing"):
             said.append(f"{word} ({STANDINGS.get(word, '')})")
         if (dru := self.standing.get("dru")) is not None:
