@@ -130,6 +130,6 @@ def reason_of_mesos(name: str) -> ReasonName:
 
     Mesos says "agent" now where Cook's names, which are on the wire, say "slave".
     """
-    words = name.lower().removeprefix("reason_").replace("_", "-").replace("agent", "slave")
+    words = name.lower().replace("_", "-").removeprefix("reason-").replace("agent", "slave")
     found = "mesos-" + words.replace("frameworkid", "framework-id")
     return found if found in REASONS else UNMAPPED

@@ -8,7 +8,13 @@ from cook_jupyter.model import lifecycle
 from cook_jupyter.model.heartbeat import Heartbeats
 from cook_jupyter.model.instance import Instance, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import Job, JobState
-from cook_jupyter.model.reason import REASONS, FreeFailures, Reason, reason_of_mesos
+from cook_jupyter.model.reason import (
+    DEFAULT_MEA_CULPA_LIMIT,
+    REASONS,
+    FreeFailures,
+    Reason,
+    reason_of_mesos,
+)
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
 
@@ -20,10 +26,10 @@ def _job(given: Input, state: str) -> Job:
         an_instance(
             instance_id=f"instance-{number}",
             status=InstanceStatus(told["status"]),
-            reason=told["reason"],
+            reason=told.get("reason"),
             ended_ms=None if told["status"] in ("unknown", "running") else 1,
         )
-        for number, told in enumerate(given["instances"])
+        for number, told in enumerate(given.get("instances", []))
     )
     job = a_job(
         state=JobState(state),
@@ -42,7 +48,7 @@ def test_attempts_of_reasons_are_counted_as_cook_does(given: Input, expect: Inpu
     counted = lifecycle.attempts_of_reasons(
         given["reasons"],
         disable_mea_culpa=given["disable_mea_culpa"],
-        free=FreeFailures(default=given["default_failure_limit"]),
+        free=_free(given),
         table=table,
     )
     assert counted == expect["attempts"]
@@ -51,10 +57,7 @@ def test_attempts_of_reasons_are_counted_as_cook_does(given: Input, expect: Inpu
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["attempts_of_job"]))
 def test_attempts_of_a_job_are_counted_as_cook_does(given: Input, expect: Input) -> None:
     job = _job(given, "running")
-    assert (
-        lifecycle.attempts(job, free=FreeFailures(default=given["default_failure_limit"]))
-        == expect["attempts"]
-    )
+    assert lifecycle.attempts(job, free=_free(given)) == expect["attempts"]
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["instance_transitions"]))
@@ -69,7 +72,12 @@ def _stepped(old: str, target: str) -> str:
         return old
 
 
-SAYS = {"running": TaskState.RUNNING, "success": TaskState.FINISHED, "failed": TaskState.FAILED}
+SAYS = {
+    "unknown": TaskState.STAGING,
+    "running": TaskState.RUNNING,
+    "success": TaskState.FINISHED,
+    "failed": TaskState.FAILED,
+}
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["job_transition"]))
@@ -82,30 +90,42 @@ def test_a_job_follows_its_instances_as_in_cook(given: Input, expect: Input) -> 
             instance_id=f"instance-{update['index']}",
             state=SAYS[update["status"]],
             at_ms=9,
-            reason=update["reason"],
+            reason=update.get("reason"),
         ),
-        free=FreeFailures(default=given["default_failure_limit"]),
+        free=_free(given),
     )
     assert (reported.job or job).state.value == expect["job_state"]
+
+
+def _free(given: Input) -> FreeFailures:
+    """The limits of failures that cost no retry: one for all reasons, or by name with one for the others."""
+    told = given.get("default_failure_limit", DEFAULT_MEA_CULPA_LIMIT)
+    if not isinstance(told, dict):
+        return FreeFailures(default=told)
+    by_reason = {name: limit for name, limit in told.items() if name != "default"}
+    return FreeFailures(default=told.get("default", DEFAULT_MEA_CULPA_LIMIT), by_reason=by_reason)
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["retry"]))
 def test_retries_are_changed_as_in_cook(given: Input, expect: Input) -> None:
     job = _job(given, given["job_state"])
-    free = FreeFailures(default=given["default_failure_limit"])
+    retries = given["retries"] if "retries" in given else job.max_retries + given["increment"]
     if "error" in expect:
         with pytest.raises(Conflict):
-            lifecycle.retry(job, given["retries"], at_ms=9, free=free)
+            lifecycle.retry(job, retries, at_ms=9, free=_free(given))
         return
-    after = lifecycle.retry(job, given["retries"], at_ms=9, free=free)
-    assert after.max_retries == expect["max_retries"]
-    assert after.state.value == expect["job_state"]
+    after = lifecycle.retry(job, retries, at_ms=9, free=_free(given))
+    if "max_retries" in expect:
+        assert after.max_retries == expect["max_retries"]
+    if "job_state" in expect:
+        assert after.state.value == expect["job_state"]
 
 
-def _updates(given: Input) -> list[Job]:
-    """The job after each update; updates are a second apart."""
+def _updates(given: Input) -> tuple[list[Job], int]:
+    """The job after each update, and how often a task was to be killed; updates are a second apart."""
     job = _job(given["job"], given["job"]["state"])
     lives: list[Job] = []
+    kills = 0
     for second, update in enumerate(given["updates"], 1):
         reason = update.get("reason")
         if reason is not None and reason not in REASONS:
@@ -118,21 +138,31 @@ def _updates(given: Input) -> list[Job]:
                 at_ms=second * 1000,
                 reason=reason,
             ),
+            free=_free(given["job"]),
         )
+        kills += reported.verdict is lifecycle.Verdict.KILL
         job = reported.job or job
         lives.append(job)
-    return lives
+    return lives, kills
 
 
 @pytest.mark.parametrize(
     ("given", "expect"), [case for case in cases("status") if "updates" in case.values[0]]
 )
 def test_updates_are_taken_as_in_cook(given: Input, expect: Input) -> None:
-    lives = [job.instances[0] for job in _updates(given)]
+    jobs, kills = _updates(given)
+    place = given["updates"][-1]["index"]
+    lives = [job.instances[place] for job in jobs if place is not None]
     if "status" in expect:
         assert lives[-1].status.value == expect["status"]
     if "reason" in expect:
         assert lives[-1].reason == expect["reason"]
+    if "job_state" in expect:
+        assert jobs[-1].state.value == expect["job_state"]
+    if "backend_kills" in expect:
+        assert kills == expect["backend_kills"]
+    if "has_end_time" in expect:
+        assert [life.ended_ms is not None for life in lives] == expect["has_end_time"]
     if expect.get("end_time_unchanged_by_second"):
         assert lives[0].ended_ms == lives[1].ended_ms == 1000
     if "has_backend_start_time" in expect:
@@ -145,10 +175,34 @@ def test_updates_are_taken_as_in_cook(given: Input, expect: Input) -> None:
 @pytest.mark.parametrize(("given", "expect"), cases("status", ops=["kill_job"]))
 def test_killing_a_job_completes_it_at_once(given: Input, expect: Input) -> None:
     job = _job(given["job"], given["job"]["state"])
-    killed = lifecycle.kill(job)
-    assert killed.state.value == expect["job_state"]
-    assert killed.instances[0].status.value == expect["instance_status"]
-    assert len(_open(killed)) == expect["backend_kills"]
+    _same_after_a_kill(lifecycle.kill(job), expect)
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("status", ops=["kill_instance"]))
+def test_killing_an_instance_is_noted_on_it_alone(given: Input, expect: Input) -> None:
+    job = _job(given["job"], given["job"]["state"])
+    killed = lifecycle.cancel(job, f"instance-{given['index']}")
+    _same_after_a_kill(killed, expect)
+    assert [instance.cancelled for instance in killed.instances] == expect["cancelled"]
+
+
+def _same_after_a_kill(job: Job, expect: Input) -> None:
+    assert job.state.value == expect["job_state"]
+    if "instance_status" in expect:
+        assert job.instances[0].status.value == expect["instance_status"]
+    if "reasons" in expect:
+        assert [instance.reason for instance in job.instances] == expect["reasons"]
+    if "backend_kills" in expect:
+        assert len(_open(job)) == expect["backend_kills"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("status", ops=["reconcile"]))
+def test_reconciling_derives_the_states_of_jobs_again(given: Input, expect: Input) -> None:
+    jobs = [_job(told, told["state"]) for told in given["jobs"]]
+    states = [
+        lifecycle.state_of(job, free=_free(told)).value for job, told in zip(jobs, given["jobs"], strict=True)
+    ]
+    assert states == expect["job_states"]
 
 
 def _open(job: Job) -> list[Instance]:
@@ -160,5 +214,14 @@ def test_heartbeats_are_expected_of_all_open_instances_that_send_them(given: Inp
     watched = Heartbeats(last_ms=dict.fromkeys(given["tracked"], 5))
     sending = [task["id"] for task in given["open_tasks"] if task["custom_executor"]]
     after = watched.topped_up(sending, now_ms=9)
-    assert sorted(after.last_ms) == expect["tracked"]
-    assert [after.last_ms[task] for task in given["tracked"]] == [5] * len(given["tracked"])
+    assert sorted(after.last_ms) == sorted(expect["tracked"])
+    kept = [task for task in given["tracked"] if task in after.last_ms]
+    assert [after.last_ms[task] for task in kept] == [5] * len(kept)
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("status", ops=["heartbeat_silent"]))
+def test_who_is_not_heard_of_for_long_is_lost(given: Input, expect: Input) -> None:
+    watched = Heartbeats(last_ms=given["last_ms"])
+    for task, at_ms in given.get("beats", []):
+        watched = watched.beat(task, at_ms)
+    assert sorted(watched.silent(given["now_ms"])) == expect["silent"]
