@@ -262,13 +262,15 @@ def _queue(of: Instances, run: Run) -> _Queue:
 
 def _again(of: Instances, run: Run) -> Ints:
     """The places of instances that were preempted as their job's last, with attempts left to it."""
-    preemptions = np.bincount(of.job[of.preempted], minlength=len(of))
-    retries = {job.job_id: job.max_retries for job in run.trace}
     last = last_of_jobs(of)
+    preempted = last[of.preempted[last]].tolist()
+    ids = {run.rows[place].job_id for place in preempted}
+    retries = {job.job_id: job.max_retries for job in run.trace if job.job_id in ids} if ids else {}
+    preemptions = np.bincount(of.job[of.preempted], minlength=len(of))
     return np.array(
         [
             place
-            for place in last[of.preempted[last]].tolist()
+            for place in preempted
             if preemptions[of.job[place]] < run.mea_culpa_limit + retries.get(run.rows[place].job_id, 1)
         ],
         dtype=np.int64,
