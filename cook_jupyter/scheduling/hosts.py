@@ -25,10 +25,11 @@ class Hosts:
         all_plain: whether all are of the plain kind.
     """
 
-    __slots__ = ("_classes", "_columns", "all_plain", "offers", "position")
+    __slots__ = ("_classes", "_columns", "_followed", "all_plain", "offers", "position")
 
     def __init__(self, offers: Iterable[Offer] = ()) -> None:
-        by_host = _by_host(offers)
+        self._followed: Sequence[Offer] = list(offers)  # what these hosts were made of; empty: not known
+        by_host = _by_host(self._followed)
         self.offers: list[Offer] = [by_host[name] for name in sorted(by_host)]
         self.position: Mapping[str, int] = {offer.host: at for at, offer in enumerate(self.offers)}
         self.all_plain = all(offer.kind is HostKind.PLAIN for offer in self.offers)
@@ -38,12 +39,19 @@ class Hosts:
     def __len__(self) -> int:
         return len(self.offers)
 
-    def follow(self, offers: Iterable[Offer]) -> None:
+    def follow(self, offers: Sequence[Offer]) -> None:
         """Become what a new `Hosts` of these offers would be; only what is another object is touched.
 
-        Give the same `Offer` for a host that did not change: looking at one costs 0.1 µs then. Several
-        offers of one host are added up anew each time.
+        Give the same `Offer` for a host that did not change, and hosts in the order of the last time: looking
+        at one costs 0.03 µs then. Several offers of one host are added up anew each time.
         """
+        followed = self._followed
+        if len(followed) == len(offers) == len(self.offers):
+            pairs = [(old, new) for old, new in zip(followed, offers, strict=True) if old is not new]
+            if all(old.host == new.host for old, new in pairs):
+                self.update([new for _, new in pairs])
+                self._followed = list(offers)
+                return
         by_host = _by_host(offers)
         known, position = self.offers, self.position
         changed = []
@@ -54,6 +62,7 @@ class Hosts:
         new = sum(offer.host not in position for offer in changed)
         gone = () if len(by_host) - new == len(known) else position.keys() - by_host.keys()
         self.update(changed, gone=gone)
+        self._followed = list(offers)
 
     def update(self, offers: Sequence[Offer], *, gone: Collection[str] = ()) -> None:
         """Put new offers, one per host, in the place of the old ones of the same hosts, or beside them.
@@ -62,6 +71,7 @@ class Hosts:
             offers: of hosts that changed or are new; each is all that its host offers.
             gone: hosts that offer nothing any longer; those that are not here anyway are passed over.
         """
+        self._followed = ()
         if gone:
             self._leave_out(sorted(self.position[host] for host in gone if host in self.position))
         changed = [offer for offer in offers if offer.host in self.position]
@@ -76,7 +86,8 @@ class Hosts:
                 fails[at] = fails_class(wanted, gpus, offer, defaults)
         if new:
             self._take_in(sorted(new, key=_host))
-        self.all_plain = all(offer.kind is HostKind.PLAIN for offer in self.offers)
+        of_interest = offers if self.all_plain else self.offers
+        self.all_plain = all(offer.kind is HostKind.PLAIN for offer in of_interest)
 
     def _leave_out(self, ats: list[int]) -> None:
         """Forget the hosts at some positions."""
