@@ -137,7 +137,7 @@ def as_page(figures: Sequence[RunFigures], workload: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text(encoding='utf-8')}</style></head>\n"
         f'<body><main><header><p class="workload">{escape(workload)}</p><h1>{escape(headline(figures))}</h1>'
-        f'<p class="price">{escape(price(figures))}</p></header>\n'
+        f'<p class="price">{escape(price(figures).replace(" %", chr(160) + "%"))}</p></header>\n'
         + "\n".join(sections)
         + "\n</main></body></html>\n"
     )

@@ -32,11 +32,11 @@ def percent(part: float, decimals: int = 1) -> str:
 
 def headline(figures: Sequence[RunFigures]) -> str:
     """What the runs differ in, in a sentence."""
-    first, *others = sorted(figures, key=lambda one: (one.wait_ms.median, one.name))
-    text = f"Half of all jobs start {_within(first)} under {first.name}"
-    if others:
-        text += "; " + ", ".join(f"{_within(one)} under {one.name}" for one in others)
-    return text + "."
+    names: dict[str, list[str]] = {}
+    for one in sorted(figures, key=lambda one: one.wait_ms.median):
+        names.setdefault(_within(one), []).append(one.name)
+    first, *others = (f"{when} under {' and '.join(same)}" for when, same in names.items())
+    return f"Half of all jobs start {'; '.join([first, ', '.join(others)] if others else [first])}."
 
 
 def price(figures: Sequence[RunFigures]) -> str:

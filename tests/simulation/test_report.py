@@ -160,6 +160,16 @@ def test_the_headline_begins_with_the_run_whose_jobs_wait_least() -> None:
     assert price(both[:1]) == ""
 
 
+def test_runs_whose_jobs_wait_the_same_are_named_together() -> None:
+    late, early = (figures_of(name, run) for name, run in two_runs().items())
+    same = figures_of("fair-better", two_runs()["fair"])
+
+    assert headline([early, late, same]) == (
+        "Half of all jobs start at once under fair and fair-better; within 2.0 h under fifo."
+    )
+    assert headline([late]) == "Half of all jobs start within 2.0 h under fifo."
+
+
 def test_the_text_has_a_column_for_each_run() -> None:
     text = as_text([figures_of(name, run) for name, run in two_runs().items()])
 
