@@ -36,7 +36,11 @@ async def match_all(scheduler: Scheduler) -> int:
             scheduler.queues.matched_nothing(pool.name)
             continue
         async with scheduler.cycle:
-            offers = scheduler.offers(pool.name)
+            if scheduler.queues.reservations.of(pool.name):
+                launched += await match_cycle(
+                    scheduler, pool.name, scheduler.offers(pool.name), reserved_only=True
+                )
+            offers = scheduler.offers_to_all(pool.name)
             if not scheduler.queues.might_start(pool.name, offers):
                 scheduler.queues.matched_nothing(pool.name)
             else:
@@ -44,8 +48,12 @@ async def match_all(scheduler: Scheduler) -> int:
     return launched
 
 
-async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) -> int:
+async def match_cycle(
+    scheduler: Scheduler, pool: str, offers: Sequence[Offer], *, reserved_only: bool = False
+) -> int:
     """Give waiting jobs of a pool a host; returns how many were launched.
+
+    With `reserved_only` only those that something is kept for: they come before all others.
 
     A decision is a proposal. The store commits the matches that still hold, and the cluster is
     asked for those alone. A crash in between leaves instances to reconcile, never a launch that
@@ -60,6 +68,7 @@ async def match_cycle(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) 
         now_ms=now_ms,
         tokens=rates.tokens(pool, queues.limits_of(pool), queues.index(pool).users, now_ms),
         indebted=rates.indebted(scheduler.clusters, now_ms),
+        reserved_only=reserved_only,
     )
     if not decision.matches:
         return 0
@@ -108,7 +117,7 @@ async def rebalance_all(scheduler: Scheduler, ranked: Mapping[PoolName, Sequence
         if not pool.active or not scheduler.rebalancer.looks_at(pool.name):
             continue
         if not scheduler.queues.pool_waiting(pool.name):
-            scheduler.queues.reserve(pool.name, {})
+            scheduler.queues.reservations.put(pool.name, {})
             continue
         async with scheduler.cycle:
             stopped += await rebalance_cycle(scheduler, pool.name, ranked.get(pool.name))
@@ -124,12 +133,12 @@ async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobI
     queues, rebalancer = scheduler.queues, scheduler.rebalancer
     now_ms = scheduler.clock.now_ms()
     scheduler.see_capacity(pool)
-    decision = queues.rebalance(
-        pool, scheduler.offers(pool), rebalancer.preemption(), now_ms=now_ms, ranked=ranked
-    )
-    reserved = dict(decision.reservations)
     kept = _still_freed(scheduler, pool)
-    reserved |= kept
+    queues.reservations.put(pool, kept)
+    decision = queues.rebalance(
+        pool, scheduler.offers_to_all(pool), rebalancer.preemption(), now_ms=now_ms, ranked=ranked
+    )
+    reserved = {**decision.reservations, **kept}
     stopping = [each for each in decision.preemptions if each.victims and each.beneficiary not in kept]
     holding = await _holding(scheduler, stopping)
     for preemption in stopping:
@@ -140,11 +149,20 @@ async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobI
         for victims in holding.values()
         for job_id, instance_id in victims.items()
     ]
-    # Before the commit: whoever is matched next must find the host closed.
-    queues.reserve(pool, {job: host for job, host in reserved.items() if queues.is_waiting(pool, job)})
+    # Before the commit: whoever is matched next must find it kept.
+    queues.reservations.put(
+        pool, {job: host for job, host in reserved.items() if queues.is_waiting(pool, job)}
+    )
+    waited_for = {
+        preemption.beneficiary: {
+            instance_id: row.held
+            for job_id, instance_id in victims.items()
+            if (row := scheduler.running_row(job_id)) is not None
+        }
+        for preemption, victims in holding.items()
+    }
     stopped = await stop(scheduler, failures)
-    for preemption, victims in holding.items():
-        rebalancer.waited_for[preemption.beneficiary] = set(victims.values())
+    rebalancer.waited_for |= waited_for
     if stopped:
         scheduler.wake.set()
         log.info("preempted %d tasks of pool %s for %d jobs", stopped, pool, len(holding))
@@ -166,15 +184,10 @@ async def stop(scheduler: Scheduler, failures: Sequence[Failure]) -> int:
 
 def _still_freed(scheduler: Scheduler, pool: str) -> dict[JobId, str]:
     """Reservations of jobs for which tasks are being stopped: to be kept, and no more is stopped for them."""
-    waited_for, kills = scheduler.rebalancer.waited_for, scheduler.kills
-    reservations = scheduler.queues.reservations(pool)
-    kept = {}
-    for job_id in list(waited_for):
-        if not any(instance in kills for instance in waited_for[job_id]):
-            del waited_for[job_id]
-        elif job_id in reservations:
-            kept[job_id] = reservations[job_id]
-    return kept
+    coming = scheduler.rebalancer.coming(scheduler.kills)
+    return {
+        job_id: host for job_id, host in scheduler.queues.reservations.of(pool).items() if job_id in coming
+    }
 
 
 async def _holding(

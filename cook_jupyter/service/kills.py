@@ -22,7 +22,7 @@ class Kills:
         self._wishes: dict[InstanceId, int] = {}  # asked for, end not yet heard -> how often it was sent
         self._settled: set[InstanceId] = set()  # of those, whose end is committed already
 
-    def __contains__(self, instance_id: InstanceId) -> bool:
+    def __contains__(self, instance_id: object) -> bool:
         """Tell whether an end is waited for."""
         return instance_id in self._wishes
 

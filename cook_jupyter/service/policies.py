@@ -30,6 +30,8 @@ class RebalancerSettings:
         shortest_prefix, drop_unneeded, least_work_lost, gpu_pools, freed_gpus_count, spare_hosts_known,
             groups_apart, quota_counts, reserve_from: in what we differ from Cook; `PreemptionSettings` of
             `scheduling.preemption` tells each.
+        reserve: what is kept for the job until it has started: the `room` that it needs, as it comes free;
+            or, as in Cook, the whole `host`.
         reservations: one table for each pool, or, as in Cook, one that each pool's look replaces.
     """
 
@@ -48,6 +50,7 @@ class RebalancerSettings:
     groups_apart: bool = True
     quota_counts: bool = True
     reserve_from: int = 1
+    reserve: Literal["room", "host"] = "room"
     reservations: Literal["per_pool", "shared"] = "per_pool"
 
     @classmethod
@@ -64,6 +67,7 @@ class RebalancerSettings:
             groups_apart=False,
             quota_counts=False,
             reserve_from=2,
+            reserve="host",
             reservations="shared",
         )
 

@@ -6,7 +6,7 @@ them (`service.cycles`).
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -15,6 +15,7 @@ from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
+from cook_jupyter.model.resources import Resources
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.considerable import (
@@ -35,6 +36,7 @@ from cook_jupyter.service.config import Settings
 from cook_jupyter.service.launch_plugin import LaunchPlugin
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.placing import Placing
+from cook_jupyter.service.reservations import Reservations
 from cook_jupyter.service.rooms import Rooms
 
 
@@ -44,11 +46,13 @@ class Queues:
     Attributes:
         placing: the groups, and where jobs may be tried again.
         plugin: the launch filter.
+        reservations: what is kept for jobs for which others were stopped.
     """
 
     def __init__(self, pools: Sequence[Pool], limits: Limits, settings: Settings) -> None:
         self.placing = Placing(settings.placement)
         self.plugin = LaunchPlugin(settings.placement.launch_filter)
+        self.reservations = Reservations(settings.rebalancer)
         self._limits = limits
         self._settings = settings
         self._pools = {pool.name: _Pool(pool, settings) for pool in pools}
@@ -79,10 +83,10 @@ class Queues:
         if self.plugin.asks:
             self.plugin.changed(job)
         alive = job.open_instance
-        if job.state is not JobState.WAITING:
-            for noted in (pool.reservations, pool.tried, self.offensive):
-                if noted:
-                    noted.pop(job.job_id, None)
+        if job.state is not JobState.WAITING and (self.reservations or pool.tried or self.offensive):
+            self.reservations.drop(job.spec.pool, job.job_id)
+            pool.tried.pop(job.job_id, None)
+            self.offensive.pop(job.job_id, None)
         if alive is not None:
             if not known:
                 index.add(self._queued(job))
@@ -135,6 +139,7 @@ class Queues:
         now_ms: int,
         tokens: Mapping[str, float] | None = None,
         indebted: frozenset[str] = frozenset(),
+        reserved_only: bool = False,
     ) -> Matching:
         """Decide which waiting jobs of a pool start where now.
 
@@ -144,18 +149,26 @@ class Queues:
             now_ms: the time.
             tokens: how many jobs users may start now; who is not named is not limited.
             indebted: clusters that may not be sent more now.
+            reserved_only: only the jobs that something is kept for; all else of the cycle is as ever.
         """
         state = self._of(pool)
+        surroundings = self._surroundings(state, now_ms)
+        accepts = self.plugin.accepts(now_ms)
+        if reserved_only:
+            surroundings = replace(surroundings, reservations=self.reservations.everywhere())
+            accepts = _among(self.reservations.of(pool), accepts)
         matching = match_cycle(
             state.index,
             state.rooms.hosts(offers),
             self.limits_of(pool),
             settings=state.cycle,
             scaleback=state.scaleback,
-            filters=replace(self._filters(state), tokens=tokens, accepts=self.plugin.accepts(now_ms)),
-            surroundings=self._surroundings(state, now_ms),
+            filters=replace(self._filters(state), tokens=tokens, accepts=accepts),
+            surroundings=surroundings,
             indebted=indebted,
         )
+        if reserved_only:
+            return matching
         state.scaleback = matching.scaleback
         state.held = matching.rate_limited
         state.last = matching
@@ -191,20 +204,13 @@ class Queues:
             queue=ranked,
         )
 
-    def reserve(self, pool: PoolName, reservations: Mapping[JobId, str]) -> None:
-        """Keep hosts for jobs until those start or end; in place of what was kept before."""
-        if self._settings.rebalancer.reservations == "shared":
-            for state in self._pools.values():
-                state.reservations = {}
-        self._of(pool).reservations = dict(reservations)
-
     def last_matching(self, pool: PoolName) -> Matching | None:
         """Return what the last match cycle of a pool decided that had something to look at."""
         return self._of(pool).last
 
-    def reservations(self, pool: PoolName) -> Mapping[JobId, str]:
-        """Return which hosts of a pool are kept for which jobs."""
-        return self._of(pool).reservations
+    def not_kept(self, offers: Sequence[Offer], coming: Mapping[JobId, Resources]) -> Sequence[Offer]:
+        """Return the offers without the room that is kept for jobs; `coming` is what victims still hold."""
+        return self.reservations.left(offers, self._asked, coming)
 
     # --- questions
 
@@ -249,7 +255,7 @@ class Queues:
             deferred=self.plugin.deferral(job.job_id),
             placement=placement,
             capacity=state.rooms.capacity,
-            reserved=state.reservations.get(job.job_id),
+            reserved=self.reservations.of(job.spec.pool).get(job.job_id),
             filters=self._filters(state, fitting=False),
             defaults=state.defaults,
         )
@@ -296,16 +302,16 @@ class Queues:
 
     def _surroundings(self, pool: "_Pool", now_ms: int) -> Surroundings:
         groups = self.placing.placements
-        reservations: Mapping[JobId, str] = pool.reservations
-        if any(other.reservations for other in self._pools.values() if other is not pool):
-            # Pools may share hosts: what is kept in one of them is kept from all.
-            reservations = {job: at for each in self._pools.values() for job, at in each.reservations.items()}
         return Surroundings(
-            reservations=reservations,
+            reservations=self.reservations.closed() if self.reservations else {},
             groups=groups,
             attributes=pool.rooms.attributes if groups else {},
             now_ms=now_ms,
         )
+
+    def _asked(self, pool: PoolName, job_id: JobId) -> Resources:
+        asked = self._of(pool).index.asked(job_id)
+        return Resources(cpus=asked.cpus, mem_mb=asked.mem_mb, gpus=asked.gpus)
 
     def _filters(self, pool: "_Pool", *, fitting: bool = True) -> QueueFilters:
         """What keeps jobs out of the queue.
@@ -342,7 +348,6 @@ class _Pool:
         self.scaleback: Scaleback | None = None
         self.held: Mapping[str, int] = {}  # jobs of users that the launch rate held back in the last cycle
         self.last: Matching | None = None  # the last match cycle that had something to look at
-        self.reservations: dict[JobId, str] = {}
         self.tried: dict[JobId, Job] = {}  # they wait, and have been on some host
         self.group = settings.quota_groups.get(pool.name)
         self.quota = _quota_of(settings, pool.name)
@@ -370,6 +375,11 @@ class _Pool:
             max_considered=settings.max_considered,
             scaleback=settings.scaleback,
         )
+
+
+def _among(jobs: Container[JobId], accepts: Callable[[JobId], bool] | None) -> Callable[[JobId], bool]:
+    """Accept some jobs alone, of those that are accepted at all."""
+    return lambda job_id: job_id in jobs and (accepts is None or accepts(job_id))
 
 
 def _quota_of(settings: Settings, name: str) -> Quota:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cook_jupyter.model.instance import Instance, InstanceId
 from cook_jupyter.model.job import GroupId, Job, JobId
 from cook_jupyter.model.quick import quick
+from cook_jupyter.model.resources import Resources
 
 
 @quick
@@ -33,6 +34,11 @@ class RunningRow:
     cluster: str
     started_ms: int
     longest_ms: int
+
+    @property
+    def held(self) -> Resources:
+        """What it holds on its host."""
+        return Resources(cpus=self.cpus, mem_mb=self.mem_mb, gpus=self.gpus)
 
     @classmethod
     def of(cls, job: Job, instance: Instance) -> "RunningRow":

@@ -202,7 +202,9 @@ class Scheduler:
         return self.queues.why(
             job,
             attempts=self.attempts(job),
-            offers=self.offers(pool),
+            offers=self.offers(pool)
+            if job_id in self.queues.reservations.of(pool)
+            else self.offers_to_all(pool),
             now_ms=self.clock.now_ms(),
             rate_enforced=self.rates.enforces_launches,
         )
@@ -283,6 +285,13 @@ class Scheduler:
             for offer in cluster.offers()
             if pool is None or offer.pool == pool
         ]
+
+    def offers_to_all(self, pool: PoolName) -> Sequence[Offer]:
+        """Return the room there is now in a pool, without what is kept for some of its jobs."""
+        offers = self.offers(pool)
+        if not self.queues.reservations:
+            return offers
+        return self.queues.not_kept(offers, self.rebalancer.coming(self.kills))
 
     def capacity(self) -> Sequence[Offer]:
         """Return every host as if it were empty."""
