@@ -1,5 +1,6 @@
 """Cook's constraints, case by case. Each kind of case has a function of its own, named in `OPS`."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,12 @@ from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.constraints import (
     CHECKPOINT,
     COMPLETION,
+    MAX_TASKS,
+    NOVEL_HOST,
     RESERVED,
     ConstraintClass,
+    GroupPlacement,
+    PlacementKind,
     PoolDefaults,
     Rewriting,
     attributes_equal,
@@ -23,11 +28,12 @@ from cook_jupyter.scheduling.constraints import (
     disk_fits,
     fails_particulars,
     gpus_fit,
+    group_fails,
     host_outlives,
     rewritten,
 )
 from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import refusal_of
+from cook_jupyter.scheduling.matching import MatchSettings, refusal_of
 from cook_jupyter.scheduling.particulars import estimated_end_ms, particulars_of
 from cook_jupyter.scheduling.rules import Surroundings
 from tests.builders import a_job, an_instance
@@ -42,7 +48,9 @@ MINUTE_MS = 60_000
 def test_constraints_are_cooks(given: Input, expect: Expect) -> None:
     (told,) = expect.values()
     found = OPS[given["op"]](given)
-    assert (sorted(found) if given["op"] == "previous_hosts" else found) == told
+    if given["op"] == "previous_hosts":
+        found, told = sorted(found), sorted(told)
+    assert found == told
 
 
 def attribute_equals(given: Input) -> bool:
@@ -54,7 +62,7 @@ def gpu(given: Input) -> bool:
     gpus = job.get("gpus") or 0
     env = {"COOK_GPU_MODEL": job["gpu_model"]} if job.get("gpu_model") else {}
     wanted = constraint_class_of(a_job(gpus=gpus, env=env).spec)
-    defaults = PoolDefaults(gpu_model=(given.get("pool") or {}).get("default_gpu_model"))
+    defaults = PoolDefaults(gpu_model=(given.get("pool") or given).get("default_gpu_model"))
     return gpus_fit(wanted, gpus, _host(given["host"]), defaults)
 
 
@@ -63,11 +71,12 @@ def disk(given: Input) -> bool:
     asked = {"request": job.get("disk_request"), "type": job.get("disk_type")}
     named = {name: value for name, value in asked.items() if value is not None}
     wanted = constraint_class_of(a_job(extra={"disk": named} if named else {}).spec)
-    default = {"disk_mb": pool["default_request"]} if "default_request" in pool else {}
+    request = pool.get("default_request", pool.get("default_disk_request"))
+    default = {} if request is None else {"disk_mb": request}
     defaults = PoolDefaults(
         disk=pool.get("enabled", True),
         disk_type=pool.get("default_type"),
-        disk_types=pool.get("type_map", {}),
+        disk_types=pool.get("type_map") or {},
         **default,
     )
     return disk_fits(wanted, _host(given["host"]), defaults)
@@ -98,9 +107,11 @@ def estimated_end(given: Input) -> int | None:
 def host_outlives_the_end(given: Input) -> bool:
     """The same asked twice: of the rule itself, and of a job that is expected to run until then."""
     defaults = PoolDefaults(
-        host_lifetime_ms=given["host_lifetime_mins"] * MINUTE_MS, expected_runtime_multiplier=1.0
+        host_lifetime_ms=given["host_lifetime_mins"] * MINUTE_MS,
+        host_start_grace_ms=0,
+        expected_runtime_multiplier=1.0,
     )
-    attributes = {name: str(value) for name, value in given["host_attributes"].items()}
+    attributes = {name: str(told) for name, told in given["host_attributes"].items() if told is not None}
     ends_ms = given["estimated_end_ms"]
     own = particulars_of(_life({"expected_runtime": 1}), defaults)
     host = _host({"kind": "plain"}, attributes=attributes)
@@ -125,7 +136,8 @@ def transform(given: Input) -> list[list[str]]:
         )
         for attribute, change in (given["transformations"] or {}).items()
     }
-    return [list(demand) for demand in rewritten(tuple(map(tuple, given["constraints"])), rewritings)]
+    demands = tuple((told[0], told[-1]) for told in given["constraints"])
+    return [list(demand) for demand in rewritten(demands, rewritings)]
 
 
 def previous_hosts(given: Input) -> frozenset[str]:
@@ -136,10 +148,36 @@ def checkpoint_locality(given: Input) -> bool:
     job = given["job"]
     last = job.get("last_cluster")
     instances = [{"cluster": last, "host": "elsewhere"}] if last is not None else []
-    life = _life({"checkpoint": job["checkpoint"], "instances": instances})
+    life = _life({"checkpoint": job.get("checkpoint"), "instances": instances})
     own = particulars_of(life, PoolDefaults(), location_of=given["cluster_locations"].get)
     host = _host({"kind": "plain"}, location=given["host_location"])
     return fails_particulars(own, host, PoolDefaults(), 0) != CHECKPOINT
+
+
+def novel_host(given: Input) -> bool:
+    own = particulars_of(_life({"instances": given["instances"]}), PoolDefaults())
+    hosts = Hosts([_host({"kind": "plain"}, host=given["host"])])
+    return NOVEL_HOST not in refusal_of(Ask("j", 1.0, 1.0, particulars=own), hosts).constraints
+
+
+def max_tasks_per_host(given: Input) -> bool:
+    settings = MatchSettings(defaults=PoolDefaults(max_tasks_per_host=given["maximum"]))
+    hosts = Hosts([_host({"kind": "plain", "tasks_assigned": given["tasks"]})])
+    return MAX_TASKS not in refusal_of(Ask("j", 1.0, 1.0), hosts, settings=settings).constraints
+
+
+def group(given: Input) -> bool:
+    wanted = given["group"]
+    placement = GroupPlacement(
+        kind=PlacementKind(wanted["placement"]),
+        attribute=wanted.get("attribute", "HOSTNAME"),
+        minimum=wanted.get("minimum", 0),
+    )
+    tasks: Counter[str] = Counter(given["cohosts"])
+    attributes = given.get("host_attributes", {})
+    cohosts = {host: attributes.get(host, {}) for host in tasks}
+    host = given["host"]
+    return group_fails(placement, host, attributes.get(host, {}), cohosts, tasks) is None
 
 
 OPS: dict[str, Callable[[Input], Any]] = {
@@ -153,6 +191,9 @@ OPS: dict[str, Callable[[Input], Any]] = {
     "transform": transform,
     "previous_hosts": previous_hosts,
     "checkpoint_locality": checkpoint_locality,
+    "novel_host": novel_host,
+    "max_tasks_per_host": max_tasks_per_host,
+    "group": group,
 }
 
 
