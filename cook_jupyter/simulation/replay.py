@@ -368,4 +368,7 @@ def _calm_collector() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            # All at once into the oldest generation: else the first collection looks through all of it.
+            gc.freeze()
+            gc.unfreeze()
             gc.enable()
