@@ -55,13 +55,15 @@ class Gathering:
     ) -> bool:
         """Take in what an instance says; returns whether it is kept.
 
-        Without a sequence number nobody knows whether it is news: it is dropped. So is what is older than
+        Without a whole number in sequence nobody knows whether it is news: it is dropped. So is what is older than
         the word that is held.
         """
         held = self._pending.get(instance_id)
         if held is None and len(self._pending) >= self._most:
             return False
-        if sequence is None or (held is not None and sequence <= self._last.get(instance_id, held.sequence)):
+        if not isinstance(sequence, int):
+            return False
+        if held is not None and sequence <= self._last.get(instance_id, held.sequence):
             return False
         self._pending[instance_id] = ProgressUpdate(
             instance_id=instance_id, sequence=sequence, percent=percent, message=message
