@@ -36,7 +36,8 @@ async def match_all(scheduler: Scheduler) -> int:
             scheduler.queues.matched_nothing(pool.name)
             continue
         async with scheduler.cycle:
-            if scheduler.queues.reservations.of(pool.name):
+            kept = scheduler.queues.reservations
+            if kept.of(pool.name) and not kept.closes_hosts:
                 launched += await match_cycle(
                     scheduler, pool.name, scheduler.offers(pool.name), reserved_only=True
                 )
@@ -53,7 +54,8 @@ async def match_cycle(
 ) -> int:
     """Give waiting jobs of a pool a host; returns how many were launched.
 
-    With `reserved_only` only those that something is kept for: they come before all others.
+    With `reserved_only` only those that something is kept for: they come before all others. Where hosts are
+    closed as in Cook they come in their turn.
 
     A decision is a proposal. The store commits the matches that still hold, and the cluster is
     asked for those alone. A crash in between leaves instances to reconcile, never a launch that
