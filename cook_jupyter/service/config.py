@@ -7,7 +7,7 @@ layout of the home directory. Not here: what users of the notebook wing configur
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, FreeFailures
 from cook_jupyter.service.policies import (
+    Bucket,
     MaintenanceSettings,
     PlacementSettings,
     PoolMove,
@@ -200,20 +201,36 @@ def require_consistent(settings: Settings) -> None:
     Raises:
         InvalidRequest: the message names the setting and what it may be.
     """
+    _require_pools(settings)
+    _require_patterns(settings)
+    for name, number, least in _numbers(settings):
+        if number is not None and not number >= least:
+            raise InvalidRequest(f"{name} is at least {least}, not {number}")
+    if any(not amount > 0 for amount in settings.default_shares.values()):
+        raise InvalidRequest(f"default_shares are above 0, not {dict(settings.default_shares)}")
+
+
+def _require_pools(settings: Settings) -> None:
     pools = {pool.name for pool in settings.pools}
     if settings.default_pool not in pools:
         raise InvalidRequest(
             f"the default pool {settings.default_pool!r} is not one of the pools {sorted(pools)}:"
             " set default_pool to one of them"
         )
+    for name in settings.quota_groups:
+        if name not in pools:
+            raise InvalidRequest(f"quota_groups names the pool {name!r}; the pools are {sorted(pools)}")
     for move in settings.pool_moves:
         if not {move.pool, move.destination} <= pools:
             raise InvalidRequest(
                 f"pool_moves names {move.pool!r} and {move.destination!r}; the pools are {sorted(pools)}"
             )
-    for name in settings.quota_groups:
-        if name not in pools:
-            raise InvalidRequest(f"quota_groups names the pool {name!r}; the pools are {sorted(pools)}")
+        for user, portion in move.users.items():
+            if not 0 <= portion <= 1:
+                raise InvalidRequest(f"pool_moves: the portion of user {user} is 0 to 1, not {portion}")
+
+
+def _require_patterns(settings: Settings) -> None:
     patterns = [("rebalancer.pool_regex", settings.rebalancer.pool_regex)]
     patterns += [("pool_quotas.pool_regex", quota.pool_regex) for quota in settings.pool_quotas]
     patterns += [("queue_limits.pool_regex", limit.pool_regex) for limit in settings.queue_limits]
@@ -222,22 +239,24 @@ def require_consistent(settings: Settings) -> None:
             re.compile(pattern)
         except re.error as error:
             raise InvalidRequest(f"{name} {pattern!r} is no regular expression: {error}") from error
-    rebalancer, maintenance = settings.rebalancer, settings.maintenance
-    lowest = [
-        ("rebalancer.interval_ms", rebalancer.interval_ms, 1),
-        ("rebalancer.safe_dru_threshold", rebalancer.safe_dru_threshold, 0),
-        ("rebalancer.min_dru_diff", rebalancer.min_dru_diff, 0),
-        ("rebalancer.max_preemption", rebalancer.max_preemption, 0),
-        ("rebalancer.reserve_from", rebalancer.reserve_from, 1),
-        ("maintenance.interval_ms", maintenance.interval_ms, 1),
-        ("maintenance.kill_interval_ms", maintenance.kill_interval_ms, 1),
-        ("maintenance.monitor_interval_ms", maintenance.monitor_interval_ms, 1),
-        ("maintenance.progress_interval_ms", maintenance.progress_interval_ms, 0),
-        ("rank_interval_ms", settings.rank_interval_ms, 1),
-        ("max_considered", settings.max_considered, 1),
-    ]
-    for name, number, least in lowest:
-        if number is not None and not number >= least:
-            raise InvalidRequest(f"{name} is at least {least}, not {number}")
-    if "" in settings.default_shares or any(not amount > 0 for amount in settings.default_shares.values()):
-        raise InvalidRequest(f"default_shares are above 0, not {dict(settings.default_shares)}")
+
+
+def _numbers(settings: Settings) -> Iterator[tuple[str, float | None, float]]:
+    """Yield numbers by name, each with the least it may be."""
+    rebalancer, maintenance, rates = settings.rebalancer, settings.maintenance, settings.rates
+    yield "rank_interval_ms", settings.rank_interval_ms, 1
+    yield "max_considered", settings.max_considered, 1
+    yield "rebalancer.interval_ms", rebalancer.interval_ms, 1
+    yield "rebalancer.safe_dru_threshold", rebalancer.safe_dru_threshold, 0
+    yield "rebalancer.min_dru_diff", rebalancer.min_dru_diff, 0
+    yield "rebalancer.max_preemption", rebalancer.max_preemption, 0
+    yield "rebalancer.reserve_from", rebalancer.reserve_from, 1
+    yield "maintenance.interval_ms", maintenance.interval_ms, 1
+    yield "maintenance.kill_interval_ms", maintenance.kill_interval_ms, 1
+    yield "maintenance.monitor_interval_ms", maintenance.monitor_interval_ms, 1
+    yield "maintenance.progress_interval_ms", maintenance.progress_interval_ms, 0
+    for name in ("job_submission", "cluster_launch", "requests"):
+        bucket: Bucket | None = getattr(rates, name)
+        if bucket is not None:
+            yield f"rates.{name}.bucket_size", bucket.bucket_size, 0
+            yield f"rates.{name}.tokens_per_minute", bucket.tokens_per_minute, 0

@@ -1,5 +1,6 @@
 """Settings as operators write them: typed tables, and a clear word where something is wrong."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,19 @@ import pytest
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.service.config import Settings, load_settings
-from cook_jupyter.service.policies import Bucket, PoolMove, PoolQuota, QueueLimit, RebalancerSettings
+from cook_jupyter.service.policies import (
+    Bucket,
+    CompletionSettings,
+    MaintenanceSettings,
+    PlacementSettings,
+    PoolMove,
+    PoolQuota,
+    QueueLimit,
+    RateSettings,
+    RebalancerSettings,
+)
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
 ALL = """
 default_pool = "main"
@@ -120,6 +133,14 @@ def test_the_settings_of_cook_differ_in_nothing_but_what_we_do_better() -> None:
         ("default_pool = 'x'", r"the default pool 'x' is not one of the pools \['default'\]"),
         ("[quota_groups]\nx = 'g'", "quota_groups names the pool 'x'"),
         ("[[pool_moves]]\npool = 'default'\ndestination = 'x'", "pool_moves names 'default' and 'x'"),
+        (
+            "[[pool_moves]]\npool = 'default'\ndestination = 'default'\nusers = { ada = 2.0 }",
+            "the portion of user ada is 0 to 1, not 2.0",
+        ),
+        (
+            "[rates.requests]\nbucket_size = -1\ntokens_per_minute = 1",
+            "rates.requests.bucket_size is at least 0",
+        ),
         ("[default_shares]\ncpus = 0", "default_shares are above 0"),
         ("this is not TOML", "cannot be read"),
     ],
@@ -127,6 +148,29 @@ def test_the_settings_of_cook_differ_in_nothing_but_what_we_do_better() -> None:
 def test_what_is_wrong_in_a_settings_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         load_settings(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        RebalancerSettings,
+        PoolQuota,
+        QueueLimit,
+        PoolMove,
+        Bucket,
+        RateSettings,
+        MaintenanceSettings,
+        PlacementSettings,
+        CompletionSettings,
+    ],
+)
+def test_the_reference_names_every_setting(table: type) -> None:
+    told = REFERENCE.read_text(encoding="utf-8")
+    assert [
+        field.name
+        for field in fields(table)
+        if f"`{field.name}`" not in told and f".{field.name}]" not in told
+    ] == []
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
