@@ -176,6 +176,46 @@ def test_who_waits_for_less_than_the_difference_preempts_nobody() -> None:
     assert sum(cycle.preempted for cycle in lenient.cycles) == 1
 
 
+def test_a_host_freed_by_two_is_closed_to_all_but_the_job_it_was_freed_for() -> None:
+    # b needs two victims: DRU 2 against 3 and 4. c comes then, and would go before b: its DRU is 1.
+    trace = [
+        *(a_job(f"a{n}", 0) for n in range(1, 5)),
+        a_job("b1", 500, cpus=2.0, mem_mb=2000.0),
+        a_job("c1", 3500),
+        a_job("z1", 3600, cpus=9.0),
+    ]
+
+    outcome = run(trace)
+
+    assert lives(outcome) == [
+        ("a1", 1, 7, 5003, "running"),
+        ("a2", 2, 7, 5003, "running"),
+        ("a3", 3, 7, 3004, "failed"),
+        ("a4", 4, 7, 3004, "failed"),
+        ("b1", 1001, 4005, 5003, "running"),
+    ]
+
+
+def test_a_reservation_closes_a_host_and_gives_no_precedence() -> None:
+    # a1, d, e and f fill h1; g and the rest of a fill h2, where the last two of a make room for b. Then d, e and
+    # f end. c is first in the queue and finds h2 closed; with it h1 is as full with b as h2 would be, so b goes
+    # to the first of them. Were b to choose before c, h2 would be the fuller one.
+    trace = [
+        *(a_job(f"a{n}", 0) for n in range(1, 5)),
+        *(a_job(f"{user}1", 0, 3990) for user in "def"),
+        a_job("g1", 0),
+        a_job("b1", 500, cpus=2.0, mem_mb=2000.0),
+        a_job("c1", 3500),
+        a_job("z1", 3600, cpus=9.0),
+    ]
+
+    outcome = run(trace, a_host("h1"), a_host("h2"))
+
+    assert {row.job_id: row.hostname for row in outcome.rows if row.reason} == {"a3": "h2", "a4": "h2"}
+    late = {row.job_id: row.hostname for row in outcome.rows if row.start_time_ms > 4000}
+    assert (late["c1"], late["b1"]) == ("h1", "h1")
+
+
 def test_more_preemptions_than_are_free_use_up_a_retry() -> None:
     free = run(preempting(), mea_culpa_limits={"preempted-by-rebalancer": 1})
     dear = run(preempting(), mea_culpa_limits={"preempted-by-rebalancer": 0})
