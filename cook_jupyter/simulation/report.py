@@ -44,6 +44,7 @@ from cook_jupyter.simulation.summary import (
 _STYLE: Final = Path(__file__).with_name("report.css")
 _COLUMNS: Final = 200  # of a map or a stack over time: as much as an eye can tell apart
 _USERS_SHOWN: Final = 24
+_COLOURS: Final = 6  # of runs, in report.css
 _EDGES: Final = (0.25, 0.5, 0.9, 1.1, 2.0, 4.0)  # of the kinds of a map: usage over what was fair
 _KIND_NAMES: Final = ("below ¼", "¼ to ½", "½ to 0.9", "what is fair", "1.1 to 2", "2 to 4 times", "above 4")
 _STATES: Final = (
@@ -96,7 +97,7 @@ def workload_in_words(runs: Mapping[str, Run]) -> str:
 
 def as_page(figures: Sequence[RunFigures], workload: str) -> str:
     """The report as a page of HTML."""
-    names = [(run.name, f"run-{number}") for number, run in enumerate(figures)]
+    names = [(run.name, _css(number)) for number, run in enumerate(figures)]
     time = _time_axis(figures)
     sections = (
         _section("In figures", "The best of each line is set in bold.", _summary(figures)),
@@ -143,6 +144,11 @@ def as_page(figures: Sequence[RunFigures], workload: str) -> str:
     )
 
 
+def _css(number: int) -> str:
+    """The class of a run: its colour. After some runs colours come again."""
+    return f"run-{number % _COLOURS}"
+
+
 def _section(title: str, about: str, inside: str) -> str:
     return f'<section><h2>{escape(title)}</h2><p class="about">{escape(about)}</p>{inside}</section>'
 
@@ -151,7 +157,7 @@ def _each(figures: Sequence[RunFigures], draw: Callable[[RunFigures], str]) -> s
     """The same chart for each run, one below the other."""
     shown_ms = _time_axis(figures).high
     return "".join(
-        f'<h3 class="run-{number}"><i></i>{escape(run.name)}<small>'
+        f'<h3 class="{_css(number)}"><i></i>{escape(run.name)}<small>'
         f"{f'goes on until {in_words(run.end_ms)}' if run.end_ms > shown_ms else ''}</small></h3>{draw(run)}"
         for number, run in enumerate(figures)
     )
@@ -159,7 +165,7 @@ def _each(figures: Sequence[RunFigures], draw: Callable[[RunFigures], str]) -> s
 
 def _summary(figures: Sequence[RunFigures]) -> str:
     head = "".join(
-        f'<th class="run-{number}"><i></i>{escape(run.name)}</th>' for number, run in enumerate(figures)
+        f'<th class="{_css(number)}"><i></i>{escape(run.name)}</th>' for number, run in enumerate(figures)
     )
     body = []
     for line in SUMMARY:
@@ -191,7 +197,7 @@ def _waits(figures: Sequence[RunFigures]) -> str:
     drawn = [
         Line(
             run.name,
-            f"run-{number}",
+            _css(number),
             at,
             np.searchsorted(run.waits_ms, at, "right") / max(1, len(run.waits_ms)),
         )
@@ -228,7 +234,7 @@ def _who_waits(figures: Sequence[RunFigures]) -> str:
         (
             user,
             [
-                _range(run.name, f"run-{number}", known[user])
+                _range(run.name, _css(number), known[user])
                 for number, (run, known) in enumerate(zip(figures, by_name, strict=True))
                 if user in known and known[user].jobs
             ],
@@ -340,7 +346,7 @@ def _users(figures: Sequence[RunFigures]) -> str:
                 f"{one.starved_hours:,.1f}",
             )
             body.append(
-                f'<tr><th>{escape(user)}</th><th class="run-{number}"><i></i>{escape(run.name)}</th>'
+                f'<tr><th>{escape(user)}</th><th class="{_css(number)}"><i></i>{escape(run.name)}</th>'
                 + "".join(f"<td>{escape(word)}</td>" for word in told)
                 + "</tr>"
             )

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from playwright.sync_api import sync_playwright
 
 from cook_jupyter.simulation.charts import Axis, Band, Line, bands, cells, lines
 from cook_jupyter.simulation.comparison import Run, RunFigures, figures_of
 from cook_jupyter.simulation.report import write_report
 from cook_jupyter.simulation.summary import as_json, as_text, headline, in_words, price
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
+from tests.conftest import missing_part
 from tests.simulation.test_measures import a_row, preempted
 
 MINUTE_MS = 60_000
@@ -307,3 +310,31 @@ def test_equal_ratios_take_equal_room_on_a_logarithmic_axis() -> None:
     axis = Axis(low=1.0, high=100.0, log=True)
 
     assert axis.place([0.0, 1.0, 10.0, 100.0, 1000.0]).tolist() == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1100, 390])
+def test_a_browser_shows_the_page_without_asking_for_anything_and_without_scrolling_sideways(
+    width: int, tmp_path: Path
+) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        missing_part("no Chromium: apt-get install chromium")
+    page_file = write_report(two_runs(), tmp_path)
+    with sync_playwright() as drive:
+        browser = drive.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        asked: list[str] = []
+        said: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(page_file.as_uri())
+
+        assert page.get_by_role("heading", level=1).is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate("[...document.querySelectorAll('svg')].every(s => s.clientHeight > 10)")
+        assert (asked, said) == ([page_file.as_uri()], [])
+        browser.close()
