@@ -198,7 +198,7 @@ def test_a_host_freed_by_two_is_closed_to_all_but_the_job_it_was_freed_for() -> 
 
 def test_a_reservation_closes_a_host_and_gives_no_precedence() -> None:
     # a1, d, e and f fill h1; g and the rest of a fill h2, where the last two of a make room for b. Then d, e
-    # and f end. c is first in the queue and finds h2 closed; with it h1 is as full with b as h2 would be, so b
+    # and f end. c is first in the queue and finds h2 closed; with c h1 is as full with b as h2 would be: b
     # goes to the first of them. Were b to choose before c, h2 would be the fuller one.
     trace = [
         *(a_job(f"a{n}", 0) for n in range(1, 5)),
