@@ -252,7 +252,8 @@ class _Host:
         self._ports = 0
         self._tasks = 0
         # Whether sums may be off by some dust: eighths and the like add up exactly, tenths do not.
-        self._is_dusty = not ((_PARTS * whole.room.cpus).is_integer() and whole.room.mem_mb.is_integer())
+        room = whole.room
+        self._is_dusty = not ((_PARTS * room.cpus).is_integer() and (_PARTS * room.mem_mb).is_integer())
 
     def take(self, spec: JobSpec) -> None:
         """Let a task hold what it asks for."""
