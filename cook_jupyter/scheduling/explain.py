@@ -136,19 +136,18 @@ def position(index: QueueIndex, job_id: JobId, looked_at: int = WAITING_LOOKED_A
     before: list[int] = []
     waiting = 0
     for row, waits in in_order(index, tasks):
+        waiting += waits
+        if waiting > looked_at:
+            break
         if row == wanted:
-            return _stands(index, before, at_least=False)
-        if waits:
-            waiting += 1
-            if waiting > looked_at:
-                break
+            return Position(ahead=len(before), at_least=False, jobs=_first(index, before))
         before.append(row)
-    return _stands(index, before, at_least=True)
+    ahead = len(tasks.keys) + looked_at  # also running tasks that come after all that were looked at
+    return Position(ahead=ahead, at_least=True, jobs=_first(index, before))
 
 
-def _stands(index: QueueIndex, before: list[int], *, at_least: bool) -> Position:
-    first = tuple(index.ids(before[:AHEAD_LISTED]))
-    return Position(ahead=len(before), at_least=at_least, jobs=first)
+def _first(index: QueueIndex, before: list[int]) -> tuple[JobId, ...]:
+    return tuple(index.ids(before[:AHEAD_LISTED]))
 
 
 def summary(failures: Iterable[tuple[str | None, Sequence[str]]]) -> dict[str, dict[str, int]]:

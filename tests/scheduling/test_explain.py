@@ -16,6 +16,7 @@ from cook_jupyter.scheduling.considerable import QueueFilters, usage_of
 from cook_jupyter.scheduling.constraints import PoolDefaults
 from cook_jupyter.scheduling.cycle import placement_of
 from cook_jupyter.scheduling.explain import (
+    WAITING_LOOKED_AT,
     Facts,
     exceeded,
     host_counts,
@@ -51,21 +52,29 @@ def test_limits_that_a_job_would_exceed_are_cooks(given: Input, expect: Input) -
 
 @pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["placement_reasons"]))
 def test_placement_failures_are_told_resources_first(given: Input, expect: Input) -> None:
-    refusal = Refusal(job_id="j", **given["last_failure"])
-    assert [list(count) for count in host_counts(refusal)] == expect["host_counts"]
+    refusal = _refusal("j", given["last_failure"])
+    found = [] if refusal is None else [list(count) for count in host_counts(refusal)]
+    assert found == expect.get("host_counts", [])
+
+
+def _refusal(job: str, stored: Input | None) -> Refusal | None:
+    """What was stored of the job's last failing match; None if nothing."""
+    return Refusal(job_id=job, **{part: hosts or {} for part, hosts in stored.items()}) if stored else None
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["queue_position"]))
 def test_the_place_in_the_users_own_queue_is_cooks(given: Input, expect: Input) -> None:
-    running = [_task(number, start_ms=number) for number in range(given["running"])]
+    running = [_task(number, start_ms=number + 1) for number in range(given["running"])]
     waiting = [_task(number + given["running"]) for number in range(given["waiting"])]
     index = an_index([*running, *waiting])
     place = given["index_in_queue"]
     asked = (*index.running_jobs("u"), *index.waiting_jobs("u"))[-1 if place is None else place]
-    stands = position(index, asked, given["waiting_looked_at"])
-    assert stands.ahead == expect["position"]
-    assert stands.at_least is expect["at_least"]
-    assert len(stands.jobs) == expect["ahead_listed"]
+    stands = position(index, asked, given.get("waiting_looked_at", WAITING_LOOKED_AT))
+    assert stands.ahead == (expect["position"] or 0)  # who is first has no position to be told of
+    if expect.get("at_least") is not None:
+        assert stands.at_least is expect["at_least"]
+    if expect.get("ahead_listed") is not None:
+        assert len(stands.jobs) == expect["ahead_listed"]
 
 
 def _task(seq: int, **more: Any) -> Input:
@@ -85,34 +94,36 @@ KINDS = {
     "queue_position": WaitKind.QUEUE_POSITION,
     "under_investigation": WaitKind.UNDER_INVESTIGATION,
     "placement": WaitKind.NOT_PLACED,
+    "not_placed": WaitKind.NOT_PLACED,
 }
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["reasons"]))
 def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> None:
-    index = an_index([_task(seq, start_ms=seq) for seq in range(1, given["running_jobs"] + 1)])
+    index = an_index([_task(seq, start_ms=seq) for seq in range(1, given.get("running_jobs", 0) + 1)])
     index.add(a_queued_job(_task(100)))
-    names = {job_id(seq): name for seq, name in enumerate(given["running_ids"], 1)}
-    last = given["last_failure"]
+    names = {job_id(seq): name for seq, name in enumerate(given.get("running_ids", []), 1)}
     job = a_job(
         job_id=job_id(100),
         user="u",
         cpus=1.0,
         mem_mb=1.0,
-        max_retries=given["max_retries"],
+        max_retries=given.get("max_retries", 1),
         state=JobState(given["job_state"]),
     )
+    filtered = given.get("launch_filter")
     told = reasons(
         job,
         index,
         UserLimits(
-            quotas={"u": quota_with(given.get("user_quota", {}))},
-            shares={"u": a_share(given.get("user_share", {}))},
+            quotas={"u": quota_with(given.get("user_quota") or {})},
+            shares={"u": a_share(given.get("user_share") or {})},
         ),
         Facts(
-            attempts=given["attempts_consumed"],
-            held=given["rate_limited_jobs"] if given["enforce_launch_rate"] else None,
-            placement=None if last is None else Refusal(job_id=job.job_id, **last),
+            attempts=given.get("attempts_consumed", 0),
+            held=given.get("rate_limited_jobs", 0) if given.get("enforce_launch_rate") else None,
+            deferred=(filtered["plugin"], filtered["message"]) if filtered else None,
+            placement=_refusal(job.job_id, given.get("last_failure")),
         ),
     )
     assert len(told) == len(expect["reasons"])
@@ -127,6 +138,11 @@ def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> N
             assert reason.data == expected["exceeded"]
         if "num_ratelimited" in expected:
             assert reason.data == {"num-ratelimited": expected["num_ratelimited"]}
+        if "plugin" in expected:
+            assert (reason.data["plugin"], reason.data["message"]) == (
+                expected["plugin"],
+                expected["message"],
+            )
         if "host_counts" in expected:
             assert [told["host_count"] for told in reason.data["reasons"]] == [
                 hosts for _, hosts in expected["host_counts"]

@@ -35,8 +35,8 @@ def test_buckets_earn_and_spend_as_cooks(given: Input, expect: Expect) -> None:
 def _follow_bucket(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None:
     bucket = TokenBucket(
         rate=Rate(given["rate"], given["bucket_size"]),
-        tokens=given["start_tokens"],
-        last_ms=given["start_time"],
+        tokens=given["start_tokens"] if "start_tokens" in given else given["bucket_size"],
+        last_ms=given.get("start_time", 0),
     )
     for step, told in steps:
         if step["op"] == "spend":
@@ -50,8 +50,10 @@ def _follow_bucket(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None:
 
 def _follow_limiter(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None:
     def rate_of(key: str) -> Rate:
-        size = given["bucket_sizes"][key] if "bucket_sizes" in given else given["bucket_size"]
-        return Rate.per_minute(given["tokens_per_minute"], size)
+        return Rate.per_minute(
+            _of_key(given["tokens_per_minute"], key),
+            _of_key(given["bucket_sizes"] if "bucket_sizes" in given else given["bucket_size"], key),
+        )
 
     limiter: RateLimiter[str] = RateLimiter(
         rate_of,
@@ -67,7 +69,14 @@ def _follow_limiter(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None
         for name, by_key in told.items():
             for key, value in by_key.items():
                 shown = _shown(limiter.bucket(key, step["time"]))
+                shown["held_back"] = limiter.holds_back(key, step["time"])
                 assert shown[name] == pytest.approx(value, rel=TOLERANCE), (name, key)
+
+
+def _of_key(told: Any, key: str) -> float:
+    """What is told of all keys alike, or of each."""
+    amount: float = told[key] if isinstance(told, dict) else told
+    return amount
 
 
 def _shown(bucket: TokenBucket) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from tests.golden.cases import cases
 
 NAMES = {
     "default_progress_regex": "progress_regex",
+    "default_progress_regex_string": "progress_regex",
     "progress_sample_interval_ms": "progress_sample_ms",
 }
 
