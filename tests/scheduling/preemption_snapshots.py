@@ -136,8 +136,8 @@ def a_settings(dice: Random) -> PreemptionSettings:
     )
 
 
-def a_task(dice: Random, seq: int, *, runs: bool) -> Task:
-    """A task; amounts are few and small, so that scores tie often."""
+def a_task(dice: Random, seq: int, *, runs: bool, alike: bool) -> Task:
+    """A task; amounts are few and small, so that scores tie now and then, and if all are `alike` often."""
     task: Task = {
         "seq": seq,
         "user": dice.choice(USERS),
@@ -146,10 +146,14 @@ def a_task(dice: Random, seq: int, *, runs: bool) -> Task:
         "gpus": dice.choice([0.0, 0.0, 0.0, 1.0, 2.0]),
         "priority": dice.choice([50, 50, 50, 20, 70]),
     }
+    if alike:
+        task |= {"cpus": 1.0 if runs else dice.choice([1.0, 2.0, 3.0]), "mem": 1.0, "gpus": 0.0}
     if runs:
         task |= {"start_ms": dice.randint(1, 4), "task_seq": seq % 3, "host": dice.choice(HOSTS)}
     elif dice.random() < 0.2:
         task |= {"cpus": 6.0, "mem": 6.0}
+    if alike:
+        return task
     if dice.random() < 0.15:
         task["group"] = dice.choice(sorted(PLACEMENTS))
     if dice.random() < 0.15:
@@ -162,9 +166,10 @@ def a_task(dice: Random, seq: int, *, runs: bool) -> Task:
 def a_snapshot(seed: int, running: int, waiting: int) -> Snapshot:
     """Running tasks on a few hosts, waiting jobs, spare room here and there."""
     dice = Random(seed)
+    alike = dice.random() < 0.3
     seqs = dice.sample(range(1, running + waiting + 1), running + waiting)
     return Snapshot(
-        tasks=[a_task(dice, seq, runs=number < running) for number, seq in enumerate(seqs)],
+        tasks=[a_task(dice, seq, runs=number < running, alike=alike) for number, seq in enumerate(seqs)],
         spare={
             host: Resources(
                 cpus=dice.choice([0.0, 1.0, 2.0]),
@@ -174,7 +179,7 @@ def a_snapshot(seed: int, running: int, waiting: int) -> Snapshot:
             for host in dice.sample((*HOSTS, "empty"), dice.randint(0, 4))
         },
         limits=UserLimits(
-            shares={user: a_share(dice) for user in dice.sample(USERS, 1)},
+            shares={} if alike else {user: a_share(dice) for user in dice.sample(USERS, 1)},
             default_share=a_share(dice),
             quotas={user: Quota(count=dice.randint(0, 6)) for user in dice.sample(USERS, dice.randint(0, 2))},
             default_quota=dice.choice([Quota(), Quota(), Quota(cpus=6.0)]),

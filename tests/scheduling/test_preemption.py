@@ -10,7 +10,7 @@ from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.preemption import rebalance
-from tests.scheduling.preemption_snapshots import Snapshot, Task, a_snapshot, snapshots
+from tests.scheduling.preemption_snapshots import Snapshot, Task, a_settings, snapshots
 from tests.scheduling.queues import job_id
 
 on_many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,14 +23,34 @@ def test_decisions_are_those_of_the_plain_reading_of_the_rules(snapshot: Snapsho
     assert snapshot.rebalance().preemptions == _as_the_rules_say(snapshot)
 
 
-@settings(on_many, max_examples=12)
-@given(st.integers(0, 2**48), st.integers(1, 3))
+@settings(on_many, max_examples=20)
+@given(st.integers(0, 2**48), st.integers(1, 6))
 def test_so_they_are_in_a_larger_pool(seed: int, users: int) -> None:
-    snapshot = a_snapshot(seed, 160, 16)
-    for task in snapshot.tasks:  # few users, so that one change moves many tasks
-        task["user"] = ("ada", "bob", "cyd")[task["seq"] % users]
+    dice = Random(seed)
+    snapshot = a_larger_pool(dice, users)
 
     assert snapshot.rebalance().preemptions == _as_the_rules_say(snapshot)
+
+
+def a_larger_pool(dice: Random, users: int) -> Snapshot:
+    """Few users with many tasks, and large jobs, so that one decision moves many tasks past each other."""
+    shape = {"mem": 1.0, "gpus": 0.0}
+    tasks = [
+        {**shape, "seq": seq, "user": f"user-{seq % users}", "cpus": dice.uniform(0.5, 2.0)}
+        | {"start_ms": seq, "task_seq": seq, "host": f"host-{dice.randrange(30)}"}
+        | {"priority": dice.choice([50, 50, 50, 20, 70])}
+        for seq in range(300)
+    ]
+    tasks += [
+        {**shape, "seq": seq, "user": f"user-{dice.randrange(9)}", "cpus": dice.uniform(1.0, 6.0)}
+        | {"priority": dice.choice([50, 60])}
+        for seq in range(300, 324)
+    ]
+    chosen = a_settings(dice)
+    return Snapshot(
+        tasks=tasks,
+        settings=replace(chosen, safe_dru_threshold=0.0, max_preemption=100, mode=DruMode.DEFAULT),
+    )
 
 
 def test_a_host_takes_any_number_of_jobs_in_one_cycle() -> None:
@@ -47,6 +67,28 @@ def test_a_host_takes_any_number_of_jobs_in_one_cycle() -> None:
 
     assert decided.preemptions == _as_the_rules_say(snapshot)
     assert [made.host for made in decided.preemptions] == ["host-1"] * 30 + ["host-2"] * 10
+
+
+def test_jobs_that_were_only_placed_are_displaced_as_deep_as_need_be() -> None:
+    small = {"cpus": 1.0, "mem": 1.0, "gpus": 0.0, "priority": 50}
+    # Eve's first job fits nowhere, but puts her second one behind all of bob's.
+    hers = [
+        {**small, "seq": 90, "cpus": 2000.0, "priority": 70},
+        {**small, "seq": 91, "cpus": 10.0, "mem": 10.0},
+    ]
+    snapshot = Snapshot(
+        tasks=[{**small, "seq": seq, "user": "bob"} for seq in range(1, 13)]
+        + [{**task, "user": "eve"} for task in hers],
+        spare={"host-1": Resources(cpus=12.0, mem_mb=12.0)},
+        limits=UserLimits(
+            shares={"eve": Share(cpus=100.0, mem_mb=100.0)}, default_share=Share(cpus=1.0, mem_mb=1.0)
+        ),
+    )
+
+    decided = snapshot.rebalance()
+
+    assert decided.preemptions == _as_the_rules_say(snapshot)
+    assert decided.preemptions[-1].displaced == tuple(job_id(seq) for seq in range(12, 2, -1))
 
 
 def _as_the_rules_say(snapshot: Snapshot) -> tuple[Preemption, ...]:
