@@ -377,6 +377,10 @@ class QueueIndex:
         ids = self._ids
         return [ids[row] or "" for row in rows]
 
+    def job_id(self, row: int) -> JobId:
+        """Return the id of a job by row."""
+        return self._ids[row] or ""
+
     def sums_of(self, tasks: UserTasks) -> tuple[float, float, float]:
         """Return cpus, mem and gpus of the user's running tasks, added up in order."""
         if tasks.sums is None:

@@ -9,7 +9,7 @@ fair-share specification, section 5.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 from typing import Final
 
@@ -94,8 +94,10 @@ def match_cycle(
     queue = ranked_within(
         _ranked(index, limits, settings, filters, held, before.considerable), index, filters
     )
-    rows: list[int] = []
-    asks = _asks(index, islice(considerable(queue, index, limits, filters, held), before.considerable), rows)
+    jobs = islice(considerable(queue, index, limits, filters, held), before.considerable)
+    rows = (job.row for job in jobs)
+    head = list(islice(rows, 1))
+    asks = _asks(index, chain(head, rows))
     placed, refusals, considered = match(
         asks,
         hosts,
@@ -104,7 +106,7 @@ def match_cycle(
         least=lambda: index.least,
     )
     matches = tuple(match for match in placed if match.cluster not in indebted)
-    head_matched = not matches or matches[0].job_id == index.ids(rows[:1])[0]
+    head_matched = not matches or matches[0].job_id == index.job_id(head[0])
     launched = {match.job_id for match in matches}
     return Matching(
         matches=matches,
@@ -193,23 +195,23 @@ def scaled_back(before: Scaleback, head_matched: bool, settings: CycleSettings) 
 
 def ask_of(index: QueueIndex, row: int) -> Ask:
     """Return what the job of a row asks of a host."""
+    return next(_asks(index, (row,)))
+
+
+def _asks(index: QueueIndex, rows: Iterable[int]) -> Iterator[Ask]:
+    """What the jobs of some rows ask of hosts."""
     cpus, mem, gpus = index.amounts()
-    return Ask(
-        index.ids((row,))[0],
-        cpus[row],
-        mem[row],
-        gpus[row],
-        index.ports(row),
-        index.constraint_class(index.class_number(row)),
-        index.particulars.get(row, NO_PARTICULARS),
-    )
-
-
-def _asks(index: QueueIndex, ranked: Iterable[Ranked], rows: list[int]) -> Iterator[Ask]:
-    """What the jobs ask of hosts; notes the rows of those that were looked at."""
-    for job in ranked:
-        rows.append(job.row)
-        yield ask_of(index, job.row)
+    particulars = index.particulars
+    for row in rows:
+        yield Ask(
+            index.job_id(row),
+            cpus[row],
+            mem[row],
+            gpus[row],
+            index.ports(row),
+            index.constraint_class(index.class_number(row)),
+            particulars.get(row, NO_PARTICULARS),
+        )
 
 
 def _with_groups(surroundings: Surroundings, index: QueueIndex) -> Surroundings:

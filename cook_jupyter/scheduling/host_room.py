@@ -58,7 +58,7 @@ class HostRoom:
         """Return how full each of the hosts would be with the job, 0..2; -1 where it does not fit."""
         if len(hosts) <= _FEW:
             return np.array(
-                [self._fill(host, ask) if self.takes(host, ask) else -1.0 for host in hosts.tolist()]
+                [self.fill(host, ask) if self.takes(host, ask) else -1.0 for host in hosts.tolist()]
             )
         used = self.used[:, hosts]
         fits = (used[0] + ask.cpus <= self.room[0][hosts]) & (used[1] + ask.mem_mb <= self.room[1][hosts])
@@ -71,7 +71,8 @@ class HostRoom:
         fills += (columns.run_mem[hosts] + used[1] + ask.mem_mb) / rough.whole_mem[hosts]
         return np.where(fits, fills, -1.0)
 
-    def _fill(self, host: int, ask: Ask) -> float:
+    def fill(self, host: int, ask: Ask) -> float:
+        """Return how full the host would be with the job, 0..2, as if it fitted."""
         used, run, whole = self._used_at, self._run_at, self._whole_at
         return (run[0][host] + used[0][host] + ask.cpus) / whole[0][host] + (
             run[1][host] + used[1][host] + ask.mem_mb

@@ -90,6 +90,8 @@ class ManyHosts:
                 constraints[name] = number
             out |= failing
         resources: dict[str, int] = {}
+        if out.all():
+            return Refusal(job_id=ask.job_id, constraints=constraints)
         asked = (ask.cpus, ask.mem_mb, ask.gpus, float(ask.ports))
         for name, amount, used, room in zip(RESOURCES, asked, self._room.used, self._room.room, strict=True):
             number = int(np.count_nonzero((used + amount > room) & ~out))
@@ -106,6 +108,8 @@ class ManyHosts:
 
     def _choose(self, ask: Ask, is_open: Mask | None) -> int:
         """The host to take; -1 if the job fits none."""
+        if is_open is not None and not is_open.any():
+            return -1
         if self._one_of_each is not None and is_open is None:
             for host in self._changed_too:
                 self._one_of_each.look_again(host)
@@ -148,8 +152,8 @@ class ManyHosts:
                 if not good[begin]:
                     return -1
                 end = (begin // BATCH + 1) * BATCH
-                some = begin + np.flatnonzero(good[begin:end])
-                host = self._best_good(some, ask)
+                ahead = good[begin:end].tolist()
+                host = self._best_good([begin + at for at, is_good in enumerate(ahead) if is_good], ask)
                 if host >= 0:
                     return host
                 begin = end
@@ -158,17 +162,22 @@ class ManyHosts:
         while len(hosts):
             batches = hosts // BATCH
             is_first = batches == batches.min()
-            host = self._best_good(np.sort(hosts[is_first]), ask)
+            host = self._best_good(np.sort(hosts[is_first]).tolist(), ask)
             if host >= 0:
                 return host
             hosts = hosts[~is_first]
         return -1
 
-    def _best_good(self, hosts: Integers, ask: Ask) -> int:
-        """The first of the fullest of some hosts, if it is good; else -1."""
-        exact = self._room.fills(hosts, ask)
-        best = int(exact.argmax())
-        return int(hosts[best]) if exact[best] > self._good else -1
+    def _best_good(self, hosts: list[int], ask: Ask) -> int:
+        """The first of the fullest of some hosts of a batch, if it is good; else -1."""
+        room = self._room
+        best, most = -1, self._good
+        for host in hosts:
+            if room.takes(host, ask):
+                fill = room.fill(host, ask)
+                if fill > most:
+                    best, most = host, fill
+        return best
 
     def _fullest(self, those: Estimates, ask: Ask, fills: Singles, slot: int) -> int:
         """The first of the hosts that the job fills most; -1 if it fits none. Spoils the estimates."""

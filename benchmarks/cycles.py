@@ -1,0 +1,327 @@
+"""What a match cycle costs as work grows, and where users, quotas, groups and constraints are many.
+
+`--plot FILE` draws how the cost grows (matplotlib). Each part runs in a process of its own. Times are the
+best of several runs, in processor time.
+
+Nothing may cost out of proportion. A cycle that considers 1,000 jobs should take 70 ms, for ranking (20) and
+matching (50), with 1,000,000 waiting jobs and 10,000 hosts; demands of all kinds may cost a few times that.
+"""
+
+import argparse
+import multiprocessing
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from cook_jupyter.model.limits import Quota, Share, UserLimits
+from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.considerable import NO_FILTERS, QueueFilters
+from cook_jupyter.scheduling.constraints import (
+    ConstraintClass,
+    GroupPlacement,
+    Particulars,
+    PlacementKind,
+    PoolDefaults,
+)
+from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.matching import MatchSettings
+from cook_jupyter.scheduling.rules import NO_SURROUNDINGS, Surroundings
+
+LIMITS = UserLimits(default_share=Share(cpus=100, mem_mb=200_000))
+CONSIDERED = 1000
+NO_DEFAULTS = PoolDefaults()
+WAITING = (1_000, 10_000, 100_000, 1_000_000)
+HOSTS = (100, 1_000, 10_000)
+Growth = list[tuple[int, int, float]]  # waiting jobs, hosts, seconds
+
+
+def main() -> int:
+    """Run the parts one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plot", type=Path, help="draw how the cost grows into this file")
+    asked = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    told: Queue[Growth] = context.Queue()
+    grown: Growth = []
+    print(f"{'':70}{'best, processor':>16}{'peak memory':>13}")
+    tell_best("a million additions in Python (this machine, now)", lambda: sum(range(1_000_000)), runs=20)
+    for count in WAITING:
+        process = context.Process(target=growing, args=(count, told))
+        process.start()
+        grown += told.get()
+        process.join()
+        if process.exitcode:
+            return 1
+    for part in (demanding, too_large, following):
+        process = context.Process(target=part)
+        process.start()
+        process.join()
+        if process.exitcode:
+            return 1
+    if asked.plot:
+        draw(grown, asked.plot)
+    return 0
+
+
+def growing(count: int, told: "Queue[Growth]") -> None:
+    """A cycle after 1 % of the queue changed, by number of waiting jobs and of hosts."""
+    dice = random.Random(1)
+    index = queue(dice, count)
+    created = count
+    measured: Growth = []
+    for hosts in HOSTS:
+        offered = Hosts(offers(dice, hosts))
+        best = float("inf")
+        for _ in range(9):
+            created = change(index, dice, max(3, count // 100), created)
+            began = time.process_time()
+            match_cycle(index, offered, LIMITS)
+            best = min(best, time.process_time() - began)
+        tell(f"a cycle: {count:,} jobs wait, {hosts:,} hosts", best)
+        measured.append((count, hosts, best))
+    told.put(measured)
+
+
+def demanding() -> None:
+    """Quotas, groups and constraints: 100,000 waiting jobs of 1,000 users, 10,000 hosts."""
+    dice = random.Random(2)
+    hosts = Hosts(offers(dice, 10_000))
+    plain = queue(dice, 100_000)
+    users = plain.users()
+    quotas = {user: Quota(cpus=dice.choice((20.0, 1000.0)), count=dice.choice((5, 500))) for user in users}
+    for what, limits, filters in (
+        ("no quotas", LIMITS, NO_FILTERS),
+        ("a quota for each user", replace(LIMITS, quotas=quotas), NO_FILTERS),
+        ("a quota for the pool", LIMITS, QueueFilters(pool_quota=Quota(count=900))),
+        ("a launch rate for each user", LIMITS, QueueFilters(tokens=dict.fromkeys(users, 1.0))),
+    ):
+        tell_cycle(what, plain, hosts, limits=limits, filters=filters)
+    for what, placement in (
+        ("one unique group", GroupPlacement(kind=PlacementKind.UNIQUE)),
+        ("one group balanced over 500 racks", GroupPlacement(kind=PlacementKind.BALANCED, attribute="rack")),
+        (
+            "one group balanced over all hosts",
+            GroupPlacement(kind=PlacementKind.BALANCED, attribute="HOSTNAME", minimum=20_000),
+        ),
+        (
+            "one group in one zone",
+            GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
+        ),
+    ):
+        grouped = queue(dice, CONSIDERED, particulars=lambda _: Particulars(group="group"))
+        tell_cycle(what, grouped, hosts, surroundings=Surroundings(groups={"group": placement}))
+    for what, names in (("1,000 constraint classes", "label"), ("1,000 that no host satisfies", "nothing")):
+        classes = queue(dice, CONSIDERED, wanted=partial(labelled, names))
+        tell_cycle(what, classes, hosts)
+    failed = queue(dice, CONSIDERED, particulars=lambda _: Particulars(avoid=frozenset({"host-00001"})))
+    tell_cycle("each has failed on some host", failed, hosts)
+    nodes = [
+        replace(offer, kind=HostKind.KUBERNETES, disk_mb={"ssd": 1e6}, task_count=3) for offer in hosts.offers
+    ]
+    disks = PoolDefaults(disk=True, disk_type="ssd", max_tasks_per_host=8)
+    tell_cycle("Kubernetes nodes with disks and a limit of tasks", plain, Hosts(nodes), defaults=disks)
+
+
+def too_large() -> None:
+    """100,000 waiting jobs that no host can take, in front of some that fit."""
+    most = QueueFilters(max_cpus=64.0)
+    hosts = Hosts(offers(random.Random(3), 1000))
+    for users in (1, 10, 1000):
+        index = QueueIndex()
+        jobs = [
+            QueuedJob(
+                str(UUID(int=seq)), f"user-{seq % users:04}", 100.0 if seq < 100_000 else 1.0, 500.0, seq
+            )
+            for seq in range(100_100)
+        ]
+        index.add_many(jobs)
+        tell_cycle(f"100,000 too large jobs of {users:,} users before 100", index, hosts, filters=most)
+
+
+def following() -> None:
+    """Hosts from moment to moment: 10,000, of which 300 change."""
+    dice = random.Random(4)
+    now = offers(dice, 10_000)
+    tell_best("10,000 hosts from offers, with columns", lambda: Hosts(now).columns.rough)
+    hosts = Hosts(now)
+    follow(hosts, now)
+    best = gone_best = float("inf")
+    for _ in range(5):
+        then = list(hosts.offers)
+        for at in dice.sample(range(10_000), 300):
+            then[at] = replace(then[at], task_count=then[at].task_count + 1)
+        best = min(best, timed(partial(follow, hosts, then)))
+        fewer = [offer for at, offer in enumerate(hosts.offers) if at % 33]
+        gone_best = min(gone_best, timed(partial(follow, hosts, fewer)))
+        hosts.follow(then)
+    tell("they follow offers of which 300 changed", best)
+    tell("they follow offers of which 304 are gone", gone_best)
+
+
+def follow(hosts: Hosts, then: Sequence[Offer]) -> None:
+    """Follow, and bring up to date what a cycle asks for."""
+    hosts.follow(then)
+    _ = hosts.columns.rough
+
+
+# --- what is measured
+
+
+def queue(
+    dice: random.Random,
+    count: int,
+    *,
+    particulars: Callable[[int], Particulars] | None = None,
+    wanted: Callable[[int], ConstraintClass] | None = None,
+) -> QueueIndex:
+    """Waiting jobs of up to 1,000 users, of mixed shapes."""
+    index = QueueIndex()
+    for begin in range(0, count, 10_000):
+        index.add_many(jobs(dice, begin, min(begin + 10_000, count), particulars, wanted))
+    return index
+
+
+def labelled(names: str, seq: int) -> ConstraintClass:
+    """Demand of a host the label of that number."""
+    return ConstraintClass(attributes=(("label", f"{names}-{seq}"),))
+
+
+def jobs(
+    dice: random.Random,
+    begin: int,
+    end: int,
+    particulars: Callable[[int], Particulars] | None = None,
+    wanted: Callable[[int], ConstraintClass] | None = None,
+) -> list[QueuedJob]:
+    """Some of them."""
+    found = []
+    for seq in range(begin, end):
+        more: dict[str, Any] = {}
+        if particulars is not None:
+            more["particulars"] = particulars(seq)
+        if wanted is not None:
+            more["constraints"] = wanted(seq)
+        user = f"user-{dice.randrange(1000):04}"
+        cpus, mem_mb = dice.choice((0.5, 1.0, 2.0, 4.0)), float(dice.randrange(100, 8000))
+        found.append(QueuedJob(str(UUID(int=dice.getrandbits(128))), user, cpus, mem_mb, seq, **more))
+    return found
+
+
+def change(index: QueueIndex, dice: random.Random, count: int, created: int) -> int:
+    """Let some jobs start, as many others end, and as many come; returns how many were ever created."""
+    third = max(1, count // 3)
+    ending = [job for user in index.users() for job in index.running_jobs(user)[: third // 500 + 1]][:third]
+    starting = [job for user in index.users() for job in index.waiting_jobs(user, third // 500 + 1)][:third]
+    for job_id in ending:
+        index.end(job_id)
+    for number, job_id in enumerate(starting):
+        index.start(job_id, created + number, f"host-{number % 10_000:05}")
+    for job in jobs(dice, created, created + third):
+        index.add(job)
+    return created + third
+
+
+def offers(dice: random.Random, count: int) -> list[Offer]:
+    """Hosts of three sizes, each in a use of its own."""
+    found = []
+    for number in range(count):
+        name = f"host-{number:05}"
+        cpus = dice.choice((16, 32, 64))
+        mem_mb = cpus * 4000
+        taken = Resources(cpus=dice.randrange(cpus), mem_mb=dice.randrange(mem_mb))
+        attributes = {
+            "HOSTNAME": name,
+            "zone": dice.choice("abcdef"),
+            "rack": f"rack-{dice.randrange(500)}",
+            "label": f"label-{number % 1000}",
+        }
+        whole = Resources(cpus=cpus, mem_mb=mem_mb)
+        found.append(
+            Offer(
+                host=name,
+                cluster="cluster",
+                pool="pool",
+                room=whole - taken,
+                running=taken,
+                attributes=attributes,
+            )
+        )
+    return found
+
+
+# --- telling
+
+
+def tell_cycle(
+    what: str,
+    index: QueueIndex,
+    hosts: Hosts,
+    *,
+    limits: UserLimits = LIMITS,
+    filters: QueueFilters = NO_FILTERS,
+    surroundings: Surroundings = NO_SURROUNDINGS,
+    defaults: PoolDefaults = NO_DEFAULTS,
+) -> None:
+    """Measure a cycle that considers 1,000 jobs."""
+    settings = CycleSettings(max_considered=CONSIDERED, match=MatchSettings(defaults=defaults))
+
+    def decide() -> int:
+        matching = match_cycle(
+            index, hosts, limits, settings=settings, filters=filters, surroundings=surroundings
+        )
+        return len(matching.matches)
+
+    matched = decide()
+    tell(f"a cycle: {what}; matched {matched:,}", min(timed(decide) for _ in range(3)))
+
+
+def tell_best(what: str, work: Callable[[], object], runs: int = 5) -> None:
+    """Run it several times and tell the best."""
+    tell(what, min(timed(work) for _ in range(runs)))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return what it takes, in seconds of processor time."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def tell(what: str, seconds: float) -> None:
+    """Print one line: what, the time, and how much memory this process has used at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(f"{what:70}{seconds * 1e3:>13.2f} ms{peak / 2**20:>9.0f} MiB", flush=True)
+
+
+def draw(grown: Growth, path: Path) -> None:
+    """Draw how the cost of a cycle grows."""
+    import matplotlib.pyplot as plt  # only whoever wants the picture needs it
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for hosts, colour in zip(HOSTS, ("#4c9f70", "#e0a030", "#b5483a"), strict=True):
+        points = [(count, seconds * 1e3) for count, some, seconds in grown if some == hosts]
+        axes.loglog(*zip(*points, strict=True), marker="o", color=colour, label=f"{hosts:,} hosts")
+    axes.set_xlabel("waiting jobs of 1,000 users")
+    axes.set_ylabel("one match cycle, ms of processor time")
+    axes.set_title("A cycle after 1 % of the queue changed, 1,000 jobs considered", fontsize=11)
+    axes.set_ylim(1, 1000)
+    axes.grid(visible=True, which="major", color="#dddddd")
+    axes.legend(frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
