@@ -118,7 +118,8 @@ class Settings:
         mea_culpa_limit, mea_culpa_limits: how many failures of a reason that is ours cost a job no retry: of
             any such reason, and of those that are named; -1 for any number.
         default_runtime_ms: the same for jobs that do not say how long they may run.
-        order: `fair` ranks by DRU; `fifo` by priority and then as jobs came, whoever's they are.
+        order: `fair` ranks by DRU; `fifo` by priority and then as jobs came, whoever's they are, and
+            preempts nobody.
         default_shares: the share of the user `default` where the store has none, by limit name. Where
             neither says anything everybody's share is an equal part of the pool: see `equal_shares`.
         equal_shares: that part is among those who have jobs now; False: it is the whole pool for everybody.

@@ -72,7 +72,8 @@ class Scheduler:
         self.rates = Rates(settings.rates, self.limits)
         self.admission = Admission(settings, self.limits, self.queues, self.rates)
         self.kills = Kills(self.clusters)
-        self.rebalancer = Rebalancer(settings.rebalancer)
+        preempts = settings.rebalancer.enabled and settings.order == "fair"
+        self.rebalancer = Rebalancer(replace(settings.rebalancer, enabled=preempts))
         self.monitoring = Monitoring()
         self.gathering = Gathering()  # progress on its way to the store
         self.cycle = asyncio.Lock()  # one cycle at a time: each sees what the last one has committed

@@ -227,4 +227,5 @@ async def test_first_come_first_served_heeds_no_shares(by_hand: HandTurned) -> N
         await hand.submit(*(a_job_spec(user="first") for _ in range(4)))
         await hand.submit(a_job_spec(user="second"))
         await hand.match()
+        assert await hand.rebalance() == 0
         assert hand.users() == ["first", "first"]
