@@ -17,7 +17,7 @@ from typing import Any, Final
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.limits import DEFAULT_USER, SHARE_NAMES, LimitName
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, REASONS
-from cook_jupyter.simulation.edn import Keyword, Value, read
+from cook_jupyter.simulation.edn import Keyword, Symbol, Value, read
 
 POOL: Final = "no-pool"  # Cook's name for the pool of an installation without pools
 MINUTE_MS: Final = 60_000
@@ -248,7 +248,7 @@ class _Table:
         value = self.get(name)
         if value is None and default is not None:
             return default
-        if not isinstance(value, str) or isinstance(value, Keyword):
+        if not isinstance(value, str) or isinstance(value, Keyword | Symbol):
             raise InvalidRequest(f"{self._named(name)} must be a string, not {value!r}")
         return value
 

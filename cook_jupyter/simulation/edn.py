@@ -1,8 +1,8 @@
 """A small, strict reader of EDN, the notation of Cook's configuration files.
 
-Lives here: `read` and the value `Keyword`. Read are maps, vectors, lists, sets, keywords, strings,
-characters, numbers, booleans, nil, comments and discards (`#_`). Refused, with line and column: tagged
-values (`#inst`), symbols, a key that stands twice in a map, anything left over after the one value.
+Lives here: `read` and the values `Keyword` and `Symbol`. Read are maps, vectors, lists, sets, keywords,
+symbols, strings, characters, numbers, booleans, nil, comments and discards (`#_`). Refused, with line and
+column: tagged values (`#inst`), a key that stands twice in a map, anything left over after the one value.
 Not here: which keys a configuration has (`simulation.config`).
 
 Source: the format's own description, github.com/edn-format/edn.
@@ -24,6 +24,15 @@ class Keyword(str):
         return str(self)
 
 
+class Symbol(str):
+    """A symbol: the name of something, as `cook.plugins/fitness`. Nothing is looked up by it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 Value: TypeAlias = "bool | int | float | str | list[Value] | frozenset[Value] | dict[Value, Value] | None"
 
 _BLANK: Final = re.compile(r"(?:[\s,]+|;[^\n]*)*")
@@ -32,6 +41,7 @@ _INTEGER: Final = re.compile(r"[+-]?(?:0|[1-9][0-9]*)N?\Z")
 _FLOAT: Final = re.compile(
     r"[+-]?(?:0|[1-9][0-9]*)(?:\.[0-9]*(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+|(?=M))M?\Z"
 )
+_SYMBOL: Final = re.compile(r"(?:[A-Za-z*!_?$%&=<>/]|[-+.](?![0-9]))[\w*+!?$%&=<>.:#'/-]*\Z")
 _ESCAPES: Final = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "b": "\b", "f": "\f"}
 _CHARACTERS: Final = {"newline": "\n", "return": "\r", "space": " ", "tab": "\t"}
 _NAMED: Final[dict[str, bool | None]] = {"nil": None, "true": True, "false": False}
@@ -179,9 +189,11 @@ class _Reader:
             if len(word) == 1 or word.startswith("::") or word[-1] in ":/":
                 raise self.error(f"{word!r} is no keyword", begin)
             return Keyword(word)
+        if _SYMBOL.match(word):
+            return Symbol(word)
         read_number = _number_reader(word)
         if read_number is None:
-            raise self.error(f"{word!r} is neither a keyword nor a number, and symbols are not read", begin)
+            raise self.error(f"{word!r} is neither a keyword nor a symbol nor a number", begin)
         return read_number(word.rstrip("NM"))
 
     def _character(self, begin: int) -> str:

@@ -101,6 +101,7 @@ def test_keys_that_mean_nothing_here_are_named() -> None:
         ("{:cycle-step-ms 0}", ":cycle-step-ms must be above 0"),
         ("{:cycle-step-ms true}", ":cycle-step-ms must be a number, not True"),
         ("{:shares {}}", ":shares must be a vector of maps"),
+        ("{:shares [{:user ada :mem 1.0}]}", r":shares \[0\] :user must be a string, not ada"),
         ("{:shares [{:mem 1.0}]}", r":shares \[0\] :user must be a string"),
         ('{:shares [{:user "ada" :mem 0}]}', r":shares \[0\] :mem must be above 0"),
         ("{:scheduler-config {:task-constraints 4}}", ":scheduler-config :task-constraints must be a map"),

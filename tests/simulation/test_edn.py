@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.simulation.edn import Keyword, Value, read
+from cook_jupyter.simulation.edn import Keyword, Symbol, Value, read
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,15 @@ def test_a_keyword_is_told_from_a_string() -> None:
     assert [isinstance(item, Keyword) for item in value] == [True, False]
 
 
+@pytest.mark.parametrize("word", ["fitness", "a.b/c-d", "-", "+x", ".y", "nilly", "trues", "<=", "a'b#"])
+def test_a_symbol_is_read_as_its_name(word: str) -> None:
+    value = read(f"[{word}]")
+
+    assert value == [word]
+    assert isinstance(value, list)
+    assert isinstance(value[0], Symbol)
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
@@ -53,7 +62,8 @@ def test_a_keyword_is_told_from_a_string() -> None:
         ("{:a 1 :a 2}", "line 1, column 7: :a stands here a second time"),
         ("#{1 1}", "line 1, column 5: 1 stands here a second time"),
         ('{:a #inst "2020"}', "line 1, column 5: tagged values"),
-        ("{:a hello}", "line 1, column 5: 'hello' is neither"),
+        ("{:a hell@}", "line 1, column 5: 'hell@' is neither"),
+        ("-1x", "line 1, column 1: '-1x' is neither"),
         ("1 2", "line 1, column 3: there is a second value"),
         ("1 ]", r"line 1, column 3: '\]' closes nothing"),
         ('"abc', "line 1, column 1: this string is never closed"),
