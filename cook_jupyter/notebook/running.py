@@ -215,7 +215,7 @@ class CellRun:
         try:
             client = self._schedulers.client
             job = JobView.seen(client.job(key))
-            self._listen(client, job.latest.get("task_id"))
+            self._listen(client, job)
             if time.monotonic() - self._began < SILENT_S:
                 return
             if job.state == "waiting" and time.monotonic() - self._asked_why > ASK_WHY_EVERY_S:
@@ -230,14 +230,18 @@ class CellRun:
             return
         self._screen.say(state_line(job, self._sentence))
 
-    def _listen(self, client: JobClient, instance: str | None) -> None:
-        """Follow an instance that is not followed, or no longer."""
+    def _listen(self, client: JobClient, job: JobView) -> None:
+        """Follow the latest instance, if it is not followed, or no longer."""
+        instance = job.latest.get("task_id")
         if instance is None or any(
             each.instance == instance and not each.are_broken for each in self._followers
         ):
             return
         for each in self._followers:  # one stream may still be read: not twice
             each.end(0.0)
+        if instance not in self._offsets and any(any(read.values()) for read in self._offsets.values()):
+            # What it writes now was perhaps seen before.
+            self._news.put(Said("stderr", f"[{begins_anew(job)}]\n"))
         offsets = self._offsets.setdefault(instance, {})
         self._followers.append(Followers(client, instance, offsets, self._news.put))
 
@@ -263,12 +267,22 @@ def state_line(job: JobView, sentence: str = "") -> StateLine:
     """A job in one line, without what the reader of the cell knows; `sentence` says why it waits."""
     said = f"{job.name} <{job.uuid[:8]}>"
     if job.state == "waiting":
-        said += f" for {units.duration(job.waited_s)}. {sentence}"
-    elif job.took_s is not None:
+        note = f" · {job.note}" if job.note else ""
+        return StateLine(job.mark, f"{said} for {units.duration(job.waited_s)}{note}. {sentence}")
+    if job.took_s is not None:
         said += f" {'for' if job.state == 'running' else 'after'} {units.duration(job.took_s)}"
         said += f" on {job.latest['hostname']}" if job.latest.get("hostname") else ""
         said += f" · {job.asked}"
     return StateLine(job.mark, f"{said} · {job.note}" if job.note else said)
+
+
+def begins_anew(job: JobView) -> str:
+    """Why the output of a job starts from its beginning: how the instance before the latest ended."""
+    before = job.instances[-2] if len(job.instances) > 1 else {}
+    if before.get("preempted"):
+        return "preempted for a user further below their share; it begins anew, at no cost of retries"
+    why = str(before.get("reason_string", "")).lower()
+    return f"{why}; it begins anew" if why else "it begins anew"
 
 
 def take_in(outcome: CellOutcome, namespace: dict[str, Any], screen: Screen) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from cook_jupyter.notebook.job_views import JobsView, JobView, how_it_ended
 from cook_jupyter.notebook.look import MARKS
+from cook_jupyter.notebook.running import begins_anew, state_line
 from cook_jupyter.notebook.views import SettingsView, StateView, UsageView, WhyView
 
 NOW_MS = 1_760_000_000_000
@@ -217,6 +218,24 @@ def test_the_end_of_a_preempted_job_tells_what_was_lost() -> None:
         "It succeeded on a17 after 3 s. It had been preempted once for jobs of users further below their "
         "share: 45 s of running were lost, but no retry."
     )
+
+
+def test_the_line_of_a_preempted_cell_says_so_before_it_says_why_it_waits() -> None:
+    job = JobView(a_job("waiting", instances=[preempted()]), NOW_MS)
+
+    assert state_line(job, "No host takes it now.").said.endswith(
+        "15 s · preempted once. No host takes it now."
+    )
+
+
+def test_output_that_begins_anew_is_explained() -> None:
+    def second(before: dict[str, Any]) -> JobView:
+        return JobView(a_job("running", instances=[before, an_instance(start_time=NOW_MS - 1000)]), NOW_MS)
+
+    failed = an_instance("failed", end_time=NOW_MS - 2000, reason_string="Command exited non-zero")
+
+    assert begins_anew(second(preempted())).startswith("preempted for a user further below their share")
+    assert begins_anew(second(failed)) == "command exited non-zero; it begins anew"
 
 
 def test_who_asks_why_a_job_waits_sees_who_holds_the_machine() -> None:
