@@ -12,6 +12,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class Scheduler:
         self.new_instance_id: Callable[[], InstanceId] = lambda: str(uuid.uuid4())
         self._running: dict[JobId, RunningRow] = {}
         self._last_change = 0
+        self._capacity_seen: dict[PoolName, Sequence[Sequence[Offer]]] = {}
 
     # Jobs
 
@@ -299,8 +301,11 @@ class Scheduler:
         return [offer for cluster in self.clusters.values() for offer in cluster.capacity()]
 
     def see_capacity(self, pool: PoolName) -> None:
-        """Let a pool's queue know what hosts there are."""
-        self.queues.see_capacity(pool, [offer for offer in self.capacity() if offer.pool == pool])
+        """Let a pool's queue know what hosts there are; costs nothing while clusters tell the same value."""
+        told = [cluster.capacity() for cluster in self.clusters.values()]
+        if not all(map(is_, told, self._capacity_seen.get(pool, ()))) or pool not in self._capacity_seen:
+            self._capacity_seen[pool] = told
+            self.queues.see_capacity(pool, [offer for some in told for offer in some if offer.pool == pool])
 
     def subscribe(self, user: str, after: int | None, label: tuple[str, str] | None = None) -> Subscription:
         """Begin a stream of a user's changes above number `after` (None: from now on)."""
