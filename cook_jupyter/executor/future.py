@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Status = Literal["unsent", "waiting", "running", "success", "failed", "cancelled"]
 
 _LOG_PIECE_BYTES = 1024 * 1024
+_DELIVERY_S = 2.0  # who submits and asks why in one breath wants the answer, not that it is too early
 _DOTS = {
     "unsent": "var(--jp-ui-font-color3, gray)",
     "waiting": "var(--jp-warn-color1, darkorange)",
@@ -150,9 +151,10 @@ class CookFuture(concurrent.futures.Future[Any]):
 
     def why(self) -> str:
         """Why the job waits, in plain words, with numbers and the next step."""
+        delivered = self._session.delivered([self], _DELIVERY_S)
         if self.done():
             return f"It does not wait: it is over ({self.status})."
-        if self.stage is not Stage.ACCEPTED:
+        if not delivered:
             return "It has not reached the scheduler yet."
         return "\n".join(self._session.client.why(self._key)["sentences"])
 

@@ -365,14 +365,18 @@ class Session:
         Raises:
             SchedulerUnreachable: nobody took the request.
         """
-        with self._moved:
-            self._moved.wait_for(
-                lambda: all(each.stage is Stage.ACCEPTED or each.done() for each in futures), PATIENCE_S
-            )
+        self.delivered(futures, PATIENCE_S)
         keys = [each.key for each in futures if not each.done()]
         if not keys:
             return
         self.ask(lambda client: client.kill(keys))
+
+    def delivered(self, futures: Sequence[CookFuture], timeout_s: float) -> bool:
+        """Wait until jobs have reached the scheduler, or are over; tell whether they have."""
+        with self._moved:
+            return self._moved.wait_for(
+                lambda: all(each.stage is Stage.ACCEPTED or each.done() for each in futures), timeout_s
+            )
 
     def _withdraw(self, futures: Sequence[CookFuture]) -> int:
         """Take back what the sender has not taken yet."""
