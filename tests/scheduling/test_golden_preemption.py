@@ -53,19 +53,24 @@ def _jobs(given: Input) -> list[Input]:
 def _waiting(job: Input, given: Input) -> QueuedJob:
     """A waiting job with what the case says of its earlier instances, its group and its constraints."""
     queued = a_queued_job(job)
-    group = job.get("group", given.get("group", {}).get("name"))
+    group = job.get("group", (given.get("group") or {}).get("name"))
     earlier: list[Input] = job.get("previous_instances") or given.get("previous_instances") or []
     avoid = frozenset(instance["host"] for instance in earlier if not instance.get("preempted"))
     if group is not None or avoid:
         queued = queued._replace(particulars=Particulars(avoid=avoid, group=group))
-    if "constraints" in job:
-        pairs = tuple((each[0], each[-1]) for each in job["constraints"])
+    if job.get("constraints"):
+        pairs = tuple(map(_demand, job["constraints"]))
         queued = queued._replace(constraints=replace(queued.constraints, attributes=pairs))
     return queued
 
 
+def _demand(told: Any) -> tuple[str, str]:
+    """A host attribute and its value: by name, or as first and last of a list."""
+    return (told["attribute"], told["pattern"]) if isinstance(told, dict) else (told[0], told[-1])
+
+
 def _limits(given: Input) -> UserLimits:
-    quotas = given.get("user_quotas", {})
+    quotas = given.get("user_quotas") or {}
     default = quotas.get("default", {})
     return replace(
         limits(given.get("shares", {})),
@@ -97,7 +102,7 @@ def _hosts(given: Input) -> Hosts:
             attributes={"HOSTNAME": host, **attributes.get(host, {})},
             kind=HostKind.PLAIN,
         )
-        for host, room in given.get("spare", {}).items()
+        for host, room in (given.get("spare") or {}).items()
     )
 
 
@@ -252,27 +257,34 @@ def _told(decision: Input) -> Preemption:
     )
 
 
-def _reserved(step: Any) -> dict[str, str]:
-    """What one cycle reserves; it is told by its decisions, and by what was launched before it."""
-    step = step if isinstance(step, dict) else {"decisions": step}
-    launched = [str(job) for job in step.get("launched", [])]
-    return reservations_after(map(_told, step["decisions"]), launched, reserve_from=2)
+def _reserved(steps: Any) -> list[dict[str, str]]:
+    """What is reserved after each step: a cycle, told by its decisions, or only jobs that were launched."""
+    after: list[dict[str, str]] = []
+    reserved: dict[str, str] = {}
+    launched: set[str] = set()
+    for told in steps:
+        step = told if isinstance(told, dict) else {"decisions": told}
+        launched.update(map(str, step.get("launched", [])))
+        if step.get("decisions") is None:
+            reserved = {job: host for job, host in reserved.items() if job not in launched}
+        else:
+            reserved = reservations_after(map(_told, step["decisions"]), launched, reserve_from=2)
+            launched.clear()
+        after.append(reserved)
+    return after
 
 
-def _cycles(given: Input) -> list[Any]:
-    """The cycles of a case: a single one, or a list of them under any name."""
-    if "decisions" in given:
-        return [given]
-    [cycles] = [each for each in given.values() if isinstance(each, list)]
-    return cycles
-
-
-@pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["reserve", "reserve_sequence"]))
+@pytest.mark.parametrize(
+    ("given", "expect"), cases("rebalancer", ops=["reserve", "reserve_sequence", "reservations"])
+)
 def test_hosts_are_reserved_as_in_cook(given: Input, expect: Input) -> None:
-    after = [_reserved(cycle) for cycle in _cycles(given)]
-    told = expect.get("reservations", expect.get("after"))
+    steps = next(
+        (given[name] for name in ("steps", "cycles", "sequence", "rounds") if name in given), [given]
+    )
+    after = _reserved(steps)
+    told = expect["reservations"] if "reservations" in expect else expect["after_each"]
     if isinstance(told, list):
-        assert after == told
+        assert after == [step.get("reservations", step) for step in told]
     else:
         assert after[-1] == told  # each cycle replaces what the one before reserved
 
