@@ -110,15 +110,19 @@ def test_a_cycle_decides_as_the_specification_says(
 def test_no_launch_passes_a_quota(
     tasks: list[Task], limits: UserLimits, offers: list[Offer], columnar: bool
 ) -> None:
-    pool_quota = Quota(count=9)
+    pool_quota, group_quota = Quota(count=9), Quota(count=6, cpus=8.0)
+    group_usage = Usage(count=2, cpus=3.0)
     index = an_index(tasks)
     matching = match_cycle(
         index,
         offers,
         limits,
         settings=settings_for(columnar),
-        filters=QueueFilters(pool_quota=pool_quota),
+        filters=QueueFilters(pool_quota=pool_quota, group_quota=group_quota, group_usage=group_usage),
     )
+    for each in matching.matches:
+        group_usage += index.asked(each.job_id)
+    assert not matching.matches or group_quota.allows(group_usage)
     before = {user: index.usage(user) for user in index.users()}
     for number, each in enumerate(matching.matches):
         index.start(each.job_id, number, each.host)
