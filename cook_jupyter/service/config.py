@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import Pool
-from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, FreeFailures
+from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, PREEMPTED, FreeFailures
 from cook_jupyter.service.policies import (
     Bucket,
     MaintenanceSettings,
@@ -116,7 +116,8 @@ class Settings:
         retry_limit: the most attempts a job may ask for.
         rank_interval_ms: the timer behind the events: a cycle runs at least this often.
         mea_culpa_limit, mea_culpa_limits: how many failures of a reason that is ours cost a job no retry: of
-            any such reason, and of those that are named; -1 for any number.
+            any such reason, and of those that are named; -1 for any number. Preemption is free however often
+            it happens; in Cook (an empty table) it is one of the reasons that are not named.
         default_runtime_ms: the same for jobs that do not say how long they may run.
         order: `fair` ranks by DRU; `fifo` by priority and then as jobs came, whoever's they are, and
             preempts nobody.
@@ -147,7 +148,7 @@ class Settings:
     max_runtime_ms: int | None = None
     default_runtime_ms: int | None = None
     mea_culpa_limit: int = DEFAULT_MEA_CULPA_LIMIT
-    mea_culpa_limits: Mapping[str, int] = field(default_factory=dict)
+    mea_culpa_limits: Mapping[str, int] = field(default_factory=lambda: {PREEMPTED: NEVER_COUNTS})
     max_considered: int = 1000
     scaleback: float = 0.95
     good_enough: float = 0.8
@@ -235,6 +236,15 @@ def _require_patterns(settings: Settings) -> None:
     patterns = [("rebalancer.pool_regex", settings.rebalancer.pool_regex)]
     patterns += [("pool_quotas.pool_regex", quota.pool_regex) for quota in settings.pool_quotas]
     patterns += [("queue_limits.pool_regex", limit.pool_regex) for limit in settings.queue_limits]
+    placement = settings.placement
+    patterns += [
+        ("placement.default_constraints.pool_regex", own.pool_regex) for own in placement.default_constraints
+    ]
+    patterns += [
+        (f"placement.rewritings.{name}.patterns", pattern)
+        for name, rewriting in placement.rewritings.items()
+        for pattern, _ in rewriting.patterns
+    ]
     for name, pattern in patterns:
         try:
             re.compile(pattern)

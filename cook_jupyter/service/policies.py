@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cook_jupyter.model.limits import UNLIMITED, UNLIMITED_COUNT
+from cook_jupyter.scheduling.constraints import Rewriting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +175,21 @@ class PoolMove:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConstraints:
+    """What the pools that `pool_regex` finds demand of hosts where a job has no such demand of its own.
+
+    The first that finds a name counts.
+
+    Attributes:
+        pool_regex: which pools.
+        constraints: pairs of a host attribute and the value it must have.
+    """
+
+    pool_regex: str = ".*"
+    constraints: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementSettings:
     """What bears on which host a job goes to.
 
@@ -185,6 +201,8 @@ class PlacementSettings:
         launch_filter: a function `module:name` that says of a waiting job whether it may start now.
         leave_out_too_large: jobs larger than the largest host are left out of the queue; they cannot start:
             Cook considers them again in each cycle, and fewer jobs while such a one is first.
+        default_constraints: what pools add to the constraints of their jobs.
+        rewritings: host attribute -> what is made of constraints on it: names that hosts bear no more, say.
     """
 
     avoid_failed_hosts: Literal["while_others", "always", "never"] = "while_others"
@@ -192,3 +210,5 @@ class PlacementSettings:
     completion: CompletionSettings | None = None
     launch_filter: str | None = None
     leave_out_too_large: bool = True
+    default_constraints: tuple[PoolConstraints, ...] = ()
+    rewritings: Mapping[str, Rewriting] = field(default_factory=dict)

@@ -354,7 +354,10 @@ class _Pool:
         self.group_quota = UNLIMITED_QUOTA if self.group is None else _quota_of(settings, self.group)
         placement = settings.placement
         completion = placement.completion
+        added = first_found(pool.name, ((own.pool_regex, own) for own in placement.default_constraints))
         self.defaults = PoolDefaults(
+            constraints=() if added is None else added.constraints,
+            rewritings=placement.rewritings,
             novel_host=placement.avoid_failed_hosts != "never",
             max_tasks_per_host=placement.max_tasks_per_host,
         )

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from cook_jupyter.errors import InvalidRequest
 
@@ -69,5 +69,8 @@ def _require_known(found: object, kind: Any, source: str, where: str) -> None:
 def _require_inner(value: object, kind: Any, source: str, where: str) -> None:
     kinds = [kind, *get_args(kind)]
     inner = next((one for one in kinds if is_dataclass(one)), None)
-    if inner is not None:
+    if inner is not None and get_origin(kind) is Mapping and isinstance(value, dict):
+        for name, item in value.items():
+            _require_known(item, inner, source, f"{where}.{name}")
+    elif inner is not None:
         _require_known(value, inner, source, where)

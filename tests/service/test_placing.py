@@ -6,8 +6,9 @@ import pytest
 
 from cook_jupyter.model.job import Group
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.constraints import Rewriting
 from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import PlacementSettings
+from cook_jupyter.service.policies import PlacementSettings, PoolConstraints
 from tests.builders import a_group, a_job_spec
 from tests.service.conftest import ByHand, HandTurned, SlowToEnd
 
@@ -189,3 +190,26 @@ async def test_no_host_runs_more_tasks_than_it_may(by_hand: HandTurned) -> None:
         await hand.match()
 
         assert Counter(hand.where().values()) == {"h1": 2, "h2": 2}
+
+
+async def test_what_a_pool_demands_holds_for_jobs_that_do_not_say_otherwise(by_hand: HandTurned) -> None:
+    third = PoolConstraints(pool_regex="^default$", constraints=(("HOSTNAME", "h3"),))
+    other = PoolConstraints(pool_regex="other", constraints=(("HOSTNAME", "h1"),))
+    settings = Settings(placement=PlacementSettings(default_constraints=(other, third)))
+    async with by_hand(hosts=3, settings=settings) as hand:
+        meek, headstrong = a_job_spec(), a_job_spec(constraints=(("HOSTNAME", "EQUALS", "h2"),))
+        await hand.submit(meek, headstrong)
+        await hand.match()
+
+        assert hand.where() == {meek.job_id: "h3", headstrong.job_id: "h2"}
+
+
+async def test_a_name_that_hosts_bear_no_more_is_rewritten(by_hand: HandTurned) -> None:
+    renamed = {"host": Rewriting(attribute="HOSTNAME", patterns=(("^machine-(.*)", "h$1"),))}
+    settings = Settings(placement=PlacementSettings(rewritings=renamed))
+    async with by_hand(hosts=3, settings=settings) as hand:
+        job = a_job_spec(constraints=(("host", "EQUALS", "machine-2"),))
+        await hand.submit(job)
+        await hand.match()
+
+        assert hand.where() == {job.job_id: "h2"}

@@ -7,12 +7,14 @@ import pytest
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import DruMode
+from cook_jupyter.scheduling.constraints import Rewriting
 from cook_jupyter.service.config import Settings, load_settings
 from cook_jupyter.service.policies import (
     Bucket,
     CompletionSettings,
     MaintenanceSettings,
     PlacementSettings,
+    PoolConstraints,
     PoolMove,
     PoolQuota,
     QueueLimit,
@@ -63,6 +65,13 @@ avoid_failed_hosts = "always"
 [placement.completion]
 host_lifetime_ms = 86400000
 
+[[placement.default_constraints]]
+constraints = [["rack", "a"]]
+
+[placement.rewritings.zone]
+attribute = "rack"
+patterns = [["^old-(.*)", "$1"]]
+
 [[pool_moves]]
 pool = "main"
 destination = "gpus"
@@ -94,6 +103,10 @@ def test_every_table_of_a_settings_file_becomes_a_typed_value(tmp_path: Path) ->
     assert settings.rates.job_submission == Bucket(bucket_size=1000, tokens_per_minute=600)
     assert settings.placement.completion is not None
     assert settings.placement.completion.host_lifetime_ms == 86_400_000
+    assert settings.placement.default_constraints == (PoolConstraints(constraints=(("rack", "a"),)),)
+    assert settings.placement.rewritings == {
+        "zone": Rewriting(attribute="rack", patterns=(("^old-(.*)", "$1"),))
+    }
     assert settings.pool_moves == (PoolMove(pool="main", destination="gpus", users={"ada": 0.5}),)
 
 
@@ -119,6 +132,14 @@ def test_the_settings_of_cook_differ_in_nothing_but_what_we_do_better() -> None:
         ("[rebalancer]\nspeed = 1", r"unknown settings in \[rebalancer\]: speed; known are: .*min_dru_diff"),
         ("[[pool_quotas]]\npool_regex = 'a'\nram = 1", r"in \[pool_quotas\]: ram; known are: count, cpus"),
         ("[placement.completion]\nlife = 1", r"in \[placement.completion\]: life; known are"),
+        (
+            "[placement.rewritings.zone]\nto = 1",
+            r"in \[placement.rewritings.zone\]: to; known are: attribute",
+        ),
+        (
+            '[placement.rewritings.zone]\npatterns = [["(", ""]]',
+            "rewritings.zone.patterns '\\(' is no regular",
+        ),
         ("[rates.job_submission]\nsize = 1", r"in \[rates.job_submission\]: size; known are: bucket_size"),
         ("[[pools]]\nname = 'default'\ndru = 'gpu'", r"in \[pools\]: dru; known are"),
         ("[rebalancer]\ninterval_ms = 'soon'", "rebalancer: Expected `int`, got `str`.*interval_ms"),
@@ -161,6 +182,8 @@ def test_what_is_wrong_in_a_settings_file_is_named(tmp_path: Path, text: str, sa
         RateSettings,
         MaintenanceSettings,
         PlacementSettings,
+        PoolConstraints,
+        Rewriting,
         CompletionSettings,
     ],
 )

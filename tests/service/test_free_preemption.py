@@ -1,0 +1,28 @@
+"""A job that makes way for others does not fail for it, however often; unless Cook is imitated."""
+
+from pathlib import Path
+
+import pytest
+
+from cook_jupyter.model.lifecycle import attempts_of_reasons
+from cook_jupyter.model.reason import KILLED_EXTERNALLY, PREEMPTED
+from cook_jupyter.service.config import load_settings
+
+OFTEN = 9
+
+
+def test_preemption_costs_no_retry_however_often_it_happens() -> None:
+    settings = load_settings(None)
+
+    assert attempts_of_reasons([PREEMPTED] * OFTEN, free=settings.free_failures) == 0
+    assert attempts_of_reasons([KILLED_EXTERNALLY] * OFTEN, free=settings.free_failures) == OFTEN - 5
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"), [("{}", OFTEN - 5), ("{preempted-by-rebalancer = 2}", OFTEN - 2)]
+)
+def test_an_operator_may_count_preemptions(tmp_path: Path, said: str, counted: int) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f"mea_culpa_limits = {said}\n")
+
+    assert attempts_of_reasons([PREEMPTED] * OFTEN, free=load_settings(file).free_failures) == counted
