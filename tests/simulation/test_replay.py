@@ -242,6 +242,15 @@ def test_a_job_larger_than_any_may_be_is_ended_without_a_row() -> None:
     assert outcome.waiting == 0
 
 
+def test_such_a_job_counts_in_the_one_ranking_that_meets_it() -> None:
+    # With a1 the next job of a stands at 42 shares, behind b1. In the next cycle a1 is gone.
+    trace = [a_job("a1", 0, cpus=41.0), a_job("a2", 0), a_job("b1", 0, 500), a_job("b2", 500)]
+
+    outcome = run(trace, a_host(cpus=1.0))
+
+    assert [row.job_id for row in outcome.rows] == ["b1", "a2"]
+
+
 def test_until_done_goes_on_to_the_last_end() -> None:
     trace = [a_job(f"a{n}", 0, 2500) for n in range(3)] + [a_job("z1", 0, cpus=5.0)]
 
