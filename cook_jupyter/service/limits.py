@@ -15,6 +15,7 @@ from cook_jupyter.model.limits import (
     OLD_COUNT,
     SHARE_NAMES,
     UNLIMITED,
+    UNLIMITED_COUNT,
     UNSET_QUOTA,
     LimitEntry,
     LimitKind,
@@ -96,8 +97,10 @@ class Limits:
         own = self._entries.get((kind, user, scope), {})
         default = self._entries.get((kind, DEFAULT_USER, scope), {})
         found = {name: own.get(name, default.get(name, amount)) for name, amount in unset.items()}
-        if "count" in found and "count" not in own:
-            found["count"] = own.get(OLD_COUNT, default.get("count", default.get(OLD_COUNT, found["count"])))
+        if "count" in found:
+            old = default.get("count", default.get(OLD_COUNT, found["count"]))
+            count = own.get("count", own.get(OLD_COUNT, old))
+            found["count"] = int(min(count, UNLIMITED_COUNT))  # tasks are whole
         return found
 
     def of_pool(self, pool: str) -> UserLimits:

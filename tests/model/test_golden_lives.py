@@ -42,8 +42,8 @@ def _job(given: Input, state: str) -> Job:
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["attempts_of_reasons"]))
 def test_attempts_of_reasons_are_counted_as_cook_does(given: Input, expect: Input) -> None:
     table = {
-        name: Reason(code=int(name), name=name, sentence="", **row)
-        for name, row in given["reason_table"].items()
+        name: Reason(code=code, name=name, sentence="", **row)
+        for code, (name, row) in enumerate(given["reason_table"].items())
     }
     counted = lifecycle.attempts_of_reasons(
         given["reasons"],
@@ -94,7 +94,10 @@ def test_a_job_follows_its_instances_as_in_cook(given: Input, expect: Input) -> 
         ),
         free=_free(given),
     )
-    assert (reported.job or job).state.value == expect["job_state"]
+    after = reported.job or job
+    assert after.state.value == expect["job_state"]
+    if "instance_status" in expect:
+        assert after.instances[update["index"]].status.value == expect["instance_status"]
 
 
 def _free(given: Input) -> FreeFailures:

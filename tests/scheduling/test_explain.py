@@ -55,6 +55,10 @@ def test_placement_failures_are_told_resources_first(given: Input, expect: Input
     refusal = _refusal("j", given["last_failure"])
     found = [] if refusal is None else [list(count) for count in host_counts(refusal)]
     assert found == expect.get("host_counts", [])
+    told = reasons(a_job(job_id="j"), QueueIndex(), UserLimits(), Facts(placement=refusal))
+    assert [reason.kind for reason in told] == [
+        WaitKind.NOT_PLACED if given["last_failure"] else WaitKind.UNDER_INVESTIGATION
+    ]
 
 
 def _refusal(job: str, stored: Input | None) -> Refusal | None:
