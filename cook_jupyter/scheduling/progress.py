@@ -55,8 +55,8 @@ class Gathering:
     ) -> bool:
         """Take in what an instance says; returns whether it is kept.
 
-        Without a whole number in sequence nobody knows whether it is news: it is dropped. So is what is older than
-        the word that is held.
+        Without a whole number in sequence nobody knows whether it is news: it is dropped. So is what is older
+        than the word that is held.
         """
         held = self._pending.get(instance_id)
         if held is None and len(self._pending) >= self._most:
