@@ -97,7 +97,8 @@ def test_failure_reasons_tell_a_limit_only_where_it_is_our_fault(served: Served)
         "mea_culpa": False,
     }
     assert told[4003]["failure_limit"] == 10
-    assert told[1002]["failure_limit"] == 5
+    assert told[1008]["failure_limit"] == 5
+    assert told[1002]["failure_limit"] == -1  # preemption is free, however often
 
 
 def test_metrics_count_jobs(served: Served) -> None:
