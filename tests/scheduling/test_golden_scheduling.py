@@ -95,7 +95,9 @@ def test_the_queue_is_cooks(given: Input, expect: Input, way: Any) -> None:
 
 def _parted(given: Input, way: Any) -> Input:
     """The jobs that stay in the queue and those that ask for too much, both as they were given."""
-    most, jobs = given["limits"], [{"user": "u", **job} for job in given["jobs"]]
+    most = given["limits"]
+    jobs = [{"user": "u", **job, "seq": place} for place, job in enumerate(given["jobs"])]
+    names = [told.get("seq", told.get("id")) for told in given["jobs"]]
     largest_mb = most["mem"] if "mem" in most else 1024 * most["memory_gb"]
     filters = QueueFilters(max_cpus=most.get("cpus", most.get("max_cpus")), max_mem_mb=largest_mb)
     index = an_index(jobs)
@@ -104,14 +106,14 @@ def _parted(given: Input, way: Any) -> Input:
         for job in index.ids(r.row for r in ranked_within(way(index, UserLimits()), index, filters))
     }
     too_large = {
-        job["seq"]
-        for job in jobs
+        place
+        for place, job in enumerate(jobs)
         if offence(_resources(job), max_cpus=filters.max_cpus, max_mem_mb=filters.max_mem_mb)
     }
     assert not left & too_large
     return {
-        "kept": [job["seq"] for job in jobs if job["seq"] in left],
-        "offensive": [job["seq"] for job in jobs if job["seq"] in too_large],
+        "kept": [names[place] for place in sorted(left)],
+        "offensive": [names[place] for place in sorted(too_large)],
     }
 
 

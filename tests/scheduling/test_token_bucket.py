@@ -26,7 +26,7 @@ TOLERANCE = 1e-2  # as in the source of the golden cases
 @pytest.mark.parametrize(("given", "expect"), cases("token_bucket"))
 def test_buckets_earn_and_spend_as_cooks(given: Input, expect: Expect) -> None:
     steps = zip(given["steps"], expect["after_each"], strict=True)
-    if given.get("op", "").startswith("limiter"):
+    if "tokens_per_minute" in given:
         _follow_limiter(given, steps)
     else:
         _follow_bucket(given, steps)
@@ -62,7 +62,7 @@ def _follow_limiter(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None
     )
     for step, told in steps:
         assert step.keys() <= {"time", "spend", "flush"}
-        for key, tokens in step.get("spend", {}).items():
+        for key, tokens in (step.get("spend") or {}).items():
             limiter.spend(key, tokens, step["time"])
         if "flush" in step:
             limiter.flush(step["flush"])
