@@ -10,6 +10,7 @@ from cook_jupyter.model.instance import Instance, InstanceStatus, StatusUpdate, 
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.reason import (
     DEFAULT_MEA_CULPA_LIMIT,
+    HEARTBEAT_LOST,
     REASONS,
     FreeFailures,
     Reason,
@@ -199,13 +200,24 @@ def _same_after_a_kill(job: Job, expect: Input) -> None:
         assert len(_open(job)) == expect["backend_kills"]
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("status", ops=["reconcile"]))
+@pytest.mark.parametrize(("given", "expect"), cases("status", ops=["reconcile", "reconcile_jobs"]))
 def test_reconciling_derives_the_states_of_jobs_again(given: Input, expect: Input) -> None:
-    jobs = [_job(told, told["state"]) for told in given["jobs"]]
-    states = [
-        lifecycle.state_of(job, free=_free(told)).value for job, told in zip(jobs, given["jobs"], strict=True)
-    ]
-    assert states == expect["job_states"]
+    jobs = given["jobs"] if "jobs" in given else [given["job"]]
+    states = [lifecycle.state_of(_job(told, told["state"]), free=_free(told)).value for told in jobs]
+    assert states == (expect["job_states"] if "jobs" in given else [expect["job_state"]])
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("status", ops=["heartbeat_timeout"]))
+def test_an_instance_that_is_silent_fails(given: Input, expect: Input) -> None:
+    job = _job(given["job"], given["job"]["state"])
+    place = given.get("index", 0)
+    after = lifecycle.fail(job, f"instance-{place}", reason=HEARTBEAT_LOST, at_ms=9, free=_free(given["job"]))
+    told = {
+        "status": after.instances[place].status.value,
+        "reason": after.instances[place].reason,
+        "job_state": after.state.value,
+    }
+    assert {name: told[name] for name in expect} == expect
 
 
 def _open(job: Job) -> list[Instance]:
