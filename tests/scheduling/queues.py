@@ -7,7 +7,7 @@ from uuid import UUID
 from cook_jupyter.model.limits import UNLIMITED, Quota, Share, UserLimits
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.considerable import quota_of
-from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, Particulars
+from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, Demand, Particulars
 
 Task = Mapping[str, Any]
 
@@ -35,12 +35,18 @@ def a_queued_job(task: Task) -> QueuedJob:
         ports=task.get("ports", 0),
         priority=task.get("priority", 50),
         constraints=ConstraintClass(
+            attributes=tuple(map(_demand, task.get("constraints") or ())),
             gpu_model=task.get("gpu_model"),
             disk_type=task.get("disk_type"),
             disk_mb=task.get("disk_request"),
         ),
         particulars=NO_PARTICULARS if group is None else Particulars(group=group),
     )
+
+
+def _demand(told: Any) -> Demand:
+    """A host attribute and its value: by name, or as first and last of a list."""
+    return (told["attribute"], told["pattern"]) if isinstance(told, Mapping) else (told[0], told[-1])
 
 
 def an_index(tasks: Iterable[Task]) -> QueueIndex:

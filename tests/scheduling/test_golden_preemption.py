@@ -51,22 +51,14 @@ def _jobs(given: Input) -> list[Input]:
 
 
 def _waiting(job: Input, given: Input) -> QueuedJob:
-    """A waiting job with what the case says of its earlier instances, its group and its constraints."""
+    """A waiting job with what the case says of its earlier instances and its group."""
     queued = a_queued_job(job)
     group = job.get("group", (given.get("group") or {}).get("name"))
     earlier: list[Input] = job.get("previous_instances") or given.get("previous_instances") or []
     avoid = frozenset(instance["host"] for instance in earlier if not instance.get("preempted"))
     if group is not None or avoid:
         queued = queued._replace(particulars=Particulars(avoid=avoid, group=group))
-    if job.get("constraints"):
-        pairs = tuple(map(_demand, job["constraints"]))
-        queued = queued._replace(constraints=replace(queued.constraints, attributes=pairs))
     return queued
-
-
-def _demand(told: Any) -> tuple[str, str]:
-    """A host attribute and its value: by name, or as first and last of a list."""
-    return (told["attribute"], told["pattern"]) if isinstance(told, dict) else (told[0], told[-1])
 
 
 def _limits(given: Input) -> UserLimits:
