@@ -9,14 +9,18 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from cook_jupyter.client.connect import connect
 from cook_jupyter.executor import CookExecutor, CookFuture
 from cook_jupyter.model import reason as reasons
+from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY
 from cook_jupyter.model.reason import REASONS
 
 CPUS = 2
@@ -79,14 +83,21 @@ class Machine:
         """Grace submits one job."""
         self.of_grace = [self._submit("grace")]
 
-    def _submit(self, user: str) -> CookFuture:
-        return self._executors[user].submit(held, user, str(self._folder / "ledger"), self._gate(user))
+    def _submit(self, user: str, priority: int = DEFAULT_PRIORITY) -> CookFuture:
+        executor = self._executors[user].with_(priority=priority)
+        return executor.submit(held, user, str(self._folder / "ledger"), self.gate(user))
+
+    def ada_leaves_one_cpu(self) -> None:
+        """A job of ada's runs that is dearer to her than others."""
+        self.of_ada = [self._submit("ada", HIGHEST_PRIORITY)]
+        until(self.marks, "ada's job runs")
 
     def open_gate(self, user: str) -> None:
         """Let the jobs of a user end."""
-        Path(self._gate(user)).touch()
+        Path(self.gate(user)).touch()
 
-    def _gate(self, user: str) -> str:
+    def gate(self, user: str) -> str:
+        """The file for which the jobs of a user wait."""
         return str(self._folder / f"gate-{user}")
 
     def marks(self) -> list[tuple[str, int]]:
@@ -197,3 +208,39 @@ def test_a_scheduler_killed_between_preemption_and_restart_loses_nothing(machine
         assert [each["status"] for each in machine.instances(future)].count("success") == 1
     starts = [job for job, _ in machine.marks() if job != victim.key]
     assert len(starts) == len(set(starts)) == CPUS, "what was not preempted ran once"
+
+
+@pytest.mark.slow
+def test_a_cell_that_is_preempted_says_so_and_brings_its_value_all_the_same(machine: Machine) -> None:
+    machine.ada_leaves_one_cpu()
+    cell = f"""%%cook --name hers
+import os, time
+print("begun", flush=True)
+while not os.path.exists({machine.gate("ada")!r}):
+    time.sleep(0.02)
+"over"
+"""
+    before = "%load_ext cook_jupyter\n%cook config user=ada mem_mb=100"
+    cells = [before, cell, "why = %cook why hers\nprint(why)"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+
+    def printed(stream: str) -> str:
+        return "".join(each.text for each in notebook.cells[1].outputs if each.get("name") == stream)
+
+    with ThreadPoolExecutor(1) as frontend:
+        done = frontend.submit(NotebookClient(notebook, timeout=120, kernel_name="python3").execute)
+        try:
+            until(lambda: done.done() or printed("stdout") == "begun\n", "the cell prints")
+            machine.grace_comes()
+            until(lambda: done.done() or len(machine.marks()) > 1, "grace's job runs")
+            machine.open_gate("grace")
+            until(lambda: done.done() or printed("stdout") == "begun\nbegun\n", "the cell begins anew")
+        finally:
+            machine.open_gate("ada")
+        done.result()
+
+    assert "preempted for a user further below their share; it begins anew" in printed("stderr")
+    outputs = notebook.cells[1].outputs
+    assert [each.data["text/plain"] for each in outputs if each.output_type == "execute_result"] == ["'over'"]
+    (told,) = notebook.cells[2].outputs
+    assert "It had been preempted once for jobs of users further below their share" in told.text
