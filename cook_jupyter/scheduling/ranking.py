@@ -233,7 +233,9 @@ def columnar(
     counts = np.array([tasks.waiting_count for tasks in users], dtype=np.int64)
     depths = counts
     if limit is not None and users:
-        depth = max(_LEAST_DEPTH, 2 * limit // len(users))
+        # What runs is merged whole in each round: as many that wait cost no more, and save rounds in which a
+        # few users turn out to have most of the first jobs.
+        depth = max(_LEAST_DEPTH, 2 * limit // len(users), index.running_count // len(users))
         if passed_over is None:
             depths = np.minimum(counts, depth)
         else:
