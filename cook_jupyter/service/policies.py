@@ -25,7 +25,7 @@ class RebalancerSettings:
             less than a millisecond and whoever waits sits in front of it.
         safe_dru_threshold: a task whose DRU is below is never preempted. None: nothing is.
         min_dru_diff: by how much more than that a victim must be further along its share than the job it
-            gives way to. None: nothing is preempted.
+            gives way to; Cook's 0.5 lets who holds a whole share wait for less. None: nothing is preempted.
         max_preemption: how many waiting jobs one look tries to find room for. None: nothing is preempted.
         pool_regex: the pools it looks at: those whose name this finds.
         shortest_prefix, drop_unneeded, least_work_lost, gpu_pools, freed_gpus_count, spare_hosts_known,
@@ -39,7 +39,7 @@ class RebalancerSettings:
     enabled: bool = True
     interval_ms: int = 10_000
     safe_dru_threshold: float | None = 1.0
-    min_dru_diff: float | None = 0.5
+    min_dru_diff: float | None = 0.1
     max_preemption: int | None = 100
     pool_regex: str = ".*"
     shortest_prefix: bool = True
@@ -59,6 +59,7 @@ class RebalancerSettings:
         """Return the settings that behave as Cook."""
         return cls(
             interval_ms=300_000,
+            min_dru_diff=0.5,
             shortest_prefix=False,
             drop_unneeded=False,
             least_work_lost=False,

@@ -18,7 +18,7 @@ def test_the_parameters_of_the_rebalancer_are_told_and_set(served: Served) -> No
         "interval_ms": 10_000,
         "pool_regex": ".*",
         "safe_dru_threshold": 1.0,
-        "min_dru_diff": 0.5,
+        "min_dru_diff": 0.1,
         "max_preemption": 100,
     }
     changed = served.ask("PUT", "/v1/rebalancer", {"min_dru_diff": 0.25})
@@ -43,7 +43,7 @@ def test_a_rebalancer_that_is_off_tells_no_maximum(served: Served) -> None:
 def test_what_is_no_parameter_is_refused(served: Served, body: object) -> None:
     reply = served.ask("PUT", "/v1/rebalancer", body)
     assert reply.status == 400
-    assert served.ask("GET", "/v1/rebalancer").json["min_dru_diff"] == 0.5
+    assert served.ask("GET", "/v1/rebalancer").json["min_dru_diff"] == 0.1
 
 
 def test_only_administrators_set_parameters(served: Served) -> None:

@@ -117,9 +117,9 @@ def test_without_a_file_the_defaults_hold() -> None:
 def test_the_settings_of_cook_differ_in_nothing_but_what_we_do_better() -> None:
     ours, cooks = RebalancerSettings(), RebalancerSettings.cook()
 
-    assert (cooks.safe_dru_threshold, cooks.min_dru_diff, cooks.max_preemption) == (
+    assert (cooks.min_dru_diff, ours.min_dru_diff) == (0.5, 0.1)
+    assert (cooks.safe_dru_threshold, cooks.max_preemption) == (
         ours.safe_dru_threshold,
-        ours.min_dru_diff,
         ours.max_preemption,
     )
     assert (cooks.interval_ms, cooks.reserve_from, cooks.reservations) == (300_000, 2, "shared")
