@@ -31,6 +31,7 @@ from collections import deque
 from typing import NamedTuple
 
 from cook_jupyter.worker import processes, recovery
+from cook_jupyter.worker.address import VERSION
 from cook_jupyter.worker.channel import Channel, Loop
 from cook_jupyter.worker.frames import Frame, Header, frame_of, pack
 from cook_jupyter.worker.journal import Ledger
@@ -41,8 +42,6 @@ from cook_jupyter.worker.progress import Progress, ProgressReader
 from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched
 from cook_jupyter.worker.task import Cause, End, end_of
 
-VERSION = 1  # of what travels and of what the journals hold
-SOCKET = "agent.sock"
 JOURNAL = "journal"
 
 _TICK_S = 0.1

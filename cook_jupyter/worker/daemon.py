@@ -14,12 +14,10 @@ import socket
 import sys
 
 from cook_jupyter.worker import processes
-from cook_jupyter.worker.agent import JOURNAL, SOCKET, VERSION, Agent, Settings
+from cook_jupyter.worker.address import FAILED, READY, SOCKET, TAKEN, VERSION
+from cook_jupyter.worker.agent import JOURNAL, Agent, Settings
 from cook_jupyter.worker.sandbox import FOLDER
 
-READY = 0
-FAILED = 1
-TAKEN = 3  # exit code: this home has an agent already
 FACTS = "agent.json"
 _LOCK = "agent.lock"
 _MOST_FILES = 8192

@@ -21,7 +21,7 @@ from cook_jupyter.payload.blobs import DirectoryStore
 from cook_jupyter.payload.keys import read_or_make_key
 from cook_jupyter.payload.outgoing import call_environment, encode_call, encode_function
 from cook_jupyter.payload.results import Result, read_result
-from cook_jupyter.worker.agent import SOCKET
+from cook_jupyter.worker.address import SOCKET
 from tests.builders import a_job_spec, an_instance
 
 PATIENCE_S = 15.0

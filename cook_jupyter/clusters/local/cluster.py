@@ -41,7 +41,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import SCHEDULING_FAILED_ON_HOST
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.worker.agent import VERSION
+from cook_jupyter.worker.address import VERSION
 from cook_jupyter.worker.frames import Frame, Header, pack
 from cook_jupyter.worker.task import Cause
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from cook_jupyter.clusters.local.command import agent_words
 from cook_jupyter.errors import SchedulerError
-from cook_jupyter.worker.agent import SOCKET
-from cook_jupyter.worker.daemon import READY, TAKEN
+from cook_jupyter.worker.address import READY, SOCKET, TAKEN
 from cook_jupyter.worker.frames import BrokenStream, Frame, FrameReader
 
 PATIENCE_S = 15.0  # for another agent that is just coming or going

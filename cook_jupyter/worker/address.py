@@ -1,0 +1,15 @@
+"""How the node agent of a home is reached: words that both sides of its socket must know.
+
+Lives here: names and numbers alone, so that a scheduler that talks to an agent need not import one.
+Not here: the agent (`worker.agent`), how it is started (`worker.daemon`).
+"""
+
+from typing import Final
+
+SOCKET: Final = "agent.sock"  # in the agent's home
+VERSION: Final = 1  # of what is said over it and of what the journals hold
+
+# What starting an agent can come to, as exit codes.
+READY: Final = 0
+FAILED: Final = 1
+TAKEN: Final = 3  # this home has an agent already
