@@ -46,6 +46,7 @@ class Instance:
     ended_ms: int | None = None
     reason: ReasonName | None = None
     preempted: bool = False
+    preempted_for: str | None = None  # the user whose job it made way for
     cancelled: bool = False  # a user asked to kill this instance
     exit_code: int | None = None
     progress: int = 0  # percent

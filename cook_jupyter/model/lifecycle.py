@@ -168,6 +168,7 @@ def fail(
     reason: ReasonName,
     at_ms: int,
     preempted: bool = False,
+    preempted_for: str | None = None,
     free: FreeFailures = FREE_FAILURES,
 ) -> Job:
     """Fail an open instance by our own decision (preempted, lingering, lost); else no change."""
@@ -180,6 +181,7 @@ def fail(
         reason=instance.reason or reason,
         ended_ms=instance.ended_ms if instance.ended_ms is not None else at_ms,
         preempted=preempted,
+        preempted_for=preempted_for,
     )
     return _with(job, failed, at_ms=at_ms, free=free)
 

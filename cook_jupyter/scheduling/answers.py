@@ -4,9 +4,10 @@ Lives here: how an answer is put. A function returns None if its answer does not
 Not here: what holds of a job, and in which order it is told (`scheduling.explain`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cook_jupyter.model.decisions import Refusal
+from cook_jupyter.model.instance import Instance
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.waiting import WaitKind, WaitReason
 from cook_jupyter.scheduling.constraints import (
@@ -194,15 +195,16 @@ def reserved(host: str | None) -> WaitReason | None:
     return _plain(WaitKind.RESERVED, told, {"host": host})
 
 
-def preempted(times: int) -> WaitReason | None:
+def preempted(instances: Iterable[Instance]) -> WaitReason | None:
     """It ran already, and made way for others' jobs."""
-    if not times:
+    stopped = [instance for instance in instances if instance.preempted]
+    if not stopped:
         return None
-    often = "once" if times == 1 else f"{times} times"
-    told = (
-        f"It was preempted {often} so that users further below their share could run; it has kept its place."
-    )
-    return _plain(WaitKind.PREEMPTED, told, {"times": times})
+    often = "once" if len(stopped) == 1 else f"{len(stopped)} times"
+    users = sorted({instance.preempted_for for instance in stopped if instance.preempted_for is not None})
+    whom = " and ".join(users) if users else "users further below their share"
+    told = f"It was preempted {often} so that {whom} could run; it has kept its place."
+    return _plain(WaitKind.PREEMPTED, told, {"times": len(stopped), "for": users})
 
 
 def _plain(kind: WaitKind, sentence: str, data: Mapping[str, object] | None = None) -> WaitReason:

@@ -98,7 +98,7 @@ def reasons(job: Job, index: QueueIndex, limits: UserLimits, facts: Facts) -> tu
         _placement(facts.placement),
         answers.exceeds_pool_quota(_over_pool_quota(alone, index, facts.filters)),
         answers.reserved(facts.reserved),
-        answers.preempted(sum(instance.preempted for instance in job.instances)),
+        answers.preempted(job.instances),
     ]
     return tuple(reason for reason in found if reason is not None)
 

@@ -147,8 +147,15 @@ async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobI
         if preemption not in holding:
             reserved.pop(preemption.beneficiary, None)
     failures = [
-        Failure(job_id=job_id, instance_id=instance_id, reason=PREEMPTED, at_ms=now_ms, preempted=True)
-        for victims in holding.values()
+        Failure(
+            job_id=job_id,
+            instance_id=instance_id,
+            reason=PREEMPTED,
+            at_ms=now_ms,
+            preempted=True,
+            preempted_for=queues.user_of(pool, preemption.beneficiary),
+        )
+        for preemption, victims in holding.items()
         for job_id, instance_id in victims.items()
     ]
     # Before the commit: whoever is matched next must find it kept.

@@ -273,6 +273,11 @@ class Queues:
             self._limits.split(pool, state.rooms.whole, 1 if alone else len(state.index.users()))
         return self._limits.of_pool(pool)
 
+    def user_of(self, pool: PoolName, job_id: JobId) -> str | None:
+        """Return whose job it is, if the job is in the queue of the pool."""
+        tasks = self._of(pool).index.tasks_of_job(job_id)
+        return None if tasks is None else tasks.name
+
     def is_waiting(self, pool: PoolName, job_id: JobId) -> bool:
         """Tell whether the job waits in the pool."""
         return self._of(pool).index.is_waiting(job_id)

@@ -21,7 +21,7 @@ STANDINGS = ("starved", "hungry", "satisfied")
 def summary_of(
     rows: Iterable[RunningRow], queues: Queues, limits: Limits, capacity: Sequence[Offer], pool: str
 ) -> dict[str, Any]:
-    """Return the summary; DRU, shares and who is starved, hungry or satisfied are those of `pool`."""
+    """Return the summary: amounts over all pools; shares, DRU and who is starved or not in `pool`."""
     total, used = Resources(), Resources()
     for room in {offer.host: offer.room + offer.running for offer in capacity}.values():
         total += room
@@ -33,17 +33,17 @@ def summary_of(
         count[row.user] += 1
         used += amount
     waiting = {user: queues.waiting_count(user) for user in queues.users()}
+    index = queues.index(pool)
+    there = {user: index.usage(user) for user in index.users()}
     now = standing(
-        {
-            user: Usage(count=count[user], cpus=amount.cpus, mem_mb=amount.mem_mb, gpus=amount.gpus)
-            for user, amount in held.items()
-        },
-        {user: Usage(count=number) for user, number in waiting.items() if number},
+        {user: usage for user, usage in there.items() if usage.count},
+        {user: Usage(count=number) for user in there if (number := index.waiting_of(user))},
         limits.of_pool(pool),
     )
     users = []
     for user in sorted(held.keys() | waiting.keys()):
         share = limits.share(user, pool)
+        own = there.get(user, Usage())
         users.append(
             {
                 "user": user,
@@ -51,7 +51,7 @@ def summary_of(
                 "running": count[user],
                 "cpus": held[user].cpus,
                 "mem": held[user].mem_mb,
-                "dru": max(held[user].cpus / share.cpus, held[user].mem_mb / share.mem_mb),
+                "dru": max(own.cpus / share.cpus, own.mem_mb / share.mem_mb),
                 "share_cpus": share.cpus,
                 "share_mem": share.mem_mb,
                 "standing": next((state for state in STANDINGS if user in now.states[state]), "satisfied"),

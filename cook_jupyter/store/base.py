@@ -39,13 +39,14 @@ Listener = Callable[[Sequence[JobChange]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An open instance to be failed by the scheduler's own decision."""
+    """An open instance to be failed by our own decision; if it is preempted, `preempted_for` whom."""
 
     job_id: JobId
     instance_id: InstanceId
     reason: ReasonName
     at_ms: int
     preempted: bool = False
+    preempted_for: str | None = None
 
 
 class Store(Protocol):

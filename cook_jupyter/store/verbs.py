@@ -105,6 +105,7 @@ def fail(draft: Draft, failures: Sequence[Failure]) -> Sequence[bool]:
             reason=failure.reason,
             at_ms=failure.at_ms,
             preempted=failure.preempted,
+            preempted_for=failure.preempted_for,
             free=draft.free,
         )
         done.append(_alter_if_new(draft, job, after, failure.instance_id))

@@ -308,6 +308,17 @@ def test_what_preemption_did_to_a_job_and_does_for_it_is_told() -> None:
     )
 
 
+def test_for_whom_a_job_was_preempted_is_told_by_name() -> None:
+    job, index = a_waiting_job()
+    ran = [
+        an_instance(status=InstanceStatus.FAILED, preempted=True, preempted_for=user)
+        for user in ("grace", "bob", "grace")
+    ]
+    assert why(replace(job, instances=tuple(ran)), index) == (
+        "It was preempted 3 times so that bob and grace could run; it has kept its place.",
+    )
+
+
 def test_every_constraint_can_be_put_so_that_people_understand_it() -> None:
     names = [name for name in vars(constraints).values() if str(name).endswith("_constraint")]
     assert len(names) == 12

@@ -54,6 +54,7 @@ async def test_a_victim_gives_way_waits_again_and_loses_no_attempt(by_hand: Hand
         (ended,) = victim.instances
         assert (victim.state, hand.scheduler.attempts(victim)) == (JobState.WAITING, 0)
         assert (ended.status, ended.reason, ended.preempted) == (InstanceStatus.FAILED, PREEMPTED, True)
+        assert ended.preempted_for == "late"
         assert ended.ended_ms is not None
         assert (victim.spec.priority, victim.seq) == (60, 2)
 

@@ -28,7 +28,7 @@ async def test_a_victim_is_told_that_it_was_preempted_and_the_beneficiary_which_
         await hand.match()
         (victim,) = [job for job in (first, second) if job.job_id not in hand.where()]
         told = {reason.kind: reason for reason in await hand.scheduler.why(victim.job_id)}
-        assert told[WaitKind.PREEMPTED].data == {"times": 1}
+        assert told[WaitKind.PREEMPTED].data == {"times": 1, "for": ["late"]}
         assert WaitKind.RESERVED not in told
 
 

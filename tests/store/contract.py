@@ -342,6 +342,7 @@ class StoreContract:
             reason=PREEMPTED,
             at_ms=50,
             preempted=True,
+            preempted_for="grace",
         )
 
         done = await store.fail([failure, replace(failure, job_id="unknown"), failure])
@@ -349,7 +350,8 @@ class StoreContract:
         assert list(done) == [True, False, False]
         job = await the_job(store, spec)
         assert (job.state, job.last_waiting_ms) == (JobState.WAITING, 50)
-        assert (job.instances[0].reason, job.instances[0].preempted) == (PREEMPTED, True)
+        (ended,) = job.instances
+        assert (ended.reason, ended.preempted, ended.preempted_for) == (PREEMPTED, True, "grace")
 
     async def test_a_killed_job_is_completed_at_once_and_its_open_instance_is_named(
         self, store: Store
