@@ -16,8 +16,10 @@ from typing import Protocol
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, StatusUpdate
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.quick import quick
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """An instance that is committed and may start; `attempt` is how many the job had before it."""

@@ -131,7 +131,7 @@ class SimulatedCluster:
             instance_id = launch.instance.instance_id
             host = self._hosts[launch.instance.host]
             spec = launch.spec
-            self._tasks[instance_id] = _Task(spec, host, now_ms)
+            task = self._tasks[instance_id] = _Task(spec, host, now_ms)
             host.take(spec)
             self._changed.add(host)
             ending = self._behaviour(spec)
@@ -140,7 +140,7 @@ class SimulatedCluster:
                 ending = overlong if ending is None or ending.after_ms > overlong.after_ms else ending
             if ending is not None:
                 self._launched += 1
-                self._tasks[instance_id].ending = ending
+                task.ending = ending
                 heappush(self._due, (now_ms + ending.after_ms, self._launched, instance_id))
             if self._tells_starts:
                 self._tell(instance_id, TaskState.RUNNING)
@@ -162,12 +162,15 @@ class SimulatedCluster:
             task = self._stop(instance_id)
             if task is not None and (ending := task.ending) is not None:
                 ended += 1
-                self._tell(
-                    instance_id,
-                    ending.state,
-                    reason=ending.reason,
-                    exit_code=ending.exit_code,
-                    began_ms=task.began_ms,
+                self._unheard.append(
+                    StatusUpdate(
+                        instance_id=instance_id,
+                        state=ending.state,
+                        at_ms=now_ms,
+                        reason=ending.reason,
+                        exit_code=ending.exit_code,
+                        began_ms=task.began_ms,
+                    )
                 )
         await self.deliver()
         return ended

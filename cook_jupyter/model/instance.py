@@ -14,20 +14,21 @@ InstanceId = str  # Cook's task_id: a UUID in lower case
 
 
 class InstanceStatus(Enum):
-    """Where an instance stands."""
+    """Where an instance stands.
+
+    Attributes:
+        is_open: whether it may still change: it holds resources.
+    """
+
+    __hash__ = object.__hash__  # each is there once; Enum's own hash is a call of Python
 
     UNKNOWN = "unknown"  # launch decided and committed, nothing heard yet
     RUNNING = "running"
     SUCCESS = "success"
     FAILED = "failed"
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it may still change: it holds resources."""
-        return self is _UNKNOWN or self is _RUNNING
-
-
-_UNKNOWN, _RUNNING = InstanceStatus.UNKNOWN, InstanceStatus.RUNNING  # found faster than by their class
+    def __init__(self, word: str) -> None:
+        self.is_open = word in ("unknown", "running")
 
 
 @quick
@@ -59,7 +60,13 @@ class Instance:
 
 
 class TaskState(Enum):
-    """What a cluster says of an instance, in Mesos's words."""
+    """What a cluster says of an instance, in Mesos's words.
+
+    Attributes:
+        is_final: whether nothing more will be heard of the instance.
+    """
+
+    __hash__ = object.__hash__  # as above
 
     STAGING = "staging"
     STARTING = "starting"
@@ -70,13 +77,8 @@ class TaskState(Enum):
     LOST = "lost"
     ERROR = "error"
 
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing more will be heard of the instance."""
-        return self not in _ALIVE
-
-
-_ALIVE = (TaskState.STAGING, TaskState.STARTING, TaskState.RUNNING)
+    def __init__(self, word: str) -> None:
+        self.is_final = word not in ("staging", "starting", "running")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,8 @@ from cook_jupyter.model.resources import Resources
 JobId = str  # a UUID in lower case, any version
 GroupId = str
 
+_set = object.__setattr__
+
 DEFAULT_PRIORITY = 50
 HIGHEST_PRIORITY = 16_000_000
 UNLIMITED_RUNTIME_MS = 9223372036854775807
@@ -116,7 +118,7 @@ class Job:
 
 def number(job: Job, change: int) -> None:
     """Give a job that was just made, and that nobody holds yet, the number of its change."""
-    object.__setattr__(job, "change", change)
+    _set(job, "change", change)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ Source: Cook's `schema.clj` (`instance/update-state`, `job/update-state`,
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from cook_jupyter.errors import Conflict, IllegalTransition
 from cook_jupyter.model.instance import (
@@ -108,12 +108,19 @@ class Verdict(Enum):
     KILL = "kill"  # nothing to write, and the task must not go on: kill it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reported:
-    """A job after a report. `counts` is set if the report's result is the one to keep."""
+class Reported(NamedTuple):
+    """What a report did.
 
-    job: Job | None
+    Attributes:
+        verdict: what it was worth.
+        job: as it is now, if the report was applied.
+        instance: the job's instance that the report was about, as it is now.
+        counts: whether the report's result is the one to keep.
+    """
+
     verdict: Verdict
+    job: Job | None = None
+    instance: Instance | None = None
     counts: bool = False
 
 
@@ -143,22 +150,18 @@ def report(job: Job | None, update: StatusUpdate, *, free: FreeFailures = FREE_F
     instance = _find(job, update.instance_id) if job is not None else None
     alive = not update.state.is_final
     if job is None or instance is None:
-        return Reported(job=None, verdict=Verdict.KILL if alive else Verdict.IGNORED)
+        return Reported(Verdict.KILL if alive else Verdict.IGNORED)
     if alive and (job.state is JobState.COMPLETED or instance.status is InstanceStatus.FAILED):
-        return Reported(job=None, verdict=Verdict.KILL)
+        return Reported(Verdict.KILL)
     then = REPORTED[update.state]
     legal = then in STEPS[instance.status]
     if not legal and not instance.status.is_open:
-        return Reported(job=None, verdict=Verdict.IGNORED)
-    counts = legal and not then.is_open and update.result is not None
+        return Reported(Verdict.IGNORED)
+    counts = update.result is not None and legal and not then.is_open
     after = _described(instance, update, then if legal else instance.status, has_result=counts)
     if after is instance:
-        return Reported(job=None, verdict=Verdict.IGNORED)
-    return Reported(
-        job=_with(job, after, at_ms=update.at_ms, free=free),
-        verdict=Verdict.APPLIED,
-        counts=counts,
-    )
+        return Reported(Verdict.IGNORED)
+    return Reported(Verdict.APPLIED, _with(job, after, at_ms=update.at_ms, free=free), after, counts)
 
 
 def fail(

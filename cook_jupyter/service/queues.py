@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import islice
 
 from cook_jupyter.model.decisions import Matching, Rebalancing, Scaleback
+from cook_jupyter.model.instance import Instance
 from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
@@ -68,37 +69,37 @@ class Queues:
                 self.plugin.changed(job)
                 waiting[job.spec.pool].append(self._queued(job))
             else:
-                self.changed(job)
+                self.changed(job, job.open_instance)
         for name, some in waiting.items():
             self._of(name).index.add_many(some)
 
-    def changed(self, job: Job) -> None:
-        """Bring the job's queue up to what the job is now.
+    def changed(self, job: Job, alive: Instance | None) -> None:
+        """Bring the job's queue up to what the job is now; `alive` is its open instance, if it has one.
 
         A killed job whose task still runs stays in as running: it holds room.
         """
-        pool = self._of(job.spec.pool)
+        spec = job.spec
+        job_id, waits = spec.job_id, job.state is JobState.WAITING
+        pool = self._of(spec.pool)
         index = pool.index
-        known = job.job_id in index
         if self.plugin.asks:
             self.plugin.changed(job)
-        alive = job.open_instance
-        if job.state is not JobState.WAITING and (self.reservations or pool.tried or self.offensive):
-            self.reservations.drop(job.spec.pool, job.job_id)
-            pool.tried.pop(job.job_id, None)
-            self.offensive.pop(job.job_id, None)
+        if not waits and (self.reservations or pool.tried or self.offensive):
+            self.reservations.drop(spec.pool, job_id)
+            pool.tried.pop(job_id, None)
+            self.offensive.pop(job_id, None)
         if alive is not None:
-            if not known:
+            if job_id not in index:
                 index.add(self._queued(job))
-            if index.is_waiting(job.job_id):
-                index.start(job.job_id, alive.started_ms, alive.host)
-        elif job.state is JobState.WAITING:
-            if not known:
+            if index.is_waiting(job_id):
+                index.start(job_id, alive.started_ms, alive.host)
+        elif waits:
+            if job_id not in index:
                 index.add(self._queued(job))
-            elif index.is_running(job.job_id):
-                index.wait_again(job.job_id, particulars=self._queued(job).particulars)
-        elif known:
-            index.end(job.job_id)
+            elif index.is_running(job_id):
+                index.wait_again(job_id, particulars=self._queued(job).particulars)
+        elif job_id in index:
+            index.end(job_id)
 
     def see_capacity(self, pool: PoolName, capacity: Sequence[Offer]) -> None:
         """Learn what hosts a pool has; where others are there than before, jobs may be tried again there."""

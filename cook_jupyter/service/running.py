@@ -3,17 +3,14 @@
 Lives here: `RunningRow`, a running job in short. Not here: lives themselves (`model`, `store`).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cook_jupyter.model.instance import Instance, InstanceId
 from cook_jupyter.model.job import GroupId, Job, JobId
-from cook_jupyter.model.quick import quick
 from cook_jupyter.model.resources import Resources
 
 
-@quick
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningRow:
+class RunningRow(NamedTuple):
     """What is to be known of a running job.
 
     Attributes:
@@ -45,16 +42,16 @@ class RunningRow:
         """Return the row of a job whose `instance` is open."""
         spec = job.spec
         return cls(
-            job_id=spec.job_id,
-            instance_id=instance.instance_id,
-            attempt=len(job.instances) - 1,
-            user=spec.user,
-            pool=spec.pool,
-            group=spec.group,
-            cpus=spec.cpus,
-            mem_mb=spec.mem_mb,
-            gpus=float(spec.gpus),
-            cluster=instance.cluster,
-            started_ms=instance.started_ms,
-            longest_ms=spec.max_runtime_ms,
+            spec.job_id,
+            instance.instance_id,
+            len(job.instances) - 1,
+            spec.user,
+            spec.pool,
+            spec.group,
+            spec.cpus,
+            spec.mem_mb,
+            float(spec.gpus),
+            instance.cluster,
+            instance.started_ms,
+            spec.max_runtime_ms,
         )

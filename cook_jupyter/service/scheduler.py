@@ -360,9 +360,9 @@ class Scheduler:
 
     def launch_of(self, spec: JobSpec, instance: Instance) -> Launch:
         """Return what a cluster is to be told of a committed instance."""
-        longest = self.longest_ms(spec.max_runtime_ms)
-        if spec.max_runtime_ms > longest:
-            spec = replace(spec, max_runtime_ms=longest)
+        longest_ms = self.longest_ms(spec.max_runtime_ms)
+        if spec.max_runtime_ms > longest_ms:
+            spec = replace(spec, max_runtime_ms=longest_ms)
         row = self._running.get(spec.job_id)
         return Launch(spec=spec, instance=instance, attempt=0 if row is None else row.attempt)
 
@@ -388,20 +388,22 @@ class Scheduler:
         if new:  # many at once: a later change of such a job comes after it all the same
             self.queues.load(new)
             self.wake.set()
+        queues, kills, running = self.queues, self.kills, self._running
         for change in changes:
             if change.before is None:
                 continue
-            job = change.job
-            if self.kills and change.instance is not None and not change.instance.status.is_open:
-                self.kills.heard((change.instance.instance_id,))
-            self.queues.changed(job)
-            instance = job.open_instance
-            if job.state is JobState.RUNNING and instance is not None:
-                row = self._running.get(job.job_id)
-                if row is None or row.instance_id != instance.instance_id:
-                    self._running[job.job_id] = RunningRow.of(job, instance)
+            job, touched = change.job, change.instance
+            if touched is not None and not touched.status.is_open and kills:
+                kills.heard((touched.instance_id,))
+            alive = job.open_instance
+            queues.changed(job, alive)
+            job_id = job.spec.job_id
+            if job.state is JobState.RUNNING and alive is not None:
+                row = running.get(job_id)
+                if row is None or row.instance_id != alive.instance_id:
+                    running[job_id] = RunningRow.of(job, alive)
             else:
-                self._running.pop(job.job_id, None)
+                running.pop(job_id, None)
                 self.wake.set()
         self.hub.publish(changes)
 

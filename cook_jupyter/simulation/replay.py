@@ -280,6 +280,8 @@ class _Replay:
 
     async def _rows(self) -> list[RunRow]:
         slaves = {host.hostname: host.slave_id for host in self._hosts}
+        statuses = {status: status.value for status in InstanceStatus}
+        states = {state: state.value for state in TaskState}
         end_ms = self._clock.now_ms()
         rows: list[RunRow] = []
         accepted = iter([job for job in self._trace if job.job_id in self._submitted_ms])
@@ -302,7 +304,7 @@ class _Replay:
                             end_ms if one.ended_ms is None else one.ended_ms,
                             one.host,
                             slaves[one.host],
-                            one.status.value,
+                            statuses[one.status],
                             REASONS[one.reason].sentence if failed and one.reason else "",
                             asked.user,
                             asked.mem_mb,
@@ -310,7 +312,7 @@ class _Replay:
                             asked.name,
                             asked.run_time_ms,
                             asked.expected_runtime_ms,
-                            asked.status.value,
+                            states[asked.status],
                         )
                     )
         rows.sort(key=_start)

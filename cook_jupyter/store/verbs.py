@@ -70,12 +70,8 @@ def report(draft: Draft, updates: Sequence[StatusUpdate]) -> Sequence[Verdict]:
         job = draft.job_of(update.instance_id)
         reported = lifecycle.report(job, update, free=draft.free)
         if job is not None and reported.job is not None:
-            draft.alter(
-                job,
-                reported.job,
-                instance=_instance(reported.job, update.instance_id),
-                result=update.result if reported.counts else None,
-            )
+            result = update.result if reported.counts else None
+            draft.alter(job, reported.job, instance=reported.instance, result=result)
         verdicts.append(reported.verdict)
     return verdicts
 
