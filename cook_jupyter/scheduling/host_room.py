@@ -78,6 +78,11 @@ class HostRoom:
             run[1][host] + used[1][host] + ask.mem_mb
         ) / whole[1][host]
 
+    def left(self, host: int) -> tuple[float, float]:
+        """Return what is free of cpus and memory."""
+        used, room = self._used_at, self._room_at
+        return room[0][host] - used[0][host], room[1][host] - used[1][host]
+
     def put(self, host: int, ask: Ask) -> None:
         """Put the job on the host."""
         used = self._used_at

@@ -8,7 +8,8 @@ Two things make it fast. What a job would fill each host to is *estimated* for a
 precision and in few passes; only the few hosts whose estimate is as good as the best, or nearly so, are
 looked at exactly. And a host that filled best does so even better with one more job of that shape: it stays
 the choice for as long as it has room. When jobs of one shape follow each other on host after host, the next
-hosts are put in order once (`_upcoming`).
+hosts are put in order once (`_upcoming`). When jobs of many shapes come, hosts are kept by what is free of
+them (`scheduling.best_fit`).
 """
 
 from typing import Final
@@ -17,6 +18,7 @@ import numpy as np
 
 from cook_jupyter.model.decisions import Refusal
 from cook_jupyter.scheduling.asks import Ask
+from cook_jupyter.scheduling.best_fit import BestFit, best_fit, suits
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS, PoolDefaults
 from cook_jupyter.scheduling.few_hosts import BATCH, fill_of
 from cook_jupyter.scheduling.host_columns import Singles
@@ -31,6 +33,8 @@ _HABIT: Final = 3  # hosts that jobs of one shape took in a row, from which on t
 _AHEAD: Final = 256  # how many are
 _FIRST: Final = 200 * BATCH  # hosts among which to look for a good one first
 _FULL: Final = 2.0  # no fill is above it
+_FIRST_CHOICES: Final = 16  # of one host each, from which on hosts are kept by what is free of them
+_MISSES: Final = 16  # times in a row that this could not tell, after which it is left
 _TIED: Final = 64  # hosts that are as good as each other, from which on one of each is looked at
 
 
@@ -47,10 +51,11 @@ class ManyHosts:
         self._room = HostRoom(hosts.columns)
         self._all = Estimates(self._room, hosts.columns)
         self._one_of_each: OneOfEach | None = None
-        self._changed: list[
-            int
-        ] = []  # hosts that `_all` has not looked at again, and those of `_one_of_each`
-        self._changed_too: list[int] = []
+        self._best_fit: BestFit | None = None
+        self._choices = 0  # how many times one of all hosts was chosen before it was made
+        self._misses = 0  # how many times in a row it could not tell
+        self._changes: list[int] = []  # hosts that jobs were put on; up to where they were looked at again by
+        self._seen, self._seen_alike, self._seen_fit = 0, 0, 0  # `_all`, `_one_of_each`, `_best_fit`
         self._shape: tuple[object, ...] = ()  # of the last job, if the next of its shape may follow it
         self._host = -1  # where it went
         self._moves = 0  # how many hosts jobs of that shape have taken in a row
@@ -71,10 +76,7 @@ class ManyHosts:
             self._shape = ()
             return None
         self._room.put(host, ask)
-        if host != self._host or not self._changed:
-            self._changed.append(host)
-        if host != self._host or not self._changed_too:
-            self._changed_too.append(host)
+        self._changes.append(host)
         self._host = host
         if not self._masks.steady or not alike:
             self._masks.assigned(host, ask)
@@ -108,12 +110,22 @@ class ManyHosts:
 
     def _choose(self, ask: Ask, is_open: Mask | None) -> int:
         """The host to take; -1 if the job fits none."""
-        if is_open is not None and not is_open.any():
+        if is_open is None:
+            fit = self._fitting()
+            if fit is not None and suits(ask):
+                host, fill = fit.choose(ask)
+                if fill <= self._good:
+                    self._misses = 0
+                    return host
+                self._misses += 1  # a good one is to be taken, and the first such may be another
+                if self._misses == _MISSES:
+                    self._best_fit = None
+        elif not is_open.any():
             return -1
         if self._one_of_each is not None and is_open is None:
-            for host in self._changed_too:
+            for host in set(self._changes[self._seen_alike :]):
                 self._one_of_each.look_again(host)
-            self._changed_too.clear()
+            self._seen_alike = len(self._changes)
             return self._choose_among(self._one_of_each.estimates, ask, None)
         self._catch_up()
         those = self._all
@@ -134,10 +146,25 @@ class ManyHosts:
         host = self._first_good(those, ask, fills, slot)
         return host if host >= 0 else self._fullest(those, ask, fills, slot)
 
+    def _fitting(self) -> BestFit | None:
+        """The hosts by what is free, up to date; None while few were chosen, and if that is not faster."""
+        if self._choices < _FIRST_CHOICES:
+            self._choices += 1
+            if self._choices < _FIRST_CHOICES:
+                return None
+            self._best_fit = best_fit(self._room, self._columns)
+            self._seen_fit = len(self._changes)
+        fit = self._best_fit
+        if fit is not None:
+            for host in set(self._changes[self._seen_fit :]):
+                fit.look_again(host)
+            self._seen_fit = len(self._changes)
+        return fit
+
     def _catch_up(self) -> None:
-        for host in self._changed:
+        for host in set(self._changes[self._seen :]):
             self._all.look_again(host, host)
-        self._changed.clear()
+        self._seen = len(self._changes)
 
     def _first_good(self, those: Estimates, ask: Ask, fills: Singles, fullest: int) -> int:
         """The best host of the first batch with a good one; -1 if there is none."""
@@ -206,7 +233,7 @@ class ManyHosts:
 
     def _alike(self) -> OneOfEach:
         """One host of each, for the rest of the cycle."""
-        self._changed_too.clear()
+        self._seen_alike = len(self._changes)
         return OneOfEach(self._room, self._columns, np.flatnonzero(self._room.used.any(axis=0)))
 
     # --- many hosts in a row

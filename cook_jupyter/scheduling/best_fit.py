@@ -1,0 +1,150 @@
+"""The host that a job fills most, found by looking where it fits best.
+
+Lives here: `BestFit`, which keeps the hosts of a size by free cpus, and those with as many free cpus by free
+memory. So a job looks at one host for each number of free cpus, and at few of those numbers: more cpus left
+over than the best host so far leaves in all cannot be better.
+Not here: good hosts that are taken before the best is found, constraints (`scheduling.many_hosts`).
+
+Only for amounts that add up without rounding: then what is free says all about how full a host is, and two
+hosts that differ in that never come out the same.
+"""
+
+from bisect import bisect_left, insort
+from math import inf
+from typing import Final
+
+import numpy as np
+
+from cook_jupyter.scheduling.asks import Ask
+from cook_jupyter.scheduling.host_columns import HostColumns
+from cook_jupyter.scheduling.host_room import HostRoom
+from cook_jupyter.scheduling.tables import Floats
+
+_PARTS: Final = 1024.0  # of a cpu or MB: amounts are whole numbers of these
+_MOST: Final = 2.0**36  # cpus or MB; up to here sums of amounts, and quotients of sums, stay apart
+_SIZES: Final = 4  # of hosts; with more, columns are faster
+_LEVELS: Final = 128  # numbers of free cpus that there are, likewise
+_SLACK: Final = 1e-9  # far more than rounding makes of a fill
+
+
+class _Size:
+    """Hosts of one size.
+
+    Attributes:
+        cpus, mem_mb: the size.
+        levels: the numbers of free cpus there are, in order.
+        hosts: for each of them, the hosts with so many: free memory and position, in order.
+    """
+
+    __slots__ = ("cpus", "hosts", "levels", "mem_mb")
+
+    def __init__(self, cpus: float, mem_mb: float) -> None:
+        self.cpus = cpus
+        self.mem_mb = mem_mb
+        self.levels: list[float] = []
+        self.hosts: list[list[tuple[float, int]]] = []
+
+
+class BestFit:
+    """All hosts by what is free. Choosing one and changing one take some microseconds, however many."""
+
+    __slots__ = ("_free", "_room", "_size_of", "_sizes")
+
+    def __init__(self, room: HostRoom, left: Floats, size_of: list[int], sizes: list[_Size]) -> None:
+        """Use `best_fit`."""
+        self._room = room
+        self._size_of = size_of
+        self._sizes = sizes
+        cpus, mem_mb = left
+        self._free = list(zip(cpus.tolist(), mem_mb.tolist(), strict=True))  # by position, as kept here
+        for host in np.lexsort((mem_mb, cpus)).tolist():
+            free = self._free[host]
+            size = sizes[size_of[host]]
+            if not size.levels or size.levels[-1] != free[0]:
+                size.levels.append(free[0])
+                size.hosts.append([])
+            size.hosts[-1].append((free[1], host))
+
+    def look_again(self, host: int) -> None:
+        """Learn that the host has changed."""
+        free = self._room.left(host)
+        cpus, mem_mb = self._free[host]
+        self._free[host] = free
+        size = self._sizes[self._size_of[host]]
+        levels, hosts = size.levels, size.hosts
+        at = bisect_left(levels, cpus)
+        those = hosts[at]
+        del those[bisect_left(those, (mem_mb, host))]
+        if not those:
+            del levels[at]
+            del hosts[at]
+        cpus, mem_mb = free
+        at = bisect_left(levels, cpus)
+        if at < len(levels) and levels[at] == cpus:
+            insort(hosts[at], (mem_mb, host))
+        else:
+            levels.insert(at, cpus)
+            hosts.insert(at, [(mem_mb, host)])
+
+    def choose(self, ask: Ask) -> tuple[int, float]:
+        """Return the first of the hosts that the job fills most, and how much, 0..2; -1, -1 if it fits none.
+
+        The job must be one that `suits`.
+        """
+        asked_cpus, asked_mem = ask.cpus, ask.mem_mb
+        wanted = (asked_mem, -1)
+        best, most = -1, -1.0
+        bound = inf  # of what is left over, as parts of a host: with more, no host can be the best
+        for size in self._sizes:
+            whole_cpus, whole_mem = size.cpus, size.mem_mb
+            begin = bisect_left(size.levels, asked_cpus)
+            for cpus, those in zip(size.levels[begin:], size.hosts[begin:], strict=True):
+                over = (cpus - asked_cpus) / whole_cpus
+                if over > bound:
+                    break
+                at = bisect_left(those, wanted)
+                if at == len(those):
+                    continue
+                mem_mb, host = those[at]
+                over += (mem_mb - asked_mem) / whole_mem
+                if over > bound:
+                    continue
+                fill = self._room.fill(host, ask)
+                if fill > most or (fill == most and host < best):
+                    best, most = host, fill
+                    bound = over + _SLACK
+        return best, most
+
+
+def suits(ask: Ask) -> bool:
+    """Tell whether a host may be chosen for the job by cpus and memory alone, and without rounding."""
+    cpus, mem_mb = ask.cpus, ask.mem_mb
+    return (
+        not ask.gpus
+        and not ask.ports
+        and cpus <= _MOST
+        and mem_mb <= _MOST
+        and (cpus * _PARTS).is_integer()
+        and (mem_mb * _PARTS).is_integer()
+    )
+
+
+def best_fit(room: HostRoom, columns: HostColumns) -> BestFit | None:
+    """Return the hosts by what is free; None if amounts might be rounded, or too few hosts are alike."""
+    amounts = np.stack((*room.room[:2], *room.used[:2], columns.run_cpus, columns.run_mem))
+    if not (np.abs(amounts) <= _MOST).all():
+        return None
+    parts = amounts * _PARTS
+    if (np.rint(parts) != parts).any():
+        return None
+    left = amounts[:2] - amounts[2:4]
+    if len(np.unique(left[0])) > _LEVELS:
+        return None
+    wholes = amounts[0] + amounts[4], amounts[1] + amounts[5]
+    if not (np.minimum(*wholes) > 0).all():
+        return None
+    kinds, size_of = np.unique(wholes[0] + 1j * wholes[1], return_inverse=True)
+    if len(kinds) > _SIZES:
+        return None
+    sizes = [_Size(kind.real, kind.imag) for kind in kinds.tolist()]
+    return BestFit(room, left, size_of.reshape(-1).tolist(), sizes)

@@ -1,0 +1,78 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.asks import Ask
+from cook_jupyter.scheduling.best_fit import best_fit, suits
+from cook_jupyter.scheduling.host_room import HostRoom
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.matching import MatchSettings, match
+from tests.scheduling.queues import job_id
+from tests.scheduling.strategies import on_snapshots
+
+SIZES = ((4.0, 64.0), (8.0, 64.0), (3.0, 48.0))
+ODD_SIZE = (2.2, 64.0)
+
+
+@st.composite
+def hosts_in_use(draw: st.DrawFn) -> Hosts:
+    sizes = [*SIZES, ODD_SIZE] if draw(st.integers(0, 9)) == 0 else SIZES[: draw(st.integers(1, 3))]
+    offers = []
+    for number in range(draw(st.integers(1, 30))):
+        cpus, mem_mb = draw(st.sampled_from(sizes))
+        running = Resources(
+            cpus=cpus * draw(st.sampled_from([0.0, 0.5, 0.75])),
+            mem_mb=mem_mb * draw(st.sampled_from([0, 0.25, 1])),
+        )
+        whole = Resources(cpus=cpus, mem_mb=mem_mb)
+        offers.append(
+            Offer(
+                host=f"host-{number:02}", cluster="east", pool="pool", room=whole - running, running=running
+            )
+        )
+    return Hosts(offers)
+
+
+jobs = st.tuples(
+    st.sampled_from([0.0, 0.5, 0.5, 1.0, 1.0, 1.0, 2.0, 0.1, 3.0]),
+    st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.0, 5.5, 8.0, 8.1, 16.0, 32.0]),
+)
+
+
+@on_snapshots
+@given(hosts=hosts_in_use(), asked=st.lists(jobs, min_size=20, max_size=80), good=st.sampled_from([0.7, 1.0]))
+def test_jobs_of_many_shapes_are_placed_as_if_hosts_were_looked_at_one_by_one(
+    hosts: Hosts, asked: list[tuple[float, float]], good: float
+) -> None:
+    asks = [Ask(job_id(seq), cpus, mem_mb) for seq, (cpus, mem_mb) in enumerate(asked)]
+    few, many = (
+        match(asks, hosts, settings=MatchSettings(good_enough=good, columnar_from=columnar_from))
+        for columnar_from in (10**9, 0)
+    )
+    assert many == few
+
+
+def test_a_job_goes_where_it_leaves_least_and_to_the_first_of_equals() -> None:
+    room = Resources(cpus=4.0, mem_mb=64.0)
+    hosts = Hosts(Offer(host=f"host-{number}", cluster="east", pool="pool", room=room) for number in range(3))
+    holds = HostRoom(hosts.columns)
+    fit = best_fit(holds, hosts.columns)
+    assert fit is not None
+    assert fit.choose(Ask(job_id(1), 1.0, 16.0)) == (0, 0.5)
+
+    holds.put(2, Ask(job_id(1), 1.0, 16.0))
+    fit.look_again(2)
+
+    assert fit.choose(Ask(job_id(2), 1.0, 16.0)) == (2, 1.0)
+    assert fit.choose(Ask(job_id(3), 4.0, 16.0)) == (0, 1.25)
+    assert fit.choose(Ask(job_id(4), 4.5, 16.0)) == (-1, -1.0)
+
+
+def test_amounts_that_may_be_rounded_are_not_for_it() -> None:
+    offer = Offer(host="a", cluster="east", pool="pool", room=Resources(cpus=1.1, mem_mb=64.0))
+    hosts = Hosts([offer])
+    assert best_fit(HostRoom(hosts.columns), hosts.columns) is None
+    assert not suits(Ask(job_id(1), 0.1, 16.0))
+    assert not suits(Ask(job_id(1), 1.0, 16.0, ports=1))
+    assert suits(Ask(job_id(1), 0.5, 16.0))
