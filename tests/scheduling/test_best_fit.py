@@ -53,6 +53,29 @@ def test_jobs_of_many_shapes_are_placed_as_if_hosts_were_looked_at_one_by_one(
     assert many == few
 
 
+@on_snapshots
+@given(hosts=hosts_in_use(), asked=st.lists(jobs, max_size=60))
+def test_the_host_chosen_is_the_first_of_the_fullest(hosts: Hosts, asked: list[tuple[float, float]]) -> None:
+    room = HostRoom(hosts.columns)
+    fit = best_fit(room, hosts.columns)
+    if fit is None:
+        assert any(offer.room.cpus + offer.running.cpus == ODD_SIZE[0] for offer in hosts.offers)
+        return
+    for seq, (cpus, mem_mb) in enumerate(asked):
+        ask = Ask(job_id(seq), cpus, mem_mb)
+        if not suits(ask):
+            continue
+        fills = [room.fill(at, ask) if room.takes(at, ask) else -1.0 for at in range(len(hosts))]
+        most = max(fills)
+        best = fills.index(most) if most >= 0 else -1
+
+        assert fit.choose(ask) == (best, most)
+
+        if best >= 0:
+            room.put(best, ask)
+            fit.look_again(best)
+
+
 def test_a_job_goes_where_it_leaves_least_and_to_the_first_of_equals() -> None:
     room = Resources(cpus=4.0, mem_mb=64.0)
     hosts = Hosts(Offer(host=f"host-{number}", cluster="east", pool="pool", room=room) for number in range(3))
