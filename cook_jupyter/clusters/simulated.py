@@ -17,8 +17,11 @@ from cook_jupyter.clusters.base import Launch, Reporter
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import AGENT_RESTARTED, KILLED_BY_USER, MAX_RUNTIME_EXCEEDED, ReasonName
 from cook_jupyter.model.resources import Resources
+
+_update, _new_offer, _resources = maker(StatusUpdate), maker(Offer), maker(Resources)
 
 _DECIMALS: Final = 6  # of amounts: sums of fractions must come out even
 _PARTS: Final = 1024.0
@@ -163,7 +166,7 @@ class SimulatedCluster:
             if task is not None and (ending := task.ending) is not None:
                 ended += 1
                 self._unheard.append(
-                    StatusUpdate(
+                    _update(
                         instance_id=instance_id,
                         state=ending.state,
                         at_ms=now_ms,
@@ -211,7 +214,7 @@ class SimulatedCluster:
         began_ms: int | None = None,
     ) -> None:
         self._unheard.append(
-            StatusUpdate(
+            _update(
                 instance_id=instance_id,
                 state=state,
                 at_ms=self._now_ms() if at_ms is None else at_ms,
@@ -291,16 +294,12 @@ class _Host:
             free_mem_mb = round(room.mem_mb - mem_mb, _DECIMALS)
         else:
             free_cpus, free_mem_mb = room.cpus - cpus, room.mem_mb - mem_mb
-        return Offer(
+        return _new_offer(
             host=whole.host,
             cluster=whole.cluster,
             pool=whole.pool,
-            room=Resources(
-                cpus=free_cpus,
-                mem_mb=free_mem_mb,
-                gpus=room.gpus - gpus,
-            ),
-            running=Resources(cpus=cpus, mem_mb=mem_mb, gpus=gpus),
+            room=_resources(cpus=free_cpus, mem_mb=free_mem_mb, gpus=room.gpus - gpus),
+            running=_resources(cpus=cpus, mem_mb=mem_mb, gpus=gpus),
             attributes=whole.attributes,
             ports=_without(whole.ports, self._ports) if self._ports else whole.ports,
             task_count=self._tasks,

@@ -137,7 +137,8 @@ def launch(job: Job, instance: Instance) -> Job:
     """
     if not may_start(job):
         raise IllegalTransition(f"job {job.job_id} cannot start: it is {job.state.value}")
-    waited = evolve(instance, queue_ms=max(0, instance.started_ms - job.last_waiting_ms))
+    queue_ms = max(0, instance.started_ms - job.last_waiting_ms)
+    waited = instance if instance.queue_ms == queue_ms else evolve(instance, queue_ms=queue_ms)
     return evolve(job, state=JobState.RUNNING, instances=(*job.instances, waited))
 
 

@@ -1,19 +1,23 @@
 """Values that are made a million times a minute.
 
-Lives here: `quick`, which lets a frozen dataclass be made without a call per field, and `evolve`, which is
-`dataclasses.replace` for such a class. Not here: what the values are.
+Lives here: `quick`, which lets a frozen dataclass be made without a call per field, `maker`, by which it is
+made where every job passes, and `evolve`, which is `dataclasses.replace` for such a class.
+Not here: what the values are.
 
 A frozen dataclass sets its fields one by one through `object.__setattr__`, and `replace` looks each up
 by name: 6 and 19 µs for the twenty fields of an instance. Here a value is born as one of an open class of the
-same slots, filled by plain assignment, and turned into what it is: 2 and 3 µs.
+same slots, filled by plain assignment, and turned into what it is: 2 and 1 µs. Calling the class costs half
+a microsecond before its first line runs; calling what `maker` returns does not.
 """
 
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
+_MAKERS: Final[dict[object, Callable[..., Any]]] = {}
 _COPIES: Final[dict[type, Callable[[Any], Any]]] = {}
 
 
@@ -33,13 +37,22 @@ def quick(cls: type[T]) -> type[T]:
     text = (
         f"def __init__(self, *, {asked}):\n    open_up(self, '__class__', born)\n{filled}\n"
         "    self.__class__ = closed\n"
+        f"def make(*, {asked}):\n    self = new(born)\n{filled}\n"
+        "    self.__class__ = closed\n    return self\n"
         f"def copy(other):\n    self = new(born)\n{copied}\n    return self\n"
     )
     exec(text, scope)  # noqa: S102 as dataclasses makes its own methods
     scope["__init__"].__qualname__ = f"{cls.__qualname__}.__init__"
     cls.__init__ = scope["__init__"]  # type: ignore[method-assign]
+    scope["make"].__qualname__ = cls.__qualname__
+    _MAKERS[cls] = scope["make"]
     _COPIES[cls] = scope["copy"]
     return cls
+
+
+def maker(cls: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that makes values of a class that is `quick`, of the same arguments as the class."""
+    return _MAKERS[cls]
 
 
 def evolve(value: T, **changes: object) -> T:

@@ -17,11 +17,14 @@ from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus
 from cook_jupyter.model.job import JobId, JobState
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
+from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.store.base import Failure
 
 log = logging.getLogger(__name__)
+
+_instance = maker(Instance)
 
 NOT_RANKED: Final[Mapping[PoolName, Sequence[JobId]]] = MappingProxyType({})
 
@@ -75,7 +78,7 @@ async def match_cycle(
     if not decision.matches:
         return 0
     instances = [
-        Instance(
+        _instance(
             instance_id=scheduler.new_instance_id(),
             job_id=match.job_id,
             status=InstanceStatus.UNKNOWN,

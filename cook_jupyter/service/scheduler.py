@@ -25,6 +25,7 @@ from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, Group, GroupId, Job, Jo
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
+from cook_jupyter.model.quick import maker
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.scheduling.explain import sentences
 from cook_jupyter.scheduling.progress import Gathering
@@ -41,6 +42,8 @@ from cook_jupyter.service.rebalancer import Rebalancer
 from cook_jupyter.service.running import RunningRow
 from cook_jupyter.service.summary import summary_of
 from cook_jupyter.store.base import Store
+
+_launch = maker(Launch)
 
 
 class Scheduler:
@@ -364,7 +367,7 @@ class Scheduler:
         if spec.max_runtime_ms > longest_ms:
             spec = replace(spec, max_runtime_ms=longest_ms)
         row = self._running.get(spec.job_id)
-        return Launch(spec=spec, instance=instance, attempt=0 if row is None else row.attempt)
+        return _launch(spec=spec, instance=instance, attempt=0 if row is None else row.attempt)
 
     def longest_ms(self, asked_ms: int) -> int:
         """Return how long a job that asks for that much may run here."""

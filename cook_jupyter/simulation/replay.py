@@ -27,6 +27,7 @@ from cook_jupyter.errors import InvalidRequest, QuotaExceeded
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, TaskState
 from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import NON_ZERO_EXIT, REASONS, ReasonName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
@@ -37,6 +38,8 @@ from cook_jupyter.simulation.config import POOL, SimConfig
 from cook_jupyter.simulation.policies import Policy, limits_of, policy_named, settings_of
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob, check_trace
 from cook_jupyter.store.memory import MemoryStore
+
+_job_spec = maker(JobSpec)
 
 _CLUSTER: Final = "simulated"
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -324,7 +327,7 @@ def _start(row: RunRow) -> int:
 
 
 def _spec(job: TraceJob) -> JobSpec:
-    return JobSpec(
+    return _job_spec(
         job_id=job.job_id,
         user=job.user,
         command="",

@@ -14,9 +14,12 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import Instance, InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState, number
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import FreeFailures
 
 LimitKey = tuple[str, str, str, str]  # kind, user, pool, name
+
+_job, _change = maker(Job), maker(JobChange)
 
 
 def finished_instance(job: Job) -> Instance | None:
@@ -139,7 +142,7 @@ class Draft:
         """Add a new job, waiting."""
         self.seq += 1
         self.change += 1
-        job = Job(
+        job = _job(
             spec=spec,
             seq=self.seq,
             state=JobState.WAITING,
@@ -149,7 +152,7 @@ class Draft:
             change=self.change,
         )
         self.created[spec.job_id] = job
-        self.changes.append(JobChange(before=None, job=job))
+        self.changes.append(_change(before=None, job=job))
 
     def alter(
         self, before: Job, after: Job, *, instance: Instance | None = None, result: Result | None = None
@@ -164,7 +167,7 @@ class Draft:
         (self.created if job_id in self.created else self.altered)[job_id] = after
         if instance is not None and result is not None:
             self.results[instance.instance_id] = (after.seq, result)
-        self.changes.append(JobChange(before=before.state, job=after, instance=instance, result=result))
+        self.changes.append(_change(before=before.state, job=after, instance=instance, result=result))
 
     def merge(self, later: "Draft") -> None:
         """Take over a draft that was laid over this one."""

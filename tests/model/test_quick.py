@@ -2,11 +2,12 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, field, replace
 
 import pytest
 
-from cook_jupyter.model.quick import evolve, quick
+from cook_jupyter.model.quick import evolve, maker, quick
 
 
 @quick
@@ -23,29 +24,35 @@ class Place:
         return 2 * self.size
 
 
-def test_it_is_made_with_its_defaults() -> None:
-    one, other = Place(name="a"), Place(name="a")
+ways = pytest.mark.parametrize("place", [Place, maker(Place)], ids=["class", "maker"])
 
+
+@ways
+def test_it_is_made_with_its_defaults(place: Callable[..., Place]) -> None:
+    one, other = place(name="a"), place(name="a")
+
+    assert type(one) is Place
     assert (one.name, one.size, one.tags, one.doubled) == ("a", 1, {}, 2)
     assert one == other
     assert one.tags is not other.tags
     assert repr(one) == "Place(name='a', size=1, tags={})"
 
 
-def test_it_cannot_be_changed() -> None:
-    place = evolve(Place(name="a"), size=3)
+@ways
+def test_it_cannot_be_changed(place: Callable[..., Place]) -> None:
+    for one in (place(name="a"), evolve(place(name="a"), size=3)):
+        with pytest.raises(FrozenInstanceError):
+            one.size = 4  # type: ignore[misc]
 
-    with pytest.raises(FrozenInstanceError):
-        place.size = 4  # type: ignore[misc]
 
-
-def test_it_wants_what_has_no_default_and_nothing_else() -> None:
-    with pytest.raises(TypeError, match="name"):
-        Place()  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="colour"):
-        Place(name="a", colour="red")  # type: ignore[call-arg]
-    with pytest.raises(TypeError):
-        Place("a")  # type: ignore[call-arg]
+@ways
+def test_it_wants_what_has_no_default_and_nothing_else(place: Callable[..., Place]) -> None:
+    with pytest.raises(TypeError, match=r"Place.*name"):
+        place()
+    with pytest.raises(TypeError, match=r"Place.*colour"):
+        place(name="a", colour="red")
+    with pytest.raises(TypeError, match="Place"):
+        place("a")
 
 
 def test_evolve_changes_what_it_is_told_to_and_leaves_the_old_one_alone() -> None:
