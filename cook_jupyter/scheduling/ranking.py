@@ -254,20 +254,28 @@ def columnar(
             are_wanted, finished = wanted(heads)
             shown = shown & are_wanted
             more &= ~finished
-        order = merged(scored, heads.lengths)
-        order = order[shown[order]]
-        scores = scored[order]
-        rows = heads.rows[order]
         last = heads.last_scores(scored)
         whole = limit is None or not more.any()
-        if limit is None or whole or int(np.searchsorted(scores, last[more].min(), side="left")) >= limit:
-            return Ranking(
-                rows=rows[:limit],
-                drus=scores[:limit].astype(np.float64, copy=False) if fair else np.zeros(len(rows[:limit])),
-                complete=whole and (limit is None or len(order) <= limit),
-            )
-        bound = scores[limit - 1] if len(scores) >= limit else last.max()  # or all
+        scores = scored[shown]
+        if limit is None or whole or int(np.count_nonzero(scores < last[more].min())) >= limit:
+            break
+        bound = _nth(scores, limit) if len(scores) >= limit else last.max()  # or all
         depths = np.where(more & (last <= bound), np.minimum(counts, depths * 4), depths)
+    if limit is not None and len(scores) > limit:
+        needed = scored <= _nth(scores, limit)
+        heads, scored, shown = heads.only(needed), scored[needed], shown[needed]
+    order = merged(scored, heads.lengths)
+    order = order[shown[order]][:limit]
+    return Ranking(
+        rows=heads.rows[order],
+        drus=scored[order].astype(np.float64, copy=False) if fair else np.zeros(len(order)),
+        complete=whole and (limit is None or len(scores) <= limit),
+    )
+
+
+def _nth(scores: Floats | Integers, number: int) -> Any:
+    """The so-and-so-manieth of scores in order, counted from one."""
+    return np.partition(scores, number - 1)[number - 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
