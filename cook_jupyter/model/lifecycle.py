@@ -278,7 +278,8 @@ def _described(
 def _with(job: Job, instance: Instance, *, at_ms: int, free: FreeFailures) -> Job:
     """The job with a changed instance, its state derived again."""
     instances = _replaced(job.instances, instance)
-    state = _state(job, instances, free)
+    succeeded = instance.status is InstanceStatus.SUCCESS
+    state = JobState.COMPLETED if succeeded else _state(job, instances, free)
     if state is JobState.WAITING and job.state is not JobState.WAITING:
         return evolve(job, instances=instances, state=state, last_waiting_ms=at_ms)
     return evolve(job, instances=instances, state=state)

@@ -28,21 +28,20 @@ class LaunchPlugin:
     Args:
         name: `module:function`, or None.
 
+    Attributes:
+        asks: whether there is a function at all.
+
     Raises:
         InvalidRequest: there is no such function.
     """
 
     def __init__(self, name: str | None) -> None:
+        self.asks = name is not None
         self._filter: LaunchFilter | None = None
         self._specs: dict[JobId, JobSpec] = {}
         if name is not None:
             self._plugin = _found(name)
             self._filter = LaunchFilter(self._ask, name=name)
-
-    @property
-    def asks(self) -> bool:
-        """Whether there is a function at all."""
-        return self._filter is not None
 
     def changed(self, job: Job) -> None:
         """Follow a job: only those that wait are asked about."""

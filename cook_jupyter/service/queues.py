@@ -65,9 +65,11 @@ class Queues:
         """Take in jobs that are new, or that the store holds at a restart: many at once."""
         waiting: dict[PoolName, list[QueuedJob]] = defaultdict(list)
         for job in jobs:
-            if job.state is JobState.WAITING and job.job_id not in self._of(job.spec.pool).index:
-                self.plugin.changed(job)
-                waiting[job.spec.pool].append(self._queued(job))
+            spec = job.spec
+            if job.state is JobState.WAITING and spec.job_id not in self._of(spec.pool).index:
+                if self.plugin.asks:
+                    self.plugin.changed(job)
+                waiting[spec.pool].append(self._queued(job))
             else:
                 self.changed(job, job.open_instance)
         for name, some in waiting.items():
@@ -89,9 +91,10 @@ class Queues:
             pool.tried.pop(job_id, None)
             self.offensive.pop(job_id, None)
         if alive is not None:
-            if job_id not in index:
-                index.add(self._queued(job))
             if index.is_waiting(job_id):
+                index.start(job_id, alive.started_ms, alive.host)
+            elif job_id not in index:
+                index.add(self._queued(job))
                 index.start(job_id, alive.started_ms, alive.host)
         elif waits:
             if job_id not in index:

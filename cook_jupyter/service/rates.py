@@ -91,9 +91,10 @@ class Rates:
     def launched(self, pool: PoolName, users: Iterable[str], clusters: Iterable[str], now_ms: int) -> None:
         """Count what was sent: a token for each task, of its user's and of its cluster's bucket."""
         limited = self._limited[1]
-        for user, number in Counter(users).items():
-            if limited is None or user in limited:
-                self._launch.spend((user, pool), number, now_ms)
+        if limited is None or limited:
+            for user, number in Counter(users).items():
+                if limited is None or user in limited:
+                    self._launch.spend((user, pool), number, now_ms)
         if self._clusters is not None:
             for cluster, number in Counter(clusters).items():
                 self._clusters.spend(cluster, number, now_ms)

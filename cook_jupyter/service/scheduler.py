@@ -391,12 +391,17 @@ class Scheduler:
         if new:  # many at once: a later change of such a job comes after it all the same
             self.queues.load(new)
             self.wake.set()
-        queues, kills, running = self.queues, self.kills, self._running
+            if len(new) == len(changes):
+                self.hub.publish(changes)
+                return
+        queues, running = self.queues, self._running
+        kills = self.kills or None
+        stopped = False
         for change in changes:
             if change.before is None:
                 continue
             job, touched = change.job, change.instance
-            if touched is not None and not touched.status.is_open and kills:
+            if kills is not None and touched is not None and not touched.status.is_open:
                 kills.heard((touched.instance_id,))
             alive = job.open_instance
             queues.changed(job, alive)
@@ -407,7 +412,9 @@ class Scheduler:
                     running[job_id] = RunningRow.of(job, alive)
             else:
                 running.pop(job_id, None)
-                self.wake.set()
+                stopped = True
+        if stopped:
+            self.wake.set()
         self.hub.publish(changes)
 
 
