@@ -10,7 +10,7 @@ hosts that differ in that never come out the same.
 """
 
 from bisect import bisect_left, insort
-from math import inf
+from math import inf, nan
 from typing import Final
 
 import numpy as np
@@ -23,7 +23,7 @@ from cook_jupyter.scheduling.tables import Floats
 _PARTS: Final = 1024.0  # of a cpu or MB: amounts are whole numbers of these
 _MOST: Final = 2.0**36  # cpus or MB; up to here sums of amounts, and quotients of sums, stay apart
 _SIZES: Final = 4  # of hosts; with more, columns are faster
-_LEVELS: Final = 128  # numbers of free cpus that there are, likewise
+_LEVELS: Final = 72  # numbers of free cpus that there are of each size, added up, likewise
 _SLACK: Final = 1e-9  # far more than rounding makes of a fill
 
 
@@ -50,20 +50,35 @@ class BestFit:
 
     __slots__ = ("_free", "_room", "_size_of", "_sizes")
 
-    def __init__(self, room: HostRoom, left: Floats, size_of: list[int], sizes: list[_Size]) -> None:
-        """Use `best_fit`."""
+    def __init__(self, room: HostRoom, left: Floats, whole: Floats) -> None:
+        """Use `best_fit`.
+
+        Args:
+            room: what hosts have.
+            left: what is free: a row of cpus and one of memory.
+            whole: what there is, likewise.
+        """
         self._room = room
-        self._size_of = size_of
-        self._sizes = sizes
-        cpus, mem_mb = left
-        self._free = list(zip(cpus.tolist(), mem_mb.tolist(), strict=True))  # by position, as kept here
-        for host in np.lexsort((mem_mb, cpus)).tolist():
-            free = self._free[host]
-            size = sizes[size_of[host]]
-            if not size.levels or size.levels[-1] != free[0]:
-                size.levels.append(free[0])
-                size.hosts.append([])
-            size.hosts[-1].append((free[1], host))
+        self._free: list[tuple[float, float]] = list(
+            zip(*left.tolist(), strict=True)
+        )  # as they are kept here
+        order = np.lexsort((left[1], left[0], whole[1], whole[0]))
+        kept = np.stack((whole[0], whole[1], left[0]))[:, order]
+        differs = np.diff(kept, axis=1, prepend=nan) != 0
+        starts_size = differs[:2].any(axis=0)
+        begins = np.flatnonzero(starts_size | differs[2])
+        hosts = list(zip(left[1][order].tolist(), order.tolist(), strict=True))
+        size_of = np.empty(len(order), dtype=np.int64)
+        size_of[order] = np.cumsum(starts_size) - 1
+        self._size_of: list[int] = size_of.tolist()
+        self._sizes: list[_Size] = []
+        ends = [*begins[1:].tolist(), len(hosts)]
+        for begin, end, is_new in zip(begins.tolist(), ends, starts_size[begins].tolist(), strict=True):
+            cpus, mem_mb, level = kept[:, begin].tolist()
+            if is_new:
+                self._sizes.append(_Size(cpus, mem_mb))
+            self._sizes[-1].levels.append(level)
+            self._sizes[-1].hosts.append(hosts[begin:end])
 
     def look_again(self, host: int) -> None:
         """Learn that the host has changed."""
@@ -137,14 +152,9 @@ def best_fit(room: HostRoom, columns: HostColumns) -> BestFit | None:
     parts = amounts * _PARTS
     if (np.rint(parts) != parts).any():
         return None
+    whole = amounts[:2] + amounts[4:]
+    if not (whole > 0).all() or len(set(map(tuple, whole.T.tolist()))) > _SIZES:
+        return None
     left = amounts[:2] - amounts[2:4]
-    if len(np.unique(left[0])) > _LEVELS:
-        return None
-    wholes = amounts[0] + amounts[4], amounts[1] + amounts[5]
-    if not (np.minimum(*wholes) > 0).all():
-        return None
-    kinds, size_of = np.unique(wholes[0] + 1j * wholes[1], return_inverse=True)
-    if len(kinds) > _SIZES:
-        return None
-    sizes = [_Size(kind.real, kind.imag) for kind in kinds.tolist()]
-    return BestFit(room, left, size_of.reshape(-1).tolist(), sizes)
+    levels = len(set(zip(whole[0].tolist(), left[0].tolist(), strict=True)))
+    return None if levels > _LEVELS else BestFit(room, left, whole)

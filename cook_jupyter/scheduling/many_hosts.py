@@ -12,6 +12,7 @@ hosts are put in order once (`_upcoming`). When jobs of many shapes come, hosts 
 them (`scheduling.best_fit`).
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -33,8 +34,9 @@ _HABIT: Final = 3  # hosts that jobs of one shape took in a row, from which on t
 _AHEAD: Final = 256  # how many are
 _FIRST: Final = 200 * BATCH  # hosts among which to look for a good one first
 _FULL: Final = 2.0  # no fill is above it
-_FIRST_CHOICES: Final = 16  # of one host each, from which on hosts are kept by what is free of them
-_MISSES: Final = 16  # times in a row that this could not tell, after which it is left
+_FIRST_CHOICES: Final = 16  # of one host each, from which on hosts are kept by what is free of them,
+_HOSTS_A_CHOICE: Final = 200  # and one more for so many hosts
+_MISSES: Final = 8  # twice the times that this could not tell, less those it could, up to which it is kept
 _TIED: Final = 64  # hosts that are as good as each other, from which on one of each is looked at
 
 
@@ -52,8 +54,11 @@ class ManyHosts:
         self._all = Estimates(self._room, hosts.columns)
         self._one_of_each: OneOfEach | None = None
         self._best_fit: BestFit | None = None
-        self._choices = 0  # how many times one of all hosts was chosen before it was made
-        self._misses = 0  # how many times in a row it could not tell
+        self._choices = (
+            _FIRST_CHOICES + len(hosts) // _HOSTS_A_CHOICE
+        )  # before it is made; good ones do not count
+        self._is_kept = len(hosts) > 2 * _FIRST  # it was made, or is not worth it
+        self._misses = 0  # it could not tell that much more often than it could
         self._changes: list[int] = []  # hosts that jobs were put on; up to where they were looked at again by
         self._seen, self._seen_alike, self._seen_fit = 0, 0, 0  # `_all`, `_one_of_each`, `_best_fit`
         self._shape: tuple[object, ...] = ()  # of the last job, if the next of its shape may follow it
@@ -115,15 +120,15 @@ class ManyHosts:
             if fit is not None and suits(ask):
                 host, fill = fit.choose(ask)
                 if fill <= self._good:
-                    self._misses = 0
+                    self._misses -= self._misses > 0
                     return host
-                self._misses += 1  # a good one is to be taken, and the first such may be another
-                if self._misses == _MISSES:
+                self._misses += 2  # a good one is to be taken, and the first such may be another
+                if self._misses > _MISSES:
                     self._best_fit = None
         elif not is_open.any():
             return -1
         if self._one_of_each is not None and is_open is None:
-            for host in set(self._changes[self._seen_alike :]):
+            for host in _each_once(self._changes[self._seen_alike :]):
                 self._one_of_each.look_again(host)
             self._seen_alike = len(self._changes)
             return self._choose_among(self._one_of_each.estimates, ask, None)
@@ -135,6 +140,7 @@ class ManyHosts:
             fills = those.of(ask, 0, begin, is_open)
             host = self._first_good(those, ask, fills, int(fills.argmax()))
             if host >= 0:
+                self._choices += 1
                 return host
         return self._choose_among(those, ask, is_open, begin)
 
@@ -144,27 +150,32 @@ class ManyHosts:
         fills = those.told
         slot = int(fills.argmax())
         host = self._first_good(those, ask, fills, slot)
-        return host if host >= 0 else self._fullest(those, ask, fills, slot)
+        if host >= 0:
+            self._choices += 1
+            return host
+        return self._fullest(those, ask, fills, slot)
 
     def _fitting(self) -> BestFit | None:
         """The hosts by what is free, up to date; None while few were chosen, and if that is not faster."""
-        if self._choices < _FIRST_CHOICES:
-            self._choices += 1
-            if self._choices < _FIRST_CHOICES:
+        if not self._is_kept:
+            self._choices -= 1
+            if self._choices > 0:
                 return None
+            self._is_kept = True
             self._best_fit = best_fit(self._room, self._columns)
             self._seen_fit = len(self._changes)
         fit = self._best_fit
         if fit is not None:
-            for host in set(self._changes[self._seen_fit :]):
+            for host in _each_once(self._changes[self._seen_fit :]):
                 fit.look_again(host)
             self._seen_fit = len(self._changes)
         return fit
 
     def _catch_up(self) -> None:
-        for host in set(self._changes[self._seen :]):
-            self._all.look_again(host, host)
-        self._seen = len(self._changes)
+        if self._seen < len(self._changes):
+            for host in _each_once(self._changes[self._seen :]):
+                self._all.look_again(host, host)
+            self._seen = len(self._changes)
 
     def _first_good(self, those: Estimates, ask: Ask, fills: Singles, fullest: int) -> int:
         """The best host of the first batch with a good one; -1 if there is none."""
@@ -271,6 +282,10 @@ class ManyHosts:
         certain = exact > bound - 1.0 - 2 * ERROR if bound > 0.0 else exact >= 0.0
         some, exact = some[certain], exact[certain]
         return _last_first(some, np.lexsort((some, -exact)))
+
+
+def _each_once(hosts: list[int]) -> Iterable[int]:
+    return hosts if len(hosts) < 2 else set(hosts)
 
 
 def _last_first(hosts: Integers, order: Integers) -> list[int]:
