@@ -94,8 +94,9 @@ async def match_cycle(
     try:
         committed = await scheduler.store.launch(instances)
         by_cluster: dict[str, list[Launch]] = defaultdict(list)
+        launch_of = scheduler.launch_of
         for spec, instance in committed:
-            by_cluster[instance.cluster].append(scheduler.launch_of(spec, instance))
+            by_cluster[instance.cluster].append(launch_of(spec, instance))
         for name, launches in by_cluster.items():
             await scheduler.clusters[name].launch(launches)
     finally:

@@ -360,7 +360,7 @@ def _offer(host: SimHost) -> Offer:
 
 
 def _uuid(dice: random.Random) -> InstanceId:
-    digits = f"{dice.getrandbits(128):032x}"
+    digits = dice.getrandbits(128).to_bytes(16, "big").hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 

@@ -118,8 +118,7 @@ class Draft:
 
     def job_of(self, instance_id: InstanceId) -> Job | None:
         """Return the job of an instance as the draft has it, else as the book has it."""
-        job_id = self.placed.get(instance_id)
-        if job_id is not None:
+        if self.placed and (job_id := self.placed.get(instance_id)) is not None:
             return self.job(job_id)
         job = self.book.job_of(instance_id)
         return None if job is None else self.altered.get(job.spec.job_id, job)

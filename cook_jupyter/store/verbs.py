@@ -66,13 +66,13 @@ def launch(draft: Draft, instances: Sequence[Instance]) -> Sequence[tuple[JobSpe
 def report(draft: Draft, updates: Sequence[StatusUpdate]) -> Sequence[Verdict]:
     """Apply what clusters report: see Store.report."""
     verdicts = []
+    free = draft.free
     for update in updates:
         job = draft.job_of(update.instance_id)
-        reported = lifecycle.report(job, update, free=draft.free)
-        if job is not None and reported.job is not None:
-            result = update.result if reported.counts else None
-            draft.alter(job, reported.job, instance=reported.instance, result=result)
-        verdicts.append(reported.verdict)
+        verdict, after, instance, counts = lifecycle.report(job, update, free=free)
+        if job is not None and after is not None:
+            draft.alter(job, after, instance=instance, result=update.result if counts else None)
+        verdicts.append(verdict)
     return verdicts
 
 
