@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -294,7 +295,7 @@ class _Replay:
                 if job is None:
                     continue
                 for one in job.instances:
-                    failed = one.status is InstanceStatus.FAILED and one.reason is not None
+                    reason = one.reason if one.status is InstanceStatus.FAILED else None
                     rows.append(
                         RunRow(
                             asked.job_id,
@@ -308,7 +309,7 @@ class _Replay:
                             one.host,
                             slaves[one.host],
                             statuses[one.status],
-                            REASONS[one.reason].sentence if failed and one.reason else "",
+                            "" if reason is None else REASONS[reason].sentence,
                             asked.user,
                             asked.mem_mb,
                             asked.cpus,
@@ -318,12 +319,8 @@ class _Replay:
                             states[asked.status],
                         )
                     )
-        rows.sort(key=_start)
+        rows.sort(key=attrgetter("start_time_ms"))
         return rows
-
-
-def _start(row: RunRow) -> int:
-    return row.start_time_ms
 
 
 def _spec(job: TraceJob) -> JobSpec:
