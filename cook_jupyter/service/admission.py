@@ -7,13 +7,14 @@ Source: the fair-share specification, sections 4, 8 and 9; the texts are Cook's.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from cook_jupyter.errors import InvalidRequest, QuotaExceeded
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.scheduling.pool_rules import first_found
-from cook_jupyter.scheduling.queue_limit import most_waiting
+from cook_jupyter.scheduling.queue_limit import QueueLengths, most_waiting
 from cook_jupyter.scheduling.staged import is_among
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.limits import Limits
@@ -31,6 +32,7 @@ class Admission:
         self._rates = rates
         self._pools = {pool.name: pool for pool in settings.pools}
         self._moves = {move.pool: move for move in settings.pool_moves}
+        self._under_way = QueueLengths()
 
     def admit(self, specs: Sequence[JobSpec], now_ms: int) -> Sequence[JobSpec]:
         """Return the jobs as they are to be submitted: in the pools they are to run in.
@@ -48,6 +50,22 @@ class Admission:
         self._require_within_quota(specs)
         self._require_within_queue_limit(specs)
         return specs
+
+    @contextmanager
+    def under_way(self, specs: Sequence[JobSpec]) -> Iterator[None]:
+        """Count admitted jobs among those that wait until it is known whether they were submitted.
+
+        Else two submissions at one moment could pass a queue limit together.
+        """
+        if not self._settings.queue_limits:
+            yield
+            return
+        for (user, pool), number in Counter((spec.user, spec.pool) for spec in specs).items():
+            self._under_way = self._under_way.added(pool, user, number)
+        try:
+            yield
+        finally:
+            self._under_way = self._under_way.killed((spec.pool, spec.user) for spec in specs)
 
     def admitted(self, specs: Sequence[JobSpec], now_ms: int) -> None:
         """Learn that jobs were submitted."""
@@ -101,12 +119,12 @@ class Admission:
             if limit is None:
                 continue
             most = most_waiting(
-                self._queues.pool_waiting(pool),
+                self._queues.pool_waiting(pool) + self._under_way.of_pool(pool),
                 threshold=limit.pool_global_threshold,
                 normal=limit.user_limit_normal,
                 constrained=limit.user_limit_constrained,
             )
-            waiting = self._queues.waiting_count(user, pool)
+            waiting = self._queues.waiting_count(user, pool) + self._under_way.of_user(pool, user)
             if waiting + number > most:
                 raise QuotaExceeded(
                     f"User has too many jobs queued in pool {pool}: {waiting} wait,"

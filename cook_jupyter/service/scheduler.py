@@ -112,20 +112,24 @@ class Scheduler:
         """
         now_ms = self.clock.now_ms()
         specs = self.admission.admit(specs, now_ms)
+        with self.admission.under_way(specs):
+            touched = await self._submit(specs, groups, now_ms, grow_groups=override_group_immutability)
+        self.admission.admitted(specs, now_ms)
+        return touched
+
+    async def _submit(
+        self, specs: Sequence[JobSpec], groups: Sequence[Group], now_ms: int, *, grow_groups: bool
+    ) -> Sequence[GroupId]:
         placing = self.queues.placing
         new = placing.learn(groups)
         stored = placing.unknown({spec.group for spec in specs if spec.group is not None})
         if stored:
             new += placing.learn(group for group in await self.store.groups(stored) if group is not None)
         try:
-            touched = await self.store.submit(
-                specs, groups, now_ms=now_ms, grow_groups=override_group_immutability
-            )
+            return await self.store.submit(specs, groups, now_ms=now_ms, grow_groups=grow_groups)
         except BaseException:
             placing.forget(new)
             raise
-        self.admission.admitted(specs, now_ms)
-        return touched
 
     async def jobs(self, job_ids: Sequence[JobId]) -> Sequence[Job | None]:
         """Return jobs in the order asked; None where there is none."""

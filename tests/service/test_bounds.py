@@ -1,9 +1,13 @@
 """What bounds who starts, live: quotas of pools and their groups, rates, the launch filter, sizes."""
 
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from cook_jupyter.errors import InvalidRequest, QuotaExceeded
-from cook_jupyter.model.job import JobSpec
+from cook_jupyter.model.job import GroupId, JobSpec
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.waiting import WaitKind
@@ -19,6 +23,7 @@ from cook_jupyter.service.policies import (
     QueueLimit,
     RateSettings,
 )
+from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
 from tests.service.conftest import ByHand, HandTurned
 
@@ -151,6 +156,27 @@ async def test_fewer_jobs_may_wait_in_a_crowd(by_hand: HandTurned) -> None:
 
         await hand.scheduler.kill_jobs([job.job_id for job in crowd])
         await hand.submit(a_job_spec(user="bob"))
+
+
+class Unhurried(MemoryStore):
+    """Memory that lets others have their turn before it commits, as a disk does."""
+
+    async def submit(self, *args: Any, **kwargs: Any) -> Sequence[GroupId]:
+        await asyncio.sleep(0)
+        return await super().submit(*args, **kwargs)
+
+
+async def test_submissions_at_one_moment_do_not_pass_a_queue_limit_together(by_hand: HandTurned) -> None:
+    settings = Settings(queue_limits=(QueueLimit(user_limit_normal=2),))
+    async with by_hand(settings, memory=Unhurried()) as hand:
+        ended = await asyncio.gather(
+            *(hand.scheduler.submit([a_job_spec()]) for _ in range(5)), return_exceptions=True
+        )
+        assert [type(each) for each in ended].count(QuotaExceeded) == 3
+        assert hand.scheduler.waiting_count() == 2
+
+        await hand.scheduler.kill_jobs([*hand.scheduler.queue(10)["default"]])
+        await hand.submit(a_job_spec(), a_job_spec())  # what was refused or has arrived is not counted on
 
 
 def only_named(spec: JobSpec) -> LaunchAnswer:
