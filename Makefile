@@ -4,10 +4,10 @@
 BIN := .venv/bin
 CODE := $(wildcard cook_jupyter scripts tests benchmarks)
 
-.PHONY: help setup demo lab test test-fast check format bench clean
+.PHONY: help setup demo lab test test-fast check format lock bench clean
 
 help: ## say what there is
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: ## everything a developer needs, in .venv
 	@scripts/setup.sh dev
@@ -37,10 +37,14 @@ format: setup ## let ruff put right what it can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+lock: ## renew requirements/*.txt: the newest versions that pyproject.toml allows (with KEEP=1: only what it asks for anew)
+	@scripts/setup.sh tools .venv-tools
+	@.venv-tools/bin/python scripts/lock.py $(if $(KEEP),--keep)
+
 bench: ## measure, beside the peers
 	@scripts/setup.sh bench
 	@$(BIN)/python scripts/bench.py
 
-clean: ## forget what was built; .venv stays
+clean: ## forget what was built; virtual environments stay
 	@rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
