@@ -1,9 +1,11 @@
 """What every test may use: a home of its own for embedded state, an honest word for a missing part.
 
+Also what holds for the whole suite: hypothesis's profile, and `--shuffle SEED` for another order.
 Not here: builders of values (`tests/builders.py`), fixtures of one floor (that floor's own conftest.py).
 """
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -14,8 +16,27 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.golden.cases import counted
+
+
+def is_ci() -> bool:
+    """Return whether this is a CI run: the variable CI is set."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+# A deadline and the check `too_slow` judge the machine, not the product: no verdict depends on its speed.
+# In CI a commit has one verdict, so the examples follow from the test alone; elsewhere each run tries others.
+hypothesis_settings.register_profile(
+    "cook_jupyter",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    derandomize=is_ci(),
+)
+hypothesis_settings.load_profile("cook_jupyter")
 
 
 def missing_part(reason: str) -> NoReturn:
@@ -27,9 +48,39 @@ def missing_part(reason: str) -> NoReturn:
     Args:
         reason: what is missing and how to get it.
     """
-    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+    if is_ci():
         pytest.fail(f"missing in CI: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--shuffle SEED`."""
+    parser.addoption("--shuffle", metavar="SEED", help="run the tests in the random order that SEED gives")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Return the line that names the order, for whoever wants to see a failure again."""
+    seed = config.getoption("--shuffle")
+    return None if seed is None else f"order: --shuffle {seed}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle the modules, and the tests within each, if `--shuffle` was given.
+
+    The tests of a module stay together, so that its fixtures are made once.
+    """
+    seed = config.getoption("--shuffle")
+    if seed is None:
+        return
+    rng = random.Random(seed)
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    batches = list(modules.values())
+    rng.shuffle(batches)
+    for batch in batches:
+        rng.shuffle(batch)
+    items[:] = [item for batch in batches for item in batch]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -40,7 +40,7 @@ VALUES = (
 )
 PATHS = sorted(path for path, _ in ROUTES if path not in ("/v1/shutdown", "/v1/events"))
 POSTS = ["/jobs", "/rawscheduler", "/retry", "/share", "/quota", f"/progress/{uuid4()}"]
-OFTEN = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+OFTEN = settings(max_examples=120, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

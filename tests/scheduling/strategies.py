@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 
-# For decisions on random snapshots: these are large to make, and a busy machine makes them slowly.
-on_snapshots = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+on_snapshots = settings(max_examples=60)
 
 USERS = ("ada", "bob", "cyd", "dan")
 Task = dict[str, Any]

@@ -1,7 +1,7 @@
 from dataclasses import replace
 from random import Random
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.model.decisions import Preemption
@@ -13,7 +13,7 @@ from cook_jupyter.scheduling.preemption import rebalance
 from tests.scheduling.preemption_snapshots import Snapshot, Task, a_settings, snapshots
 from tests.scheduling.queues import job_id
 
-on_many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+on_many = settings(max_examples=300)
 on_snapshots = settings(on_many, max_examples=80)
 
 

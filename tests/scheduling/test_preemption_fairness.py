@@ -2,7 +2,7 @@
 
 from random import Random
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Share, UserLimits
@@ -40,7 +40,7 @@ def rebalanced(index: QueueIndex, how: PreemptionSettings, now_ms: int) -> int:
     return len(decided.victims)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.integers(0, 2**48), st.integers(0, 60), st.booleans())
 def test_after_two_cycles_nobody_waits_below_their_share_for_what_others_hold_above_theirs(
     seed: int, waiting: int, cooks: bool
@@ -57,7 +57,7 @@ def test_after_two_cycles_nobody_waits_below_their_share_for_what_others_hold_ab
     assert sum(held.values()) == HOSTS * PER_HOST
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.integers(0, 2**48), st.integers(0, 60), st.sampled_from([0.0, 0.2, 0.5]))
 def test_a_pool_comes_to_rest(seed: int, waiting: int, difference: float) -> None:
     index = a_full_pool(Random(seed), waiting)

@@ -157,7 +157,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
 
 
 TestIndexFollowsChanges = IndexFollowsChanges.TestCase
-TestIndexFollowsChanges.settings = hypothesis_settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestIndexFollowsChanges.settings = hypothesis_settings(max_examples=30, stateful_step_count=20)
 
 
 def a_waiting(seq: int, **more: Any) -> dict[str, Any]:

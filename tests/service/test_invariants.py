@@ -124,7 +124,7 @@ def known(scheduler: Scheduler) -> object:
     )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), steps=st.integers(20, 40))
 async def test_nothing_is_oversubscribed_nobody_is_over_quota_and_a_restart_forgets_nothing(
     fresh_by_hand: HandTurned, seed: int, steps: int
@@ -148,7 +148,7 @@ async def test_nothing_is_oversubscribed_nobody_is_over_quota_and_a_restart_forg
             await day.step()
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(shares=st.tuples(*[st.integers(1, 6)] * 3), late=st.permutations(USERS))
 async def test_after_two_looks_nobody_below_share_waits_for_what_somebody_above_share_holds(
     fresh_by_hand: HandTurned, shares: tuple[int, ...], late: list[str]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.simulation.config import RebalancerConfig, SimConfig
@@ -134,7 +134,7 @@ def stable_demands(draw: st.DrawFn) -> tuple[list[TraceJob], list[Room], Room]:
 
 
 @pytest.mark.parametrize("policy", ["fair", "fair-better"])
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(asked=stable_demands(), min_dru_diff=st.sampled_from([0.0, 0.5]))
 def test_after_two_rebalances_nobody_below_share_waits_for_what_another_holds_above(
     policy: str, asked: tuple[list[TraceJob], list[Room], Room], min_dru_diff: float

@@ -66,7 +66,7 @@ def run(trace: list[TraceJob], places: list[SimHost], policy: str, *, until_done
     return simulate(trace, places, config, policy=policy, until_done=until_done)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(traces(), hosts, policies, st.booleans())
 def test_nothing_is_oversubscribed_and_no_life_is_impossible(
     trace: list[TraceJob], places: list[SimHost], policy: str, until_done: bool
@@ -109,7 +109,7 @@ def test_nothing_is_oversubscribed_and_no_life_is_impossible(
                 assert 0 < late_ms <= 2 * STEP_MS
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(traces(), hosts, policies)
 def test_the_same_input_gives_the_same_output(
     trace: list[TraceJob], places: list[SimHost], policy: str
@@ -117,7 +117,7 @@ def test_the_same_input_gives_the_same_output(
     assert run(trace, places, policy, until_done=True) == run(trace, places, policy, until_done=True)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     traces(), hosts, st.sampled_from(["fair", "fair-better", "fair-patient"]), st.permutations(list("abc"))
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.simulation.measures import (
@@ -149,7 +149,7 @@ def test_nobody_divides_nothing() -> None:
 # --- who held what
 
 # Runs are large to make, and a busy machine makes them slowly.
-on_runs = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+on_runs = settings(max_examples=50)
 
 
 @st.composite

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
 
@@ -197,9 +197,7 @@ def _comparable(answer: Any) -> Any:
 
 
 TestTwins = Twins.TestCase
-TestTwins.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestTwins.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 @pytest.fixture(autouse=True)

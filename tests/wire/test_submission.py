@@ -239,7 +239,7 @@ JSON = st.recursive(
 FIELDS = sorted(JobRequest.__struct_fields__)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     changes=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4),
     dropped=st.sets(st.sampled_from(FIELDS), max_size=1),
