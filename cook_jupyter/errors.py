@@ -14,7 +14,8 @@ CookError
 ├── SchedulerError          the scheduler failed at its own work
 │   └── StoreFull           it cannot write to its disk; nothing was changed, try again later
 ├── SchedulerUnreachable    no answer; whether it was done is unknown
-├── Tampered                a payload whose signature does not hold; it was not opened
+├── Unverifiable            a payload that cannot be verified: cut short, another format or key
+│   └── Tampered            a complete payload that is not what was signed; it was not opened
 └── JobFailed               raised by a future: the job ended without a result
     ├── JobKilled           somebody asked for that
     ├── HostLost            the machine or the worker went away more often than the job's retries allow
@@ -102,8 +103,15 @@ class SchedulerUnreachable(CookError):
     """No answer came; whether the request was carried out is unknown."""
 
 
-class Tampered(CookError):
-    """The signature of a payload does not hold; its content was not opened."""
+class Unverifiable(CookError):
+    """A payload cannot be verified, so it was not opened; nobody is accused.
+
+    It is cut short, damaged, of another format, signed with another key, or the signing key is unusable.
+    """
+
+
+class Tampered(Unverifiable):
+    """A payload is complete and is not what was signed with this user's key; it was not opened."""
 
 
 class JobFailed(CookError):

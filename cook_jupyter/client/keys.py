@@ -15,7 +15,7 @@ def key_file(home: Path, user: str) -> Path:
     """The file with the key of `user` (hex, mode 0600), made if there is none.
 
     Raises:
-        Tampered: the file is broken, or others may read it, so that the key proves nothing.
+        Unverifiable: the file is broken, or others may read it, so that the key proves nothing.
         InvalidRequest: the name cannot be a file's.
     """
     if not user or user.startswith(".") or "/" in user or "\0" in user:

@@ -27,6 +27,7 @@ from cook_jupyter.payload import outgoing
 
 if TYPE_CHECKING:
     from cook_jupyter.client.sync import JobClient
+    from cook_jupyter.payload.transport import SealedPayload
 
 
 class CookExecutor(concurrent.futures.Executor):
@@ -136,10 +137,10 @@ class CookExecutor(concurrent.futures.Executor):
         digest = session.function_digest(fn)
         future = CookFuture(session, str(uuid.uuid4()), self._options.name or name_of(fn), self._options)
         private = session.store.private
-        pieces = outgoing.encode_call(
+        call = outgoing.encode_call(
             digest, args, kwargs, key=session.signing_key, job_id=future.key, private=private
         )
-        session.post(self._parcel(session, future, pieces))
+        session.post(self._parcel(session, future, call))
         return future
 
     def map(
@@ -178,10 +179,10 @@ class CookExecutor(concurrent.futures.Executor):
 
         def encode(future: BundleFuture, part: Sequence[Sequence[Any]]) -> Parcel:
             private = session.store.private
-            pieces = outgoing.encode_bundle(
+            call = outgoing.encode_bundle(
                 digest, part, key=session.signing_key, job_id=future.key, private=private
             )
-            return self._parcel(session, future, pieces)
+            return self._parcel(session, future, call)
 
         slots = self._max_workers if fixed is None else 1
         sizes = Sizes(total, slots, fixed)
@@ -263,15 +264,15 @@ class CookExecutor(concurrent.futures.Executor):
             )
         return self._line.live()
 
-    def _parcel(self, session: Session, future: CookFuture, pieces: Sequence[Any]) -> Parcel:
+    def _parcel(self, session: Session, future: CookFuture, call: SealedPayload) -> Parcel:
         if self._body[0] != session.session_id:
             self._body = session.session_id, self._options.job(session.session_id)
-        call = outgoing.call_environment(
-            pieces, job_id=future.key, store=session.store, key_file=session.key_file
+        environment = outgoing.call_environment(
+            call, job_id=future.key, store=session.store, key_file=session.key_file
         )
         future.owner = self._mark
-        future.call_rests = outgoing.CALL_BLOB in call
-        return Parcel(future, self._body[1], self._options.pool, {**self._options.env, **call})
+        future.call_rests = not call.inline
+        return Parcel(future, self._body[1], self._options.pool, {**self._options.env, **environment})
 
     def __enter__(self) -> Self:
         return self

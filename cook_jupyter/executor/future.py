@@ -7,7 +7,6 @@ Not here: sending and receiving (`executor.session`).
 
 from __future__ import annotations
 
-import base64
 import concurrent.futures
 import contextlib
 import html
@@ -171,9 +170,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         from cook_jupyter.payload.envelope import unseal
 
         store, key = self._session.store, self._session.signing_key
-        inline = environment.get(outgoing.CALL)
-        content = store.get(environment[outgoing.CALL_BLOB]) if inline is None else base64.b64decode(inline)
-        opened = unseal(content, direction="call", key=key, job_id=self._key, private=store.private)
+        opened = outgoing.open_call(environment, store=store, key=key, job_id=self._key)
         blob = store.get(f"functions/{opened.header['function']}")
         outgoing.check_digest(blob, opened.header["function"])
         function = pickling.from_frames(

@@ -9,7 +9,6 @@ nor anything of the user's.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import pickle
@@ -32,9 +31,10 @@ from cook_jupyter.errors import (
 )
 from cook_jupyter.payload import failures, surroundings, versions
 from cook_jupyter.payload.blobs import BlobStore, open_store
-from cook_jupyter.payload.envelope import Buffer, Opened, seal, size_of, unseal
+from cook_jupyter.payload.envelope import Buffer, Opened, unseal
 from cook_jupyter.payload.keys import Key, read_key
-from cook_jupyter.payload.outgoing import CALL, CALL_BLOB, CALL_KEYFILE, CALL_STORE, check_digest
+from cook_jupyter.payload.outgoing import CALL_KEYFILE, CALL_STORE, check_digest, open_call
+from cook_jupyter.payload.transport import seal_for_transport
 
 RESULT_LIMIT = "COOK_CALL_RESULT_LIMIT"  # bytes; a variable of the job's environment
 RESULT_LIMIT_BYTES = 256 * 1024 * 1024
@@ -90,7 +90,7 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
         started=started,
     )
     try:
-        opened = _receive(env, key, store, job_id)
+        opened = open_call(env, store=store, key=key, job_id=job_id)
         pack.private = bool(opened.header.get("private"))
         with surroundings.as_in_notebook(opened.header):
             outcome = _run(opened, store, pack)
@@ -130,13 +130,6 @@ def _run_bundle(function: Callable[..., Any], columns: Sequence[list[Any]], pack
             append(None)
     pack.stop_the_clock()
     return pack.bundle(values, failed)
-
-
-def _receive(env: Mapping[str, str], key: Key, store: BlobStore, job_id: str) -> Opened:
-    inline = env.get(CALL)
-    if inline is not None:
-        return unseal(bytearray(base64.b64decode(inline)), direction="call", key=key, job_id=job_id)
-    return unseal(store.get(env[CALL_BLOB]), direction="call", key=key, job_id=job_id, private=store.private)
 
 
 def _unpickle(opened: Opened, store: BlobStore) -> tuple[Callable[..., Any], Any]:
@@ -197,7 +190,9 @@ class _Packer:
         self, *, key: Key, store: BlobStore, facts: Mapping[str, Any], limit: int, started: float
     ) -> None:
         self.started = started
-        self.private = False  # whether the notebook reads blobs where only the user can write, as we do
+        self.private = (
+            False  # whether the notebook reads blobs from a directory that only the user can write to
+        )
         self._seconds: float | None = None
         self._key = key
         self._store = store
@@ -280,21 +275,26 @@ class _Packer:
                 "Return less, or write it to a file and return its path."
             )
         facts = {**self._facts, **header, "seconds": self._seconds, "out_of_memory": out_of_memory}
-        small = size + 1024 <= INLINE_RESULT_BYTES  # with the header, which is some 500 bytes
-        private = not small and self.private and self._store.private
-        pieces = seal(facts, frames, direction="result", key=self._key, private=private)
+        result = seal_for_transport(
+            facts,
+            frames,
+            direction="result",
+            key=self._key,
+            max_inline_bytes=INLINE_RESULT_BYTES,
+            private_blobs=self.private and self._store.private,
+        )
         inline = blob = None
-        if small and size_of(pieces) <= INLINE_RESULT_BYTES:
-            inline = b"".join(pieces)
+        if result.inline:
+            inline = b"".join(result.pieces)
         else:
             blob = f"results/{self._facts['instance']}"
-            self._store.put(blob, pieces)
+            self._store.put(blob, result.pieces)
         return CallOutcome(
             ok=exit_code == 0,
             exit_code=exit_code,
             inline=inline,
             blob=blob,
-            size=size_of(pieces),
+            size=result.size,
             out_of_memory=out_of_memory,
         )
 

@@ -16,7 +16,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from cook_jupyter.errors import Tampered
+from cook_jupyter.errors import Unverifiable
 
 KEY_BYTES = 32
 
@@ -61,10 +61,10 @@ def make_key(secret: bytes) -> Key:
     """A key of 32 random bytes or more.
 
     Raises:
-        Tampered: the secret is too short to protect anything.
+        Unverifiable: the secret is too short to protect anything.
     """
     if len(secret) < KEY_BYTES:
-        raise Tampered(
+        raise Unverifiable(
             f"a signing key has {KEY_BYTES} bytes, this one {len(secret)}; payloads without a key are refused"
         )
     return Key(secret)
@@ -74,7 +74,7 @@ def read_key(path: str | Path) -> Key:
     """The key in a file.
 
     Raises:
-        Tampered: there is none, it is broken, or others may read or change it: nothing can be trusted then.
+        Unverifiable: there is none, it is broken, or others may read or change it.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 - asked for each call
@@ -84,17 +84,17 @@ def read_key(path: str | Path) -> Key:
             return known[1]
         text = Path(path).read_bytes()
     except OSError as error:
-        raise Tampered(
+        raise Unverifiable(
             f"the signing key {path} cannot be read ({error.strerror}); payloads without a key are refused"
         ) from error
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise Tampered(
+        raise Unverifiable(
             f"the signing key {path} is open to other users: chmod 600 it, or remove it to get a new one"
         )
     try:
         key = make_key(bytes.fromhex(text.decode("ascii").strip()))
     except ValueError as error:
-        raise Tampered(f"the signing key {path} is broken: remove it to get a new one") from error
+        raise Unverifiable(f"the signing key {path} is broken: remove it to get a new one") from error
     _known[str(path)] = seen, key
     return key
 

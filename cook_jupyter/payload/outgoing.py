@@ -1,6 +1,7 @@
 """Outgoing: a function and the arguments of its calls, as signed bytes.
 
-Lives here: encoding a function, a call or a bundle of calls, and the environment variables that carry one.
+Lives here: encoding a function, a call or a bundle of calls, and the environment variables that carry one,
+written and read.
 Not here: running them (`payload.calls`), reading what came of them (`payload.results`), futures (`executor`).
 """
 
@@ -14,11 +15,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cook_jupyter.errors import Tampered, TooLarge
+from cook_jupyter.errors import Tampered, TooLarge, Unverifiable
 from cook_jupyter.payload import surroundings, versions
 from cook_jupyter.payload.blobs import BlobStore
-from cook_jupyter.payload.envelope import Buffer, seal, size_of
+from cook_jupyter.payload.envelope import (
+    Buffer,
+    Opened,
+    require_complete,
+    seal,
+    size_of,
+    snapshot,
+    unseal,
+)
 from cook_jupyter.payload.keys import Key
+from cook_jupyter.payload.transport import SealedPayload, seal_for_transport
 
 CALL = "COOK_CALL"  # the call itself, base64
 CALL_BLOB = "COOK_CALL_BLOB"  # or the name of the blob that holds it
@@ -35,7 +45,7 @@ class FunctionBlob:
     """A function, pickled once; calls name it by its digest.
 
     Attributes:
-        pieces: what rests in the blob store under `name`. They may refer to the function's own arrays.
+        pieces: content of the blob, in order.
     """
 
     digest: str
@@ -55,7 +65,10 @@ def encode_function(function: Callable[..., Any]) -> FunctionBlob:
         Unpicklable: something it carries cannot travel; the message names the path to it.
     """
     name = getattr(function, "__qualname__", None) or repr(function)[:80]
-    pieces = seal({}, _frames_out(function, [(name, function)]), direction="function", key=None, private=True)
+    pickled, *buffers = _frames_out(function, [(name, function)])
+    # The digest covers the buffers, so they are copied: a thread may change an array while it is hashed.
+    frames = [pickled, *map(snapshot, buffers)]
+    pieces = seal({}, frames, direction="function", key=None, private=True)
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -74,11 +87,17 @@ def encode_function(function: Callable[..., Any]) -> FunctionBlob:
 
 
 def check_digest(content: Buffer, digest: str) -> None:
-    """See that a function's blob is the one that a call names.
+    """Check that the blob of a function is the one that a call names.
+
+    Args:
+        content: the blob.
+        digest: the SHA-256 that is signed in the call.
 
     Raises:
-        Tampered: it is another one.
+        Unverifiable: the blob is not complete.
+        Tampered: the blob is complete and is another one.
     """
+    require_complete(content, direction="function")
     if hashlib.sha256(content).hexdigest() != digest:
         raise Tampered("the function of a call is not the one that was signed; it was not opened")
 
@@ -91,8 +110,8 @@ def encode_call(
     key: Key,
     job_id: str,
     private: bool = False,
-) -> list[Buffer]:
-    """A signed call of the function with that digest.
+) -> SealedPayload:
+    """Encode and sign a call of the function with a digest.
 
     Args:
         digest: of `encode_function`.
@@ -100,8 +119,7 @@ def encode_call(
         kwargs: arguments by name.
         key: the user's.
         job_id: the job that will run it, and no other can.
-        private: blobs, of this call or its result, rest where only this user can write, and both sides reach
-            them there.
+        private: whether both sides reach the blob store as a directory that only this user can write to.
 
     Raises:
         Unpicklable: an argument cannot travel; the message names the path to it.
@@ -118,8 +136,8 @@ def encode_call(
 
 def encode_bundle(
     digest: str, columns: Sequence[Sequence[Any]], *, key: Key, job_id: str, private: bool = False
-) -> list[Buffer]:
-    """Many signed calls of one function in one job, each with positional arguments.
+) -> SealedPayload:
+    """Encode and sign many calls of one function in one job, each with positional arguments.
 
     Args:
         digest: of `encode_function`.
@@ -141,23 +159,53 @@ def encode_bundle(
     return _seal_call("bundle", frames, digest=digest, key=key, job_id=job_id, private=private)
 
 
-def call_environment(
-    pieces: Sequence[Buffer], *, job_id: str, store: BlobStore, key_file: str
-) -> dict[str, str]:
-    """The environment variables that carry a call; a large one is written to the store first."""
+def call_environment(call: SealedPayload, *, job_id: str, store: BlobStore, key_file: str) -> dict[str, str]:
+    """Return the environment variables that carry a call; a call that is not inline is stored first.
+
+    Args:
+        call: from `encode_call` or `encode_bundle`.
+        job_id: the job that will run it.
+        store: the blob store.
+        key_file: path of the signing key, as the host finds it.
+    """
     environment = {CALL_STORE: store.url, CALL_KEYFILE: key_file}
-    if size_of(pieces) <= INLINE_CALL_BYTES:
-        environment[CALL] = base64.b64encode(b"".join(pieces)).decode("ascii")
+    if call.inline:
+        environment[CALL] = base64.b64encode(b"".join(call.pieces)).decode("ascii")
     else:
         name = f"calls/{job_id}"
-        store.put(name, pieces)
+        store.put(name, call.pieces)
         environment[CALL_BLOB] = name
     return environment
 
 
+def open_call(environment: Mapping[str, str], *, store: BlobStore, key: Key, job_id: str) -> Opened:
+    """Verify the call that environment variables carry, and return it unopened.
+
+    Args:
+        environment: from `call_environment`.
+        store: the blob store.
+        key: signing key of the user.
+        job_id: the job that runs the call.
+
+    Raises:
+        NotFound: the blob of the call is gone.
+        Unverifiable: the call cannot be verified.
+        Tampered: the call is not the one that was signed.
+    """
+    inline = environment.get(CALL)
+    if inline is not None:
+        try:
+            content = bytearray(base64.b64decode(inline, validate=True))
+        except ValueError as error:
+            raise Unverifiable(f"the variable {CALL} of job {job_id} is damaged: {error}") from error
+        return unseal(content, direction="call", key=key, job_id=job_id)
+    blob = store.get(environment[CALL_BLOB])
+    return unseal(blob, direction="call", key=key, job_id=job_id, private=store.private)
+
+
 def _seal_call(
     kind: str, frames: list[Buffer], *, digest: str, key: Key, job_id: str, private: bool
-) -> list[Buffer]:
+) -> SealedPayload:
     header = {
         "kind": kind,
         "function": digest,
@@ -167,13 +215,20 @@ def _seal_call(
         "cwd": surroundings.current_folder(),
         "path": surroundings.local_path(),
     }
-    pieces = seal(header, frames, direction="call", key=key, private=private)
-    if (size := size_of(pieces)) > CALL_LIMIT_BYTES:
+    call = seal_for_transport(
+        header,
+        frames,
+        direction="call",
+        key=key,
+        max_inline_bytes=INLINE_CALL_BYTES,
+        private_blobs=private,
+    )
+    if (size := call.size) > CALL_LIMIT_BYTES:
         raise TooLarge(
             f"the arguments of a call take {size / 2**30:.1f} GiB and at most "
             f"{CALL_LIMIT_BYTES / 2**30:.0f} GiB can be sent; put the data into a file and pass its path"
         )
-    return pieces
+    return call
 
 
 def _frames_out(value: Any, named: Iterable[tuple[str, Any]]) -> list[Buffer]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cook_jupyter.errors import JobFailed, ResultLost, Tampered
+from cook_jupyter.errors import JobFailed, ResultLost
 from cook_jupyter.payload import failures
 from cook_jupyter.payload.envelope import Buffer, unseal
 from cook_jupyter.payload.keys import Key
@@ -55,15 +55,18 @@ def read_result(
         private: it was read where only this user can write.
 
     Raises:
-        Tampered: the signature does not hold, or it is another job's or instance's result. It was not opened.
-        ResultLost: it cannot be unpickled here; the cause says why.
+        Unverifiable: it cannot be verified; it was not opened.
+        Tampered: it is not what was signed, or signed for another job; it was not opened.
+        ResultLost: it belongs to another instance of the job, or cannot be unpickled here.
     """
     opened = unseal(content, direction="result", key=key, job_id=job_id, private=private)
     facts = opened.header
     if instance_id is not None and facts["instance"] != instance_id:
-        raise Tampered(
-            f"a result of instance {facts['instance']} was presented as one of {instance_id}; "
-            "it was not opened"
+        raise ResultLost(
+            f"the result of job {job_id} is that of instance {facts['instance']}, not of {instance_id}, "
+            "which counts: the job was run again in between. The result was not opened. Submit it again.",
+            job_id=job_id,
+            host=facts["host"],
         )
     from cook_jupyter.payload import pickling
 

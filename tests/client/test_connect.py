@@ -17,8 +17,8 @@ from cook_jupyter.errors import (
     Forbidden,
     InvalidRequest,
     SchedulerUnreachable,
-    Tampered,
     Unauthenticated,
+    Unverifiable,
 )
 from tests.client.standin import Answer, Asked, StandIn, as_json, standin
 
@@ -246,7 +246,7 @@ def test_a_key_is_made_once_for_its_owner_alone(cook_home: Path) -> None:
 def test_a_key_that_others_can_read_proves_nothing(cook_home: Path) -> None:
     key_file(cook_home, "ada").chmod(0o644)
 
-    with pytest.raises(Tampered, match="chmod 600"):
+    with pytest.raises(Unverifiable, match="chmod 600"):
         key_file(cook_home, "ada")
 
 

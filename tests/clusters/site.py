@@ -55,8 +55,8 @@ class LocalSite:
         blob = encode_function(function)
         self.store.put(blob.name, blob.pieces)
         job_id = str(uuid4())
-        pieces = encode_call(blob.digest, args, {}, key=self.key, job_id=job_id, private=self.store.private)
-        env = call_environment(pieces, job_id=job_id, store=self.store, key_file=str(self.key_file))
+        sealed = encode_call(blob.digest, args, {}, key=self.key, job_id=job_id, private=self.store.private)
+        env = call_environment(sealed, job_id=job_id, store=self.store, key_file=str(self.key_file))
         command = f"{python} -m cook_jupyter.worker call"
         env = {**env, **spec.pop("env", {})}
         job = a_job_spec(job_id=job_id, command=command, env=env, **{"mem_mb": 512.0, **spec})

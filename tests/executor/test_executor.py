@@ -610,3 +610,15 @@ def until(holds: Any, timeout_s: float = SOON_S) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not come about in time"
         threading.Event().wait(0.005)
+
+
+def test_arrays_of_sizes_around_every_threshold_arrive_and_return(executor: CookExecutor) -> None:
+    sizes = [1, 32_767, 32_768, 40_320, 48_000, 48_512, 49_152, 64_000, 65_536, 131_072, 4 * 1024 * 1024]
+    arrays = [np.full(size, 7, dtype=np.uint8) for size in sizes]
+
+    futures = [executor.submit(lambda array: array, array) for array in arrays]
+    mapped = list(executor.map(lambda array: array, arrays, chunksize=1))
+
+    for array, future, result in zip(arrays, futures, mapped, strict=True):
+        np.testing.assert_array_equal(future.result(SOON_S), array)
+        np.testing.assert_array_equal(result, array)

@@ -69,6 +69,14 @@ def test_an_array_comes_back_without_being_mangled(shell: Shell) -> None:
     assert shell.names["doubled"].sum() == 2 * shell.names["values"].sum()
 
 
+def test_a_cell_takes_and_returns_arrays_of_40_kb(shell: Shell) -> None:
+    shell.good("import numpy as np\nnumbers = np.arange(5040.0)")
+
+    shell.good("%%cook --out doubled\ndoubled = numbers * 2")
+
+    assert shell.names["doubled"].sum() == shell.names["numbers"].sum() * 2
+
+
 def test_a_value_too_large_to_show_is_shown_by_the_job(shell: Shell) -> None:
     ran = shell.good(f"%%cook\nimport numpy as np\nnp.zeros({VALUE_LIMIT_BYTES // 4})")
 

@@ -49,10 +49,10 @@ class Desk:
     def bundle(self, function: Callable[..., Any], *columns: list[Any]) -> Result:
         """Run a bundle of calls in this process."""
         job = str(uuid4())
-        pieces = encode_bundle(
+        sealed = encode_bundle(
             self.put(function), columns, key=self.key, job_id=job, private=self.store.private
         )
-        return self.run(call_environment(pieces, job_id=job, store=self.store, key_file=self.key_file), job)
+        return self.run(call_environment(sealed, job_id=job, store=self.store, key_file=self.key_file), job)
 
     def call_elsewhere(self, function: Callable[..., Any], *args: Any) -> Result:
         """Run a call in a warm process of its own, as a host does."""
@@ -85,10 +85,10 @@ class Desk:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[dict[str, str], str]:
         job = str(uuid4())
-        pieces = encode_call(
+        sealed = encode_call(
             self.put(function), args, kwargs, key=self.key, job_id=job, private=self.store.private
         )
-        env = call_environment(pieces, job_id=job, store=self.store, key_file=self.key_file)
+        env = call_environment(sealed, job_id=job, store=self.store, key_file=self.key_file)
         return {**env, **self.environment}, job
 
     def put(self, function: Callable[..., Any]) -> str:

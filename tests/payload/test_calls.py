@@ -26,10 +26,12 @@ from cook_jupyter.errors import (
     Tampered,
     TooLarge,
     Unpicklable,
+    Unverifiable,
 )
 from cook_jupyter.payload import outgoing, versions
 from cook_jupyter.payload.calls import run_call
 from cook_jupyter.payload.failures import RemoteException
+from cook_jupyter.payload.keys import read_or_make_key
 from cook_jupyter.payload.outgoing import encode_call, encode_function
 from cook_jupyter.payload.results import read_result
 from tests.payload.conftest import Desk
@@ -485,7 +487,7 @@ def test_a_result_of_another_instance_is_not_read(desk: Desk) -> None:
     done = run_call(env, job_id=job, instance_id=str(uuid4()))
     assert done.inline is not None
 
-    with pytest.raises(Tampered, match="presented"):
+    with pytest.raises(ResultLost, match="run again"):
         read_result(done.inline, key=desk.key, job_id=job, instance_id=str(uuid4()))
 
 
@@ -497,6 +499,38 @@ def test_a_function_that_was_replaced_in_the_store_is_not_run(desk: Desk) -> Non
         blob.write_bytes(evil)
 
     assert isinstance(desk.run(env, job).error, Tampered)
+
+
+def test_a_function_that_is_cut_short_in_the_store_is_not_run_and_nobody_is_accused(desk: Desk) -> None:
+    env, job = desk.encode(lambda: "good", (), {})
+    (blob,) = (Path(desk.store.url) / "functions").iterdir()
+    blob.write_bytes(blob.read_bytes()[:-100])
+
+    error = desk.run(env, job).error
+
+    assert type(error) is Unverifiable
+    assert "cut short" in str(error)
+
+
+def test_a_key_that_was_replaced_since_the_call_was_signed_accuses_nobody(desk: Desk) -> None:
+    env, job = desk.encode(lambda: "good", (), {})
+    Path(desk.key_file).unlink()
+    desk.key = read_or_make_key(desk.key_file)
+
+    error = desk.run(env, job).error
+
+    assert type(error) is Unverifiable
+    assert "replaced" in str(error)
+
+
+def test_a_captured_array_that_changes_while_its_function_is_sent_does_not_look_altered(desk: Desk) -> None:
+    array = np.zeros(100_000)
+    blob = encode_function(array.sum)
+    array += 1
+    desk.store.put(blob.name, blob.pieces)
+    content = desk.store.get(blob.name)
+
+    outgoing.check_digest(content, blob.digest)
 
 
 def test_without_a_key_nothing_is_run(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -513,7 +547,7 @@ def test_without_a_key_nothing_is_run(desk: Desk, capsys: pytest.CaptureFixture[
 
 def test_tampered_bytes_are_never_unpickled(desk: Desk) -> None:
     bomb = encode_call(desk.put(len), (Bomb(),), {}, key=desk.key, job_id="j", private=True)
-    content = bytearray(b"".join(bomb))
+    content = bytearray(b"".join(bomb.pieces))
     content[60] ^= 1
     env, job = desk.encode(len, ([],), {})
     import base64

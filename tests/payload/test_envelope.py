@@ -1,14 +1,15 @@
 """The envelope holds what was signed, or is not opened."""
 
 import json
+import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.errors import Tampered
+from cook_jupyter.errors import Tampered, Unverifiable
 from cook_jupyter.payload.envelope import ALIGNMENT, Buffer, seal, size_of, unseal
-from cook_jupyter.payload.keys import make_key
+from cook_jupyter.payload.keys import Key, make_key
 
 ADA = make_key(b"a" * 32)
 BOB = make_key(b"b" * 32)
@@ -16,6 +17,13 @@ BOB = make_key(b"b" * 32)
 
 def sealed(*frames: Buffer, private: bool = False, job: str = "j1") -> bytearray:
     return bytearray(b"".join(seal({"job": job}, frames, direction="call", key=ADA, private=private)))
+
+
+def refusal(content: Buffer, key: Key = ADA) -> Unverifiable:
+    """Return the error with which an envelope is refused."""
+    with pytest.raises(Unverifiable) as caught:
+        unseal(content, direction="call", key=key, job_id="j1")
+    return caught.value
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=6))
@@ -38,7 +46,7 @@ def test_no_byte_that_counts_can_be_changed(data: st.DataObject) -> None:
 
     try:
         again = unseal(changed, direction="call", key=ADA, job_id="j1")
-    except Tampered:
+    except Unverifiable:
         return
 
     assert [bytes(f) for f in again.frames] == [bytes(f) for f in opened.frames]  # it was padding
@@ -53,10 +61,22 @@ def test_frames_begin_where_numpy_likes_them_to() -> None:
         assert bytes(content).index(bytes(frame)) % ALIGNMENT == 0
 
 
-def test_large_frames_are_not_copied_when_sealed() -> None:
+def test_large_frames_for_a_private_store_are_not_copied_when_sealed() -> None:
     frame = bytearray(b"q" * 100_000)
 
-    assert any(piece is frame for piece in seal({}, [frame], direction="function", key=None))
+    pieces = seal({}, [b"opcodes", frame], direction="call", key=ADA, private=True)
+
+    assert any(piece is frame for piece in pieces)
+
+
+def test_an_array_that_changes_while_it_is_sent_does_not_look_altered() -> None:
+    array = bytearray(b"q" * 100_000)
+    pieces = seal({"job": "j1"}, [b"opcodes", array], direction="call", key=ADA)
+    array[7] = 0
+
+    opened = unseal(b"".join(pieces), direction="call", key=ADA, job_id="j1")
+
+    assert bytes(opened.frames[1]) == b"q" * 100_000
 
 
 def test_the_size_is_that_of_all_pieces() -> None:
@@ -65,9 +85,11 @@ def test_the_size_is_that_of_all_pieces() -> None:
     assert size_of(pieces) == len(b"".join(pieces))
 
 
-def test_another_users_key_opens_nothing() -> None:
-    with pytest.raises(Tampered, match="another key"):
-        unseal(sealed(b"x"), direction="call", key=BOB, job_id="j1")
+def test_another_key_opens_nothing_and_accuses_nobody() -> None:
+    error = refusal(sealed(b"x"), key=BOB)
+
+    assert "another signing key" in str(error)
+    assert not isinstance(error, Tampered)
 
 
 def test_a_call_cannot_pass_for_a_result() -> None:
@@ -84,21 +106,38 @@ def test_another_format_is_named_before_anything_is_read() -> None:
     content = sealed(b"x")
     content[8] = 9
 
-    with pytest.raises(Tampered, match="format 9"):
-        unseal(content, direction="call", key=ADA, job_id="j1")
+    error = refusal(content)
+
+    assert "format 9" in str(error)
+    assert not isinstance(error, Tampered)
 
 
 @pytest.mark.parametrize("content", [b"", b"COOKCALL", b"x" * 500])
-def test_what_is_no_payload_is_not_opened(content: bytes) -> None:
-    with pytest.raises(Tampered):
-        unseal(content, direction="call", key=ADA, job_id="j1")
+def test_what_is_no_payload_is_not_opened_and_accuses_nobody(content: bytes) -> None:
+    assert not isinstance(refusal(content), Tampered)
 
 
-def test_a_payload_cut_short_is_not_opened() -> None:
-    content = sealed(b"x" * 1000)
+@given(st.data())
+def test_a_payload_cut_short_anywhere_is_not_opened_and_accuses_nobody(data: st.DataObject) -> None:
+    content = sealed(b"x" * 1000, b"y" * 300)
+    end = len(content) - -300 % ALIGNMENT  # what follows is padding
+    error = refusal(content[: data.draw(st.integers(0, end - 1))])
 
-    with pytest.raises(Tampered, match="shorter"):
-        unseal(content[:-500], direction="call", key=ADA, job_id="j1")
+    assert not isinstance(error, Tampered)
+    assert "short" in str(error)
+
+
+def test_a_header_of_another_version_is_not_opened_and_accuses_nobody() -> None:
+    content = sealed(b"x")
+    (length,) = struct.unpack_from("<I", content, 12)
+    text = bytes(content[48 : 48 + length]).replace(b'"frames"', b'"pieces"')
+    head = bytes(content[:16])
+    signed = head + ADA.sign(head + text) + text + bytes(content[48 + length :])
+
+    error = refusal(signed)
+
+    assert not isinstance(error, Tampered)
+    assert "another version" in str(error)
 
 
 def test_a_buffer_without_a_hash_is_taken_only_from_a_private_place() -> None:
@@ -106,8 +145,9 @@ def test_a_buffer_without_a_hash_is_taken_only_from_a_private_place() -> None:
 
     opened = unseal(content, direction="call", key=ADA, job_id="j1", private=True)
     assert bytes(opened.frames[1]) == b"buffer"
-    with pytest.raises(Tampered, match="others may write"):
-        unseal(content, direction="call", key=ADA, job_id="j1")
+    error = refusal(content)
+    assert "without the hash" in str(error)
+    assert not isinstance(error, Tampered)
 
 
 def test_the_pickle_is_hashed_even_in_a_private_place() -> None:

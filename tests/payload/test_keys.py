@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.errors import Tampered
+from cook_jupyter.errors import Unverifiable
 from cook_jupyter.payload.keys import make_key, read_key, read_or_make_key
 
 
@@ -31,12 +31,12 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     read_or_make_key(tmp_path / "ada")
     (tmp_path / "ada").chmod(0o644)
 
-    with pytest.raises(Tampered, match="chmod 600"):
+    with pytest.raises(Unverifiable, match="chmod 600"):
         read_key(tmp_path / "ada")
 
 
 def test_without_a_key_there_is_a_word_and_no_trust(tmp_path: Path) -> None:
-    with pytest.raises(Tampered, match="without a key are refused"):
+    with pytest.raises(Unverifiable, match="without a key are refused"):
         read_key(tmp_path / "nobody")
 
 
@@ -45,7 +45,7 @@ def test_a_broken_key_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "ada").write_text(text)
     (tmp_path / "ada").chmod(0o600)
 
-    with pytest.raises(Tampered):
+    with pytest.raises(Unverifiable):
         read_key(tmp_path / "ada")
 
 

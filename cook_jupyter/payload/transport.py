@@ -1,0 +1,60 @@
+"""Transport: whether a payload travels inline or as a blob, decided once.
+
+Lives here: `seal_for_transport`, which seals an envelope for the way it will travel, and records the way.
+Not here: the layout of an envelope (`payload.envelope`), where blobs are stored (`payload.blobs`).
+
+An envelope that travels inline passes through the scheduler, so all of it is hashed. Only an envelope that is
+written to a private blob store may leave its raw buffers without a hash. Whoever sends an envelope therefore
+uses `SealedPayload.inline` and never decides by its size again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cook_jupyter.payload.envelope import Buffer, Direction, seal, size_of
+from cook_jupyter.payload.keys import Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedPayload:
+    """A sealed envelope and the way it travels.
+
+    Attributes:
+        pieces: the envelope, in order; large frames are references to the caller's memory.
+        inline: whether it travels inside a job or a status update; otherwise it is stored as a blob.
+    """
+
+    pieces: Sequence[Buffer]
+    inline: bool
+
+    @property
+    def size(self) -> int:
+        """Number of bytes of the envelope."""
+        return size_of(self.pieces)
+
+
+def seal_for_transport(
+    header: Mapping[str, Any],
+    frames: Sequence[Buffer],
+    *,
+    direction: Direction,
+    key: Key,
+    max_inline_bytes: int,
+    private_blobs: bool,
+) -> SealedPayload:
+    """Seal an envelope that travels inline when it is small, and as a blob otherwise.
+
+    Args:
+        header: facts to sign, as JSON values.
+        frames: the pickle, then its raw buffers.
+        direction: call or result.
+        key: signing key of the user.
+        max_inline_bytes: size of the largest envelope that travels inline.
+        private_blobs: whether both sides reach the blob store as a directory of this user alone.
+    """
+    may_be_inline = sum(map(len, frames)) <= max_inline_bytes
+    pieces = seal(header, frames, direction=direction, key=key, private=private_blobs and not may_be_inline)
+    return SealedPayload(pieces=pieces, inline=may_be_inline and size_of(pieces) <= max_inline_bytes)
