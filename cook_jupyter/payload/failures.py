@@ -152,10 +152,10 @@ def _describe(frames: TracebackType | None) -> list[tuple[str, str, int, str]]:
 
 def _pickle_of(error: BaseException) -> bytes | None:
     """The exception's own pickle, if it can be read again: many with arguments of their own cannot."""
-    import cloudpickle
+    from cook_jupyter.payload import pickling
 
     try:
-        content: bytes = cloudpickle.dumps(error, protocol=5)
+        content = pickling.dumps(error)
         again = pickle.loads(content)  # noqa: S301 - our own, made in the line before
     except Exception:  # noqa: BLE001 - anything may go wrong in a user's __reduce__; the stand-in serves then
         return None

@@ -50,6 +50,17 @@ def to_frames(value: Any, *, by_value: bool = False) -> list[Buffer]:
     return [file.getbuffer(), *buffers]
 
 
+def dumps(value: Any) -> bytes:
+    """Return the pickle of `value`, with its buffers inside.
+
+    Raises:
+        Exception: whatever the pickling of some object raised.
+    """
+    file = io.BytesIO()
+    _Pickler(file, protocol=5).dump(value)
+    return file.getvalue()
+
+
 def from_frames(frames: Sequence[Buffer], *, keep_classes: bool = False) -> Any:
     """The value of verified frames.
 
@@ -81,9 +92,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     `random.random` is a method of a hidden generator: sent by value, that would give each of many equal calls
     the same "random" numbers. And `from os import environ` must not send all of the environment along.
+
+    Code keeps the name of its file, without which a traceback has no source lines: cloudpickle 3.1.3 replaces
+    the name by "<dynamic-code>".
     """
 
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is types.CodeType:
+            return _reduce_code(obj)
         if isinstance(obj, _METHODS) and not isinstance(obj.__self__, types.ModuleType | None):
             module = sys.modules.get(type(obj.__self__).__module__)
             if module is not None and getattr(module, obj.__name__, None) == obj:
@@ -141,6 +157,11 @@ class _HomecomingUnpickler(pickle.Unpickler):
         return made
 
 
+def _reduce_code(code: types.CodeType) -> tuple[Callable[..., types.CodeType], tuple[Any, ...]]:
+    make, args = internals._code_reduce(code)  # noqa: SLF001 - knows the arguments of each version of Python
+    return make, (*args[:_FILE_NAME_INDEX], code.co_filename, *args[_FILE_NAME_INDEX + 1 :])
+
+
 def _keep_large(buffers: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:
     def keep(buffer: pickle.PickleBuffer) -> bool:
         with memoryview(buffer) as view:
@@ -155,6 +176,7 @@ def _keep_large(buffers: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:
     return keep
 
 
+_FILE_NAME_INDEX = 10  # among the arguments of types.CodeType, since Python 3.11
 _METHODS = (types.MethodType, types.BuiltinMethodType)
 _locality: dict[str, tuple[types.ModuleType | None, bool]] = {}
 
