@@ -219,15 +219,33 @@ def columnar(
 ) -> Ranking:
     """Rank the first `limit` waiting jobs, or all, at once.
 
-    Only the heads of the users' lists are looked at: as many jobs of each as may be among the first `limit`.
+    Only a head of each user's list is read: up to the user's `depth`-th waiting job. Why the result is still
+    exact, whatever the depths:
+
+    1. A head (`_heads`) is a *prefix of the user's whole list* in Cook's order: all running tasks and waiting
+       jobs up to the last waiting job read, and nothing behind it. A DRU depends on what comes before in the
+       list, so each DRU in a head is exact; so is the cut, which only looks at prefixes too.
+    2. Scores never fall along a list. So no element that was not read scores below the last one read of its
+       list, which is a waiting job (`Heads.last_scores`). Let `bound` be the least such score over the lists
+       that have more: every element that scores below `bound` has been read.
+    3. The merge takes elements by ascending score, and among equal scores decides by what was taken before.
+       So the part of the order with scores below `bound` depends on elements below `bound` alone, and is
+       exact. When that part has `limit` wanted jobs, it holds the first `limit`; else more is read of the
+       lists that can matter.
+    4. Whether one list goes before another depends on these two lists alone. So leaving out elements at the
+       end of a list that are not wanted themselves (users without waiting jobs, running tasks behind the last
+       waiting job, jobs that `wanted` rules out for good) changes no order among the others.
+
+    A running task behind jobs that were not read must not be in a head: its score would leave those jobs
+    out, and would raise the bound above jobs that come first.
 
     Args:
         index: the pool's tasks.
-        limits: shares and quotas.
+        limits: shares and quotas of the pool's users.
         settings: how the pool ranks.
-        limit: how many jobs are wanted.
-        wanted: leaves jobs out that need not be ranked; None takes all.
-        passed_over: how many of a user's first waiting jobs are known not to be wanted.
+        limit: number of jobs to return; None for all.
+        wanted: filter of the jobs that have to be ranked; None takes all.
+        passed_over: number of a user's first waiting jobs that `wanted` will not take; only saves time.
     """
     users = [tasks for tasks in index.by_name() if tasks.waiting_count]
     counts = np.array([tasks.waiting_count for tasks in users], dtype=np.int64)
@@ -274,7 +292,7 @@ def columnar(
 
 
 def _nth(scores: Floats | Integers, number: int) -> Any:
-    """The so-and-so-manieth of scores in order, counted from one."""
+    """Return the n-th smallest score, counted from one."""
     return np.partition(scores, number - 1)[number - 1]
 
 
@@ -310,7 +328,7 @@ class Heads:
         return np.bincount(self.owners[self.waits], minlength=len(self.lengths))
 
     def last_scores(self, scored: Floats | Integers) -> Floats | Integers:
-        """The score of each list's last element; lists without any never hold others up."""
+        """Return the score of each list's last element; the highest there is for an empty list."""
         highest = np.inf if scored.dtype.kind == "f" else np.iinfo(np.int64).max
         last: npt.NDArray[Any] = np.full_like(scored, highest, shape=len(self.lengths))
         filled = self.lengths > 0
@@ -350,7 +368,14 @@ def ranked_in_columns(
 
 
 def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers, *, running: bool) -> Heads:
-    """The first `depths` waiting jobs of each user, with all running tasks if asked, in Cook's order."""
+    """Return each user's list up to the user's `depth`-th waiting job, in Cook's order.
+
+    Args:
+        index: the pool's tasks.
+        users: users with waiting jobs.
+        depths: number of waiting jobs to read of each; at least one, at most all.
+        running: whether running tasks are in the lists.
+    """
     joined = array("i")
     for tasks, depth in zip(users, depths.tolist(), strict=True):
         if running:
@@ -368,30 +393,35 @@ def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers, *, r
     )
     both = np.flatnonzero((started > 0) & (depths > 0))
     begins = heads.begins[both]
-    _put_what_is_more_important_first(index, heads, begins, begins + started[both], begins + lengths[both])
-    return heads
+    return _move_higher_priority_first(index, heads, begins, begins + started[both], begins + lengths[both])
 
 
-def _put_what_is_more_important_first(
+def _move_higher_priority_first(
     index: QueueIndex, heads: Heads, begins: Integers, middles: Integers, ends: Integers
-) -> None:
-    """Let waiting jobs stand before running tasks of lower priority, in lists that have both.
+) -> Heads:
+    """Put waiting jobs before running tasks of lower priority; drop running tasks behind the last job read.
 
     Args:
         index: the pool's tasks.
-        heads: the lists, each with what runs first.
-        begins: where such lists begin.
-        middles: where their waiting jobs begin.
-        ends: where they end.
+        heads: lists in which the running tasks stand first; reordered in place.
+        begins: begins of the lists that have both running tasks and waiting jobs.
+        middles: positions of the first waiting jobs of these lists.
+        ends: ends of these lists.
     """
     order = index.columns.order
     first_waiting, last_running = order[heads.rows[middles]], order[heads.rows[middles - 1]]
     mixed = first_waiting >> SEQ_BITS < last_running >> SEQ_BITS
+    if not mixed.any():
+        return heads
+    read = np.ones(len(heads.rows), dtype=bool)
     for begin, middle, end in np.stack((begins, middles, ends), axis=1)[mixed].tolist():
         rows = heads.rows[begin:end]
-        place = np.argsort(order[rows] >> SEQ_BITS, kind="stable")  # what runs stands first among equals
+        place = np.argsort(order[rows] >> SEQ_BITS, kind="stable")  # running tasks first among equals
+        waits = place >= middle - begin
         heads.rows[begin:end] = rows[place]
-        heads.waits[begin:end] = place >= middle - begin
+        heads.waits[begin:end] = waits
+        read[end - int(waits[::-1].argmax()) : end] = False
+    return heads.only(read)
 
 
 def _scores_of(index: QueueIndex, heads: Heads, limits: UserLimits, settings: RankSettings) -> Floats:

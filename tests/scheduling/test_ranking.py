@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.pool import DruMode
-from cook_jupyter.scheduling.ranking import Order, RankSettings, columnar, lazily, rank
+from cook_jupyter.scheduling.ranking import Order, RankSettings, columnar, lazily, rank, ranked_in_columns
 from tests.scheduling import reference
 from tests.scheduling.queues import an_index, job_id, seq_of
 from tests.scheduling.strategies import on_snapshots, task_lists, user_limits
@@ -80,6 +80,23 @@ def test_a_long_list_that_comes_first_is_read_as_far_as_it_is_wanted() -> None:
     index = an_index(tasks)
     head = columnar(index, UserLimits(), RankSettings(order=Order.FIFO), 90)
     assert [seq_of(job) for job in index.ids(head.rows.tolist())] == list(range(1, 91))
+
+
+def test_a_running_task_of_low_priority_hides_none_of_its_users_waiting_jobs() -> None:
+    # ada runs a large task behind her 100 waiting jobs, which score 1 to 100. The others score 20 and more.
+    tasks: list[dict[str, Any]] = [{"seq": 1, "user": "ada", "cpus": 50.0, "mem": 0.0, "priority": 20}]
+    tasks[0]["start_ms"] = 1
+    tasks += [{"seq": seq, "user": "ada", "cpus": 1.0, "mem": 0.0} for seq in range(2, 102)]
+    for seq in range(200, 520, 4):
+        tasks.append({"seq": seq, "user": f"user-{seq}", "cpus": 20.0, "mem": 0.0, "start_ms": 2})
+        tasks += [{"seq": seq + n, "user": f"user-{seq}", "cpus": 1.0, "mem": 0.0} for n in (1, 2)]
+    index, limits = an_index(tasks), UserLimits(default_share=Share(cpus=1.0, mem_mb=1.0))
+    whole = [ranked.row for ranked in lazily(index, limits)]
+
+    for limit in (20, 64, 100, 150):
+        assert columnar(index, limits, limit=limit).rows.tolist() == whole[:limit]
+        first = islice(ranked_in_columns(index, limits, number=limit), limit)
+        assert [ranked.row for ranked in first] == whole[:limit]
 
 
 @on_snapshots
