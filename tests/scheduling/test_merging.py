@@ -1,6 +1,8 @@
+import random
 from itertools import accumulate
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +24,34 @@ def lists_that_tie(draw: st.DrawFn) -> list[list[float]]:
 @on_snapshots
 @given(lists=lists_that_tie())
 def test_lists_are_merged_as_if_sorted_again_after_each_element(lists: list[list[float]]) -> None:
+    assert _merged(lists) == _sorted_again_after_each(lists)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hundreds_of_lists_are_merged_so_too(seed: int) -> None:
+    dice = random.Random(seed)
+    scores = range(dice.choice([1, 2, 4]))
+    lists: list[list[float]] = [
+        sorted(map(float, dice.choices(scores, k=dice.randint(0, 4)))) for _ in range(dice.randint(24, 200))
+    ]
+    assert _merged(lists) == _sorted_again_after_each(lists)
+
+
+def test_lists_that_were_never_served_keep_their_starting_order_in_a_wide_tie() -> None:
+    # 30 lists tie at 1.0; some have been served together at 0.0, the others not at all.
+    lists = [[0.0, 1.0] if number % 3 == 0 else [1.0] for number in range(30)]
+    assert _merged(lists) == _sorted_again_after_each(lists)
+
+
+def _merged(lists: list[list[float]]) -> list[int]:
+    """Positions of the elements in merged order, the lists standing one behind the other."""
+    lengths = np.array([len(scores) for scores in lists], dtype=np.int64)
+    scores = np.array([score for scores in lists for score in scores], dtype=np.float64)
+    order: list[int] = merged(scores, lengths).tolist()
+    return order
+
+
+def _sorted_again_after_each(lists: list[list[float]]) -> list[int]:
     waiting = [[(score, number, at) for at, score in enumerate(each)] for number, each in enumerate(lists)]
     waiting = [each for each in waiting if each]
     expected = []
@@ -32,8 +62,5 @@ def test_lists_are_merged_as_if_sorted_again_after_each_element(lists: list[list
         if served:
             waiting.insert(0, served)
 
-    lengths = np.array([len(each) for each in lists], dtype=np.int64)
-    order = merged(np.array([score for each in lists for score in each], dtype=np.float64), lengths)
-
-    begins = np.cumsum(lengths) - lengths
-    assert order.tolist() == [begins[number] + at for number, at in expected]
+    begins = np.cumsum([0, *map(len, lists)]).tolist()
+    return [begins[number] + at for number, at in expected]
