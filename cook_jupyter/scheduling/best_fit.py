@@ -6,7 +6,7 @@ over than the best host so far leaves in all cannot be better.
 Not here: good hosts that are taken before the best is found, constraints (`scheduling.many_hosts`).
 
 Only for amounts that add up without rounding: then what is free says all about how full a host is, and two
-hosts that differ in that never come out the same.
+hosts of a size that differ in one resource only never have the same fitness.
 """
 
 from bisect import bisect_left, insort
@@ -102,7 +102,7 @@ class BestFit:
             hosts.insert(at, [(mem_mb, host)])
 
     def choose(self, ask: Ask) -> tuple[int, float]:
-        """Return the first of the hosts that the job fills most, and how much, 0..2; -1, -1 if it fits none.
+        """Return the first of the fittest hosts for the job, and its fitness; -1, -1 if it fits none.
 
         The job must be one that `suits`.
         """
@@ -124,9 +124,9 @@ class BestFit:
                 over += (mem_mb - asked_mem) / whole_mem
                 if over > bound:
                     continue
-                fill = self._room.fill(host, ask)
-                if fill > most or (fill == most and host < best):
-                    best, most = host, fill
+                fitness = self._room.fitness(host, ask)
+                if fitness > most or (fitness == most and host < best):
+                    best, most = host, fitness
                     bound = over + _SLACK
         return best, most
 

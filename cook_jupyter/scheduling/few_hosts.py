@@ -10,21 +10,12 @@ from cook_jupyter.model.decisions import Refusal
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.constraints import PoolDefaults
+from cook_jupyter.scheduling.fitness import fitness_of
 from cook_jupyter.scheduling.host_columns import port_count
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.rules import HostRules, Surroundings
 
 BATCH: Final = 10  # hosts that are looked at before stopping at a good one
-
-
-def fill_of(fitness: float) -> float:
-    """Return the fill, 0..2, that makes up a fitness.
-
-    A host's fill is how full it would be of cpus, 0..1, and of memory, 0..1, added up. Cook's fitness is
-    0.5 + 0.35 * fill / 2: Fenzo weighs 15 % resource sets, of which Cook has none, and 50 % soft constraints,
-    of which Cook has none and which then count in full. So a fitness lies between 0.5 and 0.85.
-    """
-    return (fitness - 0.5) / 0.35 * 2
 
 
 class FewHosts:
@@ -33,18 +24,18 @@ class FewHosts:
     def __init__(
         self, hosts: Hosts, good_enough: float, defaults: PoolDefaults, surroundings: Surroundings
     ) -> None:
-        self._good = fill_of(good_enough)
+        self._good_enough = good_enough
         self._rules = HostRules(hosts, defaults, surroundings)
         self._room = [_Room(offer) for offer in hosts.offers]
 
     def place(self, ask: Ask) -> int | None:
         """See `Placer`."""
         fails = self._rules.of(ask)
-        best, best_fill = -1, -1.0
-        good = self._good
+        best, best_fitness = -1, -1.0
+        good_enough = self._good_enough
         cpus, mem = ask.cpus, ask.mem_mb
         for at, room in enumerate(self._room):
-            if best_fill > good and at % BATCH == 0:
+            if best_fitness > good_enough and at % BATCH == 0:
                 break
             if fails is not None and fails(at) is not None:
                 continue
@@ -58,8 +49,9 @@ class FewHosts:
             fill = (room.cpus_running + room.cpus_used + cpus) / room.cpus_total + (
                 room.mem_running + room.mem_used + mem
             ) / room.mem_total
-            if fill > best_fill:
-                best, best_fill = at, fill
+            fitness = fitness_of(fill)
+            if fitness > best_fitness:
+                best, best_fitness = at, fitness
         if best < 0:
             return None
         room = self._room[best]
@@ -83,8 +75,8 @@ class FewHosts:
             for name, short in (
                 ("cpus", room.cpus_used + ask.cpus > room.cpus),
                 ("mem", room.mem_used + ask.mem_mb > room.mem),
-                ("ports", room.ports_used + ask.ports > room.ports),
-                ("gpus", room.plain and room.gpus_used + ask.gpus > room.gpus),
+                ("ports", ask.ports and room.ports_used + ask.ports > room.ports),
+                ("gpus", ask.gpus and room.plain and room.gpus_used + ask.gpus > room.gpus),
             ):
                 if short:
                     resources[name] = resources.get(name, 0) + 1
@@ -119,7 +111,7 @@ class _Room:
     def __init__(self, offer: Offer) -> None:
         self.cpus, self.mem, self.gpus = offer.room.cpus, offer.room.mem_mb, offer.room.gpus
         self.cpus_running, self.mem_running = offer.running.cpus, offer.running.mem_mb
-        # A host without any of a resource is full of it to nobody's harm: only jobs that ask for none fit.
+        # On a host without any of a resource only jobs that ask for none fit: its fill is 0, not 0 / 0.
         self.cpus_total = self.cpus + self.cpus_running or 1.0
         self.mem_total = self.mem + self.mem_running or 1.0
         self.ports = port_count(offer)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cook_jupyter.scheduling.asks import Ask
+from cook_jupyter.scheduling.fitness import fitness_of
 from cook_jupyter.scheduling.host_columns import HostColumns, Singles, left_estimate
 from cook_jupyter.scheduling.tables import Amounts, Floats, Integers, amounts
 
@@ -77,6 +78,10 @@ class HostRoom:
         return (run[0][host] + used[0][host] + ask.cpus) / whole[0][host] + (
             run[1][host] + used[1][host] + ask.mem_mb
         ) / whole[1][host]
+
+    def fitness(self, host: int, ask: Ask) -> float:
+        """Return the fitness of the host with the job, as if it fitted."""
+        return fitness_of(self.fill(host, ask))
 
     def left(self, host: int) -> tuple[float, float]:
         """Return what is free of cpus and memory."""

@@ -21,7 +21,8 @@ from cook_jupyter.model.decisions import Refusal
 from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.best_fit import BestFit, best_fit, suits
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS, PoolDefaults
-from cook_jupyter.scheduling.few_hosts import BATCH, fill_of
+from cook_jupyter.scheduling.few_hosts import BATCH
+from cook_jupyter.scheduling.fitness import fill_near, fitnesses_of
 from cook_jupyter.scheduling.host_columns import Singles
 from cook_jupyter.scheduling.host_masks import HostMasks
 from cook_jupyter.scheduling.host_room import ERROR, RESOURCES, Estimates, HostRoom, Mask, OneOfEach
@@ -46,7 +47,8 @@ class ManyHosts:
     def __init__(
         self, hosts: Hosts, good_enough: float, defaults: PoolDefaults, surroundings: Surroundings
     ) -> None:
-        self._good = fill_of(good_enough)
+        self._good_enough = good_enough
+        self._good_fill = fill_near(good_enough)  # for estimates
         self._masks = HostMasks(hosts, defaults, surroundings)
         self._reservations = surroundings.reservations
         self._columns = hosts.columns
@@ -101,6 +103,8 @@ class ManyHosts:
             return Refusal(job_id=ask.job_id, constraints=constraints)
         asked = (ask.cpus, ask.mem_mb, ask.gpus, float(ask.ports))
         for name, amount, used, room in zip(RESOURCES, asked, self._room.used, self._room.room, strict=True):
+            if not amount and name in ("gpus", "ports"):
+                continue
             number = int(np.count_nonzero((used + amount > room) & ~out))
             if number:
                 resources[name] = number
@@ -118,8 +122,8 @@ class ManyHosts:
         if is_open is None:
             fit = self._fitting()
             if fit is not None and suits(ask):
-                host, fill = fit.choose(ask)
-                if fill <= self._good:
+                host, fitness = fit.choose(ask)
+                if fitness <= self._good_enough:
                     self._misses -= self._misses > 0
                     return host
                 self._misses += 2  # a good one is to be taken, and the first such may be another
@@ -135,7 +139,7 @@ class ManyHosts:
         self._catch_up()
         those = self._all
         begin = 0
-        if those.count > 2 * _FIRST and self._good < _FULL:
+        if those.count > 2 * _FIRST and self._good_fill < _FULL:
             begin = _FIRST
             fills = those.of(ask, 0, begin, is_open)
             host = self._first_good(those, ask, fills, int(fills.argmax()))
@@ -179,7 +183,7 @@ class ManyHosts:
 
     def _first_good(self, those: Estimates, ask: Ask, fills: Singles, fullest: int) -> int:
         """The best host of the first batch with a good one; -1 if there is none."""
-        least = self._good + 1.0 - _NEARLY
+        least = self._good_fill + 1.0 - _NEARLY
         if fills[fullest] <= least:
             return -1
         if those is self._all:
@@ -207,14 +211,14 @@ class ManyHosts:
         return -1
 
     def _best_good(self, hosts: list[int], ask: Ask) -> int:
-        """The first of the fullest of some hosts of a batch, if it is good; else -1."""
+        """Return the first of the fittest hosts of a batch, if it is good enough; else -1."""
         room = self._room
-        best, most = -1, self._good
+        best, most = -1, self._good_enough
         for host in hosts:
             if room.takes(host, ask):
-                fill = room.fill(host, ask)
-                if fill > most:
-                    best, most = host, fill
+                fitness = room.fitness(host, ask)
+                if fitness > most:
+                    best, most = host, fitness
         return best
 
     def _fullest(self, those: Estimates, ask: Ask, fills: Singles, slot: int) -> int:
@@ -236,8 +240,9 @@ class ManyHosts:
                 self._one_of_each = self._alike()
             exact = self._room.fills(hosts, ask)
             most = exact.max()
-            if most > top - 1.0 - _NEARLY + ERROR:  # no other host can come up to that
-                return int(hosts[exact == most].min())
+            if most > top - 1.0 - _NEARLY + 2 * ERROR:  # no other host can come up to that
+                fitnesses = fitnesses_of(exact)  # fills that differ in the last bits may be equally fit
+                return int(hosts[fitnesses == fitnesses.max()].min())
             fills[slots[exact < 0.0]] = 0.0
             slot = int(fills.argmax())
         return -1
@@ -265,15 +270,17 @@ class ManyHosts:
         """The next hosts for jobs of this shape, as far as they are certain, last first."""
         self._catch_up()
         fills = self._all.of(ask, 0, self._all.count, is_open)
-        good = np.flatnonzero(fills > self._good + 1.0 - _NEARLY)
+        good = np.flatnonzero(fills > self._good_fill + 1.0 - _NEARLY)
         if len(good):
             some = good[:_AHEAD]
             if len(good) > _AHEAD:
                 some = some[some // BATCH < some[-1] // BATCH]  # whole batches
             exact = self._room.fills(some, ask)
-            some, exact = some[exact > self._good], exact[exact > self._good]
+            fitnesses = fitnesses_of(exact)
+            is_good = (exact >= 0.0) & (fitnesses > self._good_enough)
+            some, fitnesses = some[is_good], fitnesses[is_good]
             if len(some) or len(good) > _AHEAD:
-                return _last_first(some, np.lexsort((some, -exact, some // BATCH)))
+                return _last_first(some, np.lexsort((some, -fitnesses, some // BATCH)))
         bound = 0.0
         if len(fills) > _AHEAD:
             bound = float(np.partition(fills, len(fills) - _AHEAD)[len(fills) - _AHEAD])
@@ -281,7 +288,7 @@ class ManyHosts:
         exact = self._room.fills(some, ask)
         certain = exact > bound - 1.0 - 2 * ERROR if bound > 0.0 else exact >= 0.0
         some, exact = some[certain], exact[certain]
-        return _last_first(some, np.lexsort((some, -exact)))
+        return _last_first(some, np.lexsort((some, -fitnesses_of(exact))))
 
 
 def _each_once(hosts: list[int]) -> Iterable[int]:

@@ -97,8 +97,7 @@ def _turned(
     if int((ends - begins).sum()) >= _WIDE * len(begins):
         for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
             blocks = sequence[begin:end]
-            # Lists that were never served have no block before; they keep their starting order, as the sort is
-            # stable.
+            # Lists that were never served have no block before: the stable sort keeps their starting order.
             latest = np.where(before_tie[blocks] < 0, 0, -rank[before_block[blocks]])
             blocks = blocks[np.lexsort((latest, -before_tie[blocks]))]
             sequence[begin:end] = blocks

@@ -158,14 +158,13 @@ def place(
     """Seq and host of each match, and the resources short, with numbers of hosts, of each refused job."""
     hosts = sorted(offers, key=lambda offer: offer.host)
     used = {offer.host: (0.0, 0.0, 0.0) for offer in hosts}
-    good_fill = (good_enough - 0.5) / 0.35 * 2  # fitness = 0.5 + 0.35 * (cpu_fill + mem_fill) / 2
     matches: list[tuple[int, str]] = []
     refused: dict[int, dict[str, int]] = {}
     for job in jobs:
-        best, best_fill = "", -1.0
+        best, best_fitness = "", -1.0
         short: dict[str, int] = {}
         for at, offer in enumerate(hosts):
-            if at % 10 == 0 and best_fill > good_fill:
+            if at % 10 == 0 and best_fitness > good_enough:
                 break
             cpus, mem, gpus = used[offer.host]
             lacks = [
@@ -183,8 +182,9 @@ def place(
                 continue
             cpu_fill = (offer.running.cpus + cpus + job["cpus"]) / (offer.room.cpus + offer.running.cpus)
             mem_fill = (offer.running.mem_mb + mem + job["mem"]) / (offer.room.mem_mb + offer.running.mem_mb)
-            if cpu_fill + mem_fill > best_fill:
-                best, best_fill = offer.host, cpu_fill + mem_fill
+            fitness = 0.5 + 0.35 * ((cpu_fill + mem_fill) / 2)
+            if fitness > best_fitness:
+                best, best_fitness = offer.host, fitness
         if best:
             cpus, mem, gpus = used[best]
             used[best] = (cpus + job["cpus"], mem + job["mem"], gpus + job.get("gpus", 0.0))

@@ -5,6 +5,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.best_fit import best_fit, suits
+from cook_jupyter.scheduling.fitness import fitness_of
 from cook_jupyter.scheduling.host_room import HostRoom
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.matching import MatchSettings, match
@@ -55,7 +56,7 @@ def test_jobs_of_many_shapes_are_placed_as_if_hosts_were_looked_at_one_by_one(
 
 @on_snapshots
 @given(hosts=hosts_in_use(), asked=st.lists(jobs, max_size=60))
-def test_the_host_chosen_is_the_first_of_the_fullest(hosts: Hosts, asked: list[tuple[float, float]]) -> None:
+def test_the_host_chosen_is_the_first_of_the_fittest(hosts: Hosts, asked: list[tuple[float, float]]) -> None:
     room = HostRoom(hosts.columns)
     fit = best_fit(room, hosts.columns)
     if fit is None:
@@ -65,9 +66,9 @@ def test_the_host_chosen_is_the_first_of_the_fullest(hosts: Hosts, asked: list[t
         ask = Ask(job_id(seq), cpus, mem_mb)
         if not suits(ask):
             continue
-        fills = [room.fill(at, ask) if room.takes(at, ask) else -1.0 for at in range(len(hosts))]
-        most = max(fills)
-        best = fills.index(most) if most >= 0 else -1
+        fitnesses = [room.fitness(at, ask) if room.takes(at, ask) else -1.0 for at in range(len(hosts))]
+        most = max(fitnesses)
+        best = fitnesses.index(most) if most >= 0 else -1
 
         assert fit.choose(ask) == (best, most)
 
@@ -82,13 +83,13 @@ def test_a_job_goes_where_it_leaves_least_and_to_the_first_of_equals() -> None:
     holds = HostRoom(hosts.columns)
     fit = best_fit(holds, hosts.columns)
     assert fit is not None
-    assert fit.choose(Ask(job_id(1), 1.0, 16.0)) == (0, 0.5)
+    assert fit.choose(Ask(job_id(1), 1.0, 16.0)) == (0, fitness_of(0.5))
 
     holds.put(2, Ask(job_id(1), 1.0, 16.0))
     fit.look_again(2)
 
-    assert fit.choose(Ask(job_id(2), 1.0, 16.0)) == (2, 1.0)
-    assert fit.choose(Ask(job_id(3), 4.0, 16.0)) == (0, 1.25)
+    assert fit.choose(Ask(job_id(2), 1.0, 16.0)) == (2, fitness_of(1.0))
+    assert fit.choose(Ask(job_id(3), 4.0, 16.0)) == (0, fitness_of(1.25))
     assert fit.choose(Ask(job_id(4), 4.5, 16.0)) == (-1, -1.0)
 
 

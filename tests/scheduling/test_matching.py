@@ -285,6 +285,23 @@ def test_a_job_goes_to_the_host_that_it_fills_best(columnar_from: int) -> None:
 
 
 @BOTH_WAYS
+def test_hosts_are_equally_fit_whatever_their_fills_are_rounded_to(columnar_from: int) -> None:
+    # 1/3 + 1/4 and 1/2 + 1/12 are the same, yet as floating-point numbers the second is greater.
+    offers = [a_host("a", 3.0, 4.0), a_host("b", 2.0, 12.0)]
+    settings = MatchSettings(columnar_from=columnar_from)
+    matches, _, _ = match([ask(1, 1.0, 1.0)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "a"}
+
+
+@BOTH_WAYS
+def test_a_host_without_room_is_never_good_enough(columnar_from: int) -> None:
+    offers = [a_host(f"h{number}", 1.0, 10.0) for number in range(12)]
+    settings = MatchSettings(columnar_from=columnar_from, good_enough=0.1)
+    matches, _, _ = match([ask(seq) for seq in range(1, 15)], Hosts(offers), settings=settings)
+    assert Counter(each.host for each in matches) == {offer.host: 1 for offer in offers}
+
+
+@BOTH_WAYS
 def test_equal_hosts_are_taken_in_order_of_name(columnar_from: int) -> None:
     offers = [a_host("c", 1.0), a_host("a", 1.0), a_host("b", 1.0)]
     settings = MatchSettings(columnar_from=columnar_from)
