@@ -28,7 +28,7 @@ class Refusal:
     """Why no host took a considerable job, as numbers of hosts.
 
     Each host is counted once under the first constraint that fails there, or else once under each
-    resource it is short of. Hosts that were not looked at (good enough was found) are not counted.
+    resource it is short of, both as they were at the turn of the job, with what the cycle had placed before.
     """
 
     job_id: JobId
@@ -55,13 +55,14 @@ class Matching:
 
     Attributes:
         matches: in queue order; what the service should commit and launch.
-        refusals: for each considerable job that was looked at and found no host, in queue order. When
-            nothing that waits could fit any more the cycle stops looking, so later jobs are not listed.
+        refusals: for each considerable job that was looked at and found no host, in queue order. The cycle
+            ends behind the first of them at whose turn no host has room for the least cpus and the least
+            memory of all waiting jobs; jobs behind it are not listed.
         unmatched: how many considerable jobs were looked at without a match.
         considered: how many considerable jobs were looked at.
         head_matched: the first considerable job has a host, or nothing was matched at all.
         scaleback: to be handed to the pool's next cycle.
-        rate_limited: per user, jobs that the launch rate held back.
+        rate_limited: per user, how many jobs of the whole queue the launch rate holds back.
         reservations: those that are left after the matches.
     """
 

@@ -312,6 +312,15 @@ class QueueIndex:
                 cpus, mem, gpus = cpus + sums[0], mem + sums[1], gpus + sums[2]
         return Usage(count=count, cpus=cpus, mem_mb=mem, gpus=gpus)
 
+    def waiting_usage(self) -> Usage:
+        """Return what all waiting jobs ask for together, added up in no particular order."""
+        columns = self.columns
+        rows = np.flatnonzero(columns.state == _WAITING)
+        cpus, mem, gpus = (
+            float(amounts[rows].sum()) for amounts in (columns.cpus, columns.mem, columns.gpus)
+        )
+        return Usage(count=len(rows), cpus=cpus, mem_mb=mem, gpus=gpus)
+
     def waiting_of(self, user: str) -> int:
         """Return how many jobs of the user wait."""
         tasks = self._users.get(user)
@@ -440,7 +449,7 @@ class QueueIndex:
 
     @property
     def least(self) -> tuple[float, float]:
-        """Cpus and memory that no waiting job asks less than; hardly below the minimum."""
+        """Least cpus and least memory of the waiting jobs, each rounded down to nine binary digits."""
         return self._asked_cpus.least, self._asked_mem.least
 
     @property

@@ -10,9 +10,10 @@ Source: Cook's `scheduler.clj` (`pending-jobs->considerable-jobs`) and `tools.cl
 specification, sections 3 and 4.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from math import inf
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import floor, inf
+from typing import Final
 
 import numpy as np
 
@@ -20,9 +21,20 @@ from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.merging import sums_along
-from cook_jupyter.scheduling.ranking import Heads, Mask, Ranked
+from cook_jupyter.scheduling.ranking import (
+    RANK_DEFAULTS,
+    Heads,
+    Mask,
+    Ranked,
+    RankSettings,
+    heads_within_cut,
+    ranked_in_columns,
+)
+from cook_jupyter.scheduling.user_tasks import UserTasks
 
 UNLIMITED_QUOTA = Quota()
+_ROUNDED: Final = 1 + 1e-9  # more than sums can differ by when they are added up in another order
+_FIRST_READ: Final = 256  # jobs that are read first to count those the launch rate holds back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,21 +137,11 @@ def _ranked_within(queue: Iterable[Ranked], index: QueueIndex, filters: QueueFil
             yield ranked
 
 
-class Held:
-    """How many jobs the launch rate held back, per user; filled while `considerable` is consumed."""
-
-    __slots__ = ("jobs",)
-
-    def __init__(self) -> None:
-        self.jobs: dict[str, int] = {}
-
-
 def considerable(
     queue: Iterable[Ranked],
     index: QueueIndex,
     limits: UserLimits,
     filters: QueueFilters = NO_FILTERS,
-    held: Held | None = None,
 ) -> Iterator[Ranked]:
     """Return the jobs of Cook's queue that may be matched now, in order.
 
@@ -152,7 +154,7 @@ def considerable(
         and not index.limit_columns(limits).anyone_limited
         and not filters.pool_quota.limits_usage
     )
-    return iter(queue) if nobody_is_left_out else _considerable(queue, index, limits, filters, held)
+    return iter(queue) if nobody_is_left_out else _considerable(queue, index, limits, filters)
 
 
 def _considerable(
@@ -160,9 +162,8 @@ def _considerable(
     index: QueueIndex,
     limits: UserLimits,
     filters: QueueFilters,
-    held: Held | None,
 ) -> Iterator[Ranked]:
-    meters: dict[str, _Meter] = {}
+    within_user_quota = _UserQuotas(index, limits).take
     pool = _Meter(filters.pool_quota, index.pool_usage() if filters.pool_quota.limits_usage else Usage())
     tokens = None if filters.tokens is None else dict(filters.tokens)
     all_cpus, all_mem, all_gpus = index.amounts()
@@ -170,18 +171,12 @@ def _considerable(
         name = ranked.tasks.name
         row = ranked.row
         cpus, mem, gpus = all_cpus[row], all_mem[row], all_gpus[row]
-        meter = meters.get(name)
-        if meter is None:
-            quota = limits.quota(name)
-            meter = meters[name] = _Meter(quota, index.usage(name) if quota.limits_usage else Usage())
-        if not meter.takes(cpus, mem, gpus):
+        if not within_user_quota(name, cpus, mem, gpus):
             continue
         if tokens is not None:
             left = tokens.get(name, inf)
             tokens[name] = left - 1
             if left < 1:
-                if held is not None:
-                    held.jobs[name] = held.jobs.get(name, 0) + 1
                 continue
         if not pool.takes(cpus, mem, gpus):
             return
@@ -190,17 +185,118 @@ def _considerable(
         yield ranked
 
 
+def rate_limited(
+    index: QueueIndex,
+    limits: UserLimits,
+    settings: RankSettings = RANK_DEFAULTS,
+    filters: QueueFilters = NO_FILTERS,
+) -> dict[str, int]:
+    """Count, per user, the queued jobs that their user's quota lets through and the launch rate holds back.
+
+    All of Cook's queue counts, however many of its jobs a match cycle looks at. Users without such jobs are
+    left out.
+    """
+    if filters.tokens is None:
+        return {}
+    passing = {
+        tasks: max(0, floor(filters.tokens[tasks.name]))
+        for tasks in index.by_name()
+        if filters.tokens.get(tasks.name, inf) < tasks.waiting_count
+    }
+    if not passing:
+        return {}
+    if _pool_may_end_the_queue(index, filters):
+        within = _within_quotas_of_pool(index, limits, settings, filters)
+    else:
+        within = _within_user_quotas(list(passing), index, limits, settings, filters)
+    return {
+        tasks.name: within[tasks.name] - number
+        for tasks, number in passing.items()
+        if within.get(tasks.name, 0) > number
+    }
+
+
+def _pool_may_end_the_queue(index: QueueIndex, filters: QueueFilters) -> bool:
+    """Tell whether all tasks of the pool together might be above the quota of the pool or of its group."""
+    for quota, used in (
+        (filters.pool_quota, index.pool_usage()),
+        (filters.group_quota, filters.group_usage),
+    ):
+        if quota.limits_usage:
+            total = used + index.waiting_usage()
+            most = Usage(
+                count=total.count,
+                cpus=total.cpus * _ROUNDED,
+                mem_mb=total.mem_mb * _ROUNDED,
+                gpus=total.gpus * _ROUNDED,
+            )
+            if not quota.allows(most):
+                return True
+    return False
+
+
+def _within_quotas_of_pool(
+    index: QueueIndex, limits: UserLimits, settings: RankSettings, filters: QueueFilters
+) -> dict[str, int]:
+    """Count the queued jobs of each user within the user's quota, where pool or group have a quota too.
+
+    Their quotas end the queue, so it is ranked and read up to there.
+    """
+    within: dict[str, int] = {}
+    within_user_quota = _UserQuotas(index, limits).take
+    all_cpus, all_mem, all_gpus = index.amounts()
+    ranked = ranked_in_columns(index, limits, settings, number=_FIRST_READ)
+    for job in ranked_within(ranked, index, filters):
+        name, row = job.tasks.name, job.row
+        if within_user_quota(name, all_cpus[row], all_mem[row], all_gpus[row]):
+            within[name] = within.get(name, 0) + 1
+    return within
+
+
+def _within_user_quotas(
+    users: Sequence[UserTasks],
+    index: QueueIndex,
+    limits: UserLimits,
+    settings: RankSettings,
+    filters: QueueFilters,
+) -> dict[str, int]:
+    """Count the queued jobs of some users within the user's quota, where neither pool nor group matters.
+
+    No other user's jobs matter then, so nothing is ranked: each user's list is read until the quota is full.
+    """
+    if filters.max_cpus is None and filters.max_mem_mb is None:
+        within = {
+            tasks.name: tasks.waiting_count for tasks in users if not limits.quota(tasks.name).limits_usage
+        }
+        users = [tasks for tasks in users if tasks.name not in within]
+    else:
+        within = {}
+    if not users:
+        return within
+    allowance = Allowance(index, limits, replace(filters, tokens=None))
+    counts = np.array([tasks.waiting_count for tasks in users], dtype=np.int64)
+    depths = np.minimum(counts, _FIRST_READ)
+    while True:
+        heads = heads_within_cut(index, users, depths, limits, settings)
+        left, finished = allowance(heads)
+        more = (depths < counts) & ~finished & (heads.waiting_counts >= depths)
+        if not more.any():
+            break
+        depths = np.where(more, np.minimum(counts, depths * 4), depths)
+    numbers = np.bincount(heads.owners[left], minlength=len(users)).tolist()
+    return within | {tasks.name: number for tasks, number in zip(users, numbers, strict=True)}
+
+
 class Allowance:
     """Which jobs users' quotas and the launch rate leave, in columns: a `ranking.Wanted`.
 
     It may be used only where no quota of pool or group is in force, for those count every ranked job.
     """
 
-    def __init__(self, index: QueueIndex, limits: UserLimits, filters: QueueFilters, held: Held) -> None:
+    def __init__(self, index: QueueIndex, limits: UserLimits, filters: QueueFilters) -> None:
         self._index = index
         self._limits = index.limit_columns(limits)
         self._filters = filters
-        self._held = held
 
     def __call__(self, heads: Heads) -> tuple[Mask, Mask]:
         """See `ranking.Wanted`."""
@@ -243,12 +339,29 @@ class Allowance:
         place = np.arange(len(owners)) - (np.cumsum(lengths) - lengths)[owners]
         names = [self._index.name_of(number) for number in heads.users.tolist()]
         allowed = np.array([tokens.get(name, inf) for name in names])[owners]
-        passes = place + 1 <= allowed
-        held = np.bincount(owners[~passes], minlength=len(names)).tolist()
-        self._held.jobs = {name: number for name, number in zip(names, held, strict=True) if number}
         within = left.copy()
-        within[left] = passes
+        within[left] = place + 1 <= allowed
         return within
+
+
+class _UserQuotas:
+    """Adds up each user's jobs against the user's quota, beginning with what the user's tasks hold."""
+
+    __slots__ = ("_index", "_limits", "_meters")
+
+    def __init__(self, index: QueueIndex, limits: UserLimits) -> None:
+        self._index = index
+        self._limits = limits
+        self._meters: dict[str, _Meter] = {}
+
+    def take(self, user: str, cpus: float, mem: float, gpus: float) -> bool:
+        """Count a job of the user in, and tell whether the user's quota allows the sum."""
+        meter = self._meters.get(user)
+        if meter is None:
+            quota = self._limits.quota(user)
+            used = self._index.usage(user) if quota.limits_usage else Usage()
+            meter = self._meters[user] = _Meter(quota, used)
+        return meter.takes(cpus, mem, gpus)
 
 
 class _Meter:

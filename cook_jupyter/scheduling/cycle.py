@@ -22,10 +22,10 @@ from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.considerable import (
     NO_FILTERS,
     Allowance,
-    Held,
     QueueFilters,
     considerable,
     ranked_within,
+    rate_limited,
 )
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS
 from cook_jupyter.scheduling.hosts import Hosts
@@ -85,16 +85,16 @@ def match_cycle(
         indebted: clusters whose launch bucket is in debt; their matches are dropped.
 
     Returns:
-        the matches to commit, the refusals with their reasons, and what the next cycle needs. Jobs behind the
-        last one that could fit anywhere are not looked at: neither matched nor refused.
+        the matches to commit, the refusals with their reasons, and what the next cycle needs. The cycle ends
+        behind the first refused job at whose turn no host has room for the smallest request: the least cpus
+        and the least memory that any waiting job asks for (`QueueIndex.least`). Jobs behind it could not be
+        placed; they are neither matched nor refused nor considered.
     """
     hosts = offers if isinstance(offers, Hosts) else Hosts(offers)
     before = scaleback or Scaleback(considerable=settings.max_considered)
-    held = Held()
-    queue = ranked_within(
-        _ranked(index, limits, settings, filters, held, before.considerable), index, filters
-    )
-    jobs = islice(considerable(queue, index, limits, filters, held), before.considerable)
+    ranked = _ranked(index, limits, settings, filters, before.considerable)
+    queue = ranked_within(ranked, index, filters)
+    jobs = islice(considerable(queue, index, limits, filters), before.considerable)
     rows = (job.row for job in jobs)
     head = list(islice(rows, 1))
     asks = _asks(index, chain(head, rows))
@@ -114,7 +114,7 @@ def match_cycle(
         considered=considered,
         head_matched=head_matched,
         scaleback=scaled_back(before, head_matched, settings),
-        rate_limited=held.jobs,
+        rate_limited=rate_limited(index, limits, settings.rank, filters),
         reservations={job: host for job, host in surroundings.reservations.items() if job not in launched},
     )
 
@@ -124,7 +124,6 @@ def _ranked(
     limits: UserLimits,
     settings: CycleSettings,
     filters: QueueFilters,
-    held: Held,
     number: int,
 ) -> Iterator[Ranked]:
     """The ranking, in the way that is faster for such a pool."""
@@ -136,7 +135,7 @@ def _ranked(
             return _alone(users[0], 0 if large is None else large(users[0]))
         if large is None or sum(map(large, users)) <= _FEW:
             return lazily(index, limits, settings.rank)
-    wanted = None if pooled else Allowance(index, limits, filters, held)
+    wanted = None if pooled else Allowance(index, limits, filters)
     return ranked_in_columns(index, limits, settings.rank, number=number, wanted=wanted, passed_over=large)
 
 

@@ -64,12 +64,15 @@ def match(
 ) -> tuple[list[Match], list[Refusal], int]:
     """Give each job in turn the host that it fills best, among those that may take it.
 
+    Matching ends behind the first refused job at whose turn no host has room for `least`: no job behind it
+    could be placed, and none is reported. A refusal counts hosts as they are at the turn of its job.
+
     Args:
         asks: jobs in queue order; read no further than needed.
-        hosts: where there is room.
+        hosts: hosts with their room.
         settings: how the pool matches.
-        surroundings: what else bears on it.
-        least: cpus and memory that no job asks less than. When no host has that much left, matching ends.
+        surroundings: facts about groups, reservations and hosts.
+        least: cpus and memory that no job asks less than.
 
     Returns:
         matches and refusals, each in queue order, and how many jobs were looked at.
@@ -92,6 +95,7 @@ def match(
             taken = ports.take(at, ask.ports) if ask.ports else ()
             matches.append(Match(job_id=ask.job_id, host=offer.host, cluster=offer.cluster, ports=taken))
             room_changed = True
+            known.room_changed()
     return matches, refusals, len(matches) + len(refusals)
 
 
@@ -115,13 +119,22 @@ def _placer(hosts: Hosts, settings: MatchSettings, surroundings: Surroundings) -
 
 
 class _Failures:
-    """What has failed in this cycle: who asks at least as much, under the same constraints, fails too."""
+    """Jobs that failed in this cycle: who asks at least as much, under the same constraints, fails too.
+
+    Room only shrinks in a cycle, so a failure holds until its end. The counts of a refusal do not: they are
+    those of the moment when the job was looked at, and are used again only while no job is placed.
+    """
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._reserving = surroundings.reservations
         self._failed: dict[tuple[ConstraintClass, float], list[Ask]] = {}
         self.any = False
         self._same: dict[tuple[float, float, float, int, ConstraintClass], Refusal] = {}
+
+    def room_changed(self) -> None:
+        """Forget the counts of refusals: a job was placed."""
+        if self._same:
+            self._same.clear()
 
     def cover(self, ask: Ask) -> bool:
         """Tell whether the job cannot be placed either."""

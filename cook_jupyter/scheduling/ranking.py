@@ -396,6 +396,23 @@ def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers, *, r
     return _move_higher_priority_first(index, heads, begins, begins + started[both], begins + lengths[both])
 
 
+def heads_within_cut(
+    index: QueueIndex,
+    users: Sequence[UserTasks],
+    depths: Integers,
+    limits: UserLimits,
+    settings: RankSettings = RANK_DEFAULTS,
+) -> Heads:
+    """Return each user's list up to the user's `depth`-th waiting job, as far as the cut keeps it.
+
+    When fewer than `depth` jobs of a list are left, the cut has left out the rest of the list.
+    """
+    fair = settings.order is Order.FAIR
+    heads = _heads(index, users, depths, running=fair)
+    kept = _within_cut(index, heads, limits, settings) if fair else None
+    return heads if kept is None else heads.only(kept)
+
+
 def _move_higher_priority_first(
     index: QueueIndex, heads: Heads, begins: Integers, middles: Integers, ends: Integers
 ) -> Heads:

@@ -101,8 +101,7 @@ def test_a_cycle_decides_as_the_specification_says(
     refused = {seq_of(each.job_id) for each in matching.refusals}
     assert matched | refused == set(looked_at)
     assert matching.head_matched is (not expected or expected[0][0] == jobs[0]["seq"])
-    for user, number in matching.rate_limited.items():
-        assert 0 < number <= held[user]
+    assert matching.rate_limited == held
 
 
 @on_snapshots
@@ -173,6 +172,35 @@ def test_matches_of_a_cluster_in_debt_are_dropped() -> None:
     matching = match_cycle(an_index([a_waiting(1)]), [HOST], UserLimits(), indebted=frozenset({"east"}))
     assert matching.matches == ()
     assert matching.head_matched
+
+
+@pytest.mark.parametrize("columnar", [False, True], ids=["one by one", "in columns"])
+@pytest.mark.parametrize("considered", [1, 2, 1000])
+def test_what_the_launch_rate_holds_back_is_counted_over_the_whole_queue(
+    columnar: bool, considered: int
+) -> None:
+    tasks = [a_waiting(seq, user="ada" if seq <= 300 else "bob") for seq in range(1, 401)]
+    filters = QueueFilters(tokens={"ada": 2.5, "bob": -3.0, "cyd": 0.0})
+    matching = match_cycle(
+        an_index(tasks), [HOST], UserLimits(), settings=settings_for(columnar, considered), filters=filters
+    )
+    assert matching.rate_limited == {"ada": 298, "bob": 100}
+
+
+@pytest.mark.parametrize("columnar", [False, True], ids=["one by one", "in columns"])
+def test_jobs_that_quotas_hold_back_are_not_held_back_by_the_launch_rate_too(columnar: bool) -> None:
+    tasks = [a_waiting(seq, user="ada" if seq % 2 else "bob", cpus=2.0) for seq in range(1, 1001)]
+    limits = UserLimits(quotas={"ada": Quota(cpus=800.0)})
+    tokens = {"ada": 1.0, "bob": 1.0}
+    index = an_index(tasks)
+    settings = settings_for(columnar)
+
+    by_user_quota = match_cycle(index, [HOST], limits, settings=settings, filters=QueueFilters(tokens=tokens))
+    pool_quota = QueueFilters(tokens=tokens, pool_quota=Quota(count=11))
+    by_pool_quota = match_cycle(index, [HOST], limits, settings=settings, filters=pool_quota)
+
+    assert by_user_quota.rate_limited == {"ada": 399, "bob": 499}
+    assert by_pool_quota.rate_limited == {"ada": 4, "bob": 5}  # the queue is a, b b, a a, b b ...
 
 
 def test_a_cluster_grows_for_what_found_no_host_and_was_not_asked_for_yet() -> None:
