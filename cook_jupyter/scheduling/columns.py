@@ -12,14 +12,16 @@ job is gone: outside this package jobs go by their ids.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from cook_jupyter.errors import Conflict, NotFound
+from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
 from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, GroupId, JobId, JobSpec
-from cook_jupyter.model.limits import Usage, UserLimits
+from cook_jupyter.model.limits import UNLIMITED, Usage, UserLimits
 from cook_jupyter.scheduling.constraints import (
     NO_PARTICULARS,
     UNCONSTRAINED,
@@ -118,20 +120,26 @@ class QueueIndex:
 
         Raises:
             Conflict: the index has it already.
+            InvalidRequest: one of its numbers is out of range; nothing was added.
         """
         if job.job_id in self._rows:
             raise Conflict(f"job {job.job_id} is in the queue already")
+        require_valid(job)
+        self._add(job)
+
+    def _add(self, job: QueuedJob) -> None:
+        tasks = self._user(job.user)
+        class_number = self._class_number(job.constraints)
         row = self._free.pop() if self._free else self._new_row()
         self._rows[job.job_id] = row
         self._ids[row] = job.job_id
-        tasks = self._user(job.user)
         self._cpus[row] = job.cpus
         self._mem[row] = job.mem_mb
         self._gpus[row] = job.gpus
         self._ports[row] = job.ports
         self._order[row] = ((HIGHEST_PRIORITY - job.priority) << SEQ_BITS) | job.seq
         self._user_of[row] = tasks.number
-        self._class_of[row] = self._class_number(job.constraints)
+        self._class_of[row] = class_number
         if job.particulars is not NO_PARTICULARS:
             self.particulars[row] = job.particulars
         self._wait(row, tasks)
@@ -141,6 +149,7 @@ class QueueIndex:
 
         Raises:
             Conflict: the index has one of the jobs already, or one is given twice; nothing was added.
+            InvalidRequest: a number of one of the jobs is out of range; nothing was added.
         """
         count = len(jobs)
         first = len(self._ids)
@@ -149,20 +158,26 @@ class QueueIndex:
             raise Conflict("one of the jobs is in the queue already, or was given twice")
         if count < _FEW:
             for job in jobs:
-                self.add(job)
+                require_valid(job)
+            for job in jobs:
+                self._add(job)
             return
+        ids, users, *columns_of_jobs, classes, particulars = zip(*jobs, strict=True)
+        numbers_of_jobs = [np.array(column) for column in columns_of_jobs]
+        if not all(map(_are_valid, numbers_of_jobs, _HIGHEST, _WHOLE)):
+            for job in jobs:
+                require_valid(job)
+        cpus, mem, seqs, gpus, ports, priorities = numbers_of_jobs
         self._reserve(first + count)
         self._rows.update(fresh)
         self._ids.extend(fresh)
-        ids, users, cpus, mem, seqs, gpus, ports, priorities, classes, particulars = zip(*jobs, strict=True)
         rows = slice(first, first + count)
         columns = self.columns
         columns.cpus[rows] = cpus
         columns.mem[rows] = mem
         columns.gpus[rows] = gpus
         columns.ports[rows] = ports
-        order = (HIGHEST_PRIORITY - np.array(priorities, dtype=np.int64)) << SEQ_BITS
-        columns.order[rows] = order | np.array(seqs, dtype=np.int64)
+        columns.order[rows] = ((HIGHEST_PRIORITY - priorities) << SEQ_BITS) | seqs
         numbers = {user: self._user(user).number for user in dict.fromkeys(users)}
         columns.user[rows] = list(map(numbers.__getitem__, users))
         columns.constraints[rows] = [self._class_number(wanted) for wanted in classes]
@@ -539,5 +554,47 @@ class QueueIndex:
         self._state = counts(columns.state)
 
 
+def require_valid(job: QueuedJob) -> None:
+    """Require that the columns can hold the numbers of a job.
+
+    Raises:
+        InvalidRequest: one of them is not a number of its kind, or out of range.
+    """
+    # One comparison chain for all: NaN fails it, and a valid job costs half a microsecond.
+    try:
+        if (
+            0.0 <= job.cpus <= UNLIMITED
+            and 0.0 <= job.mem_mb <= UNLIMITED
+            and 0.0 <= job.gpus <= UNLIMITED
+            and 0 <= job.ports <= _MOST_PORTS
+            and 0 <= job.priority <= HIGHEST_PRIORITY
+            and 0 <= job.seq <= _SEQ_MASK
+            and isinstance(job.ports | job.priority | job.seq, int)
+        ):
+            return
+    except TypeError:
+        pass  # which of them is told below
+    for name, highest, whole in zip(_NAMES, _HIGHEST, _WHOLE, strict=True):
+        value: Any = getattr(job, name)
+        is_number = isinstance(value, Integral if whole else Real)
+        if not (is_number and 0 <= value <= highest):
+            kind = "a whole number" if whole else "a number"
+            raise InvalidRequest(
+                f"job {job.job_id}: {name} is {value!r}; it must be {kind} from 0 to {highest:,}"
+            )
+
+
+def _are_valid(numbers: npt.NDArray[Any], highest: float, whole: bool) -> bool:
+    """Tell whether all numbers of a column are in range; False also if that cannot be told from the array."""
+    return numbers.dtype.kind in ("i" if whole else "if") and bool(
+        numbers.min() >= 0 and numbers.max() <= highest
+    )
+
+
+_MOST_PORTS: Final = 2**31 - 1
+# Names of a job's numbers in the order of `QueuedJob`, the highest of each, and which are whole.
+_NAMES: Final = ("cpus", "mem_mb", "seq", "gpus", "ports", "priority")
+_HIGHEST: Final = (UNLIMITED, UNLIMITED, _SEQ_MASK, UNLIMITED, _MOST_PORTS, HIGHEST_PRIORITY)
+_WHOLE: Final = (False, False, True, False, True, True)
 _FEW: Final = 32  # below this many jobs, one by one is faster than by columns
 _name = attrgetter("name")

@@ -170,6 +170,7 @@ def _settle(
         rank[members] = np.arange(begin, end)
 
 
+@np.errstate(over="ignore")  # an infinite sum is above every limit, as it should be
 def sums_along(values: Floats, lengths: Integers) -> Floats:
     """Return the running sums of each list, added up one after the other.
 

@@ -441,6 +441,7 @@ def _move_higher_priority_first(
     return heads.only(read)
 
 
+@np.errstate(over="ignore")  # with a tiny share a DRU may be infinite: such tasks come last, and tie
 def _scores_of(index: QueueIndex, heads: Heads, limits: UserLimits, settings: RankSettings) -> Floats:
     """The DRU of each element."""
     of_user = index.limit_columns(limits)

@@ -5,9 +5,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cook_jupyter.errors import Conflict, NotFound
+from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
 from cook_jupyter.model.decisions import Matching
-from cook_jupyter.model.limits import Share, Usage, UserLimits
+from cook_jupyter.model.limits import UNLIMITED, Share, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.considerable import NO_FILTERS, QueueFilters
@@ -171,6 +171,63 @@ def test_a_job_is_taken_in_only_once() -> None:
     with pytest.raises(Conflict):
         index.add_many([a_queued_job(a_waiting(2)), a_queued_job(a_waiting(2))])
     assert len(index) == 1
+
+
+OUT_OF_RANGE: list[tuple[str, Any]] = [
+    ("priority", 16_000_001),
+    ("priority", 100_000_000),
+    ("priority", -1),
+    ("priority", 50.5),
+    ("priority", float("nan")),
+    ("priority", None),
+    ("seq", -1),
+    ("seq", 2**39),
+    ("seq", 2**80),
+    ("seq", 7.5),
+    ("cpus", -0.5),
+    ("cpus", float("nan")),
+    ("cpus", float("inf")),
+    ("cpus", "2"),
+    ("mem_mb", -1.0),
+    ("mem_mb", float("-inf")),
+    ("mem_mb", None),
+    ("gpus", -1.0),
+    ("gpus", float("nan")),
+    ("ports", -1),
+    ("ports", 2**31),
+    ("ports", 0.5),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_a_job_with_a_number_out_of_range_is_refused_and_nothing_is_changed(
+    name: str, value: Any, count: int
+) -> None:
+    index = an_index([a_waiting(1), a_waiting(2, start_ms=1)])
+    out_of_range: dict[str, Any] = {name: value}
+    wrong = a_queued_job(a_waiting(1000, user="eve"))._replace(**out_of_range)
+    right = [a_queued_job(a_waiting(10 + number, user="bob")) for number in range(count - 1)]
+
+    with pytest.raises(InvalidRequest, match=rf"job {wrong.job_id}: {name} is .*from 0 to"):
+        index.add_many([*right, wrong]) if right else index.add(wrong)
+
+    assert (len(index), index.waiting_count, index.users()) == (2, 1, ["ada"])
+    assert rank(index, LIMITS) == [job_id(1)]
+    assert (index.least, index.most) == (an_index([a_waiting(1)]).least, an_index([a_waiting(1)]).most)
+    mended: dict[str, Any] = {name: 1}
+    index.add_many([*right, wrong._replace(**mended)])
+    assert len(rank(index, LIMITS)) == 1 + count
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_the_extremes_of_every_range_are_taken(count: int) -> None:
+    index = QueueIndex()
+    highest = {"cpus": UNLIMITED, "mem": UNLIMITED, "gpus": UNLIMITED, "ports": 2**31 - 1, "priority": 0}
+    jobs = [a_queued_job(a_waiting(2**39 - 1 - number, **highest)) for number in range(count)]
+    lowest = a_queued_job(a_waiting(0, cpus=0.0, mem=0.0, priority=16_000_000))
+    index.add_many([*jobs, lowest])
+    assert rank(index, LIMITS) == [lowest.job_id, *sorted(job.job_id for job in jobs)]
 
 
 def test_an_unknown_job_cannot_start_end_or_wait_again() -> None:
