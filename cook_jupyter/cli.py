@@ -14,18 +14,24 @@ import secrets
 import signal
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cook_jupyter.errors import CookError, SchedulerUnreachable
+from cook_jupyter.errors import CookError, OutOfStep, SchedulerUnreachable
 
 if TYPE_CHECKING:
     from cook_jupyter.api.auth import TokenAuthenticator
     from cook_jupyter.service.config import Home, Settings
 
+log = logging.getLogger(__name__)
+
 END_TIMEOUT_S = 20.0
+MAX_REBUILDS = 3  # within REBUILD_WINDOW_S; one more ends the process
+REBUILD_WINDOW_S = 60.0
 SETTINGS_FILE = "settings.toml"  # in the home: also of the schedulers that notebooks start
 
 
@@ -75,7 +81,34 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
     require_safe_address(None if settings.socket else settings.host, authenticator)
     place.make()
     with sole_owner(place), start_agent(settings, place):
-        asyncio.run(_serve(settings, place, authenticator, token, quiet=embedded))
+        rebuild_when_out_of_step(
+            lambda: asyncio.run(_serve(settings, place, authenticator, token, quiet=embedded))
+        )
+
+
+def rebuild_when_out_of_step(
+    serve_once: Callable[[], None], *, now_s: Callable[[], float] = time.monotonic
+) -> None:
+    """Run a scheduler, and another one from the same store each time its memory missed a commit.
+
+    Args:
+        serve_once: runs one scheduler to its end.
+        now_s: a monotonic clock, in seconds.
+
+    Raises:
+        OutOfStep: it happened more than MAX_REBUILDS times within REBUILD_WINDOW_S.
+    """
+    rebuilds: deque[float] = deque(maxlen=MAX_REBUILDS)
+    while True:
+        try:
+            serve_once()
+        except OutOfStep as error:
+            if len(rebuilds) == MAX_REBUILDS and now_s() - rebuilds[0] <= REBUILD_WINDOW_S:
+                raise
+            rebuilds.append(now_s())
+            log.critical("%s; the scheduler is built again from its store", error)
+        else:
+            return
 
 
 async def _serve(

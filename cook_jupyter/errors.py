@@ -12,7 +12,8 @@ CookError
 │   ├── IllegalTransition   a life that the tables of model.lifecycle do not know
 │   └── QuotaExceeded       a quota or a queue limit is in the way
 ├── SchedulerError          the scheduler failed at its own work
-│   └── StoreFull           it cannot write to its disk; nothing was changed, try again later
+│   ├── StoreFull           it cannot write to its disk; nothing was changed, try again later
+│   └── OutOfStep           its memory differs from its store; it starts again from the store, try again then
 ├── SchedulerUnreachable    no answer; whether it was done is unknown
 ├── Unverifiable            a payload that cannot be verified: cut short, another format or key
 │   └── Tampered            a complete payload that is not what was signed; it was not opened
@@ -97,6 +98,14 @@ class SchedulerError(CookError):
 
 class StoreFull(SchedulerError):
     """The scheduler cannot write to its disk. Nothing was changed: make room and try again."""
+
+
+class OutOfStep(SchedulerError):
+    """The scheduler's memory could not follow a commit of its store.
+
+    Nothing is lost: whatever was committed is in the store. The scheduler takes no further commands and has
+    to be started again from the store; a command that raises this changed nothing.
+    """
 
 
 class SchedulerUnreachable(CookError):

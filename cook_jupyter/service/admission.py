@@ -10,9 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 
 from cook_jupyter.errors import InvalidRequest, QuotaExceeded
-from cook_jupyter.model.job import JobSpec
+from cook_jupyter.model.job import HIGHEST_PRIORITY, JobSpec
 from cook_jupyter.scheduling.pool_rules import first_found
 from cook_jupyter.scheduling.queue_limit import QueueLengths, most_waiting
 from cook_jupyter.scheduling.staged import is_among
@@ -38,11 +39,14 @@ class Admission:
         """Return the jobs as they are to be submitted: in the pools they are to run in.
 
         Raises:
-            InvalidRequest: a pool that is not there or takes no jobs; a user who submits too fast.
+            InvalidRequest: a pool that is not there or takes no jobs; a user who submits too fast; an amount
+                that no queue can hold.
             QuotaExceeded: a job alone is above its user's quota, or too many jobs wait.
         """
         for name in {spec.pool for spec in specs}:
             self._require_pool(name)
+        for spec in specs:
+            _require_amounts(spec)
         for user in sorted({spec.user for spec in specs}):
             self._rates.require_slow_enough(user, now_ms)
         if self._moves:
@@ -130,3 +134,17 @@ class Admission:
                     f"User has too many jobs queued in pool {pool}: {waiting} wait,"
                     f" {number} more were sent, {most} may wait"
                 )
+
+
+def _require_amounts(spec: JobSpec) -> None:
+    """Refuse amounts that a queue could not hold: once stored, they would keep the scheduler from starting.
+
+    The API refuses them earlier, field by field (`wire.submission`); this holds for every caller.
+    """
+    if not 0 <= spec.priority <= HIGHEST_PRIORITY:
+        raise InvalidRequest(f"job {spec.job_id}: priority {spec.priority} is not in 0..{HIGHEST_PRIORITY}")
+    if 0 <= spec.cpus < inf and 0 <= spec.mem_mb < inf and 0 <= spec.gpus < inf and 0 <= spec.ports < inf:
+        return
+    amounts = {"cpus": spec.cpus, "mem": spec.mem_mb, "gpus": spec.gpus, "ports": spec.ports}
+    name = next(name for name, amount in amounts.items() if not 0 <= amount < inf)
+    raise InvalidRequest(f"job {spec.job_id}: {name} {amounts[name]} is not a number from 0 up")

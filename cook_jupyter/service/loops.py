@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from cook_jupyter.errors import CookError
+from cook_jupyter.errors import CookError, OutOfStep
 from cook_jupyter.service.cycles import match_all, rebalance_all
 from cook_jupyter.service.maintenance import maintain, publish_progress, repeat_kills, watch
 from cook_jupyter.service.scheduler import Scheduler
@@ -29,6 +29,8 @@ async def match_loop(scheduler: Scheduler) -> None:
         scheduler.wake.clear()
         try:
             await match_all(scheduler)
+        except OutOfStep:
+            raise
         except CookError as error:
             # Nothing was launched that is not committed; what waits is looked at again.
             log.warning("a match cycle failed: %s", error)
@@ -80,10 +82,16 @@ LOOPS: tuple[Callable[[Scheduler], Awaitable[None]], ...] = (
 
 
 async def supervised(loop: Callable[[Scheduler], Awaitable[None]], scheduler: Scheduler) -> None:
-    """Run a loop for ever; what it dies of is recorded, and it begins again."""
+    """Run a loop until cancelled; log what it fails of and start it again.
+
+    Raises:
+        OutOfStep: the scheduler's memory has missed a commit; only one built from the store may go on.
+    """
     while True:
         try:
             await loop(scheduler)
+        except OutOfStep:
+            raise
         except Exception:
             log.exception("%s died; it begins again in %s s", loop.__name__, RESTART_PAUSE_S)
             await asyncio.sleep(RESTART_PAUSE_S)
@@ -96,5 +104,7 @@ async def _every(
         await asyncio.sleep(interval_ms / 1000)
         try:
             await step(scheduler)
+        except OutOfStep:
+            raise
         except CookError as error:
             log.warning("%s failed, and is tried again when it is due: %s", step.__name__, error)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from cook_jupyter.clusters.base import ComputeCluster
+from cook_jupyter.errors import OutOfStep
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.loops import LOOPS, supervised
@@ -37,6 +38,10 @@ async def alive(
         clock: the time.
         by_hand: no loop runs: somebody (a simulator, a test) calls each step when it is due. The clusters
             have been started then.
+
+    Raises:
+        OutOfStep: a view of the scheduler could not follow a commit. All that is under way was cancelled;
+            enter again to go on from the store.
     """
     await store.open()
     try:
@@ -60,6 +65,7 @@ async def alive(
         async with asyncio.TaskGroup() as tasks:
             starting = [tasks.create_task(start_cluster(cluster)) for cluster in clusters]
             loops = [] if by_hand else [tasks.create_task(supervised(loop, scheduler)) for loop in LOOPS]
+            loops.append(tasks.create_task(_stop_when_out_of_step(store)))
             try:
                 if by_hand:
                     await asyncio.gather(*starting)
@@ -70,11 +76,22 @@ async def alive(
                 scheduler.hub.close()
                 for cluster in clusters:
                     await cluster.close()
-                await publish_progress(scheduler)
+                if store.is_in_step:
+                    await publish_progress(scheduler)
     except ExceptionGroup as group:
-        # One failure is told as itself: callers know the errors of ours, not the task group.
-        raise (group.exceptions[0] if len(group.exceptions) == 1 else group) from group.exceptions[
-            0
-        ].__cause__
+        # Callers know the errors of cook_jupyter, not the task group. Out of step, all loops fail alike.
+        first = next((each for each in group.exceptions if isinstance(each, OutOfStep)), group.exceptions[0])
+        is_alone = len(group.exceptions) == 1 or isinstance(first, OutOfStep)
+        raise (first if is_alone else group) from first.__cause__
     finally:
         await store.close()
+
+
+async def _stop_when_out_of_step(store: Store) -> None:
+    """Wait until a view has missed a commit, then end the scheduler: it must decide nothing more.
+
+    Raises:
+        OutOfStep: always, in the end.
+    """
+    await store.wait_out_of_step()
+    store.require_in_step()

@@ -10,6 +10,9 @@ Promises that every twin keeps, and that one contract suite checks:
   (group commit); each of them succeeds or fails alone.
 - Verbs take effect in the order in which they were called. After each commit the listeners are
   called, on the event loop, once, with the changes in that order, before any caller resumes.
+- No failure of a listener is passed over. The commit stands and its callers get their answers, but
+  from then on every verb raises OutOfStep until the store was closed: a view with a hole must not
+  be decided by.
 - A verb re-checks what must hold (the job still waits, the uuid is new) and says what it did;
   it never overwrites a life that moved on.
 - `change` numbers grow by at least one with each change, over all jobs, also across restarts.
@@ -60,12 +63,27 @@ class Store(Protocol):
         """
 
     async def close(self) -> None:
-        """Finish what was asked, then let go. Idempotent."""
+        """Finish what was asked, then let go, also of the listeners. Idempotent."""
 
     def listen(self, listener: Listener) -> None:
-        """Call `listener` after every commit, in commit order, on the event loop."""
+        """Call `listener` after every commit, in commit order, on the event loop, until `close`."""
 
-    # Verbs. Each raises StoreFull if the disk is full; nothing was changed then.
+    @property
+    def is_in_step(self) -> bool:
+        """Whether every listener has followed every commit."""
+
+    def require_in_step(self) -> None:
+        """Return if every listener has followed every commit.
+
+        Raises:
+            OutOfStep: a listener has failed.
+        """
+
+    async def wait_out_of_step(self) -> None:
+        """Return once a listener has failed; wait until then."""
+
+    # Verbs. Each raises StoreFull if the disk is full, and OutOfStep after a listener failed; nothing was
+    # changed then.
 
     async def submit(
         self,

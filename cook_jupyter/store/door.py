@@ -1,15 +1,17 @@
 """The verbs of a store as its users call them.
 
-Lives here: the methods that every twin has alike; each is handed to the twin as one piece of work.
-And how listeners are told what a commit changed.
-Not here: what they do (`store.verbs`), how it becomes durable (the twins), questions (the twins).
+Lives here: the methods that every store has alike; each is handed to the store as one piece of work. And
+`Listeners`, which pass a commit on.
+Not here: what they do (`store.verbs`), how it becomes durable and how questions are answered (the stores).
 """
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
+from cook_jupyter.errors import OutOfStep
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, StatusUpdate
 from cook_jupyter.model.job import Group, GroupId, JobId, JobSpec
@@ -19,26 +21,89 @@ from cook_jupyter.store import verbs
 from cook_jupyter.store.base import Failure, Listener
 from cook_jupyter.store.draft import Draft
 
+log = logging.getLogger(__name__)
+
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 
 
-def tell(listeners: Iterable[Listener], changes: Sequence[JobChange]) -> None:
-    """Tell all listeners what a commit changed.
+class Listeners:
+    """The listeners of one store.
 
-    What is committed must reach each of them, and the callers: one that raises is reported to the
-    event loop's exception handler, and the next is told.
+    A listener that fails cannot catch up: a view built from commits now has a hole. The commit stands and the
+    other listeners still receive it, but from then on the store takes no commands. Only closing the store and
+    building every view again from it helps.
+
+    Attributes:
+        failed: set when a listener has failed.
     """
-    for listener in listeners:
-        try:
-            listener(changes)
-        except Exception as error:  # noqa: BLE001 see above
-            loop = asyncio.get_running_loop()
-            loop.call_exception_handler({"message": "a listener of the store failed", "exception": error})
+
+    def __init__(self) -> None:
+        self.failed = asyncio.Event()
+        self._listeners: list[Listener] = []
+        self._error: Exception | None = None
+
+    def add(self, listener: Listener) -> None:
+        """Call `listener` after every commit."""
+        self._listeners.append(listener)
+
+    def clear(self) -> None:
+        """Remove all listeners, and with them the failure of any."""
+        self._listeners.clear()
+        self._error = None
+        self.failed.clear()
+
+    def notify(self, changes: Sequence[JobChange]) -> None:
+        """Pass a commit to every listener, and remember the first that fails."""
+        for listener in self._listeners:
+            try:
+                listener(changes)
+            except Exception as error:  # recorded for `require_in_step` and whoever waits for `failed`
+                log.exception(
+                    "a listener could not follow the commit of changes %d to %d;"
+                    " the store takes no more commands",
+                    changes[0].job.change,
+                    changes[-1].job.change,
+                )
+                self._error = self._error or error
+                self.failed.set()
+
+    def require_in_step(self) -> None:
+        """Return if every listener has followed every commit.
+
+        Raises:
+            OutOfStep: a listener has failed; its exception is the cause.
+        """
+        if self._error is not None:
+            raise OutOfStep(
+                "the scheduler's memory could not follow a commit"
+                f" ({type(self._error).__name__}: {self._error}); nothing is lost, and a scheduler that is"
+                " started again from the store goes on from there"
+            ) from self._error
 
 
 class VerbDoor(ABC):
     """The verbs of `store.base.Store`; see there for what each promises."""
+
+    def __init__(self) -> None:
+        self._listeners = Listeners()
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` after every commit, until the store is closed."""
+        self._listeners.add(listener)
+
+    @property
+    def is_in_step(self) -> bool:
+        """Whether every listener has followed every commit."""
+        return not self._listeners.failed.is_set()
+
+    def require_in_step(self) -> None:
+        """Raise OutOfStep if a listener has failed."""
+        self._listeners.require_in_step()
+
+    async def wait_out_of_step(self) -> None:
+        """Return once a listener has failed."""
+        await self._listeners.failed.wait()
 
     async def submit(
         self,

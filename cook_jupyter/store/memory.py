@@ -17,8 +17,7 @@ from cook_jupyter.model.instance import InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import FREE_FAILURES, FreeFailures
-from cook_jupyter.store.base import Listener
-from cook_jupyter.store.door import Answer, P, VerbDoor, tell
+from cook_jupyter.store.door import Answer, P, VerbDoor
 from cook_jupyter.store.draft import Draft, LimitKey, finished_instance, is_unfinished
 
 OPEN_JOBS_BATCH = 1000
@@ -29,8 +28,8 @@ class MemoryStore(VerbDoor):
 
     def __init__(self, *, free: FreeFailures = FREE_FAILURES) -> None:
         """Begin empty; `free` says how many failures of ours cost a job no retry."""
+        super().__init__()
         self._book = _Dictionaries(free)
-        self._listeners: list[Listener] = []
         self._is_open = False
 
     async def open(self) -> None:
@@ -40,10 +39,7 @@ class MemoryStore(VerbDoor):
     async def close(self) -> None:
         """Answer nothing more until opened again."""
         self._is_open = False
-
-    def listen(self, listener: Listener) -> None:
-        """Call `listener` after every commit."""
-        self._listeners.append(listener)
+        self._listeners.clear()
 
     async def recall(self, key: str) -> str | None:
         """Return the text kept under a key."""
@@ -127,10 +123,11 @@ class MemoryStore(VerbDoor):
     ) -> Answer:
         """Carry out a verb at once, and tell the listeners."""
         draft = Draft(self._read())
+        self._listeners.require_in_step()
         answer = verb(draft, *args, **kwargs)
         self._book.take(draft)
         if draft.changes:
-            tell(self._listeners, draft.changes)
+            self._listeners.notify(draft.changes)
         return answer
 
 

@@ -25,14 +25,13 @@ from typing import IO, Any, Concatenate, TypeVar
 
 import apsw
 
-from cook_jupyter.errors import SchedulerError
+from cook_jupyter.errors import OutOfStep, SchedulerError
 from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import FREE_FAILURES, FreeFailures
-from cook_jupyter.store.base import Listener
-from cook_jupyter.store.door import Answer, P, VerbDoor, tell
+from cook_jupyter.store.door import Answer, Listeners, P, VerbDoor
 from cook_jupyter.store.draft import Draft
 from cook_jupyter.store.sqlite_book import Carried, SqliteBook, Verb
 from cook_jupyter.store.sqlite_rows import Rows, Synchronous, said_of
@@ -68,13 +67,13 @@ class SqliteStore(VerbDoor):
             free: how many failures of ours cost a job no retry.
             vfs: the name of a registered SQLite VFS; for tests of failing disks.
         """
+        super().__init__()
         if synchronous not in ("NORMAL", "FULL"):
             raise SchedulerError(f"synchronous is NORMAL or FULL, not {synchronous!r}")
         self._path = Path(path)
         self._synchronous: Synchronous = synchronous
         self._free = free
         self._vfs = vfs
-        self._listeners: list[Listener] = []
         self._open: _Open | None = None
 
     async def open(self) -> None:
@@ -96,10 +95,7 @@ class SqliteStore(VerbDoor):
         opened, self._open = self._open, None
         if opened is not None:
             await opened.close()
-
-    def listen(self, listener: Listener) -> None:
-        """Call `listener` after every commit."""
-        self._listeners.append(listener)
+        self._listeners.clear()
 
     async def recall(self, key: str) -> str | None:
         """Return the text kept under a key."""
@@ -176,7 +172,7 @@ class _Open:
     """An open store: the queue of verbs, the writer thread, and two readers."""
 
     def __init__(
-        self, lock: IO[str], book: SqliteBook, listeners: Sequence[Listener], *, waits_for_disk: bool
+        self, lock: IO[str], book: SqliteBook, listeners: Listeners, *, waits_for_disk: bool
     ) -> None:
         self.last_change = book.change
         self._quick = book.reader()
@@ -198,7 +194,12 @@ class _Open:
         self._reader = _Hand("cook-store-reader", self._loop)
 
     def enqueue(self, size: int, verb: Verb) -> asyncio.Future[Any]:
-        """Let a verb take part in the next transaction."""
+        """Let a verb take part in the next transaction.
+
+        Raises:
+            OutOfStep: a listener has failed.
+        """
+        self._listeners.require_in_step()
         wish = _Wish(size, verb, self._loop.create_future())
         self._queue.append(wish)
         self._queued += size
@@ -286,19 +287,30 @@ class _Open:
         self._is_lent = False
         if carried is not None and carried.changes:
             self.last_change = carried.changes[-1].job.change
-            tell(self._listeners, carried.changes)
+            self._listeners.notify(carried.changes)
         outcomes = [error] * len(group) if carried is None else carried.outcomes
         for wish, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 _settle(wish.future, None, outcome)
             else:
                 _settle(wish.future, outcome, None)
+        if self._listeners.failed.is_set():
+            self._refuse_queue()
         if self._queue or self._book.log_pages >= LONG_LOG_PAGES:
             self._call_turn()
         else:
             self._at_rest.set()
         if self._idle_timer is None:
             self._idle_timer = self._loop.call_later(IDLE_S, self._rested)
+
+    def _refuse_queue(self) -> None:
+        """Fail the verbs that wait: nothing of them was done."""
+        refused, self._queue, self._queued = self._queue, [], 0
+        for wish in refused:
+            try:
+                self._listeners.require_in_step()
+            except OutOfStep as error:
+                _settle(wish.future, None, error)
 
     def _rested(self) -> None:
         """Carry the log into the file if no verb came for a while."""
@@ -314,9 +326,11 @@ class _Open:
         self._at_rest.clear()
         self._writer.do(self._book.checkpoint, self._checkpointed)
 
-    def _checkpointed(self, _none: None, _error: BaseException | None) -> None:
+    def _checkpointed(self, _none: None, error: BaseException | None) -> None:
         self._is_lent = False
         self._call_turn()
+        if error is not None:  # no error of the disk: `checkpoint` handles those. The event loop reports it.
+            raise error
 
 
 class _Hand:

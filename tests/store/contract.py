@@ -5,13 +5,13 @@ store, and how to open it again as after a restart of the scheduler.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import pytest
 
-from cook_jupyter.errors import Conflict, InvalidRequest, NotFound, SchedulerError
+from cook_jupyter.errors import Conflict, InvalidRequest, NotFound, OutOfStep, SchedulerError
 from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import (
     Instance,
@@ -622,18 +622,87 @@ class StoreContract:
 
         assert seen == []
 
-    async def test_a_listener_that_fails_does_not_keep_the_others_from_hearing(self, store: Store) -> None:
-        complaints: list[dict[str, object]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
-
-        def fail(changes: object) -> None:
-            raise RuntimeError("a listener's own mistake")
-
-        store.listen(fail)
+    async def test_a_commit_that_one_listener_cannot_follow_reaches_the_others_and_its_caller(
+        self, store: Store
+    ) -> None:
+        store.listen(_fail)
         seen = listened(store)
+
         spec = await submitted(store)
+
         assert [change.job.spec for change in seen[0]] == [spec]
-        assert [str(complaint["exception"]) for complaint in complaints] == ["a listener's own mistake"]
+        assert (await the_job(store, spec)).spec == spec
+
+    async def test_after_a_listener_failed_every_command_is_refused_and_changes_nothing(
+        self, store: Store
+    ) -> None:
+        store.require_in_step()
+        store.listen(_fail)
+        spec = await submitted(store)
+        instance = an_instance(spec.job_id)
+
+        commands: Sequence[Callable[[], Awaitable[object]]] = (
+            lambda: store.submit([a_job_spec()], now_ms=1),
+            lambda: store.launch([instance]),
+            lambda: store.report([an_update(instance, TaskState.RUNNING)]),
+            lambda: store.progress([a_progress(instance, 1, 5, "")]),
+            lambda: store.fail([Failure(job_id=spec.job_id, instance_id="i", reason="unknown", at_ms=1)]),
+            lambda: store.kill_jobs([spec.job_id]),
+            lambda: store.cancel_instances(["i"]),
+            lambda: store.retry([spec.job_id], [5], now_ms=1),
+            lambda: store.set_limits([a_limit()]),
+            lambda: store.retract_limits("share", "ada", "default"),
+            lambda: store.remember("key", "value"),
+        )
+        for command in commands:
+            with pytest.raises(OutOfStep, match="RuntimeError: the view is too small"):
+                await command()
+        with pytest.raises(OutOfStep):
+            store.require_in_step()
+        assert [job.spec for job in await open_jobs(store)] == [spec]
+        assert (await store.limits(), await store.recall("key")) == ([], None)
+
+    async def test_commands_that_wait_behind_a_commit_that_a_listener_cannot_follow_are_refused(
+        self, store: Store
+    ) -> None:
+        store.listen(_fail)
+        large = [a_job_spec() for _ in range(10_000)]
+        small = [a_job_spec() for _ in range(3)]
+
+        first, *others = await asyncio.gather(
+            store.submit(large, now_ms=1),
+            *(store.submit([spec], now_ms=1) for spec in small),
+            return_exceptions=True,
+        )
+
+        assert first == ()
+        assert [type(outcome) for outcome in others] == [OutOfStep] * 3
+        assert await store.jobs([spec.job_id for spec in small]) == [None] * 3
+        assert len(await open_jobs(store)) == 10_000
+
+    async def test_whoever_watches_a_store_learns_that_a_listener_failed(self, store: Store) -> None:
+        watching = asyncio.ensure_future(store.wait_out_of_step())
+        await submitted(store)
+        assert not watching.done()
+
+        store.listen(_fail)
+        await submitted(store)
+
+        async with asyncio.timeout(5):
+            await watching
+
+    async def test_a_store_that_was_opened_again_has_all_that_was_committed_and_takes_commands(
+        self, home: Home, store: Store
+    ) -> None:
+        store.listen(_fail)
+        before = await submitted(store)
+
+        again = await home.restarted(store)
+        after = await submitted(again)
+
+        again.require_in_step()
+        assert [job.spec for job in await open_jobs(again)] == [before, after]
+        await again.close()
 
     async def test_change_numbers_follow_the_order_in_which_listeners_hear(self, store: Store) -> None:
         seen = listened(store)
@@ -777,6 +846,10 @@ async def reported(
     """Report one thing of one instance."""
     (verdict,) = await store.report([an_update(instance, state, at_ms=at_ms, **named)])
     return verdict
+
+
+def _fail(changes: object) -> None:
+    raise RuntimeError("the view is too small")
 
 
 async def the_job(store: Store, spec: JobSpec) -> Job:

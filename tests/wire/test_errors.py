@@ -21,6 +21,7 @@ TRAVELLING = [
     errors.QuotaExceeded,
     errors.SchedulerError,
     errors.StoreFull,
+    errors.OutOfStep,
 ]
 
 
@@ -47,6 +48,7 @@ def test_the_client_raises_the_class_that_the_scheduler_raised(kind: type[CookEr
         (431, errors.TooLarge),
         (500, errors.SchedulerError),
         (502, errors.SchedulerError),
+        (503, errors.SchedulerUnreachable),
         (507, errors.StoreFull),
     ],
 )
