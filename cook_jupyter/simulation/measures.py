@@ -25,8 +25,8 @@ Floats = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
 
 HOUR_MS: Final = 3_600_000.0
-MB_PER_GB: Final = 1000.0  # as the analysis package counts
-MB_PER_TB: Final = 1_000_000.0
+MB_PER_GB: Final = 1000.0  # of starvation, as the analysis package counts it; its TB are larger
+MB_PER_TB: Final = 1024.0 * 1024.0
 STARVATION_SHARE_MB: Final = 2.5e6  # of every user, for `starvation`: a constant of the analysis package
 _DECIMALS: Final = 6  # of MB and cpus that were added up and taken away: the rest is error
 
@@ -212,6 +212,56 @@ def sampled(ticks: Floats, users: int, user: Ints, since_ms: Ints, until_ms: Int
     return np.round(totals, _DECIMALS)
 
 
+def time_series(at_ms: npt.ArrayLike, amount: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Return the sum of all amounts so far: one point per event, in order of time.
+
+    Args:
+        at_ms: time of each event, in any order; events of one time keep theirs.
+        amount: what each event adds, one column or several.
+
+    Returns:
+        The times, and the sum after each event.
+    """
+    times_ms, amounts = np.asarray(at_ms, dtype=np.float64), np.asarray(amount, dtype=np.float64)
+    order = np.argsort(times_ms, kind="stable")
+    sums: Floats = np.cumsum(amounts[order], axis=0, dtype=np.float64)
+    return times_ms[order], sums.round(_DECIMALS)
+
+
+def latest_values(ticks: npt.ArrayLike, at_ms: Floats, values: Floats) -> Floats:
+    """Return the value in force at each tick: that of the last point at or before it, NaN before the first.
+
+    Args:
+        ticks: ascending times.
+        at_ms: times of the points, ascending.
+        values: values of the points, one column or several.
+    """
+    last = np.searchsorted(at_ms, np.asarray(ticks, dtype=np.float64), "right") - 1
+    before = np.full((1, *values.shape[1:]), np.nan)
+    return np.concatenate((before, values))[last + 1]
+
+
+def sampled_by_user(
+    ticks: Floats, users: int, user: Ints, since_ms: Ints, until_ms: Ints, amount: Floats
+) -> Floats:
+    """Sample the time series of each user at each tick: one line per tick, one column per user.
+
+    As Cook's analysis package samples them, a user has no value (NaN) before the first event. The arguments
+    are those of `sampled`.
+    """
+    matrix = np.full((len(ticks), users), np.nan)
+    order = np.argsort(user, kind="stable")
+    bounds = np.searchsorted(user[order], np.arange(users + 1))
+    for number in range(users):
+        own = order[bounds[number] : bounds[number + 1]]
+        # Begins stand before ends: what begins and ends at one time is there in between.
+        at_ms, values = time_series(
+            np.concatenate((since_ms[own], until_ms[own])), np.concatenate((amount[own], -amount[own]))
+        )
+        matrix[:, number] = latest_values(ticks, at_ms, values)
+    return matrix
+
+
 # --- what would have been fair
 
 
@@ -256,26 +306,37 @@ def water_level(total: npt.ArrayLike, desired: Floats, weight: Floats) -> Floats
 
 
 def fair_allocation(waiting: npt.ArrayLike, running: npt.ArrayLike) -> Floats:
-    """What users would hold if all that runs were divided fairly among those who run or wait.
+    """Return what users would hold if all that runs were divided fairly among those who run or wait.
 
     Args:
-        waiting: what the waiting jobs of each user ask for, users along the last axis.
-        running: what the users' instances hold.
+        waiting: what the waiting jobs of each user ask for, users along the last axis; NaN for a user who has
+            no value yet.
+        running: what the users' instances hold; NaN likewise.
+
+    Returns:
+        One amount per user. A user without a value takes no part in the division and stays NaN.
     """
-    holding = np.asarray(running, dtype=np.float64)
-    return water_fill(holding.sum(axis=-1), np.asarray(waiting, dtype=np.float64) + holding)
+    desired = np.asarray(waiting, dtype=np.float64) + np.asarray(running, dtype=np.float64)
+    is_known = ~np.isnan(desired)
+    amounts = np.where(is_known, desired, 0.0)
+    level = water_level(np.nansum(running, axis=-1), amounts, is_known.astype(np.float64))
+    return np.where(is_known, np.minimum(amounts, level), np.nan)
 
 
 def fair_ratio_score(running: Floats, fair: Floats) -> float:
-    """The median of running/fair where it is above 0 and at most 1; 1 is best, NaN if there is none."""
+    """Return the median of running/fair where it is in (0, 1]; 1 is best, NaN if it is nowhere."""
     ratio: Floats = np.divide(running, fair, out=np.zeros(fair.shape), where=fair > 0)
     ratio = ratio.round(2 * _DECIMALS)
     return _median(ratio[(ratio > 0) & (ratio <= 1)])
 
 
 def starvation_gb(running_mb: Floats, fair_mb: Floats, share_mb: float = STARVATION_SHARE_MB) -> Floats:
-    """What users lack of the fair part of their share, in GB; NaN where a user has the share."""
-    lacking = np.round(np.maximum(0.0, np.minimum(fair_mb, share_mb) - running_mb), _DECIMALS)
+    """Return what users lack of the fair part of their share, in GB.
+
+    NaN stands where a user has the share, or has no value yet.
+    """
+    lacking = np.minimum(fair_mb, share_mb) - running_mb
+    lacking = np.where(lacking < 10.0**-_DECIMALS, 0.0, lacking)  # sums are right to so many decimals
     return np.where(running_mb < share_mb, lacking / MB_PER_GB, np.nan)
 
 
@@ -303,9 +364,10 @@ class Measures:
         mean_job_overhead_ms, median_job_overhead_ms: per job, by its last instance: from submission to its
             end, without its run time.
         fair_ratio: what users ran, of the fair part of what ran (memory): 1 is best.
-        starvation_median_log10_gb: over users and cycles where it is above zero; low is good.
-        starvation_mean_gb: mean over users, median over cycles; low is good.
-        total_sim_time_ms: from the first submission to the last end.
+        starvation_median_log10_gb: median over users and cycles of the logarithm of what a user lacks, where
+            that is above zero; low is good.
+        starvation_mean_log10_gb: median over cycles of the mean over users of that logarithm; low is good.
+        total_sim_time_ms: from the first start to the last end.
     """
 
     tasks_run: int
@@ -319,7 +381,7 @@ class Measures:
     median_job_overhead_ms: float
     fair_ratio: float
     starvation_median_log10_gb: float
-    starvation_mean_gb: float
+    starvation_mean_log10_gb: float
     total_sim_time_ms: int
 
 
@@ -332,11 +394,13 @@ def measure(of: Instances, cycle_ms: float) -> Measures:
     """
     run_hours = of.times.run_time_ms / HOUR_MS
     ticks = cycle_ticks(of, cycle_ms)
-    running = held(of, ticks, of.mem_mb)
+    users = len(of.users)
+    running = sampled_by_user(ticks, users, of.user, of.times.start_ms, of.times.end_ms, of.mem_mb)
     # As in Cook, each instance counts as waiting since the job's submission, also after a preemption.
-    waiting = sampled(ticks, len(of.users), of.user, of.times.submit_ms, of.times.start_ms, of.mem_mb)
+    waiting = sampled_by_user(ticks, users, of.user, of.times.submit_ms, of.times.start_ms, of.mem_mb)
     fair = fair_allocation(waiting, running)
     starved = starvation_gb(running, fair)
+    log10_starved = np.log10(starved, out=np.full(starved.shape, np.nan), where=starved > 0)
     overhead = job_overhead_ms(of)
     return Measures(
         tasks_run=len(of),
@@ -349,9 +413,9 @@ def measure(of: Instances, cycle_ms: float) -> Measures:
         mean_job_overhead_ms=_mean(overhead),
         median_job_overhead_ms=_median(overhead),
         fair_ratio=fair_ratio_score(running, fair),
-        starvation_median_log10_gb=_median(np.log10(starved[starved > 0])),
-        starvation_mean_gb=_median(_mean_over_users(starved)),
-        total_sim_time_ms=int(of.times.end_ms.max()) if len(of) else 0,
+        starvation_median_log10_gb=_median(log10_starved[~np.isnan(log10_starved)]),
+        starvation_mean_log10_gb=_median(_mean_over_users(log10_starved)),
+        total_sim_time_ms=int(of.times.end_ms.max() - of.times.start_ms.min()) if len(of) else 0,
     )
 
 
@@ -380,7 +444,7 @@ def _median(values: Floats | Ints) -> float:
 
 
 def _mean_over_users(values: Floats) -> Floats:
-    """The mean of each line over what is not NaN; lines without any are left out."""
+    """Return the mean of each line over what is not NaN; lines without any are left out."""
     known = ~np.isnan(values)
     some = known.any(axis=1)
     means: Floats = np.where(known, values, 0.0)[some].sum(axis=1) / known[some].sum(axis=1)

@@ -22,12 +22,14 @@ from cook_jupyter.simulation.measures import (
     measure,
     running_at,
     sampled,
+    sampled_by_user,
     starvation_gb,
     times,
     water_fill,
 )
 from cook_jupyter.simulation.traces import RunRow
 from tests.golden.cases import Case, cases
+from tests.simulation import reference_measures
 
 PREEMPTED = "Preempted by rebalancer"
 HOUR_MS = 3_600_000
@@ -152,6 +154,9 @@ def test_nobody_divides_nothing() -> None:
 on_runs = settings(max_examples=50)
 
 
+ENDS = [("failed", PREEMPTED), ("failed", "Command exited non-zero"), ("success", ""), ("running", "")]
+
+
 @st.composite
 def runs(draw: st.DrawFn) -> list[RunRow]:
     rows: list[RunRow] = []
@@ -159,14 +164,18 @@ def runs(draw: st.DrawFn) -> list[RunRow]:
         submit = draw(st.integers(0, 20))
         for again in range(draw(st.integers(1, 3))):
             start = submit + draw(st.integers(0, 10)) if again == 0 else rows[-1].end_time_ms + 1
+            status, reason = draw(st.sampled_from(ENDS))
             rows.append(
-                preempted(
+                a_row(
                     f"job-{number}",
                     f"user-{number % 3}",
                     submit_time_ms=submit,
                     start_time_ms=start,
                     end_time_ms=start + draw(st.integers(1, 15)),
-                    mem=draw(st.sampled_from([0.1, 10.0, 1000.0])),
+                    mem=draw(st.sampled_from([0.1, 10.0, 1000.0, 1.5e6])),
+                    cpus=draw(st.sampled_from([0.5, 1.0, 3.0])),
+                    status=status,
+                    reason=reason,
                 )
             )
     return rows
@@ -229,7 +238,9 @@ def test_the_figures_of_a_run_of_two_users() -> None:
 
     assert (figures.tasks_run, figures.tasks_run_success, figures.tasks_run_preemption) == (3, 2, 1)
     assert figures.cpu_hours[:3] == pytest.approx((90.0, 50.0, 40.0))
-    assert figures.mem_tb_hours[:3] == pytest.approx((0.2, 0.12, 0.08))
+    # 4000 MB for 20, 10 and 20 hours; a TB has 1024 x 1024 MB.
+    hours = [amount * 1024 * 1024 / 4000 for amount in figures.mem_tb_hours[:3]]
+    assert hours == pytest.approx([50.0, 30.0, 20.0])
     hours = [latency / HOUR_MS for latency in figures.mean_latency_ms[:3]]
     assert hours == pytest.approx([40 / 3, 20.0, 0.0])
     assert figures.median_latency_ms.all == 10 * HOUR_MS
@@ -290,8 +301,84 @@ def test_when_everybody_holds_what_is_fair_nobody_starves() -> None:
     figures = measure(instances(rows), cycle_ms=10)
 
     assert figures.fair_ratio == 1.0
-    assert figures.starvation_mean_gb == 0.0
+    assert math.isnan(figures.starvation_mean_log10_gb)
     assert math.isnan(figures.starvation_median_log10_gb)
+
+
+def test_total_time_counts_from_the_first_start_to_the_last_end() -> None:
+    rows = [a_row(start_time_ms=500, end_time_ms=900), a_row("b", start_time_ms=700, end_time_ms=2000)]
+
+    assert measure(instances(rows), cycle_ms=100).total_sim_time_ms == 1500
+
+
+def test_a_user_who_has_not_run_yet_takes_no_part_in_the_division() -> None:
+    fair = fair_allocation([6000.0, 4000.0, np.nan], [1000.0, 3000.0, np.nan])
+
+    assert fair[:2].tolist() == [2000.0, 2000.0]
+    assert math.isnan(fair[2])
+
+
+def test_a_user_whose_first_instance_has_not_started_makes_nobody_look_too_well_off() -> None:
+    """Bob waits from 0 on and starts at 20: until then Ada alone is divided among, and has what is fair."""
+    rows = [
+        a_row("a", "ada", start_time_ms=0, end_time_ms=40, mem=1000.0),
+        a_row("b", "bob", start_time_ms=20, end_time_ms=40, mem=3000.0),
+    ]
+
+    figures = measure(instances(rows), cycle_ms=10)
+
+    assert figures.fair_ratio == 1.0
+    assert math.isnan(figures.starvation_mean_log10_gb)
+
+
+def test_starvation_per_cycle_is_the_mean_of_the_logarithms_of_those_who_lack_something() -> None:
+    """By hand: 30,000 MB run, so 10,000 are fair for each; Ada lacks 9 GB, Bob 9.9 GB, Cyd holds too much."""
+    held = np.array([[1000.0, 100.0, 28_900.0]])
+    waiting = np.array([[20_000.0, 20_000.0, 0.0]])
+
+    rows = [
+        a_row("a1", "ada", start_time_ms=0, end_time_ms=10, mem=1000.0),
+        a_row("a2", "ada", start_time_ms=10, end_time_ms=20, mem=20_000.0),
+        a_row("b1", "bob", start_time_ms=0, end_time_ms=10, mem=100.0),
+        a_row("b2", "bob", start_time_ms=10, end_time_ms=20, mem=20_000.0),
+        a_row("c1", "cyd", start_time_ms=0, end_time_ms=10, mem=28_900.0),
+    ]
+    figures = measure(instances(rows), cycle_ms=15)  # looked at 0 and at 15, where both have what is fair
+
+    assert fair_allocation(waiting, held).tolist() == [[10_000.0, 10_000.0, 10_000.0]]
+    expected = (math.log10(9.0) + math.log10(9.9)) / 2
+    assert figures.starvation_mean_log10_gb == pytest.approx(expected)
+    assert figures.starvation_median_log10_gb == pytest.approx(expected)
+
+
+@on_runs
+@given(rows=runs(), cycle_ms=st.integers(1, 9))
+def test_the_measures_are_those_of_the_specification_worked_out_slowly(
+    rows: list[RunRow], cycle_ms: int
+) -> None:
+    figures = measure(instances(rows), cycle_ms)
+
+    slowly = reference_measures.measures(rows, cycle_ms)
+
+    assert slowly.keys() == type(figures).__dataclass_fields__.keys()
+    for name, expected in slowly.items():
+        found = getattr(figures, name)
+        found = list(found) if isinstance(found, tuple) else found
+        assert found == pytest.approx(expected, rel=1e-9, nan_ok=True), name
+
+
+def test_a_user_has_no_value_before_the_first_event() -> None:
+    """Cook's example of its sampling: c has no value at 0, and at 5 the one of that moment."""
+    users = np.array([0, 0, 1, 2])
+    since, until = np.array([0, 1, 0, 5]), np.array([2, 9, 3, 6])
+
+    sampled_values = sampled_by_user(
+        np.array([0.0, 5.0]), 3, users, since, until, np.array([10.0, 40, 12, 30])
+    )
+
+    assert sampled_values[0][:2].tolist() == [10.0, 12.0]
+    assert math.isnan(sampled_values[0][2])
+    assert sampled_values[1].tolist() == [40.0, 0.0, 30.0]
 
 
 @on_runs
