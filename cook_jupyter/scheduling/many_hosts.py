@@ -22,7 +22,7 @@ from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.best_fit import BestFit, best_fit, suits
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS, PoolDefaults
 from cook_jupyter.scheduling.few_hosts import BATCH
-from cook_jupyter.scheduling.fitness import fill_near, fitnesses_of
+from cook_jupyter.scheduling.fitness import fill_near, fitness_of, fitnesses_of
 from cook_jupyter.scheduling.host_columns import Singles
 from cook_jupyter.scheduling.host_masks import HostMasks
 from cook_jupyter.scheduling.host_room import ERROR, RESOURCES, Estimates, HostRoom, Mask, OneOfEach
@@ -34,7 +34,7 @@ _NEARLY: Final = 4 * ERROR
 _HABIT: Final = 3  # hosts that jobs of one shape took in a row, from which on the next are put in order
 _AHEAD: Final = 256  # how many are
 _FIRST: Final = 200 * BATCH  # hosts among which to look for a good one first
-_FULL: Final = 2.0  # no fill is above it
+_FULL: Final = fitness_of(2.0)  # no host is fitter
 _FIRST_CHOICES: Final = 16  # of one host each, from which on hosts are kept by what is free of them,
 _HOSTS_A_CHOICE: Final = 200  # and one more for so many hosts
 _MISSES: Final = 8  # twice the times that this could not tell, less those it could, up to which it is kept
@@ -48,7 +48,8 @@ class ManyHosts:
         self, hosts: Hosts, good_enough: float, defaults: PoolDefaults, surroundings: Surroundings
     ) -> None:
         self._good_enough = good_enough
-        self._good_fill = fill_near(good_enough)  # for estimates
+        # Estimates above this may be of good hosts. Not above 0 means that the host surely does not fit.
+        self._good_estimate = max(0.0, fill_near(good_enough) + 1.0 - _NEARLY)
         self._masks = HostMasks(hosts, defaults, surroundings)
         self._reservations = surroundings.reservations
         self._columns = hosts.columns
@@ -139,7 +140,7 @@ class ManyHosts:
         self._catch_up()
         those = self._all
         begin = 0
-        if those.count > 2 * _FIRST and self._good_fill < _FULL:
+        if those.count > 2 * _FIRST and self._good_enough < _FULL:
             begin = _FIRST
             fills = those.of(ask, 0, begin, is_open)
             host = self._first_good(those, ask, fills, int(fills.argmax()))
@@ -183,7 +184,7 @@ class ManyHosts:
 
     def _first_good(self, those: Estimates, ask: Ask, fills: Singles, fullest: int) -> int:
         """The best host of the first batch with a good one; -1 if there is none."""
-        least = self._good_fill + 1.0 - _NEARLY
+        least = self._good_estimate
         if fills[fullest] <= least:
             return -1
         if those is self._all:
@@ -270,7 +271,7 @@ class ManyHosts:
         """The next hosts for jobs of this shape, as far as they are certain, last first."""
         self._catch_up()
         fills = self._all.of(ask, 0, self._all.count, is_open)
-        good = np.flatnonzero(fills > self._good_fill + 1.0 - _NEARLY)
+        good = np.flatnonzero(fills > self._good_estimate)
         if len(good):
             some = good[:_AHEAD]
             if len(good) > _AHEAD:

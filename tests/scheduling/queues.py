@@ -24,7 +24,12 @@ def seq_of(job: str) -> int:
 
 def a_queued_job(task: Task) -> QueuedJob:
     """A job for the queue out of a golden task."""
-    group = task.get("group")
+    own = Particulars(
+        avoid=frozenset(task.get("avoid", ())),
+        group=task.get("group"),
+        location=task.get("location"),
+        runtime_ms=task.get("runtime_ms"),
+    )
     return QueuedJob(
         job_id(task["seq"]),
         task["user"],
@@ -40,7 +45,7 @@ def a_queued_job(task: Task) -> QueuedJob:
             disk_type=task.get("disk_type"),
             disk_mb=task.get("disk_request"),
         ),
-        particulars=NO_PARTICULARS if group is None else Particulars(group=group),
+        particulars=NO_PARTICULARS if own == NO_PARTICULARS else own,
     )
 
 
