@@ -93,7 +93,8 @@ PRIORITIES: Sequence[Sequence[int]] = (
 
 # How often of 1000, users from and to, tasks up to, hosts from and to.
 SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
-    "small": (880, 1, 5, 24, 0, 14),
+    "small": (830, 1, 5, 24, 0, 14),
+    "few have many": (50, 2, 30, 200, 0, 30),
     "medium": (90, 1, 40, 120, 0, 40),
     "many users": (18, 24, 300, 700, 0, 30),
     "many hosts": (11, 1, 8, 150, 100, 400),
@@ -109,6 +110,8 @@ def random_world(seed: int) -> World:
     users = [f"user-{number:03}" for number in range(dice.randint(least_users, most_users))]
     amounts = dice.choice(AMOUNTS)
     tasks = _tasks(dice, users, dice.randint(0, most_tasks), amounts)
+    if size == "few have many" or dice.random() < 0.1:
+        _let_what_waits_come_first(dice, tasks)
     offers = _offers(dice, dice.randint(least_hosts, most_hosts), amounts)
     reservable = [job_id(dice.randint(1, len(tasks) + 1)) for _ in range(dice.choice((0, 0, 1, 3)))]
     names = [offer.host for offer in offers] or ["gone-0"]
@@ -172,6 +175,18 @@ def _tasks(dice: random.Random, users: Sequence[str], count: int, amounts: Seque
             }
         tasks.append(task)
     return tasks
+
+
+def _let_what_waits_come_first(dice: random.Random, tasks: list[Task]) -> None:
+    """Give running tasks a low priority and often many cpus, and the first user most of the waiting jobs."""
+    for task in tasks:
+        if task.get("start_ms") is not None:
+            task["priority"] = 0
+            task["cpus"] *= dice.choice((1.0, 1.0, 30.0))
+        else:
+            task["priority"] = 50
+            if dice.random() < 0.6:
+                task["user"] = tasks[0]["user"]
 
 
 def _demands(dice: random.Random) -> Task:
