@@ -31,7 +31,7 @@ class FewHosts:
     def place(self, ask: Ask) -> int | None:
         """See `Placer`."""
         fails = self._rules.of(ask)
-        best, best_fitness = -1, -1.0
+        best, best_fill, best_fitness = -1, -1.0, -1.0
         good_enough = self._good_enough
         cpus, mem = ask.cpus, ask.mem_mb
         for at, room in enumerate(self._room):
@@ -49,9 +49,10 @@ class FewHosts:
             fill = (room.cpus_running + room.cpus_used + cpus) / room.cpus_total + (
                 room.mem_running + room.mem_used + mem
             ) / room.mem_total
-            fitness = fitness_of(fill)
-            if fitness > best_fitness:
-                best, best_fitness = at, fitness
+            if fill > best_fill:  # else its fitness cannot be greater either
+                fitness = fitness_of(fill)
+                if fitness > best_fitness:
+                    best, best_fill, best_fitness = at, fill, fitness
         if best < 0:
             return None
         room = self._room[best]
