@@ -168,6 +168,8 @@ class QueueIndex:
             for job in jobs:
                 require_valid(job)
         cpus, mem, seqs, gpus, ports, priorities = numbers_of_jobs
+        class_numbers = [self._class_number(wanted) for wanted in classes]
+        user_numbers = {user: self._user(user).number for user in dict.fromkeys(users)}
         self._reserve(first + count)
         self._rows.update(fresh)
         self._ids.extend(fresh)
@@ -178,9 +180,8 @@ class QueueIndex:
         columns.gpus[rows] = gpus
         columns.ports[rows] = ports
         columns.order[rows] = ((HIGHEST_PRIORITY - priorities) << SEQ_BITS) | seqs
-        numbers = {user: self._user(user).number for user in dict.fromkeys(users)}
-        columns.user[rows] = list(map(numbers.__getitem__, users))
-        columns.constraints[rows] = [self._class_number(wanted) for wanted in classes]
+        columns.user[rows] = list(map(user_numbers.__getitem__, users))
+        columns.constraints[rows] = class_numbers
         columns.state[rows] = _WAITING
         self.particulars.update(
             (row, own) for row, own in enumerate(particulars, first) if own is not NO_PARTICULARS

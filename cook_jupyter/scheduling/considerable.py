@@ -198,21 +198,21 @@ def rate_limited(
     """
     if filters.tokens is None:
         return {}
-    passing = {
+    whole_tokens = {
         tasks: max(0, floor(filters.tokens[tasks.name]))
         for tasks in index.by_name()
         if filters.tokens.get(tasks.name, inf) < tasks.waiting_count
     }
-    if not passing:
+    if not whole_tokens:
         return {}
     if _pool_may_end_the_queue(index, filters):
-        within = _within_quotas_of_pool(index, limits, settings, filters)
+        counts = _count_within_all_quotas(index, limits, settings, filters)
     else:
-        within = _within_user_quotas(list(passing), index, limits, settings, filters)
+        counts = _count_within_user_quotas(list(whole_tokens), index, limits, settings, filters)
     return {
-        tasks.name: within[tasks.name] - number
-        for tasks, number in passing.items()
-        if within.get(tasks.name, 0) > number
+        tasks.name: counts[tasks.name] - number
+        for tasks, number in whole_tokens.items()
+        if counts.get(tasks.name, 0) > number
     }
 
 
@@ -235,25 +235,25 @@ def _pool_may_end_the_queue(index: QueueIndex, filters: QueueFilters) -> bool:
     return False
 
 
-def _within_quotas_of_pool(
+def _count_within_all_quotas(
     index: QueueIndex, limits: UserLimits, settings: RankSettings, filters: QueueFilters
 ) -> dict[str, int]:
     """Count the queued jobs of each user within the user's quota, where pool or group have a quota too.
 
     Their quotas end the queue, so it is ranked and read up to there.
     """
-    within: dict[str, int] = {}
+    counts: dict[str, int] = {}
     within_user_quota = _UserQuotas(index, limits).take
     all_cpus, all_mem, all_gpus = index.amounts()
     ranked = ranked_in_columns(index, limits, settings, number=_FIRST_READ)
     for job in ranked_within(ranked, index, filters):
         name, row = job.tasks.name, job.row
         if within_user_quota(name, all_cpus[row], all_mem[row], all_gpus[row]):
-            within[name] = within.get(name, 0) + 1
-    return within
+            counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
-def _within_user_quotas(
+def _count_within_user_quotas(
     users: Sequence[UserTasks],
     index: QueueIndex,
     limits: UserLimits,

@@ -133,7 +133,7 @@ def seq_filter(queue: Sequence[Task], used: Usage, quota: Quota) -> list[Task]:
 # --- sections 3 and 4: the queue and its considerable jobs
 
 
-def everything(_: Task) -> bool:
+def accept_all(_: Task) -> bool:
     return True
 
 
@@ -143,7 +143,7 @@ class Filters:
     group_quota: Quota = field(default_factory=Quota)
     group_usage: Usage = field(default_factory=Usage)
     tokens: Mapping[str, float] | None = None
-    accepts: Callable[[Task], bool] = everything
+    accepts: Callable[[Task], bool] = accept_all
     largest: tuple[float, float] = (math.inf, math.inf)  # cpus and memory
 
 

@@ -96,8 +96,8 @@ def check_ranking(world: World, fresh: QueueIndex, kept: QueueIndex) -> None:
     require_same("ranked one by one, kept", expected, drus_and_ids(lazily(kept, limits, settings), kept))
     for limit in (None, 1 + world.seed % (len(ids) + 1), 100):
         head = columnar(kept, limits, settings, limit)
-        found = list(zip(head.drus.tolist(), kept.ids(head.rows.tolist()), strict=True))
-        require_same(f"first {limit} ranked in columns", expected[:limit], found)
+        actual = list(zip(head.drus.tolist(), kept.ids(head.rows.tolist()), strict=True))
+        require_same(f"first {limit} ranked in columns", expected[:limit], actual)
     require_same("first 64", ids[:64], list(rank(fresh, limits, settings, limit=64)))
     in_parts = ranked_in_columns(fresh, limits, settings, number=1 + world.seed % 9)
     require_same("ranked in columns, part by part", expected, drus_and_ids(in_parts, fresh))
@@ -121,8 +121,8 @@ def check_candidates(world: World, index: QueueIndex) -> None:
     )
     number = (1, 10, 100)[world.seed % 3]
     ranked = ranked_in_columns(index, world.limits, settings, number=number)
-    found = index.ids(job.row for job in islice(ranked_within(ranked, index, filters), number))
-    require_same(f"first {number} candidates", [job_id(job["seq"]) for job in queue[:number]], found)
+    actual = index.ids(job.row for job in islice(ranked_within(ranked, index, filters), number))
+    require_same(f"first {number} candidates", [job_id(job["seq"]) for job in queue[:number]], actual)
 
 
 # --- the match cycle
@@ -255,16 +255,16 @@ def kept_hosts(world: World) -> Hosts:
 # --- comparing and searching
 
 
-def require_same(what: str, expected: object, found: object) -> None:
+def require_same(what: str, expected: object, actual: object) -> None:
     """Require that two ways give the same."""
-    if expected == found:
+    if expected == actual:
         return
-    if isinstance(expected, Matching) and isinstance(found, Matching):
+    if isinstance(expected, Matching) and isinstance(actual, Matching):
         for name in Matching.__slots__:
-            one, other = getattr(expected, name), getattr(found, name)
+            one, other = getattr(expected, name), getattr(actual, name)
             if one != other:
-                raise Disagreement(f"{what}: {name}\n  specification: {one}\n  found: {other}")
-    raise Disagreement(f"{what}\n  specification: {expected}\n  found: {found}")
+                raise Disagreement(f"{what}: {name}\n  specification: {one}\n  actual: {other}")
+    raise Disagreement(f"{what}\n  specification: {expected}\n  actual: {actual}")
 
 
 def disagreement_of(world: World) -> str | None:
