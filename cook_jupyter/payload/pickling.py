@@ -12,24 +12,20 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import site
 import sys
-import sysconfig
 import types
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
 from cook_jupyter.payload.envelope import Buffer
+from cook_jupyter.payload.installations import OWN_PACKAGE, is_installed
 
 SMALLEST_BUFFER_APART = (
     32 * 1024
 )  # a smaller one is copied into the pickle: a frame of its own would cost more
-
-_OWN_PACKAGE = "cook_jupyter"
 
 
 def to_frames(value: Any, *, by_value: bool = False) -> list[Buffer]:
@@ -182,19 +178,9 @@ _locality: dict[str, tuple[types.ModuleType | None, bool]] = {}
 
 
 def _lies_outside_installations(name: str, module: types.ModuleType | None) -> bool:
-    if name.partition(".")[0] in {"__main__", "builtins", _OWN_PACKAGE}:
+    if name.partition(".")[0] in {"__main__", "builtins", OWN_PACKAGE}:
         return False  # __main__ is by value anyway: cloudpickle sees to it
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or not file.endswith(".py"):
         return False  # built in, frozen or compiled
-    path = str(Path(file).resolve())
-    return not path.startswith(_INSTALLATIONS)
-
-
-def _installations() -> tuple[str, ...]:
-    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    folders |= {*site.getsitepackages(), site.getusersitepackages()}
-    return tuple(sorted({str(Path(folder).resolve()) + "/" for folder in folders if folder}))
-
-
-_INSTALLATIONS = _installations()
+    return not is_installed(file)

@@ -1,22 +1,22 @@
 """Surroundings: what a call finds around it, on the host as in the notebook.
 
-Lives here: the current folder, the notebook's own part of sys.path, fresh randomness, and forgetting local
-modules that have changed since a warm process imported them.
-Not here: environment variables and processes (`worker`).
+Lives here: the current folder, the notebook's own part of sys.path, fresh randomness.
+Not here: importing local modules as they are on disk (`payload.local_modules`), environment variables and
+processes (`worker`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import random
 import struct
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
+
+from cook_jupyter.payload.local_modules import LocalModules
 
 
 def current_folder() -> str:
@@ -56,54 +56,33 @@ def reseed() -> None:
 
 @contextlib.contextmanager
 def as_in_notebook(header: Mapping[str, Any]) -> Iterator[None]:
-    """Where the notebook is, if that folder exists here, and with the notebook's own modules."""
-    _forget_stale_modules((header["cwd"], *header["path"]))
-    before_path, before_modules = list(sys.path), len(sys.modules)
+    """Run in the notebook's folder (if it exists here), with its part of sys.path and its local modules.
+
+    Args:
+        header: of a call: `cwd` and `path`.
+    """
+    before_path, before_folder = list(sys.path), current_folder()
     known = set(sys.path)
     sys.path[:0] = [entry for entry in header["path"] if entry not in known]
-    before_folder = current_folder()
     moved = False
     if header["cwd"] and header["cwd"] != before_folder:
         with contextlib.suppress(OSError):
             os.chdir(header["cwd"])
             moved = True
+    _modules.begin_job((header["cwd"], *header["path"]))
     try:
         yield
     finally:
+        _modules.end_job()
         if moved:
             with contextlib.suppress(OSError):
                 os.chdir(before_folder)
-        _note_local_modules(len(sys.modules) - before_modules)
         sys.path[:] = before_path
 
 
-_local_modules: dict[str, tuple[str, int]] = {}  # name to file and its time of change, in ns
+def has_stale_modules() -> bool:
+    """Return whether a local module that this process has imported has changed on disk since."""
+    return _modules.is_stale()
 
 
-_last_place: list[tuple[str, ...]] = [()]
-
-
-def _note_local_modules(new: int) -> None:
-    """Remember those of the `new` youngest modules that are the user's own; sys.modules keeps their order."""
-    if new <= 0:
-        return
-    from cook_jupyter.payload import pickling
-
-    for name in list(itertools.islice(reversed(sys.modules), new)):
-        if pickling.is_local(name) and (file := getattr(sys.modules[name], "__file__", None)):
-            with contextlib.suppress(OSError):
-                _local_modules[name] = (file, Path(file).stat().st_mtime_ns)
-
-
-def _forget_stale_modules(place: tuple[str, ...]) -> None:
-    """Let a module be imported anew if it was edited, or if this notebook may mean another of that name."""
-    moved = place != _last_place[0]
-    _last_place[0] = place
-    for name, (file, changed_ns) in list(_local_modules.items()):
-        try:
-            fresh = not moved and Path(file).stat().st_mtime_ns == changed_ns
-        except OSError:
-            fresh = False
-        if not fresh:
-            del _local_modules[name]
-            sys.modules.pop(name, None)
+_modules = LocalModules()

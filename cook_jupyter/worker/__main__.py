@@ -2,6 +2,7 @@
 
     agent --home DIR [--detach LOG] [--grace S] [--idle-exit S] [--idle-worker S] [--sandbox-days D]
     spawner FD HOME GRACE      started by an agent
+    worker ...                 a worker that goes on in a fresh interpreter
     call                       one call from its environment; works on any Cook server
 
 Lives here: reading these words. (argparse would cost a tenth of the agent's start.)
@@ -24,11 +25,29 @@ def main(words: list[str]) -> int:
             from cook_jupyter.worker import spawner
 
             return spawner.main(int(descriptor), home, float(grace_s))
+        case ["worker", *rest] if len(rest) == 6:
+            return _worker(rest)
         case ["agent", *rest] if len(rest) % 2 == 0:
             return _agent(dict(zip(rest[::2], rest[1::2], strict=True)))
         case _:
             sys.stderr.write(_USAGE)
             return 2
+
+
+def _worker(words: list[str]) -> int:
+    """Serve as a worker and end without exit handlers: those of users' imports may wait without end."""
+    from cook_jupyter.worker.runner import begin_again
+
+    code = 1
+    try:
+        begin_again(words)
+        code = 0
+    except BaseException:  # noqa: BLE001 - the top of a process
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _agent(options: dict[str, str]) -> int:

@@ -123,10 +123,10 @@ class EndLog:
     The worker begins a new segment when one is long; the agent removes those whose ends are all acknowledged.
     """
 
-    def __init__(self, folder: str, worker: str) -> None:
+    def __init__(self, folder: str, worker: str, *, segment: int = 0) -> None:
         self._stem = f"{folder}/{worker}"
-        self.segment = 0
-        self._file = AppendOnly(f"{self._stem}.0")
+        self.segment = segment
+        self._file = AppendOnly(f"{self._stem}.{segment}")
 
     def roll(self) -> int:
         """Begin a new segment if this one is long; return the number of the one that comes next.

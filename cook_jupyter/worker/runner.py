@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -33,7 +34,7 @@ from typing import NamedTuple, Self, TextIO
 
 from cook_jupyter.worker import limits, processes
 from cook_jupyter.worker.environment import base_environment, progress_path, task_environment
-from cook_jupyter.worker.frames import Frame, FrameReader, pack
+from cook_jupyter.worker.frames import Frame, FrameReader, pack, whole_frames
 from cook_jupyter.worker.journal import EndLog
 from cook_jupyter.worker.progress import ProgressReader
 from cook_jupyter.worker.sandbox import FOLDER, Sandbox, SandboxStock
@@ -69,28 +70,60 @@ class Worker:
         name: unique among all workers there ever were in this home.
         home: the agent's folder.
         grace_s: between TERM and KILL.
+        segment: segment of the journal to go on with.
     """
 
-    def __init__(self, sock: socket.socket, *, name: str, home: str, grace_s: float) -> None:
+    def __init__(
+        self, sock: socket.socket, *, name: str, home: str, grace_s: float, segment: int = 0
+    ) -> None:
         self._sock = sock
+        self._name = name
         self._home = home
         self._grace_s = grace_s
-        self._log = EndLog(f"{home}/journal", name)
+        self._log = EndLog(f"{home}/journal", name, segment=segment)
         self._stock = SandboxStock(f"{home}/{FOLDER}", name)
         self._fresh = _Surroundings(home)
         self._fresh_mb = processes.own_memory()[0]
         self._libc = ctypes.CDLL(None)
 
-    def serve(self) -> None:
-        """Run tasks until the agent goes away or a task has left something behind."""
+    def serve(self, first: Frame | None = None) -> None:
+        """Run tasks until the agent goes away or a task has left something behind.
+
+        Args:
+            first: a task that this process received before it began anew.
+        """
         reader = FrameReader()
         with contextlib.suppress(OSError):
             self._stock.refill()
-        serves = True
+        serves = first is None or self._serve(first)
         while serves and (data := self._receive()):
             for frame in reader.feed(data):
+                if unpacked(frame).python is not None and _has_stale_modules():
+                    self._begin_anew(frame)
                 serves = self._serve(frame)
         self._stock.close()
+
+    def _begin_anew(self, frame: Frame) -> None:
+        """Replace this process's program by a fresh interpreter, which runs the task and goes on serving.
+
+        The process stays the one that the agent knows: its id, its group and its socket are the same. Returns
+        only if that is impossible; the task then imports all local modules anew in this interpreter.
+        """
+        self._stock.close()
+        try:
+            with tempfile.TemporaryFile(dir=self._home) as handover:
+                handover.write(frame.packed())
+                handover.seek(0)
+                handover.flush()
+                os.set_inheritable(handover.fileno(), True)
+                self._sock.set_inheritable(True)
+                words = [str(self._sock.fileno()), self._name, self._home, str(self._grace_s)]
+                words += [str(self._log.segment), str(handover.fileno())]
+                arguments = [sys.executable, "-P", "-m", "cook_jupyter.worker", "worker", *words]
+                os.execve(sys.executable, arguments, self._fresh.environment)  # noqa: S606 - no shell wanted
+        except OSError as error:
+            self._sock.set_inheritable(False)
+            _say(f"no fresh interpreter for {self._name}: {error}")
 
     def _receive(self) -> bytes:
         try:
@@ -240,6 +273,27 @@ class Worker:
         if (found := progress.look()) is not None:
             with contextlib.suppress(OSError):
                 self._sock.sendall(pack({"t": "progress", "id": task.instance_id, "progress": found}))
+
+
+def begin_again(words: list[str]) -> None:
+    """Go on as the worker that replaced its program by this one.
+
+    Args:
+        words: from `Worker._begin_anew`.
+    """
+    descriptor, name, home, grace_s, segment, handover = words
+    with open(int(handover), "rb") as file:
+        (frame,) = whole_frames(file.read())
+    sock = socket.socket(fileno=int(descriptor))
+    sock.set_inheritable(False)
+    processes.become_subreaper()
+    Worker(sock, name=name, home=home, grace_s=float(grace_s), segment=int(segment)).serve(frame)
+
+
+def _has_stale_modules() -> bool:
+    from cook_jupyter.payload.surroundings import has_stale_modules
+
+    return has_stale_modules()
 
 
 class _Surroundings:

@@ -622,3 +622,53 @@ def test_arrays_of_sizes_around_every_threshold_arrive_and_return(executor: Cook
     for array, future, result in zip(arrays, futures, mapped, strict=True):
         np.testing.assert_array_equal(future.result(SOON_S), array)
         np.testing.assert_array_equal(result, array)
+
+
+REGISTERING = """\
+import json
+assert not hasattr(json, "registered_by_a_test"), "registered twice"
+json.registered_by_a_test = True
+import os
+from costs import FEE
+def ask():
+    return FEE, os.getpid()
+"""
+
+
+def test_a_worker_goes_on_in_a_fresh_interpreter_when_a_local_module_was_edited(
+    executor: CookExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "registering.py").write_text(REGISTERING)
+
+    def ask() -> Any:
+        import registering  # type: ignore[import-not-found]
+
+        return registering.ask()
+
+    answers = []
+    for fee in range(4):
+        (tmp_path / "costs.py").write_text(f"FEE = {fee}\n")
+        answers += [executor.submit(ask).result(SOON_S), executor.submit(ask).result(SOON_S)]
+
+    assert [fee for fee, _ in answers] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_call_that_follows_an_edit_has_its_output_limits_and_failures_as_any_other(
+    executor: CookExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def fail() -> None:
+        import edited_module  # type: ignore[import-not-found]
+
+        print("seen", edited_module.VALUE)
+        raise KeyError(edited_module.VALUE)
+
+    for value in (1, 2):
+        (tmp_path / "edited_module.py").write_text(f"VALUE = {value}\n")
+        future = executor.submit(fail)
+        with pytest.raises(KeyError, match=str(value)):
+            future.result(SOON_S)
+        assert future.logs() == f"seen {value}\n"
+        assert "KeyError" in future.logs("stderr")

@@ -1,0 +1,30 @@
+"""Installations: which files belong to Python and its installed packages, and which to the user.
+
+Lives here: the test by folder. A file outside the folders of the interpreter and its packages is local: it
+lies beside the notebook, on PYTHONPATH, or in the sources of a package that is installed in editable mode.
+Not here: what is done with local code (`payload.pickling`, `payload.local_modules`).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import site
+import sysconfig
+
+OWN_PACKAGE = "cook_jupyter"
+
+
+@functools.lru_cache(maxsize=4096)
+def is_installed(path: str) -> bool:
+    """Return whether a file or folder belongs to Python or an installed package; links are followed."""
+    return path.startswith(_FOLDERS) or (os.path.realpath(path) + "/").startswith(_FOLDERS)
+
+
+def _folders() -> tuple[str, ...]:
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders |= {*site.getsitepackages(), site.getusersitepackages()}
+    return tuple(sorted({os.path.realpath(folder) + "/" for folder in folders if folder}))
+
+
+_FOLDERS = _folders()
