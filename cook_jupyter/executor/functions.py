@@ -46,12 +46,15 @@ class SentFunctions:
     def __init__(self) -> None:
         self._known: OrderedDict[int, tuple[weakref.ref[Any], Parts, str]] = OrderedDict()
 
-    def digest_of(self, function: Callable[..., Any], send: Callable[[FunctionBlob], None]) -> str:
-        """The digest of a function's pickle.
+    def digest_of(
+        self, function: Callable[..., Any], send: Callable[[FunctionBlob], None], *, private: bool = False
+    ) -> str:
+        """Return the digest of a function's pickle.
 
         Args:
-            function: whichever.
+            function: the function to pickle.
             send: called with the pickle when it had to be made; not when the last one still holds.
+            private: whether both sides reach the blob store as a directory that only this user can write to.
 
         Raises:
             Unpicklable: something the function carries cannot travel.
@@ -61,7 +64,7 @@ class SentFunctions:
         if known is not None and now is not None and known[0]() is function and _same(known[1], now):
             self._known.move_to_end(id(function))
             return known[2]
-        blob = encode_function(function)
+        blob = encode_function(function, private=private)
         send(blob)
         if now is not None:
             self._known[id(function)] = (weakref.ref(function), now, blob.digest)
@@ -75,8 +78,8 @@ def parts_of(function: Callable[..., Any]) -> Parts | None:
     if not isinstance(function, types.FunctionType):
         return None
     parts: list[Any] = []
-    # An import of a submodule changes what cloudpickle sends along.
-    return (len(sys.modules), *parts) if _collect(function, parts) else None
+    # An import of a submodule changes what cloudpickle sends along; the search path, what a host can import.
+    return ((len(sys.modules), *sys.path), *parts) if _collect(function, parts) else None
 
 
 def _same(before: Parts, now: Parts) -> bool:

@@ -180,7 +180,7 @@ class Session:
     def function_digest(self, function: Callable[..., Any]) -> str:
         """The digest of a function, which then rests in the store."""
         with self._pickling:
-            return self._functions.digest_of(function, self._put_function)
+            return self._functions.digest_of(function, self._put_function, private=self.store.private)
 
     def _put_function(self, blob: FunctionBlob) -> None:
         if not self.store.has(blob.name):

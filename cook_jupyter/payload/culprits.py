@@ -92,7 +92,7 @@ def _hindrance(value: Any) -> Exception | None:
 
 def _pickled_size(value: Any) -> int:
     try:
-        return sum(map(len, pickling.to_frames(value, by_value=True)))
+        return sum(map(len, pickling.to_frames(value, local_code=pickling.LocalCode.BY_VALUE)))
     except Exception:  # noqa: BLE001 - see above
         return 0
 

@@ -39,6 +39,12 @@ _MAX_PARKED_PLACES = 8
 _SUFFIXES = tuple(importlib.machinery.all_suffixes())
 
 
+def is_importable(name: str) -> bool:
+    """Return whether a process with the same search path imports a loaded module from the same file."""
+    top = name.partition(".")[0]
+    return _still_means(top, sys.modules.get(top))
+
+
 class LocalModules:
     """The local modules of this process, and what decided their import.
 
@@ -52,14 +58,20 @@ class LocalModules:
         self._place: Place = ("",)
         self._parked: dict[Place, dict[str, ModuleType]] = {}
         self._last_module = ""
+        self._is_checked = False
 
     # --- what changed -----------------------------------------------------------------------------
 
     def is_stale(self) -> bool:
-        """Return whether importing again could give other modules than those that this process holds."""
-        return any(file.has_changed() for file in self._files.values()) or any(
+        """Return whether importing again could give other modules than those that this process holds.
+
+        If not, the next job begins without looking again: a look costs a system call per file and folder.
+        """
+        stale = any(file.has_changed() for file in self._files.values()) or any(
             folder.has_changed() for folder in self._folders.values()
         )
+        self._is_checked = not stale
+        return stale
 
     def forget(self) -> None:
         """Have all local modules imported anew."""
@@ -81,8 +93,9 @@ class LocalModules:
             place: where the notebook is. A module that means another file there is put aside until a job of
                 its own notebook comes.
         """
-        if self.is_stale():
+        if not self._is_checked and self.is_stale():
             self.forget()
+        self._is_checked = False
         if place != self._place:
             self._move_to(place)
         sys.meta_path.insert(0, self)

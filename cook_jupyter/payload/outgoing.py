@@ -58,14 +58,18 @@ class FunctionBlob:
         return f"functions/{self.digest}"
 
 
-def encode_function(function: Callable[..., Any]) -> FunctionBlob:
+def encode_function(function: Callable[..., Any], *, private: bool = False) -> FunctionBlob:
     """Pickle a function, with all that it carries.
+
+    Args:
+        function: the function.
+        private: see `encode_call`.
 
     Raises:
         Unpicklable: something it carries cannot travel; the message names the path to it.
     """
     name = getattr(function, "__qualname__", None) or repr(function)[:80]
-    pickled, *buffers = _frames_out(function, [(name, function)])
+    pickled, *buffers = _frames_out(function, [(name, function)], private=private)
     # The digest covers the buffers, so they are copied: a thread may change an array while it is hashed.
     frames = [pickled, *map(snapshot, buffers)]
     pieces = seal({}, frames, direction="function", key=None, private=True)
@@ -130,7 +134,7 @@ def encode_call(
         ((f"argument {place}", each) for place, each in enumerate(args, 1)),
         ((f"argument {name!r}", each) for name, each in keywords.items()),
     )
-    frames = _frames_out((args, keywords), named)
+    frames = _frames_out((args, keywords), named, private=private)
     return _seal_call("call", frames, digest=digest, key=key, job_id=job_id, private=private)
 
 
@@ -155,7 +159,7 @@ def encode_bundle(
         for place, column in enumerate(columns, 1)
         for row, each in enumerate(column, 1)
     )
-    frames = _frames_out(list(columns), named)
+    frames = _frames_out(list(columns), named, private=private)
     return _seal_call("bundle", frames, digest=digest, key=key, job_id=job_id, private=private)
 
 
@@ -231,17 +235,22 @@ def _seal_call(
     return call
 
 
-def _frames_out(value: Any, named: Iterable[tuple[str, Any]]) -> list[Buffer]:
-    """Pickle for the way out: local code by value; by reference where its modules hold what cannot travel.
+def _frames_out(value: Any, named: Iterable[tuple[str, Any]], *, private: bool) -> list[Buffer]:
+    """Pickle for the way out.
+
+    Where the host reaches the files of local modules it imports them: a job runs what is on disk. Elsewhere
+    local code travels by value, or by name where its modules hold what cannot travel.
 
     Args:
-        value: what to pickle.
-        named: its parts, under the names that an error shall use; looked at only then.
+        value: the object to pickle.
+        named: its parts and their names in an error message; read only then.
+        private: see `encode_call`.
     """
     from cook_jupyter.payload import culprits, pickling
 
+    local_code = pickling.LocalCode.FROM_DISK if private else pickling.LocalCode.BY_VALUE
     try:
-        return pickling.to_frames(value, by_value=True)
+        return pickling.to_frames(value, local_code=local_code)
     except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
         try:
             return pickling.to_frames(value)  # a module-level lock, say: the host imports the module then

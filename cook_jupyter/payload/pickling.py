@@ -15,6 +15,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any
 
 import cloudpickle
@@ -22,26 +23,34 @@ from cloudpickle import cloudpickle as internals
 
 from cook_jupyter.payload.envelope import Buffer
 from cook_jupyter.payload.installations import OWN_PACKAGE, is_installed
+from cook_jupyter.payload.local_modules import is_importable
 
 SMALLEST_BUFFER_APART = (
     32 * 1024
 )  # a smaller one is copied into the pickle: a frame of its own would cost more
 
 
-def to_frames(value: Any, *, by_value: bool = False) -> list[Buffer]:
+class LocalCode(Enum):
+    """How functions and classes of local modules travel: beside the notebook or installed editable."""
+
+    BY_NAME = 0  # the reader imports them, or fails
+    BY_VALUE = 1  # whole, as this process holds them: for a reader that does not reach the file
+    FROM_DISK = 2  # by name if the reader finds the same file under that name; else whole
+
+
+def to_frames(value: Any, *, local_code: LocalCode = LocalCode.BY_NAME) -> list[Buffer]:
     """The pickle of `value`, then the raw buffers it refers to: views of the caller's memory, not copies.
 
     Args:
         value: anything that cloudpickle takes.
-        by_value: send functions and classes of local modules (those beside the notebook or installed in
-            editable mode) whole, for a reader that may know another version of the file, or none.
+        local_code: how functions and classes of local modules travel.
 
     Raises:
         Exception: whatever the pickling of some object raised; see `payload.culprits`.
     """
     buffers: list[Buffer] = []
     file = io.BytesIO()
-    make = _ByValuePickler if by_value else _Pickler
+    make = _PICKLERS[local_code]
     make(file, protocol=5, buffer_callback=_keep_large(buffers)).dump(value)
     return [file.getbuffer(), *buffers]
 
@@ -71,7 +80,7 @@ def from_frames(frames: Sequence[Buffer], *, keep_classes: bool = False) -> Any:
 
 
 def is_local(module_name: str | None) -> bool:
-    """Whether a module belongs to the user: beside the notebook, or installed in editable mode."""
+    """Whether a module belongs to the user: beside the notebook or installed editable."""
     if module_name is None:
         return False
     module = sys.modules.get(module_name)
@@ -110,11 +119,31 @@ class _ByValuePickler(_Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.FunctionType):
-            if is_local(obj.__module__):
+            if self._goes_whole(obj):
                 return self._dynamic_function_reduce(obj)
-        elif isinstance(obj, type) and obj.__module__ != "__main__" and is_local(obj.__module__):
+        elif isinstance(obj, type) and obj.__module__ != "__main__" and self._goes_whole(obj):
             return internals._dynamic_class_reduce(obj)  # noqa: SLF001 - its registry is global
         return super().reducer_override(obj)
+
+    def _goes_whole(self, obj: types.FunctionType | type) -> bool:
+        return is_local(obj.__module__)
+
+
+class _FromDiskPickler(_ByValuePickler):
+    """What is local travels by its name, if the other side finds the same file under it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._importable: dict[str, bool] = {}
+
+    def _goes_whole(self, obj: types.FunctionType | type) -> bool:
+        name = obj.__module__
+        if not is_local(name):
+            return False
+        top = name.partition(".")[0]
+        if top not in self._importable:
+            self._importable[top] = is_importable(top)
+        return not self._importable[top]
 
 
 class _HomecomingUnpickler(pickle.Unpickler):
@@ -172,6 +201,11 @@ def _keep_large(buffers: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:
     return keep
 
 
+_PICKLERS = {
+    LocalCode.BY_NAME: _Pickler,
+    LocalCode.BY_VALUE: _ByValuePickler,
+    LocalCode.FROM_DISK: _FromDiskPickler,
+}
 _FILE_NAME_INDEX = 10  # among the arguments of types.CodeType, since Python 3.11
 _METHODS = (types.MethodType, types.BuiltinMethodType)
 _locality: dict[str, tuple[types.ModuleType | None, bool]] = {}

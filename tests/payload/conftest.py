@@ -92,7 +92,7 @@ class Desk:
         return {**env, **self.environment}, job
 
     def put(self, function: Callable[..., Any]) -> str:
-        blob = encode_function(function)
+        blob = encode_function(function, private=self.store.private)
         self.store.put(blob.name, blob.pieces)
         return blob.digest
 

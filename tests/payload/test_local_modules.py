@@ -310,3 +310,83 @@ def test_installed_modules_are_not_watched(folder: Path) -> None:
 
     assert not modules._files
     assert not modules.is_stale()
+
+
+# --- functions and classes that the notebook has imported ---------------------------------------------------
+
+
+SHOP = """
+import enum
+from costs import FEE
+
+class Size(enum.Enum):
+    SMALL = 1
+    LARGE = 2
+
+class Item:
+    def __init__(self, size):
+        self.size = size
+
+def fee():
+    return FEE
+
+def check(item):
+    import shop
+    return item.size is shop.Size.LARGE and isinstance(item, shop.Item) and Size is shop.Size
+
+def make():
+    return Item(Size.LARGE)
+"""
+
+
+@pytest.fixture
+def shop(folder: Path) -> Any:
+    """A local module that this process has imported, as a notebook does."""
+    write(folder, {"costs.py": "FEE = 1\n", "shop.py": SHOP})
+    return importlib.import_module("shop")
+
+
+def test_a_function_that_was_imported_before_an_edit_runs_as_it_is_on_disk(
+    desk: Desk, folder: Path, shop: Any
+) -> None:
+    first = desk.call_elsewhere(shop.fee).value
+
+    write(folder, {"costs.py": "FEE = 2\n"})
+
+    assert (first, desk.call_elsewhere(shop.fee).value) == (1, 2)
+    assert desk.call_elsewhere(lambda: shop.fee()).value == 2  # noqa: PLW0108 - by the module, not the function
+
+
+def test_a_class_of_a_local_module_is_one_class_on_the_host_and_here(desk: Desk, shop: Any) -> None:
+    item = shop.Item(shop.Size.LARGE)
+
+    assert desk.call_elsewhere(shop.check, item).value is True
+    assert desk.call_elsewhere(lambda one: shop.check(one), item).value is True  # noqa: PLW0108 - see above
+    made = desk.call_elsewhere(shop.make).value
+    assert type(made) is shop.Item
+    assert made.size is shop.Size.LARGE
+
+
+def test_without_a_shared_folder_local_code_travels_as_the_notebook_holds_it(
+    desk: Desk, folder: Path, shop: Any
+) -> None:
+    Path(desk.store.url).chmod(0o770)
+
+    write(folder, {"costs.py": "FEE = 2\n"})
+
+    assert desk.call_elsewhere(shop.fee).value == 1
+
+
+def test_a_local_module_that_no_search_path_leads_to_travels_by_value(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"lost_module.py": "def ask():\n    return 1\n"})
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        lost = importlib.import_module("lost_module")
+    sys.modules["lost_module"] = lost
+
+    try:
+        assert desk.call_elsewhere(lost.ask).value == 1
+    finally:
+        del sys.modules["lost_module"]
