@@ -5,17 +5,16 @@ putting it together in the notebook, with the remote frames in its traceback; th
 cannot travel.
 Not here: the errors of cook_jupyter itself (`errors`).
 
-Raised again with remote frames after the idea of dask and of tblib, which makes the frames.
+Raised again with remote frames after the idea of dask and of tblib.
 """
 
 from __future__ import annotations
 
 import builtins
-import importlib
 import pickle
 import traceback
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any
 
 MOST_IN_CHAIN = 20
@@ -137,12 +136,13 @@ def _without_own(frames: TracebackType | None, own_file: str) -> TracebackType |
     return user if user is not None else frames
 
 
-def _describe(frames: TracebackType | None) -> list[tuple[str, str, int, str]]:
+def _describe(frames: TracebackType | None) -> list[tuple[str, str, int, str, int]]:
     described = []
     while frames is not None:
         code = frames.tb_frame.f_code
         module = str(frames.tb_frame.f_globals.get("__name__", ""))
-        described.append((code.co_filename, code.co_name, frames.tb_lineno, module))
+        line = frames.tb_lineno or code.co_firstlineno  # None for an instruction without a line
+        described.append((code.co_filename, code.co_name, line, module, code.co_firstlineno))
         frames = frames.tb_next
     if len(described) > MOST_FRAMES:
         half = MOST_FRAMES // 2
@@ -198,21 +198,49 @@ def _stand_in(node: Mapping[str, Any], text: str) -> BaseException:
     return error
 
 
-def _traceback(frames: Sequence[tuple[str, str, int, str]]) -> TracebackType | None:
-    if not frames:
-        return None
-    tblib = importlib.import_module("tblib")
-    data: Data | None = None
-    for file, name, line, module in reversed(frames):
-        data = {
-            "tb_frame": {
-                "f_globals": {"__file__": file, "__name__": module},
-                "f_locals": {},
-                "f_code": {"co_filename": file, "co_name": name},
-                "f_lineno": line,
-            },
-            "tb_lineno": line,
-            "tb_next": data,
-        }
-    found: TracebackType | None = tblib.Traceback.from_dict(data).as_traceback()
+def _traceback(frames: Sequence[Sequence[Any]]) -> TracebackType | None:
+    """Return a traceback with frames that were described on the host.
+
+    Args:
+        frames: file, name, line and module of each, and the first line of its code.
+    """
+    found: TracebackType | None = None
+    for file, name, line, module, *first_line in reversed(frames):
+        code = _frame_code(file, name, line, *first_line)
+        try:
+            exec(code, {"__name__": module, "__file__": file, "_Frame": _Frame})  # noqa: S102 - see _FRAME_CODE
+        except _Frame as frame:
+            here = frame.__traceback__
+            assert here is not None  # noqa: S101 - it was raised
+            assert here.tb_next is not None  # noqa: S101 - in another frame than this one
+            made = here.tb_next
+            found = TracebackType(found, made.tb_frame, made.tb_lasti, made.tb_lineno)
     return found
+
+
+class _Frame(Exception):
+    """Raised in the frames of `_traceback`."""
+
+
+_FRAME_CODE = compile("raise _Frame", "<frame>", "exec")
+
+
+def _frame_code(file: str, name: str, line: int, first_line: int | None = None) -> CodeType:
+    """Return code that raises on a line of a file.
+
+    Its first line is that of the code on the host, as IPython counts the lines that it shows from there. The
+    columns are left open: Python would mark those of the raise statement.
+    """
+    first_line = line if first_line is None else min(line, first_line)
+    delta, units, table = line - first_line, len(_FRAME_CODE.co_code) // 2, bytearray()
+    while units > 0:  # see "Locations table" in CPython: 13 is an entry with a line and no columns
+        table.append(0x80 | 13 << 3 | min(units, 8) - 1)
+        number, delta = delta << 1, 0  # the sign is the lowest bit
+        while number >= 0x40:
+            table.append(0x40 | number & 0x3F)
+            number >>= 6
+        table.append(number)
+        units -= 8
+    return _FRAME_CODE.replace(
+        co_filename=file, co_name=name, co_qualname=name, co_firstlineno=first_line, co_linetable=bytes(table)
+    )

@@ -1,5 +1,6 @@
 """`%cook` and `%%cook` in a real shell, with a real scheduler."""
 
+import re
 import signal
 import threading
 import time
@@ -103,6 +104,20 @@ def test_a_cell_that_fails_fails_here_with_its_own_lines(shell: Shell) -> None:
     assert "return a / b" in ran.stdout
     assert "cell_job" not in ran.stdout
     assert "Traceback" not in ran.stderr
+
+
+def test_a_future_that_fails_shows_the_line_of_the_cell(shell: Shell) -> None:
+    shell.good(
+        "from cook_jupyter import CookExecutor\nexecutor = CookExecutor(mem_mb=256)\n"
+        "def inner(x):\n    y = x\n    return 1 / y\n"
+        "def outer(x):\n    return inner(x)"
+    )
+
+    ran = shell.run("executor.submit(outer, 0).result()")
+
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", ran.stdout)
+    assert re.search(r"-> 5\s+return 1 / y", shown)
+    assert re.search(r"-> 7\s+return inner\(x\)", shown)
 
 
 def test_a_traceback_that_a_cell_prints_itself_is_shown(shell: Shell) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cook_jupyter.payload import pickling
+from cook_jupyter.payload import failures, pickling
 from tests.payload.conftest import Desk
 
 # A cell of a notebook: IPython compiles it under a name that is no file, and gives its lines to linecache.
@@ -144,3 +144,25 @@ def test_an_exception_class_of_a_cell_travels_with_the_file_of_its_methods(cell:
     method = type(again).__str__
     assert isinstance(method, types.FunctionType)
     assert method.__code__.co_filename == CELL_FILE
+
+
+def test_frames_keep_the_first_line_of_their_function_and_mark_no_columns(
+    desk: Desk, cell: dict[str, Any]
+) -> None:
+    error = desk.call_elsewhere(cell["outer"], 1).error
+
+    assert error is not None
+    assert error.__traceback__ is not None
+    last = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    assert last.f_lineno - last.f_code.co_firstlineno == 1
+    assert linecache.getline(CELL_FILE, last.f_code.co_firstlineno).strip() == "def inner(y):"
+    assert "^" not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize("line", [1, 2, 31, 32, 33, 2047, 2048, 70_000])
+def test_a_frame_far_below_the_first_line_of_its_function_keeps_its_line(line: int) -> None:
+    frames = [("cell.py", "f", line, "__main__", 1)]
+
+    (frame,) = traceback.extract_tb(failures._traceback(frames))
+
+    assert (frame.filename, frame.name, frame.lineno) == ("cell.py", "f", line)
