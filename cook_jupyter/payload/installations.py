@@ -11,6 +11,7 @@ import functools
 import os
 import site
 import sysconfig
+from pathlib import Path
 
 OWN_PACKAGE = "cook_jupyter"
 
@@ -19,6 +20,13 @@ OWN_PACKAGE = "cook_jupyter"
 def is_installed(path: str) -> bool:
     """Return whether a file or folder belongs to Python or an installed package; links are followed."""
     return path.startswith(_FOLDERS) or (os.path.realpath(path) + "/").startswith(_FOLDERS)
+
+
+def package_folders() -> list[str]:
+    """Return the folders that packages are installed to."""
+    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    folders |= {*site.getsitepackages(), site.getusersitepackages()}
+    return sorted({os.path.realpath(folder) for folder in folders if folder and Path(folder).is_dir()})
 
 
 def _folders() -> tuple[str, ...]:

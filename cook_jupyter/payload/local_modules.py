@@ -10,7 +10,8 @@ list those, so one change makes all local modules stale: a worker goes on in a f
 that is impossible all local modules are imported anew.
 
 What decides an import: the content of the files that were imported, and which names the folders on the search
-path offer (a new file can shadow a module, or be the one that was missing). Files are compared by their
+path offer (a new file can shadow a module, or be the one that was missing). What is installed counts as a
+whole: a package that was upgraded would otherwise go on in its old version. Files are compared by their
 status, and by their content if the status says nothing certain: an edit within two seconds of the last one
 may leave size and times as they were. Python's own cache of compiled modules has that very flaw, so local
 modules are compiled from their source, and no compiled file is read or written beside them.
@@ -24,7 +25,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -40,24 +41,33 @@ _SUFFIXES = tuple(importlib.machinery.all_suffixes())
 
 
 def is_importable(name: str) -> bool:
-    """Return whether a process with the same search path imports a loaded module from the same file."""
+    """Return whether a process with the same search path imports a loaded module from the same file.
+
+    It may have a module of the standard library's name loaded already, so none of those counts.
+    """
     top = name.partition(".")[0]
-    return _still_means(top, sys.modules.get(top))
+    return top not in sys.stdlib_module_names and _still_means(top, sys.modules.get(top))
 
 
 class LocalModules:
     """The local modules of this process, and what decided their import.
 
     While a job runs this object is the first entry of `sys.meta_path`.
+
+    Args:
+        package_folders: folders with installed packages; a package that is installed, removed or replaced by
+            another version is a change, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, package_folders: Sequence[str] = ()) -> None:
+        self._installed = [_PackageFolder(path) for path in package_folders]
         self._names: set[str] = set()  # of local modules, in sys.modules or parked
         self._files: dict[str, _File] = {}
         self._folders: dict[str, _Folder] = {}
         self._place: Place = ("",)
         self._parked: dict[Place, dict[str, ModuleType]] = {}
         self._last_module = ""
+        self._is_stale = False  # stays until all is forgotten: a change is noticed once
         self._is_checked = False
 
     # --- what changed -----------------------------------------------------------------------------
@@ -67,11 +77,10 @@ class LocalModules:
 
         If not, the next job begins without looking again: a look costs a system call per file and folder.
         """
-        stale = any(file.has_changed() for file in self._files.values()) or any(
-            folder.has_changed() for folder in self._folders.values()
-        )
-        self._is_checked = not stale
-        return stale
+        watched: list[_File | _Folder] = [*self._files.values(), *self._folders.values(), *self._installed]
+        self._is_stale = self._is_stale or any(one.has_changed() for one in watched)
+        self._is_checked = not self._is_stale
+        return self._is_stale
 
     def forget(self) -> None:
         """Have all local modules imported anew."""
@@ -79,6 +88,7 @@ class LocalModules:
             sys.modules.pop(name, None)
         for path in self._folders:
             _refresh_finder(path)
+        self._is_stale = False
         self._names.clear()
         self._files.clear()
         self._folders.clear()
@@ -123,7 +133,7 @@ class LocalModules:
         """Find a module as the other finders do, and remember what a local one depends on."""
         for folder in sys.path if path is None else path:
             self._watch(folder, name.rpartition(".")[2])
-        spec = self._find_with_others(name, path, target)
+        spec = _find_with([finder for finder in sys.meta_path if finder is not self], name, path, target)
         if spec is None:
             return None
         if spec.origin is None or not spec.has_location:
@@ -138,16 +148,6 @@ class LocalModules:
             else:
                 self._files[spec.origin] = _File(spec.origin, _file_status(spec.origin), None)
         return spec
-
-    def _find_with_others(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None
-    ) -> ModuleSpec | None:
-        for finder in sys.meta_path:
-            if finder is not self and hasattr(finder, "find_spec"):
-                spec = finder.find_spec(name, path, target)
-                if spec is not None:
-                    return spec
-        return None
 
     def _remember(self, path: str, status: Status | None, content: bytes) -> None:
         self._files[path] = _File(path, status, content)
@@ -241,13 +241,20 @@ class _Folder:
         self.names = {"__init__"}
         self._read()
 
+    def _matters(self, entry: str) -> bool:
+        return entry.partition(".")[0] in self.names
+
+    @staticmethod
+    def _is_offer(entry: str) -> bool:
+        return "." not in entry or entry.endswith(_SUFFIXES)
+
     def has_changed(self) -> bool:
         if self._settled and _file_status(self._path) == self._status:
             return False
         before = self._offers
         self._read()
         _refresh_finder(self._path)
-        return any(entry.partition(".")[0] in self.names for entry in before ^ self._offers)
+        return any(map(self._matters, before ^ self._offers))
 
     def _read(self) -> None:
         self._status = _file_status(self._path)
@@ -256,7 +263,20 @@ class _Folder:
             entries = os.listdir(self._path)  # noqa: PTH208 - names are all that is needed
         except OSError:
             entries = []
-        self._offers = {entry for entry in entries if "." not in entry or entry.endswith(_SUFFIXES)}
+        self._offers = set(filter(self._is_offer, entries))
+
+
+class _PackageFolder(_Folder):
+    """A folder with installed packages, each of which leaves its name and version there."""
+
+    __slots__ = ()
+
+    def _matters(self, entry: str) -> bool:
+        return True
+
+    @staticmethod
+    def _is_offer(entry: str) -> bool:
+        return entry.endswith((".dist-info", ".egg-info", ".egg-link", ".pth"))
 
 
 def _file_status(path: str) -> Status | None:
@@ -278,12 +298,24 @@ def _is_local(name: str, file: str) -> bool:
 
 def _still_means(name: str, module: ModuleType | None) -> bool:
     """Return whether importing a top-level module would find the one that is loaded."""
-    spec = PathFinder.find_spec(name)
+    finders = [finder for finder in sys.meta_path if not isinstance(finder, LocalModules)]
+    spec = _find_with(finders, name, None, None)
     if spec is None or module is None:
         return False
     if spec.has_location:
         return spec.origin == getattr(module, "__file__", None)
     return list(spec.submodule_search_locations or ()) == list(getattr(module, "__path__", ()))
+
+
+def _find_with(
+    finders: Sequence[Any], name: str, path: Sequence[str] | None, target: ModuleType | None
+) -> ModuleSpec | None:
+    for finder in finders:
+        if hasattr(finder, "find_spec"):
+            spec: ModuleSpec | None = finder.find_spec(name, path, target)
+            if spec is not None:
+                return spec
+    return None
 
 
 def _refresh_finder(path: str) -> None:

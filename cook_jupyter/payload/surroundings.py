@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cook_jupyter.payload.installations import package_folders
 from cook_jupyter.payload.local_modules import LocalModules
 
 
@@ -81,8 +82,8 @@ def as_in_notebook(header: Mapping[str, Any]) -> Iterator[None]:
 
 
 def has_stale_modules() -> bool:
-    """Return whether a local module that this process has imported has changed on disk since."""
+    """Return whether local modules or installed packages have changed since this process imported them."""
     return _modules.is_stale()
 
 
-_modules = LocalModules()
+_modules = LocalModules(package_folders())

@@ -59,7 +59,7 @@ class Desk:
         env, job = self.encode(function, args, {})
         if self._other is None:
             self._other = subprocess.Popen(
-                [sys.executable, "-c", _HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-P", "-c", _HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
         assert self._other.stdin is not None
         assert self._other.stdout is not None

@@ -305,6 +305,42 @@ def test_what_changes_no_code_makes_nothing_stale(folder: Path, change: str) -> 
     assert not modules.is_stale()
 
 
+def test_a_compiled_module_without_source_is_seen_to_change(folder: Path) -> None:
+    for value in (1, 2):
+        write(folder, {"source.py": f"VALUE = {value}\n"})
+        py_compile.compile(str(folder / "source.py"), cfile=str(folder / f"{value}.compiled"))
+    (folder / "1.compiled").rename(folder / "costs.pyc")
+    modules = imported("costs")
+    before = modules.is_stale()
+
+    (folder / "2.compiled").rename(folder / "costs.pyc")
+
+    assert (before, modules.is_stale()) == (False, True)
+
+
+def test_a_package_that_is_installed_upgraded_or_removed_makes_imports_stale(tmp_path: Path) -> None:
+    (tmp_path / "sums-1.0.dist-info").mkdir()
+    modules = LocalModules([str(tmp_path)])
+    (tmp_path / "__pycache__").mkdir()
+    answers = [modules.is_stale()]
+
+    (tmp_path / "sums-1.0.dist-info").rename(tmp_path / "sums-1.1.dist-info")
+    answers += [modules.is_stale(), modules.is_stale()]
+
+    assert answers == [False, True, True]
+
+
+def test_a_local_module_with_a_name_of_the_standard_library_travels_by_value(
+    desk: Desk, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, {"random.py": "def ask():\n    return 'mine'\n"})
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "random")
+        mine = importlib.import_module("random")
+
+        assert desk.call_elsewhere(mine.ask).value == "mine"
+
+
 def test_installed_modules_are_not_watched(folder: Path) -> None:
     modules = imported("json", "numpy")
 
