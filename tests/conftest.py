@@ -20,6 +20,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from tests.golden.cases import counted
+from tests.waiting import HANG_S
 
 
 def is_ci() -> bool:
@@ -127,6 +128,6 @@ def _short_folder() -> Iterator[Path]:
                 env={**os.environ, "COOK_JUPYTER_HOME": str(folder)},
                 check=False,
                 capture_output=True,
-                timeout=60,
+                timeout=HANG_S,
             )
         shutil.rmtree(folder, ignore_errors=True)

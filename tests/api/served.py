@@ -33,6 +33,7 @@ from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.start import alive
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
+from tests.waiting import HANG_S
 
 TOKEN = "a token of the tests"
 OWNER = "owner"
@@ -41,7 +42,6 @@ POOLS = (
     Pool(name="other"),
     Pool(name="closed", active=False),
 )
-DEADLINE_S = 10.0
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class Served:
             data = body if isinstance(body, bytes) else msgspec.json.encode(body)
             sent["Content-Type"] = "application/json"
         sent.update(headers or {})
-        connection = http.client.HTTPConnection(*self.address, timeout=DEADLINE_S)
+        connection = http.client.HTTPConnection(*self.address, timeout=HANG_S)
         try:
             connection.request(method, path, data, sent)
             response = connection.getresponse()
@@ -108,7 +108,7 @@ class Served:
         async def acting() -> T:
             return await act()
 
-        return asyncio.run_coroutine_threadsafe(acting(), self._loop).result(DEADLINE_S)
+        return asyncio.run_coroutine_threadsafe(acting(), self._loop).result(HANG_S)
 
     def submit(self, user: str = OWNER, **named: Any) -> str:
         """Submit one job; return its uuid."""
@@ -146,7 +146,7 @@ class Served:
 
     def raw(self) -> socket.socket:
         """Open a bare connection."""
-        return socket.create_connection(self.address, timeout=DEADLINE_S)
+        return socket.create_connection(self.address, timeout=HANG_S)
 
 
 def a_request(**named: Any) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def authorization(user: str, token: str = TOKEN) -> dict[str, str]:
 
 def until(holds: Callable[[], object]) -> None:
     """Ask again until something holds."""
-    end = monotonic() + DEADLINE_S
+    end = monotonic() + HANG_S
     while not holds():
         assert monotonic() < end, "it did not come to hold in time"
 
@@ -200,8 +200,8 @@ def serving(
     thread = threading.Thread(target=asyncio.run, args=(live(),))
     thread.start()
     try:
-        assert began.wait(DEADLINE_S)
+        assert began.wait(HANG_S)
         yield answers[0]
     finally:
         end.set()
-        thread.join(DEADLINE_S)
+        thread.join(HANG_S)

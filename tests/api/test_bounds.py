@@ -13,7 +13,8 @@ from cook_jupyter.api.routes import listen
 from cook_jupyter.api.server import Bounds
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.service.config import Settings
-from tests.api.served import OWNER, POOLS, TOKEN, Served, authorization, serving
+from tests.api.served import OWNER, POOLS, TOKEN, Served, authorization, serving, until
+from tests.waiting import HANG_S
 
 MIB = 1024 * 1024
 LOGIN = "".join(f"{name}: {value}\r\n" for name, value in authorization(OWNER).items())
@@ -47,7 +48,7 @@ class TestSizes:
     def test_too_large_a_body_gets_a_sentence_and_the_connection_goes_on(
         self, served: Served, size: int
     ) -> None:
-        connection = http.client.HTTPConnection(*served.address, timeout=20)
+        connection = http.client.HTTPConnection(*served.address, timeout=HANG_S)
         headers = {**authorization(OWNER), "Content-Type": "application/json"}
         connection.request("POST", "/jobs", b" " * size, headers)
         response = connection.getresponse()
@@ -166,8 +167,9 @@ class TestTimes:
             connection.sendall(sent)
             assert closed(connection)
 
-    def test_an_idle_connection_is_closed_after_an_answer(self, served: Served) -> None:
-        with served.raw() as connection:
+    def test_an_idle_connection_is_closed_after_an_answer(self, tmp_path: Path) -> None:
+        patient = Bounds(idle_s=2.0)  # a busy machine may need a while for the request
+        with serving(tmp_path / "patient", bounds=patient) as served, served.raw() as connection:
             connection.sendall(request("GET", "/pools"))
             response = answer(connection)
             assert response.status == 200
@@ -191,10 +193,7 @@ class TestNumbers:
             assert (response.status, response.headers["Retry-After"]) == (503, "1")
         for connection in held:
             connection.close()
-        end = 200
-        while served.ask("GET", "/pools").status != 200:
-            end -= 1
-            assert end
+        until(lambda: served.ask("GET", "/pools").status == 200)
 
 
 def test_a_unix_socket_may_be_opened_by_its_owner_alone(tmp_path: Path) -> None:
@@ -203,7 +202,7 @@ def test_a_unix_socket_may_be_opened_by_its_owner_alone(tmp_path: Path) -> None:
         assert served.url == f"http+unix://{path}"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(HANG_S)
             connection.connect(str(path))
             connection.sendall(request("GET", "/v1/info"))
             assert answer(connection).status == 200

@@ -12,6 +12,7 @@ import pytest
 
 from cook_jupyter.model.instance import Result
 from tests.api.served import OWNER, Served, a_request, authorization, serving, until
+from tests.waiting import HANG_S
 
 
 class Stream:
@@ -39,7 +40,7 @@ class Stream:
 
 @contextmanager
 def reading(served: Served, query: str = "", user: str = OWNER) -> Iterator[Stream]:
-    connection = http.client.HTTPConnection(*served.address, timeout=10)
+    connection = http.client.HTTPConnection(*served.address, timeout=HANG_S)
     try:
         connection.request("GET", f"/v1/events{query}", headers=authorization(user))
         response = connection.getresponse()
@@ -170,7 +171,7 @@ def test_a_reader_who_does_not_read_holds_up_nobody_and_hears_where_things_stand
 
 def test_the_end_of_the_scheduler_ends_the_stream(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
-        connection = http.client.HTTPConnection(*served.address, timeout=10)
+        connection = http.client.HTTPConnection(*served.address, timeout=HANG_S)
         connection.request("GET", "/v1/events", headers=authorization(OWNER))
         response = connection.getresponse()
         response.readline()

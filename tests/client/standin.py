@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.waiting import HANG_S
+
 
 @dataclass
 class Asked:
@@ -138,4 +140,4 @@ def standin(answer: Callable[[Asked], Answer], socket_path: Path | None = None) 
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(HANG_S)

@@ -11,6 +11,7 @@ from cook_jupyter.client.events import EventStream, follow
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import SchedulerError, SchedulerUnreachable, Unauthenticated
 from tests.client.standin import Answer, Asked, as_json, standin
+from tests.waiting import HANG_S
 
 
 def a_line(cursor: int, *jobs: dict[str, object]) -> bytes:
@@ -82,7 +83,7 @@ def test_another_thread_may_end_the_wait() -> None:
 
     def pieces() -> Iterator[bytes]:
         yield a_line(1)
-        never.wait(30)
+        never.wait(HANG_S)
 
     with standin(lambda _: Answer(stream=pieces())) as server:
         stream = JobClient(server.url).events()
@@ -91,7 +92,7 @@ def test_another_thread_may_end_the_wait() -> None:
         reader = threading.Thread(target=lambda: rest.extend(stream))
         reader.start()
         stream.close()
-        reader.join(10)
+        reader.join(HANG_S)
         never.set()
 
     assert not reader.is_alive()

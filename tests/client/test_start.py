@@ -16,6 +16,7 @@ from cook_jupyter.client.connect import connect
 from cook_jupyter.client.runtime import Runtime, is_alive, read_runtime
 from cook_jupyter.client.start import starting
 from cook_jupyter.errors import SchedulerUnreachable
+from tests.waiting import HANG_S
 
 
 def runtime_in(home: Path) -> Runtime:
@@ -26,7 +27,7 @@ def runtime_in(home: Path) -> Runtime:
 
 def end_hard(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANG_S
     while is_alive(pid, None) and time.monotonic() < deadline:
         time.sleep(0.005)
 
@@ -132,11 +133,11 @@ def test_who_cannot_have_the_lock_says_who_may_have_it(cook_home: Path) -> None:
     def hold() -> None:
         with starting(cook_home, 5):
             held.set()
-            done.wait(30)
+            done.wait(HANG_S)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait(10)
+    assert held.wait(HANG_S)
     try:
         with (
             pytest.raises(SchedulerUnreachable, match="another process has been starting"),
@@ -155,20 +156,6 @@ def test_a_file_beside_the_notebook_is_not_taken_for_the_schedulers(
     monkeypatch.chdir(tmp_path)
 
     assert connect().info_v1()["name"] == "cook_jupyter"
-
-
-def test_a_first_call_on_a_cold_machine_is_a_matter_of_a_second(cook_home: Path) -> None:
-    program = (
-        "import time; began = time.perf_counter()\n"
-        "from cook_jupyter import CookExecutor\n"
-        "assert CookExecutor().submit(abs, -1).result() == 1\n"
-        "print(time.perf_counter() - began)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
-    )
-
-    assert float(done.stdout) < 5.0  # 1 s on an idle machine: benchmarks/ holds us to that
 
 
 def test_the_runtime_file_is_plain_json_for_whoever_wants_it(cook_home: Path) -> None:

@@ -18,6 +18,7 @@ from cook_jupyter.errors import (
     Unauthenticated,
 )
 from tests.client.standin import Answer, Asked, as_json, standin
+from tests.waiting import HANG_S
 
 
 def a_job() -> dict[str, object]:
@@ -160,7 +161,7 @@ def test_an_answer_that_does_not_come_is_given_up() -> None:
     silent = threading.Event()
 
     def answer(_: Asked) -> Answer:
-        silent.wait(30)
+        silent.wait(HANG_S)
         return Answer()
 
     with standin(answer) as server:

@@ -12,8 +12,7 @@ from uuid import uuid4
 from cook_jupyter.clusters.base import Launch
 from cook_jupyter.model.instance import InstanceId, ProgressUpdate, StatusUpdate, TaskState
 from tests.builders import a_job_spec, an_instance
-
-PATIENCE_S = 30.0
+from tests.waiting import HANG_S
 
 
 class Reports:
@@ -27,10 +26,13 @@ class Reports:
         self.states: dict[InstanceId, list[TaskState]] = defaultdict(list)
         self.room_changes = 0
         self.full = False
+        self.refusals = 0
         self._news = asyncio.Event()
 
     async def report(self, updates: Sequence[StatusUpdate]) -> None:
         if self.full:
+            self.refusals += 1
+            self._news.set()
             raise OSError(28, "No space left on device")
         for update in updates:
             self.updates.append(update)
@@ -47,7 +49,7 @@ class Reports:
         self.room_changes += 1
         self._news.set()
 
-    async def until(self, holds: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
+    async def until(self, holds: Callable[[], Any], patience_s: float = HANG_S) -> None:
         """Wait until something reported makes a condition true."""
         async with asyncio.timeout(patience_s):
             while not holds():

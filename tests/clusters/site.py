@@ -23,8 +23,7 @@ from cook_jupyter.payload.outgoing import call_environment, encode_call, encode_
 from cook_jupyter.payload.results import Result, read_result
 from cook_jupyter.worker.address import SOCKET
 from tests.builders import a_job_spec, an_instance
-
-PATIENCE_S = 15.0
+from tests.waiting import HANG_S
 
 
 class LocalSite:
@@ -119,7 +118,7 @@ class LocalSite:
 
     def end_everything(self) -> dict[int, str]:
         """Wait for the processes of this home to leave; kill and return those that do not."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + HANG_S
         left = self.processes()
         while left and time.monotonic() < deadline and not self._agent_waits(left):
             time.sleep(0.01)
@@ -138,7 +137,7 @@ class LocalSite:
         return path.read_text(errors="replace") if path.exists() else ""
 
 
-async def until(holds: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
+async def until(holds: Callable[[], Any], patience_s: float = HANG_S) -> None:
     """Wait for something that no event tells of: files and processes."""
     async with asyncio.timeout(patience_s):
         while not holds():  # noqa: ASYNC110 - there is nothing to wait for but the thing itself

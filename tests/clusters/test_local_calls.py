@@ -220,7 +220,7 @@ async def test_random_numbers_differ_between_calls_and_workers(
     assert len({number for pair in drawn for number in pair}) == 8
 
 
-async def test_killing_a_call_frees_its_cpu_at_once(
+async def test_killing_a_call_frees_its_cpu_without_waiting_for_the_grace_period(
     cluster: LocalCluster, reports: Reports, site: LocalSite
 ) -> None:
     def burn() -> None:
@@ -230,13 +230,12 @@ async def test_killing_a_call_frees_its_cpu_at_once(
     launch = site.call(burn)
     await cluster.launch([launch])
     await reports.running(launch)
-    asked = time.monotonic()
 
     await cluster.kill([launch.instance.instance_id])
 
     end = await reports.end_of(launch)
     assert (end.state, end.reason) == (TaskState.KILLED, KILLED_BY_USER)
-    assert time.monotonic() - asked < 0.9
+    assert end.exit_code == 128 + signal.SIGTERM  # so the grace period was not waited for
 
 
 async def test_a_call_that_ignores_term_is_killed_after_the_grace_period(
@@ -347,14 +346,19 @@ async def test_the_peak_of_a_call_is_its_own(
 
 
 async def test_a_call_tells_its_progress(cluster: LocalCluster, reports: Reports, site: LocalSite) -> None:
+    gate = site.folder / "gate"
+
     def work() -> None:
         print("progress: 30 loading")
-        time.sleep(2.5)
+        while not gate.exists():
+            time.sleep(0.02)
         print("progress: 80 almost")
 
     launch = site.call(work)
 
     await cluster.launch([launch])
+    await reports.until(lambda: any(told.percent == 30 for told in reports.told_progress))
+    gate.touch()
     await reports.until(lambda: any(told.percent == 80 for told in reports.told_progress))
 
     assert [(told.percent, told.message) for told in reports.told_progress] == [

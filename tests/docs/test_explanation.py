@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.waiting import HANG_S
+
 NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "fair_share.ipynb"
-LIMIT_S = 60
+LIMIT_S = int(3 * HANG_S)
 
 # What the text claims, in terms of what its cells have worked out; run as a last cell.
 CLAIMS = """
@@ -36,7 +37,7 @@ def notebook() -> Any:
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_in_a_minute_and_what_it_claims_holds(
+def test_the_notebook_runs_and_what_it_claims_holds(
     notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
@@ -45,11 +46,8 @@ def test_the_notebook_runs_in_a_minute_and_what_it_claims_holds(
     client = NotebookClient(
         notebook, timeout=LIMIT_S, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
-    began_s = time.monotonic()
 
     client.execute()
-
-    assert time.monotonic() - began_s < LIMIT_S
 
 
 def test_the_notebook_is_kept_executed_with_its_plots(notebook: Any) -> None:

@@ -8,8 +8,9 @@ import pytest
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.executor import CookExecutor, Group
+from tests.waiting import HANG_S
 
-SOON_S = 60.0
+SOON_S = HANG_S
 
 
 @pytest.mark.parametrize(

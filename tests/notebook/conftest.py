@@ -14,6 +14,8 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+from tests.waiting import HANG_S
+
 
 @dataclass
 class Ran:
@@ -62,19 +64,31 @@ class Shell:
         return ran.error
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A path that a job waits for until the test makes it (see `waiting_for`)."""
+    return tmp_path / "gate"
+
+
+def waiting_for(gate: Path) -> str:
+    """Return the lines of a cell that wait until a file is there."""
+    return f"import os, time\nwhile not os.path.exists({str(gate)!r}):\n    time.sleep(0.02)"
+
+
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """A COOK_JUPYTER_HOME for a file of tests; its scheduler ends with it."""
     folder = Path(tempfile.mkdtemp(prefix="cook-"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COOK_JUPYTER_HOME", str(folder))
+        (folder / "settings.toml").write_text("cpus = 2\n")  # however large this machine is
         yield folder
         subprocess.run(
             [sys.executable, "-m", "cook_jupyter", "down", "--stop-work"],
             env={**os.environ, "COOK_JUPYTER_HOME": str(folder)},
             check=False,
             capture_output=True,
-            timeout=60,
+            timeout=HANG_S,
         )
     shutil.rmtree(folder, ignore_errors=True)
 

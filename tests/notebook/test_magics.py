@@ -4,6 +4,7 @@ import re
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from cook_jupyter.notebook.cell_job import VALUE_LIMIT_BYTES
 from cook_jupyter.notebook.extension import load, unload
 from cook_jupyter.notebook.job_views import JobsView
 from cook_jupyter.notebook.views import SettingsView, StateView, UsageView, WhyView
-from tests.notebook.conftest import Shell
+from tests.notebook.conftest import Shell, waiting_for
+from tests.waiting import HANG_S
 
 # --- a cell as a job ---
 
@@ -223,7 +225,6 @@ def test_settings_hold_where_no_option_is_given(shell: Shell) -> None:
 
 
 def test_a_request_that_no_host_can_meet_is_told_at_once_or_by_why(shell: Shell) -> None:
-    started = time.monotonic()
     ran = shell.run("%%cook --cpus 4000 --background huge\n1")
 
     if ran.error is not None:
@@ -232,22 +233,21 @@ def test_a_request_that_no_host_can_meet_is_told_at_once_or_by_why(shell: Shell)
         why = shell.good("%cook why huge").value
         assert "4,000" in repr(why) or "4000" in repr(why)
         shell.good("%cook kill huge")
-    assert time.monotonic() - started < 5
 
 
 # --- in the background ---
 
 
-def test_a_cell_in_the_background_lets_the_notebook_go_on(shell: Shell) -> None:
+def test_a_cell_in_the_background_lets_the_notebook_go_on(shell: Shell, gate: Path) -> None:
     shell.good(
-        "%%cook --background sweep --out found --name sweep\n"
-        "import time\ntime.sleep(0.5)\nfound = 9\nfound + 1"
+        f"%%cook --background sweep --out found --name sweep\n{waiting_for(gate)}\nfound = 9\nfound + 1"
     )
 
     cell = shell.names["sweep"]
     assert cell.status in ("waiting", "running")
     assert "sweep" in repr(cell)
     assert "found" not in shell.names
+    gate.touch()
     assert shell.good("%cook wait sweep").value == 10
     assert shell.names["found"] == 9
     assert cell.done()
@@ -273,7 +273,7 @@ def test_a_killed_background_cell_says_so(shell: Shell) -> None:
 
     assert isinstance(killed, JobsView)
     assert killed[0].mark.word == "killed"
-    assert isinstance(shell.failing("long.result(10)"), JobKilled)
+    assert isinstance(shell.failing("long.result(90)"), JobKilled)
 
 
 # --- Ctrl-C ---
@@ -286,7 +286,7 @@ def interrupt_when_running(shell: Shell, name: str) -> threading.Thread:
         from cook_jupyter.client.connect import connect
 
         client = connect(start=False)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + HANG_S
         while time.monotonic() < deadline:
             if any(job["state"] == "running" for job in client.recent_jobs(5, name=name)):
                 break
@@ -311,16 +311,17 @@ def test_ctrl_c_kills_what_the_cell_started_and_leaves_the_notebook_usable(shell
     assert shell.good("%%cook\n1 + 1").value == 2
 
 
-def test_ctrl_c_lets_the_job_go_on_where_that_is_the_setting(shell: Shell) -> None:
+def test_ctrl_c_lets_the_job_go_on_where_that_is_the_setting(shell: Shell, gate: Path) -> None:
     shell.good("%cook config on_interrupt=detach")
     thread = interrupt_when_running(shell, "goes_on")
-    ran = shell.run("%%cook --name goes_on\nimport time\ntime.sleep(1.5)\n'ended'")
+    ran = shell.run(f"%%cook --name goes_on\n{waiting_for(gate)}\n'ended'")
     thread.join()
+    gate.touch()
     shell.good("%cook config on_interrupt=kill")
 
     assert isinstance(ran.error, KeyboardInterrupt)
     assert "%cook wait" in ran.stdout
-    assert shell.good("%cook wait last --timeout 30s").value == "ended"
+    assert shell.good("%cook wait last --timeout 90s").value == "ended"
 
 
 # --- commands ---

@@ -16,6 +16,7 @@ from cook_jupyter.payload.calls import CallOutcome, run_call
 from cook_jupyter.payload.keys import Key, read_or_make_key
 from cook_jupyter.payload.outgoing import call_environment, encode_bundle, encode_call, encode_function
 from cook_jupyter.payload.results import Result, read_result
+from tests.waiting import HANG_S
 
 _HOST = """
 import base64, json, sys
@@ -118,7 +119,7 @@ class Desk:
         if self._other is not None:
             assert self._other.stdin is not None
             self._other.stdin.close()
-            self._other.wait(timeout=30)
+            self._other.wait(timeout=HANG_S)
             assert self._other.stdout is not None
             self._other.stdout.close()
 

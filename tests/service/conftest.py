@@ -18,6 +18,7 @@ from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.start import alive
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
+from tests.waiting import HANG_S
 
 Living = Callable[..., AbstractAsyncContextManager[Scheduler]]
 
@@ -87,7 +88,7 @@ class ByHand:
 
     async def settle(self) -> None:
         """Wait until the cluster has told all that it has to tell."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             while not self.cluster.heard:  # noqa: ASYNC110 - what is awaited has no event of its own
                 await asyncio.sleep(0)
 

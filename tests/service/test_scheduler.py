@@ -17,11 +17,12 @@ from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
 from tests.service.conftest import Living
+from tests.waiting import HANG_S
 
 
 async def until(holds: Callable[[], bool]) -> None:
     """Let the loop turn until something holds."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while not holds():  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0)
 
@@ -34,7 +35,7 @@ async def job_of(scheduler: Scheduler, job_id: str) -> Job:
 
 async def until_job(scheduler: Scheduler, job_id: str, holds: Callable[[Job], bool]) -> Job:
     """Let the loop turn until something holds of a job; return it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while not holds(job := await job_of(scheduler, job_id)):  # noqa: ASYNC110 - as above
             await asyncio.sleep(0)
     return job

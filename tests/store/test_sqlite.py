@@ -17,6 +17,7 @@ from cook_jupyter.store.sqlite_book import migrate, refuse_old_sqlite
 from cook_jupyter.store.sqlite_rows import Synchronous
 from tests.builders import a_job_spec
 from tests.store.contract import Home, StoreContract, open_jobs, submitted
+from tests.waiting import HANG_S
 
 
 class SqliteHome:
@@ -192,7 +193,7 @@ async def test_the_log_is_carried_into_the_file_when_no_verb_comes(
     def is_in_the_file() -> bool:
         return spec.job_id.encode() in (tmp_path / "store.db").read_bytes()
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while not is_in_the_file():  # noqa: ASYNC110 only the file itself can tell
             await asyncio.sleep(0.01)
     await store.close()

@@ -1,7 +1,8 @@
 """What stands for a notebook kernel in the crash test: a program that can be killed at any moment.
 
 It submits jobs one by one, writes each key down, and begins where its predecessor was killed:
-futures come back by key, and what was never accepted is submitted again.
+futures come back by key, and what was never accepted is submitted again. The last job waits until
+the file `enough` is there, so that there is work under way however fast the machine is.
 
 Run as: kernel_program.py FOLDER JOBS
 """
@@ -15,9 +16,11 @@ from cook_jupyter.errors import NotFound
 from cook_jupyter.executor import CookExecutor, CookFuture, attach
 
 
-def work(number: int, seconds: float, ledger: str) -> int:
+def work(number: int, seconds: float, ledger: str, gate: str | None) -> int:
     """The job: leave a mark in the ledger as the last act, and answer."""
     time.sleep(seconds)
+    while gate is not None and not os.path.exists(gate):  # noqa: PTH110 - a job imports little
+        time.sleep(0.02)
     line = f"{os.environ['COOK_JOB_UUID']} {os.environ['COOK_INSTANCE_UUID']} {number}\n"
     descriptor = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(descriptor, line.encode())
@@ -40,11 +43,12 @@ def main(folder: Path, jobs: int) -> None:
                 continue  # it was killed between making the key and its acceptance
         for number in range(jobs):
             if number not in futures:
-                futures[number] = executor.submit(work, number, 0.01, ledger)
+                gate = str(folder / "enough") if number == jobs - 1 else None
+                futures[number] = executor.submit(work, number, 0.01, ledger, gate)
                 keys.write(f"{number} {futures[number].key}\n")
                 keys.flush()
         for number, future in futures.items():
-            assert future.result(timeout=240) == number * number
+            assert future.result(timeout=800) == number * number
     (folder / "done").write_text("done")
 
 

@@ -16,8 +16,9 @@ import requests
 from cookclient import JobClient
 
 from cook_jupyter.client.connect import connect
+from tests.waiting import HANG_S
 
-DEADLINE_S = 60
+DEADLINE_S = int(HANG_S)
 CS = "import sys; from cook.__main__ import main; sys.argv[0] = 'cs'; main()"
 
 

@@ -21,7 +21,7 @@ from cook_jupyter.client.connect import connect
 JOBS = 2000
 KILLS_EACH = 20
 PROGRAM = Path(__file__).with_name("kernel_program.py")
-DEADLINE_S = 280.0
+DEADLINE_S = 840.0
 
 
 class Kernel:
@@ -75,7 +75,7 @@ def killer_of(pid_file: Path) -> Callable[[], bool]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_no_kill_at_any_moment_loses_a_job_or_runs_a_success_twice(cook_home: Path, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -90,20 +90,16 @@ def test_no_kill_at_any_moment_loses_a_job_or_runs_a_success_twice(cook_home: Pa
     }
     victims = [name for name in kill for _ in range(KILLS_EACH)]
     dice.shuffle(victims)
-    killed: Counter[str] = Counter()
     for victim in victims:
         time.sleep(dice.uniform(0.05, 0.6))  # the random moment is the subject here
         while not kill[victim]():
-            if (tmp_path / "done").exists():
-                break
+            assert time.monotonic() - begun < DEADLINE_S, f"there is no {victim}"
             time.sleep(0.02)
             connect()
-        else:
-            killed[victim] += 1
+    (tmp_path / "enough").touch()
 
     assert kernel.wait(DEADLINE_S - (time.monotonic() - begun)) == 0, kernel.said()
-    print(f"killed {dict(killed)} in {time.monotonic() - begun:.0f} s")
-    assert min(killed[name] for name in kill) >= KILLS_EACH // 2, "the work was over before the kills were"
+    print(f"killed each {KILLS_EACH} times in {time.monotonic() - begun:.0f} s")
 
     client = connect()
     jobs = client.list_jobs(states=["waiting", "running", "success", "failed"], limit=JOBS * 3)

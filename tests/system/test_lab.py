@@ -15,9 +15,10 @@ from playwright.sync_api import TimeoutError as TooLong
 from playwright.sync_api import sync_playwright
 
 from tests.conftest import missing_part
+from tests.waiting import HANG_S
 
 DEMO = Path(__file__).parents[2] / "binder" / "fair_share_demo.ipynb"
-START_S = 90.0
+START_S = HANG_S
 PRESSES = 3
 
 
@@ -52,7 +53,7 @@ def lab(tmp_path: Path, cook_home: Path) -> Iterator[str]:
             yield f"{told['url']}lab/tree/demo.ipynb?token={told['token']}"
         finally:
             server.terminate()
-            server.wait(20)
+            server.wait(HANG_S)
 
 
 @pytest.mark.browser

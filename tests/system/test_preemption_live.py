@@ -22,6 +22,7 @@ from cook_jupyter.executor import CookExecutor, CookFuture
 from cook_jupyter.model import reason as reasons
 from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY
 from cook_jupyter.model.reason import REASONS
+from tests.waiting import HANG_S
 
 CPUS = 2
 INTERVAL_MS = 200
@@ -32,7 +33,7 @@ mem_mb = 2000
 [rebalancer]
 interval_ms = {INTERVAL_MS}
 """
-SOON_S = 30.0
+SOON_S = HANG_S
 PREEMPTED = REASONS[reasons.PREEMPTED]
 
 
