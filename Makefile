@@ -4,7 +4,7 @@
 BIN := .venv/bin
 CODE := $(wildcard cook_jupyter scripts tests benchmarks)
 
-.PHONY: help setup demo lab test test-fast check format lock bench clean
+.PHONY: help setup demo lab test test-fast test-newest test-oldest test-pythons check format lock bench clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -25,6 +25,15 @@ test: setup ## all tests
 
 test-fast: setup ## the tests of the inner loop: no browser, nothing slow
 	@$(BIN)/python -m pytest -m "not slow and not browser"
+
+test-newest: ## all tests with the newest versions that pyproject.toml allows (ARGS: for pytest)
+	@scripts/test_versions.sh newest $(ARGS)
+
+test-oldest: ## all tests with the lowest versions that pyproject.toml allows (ARGS: for pytest)
+	@scripts/test_versions.sh oldest $(ARGS)
+
+test-pythons: ## all tests on each Python from 3.11 on that is installed (ARGS: for pytest)
+	@scripts/test_versions.sh pythons $(ARGS)
 
 check: setup ## format, lint, types, import contracts
 	@failed=; \

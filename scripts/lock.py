@@ -78,9 +78,12 @@ def write_oldest(output: Path, *, python: str) -> None:
 
 
 def build_requirements() -> list[str]:
-    """Return what builds the package, an editable installation included."""
+    """Return what builds the package, and what hatchling asks for when the installation is editable."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return [*project["build-system"]["requires"], "editables"]
+    return [
+        *project["build-system"]["requires"],
+        "editables~=0.3",
+    ]
 
 
 def resolve(

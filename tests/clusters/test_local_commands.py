@@ -146,7 +146,9 @@ async def test_a_command_that_somebody_kills_with_sigkill_was_killed_externally(
     assert (end.state, end.reason, end.exit_code) == (TaskState.FAILED, KILLED_EXTERNALLY, 137)
 
 
-@pytest.mark.parametrize("command", ["echo a\0b", "true " + "x" * 300_000])
+@pytest.mark.parametrize(
+    "command", ["echo a\0b", "true " + "x" * 300_000], ids=["with a null byte", "too long"]
+)
 async def test_a_command_that_the_kernel_refuses_has_failed_and_says_why(
     cluster: LocalCluster, reports: Reports, site: LocalSite, command: str
 ) -> None:
