@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cook_jupyter.errors import CookError, OutOfStep, SchedulerUnreachable
+from cook_jupyter.errors import CookError, InvalidRequest, OutOfStep, SchedulerUnreachable
 
 if TYPE_CHECKING:
     from cook_jupyter.api.auth import TokenAuthenticator
@@ -42,12 +42,15 @@ def cook_jupyter() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of ours are told in one line."""
+    """Run the command line; print an error of cook_jupyter in one line.
+
+    The exit status is 2 if the request is at fault, as for a wrong option, and 1 otherwise.
+    """
     try:
         cook_jupyter()
     except CookError as error:
         click.echo(f"cook-jupyter: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, InvalidRequest) else 1)
 
 
 @cook_jupyter.command()
@@ -228,7 +231,7 @@ def down(stop_work: bool) -> None:
 @click.option("--hosts", type=click.Path(path_type=Path), help="Hosts to replay them on: Cook's, JSON.")
 @click.option("--config", type=click.Path(path_type=Path), help="Cook's simulator configuration, EDN.")
 @click.option(
-    "--scenario", help="Instead of a trace, make a workload up: office, one-hog, bursts, steady ..."
+    "--scenario", help="Generate a workload instead of reading a trace: office, one-hog, bursts, steady ..."
 )
 @click.option("--jobs", type=int, default=10_000, show_default=True, help="Jobs of the scenario.")
 @click.option("--users", type=int, default=20, show_default=True, help="Users of the scenario.")
@@ -255,27 +258,37 @@ def simulate(
     scenario: str | None,
     policies: tuple[str, ...],
     cycle_step_ms: int | None,
-    out: Path | None,
     **options: Any,
 ) -> None:
     """Run a trace through the real scheduler, on simulated hosts and faster than real time."""
     from dataclasses import replace
 
-    from cook_jupyter.simulation.command import Made, run_policies, work_of
+    from cook_jupyter.simulation import command
 
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         click.echo(line, err=True)
 
-    report, summary = options["report"], options["summary"]
-    if out is None and report is None and not summary:
-        raise click.UsageError("say what is wanted of the simulation: --out, --report or --summary")
-    sizes = {name: options[name] for name in ("jobs", "users", "seed", "keep")}
-    made = None if scenario is None else Made(scenario=scenario, hosts=options["host_count"], **sizes)
-    work = work_of(trace, hosts, config, made, say)
+    sizes = {name: options[name] for name in ("jobs", "users", "seed")}
+    workload = None
+    if scenario is not None:
+        workload = command.WorkloadSpec(scenario=scenario, hosts=options["host_count"], **sizes)
+    elif options["keep"]:
+        raise InvalidRequest("--keep writes a generated workload; give --scenario with it")
+    chosen = command.policies_named(policies)
+    work = command.load_input(trace, hosts, config, workload, report)
     if cycle_step_ms is not None:
         work = replace(work, config=replace(work.config, cycle_step_ms=cycle_step_ms))
-    text = run_policies(
-        work, policies, out=out, report=report, summary=summary, until_done=options["until_done"], say=say
-    )
-    if text:
-        click.echo(text)
+    if not (options["out"] or options["report"] or options["summary"]):
+        raise click.UsageError("specify at least one of --out, --report or --summary")
+    targets = command.Targets(out=options["out"], report=options["report"], keep=options["keep"])
+    targets.check(chosen, (trace, hosts, config))
+    try:
+        if targets.keep is not None:
+            command.keep_workload(work, targets.keep, with_config=config is None)
+        text = command.run_policies(
+            work, chosen, targets, summary=options["summary"], until_done=options["until_done"], report=report
+        )
+        if text:
+            click.echo(text)
+    except OSError as error:
+        raise click.ClickException(f"the results cannot be written: {error}") from error

@@ -4,18 +4,23 @@ Lives here: what is known of a run (`Run`), how its users fared (`UserFigures`),
 (`Timeline`), and all of it (`RunFigures`). Not here: Cook's own measures (`simulation.measures`), the page
 that shows the figures (`simulation.report`).
 
-A job that never started has no row. It counts here all the same, with the time it waited up to the end of the
-run: else a policy would look the better the more jobs it left waiting.
+A job that never started has no row. It counts here all the same, as one that did not start in time: else a
+policy would look the better the more jobs it left waiting. Jobs that were refused or removed did not wait.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from cook_jupyter.model import lifecycle
+from cook_jupyter.model.instance import Instance, InstanceStatus
+from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import DEFAULT_USER, UNLIMITED, LimitName
-from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT
+from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, REASONS, FreeFailures, ReasonName
+from cook_jupyter.simulation.config import POOL, SimConfig
 from cook_jupyter.simulation.measures import (
     HOUR_MS,
     Floats,
@@ -28,8 +33,10 @@ from cook_jupyter.simulation.measures import (
     last_of_jobs,
     measure,
     sampled,
+    shifted,
     water_level,
 )
+from cook_jupyter.simulation.replay import Outcome
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 
 _MOST_TICKS: Final = 2000  # of a timeline; a longer run is looked at every few cycles
@@ -46,7 +53,11 @@ class Run:
         shares: by user and resource (Cook's names); what somebody has not is taken from the user `default`.
         cycle_ms: simulated time from one cycle to the next.
         trace: the jobs that were submitted; without it, those that never started cannot be known.
-        mea_culpa_limit: how many preemptions cost a job no attempt.
+        mea_culpa_limit, mea_culpa_limits: failures that are the system's fault and cost a job no attempt: of
+            any reason, of named ones.
+        end_ms: the clock when the run ended, on the scale of the rows; None stands for their last end.
+        refused, removed, fitting_no_host: jobs that could never start, each with the reason: see
+            `replay.Outcome`. The first two kinds do not wait.
     """
 
     rows: Sequence[RunRow]
@@ -55,10 +66,39 @@ class Run:
     cycle_ms: int = 30_000
     trace: Sequence[TraceJob] = ()
     mea_culpa_limit: int = DEFAULT_MEA_CULPA_LIMIT
+    mea_culpa_limits: Mapping[ReasonName, int] = field(default_factory=dict)
+    end_ms: int | None = None
+    refused: Mapping[JobId, str] = field(default_factory=dict)
+    removed: Mapping[JobId, str] = field(default_factory=dict)
+    fitting_no_host: Mapping[JobId, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, outcome: Outcome, trace: Sequence[TraceJob], hosts: Sequence[SimHost], config: SimConfig
+    ) -> "Run":
+        """Return a simulated run, with all that is known of it."""
+        return cls(
+            rows=outcome.rows,
+            hosts=hosts,
+            shares=config.shares,
+            cycle_ms=config.cycle_step_ms,
+            trace=trace,
+            mea_culpa_limit=config.mea_culpa_limit,
+            mea_culpa_limits=config.mea_culpa_limits,
+            end_ms=outcome.end_ms,
+            refused=outcome.refused,
+            removed=outcome.removed,
+            fitting_no_host=outcome.fitting_no_host,
+        )
 
 
 class Waits(NamedTuple):
-    """How long jobs waited for their first start, in ms; NaN if there were none."""
+    """How long jobs waited for their first start, in ms; NaN if there were none.
+
+    Attributes:
+        median, p95: infinite if so many did not start within the run.
+        longest: of a job that never started, up to the end of the run.
+    """
 
     median: float
     p95: float
@@ -72,7 +112,7 @@ class UserFigures:
     Attributes:
         user: the name.
         jobs, never_started: how many were submitted; how many of them never started.
-        wait_ms: how long they waited for their first start; to the end, if they never did.
+        wait_ms: how long they waited for their first start.
         turnaround_ms: median, from submission to success; NaN if nothing succeeded.
         cpu_hours, lost_cpu_hours: what the instances held; what of it preemption threw away.
         preemptions: how many instances were stopped for somebody else.
@@ -99,6 +139,7 @@ class Timeline:
     Attributes:
         ticks_ms: when, since the first submission.
         step_ms: from one to the next.
+        end_ms: when the run ended.
         usage: what users held, in their shares: the larger of cpus and memory (their DRU).
         fair: what they would hold, in shares, were all hosts divided fairly among those who run or wait: all
             the same, but for those who desire less (dominant resource fairness).
@@ -110,6 +151,7 @@ class Timeline:
 
     ticks_ms: Floats
     step_ms: int
+    end_ms: int
     usage: Floats
     fair: Floats
     starved: Truths
@@ -125,22 +167,27 @@ class RunFigures:
     Attributes:
         name: of the run.
         users: how each fared, by name.
-        wait_ms: how long all jobs waited; `waits_ms` are all of them, ascending.
+        jobs: how many were submitted, but for those that were refused or removed.
+        wait_ms: how long all jobs waited; `waits_ms` are all of them, ascending, infinite for one that never
+            started.
         typical_wait_ms: the median of the users' medians: half of the users fare better, half worse.
         worst_wait_ms: the longest of the users' medians.
         turnaround_ms: median over all jobs that succeeded.
         never_started: jobs that never started.
         failed: jobs that started, did not succeed, and are not tried again.
+        refused, removed, fitting_no_host: how many jobs could never start, by reason: see `Run`.
+        examples: of each of these kinds that is not empty, the first job and the reason.
         cpu_hours, lost_cpu_hours, preemptions: as of users, all together.
         starved_hours: user hours in which somebody waited below his share.
         busy_while_waiting: part of the hosts that was held while somebody waited; NaN if nobody ever did.
-        end_ms: when the last instance ended, since the first submission.
+        end_ms: when the last instance ended, since the first submission; NaN if there was none.
         timeline: how things stood over time.
         measures: the figures of Cook's analysis package.
     """
 
     name: str
     users: tuple[UserFigures, ...]
+    jobs: int
     wait_ms: Waits
     waits_ms: Floats
     typical_wait_ms: float
@@ -148,12 +195,16 @@ class RunFigures:
     turnaround_ms: float
     never_started: int
     failed: int
+    refused: int
+    removed: int
+    fitting_no_host: int
+    examples: Mapping[str, str]
     cpu_hours: float
     lost_cpu_hours: float
     preemptions: int
     starved_hours: float
     busy_while_waiting: float
-    end_ms: int
+    end_ms: float
     timeline: Timeline
     measures: Measures
 
@@ -164,15 +215,24 @@ class RunFigures:
 
 
 def figures_of(name: str, run: Run) -> RunFigures:
-    """Work out the figures of a run."""
+    """Work out the figures of a run.
+
+    Raises:
+        ValueError: it has no hosts.
+    """
+    if not run.hosts:
+        raise ValueError(f"the run {name} has no hosts")
     of = instances(run.rows, [job.user for job in run.trace])
-    queue = _queue(of, run)
-    timeline = _timeline(of, queue, run)
+    measures = measure(of, run.cycle_ms)  # these count from the first row
+    of, end_ms = _since_first_submission(of, run)
+    queue = _queue(of, run, end_ms)
+    timeline = _timeline(of, queue, run, end_ms)
     tick_hours = timeline.step_ms / HOUR_MS
     jobs = job_times(of)
     never = queue.never_started
     user_of_wait = np.concatenate((jobs.user, queue.user[never]))
     waits = np.concatenate((jobs.wait_ms, (queue.until_ms - queue.since_ms)[never])).astype(np.float64)
+    started = np.arange(len(waits)) < len(jobs.user)
     held_hours = of.cpus * of.times.run_time_ms / HOUR_MS
 
     users = []
@@ -184,7 +244,7 @@ def figures_of(name: str, run: Run) -> RunFigures:
                 user=user,
                 jobs=int((user_of_wait == place).sum()),
                 never_started=int((queue.user[never] == place).sum()),
-                wait_ms=_waits(waits[user_of_wait == place]),
+                wait_ms=_waits(waits[user_of_wait == place], started[user_of_wait == place]),
                 turnaround_ms=_percentile(turnarounds, 50),
                 cpu_hours=float(held_hours[mine].sum()),
                 lost_cpu_hours=float(held_hours[mine & of.preempted].sum()),
@@ -199,22 +259,55 @@ def figures_of(name: str, run: Run) -> RunFigures:
     return RunFigures(
         name=name,
         users=tuple(users),
-        wait_ms=_waits(waits),
-        waits_ms=np.sort(waits),
+        jobs=len(waits),
+        wait_ms=_waits(waits, started),
+        waits_ms=np.sort(np.where(started, waits, np.inf)),
         typical_wait_ms=_percentile(medians, 50),
         worst_wait_ms=_percentile(medians, 100),
         turnaround_ms=_percentile(jobs.turnaround_ms[jobs.turnaround_ms >= 0], 50),
         never_started=int(never.sum()),
         failed=int(((jobs.turnaround_ms < 0) & ~of.running[last_of_jobs(of)]).sum()) - queue.again,
+        refused=len(run.refused),
+        removed=len(run.removed),
+        fitting_no_host=len(_fitting_no_host(run)),
+        examples={
+            kind: "{}: {}".format(*next(iter(jobs_and_reasons.items())))
+            for kind, jobs_and_reasons in (
+                ("refused", run.refused),
+                ("removed", run.removed),
+                ("fitting_no_host", _fitting_no_host(run)),
+            )
+            if jobs_and_reasons
+        },
         cpu_hours=float(held_hours.sum()),
         lost_cpu_hours=float(held_hours[of.preempted].sum()),
         preemptions=int(of.preempted.sum()),
         starved_hours=sum(user.starved_hours for user in users),
         busy_while_waiting=_mean(timeline.busy[somebody_waits]),
-        end_ms=_end_ms(of),
+        end_ms=float(of.times.end_ms.max()) if len(of) else float("nan"),
         timeline=timeline,
-        measures=measure(of, run.cycle_ms),
+        measures=measures,
     )
+
+
+def _fitting_no_host(run: Run) -> Mapping[JobId, str]:
+    """Return the jobs that wait for a host that is large enough."""
+    gone = run.refused.keys() | run.removed.keys()
+    return {job_id: why for job_id, why in run.fitting_no_host.items() if job_id not in gone}
+
+
+def _since_first_submission(of: Instances, run: Run) -> tuple[Instances, int]:
+    """Count times from the first submission of the trace, whose job may have no row; return the end, too."""
+    first_row = min(run.rows, key=attrgetter("submit_time_ms"), default=None)
+    later_ms = 0  # by how much the first job that has a row was submitted after the first job of all
+    if run.trace and first_row is not None:
+        submit_ms = {job.job_id: job.submit_ms for job in run.trace}
+        later_ms = submit_ms.get(first_row.job_id, run.trace[0].submit_ms) - run.trace[0].submit_ms
+    end_ms = int(of.times.end_ms.max()) + later_ms if len(of) else 0
+    if run.end_ms is not None and (first_row is not None or run.trace):
+        origin_ms = run.trace[0].submit_ms if first_row is None else first_row.submit_time_ms - later_ms
+        end_ms = max(end_ms, run.end_ms - origin_ms)
+    return (shifted(of, later_ms) if later_ms else of), end_ms
 
 
 class _Queue(NamedTuple):
@@ -226,14 +319,15 @@ class _Queue(NamedTuple):
     cpus: Floats
     mem_mb: Floats
     never_started: Truths
-    again: int  # jobs that were preempted last and are to start again
+    again: int  # jobs whose last instance failed and that wait for another
 
 
-def _queue(of: Instances, run: Run) -> _Queue:
-    """All waiting: before each instance, after a last one that was preempted, of jobs that never started."""
+def _queue(of: Instances, run: Run, end_ms: int) -> _Queue:
+    """Return all waiting: before each instance, after a last one that failed, of jobs that never started."""
     place_of = {user: place for place, user in enumerate(of.users)}
     started = {row.job_id for row in run.rows}
-    never = [job for job in run.trace if job.job_id not in started]
+    gone = started | run.refused.keys() | run.removed.keys()
+    never = [job for job in run.trace if job.job_id not in gone]
     first_ms = run.trace[0].submit_ms if run.trace else 0
     again = _again(of, run)
     since = np.concatenate(
@@ -243,7 +337,7 @@ def _queue(of: Instances, run: Run) -> _Queue:
             np.array([job.submit_ms - first_ms for job in never], dtype=np.int64),
         )
     )
-    until = np.full(len(since), max(_end_ms(of), int(since.max()) if len(since) else 0))
+    until = np.full(len(since), max(end_ms, int(since.max()) if len(since) else 0))
     until[: len(of)] = of.times.start_ms
     never_started = np.zeros(len(since), dtype=np.bool_)
     never_started[len(since) - len(never) :] = True
@@ -261,24 +355,74 @@ def _queue(of: Instances, run: Run) -> _Queue:
 
 
 def _again(of: Instances, run: Run) -> Ints:
-    """The places of instances that were preempted as their job's last, with attempts left to it."""
-    last = last_of_jobs(of)
-    preempted = last[of.preempted[last]].tolist()
-    ids = {run.rows[place].job_id for place in preempted}
-    retries = {job.job_id: job.max_retries for job in run.trace if job.job_id in ids} if ids else {}
-    preemptions = np.bincount(of.job[of.preempted], minlength=len(of))
+    """Return the places of the last instances of jobs that wait for another, by the rule of `lifecycle`."""
+    ended = np.flatnonzero(~of.running & ~of.success)
+    candidates = np.intersect1d(last_of_jobs(of), ended)
+    if not len(candidates):
+        return np.zeros(0, dtype=np.int64)
+    by_job: dict[int, list[RunRow]] = {}
+    wanted = np.isin(of.job, of.job[candidates])
+    for place in np.flatnonzero(wanted).tolist():
+        by_job.setdefault(int(of.job[place]), []).append(run.rows[place])
+    job_ids = {rows[0].job_id for rows in by_job.values()}
+    submitted = {job.job_id: job for job in run.trace if job.job_id in job_ids}
+    free = FreeFailures(default=run.mea_culpa_limit, by_reason=run.mea_culpa_limits)
     return np.array(
         [
             place
-            for place in preempted
-            if preemptions[of.job[place]] < run.mea_culpa_limit + retries.get(run.rows[place].job_id, 1)
+            for place in candidates.tolist()
+            if _waits_again(by_job[int(of.job[place])], submitted.get(run.rows[place].job_id), free)
         ],
         dtype=np.int64,
     )
 
 
-def _timeline(of: Instances, queue: _Queue, run: Run) -> Timeline:
-    end_ms = _end_ms(of)
+_REASON_NAMES: Final[Mapping[str, ReasonName]] = {reason.sentence: name for name, reason in REASONS.items()}
+
+
+def _waits_again(rows: Sequence[RunRow], submitted: TraceJob | None, free: FreeFailures) -> bool:
+    """Return whether a job with these instances waits for another one.
+
+    Args:
+        rows: all instances of the job.
+        submitted: the job as it was submitted; None if that is not known: then it has a single attempt.
+        free: the failures that cost no attempt.
+    """
+    first = rows[0]
+    max_retries = 1 if submitted is None else submitted.max_retries
+    job = Job(
+        spec=JobSpec(
+            job_id=first.job_id,
+            user=first.user,
+            command="",
+            pool=POOL,
+            cpus=first.cpus,
+            mem_mb=first.mem,
+            max_retries=max_retries,
+            disable_mea_culpa_retries=submitted is not None and submitted.disable_mea_culpa_retries,
+        ),
+        seq=1,
+        state=JobState.RUNNING,
+        submitted_ms=first.submit_time_ms,
+        last_waiting_ms=first.submit_time_ms,
+        max_retries=max_retries,
+        instances=tuple(
+            Instance(
+                instance_id=row.instance_id,
+                job_id=row.job_id,
+                status=InstanceStatus(row.status),
+                host=row.hostname,
+                cluster="",
+                started_ms=row.start_time_ms,
+                reason=_REASON_NAMES.get(row.reason),
+            )
+            for row in rows
+        ),
+    )
+    return lifecycle.state_of(job, free=free) is JobState.WAITING
+
+
+def _timeline(of: Instances, queue: _Queue, run: Run, end_ms: int) -> Timeline:
     step_ms = run.cycle_ms * (1 + end_ms // run.cycle_ms // _MOST_TICKS)
     # Jobs come and start as a cycle begins: in its middle all is as it left it.
     ticks = np.arange(run.cycle_ms / 2, max(end_ms, run.cycle_ms), step_ms)
@@ -307,6 +451,7 @@ def _timeline(of: Instances, queue: _Queue, run: Run) -> Timeline:
     return Timeline(
         ticks_ms=ticks,
         step_ms=step_ms,
+        end_ms=end_ms,
         usage=usage,
         fair=np.minimum(wanted, level),
         starved=waits & below_share,
@@ -326,13 +471,15 @@ def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _end_ms(of: Instances) -> int:
-    return int(of.times.end_ms.max()) if len(of) else 0
-
-
-def _waits(values: Floats) -> Waits:
-    return Waits(*(_percentile(values, percent) for percent in (50, 95, 100)))
+def _waits(values: Floats, started: Truths) -> Waits:
+    """Return the figures of waits; that of a job that never started is the time up to the end of the run."""
+    until_start = np.where(started, values, np.inf)
+    return Waits(_percentile(until_start, 50), _percentile(until_start, 95), _percentile(values, 100))
 
 
 def _percentile(values: Floats | Ints, percent: float) -> float:
-    return float(np.percentile(values, percent)) if len(values) else float("nan")
+    """Return a percentile, between two values in proportion; infinite if the upper one is."""
+    if not len(values):
+        return float("nan")
+    upper = np.percentile(values, percent, method="higher")
+    return float(upper if np.isinf(upper) else np.percentile(values, percent))

@@ -11,7 +11,7 @@ Source: Cook's `simulator_files/analysis`, as told in the fair-share specificati
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -125,6 +125,21 @@ def instances(rows: Sequence[RunRow], users: Sequence[str] = ()) -> Instances:
         success=np.array([row.status == "success" for row in rows], dtype=np.bool_),
         preempted=np.array([row.reason == preempted for row in rows], dtype=np.bool_),
         running=np.array([row.status in {"running", "unknown"} for row in rows], dtype=np.bool_),
+    )
+
+
+def shifted(of: Instances, by_ms: int) -> Instances:
+    """Return the instances with all times later by some ms."""
+    moved = of.times
+    return replace(
+        of,
+        times=moved._replace(
+            submit_ms=moved.submit_ms + by_ms,
+            start_ms=moved.start_ms + by_ms,
+            mesos_start_ms=moved.mesos_start_ms + by_ms,
+            end_ms=moved.end_ms + by_ms,
+        ),
+        queued_ms=of.queued_ms + by_ms,
     )
 
 

@@ -15,6 +15,7 @@ from cook_jupyter.model.limits import SHARE_NAMES, UNLIMITED, LimitEntry, LimitK
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.policies import PlacementSettings, RateSettings, RebalancerSettings
+from cook_jupyter.simulation.checks import is_positive
 from cook_jupyter.simulation.config import POOL, SimConfig
 from cook_jupyter.simulation.traces import SimHost, TraceJob
 
@@ -83,7 +84,7 @@ def policy_named(name: str) -> Policy:
         times = float(factor)
     except ValueError:
         times = 0.0
-    if policy.quota_factor is None or times <= 0:
+    if policy.quota_factor is None or not is_positive(times):
         raise InvalidRequest(f"policy {name!r}: only `quota` takes a factor, and it is a number above zero")
     return replace(policy, name=name, quota_factor=times)
 

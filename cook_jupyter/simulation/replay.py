@@ -31,13 +31,15 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import NON_ZERO_EXIT, REASONS, ReasonName
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.offensive import offence
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles import match_all, rebalance_all
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.updates import Updates
+from cook_jupyter.simulation.checks import check_hosts, check_trace, fitting_no_host
 from cook_jupyter.simulation.config import POOL, SimConfig
 from cook_jupyter.simulation.policies import Policy, limits_of, policy_named, settings_of
-from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob, check_trace
+from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 from cook_jupyter.store.memory import MemoryStore
 
 _job_spec = maker(JobSpec)
@@ -78,6 +80,9 @@ class Outcome:
         cycles: all cycles, in order.
         end_ms: the clock at the end: when what still ran was written down.
         refused: jobs that were not accepted, and why.
+        removed: jobs that were accepted and then ended, as they ask for more than any job may; and why.
+        fitting_no_host: jobs that no host could ever run, and why; those among them that are neither refused
+            nor removed wait to the end.
         waiting: how many accepted jobs wait at the end; those without instance have no row.
     """
 
@@ -86,6 +91,8 @@ class Outcome:
     cycles: Sequence[Cycle]
     end_ms: int
     refused: Mapping[JobId, str] = field(default_factory=dict)
+    removed: Mapping[JobId, str] = field(default_factory=dict)
+    fitting_no_host: Mapping[JobId, str] = field(default_factory=dict)
     waiting: int = 0
 
 
@@ -99,7 +106,7 @@ def simulate(
     until_done: bool = False,
     progress: Callable[[Cycle], None] | None = None,
 ) -> Outcome:
-    """Run a trace and tell what became of it. May be called where an event loop runs, as in a notebook.
+    """Run a trace and return what became of it. May be called where an event loop runs, as in a notebook.
 
     Args:
         trace: jobs in order of submission, each id once.
@@ -112,11 +119,13 @@ def simulate(
         progress: called after each cycle.
 
     Raises:
-        InvalidRequest: the trace is empty or not in order, or there are no hosts.
+        InvalidRequest: the trace is empty, not in order or has an impossible value; so have the hosts.
+        OutOfStep: the scheduler's memory could not follow one of its commits; the run is worth nothing.
     """
     if not trace or not hosts:
         raise InvalidRequest("a simulation wants at least one job and one host")
     check_trace(trace)
+    check_hosts(hosts)
     replay = _Replay(
         trace,
         hosts,
@@ -162,9 +171,10 @@ class _Replay:
         self._jobs = {job.job_id: job for job in trace}
         self._submitted_ms: dict[JobId, int] = {}
         self._refused: dict[JobId, str] = {}
+        self._removed: dict[JobId, str] = {}
         self._clock = ManualClock(trace[0].submit_ms)
         settings = settings_of(policy, config)
-        self._largest = (settings.max_cpus, settings.max_mem_mb)
+        self._max_cpus, self._max_mem_mb = settings.max_cpus, settings.max_mem_mb
         self._preempts = settings.rebalancer.enabled
         self._ranked_for_rebalancer = settings.max_considered + (settings.rebalancer.max_preemption or 0)
         self._cluster = SimulatedCluster(
@@ -200,7 +210,8 @@ class _Replay:
             first = at
             while at < len(trace) and trace[at].submit_ms <= now_ms:
                 at += 1
-            offensive = await self._submit(trace[first:at])
+            await self._submit(trace[first:at])
+            offensive = list(self._scheduler.queues.offensive)
             self._clock.advance(1)
             ended = await self._cluster.turn()
             self._clock.advance(1)  # the queue is ranked; the optimizer, which does nothing, is called
@@ -210,6 +221,7 @@ class _Replay:
             ranked = self._scheduler.queues.ranked(POOL, self._ranked_for_rebalancer) if rebalances else ()
             launched = await match_all(self._scheduler)
             if offensive:  # Cook ends them in the background, once a ranking has met them
+                self._removed.update((job_id, self._why_removed(job_id)) for job_id in offensive)
                 await self._scheduler.kill_jobs(offensive)
             preempted = 0
             if rebalances:
@@ -227,6 +239,7 @@ class _Replay:
                 running=len(self._cluster.tasks),
             )
             cycles.append(cycle)
+            self._store.require_in_step()
             if progress is not None:
                 progress(cycle)
             idle_ms = 0 if cycle.running else idle_ms + config.cycle_step_ms
@@ -236,12 +249,15 @@ class _Replay:
                 break
             now_ms += config.cycle_step_ms
         await self._cluster.tell_running()
+        self._store.require_in_step()
         return Outcome(
             policy=self._policy.name,
             rows=await self._rows(),
             cycles=cycles,
             end_ms=self._clock.now_ms(),
             refused=self._refused,
+            removed=self._removed,
+            fitting_no_host=fitting_no_host(trace, self._hosts),
             waiting=self._scheduler.waiting_count(),
         )
 
@@ -251,14 +267,14 @@ class _Replay:
         await self._scheduler.recover()
         await self._cluster.start(Updates(self._scheduler), [])
 
-    async def _submit(self, jobs: Sequence[TraceJob]) -> list[JobId]:
-        """Submit jobs, each a millisecond after the one before; returns those larger than any may be.
+    async def _submit(self, jobs: Sequence[TraceJob]) -> None:
+        """Submit jobs, each a millisecond after the one before.
 
         They go in at once, as their times decide nothing: their order does. What is written down as a
         job's time of submission is its own millisecond.
         """
         if not jobs:
-            return []
+            return
         begin_ms = self._clock.now_ms() + 1
         self._submitted_ms.update((job.job_id, begin_ms + number) for number, job in enumerate(jobs))
         self._clock.advance(len(jobs))
@@ -271,12 +287,17 @@ class _Replay:
                     await self._scheduler.submit([spec], override_group_immutability=True)
                 except QuotaExceeded as error:
                     self._refused[spec.job_id] = str(error)
-        cpus, mem_mb = self._largest
-        return [
-            job.job_id
-            for job in jobs
-            if (job.cpus > cpus or job.mem_mb > mem_mb) and job.job_id not in self._refused
-        ]
+
+    def _why_removed(self, job_id: JobId) -> str:
+        job = self._jobs[job_id]
+        requested = Resources(cpus=job.cpus, mem_mb=job.mem_mb)
+        excess = offence(requested, max_cpus=self._max_cpus, max_mem_mb=self._max_mem_mb)
+        units = {"cpus": "cpus", "mem": "MB"}
+        return "; ".join(
+            f"it asks for {amounts['usage']:g} {units[name]}, and no job may have more than"
+            f" {amounts['limit']:g}"
+            for name, amounts in excess.items()
+        )
 
     def _ending(self, spec: JobSpec) -> Ending:
         job = self._jobs[spec.job_id]

@@ -30,13 +30,17 @@ from cook_jupyter.simulation.charts import (
 )
 from cook_jupyter.simulation.comparison import Run, RunFigures, UserFigures, figures_of
 from cook_jupyter.simulation.measures import HOUR_MS
+from cook_jupyter.simulation.outputs import write_text
 from cook_jupyter.simulation.summary import (
-    SELDOM,
     SUMMARY,
+    amount,
     as_json,
     as_text,
+    count,
     headline,
     in_words,
+    is_shown,
+    notes,
     percent,
     price,
 )
@@ -73,26 +77,29 @@ def write_report(runs: Mapping[str, Run], folder: Path) -> Path:
         The page, report.html.
 
     Raises:
-        ValueError: there is no run.
+        ValueError: there is no run, or one without hosts.
     """
     if not runs:
         raise ValueError("a report wants at least one run")
     figures = [figures_of(name, run) for name, run in runs.items()]
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    page.write_text(as_page(figures, workload_in_words(runs)), encoding="utf-8")
-    (folder / "report.txt").write_text(as_text(figures), encoding="utf-8")
-    (folder / "report.json").write_text(json.dumps(as_json(figures), indent=1), encoding="utf-8")
+    write_text(page, as_page(figures, workload_in_words(runs)))
+    write_text(folder / "report.txt", as_text(figures))
+    write_text(folder / "report.json", json.dumps(as_json(figures), indent=1, allow_nan=False))
     return page
 
 
 def workload_in_words(runs: Mapping[str, Run]) -> str:
-    """What was run, in a line."""
+    """Return what was run, in a line."""
     run = next(iter(runs.values()))
     jobs = {job.job_id for job in run.trace} | {row.job_id for row in run.rows}
     users = {job.user for job in run.trace} | {row.user for row in run.rows}
     cpus = sum(host.cpus for host in run.hosts)
-    return f"{len(jobs):,} jobs of {len(users):,} users on {len(run.hosts):,} hosts with {cpus:,.0f} cpus"
+    return (
+        f"{count(len(jobs), 'job')} of {count(len(users), 'user')}"
+        f" on {count(len(run.hosts), 'host')} with {count(cpus, 'cpu')}"
+    )
 
 
 def as_page(figures: Sequence[RunFigures], workload: str) -> str:
@@ -138,7 +145,9 @@ def as_page(figures: Sequence[RunFigures], workload: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text(encoding='utf-8')}</style></head>\n"
         f'<body><main><header><p class="workload">{escape(workload)}</p><h1>{escape(headline(figures))}</h1>'
-        f'<p class="price">{escape(price(figures).replace(" %", chr(160) + "%"))}</p></header>\n'
+        f'<p class="price">{escape(price(figures).replace(" %", chr(160) + "%"))}</p>'
+        + "".join(f'<p class="price">{escape(note)}</p>' for note in notes(figures))
+        + "</header>\n"
         + "\n".join(sections)
         + "\n</main></body></html>\n"
     )
@@ -154,11 +163,15 @@ def _section(title: str, about: str, inside: str) -> str:
 
 
 def _each(figures: Sequence[RunFigures], draw: Callable[[RunFigures], str]) -> str:
-    """The same chart for each run, one below the other."""
+    """Draw the same chart for each run, one below the other."""
     shown_ms = _time_axis(figures).high
+
+    def tail(run: RunFigures) -> str:
+        end_ms = run.timeline.end_ms
+        return f"goes on until {in_words(end_ms)}" if end_ms > shown_ms else ""
+
     return "".join(
-        f'<h3 class="{_css(number)}"><i></i>{escape(run.name)}<small>'
-        f"{f'goes on until {in_words(run.end_ms)}' if run.end_ms > shown_ms else ''}</small></h3>{draw(run)}"
+        f'<h3 class="{_css(number)}"><i></i>{escape(run.name)}<small>{tail(run)}</small></h3>{draw(run)}'
         for number, run in enumerate(figures)
     )
 
@@ -170,7 +183,7 @@ def _summary(figures: Sequence[RunFigures]) -> str:
     body = []
     for line in SUMMARY:
         values = [float(line.value(run)) for run in figures]
-        if line.name in SELDOM and not any(values):
+        if not is_shown(line, figures):
             continue
         words = [line.words(value) for value in values]
         known = [value for value in values if not math.isnan(value)]
@@ -181,7 +194,7 @@ def _summary(figures: Sequence[RunFigures]) -> str:
 
 
 def _wait_axis(figures: Sequence[RunFigures]) -> Axis:
-    longest = max((run.wait_ms.longest for run in figures if len(run.waits_ms)), default=0.0)
+    longest = max((run.wait_ms.longest for run in figures if run.jobs), default=0.0)
     low, high = 30_000.0, max(longest, 600_000.0)
     axis = Axis(low=low, high=high, log=True)
     ticks = tuple(
@@ -211,7 +224,10 @@ def _chosen(figures: Sequence[RunFigures]) -> list[str]:
 
     def differs(user: str) -> float:
         medians = [
-            one.wait_ms.median for run in figures for one in run.users if one.user == user and one.jobs
+            min(one.wait_ms.median, one.wait_ms.longest)  # the median is infinite if half never started
+            for run in figures
+            for one in run.users
+            if one.user == user and one.jobs
         ]
         return max(medians, default=0.0) - (min(medians, default=0.0) if len(figures) > 1 else 0.0)
 
@@ -246,13 +262,14 @@ def _who_waits(figures: Sequence[RunFigures]) -> str:
 
 def _range(run: str, css: str, user: UserFigures) -> Range:
     says = (
-        f"{run}: {user.user} waits {in_words(user.wait_ms.median)}, 95 % within {in_words(user.wait_ms.p95)}"
+        f"{run}: half of the jobs of {user.user} start {in_words(user.wait_ms.median)},"
+        f" 95 % {in_words(user.wait_ms.p95)}"
     )
     return Range(css, user.wait_ms.median, user.wait_ms.p95, says)
 
 
 def _time_axis(figures: Sequence[RunFigures]) -> Axis:
-    ends = [run.end_ms for run in figures]
+    ends = [run.timeline.end_ms for run in figures]
     high = float(min(max(ends), 2 * min(ends))) or 1.0  # a long tail must not squeeze all the rest
     spans = (
         *(hours * HOUR_MS for hours in (0.25, 0.5, 1, 2, 4, 8, 24)),
@@ -280,7 +297,7 @@ def _usage(run: RunFigures, time: Axis) -> str:
     _, fair = _binned(run, run.timeline.fair)
     ratio = np.divide(usage, fair, out=np.full(usage.shape, np.inf), where=fair > 0)
     kinds = np.where((usage <= 0) & (fair <= 0), -1, np.digitize(ratio, _EDGES)).astype(np.int64)
-    ended = np.append(at, run.end_ms)  # blank after the end
+    ended = np.append(at, run.timeline.end_ms)  # blank after the end
     return cells(
         np.vstack((kinds, np.full((1, kinds.shape[1]), -1))).T, [one.user for one in run.users], ended, time
     )
@@ -288,7 +305,7 @@ def _usage(run: RunFigures, time: Axis) -> str:
 
 def _states(run: RunFigures, figures: Sequence[RunFigures], time: Axis) -> str:
     most = max(len(one.users) for one in figures) or 1
-    y = Axis(low=0.0, high=float(most), ticks=((0.0, "0"), (float(most), f"{most} users")))
+    y = Axis(low=0.0, high=float(most), ticks=((0.0, "0"), (float(most), count(most, "user"))))
     at, starved = _binned(run, run.timeline.starved.sum(axis=1))
     _, hungry = _binned(run, run.timeline.hungry.sum(axis=1))
     _, satisfied = _binned(run, run.timeline.satisfied.sum(axis=1))
@@ -296,7 +313,7 @@ def _states(run: RunFigures, figures: Sequence[RunFigures], time: Axis) -> str:
         Band(name, css, np.append(adds, 0.0))
         for (name, css), adds in zip(_STATES, (starved, hungry, satisfied), strict=True)
     ]
-    return bands(stacked, np.append(at, run.end_ms), time, y)
+    return bands(stacked, np.append(at, run.timeline.end_ms), time, y)
 
 
 def _work(figures: Sequence[RunFigures]) -> str:
@@ -308,7 +325,10 @@ def _work(figures: Sequence[RunFigures]) -> str:
             f'<i class="{css}" style="width:{100 * hours / most:.2f}%"></i>'
             for css, hours in (("kept", kept), ("lost", run.lost_cpu_hours))
         )
-        said = f"{run.cpu_hours:,.0f} h, of them {run.lost_cpu_hours:,.1f} h ({percent(run.lost_part)}) lost"
+        said = (
+            f"{amount(run.cpu_hours, 0)} h, of them {amount(run.lost_cpu_hours)} h"
+            f" ({percent(run.lost_part)}) lost"
+        )
         rows.append(
             f'<div class="row"><span class="name">{escape(run.name)}</span><div class="track">{parts}</div>'
             f'<span class="said">{said}</span></div>'
@@ -338,12 +358,12 @@ def _users(figures: Sequence[RunFigures]) -> str:
             if one is None:
                 continue
             told = (
-                f"{one.jobs:,}",
+                amount(one.jobs, 0),
                 *(in_words(span) for span in (*one.wait_ms, one.turnaround_ms)),
-                f"{one.cpu_hours:,.1f}",
-                f"{one.lost_cpu_hours:,.1f}",
-                f"{one.preemptions:,}",
-                f"{one.starved_hours:,.1f}",
+                amount(one.cpu_hours),
+                amount(one.lost_cpu_hours),
+                amount(one.preemptions, 0),
+                amount(one.starved_hours),
             )
             body.append(
                 f'<tr><th>{escape(user)}</th><th class="{_css(number)}"><i></i>{escape(run.name)}</th>'

@@ -2,7 +2,8 @@
 
 Lives here: `TraceJob`, `SimHost` and `RunRow`, and Cook's formats of them, read and written: two lists in
 JSON and a CSV.
-Not here: the configuration (`simulation.config`), what becomes of the jobs (`simulation.replay`).
+Not here: the configuration (`simulation.config`), which values are refused (`simulation.checks`), what
+becomes of the jobs (`simulation.replay`).
 
 The values are named tuples and not dataclasses: there are a million of each in a large run.
 
@@ -10,7 +11,7 @@ Source: Cook's simulator, as told in the fair-share specification, section 12.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeVar
@@ -19,7 +20,9 @@ import msgspec
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.instance import TaskState
-from cook_jupyter.model.job import DEFAULT_PRIORITY
+from cook_jupyter.model.job import DEFAULT_PRIORITY, UNLIMITED_RUNTIME_MS
+from cook_jupyter.simulation.checks import check_hosts, check_trace, whole
+from cook_jupyter.simulation.outputs import replacing, write_bytes
 
 DEFAULT_MAX_RUNTIME_MS: Final = 7 * 24 * 3600 * 1000
 TraceStatus = Literal["finished", "failed", "killed", "lost", "error"]
@@ -131,15 +134,16 @@ class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 _CPUS: Final = "resource.type/cpus"
 _MEM: Final = "resource.type/mem"
 _GPUS: Final = "resource.type/gpus"
+_RESOURCES: Final = (_CPUS, _MEM, _GPUS)
 _DEFAULTS: Final = TraceJob._field_defaults
 
 
 def read_trace(path: Path) -> list[TraceJob]:
-    """Read a trace. Keys that mean nothing here (job/command, say) are passed over.
+    """Read a trace. Keys that have no meaning here (job/command, for instance) are passed over.
 
     Raises:
-        InvalidRequest: the file cannot be read, is no trace, is not in order of submit-time-ms, or names a
-            job twice.
+        InvalidRequest: the file cannot be read, is no trace, has a job with an impossible value, is not in
+            order of submit-time-ms, or names a job twice.
     """
     entries = _decoded(path, list[_Entry], "a trace")
     trace = [_job_of(entry, f"job {number} of the trace {path}") for number, entry in enumerate(entries)]
@@ -147,37 +151,24 @@ def read_trace(path: Path) -> list[TraceJob]:
     return trace
 
 
-def check_trace(trace: Sequence[TraceJob], name: str = "given") -> None:
-    """Check what a simulation relies on.
-
-    Raises:
-        InvalidRequest: jobs are not in order of submission, or one is there twice.
-    """
-    before: TraceJob | None = None
-    for number, job in enumerate(trace):
-        if before is not None and job.submit_ms < before.submit_ms:
-            raise InvalidRequest(
-                f"the trace {name} is not sorted by submit-time-ms: job {number} ({job.job_id}) was"
-                f" submitted at {job.submit_ms}, the one before it at {before.submit_ms}; sort the list"
-            )
-        before = job
-    if len({job.job_id for job in trace}) < len(trace):
-        seen: set[str] = set()
-        twice = next(job.job_id for job in trace if job.job_id in seen or seen.add(job.job_id))  # type: ignore[func-returns-value]
-        raise InvalidRequest(f"the trace {name} has job {twice} twice; each needs a job/uuid of its own")
-
-
 def write_trace(path: Path, trace: Iterable[TraceJob]) -> None:
     """Write a trace that Cook's simulator can read, too."""
-    path.write_bytes(msgspec.json.encode([_entry_of(job) for job in trace]))
+    write_bytes(path, msgspec.json.encode([_entry_of(job) for job in trace]))
 
 
 def _job_of(entry: _Entry, place: str) -> TraceJob:
-    amounts = {_CPUS: 0.0, _MEM: 0.0, _GPUS: 0.0}
+    place = f"{place} ({entry.job_id})"
+    amounts = {_GPUS: 0.0}
+    named = [resource.type for resource in entry.resources]
     for resource in entry.resources:
-        if resource.type not in amounts:
-            raise InvalidRequest(f"{place} asks for {resource.type!r}; known are {', '.join(amounts)}")
+        if resource.type not in _RESOURCES:
+            raise InvalidRequest(f"{place} asks for {resource.type!r}; known are {', '.join(_RESOURCES)}")
+        if named.count(resource.type) > 1:
+            raise InvalidRequest(f"{place} asks for {resource.type} twice")
         amounts[resource.type] = resource.amount
+    for kind in (_CPUS, _MEM):
+        if kind not in amounts:
+            raise InvalidRequest(f"{place} asks for no {kind}; every job needs cpus and memory")
     return TraceJob(
         job_id=entry.job_id,
         user=entry.user,
@@ -185,13 +176,15 @@ def _job_of(entry: _Entry, place: str) -> TraceJob:
         run_time_ms=int(entry.run_time_ms),
         cpus=amounts[_CPUS],
         mem_mb=amounts[_MEM],
-        gpus=int(amounts[_GPUS]),
+        gpus=whole(amounts[_GPUS], f"{place}: {_GPUS}"),
         status=TaskState.FINISHED if entry.status is None else TaskState(entry.status),
         max_retries=entry.max_retries,
         priority=entry.priority,
         name=_DEFAULTS["name"] if entry.name is None else entry.name,
         group=entry.group,
-        max_runtime_ms=DEFAULT_MAX_RUNTIME_MS if entry.max_runtime is None else int(entry.max_runtime),
+        max_runtime_ms=DEFAULT_MAX_RUNTIME_MS
+        if entry.max_runtime is None
+        else min(int(entry.max_runtime), UNLIMITED_RUNTIME_MS),  # as a float the largest is 1 above it
         expected_runtime_ms=None if entry.expected_runtime is None else int(entry.expected_runtime),
         disable_mea_culpa_retries=entry.disable_mea_culpa_retries,
     )
@@ -247,27 +240,32 @@ def read_hosts(path: Path) -> list[SimHost]:
     """Read hosts.
 
     Raises:
-        InvalidRequest: the file cannot be read, is no list of hosts, is empty, or names one twice.
+        InvalidRequest: the file cannot be read, is no list of hosts, is empty, has a host with an impossible
+            value, or names one twice.
     """
     hosts = [
         SimHost(
             hostname=entry.hostname,
-            cpus=sum(entry.resources.cpus.values()),
-            mem_mb=sum(entry.resources.mem.values()),
-            gpus=sum(entry.resources.gpus.values()),
+            cpus=_sum_of_roles(entry, "cpus", path),
+            mem_mb=_sum_of_roles(entry, "mem", path),
+            gpus=_sum_of_roles(entry, "gpus", path),
             ports=tuple((r.begin, r.end) for ranges in entry.resources.ports.values() for r in ranges),
             attributes={name: str(value) for name, value in (entry.attributes or {}).items()},
             slave_id=entry.slave_id,
         )
         for entry in _decoded(path, list[_HostEntry], "a list of hosts")
     ]
-    names = [host.hostname for host in hosts]
-    if not hosts:
-        raise InvalidRequest(f"{path} has no hosts; nothing could ever run")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequest(f"{path} has the host {twice} twice")
+    check_hosts(hosts, str(path))
     return hosts
+
+
+def _sum_of_roles(entry: _HostEntry, name: str, path: Path) -> float:
+    """Add up what all Mesos roles of a host have of a resource."""
+    amounts: dict[str, float] = getattr(entry.resources, name)
+    for role, amount in amounts.items():
+        if amount < 0:
+            raise InvalidRequest(f"host {entry.hostname} of {path}: {name} of the role {role} is {amount:g}")
+    return sum(amounts.values())
 
 
 def write_hosts(path: Path, hosts: Iterable[SimHost]) -> None:
@@ -286,7 +284,7 @@ def write_hosts(path: Path, hosts: Iterable[SimHost]) -> None:
         )
         for host in hosts
     ]
-    path.write_bytes(msgspec.json.encode(entries))
+    write_bytes(path, msgspec.json.encode(entries))
 
 
 # --- rows
@@ -299,7 +297,7 @@ _STATUS: Final = ":instance.status/"
 def write_rows(path: Path, rows: Iterable[RunRow]) -> None:
     """Write the output of a run: a header, then one line per instance."""
     status = COLUMNS.index("status")
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows((*row[:status], _STATUS + row.status, *row[status + 1 :]) for row in rows)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cook_jupyter.model.limits import Share
+from cook_jupyter.simulation.checks import is_positive
 from cook_jupyter.simulation.traces import SimHost, TraceJob
 
 Ints = npt.NDArray[np.int64]
@@ -149,7 +150,7 @@ SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
             load=1.0,
         ),
         "office": Scenario(
-            about="Steady users, users with bursts, nightly runs and a few long jobs, as in any house.",
+            about="Steady users, users with bursts, nightly runs and a few long jobs, as at a typical site.",
             groups={
                 "bursts": Group(profile=BURSTS, users=0.3, jobs=0.35),
                 "long": Group(profile=LONG, users=0.1, jobs=0.01),
@@ -247,8 +248,10 @@ def generate(
             f"{scenario} wants at least {len(chosen.groups)} users and a job for each, "
             f"not {users} users and {jobs} jobs"
         )
-    if min(hosts, cpus_per_host, mem_mb_per_host, load) <= 0:
-        raise ValueError("hosts, their cpus and memory, and the load must be above zero")
+    if not all(map(is_positive, (hosts, cpus_per_host, mem_mb_per_host, load))):
+        raise ValueError("hosts, their cpus and memory, and the load must be finite and above zero")
+    if seed < 0:
+        raise ValueError(f"the seed must be 0 or more, not {seed}")
 
     dice = np.random.default_rng(seed)
     groups = list(chosen.groups.items())

@@ -1,5 +1,8 @@
 """`cook-jupyter simulate`, as it is called from a shell."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,9 +72,18 @@ def test_keys_without_meaning_are_said(files: list[str | Path], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--out", "rows.csv"], "wants --trace and --hosts, or --scenario"),
+        (["--out", "rows.csv"], "give --trace and --hosts, or --scenario to generate a workload"),
         (["--scenario", "office", "--trace", "t.json", "--out", "rows.csv"], "give either a trace"),
         (["--scenario", "chaos", "--out", "rows.csv"], "no scenario 'chaos'"),
+        (["--scenario", "chaos"], "no scenario 'chaos'"),
+        (["--scenario", "chaos", "--out", "missing/rows.csv"], "no scenario 'chaos'"),
+        (["--scenario", "office", "--policy", "unfair"], "no policy 'unfair'"),
+        (["--scenario", "office", "--policy", "quota:nan", "--summary"], "a number above zero"),
+        (["--scenario", "office", "--policy", "quota:-1", "--summary"], "a number above zero"),
+        (["--scenario", "office", "--jobs", "0", "--summary"], "office wants at least"),
+        (["--scenario", "office", "--host-count", "0", "--summary"], "must be finite and above zero"),
+        (["--scenario", "office", "--seed", "-1", "--summary"], "seed must be 0 or more"),
+        (["--keep", "week", "--summary"], "give --scenario with it"),
         (["--scenario", "office", "--policy", "unfair", "--summary"], "no policy 'unfair'"),
         (
             ["--trace", "nowhere.json", "--hosts", "nowhere.json", "--summary"],
@@ -92,3 +104,108 @@ def test_a_simulation_nobody_looks_at_is_refused(files: list[str | Path]) -> Non
 
     assert result.exit_code == 2
     assert "--out, --report or --summary" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "complaint"),
+    [
+        ("--out", "missing/rows.csv", "there is no directory"),
+        ("--out", "folder", "is a directory"),
+        ("--report", "file", "is a file"),
+        ("--report", "file/below", "file/below"),
+        ("--out", "trace.json", "is read by this simulation"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_refused_before_the_simulation(
+    option: str, name: str, complaint: str, files: list[str | Path], tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    before = (tmp_path / "trace.json").read_bytes()
+
+    result = called(*files, option, tmp_path / name)
+
+    assert isinstance(result.exception, InvalidRequest)
+    assert complaint in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert "cycles" not in result.stderr, "the simulation ran"
+    assert (tmp_path / "trace.json").read_bytes() == before
+
+
+def test_with_several_policies_the_file_of_each_is_checked(files: list[str | Path], tmp_path: Path) -> None:
+    (tmp_path / "rows-fifo.csv").mkdir()
+
+    result = called(*files, "--policy", "fair", "--policy", "fifo", "--out", tmp_path / "rows.csv")
+
+    assert "rows-fifo.csv is a directory" in str(result.exception)
+    assert not (tmp_path / "rows-fair.csv").exists()
+
+
+def test_a_refused_request_ends_the_process_with_status_2_and_one_line(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    write_trace(trace, [TraceJob("j", "ada", 0, 1, 1.0, 100.0, priority=100_000_000)])
+    write_hosts(tmp_path / "hosts.json", [SimHost("h1", 2.0, 1000.0)])
+
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cook_jupyter", "simulate", "--summary"),
+            *("--trace", str(trace), "--hosts", str(tmp_path / "hosts.json")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"cook-jupyter: job 0 (j) of the trace {trace}: job/priority must be in 0..16000000, not 100000000\n"
+    )
+
+
+def test_jobs_that_can_never_run_are_counted_with_the_reason(tmp_path: Path) -> None:
+    jobs = [
+        TraceJob("wide", "ada", 0, 1000, 30.0, 100.0),
+        TraceJob("huge", "ada", 0, 1000, 50.0, 100.0),
+        TraceJob("fine", "bob", 0, 1000, 1.0, 100.0),
+    ]
+    write_trace(tmp_path / "trace.json", jobs)
+    write_hosts(tmp_path / "hosts.json", [SimHost("h1", 8.0, 1000.0)])
+
+    result = called(
+        *("--trace", tmp_path / "trace.json", "--hosts", tmp_path / "hosts.json"),
+        *("--summary", "--report", tmp_path / "report", "--out", tmp_path / "rows.csv"),
+    )
+
+    assert result.exit_code == 0, result.stderr
+    wide = "it asks for 30 cpus, and the largest host has 8"
+    huge = "it asks for 50 cpus, and no job may have more than 40"
+    assert f"1 job removed; job huge: {huge}" in result.stderr
+    assert f"Under fair: 1 job fits no host and can never start (job wide: {wide})." in result.stdout
+    assert (
+        f"Under fair: 1 job was removed, as it asks for more than any job may have (job huge: {huge})."
+        in result.stdout
+    )
+    page = (tmp_path / "report" / "report.html").read_text()
+    figures = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert wide in page
+    assert huge in page
+    [run] = figures["runs"]
+    assert (run["fitting_no_host"], run["removed"], run["refused"], run["never_started"]) == (1, 1, 0, 1)
+    assert len(figures["notes"]) == 2
+    assert "1 row in" in result.stderr
+
+
+def test_a_run_in_which_nothing_starts_says_so(tmp_path: Path) -> None:
+    write_trace(tmp_path / "trace.json", [TraceJob("wide", "ada", 0, 1000, 30.0, 100.0)])
+    write_hosts(tmp_path / "hosts.json", [SimHost("h1", 8.0, 1000.0)])
+
+    result = called(
+        "--trace", tmp_path / "trace.json", "--hosts", tmp_path / "hosts.json", "--summary", "--until-done"
+    )
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("No job starts under fair.\n")
+    assert "nan" not in result.stdout
+    assert "inf" not in result.stdout
+    assert "1 jobs" not in result.stdout + result.stderr

@@ -6,14 +6,17 @@ the ranking, one for the match, and one more for the rebalancer if it is due.
 
 import asyncio
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
 
-from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.errors import InvalidRequest, OutOfStep
+from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.simulation.config import MatchConfig, RebalancerConfig, SimConfig
-from cook_jupyter.simulation.replay import Outcome, simulate
+from cook_jupyter.simulation.policies import policy_named
+from cook_jupyter.simulation.replay import Outcome, _Replay, simulate
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 
 FOREVER = 10**9
@@ -249,6 +252,37 @@ def test_such_a_job_counts_in_the_one_ranking_that_meets_it() -> None:
     outcome = run(trace, a_host(cpus=1.0))
 
     assert [row.job_id for row in outcome.rows] == ["b1", "a2"]
+
+
+def test_jobs_that_can_never_run_are_known_with_the_reason() -> None:
+    jobs = [a_job("a1", 0, cpus=41.0), a_job("a2", 0, mem_mb=140 * 1024.0 + 1), a_job("a3", 0, cpus=5.0)]
+
+    outcome = run([*jobs, a_job("a4", 0)])
+
+    assert outcome.removed == {
+        "a1": "it asks for 41 cpus, and no job may have more than 40",
+        "a2": "it asks for 143361 MB, and no job may have more than 143360",
+    }
+    assert outcome.fitting_no_host.keys() == {"a1", "a2", "a3"}
+    assert outcome.fitting_no_host["a3"] == "it asks for 5 cpus, and the largest host has 4"
+    assert (outcome.waiting, len(outcome.rows)) == (1, 1)
+
+
+def test_a_simulation_whose_scheduler_misses_a_commit_fails() -> None:
+    class Faulty(_Replay):
+        def __init__(self, *parts: Any) -> None:
+            super().__init__(*parts)
+            self._store.listen(self._miss)
+
+        def _miss(self, changes: Sequence[JobChange]) -> None:
+            if changes[0].job.job_id == "a2":
+                raise OverflowError("too large for the queue")
+
+    trace = [a_job("a1", 0), a_job("a2", 1000), a_job("a3", 2000)]
+    replay = Faulty(trace, [a_host()], SimConfig(cycle_step_ms=1000), policy_named("fair"), Random(0))
+
+    with pytest.raises(OutOfStep, match="OverflowError: too large for the queue"):
+        asyncio.run(replay.run(until_done=False, progress=None))
 
 
 def test_until_done_goes_on_to_the_last_end() -> None:

@@ -14,13 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import sync_playwright
 
+from cook_jupyter.model.instance import TaskState
 from cook_jupyter.simulation.charts import Axis, Band, Line, bands, cells, lines
 from cook_jupyter.simulation.comparison import Run, RunFigures, figures_of
+from cook_jupyter.simulation.config import SimConfig
+from cook_jupyter.simulation.replay import simulate
 from cook_jupyter.simulation.report import write_report
-from cook_jupyter.simulation.summary import as_json, as_text, headline, in_words, price
+from cook_jupyter.simulation.summary import amount, as_json, as_text, count, headline, in_words, notes, price
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 from tests.conftest import missing_part
-from tests.simulation.test_measures import a_row, preempted
+from tests.simulation.test_measures import PREEMPTED, a_row, preempted
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -121,6 +124,138 @@ def test_a_job_that_waits_again_at_the_end_has_not_failed_and_one_out_of_attempt
     assert failed.users[0].starved_hours == 0.0
 
 
+FAILED = "Command exited non-zero"
+LOST = "Mesos executor terminated"  # the system's fault, three times free
+
+
+@pytest.mark.parametrize(
+    ("reasons", "changes", "run_changes", "waits_again"),
+    [
+        ([PREEMPTED], {}, {}, True),
+        ([PREEMPTED], {"disable_mea_culpa_retries": True}, {}, False),
+        ([PREEMPTED], {"disable_mea_culpa_retries": True, "max_retries": 2}, {}, True),
+        ([PREEMPTED] * 5, {}, {}, True),
+        ([PREEMPTED] * 6, {}, {}, False),
+        ([PREEMPTED] * 6, {"max_retries": 2}, {}, True),
+        ([PREEMPTED] * 6, {}, {"mea_culpa_limits": {"preempted-by-rebalancer": -1}}, True),
+        ([PREEMPTED], {}, {"mea_culpa_limits": {"preempted-by-rebalancer": 0}}, False),
+        ([FAILED], {}, {}, False),
+        ([FAILED], {"max_retries": 2}, {}, True),
+        ([FAILED, PREEMPTED], {}, {}, False),
+        ([PREEMPTED, FAILED], {"max_retries": 2}, {}, True),
+        ([FAILED, PREEMPTED, FAILED], {"max_retries": 2}, {}, False),
+        ([LOST] * 3, {}, {}, True),
+        ([LOST] * 4, {}, {}, False),
+        ([LOST] * 4, {}, {"mea_culpa_limits": {"mesos-executor-terminated": 4}}, True),
+        ([PREEMPTED] * 5 + [LOST] * 3, {}, {}, True),
+        (["a reason of another scheduler"], {}, {}, False),
+        ([""], {}, {}, False),
+    ],
+    ids=str,
+)
+def test_a_job_waits_again_by_the_rule_of_the_scheduler(
+    reasons: list[str], changes: dict[str, Any], run_changes: dict[str, Any], waits_again: bool
+) -> None:
+    m = MINUTE_MS
+    rows = [
+        a_row("a1", "ada", start_time_ms=n * m, end_time_ms=(n + 1) * m, status="failed", reason=reason)
+        for n, reason in enumerate(reasons)
+    ]
+    last = a_row("b1", "bob", end_time_ms=10 * HOUR_MS)
+    trace = [a_job("a1", "ada", **changes), a_job("b1", "bob")]
+
+    found = figures([*rows, last], trace=trace, **run_changes)
+
+    assert found.failed == (0 if waits_again else 1)
+    expected = 10.0 - len(reasons) / 60 if waits_again else 0.0
+    assert found.users[0].starved_hours == pytest.approx(expected, abs=1 / 60)
+
+
+@pytest.mark.parametrize("kind", ["refused", "removed"])
+def test_jobs_that_were_turned_away_do_not_wait(kind: str) -> None:
+    trace = [a_job("a1", "ada"), a_job("b1", "bob")]
+    rows = [a_row("a1", "ada", end_time_ms=HOUR_MS)]
+
+    turned_away: dict[str, Any] = {kind: {"b1": "it is too large"}}
+    found = figures(rows, trace=trace, **turned_away)
+
+    assert (found.never_started, found.jobs, found.starved_hours) == (0, 1, 0.0)
+    assert getattr(found, kind) == 1
+    assert any("job b1: it is too large" in note for note in notes([found]))
+
+
+def test_a_first_job_that_never_starts_waits_from_its_submission() -> None:
+    trace = [a_job("a1", "ada", 5 * HOUR_MS), a_job("b1", "bob", 7 * HOUR_MS)]
+    rows = [
+        a_row("b1", "bob", submit_time_ms=7 * HOUR_MS, start_time_ms=7 * HOUR_MS, end_time_ms=8 * HOUR_MS)
+    ]
+
+    found = figures(rows, trace=trace)
+
+    assert found.users[0].wait_ms.longest == 3 * HOUR_MS
+    assert found.users[0].starved_hours == pytest.approx(3.0)
+    assert found.end_ms == 3 * HOUR_MS
+    assert found.measures.total_sim_time_ms == HOUR_MS
+
+
+def test_a_run_in_which_nothing_started_lasts_as_long_as_its_clock_says() -> None:
+    found = figures([], trace=[a_job("a1", "ada", 5 * HOUR_MS)], end_ms=7 * HOUR_MS)
+
+    assert found.starved_hours == pytest.approx(2.0)
+    assert found.wait_ms.longest == 2 * HOUR_MS
+    assert math.isinf(found.wait_ms.median)
+    assert math.isnan(found.end_ms)
+
+
+def test_simulated_jobs_that_wait_at_the_end_are_those_that_the_figures_say_wait() -> None:
+    """Jobs that fail, are preempted and run out of attempts, in a real simulation."""
+    trace = [
+        TraceJob(
+            f"j{number}",
+            f"user-{number % 3}",
+            1000 * number,
+            40_000,
+            1.0,
+            100.0,
+            status=TaskState.FAILED if number % 4 == 0 else TaskState.FINISHED,
+            max_retries=1 + number % 3,
+            disable_mea_culpa_retries=number % 5 == 0,
+        )
+        for number in range(60)
+    ]
+    config = SimConfig(
+        shares=SHARES,
+        cycle_step_ms=10_000,
+        rebalance_ms=10_000,
+        mea_culpa_limits={"preempted-by-rebalancer": 1},
+    )
+    hosts = [SimHost(f"h{number}", 3.0, 1000.0) for number in range(3)]
+    outcome = simulate(trace, hosts, config)
+
+    run = Run.of(outcome, trace, hosts, config)
+    waits_again = sum(
+        1 for number in range(60) if _waits_at_the_end(run, f"j{number}", trace[number].max_retries)
+    )
+    found = figures_of("fair", run)
+
+    assert outcome.waiting > 0
+    assert found.never_started + waits_again == outcome.waiting
+    finished = {row.job_id for row in outcome.rows if row.status in ("success", "running")}
+    started = {row.job_id for row in outcome.rows}
+    assert found.failed == len(started) - len(finished) - waits_again
+
+
+def _waits_at_the_end(run: Run, job_id: str, max_retries: int) -> bool:
+    rows = [row for row in run.rows if row.job_id == job_id]
+    if not rows or any(row.status in ("success", "running") for row in rows):
+        return False
+    used = 0
+    free = 0 if int(job_id[1:]) % 5 == 0 else 1
+    preemptions = sum(row.reason == PREEMPTED for row in rows)
+    used = len(rows) - preemptions + max(0, preemptions - free)
+    return used < max_retries
+
+
 @given(st.permutations(ada_holds_all_until_bob_gets_half()))
 def test_the_order_of_rows_changes_nothing_a_report_says(rows: list[RunRow]) -> None:
     assert as_text([figures(rows)]) == as_text([figures(ada_holds_all_until_bob_gets_half())])
@@ -142,10 +277,94 @@ def test_the_order_of_rows_changes_nothing_a_report_says(rows: list[RunRow]) -> 
         (47 * HOUR_MS, "47 h"),
         (60 * HOUR_MS, "2.5 d"),
         (math.nan, "–"),
+        (math.inf, "never"),
     ],
 )
 def test_a_span_of_time_is_told_as_one_says_it(ms: float, words: str) -> None:
     assert in_words(ms) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "words"),
+    [
+        (0, "job", "0 jobs"),
+        (1, "job", "1 job"),
+        (1.0, "cpu", "1 cpu"),
+        (0.5, "cpu", "0.5 cpus"),
+        (1234, "job", "1,234 jobs"),
+    ],
+)
+def test_a_number_of_things_is_in_the_plural_but_for_one(number: float, noun: str, words: str) -> None:
+    assert count(number, noun) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [(1234.56, 1, "1,234.6"), (0.0, 0, "0"), (math.nan, 2, "–"), (math.inf, 0, "–")],
+)
+def test_a_number_that_there_is_not_is_a_dash(value: float, decimals: int, text: str) -> None:
+    assert amount(value, decimals) == text
+
+
+def _runs_of_every_kind() -> dict[str, Run]:
+    """Runs at the edges: nothing, one, all failed, nothing started, a user alone, only turned away."""
+    one = [a_row(end_time_ms=HOUR_MS)]
+    failed = [a_row(job, job, status="failed", reason=FAILED, end_time_ms=HOUR_MS) for job in "ab"]
+    some = [a_row("j0", "ada", end_time_ms=HOUR_MS)]
+    five = [a_job(f"j{number}", "ada") for number in range(5)]
+    return {
+        "empty": a_run([]),
+        "one": a_run(one, trace=[a_job("a", "ada")]),
+        "failed": a_run(failed, trace=[a_job("a", "a"), a_job("b", "b")]),
+        "stuck": a_run([], trace=five, end_ms=HOUR_MS),
+        "some": a_run(some, trace=five, end_ms=2 * HOUR_MS),
+        "turned-away": a_run([], trace=[a_job("a", "ada")], refused={"a": "too large"}, end_ms=HOUR_MS),
+        "instant": a_run([a_row(end_time_ms=0)]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("empty", "No job was accepted under empty."),
+        ("one", "Half of all jobs start at once under one."),
+        ("failed", "Half of all jobs start at once under failed."),
+        ("stuck", "No job starts under stuck."),
+        ("some", "Only 1 of 5 jobs starts under some."),
+        ("turned-away", "No job was accepted under turned-away."),
+        ("instant", "Half of all jobs start at once under instant."),
+    ],
+)
+def test_the_headline_is_true_at_the_edges(name: str, sentence: str) -> None:
+    assert headline([figures_of(name, _runs_of_every_kind()[name])]) == sentence
+
+
+def test_runs_of_every_kind_are_told_in_one_headline() -> None:
+    every = [figures_of(name, run) for name, run in _runs_of_every_kind().items()]
+
+    told = headline(every)
+
+    assert told.startswith("Half of all jobs start at once under one, failed and instant.")
+    assert "No job starts under stuck." in told
+
+
+@pytest.mark.parametrize("name", [*_runs_of_every_kind(), "all"])
+def test_no_report_says_nan_or_infinity_or_one_jobs(name: str, tmp_path: Path) -> None:
+    runs = _runs_of_every_kind()
+    chosen = runs if name == "all" else {name: runs[name]}
+    page = page_of(chosen, tmp_path)
+
+    told = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert page.open == []
+    assert set(told) == {"headline", "price", "notes", "runs"}
+    for text in (page.text, (tmp_path / "report.txt").read_text()):
+        assert not re.search(r"\b(nan|inf|infinity)\b", text, re.IGNORECASE)
+        assert not re.search(r"\b1 (jobs|users|hosts|rows)\b", text)
+
+
+def test_a_run_without_hosts_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no hosts"):
+        figures([], hosts=[])
 
 
 def two_runs() -> dict[str, Run]:

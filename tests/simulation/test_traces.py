@@ -122,13 +122,13 @@ def test_a_file_that_is_not_there_is_named(file: Path) -> None:
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=12)
 times = st.integers(-(10**13), 10**13)
-amounts = st.floats(0, 1e6, allow_nan=False)
+amounts = st.floats(0, 1e6, exclude_min=True)
 jobs = st.builds(
     TraceJob,
     job_id=st.uuids().map(str),
     user=names,
     submit_ms=times,
-    run_time_ms=times,
+    run_time_ms=st.integers(0, 10**13),
     cpus=amounts,
     mem_mb=amounts,
     gpus=st.integers(0, 8),
@@ -139,8 +139,8 @@ jobs = st.builds(
     priority=st.integers(0, 16_000_000),
     name=names,
     group=st.none() | st.uuids().map(str),
-    max_runtime_ms=st.integers(0, 10**12),
-    expected_runtime_ms=st.none() | st.integers(0, 10**12),
+    max_runtime_ms=st.integers(1, 10**12),
+    expected_runtime_ms=st.none() | st.integers(1, 10**12),
     disable_mea_culpa_retries=st.booleans(),
 )
 

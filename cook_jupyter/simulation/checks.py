@@ -1,0 +1,189 @@
+"""What a simulation accepts: checks of jobs, hosts and amounts, and of what could never run.
+
+Lives here: `check_trace` and `check_hosts`, which refuse what the live API refuses too (`wire.submission`),
+and `fitting_no_host`, which names the jobs that no host could ever run. Not here: the files' formats
+(`simulation.traces`, `simulation.config`), where results are written (`simulation.outputs`).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.job import HIGHEST_PRIORITY, UNLIMITED_RUNTIME_MS
+
+if TYPE_CHECKING:
+    from cook_jupyter.simulation.traces import SimHost, TraceJob
+
+MAX_TIME_MS: Final = 2**53  # exact as a JSON number, and sums of a few stay far within 64 bits
+MAX_COUNT: Final = 2**31 - 1  # of retries and gpus
+MAX_PORT: Final = 65_535
+
+
+def check_trace(trace: Sequence["TraceJob"], name: str = "given") -> None:
+    """Check the jobs of a trace, and what a simulation relies on.
+
+    Args:
+        trace: jobs in order of submission.
+        name: the trace in messages.
+
+    Raises:
+        InvalidRequest: a job has an impossible value, jobs are not in order of submission, or one is there
+            twice.
+    """
+    last: TraceJob | None = None
+    for number, job in enumerate(trace):
+        fault = next(_faults_of_job(job), None)
+        if fault is not None:
+            raise InvalidRequest(f"job {number} ({job.job_id}) of the trace {name}: {fault}")
+        if last is not None and job.submit_ms < last.submit_ms:
+            raise InvalidRequest(
+                f"the trace {name} is not sorted by submit-time-ms: job {number} ({job.job_id}) was"
+                f" submitted at {job.submit_ms}, the one before it at {last.submit_ms}; sort the list"
+            )
+        last = job
+    repeated = _first_repeated(job.job_id for job in trace)
+    if repeated is not None:
+        raise InvalidRequest(f"the trace {name} has job {repeated} twice; each needs a job/uuid of its own")
+
+
+def check_hosts(hosts: Sequence["SimHost"], name: str = "the list of hosts") -> None:
+    """Check hosts.
+
+    Args:
+        hosts: all hosts of a simulation.
+        name: the list in messages.
+
+    Raises:
+        InvalidRequest: there is none, one has an impossible value, or two have one name.
+    """
+    if not hosts:
+        raise InvalidRequest(f"{name} has no hosts; nothing could ever run")
+    for number, host in enumerate(hosts):
+        fault = next(_faults_of_host(host), None)
+        if fault is not None:
+            raise InvalidRequest(f"host {number} ({host.hostname}) of {name}: {fault}")
+    repeated = _first_repeated(host.hostname for host in hosts)
+    if repeated is not None:
+        raise InvalidRequest(f"{name} has the host {repeated} twice")
+
+
+def fitting_no_host(trace: Sequence["TraceJob"], hosts: Sequence["SimHost"]) -> dict[str, str]:
+    """Return the jobs that fit no host even if it is empty, each with the reason."""
+    if not trace:
+        return {}
+    shapes = _largest_shapes({(host.cpus, host.mem_mb, host.gpus) for host in hosts})
+    cpus, mem_mb, gpus = (
+        np.array(column, dtype=np.float64)
+        for column in zip(*((job.cpus, job.mem_mb, job.gpus) for job in trace), strict=True)
+    )
+    fits = np.zeros(len(trace), dtype=np.bool_)
+    for host_cpus, host_mem_mb, host_gpus in shapes:
+        fits |= (cpus <= host_cpus) & (mem_mb <= host_mem_mb) & (gpus <= host_gpus)
+    most = tuple(max(shape[place] for shape in shapes) for place in range(3))
+    return {trace[place].job_id: _why_no_host(trace[place], most) for place in np.flatnonzero(~fits).tolist()}
+
+
+def is_positive(amount: float) -> bool:
+    """Return whether a number is above zero and finite."""
+    return 0 < amount < inf
+
+
+def is_not_negative(amount: float) -> bool:
+    """Return whether a number is zero or more, and finite."""
+    return 0 <= amount < inf
+
+
+def _faults_of_job(job: "TraceJob") -> Iterator[str]:
+    """Yield what is wrong with a job, under the keys of the trace."""
+    if not job.job_id:
+        yield "job/uuid is empty"
+    if not job.user:
+        yield "job/user is empty"
+    for key, amount in (("cpus", job.cpus), ("mem", job.mem_mb)):
+        if not is_positive(amount):
+            yield f"resource.type/{key} must be above 0, not {amount:g}"
+    if not 0 <= job.gpus <= MAX_COUNT or job.gpus % 1:
+        yield f"resource.type/gpus must be a whole number from 0 up, not {job.gpus:g}"
+    if not 0 <= job.priority <= HIGHEST_PRIORITY:
+        yield f"job/priority must be in 0..{HIGHEST_PRIORITY}, not {job.priority}"
+    if not 1 <= job.max_retries <= MAX_COUNT:
+        yield f"job/max-retries must be in 1..{MAX_COUNT}, not {job.max_retries}"
+    if not -MAX_TIME_MS <= job.submit_ms <= MAX_TIME_MS:
+        yield f"submit-time-ms must be within {MAX_TIME_MS} ms of 0, not {job.submit_ms}"
+    if not 0 <= job.run_time_ms <= MAX_TIME_MS:
+        yield f"run-time-ms must be in 0..{MAX_TIME_MS}, not {job.run_time_ms}"
+    if not 0 < job.max_runtime_ms <= UNLIMITED_RUNTIME_MS:
+        yield f"job/max-runtime must be above 0, not {job.max_runtime_ms}"
+    expected_ms = job.expected_runtime_ms
+    if expected_ms is not None and not 0 < expected_ms <= UNLIMITED_RUNTIME_MS:
+        yield f"job/expected-runtime must be above 0, not {expected_ms}"
+
+
+def _faults_of_host(host: "SimHost") -> Iterator[str]:
+    """Yield what is wrong with a host."""
+    if not host.hostname:
+        yield "hostname is empty"
+    for key, amount in (("cpus", host.cpus), ("mem", host.mem_mb)):
+        if not is_positive(amount):
+            yield f"{key} must be above 0, not {amount:g}"
+    if not is_not_negative(host.gpus) or host.gpus % 1:
+        yield f"gpus must be a whole number from 0 up, not {host.gpus:g}"
+    for begin, end in host.ports:
+        if not 0 <= begin <= end <= MAX_PORT:
+            yield f"ports {begin} to {end} are no range within 0..{MAX_PORT}"
+
+
+def _first_repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that was there before, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+_Shape = tuple[float, float, float]  # cpus, memory, gpus
+
+
+def _largest_shapes(shapes: set[_Shape]) -> list[_Shape]:
+    """Return the shapes that no other shape exceeds in every amount."""
+    largest: list[_Shape] = []
+    for shape in sorted(shapes, reverse=True):
+        if not any(all(own <= other for own, other in zip(shape, kept, strict=True)) for kept in largest):
+            largest.append(shape)
+    return largest
+
+
+def _why_no_host(job: "TraceJob", most: Sequence[float]) -> str:
+    requested = (("cpus", job.cpus), ("MB", job.mem_mb), ("gpus", float(job.gpus)))
+    above = [
+        f"it asks for {amount:g} {unit}, and the largest host has {limit:g}"
+        for (unit, amount), limit in zip(requested, most, strict=True)
+        if amount > limit
+    ]
+    if above:
+        return "; ".join(above)
+    return (
+        "it asks for "
+        + ", ".join(f"{amount:g} {unit}" for unit, amount in requested if amount)
+        + (", and no single host has all of it")
+    )
+
+
+def whole(value: float, what: str) -> int:
+    """Return a number as an integer.
+
+    Args:
+        value: the number.
+        what: the number in messages.
+
+    Raises:
+        InvalidRequest: it has a fraction, or is not finite.
+    """
+    if not isfinite(value) or value != int(value):
+        raise InvalidRequest(f"{what} must be a whole number, not {value:g}")
+    return int(value)
