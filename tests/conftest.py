@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from tests.golden.cases import counted
+from tests.golden.cases import counted, forget_reading, unknown_words
 from tests.waiting import HANG_S
 
 
@@ -95,6 +95,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name, count in zip(("golden cases", "cases of our own like them"), counted(reports), strict=True):
         if count.run:
             terminalreporter.write_line(f"{name}: {count.passed} of {count.run} passed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Fail the test of a golden case that passes over one of its words."""
+    if "golden_case" not in pyfuncitem.keywords:
+        return (yield)
+    values = list(pyfuncitem.callspec.params.values())
+    forget_reading(values)
+    result = yield
+    unknown = unknown_words(values)
+    if unknown:
+        pytest.fail(f"the driver does not know these words of the case: {', '.join(unknown)}", pytrace=False)
+    return result
 
 
 @pytest.fixture(scope="session", autouse=True)

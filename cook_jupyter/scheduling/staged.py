@@ -48,6 +48,21 @@ def staged(job_id: JobId, values: Sequence[tuple[Value, float]]) -> Value:
     return values[-1][0]
 
 
+def staged_or(
+    job_id: JobId, values: Sequence[tuple[Value, float]] | object, fallback: Value
+) -> tuple[Value, bool]:
+    """Return the value that falls to a job, and whether it was picked.
+
+    Args:
+        job_id: the job to choose for.
+        values: as in `staged`. Where there are none, or a constant stands in their place, nothing is picked.
+        fallback: the value then.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        return fallback, False
+    return staged(job_id, values), True
+
+
 def is_among(job_id: JobId, portion: float) -> bool:
     """Tell whether a job is among this portion of all jobs, in steps of a hundredth."""
     return hash_of(job_id) % 100 < 100 * portion

@@ -28,6 +28,7 @@ HOUR_MS: Final = 3_600_000.0
 MB_PER_GB: Final = 1000.0  # of starvation, as the analysis package counts it; its TB are larger
 MB_PER_TB: Final = 1024.0 * 1024.0
 STARVATION_SHARE_MB: Final = 2.5e6  # of every user, for `starvation`: a constant of the analysis package
+_EQUAL: Final = 1e-9  # ratios that differ by no more are equal
 _DECIMALS: Final = 6  # of MB and cpus that were added up and taken away: the rest is error
 
 
@@ -310,7 +311,9 @@ def water_level(total: npt.ArrayLike, desired: Floats, weight: Floats) -> Floats
         return np.full(there_is.shape, np.inf)
     order = np.argsort(desired, axis=-1)
     brim, taken = np.take_along_axis(desired, order, -1), np.take_along_axis(weight, order, -1)
-    below = np.cumsum(brim * taken, axis=-1) - brim * taken
+    # Summed without the user's own, not taken off again: small amounts would drown in a large one.
+    filled = np.cumsum(brim * taken, axis=-1)
+    below = np.concatenate((np.zeros_like(filled[..., :1]), filled[..., :-1]), axis=-1)
     others = np.cumsum(taken[..., ::-1], axis=-1)[..., ::-1]
     # What it takes to raise the level to each user's brim; it stands below the first that takes too much.
     full = np.asarray(below + brim * others > there_is)
@@ -341,8 +344,7 @@ def fair_allocation(waiting: npt.ArrayLike, running: npt.ArrayLike) -> Floats:
 def fair_ratio_score(running: Floats, fair: Floats) -> float:
     """Return the median of running/fair where it is in (0, 1]; 1 is best, NaN if it is nowhere."""
     ratio: Floats = np.divide(running, fair, out=np.zeros(fair.shape), where=fair > 0)
-    ratio = ratio.round(2 * _DECIMALS)
-    return _median(ratio[(ratio > 0) & (ratio <= 1)])
+    return _median(np.minimum(ratio[(ratio > 0) & (ratio <= 1 + _EQUAL)], 1.0))
 
 
 def starvation_gb(running_mb: Floats, fair_mb: Floats, share_mb: float = STARVATION_SHARE_MB) -> Floats:

@@ -1,6 +1,8 @@
-"""Golden cases: what Cook decides, one JSON file per topic; and neighbours of them of our own, under `ours/`.
+"""Golden cases: what Cook decides, one JSON file per topic; and our own cases beside them in `ours/`.
 
-Every case that a test takes is counted; the run tells at its end how many passed (`tests/conftest.py`).
+Every case that a test takes is counted; the run tells at its end how many passed (`tests/conftest.py`). A
+test that does not read every word of its case fails: see `words`. A word without meaning to a driver is named
+there, with `ignore`.
 """
 
 import json
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from tests.golden.words import Words, watched
 
 Case = dict[str, Any]
 HOME = Path(__file__).parent
@@ -31,12 +35,38 @@ def cases(topic: str, *, ops: Iterable[str] = ()) -> list[Any]:
     chosen = [case for case in found if not wanted or case["input"].get("op") in wanted]
     assert chosen, f"no golden cases for {topic} {sorted(wanted)}"
     taken.update(case["id"] for case in chosen)
+    chosen_by = ("op",) if wanted else ()
     return [
         pytest.param(
-            case["input"], case["expect"], id=f"{case['id']} {case['title']}", marks=pytest.mark.golden_case
+            watched(case["input"], chosen_by),
+            watched(case["expect"]),
+            id=f"{case['id']} {case['title']}",
+            marks=pytest.mark.golden_case,
         )
         for case in chosen
     ]
+
+
+def unknown_words(values: Iterable[object]) -> list[str]:
+    """Return the words of a case that its driver did not read.
+
+    Args:
+        values: parameters of the test; those that are not of a golden case do not count.
+    """
+    return sorted({path for value in values if isinstance(value, Words) for path in value.unread()})
+
+
+def ignore(value: dict[str, Any], *keys: str) -> None:
+    """Note keys of a case that mean nothing to a driver, on purpose."""
+    assert isinstance(value, Words)
+    value.ignore(*keys)
+
+
+def forget_reading(values: Iterable[object]) -> None:
+    """Note of the values of a case that nothing of them was read yet."""
+    for value in values:
+        if isinstance(value, Words):
+            value.forget()
 
 
 def in_files(topic: str) -> list[Case]:

@@ -227,7 +227,8 @@ def _open(job: Job) -> list[Instance]:
 @pytest.mark.parametrize(("given", "expect"), cases("status", ops=["heartbeat_sync"]))
 def test_heartbeats_are_expected_of_all_open_instances_that_send_them(given: Input, expect: Input) -> None:
     watched = Heartbeats(last_ms=dict.fromkeys(given["tracked"], 5))
-    sending = [task["id"] for task in given["open_tasks"] if task["custom_executor"]]
+    open_tasks = [(task["id"], task["custom_executor"]) for task in given["open_tasks"]]
+    sending = [task for task, sends_heartbeats in open_tasks if sends_heartbeats]
     after = watched.topped_up(sending, now_ms=9)
     assert sorted(after.last_ms) == sorted(expect["tracked"])
     kept = [task for task in given["tracked"] if task in after.last_ms]

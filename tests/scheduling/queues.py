@@ -51,7 +51,10 @@ def a_queued_job(task: Task) -> QueuedJob:
 
 def _demand(told: Any) -> Demand:
     """A host attribute and its value: by name, or as first and last of a list."""
-    return (told["attribute"], told["pattern"]) if isinstance(told, Mapping) else (told[0], told[-1])
+    if not isinstance(told, Mapping):
+        return told[0], told[-1]
+    assert told.get("operator", "EQUALS") == "EQUALS"
+    return told["attribute"], told["pattern"]
 
 
 def an_index(tasks: Iterable[Task]) -> QueueIndex:

@@ -16,6 +16,7 @@ from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.constraints import GroupPlacement, Particulars, PlacementKind
+from cook_jupyter.scheduling.cycle import match_cycle
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.preemption import (
     PreemptionSettings,
@@ -28,7 +29,7 @@ from cook_jupyter.scheduling.ranking import rank
 from cook_jupyter.scheduling.rules import Surroundings
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
-from tests.scheduling.queues import a_queued_job, job_id, limits, quota_with, seq_of
+from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, quota_with, seq_of
 
 Input = dict[str, Any]
 NOBODY_SEQ = 10**9
@@ -55,7 +56,8 @@ def _waiting(job: Input, given: Input) -> QueuedJob:
     queued = a_queued_job(job)
     group = job.get("group", (given.get("group") or {}).get("name"))
     earlier: list[Input] = job.get("previous_instances") or given.get("previous_instances") or []
-    avoid = frozenset(instance["host"] for instance in earlier if not instance.get("preempted"))
+    hosts = [(instance["host"], instance.get("preempted")) for instance in earlier]
+    avoid = frozenset(host for host, preempted in hosts if not preempted)
     if group is not None or avoid:
         queued = queued._replace(particulars=Particulars(avoid=avoid, group=group))
     return queued
@@ -84,7 +86,7 @@ def _settings(given: Input) -> PreemptionSettings:
 
 
 def _hosts(given: Input) -> Hosts:
-    attributes = given.get("host_attributes", {})
+    attributes = _attributes(given)
     return Hosts(
         Offer(
             host=host,
@@ -96,6 +98,10 @@ def _hosts(given: Input) -> Hosts:
         )
         for host, room in (given.get("spare") or {}).items()
     )
+
+
+def _attributes(given: Input) -> dict[str, dict[str, str]]:
+    return {host: dict(own) for host, own in (given.get("host_attributes") or {}).items()}
 
 
 def _resources(amounts: Input) -> Resources:
@@ -111,7 +117,7 @@ def _surroundings(given: Input) -> Surroundings:
             attribute=group.get("attribute", "HOSTNAME"),
             minimum=group.get("minimum", 0),
         )
-    return Surroundings(groups=placements, attributes=given.get("host_attributes", {}))
+    return Surroundings(groups=placements, attributes=_attributes(given))
 
 
 def _state(given: Input) -> RebalanceState:
@@ -173,6 +179,9 @@ def test_a_decision_is_cooks(given: Input, expect: Input) -> None:
 
 
 def _same_decision(decision: Preemption, expect: Input) -> None:
+    for word in ("not_in", "host_not_in"):
+        if word in expect:
+            assert decision.host not in expect[word]
     if "host" in expect:
         assert decision.host == expect["host"]
     if "host_in" in expect:
@@ -239,10 +248,20 @@ def _same_cycle(made: Sequence[Preemption], given: Input, expect: Input) -> None
         assert {decision.host for decision in made} == {expect["host"]}
     if "hosts" in expect:
         assert [decision.host for decision in made] == expect["hosts"]
+    if "host_in" in expect:
+        assert {decision.host for decision in made} <= set(expect["host_in"])
+    if "not_in" in expect:  # tasks that must not be stopped
+        assert not {seq_of(job) for one in made for job in one.victims} & set(expect["not_in"])
+    launched = [job_id(seq) for seq in given.get("launched_since_last_cycle", [])]
     if "reservations" in expect:
-        launched = [job_id(seq) for seq in given.get("launched_since_last_cycle", [])]
         reserved = reservations_after(made, launched, reserve_from=2)
         assert {str(seq_of(job)): host for job, host in reserved.items()} == expect["reservations"]
+    if "launched_after" in expect:
+        # A cycle starts counting anew: jobs launched before it bear on no later one.
+        assert expect["launched_after"] == []
+
+
+Reservations = dict[str, str]
 
 
 def _told(decision: Input) -> Preemption:
@@ -254,21 +273,44 @@ def _told(decision: Input) -> Preemption:
     )
 
 
-def _reserved(steps: Any) -> list[dict[str, str]]:
-    """What is reserved after each step: a cycle, told by its decisions, or only jobs that were launched."""
-    after: list[dict[str, str]] = []
-    reserved: dict[str, str] = {}
-    launched: set[str] = set()
+def _reserved(steps: Any, reserved: Reservations, launched: set[str]) -> list[tuple[Reservations, set[str]]]:
+    """Return the reservations and the launched jobs after each step.
+
+    A step is a rebalance cycle, given by its decisions, or a match cycle that matched or launched jobs.
+
+    Args:
+        steps: in order.
+        reserved: the reservations before the first.
+        launched: jobs that were launched since the last rebalance cycle before the first.
+    """
+    after = []
     for told in steps:
         step = told if isinstance(told, dict) else {"decisions": told}
-        launched.update(map(str, step.get("launched", [])))
+        matched = {str(job) for job in step.get("matched") or ()}
+        reserved = _after_a_match(reserved, matched) if matched else reserved
+        launched = launched | matched | {str(job) for job in step.get("launched") or ()}
         if step.get("decisions") is None:
             reserved = {job: host for job, host in reserved.items() if job not in launched}
         else:
             reserved = reservations_after(map(_told, step["decisions"]), launched, reserve_from=2)
-            launched.clear()
-        after.append(reserved)
+            launched = set()
+        after.append((reserved, launched))
     return after
+
+
+def _after_a_match(reserved: Reservations, matched: set[str]) -> Reservations:
+    """What a match cycle leaves reserved when these jobs, and no others, find a host in it."""
+    seqs = {name: seq for seq, name in enumerate(sorted(matched | reserved.keys()), 1)}
+    index = an_index([{"seq": seqs[name], "user": "u", "cpus": 1.0, "mem": 1.0} for name in sorted(matched)])
+    hosts = [
+        Offer(host=host, cluster="cluster", pool="pool", room=Resources(cpus=99.0, mem_mb=99.0))
+        for host in sorted({*reserved.values(), "free"})
+    ]
+    kept = {job_id(seqs[name]): host for name, host in reserved.items()}
+    matching = match_cycle(index, hosts, UserLimits(), surroundings=Surroundings(reservations=kept))
+    assert len(matching.matches) == len(matched)
+    names = {job_id(seq): name for name, seq in seqs.items()}
+    return {names[job]: host for job, host in matching.reservations.items()}
 
 
 @pytest.mark.parametrize(
@@ -278,12 +320,18 @@ def test_hosts_are_reserved_as_in_cook(given: Input, expect: Input) -> None:
     steps = next(
         (given[name] for name in ("steps", "cycles", "sequence", "rounds") if name in given), [given]
     )
-    after = _reserved(steps)
+    before = {str(job): host for job, host in (given.get("reservations") or {}).items()}
+    launched = {str(job) for job in given.get("launched_before") or ()}
+    after = _reserved(steps, before, launched)
     told = expect["reservations"] if "reservations" in expect else expect["after_each"]
     if isinstance(told, list):
-        assert after == [step.get("reservations", step) for step in told]
+        assert [reserved for reserved, _ in after] == [step.get("reservations", step) for step in told]
     else:
-        assert after[-1] == told  # each cycle replaces what the one before reserved
+        assert after[-1][0] == told  # each cycle replaces what the one before reserved
+    if "launched_after" in expect:
+        assert after[-1][1] == {str(job) for job in expect["launched_after"]}
+    if "not_in" in expect:  # jobs for which nothing is reserved
+        assert not after[-1][0].keys() & {str(job) for job in expect["not_in"]}
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["transact"]))

@@ -83,15 +83,19 @@ def _resources(task: Input) -> Resources:
 def test_the_queue_is_cooks(given: Input, expect: Input, way: Any) -> None:
     if "limits" in given:
         parted = _parted(given, way)
-        assert {name: parted[name] for name in expect} == expect
+        assert expect == {name: parted[name] for name in expect}
         return
     groups = group_usages(
-        given.get("quota_groups", {}), {p: usage_of(u) for p, u in given.get("pool_usage", {}).items()}
+        dict(given.get("quota_groups", {})), {p: usage_of(u) for p, u in given.get("pool_usage", {}).items()}
     )
     if "group_usage" in expect:
         assert groups == {group: usage_of(amounts) for group, amounts in expect["group_usage"].items()}
-        return
-    assert _queue(given, groups, way) == expect["queue"]
+    if "tasks" in given:
+        queue = _queue(given, groups, way)
+        if "queue" in expect:
+            assert queue == expect["queue"]
+        if "not_in" in expect:
+            assert not set(queue) & set(expect["not_in"])
 
 
 def _parted(given: Input, way: Any) -> Input:
@@ -122,7 +126,7 @@ def _queue(given: Input, groups: Mapping[str, Usage], way: Any) -> list[int]:
     index = an_index(given["tasks"])
     quotas = {name: quota_of(amounts) for name, amounts in (given.get("pool_quotas") or {}).items()}
     pool = given.get("pool")
-    group: Any = (given.get("quota_groups") or {}).get(pool)
+    group: Any = dict(given.get("quota_groups") or {}).get(pool)
     filters = QueueFilters(
         pool_quota=quotas.get(pool, Quota()),
         group_quota=quotas.get(group, Quota()),
@@ -162,11 +166,16 @@ def test_quotas_filter_as_in_cook(given: Input, expect: Input) -> None:
         }
         queue = [job for job in queue if job["seq"] in kept]
     pool_quota = given.get("pool_quota", given.get("quota"))
+    told = given.get("pool_usage", given.get("usage"))
+    total = sum(map(usage_of, used.values()), Usage()) if told is None else usage_of(told)
+    alone = _alone(queue)
     if pool_quota is not None:
-        told = given.get("pool_usage", given.get("usage"))
-        total = sum(map(usage_of, used.values()), Usage()) if told is None else usage_of(told)
-        queue = [queue[at] for at in within_quota(_alone(queue), total, quota_of(pool_quota))]
-    assert [job["seq"] for job in queue] == expect["kept"]
+        queue = [queue[at] for at in within_quota(alone, total, quota_of(pool_quota))]
+    seqs = [job["seq"] for job in queue]
+    if "kept" in expect:
+        assert seqs == expect["kept"]
+    if "not_in" in expect:
+        assert not set(seqs) & set(expect["not_in"])
 
 
 UNSET = {"count": UNLIMITED_COUNT, "cpus": UNLIMITED, "mem": UNLIMITED, "gpus": UNLIMITED}
@@ -186,9 +195,20 @@ def test_considerable_jobs_are_cooks(given: Input, expect: Input) -> None:
         accepts=(lambda _: False) if given.get("launch_filter_defers_all") else None,
     )
     found = islice(considerable(lazily(index, allowed), index, allowed, filters), given["num_considerable"])
-    assert [seq_of(job) for job in index.ids(ranked.row for ranked in found)] == expect["considerable"]
-    if "rate_limited" in expect:
-        assert rate_limited(index, allowed, filters=filters) == expect["rate_limited"]
+    seqs = [seq_of(job) for job in index.ids(ranked.row for ranked in found)]
+    if "considerable" in expect:
+        assert seqs == expect["considerable"]
+    if "not_in" in expect:
+        assert not set(seqs) & set(expect["not_in"])
+    _same_rate_limited(rate_limited(index, allowed, filters=filters), expect)
+
+
+def _same_rate_limited(found: Mapping[str, int], expect: Input) -> None:
+    """The jobs of each user that the launch rate held back, or of all users together."""
+    for word in ("rate_limited", "launch_rate_limited"):
+        if word in expect:
+            told = expect[word]
+            assert (found if isinstance(told, dict) else sum(found.values())) == told
 
 
 def _cycle(given: Input) -> tuple[QueueIndex, UserLimits, QueueFilters]:
@@ -199,10 +219,11 @@ def _cycle(given: Input) -> tuple[QueueIndex, UserLimits, QueueFilters]:
             held = {name: usage.get(name, 0) if number == 0 else 0 for name in ("cpus", "mem", "gpus")}
             seq = 10_000 + len(running)
             running.append({"seq": seq, "user": user, **held, "start_ms": 1, "host": "elsewhere"})
+    tokens = dict(given.get("launch_tokens") or {})
     return (
         an_index([*running, *given["queue"]]),
         limits({}, given.get("user_quotas")),
-        QueueFilters(tokens=given["launch_tokens"] if given.get("enforce_launch_rate") else None),
+        QueueFilters(tokens=tokens if given.get("enforce_launch_rate") else None),
     )
 
 
@@ -218,15 +239,16 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
     placements: dict[str, GroupPlacement] = {}
     attributes: dict[str, Mapping[str, str]] = {}
     group = given.get("group")
+    running = given.get("running", [])  # cohosts of the group: without one they mean nothing
     if group is not None:
         placements[group["name"]] = GroupPlacement(
             kind=PlacementKind(group["placement"]),
             attribute=group.get("attribute", "HOSTNAME"),
             minimum=group.get("minimum", 0),
         )
-        for seq, told in enumerate(given.get("running", []), 5000):
+        for seq, told in enumerate(running, 5000):
             cohost: Input = {"host": told} if isinstance(told, str) else told
-            attributes[cohost["host"]] = cohost.get("attributes", {})
+            attributes[cohost["host"]] = dict(cohost.get("attributes", {}))
             index.add(a_queued_job({"seq": seq, "user": "u", "cpus": 0, "mem": 0, "group": group["name"]}))
             index.start(job_id(seq), 1, cohost["host"])
     matching = match_cycle(
@@ -235,7 +257,11 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
         UserLimits(),
         settings=CycleSettings(match=MatchSettings(columnar_from=columnar_from)),
         surroundings=Surroundings(
-            groups=placements, attributes={**attributes, **given.get("host_attributes", {})}
+            groups=placements,
+            attributes={
+                **attributes,
+                **{host: dict(own) for host, own in given.get("host_attributes", {}).items()},
+            },
         ),
     )
     hosts = Counter(match.host for match in matching.matches)
@@ -253,6 +279,12 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
         assert hosts == expect["tasks_per_host"]
     if "not_tasks_per_host" in expect:
         assert hosts != expect["not_tasks_per_host"]
+    if "hosts_used" in expect:
+        assert len(hosts) == expect["hosts_used"]
+    if "host_in" in expect:
+        assert hosts.keys() <= set(expect["host_in"])
+    if "not_in" in expect:  # hosts on which no job may be
+        assert not hosts.keys() & set(expect["not_in"])
 
 
 def _offer(host: Input) -> Offer:
@@ -265,8 +297,8 @@ def _offer(host: Input) -> Offer:
         room=Resources(cpus=host["cpus"], mem_mb=host["mem"], gpus=0.0 if by_model else gpus),
         attributes={"HOSTNAME": host["host"], **host.get("attributes", {})},
         kind=HostKind(host.get("kind", "plain")),
-        gpu_models=gpus if by_model else {},
-        disk_mb=host.get("disk") or {},
+        gpu_models=dict(gpus) if by_model else {},
+        disk_mb=dict(host.get("disk") or {}),
     )
 
 
@@ -293,7 +325,7 @@ def test_a_match_cycle_is_cooks(given: Input, expect: Input, columnar_from: int)
                     disk=True,
                     disk_type=pool.get("default_disk_type"),
                     disk_mb=pool.get("default_disk_request", 10240.0),
-                    disk_types=pool.get("disk_type_map", {}),
+                    disk_types=dict(pool.get("disk_type_map") or {}),
                 ),
             ),
         ),
@@ -314,6 +346,9 @@ def test_a_match_cycle_is_cooks(given: Input, expect: Input, columnar_from: int)
         assert len(launched) == expect["launched_count"]
     if "matched_head_or_nothing" in expect:
         assert matching.head_matched is expect["matched_head_or_nothing"]
+    if "not_in" in expect:  # jobs that must not start
+        assert not set(launched) & set(expect["not_in"])
+    _same_rate_limited(matching.rate_limited, expect)
     if "hosts_used" in expect:
         assert len({match.host for match in matching.matches}) == expect["hosts_used"]
     if "autoscale" in expect:

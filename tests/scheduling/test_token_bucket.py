@@ -25,6 +25,7 @@ TOLERANCE = 1e-2  # as in the source of the golden cases
 
 @pytest.mark.parametrize(("given", "expect"), cases("token_bucket"))
 def test_buckets_earn_and_spend_as_cooks(given: Input, expect: Expect) -> None:
+    assert given.get("op") in (None, "limiter", "limiter_per_key")
     steps = zip(given["steps"], expect["after_each"], strict=True)
     if "tokens_per_minute" in given:
         _follow_limiter(given, steps)
@@ -41,9 +42,14 @@ def _follow_bucket(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None:
     for step, told in steps:
         if step["op"] == "spend":
             bucket = bucket.spent(step["tokens"], step["time"])
-        else:
-            assert step["op"] == "earn"
+        elif step["op"] == "earn":
             bucket = bucket.earned(step["time"])
+        else:
+            assert step["op"] == "read"  # what the bucket has at a time, without changing it
+            shown = _shown(bucket.earned(step["time"]) if "time" in step else bucket)
+            for name, value in told.items():
+                assert shown[name] == pytest.approx(value, rel=TOLERANCE), name
+            continue
         for name, value in told.items():
             assert _shown(bucket)[name] == pytest.approx(value, rel=TOLERANCE), name
 
@@ -61,11 +67,14 @@ def _follow_limiter(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None
         expire_ms=given.get("expire_minutes", 60) * 60_000,
     )
     for step, told in steps:
-        assert step.keys() <= {"time", "spend", "flush"}
+        assert step.keys() <= {"time", "spend", "flush", "read"}
         for key, tokens in (step.get("spend") or {}).items():
             limiter.spend(key, tokens, step["time"])
         if "flush" in step:
             limiter.flush(step["flush"])
+        read = step.get("read") or []
+        for key in [read] if isinstance(read, str) else read:  # a lookup earns first, and spends nothing
+            limiter.tokens(key, step["time"])
         for name, by_key in told.items():
             for key, value in by_key.items():
                 shown = _shown(limiter.bucket(key, step["time"]))
@@ -75,7 +84,7 @@ def _follow_limiter(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None
 
 def _of_key(told: Any, key: str) -> float:
     """What is told of all keys alike, or of each."""
-    amount: float = told[key] if isinstance(told, dict) else told
+    amount: float = dict(told)[key] if isinstance(told, dict) else told
     return amount
 
 

@@ -39,15 +39,25 @@ def _resolves(kind: str, given: dict[str, Any], expect: dict[str, Any]) -> None:
     for then in given.get("then", []):
         if then["op"] == "retract":
             limits.retract(kind, then["user"], then.get("pool") or "")
+        elif then["op"] == "read":  # a question in between changes nothing, and its answer must be right
+            _same(limits, kind, then, then.get("expect") or {})
         else:
+            assert then["op"] == "set"
             limits.put(entries(kind, then["user"], then.get("pool"), then["values"]))
 
-    found = limits.values(kind, given["query"]["user"], given["query"].get("pool") or "")
+    assert expect
+    _same(limits, kind, given["query"], expect)
 
-    wanted = {name: value for name, value in expect.items() if not isinstance(value, dict)}
-    for part in expect.values():  # "limits" for instance
-        wanted |= part if isinstance(part, dict) else {}
-    assert wanted
+
+AMOUNTS = {"cpus", "mem", "gpus", "count", "launch_rate_saved", "launch_rate_per_minute"}
+
+
+def _same(limits: Limits, kind: str, query: dict[str, Any], expect: dict[str, Any]) -> None:
+    found = limits.values(kind, query["user"], query.get("pool") or "")
+    wanted: dict[str, float] = {}
+    for word, value in expect.items():
+        assert word in AMOUNTS | {"limits", "launch_rate"}, f"{word!r} is no word of a limit"
+        wanted |= dict(value) if isinstance(value, dict) else {word: value}
     assert {name: found[_ours(name)] for name in wanted} == pytest.approx(wanted, rel=1e-9)
 
 

@@ -91,8 +91,8 @@ def _fairness(tasks: Sequence[RunRow], cycle_ms: int) -> tuple[list[float], list
         lacking = []
         for user, amount in fair.items():
             has = held[user] or 0.0
-            if amount > 1e-9 and 0 < has / amount <= 1 + 1e-12:
-                ratios.append(has / amount)
+            if amount > 1e-9 and 0 < has / amount <= 1 + 1e-9:
+                ratios.append(min(1.0, has / amount))
             starved = max(0.0, min(amount, SHARE_MB) - has) / 1000 if has < SHARE_MB else 0.0
             if starved > 1e-9:
                 lacking.append(math.log10(starved))

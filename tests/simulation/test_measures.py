@@ -19,11 +19,13 @@ from cook_jupyter.simulation.measures import (
     instances,
     job_overhead_ms,
     job_times,
+    latest_values,
     measure,
     running_at,
     sampled,
     sampled_by_user,
     starvation_gb,
+    time_series,
     times,
     water_fill,
 )
@@ -96,13 +98,78 @@ def test_the_instances_that_run_at_a_time_are_those_cook_names(given: Case, expe
     assert running_at(of, given["t"]).tolist() == expect["row_indexes"]
 
 
+@pytest.mark.parametrize(
+    ("given", "expect"), cases("analysis", ops=["time_series", "time_series_events", "events"])
+)
+def test_a_time_series_has_a_row_for_each_event(given: Case, expect: Case) -> None:
+    columns = list(given.get("columns", ("time_ms", "count", "mem", "cpus")))
+    events = given["events"] if "events" in given else given["rows"]
+    if events and isinstance(events[0], dict):
+        events = [[event[name] for name in columns] for event in events]
+    time_at = columns.index("time_ms" if "time_ms" in columns else "time")
+    amounts = [[*event[:time_at], *event[time_at + 1 :]] for event in events]
+
+    at_ms, sums = time_series([event[time_at] for event in events], amounts)
+
+    found = [
+        [*line[:time_at], at, *line[time_at:]] for at, line in zip(at_ms.tolist(), sums.tolist(), strict=True)
+    ]
+    _same_rows(found, columns, expect)
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("analysis", ops=["sample_usage", "sample"]))
+def test_usage_is_sampled_at_each_cycle_as_cook_samples_it(given: Case, expect: Case) -> None:
+    cycle_ms = given["cycle_ms"] if "cycle_ms" in given else given["cycle_time_ms"]
+    columns = list(given.get("columns", ("time_ms", "user", "mem", "cpus", "count")))
+    tables = {}
+    for name in ("running", "waiting"):
+        table = given[name]
+        if isinstance(table, dict):
+            columns, table = list(table["columns"]), table["rows"]
+        tables[name] = [dict(zip(columns, row, strict=True)) for row in table]
+    amounts = [name for name in columns if name not in ("time_ms", "user")]
+    ticks = range(0, max(row["time_ms"] for row in tables["running"]), cycle_ms)
+    found: list[list[Any]] = [
+        [
+            tick,
+            user,
+            *(_sampled(tables["waiting"], user, name, tick) for name in amounts),
+            *(_sampled(tables["running"], user, name, tick) for name in amounts),
+        ]
+        for tick in ticks
+        for user in sorted({row["user"] for row in tables["running"]})
+    ]
+    _same_rows(found, ["time_ms", "user", *amounts, *(f"{name}_running" for name in amounts)], expect)
+
+
+def _sampled(table: list[Case], user: str, name: str, tick: int) -> float | None:
+    own = sorted((row for row in table if row["user"] == user), key=lambda row: float(row["time_ms"]))
+    at_ms = np.array([row["time_ms"] for row in own], dtype=np.float64)
+    value = float(latest_values([tick], at_ms, np.array([row[name] for row in own], dtype=np.float64))[0])
+    return None if math.isnan(value) else value
+
+
+def _same_rows(found: list[list[Any]], columns: list[str], expect: Case) -> None:
+    """The rows are those expected: as lists in an order of columns, as objects, or as their number."""
+    told = expect["rows"]
+    if isinstance(told, int):
+        assert len(found) == told
+        return
+    order = list(expect.get("columns", columns))
+    expected = [[row[name] for name in order] if isinstance(row, dict) else row for row in told]
+    assert [[row[columns.index(name)] for name in order] for row in found] == expected
+
+
 @pytest.mark.parametrize(("given", "expect"), cases("analysis", ops=["fair_allocation"]))
 def test_memory_in_use_is_divided_as_cook_divides_it(given: Case, expect: Case) -> None:
     columns = columns_of(given)
 
-    fair = fair_allocation(columns["mem_waiting"], columns["mem_running"])
+    waiting, running = (np.array(columns[name], dtype=np.float64) for name in ("mem_waiting", "mem_running"))
+    fair = fair_allocation(waiting, running)
 
-    assert dict(zip(columns["user"], fair.tolist(), strict=True)) == pytest.approx(expect["allocation"])
+    found = dict(zip(columns["user"], fair.tolist(), strict=True))
+    expected = {user: math.nan if told is None else told for user, told in expect["allocation"].items()}
+    assert found == pytest.approx(expected, nan_ok=True)
 
 
 amounts = st.floats(0.0, 1e6, allow_subnormal=False)
