@@ -15,12 +15,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from cook_jupyter.model import lifecycle
-from cook_jupyter.model.instance import Instance, InstanceStatus
-from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
+from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import DEFAULT_USER, UNLIMITED, LimitName
-from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, REASONS, FreeFailures, ReasonName
-from cook_jupyter.simulation.config import POOL, SimConfig
+from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, ReasonName
+from cook_jupyter.simulation.config import SimConfig
 from cook_jupyter.simulation.measures import (
     HOUR_MS,
     Floats,
@@ -38,6 +36,7 @@ from cook_jupyter.simulation.measures import (
 )
 from cook_jupyter.simulation.replay import Outcome
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
+from cook_jupyter.simulation.waiting import Queue, queue_of
 
 _MOST_TICKS: Final = 2000  # of a timeline; a longer run is looked at every few cycles
 _EVEN: Final = 1e-9
@@ -225,7 +224,7 @@ def figures_of(name: str, run: Run) -> RunFigures:
     of = instances(run.rows, [job.user for job in run.trace])
     measures = measure(of, run.cycle_ms)  # these count from the first row
     of, end_ms = _since_first_submission(of, run)
-    queue = _queue(of, run, end_ms)
+    queue = queue_of(of, run, end_ms)
     timeline = _timeline(of, queue, run, end_ms)
     tick_hours = timeline.step_ms / HOUR_MS
     jobs = job_times(of)
@@ -310,119 +309,7 @@ def _since_first_submission(of: Instances, run: Run) -> tuple[Instances, int]:
     return (shifted(of, later_ms) if later_ms else of), end_ms
 
 
-class _Queue(NamedTuple):
-    """Who waited for what, and when; in columns."""
-
-    user: Ints
-    since_ms: Ints
-    until_ms: Ints
-    cpus: Floats
-    mem_mb: Floats
-    never_started: Truths
-    again: int  # jobs whose last instance failed and that wait for another
-
-
-def _queue(of: Instances, run: Run, end_ms: int) -> _Queue:
-    """Return all waiting: before each instance, after a last one that failed, of jobs that never started."""
-    place_of = {user: place for place, user in enumerate(of.users)}
-    started = {row.job_id for row in run.rows}
-    gone = started | run.refused.keys() | run.removed.keys()
-    never = [job for job in run.trace if job.job_id not in gone]
-    first_ms = run.trace[0].submit_ms if run.trace else 0
-    again = _again(of, run)
-    since = np.concatenate(
-        (
-            of.queued_ms,
-            of.times.end_ms[again],
-            np.array([job.submit_ms - first_ms for job in never], dtype=np.int64),
-        )
-    )
-    until = np.full(len(since), max(end_ms, int(since.max()) if len(since) else 0))
-    until[: len(of)] = of.times.start_ms
-    never_started = np.zeros(len(since), dtype=np.bool_)
-    never_started[len(since) - len(never) :] = True
-    return _Queue(
-        user=np.concatenate(
-            (of.user, of.user[again], np.array([place_of[job.user] for job in never], dtype=np.int64))
-        ),
-        since_ms=since,
-        until_ms=until,
-        cpus=np.concatenate((of.cpus, of.cpus[again], [job.cpus for job in never])),
-        mem_mb=np.concatenate((of.mem_mb, of.mem_mb[again], [job.mem_mb for job in never])),
-        never_started=never_started,
-        again=len(again),
-    )
-
-
-def _again(of: Instances, run: Run) -> Ints:
-    """Return the places of the last instances of jobs that wait for another, by the rule of `lifecycle`."""
-    ended = np.flatnonzero(~of.running & ~of.success)
-    candidates = np.intersect1d(last_of_jobs(of), ended)
-    if not len(candidates):
-        return np.zeros(0, dtype=np.int64)
-    by_job: dict[int, list[RunRow]] = {}
-    wanted = np.isin(of.job, of.job[candidates])
-    for place in np.flatnonzero(wanted).tolist():
-        by_job.setdefault(int(of.job[place]), []).append(run.rows[place])
-    job_ids = {rows[0].job_id for rows in by_job.values()}
-    submitted = {job.job_id: job for job in run.trace if job.job_id in job_ids}
-    free = FreeFailures(default=run.mea_culpa_limit, by_reason=run.mea_culpa_limits)
-    return np.array(
-        [
-            place
-            for place in candidates.tolist()
-            if _waits_again(by_job[int(of.job[place])], submitted.get(run.rows[place].job_id), free)
-        ],
-        dtype=np.int64,
-    )
-
-
-_REASON_NAMES: Final[Mapping[str, ReasonName]] = {reason.sentence: name for name, reason in REASONS.items()}
-
-
-def _waits_again(rows: Sequence[RunRow], submitted: TraceJob | None, free: FreeFailures) -> bool:
-    """Return whether a job with these instances waits for another one.
-
-    Args:
-        rows: all instances of the job.
-        submitted: the job as it was submitted; None if that is not known: then it has a single attempt.
-        free: the failures that cost no attempt.
-    """
-    first = rows[0]
-    max_retries = 1 if submitted is None else submitted.max_retries
-    job = Job(
-        spec=JobSpec(
-            job_id=first.job_id,
-            user=first.user,
-            command="",
-            pool=POOL,
-            cpus=first.cpus,
-            mem_mb=first.mem,
-            max_retries=max_retries,
-            disable_mea_culpa_retries=submitted is not None and submitted.disable_mea_culpa_retries,
-        ),
-        seq=1,
-        state=JobState.RUNNING,
-        submitted_ms=first.submit_time_ms,
-        last_waiting_ms=first.submit_time_ms,
-        max_retries=max_retries,
-        instances=tuple(
-            Instance(
-                instance_id=row.instance_id,
-                job_id=row.job_id,
-                status=InstanceStatus(row.status),
-                host=row.hostname,
-                cluster="",
-                started_ms=row.start_time_ms,
-                reason=_REASON_NAMES.get(row.reason),
-            )
-            for row in rows
-        ),
-    )
-    return lifecycle.state_of(job, free=free) is JobState.WAITING
-
-
-def _timeline(of: Instances, queue: _Queue, run: Run, end_ms: int) -> Timeline:
+def _timeline(of: Instances, queue: Queue, run: Run, end_ms: int) -> Timeline:
     step_ms = run.cycle_ms * (1 + end_ms // run.cycle_ms // _MOST_TICKS)
     # Jobs come and start as a cycle begins: in its middle all is as it left it.
     ticks = np.arange(run.cycle_ms / 2, max(end_ms, run.cycle_ms), step_ms)
