@@ -119,6 +119,9 @@ class Targets:
             InvalidRequest: one cannot be written.
         """
         used = {path.resolve() for path in inputs if path is not None}
+        for option, directory in (("--report", self.report), ("--keep", self.keep)):
+            if directory is not None:
+                check_directory(directory, option)
         for policy in policies:
             file = self.rows_file(policy, policies)
             if file is None:
@@ -126,9 +129,6 @@ class Targets:
             check_file(file, "--out")
             if file.resolve() in used:
                 raise InvalidRequest(f"--out {file} is read by this simulation; name another file")
-        for option, directory in (("--report", self.report), ("--keep", self.keep)):
-            if directory is not None:
-                check_directory(directory, option)
 
 
 def policies_named(names: Iterable[str]) -> list[Policy]:

@@ -268,13 +268,13 @@ def figures_of(name: str, run: Run) -> RunFigures:
         failed=int(((jobs.turnaround_ms < 0) & ~of.running[last_of_jobs(of)]).sum()) - queue.again,
         refused=len(run.refused),
         removed=len(run.removed),
-        fitting_no_host=len(_fitting_no_host(run)),
+        fitting_no_host=len(run.fitting_no_host),
         examples={
             kind: "{}: {}".format(*next(iter(jobs_and_reasons.items())))
             for kind, jobs_and_reasons in (
                 ("refused", run.refused),
                 ("removed", run.removed),
-                ("fitting_no_host", _fitting_no_host(run)),
+                ("fitting_no_host", run.fitting_no_host),
             )
             if jobs_and_reasons
         },
@@ -287,12 +287,6 @@ def figures_of(name: str, run: Run) -> RunFigures:
         timeline=timeline,
         measures=measures,
     )
-
-
-def _fitting_no_host(run: Run) -> Mapping[JobId, str]:
-    """Return the jobs that wait for a host that is large enough."""
-    gone = run.refused.keys() | run.removed.keys()
-    return {job_id: why for job_id, why in run.fitting_no_host.items() if job_id not in gone}
 
 
 def _since_first_submission(of: Instances, run: Run) -> tuple[Instances, int]:

@@ -81,8 +81,7 @@ class Outcome:
         end_ms: the clock at the end: when what still ran was written down.
         refused: jobs that were not accepted, and why.
         removed: jobs that were accepted and then ended, as they ask for more than any job may; and why.
-        fitting_no_host: jobs that no host could ever run, and why; those among them that are neither refused
-            nor removed wait to the end.
+        fitting_no_host: jobs that were accepted and wait to the end, as no host could ever run them; and why.
         waiting: how many accepted jobs wait at the end; those without instance have no row.
     """
 
@@ -257,7 +256,11 @@ class _Replay:
             end_ms=self._clock.now_ms(),
             refused=self._refused,
             removed=self._removed,
-            fitting_no_host=fitting_no_host(trace, self._hosts),
+            fitting_no_host={
+                job_id: why
+                for job_id, why in fitting_no_host(trace, self._hosts).items()
+                if job_id not in self._refused and job_id not in self._removed
+            },
             waiting=self._scheduler.waiting_count(),
         )
 

@@ -174,13 +174,14 @@ def test_jobs_that_can_never_run_are_counted_with_the_reason(tmp_path: Path) -> 
 
     result = called(
         *("--trace", tmp_path / "trace.json", "--hosts", tmp_path / "hosts.json"),
-        *("--summary", "--report", tmp_path / "report", "--out", tmp_path / "rows.csv"),
+        *("--summary", "--report", tmp_path / "report", "--out", tmp_path / "report" / "rows.csv"),
     )
 
     assert result.exit_code == 0, result.stderr
     wide = "it asks for 30 cpus, and the largest host has 8"
     huge = "it asks for 50 cpus, and no job may have more than 40"
     assert f"1 job removed; job huge: {huge}" in result.stderr
+    assert f"1 job fitting no host; job wide: {wide}" in result.stderr
     assert f"Under fair: 1 job fits no host and can never start (job wide: {wide})." in result.stdout
     assert (
         f"Under fair: 1 job was removed, as it asks for more than any job may have (job huge: {huge})."
