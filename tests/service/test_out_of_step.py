@@ -20,6 +20,7 @@ from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore
 from tests.builders import a_job_spec
 from tests.service.conftest import Living
+from tests.waiting import HANG_S
 
 STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
 
@@ -37,7 +38,7 @@ async def _submit_and_fail(
 ) -> None:
     """Run a scheduler, submit a job that a listener cannot follow, and wait until cancelled."""
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(HANG_S),
         alive(
             store, [cluster], Settings(), Home(root=folder), ManualClock(1000), by_hand=by_hand
         ) as scheduler,

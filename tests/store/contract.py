@@ -27,6 +27,7 @@ from cook_jupyter.model.limits import UNLIMITED, LimitEntry
 from cook_jupyter.model.reason import HEARTBEAT_LOST, KILLED_BY_USER, NON_ZERO_EXIT, PREEMPTED
 from cook_jupyter.store.base import Failure, Store
 from tests.builders import a_group, a_job_spec, an_instance
+from tests.waiting import HANG_S
 
 ALL_OUTCOMES = frozenset({"waiting", "running", "success", "failed"})
 
@@ -688,7 +689,7 @@ class StoreContract:
         store.listen(_fail)
         await submitted(store)
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             await watching
 
     async def test_a_store_that_was_opened_again_has_all_that_was_committed_and_takes_commands(
