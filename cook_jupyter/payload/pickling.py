@@ -52,7 +52,8 @@ def to_frames(value: Any, *, local_code: LocalCode = LocalCode.BY_NAME) -> list[
     file = io.BytesIO()
     make = _PICKLERS[local_code]
     make(file, protocol=5, buffer_callback=_keep_large(buffers)).dump(value)
-    return [file.getbuffer(), *buffers]
+    # Not getbuffer(): Python 3.12.1 crashes when it collects such a view in a cycle, as tracebacks are.
+    return [file.getvalue(), *buffers]
 
 
 def dumps(value: Any) -> bytes:
