@@ -189,13 +189,20 @@ def _replaced(place: Any, name: str, value: Any) -> Iterator[None]:
             setattr(place, name, before)
 
 
+def _chosen_backend(matplotlib: Any) -> str | None:
+    """Return the backend of matplotlib, or None while nothing has chosen one; choose none."""
+    # As get_backend(auto_select=False), which came with 3.10; a marker stands there until one is chosen.
+    backend = dict.__getitem__(matplotlib.rcParams, "backend")
+    return backend if isinstance(backend, str) else None
+
+
 @contextmanager
 def _matplotlib_drawing_for_us() -> Iterator[None]:
     """For a while, matplotlib's backend is `notebook.figures`, whether it is imported yet or not."""
     before = os.environ.get("MPLBACKEND")
     os.environ["MPLBACKEND"] = _BACKEND
     loaded = sys.modules.get("matplotlib")
-    former = loaded.get_backend(auto_select=False) if loaded is not None else None
+    former = _chosen_backend(loaded) if loaded is not None else None
     if loaded is not None:
         loaded.use(_BACKEND)
     try:
