@@ -318,7 +318,7 @@ def main() -> int:
             print(failure, flush=True)
         if failures >= arguments.stop_after:
             break
-        if done % 5000 == 0:
+        if done % 1000 == 0:
             print(f"{done:,} worlds, {failures} failures, {time.monotonic() - began:.0f} s", flush=True)
     print(f"{done:,} worlds, {failures} failures, {time.monotonic() - began:.0f} s")
     return 1 if failures else 0
