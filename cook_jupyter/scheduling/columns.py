@@ -30,7 +30,9 @@ from cook_jupyter.scheduling.constraints import (
     constraint_class_of,
 )
 from cook_jupyter.scheduling.extremes import Extremes, bits
+from cook_jupyter.scheduling.preemption_history import NEVER_PREEMPTED, PreemptionHistory
 from cook_jupyter.scheduling.tables import (
+    LAUNCH_BITS,
     SEQ_BITS,
     Amounts,
     Columns,
@@ -89,6 +91,11 @@ class QueuedJob(NamedTuple):
         )
 
 
+def launch_number(launched_ms: int, place: int = 0) -> int:
+    """Return a number that orders launches by time, those of one millisecond by `place` (below 2**20)."""
+    return (launched_ms << LAUNCH_BITS) + place
+
+
 class QueueIndex:
     """All tasks of one pool. Single changes take microseconds, also with 100,000 jobs of one user.
 
@@ -105,6 +112,7 @@ class QueueIndex:
         self._classes: list[ConstraintClass] = [UNCONSTRAINED]
         self._class_numbers: dict[ConstraintClass, int] = {UNCONSTRAINED: 0}
         self.particulars: dict[int, Particulars] = {}  # by row; most jobs have none
+        self.preemptions: dict[int, PreemptionHistory] = {}  # by row, of jobs that were ever preempted
         self._hosts: dict[int, str] = {}  # of running tasks, by row
         self._group_hosts: dict[GroupId, dict[str, int]] = {}  # hosts of a group's running tasks
         self._waiting_count = 0
@@ -202,8 +210,17 @@ class QueueIndex:
             self._by_number[number].merge_waiting(rows[begin:end], columns.order)
             begin = end
 
-    def start(self, job_id: JobId, start_ms: int, host: str = "", *, task_seq: int = 0) -> None:
-        """Let a waiting job run on `host` from `start_ms` on; `task_seq` orders equal starts.
+    def start(
+        self, job_id: JobId, start_ms: int, host: str = "", *, task_seq: int = 0, launch: int | None = None
+    ) -> None:
+        """Let a waiting job run on a host.
+
+        Args:
+            job_id: the job.
+            start_ms: time of the start.
+            host: the host.
+            task_seq: order of equal starts.
+            launch: launch number (`launch_number`); None derives it from `start_ms` and `task_seq`.
 
         Raises:
             NotFound: the index does not have the job.
@@ -228,6 +245,7 @@ class QueueIndex:
             tasks.started.insert(at, row)
             tasks.sums = None
         self._state[row] = _RUNNING
+        self._launch[row] = launch_number(start_ms, task_seq) if launch is None else launch
         self._hosts[row] = host
         self._count_in_group(row, host, 1)
         self._waiting_count -= 1
@@ -251,6 +269,7 @@ class QueueIndex:
             self._forget_asked(row)
         self._state[row] = _FREE
         self.particulars.pop(row, None)
+        self.preemptions.pop(row, None)
         del self._rows[job_id]
         self._ids[row] = None
         self._cpus[row] = self._mem[row] = self._gpus[row] = 0.0
@@ -272,6 +291,18 @@ class QueueIndex:
             if particulars != NO_PARTICULARS:
                 self.particulars[row] = particulars
         self._wait(row, self._by_number[self._user_of[row]])
+
+    def set_preemptions(self, job_id: JobId, history: PreemptionHistory) -> None:
+        """Replace what is known of the preemptions of a job.
+
+        Raises:
+            NotFound: the index does not have the job.
+        """
+        row = self.row_of(job_id)
+        if history == NEVER_PREEMPTED:
+            self.preemptions.pop(row, None)
+        else:
+            self.preemptions[row] = history
 
     # --- questions
 
@@ -351,6 +382,11 @@ class QueueIndex:
         """Return the jobs that the user's running tasks belong to, in order."""
         tasks = self._users.get(user)
         return () if tasks is None else self.ids(tasks.started)
+
+    def group_of(self, job_id: JobId) -> GroupId | None:
+        """Return the job's group, if it places its jobs in some way."""
+        own = self.particulars.get(self.row_of(job_id))
+        return None if own is None else own.group
 
     def asked(self, job_id: JobId) -> Usage:
         """Return what one job asks for.
@@ -432,6 +468,10 @@ class QueueIndex:
     def seq(self, row: int) -> int:
         """Return the job's place in the order of creation."""
         return self._order[row] & _SEQ_MASK
+
+    def launch(self, row: int) -> int:
+        """Return the launch number of a running task."""
+        return self._launch[row]
 
     def hosts_of(self, rows: Iterable[int]) -> list[str]:
         """Return where running tasks run, by row."""
@@ -549,6 +589,7 @@ class QueueIndex:
         self._mem_bits = bits(columns.mem)
         self._gpus = amounts(columns.gpus)
         self._order = counts(columns.order)
+        self._launch = counts(columns.launch)
         self._user_of = counts(columns.user)
         self._class_of = counts(columns.constraints)
         self._ports = counts(columns.ports)

@@ -61,7 +61,7 @@ class CycleSettings:
     lazy_up_to: int = 200
 
 
-def match_cycle(
+def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebalance cycle
     index: QueueIndex,
     offers: Hosts | Sequence[Offer],
     limits: UserLimits,
@@ -71,6 +71,7 @@ def match_cycle(
     filters: QueueFilters = NO_FILTERS,
     surroundings: Surroundings = NO_SURROUNDINGS,
     indebted: frozenset[str] = frozenset(),
+    queue: Iterable[JobId] | None = None,
 ) -> Matching:
     """Decide which waiting jobs start where. Changes nothing: not the index, not the hosts.
 
@@ -83,6 +84,7 @@ def match_cycle(
         filters: quotas of pool and group, launch tokens, the launch filter, the largest job allowed.
         surroundings: reservations, groups, attributes of hosts without offer.
         indebted: clusters whose launch bucket is in debt; their matches are dropped.
+        queue: jobs to match in this order, ahead of all others; None ranks all that wait.
 
     Returns:
         the matches to commit, the refusals with their reasons, and what the next cycle needs. The cycle ends
@@ -92,9 +94,13 @@ def match_cycle(
     """
     hosts = offers if isinstance(offers, Hosts) else Hosts(offers)
     before = scaleback or Scaleback(considerable=settings.max_considered)
-    ranked = _ranked(index, limits, settings, filters, before.considerable)
-    queue = ranked_within(ranked, index, filters)
-    jobs = islice(considerable(queue, index, limits, filters), before.considerable)
+    ranking = (
+        _ranked(index, limits, settings, filters, before.considerable)
+        if queue is None
+        else (Ranked(row, 0.0, index.owner(row)) for row in map(index.row_of, queue))
+    )
+    ranked = ranked_within(ranking, index, filters)
+    jobs = islice(considerable(ranked, index, limits, filters), before.considerable)
     rows = (job.row for job in jobs)
     head = list(islice(rows, 1))
     asks = _asks(index, chain(head, rows))

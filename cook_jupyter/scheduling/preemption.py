@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import inf
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -26,11 +27,14 @@ from cook_jupyter.scheduling.considerable import NO_FILTERS, QueueFilters, ranke
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS, PoolDefaults
 from cook_jupyter.scheduling.cycle import ask_of
 from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.preemption_history import NEVER_PREEMPTED
 from cook_jupyter.scheduling.preemption_hosts import RebalanceHosts
+from cook_jupyter.scheduling.preemption_queue import BeneficiaryQueue
 from cook_jupyter.scheduling.preemption_standings import Standings
 from cook_jupyter.scheduling.preemption_table import Least, VictimTable
 from cook_jupyter.scheduling.ranking import RANK_DEFAULTS, Mask, RankSettings, ranked_in_columns
 from cook_jupyter.scheduling.rules import NO_SURROUNDINGS, Surroundings
+from cook_jupyter.scheduling.tables import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,11 @@ class PreemptionSettings:
         groups_apart: a preempted task counts as still there for its own group; for Cook, for every group.
         quota_counts: a job over its user's quota needs room in the quota too, so own tasks are stopped even
             if a host has room; for Cook that room is enough, and the job goes on waiting.
+        launch_order: between users a running task is scored in the order in which its user's tasks were
+            launched, a waiting job exactly and behind all that its user holds; preemption then comes to an
+            end. Cook scores in order of priority, a waiting job by an upper bound.
+        max_preemptions_per_hour: a task is spared whose job was preempted that often (at least once) in the
+            last hour; None spares none, as Cook.
         reserve_from: from how many victims on a host is reserved for the beneficiary; 2 for Cook.
         defaults: what the pool adds to its jobs' demands.
     """
@@ -67,6 +76,8 @@ class PreemptionSettings:
     spare_hosts_known: bool = True
     groups_apart: bool = True
     quota_counts: bool = True
+    launch_order: bool = True
+    max_preemptions_per_hour: int | None = 2
     reserve_from: int = 1
     defaults: PoolDefaults = field(default_factory=PoolDefaults)
 
@@ -94,12 +105,33 @@ class PreemptionSettings:
             spare_hosts_known=False,
             groups_apart=False,
             quota_counts=False,
+            launch_order=False,
+            max_preemptions_per_hour=None,
             reserve_from=2,
             defaults=defaults or PoolDefaults(),
         )
 
 
 PREEMPTION_DEFAULTS: Final = PreemptionSettings()
+
+_DECIMALS: Final = 6  # to which clusters round the room of a host: sums of fractions must come out even
+_LAST_DECIMAL: Final = 10.0**-_DECIMALS
+_HOSTS_TRIED: Final = 32  # for one job, before none gives way for it
+
+
+class ReservedRoom(NamedTuple):
+    """Room that an earlier cycle freed for a job that has not started yet.
+
+    Attributes:
+        host: the host.
+        launch: launch number of the job, from the moment of the decision (`columns.launch_number`).
+    """
+
+    host: str
+    launch: int
+
+
+NOTHING_RESERVED: Final[Mapping[JobId, ReservedRoom]] = MappingProxyType({})
 
 
 def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cycle
@@ -113,6 +145,7 @@ def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cy
     surroundings: Surroundings = NO_SURROUNDINGS,
     clusters: Mapping[str, str] | None = None,
     queue: Iterable[JobId] | None = None,
+    reserved: Mapping[JobId, ReservedRoom] = NOTHING_RESERVED,
 ) -> Rebalancing:
     """Decide which running tasks give way to which waiting jobs. Changes nothing.
 
@@ -128,25 +161,48 @@ def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cy
         clusters: host -> cluster, of hosts that are not among `hosts`.
         queue: the jobs as they were ranked before, for instance by the match cycle that went before; those
             that wait no longer are passed over. None: they are ranked now.
+        reserved: waiting jobs for which room was freed by earlier cycles. They count as held by their users,
+            and nothing more is decided for them; the room is not part of that of `hosts`.
     """
     most = min(settings.max_preemption, index.waiting_count)
     if not most or (settings.mode is DruMode.GPU and not settings.gpu_pools):
         return Rebalancing()
-    state = RebalanceState(index, hosts, limits, settings, surroundings=surroundings, clusters=clusters)
+    state = RebalanceState(
+        index, hosts, limits, settings, surroundings=surroundings, clusters=clusters, reserved=reserved
+    )
     if queue is None:
         ranked = ranked_in_columns(index, limits, replace(rank, mode=settings.mode), number=most)
-        first = index.ids(job.row for job in islice(ranked_within(ranked, index, filters), most))
+        candidates = iter(index.ids(job.row for job in ranked_within(ranked, index, filters)))
     else:
-        first = list(islice(filter(index.is_waiting, queue), most))
-    preemptions = tuple(decisions(state, first))
+        candidates = filter(index.is_waiting, queue)
+    if settings.launch_order:
+        candidates = _startable(candidates, index, filters, reserved)
+    preemptions = tuple(islice(decisions(state, list(islice(candidates, most))), most))
     return Rebalancing(
         preemptions=preemptions,
-        reservations=reservations_after(preemptions, reserve_from=settings.reserve_from),
+        reservations=reservations_after(
+            preemptions, reserve_from=settings.reserve_from, leftovers=settings.launch_order
+        ),
     )
 
 
 def decisions(state: "RebalanceState", jobs: Iterable[JobId]) -> Iterator[Preemption]:
-    """Yield what is decided for each job in turn, each with those before it in force."""
+    """Yield what is decided for the jobs, each decision with those before it in force.
+
+    Cook takes the jobs in turn; otherwise the next is always of the user who is furthest below share.
+    """
+    if state.settings.launch_order:
+        queue = BeneficiaryQueue(state, jobs)
+        while (following := queue.pop()) is not None:
+            job_id, dru = following
+            decision = state.decide(job_id, dru)
+            if decision is None:
+                queue.pass_over(job_id)
+            else:
+                state.advance(decision)
+                queue.follow(decision, state.room_on(decision.host))
+                yield decision
+        return
     for job_id in jobs:
         decision = state.decide(job_id)
         if decision is not None:
@@ -154,8 +210,27 @@ def decisions(state: "RebalanceState", jobs: Iterable[JobId]) -> Iterator[Preemp
             yield decision
 
 
+def _startable(
+    jobs: Iterable[JobId], index: QueueIndex, filters: QueueFilters, reserved: Mapping[JobId, ReservedRoom]
+) -> Iterator[JobId]:
+    """Yield the jobs that may start as soon as there is room: by the launch rate and the launch filter."""
+    tokens = None if filters.tokens is None else dict(filters.tokens)
+    for job_id in (*reserved, *jobs) if tokens is not None else jobs:
+        if tokens is not None and index.is_waiting(job_id):
+            user = index.owner(index.row_of(job_id)).name
+            tokens[user] = tokens.get(user, inf) - 1
+            if tokens[user] < 0:
+                continue
+        if job_id not in reserved and (filters.accepts is None or filters.accepts(job_id)):
+            yield job_id
+
+
 def reservations_after(
-    preemptions: Iterable[Preemption], launched: Collection[JobId] = (), *, reserve_from: int = 1
+    preemptions: Iterable[Preemption],
+    launched: Collection[JobId] = (),
+    *,
+    reserve_from: int = 1,
+    leftovers: bool = False,
 ) -> dict[JobId, str]:
     """Return which host is kept for which job after a cycle; this replaces what was reserved before.
 
@@ -163,12 +238,22 @@ def reservations_after(
         preemptions: what the cycle decided.
         launched: jobs that were launched meanwhile.
         reserve_from: from how many victims on a host is reserved.
+        leftovers: whether a host is also reserved for jobs in the room that others' victims leave there.
     """
-    return {
-        made.beneficiary: made.host
-        for made in preemptions
-        if len(made.victims) + len(made.displaced) >= reserve_from and made.beneficiary not in launched
-    }
+    reserved: dict[JobId, str] = {}
+    freed: set[str] = set()
+    for made in preemptions:
+        stopped = len(made.victims) + len(made.displaced)
+        if stopped:
+            freed.add(made.host)
+        if leftovers:
+            for displaced in made.displaced:
+                reserved.pop(displaced, None)
+        if made.beneficiary not in launched and (
+            stopped >= reserve_from or (leftovers and made.host in freed)
+        ):
+            reserved[made.beneficiary] = made.host
+    return reserved
 
 
 class RebalanceState:
@@ -186,10 +271,25 @@ class RebalanceState:
         *,
         surroundings: Surroundings = NO_SURROUNDINGS,
         clusters: Mapping[str, str] | None = None,
+        reserved: Mapping[JobId, ReservedRoom] = NOTHING_RESERVED,
     ) -> None:
         self._index = index
-        self._settings = settings
-        self._standings = Standings(index, limits, settings.mode, surroundings.now_ms)
+        self.settings = settings
+        self._least_known: tuple[Ask, tuple[float, float, float]] | None = None  # of the last job
+        limit = settings.max_preemptions_per_hour
+        spared = [
+            row
+            for row, history in index.preemptions.items()
+            if limit is not None and history.count_within_hour(surroundings.now_ms) >= limit
+        ]
+        self._standings = Standings(
+            index,
+            limits,
+            settings.mode,
+            surroundings.now_ms,
+            launch_order=settings.launch_order,
+            spared_rows=spared,
+        )
         on = index.hosts_of(self._standings.rows)
         self._hosts = RebalanceHosts(
             hosts,
@@ -211,6 +311,17 @@ class RebalanceState:
             least_work_lost=settings.least_work_lost,
             freed_gpus_count=settings.freed_gpus_count,
         )
+        if settings.launch_order:
+            for job_id, room in reserved.items():
+                if index.is_waiting(job_id):
+                    self._hold(job_id, room)
+
+    def _hold(self, job_id: JobId, room: ReservedRoom) -> None:
+        """Count a job for which room is reserved as held by its user, and as placed on the host."""
+        row = self._index.row_of(job_id)
+        if room.host in self._hosts.position:
+            self._hosts.placed(ask_of(self._index, row), room.host)
+        self._standings.rescore((), self._standings.place(row, room.launch))
 
     @property
     def spare(self) -> dict[str, Resources]:
@@ -224,24 +335,43 @@ class RebalanceState:
     def order(self) -> list[tuple[JobId, float]]:
         """Return all tasks with their DRU, from the highest down; placed jobs are among them."""
         tasks = self._standings.all_tasks()
-        self._table.sort(tasks)
-        return [(job, self._standings.dru[task]) for job, task in zip(self._jobs(tasks), tasks, strict=True)]
+        self._table.sort(tasks)  # tasks that may not be preempted are last
+        scores = map(self._standings.score_of, tasks)
+        return list(zip(self._jobs(tasks), scores, strict=True))
 
     def pending_dru(self, job_id: JobId) -> float:
-        """Return how far along its user's share the job would be, at most, if it ran."""
+        """Return how far along its user's share the job would be if it ran; in Cook's order at most."""
         return self._standings.pending_dru(self._index.row_of(job_id))
+
+    def room_on(self, host: str) -> Resources:
+        """Return the spare room on a host as the decisions leave it."""
+        return self._table.spare[self._hosts.position[host]] or Resources()
+
+    def requests_of(self, jobs: Sequence[JobId]) -> tuple[Floats, Floats, Floats]:
+        """Return the cpus, memory and gpus that jobs ask for."""
+        rows = list(map(self._index.row_of, jobs))
+        columns = self._index.columns
+        return columns.cpus[rows], columns.mem[rows], columns.gpus[rows]
+
+    def user_of(self, job_id: JobId) -> str:
+        """Return the user of a job."""
+        return self._index.owner(self._index.row_of(job_id)).name
 
     def is_below_quota(self, job_id: JobId) -> bool:
         """Tell whether the job's user stays within quota if the job runs as well."""
         return self._standings.is_below_quota(self._index.row_of(job_id))
 
-    def decide(self, job_id: JobId) -> Preemption | None:
+    def decide(self, job_id: JobId, dru: float | None = None) -> Preemption | None:
         """Say whose tasks should give way to the job; None if nobody's should.
+
+        Args:
+            job_id: a waiting job.
+            dru: what `pending_dru` says of it, if that is known.
 
         Raises:
             NotFound: the index does not have the job.
         """
-        settings = self._settings
+        settings = self.settings
         if settings.mode is DruMode.GPU and not settings.gpu_pools:
             return None
         row = self._index.row_of(job_id)
@@ -251,8 +381,14 @@ class RebalanceState:
         if user is None or not settings.quota_counts:
             roomy = self._with_spare_room(ask, open_to)
             if roomy is not None:
-                return self._decision(ask, roomy, [])
-        least = Least(settings.safe_dru_threshold, self._standings.pending_dru(row), settings.min_dru_diff)
+                return self._decision(ask, roomy, [], self._standings.dru)
+        pending = self._standings.pending_dru(row) if dru is None else dru
+        least = Least(settings.safe_dru_threshold, pending, settings.min_dru_diff)
+        if settings.launch_order:
+            decision = None
+            if user is None:
+                decision = self._lasting(ask, least, open_to)
+            return decision or self._with_own_tasks(ask, row, None if user is not None else least, open_to)
         if user is not None:
             own = self._own_tasks(user, least)
             return self._cheapest(ask, self._best_of_own(ask, own, open_to), own)
@@ -272,13 +408,14 @@ class RebalanceState:
         placed = self._standings.place(row)
         self._hosts.placed(ask, decision.host)
         spare = decision.freed - Resources(cpus=ask.cpus, mem_mb=ask.mem_mb, gpus=ask.gpus)
-        self._table.advance(at, stopped, placed, spare, self._standings.rescore(stopped, placed))
+        changed = self._standings.rescore(stopped, placed)
+        self._table.advance(at, stopped, placed, spare, changed)
 
     # --- hosts
 
     def _with_spare_room(self, ask: Ask, open_to: Mask | None) -> int | None:
         """The last host by name that has room for the job as it is."""
-        positions = self._table.with_spare_room(ask.cpus, ask.mem_mb, ask.gpus)
+        positions = self._table.with_spare_room(*self._least_room(ask))
         if open_to is not None:
             positions = positions[open_to[positions]]
         if ask.particulars is NO_PARTICULARS:
@@ -287,7 +424,7 @@ class RebalanceState:
 
     def _best(self, ask: Ask, least: Least, open_to: Mask | None) -> Collection[int]:
         """The hosts where the nearest of the victims to its share is as far along as anywhere."""
-        wanted = (ask.cpus, ask.mem_mb, ask.gpus)
+        wanted = self._least_room(ask)
         if ask.particulars is NO_PARTICULARS:
             return self._table.best(*wanted, least, open_to)
         scores = self._table.scores(*wanted, least)
@@ -301,10 +438,35 @@ class RebalanceState:
             scores[positions] = -inf
         return ()
 
+    def _lasting(self, ask: Ask, least: Least, open_to: Mask | None) -> Preemption | None:
+        """Let tasks of other users give way, where none of them would take its room back at once.
+
+        With several victims of one user gone, the first of them may be further below the share than before,
+        and further than the beneficiary: on such a host nobody gives way.
+        """
+        for _ in range(_HOSTS_TRIED):
+            positions = self._best(ask, least, open_to)
+            decision = self._cheapest(ask, positions, self._table.at)
+            if decision is None or self._lasts(decision, least):
+                return decision
+            open_to = np.ones(len(self._table.at), dtype=bool) if open_to is None else open_to.copy()
+            open_to[self._hosts.position[decision.host]] = False
+        return None
+
+    def _lasts(self, decision: Preemption, least: Least) -> bool:
+        """Return whether no victim could preempt the beneficiary after the decision."""
+        stopped = (*decision.victims, *decision.displaced)
+        if least.pending < least.safe or len(stopped) == 1:
+            return True
+        rows = [self._index.row_of(job_id) for job_id in stopped]
+        return not any(least.pending - self._standings.dru_after(row, rows) > least.by for row in rows)
+
     def _own_tasks(self, user: int, least: Least) -> dict[int, list[int]]:
         """The tasks of one user that may be preempted, by host, from the highest DRU down."""
         own: dict[int, list[int]] = {}
         for task in reversed(self._standings.own(user)):
+            if self._standings.is_spared(task):
+                continue
             if not least.allows(self._standings.dru[task]):
                 break  # those before it are no further along
             own.setdefault(self._table.position_of(task), []).append(task)
@@ -312,36 +474,81 @@ class RebalanceState:
             self._table.sort(tasks)
         return own
 
-    def _best_of_own(self, ask: Ask, own: Mapping[int, list[int]], open_to: Mask | None) -> Collection[int]:
-        """What `_best` says, if no other user's tasks may be preempted."""
+    def _with_own_tasks(
+        self, ask: Ask, row: int, others: Least | None, open_to: Mask | None
+    ) -> Preemption | None:
+        """Let tasks of lower priority of the job's own user give way, with those of others there if need be.
+
+        Only the user's own order is at stake here, so tasks are scored in order of priority. A job that gave
+        way to another user's stops no tasks of its own user any more: else such steps need never end.
+
+        Args:
+            ask: the job.
+            row: its row in the index.
+            others: which tasks of others may be preempted as well; None if none may.
+            open_to: which hosts come into question, by position; None if all do.
+        """
+        standings, settings = self._standings, self.settings
+        pending, behind = standings.own_of_lower_priority(row)
+        if not behind or self._index.preemptions.get(row, NEVER_PREEMPTED).by_others:
+            return None
+        least = Least(settings.safe_dru_threshold, pending, settings.min_dru_diff)
+        scores = {task: dru for task, dru in behind if least.allows(dru)}
+        tasks: dict[int, list[int]] = {}
+        for task in scores:
+            tasks.setdefault(self._table.position_of(task), []).append(task)
+        for at, stoppable in tasks.items():
+            if others is not None:
+                theirs = [task for task in self._table.at[at] if others.allows(standings.dru[task])]
+                scores.update((task, standings.dru[task]) for task in theirs)
+                stoppable.extend(theirs)
+            stoppable.sort(key=lambda task: (-scores[task], standings.work[task], standings.ties[task]))
+        return self._cheapest(ask, self._best_of_own(ask, tasks, open_to, scores), tasks, scores)
+
+    def _best_of_own(
+        self,
+        ask: Ask,
+        own: Mapping[int, list[int]],
+        open_to: Mask | None,
+        drus: Mapping[int, float] | Sequence[float] | None = None,
+    ) -> Collection[int]:
+        """What `_best` says, if only these tasks may be preempted."""
+        drus = self._standings.dru if drus is None else drus
         scores: dict[int, float] = {}
         for at, tasks in own.items():
             if (open_to is None or open_to[at]) and self._hosts.takes(ask, at):
                 length = self._shortest(ask, at, tasks)
                 if length is not None:
-                    scores[at] = self._standings.dru[tasks[length - 1]]
+                    scores[at] = drus[tasks[length - 1]]
         best = max(scores.values(), default=0.0)
         return [at for at, dru in scores.items() if dru == best]
 
     # --- victims
 
     def _cheapest(
-        self, ask: Ask, positions: Collection[int], tasks: Sequence[list[int]] | Mapping[int, list[int]]
+        self,
+        ask: Ask,
+        positions: Collection[int],
+        tasks: Sequence[list[int]] | Mapping[int, list[int]],
+        drus: Mapping[int, float] | Sequence[float] | None = None,
     ) -> Preemption | None:
         """The decision for that host of equals where it costs least, or for the last of them by name."""
         if not positions:
             return None
-        if len(positions) == 1 or not self._settings.least_work_lost:
+        drus = self._standings.dru if drus is None else drus
+        if len(positions) == 1 or not self.settings.least_work_lost:
             at = max(positions)
-            return self._decision(ask, at, self._victims(ask, at, tasks[at]))
+            return self._decision(ask, at, self._victims(ask, at, tasks[at], drus), drus)
         work = self._standings.work
-        found = {at: self._victims(ask, at, tasks[at]) for at in positions}
+        found = {at: self._victims(ask, at, tasks[at], drus) for at in positions}
         at = min(found, key=lambda at: (sum(work[task] for task in found[at]), -at))
-        return self._decision(ask, at, found[at])
+        return self._decision(ask, at, found[at], drus)
 
-    def _victims(self, ask: Ask, at: int, tasks: Sequence[int]) -> list[int]:
+    def _victims(
+        self, ask: Ask, at: int, tasks: Sequence[int], dru: Mapping[int, float] | Sequence[float]
+    ) -> list[int]:
         """Which of the tasks on a host give way. The first of them make room enough."""
-        settings, dru = self._settings, self._standings.dru
+        settings = self.settings
         length = self._shortest(ask, at, tasks) or 0
         if not settings.shortest_prefix:
             while length < len(tasks) and dru[tasks[length]] == dru[tasks[length - 1]]:
@@ -354,20 +561,20 @@ class RebalanceState:
             dropping.sort(key=lambda task: -self._standings.work[task])
         for task in dropping:
             others = [other for other in victims if other != task]
-            if _fits(ask, self._freed(at, others)) and self._is_within_quota(ask, others):
+            if self._fits(ask, self._freed(at, others)) and self._is_within_quota(ask, others):
                 victims = others
         return victims
 
     def _shortest(self, ask: Ask, at: int, tasks: Sequence[int]) -> int | None:
         """How many of the tasks, from the first on, must go to make room; None if all are not enough."""
         for length, freed in enumerate(self._freeing(at, tasks)):
-            if length and _fits(ask, freed) and self._is_within_quota(ask, tasks[:length]):
+            if length and self._fits(ask, freed) and self._is_within_quota(ask, tasks[:length]):
                 return length
         return None
 
     def _is_within_quota(self, ask: Ask, stopped: Sequence[int]) -> bool:
         """Tell whether the job's user would be within quota without these tasks, if that counts."""
-        if not self._settings.quota_counts:
+        if not self.settings.quota_counts:
             return True
         row = self._index.row_of(ask.job_id)
         below = self._standings.is_below_quota
@@ -387,11 +594,27 @@ class RebalanceState:
         for task in tasks:
             cpus += standings.cpus[task]
             mem += standings.mem[task]
-            if self._settings.freed_gpus_count:
+            if self.settings.freed_gpus_count:
                 gpus += standings.gpus[task]
             yield cpus, mem, gpus
 
-    def _decision(self, ask: Ask, at: int, tasks: Sequence[int]) -> Preemption:
+    def _least_room(self, ask: Ask) -> tuple[float, float, float]:
+        """Return the cpus, memory and gpus that a sum of room and victims must come to."""
+        if not self.settings.launch_order:
+            return ask.cpus, ask.mem_mb, ask.gpus
+        known = self._least_known
+        if known is None or known[0] is not ask:
+            gpus = _least_sum(ask.gpus) if ask.gpus else 0.0
+            known = self._least_known = (ask, (_least_sum(ask.cpus), _least_sum(ask.mem_mb), gpus))
+        return known[1]
+
+    def _fits(self, ask: Ask, room: tuple[float, float, float]) -> bool:
+        cpus, mem, gpus = self._least_room(ask)
+        return cpus <= room[0] and mem <= room[1] and gpus <= room[2]
+
+    def _decision(
+        self, ask: Ask, at: int, tasks: Sequence[int], drus: Mapping[int, float] | Sequence[float]
+    ) -> Preemption:
         offer = self._hosts.offers[at]
         cpus, mem, gpus = self._freed(at, tasks)
         return Preemption(
@@ -400,7 +623,7 @@ class RebalanceState:
             cluster=offer.cluster,
             victims=tuple(self._jobs(task for task in tasks if task < self._standings.running)),
             displaced=tuple(self._jobs(task for task in tasks if task >= self._standings.running)),
-            dru=min((self._standings.dru[task] for task in tasks), default=UNLIMITED),
+            dru=min((drus[task] for task in tasks), default=UNLIMITED),
             freed=Resources(cpus=cpus, mem_mb=mem, gpus=gpus),
         )
 
@@ -408,5 +631,9 @@ class RebalanceState:
         return self._index.ids(self._standings.rows[task] for task in tasks)
 
 
-def _fits(ask: Ask, room: tuple[float, float, float]) -> bool:
-    return ask.cpus <= room[0] and ask.mem_mb <= room[1] and ask.gpus <= room[2]
+def _least_sum(amount: float) -> float:
+    """Return the least sum of amounts that clusters offer as room for this amount: they round sums."""
+    if amount.is_integer():
+        return amount - _LAST_DECIMAL / 2
+    rounded = round(amount, _DECIMALS)
+    return (rounded if rounded >= amount else rounded + _LAST_DECIMAL) - _LAST_DECIMAL / 2

@@ -4,8 +4,8 @@ Lives here: `RebalanceHosts`, which applies the constraints that hold for preemp
 cycle decides.
 Not here: each constraint itself (`scheduling.constraints`), room and victims (`scheduling.preemption`).
 
-Reservations and the number of tasks per host do not bear on preemption. A task that the cycle preempts counts
-as still there for groups, since it may still be there when the beneficiary starts.
+Reservations and the number of tasks per host do not bear on preemption. A task that the cycle preempts may
+still be there when the beneficiary starts, or may not: what its group demands must hold in both cases.
 """
 
 from collections.abc import Collection, Mapping
@@ -75,6 +75,7 @@ class RebalanceHosts:
         self._groups_apart = groups_apart
         self._by_class: dict[tuple[ConstraintClass, float], Mask | None] = {}
         self._cohosts: dict[GroupId, dict[str, int]] = {}
+        self._stopping: dict[GroupId, dict[str, int]] = {}  # hosts of a group's preempted tasks
         self._preempted: list[str] = []  # hosts of preempted tasks, once for each
 
     def open_to_class(self, wanted: ConstraintClass, gpus: float) -> Mask | None:
@@ -108,8 +109,18 @@ class RebalanceHosts:
         if placement.kind is PlacementKind.UNIQUE and "HOSTNAME" not in offer.attributes:
             return False
         hosts = self._hosts_of(group)
+        return self._is_met(placement, offer, hosts) and (
+            group not in self._stopping or self._is_met(placement, offer, self._left_of(group, hosts))
+        )
+
+    def _is_met(self, placement: GroupPlacement, offer: Offer, hosts: Mapping[str, int]) -> bool:
         cohosts = {host: self._attributes(host) for host in hosts}
         return group_fails(placement, offer.host, offer.attributes, cohosts, hosts) is None
+
+    def _left_of(self, group: GroupId, hosts: Mapping[str, int]) -> dict[str, int]:
+        """The group's hosts once its preempted tasks have ended."""
+        stopping = self._stopping[group]
+        return {host: left for host, count in hosts.items() if (left := count - stopping.get(host, 0)) > 0}
 
     def placed(self, ask: Ask, host: str) -> None:
         """Learn that the job is to go to the host."""
@@ -123,6 +134,8 @@ class RebalanceHosts:
     def preempted(self, group: GroupId | None, host: str) -> None:
         """Learn that a task of that group, or of none, is to be stopped on the host."""
         if self._groups_apart:
+            if group is not None:
+                _count(self._stopping.setdefault(group, {}), host)
             return
         if group is not None:
             self._hosts_of(group)  # counts it already

@@ -19,18 +19,20 @@ Amounts = MutableSequence[float]  # a column, read or written one value at a tim
 Counts = MutableSequence[int]
 
 SEQ_BITS: Final = 39  # of an order key; above them stands the priority
+LAUNCH_BITS: Final = 20  # of a launch number; above them stands the time of the launch
 
 
 class Columns:
     """The columns of an index, by row. Row 0 asks for nothing."""
 
-    __slots__ = ("constraints", "cpus", "gpus", "mem", "order", "ports", "state", "user")
+    __slots__ = ("constraints", "cpus", "gpus", "launch", "mem", "order", "ports", "state", "user")
 
     def __init__(self, capacity: int) -> None:
         self.cpus = np.zeros(capacity)
         self.mem = np.zeros(capacity)
         self.gpus = np.zeros(capacity)
         self.order = np.zeros(capacity, dtype=np.int64)
+        self.launch = np.zeros(capacity, dtype=np.int64)
         self.user = np.zeros(capacity, dtype=np.int32)
         self.constraints = np.zeros(capacity, dtype=np.int32)
         self.ports = np.zeros(capacity, dtype=np.int32)

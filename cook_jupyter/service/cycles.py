@@ -19,6 +19,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import PREEMPTED
+from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.store.base import Failure
 
@@ -139,16 +140,23 @@ async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobI
     queues, rebalancer = scheduler.queues, scheduler.rebalancer
     now_ms = scheduler.clock.now_ms()
     scheduler.see_capacity(pool)
-    kept = _still_freed(scheduler, pool)
+    settings = rebalancer.preemption()
+    kept = _kept_reservations(scheduler, pool, now_ms, only_ending=not settings.launch_order)
     queues.reservations.put(pool, kept)
     decision = queues.rebalance(
-        pool, scheduler.offers_to_all(pool), rebalancer.preemption(), now_ms=now_ms, ranked=ranked
+        pool,
+        scheduler.offers_to_all(pool),
+        settings,
+        now_ms=now_ms,
+        ranked=ranked,
+        tokens=scheduler.rates.tokens(pool, queues.limits_of(pool), queues.index(pool).users, now_ms),
     )
-    reserved = {**decision.reservations, **kept}
+    reserved = {**kept, **decision.reservations, **kept}
     stopping = [each for each in decision.preemptions if each.victims and each.beneficiary not in kept]
     holding = await _holding(scheduler, stopping)
-    for preemption in stopping:
-        if preemption not in holding:
+    void = {preemption.host for preemption in stopping if preemption not in holding}
+    for preemption in decision.preemptions:
+        if preemption.host in void and preemption not in holding:
             reserved.pop(preemption.beneficiary, None)
     failures = [
         Failure(
@@ -163,17 +171,16 @@ async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobI
         for job_id, instance_id in victims.items()
     ]
     # Before the commit: whoever is matched next must find it kept.
-    queues.reservations.put(
-        pool, {job: host for job, host in reserved.items() if queues.is_waiting(pool, job)}
+    queues.reserve(
+        pool, {job: host for job, host in reserved.items() if queues.is_waiting(pool, job)}, now_ms
     )
-    waited_for = {
-        preemption.beneficiary: {
-            instance_id: row.held
-            for job_id, instance_id in victims.items()
-            if (row := scheduler.running_row(job_id)) is not None
-        }
-        for preemption, victims in holding.items()
-    }
+    ending: dict[str, dict[InstanceId, Resources]] = defaultdict(dict)  # by host
+    for preemption, victims in holding.items():
+        for job_id, instance_id in victims.items():
+            row = scheduler.running_row(job_id)
+            if row is not None:
+                ending[preemption.host][instance_id] = row.held
+    waited_for = {job_id: ending[host] for job_id, host in decision.reservations.items() if host in ending}
     stopped = await stop(scheduler, failures)
     rebalancer.waited_for |= waited_for
     if stopped:
@@ -195,12 +202,24 @@ async def stop(scheduler: Scheduler, failures: Sequence[Failure]) -> int:
     return len(ended)
 
 
-def _still_freed(scheduler: Scheduler, pool: str) -> dict[JobId, str]:
-    """Reservations of jobs for which tasks are being stopped: to be kept, and no more is stopped for them."""
+def _kept_reservations(
+    scheduler: Scheduler, pool: str, now_ms: int, *, only_ending: bool
+) -> dict[JobId, str]:
+    """Return the reservations to be kept; nothing more is stopped for those jobs.
+
+    Args:
+        scheduler: the scheduler.
+        pool: the pool.
+        now_ms: the time.
+        only_ending: keep, as Cook, only those of jobs whose victims have not all ended.
+    """
+    reservations = scheduler.queues.reservations
     coming = scheduler.rebalancer.coming(scheduler.kills)
-    return {
-        job_id: host for job_id, host in scheduler.queues.reservations.of(pool).items() if job_id in coming
-    }
+    if only_ending:
+        return {job_id: host for job_id, host in reservations.of(pool).items() if job_id in coming}
+    if scheduler.rates.indebted(scheduler.clusters, now_ms):
+        return dict(reservations.of(pool))  # they could not start, and will
+    return reservations.usable(pool, coming, now_ms)
 
 
 async def _holding(

@@ -6,19 +6,19 @@ them (`service.cycles`).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
 from cook_jupyter.model.decisions import Matching, Rebalancing, Scaleback
-from cook_jupyter.model.instance import Instance
+from cook_jupyter.model.instance import Instance, InstanceId
 from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.model.waiting import WaitReason
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex, launch_number
 from cook_jupyter.scheduling.considerable import (
     UNLIMITED_QUOTA,
     QueueFilters,
@@ -30,7 +30,13 @@ from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle, placement_
 from cook_jupyter.scheduling.explain import Facts, reasons
 from cook_jupyter.scheduling.matching import MatchSettings
 from cook_jupyter.scheduling.pool_rules import first_found
-from cook_jupyter.scheduling.preemption import PreemptionSettings, rebalance
+from cook_jupyter.scheduling.preemption import (
+    NOTHING_RESERVED,
+    PreemptionSettings,
+    ReservedRoom,
+    rebalance,
+)
+from cook_jupyter.scheduling.preemption_history import preemption_history_of
 from cook_jupyter.scheduling.ranking import Order, RankSettings, lazily
 from cook_jupyter.scheduling.rules import Surroundings
 from cook_jupyter.service.config import Settings
@@ -74,6 +80,9 @@ class Queues:
                 self.changed(job, job.open_instance)
         for name, some in waiting.items():
             self._of(name).index.add_many(some)
+        for job in jobs:
+            if job.instances and job.state is JobState.WAITING:
+                self._of(job.spec.pool).index.set_preemptions(job.job_id, preemption_history_of(job))
 
     def changed(self, job: Job, alive: Instance | None) -> None:
         """Bring the job's queue up to what the job is now; `alive` is its open instance, if it has one.
@@ -86,21 +95,24 @@ class Queues:
         index = pool.index
         if self.plugin.asks:
             self.plugin.changed(job)
+        launch = None
         if not waits and (self.reservations or pool.tried or self.offensive):
-            self.reservations.drop(spec.pool, job_id)
+            launch = self.reservations.drop(spec.pool, job_id)
             pool.tried.pop(job_id, None)
             self.offensive.pop(job_id, None)
         if alive is not None:
             if index.is_waiting(job_id):
-                index.start(job_id, alive.started_ms, alive.host)
-            elif job_id not in index:
-                index.add(self._queued(job))
+                number = pool.next_launch(alive.started_ms) if launch is None else launch
+                index.start(job_id, alive.started_ms, alive.host, launch=number)
+            elif job_id not in index:  # at a restart: in the order of starts
+                self._add(pool, job)
                 index.start(job_id, alive.started_ms, alive.host)
         elif waits:
             if job_id not in index:
-                index.add(self._queued(job))
+                self._add(pool, job)
             elif index.is_running(job_id):
                 index.wait_again(job_id, particulars=self._queued(job).particulars)
+                index.set_preemptions(job_id, preemption_history_of(job))
         elif job_id in index:
             index.end(job_id)
 
@@ -112,7 +124,12 @@ class Queues:
         for job_id, job in state.tried.items():
             if state.index.is_waiting(job_id):
                 state.index.end(job_id)
-                state.index.add(self._queued(job))
+                self._add(state, job)
+
+    def _add(self, pool: "_Pool", job: Job) -> None:
+        pool.index.add(self._queued(job))
+        if job.instances:
+            pool.index.set_preemptions(job.job_id, preemption_history_of(job))
 
     def _queued(self, job: Job) -> QueuedJob:
         """What the queue is to know of a job."""
@@ -153,26 +170,33 @@ class Queues:
             now_ms: the time.
             tokens: how many jobs users may start now; who is not named is not limited.
             indebted: clusters that may not be sent more now.
-            reserved_only: only the jobs that something is kept for; all else of the cycle is as ever.
+            reserved_only: only the jobs for which room is reserved, in the order in which it was.
         """
         state = self._of(pool)
-        surroundings = self._surroundings(state, now_ms)
-        accepts = self.plugin.accepts(now_ms)
+        filters = replace(self._filters(state), tokens=tokens, accepts=self.plugin.accepts(now_ms))
         if reserved_only:
-            surroundings = replace(surroundings, reservations=self.reservations.everywhere())
-            accepts = _among(self.reservations.of(pool), accepts)
+            return match_cycle(
+                state.index,
+                state.rooms.hosts(offers),
+                self.limits_of(pool),
+                settings=state.cycle,
+                filters=filters,
+                surroundings=replace(
+                    self._surroundings(state, now_ms), reservations=self.reservations.everywhere()
+                ),
+                indebted=indebted,
+                queue=list(filter(state.index.is_waiting, self.reservations.of(pool))),
+            )
         matching = match_cycle(
             state.index,
             state.rooms.hosts(offers),
-            self.limits_of(pool),
+            self._unreserved_limits(state, self.limits_of(pool)),
             settings=state.cycle,
             scaleback=state.scaleback,
-            filters=replace(self._filters(state), tokens=tokens, accepts=accepts),
-            surroundings=surroundings,
+            filters=self._unreserved_filters(state, filters),
+            surroundings=self._surroundings(state, now_ms),
             indebted=indebted,
         )
-        if reserved_only:
-            return matching
         state.scaleback = matching.scaleback
         state.held = matching.rate_limited
         state.last = matching
@@ -190,29 +214,68 @@ class Queues:
         *,
         now_ms: int,
         ranked: Sequence[JobId] | None = None,
+        tokens: Mapping[str, float] | None = None,
     ) -> Rebalancing:
         """Decide which running tasks of a pool give way to which waiting jobs. Changes nothing.
 
-        `ranked` is the queue as it was ranked before, if it is not to be ranked now.
+        Args:
+            pool: the pool; its capacity has been seen.
+            offers: the room there is now, less what is reserved.
+            settings: how the pool preempts.
+            now_ms: the time.
+            ranked: the queue as it was ranked before; None ranks it now.
+            tokens: how many jobs users may start now; who is not named is not limited.
         """
         state = self._of(pool)
+        filters = self._filters(state)
+        reserved: Mapping[JobId, ReservedRoom] = NOTHING_RESERVED
+        if settings.launch_order:
+            filters = replace(filters, tokens=tokens, accepts=self._may_get_room(now_ms))
+            reserved = {
+                job_id: ReservedRoom(host, self._launch_of(state, job_id, now_ms))
+                for job_id, host in self.reservations.of(pool).items()
+            }
+            filters = self._unreserved_filters(state, filters)
         return rebalance(
             state.index,
             state.rooms.hosts(offers),
             self.limits_of(pool),
             settings=replace(settings, mode=state.pool.dru_mode, defaults=state.defaults),
             rank=state.cycle.rank,
-            filters=self._filters(state),
+            filters=filters,
+            reserved=reserved,
             surroundings=replace(self._surroundings(state, now_ms), attributes=state.rooms.attributes),
             clusters={offer.host: offer.cluster for offer in state.rooms.capacity},
             queue=ranked,
         )
 
+    def reserve(self, pool: PoolName, hosts: Mapping[JobId, str], now_ms: int) -> None:
+        """Reserve room for jobs of a pool, in place of what was reserved in it before.
+
+        From now on the jobs count as launched, in this order: whatever else their users start comes later.
+        """
+        self.reservations.put(pool, hosts)
+        state = self._of(pool)
+        for job_id in self.reservations.of(pool):
+            self._launch_of(state, job_id, now_ms)
+
+    def _launch_of(self, pool: "_Pool", job_id: JobId, now_ms: int) -> int:
+        return self.reservations.launch_of(job_id, lambda: pool.next_launch(now_ms))
+
+    def _may_get_room(self, now_ms: int) -> Callable[[JobId], bool] | None:
+        """What tells for which jobs others may be preempted; None if for all."""
+        lapsed, accepts = self.reservations.lapsed, self.plugin.accepts(now_ms)
+        if not lapsed:
+            return accepts
+        return lambda job_id: job_id not in lapsed and (accepts is None or accepts(job_id))
+
     def last_matching(self, pool: PoolName) -> Matching | None:
         """Return what the last match cycle of a pool decided that had something to look at."""
         return self._of(pool).last
 
-    def not_kept(self, offers: Sequence[Offer], coming: Mapping[JobId, Resources]) -> Sequence[Offer]:
+    def not_kept(
+        self, offers: Sequence[Offer], coming: Mapping[JobId, Mapping[InstanceId, Resources]]
+    ) -> Sequence[Offer]:
         """Return the offers without the room that is kept for jobs; `coming` is what victims still hold."""
         return self.reservations.left(offers, self._asked, coming)
 
@@ -318,6 +381,62 @@ class Queues:
             now_ms=now_ms,
         )
 
+    def _unreserved_limits(self, pool: "_Pool", limits: UserLimits) -> UserLimits:
+        """Return the limits of users without what jobs with reserved room will use."""
+        quotas = {
+            user: _besides(limits.quota(user), usage)
+            for user, usage in self._reserved_usage(pool).items()
+            if limits.quota(user).limits_usage
+        }
+        return replace(limits, quotas={**limits.quotas, **quotas}) if quotas else limits
+
+    def _unreserved_filters(self, pool: "_Pool", filters: QueueFilters) -> QueueFilters:
+        """Return the filters for all jobs but those with reserved room: these count as started.
+
+        Other jobs of a placed group wait until the group's job with reserved room has started.
+        """
+        by_user = self._reserved_usage(pool)
+        if not by_user and not filters.group_quota.limits_usage:
+            return filters
+        group_usage = filters.group_usage
+        for member in self._pools.values():
+            if pool.group is not None and member.group == pool.group:
+                group_usage = sum(self._reserved_usage(member).values(), group_usage)
+        tokens = filters.tokens and {
+            user: number - by_user.get(user, Usage()).count for user, number in filters.tokens.items()
+        }
+        return replace(
+            filters,
+            pool_quota=_besides(filters.pool_quota, sum(by_user.values(), Usage())),
+            group_usage=group_usage,
+            tokens=tokens,
+            accepts=self._apart_from_groups(pool, filters.accepts),
+        )
+
+    def _apart_from_groups(
+        self, pool: "_Pool", accepts: Callable[[JobId], bool] | None
+    ) -> Callable[[JobId], bool] | None:
+        groups = {
+            pool.index.group_of(job_id)
+            for job_id in self.reservations.of(pool.pool.name)
+            if pool.index.is_waiting(job_id)
+        } - {None}
+        if not groups:
+            return accepts
+        return lambda job_id: (
+            pool.index.group_of(job_id) not in groups and (accepts is None or accepts(job_id))
+        )
+
+    def _reserved_usage(self, pool: "_Pool") -> dict[str, Usage]:
+        """Return what jobs with reserved room will use, by user; nothing where whole hosts are closed."""
+        usage: dict[str, Usage] = {}
+        if self.reservations and not self.reservations.closes_hosts:
+            for job_id in self.reservations.of(pool.pool.name):
+                user = self.user_of(pool.pool.name, job_id)
+                if user is not None and pool.index.is_waiting(job_id):
+                    usage[user] = usage.get(user, Usage()) + pool.index.asked(job_id)
+        return usage
+
     def _asked(self, pool: PoolName, job_id: JobId) -> Resources:
         asked = self._of(pool).index.asked(job_id)
         return Resources(cpus=asked.cpus, mem_mb=asked.mem_mb, gpus=asked.gpus)
@@ -347,6 +466,17 @@ class Queues:
         )
 
 
+def _besides(quota: Quota, reserved: Usage) -> Quota:
+    """The quota that is left beside what is reserved."""
+    return replace(
+        quota,
+        count=quota.count - reserved.count,
+        cpus=quota.cpus - reserved.cpus,
+        mem_mb=quota.mem_mb - reserved.mem_mb,
+        gpus=quota.gpus - reserved.gpus,
+    )
+
+
 class _Pool:
     """One pool: its queue, its hosts, and what it decides by."""
 
@@ -358,6 +488,7 @@ class _Pool:
         self.held: Mapping[str, int] = {}  # jobs of users that the launch rate held back in the last cycle
         self.last: Matching | None = None  # the last match cycle that had something to look at
         self.tried: dict[JobId, Job] = {}  # they wait, and have been on some host
+        self._last_launch = 0
         self.group = settings.quota_groups.get(pool.name)
         self.quota = _quota_of(settings, pool.name)
         self.group_quota = UNLIMITED_QUOTA if self.group is None else _quota_of(settings, self.group)
@@ -388,10 +519,10 @@ class _Pool:
             scaleback=settings.scaleback,
         )
 
-
-def _among(jobs: Container[JobId], accepts: Callable[[JobId], bool] | None) -> Callable[[JobId], bool]:
-    """Accept some jobs alone, of those that are accepted at all."""
-    return lambda job_id: job_id in jobs and (accepts is None or accepts(job_id))
+    def next_launch(self, now_ms: int) -> int:
+        """Return a launch number above all that were returned before, also if the clock was set back."""
+        self._last_launch = max(self._last_launch + 1, launch_number(now_ms))
+        return self._last_launch
 
 
 def _quota_of(settings: Settings, name: str) -> Quota:

@@ -64,16 +64,16 @@ class Rebalancer:
         await store.remember(_KEY, json.dumps(kept))
         self.settings = replace(self.settings, **kept)
 
-    def coming(self, kills: Container[InstanceId]) -> dict[JobId, Resources]:
+    def coming(self, kills: Container[InstanceId]) -> dict[JobId, dict[InstanceId, Resources]]:
         """Return what instances that were stopped for a job still hold: those whose end was not heard.
 
         That room is as good as there: nobody else is stopped for such a job.
         """
         coming = {}
         for job_id, stopped in list(self.waited_for.items()):
-            ending = [held for instance_id, held in stopped.items() if instance_id in kills]
+            ending = {instance_id: held for instance_id, held in stopped.items() if instance_id in kills}
             if ending:
-                coming[job_id] = sum(ending, Resources())
+                coming[job_id] = ending
             else:
                 del self.waited_for[job_id]
         return coming
@@ -99,5 +99,7 @@ class Rebalancer:
             spare_hosts_known=settings.spare_hosts_known,
             groups_apart=settings.groups_apart,
             quota_counts=settings.quota_counts,
+            launch_order=settings.launch_order,
+            max_preemptions_per_hour=settings.max_preemptions_per_hour,
             reserve_from=settings.reserve_from,
         )

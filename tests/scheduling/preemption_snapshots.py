@@ -21,6 +21,7 @@ from cook_jupyter.scheduling.preemption import (
     RebalanceState,
     rebalance,
 )
+from cook_jupyter.scheduling.preemption_history import HOUR_MS, PreemptionHistory
 from cook_jupyter.scheduling.ranking import RankSettings, rank
 from cook_jupyter.scheduling.rules import Surroundings
 from tests.scheduling.queues import a_queued_job, job_id
@@ -56,6 +57,8 @@ class Snapshot:
             index.add(_queued(task))
             if "start_ms" in task:
                 index.start(job_id(task["seq"]), task["start_ms"], task["host"], task_seq=task["task_seq"])
+            history = PreemptionHistory(tuple(task.get("preempted_ms", ())), task.get("by_others", False))
+            index.set_preemptions(job_id(task["seq"]), history)
         return index
 
     def hosts(self) -> Hosts:
@@ -118,6 +121,7 @@ SWITCHES = (
     "spare_hosts_known",
     "groups_apart",
     "quota_counts",
+    "launch_order",
 )
 
 
@@ -126,7 +130,9 @@ def a_settings(dice: Random) -> PreemptionSettings:
     chosen = dice.choice([PreemptionSettings(), PreemptionSettings.cook(), None])
     if chosen is None:
         switches: dict[str, Any] = {name: dice.random() < 0.5 for name in SWITCHES}
-        chosen = PreemptionSettings(reserve_from=dice.randint(1, 2), **switches)
+        chosen = PreemptionSettings(
+            reserve_from=dice.randint(1, 2), max_preemptions_per_hour=dice.choice([None, 1, 2]), **switches
+        )
     return replace(
         chosen,
         safe_dru_threshold=dice.choice([0.0, 0.5, 1.0]),
@@ -152,6 +158,9 @@ def a_task(dice: Random, seq: int, *, runs: bool, alike: bool) -> Task:
         task |= {"start_ms": dice.randint(1, 4), "task_seq": seq % 3, "host": dice.choice(HOSTS)}
     elif dice.random() < 0.2:
         task |= {"cpus": 6.0, "mem": 6.0}
+    if dice.random() < 0.2:
+        times = [NOW_MS - HOUR_MS - 1, NOW_MS - HOUR_MS, NOW_MS - 1]
+        task |= {"preempted_ms": sorted(dice.sample(times, 2)), "by_others": dice.random() < 0.5}
     if alike:
         return task
     if dice.random() < 0.15:

@@ -1,11 +1,14 @@
-"""The rebalance cycle written down as the specification tells it: every candidate looked at for every job.
+"""The rebalance cycle written down as its rules tell it: every candidate looked at for every job.
 
-Slow and plain on purpose: what `cook_jupyter.scheduling.preemption` is compared with. Tasks are golden ones
-(`tests.scheduling.strategies`).
+Slow and plain on purpose: what `cook_jupyter.scheduling.preemption` is compared with. Cook's rule is that of
+the fair-share specification; the rule that settles is that of `docs/explanation/preemption.md`. Tasks are
+golden ones (`tests.scheduling.strategies`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import inf
 from typing import Any
 
@@ -40,6 +43,7 @@ class Reference:
         self.known = frozenset(task["host"] for task in self.running)
         self.cohosts = [(task.get("group"), task["host"]) for task in self.running]
         self.preempted: list[tuple[str | None, str]] = []
+        self.placed = 0
 
     def drus(self) -> dict[int, float]:
         """The DRU of each task, by seq."""
@@ -47,7 +51,7 @@ class Reference:
         for user in {task["user"] for task in self.running}:
             cpus = mem = gpus = 0.0
             share = self.limits.share(user)
-            for task in sorted((t for t in self.running if t["user"] == user), key=key_of):
+            for task in sorted((t for t in self.running if t["user"] == user), key=self.key):
                 cpus, mem, gpus = cpus + task["cpus"], mem + task["mem"], gpus + task["gpus"]
                 drus[task["seq"]] = (
                     gpus / share.gpus
@@ -56,8 +60,32 @@ class Reference:
                 )
         return drus
 
+    @property
+    def key(self) -> Callable[[Task], Key]:
+        """What orders the tasks of one user."""
+        return launch_key_of if self.settings.launch_order else key_of
+
+    def is_spared(self, task: Task) -> bool:
+        """Whether the task's job was preempted too often in the last hour."""
+        limit = self.settings.max_preemptions_per_hour
+        recent = [at_ms for at_ms in task.get("preempted_ms", ()) if at_ms >= self.now_ms - 3_600_000]
+        return limit is not None and len(recent) >= limit and not task.get("placed")
+
+    def dru_behind(self, job: Task, tasks: Sequence[Task]) -> float:
+        """The DRU of a user who holds these tasks, in this order, and then the job."""
+        cpus = mem = gpus = 0.0
+        for task in (*tasks, job):
+            cpus, mem, gpus = cpus + task["cpus"], mem + task["mem"], gpus + task["gpus"]
+        share = self.limits.share(job["user"])
+        if self.settings.mode is DruMode.GPU:
+            return gpus / share.gpus
+        return max(mem / share.mem_mb, cpus / share.cpus)
+
     def pending_dru(self, job: Task) -> float:
-        """The DRU of a waiting job, at most."""
+        """The DRU of a waiting job; in Cook's order at most."""
+        if self.settings.launch_order:
+            mine = [task for task in self.running if task["user"] == job["user"]]
+            return self.dru_behind(job, sorted(mine, key=launch_key_of))
         drus = self.drus()
         before = [t for t in self.running if t["user"] == job["user"] and key_of(t) <= key_of(job)]
         base = drus[max(before, key=key_of)["seq"]] if before else 0.0
@@ -78,6 +106,8 @@ class Reference:
         settings = self.settings
         if settings.mode is DruMode.GPU and not settings.gpu_pools:
             return None
+        if settings.launch_order:
+            return self.decide_in_launch_order(job)
         drus = self.drus()
         pending = self.pending_dru(job)
         own_only = not self.is_below_quota(job)
@@ -87,14 +117,77 @@ class Reference:
             if drus[task["seq"]] >= settings.safe_dru_threshold
             and drus[task["seq"]] - pending > settings.min_dru_diff
             and (task["user"] == job["user"] or not own_only)
+            and not self.is_spared(task)
         ]
+        return self.choose(job, victims, drus)
+
+    def decide_in_launch_order(self, job: Task) -> tuple[str, list[Task], float, Resources] | None:
+        """Spare room; else tasks of others, if they would not come back at once; else tasks of one's own."""
+        settings = self.settings
+        drus = self.drus()
+        own_only = not self.is_below_quota(job)
+        pending = self.pending_dru(job)
+        if not (own_only and settings.quota_counts):
+            roomy = self.choose(job, [], drus)
+            if roomy is not None:
+                return roomy
+        others = [
+            task
+            for task in self.running
+            if task["user"] != job["user"]
+            and drus[task["seq"]] >= settings.safe_dru_threshold
+            and drus[task["seq"]] - pending > settings.min_dru_diff
+            and not self.is_spared(task)
+            and not own_only
+        ]
+        tried: set[str] = set()
+        for _ in range(32):
+            chosen = self.choose(job, [task for task in others if task["host"] not in tried], drus, tried)
+            if chosen is None:
+                break
+            if self.lasts(pending, chosen[1]):
+                return chosen
+            tried.add(chosen[0])
+        if job.get("by_others"):
+            return None
+        mine = sorted((t for t in self.running if t["user"] == job["user"]), key=launch_key_of)
+        mine.sort(key=lambda task: -task["priority"])
+        ahead = [task for task in mine if task["priority"] >= job["priority"]]
+        pending = self.dru_behind(job, ahead)
+        scores = {task["seq"]: self.dru_behind(task, mine[:place]) for place, task in enumerate(mine)}
+        own = [
+            task
+            for task in mine[len(ahead) :]
+            if scores[task["seq"]] >= settings.safe_dru_threshold
+            and scores[task["seq"]] - pending > settings.min_dru_diff
+            and not self.is_spared(task)
+        ]
+        hosts = {task["host"] for task in own}
+        victims = own + [task for task in others if task["host"] in hosts]
+        elsewhere = {*self.spare, *self.known} - hosts
+        return self.choose(job, victims, {**drus, **{t["seq"]: scores[t["seq"]] for t in own}}, elsewhere)
+
+    def lasts(self, pending: float, stopped: Sequence[Task]) -> bool:
+        """Whether none of the tasks could take its room back from a beneficiary at that DRU."""
+        if pending < self.settings.safe_dru_threshold or len(stopped) == 1:
+            return True
+        left = [task for task in self.running if task not in stopped]
+        again = [self.dru_behind(v, [t for t in left if t["user"] == v["user"]]) for v in stopped]
+        return all(pending - dru <= self.settings.min_dru_diff for dru in again)
+
+    def choose(
+        self, job: Task, victims: list[Task], drus: Mapping[int, float], without: Collection[str] = ()
+    ) -> tuple[str, list[Task], float, Resources] | None:
+        """The host where the nearest of the victims to its share is as far along as anywhere."""
+        settings = self.settings
+        victims = sorted(victims, key=lambda t: t["seq"])
         # Among equals of one user: what was only placed before what runs, then the last one first.
-        victims.reverse()
-        victims.sort(key=lambda t: (0,) if t.get("placed") else (1, *(-part for part in key_of(t))))
+        victims.sort(key=self.key, reverse=True)
+        victims.sort(key=lambda t: (0, -t["placed"]) if t.get("placed") else (1, 0))
         victims.sort(key=lambda t: (-drus[t["seq"]], self.work(t), t["user"]))
         candidates = []
         for host in sorted({*self.spare, *self.known}):
-            if not self.takes(job, host):
+            if host in without or not self.takes(job, host):
                 continue
             mine = [task for task in victims if task["host"] == host]
             for length in range(0 if host in self.spare else 1, len(mine) + 1):
@@ -144,7 +237,7 @@ class Reference:
     def is_below_quota(self, job: Task, without: Sequence[Task] = ()) -> bool:
         """Whether the user may run the job as well, and not some tasks."""
         mine = [t for t in self.running if t["user"] == job["user"] and t not in without]
-        own = [*sorted(mine, key=key_of), job]
+        own = [*sorted(mine, key=self.key), job]
         cpus = mem = gpus = 0.0
         for task in own:
             cpus, mem, gpus = cpus + task["cpus"], mem + task["mem"], gpus + task["gpus"]
@@ -171,6 +264,17 @@ class Reference:
         counted = [h for group, h in self.cohosts or () if group == job["group"]]
         if not self.settings.groups_apart:
             counted += [h for group, h in self.preempted if group != job["group"]]
+            return self.is_group_met(placement, host, attributes, counted)
+        left = list(counted)
+        for group, gone in self.preempted:
+            if group == job["group"]:
+                left.remove(gone)
+        return all(self.is_group_met(placement, host, attributes, each) for each in (counted, left))
+
+    def is_group_met(
+        self, placement: GroupPlacement, host: str, attributes: Mapping[str, str], counted: list[str]
+    ) -> bool:
+        """Whether a group with tasks on these hosts may have one more on the host."""
         tasks = {h: counted.count(h) for h in counted}
         theirs = {
             h: {"HOSTNAME": h, **self.attributes.get(h, {})}
@@ -184,29 +288,73 @@ class Reference:
         """Stop the tasks and put the job on the host."""
         gone = [task["seq"] for task in tasks]
         self.running = [task for task in self.running if task["seq"] not in gone]
-        self.running.append({**job, "host": host, "placed": True})
+        self.placed += 1
+        self.running.append({**job, "host": host, "placed": self.placed})
         self.spare[host] = freed - Resources(cpus=job["cpus"], mem_mb=job["mem"], gpus=job["gpus"])
         self.preempted += [(task.get("group"), task["host"]) for task in tasks]
         assert self.cohosts is not None
         self.cohosts.append((job.get("group"), host))
 
     def decisions(self, jobs: Sequence[Task]) -> Iterator[Preemption]:
-        """What is decided for each job in turn."""
+        """What is decided for each job in turn, or always for the user who is furthest below share."""
+        if self.settings.launch_order:
+            yield from islice(self.decisions_by_share(jobs), self.settings.max_preemption)
+            return
         for job in jobs:
             decided = self.decide(job)
-            if decided is None:
-                continue
-            host, tasks, dru, freed = decided
-            self.advance(job, host, tasks, freed)
-            yield Preemption(
-                beneficiary=job_id(job["seq"]),
-                host=host,
-                cluster="",
-                victims=tuple(job_id(task["seq"]) for task in tasks if not task.get("placed")),
-                displaced=tuple(job_id(task["seq"]) for task in tasks if task.get("placed")),
-                dru=dru,
-                freed=freed,
-            )
+            if decided is not None:
+                yield self.carry_out(job, *decided)
+
+    def decisions_by_share(self, jobs: Sequence[Task]) -> Iterator[Preemption]:
+        """What is decided; a job is looked at again where a decision may have changed its lot."""
+        pending = list(jobs)
+        passed: list[Task] = []
+        looks: Counter[int] = Counter()
+        while pending:
+            firsts: dict[str, Task] = {}
+            for job in sorted(pending, key=jobs.index):
+                firsts.setdefault(job["user"], job)
+            job = min(firsts.values(), key=lambda each: (self.pending_dru(each), jobs.index(each)))
+            pending.remove(job)
+            looks[job["seq"]] += 1
+            decided = self.decide(job)
+            if decided is None and not self.is_below_quota(job):
+                pending = [each for each in pending if each["user"] != job["user"]]
+            elif decided is None:
+                passed.append(job)
+            else:
+                host, tasks, *_ = decided
+                yield self.carry_out(job, *decided)
+                if not tasks:
+                    continue
+                passed += [each for each in jobs if each["seq"] in {t["seq"] for t in tasks}]
+                passed = [each for each in passed if looks[each["seq"]] < 4]
+                users = {task["user"] for task in tasks}
+                woken = [
+                    each
+                    for each in passed
+                    if each["user"] in users
+                    or Resources(cpus=each["cpus"], mem_mb=each["mem"], gpus=each["gpus"]).fits_in(
+                        self.spare[host]
+                    )
+                ]
+                passed = [each for each in passed if each not in woken]
+                pending += woken
+
+    def carry_out(
+        self, job: Task, host: str, tasks: Sequence[Task], dru: float, freed: Resources
+    ) -> Preemption:
+        """Put a decision in force."""
+        self.advance(job, host, tasks, freed)
+        return Preemption(
+            beneficiary=job_id(job["seq"]),
+            host=host,
+            cluster="",
+            victims=tuple(job_id(task["seq"]) for task in tasks if not task.get("placed")),
+            displaced=tuple(job_id(task["seq"]) for task in tasks if task.get("placed")),
+            dru=dru,
+            freed=freed,
+        )
 
 
 def key_of(task: Task) -> Key:
@@ -214,3 +362,10 @@ def key_of(task: Task) -> Key:
     if "start_ms" in task:
         return (-task["priority"], task["start_ms"], task.get("task_seq", 0), task["seq"])
     return (-task["priority"], inf, -1, task["seq"])
+
+
+def launch_key_of(task: Task) -> Key:
+    """The place of a task among its user's in the order of launches; what was only placed comes last."""
+    if task.get("placed"):
+        return (inf, task["placed"], 0, 0)
+    return (task["start_ms"], task.get("task_seq", 0), task["seq"], 0)

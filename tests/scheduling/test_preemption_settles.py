@@ -1,0 +1,267 @@
+"""Why preemption comes to an end: what each decision improves, and what is spared."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from hypothesis import given
+
+from cook_jupyter.model.limits import Quota, Share, UserLimits
+from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex, launch_number
+from cook_jupyter.scheduling.considerable import QueueFilters
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.preemption import PreemptionSettings, ReservedRoom, rebalance
+from cook_jupyter.scheduling.preemption_history import HOUR_MS, PreemptionHistory
+from cook_jupyter.scheduling.rules import Surroundings
+from tests.scheduling.preemption_snapshots import Snapshot, Task, snapshots
+from tests.scheduling.queues import job_id
+from tests.scheduling.reference_preemption import launch_key_of
+from tests.scheduling.test_preemption import on_many
+
+LIMITS = UserLimits(default_share=Share(cpus=2, mem_mb=1024))
+OURS = PreemptionSettings(min_dru_diff=0.1)
+NOW_MS = 10 * HOUR_MS
+
+
+def an_index(*tasks: tuple[str, str, float, int | None], priority: int = 50) -> QueueIndex:
+    """Tasks by name, user, cpus and launch (None: it waits), all on one host."""
+    index = QueueIndex()
+    for seq, (name, user, cpus, launch) in enumerate(tasks):
+        index.add(QueuedJob(name, user, cpus, 0.0, seq, priority=priority))
+        if launch is not None:
+            index.start(name, launch, "host")
+    return index
+
+
+def victims(index: QueueIndex, **changed: object) -> list[tuple[str, tuple[str, ...]]]:
+    """Beneficiaries and their victims."""
+    arguments: dict[str, object] = {"settings": OURS, "surroundings": Surroundings(now_ms=NOW_MS), **changed}
+    decided = rebalance(index, Hosts(), LIMITS, **arguments)  # type: ignore[arg-type]
+    return [(made.beneficiary, made.victims) for made in decided.preemptions]
+
+
+# --- what a cycle improves
+
+
+def sorted_scores(snapshot: Snapshot, tasks: Iterable[Task]) -> list[float]:
+    """The ascending scores of tasks, each user's in order of launch."""
+    of_user: dict[str, list[Task]] = defaultdict(list)
+    for task in tasks:
+        of_user[task["user"]].append(task)
+    scores = []
+    for user, own in of_user.items():
+        share = snapshot.limits.share(user)
+        cpus = mem = gpus = 0.0
+        for task in sorted(own, key=launch_key_of):
+            cpus, mem, gpus = cpus + task["cpus"], mem + task["mem"], gpus + task["gpus"]
+            in_gpus = snapshot.settings.mode is DruMode.GPU
+            scores.append(gpus / share.gpus if in_gpus else max(mem / share.mem_mb, cpus / share.cpus))
+    return sorted(scores)
+
+
+def is_better(scores: list[float], than: list[float]) -> bool:
+    """Compare lexicographically; a missing entry counts as infinite."""
+    return [*scores, float("inf")] < [*than, float("inf")]
+
+
+@on_many
+@given(snapshots)
+def test_a_cycle_that_stops_tasks_of_others_lowers_the_sorted_scores(snapshot: Snapshot) -> None:
+    if not snapshot.settings.launch_order:
+        return
+    decided = snapshot.rebalance()
+    tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
+    own = [
+        made
+        for made in decided.preemptions
+        if any(
+            tasks[stopped]["user"] == tasks[made.beneficiary]["user"]
+            for stopped in (*made.victims, *made.displaced)
+        )
+    ]
+    if own or not decided.victims or snapshot.settings.reserve_from > 1:
+        return
+    running = [task for task in snapshot.tasks if "start_ms" in task]
+    left = [task for task in running if job_id(task["seq"]) not in decided.victims]
+    granted = [{**tasks[job], "placed": place} for place, job in enumerate(decided.reservations, 1)]
+
+    assert is_better(sorted_scores(snapshot, left + granted), than=sorted_scores(snapshot, running))
+
+
+@on_many
+@given(snapshots)
+def test_what_is_stopped_for_ones_own_job_has_lower_priority_and_the_job_did_not_give_way_before(
+    snapshot: Snapshot,
+) -> None:
+    tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
+    for made in snapshot.rebalance().preemptions if snapshot.settings.launch_order else ():
+        job = tasks[made.beneficiary]
+        own = [tasks[victim] for victim in made.victims if tasks[victim]["user"] == job["user"]]
+        assert all(task["priority"] < job["priority"] for task in own)
+        assert not (own and job.get("by_others"))
+
+
+# --- the order of launches
+
+
+def test_a_task_launched_later_does_not_raise_the_score_of_an_earlier_one() -> None:
+    # The worked example: C was created first and starts in the same millisecond as B.
+    index = QueueIndex()
+    for seq, (name, cpus, mem) in enumerate((("first", 1.0, 128.0), ("C", 0.5, 1024.0), ("B", 0.5, 128.0))):
+        index.add(QueuedJob(name, "u1", cpus, mem, seq))
+    index.add(QueuedJob("A", "u0", 1.0, 512.0, 3))
+    index.start("first", 1, "host")
+    index.start("B", 2, "host", launch=launch_number(2, 0))
+    index.start("C", 2, "host", launch=launch_number(2, 1))
+    limits = UserLimits(shares={"u0": Share(cpus=1, mem_mb=1024)}, default_share=Share(cpus=2, mem_mb=1024))
+
+    decided = rebalance(index, Hosts(), limits, settings=OURS).victims
+    cooks = rebalance(index, Hosts(), limits, settings=PreemptionSettings.cook(min_dru_diff=0.1)).victims
+
+    assert decided == ()
+    assert set(cooks) == {"B", "C"}
+
+
+def test_a_job_with_reserved_room_counts_as_launched_when_the_room_was_reserved() -> None:
+    tasks = (("hog-1", "hog", 2.0, 1), ("hog-2", "hog", 1.6, 2), ("late-1", "late", 1.0, None))
+    index = an_index(*tasks, ("late-2", "late", 1.0, None))
+    assert victims(index) == [("late-1", ("hog-2",))]
+
+    # The victim has not ended yet: the same user gets nothing more at the level of the first job.
+    index.add(QueuedJob("late-3", "late", 1.5, 0.0, 9))
+    reserved = {"late-1": ReservedRoom("host", launch_number(3))}
+    index.end("hog-2")
+    index.add(QueuedJob("hog-3", "hog", 1.2, 0.0, 10))
+    index.start("hog-3", 4, "host")
+    assert victims(index, reserved=reserved) == [("late-2", ("hog-3",))]
+    reserved["late-2"] = ReservedRoom("host", launch_number(4))
+    assert victims(index, reserved=reserved) == []
+
+
+def test_a_waiting_job_is_scored_exactly_behind_all_that_its_user_holds() -> None:
+    index = an_index(("hog-1", "hog", 4.4, 1), ("ada-1", "ada", 2.0, 2))
+    index.add(QueuedJob("ada-2", "ada", 2.3, 0.0, 9, priority=90))  # would end at 2.15; hog stands at 2.2
+
+    assert victims(index) == []
+    assert victims(index, settings=PreemptionSettings.cook(min_dru_diff=0.1)) == [("ada-2", ("hog-1",))]
+
+
+# --- who is spared
+
+
+def test_a_job_is_preempted_at_most_twice_an_hour_unless_told_to_be_like_cook() -> None:
+    index = an_index(("hog-1", "hog", 2.0, 1), ("hog-2", "hog", 2.0, 2), ("late", "late", 1.0, None))
+    assert victims(index) == [("late", ("hog-2",))]
+
+    twice = PreemptionHistory((NOW_MS - HOUR_MS, NOW_MS - 1), by_others=True)
+    index.set_preemptions("hog-2", twice)
+    assert victims(index) == [("late", ("hog-1",))]
+    index.set_preemptions("hog-1", twice)
+    assert victims(index) == []
+    unlimited = PreemptionSettings(min_dru_diff=0.1, max_preemptions_per_hour=None)
+    assert victims(index, settings=unlimited) == [("late", ("hog-2",))]
+    assert victims(index, settings=PreemptionSettings.cook()) == [("late", ("hog-2",))]
+
+    later = Surroundings(now_ms=NOW_MS + 1)
+    assert victims(index, surroundings=later) == [("late", ("hog-2",))]
+
+
+def test_tasks_of_ones_own_give_way_to_higher_priority_only_where_nobody_else_s_may() -> None:
+    index = an_index(("ada-1", "ada", 2.0, 1), ("ada-2", "ada", 1.0, 2), priority=20)
+    index.add(QueuedJob("urgent", "ada", 1.0, 0.0, 9, priority=80))
+    assert victims(index) == [("urgent", ("ada-2",))]
+
+    index.add(QueuedJob("hog", "hog", 5.0, 0.0, 10))
+    index.start("hog", 3, "host")
+    assert victims(index) == [("urgent", ("hog",))]
+
+
+def test_a_job_that_gave_way_to_another_user_stops_no_tasks_of_its_own_user() -> None:
+    index = an_index(("ada-1", "ada", 2.0, 1), ("ada-2", "ada", 1.0, 2), priority=20)
+    index.add(QueuedJob("urgent", "ada", 1.0, 0.0, 9, priority=80))
+    index.set_preemptions("urgent", PreemptionHistory((1,), by_others=False))
+    assert victims(index) == [("urgent", ("ada-2",))]
+
+    index.set_preemptions("urgent", PreemptionHistory((1,), by_others=True))
+    assert victims(index) == []
+
+
+def test_nobody_gives_way_to_a_job_that_a_victim_would_stop_again() -> None:
+    # Without both of hog's tasks the first of them stands at 0.5, below the beneficiary's 1.2.
+    index = an_index(("hog-1", "hog", 1.0, 1), ("hog-2", "hog", 2.0, 2), ("late", "late", 2.4, None))
+    eager = PreemptionSettings(min_dru_diff=0.1, safe_dru_threshold=0.0)
+    index.start("late", 3, "host")
+    assert victims(index, settings=eager) == []
+    index.wait_again("late")
+
+    assert victims(index, settings=eager) == []
+
+
+# --- who gets what is left over
+
+
+def test_what_a_preemption_leaves_over_is_reserved_for_who_is_furthest_below_share() -> None:
+    index = an_index(
+        ("hog-1", "hog", 1.0, 1),
+        ("hog-2", "hog", 4.0, 2),
+        ("ada-1", "ada", 4.0, 3),
+        ("ada-2", "ada", 1.0, None),  # would stand at 2.5
+        ("late-1", "late", 3.0, None),
+        ("late-2", "late", 1.0, None),  # would stand at 2.0
+    )
+
+    decided = rebalance(index, Hosts(), LIMITS, settings=OURS, surroundings=Surroundings(now_ms=NOW_MS))
+
+    assert decided.victims == ("hog-2",)
+    assert decided.reservations == {"late-1": "host", "late-2": "host"}
+
+
+def test_a_later_job_of_a_user_whose_earlier_one_is_over_quota_gets_no_room() -> None:
+    # A match cycle would not start it: it starts nothing of a user behind a job that is over quota.
+    index = an_index(
+        ("hog-1", "hog", 2.0, 1),
+        ("hog-2", "hog", 2.0, 2),
+        ("large", "late", 9.0, None),
+        ("small", "late", 1.0, None),
+    )
+    limits = UserLimits(default_share=LIMITS.default_share, quotas={"late": Quota(cpus=8.0)})
+
+    assert rebalance(index, Hosts(), limits, settings=OURS).preemptions == ()
+    assert rebalance(index, Hosts(), LIMITS, settings=OURS).victims == ("hog-2",)
+
+
+def test_room_is_made_only_for_jobs_that_may_start_by_rate_and_filter() -> None:
+    index = an_index(
+        ("hog-1", "hog", 2.0, 1),
+        ("hog-2", "hog", 1.0, 2),
+        ("hog-3", "hog", 1.0, 3),
+        ("one", "late", 1.0, None),
+        ("two", "late", 1.0, None),
+    )
+    assert [job for job, _ in victims(index)] == ["one", "two"]
+
+    assert [job for job, _ in victims(index, filters=QueueFilters(tokens={"late": 1.0}))] == ["one"]
+    waits = {"one": ReservedRoom("host", launch_number(4))}
+    assert victims(index, filters=QueueFilters(tokens={"late": 1.0}), reserved=waits) == []
+    assert [job for job, _ in victims(index, filters=QueueFilters(accepts="two".__eq__))] == ["two"]
+
+
+def test_fractions_of_cpus_fit_as_they_do_where_clusters_round_what_is_free() -> None:
+    index = an_index(("hog-1", "hog", 1.95, 1), ("hog-2", "hog", 0.1, 2), ("hog-3", "hog", 0.7, 3))
+    index.add(QueuedJob("fits", "late", 0.8, 0.0, 9))
+    assert 0.1 + 0.7 < 0.8
+    assert [job for job, _ in victims(index)] == ["fits"]
+
+    index.end("fits")
+    index.add(QueuedJob("does not", "late", 0.1 + 0.2 + 0.5000001, 0.0, 9))
+    assert victims(index) == []
+
+
+def test_spare_room_is_used_before_anybody_gives_way() -> None:
+    index = an_index(("hog-1", "hog", 6.0, 1), ("late", "late", 1.0, None))
+    snapshot = Snapshot(tasks=[], spare={"host": Resources(cpus=1.0, mem_mb=1.0)})
+
+    decided = rebalance(index, snapshot.hosts(), LIMITS, settings=OURS)
+
+    assert (decided.victims, decided.reservations) == ((), {})
