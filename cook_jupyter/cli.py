@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cook_jupyter.errors import CookError, InvalidRequest, OutOfStep, SchedulerUnreachable
+from cook_jupyter.errors import Conflict, CookError, InvalidRequest, OutOfStep, SchedulerUnreachable
 
 if TYPE_CHECKING:
     from cook_jupyter.api.auth import TokenAuthenticator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 END_TIMEOUT_S = 20.0
+RUNTIME_FILE_CHECK_S = 1.0
 MAX_REBUILDS = 3  # within REBUILD_WINDOW_S; one more ends the process
 REBUILD_WINDOW_S = 60.0
 SETTINGS_FILE = "settings.toml"  # in the home: also of the schedulers that notebooks start
@@ -83,6 +84,7 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
     authenticator = TokenAuthenticator(token, admins=settings.admins)
     require_safe_address(None if settings.socket else settings.host, authenticator)
     place.make()
+    _require_no_other(place)
     with sole_owner(place), start_agent(settings, place):
         rebuild_when_out_of_step(
             lambda: asyncio.run(_serve(settings, place, authenticator, token, quiet=embedded))
@@ -114,6 +116,22 @@ def rebuild_when_out_of_step(
             return
 
 
+def _require_no_other(home: "Home") -> None:
+    """Refuse to serve a home whose scheduler lives, even if somebody has removed its lock.
+
+    Raises:
+        Conflict: another scheduler lives there.
+    """
+    from cook_jupyter.client.runtime import Runtime, read_runtime
+
+    runtime = read_runtime(home.root)
+    if isinstance(runtime, Runtime):
+        raise Conflict(
+            f"a scheduler runs already in {home.root} (process {runtime.pid}): `cook-jupyter status` shows"
+            " it, `cook-jupyter down` ends it"
+        )
+
+
 async def _serve(
     settings: "Settings", home: "Home", authenticator: "TokenAuthenticator", token: str, *, quiet: bool
 ) -> None:
@@ -124,15 +142,32 @@ async def _serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, scheduler.request_shutdown)
         server = listen(scheduler, authenticator, settings)
-        write_runtime_file(home.runtime_file, url=server.url, token=token, home=home.root)
+        runtime_file = RuntimeFile(home.runtime_file, url=server.url, token=token)
+        runtime_file.write()
         if not quiet:
             click.echo(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
         _calm_the_collector()
+        keeper = asyncio.create_task(_keep(runtime_file))
         try:
             await scheduler.shutdown.wait()
         finally:
-            home.runtime_file.unlink(missing_ok=True)
+            keeper.cancel()
+            runtime_file.remove()
             await server.close()
+
+
+async def _keep(runtime_file: "RuntimeFile") -> None:
+    """Write the runtime file again whenever it is missing or is not this scheduler's, until cancelled."""
+    while True:
+        await asyncio.sleep(RUNTIME_FILE_CHECK_S)
+        try:
+            if not runtime_file.is_intact():
+                log.warning(
+                    "The runtime file %s was removed or changed: it is written again", runtime_file
+                )
+                runtime_file.write()
+        except OSError as error:
+            log.warning("The runtime file %s cannot be written: %s", runtime_file, error)
 
 
 def _calm_the_collector() -> None:
@@ -146,27 +181,53 @@ def _calm_the_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def write_runtime_file(path: Path, *, url: str, token: str, home: Path) -> None:
-    """Tell this user's clients where the scheduler is; 0600, whole or not at all."""
-    from importlib.metadata import version
+class RuntimeFile:
+    """Where clients of this user find the scheduler of this process; mode 0600.
 
-    from cook_jupyter.client.runtime import start_ticks
+    Args:
+        path: its place in the home.
+        url: where the scheduler listens.
+        token: what its clients have to show.
+    """
 
-    text = json.dumps(
-        {
+    def __init__(self, path: Path, *, url: str, token: str) -> None:
+        from importlib.metadata import version
+
+        from cook_jupyter.client.runtime import own_identity
+
+        self._path = path
+        fields = {
             "url": url,
             "token": token,
-            "pid": os.getpid(),
-            "pid_started": start_ticks(os.getpid()),
+            **own_identity(),
             "version": version("cook_jupyter"),
-            "home": str(home),
+            "home": str(path.parent),
         }
-    )
-    fresh = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    fresh.replace(path)
+        self._text = json.dumps(fields).encode()
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def write(self) -> None:
+        """Write the file, whole or not at all."""
+        draft = self._path.with_suffix(f".{os.getpid()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(self._text)
+        draft.replace(self._path)
+
+    def is_intact(self) -> bool:
+        """Return whether the file is there, for its owner alone, with what this process wrote."""
+        try:
+            status = self._path.stat()
+            return not status.st_mode & 0o077 and self._path.read_bytes() == self._text
+        except FileNotFoundError:
+            return False
+
+    def remove(self) -> None:
+        """Remove the file, unless another scheduler has replaced it."""
+        if self.is_intact():
+            self._path.unlink(missing_ok=True)
 
 
 @cook_jupyter.command()
@@ -186,7 +247,7 @@ def status() -> None:
     try:
         client = connect(start=False)
     except SchedulerUnreachable as error:
-        click.echo(f"no scheduler: {error}")
+        click.echo(f"no scheduler: {error}" if error.pid is None else f"no answer: {error}")
         sys.exit(3)
     info, summary = client.info_v1(), client.summary()
     capacity, used = summary["capacity"], summary["used"]
@@ -211,7 +272,9 @@ def down(stop_work: bool) -> None:
 
     try:
         client = connect(start=False)
-    except SchedulerUnreachable:
+    except SchedulerUnreachable as error:
+        if error.pid is not None:
+            raise
         click.echo("no scheduler runs")
         return
     pid = int(client.info_v1()["pid"])

@@ -109,7 +109,15 @@ class OutOfStep(SchedulerError):
 
 
 class SchedulerUnreachable(CookError):
-    """No answer came; whether the request was carried out is unknown."""
+    """No answer came; whether the request was carried out is unknown.
+
+    Attributes:
+        pid: the process of an embedded scheduler that lives and does not answer; else None.
+    """
+
+    def __init__(self, message: str, *, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
 
 
 class Unverifiable(CookError):

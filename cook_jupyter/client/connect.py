@@ -20,15 +20,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cook_jupyter.client.home import config_file, home_folder, is_private_file
-from cook_jupyter.client.runtime import Runtime, Stale, read_runtime
-from cook_jupyter.client.start import START_TIMEOUT_S, forget_runtime, start_embedded, starting
-from cook_jupyter.client.sync import JobClient
-from cook_jupyter.errors import Forbidden, InvalidRequest, NotFound, SchedulerUnreachable, Unauthenticated
+from cook_jupyter.client.runtime import Runtime, Stale, is_stopped, read_runtime
+from cook_jupyter.client.start import START_TIMEOUT_S, start_embedded, starting
+from cook_jupyter.client.sync import TIMEOUT_S, JobClient
+from cook_jupyter.errors import (
+    CookError,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    SchedulerError,
+    SchedulerUnreachable,
+    Unauthenticated,
+)
 
 logger = logging.getLogger("cook_jupyter.client")
 
 _SETTINGS = frozenset({"url", "token", "token_file", "user"})
-_GRACE_S = 2.0  # a scheduler that lives and does not listen is just ending, or stuck
+_ANSWER_TIMEOUT_S = 5.0  # of a living scheduler, when none would be started
+_POLL_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,61 +155,78 @@ def _greeted(url: str, target: Target) -> JobClient:
 
 
 def _embedded(target: Target, *, start: bool, timeout_s: float) -> JobClient:
-    """A client of this user's embedded scheduler, which is started if need be."""
+    """A client of this user's embedded scheduler, which is started if its process is gone or never was.
+
+    Raises:
+        SchedulerUnreachable: there is none, none could be started, or the one that lives does not answer.
+    """
     home = home_folder()
     deadline = time.monotonic() + timeout_s
-    client, why = _living(home, target)
-    if client is not None:
-        return client
-    if not start:
-        raise SchedulerUnreachable(
-            f"no scheduler is running ({why}). `cook-jupyter up` starts one; COOK_JUPYTER_URL names another"
-        )
-    with starting(home, timeout_s):
-        while True:
-            client, why = _living(home, target)  # somebody may have been faster
+    while True:
+        runtime = read_runtime(home)
+        if isinstance(runtime, Runtime):
+            patience_s = deadline - time.monotonic() if start else min(timeout_s, _ANSWER_TIMEOUT_S)
+            client = _await_answer(home, runtime, target, patience_s)
             if client is not None:
                 return client
-            if time.monotonic() > deadline:
-                raise SchedulerUnreachable(
-                    f"schedulers were started in {home}, and each was gone before it answered: {why}"
-                )
-            if why != _NO_FILE:
+            continue
+        why = runtime.why if isinstance(runtime, Stale) else "there is no runtime file"
+        if not start:
+            raise SchedulerUnreachable(
+                f"no scheduler is running ({why}). `cook-jupyter up` starts one; COOK_JUPYTER_URL names"
+                " another"
+            )
+        if time.monotonic() > deadline:
+            raise SchedulerUnreachable(
+                f"schedulers were started in {home}, and each was gone before it answered: {why}"
+            )
+        with starting(home, timeout_s):
+            if isinstance(read_runtime(home), Runtime):
+                continue  # another process was faster
+            if isinstance(runtime, Stale):
                 logger.warning("The runtime file in %s is stale: %s. Starting another scheduler.", home, why)
-                forget_runtime(home)
-            try:
-                start_embedded(home, max(1.0, deadline - time.monotonic()))
-            except SchedulerUnreachable:
-                if not isinstance(read_runtime(home), Stale):
-                    raise  # it never listened: another one would not either
+            start_embedded(home, max(1.0, deadline - time.monotonic()))
 
 
-_NO_FILE = "there is no runtime file"
+def _await_answer(home: Path, runtime: Runtime, target: Target, timeout_s: float) -> JobClient | None:
+    """A client of the living scheduler once it answers; None when its process has ended meanwhile.
 
-
-def _living(home: Path, target: Target) -> tuple[JobClient | None, str]:
-    """A client of the scheduler that the runtime file tells of, else why there is none."""
-    found = read_runtime(home)
-    if found is None:
-        return None, _NO_FILE
-    if isinstance(found, Stale):
-        return None, found.why
-    deadline = time.monotonic() + _GRACE_S
+    Raises:
+        SchedulerUnreachable: it lives and does not answer; `pid` names it.
+    """
+    began = time.monotonic()
     while True:
-        client = JobClient(found.url, token=found.token, user=target.user)
+        left_s = max(_POLL_INTERVAL_S, began + timeout_s - time.monotonic())
+        client = JobClient(
+            runtime.url, token=runtime.token, user=target.user, timeout_s=min(TIMEOUT_S, left_s)
+        )
         try:
             client.info_v1()
-            return client, ""
-        except Unauthenticated:
-            return None, f"what listens at {found.url} does not know its token"
-        except (SchedulerUnreachable, NotFound) as error:
+            client.timeout_s = TIMEOUT_S
+            return client
+        except (Unauthenticated, SchedulerUnreachable, SchedulerError, NotFound) as error:
             client.close()
-            if time.monotonic() > deadline:
-                return None, f"process {found.pid} lives but {error}"
-        time.sleep(0.05)
-        again = read_runtime(home)  # it may have ended meanwhile, or another one begun
-        if again is None:
-            return None, _NO_FILE
-        if isinstance(again, Stale):
-            return None, again.why
-        found = again
+            if time.monotonic() - began > timeout_s:
+                raise _unresponsive(home, runtime, error, time.monotonic() - began) from error
+        time.sleep(_POLL_INTERVAL_S)
+        again = read_runtime(home)
+        if not isinstance(again, Runtime):
+            return None
+        runtime = again
+
+
+def _unresponsive(home: Path, runtime: Runtime, error: CookError, silent_s: float) -> SchedulerUnreachable:
+    """The error about a scheduler that lives and gives no answer."""
+    pid = runtime.pid
+    if is_stopped(pid):
+        advice = f"The process is suspended: `kill -CONT {pid}` lets it go on"
+    elif isinstance(error, Unauthenticated):
+        advice = "It does not know the token of its runtime file, and may no longer be what listens there"
+    else:
+        advice = f"It may be overloaded, and answer later; {home / 'log' / 'scheduler.log'} may tell more"
+    return SchedulerUnreachable(
+        f"the scheduler of {home} (process {pid}, {runtime.url}) lives and has given no answer for "
+        f"{silent_s:.0f} s: {error}. {advice}. No other is started beside it; `kill {pid}` ends it, and what "
+        "it has accepted stays accepted",
+        pid=pid,
+    )

@@ -1,10 +1,17 @@
-"""The runtime file: where this user's embedded scheduler listens, and whether it still lives.
+"""The runtime file: where this user's embedded scheduler listens, and whether its process lives.
 
-Lives here: reading `scheduler.json` and telling a living scheduler from the trace of a dead one.
-Not here: writing it (the scheduler does, when it listens), starting one (`client.start`).
+Lives here: reading `scheduler.json`, identifying the process that wrote it, and the one proof that this
+process is gone.
+Not here: writing the file (the scheduler does, and writes it again when it is missing), starting a scheduler
+(`client.start`).
+
+A client never deletes the file: a scheduler that refuses, is overloaded or is stopped still owns its home,
+and a scheduler that replaces a dead one overwrites the file.
 """
 
+import fcntl
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,26 +21,41 @@ from cook_jupyter.client.home import is_private_file
 from cook_jupyter.errors import Forbidden
 
 RUNTIME_FILE = "scheduler.json"
+OWNER_LOCK = "scheduler.lock"  # held by a scheduler for as long as it lives
 PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What a scheduler wrote about itself. `pid_started` is when its process began, in ticks since boot."""
+    """What a living scheduler wrote about itself.
+
+    Attributes:
+        pid_started: start time of its process in ticks since boot; None where the system does not tell.
+        boot_id: boot of the machine that the ticks count from.
+        pid_namespace: inode of the namespace in which `pid` counts; a container has its own.
+    """
 
     url: str
     token: str
     pid: int
     pid_started: int | None = None
+    boot_id: str | None = None
+    pid_namespace: int | None = None
     version: str = ""
     home: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The trace of a scheduler that is gone; `why` ends the sentence "the runtime file is stale: ..."."""
+    """The runtime file of a scheduler whose process is gone.
+
+    Attributes:
+        why: the end of the sentence "the runtime file is stale: ...".
+        pid: the process that wrote it; None if the file cannot be read.
+    """
 
     why: str
+    pid: int | None = None
 
 
 def read_runtime(home: Path) -> Runtime | Stale | None:
@@ -51,12 +73,39 @@ def read_runtime(home: Path) -> Runtime | Stale | None:
     if not private:
         raise Forbidden(f"{path} holds a token and must be readable by you alone: chmod 600 {path}")
     try:
-        found = msgspec.json.decode(text, type=Runtime)
+        runtime = msgspec.json.decode(text, type=Runtime)
     except msgspec.DecodeError:
         return Stale("it cannot be read")
-    if not is_alive(found.pid, found.pid_started):
-        return Stale(f"its scheduler, process {found.pid}, is gone")
-    return found
+    if is_gone(runtime, home):
+        return Stale(f"its scheduler, process {runtime.pid}, is gone", runtime.pid)
+    return runtime
+
+
+def is_gone(runtime: Runtime, home: Path) -> bool:
+    """Return whether the process that wrote the runtime file has provably ended.
+
+    Its number and start time prove that where both are known and count in this process's own namespace. The
+    lock of the home proves it everywhere: the kernel releases it when its holder ends, and not before.
+    """
+    if None not in (runtime.boot_id, boot_id()) and runtime.boot_id != boot_id():
+        return True
+    if runtime.pid_namespace in (None, pid_namespace()):
+        if not is_alive(runtime.pid, runtime.pid_started):
+            return True
+        if runtime.pid_started is not None:
+            return False
+    return _is_lock_free(home)
+
+
+def own_identity() -> Mapping[str, object]:
+    """The fields of a runtime file that identify this process."""
+    pid = os.getpid()
+    return {
+        "pid": pid,
+        "pid_started": start_ticks(pid),
+        "boot_id": boot_id(),
+        "pid_namespace": pid_namespace(),
+    }
 
 
 def is_alive(pid: int, started: int | None) -> bool:
@@ -78,10 +127,46 @@ def is_alive(pid: int, started: int | None) -> bool:
     return True
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process is suspended by a signal or a debugger."""
+    found = _stat(pid)
+    return found is not None and found[0] in "Tt"
+
+
 def start_ticks(pid: int) -> int | None:
     """When a process began, in ticks since boot; None where the system does not say."""
     found = _stat(pid)
     return None if found is None else found[1]
+
+
+def boot_id() -> str | None:
+    """The id of the machine's present boot; None where the system does not tell."""
+    try:
+        return (PROC / "sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return None
+
+
+def pid_namespace() -> int | None:
+    """The namespace in which this process's numbers of processes count; None where there are none."""
+    try:
+        return (PROC / "self/ns/pid").stat().st_ino
+    except OSError:
+        return None
+
+
+def _is_lock_free(home: Path) -> bool:
+    try:
+        descriptor = os.open(home / OWNER_LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False  # somebody removed it: that proves nothing
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _stat(pid: int) -> tuple[str, int] | None:

@@ -16,12 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cook_jupyter.client.home import private_folder
-from cook_jupyter.client.runtime import RUNTIME_FILE, Runtime, read_runtime
+from cook_jupyter.client.runtime import OWNER_LOCK, Runtime, Stale, read_runtime
 from cook_jupyter.errors import SchedulerUnreachable
 
 START_TIMEOUT_S = 30.0
 LOG_LINES = 12
-OWNER_LOCK = "scheduler.lock"  # held by a scheduler for as long as it lives
 _NEEDED = ("apsw", "numpy", "tornado")  # the heart of the extra [scheduler]
 _LOOK_EVERY_S = 0.005
 
@@ -52,10 +51,13 @@ def starting(home: Path, timeout_s: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime:
+def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime | None:
     """Start a scheduler in `home`, detached from this process, and wait until it listens.
 
-    To be called under `starting`, with no runtime file in the way.
+    To be called under `starting`, when no living scheduler has left a runtime file.
+
+    Returns:
+        What the scheduler wrote about itself; None if it listened and has ended since.
 
     Raises:
         SchedulerUnreachable: its packages are not installed, it ended at once (its last words are in the
@@ -83,11 +85,12 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime:
         if isinstance(found, Runtime):
             return found
         if process.poll() is not None:
-            faster = _wait_for_predecessor(
-                home, deadline
-            )  # one that another starter, killed since, had begun
+            # One that another starter, killed since, had begun.
+            faster = _wait_for_predecessor(home, deadline)
             if faster is not None:
                 return faster
+            if isinstance(found, Stale) and found.pid == process.pid:
+                return None
             raise SchedulerUnreachable(
                 f"the scheduler ended with exit code {process.returncode} as soon as it was started. "
                 f"The end of {log}:\n{_tail(log, begin)}"
@@ -121,8 +124,9 @@ def _wait_for_predecessor(home: Path, deadline: float) -> Runtime | None:
                     return found
                 if time.monotonic() > deadline:
                     raise SchedulerUnreachable(
-                        f"a scheduler owns {home}, and the file that says where it listens is gone."
-                        " End its process (`ps` shows it as `cook_jupyter serve`), and another one can start"
+                        f"a scheduler owns {home} and has not written where it listens: it is stopped, it"
+                        " hangs, or it is just beginning. `ps` shows it as `cook_jupyter serve`; when its"
+                        " process has ended, another one can start"
                     ) from None
                 time.sleep(_LOOK_EVERY_S)
     finally:
@@ -148,11 +152,6 @@ def _spawn(home: Path, log: Path) -> subprocess.Popen[bytes]:
         )
     finally:
         os.close(output)
-
-
-def forget_runtime(home: Path) -> None:
-    """Take a stale runtime file away; to be called under `starting`."""
-    (home / RUNTIME_FILE).unlink(missing_ok=True)
 
 
 def _log(home: Path) -> Path:

@@ -46,7 +46,7 @@ class JobClient:
     ) -> None:
         self._token = token
         self._acts = user is not None
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         # Without a token the name is all there is; with one alone, the scheduler knows whose it is.
         self._asking = user or (getpass.getuser() if token is None else None)
         self._pool = ConnectionPool(Address.of(url), _authorization(token, user), CONNECT_TIMEOUT_S)
@@ -74,7 +74,7 @@ class JobClient:
 
     def acting_as(self, user: str) -> "JobClient":
         """Another client of the same scheduler, acting as another user."""
-        return JobClient(self.url, token=self._token, user=user, timeout_s=self._timeout_s)
+        return JobClient(self.url, token=self._token, user=user, timeout_s=self.timeout_s)
 
     def patient_for(self, timeout_s: float) -> "JobClient":
         """Another client of the same scheduler for the same user, with another deadline."""
@@ -367,7 +367,7 @@ class JobClient:
             An iterator over batches, on a connection of its own; close it when done. It ends with
             SchedulerUnreachable when the connection breaks: `client.events.follow` comes back.
         """
-        return EventStream(self._pool, cursor, label or {}, timeout_s=self._timeout_s)
+        return EventStream(self._pool, cursor, label or {}, timeout_s=self.timeout_s)
 
     def result(self, uuid: str) -> bytes:
         """The signed bytes that a job gave back.
@@ -423,7 +423,7 @@ class JobClient:
     def _ask(self, ask: Ask[T]) -> T:
         replies = []
         for request in ask.requests:
-            reply, _ = self._pool.exchange(request, self._timeout_s)
+            reply, _ = self._pool.exchange(request, self.timeout_s)
             if reply.status >= 400 and reply.status not in ask.tolerated:
                 raise protocol.error_of(reply)
             replies.append(reply)
@@ -431,7 +431,7 @@ class JobClient:
 
     def _submit_part(self, request: Request, uuids: Sequence[str]) -> None:
         """Send one submission. Had it to be sent twice, a conflict may mean that the first was taken."""
-        reply, sent_twice = self._pool.exchange(request, self._timeout_s)
+        reply, sent_twice = self._pool.exchange(request, self.timeout_s)
         if reply.status < 400:
             return
         error = protocol.error_of(reply)

@@ -9,12 +9,15 @@ Not here: the scheduler (`service.embedded`), which finds the agent and speaks t
 import fcntl
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cook_jupyter.clusters.local.command import agent_options, start_early
 from cook_jupyter.errors import Conflict
 from cook_jupyter.service.config import Home, Settings
+
+LOCK_TIMEOUT_S = 0.5  # a client that asks whether the lock is free holds it for some microseconds
 
 
 @contextmanager
@@ -26,16 +29,26 @@ def sole_owner(home: Home) -> Iterator[None]:
     """
     descriptor = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
-                f"a scheduler runs already in {home.root}: `cook-jupyter status` shows it,"
-                " `cook-jupyter down` ends it"
-            ) from error
+        _acquire(descriptor, home)
         yield
     finally:
         os.close(descriptor)
+
+
+def _acquire(descriptor: int, home: Home) -> None:
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise Conflict(
+                    f"a scheduler runs already in {home.root}: `cook-jupyter status` shows it,"
+                    " `cook-jupyter down` ends it"
+                ) from error
+            time.sleep(0.01)
+        else:
+            return
 
 
 def start_agent(settings: Settings, home: Home) -> "subprocess.Popen[bytes]":

@@ -1,7 +1,10 @@
 """Which scheduler is found, and how the trace of a dead one is told from a living one."""
 
+import contextlib
+import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +52,13 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (tmp_path / "cook_jupyter").mkdir()
     return tmp_path / "cook_jupyter" / "config.toml"
+
+
+@pytest.fixture
+def cook_home(cook_home: Path) -> Iterator[Path]:
+    """A home whose runtime files tell of this process: none is left for `cook-jupyter down`."""
+    yield cook_home
+    (cook_home / "scheduler.json").unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -195,11 +205,76 @@ def test_a_process_that_ended_and_was_not_yet_reaped_is_dead() -> None:
     ended.wait()
 
 
-def test_a_token_that_is_refused_makes_the_file_stale(cook_home: Path, scheduler: StandIn) -> None:
-    write_runtime(cook_home, url=scheduler.url, token="old")
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (as_json({"error": "who are you?"}, 401), "does not know the token of its runtime file"),
+        (as_json({"error": "too many connections"}, 503), "too many connections"),
+        (as_json({"error": "not here"}, 404), "not here"),
+        (as_json({"error": "broken"}, 500), "broken"),
+        (Answer(hang_up=True), "connection"),
+    ],
+)
+def test_a_living_scheduler_keeps_its_runtime_file_whatever_it_answers(
+    cook_home: Path, answer: Answer, message: str, start: bool
+) -> None:
+    with standin(lambda _: answer) as server:
+        path = write_runtime(cook_home, url=server.url)
+        before = path.read_bytes()
 
-    with pytest.raises(SchedulerUnreachable, match="does not know its token"):
-        connect(start=False)
+        with pytest.raises(SchedulerUnreachable, match=message) as raised:
+            connect(start=start, timeout_s=0.1)
+
+    assert raised.value.pid == os.getpid()
+    assert "No other is started beside it" in str(raised.value)
+    assert path.read_bytes() == before
+
+
+def test_a_living_scheduler_that_is_silent_keeps_its_runtime_file(cook_home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        path = write_runtime(cook_home, url=f"http://127.0.0.1:{listening.getsockname()[1]}")
+
+        with pytest.raises(SchedulerUnreachable, match="has given no answer for") as raised:
+            connect(timeout_s=0.1)
+
+    assert f"process {os.getpid()}" in str(raised.value)
+    assert path.exists()
+
+
+def test_a_scheduler_that_answers_late_is_waited_for(cook_home: Path) -> None:
+    refusals = iter([as_json({"error": "too many connections"}, 503)] * 2)
+    with standin(lambda _: next(refusals, as_json({"user": "grace"}))) as server:
+        write_runtime(cook_home, url=server.url)
+
+        assert connect(start=False).user == "grace"
+
+
+@pytest.mark.parametrize(
+    ("fields", "lock", "gone"),
+    [
+        ({"pid": 2**22 + 1}, "free", True),
+        ({"pid": 2**22 + 1}, "held", True),
+        ({"boot_id": "another boot"}, "held", True),
+        ({"pid_started": None}, "free", True),
+        ({"pid_started": None}, "held", False),
+        ({"pid_started": None}, "missing", False),
+        ({"pid": 2**22 + 1, "pid_namespace": 1}, "held", False),
+        ({"pid": 2**22 + 1, "pid_namespace": 1}, "missing", False),
+        ({"pid": 2**22 + 1, "pid_namespace": 1}, "free", True),
+    ],
+)
+def test_a_scheduler_is_gone_when_its_process_or_its_lock_proves_it(
+    cook_home: Path, fields: dict[str, object], lock: str, gone: bool
+) -> None:
+    write_runtime(cook_home, **fields)
+    with contextlib.ExitStack() as held:
+        if lock != "missing":
+            file = held.enter_context((cook_home / "scheduler.lock").open("w"))
+            if lock == "held":
+                fcntl.flock(file, fcntl.LOCK_EX)
+
+        assert isinstance(read_runtime(cook_home), Stale) is gone
 
 
 def test_a_runtime_file_that_cannot_be_read_is_stale(cook_home: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,16 +91,66 @@ def test_a_scheduler_that_is_just_ending_is_waited_for(cook_home: Path) -> None:
     assert second.info_v1()["pid"] != pid
 
 
-def test_a_scheduler_that_lost_its_runtime_file_is_not_doubled(cook_home: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text(path.read_text().replace('"token": "', '"token": "x')),
+        lambda path: path.chmod(0o644),
+    ],
+)
+def test_a_scheduler_writes_its_runtime_file_again_and_is_not_doubled(
+    cook_home: Path, damage: Callable[[Path], None]
+) -> None:
     client = connect()
-    runtime = (cook_home / "scheduler.json").read_bytes()
-    (cook_home / "scheduler.json").unlink()
+    path = cook_home / "scheduler.json"
+    intact = path.read_bytes()
+    damage(path)
 
-    with pytest.raises(SchedulerUnreachable, match="where it listens is gone"):
-        connect(timeout_s=0.2)
-    (cook_home / "scheduler.json").write_bytes(runtime)
-    (cook_home / "scheduler.json").chmod(0o600)
-    assert client.info_v1()["pid"] == runtime_in(cook_home).pid
+    deadline = time.monotonic() + 20
+    while (not path.exists() or path.stat().st_mode & 0o077) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    again = connect()
+
+    assert again.info_v1()["pid"] == client.info_v1()["pid"]
+    assert path.read_bytes() == intact
+
+
+def test_no_second_scheduler_serves_a_home_whose_lock_was_removed(cook_home: Path) -> None:
+    pid = connect().info_v1()["pid"]
+    (cook_home / "scheduler.lock").unlink()
+
+    second = subprocess.run(
+        [sys.executable, "-m", "cook_jupyter", "serve"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert f"a scheduler runs already in {cook_home} (process {pid})" in second.stderr
+    assert connect().info_v1()["pid"] == pid
+
+
+def test_a_stopped_scheduler_is_said_to_be_stopped_and_found_again_when_it_goes_on(cook_home: Path) -> None:
+    pid = connect().info_v1()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(SchedulerUnreachable, match=f"kill -CONT {pid}"):
+            connect(timeout_s=0.2)
+        status = subprocess.run(
+            [sys.executable, "-m", "cook_jupyter", "status"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    assert (status.returncode, status.stdout[:9]) == (3, "no answer")
+    assert connect().info_v1()["pid"] == pid
 
 
 def test_a_scheduler_that_cannot_begin_tells_its_last_words(cook_home: Path) -> None:
