@@ -9,7 +9,6 @@ Source: the REST specification, section 2.
 
 import base64
 import binascii
-import getpass
 import hmac
 import ipaddress
 import re
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cook_jupyter.errors import Forbidden, InvalidRequest, Unauthenticated
+from cook_jupyter.wire.users import process_user, require_user_name
 
 IMPERSONATE_HEADER = "X-Cook-Impersonate"
 BASIC_CHALLENGE = 'Basic realm="Cook"'
@@ -91,7 +91,7 @@ class TokenAuthenticator:
         if not token:
             raise InvalidRequest("an embedded scheduler needs a token that is not empty")
         self._token = token.encode()
-        self._owner = owner or getpass.getuser()
+        self._owner = owner or process_user()
         self._admins = frozenset(admins)
 
     def identify(self, headers: Mapping[str, str]) -> Identity:
@@ -227,6 +227,9 @@ def _basic(said: str) -> tuple[str, str]:
     except (binascii.Error, ValueError):
         raise Unauthenticated("the Basic header is not base64 of NAME:PASSWORD") from None
     name, colon, password = text.partition(":")
-    if not name or not colon or "\0" in name:
+    if not name or not colon:
         raise Unauthenticated("the Basic header is not base64 of NAME:PASSWORD")
-    return name, password
+    try:
+        return require_user_name(name), password
+    except InvalidRequest as error:
+        raise Unauthenticated(str(error)) from None

@@ -95,12 +95,13 @@ def named_target(url: str | None = None, *, token: str | None = None, user: str 
     named = os.environ.get("COOK_JUPYTER_URL")
     if named:
         return _with_own_token(Target(url=named, token=token, user=user, origin="COOK_JUPYTER_URL"))
-    settings = _settings(config_file())
+    path = config_file()
+    settings = {} if path is None else _settings(path)
     return Target(
         url=settings.get("url"),
         token=token or settings.get("token"),
         user=user or settings.get("user"),
-        origin=str(config_file()),
+        origin=str(path),
     )
 
 

@@ -8,29 +8,41 @@ import os
 import stat
 from pathlib import Path
 
-from cook_jupyter.errors import Forbidden
+from cook_jupyter.errors import Forbidden, InvalidRequest
 
 
 def home_folder() -> Path:
-    """The embedded scheduler's home: COOK_JUPYTER_HOME, else `cook_jupyter` in the XDG state folder."""
+    """The embedded scheduler's home: COOK_JUPYTER_HOME, else `cook_jupyter` in the XDG state folder.
+
+    Raises:
+        InvalidRequest: neither is set, and the user has no home directory.
+    """
     named = os.environ.get("COOK_JUPYTER_HOME")
     if named:
         return Path(named).expanduser().absolute()
     return _xdg("XDG_STATE_HOME", ".local/state") / "cook_jupyter"
 
 
-def config_file() -> Path:
-    """The user's configuration; it need not exist."""
-    return _xdg("XDG_CONFIG_HOME", ".config") / "cook_jupyter" / "config.toml"
+def config_file() -> Path | None:
+    """The user's configuration, which need not exist; None for a user without a home directory."""
+    try:
+        return _xdg("XDG_CONFIG_HOME", ".config") / "cook_jupyter" / "config.toml"
+    except InvalidRequest:
+        return None
 
 
 def private_folder(path: Path) -> Path:
     """Make a folder with mode 0700 if there is none, close it if it is open to others, and return it.
 
     Raises:
-        Forbidden: it is somebody else's.
+        Forbidden: it is somebody else's, or this user may not make it.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except PermissionError as error:
+        raise Forbidden(
+            f"{path} cannot be made ({error.strerror}); set COOK_JUPYTER_HOME to a folder of your own"
+        ) from error
     status = path.stat()
     if status.st_uid != os.getuid():
         raise Forbidden(f"{path} belongs to another user; set COOK_JUPYTER_HOME to a folder of your own")
@@ -47,4 +59,11 @@ def is_private_file(path: Path) -> bool:
 
 def _xdg(variable: str, otherwise: str) -> Path:
     named = os.environ.get(variable)
-    return Path(named) if named and Path(named).is_absolute() else Path.home() / otherwise
+    if named and Path(named).is_absolute():
+        return Path(named)
+    try:
+        return Path.home() / otherwise
+    except RuntimeError as error:
+        raise InvalidRequest(
+            f"uid {os.getuid()} has no home directory: set COOK_JUPYTER_HOME to a folder of your own, or HOME"
+        ) from error

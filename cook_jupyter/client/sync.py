@@ -6,7 +6,6 @@ Not here: finding a scheduler (`client.connect`), calls and futures (`executor`)
 """
 
 import base64
-import getpass
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
@@ -18,7 +17,8 @@ from cook_jupyter.client import protocol
 from cook_jupyter.client.connections import Address, ConnectionPool
 from cook_jupyter.client.events import EventStream
 from cook_jupyter.client.protocol import ALL_STATES, Ask, LogPiece, Request
-from cook_jupyter.errors import Conflict
+from cook_jupyter.errors import Conflict, InvalidRequest
+from cook_jupyter.wire.users import process_user, require_user_name
 
 T = TypeVar("T")
 
@@ -37,6 +37,9 @@ class JobClient:
         user: act as this user. With a token, the scheduler must allow it.
         timeout_s: how long an answer may take.
 
+    Raises:
+        InvalidRequest: no request can carry the user name (it contains a colon, say) or the token.
+
     Every method raises `SchedulerUnreachable` when no answer comes, `Unauthenticated` and `Forbidden`
     for want of rights, and else the very class of `cook_jupyter.errors` that the scheduler raised.
     """
@@ -48,7 +51,7 @@ class JobClient:
         self._acts = user is not None
         self.timeout_s = timeout_s
         # Without a token the name is all there is; with one alone, the scheduler knows whose it is.
-        self._asking = user or (getpass.getuser() if token is None else None)
+        self._asking = user or (process_user() if token is None else None)
         self._pool = ConnectionPool(Address.of(url), _authorization(token, user), CONNECT_TIMEOUT_S)
 
     def __repr__(self) -> str:
@@ -444,9 +447,18 @@ class JobClient:
 
 
 def _authorization(token: str | None, user: str | None) -> str:
+    """The header `Authorization`.
+
+    Raises:
+        InvalidRequest: no header can carry the token or the name.
+    """
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise InvalidRequest(
+            "the token contains a control character or a letter beyond ASCII: no header can carry it"
+        )
     if token is not None and user is None:
         return f"Bearer {token}"
-    pair = f"{user or getpass.getuser()}:{token or ''}"
+    pair = f"{process_user() if user is None else require_user_name(user)}:{token or ''}"
     return f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
 
 

@@ -267,11 +267,12 @@ def config(notebook: Notebook, options: Namespace) -> SettingsView:
     if changed:
         rows = [row for row in notebook.settings() if row[0] in changed]
         return SettingsView(tuple(rows), "All of them: %cook config")
-    place = "it exists" if config_file().exists() else "not there"
+    path = config_file()
+    place = "it exists" if path is not None and path.exists() else "not there"
     rows = [
         *notebook.settings(),
         ("home", str(home_folder()), "COOK_JUPYTER_HOME or its default"),
-        ("file", str(config_file()), place),
+        ("file", str(path), place),
     ]
     return SettingsView(tuple(rows), "Set one with: %cook config mem_mb=2000")
 

@@ -298,6 +298,18 @@ def test_a_runtime_file_may_say_more_than_we_know(cook_home: Path) -> None:
     assert isinstance(read_runtime(cook_home), Runtime)
 
 
+def test_a_user_name_that_no_header_can_carry_is_refused_before_anything_is_asked(
+    cook_home: Path, scheduler: StandIn
+) -> None:
+    path = write_runtime(cook_home, url=scheduler.url)
+
+    with pytest.raises(InvalidRequest, match="'lab:ada' contains a colon"):
+        connect(user="lab:ada")
+
+    assert scheduler.asked == []
+    assert path.exists()
+
+
 # --- home and keys ---
 
 
