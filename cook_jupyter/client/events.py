@@ -191,6 +191,7 @@ def follow(
                     cursor = batch.cursor
                     pause_s = FIRST_PAUSE_S
                     yield batch
+                    del batch  # while the next is waited for, the results in this one need not be kept
                     if stop.is_set():
                         return
             return  # closed by us

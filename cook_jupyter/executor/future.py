@@ -10,10 +10,14 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import html
+import logging
+import sys
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from cook_jupyter.errors import Conflict, InvalidRequest, JobFailed
 from cook_jupyter.payload import outgoing
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from cook_jupyter.executor.options import Options
     from cook_jupyter.executor.session import Session
     from cook_jupyter.payload.results import Result
+
+logger = logging.getLogger("cook_jupyter.executor")
 
 Status = Literal["unsent", "waiting", "running", "success", "failed", "cancelled"]
 
@@ -64,6 +70,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         self.stage = Stage.QUEUED
         self.call_rests = False  # in a blob, which nobody needs after a success
         self.owner: object = None  # the mark of the executor whose shutdown waits for it
+        self._callbacks: list[Callable[[Any], object]] | None = None  # of users; None before the first
 
     @property
     def key(self) -> str:
@@ -182,11 +189,48 @@ class CookFuture(concurrent.futures.Future[Any]):
         args, kwargs = arguments
         return function(*args, **kwargs)
 
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Call `fn` with this future when it is done; at once, in this thread, if it is done already.
+
+        Callbacks of one future are called in the order in which they were added, in a thread of their own: a
+        callback may wait, for other futures too, and holds up nobody's result. What it raises is logged.
+        """
+        with self._condition:
+            if not self.done():
+                if self._callbacks is None:
+                    self._callbacks = []
+                    self.on_settled(self._dispatch_callbacks)
+                self._callbacks.append(fn)
+                return
+        self._call(fn)
+
     def __await__(self) -> Generator[Any, None, Any]:
-        """Wait without blocking the event loop. Cancelling the task that waits kills the job."""
+        """Wait without blocking the event loop. Cancelling the task that waits kills the job.
+
+        A StopIteration that the call raised is the cause of a RuntimeError then: a coroutine cannot raise it.
+        """
         import asyncio  # 30 ms, and most programs that submit do without
 
-        return asyncio.wrap_future(self).__await__()
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+
+        def wake() -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        def wake_loop(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(wake)
+
+        self.on_settled(wake_loop)
+        try:
+            yield from waiter
+        except asyncio.CancelledError:
+            self._session.run_in_background(self.cancel)  # which asks the scheduler; the loop must not wait
+            raise
+        if self.cancelled():
+            raise asyncio.CancelledError
+        return self.result()
 
     def __repr__(self) -> str:
         words = [f"CookFuture {self._key}", self._name, self._state_in_words()]
@@ -227,7 +271,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         """
         self._preempted.update(preempted)
         if self._news is None or news.change >= self._news.change:
-            self._news = news
+            self._news = news if news.result is None else msgspec.structs.replace(news, result=None)
         if news.instance is not None and news.instance.preempted:
             self._preempted.add(news.instance.task_id)
         self.stage = Stage.ACCEPTED
@@ -261,9 +305,46 @@ class CookFuture(concurrent.futures.Future[Any]):
             self.set_running_or_notify_cancel()
         return True
 
+    def on_settled(self, fn: Callable[[Any], object]) -> None:
+        """Call `fn` with this future in the thread that delivers results: it must not wait."""
+        super().add_done_callback(fn)
+
+    def _dispatch_callbacks(self, _: object) -> None:
+        self._session.run_in_background(self._run_callbacks)
+
+    def _run_callbacks(self) -> None:
+        callbacks, self._callbacks = self._callbacks or [], None
+        for callback in callbacks:
+            self._call(callback)
+
+    def _call(self, callback: Callable[[Any], object]) -> None:
+        try:
+            callback(_seen_by(callback, self))
+        except Exception:
+            logger.exception("a callback of %r failed", self)
+
     def orphan(self, error: BaseException) -> None:
         """In a forked child: the parent's threads are not here, and its locks may be held for ever."""
         self._condition = threading.Condition()
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
+        self._callbacks = None
         self.settle(error=error)
+
+
+def _seen_by(callback: Callable[[Any], object], future: CookFuture) -> concurrent.futures.Future[Any]:
+    """The future as a callback may take it.
+
+    Before Python 3.12 asyncio (`wrap_future`, `run_in_executor`) cannot hold a StopIteration and waits until
+    cancelled; it is given the RuntimeError that later versions make of it.
+    """
+    if sys.version_info >= (3, 12) or getattr(callback, "__module__", None) != "asyncio.futures":
+        return future
+    error = None if future.cancelled() else future.exception()
+    if not isinstance(error, StopIteration):
+        return future
+    substitute: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    instead = RuntimeError("the call raised StopIteration, which cannot be raised into an asyncio future")
+    instead.__cause__ = error
+    substitute.set_exception(instead)
+    return substitute

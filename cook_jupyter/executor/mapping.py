@@ -140,10 +140,7 @@ class Mapping:
                         yield from self._failed(future, return_exceptions=return_exceptions)
                     else:
                         del future
-                        if not result.errors:
-                            yield from result.value
-                        else:
-                            yield from _mixed(result, return_exceptions=return_exceptions)
+                        yield from _values_of(result, return_exceptions=return_exceptions)
                         del result
             finally:
                 self.stop()
@@ -183,8 +180,8 @@ class Mapping:
             future, columns = bundle
             try:
                 parcel = self._encode(future, columns)
-            except Exception as error:  # noqa: BLE001 - it belongs to these calls: Unpicklable, as a rule
-                future.settle(error=error)
+            except BaseException as error:  # noqa: BLE001 - it belongs to these calls: Unpicklable, as a rule
+                future.settle(error=_as_exception(error))
             else:
                 yield parcel
 
@@ -198,7 +195,7 @@ class Mapping:
             self._order.append(future)
             self._flying += 1
             self._more.notify_all()
-        future.add_done_callback(self._done)
+        future.on_settled(self._done)
         return future, [column[begin : begin + count] for column in self._columns]
 
     def _done(self, future: Any) -> None:
@@ -226,15 +223,29 @@ def columns_of(iterables: Sequence[Iterable[Any]]) -> tuple[list[Sequence[Any]],
     return [column if not isinstance(column, list) else column[:total] for column in columns], total
 
 
-def _mixed(result: Result, *, return_exceptions: bool) -> Iterator[Any]:
-    for place, value in enumerate(result.value):
-        error = result.errors.get(place)
+def _values_of(result: Result, *, return_exceptions: bool) -> Iterator[Any]:
+    """Yield what the calls of a bundle returned, in order; nothing that was yielded is kept."""
+    values = result.value
+    calls = len(values)
+    values.reverse()
+    while values:
+        error = result.errors.get(calls - len(values))
         if error is None:
-            yield value
+            yield values.pop()
         elif return_exceptions:
+            values.pop()
             yield error
         else:
             raise error
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """What a call's own pickling raised, as an error that does not end the process of whoever waits."""
+    if isinstance(error, Exception):
+        return error
+    wrapped = Unpicklable(f"an argument cannot be sent: pickling it raised {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _left(end: float | None) -> float | None:

@@ -11,7 +11,6 @@ A job's uuid is made here, so that sending it again is harmless: whatever breaks
 from __future__ import annotations
 
 import atexit
-import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cook_jupyter.client.events import EventStream, JobNews, follow
+from cook_jupyter.client.events import EventBatch, EventStream, JobNews, follow
 from cook_jupyter.client.home import home_folder
 from cook_jupyter.client.keys import key_file
 from cook_jupyter.errors import (
@@ -41,6 +40,7 @@ from cook_jupyter.errors import (
 )
 from cook_jupyter.executor import outcomes
 from cook_jupyter.executor.blobs import reachable_store
+from cook_jupyter.executor.callbacks import CallbackThreads
 from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.functions import SentFunctions
 from cook_jupyter.executor.future import CookFuture, Stage
@@ -124,7 +124,8 @@ class Session:
         self._stop = threading.Event()
         self._subscribed = threading.Event()
         self._stream: EventStream | None = None
-        self._fetchers: concurrent.futures.ThreadPoolExecutor | None = None
+        self._callbacks = CallbackThreads("cook-callbacks")
+        self._fetchers = CallbackThreads("cook-results", _FETCHERS)
         _sessions.add(self)
 
     def ask(self, question: Callable[[JobClient], T], *, sending: bool = True) -> T:
@@ -199,6 +200,10 @@ class Session:
         """Let the sender do something, and send what it yields. Safe in a destructor."""
         self._outbox.put(errand)
 
+    def run_in_background(self, function: Callable[[], object]) -> None:
+        """Run in a thread of its own what may wait, for results of this session too."""
+        self._callbacks.run(function)
+
     def adopt(self, futures: Sequence[CookFuture]) -> None:
         """Wait for jobs that were submitted earlier, by whomever."""
         self._begin()
@@ -226,6 +231,7 @@ class Session:
         while True:
             errand = self._outbox.get()
             parcels: list[Parcel] = []
+            parcel: Parcel | None
             size = 0
             while True:
                 if errand is None:
@@ -241,11 +247,13 @@ class Session:
                 except queue.Empty:
                     break
             self._send(parcels)
+            del errand, parcels  # while the next is waited for, nothing of these is kept alive
+            parcel = None
 
     def _done(self, errand: Errand) -> list[Parcel]:
         try:
             parcels = list(errand())
-        except Exception:
+        except BaseException:
             logger.exception("an errand of the sender failed")
             return []
         for parcel in parcels:
@@ -266,7 +274,7 @@ class Session:
         for pool, group in pools.items():
             try:
                 self._post(group, pool)
-            except Exception as error:  # noqa: BLE001 - see above
+            except BaseException as error:  # noqa: BLE001 - see above
                 self._refuse(group, error)
             with self._moved:
                 self._moved.notify_all()
@@ -321,7 +329,7 @@ class Session:
             for parcel in parcels:
                 parcel.future.stage = Stage.ACCEPTED
 
-    def _refuse(self, group: Sequence[Parcel], error: Exception) -> None:
+    def _refuse(self, group: Sequence[Parcel], error: BaseException) -> None:
         """A request that is wrong for one job is refused for all: find out which."""
         bodies = {id(parcel.body) for parcel in group}
         if len(bodies) > 1 and not isinstance(error, SchedulerUnreachable):
@@ -329,7 +337,7 @@ class Session:
                 alike = [parcel for parcel in group if id(parcel.body) == body]
                 try:
                     self._post(alike, alike[0].pool)
-                except Exception as own:  # noqa: BLE001 - as in _send
+                except BaseException as own:  # noqa: BLE001 - as in _send
                     self._refuse(alike, own)
             return
         for parcel in group:
@@ -395,9 +403,9 @@ class Session:
                 for batch in follow(self._subscribe, self._stop, on_break=self._on_break):
                     if not self._subscribed.is_set():
                         self._subscribed.set()
-                    for news in batch.jobs:
-                        self._hear(news)
-            except Exception:
+                    self._hear_batch(batch)
+                    del batch  # while the next is waited for, the results in this one are not kept
+            except BaseException:
                 logger.exception("the stream of events failed; it is begun anew")
                 self._stop.wait(_LONGEST_PAUSE_S)
 
@@ -426,6 +434,10 @@ class Session:
                 except CookError as error:
                     logger.info("the scheduler was not found again: %s", error)
 
+    def _hear_batch(self, batch: EventBatch) -> None:
+        for news in batch.jobs:
+            self._hear(news)
+
     def _hear(self, news: JobNews) -> None:
         future = self._pending.get(news.uuid)
         if future is None:
@@ -444,14 +456,14 @@ class Session:
                 if self.store.private:
                     self._take(future, news, self.store.get(news.result_blob), private=True)
                 else:
-                    self._fetcher().submit(self._fetch, future, news)
+                    self._fetchers.run(functools.partial(self._fetch, future, news))
                     return
             else:
                 future.settle(error=outcomes.failure(news, future.options))
         except NotFound as error:
             future.settle(error=_lost(future, f"its result is no longer there ({error})"))
-        except Exception as error:  # noqa: BLE001 - see above
-            future.settle(error=error)
+        except BaseException as error:  # noqa: BLE001 - see above
+            future.settle(error=_as_failure(future, error))
         finally:
             self._pending.pop(future.key, None)
 
@@ -472,8 +484,8 @@ class Session:
             self._take(future, news, content, private=private)
         except NotFound:
             future.settle(error=outcomes.failure(news, future.options))
-        except Exception as error:  # noqa: BLE001 - as in _complete
-            future.settle(error=error)
+        except BaseException as error:  # noqa: BLE001 - as in _complete
+            future.settle(error=_as_failure(future, error))
         finally:
             self._pending.pop(future.key, None)
 
@@ -486,12 +498,6 @@ class Session:
         if blob is not None:
             return self.store.get(blob), self.store.private
         return bytearray(client.result(future.key)), False
-
-    def _fetcher(self) -> concurrent.futures.ThreadPoolExecutor:
-        with self._lock:
-            if self._fetchers is None:
-                self._fetchers = concurrent.futures.ThreadPoolExecutor(_FETCHERS, "cook-results")
-            return self._fetchers
 
     # --- looking ---
 
@@ -520,7 +526,7 @@ class Session:
             news = news_of(job)
             future.hear(news, preempted_instances(job))
             if news.status == "completed" and not future.done():
-                self._fetcher().submit(self._fetch, future, news)
+                self._fetchers.run(functools.partial(self._fetch, future, news))
 
     # --- the end ---
 
@@ -539,7 +545,7 @@ class Session:
     def _retire(self) -> Iterable[Parcel]:
         self._retired = True
         for future in self.futures():
-            future.add_done_callback(self._end_if_idle)
+            future.on_settled(self._end_if_idle)
         self._end_if_idle(None)
         return ()
 
@@ -554,8 +560,8 @@ class Session:
         stream = self._stream
         if stream is not None:
             stream.close()
-        if self._fetchers is not None:
-            self._fetchers.shutdown(wait=False)
+        self._fetchers.close()
+        self._callbacks.close()
 
     def forked(self) -> None:
         """In a child process: nobody here will ever hear of these jobs."""
@@ -595,3 +601,12 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _lost(future: CookFuture, why: str) -> ResultLost:
     return ResultLost(f"job {future.key} ended well, but {why}", job_id=future.key, host=future.host)
+
+
+def _as_failure(future: CookFuture, error: BaseException) -> Exception:
+    """What reading a result raised, as an error that does not end the process of whoever waits."""
+    if isinstance(error, Exception):
+        return error
+    lost = _lost(future, f"reading its result raised {type(error).__name__}: {error}")
+    lost.__cause__ = error
+    return lost

@@ -72,7 +72,7 @@ def read_result(
 
     try:
         content_of = pickling.from_frames(opened.frames, keep_classes=True)
-    except Exception as error:
+    except BaseException as error:  # whatever a class of the user's does: SystemExit, too
         raise ResultLost(
             f"the result of job {job_id} cannot be unpickled here: {failures.plain(error)}",
             job_id=job_id,

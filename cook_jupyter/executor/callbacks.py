@@ -1,0 +1,79 @@
+"""Threads for work that may wait: done-callbacks of users, and requests that may take long.
+
+Lives here: a pool of daemon threads that grows while all of its threads are busy.
+Not here: what is run (`executor.future`, `executor.session`).
+
+A callback may wait for anything, another future included, so it must not run in the thread that delivers
+results. The threads are daemons: a callback that waits for ever does not keep a process from ending.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger("cook_jupyter.executor")
+
+MAX_THREADS = 64
+
+
+class CallbackThreads:
+    """Runs functions in daemon threads, in the order in which they came, as long as a thread is free.
+
+    Args:
+        name: prefix of the threads' names.
+        max_threads: how many functions may wait at once; more are queued, which is logged.
+    """
+
+    def __init__(self, name: str, max_threads: int = MAX_THREADS) -> None:
+        self._name = name
+        self._max_threads = max_threads
+        self._lock = threading.Lock()
+        self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._threads = 0
+        self._free = 0  # threads that wait, minus the tasks that wait for them
+        self._closed = False
+        self._warned = False
+
+    def run(self, function: Callable[[], object]) -> None:
+        """Run `function` soon, in some thread of the pool; what it raises is logged."""
+        with self._lock:
+            grow = self._closed or (self._free <= 0 and self._threads < self._max_threads)
+            if grow:
+                self._threads += 1
+            else:
+                self._free -= 1
+            full = self._free < -self._max_threads and not self._warned
+            self._warned = self._warned or full
+            number = self._threads
+        self._tasks.put(function)
+        if grow:
+            threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
+        if full:
+            logger.warning(
+                "all %d threads for callbacks are busy and more callbacks wait: a callback of a future takes "
+                "long, or waits for something that does not come",
+                self._max_threads,
+            )
+
+    def close(self) -> None:
+        """End the threads when they have done what is queued. What comes later gets a thread for itself."""
+        with self._lock:
+            self._closed = True
+            threads = self._threads
+        for _ in range(threads):
+            self._tasks.put(None)
+
+    def _work(self) -> None:
+        while (function := self._tasks.get()) is not None:
+            try:
+                function()
+            except BaseException:
+                logger.exception("a callback failed")
+            del function  # a thread that waits keeps nothing alive
+            with self._lock:
+                self._free += 1
+                if self._closed and self._tasks.empty():
+                    return
