@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cook_jupyter.errors import Conflict, CookError, InvalidRequest, OutOfStep, SchedulerUnreachable
+from cook_jupyter.errors import Conflict, CookError, InvalidRequest, OutOfStep, SchedulerError, SchedulerUnreachable
 
 if TYPE_CHECKING:
     from cook_jupyter.api.auth import TokenAuthenticator
     from cook_jupyter.service.config import Home, Settings
+    from cook_jupyter.service.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -142,26 +143,29 @@ async def _serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, scheduler.request_shutdown)
         server = listen(scheduler, authenticator, settings)
-        runtime_file = RuntimeFile(home.runtime_file, url=server.url, token=token)
+        runtime_file = RuntimeFile(home.runtime_file, url=server.url, token=token, store=scheduler.store_id)
         runtime_file.write()
         if not quiet:
             click.echo(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
         _calm_the_collector()
-        keeper = asyncio.create_task(_keep(runtime_file))
+        keeper = asyncio.create_task(_keep(runtime_file, scheduler))
         try:
             await scheduler.shutdown.wait()
+            if scheduler.failure is None:  # else the file is left: who waits for a result shall start another
+                runtime_file.remove()
         finally:
             keeper.cancel()
-            runtime_file.remove()
             await server.close()
+        if scheduler.failure is not None:
+            raise SchedulerError(scheduler.failure)
 
 
-async def _keep(runtime_file: "RuntimeFile") -> None:
+async def _keep(runtime_file: "RuntimeFile", scheduler: "Scheduler") -> None:
     """Write the runtime file again whenever it is missing or is not this scheduler's, until cancelled."""
     while True:
         await asyncio.sleep(RUNTIME_FILE_CHECK_S)
         try:
-            if not runtime_file.is_intact():
+            if scheduler.store.broken() is None and not runtime_file.is_intact():
                 log.warning(
                     "The runtime file %s was removed or changed: it is written again", runtime_file
                 )
@@ -188,9 +192,10 @@ class RuntimeFile:
         path: its place in the home.
         url: where the scheduler listens.
         token: what its clients have to show.
+        store: the id of its store.
     """
 
-    def __init__(self, path: Path, *, url: str, token: str) -> None:
+    def __init__(self, path: Path, *, url: str, token: str, store: str) -> None:
         from importlib.metadata import version
 
         from cook_jupyter.client.runtime import own_identity
@@ -202,6 +207,7 @@ class RuntimeFile:
             **own_identity(),
             "version": version("cook_jupyter"),
             "home": str(path.parent),
+            "store": store,
         }
         self._text = json.dumps(fields).encode()
 

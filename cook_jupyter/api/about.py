@@ -119,6 +119,7 @@ class OwnInfoHandler(CookHandler):
                 "version": our_version(),
                 "user": self.asker.user,
                 "pid": os.getpid(),
+                "store": self.scheduler.store_id,
                 "blobs": str(self.scheduler.blobs),
                 "home": str(self.scheduler.blobs.parent),
                 "capacity": {

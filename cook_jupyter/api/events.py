@@ -19,7 +19,7 @@ from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.job import Job
 from cook_jupyter.service.events import Subscription
-from cook_jupyter.wire.events import MEDIA_TYPE, encode_line
+from cook_jupyter.wire.events import MEDIA_TYPE, encode_first_line, encode_line
 
 LINE_BYTES = 256 * 1024
 
@@ -31,18 +31,21 @@ class EventsHandler(CookHandler):
     _reader: Subscription | None = None
 
     async def get(self) -> None:
-        """Tell what happened after `cursor`, and then what happens, until the reader or we go."""
+        """Tell what happened after `cursor` of `store`, and then what happens, until either side goes."""
         said = self.param("cursor")
         after = None if said is None else self.number("cursor", 0)
         labels = [_label(each) for each in self.params("label")]
-        reader = self.scheduler.subscribe(self.asker.user, after, labels[0] if labels else None)
+        reader = self.scheduler.subscribe(
+            self.asker.user, after, labels[0] if labels else None, self.param("store")
+        )
         self._reader = reader
         self.set_header("Content-Type", MEDIA_TYPE)
         stream = getattr(self.request.connection, "stream", None)
         if isinstance(stream, IOStream):
             stream.set_nodelay(True)  # a line must not wait for the one before to be acknowledged
         try:
-            await self._send(reader.cursor, [])
+            self.write(encode_first_line(reader.cursor, self.scheduler.store_id))
+            await self.flush()
             while not reader.closed:
                 changes = await reader.batch(self.door.heartbeat_s)
                 await self._tell(reader, [c for c in changes if _carries(c.job, labels[1:])])

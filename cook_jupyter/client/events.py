@@ -19,7 +19,7 @@ from cook_jupyter.errors import NotFound, SchedulerError, SchedulerUnreachable, 
 
 SILENCE_S = 45.0  # three heartbeats
 FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 1.0
 _READ_BYTES = 64 * 1024
 
 
@@ -66,10 +66,14 @@ class JobNews(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the stream. Reading from `cursor` on misses nothing; no jobs means a heartbeat."""
+    """One line of the stream. Reading from `cursor` on misses nothing; no jobs means a heartbeat.
+
+    `store` is the id of the store in which the cursor counts: in the first line of a stream, else empty.
+    """
 
     cursor: int
     jobs: list[JobNews] = []
+    store: str = ""
 
 
 _DECODER = msgspec.json.Decoder(EventBatch)
@@ -91,6 +95,7 @@ class EventStream:
         cursor: int | None,
         labels: Mapping[str, str],
         *,
+        store: str | None = None,
         timeout_s: float,
         silence_s: float = SILENCE_S,
     ) -> None:
@@ -99,7 +104,7 @@ class EventStream:
         self._closed = False
         self._connection: Connection = pool.fresh()
         self._buffer = bytearray()
-        request = Request(method="GET", target=events_target(cursor, labels))
+        request = Request(method="GET", target=events_target(cursor, labels, store))
         try:
             self._connection.send(request)
             self._response: HTTPResponse = self._connection.begin("GET", timeout_s)
@@ -168,17 +173,19 @@ def follow(
     *,
     cursor: int | None = None,
     on_break: Callable[[SchedulerUnreachable], None] = lambda _: None,
+    pause: Callable[[float], object] | None = None,
 ) -> Iterator[EventBatch]:
     """Yield batches for as long as `stop` is not set; after a break come back and go on at the cursor.
 
-    Pauses between attempts grow from 50 ms to 5 s, with jitter, so that a scheduler that restarts is
+    Pauses between attempts grow from 50 ms to 1 s, with jitter, so that a scheduler that restarts is
     not met by all its clients at once.
 
     Args:
         subscribe: opens the stream after a cursor; it may find the scheduler anew, for instance.
         stop: ends the iteration; close the stream as well, to end it at once.
         cursor: where to begin; None means from now.
-        on_break: told about each break, before the pause.
+        on_break: called after each break, before the pause.
+        pause: waits for so many seconds, or less if the scheduler is known to be back; None waits for `stop`.
 
     Raises:
         Unauthenticated, NotFound: the scheduler refuses; trying again is no help.
@@ -201,5 +208,5 @@ def follow(
             on_break(error)
         except SchedulerError as error:
             on_break(SchedulerUnreachable(str(error)))
-        stop.wait(pause_s * random.uniform(0.5, 1.0))
+        (pause or stop.wait)(pause_s * random.uniform(0.5, 1.0))
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

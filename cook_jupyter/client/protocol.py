@@ -339,9 +339,16 @@ def shutdown(*, stop_agent: bool = False) -> Ask[None]:
     return Ask((_with_body("POST", "/v1/shutdown", {"stop_agent": stop_agent}),), _nothing)
 
 
-def events_target(cursor: int | None, labels: Mapping[str, str]) -> str:
-    """The target of the stream of events after `cursor` (None: from now), of jobs with these labels."""
+def events_target(cursor: int | None, labels: Mapping[str, str], store: str | None = None) -> str:
+    """The target of the stream of events after `cursor` (None: from now), of jobs with these labels.
+
+    Args:
+        cursor: the number of a change.
+        labels: what the jobs must carry.
+        store: the id of the store that gave the cursor out; None if it is not known.
+    """
     query = [] if cursor is None else [("cursor", str(cursor))]
+    query += [] if store is None else [("store", store)]
     query += [("label", f"{key}={value}") for key, value in labels.items()]
     return _target("/v1/events", query)
 

@@ -33,6 +33,7 @@ class Runtime:
         pid_started: start time of its process in ticks since boot; None where the system does not tell.
         boot_id: boot of the machine that the ticks count from.
         pid_namespace: inode of the namespace in which `pid` counts; a container has its own.
+        store: id of the scheduler's store.
     """
 
     url: str
@@ -43,6 +44,7 @@ class Runtime:
     pid_namespace: int | None = None
     version: str = ""
     home: str = ""
+    store: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -359,18 +359,26 @@ class JobClient:
         """
         return self._ask(protocol.set_rebalancer(parameters))
 
-    def events(self, cursor: int | None = None, label: Mapping[str, str] | None = None) -> EventStream:
+    def events(
+        self,
+        cursor: int | None = None,
+        label: Mapping[str, str] | None = None,
+        *,
+        store: str | None = None,
+    ) -> EventStream:
         """What happens to one's jobs: first what has changed after `cursor`, then live.
 
         Args:
             cursor: of an earlier batch; None means from now.
             label: only jobs that carry these labels.
+            store: the store that the cursor is of (`EventBatch.store`). If the scheduler has another one by
+                now, the stream begins with the present, and its first batch names the new store.
 
         Returns:
             An iterator over batches, on a connection of its own; close it when done. It ends with
             SchedulerUnreachable when the connection breaks: `client.events.follow` comes back.
         """
-        return EventStream(self._pool, cursor, label or {}, timeout_s=self.timeout_s)
+        return EventStream(self._pool, cursor, label or {}, store=store, timeout_s=self.timeout_s)
 
     def result(self, uuid: str) -> bytes:
         """The signed bytes that a job gave back.

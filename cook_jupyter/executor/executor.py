@@ -137,8 +137,9 @@ class CookExecutor(concurrent.futures.Executor):
         digest = session.function_digest(fn)
         future = CookFuture(session, str(uuid.uuid4()), self._options.name or name_of(fn), self._options)
         private = session.store.private
+        future.signing_key = session.signing_key
         call = outgoing.encode_call(
-            digest, args, kwargs, key=session.signing_key, job_id=future.key, private=private
+            digest, args, kwargs, key=future.signing_key, job_id=future.key, private=private
         )
         session.post(self._parcel(session, future, call))
         return future
@@ -179,8 +180,9 @@ class CookExecutor(concurrent.futures.Executor):
 
         def encode(future: BundleFuture, part: Sequence[Sequence[Any]]) -> Parcel:
             private = session.store.private
+            future.signing_key = session.signing_key
             call = outgoing.encode_bundle(
-                digest, part, key=session.signing_key, job_id=future.key, private=private
+                digest, part, key=future.signing_key, job_id=future.key, private=private
             )
             return self._parcel(session, future, call)
 

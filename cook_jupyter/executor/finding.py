@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cook_jupyter.client.connect import connect, named_target
 from cook_jupyter.client.home import home_folder
-from cook_jupyter.client.runtime import Runtime, Stale, read_runtime
+from cook_jupyter.client.runtime import RUNTIME_FILE, Runtime, Stale, read_runtime
 from cook_jupyter.client.sync import JobClient
 
 
@@ -22,6 +22,7 @@ class Finder:
 
     def __init__(self, client: JobClient | str | None, user: str | None = None) -> None:
         self._crashed = False
+        self._home = _identity_of_home()
         if client is None or isinstance(client, str):
             self.client = connect(client, user=user)
             self._own = client is None and named_target().url is None
@@ -42,11 +43,32 @@ class Finder:
             SchedulerUnreachable: it is not there.
         """
         if self._own:
-            # Kept in mind: a start that fails takes the trace of the crash away.
-            self._crashed = self._crashed or isinstance(read_runtime(home_folder()), Stale)
+            home = _identity_of_home()
+            crashed = isinstance(read_runtime(home_folder()), Stale) or home != self._home
+            self._crashed = self._crashed or crashed
             self.client = connect(user=self._user, start=sending or (waiting and self._crashed))
             self._crashed = False
+            self._home = _identity_of_home()
         return self.client
+
+    def trace(self) -> object:
+        """A value that changes when this user's own scheduler begins to listen; None for a named one."""
+        if not self._own:
+            return None
+        try:
+            status = (home_folder() / RUNTIME_FILE).stat()
+        except OSError:
+            return ()
+        return status.st_ino, status.st_mtime_ns
+
+
+def _identity_of_home() -> tuple[int, int] | None:
+    """Which directory the home is; None if there is none. A scheduler ends when its home is removed."""
+    try:
+        status = home_folder().stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _is_own(client: JobClient) -> bool:

@@ -72,6 +72,10 @@ class SentFunctions:
                 self._known.popitem(last=False)
         return blob.digest
 
+    def forget(self) -> None:
+        """Send every function again: what rests in the store is not known any more."""
+        self._known.clear()
+
 
 def parts_of(function: Callable[..., Any]) -> Parts | None:
     """All objects that a function's pickle depends on; None if one of them could be changed in place."""

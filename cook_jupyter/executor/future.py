@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cook_jupyter.client.events import JobNews
     from cook_jupyter.executor.options import Options
     from cook_jupyter.executor.session import Session
+    from cook_jupyter.payload.keys import Key
     from cook_jupyter.payload.results import Result
 
 logger = logging.getLogger("cook_jupyter.executor")
@@ -69,6 +70,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         self._preempted: set[str] = set()  # instances
         self.stage = Stage.QUEUED
         self.call_rests = False  # in a blob, which nobody needs after a success
+        self.signing_key: Key | None = None  # of the call; None for one that was submitted earlier
         self.owner: object = None  # the mark of the executor whose shutdown waits for it
         self._callbacks: list[Callable[[Any], object]] | None = None  # of users; None before the first
 

@@ -22,12 +22,14 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cook_jupyter.client.events import EventBatch, EventStream, JobNews, follow
 from cook_jupyter.client.home import home_folder
 from cook_jupyter.client.keys import key_file
 from cook_jupyter.errors import (
+    BadExit,
     Conflict,
     CookError,
     NotFound,
@@ -36,6 +38,7 @@ from cook_jupyter.errors import (
     SchedulerError,
     SchedulerUnreachable,
     StoreFull,
+    Tampered,
     Unauthenticated,
 )
 from cook_jupyter.executor import outcomes
@@ -58,13 +61,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cook_jupyter.executor")
 
+SILENCE_TOLD_S = 5.0  # after which futures that wait for a scheduler say so
 PATIENCE_S = 30.0  # how long a job may wait for a scheduler that does not answer
 LAST_WORDS_S = 5.0  # for what is unsent when the process ends
 JOBS_AT_ONCE = 10_000
 BYTES_AT_ONCE = 7 * 1024 * 1024  # of a body of 8 MiB
 
 _FIRST_PAUSE_S = 0.02
-_LONGEST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 1.0
+_TRACE_INTERVAL_S = 0.05
 _FETCHERS = 4
 
 
@@ -124,6 +129,11 @@ class Session:
         self._stop = threading.Event()
         self._subscribed = threading.Event()
         self._stream: EventStream | None = None
+        self._store_id: str | None = None  # of the scheduler's store, in which cursors count
+        self._resync_due = False
+        self._resyncs = 0
+        self._silent_since: float | None = None
+        self._silence_told = False
         self._callbacks = CallbackThreads("cook-callbacks")
         self._fetchers = CallbackThreads("cook-results", _FETCHERS)
         _sessions.add(self)
@@ -173,10 +183,16 @@ class Session:
         """The file with the user's key."""
         return str(key_file(home_folder(), self._client.user))
 
-    @functools.cached_property
+    @property
     def signing_key(self) -> Key:
-        """The user's key."""
-        return read_key(self.key_file)
+        """The user's key, as it is in its file now; made anew if the file was removed."""
+        try:
+            return read_key(self.key_file)
+        except Tampered:
+            if Path(self.key_file).exists():
+                raise
+        logger.warning("The signing key %s was removed: a new one is made.", self.key_file)
+        return read_key(key_file(home_folder(), self._client.user))
 
     def function_digest(self, function: Callable[..., Any]) -> str:
         """The digest of a function, which then rests in the store."""
@@ -363,7 +379,7 @@ class Session:
             logger.warning("could not cancel %d jobs: %s", len(rest), error)
             for future in rest:
                 self._pending[future.key] = future
-            self.errand(self._look_again)
+            self._resync()
             return unsent
         return unsent + sum(future.settle_cancelled() for future in rest)
 
@@ -400,7 +416,10 @@ class Session:
     def _hear_all(self) -> None:
         while not self._stop.is_set():
             try:
-                for batch in follow(self._subscribe, self._stop, on_break=self._on_break):
+                batches = follow(
+                    self._subscribe, self._stop, on_break=self._on_break, pause=self._wait_for_return
+                )
+                for batch in batches:
                     if not self._subscribed.is_set():
                         self._subscribed.set()
                     self._hear_batch(batch)
@@ -412,18 +431,50 @@ class Session:
     def _subscribe(self, cursor: int | None) -> EventStream:
         client = self._client
         try:
-            self._stream = client.events(cursor, self._labels)
+            self._stream = client.events(cursor, self._labels, store=self._store_id)
         except (SchedulerUnreachable, Unauthenticated, NotFound) as error:
             self._renew(client)
             raise SchedulerUnreachable(str(error)) from error
         if self._stop.is_set():
             self._stream.close()
-        if cursor is not None:
-            self.errand(self._look_again)
+        self._silent_since, self._silence_told = None, False
+        self._resync_due = cursor is not None
         return self._stream
 
     def _on_break(self, error: SchedulerUnreachable) -> None:
         logger.info("the stream of events broke: %s", error)
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        waiting = len(self._pending)
+        if waiting and not self._silence_told and now - self._silent_since > SILENCE_TOLD_S:
+            self._silence_told = True
+            logger.warning(
+                "The scheduler has not answered for %.0f s (%s). %d futures wait for it, and go on when it"
+                " is back; `cook-jupyter status` tells about it, `cook-jupyter up` starts one that was shut"
+                " down.",
+                now - self._silent_since,
+                error,
+                waiting,
+            )
+
+    def _wait_for_return(self, pause_s: float) -> None:
+        """Wait for `pause_s`, or until this user's own scheduler begins to listen."""
+        trace = self._finder.trace()
+        deadline = time.monotonic() + pause_s
+        while not self._stop.wait(max(0.0, min(_TRACE_INTERVAL_S, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline or self._finder.trace() != trace:
+                return
+
+    def _forget_store(self) -> None:
+        """Forget what was true of the scheduler's last store alone."""
+        logger.warning(
+            "The store of the scheduler at %s was begun anew: it was removed or replaced.", self._client.url
+        )
+        for name in ("info", "store", "key_file"):
+            self.__dict__.pop(name, None)
+        self._functions.forget()
+        self._groups = KnownGroups()
 
     def _renew(self, failed: JobClient, *, sending: bool = False) -> None:
         """Try to find the scheduler again, unless somebody else just has."""
@@ -435,6 +486,13 @@ class Session:
                     logger.info("the scheduler was not found again: %s", error)
 
     def _hear_batch(self, batch: EventBatch) -> None:
+        if self._resync_due:  # the first batch after a break: it names the store
+            self._resync_due = False
+            other_store = bool(batch.store) and self._store_id not in (None, batch.store)
+            if other_store:
+                self._forget_store()
+            self._resync(other_store=other_store)
+        self._store_id = batch.store or self._store_id
         for news in batch.jobs:
             self._hear(news)
 
@@ -459,7 +517,7 @@ class Session:
                     self._fetchers.run(functools.partial(self._fetch, future, news))
                     return
             else:
-                future.settle(error=outcomes.failure(news, future.options))
+                future.settle(error=self._failure(future, news))
         except NotFound as error:
             future.settle(error=_lost(future, f"its result is no longer there ({error})"))
         except BaseException as error:  # noqa: BLE001 - see above
@@ -469,13 +527,24 @@ class Session:
 
     def _take(self, future: CookFuture, news: JobNews, content: Buffer, *, private: bool) -> None:
         instance = None if news.instance is None else news.instance.task_id
-        result = read_result(
-            content, key=self.signing_key, job_id=future.key, instance_id=instance, private=private
-        )
+        key = future.signing_key or self.signing_key
+        try:
+            result = read_result(content, key=key, job_id=future.key, instance_id=instance, private=private)
+        except Tampered as error:
+            raise self._key_change(future) or error from error
         future.take(result)
         if news.state == "success" and future.call_rests:
             with contextlib.suppress(CookError, OSError):
                 self.store.delete(f"calls/{future.key}")
+
+    def _key_change(self, future: CookFuture) -> Tampered | None:
+        """The error of a call whose signing key is no longer the user's; None if it still is."""
+        if future.signing_key is None or future.signing_key == self.signing_key:
+            return None
+        return Tampered(
+            f"the signing key {self.key_file} was removed or replaced after job {future.key} was submitted: "
+            "the host could not verify the call, or its result cannot be verified here. Submit it again"
+        )
 
     def _fetch(self, future: CookFuture, news: JobNews) -> None:
         """Fetch a result over the network, in a thread for that."""
@@ -483,11 +552,18 @@ class Session:
             content, private = self.ask(lambda client: self._content(future, news, client), sending=False)
             self._take(future, news, content, private=private)
         except NotFound:
-            future.settle(error=outcomes.failure(news, future.options))
+            future.settle(error=self._failure(future, news))
         except BaseException as error:  # noqa: BLE001 - as in _complete
             future.settle(error=_as_failure(future, error))
         finally:
             self._pending.pop(future.key, None)
+
+    def _failure(self, future: CookFuture, news: JobNews) -> Exception:
+        """The error of a job that ended without a result."""
+        failed = outcomes.failure(news, future.options)
+        if isinstance(failed, BadExit) and (changed := self._key_change(future)) is not None:
+            return changed
+        return failed
 
     def _content(self, future: CookFuture, news: JobNews, client: JobClient) -> tuple[Buffer, bool]:
         """A result that did not come with the news, and whether it rests where only we can write."""
@@ -501,17 +577,29 @@ class Session:
 
     # --- looking ---
 
-    def _look_again(self) -> Iterable[Parcel]:
-        """After a break of the stream: no job is waited for that the scheduler has forgotten."""
+    def _resync(self, *, other_store: bool = False) -> None:
+        """After a break of the stream, look for jobs that are over or that the scheduler has forgotten."""
         with self._lock:
+            self._resyncs += 1
+            number = self._resyncs
             accepted = [each for each in self._pending.values() if each.stage is Stage.ACCEPTED]
-        try:
-            self._look(accepted)
-        except CookError as error:
-            logger.info("could not look after the break: %s", error)
-        return ()
+        if accepted:
+            self._callbacks.run(functools.partial(self._look_until_told, number, accepted, other_store))
 
-    def _look(self, futures: Sequence[CookFuture]) -> None:
+    def _look_until_told(self, number: int, futures: Sequence[CookFuture], other_store: bool) -> None:
+        """Ask how jobs stand until that is known, or a later break makes the question pointless."""
+        pause_s = _FIRST_PAUSE_S
+        while number == self._resyncs or other_store:
+            try:
+                self._look(futures, other_store=other_store)
+                return
+            except CookError as error:
+                logger.info("could not look after a break of the stream of events: %s", error)
+            if self._stop.wait(pause_s):
+                return
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _look(self, futures: Sequence[CookFuture], *, other_store: bool = False) -> None:
         """Ask how jobs stand, and settle those that are over or unknown."""
         keys = [each.key for each in futures]
         found = {job["uuid"]: job for job in self.ask(lambda client: client.jobs(keys, partial=True))}
@@ -519,9 +607,7 @@ class Session:
             job = found.get(future.key)
             if job is None:
                 self._pending.pop(future.key, None)
-                future.settle(
-                    error=NotFound(f"the scheduler knows no job {future.key}", missing=(future.key,))
-                )
+                future.settle(error=_unknown(future, other_store=other_store))
                 continue
             news = news_of(job)
             future.hear(news, preempted_instances(job))
@@ -597,6 +683,20 @@ def _after_fork() -> None:
 
 atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _unknown(future: CookFuture, *, other_store: bool) -> NotFound:
+    """The error of a job that the scheduler has accepted and does not know any more."""
+    cause = (
+        "its store was begun anew (removed or replaced) after the job had been accepted"
+        if other_store
+        else "its store may have been restored from an older copy"
+    )
+    return NotFound(
+        f"the scheduler knows no job {future.key}: {cause}. What became of the job is unknown; submit it"
+        " again",
+        missing=(future.key,),
+    )
 
 
 def _lost(future: CookFuture, why: str) -> ResultLost:

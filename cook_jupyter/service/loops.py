@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable
 
 from cook_jupyter.errors import CookError, OutOfStep
 from cook_jupyter.service.cycles import match_all, rebalance_all
-from cook_jupyter.service.maintenance import maintain, publish_progress, repeat_kills, watch
+from cook_jupyter.service.maintenance import check_store, maintain, publish_progress, repeat_kills, watch
 from cook_jupyter.service.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR_S = 1.0
+STORE_CHECK_MS = 500
 RESTART_PAUSE_S = 1.0
 
 
@@ -70,6 +71,11 @@ async def progress_loop(scheduler: Scheduler) -> None:
     await _every(scheduler.settings.maintenance.progress_interval_ms or 1000, publish_progress, scheduler)
 
 
+async def store_loop(scheduler: Scheduler) -> None:
+    """See to it that the store is still there, until cancelled."""
+    await _every(STORE_CHECK_MS, check_store, scheduler)
+
+
 LOOPS: tuple[Callable[[Scheduler], Awaitable[None]], ...] = (
     match_loop,
     tick_loop,
@@ -78,6 +84,7 @@ LOOPS: tuple[Callable[[Scheduler], Awaitable[None]], ...] = (
     maintenance_loop,
     monitor_loop,
     progress_loop,
+    store_loop,
 )
 
 

@@ -114,6 +114,12 @@ async def publish_progress(scheduler: Scheduler) -> None:
         await scheduler.store.progress(batch)
 
 
+async def check_store(scheduler: Scheduler) -> None:
+    """End the scheduler when its store was taken away: what it accepts would not last."""
+    if (why := scheduler.store.broken()) is not None:
+        scheduler.fail(why)
+
+
 async def watch(scheduler: Scheduler) -> None:
     """Count how happy users are, pool by pool."""
     scheduler.monitoring.look(scheduler)

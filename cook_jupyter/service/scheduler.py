@@ -8,6 +8,7 @@ Not here: what a submission is checked against (`service.admission`), the cycles
 """
 
 import asyncio
+import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,8 @@ from cook_jupyter.service.rebalancer import Rebalancer
 from cook_jupyter.service.running import RunningRow
 from cook_jupyter.service.summary import summary_of
 from cook_jupyter.store.base import Store
+
+log = logging.getLogger(__name__)
 
 _launch = maker(Launch)
 
@@ -84,6 +87,7 @@ class Scheduler:
         self.wake = asyncio.Event()  # set when a match cycle may find something to do
         self.shutdown = asyncio.Event()
         self.stop_agent_at_shutdown = False
+        self.failure: str | None = None  # why it ends by itself; None if it was asked to
         self.started_ms = clock.now_ms()
         # A simulation puts its own source here, so that the same input gives the same output.
         self.new_instance_id: Callable[[], InstanceId] = lambda: str(uuid.uuid4())
@@ -263,6 +267,11 @@ class Scheduler:
         return self.settings.pools
 
     @property
+    def store_id(self) -> str:
+        """The id of the store, in which numbers of changes count."""
+        return self.store.store_id
+
+    @property
     def default_pool(self) -> str:
         """The pool of jobs that name none."""
         return self.settings.default_pool
@@ -314,9 +323,25 @@ class Scheduler:
             self._capacity_seen[pool] = told
             self.queues.see_capacity(pool, [offer for some in told for offer in some if offer.pool == pool])
 
-    def subscribe(self, user: str, after: int | None, label: tuple[str, str] | None = None) -> Subscription:
-        """Begin a stream of a user's changes above number `after` (None: from now on)."""
-        return self.hub.subscribe(user, self._last_change if after is None else after, label)
+    def subscribe(
+        self,
+        user: str,
+        after: int | None,
+        label: tuple[str, str] | None = None,
+        store_id: str | None = None,
+    ) -> Subscription:
+        """Begin a stream of a user's changes.
+
+        Args:
+            user: the user.
+            after: the number after which to begin. None means from now on, and so does a number that this
+                store has not given out: another store has, or this one before it was restored from a copy.
+            label: only jobs with this label.
+            store_id: the store that gave the number out, if that is known.
+        """
+        if after is None or store_id not in (None, self.store_id) or after > self._last_change:
+            after = self._last_change
+        return self.hub.subscribe(user, after, label)
 
     def summary(self) -> Mapping[str, Any]:
         """Return who waits and runs how much, and what there is: the body of /v1/summary."""
@@ -335,6 +360,13 @@ class Scheduler:
     def request_shutdown(self, *, stop_agent: bool = False) -> None:
         """Ask the scheduler to end; with `stop_agent` what runs on this machine ends too."""
         self.stop_agent_at_shutdown = stop_agent
+        self.shutdown.set()
+
+    def fail(self, why: str) -> None:
+        """End by itself, as it can no longer keep its promises."""
+        if self.failure is None:
+            log.error("The scheduler ends: %s", why)
+            self.failure = why
         self.shutdown.set()
 
     # For the cycles and the updates

@@ -16,6 +16,8 @@ Promises that every twin keeps, and that one contract suite checks:
 - A verb re-checks what must hold (the job still waits, the uuid is new) and says what it did;
   it never overwrites a life that moved on.
 - `change` numbers grow by at least one with each change, over all jobs, also across restarts.
+- A store has an id from its beginning to its end, which no other store has: a change number counts
+  in the store that gave it out, and in no other.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -64,6 +66,16 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was asked, then let go, also of the listeners. Idempotent."""
+
+    @property
+    def store_id(self) -> str:
+        """The id that was made with the store; the store must be open."""
+
+    def broken(self) -> str | None:
+        """Return why nothing can be durable any more (its files were taken away, say), else None.
+
+        It stays so until the store is opened anew: every verb that writes raises SchedulerError.
+        """
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` after every commit, in commit order, on the event loop, until `close`."""

@@ -7,6 +7,7 @@ Not here: the verbs (`store.door`, `store.verbs`).
 
 import asyncio
 import re
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import islice
 from typing import Concatenate
@@ -30,6 +31,7 @@ class MemoryStore(VerbDoor):
         """Begin empty; `free` says how many failures of ours cost a job no retry."""
         super().__init__()
         self._book = _Dictionaries(free)
+        self._store_id = uuid.uuid4().hex
         self._is_open = False
 
     async def open(self) -> None:
@@ -40,6 +42,16 @@ class MemoryStore(VerbDoor):
         """Answer nothing more until opened again."""
         self._is_open = False
         self._listeners.clear()
+
+    @property
+    def store_id(self) -> str:
+        """The id that was made with the store."""
+        self._read()
+        return self._store_id
+
+    def broken(self) -> str | None:
+        """Return None: dictionaries cannot be taken away."""
+        return None
 
     async def recall(self, key: str) -> str | None:
         """Return the text kept under a key."""

@@ -97,6 +97,15 @@ class SqliteStore(VerbDoor):
             await opened.close()
         self._listeners.clear()
 
+    @property
+    def store_id(self) -> str:
+        """The id that was made with the file."""
+        return self._now().store_id
+
+    def broken(self) -> str | None:
+        """Return what has become of the file or its log, if they are not those that were opened."""
+        return self._now().broken()
+
     async def recall(self, key: str) -> str | None:
         """Return the text kept under a key."""
         return self._now().quickly(lambda rows: rows.text(key))
@@ -174,6 +183,8 @@ class _Open:
     def __init__(
         self, lock: IO[str], book: SqliteBook, listeners: Listeners, *, waits_for_disk: bool
     ) -> None:
+        self.store_id = book.store_id
+        self.broken = book.broken
         self.last_change = book.change
         self._quick = book.reader()
         self._slow = book.reader()

@@ -8,6 +8,8 @@ As only this process writes (a lock sees to it), verbs look and decide before th
 begins: it holds nothing but the writes, and most verbs that fail never begin one.
 """
 
+import os
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -40,6 +42,7 @@ Verb = Callable[[Draft], Any]
 
 OLDEST_SQLITE = (3, 51, 3)  # before it, a checkpoint at the wrong moment could damage the file
 APPLICATION_ID = 0x436F6F6B  # "Cook", in the file's header
+STORE_ID = "store_id"  # a key among the texts
 YOUNG_JOBS = 20_000
 YOUNG_BYTES = 64 * 1024 * 1024  # of specs as JSON
 
@@ -57,6 +60,7 @@ class SqliteBook:
 
     Attributes:
         path: the file.
+        store_id: the id that was made with the store.
         seq: the place of the newest job in the order of creation.
         change: the highest change number given out.
         log_pages: how much of the write-ahead log no checkpoint has looked at yet.
@@ -94,8 +98,10 @@ class SqliteBook:
             self._connection.set_wal_hook(self._log_grew)
             self._rows = Rows(self._connection)
             self.seq, self.change = self._rows.last_numbers()
+            self.store_id = self._identify()
+            self._files = {file: _identity(file) for file in (path, path.with_name(path.name + "-wal"))}
         except BaseException as error:
-            self._connection.close()
+            self.close()
             if isinstance(error, apsw.Error):
                 raise _opening(error, path) from error
             raise
@@ -155,6 +161,29 @@ class SqliteBook:
             return self._apart(verbs, error, patience_ms=patience_ms)
         return Carried(outcomes=outcomes, changes=group.changes)
 
+    def broken(self) -> str | None:
+        """Return what has become of the files, if they are not those that were opened.
+
+        What is written to a file that was removed or replaced is gone when this process ends.
+        """
+        for file, identity in self._files.items():
+            if identity is not None and (now := _identity(file)) != identity:
+                change = "removed" if now is None else "replaced"
+                return (
+                    f"the file {file} of the store was {change} while the scheduler ran: nothing that is"
+                    " written to the store would last"
+                )
+        return None
+
+    def _identify(self) -> str:
+        """The id of the store; made now if the store is new."""
+        store_id = self._rows.text(STORE_ID)
+        if store_id is None:
+            store_id = uuid.uuid4().hex
+            with self._connection:
+                self._connection.execute(QUERIES["store_text"], (STORE_ID, store_id))
+        return store_id
+
     def checkpoint(self) -> None:
         """Carry the log into the file, as far as other programs' readers let us."""
         try:
@@ -204,6 +233,8 @@ class SqliteBook:
 
     def _write(self, draft: Draft) -> None:
         """Write a draft in one transaction, and only then take its values over."""
+        if (why := self.broken()) is not None:
+            raise SchedulerError(why)
         rows = _Rows(draft)
         run = self._connection.execute
         run("BEGIN IMMEDIATE")
@@ -385,6 +416,15 @@ def migrate(connection: apsw.Connection, scripts: Sequence[str], path: Path) -> 
             connection.execute(script)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {number}")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at a path; None if there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - for each transaction
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _group_row(group: Group) -> Sequence[Any]:

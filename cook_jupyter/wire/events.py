@@ -56,10 +56,14 @@ class Event(msgspec.Struct):
 
 
 class EventLine(msgspec.Struct):
-    """One line of the stream: events, and the cursor from which to go on after them."""
+    """One line of the stream: events, and the cursor from which to go on after them.
+
+    `store` is the id of the store in which the cursor counts; the first line of a stream names it.
+    """
 
     cursor: int
     jobs: list[Event]
+    store: str | UnsetType = UNSET
 
 
 _encode = msgspec.json.Encoder().encode
@@ -114,6 +118,11 @@ def encode_event(change: JobChange) -> bytes:
 def encode_line(cursor: int, events: Sequence[bytes]) -> bytes:
     """Make a line of the stream out of encoded events."""
     return b'{"cursor":%d,"jobs":[%s]}\n' % (cursor, b",".join(events))
+
+
+def encode_first_line(cursor: int, store_id: str) -> bytes:
+    """Make the first line of the stream, which has no events."""
+    return _encode(EventLine(cursor=cursor, jobs=[], store=store_id)) + b"\n"
 
 
 def _instance(instance: Instance) -> EventInstance:

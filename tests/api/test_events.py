@@ -109,6 +109,27 @@ def test_nothing_is_told_twice_and_nothing_is_missed_from_the_beginning(served: 
         assert heard == [*early, *late]
 
 
+def test_the_first_line_names_the_store(served: Served) -> None:
+    with reading(served) as stream:
+        first = json.loads(stream.response.readline())
+
+    assert first["store"] == served.ask("GET", "/v1/info").json["store"]
+
+
+@pytest.mark.parametrize(
+    "query", ["?cursor=1000000", "?cursor=1&store=another", "?cursor=1000000&store=another"]
+)
+def test_a_cursor_of_another_store_begins_with_the_present(served: Served, query: str) -> None:
+    early = [served.submit(cpus=1000) for _ in range(3)]
+    with reading(served, query) as stream:
+        stream.line()
+        assert stream.cursor < 1000000
+        late = served.submit(cpus=1000)
+
+        assert [event["uuid"] for event in stream.until("waiting")] == [late]
+    assert late not in early
+
+
 def test_a_user_hears_only_of_their_own_jobs(served: Served) -> None:
     with reading(served, "?cursor=0", user="ada") as stream:
         stream.line()

@@ -51,6 +51,19 @@ class StoreContract:
         yield store
         await store.close()
 
+    # Identity
+
+    async def test_a_store_keeps_its_id_and_shares_it_with_no_other(self, home: Home) -> None:
+        store = await home.opened()
+        store_id = store.store_id
+        await submitted(store)
+        again = await home.restarted(store)
+
+        assert again.store_id == store_id
+        assert len(store_id) == 32
+        assert again.broken() is None
+        await again.close()
+
     # Submitting
 
     async def test_a_submitted_job_waits_with_all_that_was_asked(self, store: Store) -> None:

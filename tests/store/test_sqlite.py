@@ -282,3 +282,54 @@ async def a_closed_store(folder: Path) -> Path:
     await store.open()
     await store.close()
     return folder / "store.db"
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+async def test_nothing_is_acknowledged_once_a_file_of_the_store_was_taken_away(
+    tmp_path: Path, suffix: str, change: str
+) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open()
+    await submitted(store)
+    assert store.broken() is None
+    file = tmp_path / f"store.db{suffix}"
+    copy = tmp_path / "copy"
+    copy.write_bytes(file.read_bytes())
+    file.unlink()
+    if change == "replaced":
+        copy.rename(file)
+
+    with pytest.raises(SchedulerError, match=f"store.db{suffix} of the store was {change}"):
+        await submitted(store)
+    assert change in str(store.broken())
+    await store.close()
+
+
+async def test_a_log_that_was_removed_takes_nothing_along_when_the_store_is_closed(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    await store.open()
+    spec = await submitted(store)
+    store_id = store.store_id
+    (tmp_path / "store.db-wal").unlink()
+    await store.close()
+
+    await store.open()
+
+    assert await store.jobs([spec.job_id]) != [None]
+    assert store.store_id == store_id
+    await store.close()
+
+
+async def test_a_store_begun_anew_has_another_id(tmp_path: Path) -> None:
+    path = await a_closed_store(tmp_path)
+    store = SqliteStore(path)
+    await store.open()
+    before = store.store_id
+    await store.close()
+    path.unlink()
+
+    await store.open()
+
+    assert store.store_id != before
+    await store.close()
