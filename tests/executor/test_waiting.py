@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def test_a_callback_that_waits_for_ever_holds_up_no_result(executor: CookExecuto
     others = [executor.submit(abs, -number) for number in range(5)]
     called: list[concurrent.futures.Future[int]] = [concurrent.futures.Future() for _ in others]
     for other, heard in zip(others, called, strict=True):
-        other.add_done_callback(lambda done, heard=heard: heard.set_result(done.result()))
+        other.add_done_callback(partial(copy_result, heard))
 
     assert [other.result(WAIT_S) for other in others] == list(range(5))
     assert [heard.result(WAIT_S) for heard in called] == list(range(5))
@@ -187,7 +188,7 @@ def test_callbacks_of_one_future_keep_their_order_and_do_not_hear_each_others_er
     heard: list[int] = []
     ended = threading.Event()
     for number in range(20):
-        future.add_done_callback(lambda _, number=number: heard.append(number))
+        future.add_done_callback(partial(note, heard, number))
         future.add_done_callback(lambda _: 1 / 0)
     future.add_done_callback(lambda _: ended.set())
     gate.touch()
@@ -217,7 +218,15 @@ class Held:
         self.number = number
 
 
-def freed(references: list["weakref.ref[Any]"]) -> bool:
+def copy_result(target: "concurrent.futures.Future[Any]", done: "concurrent.futures.Future[Any]") -> None:
+    target.set_result(done.result())
+
+
+def note(heard: list[int], number: int, _: object) -> None:
+    heard.append(number)
+
+
+def freed(references: "list[weakref.ref[Any]]") -> bool:
     gc.collect()
     return all(reference() is None for reference in references)
 
@@ -245,7 +254,7 @@ def test_a_failed_future_that_was_dropped_frees_its_error(executor: CookExecutor
         raise Failure
 
     future = executor.submit(fail)
-    references = [weakref.ref(future), weakref.ref(future.exception(WAIT_S))]
+    references: list[weakref.ref[Any]] = [weakref.ref(future), weakref.ref(future.exception(WAIT_S))]
     del future
 
     wait_until(lambda: freed(references))
