@@ -166,9 +166,7 @@ async def _keep(runtime_file: "RuntimeFile", scheduler: "Scheduler") -> None:
         await asyncio.sleep(RUNTIME_FILE_CHECK_S)
         try:
             if scheduler.store.broken() is None and not runtime_file.is_intact():
-                log.warning(
-                    "The runtime file %s was removed or changed: it is written again", runtime_file
-                )
+                log.warning("The runtime file %s was removed or changed: it is written again", runtime_file)
                 runtime_file.write()
         except OSError as error:
             log.warning("The runtime file %s cannot be written: %s", runtime_file, error)

@@ -120,6 +120,7 @@ class OwnInfoHandler(CookHandler):
                 "user": self.asker.user,
                 "pid": os.getpid(),
                 "store": self.scheduler.store_id,
+                "synchronous": settings.synchronous,
                 "blobs": str(self.scheduler.blobs),
                 "home": str(self.scheduler.blobs.parent),
                 "capacity": {

@@ -20,6 +20,7 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.api.jobs import EVERY_VERB
 from cook_jupyter.errors import Conflict, InvalidRequest, NotFound, StoreFull
 from cook_jupyter.model.job import JobState
+from cook_jupyter.payload.blobs import sync_directory
 
 PIECE_BYTES = 256 * 1024
 BYTES = "application/octet-stream"
@@ -94,14 +95,21 @@ class BlobHandler(CookHandler):
         digest = self._digest.hexdigest()
         if name.startswith("functions/") and name != f"functions/{digest}":
             raise InvalidRequest(f"the bytes sent as {name} have the digest {digest}")
+        synced = self.door.settings.synchronous == "FULL"
         try:
+            self._file.flush()
+            if synced:
+                await asyncio.to_thread(os.fsync, self._file.fileno())
             self._file.close()
-            if path.exists():
-                if await asyncio.to_thread(_digest_of, path) != digest:
+            stored = await asyncio.to_thread(_digest_of, path) if path.exists() else None
+            if stored != digest:
+                if stored is not None and not name.startswith("functions/"):
                     raise Conflict(f"the blob {name} is there already, with other bytes")
-            else:
+                # A function is named by its digest: one with another digest was damaged, and is replaced.
                 os.replace(self._file.name, path)  # noqa: PTH105 (of two names; it does not wait for the disk)
                 self._file = None
+                if synced:
+                    await asyncio.to_thread(sync_directory, path.parent)
         except OSError as failure:
             raise _full(name, failure) from failure
         self.answer({"name": name, "size": self._size}, 201)

@@ -328,10 +328,15 @@ def get_blob(name: str) -> Ask[bytes]:
     return Ask((_get(f"/v1/blobs/{quote(name)}"),), _bytes)
 
 
-def has_blob(name: str) -> Ask[bool]:
-    """HEAD /v1/blobs/NAME: is it there?"""
+def blob_size(name: str) -> Ask[int | None]:
+    """HEAD /v1/blobs/NAME: its size in bytes; None if it is not there."""
     request = Request(method="HEAD", target=f"/v1/blobs/{quote(name)}")
-    return Ask((request,), lambda replies: replies[0].status < 400, frozenset({404}))
+    return Ask((request,), _size_of, frozenset({404}))
+
+
+def _size_of(replies: Sequence[Reply]) -> int | None:
+    (reply,) = replies
+    return int(reply.headers["content-length"]) if reply.status < 400 else None
 
 
 def shutdown(*, stop_agent: bool = False) -> Ask[None]:

@@ -421,9 +421,13 @@ class JobClient:
         """The bytes of a blob."""
         return self._ask(protocol.get_blob(name))
 
+    def blob_size(self, name: str) -> int | None:
+        """The size of a blob in bytes; None if it is not there."""
+        return self._ask(protocol.blob_size(name))
+
     def has_blob(self, name: str) -> bool:
         """Whether there is such a blob."""
-        return self._ask(protocol.has_blob(name))
+        return self.blob_size(name) is not None
 
     def shutdown(self, *, stop_agent: bool = False) -> None:
         """End the embedded scheduler. What runs goes on, unless `stop_agent`."""

@@ -35,7 +35,7 @@ def reachable_store(info: Any, client: Callable[[], JobClient]) -> BlobStore:
     address = urlsplit(client().url)
     here = address.scheme == "unix" or address.hostname in _HERE
     if here and os.access(place, os.W_OK | os.X_OK):
-        return DirectoryStore(Path(place))
+        return DirectoryStore(Path(place), synced=info.get("synchronous") == "FULL")
     return HttpStore(place, client)
 
 
@@ -68,8 +68,16 @@ class HttpStore:
             raise NotFound(f"the scheduler has no blob {name}", missing=(name,)) from error
 
     def has(self, name: str) -> bool:
-        """Ask for a blob."""
-        return self._client().has_blob(checked_name(name))
+        """Whether the blob is there."""
+        return self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """Ask for the size of a blob."""
+        return self._client().blob_size(checked_name(name))
+
+    def holds(self, name: str, size: int, digest: str) -> bool:
+        """Compare the size; the scheduler compared the digest when it took the blob."""
+        return self.size(name) == size
 
     def delete(self, name: str) -> None:
         """Left to the scheduler, which knows who still needs it."""

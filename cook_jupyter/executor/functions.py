@@ -44,16 +44,22 @@ class SentFunctions:
     """Remembers which functions were pickled, and as what. Not for two threads at once."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[int, tuple[weakref.ref[Any], Parts, str]] = OrderedDict()
+        self._known: OrderedDict[int, tuple[weakref.ref[Any], Parts, str, int]] = OrderedDict()
 
     def digest_of(
-        self, function: Callable[..., Any], send: Callable[[FunctionBlob], None], *, private: bool = False
+        self,
+        function: Callable[..., Any],
+        send: Callable[[FunctionBlob], None],
+        is_stored: Callable[[str, int], bool] = lambda _digest, _size: True,
+        *,
+        private: bool = False,
     ) -> str:
         """Return the digest of a function's pickle.
 
         Args:
             function: the function to pickle.
-            send: called with the pickle when it had to be made; not when the last one still holds.
+            send: stores the pickle; called when it had to be made, not when the last one still holds.
+            is_stored: returns whether the pickle with a digest and a size is still stored.
             private: whether both sides reach the blob store as a directory that only this user can write to.
 
         Raises:
@@ -62,12 +68,14 @@ class SentFunctions:
         now = parts_of(function)
         known = self._known.get(id(function))
         if known is not None and now is not None and known[0]() is function and _same(known[1], now):
-            self._known.move_to_end(id(function))
-            return known[2]
+            _, _, digest, size = known
+            if is_stored(digest, size):
+                self._known.move_to_end(id(function))
+                return digest
         blob = encode_function(function, private=private)
         send(blob)
         if now is not None:
-            self._known[id(function)] = (weakref.ref(function), now, blob.digest)
+            self._known[id(function)] = (weakref.ref(function), now, blob.digest, blob.size)
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         return blob.digest

@@ -38,11 +38,11 @@ from cook_jupyter.errors import (
     SchedulerError,
     SchedulerUnreachable,
     StoreFull,
-    Tampered,
     Unauthenticated,
+    Unverifiable,
 )
 from cook_jupyter.executor import outcomes
-from cook_jupyter.executor.blobs import reachable_store
+from cook_jupyter.executor.blobs import HttpStore, reachable_store
 from cook_jupyter.executor.callbacks import CallbackThreads
 from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.functions import SentFunctions
@@ -118,6 +118,7 @@ class Session:
         self._finding = threading.Lock()
         self._labels = {} if everything else {SESSION_LABEL: self.session_id}
         self._functions = SentFunctions()
+        self._functions_doubted = False
         self._pickling = threading.Lock()
         self._lock = threading.Lock()
         self._moved = threading.Condition(self._lock)  # a future reached another stage
@@ -188,7 +189,7 @@ class Session:
         """The user's key, as it is in its file now; made anew if the file was removed."""
         try:
             return read_key(self.key_file)
-        except Tampered:
+        except Unverifiable:
             if Path(self.key_file).exists():
                 raise
         logger.warning("The signing key %s was removed: a new one is made.", self.key_file)
@@ -197,11 +198,18 @@ class Session:
     def function_digest(self, function: Callable[..., Any]) -> str:
         """The digest of a function, which then rests in the store."""
         with self._pickling:
-            return self._functions.digest_of(function, self._put_function, private=self.store.private)
+            return self._functions.digest_of(
+                function, self._put_function, self._is_stored, private=self.store.private
+            )
 
     def _put_function(self, blob: FunctionBlob) -> None:
-        if not self.store.has(blob.name):
+        # A loss of power may have cut it short. Once a host found one damaged, no store is believed.
+        if self._functions_doubted or not self.store.holds(blob.name, blob.size, blob.digest):
             self.store.put(blob.name, blob.pieces)
+
+    def _is_stored(self, digest: str, size: int) -> bool:
+        """Return whether a function is still stored; over HTTP, asking costs more than it saves."""
+        return isinstance(self.store, HttpStore) or self.store.size(f"functions/{digest}") == size
 
     # --- sending ---
 
@@ -530,18 +538,21 @@ class Session:
         key = future.signing_key or self.signing_key
         try:
             result = read_result(content, key=key, job_id=future.key, instance_id=instance, private=private)
-        except Tampered as error:
+        except Unverifiable as error:
             raise self._key_change(future) or error from error
+        if isinstance(result.error, NotFound | Unverifiable):  # its function is gone or damaged, perhaps
+            self._functions_doubted = True
+            self._functions.forget()
         future.take(result)
         if news.state == "success" and future.call_rests:
             with contextlib.suppress(CookError, OSError):
                 self.store.delete(f"calls/{future.key}")
 
-    def _key_change(self, future: CookFuture) -> Tampered | None:
+    def _key_change(self, future: CookFuture) -> Unverifiable | None:
         """The error of a call whose signing key is no longer the user's; None if it still is."""
         if future.signing_key is None or future.signing_key == self.signing_key:
             return None
-        return Tampered(
+        return Unverifiable(
             f"the signing key {self.key_file} was removed or replaced after job {future.key} was submitted: "
             "the host could not verify the call, or its result cannot be verified here. Submit it again"
         )

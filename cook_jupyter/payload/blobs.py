@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import importlib
 import itertools
 import mmap
@@ -27,6 +28,7 @@ from cook_jupyter.payload.envelope import Buffer
 _NAME = re.compile(
     r"functions/[0-9a-f]{64}|(calls|results)/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 )
+_SYNCED = "file+sync://"
 _SMALLEST_MAPPED = 128 * 1024  # below, reading is cheaper than mapping
 _MOST_PIECES = 512  # per writev; IOV_MAX is 1024 on Linux and macOS
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -61,6 +63,18 @@ class BlobStore(Protocol):
     def has(self, name: str) -> bool:
         """Whether the blob is there."""
 
+    def size(self, name: str) -> int | None:
+        """The size of the blob in bytes; None if it is not there."""
+
+    def holds(self, name: str, size: int, digest: str) -> bool:
+        """Return whether the blob is there, complete and undamaged, as far as this store can tell cheaply.
+
+        Args:
+            name: the blob.
+            size: bytes that it must have.
+            digest: SHA-256 that it must have.
+        """
+
     def delete(self, name: str) -> None:
         """Forget a blob; one that is not there is forgotten already."""
 
@@ -82,23 +96,31 @@ def open_store(url: str) -> BlobStore:
     """The store at a path, a file:// URL, or any URL that fsspec knows."""
     if "://" not in url:
         return DirectoryStore(Path(url))
+    if url.startswith(_SYNCED):
+        return DirectoryStore(Path(url.removeprefix(_SYNCED)), synced=True)
     if url.startswith("file://"):
         return DirectoryStore(Path(url.removeprefix("file://")))
     return FsspecStore(url)
 
 
 class DirectoryStore:
-    """A directory; large blobs are mapped into memory, not read."""
+    """A directory; large blobs are mapped into memory, not read.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the directory.
+        synced: whether `put` returns only when the blob is on the disk, so that it survives a loss of power.
+    """
+
+    def __init__(self, root: Path, *, synced: bool = False) -> None:
         self._root = root
+        self._synced = synced
         self._numbers = itertools.count()
         self._private: bool | None = None
 
     @property
     def url(self) -> str:
-        """The directory's path."""
-        return str(self._root)
+        """The directory's path; behind `file+sync://` if blobs must be on the disk."""
+        return f"{_SYNCED if self._synced else ''}{self._root}"
 
     @property
     def private(self) -> bool:
@@ -120,9 +142,13 @@ class DirectoryStore:
             descriptor = self._create(folder, draft)
             try:
                 _write_all(descriptor, pieces)
+                if self._synced:
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             os.replace(draft, target)  # noqa: PTH105 - strings: this is the hot path of every large call
+            if self._synced:
+                sync_directory(folder)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(draft)  # noqa: PTH108
@@ -152,8 +178,19 @@ class DirectoryStore:
             os.close(descriptor)
 
     def has(self, name: str) -> bool:
-        """Whether the file is there."""
-        return (self._root / checked_name(name)).exists()
+        """Whether the blob is there."""
+        return self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """The size of the file."""
+        try:
+            return os.stat(f"{self._root}/{checked_name(name)}").st_size  # noqa: PTH116 - for each submission
+        except FileNotFoundError:
+            return None
+
+    def holds(self, name: str, size: int, digest: str) -> bool:
+        """Compare the size of the file, then its content."""
+        return self.size(name) == size and hashlib.sha256(self.get(name)).hexdigest() == digest
 
     def delete(self, name: str) -> None:
         """Remove the file; whoever has mapped it keeps it."""
@@ -216,13 +253,34 @@ class FsspecStore:
             raise NotFound(f"there is no blob {name} in {self._url}", missing=(name,)) from error
 
     def has(self, name: str) -> bool:
-        """Whether the file is there."""
-        return bool(self._fs.exists(f"{self._root}/{checked_name(name)}"))
+        """Whether the blob is there."""
+        return self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """The size of the file."""
+        self._fs.invalidate_cache()
+        try:
+            return int(self._fs.size(f"{self._root}/{checked_name(name)}"))
+        except FileNotFoundError:
+            return None
+
+    def holds(self, name: str, size: int, digest: str) -> bool:
+        """Compare the size of the file: reading all of it may cost more than writing it."""
+        return self.size(name) == size
 
     def delete(self, name: str) -> None:
         """Remove the file."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{checked_name(name)}")
+
+
+def sync_directory(folder: str | Path) -> None:
+    """Wait until the names in a directory are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(descriptor: int, pieces: Sequence[Buffer]) -> None:

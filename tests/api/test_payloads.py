@@ -69,6 +69,15 @@ class TestBlobs:
         assert put(served, "functions/" + "0" * 64, data).status == 400
         assert put(served, f"functions/{hashlib.sha256(data).hexdigest()}", data).status == 201
 
+    def test_a_damaged_function_is_replaced(self, served: Served) -> None:
+        name = f"functions/{hashlib.sha256(b'function').hexdigest()}"
+        assert served.ask("PUT", f"/v1/blobs/{name}", b"function").status == 201
+        (served.scheduler.blobs / name).write_bytes(b"func")
+
+        assert served.ask("PUT", f"/v1/blobs/{name}", b"function").status == 201
+
+        assert (served.scheduler.blobs / name).read_bytes() == b"function"
+
     def test_sending_again_is_no_error_but_other_bytes_are(self, served: Served) -> None:
         name = f"calls/{uuid4()}"
         assert [put(served, name, b"one").status for _ in range(2)] == [201, 201]

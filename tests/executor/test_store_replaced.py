@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cook_jupyter.client.runtime import Runtime, read_runtime
-from cook_jupyter.errors import NotFound, Tampered
+from cook_jupyter.errors import NotFound, Unverifiable
 from cook_jupyter.executor import CookExecutor
 from cook_jupyter.executor import session as session_module
 from tests.executor.test_executor import SOON_S, until, wait_for
@@ -139,7 +139,7 @@ def test_a_call_that_runs_after_its_key_was_taken_away_names_the_key(
     take_key_away(cook_home, change)
     gate.touch()
 
-    with pytest.raises(Tampered, match=r"signing key .* was removed or replaced"):
+    with pytest.raises(Unverifiable, match=r"signing key .* was removed or replaced"):
         second.result(SOON_S)
     assert first.result(SOON_S) == "open"
 

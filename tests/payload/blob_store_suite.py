@@ -1,5 +1,6 @@
 """What every `BlobStore` does. Subclass `BlobStoreSuite` and give it a fixture `store`."""
 
+import hashlib
 from uuid import uuid4
 
 import pytest
@@ -89,3 +90,21 @@ class BlobStoreSuite:
             store.put(name, [b"x"])
         with pytest.raises(InvalidRequest):
             store.get(name)
+
+    def test_a_blob_has_its_size(self, store: BlobStore) -> None:
+        name = a_name()
+        assert store.size(name) is None
+
+        store.put(name, [b"four", bytes(300_000)])
+
+        assert store.size(name) == 300_004
+
+    def test_a_blob_of_another_size_is_not_the_one_that_was_stored(self, store: BlobStore) -> None:
+        content = b"content"
+        name, digest = a_name(), hashlib.sha256(content).hexdigest()
+        assert not store.holds(name, 7, digest)
+
+        store.put(name, [content])
+
+        assert store.holds(name, 7, digest)
+        assert not store.holds(name, 8, digest)

@@ -1,6 +1,8 @@
 """The twins of the blob store that live in `payload`."""
 
+import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,3 +92,37 @@ def test_a_store_can_be_opened_again_by_the_url_it_names(tmp_path: Path) -> None
     store.put("functions/" + "a" * 64, [b"x"])
 
     assert open_store(store.url).has("functions/" + "a" * 64)
+
+
+@pytest.mark.parametrize("content", [b"", b"conten", b"cOntent"])
+def test_a_damaged_blob_in_a_directory_is_not_the_one_that_was_stored(tmp_path: Path, content: bytes) -> None:
+    store = DirectoryStore(tmp_path)
+    digest = hashlib.sha256(b"content").hexdigest()
+    store.put(f"functions/{digest}", [b"content"])
+    (tmp_path / "functions" / digest).write_bytes(content)
+
+    assert not store.holds(f"functions/{digest}", 7, digest)
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_a_synced_directory_writes_content_and_name_to_the_disk_in_that_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synced: bool
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(file: int) -> None:
+        steps.append("directory" if stat.S_ISDIR(os.fstat(file).st_mode) else "file")
+        fsync(file)
+
+    def noted_replace(source: str, target: str) -> None:
+        steps.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    store = open_store(DirectoryStore(tmp_path, synced=synced).url)
+
+    store.put("functions/" + "a" * 64, [b"content"])
+
+    assert steps == (["file", "rename", "directory"] if synced else ["rename"])
