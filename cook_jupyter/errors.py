@@ -13,6 +13,8 @@ CookError
 │   └── QuotaExceeded       a quota or a queue limit is in the way
 ├── SchedulerError          the scheduler failed at its own work
 │   ├── StoreFull           it cannot write to its disk; nothing was changed, try again later
+│   ├── StoreBusy           another program has locked its store; nothing was changed, try again soon
+│   ├── StoreDamaged        its store cannot be read, or was taken away: restore it from a backup
 │   └── OutOfStep           its memory differs from its store; it starts again from the store, try again then
 ├── SchedulerUnreachable    no answer; whether it was done is unknown
 ├── Unverifiable            a payload that cannot be verified: cut short, another format or key
@@ -98,6 +100,14 @@ class SchedulerError(CookError):
 
 class StoreFull(SchedulerError):
     """The scheduler cannot write to its disk. Nothing was changed: make room and try again."""
+
+
+class StoreBusy(SchedulerError):
+    """Another program has locked the scheduler's store. Nothing was changed: try again soon."""
+
+
+class StoreDamaged(SchedulerError):
+    """The scheduler's store cannot be read, or its files were taken away. No part of an answer is given."""
 
 
 class OutOfStep(SchedulerError):

@@ -35,6 +35,7 @@ from cook_jupyter.wire.shape import MISSING, to_json
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
+UNAVAILABLE = 503
 POOL_HEADER = "X-Cook-Pool"
 NO_ROUTE = b"<h1>Not a valid route</h1>"
 
@@ -274,6 +275,8 @@ class CookHandler(RequestHandler):
         if isinstance(raised, CookError):
             self.set_status(status_of(raised))
             self.set_header(ERROR_HEADER, type(raised).__name__)
+            if self.get_status() == UNAVAILABLE:
+                self.set_header("Retry-After", "1")
             self._finish_with(raised)
         elif status_code in (404, 405):
             self.set_status(self.wrong_method if status_code == 405 else 404)

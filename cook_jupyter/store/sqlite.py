@@ -34,7 +34,7 @@ from cook_jupyter.model.reason import FREE_FAILURES, FreeFailures
 from cook_jupyter.store.door import Answer, Listeners, P, VerbDoor
 from cook_jupyter.store.draft import Draft
 from cook_jupyter.store.sqlite_book import Carried, SqliteBook, Verb
-from cook_jupyter.store.sqlite_rows import Rows, Synchronous, said_of
+from cook_jupyter.store.sqlite_rows import READ_ERRORS, Rows, Synchronous, damaged, said_of
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class SqliteStore(VerbDoor):
         return self._now().store_id
 
     def broken(self) -> str | None:
-        """Return what has become of the file or its log, if they are not those that were opened."""
+        """Return what has become of the file or its log: damaged, removed or replaced."""
         return self._now().broken()
 
     async def recall(self, key: str) -> str | None:
@@ -184,7 +184,7 @@ class _Open:
         self, lock: IO[str], book: SqliteBook, listeners: Listeners, *, waits_for_disk: bool
     ) -> None:
         self.store_id = book.store_id
-        self.broken = book.broken
+        self._damage: str | None = None
         self.last_change = book.change
         self._quick = book.reader()
         self._slow = book.reader()
@@ -203,6 +203,14 @@ class _Open:
         self._at_rest.set()
         self._writer = _Hand("cook-store-writer", self._loop)
         self._reader = _Hand("cook-store-reader", self._loop)
+        self._check = None if book.is_checked() else _FileCheck(book.reader(), self._note_damage)
+
+    def broken(self) -> str | None:
+        """See Store."""
+        return self._damage or self._book.broken()
+
+    def _note_damage(self, damage: str) -> None:
+        self._damage = str(damaged(self._book.path, damage))
 
     def enqueue(self, size: int, verb: Verb) -> asyncio.Future[Any]:
         """Let a verb take part in the next transaction.
@@ -222,7 +230,7 @@ class _Open:
         """Answer on the event loop what takes some microseconds."""
         try:
             return question(self._quick)
-        except apsw.Error as error:
+        except READ_ERRORS as error:
             raise said_of(error, self._book.path) from error
 
     async def slowly(self, question: Callable[[Rows], T]) -> T:
@@ -231,7 +239,7 @@ class _Open:
         self._reader.do(lambda: question(self._slow), partial(_settle, answer))
         try:
             return await answer
-        except apsw.Error as error:
+        except READ_ERRORS as error:
             raise said_of(error, self._book.path) from error
 
     async def ask(self, size: int, question: Callable[[Rows], T]) -> T:
@@ -241,6 +249,8 @@ class _Open:
     async def close(self) -> None:
         """Finish the queue, then let go of the threads, the connections and the lock."""
         await self._at_rest.wait()
+        if self._check is not None:
+            await asyncio.to_thread(self._check.end)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         try:
@@ -342,6 +352,32 @@ class _Open:
         self._call_turn()
         if error is not None:  # no error of the disk: `checkpoint` handles those. The event loop reports it.
             raise error
+
+
+class _FileCheck:
+    """A thread that looks through a large file once, while the store is in use.
+
+    Args:
+        rows: a connection for this alone.
+        on_damage: called, in the thread, with what SQLite found.
+    """
+
+    def __init__(self, rows: Rows, on_damage: Callable[[str], None]) -> None:
+        self._rows = rows
+        self._on_damage = on_damage
+        self._thread = threading.Thread(target=self._run, name="cook-store-check", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Break the check off if it is still under way, and close its connection."""
+        self._rows.interrupt()
+        self._thread.join()
+        self._rows.close()
+
+    def _run(self) -> None:
+        with contextlib.suppress(apsw.InterruptError):
+            if (damage := self._rows.damage()) is not None:
+                self._on_damage(damage)
 
 
 class _Hand:

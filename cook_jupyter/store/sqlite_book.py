@@ -18,7 +18,7 @@ from typing import Any
 
 import apsw
 
-from cook_jupyter.errors import CookError, InvalidRequest, SchedulerError, StoreFull
+from cook_jupyter.errors import CookError, InvalidRequest, SchedulerError, StoreDamaged, StoreFull
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import Group, Job, JobId
@@ -31,6 +31,8 @@ from cook_jupyter.store.sqlite_rows import (
     Rows,
     Synchronous,
     connect,
+    damage_of,
+    damaged,
     encode,
     job_row,
     labels_text,
@@ -42,6 +44,7 @@ Verb = Callable[[Draft], Any]
 
 OLDEST_SQLITE = (3, 51, 3)  # before it, a checkpoint at the wrong moment could damage the file
 APPLICATION_ID = 0x436F6F6B  # "Cook", in the file's header
+CHECKED_AT_OPEN_BYTES = 64 * 1024 * 1024  # a tenth of a second
 STORE_ID = "store_id"  # a key among the texts
 YOUNG_JOBS = 20_000
 YOUNG_BYTES = 64 * 1024 * 1024  # of specs as JSON
@@ -77,7 +80,9 @@ class SqliteBook:
         """Open the file, make it if need be, and bring its schema up to date.
 
         Raises:
-            SchedulerError: it is no store, or a newer one, or SQLite is too old.
+            SchedulerError: it is a newer store, or SQLite is too old.
+            StoreDamaged: it is no store, or is damaged. A large file is looked through later: `find_damage`.
+            StoreBusy: another program has locked it.
             StoreFull: there is no room to write.
         """
         refuse_old_sqlite(apsw.sqlite_lib_version())
@@ -94,6 +99,8 @@ class SqliteBook:
         except (apsw.Error, OSError) as error:
             raise _opening(error, path) from error
         try:
+            if os.stat(path).st_size <= CHECKED_AT_OPEN_BYTES:  # noqa: PTH116
+                self._require_undamaged()
             migrate(self._connection, sql.migrations("sqlite"), path)
             self._connection.set_wal_hook(self._log_grew)
             self._rows = Rows(self._connection)
@@ -175,6 +182,14 @@ class SqliteBook:
                 )
         return None
 
+    def _require_undamaged(self) -> None:
+        if (damage := damage_of(self._connection)) is not None:
+            raise damaged(self.path, damage)
+
+    def is_checked(self) -> bool:
+        """Return whether the file was small enough to be looked through when it was opened."""
+        return os.stat(self.path).st_size <= CHECKED_AT_OPEN_BYTES  # noqa: PTH116
+
     def _identify(self) -> str:
         """The id of the store; made now if the store is new."""
         store_id = self._rows.text(STORE_ID)
@@ -234,7 +249,7 @@ class SqliteBook:
     def _write(self, draft: Draft) -> None:
         """Write a draft in one transaction, and only then take its values over."""
         if (why := self.broken()) is not None:
-            raise SchedulerError(why)
+            raise StoreDamaged(why)
         rows = _Rows(draft)
         run = self._connection.execute
         run("BEGIN IMMEDIATE")

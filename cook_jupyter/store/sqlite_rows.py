@@ -13,7 +13,7 @@ from typing import Any, Literal
 import apsw
 import msgspec
 
-from cook_jupyter.errors import SchedulerError, StoreFull
+from cook_jupyter.errors import SchedulerError, StoreBusy, StoreDamaged, StoreFull
 from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import Instance, InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
@@ -29,6 +29,7 @@ QUERIES = sql.queries("sqlite")
 PAGE_BYTES = 2048
 WRITER_CACHE_KIB = 32 * 1024
 READER_CACHE_KIB = 8 * 1024
+OPEN_TIMEOUT_MS = 4_000  # how long opening waits for another program that locks the file
 LOG_LIMIT_BYTES = 64 * 1024 * 1024  # a log that once grew past this is cut back when it starts anew
 
 encode = msgspec.json.Encoder().encode
@@ -60,7 +61,10 @@ def connect(
     mode = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
     connection = apsw.Connection(str(path), flags=mode, vfs=vfs)
     try:
+        connection.set_busy_timeout(OPEN_TIMEOUT_MS)
         _tune(connection, synchronous=synchronous, read_only=read_only)
+        if read_only:
+            connection.set_busy_timeout(0)  # it is asked on the event loop, which must not wait
     except BaseException:
         connection.close()
         raise
@@ -75,14 +79,39 @@ def said_of(error: Exception, path: Path) -> Exception:
             "make room on its disk and try again"
         )
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
-        return SchedulerError(
+        return StoreBusy(
             f"the store {path} is locked by another program ({error}); nothing was changed: try again"
         )
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
-        return SchedulerError(f"{path} is no store, or is damaged ({error}): restore it from a backup")
+        return damaged(path, str(error))
+    if isinstance(error, (msgspec.DecodeError, UnicodeDecodeError)):
+        return StoreDamaged(
+            f"a row of the store {path} cannot be read ({type(error).__name__}: {error}): restore it from a"
+            " backup"
+        )
     if isinstance(error, apsw.Error):
         return SchedulerError(f"the store {path} failed ({type(error).__name__}: {error})")
     return error
+
+
+READ_ERRORS = (apsw.Error, msgspec.DecodeError, UnicodeDecodeError)  # that `said_of` explains
+
+
+def damage_of(connection: apsw.Connection) -> str | None:
+    """Return what SQLite finds wrong with the file, page by page; None if it finds nothing."""
+    try:
+        findings = [text for (text,) in connection.execute("PRAGMA quick_check(3)") if text != "ok"]
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        return str(error)
+    return "; ".join(findings) or None
+
+
+def damaged(path: Path, damage: str) -> StoreDamaged:
+    """The error about a file in which SQLite finds damage."""
+    return StoreDamaged(
+        f"{path} is no store, or is damaged ({damage}): restore it from a backup, or move it away to begin a"
+        " new one"
+    )
 
 
 def job_of_row(row: Sequence[Any]) -> Job:
@@ -111,6 +140,14 @@ class Rows:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def damage(self) -> str | None:
+        """Return what SQLite finds wrong with the file; see `damage_of`."""
+        return damage_of(self._connection)
+
+    def interrupt(self) -> None:
+        """Break off what another thread asks."""
+        self._connection.interrupt()
 
     def job(self, job_id: JobId) -> Job | None:
         """Return a job, or None."""

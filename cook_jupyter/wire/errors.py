@@ -27,6 +27,7 @@ _STATUS: dict[type[CookError], int] = {
     errors.Conflict: 409,
     errors.QuotaExceeded: 422,
     errors.StoreFull: 507,
+    errors.StoreBusy: 503,
     errors.OutOfStep: 503,  # it is starting again: see SchedulerUnreachable, which a bare 503 stands for
     errors.SchedulerUnreachable: 503,
     errors.CookError: 500,

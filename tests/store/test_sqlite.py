@@ -9,14 +9,15 @@ from pathlib import Path
 import apsw
 import pytest
 
-from cook_jupyter.errors import InvalidRequest, SchedulerError
+from cook_jupyter.errors import InvalidRequest, SchedulerError, StoreBusy, StoreDamaged
 from cook_jupyter.store import sqlite as sqlite_store
+from cook_jupyter.store import sqlite_book, sqlite_rows
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.sqlite import SqliteStore
 from cook_jupyter.store.sqlite_book import migrate, refuse_old_sqlite
 from cook_jupyter.store.sqlite_rows import Synchronous
 from tests.builders import a_job_spec
-from tests.store.contract import Home, StoreContract, open_jobs, submitted
+from tests.store.contract import Home, StoreContract, a_query, open_jobs, submitted
 from tests.waiting import HANG_S
 
 
@@ -241,7 +242,7 @@ async def test_a_file_that_stays_locked_is_said(tmp_path: Path, monkeypatch: pyt
     await store.open()
     with closing(apsw.Connection(str(tmp_path / "store.db"))) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(SchedulerError, match="locked by another program"):
+        with pytest.raises(StoreBusy, match="locked by another program"):
             await submitted(store)
         other.execute("ROLLBACK")
     await submitted(store)
@@ -332,4 +333,96 @@ async def test_a_store_begun_anew_has_another_id(tmp_path: Path) -> None:
     await store.open()
 
     assert store.store_id != before
+    await store.close()
+
+
+async def a_store_of_many_pages(path: Path) -> None:
+    store = SqliteStore(path)
+    await store.open()
+    await store.submit([a_job_spec(command="x" * 900) for _ in range(300)], now_ms=1)
+    await store.close()
+
+
+def overwrite_page(path: Path, page: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(page * 2048)
+        file.write(b"\xa5" * 2048)
+
+
+@pytest.mark.parametrize("page", [3, 20, 60, 100])
+async def test_a_damaged_store_is_refused_when_it_is_opened(tmp_path: Path, page: int) -> None:
+    path = tmp_path / "store.db"
+    await a_store_of_many_pages(path)
+    overwrite_page(path, page)
+    before = path.read_bytes()
+
+    with pytest.raises(StoreDamaged, match="restore it from a backup"):
+        await SqliteStore(path).open()
+
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("page", [20, 60, 100])
+async def test_a_large_damaged_store_is_found_out_while_it_is_in_use(
+    tmp_path: Path, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.db"
+    await a_store_of_many_pages(path)
+    overwrite_page(path, page)
+    monkeypatch.setattr(sqlite_book, "CHECKED_AT_OPEN_BYTES", 0)
+    store = SqliteStore(path)
+    await store.open()
+
+    async with asyncio.timeout(30):
+        while store.broken() is None:  # noqa: ASYNC110 - the thread that finds it out has no event
+            await asyncio.sleep(0.001)
+
+    assert "damaged" in str(store.broken())
+    await store.close()
+
+
+async def test_a_large_store_may_be_closed_while_it_is_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.db"
+    await a_store_of_many_pages(path)
+    monkeypatch.setattr(sqlite_book, "CHECKED_AT_OPEN_BYTES", 0)
+    store = SqliteStore(path)
+    await store.open()
+    await store.close()
+
+    await store.open()
+    assert store.broken() is None
+    await store.close()
+
+
+async def test_a_row_that_cannot_be_read_fails_the_whole_question(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await a_store_of_many_pages(path)
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("UPDATE specs SET spec = x'7b' WHERE seq = 150")
+    store = SqliteStore(path)
+    await store.open()
+
+    with pytest.raises(StoreDamaged, match="a row of the store"):
+        await store.list_jobs(a_query())
+    with pytest.raises(StoreDamaged, match="a row of the store"):
+        await open_jobs(store)
+    await store.close()
+
+
+async def test_a_store_that_is_locked_when_it_is_opened_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await a_closed_store(tmp_path)
+    monkeypatch.setattr(sqlite_rows, "OPEN_TIMEOUT_MS", 10)
+    with closing(apsw.Connection(str(path))) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+
+        with pytest.raises(StoreBusy, match="locked by another program"):
+            await SqliteStore(path).open()
+
+    store = SqliteStore(path)
+    await store.open()
     await store.close()

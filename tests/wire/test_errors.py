@@ -21,6 +21,8 @@ TRAVELLING = [
     errors.QuotaExceeded,
     errors.SchedulerError,
     errors.StoreFull,
+    errors.StoreBusy,
+    errors.StoreDamaged,
     errors.OutOfStep,
 ]
 
