@@ -23,7 +23,10 @@ class Finder:
     def __init__(self, client: JobClient | str | None, user: str | None = None) -> None:
         self._crashed = False
         self._home = _identity_of_home()
+        self._is_given = not (client is None or isinstance(client, str))
+        self._url: str | None = None
         if client is None or isinstance(client, str):
+            self._url = client
             self.client = connect(client, user=user)
             self._own = client is None and named_target().url is None
             self._user = user
@@ -35,9 +38,9 @@ class Finder:
     def again(self, *, sending: bool, waiting: bool) -> JobClient:
         """A client of the scheduler that was restarted meanwhile, at another address perhaps.
 
-        One that was named by its address has to come back there. This user's own is started anew when there
-        is something to send, and when it crashed while results are waited for. One that was shut down in good
-        order stays down: whoever did that meant it.
+        One that was named by its address has to come back there, with another token perhaps. This user's own
+        is started anew when there is something to send, and when it crashed while results are waited for. One
+        that was shut down in good order stays down: whoever did that meant it.
 
         Raises:
             SchedulerUnreachable: it is not there.
@@ -49,6 +52,8 @@ class Finder:
             self.client = connect(user=self._user, start=sending or (waiting and self._crashed))
             self._crashed = False
             self._home = _identity_of_home()
+        elif not self._is_given:
+            self.client = connect(self._url, user=self._user)
         return self.client
 
     def trace(self) -> object:

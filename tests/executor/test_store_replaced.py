@@ -168,3 +168,35 @@ def test_futures_that_wait_for_a_scheduler_say_so(
 def down(home: Path) -> None:
     subprocess.run([sys.executable, "-m", "cook_jupyter", "down"], check=True, capture_output=True)
     assert not (home / "scheduler.json").exists()
+
+
+def test_a_scheduler_named_by_its_address_is_known_again_when_it_comes_back_with_another_token(
+    cook_home: Path, gate: Path
+) -> None:
+    first = served(cook_home)
+    runtime = read_runtime(cook_home)
+    assert isinstance(runtime, Runtime)
+    executor = CookExecutor(runtime.url, cpus=0.2, mem_mb=100)
+    future = executor.submit(wait_for, str(gate))
+    until(Path(str(gate) + ".waiting").exists)
+    first.kill()
+    first.wait()
+    second = served(cook_home, "--port", runtime.url.rpartition(":")[2])
+    gate.touch()
+
+    assert future.result(SOON_S) == "open"
+    assert executor.submit(abs, -1).result(SOON_S) == 1
+    executor.shutdown()
+    second.terminate()
+    second.wait()
+
+
+def served(home: Path, *options: str) -> "subprocess.Popen[bytes]":
+    """A scheduler that listens."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cook_jupyter", "serve", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until(lambda: isinstance(found := read_runtime(home), Runtime) and found.pid == process.pid)
+    return process
