@@ -119,6 +119,7 @@ class OwnInfoHandler(CookHandler):
                 "version": our_version(),
                 "user": self.asker.user,
                 "pid": os.getpid(),
+                "time_ms": self.scheduler.clock.now_ms(),
                 "store": self.scheduler.store_id,
                 "synchronous": settings.synchronous,
                 "blobs": str(self.scheduler.blobs),

@@ -19,7 +19,7 @@ from cook_jupyter.errors import NotFound, SchedulerError, SchedulerUnreachable, 
 
 SILENCE_S = 45.0  # three heartbeats
 FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 0.5
 _READ_BYTES = 64 * 1024
 
 
@@ -177,7 +177,7 @@ def follow(
 ) -> Iterator[EventBatch]:
     """Yield batches for as long as `stop` is not set; after a break come back and go on at the cursor.
 
-    Pauses between attempts grow from 50 ms to 1 s, with jitter, so that a scheduler that restarts is
+    Pauses between attempts grow from 50 ms to 0.5 s, with jitter, so that a scheduler that restarts is
     not met by all its clients at once.
 
     Args:

@@ -17,13 +17,14 @@ from cook_jupyter.client import protocol
 from cook_jupyter.client.connections import Address, ConnectionPool
 from cook_jupyter.client.events import EventStream
 from cook_jupyter.client.protocol import ALL_STATES, Ask, LogPiece, Request
-from cook_jupyter.errors import Conflict, InvalidRequest
+from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
 from cook_jupyter.wire.users import process_user, require_user_name
 
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
+_FAR_AHEAD_MS = 2**53
 _DAY_MS = 24 * 60 * 60 * 1000
 _FEWEST_AT_ONCE, _MOST_AT_ONCE = 40, 1000
 
@@ -161,13 +162,14 @@ class JobClient:
             user: whose.
             states: any of waiting, running, completed, success, failed.
             start_ms: from then on (epoch milliseconds); None means the last 24 hours.
-            end_ms: up to before then; None means now.
+            end_ms: up to before then; None means no end.
             limit: if there are more, Cook gives the *oldest* so many: see `recent_jobs`.
             name: the whole name, with `*` for any run of letters.
             pool: only of this one.
         """
-        end = _now_ms() + 60_000 if end_ms is None else end_ms
-        start = end - _DAY_MS if start_ms is None else start_ms
+        # The scheduler's clock need not be this one: what was submitted last must not seem to lie ahead.
+        end = _FAR_AHEAD_MS if end_ms is None else end_ms
+        start = min(end, _now_ms()) - _DAY_MS if start_ms is None else start_ms
         return self._ask(
             protocol.list_jobs(
                 user=user or self.user,
@@ -201,7 +203,7 @@ class JobClient:
             name: as in `list_jobs`.
             since_ms: none older than this; None means 7 days.
         """
-        end = _now_ms() + 60_000
+        end = max(_now_ms(), self._scheduler_now_ms()) + 60_000
         oldest = end - 7 * _DAY_MS if since_ms is None else since_ms
         found: list[dict[str, Any]] = []
         span, upto = 5 * 60_000, end
@@ -434,6 +436,13 @@ class JobClient:
         self._ask(protocol.shutdown(stop_agent=stop_agent))
 
     # --- how ---
+
+    def _scheduler_now_ms(self) -> int:
+        """The time by the scheduler's clock, which need not be this one; 0 if it does not tell."""
+        try:
+            return int(self.info_v1().get("time_ms", 0))
+        except NotFound:  # an original Cook
+            return 0
 
     def _ask(self, ask: Ask[T]) -> T:
         replies = []

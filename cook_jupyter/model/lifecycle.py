@@ -183,7 +183,7 @@ def fail(
         instance,
         status=step(instance.status, InstanceStatus.FAILED),
         reason=instance.reason or reason,
-        ended_ms=instance.ended_ms if instance.ended_ms is not None else at_ms,
+        ended_ms=instance.ended_ms if instance.ended_ms is not None else max(at_ms, _begun_ms(instance)),
         preempted=preempted,
         preempted_for=preempted_for,
     )
@@ -257,13 +257,14 @@ def _described(
         news["reason"] = update.reason if update.reason in REASONS else UNMAPPED
     elif status is InstanceStatus.SUCCESS and instance.reason is not None:
         news["reason"] = None
+    began_ms: int | None = None
     if instance.backend_started_ms is None:
         began = update.state is TaskState.RUNNING or update.state is TaskState.STARTING
         began_ms = update.at_ms if began else update.began_ms
         if began_ms is not None:
-            news["backend_started_ms"] = began_ms
+            news["backend_started_ms"] = max(began_ms, instance.started_ms)
     if instance.ended_ms is None and update.state.is_final:
-        news["ended_ms"] = update.at_ms
+        news["ended_ms"] = max(update.at_ms, _begun_ms(instance), began_ms or 0)
     if update.exit_code is not None and update.exit_code != instance.exit_code:
         news["exit_code"] = update.exit_code
     if update.sandbox is not None and update.sandbox != instance.sandbox:
@@ -273,6 +274,11 @@ def _described(
     if has_result and not instance.has_result:
         news["has_result"] = True
     return evolve(instance, **news) if news else instance
+
+
+def _begun_ms(instance: Instance) -> int:
+    """When the instance began, as far as is known; hosts' clocks differ, but nothing ends before it."""
+    return max(instance.started_ms, instance.backend_started_ms or instance.started_ms)
 
 
 def _with(job: Job, instance: Instance, *, at_ms: int, free: FreeFailures) -> Job:

@@ -7,6 +7,8 @@ arguments there).
 import time
 from typing import Protocol
 
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # which goes on while the machine sleeps
+
 
 class Clock(Protocol):
     """Says what time it is."""
@@ -16,11 +18,17 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The machine's clock as it was when this one was made, moved on by a clock that nobody sets.
+
+    So nothing runs out of time, or ends before it began, because somebody sets the machine's clock.
+    """
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.clock_gettime_ns(_BOOT_CLOCK)
 
     def now_ms(self) -> int:
         """Return the time in epoch milliseconds, UTC."""
-        return time.time_ns() // 1_000_000
+        return (time.clock_gettime_ns(_BOOT_CLOCK) + self._offset_ns) // 1_000_000
 
 
 class ManualClock:

@@ -33,6 +33,7 @@ from typing import NamedTuple
 from cook_jupyter.worker import processes, recovery
 from cook_jupyter.worker.address import VERSION
 from cook_jupyter.worker.channel import Channel, Loop
+from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.frames import Frame, Header, frame_of, pack
 from cook_jupyter.worker.journal import Ledger
 from cook_jupyter.worker.limits import MemoryGroups
@@ -259,7 +260,7 @@ class Agent:
         if instance_id in self._running or instance_id in self._queued or instance_id in self._outbox:
             return  # it was sent again by a scheduler that could not know
         if self._stopping or not instance_id or "/" in instance_id or instance_id.startswith("."):
-            self._end(header, End(instance_id, None, _now_ms()), Cause.UNLAUNCHED)
+            self._end(header, End(instance_id, None, now_ms()), Cause.UNLAUNCHED)
             return
         self._enqueue(frame)
 
@@ -315,7 +316,7 @@ class Agent:
             for _, run in handed:
                 del self._running[run.instance_id]
                 self._pool.give_back(run.worker, leftover_mb=0.0)
-                self._end(run.header, End(run.instance_id, None, _now_ms()), Cause.UNLAUNCHED)
+                self._end(run.header, End(run.instance_id, None, now_ms()), Cause.UNLAUNCHED)
             handed = []
         for order, run in handed:
             if run.worker.group is not None:
@@ -334,7 +335,7 @@ class Agent:
         """Have an instance ended for this cause; the first cause stays."""
         order = self._queued.pop(instance_id, None)
         if order is not None:
-            self._end(order.header, End(instance_id, None, _now_ms()), cause)
+            self._end(order.header, End(instance_id, None, now_ms()), cause)
             return
         run = self._running.get(instance_id)
         if run is None or run.doom is not None:
@@ -396,7 +397,7 @@ class Agent:
         end = End(
             run.instance_id,
             None if code is None else code if code >= 0 else 128 - code,
-            _now_ms(),
+            now_ms(),
             signal=max(0, -(code or 0)),
             termed=code == -signal.SIGTERM,
             progress=look,
@@ -448,7 +449,7 @@ class Agent:
                 run.told = True
                 sandbox = f"{self._sandboxes}/{run.instance_id}"
                 self._tell(
-                    pack({"t": "running", "id": run.instance_id, "sandbox": sandbox, "at_ms": _now_ms()})
+                    pack({"t": "running", "id": run.instance_id, "sandbox": sandbox, "at_ms": now_ms()})
                 )
             if run.kill_at is not None and now >= run.kill_at:
                 self._signals.append((run.worker, signal.SIGKILL))
@@ -490,7 +491,7 @@ class Agent:
 
     def _tell_progress(self, run: Run, progress: Progress) -> None:
         percent, message = progress
-        run.sequence = max(run.sequence + 1, _now_ms())  # above what an earlier agent has told
+        run.sequence = max(run.sequence + 1, now_ms())  # above what an earlier agent has told
         said = {"t": "progress", "id": run.instance_id, "sequence": run.sequence}
         self._tell(pack({**said, "percent": round(percent), "message": message}))
 
@@ -508,14 +509,19 @@ class Agent:
     def _prune_sandboxes(self) -> None:
         import shutil  # a tenth of the agent's start
 
-        before = time.time() - self._settings.sandbox_days * _DAY_S
+        from cook_jupyter.worker.retention import RetentionClock
+
+        retention = RetentionClock(f"{self._settings.home}/clock.json")
+        retention.advance()
+        longest_s = self._settings.sandbox_days * _DAY_S
         alive = {worker.name for worker in self._pool.workers()}
         for entry in list(os.scandir(self._sandboxes)):
             with contextlib.suppress(OSError):
+                age_s = retention.age_s(entry.stat().st_mtime)
                 if entry.name.startswith("."):  # a worker's stock
-                    if entry.name[1:] in alive or entry.stat().st_mtime > time.time() - _DAY_S:
+                    if entry.name[1:] in alive or age_s < _DAY_S:
                         continue
-                elif entry.name in self._running or entry.stat().st_mtime > before:
+                elif entry.name in self._running or age_s < longest_s:
                     continue
                 shutil.rmtree(entry.path, ignore_errors=True)
 
@@ -564,13 +570,9 @@ class Agent:
             if self._queued.pop(order.header["instance_id"], None) is None:
                 continue
             if python == sys.executable:
-                self._end(order.header, End(order.header["instance_id"], None, _now_ms()), Cause.UNLAUNCHED)
+                self._end(order.header, End(order.header["instance_id"], None, now_ms()), Cause.UNLAUNCHED)
             else:
                 self._enqueue(order)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _say(text: str) -> None:

@@ -33,6 +33,7 @@ from types import FrameType
 from typing import NamedTuple, Self, TextIO
 
 from cook_jupyter.worker import limits, processes
+from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.environment import base_environment, progress_path, task_environment
 from cook_jupyter.worker.frames import Frame, FrameReader, pack, whole_frames
 from cook_jupyter.worker.journal import EndLog
@@ -159,7 +160,7 @@ class Worker:
             sandbox = self._stock.take(task.instance_id)
         except OSError as error:
             _say(f"{task.instance_id} got no sandbox: {error}")
-            return Ended(End(task.instance_id, None, _now_ms()))
+            return Ended(End(task.instance_id, None, now_ms()))
         if task.python is None:  # Cook's clients look into the sandboxes of commands, empty or not
             ended, written = self._run_command(task, sandbox), True
             sandbox.close()
@@ -188,7 +189,7 @@ class Worker:
         look = None
         if os.fstat(sandbox.stdout).st_size or os.fstat(sandbox.stderr).st_size:
             look = ProgressReader(_streams(sandbox), task.progress_regex).look(at_end=True)
-        end = End(task.instance_id, 1, _now_ms(), peak_mb=max(0.0, peak_mb), progress=look)
+        end = End(task.instance_id, 1, now_ms(), peak_mb=max(0.0, peak_mb), progress=look)
         if outcome is None:
             return Ended(end)
         end = end._replace(
@@ -234,7 +235,7 @@ class Worker:
         end = End(
             task.instance_id,
             exit_code,
-            _now_ms(),
+            now_ms(),
             signal=number,
             termed=signals.termed,
             peak_mb=peak_mb,
@@ -411,7 +412,7 @@ def _not_started(task: Task, sandbox: Sandbox, error: OSError | ValueError) -> E
         errno.EMFILE,
         errno.ENFILE,
     )
-    return Ended(End(task.instance_id, None if short else NOT_RUN, _now_ms()))
+    return Ended(End(task.instance_id, None if short else NOT_RUN, now_ms()))
 
 
 def _with_result(end: End, task: Task, sandbox: Sandbox) -> End:
@@ -444,10 +445,6 @@ def _stream(descriptor: int) -> TextIO:
     stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     assert isinstance(stream, TextIOWrapper)  # noqa: S101
     return stream
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _say(text: str) -> None:

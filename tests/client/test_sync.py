@@ -204,6 +204,8 @@ def test_recent_jobs_are_the_newest_though_cook_lists_the_oldest() -> None:
     now_ms = 50_000
 
     def answer(asked: Asked) -> Answer:
+        if asked.path == "/v1/info":
+            return as_json({"error": "Not a valid route"}, 404)
         start, end, limit = (int(asked.query[key][0]) for key in ("start", "end", "limit"))
         found = [{"submit_time": time} for time in times if start <= time < end][:limit]
         return as_json(found[::-1])
@@ -213,3 +215,20 @@ def test_recent_jobs_are_the_newest_though_cook_lists_the_oldest() -> None:
         found = JobClient(server.url).recent_jobs(30, since_ms=0)
 
     assert [job["submit_time"] for job in found] == times[:-31:-1]
+
+
+@pytest.mark.parametrize("ahead_ms", [-3_600_000, 0, 3_600_000])
+def test_recent_jobs_are_found_when_the_schedulers_clock_is_another(ahead_ms: int) -> None:
+    now_ms = 1_000_000_000_000
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path == "/v1/info":
+            return as_json({"user": "ada", "time_ms": now_ms + ahead_ms})
+        start, end = (int(asked.query[key][0]) for key in ("start", "end"))
+        return as_json([{"uuid": "u"}] if start <= now_ms + ahead_ms < end else [])
+
+    with pytest.MonkeyPatch.context() as patch, standin(answer) as server:
+        patch.setattr("time.time", lambda: now_ms / 1000)
+
+        assert JobClient(server.url).recent_jobs(1) == [{"uuid": "u"}]
+        assert JobClient(server.url).list_jobs() == [{"uuid": "u"}]

@@ -25,6 +25,7 @@ Input = dict[str, Any]
 def _job(given: Input, state: str) -> Job:
     instances = tuple(
         an_instance(
+            started_ms=0,
             instance_id=f"instance-{number}",
             status=InstanceStatus(told["status"]),
             reason=told.get("reason"),

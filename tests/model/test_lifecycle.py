@@ -204,3 +204,21 @@ def test_a_job_never_has_two_open_instances_and_ends_only_once(
 def test_attempts_never_exceed_finished_instances(statuses: list[InstanceStatus]) -> None:
     instances = tuple(an_instance(status=status, reason=PREEMPTED) for status in statuses)
     assert lifecycle.attempts(replace(a_job(), instances=instances)) <= len(instances)
+
+
+@pytest.mark.parametrize("ended_ms", [0, 2999, 3000, 9000])
+@pytest.mark.parametrize("began_ms", [None, 0, 3500])
+def test_an_instance_never_ends_before_it_started(began_ms: int | None, ended_ms: int) -> None:
+    begun = a_running_job()
+    running = begun if began_ms is None else report(begun, TaskState.RUNNING, at_ms=began_ms)
+
+    for over in (
+        report(running, TaskState.FINISHED, at_ms=ended_ms),
+        report(running, TaskState.FINISHED, at_ms=ended_ms, began_ms=4000),
+        lifecycle.fail(running, "i", reason=PREEMPTED, at_ms=ended_ms),
+    ):
+        (instance,) = over.instances
+        assert instance.ended_ms is not None
+        assert (
+            instance.started_ms <= (instance.backend_started_ms or instance.started_ms) <= instance.ended_ms
+        )

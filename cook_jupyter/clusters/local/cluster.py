@@ -13,7 +13,6 @@ a launch that it knows for what it is. So nothing is started twice and nothing i
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +41,7 @@ from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import SCHEDULING_FAILED_ON_HOST
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.worker.address import VERSION
+from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.frames import Frame, Header, pack
 from cook_jupyter.worker.task import Cause
 
@@ -218,7 +218,7 @@ class LocalCluster:
                 continue
             live.kill = True
             if self._ahead.take_back(instance_id):
-                self._drop(instance_id, outcomes.never_started(instance_id, _now_ms(), Cause.KILLED))
+                self._drop(instance_id, outcomes.never_started(instance_id, now_ms(), Cause.KILLED))
         if self._link is not None:
             self._link.send(*(pack({"t": "kill", "id": instance_id}) for instance_id in instance_ids))
 
@@ -320,7 +320,7 @@ class LocalCluster:
             self._ahead.adopt(instance_id, live.held)
             self._ports.restore(instance_id, task["ports"])
             # Also for what nobody asked for: the answer to that is a kill.
-            self._tell(StatusUpdate(instance_id=instance_id, state=TaskState.RUNNING, at_ms=_now_ms()))
+            self._tell(StatusUpdate(instance_id=instance_id, state=TaskState.RUNNING, at_ms=now_ms()))
             if live.kill:
                 link.send(pack({"t": "kill", "id": instance_id}))
         for instance_id in self._live.keys() - running.keys() - set(known["ended"]):
@@ -333,10 +333,10 @@ class LocalCluster:
         """An instance that the agent knows nothing of: it never got there, or it is lost."""
         live = self._live[instance_id]
         if live.launch is None:
-            self._drop(instance_id, outcomes.lost(instance_id, _now_ms()))
+            self._drop(instance_id, outcomes.lost(instance_id, now_ms()))
         elif live.kill:
             self._ahead.take_back(instance_id)
-            self._drop(instance_id, outcomes.never_started(instance_id, _now_ms(), Cause.KILLED))
+            self._drop(instance_id, outcomes.never_started(instance_id, now_ms(), Cause.KILLED))
         else:
             self._ahead.put(instance_id)
 
@@ -448,9 +448,5 @@ class LocalCluster:
 
 def _unlaunched(instance_id: InstanceId) -> StatusUpdate:
     return StatusUpdate(
-        instance_id=instance_id, state=TaskState.LOST, at_ms=_now_ms(), reason=SCHEDULING_FAILED_ON_HOST
+        instance_id=instance_id, state=TaskState.LOST, at_ms=now_ms(), reason=SCHEDULING_FAILED_ON_HOST
     )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
