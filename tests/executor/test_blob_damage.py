@@ -11,8 +11,7 @@ from cook_jupyter.errors import NotFound, Unverifiable
 from cook_jupyter.executor import CookExecutor
 from cook_jupyter.executor.blobs import HttpStore
 from cook_jupyter.payload.blobs import DirectoryStore
-
-SOON_S = 30.0
+from tests.waiting import HANG_S
 
 
 def truncate(blob: Path) -> None:
@@ -61,7 +60,7 @@ def test_a_function_that_was_damaged_before_a_notebook_was_opened_is_sent_again(
     damage(blob_of(first, function))  # before any worker has read it
     later = CookExecutor(started, cpus=0.5, mem_mb=256)
 
-    assert later.submit(function, 1).result(SOON_S) == 1001 + DAMAGES.index(damage)
+    assert later.submit(function, 1).result(HANG_S) == 1001 + DAMAGES.index(damage)
     first.shutdown()
     later.shutdown()
 
@@ -73,11 +72,11 @@ def test_a_function_that_was_damaged_under_an_open_notebook_is_sent_again(
     function = function_of(2000 + DAMAGES.index(damage))
     damage(blob_of(executor, function))
     try:
-        executor.submit(function, 1).result(SOON_S)
+        executor.submit(function, 1).result(HANG_S)
     except Unverifiable:
         assert damage is flip  # the size is right: found out by the host, and mended for the next call
 
-    assert executor.submit(function, 1).result(SOON_S) == 2001 + DAMAGES.index(damage)
+    assert executor.submit(function, 1).result(HANG_S) == 2001 + DAMAGES.index(damage)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -90,9 +89,9 @@ def test_a_function_that_was_damaged_behind_the_scheduler_is_sent_again(
     function = function_of(3000 + DAMAGES.index(damage))
     damage(blob_of(executor, function))
     with pytest.raises((NotFound, Unverifiable)):
-        executor.submit(function, 1).result(SOON_S)
+        executor.submit(function, 1).result(HANG_S)
 
-    assert executor.submit(function, 1).result(SOON_S) == 3001 + DAMAGES.index(damage)
+    assert executor.submit(function, 1).result(HANG_S) == 3001 + DAMAGES.index(damage)
     executor.shutdown()
 
 

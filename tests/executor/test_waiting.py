@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +16,9 @@ import pytest
 from cook_jupyter.errors import BadExit, ResultLost
 from cook_jupyter.executor import CookExecutor
 from cook_jupyter.executor.callbacks import CallbackThreads
+from tests.waiting import HANG_S
 
-WAIT_S = 30.0
+WAIT_S = HANG_S
 
 
 def raise_of(kind: str) -> Any:
@@ -273,9 +275,7 @@ def test_map_keeps_nothing_that_it_has_yielded(executor: CookExecutor, chunksize
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Threads let go of what they have handled within moments."""
-    waiting = threading.Event()
-    for _ in range(500):
-        if condition():
-            return
-        waiting.wait(0.01)
-    pytest.fail("the condition did not come true within 5 s")
+    deadline = time.monotonic() + HANG_S
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.01)

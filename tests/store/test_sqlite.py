@@ -373,7 +373,7 @@ async def test_a_large_damaged_store_is_found_out_while_it_is_in_use(
     store = SqliteStore(path)
     await store.open()
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         while store.broken() is None:  # noqa: ASYNC110 - the thread that finds it out has no event
             await asyncio.sleep(0.001)
 
