@@ -63,6 +63,8 @@ logger = logging.getLogger("cook_jupyter.executor")
 
 SILENCE_TOLD_S = 5.0  # after which futures that wait for a scheduler say so
 PATIENCE_S = 30.0  # how long a job may wait for a scheduler that does not answer
+FILE_CHECK_INTERVAL_S = 0.25  # how old it may be what is known of the key and of a function in the store
+MAX_STORED = 1000
 LAST_WORDS_S = 5.0  # for what is unsent when the process ends
 JOBS_AT_ONCE = 10_000
 BYTES_AT_ONCE = 7 * 1024 * 1024  # of a body of 8 MiB
@@ -118,6 +120,9 @@ class Session:
         self._finding = threading.Lock()
         self._labels = {} if everything else {SESSION_LABEL: self.session_id}
         self._functions = SentFunctions()
+        self._stored: dict[str, float] = {}  # digests of functions, and when each was last seen in the store
+        self._key: Key | None = None
+        self._key_read_at = 0.0
         self._functions_doubted = False
         self._pickling = threading.Lock()
         self._lock = threading.Lock()
@@ -186,14 +191,18 @@ class Session:
 
     @property
     def signing_key(self) -> Key:
-        """The user's key, as it is in its file now; made anew if the file was removed."""
-        try:
-            return read_key(self.key_file)
-        except Unverifiable:
-            if Path(self.key_file).exists():
-                raise
-        logger.warning("The signing key %s was removed: a new one is made.", self.key_file)
-        return read_key(key_file(home_folder(), self._client.user))
+        """The user's key, as it was in its file a moment ago."""
+        now = time.monotonic()
+        if self._key is None or now - self._key_read_at >= FILE_CHECK_INTERVAL_S:
+            self._key, self._key_read_at = self._current_key(), now
+        return self._key
+
+    def _current_key(self) -> Key:
+        """The user's key, as it is in its file; made anew if the file was removed."""
+        if not Path(self.key_file).exists():
+            logger.warning("The signing key %s was removed: a new one is made.", self.key_file)
+            return read_key(key_file(home_folder(), self._client.user))
+        return read_key(self.key_file)
 
     def function_digest(self, function: Callable[..., Any]) -> str:
         """The digest of a function, which then rests in the store."""
@@ -209,7 +218,18 @@ class Session:
 
     def _is_stored(self, digest: str, size: int) -> bool:
         """Return whether a function is still stored; over HTTP, asking costs more than it saves."""
-        return isinstance(self.store, HttpStore) or self.store.size(f"functions/{digest}") == size
+        now = time.monotonic()
+        seen_at = self._stored.get(digest)
+        if (seen_at is not None and now - seen_at < FILE_CHECK_INTERVAL_S) or isinstance(
+            self.store, HttpStore
+        ):
+            return True
+        stored = self.store.size(f"functions/{digest}") == size
+        if stored:
+            if len(self._stored) >= MAX_STORED:
+                self._stored.clear()
+            self._stored[digest] = now
+        return stored
 
     # --- sending ---
 
@@ -482,6 +502,8 @@ class Session:
         for name in ("info", "store", "key_file"):
             self.__dict__.pop(name, None)
         self._functions.forget()
+        self._stored.clear()
+        self._key = None
         self._groups = KnownGroups()
 
     def _renew(self, failed: JobClient, *, sending: bool = False) -> None:
@@ -543,6 +565,7 @@ class Session:
         if isinstance(result.error, NotFound | Unverifiable):  # its function is gone or damaged, perhaps
             self._functions_doubted = True
             self._functions.forget()
+            self._stored.clear()
         future.take(result)
         if news.state == "success" and future.call_rests:
             with contextlib.suppress(CookError, OSError):
@@ -550,7 +573,7 @@ class Session:
 
     def _key_change(self, future: CookFuture) -> Unverifiable | None:
         """The error of a call whose signing key is no longer the user's; None if it still is."""
-        if future.signing_key is None or future.signing_key == self.signing_key:
+        if future.signing_key is None or future.signing_key == self._current_key():
             return None
         return Unverifiable(
             f"the signing key {self.key_file} was removed or replaced after job {future.key} was submitted: "

@@ -113,6 +113,7 @@ class DirectoryStore:
 
     def __init__(self, root: Path, *, synced: bool = False) -> None:
         self._root = root
+        self._place = str(root)
         self._synced = synced
         self._numbers = itertools.count()
         self._private: bool | None = None
@@ -184,7 +185,7 @@ class DirectoryStore:
     def size(self, name: str) -> int | None:
         """The size of the file."""
         try:
-            return os.stat(f"{self._root}/{checked_name(name)}").st_size  # noqa: PTH116 - for each submission
+            return os.stat(f"{self._place}/{checked_name(name)}").st_size  # noqa: PTH116 - for each submission
         except FileNotFoundError:
             return None
 

@@ -9,6 +9,7 @@ begins: it holds nothing but the writes, and most verbs that fail never begin on
 """
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -44,6 +45,7 @@ Verb = Callable[[Draft], Any]
 
 OLDEST_SQLITE = (3, 51, 3)  # before it, a checkpoint at the wrong moment could damage the file
 APPLICATION_ID = 0x436F6F6B  # "Cook", in the file's header
+FILE_CHECK_INTERVAL_S = 0.05  # how long a store may go on that was just taken away
 CHECKED_AT_OPEN_BYTES = 64 * 1024 * 1024  # a tenth of a second
 STORE_ID = "store_id"  # a key among the texts
 YOUNG_JOBS = 20_000
@@ -90,6 +92,7 @@ class SqliteBook:
         self.free = free
         self._synchronous: Synchronous = synchronous
         self._vfs = vfs
+        self._files_seen_at = 0.0
         self.log_pages = 0
         self._patience_ms = -1
         self._looked_at = 0  # how long the log was at the last checkpoint
@@ -248,8 +251,13 @@ class SqliteBook:
 
     def _write(self, draft: Draft) -> None:
         """Write a draft in one transaction, and only then take its values over."""
-        if (why := self.broken()) is not None:
-            raise StoreDamaged(why)
+        now = time.monotonic()
+        if (
+            now - self._files_seen_at >= FILE_CHECK_INTERVAL_S
+        ):  # two system calls, beside some ten of a commit
+            if (why := self.broken()) is not None:
+                raise StoreDamaged(why)
+            self._files_seen_at = now
         rows = _Rows(draft)
         run = self._connection.execute
         run("BEGIN IMMEDIATE")

@@ -7,6 +7,7 @@ import apsw
 import pytest
 
 from cook_jupyter.store import sqlite as sqlite_store
+from cook_jupyter.store import sqlite_book
 from cook_jupyter.store.sqlite import SqliteStore
 from tests.api.served import serving, until
 
@@ -45,7 +46,10 @@ def test_a_list_with_a_row_that_cannot_be_read_is_refused_as_a_whole(tmp_path: P
         assert (refused.status, refused.headers["X-Cook-Error"]) == (500, "StoreDamaged")
 
 
-def test_a_scheduler_whose_store_was_removed_accepts_nothing_and_ends(tmp_path: Path) -> None:
+def test_a_scheduler_whose_store_was_removed_accepts_nothing_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_book, "FILE_CHECK_INTERVAL_S", 0.0)
     path = tmp_path / "store.sqlite"
     with serving(tmp_path, store=SqliteStore(path)) as served:
         served.submit(cpus=1000)

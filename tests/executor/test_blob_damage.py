@@ -9,9 +9,16 @@ import pytest
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import NotFound, Unverifiable
 from cook_jupyter.executor import CookExecutor
+from cook_jupyter.executor import session as session_module
 from cook_jupyter.executor.blobs import HttpStore
 from cook_jupyter.payload.blobs import DirectoryStore
 from tests.waiting import HANG_S
+
+
+@pytest.fixture(autouse=True)
+def files_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a session knows of files may otherwise be a moment old."""
+    monkeypatch.setattr(session_module, "FILE_CHECK_INTERVAL_S", 0.0)
 
 
 def truncate(blob: Path) -> None:

@@ -20,6 +20,12 @@ from cook_jupyter.executor import session as session_module
 from tests.executor.test_executor import SOON_S, until, wait_for
 
 
+@pytest.fixture(autouse=True)
+def files_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a session knows of files may otherwise be a moment old."""
+    monkeypatch.setattr(session_module, "FILE_CHECK_INTERVAL_S", 0.0)
+
+
 @pytest.fixture
 def own_executor(cook_home: Path) -> Iterator[CookExecutor]:
     """An executor on a scheduler of its own."""

@@ -288,8 +288,9 @@ async def a_closed_store(folder: Path) -> Path:
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 @pytest.mark.parametrize("change", ["removed", "replaced"])
 async def test_nothing_is_acknowledged_once_a_file_of_the_store_was_taken_away(
-    tmp_path: Path, suffix: str, change: str
+    tmp_path: Path, suffix: str, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sqlite_book, "FILE_CHECK_INTERVAL_S", 0.0)
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
     await submitted(store)
