@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cook_jupyter.errors import Conflict, CookError, InvalidRequest, OutOfStep, SchedulerError, SchedulerUnreachable
+from cook_jupyter.errors import (
+    Conflict,
+    CookError,
+    InvalidRequest,
+    OutOfStep,
+    SchedulerError,
+    SchedulerUnreachable,
+)
 
 if TYPE_CHECKING:
     from cook_jupyter.api.auth import TokenAuthenticator
