@@ -60,6 +60,9 @@ class PreemptionSettings:
             end. Cook scores in order of priority, a waiting job by an upper bound.
         max_preemptions_per_hour: a task is spared whose job was preempted that often (at least once) in the
             last hour; None spares none, as Cook.
+        max_lost_ms_beyond_share: work that a job whose DRU would exceed `safe_dru_threshold` may destroy, in
+            milliseconds of its own size: run time times cpus of the other users' tasks that it stops, divided
+            by its cpus (gpus in gpu mode). None sets no limit, as Cook. Applies with `launch_order` only.
         reserve_from: from how many victims on a host is reserved for the beneficiary; 2 for Cook.
         defaults: what the pool adds to its jobs' demands.
     """
@@ -78,6 +81,7 @@ class PreemptionSettings:
     quota_counts: bool = True
     launch_order: bool = True
     max_preemptions_per_hour: int | None = 2
+    max_lost_ms_beyond_share: int | None = 600_000
     reserve_from: int = 1
     defaults: PoolDefaults = field(default_factory=PoolDefaults)
 
@@ -107,6 +111,7 @@ class PreemptionSettings:
             quota_counts=False,
             launch_order=False,
             max_preemptions_per_hour=None,
+            max_lost_ms_beyond_share=None,
             reserve_from=2,
             defaults=defaults or PoolDefaults(),
         )
@@ -385,10 +390,9 @@ class RebalanceState:
         pending = self._standings.pending_dru(row) if dru is None else dru
         least = Least(settings.safe_dru_threshold, pending, settings.min_dru_diff)
         if settings.launch_order:
-            decision = None
-            if user is None:
-                decision = self._lasting(ask, least, open_to)
-            return decision or self._with_own_tasks(ask, row, None if user is not None else least, open_to)
+            decision = self._lasting(ask, least, open_to) if user is None else None
+            others = least if user is None and self._lost_ms_limit(pending) is None else None
+            return decision or self._with_own_tasks(ask, row, others, open_to)
         if user is not None:
             own = self._own_tasks(user, least)
             return self._cheapest(ask, self._best_of_own(ask, own, open_to), own)
@@ -439,15 +443,17 @@ class RebalanceState:
         return ()
 
     def _lasting(self, ask: Ask, least: Least, open_to: Mask | None) -> Preemption | None:
-        """Let tasks of other users give way, where none of them would take its room back at once.
+        """Let tasks of other users give way, on a host where that lasts and is worth what it destroys.
 
         With several victims of one user gone, the first of them may be further below the share than before,
-        and further than the beneficiary: on such a host nobody gives way.
+        and further than the beneficiary: it would take its room back at once.
         """
         for _ in range(_HOSTS_TRIED):
             positions = self._best(ask, least, open_to)
             decision = self._cheapest(ask, positions, self._table.at)
-            if decision is None or self._lasts(decision, least):
+            if decision is None or (
+                self._lasts(decision, least) and self._is_worth(decision, ask, least.pending)
+            ):
                 return decision
             open_to = np.ones(len(self._table.at), dtype=bool) if open_to is None else open_to.copy()
             open_to[self._hosts.position[decision.host]] = False
@@ -460,6 +466,23 @@ class RebalanceState:
             return True
         rows = [self._index.row_of(job_id) for job_id in stopped]
         return not any(least.pending - self._standings.dru_after(row, rows) > least.by for row in rows)
+
+    def _is_worth(self, decision: Preemption, ask: Ask, pending: float) -> bool:
+        """Return whether the work that is lost is worth the start of a job with that DRU.
+
+        Within its user's share a job is entitled to room, whatever that costs. Beyond it, what ends by itself
+        makes room soon enough, and whoever is furthest below share gets it first.
+        """
+        limit_ms = self._lost_ms_limit(pending)
+        if limit_ms is None:
+            return True
+        stopped = {self._index.row_of(job_id) for job_id in decision.victims}
+        standings, tasks = self._standings, self._table.at[self._hosts.position[decision.host]]
+        lost = sum(standings.work[task] for task in tasks if standings.rows[task] in stopped)
+        return lost <= limit_ms * (ask.gpus if self.settings.mode is DruMode.GPU else ask.cpus)
+
+    def _lost_ms_limit(self, pending: float) -> int | None:
+        return self.settings.max_lost_ms_beyond_share if pending > self.settings.safe_dru_threshold else None
 
     def _own_tasks(self, user: int, least: Least) -> dict[int, list[int]]:
         """The tasks of one user that may be preempted, by host, from the highest DRU down."""

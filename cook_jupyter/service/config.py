@@ -262,6 +262,7 @@ def _numbers(settings: Settings) -> Iterator[tuple[str, float | None, float]]:
     yield "rebalancer.min_dru_diff", rebalancer.min_dru_diff, 0
     yield "rebalancer.max_preemption", rebalancer.max_preemption, 0
     yield "rebalancer.max_preemptions_per_hour", rebalancer.max_preemptions_per_hour, 1
+    yield "rebalancer.max_lost_ms_beyond_share", rebalancer.max_lost_ms_beyond_share, 0
     yield "rebalancer.reserve_from", rebalancer.reserve_from, 1
     yield "maintenance.interval_ms", maintenance.interval_ms, 1
     yield "maintenance.kill_interval_ms", maintenance.kill_interval_ms, 1

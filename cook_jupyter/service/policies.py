@@ -29,7 +29,8 @@ class RebalancerSettings:
         max_preemption: how many waiting jobs one look tries to find room for. None: nothing is preempted.
         pool_regex: the pools it looks at: those whose name this finds.
         shortest_prefix, drop_unneeded, least_work_lost, gpu_pools, freed_gpus_count, spare_hosts_known,
-            groups_apart, quota_counts, launch_order, max_preemptions_per_hour, reserve_from: in what we
+            groups_apart, quota_counts, launch_order, max_preemptions_per_hour,
+            max_lost_ms_beyond_share, reserve_from: in what we
             differ from Cook; `PreemptionSettings` of `scheduling.preemption` tells each.
         reserve: what is kept for the job until it has started: the `room` that it needs, as it comes free;
             or, as in Cook, the whole `host`.
@@ -52,6 +53,7 @@ class RebalancerSettings:
     quota_counts: bool = True
     launch_order: bool = True
     max_preemptions_per_hour: int | None = 2
+    max_lost_ms_beyond_share: int | None = 600_000
     reserve_from: int = 1
     reserve: Literal["room", "host"] = "room"
     reservations: Literal["per_pool", "shared"] = "per_pool"
@@ -72,6 +74,7 @@ class RebalancerSettings:
             quota_counts=False,
             launch_order=False,
             max_preemptions_per_hour=None,
+            max_lost_ms_beyond_share=None,
             reserve_from=2,
             reserve="host",
             reservations="shared",

@@ -101,5 +101,6 @@ class Rebalancer:
             quota_counts=settings.quota_counts,
             launch_order=settings.launch_order,
             max_preemptions_per_hour=settings.max_preemptions_per_hour,
+            max_lost_ms_beyond_share=settings.max_lost_ms_beyond_share,
             reserve_from=settings.reserve_from,
         )

@@ -131,7 +131,10 @@ def a_settings(dice: Random) -> PreemptionSettings:
     if chosen is None:
         switches: dict[str, Any] = {name: dice.random() < 0.5 for name in SWITCHES}
         chosen = PreemptionSettings(
-            reserve_from=dice.randint(1, 2), max_preemptions_per_hour=dice.choice([None, 1, 2]), **switches
+            reserve_from=dice.randint(1, 2),
+            max_preemptions_per_hour=dice.choice([None, 1, 2]),
+            max_lost_ms_beyond_share=dice.choice([None, 0, 2, 600_000]),
+            **switches,
         )
     return replace(
         chosen,

@@ -95,8 +95,12 @@ class Reference:
         return base + max(job["mem"] / share.mem_mb, job["cpus"] / share.cpus)
 
     def work(self, task: Task) -> float:
-        """What is lost if the task is stopped."""
-        if not self.settings.least_work_lost or task.get("placed"):
+        """What is lost if the task is stopped, where that decides between equals."""
+        return self.lost(task) if self.settings.least_work_lost else 0.0
+
+    def lost(self, task: Task) -> float:
+        """Run time of the task times its cpus, or gpus in gpu mode."""
+        if task.get("placed"):
             return 0.0
         amount: float = task["gpus"] if self.settings.mode is DruMode.GPU else task["cpus"]
         return max(0, self.now_ms - task["start_ms"]) * amount
@@ -145,11 +149,13 @@ class Reference:
             chosen = self.choose(job, [task for task in others if task["host"] not in tried], drus, tried)
             if chosen is None:
                 break
-            if self.lasts(pending, chosen[1]):
+            if self.lasts(pending, chosen[1]) and self.is_worth(job, pending, chosen[1]):
                 return chosen
             tried.add(chosen[0])
         if job.get("by_others"):
             return None
+        if settings.max_lost_ms_beyond_share is not None and pending > settings.safe_dru_threshold:
+            others = []
         mine = sorted((t for t in self.running if t["user"] == job["user"]), key=launch_key_of)
         mine.sort(key=lambda task: -task["priority"])
         ahead = [task for task in mine if task["priority"] >= job["priority"]]
@@ -174,6 +180,14 @@ class Reference:
         left = [task for task in self.running if task not in stopped]
         again = [self.dru_behind(v, [t for t in left if t["user"] == v["user"]]) for v in stopped]
         return all(pending - dru <= self.settings.min_dru_diff for dru in again)
+
+    def is_worth(self, job: Task, pending: float, stopped: Sequence[Task]) -> bool:
+        """Whether the tasks lose no more work than a job at that DRU may destroy."""
+        limit_ms = self.settings.max_lost_ms_beyond_share
+        if limit_ms is None or pending <= self.settings.safe_dru_threshold:
+            return True
+        size = job["gpus"] if self.settings.mode is DruMode.GPU else job["cpus"]
+        return sum(map(self.lost, stopped)) <= limit_ms * size
 
     def choose(
         self, job: Task, victims: list[Task], drus: Mapping[int, float], without: Collection[str] = ()

@@ -167,6 +167,22 @@ def test_a_job_is_preempted_at_most_twice_an_hour_unless_told_to_be_like_cook() 
     assert victims(index, surroundings=later) == [("late", ("hog-2",))]
 
 
+def test_a_job_beyond_its_share_stops_only_what_loses_little_work() -> None:
+    # Shares are two cpus: late's first job stays within its share, the second does not.
+    index = an_index(("hog-1", "hog", 4.0, 1), ("hog-2", "hog", 2.0, 2), ("hog-3", "hog", 2.0, 3))
+    index.add(QueuedJob("late-1", "late", 2.0, 0.0, 8))
+    index.add(QueuedJob("late-2", "late", 2.0, 0.0, 9))
+
+    def stopped(limit_ms: int | None, age_ms: int) -> list[str]:
+        settings = PreemptionSettings(min_dru_diff=0.1, max_lost_ms_beyond_share=limit_ms)
+        found = victims(index, settings=settings, surroundings=Surroundings(now_ms=3 + age_ms))
+        return [job_id for job_id, _ in found]
+
+    assert stopped(2000, 1000) == ["late-1", "late-2"]
+    assert stopped(2000, 3000) == ["late-1"]
+    assert stopped(None, HOUR_MS) == ["late-1", "late-2"]
+
+
 def test_tasks_of_ones_own_give_way_to_higher_priority_only_where_nobody_else_s_may() -> None:
     index = an_index(("ada-1", "ada", 2.0, 1), ("ada-2", "ada", 1.0, 2), priority=20)
     index.add(QueuedJob("urgent", "ada", 1.0, 0.0, 9, priority=80))
@@ -174,7 +190,9 @@ def test_tasks_of_ones_own_give_way_to_higher_priority_only_where_nobody_else_s_
 
     index.add(QueuedJob("hog", "hog", 5.0, 0.0, 10))
     index.start("hog", 3, "host")
-    assert victims(index) == [("urgent", ("hog",))]
+    at_any_cost = PreemptionSettings(min_dru_diff=0.1, max_lost_ms_beyond_share=None)
+    assert victims(index, settings=at_any_cost) == [("urgent", ("hog",))]
+    assert victims(index) == [("urgent", ("ada-2",))]  # beyond its share, and hog has run for long
 
 
 def test_a_job_that_gave_way_to_another_user_stops_no_tasks_of_its_own_user() -> None:

@@ -527,6 +527,7 @@ def rebalancer_of(world: World) -> RebalancerSettings:
         min_dru_diff=world.min_dru_diff,
         safe_dru_threshold=world.safe_dru_threshold,
         max_preemptions_per_hour=None,
+        max_lost_ms_beyond_share=None,  # ages in these worlds are long: the limit would end it
     )
 
 
@@ -536,6 +537,7 @@ def settings_of(world: World, **changed: Any) -> PreemptionSettings:
         min_dru_diff=world.min_dru_diff,
         safe_dru_threshold=world.safe_dru_threshold,
         max_preemptions_per_hour=None,
+        max_lost_ms_beyond_share=None,  # ages in these worlds are long: the limit would end it
     )
     return replace(settings, **changed)
 
