@@ -31,6 +31,8 @@ class WaitKind(Enum):
     EXCEEDS_POOL_QUOTA = "The job would cause its pool to exceed resource quotas."
     RESERVED = "A host is reserved for the job."
     PREEMPTED = "The job was preempted."
+    AT_HEAD = "The job is at the head of the queue."
+    HELD_BACK = "Room is kept for a job at the head of the queue."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

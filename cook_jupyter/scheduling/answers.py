@@ -25,6 +25,7 @@ from cook_jupyter.scheduling.constraints import (
     UNIQUE,
     Demand,
 )
+from cook_jupyter.scheduling.head_room import HeadOfQueue
 from cook_jupyter.scheduling.offensive import Excess
 
 _CONSTRAINT_TEXTS = {
@@ -195,6 +196,43 @@ def reserved(host: str | None) -> WaitReason | None:
     return _plain(WaitKind.RESERVED, told, {"host": host})
 
 
+def at_head(head: HeadOfQueue | None, now_ms: int) -> WaitReason | None:
+    """Return that room is kept for the job, and until when."""
+    if head is None or head.host is None:
+        return None
+    sentence = f"It is at the head of the queue: room on the host {head.host} is being kept for it, "
+    if head.free_at_ms is None:
+        sentence += "as tasks that run there end. It starts earlier where another host has room first."
+    else:
+        sentence += f"expected to be free {_at(head.free_at_ms, now_ms)}."
+    return _plain(WaitKind.AT_HEAD, sentence, {"host": head.host, "free-at-ms": head.free_at_ms})
+
+
+def held_back(head: HeadOfQueue | None, now_ms: int) -> WaitReason | None:
+    """Return that room which the job could use is kept for another job."""
+    if head is None:
+        return None
+    asked = head.asked
+    amounts = [f"{_some(asked.cpus, 'cpu')}", f"{_number(asked.mem_mb)} MB of memory"]
+    amounts += [_some(asked.gpus, "gpu")] if asked.gpus else []
+    sentence = (
+        f"{', '.join(amounts[:-1])} and {amounts[-1]} of the host {head.host} are kept"
+        f" for a job of {head.user} at the head of the queue, "
+    )
+    if head.free_at_ms is None:
+        sentence += "until tasks that run there have ended."
+    else:
+        sentence += (
+            f"expected to start {_at(head.free_at_ms, now_ms)};"
+            " jobs that are expected to end before may start now."
+        )
+    return _plain(
+        WaitKind.HELD_BACK,
+        sentence,
+        {"host": head.host, "job": head.job_id, "user": head.user, "free-at-ms": head.free_at_ms},
+    )
+
+
 def preempted(instances: Iterable[Instance]) -> WaitReason | None:
     """It ran already, and made way for others' jobs."""
     stopped = [instance for instance in instances if instance.preempted]
@@ -205,6 +243,17 @@ def preempted(instances: Iterable[Instance]) -> WaitReason | None:
     whom = " and ".join(users) if users else "users further below their share"
     told = f"It was preempted {often} so that {whom} could run; it has kept its place."
     return _plain(WaitKind.PREEMPTED, told, {"times": len(stopped), "for": users})
+
+
+def _at(at_ms: int, now_ms: int) -> str:
+    """Return a time today or later for people, as an interval and on the clock."""
+    minutes = max(0, at_ms - now_ms) // 60_000
+    if minutes < 1:
+        return "in less than a minute"
+    hours, rest = divmod(minutes, 60)
+    interval = f"{hours} h {rest} min" if hours else f"{rest} min"
+    of_day = at_ms // 60_000 % 1440
+    return f"in about {interval} ({of_day // 60:02}:{of_day % 60:02} UTC)"
 
 
 def _plain(kind: WaitKind, sentence: str, data: Mapping[str, object] | None = None) -> WaitReason:

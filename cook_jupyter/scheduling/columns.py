@@ -11,9 +11,10 @@ job is gone: outside this package jobs go by their ids.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from cook_jupyter.scheduling.constraints import (
 )
 from cook_jupyter.scheduling.extremes import Extremes, bits
 from cook_jupyter.scheduling.preemption_history import NEVER_PREEMPTED, PreemptionHistory
+from cook_jupyter.scheduling.run_times import UNKNOWN_RUN_TIME, RunTime, RunTimeTable
 from cook_jupyter.scheduling.tables import (
     LAUNCH_BITS,
     SEQ_BITS,
@@ -61,6 +63,7 @@ class QueuedJob(NamedTuple):
         priority: 0..16,000,000.
         constraints: what it demands of hosts, as many jobs do (`constraints.constraint_class_of`).
         particulars: what it alone demands.
+        run_time: what is stated about its run time.
     """
 
     job_id: JobId
@@ -73,6 +76,7 @@ class QueuedJob(NamedTuple):
     priority: int = DEFAULT_PRIORITY
     constraints: ConstraintClass = UNCONSTRAINED
     particulars: Particulars = NO_PARTICULARS
+    run_time: RunTime = UNKNOWN_RUN_TIME
 
     @classmethod
     def of(cls, spec: JobSpec, seq: int, particulars: Particulars = NO_PARTICULARS) -> "QueuedJob":
@@ -88,6 +92,7 @@ class QueuedJob(NamedTuple):
             spec.priority,
             constraint_class_of(spec) if spec.constraints or spec.gpus or spec.extra else UNCONSTRAINED,
             particulars,
+            RunTime.of(spec),
         )
 
 
@@ -113,7 +118,9 @@ class QueueIndex:
         self._class_numbers: dict[ConstraintClass, int] = {UNCONSTRAINED: 0}
         self.particulars: dict[int, Particulars] = {}  # by row; most jobs have none
         self.preemptions: dict[int, PreemptionHistory] = {}  # by row, of jobs that were ever preempted
+        self._run_times = RunTimeTable()
         self._hosts: dict[int, str] = {}  # of running tasks, by row
+        self._tasks_on: dict[str, dict[int, int]] = {}  # host -> row of a running task -> its start
         self._group_hosts: dict[GroupId, dict[str, int]] = {}  # hosts of a group's running tasks
         self._waiting_count = 0
         self._running_count = 0
@@ -148,6 +155,7 @@ class QueueIndex:
         self._order[row] = ((HIGHEST_PRIORITY - job.priority) << SEQ_BITS) | job.seq
         self._user_of[row] = tasks.number
         self._class_of[row] = class_number
+        self._run_time_of[row] = self._run_times.acquire(job.run_time)
         if job.particulars is not NO_PARTICULARS:
             self.particulars[row] = job.particulars
         self._wait(row, tasks)
@@ -170,7 +178,7 @@ class QueueIndex:
             for job in jobs:
                 self._add(job)
             return
-        ids, users, *columns_of_jobs, classes, particulars = zip(*jobs, strict=True)
+        ids, users, *columns_of_jobs, classes, particulars, run_times = zip(*jobs, strict=True)
         numbers_of_jobs = [np.array(column) for column in columns_of_jobs]
         if not all(map(_are_valid, numbers_of_jobs, _HIGHEST, _WHOLE)):
             for job in jobs:
@@ -190,6 +198,8 @@ class QueueIndex:
         columns.order[rows] = ((HIGHEST_PRIORITY - priorities) << SEQ_BITS) | seqs
         columns.user[rows] = list(map(user_numbers.__getitem__, users))
         columns.constraints[rows] = class_numbers
+        if run_times.count(UNKNOWN_RUN_TIME) < count:
+            columns.run_time[rows] = list(map(self._run_times.acquire, run_times))
         columns.state[rows] = _WAITING
         self.particulars.update(
             (row, own) for row, own in enumerate(particulars, first) if own is not NO_PARTICULARS
@@ -247,6 +257,7 @@ class QueueIndex:
         self._state[row] = _RUNNING
         self._launch[row] = launch_number(start_ms, task_seq) if launch is None else launch
         self._hosts[row] = host
+        self._tasks_on.setdefault(host, {})[row] = start_ms
         self._count_in_group(row, host, 1)
         self._waiting_count -= 1
         self._running_count += 1
@@ -270,6 +281,8 @@ class QueueIndex:
         self._state[row] = _FREE
         self.particulars.pop(row, None)
         self.preemptions.pop(row, None)
+        self._run_times.release(self._run_time_of[row])
+        self._run_time_of[row] = 0
         del self._rows[job_id]
         self._ids[row] = None
         self._cpus[row] = self._mem[row] = self._gpus[row] = 0.0
@@ -457,6 +470,10 @@ class QueueIndex:
         """Return cpus, mem and gpus by row, to be read one at a time."""
         return self._cpus, self._mem, self._gpus
 
+    def amounts_of(self, row: int) -> tuple[float, float, float]:
+        """Return cpus, mem and gpus of one job."""
+        return self._cpus[row], self._mem[row], self._gpus[row]
+
     def priority_key(self, row: int) -> int:
         """Return what orders jobs by priority: smaller is more important."""
         return self._order[row] >> SEQ_BITS
@@ -477,6 +494,23 @@ class QueueIndex:
         """Return where running tasks run, by row."""
         hosts = self._hosts
         return [hosts[row] for row in rows]
+
+    def tasks_on(self, host: str) -> Mapping[int, int]:
+        """Return the running tasks of a host: row -> start, epoch milliseconds."""
+        return self._tasks_on.get(host, _NO_TASKS)
+
+    def run_time(self, row: int) -> RunTime:
+        """Return what is stated about the run time of a job."""
+        return self._run_times[self._run_time_of[row]]
+
+    @property
+    def knows_run_times(self) -> bool:
+        """Whether anything is stated about the run time of any job."""
+        return bool(self._run_times)
+
+    def waiting_before(self, row: int) -> int:
+        """Return how many waiting jobs of the same user come before a waiting job."""
+        return self.owner(row).position_of(row, self._order)
 
     def ports(self, row: int) -> int:
         """Return how many ports the job asks for."""
@@ -557,7 +591,12 @@ class QueueIndex:
         del tasks.started[at]
         del tasks.keys[at]
         tasks.sums = None if tasks.keys else (0.0, 0.0, 0.0)
-        self._count_in_group(row, self._hosts.pop(row), -1)
+        host = self._hosts.pop(row)
+        tasks_on = self._tasks_on[host]
+        del tasks_on[row]
+        if not tasks_on:
+            del self._tasks_on[host]
+        self._count_in_group(row, host, -1)
         self._running_count -= 1
 
     def _count_in_group(self, row: int, host: str, by: int) -> None:
@@ -593,6 +632,7 @@ class QueueIndex:
         self._user_of = counts(columns.user)
         self._class_of = counts(columns.constraints)
         self._ports = counts(columns.ports)
+        self._run_time_of = counts(columns.run_time)
         self._state = counts(columns.state)
 
 
@@ -638,5 +678,6 @@ _MOST_PORTS: Final = 2**31 - 1
 _NAMES: Final = ("cpus", "mem_mb", "seq", "gpus", "ports", "priority")
 _HIGHEST: Final = (UNLIMITED, UNLIMITED, _SEQ_MASK, UNLIMITED, _MOST_PORTS, HIGHEST_PRIORITY)
 _WHOLE: Final = (False, False, True, False, True, True)
+_NO_TASKS: Final[Mapping[int, int]] = MappingProxyType({})
 _FEW: Final = 32  # below this many jobs, one by one is faster than by columns
 _name = attrgetter("name")

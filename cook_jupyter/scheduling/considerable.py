@@ -185,6 +185,25 @@ def _considerable(
         yield ranked
 
 
+def may_start(index: QueueIndex, job_id: JobId, limits: UserLimits, filters: QueueFilters) -> bool:
+    """Return whether a waiting job is considerable by itself, whatever waits before it.
+
+    Raises:
+        NotFound: the index does not have the job.
+    """
+    asked = index.asked(job_id)
+    user = index.owner(index.row_of(job_id)).name
+    return (
+        (filters.max_cpus is None or asked.cpus <= filters.max_cpus)
+        and (filters.max_mem_mb is None or asked.mem_mb <= filters.max_mem_mb)
+        and limits.quota(user).allows(index.usage(user) + asked)
+        and (filters.tokens is None or filters.tokens.get(user, inf) >= 1)
+        and (not filters.pool_quota.limits_usage or filters.pool_quota.allows(index.pool_usage() + asked))
+        and filters.group_quota.allows(filters.group_usage + asked)
+        and (filters.accepts is None or filters.accepts(job_id))
+    )
+
+
 def rate_limited(
     index: QueueIndex,
     limits: UserLimits,

@@ -72,6 +72,7 @@ def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebala
     surroundings: Surroundings = NO_SURROUNDINGS,
     indebted: frozenset[str] = frozenset(),
     queue: Iterable[JobId] | None = None,
+    takes: Callable[[JobId], bool] | None = None,
 ) -> Matching:
     """Decide which waiting jobs start where. Changes nothing: not the index, not the hosts.
 
@@ -85,6 +86,7 @@ def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebala
         surroundings: reservations, groups, attributes of hosts without offer.
         indebted: clusters whose launch bucket is in debt; their matches are dropped.
         queue: jobs to match in this order, ahead of all others; None ranks all that wait.
+        takes: which of the considerable jobs to match; None for all. The others count as considered.
 
     Returns:
         the matches to commit, the refusals with their reasons, and what the next cycle needs. The cycle ends
@@ -101,7 +103,7 @@ def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebala
     )
     ranked = ranked_within(ranking, index, filters)
     jobs = islice(considerable(ranked, index, limits, filters), before.considerable)
-    rows = (job.row for job in jobs)
+    rows = (job.row for job in jobs if takes is None or takes(index.job_id(job.row)))
     head = list(islice(rows, 1))
     asks = _asks(index, chain(head, rows))
     placed, refusals, considered = match(

@@ -6,7 +6,8 @@ sends them).
 
 Source: Cook's `unscheduled.clj` and `fenzo_utils.clj`, as told in the fair-share specification, section 13.
 Ours are the last ones, where Cook lets a job wait without a word: what no host could ever take and no job may
-ask for, quotas of the pool, and what preemption did to the job or does for it.
+ask for, quotas of the pool, what preemption did to the job or does for it, and what is kept for the head of
+the queue.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ from cook_jupyter.scheduling.constraints import (
     constraint_class_of,
     demands_in_pool,
 )
+from cook_jupyter.scheduling.head_room import HeadOfQueue
 from cook_jupyter.scheduling.offensive import Excess, offence
 from cook_jupyter.scheduling.ranking import in_order
 
@@ -62,6 +64,9 @@ class Facts:
         placement: why no host takes it now (`matching.refusal_of`); None: nobody has looked yet.
         capacity: every host of the pool as if it were empty.
         reserved: the host that is kept for the job, if one is.
+        head: the job at the head of the queue, if it is.
+        held_back_by: a head for which room is kept that the job could use.
+        now_ms: the time.
         filters: quotas of the pool and its group, and the largest job allowed.
         defaults: what the pool adds to its jobs' demands.
     """
@@ -72,6 +77,9 @@ class Facts:
     placement: Refusal | None = None
     capacity: Sequence[Offer] = ()
     reserved: str | None = None
+    head: HeadOfQueue | None = None
+    held_back_by: HeadOfQueue | None = None
+    now_ms: int = 0
     filters: QueueFilters = NO_FILTERS
     defaults: PoolDefaults = field(default_factory=PoolDefaults)
 
@@ -98,6 +106,8 @@ def reasons(job: Job, index: QueueIndex, limits: UserLimits, facts: Facts) -> tu
         _placement(facts.placement),
         answers.exceeds_pool_quota(_over_pool_quota(alone, index, facts.filters)),
         answers.reserved(facts.reserved),
+        answers.at_head(facts.head, facts.now_ms),
+        answers.held_back(facts.held_back_by, facts.now_ms),
         answers.preempted(job.instances),
     ]
     return tuple(reason for reason in found if reason is not None)

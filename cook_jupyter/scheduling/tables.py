@@ -25,7 +25,18 @@ LAUNCH_BITS: Final = 20  # of a launch number; above them stands the time of the
 class Columns:
     """The columns of an index, by row. Row 0 asks for nothing."""
 
-    __slots__ = ("constraints", "cpus", "gpus", "launch", "mem", "order", "ports", "state", "user")
+    __slots__ = (
+        "constraints",
+        "cpus",
+        "gpus",
+        "launch",
+        "mem",
+        "order",
+        "ports",
+        "run_time",
+        "state",
+        "user",
+    )
 
     def __init__(self, capacity: int) -> None:
         self.cpus = np.zeros(capacity)
@@ -36,6 +47,7 @@ class Columns:
         self.user = np.zeros(capacity, dtype=np.int32)
         self.constraints = np.zeros(capacity, dtype=np.int32)
         self.ports = np.zeros(capacity, dtype=np.int32)
+        self.run_time = np.zeros(capacity, dtype=np.int32)  # number in a `RunTimeTable`
         self.state = np.zeros(capacity, dtype=np.int8)
 
     def grown(self, capacity: int) -> "Columns":

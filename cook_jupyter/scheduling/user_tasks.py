@@ -125,6 +125,11 @@ class UserTasks:
         del waiting[at]
         self._moved(at, -1)
 
+    def position_of(self, row: int, order: Counts) -> int:
+        """Return how many waiting jobs come before one of them."""
+        waiting = self._waiting
+        return bisect_left(waiting, order[row], lo=self._head, key=order.__getitem__) - self._head
+
     def merge_waiting(self, rows: Rows, order: Integers) -> None:
         """Put many rows, themselves in order, where their order keys belong."""
         waiting = self._waiting

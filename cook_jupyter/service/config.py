@@ -17,6 +17,7 @@ from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, PREEMPTED, FreeFailures
 from cook_jupyter.service.policies import (
     Bucket,
+    HeadRoomSettings,
     MaintenanceSettings,
     PlacementSettings,
     PoolMove,
@@ -165,6 +166,7 @@ class Settings:
     equal_shares: bool = True
     order: Literal["fair", "fifo"] = "fair"
     rebalancer: RebalancerSettings = field(default_factory=RebalancerSettings)
+    head_room: HeadRoomSettings = field(default_factory=HeadRoomSettings)
     pool_quotas: tuple[PoolQuota, ...] = ()
     quota_groups: Mapping[str, str] = field(default_factory=dict)
     group_quota_when_idle: bool = True
@@ -208,6 +210,8 @@ def require_consistent(settings: Settings) -> None:
     for name, number, least in _numbers(settings):
         if number is not None and not number >= least:
             raise InvalidRequest(f"{name} is at least {least}, not {number}")
+    if not 0 <= settings.head_room.max_kept <= 1:
+        raise InvalidRequest(f"head_room.max_kept is 0 to 1, not {settings.head_room.max_kept}")
     if any(not amount > 0 for amount in settings.default_shares.values()):
         raise InvalidRequest(f"default_shares are above 0, not {dict(settings.default_shares)}")
 

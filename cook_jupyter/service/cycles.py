@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from cook_jupyter.clusters.base import Launch
-from cook_jupyter.model.decisions import Preemption
+from cook_jupyter.model.decisions import Match, Preemption
 from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus
 from cook_jupyter.model.job import JobId, JobState
 from cook_jupyter.model.offer import Offer
@@ -40,16 +40,27 @@ async def match_all(scheduler: Scheduler) -> int:
             scheduler.queues.matched_nothing(pool.name)
             continue
         async with scheduler.cycle:
-            kept = scheduler.queues.reservations
-            if kept.of(pool.name) and not kept.closes_hosts:
-                launched += await match_cycle(
-                    scheduler, pool.name, scheduler.offers(pool.name), reserved_only=True
-                )
-            offers = scheduler.offers_to_all(pool.name)
-            if not scheduler.queues.might_start(pool.name, offers):
-                scheduler.queues.matched_nothing(pool.name)
-            else:
-                launched += await match_cycle(scheduler, pool.name, offers)
+            launched += await _match_pool(scheduler, pool.name)
+    return launched
+
+
+async def _match_pool(scheduler: Scheduler, pool: str) -> int:
+    """Match first the jobs that room was freed for, then the heads of the queue, then all others."""
+    queues = scheduler.queues
+    launched = 0
+    kept = queues.reservations
+    if kept.of(pool) and not kept.closes_hosts:
+        launched += await match_cycle(scheduler, pool, scheduler.offers(pool), reserved_only=True)
+    offers = scheduler.offers_to_all(pool)
+    if queues.heads.of(pool) and queues.any_might_start(offers):
+        started = await start_heads(scheduler, pool, offers)
+        if started:
+            launched += started
+            offers = scheduler.offers_to_all(pool)
+    if not queues.might_start(pool, offers):
+        queues.matched_nothing(pool, now_ms=scheduler.clock.now_ms())
+    else:
+        launched += await match_cycle(scheduler, pool, offers)
     return launched
 
 
@@ -76,8 +87,39 @@ async def match_cycle(
         indebted=rates.indebted(scheduler.clusters, now_ms),
         reserved_only=reserved_only,
     )
-    if not decision.matches:
+    return await launch(scheduler, pool, decision.matches, now_ms)
+
+
+async def start_heads(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) -> int:
+    """Start the jobs at the head of a pool's queue that a host has room for; returns how many.
+
+    They are committed before any other job is matched, so that quotas count them.
+    """
+    queues, rates = scheduler.queues, scheduler.rates
+    now_ms = scheduler.clock.now_ms()
+    scheduler.see_capacity(pool)
+    decision = queues.start_heads(
+        pool,
+        offers,
+        now_ms=now_ms,
+        tokens=rates.tokens(pool, queues.limits_of(pool), queues.index(pool).users, now_ms),
+        indebted=rates.indebted(scheduler.clusters, now_ms),
+    )
+    return await launch(scheduler, pool, decision.matches, now_ms)
+
+
+async def launch(scheduler: Scheduler, pool: str, matches: Sequence[Match], now_ms: int) -> int:
+    """Commit matches and launch those that still hold; returns how many.
+
+    Args:
+        scheduler: the scheduler of the pool.
+        pool: pool of the jobs.
+        matches: jobs with their hosts.
+        now_ms: start of the instances.
+    """
+    if not matches:
         return 0
+    rates = scheduler.rates
     instances = [
         _instance(
             instance_id=scheduler.new_instance_id(),
@@ -88,7 +130,7 @@ async def match_cycle(
             started_ms=now_ms,
             ports=match.ports,
         )
-        for match in decision.matches
+        for match in matches
     ]
     ids = [instance.instance_id for instance in instances]
     scheduler.kills.launching(ids)

@@ -82,6 +82,25 @@ class RebalancerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRoomSettings:
+    """What is kept for a job at the head of the queue that no host has room for.
+
+    Attributes:
+        max_kept: part of a pool's hosts that may be kept at a time, 0 to 1; room for one job may always be.
+            0 keeps nothing, as in Cook.
+        backfill: whether jobs that will have ended by then may use kept room meanwhile.
+    """
+
+    max_kept: float = 0.25
+    backfill: bool = True
+
+    @classmethod
+    def cook(cls) -> "HeadRoomSettings":
+        """Return the settings that behave as Cook."""
+        return cls(max_kept=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolQuota:
     """What all users together may hold in the pools (or quota groups) that `pool_regex` finds.
 

@@ -6,11 +6,12 @@ them (`service.cycles`).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Final
 
-from cook_jupyter.model.decisions import Matching, Rebalancing, Scaleback
+from cook_jupyter.model.decisions import Matching, Rebalancing, Refusal, Scaleback
 from cook_jupyter.model.instance import Instance, InstanceId
 from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
@@ -23,11 +24,13 @@ from cook_jupyter.scheduling.considerable import (
     UNLIMITED_QUOTA,
     QueueFilters,
     group_usages,
+    may_start,
     ranked_within,
 )
 from cook_jupyter.scheduling.constraints import PoolDefaults
-from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle, placement_of
+from cook_jupyter.scheduling.cycle import CycleSettings, ask_of, match_cycle, placement_of
 from cook_jupyter.scheduling.explain import Facts, reasons
+from cook_jupyter.scheduling.head_room import NOTHING, Amounts, asked_by, sum_of
 from cook_jupyter.scheduling.matching import MatchSettings
 from cook_jupyter.scheduling.pool_rules import first_found
 from cook_jupyter.scheduling.preemption import (
@@ -40,6 +43,7 @@ from cook_jupyter.scheduling.preemption_history import preemption_history_of
 from cook_jupyter.scheduling.ranking import Order, RankSettings, lazily
 from cook_jupyter.scheduling.rules import Surroundings
 from cook_jupyter.service.config import Settings
+from cook_jupyter.service.head_room import MAX_HEADS, HeadRooms, PoolState
 from cook_jupyter.service.launch_plugin import LaunchPlugin
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.placing import Placing
@@ -54,12 +58,14 @@ class Queues:
         placing: the groups, and where jobs may be tried again.
         plugin: the launch filter.
         reservations: what is kept for jobs for which others were stopped.
+        heads: jobs at the head of their pool's queue, and the room that is kept for them.
     """
 
     def __init__(self, pools: Sequence[Pool], limits: Limits, settings: Settings) -> None:
         self.placing = Placing(settings.placement)
         self.plugin = LaunchPlugin(settings.placement.launch_filter)
         self.reservations = Reservations(settings.rebalancer)
+        self.heads = HeadRooms(settings.head_room, self._indexes, self._promised)
         self._limits = limits
         self._settings = settings
         self._pools = {pool.name: _Pool(pool, settings) for pool in pools}
@@ -91,6 +97,7 @@ class Queues:
         """
         spec = job.spec
         job_id, waits = spec.job_id, job.state is JobState.WAITING
+        self.heads.forget_tasks()
         pool = self._of(spec.pool)
         index = pool.index
         if self.plugin.asks:
@@ -115,11 +122,18 @@ class Queues:
                 index.set_preemptions(job_id, preemption_history_of(job))
         elif job_id in index:
             index.end(job_id)
+        if not waits:
+            self.heads.drop(spec.pool, job_id)
+            if spec.group is not None and job.state is JobState.COMPLETED and job.succeeded:
+                self.heads.note_end(job)
 
     def see_capacity(self, pool: PoolName, capacity: Sequence[Offer]) -> None:
         """Learn what hosts a pool has; where others are there than before, jobs may be tried again there."""
         state = self._of(pool)
-        if not state.rooms.see_capacity(capacity):
+        others = state.rooms.see_capacity(capacity)
+        if state.rooms.capacity is capacity:
+            self.heads.see_capacity(pool, capacity, state.defaults.max_tasks_per_host)
+        if not others:
             return
         for job_id, job in state.tried.items():
             if state.index.is_waiting(job_id):
@@ -152,6 +166,12 @@ class Queues:
         cpus, mem_mb = self._of(pool).index.least
         return any(offer.room.cpus >= cpus and offer.room.mem_mb >= mem_mb for offer in offers)
 
+    def any_might_start(self, offers: Sequence[Offer]) -> bool:
+        """Return whether some waiting job of any pool could be small enough for some host."""
+        return any(
+            pool.index.waiting_count and self.might_start(name, offers) for name, pool in self._pools.items()
+        )
+
     def match(
         self,
         pool: PoolName,
@@ -173,38 +193,105 @@ class Queues:
             reserved_only: only the jobs for which room is reserved, in the order in which it was.
         """
         state = self._of(pool)
-        filters = replace(self._filters(state), tokens=tokens, accepts=self.plugin.accepts(now_ms))
         if reserved_only:
             return match_cycle(
                 state.index,
                 state.rooms.hosts(offers),
                 self.limits_of(pool),
                 settings=state.cycle,
-                filters=filters,
+                filters=replace(self._filters(state), tokens=tokens, accepts=self.plugin.accepts(now_ms)),
                 surroundings=replace(
                     self._surroundings(state, now_ms), reservations=self.reservations.everywhere()
                 ),
                 indebted=indebted,
                 queue=list(filter(state.index.is_waiting, self.reservations.of(pool))),
             )
-        matching = match_cycle(
-            state.index,
-            state.rooms.hosts(offers),
-            self._unreserved_limits(state, self.limits_of(pool)),
-            settings=state.cycle,
-            scaleback=state.scaleback,
-            filters=self._unreserved_filters(state, filters),
-            surroundings=self._surroundings(state, now_ms),
-            indebted=indebted,
-        )
-        state.scaleback = matching.scaleback
+        cycle = self._state(state, now_ms, tokens, indebted)
+        heads = self.heads.of(pool)
+        kept = {job_id for job_id, head in heads.items() if head.host is not None}
+        open_offers = self.heads.open_to(offers)
+        if open_offers is offers or self.might_start(pool, open_offers):
+            matching = match_cycle(
+                state.index,
+                state.rooms.hosts(open_offers),
+                cycle.limits,
+                settings=state.cycle,
+                scaleback=state.scaleback,
+                filters=cycle.filters,
+                surroundings=cycle.surroundings,
+                indebted=indebted,
+                takes=(lambda job_id: job_id not in kept) if kept else None,
+            )
+            state.scaleback = matching.scaleback
+        else:
+            matching = Matching(scaleback=Scaleback(considerable=state.cycle.max_considered))
+            state.scaleback = None
         state.held = matching.rate_limited
+        if self.heads.is_on:
+            matching = self._with_heads(cycle, offers, matching)
         state.last = matching
         return matching
 
-    def matched_nothing(self, pool: PoolName) -> None:
-        """Note a match cycle that had nothing to match: the next one considers as many jobs as ever."""
-        self._of(pool).scaleback = None
+    def _with_heads(self, cycle: PoolState, offers: Sequence[Offer], matching: Matching) -> Matching:
+        """Backfill the room that is kept, and note which jobs are at the head of the queue now."""
+        backfilled = self.heads.backfill(cycle, offers, matching)
+        starting = {each.job_id for each in backfilled}
+        refused = [each for each in matching.refusals if each.job_id not in starting]
+        matches = (*matching.matches, *backfilled)
+        if not self.heads.note_refused(cycle, (each.job_id for each in refused), matches) and refused:
+            self.note_heads(cycle)
+        return replace(
+            matching, matches=matches, refusals=tuple(refused), considered=len(matches) + len(refused)
+        )
+
+    def start_heads(
+        self,
+        pool: PoolName,
+        offers: Sequence[Offer],
+        *,
+        now_ms: int,
+        tokens: Mapping[str, float] | None = None,
+        indebted: frozenset[str] = frozenset(),
+    ) -> Matching:
+        """Decide which jobs at the head of a pool's queue start now, and keep room for the others.
+
+        Args:
+            pool: the pool, whose capacity has been seen.
+            offers: room there is now, without reservations of preemptions.
+            now_ms: the time.
+            tokens: number of jobs that users may start now; a user not named is not limited.
+            indebted: clusters that may not be sent more tasks now.
+        """
+        return self.heads.start(self._state(self._of(pool), now_ms, tokens, indebted), offers)
+
+    def note_heads(self, cycle: PoolState) -> None:
+        """Let the first considerable jobs be heads; for a cycle in which no job was matched."""
+        index = cycle.index
+        ranked = lazily(index, cycle.limits, cycle.cycle.rank)
+        allowed = ranked_within(ranked, index, cycle.filters)
+        first = index.ids(job.row for job in islice(allowed, MAX_HEADS))
+        self.heads.note_refused(
+            cycle, (job for job in first if may_start(index, job, cycle.limits, cycle.filters))
+        )
+
+    def matched_nothing(self, pool: PoolName, *, now_ms: int | None = None) -> None:
+        """Note a match cycle that had nothing to match: the next one considers as many jobs as ever.
+
+        Args:
+            pool: the pool.
+            now_ms: the time, if jobs wait and no host has room for any of them.
+        """
+        state = self._of(pool)
+        state.scaleback = None
+        if now_ms is None or not self.heads.is_on:
+            return
+        index = state.index
+        if not self.heads.of(pool) or (
+            index.running_count <= _FEW_TASKS
+            and _are_unlike(index.least, index.most)
+            and not self.heads.needs_room(pool, index)
+        ):
+            self.note_heads(self._state(state, now_ms))
 
     def rebalance(
         self,
@@ -227,6 +314,8 @@ class Queues:
             tokens: how many jobs users may start now; who is not named is not limited.
         """
         state = self._of(pool)
+        if self.heads.is_on:
+            offers = self.heads.open_to_preemption(self._state(state, now_ms), offers)
         filters = self._filters(state)
         reserved: Mapping[JobId, ReservedRoom] = NOTHING_RESERVED
         if settings.launch_order:
@@ -307,15 +396,15 @@ class Queues:
             rate_enforced: whether launch rates hold jobs back.
         """
         state = self._of(job.spec.pool)
-        placement = None
+        placement, held_back_by = None, None
         if state.index.is_waiting(job.job_id):
-            placement = placement_of(
-                state.index,
-                job.job_id,
-                state.rooms.hosts(offers),
-                settings=state.cycle.match,
-                surroundings=self._surroundings(state, now_ms),
-            )
+            surroundings = self._surroundings(state, now_ms)
+            open_offers = self.heads.open_to(offers, (job.job_id,))
+            placement = self._refusal(state, job.job_id, open_offers, surroundings)
+            if open_offers is not offers and (placement.resources or placement.constraints):
+                free = self._refusal(state, job.job_id, offers, surroundings)
+                if not free.resources and not free.constraints:
+                    held_back_by = self.heads.in_the_way_of(job.spec.resources, offers)
         facts = Facts(
             attempts=attempts,
             held=state.held.get(job.spec.user, 0) if rate_enforced else None,
@@ -323,10 +412,24 @@ class Queues:
             placement=placement,
             capacity=state.rooms.capacity,
             reserved=self.reservations.of(job.spec.pool).get(job.job_id),
+            head=self.heads.of(job.spec.pool).get(job.job_id),
+            held_back_by=held_back_by,
+            now_ms=now_ms,
             filters=self._filters(state, fitting=False),
             defaults=state.defaults,
         )
         return reasons(job, state.index, self.limits_of(job.spec.pool), facts)
+
+    def _refusal(
+        self, state: "_Pool", job_id: JobId, offers: Sequence[Offer], surroundings: Surroundings
+    ) -> Refusal:
+        return placement_of(
+            state.index,
+            job_id,
+            state.rooms.hosts(offers),
+            settings=state.cycle.match,
+            surroundings=surroundings,
+        )
 
     def index(self, pool: PoolName) -> QueueIndex:
         """Return the columns of a pool, to be read."""
@@ -437,6 +540,42 @@ class Queues:
                     usage[user] = usage.get(user, Usage()) + pool.index.asked(job_id)
         return usage
 
+    def _state(
+        self,
+        pool: "_Pool",
+        now_ms: int,
+        tokens: Mapping[str, float] | None = None,
+        indebted: frozenset[str] = frozenset(),
+    ) -> PoolState:
+        """Return a pool as its match cycle finds it."""
+        name = pool.pool.name
+        filters = replace(self._filters(pool), tokens=tokens, accepts=self.plugin.accepts(now_ms))
+        return PoolState(
+            name=name,
+            index=pool.index,
+            rooms=pool.rooms,
+            limits=self._unreserved_limits(pool, self.limits_of(name)),
+            filters=self._unreserved_filters(pool, filters),
+            surroundings=replace(self._surroundings(pool, now_ms), group_hosts=pool.index.group_hosts),
+            cycle=pool.cycle,
+            indebted=indebted,
+            reserved=self.reservations.of(name),
+        )
+
+    def _indexes(self) -> Iterable[QueueIndex]:
+        return [pool.index for pool in self._pools.values()]
+
+    def _promised(self, host: str) -> Amounts:
+        """Return what is reserved on a host for beneficiaries of preemptions."""
+        if not self.reservations:
+            return NOTHING
+        return sum_of(
+            asked_by(ask_of(pool.index, pool.index.row_of(job_id)))
+            for name, pool in self._pools.items()
+            for job_id, reserved in self.reservations.of(name).items()
+            if reserved == host and pool.index.is_waiting(job_id)
+        )
+
     def _asked(self, pool: PoolName, job_id: JobId) -> Resources:
         asked = self._of(pool).index.asked(job_id)
         return Resources(cpus=asked.cpus, mem_mb=asked.mem_mb, gpus=asked.gpus)
@@ -523,6 +662,17 @@ class _Pool:
         """Return a launch number above all that were returned before, also if the clock was set back."""
         self._last_launch = max(self._last_launch + 1, launch_number(now_ms))
         return self._last_launch
+
+
+_FEW_TASKS: Final = 2000  # running, up to which the head of a queue is looked for though no host has room
+
+
+_ALIKE: Final = 1.02  # amounts of waiting jobs are known to eight binary digits
+
+
+def _are_unlike(least: tuple[float, float], most: tuple[float, float]) -> bool:
+    """Return whether some jobs ask for more than others."""
+    return least[0] * _ALIKE < most[0] or least[1] * _ALIKE < most[1]
 
 
 def _quota_of(settings: Settings, name: str) -> Quota:

@@ -63,6 +63,11 @@ class Rooms:
         self.names = names
         return others
 
+    @property
+    def offers(self) -> Sequence[Offer]:
+        """The offers that the hosts were last given."""
+        return self._hosts.offers
+
     def hosts(self, offers: Sequence[Offer]) -> Hosts:
         """Return the hosts with these offers; good until the next call."""
         self._hosts.follow(offers)

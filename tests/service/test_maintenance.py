@@ -13,6 +13,7 @@ from cook_jupyter.service.maintenance import (
     repeat_kills,
     watch,
 )
+from cook_jupyter.service.policies import HeadRoomSettings
 from cook_jupyter.service.updates import Updates
 from tests.builders import a_group, a_job_spec
 from tests.service.conftest import HandTurned
@@ -93,7 +94,7 @@ async def test_a_kill_that_got_lost_is_sent_again(by_hand: HandTurned) -> None:
 
 
 async def test_the_monitor_tells_starved_hungry_and_satisfied_users_apart(by_hand: HandTurned) -> None:
-    async with by_hand(cpus=4) as hand:
+    async with by_hand(Settings(head_room=HeadRoomSettings.cook()), cpus=4) as hand:
         for user, cpus in (("hungry", 1.0), ("starved", 3.0), ("satisfied", 1.0)):
             await hand.scheduler.set_limits(LimitKind.SHARE, user, "", {"cpus": cpus, "mem": 100.0}, "test")
         await hand.submit(a_job_spec(user="hungry", cpus=2), a_job_spec(user="hungry", cpus=4))

@@ -12,6 +12,7 @@ from cook_jupyter.service.config import Settings, load_settings
 from cook_jupyter.service.policies import (
     Bucket,
     CompletionSettings,
+    HeadRoomSettings,
     MaintenanceSettings,
     PlacementSettings,
     PoolConstraints,
@@ -77,6 +78,10 @@ pool = "main"
 destination = "gpus"
 users = { ada = 0.5 }
 
+[head_room]
+max_kept = 0.5
+backfill = false
+
 [maintenance]
 interval_ms = 1000
 """
@@ -97,6 +102,7 @@ def test_every_table_of_a_settings_file_becomes_a_typed_value(tmp_path: Path) ->
     assert settings.rebalancer == RebalancerSettings(
         interval_ms=30_000, safe_dru_threshold=2.0, pool_regex="^main$"
     )
+    assert settings.head_room == HeadRoomSettings(max_kept=0.5, backfill=False)
     assert settings.pool_quotas == (PoolQuota(pool_regex="main", cpus=100.5, count=7),)
     assert settings.quota_groups == {"main": "both", "gpus": "both"}
     assert settings.queue_limits == (QueueLimit(user_limit_normal=100),)
@@ -149,6 +155,8 @@ def test_the_settings_of_cook_differ_in_nothing_but_what_we_do_better() -> None:
         ("pools = 3", "pools: Expected `array`"),
         ("[rebalancer]\ninterval_ms = 0", "rebalancer.interval_ms is at least 1, not 0"),
         ("[rebalancer]\nmin_dru_diff = -0.5", "rebalancer.min_dru_diff is at least 0"),
+        ("[head_room]\nmax_kept = 1.5", "head_room.max_kept is 0 to 1, not 1.5"),
+        ("[head_room]\nmax_kept = nan", "head_room.max_kept is 0 to 1, not nan"),
         ("[rebalancer]\nmin_dru_diff = nan", "rebalancer.min_dru_diff is at least 0"),
         ("[rebalancer]\npool_regex = '('", "rebalancer.pool_regex .* is no regular expression"),
         ("default_pool = 'x'", r"the default pool 'x' is not one of the pools \['default'\]"),

@@ -4,7 +4,7 @@ from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.waiting import WaitKind
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.maintenance import complete_offensive
-from cook_jupyter.service.policies import MaintenanceSettings, PoolQuota
+from cook_jupyter.service.policies import MaintenanceSettings, PoolQuota, RebalancerSettings
 from tests.builders import a_job_spec
 from tests.service.conftest import HandTurned
 
@@ -75,3 +75,55 @@ async def test_a_job_larger_than_any_may_be_is_told_so_while_it_waits_and_after_
         (reason,) = await hand.scheduler.why(large.job_id)
         assert reason.kind is WaitKind.COMPLETED
         assert reason.data == {"cpus": {"limit": 2, "usage": 4}}
+
+
+async def test_why_tells_what_is_kept_for_the_head_of_the_queue_and_until_when(by_hand: HandTurned) -> None:
+    async with by_hand(Settings(rebalancer=RebalancerSettings(enabled=False)), cpus=2) as hand:
+        running = [a_job_spec(user="ada", expected_runtime_ms=minutes * 60_000) for minutes in (1, 30)]
+        large, small = a_job_spec(user="bob", cpus=2), a_job_spec(user="ada")
+        await hand.submit(*running)
+        await hand.match()
+        await hand.submit(large, small)
+        await hand.match()
+        hand.clock.advance(60_000)
+        hand.cluster.finish(hand.task_of(running[0]))
+        await hand.settle()
+        await hand.match()
+
+        of_large = {reason.kind: reason for reason in await hand.scheduler.why(large.job_id)}
+        of_small = {reason.kind: reason for reason in await hand.scheduler.why(small.job_id)}
+
+        assert of_large[WaitKind.AT_HEAD].data == {"host": "h1", "free-at-ms": 1_000_000 + 30 * 60_000}
+        assert of_large[WaitKind.AT_HEAD].sentence == (
+            "It is at the head of the queue: room on the host h1 is being kept for it,"
+            " expected to be free in about 29 min (00:46 UTC)."
+        )
+        assert of_small[WaitKind.HELD_BACK].sentence == (
+            "2 cpus and 128 MB of memory of the host h1 are kept for a job of bob at the head of the queue,"
+            " expected to start in about 29 min (00:46 UTC);"
+            " jobs that are expected to end before may start now."
+        )
+
+
+async def test_why_says_that_nothing_is_known_of_the_time_where_no_run_times_are_known(
+    by_hand: HandTurned,
+) -> None:
+    async with by_hand(Settings(rebalancer=RebalancerSettings(enabled=False)), cpus=2) as hand:
+        running = [a_job_spec(user="ada") for _ in range(2)]
+        large, small = a_job_spec(user="bob", cpus=2), a_job_spec(user="ada")
+        await hand.submit(*running)
+        await hand.match()
+        await hand.submit(large, small)
+        await hand.match()
+        hand.cluster.finish(hand.task_of(running[0]))
+        await hand.settle()
+        await hand.match()
+
+        of_large = {reason.kind: reason for reason in await hand.scheduler.why(large.job_id)}
+        of_small = {reason.kind: reason for reason in await hand.scheduler.why(small.job_id)}
+
+        assert of_large[WaitKind.AT_HEAD].data == {"host": "h1", "free-at-ms": None}
+        assert of_small[WaitKind.HELD_BACK].sentence == (
+            "2 cpus and 128 MB of memory of the host h1 are kept for a job of bob at the head of the queue,"
+            " until tasks that run there have ended."
+        )

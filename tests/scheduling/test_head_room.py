@@ -1,0 +1,376 @@
+"""Where room is kept for the head of the queue, what may start beside it, and who goes before it."""
+
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cook_jupyter.model.limits import Share, UserLimits
+from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.constraints import ConstraintClass
+from cook_jupyter.scheduling.head_room import (
+    Amounts,
+    HeadOfQueue,
+    HostState,
+    RunningTask,
+    choose_host,
+    ends_in_time,
+    gives_way,
+    is_within_limit,
+    renewed,
+    room_beside,
+    whole_of,
+    without_kept,
+)
+from cook_jupyter.scheduling.run_times import UNKNOWN_RUN_TIME, RunTime, RunTimeTable
+from tests.builders import a_job_spec
+
+NOW = 1000
+
+
+def cpus(number: float) -> Amounts:
+    return Amounts(cpus=number)
+
+
+def a_head(number: float = 2, **fields: Any) -> HeadOfQueue:
+    return HeadOfQueue(**{"job_id": "j", "user": "bob", "asked": cpus(number), "since_ms": NOW, **fields})
+
+
+def a_task(
+    job_id: str, number: float = 1, *, started_ms: int = 0, expected_ms: int | None = None
+) -> RunningTask:
+    return RunningTask(job_id, started_ms, cpus(number), expected_ms)
+
+
+def a_host(host: str, number: float, *tasks: RunningTask, **fields: Any) -> HostState:
+    return HostState(host=host, whole=cpus(number), tasks=tasks, **fields)
+
+
+# --- choosing a host
+
+
+def test_room_is_kept_where_it_comes_together_soonest() -> None:
+    late = a_host("a", 2, a_task("t1", expected_ms=1500), a_task("t2", expected_ms=9000))
+    soon = a_host("b", 2, a_task("t3", expected_ms=3000), a_task("t4", expected_ms=2500))
+
+    chosen = choose_host(a_head(), [late, soon], NOW)
+
+    assert chosen is not None
+    assert (chosen.host, chosen.free_at_ms) == ("b", 3000)
+    assert chosen.awaited == {("t3", 0), ("t4", 0)}
+
+
+def test_only_as_many_tasks_are_awaited_as_make_room() -> None:
+    host = a_host("a", 4, a_task("t1", 2, expected_ms=9000), a_task("t2", 2, expected_ms=3000))
+
+    chosen = choose_host(a_head(), [host], NOW)
+
+    assert chosen is not None
+    assert chosen.awaited == {("t2", 0)}
+
+
+def test_without_known_run_times_nothing_is_known_of_the_time() -> None:
+    chosen = choose_host(a_head(), [a_host("a", 2, a_task("t1"), a_task("t2", expected_ms=5000))], NOW)
+
+    assert chosen is not None
+    assert chosen.free_at_ms is None
+
+
+def test_a_task_past_its_expected_run_time_is_as_if_nothing_was_known() -> None:
+    overdue = a_host("a", 2, a_task("t1", expected_ms=500), a_task("t2", expected_ms=2000))
+    in_time = a_host("b", 2, a_task("t3", expected_ms=1900), a_task("t4", expected_ms=1800))
+
+    chosen = choose_host(a_head(), [overdue, in_time], NOW)
+
+    assert chosen is not None
+    assert (chosen.host, chosen.free_at_ms) == ("b", 1900)
+    alone = choose_host(a_head(), [overdue], NOW)
+    assert alone is not None
+    assert alone.free_at_ms is None
+
+
+def test_equal_hosts_are_told_apart_by_the_number_of_awaited_tasks_and_then_by_name() -> None:
+    two = a_host("a", 2, a_task("t1", expected_ms=3000), a_task("t2", expected_ms=3000))
+    one = a_host("b", 2, a_task("t3", 2, expected_ms=3000))
+    same = a_host("c", 2, a_task("t4", 2, expected_ms=3000))
+
+    chosen = choose_host(a_head(), [same, two, one], NOW)
+
+    assert chosen is not None
+    assert chosen.host == "b"
+
+
+def test_nothing_is_kept_where_the_job_fits_no_empty_host() -> None:
+    assert choose_host(a_head(4), [a_host("a", 2, a_task("t1"))], NOW) is None
+
+
+def test_tasks_that_started_later_are_never_awaited() -> None:
+    later = a_host("a", 2, a_task("t1", started_ms=NOW + 1, expected_ms=1), a_task("t2"))
+    earlier = a_host("b", 2, a_task("t3"), a_task("t4"))
+
+    chosen = choose_host(a_head(), [later, earlier], NOW + 2)
+
+    assert chosen is not None
+    assert chosen.host == "b"
+    assert choose_host(a_head(), [later], NOW + 2) is None
+
+
+def test_tasks_that_were_launched_ahead_of_their_turn_are_awaited_too() -> None:
+    ahead = a_host("a", 2, *(a_task(f"t{number}") for number in range(10)))
+
+    chosen = choose_host(a_head(), [ahead], NOW)
+
+    assert chosen is not None
+    assert len(chosen.awaited) == 10
+    assert room_beside(chosen, ahead).cpus == 0
+
+
+def test_a_node_that_gives_all_its_gpus_to_one_task_is_kept_whole() -> None:
+    node = a_host("a", 8, a_task("t1"), a_task("t2"), exclusive=True)
+
+    chosen = choose_host(a_head(1), [node], NOW)
+
+    assert chosen is not None
+    assert chosen.awaited == {("t1", 0), ("t2", 0)}
+    assert max(room_beside(chosen, node)) <= 0
+
+
+# --- from cycle to cycle
+
+
+def test_whatever_ends_first_makes_room() -> None:
+    host = a_host("a", 4, a_task("t1", 2, expected_ms=9000), a_task("t2", 2, expected_ms=3000))
+    chosen = choose_host(a_head(), [host], NOW)
+    assert chosen is not None
+
+    again = renewed(chosen, replace(host, tasks=host.tasks[1:]), NOW)  # t1 was earlier than expected
+
+    assert again is not None
+    assert again.awaited == frozenset()
+
+
+def test_the_expected_time_only_becomes_earlier() -> None:
+    host = a_host("a", 2, a_task("t1", 2, expected_ms=3000))
+    chosen = choose_host(a_head(), [host], NOW)
+    assert chosen is not None
+
+    lent = replace(chosen, lent=frozenset({("t2", NOW)}))
+    overlong = a_host("a", 2, a_task("t2", 2, started_ms=NOW, expected_ms=8000))
+    again = renewed(lent, overlong, NOW + 1)
+
+    assert again is not None
+    assert again.free_at_ms == 3000
+
+
+def test_a_host_is_given_up_when_later_tasks_are_in_the_way() -> None:
+    chosen = choose_host(a_head(), [a_host("a", 2, a_task("t1", 2))], NOW)
+    assert chosen is not None
+
+    assert renewed(chosen, a_host("a", 2, a_task("new", 1, started_ms=NOW + 1)), NOW + 2) is None
+
+
+# --- beside the head
+
+
+def test_others_may_hold_what_is_left_beside_the_head_and_the_tasks_that_stay() -> None:
+    host = a_host("a", 8, a_task("t1", 2, expected_ms=9000), a_task("t2", 5, expected_ms=3000))
+    chosen = choose_host(a_head(3), [host], NOW)
+    assert chosen is not None
+
+    assert room_beside(chosen, host).cpus == 3  # 8 less 3 of the head and 2 that stay
+
+
+@pytest.mark.parametrize(
+    ("run_time", "fits"),
+    [
+        (RunTime(expected_ms=2000), True),
+        (RunTime(expected_ms=2001), False),
+        (RunTime(longest_ms=2000), True),
+        (RunTime(expected_ms=9000, longest_ms=100), True),
+        (RunTime(group="g"), True),
+        (RunTime(group="other"), False),
+        (UNKNOWN_RUN_TIME, False),
+    ],
+)
+def test_only_what_will_have_ended_may_use_the_room_meanwhile(run_time: RunTime, fits: bool) -> None:
+    head = a_head(host="a", free_at_ms=NOW + 2000)
+
+    assert ends_in_time(head, run_time, {"g": 1500}.get, NOW) is fits
+    assert not ends_in_time(replace(head, free_at_ms=None), run_time, {"g": 1500}.get, NOW)
+
+
+def test_an_offer_loses_what_is_kept_of_each_resource() -> None:
+    offer = Offer(
+        host="a",
+        cluster="c",
+        pool="p",
+        room=Resources(cpus=3, mem_mb=100, gpus=1),
+        running=Resources(cpus=5),
+        ports=((10, 11), (20, 29)),
+    )
+
+    left = without_kept(offer, Amounts(1, -5, 2, 3, inf), Amounts(8, 200, 1, 12, inf))
+
+    assert left.room == Resources(cpus=1, mem_mb=0, gpus=1)
+    assert left.room + left.running == offer.room + offer.running
+    assert left.ports == ((10, 11), (20, 20))
+
+
+def test_an_offer_from_which_nothing_is_kept_stays_the_same_value() -> None:
+    offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100))
+
+    assert without_kept(offer, Amounts(3, 100, 0, 0, inf), Amounts(4, 200, 0, 0, inf)) is offer
+
+
+def test_where_hosts_run_so_many_tasks_one_is_kept_of_them() -> None:
+    offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100), task_count=1)
+    head = a_head(host="a", asked=Amounts(1, 10, 0, 0, 1), awaited=frozenset({("t1", 0)}))
+    tasks = [RunningTask("t1", 0, Amounts(1, 10, 0, 0, 1))]
+    state = HostState(host="a", whole=whole_of(replace(offer, kind=HostKind.PLAIN), 2), tasks=tasks)
+
+    assert without_kept(offer, room_beside(head, state), state.whole).task_count == 1
+    full = replace(state, whole=whole_of(offer, 1))
+    assert without_kept(offer, room_beside(head, full), full.whole).task_count == 1
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.1, 0.5, 1.0, 2.0, 3.3]), st.integers(0, 2000)), max_size=8),
+    st.sampled_from([0.3, 1.0, 2.0, 4.0]),
+)
+def test_the_head_fits_when_the_awaited_tasks_have_ended_and_others_hold_all_that_they_may(
+    tasks: list[tuple[float, int]], asked: float
+) -> None:
+    running = [a_task(f"t{number}", held, started_ms=start) for number, (held, start) in enumerate(tasks)]
+    host = a_host("a", round(sum(held for held, _ in tasks) + 0.7, 6), *running)
+    head = a_head(asked)
+
+    chosen = choose_host(head, [host], NOW)
+
+    if chosen is None:
+        later = sum(task.held.cpus for task in running if task.started_ms > NOW)
+        assert asked + later > host.whole.cpus + 1e-6 or asked + later == pytest.approx(host.whole.cpus)
+        return
+    staying = sum(task.held.cpus for task in running if task.key not in chosen.awaited)
+    others = max(0.0, room_beside(chosen, host).cpus)
+    assert staying + others + asked <= host.whole.cpus + 1e-6
+    assert choose_host(head, [host], NOW) == chosen, "the same input is decided the same way"
+
+
+# --- for whom
+
+
+def test_no_more_than_a_part_of_the_pool_is_kept_but_always_for_one_job() -> None:
+    whole = Resources(cpus=16, mem_mb=1)
+    one, other = a_head(3), a_head(1, job_id="k")
+
+    assert is_within_limit(cpus(16), [], whole, 0.25)
+    assert is_within_limit(cpus(1), [one], whole, 0.25)
+    assert not is_within_limit(cpus(1), [one, other], whole, 0.25)
+
+
+def pool(*jobs: QueuedJob, running: tuple[QueuedJob, ...] = ()) -> QueueIndex:
+    index = QueueIndex()
+    for job in (*running, *jobs):
+        index.add(job)
+    for job in running:
+        index.start(job.job_id, 0, "a")
+    return index
+
+
+def anybody(job_id: str) -> bool:
+    """Let every job start."""
+    return True
+
+
+SHARES = UserLimits(default_share=Share(cpus=2, mem_mb=1000, gpus=1))
+
+
+def test_a_user_within_share_keeps_the_room_whoever_comes() -> None:
+    index = pool(
+        QueuedJob("j", "bob", 4, 1, 3),
+        QueuedJob("k", "eve", 1, 1, 4),
+        running=(QueuedJob("r", "bob", 2, 1, 1),),
+    )
+
+    assert not gives_way(a_head(4), index, SHARES, DruMode.DEFAULT, anybody)
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        ({}, True),
+        ({"cpus": 3.0}, True),
+        ({"cpus": 4.0}, False),  # would take eve further along than bob is
+        ({"constraints": ConstraintClass(attributes=(("rack", "7"),))}, False),
+        ({"gpus": 1.0}, False),  # the head has none to give
+        ({"user": "bob"}, False),
+    ],
+)
+def test_a_user_past_share_gives_way_to_who_holds_less(job: dict[str, Any], expected: bool) -> None:
+    other = {"job_id": "k", "user": "eve", "cpus": 1.0, "mem_mb": 1.0, "seq": 4, **job}
+    index = pool(
+        QueuedJob("j", "bob", 4, 1, 3), QueuedJob(**other), running=(QueuedJob("r", "bob", 3, 1, 1),)
+    )
+    head = a_head(asked=Amounts(4, 1, 0, 0, 1))
+
+    assert gives_way(head, index, SHARES, DruMode.DEFAULT, anybody) is expected
+
+
+def test_who_may_not_start_is_not_given_way_to() -> None:
+    index = pool(
+        QueuedJob("j", "bob", 4, 1, 3),
+        QueuedJob("k", "eve", 1, 1, 4),
+        running=(QueuedJob("r", "bob", 3, 1, 1),),
+    )
+    head = a_head(asked=Amounts(4, 1, 0, 0, 1))
+
+    assert not gives_way(head, index, SHARES, DruMode.DEFAULT, lambda job_id: job_id != "k")
+
+
+# --- run times
+
+
+def test_a_run_time_says_what_a_job_states() -> None:
+    assert RunTime.of(a_job_spec()) is UNKNOWN_RUN_TIME
+    stated = RunTime.of(a_job_spec(expected_runtime_ms=5, max_runtime_ms=7, group="g"))
+    assert stated == RunTime(expected_ms=5, longest_ms=7, group="g")
+    assert stated.expectation_ms({"g": 6}.get) == 5
+    assert RunTime(longest_ms=7).expectation_ms({"g": 6}.get) is None, "a limit is no expectation"
+
+
+def test_a_run_time_is_stored_once_and_forgotten_with_its_last_job() -> None:
+    table = RunTimeTable()
+    first = table.acquire(RunTime(expected_ms=5))
+    again = table.acquire(RunTime(expected_ms=5))
+
+    assert first == again != 0
+    assert table[first] == RunTime(expected_ms=5)
+    table.release(first)
+    assert table
+    table.release(first)
+    assert not table
+    assert table.acquire(RunTime(group="g")) == first, "its number is used again"
+
+
+def test_the_index_knows_run_times_and_what_runs_on_a_host() -> None:
+    index = pool(running=(QueuedJob("r", "bob", 3, 1, 1, run_time=RunTime(expected_ms=5)),))
+    many = [QueuedJob(f"m{n}", "bob", 1, 1, 10 + n, run_time=RunTime(group="g")) for n in range(40)]
+    index.add_many(many)
+
+    row = index.row_of("r")
+    assert index.run_time(row) == RunTime(expected_ms=5)
+    assert index.run_time(index.row_of("m39")) == RunTime(group="g")
+    assert dict(index.tasks_on("a")) == {row: 0}
+    assert index.waiting_before(index.row_of("m7")) == 7
+    index.end("r")
+    assert dict(index.tasks_on("a")) == {}
+    for job in many:
+        index.end(job.job_id)
+    assert not index.knows_run_times
