@@ -14,7 +14,12 @@ from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.limits import SHARE_NAMES, UNLIMITED, LimitEntry, LimitKind, LimitName
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import PlacementSettings, RateSettings, RebalancerSettings
+from cook_jupyter.service.policies import (
+    HeadRoomSettings,
+    PlacementSettings,
+    RateSettings,
+    RebalancerSettings,
+)
 from cook_jupyter.simulation.checks import is_positive
 from cook_jupyter.simulation.config import POOL, SimConfig
 from cook_jupyter.simulation.traces import SimHost, TraceJob
@@ -29,6 +34,7 @@ class Policy:
         about: what it does, in a sentence.
         order: `fair` ranks by DRU, `fifo` by priority and then as jobs came.
         rebalancer: how tasks are preempted, but for the numbers that a configuration gives; None: never.
+        head_room: room that is kept for the head of the queue.
         quota_factor: every user's hard quota, in equal parts of all hosts; None: no quotas of this kind.
         quotas: hard quotas of single users, by Cook's names of resources; they go before `quota_factor`.
     """
@@ -37,6 +43,7 @@ class Policy:
     about: str
     order: Literal["fair", "fifo"] = "fair"
     rebalancer: RebalancerSettings | None = None
+    head_room: HeadRoomSettings = field(default_factory=HeadRoomSettings.cook)
     quota_factor: float | None = None
     quotas: Mapping[str, Mapping[LimitName, float]] = field(default_factory=dict)
 
@@ -52,10 +59,15 @@ POLICIES: Final[Mapping[str, Policy]] = MappingProxyType(
             ),
             Policy(
                 name="fair-better",
-                about="Fair share with preemption, sparing victims where Cook does not.",
+                about="Fair share with preemption, sparing victims where Cook does not; room for large jobs.",
                 rebalancer=RebalancerSettings(),
+                head_room=HeadRoomSettings(),
             ),
-            Policy(name="fair-patient", about="Fair share, and nobody is ever preempted."),
+            Policy(
+                name="fair-patient",
+                about="Fair share with room for large jobs, and nobody is ever preempted.",
+                head_room=HeadRoomSettings(),
+            ),
             Policy(
                 name="quota",
                 about="Everybody has a hard quota, an equal part of all hosts; first come, first served.",
@@ -103,6 +115,7 @@ def settings_of(policy: Policy, config: SimConfig) -> Settings:
         default_pool=POOL,
         order=policy.order,
         rebalancer=rebalancer,
+        head_room=policy.head_room,
         placement=PlacementSettings(avoid_failed_hosts="always", leave_out_too_large=False),
         max_cpus=config.constraints.cpus,
         max_mem_mb=1024.0 * config.constraints.memory_gb,

@@ -1,0 +1,130 @@
+"""Nobody starves at the head of the queue, in random worlds and in every scenario of the generator."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.service.policies import HeadRoomSettings
+from cook_jupyter.simulation.workload import SCENARIOS, Workload, generate
+from tests.builders import a_job_spec
+from tests.simulation.head_of_queue import Arrival, Played, play
+
+MINUTE_MS = 60_000
+KEEPS = HeadRoomSettings()
+KEEPS_NOTHING = HeadRoomSettings.cook()
+
+
+def too_late(played: Played) -> list[str]:
+    """Return the jobs that waited longer at the head than the last task ran that they found running."""
+    return [
+        f"{job_id}: at the head at {visit.since_ms}, due by {visit.bound_ms}, started at {visit.started_ms}"
+        for job_id, visit in played.heads
+        if visit.started_ms is not None and visit.started_ms > visit.bound_ms
+    ]
+
+
+@st.composite
+def worlds(draw: st.DrawFn, *, known: bool) -> dict[str, Any]:
+    """Hosts, some of them with attributes, and jobs of several users; run times stated exactly, or not."""
+    hosts = {
+        f"h{number}": Resources(
+            cpus=draw(st.sampled_from([1.0, 2.0, 4.0, 6.0])), mem_mb=draw(st.sampled_from([500.0, 1000.0]))
+        )
+        for number in range(draw(st.integers(1, 4)))
+    }
+    jobs = draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, 60),  # minute of submission
+                st.sampled_from("abc"),
+                st.sampled_from([0.5, 1.0, 1.0, 2.0, 4.0]),
+                st.sampled_from([50.0, 100.0, 400.0]),
+                st.integers(1, 40),  # minutes that it runs
+                st.sampled_from([50, 50, 50, 90]),  # priority
+                st.sampled_from([None, None, None, "x", "y"]),  # rack
+                st.booleans(),  # whether its run time is stated
+            ),
+            min_size=2,
+            max_size=40,
+        )
+    )
+    arrivals = [
+        Arrival(
+            at_ms=minute * MINUTE_MS,
+            spec=a_job_spec(
+                job_id=f"{user}{number}",
+                user=user,
+                cpus=cpus,
+                mem_mb=mem_mb,
+                priority=priority,
+                constraints=() if rack is None else (("rack", "EQUALS", rack),),
+                expected_runtime_ms=minutes * MINUTE_MS if known and stated else None,
+            ),
+            run_ms=minutes * MINUTE_MS,
+        )
+        for number, (minute, user, cpus, mem_mb, minutes, priority, rack, stated) in enumerate(
+            sorted(jobs, key=lambda job: job[0])
+        )
+    ]
+    return {
+        "arrivals": arrivals,
+        "hosts": hosts,
+        "attributes": {host: {"rack": draw(st.sampled_from("xy"))} for host in hosts},
+        "shares": draw(st.sampled_from([{}, {"cpus": 1.0, "mem": 200.0}, {"cpus": 3.0, "mem": 600.0}])),
+    }
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["run times unknown", "run times stated by some"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_no_job_waits_at_the_head_longer_than_the_longest_task_that_it_finds_running(
+    known: bool, data: st.DataObject
+) -> None:
+    world = data.draw(worlds(known=known))
+
+    played = play(head_room=KEEPS, **world)
+
+    assert too_late(played) == []
+    assert played.most_kept <= KEEPS.max_kept
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_starts_when_nothing_is_kept_starts_with_kept_room_too(data: st.DataObject) -> None:
+    world = data.draw(worlds(known=True))
+
+    assert play(head_room=KEEPS, **world).waiting == play(head_room=KEEPS_NOTHING, **world).waiting
+
+
+def played_scenario(workload: Workload, head_room: HeadRoomSettings) -> Played:
+    share = workload.even_share
+    return play(
+        [
+            Arrival(
+                at_ms=job.submit_ms,
+                spec=a_job_spec(job_id=job.job_id, user=job.user, cpus=job.cpus, mem_mb=job.mem_mb),
+                run_ms=job.run_time_ms,
+            )
+            for job in workload.trace()
+        ],
+        {
+            host: Resources(cpus=workload.cpus_per_host, mem_mb=workload.mem_mb_per_host)
+            for host in workload.hosts
+        },
+        head_room=head_room,
+        shares={"cpus": share.cpus, "mem": share.mem_mb},
+    )
+
+
+@pytest.mark.parametrize("hosts", [1, 4])
+@pytest.mark.parametrize("scenario", sorted(SCENARIOS))
+def test_no_job_starves_at_the_head_in_any_scenario(scenario: str, hosts: int) -> None:
+    workload = generate(scenario, jobs=250, users=6, hosts=hosts, cpus_per_host=8, seed=hosts)
+
+    played = played_scenario(workload, KEEPS)
+
+    assert too_late(played) == []
+    assert played.waiting == 0
