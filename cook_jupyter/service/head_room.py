@@ -192,15 +192,17 @@ class HeadRooms:
         matches: list[Match] = []
         if not self.needs_room(state.name, state.index):
             return Matching()
-        before: list[HeadOfQueue] = []
-        for head in self._reviewed(state):
+        reviewed = self._reviewed(state)
+        before = [head for head in reviewed if head.host is not None]
+        for head in reviewed:
             ask = state.ask(head.job_id)
             if not self._needs_room(state.index, head):
                 continue
-            if not self._may_keep(state, head, before):
-                self.drop(state.name, head.job_id)
-                continue
-            before.append(head)
+            if head.host is None:
+                if not self._may_keep(state, head, before):
+                    self.drop(state.name, head.job_id)
+                    continue
+                before.append(head)
             if matches and ask.particulars.group is not None:
                 continue  # its place depends on what starts now; it is looked at again in the next cycle
             placed: Sequence[Match] = ()
@@ -212,6 +214,9 @@ class HeadRooms:
             if placed and placed[0].cluster not in state.indebted:
                 matches += placed
                 offers = _after(offers, placed[0], ask)
+            elif head.host is None and matches:
+                # It was behind the one that starts, whose task counts only from the next cycle on.
+                self._heads[state.name][head.job_id] = replace(head, since_ms=state.surroundings.now_ms)
             elif head.host is None:
                 self._keep(state, head, state.surroundings.now_ms)
         return Matching(matches=tuple(matches), considered=len(matches))
@@ -417,7 +422,9 @@ class HeadRooms:
             chosen = choose_host(replace(head, since_ms=now_ms), hosts, now_ms)
         if chosen is not None:
             self._heads[state.name][head.job_id] = chosen
-        elif not possible:
+        elif possible:  # it is behind the heads of these hosts
+            self._heads[state.name][head.job_id] = replace(head, since_ms=now_ms)
+        else:
             self.drop(state.name, head.job_id)
             self._nowhere.setdefault(state.name, set()).add(head.job_id)
 

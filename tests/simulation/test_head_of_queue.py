@@ -128,3 +128,23 @@ def test_no_job_starves_at_the_head_in_any_scenario(scenario: str, hosts: int) -
 
     assert too_late(played) == []
     assert played.waiting == 0
+
+
+def test_a_head_behind_another_on_the_only_host_waits_from_the_start_of_that_one() -> None:
+    jobs = [("a2", 0, 34, 0.5), ("b3", 17, 4, 1.0), ("a4", 31, 23, 1.0)]
+    arrivals = [
+        Arrival(
+            at_ms=minute * MINUTE_MS,
+            spec=a_job_spec(
+                job_id=name, user=name[0], cpus=cpus, constraints=(("rack", "EQUALS", "x"),), mem_mb=50.0
+            ),
+            run_ms=minutes * MINUTE_MS,
+        )
+        for name, minute, minutes, cpus in jobs
+    ]
+    hosts = {name: Resources(cpus=cpus, mem_mb=500.0) for name, cpus in (("h0", 7.0), ("h1", 1.0))}
+
+    played = play(arrivals, hosts, head_room=KEEPS, attributes={"h0": {"rack": "y"}, "h1": {"rack": "x"}})
+
+    assert too_late(played) == []
+    assert sorted(played.starts, key=played.starts.__getitem__) == ["a2", "b3", "a4"]
