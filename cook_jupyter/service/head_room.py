@@ -214,12 +214,20 @@ class HeadRooms:
             if placed and placed[0].cluster not in state.indebted:
                 matches += placed
                 offers = _after(offers, placed[0], ask)
-            elif head.host is None and matches:
-                # It was behind the one that starts, whose task counts only from the next cycle on.
-                self._heads[state.name][head.job_id] = replace(head, since_ms=state.surroundings.now_ms)
-            elif head.host is None:
+            elif head.host is None and not matches:
                 self._keep(state, head, state.surroundings.now_ms)
+        if matches:
+            self._wait_behind(state)
         return Matching(matches=tuple(matches), considered=len(matches))
+
+    def _wait_behind(self, state: PoolState) -> None:
+        """Let heads without a host reach the head only now: they were behind those that start.
+
+        The tasks of those are not committed yet, so that room could not be kept beside them.
+        """
+        for head in list(self.of(state.name).values()):
+            if head.host is None:
+                self._heads[state.name][head.job_id] = replace(head, since_ms=state.surroundings.now_ms)
 
     def open_to(self, offers: Sequence[Offer], jobs: Collection[JobId] = ()) -> Sequence[Offer]:
         """Return the offers as others may use them, without the room that is kept for heads.
