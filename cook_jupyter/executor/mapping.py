@@ -14,6 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Mapping as MappingOf
+from itertools import repeat
 from typing import Any
 
 from cook_jupyter.errors import Unpicklable
@@ -224,12 +226,22 @@ def columns_of(iterables: Sequence[Iterable[Any]]) -> tuple[list[Sequence[Any]],
 
 
 def _values_of(result: Result, *, return_exceptions: bool) -> Iterator[Any]:
-    """Yield what the calls of a bundle returned, in order; nothing that was yielded is kept."""
+    """Return an iterator over what the calls of a bundle returned, in order; nothing it yields is kept."""
     values = result.value
     calls = len(values)
     values.reverse()
+    if not result.errors:
+        return map(values.pop, repeat(-1, calls))  # no Python frame for each of millions of values
+    return _mixed(values, result.errors, return_exceptions=return_exceptions)
+
+
+def _mixed(
+    values: list[Any], errors: MappingOf[int, BaseException], *, return_exceptions: bool
+) -> Iterator[Any]:
+    """Yield reversed values from the last to the first, with the errors in their places."""
+    calls = len(values)
     while values:
-        error = result.errors.get(calls - len(values))
+        error = errors.get(calls - len(values))
         if error is None:
             yield values.pop()
         elif return_exceptions:
