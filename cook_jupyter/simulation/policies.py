@@ -21,7 +21,7 @@ from cook_jupyter.service.policies import (
     RebalancerSettings,
 )
 from cook_jupyter.simulation.checks import is_positive
-from cook_jupyter.simulation.config import POOL, SimConfig
+from cook_jupyter.simulation.config import MINUTE_MS, POOL, SimConfig
 from cook_jupyter.simulation.traces import SimHost, TraceJob
 
 
@@ -34,6 +34,8 @@ class Policy:
         about: what it does, in a sentence.
         order: `fair` ranks by DRU, `fifo` by priority and then as jobs came.
         rebalancer: how tasks are preempted, but for the numbers that a configuration gives; None: never.
+        max_rebalance_ms: longest interval between two rebalance cycles; a configuration may say less.
+            None sets no limit.
         head_room: room that is kept for the head of the queue.
         quota_factor: every user's hard quota, in equal parts of all hosts; None: no quotas of this kind.
         quotas: hard quotas of single users, by Cook's names of resources; they go before `quota_factor`.
@@ -43,6 +45,7 @@ class Policy:
     about: str
     order: Literal["fair", "fifo"] = "fair"
     rebalancer: RebalancerSettings | None = None
+    max_rebalance_ms: int | None = None
     head_room: HeadRoomSettings = field(default_factory=HeadRoomSettings.cook)
     quota_factor: float | None = None
     quotas: Mapping[str, Mapping[LimitName, float]] = field(default_factory=dict)
@@ -61,6 +64,7 @@ POLICIES: Final[Mapping[str, Policy]] = MappingProxyType(
                 name="fair-better",
                 about="Fair share with preemption, sparing victims where Cook does not; room for large jobs.",
                 rebalancer=RebalancerSettings(),
+                max_rebalance_ms=5 * MINUTE_MS,  # what a live Cook takes; its simulator takes 30 minutes
                 head_room=HeadRoomSettings(),
             ),
             Policy(

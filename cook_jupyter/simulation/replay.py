@@ -175,6 +175,7 @@ class _Replay:
         settings = settings_of(policy, config)
         self._max_cpus, self._max_mem_mb = settings.max_cpus, settings.max_mem_mb
         self._preempts = settings.rebalancer.enabled
+        self._rebalance_ms = min(config.rebalance_ms, policy.max_rebalance_ms or config.rebalance_ms)
         self._ranked_for_rebalancer = settings.max_considered + (settings.rebalancer.max_preemption or 0)
         self._cluster = SimulatedCluster(
             [_offer(host) for host in hosts],
@@ -215,7 +216,7 @@ class _Replay:
             ended = await self._cluster.turn()
             self._clock.advance(1)  # the queue is ranked; the optimizer, which does nothing, is called
             self._clock.advance(1)
-            rebalances = self._preempts and now_ms - rebalanced_ms > config.rebalance_ms
+            rebalances = self._preempts and now_ms - rebalanced_ms > self._rebalance_ms
             # The rebalancer takes what was ranked for the match, which launches some of it.
             ranked = self._scheduler.queues.ranked(POOL, self._ranked_for_rebalancer) if rebalances else ()
             launched = await match_all(self._scheduler)
@@ -243,7 +244,7 @@ class _Replay:
                 progress(cycle)
             idle_ms = 0 if cycle.running else idle_ms + config.cycle_step_ms
             if is_last and (
-                not until_done or not (cycle.running or cycle.waiting) or idle_ms > config.rebalance_ms
+                not until_done or not (cycle.running or cycle.waiting) or idle_ms > self._rebalance_ms
             ):
                 break
             now_ms += config.cycle_step_ms

@@ -251,25 +251,25 @@ class StoreContract:
         instance = await launched(store, spec)
         result = Result(inline=b"\x00signed", size=7)
 
-        assert await reported(store, instance, TaskState.RUNNING, at_ms=10) is Verdict.APPLIED
+        assert await reported(store, instance, TaskState.RUNNING, at_ms=2010) is Verdict.APPLIED
         running = (await the_job(store, spec)).instances[0]
         ended = await reported(
             store,
             instance,
             TaskState.FINISHED,
-            at_ms=30,
+            at_ms=2030,
             result=result,
             exit_code=0,
             sandbox="s",
             peak_mem_mb=1.5,
         )
 
-        assert (running.status, running.backend_started_ms) == (InstanceStatus.RUNNING, 10)
+        assert (running.status, running.backend_started_ms) == (InstanceStatus.RUNNING, 2010)
         assert ended is Verdict.APPLIED
         job = await the_job(store, spec)
         assert (job.state, job.outcome) == (JobState.COMPLETED, "success")
         last = job.instances[0]
-        assert (last.status, last.ended_ms, last.has_result) == (InstanceStatus.SUCCESS, 30, True)
+        assert (last.status, last.ended_ms, last.has_result) == (InstanceStatus.SUCCESS, 2030, True)
         assert (last.exit_code, last.sandbox, last.peak_mem_mb) == (0, "s", 1.5)
         assert await store.result(instance.instance_id) == result
 
@@ -320,16 +320,16 @@ class StoreContract:
 
         verdicts = await store.report(
             [
-                an_update(instance, TaskState.RUNNING, at_ms=10),
+                an_update(instance, TaskState.RUNNING, at_ms=2010),
                 an_update(an_instance(), TaskState.RUNNING),
-                an_update(instance, TaskState.FINISHED, at_ms=20),
-                an_update(instance, TaskState.RUNNING, at_ms=30),
+                an_update(instance, TaskState.FINISHED, at_ms=2020),
+                an_update(instance, TaskState.RUNNING, at_ms=2030),
             ]
         )
 
         assert list(verdicts) == [Verdict.APPLIED, Verdict.KILL, Verdict.APPLIED, Verdict.KILL]
         job = await the_job(store, spec)
-        assert (job.instances[0].backend_started_ms, job.instances[0].ended_ms) == (10, 20)
+        assert (job.instances[0].backend_started_ms, job.instances[0].ended_ms) == (2010, 2020)
         assert [change.job.state for change in seen[0]] == [JobState.RUNNING, JobState.COMPLETED]
         assert seen[0][0].job.change < seen[0][1].job.change == job.change
 
