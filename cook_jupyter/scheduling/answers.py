@@ -49,6 +49,8 @@ _CONSTRAINTS_FOR_PEOPLE = {
     ATTRIBUTE_EQUALS: "unlike those of the rest of its group",
 }
 _UNITS = {"cpus": "cpus", "mem": "MB of memory", "gpus": "gpus", "count": "jobs at once", "ports": "ports"}
+_SINGULAR_UNITS = {"cpus": "cpu", "gpus": "gpu", "count": "job at once", "ports": "port"}
+_MAX_DECIMALS = 6
 
 
 def running() -> WaitReason:
@@ -82,13 +84,20 @@ def exceeds_quota(over: Excess) -> WaitReason | None:
     return _plain(WaitKind.EXCEEDS_QUOTA, told, over)
 
 
-def exceeds_share(over: Excess) -> WaitReason | None:
-    """With it its user would be above the share, which is no obstacle but lets others go first."""
+def exceeds_share(over: Excess, *, at_head: bool = False) -> WaitReason | None:
+    """Return that the job would take its user above the share, which lets others go first.
+
+    Args:
+        over: amounts above the share; empty if there are none.
+        at_head: whether the job is at the head of the queue, where its turn has come already.
+    """
     if not over:
         return None
-    told = f"With it you would hold {_compared(over, 'share')}"
-    told += ": others go first, and it may be preempted for them."
-    return _plain(WaitKind.EXCEEDS_SHARE, told, over)
+    sentence = f"With it you would hold {_compared(over, 'share')}: "
+    sentence += (
+        "it may be preempted for others." if at_head else "others go first, and it may be preempted for them."
+    )
+    return _plain(WaitKind.EXCEEDS_SHARE, sentence, over)
 
 
 def rate_limited(held: int | None) -> WaitReason | None:
@@ -164,8 +173,8 @@ def unsatisfiable(
         wanted = " and ".join(f"{attribute} = {value}" for attribute, value in demands)
         sentence = f"No host has {wanted}: it can never start here. Change its constraints."
     else:
-        asked = " and ".join(f"{_number(pair['asked'])} {_UNITS[name]}" for name, pair in never.items())
-        most = " and ".join(f"{_number(pair['largest'])} {_UNITS[name]}" for name, pair in never.items())
+        asked = " and ".join(_amount(pair["asked"], name) for name, pair in never.items())
+        most = " and ".join(_amount(pair["largest"], name) for name, pair in never.items())
         together = "" if any(pair["asked"] > pair["largest"] for pair in never.values()) else " together"
         among = " that meets its constraints" if demands else ""
         largest = "no single host has that" if together else f"the most any host{among} has is {most}"
@@ -261,18 +270,21 @@ def _plain(kind: WaitKind, sentence: str, data: Mapping[str, object] | None = No
 
 
 def _compared(over: Excess, word: str) -> str:
-    return ", ".join(
-        f"{_number(pair['usage'])} {_UNITS[name]} where the {word} is {_number(pair['limit'])}"
-        for name, pair in over.items()
-    )
+    parts: list[str] = []
+    for name, pair in over.items():
+        decimals = _decimals(pair["usage"], pair["limit"])
+        usage, limit = _amount(pair["usage"], name, decimals), _number(pair["limit"], decimals)
+        parts.append(f"{usage} where the {word} is {limit}")
+    return ", ".join(parts)
 
 
 def _demand(over: Excess) -> str:
-    return " and ".join(
-        f"it asks for {_number(pair['usage'])} {_UNITS[name]} where no job may have more than"
-        f" {_number(pair['limit'])}"
-        for name, pair in over.items()
-    )
+    parts: list[str] = []
+    for name, pair in over.items():
+        decimals = _decimals(pair["usage"], pair["limit"])
+        usage, limit = _amount(pair["usage"], name, decimals), _number(pair["limit"], decimals)
+        parts.append(f"it asks for {usage} where no job may have more than {limit}")
+    return " and ".join(parts)
 
 
 def _placement_text(name: str, resources: Mapping[str, int]) -> str:
@@ -291,5 +303,21 @@ def _some(number: float, thing: str) -> str:
     return f"{_number(number)} {thing}" + ("" if number == 1 else "s")
 
 
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else f"{value:g}"
+def _amount(value: float, name: str, decimals: int = 2) -> str:
+    """Return an amount of a resource with its unit."""
+    number = _number(value, decimals)
+    return f"{number} {_SINGULAR_UNITS.get(name, _UNITS[name]) if number == '1' else _UNITS[name]}"
+
+
+def _decimals(value: float, other: float) -> int:
+    """Return the number of decimals that tells two amounts apart, at least two."""
+    for decimals in range(2, _MAX_DECIMALS):
+        if _number(value, decimals) != _number(other, decimals):
+            return decimals
+    return _MAX_DECIMALS
+
+
+def _number(value: float, decimals: int = 2) -> str:
+    """Return a number without needless decimals; one that would be rounded to 0 keeps its leading digits."""
+    text = f"{value:.{decimals}f}".rstrip("0").rstrip(".")
+    return f"{value:g}" if text == "0" and value else text

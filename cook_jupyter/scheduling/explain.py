@@ -97,7 +97,10 @@ def reasons(job: Job, index: QueueIndex, limits: UserLimits, facts: Facts) -> tu
     found = [
         answers.retries_exhausted(job.max_retries, facts.attempts),
         answers.exceeds_quota(exceeded(together, limits.quota(user))),
-        answers.exceeds_share(exceeded(together, limits.share(user))),
+        answers.exceeds_share(
+            exceeded(together, limits.share(user)),
+            at_head=facts.head is not None and facts.head.host is not None,
+        ),
         answers.rate_limited(facts.held),
         answers.deferred(facts.deferred),
         _position(position(index, job.job_id)),

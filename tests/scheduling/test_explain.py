@@ -25,6 +25,7 @@ from cook_jupyter.scheduling.explain import (
     sentences,
     summary,
 )
+from cook_jupyter.scheduling.head_room import Amounts, HeadOfQueue
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases, ignore
 from tests.scheduling.queues import a_queued_job, a_share, an_index, job_id, limits, quota_with
@@ -235,7 +236,7 @@ def test_a_user_at_the_quota_is_told_both_numbers() -> None:
     job, index = a_waiting_job(cpus=1, mem_mb=100)
     told = why(job, index, UserLimits(default_quota=Quota(cpus=0.5)))
     assert told == (
-        "With it you would hold 1 cpus where the quota is 0.5: it starts when others of yours have ended.",
+        "With it you would hold 1 cpu where the quota is 0.5: it starts when others of yours have ended.",
     )
 
 
@@ -248,6 +249,41 @@ def test_a_user_past_the_share_is_told_that_others_go_first() -> None:
             " preempted for them."
         ),
     )
+
+
+def test_the_head_of_the_queue_is_not_told_that_others_go_first() -> None:
+    job, index = a_waiting_job(cpus=2, mem_mb=100)
+    head = HeadOfQueue(
+        job_id=job.job_id, user="ada", asked=Amounts(cpus=2, mem_mb=100), since_ms=0, host="a17"
+    )
+
+    told = why(job, index, UserLimits(default_share=Share(cpus=1)), head=head)
+
+    assert "With it you would hold 2 cpus where the share is 1: it may be preempted for others." in told
+    assert not any("go first" in sentence for sentence in told)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "share", "amounts"),
+    [
+        (1, 2 / 3, "1 cpu where the share is 0.67"),
+        (1 / 3, 0.3, "0.33 cpus where the share is 0.3"),
+        (0.3334, 0.3333, "0.3334 cpus where the share is 0.3333"),
+        (2, 1.999, "2 cpus where the share is 1.999"),
+        (12345.67, 12345.66, "12345.67 cpus where the share is 12345.66"),
+    ],
+)
+def test_amounts_are_told_with_as_many_decimals_as_tell_them_apart(
+    cpus: float, share: float, amounts: str
+) -> None:
+    job, index = a_waiting_job(cpus=cpus, mem_mb=100)
+    told = why(job, index, UserLimits(default_share=Share(cpus=share)))
+    assert any(f"hold {amounts}:" in sentence for sentence in told)
+
+
+def test_a_single_gpu_is_told_in_the_singular() -> None:
+    job, index = a_waiting_job(cpus=1, mem_mb=100, gpus=1)
+    assert why(job, index)[0].startswith("It asks for 1 gpu; the most any host has is 0 gpus.")
 
 
 def test_launch_rate_and_launch_filter_are_told() -> None:
