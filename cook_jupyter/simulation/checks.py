@@ -98,9 +98,9 @@ def is_not_negative(amount: float) -> bool:
 
 def _faults_of_job(job: "TraceJob") -> Iterator[str]:
     """Yield what is wrong with a job, under the keys of the trace."""
-    if not job.job_id:
+    if not job.job_id.strip():
         yield "job/uuid is empty"
-    if not job.user:
+    if not job.user.strip():
         yield "job/user is empty"
     for key, amount in (("cpus", job.cpus), ("mem", job.mem_mb)):
         if not is_positive(amount):
@@ -124,7 +124,7 @@ def _faults_of_job(job: "TraceJob") -> Iterator[str]:
 
 def _faults_of_host(host: "SimHost") -> Iterator[str]:
     """Yield what is wrong with a host."""
-    if not host.hostname:
+    if not host.hostname.strip():
         yield "hostname is empty"
     for key, amount in (("cpus", host.cpus), ("mem", host.mem_mb)):
         if not is_positive(amount):

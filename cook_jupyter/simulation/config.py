@@ -151,8 +151,10 @@ def _shares(top: "_Table") -> Mapping[str, Mapping[LimitName, float]]:
     shares: dict[str, Mapping[LimitName, float]] = {}
     for entry in top.tables(":shares"):
         user = entry.text(":user")
-        if not user or user in shares:
-            raise InvalidRequest(f"{entry.way} :user {user!r} is {'there twice' if user else 'empty'}")
+        if not user.strip():
+            raise InvalidRequest(f"{entry.way} :user {user!r} is empty")
+        if user in shares:
+            raise InvalidRequest(f"{entry.way} :user {user!r} is there twice")
         shares[user] = {
             name: entry.number(f":{name}", 0.0, above=0) for name in SHARE_NAMES if f":{name}" in entry.names
         }

@@ -245,8 +245,8 @@ def generate(
     mem_mb_per_host = MB_PER_CPU * cpus_per_host if mem_mb_per_host is None else mem_mb_per_host
     if users < len(chosen.groups) or jobs < users:
         raise ValueError(
-            f"{scenario} wants at least {len(chosen.groups)} users and a job for each, "
-            f"not {users} users and {jobs} jobs"
+            f"{scenario} needs at least {len(chosen.groups)} users and a job for each"
+            f" (users: {users}, jobs: {jobs})"
         )
     if not all(map(is_positive, (hosts, cpus_per_host, mem_mb_per_host, load))):
         raise ValueError("hosts, their cpus and memory, and the load must be finite and above zero")

@@ -55,6 +55,8 @@ BAD_ENTRIES: list[tuple[dict[str, Any], str]] = [
     ({"resources": {"cpus": True}}, "Expected `float`, got `bool`"),
     ({"resources": {"disk": 2}}, "asks for 'resource.type/disk'"),
     ({"job/user": ""}, "job/user is empty"),
+    ({"job/user": " \t"}, "job/user is empty"),
+    ({"job/uuid": " "}, "job/uuid is empty"),
     ({"job/user": 5}, "Expected `str`, got `int`"),
     ({"job/uuid": ""}, "job/uuid is empty"),
     ({"job/max-retries": 0}, "job/max-retries must be in 1..2147483647, not 0"),
@@ -118,6 +120,7 @@ HOST: dict[str, Any] = {"hostname": "h1", "resources": {"cpus": {"*": 4}, "mem":
     ("changes", "complaint"),
     [
         ({"hostname": ""}, "hostname is empty"),
+        ({"hostname": "  "}, "hostname is empty"),
         ({"resources": {"cpus": {"*": -4}, "mem": {"*": 1}}}, "cpus of the role \\* is -4"),
         ({"resources": {"cpus": {"*": 4, "cook": -1}, "mem": {"*": 1}}}, "cpus of the role cook is -1"),
         ({"resources": {"cpus": {}, "mem": {"*": 1}}}, "cpus must be above 0, not 0"),

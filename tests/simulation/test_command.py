@@ -80,7 +80,10 @@ def test_keys_without_meaning_are_said(files: list[str | Path], tmp_path: Path) 
         (["--scenario", "office", "--policy", "unfair"], "no policy 'unfair'"),
         (["--scenario", "office", "--policy", "quota:nan", "--summary"], "a number above zero"),
         (["--scenario", "office", "--policy", "quota:-1", "--summary"], "a number above zero"),
-        (["--scenario", "office", "--jobs", "0", "--summary"], "office wants at least"),
+        (
+            ["--scenario", "office", "--jobs", "0", "--summary"],
+            r"office needs at least 4 users and a job for each \(users: 20, jobs: 0\)",
+        ),
         (["--scenario", "office", "--host-count", "0", "--summary"], "must be finite and above zero"),
         (["--scenario", "office", "--seed", "-1", "--summary"], "seed must be 0 or more"),
         (["--keep", "week", "--summary"], "give --scenario with it"),

@@ -117,6 +117,7 @@ def test_keys_that_mean_nothing_here_are_named() -> None:
         ('{:shares [{:user "ada" :mem -1.0}]}', r":shares \[0\] :mem must be above 0"),
         ('{:shares [{:user "ada" :cpus 1e999}]}', r":shares \[0\] :cpus must be a finite number"),
         ('{:shares [{:user "" :mem 1.0}]}', r":shares \[0\] :user '' is empty"),
+        ('{:shares [{:user " " :mem 1.0}]}', r":shares \[0\] :user ' ' is empty"),
         ('{:shares [{:user "a" :mem 1.0} {:user "a" :mem 2.0}]}', r":shares \[1\] :user 'a' is there twice"),
         ('{:shares [{:user "ada" :cpu 1.0}]}', r":shares \[0\] :cpu is no key of a share"),
         ('{:shares [{:user "ada" :disk 1.0}]}', r":disk is no key of a share; there are :user"),
