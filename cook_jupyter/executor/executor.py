@@ -48,7 +48,7 @@ class CookExecutor(concurrent.futures.Executor):
         group: a `Group` that the jobs join, or its uuid.
         constraints: attribute of hosts -> the value that a host must have.
         max_runtime_s: a job that runs longer is stopped.
-        expected_runtime_s: how long a job is likely to run, where hosts do not live for ever.
+        expected_runtime_s: expected run time of a job, for backfilling and for hosts of limited lifetime.
         detached: jobs go on when this process ends (the default); else they are killed with it.
 
     Raises:

@@ -78,7 +78,10 @@ class CookMagics(Magics):
         argument("--priority", type=int, help="0 to 100 among your own jobs; the higher first"),
         argument("--retries", type=int, help="further attempts when it fails"),
         argument("--max-runtime", help="stop it after so long, such as 10m or 2h"),
-        argument("--expected-runtime", help="how long it is likely to run, where hosts do not live for ever"),
+        argument(
+            "--expected-runtime",
+            help="how long it is likely to run: a short job may use room that is kept for a larger one",
+        ),
         argument(
             "--constraint",
             action="append",
