@@ -245,13 +245,13 @@ class CookExecutor(concurrent.futures.Executor):
 
     def _in_words(self) -> str:
         asked = self._options
-        words = [f"{asked.cpus:g} cpus", f"{asked.mem_mb:g} MB"]
+        words = [_counted(asked.cpus, "cpu"), f"{asked.mem_mb:g} MB"]
         if asked.gpus:
-            words.append(f"{asked.gpus} gpus")
+            words.append(_counted(asked.gpus, "gpu"))
         if asked.pool:
             words.append(f"pool {asked.pool}")
         session = self._line.session
-        words.append(f"{0 if session is None else len(session.futures())} jobs under way")
+        words.append(f"{_counted(0 if session is None else len(session.futures()), 'job')} under way")
         if self._closed or self._line.closed:
             words.append("shut down")
         return ", ".join(words)
@@ -309,3 +309,8 @@ class Line:
         """The executor is gone."""
         if self.session is not None and self.session.pid == os.getpid():
             self.session.retire()
+
+
+def _counted(count: float, noun: str) -> str:
+    """Return a count with its noun: `1 cpu`, `0.5 cpus`."""
+    return f"{count:.12g} {noun}{'' if count == 1 else 's'}"

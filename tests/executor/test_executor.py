@@ -397,6 +397,7 @@ def test_reprs_tell_the_state_without_asking_anybody(executor: CookExecutor, gat
     assert "running" in shown
     assert "0.5 cpus" in repr(executor)
     assert "0.5 cpus" in executor._repr_html_()
+    assert "1 cpu, 300 MB, 1 gpu, 1 job under way" in repr(executor.with_(cpus=1, mem_mb=300, gpus=1))
 
 
 # --- coming back --------------------------------------------------------------------------------------
