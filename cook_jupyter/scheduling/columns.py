@@ -118,6 +118,7 @@ class QueueIndex:
         self._class_numbers: dict[ConstraintClass, int] = {UNCONSTRAINED: 0}
         self.particulars: dict[int, Particulars] = {}  # by row; most jobs have none
         self.preemptions: dict[int, PreemptionHistory] = {}  # by row, of jobs that were ever preempted
+        self.uninterrupted: set[int] = set()  # rows of running tasks that are never preempted
         self._run_times = RunTimeTable()
         self._hosts: dict[int, str] = {}  # of running tasks, by row
         self._tasks_on: dict[str, dict[int, int]] = {}  # host -> row of a running task -> its start
@@ -287,6 +288,18 @@ class QueueIndex:
         self._ids[row] = None
         self._cpus[row] = self._mem[row] = self._gpus[row] = 0.0
         self._free.append(row)
+
+    def let_finish(self, job_id: JobId) -> None:
+        """Spare the running task of a job from preemption until the task ends.
+
+        Raises:
+            NotFound: the index does not have the job.
+            Conflict: the job waits.
+        """
+        row = self.row_of(job_id)
+        if self._state[row] != _RUNNING:
+            raise Conflict(f"job {job_id} waits, so no task of it can be spared")
+        self.uninterrupted.add(row)
 
     def wait_again(self, job_id: JobId, *, particulars: Particulars | None = None) -> None:
         """Let a running job wait, at its old place; `particulars` replaces its own if given.
@@ -596,6 +609,7 @@ class QueueIndex:
         del tasks_on[row]
         if not tasks_on:
             del self._tasks_on[host]
+        self.uninterrupted.discard(row)
         self._count_in_group(row, host, -1)
         self._running_count -= 1
 

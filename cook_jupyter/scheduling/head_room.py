@@ -448,7 +448,12 @@ def gives_way(
 
 def holds_more_than_share(user: str, index: QueueIndex, limits: UserLimits, mode: DruMode) -> bool:
     """Return whether a user's running tasks hold more than the user's share."""
-    return _dru(index, limits, user, mode) > 1.0
+    return held_dru(user, index, limits, mode) > 1.0
+
+
+def held_dru(user: str, index: QueueIndex, limits: UserLimits, mode: DruMode) -> float:
+    """Return the DRU of all that a user's running tasks hold."""
+    return _dru(index, limits, user, mode)
 
 
 def _dru(index: QueueIndex, limits: UserLimits, user: str, mode: DruMode, more: Amounts = NOTHING) -> float:

@@ -287,6 +287,7 @@ class RebalanceState:
             for row, history in index.preemptions.items()
             if limit is not None and history.count_within_hour(surroundings.now_ms) >= limit
         ]
+        spared.extend(index.uninterrupted)
         self._standings = Standings(
             index,
             limits,
@@ -409,7 +410,10 @@ class RebalanceState:
             particulars = self._index.particulars.get(self._standings.rows[task], NO_PARTICULARS)
             self._hosts.preempted(particulars.group, decision.host)
             self._standings.stop(task)
-        placed = self._standings.place(row)
+        # What stopped tasks of its own user keeps its place: such steps are bounded only by jobs that start.
+        user = self._standings.user_of(row)
+        steps_for_own = any(self._standings.users[task] == user for task in stopped)
+        placed = self._standings.place(row, firm=self.settings.launch_order and steps_for_own)
         self._hosts.placed(ask, decision.host)
         spare = decision.freed - Resources(cpus=ask.cpus, mem_mb=ask.mem_mb, gpus=ask.gpus)
         changed = self._standings.rescore(stopped, placed)

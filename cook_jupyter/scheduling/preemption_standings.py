@@ -225,12 +225,13 @@ class Standings:
             )
         )
 
-    def place(self, row: int, launch: int | None = None) -> int:
+    def place(self, row: int, launch: int | None = None, *, firm: bool = False) -> int:
         """Let a waiting job count as running; return its number. `rescore` is still to be called.
 
         Args:
             row: the job.
             launch: launch number that was reserved for the job; None lets it stand behind all others.
+            firm: whether the job keeps its place whatever this cycle decides.
         """
         number = len(self.rows)
         if number == len(self.held[0]):
@@ -251,6 +252,8 @@ class Standings:
             key = (launch, self._index.seq(row))
             self._spared.add(number)
             self._reserved.append(number)
+        if firm:
+            self._spared.add(number)
         self._placed_keys[number] = key
         own, keys = self._changing(user)
         at = bisect_left(keys, key)

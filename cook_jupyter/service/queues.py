@@ -6,12 +6,13 @@ them (`service.cycles`).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from math import inf
 from typing import Final
 
-from cook_jupyter.model.decisions import Matching, Rebalancing, Refusal, Scaleback
+from cook_jupyter.model.decisions import Match, Matching, Rebalancing, Refusal, Scaleback
 from cook_jupyter.model.instance import Instance, InstanceId
 from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
@@ -30,7 +31,7 @@ from cook_jupyter.scheduling.considerable import (
 from cook_jupyter.scheduling.constraints import PoolDefaults
 from cook_jupyter.scheduling.cycle import CycleSettings, ask_of, match_cycle, placement_of
 from cook_jupyter.scheduling.explain import Facts, reasons
-from cook_jupyter.scheduling.head_room import NOTHING, Amounts, asked_by, sum_of
+from cook_jupyter.scheduling.head_room import NOTHING, Amounts, asked_by, held_dru, sum_of
 from cook_jupyter.scheduling.matching import MatchSettings
 from cook_jupyter.scheduling.pool_rules import first_found
 from cook_jupyter.scheduling.preemption import (
@@ -109,8 +110,7 @@ class Queues:
             self.offensive.pop(job_id, None)
         if alive is not None:
             if index.is_waiting(job_id):
-                number = pool.next_launch(alive.started_ms) if launch is None else launch
-                index.start(job_id, alive.started_ms, alive.host, launch=number)
+                self._start(pool, job_id, alive, launch)
             elif job_id not in index:  # at a restart: in the order of starts
                 self._add(pool, job)
                 index.start(job_id, alive.started_ms, alive.host)
@@ -126,6 +126,22 @@ class Queues:
             self.heads.drop(spec.pool, job_id)
             if spec.group is not None and job.state is JobState.COMPLETED and job.succeeded:
                 self.heads.note_end(job)
+
+    def _start(self, pool: "_Pool", job_id: JobId, instance: Instance, launch: int | None) -> None:
+        """Let a waiting job run.
+
+        Args:
+            pool: the pool of the job.
+            job_id: the job.
+            instance: the open instance of the job.
+            launch: launch number that was reserved for the job, if any.
+        """
+        number = pool.next_launch(instance.started_ms) if launch is None else launch
+        pool.index.start(job_id, instance.started_ms, instance.host, launch=number)
+        head = self.heads.of(pool.pool.name).get(job_id)
+        if head is not None and head.host == instance.host:
+            # Others waited while its room came together. Stopped, it would be the head again.
+            pool.index.let_finish(job_id)
 
     def see_capacity(self, pool: PoolName, capacity: Sequence[Offer]) -> None:
         """Learn what hosts a pool has; where others are there than before, jobs may be tried again there."""
@@ -238,8 +254,8 @@ class Queues:
         starting = {each.job_id for each in backfilled}
         refused = [each for each in matching.refusals if each.job_id not in starting]
         matches = (*matching.matches, *backfilled)
-        if not self.heads.note_refused(cycle, (each.job_id for each in refused), matches) and refused:
-            self.note_heads(cycle)
+        if refused:
+            self.note_heads(cycle, matches)
         return replace(
             matching, matches=matches, refusals=tuple(refused), considered=len(matches) + len(refused)
         )
@@ -264,14 +280,26 @@ class Queues:
         """
         return self.heads.start(self._state(self._of(pool), now_ms, tokens, indebted), offers)
 
-    def note_heads(self, cycle: PoolState) -> None:
-        """Let the first considerable jobs be heads; for a cycle in which no job was matched."""
+    def note_heads(self, cycle: PoolState, matches: Sequence[Match] = ()) -> None:
+        """Let the first jobs of the users who hold least be heads; in FIFO pools the first jobs.
+
+        The ranking will not do: it counts a job's own size, so that a job of the size of a host stands behind
+        all small jobs of users who hold less than the host, for as long as these have any.
+
+        Args:
+            cycle: the pool.
+            matches: jobs that are about to start.
+        """
         index = cycle.index
-        ranked = lazily(index, cycle.limits, cycle.cycle.rank)
-        allowed = ranked_within(ranked, index, cycle.filters)
-        first = index.ids(job.row for job in islice(allowed, MAX_HEADS))
+        starting = {each.job_id for each in matches}
+        if cycle.is_fair:
+            first = _first_jobs_by_share(cycle, starting)
+        else:
+            ranked = ranked_within(lazily(index, cycle.limits, cycle.cycle.rank), index, cycle.filters)
+            ids = (index.job_id(job.row) for job in ranked)
+            first = islice((job_id for job_id in ids if job_id not in starting), MAX_HEADS)
         self.heads.note_refused(
-            cycle, (job for job in first if may_start(index, job, cycle.limits, cycle.filters))
+            cycle, (job for job in first if may_start(index, job, cycle.limits, cycle.filters)), matches
         )
 
     def matched_nothing(self, pool: PoolName, *, now_ms: int | None = None) -> None:
@@ -605,6 +633,24 @@ class Queues:
         )
 
 
+def _first_jobs_by_share(cycle: PoolState, starting: Container[JobId]) -> Iterator[JobId]:
+    """Yield each user's first waiting jobs, of the user first who holds least of the share.
+
+    Args:
+        cycle: the pool.
+        starting: jobs that are about to start.
+    """
+    index, filters, columns = cycle.index, cycle.filters, cycle.index.columns
+    max_cpus = inf if filters.max_cpus is None else filters.max_cpus
+    max_mem_mb = inf if filters.max_mem_mb is None else filters.max_mem_mb
+    waiting = [tasks for tasks in index.by_name() if tasks.waiting_count]
+    held = {tasks.name: held_dru(tasks.name, index, cycle.limits, cycle.mode) for tasks in waiting}
+    for tasks in sorted(waiting, key=lambda tasks: held[tasks.name]):  # stable: then by name
+        too_large = tasks.too_large(max_cpus, max_mem_mb, columns.cpus, columns.mem)
+        ids = (index.job_id(row) for row in tasks.iter_waiting(too_large))
+        yield from islice((job_id for job_id in ids if job_id not in starting), _JOBS_OF_A_USER)
+
+
 def _besides(quota: Quota, reserved: Usage) -> Quota:
     """The quota that is left beside what is reserved."""
     return replace(
@@ -664,6 +710,7 @@ class _Pool:
         return self._last_launch
 
 
+_JOBS_OF_A_USER: Final = 4  # that may become a head: the first may not be allowed to start, or fit nowhere
 _FEW_TASKS: Final = 2000  # running, up to which the head of a queue is looked for though no host has room
 
 

@@ -66,7 +66,9 @@ class Reference:
         return launch_key_of if self.settings.launch_order else key_of
 
     def is_spared(self, task: Task) -> bool:
-        """Whether the task's job was preempted too often in the last hour."""
+        """Whether the task's job was preempted too often in the last hour, or is placed for good."""
+        if task.get("firm"):
+            return True
         limit = self.settings.max_preemptions_per_hour
         recent = [at_ms for at_ms in task.get("preempted_ms", ()) if at_ms >= self.now_ms - 3_600_000]
         return limit is not None and len(recent) >= limit and not task.get("placed")
@@ -303,7 +305,8 @@ class Reference:
         gone = [task["seq"] for task in tasks]
         self.running = [task for task in self.running if task["seq"] not in gone]
         self.placed += 1
-        self.running.append({**job, "host": host, "placed": self.placed})
+        firm = self.settings.launch_order and any(task["user"] == job["user"] for task in tasks)
+        self.running.append({**job, "host": host, "placed": self.placed, "firm": firm})
         self.spare[host] = freed - Resources(cpus=job["cpus"], mem_mb=job["mem"], gpus=job["gpus"])
         self.preempted += [(task.get("group"), task["host"]) for task in tasks]
         assert self.cohosts is not None

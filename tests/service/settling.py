@@ -45,7 +45,7 @@ from cook_jupyter.scheduling.rules import Surroundings
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.cycles import match_all, rebalance_all
-from cook_jupyter.service.policies import PlacementSettings, RebalancerSettings
+from cook_jupyter.service.policies import HeadRoomSettings, PlacementSettings, RebalancerSettings
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.start import alive
 from cook_jupyter.store.memory import MemoryStore
@@ -436,8 +436,13 @@ class _ZonedCluster(MemoryCluster):
         return replace(offer, attributes={**offer.attributes, "zone": self.zones[host]})
 
 
-async def run_scheduler(world: World, settings: RebalancerSettings, cycles: int = MAX_CYCLES) -> Outcome:
-    """Do the same with a scheduler, its store and a cluster."""
+async def run_scheduler(
+    world: World,
+    settings: RebalancerSettings,
+    head_room: HeadRoomSettings,
+    cycles: int = MAX_CYCLES,
+) -> Outcome:
+    """Do the same with a scheduler, its store and a cluster; `run_decisions` keeps no room for heads."""
     clock = ManualClock(START_MS)
     cluster = _ZonedCluster(world.hosts, pools=tuple(world.modes), now_ms=clock.now_ms)
     cluster.zones = world.zones
@@ -445,6 +450,7 @@ async def run_scheduler(world: World, settings: RebalancerSettings, cycles: int 
     configured = Settings(
         pools=pools,
         rebalancer=settings,
+        head_room=head_room,
         max_cpus=inf,
         max_mem_mb=inf,
         placement=PlacementSettings(leave_out_too_large=world.leave_out_too_large),
@@ -589,7 +595,7 @@ def main() -> int:
     for seed in range(asked.first, asked.first + asked.worlds):
         world = a_world(seed)
         if asked.scheduler:
-            outcome = asyncio.run(run_scheduler(world, rebalancer_of(world)))
+            outcome = asyncio.run(run_scheduler(world, rebalancer_of(world), HeadRoomSettings()))
         else:
             outcome = run_decisions(world, settings_of(world))
         tally.add(seed, world, outcome)

@@ -312,3 +312,33 @@ async def test_the_run_times_of_a_group_tell_until_when_kept_room_may_be_used(by
         await hand.match()
 
         assert set(hand.where()) == {others[1].job_id, short.job_id}
+
+
+@pytest.mark.parametrize(("users", "cpus"), [(2, 8), (3, 8), (4, 4)])
+async def test_a_user_who_holds_nothing_is_at_the_head_whatever_the_size_of_the_job(
+    by_hand: HandTurned, users: int, cpus: int
+) -> None:
+    async with by_hand(KEEPS, cpus=cpus) as hand:
+        for number in range(users):
+            await hand.submit(*(a_job_spec(user=f"user-{number}", mem_mb=1) for _ in range(40)))
+        await hand.match()
+        large = a_job_spec(user="zoe", cpus=cpus, mem_mb=1)
+        await hand.submit(large)
+        await hand.match()
+
+        assert await ended_before(hand, large) == cpus
+
+
+async def test_a_job_that_started_in_kept_room_is_not_preempted(by_hand: HandTurned) -> None:
+    async with by_hand(Settings(rebalancer=RebalancerSettings(min_dru_diff=0.1))) as hand:
+        await sixty_small_ones(hand)
+        large = a_job_spec(user="bob", cpus=2)
+        await hand.submit(large)
+        await hand.match()
+        assert await ended_before(hand, large) == 2
+
+        for _ in range(3):
+            hand.clock.advance(10_000)
+            assert await hand.rebalance() == 0
+
+        assert hand.users() == ["bob"]

@@ -8,6 +8,7 @@ import pytest
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.service.policies import HeadRoomSettings
 from tests.service.settling import (
     SETTLED_AFTER,
     Tally,
@@ -19,6 +20,8 @@ from tests.service.settling import (
     run_scheduler,
     settings_of,
 )
+
+NOTHING_KEPT = HeadRoomSettings.cook()
 
 
 def tally(seeds: range) -> Tally:
@@ -34,6 +37,14 @@ def test_nothing_is_preempted_after_five_cycles_of_stable_demand() -> None:
 
     assert counted.unsettled == []
     assert counted.preemptions > 100
+
+
+@pytest.mark.parametrize("seed", [16381, 16880])
+def test_a_job_that_stopped_tasks_of_its_own_user_keeps_its_place_in_the_cycle(seed: int) -> None:
+    world = a_world(seed)
+    outcome = run_decisions(world, settings_of(world))
+
+    assert outcome.last(max(job.arrives for job in world.jobs)) <= SETTLED_AFTER
 
 
 @pytest.mark.parametrize("seed", [852, 1437, 2487])
@@ -52,7 +63,7 @@ def test_a_scheduler_does_what_the_decisions_alone_do() -> None:
         world = a_world(seed)
         decided = run_decisions(world, settings_of(world))
 
-        outcome = asyncio.run(run_scheduler(world, rebalancer_of(world)))
+        outcome = asyncio.run(run_scheduler(world, rebalancer_of(world), NOTHING_KEPT))
 
         assert (outcome.preempted, outcome.running) == (decided.preempted, decided.running), seed
 
@@ -80,9 +91,9 @@ def two_users(min_dru_diff: float) -> World:
 def test_a_job_that_fills_the_rest_does_not_raise_the_score_of_the_one_that_room_was_made_for() -> None:
     world = two_users(0.1)
 
-    outcome = asyncio.run(run_scheduler(world, rebalancer_of(world), cycles=12))
+    outcome = asyncio.run(run_scheduler(world, rebalancer_of(world), NOTHING_KEPT, cycles=12))
     cooks = replace(rebalancer_of(world), launch_order=False)
-    endless = asyncio.run(run_scheduler(world, cooks, cycles=12))
+    endless = asyncio.run(run_scheduler(world, cooks, NOTHING_KEPT, cycles=12))
 
     assert outcome.last() <= 2
     assert sum(outcome.preempted) <= 1
