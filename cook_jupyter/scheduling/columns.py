@@ -50,6 +50,9 @@ _SEQ_MASK: Final = (1 << SEQ_BITS) - 1
 _FREE: Final = 0
 _WAITING: Final = 1
 _RUNNING: Final = 2
+_FARTHEST_MS: Final[int] = (
+    (1 << 63 - LAUNCH_BITS) - 1 - (1 << 20)
+)  # above it is place for numbers that count on
 
 
 class QueuedJob(NamedTuple):
@@ -97,8 +100,12 @@ class QueuedJob(NamedTuple):
 
 
 def launch_number(launched_ms: int, place: int = 0) -> int:
-    """Return a number that orders launches by time, those of one millisecond by `place` (below 2**20)."""
-    return (launched_ms << LAUNCH_BITS) + place
+    """Return a number that orders launches by time, those of one millisecond by `place` (below 2**20).
+
+    It fits in 64 bits: times beyond 2**43 ms (the year 2248), which only simulations have, are all alike.
+    """
+    within = min(max(launched_ms, -_FARTHEST_MS), _FARTHEST_MS)
+    return (within << LAUNCH_BITS) + place
 
 
 class QueueIndex:

@@ -293,3 +293,13 @@ def test_a_long_list_is_ranked_as_it_shrinks_from_the_front() -> None:
     assert index.waiting_of("ada") == 1000
     assert index.waiting_jobs("ada", 2) == [job_id(4000), job_id(4001)]
     assert len(columnar(index, LIMITS).rows) == 1000
+
+
+@pytest.mark.parametrize("time_ms", [2**43, 2**53, -(2**43) - 1, -(2**53)])
+def test_tasks_may_start_at_any_time_however_far(time_ms: int) -> None:
+    index = QueueIndex()
+    index.add(a_queued_job(a_waiting(1)))
+
+    index.start(job_id(1), time_ms, "host")
+
+    assert index.running_jobs("ada") == [job_id(1)]

@@ -14,6 +14,7 @@ import pytest
 from cook_jupyter.errors import InvalidRequest, OutOfStep
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import TaskState
+from cook_jupyter.simulation.checks import MAX_TIME_MS
 from cook_jupyter.simulation.config import MatchConfig, RebalancerConfig, SimConfig
 from cook_jupyter.simulation.policies import policy_named
 from cook_jupyter.simulation.replay import Outcome, _Replay, simulate
@@ -337,3 +338,12 @@ def test_a_trace_out_of_order_or_without_jobs_is_refused() -> None:
         run([])
     with pytest.raises(InvalidRequest, match="no policy 'unfair'"):
         run([a_job("a1", 0)], policy="unfair")
+
+
+@pytest.mark.parametrize("submit_ms", [2**43, 10**15, MAX_TIME_MS - 1_000_000, -(10**15), -MAX_TIME_MS])
+def test_jobs_of_any_time_that_a_trace_may_name_start(submit_ms: int) -> None:
+    outcome = run(
+        [a_job("a1", submit_ms, 100, cpus=4.0), a_job("b1", submit_ms, 100, cpus=4.0)], until_done=True
+    )
+
+    assert [row.status for row in outcome.rows] == ["success", "success"]
