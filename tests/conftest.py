@@ -7,6 +7,7 @@ Not here: builders of values (`tests/builders.py`), fixtures of one floor (that 
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,11 @@ hypothesis_settings.register_profile(
     derandomize=is_ci(),
 )
 hypothesis_settings.load_profile("cook_jupyter")
+
+# A shell starts programs in the background with interrupts ignored, and they inherit that: tests of Ctrl-C,
+# and the kernels that tests start, would wait for an interrupt that never comes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def missing_part(reason: str) -> NoReturn:

@@ -282,10 +282,11 @@ def test_a_killed_background_cell_says_so(shell: Shell) -> None:
 def interrupt_when_running(shell: Shell, name: str) -> threading.Thread:
     """Press Ctrl-C once the job of that name runs."""
 
-    def press() -> None:
-        from cook_jupyter.client.connect import connect
+    from cook_jupyter.client.connect import connect
 
-        client = connect(start=False)
+    client = connect()
+
+    def press() -> None:
         deadline = time.monotonic() + HANG_S
         while time.monotonic() < deadline:
             if any(job["state"] == "running" for job in client.recent_jobs(5, name=name)):
