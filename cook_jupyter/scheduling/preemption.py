@@ -280,6 +280,7 @@ class RebalanceState:
     ) -> None:
         self._index = index
         self.settings = settings
+        self._last_ask: tuple[int, Ask] | None = None  # by row: it is put in force right after its decision
         self._least_known: tuple[Ask, tuple[float, float, float]] | None = None  # of the last job
         limit = settings.max_preemptions_per_hour
         spared = [
@@ -381,7 +382,7 @@ class RebalanceState:
         if settings.mode is DruMode.GPU and not settings.gpu_pools:
             return None
         row = self._index.row_of(job_id)
-        ask = ask_of(self._index, row)
+        ask = self._ask_of(row)
         open_to = self._hosts.open_to_class(ask.constraints, ask.gpus)
         user = None if self._standings.is_below_quota(row) else self._standings.user_of(row)
         if user is None or not settings.quota_counts:
@@ -402,7 +403,7 @@ class RebalanceState:
     def advance(self, decision: Preemption) -> None:
         """Put a decision in force for those that follow."""
         row = self._index.row_of(decision.beneficiary)
-        ask = ask_of(self._index, row)
+        ask = self._ask_of(row)
         at = self._hosts.position[decision.host]
         going = {self._index.row_of(job) for job in (*decision.victims, *decision.displaced)}
         stopped = [task for task in self._table.at[at] if self._standings.rows[task] in going]
@@ -420,6 +421,13 @@ class RebalanceState:
         self._table.advance(at, stopped, placed, spare, changed)
 
     # --- hosts
+
+    def _ask_of(self, row: int) -> Ask:
+        """Return what the job of a row asks of a host."""
+        known = self._last_ask
+        if known is None or known[0] != row:
+            known = self._last_ask = (row, ask_of(self._index, row))
+        return known[1]
 
     def _with_spare_room(self, ask: Ask, open_to: Mask | None) -> int | None:
         """The last host by name that has room for the job as it is."""

@@ -69,6 +69,7 @@ class BeneficiaryQueue:
         self._requests = state.requests_of(self._jobs)
         self._least = [float(column.min(initial=inf)) for column in self._requests[:2]]  # asked by any job
         self._passed = np.zeros(len(self._jobs), dtype=bool)
+        self._any_passed = False  # ever
         self._looks = [0] * len(self._jobs)
         self._versions = dict.fromkeys(self._pending, 0)
         self._entries: list[_Entry] = []
@@ -94,7 +95,7 @@ class BeneficiaryQueue:
         place = self._places[job_id]
         user = self._users[place]
         if self._state.is_below_quota(job_id):
-            self._passed[place] = self._looks[place] < _LOOKS
+            self._mark_passed(place)
         else:
             self._pending[user].clear()
         self._push(user)
@@ -106,8 +107,7 @@ class BeneficiaryQueue:
             stopped = {self._state.user_of(job) for job in (*decision.victims, *decision.displaced)}
             touched |= stopped & self._pending.keys()
             for job_id in decision.displaced:
-                place = self._places[job_id]
-                self._passed[place] = self._looks[place] < _LOOKS
+                self._mark_passed(self._places[job_id])
             for place in self._woken(room, stopped & self._pending.keys()):
                 self._passed[place] = False
                 heapq.heappush(self._pending[self._users[place]], place)
@@ -115,9 +115,16 @@ class BeneficiaryQueue:
         for user in touched:
             self._push(user)
 
+    def _mark_passed(self, place: int) -> None:
+        """Let a job wait for room that a later decision leaves, unless it was looked at often enough."""
+        self._passed[place] = self._looks[place] < _LOOKS
+        self._any_passed = True
+
     def _woken(self, room: Resources, stopped: AbstractSet[str]) -> list[int]:
         """Return the places of jobs passed over that fit in the room, or are of users with stopped tasks."""
         woken: list[int] = []
+        if not self._any_passed:
+            return woken
         if self._least[0] <= room.cpus and self._least[1] <= room.mem_mb:
             cpus, mem, gpus = self._requests
             fits = self._passed & (cpus <= room.cpus) & (mem <= room.mem_mb) & (gpus <= room.gpus)

@@ -25,6 +25,7 @@ from cook_jupyter.scheduling.tables import Floats, Integers, amounts, counts
 
 _FEW: Final = 24  # up to this many changed tasks, one by one is faster than by columns
 _NOTHING: Final = Resources()
+_NO_HOSTS: Final = np.empty(0, dtype=np.int64)
 
 
 class Least(NamedTuple):
@@ -83,6 +84,7 @@ class VictimTable:
         self.spare = list(spare)
         rooms = [(-1.0, -1.0, -1.0) if r is None else (r.cpus, r.mem_mb, r.gpus) for r in spare]
         self._spare = np.array(rooms).reshape(-1, 3).T.copy()
+        self._most_spare = [float(column.max(initial=0.0)) for column in self._spare[:2]]  # bounds
         self._allocate(np.array(positions, dtype=np.int64), np.zeros(len(positions), dtype=np.int64))
         self.at: list[list[int]] = []
         self._build(np.arange(len(positions)))
@@ -91,6 +93,8 @@ class VictimTable:
 
     def with_spare_room(self, cpus: float, mem: float, gpus: float) -> Integers:
         """Return the hosts whose spare room alone suffices."""
+        if self._most_spare[0] < cpus or self._most_spare[1] < mem:
+            return _NO_HOSTS
         enough = (self._spare[0] >= cpus) & (self._spare[1] >= mem)
         if gpus:
             enough &= self._spare[2] >= gpus
@@ -184,6 +188,8 @@ class VictimTable:
         here.append(placed)
         self.spare[at] = spare
         self._spare[:, at] = (spare.cpus, spare.mem_mb, spare.gpus)
+        most = self._most_spare
+        most[0], most[1] = max(most[0], spare.cpus), max(most[1], spare.mem_mb)
         if len(here) > self._capacity[at]:
             self._build(np.fromiter(chain.from_iterable(self.at), np.int64))
             return
