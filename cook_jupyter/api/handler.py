@@ -295,7 +295,13 @@ class CookHandler(RequestHandler):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        """Log what is our fault; what is the asker's was told to the asker, or the asker hung up."""
+        """Log faults of the scheduler; what is the client's was answered, or the client hung up.
+
+        Where the answer is 503 the message says all there is, and every client that waits asks again: one line.
+        """
+        if isinstance(value, CookError) and status_of(value) == UNAVAILABLE:
+            log.warning("%s %s: %s", self.request.method, self.request.path, value)
+            return
         ours = not isinstance(value, HTTPError | StreamClosedError) and not (
             isinstance(value, CookError) and status_of(value) < 500
         )

@@ -13,7 +13,7 @@ from tests.api.served import serving, until
 
 
 def test_a_locked_store_is_answered_with_503_and_when_to_ask_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sqlite_store, "PATIENCE_MS", 10)
     path = tmp_path / "store.sqlite"
@@ -27,6 +27,8 @@ def test_a_locked_store_is_answered_with_503_and_when_to_ask_again(
         assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
         assert refused.headers["X-Cook-Error"] == "StoreBusy"
         assert "locked by another program" in refused.json["error"]
+        (logged,) = [record for record in caplog.records if "/jobs" in record.getMessage()]
+        assert (logged.levelname, logged.exc_info) == ("WARNING", None)
         other.execute("ROLLBACK")
         assert served.ask("POST", "/jobs", {"jobs": [job]}).status == 201
 
