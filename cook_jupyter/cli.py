@@ -143,14 +143,23 @@ def _require_no_other(home: "Home") -> None:
 async def _serve(
     settings: "Settings", home: "Home", authenticator: "TokenAuthenticator", token: str, *, quiet: bool
 ) -> None:
+    from cook_jupyter.api.connections import raise_descriptor_limit
     from cook_jupyter.api.routes import listen
     from cook_jupyter.service.embedded import embedded
+
+    raise_descriptor_limit()
 
     async with embedded(settings, home) as scheduler:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, scheduler.request_shutdown)
-        server = listen(scheduler, authenticator, settings)
-        runtime_file = RuntimeFile(home.runtime_file, url=server.url, token=token, store=scheduler.store_id)
+        server = listen(scheduler, authenticator, settings, owner_socket=home.owner_socket())
+        runtime_file = RuntimeFile(
+            home.runtime_file,
+            url=server.url,
+            token=token,
+            store=scheduler.store_id,
+            socket=str(server.socket_path or ""),
+        )
         runtime_file.write()
         if not quiet:
             click.echo(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
@@ -198,9 +207,10 @@ class RuntimeFile:
         url: where the scheduler listens.
         token: what its clients have to show.
         store: the id of its store.
+        socket: the Unix socket on which it listens besides; empty if there is none.
     """
 
-    def __init__(self, path: Path, *, url: str, token: str, store: str) -> None:
+    def __init__(self, path: Path, *, url: str, token: str, store: str, socket: str = "") -> None:
         from importlib.metadata import version
 
         from cook_jupyter.client.runtime import own_identity
@@ -213,6 +223,7 @@ class RuntimeFile:
             "version": version("cook_jupyter"),
             "home": str(path.parent),
             "store": store,
+            "socket": socket,
         }
         self._text = json.dumps(fields).encode()
 

@@ -213,6 +213,31 @@ def require_safe_address(host: str | None, authenticator: Authenticator) -> None
     )
 
 
+def is_expected_host(name: str, *, listening_on: str, allowed: Collection[str]) -> bool:
+    """Return whether a request may name the scheduler like this in its `Host` header.
+
+    A web page can let its own host name resolve to this machine ("DNS rebinding"); its requests then count as
+    being of the same origin. They still carry the page's name, which cannot be an address or `localhost`.
+
+    Args:
+        name: the host of the header, without a port.
+        listening_on: the address that the scheduler listens on.
+        allowed: further names. If there are none, a scheduler that other machines can reach takes any name.
+    """
+    name = name.lower().rstrip(".")
+    if name in {other.lower() for other in allowed} or name == listening_on.strip("[]").lower():
+        return True
+    if not allowed and not _is_loopback(listening_on):
+        return True
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback

@@ -1,7 +1,7 @@
 """What every handler shares: who asks, how parameters are read, how answers and errors are told.
 
 Lives here: `Door` (what all handlers stand before) and `CookHandler`, which does what comes before any
-action, in Cook's order: origin, login, impersonation, route.
+action: the check of `Host`, and then in Cook's order origin, login, impersonation, route.
 Not here: the actions (the other modules of `api`), the table of URLs (`api.routes`), sizes and times
 (`api.server`).
 
@@ -21,7 +21,14 @@ from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
-from cook_jupyter.api.auth import IMPERSONATE_HEADER, Authenticator, Identity, acting_as, is_user_name
+from cook_jupyter.api.auth import (
+    IMPERSONATE_HEADER,
+    Authenticator,
+    Identity,
+    acting_as,
+    is_expected_host,
+    is_user_name,
+)
 from cook_jupyter.api.query import integer, unknown, uuid_of
 from cook_jupyter.errors import CookError, Forbidden, InvalidRequest, Unauthenticated
 from cook_jupyter.model.job import Group, GroupId, Job
@@ -37,6 +44,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 15.0
 UNAVAILABLE = 503
 POOL_HEADER = "X-Cook-Pool"
+UNIX_SOCKET_HOST = "localhost"  # what clients put into `Host` when they know a Unix socket alone
 NO_ROUTE = b"<h1>Not a valid route</h1>"
 
 _HOST = re.compile(r"\A[A-Za-z0-9.\-_:\[\]]+\Z")
@@ -106,7 +114,7 @@ class CookHandler(RequestHandler):
 
     async def prepare(self) -> None:
         """Do what comes before the action; a refusal is finished here."""
-        if not self._passes_origin():
+        if not self._passes_host() or not self._passes_origin():
             return
         if self.needs_login:
             try:
@@ -224,9 +232,8 @@ class CookHandler(RequestHandler):
     def teller(self) -> Teller:
         """Return what tells jobs and instances, with the address by which this client came."""
         host = self.request.host
-        stream = getattr(self.request.connection, "stream", None)
-        family = getattr(getattr(stream, "socket", None), "family", None)
-        reachable = family != socket.AF_UNIX and _HOST.match(host)
+        # A client that knows the Unix socket alone says `localhost`, where nobody listens.
+        reachable = _HOST.match(host) and not (self._came_by_unix_socket and host == UNIX_SOCKET_HOST)
         return Teller(files_url=f"http://{host}" if reachable else None)
 
     async def one_job(self, job_id: str) -> Job:
@@ -335,6 +342,27 @@ class CookHandler(RequestHandler):
             admins=settings.admins,
             allowed=self.request.method in self.impersonable,
         )
+
+    @property
+    def _came_by_unix_socket(self) -> bool:
+        stream = getattr(self.request.connection, "stream", None)
+        return getattr(getattr(stream, "socket", None), "family", None) == socket.AF_UNIX
+
+    def _passes_host(self) -> bool:
+        """Answer a request that names the scheduler as a web page of somebody else's would."""
+        settings = self.door.settings
+        name = self.request.host_name.strip("[]")
+        if self._came_by_unix_socket or is_expected_host(
+            name, listening_on=settings.host, allowed=settings.allowed_hosts
+        ):
+            return True
+        self.refuse(
+            Forbidden(
+                f"this scheduler is not known as {name[:80]!r}: use its address or localhost, or add the name"
+                " to the setting allowed_hosts"
+            )
+        )
+        return False
 
     def _passes_origin(self) -> bool:
         """Answer a request of a web page that may not ask, and every preflight; else let it through."""

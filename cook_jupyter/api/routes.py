@@ -114,21 +114,45 @@ def make_application(
     )
 
 
-def listen(scheduler: Scheduler, authenticator: Authenticator, settings: Settings) -> Listener:
-    """Serve a scheduler where its settings say.
+def listen(
+    scheduler: Scheduler,
+    authenticator: Authenticator,
+    settings: Settings,
+    *,
+    owner_socket: Path | None = None,
+) -> Listener:
+    """Serve a scheduler at the address, or on the Unix socket, that its settings name.
+
+    Args:
+        scheduler: the scheduler.
+        authenticator: the authenticator of its requests.
+        settings: the scheduler's settings.
+        owner_socket: a Unix socket to listen on besides the address, for the owner alone. Where it cannot be
+            made, the address has to do.
 
     Raises:
-        InvalidRequest: others could reach that address, and nobody tells users apart.
+        InvalidRequest: other machines could reach that address, and the authenticator does not tell their
+            users apart.
         OSError: the address is taken.
     """
-    return serve(
-        make_application(scheduler, authenticator),
-        authenticator,
-        host=settings.host,
-        port=settings.port,
-        socket_path=None if settings.socket is None else Path(settings.socket),
-        bounds=Bounds(body_bytes=settings.body_bytes),
-    )
+    application = make_application(scheduler, authenticator)
+    bounds = Bounds(body_bytes=settings.body_bytes)
+    if settings.socket is not None:
+        path = Path(settings.socket)
+        return serve(application, authenticator, host=None, socket_path=path, bounds=bounds)
+    if owner_socket is not None:
+        try:
+            return serve(
+                application,
+                authenticator,
+                host=settings.host,
+                port=settings.port,
+                socket_path=owner_socket,
+                bounds=bounds,
+            )
+        except OSError as error:
+            log.warning("No Unix socket at %s: %s", owner_socket, error)
+    return serve(application, authenticator, host=settings.host, port=settings.port, bounds=bounds)
 
 
 def pattern_of(path: str) -> str:

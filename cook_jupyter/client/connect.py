@@ -16,7 +16,7 @@ import logging
 import os
 import time
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cook_jupyter.client.home import config_file, home_folder, is_private_file
@@ -42,12 +42,18 @@ _POLL_INTERVAL_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A scheduler that was named. `origin` says where, for messages."""
+    """A scheduler that was named.
+
+    Attributes:
+        origin: what named it, for messages.
+        socket_path: the Unix socket on which it listens as well, if that is known.
+    """
 
     url: str | None
     token: str | None
     user: str | None
     origin: str
+    socket_path: str | None = None
 
 
 def connect(
@@ -110,7 +116,7 @@ def _with_own_token(target: Target) -> Target:
     if target.token is None and target.url is not None:
         found = read_runtime(home_folder())
         if isinstance(found, Runtime) and found.url.rstrip("/") == target.url.rstrip("/"):
-            return Target(url=target.url, token=found.token, user=target.user, origin=target.origin)
+            return replace(target, token=found.token, socket_path=found.socket or None)
     return target
 
 
@@ -145,7 +151,7 @@ def _settings(path: Path) -> dict[str, str]:
 
 def _greeted(url: str, target: Target) -> JobClient:
     """A client of a scheduler that was named, once it has answered."""
-    client = JobClient(url, token=target.token, user=target.user)
+    client = JobClient(url, token=target.token, user=target.user, socket_path=target.socket_path)
     try:
         client.info_v1()
     except NotFound:
@@ -199,7 +205,11 @@ def _await_answer(home: Path, runtime: Runtime, target: Target, timeout_s: float
     while True:
         left_s = max(_POLL_INTERVAL_S, began + timeout_s - time.monotonic())
         client = JobClient(
-            runtime.url, token=runtime.token, user=target.user, timeout_s=min(TIMEOUT_S, left_s)
+            runtime.url,
+            token=runtime.token,
+            user=target.user,
+            timeout_s=min(TIMEOUT_S, left_s),
+            socket_path=runtime.socket or None,
         )
         try:
             client.info_v1()

@@ -26,18 +26,29 @@ _ONE_PIECE_BYTES = 128 * 1024  # larger bodies are sent after the head rather th
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a scheduler listens. `socket_path` is set for a Unix socket, `host` and `port` else."""
+    """Where a scheduler listens.
+
+    Attributes:
+        host, port: its TCP address; port 0 means that it has none.
+        socket_path: its Unix socket, if it has one. It comes before the TCP address, where others may take
+            all connections.
+        prefix: what every path begins with, when the scheduler is behind a proxy.
+    """
 
     url: str
     host: str
     port: int
     tls: bool = False
     socket_path: str | None = None
-    prefix: str = ""  # of every path, when the scheduler is behind a proxy
+    prefix: str = ""
 
     @classmethod
-    def of(cls, url: str) -> "Address":
+    def of(cls, url: str, socket_path: str | None = None) -> "Address":
         """Read `http://HOST:PORT[/PREFIX]`, `https://...` or `unix:///PATH/OF/SOCKET`.
+
+        Args:
+            url: the URL.
+            socket_path: a Unix socket on which the scheduler of an http URL listens as well.
 
         Raises:
             InvalidRequest: it is no such URL.
@@ -59,6 +70,7 @@ class Address:
                     host=parts.hostname,
                     port=port,
                     tls=parts.scheme == "https",
+                    socket_path=socket_path,
                     prefix=parts.path.rstrip("/"),
                 )
         raise InvalidRequest(
@@ -73,14 +85,11 @@ class Address:
             OSError: nobody answers there.
         """
         if self.socket_path is not None:
-            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            plain.settimeout(timeout_s)
             try:
-                plain.connect(self.socket_path)
-            except BaseException:
-                plain.close()
-                raise
-            return plain
+                return _open_unix_socket(self.socket_path, timeout_s)
+            except OSError:
+                if not self.port:
+                    raise
         plain = socket.create_connection((self.host, self.port), timeout=timeout_s)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -97,6 +106,17 @@ class Address:
         """What goes into the header `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port in (0, 443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+def _open_unix_socket(path: str, timeout_s: float) -> socket.socket:
+    plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    plain.settimeout(timeout_s)
+    try:
+        plain.connect(path)
+    except BaseException:
+        plain.close()
+        raise
+    return plain
 
 
 class Connection:

@@ -34,6 +34,7 @@ class Runtime:
         boot_id: boot of the machine that the ticks count from.
         pid_namespace: inode of the namespace in which `pid` counts; a container has its own.
         store: id of the scheduler's store.
+        socket: the Unix socket on which it listens besides `url`, for its owner alone; empty for none.
     """
 
     url: str
@@ -45,6 +46,7 @@ class Runtime:
     version: str = ""
     home: str = ""
     store: str = ""
+    socket: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class JobClient:
         token: what the scheduler knows its user by; None where it needs none.
         user: act as this user. With a token, the scheduler must allow it.
         timeout_s: how long an answer may take.
+        socket_path: a Unix socket on which the scheduler of an http URL listens as well; it is tried first.
 
     Raises:
         InvalidRequest: no request can carry the user name (it contains a colon, say) or the token.
@@ -46,14 +47,22 @@ class JobClient:
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, user: str | None = None, timeout_s: float = TIMEOUT_S
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        user: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        socket_path: str | None = None,
     ) -> None:
         self._token = token
         self._acts = user is not None
         self.timeout_s = timeout_s
         # Without a token the name is all there is; with one alone, the scheduler knows whose it is.
         self._asking = user or (process_user() if token is None else None)
-        self._pool = ConnectionPool(Address.of(url), _authorization(token, user), CONNECT_TIMEOUT_S)
+        self._socket_path = socket_path
+        address = Address.of(url, socket_path)
+        self._pool = ConnectionPool(address, _authorization(token, user), CONNECT_TIMEOUT_S)
 
     def __repr__(self) -> str:
         return f"JobClient({self.url!r}, user={self._asking!r})"
@@ -78,12 +87,11 @@ class JobClient:
 
     def acting_as(self, user: str) -> "JobClient":
         """Another client of the same scheduler, acting as another user."""
-        return JobClient(self.url, token=self._token, user=user, timeout_s=self.timeout_s)
+        return self._derived(user, self.timeout_s)
 
     def patient_for(self, timeout_s: float) -> "JobClient":
         """Another client of the same scheduler for the same user, with another deadline."""
-        user = self._asking if self._token is None or self._acts else None
-        return JobClient(self.url, token=self._token, user=user, timeout_s=timeout_s)
+        return self._derived(self._asking if self._token is None or self._acts else None, timeout_s)
 
     def close(self) -> None:
         """Close the connections. The client can be used again; it opens new ones."""
@@ -436,6 +444,11 @@ class JobClient:
         self._ask(protocol.shutdown(stop_agent=stop_agent))
 
     # --- how ---
+
+    def _derived(self, user: str | None, timeout_s: float) -> "JobClient":
+        return JobClient(
+            self.url, token=self._token, user=user, timeout_s=timeout_s, socket_path=self._socket_path
+        )
 
     def _scheduler_now_ms(self) -> int:
         """The time by the scheduler's clock, which need not be this one; 0 if it does not tell."""

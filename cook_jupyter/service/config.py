@@ -4,9 +4,11 @@ Lives here: `Settings`, its defaults (Cook's, unless said), reading them from TO
 layout of the home directory. Not here: what users of the notebook wing configure (`client.connect`).
 """
 
+import hashlib
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,8 @@ from cook_jupyter.service.policies import (
 )
 
 HOME_VARIABLE = "COOK_JUPYTER_HOME"
+OWNER_SOCKET = "scheduler.sock"
+MAX_SOCKET_PATH_BYTES = 100  # Linux takes 107, macOS 103
 
 # What node agents do, told to Cook's clients by /settings; nobody may set it.
 PROGRESS_REGEX = r"progress:\s+([0-9]*\.?[0-9]+)($|\s+.*)"
@@ -73,6 +77,28 @@ class Home:
         """Where the running scheduler says how to reach it."""
         return self.root / "scheduler.json"
 
+    def owner_socket(self) -> Path | None:
+        """Return where the scheduler listens for its owner alone; None if no short path can be had.
+
+        The path of a Unix socket has about a hundred bytes. Where the home's is longer, the socket lies in a
+        folder for temporary files that the owner alone can open.
+        """
+        path = self.root / OWNER_SOCKET
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+            return path
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / f"cook_jupyter-{os.getuid()}-{digest}"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()
+        except OSError:
+            return None
+        is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+        path = folder / OWNER_SOCKET
+        if not is_own or found.st_mode & 0o077 or len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+            return None  # somebody else was there first
+        return path
+
     @property
     def lock_file(self) -> Path:
         """Held by the running scheduler for as long as it lives."""
@@ -110,6 +136,7 @@ class Settings:
 
     Attributes:
         host, port: where to listen; port 0 takes a free one.
+        allowed_hosts: further names by which requests may name the scheduler (`Host`).
         synchronous: SQLite's setting: NORMAL survives kill -9, FULL survives power loss too.
         cpus, mem_mb: what the local cluster offers; None is all the machine has.
         max_cpus, max_mem_mb: the most one job may ask for (task-constraints).
@@ -134,6 +161,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 0
     socket: str | None = None
+    allowed_hosts: frozenset[str] = frozenset()
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
     pools: tuple[Pool, ...] = (Pool(name="default", purpose="this machine"),)
     default_pool: str = "default"

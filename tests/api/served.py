@@ -176,9 +176,15 @@ def serving(
     authenticator: Authenticator | None = None,
     heartbeat_s: float = 15.0,
     socket_path: Path | None = None,
+    with_address: bool = False,
     store: Store | None = None,
 ) -> Iterator[Served]:
-    """Serve a scheduler of two small hosts in a thread of its own."""
+    """Serve a scheduler of two small hosts in a thread of its own.
+
+    Args:
+        socket_path: a Unix socket to listen on in place of an address.
+        with_address: listen on an address besides the Unix socket.
+    """
     settings = settings or Settings(pools=POOLS)
     authenticator = authenticator or TokenAuthenticator(TOKEN, owner=OWNER)
     hosts = {"h1": Resources(cpus=2, mem_mb=4096), "h2": Resources(cpus=2, mem_mb=4096)}
@@ -191,7 +197,13 @@ def serving(
         place.make()
         async with alive(store or MemoryStore(), [cluster], settings, place, SystemClock()) as scheduler:
             application = make_application(scheduler, authenticator, heartbeat_s=heartbeat_s)
-            listener = serve(application, authenticator, bounds=bounds, socket_path=socket_path)
+            listener = serve(
+                application,
+                authenticator,
+                host=None if socket_path is not None and not with_address else "127.0.0.1",
+                bounds=bounds,
+                socket_path=socket_path,
+            )
             answers.append(Served(listener.url, scheduler, cluster, asyncio.get_running_loop()))
             began.set()
             await asyncio.to_thread(end.wait)

@@ -22,7 +22,7 @@ LOGIN = "".join(f"{name}: {value}\r\n" for name, value in authorization(OWNER).i
 
 def request(method: str, path: str, *headers: str) -> bytes:
     lines = "".join(f"{header}\r\n" for header in headers)
-    return f"{method} {path} HTTP/1.1\r\nHost: x\r\n{LOGIN}{lines}\r\n".encode()
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{LOGIN}{lines}\r\n".encode()
 
 
 def answer(connection: socket.socket) -> http.client.HTTPResponse:
@@ -137,7 +137,7 @@ class TestSizes:
         with served.raw() as connection:
             name = header.partition(":")[0]
             login = "" if name == "Authorization" else LOGIN
-            text = f"{method} /jobs HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n{login}{header}\r\n\r\n"
+            text = f"{method} /jobs HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n{login}{header}\r\n\r\n"
             connection.sendall(text.encode("latin-1"))
             assert answer(connection).status < 500
 
@@ -158,7 +158,7 @@ class TestTimes:
         [
             b"",
             b"GET / HT",
-            b"GET / HTTP/1.1\r\nHost: x\r\n",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n",
             request("POST", "/jobs", "Content-Length: 9") + b"{",
         ],
     )

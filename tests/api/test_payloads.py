@@ -112,7 +112,7 @@ class TestBlobs:
         folder: Path = served.scheduler.blobs / "calls"
         login = "".join(f"{name}: {value}\r\n" for name, value in authorization(OWNER).items())
         with served.raw() as connection:
-            head = f"PUT /v1/blobs/calls/{uuid4()} HTTP/1.1\r\nHost: x\r\n{login}Content-Length: 1000"
+            head = f"PUT /v1/blobs/calls/{uuid4()} HTTP/1.1\r\nHost: localhost\r\n{login}Content-Length: 1000"
             connection.sendall(f"{head}\r\n\r\nhalf".encode())
             until(lambda: folder.exists() and list(folder.iterdir()))
             connection.shutdown(socket.SHUT_RDWR)

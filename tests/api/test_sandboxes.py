@@ -67,7 +67,9 @@ class TestFiles:
         with served.raw() as connection:
             login = "".join(f"{name}: {value}\r\n" for name, value in authorization(OWNER).items())
             path = quote(str(sandbox / "huge"))
-            connection.sendall(f"GET /files/download?path={path} HTTP/1.1\r\nHost: x\r\n{login}\r\n".encode())
+            connection.sendall(
+                f"GET /files/download?path={path} HTTP/1.1\r\nHost: localhost\r\n{login}\r\n".encode()
+            )
             assert connection.recv(1000).startswith(b"HTTP/1.1 200")
         assert served.ask("GET", "/pools").status == 200
         assert not [record for record in caplog.records if record.levelname == "ERROR"]
