@@ -117,15 +117,19 @@ class CookHandler(RequestHandler):
         if not self._passes_host() or not self._passes_origin():
             return
         if self.needs_login:
-            try:
-                identity = self.door.authenticator.identify(self.request.headers)
-                self.asker = self._acting(identity)
-            except Unauthenticated as error:
-                self.refuse(error, challenge=self.door.authenticator.challenge)
-            except Forbidden as error:
-                self.refuse(error)
-            else:
-                self._count_request()
+            self.log_in()
+
+    def log_in(self) -> None:
+        """Find out who asks; a refusal is finished here."""
+        try:
+            identity = self.door.authenticator.identify(self.request.headers)
+            self.asker = self._acting(identity)
+        except Unauthenticated as error:
+            self.refuse(error, challenge=self.door.authenticator.challenge)
+        except Forbidden as error:
+            self.refuse(error)
+        else:
+            self._count_request()
 
     # What was asked
 

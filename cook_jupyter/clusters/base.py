@@ -22,11 +22,17 @@ from cook_jupyter.model.quick import quick
 @quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """An instance that is committed and may start; `attempt` is how many the job had before it."""
+    """An instance that is committed and may start.
+
+    Attributes:
+        attempt: number of instances that the job had before it.
+        secret: the secret by which the instance may report its progress; empty if it may not.
+    """
 
     spec: JobSpec
     instance: Instance
     attempt: int = 0
+    secret: str = ""
 
 
 class Reporter(Protocol):

@@ -120,6 +120,11 @@ class Home:
         return self.root / "keys"
 
     @property
+    def instance_key(self) -> Path:
+        """The key of the secrets by which instances report their progress."""
+        return self.root / "instance.key"
+
+    @property
     def agent(self) -> Path:
         """The node agent's own directory."""
         return self.root / "agent"

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from cook_jupyter.clusters.local.cluster import LocalCluster
+from cook_jupyter.payload.keys import read_or_make_key
 from cook_jupyter.service.clock import SystemClock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.scheduler import Scheduler
@@ -27,7 +28,8 @@ async def embedded(settings: Settings, home: Home) -> AsyncIterator[Scheduler]:
         kill_grace_s=settings.kill_grace_s,
         idle_exit_s=settings.agent_idle_exit_s,
     )
-    async with alive(store, [cluster], settings, home, SystemClock()) as scheduler:
+    key = read_or_make_key(home.instance_key)
+    async with alive(store, [cluster], settings, home, SystemClock(), instance_key=key) as scheduler:
         yield scheduler
         if scheduler.stop_agent_at_shutdown:
             await cluster.stop_agent()

@@ -28,12 +28,14 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.model.quick import maker
 from cook_jupyter.model.waiting import WaitReason
+from cook_jupyter.payload.keys import Key
 from cook_jupyter.scheduling.explain import sentences
 from cook_jupyter.scheduling.progress import Gathering
 from cook_jupyter.service.admission import Admission
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.events import EventHub, Subscription
+from cook_jupyter.service.instance_secrets import InstanceSecrets
 from cook_jupyter.service.kills import Kills
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.monitoring import Monitoring
@@ -63,12 +65,14 @@ class Scheduler:
         settings: Settings,
         clock: Clock,
         blobs: Path,
+        instance_key: Key | None = None,
     ) -> None:
         self.store = store
         self.clusters = {cluster.name: cluster for cluster in clusters}
         self.settings = settings
         self.clock = clock
         self.blobs = blobs
+        self.instance_secrets = None if instance_key is None else InstanceSecrets(instance_key)
         self.hub = EventHub(store)
         self.limits = Limits(
             default_pool=settings.default_pool,
@@ -403,7 +407,13 @@ class Scheduler:
         if spec.max_runtime_ms > longest_ms:
             spec = replace(spec, max_runtime_ms=longest_ms)
         row = self._running.get(spec.job_id)
-        return _launch(spec=spec, instance=instance, attempt=0 if row is None else row.attempt)
+        secrets = self.instance_secrets
+        return _launch(
+            spec=spec,
+            instance=instance,
+            attempt=0 if row is None else row.attempt,
+            secret="" if secrets is None else secrets.of(instance.instance_id),
+        )
 
     def longest_ms(self, asked_ms: int) -> int:
         """Return how long a job that asks for that much may run here."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.errors import OutOfStep
+from cook_jupyter.payload.keys import Key
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.loops import LOOPS, supervised
@@ -27,6 +28,7 @@ async def alive(
     clock: Clock,
     *,
     by_hand: bool = False,
+    instance_key: Key | None = None,
 ) -> AsyncIterator[Scheduler]:
     """Open the store, recover, start the clusters and the loops; end them all on exit.
 
@@ -38,6 +40,7 @@ async def alive(
         clock: the time.
         by_hand: no loop runs: somebody (a simulator, a test) calls each step when it is due. The clusters
             have been started then.
+        instance_key: key of the secrets by which instances may report their progress; None gives them none.
 
     Raises:
         OutOfStep: a view of the scheduler could not follow a commit. All that is under way was cancelled;
@@ -51,6 +54,7 @@ async def alive(
             settings=settings,
             clock=clock,
             blobs=home.blobs,
+            instance_key=instance_key,
         )
         open_instances = await scheduler.recover()
         updates = Updates(scheduler)

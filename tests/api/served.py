@@ -27,6 +27,7 @@ from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.model.instance import StatusUpdate, TaskState
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.payload.keys import make_key
 from cook_jupyter.service.clock import SystemClock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.scheduler import Scheduler
@@ -195,7 +196,9 @@ def serving(
     async def live() -> None:
         place = Home(root=home)
         place.make()
-        async with alive(store or MemoryStore(), [cluster], settings, place, SystemClock()) as scheduler:
+        key = make_key(b"the key of the tests' instances ....")
+        chosen = store or MemoryStore()
+        async with alive(chosen, [cluster], settings, place, SystemClock(), instance_key=key) as scheduler:
             application = make_application(scheduler, authenticator, heartbeat_s=heartbeat_s)
             listener = serve(
                 application,

@@ -4,7 +4,13 @@ from uuid import uuid4
 
 import pytest
 
-from tests.api.served import Served, a_request
+from tests.api.served import OWNER, Served, a_request
+
+
+def secret_of(served: Served, task: str) -> dict[str, str]:
+    """The header by which an instance shows its secret."""
+    assert served.scheduler.instance_secrets is not None
+    return {"Authorization": f"Bearer {served.scheduler.instance_secrets.of(task)}"}
 
 
 def test_pools_are_listed_the_inactive_ones_too(served: Served) -> None:
@@ -143,16 +149,41 @@ def test_only_the_owner_ends_the_scheduler(served: Served) -> None:
 
 
 class TestProgress:
-    def test_is_taken_without_login_and_shown(self, served: Served) -> None:
+    def test_is_taken_from_the_instance_itself_and_shown(self, served: Served) -> None:
         uuid = served.submit()
         task = served.started(uuid)
         body = {"progress-sequence": 2, "progressPercent": 40, "progress_message": "on it"}
-        reply = served.ask("POST", f"/progress/{task}", body, by=None)
+        reply = served.ask("POST", f"/progress/{task}", body, by=None, headers=secret_of(served, task))
         assert reply.status == 202
         assert reply.json == {"instance": task, "job": uuid, "message": "progress update accepted"}
         served.ask("POST", f"/progress/{task}", {"progress_sequence": 1, "progress_percent": 90})
         (instance,) = served.job(uuid)["instances"]
         assert (instance["progress"], instance["progress_message"]) == (40, "on it")
+
+    @pytest.mark.parametrize("secret", ["none", "wrong", "not ASCII", "of another instance"])
+    def test_is_not_taken_without_the_instances_own_secret(self, served: Served, secret: str) -> None:
+        task, other = (served.started(served.submit(user="ada")) for _ in range(2))
+        body = {"progress_sequence": 1, "progress_percent": 40}
+        headers = {
+            "none": {},
+            "wrong": {"Authorization": "Bearer " + 64 * "0"},
+            "not ASCII": {"Authorization": "Bearer \xff"},
+            "of another instance": secret_of(served, other),
+        }[secret]
+        assert served.ask("POST", f"/progress/{task}", body, by=None, headers=headers).status == 401
+        assert served.ask("GET", f"/instances/{task}").json["progress"] == 0
+
+    def test_is_taken_from_the_jobs_owner_and_from_nobody_else(self, served: Served) -> None:
+        task = served.started(served.submit(user="ada"))
+        body = {"progress_sequence": 1, "progress_percent": 40}
+        assert served.ask("POST", f"/progress/{task}", body, by="bob").status == 403
+        assert served.ask("POST", f"/progress/{task}", body, by="ada").status == 202
+        assert served.ask("POST", f"/progress/{task}", body, by=OWNER).status == 202
+
+    def test_a_secret_opens_nothing_else(self, served: Served) -> None:
+        task = served.started(served.submit())
+        for path in ("/pools", f"/instances/{task}", f"/v1/logs/{task}"):
+            assert served.ask("GET", path, by=None, headers=secret_of(served, task)).status == 401
 
     @pytest.mark.parametrize(
         "body",
@@ -164,7 +195,7 @@ class TestProgress:
         ],
     )
     def test_a_wrong_shape_is_refused(self, served: Served, body: object) -> None:
-        assert served.ask("POST", f"/progress/{uuid4()}", body, by=None).status == 400
+        assert served.ask("POST", f"/progress/{uuid4()}", body).status == 400
 
     def test_a_jobs_uuid_is_not_a_task(self, served: Served) -> None:
         body = {"progress_sequence": 1, "progress_percent": 1}

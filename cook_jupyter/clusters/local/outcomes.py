@@ -34,6 +34,7 @@ OUTCOMES: dict[str, tuple[TaskState, ReasonName | None]] = {
     Cause.UNLAUNCHED: (TaskState.LOST, LAUNCH_FAILED),
 }
 
+INSTANCE_SECRET = "COOK_INSTANCE_SECRET"  # noqa: S105 (a variable of the instance's environment)
 COOK_EXECUTOR = "cook"  # whoever asks for it by name also wants its last words in stdout
 
 
@@ -46,7 +47,7 @@ def task_of(launch: Launch, ports: tuple[int, ...]) -> Task:
         job_id=spec.job_id,
         user=spec.user,
         command=spec.command,
-        env=spec.env,
+        env={**spec.env, INSTANCE_SECRET: launch.secret} if launch.secret else spec.env,
         cpus=spec.cpus,
         mem_mb=spec.mem_mb,
         gpus=float(spec.gpus),
