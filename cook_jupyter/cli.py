@@ -164,7 +164,8 @@ async def _serve(
         if not quiet:
             click.echo(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
         _calm_the_collector()
-        keeper = asyncio.create_task(_keep(runtime_file, scheduler))
+        log_file = home.scheduler_log if _is_stderr(home.scheduler_log) else None
+        keeper = asyncio.create_task(_keep(runtime_file, scheduler, log_file))
         try:
             await scheduler.shutdown.wait()
             if scheduler.failure is None:  # else the file is left: who waits for a result shall start another
@@ -176,16 +177,34 @@ async def _serve(
             raise SchedulerError(scheduler.failure)
 
 
-async def _keep(runtime_file: "RuntimeFile", scheduler: "Scheduler") -> None:
-    """Write the runtime file again whenever it is missing or is not this scheduler's, until cancelled."""
+async def _keep(runtime_file: "RuntimeFile", scheduler: "Scheduler", log_file: Path | None) -> None:
+    """Look after the files of this process until cancelled.
+
+    Args:
+        runtime_file: written again whenever it is missing or is not this scheduler's.
+        scheduler: the scheduler.
+        log_file: the log, kept small; None if stderr is somebody else's.
+    """
+    from cook_jupyter.worker.log_file import bound_log
+
     while True:
         await asyncio.sleep(RUNTIME_FILE_CHECK_S)
+        if log_file is not None:
+            await asyncio.to_thread(bound_log, str(log_file))
         try:
             if scheduler.store.broken() is None and not runtime_file.is_intact():
                 log.warning("The runtime file %s was removed or changed: it is written again", runtime_file)
                 runtime_file.write()
         except OSError as error:
             log.warning("The runtime file %s cannot be written: %s", runtime_file, error)
+
+
+def _is_stderr(path: Path) -> bool:
+    """Return whether stderr of this process is this file."""
+    try:
+        return os.path.samestat(os.fstat(2), path.stat())
+    except OSError:
+        return False
 
 
 def _calm_the_collector() -> None:

@@ -130,6 +130,11 @@ class Home:
         return self.root / "agent"
 
     @property
+    def scheduler_log(self) -> Path:
+        """Where a scheduler without a terminal writes."""
+        return self.logs / "scheduler.log"
+
+    @property
     def logs(self) -> Path:
         """Where processes without a terminal write."""
         return self.root / "log"

@@ -37,6 +37,7 @@ from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.frames import Frame, Header, frame_of, pack
 from cook_jupyter.worker.journal import Ledger
 from cook_jupyter.worker.limits import MemoryGroups
+from cook_jupyter.worker.log_file import bound_log
 from cook_jupyter.worker.outbox import Outbox
 from cook_jupyter.worker.pool import Listener, Pool, WorkerProcess
 from cook_jupyter.worker.progress import Progress, ProgressReader
@@ -122,10 +123,12 @@ class Agent:
     Args:
         settings: how it behaves.
         listener: where schedulers connect; listening.
+        log: the file to which the agent and its workers write, kept small by the agent; None for none.
     """
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, log: str | None = None) -> None:
         self._settings = settings
+        self._log = log
         self._folder = f"{settings.home}/{JOURNAL}"
         self._sandboxes = f"{settings.home}/{FOLDER}"
         self._loop = Loop()
@@ -497,6 +500,8 @@ class Agent:
 
     def _keep_house(self, now: float) -> None:
         self._pool.look_after(idle_s=self._settings.idle_worker_s)
+        if self._log is not None:
+            bound_log(self._log)
         busy = self._running or self._queued or self._scheduler is not None
         if not busy and now - self._idle_since >= self._settings.idle_exit_s:
             self._left = True

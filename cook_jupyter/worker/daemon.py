@@ -57,7 +57,7 @@ def start_agent(settings: Settings, log: str) -> int:
     if listener is None:
         os.write(said, str(TAKEN).encode())
         return TAKEN
-    _serve(settings, listener, ready=said)
+    _serve(settings, listener, ready=said, log=log)
     return READY
 
 
@@ -81,7 +81,7 @@ def _prepare(settings: Settings) -> socket.socket | None:
     return listener
 
 
-def _serve(settings: Settings, listener: socket.socket, ready: int | None) -> None:
+def _serve(settings: Settings, listener: socket.socket, ready: int | None, log: str | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: None)  # not SIG_IGN: our children would inherit that
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -89,7 +89,7 @@ def _serve(settings: Settings, listener: socket.socket, ready: int | None) -> No
     if soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    agent = Agent(settings, listener)
+    agent = Agent(settings, listener, log)
     facts = {"pid": os.getpid(), "mark": processes.start_mark(os.getpid()), "version": VERSION}
     with open(FACTS, "w", encoding="utf-8") as file:
         json.dump({**facts, "python": sys.executable}, file)
