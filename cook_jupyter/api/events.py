@@ -44,8 +44,7 @@ class EventsHandler(CookHandler):
         if isinstance(stream, IOStream):
             stream.set_nodelay(True)  # a line must not wait for the one before to be acknowledged
         try:
-            self.write(encode_first_line(reader.cursor, self.scheduler.store_id))
-            await self.flush()
+            await self.send_piece(encode_first_line(reader.cursor, self.scheduler.store_id))
             while not reader.closed:
                 changes = await reader.batch(self.door.heartbeat_s)
                 await self._tell(reader, [c for c in changes if _carries(c.job, labels[1:])])
@@ -73,8 +72,7 @@ class EventsHandler(CookHandler):
             await self._send(reader.cursor, events)
 
     async def _send(self, cursor: int, events: Sequence[bytes]) -> None:
-        self.write(encode_line(cursor, events))
-        await self.flush()
+        await self.send_piece(encode_line(cursor, events))
 
 
 def _label(said: str) -> tuple[str, str]:

@@ -11,17 +11,19 @@ Source: the REST specification, section 18.
 """
 
 import asyncio
+import codecs
 import re
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from cook_jupyter.api.handler import CookHandler
+from cook_jupyter.api.handler import PIECE_BYTES, CookHandler
 from cook_jupyter.api.jobs import instance_of
 from cook_jupyter.errors import InvalidRequest, NotFound
+from cook_jupyter.wire.shape import to_json
 
-PIECE_BYTES = 256 * 1024
-MOST_READ_BYTES = 16 * 1024 * 1024  # of one /files/read: it travels as text in JSON
+MOST_READ_BYTES = 16 * 1024 * 1024  # of one /files/read
 
 _UUID = re.compile(r"\A[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
@@ -87,8 +89,7 @@ class DownloadHandler(FilesHandler):
                 if not piece:
                     break
                 left -= len(piece)
-                self.write(piece)
-                await self.flush()
+                await self.send_piece(piece)
 
 
 class ReadHandler(FilesHandler):
@@ -106,8 +107,17 @@ class ReadHandler(FilesHandler):
                 return
             most = MOST_READ_BYTES if length == -1 else min(length, MOST_READ_BYTES)
             file.seek(offset)
-            data = await asyncio.to_thread(file.read, most)
-        self.answer({"data": data.decode("utf-8", "replace"), "offset": offset})
+            await self.answer_in_pieces(self._encoded(file, most, offset))
+
+    async def _encoded(self, file: BinaryIO, length: int, offset: int) -> AsyncIterator[bytes]:
+        """Yield what comes next in a file as text in JSON, in fragments."""
+        yield b'{"data":"'
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        left = length
+        while left > 0 and (data := await asyncio.to_thread(file.read, min(PIECE_BYTES, left))):
+            left -= len(data)
+            yield to_json(decoder.decode(data))[1:-1]
+        yield to_json(decoder.decode(b"", final=True))[1:-1] + b'","offset":%d}' % offset
 
     def _bound(self, name: str) -> int:
         said = self.param(name)

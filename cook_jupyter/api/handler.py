@@ -8,17 +8,19 @@ Not here: the actions (the other modules of `api`), the table of URLs (`api.rout
 Source: the REST specification, sections 1 and 2.
 """
 
+import asyncio
 import logging
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from asyncio import Future
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
 from types import TracebackType
 from typing import Any, ClassVar
 
 from tornado.httputil import HTTPServerRequest
-from tornado.iostream import StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from cook_jupyter.api.auth import (
@@ -42,6 +44,10 @@ from cook_jupyter.wire.shape import MISSING, to_json
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
+WRITE_S = 30.0
+MIN_BYTES_PER_S = 64 * 1024
+PIECE_BYTES = 256 * 1024
+PAGE_JOBS = 128  # that are looked up together
 UNAVAILABLE = 503
 POOL_HEADER = "X-Cook-Pool"
 UNIX_SOCKET_HOST = "localhost"  # what clients put into `Host` when they know a Unix socket alone
@@ -60,6 +66,7 @@ class Door:
         origins: patterns of other web sites that may ask, each to match whole.
         encoder: what all readers of events share.
         heartbeat_s: how often a silent stream of events says that it is alive.
+        write_s: how long a client may take nothing of what it is sent; large pieces are given more.
     """
 
     scheduler: Scheduler
@@ -67,6 +74,7 @@ class Door:
     origins: tuple[re.Pattern[str], ...] = ()
     encoder: EventEncoder = field(default_factory=EventEncoder)
     heartbeat_s: float = HEARTBEAT_S
+    write_s: float = WRITE_S
 
     @property
     def settings(self) -> Settings:
@@ -213,6 +221,64 @@ class CookHandler(RequestHandler):
 
     # What is answered
 
+    async def answer_list(self, pages: AsyncIterator[Iterable[Any]]) -> None:
+        """Finish with a JSON list; see `answer_in_pieces`.
+
+        Args:
+            pages: the items, a page at a time.
+        """
+        await self.answer_in_pieces(encode_list(pages))
+
+    async def answer_in_pieces(self, fragments: AsyncIterator[bytes]) -> None:
+        """Finish with an answer that is made and sent piece by piece, as fast as the client takes it.
+
+        However long the answer is, little more than a piece of it is held, and other requests are served in
+        between. What goes wrong after the first piece breaks the connection: part of a list is no answer.
+
+        Args:
+            fragments: the answer, of which any number make a piece.
+        """
+        piece = bytearray()
+        async for fragment in fragments:
+            piece += fragment
+            if len(piece) >= PIECE_BYTES:
+                await self.send_piece(bytes(piece))
+                piece.clear()
+        self.finish(bytes(piece))
+
+    async def send_piece(self, piece: bytes) -> None:
+        """Send a part of the answer, and wait until the client has taken it.
+
+        Raises:
+            StreamClosedError: the client went, or took nothing for too long.
+        """
+        self.write(piece)
+        try:
+            async with asyncio.timeout(self._patience_s(len(piece))):
+                await self.flush()
+        except TimeoutError:
+            self._hang_up()
+            raise StreamClosedError from None
+        await asyncio.sleep(0)  # a client that takes all at once must not keep the others waiting
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "Future[None]":
+        """Finish the answer, and hang up on a client that does not take it."""
+        size = len(chunk) if isinstance(chunk, bytes) else 0
+        sent = super().finish(chunk)
+        if not sent.done():
+            timer = asyncio.get_running_loop().call_later(self._patience_s(size), self._hang_up)
+            sent.add_done_callback(lambda _: timer.cancel())
+        return sent
+
+    def _patience_s(self, size: int) -> float:
+        """How long a client may take over so many bytes."""
+        return self.door.write_s + size / MIN_BYTES_PER_S
+
+    def _hang_up(self) -> None:
+        stream = getattr(self.request.connection, "stream", None)
+        if isinstance(stream, IOStream):
+            stream.close()
+
     def answer(self, value: Any, status: int = 200) -> None:
         """Finish with a JSON answer."""
         self.set_status(status)
@@ -261,6 +327,12 @@ class CookHandler(RequestHandler):
             raise unknown([instance_id], "an instance")
         return job
 
+    async def jobs_in_pages(self, job_ids: Sequence[str]) -> AsyncIterator[list[Job]]:
+        """Yield the jobs with these ids, in order, without those that do not exist."""
+        for begin in range(0, len(job_ids), PAGE_JOBS):
+            page = await self.scheduler.jobs(job_ids[begin : begin + PAGE_JOBS])
+            yield [job for job in page if job is not None]
+
     async def groups_of(self, jobs: Iterable[Job]) -> dict[GroupId, Group]:
         """Return the groups of jobs, by id."""
         wanted = list(dict.fromkeys(job.spec.group for job in jobs if job.spec.group is not None))
@@ -278,8 +350,8 @@ class CookHandler(RequestHandler):
         raised = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(raised, StreamClosedError):  # nobody is there to be told
             return
-        if self._headers_written:
-            super().send_error(status_code, **kwargs)
+        if self._headers_written:  # the client must not take what it has for the whole
+            self._hang_up()
             return
         self.clear()
         self._allow_origin()
@@ -402,6 +474,21 @@ class CookHandler(RequestHandler):
         if origin is not None and self._is_allowed(origin):
             self.set_header("Access-Control-Allow-Credentials", "true")
             self.set_header("Access-Control-Allow-Origin", origin)
+
+
+async def encode_list(pages: AsyncIterator[Iterable[Any]]) -> AsyncIterator[bytes]:
+    """Yield a JSON list in fragments.
+
+    Args:
+        pages: the items, a page at a time.
+    """
+    before = b"["
+    async for page in pages:
+        for item in page:
+            yield before + to_json(item)
+            before = b","
+        await asyncio.sleep(0)
+    yield b"[]" if before == b"[" else b"]"
 
 
 class NoRoute(CookHandler):

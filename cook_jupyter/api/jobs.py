@@ -10,8 +10,9 @@ import os
 import pwd
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import lru_cache
+from typing import Any, TypeVar
 
 from msgspec import UNSET
 
@@ -29,6 +30,8 @@ from cook_jupyter.wire.submission import (
     read_raw_submission,
     read_submission,
 )
+
+T = TypeVar("T")
 
 DEFAULT_LIMIT = 150
 DEFAULT_HOURS = 24
@@ -65,9 +68,9 @@ class JobsHandler(CookHandler):
             missing = [job_id for job_id, job in zip(ids, found, strict=True) if job is None]
             if missing and not (known and self.flag("partial")):
                 require_found(missing, "a job")
-            await self.answer_jobs(known)
+            await self.answer_list(self._encoded(one_page(known)))
         else:
-            await self.answer_jobs(await self.scheduler.list_jobs(self._query()))
+            await self.answer_list(self._encoded(self.scheduler.list_jobs(self._query())))
 
     async def submit(self, sent: RawSubmission, body_pool: str | None) -> None:
         """Check a submission in Cook's order, hand it on, and answer."""
@@ -98,11 +101,12 @@ class JobsHandler(CookHandler):
         self.set_status(201)
         self.finish(text)
 
-    async def answer_jobs(self, jobs: Sequence[Job]) -> None:
-        """Answer with jobs as `/jobs` tells them."""
+    async def _encoded(self, pages: AsyncIterator[Sequence[Job]]) -> AsyncIterator[Iterable[Any]]:
+        """Yield pages of jobs as `/jobs` tells them."""
         teller, attempts = self.teller(), self.scheduler.attempts
-        groups = await self.groups_of(jobs)
-        self.answer([teller.job(job, attempts=attempts(job), groups=groups) for job in jobs])
+        async for jobs in pages:
+            groups = await self.groups_of(jobs)
+            yield (teller.job(job, attempts=attempts(job), groups=groups) for job in jobs)
 
     def _accepting_pool(self, named: str | None) -> str:
         pool = named or self.scheduler.default_pool
@@ -182,7 +186,7 @@ class RawSchedulerHandler(JobsHandler):
         if missing and not (known and self.flag("partial")):
             require_found(missing, "a job or an instance")
         teller, attempts = self.teller(), self.scheduler.attempts
-        self.answer([teller.old_job(job, attempts=attempts(job)) for job in known])
+        await self.answer_list(one_page(teller.old_job(job, attempts=attempts(job)) for job in known))
 
     async def delete(self) -> None:
         """Kill jobs and instances: all that are named, or none."""
@@ -231,12 +235,12 @@ class InstancesHandler(CookHandler):
         if missing and not (len(missing) < len(ids) and self.flag("partial")):
             require_found(missing, "an instance")
         teller = self.teller()
-        self.answer(
-            [
+        await self.answer_list(
+            one_page(
                 teller.instance_with_job(instance_of(job, asked), job)
                 for asked, job in zip(ids, found, strict=True)
                 if job is not None
-            ]
+            )
         )
 
 
@@ -260,9 +264,13 @@ class ListHandler(CookHandler):
 
     async def get(self) -> None:
         """Return a user's jobs, newest first."""
-        jobs = await self.scheduler.list_jobs(self._query())
+        await self.answer_list(self._encoded(self.scheduler.list_jobs(self._query())))
+
+    async def _encoded(self, pages: AsyncIterator[Sequence[Job]]) -> AsyncIterator[Iterable[Any]]:
+        """Yield pages of jobs as `/list` tells them."""
         teller, attempts = self.teller(), self.scheduler.attempts
-        self.answer([teller.listed_job(job, attempts=attempts(job)) for job in jobs])
+        async for jobs in pages:
+            yield (teller.listed_job(job, attempts=attempts(job)) for job in jobs)
 
     def _query(self) -> JobQuery:
         user = self.known_user(self.required("user"))
@@ -286,6 +294,11 @@ class ListHandler(CookHandler):
             name_glob=_name_glob(self.param("name")),
             limit=None if limit is None else integer(limit, "limit"),
         )
+
+
+async def one_page(page: T) -> AsyncIterator[T]:
+    """Yield items that are there already as the only page."""
+    yield page
 
 
 def instance_of(job: Job, instance_id: str) -> Instance:

@@ -149,8 +149,7 @@ async def send_file(handler: CookHandler, path: Path) -> None:
     handler.set_header("Content-Length", str(size))
     with path.open("rb") as file:
         while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
-            handler.write(piece)
-            await handler.flush()
+            await handler.send_piece(piece)
 
 
 def blob_path(root: Path, name: str) -> Path:

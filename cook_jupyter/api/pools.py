@@ -6,13 +6,18 @@ Not here: the reasons themselves (`scheduling.explain`).
 Source: the REST specification, sections 13 and 15.
 """
 
-from cook_jupyter.api.handler import CookHandler
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
+
+from cook_jupyter.api.handler import PAGE_JOBS, CookHandler, encode_list
 from cook_jupyter.api.jobs import EVERY_VERB, instance_of
 from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.wire.jobs import queue_entry
+from cook_jupyter.wire.shape import to_json
 
 DEFAULT_LIMIT = 1000
+MAX_LIMIT = 10_000  # ranking so many jobs takes some 40 ms, in which nobody else is served
 
 
 class PoolsHandler(CookHandler):
@@ -41,13 +46,23 @@ class QueueHandler(CookHandler):
         """Return each pool's waiting jobs, first to be launched first."""
         limit = _limit(self)
         self.require_admin("access the queue")
-        queues = self.scheduler.queue(limit)
-        told = {}
+        await self.answer_in_pieces(self._encoded(self.scheduler.queue(limit), limit))
+
+    async def _encoded(self, queues: Mapping[str, Sequence[str]], limit: int) -> AsyncIterator[bytes]:
+        """Yield the queues of all pools in fragments of JSON."""
+        before = b"{"
         for pool, job_ids in queues.items():
-            jobs = [job for job in await self.scheduler.jobs(job_ids[:limit]) if job is not None]
+            yield before + to_json(pool) + b":"
+            before = b","
+            async for fragment in encode_list(self._entries(job_ids[:limit])):
+                yield fragment
+        yield b"{}" if before == b"{" else b"}"
+
+    async def _entries(self, job_ids: Sequence[str]) -> AsyncIterator[Iterable[Any]]:
+        """Yield the entries of a queue in pages."""
+        async for jobs in self.jobs_in_pages(job_ids):
             groups = await self.groups_of(jobs)
-            told[pool] = [queue_entry(job, groups.get(job.spec.group or "")) for job in jobs]
-        self.answer(told)
+            yield (queue_entry(job, groups.get(job.spec.group or "")) for job in jobs)
 
 
 class RunningHandler(CookHandler):
@@ -59,16 +74,19 @@ class RunningHandler(CookHandler):
         """Return running instances."""
         limit = _limit(self)
         self.require_admin("access the running instances")
-        ids = self.scheduler.running(limit)
+        await self.answer_list(self._encoded(self.scheduler.running(limit)))
+
+    async def _encoded(self, instance_ids: Sequence[str]) -> AsyncIterator[Iterable[Any]]:
+        """Yield running instances in pages."""
         teller = self.teller()
-        found = await self.scheduler.jobs_of_instances(ids)
-        self.answer(
-            [
+        for begin in range(0, len(instance_ids), PAGE_JOBS):
+            ids = instance_ids[begin : begin + PAGE_JOBS]
+            jobs = await self.scheduler.jobs_of_instances(ids)
+            yield (
                 teller.instance(instance_of(job, instance_id), job)
-                for instance_id, job in zip(ids, found, strict=True)
+                for instance_id, job in zip(ids, jobs, strict=True)
                 if job is not None
-            ]
-        )
+            )
 
 
 class UnscheduledHandler(CookHandler):
@@ -85,19 +103,14 @@ class UnscheduledHandler(CookHandler):
         missing = [asked for asked, job in zip(ids, found, strict=True) if job is None]
         if missing and not (len(missing) < len(ids) and self.flag("partial")):
             require_found(missing, "a job")
-        self.answer(
-            [
-                {
-                    "uuid": job.job_id,
-                    "reasons": [
-                        {"reason": reason.text, "data": reason.data}
-                        for reason in await self.scheduler.why(job.job_id)
-                    ],
-                }
-                for job in found
-                if job is not None
-            ]
-        )
+        await self.answer_list(self._encoded([job.job_id for job in found if job is not None]))
+
+    async def _encoded(self, job_ids: Sequence[str]) -> AsyncIterator[Iterable[Any]]:
+        """Yield why jobs wait, a job at a time."""
+        for job_id in job_ids:
+            reasons = await self.scheduler.why(job_id)
+            told = [{"reason": reason.text, "data": reason.data} for reason in reasons]
+            yield [{"uuid": job_id, "reasons": told}]
 
 
 class WhyHandler(CookHandler):
@@ -124,4 +137,4 @@ def _limit(handler: CookHandler) -> int:
     limit = handler.number("limit", DEFAULT_LIMIT)
     if limit < 1:
         raise InvalidRequest(f"limit is at least 1, not {limit}")
-    return min(limit, 1_000_000)
+    return min(limit, MAX_LIMIT)

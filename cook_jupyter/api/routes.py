@@ -25,7 +25,7 @@ from cook_jupyter.api.events import EventsHandler
 from cook_jupyter.api.fairness import MonitorHandler, RebalancerHandler
 from cook_jupyter.api.files import BrowseHandler, DownloadHandler, ReadHandler
 from cook_jupyter.api.groups import GroupHandler
-from cook_jupyter.api.handler import HEARTBEAT_S, CookHandler, Door, NoRoute
+from cook_jupyter.api.handler import HEARTBEAT_S, WRITE_S, CookHandler, Door, NoRoute
 from cook_jupyter.api.jobs import (
     InstanceHandler,
     InstancesHandler,
@@ -91,7 +91,11 @@ ROUTES: tuple[tuple[str, type[CookHandler]], ...] = (
 
 
 def make_application(
-    scheduler: Scheduler, authenticator: Authenticator, *, heartbeat_s: float = HEARTBEAT_S
+    scheduler: Scheduler,
+    authenticator: Authenticator,
+    *,
+    heartbeat_s: float = HEARTBEAT_S,
+    write_s: float = WRITE_S,
 ) -> Application:
     """Make the application that serves a scheduler.
 
@@ -99,12 +103,14 @@ def make_application(
         scheduler: whom it asks; its settings name origins, impersonators and limits.
         authenticator: who tells it who asks.
         heartbeat_s: how often a silent stream of events says that it is alive.
+        write_s: how long a client may take nothing of what it is sent.
     """
     door = Door(
         scheduler=scheduler,
         authenticator=authenticator,
         origins=tuple(re.compile(pattern) for pattern in scheduler.settings.cors_origins),
         heartbeat_s=heartbeat_s,
+        write_s=write_s,
     )
     return Application(
         [(pattern_of(path), handler, {"door": door}) for path, handler in ROUTES],

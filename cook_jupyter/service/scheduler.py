@@ -11,7 +11,7 @@ import asyncio
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import is_
 from pathlib import Path
@@ -147,9 +147,9 @@ class Scheduler:
         """Return the job of each instance, in the order asked."""
         return await self.store.jobs_of_instances(instance_ids)
 
-    async def list_jobs(self, query: JobQuery) -> Sequence[Job]:
-        """Return the jobs that match, newest first."""
-        return await self.store.list_jobs(query)
+    def list_jobs(self, query: JobQuery) -> AsyncIterator[Sequence[Job]]:
+        """Yield the jobs that match, newest first, in pages."""
+        return self.store.list_jobs(query)
 
     async def groups(self, group_ids: Sequence[GroupId]) -> Sequence[Group | None]:
         """Return groups in the order asked."""

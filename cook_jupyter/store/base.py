@@ -39,6 +39,8 @@ from cook_jupyter.model.reason import ReasonName
 
 __all__ = ["Failure", "JobChange", "JobQuery", "Listener", "Store"]
 
+LIST_PAGE_JOBS = 256
+
 Listener = Callable[[Sequence[JobChange]], None]
 
 
@@ -182,8 +184,12 @@ class Store(Protocol):
     async def jobs_of_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[Job | None]:
         """Return the job that each instance belongs to, in the order asked."""
 
-    async def list_jobs(self, query: JobQuery) -> Sequence[Job]:
-        """Return the jobs that match, newest first."""
+    def list_jobs(self, query: JobQuery) -> AsyncIterator[Sequence[Job]]:
+        """Yield the jobs that match, newest first, in pages of a bounded size.
+
+        However many match, one page is held at a time. A job that changes meanwhile is in the list as it was
+        or as it is.
+        """
 
     async def groups(self, group_ids: Sequence[GroupId]) -> Sequence[Group | None]:
         """Return the groups in the order asked."""

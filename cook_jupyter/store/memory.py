@@ -18,6 +18,7 @@ from cook_jupyter.model.instance import InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import FREE_FAILURES, FreeFailures
+from cook_jupyter.store.base import LIST_PAGE_JOBS
 from cook_jupyter.store.door import Answer, P, VerbDoor
 from cook_jupyter.store.draft import Draft, LimitKey, finished_instance, is_unfinished
 
@@ -71,8 +72,8 @@ class MemoryStore(VerbDoor):
         book = self._read()
         return [book.job_of(i) for i in instance_ids]
 
-    async def list_jobs(self, query: JobQuery) -> Sequence[Job]:
-        """Return the jobs that match, newest first."""
+    async def list_jobs(self, query: JobQuery) -> AsyncIterator[Sequence[Job]]:
+        """Yield the jobs that match, newest first, in pages."""
         is_named = _name_test(query.name_glob)
         matching = [
             job
@@ -84,7 +85,9 @@ class MemoryStore(VerbDoor):
             and query.pool in (None, job.spec.pool, job.spec.submit_pool)
         ]
         matching.sort(key=lambda job: (job.submitted_ms, job.seq))
-        return matching[: query.limit][::-1]
+        listed = matching[: query.limit][::-1]
+        for begin in range(0, len(listed), LIST_PAGE_JOBS):
+            yield listed[begin : begin + LIST_PAGE_JOBS]
 
     async def groups(self, group_ids: Sequence[GroupId]) -> Sequence[Group | None]:
         """Return the groups in the order asked."""

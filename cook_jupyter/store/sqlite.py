@@ -122,9 +122,17 @@ class SqliteStore(VerbDoor):
         """Return the job that each instance belongs to."""
         return await self._now().ask(len(instance_ids), lambda rows: rows.jobs_of_instances(instance_ids))
 
-    async def list_jobs(self, query: JobQuery) -> Sequence[Job]:
-        """Return the jobs that match, newest first."""
-        return await self._now().slowly(lambda rows: rows.list_jobs(query))
+    async def list_jobs(self, query: JobQuery) -> AsyncIterator[Sequence[Job]]:
+        """Yield the jobs that match, newest first, in pages."""
+        before = await self._now().slowly(lambda rows: rows.end_of_list(query))
+        left = query.limit
+        while page := await self._now().slowly(partial(_list_page, query=query, before=before)):
+            yield page[:left]
+            before = (page[-1].submitted_ms, page[-1].seq)
+            if left is not None:
+                left -= len(page)
+                if left <= 0:  # jobs that came to match meanwhile do not make the list longer
+                    return
 
     async def groups(self, group_ids: Sequence[GroupId]) -> Sequence[Group | None]:
         """Return the groups in the order asked."""
@@ -414,6 +422,10 @@ class _Hand:
                 error = raised
             with contextlib.suppress(RuntimeError):  # the loop is gone, and all who waited with it
                 self._loop.call_soon_threadsafe(then, answer, error)
+
+
+def _list_page(rows: Rows, *, query: JobQuery, before: tuple[int, int]) -> Sequence[Job]:
+    return rows.list_page(query, before)
 
 
 def _unfinished(rows: Rows, *, after_seq: int) -> Sequence[Job]:

@@ -19,6 +19,7 @@ from cook_jupyter.model.instance import Instance, InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.store import sql
+from cook_jupyter.store.base import LIST_PAGE_JOBS
 from cook_jupyter.store.draft import finished_instance
 
 Synchronous = Literal["NORMAL", "FULL"]
@@ -30,6 +31,7 @@ PAGE_BYTES = 2048
 WRITER_CACHE_KIB = 32 * 1024
 READER_CACHE_KIB = 8 * 1024
 OPEN_TIMEOUT_MS = 4_000  # how long opening waits for another program that locks the file
+LIST_PAGE_BYTES = 256 * 1024
 LOG_LIMIT_BYTES = 64 * 1024 * 1024  # a log that once grew past this is cut back when it starts anew
 
 encode = msgspec.json.Encoder().encode
@@ -191,18 +193,32 @@ class Rows:
         """Return the next jobs that a restart needs, by seq."""
         return [job_of_row(row) for row in self._ask(QUERIES["unfinished_jobs"], (after_seq, limit))]
 
-    def list_jobs(self, query: JobQuery) -> Sequence[Job]:
-        """Return the jobs that match, newest first."""
-        wanted = {
-            "user": query.user,
-            "start_ms": query.start_ms,
-            "end_ms": query.end_ms,
-            "outcomes": _names(sorted(query.outcomes)),
-            "glob": None if query.name_glob is None else _glob(query.name_glob),
-            "pool": query.pool,
-            "limit": -1 if query.limit is None else query.limit,
-        }
-        return [job_of_row(row) for row in self._ask(QUERIES["list_jobs"], wanted)][::-1]
+    def end_of_list(self, query: JobQuery) -> tuple[int, int]:
+        """Return submission time and seq just after the newest job that the limit of a query lets in."""
+        end = (query.end_ms, 0)
+        if query.limit is None:
+            return end
+        wanted = {**_list_parameters(query), "end_ms": query.end_ms, "skipped": query.limit - 1}
+        row = self._ask(QUERIES["place_in_list"], wanted).fetchone()
+        return end if row is None else (row[0], row[1] + 1)
+
+    def list_page(self, query: JobQuery, before: tuple[int, int]) -> Sequence[Job]:
+        """Return the next jobs that match, newest first, until they are many or large.
+
+        Args:
+            query: the query, of which `before` stands for limit and end.
+            before: submission time and seq that the jobs lie before.
+        """
+        before_ms, before_seq = before
+        wanted = {**_list_parameters(query), "before_ms": before_ms, "before_seq": before_seq}
+        page: list[Job] = []
+        size = 0
+        for row in self._ask(QUERIES["list_page"], {**wanted, "count": LIST_PAGE_JOBS}):
+            page.append(job_of_row(row))
+            size += sum(map(len, filter(None, row[-2:])))  # instances and spec
+            if size >= LIST_PAGE_BYTES:
+                break
+        return page
 
     def changed(
         self, user: str, after: int, label: tuple[str, str] | None, limit: int
@@ -329,6 +345,16 @@ def _pragmas(*, synchronous: Synchronous, read_only: bool) -> Iterator[str]:
         if synchronous == "FULL":  # on macOS only this reaches the platter
             yield "fullfsync = ON"
             yield "checkpoint_fullfsync = ON"
+
+
+def _list_parameters(query: JobQuery) -> dict[str, Any]:
+    return {
+        "user": query.user,
+        "start_ms": query.start_ms,
+        "outcomes": _names(sorted(query.outcomes)),
+        "glob": None if query.name_glob is None else _glob(query.name_glob),
+        "pool": query.pool,
+    }
 
 
 def _names(names: Sequence[str]) -> str:

@@ -241,8 +241,14 @@ class GroupBody(msgspec.Struct):
     completed: int | UnsetType = UNSET
 
 
-def group_body(group: Group, job_ids: Sequence[str], jobs: Sequence[Job] | None) -> GroupBody:
-    """Tell a group; `jobs` are its jobs if it is told in detail, else None."""
+def group_body(group: Group, job_ids: Sequence[str], states: Mapping[JobState, int] | None) -> GroupBody:
+    """Encode a group.
+
+    Args:
+        group: the group.
+        job_ids: its jobs.
+        states: how many of them are in which state; None leaves that out.
+    """
     body = GroupBody(
         uuid=group.group_id,
         name=group.name,
@@ -250,11 +256,10 @@ def group_body(group: Group, job_ids: Sequence[str], jobs: Sequence[Job] | None)
         straggler_handling=group.straggler_handling,
         jobs=job_ids,
     )
-    if jobs is not None:
-        states = [job.state for job in jobs]
-        body.waiting = states.count(JobState.WAITING)
-        body.running = states.count(JobState.RUNNING)
-        body.completed = states.count(JobState.COMPLETED)
+    if states is not None:
+        body.waiting = states.get(JobState.WAITING, 0)
+        body.running = states.get(JobState.RUNNING, 0)
+        body.completed = states.get(JobState.COMPLETED, 0)
     return body
 
 

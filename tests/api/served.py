@@ -178,6 +178,7 @@ def serving(
     heartbeat_s: float = 15.0,
     socket_path: Path | None = None,
     with_address: bool = False,
+    write_s: float = 30.0,
     store: Store | None = None,
 ) -> Iterator[Served]:
     """Serve a scheduler of two small hosts in a thread of its own.
@@ -199,7 +200,7 @@ def serving(
         key = make_key(b"the key of the tests' instances ....")
         chosen = store or MemoryStore()
         async with alive(chosen, [cluster], settings, place, SystemClock(), instance_key=key) as scheduler:
-            application = make_application(scheduler, authenticator, heartbeat_s=heartbeat_s)
+            application = make_application(scheduler, authenticator, heartbeat_s=heartbeat_s, write_s=write_s)
             listener = serve(
                 application,
                 authenticator,

@@ -34,6 +34,12 @@ def test_the_queue_tells_waiting_jobs_in_launch_order(served: Served) -> None:
     assert len(served.ask("GET", "/queue?limit=1").json["default"]) == 1
 
 
+def test_no_queue_is_told_beyond_an_upper_limit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cook_jupyter.api.pools.MAX_LIMIT", 2)
+    served.ask("POST", "/jobs", {"jobs": [a_request(cpus=1000) for _ in range(3)]})
+    assert len(served.ask("GET", "/queue?limit=100000").json["default"]) == 2
+
+
 def test_running_instances_are_listed(served: Served) -> None:
     task = served.started(served.submit())
     assert [instance["task_id"] for instance in served.ask("GET", "/running").json] == [task]

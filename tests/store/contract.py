@@ -21,11 +21,11 @@ from cook_jupyter.model.instance import (
     StatusUpdate,
     TaskState,
 )
-from cook_jupyter.model.job import Job, JobSpec, JobState
+from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import UNLIMITED, LimitEntry
 from cook_jupyter.model.reason import HEARTBEAT_LOST, KILLED_BY_USER, NON_ZERO_EXIT, PREEMPTED
-from cook_jupyter.store.base import Failure, Store
+from cook_jupyter.store.base import LIST_PAGE_JOBS, Failure, Store
 from tests.builders import a_group, a_job_spec, an_instance
 from tests.waiting import HANG_S
 
@@ -494,7 +494,7 @@ class StoreContract:
         for at_ms in (10, 20, 20, 30):
             await store.submit([a_job_spec(name=f"at-{at_ms}"), a_job_spec(user="eve")], now_ms=at_ms)
 
-        listed = await store.list_jobs(a_query(start_ms=10, end_ms=30))
+        listed = await listed_jobs(store, a_query(start_ms=10, end_ms=30))
 
         assert [job.spec.name for job in listed] == ["at-20", "at-20", "at-10"]
         assert listed[0].seq > listed[1].seq
@@ -502,8 +502,37 @@ class StoreContract:
     async def test_a_list_that_is_too_long_keeps_the_oldest(self, store: Store) -> None:
         for at_ms in (30, 10, 20):
             await store.submit([a_job_spec()], now_ms=at_ms)
-        listed = await store.list_jobs(a_query(limit=2))
+        listed = await listed_jobs(store, a_query(limit=2))
         assert [job.submitted_ms for job in listed] == [20, 10]
+
+    @pytest.mark.parametrize("limit", [None, 1, 256, 257, 600, 1000])
+    async def test_a_list_of_any_length_comes_whole_and_in_pages(
+        self, store: Store, limit: int | None
+    ) -> None:
+        specs = [a_job_spec() for _ in range(600)]
+        await store.submit(specs[:599], now_ms=20)  # many at one time
+        await store.submit(specs[599:], now_ms=10)
+
+        pages = [page async for page in store.list_jobs(a_query(limit=limit))]
+
+        oldest_first = [specs[599], *specs[:599]]
+        assert [job.spec for page in pages for job in page] == oldest_first[:limit][::-1]
+        assert all(0 < len(page) <= LIST_PAGE_JOBS for page in pages)
+
+    async def test_what_happens_while_a_list_is_read_neither_repeats_nor_lengthens_it(
+        self, store: Store
+    ) -> None:
+        specs = [a_job_spec() for _ in range(600)]
+        await store.submit(specs, now_ms=20)
+        seen: list[JobId] = []
+
+        async for page in store.list_jobs(a_query(limit=600)):
+            seen += [job.job_id for job in page]
+            await store.submit([a_job_spec()], now_ms=20)
+            await store.submit([a_job_spec()], now_ms=30)
+            await store.kill_jobs(seen[-1:])
+
+        assert seen == [spec.job_id for spec in specs[::-1]]
 
     async def test_a_list_can_be_narrowed_to_outcomes(self, store: Store) -> None:
         specs = {
@@ -514,7 +543,7 @@ class StoreContract:
         await store.kill_jobs([specs["failed"].job_id])
 
         for wanted in ({"waiting"}, {"running", "failed"}, {"success"}, set(specs), set[str]()):
-            listed = await store.list_jobs(a_query(outcomes=frozenset(wanted)))
+            listed = await listed_jobs(store, a_query(outcomes=frozenset(wanted)))
             assert {job.spec.name for job in listed} == wanted
 
     @pytest.mark.parametrize(
@@ -533,13 +562,13 @@ class StoreContract:
     async def test_a_list_can_be_narrowed_to_names(self, store: Store, glob: str, named: set[str]) -> None:
         for name in ("sweep", "sweep.1", "sweep-1", "", "[a]?"):
             await submitted(store, name=name)
-        listed = await store.list_jobs(a_query(name_glob=glob))
+        listed = await listed_jobs(store, a_query(name_glob=glob))
         assert {job.spec.name for job in listed} == named
 
     async def test_a_list_can_be_narrowed_to_a_pool_as_used_or_as_named(self, store: Store) -> None:
         for name, pool, named in (("a", "gamma", None), ("b", "beta", "gamma"), ("c", "beta", None)):
             await submitted(store, name=name, pool=pool, submit_pool=named)
-        listed = await store.list_jobs(a_query(pool="gamma"))
+        listed = await listed_jobs(store, a_query(pool="gamma"))
         assert [job.spec.name for job in listed] == ["b", "a"]
 
     async def test_a_reader_learns_what_is_newer_than_its_last_change(self, store: Store) -> None:
@@ -882,6 +911,10 @@ async def open_jobs(store: Store) -> list[Job]:
 
 async def specs_changed(store: Store, label: tuple[str, str], limit: int = 10) -> list[JobSpec]:
     return [change.job.spec for change in await store.changed("ada", 0, label=label, limit=limit)]
+
+
+async def listed_jobs(store: Store, query: JobQuery) -> list[Job]:
+    return [job async for page in store.list_jobs(query) for job in page]
 
 
 def listened(store: Store) -> list[Sequence[JobChange]]:

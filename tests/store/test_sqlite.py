@@ -17,7 +17,7 @@ from cook_jupyter.store.sqlite import SqliteStore
 from cook_jupyter.store.sqlite_book import migrate, refuse_old_sqlite
 from cook_jupyter.store.sqlite_rows import Synchronous
 from tests.builders import a_job_spec
-from tests.store.contract import Home, StoreContract, a_query, open_jobs, submitted
+from tests.store.contract import Home, StoreContract, a_query, listed_jobs, open_jobs, submitted
 from tests.waiting import HANG_S
 
 
@@ -406,7 +406,7 @@ async def test_a_row_that_cannot_be_read_fails_the_whole_question(tmp_path: Path
     await store.open()
 
     with pytest.raises(StoreDamaged, match="a row of the store"):
-        await store.list_jobs(a_query())
+        await listed_jobs(store, a_query())
     with pytest.raises(StoreDamaged, match="a row of the store"):
         await open_jobs(store)
     await store.close()

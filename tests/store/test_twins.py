@@ -22,7 +22,7 @@ from cook_jupyter.store.base import Failure, Store
 from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore
 from tests.builders import a_group, a_job_spec, an_instance
-from tests.store.contract import a_query, open_jobs
+from tests.store.contract import a_query, listed_jobs, open_jobs
 
 Ask = Callable[[Store], Awaitable[Any]]
 
@@ -158,7 +158,7 @@ class Twins(RuleBasedStateMachine):
     @rule(user=USERS, after=st.integers(0, 60), at=TIMES, limit=st.none() | st.integers(1, 5))
     def ask_questions(self, user: str, after: int, at: int, limit: int | None) -> None:
         query = a_query(user=user, end_ms=at, outcomes=frozenset({"running", "failed"}), limit=limit)
-        self.same(lambda store: store.list_jobs(query))
+        self.same(lambda store: listed_jobs(store, query))
         self.same(lambda store: store.changed(user, after, limit=3))
         self.same(lambda store: store.changed(user, after, label=("at", str(at))))
         self.same(lambda store: store.limits())

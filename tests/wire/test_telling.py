@@ -1,6 +1,7 @@
 """Jobs, instances, groups, events and usage as they are told."""
 
 import base64
+from collections import Counter
 from dataclasses import replace
 
 import msgspec
@@ -90,7 +91,7 @@ def test_a_failed_instance_tells_its_reason() -> None:
 def test_counts_of_a_group_are_told_only_in_detail() -> None:
     group, job = a_group(), a_job(state=JobState.RUNNING)
     assert "running" not in told(group_body(group, [job.job_id], None))
-    detailed = told(group_body(group, [job.job_id], [job]))
+    detailed = told(group_body(group, [job.job_id], Counter([job.state])))
     assert (detailed["waiting"], detailed["running"], detailed["completed"]) == (0, 1, 0)
 
 

@@ -75,14 +75,24 @@ WHERE seq IN (
 )
 ORDER BY seq
 
--- name: list_jobs
-SELECT seq, outcome, submitted_ms, last_waiting_ms, max_retries, killed, change, instances, spec
-FROM whole_jobs
+-- name: place_in_list
+SELECT submitted_ms, seq
+FROM jobs
 WHERE user = :user AND submitted_ms >= :start_ms AND submitted_ms < :end_ms
   AND outcome IN (SELECT value FROM json_each(:outcomes))
   AND (:glob IS NULL OR name GLOB :glob)
   AND (:pool IS NULL OR pool = :pool OR submit_pool = :pool)
-ORDER BY submitted_ms, seq LIMIT :limit
+ORDER BY submitted_ms, seq LIMIT 1 OFFSET :skipped
+
+-- name: list_page
+SELECT seq, outcome, submitted_ms, last_waiting_ms, max_retries, killed, change, instances, spec
+FROM whole_jobs
+WHERE user = :user AND submitted_ms >= :start_ms AND submitted_ms <= :before_ms
+  AND (submitted_ms < :before_ms OR seq < :before_seq)
+  AND outcome IN (SELECT value FROM json_each(:outcomes))
+  AND (:glob IS NULL OR name GLOB :glob)
+  AND (:pool IS NULL OR pool = :pool OR submit_pool = :pool)
+ORDER BY submitted_ms DESC, seq DESC LIMIT :count
 
 -- name: changed
 SELECT seq, outcome, submitted_ms, last_waiting_ms, max_retries, killed, change, instances, spec
