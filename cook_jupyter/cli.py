@@ -29,6 +29,7 @@ from cook_jupyter.errors import (
     SchedulerError,
     SchedulerUnreachable,
 )
+from cook_jupyter.model.printable import printable
 
 if TYPE_CHECKING:
     from cook_jupyter.api.auth import TokenAuthenticator
@@ -58,8 +59,13 @@ def main() -> None:
     try:
         cook_jupyter()
     except CookError as error:
-        click.echo(f"cook-jupyter: {error}", err=True)
+        _print(f"cook-jupyter: {error}", err=True)
         sys.exit(2 if isinstance(error, InvalidRequest) else 1)
+
+
+def _print(text: str, *, err: bool = False) -> None:
+    """Print text, which may hold names and messages of others, so that the terminal obeys none of them."""
+    click.echo(printable(text, lines=True), err=err)
 
 
 @cook_jupyter.command()
@@ -82,9 +88,9 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
     from cook_jupyter.service.config import Home, load_settings
     from cook_jupyter.service.early import sole_owner, start_agent
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     place = Home(root=home.absolute()) if home else Home.default()
     kept = place.root / SETTINGS_FILE
     settings = load_settings(config or (kept if kept.exists() else None), **options)
@@ -97,6 +103,21 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
         rebuild_when_out_of_step(
             lambda: asyncio.run(_serve(settings, place, authenticator, token, quiet=embedded))
         )
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats a record as one line, with the traceback below it.
+
+    No text in it commands the terminal on which the log is read, or forges a line.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's own name)
+        """Return the line."""
+        return printable(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line and the traceback."""
+        return printable(super().format(record), lines=True)
 
 
 def rebuild_when_out_of_step(
@@ -162,7 +183,7 @@ async def _serve(
         )
         runtime_file.write()
         if not quiet:
-            click.echo(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
+            _print(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
         _calm_the_collector()
         log_file = home.scheduler_log if _is_stderr(home.scheduler_log) else None
         keeper = asyncio.create_task(_keep(runtime_file, scheduler, log_file))
@@ -277,7 +298,7 @@ def up() -> None:
     from cook_jupyter.client.connect import connect
 
     client = connect()
-    click.echo(f"cook_jupyter is up at {client.url}")
+    _print(f"cook_jupyter is up at {client.url}")
 
 
 @cook_jupyter.command()
@@ -288,18 +309,18 @@ def status() -> None:
     try:
         client = connect(start=False)
     except SchedulerUnreachable as error:
-        click.echo(f"no scheduler: {error}" if error.pid is None else f"no answer: {error}")
+        _print(f"no scheduler: {error}" if error.pid is None else f"no answer: {error}")
         sys.exit(3)
     info, summary = client.info_v1(), client.summary()
     capacity, used = summary["capacity"], summary["used"]
-    click.echo(f"cook_jupyter {info['version']} at {client.url}, pid {info['pid']}, home {info['home']}")
-    click.echo(
+    _print(f"cook_jupyter {info['version']} at {client.url}, pid {info['pid']}, home {info['home']}")
+    _print(
         f"{used['cpus']:g} of {capacity['cpus']:g} cpus and {used['mem']:.0f} of {capacity['mem']:.0f} MiB"
         f" in use; {summary['running']} jobs run, {summary['waiting']} wait"
     )
     for row in summary["users"]:
-        click.echo(
-            f"  {row['user']:<16} {row['running']:>7} run  {row['waiting']:>9} wait"
+        _print(
+            f"  {printable(row['user']):<16} {row['running']:>7} run  {row['waiting']:>9} wait"
             f"  {row['cpus']:>8g} cpus  DRU {row['dru']:.2f}"
         )
 
@@ -316,7 +337,7 @@ def down(stop_work: bool) -> None:
     except SchedulerUnreachable as error:
         if error.pid is not None:
             raise
-        click.echo("no scheduler runs")
+        _print("no scheduler runs")
         return
     pid = int(client.info_v1()["pid"])
     client.shutdown(stop_agent=stop_work)
@@ -327,7 +348,7 @@ def down(stop_work: bool) -> None:
                 f"the scheduler (pid {pid}) was asked to end {END_TIMEOUT_S:.0f} s ago and still lives"
             )
         time.sleep(0.02)
-    click.echo("cook_jupyter is down")
+    _print("cook_jupyter is down")
 
 
 @cook_jupyter.command()
@@ -370,7 +391,7 @@ def simulate(
     from cook_jupyter.simulation import command
 
     def report(line: str) -> None:
-        click.echo(line, err=True)
+        _print(line, err=True)
 
     sizes = {name: options[name] for name in ("jobs", "users", "seed")}
     workload = None
@@ -393,6 +414,6 @@ def simulate(
             work, chosen, targets, summary=options["summary"], until_done=options["until_done"], report=report
         )
         if text:
-            click.echo(text)
+            _print(text)
     except OSError as error:
         raise click.ClickException(f"the results cannot be written: {error}") from error

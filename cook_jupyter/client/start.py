@@ -18,6 +18,7 @@ from pathlib import Path
 from cook_jupyter.client.home import private_folder
 from cook_jupyter.client.runtime import OWNER_LOCK, Runtime, Stale, read_runtime
 from cook_jupyter.errors import SchedulerUnreachable
+from cook_jupyter.model.printable import printable
 
 START_TIMEOUT_S = 30.0
 LOG_LINES = 12
@@ -161,5 +162,5 @@ def _log(home: Path) -> Path:
 def _tail(log: Path, begin: int) -> str:
     with log.open("rb") as file:
         file.seek(begin)
-        text = file.read().decode("utf-8", "replace").strip()
+        text = printable(file.read().decode("utf-8", "replace").strip(), lines=True)
     return "\n".join(text.splitlines()[-LOG_LINES:]) or "(it wrote nothing)"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from cook_jupyter.errors import Conflict, InvalidRequest, JobFailed
+from cook_jupyter.model.printable import printable
 from cook_jupyter.payload import outgoing
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ class CookFuture(concurrent.futures.Future[Any]):
 
     def __repr__(self) -> str:
         words = [f"CookFuture {self._key}", self._name, self._state_in_words()]
-        return f"<{' · '.join(words)}>"
+        return printable(f"<{' · '.join(words)}>")
 
     def _repr_html_(self) -> str:
         status = self.status

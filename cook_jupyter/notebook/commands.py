@@ -15,6 +15,7 @@ from IPython.core.error import UsageError
 from cook_jupyter.client.home import config_file, home_folder
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError
+from cook_jupyter.model.printable import printable
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.arguments import argument, help_of, summary_of, takes
 from cook_jupyter.notebook.job_views import JobsView, JobView, how_it_ended
@@ -192,19 +193,20 @@ def logs(notebook: Notebook, options: Namespace) -> None:
     instance = str(instances[attempt - 1]["task_id"])
     stream = "stderr" if options.stderr else "stdout"
     client, offset, text = notebook.client, 0, b""
+    is_own = job.job.get("user") == client.user
     while True:
         piece = client.logs(
             instance, stream=stream, offset=offset, length=LOG_PIECE_BYTES, wait_s=10 if options.follow else 0
         )
         offset = piece.next_offset
         if options.follow:
-            notebook.write(piece.data.decode("utf-8", "replace"))
+            notebook.write(_shown(piece.data, is_own))
         else:
             text += piece.data
         if offset >= piece.size and (piece.ended or not options.follow):
             break
     if not options.follow:
-        lines = text.decode("utf-8", "replace").splitlines(keepends=True)
+        lines = _shown(text, is_own).splitlines(keepends=True)
         notebook.write("".join(lines[-options.tail :] if options.tail else lines))
 
 
@@ -321,6 +323,12 @@ def command_named(name: str) -> Command:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean %cook {near[0]}?" if near else "%cook help tells which there are"
     raise UsageError(f"there is no %cook {name}; {hint}")
+
+
+def _shown(output: bytes, is_own: bool) -> str:
+    """Return what a job wrote as text; somebody else's output must not reach the terminal as it is."""
+    text = output.decode("utf-8", "replace")
+    return text if is_own else printable(text, lines=True)
 
 
 def _summary(client: JobClient) -> Mapping[str, Any] | None:

@@ -8,13 +8,13 @@ Not here: the other views (`notebook.views`), asking (`notebook.commands`), colo
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any, overload
 
 from cook_jupyter.model import reason as reasons
+from cook_jupyter.model.printable import printable
 from cook_jupyter.model.reason import REASONS
 from cook_jupyter.notebook import units
-from cook_jupyter.notebook.look import MARKS, Cell, Mark, card, paragraph, table, text_table
+from cook_jupyter.notebook.look import MARKS, Cell, Mark, card, html_text, paragraph, table, text_table
 
 SHORT_ID = 8
 KILLED_BY_USER = REASONS[reasons.KILLED_BY_USER].code
@@ -165,7 +165,7 @@ class JobView:
             )
         if self.note:
             parts.append(self.note)
-        return " · ".join(parts)
+        return printable(" · ".join(parts))
 
     def cells(self) -> list[Cell]:
         """It as a row of a table, see `JobsView.COLUMNS`."""
@@ -173,7 +173,9 @@ class JobView:
         submitted = self.job["submit_time"]
         return [
             Cell(self.mark.text, html=self.mark.html),
-            Cell(self.uuid[:SHORT_ID], title=self.uuid, html=f"<code>{self.uuid[:SHORT_ID]}</code>"),
+            Cell(
+                self.uuid[:SHORT_ID], title=self.uuid, html=f"<code>{html_text(self.uuid[:SHORT_ID])}</code>"
+            ),
             Cell(self.name, title=str(self.job.get("command", ""))[:200]),
             Cell(self.asked),
             Cell(units.moment(submitted, self.now_ms), title=units.full_moment(submitted)),
@@ -222,14 +224,14 @@ class JobsView(Sequence[JobView]):
 
     def __repr__(self) -> str:
         if not self.jobs:
-            return f"{self.title}: none"
-        return f"{self._head}\n{text_table(self.COLUMNS, [job.cells() for job in self.jobs])}"
+            return printable(f"{self.title}: none")
+        return f"{printable(self._head)}\n{text_table(self.COLUMNS, [job.cells() for job in self.jobs])}"
 
     def _repr_html_(self) -> str:
         if not self.jobs:
-            return card(escape(self.title), paragraph("none", faint=True))
+            return card(html_text(self.title), paragraph("none", faint=True))
         rows = [job.cells() for job in self.jobs]
-        return card(escape(self._head), table(self.COLUMNS, rows, caption=self.title))
+        return card(html_text(self._head), table(self.COLUMNS, rows, caption=self.title))
 
     @property
     def _head(self) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from cook_jupyter.model.printable import printable
+
 _FAINT = "color:var(--jp-ui-font-color2,inherit)"
 _LINE = "var(--jp-border-color2,rgba(128,128,128,.4))"
 
@@ -60,7 +62,12 @@ class Cell:
     @property
     def as_html(self) -> str:
         """Inside of the `td`."""
-        return self.html or escape(self.text)
+        return self.html or html_text(self.text)
+
+
+def html_text(text: str) -> str:
+    """Return text as HTML that shows it: nothing in it is markup, and nothing changes the text around it."""
+    return escape(printable(text))
 
 
 def card(head: str, *blocks: str) -> str:
@@ -74,7 +81,7 @@ def card(head: str, *blocks: str) -> str:
 
 def paragraph(text: str, *, faint: bool = False) -> str:
     """One line of text."""
-    return f"<div{_style(_FAINT) if faint else ''}>{escape(text)}</div>"
+    return f"<div{_style(_FAINT) if faint else ''}>{html_text(text)}</div>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str) -> str:
@@ -83,14 +90,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: st
     right = _right_columns(columns, rows)
     head = "".join(
         f'<th scope="col" style="{line}{_FAINT};font-weight:normal;text-align:{"right" if far else "left"}">'
-        f"{escape(column)}</th>"
+        f"{html_text(column)}</th>"
         for column, far in zip(columns, right, strict=True)
     )
     body = "".join(
         "<tr>"
         + "".join(
             f'<td style="{line}text-align:{"right" if cell.right else "left"}"'
-            + (f' title="{escape(cell.title)}"' if cell.title else "")
+            + (f' title="{html_text(cell.title)}"' if cell.title else "")
             + f">{cell.as_html}</td>"
             for cell in row
         )
@@ -98,7 +105,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: st
         for row in rows
     )
     return (
-        f'<table aria-label="{escape(caption)}" style="border-collapse:collapse;margin:4px 0;'
+        f'<table aria-label="{html_text(caption)}" style="border-collapse:collapse;margin:4px 0;'
         "font:inherit;color:var(--jp-ui-font-color1,inherit);"  # a page in quirks mode gives tables their own
         f'font-variant-numeric:tabular-nums;background:transparent"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table>"
@@ -123,7 +130,7 @@ def bar(part: float, whole: float, mark_at: float | None = None) -> str:
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """A table in plain text: two blanks between columns, numbers to the right."""
-    lines = [[*columns], *([cell.text for cell in row] for row in rows)]
+    lines = [[*columns], *([printable(cell.text) for cell in row] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     right = _right_columns(columns, rows)
     return "\n".join(

@@ -7,13 +7,13 @@ Not here: what is written (`notebook.views`, `notebook.job_views`, `notebook.run
 import os
 import sys
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
-from cook_jupyter.notebook.look import Mark
+from cook_jupyter.model.printable import printable
+from cook_jupyter.notebook.look import Mark, html_text
 
 QUIET_VARIABLE = "COOK_JUPYTER_QUIET"  # for nbconvert, papermill and CI, where they are not recognised
 
@@ -26,13 +26,13 @@ class StateLine:
     said: str
 
     def __repr__(self) -> str:
-        return f"{self.mark.text} {self.said}"
+        return f"{self.mark.text} {printable(self.said)}"
 
     def _repr_html_(self) -> str:
         return (
             '<div role="status" style="font-family:var(--jp-ui-font-family,inherit);'
             'font-size:var(--jp-ui-font-size1,inherit);color:var(--jp-ui-font-color1,inherit)">'
-            f"{self.mark.html} {escape(self.said)}</div>"
+            f"{self.mark.html} {html_text(self.said)}</div>"
         )
 
 

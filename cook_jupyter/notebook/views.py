@@ -7,13 +7,13 @@ Not here: jobs (`notebook.job_views`), asking (`notebook.commands`), colours and
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from cook_jupyter.model.limits import UNLIMITED_COUNT, UNLIMITED_LAUNCH_RATE_PER_MINUTE
+from cook_jupyter.model.printable import printable
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.job_views import SHORT_ID, JobsView, JobView
-from cook_jupyter.notebook.look import Cell, bar, card, paragraph, table, text_table
+from cook_jupyter.notebook.look import Cell, bar, card, html_text, paragraph, table, text_table
 
 UNLIMITED = 1e300  # Cook says "no limit" with the largest double
 USERS_TOLD = 5
@@ -33,7 +33,7 @@ class StateView:
     jobs: JobsView
 
     def __repr__(self) -> str:
-        lines = [self._head, f"  {self._used}"]
+        lines = [printable(self._head), f"  {self._used}"]
         if self.summary["users"]:
             rows = text_table(self._columns, self._user_rows())
             lines += [f"  {line}" for line in rows.splitlines()]
@@ -46,7 +46,7 @@ class StateView:
     def _repr_html_(self) -> str:
         used, capacity = self.summary["used"], self.summary["capacity"]
         blocks = [
-            f"<div>{bar(used['cpus'], capacity['cpus'])} {escape(self._used)}</div>",
+            f"<div>{bar(used['cpus'], capacity['cpus'])} {html_text(self._used)}</div>",
         ]
         if self.summary["users"]:
             blocks.append(table(self._columns, self._user_rows(), caption="Users"))
@@ -56,7 +56,7 @@ class StateView:
             blocks.append(
                 paragraph("No jobs of yours yet: begin a cell with %%cook, or see %cook help.", faint=True)
             )
-        return card(escape(self._head), *blocks)
+        return card(html_text(self._head), *blocks)
 
     _columns = ("user", "running", "waiting", "cpus", "share", "DRU", "")
 
@@ -108,10 +108,11 @@ class WhyView:
 
     def __repr__(self) -> str:
         said = [*self.sentences, *self._held]
-        return "\n".join([self.job.line(), *(f"  {sentence}" for sentence in said)])
+        return "\n".join([self.job.line(), *(f"  {printable(sentence)}" for sentence in said)])
 
     def _repr_html_(self) -> str:
-        head = f"{self.job.mark.html} {escape(self.job.name)} <code>{self.job.uuid[:SHORT_ID]}</code>"
+        short = html_text(self.job.uuid[:SHORT_ID])
+        head = f"{self.job.mark.html} {html_text(self.job.name)} <code>{short}</code>"
         # Of a job that waits or is over the sentences tell what the note would.
         note = [paragraph(self.job.note, faint=True)] if self.job.state == "running" and self.job.note else []
         said = [paragraph(sentence) for sentence in self.sentences]
@@ -157,12 +158,12 @@ class UsageView:
     _columns = ("pool", "resource", "in use", "share", "quota", "")
 
     def __repr__(self) -> str:
-        lines = [self._head, *([f"  {self._stands}"] if self._stands else [])]
+        lines = [printable(self._head), *([f"  {printable(self._stands)}"] if self._stands else [])]
         return "\n".join([*lines, text_table(self._columns, self._rows())])
 
     def _repr_html_(self) -> str:
         stands = [paragraph(self._stands)] if self._stands else []
-        return card(escape(self._head), *stands, table(self._columns, self._rows(), caption=self._head))
+        return card(html_text(self._head), *stands, table(self._columns, self._rows(), caption=self._head))
 
     @property
     def _head(self) -> str:
@@ -203,7 +204,7 @@ class UsageView:
                         Cell(say(used), right=True),
                         Cell(_limit(of_share, say), right=True),
                         Cell(_limit(of_quota, say), right=True),
-                        Cell(text, html=f"{drawn} {escape(text)}" if whole else ""),
+                        Cell(text, html=f"{drawn} {html_text(text)}" if whole else ""),
                     ]
                 )
             rate = quota.get("launch-rate-per-minute", UNLIMITED_LAUNCH_RATE_PER_MINUTE)

@@ -15,6 +15,7 @@ import msgspec
 
 from cook_jupyter import errors
 from cook_jupyter.errors import CookError, InvalidRequest, NotFound
+from cook_jupyter.model.printable import printable
 
 ERROR_HEADER = "X-Cook-Error"
 
@@ -75,7 +76,7 @@ def error_of(status: int, body: bytes, name: str | None = None) -> CookError:
     except (ValueError, RecursionError):
         told = body.decode("utf-8", "replace").strip()
     tree = told.get("errors") if isinstance(told, dict) else None
-    text = describe(tree) if tree is not None else _text(told, status)
+    text = printable(describe(tree) if tree is not None else _text(told, status), lines=True)
     if issubclass(kind, InvalidRequest):
         return kind(text, tree=tree)
     if issubclass(kind, NotFound):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cook_jupyter.clusters.local.command import agent_words
 from cook_jupyter.errors import SchedulerError
+from cook_jupyter.model.printable import printable
 from cook_jupyter.worker.address import READY, SOCKET, TAKEN
 from cook_jupyter.worker.frames import BrokenStream, Frame, FrameReader
 
@@ -142,6 +143,6 @@ def _tail(log: Path, start: int) -> str:
     try:
         with log.open("rb") as file:
             file.seek(start)
-            return file.read().decode("utf-8", "replace")[-_LOG_TAIL:].strip()
+            return printable(file.read().decode("utf-8", "replace")[-_LOG_TAIL:].strip(), lines=True)
     except OSError as error:
         return str(error)
