@@ -30,9 +30,10 @@ from cook_jupyter.scheduling.constraints import (
     Particulars,
     constraint_class_of,
 )
+from cook_jupyter.scheduling.counted_values import CountedValues
 from cook_jupyter.scheduling.extremes import Extremes, bits
 from cook_jupyter.scheduling.preemption_history import NEVER_PREEMPTED, PreemptionHistory
-from cook_jupyter.scheduling.run_times import UNKNOWN_RUN_TIME, RunTime, RunTimeTable
+from cook_jupyter.scheduling.run_times import UNKNOWN_RUN_TIME, RunTime
 from cook_jupyter.scheduling.tables import (
     LAUNCH_BITS,
     SEQ_BITS,
@@ -121,12 +122,11 @@ class QueueIndex:
         self._users: dict[str, UserTasks] = {}
         self._by_number: list[UserTasks] = []
         self._in_order: list[UserTasks] = []  # by name; made anew when somebody is new
-        self._classes: list[ConstraintClass] = [UNCONSTRAINED]
-        self._class_numbers: dict[ConstraintClass, int] = {UNCONSTRAINED: 0}
+        self._classes = CountedValues(UNCONSTRAINED)
         self.particulars: dict[int, Particulars] = {}  # by row; most jobs have none
         self.preemptions: dict[int, PreemptionHistory] = {}  # by row, of jobs that were ever preempted
         self.uninterrupted: set[int] = set()  # rows of running tasks that are never preempted
-        self._run_times = RunTimeTable()
+        self._run_times = CountedValues(UNKNOWN_RUN_TIME)
         self._hosts: dict[int, str] = {}  # of running tasks, by row
         self._tasks_on: dict[str, dict[int, int]] = {}  # host -> row of a running task -> its start
         self._group_hosts: dict[GroupId, dict[str, int]] = {}  # hosts of a group's running tasks
@@ -134,7 +134,7 @@ class QueueIndex:
         self._running_count = 0
         self._asked_cpus, self._asked_mem = Extremes(), Extremes()  # of waiting jobs
         self._limit_columns: tuple[UserLimits, int, LimitColumns] | None = None
-        self._allocate(Columns(1024))
+        self._allocate(Columns(_FEW_ROWS))
 
     # --- changes
 
@@ -152,7 +152,6 @@ class QueueIndex:
 
     def _add(self, job: QueuedJob) -> None:
         tasks = self._user(job.user)
-        class_number = self._class_number(job.constraints)
         row = self._free.pop() if self._free else self._new_row()
         self._rows[job.job_id] = row
         self._ids[row] = job.job_id
@@ -162,7 +161,7 @@ class QueueIndex:
         self._ports[row] = job.ports
         self._order[row] = ((HIGHEST_PRIORITY - job.priority) << SEQ_BITS) | job.seq
         self._user_of[row] = tasks.number
-        self._class_of[row] = class_number
+        self._class_of[row] = self._classes.acquire(job.constraints)
         self._run_time_of[row] = self._run_times.acquire(job.run_time)
         if job.particulars is not NO_PARTICULARS:
             self.particulars[row] = job.particulars
@@ -176,9 +175,8 @@ class QueueIndex:
             InvalidRequest: a number of one of the jobs is out of range; nothing was added.
         """
         count = len(jobs)
-        first = len(self._ids)
-        fresh = {job.job_id: first + place for place, job in enumerate(jobs)}
-        if len(fresh) < count or not self._rows.keys().isdisjoint(fresh):
+        new_ids = {job.job_id for job in jobs}
+        if len(new_ids) < count or not self._rows.keys().isdisjoint(new_ids):
             raise Conflict("one of the jobs is in the queue already, or was given twice")
         if count < _FEW:
             for job in jobs:
@@ -192,12 +190,8 @@ class QueueIndex:
             for job in jobs:
                 require_valid(job)
         cpus, mem, seqs, gpus, ports, priorities = numbers_of_jobs
-        class_numbers = [self._class_number(wanted) for wanted in classes]
         user_numbers = {user: self._user(user).number for user in dict.fromkeys(users)}
-        self._reserve(first + count)
-        self._rows.update(fresh)
-        self._ids.extend(fresh)
-        rows = slice(first, first + count)
+        rows = self._take_rows(ids)
         columns = self.columns
         columns.cpus[rows] = cpus
         columns.mem[rows] = mem
@@ -205,17 +199,20 @@ class QueueIndex:
         columns.ports[rows] = ports
         columns.order[rows] = ((HIGHEST_PRIORITY - priorities) << SEQ_BITS) | seqs
         columns.user[rows] = list(map(user_numbers.__getitem__, users))
-        columns.constraints[rows] = class_numbers
+        if classes.count(UNCONSTRAINED) < count:
+            columns.constraints[rows] = list(map(self._classes.acquire, classes))
         if run_times.count(UNKNOWN_RUN_TIME) < count:
             columns.run_time[rows] = list(map(self._run_times.acquire, run_times))
         columns.state[rows] = _WAITING
         self.particulars.update(
-            (row, own) for row, own in enumerate(particulars, first) if own is not NO_PARTICULARS
+            (row, own)
+            for row, own in zip(rows.tolist(), particulars, strict=True)
+            if own is not NO_PARTICULARS
         )
         self._waiting_count += len(ids)
         self._asked_cpus.add_many(columns.cpus[rows])
         self._asked_mem.add_many(columns.mem[rows])
-        self._merge(np.arange(first, first + count, dtype=np.int32))
+        self._merge(rows)
 
     def _merge(self, rows: Rows) -> None:
         """Put new rows into their users' lists."""
@@ -291,10 +288,15 @@ class QueueIndex:
         self.preemptions.pop(row, None)
         self._run_times.release(self._run_time_of[row])
         self._run_time_of[row] = 0
+        self._classes.release(self._class_of[row])
+        self._class_of[row] = 0
         del self._rows[job_id]
         self._ids[row] = None
         self._cpus[row] = self._mem[row] = self._gpus[row] = 0.0
         self._free.append(row)
+        if not self._rows and len(self._ids) > _FEW_ROWS:
+            self._ids, self._free = [None], []
+            self._allocate(Columns(_FEW_ROWS))
 
     def let_finish(self, job_id: JobId) -> None:
         """Spare the running task of a job from preemption until the task ends.
@@ -585,15 +587,6 @@ class QueueIndex:
             self._by_number.append(tasks)
         return tasks
 
-    def _class_number(self, wanted: ConstraintClass) -> int:
-        if wanted is UNCONSTRAINED:
-            return 0
-        number = self._class_numbers.get(wanted)
-        if number is None:
-            number = self._class_numbers[wanted] = len(self._classes)
-            self._classes.append(wanted)
-        return number
-
     def _wait(self, row: int, tasks: UserTasks) -> None:
         tasks.insert_waiting(row, self._order)
         self._state[row] = _WAITING
@@ -630,6 +623,21 @@ class QueueIndex:
             del hosts[host]
             if not hosts:
                 del self._group_hosts[own.group]
+
+    def _take_rows(self, job_ids: Sequence[JobId]) -> Rows:
+        """Return rows for new jobs: those of jobs that are gone, and then new ones."""
+        reused = min(len(self._free), len(job_ids))
+        kept = len(self._free) - reused
+        taken, self._free[kept:] = self._free[kept:], []
+        first = len(self._ids)
+        added = len(job_ids) - reused
+        self._reserve(first + added)
+        for row, job_id in zip(taken, job_ids, strict=False):
+            self._ids[row] = job_id
+        self._ids.extend(job_ids[reused:])
+        taken.extend(range(first, first + added))
+        self._rows.update(zip(job_ids, taken, strict=True))
+        return np.array(taken, dtype=np.int32)
 
     def _new_row(self) -> int:
         row = len(self._ids)
@@ -700,5 +708,6 @@ _NAMES: Final = ("cpus", "mem_mb", "seq", "gpus", "ports", "priority")
 _HIGHEST: Final = (UNLIMITED, UNLIMITED, _SEQ_MASK, UNLIMITED, _MOST_PORTS, HIGHEST_PRIORITY)
 _WHOLE: Final = (False, False, True, False, True, True)
 _NO_TASKS: Final[Mapping[int, int]] = MappingProxyType({})
+_FEW_ROWS: Final = 1024  # whoever has no job has room for so many
 _FEW: Final = 32  # below this many jobs, one by one is faster than by columns
 _name = attrgetter("name")

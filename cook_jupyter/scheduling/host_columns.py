@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.scheduling.recent_values import RecentValues
 from cook_jupyter.scheduling.tables import Floats, Integers
 
 Singles = npt.NDArray[np.float32]
@@ -43,7 +44,7 @@ class HostColumns:
     def __init__(self, offers: Sequence[Offer]) -> None:
         for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
             setattr(self, name, column)
-        self._facts: dict[Hashable, tuple[Callable[[Offer], Any], npt.NDArray[Any]]] = {}
+        self._facts = RecentValues[Hashable, tuple[Callable[[Offer], Any], npt.NDArray[Any]]]()
         self._codes: dict[str, dict[str | None, int]] = {}
         self._rough: Rough | None = None
         self._states: Integers | None = None
@@ -52,6 +53,7 @@ class HostColumns:
         """Take the facts of some hosts from their new offers."""
         for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
             getattr(self, name)[ats] = column
+        self._forget_unused()
         for fact, known in self._facts.values():
             known[ats] = list(map(fact, offers))
         self._rough = self._states = None
@@ -61,7 +63,7 @@ class HostColumns:
         for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
             setattr(self, name, np.insert(getattr(self, name), ats, column))
         for key, (fact, known) in self._facts.items():
-            self._facts[key] = fact, np.insert(known, ats, list(map(fact, offers)))
+            self._facts.replace(key, (fact, np.insert(known, ats, list(map(fact, offers)))))
         self._rough = self._states = None
 
     def leave_out(self, ats: Sequence[int]) -> None:
@@ -69,13 +71,13 @@ class HostColumns:
         for name in _NUMBERS:
             setattr(self, name, np.delete(getattr(self, name), ats))
         for key, (fact, known) in self._facts.items():
-            self._facts[key] = fact, np.delete(known, ats)
+            self._facts.replace(key, (fact, np.delete(known, ats)))
         self._rough = self._states = None
 
     def of(
         self, key: Hashable, fact: Callable[[Offer], float], offers: Sequence[Offer], kind: npt.DTypeLike
     ) -> npt.NDArray[Any]:
-        """Return a fact of each offer as a column; made once per key and kept up from then on.
+        """Return a fact of each offer as a column; made once per key and kept up while it is asked for.
 
         Args:
             key: stands for the fact.
@@ -83,11 +85,7 @@ class HostColumns:
             offers: all of them.
             kind: of number.
         """
-        known = self._facts.get(key)
-        if known is None:
-            column = np.array(list(map(fact, offers)), dtype=kind)
-            known = self._facts[key] = fact, column
-        return known[1]
+        return self._facts.get(key, lambda: (fact, np.array(list(map(fact, offers)), dtype=kind)))[1]
 
     def codes(self, attribute: str, offers: Sequence[Offer]) -> tuple[Codes, dict[str | None, int]]:
         """Return the value of an attribute by position, as a number, and the numbers of the values.
@@ -100,6 +98,11 @@ class HostColumns:
             return values.setdefault(offer.attributes.get(attribute), len(values))
 
         return self.of(("attribute", attribute), code, offers, np.int32), values
+
+    def _forget_unused(self) -> None:
+        if self._facts.next_round():
+            for attribute in [name for name in self._codes if ("attribute", name) not in self._facts]:
+                del self._codes[attribute]
 
     @property
     def rough(self) -> "Rough":

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.scheduling.constraints import ConstraintClass, PoolDefaults, fails_class
 from cook_jupyter.scheduling.host_columns import Codes, HostColumns
+from cook_jupyter.scheduling.recent_values import RecentValues
 
 
 class Hosts:
@@ -34,7 +35,7 @@ class Hosts:
         self.position: Mapping[str, int] = {offer.host: at for at, offer in enumerate(self.offers)}
         self.all_plain = all(offer.kind is HostKind.PLAIN for offer in self.offers)
         self._columns: HostColumns | None = None
-        self._classes: dict[tuple[ConstraintClass, float, PoolDefaults], list[str | None]] = {}
+        self._classes = RecentValues[tuple[ConstraintClass, float, PoolDefaults], list[str | None]]()
 
     def __len__(self) -> int:
         return len(self.offers)
@@ -72,6 +73,7 @@ class Hosts:
             gone: hosts that offer nothing any longer; those that are not here anyway are passed over.
         """
         self._followed = ()
+        self._classes.next_round()
         if gone:
             self._leave_out(sorted(self.position[host] for host in gone if host in self.position))
         changed = [offer for offer in offers if offer.host in self.position]
@@ -109,15 +111,14 @@ class Hosts:
 
     def _stand_anew(self) -> None:
         self.position = {offer.host: at for at, offer in enumerate(self.offers)}
-        self._classes = {}
+        self._classes.clear()
 
     def fails_class(self, wanted: ConstraintClass, gpus: float, defaults: PoolDefaults) -> list[str | None]:
         """Return the first constraint of the class that fails, by position; not to be changed."""
-        key = (wanted, gpus, defaults)
-        fails = self._classes.get(key)
-        if fails is None:
-            fails = self._classes[key] = [fails_class(wanted, gpus, offer, defaults) for offer in self.offers]
-        return fails
+        return self._classes.get(
+            (wanted, gpus, defaults),
+            lambda: [fails_class(wanted, gpus, offer, defaults) for offer in self.offers],
+        )
 
     @property
     def columns(self) -> HostColumns:

@@ -1,8 +1,8 @@
 """Run times: how long a job is likely to run, and the longest it may.
 
-Lives here: `RunTime`, what is stated of one job, and `RunTimeTable`, which stores equal ones once, so that a
-million jobs of one submission cost four bytes each.
-Not here: what run times decide (`scheduling.head_room`), the end of overlong tasks (`scheduling.lingering`).
+Lives here: `RunTime`, what is stated of one job.
+Not here: where equal ones are stored once (`scheduling.counted_values`), what run times decide
+(`scheduling.head_room`), the end of overlong tasks (`scheduling.lingering`).
 """
 
 from collections.abc import Callable
@@ -53,47 +53,3 @@ class RunTime(NamedTuple):
 
 
 UNKNOWN_RUN_TIME: Final = RunTime()
-
-
-class RunTimeTable:
-    """Run times by number. Number 0 is `UNKNOWN_RUN_TIME`; a value that no job has is forgotten."""
-
-    def __init__(self) -> None:
-        self._values: list[RunTime] = [UNKNOWN_RUN_TIME]
-        self._jobs: list[int] = [0]
-        self._numbers: dict[RunTime, int] = {}
-        self._free: list[int] = []
-
-    def __bool__(self) -> bool:
-        """Return whether anything is stated about any job."""
-        return bool(self._numbers)
-
-    def __getitem__(self, number: int) -> RunTime:
-        return self._values[number]
-
-    def acquire(self, value: RunTime) -> int:
-        """Return the number of a value, and count one more job that has it."""
-        if value is UNKNOWN_RUN_TIME or value == UNKNOWN_RUN_TIME:
-            return 0
-        number = self._numbers.get(value)
-        if number is None:
-            if self._free:
-                number = self._free.pop()
-                self._values[number] = value
-            else:
-                number = len(self._values)
-                self._values.append(value)
-                self._jobs.append(0)
-            self._numbers[value] = number
-        self._jobs[number] += 1
-        return number
-
-    def release(self, number: int) -> None:
-        """Count one job less that has the value of this number."""
-        if not number:
-            return
-        self._jobs[number] -= 1
-        if not self._jobs[number]:
-            del self._numbers[self._values[number]]
-            self._values[number] = UNKNOWN_RUN_TIME
-            self._free.append(number)

@@ -47,7 +47,7 @@ class Columns:
         self.user = np.zeros(capacity, dtype=np.int32)
         self.constraints = np.zeros(capacity, dtype=np.int32)
         self.ports = np.zeros(capacity, dtype=np.int32)
-        self.run_time = np.zeros(capacity, dtype=np.int32)  # number in a `RunTimeTable`
+        self.run_time = np.zeros(capacity, dtype=np.int32)  # number in `CountedValues`
         self.state = np.zeros(capacity, dtype=np.int8)
 
     def grown(self, capacity: int) -> "Columns":

@@ -13,6 +13,8 @@ from cook_jupyter.scheduling.constraints import GroupPlacement, Particulars, Pla
 from cook_jupyter.scheduling.particulars import particulars_of, placement_of, previous_hosts
 from cook_jupyter.service.policies import PlacementSettings
 
+MAX_PLAIN_GROUPS = 10_000  # more are looked up in the store again
+
 
 class Placing:
     """The groups that matter, and what single jobs demand of their hosts.
@@ -24,35 +26,41 @@ class Placing:
 
     def __init__(self, settings: PlacementSettings) -> None:
         self._policy = settings.avoid_failed_hosts
-        self._known: set[GroupId] = set()
+        self._plain: dict[GroupId, None] = {}  # known to want nothing; the oldest are forgotten
         self.placements: dict[GroupId, GroupPlacement] = {}
         self.groups: dict[GroupId, Group] = {}
 
     def unknown(self, group_ids: Iterable[GroupId]) -> list[GroupId]:
-        """Return those that nobody has told of."""
-        return [group_id for group_id in group_ids if group_id not in self._known]
+        """Return the groups that have to be learnt of."""
+        return [group_id for group_id in group_ids if not self._knows(group_id)]
 
     def learn(self, groups: Iterable[Group]) -> list[GroupId]:
         """Take groups in before jobs of theirs come; returns those that are new."""
         new = []
         for group in groups:
-            if group.group_id in self._known:
+            if self._knows(group.group_id):
                 continue
             new.append(group.group_id)
-            self._known.add(group.group_id)
             placement = placement_of(group)
             if placement.kind is not PlacementKind.ALL:
                 self.placements[group.group_id] = placement
             if group.straggler_handling.get("type", "none") != "none":
                 self.groups[group.group_id] = group
+            if group.group_id not in self.placements and group.group_id not in self.groups:
+                self._plain[group.group_id] = None
+        while len(self._plain) > MAX_PLAIN_GROUPS:
+            del self._plain[next(iter(self._plain))]
         return new
 
     def forget(self, group_ids: Iterable[GroupId]) -> None:
         """Drop groups that were not created after all."""
         for group_id in group_ids:
-            self._known.discard(group_id)
+            self._plain.pop(group_id, None)
             self.placements.pop(group_id, None)
             self.groups.pop(group_id, None)
+
+    def _knows(self, group_id: GroupId) -> bool:
+        return group_id in self._plain or group_id in self.placements or group_id in self.groups
 
     def particulars(
         self, job: Job, defaults: PoolDefaults, hosts: Collection[str], locations: Mapping[str, str]

@@ -14,6 +14,7 @@ from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.constraints import ConstraintClass
+from cook_jupyter.scheduling.counted_values import CountedValues
 from cook_jupyter.scheduling.head_room import (
     Amounts,
     HeadOfQueue,
@@ -28,7 +29,7 @@ from cook_jupyter.scheduling.head_room import (
     whole_of,
     without_kept,
 )
-from cook_jupyter.scheduling.run_times import UNKNOWN_RUN_TIME, RunTime, RunTimeTable
+from cook_jupyter.scheduling.run_times import UNKNOWN_RUN_TIME, RunTime
 from tests.builders import a_job_spec
 
 NOW = 1000
@@ -346,7 +347,7 @@ def test_a_run_time_says_what_a_job_states() -> None:
 
 
 def test_a_run_time_is_stored_once_and_forgotten_with_its_last_job() -> None:
-    table = RunTimeTable()
+    table = CountedValues(UNKNOWN_RUN_TIME)
     first = table.acquire(RunTime(expected_ms=5))
     again = table.acquire(RunTime(expected_ms=5))
 

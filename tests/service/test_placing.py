@@ -8,6 +8,7 @@ from cook_jupyter.model.job import Group
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints import Rewriting
 from cook_jupyter.service.config import Settings
+from cook_jupyter.service.placing import Placing
 from cook_jupyter.service.policies import PlacementSettings, PoolConstraints
 from tests.builders import a_group, a_job_spec
 from tests.service.conftest import ByHand, HandTurned, SlowToEnd
@@ -213,3 +214,19 @@ async def test_a_name_that_hosts_bear_no_more_is_rewritten(by_hand: HandTurned) 
         await hand.match()
 
         assert hand.where() == {job.job_id: "h2"}
+
+
+def test_plain_groups_are_forgotten_in_the_end_and_those_that_want_something_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cook_jupyter.service.placing.MAX_PLAIN_GROUPS", 10)
+    placing = Placing(PlacementSettings())
+    special = [apart(), a_group(straggler_handling={"type": "quantile-deviation"})]
+    plain = [a_group() for _ in range(25)]
+    for group in [*special, *plain]:
+        assert placing.learn([group]) == [group.group_id]
+        assert placing.learn([group]) == []
+
+    forgotten = placing.unknown([group.group_id for group in [*special, *plain]])
+
+    assert forgotten == [group.group_id for group in plain[:15]]
