@@ -380,7 +380,8 @@ class CookHandler(RequestHandler):
     ) -> None:
         """Log faults of the scheduler; what is the client's was answered, or the client hung up.
 
-        Where the answer is 503 the message says all there is, and every client that waits asks again: one line.
+        Where the answer is 503 the message says all there is, and every client that waits asks again: it is
+        one line.
         """
         if isinstance(value, CookError) and status_of(value) == UNAVAILABLE:
             log.warning("%s %s: %s", self.request.method, self.request.path, value)

@@ -6,6 +6,7 @@ Lives here: which path is whose. Not here: what a handler does (its own module),
 
 import logging
 import re
+from functools import partial
 from pathlib import Path
 
 from tornado.web import Application, RequestHandler
@@ -146,19 +147,19 @@ def listen(
     if settings.socket is not None:
         path = Path(settings.socket)
         return serve(application, authenticator, host=None, socket_path=path, bounds=bounds)
+    serve_at = partial(
+        serve, application, authenticator, host=settings.host, port=settings.port, bounds=bounds
+    )
+    failure: OSError | None = None
     if owner_socket is not None:
         try:
-            return serve(
-                application,
-                authenticator,
-                host=settings.host,
-                port=settings.port,
-                socket_path=owner_socket,
-                bounds=bounds,
-            )
+            return serve_at(socket_path=owner_socket)
         except OSError as error:
-            log.warning("No Unix socket at %s: %s", owner_socket, error)
-    return serve(application, authenticator, host=settings.host, port=settings.port, bounds=bounds)
+            failure = error
+    listener = serve_at()
+    if failure is not None:
+        log.warning("No Unix socket at %s: %s", owner_socket, failure)
+    return listener
 
 
 def pattern_of(path: str) -> str:

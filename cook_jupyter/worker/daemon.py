@@ -42,6 +42,7 @@ def start_agent(settings: Settings, log: str) -> int:
     Returns:
         READY, TAKEN or FAILED: the log says why.
     """
+    log = os.path.abspath(log)  # the agent changes its directory
     heard, said = os.pipe()
     if os.fork():
         os.close(said)

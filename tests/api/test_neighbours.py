@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.api.auth import HttpBasic, is_expected_host
+from cook_jupyter.api.auth import HttpBasic, TokenAuthenticator, is_expected_host
 from cook_jupyter.api.connections import Acceptor, max_connections
+from cook_jupyter.api.routes import listen
 from cook_jupyter.api.server import ANONYMOUS_BODY_BYTES, Bounds
 from cook_jupyter.service.config import Settings
 from tests.api.served import OWNER, POOLS, TOKEN, Served, authorization, serving
@@ -238,3 +239,18 @@ class TestHostNames:
     def test_a_scheduler_of_a_network_takes_any_name_unless_the_settings_name_some(self) -> None:
         assert is_expected_host("cook.example.org", listening_on="0.0.0.0", allowed=())
         assert not is_expected_host("evil.example.org", listening_on="0.0.0.0", allowed=["cook.example.org"])
+
+
+def test_where_no_unix_socket_can_be_made_the_address_has_to_do(
+    served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def listen_again() -> None:
+        path = tmp_path / "not there" / "s"
+        authenticator = TokenAuthenticator(TOKEN, owner=OWNER)
+        listener = listen(served.scheduler, authenticator, Settings(pools=POOLS), owner_socket=path)
+        assert listener.url.startswith("http://127.0.0.1:")
+        assert listener.socket_path is None
+        await listener.close()
+
+    served.on_loop(listen_again)
+    assert "No Unix socket" in caplog.text
