@@ -6,6 +6,9 @@ Not here: what runs in it (`worker.runner`), who reads it (the scheduler's log p
 Making a directory and two files costs a third of a millisecond on a common disk, renaming one a hundredth.
 So a worker keeps an empty one in stock, gives it the instance's name, and takes it back untouched: a hundred
 thousand calls that print nothing leave nothing behind. (Who reads `stdout` opens it by its path each time.)
+
+People make room with `rm -rf sandboxes/*`. A sandbox in stock that was removed, in any part, is replaced
+when the next instance needs it; so is the folder of all sandboxes.
 """
 
 import contextlib
@@ -32,6 +35,10 @@ class Sandbox:
         os.rename(self.path, path)
         self.path = path
 
+    def is_intact(self) -> bool:
+        """Return whether both files are still in a directory; one call to the kernel each."""
+        return bool(os.fstat(self.stdout).st_nlink and os.fstat(self.stderr).st_nlink)
+
     def is_untouched(self) -> bool:
         """Tell whether nothing was written to it."""
         return (
@@ -46,11 +53,12 @@ class Sandbox:
         os.close(self.stderr)
 
     def remove(self) -> None:
-        """Close the files and remove the directory, which is untouched."""
+        """Close the files and remove the directory, which is untouched or was removed in part."""
         self.close()
-        with contextlib.suppress(OSError):
-            for name in _STREAMS:
+        for name in _STREAMS:
+            with contextlib.suppress(OSError):
                 os.unlink(f"{self.path}/{name}")
+        with contextlib.suppress(OSError):
             os.rmdir(self.path)
 
 
@@ -73,21 +81,21 @@ class SandboxStock:
         Raises:
             OSError: there is no room, or it has one already.
         """
-        self.refill()
-        sandbox, self._spare = self._spare, None
-        assert sandbox is not None  # noqa: S101 - refill made it
+        path = f"{self._folder}/{instance_id}"
+        sandbox = self._refill()
         try:
-            sandbox.move(f"{self._folder}/{instance_id}")
-        except OSError:
-            self._spare = sandbox
-            raise
+            sandbox.move(path)
+        except FileNotFoundError:  # it was removed this very moment
+            sandbox = self._refill()
+            sandbox.move(path)
+        self._spare = None
         return sandbox
 
     def give_back(self, sandbox: Sandbox) -> bool:
         """Take a sandbox back.
 
         Returns:
-            Whether something was written to it, and it therefore stays where it is.
+            Whether something was written to it, and it therefore stays where it is; False if it was removed.
         """
         with contextlib.suppress(OSError):
             if self._spare is None and sandbox.is_untouched():
@@ -95,18 +103,40 @@ class SandboxStock:
                 self._spare = sandbox
                 return False
         sandbox.close()
-        return True
+        return os.path.isdir(sandbox.path)
 
     def refill(self) -> None:
-        """Have one in stock."""
+        """Have one in stock.
+
+        Raises:
+            OSError: there is no room.
+        """
+        self._refill()
+
+    def _refill(self) -> Sandbox:
+        """Return the one in stock; a new one if it was removed, in whole or in part."""
+        if self._spare is not None and not self._spare.is_intact():
+            self._spare.remove()
+            self._spare = None
         if self._spare is None:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._folder, 0o700)
+            if os.path.lexists(self._spare_path):  # the rest of one that was removed in part
+                _remove_tree(self._spare_path)
             self._spare = Sandbox(self._spare_path)
+        return self._spare
 
     def close(self) -> None:
         """Leave nothing behind that no instance owns."""
         if self._spare is not None:
             self._spare.remove()
             self._spare = None
+
+
+def _remove_tree(path: str) -> None:
+    import shutil  # a tenth of the agent's start
+
+    shutil.rmtree(path)
 
 
 def remove_if_untouched(path: str) -> bool:

@@ -1,6 +1,7 @@
 """Calls in warm workers: results, surroundings, memory, and all the ways to take a worker down."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -18,8 +19,14 @@ from cook_jupyter.model.reason import (
     MEMORY_LIMIT_EXCEEDED,
     NON_ZERO_EXIT,
 )
-from tests.clusters.reports import Reports
+from tests.clusters.reports import Reports, a_launch
 from tests.clusters.site import LocalSite, until
+
+
+def wait_and_print(gate: str) -> None:
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    print("done")
 
 
 async def test_a_call_gives_back_what_its_function_returns(
@@ -159,6 +166,31 @@ async def test_a_call_leaves_nothing_of_its_surroundings_to_the_next(
     assert seen[4] == signal.SIG_DFL
     assert seen[5] != "/spoilt"
     assert site.stdout(second) == "heard\n"
+
+
+@pytest.mark.parametrize("pattern", ["*", ".*/*", ".w*", "."])
+async def test_work_goes_on_after_sandboxes_were_removed(
+    cluster: LocalCluster, reports: Reports, site: LocalSite, pattern: str
+) -> None:
+    gate = site.folder / "gate"
+    warm, call = site.call(abs, -1), site.call(wait_and_print, str(gate))
+    command = a_launch(f"while [ ! -e {gate} ]; do sleep 0.02; done")
+    await cluster.launch([warm])
+    await reports.end_of(warm)
+    await cluster.launch([call, command])
+    await reports.running(call)
+    await reports.running(command)
+
+    folder = site.home / "sandboxes"
+    for path in [folder] if pattern == "." else list(folder.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    gate.touch()
+
+    later = [site.call(print, "after") for _ in range(4)] + [a_launch("echo after") for _ in range(4)]
+    await cluster.launch(later)
+    ends = [await reports.end_of(launch) for launch in (call, command, *later)]
+    assert [end.state for end in ends] == [TaskState.FINISHED] * 10
+    assert [site.stdout(launch) for launch in later] == ["after\n"] * 8
 
 
 async def test_a_call_sees_its_own_variables_and_keeps_its_users_home(

@@ -1,6 +1,7 @@
 """Sandboxes are given out empty, and taken back only if nobody touched them."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,45 @@ def test_one_that_was_written_to_stays(stock: SandboxStock, tmp_path: Path, how:
     assert stock.give_back(sandbox)
 
     assert "i-1" in names(tmp_path)
+    assert names(Path(stock.take("i-2").path)) == {"stdout", "stderr"}
+
+
+@pytest.mark.parametrize("part", [".w1", ".w1/stdout", ".w1/stderr", ".w1/*", "."])
+def test_one_in_stock_that_was_removed_in_any_part_is_replaced(tmp_path: Path, part: str) -> None:
+    folder = tmp_path / "sandboxes"
+    stock = SandboxStock(str(folder), "w1")
+    stock.refill()
+    for path in [folder] if part == "." else list(folder.glob(part)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    sandbox = stock.take("i-1")
+
+    os.write(sandbox.stdout, b"out")
+    os.write(sandbox.stderr, b"err")
+    assert (folder / "i-1/stdout").read_text() == "out"
+    assert (folder / "i-1/stderr").read_text() == "err"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_left_of_one_in_stock_is_in_nobodys_way(stock: SandboxStock, tmp_path: Path) -> None:
+    stock.refill()
+    (tmp_path / ".w1" / "of somebody else").touch()
+    (tmp_path / ".w1" / "stdout").unlink()
+
+    sandbox = stock.take("i-1")
+
+    assert names(Path(sandbox.path)) == {"stdout", "stderr"}
+
+
+@pytest.mark.parametrize("removed", ["i-1", "."])
+def test_one_that_was_removed_in_use_is_not_said_to_be_there(tmp_path: Path, removed: str) -> None:
+    folder = tmp_path / "sandboxes"
+    stock = SandboxStock(str(folder), "w1")
+    sandbox = stock.take("i-1")
+    shutil.rmtree(folder / removed)
+
+    assert not stock.give_back(sandbox)
+
     assert names(Path(stock.take("i-2").path)) == {"stdout", "stderr"}
 
 
