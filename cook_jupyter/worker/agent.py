@@ -9,9 +9,13 @@ Each round of the loop: hear everybody, decide, write down, act. A launch is wri
 to a worker, a kill before the signal; ends are kept until the scheduler has acknowledged them. The newest
 scheduler that says hello is the one that is served.
 
+Each connection speaks for what it serves. The scheduler's is the one that showed the secret of this home. A
+worker's can report the end and the progress of the instance that it was given, and of no other. A message
+that is not as `worker.protocol` has it ends its connection, and nothing else.
+
 What travels (see `worker.task` for tasks and ends; `id` is an instance's):
 
-    to us       hello              who greets is told all that runs, and all ends it has not acknowledged
+    to us       hello {secret}     who greets is told all that runs, and all ends it has not acknowledged
                 launch, kill {id}, ack {ids}
                 stop               end everything, tell the ends, go
                 leave              go; what runs goes on, and the next agent finds it
@@ -19,6 +23,7 @@ What travels (see `worker.task` for tasks and ends; `id` is an instance's):
                 running {id, sandbox, at_ms}, end {..., cause, sandbox} + result
                 progress {id, sequence, percent, message}
                 replaced           another scheduler has said hello
+                refused {why}      the secret was wrong; the connection is closed
 """
 
 import contextlib
@@ -30,12 +35,13 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from cook_jupyter.worker import processes, recovery
-from cook_jupyter.worker.address import VERSION
+from cook_jupyter.worker import processes, protocol, recovery
+from cook_jupyter.worker.address import SECRET, VERSION
+from cook_jupyter.worker.agent_log import log
 from cook_jupyter.worker.channel import Channel, Loop
 from cook_jupyter.worker.clock import now_ms
-from cook_jupyter.worker.frames import Frame, Header, frame_of, pack
-from cook_jupyter.worker.journal import Ledger
+from cook_jupyter.worker.frames import BrokenStream, Frame, Header, frame_of, pack
+from cook_jupyter.worker.journal import Ledger, segment_of
 from cook_jupyter.worker.limits import MemoryGroups
 from cook_jupyter.worker.log_file import bound_log
 from cook_jupyter.worker.outbox import Outbox
@@ -54,6 +60,8 @@ _GROWTH_MB_PER_S = (
 )
 _OVERTIME_S = 2.0  # beyond the grace, for a worker to end its command by itself
 _HOUSEKEEPING_S = 5.0
+_MAX_UNGREETED = 16  # connections that have not shown the secret; the oldest ones make way
+_MAX_GREETING_BYTES = 4096
 _DAY_S = 86400.0
 
 
@@ -123,11 +131,15 @@ class Agent:
     Args:
         settings: how it behaves.
         listener: where schedulers connect; listening.
+        secret: what a scheduler has to show.
         log: the file to which the agent and its workers write, kept small by the agent; None for none.
     """
 
-    def __init__(self, settings: Settings, listener: socket.socket, log: str | None = None) -> None:
+    def __init__(
+        self, settings: Settings, listener: socket.socket, secret: str, log: str | None = None
+    ) -> None:
         self._settings = settings
+        self._secret = secret
         self._log = log
         self._folder = f"{settings.home}/{JOURNAL}"
         self._sandboxes = f"{settings.home}/{FOLDER}"
@@ -140,6 +152,7 @@ class Agent:
         self._restless: set[str] = set()  # interpreters for which something may be given out
         self._unusable: set[str] = set()
         self._scheduler: Channel | None = None
+        self._ungreeted: list[Channel] = []  # oldest first
         self._stopping = False
         self._left = False
         now = time.monotonic()
@@ -200,16 +213,20 @@ class Agent:
                 sock,
                 on_frame=lambda frame: self._on_scheduler(channel, frame),
                 on_end=lambda: self._on_scheduler_gone(channel),
+                largest=_MAX_GREETING_BYTES,
             )
+            self._ungreeted.append(channel)
+            if len(self._ungreeted) > _MAX_UNGREETED:
+                self._ungreeted.pop(0).close()
 
     def _on_scheduler(self, channel: Channel, frame: Frame) -> None:
-        kind = frame.header["t"]
+        is_greeted = channel is self._scheduler
+        kind = protocol.require(frame.header, protocol.FROM_SCHEDULER if is_greeted else protocol.GREETING)
         if kind == "hello":
-            self._greet(channel)
+            if is_greeted or self._admit(channel, frame.header["secret"]):
+                self._greet(channel)
         elif kind == "leave":
             self._left = True
-        elif channel is not self._scheduler:
-            return  # it was replaced
         elif kind == "launch":
             self._launch(frame)
         elif kind == "kill":
@@ -222,6 +239,20 @@ class Agent:
             self._stopping = True
             for instance_id in (*self._queued, *self._running):
                 self._stop_one(instance_id, Cause.STOPPED)
+
+    def _admit(self, channel: Channel, secret: str) -> bool:
+        """Return whether a connection shows the secret; one that does not is closed."""
+        from hmac import compare_digest  # rarely needed, and the agent's start is not to wait for it
+
+        self._ungreeted.remove(channel)
+        if compare_digest(secret.encode("utf-8", "replace"), self._secret.encode()):
+            channel.trust()
+            return True
+        log("a connection was refused: it does not show the secret of this home")
+        channel.send(pack({"t": "refused", "why": f"the secret shown is not the one in {SECRET}"}))
+        channel.flush()
+        channel.close()
+        return False
 
     def _greet(self, channel: Channel) -> None:
         older, self._scheduler = self._scheduler, channel
@@ -247,6 +278,8 @@ class Agent:
             channel.send(message)
 
     def _on_scheduler_gone(self, channel: Channel) -> None:
+        if channel in self._ungreeted:
+            self._ungreeted.remove(channel)
         if channel is self._scheduler:
             self._scheduler = None
             self._idle_since = time.monotonic()
@@ -315,7 +348,7 @@ class Agent:
         try:
             self._ledger.flush()
         except OSError as error:
-            _say(f"the ledger cannot be written, {len(handed)} launches are refused: {error}")
+            log(f"the ledger cannot be written, {len(handed)} launches are refused: {error}")
             for _, run in handed:
                 del self._running[run.instance_id]
                 self._pool.give_back(run.worker, leftover_mb=0.0)
@@ -355,9 +388,15 @@ class Agent:
 
     def _on_worker(self, worker: WorkerProcess, frame: Frame) -> None:
         header = frame.header
-        if header["t"] == "end":
+        kind = protocol.require(header, protocol.FROM_WORKER)
+        instance_id = header["instance_id" if kind == "end" else "id"]
+        if worker.serves is None or worker.serves != instance_id:
+            raise BrokenStream(f"worker {worker.name} speaks for {instance_id[:40]!r}, which it does not run")
+        if kind == "end":
+            if not self._outbox.follows(worker.name, header["segment"]):
+                raise BrokenStream(f"worker {worker.name} names a segment that it cannot have")
             self._on_end(worker, frame)
-        elif (run := self._running.get(header["id"])) is not None:
+        elif (run := self._running.get(instance_id)) is not None:
             self._tell_progress(run, tuple(header["progress"]))
 
     def _on_end(self, worker: WorkerProcess, frame: Frame) -> None:
@@ -380,7 +419,7 @@ class Agent:
         if run is not None:
             found = recovery.end_in_log(self._folder, worker.name, run.instance_id)
             if found is not None:
-                self._on_end(worker, frame_of(found.header, found.result))
+                self._on_end(worker, frame_of(found.as_written(), found.result))
             else:
                 self._on_silent_death(run, code)
         self._outbox.worker_gone(worker.name)
@@ -548,7 +587,7 @@ class Agent:
         end = end_of(header)
         cause = header.get("cause") or recovery.cause_of(end, known.doom, mem_mb=launch["mem_mb"])
         told = {**end.as_header(), "cause": cause, "sandbox": f"{self._sandboxes}/{end.instance_id}"}
-        place = None if "cause" in header else (launch["worker"], header["segment"])
+        place = None if known.end.segment is None else (launch["worker"], segment_of(known.end.segment))
         self._outbox.keep(end.instance_id, pack(told, known.end.result), place)
         if not known.worker_alive:
             self._outbox.worker_gone(launch["worker"])
@@ -578,8 +617,3 @@ class Agent:
                 self._end(order.header, End(order.header["instance_id"], None, now_ms()), Cause.UNLAUNCHED)
             else:
                 self._enqueue(order)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} agent {os.getpid()}: {text}\n".encode())

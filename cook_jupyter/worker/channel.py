@@ -13,7 +13,8 @@ import selectors
 import socket
 from collections.abc import Callable
 
-from cook_jupyter.worker.frames import BrokenStream, Frame, FrameReader
+from cook_jupyter.worker.agent_log import log
+from cook_jupyter.worker.frames import LARGEST_FRAME, BrokenStream, Frame, FrameReader
 
 _CHUNK = 1 << 18
 
@@ -61,19 +62,26 @@ class Channel:
     Args:
         loop: waits for it.
         sock: taken over, and closed with the channel.
-        on_frame: called with each frame that arrives.
-        on_end: called once, when the other side is gone; not by `close`.
+        on_frame: called with each frame that arrives; a BrokenStream that it raises ends the channel.
+        on_end: called once, when the other side is gone or what it sends is broken; not by `close`.
+        largest: the most bytes of a frame, until `trust` is called.
     """
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, on_frame: Callable[[Frame], None], on_end: Callable[[], None]
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        on_frame: Callable[[Frame], None],
+        on_end: Callable[[], None],
+        *,
+        largest: int = LARGEST_FRAME,
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
         self._loop = loop
         self._on_frame = on_frame
         self._on_end = on_end
-        self._reader = FrameReader()
+        self._reader = FrameReader(largest)
         self._out: list[bytes] = []
         self._stuck = b""
         self._open = True
@@ -102,14 +110,20 @@ class Channel:
                 self._end()
                 return
             try:
-                frames = self._reader.feed(data)
-            except BrokenStream:
-                self._end()
+                for frame in self._reader.feed(data):
+                    if self._open:  # an earlier frame may have led to its end
+                        self._on_frame(frame)
+            except BrokenStream as error:
+                log(f"a connection was ended: {error}")
+                if self._open:
+                    self._end()
                 return
-            for frame in frames:
-                self._on_frame(frame)
             if len(data) < _CHUNK:
                 return
+
+    def trust(self) -> None:
+        """Accept frames of any size from now on."""
+        self._reader.largest = LARGEST_FRAME
 
     def flush(self) -> None:
         """Send what waits, as far as the other side takes it."""

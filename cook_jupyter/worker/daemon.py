@@ -14,7 +14,7 @@ import socket
 import sys
 
 from cook_jupyter.worker import processes
-from cook_jupyter.worker.address import FAILED, READY, SOCKET, TAKEN, VERSION
+from cook_jupyter.worker.address import FAILED, READY, SECRET, SOCKET, TAKEN, VERSION
 from cook_jupyter.worker.agent import JOURNAL, Agent, Settings
 from cook_jupyter.worker.sandbox import FOLDER
 
@@ -90,7 +90,7 @@ def _serve(settings: Settings, listener: socket.socket, ready: int | None, log: 
     if soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    agent = Agent(settings, listener, log)
+    agent = Agent(settings, listener, _secret(), log)
     facts = {"pid": os.getpid(), "mark": processes.start_mark(os.getpid()), "version": VERSION}
     with open(FACTS, "w", encoding="utf-8") as file:
         json.dump({**facts, "python": sys.executable}, file)
@@ -102,3 +102,25 @@ def _serve(settings: Settings, listener: socket.socket, ready: int | None, log: 
     for name in (SOCKET, FACTS):  # the lock is still ours, so they are too
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _secret() -> str:
+    """Return the secret of the home, which is the working directory; a new one if none there is private."""
+    with contextlib.suppress(FileNotFoundError), open(SECRET, encoding="ascii", errors="replace") as file:
+        if len(secret := file.read().strip()) >= 32 and os.fstat(file.fileno()).st_mode & 0o077 == 0:
+            return secret
+    secret = os.urandom(32).hex()
+    write_secret(secret)
+    return secret
+
+
+def write_secret(secret: str) -> None:
+    """Write the secret to its file, whole or not at all."""
+    draft = f"{SECRET}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(draft)
+    with open(
+        os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="ascii"
+    ) as file:
+        file.write(secret)
+    os.rename(draft, SECRET)

@@ -50,9 +50,14 @@ def frame_of(header: Header, tail: bytes = b"") -> Frame:
 
 
 class FrameReader:
-    """Takes whole frames out of bytes that arrive in any pieces."""
+    """Takes whole frames out of bytes that arrive in any pieces.
 
-    def __init__(self) -> None:
+    Args:
+        largest: the most bytes that a frame may have.
+    """
+
+    def __init__(self, largest: int = LARGEST_FRAME) -> None:
+        self.largest = largest
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -68,7 +73,7 @@ class FrameReader:
         have = len(buffer)
         while have - start >= _SIZES.size:
             head_size, tail_size = _SIZES.unpack_from(buffer, start)
-            if head_size + tail_size > LARGEST_FRAME:
+            if head_size + tail_size > self.largest:
                 raise BrokenStream(f"a frame of {head_size} + {tail_size} bytes is none of ours")
             head_start = start + _SIZES.size
             tail_start = head_start + head_size
@@ -90,9 +95,11 @@ def header_of(head: bytes) -> Header:
         BrokenStream: it is no header.
     """
     try:
-        header: Header = json.loads(head.decode("utf-8", "surrogatepass"))
-    except ValueError as error:
+        header = json.loads(head.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
         raise BrokenStream("the header of a frame is no JSON") from error
+    if not isinstance(header, dict):
+        raise BrokenStream("the header of a frame is no JSON object")
     return header
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from cook_jupyter.worker.frames import Frame, Header, pack, whole_frames
+from cook_jupyter.worker.protocol import SETTLED, is_valid
 
 LEDGER = "ledger"
 _COMPACT_BEYOND = 1 << 20  # bytes
@@ -109,11 +110,11 @@ class Ledger:
         """Return what was noted of each instance that is not settled, in order."""
         noted: dict[str, list[Frame]] = {}
         for frame in read_frames(f"{folder}/{LEDGER}"):
-            if frame.header["t"] == "settled":
+            if is_valid(frame.header, SETTLED):
                 for instance_id in frame.header["ids"]:
                     noted.pop(instance_id, None)
-            else:
-                noted.setdefault(frame.header["id"], []).append(frame)
+            elif isinstance(instance_id := frame.header.get("id"), str):  # else no agent wrote it
+                noted.setdefault(instance_id, []).append(frame)
         return noted
 
 
@@ -158,6 +159,11 @@ def end_logs(folder: str) -> dict[str, list[str]]:
         if worker and number.isdecimal():
             numbered.setdefault(worker, []).append((int(number), f"{folder}/{name}"))
     return {worker: [path for _, path in sorted(paths)] for worker, paths in numbered.items()}
+
+
+def segment_of(path: str) -> int:
+    """Return the number of a segment."""
+    return int(path.rpartition(".")[2])
 
 
 def read_frames(path: str) -> list[Frame]:

@@ -24,6 +24,10 @@ class Outbox:
         self._segments: dict[str, int] = {}  # the one that each worker writes now
         self._closed: set[str] = set()  # segments that nothing is added to any more
 
+    def follows(self, worker: str, segment: int) -> bool:
+        """Return whether a worker can be at this segment of its log: the last known one, or the next."""
+        return segment - self._segments.get(worker, 0) in (0, 1)
+
     def keep(self, instance_id: str, message: bytes, place: tuple[str, int] | None) -> None:
         """Keep an end.
 

@@ -19,6 +19,7 @@ from cook_jupyter.worker import processes
 from cook_jupyter.worker.channel import Channel, Loop
 from cook_jupyter.worker.frames import Frame, pack
 from cook_jupyter.worker.limits import MemoryGroup, MemoryGroups
+from cook_jupyter.worker.protocol import FROM_SPAWNER, require
 
 SPARES = 1
 HOARD_MB = 256.0  # a worker that holds on to more than that after a task makes room for a fresh one
@@ -246,14 +247,15 @@ class Pool:
 
     def _on_word(self, spawner: _Spawner, frame: Frame) -> None:
         header = frame.header
-        if header["t"] == "ready":
+        kind = require(header, FROM_SPAWNER)
+        if kind == "ready":
             spawner.ready = True
             self._listener.ready(spawner.python)
-        elif header["t"] == "born":
+        elif kind == "born":
             self._on_birth(spawner, header["worker"], header["pid"], header["mark"])
-        elif header["t"] == "unborn":
+        elif kind == "unborn":
             spawner.births.pop(header["worker"]).close()
-        elif header["t"] == "died" and (worker := self._workers.get(header["worker"])) is not None:
+        elif kind == "died" and (worker := self._workers.get(header["worker"])) is not None:
             self._bury(worker, header["code"])
 
     def _on_birth(self, spawner: _Spawner, name: str, pid: int, mark: str | None) -> None:

@@ -13,9 +13,10 @@ import signal
 from typing import NamedTuple
 
 from cook_jupyter.worker import processes
-from cook_jupyter.worker.frames import Frame, Header, header_of
-from cook_jupyter.worker.journal import Ledger, end_logs, read_frames
+from cook_jupyter.worker.frames import BrokenStream, Frame, Header, header_of
+from cook_jupyter.worker.journal import Ledger, end_logs, read_frames, segment_of
 from cook_jupyter.worker.limits import MemoryGroup
+from cook_jupyter.worker.protocol import IN_LEDGER, IN_WORKER_LOG, LAUNCH_IN_LEDGER, is_valid, require
 from cook_jupyter.worker.task import Cause, End
 
 NEAR_LIMIT = 0.95  # of its memory limit: who is killed with SIGKILL so close to it was killed for that
@@ -32,6 +33,10 @@ class FoundEnd(NamedTuple):
     header: Header
     result: bytes
     segment: str | None
+
+    def as_written(self) -> Header:
+        """Return the header; a worker's names the segment that it was found in."""
+        return self.header if self.segment is None else {**self.header, "segment": segment_of(self.segment)}
 
 
 class Known(NamedTuple):
@@ -60,30 +65,30 @@ class Recovered(NamedTuple):
 def recover(folder: str) -> Recovered:
     """Read the journals in `folder`; changes nothing, except that it ends the orphans of lost commands."""
     noted = Ledger.read(folder)
-    ends: dict[str, FoundEnd] = {}
-    shells: dict[str, Header] = {}
+    ends: dict[tuple[str, str], FoundEnd] = {}  # by worker and instance: a worker writes for its own alone
+    shells: dict[tuple[str, str], Header] = {}
     logs = end_logs(folder)
-    for paths in logs.values():
+    for worker, paths in logs.items():
         for path in paths:
-            for frame in read_frames(path):
+            for frame in _log_frames(path):
                 if frame.header["t"] == "end":
-                    ends[frame.header["instance_id"]] = FoundEnd(frame.header, frame.tail, path)
+                    ends[worker, frame.header["instance_id"]] = FoundEnd(frame.header, frame.tail, path)
                 else:
-                    shells[frame.header["id"]] = frame.header
+                    shells[worker, frame.header["id"]] = frame.header
     instances: dict[str, Known] = {}
     for instance_id, frames in noted.items():
-        of = {frame.header["t"]: frame for frame in frames}
-        if "launch" not in of:
+        of = {frame.header["t"]: frame for frame in frames if is_valid(frame.header, IN_LEDGER)}
+        launch = _launch_of(of["launch"]) if "launch" in of else None
+        if launch is None:
             continue
-        launch = {**header_of(of["launch"].tail), **of["launch"].header}
-        end = ends.get(instance_id)
+        end = ends.get((launch["worker"], instance_id))
         if end is None and "end" in of:
             end = FoundEnd(of["end"].header, of["end"].tail, None)
         alive = processes.is_alive(launch["pid"], launch["mark"])
         if end is None and not alive:
             end = end_in_log(folder, launch["worker"], instance_id)  # it may have ended since we read
             if end is None:
-                end_shell(shells.get(instance_id))
+                end_shell(shells.get((launch["worker"], instance_id)))
         doom = of["doom"].header["cause"] if "doom" in of else None
         instances[instance_id] = Known(launch, doom, end, alive)
     wanted = {known.end.segment for known in instances.values() if known.end is not None}
@@ -101,7 +106,7 @@ def recover(folder: str) -> Recovered:
 def end_in_log(folder: str, worker: str, instance_id: str) -> FoundEnd | None:
     """Return the end of an instance that its worker wrote down, if it did."""
     for path in end_logs(folder).get(worker, []):
-        for frame in read_frames(path):
+        for frame in _log_frames(path):
             if frame.header["t"] == "end" and frame.header["instance_id"] == instance_id:
                 return FoundEnd(frame.header, frame.tail, path)
     return None
@@ -110,7 +115,7 @@ def end_in_log(folder: str, worker: str, instance_id: str) -> FoundEnd | None:
 def shell_in_log(folder: str, worker: str, instance_id: str) -> Header | None:
     """Return what a worker wrote down of the shell that it started for an instance."""
     for path in end_logs(folder).get(worker, []):
-        for frame in read_frames(path):
+        for frame in _log_frames(path):
             if frame.header["t"] == "shell" and frame.header["id"] == instance_id:
                 return frame.header
     return None
@@ -149,6 +154,21 @@ def cause_of(
     if end.termed or end.signal == signal.SIGKILL:
         return Cause.EXTERNAL
     return Cause.FAILED
+
+
+def _log_frames(path: str) -> list[Frame]:
+    """The frames of a worker's log, without those that no worker wrote: its task can reach the file, too."""
+    return [frame for frame in read_frames(path) if is_valid(frame.header, IN_WORKER_LOG)]
+
+
+def _launch_of(frame: Frame) -> Header | None:
+    """What the ledger holds of a launch; None if an agent did not write it."""
+    try:
+        launch = header_of(frame.tail)
+        require(launch, LAUNCH_IN_LEDGER)
+    except BrokenStream:
+        return None
+    return {**launch, **frame.header}
 
 
 def remove_files(paths: list[str]) -> None:

@@ -20,7 +20,7 @@ from cook_jupyter.clusters.base import Launch, Reporter
 from cook_jupyter.clusters.local import outcomes
 from cook_jupyter.clusters.local.ahead import LOOK_S, RunAhead
 from cook_jupyter.clusters.local.command import agent_options
-from cook_jupyter.clusters.local.link import PATIENCE_S, Link, connect
+from cook_jupyter.clusters.local.link import HOW_TO_END_AGENT, PATIENCE_S, Link, connect, greeting
 from cook_jupyter.clusters.local.room import (
     Ports,
     resources_of,
@@ -51,6 +51,7 @@ _BRIEF_S = 0.02  # a task that ends within that is reported once, not twice
 _GATHER_S = 0.003  # while tasks end one after the other, their ends are reported together
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+_REFUSED_PAUSE_S = 0.2
 _STOP_PATIENCE_S = 10.0  # beyond the grace period
 
 
@@ -246,11 +247,17 @@ class LocalCluster:
                     break
 
     async def _meet(self) -> Link:
-        """Connect, and tell each other what we know."""
+        """Connect, and tell each other what we know.
+
+        Raises:
+            SchedulerError: there is no agent, or it does not answer, or it refuses the secret of the home.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_S
         while True:
-            self._meeting = asyncio.get_running_loop().create_future()
+            self._meeting = loop.create_future()
             link = await connect(self._home, self._log_file, self._options, self._on_frames)
-            link.send(pack({"t": "hello"}))
+            link.send(greeting(self._home))
             gone = asyncio.create_task(link.lost.wait())
             try:
                 await asyncio.wait(
@@ -258,8 +265,7 @@ class LocalCluster:
                 )
                 if not gone.done() and not self._meeting.done():
                     raise SchedulerError(
-                        f"the node agent in {self._home} does not answer; end it with `kill -9` (its process "
-                        "id is in agent.json there): what it runs goes on, and the next agent takes over"
+                        f"the node agent in {self._home} does not answer; {HOW_TO_END_AGENT}"
                     )
             except BaseException:
                 link.close()
@@ -269,6 +275,13 @@ class LocalCluster:
             if self._link is link:
                 return link
             link.close()  # it died while we shook hands, or it was of another version and has left
+            if link.refusal is not None:
+                if loop.time() > deadline:
+                    raise SchedulerError(
+                        f"the node agent in {self._home} refuses this scheduler: {link.refusal}; "
+                        f"{HOW_TO_END_AGENT}"
+                    )
+                await asyncio.sleep(_REFUSED_PAUSE_S)  # an agent that misses its file writes it again
 
     def _on_frames(self, link: Link, frames: Sequence[Frame]) -> None:
         for frame in frames:
@@ -282,6 +295,9 @@ class LocalCluster:
                 self._news.set()
             elif kind == "known":
                 self._reconcile(link, frame.header)
+            elif kind == "refused":
+                link.refusal = frame.header["why"]
+                link.close()
             elif kind == "replaced":
                 log.error("another scheduler has taken the node agent in %s over", self._home)
                 self._replaced = True

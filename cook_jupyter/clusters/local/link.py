@@ -15,10 +15,14 @@ from pathlib import Path
 from cook_jupyter.clusters.local.command import agent_words
 from cook_jupyter.errors import SchedulerError
 from cook_jupyter.model.printable import printable
-from cook_jupyter.worker.address import READY, SOCKET, TAKEN
-from cook_jupyter.worker.frames import BrokenStream, Frame, FrameReader
+from cook_jupyter.worker.address import READY, SECRET, SOCKET, TAKEN
+from cook_jupyter.worker.frames import BrokenStream, Frame, FrameReader, pack
 
 PATIENCE_S = 15.0  # for another agent that is just coming or going
+HOW_TO_END_AGENT = (
+    "end it with `kill -9` (its process id is in agent.json there): what it runs goes on, and the next agent "
+    "takes over"
+)
 _RETRY_S = 0.02
 _LONGEST_PATH = 100  # bytes; the kernel's limit is 104 (macOS) or 108 (Linux)
 _LOG_TAIL = 2000  # characters of the agent's log that go into an error
@@ -36,6 +40,7 @@ class Link(asyncio.Protocol):
         self._reader = FrameReader()
         self._transport: asyncio.WriteTransport | None = None
         self.lost = asyncio.Event()
+        self.refusal: str | None = None  # why the agent does not accept this connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -100,6 +105,18 @@ async def connect(
             )
         if code == TAKEN:
             await asyncio.sleep(_RETRY_S)
+
+
+def greeting(home: Path) -> bytes:
+    """Return the first frame to send to the agent of this home: it shows the secret.
+
+    The file may be missing for a moment; an agent of an older version has none and asks for none.
+    """
+    try:
+        secret = (home / SECRET).read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        secret = ""
+    return pack({"t": "hello", "secret": secret})
 
 
 def _reach(path: Path) -> socket.socket | None:

@@ -1,0 +1,206 @@
+"""The messages on the sockets of a host, the records in its journals, and what their fields may hold.
+
+Lives here: one table per sender, and `require`, which holds a header against it. Every reader checks first,
+so that no message, whatever a task made of it, ends a process or stands for something else.
+Not here: what the messages mean (`worker.agent`), how they are packed (`worker.frames`).
+
+A table has an entry for each kind of message (the field `t`): the fields that it must have and, marked with
+`optional`, those that it may have. Further fields are let through.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cook_jupyter.worker.frames import BrokenStream, Header
+
+Check = Callable[[Any], bool]
+Table = Mapping[str, Mapping[str, Check]]
+
+_MAX_INT = 2**53  # larger ones are none of ours, and not every reader holds them
+
+
+class optional:  # noqa: N801 - reads as a word of the tables
+    """A field that may be missing; if it is there, `check` holds."""
+
+    __slots__ = ("check",)
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+
+    def __call__(self, value: Any) -> bool:
+        """Return whether the field may have this value."""
+        return self.check(value)
+
+
+def require(header: Header, table: Table) -> str:
+    """Return the kind of a message that is as the table says.
+
+    Args:
+        header: header of the message.
+        table: one of the tables below.
+
+    Raises:
+        BrokenStream: it is of no kind in the table, a field is missing, or a field holds what it may not.
+    """
+    kind = header.get("t")
+    fields = table.get(kind) if isinstance(kind, str) else None
+    if fields is None:
+        raise BrokenStream(f"a message of the kind {str(kind)[:40]!r} is not expected here")
+    for name, check in fields.items():
+        if name not in header:
+            if not isinstance(check, optional):
+                raise BrokenStream(f"a message of the kind {kind!r} has no field {name!r}")
+        elif not check(header[name]):
+            raise BrokenStream(f"the field {name!r} of a message of the kind {kind!r} is not valid")
+    return str(kind)
+
+
+def is_valid(header: Header, table: Table) -> bool:
+    """Return whether a message is as the table says."""
+    try:
+        require(header, table)
+    except BrokenStream:
+        return False
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MAX_INT
+
+
+def _is_count(value: Any) -> bool:
+    return _is_integer(value) and bool(value >= 0)
+
+
+def _is_count_or_none(value: Any) -> bool:
+    return value is None or _is_count(value)
+
+
+def _is_pid(value: Any) -> bool:
+    return _is_integer(value) and bool(1 < value < 2**31)  # 0, 1 and below mean groups, init and everybody
+
+
+def _is_exit_code(value: Any) -> bool:
+    return value is None or (_is_integer(value) and bool(abs(value) < 2**31))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_amount(value: Any) -> bool:
+    return _is_number(value) and bool(value >= 0)
+
+
+def _is_progress(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and _is_number(value[0])
+        and bool(0 <= value[0] <= 100)
+        and _is_text_or_none(value[1])
+    )
+
+
+def _is_progress_or_none(value: Any) -> bool:
+    return value is None or _is_progress(value)
+
+
+def _are_ports(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_count(port) and port < 2**16 for port in value)
+
+
+_LAUNCH: Mapping[str, Check] = {
+    "instance_id": _is_text,
+    "job_id": _is_text,
+    "user": _is_text,
+    "cpus": _is_amount,
+    "mem_mb": _is_amount,
+    "gpus": optional(_is_amount),
+    "python": optional(_is_text_or_none),
+    "ports": optional(_are_ports),
+    "max_runtime_s": optional(_is_number_or_none),
+    "progress_regex": optional(_is_text_or_none),
+}
+
+_END: Mapping[str, Check] = {
+    "instance_id": _is_text,
+    "exit_code": _is_exit_code,
+    "at_ms": _is_count,
+    "signal": optional(_is_count),
+    "memory": optional(_is_flag),
+    "termed": optional(_is_flag),
+    "blob": optional(_is_text_or_none),
+    "size": optional(_is_count),
+    "inline": optional(_is_flag),
+    "peak_mb": optional(_is_number_or_none),
+    "progress": optional(_is_progress_or_none),
+    "written": optional(_is_flag),
+}
+
+GREETING: Table = {"hello": {"secret": _is_text}}
+"""From a connection that has not shown yet that it is the scheduler's."""
+
+FROM_SCHEDULER: Table = {
+    **GREETING,
+    "launch": _LAUNCH,
+    "kill": {"id": _is_text},
+    "ack": {"ids": _are_texts},
+    "stop": {},
+    "leave": {},
+}
+
+FROM_WORKER: Table = {
+    "end": {**_END, "segment": _is_count, "leftover_mb": _is_number, "retires": _is_flag},
+    "progress": {"id": _is_text, "progress": _is_progress},
+}
+
+FROM_SPAWNER: Table = {
+    "ready": {"pid": _is_pid},
+    "born": {"worker": _is_text, "pid": _is_pid, "mark": _is_text_or_none},
+    "unborn": {"worker": _is_text},
+    "died": {"worker": _is_text, "code": _is_integer},
+}
+
+IN_WORKER_LOG: Table = {
+    "end": FROM_WORKER["end"],
+    "shell": {"id": _is_text, "pid": _is_pid, "mark": _is_text_or_none},
+}
+
+IN_LEDGER: Table = {
+    "launch": {
+        "id": _is_text,
+        "worker": _is_text,
+        "pid": _is_pid,
+        "mark": _is_text_or_none,
+        "base_mb": _is_number,
+        "until": _is_number_or_none,
+    },
+    "doom": {"id": _is_text, "cause": _is_text},
+    "end": {**_END, "id": _is_text, "cause": _is_text},
+}
+
+SETTLED: Table = {"settled": {"ids": _are_texts}}
+
+LAUNCH_IN_LEDGER: Table = {"launch": _LAUNCH}
