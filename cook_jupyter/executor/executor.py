@@ -165,7 +165,9 @@ class CookExecutor(concurrent.futures.Executor):
             return_exceptions: give exceptions out like results; else the first one is raised and the rest is
                 killed.
 
-        With the option `retries`, a job in which a call failed is run again whole.
+        With the option `retries`, a job in which a call failed is run again whole. When the process of a job
+        dies or is stopped at a limit, its calls run again in smaller jobs, those that had ended before
+        included, until the call that is at fault is alone: only that one fails.
         """
         fixed = None if chunksize == "auto" else whole("chunksize", chunksize, least=1)
         session = self._open(fn)

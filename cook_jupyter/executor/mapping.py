@@ -6,6 +6,9 @@ Not here: sending (`executor.session`), running a bundle (`payload.calls`).
 A bundle is sized by the run time of those before it, like guided self-scheduling (Polychronopoulos and Kuck,
 1987): single calls to begin with, then up to a second's worth, and smaller ones again towards the end so that
 all hosts end together.
+
+A process that dies takes all calls of its bundle down, whichever of them was at fault. Such a bundle is sent
+again in two halves, and so on, until the call that is at fault is alone in its job: only that one fails.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
 from cook_jupyter.errors import Unpicklable
 from cook_jupyter.executor.future import CookFuture
+from cook_jupyter.executor.outcomes import may_be_of_one_call
 from cook_jupyter.executor.session import Parcel, Session
 from cook_jupyter.payload.results import Result
 
@@ -31,10 +36,30 @@ MOST_BYTES = 16 * 1024 * 1024  # of the results, or the arguments, of one bundle
 MOST_IN_FLIGHT = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """The result of a bundle whose process died: the bundles that run its calls again, in order."""
+
+    parts: Sequence[BundleFuture]
+
+
 class BundleFuture(CookFuture):
-    """A job of many calls. Its result is the verified `Result`, failures of single calls included."""
+    """A job of many calls.
+
+    Its result is the verified `Result`, failures of single calls included; or `Divided`.
+    """
 
     calls: int = 1
+    columns: Sequence[Sequence[Any]] = ()  # the arguments, while the job may have to be divided
+    divide: Callable[[BundleFuture], Divided | None] | None = None
+
+    def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
+        """Set the result; a bundle that failed as a whole, perhaps by the fault of one call, is divided."""
+        divided = None
+        if self.divide is not None and self.calls > 1 and not self.done() and may_be_of_one_call(error):
+            divided = self.divide(self)
+        self.columns, self.divide = (), None
+        return super().settle(value, error) if divided is None else super().settle(divided)
 
     def take(self, result: Result) -> bool:
         """Keep all of it: `Mapping` gives the calls' results out one by one."""
@@ -133,7 +158,7 @@ class Mapping:
             try:
                 while (future := self._next(end)) is not None:
                     try:
-                        result: Result = future.result(_left(end))
+                        result: Result | Divided = future.result(_left(end))
                     except TimeoutError:
                         if not future.done():
                             raise
@@ -142,7 +167,11 @@ class Mapping:
                         yield from self._failed(future, return_exceptions=return_exceptions)
                     else:
                         del future
-                        yield from _values_of(result, return_exceptions=return_exceptions)
+                        if isinstance(result, Divided):
+                            with self._more:
+                                self._order.extendleft(reversed(result.parts))
+                        else:
+                            yield from _values_of(result, return_exceptions=return_exceptions)
                         del result
             finally:
                 self.stop()
@@ -197,13 +226,54 @@ class Mapping:
             self._order.append(future)
             self._flying += 1
             self._more.notify_all()
+        future.columns = [column[begin : begin + count] for column in self._columns]
+        future.divide = self._divide
         future.on_settled(self._done)
-        return future, [column[begin : begin + count] for column in self._columns]
+        return future, future.columns
+
+    def _divide(self, future: BundleFuture) -> Divided | None:
+        """Send the two halves of a bundle as bundles; None if nobody wants the results any more."""
+        half = future.calls // 2
+        with self._more:
+            if self._stopped:
+                return None
+            parts = []
+            for piece in (slice(0, half), slice(half, future.calls)):
+                part = self._make_future(len(range(future.calls)[piece]))
+                part.columns = [column[piece] for column in future.columns]
+                part.divide = self._divide
+                part.owner = future.owner
+                parts.append(part)
+            self._flying += len(parts)
+            if future in self._order:  # else it is the one that is waited for
+                place = self._order.index(future)
+                del self._order[place]
+                for part in reversed(parts):
+                    self._order.insert(place, part)
+        for part in parts:
+            part.on_settled(self._done)
+        self._session.expect(parts)
+        self._session.errand(lambda: self._encoded(parts))
+        return Divided(parts)
+
+    def _encoded(self, futures: Sequence[BundleFuture]) -> Iterable[Parcel]:
+        for future in futures:
+            if future.done():
+                continue
+            try:
+                parcel = self._encode(future, future.columns)
+            except BaseException as error:  # noqa: BLE001 - as in _fill
+                future.divide = None
+                future.settle(error=_as_exception(error))
+                self._session.dismiss(future)
+            else:
+                yield parcel
 
     def _done(self, future: Any) -> None:
         if not future.cancelled() and future.exception() is None:
-            result: Result = future.result()
-            self._sizes.observe(future.calls, result.seconds, result.size)
+            result: Result | Divided = future.result()
+            if not isinstance(result, Divided):
+                self._sizes.observe(future.calls, result.seconds, result.size)
         with self._more:
             self._flying -= 1
             more = self._sizes.begun < self._sizes.total and not self._stopped

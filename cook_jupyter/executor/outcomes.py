@@ -23,12 +23,22 @@ _KILLED = frozenset({reasons.KILLED_BY_USER, reasons.KILLED_DURING_LAUNCH})
 _MEMORY = frozenset({reasons.MEMORY_LIMIT_EXCEEDED})
 _RUNTIME = frozenset({reasons.MAX_RUNTIME_EXCEEDED})
 _EXIT = frozenset({reasons.NON_ZERO_EXIT})
+_OF_A_CALL = _MEMORY | _RUNTIME | _EXIT | {reasons.KILLED_EXTERNALLY}  # SIGKILL, also one of its own making
 
 
 def speaks_for_itself(news: JobNews) -> bool:
     """Whether a failed job's result says more than its reason: the function raised, or ran out of memory."""
     found = None if news.instance is None else news.instance.reason
     return found is None or found in _EXIT or found in _MEMORY or found == reasons.NORMAL_EXIT
+
+
+def may_be_of_one_call(error: BaseException | None) -> bool:
+    """Return whether the failure of a job of many calls may be the fault of a single one of them.
+
+    Args:
+        error: the failure of the job as a whole: its process died or was stopped at a limit.
+    """
+    return isinstance(error, OutOfMemory) or (isinstance(error, JobFailed) and error.reason in _OF_A_CALL)
 
 
 def failure(news: JobNews, options: Options | None) -> JobFailed:

@@ -240,6 +240,15 @@ class Session:
             self._begin()
         self._outbox.put(parcel)
 
+    def expect(self, futures: Iterable[CookFuture]) -> None:
+        """Count futures as not over whose jobs an errand will yield."""
+        for future in futures:
+            self._pending[future.key] = future
+
+    def dismiss(self, future: CookFuture) -> None:
+        """Count a future as over whose job will not be sent after all."""
+        self._pending.pop(future.key, None)
+
     def errand(self, errand: Errand) -> None:
         """Let the sender do something, and send what it yields. Safe in a destructor."""
         self._outbox.put(errand)

@@ -1,6 +1,8 @@
 """`map`: bundled, ordered, lazy, and honest about failures."""
 
 import operator
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.client.sync import JobClient
-from cook_jupyter.errors import BadExit, InvalidRequest, Unpicklable
+from cook_jupyter.errors import BadExit, HostLost, InvalidRequest, OutOfMemory, Unpicklable
 from cook_jupyter.executor import CookExecutor
 from cook_jupyter.executor.mapping import MOST_CALLS, TARGET_S, Sizes, columns_of
 from tests.executor.test_executor import until, wait_for
@@ -63,17 +65,83 @@ def test_exceptions_can_be_given_out_like_results(executor: CookExecutor) -> Non
     assert isinstance(found[1], ZeroDivisionError)
 
 
-def test_a_bundle_whose_worker_dies_fails_for_each_of_its_calls(executor: CookExecutor) -> None:
-    import os
+def die(how: str) -> None:
+    """Take this worker down."""
+    if how == "exit":
+        os._exit(3)
+    if how == "success":
+        os._exit(0)
+    if how == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "memory":
+        kept = []
+        while True:
+            kept.append(b"x" * (1 << 20))
 
-    found = list(
+
+DEATHS = {
+    "exit": BadExit,
+    "success": BadExit,
+    "segfault": BadExit,
+    "kill": HostLost,
+    "memory": OutOfMemory,
+}
+
+
+@pytest.mark.parametrize(("how", "error"), DEATHS.items(), ids=DEATHS.keys())
+def test_only_the_call_that_takes_its_worker_down_fails(
+    executor: CookExecutor, how: str, error: type[Exception]
+) -> None:
+    def work(value: int) -> int:
+        if value == 5:
+            die(how)
+        return value * value
+
+    results = list(executor.map(work, range(9), chunksize=7, return_exceptions=True))
+
+    assert isinstance(results[5], error)
+    assert [value for value in results if value is not results[5]] == [n * n for n in range(9) if n != 5]
+
+
+def test_several_calls_that_take_their_workers_down_fail_each_for_itself(executor: CookExecutor) -> None:
+    fatal = {0, 3, 4, 11}
+    results = list(
         executor.map(
-            lambda value: os._exit(3) if value == 1 else value, range(4), chunksize=2, return_exceptions=True
+            lambda value: os._exit(3) if value in fatal else value,
+            range(12),
+            chunksize=12,
+            return_exceptions=True,
         )
     )
 
-    assert [type(each) for each in found[:2]] == [BadExit, BadExit]
-    assert found[2:] == [2, 3]
+    assert {place for place, value in enumerate(results) if isinstance(value, BadExit)} == fatal
+    assert [value for value in results if isinstance(value, int)] == [1, 2, 5, 6, 7, 8, 9, 10]
+
+
+def test_what_comes_before_a_call_that_takes_its_worker_down_is_given_out_first(
+    executor: CookExecutor,
+) -> None:
+    results = executor.map(lambda value: os._exit(3) if value == 2 else value, range(8), chunksize=8)
+
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(BadExit):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+    until(lambda: not executor._line.live().futures())
+
+
+def test_leaving_the_executor_waits_for_the_parts_of_a_divided_bundle(started: JobClient) -> None:
+    with CookExecutor(started, cpus=0.5, mem_mb=256) as executor:
+        results = executor.map(
+            lambda value: os._exit(3) if value == 2 else value, range(8), chunksize=8, return_exceptions=True
+        )
+        named = executor._line.live()
+    assert not named.futures()
+
+    assert [value for value in results if isinstance(value, int)] == [0, 1, 3, 4, 5, 6, 7]
 
 
 def test_what_cannot_travel_is_refused_when_map_is_called(executor: CookExecutor) -> None:
