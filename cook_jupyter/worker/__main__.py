@@ -1,6 +1,7 @@
 """`python -m cook_jupyter.worker`: the processes of a host.
 
     agent --home DIR [--detach LOG] [--grace S] [--idle-exit S] [--idle-worker S] [--sandbox-days D]
+          [--housekeeping S]
     spawner FD HOME GRACE      started by an agent
     worker ...                 a worker that goes on in a fresh interpreter
     call                       one call from its environment; works on any Cook server

@@ -7,6 +7,7 @@ Not here: the agent (`worker.agent`), how it is started (`worker.daemon`).
 from typing import Final
 
 SOCKET: Final = "agent.sock"  # in the agent's home
+LOCK: Final = "agent.lock"  # held by the living agent
 SECRET: Final = "agent.secret"  # noqa: S105 - a file beside it; a scheduler shows what it holds
 VERSION: Final = 2  # of what is said over it and of what the journals hold
 

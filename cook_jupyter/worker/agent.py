@@ -24,12 +24,12 @@ What travels (see `worker.task` for tasks and ends; `id` is an instance's):
                 progress {id, sequence, percent, message}
                 replaced           another scheduler has said hello
                 refused {why}      the secret was wrong; the connection is closed
+                trouble {text}     nothing can be launched here, and why; null when that is over
 """
 
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from collections import deque
@@ -40,7 +40,8 @@ from cook_jupyter.worker.address import SECRET, VERSION
 from cook_jupyter.worker.agent_log import log
 from cook_jupyter.worker.channel import Channel, Loop
 from cook_jupyter.worker.clock import now_ms
-from cook_jupyter.worker.frames import BrokenStream, Frame, Header, frame_of, pack
+from cook_jupyter.worker.frames import BrokenStream, Frame, Header, frame_of, pack, whole_frames
+from cook_jupyter.worker.home import JOURNAL, AgentHome, HomeRemoved, HomeTaken
 from cook_jupyter.worker.journal import Ledger, segment_of
 from cook_jupyter.worker.limits import MemoryGroups
 from cook_jupyter.worker.log_file import bound_log
@@ -50,8 +51,6 @@ from cook_jupyter.worker.progress import Progress, ProgressReader
 from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched
 from cook_jupyter.worker.task import Cause, End, end_of
 
-JOURNAL = "journal"
-
 _TICK_S = 0.1
 _TELL_RUNNING_AFTER_S = 0.05  # who ends sooner is not worth two messages
 _PROGRESS_EVERY_S = 1.0
@@ -59,7 +58,6 @@ _GROWTH_MB_PER_S = (
     2000.0  # about what one process can touch: memory is looked at again before it can be used up
 )
 _OVERTIME_S = 2.0  # beyond the grace, for a worker to end its command by itself
-_HOUSEKEEPING_S = 5.0
 _MAX_UNGREETED = 16  # connections that have not shown the secret; the oldest ones make way
 _MAX_GREETING_BYTES = 4096
 _DAY_S = 86400.0
@@ -74,6 +72,7 @@ class Settings(NamedTuple):
         idle_exit_s: without a scheduler and without work it leaves after that long.
         idle_worker_s: a worker without work does.
         sandbox_days: sandboxes that were last changed longer ago are removed.
+        housekeeping_s: between two looks at what no event tells of, such as removed files.
     """
 
     home: str
@@ -81,6 +80,7 @@ class Settings(NamedTuple):
     idle_exit_s: float = 3600.0
     idle_worker_s: float = 60.0
     sandbox_days: float = 7.0
+    housekeeping_s: float = 5.0
 
 
 class Run:
@@ -130,17 +130,15 @@ class Agent:
 
     Args:
         settings: how it behaves.
-        listener: where schedulers connect; listening.
-        secret: what a scheduler has to show.
-        log: the file to which the agent and its workers write, kept small by the agent; None for none.
+        home: the folder of the agent, which holds its lock.
+        log_file: the file to which the agent and its workers write, kept small by the agent; None for none.
     """
 
-    def __init__(
-        self, settings: Settings, listener: socket.socket, secret: str, log: str | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, home: AgentHome, log_file: str | None = None) -> None:
         self._settings = settings
-        self._secret = secret
-        self._log = log
+        self._home = home
+        self._log_file = log_file
+        self._trouble: str | None = None  # why nothing can be launched here
         self._folder = f"{settings.home}/{JOURNAL}"
         self._sandboxes = f"{settings.home}/{FOLDER}"
         self._loop = Loop()
@@ -160,7 +158,7 @@ class Agent:
         self._housekeeping_at = now
         self._prune_at = now
         self._idle_since = now
-        self._listener = listener
+        self._listener = home.listener
         self._outbox = Outbox(self._folder)
         self._pool = Pool(
             self._loop,
@@ -170,8 +168,7 @@ class Agent:
             listener=Listener(self._restless.add, self._on_worker, self._on_death, self._on_unusable),
         )
         self._recover()
-        listener.setblocking(False)
-        self._loop.watch(listener, self._on_connect)
+        self._loop.watch(self._listener, self._on_connect)
         self._pool.demand(sys.executable, 0)
 
     def run(self) -> None:
@@ -183,7 +180,7 @@ class Agent:
                 self._tick_at = now + _TICK_S
                 self._tick(now)
             if now >= self._housekeeping_at:
-                self._housekeeping_at = now + _HOUSEKEEPING_S
+                self._housekeeping_at = now + self._settings.housekeeping_s
                 self._keep_house(now)
             self._give_out()
             self._commit()
@@ -199,9 +196,7 @@ class Agent:
         now = time.monotonic()
         if self._running or self._queued:
             return max(0.0, self._tick_at - now)
-        if self._scheduler is None or self._pool.has_idle:
-            return max(0.0, self._housekeeping_at - now)
-        return 60.0
+        return max(0.0, self._housekeeping_at - now)
 
     # --- the scheduler ----------------------------------------------------------------------------
 
@@ -236,16 +231,14 @@ class Agent:
             self._ledger.settle(ids)
             self._outbox.settle(ids)
         elif kind == "stop":
-            self._stopping = True
-            for instance_id in (*self._queued, *self._running):
-                self._stop_one(instance_id, Cause.STOPPED)
+            self._stop_all()
 
     def _admit(self, channel: Channel, secret: str) -> bool:
         """Return whether a connection shows the secret; one that does not is closed."""
         from hmac import compare_digest  # rarely needed, and the agent's start is not to wait for it
 
         self._ungreeted.remove(channel)
-        if compare_digest(secret.encode("utf-8", "replace"), self._secret.encode()):
+        if compare_digest(secret.encode("utf-8", "replace"), self._home.secret.encode()):
             channel.trust()
             return True
         log("a connection was refused: it does not show the secret of this home")
@@ -276,6 +269,8 @@ class Agent:
         channel.send(pack({"t": "known", **facts, "running": known}))
         for message in self._outbox.messages():
             channel.send(message)
+        if self._trouble is not None:
+            channel.send(pack({"t": "trouble", "text": self._trouble}))
 
     def _on_scheduler_gone(self, channel: Channel) -> None:
         if channel in self._ungreeted:
@@ -386,6 +381,12 @@ class Agent:
         run.kill_at = time.monotonic() + grace_s + (0.0 if run.is_call else _OVERTIME_S)
         self._signals.append((run.worker, signal.SIGTERM))
 
+    def _stop_all(self) -> None:
+        """Have everything ended, and leave then."""
+        self._stopping = True
+        for instance_id in (*self._queued, *self._running):
+            self._stop_one(instance_id, Cause.STOPPED)
+
     def _on_worker(self, worker: WorkerProcess, frame: Frame) -> None:
         header = frame.header
         kind = protocol.require(header, protocol.FROM_WORKER)
@@ -405,6 +406,8 @@ class Agent:
         if run is None:
             return
         cause = self._cause(run, end)
+        if cause == Cause.UNLAUNCHED:  # its sandbox could not be made: something may be missing
+            self._housekeeping_at = time.monotonic()
         place = (worker.name, frame.header["segment"])
         self._end(run.header, end, cause, run=run, result=frame.tail, place=place)
         if frame.header["retires"] or worker.channel is None or run.doom is not None:
@@ -539,16 +542,74 @@ class Agent:
 
     def _keep_house(self, now: float) -> None:
         self._pool.look_after(idle_s=self._settings.idle_worker_s)
-        if self._log is not None:
-            bound_log(self._log)
+        if self._log_file is not None:
+            bound_log(self._log_file)
         busy = self._running or self._queued or self._scheduler is not None
         if not busy and now - self._idle_since >= self._settings.idle_exit_s:
             self._left = True
-        if self._scheduler is None and not os.path.isdir(self._folder):
-            self._left = True  # the home was removed: nobody can ever find us again
+        self._check_home()
         if now >= self._prune_at:
             self._prune_at = now + _DAY_S / 24
             self._prune_sandboxes()
+
+    def _check_home(self) -> None:
+        """Make again what somebody removed of our folder; leave where that is impossible."""
+        is_idle = not self._running and not self._queued and self._scheduler is None
+        if is_idle and not self._home.exists():
+            self._left = True  # nobody can ever find us again
+            return
+        trouble = None
+        try:
+            restored = self._home.restore()
+            self._restore_journal()
+        except HomeTaken:
+            self._leave_to_another()
+            return
+        except HomeRemoved:
+            if self._scheduler is None:
+                self._leave_removed_home()
+                return
+            trouble = (
+                f"the folder above {self._home.path} was removed: what runs goes on, and nothing is started; "
+                "end the scheduler and start it anew, or make that folder again"
+            )
+        except OSError as error:
+            trouble = f"{self._home.path} cannot be used: {error}"
+        else:
+            if restored:
+                log(f"missing in {self._home.path}, made again: {', '.join(restored)}")
+            if self._listener is not self._home.listener:
+                self._loop.forget(self._listener)
+                self._listener = self._home.listener
+                self._loop.watch(self._listener, self._on_connect)
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log(trouble or f"{self._home.path} can be used again")
+            self._tell(pack({"t": "trouble", "text": trouble}))
+
+    def _restore_journal(self) -> None:
+        """Write the ledger anew if it was removed, with the ends that were in logs which are gone, too."""
+        self._ledger.restore()
+        for instance_id, message in self._outbox.unwritten():
+            [frame] = whole_frames(message)
+            self._ledger.note(instance_id, frame.header, frame.tail)
+
+    def _leave_to_another(self) -> None:
+        """Go: the home is another agent's. What that one does not know of, it has reported as lost."""
+        log(f"{self._home.path} is another agent's now: this one leaves")
+        known = Ledger.read(self._folder)
+        for run in self._running.values():
+            if run.instance_id not in known:
+                self._signals.append((run.worker, signal.SIGKILL))
+        self._left = True
+
+    def _leave_removed_home(self) -> None:
+        """Go, for there is no home and no scheduler; what runs is ended, unless the home was only moved."""
+        log(f"{self._home.path} was removed, and no scheduler is there: this agent leaves")
+        if self._home.is_moved():
+            self._left = True
+        else:
+            self._stop_all()
 
     def _prune_sandboxes(self) -> None:
         import shutil  # a tenth of the agent's start
@@ -559,7 +620,7 @@ class Agent:
         retention.advance()
         longest_s = self._settings.sandbox_days * _DAY_S
         alive = {worker.name for worker in self._pool.workers()}
-        for entry in list(os.scandir(self._sandboxes)):
+        for entry in _entries(self._sandboxes):
             with contextlib.suppress(OSError):
                 age_s = retention.age_s(entry.stat().st_mtime)
                 if entry.name.startswith("."):  # a worker's stock
@@ -617,3 +678,11 @@ class Agent:
                 self._end(order.header, End(order.header["instance_id"], None, now_ms()), Cause.UNLAUNCHED)
             else:
                 self._enqueue(order)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing if it is not there."""
+    try:
+        return list(os.scandir(folder))
+    except FileNotFoundError:
+        return []

@@ -42,6 +42,17 @@ class AppendOnly:
             raise
         self.size += written
 
+    def is_in(self, path: str) -> bool:
+        """Return whether this is the file that a path leads to."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(path))
+        except OSError:
+            return False
+
+    def is_removed(self) -> bool:
+        """Return whether no path leads to the file any more."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
     def close(self) -> None:
         """Give the file back."""
         os.close(self._descriptor)
@@ -95,6 +106,18 @@ class Ledger:
                 self._file.close()
                 self._file = compacted
 
+    def restore(self) -> None:
+        """Write the file anew if it was removed.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if not self._file.is_in(self._path):
+            restored = self._compacted()
+            self._file.close()
+            self._file = restored
+            self._unwritten.clear()  # it is among what lasts
+
     def _compacted(self) -> AppendOnly:
         """Replace the file by one that holds only what lasts; whole or not at all."""
         draft = f"{self._path}.new"
@@ -122,12 +145,21 @@ class EndLog:
     """How the tasks of one worker ended, in segments: `WORKER.0`, `WORKER.1`, ...
 
     The worker begins a new segment when one is long; the agent removes those whose ends are all acknowledged.
+    One that somebody removed is begun anew.
     """
 
     def __init__(self, folder: str, worker: str, *, segment: int = 0) -> None:
+        self._folder = folder
         self._stem = f"{folder}/{worker}"
         self.segment = segment
-        self._file = AppendOnly(f"{self._stem}.{segment}")
+        self._file: AppendOnly | None = None
+        with contextlib.suppress(OSError):  # a full disk: what is appended first tries again
+            self._file = self._open()
+
+    def _open(self) -> AppendOnly:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._folder, 0o700)
+        return AppendOnly(f"{self._stem}.{self.segment}")
 
     def roll(self) -> int:
         """Begin a new segment if this one is long; return the number of the one that comes next.
@@ -135,7 +167,7 @@ class EndLog:
         Raises:
             OSError: no new one could be made; the present one goes on.
         """
-        if self._file.size > _SEGMENT_BYTES:
+        if self._file is not None and self._file.size > _SEGMENT_BYTES:
             following = AppendOnly(f"{self._stem}.{self.segment + 1}")
             self._file.close()
             self._file = following
@@ -148,6 +180,11 @@ class EndLog:
         Raises:
             OSError: it could not be written; the log is as it was before.
         """
+        if self._file is None or self._file.is_removed():
+            file = self._open()
+            if self._file is not None:
+                self._file.close()
+            self._file = file
         self._file.append(frame)
 
 

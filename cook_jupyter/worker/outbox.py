@@ -4,6 +4,7 @@ Lives here: `Outbox`: what is to be told again to the next scheduler, and when a
 Not here: writing those logs (`worker.journal`).
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -56,6 +57,16 @@ class Outbox:
     def messages(self) -> Iterator[bytes]:
         """All that is to be told."""
         return (message for message, _ in self._kept.values())
+
+    def unwritten(self) -> Iterator[tuple[str, bytes]]:
+        """Yield what is written down nowhere any more, as its log was removed; the ledger is to have it."""
+        lost = {path for path in self._pins if not os.path.exists(path)}
+        for instance_id, (message, path) in list(self._kept.items()) if lost else ():
+            if path in lost:
+                self._kept[instance_id] = (message, None)
+                yield instance_id, message
+        for path in lost:
+            del self._pins[path]
 
     def settle(self, instance_ids: Iterable[str]) -> None:
         """Forget ends that the scheduler knows."""

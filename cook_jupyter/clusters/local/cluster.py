@@ -81,6 +81,7 @@ class LocalCluster:
         kill_grace_s: between TERM and KILL.
         idle_exit_s: an agent without a scheduler and without work leaves after that long.
         log_file: the agent's log; None for `log/agent.log` beside its folder.
+        housekeeping_s: how often the agent looks for removed files of its folder; None for what is usual.
     """
 
     def __init__(  # noqa: PLR0913 - settings of one thing, each by its name
@@ -96,6 +97,7 @@ class LocalCluster:
         kill_grace_s: float = 5.0,
         idle_exit_s: float = 3600.0,
         log_file: Path | None = None,
+        housekeeping_s: float | None = None,
     ) -> None:
         self._home = home.absolute()
         self._name = name
@@ -107,7 +109,9 @@ class LocalCluster:
         self._pools = tuple(pools)
         self._host = host or socket.gethostname()
         self._grace_s = kill_grace_s
-        self._options = agent_options(kill_grace_s=kill_grace_s, idle_exit_s=idle_exit_s)
+        self._options = agent_options(
+            kill_grace_s=kill_grace_s, idle_exit_s=idle_exit_s, housekeeping_s=housekeeping_s
+        )
         self._log_file = log_file or self._home.parent / "log" / "agent.log"
         self._ports = Ports()
         self._ahead = RunAhead()
@@ -124,6 +128,7 @@ class LocalCluster:
         self._tasks: list[asyncio.Task[None]] = []
         self._ending = False  # no more work is wanted
         self._replaced = False
+        self._trouble: str | None = None  # why the agent can launch nothing
 
     @property
     def name(self) -> str:
@@ -185,7 +190,7 @@ class LocalCluster:
 
     def offers(self) -> Sequence[Offer]:
         """Return the room there is now; none while the agent is away."""
-        if self._link is None or self._ending or self._replaced:
+        if self._link is None or self._ending or self._replaced or self._trouble is not None:
             return []
         held = total(live.held for live in self._live.values())
         room = self._ahead.room(self._whole, held)
@@ -231,6 +236,7 @@ class LocalCluster:
         while True:
             await link.lost.wait()
             self._link = None
+            self._trouble = None
             if self._ending or self._replaced:
                 return
             log.warning("the node agent in %s is gone; another one is started", self._home)
@@ -298,10 +304,21 @@ class LocalCluster:
             elif kind == "refused":
                 link.refusal = frame.header["why"]
                 link.close()
+            elif kind == "trouble":
+                self._on_trouble(frame.header["text"])
             elif kind == "replaced":
                 log.error("another scheduler has taken the node agent in %s over", self._home)
                 self._replaced = True
         self._send_next()
+
+    def _on_trouble(self, text: str | None) -> None:
+        """Offer nothing while the agent can launch nothing."""
+        self._trouble = text
+        if text is not None:
+            log.error("the node agent reports: %s", text)
+        else:
+            log.warning("the node agent in %s can launch again", self._home)
+            self._room_changed()
 
     def _on_end(self, frame: Frame) -> None:
         instance_id = frame.header["instance_id"]

@@ -24,9 +24,12 @@ def agent_words(home: Path, log: Path, options: Sequence[str]) -> list[str]:
     return [*module, "--home", str(home), "--detach", str(log), *options]
 
 
-def agent_options(*, kill_grace_s: float, idle_exit_s: float) -> tuple[str, ...]:
-    """Return the words for how an agent behaves."""
-    return ("--grace", str(kill_grace_s), "--idle-exit", str(idle_exit_s))
+def agent_options(
+    *, kill_grace_s: float, idle_exit_s: float, housekeeping_s: float | None = None
+) -> tuple[str, ...]:
+    """Return the words for how an agent behaves; None leaves what is usual."""
+    words = ("--grace", str(kill_grace_s), "--idle-exit", str(idle_exit_s))
+    return words if housekeeping_s is None else (*words, "--housekeeping", str(housekeeping_s))
 
 
 def start_early(home: Path, log: Path, options: Sequence[str]) -> "subprocess.Popen[bytes]":

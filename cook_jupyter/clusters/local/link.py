@@ -15,7 +15,7 @@ from pathlib import Path
 from cook_jupyter.clusters.local.command import agent_words
 from cook_jupyter.errors import SchedulerError
 from cook_jupyter.model.printable import printable
-from cook_jupyter.worker.address import READY, SECRET, SOCKET, TAKEN
+from cook_jupyter.worker.address import LOCK, READY, SECRET, SOCKET, TAKEN
 from cook_jupyter.worker.frames import BrokenStream, Frame, FrameReader, pack
 
 PATIENCE_S = 15.0  # for another agent that is just coming or going
@@ -99,10 +99,12 @@ async def connect(
             raise SchedulerError(f"the node agent in {home} cannot be started: {error}") from error
         # Another one may hold the lock and not listen yet, or no longer: it is asked again.
         if code not in (READY, TAKEN) or loop.time() > deadline:
-            raise SchedulerError(
-                f"the node agent in {home} cannot be {'reached' if code == TAKEN else 'started'}: "
-                f"{said or f'exit code {code}'}"
-            )
+            if code == TAKEN:
+                raise SchedulerError(
+                    f"the node agent in {home} cannot be reached: a process holds {LOCK} there and does not "
+                    f"listen on {SOCKET}; {HOW_TO_END_AGENT}"
+                )
+            raise SchedulerError(f"the node agent in {home} cannot be started: {said or f'exit code {code}'}")
         if code == TAKEN:
             await asyncio.sleep(_RETRY_S)
 

@@ -1,0 +1,254 @@
+"""The node agent makes again what somebody removes of its folder, or says why it cannot."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cook_jupyter.clusters.local.cluster import LocalCluster
+from cook_jupyter.model.instance import TaskState
+from cook_jupyter.worker.address import LOCK, SECRET, SOCKET
+from cook_jupyter.worker.home import FACTS, AgentHome, HomeRemoved, HomeTaken
+from cook_jupyter.worker.journal import LEDGER, EndLog, Ledger, read_frames
+from tests.clusters.reports import Reports, a_launch
+from tests.clusters.site import LocalSite, until
+
+SOON = {"housekeeping_s": 0.1}
+PARTS = (SOCKET, LOCK, FACTS, SECRET, "journal", f"journal/{LEDGER}", "sandboxes")
+
+
+def remove(path: Path) -> None:
+    """As `rm -rf` does."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@contextlib.asynccontextmanager
+async def a_running_site(site: LocalSite) -> AsyncIterator[tuple[LocalCluster, Reports]]:
+    """A cluster whose agent looks after its folder often."""
+    cluster, reports = site.cluster(**SOON), Reports()
+    await cluster.start(reports, [])
+    yield cluster, reports
+    await cluster.stop_agent()
+    await cluster.close()
+
+
+def wait_for(gate: str) -> str:
+    import time
+
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    return "done"
+
+
+@pytest.mark.parametrize("removed", [*[[part] for part in PARTS], list(PARTS), ["."]], ids=" ".join)
+async def test_what_is_removed_of_the_agents_folder_is_made_again(
+    site: LocalSite, removed: list[str]
+) -> None:
+    gate = site.folder / "gate"
+    cluster, reports = site.cluster(**SOON), Reports()
+    await cluster.start(reports, [])
+    agent = site.agent_pid()
+    call, command = (
+        site.call(wait_for, str(gate)),
+        a_launch(f"while [ ! -e {gate} ]; do sleep 0.02; done"),
+    )
+    await cluster.launch([call, command])
+    for launch in (call, command):
+        await reports.running(launch)
+
+    for part in removed:
+        if (site.home / part).exists():
+            remove(site.home / part)
+    await until(lambda: all((site.home / part).exists() for part in PARTS))
+    await cluster.close()
+    again, heard = site.cluster(**SOON), Reports()
+    await again.start(heard, [])
+    gate.touch()
+
+    assert site.agent_pid() == agent
+    later = site.call(abs, -1)
+    await again.launch([later])
+    for launch in (call, command, later):
+        assert (await heard.end_of(launch)).state is TaskState.FINISHED
+    assert site.home.stat().st_mode & 0o777 == 0o700
+    await again.stop_agent()
+    await again.close()
+
+
+async def test_what_runs_is_known_to_the_next_agent_though_the_journal_was_removed(site: LocalSite) -> None:
+    gate = site.folder / "gate"
+    async with a_running_site(site) as (cluster, reports):
+        launches = [site.call(wait_for, str(gate)), a_launch(f"while [ ! -e {gate} ]; do sleep 0.02; done")]
+        await cluster.launch(launches)
+        for launch in launches:
+            await reports.running(launch)
+        remove(site.home / "journal")
+        await until((site.home / "journal" / LEDGER).exists)
+
+        os.kill(site.agent_pid(), signal.SIGKILL)
+        await reports.until(
+            lambda: all(reports.states[x.instance.instance_id].count(TaskState.RUNNING) > 1 for x in launches)
+        )
+        gate.touch()
+
+        for launch in launches:
+            assert (await reports.end_of(launch)).state is TaskState.FINISHED
+
+
+async def test_a_second_agent_does_not_start_beside_one_whose_lock_was_removed(site: LocalSite) -> None:
+    async with a_running_site(site) as (_, _reports):
+        agent = site.agent_pid()
+        remove(site.home / LOCK)
+
+        others = [site.cluster(**SOON) for _ in range(3)]
+        await asyncio.gather(*(other.start(Reports(), []) for other in others))
+
+        assert site.agent_pid() == agent
+        for other in others[:-1]:
+            await other.close()
+        await others[-1].stop_agent()
+        await others[-1].close()
+
+
+async def test_an_agent_whose_home_became_anothers_leaves_and_runs_nothing_twice(site: LocalSite) -> None:
+    cluster, reports = site.cluster(**SOON), Reports()
+    await cluster.start(reports, [])
+    first = site.agent_pid()
+    launch = a_launch("sleep 600")
+    await cluster.launch([launch])
+    await reports.running(launch)
+    await cluster.close()
+    os.kill(first, signal.SIGSTOP)
+    remove(site.home)
+
+    again, heard = site.cluster(**SOON), Reports()
+    await again.start(heard, [])
+    os.kill(first, signal.SIGCONT)
+
+    await until(lambda: not [words for words in site.processes().values() if words.startswith("sleep")])
+    await until(lambda: first not in site.processes())
+    later = a_launch("true")
+    await again.launch([later])
+    assert (await heard.end_of(later)).state is TaskState.FINISHED
+    await again.stop_agent()
+    await again.close()
+
+
+async def test_a_home_that_was_removed_with_all_above_it_is_reported_and_nothing_is_offered(
+    site: LocalSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster, reports = site.cluster(**SOON), Reports()
+    await cluster.start(reports, [])
+    launch = a_launch("sleep 600")
+    await cluster.launch([launch])
+    await reports.running(launch)
+
+    with caplog.at_level(logging.ERROR):
+        remove(site.folder)
+        await until(lambda: not cluster.offers())
+
+    assert "was removed: what runs goes on, and nothing is started" in caplog.text
+    assert launch.instance.instance_id not in reports.ends
+    site.folder.mkdir()
+    await until(cluster.offers)
+    later = a_launch("true")
+    await cluster.launch([later])
+    assert (await reports.end_of(later)).state is TaskState.FINISHED
+    await cluster.stop_agent()
+    await cluster.close()
+
+
+async def test_without_a_scheduler_an_agent_whose_home_was_removed_ends_what_runs_and_leaves(
+    site: LocalSite,
+) -> None:
+    cluster, reports = site.cluster(**SOON), Reports()
+    await cluster.start(reports, [])
+    launch = a_launch("sleep 600")
+    await cluster.launch([launch])
+    await reports.running(launch)
+    await cluster.close()
+
+    remove(site.folder)
+
+    await until(lambda: not site.processes())
+    site.folder.mkdir()
+
+
+def test_a_home_that_another_agent_holds_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = AgentHome(str(tmp_path / "agent"))
+
+    with pytest.raises(HomeTaken):
+        AgentHome(home.path)
+    (tmp_path / "agent" / LOCK).unlink()
+    with pytest.raises(HomeTaken):
+        AgentHome(home.path)
+
+    assert LOCK in home.restore()
+    home.listener.close()
+
+
+def test_a_home_that_another_agent_has_taken_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "agent"
+    first = AgentHome(str(path))
+    shutil.rmtree(path)
+    second = AgentHome(str(path))
+
+    with pytest.raises(HomeTaken):
+        first.restore()
+    first.leave()
+
+    assert (path / SOCKET).exists()
+    shutil.rmtree(path)
+    assert set(second.restore()) >= {str(path), LOCK, SOCKET, SECRET, FACTS}
+    assert second.restore() == []
+    for home in (first, second):
+        home.listener.close()
+
+
+def test_a_home_without_a_place_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = AgentHome(str(tmp_path / "cook" / "agent"))
+    assert home.exists()
+
+    (tmp_path / "cook").rename(tmp_path / "moved")
+
+    assert not home.exists()
+    assert home.is_moved()
+    with pytest.raises(HomeRemoved):
+        home.restore()
+    shutil.rmtree(tmp_path / "moved")
+    assert not home.is_moved()
+    monkeypatch.chdir(tmp_path)
+    home.listener.close()
+
+
+def test_a_ledger_and_a_log_that_were_removed_are_written_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    ledger, log = Ledger(str(folder), {}), EndLog(str(folder), "w1")
+    ledger.note("a", {"t": "launch"})
+    ledger.flush()
+    shutil.rmtree(folder)
+
+    log.append(b"")
+    ledger.restore()
+    ledger.note("b", {"t": "launch"})
+    ledger.flush()
+
+    assert list(Ledger.read(str(folder))) == ["a", "b"]
+    assert read_frames(str(folder / "w1.0")) == []
