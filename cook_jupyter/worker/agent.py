@@ -515,12 +515,13 @@ class Agent:
         pids = family.below(worker.pid)
         if run.is_call:
             pids.append(worker.pid)
-        used_mb = processes.resident_mb(pids)
-        if limit_mb > 0 and used_mb - run.base_mb > limit_mb and len(pids) > 1:
-            used_mb = (
-                processes.proportional_mb(pids) or used_mb
-            )  # forked processes share what they have not changed
-        used_mb = max(0.0, used_mb - run.base_mb)
+        used_mb = None if worker.group is None else worker.group.held_mb()
+        if used_mb is None:
+            used_mb = processes.held_mb(pids)
+            if limit_mb > 0 and used_mb - run.base_mb > limit_mb and len(pids) > 1:
+                # forked processes share what they have not changed
+                used_mb = processes.proportional_mb(pids) or used_mb
+            used_mb = max(0.0, used_mb - run.base_mb)
         run.peak_mb = max(run.peak_mb, used_mb)
         room_mb = limit_mb - used_mb
         if limit_mb > 0 and room_mb < 0:

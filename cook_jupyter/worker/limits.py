@@ -1,23 +1,18 @@
 """Memory limits, where the system offers any.
 
-Lives here: control groups (version 2, memory), and the soft limit on a call's own data.
-Not here: the watch over resident memory that everything else rests on (`worker.agent`).
+Lives here: control groups (version 2, memory).
+Not here: the watch over what tasks hold, which works everywhere (`worker.agent`, `worker.processes`).
 
-Three nets, the finest first. With a control group the kernel itself kills what exceeds its limit. A call in
-a warm worker also runs under RLIMIT_DATA, so that one absurd allocation ends in Python's MemoryError, with a
-traceback, and not in a kill. And the agent looks at resident memory, as often as the room left requires.
+With a control group the kernel itself kills what exceeds its limit, after it has dropped the pages of files.
+Everywhere the agent looks at what a task holds, as often as the room left requires. Neither counts what is
+only reserved, so there is no limit on address space (RLIMIT_DATA, RLIMIT_AS): see decision 16.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator
-
-from cook_jupyter.worker import processes
 
 CGROUP_ROOT = "/sys/fs/cgroup"
-# What the soft limit counts is address space: thread stacks and the pools of numerical libraries come to a
-# few hundred MiB that nobody ever touches. Without this much more, honest small jobs would fail.
-DATA_SLACK_MB = 512
+_HELD = ("anon", "shmem")  # of memory.stat; what the kernel cannot simply drop
 
 
 class MemoryGroups:
@@ -69,6 +64,7 @@ class MemoryGroup:
     def __init__(self, path: str) -> None:
         self.path = path
         self._kills_before = 0
+        self._held_before_mb = 0.0
 
     def limit(self, mem_mb: float | None) -> None:
         """Allow that much beyond what is held now; None for as much as there is."""
@@ -79,6 +75,17 @@ class MemoryGroup:
             held = int(_words(f"{self.path}/memory.current")[0])
             self._kills_before = self._kills()
             _write(f"{self.path}/memory.max", str(held + int(mem_mb * 2**20)))
+            self._held_before_mb = self._held_mb()
+
+    def held_mb(self) -> float | None:
+        """Return what is held beyond what was held when the limit was set, in MiB; None if it is not known.
+
+        Like `processes.held_mb`, without the pages of files.
+        """
+        try:
+            return max(0.0, self._held_mb() - self._held_before_mb)
+        except (OSError, ValueError):
+            return None
 
     def killed(self) -> bool:
         """Tell whether the kernel has killed something here since the limit was set."""
@@ -99,33 +106,14 @@ class MemoryGroup:
             return False
         return True
 
+    def _held_mb(self) -> float:
+        words = _words(f"{self.path}/memory.stat")
+        amounts = dict(zip(words[::2], words[1::2], strict=False))
+        return sum(int(amounts.get(name, 0)) for name in _HELD) / 2**20
+
     def _kills(self) -> int:
         words = _words(f"{self.path}/memory.events")
         return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
-
-
-@contextlib.contextmanager
-def data_limit(mem_mb: float) -> Iterator[None]:
-    """Let this process allocate so much more private memory than it has now; off Linux, no limit.
-
-    Beyond it malloc fails and Python raises MemoryError. Processes started inside inherit the limit.
-    """
-    if not processes.LINUX or mem_mb <= 0:
-        yield
-        return
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = processes.own_memory()[1] + int((mem_mb + DATA_SLACK_MB) * 2**20)
-    hard = before[1]
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError, OSError):  # the task may have lowered the hard limit itself
-            resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def _own_group() -> str | None:

@@ -56,8 +56,8 @@ class WorkerProcess:
         self.channel: Channel | None = None
         self.group: MemoryGroup | None = None
         self.idle_since = 0.0
-        self.fresh_mb = 0.0  # resident when it was born
-        self.held_mb = 0.0  # resident when it was last idle
+        self.fresh_mb = 0.0  # what it held when it was born
+        self.held_mb = 0.0  # what it held when it was last idle
         self.spawned = True  # its spawner will tell of its death
 
     def signal(self, number: int) -> None:
@@ -263,7 +263,7 @@ class Pool:
         if self._groups is not None:
             worker.group = self._groups.admit(name, pid)
         worker.idle_since = time.monotonic()
-        worker.fresh_mb = worker.held_mb = processes.resident_mb([pid])
+        worker.fresh_mb = worker.held_mb = processes.held_mb([pid])
         worker.channel = Channel(
             self._loop,
             spawner.births.pop(name),

@@ -13,11 +13,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 
 LINUX = sys.platform.startswith("linux")
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _PR_SET_CHILD_SUBREAPER = 36
+_HELD = frozenset({b"RssAnon:", b"RssShmem:", b"VmSwap:", b"HugetlbPages:"})
+_HELD_PROPORTIONAL = frozenset({b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:"})
 
 
 def start_mark(pid: int) -> str | None:
@@ -137,33 +139,39 @@ def end_descendants(*, within_s: float = 2.0) -> bool:
     return True
 
 
-def resident_mb(pids: Iterable[int]) -> float:
-    """Return the resident memory of processes in MiB; what they share counts for each. 0 off Linux."""
-    pages = 0
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            pages += int(_read(f"/proc/{pid}/statm").split()[1])
-    return pages * PAGE_MB
+def held_mb(pids: Iterable[int]) -> float:
+    """Return the memory of processes that the kernel cannot simply drop, in MiB. 0 off Linux.
 
-
-def proportional_mb(pids: Iterable[int]) -> float:
-    """Return the memory of processes in MiB, what they share divided among its users: exact and slow."""
+    That is anonymous and shared memory, in RAM or swapped out. Pages of mapped files are not in it, which are
+    read again when they are needed, nor what is only reserved, like the stacks of threads. What the processes
+    share counts for each.
+    """
     kib = 0
     for pid in pids:
         with contextlib.suppress(OSError):
-            for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-                if line.startswith(b"Pss:"):
-                    kib += int(line.split()[1])
-                    break
+            kib += _sum_kib(_read(f"/proc/{pid}/status"), _HELD)
     return kib / 1024
 
 
-def own_memory() -> tuple[float, int]:
-    """Return this process's resident MiB, and its private writable bytes (what RLIMIT_DATA counts)."""
-    if not LINUX:
-        return peak_mb(), 0
-    fields = _read("/proc/self/statm").split()
-    return int(fields[1]) * PAGE_MB, int(fields[5]) * os.sysconf("SC_PAGE_SIZE")
+def proportional_mb(pids: Iterable[int]) -> float:
+    """Return the same memory, what processes share divided among its users: exact and slow; MiB."""
+    kib = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            rollup = _read(f"/proc/{pid}/smaps_rollup")
+            # Linux before 5.3 knows only the sum, mapped files included
+            kib += _sum_kib(rollup, _HELD_PROPORTIONAL if b"Pss_Anon:" in rollup else (b"Pss:",))
+    return kib / 1024
+
+
+def own_held_mb() -> float:
+    """Return what this process holds; see `held_mb`. Off Linux, the most that it ever had resident."""
+    return held_mb([os.getpid()]) if LINUX else peak_mb()
+
+
+def own_resident_mb() -> float:
+    """Return the resident memory of this process, mapped files included; off Linux, the most it ever had."""
+    return int(_read("/proc/self/statm").split()[1]) * PAGE_MB if LINUX else peak_mb()
 
 
 def forget_peak() -> None:
@@ -178,11 +186,20 @@ def forget_peak() -> None:
 
 
 def peak_mb(*, of_children: bool = False) -> float:
-    """Return the most memory this process, or the greatest of its reaped children, ever held; in MiB."""
+    """Return the most memory this process, or the greatest of its reaped children, ever had resident; in MiB.
+
+    Mapped files are in it: the kernel keeps no other peak of a process.
+    """
     import resource
 
     used = resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF).ru_maxrss
     return used / 1024 if LINUX else used / 2**20
+
+
+def _sum_kib(text: bytes, names: Container[bytes]) -> int:
+    """The sum of some lines of the form `Name:   12 kB`."""
+    fields = (line.split() for line in text.splitlines())
+    return sum(int(field[1]) for field in fields if len(field) > 1 and field[0] in names)
 
 
 def _stat(pid: int) -> list[bytes] | None:

@@ -32,7 +32,7 @@ from io import TextIOWrapper
 from types import FrameType
 from typing import NamedTuple, Self, TextIO
 
-from cook_jupyter.worker import limits, processes
+from cook_jupyter.worker import processes
 from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.environment import base_environment, progress_path, task_environment
 from cook_jupyter.worker.frames import Frame, FrameReader, pack, whole_frames
@@ -84,7 +84,8 @@ class Worker:
         self._log = EndLog(f"{home}/journal", name, segment=segment)
         self._stock = SandboxStock(f"{home}/{FOLDER}", name)
         self._fresh = _Surroundings(home)
-        self._fresh_mb = processes.own_memory()[0]
+        self._fresh_mb = processes.own_held_mb()
+        self._fresh_resident_mb = processes.own_resident_mb()
         self._libc = ctypes.CDLL(None)
 
     def serve(self, first: Frame | None = None) -> None:
@@ -139,7 +140,7 @@ class Worker:
         clean = _no_threads_left() and not processes.has_children()
         if not clean:
             processes.end_descendants()
-        leftover_mb = processes.own_memory()[0] - self._fresh_mb
+        leftover_mb = processes.own_held_mb() - self._fresh_mb
         header = {**ended.end.as_header(), "leftover_mb": leftover_mb, "retires": not clean}
         with contextlib.suppress(OSError):  # a full disk: the agent still learns of it below
             header["segment"] = self._log.roll()
@@ -175,15 +176,14 @@ class Worker:
         processes.forget_peak()
         try:
             self._fresh.leave(sandbox, task_environment(task, sandbox.path))
-            with limits.data_limit(task.mem_mb):
-                from cook_jupyter.payload.calls import run_call
+            from cook_jupyter.payload.calls import run_call
 
-                outcome = run_call(task.env, job_id=task.job_id, instance_id=task.instance_id)
+            outcome = run_call(task.env, job_id=task.job_id, instance_id=task.instance_id)
         except BaseException:  # noqa: BLE001 - run_call never raises; if it does, the task failed and we live on
             traceback.print_exc()
             outcome = None
         finally:
-            peak_mb = processes.peak_mb() - self._fresh_mb
+            peak_mb = processes.peak_mb() - self._fresh_resident_mb
             self._libc.fflush(None)
             self._fresh.restore()
         look = None

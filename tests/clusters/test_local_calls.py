@@ -1,9 +1,13 @@
 """Calls in warm workers: results, surroundings, memory, and all the ways to take a worker down."""
 
+import mmap
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -332,16 +336,81 @@ async def test_a_segmentation_fault_shows_where_it_came_from(
     assert "the_guilty_function" in site.stderr(launch)
 
 
-async def test_one_absurd_allocation_is_a_memory_error_in_python(
-    cluster: LocalCluster, reports: Reports, site: LocalSite
+def hold_one_large_object() -> None:
+    kept = b"x" * (1 << 30)
+    threading.Event().wait(len(kept))
+
+
+def hold_shared_memory() -> None:
+    kept = mmap.mmap(-1, 1 << 30)
+    kept[::4096] = b"x" * (len(kept) // 4096)
+    threading.Event().wait(len(kept))
+
+
+def let_a_child_hold_it() -> None:
+    subprocess.run(
+        [sys.executable, "-c", "import time; kept = b'x' * (1 << 30); time.sleep(600)"], check=True
+    )
+
+
+@pytest.mark.parametrize("work", [hold_one_large_object, hold_shared_memory, let_a_child_hold_it])
+async def test_a_call_that_holds_more_than_its_limit_is_ended(
+    cluster: LocalCluster, reports: Reports, site: LocalSite, work: Callable[[], None]
 ) -> None:
-    launch = site.call(lambda: len(bytearray(4 << 30)), mem_mb=100.0)
+    launch = site.call(work, mem_mb=100.0)
 
     await cluster.launch([launch])
 
     end = await reports.end_of(launch)
     assert (end.state, end.reason) == (TaskState.FAILED, MEMORY_LIMIT_EXCEEDED)
-    assert "MemoryError" in site.stderr(launch)
+
+
+def run_threads(_: str) -> int:
+    from concurrent.futures import ThreadPoolExecutor
+
+    count = 400
+    together = threading.Barrier(count)
+    with ThreadPoolExecutor(count) as pool:
+        return sum(pool.map(lambda _: together.wait() >= 0, range(count)))
+
+
+def reserve(_: str) -> int:
+    return len(mmap.mmap(-1, 4 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def let_a_child_reserve(_: str) -> int:
+    program = "import mmap; print(len(mmap.mmap(-1, 4 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))"
+    return int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout)
+
+
+def map_a_file(path: str) -> int:
+    with Path(path).open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return sum(mapped[place] for place in range(0, len(mapped), 4096)) + len(mapped)
+
+
+@pytest.mark.parametrize(
+    ("work", "value"),
+    [(run_threads, 400), (reserve, 4 << 30), (let_a_child_reserve, 4 << 30), (map_a_file, 300 << 20)],
+)
+async def test_what_is_reserved_or_can_be_read_again_does_not_count_against_the_limit(
+    cluster: LocalCluster, reports: Reports, site: LocalSite, work: Callable[[str], int], value: int
+) -> None:
+    def work_for_a_while(path: str) -> int:
+        kept = work(path)
+        end = time.monotonic() + 1.5  # the agent looks at least once a second
+        while time.monotonic() < end:
+            kept = work(path)
+        return kept
+
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:  # /tmp may be in memory
+        file.truncate(300 << 20)
+        launch = site.call(work_for_a_while, file.name, mem_mb=100.0)
+        await cluster.launch([launch])
+        end = await reports.end_of(launch)
+
+    assert end.state is TaskState.FINISHED, site.stderr(launch)
+    assert site.read(end, launch).value == value
 
 
 async def test_a_call_that_grows_past_its_limit_is_ended(

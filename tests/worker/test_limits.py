@@ -1,8 +1,6 @@
-"""Memory limits: control groups as the kernel lays them out (a copy in files), and RLIMIT_DATA for real."""
+"""Memory limits: control groups as the kernel lays them out (a copy in files)."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -71,18 +69,19 @@ def test_a_limit_is_what_is_held_plus_what_the_task_asked_for(tmp_path: Path) ->
     assert (folder / "memory.max").read_text() == "max"
 
 
-def test_beyond_the_data_limit_python_raises_and_afterwards_it_is_lifted() -> None:
-    program = """
-from cook_jupyter.worker.limits import DATA_SLACK_MB, data_limit
-with data_limit(64):
-    kept = bytearray(60 << 20)
-    try:
-        bytearray((80 + DATA_SLACK_MB) << 20)
-    except MemoryError:
-        print("refused")
-bytearray((80 + DATA_SLACK_MB) << 20)
-print("lifted")
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+def test_what_a_group_holds_is_counted_from_when_the_limit_was_set_and_without_files(tmp_path: Path) -> None:
+    a_group(tmp_path / "s", hands_down="memory")
+    groups = MemoryGroups.find(str(tmp_path), "/s")
+    assert groups is not None
+    group = groups.admit("w1", 1)
+    assert group is not None
+    folder = Path(group.path)
+    assert group.held_mb() is None
+    (folder / "memory.current").write_text("1000\n")
+    (folder / "memory.events").write_text("oom_kill 0\n")
+    (folder / "memory.stat").write_text(f"anon {10 << 20}\nfile {900 << 20}\nshmem {5 << 20}\n")
 
-    assert done.stdout.split() == ["refused", "lifted"], done.stderr
+    group.limit(100.0)
+    (folder / "memory.stat").write_text(f"anon {40 << 20}\nfile {1900 << 20}\nshmem {7 << 20}\n")
+
+    assert group.held_mb() == 32.0

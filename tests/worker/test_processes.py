@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,83 @@ assert processes.peak_mb() < 100, processes.peak_mb()
     done = subprocess.run(words, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+HELD = """
+import mmap, os, sys, threading
+from multiprocessing import shared_memory
+from cook_jupyter.worker import processes
+
+def added(work):
+    before = processes.own_held_mb()
+    kept = work()
+    held, proportional = processes.own_held_mb() - before, processes.proportional_mb([os.getpid()]) - before
+    assert abs(held - proportional) < 20, (held, proportional)
+    return kept, held
+
+def map_file(access):
+    with open(sys.argv[1], "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=access)
+    for place in range(0, len(mapped), 4096):
+        if access == mmap.ACCESS_COPY:
+            mapped[place] = 1
+        else:
+            mapped[place]
+    return mapped
+
+def share():
+    block = shared_memory.SharedMemory(create=True, size=100 << 20)
+    block.buf[::4096] = bytes(len(block.buf[::4096]))
+    return block
+
+def start_threads():
+    gate = threading.Event()
+    threads = [threading.Thread(target=gate.wait) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    return gate
+
+works = {
+    "allocated": lambda: b"x" * (100 << 20),
+    "reserved": lambda: mmap.mmap(-1, 1 << 30),
+    "file": lambda: map_file(mmap.ACCESS_READ),
+    "changed copy of a file": lambda: map_file(mmap.ACCESS_COPY),
+    "shared": share,
+    "threads": start_threads,
+}
+kept, held = added(works[sys.argv[2]])
+print(round(held))
+if sys.argv[2] == "shared":
+    kept.close(); kept.unlink()
+if sys.argv[2] == "threads":
+    kept.set()
+"""
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("work", "mb"),
+    [
+        ("allocated", 100),
+        ("reserved", 0),
+        ("file", 0),
+        ("changed copy of a file", 100),
+        ("shared", 100),
+        ("threads", 0),
+    ],
+)
+def test_what_a_process_holds_is_what_the_kernel_cannot_drop(file_on_disk: Path, work: str, mb: int) -> None:
+    words = [sys.executable, "-c", HELD, str(file_on_disk), work]
+
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert abs(int(done.stdout) - mb) < 20
+
+
+@pytest.fixture
+def file_on_disk() -> Iterator[Path]:
+    """A file of 100 MiB that is not in memory alone, as it may be in /tmp."""
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
+        file.truncate(100 << 20)
+        yield Path(file.name)
