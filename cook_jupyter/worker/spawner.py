@@ -6,8 +6,12 @@ Not here: what workers do (`worker.runner`), when they are wanted (`worker.pool`
 
 There is one spawner per interpreter. A fork takes a millisecond where a fresh interpreter takes a hundred,
 and workers share the memory of all that was imported before. The spawner itself never runs a user's code
-and has one thread. When the node agent goes away it forks no more, waits until its workers have left, and
-follows.
+and has one thread.
+
+When the node agent goes away it forks no more, waits until its workers have left, and follows. Workers leave
+when their task has ended, and what runs is found by the next agent in the ledger. A worker that no agent can
+find there any more, because the home was removed or begun anew, or whose task is long past its maximum run
+time, is killed by its spawner: nobody else ever would.
 """
 
 import contextlib
@@ -17,12 +21,20 @@ import select
 import signal
 import socket
 import sys
+import time
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from cook_jupyter.worker import processes
+from cook_jupyter.worker.agent_log import log
 from cook_jupyter.worker.frames import FrameReader, pack
+from cook_jupyter.worker.home import JOURNAL
+from cook_jupyter.worker.journal import Ledger
+from cook_jupyter.worker.protocol import IN_LEDGER, is_valid
 
 _MOST_FDS = 64
+_ORPHAN_CHECK_S = 2.0  # between two looks for workers without an agent; one that fails both is killed
+_OVERTIME_S = 60.0  # past the maximum run time, which an agent would have enforced
 _WARM = (
     "cook_jupyter.worker.runner",
     "cook_jupyter.payload.calls",
@@ -69,9 +81,16 @@ class Spawner:
         signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
         self._tell({"t": "ready", "pid": os.getpid()})
         reader = FrameReader()
+        suspects: set[str] = set()
         while self._open or self._workers:
             waited_for = [self._alarm, self._sock] if self._open else [self._alarm]
-            ready, _, _ = select.select(waited_for, [], [])
+            ready, _, _ = select.select(waited_for, [], [], None if self._open else _ORPHAN_CHECK_S)
+            if not ready:
+                orphans = set(self._workers.values())
+                for journal in (f"{self._home}/{JOURNAL}", JOURNAL):  # the home may have been moved
+                    orphans &= orphaned(journal, orphans, time.monotonic())
+                self._kill(orphans & suspects)
+                suspects = orphans
             if self._alarm in ready:
                 with contextlib.suppress(BlockingIOError):
                     self._alarm.recv(4096)
@@ -79,6 +98,12 @@ class Spawner:
             if self._sock in ready:
                 for frame in reader.feed(self._receive()):
                     self._fork(frame.header["worker"], self._received.pop(0))
+
+    def _kill(self, workers: Collection[str]) -> None:
+        for pid, worker in self._workers.items():
+            if worker in workers:
+                log(f"worker {worker} is killed: its agent is gone, and no other can find it")
+                processes.signal_group(pid, signal.SIGKILL)
 
     def _receive(self) -> bytes:
         try:
@@ -165,6 +190,24 @@ class Spawner:
     def _tell(self, header: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             self._sock.sendall(pack(header))
+
+
+def orphaned(journal: str, workers: Iterable[str], now_s: float) -> set[str]:
+    """Return the workers whose tasks no next agent would find or go on with.
+
+    Args:
+        journal: the folder of the agent's journals.
+        workers: names of workers that run a task, and whose agent is gone.
+        now_s: monotonic time.
+    """
+    found = set()
+    for frames in Ledger.read(journal).values():
+        for frame in frames:
+            if frame.header["t"] == "launch" and is_valid(frame.header, IN_LEDGER):
+                until = frame.header["until"]
+                if until is None or now_s < until + _OVERTIME_S:
+                    found.add(frame.header["worker"])
+    return set(workers) - found
 
 
 def _warm_up() -> None:

@@ -16,6 +16,7 @@ from cook_jupyter.model.instance import TaskState
 from cook_jupyter.worker.address import LOCK, SECRET, SOCKET
 from cook_jupyter.worker.home import FACTS, AgentHome, HomeRemoved, HomeTaken
 from cook_jupyter.worker.journal import LEDGER, EndLog, Ledger, read_frames
+from cook_jupyter.worker.spawner import orphaned
 from tests.clusters.reports import Reports, a_launch
 from tests.clusters.site import LocalSite, until
 
@@ -252,3 +253,36 @@ def test_a_ledger_and_a_log_that_were_removed_are_written_anew(tmp_path: Path) -
 
     assert list(Ledger.read(str(folder))) == ["a", "b"]
     assert read_frames(str(folder / "w1.0")) == []
+
+
+async def test_a_job_that_no_agent_can_find_any_more_does_not_run_for_ever(site: LocalSite) -> None:
+    cluster, reports = site.cluster(**SOON), Reports()
+    await cluster.start(reports, [])
+    launches = [site.call(wait_for, "never"), a_launch("(setsid sleep 600 &); sleep 601")]
+    await cluster.launch(launches)
+    for launch in launches:
+        await reports.running(launch)
+    await cluster.close()
+    agent = site.agent_pid()
+    os.kill(agent, signal.SIGSTOP)
+    remove(site.home)
+
+    os.kill(agent, signal.SIGKILL)
+
+    await until(lambda: not site.processes())
+
+
+def test_a_worker_is_orphaned_when_the_ledger_does_not_know_it_or_its_time_is_long_over(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger(str(tmp_path), {})
+    for name, deadline in (("endless", None), ("timely", 1000.0), ("late", 100.0), ("settled", None)):
+        header = {"t": "launch", "worker": name, "pid": 7, "mark": None, "base_mb": 0.0, "until": deadline}
+        ledger.note(f"of {name}", header)
+    ledger.flush()
+    ledger.settle(["of settled"])
+    ledger.flush()
+    workers = ["endless", "timely", "late", "settled", "unknown"]
+
+    assert orphaned(str(tmp_path), workers, 500.0) == {"late", "settled", "unknown"}
+    assert orphaned(str(tmp_path / "removed"), workers, 500.0) == set(workers)
