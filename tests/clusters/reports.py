@@ -26,6 +26,8 @@ class Reports:
         self.states: dict[InstanceId, list[TaskState]] = defaultdict(list)
         self.room_changes = 0
         self.full = False
+        self.refused: Callable[[StatusUpdate], bool] = lambda _: False  # as a store that cannot hold it
+        self.room_failures = 0  # how often `room_changed` fails from now on
         self.refusals = 0
         self._news = asyncio.Event()
 
@@ -34,6 +36,9 @@ class Reports:
             self.refusals += 1
             self._news.set()
             raise OSError(28, "No space left on device")
+        if any(map(self.refused, updates)):
+            self.refusals += 1
+            raise OverflowError("Python int too large to convert to SQLite INTEGER")
         for update in updates:
             self.updates.append(update)
             self.states[update.instance_id].append(update.state)
@@ -46,6 +51,9 @@ class Reports:
         self._news.set()
 
     def room_changed(self) -> None:
+        if self.room_failures:
+            self.room_failures -= 1
+            raise RuntimeError("a fault of our own")
         self.room_changes += 1
         self._news.set()
 

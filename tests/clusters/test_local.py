@@ -119,3 +119,49 @@ async def test_an_instance_whose_worker_and_agent_were_killed_is_lost_by_nobodys
 
     end = await reports.end_of(sleeper)
     assert (end.state, end.reason) == (TaskState.LOST, AGENT_RESTARTED)
+
+
+async def test_an_update_that_the_scheduler_cannot_store_holds_up_no_other(
+    cluster: LocalCluster, reports: Reports
+) -> None:
+    poison, *others = [a_launch("true", cpus=0.1) for _ in range(5)]
+    instance_id = poison.instance.instance_id
+    reports.refused = lambda update: update.instance_id == instance_id and update.state is TaskState.FINISHED
+
+    await cluster.launch([poison, *others])
+
+    for launch in others:
+        assert (await reports.end_of(launch)).state is TaskState.FINISHED
+    end = await reports.end_of(poison)  # in the words that can be stored: it is lost, and costs no retry
+    assert (end.state, end.reason) == (TaskState.LOST, AGENT_RESTARTED)
+    refusals = reports.refusals
+    later = a_launch("true")
+    await cluster.launch([later])
+    await reports.end_of(later)
+    assert reports.refusals == refusals
+
+
+async def test_an_update_that_can_be_stored_in_no_words_is_given_up(
+    cluster: LocalCluster, reports: Reports
+) -> None:
+    poison = a_launch("true")
+    instance_id = poison.instance.instance_id
+    reports.refused = lambda update: update.instance_id == instance_id
+
+    await cluster.launch([poison])
+    await until(lambda: reports.refusals >= 2)
+
+    later = a_launch("true")
+    await cluster.launch([later])
+    assert (await reports.end_of(later)).state is TaskState.FINISHED
+
+
+async def test_a_background_task_that_fails_is_started_again(cluster: LocalCluster, reports: Reports) -> None:
+    reports.room_failures = 3
+
+    for _ in range(5):
+        launch = a_launch("true")
+        await cluster.launch([launch])
+        assert (await reports.end_of(launch)).state is TaskState.FINISHED
+
+    assert reports.room_failures == 0

@@ -13,7 +13,7 @@ a launch that it knows for what it is. So nothing is started twice and nothing i
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from cook_jupyter.clusters.base import Launch, Reporter
@@ -28,7 +28,7 @@ from cook_jupyter.clusters.local.room import (
     usable_cpus,
     usable_mem_mb,
 )
-from cook_jupyter.errors import CookError, SchedulerError
+from cook_jupyter.errors import CookError, SchedulerError, SchedulerUnreachable
 from cook_jupyter.model.instance import (
     InstanceId,
     InstanceStatus,
@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 _BRIEF_S = 0.02  # a task that ends within that is reported once, not twice
 _GATHER_S = 0.003  # while tasks end one after the other, their ends are reported together
+_TEMPORARY = (OSError, SchedulerError, SchedulerUnreachable)  # failures to report that pass by themselves
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _REFUSED_PAUSE_S = 0.2
@@ -156,11 +157,14 @@ class LocalCluster:
             unheard = instance.status is InstanceStatus.UNKNOWN
             frame = outcomes.task_of(launch, instance.ports).packed() if unheard else None
             self._live[instance.instance_id] = _Live(launch.spec.resources, launch=frame)
-        link = await self._meet()
+        await self._meet()
         self._tasks = [
-            asyncio.create_task(self._stay_connected(link), name=f"{self._name}: connection"),
-            asyncio.create_task(self._report(), name=f"{self._name}: reports"),
-            asyncio.create_task(self._withdraw_stuck(), name=f"{self._name}: what was launched ahead"),
+            asyncio.create_task(self._supervise(name, work), name=f"{self._name}: {name}")
+            for name, work in (
+                ("connection", self._stay_connected),
+                ("reports", self._report),
+                ("launches ahead", self._withdraw_stuck),
+            )
         ]
 
     async def close(self) -> None:
@@ -230,27 +234,39 @@ class LocalCluster:
 
     # --- the agent ---------------------------------------------------------------------------------------
 
-    async def _stay_connected(self, link: Link) -> None:
-        """Have an agent, always: when it dies the next one is started, and finds what the last one left."""
+    async def _supervise(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a background task; one that fails is recorded and started again."""
         pause_s = _FIRST_PAUSE_S
         while True:
-            await link.lost.wait()
-            self._link = None
-            self._trouble = None
-            if self._ending or self._replaced:
+            try:
+                await work()
+            except Exception:
+                log.exception("%s of %s failed and start again in %.2g s", name, self._name, pause_s)
+            else:
                 return
-            log.warning("the node agent in %s is gone; another one is started", self._home)
-            while True:
-                try:
-                    link = await self._meet()
-                except (CookError, OSError) as error:
-                    log.error("%s; the next try is in %.2g s", error, pause_s)  # noqa: TRY400 - it says enough
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                else:
-                    pause_s = _FIRST_PAUSE_S
-                    self._room_changed()
-                    break
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _stay_connected(self) -> None:
+        """Keep an agent running: when it dies the next one is started, and finds what the last one left."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            if self._link is not None:
+                await self._link.lost.wait()
+                self._link = None
+                self._trouble = None
+                if self._ending or self._replaced:
+                    return
+                log.warning("the node agent in %s is gone; another one is started", self._home)
+            try:
+                await self._meet()
+            except (CookError, OSError) as error:
+                log.error("%s; the next try is in %.2g s", error, pause_s)  # noqa: TRY400 - it says enough
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                pause_s = _FIRST_PAUSE_S
+                self._room_changed()
 
     async def _meet(self) -> Link:
         """Connect, and tell each other what we know.
@@ -421,11 +437,11 @@ class LocalCluster:
             batch = tuple(self._updates)
             try:
                 if batch:
-                    await self._reporter.report(batch)
+                    await self._report_batch(self._reporter, batch)
                 progress, self._progress = tuple(self._progress.values()), {}
                 if progress:
-                    await self._reporter.progress(progress)
-            except Exception:
+                    await self._report_progress(self._reporter, progress)
+            except _TEMPORARY:
                 # A full disk, say. The updates are kept; the agent keeps the ends, too.
                 log.exception(
                     "%d updates could not be reported; the next try is in %.2g s", len(batch), pause_s
@@ -443,6 +459,39 @@ class LocalCluster:
                 if self._link is not None:
                     self._link.send(pack({"t": "ack", "ids": ended}))
                 self._room_changed()
+
+    async def _report_batch(self, reporter: Reporter, batch: Sequence[StatusUpdate]) -> None:
+        """Report updates; one that is refused for what it says holds up no other, and is not sent again."""
+        try:
+            await reporter.report(batch)
+        except _TEMPORARY:
+            raise
+        except Exception:
+            if len(batch) > 1:
+                for update in batch:
+                    await self._report_batch(reporter, [update])
+                return
+            [refused] = batch
+            log.exception("an update is refused: %r", refused)
+        else:
+            return
+        substitute = outcomes.lost(refused.instance_id, now_ms())
+        if refused.state.is_final and refused != substitute:
+            try:
+                await reporter.report([substitute])
+            except _TEMPORARY:
+                raise
+            except Exception:
+                log.exception("the end of %s cannot be reported at all", refused.instance_id)
+
+    async def _report_progress(self, reporter: Reporter, progress: Sequence[ProgressUpdate]) -> None:
+        """Report progress; what is refused is not sent again, as newer progress comes."""
+        try:
+            await reporter.progress(progress)
+        except _TEMPORARY:
+            raise
+        except Exception:
+            log.exception("%d reports of progress are refused", len(progress))
 
     def _room_changed(self) -> None:
         if self._reporter is not None:
