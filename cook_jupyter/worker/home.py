@@ -50,6 +50,7 @@ class AgentHome:
         self._lock = _take_lock()
         if _somebody_listens():  # whose lock was removed
             os.unlink(LOCK)
+            os.close(self._lock)
             raise HomeTaken
         self.listener = _listen()
         self._socket_id = _identity(SOCKET)
