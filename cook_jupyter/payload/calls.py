@@ -55,6 +55,8 @@ class CallOutcome:
         blob: where the signed result rests, when it is not.
         size: of the signed result, in bytes.
         out_of_memory: the function ran out of memory.
+        begun: whether code of the user ran, or the call itself was refused; if not, the worker or the host
+            failed, and the call can run elsewhere.
     """
 
     ok: bool
@@ -63,6 +65,7 @@ class CallOutcome:
     blob: str | None
     size: int
     out_of_memory: bool = False
+    begun: bool = True
 
 
 def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOutcome:
@@ -80,8 +83,10 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
     try:
         key = read_key(env[CALL_KEYFILE])
         store = _store(env[CALL_STORE])
-    except (CookError, KeyError, ValueError, ImportError, OSError) as error:
-        return _without_a_word(f"cook_jupyter: this call cannot be run: {failures.plain(error)}")
+    except Exception as error:  # noqa: BLE001 - a worker that an earlier call damaged may raise anything
+        return _without_a_word(
+            f"cook_jupyter: this call cannot be run: {failures.plain(error)}", begun=_is_verdict(error)
+        )
     pack = _Packer(
         key=key,
         store=store,
@@ -95,6 +100,10 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
         with surroundings.as_in_notebook(opened.header):
             outcome = _run(opened, store, pack)
     except BaseException as error:  # noqa: BLE001 - the one place where a call's failure becomes its result
+        if not pack.begun and not _is_verdict(error):
+            return _without_a_word(
+                f"cook_jupyter: the call could not be read: {failures.plain(error)}", begun=False
+            )
         outcome = pack.error(error)
     finally:
         _flush()
@@ -102,7 +111,7 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
 
 
 def _run(opened: Opened, store: BlobStore, pack: _Packer) -> CallOutcome:
-    function, arguments = _unpickle(opened, store)
+    function, arguments = _unpickle(opened, store, pack)
     surroundings.reseed()
     pack.started = time.perf_counter()
     if opened.header["kind"] == "bundle":
@@ -132,7 +141,7 @@ def _run_bundle(function: Callable[..., Any], columns: Sequence[list[Any]], pack
     return pack.bundle(values, failed)
 
 
-def _unpickle(opened: Opened, store: BlobStore) -> tuple[Callable[..., Any], Any]:
+def _unpickle(opened: Opened, store: BlobStore, pack: _Packer) -> tuple[Callable[..., Any], Any]:
     if (difference := versions.mismatch(opened.header["versions"])) is not None:
         raise EnvironmentMismatch(
             "the host's Python or packages differ from the notebook's, and nothing was unpickled. Use the "
@@ -140,8 +149,11 @@ def _unpickle(opened: Opened, store: BlobStore) -> tuple[Callable[..., Any], Any
         )
     from cook_jupyter.payload import pickling
 
+    frames = _function_frames(opened.header["function"], store)
+    pack.begun = True  # unpickling runs code of the user
     try:
-        function = pickling.from_frames(_function_frames(opened.header["function"], store))
+        function = pickling.from_frames(frames)
+        del frames
         return function, pickling.from_frames(opened.frames)
     except CookError:
         raise
@@ -190,6 +202,7 @@ class _Packer:
         self, *, key: Key, store: BlobStore, facts: Mapping[str, Any], limit: int, started: float
     ) -> None:
         self.started = started
+        self.begun = False  # whether code of the user may have run
         self.private = (
             False  # whether the notebook reads blobs from a directory that only the user can write to
         )
@@ -325,11 +338,28 @@ def _cannot_return(value: Any, error: Exception) -> ResultLost:
     return ResultLost(str(named).replace("cannot be sent", "cannot be sent back", 1))
 
 
-def _without_a_word(message: str) -> CallOutcome:
+def _without_a_word(message: str, *, begun: bool) -> CallOutcome:
     """Without a key nothing can be signed, and unsigned results are not read: stderr is all there is."""
-    sys.stderr.write(message + "\n")
+    with contextlib.suppress(Exception):
+        sys.stderr.write(message + "\n")
     _flush()
-    return CallOutcome(ok=False, exit_code=1, inline=None, blob=None, size=0)
+    return CallOutcome(ok=False, exit_code=1, inline=None, blob=None, size=0, begun=begun)
+
+
+def _is_verdict(error: BaseException) -> bool:
+    """Whether a call that was refused before it ran would be refused by any worker.
+
+    Otherwise it is this process or its host that fails: no memory, no descriptors, a disk that cannot be
+    read, a damaged standard library.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError | RecursionError):
+            return False
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | PermissionError):
+            return False
+        cause = cause.__cause__
+    return isinstance(error, CookError | OSError | ImportError | KeyError | ValueError)
 
 
 def _show(error: BaseException) -> None:

@@ -411,6 +411,9 @@ class Agent:
         place = (worker.name, frame.header["segment"])
         self._end(run.header, end, cause, run=run, result=frame.tail, place=place)
         if frame.header["retires"] or worker.channel is None or run.doom is not None:
+            if remaining := frame.header.get("remaining"):
+                after = f"{end.instance_id} of {worker.user}"
+                _say(f"worker {worker.name} is retired after {after}: {'; '.join(remaining)}")
             worker.serves = None
             self._pool.retire(worker)
         else:

@@ -15,7 +15,6 @@ When the node agent goes away the worker finishes its task, writes down the end 
 import contextlib
 import ctypes
 import errno
-import faulthandler
 import json
 import os
 import select
@@ -24,19 +23,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
-from collections.abc import Iterator, Mapping
-from io import TextIOWrapper
+from collections.abc import Iterator
 from types import FrameType
-from typing import NamedTuple, Self, TextIO
+from typing import NamedTuple, Self
 
 from cook_jupyter.worker import processes
 from cook_jupyter.worker.clock import now_ms
-from cook_jupyter.worker.environment import base_environment, progress_path, task_environment
+from cook_jupyter.worker.environment import progress_path, task_environment
 from cook_jupyter.worker.frames import Frame, FrameReader, pack, whole_frames
 from cook_jupyter.worker.journal import EndLog
+from cook_jupyter.worker.process_state import ProcessState, Residue
 from cook_jupyter.worker.progress import ProgressReader
 from cook_jupyter.worker.sandbox import FOLDER, Sandbox, SandboxStock
 from cook_jupyter.worker.task import CALL_VARIABLES, End, Task, unpacked
@@ -45,15 +42,6 @@ RESULT_FILE = "cook-result.json"  # where a call that ran as a plain command say
 NOT_RUN = 126  # the shell's own code for a command that could not be executed
 _LOOK_S = 1.0  # between two looks for progress
 _CHUNK = 1 << 18
-_RESET = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGALRM,
-    signal.SIGCHLD,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 
 
 class Ended(NamedTuple):
@@ -83,7 +71,8 @@ class Worker:
         self._grace_s = grace_s
         self._log = EndLog(f"{home}/journal", name, segment=segment)
         self._stock = SandboxStock(f"{home}/{FOLDER}", name)
-        self._fresh = _Surroundings(home)
+        self._state = ProcessState(home)
+        self._residue = Residue()
         self._fresh_mb = processes.own_held_mb()
         self._fresh_resident_mb = processes.own_resident_mb()
         self._libc = ctypes.CDLL(None)
@@ -122,7 +111,7 @@ class Worker:
                 words = [str(self._sock.fileno()), self._name, self._home, str(self._grace_s)]
                 words += [str(self._log.segment), str(handover.fileno())]
                 arguments = [sys.executable, "-P", "-m", "cook_jupyter.worker", "worker", *words]
-                os.execve(sys.executable, arguments, self._fresh.environment)  # noqa: S606 - no shell wanted
+                os.execve(sys.executable, arguments, self._state.environment)  # noqa: S606 - no shell wanted
         except OSError as error:
             self._sock.set_inheritable(False)
             _say(f"no fresh interpreter for {self._name}: {error}")
@@ -136,12 +125,13 @@ class Worker:
     def _serve(self, frame: Frame) -> bool:
         """Run one task; return whether this process is as good as new."""
         task = unpacked(frame)
+        self._residue = Residue()
         ended = self._run(task)
-        clean = _no_threads_left() and not processes.has_children()
-        if not clean:
-            processes.end_descendants()
+        clean = not self._residue.remaining
         leftover_mb = processes.own_held_mb() - self._fresh_mb
         header = {**ended.end.as_header(), "leftover_mb": leftover_mb, "retires": not clean}
+        if not clean:
+            header["remaining"] = self._residue.remaining
         with contextlib.suppress(OSError):  # a full disk: the agent still learns of it below
             header["segment"] = self._log.roll()
         message = pack({"segment": self._log.segment, **header}, ended.result)
@@ -160,8 +150,7 @@ class Worker:
         try:
             sandbox = self._stock.take(task.instance_id)
         except OSError as error:
-            _say(f"{task.instance_id} got no sandbox: {error}")
-            return Ended(End(task.instance_id, None, now_ms()))
+            return self._not_begun(task, f"no sandbox: {error}")
         if task.python is None:  # Cook's clients look into the sandboxes of commands, empty or not
             ended, written = self._run_command(task, sandbox), True
             sandbox.close()
@@ -173,19 +162,34 @@ class Worker:
     # --- calls ------------------------------------------------------------------------------------
 
     def _run_call(self, task: Task, sandbox: Sandbox) -> Ended:
+        from cook_jupyter.payload.calls import CallOutcome, run_call
+
+        outcome: CallOutcome | None = None
+        failure = ""
+        handed_over = False
+
+        def call() -> CallOutcome:
+            nonlocal handed_over
+            handed_over = True
+            return run_call(task.env, job_id=task.job_id, instance_id=task.instance_id)
+
         processes.forget_peak()
         try:
-            self._fresh.leave(sandbox, task_environment(task, sandbox.path))
-            from cook_jupyter.payload.calls import run_call
-
-            outcome = run_call(task.env, job_id=task.job_id, instance_id=task.instance_id)
-        except BaseException:  # noqa: BLE001 - run_call never raises; if it does, the task failed and we live on
-            traceback.print_exc()
-            outcome = None
+            variables = task_environment(task, sandbox.path)
+            self._state.enter(sandbox, variables, segment=self._log.segment)
+            outcome = self._state.run(call)
+        except BaseException as error:  # noqa: BLE001 - run_call raises only if the call patched what it needs
+            failure = f"{type(error).__name__}: {error}"
         finally:
             peak_mb = processes.peak_mb() - self._fresh_resident_mb
             self._libc.fflush(None)
-            self._fresh.restore()
+            self._residue = self._state.restore()
+        if not handed_over:
+            return self._not_begun(task, failure)
+        if outcome is not None and not outcome.begun:
+            return self._not_begun(task, "the call could not be read; see its stderr")
+        if outcome is None:
+            os.write(sandbox.stderr, f"cook_jupyter: the call broke its worker: {failure}\n".encode())
         look = None
         if os.fstat(sandbox.stdout).st_size or os.fstat(sandbox.stderr).st_size:
             look = ProgressReader(_streams(sandbox), task.progress_regex).look(at_end=True)
@@ -201,10 +205,19 @@ class Worker:
         )
         return Ended(end, outcome.inline or b"")
 
+    def _not_begun(self, task: Task, why: str) -> Ended:
+        """Return the end of a task before any code of its user ran: the system's failure.
+
+        The worker is retired, whether it or the host is the cause.
+        """
+        _say(f"{task.instance_id} was not begun: {why}")
+        self._residue = Residue(remaining=(why,))
+        return Ended(End(task.instance_id, None, now_ms()))
+
     # --- commands ---------------------------------------------------------------------------------
 
     def _run_command(self, task: Task, sandbox: Sandbox) -> Ended:
-        seen = {**self._fresh.environment, **task_environment(task, sandbox.path)}
+        seen = {**self._state.environment, **task_environment(task, sandbox.path)}
         progress = ProgressReader(
             (*_streams(sandbox), progress_path(seen, sandbox.path)), task.progress_regex
         )
@@ -297,78 +310,6 @@ def _has_stale_modules() -> bool:
     return has_stale_modules()
 
 
-class _Surroundings:
-    """What a call may change of its process, as it was when the process was fresh."""
-
-    def __init__(self, home: str) -> None:
-        self._home = home
-        self.environment = base_environment(os.environ)
-        self._own_out, self._own_err = os.dup(1), os.dup(2)
-        self._path = list(sys.path)
-        self._umask = os.umask(0o22)
-        os.umask(self._umask)
-        self._handlers = {number: signal.getsignal(number) for number in _RESET}
-        self._streams = (_stream(1), _stream(2))
-        faulthandler.enable(self._streams[1])  # a segmentation fault shows where it came from
-        self._seen = _Variables()
-        self.restore()
-
-    def leave(self, sandbox: Sandbox, environment: Mapping[str, str]) -> None:
-        """Enter a sandbox."""
-        os.dup2(sandbox.stdout, 1)
-        os.dup2(sandbox.stderr, 2)
-        os.chdir(sandbox.path)
-        self._seen.become({**self.environment, **environment})
-
-    def restore(self) -> None:
-        """Undo all of it, whatever the call did. Its variables stay until the next one's replace them."""
-        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, *self._streams):
-            with contextlib.suppress(Exception):
-                stream.flush()  # type: ignore[union-attr]
-        if self._streams[0].closed or self._streams[1].closed:
-            self._streams = (_stream(1), _stream(2))
-        sys.stdout, sys.stderr = self._streams
-        os.dup2(self._own_out, 1)
-        os.dup2(self._own_err, 2)
-        os.chdir(self._home)
-        os.umask(self._umask)
-        sys.path[:] = self._path
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in self._handlers.items():
-            if signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
-
-
-class _Variables:
-    """`os.environ`, made into what the next task is to see at the price of what differs from the last one.
-
-    Going through all variables costs a tenth of a millisecond, so what a task itself has changed is found
-    by comparing the dictionary behind `os.environ`, where it is where CPython has always had it.
-    """
-
-    def __init__(self) -> None:
-        self._now: dict[str, str] = dict(os.environ)
-        self._raw: dict[bytes, bytes] | None = self._behind()
-
-    def become(self, wanted: dict[str, str]) -> None:
-        """Set and remove variables until there are just these."""
-        behind = getattr(os.environ, "_data", None)
-        if behind is None or behind != self._raw:
-            self._now = dict(os.environ)
-        for name in self._now.keys() - wanted.keys():
-            del os.environ[name]
-        for name, value in wanted.items():
-            if self._now.get(name) != value:
-                os.environ[name] = value
-        self._now = wanted
-        self._raw = self._behind()
-
-    @staticmethod
-    def _behind() -> dict[bytes, bytes] | None:
-        behind = getattr(os.environ, "_data", None)
-        return None if behind is None else dict(behind)
-
-
 class _Signals:
     """While a command runs, its end and SIGTERM wake this process up; neither ends it."""
 
@@ -431,20 +372,6 @@ def _with_result(end: End, task: Task, sandbox: Sandbox) -> End:
 
 def _streams(sandbox: Sandbox) -> Iterator[str]:
     return iter((f"{sandbox.path}/stdout", f"{sandbox.path}/stderr"))
-
-
-def _no_threads_left() -> bool:
-    """Whether no thread but this one would keep the process busy. Daemons (tqdm's monitor) are let be."""
-    if threading.active_count() == 1:
-        return True
-    return all(thread.daemon for thread in threading.enumerate() if thread is not threading.current_thread())
-
-
-def _stream(descriptor: int) -> TextIO:
-    """Standard output or error that shows each line when it is whole."""
-    stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    assert isinstance(stream, TextIOWrapper)  # noqa: S101
-    return stream
 
 
 def _say(text: str) -> None:

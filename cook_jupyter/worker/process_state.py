@@ -1,0 +1,342 @@
+"""The state of a warm worker: what a call finds, and whether the process is as good as new after it.
+
+Lives here: entering a sandbox, restoring everything a call changed, and saying what could not be restored.
+Not here: the table of settings (`worker.process_settings`), patches of the standard library
+(`worker.namespaces`), what follows for the worker (`worker.runner`).
+
+After each call the process is compared with what it was when new. What differs is restored if that is
+possible for sure; otherwise the worker is retired, and the next call runs in a fresh one. The comparison is
+part of every call, so each reading must cost microseconds; what is expensive is only done on doubt.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import contextvars
+import faulthandler
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from io import TextIOWrapper
+from sys import getprofile, gettrace, setprofile, settrace
+from time import tzset
+from types import ModuleType
+from typing import Any, NamedTuple, TextIO, TypeVar
+
+from cook_jupyter.payload.installations import is_installed
+from cook_jupyter.worker import processes
+from cook_jupyter.worker.environment import base_environment
+from cook_jupyter.worker.namespaces import (
+    ChangeProbe,
+    ImportObserver,
+    StandardLibrary,
+    is_standard,
+    restore_builtins,
+)
+from cook_jupyter.worker.process_settings import (
+    MODULE_SETTINGS,
+    ImportedState,
+    Setting,
+    interpreter_settings,
+    process_settings,
+)
+from cook_jupyter.worker.sandbox import Sandbox
+
+_T = TypeVar("_T")
+_DESCRIPTORS = "/proc/self/fd" if processes.LINUX else "/dev/fd"
+_THREAD_START_S = 0.01
+# Packages open these once and for ever; whoever closed them would break the package.
+_DEVICES = ("/dev/urandom", "/dev/random", "/dev/nvidia", "/dev/dri/", "/dev/kfd", "/dev/infiniband/")
+
+
+class Residue(NamedTuple):
+    """What a call left in its worker.
+
+    Attributes:
+        restored: names of what differed and is as before again.
+        remaining: names of what could not be restored; not empty means that the worker must be retired.
+    """
+
+    restored: tuple[str, ...] = ()
+    remaining: tuple[str, ...] = ()
+
+
+class ProcessState:
+    """What a call may change of this process, as it was when the process was new.
+
+    Args:
+        home: current folder between calls.
+    """
+
+    def __init__(self, home: str) -> None:
+        self._home = home
+        self.environment = base_environment(os.environ)
+        self._own_out, self._own_err = os.dup(1), os.dup(2)
+        self._umask = os.umask(0o22)
+        os.umask(self._umask)
+        self._streams = (_stream(1), _stream(2))
+        faulthandler.enable(self._streams[1])  # a segmentation fault shows where it came from
+        self._variables = _EnvironmentDiff()
+        sys.stdout, sys.stderr = self._streams
+        self._enter_home()
+        self._time_zone, self._time_zone_names = os.environ.get("TZ"), time.tzname
+        self._recursion_limit = sys.getrecursionlimit()
+        self._trace, self._profile = sys.gettrace(), sys.getprofile()
+        self._settings = [(s, s.read()) for s in (*process_settings(), *interpreter_settings())]
+        self._imported = ImportedState()
+        self._library = StandardLibrary()
+        for name in MODULE_SETTINGS.keys() & sys.modules.keys():
+            self._on_executed(name, sys.modules[name])
+        self._imports = ImportObserver(
+            is_installed, self._imported.begin_import, self._imported.end_import, self._on_executed
+        )
+        sys.meta_path.insert(0, self._imports)
+        self._imported.accept()
+        self._modules: dict[str, ModuleType] = {}
+        self._modules_probe = ChangeProbe(sys.modules)
+        self._descriptors: set[str] = set()
+        self._descriptors_of: tuple[int, ...] = ()
+        self._native_threads = _native_threads()
+        self._imports_before = 0
+        self._restored: list[str] = []
+        self._remaining: list[str] = []
+
+    # --- before and during a call -----------------------------------------------------------------
+
+    def enter(self, sandbox: Sandbox, environment: Mapping[str, str], *, segment: int = 0) -> None:
+        """Enter a sandbox.
+
+        Args:
+            sandbox: the folder and streams of the next call.
+            environment: variables of the call, on top of `environment`.
+            segment: the journal's present segment; the next one has another descriptor.
+        """
+        descriptors_of = (sandbox.stdout, sandbox.stderr, segment)
+        self._imports_before = self._imports.imported
+        if self._modules_probe.may_have_changed():
+            self._modules = dict(sys.modules)
+            self._modules_probe.accept()
+        if descriptors_of != self._descriptors_of:
+            self._descriptors_of = descriptors_of
+            self._descriptors = set(os.listdir(_DESCRIPTORS))
+        os.dup2(sandbox.stdout, 1)
+        os.dup2(sandbox.stderr, 2)
+        os.chdir(sandbox.path)
+        self._variables.become({**self.environment, **environment})
+        if os.environ.get("TZ") != self._time_zone:
+            tzset()
+
+    @staticmethod
+    def run(call: Callable[[], _T]) -> _T:
+        """Run a call with context variables of its own: decimal contexts, numpy's error handling, and any."""
+        return contextvars.Context().run(call)
+
+    # --- after a call -----------------------------------------------------------------------------
+
+    def restore(self) -> Residue:
+        """Restore what the last call changed.
+
+        Never raises: what fails is among the things that remain.
+        """
+        # First what every line below depends on.
+        if gettrace() is not self._trace:
+            settrace(self._trace)
+        if getprofile() is not self._profile:
+            setprofile(self._profile)
+        builtins_differed = restore_builtins()
+        self._restored = ["builtins"] if builtins_differed else []
+        self._remaining = []
+        steps = (
+            self._restore_recursion_limit,
+            self._restore_time_zone,  # before its names in `time` are put back
+            self._restore_library,
+            self._restore_modules,
+            self._restore_streams,
+            self._enter_home,
+            self._restore_settings,
+            self._restore_imported,
+            self._end_threads,
+            self._end_children,
+            self._check_descriptors,
+        )
+        for step in steps:
+            try:
+                step()
+            except BaseException as error:  # noqa: BLE001 - the state of the process is unknown: retire it
+                self._remaining.append(f"{step.__name__.strip('_')} failed: {error!r}")
+        return Residue(tuple(self._restored), tuple(self._remaining))
+
+    def _restore_recursion_limit(self) -> None:
+        if sys.getrecursionlimit() != self._recursion_limit:
+            sys.setrecursionlimit(self._recursion_limit)
+            self._restored.append("recursion limit")
+
+    def _restore_modules(self) -> None:
+        """Put modules back that were removed or replaced, and drop what no import can have made."""
+        if not self._modules_probe.may_have_changed():
+            return
+        current = sys.modules
+        for name, module in self._modules.items():
+            if current.get(name) is not module and not self._is_local(module):
+                current[name] = module
+                self._restored.append(f"module {name}")
+        for name in [name for name in current if name not in self._modules]:
+            if "." not in name and getattr(current[name], "__spec__", None) is None:
+                del current[name]
+                self._restored.append(f"module {name}")
+
+    @staticmethod
+    def _is_local(module: ModuleType) -> bool:
+        file = getattr(module, "__file__", None)
+        return not isinstance(file, str) or not is_installed(file)
+
+    def _restore_time_zone(self) -> None:
+        if os.environ.get("TZ") != self._time_zone or time.tzname != self._time_zone_names:
+            if self._time_zone is None:
+                os.environ.pop("TZ", None)
+            else:
+                os.environ["TZ"] = self._time_zone
+            tzset()
+
+    def _restore_library(self) -> None:
+        patches = self._library.restore()
+        self._restored += patches.state
+        self._restored += patches.code
+        if patches.code and self._imports.imported > self._imports_before:
+            # Perhaps a package patched it while it was imported, and counts on it.
+            self._remaining.append("patches beside imports: " + ", ".join(patches.code[:5]))
+
+    def _restore_streams(self) -> None:
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, *self._streams):
+            with contextlib.suppress(Exception):
+                stream.flush()  # type: ignore[union-attr]
+        if self._streams[0].closed or self._streams[1].closed:
+            self._streams = (_stream(1), _stream(2))
+        if sys.stdout is not self._streams[0] or sys.stderr is not self._streams[1]:
+            sys.stdout, sys.stderr = self._streams
+        os.dup2(self._own_out, 1)
+        os.dup2(self._own_err, 2)
+        faulthandler.cancel_dump_traceback_later()
+        if not faulthandler.is_enabled():
+            faulthandler.enable(self._streams[1])
+            self._restored.append("faulthandler")
+
+    def _enter_home(self) -> None:
+        os.chdir(self._home)
+        os.umask(self._umask)
+
+    def _restore_settings(self) -> None:
+        for setting, before in self._settings:
+            if setting.read() == before:
+                continue
+            if setting.restore is not None:
+                with contextlib.suppress(Exception):
+                    setting.restore(before)
+                    if setting.read() == before:
+                        self._restored.append(setting.name)
+                        continue
+            self._remaining.append(setting.name)
+
+    def _restore_imported(self) -> None:
+        self._restored += self._imported.restore()
+
+    def _end_threads(self) -> None:
+        threads_before, self._native_threads = self._native_threads, _native_threads()
+        if self._native_threads > threads_before:
+            # A numerical library's own, or one of Python's that has not got as far as to be counted.
+            deadline = time.monotonic() + _THREAD_START_S
+            while not _has_other_threads() and time.monotonic() < deadline:
+                time.sleep(0.001)
+        if not _has_other_threads():
+            return
+        monitored: Any = sys.modules.get("tqdm")  # its monitor is a thread that is started once and stays
+        monitor = getattr(getattr(monitored, "tqdm", None), "monitor", None)
+        if monitor is not None:
+            monitor.exit()
+            monitored.tqdm.monitor = None
+        if _has_other_threads():
+            names = [t.name for t in threading.enumerate() if t is not threading.current_thread()]
+            self._remaining.append("threads: " + ", ".join(names[:5]))
+
+    def _end_children(self) -> None:
+        if processes.has_children():
+            processes.end_descendants()
+            self._remaining.append("child processes")
+
+    def _check_descriptors(self) -> None:
+        if set(os.listdir(_DESCRIPTORS)) == self._descriptors:
+            return
+        gc.collect()  # files that only a reference cycle holds
+        current = set(os.listdir(_DESCRIPTORS))
+        added = [target for name in current - self._descriptors if (target := _target(name)) is not None]
+        if current >= self._descriptors and all(target.startswith(_DEVICES) for target in added):
+            return
+        missing = len(self._descriptors - current)
+        self._remaining.append(f"descriptors: {len(added)} left open, {missing} closed")
+
+    # --- imports ----------------------------------------------------------------------------------
+
+    def _on_executed(self, name: str, module: ModuleType) -> None:
+        if is_standard(name):
+            self._library.remember(name, module)
+        if name in MODULE_SETTINGS:
+            settings: list[Setting] = MODULE_SETTINGS[name](module)
+            self._settings += [(setting, setting.read()) for setting in settings]
+
+
+class _EnvironmentDiff:
+    """`os.environ`, made into what the next task is to see at the price of what differs from the last one.
+
+    Going through all variables costs a tenth of a millisecond, so what a task itself has changed is found
+    by comparing CPython's private `os.environ._data`.
+    """
+
+    def __init__(self) -> None:
+        self._current: dict[str, str] = dict(os.environ)
+        self._raw: dict[bytes, bytes] | None = self._private_data()
+
+    def become(self, wanted: dict[str, str]) -> None:
+        """Set and remove variables until there are just these."""
+        raw = getattr(os.environ, "_data", None)
+        if raw is None or raw != self._raw:
+            self._current = dict(os.environ)
+        for name in self._current.keys() - wanted.keys():
+            del os.environ[name]
+        for name, value in wanted.items():
+            if self._current.get(name) != value:
+                os.environ[name] = value
+        self._current = wanted
+        self._raw = self._private_data()
+
+    @staticmethod
+    def _private_data() -> dict[bytes, bytes] | None:
+        raw = getattr(os.environ, "_data", None)
+        return None if raw is None else dict(raw)
+
+
+def _native_threads() -> int:
+    return os.stat("/proc/self/task").st_nlink if processes.LINUX else 0  # two more than there are
+
+
+def _has_other_threads() -> bool:
+    """Whether Python runs threads besides this one, daemons and threads without a name included."""
+    return _thread._count() > 0 or len(sys._current_frames()) > 1
+
+
+def _stream(descriptor: int) -> TextIO:
+    """Standard output or error that shows each line when it is whole."""
+    stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    assert isinstance(stream, TextIOWrapper)  # noqa: S101
+    return stream
+
+
+def _target(descriptor: str) -> str | None:
+    """The file behind a descriptor; None if it is closed (that of the listing itself)."""
+    try:
+        return os.readlink(f"{_DESCRIPTORS}/{descriptor}")
+    except OSError:
+        return None
