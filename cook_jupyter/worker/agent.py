@@ -315,7 +315,7 @@ class Agent:
                     if queue[0].header["instance_id"] not in self._queued:  # killed meanwhile
                         queue.popleft()
                         continue
-                    worker = self._pool.take(python, user)
+                    worker = self._pool.take(python, user, queue[0].header.get("import_environment", ""))
                     if worker is None:
                         break
                     self._hand(queue.popleft(), worker)
@@ -417,6 +417,8 @@ class Agent:
             worker.serves = None
             self._pool.retire(worker)
         else:
+            if frame.header.get("imported"):
+                worker.import_environment = run.header.get("import_environment", "")
             self._pool.give_back(worker, leftover_mb=frame.header["leftover_mb"])
 
     def _on_death(self, worker: WorkerProcess, code: int | None) -> None:

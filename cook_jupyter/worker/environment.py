@@ -8,6 +8,7 @@ Source: what Cook's executor and its schedulers set, as told in the REST specifi
 
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -110,6 +111,20 @@ def task_environment(task: Task, sandbox: str) -> dict[str, str]:
     if task.python is None:
         seen["HOME"] = sandbox
     return seen
+
+
+def import_environment(env: Mapping[str, str], *, cpus: float) -> str:
+    """Return a digest of the variables that a package may read while it is imported, and only then.
+
+    A numerical library makes its threads then, matplotlib chooses its backend, and so on: in a worker that
+    has imported it, another value would have no effect.
+
+    Args:
+        env: the job's own variables; those that tell of the call itself are left out.
+        cpus: of the job, which set the numbers of threads.
+    """
+    own = [item for item in env.items() if not item[0].startswith("COOK_")]
+    return f"{max(1, int(cpus))}" + (f"-{zlib.crc32(repr(sorted(own)).encode()):x}" if own else "")
 
 
 def progress_path(seen: Mapping[str, str], sandbox: str) -> str:

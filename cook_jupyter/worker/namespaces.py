@@ -54,7 +54,7 @@ def restore_builtins() -> bool:
 
 
 class ChangeProbe:
-    """Tells whether a dictionary may have changed since it was last asked; always, where Python cannot say."""
+    """Tells whether a dictionary may have changed since `accept`; always, where Python cannot say."""
 
     __slots__ = ("_last", "_version")
 

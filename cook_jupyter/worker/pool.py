@@ -25,6 +25,7 @@ SPARES = 1
 HOARD_MB = 256.0  # a worker that holds on to more than that after a task makes room for a fresh one
 _BIRTHS_AT_ONCE = 8
 _SPAWNER_FD = 3
+_MOST_PASSED_OVER = 8  # idle workers of one user that were warmed under other variables
 _LAST_BREATHS = 50  # ms
 
 
@@ -37,6 +38,7 @@ class WorkerProcess:
         "group",
         "held_mb",
         "idle_since",
+        "import_environment",
         "mark",
         "name",
         "pid",
@@ -56,6 +58,7 @@ class WorkerProcess:
         self.channel: Channel | None = None
         self.group: MemoryGroup | None = None
         self.idle_since = 0.0
+        self.import_environment = ""  # under which it has imported packages; "" if it has not
         self.fresh_mb = 0.0  # what it held when it was born
         self.held_mb = 0.0  # what it held when it was last idle
         self.spawned = True  # its spawner will tell of its death
@@ -107,14 +110,30 @@ class Pool:
         self._numbers = 0
         self._removed_groups: list[MemoryGroup] = []
 
-    def take(self, python: str, user: str) -> WorkerProcess | None:
-        """Return an idle worker of this user, or one that nobody has used; None if there is none now."""
-        for idle in (self._idle.get((python, user)), self._spares.get(python)):
-            while idle:
-                worker = idle.pop()
+    def take(self, python: str, user: str, import_environment: str = "") -> WorkerProcess | None:
+        """Return an idle worker of this user, or one that nobody has used; None if there is none now.
+
+        Args:
+            python: the interpreter.
+            user: the owner of the task.
+            import_environment: digest of the task's variables; empty if it runs no code of its own there. A
+                worker that has imported packages under other variables is passed over.
+        """
+        usable = ("", import_environment)
+        idle = self._idle.get((python, user), [])
+        for worker in idle[::-1]:
+            if not import_environment or worker.import_environment in usable:
+                idle.remove(worker)
                 if worker.channel is not None and worker.channel.is_open:
-                    worker.user = user
                     return worker
+        spares = self._spares.get(python, [])
+        while spares:
+            worker = spares.pop()
+            if worker.channel is not None and worker.channel.is_open:
+                worker.user = user
+                if len(idle) >= _MOST_PASSED_OVER:
+                    self.retire(idle.pop(0))
+                return worker
         return None
 
     def demand(self, python: str, queued: int) -> None:

@@ -70,11 +70,16 @@ class ProcessState:
 
     Args:
         home: current folder between calls.
+
+    Attributes:
+        environment: variables that every task inherits.
+        has_imported: whether calls have imported packages or modules of their own.
     """
 
     def __init__(self, home: str) -> None:
         self._home = home
         self.environment = base_environment(os.environ)
+        self.has_imported = False
         self._own_out, self._own_err = os.dup(1), os.dup(2)
         self._umask = os.umask(0o22)
         os.umask(self._umask)
@@ -180,11 +185,13 @@ class ProcessState:
         if not self._modules_probe.may_have_changed():
             return
         current = sys.modules
+        added = current.keys() - self._modules.keys()
+        self.has_imported |= not all(map(is_standard, added))
         for name, module in self._modules.items():
             if current.get(name) is not module and not self._is_local(module):
                 current[name] = module
                 self._restored.append(f"module {name}")
-        for name in [name for name in current if name not in self._modules]:
+        for name in added:
             if "." not in name and getattr(current[name], "__spec__", None) is None:
                 del current[name]
                 self._restored.append(f"module {name}")

@@ -132,6 +132,8 @@ class Worker:
         header = {**ended.end.as_header(), "leftover_mb": leftover_mb, "retires": not clean}
         if not clean:
             header["remaining"] = self._residue.remaining
+        if self._state.has_imported:
+            header["imported"] = True
         with contextlib.suppress(OSError):  # a full disk: the agent still learns of it below
             header["segment"] = self._log.roll()
         message = pack({"segment": self._log.segment, **header}, ended.result)

@@ -41,6 +41,8 @@ class Task(NamedTuple):
         progress_file: where it writes its progress, relative to its sandbox.
         progress_regex: None for Cook's default.
         closing_lines: whether Cook's executor's last words belong at the end of its stdout.
+        import_environment: digest of the variables that packages may read while they are imported; a worker
+            that has imported packages serves no task with another one.
     """
 
     instance_id: str
@@ -59,6 +61,7 @@ class Task(NamedTuple):
     progress_file: str | None = None
     progress_regex: str | None = None
     closing_lines: bool = False
+    import_environment: str = ""
 
     def packed(self) -> bytes:
         """Return a frame whose tail is what only the worker reads: it may be large."""

@@ -85,6 +85,55 @@ async def test_calls_of_one_user_share_a_warm_process_and_users_do_not(
     assert pids["ada"] != pids["grace"]
 
 
+async def test_a_library_makes_as_many_threads_as_its_call_has_cpus_whatever_ran_before(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def threads() -> tuple[int, int]:
+        import numpy as np
+
+        np.ones((200, 200)) @ np.ones((200, 200))
+        return os.getpid(), len(list(Path("/proc/self/task").iterdir()))
+
+    seen = []
+    for cpus in (1.0, 2.0, 1.0, 2.0):
+        launch = site.call(threads, cpus=cpus)
+        await cluster.launch([launch])
+        seen.append(site.read(await reports.end_of(launch), launch).value)
+
+    most = len(os.sched_getaffinity(0))
+    assert [count for _, count in seen] == [1, min(2, most), 1, min(2, most)]
+    assert seen[:2] == seen[2:]  # each in a warm worker
+
+
+async def test_a_variable_that_a_package_reads_when_it_is_imported_has_its_effect_in_a_warm_worker(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def backend() -> str:
+        import matplotlib as mpl
+
+        return str(mpl.get_backend())
+
+    seen = []
+    for name in ("svg", "pdf", "svg"):
+        launch = site.call(backend, env={"MPLBACKEND": name})
+        await cluster.launch([launch])
+        seen.append(site.read(await reports.end_of(launch), launch).value)
+
+    assert seen == ["svg", "pdf", "svg"]
+
+
+async def test_calls_that_import_nothing_share_a_worker_whatever_their_variables(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    pids = set()
+    for number in range(4):
+        launch = site.call(os.getpid, env={"NUMBER": str(number)}, cpus=1.0 + number % 2)
+        await cluster.launch([launch])
+        pids.add(site.read(await reports.end_of(launch), launch).value)
+
+    assert len(pids) == 1
+
+
 async def test_a_call_writes_to_its_sandbox_also_from_outside_of_python(
     cluster: LocalCluster, reports: Reports, site: LocalSite
 ) -> None:

@@ -17,6 +17,7 @@ from cook_jupyter.model.reason import (
     NON_ZERO_EXIT,
     ReasonName,
 )
+from cook_jupyter.worker.environment import import_environment
 from cook_jupyter.worker.frames import Frame, Header
 from cook_jupyter.worker.task import Cause, Task, call_interpreter, end_of
 
@@ -42,6 +43,7 @@ def task_of(launch: Launch, ports: tuple[int, ...]) -> Task:
     """Return what the agent has to know of a launch."""
     spec, extra = launch.spec, launch.spec.extra
     limited = spec.max_runtime_ms < UNLIMITED_RUNTIME_MS
+    python = call_interpreter(spec.command, spec.env)
     return Task(
         instance_id=launch.instance.instance_id,
         job_id=spec.job_id,
@@ -51,7 +53,7 @@ def task_of(launch: Launch, ports: tuple[int, ...]) -> Task:
         cpus=spec.cpus,
         mem_mb=spec.mem_mb,
         gpus=float(spec.gpus),
-        python=call_interpreter(spec.command, spec.env),
+        python=python,
         attempt=launch.attempt,
         group=spec.group,
         ports=ports,
@@ -59,6 +61,7 @@ def task_of(launch: Launch, ports: tuple[int, ...]) -> Task:
         progress_file=extra.get("progress_output_file"),
         progress_regex=extra.get("progress_regex_string"),
         closing_lines=extra.get("executor") == COOK_EXECUTOR,
+        import_environment="" if python is None else import_environment(spec.env, cpus=spec.cpus),
     )
 
 
