@@ -32,6 +32,7 @@ class WaitKind(Enum):
     RESERVED = "A host is reserved for the job."
     PREEMPTED = "The job was preempted."
     AT_HEAD = "The job is at the head of the queue."
+    OUT_OF_USE = "Hosts are out of use because jobs fail there at once."
     HELD_BACK = "Room is kept for a job at the head of the queue."
 
 

@@ -26,6 +26,7 @@ from cook_jupyter.scheduling.constraints import (
     Demand,
 )
 from cook_jupyter.scheduling.head_room import HeadOfQueue
+from cook_jupyter.scheduling.host_health import Outage
 from cook_jupyter.scheduling.offensive import Excess
 
 _CONSTRAINT_TEXTS = {
@@ -215,6 +216,24 @@ def at_head(head: HeadOfQueue | None, now_ms: int) -> WaitReason | None:
     else:
         sentence += f"expected to be free {_at(head.free_at_ms, now_ms)}."
     return _plain(WaitKind.AT_HEAD, sentence, {"host": head.host, "free-at-ms": head.free_at_ms})
+
+
+def out_of_use(outages: Sequence[Outage], now_ms: int) -> WaitReason | None:
+    """Return that hosts take no jobs for a while, as jobs fail there at once."""
+    if not outages:
+        return None
+    first = outages[0]
+    others = f" So are {_some(len(outages) - 1, 'other host')}." if len(outages) > 1 else ""
+    sentence = (
+        f"The host {first.host} is out of use: {first.cause}."
+        f" It is tried again {_at(first.until_ms, now_ms)};"
+        f" the log of its agent names the cause.{others}"
+    )
+    return _plain(
+        WaitKind.OUT_OF_USE,
+        sentence,
+        {"hosts": [{"host": outage.host, "until-ms": outage.until_ms} for outage in outages]},
+    )
 
 
 def held_back(head: HeadOfQueue | None, now_ms: int) -> WaitReason | None:

@@ -29,6 +29,7 @@ from cook_jupyter.scheduling.constraints import (
     demands_in_pool,
 )
 from cook_jupyter.scheduling.head_room import HeadOfQueue
+from cook_jupyter.scheduling.host_health import Outage
 from cook_jupyter.scheduling.offensive import Excess, offence
 from cook_jupyter.scheduling.ranking import in_order
 
@@ -66,6 +67,7 @@ class Facts:
         reserved: the host that is kept for the job, if one is.
         head: the job at the head of the queue, if it is.
         held_back_by: a head for which room is kept that the job could use.
+        outages: hosts of the pool that are out of use.
         now_ms: the time.
         filters: quotas of the pool and its group, and the largest job allowed.
         defaults: what the pool adds to its jobs' demands.
@@ -79,6 +81,7 @@ class Facts:
     reserved: str | None = None
     head: HeadOfQueue | None = None
     held_back_by: HeadOfQueue | None = None
+    outages: Sequence[Outage] = ()
     now_ms: int = 0
     filters: QueueFilters = NO_FILTERS
     defaults: PoolDefaults = field(default_factory=PoolDefaults)
@@ -107,6 +110,7 @@ def reasons(job: Job, index: QueueIndex, limits: UserLimits, facts: Facts) -> tu
         answers.too_large(too_large),
         _unsatisfiable(job, facts),
         _placement(facts.placement),
+        answers.out_of_use(facts.outages, facts.now_ms),
         answers.exceeds_pool_quota(_over_pool_quota(alone, index, facts.filters)),
         answers.reserved(facts.reserved),
         answers.at_head(facts.head, facts.now_ms),

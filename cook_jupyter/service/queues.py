@@ -32,6 +32,7 @@ from cook_jupyter.scheduling.constraints import PoolDefaults
 from cook_jupyter.scheduling.cycle import CycleSettings, ask_of, match_cycle, placement_of
 from cook_jupyter.scheduling.explain import Facts, reasons
 from cook_jupyter.scheduling.head_room import NOTHING, Amounts, asked_by, held_dru, sum_of
+from cook_jupyter.scheduling.host_health import Outage
 from cook_jupyter.scheduling.matching import MatchSettings
 from cook_jupyter.scheduling.pool_rules import first_found
 from cook_jupyter.scheduling.preemption import (
@@ -413,6 +414,7 @@ class Queues:
         offers: Sequence[Offer],
         now_ms: int,
         rate_enforced: bool = False,
+        outages: Sequence[Outage] = (),
     ) -> Sequence[WaitReason]:
         """Say why a job has not started: all that holds now, in Cook's order.
 
@@ -422,8 +424,10 @@ class Queues:
             offers: the room there is now in the pool.
             now_ms: the time.
             rate_enforced: whether launch rates hold jobs back.
+            outages: hosts that are out of use.
         """
         state = self._of(job.spec.pool)
+        hosts = {offer.host for offer in state.rooms.capacity}
         placement, held_back_by = None, None
         if state.index.is_waiting(job.job_id):
             surroundings = self._surroundings(state, now_ms)
@@ -442,6 +446,7 @@ class Queues:
             reserved=self.reservations.of(job.spec.pool).get(job.job_id),
             head=self.heads.of(job.spec.pool).get(job.job_id),
             held_back_by=held_back_by,
+            outages=[outage for outage in outages if outage.host in hosts],
             now_ms=now_ms,
             filters=self._filters(state, fitting=False),
             defaults=state.defaults,

@@ -30,6 +30,7 @@ from cook_jupyter.model.quick import maker
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.payload.keys import Key
 from cook_jupyter.scheduling.explain import sentences
+from cook_jupyter.scheduling.host_health import HostHealth
 from cook_jupyter.scheduling.progress import Gathering
 from cook_jupyter.service.admission import Admission
 from cook_jupyter.service.clock import Clock
@@ -85,6 +86,7 @@ class Scheduler:
         self.kills = Kills(self.clusters)
         preempts = settings.rebalancer.enabled and settings.order == "fair"
         self.rebalancer = Rebalancer(replace(settings.rebalancer, enabled=preempts))
+        self.host_health = HostHealth()
         self.monitoring = Monitoring()
         self.gathering = Gathering()  # progress on its way to the store
         self.cycle = asyncio.Lock()  # one cycle at a time: each sees what the last one has committed
@@ -225,6 +227,7 @@ class Scheduler:
             else self.offers_to_all(pool),
             now_ms=self.clock.now_ms(),
             rate_enforced=self.rates.enforces_launches,
+            outages=self.host_health.outages(self.clock.now_ms()),
         )
 
     async def explain(self, job_id: JobId) -> Sequence[str]:
@@ -301,12 +304,16 @@ class Scheduler:
         return self._last_change
 
     def offers(self, pool: PoolName | None = None) -> Sequence[Offer]:
-        """Return the room there is now, on all clusters, for one pool or for each."""
+        """Return the room there is now, on all clusters, for one pool or for each.
+
+        Hosts that are out of use have none.
+        """
+        out_of_use = {outage.host for outage in self.host_health.outages(self.clock.now_ms())}
         return [
             offer
             for cluster in self.clusters.values()
             for offer in cluster.offers()
-            if pool is None or offer.pool == pool
+            if (pool is None or offer.pool == pool) and offer.host not in out_of_use
         ]
 
     def offers_to_all(self, pool: PoolName) -> Sequence[Offer]:
@@ -447,8 +454,10 @@ class Scheduler:
             if change.before is None:
                 continue
             job, touched = change.job, change.instance
-            if kills is not None and touched is not None and not touched.status.is_open:
-                kills.heard((touched.instance_id,))
+            if touched is not None and not touched.status.is_open:
+                self._note_end(job, touched)
+                if kills is not None:
+                    kills.heard((touched.instance_id,))
             alive = job.open_instance
             queues.changed(job, alive)
             job_id = job.spec.job_id
@@ -462,6 +471,18 @@ class Scheduler:
         if stopped:
             self.wake.set()
         self.hub.publish(changes)
+
+    def _note_end(self, job: Job, instance: Instance) -> None:
+        """Let the end of an instance count for the health of its host."""
+        now_ms = self.clock.now_ms()
+        outage = self.host_health.ended(job, instance, now_ms)
+        if outage is not None:
+            log.error(
+                "The host %s is out of use for %d s: %s; the log of its agent names the cause.",
+                outage.host,
+                (outage.until_ms - now_ms) // 1000,
+                outage.cause,
+            )
 
 
 def counting_instance(job: Job) -> Instance | None:

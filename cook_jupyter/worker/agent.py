@@ -410,7 +410,8 @@ class Agent:
             self._housekeeping_at = time.monotonic()
         place = (worker.name, frame.header["segment"])
         self._end(run.header, end, cause, run=run, result=frame.tail, place=place)
-        if frame.header["retires"] or worker.channel is None or run.doom is not None:
+        broke = run.is_call and end.exit_code != 0 and not end.inline and end.blob is None
+        if frame.header["retires"] or broke or worker.channel is None or run.doom is not None:
             if remaining := frame.header.get("remaining"):
                 after = f"{end.instance_id} of {worker.user}"
                 _say(f"worker {worker.name} is retired after {after}: {'; '.join(remaining)}")
@@ -439,6 +440,9 @@ class Agent:
         if not run.worker.spawned and not run.is_call:
             recovery.end_shell(recovery.shell_in_log(self._folder, run.worker.name, run.instance_id))
         sandbox = f"{self._sandboxes}/{run.instance_id}"
+        if code is not None and run.doom is None and self._was_not_begun(run):
+            self._end(run.header, End(run.instance_id, None, now_ms()), Cause.UNLAUNCHED, run=run)
+            return
         look = (
             ProgressReader((f"{sandbox}/stdout", f"{sandbox}/stderr")).look(at_end=True)
             if run.is_call
@@ -460,6 +464,11 @@ class Agent:
         else:
             cause = self._cause(run, end)
         self._end(run.header, end, cause, run=run)
+
+    def _was_not_begun(self, run: Run) -> bool:
+        """Whether a worker died with a task that it had not looked at: its sandbox is still in stock."""
+        in_stock = os.path.isdir(f"{self._sandboxes}/.{run.worker.name}")
+        return in_stock and not os.path.isdir(f"{self._sandboxes}/{run.instance_id}")
 
     def _cause(self, run: Run, end: End) -> str:
         mem_mb = run.header["mem_mb"]

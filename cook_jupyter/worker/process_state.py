@@ -127,7 +127,8 @@ class ProcessState:
             self._modules_probe.accept()
         if descriptors_of != self._descriptors_of:
             self._descriptors_of = descriptors_of
-            self._descriptors = set(os.listdir(_DESCRIPTORS))
+            listed = os.listdir(_DESCRIPTORS)
+            self._descriptors = {name for name in listed if _target(name) is not None}
         os.dup2(sandbox.stdout, 1)
         os.dup2(sandbox.stderr, 2)
         os.chdir(sandbox.path)
@@ -275,15 +276,16 @@ class ProcessState:
             self._remaining.append("child processes")
 
     def _check_descriptors(self) -> None:
-        if set(os.listdir(_DESCRIPTORS)) == self._descriptors:
-            return
+        listed = set(os.listdir(_DESCRIPTORS))
+        new = listed - self._descriptors
+        if len(new) == 1 and listed >= self._descriptors and _target(next(iter(new))) is None:
+            return  # the new one was that of the listing
         gc.collect()  # files that only a reference cycle holds
-        current = set(os.listdir(_DESCRIPTORS))
-        added = [target for name in current - self._descriptors if (target := _target(name)) is not None]
-        if current >= self._descriptors and all(target.startswith(_DEVICES) for target in added):
-            return
-        missing = len(self._descriptors - current)
-        self._remaining.append(f"descriptors: {len(added)} left open, {missing} closed")
+        new = set(os.listdir(_DESCRIPTORS)) - self._descriptors
+        left_open = [target for name in new if (target := _target(name)) is not None]
+        closed = sum(_target(name) is None for name in self._descriptors)
+        if closed or not all(target.startswith(_DEVICES) for target in left_open):
+            self._remaining.append(f"descriptors: {len(left_open)} left open, {closed} closed")
 
     # --- imports ----------------------------------------------------------------------------------
 

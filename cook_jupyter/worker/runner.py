@@ -73,6 +73,7 @@ class Worker:
         self._stock = SandboxStock(f"{home}/{FOLDER}", name)
         self._state = ProcessState(home)
         self._residue = Residue()
+        self._shell_runs = False
         self._fresh_mb = processes.own_held_mb()
         self._fresh_resident_mb = processes.own_resident_mb()
         self._libc = ctypes.CDLL(None)
@@ -127,8 +128,12 @@ class Worker:
         task = unpacked(frame)
         self._residue = Residue()
         ended = self._run(task)
+        leftover_mb = 0.0
+        try:
+            leftover_mb = processes.own_held_mb() - self._fresh_mb
+        except OSError as error:
+            self._residue = self._residue._replace(remaining=(*self._residue.remaining, str(error)))
         clean = not self._residue.remaining
-        leftover_mb = processes.own_held_mb() - self._fresh_mb
         header = {**ended.end.as_header(), "leftover_mb": leftover_mb, "retires": not clean}
         if not clean:
             header["remaining"] = self._residue.remaining
@@ -154,7 +159,13 @@ class Worker:
         except OSError as error:
             return self._not_begun(task, f"no sandbox: {error}")
         if task.python is None:  # Cook's clients look into the sandboxes of commands, empty or not
-            ended, written = self._run_command(task, sandbox), True
+            self._shell_runs = False
+            try:
+                ended, written = self._run_command(task, sandbox), True
+            except OSError as error:
+                if self._shell_runs:
+                    raise
+                ended, written = self._not_begun(task, f"its shell cannot be started: {error}"), True
             sandbox.close()
         else:
             ended = self._run_call(task, sandbox)
@@ -183,7 +194,7 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - run_call raises only if the call patched what it needs
             failure = f"{type(error).__name__}: {error}"
         finally:
-            peak_mb = processes.peak_mb() - self._fresh_resident_mb
+            peak_mb = processes.peak_mb() - self._fresh_resident_mb  # asks the kernel, opens no file
             self._libc.fflush(None)
             self._residue = self._state.restore()
         if not handed_over:
@@ -235,7 +246,9 @@ class Worker:
                     start_new_session=True,
                 )
             except (OSError, ValueError) as error:
-                return _not_started(task, sandbox, error)
+                ended = _not_started(task, sandbox, error)
+                return ended if ended.end.exit_code is not None else self._not_begun(task, str(error))
+            self._shell_runs = True
             self._note_shell(task, shell.pid)
             status, peak_mb = self._wait(task, shell.pid, signals, progress)
             shell.returncode = os.waitstatus_to_exitcode(status)

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from cook_jupyter.model.instance import TaskState
 from cook_jupyter.model.reason import (
     KILLED_BY_USER,
     KILLED_EXTERNALLY,
+    LAUNCH_FAILED,
     MEMORY_LIMIT_EXCEEDED,
     NON_ZERO_EXIT,
 )
@@ -366,6 +368,55 @@ async def test_a_call_that_takes_its_worker_down_fails_with_that_code(
 
     assert (end.state, end.exit_code, end.reason) == (TaskState.FAILED, code, reason)
     assert (await reports.end_of(following)).state is TaskState.FINISHED
+
+
+async def test_a_call_whose_worker_dies_before_it_began_is_the_systems_failure(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    first = site.call(os.getpid)
+    await cluster.launch([first])
+    worker = site.read(await reports.end_of(first), first).value
+    os.kill(worker, signal.SIGSTOP)
+    second = site.call(os.getpid)
+    await cluster.launch([second])
+    await reports.running(second)  # the worker has been given it
+
+    os.kill(worker, signal.SIGKILL)
+
+    end = await reports.end_of(second)
+    assert (end.state, end.reason, end.exit_code) == (TaskState.LOST, LAUNCH_FAILED, None)
+
+
+@pytest.mark.parametrize("kind", ["call", "command"])
+async def test_a_task_that_finds_its_worker_damaged_is_the_systems_failure_and_the_next_one_runs(
+    cluster: LocalCluster, reports: Reports, site: LocalSite, kind: str
+) -> None:
+    """A worker is damaged from outside here: whatever calls do to it is restored."""
+    first = site.call(os.getpid)
+    await cluster.launch([first])
+    worker = site.read(await reports.end_of(first), first).value
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (3, 3))
+
+    damaged = site.call(os.getpid) if kind == "call" else a_launch("true")
+    await cluster.launch([damaged])
+    end = await reports.end_of(damaged)
+
+    assert (end.state, end.reason) == (TaskState.LOST, LAUNCH_FAILED)
+    again = site.call(os.getpid)
+    await cluster.launch([again])
+    assert site.read(await reports.end_of(again), again).value != worker
+
+
+async def test_what_a_worker_is_retired_for_is_in_the_log_of_the_agent(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    launch = site.call(lambda: len([os.dup(1) for _ in range(7)]))
+
+    await cluster.launch([launch])
+
+    assert site.read(await reports.end_of(launch), launch).value == 7
+    line = f"retired after {launch.instance.instance_id} of ada: descriptors: 7 left open, 0 closed"
+    assert line in cluster.agent_log.read_text()
 
 
 async def test_a_segmentation_fault_shows_where_it_came_from(

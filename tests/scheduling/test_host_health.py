@@ -1,0 +1,140 @@
+"""A host on which unrelated jobs fail at once is out of use for a while."""
+
+from typing import Any
+
+from cook_jupyter.model.instance import InstanceStatus
+from cook_jupyter.model.job import Job
+from cook_jupyter.model.reason import (
+    KILLED_BY_USER,
+    LAUNCH_FAILED,
+    MEMORY_LIMIT_EXCEEDED,
+    NON_ZERO_EXIT,
+    PREEMPTED,
+)
+from cook_jupyter.scheduling.host_health import (
+    FIRST_PAUSE_MS,
+    LONGEST_PAUSE_MS,
+    WITHIN_MS,
+    HostHealth,
+    Outage,
+)
+from tests.builders import a_job, an_instance
+
+
+def end(
+    health: HostHealth, *, at_ms: int = 10_000, user: str = "ada", job: Job | None = None, **instance: Any
+) -> Outage | None:
+    """Note the end of a job that failed before it began, unless said otherwise."""
+    job = job or a_job(user=user)
+    fields = {
+        "status": InstanceStatus.FAILED,
+        "reason": LAUNCH_FAILED,
+        "ended_ms": at_ms,
+        "started_ms": at_ms - 10,
+    }
+    return health.ended(job, an_instance(job.job_id, **{**fields, **instance}), at_ms)
+
+
+def hosts_out(health: HostHealth, now_ms: int) -> list[str]:
+    return [outage.host for outage in health.outages(now_ms)]
+
+
+def test_a_host_that_cannot_begin_three_jobs_in_a_row_is_out_of_use() -> None:
+    health = HostHealth()
+
+    outages = [end(health), end(health), end(health)]
+
+    assert outages[:2] == [None, None]
+    assert outages[2] == Outage(host="host-1", until_ms=10_000 + FIRST_PAUSE_MS, not_begun=3, users=0)
+    assert hosts_out(health, 10_001) == ["host-1"]
+    assert hosts_out(health, 10_000 + FIRST_PAUSE_MS) == []
+
+
+def test_one_job_that_can_be_begun_nowhere_takes_no_host_out_of_use() -> None:
+    health, job = HostHealth(), a_job()
+
+    assert [end(health, job=job) for _ in range(9)] == [None] * 9
+
+
+def test_a_job_that_runs_well_tells_that_its_host_is_sound() -> None:
+    health = HostHealth()
+    end(health)
+    end(health)
+    end(health, status=InstanceStatus.SUCCESS, reason=None)
+
+    assert end(health) is None
+    assert hosts_out(health, 10_001) == []
+
+
+def test_a_call_that_raises_tells_that_its_host_is_sound() -> None:
+    health = HostHealth()
+    end(health)
+    end(health)
+    end(health, reason=NON_ZERO_EXIT, has_result=True)
+
+    assert end(health) is None
+
+
+def test_jobs_of_three_users_that_fail_at_once_take_their_host_out_of_use() -> None:
+    health = HostHealth()
+
+    outages = [end(health, user=user, reason=NON_ZERO_EXIT) for user in ("ada", "grace", "alan")]
+
+    assert outages[2] is not None
+    assert (outages[2].not_begun, outages[2].users) == (0, 3)
+
+
+def test_a_broken_sweep_of_one_user_takes_no_host_out_of_use() -> None:
+    health = HostHealth()
+
+    assert [end(health, reason=NON_ZERO_EXIT) for _ in range(99)] == [None] * 99
+
+
+def test_what_users_the_scheduler_and_time_do_to_jobs_tells_nothing_about_their_host() -> None:
+    health = HostHealth()
+    for user in "abcdef":
+        for reason in (KILLED_BY_USER, MEMORY_LIMIT_EXCEEDED, PREEMPTED):
+            assert end(health, user=user, reason=reason) is None
+        assert end(health, user=user, reason=NON_ZERO_EXIT, started_ms=0) is None  # after ten seconds
+
+
+def test_failures_far_apart_are_no_sign() -> None:
+    health = HostHealth()
+
+    assert [end(health, at_ms=number * (WITHIN_MS + 1)) for number in range(1, 6)] == [None] * 5
+
+
+def test_a_host_that_fails_when_it_is_tried_again_pauses_twice_as_long_up_to_a_bound() -> None:
+    health, now_ms = HostHealth(), 10_000
+    for _ in range(2):
+        end(health, at_ms=now_ms)
+    pauses = []
+    for _ in range(8):
+        outage = end(health, at_ms=now_ms)
+        assert outage is not None
+        pauses.append(outage.until_ms - now_ms)
+        now_ms = outage.until_ms
+
+    assert pauses == [min(FIRST_PAUSE_MS * 2**n, LONGEST_PAUSE_MS) for n in range(8)]
+
+
+def test_after_one_good_job_a_host_is_as_good_as_any() -> None:
+    health = HostHealth()
+    for _ in range(3):
+        end(health)
+    end(health, at_ms=20_000, status=InstanceStatus.SUCCESS, reason=None)
+
+    assert [end(health, at_ms=20_000), end(health, at_ms=20_000)] == [None, None]
+    outage = end(health, at_ms=20_000)
+    assert outage is not None
+    assert outage.until_ms == 20_000 + FIRST_PAUSE_MS
+
+
+def test_hosts_are_judged_apart() -> None:
+    health = HostHealth()
+    for host in ("one", "two"):
+        end(health, host=host)
+        end(health, host=host)
+    end(health, host="two")
+
+    assert hosts_out(health, 10_001) == ["two"]
