@@ -5,7 +5,7 @@ when a module is imported; finding and undoing what differs from them; which imp
 Not here: all other state of the process (`worker.process_state`), modules of users (`payload.local_modules`).
 
 A worker holds some eight hundred namespaces, and going through all their names after each call would take a
-third of a millisecond. CPython up to 3.12 numbers every change of a dictionary (PEP 509), so comparing one
+third of a millisecond. CPython up to 3.13 numbers every change of a dictionary (PEP 509), so comparing one
 number per namespace finds those to look at. Where Python keeps no such numbers all names are compared.
 """
 
@@ -172,7 +172,12 @@ class _Namespace:
             return True
         if self._name == "sys" and name in _STREAMS:
             return True
-        return isinstance(value, ModuleType) and sys.modules.get(f"{self._name}.{name}") is value
+        if isinstance(value, ModuleType):
+            return sys.modules.get(f"{self._name}.{name}") is value
+        # What a package of the standard library looks up in its parts when it is first asked for.
+        return name not in self.original and str(getattr(value, "__module__", "")).startswith(
+            f"{self._name}."
+        )
 
     def _note(self, patches: Patches, name: str, value: object) -> None:
         full_name = f"{self._name}.{name}"

@@ -27,7 +27,7 @@ from time import tzset
 from types import ModuleType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
-from cook_jupyter.payload.installations import is_installed
+from cook_jupyter.payload.installations import OWN_PACKAGE, is_installed
 from cook_jupyter.worker import processes
 from cook_jupyter.worker.environment import base_environment
 from cook_jupyter.worker.namespaces import (
@@ -189,18 +189,13 @@ class ProcessState:
         added = current.keys() - self._modules.keys()
         self.has_imported |= not all(map(is_standard, added))
         for name, module in self._modules.items():
-            if current.get(name) is not module and not self._is_local(module):
+            if current.get(name) is not module and not _is_local(name, module):
                 current[name] = module
                 self._restored.append(f"module {name}")
-        for name in added:
+        for name in added - {"__mp_main__"}:
             if "." not in name and getattr(current[name], "__spec__", None) is None:
                 del current[name]
                 self._restored.append(f"module {name}")
-
-    @staticmethod
-    def _is_local(module: ModuleType) -> bool:
-        file = getattr(module, "__file__", None)
-        return not isinstance(file, str) or not is_installed(file)
 
     def _restore_time_zone(self) -> None:
         if os.environ.get("TZ") != self._time_zone or time.tzname != self._time_zone_names:
@@ -325,6 +320,14 @@ class _EnvironmentDiff:
     def _private_data() -> dict[bytes, bytes] | None:
         raw = getattr(os.environ, "_data", None)
         return None if raw is None else dict(raw)
+
+
+def _is_local(name: str, module: ModuleType) -> bool:
+    """Whether a module is the user's own: `payload.local_modules` decides when those are put aside."""
+    if name == "__main__" or is_standard(name) or name.partition(".")[0] == OWN_PACKAGE:
+        return False
+    file = getattr(module, "__file__", None)
+    return not isinstance(file, str) or not is_installed(file)
 
 
 def _native_threads() -> int:

@@ -47,9 +47,9 @@ ROWS = {
     ),
     "sys.modules": Row(
         "import types; sys.modules['fake_module'] = types.ModuleType('fake'); sys.modules['json'] = types.ModuleType('x');"
-        "sys.modules['absent_module'] = None; del sys.modules['socket']",
+        "sys.modules['absent_module'] = None; del sys.modules['socket'], sys.modules['time']; sys.modules['__main__'] = 1",
         "seen = 'fake_module' in sys.modules, hasattr(sys.modules['json'], 'loads'), 'absent_module' in sys.modules,"
-        " 'socket' in sys.modules",
+        " 'socket' in sys.modules, 'time' in sys.modules, sys.modules['__main__'] == 1",
     ),
     "sys.meta_path": Row(
         "class Finder:\n def find_spec(self, *words): raise ImportError('no more imports')\nsys.meta_path.insert(0, Finder())",
@@ -372,7 +372,7 @@ def test_reading_a_package_lazily_or_using_temporary_files_costs_no_worker(worke
         "import mimetypes, uuid, platform, locale; mimetypes.guess_type('a.png'); uuid.uuid1(); platform.platform()",
         "import decimal, zoneinfo; decimal.Decimal(1) / 3",
         "import subprocess; subprocess.run(['true'], check=True)",
-        "from concurrent.futures import ThreadPoolExecutor as T\nwith T(4) as t: list(t.map(abs, range(9)))",
+        "import pandas; from concurrent.futures import ThreadPoolExecutor as T\nwith T(4) as t: list(t.map(abs, range(9)))",
         "import sqlite3, json, logging; sqlite3.connect(':memory:').close(); logging.getLogger('own').info('x')",
     )
     for code in codes:
