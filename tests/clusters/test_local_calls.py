@@ -124,6 +124,24 @@ async def test_a_variable_that_a_package_reads_when_it_is_imported_has_its_effec
     assert seen == ["svg", "pdf", "svg"]
 
 
+async def test_variables_of_their_own_do_not_make_calls_heap_up_workers(
+    cluster: LocalCluster, reports: Reports, site: LocalSite
+) -> None:
+    def imports() -> int:
+        import msgspec  # noqa: F401
+
+        return os.getpid()
+
+    pids = set()
+    for number in range(30):
+        launch = site.call(imports, env={"NUMBER": str(number)})
+        await cluster.launch([launch])
+        pids.add(site.read(await reports.end_of(launch), launch).value)
+
+    assert len(pids) == 30
+    await until(lambda: len(pids & site.processes().keys()) <= 10)
+
+
 async def test_calls_that_import_nothing_share_a_worker_whatever_their_variables(
     cluster: LocalCluster, reports: Reports, site: LocalSite
 ) -> None:
