@@ -4,7 +4,7 @@ Lives here: copies of the namespaces of standard modules and their classes, take
 when a module is imported; finding and undoing what differs from them; which imports a job made.
 Not here: all other state of the process (`worker.process_state`), modules of users (`payload.local_modules`).
 
-A worker holds some eight hundred namespaces, and going through all their names after each call would take a
+A worker holds some hundreds of namespaces, and going through all their names after each call would take a
 third of a millisecond. CPython up to 3.13 numbers every change of a dictionary (PEP 509), so comparing one
 number per namespace finds those to look at. Where Python keeps no such numbers all names are compared.
 """
@@ -32,6 +32,12 @@ _NOT_STATE = frozenset(
     }
 )
 _STREAMS = frozenset({"stdout", "stderr"})  # of sys: `worker.process_state` sets them
+_UNWATCHED = frozenset({"encodings", "errno", "opcode", "stat", "token", "zipimport"})
+# The machinery of Python itself: half of all classes, and none that programs patch.
+_CLASSES_UNWATCHED = frozenset(
+    {"_ast", "_collections_abc", "_weakrefset", "abc", "ast", "collections", "contextlib", "ctypes"}
+    | {"dis", "enum", "functools", "importlib", "inspect", "re", "tokenize", "types", "typing", "weakref"}
+)
 _HEAP_TYPE = 1 << 9  # the flag of classes that can be changed
 _VERSION_OFFSET = 3 * ctypes.sizeof(ctypes.c_void_p)  # ob_refcnt, ob_type, ma_used, ma_version_tag
 _MISSING = object()
@@ -90,9 +96,12 @@ class StandardLibrary:
             name: its name in `sys.modules`.
             module: a module of the standard library.
         """
-        if name in ("__main__", "builtins"):
+        top = name.partition(".")[0]
+        if name in ("__main__", "builtins") or top in _UNWATCHED:
             return
         self._add(_Namespace(name, vars(module), module))
+        if top in _CLASSES_UNWATCHED:
+            return
         for value in list(vars(module).values()):
             if isinstance(value, type) and value.__flags__ & _HEAP_TYPE and value.__module__ == name:
                 namespace = next(iter(gc.get_referents(value.__dict__)), None)

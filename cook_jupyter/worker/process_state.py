@@ -105,7 +105,9 @@ class ProcessState:
         self._modules_probe = ChangeProbe(sys.modules)
         self._descriptors: set[str] = set()
         self._descriptors_of: tuple[int, ...] = ()
-        self._native_threads = _native_threads()
+        self._counts = _Counts()
+        self._descriptor_count = (0, 0)
+        self._native_threads = self._counts.threads()
         self._imports_before = 0
         self._restored: list[str] = []
         self._remaining: list[str] = []
@@ -129,6 +131,7 @@ class ProcessState:
             self._descriptors_of = descriptors_of
             listed = os.listdir(_DESCRIPTORS)
             self._descriptors = {name for name in listed if _target(name) is not None}
+            self._descriptor_count = self._counts.descriptors()
         os.dup2(sandbox.stdout, 1)
         os.dup2(sandbox.stderr, 2)
         os.chdir(sandbox.path)
@@ -233,6 +236,8 @@ class ProcessState:
         os.umask(self._umask)
 
     def _restore_settings(self) -> None:
+        if [setting.read() for setting, _ in self._settings] == [before for _, before in self._settings]:
+            return
         for setting, before in self._settings:
             if setting.read() == before:
                 continue
@@ -248,7 +253,7 @@ class ProcessState:
         self._restored += self._imported.restore()
 
     def _end_threads(self) -> None:
-        threads_before, self._native_threads = self._native_threads, _native_threads()
+        threads_before, self._native_threads = self._native_threads, self._counts.threads()
         if self._native_threads > threads_before:
             # A numerical library's own, or one of Python's that has not got as far as to be counted.
             deadline = time.monotonic() + _THREAD_START_S
@@ -271,16 +276,15 @@ class ProcessState:
             self._remaining.append("child processes")
 
     def _check_descriptors(self) -> None:
-        listed = set(os.listdir(_DESCRIPTORS))
-        new = listed - self._descriptors
-        if len(new) == 1 and listed >= self._descriptors and _target(next(iter(new))) is None:
-            return  # the new one was that of the listing
+        if self._counts.descriptors() == self._descriptor_count:
+            return
         gc.collect()  # files that only a reference cycle holds
-        new = set(os.listdir(_DESCRIPTORS)) - self._descriptors
-        left_open = [target for name in new if (target := _target(name)) is not None]
+        listed = set(os.listdir(_DESCRIPTORS))
+        left_open = [target for name in listed - self._descriptors if (target := _target(name)) is not None]
         closed = sum(_target(name) is None for name in self._descriptors)
         if closed or not all(target.startswith(_DEVICES) for target in left_open):
             self._remaining.append(f"descriptors: {len(left_open)} left open, {closed} closed")
+        self._descriptors_of = ()  # list them anew
 
     # --- imports ----------------------------------------------------------------------------------
 
@@ -290,6 +294,31 @@ class ProcessState:
         if name in MODULE_SETTINGS:
             settings: list[Setting] = MODULE_SETTINGS[name](module)
             self._settings += [(setting, setting.read()) for setting in settings]
+
+
+class _Counts:
+    """How many descriptors and threads this process has, at the price of a system call each.
+
+    Linux tells the number of entries with the status of a folder of /proc: of threads in the count of links,
+    and from Linux 6.2 on of descriptors in the size. Elsewhere the entries are listed.
+    """
+
+    def __init__(self) -> None:
+        self._task = self._fd = -1
+        if processes.LINUX:
+            self._task = os.open("/proc/self/task", os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_CLOEXEC)
+
+    def threads(self) -> int:
+        """Return a number that grows with each thread; 0 where the system does not tell."""
+        return os.fstat(self._task).st_nlink if processes.LINUX else 0
+
+    def descriptors(self) -> tuple[int, int]:
+        """Return how many descriptors are open, and the lowest that is not."""
+        count = os.fstat(self._fd).st_size if processes.LINUX else 0
+        lowest = os.dup(1)
+        os.close(lowest)
+        return count or len(os.listdir(_DESCRIPTORS)), lowest
 
 
 class _EnvironmentDiff:
@@ -328,10 +357,6 @@ def _is_local(name: str, module: ModuleType) -> bool:
         return False
     file = getattr(module, "__file__", None)
     return not isinstance(file, str) or not is_installed(file)
-
-
-def _native_threads() -> int:
-    return os.stat("/proc/self/task").st_nlink if processes.LINUX else 0  # two more than there are
 
 
 def _has_other_threads() -> bool:
