@@ -55,7 +55,7 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 def process_settings() -> list[Setting]:
     """Return the settings that the operating system keeps for this process."""
     settings = [
-        Setting("interval timers", _timers, _stop_timers),
+        Setting("interval timers", _timers, _set_timers),
         Setting("signal handlers", _signal_handlers, _set_signal_handlers),
         Setting("signal wakeup descriptor", _remove_wakeup_descriptor, lambda _before: None),
         Setting("signal mask", lambda: _signal.pthread_sigmask(signal.SIG_BLOCK, ()), _set_signal_mask),
@@ -74,13 +74,13 @@ def process_settings() -> list[Setting]:
     return settings
 
 
-def _timers() -> tuple[bool, ...]:
-    return tuple(signal.getitimer(which) != (0.0, 0.0) for which in _TIMERS)
+def _timers() -> list[tuple[float, float]]:
+    return list(map(_signal.getitimer, _TIMERS))
 
 
-def _stop_timers(_before: object) -> None:
-    for which in _TIMERS:
-        signal.setitimer(which, 0)
+def _set_timers(before: list[tuple[float, float]]) -> None:
+    for which, (seconds, interval) in zip(_TIMERS, before, strict=True):
+        signal.setitimer(which, seconds, interval)
 
 
 def _signal_handlers() -> list[Any]:
@@ -110,6 +110,8 @@ def _set_niceness(niceness: int) -> None:
 
 
 def _ids() -> tuple[object, ...]:
+    if hasattr(os, "getresuid"):
+        return os.getresuid(), os.getresgid()
     return os.getuid(), os.geteuid(), os.getgid(), os.getegid()
 
 

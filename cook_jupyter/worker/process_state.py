@@ -91,7 +91,8 @@ class ProcessState:
         self._time_zone, self._time_zone_names = os.environ.get("TZ"), time.tzname
         self._recursion_limit = sys.getrecursionlimit()
         self._trace, self._profile = sys.gettrace(), sys.getprofile()
-        self._settings = [(s, s.read()) for s in (*process_settings(), *interpreter_settings())]
+        self._settings = [*process_settings(), *interpreter_settings()]
+        self._values = [setting.read() for setting in self._settings]
         self._imported = ImportedState()
         self._library = StandardLibrary()
         for name in MODULE_SETTINGS.keys() & sys.modules.keys():
@@ -236,9 +237,9 @@ class ProcessState:
         os.umask(self._umask)
 
     def _restore_settings(self) -> None:
-        if [setting.read() for setting, _ in self._settings] == [before for _, before in self._settings]:
+        if [setting.read() for setting in self._settings] == self._values:
             return
-        for setting, before in self._settings:
+        for setting, before in zip(self._settings, self._values, strict=True):
             if setting.read() == before:
                 continue
             if setting.restore is not None:
@@ -293,7 +294,8 @@ class ProcessState:
             self._library.remember(name, module)
         if name in MODULE_SETTINGS:
             settings: list[Setting] = MODULE_SETTINGS[name](module)
-            self._settings += [(setting, setting.read()) for setting in settings]
+            self._settings += settings
+            self._values += [setting.read() for setting in settings]
 
 
 class _Counts:
