@@ -165,7 +165,7 @@ ROWS = {
         " textwrap.__dict__.setdefault('__warningregistry__', {})); seen = 'once' in text.getvalue()",
     ),
     "logging: handlers, levels, filters, propagation": Row(
-        "import logging; logging.basicConfig(level=10, filename='one.log'); own = logging.getLogger('own'); own.setLevel(50);"
+        "import logging; logging.basicConfig(level=10, filename=os.environ['MESOS_SANDBOX'] + '/one.log'); own = logging.getLogger('own'); own.setLevel(50);"
         "own.propagate = False; own.addHandler(logging.StreamHandler()); own.disabled = True; own.addFilter(print);"
         "logging.raiseExceptions = False; logging.setLogRecordFactory(print)",
         "import logging; own = logging.getLogger('own'); seen = (logging.root.level, len(logging.root.handlers), own.level, own.propagate,"
@@ -366,9 +366,9 @@ def test_a_worker_whose_restoring_fails_is_retired(worker: WarmWorker) -> None:
 
 def test_reading_a_package_lazily_or_using_temporary_files_costs_no_worker(worker: WarmWorker) -> None:
     codes = (
-        "import numpy, tempfile; tempfile.mkdtemp(dir='.'); numpy.linalg.inv(numpy.eye(50))",
+        "import numpy, tempfile; tempfile.TemporaryDirectory().cleanup(); numpy.linalg.inv(numpy.eye(50))",
         "import asyncio; asyncio.run(asyncio.sleep(0))",
-        "import pandas; pandas.DataFrame({'a': [1, 2]}).describe().to_csv('x.csv')",
+        "import pandas; pandas.DataFrame({'a': [1, 2]}).describe().to_csv()",
         "import mimetypes, uuid, platform, locale; mimetypes.guess_type('a.png'); uuid.uuid1(); platform.platform()",
         "import decimal, zoneinfo; decimal.Decimal(1) / 3",
         "import subprocess; subprocess.run(['true'], check=True)",
