@@ -414,7 +414,7 @@ class Agent:
         if frame.header["retires"] or broke or worker.channel is None or run.doom is not None:
             if remaining := frame.header.get("remaining"):
                 after = f"{end.instance_id} of {worker.user}"
-                _say(f"worker {worker.name} is retired after {after}: {'; '.join(remaining)}")
+                log(f"worker {worker.name} is retired after {after}: {'; '.join(remaining)}")
             worker.serves = None
             self._pool.retire(worker)
         else:
