@@ -134,12 +134,12 @@ class CookExecutor(concurrent.futures.Executor):
             RuntimeError: the executor was shut down.
         """
         session = self._open(fn)
-        digest = session.function_digest(fn)
+        function = session.send_function(fn)
         future = CookFuture(session, str(uuid.uuid4()), self._options.name or name_of(fn), self._options)
         private = session.store.private
         future.signing_key = session.signing_key
         call = outgoing.encode_call(
-            digest, args, kwargs, key=future.signing_key, job_id=future.key, private=private
+            function, args, kwargs, key=future.signing_key, job_id=future.key, private=private
         )
         session.post(self._parcel(session, future, call))
         return future
@@ -171,7 +171,7 @@ class CookExecutor(concurrent.futures.Executor):
         """
         fixed = None if chunksize == "auto" else whole("chunksize", chunksize, least=1)
         session = self._open(fn)
-        digest = session.function_digest(fn)
+        function = session.send_function(fn)
         name = self._options.name or name_of(fn)
         columns, total = columns_of(iterables)
 
@@ -184,7 +184,7 @@ class CookExecutor(concurrent.futures.Executor):
             private = session.store.private
             future.signing_key = session.signing_key
             call = outgoing.encode_bundle(
-                digest, part, key=future.signing_key, job_id=future.key, private=private
+                function, part, key=future.signing_key, job_id=future.key, private=private
             )
             return self._parcel(session, future, call)
 

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cook_jupyter.payload.outgoing import FunctionBlob, encode_function
+from cook_jupyter.payload.outgoing import FunctionBlob, FunctionReference, encode_function
 
 _KEPT = 256
 _MOST_PARTS = 512
@@ -44,17 +44,17 @@ class SentFunctions:
     """Remembers which functions were pickled, and as what. Not for two threads at once."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[int, tuple[weakref.ref[Any], Parts, str, int]] = OrderedDict()
+        self._known: OrderedDict[int, tuple[weakref.ref[Any], Parts, FunctionReference, int]] = OrderedDict()
 
-    def digest_of(
+    def reference_of(
         self,
         function: Callable[..., Any],
         send: Callable[[FunctionBlob], None],
         is_stored: Callable[[str, int], bool] = lambda _digest, _size: True,
         *,
         private: bool = False,
-    ) -> str:
-        """Return the digest of a function's pickle.
+    ) -> FunctionReference:
+        """Return what calls name a function by.
 
         Args:
             function: the function to pickle.
@@ -68,17 +68,17 @@ class SentFunctions:
         now = parts_of(function)
         known = self._known.get(id(function))
         if known is not None and now is not None and known[0]() is function and _same(known[1], now):
-            _, _, digest, size = known
-            if is_stored(digest, size):
+            _, _, reference, size = known
+            if is_stored(reference.digest, size):
                 self._known.move_to_end(id(function))
-                return digest
+                return reference
         blob = encode_function(function, private=private)
         send(blob)
         if now is not None:
-            self._known[id(function)] = (weakref.ref(function), now, blob.digest, blob.size)
+            self._known[id(function)] = (weakref.ref(function), now, blob.reference, blob.size)
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
-        return blob.digest
+        return blob.reference
 
     def forget(self) -> None:
         """Send every function again: what rests in the store is not known any more."""

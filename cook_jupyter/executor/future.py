@@ -183,10 +183,8 @@ class CookFuture(concurrent.futures.Future[Any]):
         opened = outgoing.open_call(environment, store=store, key=key, job_id=self._key)
         blob = store.get(f"functions/{opened.header['function']}")
         outgoing.check_digest(blob, opened.header["function"])
-        function = pickling.from_frames(
-            unseal(blob, direction="function", key=None, private=True).frames, keep_classes=True
-        )
-        arguments = pickling.from_frames(opened.frames, keep_classes=True)
+        function_frames = unseal(blob, direction="function", key=None, private=True).frames
+        function, arguments = pickling.call_from_frames(function_frames, opened.frames, keep_classes=True)
         if opened.header["kind"] == "bundle":
             return [function(*args) for args in zip(*arguments, strict=True)]
         args, kwargs = arguments

@@ -51,7 +51,7 @@ from cook_jupyter.executor.groups import Group, KnownGroups
 from cook_jupyter.executor.options import SESSION_LABEL
 from cook_jupyter.executor.told import news_of, preempted_instances
 from cook_jupyter.payload.keys import Key, read_key
-from cook_jupyter.payload.outgoing import CALL, FunctionBlob
+from cook_jupyter.payload.outgoing import CALL, FunctionBlob, FunctionReference
 from cook_jupyter.payload.results import read_result
 
 if TYPE_CHECKING:
@@ -204,10 +204,10 @@ class Session:
             return read_key(key_file(home_folder(), self._client.user))
         return read_key(self.key_file)
 
-    def function_digest(self, function: Callable[..., Any]) -> str:
-        """The digest of a function, which then rests in the store."""
+    def send_function(self, function: Callable[..., Any]) -> FunctionReference:
+        """Store a function unless it is stored, and return what calls name it by."""
         with self._pickling:
-            return self._functions.digest_of(
+            return self._functions.reference_of(
                 function, self._put_function, self._is_stored, private=self.store.private
             )
 

@@ -10,7 +10,9 @@ nor anything of the user's.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
+import inspect
 import pickle
 import socket
 import sys
@@ -19,6 +21,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Any
 
 from cook_jupyter.errors import (
@@ -98,8 +101,9 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
         opened = open_call(env, store=store, key=key, job_id=job_id)
         pack.private = bool(opened.header.get("private"))
         with surroundings.as_in_notebook(opened.header):
-            outcome = _run(opened, store, pack)
-    except BaseException as error:  # noqa: BLE001 - the one place where a call's failure becomes its result
+            # In a context of its own: what the call sets in context variables ends with it.
+            outcome = contextvars.copy_context().run(_run, opened, store, pack)
+    except BaseException as error:  # noqa: BLE001 - the call could not be opened
         if not pack.begun and not _is_verdict(error):
             return _without_a_word(
                 f"cook_jupyter: the call could not be read: {failures.plain(error)}", begun=False
@@ -111,6 +115,15 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
 
 
 def _run(opened: Opened, store: BlobStore, pack: _Packer) -> CallOutcome:
+    try:
+        return _run_function(opened, store, pack)
+    except BaseException as error:  # noqa: BLE001 - the one place where a call's failure becomes its result
+        if not pack.begun and not _is_verdict(error):
+            raise
+        return pack.error(error)
+
+
+def _run_function(opened: Opened, store: BlobStore, pack: _Packer) -> CallOutcome:
     function, arguments = _unpickle(opened, store, pack)
     surroundings.reseed()
     pack.started = time.perf_counter()
@@ -119,11 +132,15 @@ def _run(opened: Opened, store: BlobStore, pack: _Packer) -> CallOutcome:
     args, kwargs = arguments
     del arguments
     value = function(*args, **kwargs)
+    if type(value) is CoroutineType:
+        value = _finished(value)
     pack.stop_the_clock()
     return pack.value(value)
 
 
 def _run_bundle(function: Callable[..., Any], columns: Sequence[list[Any]], pack: _Packer) -> CallOutcome:
+    if _is_async(function):
+        function = functools.partial(_call_async, function)
     values: list[Any] = []
     failed: dict[int, failures.Data] = {}
     append = values.append
@@ -141,6 +158,23 @@ def _run_bundle(function: Callable[..., Any], columns: Sequence[list[Any]], pack
     return pack.bundle(values, failed)
 
 
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an instance whose class has an async __call__
+    )
+
+
+def _call_async(function: Callable[..., Any], *args: Any) -> Any:
+    return _finished(function(*args))
+
+
+def _finished(coroutine: CoroutineType[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end, in an event loop of its own."""
+    import asyncio  # 30 ms, and seldom needed
+
+    return asyncio.run(coroutine)
+
+
 def _unpickle(opened: Opened, store: BlobStore, pack: _Packer) -> tuple[Callable[..., Any], Any]:
     if (difference := versions.mismatch(opened.header["versions"])) is not None:
         raise EnvironmentMismatch(
@@ -152,9 +186,7 @@ def _unpickle(opened: Opened, store: BlobStore, pack: _Packer) -> tuple[Callable
     frames = _function_frames(opened.header["function"], store)
     pack.begun = True  # unpickling runs code of the user
     try:
-        function = pickling.from_frames(frames)
-        del frames
-        return function, pickling.from_frames(opened.frames)
+        return pickling.call_from_frames(frames, opened.frames)
     except CookError:
         raise
     except Exception as error:

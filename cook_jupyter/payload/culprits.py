@@ -16,21 +16,10 @@ from typing import Any
 
 from cook_jupyter.errors import Unpicklable
 from cook_jupyter.payload import pickling
+from cook_jupyter.payload.kinds.refused import ADVICE, GENERAL_ADVICE
 
 DEEPEST = 12
 MOST_CHILDREN = 10_000
-
-_ADVICE = {
-    "_thread.lock": "create the lock inside the function",
-    "_thread.RLock": "create the lock inside the function",
-    "_io.TextIOWrapper": "pass the path and open the file inside the function",
-    "_io.BufferedReader": "pass the path and open the file inside the function",
-    "_io.BufferedWriter": "pass the path and open the file inside the function",
-    "socket.socket": "open the connection inside the function",
-    "sqlite3.Connection": "open the connection inside the function",
-    "builtins.generator": "pass a list of its values",
-}
-_GENERAL_ADVICE = "create it inside the function, or pass the plain data it is made from"
 
 
 def unpicklable(named: Iterable[tuple[str, Any]], cause: Exception) -> Unpicklable:
@@ -51,7 +40,7 @@ def unpicklable(named: Iterable[tuple[str, Any]], cause: Exception) -> Unpicklab
     path, culprit = _follow(name, value)
     kind = _kind(culprit)
     shown = " → ".join(path)
-    advice = _ADVICE.get(kind, _GENERAL_ADVICE)
+    advice = ADVICE.get(kind, GENERAL_ADVICE)
     return Unpicklable(
         f"{name} cannot be sent: {shown}: {kind} cannot be pickled ({cause}). To go on, {advice}."
     )
@@ -68,6 +57,8 @@ def _follow(name: str, value: Any) -> tuple[list[str], Any]:
     path = [name]
     seen = {id(value)}
     for _ in range(DEEPEST):
+        if _kind(value) in ADVICE:
+            break  # what it holds is nothing that the user has put there
         for number, (step, child) in enumerate(_children(value)):
             if number >= MOST_CHILDREN:
                 break

@@ -1,9 +1,15 @@
 """Exceptions as plain data, and back.
 
-Lives here: taking an exception apart on the host (its chain, its frames, its pickle if it has one) and
-putting it together in the notebook, with the remote frames in its traceback; the stand-in for one that
-cannot travel.
-Not here: the errors of cook_jupyter itself (`errors`).
+Lives here: taking an exception apart on the host (its chain, its frames, what each exception holds) and
+putting it together in the notebook, with the remote frames in its traceback; the stand-in for one whose class
+is not known here.
+Not here: how one exception is pickled (`payload.kinds.exceptions`), the errors of cook_jupyter itself
+(`errors`).
+
+An exception arrives as the one that was raised. First its whole chain is one pickle, in which exceptions
+refer to each other as they did. What cannot be pickled must not cost the rest, so there is also one pickle
+for each exception; where that fails too, one for each of its attributes, and a note names those that are
+lost.
 
 Raised again with remote frames after the idea of dask and of tblib.
 """
@@ -11,13 +17,13 @@ Raised again with remote frames after the idea of dask and of tblib.
 from __future__ import annotations
 
 import builtins
-import pickle
 import traceback
 from collections.abc import Mapping, Sequence
 from types import CodeType, TracebackType
 from typing import Any
 
-MOST_IN_CHAIN = 20
+MOST_IN_CHAIN = 100
+WHOLE_CHAIN_BYTES = 1024 * 1024  # a larger one is not sent beside its parts
 MOST_FRAMES = 200  # of one traceback; of a deeper one the first and the last half
 
 Data = dict[str, Any]
@@ -62,29 +68,40 @@ def take_apart(error: BaseException, *, own_file: str = "") -> Data:
                 "text": _text_of(one),
                 "notes": [str(note) for note in getattr(one, "__notes__", ())],
                 "frames": _describe(frames),
-                "pickle": _pickle_of(one),
+                **_content_of(one),
                 "cause": places.get(id(one.__cause__)),
                 "context": places.get(id(one.__context__)),
                 "suppress": one.__suppress_context__,
-                "parts": [places[id(part)] for part in getattr(one, "exceptions", ()) if id(part) in places],
+                "parts": [places.get(id(part)) for part in getattr(one, "exceptions", ())],
             }
         )
-    return {"nodes": nodes, "traceback": as_text(error, own_file)}
+    chain_pickle = _pickle_of(chain) if len(chain) > 1 else None
+    if chain_pickle is not None and len(chain_pickle) > WHOLE_CHAIN_BYTES:
+        chain_pickle = None
+    return {"nodes": nodes, "chain": chain_pickle, "traceback": as_text(error, own_file)}
 
 
 def put_together(data: Mapping[str, Any]) -> BaseException:
-    """The exception of `take_apart`, with its chain and the remote frames as its traceback."""
+    """Return the exception of `take_apart`, with its chain and the remote frames as its traceback."""
+    from cook_jupyter.payload.kinds import exceptions
+
     nodes: Sequence[Data] = data["nodes"]
-    made: list[BaseException] = [_make(node, data["traceback"]) for node in nodes]
+    made = _whole_chain(data.get("chain"), nodes) or _one_by_one(nodes, data["traceback"])
     for node, error in zip(nodes, made, strict=True):
-        parts = getattr(error, "exceptions", ())
-        for part, place in zip(parts, node["parts"], strict=False):
-            part.__traceback__ = _traceback(nodes[place]["frames"])
-        error.__traceback__ = _traceback(node["frames"])
-        error.__cause__ = _at(made, node["cause"])
-        error.__context__ = _at(made, node["context"])
-        error.__suppress_context__ = node["suppress"]
+        for part, place in zip(getattr(error, "exceptions", ()), node["parts"], strict=False):
+            if place is not None:
+                object.__setattr__(part, "__traceback__", _traceback(nodes[place]["frames"]))
+        object.__setattr__(error, "__traceback__", _traceback(node["frames"]))
+        cause, context = _at(made, node["cause"]), _at(made, node["context"])
+        exceptions.set_links(error, cause, context, suppress=node["suppress"])
     return made[0]
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, whatever its class thinks of setting attributes."""
+    notes = vars(error).setdefault("__notes__", [])
+    if isinstance(notes, list):
+        notes.append(note)
 
 
 def as_text(error: BaseException, own_file: str = "") -> str:
@@ -150,29 +167,149 @@ def _describe(frames: TracebackType | None) -> list[tuple[str, str, int, str, in
     return described
 
 
-def _pickle_of(error: BaseException) -> bytes | None:
-    """The exception's own pickle, if it can be read again: many with arguments of their own cannot."""
+def _content_of(error: BaseException) -> Data:
+    """Return an exception as a pickle, or if it cannot be one, as a pickle of each of its attributes."""
+    alone = _without_chain(error)
+    whole = _pickle_of(alone) if alone is not None else None
+    return {"pickle": whole} if whole is not None else {"pickle": None, "pieces": _pieces_of(error)}
+
+
+def _without_chain(error: BaseException) -> BaseException | None:
+    """Return a copy of an exception without cause and context; itself, if it is pickled in its own way."""
+    from cook_jupyter.payload.kinds import exceptions
+
+    if exceptions.has_own_reduction(type(error)):
+        return error
+    make, args, state, *_ = exceptions.reduce_exception(error)
+    try:
+        copy: BaseException = make(*args)
+        exceptions.fill_exception(copy, (*state[:3], (None, None, False)))
+    except Exception:  # noqa: BLE001 - a class that makes its exceptions in another way
+        return None
+    return copy
+
+
+def _pickle_of(value: BaseException | list[BaseException]) -> bytes | None:
+    """Return the pickle of an exception or of a chain, if it can be read again."""
+    from cook_jupyter.payload import pickling
+    from cook_jupyter.payload.kinds import exceptions
+
+    parts = value if isinstance(value, list) else [value]
+    try:
+        content = pickling.dumps(value)
+        if any(exceptions.has_own_reduction(type(part)) for part in parts):  # many such cannot be read again
+            again = pickling.from_frames([content], keep_classes=True)
+            if not _are_like(again if isinstance(value, list) else [again], parts):
+                return None
+    except Exception:  # noqa: BLE001 - anything may go wrong in a user's __reduce__; there are other ways
+        return None
+    return content
+
+
+def _are_like(again: Sequence[Any], parts: Sequence[BaseException]) -> bool:
+    return len(again) == len(parts) and all(
+        type(one).__qualname__ == type(part).__qualname__ for one, part in zip(again, parts, strict=True)
+    )
+
+
+def _pieces_of(error: BaseException) -> Data | None:
+    """Return the class of an exception and each attribute as pickles; None if the class cannot be one."""
+    from cook_jupyter.payload import pickling
+    from cook_jupyter.payload.kinds import exceptions
+
+    lost: list[str] = []
+
+    def pickled(name: str, value: Any) -> bytes | None:
+        try:
+            return pickling.dumps(value)
+        except Exception as broken:  # noqa: BLE001 - see _pickle_of
+            lost.append(f"{name} ({broken})")
+            return None
+
+    cls = pickled("its class", type(error))
+    args = [(pickled(f"args[{place}]", arg), _repr_of(arg)) for place, arg in enumerate(_plain_args(error))]
+    attributes = {name: pickled(f"attribute {name!r}", value) for name, value in vars(error).items()}
+    native = {name: pickled(f"attribute {name!r}", value) for name, value in exceptions.native_state(error)}
+    if cls is None:
+        return None
+    return {
+        "class": cls,
+        "message": error.message if isinstance(error, BaseExceptionGroup) else None,
+        "args": args,
+        "attributes": {name: content for name, content in attributes.items() if content is not None},
+        "native": {name: content for name, content in native.items() if content is not None},
+        "lost": lost,
+    }
+
+
+def _plain_args(error: BaseException) -> tuple[Any, ...]:
+    """Return the arguments of an exception; a group has its message and its parts instead."""
+    return () if isinstance(error, BaseExceptionGroup) else error.args
+
+
+def _repr_of(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except Exception as broken:  # noqa: BLE001 - see _text_of
+        return f"<its __repr__ raised {type(broken).__name__}>"
+
+
+def _whole_chain(content: bytes | None, nodes: Sequence[Data]) -> list[BaseException] | None:
+    from cook_jupyter.payload import pickling
+
+    if content is None:
+        return None
+    try:
+        made = pickling.from_frames([content], keep_classes=True)
+    except Exception:  # noqa: BLE001 - a class may be unknown here: then one by one
+        return None
+    return made if len(made) == len(nodes) and all(isinstance(one, BaseException) for one in made) else None
+
+
+def _one_by_one(nodes: Sequence[Data], text: str) -> list[BaseException]:
+    made: dict[int, BaseException] = {}
+    for place in reversed(range(len(nodes))):  # the parts of a group come after it
+        parts = [made[part] for part in nodes[place]["parts"] if part in made]
+        made[place] = _make(nodes[place], parts, text)
+    return [made[place] for place in range(len(nodes))]
+
+
+def _make(node: Mapping[str, Any], parts: list[BaseException], text: str) -> BaseException:
     from cook_jupyter.payload import pickling
 
     try:
-        content = pickling.dumps(error)
-        again = pickle.loads(content)  # noqa: S301 - our own, made in the line before
-    except Exception:  # noqa: BLE001 - anything may go wrong in a user's __reduce__; the stand-in serves then
-        return None
-    return content if type(again).__qualname__ == type(error).__qualname__ else None
-
-
-def _make(node: Mapping[str, Any], text: str) -> BaseException:
-    if node["pickle"] is not None:
-        from cook_jupyter.payload import pickling
-
-        try:
+        if node["pickle"] is not None:
             error = pickling.from_frames([node["pickle"]], keep_classes=True)
-        except Exception:  # noqa: BLE001 - its class may be unknown here
+        elif node.get("pieces") is not None:
+            error = _from_pieces(node["pieces"], parts)
+        else:
             return _stand_in(node, text)
-        if isinstance(error, BaseException):
-            return error
-    return _stand_in(node, text)
+    except Exception:  # noqa: BLE001 - its class may be unknown here
+        return _stand_in(node, text)
+    return error if isinstance(error, BaseException) else _stand_in(node, text)
+
+
+def _from_pieces(pieces: Mapping[str, Any], parts: list[BaseException]) -> BaseException:
+    from cook_jupyter.payload import pickling
+    from cook_jupyter.payload.kinds import exceptions
+
+    def load(content: bytes) -> Any:
+        return pickling.from_frames([content], keep_classes=True)
+
+    cls = load(pieces["class"])
+    is_group = pieces["message"] is not None
+    error = exceptions.make_exception(cls, *((pieces["message"], parts) if is_group else ()))
+    args = (
+        error.args
+        if is_group
+        else tuple(shown if content is None else load(content) for content, shown in pieces["args"])
+    )
+    attributes = {name: load(content) for name, content in pieces["attributes"].items()}
+    native = {name: load(content) for name, content in pieces["native"].items()}
+    exceptions.fill_exception(error, (args, attributes, native, (None, None, False)))
+    if pieces["lost"]:
+        add_note(error, f"(not sent with the exception: {'; '.join(pieces['lost'])})")
+    return error
 
 
 def _stand_in(node: Mapping[str, Any], text: str) -> BaseException:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cook_jupyter.errors import Tampered, TooLarge, Unverifiable
+from cook_jupyter.errors import Tampered, TooLarge, Unpicklable, Unverifiable
 from cook_jupyter.payload import surroundings, versions
 from cook_jupyter.payload.blobs import BlobStore
 from cook_jupyter.payload.envelope import (
@@ -30,6 +31,11 @@ from cook_jupyter.payload.envelope import (
 from cook_jupyter.payload.keys import Key
 from cook_jupyter.payload.transport import SealedPayload, seal_for_transport
 
+if TYPE_CHECKING:
+    from cook_jupyter.payload.pickling import LocalCode, Memo
+
+Encoded = TypeVar("Encoded")
+
 CALL = "COOK_CALL"  # the call itself, base64
 CALL_BLOB = "COOK_CALL_BLOB"  # or the name of the blob that holds it
 CALL_STORE = "COOK_CALL_STORE"  # where blobs rest
@@ -41,16 +47,36 @@ CALL_LIMIT_BYTES = 2 * 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionReference:
+    """What a call names its function by.
+
+    Attributes:
+        digest: of the blob of the function.
+        memo: the objects in the blob, so that arguments can refer to them.
+    """
+
+    digest: str
+    memo: Memo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionBlob:
     """A function, pickled once; calls name it by its digest.
 
     Attributes:
         pieces: content of the blob, in order.
+        memo: the objects in it, so that the arguments of a call can refer to them.
     """
 
     digest: str
     pieces: Sequence[Buffer]
     size: int
+    memo: Memo
+
+    @property
+    def reference(self) -> FunctionReference:
+        """What a call needs of it."""
+        return FunctionReference(digest=self.digest, memo=self.memo)
 
     @property
     def name(self) -> str:
@@ -69,7 +95,8 @@ def encode_function(function: Callable[..., Any], *, private: bool = False) -> F
         Unpicklable: something it carries cannot travel; the message names the path to it.
     """
     name = getattr(function, "__qualname__", None) or repr(function)[:80]
-    pickled, *buffers = _frames_out(function, [(name, function)], private=private)
+    _refuse_generator_function(function, name)
+    (pickled, *buffers), memo = _function_frames(function, name, private=private)
     # The digest covers the buffers, so they are copied: a thread may change an array while it is hashed.
     frames = [pickled, *map(snapshot, buffers)]
     pieces = seal({}, frames, direction="function", key=None, private=True)
@@ -87,7 +114,7 @@ def encode_function(function: Callable[..., Any], *, private: bool = False) -> F
             "a file.",
             stacklevel=3,
         )
-    return FunctionBlob(digest=digest.hexdigest(), pieces=pieces, size=size)
+    return FunctionBlob(digest=digest.hexdigest(), pieces=pieces, size=size, memo=memo)
 
 
 def check_digest(content: Buffer, digest: str) -> None:
@@ -107,7 +134,7 @@ def check_digest(content: Buffer, digest: str) -> None:
 
 
 def encode_call(
-    digest: str,
+    function: FunctionReference,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     *,
@@ -115,10 +142,10 @@ def encode_call(
     job_id: str,
     private: bool = False,
 ) -> SealedPayload:
-    """Encode and sign a call of the function with a digest.
+    """Encode and sign a call of a function.
 
     Args:
-        digest: of `encode_function`.
+        function: reference of what `encode_function` returned.
         args: positional arguments; large arrays are referred to, so write the call before they change.
         kwargs: arguments by name.
         key: the user's.
@@ -134,17 +161,22 @@ def encode_call(
         ((f"argument {place}", each) for place, each in enumerate(args, 1)),
         ((f"argument {name!r}", each) for name, each in keywords.items()),
     )
-    frames = _frames_out((args, keywords), named, private=private)
-    return _seal_call("call", frames, digest=digest, key=key, job_id=job_id, private=private)
+    frames = _argument_frames((args, keywords), named, function.memo, private=private)
+    return _seal_call("call", frames, digest=function.digest, key=key, job_id=job_id, private=private)
 
 
 def encode_bundle(
-    digest: str, columns: Sequence[Sequence[Any]], *, key: Key, job_id: str, private: bool = False
+    function: FunctionReference,
+    columns: Sequence[Sequence[Any]],
+    *,
+    key: Key,
+    job_id: str,
+    private: bool = False,
 ) -> SealedPayload:
     """Encode and sign many calls of one function in one job, each with positional arguments.
 
     Args:
-        digest: of `encode_function`.
+        function: reference of what `encode_function` returned.
         columns: the first arguments of all calls, then the second ones, ...: as `map` takes its iterables.
         key: the user's.
         job_id: the job that will run it, and no other can.
@@ -159,8 +191,8 @@ def encode_bundle(
         for place, column in enumerate(columns, 1)
         for row, each in enumerate(column, 1)
     )
-    frames = _frames_out(list(columns), named, private=private)
-    return _seal_call("bundle", frames, digest=digest, key=key, job_id=job_id, private=private)
+    frames = _argument_frames(list(columns), named, function.memo, private=private)
+    return _seal_call("bundle", frames, digest=function.digest, key=key, job_id=job_id, private=private)
 
 
 def call_environment(call: SealedPayload, *, job_id: str, store: BlobStore, key_file: str) -> dict[str, str]:
@@ -218,6 +250,7 @@ def _seal_call(
         "private": private,
         "cwd": surroundings.current_folder(),
         "path": surroundings.local_path(),
+        "main": surroundings.main_file(),
     }
     call = seal_for_transport(
         header,
@@ -235,24 +268,54 @@ def _seal_call(
     return call
 
 
-def _frames_out(value: Any, named: Iterable[tuple[str, Any]], *, private: bool) -> list[Buffer]:
+def _refuse_generator_function(function: Callable[..., Any], name: str) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise Unpicklable(
+            f"{name} is a generator function: a call returns a generator, which cannot be sent back. "
+            f"Submit a function that returns list({name}(...)), or one that does the work itself."
+        )
+
+
+def _function_frames(function: Any, name: str, *, private: bool) -> tuple[list[Buffer], Memo]:
+    from cook_jupyter.payload import pickling
+
+    def encode(local_code: pickling.LocalCode) -> tuple[list[Buffer], Memo]:
+        return pickling.to_frames_with_memo(function, local_code=local_code)
+
+    return _encode_out(encode, [(name, function)], private=private)
+
+
+def _argument_frames(
+    value: Any, named: Iterable[tuple[str, Any]], memo: Memo, *, private: bool
+) -> list[Buffer]:
+    from cook_jupyter.payload import pickling
+
+    def encode(local_code: pickling.LocalCode) -> list[Buffer]:
+        return pickling.to_frames(value, local_code=local_code, after=memo)
+
+    return _encode_out(encode, named, private=private)
+
+
+def _encode_out(
+    encode: Callable[[LocalCode], Encoded], named: Iterable[tuple[str, Any]], *, private: bool
+) -> Encoded:
     """Pickle for the way out.
 
     Where the host reaches the files of local modules it imports them: a job runs what is on disk. Elsewhere
     local code travels by value, or by name where its modules hold what cannot travel.
 
     Args:
-        value: the object to pickle.
-        named: its parts and their names in an error message; read only then.
+        encode: pickles, with local code in the given way.
+        named: the parts of what is pickled and their names in an error message; read only then.
         private: see `encode_call`.
     """
     from cook_jupyter.payload import culprits, pickling
 
-    local_code = pickling.LocalCode.FROM_DISK if private else pickling.LocalCode.BY_VALUE
     try:
-        return pickling.to_frames(value, local_code=local_code)
+        return encode(pickling.LocalCode.FROM_DISK if private else pickling.LocalCode.BY_VALUE)
     except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
         try:
-            return pickling.to_frames(value)  # a module-level lock, say: the host imports the module then
+            # A module-level lock, say: the host imports the module then.
+            return encode(pickling.LocalCode.BY_NAME)
         except Exception:  # noqa: BLE001 - see above
             raise culprits.unpicklable(named, error) from error

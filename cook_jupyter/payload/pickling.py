@@ -1,28 +1,42 @@
 """Objects to frames and back: cloudpickle protocol 5, large buffers apart.
 
 Lives here: a private pickler, which sends what the other side cannot import by value without touching
-cloudpickle's registry, and an unpickler, which gives a notebook its own classes back.
-Not here: naming what cannot travel (`payload.culprits`), signing (`payload.envelope`).
+cloudpickle's registry, and an unpickler, which gives a notebook its own classes and functions back.
+Not here: how each kind of object is taken apart (`payload.kinds`), naming what cannot travel
+(`payload.culprits`), signing (`payload.envelope`).
+
+The function of a call and its arguments are two pickles and one graph of objects: the second pickle refers to
+what is in the first. So a class, a sentinel or a list that both refer to is one object on the host, as in the
+notebook.
 
 Imports cloudpickle, so other modules import this one when they first need it.
 """
 
 from __future__ import annotations
 
+import contextvars
+import copyreg
+import ctypes
+import functools
 import io
 import os
 import pickle
 import sys
+import threading
 import types
+import typing
+import weakref
 from collections.abc import Callable, Sequence
-from enum import Enum
+from enum import Enum, EnumType
 from typing import Any
 
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
+from cook_jupyter.payload import main_module
 from cook_jupyter.payload.envelope import Buffer
 from cook_jupyter.payload.installations import OWN_PACKAGE, is_installed
+from cook_jupyter.payload.kinds import classes, enums, exceptions, functions, names, native, refused, wrappers
 from cook_jupyter.payload.local_modules import is_importable
 
 SMALLEST_BUFFER_APART = (
@@ -38,22 +52,57 @@ class LocalCode(Enum):
     FROM_DISK = 2  # by name if the reader finds the same file under that name; else whole
 
 
-def to_frames(value: Any, *, local_code: LocalCode = LocalCode.BY_NAME) -> list[Buffer]:
-    """The pickle of `value`, then the raw buffers it refers to: views of the caller's memory, not copies.
+class Memo:
+    """The objects of a pickle, so that a later one can refer to them; it keeps them alive."""
+
+    def __init__(self, pickler: _Pickler) -> None:
+        self._keeper = pickle.Pickler(io.BytesIO())  # copies and keeps a memo without leaving C
+        self._keeper.memo = pickler.memo
+        self._globals_ref = dict(pickler.globals_ref)
+
+    def give_to(self, pickler: _Pickler) -> None:
+        """Let a new pickler refer to the objects."""
+        pickler.memo = self._keeper.memo
+        pickler.globals_ref = dict(self._globals_ref)
+
+
+def to_frames(
+    value: Any, *, local_code: LocalCode = LocalCode.BY_NAME, after: Memo | None = None
+) -> list[Buffer]:
+    """Return the pickle of `value`, then the raw buffers it refers to: views of memory, not copies.
 
     Args:
         value: anything that cloudpickle takes.
         local_code: how functions and classes of local modules travel.
+        after: objects of a pickle that is read before this one.
 
     Raises:
         Exception: whatever the pickling of some object raised; see `payload.culprits`.
     """
+    return _pickle(value, local_code, after)[0]
+
+
+def to_frames_with_memo(
+    value: Any, *, local_code: LocalCode = LocalCode.BY_NAME
+) -> tuple[list[Buffer], Memo]:
+    """Return what `to_frames` does, and the objects that a later pickle can refer to.
+
+    Raises:
+        Exception: whatever the pickling of some object raised; see `payload.culprits`.
+    """
+    frames, pickler = _pickle(value, local_code, None)
+    return frames, Memo(pickler)
+
+
+def _pickle(value: Any, local_code: LocalCode, after: Memo | None) -> tuple[list[Buffer], _Pickler]:
     buffers: list[Buffer] = []
     file = io.BytesIO()
-    make = _PICKLERS[local_code]
-    make(file, protocol=5, buffer_callback=_keep_large(buffers)).dump(value)
+    pickler = _PICKLERS[local_code](file, protocol=5, buffer_callback=_keep_large(buffers))
+    if after is not None:
+        after.give_to(pickler)
+    pickler.dump(value)
     # Not getbuffer(): Python 3.12.1 crashes when it collects such a view in a cycle, as tracebacks are.
-    return [file.getvalue(), *buffers]
+    return [file.getvalue(), *buffers], pickler
 
 
 def dumps(value: Any) -> bytes:
@@ -68,16 +117,32 @@ def dumps(value: Any) -> bytes:
 
 
 def from_frames(frames: Sequence[Buffer], *, keep_classes: bool = False) -> Any:
-    """The value of verified frames.
+    """Return the value of verified frames.
 
     Args:
-        frames: as `to_frames` made them; arrays are views of them.
-        keep_classes: leave classes that were defined in this process as they are. A class that went out with
-            a call and comes back with its result is then the very same, methods included.
+        frames: from `to_frames`; arrays are views of them.
+        keep_classes: whether classes and functions that were defined in this process stay as they are.
+            A class that went out with a call and comes back is then the very same, methods included.
     """
     if keep_classes:
         return _HomecomingUnpickler(io.BytesIO(frames[0]), buffers=frames[1:]).load()
     return pickle.loads(frames[0], buffers=frames[1:])  # noqa: S301 - the caller has verified them
+
+
+def call_from_frames(
+    function_frames: Sequence[Buffer], argument_frames: Sequence[Buffer], *, keep_classes: bool = False
+) -> tuple[Callable[..., Any], Any]:
+    """Return the function and the arguments of verified frames.
+
+    Args:
+        function_frames: from `to_frames_with_memo`.
+        argument_frames: from `to_frames`, after the memo of the function.
+        keep_classes: see `from_frames`.
+    """
+    unpickler_class = _HomecomingUnpickler if keep_classes else pickle.Unpickler
+    content = io.BytesIO(b"".join((function_frames[0], argument_frames[0])))
+    unpickler = unpickler_class(content, buffers=[*function_frames[1:], *argument_frames[1:]])
+    return unpickler.load(), unpickler.load()
 
 
 def is_local(module_name: str | None) -> bool:
@@ -94,7 +159,7 @@ def is_local(module_name: str | None) -> bool:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, but what each process has of its own goes by its name.
+    """cloudpickle's, with the kinds of `payload.kinds`; what each process has of its own goes by its name.
 
     `random.random` is a method of a hidden generator: sent by value, that would give each of many equal calls
     the same "random" numbers. And `from os import environ` must not send all of the environment along.
@@ -104,30 +169,92 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is types.CodeType:
-            return _reduce_code(obj)
-        if isinstance(obj, _METHODS) and not isinstance(obj.__self__, types.ModuleType | None):
-            module = sys.modules.get(type(obj.__self__).__module__)
-            if module is not None and getattr(module, obj.__name__, None) == obj:
-                return getattr, (module, obj.__name__)
-        elif obj is os.environ:
-            return getattr, (os, "environ")
-        return super().reducer_override(obj)
+        kind = type(obj)
+        reduce = _REDUCERS.get(kind)
+        if reduce is not None:
+            return reduce(self, obj)
+        if issubclass(kind, type):
+            return self.reduce_class(obj)
+        if isinstance(kind, EnumType):
+            return enums.reduce_member(obj) if self.travels_by_value(kind) else NotImplemented
+        if isinstance(obj, BaseException):
+            return NotImplemented if exceptions.has_own_reduction(kind) else exceptions.reduce_exception(obj)
+        if kind.__module__ == "__main__" and kind not in copyreg.dispatch_table:
+            if isinstance(obj, threading.local):
+                return wrappers.reduce_thread_local(obj)
+            if names.reduces_itself(kind):
+                return names.reduce_by_own_method(obj)
+        return NotImplemented
+
+    def _goes_whole(self, module_name: str) -> bool:
+        """Return whether functions and classes of a module travel by value although it is imported here."""
+        return module_name == "__main__"
+
+    def travels_by_value(self, obj: Any) -> bool:
+        """Return whether an object with a module and a qualified name cannot be imported by the reader."""
+        name = internals._whichmodule(obj, obj.__qualname__)  # noqa: SLF001 - as cloudpickle decides
+        if name is None or self._goes_whole(name):
+            return True
+        found: Any = sys.modules.get(name)
+        for part in obj.__qualname__.split("."):
+            found = getattr(found, part, None)
+        return found is not obj
+
+    def reduce_class(self, cls: type) -> Any:
+        if cls in _NAMED_ELSEWHERE:
+            return internals._class_reduce(cls)  # noqa: SLF001 - `types` knows them
+        if not self.travels_by_value(cls):
+            return NotImplemented
+        if cls in native.METACLASSES:
+            return type, (native.METACLASSES[cls],)
+        if not cls.__flags__ & _HEAP_TYPE or cls.__flags__ & _IMMUTABLE_TYPE:
+            raise pickle.PicklingError(f"the class {cls.__name__!r} is in no module that a host could import")
+        if isinstance(cls, EnumType):
+            return enums.reduce_enum(cls)
+        if isinstance(cls, tuple(native.METACLASSES)):
+            return native.reduce_native_class(cls)
+        return classes.reduce_class(cls)
+
+    def reduce_function(self, function: types.FunctionType) -> Any:
+        if not self.travels_by_value(function):
+            return NotImplemented
+        if wrappers.is_generic_function(function):
+            return wrappers.reduce_generic_function(function)
+        return functions.reduce_function(function, self._base_globals(function.__globals__))
+
+    def _base_globals(self, namespace: dict[str, Any]) -> Any:
+        """Return what stands in the pickle for the globals of a function, before they are filled."""
+        if namespace is main_module.namespace():
+            return functions.MAIN_GLOBALS
+        base = self.globals_ref.get(id(namespace))
+        if base is None:
+            names = ("__package__", "__name__", "__path__", "__file__")
+            base = self.globals_ref[id(namespace)] = {
+                name: namespace[name] for name in names if name in namespace
+            }
+        return base
+
+    def reduce_method(self, method: Any) -> Any:
+        if not isinstance(method.__self__, types.ModuleType | None):
+            name = type(method.__self__).__module__
+            module = None if self._goes_whole(name) else sys.modules.get(name)
+            if module is not None and getattr(module, method.__name__, None) == method:
+                return getattr, (module, method.__name__)
+        return NotImplemented
+
+    def reduce_opaque(self, obj: Any, reduce: Callable[[Any], Any] | None) -> Any:
+        """Refer to an object that is a global of an importable module; else take it apart, or refuse it."""
+        module, name = names.home_of(obj)
+        if module is not None and not self._goes_whole(module):
+            return getattr, (sys.modules[module], name)
+        return NotImplemented if reduce is None else reduce(obj)
 
 
 class _ByValuePickler(_Pickler):
     """What is local travels by value."""
 
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, types.FunctionType):
-            if self._goes_whole(obj):
-                return self._dynamic_function_reduce(obj)
-        elif isinstance(obj, type) and obj.__module__ != "__main__" and self._goes_whole(obj):
-            return internals._dynamic_class_reduce(obj)  # noqa: SLF001 - its registry is global
-        return super().reducer_override(obj)
-
-    def _goes_whole(self, obj: types.FunctionType | type) -> bool:
-        return is_local(obj.__module__)
+    def _goes_whole(self, module_name: str) -> bool:
+        return module_name == "__main__" or is_local(module_name)
 
 
 class _FromDiskPickler(_ByValuePickler):
@@ -137,50 +264,101 @@ class _FromDiskPickler(_ByValuePickler):
         super().__init__(*args, **kwargs)
         self._importable: dict[str, bool] = {}
 
-    def _goes_whole(self, obj: types.FunctionType | type) -> bool:
-        name = obj.__module__
-        if not is_local(name):
+    def _goes_whole(self, module_name: str) -> bool:
+        if not super()._goes_whole(module_name):
             return False
-        top = name.partition(".")[0]
+        if module_name == "__main__":
+            return True
+        top = module_name.partition(".")[0]
         if top not in self._importable:
             self._importable[top] = is_importable(top)
         return not self._importable[top]
 
 
 class _HomecomingUnpickler(pickle.Unpickler):
-    """Gives back the reader's own classes, unchanged.
+    """Gives back the reader's own classes and functions, unchanged.
 
     cloudpickle knows a class by an id, but fills it anew from every pickle: its methods would become
     copies with other globals, deaf to what the notebook redefines later.
+
+    A function that is new here gets the globals of this process: those that it refers to and that are not
+    there yet come with it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._strangers: set[type] = set()
+        self._own: set[int] = set()  # ids of objects of this process that are met in the pickle
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "cloudpickle.cloudpickle":
-            if name in ("_make_skeleton_class", "_make_skeleton_enum"):
-                return self._meet(getattr(internals, name))
-            if name == "_class_setstate":
-                return self._fill
-        return super().find_class(module, name)
+        found = super().find_class(module, name)
+        if not module.startswith(_KINDS):
+            return found
+        if name in _CLASS_MAKERS:
+            return functools.partial(self._meet_class, found)
+        if name in _NAMED_MAKERS:
+            return functools.partial(self._meet_named, found)
+        if name == "fill_function":
+            return self._fill_function
+        if name in _FILLERS:
+            return functools.partial(self._fill, found)
+        return found
 
-    def _meet(self, make: Callable[..., type]) -> Callable[..., type]:
-        def meet(*args: Any) -> type:
-            known = internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])  # noqa: SLF001 - has no other face
-            if known is not None:
-                return known  # type: ignore[no-any-return]
-            made = make(*args)
-            self._strangers.add(made)
-            return made
+    def _meet_class(self, make: Callable[..., Any], *args: Any) -> Any:
+        *_, class_id, main_name, is_from_reader = args
+        own = classes.known_class(class_id)
+        if own is None and is_from_reader and main_name is not None:  # submitted before this process started
+            own = main_module.find(main_name)
+        return self._meet(own, type) or make(*args)
 
-        return meet
+    def _meet_named(self, make: Callable[..., Any], *args: Any) -> Any:
+        own = main_module.find(args[-1]) if args[-1] is not None else None
+        if make is functions.make_function:
+            kind = types.FunctionType if getattr(own, "__code__", None) == args[0] else None
+        else:
+            kind = _NAMED_MAKERS[make.__name__]
+        return (self._meet(own, kind) if kind is not None else None) or make(*args)
 
-    def _fill(self, made: type, state: Any) -> Any:
-        if made in self._strangers:
-            internals._class_setstate(made, state)  # noqa: SLF001 - what the pickle itself would call
-        return made
+    def _meet(self, own: Any, kind: type) -> Any:
+        if not isinstance(own, kind):
+            return None
+        self._own.add(id(own))
+        return own
+
+    def _fill(self, fill: Callable[[Any, Any], None], obj: Any, state: Any) -> None:
+        if id(obj) not in self._own:
+            fill(obj, state)
+
+    def _fill_function(self, function: types.FunctionType, state: Any) -> None:
+        if id(function) in self._own:
+            return
+        namespace = function.__globals__
+        if namespace is main_module.namespace():
+            functions.fill_function_with(function, state, functools.partial(classes.set_missing, namespace))
+        else:
+            functions.fill_function(function, state)
+
+
+_KINDS = "cook_jupyter.payload.kinds."
+_CLASS_MAKERS = frozenset(("make_class", "make_enum", "make_native_class"))
+_NAMED_MAKERS: dict[str, Any] = {
+    "make_function": types.FunctionType,
+    "make_lru_cache": wrappers.LRU_CACHE,
+    "make_generic_function": types.FunctionType,
+    "make_context_variable": contextvars.ContextVar,
+    "make_named": object,
+    "make_new_type": typing.NewType,
+}
+_FILLERS = frozenset(
+    (
+        "fill_class",
+        "fill_enum",
+        "fill_native_class",
+        "fill_attributes",
+        "fill_generic_function",
+        "fill_context_variable",
+        "fill_named",
+    )
+)
 
 
 def _reduce_code(code: types.CodeType) -> tuple[Callable[..., types.CodeType], tuple[Any, ...]]:
@@ -202,19 +380,80 @@ def _keep_large(buffers: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:
     return keep
 
 
+def _by_name_or(reduce: Callable[[Any], Any]) -> Callable[[_Pickler, Any], Any]:
+    """Return a reducer for objects that have a module and a qualified name, by which they may be imported."""
+
+    def reduce_or_refer(pickler: _Pickler, obj: Any) -> Any:
+        return reduce(obj) if pickler.travels_by_value(obj) else NotImplemented
+
+    return reduce_or_refer
+
+
+def _by_name_of_global_or(reduce: Callable[[Any], Any] | None) -> Callable[[_Pickler, Any], Any]:
+    """Return a reducer for objects that do not know their name."""
+
+    def reduce_or_refer(pickler: _Pickler, obj: Any) -> Any:
+        return pickler.reduce_opaque(obj, reduce)
+
+    return reduce_or_refer
+
+
+def _always(reduce: Callable[[Any], Any]) -> Callable[[_Pickler, Any], Any]:
+    """Return a reducer that asks no pickler."""
+
+    def reduce_it(_: _Pickler, obj: Any) -> Any:
+        return reduce(obj)
+
+    return reduce_it
+
+
 _PICKLERS = {
     LocalCode.BY_NAME: _Pickler,
     LocalCode.BY_VALUE: _ByValuePickler,
     LocalCode.FROM_DISK: _FromDiskPickler,
 }
 _FILE_NAME_INDEX = 10  # among the arguments of types.CodeType, since Python 3.11
-_METHODS = (types.MethodType, types.BuiltinMethodType)
+_HEAP_TYPE, _IMMUTABLE_TYPE = 1 << 9, 1 << 8  # Py_TPFLAGS: a class statement made it; it was written in C
+_NAMED_ELSEWHERE = frozenset(
+    (*internals._BUILTIN_TYPE_NAMES, type(None), type(...), type(NotImplemented))  # noqa: SLF001 - as cloudpickle
+)
+_REDUCERS: dict[type, Callable[[_Pickler, Any], Any]] = {
+    types.FunctionType: _Pickler.reduce_function,
+    types.CodeType: _always(_reduce_code),
+    types.CellType: _always(functions.reduce_cell),
+    types.MethodType: _Pickler.reduce_method,
+    types.BuiltinMethodType: _Pickler.reduce_method,
+    type(os.environ): _always(names.reduce_environment),
+    wrappers.LRU_CACHE: _by_name_or(wrappers.reduce_lru_cache),
+    functools.cached_property: _always(wrappers.reduce_cached_property),
+    contextvars.ContextVar: _by_name_of_global_or(wrappers.reduce_context_variable),
+    threading.local: _by_name_of_global_or(wrappers.reduce_thread_local),
+    type(threading.Lock()): _by_name_of_global_or(None),
+    type(threading.RLock()): _by_name_of_global_or(None),
+    weakref.ref: _always(wrappers.reduce_weak_reference),
+    weakref.WeakSet: _always(wrappers.reduce_weak_collection),
+    weakref.WeakKeyDictionary: _always(wrappers.reduce_weak_collection),
+    weakref.WeakValueDictionary: _always(wrappers.reduce_weak_collection),
+    memoryview: _always(wrappers.reduce_memory),
+    object: _by_name_of_global_or(names.reduce_sentinel),
+    typing.NewType: _by_name_or(names.reduce_new_type),
+    typing.ParamSpec: _always(names.reduce_type_parameter),
+    typing.TypeVarTuple: _always(names.reduce_type_parameter),
+    **dict.fromkeys(names.DATACLASS_SENTINELS, _always(names.reduce_dataclass_sentinel)),
+    io.TextIOWrapper: _always(refused.reduce_file),
+    ctypes.CDLL: _always(refused.refuse),
+    weakref.ProxyType: _always(refused.refuse),
+    weakref.CallableProxyType: _always(refused.refuse),
+    weakref.finalize: _always(refused.refuse),
+}
+if hasattr(typing, "TypeAliasType"):  # Python 3.12
+    _REDUCERS[typing.TypeAliasType] = _always(names.reduce_type_alias)
 _locality: dict[str, tuple[types.ModuleType | None, bool]] = {}
 
 
 def _lies_outside_installations(name: str, module: types.ModuleType | None) -> bool:
     if name.partition(".")[0] in {"__main__", "builtins", OWN_PACKAGE}:
-        return False  # __main__ is by value anyway: cloudpickle sees to it
+        return False  # __main__ is by value anyway
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or not file.endswith(".py"):
         return False  # built in, frozen or compiled

@@ -104,5 +104,5 @@ def _received(data: failures.Data, facts: Mapping[str, Any]) -> BaseException:
     error = failures.put_together(data)
     if isinstance(error, JobFailed):
         error.job_id, error.host = facts["job"], facts["host"]
-    error.add_note(f"Cook job {facts['job']}, instance {facts['instance']}, on {facts['host']}")
+    failures.add_note(error, f"Cook job {facts['job']}, instance {facts['instance']}, on {facts['host']}")
     return error

@@ -18,6 +18,7 @@ from typing import Any
 
 from cook_jupyter.payload.installations import package_folders
 from cook_jupyter.payload.local_modules import LocalModules
+from cook_jupyter.payload.main_module import fresh_main
 
 
 def current_folder() -> str:
@@ -31,6 +32,12 @@ def current_folder() -> str:
 def local_path() -> list[str]:
     """The entries of sys.path that the host's Python does not have by itself."""
     return list(_local_entries(tuple(sys.path)))
+
+
+def main_file() -> str | None:
+    """Return the path of the script that is `__main__`; None in a notebook."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    return os.path.abspath(file) if isinstance(file, str) else None  # noqa: PTH100 - as `local_path`
 
 
 @functools.lru_cache(maxsize=8)
@@ -57,10 +64,10 @@ def reseed() -> None:
 
 @contextlib.contextmanager
 def as_in_notebook(header: Mapping[str, Any]) -> Iterator[None]:
-    """Run in the notebook's folder (if it exists here), with its part of sys.path and its local modules.
+    """Run in the notebook's folder, if it exists here, with its part of sys.path and a fresh `__main__`.
 
     Args:
-        header: of a call: `cwd` and `path`.
+        header: of a call: `cwd`, `path` and `main`.
     """
     before_path, before_folder = list(sys.path), current_folder()
     known = set(sys.path)
@@ -72,7 +79,8 @@ def as_in_notebook(header: Mapping[str, Any]) -> Iterator[None]:
             moved = True
     _modules.begin_job((header["cwd"], *header["path"]))
     try:
-        yield
+        with fresh_main(header.get("main")):
+            yield
     finally:
         _modules.end_job()
         if moved:

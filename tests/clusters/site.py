@@ -54,7 +54,9 @@ class LocalSite:
         blob = encode_function(function)
         self.store.put(blob.name, blob.pieces)
         job_id = str(uuid4())
-        sealed = encode_call(blob.digest, args, {}, key=self.key, job_id=job_id, private=self.store.private)
+        sealed = encode_call(
+            blob.reference, args, {}, key=self.key, job_id=job_id, private=self.store.private
+        )
         env = call_environment(sealed, job_id=job_id, store=self.store, key_file=str(self.key_file))
         command = f"{python} -m cook_jupyter.worker call"
         env = {**env, **spec.pop("env", {})}

@@ -55,7 +55,7 @@ def function_of(number: int) -> Callable[[int], int]:
 
 def blob_of(executor: CookExecutor, function: Callable[[int], int]) -> Path:
     session = executor._line.live()
-    return Path(session.info["blobs"]) / "functions" / session.function_digest(function)
+    return Path(session.info["blobs"]) / "functions" / session.send_function(function).digest
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -26,7 +26,7 @@ class Sender:
         def send(_: object) -> None:
             self.pickled += 1
 
-        found = self.functions.digest_of(function, send)
+        found = self.functions.reference_of(function, send).digest
         assert found == encode_function(function).digest, "an old pickle was used for a changed function"
         return found
 

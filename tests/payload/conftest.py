@@ -14,7 +14,13 @@ import pytest
 from cook_jupyter.payload.blobs import BlobStore, DirectoryStore
 from cook_jupyter.payload.calls import CallOutcome, run_call
 from cook_jupyter.payload.keys import Key, read_or_make_key
-from cook_jupyter.payload.outgoing import call_environment, encode_bundle, encode_call, encode_function
+from cook_jupyter.payload.outgoing import (
+    FunctionReference,
+    call_environment,
+    encode_bundle,
+    encode_call,
+    encode_function,
+)
 from cook_jupyter.payload.results import Result, read_result
 from tests.waiting import HANG_S
 
@@ -92,10 +98,10 @@ class Desk:
         env = call_environment(sealed, job_id=job, store=self.store, key_file=self.key_file)
         return {**env, **self.environment}, job
 
-    def put(self, function: Callable[..., Any]) -> str:
+    def put(self, function: Callable[..., Any]) -> FunctionReference:
         blob = encode_function(function, private=self.store.private)
         self.store.put(blob.name, blob.pieces)
-        return blob.digest
+        return blob.reference
 
     def run(self, env: Mapping[str, str], job: str) -> Result:
         instance = str(uuid4())

@@ -30,7 +30,6 @@ from cook_jupyter.errors import (
 )
 from cook_jupyter.payload import outgoing, versions
 from cook_jupyter.payload.calls import run_call
-from cook_jupyter.payload.failures import RemoteException
 from cook_jupyter.payload.keys import read_or_make_key
 from cook_jupyter.payload.outgoing import encode_call, encode_function
 from cook_jupyter.payload.results import read_result
@@ -265,54 +264,6 @@ def test_an_exception_class_of_the_notebook_comes_back_as_itself(desk: Desk) -> 
 
     assert isinstance(error, Bust)
     assert error.amount == 7
-
-
-def test_an_exception_that_cannot_be_pickled_has_a_faithful_stand_in(desk: Desk) -> None:
-    def fail() -> NoReturn:
-        error = OSError("the disk sang")
-        error.lock = threading.Lock()  # type: ignore[attr-defined]
-        raise error
-
-    error = desk.call(fail).error
-
-    assert isinstance(error, RemoteException)
-    assert isinstance(error, OSError)
-    assert str(error) == "the disk sang"
-    assert error.remote_type == "OSError"
-    assert "in fail" in error.remote_traceback
-    assert frames_of(error) == ["fail"]
-
-
-def test_an_exception_whose_pickle_cannot_be_read_has_a_stand_in_too(desk: Desk) -> None:
-    class Picky(KeyError):
-        def __init__(self, one: str, two: str) -> None:
-            super().__init__(f"{one} and {two}")
-
-    def fail() -> NoReturn:
-        raise Picky("a", "b")
-
-    error = desk.call(fail).error
-
-    assert isinstance(error, KeyError)
-    assert type(error).__name__ == "Picky"
-    assert "a and b" in str(error)
-
-
-def test_an_exception_with_a_broken_str_is_still_told(desk: Desk) -> None:
-    class Mute(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError
-
-        def __reduce__(self) -> NoReturn:
-            raise RuntimeError
-
-    def fail() -> NoReturn:
-        raise Mute
-
-    error = desk.call(fail).error
-
-    assert type(error).__name__ == "Mute"
-    assert "__str__ raised" in str(error)
 
 
 def test_an_exception_group_keeps_its_parts_and_their_frames(desk: Desk) -> None:

@@ -1,0 +1,216 @@
+"""Classes by value: whole, found by `pickle` inside the job, and without running hooks a second time.
+
+Lives here: creating a class again from its parts, and which class of another process a class is.
+Not here: enumerations (`kinds.enums`), classes of ctypes (`kinds.native`), when a class travels by value
+(`payload.pickling`).
+
+A class is created empty and filled once it can be referred to, as in cloudpickle. Its metaclass,
+`__init_subclass__` and `__set_name__` have done their work in the notebook and what they made travels; they
+are not called again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from cloudpickle import cloudpickle as internals
+
+from cook_jupyter.payload import main_module
+from cook_jupyter.payload.kinds.functions import Reduced, names_in_annotations
+
+ClassState = tuple[dict[str, Any], dict[str, Any]]
+
+
+def reduce_class(cls: type) -> Reduced:
+    """Take a class apart."""
+    attributes, _ = internals._class_getstate(cls)  # noqa: SLF001 - has no other interface
+    namespace = {
+        name: attributes.pop(name)
+        for name in ("__module__", "__slots__", "__orig_bases__")
+        if name in attributes
+    }
+    namespace["__qualname__"] = cls.__qualname__
+    if isinstance(cls.__dict__.get("__dict__"), property):
+        namespace["__dict__"] = cls.__dict__["__dict__"]
+    for name, value in list(attributes.items()):
+        if isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls:
+            del attributes[name]  # made from __slots__
+    args = (type(cls), cls.__name__, bases_of(cls), namespace, *identity_of(cls))
+    return make_class, args, (attributes, named_in_main(cls)), None, None, fill_class
+
+
+def make_class(
+    metaclass: type,
+    name: str,
+    bases: tuple[Any, ...],
+    namespace: dict[str, Any],
+    class_id: str,
+    main_name: str | None,
+    is_from_reader: bool,  # for the unpickler
+) -> type:
+    """Create an empty class, to be filled later.
+
+    Args:
+        metaclass: the metaclass.
+        name: the name of the class.
+        bases: its bases, as they were written.
+        namespace: what has to be known when it is created.
+        class_id: by which the other process knows it.
+        main_name: its qualified name in `__main__`, if it can be found there.
+        is_from_reader: whether it travelled to the process that now sends it.
+    """
+    resolved = types.resolve_bases(bases)
+    namespace = {sys.intern(key): value for key, value in namespace.items()}
+    if resolved is not bases:
+        namespace.setdefault("__orig_bases__", bases)
+    cls = _create(metaclass, name, resolved, namespace)
+    track(cls, class_id)
+    publish(cls, main_name)
+    return cls
+
+
+def fill_class(cls: type, state: ClassState) -> None:
+    """Set the attributes of a class, and the names of `__main__` that it needs."""
+    attributes, names = state
+    registered = attributes.pop("_abc_impl", ())
+    for name, value in attributes.items():
+        type.__setattr__(cls, name, value)
+    if "__firstlineno__" in attributes:  # Python 3.13 drops it when another attribute is set
+        type.__setattr__(cls, "__firstlineno__", attributes["__firstlineno__"])
+    for subclass in registered:
+        cls.register(subclass)  # type: ignore[attr-defined]
+    if main_module.is_in_job():
+        set_missing(main_module.namespace(), names)
+
+
+def bases_of(cls: type) -> tuple[Any, ...]:
+    """Return the bases of a class as they were written, if they lead to its bases again."""
+    written: tuple[Any, ...] = cls.__dict__.get("__orig_bases__", cls.__bases__)
+    if written is not cls.__bases__ and types.resolve_bases(written) != cls.__bases__:
+        return cls.__bases__  # NamedTuple, TypedDict
+    return written
+
+
+def named_in_main(cls: type) -> dict[str, Any]:
+    """Return the names of `__main__` that a class needs: the class around it, and its annotations' own."""
+    names = names_in_annotations(inspect.get_annotations(cls).values())
+    qualified = main_module.name_of(cls)
+    if qualified is not None and "." in qualified:
+        top = qualified.partition(".")[0]
+        names[top] = main_module.namespace()[top]
+    return names
+
+
+def identity_of(cls: type) -> tuple[str, str | None, bool]:
+    """Return the id of a class, its qualified name in `__main__` or None, and whether it travelled here."""
+    received = cls in _received
+    return tracker_id(cls), main_module.name_of(cls), received
+
+
+def publish(obj: Any, main_name: str | None) -> None:
+    """Let `pickle` find an object in the job's `__main__`; what is inside a class is found with that."""
+    if main_name is not None and "." not in main_name and main_module.is_in_job():
+        main_module.namespace()[main_name] = obj
+
+
+def set_missing(namespace: dict[str, Any], names: dict[str, Any]) -> None:
+    """Set names that are not there."""
+    for name, value in names.items():
+        namespace.setdefault(name, value)
+
+
+# --- which class is which -----------------------------------------------------------------------------------
+
+
+def tracker_id(obj: Any) -> str:
+    """Return the id by which other processes know a class."""
+    made: str = internals._get_or_create_tracker_id(obj)  # noqa: SLF001 - also a job's own cloudpickle's
+    return made
+
+
+def known_class(class_id: str) -> Any:
+    """Return the class of this process that has an id, or None."""
+    return internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(class_id)  # noqa: SLF001 - see `tracker_id`
+
+
+def track(cls: type, class_id: str) -> None:
+    """Give a new class the id that it has in another process, until the job ends.
+
+    A class of an earlier job that still lives keeps out of this one: its attributes may have been changed.
+    """
+    by_id = internals._DYNAMIC_CLASS_TRACKER_BY_ID  # noqa: SLF001 - see `tracker_id`
+    with internals._DYNAMIC_CLASS_TRACKER_LOCK:  # noqa: SLF001
+        before = by_id.get(class_id)
+        internals._DYNAMIC_CLASS_TRACKER_BY_CLASS[cls] = class_id  # noqa: SLF001
+        if before is None or main_module.is_in_job():
+            by_id[class_id] = cls
+        _received.add(cls)
+
+    def restore() -> None:
+        if before is not None:
+            by_id[class_id] = before
+
+    main_module.at_end_of_job(restore)
+
+
+_received: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+def is_tracked(cls: type) -> bool:
+    """Return whether a class travelled by value, from this process or to it."""
+    return cls in internals._DYNAMIC_CLASS_TRACKER_BY_CLASS  # noqa: SLF001 - see `tracker_id`
+
+
+# --- creating without hooks ---------------------------------------------------------------------------------
+
+
+def _create(metaclass: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
+    hooked = [base for base in _hooked_bases(bases) if is_tracked(base)]
+    try:
+        return _create_without(hooked, metaclass, name, bases, dict(namespace))
+    except TypeError:
+        every = _hooked_bases(bases)
+        if len(every) == len(hooked):
+            raise
+        # A hook of an installed class wants the keywords of the class statement, which nobody keeps.
+        return _create_without(every, metaclass, name, bases, dict(namespace))
+
+
+def _create_without(
+    hooked: list[type], metaclass: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]
+) -> type:
+    create = next(parent for parent in metaclass.__mro__ if not is_tracked(parent))
+    with contextlib.ExitStack() as stack:
+        for base in hooked:
+            stack.enter_context(_without_hook(base))
+        if create.__name__ == "_TypedDictMeta":  # it takes the bases that were written, and returns others
+            return type.__new__(metaclass, name, bases, namespace)
+        if create is metaclass:
+            made: type = metaclass(name, bases, namespace)
+            return made
+        return create.__new__(metaclass, name, bases, namespace)
+
+
+def _hooked_bases(bases: tuple[type, ...]) -> list[type]:
+    """Return the classes above a class that have a hook for subclasses written in Python."""
+    return [
+        cls
+        for cls in dict.fromkeys(parent for base in bases for parent in base.__mro__)
+        if isinstance(vars(cls).get("__init_subclass__"), classmethod) and cls.__module__ != "typing"
+    ]
+
+
+@contextlib.contextmanager
+def _without_hook(base: type) -> Iterator[None]:
+    hook = vars(base)["__init_subclass__"]
+    type.__setattr__(base, "__init_subclass__", classmethod(lambda _cls, **_keywords: None))
+    try:
+        yield
+    finally:
+        type.__setattr__(base, "__init_subclass__", hook)

@@ -1,0 +1,228 @@
+"""Objects that `pickle` knows by a name alone: sent by value where no host knows that name.
+
+Lives here: NewType, ParamSpec, TypeVarTuple, aliases of types, sentinels made by `object()`, and objects
+whose own `__reduce__` returns the name of a global of `__main__`.
+Not here: functions and classes (`kinds.functions`, `kinds.classes`); TypeVar, which cloudpickle sends.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copyreg
+import dataclasses
+import os
+import pickle
+import sys
+import threading
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from cook_jupyter.payload import main_module
+from cook_jupyter.payload.kinds.classes import publish
+from cook_jupyter.payload.kinds.functions import Reduced
+
+# --- typing -------------------------------------------------------------------------------------------------
+
+
+def reduce_new_type(new_type: Any) -> Reduced:
+    """Take a NewType apart."""
+    args = (new_type.__qualname__, new_type.__supertype__, new_type.__module__, main_module.name_of(new_type))
+    return make_new_type, args
+
+
+def make_new_type(name: str, supertype: Any, module: str, main_name: str | None) -> Any:
+    """Return a NewType.
+
+    Args:
+        name: its qualified name.
+        supertype: the type that it stands for.
+        module: the module that defined it.
+        main_name: its name in `__main__`, if it can be found there.
+    """
+    new_type: Any = typing.NewType(name, supertype)  # type: ignore[misc]
+    new_type.__module__ = module
+    publish(new_type, main_name)
+    return new_type
+
+
+def reduce_type_parameter(parameter: Any) -> Reduced:
+    """Take a ParamSpec or a TypeVarTuple apart."""
+    return make_type_parameter, (type(parameter).__name__, parameter.__name__, parameter.__module__)
+
+
+def make_type_parameter(kind: str, name: str, module: str) -> Any:
+    """Return a parameter of types.
+
+    Args:
+        kind: ParamSpec or TypeVarTuple.
+        name: its name.
+        module: the module that defined it.
+    """
+    found = main_module.namespace().get(name)
+    if module == main_module.MAIN and type(found) is getattr(typing, kind):
+        return found
+    parameter = getattr(typing, kind)(name)
+    parameter.__module__ = module
+    publish(parameter, name if module == main_module.MAIN else None)
+    return parameter
+
+
+def reduce_type_alias(alias: Any) -> Reduced:
+    """Take an alias that a `type` statement made apart."""
+    return make_type_alias, (alias.__name__, alias.__value__, alias.__type_params__)
+
+
+def make_type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    """Return an alias of a type.
+
+    Args:
+        name: its name.
+        value: the type.
+        parameters: its parameters.
+    """
+    alias = typing.TypeAliasType(name, value, type_params=parameters)  # type: ignore[attr-defined]
+    publish(alias, name)
+    return alias
+
+
+# --- sentinels ----------------------------------------------------------------------------------------------
+
+
+def reduce_sentinel(sentinel: object) -> Reduced:
+    """Refer to an `object()` by the name that it has in `__main__`."""
+    _, name = home_of(sentinel)
+    return make_sentinel, (name,)
+
+
+def make_sentinel(main_name: str) -> object:
+    """Return the `object()` that has a name in `__main__`; a new one where there is none.
+
+    Args:
+        main_name: the name; empty if it has none.
+    """
+    found = main_module.namespace().get(main_name)
+    if type(found) is object:
+        return found
+    made = object()
+    publish(made, main_name or None)
+    return made
+
+
+def home_of(obj: Any) -> tuple[str | None, str]:
+    """Return the module that has an object among its globals, and the name there; None and "" if none has.
+
+    `__main__` comes last: what it has imported from elsewhere is at home there.
+    """
+    module, name = _homes.of(obj)
+    if module is not None:
+        return module, name
+    for name, value in list(main_module.namespace().items()):
+        if value is obj:
+            return main_module.MAIN, name
+    return None, ""
+
+
+class _Homes:
+    """Where objects that do not know their names are globals. Looked for again when modules were imported."""
+
+    KINDS = (object, contextvars.ContextVar, threading.local, type(threading.Lock()), type(threading.RLock()))
+
+    def __init__(self) -> None:
+        self._names: dict[int, tuple[str, str]] = {}
+        self._modules = 0
+
+    def of(self, obj: Any) -> tuple[str | None, str]:
+        if self._modules != len(sys.modules):
+            self._read()
+        module, name = self._names.get(id(obj), ("", ""))
+        found = module and getattr(sys.modules.get(module), name, None) is obj
+        return (module, name) if found else (None, "")
+
+    def _read(self) -> None:
+        modules = dict(sys.modules)
+        self._modules = len(modules)
+        modules.pop(main_module.MAIN, None)
+        self._names = {
+            id(value): (module_name, name)
+            for module_name, module in modules.items()
+            for name, value in list(getattr(module, "__dict__", {}).items())
+            if type(value) in self.KINDS
+        }
+
+
+_homes = _Homes()
+
+
+def reduce_environment(variables: Any) -> Any:
+    """Refer to the environment of the process that reads the pickle."""
+    return (getattr, (os, "environ")) if variables is os.environ else NotImplemented
+
+
+_DATACLASS_NAMES = ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")
+DATACLASS_SENTINELS = tuple(
+    type(getattr(dataclasses, name)) for name in _DATACLASS_NAMES if hasattr(dataclasses, name)
+)
+
+
+def reduce_dataclass_sentinel(sentinel: Any) -> Reduced:
+    """Refer to an object of the module `dataclasses` by its name: a copy would not be recognised."""
+    name = next(name for name in _DATACLASS_NAMES if getattr(dataclasses, name, None) is sentinel)
+    return getattr, (dataclasses, name)
+
+
+# --- whatever reduces itself to a name ----------------------------------------------------------------------
+
+
+def reduces_itself(cls: type) -> bool:
+    """Return whether instances of a class say themselves how they are pickled."""
+    return any(
+        "__reduce__" in vars(parent) or "__reduce_ex__" in vars(parent)
+        for parent in cls.__mro__
+        if parent is not object
+    )
+
+
+def reduce_by_own_method(obj: Any) -> Any:
+    """Take an object of `__main__` apart as its class does it; by value where that gives a global's name."""
+    reduced = obj.__reduce_ex__(5)
+    if not isinstance(reduced, str) or pickle.whichmodule(obj, reduced) != main_module.MAIN:  # type: ignore[attr-defined]
+        return reduced
+    make, args, state = _default_reduction(obj)
+    return make_named, (make, args, reduced), (state,), None, None, fill_named
+
+
+def make_named(make: Callable[..., Any], args: tuple[Any, ...], name: str) -> Any:
+    """Create an object that has a name in `__main__`.
+
+    Args:
+        make: creates it.
+        args: arguments of `make`.
+        name: the name.
+    """
+    made = make(*args)
+    publish(made, name)
+    return made
+
+
+def fill_named(obj: Any, state: tuple[Any]) -> None:
+    """Set the state of an object, as `pickle` does."""
+    content = state[0]
+    if content is None:
+        return
+    if hasattr(obj, "__setstate__"):
+        obj.__setstate__(content)
+        return
+    by_dict, by_slot = content if isinstance(content, tuple) else (content, None)
+    vars(obj).update(by_dict or {})
+    for name, value in (by_slot or {}).items():
+        object.__setattr__(obj, name, value)
+
+
+def _default_reduction(obj: Any) -> tuple[Any, ...]:
+    """Return what `object` itself would say of an instance, whatever its class says."""
+    cls = type(obj)
+    slot_names = copyreg._slotnames(cls)  # type: ignore[attr-defined]  # noqa: SLF001 - as copyreg itself
+    slots = {name: getattr(obj, name) for name in slot_names if hasattr(obj, name)}
+    state = (dict(vars(obj)) if hasattr(obj, "__dict__") else None, slots)
+    return copyreg.__newobj__, (cls,), state  # type: ignore[attr-defined]
