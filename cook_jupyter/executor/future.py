@@ -184,7 +184,9 @@ class CookFuture(concurrent.futures.Future[Any]):
         blob = store.get(f"functions/{opened.header['function']}")
         outgoing.check_digest(blob, opened.header["function"])
         function_frames = unseal(blob, direction="function", key=None, private=True).frames
-        function, arguments = pickling.call_from_frames(function_frames, opened.frames, keep_classes=True)
+        function, arguments = pickling.call_from_frames(
+            function_frames, opened.frames, shared=opened.header.get("shares", True), keep_classes=True
+        )
         if opened.header["kind"] == "bundle":
             return [function(*args) for args in zip(*arguments, strict=True)]
         args, kwargs = arguments

@@ -186,7 +186,7 @@ def _unpickle(opened: Opened, store: BlobStore, pack: _Packer) -> tuple[Callable
     frames = _function_frames(opened.header["function"], store)
     pack.begun = True  # unpickling runs code of the user
     try:
-        return pickling.call_from_frames(frames, opened.frames)
+        return pickling.call_from_frames(frames, opened.frames, shared=opened.header.get("shares", True))
     except CookError:
         raise
     except Exception as error:

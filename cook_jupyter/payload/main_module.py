@@ -12,14 +12,12 @@ Imports the standard library alone: a worker imports this module before anything
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 MAIN = "__main__"
-_MISSING = object()
 
 
 def namespace() -> dict[str, Any]:
@@ -44,24 +42,31 @@ def name_of(obj: Any) -> str | None:
     return name if isinstance(name, str) and find(name) is obj else None
 
 
-@contextlib.contextmanager
-def fresh_main(file: str | None) -> Iterator[None]:
-    """Give a job a `__main__` of its own.
+class FreshMain:
+    """A `__main__` of a job's own; the process has its own again when the context ends.
 
     Args:
         file: path of the script that submitted the job; None for a notebook.
     """
-    global _at_end  # a process runs one job at a time
-    main = ModuleType(MAIN)
-    if file is not None:
-        main.__file__ = file
-    outer_main, outer_at_end = sys.modules[MAIN], _at_end
-    sys.modules[MAIN], _at_end = main, []
-    try:
-        yield
-    finally:
-        undo, _at_end = _at_end, outer_at_end
-        sys.modules[MAIN] = outer_main
+
+    __slots__ = ("_main", "_outer")
+
+    def __init__(self, file: str | None) -> None:
+        self._main = ModuleType(MAIN)
+        if file is not None:
+            self._main.__file__ = file
+
+    def __enter__(self) -> None:
+        """Install it."""
+        global _at_end  # a process runs one job at a time
+        self._outer = sys.modules[MAIN], _at_end
+        sys.modules[MAIN], _at_end = self._main, []
+
+    def __exit__(self, *_: object) -> None:
+        """Undo what was left for the end of the job."""
+        global _at_end  # see above
+        undo = _at_end
+        sys.modules[MAIN], _at_end = self._outer
         for callback in reversed(undo):
             callback()
 

@@ -43,6 +43,7 @@ CALL_KEYFILE = "COOK_CALL_KEYFILE"
 
 INLINE_CALL_BYTES = 48 * 1024  # 64 KiB as base64
 LARGE_FUNCTION_BYTES = 10 * 1024 * 1024  # from here on the user is told what makes it so large
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))  # arguments that share nothing
 CALL_LIMIT_BYTES = 2 * 1024 * 1024 * 1024
 
 
@@ -161,8 +162,9 @@ def encode_call(
         ((f"argument {place}", each) for place, each in enumerate(args, 1)),
         ((f"argument {name!r}", each) for name, each in keywords.items()),
     )
-    frames = _argument_frames((args, keywords), named, function.memo, private=private)
-    return _seal_call("call", frames, digest=function.digest, key=key, job_id=job_id, private=private)
+    memo = None if _PLAIN.issuperset(map(type, (*args, *keywords.values()))) else function.memo
+    frames = _argument_frames((args, keywords), named, memo, private=private)
+    return _seal_call("call", frames, function=function, memo=memo, key=key, job_id=job_id, private=private)
 
 
 def encode_bundle(
@@ -192,7 +194,9 @@ def encode_bundle(
         for row, each in enumerate(column, 1)
     )
     frames = _argument_frames(list(columns), named, function.memo, private=private)
-    return _seal_call("bundle", frames, digest=function.digest, key=key, job_id=job_id, private=private)
+    return _seal_call(
+        "bundle", frames, function=function, memo=function.memo, key=key, job_id=job_id, private=private
+    )
 
 
 def call_environment(call: SealedPayload, *, job_id: str, store: BlobStore, key_file: str) -> dict[str, str]:
@@ -240,11 +244,19 @@ def open_call(environment: Mapping[str, str], *, store: BlobStore, key: Key, job
 
 
 def _seal_call(
-    kind: str, frames: list[Buffer], *, digest: str, key: Key, job_id: str, private: bool
+    kind: str,
+    frames: list[Buffer],
+    *,
+    function: FunctionReference,
+    memo: Memo | None,
+    key: Key,
+    job_id: str,
+    private: bool,
 ) -> SealedPayload:
     header = {
         "kind": kind,
-        "function": digest,
+        "function": function.digest,
+        "shares": memo is not None,  # objects with the function
         "job": job_id,
         "versions": versions.fingerprint(),
         "private": private,
@@ -286,7 +298,7 @@ def _function_frames(function: Any, name: str, *, private: bool) -> tuple[list[B
 
 
 def _argument_frames(
-    value: Any, named: Iterable[tuple[str, Any]], memo: Memo, *, private: bool
+    value: Any, named: Iterable[tuple[str, Any]], memo: Memo | None, *, private: bool
 ) -> list[Buffer]:
     from cook_jupyter.payload import pickling
 

@@ -130,15 +130,23 @@ def from_frames(frames: Sequence[Buffer], *, keep_classes: bool = False) -> Any:
 
 
 def call_from_frames(
-    function_frames: Sequence[Buffer], argument_frames: Sequence[Buffer], *, keep_classes: bool = False
+    function_frames: Sequence[Buffer],
+    argument_frames: Sequence[Buffer],
+    *,
+    shared: bool,
+    keep_classes: bool = False,
 ) -> tuple[Callable[..., Any], Any]:
     """Return the function and the arguments of verified frames.
 
     Args:
         function_frames: from `to_frames_with_memo`.
-        argument_frames: from `to_frames`, after the memo of the function.
+        argument_frames: from `to_frames`.
+        shared: whether that was after the memo of the function.
         keep_classes: see `from_frames`.
     """
+    if not shared:
+        function = from_frames(function_frames, keep_classes=keep_classes)
+        return function, from_frames(argument_frames, keep_classes=keep_classes)
     unpickler_class = _HomecomingUnpickler if keep_classes else pickle.Unpickler
     content = io.BytesIO(b"".join((function_frames[0], argument_frames[0])))
     unpickler = unpickler_class(content, buffers=[*function_frames[1:], *argument_frames[1:]])

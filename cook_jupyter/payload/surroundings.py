@@ -18,7 +18,7 @@ from typing import Any
 
 from cook_jupyter.payload.installations import package_folders
 from cook_jupyter.payload.local_modules import LocalModules
-from cook_jupyter.payload.main_module import fresh_main
+from cook_jupyter.payload.main_module import FreshMain
 
 
 def current_folder() -> str:
@@ -37,7 +37,10 @@ def local_path() -> list[str]:
 def main_file() -> str | None:
     """Return the path of the script that is `__main__`; None in a notebook."""
     file = getattr(sys.modules["__main__"], "__file__", None)
-    return os.path.abspath(file) if isinstance(file, str) else None  # noqa: PTH100 - as `local_path`
+    return _absolute(file) if isinstance(file, str) else None
+
+
+_absolute = functools.lru_cache(maxsize=8)(os.path.abspath)  # of the folder in which the script was started
 
 
 @functools.lru_cache(maxsize=8)
@@ -79,7 +82,7 @@ def as_in_notebook(header: Mapping[str, Any]) -> Iterator[None]:
             moved = True
     _modules.begin_job((header["cwd"], *header["path"]))
     try:
-        with fresh_main(header.get("main")):
+        with FreshMain(header.get("main")):
             yield
     finally:
         _modules.end_job()

@@ -11,8 +11,7 @@
 
 Each module has functions that take an object apart (`reduce_...`), for the pickler of `payload.pickling`, and
 functions that a pickle calls to put it together: `make_...` creates the object, `fill_...` gives it its state
-once it can be referred to. The table of kinds in `docs/reference/what-travels.md` is held to them by a test that
-runs each kind.
+once it can be referred to. A test runs each kind and compares the table in `docs/reference/what-travels.md`.
 
 The idea and much of the work are cloudpickle's; here is what it leaves out, or
 sends by a name that no host knows.
