@@ -175,6 +175,18 @@ def _finished(coroutine: CoroutineType[Any, Any, Any]) -> Any:
     return asyncio.run(coroutine)
 
 
+def _finish_all(values: list[Any], failed: dict[int, failures.Data]) -> None:
+    """Run the coroutines among the values of a bundle, of a function that is not `async def` itself."""
+    for place, value in enumerate(values):
+        if type(value) is CoroutineType:
+            try:
+                values[place] = _finished(value)
+            except BaseException as error:  # noqa: BLE001 - as in _run_bundle
+                _show(error)
+                failed[place] = _sendable(error)
+                values[place] = None
+
+
 def _unpickle(opened: Opened, store: BlobStore, pack: _Packer) -> tuple[Callable[..., Any], Any]:
     if (difference := versions.mismatch(opened.header["versions"])) is not None:
         raise EnvironmentMismatch(
@@ -265,6 +277,7 @@ class _Packer:
         try:
             frames = pickling.to_frames((values, failed))
         except Exception:  # noqa: BLE001 - see `value`; now find out whose fault it is
+            _finish_all(values, failed)
             for place, value in enumerate(values):
                 try:
                     pickling.to_frames(value)

@@ -59,6 +59,39 @@ def test_classes_of_the_notebook_come_back_as_themselves(shell: Shell) -> None:
     assert isinstance(shell.names["p"], shell.names["Point"])
 
 
+def test_a_function_that_comes_back_uses_the_names_of_the_notebook(shell: Shell) -> None:
+    shell.good("rate = 2\ndef helper(x): return rate * x")
+    shell.good("%%cook --out scaled\nextra = 100\nrate = 7\ndef scaled(x): return helper(x) + extra")
+
+    assert shell.good("scaled(1)").value == 102, "rate was not brought back, extra came with the function"
+
+    shell.good("rate = 5\nextra = 0\ndef helper(x): return -rate * x")
+    assert shell.good("scaled(1)").value == -5
+    assert shell.good("(scaled.__globals__ is globals(), scaled.__module__)").value == (True, "__main__")
+
+
+def test_a_function_of_the_notebook_comes_back_as_itself_unless_the_cell_defined_another(
+    shell: Shell,
+) -> None:
+    shell.good("def f(): return 1\ndef g(): return 1\nfirst = f\nsecond = g")
+    shell.good("%%cook --out f,g\ndef g(): return 2\nf, g")
+
+    assert shell.good("(f is first, g is second, g())").value == (True, False, 2)
+
+
+def test_a_cell_pickles_and_awaits_what_the_notebook_and_itself_define(shell: Shell) -> None:
+    shell.good("class Point:\n    pass\nasync def later(x): return x")
+    ran = shell.good(
+        "%%cook\nimport pickle\nfrom concurrent.futures import ProcessPoolExecutor\n"
+        "class Own: pass\ndef double(x): return 2 * x\n"
+        "again = [type(pickle.loads(pickle.dumps(one()))) is one for one in (Point, Own)]\n"
+        "with ProcessPoolExecutor(1) as pool: doubled = pool.submit(double, 4).result()\n"
+        "(again, doubled, await later(3))"
+    )
+
+    assert ran.value == ([True, True], 8, 3)
+
+
 def test_what_a_cell_displays_is_displayed_here(shell: Shell) -> None:
     ran = shell.good("%%cook\nfrom IPython.display import HTML\ndisplay(HTML('<b>bold</b>'))")
 

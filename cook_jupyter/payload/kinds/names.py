@@ -159,16 +159,16 @@ def reduce_environment(variables: Any) -> Any:
     return (getattr, (os, "environ")) if variables is os.environ else NotImplemented
 
 
-_DATACLASS_NAMES = ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")
-DATACLASS_SENTINELS = tuple(
-    type(getattr(dataclasses, name)) for name in _DATACLASS_NAMES if hasattr(dataclasses, name)
-)
+DATACLASS_SENTINELS: dict[type, str] = {
+    type(getattr(dataclasses, name)): name
+    for name in ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")
+    if hasattr(dataclasses, name)
+}
 
 
 def reduce_dataclass_sentinel(sentinel: Any) -> Reduced:
-    """Refer to an object of the module `dataclasses` by its name: a copy would not be recognised."""
-    name = next(name for name in _DATACLASS_NAMES if getattr(dataclasses, name, None) is sentinel)
-    return getattr, (dataclasses, name)
+    """Refer to an object of the module `dataclasses` by its name: a copy has no meaning."""
+    return getattr, (dataclasses, DATACLASS_SENTINELS[type(sentinel)])
 
 
 # --- whatever reduces itself to a name ----------------------------------------------------------------------
