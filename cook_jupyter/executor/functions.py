@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cook_jupyter.payload import module_state
 from cook_jupyter.payload.outgoing import FunctionBlob, FunctionReference, encode_function
 
 _KEPT = 256
@@ -65,7 +66,8 @@ class SentFunctions:
         Raises:
             Unpicklable: something the function carries cannot travel.
         """
-        now = parts_of(function)
+        # What the notebook changed in local modules travels with the function, so it is pickled again then.
+        now = None if private and module_state.changes() else parts_of(function)
         known = self._known.get(id(function))
         if known is not None and now is not None and known[0]() is function and _same(known[1], now):
             _, _, reference, size = known

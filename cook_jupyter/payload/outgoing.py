@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cook_jupyter.errors import Tampered, TooLarge, Unpicklable, Unverifiable
-from cook_jupyter.payload import surroundings, versions
+from cook_jupyter.payload import module_state, surroundings, versions
 from cook_jupyter.payload.blobs import BlobStore
 from cook_jupyter.payload.envelope import (
     Buffer,
@@ -292,7 +292,10 @@ def _function_frames(function: Any, name: str, *, private: bool) -> tuple[list[B
     from cook_jupyter.payload import pickling
 
     def encode(local_code: pickling.LocalCode) -> tuple[list[Buffer], Memo]:
-        return pickling.to_frames_with_memo(function, local_code=local_code)
+        from_disk = local_code is pickling.LocalCode.FROM_DISK
+        changes = module_state.changes() if from_disk else []
+        value = module_state.Changed(changes, function) if changes else function
+        return pickling.to_frames_with_memo(value, local_code=local_code)
 
     return _encode_out(encode, [(name, function)], private=private)
 

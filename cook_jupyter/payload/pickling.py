@@ -176,6 +176,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     the name by "<dynamic-code>".
     """
 
+    local_from_disk = False
+
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         reduce = _REDUCERS.get(kind)
@@ -228,7 +230,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return NotImplemented
         if wrappers.is_generic_function(function):
             return wrappers.reduce_generic_function(function)
-        return functions.reduce_function(function, self._base_globals(function.__globals__))
+        base_globals = self._base_globals(function.__globals__)
+        return functions.reduce_function(function, base_globals, local_from_disk=self.local_from_disk)
 
     def _base_globals(self, namespace: dict[str, Any]) -> Any:
         """Return what stands in the pickle for the globals of a function, before they are filled."""
@@ -267,6 +270,8 @@ class _ByValuePickler(_Pickler):
 
 class _FromDiskPickler(_ByValuePickler):
     """What is local travels by its name, if the other side finds the same file under it."""
+
+    local_from_disk = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

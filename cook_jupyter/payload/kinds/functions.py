@@ -15,7 +15,7 @@ from typing import Any
 
 from cloudpickle import cloudpickle as internals
 
-from cook_jupyter.payload import main_module
+from cook_jupyter.payload import main_module, module_state
 
 Reduced = tuple[Any, ...]
 
@@ -34,12 +34,15 @@ class MainGlobals:
 MAIN_GLOBALS = MainGlobals()
 
 
-def reduce_function(function: types.FunctionType, base_globals: Any) -> Reduced:
+def reduce_function(
+    function: types.FunctionType, base_globals: Any, *, local_from_disk: bool = False
+) -> Reduced:
     """Take a function apart.
 
     Args:
         function: the function.
         base_globals: stands in the pickle for the globals of the function.
+        local_from_disk: whether the reader imports local modules from their files.
     """
     attributes, slots = internals._function_getstate(function)  # noqa: SLF001 - has no other interface
     del slots["__closure__"]
@@ -49,6 +52,8 @@ def reduce_function(function: types.FunctionType, base_globals: Any) -> Reduced:
     if base_globals is MAIN_GLOBALS:
         name = main_module.name_of(function)
         slots["__globals__"].update(_names_looked_up(function, slots["__globals__"]))
+        if local_from_disk and (shared := module_state.shared_objects(slots["__globals__"])):
+            slots["shared"] = shared
     args = (function.__code__, base_globals, function.__closure__, name)
     return make_function, args, (attributes, slots), None, None, fill_function
 
@@ -94,6 +99,7 @@ def fill_function_with(
     attributes, slots = state
     function.__dict__.update(attributes)
     set_globals(slots.pop("__globals__"))
+    module_state.change_modules(slots.pop("shared", []))
     del slots["_cloudpickle_submodules"]  # importing them was all that they are for
     for name, value in slots.items():
         setattr(function, name, value)

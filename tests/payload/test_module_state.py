@@ -1,0 +1,127 @@
+"""What the notebook changed in a local module is there in a job, everywhere or nowhere."""
+
+import importlib
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.payload.conftest import Desk
+
+SETTINGS = """
+import threading
+RATE = 3
+NAMES = ["a"]
+LIMITS = {"low": 1}
+CONFIG = dict(rate=3)
+class Options: pass
+options = Options()
+options.size = 1
+def rate(): return RATE
+def config(): return CONFIG
+def size(): return options.size
+"""
+MODEL = """
+import settings
+from settings import CONFIG, options
+def seen():
+    return settings.RATE, settings.NAMES, settings.LIMITS, CONFIG["rate"], options.size, settings.rate()
+"""
+LIVE = (
+    "ready = False\nconnection = None\ncount = 0\n_cache = {}\ndef state(): return ready, connection, count\n"
+)
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Local modules, imported as a notebook imports them."""
+    for name, text in (("settings", SETTINGS), ("model", MODEL), ("live", LIVE)):
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for name in ("settings", "model", "live"):
+        setattr(main, name, importlib.import_module(name))
+    yield main
+    for name in ("settings", "model", "live"):
+        sys.modules.pop(name, None)
+
+
+def a_function(main: Any, code: str) -> Any:
+    exec(code, main.__dict__)
+    return main.f
+
+
+def test_what_the_notebook_set_in_a_module_is_seen_by_all_of_a_call(desk: Desk, modules: Any) -> None:
+    f = a_function(
+        modules,
+        "def f():\n    import settings as again\n    return model.seen(), again.RATE, settings.rate()",
+    )
+    before = desk.call_elsewhere(f).value
+    modules.settings.RATE = 5
+    modules.settings.NAMES.append("b")
+    modules.settings.LIMITS["low"] = 7
+
+    after = desk.call_elsewhere(f).value
+    by_name = desk.call_elsewhere(modules.model.seen).value
+    modules.settings.RATE = 3
+    modules.settings.NAMES.pop()
+    modules.settings.LIMITS["low"] = 1
+
+    assert before == ((3, ["a"], {"low": 1}, 3, 1, 3), 3, 3)
+    assert after == ((5, ["a", "b"], {"low": 7}, 3, 1, 5), 5, 5)
+    assert by_name == (5, ["a", "b"], {"low": 7}, 3, 1, 5)
+    assert desk.call_elsewhere(f).value == before, "the change ended with its job"
+
+
+def test_an_object_that_the_notebook_imported_is_the_modules_own(desk: Desk, modules: Any) -> None:
+    f = a_function(
+        modules,
+        "from settings import CONFIG, options\ndef f():\n"
+        "    same = settings.config() is CONFIG, settings.options is options\n"
+        "    return CONFIG['rate'], options.size, same, model.seen()",
+    )
+    modules.CONFIG["rate"] = 5
+    modules.options.size = 2
+
+    assert desk.call_elsewhere(f).value == f()
+    assert desk.call_elsewhere(modules.model.seen).value[3:5] == (3, 1), (
+        "only with a function that refers to it"
+    )
+
+
+def test_a_function_that_the_notebook_put_into_a_module_is_called_there(desk: Desk, modules: Any) -> None:
+    exec("def mine(): return 'mine'", modules.__dict__)
+    modules.settings.rate = modules.mine
+
+    assert desk.call_elsewhere(modules.model.seen).value[-1] == "mine"
+
+
+def test_after_an_edit_the_file_decides(desk: Desk, modules: Any, tmp_path: Path) -> None:
+    modules.settings.RATE = 5
+    (tmp_path / "settings.py").write_text(SETTINGS.replace("RATE = 3", "RATE = 20"))
+
+    assert desk.call_elsewhere(modules.model.seen).value[0] == 20
+
+
+def test_an_edit_before_the_first_call_is_noticed(desk: Desk, modules: Any, tmp_path: Path) -> None:
+    (tmp_path / "settings.py").write_text(SETTINGS.replace("RATE = 3", "RATE = 4"))
+
+    assert desk.call_elsewhere(modules.model.seen).value[0] == 4
+
+
+def test_private_names_of_a_module_stay_its_own(desk: Desk, modules: Any) -> None:
+    modules.live._cache["x"] = 1
+
+    assert desk.call_elsewhere(a_function(modules, "def f(): return live._cache")).value == {}
+
+
+def test_a_module_that_manages_something_of_this_process_is_not_sent_half(desk: Desk, modules: Any) -> None:
+    modules.live.ready, modules.live.connection, modules.live.count = True, object(), 7
+
+    assert desk.call_elsewhere(modules.live.state).value == (False, None, 0)
