@@ -57,7 +57,7 @@ def _follow(name: str, value: Any) -> tuple[list[str], Any]:
     path = [name]
     seen = {id(value)}
     for _ in range(DEEPEST):
-        if _kind(value) in ADVICE:
+        if _kind(value) in ADVICE or (isinstance(value, type) and value.__module__ == "builtins"):
             break  # what it holds is nothing that the user has put there
         for number, (step, child) in enumerate(_children(value)):
             if number >= MOST_CHILDREN:

@@ -69,6 +69,10 @@ class FreshMain:
         sys.modules[MAIN], _at_end = self._outer
         for callback in reversed(undo):
             callback()
+        # Functions and their globals refer to each other: large ones must not wait for the garbage collector.
+        names = vars(self._main)
+        for name in [name for name in names if not name.startswith("__")]:
+            del names[name]
 
 
 def is_in_job() -> bool:

@@ -217,6 +217,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return NotImplemented
         if cls in native.METACLASSES:
             return type, (native.METACLASSES[cls],)
+        if cls in names.UNNAMED_BUILTIN_CLASSES:
+            return names.builtin_class, (names.UNNAMED_BUILTIN_CLASSES[cls],)
         if not cls.__flags__ & _HEAP_TYPE or cls.__flags__ & _IMMUTABLE_TYPE:
             raise pickle.PicklingError(f"the class {cls.__name__!r} is in no module that a host could import")
         if isinstance(cls, EnumType):
@@ -327,6 +329,8 @@ class _HomecomingUnpickler(pickle.Unpickler):
         own = main_module.find(args[-1]) if args[-1] is not None else None
         if make is functions.make_function:
             kind = types.FunctionType if getattr(own, "__code__", None) == args[0] else None
+        elif make is names.make_named:
+            kind = args[1][0]
         else:
             kind = _NAMED_MAKERS[make.__name__]
         return (self._meet(own, kind) if kind is not None else None) or make(*args)
@@ -358,7 +362,7 @@ _NAMED_MAKERS: dict[str, Any] = {
     "make_lru_cache": wrappers.LRU_CACHE,
     "make_generic_function": types.FunctionType,
     "make_context_variable": contextvars.ContextVar,
-    "make_named": object,
+    "make_named": None,
     "make_new_type": typing.NewType,
 }
 _FILLERS = frozenset(

@@ -1,5 +1,6 @@
 """A job's own `__main__`: what is in it, and that nothing of it outlives the job."""
 
+import gc
 import sys
 import types
 import weakref
@@ -65,11 +66,11 @@ def test_the_arguments_of_a_call_refer_to_what_its_function_has(monkeypatch: pyt
 
     with FreshMain(None):
         (again, scaled), (first, second, double) = pickling.call_from_frames(frames, arguments, shared=True)
+        assert scaled.__globals__["double"] is double
+        assert scaled.__globals__ is double.__globals__
 
     assert first is again
     assert second is again[1]
-    assert scaled.__globals__["double"] is double
-    assert scaled.__globals__ is double.__globals__
 
 
 def test_many_calls_of_one_function_are_independent_of_each_other(desk: Desk) -> None:
@@ -96,6 +97,21 @@ def test_a_class_that_one_job_changed_is_as_it_was_for_the_next(monkeypatch: pyt
             kept.append(outer)
 
     assert pickling.from_frames(pickling.to_frames(kept[0]), keep_classes=True) is main.Outer
+
+
+def test_what_a_job_had_among_its_globals_is_freed_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = a_notebook(monkeypatch)
+    exec("class Big: pass\nbig = Big()\ndef f(): return f, big", main.__dict__)
+    sent = pickling.to_frames(main.f)
+    gc.collect()
+    gc.disable()
+    try:
+        with FreshMain(None):
+            big = weakref.ref(pickling.from_frames(sent)()[1])
+            assert big() is not None
+        assert big() is None
+    finally:
+        gc.enable()
 
 
 def test_what_a_job_received_comes_back_to_a_notebook_that_was_restarted(

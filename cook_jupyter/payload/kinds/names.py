@@ -7,6 +7,8 @@ Not here: functions and classes (`kinds.functions`, `kinds.classes`); TypeVar, w
 
 from __future__ import annotations
 
+import _collections_abc
+import builtins
 import contextvars
 import copyreg
 import dataclasses
@@ -84,6 +86,23 @@ def make_type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
     alias = typing.TypeAliasType(name, value, type_params=parameters)  # type: ignore[attr-defined]
     publish(alias, name)
     return alias
+
+
+# --- classes ------------------------------------------------------------------------------------------------
+
+UNNAMED_BUILTIN_CLASSES: dict[
+    type, str
+] = {  # `dict_keys`, `list_iterator`: their own module does not have them
+    value: name
+    for name, value in vars(_collections_abc).items()
+    if isinstance(value, type) and value.__module__ == "builtins" and not hasattr(builtins, value.__name__)
+}
+
+
+def builtin_class(name: str) -> type:
+    """Return the class of a built-in object that has a name in the abstract collections alone."""
+    found: type = vars(_collections_abc)[name]
+    return found
 
 
 # --- sentinels ----------------------------------------------------------------------------------------------
