@@ -183,6 +183,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         reduce = _REDUCERS.get(kind)
         if reduce is not None:
             return reduce(self, obj)
+        if _is_plain(kind):  # type: ignore[arg-type]
+            return NotImplemented
         if issubclass(kind, type):
             return self.reduce_class(obj)
         if isinstance(kind, EnumType):
@@ -376,6 +378,16 @@ _FILLERS = frozenset(
         "fill_named",
     )
 )
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_plain(kind: type) -> bool:
+    """Return whether instances of a class are pickled as they say themselves; asked for each object."""
+    return not (
+        issubclass(kind, type | BaseException)
+        or isinstance(kind, EnumType)
+        or kind.__module__ == main_module.MAIN
+    )
 
 
 def _reduce_code(code: types.CodeType) -> tuple[Callable[..., types.CodeType], tuple[Any, ...]]:

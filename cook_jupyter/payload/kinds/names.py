@@ -195,10 +195,9 @@ def reduce_dataclass_sentinel(sentinel: Any) -> Reduced:
 
 def reduces_itself(cls: type) -> bool:
     """Return whether instances of a class say themselves how they are pickled."""
-    return any(
-        "__reduce__" in vars(parent) or "__reduce_ex__" in vars(parent)
-        for parent in cls.__mro__
-        if parent is not object
+    instances: Any = cls
+    return (
+        instances.__reduce_ex__ is not object.__reduce_ex__ or instances.__reduce__ is not object.__reduce__
     )
 
 
