@@ -62,17 +62,19 @@ class Changed:
 
 def changes() -> list[Change]:
     """Return the constants and functions of local modules that differ from what their files say."""
-    found = []
+    found: list[Change] = []
     for name, module, literals in _unedited_modules():
         now = vars(module)
         differing = [key for key, value in literals.items() if key in now and not _is_same(now[key], value)]
-        if all(_is_plain(now[key]) for key in differing):  # else the module manages something of this process
-            found += [(name, key, now[key]) for key in differing]
-        found += [
-            (name, key, value)
+        if not all(_is_plain(now[key]) for key in differing):
+            differing = []  # the module manages something of this process
+        differing += [
+            key
             for key, value in now.items()
             if isinstance(value, types.FunctionType | type) and value.__module__ == main_module.MAIN
         ]
+        if differing and is_importable(name):
+            found += [(name, key, now[key]) for key in differing]
     return found
 
 
@@ -89,7 +91,7 @@ def shared_objects(names: Mapping[str, Any]) -> list[Change]:
         (module_name, key, value)
         for module_name, module, _ in _unedited_modules()
         for key, value in vars(module).items()
-        if id(value) in candidates
+        if id(value) in candidates and is_importable(module_name)
     ]
 
 
@@ -193,7 +195,7 @@ def _unedited_modules() -> Iterator[tuple[str, types.ModuleType, dict[str, Any]]
     """Yield the local modules whose files are as they were imported, and the constants in them."""
     for name, module in _local_modules():
         literals = _literals_of(module)
-        if literals is not None and is_importable(name):
+        if literals is not None:
             yield name, module, literals
 
 
