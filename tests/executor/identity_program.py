@@ -140,6 +140,7 @@ def uses_local_modules(item: Any, size: Any) -> Any:
     import shop as again  # type: ignore[import-not-found]
     from prices import price_of  # type: ignore[import-not-found]
 
+    same = False
     try:
         again.sell(item)
     except shop.Sold as sold:

@@ -45,13 +45,16 @@ def _run_kinds(numbers: list[int]) -> None:
             namespace = globals()
             exec(kind.source, namespace)
             function = namespace["check"]
-            outcomes = {
-                "name": kind.name,
-                "job": _outcome(lambda f=function: executor.submit(f).result(_PATIENCE_S)),
-                "map": _outcome(lambda f=function: next(executor.map(_call_argument, [f]))),
-                "here": "" if kind.refused else _outcome(lambda f=function: _call_here(f)),
-            }
-            print(json.dumps(outcomes), flush=True)
+            outcomes = _outcomes(executor, function, is_refused=bool(kind.refused))
+            print(json.dumps({"name": kind.name, **outcomes}), flush=True)
+
+
+def _outcomes(executor: CookExecutor, function: Callable[[], Any], *, is_refused: bool) -> dict[str, str]:
+    return {
+        "job": _outcome(lambda: executor.submit(function).result(_PATIENCE_S)),
+        "map": _outcome(lambda: next(executor.map(_call_argument, [function]))),
+        "here": "" if is_refused else _outcome(lambda: _call_here(function)),
+    }
 
 
 def _call_argument(function: Callable[[], Any]) -> Any:

@@ -49,6 +49,8 @@ class Slotted(KeyError):
 
 
 class OwnNew(ValueError):
+    b: int
+
     def __new__(cls, a: int, b: int) -> Self:
         made = super().__new__(cls, a)
         made.b = b
@@ -95,7 +97,7 @@ class Several(ExceptionGroup[Exception]):
         made.code = code
         return made
 
-    def derive(self, excs: Any) -> "Several":
+    def derive(self, excs: Any) -> Any:
         return Several(list(excs), self.code)
 
 
@@ -141,7 +143,7 @@ MADE: list[Callable[[], BaseException]] = [
 
 def _facts(error: BaseException) -> Any:
     """What somebody who catches an exception may look at."""
-    names = (
+    names: tuple[str, ...] = (
         "errno",
         "strerror",
         "filename",

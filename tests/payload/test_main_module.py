@@ -65,7 +65,8 @@ def test_the_arguments_of_a_call_refer_to_what_its_function_has(monkeypatch: pyt
     arguments = pickling.to_frames((shared, shared[1], main.double), after=memo)
 
     with FreshMain(None):
-        (again, scaled), (first, second, double) = pickling.call_from_frames(frames, arguments, shared=True)
+        both: Any = pickling.call_from_frames(frames, arguments, shared=True)
+        (again, scaled), (first, second, double) = both
         assert scaled.__globals__["double"] is double
         assert scaled.__globals__ is double.__globals__
 
