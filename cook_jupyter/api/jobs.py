@@ -1,6 +1,6 @@
 """Jobs and instances by HTTP: submitting, reading, listing, killing.
 
-Lives here: /jobs, /rawscheduler, /instances, /list.
+Lives here: /jobs, /rawscheduler, /instances, /list, /v1/cancel.
 Not here: field names (`wire`), what depends on the present state of other jobs (`service.scheduler`).
 
 Source: the REST specification, sections 4, 8 and 9.
@@ -30,6 +30,7 @@ from cook_jupyter.wire.submission import (
     read_raw_submission,
     read_submission,
 )
+from cook_jupyter.wire.verbs import read_cancel
 
 T = TypeVar("T")
 
@@ -218,6 +219,19 @@ class RawSchedulerHandler(JobsHandler):
         if not job_ids and not instance_ids:
             raise InvalidRequest("name at least one job or instance: ?job=UUID or ?instance=UUID")
         return job_ids, instance_ids
+
+
+class CancelHandler(CookHandler):
+    """POST /v1/cancel."""
+
+    async def post(self) -> None:
+        """Complete those of the jobs that wait; return which they are."""
+        job_ids = [job_id.lower() for job_id in read_cancel(self.json_body()).jobs]
+        jobs = await self.scheduler.jobs(job_ids)
+        foreign = [job.job_id for job in jobs if job is not None and not self.asker.may_act_on(job.spec.user)]
+        if foreign:
+            raise Forbidden(f"You are not authorized to kill the following jobs: {', '.join(foreign)}")
+        self.answer({"cancelled": await self.scheduler.cancel_waiting(job_ids)})
 
 
 class InstancesHandler(CookHandler):

@@ -28,6 +28,7 @@ from cook_jupyter.api.files import BrowseHandler, DownloadHandler, ReadHandler
 from cook_jupyter.api.groups import GroupHandler
 from cook_jupyter.api.handler import HEARTBEAT_S, WRITE_S, CookHandler, Door, NoRoute
 from cook_jupyter.api.jobs import (
+    CancelHandler,
     InstanceHandler,
     InstancesHandler,
     JobHandler,
@@ -87,6 +88,7 @@ ROUTES: tuple[tuple[str, type[CookHandler]], ...] = (
     ("/v1/why/:uuid", WhyHandler),
     ("/v1/rebalancer", RebalancerHandler),
     ("/v1/monitor", MonitorHandler),
+    ("/v1/cancel", CancelHandler),
     ("/v1/shutdown", ShutdownHandler),
 )
 

@@ -281,6 +281,18 @@ def set_rebalancer(parameters: Mapping[str, float | None]) -> Ask[dict[str, Any]
     return Ask((_with_body("PUT", "/v1/rebalancer", dict(parameters)),), _one)
 
 
+def cancel_waiting(uuids: Sequence[str]) -> Ask[list[str]]:
+    """POST /v1/cancel: complete those of the jobs that wait; returns which they are."""
+    requests = tuple(
+        _with_body("POST", "/v1/cancel", {"jobs": part}) for part in _split(uuids, JOBS_PER_SUBMISSION)
+    )
+
+    def read(replies: Sequence[Reply]) -> list[str]:
+        return [uuid for reply in replies for uuid in _json(reply)["cancelled"]]
+
+    return Ask(requests, read)
+
+
 def result(uuid: str) -> Ask[bytes]:
     """GET /v1/results: the signed bytes that the job gave back."""
     return Ask((_get(f"/v1/results/{_checked(uuid)}"),), _bytes)
@@ -401,10 +413,10 @@ def _with_body(method: str, path: str, body: object, *, idempotent: bool = True)
     return Request(method=method, target=path, body=_to_json(body), idempotent=idempotent)
 
 
-def _split(uuids: Sequence[str]) -> Iterator[list[str]]:
+def _split(uuids: Sequence[str], size: int = UUIDS_PER_URL) -> Iterator[list[str]]:
     checked = [_checked(uuid) for uuid in uuids]
-    for start in range(0, len(checked), UUIDS_PER_URL):
-        yield checked[start : start + UUIDS_PER_URL]
+    for start in range(0, len(checked), size):
+        yield checked[start : start + size]
 
 
 def _by_uuid(

@@ -239,6 +239,15 @@ class JobClient:
         """
         self._ask(protocol.kill(uuids))
 
+    def cancel_waiting(self, uuids: Sequence[str]) -> list[str]:
+        """Cancel those of the jobs that wait, and return which they are; what runs goes on.
+
+        Raises:
+            NotFound: a uuid is unknown, or the scheduler is an original Cook, which cannot do this.
+            Forbidden: a job is someone else's; nothing was cancelled.
+        """
+        return self._ask(protocol.cancel_waiting(uuids))
+
     def kill_instances(self, uuids: Sequence[str]) -> None:
         """Kill instances; their jobs try again if they may."""
         self._ask(protocol.kill_instances(uuids))

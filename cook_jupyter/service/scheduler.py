@@ -169,6 +169,14 @@ class Scheduler:
         """
         await self.kills.send(await self.store.kill_jobs(job_ids))
 
+    async def cancel_waiting(self, job_ids: Sequence[JobId]) -> Sequence[JobId]:
+        """Complete those of the jobs that wait, and return them; what runs goes on.
+
+        Raises:
+            NotFound: some are not known; nothing was changed.
+        """
+        return await self.store.cancel_waiting(job_ids)
+
     async def cancel_instances(self, instance_ids: Sequence[InstanceId]) -> None:
         """Kill instances; their jobs try again while attempts are left.
 

@@ -146,6 +146,16 @@ class Store(Protocol):
             NotFound: some are not known; nothing was changed.
         """
 
+    async def cancel_waiting(self, job_ids: Sequence[JobId]) -> Sequence[JobId]:
+        """Complete those of the jobs that wait (lifecycle.kill); what runs goes on.
+
+        Returns:
+            the jobs that were completed by this.
+
+        Raises:
+            NotFound: some are not known; nothing was changed.
+        """
+
     async def cancel_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[InstanceId]:
         """Mark instances to be killed (lifecycle.cancel); returns those still open.
 

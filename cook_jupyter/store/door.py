@@ -136,6 +136,10 @@ class VerbDoor(ABC):
         """Complete jobs at once."""
         return await self._do(len(job_ids), verbs.kill_jobs, job_ids)
 
+    async def cancel_waiting(self, job_ids: Sequence[JobId]) -> Sequence[JobId]:
+        """Complete those of the jobs that wait."""
+        return await self._do(len(job_ids), verbs.cancel_waiting, job_ids)
+
     async def cancel_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[InstanceId]:
         """Mark instances to be killed."""
         return await self._do(len(instance_ids), verbs.cancel_instances, instance_ids)

@@ -12,7 +12,7 @@ from math import isfinite
 from cook_jupyter.errors import Conflict, IllegalTransition, InvalidRequest, NotFound
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, StatusUpdate
-from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec
+from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.store.base import Failure
@@ -120,6 +120,18 @@ def kill_jobs(draft: Draft, job_ids: Sequence[JobId]) -> Sequence[InstanceId]:
             draft.alter(job, after, instance=alive)
         still_open.update((i.instance_id, None) for i in after.instances if i.status.is_open)
     return tuple(still_open)
+
+
+def cancel_waiting(draft: Draft, job_ids: Sequence[JobId]) -> Sequence[JobId]:
+    """Complete the jobs that wait: see Store.cancel_waiting."""
+    _require_jobs(draft, job_ids)
+    cancelled: list[JobId] = []
+    for job_id in dict.fromkeys(job_ids):
+        job = _known(draft.job(job_id), job_id)
+        if job.state is JobState.WAITING:
+            draft.alter(job, lifecycle.kill(job))
+            cancelled.append(job_id)
+    return tuple(cancelled)
 
 
 def cancel_instances(draft: Draft, instance_ids: Sequence[InstanceId]) -> Sequence[InstanceId]:

@@ -1,6 +1,6 @@
 """The small bodies by which users act on what exists: more attempts, progress, the end of the scheduler.
 
-Lives here: the bodies of /retry, /progress and /v1/shutdown.
+Lives here: the bodies of /retry, /progress, /v1/cancel and /v1/shutdown.
 Not here: what they do (`api.retry`, `service`).
 
 Source: the REST specification, sections 10 and 15.
@@ -44,6 +44,12 @@ class Progress(AnyCase):
     progress_message: str | UnsetType = UNSET
 
 
+class Cancel(Closed):
+    """The body of POST /v1/cancel."""
+
+    jobs: Uuids
+
+
 class Shutdown(Closed):
     """The body of POST /v1/shutdown."""
 
@@ -53,4 +59,5 @@ class Shutdown(Closed):
 read_old_retry = Reader(OldRetry).read
 read_retry = Reader(Retry).read
 read_progress = Reader(Progress).read
+read_cancel = Reader(Cancel).read
 read_shutdown = Reader(Shutdown).read

@@ -29,6 +29,27 @@ def test_a_killed_instance_lets_its_job_try_again(served: Served) -> None:
     assert (first["cancelled"], first["reason_code"]) == (True, 1001)
 
 
+def test_cancelling_spares_what_runs_and_names_what_waited(served: Served) -> None:
+    running = served.submit()
+    served.started(running)
+    waiting = served.submit(cpus=1000)
+
+    reply = served.ask("POST", "/v1/cancel", {"jobs": [running, waiting.upper()]})
+
+    assert (reply.status, reply.json) == (200, {"cancelled": [waiting]})
+    assert served.job(waiting)["state"] == "failed"
+    assert served.job(running)["status"] == "running"
+    assert served.ask("POST", "/v1/cancel", {"jobs": [running, waiting]}).json == {"cancelled": []}
+
+
+def test_nobody_cancels_the_job_of_somebody_else_or_one_that_is_unknown(served: Served) -> None:
+    uuid = served.submit(user="ada", cpus=1000)
+
+    assert served.ask("POST", "/v1/cancel", {"jobs": [uuid]}, by="bob").status == 403
+    assert served.ask("POST", "/v1/cancel", {"jobs": [uuid, str(uuid4())]}, by="ada").status == 404
+    assert served.job(uuid)["status"] == "waiting"
+
+
 def test_killing_twice_is_no_error(served: Served) -> None:
     uuid = served.submit()
     for _ in range(2):

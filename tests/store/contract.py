@@ -384,6 +384,17 @@ class StoreContract:
         assert jobs[1].instances[0].status is InstanceStatus.UNKNOWN
         assert jobs[1].instances[0].reason == KILLED_BY_USER
 
+    async def test_cancelling_completes_what_waits_and_spares_what_runs(self, store: Store) -> None:
+        waiting, running = await submitted(store), await submitted(store)
+        await launched(store, running)
+        ids = [waiting.job_id, running.job_id]
+
+        assert await store.cancel_waiting([*ids, waiting.job_id]) == (waiting.job_id,)
+        assert await store.cancel_waiting(ids) == ()
+
+        states = [job.state for job in await all_jobs(store, [waiting, running])]
+        assert states == [JobState.COMPLETED, JobState.RUNNING]
+
     async def test_killing_unknown_jobs_names_them_and_kills_none(self, store: Store) -> None:
         spec = await submitted(store)
         with pytest.raises(NotFound) as refusal:

@@ -128,6 +128,10 @@ class Twins(RuleBasedStateMachine):
         self.ask(lambda store: store.fail([failure]))
 
     @rule(job_ids=st.lists(jobs | st.just("unknown"), min_size=1, max_size=3))
+    def cancel_waiting(self, job_ids: list[str]) -> None:
+        self.ask(lambda store: store.cancel_waiting(job_ids))
+
+    @rule(job_ids=st.lists(jobs | st.just("unknown"), min_size=1, max_size=3))
     def kill(self, job_ids: list[str]) -> None:
         self.ask(lambda store: store.kill_jobs(job_ids))
 
