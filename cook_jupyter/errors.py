@@ -1,8 +1,9 @@
 """Every error a caller may want to catch.
 
 CookError
-├── InvalidRequest          wrong whoever sends it; nothing was changed
-│   ├── Unpicklable         an object in a call cannot travel; the message names the path to it
+├── InvalidRequest          wrong whoever sends it; nothing was changed; also a ValueError
+│   ├── WrongType           an argument is of a type that is never taken; also a TypeError
+│   ├── Unpicklable         an object in a call cannot travel; the message names it; also a PicklingError
 │   ├── TooLarge            more bytes than the scheduler or the codec takes
 │   └── Unsatisfiable       no host could ever run it
 ├── NotFound                no such job, instance, group, pool or blob
@@ -10,7 +11,8 @@ CookError
 ├── Forbidden               someone else's
 ├── Conflict                right in itself, but not in the present state
 │   ├── IllegalTransition   a life that the tables of model.lifecycle do not know
-│   └── QuotaExceeded       a quota or a queue limit is in the way
+│   ├── QuotaExceeded       a quota or a queue limit is in the way
+│   └── ExecutorClosed      the executor was shut down and takes no more calls; also a RuntimeError
 ├── SchedulerError          the scheduler failed at its own work
 │   ├── StoreFull           it cannot write to its disk; nothing was changed, try again later
 │   ├── StoreBusy           another program has locked its store; nothing was changed, try again soon
@@ -22,7 +24,7 @@ CookError
 └── JobFailed               raised by a future: the job ended without a result
     ├── JobKilled           somebody asked for that
     ├── HostLost            the machine or the worker went away more often than the job's retries allow
-    ├── OutOfMemory         it used more memory than it asked for
+    ├── OutOfMemory         it used more memory than it asked for; also a MemoryError
     ├── TimedOut            it ran longer than its maximum run time
     ├── BadExit             the command ended with another exit code than 0
     ├── EnvironmentMismatch     the host's Python or packages differ from the notebook's; nothing was run
@@ -30,14 +32,19 @@ CookError
 
 An exception that the user's own function raised is not in this tree: it travels as itself.
 Being preempted is not an error either: it is a reason, and the job waits again.
+
+Where an executor of the standard library raises an error of its own, the class here derives from that one
+too: code written for `concurrent.futures` catches it by the name it knows.
 """
+
+from pickle import PicklingError
 
 
 class CookError(Exception):
     """The root: anything that cook_jupyter itself has to say."""
 
 
-class InvalidRequest(CookError):
+class InvalidRequest(CookError, ValueError):
     """The request is wrong whoever sends it; nothing was changed.
 
     Attributes:
@@ -50,7 +57,11 @@ class InvalidRequest(CookError):
         self.tree = tree
 
 
-class Unpicklable(InvalidRequest):
+class WrongType(InvalidRequest, TypeError):
+    """An argument is of a type that is never taken."""
+
+
+class Unpicklable(InvalidRequest, PicklingError):
     """An object in a call cannot travel; the message names the path to it."""
 
 
@@ -92,6 +103,10 @@ class IllegalTransition(Conflict):
 
 class QuotaExceeded(Conflict):
     """A quota or a queue limit is in the way."""
+
+
+class ExecutorClosed(Conflict, RuntimeError):
+    """The executor was shut down and takes no more calls."""
 
 
 class SchedulerError(CookError):
@@ -175,7 +190,7 @@ class HostLost(JobFailed):
     """The machine or the worker went away more often than the job's retries allow."""
 
 
-class OutOfMemory(JobFailed):
+class OutOfMemory(JobFailed, MemoryError):
     """The job used more memory than it had asked for."""
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import concurrent.futures
 import html
+import logging
 import os
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from cook_jupyter.errors import CookError, ExecutorClosed, JobKilled, WrongType
+from cook_jupyter.executor.arguments import Arguments
 from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
-from cook_jupyter.executor.mapping import BundleFuture, Sizes, columns_of
+from cook_jupyter.executor.mapping import BundleFuture, Sizes
 from cook_jupyter.executor.mapping import Mapping as CallMapping
 from cook_jupyter.executor.options import Options, name_of, whole
 from cook_jupyter.executor.session import Parcel, Session
@@ -28,6 +31,9 @@ from cook_jupyter.payload import outgoing
 if TYPE_CHECKING:
     from cook_jupyter.client.sync import JobClient
     from cook_jupyter.payload.transport import SealedPayload
+
+
+logger = logging.getLogger("cook_jupyter.executor")
 
 
 class CookExecutor(concurrent.futures.Executor):
@@ -131,7 +137,7 @@ class CookExecutor(concurrent.futures.Executor):
 
         Raises:
             Unpicklable: the function or an argument cannot travel; the message names the path to what cannot.
-            RuntimeError: the executor was shut down.
+            ExecutorClosed: the executor was shut down.
         """
         session = self._open(fn)
         function = session.send_function(fn)
@@ -150,6 +156,7 @@ class CookExecutor(concurrent.futures.Executor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
         return_exceptions: bool = False,
     ) -> Iterator[Any]:
         """Run `fn` for each element (or each tuple of elements) and yield the results in order, as they come.
@@ -159,21 +166,31 @@ class CookExecutor(concurrent.futures.Executor):
 
         Args:
             fn: called with one element of each iterable.
-            iterables: read to the end of the shortest before the first call.
+            iterables: read side by side, as by `zip`, up to the end of the shortest: at once up to a million
+                calls or 64 MiB of arguments, the rest while the results are taken. They may be endless.
             timeout: seconds from now for all results; then TimeoutError, and the rest is killed.
             chunksize: so many calls in each job, instead.
+            buffersize: the most calls whose arguments are read before their results are taken.
             return_exceptions: give exceptions out like results; else the first one is raised and the rest is
                 killed.
 
         With the option `retries`, a job in which a call failed is run again whole. When the process of a job
         dies or is stopped at a limit, its calls run again in smaller jobs, those that had ended before
         included, until the call that is at fault is alone: only that one fails.
+
+        Raises:
+            InvalidRequest: `chunksize` or `buffersize` is below 1 (a ValueError), or no whole number (also a
+                TypeError).
+            Unpicklable: the function or an argument of the first calls cannot travel.
+            ExecutorClosed: the executor was shut down.
         """
-        fixed = None if chunksize == "auto" else whole("chunksize", chunksize, least=1)
+        is_auto = isinstance(chunksize, str) and chunksize == "auto"
+        fixed = None if is_auto else whole("chunksize", chunksize, least=1)
+        buffered = None if buffersize is None else whole("buffersize", buffersize, least=1)
         session = self._open(fn)
+        arguments = Arguments(iterables, buffered)
         function = session.send_function(fn)
         name = self._options.name or name_of(fn)
-        columns, total = columns_of(iterables)
 
         def make_future(calls: int) -> BundleFuture:
             future = BundleFuture(session, str(uuid.uuid4()), name, self._options)
@@ -189,8 +206,10 @@ class CookExecutor(concurrent.futures.Executor):
             return self._parcel(session, future, call)
 
         slots = self._max_workers if fixed is None else 1
-        sizes = Sizes(total, slots, fixed)
-        mapping = CallMapping(session, make_future, encode, columns, sizes)
+        sizes = Sizes(0, slots, fixed, complete=False)
+        mapping = CallMapping(session, make_future, encode, arguments, sizes, self._line.maps.discard)
+        mapping.owner = self._mark
+        self._line.maps.add(mapping)
         results = mapping.results(timeout=timeout, return_exceptions=return_exceptions)
         mapping.begin()
         return results
@@ -200,7 +219,8 @@ class CookExecutor(concurrent.futures.Executor):
 
         Args:
             wait: return when all calls are done; else at once, and they go on.
-            cancel_futures: kill the jobs that have not ended.
+            cancel_futures: cancel the jobs that have not started; those that run go on, as in the standard
+                library. `kill` ends those, too.
 
         A view made by `with_` shuts down for itself; the executor it was made from, for all of them.
         """
@@ -208,17 +228,45 @@ class CookExecutor(concurrent.futures.Executor):
         if self._root:
             self._line.closed = True
         session = self._line.session
-        if session is None:
+        if session is None or session.pid != os.getpid():
             return
-        mine = [each for each in session.futures() if self._root or each.owner is self._mark]
         if cancel_futures:
-            session.cancel(mine)
+            for mapping in self._maps():
+                mapping.abandon(concurrent.futures.CancelledError)
+            session.cancel_waiting(self._futures(session))
         if wait:
-            concurrent.futures.wait(mine)
-            while self._root and (rest := session.futures()):  # bundles of a map that is under way
-                concurrent.futures.wait(rest)
+            for mapping in self._maps():
+                mapping.finish_sending()
+            while unfinished := self._futures(
+                session
+            ):  # a bundle that ended may have been followed by another
+                concurrent.futures.wait(unfinished)
         if self._root:
             session.retire()
+
+    def kill(self) -> None:
+        """Kill the jobs of this executor that have not ended: their futures raise JobKilled.
+
+        The executor can be used further. A view made by `with_` kills its own jobs; the executor it was made
+        from, those of all of them. A map that is under way ends.
+
+        Raises:
+            SchedulerUnreachable: nobody took the request.
+        """
+        session = self._line.session
+        if session is None or session.pid != os.getpid():
+            return
+        for mapping in self._maps():
+            mapping.abandon(lambda: JobKilled("the rest of map() was killed before it was sent."))
+        session.kill_all(self._futures(session))
+
+    def _futures(self, session: Session) -> list[CookFuture]:
+        """Return the futures that have not ended: of this view, or of the executor with all its views."""
+        return [future for future in session.futures() if self._root or future.owner is self._mark]
+
+    def _maps(self) -> list[CallMapping]:
+        """Return the maps that have bundles to send: of this view, or of the executor with all its views."""
+        return [mapping for mapping in list(self._line.maps) if self._root or mapping.owner is self._mark]
 
     @property
     def _max_workers(self) -> int:
@@ -260,9 +308,9 @@ class CookExecutor(concurrent.futures.Executor):
 
     def _open(self, fn: Callable[..., Any]) -> Session:
         if self._closed or self._line.closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise ExecutorClosed("cannot schedule new futures after shutdown")
         if not callable(fn):
-            raise TypeError(
+            raise WrongType(
                 f"submit and map want a function first, not {type(fn).__name__}: submit(f, 1), not "
                 "submit(f(1))"
             )
@@ -284,7 +332,12 @@ class CookExecutor(concurrent.futures.Executor):
     def __exit__(self, kind: type[BaseException] | None, error: object, frames: object) -> Literal[False]:
         """Wait for all calls; after Ctrl-C kill them instead: who pressed it does not want to wait."""
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        self.shutdown(wait=not interrupted, cancel_futures=interrupted)
+        if interrupted:
+            try:
+                self.kill()
+            except CookError as unreachable:
+                logger.warning("the jobs under way could not be killed: %s", unreachable)
+        self.shutdown(wait=not interrupted)
         return False
 
 
@@ -294,6 +347,7 @@ class Line:
     def __init__(self, client: JobClient | str | None, user: str | None) -> None:
         self.closed = False
         self.session: Session | None = None
+        self.maps: set[CallMapping] = set()  # that have bundles to send
         self._finder = Finder(client, user)
 
     @property
@@ -305,6 +359,7 @@ class Line:
         """The session of this process."""
         if self.session is None or self.session.pid != os.getpid():
             self.session = Session(self._finder)
+            self.maps = set()
         return self.session
 
     def retire(self) -> None:

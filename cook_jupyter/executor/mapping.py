@@ -1,7 +1,8 @@
 """`map`: many calls of one function, bundled into jobs that take about a second each.
 
 Lives here: how many calls go into the next bundle, and giving the results out in order.
-Not here: sending (`executor.session`), running a bundle (`payload.calls`).
+Not here: reading the arguments (`executor.arguments`), sending (`executor.session`), running a bundle
+(`payload.calls`).
 
 A bundle is sized by the run time of those before it, like guided self-scheduling (Polychronopoulos and Kuck,
 1987): single calls to begin with, then up to a second's worth, and smaller ones again towards the end so that
@@ -22,7 +23,8 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
-from cook_jupyter.errors import Unpicklable
+from cook_jupyter.errors import ExecutorClosed, Unpicklable
+from cook_jupyter.executor.arguments import Arguments
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.outcomes import may_be_of_one_call
 from cook_jupyter.executor.session import Parcel, Session
@@ -69,10 +71,18 @@ class BundleFuture(CookFuture):
 
 
 class Sizes:
-    """How large the next bundle is. Pure but for what it is told."""
+    """Chooses bundle sizes from observed run times.
 
-    def __init__(self, total: int, slots: int, fixed: int | None) -> None:
+    Args:
+        total: the number of calls known so far.
+        slots: how many bundles run at once.
+        fixed: the size of every bundle; None to choose.
+        complete: whether no calls are added later.
+    """
+
+    def __init__(self, total: int, slots: int, fixed: int | None, *, complete: bool = True) -> None:
         self.total = total
+        self.complete = complete
         self.begun = 0  # calls handed out
         self._slots = max(1, slots)
         self._fixed = fixed
@@ -87,10 +97,14 @@ class Sizes:
             return max(MOST_IN_FLIGHT, 2 * self._slots)
         return self._slots if not self._largest_done else 2 * self._slots
 
+    @property
+    def unsent(self) -> int:
+        """The number of calls that are known and in no bundle yet."""
+        return self.total - self.begun
+
     def next(self) -> int:
-        """The number of calls in the next bundle, 0 at the end."""
-        rest = self.total - self.begun
-        size = min(rest, self._fixed if self._fixed is not None else self._measured(rest))
+        """The number of calls in the next bundle, 0 if none are known."""
+        size = min(self.unsent, self._fixed if self._fixed is not None else self._measured())
         self.begun += size
         return size
 
@@ -101,26 +115,31 @@ class Sizes:
         self._seconds_per_call += weight * (max(seconds, 1e-9) / calls - self._seconds_per_call)
         self._bytes_per_call += weight * (size / calls - self._bytes_per_call)
 
-    def _measured(self, rest: int) -> int:
+    def _measured(self) -> int:
         if not self._largest_done:
             return 1
-        wanted = min(
+        size = min(
             TARGET_S / self._seconds_per_call,
             MOST_BYTES / max(self._bytes_per_call, 1e-9),
             self._largest_done * MOST_GROWTH,
             MOST_CALLS,
         )
-        balanced = max(-(-rest // (2 * self._slots)), SHORTEST_S / self._seconds_per_call)
-        return max(1, int(min(wanted, balanced)))
+        if self.complete:
+            balanced = -(-self.unsent // (2 * self._slots))
+            size = min(size, max(balanced, SHORTEST_S / self._seconds_per_call))
+        return max(1, int(size))
 
 
 class Mapping:
     """One `map` under way.
 
     Args:
+        session: the session that sends its bundles.
         make_future: makes the future of so many calls.
         encode: makes and signs the job of a future and of some columns of arguments.
-        columns: the arguments, one sequence for each parameter, all of the same length.
+        arguments: the arguments of the calls.
+        sizes: the sizes of bundles.
+        on_sent: called with this object once no more bundles will be made.
     """
 
     def __init__(
@@ -128,21 +147,41 @@ class Mapping:
         session: Session,
         make_future: Callable[[int], BundleFuture],
         encode: Callable[[BundleFuture, Sequence[Sequence[Any]]], Parcel],
-        columns: Sequence[Sequence[Any]],
+        arguments: Arguments,
         sizes: Sizes,
+        on_sent: Callable[[Mapping], object] = lambda _: None,
     ) -> None:
         self._session = session
         self._make_future = make_future
         self._encode = encode
-        self._columns = columns
+        self._arguments = arguments
         self._sizes = sizes
+        self._on_sent = on_sent
+        self.owner: object = None  # the mark of the executor whose shutdown waits for it
         self._order: deque[BundleFuture] = deque()
         self._more = threading.Condition()
         self._flying = 0
+        self._yielded = 0
         self._stopped = False
+        self._iterated = False
+        self._cut_short = False  # by the end of its executor, with arguments unread
+        self._stop_error: Callable[[], BaseException] | None = None
 
     def begin(self) -> None:
-        """Send the first bundles. What cannot be pickled among them is raised here."""
+        """Read the first arguments and send the first bundles.
+
+        Raises:
+            Unpicklable: an argument of the first bundle cannot travel.
+            Exception: an iterable raised it.
+        """
+        try:
+            self._read()
+        except BaseException:  # Ctrl-C, say
+            self.stop()
+            raise
+        if self._arguments.error is not None:
+            self.stop()
+            raise self._arguments.error
         for parcel in self._fill():
             self._session.post(parcel)
         for future in list(self._order)[:1]:
@@ -155,8 +194,10 @@ class Mapping:
         end = None if timeout is None else time.monotonic() + timeout
 
         def give() -> Iterator[Any]:
+            self._iterated = True
             try:
                 while (future := self._next(end)) is not None:
+                    calls = future.calls
                     try:
                         result: Result | Divided = future.result(_left(end))
                     except TimeoutError:
@@ -170,9 +211,11 @@ class Mapping:
                         if isinstance(result, Divided):
                             with self._more:
                                 self._order.extendleft(reversed(result.parts))
+                            calls = 0  # they are those of the parts
                         else:
                             yield from _values_of(result, return_exceptions=return_exceptions)
                         del result
+                    self._yielded += calls
             finally:
                 self.stop()
 
@@ -180,10 +223,50 @@ class Mapping:
 
     def stop(self) -> None:
         """Kill what is under way and send no more. Safe in a destructor: others do the work."""
-        self._stopped = True
+        self._send_no_more()
         rest = [future for future in self._order if not future.done()]
         if rest:
             self._session.errand(lambda: self._cancel(rest))
+
+    def abandon(self, error: Callable[[], BaseException]) -> None:
+        """Send no more bundles; those under way go on.
+
+        Args:
+            error: makes what the iteration raises in place of the results of calls that were not sent.
+        """
+        with self._more:
+            self._stop_error = self._stop_error or error
+        self._send_no_more()
+
+    def finish_sending(self) -> None:
+        """Wait until all bundles are sent, for an executor that is shut down.
+
+        A map whose results nobody iterates over reads all of its arguments here. One that somebody iterates
+        over reads on while its results are taken: what it has not read by now is not called, as with
+        `buffersize` in the standard library.
+        """
+        if not self._arguments.exhausted and (self._iterated or self._arguments.is_buffered):
+            self._read_no_more()
+        while not self._arguments.exhausted and not self._stopped:
+            self._read()
+            self._session.errand(self._fill)
+            with self._more:
+                self._more.wait_for(lambda: self._stopped or not self._sizes.unsent)
+        with self._more:
+            self._more.wait_for(lambda: self._stopped or not self._sizes.unsent)
+
+    def _read_no_more(self) -> None:
+        """Let the iteration raise ExecutorClosed where it would read on; what was read is called."""
+        self._arguments.close()
+        with self._more:
+            self._sizes.complete = True
+            self._cut_short = True
+
+    def _send_no_more(self) -> None:
+        with self._more:
+            self._stopped = True
+            self._more.notify_all()
+        self._on_sent(self)
 
     def _cancel(self, futures: list[BundleFuture]) -> Iterable[Parcel]:
         self._session.cancel(futures)
@@ -197,13 +280,36 @@ class Mapping:
             yield error
 
     def _next(self, end: float | None) -> BundleFuture | None:
+        """Return the next bundle in order, None after the last one; read further arguments before."""
+        if not self._arguments.exhausted and not self._stopped and self._read():
+            self._session.errand(self._fill)
         with self._more:
             while not self._order:
-                if self._stopped or self._sizes.begun >= self._sizes.total:
-                    return None
+                if self._stopped or not self._is_unfinished:
+                    break
                 if not self._more.wait(_left(end)):
                     raise TimeoutError("the calls did not end in time; the rest of them is killed")
-            return self._order.popleft()
+            else:
+                return self._order.popleft()
+            if self._stop_error is not None and self._is_unfinished:
+                raise self._stop_error()
+        if self._cut_short:
+            raise _closed()
+        if not self._stopped and self._arguments.error is not None:
+            raise self._arguments.error
+        return None
+
+    @property
+    def _is_unfinished(self) -> bool:
+        return self._sizes.unsent > 0 or not self._arguments.exhausted
+
+    def _read(self) -> int:
+        """Read arguments as far ahead as is due, in the caller's thread; return how many calls were added."""
+        count = self._arguments.read(self._sizes.begun, self._yielded)
+        with self._more:
+            self._sizes.total += count
+            self._sizes.complete = self._arguments.exhausted
+        return count
 
     def _fill(self) -> Iterable[Parcel]:
         """Make bundles until enough are under way. At first in the caller's thread, then in the sender's."""
@@ -215,18 +321,20 @@ class Mapping:
                 future.settle(error=_as_exception(error))
             else:
                 yield parcel
+        if self._arguments.exhausted and not self._sizes.unsent:
+            self._on_sent(self)
 
-    def _reserve(self) -> tuple[BundleFuture, list[Sequence[Any]]] | None:
+    def _reserve(self) -> tuple[BundleFuture, Sequence[Sequence[Any]]] | None:
         """The next calls in order, and a future for them; None if enough are under way."""
         with self._more:
-            begin = self._sizes.begun
             if self._stopped or self._flying >= self._sizes.in_flight or not (count := self._sizes.next()):
                 return None
+            columns = self._arguments.take(count)
             future = self._make_future(count)
             self._order.append(future)
             self._flying += 1
             self._more.notify_all()
-        future.columns = [column[begin : begin + count] for column in self._columns]
+        future.columns = columns
         future.divide = self._divide
         future.on_settled(self._done)
         return future, future.columns
@@ -276,23 +384,10 @@ class Mapping:
                 self._sizes.observe(future.calls, result.seconds, result.size)
         with self._more:
             self._flying -= 1
-            more = self._sizes.begun < self._sizes.total and not self._stopped
+            more = self._sizes.unsent and not self._stopped
             self._more.notify_all()
         if more:
             self._session.errand(self._fill)
-
-
-def columns_of(iterables: Sequence[Iterable[Any]]) -> tuple[list[Sequence[Any]], int]:
-    """The arguments as sequences of one length, that of the shortest, and this length.
-
-    Lists, tuples and ranges are used as they are; all else is read to its end, as `Executor.map` does.
-    """
-    columns: list[Sequence[Any]] = [
-        each if isinstance(each, list | tuple | range) else list(each) for each in iterables
-    ]
-    total = min(map(len, columns), default=0)
-    # A list may be changed by its owner while calls are still to be sent.
-    return [column if not isinstance(column, list) else column[:total] for column in columns], total
 
 
 def _values_of(result: Result, *, return_exceptions: bool) -> Iterator[Any]:
@@ -328,6 +423,12 @@ def _as_exception(error: BaseException) -> Exception:
     wrapped = Unpicklable(f"an argument cannot be sent: pickling it raised {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
+
+
+def _closed() -> ExecutorClosed:
+    return ExecutorClosed(
+        "cannot schedule new futures after shutdown: the iterables of map() have elements that were not read"
+    )
 
 
 def _left(end: float | None) -> float | None:

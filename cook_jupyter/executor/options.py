@@ -6,13 +6,14 @@ Not here: calls (`payload.outgoing`), sending (`executor.session`).
 
 from __future__ import annotations
 
+import numbers
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.errors import InvalidRequest, WrongType
 from cook_jupyter.executor.groups import Group, require_uuid
 from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY
 
@@ -59,13 +60,13 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse at once what the scheduler would refuse later, and far away."""
-        _positive("cpus", self.cpus)
-        _positive("mem_mb", self.mem_mb)
-        if self.max_runtime_s is not None:
-            _positive("max_runtime_s", self.max_runtime_s)
-        whole("gpus", self.gpus)
-        whole("retries", self.retries)
-        whole("priority", self.priority)
+        for name in ("cpus", "mem_mb"):
+            object.__setattr__(self, name, _positive(name, getattr(self, name)))
+        for name in ("max_runtime_s", "expected_runtime_s"):
+            if (seconds := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _positive(name, seconds))
+        for name in ("gpus", "retries", "priority"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.priority > HIGHEST_PRIORITY:
             raise InvalidRequest(f"priority must be between 0 and {HIGHEST_PRIORITY}, not {self.priority}")
         _words("env", self.env)
@@ -73,13 +74,15 @@ class Options:
         _words("constraints", self.constraints)
         if self.group is not None and not isinstance(self.group, Group):
             require_uuid(self.group)
-        if self.expected_runtime_s is not None:
-            _positive("expected_runtime_s", self.expected_runtime_s)
-            if self.max_runtime_s is not None and self.expected_runtime_s > self.max_runtime_s:
-                raise InvalidRequest(
-                    f"expected_runtime_s {self.expected_runtime_s:g} is above max_runtime_s "
-                    f"{self.max_runtime_s:g}, so that no job could end"
-                )
+        if (
+            self.expected_runtime_s is not None
+            and self.max_runtime_s is not None
+            and self.expected_runtime_s > self.max_runtime_s
+        ):
+            raise InvalidRequest(
+                f"expected_runtime_s {self.expected_runtime_s:g} is above max_runtime_s "
+                f"{self.max_runtime_s:g}, so that no job could end"
+            )
 
     def with_(self, changes: Mapping[str, Any]) -> Options:
         """These options with some changed.
@@ -135,23 +138,41 @@ _COMMAND = f"{_quoted(sys.executable or 'python3')} -m cook_jupyter.worker call"
 
 
 def whole(name: str, value: object, *, least: int = 0) -> int:
-    """`value`, if it is a whole number and not too small.
+    """Return a whole number as an int; numpy's integers are whole numbers, too.
 
     Raises:
-        InvalidRequest: it is not.
+        WrongType: `value` is no whole number.
+        InvalidRequest: `value` is below `least`.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidRequest(f"{name} must be a whole number and at least {least}, not {value!r}")
-    return value
+    wrong = f"{name} must be a whole number and at least {least}, not {value!r}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise WrongType(wrong)
+    if value < least:
+        raise InvalidRequest(wrong)
+    return int(value)
 
 
 def _ms(seconds: float) -> int:
     return max(1, int(seconds * 1000))
 
 
-def _positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise InvalidRequest(f"{name} must be a number above zero, not {value!r}")
+def _positive(name: str, value: object) -> float:
+    """Return a number above zero as an int or a float; numbers of numpy, fractions and decimals are numbers.
+
+    Raises:
+        WrongType: `value` is no real number.
+        InvalidRequest: `value` is not above zero, or not finite.
+    """
+    wrong = f"{name} must be a number above zero, not {value!r}"
+    if isinstance(value, bool | complex) or not isinstance(value, numbers.Number):
+        raise WrongType(wrong)
+    try:
+        number = int(value) if isinstance(value, numbers.Integral) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WrongType(wrong) from error
+    if not 0 < number < float("inf"):
+        raise InvalidRequest(wrong)
+    return number
 
 
 def _words(kind: str, words: object) -> None:

@@ -32,6 +32,7 @@ from cook_jupyter.errors import (
     BadExit,
     Conflict,
     CookError,
+    JobKilled,
     NotFound,
     QuotaExceeded,
     ResultLost,
@@ -420,6 +421,47 @@ class Session:
             return unsent
         return unsent + sum(future.settle_cancelled() for future in rest)
 
+    def cancel_waiting(self, futures: Sequence[CookFuture]) -> int:
+        """Cancel jobs that have not started; those that run go on.
+
+        Args:
+            futures: the futures of the jobs.
+
+        Returns:
+            How many were cancelled by this.
+        """
+        unsent = self._withdraw(futures)
+        self.delivered(futures, PATIENCE_S)
+        rest = {future.key: future for future in futures if not future.done()}
+        if not rest:
+            return unsent
+        for key in rest:  # "killed" is not what the owner of a cancelled future shall hear
+            self._pending.pop(key, None)
+        cancelled: set[str] = set()
+        try:
+            cancelled.update(self.ask(lambda client: _cancel_waiting(client, list(rest))))
+        except CookError as error:
+            logger.warning("could not cancel the jobs that wait among %d: %s", len(rest), error)
+        going_on = [future for key, future in rest.items() if key not in cancelled]
+        with self._lock:
+            self._pending.update((future.key, future) for future in going_on)
+        if going_on:  # one may have ended while nobody here heard of it
+            look = functools.partial(self._look_until_told, self._resyncs, going_on, False)
+            self._callbacks.run(look)
+        return unsent + sum(rest[key].settle_cancelled() for key in cancelled if key in rest)
+
+    def kill_all(self, futures: Sequence[CookFuture]) -> None:
+        """Kill jobs, waiting or running; those that are not sent yet stay here.
+
+        Raises:
+            SchedulerUnreachable: nobody took the request.
+        """
+        for future in self._take_back(futures):
+            future.settle(
+                error=JobKilled(f"job {future.key}: it was killed before it was sent.", job_id=future.key)
+            )
+        self.kill([future for future in futures if not future.done()])
+
     def kill(self, futures: Sequence[CookFuture]) -> None:
         """Ask for jobs to be killed; those on their way are waited for.
 
@@ -440,13 +482,17 @@ class Session:
             )
 
     def _withdraw(self, futures: Sequence[CookFuture]) -> int:
-        """Take back what the sender has not taken yet."""
+        """Cancel what the sender has not taken yet; return how many that were."""
+        return sum(future.settle_cancelled() for future in self._take_back(futures))
+
+    def _take_back(self, futures: Sequence[CookFuture]) -> list[CookFuture]:
+        """Take back and return what the sender has not taken yet."""
         with self._lock:
             queued = [each for each in futures if each.stage is Stage.QUEUED and not each.done()]
             for future in queued:
                 self._pending.pop(future.key, None)
                 future.stage = Stage.TAKEN  # the sender will pass it over
-        return sum(future.settle_cancelled() for future in queued)
+        return queued
 
     # --- hearing ---
 
@@ -726,6 +772,17 @@ def _after_fork() -> None:
 
 atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _cancel_waiting(client: JobClient, keys: Sequence[str]) -> Sequence[str]:
+    """Cancel those of the jobs that wait, and return which they are."""
+    try:
+        return client.cancel_waiting(keys)
+    except NotFound:  # an original Cook, or jobs that the scheduler has forgotten
+        waiting = [job["uuid"] for job in client.jobs(keys, partial=True) if job["status"] == "waiting"]
+        if waiting:
+            client.kill(waiting)
+        return waiting
 
 
 def _unknown(future: CookFuture, *, other_store: bool) -> NotFound:

@@ -117,7 +117,7 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
 def _run(opened: Opened, store: BlobStore, pack: _Packer) -> CallOutcome:
     try:
         return _run_function(opened, store, pack)
-    except BaseException as error:  # noqa: BLE001 - the one place where a call's failure becomes its result
+    except BaseException as error:
         if not pack.begun and not _is_verdict(error):
             raise
         return pack.error(error)
@@ -296,7 +296,7 @@ class _Packer:
     def error(self, error: BaseException) -> CallOutcome:
         """The function raised, or its call could not be run, or its result not be packed."""
         _show(error)
-        memory = isinstance(error, MemoryError)
+        memory = _is_memory_error(error)
         code = error.code if isinstance(error, SystemExit) else 1
         exit_code = code if isinstance(code, int) and 0 < code < 256 else 1
         header = {"kind": "error"}
@@ -363,7 +363,7 @@ def _sendable(error: BaseException) -> failures.Data:
     What would end the notebook's own process, were it raised there, comes as one of our errors.
     """
     shown: BaseException = error
-    if isinstance(error, MemoryError):
+    if _is_memory_error(error):
         traceback.clear_frames(error.__traceback__)  # what filled the memory lives there
         shown = OutOfMemory(f"the function ran out of memory ({failures.plain(error)})")
     elif isinstance(error, SystemExit):
@@ -373,7 +373,12 @@ def _sendable(error: BaseException) -> failures.Data:
     if shown is not error:
         shown.__traceback__ = error.__traceback__
         shown.__cause__ = error if isinstance(error, Exception) else None
-    return {**failures.take_apart(shown, own_file=__file__), "out_of_memory": isinstance(error, MemoryError)}
+    return {**failures.take_apart(shown, own_file=__file__), "out_of_memory": _is_memory_error(error)}
+
+
+def _is_memory_error(error: BaseException) -> bool:
+    """Return whether this process ran out of memory, and not a job that the function waited for."""
+    return isinstance(error, MemoryError) and not isinstance(error, CookError)
 
 
 def _cannot_return(value: Any, error: Exception) -> ResultLost:

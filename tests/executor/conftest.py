@@ -26,7 +26,8 @@ def executor(started: JobClient) -> Iterator[CookExecutor]:
     """An executor with small jobs; what a test leaves behind is killed."""
     made = CookExecutor(started, cpus=0.5, mem_mb=256)
     yield made
-    made.shutdown(wait=False, cancel_futures=True)
+    made.kill()
+    made.shutdown(wait=False)
 
 
 @pytest.fixture

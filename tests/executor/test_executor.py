@@ -20,6 +20,7 @@ from cook_jupyter.client.runtime import Runtime, read_runtime
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import (
     BadExit,
+    CookError,
     InvalidRequest,
     JobKilled,
     NotFound,
@@ -239,19 +240,56 @@ def test_shutdown_waits_for_what_is_under_way(started: JobClient) -> None:
         futures = [executor.submit(pow, 2, power) for power in range(4)]
 
     assert [future.done() for future in futures] == [True] * 4
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        executor.submit(pow, 1, 1)
+    for kind in (RuntimeError, CookError):
+        with pytest.raises(kind, match="after shutdown"):
+            executor.submit(pow, 1, 1)
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.map(pow, [1], [1])
 
 
-def test_shutdown_can_cancel_what_is_under_way(started: JobClient, gate: Path) -> None:
-    executor = CookExecutor(started, cpus=0.5, mem_mb=256)
-    futures = [executor.submit(wait_for, str(gate)) for _ in range(3)]
+def test_shutdown_can_cancel_what_has_not_started_while_what_runs_goes_on(
+    started: JobClient, gate: Path
+) -> None:
+    cpus = started.info_v1()["capacity"]["cpus"]
+    executor = CookExecutor(started, cpus=cpus / 2, mem_mb=256)
+    futures = [executor.submit(wait_for, str(gate)) for _ in range(5)]
+    until(lambda: sum(future.running() for future in futures) == 2)
+    running = {future for future in futures if future.running()}
 
-    executor.shutdown(cancel_futures=True)
+    executor.shutdown(wait=False, cancel_futures=True)
+    gate.touch()
+    executor.shutdown()
 
-    assert all(future.cancelled() for future in futures)
+    assert {future for future in futures if not future.cancelled()} == running
+    assert [future.result() for future in running] == ["open", "open"]
+    with pytest.raises(concurrent.futures.CancelledError):
+        (set(futures) - running).pop().result()
+
+
+def test_killing_an_executor_ends_what_waits_and_what_runs_and_leaves_it_usable(
+    executor: CookExecutor, gate: Path
+) -> None:
+    futures = [executor.submit(wait_for, str(gate)) for _ in range(10)]
+    until(lambda: any(future.running() for future in futures))
+
+    executor.kill()
+
+    assert {type(future.exception(SOON_S)) for future in futures} == {JobKilled}
+    assert executor.submit(pow, 2, 3).result(SOON_S) == 8
+
+
+def test_killing_a_view_spares_the_jobs_of_the_executor_it_was_made_from(
+    executor: CookExecutor, gate: Path
+) -> None:
+    spared = executor.submit(wait_for, str(gate))
+    view = executor.with_(cpus=0.25)
+    killed = view.submit(wait_for, str(gate))
+
+    view.kill()
+    gate.touch()
+
+    assert isinstance(killed.exception(SOON_S), JobKilled)
+    assert spared.result(SOON_S) == "open"
 
 
 def test_ctrl_c_in_a_with_block_kills_what_is_under_way(started: JobClient, gate: Path) -> None:
@@ -261,7 +299,7 @@ def test_ctrl_c_in_a_with_block_kills_what_is_under_way(started: JobClient, gate
     with pytest.raises(KeyboardInterrupt), executor:
         raise KeyboardInterrupt
 
-    assert future.cancelled()
+    assert isinstance(future.exception(SOON_S), JobKilled)
 
 
 def test_a_view_shuts_down_for_itself(executor: CookExecutor) -> None:

@@ -3,6 +3,10 @@
 import operator
 import os
 import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from itertools import count, cycle, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.client.sync import JobClient
-from cook_jupyter.errors import BadExit, HostLost, InvalidRequest, OutOfMemory, Unpicklable
+from cook_jupyter.errors import (
+    BadExit,
+    CookError,
+    ExecutorClosed,
+    HostLost,
+    JobKilled,
+    OutOfMemory,
+    Unpicklable,
+)
 from cook_jupyter.executor import CookExecutor
-from cook_jupyter.executor.mapping import MOST_CALLS, TARGET_S, Sizes, columns_of
+from cook_jupyter.executor import arguments as reading
+from cook_jupyter.executor.arguments import Arguments
+from cook_jupyter.executor.mapping import MOST_CALLS, TARGET_S, Sizes
 from tests.executor.test_executor import until, wait_for
 
 
@@ -42,10 +56,17 @@ def test_a_fixed_chunk_size_is_kept(executor: CookExecutor, started: JobClient) 
     assert len(started.recent_jobs(1000, name="fixed")) == 3
 
 
-@pytest.mark.parametrize("chunksize", [0, -1, 1.5, "all", True])
-def test_a_chunk_size_that_is_none_is_refused(executor: CookExecutor, chunksize: Any) -> None:
-    with pytest.raises(InvalidRequest, match="chunksize"):
-        executor.map(abs, [1], chunksize=chunksize)
+@pytest.mark.parametrize("name", ["chunksize", "buffersize"])
+@pytest.mark.parametrize(
+    ("value", "builtin"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("all", TypeError), (True, TypeError)],
+)
+def test_a_size_that_is_none_is_refused_by_the_standard_librarys_names_and_ours(
+    executor: CookExecutor, name: str, value: Any, builtin: type[Exception]
+) -> None:
+    for kind in (builtin, CookError):
+        with pytest.raises(kind, match=name):
+            executor.map(abs, [1], **{name: value})
 
 
 def test_the_first_failure_is_raised_after_the_results_before_it(executor: CookExecutor) -> None:
@@ -254,8 +275,185 @@ def test_every_call_is_handed_out_once(total: int, slots: int, fixed: int | None
     assert all(0 < count <= MOST_CALLS for count in handed)
 
 
-def test_ranges_stay_ranges_so_that_they_travel_as_two_numbers() -> None:
-    columns, total = columns_of([range(10**12), [1, 2, 3]])
+# --- how far iterables are read ------------------------------------------------------------------------
 
-    assert total == 3
-    assert isinstance(columns[0], range)
+
+def test_ranges_stay_ranges_so_that_they_travel_as_three_numbers() -> None:
+    arguments = Arguments([range(10**12), [1, 2, 3]])
+
+    assert arguments.read(begun=0, yielded=0) == 3
+    assert arguments.take(2)[0] == range(2)
+    assert arguments.take(1)[0] == range(2, 3)
+
+
+def test_a_map_ends_with_the_shortest_iterable_beside_endless_ones(executor: CookExecutor) -> None:
+    assert list(executor.map(operator.mul, range(5), repeat(10))) == [0, 10, 20, 30, 40]
+    assert list(executor.map(operator.mul, count(1), [2, 3])) == [2, 6]
+    assert list(executor.map(operator.mul, cycle("ab"), iter((1, 2, 3)))) == ["a", "bb", "aaa"]
+    assert list(executor.map(operator.mul, repeat(2), [])) == []
+    assert list(executor.map(operator.neg)) == []
+
+
+def test_an_endless_iterable_is_read_while_results_are_taken(executor: CookExecutor) -> None:
+    results = executor.map(operator.neg, count())
+
+    assert list(islice(results, 2000)) == [-number for number in range(2000)]
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_a_buffer_size_limits_what_is_read_before_its_results_are_taken(executor: CookExecutor) -> None:
+    read: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in count():
+            read.append(number)
+            yield number
+
+    results = executor.map(operator.neg, numbers(), buffersize=3)
+
+    assert len(read) == 3
+    assert [next(results) for _ in range(10)] == [-number for number in range(10)]
+    assert len(read) <= 13
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_a_buffer_size_holds_for_lists_too(executor: CookExecutor) -> None:
+    assert list(executor.map(operator.neg, [1, 2, 3, 4, 5], buffersize=2)) == [-1, -2, -3, -4, -5]
+
+
+def test_an_iterable_may_depend_on_the_results_before(executor: CookExecutor) -> None:
+    found = [1]
+
+    def proposals() -> Iterator[int]:
+        while True:
+            yield found[-1]
+
+    results = executor.map(lambda value: value * 2, proposals(), buffersize=1)
+    while len(found) < 8:
+        found.append(next(results))
+
+    assert found == [1, 2, 4, 8, 16, 32, 64, 128]
+
+
+def test_iterables_are_read_in_the_callers_thread(
+    executor: CookExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_READ_AHEAD", 10)
+    threads = set()
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            threads.add(threading.current_thread())
+            yield number
+
+    assert list(executor.map(abs, numbers())) == list(range(100))
+    assert threads == {threading.current_thread()}
+
+
+def test_large_arguments_are_not_read_far_ahead() -> None:
+    arguments = Arguments([(bytes(2**20) for _ in range(1000))])
+
+    assert 60 <= arguments.read(begun=0, yielded=0) <= 70
+    assert not arguments.exhausted
+
+
+def test_what_an_iterable_raises_comes_from_the_call_of_map_or_after_the_results_before_it(
+    executor: CookExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        executor.map(abs, (1 // number for number in (1, 0)))
+    monkeypatch.setattr(reading, "MAX_READ_AHEAD", 2)
+
+    results = executor.map(abs, (6 // number for number in (1, 2, 3, 0)))
+
+    assert [next(results) for _ in range(3)] == [6, 3, 2]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_a_map_that_nobody_iterates_over_is_carried_out_whole(
+    started: JobClient, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_READ_AHEAD", 2)
+    folder = gate.parent
+
+    with CookExecutor(started, cpus=0.5, mem_mb=256) as executor:
+        executor.map(lambda number: (folder / str(number)).touch(), (number for number in range(9)))
+
+    assert sorted(path.name for path in folder.iterdir()) == [str(number) for number in range(9)]
+
+
+@pytest.mark.parametrize("options", [{}, {"buffersize": 4}])
+def test_what_a_map_has_not_read_when_its_executor_is_shut_down_is_not_called(
+    started: JobClient, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(reading, "MAX_READ_AHEAD", 4)
+    with CookExecutor(started, cpus=0.5, mem_mb=256) as executor:
+        results = executor.map(abs, count(), **options)
+        assert next(results) == 0
+
+    with pytest.raises(RuntimeError, match="after shutdown") as raised:
+        list(results)
+    assert isinstance(raised.value, ExecutorClosed)
+
+
+def test_shutdown_that_cancels_ends_a_map_with_the_bundles_that_run(started: JobClient, gate: Path) -> None:
+    executor = CookExecutor(started, cpus=0.5, mem_mb=256)
+    results = executor.map(wait_for, [str(gate)] * 100, chunksize=1)
+    until(lambda: any(future.running() for future in executor._line.live().futures()))
+
+    executor.shutdown(wait=False, cancel_futures=True)
+    gate.touch()
+
+    assert next(results) == "open"
+    with pytest.raises(CancelledError):
+        list(results)
+
+
+def test_killing_ends_a_map_with_what_it_was_killed_by(executor: CookExecutor, gate: Path) -> None:
+    results = executor.map(wait_for, [str(gate)] * 100, chunksize=1)
+    until(lambda: any(future.running() for future in executor._line.live().futures()))
+
+    executor.kill()
+
+    with pytest.raises(JobKilled):
+        next(results)
+
+
+KINDS: dict[str, Callable[[list[int]], Iterable[Any]]] = {
+    "list": list,
+    "tuple": tuple,
+    "range": lambda values: range(len(values)),
+    "iterator": iter,
+    "generator": lambda values: (value for value in values),
+    "dict": lambda values: dict.fromkeys(values, 0),
+    "text": lambda values: dict.fromkeys(map(str, values)),
+}
+
+
+@given(
+    shapes=st.lists(st.tuples(st.sampled_from(sorted(KINDS)), st.integers(0, 30)), min_size=1, max_size=3),
+    buffersize=st.one_of(st.none(), st.integers(1, 8)),
+    bundle=st.integers(1, 7),
+)
+def test_arguments_are_those_of_zip_and_leave_iterators_where_zip_does(
+    shapes: list[tuple[str, int]], buffersize: int | None, bundle: int
+) -> None:
+    ours = [KINDS[kind](list(range(length))) for kind, length in shapes]
+    reference = [KINDS[kind](list(range(length))) for kind, length in shapes]
+    arguments = Arguments(ours, buffersize)
+    rows: list[tuple[Any, ...]] = []
+    known = begun = 0
+    while not arguments.exhausted or known > begun:
+        added = arguments.read(begun, begun)
+        known += added
+        assert buffersize is None or known - begun <= buffersize
+        size = min(bundle, known - begun)
+        if size:
+            rows += zip(*arguments.take(size), strict=True)
+            begun += size
+
+    assert rows == list(zip(*reference, strict=False))
+    for left, right in zip(ours, reference, strict=True):
+        if isinstance(left, Iterator) and isinstance(right, Iterator):
+            assert list(left) == list(right)

@@ -127,7 +127,8 @@ class Machine:
     def close(self) -> None:
         """Let go."""
         for executor in self._executors.values():
-            executor.shutdown(wait=False, cancel_futures=True)
+            executor.kill()
+            executor.shutdown(wait=False)
         self.client.close()
 
 
