@@ -25,6 +25,7 @@ CookError
     ├── JobKilled           somebody asked for that
     ├── HostLost            the machine or the worker went away more often than the job's retries allow
     ├── OutOfMemory         it used more memory than it asked for; also a MemoryError
+    ├── NestedDeadlock      it could never start, since jobs that wait for such jobs hold all the room
     ├── TimedOut            it ran longer than its maximum run time
     ├── BadExit             the command ended with another exit code than 0
     ├── EnvironmentMismatch     the host's Python or packages differ from the notebook's; nothing was run
@@ -192,6 +193,10 @@ class HostLost(JobFailed):
 
 class OutOfMemory(JobFailed, MemoryError):
     """The job used more memory than it had asked for."""
+
+
+class NestedDeadlock(JobFailed):
+    """The job could never start: running jobs that wait for jobs of their own hold all the room."""
 
 
 class TimedOut(JobFailed):

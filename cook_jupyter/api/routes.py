@@ -38,6 +38,7 @@ from cook_jupyter.api.jobs import (
 )
 from cook_jupyter.api.limits import QuotaHandler, ShareHandler, UsageHandler
 from cook_jupyter.api.logs import LogsHandler
+from cook_jupyter.api.nested import WaitsHandler
 from cook_jupyter.api.payloads import BlobHandler, ResultHandler
 from cook_jupyter.api.pools import (
     PoolsHandler,
@@ -89,6 +90,7 @@ ROUTES: tuple[tuple[str, type[CookHandler]], ...] = (
     ("/v1/rebalancer", RebalancerHandler),
     ("/v1/monitor", MonitorHandler),
     ("/v1/cancel", CancelHandler),
+    ("/v1/waits", WaitsHandler),
     ("/v1/shutdown", ShutdownHandler),
 )
 

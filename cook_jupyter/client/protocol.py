@@ -293,6 +293,12 @@ def cancel_waiting(uuids: Sequence[str]) -> Ask[list[str]]:
     return Ask(requests, read)
 
 
+def report_waits(instance: str, uuids: Sequence[str]) -> Ask[dict[str, Any]]:
+    """POST /v1/waits: what a running instance waits for; no jobs if it goes on."""
+    body = {"instance": _checked(instance), "jobs": list(map(_checked, uuids))}
+    return Ask((_with_body("POST", "/v1/waits", body),), _one)
+
+
 def result(uuid: str) -> Ask[bytes]:
     """GET /v1/results: the signed bytes that the job gave back."""
     return Ask((_get(f"/v1/results/{_checked(uuid)}"),), _bytes)

@@ -432,6 +432,15 @@ class JobClient:
         """Why a job waits: `sentences` in plain words, and Cook's `reasons`."""
         return self._ask(protocol.why(uuid))
 
+    def report_waits(self, instance: str, uuids: Sequence[str]) -> dict[str, Any]:
+        """Report what a running instance waits for, without a time limit; no jobs if it goes on.
+
+        Returns:
+            `deadlocked`: whether it waits for what can never start, and is the one to give up; `parents`:
+            how many running jobs wait like that.
+        """
+        return self._ask(protocol.report_waits(instance, uuids))
+
     def put_blob(self, name: str, data: bytes | memoryview) -> None:
         """Store bytes under a name; functions must match their hash."""
         self._ask(protocol.put_blob(name, data))

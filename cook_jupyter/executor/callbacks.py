@@ -50,7 +50,7 @@ class CallbackThreads:
             number = self._threads
         self._tasks.put(function)
         if grow:
-            threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
+            threading.Thread(target=self.work, name=f"{self._name}-{number}", daemon=True).start()
         if full:
             logger.warning(
                 "all %d threads for callbacks are busy and more callbacks wait: a callback of a future takes "
@@ -66,7 +66,8 @@ class CallbackThreads:
         for _ in range(threads):
             self._tasks.put(None)
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Run what comes, in one of the threads."""
         while (function := self._tasks.get()) is not None:
             try:
                 function()

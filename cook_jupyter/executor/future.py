@@ -308,6 +308,10 @@ class CookFuture(concurrent.futures.Future[Any]):
             self.set_running_or_notify_cancel()
         return True
 
+    def give_up(self, error: BaseException) -> None:
+        """Raise an error, unless the future is over already; the job, which waits, is cancelled."""
+        self._session.give_up(self, error)
+
     def on_settled(self, fn: Callable[[Any], object]) -> None:
         """Call `fn` with this future in the thread that delivers results: it must not wait."""
         super().add_done_callback(fn)

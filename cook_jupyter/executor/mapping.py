@@ -24,6 +24,7 @@ from itertools import repeat
 from typing import Any
 
 from cook_jupyter.errors import ExecutorClosed, Unpicklable
+from cook_jupyter.executor import nested
 from cook_jupyter.executor.arguments import Arguments
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.outcomes import may_be_of_one_call
@@ -255,6 +256,10 @@ class Mapping:
         with self._more:
             self._more.wait_for(lambda: self._stopped or not self._sizes.unsent)
 
+    def unfinished(self) -> list[BundleFuture]:
+        """Return the bundles that were sent and have not ended."""
+        return [future for future in list(self._order) if not future.done()]
+
     def _read_no_more(self) -> None:
         """Let the iteration raise ExecutorClosed where it would read on; what was read is called."""
         self._arguments.close()
@@ -388,6 +393,9 @@ class Mapping:
             self._more.notify_all()
         if more:
             self._session.errand(self._fill)
+
+
+nested.add_wait(Mapping.finish_sending.__code__, lambda variables: variables["self"].unfinished())
 
 
 def _values_of(result: Result, *, return_exceptions: bool) -> Iterator[Any]:

@@ -7,6 +7,7 @@ Not here: calls (`payload.outgoing`), sending (`executor.session`).
 from __future__ import annotations
 
 import numbers
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 from cook_jupyter.errors import InvalidRequest, WrongType
 from cook_jupyter.executor.groups import Group, require_uuid
-from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY
+from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, PARENT_LABEL
 
 SESSION_LABEL = "cook-jupyter/session"
 
@@ -105,7 +106,7 @@ class Options:
             "mem": self.mem_mb,
             "max_retries": 1 + self.retries,
             "priority": self.priority,
-            "labels": {**self.labels, SESSION_LABEL: session},
+            "labels": {**self.labels, **parent_label(), SESSION_LABEL: session},
         }
         if self.gpus:
             body["gpus"] = self.gpus
@@ -118,6 +119,12 @@ class Options:
         if self.expected_runtime_s is not None:
             body["expected_runtime"] = _ms(self.expected_runtime_s)
         return body
+
+
+def parent_label() -> dict[str, str]:
+    """Return the label that names the job this process belongs to; empty outside of jobs."""
+    parent = os.environ.get("COOK_JOB_UUID", "")
+    return {PARENT_LABEL: parent} if parent else {}
 
 
 def name_of(function: Callable[..., Any]) -> str:

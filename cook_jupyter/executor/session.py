@@ -42,7 +42,7 @@ from cook_jupyter.errors import (
     Unauthenticated,
     Unverifiable,
 )
-from cook_jupyter.executor import outcomes
+from cook_jupyter.executor import nested, outcomes
 from cook_jupyter.executor.blobs import HttpStore, reachable_store
 from cook_jupyter.executor.callbacks import CallbackThreads
 from cook_jupyter.executor.finding import Finder
@@ -254,6 +254,18 @@ class Session:
         """Let the sender do something, and send what it yields. Safe in a destructor."""
         self._outbox.put(errand)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its threads have ended, or are about to."""
+        return self._stop.is_set()
+
+    def give_up(self, future: CookFuture, error: BaseException) -> None:
+        """Let a future raise an error and cancel its job, which waits."""
+        self._pending.pop(future.key, None)
+        if future.settle(error=error):
+            keys = [future.key]
+            self._callbacks.run(lambda: self.ask(lambda client: _cancel_waiting(client, keys)))
+
     def run_in_background(self, function: Callable[[], object]) -> None:
         """Run in a thread of its own what may wait, for results of this session too."""
         self._callbacks.run(function)
@@ -278,6 +290,7 @@ class Session:
             if self._begun:
                 return
             self._begun = True
+        nested.watch(self)
         for name, loop in (("cook-sender", self._send_all), ("cook-events", self._hear_all)):
             threading.Thread(target=loop, name=name, daemon=True).start()
 

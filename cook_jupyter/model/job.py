@@ -18,6 +18,7 @@ GroupId = str
 
 _set = object.__setattr__
 
+PARENT_LABEL = "cook-jupyter/parent"  # of a job that was submitted by a job: the uuid of that job
 DEFAULT_PRIORITY = 50
 HIGHEST_PRIORITY = 16_000_000
 UNLIMITED_RUNTIME_MS = 9223372036854775807

@@ -37,6 +37,7 @@ from cook_jupyter.payload.blobs import BlobStore, open_store
 from cook_jupyter.payload.envelope import Buffer, Opened, unseal
 from cook_jupyter.payload.keys import Key, read_key
 from cook_jupyter.payload.outgoing import CALL_KEYFILE, CALL_STORE, check_digest, open_call
+from cook_jupyter.payload.running_call import running_call
 from cook_jupyter.payload.transport import seal_for_transport
 
 RESULT_LIMIT = "COOK_CALL_RESULT_LIMIT"  # bytes; a variable of the job's environment
@@ -100,7 +101,7 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
     try:
         opened = open_call(env, store=store, key=key, job_id=job_id)
         pack.private = bool(opened.header.get("private"))
-        with surroundings.as_in_notebook(opened.header):
+        with surroundings.as_in_notebook(opened.header), running_call(job_id, instance_id):
             # In a context of its own: what the call sets in context variables ends with it.
             outcome = contextvars.copy_context().run(_run, opened, store, pack)
     except BaseException as error:  # noqa: BLE001 - the call could not be opened

@@ -17,6 +17,7 @@ from typing import Any
 from cook_jupyter.errors import Unpicklable
 from cook_jupyter.payload import pickling
 from cook_jupyter.payload.kinds.refused import ADVICE, GENERAL_ADVICE
+from cook_jupyter.payload.process_bound import process_bound
 
 DEEPEST = 12
 MOST_CHILDREN = 10_000
@@ -38,6 +39,11 @@ def unpicklable(named: Iterable[tuple[str, Any]], cause: Exception) -> Unpicklab
             f"{name} cannot be sent: it is nested too deeply to be pickled. Pass it as flat lists or arrays."
         )
     path, culprit = _follow(name, value)
+    bound = process_bound(culprit)
+    if bound is not None:
+        return Unpicklable(
+            f"{name} cannot be sent: {' → '.join(path)} is {bound.what}. To go on, {bound.advice}."
+        )
     kind = _kind(culprit)
     shown = " → ".join(path)
     advice = ADVICE.get(kind, GENERAL_ADVICE)
@@ -57,6 +63,8 @@ def _follow(name: str, value: Any) -> tuple[list[str], Any]:
     path = [name]
     seen = {id(value)}
     for _ in range(DEEPEST):
+        if process_bound(value) is not None:
+            break
         if _kind(value) in ADVICE or (isinstance(value, type) and value.__module__ == "builtins"):
             break  # what it holds is nothing that the user has put there
         for number, (step, child) in enumerate(_children(value)):

@@ -28,7 +28,7 @@ from cook_jupyter.scheduling.considerable import (
     may_start,
     ranked_within,
 )
-from cook_jupyter.scheduling.constraints import PoolDefaults
+from cook_jupyter.scheduling.constraints import Demand, PoolDefaults, demands_in_pool
 from cook_jupyter.scheduling.cycle import CycleSettings, ask_of, match_cycle, placement_of
 from cook_jupyter.scheduling.explain import Facts, reasons
 from cook_jupyter.scheduling.head_room import NOTHING, Amounts, asked_by, held_dru, sum_of
@@ -475,6 +475,10 @@ class Queues:
             alone = state.index.user_count <= 1 or not self._settings.equal_shares
             self._limits.split(pool, state.rooms.whole, 1 if alone else len(state.index.users()))
         return self._limits.of_pool(pool)
+
+    def demands_in(self, pool: PoolName, own: tuple[Demand, ...]) -> tuple[Demand, ...]:
+        """Return what is demanded of the host of a job with demands of its own in a pool."""
+        return demands_in_pool(own, self._of(pool).defaults)
 
     def user_of(self, pool: PoolName, job_id: JobId) -> str | None:
         """Return whose job it is, if the job is in the queue of the pool."""

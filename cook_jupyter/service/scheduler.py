@@ -40,6 +40,7 @@ from cook_jupyter.service.instance_secrets import InstanceSecrets
 from cook_jupyter.service.kills import Kills
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.monitoring import Monitoring
+from cook_jupyter.service.nested import NestedWaits, nested_sentences
 from cook_jupyter.service.queues import Queues
 from cook_jupyter.service.rates import Rates
 from cook_jupyter.service.rebalancer import Rebalancer
@@ -88,6 +89,7 @@ class Scheduler:
         self.rebalancer = Rebalancer(replace(settings.rebalancer, enabled=preempts))
         self.host_health = HostHealth()
         self.monitoring = Monitoring()
+        self.nested = NestedWaits(clock)
         self.gathering = Gathering()  # progress on its way to the store
         self.cycle = asyncio.Lock()  # one cycle at a time: each sees what the last one has committed
         self.wake = asyncio.Event()  # set when a match cycle may find something to do
@@ -244,7 +246,11 @@ class Scheduler:
         Raises:
             NotFound: no such job.
         """
-        return sentences(await self.why(job_id))
+        found = [*sentences(await self.why(job_id))]
+        (job,) = await self.store.jobs([job_id])
+        if job is not None:
+            found += await nested_sentences(self, job)
+        return found
 
     # Limits
 

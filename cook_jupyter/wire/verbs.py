@@ -1,6 +1,6 @@
 """The small bodies by which users act on what exists: more attempts, progress, the end of the scheduler.
 
-Lives here: the bodies of /retry, /progress, /v1/cancel and /v1/shutdown.
+Lives here: the bodies of /retry, /progress, /v1/cancel, /v1/waits and /v1/shutdown.
 Not here: what they do (`api.retry`, `service`).
 
 Source: the REST specification, sections 10 and 15.
@@ -50,6 +50,13 @@ class Cancel(Closed):
     jobs: Uuids
 
 
+class Waits(Closed):
+    """The body of POST /v1/waits: what an instance waits for; no jobs if it goes on."""
+
+    instance: Uuid
+    jobs: Uuids
+
+
 class Shutdown(Closed):
     """The body of POST /v1/shutdown."""
 
@@ -60,4 +67,5 @@ read_old_retry = Reader(OldRetry).read
 read_retry = Reader(Retry).read
 read_progress = Reader(Progress).read
 read_cancel = Reader(Cancel).read
+read_waits = Reader(Waits).read
 read_shutdown = Reader(Shutdown).read

@@ -1,0 +1,191 @@
+"""Calls that submit calls: reporting that one waits for its own jobs, and ending a wait without end.
+
+Lives here: `NestedWaits`, a thread that runs only inside a call; which futures a thread is blocked on.
+Not here: whether those jobs can ever start (`scheduling.nested`, asked by `POST /v1/waits`).
+
+A call that waits keeps its cpu. As many of them as there are cpus, and none of their jobs ever starts. The
+scheduler can tell that for certain if it knows which calls do nothing but wait; so that is reported, and
+what counts as waiting is read off the stacks of all threads: each must be inside a wait of
+`concurrent.futures` (or ours) without a timeout. Anything else, a thread that computes or a timer that is
+set, and nothing is reported: that call may go on by itself.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures._base as futures_module
+import concurrent.futures.thread as pool_module
+import logging
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any
+
+from cook_jupyter.errors import CookError, NestedDeadlock, NotFound
+from cook_jupyter.executor.callbacks import CallbackThreads
+from cook_jupyter.executor.future import CookFuture, Stage
+from cook_jupyter.payload.running_call import RunningCall, current_call
+
+if TYPE_CHECKING:
+    from cook_jupyter.executor.session import Session
+
+logger = logging.getLogger("cook_jupyter.executor")
+
+REPORT_INTERVAL_S = 1.0
+MAX_CHILDREN = 1_000
+OWN_THREADS = "cook-"  # how the names of our threads begin
+
+
+class NestedWaits:
+    """Reports what one call waits for, by a thread that ends with the call.
+
+    Args:
+        call: the call that this process runs.
+    """
+
+    def __init__(self, call: RunningCall) -> None:
+        self.call = call
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._has_reported = False
+        self._has_begun = False
+
+    def add(self, session: Session) -> None:
+        """Watch the futures of a session, too."""
+        self._sessions.add(session)
+        if not self._has_begun:
+            self._has_begun = True
+            threading.Thread(target=self._run, name=f"{OWN_THREADS}nested", daemon=True).start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(REPORT_INTERVAL_S) and current_call() == self.call:
+            try:
+                if not self._look():
+                    return
+            except CookError as error:  # the scheduler is away: the next look is soon
+                logger.info("what the call waits for could not be reported: %s", error)
+
+    def _look(self) -> bool:
+        """Report what the call waits for, and end a wait without end; return whether to go on looking."""
+        sessions = [session for session in self._sessions if not session.is_closed]
+        if not sessions:
+            return True
+        blocked = blocked_on(threading.enumerate())
+        has_timer = signal.getitimer(signal.ITIMER_REAL)[0] > 0  # whose handler may raise
+        if has_timer or any(future.stage is not Stage.ACCEPTED for future in blocked):
+            blocked = set()
+        keys = sorted(future.key for future in blocked if not future.done())
+        if len(keys) > MAX_CHILDREN or (not keys and not self._has_reported):
+            return True
+        self._has_reported = bool(keys)
+        try:
+            answer = sessions[0].ask(lambda client: client.report_waits(self.call.instance_id, keys))
+        except NotFound:  # an original Cook, which knows nothing of this
+            return False
+        if answer["deadlocked"]:
+            _end_waits(blocked, answer["parents"])
+        return True
+
+
+_current: NestedWaits | None = None
+_lock = threading.Lock()
+
+
+def watch(session: Session) -> None:
+    """Watch the futures of a session, if this process runs a call."""
+    global _current  # noqa: PLW0603 - one process runs one call at a time
+    call = current_call()
+    if call is None:
+        return
+    with _lock:
+        if _current is None or _current.call != call:
+            _current = NestedWaits(call)
+        _current.add(session)
+
+
+def blocked_on(threads: Iterable[threading.Thread]) -> set[CookFuture]:
+    """Return the futures that threads wait for without a timeout; empty if one of them does anything else.
+
+    Args:
+        threads: all threads of this process.
+    """
+    blocked: set[CookFuture] = set()
+    frames = sys._current_frames()  # noqa: SLF001 - documented, for exactly this: finding deadlocks
+    for thread in threads:
+        frame = frames.get(thread.ident or 0)
+        if _is_ours(thread, frame) or _is_monitor(thread):
+            continue
+        if frame is None or (awaited := _awaited_in(frame)) is None:
+            return set()
+        blocked.update(awaited)
+    return blocked
+
+
+def _awaited_in(frame: FrameType) -> Iterable[CookFuture] | None:
+    """Return the futures of ours that a stack waits for without a timeout; None if it does anything else."""
+    innermost: FrameType | None = frame
+    while innermost is not None and innermost.f_code.co_filename == threading.__file__:
+        if innermost.f_code is threading.Thread.join.__code__:
+            return () if innermost.f_locals["timeout"] is None else None
+        innermost = innermost.f_back
+    if innermost is None:
+        return None
+    code, variables = innermost.f_code, innermost.f_locals
+    if code is pool_module._worker.__code__:  # noqa: SLF001 - an idle thread of a pool
+        return ()
+    if code not in _WAITS or variables.get("timeout") is not None:
+        return None
+    return [
+        future for future in _WAITS[code](variables) if isinstance(future, CookFuture) and not future.done()
+    ]
+
+
+Variables = Mapping[str, Any]
+
+_WAITS: dict[
+    CodeType, Callable[[Variables], Iterable[Any]]
+] = {  # code that waits -> the futures it waits for
+    futures_module.Future.result.__code__: lambda variables: (variables["self"],),
+    futures_module.Future.exception.__code__: lambda variables: (variables["self"],),
+    futures_module.wait.__code__: lambda variables: variables["fs"],
+    futures_module.as_completed.__code__: lambda variables: variables["pending"],
+}
+
+
+def add_wait(code: CodeType, futures: Callable[[Variables], Iterable[Any]]) -> None:
+    """Let a function of ours count as a wait without a timeout.
+
+    Args:
+        code: the code of the function.
+        futures: returns the futures that it waits for, of its local variables.
+    """
+    _WAITS[code] = futures
+
+
+def _is_ours(thread: threading.Thread, frame: FrameType | None) -> bool:
+    """Return whether a thread is of this package; one for callbacks of the user, only while it is idle."""
+    if not thread.name.startswith(OWN_THREADS):
+        return False
+    runs_callbacks = thread.name.startswith(f"{OWN_THREADS}callbacks")
+    return not runs_callbacks or frame is None or frame.f_code is CallbackThreads.work.__code__
+
+
+def _is_monitor(thread: threading.Thread) -> bool:
+    """Return whether a thread only looks after a progress bar."""
+    return type(thread).__module__.partition(".")[0] == "tqdm"
+
+
+def _end_waits(futures: Iterable[CookFuture], parents: int) -> None:
+    """Let futures raise NestedDeadlock; their jobs, which have not started, are cancelled."""
+    running = "1 running job that waits" if parents == 1 else f"{parents} running jobs that wait"
+    for future in futures:
+        future.give_up(
+            NestedDeadlock(
+                f"job {future.key} can never start: all room that it could use is held by {running} for "
+                "jobs of their own, this one among them. It was cancelled. Submit such jobs from the "
+                "notebook, run fewer of the jobs that wait for them, or compute here what the job was to do.",
+                job_id=future.key,
+            )
+        )
