@@ -35,7 +35,7 @@ from cook_jupyter.errors import (
 
 logger = logging.getLogger("cook_jupyter.client")
 
-_SETTINGS = frozenset({"url", "token", "token_file", "user"})
+_SETTINGS = frozenset({"environment", "url", "token", "token_file", "user"})
 _ANSWER_TIMEOUT_S = 5.0  # of a living scheduler, when none would be started
 _POLL_INTERVAL_S = 0.05
 
@@ -109,6 +109,20 @@ def named_target(url: str | None = None, *, token: str | None = None, user: str 
         user=user or settings.get("user"),
         origin=str(path),
     )
+
+
+def named_environment() -> str:
+    """Return which variables of this process jobs see, by default: names, separated by commas.
+
+    Raises:
+        InvalidRequest: the configuration file is wrong.
+        Forbidden: others may read the token in it.
+    """
+    named = os.environ.get("COOK_JUPYTER_ENVIRONMENT")
+    if named is not None:
+        return named
+    path = config_file()
+    return "" if path is None else _settings(path).get("environment", "")
 
 
 def _with_own_token(target: Target) -> Target:

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from cook_jupyter.client.connect import named_environment
 from cook_jupyter.errors import CookError, ExecutorClosed, JobKilled, WrongType
 from cook_jupyter.executor.arguments import Arguments
 from cook_jupyter.executor.finding import Finder
@@ -40,16 +41,14 @@ class CookExecutor(concurrent.futures.Executor):
     """Runs calls as jobs of a fair-share scheduler, which is found or started (see `client.connect`).
 
     Args:
-        client: a `JobClient`, or the URL of a scheduler; None means this user's own.
-        cpus: what each job gets; may be a fraction.
-        mem_mb: memory in MiB; a job that uses more is stopped.
-        gpus: whole ones.
-        name: of the jobs; None means the function's.
-        pool: None means the scheduler's default.
-        priority: among one's own jobs; the higher first.
-        retries: further attempts after a failure of the function's own; those for the system's are free.
-        user: act as this user, where the scheduler allows it.
-        env: environment variables of the jobs.
+        client: a `JobClient`, or the URL of a scheduler; None means this user's own. cpus: what each job
+        gets; may be a fraction. mem_mb: memory in MiB; a job that uses more is stopped. gpus: whole ones.
+        name: of the jobs; None means the function's. pool: None means the scheduler's default. priority:
+        among one's own jobs; the higher first. retries: further attempts after a failure of the function's
+        own; those for the system's are free. user: act as this user, where the scheduler allows it. env:
+        environment variables of the jobs: name -> value. environment: names of variables of this process
+        that the jobs see, too; `*` stands for any letters. None
+            means those that COOK_JUPYTER_ENVIRONMENT or the configuration file names.
         labels: words to find the jobs by.
         group: a `Group` that the jobs join, or its uuid.
         constraints: attribute of hosts -> the value that a host must have.
@@ -80,6 +79,7 @@ class CookExecutor(concurrent.futures.Executor):
         retries: int = 0,
         user: str | None = None,
         env: Mapping[str, str] | None = None,
+        environment: Iterable[str] | None = None,
         labels: Mapping[str, str] | None = None,
         group: Group | str | None = None,
         constraints: Mapping[str, str] | None = None,
@@ -96,6 +96,7 @@ class CookExecutor(concurrent.futures.Executor):
             priority=priority,
             retries=retries,
             env=dict(env or {}),
+            environment=named_environment() if environment is None else environment,  # type: ignore[arg-type]
             labels=dict(labels or {}),
             group=group,
             constraints=dict(constraints or {}),
@@ -324,7 +325,7 @@ class CookExecutor(concurrent.futures.Executor):
         )
         future.owner = self._mark
         future.call_rests = not call.inline
-        return Parcel(future, self._body[1], self._options.pool, {**self._options.env, **environment})
+        return Parcel(future, self._body[1], self._options.pool, {**self._options.variables(), **environment})
 
     def __enter__(self) -> Self:
         return self

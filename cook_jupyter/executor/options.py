@@ -6,11 +6,12 @@ Not here: calls (`payload.outgoing`), sending (`executor.session`).
 
 from __future__ import annotations
 
+import functools
 import numbers
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from cook_jupyter.executor.groups import Group, require_uuid
 from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, PARENT_LABEL
 
 SESSION_LABEL = "cook-jupyter/session"
+ENVIRONMENT_VARIABLE = "COOK_JUPYTER_ENVIRONMENT"  # names of variables that jobs see, separated by commas
+MAX_VARIABLE_BYTES = 128 * 1024  # of a name and its value; what the kernel takes
 
 _LONGEST_NAME = 128
 
@@ -28,14 +31,13 @@ class Options:
     """What each job of an executor asks for.
 
     Attributes:
-        cpus: of one host; may be a fraction.
-        mem_mb: memory in MiB; a job that uses more is stopped.
-        gpus: whole ones.
-        name: of the jobs; None means the function's.
-        pool: None means the scheduler's default.
-        priority: from 0 on, among one's own jobs; the higher first.
-        retries: further attempts after a failure of one's own; those for the system's failures are free.
-        env: environment variables.
+        cpus: of one host; may be a fraction. mem_mb: memory in MiB; a job that uses more is stopped. gpus:
+        whole ones. name: of the jobs; None means the function's. pool: None means the scheduler's default.
+        priority: from 0 on, among one's own jobs; the higher first. retries: further attempts after a
+        failure of one's own; those for the system's failures are free. env: environment variables: name ->
+        value. environment: names of variables of this process that jobs see with their values as at the
+        submission; `*`
+            stands for any letters. A variable that is not set here is not set there.
         labels: any words, to find jobs by.
         group: the `Group` that the jobs join, or its uuid.
         constraints: attribute of hosts -> the value that a host must have.
@@ -52,6 +54,7 @@ class Options:
     priority: int = DEFAULT_PRIORITY
     retries: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
+    environment: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     group: Group | str | None = None
     constraints: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +74,9 @@ class Options:
         if self.priority > HIGHEST_PRIORITY:
             raise InvalidRequest(f"priority must be between 0 and {HIGHEST_PRIORITY}, not {self.priority}")
         _words("env", self.env)
+        for variable, value in self.env.items():
+            _require_variable(variable, value)
+        object.__setattr__(self, "environment", _variable_names(self.environment))
         _words("labels", self.labels)
         _words("constraints", self.constraints)
         if self.group is not None and not isinstance(self.group, Group):
@@ -97,6 +103,15 @@ class Options:
                 "Arguments of the function go to submit()."
             )
         return replace(self, **changes)
+
+    def variables(self) -> Mapping[str, str]:
+        """Return the variables of a job: those named in `environment` as they are now, and those of `env`."""
+        if not self.environment:
+            return self.env
+        exact, pattern = _split_names(self.environment)
+        names = [name for name in os.environ if pattern.fullmatch(name)] if pattern is not None else []
+        chosen = {name: os.environ[name] for name in (*exact, *names) if name in os.environ}
+        return {**chosen, ENVIRONMENT_VARIABLE: ",".join(self.environment), **self.env}
 
     def job(self, session: str) -> dict[str, Any]:
         """The part of a submission that is the same for all calls; uuid, name and env are not in it."""
@@ -187,3 +202,60 @@ def _words(kind: str, words: object) -> None:
         isinstance(each, str) for pair in words.items() for each in pair
     ):
         raise InvalidRequest(f"{kind} must map words to words, not {words!r}")
+
+
+def _require_variable(name: str, value: str) -> None:
+    """Refuse at once an environment variable that no process can be given.
+
+    Raises:
+        InvalidRequest: the name is empty or contains `=`, a part contains a zero byte, cannot be written as
+        UTF-8, or
+            is too long.
+    """
+    try:
+        size = len(name.encode()) + len(value.encode()) + 2
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"env: the variable {name!r} cannot be written as UTF-8: {error}") from error
+    if not name or "=" in name or "\0" in name + value:
+        raise InvalidRequest(
+            f"env: the variable {name!r} cannot be set: a name is not empty and has no '=', and neither a "
+            "name nor a value has a zero byte"
+        )
+    if size > MAX_VARIABLE_BYTES:
+        raise InvalidRequest(
+            f"env: the variable {name!r} has {size} bytes, and one may have {MAX_VARIABLE_BYTES}: put large "
+            "data in a file and give the job its name"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _split_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[str] | None]:
+    """Return the names without `*`, and a pattern that matches those with one."""
+    patterns = [name for name in names if "*" in name]
+    parts = ("(?:" + ".*".join(map(re.escape, name.split("*"))) + ")" for name in patterns)
+    pattern = re.compile("|".join(parts)) if patterns else None
+    return tuple(name for name in names if "*" not in name), pattern
+
+
+def _variable_names(names: object) -> tuple[str, ...]:
+    """Return names of environment variables; a text names them separated by commas.
+
+    Raises:
+        WrongType: `names` are no texts.
+        InvalidRequest: a name contains what no name has.
+    """
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
+    if isinstance(names, Mapping) or not isinstance(names, Iterable):
+        raise WrongType(
+            f"environment must be names of variables of this process, not {names!r}; to set values, use env="
+        )
+    found = tuple(names)
+    if wrong := [
+        name for name in found if not isinstance(name, str) or not name or "=" in name or "\0" in name
+    ]:
+        raise InvalidRequest(
+            f"environment must be names of variables of this process, and {wrong[0]!r} is none; to set "
+            "values, use env="
+        )
+    return found

@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from traitlets import Enum, Float, Integer, TraitError, Unicode
 
-from cook_jupyter.client.connect import named_target
+from cook_jupyter.client.connect import named_environment, named_target
 from cook_jupyter.errors import (
     Conflict,
     CookError,
@@ -54,6 +54,11 @@ class CookMagics(Magics):
     priority = Integer(50, min=0, max=100, help="Among your own jobs, the higher first.").tag(config=True)
     retries = Integer(0, min=0, help="Further attempts when a cell fails.").tag(config=True)
     user = Unicode("", help="Act as this user, to try fairness out.").tag(config=True)
+    environment = Unicode(
+        "",
+        help="Names of variables of the notebook that jobs see, such as DATA_DIR,AWS_*; empty: those that "
+        "COOK_JUPYTER_ENVIRONMENT or the configuration file names.",
+    ).tag(config=True)
     on_interrupt = Enum(
         ("kill", "detach"), "kill", help="What Ctrl-C does to the job of a cell: kill it, or let it go on."
     ).tag(config=True)
@@ -186,6 +191,7 @@ class CookMagics(Magics):
                 units.parse_duration(options.expected_runtime) if options.expected_runtime else None
             ),
             name=options.name or f"cell-{number}",
+            environment=self.environment or named_environment(),
         )
         future: CookFuture = executor.submit(
             run_cell,
@@ -262,6 +268,9 @@ class CookMagics(Magics):
         rows = [("url", url, origin)]
         for name in self._setting_names():
             value = getattr(self, name)
+            if name == "environment" and not value and (named := named_environment()):
+                rows.append((name, named, "COOK_JUPYTER_ENVIRONMENT or the configuration file"))
+                continue
             given = "default" if value == self.traits()[name].default_value else "set in this notebook"
             rows.append((name, str(value) or "(none)", given))
         return rows

@@ -7,7 +7,8 @@ Source: what Cook's executor and its schedulers set, as told in the REST specifi
 """
 
 import os
-import re
+import pwd
+import sys
 import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -25,8 +26,14 @@ THREAD_VARIABLES = (
 )
 _PROGRESS_FILE = "EXECUTOR_PROGRESS_OUTPUT_FILE"
 _PROGRESS_VARIABLE = "EXECUTOR_PROGRESS_OUTPUT_FILE_ENV"  # names the variable to look in instead
-_OF_ANOTHER_TASK = re.compile(
-    r"COOK_(JOB|INSTANCE|CALL)(_.*)?|PORT\d+|MESOS_(SANDBOX|DIRECTORY|EXECUTOR_ID)|EXECUTOR_PROGRESS_.*"
+HOME_VARIABLE = "COOK_JUPYTER_HOME"  # so that a task that submits tasks finds the same scheduler
+SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+INTERPRETER_VARIABLES = (
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "DYLD_FALLBACK_LIBRARY_PATH",
 )
 
 
@@ -69,8 +76,34 @@ def executor_environment(
 
 
 def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what tasks inherit of their host's environment: all but what some other task was told."""
-    return {name: value for name, value in environ.items() if not _OF_ANOTHER_TASK.fullmatch(name)}
+    """Return the variables that every task of this host sees, whoever started the scheduler.
+
+    They follow from the user and the interpreter alone. Whatever else a task needs is named by whoever
+    submits it.
+
+    Args:
+        environ: the environment of this process; says which scheduler it belongs to, and where the home
+            directory is of a user whom the system does not know.
+    """
+    try:
+        user = pwd.getpwuid(os.getuid())
+        known = {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": user.pw_shell}
+    except KeyError:  # a container may run under any uid
+        known = {"HOME": environ.get("HOME", "/")}
+    seen = {
+        "PATH": os.pathsep.join((os.path.dirname(sys.executable), *SYSTEM_PATH)),
+        "LANG": "C.UTF-8",
+        **known,
+    }
+    if HOME_VARIABLE in environ:
+        seen[HOME_VARIABLE] = environ[HOME_VARIABLE]
+    return seen
+
+
+def process_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what a worker process is started with: what tasks see and what its interpreter needs."""
+    needed = {name: environ[name] for name in INTERPRETER_VARIABLES if name in environ}
+    return {**base_environment(environ), **needed}
 
 
 def task_environment(task: Task, sandbox: str) -> dict[str, str]:

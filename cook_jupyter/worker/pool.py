@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from cook_jupyter.worker import processes
 from cook_jupyter.worker.channel import Channel, Loop
+from cook_jupyter.worker.environment import process_environment
 from cook_jupyter.worker.frames import Frame, pack
 from cook_jupyter.worker.limits import MemoryGroup, MemoryGroups
 from cook_jupyter.worker.protocol import FROM_SPAWNER, require
@@ -234,7 +235,7 @@ class Pool:
                 pid = os.posix_spawn(
                     python,
                     arguments,
-                    os.environ,
+                    process_environment(os.environ),
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _SPAWNER_FD)],
                 )
         except OSError:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 
 from cook_jupyter.payload.installations import OWN_PACKAGE, is_installed
 from cook_jupyter.worker import processes
-from cook_jupyter.worker.environment import base_environment
+from cook_jupyter.worker.environment import base_environment, process_environment
 from cook_jupyter.worker.namespaces import (
     ChangeProbe,
     ImportObserver,
@@ -73,12 +73,14 @@ class ProcessState:
 
     Attributes:
         environment: variables that every task inherits.
+        process_environment: variables that an interpreter in place of this one is started with.
         has_imported: whether calls have imported packages or modules of their own.
     """
 
     def __init__(self, home: str) -> None:
         self._home = home
         self.environment = base_environment(os.environ)
+        self.process_environment = process_environment(os.environ)
         self.has_imported = False
         self._own_out, self._own_err = os.dup(1), os.dup(2)
         self._umask = os.umask(0o22)

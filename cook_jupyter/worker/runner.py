@@ -112,7 +112,8 @@ class Worker:
                 words = [str(self._sock.fileno()), self._name, self._home, str(self._grace_s)]
                 words += [str(self._log.segment), str(handover.fileno())]
                 arguments = [sys.executable, "-P", "-m", "cook_jupyter.worker", "worker", *words]
-                os.execve(sys.executable, arguments, self._state.environment)  # noqa: S606 - no shell wanted
+                environment = self._state.process_environment
+                os.execve(sys.executable, arguments, environment)  # noqa: S606 - no shell wanted
         except OSError as error:
             self._sock.set_inheritable(False)
             _say(f"no fresh interpreter for {self._name}: {error}")

@@ -1,8 +1,18 @@
 """The table of variables that a task sees."""
 
-import pytest
+import sys
+from pathlib import Path
 
-from cook_jupyter.worker.environment import base_environment, progress_path, task_environment
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cook_jupyter.worker.environment import (
+    base_environment,
+    process_environment,
+    progress_path,
+    task_environment,
+)
 from cook_jupyter.worker.task import Task
 
 
@@ -83,11 +93,24 @@ def test_progress_is_looked_for_where_the_task_was_told_to_write_it(
     assert progress_path(task_environment(a_task(**named), "/box"), "/box") == path
 
 
-def test_nothing_of_the_task_that_the_agent_itself_runs_in_is_inherited() -> None:
-    told = {"COOK_JOB_UUID": "x", "COOK_CALL": "y", "PORT0": "1", "MESOS_SANDBOX": "/b"}
+@given(st.dictionaries(st.text(min_size=1), st.text()), st.dictionaries(st.text(min_size=1), st.text()))
+def test_what_every_task_sees_follows_from_the_user_and_the_interpreter_alone(
+    one: dict[str, str], other: dict[str, str]
+) -> None:
+    home = {"COOK_JUPYTER_HOME": "/h"}
 
-    assert base_environment({**told, "PATH": "/bin", "COOK_JUPYTER_HOME": "/h", "PORTAL": "z"}) == {
-        "PATH": "/bin",
-        "COOK_JUPYTER_HOME": "/h",
-        "PORTAL": "z",
-    }
+    seen = base_environment({**one, **home})
+
+    assert seen == base_environment({**other, **home})
+    assert set(seen) <= {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "COOK_JUPYTER_HOME"}
+    assert seen["PATH"].split(":")[0] == str(Path(sys.executable).parent)
+
+
+def test_a_worker_process_is_started_with_what_its_interpreter_needs_and_nothing_else_of_the_starters() -> (
+    None
+):
+    starter = {"API_KEY": "secret", "PATH": "/mine", "TZ": "Asia/Tokyo", "LD_LIBRARY_PATH": "/opt/python/lib"}
+
+    started = process_environment(starter)
+
+    assert started == {**base_environment({}), "LD_LIBRARY_PATH": "/opt/python/lib"}
