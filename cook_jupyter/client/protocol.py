@@ -9,6 +9,7 @@ Not here: sockets (`client.connections`), the verbs as methods (`client.sync`), 
 Source: sans-io as in h11; Cook's REST API as told in its specification.
 """
 
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -389,9 +390,18 @@ def error_of(reply: Reply) -> CookError:
 
 def _to_json(value: object) -> bytes:
     try:
-        return msgspec.json.encode(value)
+        return msgspec.json.encode(value, enc_hook=_plain_number)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(f"this cannot be said in JSON: {error}") from error
+
+
+def _plain_number(value: object) -> int | float:
+    """Return a number of another library (numpy, fractions) as JSON has it."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 def _checked(uuid: str) -> str:

@@ -24,6 +24,7 @@ ENVIRONMENT_VARIABLE = "COOK_JUPYTER_ENVIRONMENT"  # names of variables that job
 MAX_VARIABLE_BYTES = 128 * 1024  # of a name and its value; what the kernel takes
 
 _LONGEST_NAME = 128
+_NAME = re.compile(r"[.a-zA-Z0-9_-]*")  # Cook's rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,8 @@ class Options:
             object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.priority > HIGHEST_PRIORITY:
             raise InvalidRequest(f"priority must be between 0 and {HIGHEST_PRIORITY}, not {self.priority}")
+        if self.name is not None:
+            _require_name(self.name)
         _words("env", self.env)
         for variable, value in self.env.items():
             _require_variable(variable, value)
@@ -202,6 +205,29 @@ def _words(kind: str, words: object) -> None:
         isinstance(each, str) for pair in words.items() for each in pair
     ):
         raise InvalidRequest(f"{kind} must map words to words, not {words!r}")
+
+
+def _require_name(name: object) -> None:
+    """Refuse at once a name that no job can have.
+
+    Raises:
+        WrongType: `name` is no text.
+        InvalidRequest: `name` is too long, or contains other characters than Cook allows.
+    """
+    if not isinstance(name, str):
+        raise WrongType(f"name must be a text, not {name!r}")
+    if len(name) > _LONGEST_NAME:
+        raise InvalidRequest(
+            f"name has {len(name)} characters, and a job's name may have {_LONGEST_NAME}: {name[:40]!r}..."
+        )
+    if not _NAME.fullmatch(name):
+        wrong = ", ".join(dict.fromkeys(repr(letter) for letter in name if not _NAME.fullmatch(letter)))
+        proposal = re.sub(r"[^.a-zA-Z0-9_-]+", "-", name).strip("-")
+        such_as = f", such as {proposal!r}" if proposal else ""
+        raise InvalidRequest(
+            f"name {name!r} contains {wrong}: a job's name has letters from a to z and A to Z, digits, dots, "
+            f"dashes and underscores{such_as}"
+        )
 
 
 def _require_variable(name: str, value: str) -> None:

@@ -26,6 +26,19 @@ _EXIT = frozenset({reasons.NON_ZERO_EXIT})
 _OF_A_CALL = _MEMORY | _RUNTIME | _EXIT | {reasons.KILLED_EXTERNALLY}  # SIGKILL, also one of its own making
 
 
+_MORE_TIME = "with_(max_runtime_s=...) gives it more."
+_MORE_MEMORY = "with_(mem_mb=...) gives it more."
+_MORE_RETRIES = "with_(retries=...) gives it more."
+
+
+def without_advice(error: JobFailed) -> str:
+    """Return the text of an error without what to do in Python: cells have options of their own."""
+    text = str(error)
+    for advice in (_MORE_TIME, _MORE_MEMORY, _MORE_RETRIES):
+        text = text.removesuffix(f" {advice}")
+    return text
+
+
 def speaks_for_itself(news: JobNews) -> bool:
     """Whether a failed job's result says more than its reason: the function raised, or ran out of memory."""
     found = None if news.instance is None else news.instance.reason
@@ -75,7 +88,7 @@ def _judge(news: JobNews, options: Options | None) -> tuple[type[JobFailed], str
         return OutOfMemory, _memory(instance.peak_mem_mb, options)
     if reason in _RUNTIME:
         limit = "" if options is None or options.max_runtime_s is None else f" of {options.max_runtime_s:g} s"
-        return TimedOut, f"it ran longer than its maximum{limit}; with_(max_runtime_s=...) gives it more."
+        return TimedOut, f"it ran longer than its maximum{limit}. {_MORE_TIME}"
     if reason in _EXIT:
         return BadExit, _exit(instance.exit_code)
     sentence = instance.reason_string or (REASONS[reason].sentence if reason in REASONS else str(reason))
@@ -90,7 +103,7 @@ def _of_the_system(reason: str | None, sentence: str) -> tuple[type[JobFailed], 
     if reason == reasons.PREEMPTED:
         return JobFailed, (
             "it made way for other users' jobs more often than is free, and had no retry left. "
-            "with_(retries=...) gives it more."
+            f"{_MORE_RETRIES}"
         )
     return HostLost, f"the system failed it: {sentence[:1].lower() + sentence[1:]}. Submit it again."
 
@@ -98,7 +111,7 @@ def _of_the_system(reason: str | None, sentence: str) -> tuple[type[JobFailed], 
 def _memory(peak_mb: float | None, options: Options | None) -> str:
     asked = "" if options is None else f" {options.mem_mb:g} MB"
     peak = "" if peak_mb is None else f" (its peak was {peak_mb:,.0f} MB)"
-    return f"it used more memory than the{asked} it had asked for{peak}. with_(mem_mb=...) gives it more."
+    return f"it used more memory than the{asked} it had asked for{peak}. {_MORE_MEMORY}"
 
 
 def _exit(code: int | None) -> str:

@@ -4,12 +4,14 @@ Lives here: saying which arguments a magic takes, so that its help, its parser a
 Not here: which magics there are (`notebook.magics`, `notebook.commands`).
 """
 
+import shlex
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from IPython.core import magic_arguments
+from IPython.core.error import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,7 +52,11 @@ def parsed(function: Callable[..., Any], line: str) -> Namespace:
     Raises:
         UsageError: it is not what the magic takes.
     """
-    options: Namespace = function.parser.parse_argstring(line)  # type: ignore[attr-defined]
+    try:
+        words = shlex.split(line)  # IPython's own way of splitting keeps quotes
+    except ValueError as error:
+        raise UsageError(f"{line.strip()}: {error}") from error
+    options: Namespace = function.parser.parse_args(words)  # type: ignore[attr-defined]
     return options
 
 

@@ -1,25 +1,38 @@
 """What a cell needs from the notebook before it can run elsewhere.
 
 Lives here: reading a cell without running it: the notebook's names that it uses, and what cannot go along.
-Not here: sending it (`notebook.magics`), running it (`notebook.cell_job`).
+Not here: when a name is bound (`notebook.cell_names`), sending it (`notebook.magics`), running it
+(`notebook.cell_job`).
 """
 
 import ast
-import symtable
-from collections.abc import Container, Iterator
-from types import FunctionType
+from collections.abc import Container
+from dataclasses import dataclass
+from types import CodeType, FunctionType
 from typing import Any
 
 from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.notebook.cell_names import names_bound, names_read
 
 # The shell's own: they are there, or have no meaning, on a host.
 SHELL_NAMES = frozenset({"get_ipython", "exit", "quit", "open", "display", "In", "Out", "_", "__", "___"})
 
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeededNames:
+    """The names of the notebook that a cell may read before it has bound them itself.
+
+    Attributes:
+        always: names that the cell never binds.
+        perhaps: names that the cell binds as well; whether it reads them before depends on how it runs.
+    """
+
+    always: tuple[str, ...]
+    perhaps: tuple[str, ...]
 
 
-def names_needed(source: str, notebook: Container[str]) -> list[str]:
-    """The names of the notebook that a cell may read before it has set them itself.
+def names_needed(source: str, notebook: Container[str]) -> NeededNames:
+    """Return the names of the notebook that a cell may read before it has bound them itself.
 
     Args:
         source: the cell.
@@ -31,12 +44,13 @@ def names_needed(source: str, notebook: Container[str]) -> list[str]:
     """
     tree = ast.parse(source)
     _refuse_magics(tree)
-    needed: set[str] = set()
-    own: set[str] = set()
-    for statement in tree.body:
-        needed |= _reads(statement) - own
-        own |= set(_surely_sets(statement))
-    return sorted(name for name in needed if name in notebook and name not in SHELL_NAMES)
+    code: CodeType = compile(tree, "<cell>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    bound = names_bound(code)
+    needed = sorted(name for name in names_read(code) if name in notebook and name not in SHELL_NAMES)
+    return NeededNames(
+        always=tuple(name for name in needed if name not in bound),
+        perhaps=tuple(name for name in needed if name in bound),
+    )
 
 
 def ends_with_value(source: str) -> bool:
@@ -69,53 +83,3 @@ def _refuse_magics(tree: ast.Module) -> None:
                 f"line {node.lineno} of the cell uses a % magic, a ! command or get_ipython(), which need "
                 "the notebook's own kernel; move it to another cell; subprocess.run does for a shell command"
             )
-
-
-def _reads(statement: ast.stmt) -> set[str]:
-    """The names that a statement, or a function in it, may look up among the globals."""
-    found = {
-        node.target.id
-        for node in ast.walk(statement)
-        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
-    }
-    found |= {
-        target.id
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Delete)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    tables = [symtable.symtable(ast.unparse(statement), "<cell>", "exec")]
-    top = tables[0]
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        found |= {
-            symbol.get_name()
-            for symbol in table.get_symbols()
-            if symbol.is_referenced() and (table is top or symbol.is_global())
-        }
-    return found
-
-
-def _surely_sets(statement: ast.stmt) -> Iterator[str]:
-    """The names that are set for certain once a statement is done."""
-    if isinstance(statement, ast.Assign):
-        for target in statement.targets:
-            yield from _targets(target)
-    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-        yield from _targets(statement.target)
-    elif isinstance(statement, _DEFINITIONS):
-        yield statement.name
-    elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-        yield from ((alias.asname or alias.name).partition(".")[0] for alias in statement.names)
-
-
-def _targets(target: ast.expr) -> Iterator[str]:
-    if isinstance(target, ast.Name):
-        yield target.id
-    elif isinstance(target, ast.Starred):
-        yield from _targets(target.value)
-    elif isinstance(target, (ast.Tuple, ast.List)):
-        for part in target.elts:
-            yield from _targets(part)

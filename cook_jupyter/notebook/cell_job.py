@@ -12,7 +12,7 @@ import inspect
 import linecache
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -53,7 +53,13 @@ class CellOutcome:
 
 
 def run_cell(
-    anchor: FunctionType, source: str, file_name: str, *, out: Sequence[str] = (), with_value: bool = True
+    anchor: FunctionType,
+    source: str,
+    file_name: str,
+    *,
+    out: Sequence[str] = (),
+    with_value: bool = True,
+    left_out: Mapping[str, str] | None = None,
 ) -> CellOutcome:
     """Run a cell among the notebook's names that came along.
 
@@ -63,6 +69,7 @@ def run_cell(
         file_name: what tracebacks call it.
         out: names whose values are sent back.
         with_value: whether the last expression's value is.
+        left_out: names of the notebook that could not travel, and why; the cell binds them itself.
 
     Raises:
         NameError: a name of `out` was not set.
@@ -73,7 +80,12 @@ def run_cell(
     namespace.setdefault("__builtins__", builtins)
     outcome = CellOutcome()
     with _capturing(source, outcome):
-        value = _execute(source, file_name, namespace, with_value=with_value)
+        try:
+            value = _execute(source, file_name, namespace, with_value=with_value)
+        except NameError as error:
+            if left_out and error.name is not None and error.name in left_out:
+                error.add_note(f"The notebook's {error.name} did not come along: {left_out[error.name]}")
+            raise
     if value is not None:
         outcome.shown = mimebundle(value)
         outcome.value = _pack(value, VALUE_LIMIT_BYTES)

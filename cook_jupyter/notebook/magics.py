@@ -8,25 +8,28 @@ Not here: what `%cook list` and its like do (`notebook.commands`), what runs on 
 import difflib
 import linecache
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
-from traitlets import Enum, Float, Integer, TraitError, Unicode
+from traitlets import Bunch, Enum, Float, Integer, TraitError, Unicode, validate
 
 from cook_jupyter.client.connect import named_environment, named_target
 from cook_jupyter.errors import (
     Conflict,
     CookError,
     InvalidRequest,
+    JobFailed,
     OutOfMemory,
     SchedulerUnreachable,
     TimedOut,
+    Unpicklable,
 )
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
+from cook_jupyter.executor.outcomes import without_advice
 from cook_jupyter.notebook import cell as cells
 from cook_jupyter.notebook import commands, units
 from cook_jupyter.notebook.arguments import argument, parsed, takes
@@ -37,6 +40,7 @@ from cook_jupyter.notebook.running import CellRun
 from cook_jupyter.notebook.screen import Screen, StateLine
 from cook_jupyter.notebook.session import BackgroundCell, Session
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
+from cook_jupyter.payload.outgoing import encode_function
 
 _MORE: dict[type[CookError], str] = {OutOfMemory: "--mem 4g", TimedOut: "--max-runtime 1h"}
 
@@ -65,6 +69,14 @@ class CookMagics(Magics):
     progress = Enum(
         ("auto", "always", "never"), "auto", help="Whether a line tells how a cell is doing."
     ).tag(config=True)
+
+    @validate("cpus", "mem_mb")
+    def _above_zero(self, proposal: Bunch) -> float:
+        """Refuse at once what every later cell would be refused for."""
+        value = float(proposal["value"])
+        if not 0 < value < float("inf"):
+            raise TraitError(f"it must be a number above zero, not {value:g}")
+        return value
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell=shell)
@@ -156,8 +168,18 @@ class CookMagics(Magics):
         if background is not None and not background.isidentifier():
             raise UsageError(f"--background wants the name of a variable, not {background!r}")
         source = self._notebook.transform_cell(source)  # type: ignore[no-untyped-call]
-        needed = sorted({*cells.names_needed(source, self.session.namespace), *self._present(also)})
-        future, file_name = self._submit(options, source, needed, out)
+        needed = cells.names_needed(source, self.session.namespace)
+        asked_for = self._present(also)
+        names = sorted({*needed.always, *needed.perhaps, *asked_for})
+        try:
+            future, file_name = self._submit(options, source, names, out)
+        except Unpicklable:
+            # What the cell binds itself is not asked of the notebook if it cannot travel.
+            left_out = self._unsendable([name for name in needed.perhaps if name not in asked_for])
+            if not left_out:
+                raise
+            names = [name for name in names if name not in left_out]
+            future, file_name = self._submit(options, source, names, out, left_out)
         if background is not None:
             # When the cell returns, the scheduler has the job: the notebook may be closed then.
             wait_until_accepted(future)
@@ -171,7 +193,12 @@ class CookMagics(Magics):
         return self._await(future, file_name)
 
     def _submit(
-        self, options: Namespace, source: str, needed: list[str], out: Sequence[str]
+        self,
+        options: Namespace,
+        source: str,
+        needed: list[str],
+        out: Sequence[str],
+        left_out: Mapping[str, str] | None = None,
     ) -> tuple[CookFuture, str]:
         self._cell_number += 1
         number = self._notebook.execution_count
@@ -200,8 +227,19 @@ class CookMagics(Magics):
             file_name,
             out=tuple(out),
             with_value=cells.ends_with_value(source),
+            left_out=dict(left_out or {}),
         )
         return future, file_name
+
+    def _unsendable(self, names: Sequence[str]) -> dict[str, str]:
+        """Return those of the notebook's names whose values cannot travel, and why."""
+        reasons: dict[str, str] = {}
+        for name in names:
+            try:
+                encode_function(cells.anchor([name], self.session.namespace))
+            except Unpicklable as error:
+                reasons[name] = str(error)
+        return reasons
 
     def _await(self, future: CookFuture, file_name: str) -> Any:
         screen = self.session.screen(live=self._tells())
@@ -219,6 +257,8 @@ class CookMagics(Magics):
         for bundle in getattr(error, "__cook_displays__", ()):
             screen.show(bundle)
         if isinstance(error, CookError):
+            if isinstance(error, JobFailed):
+                error.args = (without_advice(error),)
             if type(error) in _MORE:
                 error.add_note(f"Give it more: %%cook {_MORE[type(error)]}")
             raise error

@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,6 +91,18 @@ def test_a_job_too_large_for_any_request_is_refused_by_name() -> None:
 
     with pytest.raises(TooLarge, match=job["uuid"]):
         protocol.submit([job])
+
+
+def test_numbers_of_numpy_are_numbers_in_every_request() -> None:
+    two: Any = np.float32(2)
+    three: Any = np.int64(3)
+    job = {"uuid": str(uuid4()), "cpus": np.float64(0.5), "mem": np.int64(64), "priority": np.int8(5)}
+    for ask, sent in (
+        (protocol.submit([job]), b'"mem":64'),
+        (protocol.set_limit("share", "ada", {"cpus": two}, reason="r"), b'"cpus":2.0'),
+        (protocol.retry([str(uuid4())], retries=three), b'"retries":3'),
+    ):
+        assert sent in bytes(ask.requests[0].body)
 
 
 def test_what_json_cannot_say_is_refused() -> None:

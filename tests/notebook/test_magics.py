@@ -191,6 +191,7 @@ def test_a_cell_that_dies_says_of_what_and_what_to_do(
 
     assert isinstance(ran.error, kind)
     assert says in ran.stdout
+    assert "with_(" not in ran.stdout  # a cell has options of its own
 
 
 def test_a_flood_of_output_is_cut_and_can_be_read_afterwards(shell: Shell) -> None:
@@ -199,6 +200,57 @@ def test_a_flood_of_output_is_cut_and_can_be_read_afterwards(shell: Shell) -> No
     assert len(ran.stdout) < 2_500_000
     assert "%cook logs last" in ran.stdout
     assert len(shell.good("%cook logs flood").stdout) == 3_000_001
+
+
+def test_quotes_around_an_option_are_no_part_of_it(shell: Shell) -> None:
+    shell.good("%%cook --name \"quoted\" --mem '200m'\n1")
+
+    assert shell.good("%cook list 'quoted'").value[0].job["mem"] == 200.0
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "with open(path) as f:\n    text = f.read()\nlen(text)",
+        "for f in [1, 2]:\n    pass\nf",
+        "if path:\n    f = 4\nf",
+        "try:\n    f = 4\nexcept OSError:\n    pass\nf",
+        "def setting():\n    global f\n    f = 4\nsetting()\nf",
+    ],
+)
+def test_a_name_that_a_cell_binds_itself_is_not_asked_of_the_notebook_if_it_cannot_travel(
+    shell: Shell, cell: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").write_text("text")
+    shell.good(f"path = {str(tmp_path / 'data')!r}\nf = open(path)")
+
+    assert shell.good(f"%%cook\n{cell}").value in (2, 4)
+
+
+def test_a_cell_that_reads_what_did_not_come_along_is_told_why(shell: Shell) -> None:
+    shell.good("import threading\nguard = threading.Lock()")
+
+    ran = shell.run("%%cook\nif not isinstance(3, int):\n    guard = 3\nprint(guard)")
+
+    assert isinstance(ran.error, NameError)
+    assert "The notebook's guard did not come along" in ran.stdout
+
+
+def test_cells_see_the_variables_that_the_settings_name(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_DIR", "/data")
+    see = "%%cook\nimport os\nos.environ.get('DATA_DIR')"
+    assert shell.good(see).value is None
+
+    shown = shell.good("%cook config environment=DATA_DIR").value
+
+    assert "DATA_DIR" in repr(shown)
+    assert shell.good(see).value == "/data"
+    shell.good("%config CookMagics.environment = ''")
+    monkeypatch.setenv("COOK_JUPYTER_ENVIRONMENT", "DATA_*")
+    assert "DATA_*" in repr(shell.good("%cook config").value)
+    assert shell.good(see).value == "/data"
 
 
 def test_what_cannot_travel_is_named(shell: Shell) -> None:
@@ -222,6 +274,9 @@ def test_what_cannot_travel_is_named(shell: Shell) -> None:
         ("--group nothing", "uuid"),
         ("--group In", "holds no Group"),
         ("--expected-runtime 2h --max-runtime 1h", "expected_runtime"),
+        ('--name "a b"', "name 'a b' contains ' ': a job's name has letters"),
+        ("--name 'a b'", "such as 'a-b'"),
+        ("--name évaluation", "contains 'é'"),
     ],
 )
 def test_a_wrong_option_says_what_is_wrong(shell: Shell, line: str, says: str) -> None:
@@ -489,6 +544,11 @@ def test_usage_and_settings_are_shown(shell: Shell) -> None:
         ("config mem=3", "did you mean mem_mb?"),
         ("config mem_mb", "NAME=VALUE"),
         ("config on_interrupt=explode", "on_interrupt"),
+        ("config cpus=0", "above zero"),
+        ("config cpus=nan", "above zero"),
+        ("config cpus=inf", "above zero"),
+        ("config mem_mb=0", "mem"),
+        ("list 'half", "No closing quotation"),
         ("list --since tomorrow", "not a duration"),
         ("--mem 4g", "%%cook --mem 4g"),
     ],

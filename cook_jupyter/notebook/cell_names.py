@@ -1,0 +1,129 @@
+"""Which names a cell reads before it has bound them itself: definite assignment, on bytecode.
+
+Lives here: the analysis of a cell's compiled code.
+Not here: what is done with the names (`notebook.cell`, `notebook.magics`).
+
+The compiler knows every form that binds a name (`with`, `for`, `import`, `except ... as`, patterns, `:=`,
+`type`, ...), and its code says when each happens, also when an exception is suppressed on the way. So the
+code is read, not the syntax: a forward data-flow analysis whose state is the set of names that are bound on
+every path, as Java's compiler does it (Java Language Specification, chapter 16).
+
+A function may be called at any time after its definition: what it reads counts as read where it is defined.
+"""
+
+import dis
+import inspect
+from collections.abc import Iterator
+from types import CodeType
+
+_READS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_NAME", "DELETE_GLOBAL"})
+_BINDS = frozenset({"STORE_NAME", "STORE_GLOBAL"})
+_DELETES = frozenset({"DELETE_NAME", "DELETE_GLOBAL"})
+_NO_FALL_THROUGH = frozenset(
+    {
+        "JUMP_FORWARD",
+        "JUMP_BACKWARD",
+        "JUMP_BACKWARD_NO_INTERRUPT",
+        "RETURN_VALUE",
+        "RETURN_CONST",
+        "RAISE_VARARGS",
+        "RERAISE",
+    }
+)
+_JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs))
+
+State = frozenset[str]
+
+
+def names_read(code: CodeType, bound: State = frozenset(), *, in_class: bool = False) -> set[str]:
+    """Return the names that code, or a function in it, may look up before the code has bound them.
+
+    Args:
+        code: the code of a cell, a class or a function.
+        bound: names that are bound when it begins.
+        in_class: whether it is the code of a class.
+    """
+    instructions = list(dis.get_instructions(code))
+    positions = {instruction.offset: position for position, instruction in enumerate(instructions)}
+    handlers = _handlers(code, positions, len(instructions))
+    states: dict[int, State] = {0: bound}
+    due = [0]
+    while due:
+        position = due.pop()
+        for successor, state in _successors(instructions, positions, handlers, position, states[position]):
+            known = states.get(successor)
+            joined = state if known is None else known & state
+            if joined != known:
+                states[successor] = joined
+                due.append(successor)
+    found: set[str] = set()
+    for position, state in states.items():
+        instruction = instructions[position]
+        if instruction.opname in _READS and instruction.argval not in state:
+            found.add(instruction.argval)
+        elif isinstance(instruction.argval, CodeType):
+            inner = instruction.argval
+            visible = bound if in_class else state  # what is in a class does not see the names of the class
+            found |= names_read(inner, visible, in_class=_is_class(inner))
+    return found
+
+
+def names_bound(code: CodeType) -> set[str]:
+    """Return the names of the notebook that code, or a function in it, may bind."""
+    found = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in _BINDS}
+    for inner in _code_inside(code):
+        found |= _globals_bound(inner)
+    return found
+
+
+def _globals_bound(code: CodeType) -> set[str]:
+    found = {
+        instruction.argval
+        for instruction in dis.get_instructions(code)
+        if instruction.opname == "STORE_GLOBAL"
+    }
+    for inner in _code_inside(code):
+        found |= _globals_bound(inner)
+    return found
+
+
+def _code_inside(code: CodeType) -> Iterator[CodeType]:
+    return (constant for constant in code.co_consts if isinstance(constant, CodeType))
+
+
+def _is_class(code: CodeType) -> bool:
+    """Return whether code that lies in other code is that of a class, whose names are looked up by name."""
+    return not code.co_flags & inspect.CO_OPTIMIZED
+
+
+def _handlers(code: CodeType, positions: dict[int, int], count: int) -> list[int | None]:
+    """Return, for each instruction, the position of the one that follows if it raises."""
+    handlers: list[int | None] = [None] * count
+    entries = dis.Bytecode(code).exception_entries  # type: ignore[attr-defined]
+    offsets = {position: offset for offset, position in positions.items()}
+    for entry in entries:
+        for position in range(count):
+            if entry.start <= offsets[position] < entry.end:
+                handlers[position] = positions[entry.target]
+    return handlers
+
+
+def _successors(
+    instructions: list[dis.Instruction],
+    positions: dict[int, int],
+    handlers: list[int | None],
+    position: int,
+    state: State,
+) -> Iterator[tuple[int, State]]:
+    """Yield the instructions that may follow one, each with the names that are bound then."""
+    instruction = instructions[position]
+    if (handler := handlers[position]) is not None and instruction.opname not in _BINDS:  # which cannot fail
+        yield handler, state - {instruction.argval} if instruction.opname in _DELETES else state
+    if instruction.opname in _BINDS:
+        state |= {instruction.argval}
+    elif instruction.opname in _DELETES:
+        state -= {instruction.argval}
+    if instruction.opcode in _JUMPS:
+        yield positions[instruction.argval], state
+    if instruction.opname not in _NO_FALL_THROUGH and position + 1 < len(instructions):
+        yield position + 1, state
