@@ -359,7 +359,7 @@ def test_failures_of_ones_own_are_tried_again_as_often_as_asked(executor: CookEx
 
 
 def test_a_refused_job_ends_in_its_future_and_in_no_others(executor: CookExecutor) -> None:
-    bad = executor.with_(env={"": "nameless"}).submit(pow, 1, 1)
+    bad = executor.with_(gpus=1).submit(pow, 1, 1)  # which this scheduler does not give out
     good = executor.submit(pow, 2, 2)
 
     with pytest.raises(InvalidRequest):
