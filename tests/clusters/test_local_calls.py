@@ -415,7 +415,7 @@ async def test_a_task_that_finds_its_worker_damaged_is_the_systems_failure_and_t
     worker = site.read(await reports.end_of(first), first).value
     resource.prlimit(worker, resource.RLIMIT_NOFILE, (3, 3))
 
-    damaged = site.call(os.getpid) if kind == "call" else a_launch("true")
+    damaged = site.call(len, bytes(1 << 20)) if kind == "call" else a_launch("true")  # must open a file
     await cluster.launch([damaged])
     end = await reports.end_of(damaged)
 
