@@ -131,7 +131,8 @@ def test_each_call_of_a_bundle_has_its_own_traceback(desk: Desk, cell: dict[str,
 
 
 def test_a_function_that_a_job_returns_keeps_the_name_of_its_file(desk: Desk, cell: dict[str, Any]) -> None:
-    function = desk.call_elsewhere(lambda: cell["logged"](cell["plain"])).value
+    logged, plain = cell["logged"], cell["plain"]  # the dictionary itself holds all builtins of this process
+    function = desk.call_elsewhere(lambda: logged(plain)).value
 
     with pytest.raises(ZeroDivisionError) as caught:
         function(1)

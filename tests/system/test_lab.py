@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -33,7 +34,11 @@ def lab(tmp_path: Path, cook_home: Path) -> Iterator[str]:
         "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
         "COOK_JUPYTER_HOME": str(cook_home),
     }
-    words = ["jupyterlab", "--no-browser", "--allow-root", "--port=0", f"--notebook-dir={tmp_path}"]
+    # A number of its own, not 0: servers before 2.15 write the 0 into the runtime file.
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+    words = ["jupyterlab", "--no-browser", "--allow-root", f"--port={port}", f"--notebook-dir={tmp_path}"]
     log = tmp_path / "lab.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
