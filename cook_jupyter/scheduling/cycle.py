@@ -110,7 +110,7 @@ def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebala
         asks,
         hosts,
         settings=settings.match,
-        surroundings=_with_groups(surroundings, index),
+        surroundings=with_groups(surroundings, index),
         least=lambda: index.least,
     )
     matches = tuple(match for match in placed if match.cluster not in indebted)
@@ -180,7 +180,7 @@ def placement_of(
     """
     hosts = offers if isinstance(offers, Hosts) else Hosts(offers)
     ask = ask_of(index, index.row_of(job_id))
-    return refusal_of(ask, hosts, settings=settings, surroundings=_with_groups(surroundings, index))
+    return refusal_of(ask, hosts, settings=settings, surroundings=with_groups(surroundings, index))
 
 
 def scaled_back(before: Scaleback, head_matched: bool, settings: CycleSettings) -> Scaleback:
@@ -221,8 +221,8 @@ def _asks(index: QueueIndex, rows: Iterable[int]) -> Iterator[Ask]:
         )
 
 
-def _with_groups(surroundings: Surroundings, index: QueueIndex) -> Surroundings:
-    """The surroundings with the hosts of groups' running tasks, as the index knows them."""
-    if not surroundings.groups:
+def with_groups(surroundings: Surroundings, index: QueueIndex) -> Surroundings:
+    """Return the surroundings with the hosts of groups' running tasks; as the index knows them, if unset."""
+    if not surroundings.groups or surroundings.group_hosts is not None:
         return surroundings
     return replace(surroundings, group_hosts=index.group_hosts)

@@ -221,7 +221,7 @@ class _Group:
         self._kind = placement.kind
         self._minimum = placement.minimum
         self.name = _NAMES[placement.kind]
-        tasks = surroundings.group_hosts(group)
+        tasks = surroundings.hosts_of(group)
         by_host = placement.kind is PlacementKind.UNIQUE or placement.attribute == "HOSTNAME"
         counts: dict[int, int] = {}
         if by_host:

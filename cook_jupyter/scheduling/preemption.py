@@ -25,7 +25,7 @@ from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.considerable import NO_FILTERS, QueueFilters, ranked_within
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS, PoolDefaults
-from cook_jupyter.scheduling.cycle import ask_of
+from cook_jupyter.scheduling.cycle import ask_of, with_groups
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.preemption_history import NEVER_PREEMPTED
 from cook_jupyter.scheduling.preemption_hosts import RebalanceHosts
@@ -302,7 +302,7 @@ class RebalanceState:
             hosts,
             frozenset(on),
             defaults=settings.defaults,
-            surroundings=replace(surroundings, group_hosts=index.group_hosts),
+            surroundings=with_groups(surroundings, index),
             clusters=clusters or {},
             spare_hosts_known=settings.spare_hosts_known,
             groups_apart=settings.groups_apart,

@@ -147,7 +147,7 @@ class RebalanceHosts:
     def _hosts_of(self, group: GroupId) -> dict[str, int]:
         hosts = self._cohosts.get(group)
         if hosts is None:
-            hosts = self._cohosts[group] = dict(self._surroundings.group_hosts(group))
+            hosts = self._cohosts[group] = dict(self._surroundings.hosts_of(group))
             for host in self._preempted:
                 _count(hosts, host)
         return hosts

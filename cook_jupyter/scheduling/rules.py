@@ -36,16 +36,21 @@ class Surroundings:
     Attributes:
         reservations: job -> the host that is kept for it; closed to all others.
         groups: how groups of jobs want to be placed.
-        group_hosts: hosts of a group's running tasks and how many run there.
+        group_hosts: hosts of a group's running tasks and how many run there; None stands for those of the pool
+            that is decided for.
         attributes: of hosts that run a group's tasks but have no offer now.
         now_ms: when this is decided, for jobs whose host must live on until they end.
     """
 
     reservations: Mapping[JobId, str] = field(default_factory=dict)
     groups: Mapping[GroupId, GroupPlacement] = field(default_factory=dict)
-    group_hosts: Callable[[GroupId], Mapping[str, int]] = lambda _: {}
+    group_hosts: Callable[[GroupId], Mapping[str, int]] | None = None
     attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     now_ms: int = 0
+
+    def hosts_of(self, group: GroupId) -> Mapping[str, int]:
+        """Return the hosts of a group's running tasks and how many run there."""
+        return {} if self.group_hosts is None else self.group_hosts(group)
 
 
 NO_SURROUNDINGS = Surroundings()
@@ -128,7 +133,7 @@ class HostRules:
 
     def _hosts_of(self, group: GroupId) -> dict[str, int]:
         if group not in self._cohosts:
-            self._cohosts[group] = dict(self._surroundings.group_hosts(group))
+            self._cohosts[group] = dict(self._surroundings.hosts_of(group))
         return self._cohosts[group]
 
     def _attributes(self, host: str) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ decisions about it; what each pool decides by (`_Pool`). Not here: the decisions
 them (`service.cycles`).
 """
 
-from collections import defaultdict
+from collections import ChainMap, Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -14,7 +14,7 @@ from typing import Final
 
 from cook_jupyter.model.decisions import Match, Matching, Rebalancing, Refusal, Scaleback
 from cook_jupyter.model.instance import Instance, InstanceId
-from cook_jupyter.model.job import Job, JobId, JobState
+from cook_jupyter.model.job import GroupId, Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
@@ -362,7 +362,7 @@ class Queues:
             rank=state.cycle.rank,
             filters=filters,
             reserved=reserved,
-            surroundings=replace(self._surroundings(state, now_ms), attributes=state.rooms.attributes),
+            surroundings=replace(self._surroundings(state, now_ms), attributes=self._attributes(state)),
             clusters={offer.host: offer.cluster for offer in state.rooms.capacity},
             queue=ranked,
         )
@@ -517,9 +517,24 @@ class Queues:
         return Surroundings(
             reservations=self.reservations.closed() if self.reservations else {},
             groups=groups,
-            attributes=pool.rooms.attributes if groups else {},
+            group_hosts=self._group_hosts if groups else None,
+            attributes=self._attributes(pool) if groups else {},
             now_ms=now_ms,
         )
+
+    def _group_hosts(self, group: GroupId) -> Mapping[str, int]:
+        """Return the hosts of a group's running tasks; the jobs of a group may be in several pools."""
+        by_pool = [hosts for index in self._indexes() if (hosts := index.group_hosts(group))]
+        if len(by_pool) <= 1:
+            return by_pool[0] if by_pool else {}
+        return sum((Counter(hosts) for hosts in by_pool), Counter())
+
+    def _attributes(self, pool: "_Pool") -> Mapping[str, Mapping[str, str]]:
+        """Return the attributes of hosts: those of a pool, and those where other pools run a group's tasks."""
+        if len(self._pools) == 1:
+            return pool.rooms.attributes
+        others = (each.rooms.attributes for each in self._pools.values() if each is not pool)
+        return ChainMap(pool.rooms.attributes, *others)
 
     def _unreserved_limits(self, pool: "_Pool", limits: UserLimits) -> UserLimits:
         """Return the limits of users without what jobs with reserved room will use."""
@@ -557,9 +572,10 @@ class Queues:
         self, pool: "_Pool", accepts: Callable[[JobId], bool] | None
     ) -> Callable[[JobId], bool] | None:
         groups = {
-            pool.index.group_of(job_id)
-            for job_id in self.reservations.of(pool.pool.name)
-            if pool.index.is_waiting(job_id)
+            each.index.group_of(job_id)
+            for each in self._pools.values()
+            for job_id in self.reservations.of(each.pool.name)
+            if each.index.is_waiting(job_id)
         } - {None}
         if not groups:
             return accepts
@@ -593,7 +609,7 @@ class Queues:
             rooms=pool.rooms,
             limits=self._unreserved_limits(pool, self.limits_of(name)),
             filters=self._unreserved_filters(pool, filters),
-            surroundings=replace(self._surroundings(pool, now_ms), group_hosts=pool.index.group_hosts),
+            surroundings=self._surroundings(pool, now_ms),
             cycle=pool.cycle,
             indebted=indebted,
             reserved=self.reservations.of(name),

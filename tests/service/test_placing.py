@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from cook_jupyter.model.job import Group
+from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints import Rewriting
 from cook_jupyter.service.config import Settings
@@ -40,6 +41,38 @@ async def test_jobs_of_a_unique_group_run_on_hosts_of_their_own(by_hand: HandTur
         (left,) = [job for job in jobs if job.job_id not in hand.where()]
         told = " ".join(await hand.scheduler.explain(left.job_id))
         assert "3 hosts with another job of its group" in told
+
+
+TWO_POOLS = Settings(pools=(Pool(name="default"), Pool(name="other")))
+
+
+async def test_a_unique_group_stays_apart_though_its_jobs_are_in_several_pools(by_hand: HandTurned) -> None:
+    group = apart()
+    async with by_hand(TWO_POOLS, hosts=2, cpus=8, pools=("default", "other")) as hand:
+        pools = ("default", "other", "default", "other")
+        await hand.submit(*(a_job_spec(group=group.group_id, pool=pool) for pool in pools), groups=[group])
+        await hand.match()
+        await hand.match()
+
+        assert hosts_of(hand, group) == {"h1": 1, "h2": 1}
+
+
+@pytest.mark.parametrize("kind", ["balanced", "attribute-equals"])
+async def test_a_group_is_placed_as_a_whole_though_its_jobs_are_in_several_pools(
+    by_hand: HandTurned, kind: str
+) -> None:
+    group = spread(kind=kind, minimum=2)
+    first = a_job_spec(group=group.group_id, constraints=(("HOSTNAME", "EQUALS", "h1"),))
+    fuller = "h1" if kind == "balanced" else "h2"  # where the other job would go by itself
+    filler = a_job_spec(cpus=4, constraints=(("HOSTNAME", "EQUALS", fuller),))
+    async with by_hand(TWO_POOLS, hosts=2, cpus=8, pools=("default", "other")) as hand:
+        await hand.submit(first, filler, groups=[group])
+        await hand.match()
+        second = a_job_spec(group=group.group_id, pool="other")
+        await hand.scheduler.submit([second], override_group_immutability=True)
+        await hand.match()
+
+        assert hand.where()[second.job_id] == ("h2" if kind == "balanced" else "h1")
 
 
 async def test_a_unique_group_stays_apart_after_a_restart(by_hand: HandTurned) -> None:
