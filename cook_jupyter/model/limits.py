@@ -9,7 +9,7 @@ Source: Cook's `share.clj` and `quota.clj`, as told in the specification, sectio
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 UNLIMITED = 1.7976931348623157e308
 UNLIMITED_COUNT = 2147483647
@@ -92,6 +92,18 @@ class Quota:
             and usage.cpus <= self.cpus
             and usage.mem_mb <= self.mem_mb
             and usage.gpus <= self.gpus
+        )
+
+    def less(self, usage: Usage) -> "Quota":
+        """Return the quota that is left beside a usage; one that limits nothing stays as it is."""
+        if not self.limits_usage:
+            return self
+        return replace(
+            self,
+            count=self.count - usage.count,
+            cpus=self.cpus - usage.cpus,
+            mem_mb=self.mem_mb - usage.mem_mb,
+            gpus=self.gpus - usage.gpus,
         )
 
     @property

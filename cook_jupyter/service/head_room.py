@@ -22,7 +22,7 @@ from typing import Final
 
 from cook_jupyter.model.decisions import Match, Matching
 from cook_jupyter.model.job import GroupId, Job, JobId
-from cook_jupyter.model.limits import UserLimits
+from cook_jupyter.model.limits import Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.model.resources import Resources
@@ -100,6 +100,31 @@ class PoolState:
     def is_fair(self) -> bool:
         """Whether the pool ranks by DRU."""
         return self.cycle.rank.order is Order.FAIR
+
+    def after(self, matches: Sequence[Match]) -> "PoolState":
+        """Return the pool with what quotas and launch rates leave once these matches have started."""
+        if not matches:
+            return self
+        by_user: dict[str, Usage] = {}
+        for each in matches:
+            user = self.index.owner(self.index.row_of(each.job_id)).name
+            by_user[user] = by_user.get(user, Usage()) + self.index.asked(each.job_id)
+        total = sum(by_user.values(), Usage())
+        quotas = {user: self.limits.quota(user).less(usage) for user, usage in by_user.items()}
+        filters = self.filters
+        return replace(
+            self,
+            limits=replace(self.limits, quotas={**self.limits.quotas, **quotas}),
+            filters=replace(
+                filters,
+                pool_quota=filters.pool_quota.less(total),
+                group_usage=filters.group_usage + total,
+                tokens=filters.tokens
+                and {
+                    user: number - by_user.get(user, Usage()).count for user, number in filters.tokens.items()
+                },
+            ),
+        )
 
     def ask(self, job_id: JobId) -> Ask:
         """Return what a job asks of a host."""
@@ -205,6 +230,8 @@ class HeadRooms:
                 before.append(head)
             if matches and ask.particulars.group is not None:
                 continue  # its place depends on what starts now; it is looked at again in the next cycle
+            if not state.after(matches).may_start(head.job_id):
+                continue  # the others take what quotas leave
             placed: Sequence[Match] = ()
             if any(offer.room.cpus >= ask.cpus and offer.room.mem_mb >= ask.mem_mb for offer in offers):
                 hosts = state.rooms.hosts(self.open_to(offers, (head.job_id,)))

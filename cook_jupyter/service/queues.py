@@ -539,7 +539,7 @@ class Queues:
     def _unreserved_limits(self, pool: "_Pool", limits: UserLimits) -> UserLimits:
         """Return the limits of users without what jobs with reserved room will use."""
         quotas = {
-            user: _besides(limits.quota(user), usage)
+            user: limits.quota(user).less(usage)
             for user, usage in self._reserved_usage(pool).items()
             if limits.quota(user).limits_usage
         }
@@ -562,7 +562,7 @@ class Queues:
         }
         return replace(
             filters,
-            pool_quota=_besides(filters.pool_quota, sum(by_user.values(), Usage())),
+            pool_quota=filters.pool_quota.less(sum(by_user.values(), Usage())),
             group_usage=group_usage,
             tokens=tokens,
             accepts=self._apart_from_groups(pool, filters.accepts),
@@ -674,17 +674,6 @@ def _first_jobs_by_share(cycle: PoolState, starting: Container[JobId]) -> Iterat
         too_large = tasks.too_large(max_cpus, max_mem_mb, columns.cpus, columns.mem)
         ids = (index.job_id(row) for row in tasks.iter_waiting(too_large))
         yield from islice((job_id for job_id in ids if job_id not in starting), _JOBS_OF_A_USER)
-
-
-def _besides(quota: Quota, reserved: Usage) -> Quota:
-    """The quota that is left beside what is reserved."""
-    return replace(
-        quota,
-        count=quota.count - reserved.count,
-        cpus=quota.cpus - reserved.cpus,
-        mem_mb=quota.mem_mb - reserved.mem_mb,
-        gpus=quota.gpus - reserved.gpus,
-    )
 
 
 class _Pool:

@@ -10,7 +10,7 @@ from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import HeadRoomSettings, RebalancerSettings
+from cook_jupyter.service.policies import HeadRoomSettings, PoolQuota, RebalancerSettings
 from cook_jupyter.store.base import Store
 from tests.builders import a_group, a_job_spec
 from tests.service.conftest import ByHand, HandTurned
@@ -342,3 +342,23 @@ async def test_a_job_that_started_in_kept_room_is_not_preempted(by_hand: HandTur
             assert await hand.rebalance() == 0
 
         assert hand.users() == ["bob"]
+
+
+async def test_heads_that_start_in_one_cycle_keep_the_quota_of_their_pool_together(
+    by_hand: HandTurned,
+) -> None:
+    settings = replace(
+        KEEPS,
+        head_room=HeadRoomSettings(max_kept=1.0),
+        pool_quotas=(PoolQuota(pool_regex=".*", count=2),),
+    )
+    async with by_hand(settings, cpus=6) as hand:
+        running = a_job_spec(user="ada", cpus=6)
+        await hand.submit(running)
+        await hand.match()
+        await hand.submit(*(a_job_spec(user=user, cpus=2) for user in ("bob", "carl", "dave")))
+        await hand.submit(a_job_spec(user="ada"))
+        await hand.match()
+        await finish(hand, running)
+
+        assert len(hand.users()) == 2
