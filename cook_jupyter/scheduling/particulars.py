@@ -11,7 +11,8 @@ Source: Cook's `constraints.clj` (`job->previous-hosts-to-avoid`, `build-estimat
 from collections.abc import Callable, Container, Iterable
 
 from cook_jupyter.model.instance import Instance
-from cook_jupyter.model.job import Group, GroupId, Job
+from cook_jupyter.model.job import Group, GroupId, Job, JobSpec
+from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.reason import AGENT_REMOVED
 from cook_jupyter.scheduling.constraints import (
     NO_PARTICULARS,
@@ -19,6 +20,9 @@ from cook_jupyter.scheduling.constraints import (
     Particulars,
     PlacementKind,
     PoolDefaults,
+    class_in_pool,
+    constraint_class_of,
+    fails_class,
 )
 
 LocationOf = Callable[[str], str | None]  # the location of a cluster, by its name
@@ -54,6 +58,21 @@ def particulars_of(
 def previous_hosts(instances: Iterable[Instance]) -> frozenset[str]:
     """Return the hosts that instances ran on, but for those that made way for others' jobs there."""
     return frozenset(instance.host for instance in instances if not instance.preempted)
+
+
+def could_run(spec: JobSpec, host: Offer, defaults: PoolDefaults) -> bool:
+    """Return whether an empty host has what a job asks for, and the attributes that it demands.
+
+    Args:
+        spec: the job.
+        host: the host as if it were empty.
+        defaults: what the pool of the job demands of hosts.
+    """
+    wanted = class_in_pool(constraint_class_of(spec), defaults)
+    return (
+        spec.resources.fits_in(host.room + host.running)
+        and fails_class(wanted, float(spec.gpus), host, defaults) is None
+    )
 
 
 def checkpoint_location(job: Job, location_of: LocationOf) -> str | None:

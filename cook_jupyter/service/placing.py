@@ -5,12 +5,13 @@ Not here: what follows from a job's life (`scheduling.particulars`), the constra
 (`scheduling.constraints`).
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from cook_jupyter.model.job import Group, GroupId, Job
+from cook_jupyter.model.offer import Offer
 from cook_jupyter.scheduling.constraints import GroupPlacement, Particulars, PlacementKind, PoolDefaults
-from cook_jupyter.scheduling.particulars import particulars_of, placement_of, previous_hosts
+from cook_jupyter.scheduling.particulars import could_run, particulars_of, placement_of, previous_hosts
 from cook_jupyter.service.policies import PlacementSettings
 
 MAX_PLAIN_GROUPS = 10_000  # more are looked up in the store again
@@ -63,19 +64,21 @@ class Placing:
         return group_id in self._plain or group_id in self.placements or group_id in self.groups
 
     def particulars(
-        self, job: Job, defaults: PoolDefaults, hosts: Collection[str], locations: Mapping[str, str]
+        self, job: Job, defaults: PoolDefaults, hosts: Iterable[Offer], locations: Mapping[str, str]
     ) -> Particulars:
         """Return what this job alone demands of its host.
 
         Args:
-            job: which waits.
-            defaults: what its pool says of all jobs.
-            hosts: all hosts of its pool. A job that failed on each of them is tried again on any, unless the
-                settings say that none is ever tried twice.
-            locations: cluster -> where it is.
+            job: a waiting job.
+            defaults: what the pool demands of the hosts of all its jobs.
+            hosts: all hosts of the pool as if they were empty. A job that failed on each of those that could
+                run it is tried again on any, unless the settings say that none is ever tried twice.
+            locations: location of each cluster that has one.
         """
         if job.instances and self._policy == "while_others":
             tried = previous_hosts(job.instances)
-            if tried and tried.issuperset(hosts):
+            if tried and not any(
+                host.host not in tried and could_run(job.spec, host, defaults) for host in hosts
+            ):
                 defaults = replace(defaults, novel_host=False)
         return particulars_of(job, defaults, location_of=locations.get, placed_groups=self.placements.keys())

@@ -145,12 +145,12 @@ class Queues:
             pool.index.let_finish(job_id)
 
     def see_capacity(self, pool: PoolName, capacity: Sequence[Offer]) -> None:
-        """Learn what hosts a pool has; where others are there than before, jobs may be tried again there."""
+        """Learn what hosts a pool has; where they are others than before, jobs may be tried again there."""
         state = self._of(pool)
-        others = state.rooms.see_capacity(capacity)
+        are_others = state.rooms.see_capacity(capacity)
         if state.rooms.capacity is capacity:
             self.heads.see_capacity(pool, capacity, state.defaults.max_tasks_per_host)
-        if not others:
+        if not are_others:
             return
         for job_id, job in state.tried.items():
             if state.index.is_waiting(job_id):
@@ -173,7 +173,7 @@ class Queues:
         pool = self._of(spec.pool)
         if job.instances and job.state is JobState.WAITING:
             pool.tried[job.job_id] = job
-        own = self.placing.particulars(job, pool.defaults, pool.rooms.names, pool.rooms.locations)
+        own = self.placing.particulars(job, pool.defaults, pool.rooms.capacity, pool.rooms.locations)
         return QueuedJob.of(spec, job.seq, own)
 
     # --- decisions

@@ -16,7 +16,6 @@ class Rooms:
     Attributes:
         whole: all hosts together, as if they were empty.
         largest: the most cpus, and the most memory, that any single host has.
-        names: the hosts there are.
         attributes: by host, also of those that offer nothing now.
         locations: cluster -> where it is, of those that say so.
     """
@@ -24,7 +23,6 @@ class Rooms:
     def __init__(self) -> None:
         self.whole = Resources()
         self.largest = Resources()
-        self.names: frozenset[str] = frozenset()
         self.attributes: dict[str, Mapping[str, str]] = {}
         self.locations: dict[str, str] = {}
         self._capacity: Sequence[Offer] = ()
@@ -36,7 +34,7 @@ class Rooms:
         return self._capacity
 
     def see_capacity(self, capacity: Sequence[Offer]) -> bool:
-        """Learn what hosts there are; returns whether others are there than before."""
+        """Learn what hosts there are; returns whether they, or what they have, differ from before."""
         known = self._capacity
         if len(known) == len(capacity) and all(map(_same, known, capacity)):
             return False
@@ -58,10 +56,7 @@ class Rooms:
             mem_mb=max((host.mem_mb for host in hosts), default=0.0),
             gpus=max((host.gpus for host in hosts), default=0.0),
         )
-        names = frozenset(whole)
-        others = names != self.names
-        self.names = names
-        return others
+        return True
 
     @property
     def offers(self) -> Sequence[Offer]:

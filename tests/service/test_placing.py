@@ -161,6 +161,21 @@ async def test_a_job_that_failed_everywhere_is_tried_again_anywhere(by_hand: Han
         assert set(ran[:2]) == {"h1", "h2"}
 
 
+async def test_a_job_that_failed_on_every_host_that_could_run_it_is_tried_there_again(
+    by_hand: HandTurned,
+) -> None:
+    sizes = {"small": Resources(cpus=1, mem_mb=4096), "large": Resources(cpus=4, mem_mb=4096)}
+    async with by_hand(cluster=SlowToEnd(sizes)) as hand:
+        assert await failing(hand, 3, cpus=3.0) == ["large"] * 3
+
+
+async def test_a_job_is_tried_again_on_the_only_host_with_the_attribute_it_demands(
+    by_hand: HandTurned,
+) -> None:
+    async with by_hand(hosts=2) as hand:
+        assert await failing(hand, 3, constraints=(("HOSTNAME", "EQUALS", "h2"),)) == ["h2"] * 3
+
+
 async def test_on_a_single_host_a_job_is_tried_again_there(by_hand: HandTurned) -> None:
     async with by_hand(hosts=1) as hand:
         assert await failing(hand, 3) == ["h1"] * 3
