@@ -4,11 +4,12 @@ Lives here: `alive`. Not here: which store and clusters (`service.embedded`), HT
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from cook_jupyter.clusters.base import ComputeCluster
-from cook_jupyter.errors import OutOfStep
+from cook_jupyter.errors import CookError, OutOfStep
 from cook_jupyter.payload.keys import Key
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Home, Settings
@@ -17,6 +18,8 @@ from cook_jupyter.service.maintenance import publish_progress
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.updates import Updates
 from cook_jupyter.store.base import Store
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -81,14 +84,26 @@ async def alive(
                 for cluster in clusters:
                     await cluster.close()
                 if store.is_in_step:
-                    await publish_progress(scheduler)
+                    await _publish_last_progress(scheduler)
     except ExceptionGroup as group:
         # Callers know the errors of cook_jupyter, not the task group. Out of step, all loops fail alike.
         first = next((each for each in group.exceptions if isinstance(each, OutOfStep)), group.exceptions[0])
-        is_alone = len(group.exceptions) == 1 or isinstance(first, OutOfStep)
-        raise (first if is_alone else group) from first.__cause__
+        are_ours = all(isinstance(each, CookError) for each in group.exceptions)
+        if are_ours:
+            for other in group.exceptions:
+                if other is not first and not isinstance(other, OutOfStep):
+                    log.warning("the scheduler ends for another reason besides: %s", other)
+        raise (first if are_ours or len(group.exceptions) == 1 else group) from first.__cause__
     finally:
         await store.close()
+
+
+async def _publish_last_progress(scheduler: Scheduler) -> None:
+    """Commit gathered progress if the store lets us: it may be dropped, and must not hide why we end."""
+    try:
+        await publish_progress(scheduler)
+    except CookError as error:
+        log.warning("progress that was gathered last is lost: %s", error)
 
 
 async def _stop_when_out_of_step(store: Store) -> None:
