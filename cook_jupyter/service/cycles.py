@@ -238,10 +238,11 @@ async def stop(scheduler: Scheduler, failures: Sequence[Failure]) -> int:
     """
     if not failures:
         return 0
-    done = await scheduler.store.fail(failures)
-    ended = [failure.instance_id for failure, was_open in zip(failures, done, strict=True) if was_open]
-    await scheduler.kills.send(ended, settled=True)
-    return len(ended)
+    with scheduler.kills.collecting_ends(settled=True) as ended:
+        done = await scheduler.store.fail(failures)
+    stopped = [failure.instance_id for failure, was_open in zip(failures, done, strict=True) if was_open]
+    await scheduler.kills.send((each for each in stopped if each not in ended), settled=True)
+    return len(stopped)
 
 
 def _kept_reservations(

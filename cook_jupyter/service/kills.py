@@ -4,8 +4,9 @@ Lives here: `Kills`, which keeps a kill from overtaking its launch and repeats t
 lost. Not here: why anything is killed (`service.scheduler`, `service.cycles`, `service.maintenance`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 
 from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.model.instance import InstanceId
@@ -21,13 +22,39 @@ class Kills:
         self._launching: set[InstanceId] = set()
         self._wishes: dict[InstanceId, int] = {}  # asked for, end not yet heard -> how often it was sent
         self._settled: set[InstanceId] = set()  # of those, whose end is committed already
+        self._collecting: dict[
+            object, tuple[set[InstanceId], bool]
+        ] = {}  # kills being committed -> ends, settled
 
     def __contains__(self, instance_id: object) -> bool:
         """Tell whether an end is waited for."""
         return instance_id in self._wishes
 
     def __bool__(self) -> bool:
-        return bool(self._wishes)
+        """Tell whether the end of any instance matters."""
+        return bool(self._wishes or self._collecting)
+
+    @contextmanager
+    def collecting_ends(self, *, settled: bool = False) -> Iterator[Container[InstanceId]]:
+        """Collect the ends that are heard while a kill is committed.
+
+        The end of an instance may share the transaction of its kill: it is heard before the kill's caller
+        resumes, and would never be heard again.
+
+        Args:
+            settled: whether what is committed ends the instances in the store. Then only a report of their
+                cluster says that they have ended.
+
+        Yields:
+            the instances that have ended; to be left out of what is sent.
+        """
+        ended: set[InstanceId] = set()
+        key = object()
+        self._collecting[key] = (ended, settled)
+        try:
+            yield ended
+        finally:
+            del self._collecting[key]
 
     async def send(self, instance_ids: Iterable[InstanceId], *, settled: bool = False) -> None:
         """Kill instances. Where the launch is still on its way the kill waits for it: see `launched`.
@@ -52,11 +79,19 @@ class Kills:
         """Note a kill that is to be sent with the next `repeat`."""
         self._wishes.setdefault(instance_id, 0)
 
-    def heard(self, instance_ids: Iterable[InstanceId]) -> None:
-        """Learn that instances have ended."""
+    def heard(self, instance_ids: Iterable[InstanceId], *, committed: bool = False) -> None:
+        """Learn that instances have ended.
+
+        Args:
+            instance_ids: the instances.
+            committed: whether that is known from a commit, which may be our own, not from their cluster.
+        """
         for instance_id in instance_ids:
             self._wishes.pop(instance_id, None)
             self._settled.discard(instance_id)
+            for ended, settled in self._collecting.values():
+                if not (committed and settled):
+                    ended.add(instance_id)
 
     def launching(self, instance_ids: Iterable[InstanceId]) -> None:
         """Note that launches of these are about to be committed."""

@@ -8,7 +8,6 @@ Source: the fair-share specification, sections 7 and 11.
 
 import logging
 
-from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobId
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, STRAGGLER
 from cook_jupyter.scheduling.lingering import TimedTask, lingering
@@ -88,8 +87,7 @@ async def complete_offensive(scheduler: Scheduler) -> int:
     completed = 0
     while offensive:
         some: list[JobId] = list(offensive)[:OFFENSIVE_AT_ONCE]
-        ended: list[InstanceId] = list(await scheduler.store.kill_jobs(some))
-        await scheduler.kills.send(ended)
+        await scheduler.kill_jobs(some)
         for job_id in some:
             offensive.pop(job_id, None)
         completed += len(some)

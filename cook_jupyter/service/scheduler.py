@@ -169,7 +169,9 @@ class Scheduler:
         Raises:
             NotFound: some are not known; nothing was changed.
         """
-        await self.kills.send(await self.store.kill_jobs(job_ids))
+        with self.kills.collecting_ends() as ended:
+            instance_ids = await self.store.kill_jobs(job_ids)
+        await self.kills.send(each for each in instance_ids if each not in ended)
 
     async def cancel_waiting(self, job_ids: Sequence[JobId]) -> Sequence[JobId]:
         """Complete those of the jobs that wait, and return them; what runs goes on.
@@ -185,7 +187,9 @@ class Scheduler:
         Raises:
             NotFound: some are not known; nothing was changed.
         """
-        await self.kills.send(await self.store.cancel_instances(instance_ids))
+        with self.kills.collecting_ends() as ended:
+            open_instances = await self.store.cancel_instances(instance_ids)
+        await self.kills.send(each for each in open_instances if each not in ended)
 
     async def set_retries(self, job_ids: Sequence[JobId], totals: Sequence[int]) -> None:
         """Set the total attempts of jobs; completed ones with attempts left wait again.
@@ -471,7 +475,7 @@ class Scheduler:
             if touched is not None and not touched.status.is_open:
                 self._note_end(job, touched)
                 if kills is not None:
-                    kills.heard((touched.instance_id,))
+                    kills.heard((touched.instance_id,), committed=True)
             alive = job.open_instance
             queues.changed(job, alive)
             job_id = job.spec.job_id
