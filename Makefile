@@ -4,7 +4,7 @@
 BIN := .venv/bin
 CODE := $(wildcard cook_jupyter scripts tests benchmarks)
 
-.PHONY: help setup demo lab test test-fast test-newest test-oldest test-pythons check format lock bench clean
+.PHONY: help setup demo lab test test-fast test-newest test-oldest test-pythons soak check format lock bench clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test-oldest: ## all tests with the lowest versions that pyproject.toml allows (A
 
 test-pythons: ## all tests on each Python from 3.11 on that is installed (ARGS: for pytest)
 	@scripts/test_versions.sh pythons $(ARGS)
+
+soak: setup ## simulate the service with all that can go wrong (SEEDS=20000 FIRST=0); a seed that fails says how to replay it
+	@$(BIN)/python -m tests.service.simulated $(or $(SEEDS),20000) --first $(or $(FIRST),0)
 
 check: setup ## format, lint, types, import contracts
 	@failed=; \

@@ -60,7 +60,8 @@ class ComputeCluster(Protocol):
 
         Those that still run go on; the ends of those that finished meanwhile are reported; those
         that were running and are lost are reported LOST with a mea culpa reason. Those of which
-        nothing was ever heard (status UNKNOWN) may not have been sent: they may be launched now.
+        nothing was ever heard (status UNKNOWN) may not have been sent: they may be launched now if they still
+        fit their host. Another instance may have been given their room before the last scheduler died.
         """
 
     async def close(self) -> None:

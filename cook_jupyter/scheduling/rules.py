@@ -36,8 +36,8 @@ class Surroundings:
     Attributes:
         reservations: job -> the host that is kept for it; closed to all others.
         groups: how groups of jobs want to be placed.
-        group_hosts: hosts of a group's running tasks and how many run there; None stands for those of the pool
-            that is decided for.
+        group_hosts: hosts of a group's running tasks and how many run there; None stands for those of the
+            pool that is decided for.
         attributes: of hosts that run a group's tasks but have no offer now.
         now_ms: when this is decided, for jobs whose host must live on until they end.
     """

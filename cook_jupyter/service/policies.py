@@ -221,8 +221,8 @@ class PlacementSettings:
     """What bears on which host a job goes to.
 
     Attributes:
-        avoid_failed_hosts: a job is not tried again where it failed, `while_others` that could run it are there;
-            `always`, as in Cook, even if it then waits for ever; or `never`.
+        avoid_failed_hosts: a job is not tried again where it failed, `while_others` that could run it are
+            there; `always`, as in Cook, even if it then waits for ever; or `never`.
         max_tasks_per_host: how many tasks a host may run; None does not limit.
         completion: see there; None looks at no end.
         launch_filter: a function `module:name` that says of a waiting job whether it may start now.

@@ -530,7 +530,7 @@ class Queues:
         return sum((Counter(hosts) for hosts in by_pool), Counter())
 
     def _attributes(self, pool: "_Pool") -> Mapping[str, Mapping[str, str]]:
-        """Return the attributes of hosts: those of a pool, and those where other pools run a group's tasks."""
+        """Return the attributes of hosts: of a pool, and of the others, whose tasks may be of its groups."""
         if len(self._pools) == 1:
             return pool.rooms.attributes
         others = (each.rooms.attributes for each in self._pools.values() if each is not pool)
