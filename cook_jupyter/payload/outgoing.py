@@ -281,11 +281,17 @@ def _seal_call(
 
 
 def _refuse_generator_function(function: Callable[..., Any], name: str) -> None:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise Unpicklable(
-            f"{name} is a generator function: a call returns a generator, which cannot be sent back. "
-            f"Submit a function that returns list({name}(...)), or one that does the work itself."
-        )
+    if inspect.isgeneratorfunction(function):
+        kind, replacement = "a generator function", f"a function that returns list({name}(...))"
+    elif inspect.isasyncgenfunction(function):
+        kind = "an asynchronous generator function"
+        replacement = f"an async def function that returns [value async for value in {name}(...)]"
+    else:
+        return
+    raise Unpicklable(
+        f"{name} is {kind}: a call returns a generator, which cannot be sent back. "
+        f"Submit {replacement}, or one that does the work itself."
+    )
 
 
 def _function_frames(function: Any, name: str, *, private: bool) -> tuple[list[Buffer], Memo]:

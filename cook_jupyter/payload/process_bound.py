@@ -55,7 +55,8 @@ _KINDS = {
     "asyncio.events.AbstractEventLoop": _LOOP,
     "builtins.coroutine": ProcessBound(
         "a coroutine, that is, a call of an `async def` function that nobody has awaited",
-        "await it and pass the result, or pass the function and its arguments",
+        "await it and pass the result, or pass the function and its arguments: "
+        "submit(f, x), not submit(g, f(x))",
     ),
     "builtins.async_generator": ProcessBound(
         "an asynchronous generator, which runs in the process that made it", "pass a list of its values"

@@ -29,7 +29,7 @@ ClassState = tuple[dict[str, Any], dict[str, Any]]
 
 def reduce_class(cls: type) -> Reduced:
     """Take a class apart."""
-    attributes, _ = internals._class_getstate(cls)  # noqa: SLF001 - has no other interface
+    attributes = own_attributes(cls)
     namespace = {
         name: attributes.pop(name)
         for name in ("__module__", "__slots__", "__orig_bases__")
@@ -43,6 +43,25 @@ def reduce_class(cls: type) -> Reduced:
             del attributes[name]  # made from __slots__
     args = (type(cls), cls.__name__, bases_of(cls), namespace, *identity_of(cls))
     return make_class, args, (attributes, named_in_main(cls)), None, None, fill_class
+
+
+def own_attributes(cls: type) -> dict[str, Any]:
+    """Return the attributes of a class that travel, without those that are inherited.
+
+    cloudpickle takes an attribute for inherited when a base has the very same object, as of equal strings,
+    small numbers and empty tuples; the class in the job would then lack its `__module__` or `__slots__`, and
+    follow later changes of its base.
+    """
+    attributes: dict[str, Any]
+    attributes, _ = internals._class_getstate(cls)  # noqa: SLF001 - has no other interface
+    for name in sorted(vars(cls).keys() - attributes.keys()):
+        value = vars(cls)[name]
+        if any(vars(base).get(name, _MISSING) is value for base in cls.__bases__):
+            attributes["".join(name)] = value  # not interned, as the other names
+    return attributes
+
+
+_MISSING = object()
 
 
 def make_class(

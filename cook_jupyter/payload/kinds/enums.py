@@ -14,14 +14,13 @@ import enum
 import pickle
 from typing import Any
 
-from cloudpickle import cloudpickle as internals
-
 from cook_jupyter.payload.kinds.classes import (
     ClassState,
     bases_of,
     fill_class,
     identity_of,
     named_in_main,
+    own_attributes,
     publish,
     track,
 )
@@ -46,7 +45,7 @@ _MADE = frozenset(
 
 def reduce_enum(cls: Any) -> Reduced:
     """Take an enumeration apart."""
-    attributes, _ = internals._class_getstate(cls)  # noqa: SLF001 - has no other interface
+    attributes = own_attributes(cls)
     namespace = {
         name: attributes.pop(name) for name in ("__module__", "__orig_bases__") if name in attributes
     }

@@ -9,10 +9,15 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from cloudpickle import cloudpickle as internals
-
 from cook_jupyter.payload import main_module
-from cook_jupyter.payload.kinds.classes import identity_of, named_in_main, publish, set_missing, track
+from cook_jupyter.payload.kinds.classes import (
+    identity_of,
+    named_in_main,
+    own_attributes,
+    publish,
+    set_missing,
+    track,
+)
 from cook_jupyter.payload.kinds.functions import Reduced
 
 ARRAYS = type(ctypes.c_int * 1)
@@ -65,7 +70,7 @@ def reduce_native_class(cls: Any) -> Reduced:
         common = getattr(ctypes, cls.__qualname__, None)
         if common is not cls and getattr(common, order, None) is cls:
             return getattr, (common, order)
-    attributes, _ = internals._class_getstate(cls)  # noqa: SLF001 - has no other interface
+    attributes = own_attributes(cls)
     attributes = {name: value for name, value in attributes.items() if type(value) is not _FIELD}
     namespace = {name: attributes.pop(name) for name in ("__module__", *_LAYOUT) if name in attributes}
     args = (metaclass, cls.__name__, cls.__bases__, namespace, *identity_of(cls))

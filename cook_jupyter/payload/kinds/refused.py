@@ -1,7 +1,8 @@
 """What cannot travel: refused when it is submitted, and what to do instead.
 
 Lives here: the kinds that a pickle would take and break, and the advice for each kind.
-Not here: the path to what was refused (`payload.culprits`).
+Not here: the path to what was refused (`payload.culprits`), and what belongs to its process
+(`payload.process_bound`).
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ ADVICE = {
     "sqlite3.Connection": "open the connection inside the function",
     "sqlite3.Cursor": "open the connection inside the function",
     "builtins.generator": "pass a list of its values",
-    "builtins.async_generator": "pass a list of its values",
-    "builtins.coroutine": "pass the async function and its arguments: submit(f, x), not submit(g, f(x))",
     "builtins.frame": "pass the values that you need of it",
     "builtins.traceback": "pass traceback.format_exception(error), a list of texts",
     "re.Match": "pass match.group() or match.groupdict()",
