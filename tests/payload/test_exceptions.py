@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cook_jupyter.errors import OutOfMemory
 from cook_jupyter.payload import failures
 from tests.payload.conftest import Desk
 from tests.payload.test_calls import frames_of
@@ -64,6 +65,14 @@ class FromOsError(OSError):
     def __init__(self, path: str, hint: str) -> None:
         super().__init__(2, "gone", path)
         self.hint = hint
+
+
+class NoRoom(TwoArguments, MemoryError):
+    """The first built-in class in its order has a `__new__` that refuses it."""
+
+
+class OwnAndOs(TwoArguments, OSError):
+    """The built-in class with fields of its own stands behind another."""
 
 
 class OwnReduce(Exception):
@@ -121,6 +130,7 @@ MADE: list[Callable[[], BaseException]] = [
     lambda: Slotted("k", "here"),
     lambda: OwnNew(1, 2),
     lambda: FromOsError("/a", "try b"),
+    lambda: OwnAndOs(3, loss=0.5),
     lambda: OwnReduce(1, 2),
     lambda: BrokenReduce(1, 2),
     lambda: Frozen("x"),
@@ -184,6 +194,17 @@ def _facts(error: BaseException) -> Any:
 
 def _facts_of_args(error: BaseException) -> Any:
     return () if isinstance(error, BaseExceptionGroup) else repr(error.args)
+
+
+@pytest.mark.parametrize("kind", [NoRoom, OutOfMemory])
+def test_an_exception_is_the_same_one_again_where_its_first_built_in_class_cannot_make_it(
+    kind: type[Exception],
+) -> None:
+    error = NoRoom(3, loss=0.5) if kind is NoRoom else OutOfMemory("too much", host="a17")
+
+    again = failures.put_together(failures.take_apart(error))
+
+    assert _facts(again) == _facts(error)
 
 
 @pytest.mark.parametrize("make", MADE, ids=lambda make: type(make()).__name__)

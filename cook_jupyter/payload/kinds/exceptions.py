@@ -67,7 +67,9 @@ def make_exception(cls: type[BaseException], *arguments: Any) -> BaseException:
         cls: its class.
         arguments: from `group_arguments`.
     """
-    below = next(parent for parent in cls.__mro__ if not parent.__flags__ & _HEAP_TYPE)
+    below: Any = cls
+    while below.__flags__ & _HEAP_TYPE:
+        below = below.__base__  # not by the order of `__mro__`: only the `__new__` of this one is allowed
     error: BaseException = below.__new__(cls, *arguments)
     return error
 
