@@ -18,6 +18,7 @@ import importlib.util
 import marshal
 import os
 import sys
+import time
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -210,22 +211,44 @@ def _literals_of(module: types.ModuleType) -> dict[str, Any] | None:
     spec = module.__spec__  # another one after a reload
     known = _literals.get(file)
     if known is None or known[0] is not spec:
-        known = _literals[file] = spec, status, _read_literals(file)
+        is_older = max(status[:2]) < _PROCESS_STARTED_NS
+        known = _literals[file] = spec, status, _read_literals(file, is_unedited=is_older)
     return known[2] if known[1] == status else None  # edited, and not reloaded
 
 
 _literals: dict[str, tuple[Any, tuple[int, ...], dict[str, Any] | None]] = {}
 
 
-def _read_literals(file: str) -> dict[str, Any] | None:
-    """Return the constants that a file assigns; None if it is not what Python compiled last."""
+def _process_started_ns() -> int:
+    """Return a time at which this process had started but not imported a local module; 0 if unknown."""
+    try:
+        status = Path("/proc/self/stat").read_text()
+        tick_ns = 10**9 // os.sysconf("SC_CLK_TCK")
+        ticks = int(status.rpartition(")")[2].split()[19]) + 1  # the clock counts whole ticks
+        return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + ticks * tick_ns
+    except (OSError, ValueError, IndexError, AttributeError):  # not on Linux
+        return 0
+
+
+_PROCESS_STARTED_NS = _process_started_ns()
+
+
+def _read_literals(file: str, *, is_unedited: bool) -> dict[str, Any] | None:
+    """Return the constants that a file assigns; None unless it is what was imported.
+
+    Args:
+        file: path of the file.
+        is_unedited: whether the file is older than the process; else it is held against its compiled file,
+            which is missing under `PYTHONDONTWRITEBYTECODE` and in folders that cannot be written.
+    """
     try:
         source = Path(file).read_bytes()
-        compiled = Path(importlib.util.cache_from_source(file)).read_bytes()
-        imported = marshal.loads(compiled[_PYC_HEADER_BYTES:])  # noqa: S302 - as the import system does
         tree = ast.parse(source)
-        if compile(source, file, "exec", dont_inherit=True) != imported:
-            return None
+        if not is_unedited:
+            compiled = Path(importlib.util.cache_from_source(file)).read_bytes()
+            imported = marshal.loads(compiled[_PYC_HEADER_BYTES:])  # noqa: S302 - as the import system does
+            if compile(source, file, "exec", dont_inherit=True) != imported:
+                return None
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, NotImplementedError):
         return None
     literals: dict[str, Any] = {}

@@ -1,6 +1,8 @@
 """What the notebook changed in a local module is there in a job, everywhere or nowhere."""
 
 import importlib
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -9,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import missing_part
 from tests.payload.conftest import Desk
+from tests.waiting import HANG_S
 
 SETTINGS = """
 import threading
@@ -113,6 +117,35 @@ def test_an_edit_before_the_first_call_is_noticed(desk: Desk, modules: Any, tmp_
     (tmp_path / "settings.py").write_text(SETTINGS.replace("RATE = 3", "RATE = 4"))
 
     assert desk.call_elsewhere(modules.model.seen).value[0] == 4
+
+
+def test_a_change_is_found_without_compiled_files_where_the_file_is_older_than_the_process(
+    tmp_path: Path,
+) -> None:
+    if not Path("/proc/self/stat").exists():
+        missing_part("/proc, from which a process knows when it started")
+    (tmp_path / "settings.py").write_text("RATE = 3\n")
+    (tmp_path / "edited.py").write_text("RATE = 3\n")
+    program = (
+        "from pathlib import Path\n"
+        "from cook_jupyter.payload import module_state\n"
+        "import edited, settings\n"
+        "Path('edited.py').write_text('RATE = 4\\n')\n"
+        "edited.RATE = settings.RATE = 5\n"
+        "print(module_state.changes())\n"
+    )
+
+    run = subprocess.run(
+        [sys.executable, "-B", "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=True,
+    )
+
+    assert run.stdout == "[('settings', 'RATE', 5)]\n"
 
 
 def test_private_names_of_a_module_stay_its_own(desk: Desk, modules: Any) -> None:
