@@ -74,16 +74,21 @@ class Options:
             object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.priority > HIGHEST_PRIORITY:
             raise InvalidRequest(f"priority must be between 0 and {HIGHEST_PRIORITY}, not {self.priority}")
+        for name in ("name", "pool"):
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _text(name, text))
         if self.name is not None:
             _require_name(self.name)
-        _words("env", self.env)
+        for name in ("env", "labels", "constraints"):
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
         for variable, value in self.env.items():
             _require_variable(variable, value)
         object.__setattr__(self, "environment", _variable_names(self.environment))
-        _words("labels", self.labels)
-        _words("constraints", self.constraints)
         if self.group is not None and not isinstance(self.group, Group):
             require_uuid(self.group)
+        self._require_reachable_end()
+
+    def _require_reachable_end(self) -> None:
         if (
             self.expected_runtime_s is not None
             and self.max_runtime_s is not None
@@ -163,18 +168,24 @@ _COMMAND = f"{_quoted(sys.executable or 'python3')} -m cook_jupyter.worker call"
 
 
 def whole(name: str, value: object, *, least: int = 0) -> int:
-    """Return a whole number as an int; numpy's integers are whole numbers, too.
+    """Return a whole number as an int, also one of another type, such as 2.0 of a row of a data frame.
 
     Raises:
         WrongType: `value` is no whole number.
         InvalidRequest: `value` is below `least`.
     """
     wrong = f"{name} must be a whole number and at least {least}, not {value!r}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if isinstance(value, bool | complex) or not isinstance(value, numbers.Number):
         raise WrongType(wrong)
-    if value < least:
+    try:
+        number: int = int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError) as error:  # not a real number, or not finite
+        raise WrongType(wrong) from error
+    if number != value:
+        raise WrongType(wrong)
+    if number < least:
         raise InvalidRequest(wrong)
-    return int(value)
+    return number
 
 
 def _ms(seconds: float) -> int:
@@ -200,22 +211,36 @@ def _positive(name: str, value: object) -> float:
     return number
 
 
-def _words(kind: str, words: object) -> None:
-    if not isinstance(words, Mapping) or not all(
-        isinstance(each, str) for pair in words.items() for each in pair
+def _text(option: str, value: object) -> str:
+    """Return a text as a str; numpy's texts and members of a `StrEnum` are texts, too.
+
+    Raises:
+        WrongType: `value` is no text.
+    """
+    if not isinstance(value, str):
+        raise WrongType(f"{option} must be a text, not {value!r}")
+    return str.__str__(value)
+
+
+def _texts(option: str, value: object) -> dict[str, str]:
+    """Return a mapping of texts to texts as a dict.
+
+    Raises:
+        WrongType: `value` is no mapping, or one of something else.
+    """
+    if not isinstance(value, Mapping) or not all(
+        isinstance(text, str) for pair in value.items() for text in pair
     ):
-        raise InvalidRequest(f"{kind} must map words to words, not {words!r}")
+        raise WrongType(f"{option} must map texts to texts, not {value!r}")
+    return {str.__str__(key): str.__str__(text) for key, text in value.items()}
 
 
-def _require_name(name: object) -> None:
+def _require_name(name: str) -> None:
     """Refuse at once a name that no job can have.
 
     Raises:
-        WrongType: `name` is no text.
         InvalidRequest: `name` is too long, or contains other characters than Cook allows.
     """
-    if not isinstance(name, str):
-        raise WrongType(f"name must be a text, not {name!r}")
     if len(name) > _LONGEST_NAME:
         raise InvalidRequest(
             f"name has {len(name)} characters, and a job's name may have {_LONGEST_NAME}: {name[:40]!r}..."

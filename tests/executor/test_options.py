@@ -1,13 +1,16 @@
 """Options that are refused when they are set, and numbers of other kinds."""
 
+import enum
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from cook_jupyter.errors import CookError, InvalidRequest
+from cook_jupyter.executor.executor import CookExecutor
 from cook_jupyter.executor.options import Options
 
 
@@ -22,6 +25,10 @@ from cook_jupyter.executor.options import Options
         ({"retries": np.int8(1)}, 1),
         ({"priority": np.uint8(5)}, 5),
         ({"gpus": np.int64(0)}, 0),
+        ({"gpus": 0.0}, 0),
+        ({"priority": np.float64(5)}, 5),
+        ({"priority": Decimal(5)}, 5),
+        ({"retries": Fraction(2, 1)}, 2),
         ({"max_runtime_s": np.int64(10)}, 10),
         ({"expected_runtime_s": np.float16(2)}, 2.0),
     ],
@@ -57,6 +64,46 @@ def test_what_is_no_number_is_refused_by_the_names_of_the_standard_library(
     with pytest.raises(builtin, match=name) as raised:
         Options(**{name: value})
     assert isinstance(raised.value, CookError)
+
+
+@pytest.mark.parametrize("name", ["gpus", "retries", "priority"])
+@pytest.mark.parametrize(
+    "value", [1.5, np.float32(0.5), Decimal("0.5"), float("nan"), float("inf"), Decimal("NaN")]
+)
+def test_a_number_that_is_not_whole_is_refused_where_a_whole_one_is_wanted(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a whole number"):
+        Options(**{name: value})
+
+
+class Stage(enum.StrEnum):
+    FIT = "fit"
+
+
+@pytest.mark.parametrize("text", [np.str_("fit"), Stage.FIT])
+def test_texts_of_any_library_are_texts(text: str) -> None:
+    options = Options(name=text, pool=text, env={text: text}, labels={text: text}, constraints={text: text})
+
+    assert msgspec.json.encode([options.name, options.pool, options.env, options.labels, options.constraints])
+    assert options.name == options.pool == options.labels["fit"] == "fit"
+    assert {type(value) for value in (options.name, options.pool, *options.env, *options.env.values())} == {
+        str
+    }
+
+
+@pytest.mark.parametrize("name", ["env", "labels", "constraints"])
+@pytest.mark.parametrize("value", [["a"], "ab", 3, {"a": 3}, {3: "a"}, {"a": None}, [("a", "b")]])
+def test_what_does_not_map_texts_to_texts_is_refused_by_the_names_of_the_standard_library(
+    name: str, value: Any
+) -> None:
+    with pytest.raises(TypeError, match=f"{name} must map texts to texts") as raised:
+        CookExecutor(**{name: value})
+    assert isinstance(raised.value, InvalidRequest)
+
+
+@pytest.mark.parametrize("value", [3, b"gpu", ["gpu"]])
+def test_a_pool_that_is_no_text_is_refused_in_words(value: Any) -> None:
+    with pytest.raises(TypeError, match="pool must be a text"):
+        Options(pool=value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), np.float64("inf"), Decimal("NaN"), 0, 0.0])
