@@ -83,7 +83,7 @@ class Options:
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         for variable, value in self.env.items():
             _require_variable(variable, value)
-        object.__setattr__(self, "environment", _variable_names(self.environment))
+        object.__setattr__(self, "environment", variable_names(self.environment))
         if self.group is not None and not isinstance(self.group, Group):
             require_uuid(self.group)
         self._require_reachable_end()
@@ -177,11 +177,12 @@ def whole(name: str, value: object, *, least: int = 0) -> int:
     wrong = f"{name} must be a whole number and at least {least}, not {value!r}"
     if isinstance(value, bool | complex) or not isinstance(value, numbers.Number):
         raise WrongType(wrong)
+    amount: Any = value
     try:
-        number: int = int(value)  # type: ignore[call-overload]
+        number = int(amount)
     except (TypeError, ValueError, OverflowError) as error:  # not a real number, or not finite
         raise WrongType(wrong) from error
-    if number != value:
+    if number != amount:
         raise WrongType(wrong)
     if number < least:
         raise InvalidRequest(wrong)
@@ -288,7 +289,7 @@ def _split_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[st
     return tuple(name for name in names if "*" not in name), pattern
 
 
-def _variable_names(names: object) -> tuple[str, ...]:
+def variable_names(names: object) -> tuple[str, ...]:
     """Return names of environment variables; a text names them separated by commas.
 
     Raises:

@@ -52,8 +52,8 @@ class Notebook(Protocol):
     def settings(self) -> list[tuple[str, str, str]]:
         """Name, value and origin of each setting."""
 
-    def change_setting(self, name: str, value: str) -> None:
-        """Set one."""
+    def change_settings(self, changes: Sequence[tuple[str, str]]) -> None:
+        """Set some, each given by name and value; all of them, or none."""
 
     def result_of(self, key: str, timeout_s: float | None) -> Any:
         """What a job gave back; a cell's names are brought back with it."""
@@ -259,14 +259,15 @@ def config(notebook: Notebook, options: Namespace) -> SettingsView:
 
     Example: %cook config mem_mb=2000 cpus=2
     """
-    changed = []
+    changes: list[tuple[str, str]] = []
     for change in options.change:
         name, found, value = change.partition("=")
         if not found:
             raise UsageError(f"write NAME=VALUE, not {change!r}")
-        notebook.change_setting(name.strip(), value.strip())
-        changed.append(name.strip())
-    if changed:
+        changes.append((name.strip(), value.strip()))
+    if changes:
+        notebook.change_settings(changes)
+        changed = {name for name, _ in changes}
         rows = [row for row in notebook.settings() if row[0] in changed]
         return SettingsView(tuple(rows), "All of them: %cook config")
     path = config_file()

@@ -6,6 +6,7 @@ Not here: what `%cook list` and its like do (`notebook.commands`), what runs on 
 """
 
 import difflib
+import keyword
 import linecache
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from cook_jupyter.errors import (
 )
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
+from cook_jupyter.executor.options import variable_names
 from cook_jupyter.executor.outcomes import without_advice
 from cook_jupyter.notebook import cell as cells
 from cook_jupyter.notebook import commands, units
@@ -41,6 +43,7 @@ from cook_jupyter.notebook.screen import Screen, StateLine
 from cook_jupyter.notebook.session import BackgroundCell, Session
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
 from cook_jupyter.payload.outgoing import encode_function
+from cook_jupyter.wire.users import require_user_name
 
 _MORE: dict[type[CookError], str] = {OutOfMemory: "--mem 4g", TimedOut: "--max-runtime 1h"}
 
@@ -51,8 +54,8 @@ DEFAULT_BACKGROUND = "job"
 class CookMagics(Magics):
     """Settings of `%%cook`; an option of a cell comes before them."""
 
-    cpus = Float(1.0, min=0, help="Cpus that a cell asks for.").tag(config=True)
-    mem_mb = Float(1024.0, min=0, help="Memory that a cell asks for, in MiB.").tag(config=True)
+    cpus = Float(1.0, help="Cpus that a cell asks for.").tag(config=True)
+    mem_mb = Float(1024.0, help="Memory that a cell asks for, in MiB.").tag(config=True)
     gpus = Integer(0, min=0, help="Gpus that a cell asks for.").tag(config=True)
     pool = Unicode("", help="The pool of jobs; empty means the scheduler's default.").tag(config=True)
     priority = Integer(50, min=0, max=100, help="Among your own jobs, the higher first.").tag(config=True)
@@ -77,6 +80,25 @@ class CookMagics(Magics):
         if not 0 < value < float("inf"):
             raise TraitError(f"it must be a number above zero, not {value:g}")
         return value
+
+    @validate("user")
+    def _carried_by_requests(self, proposal: Bunch) -> str:
+        """Refuse a user name that no request can carry; an empty one means oneself."""
+        name = str(proposal["value"])
+        try:
+            return require_user_name(name) if name else name
+        except InvalidRequest as error:
+            raise TraitError(str(error)) from error
+
+    @validate("environment")
+    def _names_of_variables(self, proposal: Bunch) -> str:
+        """Refuse what names no variable."""
+        names = str(proposal["value"])
+        try:
+            variable_names(names)
+        except InvalidRequest as error:
+            raise TraitError(str(error)) from error
+        return names
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell=shell)
@@ -107,11 +129,12 @@ class CookMagics(Magics):
             help="only on a host with this attribute, such as HOSTNAME=a17; may be repeated",
         ),
         argument("--group", help="the group it joins: a variable that holds a Group, or a uuid"),
-        argument("--out", action="append", default=[], help="bring these names back: --out a,b"),
+        argument("--out", action="extend", nargs="+", default=[], help="bring these names back: --out a,b"),
         argument(
             "--in",
             dest="also",
-            action="append",
+            action="extend",
+            nargs="+",
             default=[],
             help="send these names, too: --in a,b",
         ),
@@ -165,7 +188,7 @@ class CookMagics(Magics):
         options = parsed(type(self).cook, line)
         out, also = _names(options.out), _names(options.also)
         background = options.background
-        if background is not None and not background.isidentifier():
+        if background is not None and not _is_variable(background):
             raise UsageError(f"--background wants the name of a variable, not {background!r}")
         source = self._notebook.transform_cell(source)  # type: ignore[no-untyped-call]
         needed = cells.names_needed(source, self.session.namespace)
@@ -315,12 +338,25 @@ class CookMagics(Magics):
             rows.append((name, str(value) or "(none)", given))
         return rows
 
-    def change(self, name: str, value: str) -> None:
-        """Set one from text.
+    def change(self, changes: Sequence[tuple[str, str]]) -> None:
+        """Set some from text; all of them, or none.
+
+        Args:
+            changes: of each the name and the value.
 
         Raises:
-            UsageError: there is no such setting, or the value is not one for it.
+            UsageError: there is no such setting, or a value is not one for it.
         """
+        before = {name: getattr(self, name) for name in self._setting_names()}
+        try:
+            for name, value in changes:
+                self._change(name, value)
+        except UsageError:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
+
+    def _change(self, name: str, value: str) -> None:
         names = self._setting_names()
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
@@ -347,10 +383,14 @@ def _known_state(future: CookFuture) -> str:
 
 def _names(given: Sequence[str]) -> list[str]:
     names = [name.strip() for part in given for name in part.split(",") if name.strip()]
-    wrong = [name for name in names if not name.isidentifier()]
+    wrong = [name for name in names if not _is_variable(name)]
     if wrong:
         raise UsageError(f"not the name of a variable: {', '.join(wrong)}")
     return list(dict.fromkeys(names))
+
+
+def _is_variable(name: str) -> bool:
+    return name.isidentifier() and not keyword.iskeyword(name)
 
 
 def _pairs(given: Sequence[str]) -> dict[str, str]:

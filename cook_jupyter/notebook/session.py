@@ -35,8 +35,8 @@ class Settings(Protocol):
     def rows(self) -> list[tuple[str, str, str]]:
         """Name, value and origin of each."""
 
-    def change(self, name: str, value: str) -> None:
-        """Set one."""
+    def change(self, changes: Sequence[tuple[str, str]]) -> None:
+        """Set some, each given by name and value; all of them, or none."""
 
 
 class BackgroundCell:
@@ -196,9 +196,9 @@ class Session:
         """Name, value and origin of each setting."""
         return self._settings.rows()
 
-    def change_setting(self, name: str, value: str) -> None:
-        """Set one."""
-        self._settings.change(name, value)
+    def change_settings(self, changes: Sequence[tuple[str, str]]) -> None:
+        """Set some, each given by name and value; all of them, or none."""
+        self._settings.change(changes)
 
     def result_of(self, key: str, timeout_s: float | None) -> Any:
         """What a job gave back; a cell's names are brought back, its displays shown."""

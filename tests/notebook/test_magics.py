@@ -46,7 +46,7 @@ def test_what_a_cell_prints_arrives(shell: Shell) -> None:
 
 
 def test_names_come_back_only_when_asked_for(shell: Shell) -> None:
-    shell.good("%%cook --out kept,also\nkept = [1, 2]\nalso = 'x'\ndropped = 3")
+    shell.good("%%cook --out kept, also\nkept = [1, 2]\nalso = 'x'\ndropped = 3")
 
     assert (shell.names["kept"], shell.names["also"]) == ([1, 2], "x")
     assert "dropped" not in shell.names
@@ -267,7 +267,9 @@ def test_what_cannot_travel_is_named(shell: Shell) -> None:
         ("--max-runtime soon", "not a duration"),
         ("--cpus 0", "cpus must be a number above zero"),
         ("--out 1x", "not the name of a variable"),
+        ("--out class", "not the name of a variable: class"),
         ("--background 1x", "name of a variable"),
+        ("--background if", "name of a variable"),
         ("--in nowhere", "no such name"),
         ("--colour red", "unrecognized arguments"),
         ("--constraint HOSTNAME", "NAME=VALUE"),
@@ -548,6 +550,9 @@ def test_usage_and_settings_are_shown(shell: Shell) -> None:
         ("config cpus=nan", "above zero"),
         ("config cpus=inf", "above zero"),
         ("config mem_mb=0", "mem"),
+        ("config cpus=-1", "above zero"),
+        ("config environment=A=B", "'A=B' is none"),
+        ("config user=lab:ada", "contains a colon"),
         ("list 'half", "No closing quotation"),
         ("list --since tomorrow", "not a duration"),
         ("--mem 4g", "%%cook --mem 4g"),
@@ -555,6 +560,15 @@ def test_usage_and_settings_are_shown(shell: Shell) -> None:
 )
 def test_a_slip_of_the_pen_is_answered_with_the_right_word(shell: Shell, line: str, says: str) -> None:
     assert says in str(shell.failing(f"%cook {line}"))
+
+
+def test_settings_of_one_command_are_all_set_or_none_is(shell: Shell) -> None:
+    before = repr(shell.good("%cook config").value)
+
+    shell.failing("%cook config priority=70 cpus=0")
+    shell.failing("%cook config priority=70 environment=HOME, SHELL")
+
+    assert repr(shell.good("%cook config").value) == before
 
 
 def test_help_tells_all_commands_and_each_has_an_example(shell: Shell) -> None:
