@@ -71,9 +71,11 @@ def anchor(names: list[str], namespace: dict[str, Any]) -> FunctionType:
     """
     listed = ", ".join(names)
     code = compile(f"def anchor():\n    return ({listed}{',' if names else ''})\n", "<names>", "exec")
-    return FunctionType(
+    function = FunctionType(
         next(const for const in code.co_consts if hasattr(const, "co_name")), namespace, "anchor"
     )
+    function.__qualname__ = "the cell"  # what a refusal calls it
+    return function
 
 
 def _refuse_magics(tree: ast.Module) -> None:

@@ -200,6 +200,7 @@ class CookMagics(Magics):
             # What the cell binds itself is not asked of the notebook if it cannot travel.
             left_out = self._unsendable([name for name in needed.perhaps if name not in asked_for])
             if not left_out:
+                encode_function(cells.anchor(names, self.session.namespace))  # the refusal, naming the cell
                 raise
             names = [name for name in names if name not in left_out]
             future, file_name = self._submit(options, source, names, out, left_out)

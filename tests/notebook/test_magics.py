@@ -256,7 +256,10 @@ def test_cells_see_the_variables_that_the_settings_name(
 def test_what_cannot_travel_is_named(shell: Shell) -> None:
     shell.good("import threading\nguard = threading.Lock()")
 
-    assert "guard" in str(shell.failing("%%cook\nguard.locked()"))
+    error = str(shell.failing("%%cook\nguard.locked()"))
+
+    assert "the cell → global 'guard'" in error
+    assert "argument" not in error  # of a call that the user has not written
 
 
 @pytest.mark.parametrize(
