@@ -225,7 +225,7 @@ class CookMagics(Magics):
         left_out: Mapping[str, str] | None = None,
     ) -> tuple[CookFuture, str]:
         self._cell_number += 1
-        number = self._notebook.execution_count
+        number = self._number_of_cell()
         file_name = f"<%%cook cell {number}.{self._cell_number}>"
         linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
         executor = self.session.executor.with_(
@@ -254,6 +254,11 @@ class CookMagics(Magics):
             left_out=dict(left_out or {}),
         )
         return future, file_name
+
+    def _number_of_cell(self) -> int:
+        """Return the number in the prompt of the cell that runs; `execution_count` may be the next one's."""
+        history = self._notebook.history_manager
+        return len(history.input_hist_parsed) - 1 if history is not None else 0
 
     def _unsendable(self, names: Sequence[str]) -> dict[str, str]:
         """Return those of the notebook's names whose values cannot travel, and why."""

@@ -288,6 +288,13 @@ def test_a_wrong_option_says_what_is_wrong(shell: Shell, line: str, says: str) -
     assert says in str(shell.failing(f"%%cook {line}\n1"))
 
 
+def test_a_job_without_a_name_has_the_number_that_its_cell_shows(shell: Shell) -> None:
+    shell.good("%%cook\n1")
+    number = len(shell.names["In"]) - 1
+
+    assert shell.good("%cook list --count 1").value[0].job["name"] == f"cell-{number}"
+
+
 def test_options_reach_the_job(shell: Shell) -> None:
     shell.good("%%cook --cpus 0.5 --mem 200m --name small --priority 70 --retries 2 --max-runtime 10m\n1")
     job = shell.good("%cook list small").value[0].job
