@@ -62,7 +62,7 @@ class JobClient:
         self._asking = user or (process_user() if token is None else None)
         self._socket_path = socket_path
         address = Address.of(url, socket_path)
-        self._pool = ConnectionPool(address, _authorization(token, user), CONNECT_TIMEOUT_S)
+        self._pool = ConnectionPool(address, authorization(token, user), CONNECT_TIMEOUT_S)
 
     def __repr__(self) -> str:
         return f"JobClient({self.url!r}, user={self._asking!r})"
@@ -498,8 +498,8 @@ class JobClient:
         raise error
 
 
-def _authorization(token: str | None, user: str | None) -> str:
-    """The header `Authorization`.
+def authorization(token: str | None, user: str | None) -> str:
+    """Return the header `Authorization`.
 
     Raises:
         InvalidRequest: no header can carry the token or the name.

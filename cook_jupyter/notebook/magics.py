@@ -18,6 +18,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 from traitlets import Bunch, Enum, Float, Integer, TraitError, Unicode, validate
 
 from cook_jupyter.client.connect import named_environment, named_target
+from cook_jupyter.client.sync import authorization
 from cook_jupyter.errors import (
     Conflict,
     CookError,
@@ -43,7 +44,6 @@ from cook_jupyter.notebook.screen import Screen, StateLine
 from cook_jupyter.notebook.session import BackgroundCell, Session
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
 from cook_jupyter.payload.outgoing import encode_function
-from cook_jupyter.wire.users import require_user_name
 
 _MORE: dict[type[CookError], str] = {OutOfMemory: "--mem 4g", TimedOut: "--max-runtime 1h"}
 
@@ -86,9 +86,10 @@ class CookMagics(Magics):
         """Refuse a user name that no request can carry; an empty one means oneself."""
         name = str(proposal["value"])
         try:
-            return require_user_name(name) if name else name
+            authorization(None, name or None)
         except InvalidRequest as error:
             raise TraitError(str(error)) from error
+        return name
 
     @validate("environment")
     def _names_of_variables(self, proposal: Bunch) -> str:

@@ -30,7 +30,7 @@ ClassState = tuple[dict[str, Any], dict[str, Any]]
 def reduce_class(cls: type) -> Reduced:
     """Take a class apart."""
     attributes = own_attributes(cls)
-    namespace = {
+    namespace: dict[str, Any] = {
         name: attributes.pop(name)
         for name in ("__module__", "__slots__", "__orig_bases__")
         if name in attributes

@@ -46,7 +46,7 @@ _MADE = frozenset(
 def reduce_enum(cls: Any) -> Reduced:
     """Take an enumeration apart."""
     attributes = own_attributes(cls)
-    namespace = {
+    namespace: dict[str, Any] = {
         name: attributes.pop(name) for name in ("__module__", "__orig_bases__") if name in attributes
     }
     namespace["__qualname__"] = cls.__qualname__
