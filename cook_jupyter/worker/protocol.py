@@ -102,7 +102,9 @@ def _is_exit_code(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return _is_integer(value)  # `math.isfinite` raises OverflowError for the largest ones
 
 
 def _is_number_or_none(value: Any) -> bool:

@@ -62,6 +62,17 @@ def test_what_passes_for_an_end_can_be_reported(fields: dict[str, Any]) -> None:
     assert end.progress is None or 0 <= round(end.progress[0]) <= 100
 
 
+@pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan")])
+@pytest.mark.parametrize("field", ["leftover_mb", "peak_mb", "progress"])
+def test_a_number_that_no_float_can_hold_is_refused(field: str, number: float) -> None:
+    header: dict[str, Any] = {"t": "end", "instance_id": "i", "exit_code": 0, "at_ms": 1}
+    header |= {"segment": 0, "leftover_mb": 0.0, "retires": False}
+    header[field] = [number, None] if field == "progress" else number
+
+    with pytest.raises(BrokenStream):
+        protocol.require(header, protocol.FROM_WORKER)
+
+
 @pytest.mark.parametrize("head", [b"[]", b"7", b"null", b'"end"', b"[" * 100_000, b"{", b"\xff", b"1" * 5000])
 def test_a_header_that_is_no_object_is_a_broken_stream(head: bytes) -> None:
     with pytest.raises(BrokenStream):
