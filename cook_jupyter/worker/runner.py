@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import NamedTuple, Self
+from typing import NamedTuple, NoReturn, Self
 
 from cook_jupyter.worker import processes
 from cook_jupyter.worker.clock import now_ms
@@ -42,6 +42,7 @@ RESULT_FILE = "cook-result.json"  # where a call that ran as a plain command say
 NOT_RUN = 126  # the shell's own code for a command that could not be executed
 _LOOK_S = 1.0  # between two looks for progress
 _CHUNK = 1 << 18
+_getpid, _exit = os.getpid, os._exit  # a call may have patched them
 
 
 class Ended(NamedTuple):
@@ -77,6 +78,7 @@ class Worker:
         self._fresh_mb = processes.own_held_mb()
         self._fresh_resident_mb = processes.own_resident_mb()
         self._libc = ctypes.CDLL(None)
+        self._pid = os.getpid()
 
     def serve(self, first: Frame | None = None) -> None:
         """Run tasks until the agent goes away or a task has left something behind.
@@ -195,6 +197,8 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - run_call raises only if the call patched what it needs
             failure = f"{type(error).__name__}: {error}"
         finally:
+            if _getpid() != self._pid:
+                _leave_fork(outcome is not None and outcome.exit_code == 0)
             peak_mb = processes.peak_mb() - self._fresh_resident_mb  # asks the kernel, opens no file
             self._libc.fflush(None)
             self._residue = self._state.restore()
@@ -318,6 +322,14 @@ def begin_again(words: list[str]) -> None:
     sock.set_inheritable(False)
     processes.become_subreaper()
     Worker(sock, name=name, home=home, grace_s=float(grace_s), segment=int(segment)).serve(frame)
+
+
+def _leave_fork(is_success: bool) -> NoReturn:
+    """End a process that a call forked and that returned from the call; only the worker itself reports."""
+    with contextlib.suppress(BaseException):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    _exit(0 if is_success else 1)
 
 
 def _has_stale_modules() -> bool:

@@ -378,3 +378,16 @@ def test_reading_a_package_lazily_or_using_temporary_files_costs_no_worker(worke
     for code in codes:
         end = run(worker, code)
         assert (end.error, end.remaining) == (None, [])
+
+
+@pytest.mark.parametrize("end", ["return 'child'", "raise RuntimeError", "sys.exit()"])
+def test_a_process_that_a_call_forked_ends_with_the_call_and_is_no_second_worker(
+    end: str, worker: WarmWorker
+) -> None:
+    code = f"def fork():\n if os.fork() == 0: {end}\n return os.WIFEXITED(os.wait()[1])\nseen = fork()\n"
+    code += "if seen == 'child': raise SystemExit"
+
+    forked = run(worker, code)
+
+    assert (forked.error, forked.value, forked.remaining) == (None, True, [])
+    assert run(worker, "seen = 7").value == 7
