@@ -1,7 +1,8 @@
-"""The standard library of a warm worker: what a job patched is put back.
+"""The standard library and the worker's own code in a warm worker: what a job patched is put back.
 
-Lives here: copies of the namespaces of standard modules and their classes, taken when the worker is new or
-when a module is imported; finding and undoing what differs from them; which imports a job made.
+Lives here: copies of the namespaces of standard modules and their classes, and of the packages that every
+call depends on (this one and cloudpickle), taken when the worker is new or when a module is imported; finding
+and undoing what differs from them; which imports a job made.
 Not here: all other state of the process (`worker.process_state`), modules of users (`payload.local_modules`).
 
 A worker holds some hundreds of namespaces, and going through all their names after each call would take a
@@ -20,6 +21,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from cook_jupyter.payload.installations import OWN_PACKAGE
+
 # Python itself adds or replaces these as a program runs.
 _NOT_STATE = frozenset(
     {
@@ -37,6 +40,12 @@ _UNWATCHED = frozenset({"encodings", "errno", "opcode", "stat", "token", "zipimp
 _CLASSES_UNWATCHED = frozenset(
     {"_ast", "_collections_abc", "_weakrefset", "abc", "ast", "collections", "contextlib", "ctypes"}
     | {"dis", "enum", "functools", "importlib", "inspect", "re", "tokenize", "types", "typing", "weakref"}
+)
+# Every call depends on their code. Their variables change as they work, and are let be.
+_RUNTIME_PACKAGES = frozenset({OWN_PACKAGE, "cloudpickle"})
+# Their variables change with each call, so that comparing them would cost each call 0.1 ms.
+_CHANGED_BY_EACH_CALL = frozenset(
+    {f"{OWN_PACKAGE}.payload.{name}" for name in ("main_module", "running_call")}
 )
 _HEAP_TYPE = 1 << 9  # the flag of classes that can be changed
 _VERSION_OFFSET = 3 * ctypes.sizeof(ctypes.c_void_p)  # ob_refcnt, ob_type, ma_used, ma_version_tag
@@ -78,14 +87,14 @@ class ChangeProbe:
 
 
 class StandardLibrary:
-    """The namespaces of all standard modules that this process has imported."""
+    """The namespaces of all standard modules that this process has imported, and of what runs its calls."""
 
     def __init__(self) -> None:
         self._namespaces: list[_Namespace] = []
         self._seen: dict[int, _Namespace] = {}
         self._version_cells: list[ctypes.c_uint64] = []
         for name, module in list(sys.modules.items()):
-            if is_standard(name) and isinstance(module, ModuleType):
+            if is_watched(name) and isinstance(module, ModuleType):
                 self.remember(name, module)
         self._versions = self._read_versions()
 
@@ -94,19 +103,21 @@ class StandardLibrary:
 
         Args:
             name: its name in `sys.modules`.
-            module: a module of the standard library.
+            module: a module for which `is_watched` holds.
         """
         top = name.partition(".")[0]
-        if name in ("__main__", "builtins") or top in _UNWATCHED:
+        code_only = top in _RUNTIME_PACKAGES
+        if name in ("__main__", "builtins") or top in _UNWATCHED or name in _CHANGED_BY_EACH_CALL:
             return
-        self._add(_Namespace(name, vars(module), module))
+        self._add(_Namespace(name, vars(module), module, code_only=code_only))
         if top in _CLASSES_UNWATCHED:
             return
         for value in list(vars(module).values()):
             if isinstance(value, type) and value.__flags__ & _HEAP_TYPE and value.__module__ == name:
                 namespace = next(iter(gc.get_referents(value.__dict__)), None)
                 if isinstance(namespace, dict):
-                    self._add(_Namespace(f"{name}.{value.__qualname__}", namespace, value))
+                    full_name = f"{name}.{value.__qualname__}"
+                    self._add(_Namespace(full_name, namespace, value, code_only=code_only))
         self._versions = self._read_versions()
 
     def restore(self) -> Patches:
@@ -150,11 +161,21 @@ class Patches:
 
 
 class _Namespace:
-    """The names of one module or class, and their values when it was new."""
+    """The names of one module or class, and their values when it was new.
 
-    __slots__ = ("_name", "_owner", "names", "original")
+    Args:
+        name: full name of the module or class.
+        names: its namespace itself.
+        owner: the module or class.
+        code_only: whether only functions, classes, modules and attributes that compute are restored.
+    """
 
-    def __init__(self, name: str, names: dict[str, Any], owner: ModuleType | type) -> None:
+    __slots__ = ("_code_only", "_name", "_owner", "names", "original")
+
+    def __init__(
+        self, name: str, names: dict[str, Any], owner: ModuleType | type, *, code_only: bool = False
+    ) -> None:
+        self._code_only = code_only
         self._name = name
         self._owner = owner
         self.names = names
@@ -172,13 +193,15 @@ class _Namespace:
                 self._note(patches, name, value if before is _MISSING else before)
                 self._set(name, before)
         for name in original.keys() - self.names.keys():
-            if name not in _NOT_STATE:
+            if name not in _NOT_STATE and not (self._code_only and not _is_code(original[name])):
                 self._note(patches, name, original[name])
                 self._set(name, original[name])
 
     def _is_expected(self, name: str, value: object) -> bool:
         if name in _NOT_STATE:
             return True
+        if self._code_only:
+            return not _is_code(self.original.get(name))
         if self._name == "sys" and name in _STREAMS:
             return True
         if isinstance(value, ModuleType):
@@ -308,6 +331,15 @@ class _Loader:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
+
+
+def is_watched(name: str) -> bool:
+    """Return whether a worker restores the module of this name after a call."""
+    return is_standard(name) or name.partition(".")[0] in _RUNTIME_PACKAGES
+
+
+def _is_code(value: object) -> bool:
+    return callable(value) or isinstance(value, ModuleType) or hasattr(type(value), "__get__")
 
 
 def is_standard(name: str) -> bool:

@@ -35,6 +35,7 @@ from cook_jupyter.worker.namespaces import (
     ImportObserver,
     StandardLibrary,
     is_standard,
+    is_watched,
     restore_builtins,
 )
 from cook_jupyter.worker.process_settings import (
@@ -292,7 +293,7 @@ class ProcessState:
     # --- imports ----------------------------------------------------------------------------------
 
     def _on_executed(self, name: str, module: ModuleType) -> None:
-        if is_standard(name):
+        if is_watched(name):
             self._library.remember(name, module)
         if name in MODULE_SETTINGS:
             settings: list[Setting] = MODULE_SETTINGS[name](module)
