@@ -13,6 +13,7 @@ import _signal  # type: ignore[import-not-found]
 import _tracemalloc
 import codecs
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 from cook_jupyter.payload.installations import is_installed
+from cook_jupyter.worker import processes
 
 
 class NotRestorable(Exception):
@@ -49,6 +51,13 @@ class Setting(NamedTuple):
 
 _SIGNALS = sorted(map(int, signal.valid_signals()))
 _CODEC_ERRORS = ("strict", "ignore", "replace", "backslashreplace", "xmlcharrefreplace", "surrogateescape")
+# Of prctl(2), how each is read and set: whether /proc and debuggers may look, timer slack, transparent huge
+# pages, new privileges (which cannot be set back).
+_ATTRIBUTES = ((3, 4), (30, 29), (42, 41), (39, 38))
+_ATTRIBUTES_IN_MEMORY = [2, 37]  # the signal at the parent's death, and whether orphans come to this process
+_SET_ATTRIBUTES_IN_MEMORY = [1, 36]
+_libc = ctypes.CDLL(None)
+_attribute = ctypes.c_int()
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
@@ -62,6 +71,10 @@ def process_settings() -> list[Setting]:
         Setting("niceness", lambda: os.getpriority(os.PRIO_PROCESS, 0), _set_niceness),
         Setting("user and group ids", _ids),
     ]
+    if hasattr(_libc, "fegetround"):
+        settings.append(Setting("rounding of floating-point numbers", _libc.fegetround, _libc.fesetround))
+    if processes.LINUX:
+        settings.append(Setting("attributes of the process", _attributes, _set_attributes))
     if hasattr(os, "sched_getaffinity"):
         settings += [
             Setting(
@@ -111,8 +124,23 @@ def _set_niceness(niceness: int) -> None:
 
 def _ids() -> tuple[object, ...]:
     if hasattr(os, "getresuid"):
-        return os.getresuid(), os.getresgid()
-    return os.getuid(), os.geteuid(), os.getgid(), os.getegid()
+        return os.getresuid(), os.getresgid(), os.getgroups()
+    return os.getuid(), os.geteuid(), os.getgid(), os.getegid(), os.getgroups()
+
+
+def _attributes() -> list[int]:
+    values = [_libc.prctl(get, 0, 0, 0, 0) for get, _ in _ATTRIBUTES]
+    for get in _ATTRIBUTES_IN_MEMORY:
+        _libc.prctl(get, ctypes.byref(_attribute), 0, 0, 0)
+        values.append(_attribute.value)
+    return values
+
+
+def _set_attributes(values: Sequence[int]) -> None:
+    for number, value in zip(
+        [put for _, put in _ATTRIBUTES] + _SET_ATTRIBUTES_IN_MEMORY, values, strict=True
+    ):
+        _libc.prctl(number, value, 0, 0, 0)
 
 
 def _resource_limits() -> Setting:

@@ -96,6 +96,20 @@ ROWS = {
     "scheduling policy": Row(
         "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))", "seen = os.sched_getscheduler(0)"
     ),
+    "rounding of floating-point numbers": Row(
+        "import ctypes; up = {'x86_64': 0x800, 'aarch64': 0x400000}; ctypes.CDLL(None).fesetround(up[os.uname().machine])",
+        "import ctypes; seen = ctypes.CDLL(None).fegetround(), 1.0 / 3.0 * 3.0",
+    ),
+    "attributes of the process: prctl": Row(
+        "import ctypes\nfor number, value in ((4, 0), (29, 10**9), (41, 1), (1, 9), (36, 0)): ctypes.CDLL(None).prctl(number, value, 0, 0, 0)",
+        "import ctypes; number = ctypes.c_int(); prctl = ctypes.CDLL(None).prctl\n"
+        "seen = [prctl(which, 0, 0, 0, 0) for which in (3, 30, 42)]\n"
+        "for which in (2, 37): prctl(which, ctypes.byref(number), 0, 0, 0); seen.append(number.value)",
+    ),
+    "no new privileges": Row(
+        "import ctypes; ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)",
+        "import ctypes; seen = ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)",
+    ),
     "time zone": Row(
         "import time; os.environ['TZ'] = 'Asia/Tokyo'; time.tzset()",
         "import time; seen = time.tzname, time.localtime(0)[3]",
