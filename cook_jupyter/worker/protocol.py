@@ -9,6 +9,7 @@ A table has an entry for each kind of message (the field `t`): the fields that i
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from cook_jupyter.worker.frames import BrokenStream, Header
 Check = Callable[[Any], bool]
 Table = Mapping[str, Mapping[str, Check]]
 
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _MAX_INT = 2**53  # larger ones are none of ours, and not every reader holds them
 
 
@@ -73,6 +75,11 @@ def _is_text_or_none(value: Any) -> bool:
     return value is None or isinstance(value, str)
 
 
+def _is_storable_text_or_none(value: Any) -> bool:
+    """Whether the store can hold it: text with lone surrogates has no UTF-8."""
+    return value is None or (isinstance(value, str) and _SURROGATES.search(value) is None)
+
+
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
@@ -121,7 +128,7 @@ def _is_progress(value: Any) -> bool:
         and len(value) == 2
         and _is_number(value[0])
         and bool(0 <= value[0] <= 100)
-        and _is_text_or_none(value[1])
+        and _is_storable_text_or_none(value[1])
     )
 
 
@@ -153,7 +160,7 @@ _END: Mapping[str, Check] = {
     "signal": optional(_is_count),
     "memory": optional(_is_flag),
     "termed": optional(_is_flag),
-    "blob": optional(_is_text_or_none),
+    "blob": optional(_is_storable_text_or_none),
     "size": optional(_is_count),
     "inline": optional(_is_flag),
     "peak_mb": optional(_is_number_or_none),
@@ -174,7 +181,14 @@ FROM_SCHEDULER: Table = {
 }
 
 FROM_WORKER: Table = {
-    "end": {**_END, "segment": _is_count, "leftover_mb": _is_number, "retires": _is_flag},
+    "end": {
+        **_END,
+        "segment": _is_count,
+        "leftover_mb": _is_number,
+        "retires": _is_flag,
+        "remaining": optional(_are_texts),
+        "imported": optional(_is_flag),
+    },
     "progress": {"id": _is_text, "progress": _is_progress},
 }
 

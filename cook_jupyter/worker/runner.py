@@ -29,6 +29,7 @@ from types import FrameType
 from typing import NamedTuple, NoReturn, Self
 
 from cook_jupyter.worker import processes
+from cook_jupyter.worker.agent_log import printable_line
 from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.environment import progress_path, task_environment
 from cook_jupyter.worker.frames import Frame, FrameReader, pack, whole_frames
@@ -404,4 +405,4 @@ def _streams(sandbox: Sandbox) -> Iterator[str]:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):
-        os.write(2, f"worker {os.getpid()}: {text}\n".encode())
+        os.write(2, f"worker {os.getpid()}: {printable_line(text)}\n".encode())

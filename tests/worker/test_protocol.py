@@ -62,6 +62,27 @@ def test_what_passes_for_an_end_can_be_reported(fields: dict[str, Any]) -> None:
     assert end.progress is None or 0 <= round(end.progress[0]) <= 100
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"remaining": 5},
+        {"remaining": [7]},
+        {"remaining": "text"},
+        {"imported": [1]},
+        {"blob": "\ud800"},
+        {"progress": [5, "\udfff"]},
+    ],
+    ids=str,
+)
+def test_an_end_is_refused_whose_field_ends_the_agent_or_cannot_be_stored(field: dict[str, Any]) -> None:
+    header = {"t": "end", "instance_id": "i", "exit_code": 0, "at_ms": 1}
+
+    with pytest.raises(BrokenStream):
+        protocol.require(
+            {**header, "segment": 0, "leftover_mb": 0.0, "retires": True, **field}, protocol.FROM_WORKER
+        )
+
+
 @pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan")])
 @pytest.mark.parametrize("field", ["leftover_mb", "peak_mb", "progress"])
 def test_a_number_that_no_float_can_hold_is_refused(field: str, number: float) -> None:
