@@ -51,13 +51,14 @@ class Setting(NamedTuple):
 
 _SIGNALS = sorted(map(int, signal.valid_signals()))
 _CODEC_ERRORS = ("strict", "ignore", "replace", "backslashreplace", "xmlcharrefreplace", "surrogateescape")
-# Of prctl(2), how each is read and set: whether /proc and debuggers may look, timer slack, transparent huge
-# pages, new privileges (which cannot be set back).
-_ATTRIBUTES = ((3, 4), (30, 29), (42, 41), (39, 38))
+# Of prctl(2), how each is read and set: whether /proc and debuggers may look, timer slack, new privileges
+# (which cannot be set back).
+_ATTRIBUTES = ((3, 4), (30, 29), (39, 38))
 _ATTRIBUTES_IN_MEMORY = [2, 37]  # the signal at the parent's death, and whether orphans come to this process
 _SET_ATTRIBUTES_IN_MEMORY = [1, 36]
 _libc = ctypes.CDLL(None)
 _attribute = ctypes.c_int()
+_attribute_reference = ctypes.byref(_attribute)
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
@@ -129,9 +130,10 @@ def _ids() -> tuple[object, ...]:
 
 
 def _attributes() -> list[int]:
-    values = [_libc.prctl(get, 0, 0, 0, 0) for get, _ in _ATTRIBUTES]
+    prctl = _libc.prctl
+    values = [prctl(get, 0, 0, 0, 0) for get, _ in _ATTRIBUTES]
     for get in _ATTRIBUTES_IN_MEMORY:
-        _libc.prctl(get, ctypes.byref(_attribute), 0, 0, 0)
+        prctl(get, _attribute_reference)
         values.append(_attribute.value)
     return values
 

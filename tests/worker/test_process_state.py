@@ -101,9 +101,9 @@ ROWS = {
         "import ctypes; seen = ctypes.CDLL(None).fegetround(), 1.0 / 3.0 * 3.0",
     ),
     "attributes of the process: prctl": Row(
-        "import ctypes\nfor number, value in ((4, 0), (29, 10**9), (41, 1), (1, 9), (36, 0)): ctypes.CDLL(None).prctl(number, value, 0, 0, 0)",
+        "import ctypes\nfor number, value in ((4, 0), (29, 10**9), (1, 9), (36, 0)): ctypes.CDLL(None).prctl(number, value, 0, 0, 0)",
         "import ctypes; number = ctypes.c_int(); prctl = ctypes.CDLL(None).prctl\n"
-        "seen = [prctl(which, 0, 0, 0, 0) for which in (3, 30, 42)]\n"
+        "seen = [prctl(which, 0, 0, 0, 0) for which in (3, 30)]\n"
         "for which in (2, 37): prctl(which, ctypes.byref(number), 0, 0, 0); seen.append(number.value)",
     ),
     "no new privileges": Row(
