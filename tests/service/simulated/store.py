@@ -104,9 +104,11 @@ class SimulatedStore(MemoryStore):
         await self._pause()
         return await super().jobs_of_instances(instance_ids)
 
-    async def list_jobs(self, query: JobQuery) -> Sequence[Job]:
+    async def list_jobs(self, query: JobQuery) -> AsyncIterator[Sequence[Job]]:
         await self._pause()
-        return await super().list_jobs(query)
+        async for page in super().list_jobs(query):
+            yield page
+            await self._pause()
 
     async def groups(self, group_ids: Sequence[GroupId]) -> Sequence[Group | None]:
         await self._pause()
