@@ -495,7 +495,7 @@ class Scheduler:
         now_ms = self.clock.now_ms()
         outage = self.host_health.ended(job, instance, now_ms)
         if outage is not None:
-            log.error(
+            log.warning(
                 "The host %s is out of use for %d s: %s; the log of its agent names the cause.",
                 outage.host,
                 (outage.until_ms - now_ms) // 1000,
