@@ -35,6 +35,7 @@ from cook_jupyter.errors import (
 from cook_jupyter.payload import failures, surroundings, versions
 from cook_jupyter.payload.blobs import BlobStore, open_store
 from cook_jupyter.payload.envelope import Buffer, Opened, unseal
+from cook_jupyter.payload.installations import is_installed
 from cook_jupyter.payload.keys import Key, read_key
 from cook_jupyter.payload.outgoing import CALL_KEYFILE, CALL_STORE, check_digest, open_call
 from cook_jupyter.payload.running_call import running_call
@@ -378,8 +379,20 @@ def _sendable(error: BaseException) -> failures.Data:
 
 
 def _is_memory_error(error: BaseException) -> bool:
-    """Return whether this process ran out of memory, and not a job that the function waited for."""
-    return isinstance(error, MemoryError) and not isinstance(error, CookError)
+    """Return whether this process ran out of memory.
+
+    Not so if a job that the function waited for did, or if the class is the user's own: such an error was
+    raised on purpose, and arrives as it is. Libraries have classes of their own (`numpy`).
+    """
+    return (
+        isinstance(error, MemoryError) and not isinstance(error, CookError) and not _is_of_user(type(error))
+    )
+
+
+def _is_of_user(of: type) -> bool:
+    """Return whether a class was defined in the notebook or in a module of the user."""
+    file = getattr(sys.modules.get(of.__module__), "__file__", None)
+    return of.__module__ == "__main__" or (isinstance(file, str) and not is_installed(file))
 
 
 def _cannot_return(value: Any, error: Exception) -> ResultLost:

@@ -351,3 +351,13 @@ def test_any_tree_of_groups_arrives_as_it_was_raised(error: Exception) -> None:
     again = failures.put_together(failures.take_apart(error))
 
     assert _facts(again) == _facts(error)
+
+
+def test_an_error_of_the_user_that_is_a_memory_error_arrives_as_it_is(desk: Desk) -> None:
+    def fail() -> NoReturn:
+        raise NoRoom(3, loss=0.5)
+
+    error = desk.call_elsewhere(fail).error
+
+    assert type(error) is NoRoom
+    assert (error.step, error.loss) == (3, 0.5)
