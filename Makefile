@@ -4,7 +4,7 @@
 BIN := .venv/bin
 CODE := $(wildcard cook_jupyter scripts tests benchmarks)
 
-.PHONY: help setup demo lab test test-fast test-newest test-oldest test-pythons soak check format lock bench clean
+.PHONY: help setup demo lab test test-fast test-newest test-oldest test-pythons soak abuse check format lock bench clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test-pythons: ## all tests on each Python from 3.11 on that is installed (ARGS: 
 
 soak: setup ## simulate the service with all that can go wrong (SEEDS=20000 FIRST=0); a seed that fails says how to replay it
 	@$(BIN)/python -m tests.service.simulated $(or $(SEEDS),20000) --first $(or $(FIRST),0)
+
+abuse: setup ## faults of every kind in random order beside good jobs, of which none may fail (MINUTES=30 SEED=1)
+	@$(BIN)/python -m tests.system.mixed_abuse $(or $(MINUTES),30) --seed $(or $(SEED),1)
 
 check: setup ## format, lint, types, import contracts
 	@failed=; \
