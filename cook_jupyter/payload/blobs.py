@@ -13,7 +13,6 @@ import contextlib
 import errno
 import hashlib
 import importlib
-import itertools
 import mmap
 import os
 import re
@@ -115,7 +114,6 @@ class DirectoryStore:
         self._root = root
         self._place = str(root)
         self._synced = synced
-        self._numbers = itertools.count()
         self._private: bool | None = None
 
     @property
@@ -138,7 +136,8 @@ class DirectoryStore:
         """Write a draft beside the blob's place, then rename it."""
         target = f"{self._root}/{checked_name(name)}"
         folder, _, last = target.rpartition("/")
-        draft = f"{folder}/.{last}.{os.getpid()}.{next(self._numbers)}"
+        # A name of its own: other stores of this process, and hosts that share the folder, put the same blob.
+        draft = f"{folder}/.{last}.{os.getpid()}.{os.urandom(6).hex()}"
         try:
             descriptor = self._create(folder, draft)
             try:

@@ -3,9 +3,10 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -126,3 +127,25 @@ def test_a_synced_directory_writes_content_and_name_to_the_disk_in_that_order(
     store.put("functions/" + "a" * 64, [b"content"])
 
     assert steps == (["file", "rename", "directory"] if synced else ["rename"])
+
+
+class Meanwhile(list[bytes]):
+    """The pieces of a blob; something else happens while they are written."""
+
+    def __init__(self, pieces: list[bytes], happens: Callable[[], None]) -> None:
+        super().__init__(pieces)
+        self._happens = happens
+
+    def __getitem__(self, place: Any) -> Any:
+        self._happens()
+        return super().__getitem__(place)
+
+
+def test_two_stores_of_one_process_put_the_same_blob_at_the_same_time(tmp_path: Path) -> None:
+    first, second = DirectoryStore(tmp_path), DirectoryStore(tmp_path)
+    name = "functions/" + "a" * 64
+
+    first.put(name, Meanwhile([b"content"], lambda: second.put(name, [b"content"])))
+
+    assert bytes(second.get(name)) == b"content"
+    assert [path.name for path in (tmp_path / "functions").iterdir()] == ["a" * 64]
