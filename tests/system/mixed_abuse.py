@@ -270,13 +270,16 @@ class Site:
         return {}
 
     def processes(self, word: str) -> list[int]:
-        """Return the processes of this home whose command line has a word."""
+        """Return the processes of this home that have a word on their command line."""
         found = []
+        home = str(self.home).encode()
         for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal():
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
                     words = (entry / "cmdline").read_bytes().split(b"\0")
-                    if word.encode() in words and any(str(self.home).encode() in each for each in words):
+                    # Of an embedded scheduler only the environment names the home.
+                    texts = [*words, *(entry / "environ").read_bytes().split(b"\0")]
+                    if word.encode() in words and any(home in text for text in texts):
                         found.append(int(entry.name))
         return found
 
