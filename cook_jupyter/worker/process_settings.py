@@ -13,6 +13,7 @@ import _signal  # type: ignore[import-not-found]
 import _tracemalloc
 import codecs
 import contextlib
+import contextvars
 import ctypes
 import gc
 import logging
@@ -422,9 +423,7 @@ def _asyncio(module: Any) -> list[Setting]:
 
 
 def _numpy(module: Any) -> list[Setting]:
-    """NumPy keeps both in context variables from 2 on, and each call has a context of its own."""
-    if not module.__version__.startswith("1."):
-        return []
+    """Return what this version of NumPy does not keep in context variables, which each call has anew."""
 
     def set_errors(values: tuple[dict[str, Any], Any, int]) -> None:
         module.seterr(**values[0])
@@ -434,12 +433,27 @@ def _numpy(module: Any) -> list[Setting]:
     def set_print_options(options: dict[str, Any]) -> None:
         module.set_printoptions(**options)
 
-    return [
-        Setting(
-            "numpy.seterr", lambda: (module.geterr(), module.geterrcall(), module.getbufsize()), set_errors
-        ),
+    def errors() -> tuple[dict[str, Any], Any, int]:
+        return module.geterr(), module.geterrcall(), module.getbufsize()
+
+    settings = [
+        Setting("numpy.seterr", errors, set_errors),
         Setting("numpy.set_printoptions", module.get_printoptions, set_print_options),
     ]
+    changes = (lambda: module.seterr(divide="call"), lambda: module.set_printoptions(precision=1))
+    return [
+        setting for setting, change in zip(settings, changes, strict=True) if _leaves_context(setting, change)
+    ]
+
+
+def _leaves_context(setting: Setting, change: Callable[[], object]) -> bool:
+    """Return whether a change is seen outside of the context in which it is made; it is undone."""
+    before = setting.read()
+    contextvars.Context().run(change)
+    leaves = bool(setting.read() != before)
+    if leaves and setting.restore is not None:
+        setting.restore(before)
+    return leaves
 
 
 def _pandas(module: Any) -> list[Setting]:
