@@ -292,7 +292,7 @@ class Site:
         return len(found)
 
     def kill_the_scheduler(self) -> int:
-        """The next call starts another."""
+        """Kill the scheduler; the next call starts another."""
         return self.kill("serve")
 
     def kill_the_agent(self) -> int:
@@ -507,6 +507,7 @@ def main() -> int:
     chooser = random.Random(arguments.seed)
     home = Path(tempfile.mkdtemp(prefix="cook-abuse-")) / "home"
     os.environ["COOK_JUPYTER_HOME"] = str(home)
+    os.chdir(home.parent)  # calls run in the folder of whoever submits them, and write files there
     good = GoodJobs()
     site = Site(home, chooser, good)
     faults = [
