@@ -119,8 +119,11 @@ class AgentHome:
         return restored
 
     def leave(self) -> None:
-        """Remove what leads to this process; if the home is another agent's by now, nothing."""
-        if not self.exists() or not self._holds_lock():
+        """Remove what leads to this process; if the home is another agent's by now, nothing.
+
+        Whose it is, the socket tells: the lock may be missing, removed by somebody since the last look.
+        """
+        if not self.exists() or _identity(SOCKET) != self._socket_id:
             return
         for name in (SOCKET, FACTS):
             with contextlib.suppress(FileNotFoundError):
