@@ -95,7 +95,8 @@ class ProcessState:
         self._recursion_limit = sys.getrecursionlimit()
         self._trace, self._profile = sys.gettrace(), sys.getprofile()
         self._settings = [*process_settings(), *interpreter_settings()]
-        self._values = [setting.read() for setting in self._settings]
+        self._reads = [setting.read for setting in self._settings]
+        self._values = [read() for read in self._reads]
         self._imported = ImportedState()
         self._library = StandardLibrary()
         for name in MODULE_SETTINGS.keys() & sys.modules.keys():
@@ -193,6 +194,14 @@ class ProcessState:
         if not self._modules_probe.may_have_changed():
             return
         current = sys.modules
+        with contextlib.suppress(
+            Exception
+        ):  # a module that was replaced by something that cannot be compared
+            if (
+                current == self._modules
+            ):  # compares identities first; each call puts a `__main__` there and back
+                self._modules_probe.accept()
+                return
         added = current.keys() - self._modules.keys()
         self.has_imported |= not all(map(is_standard, added))
         for name, module in self._modules.items():
@@ -221,9 +230,13 @@ class ProcessState:
             self._remaining.append("patches beside imports: " + ", ".join(patches.code[:5]))
 
     def _restore_streams(self) -> None:
-        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, *self._streams):
+        for stream in (sys.__stdout__, sys.__stderr__, *self._streams):
             with contextlib.suppress(Exception):
                 stream.flush()  # type: ignore[union-attr]
+        if sys.stdout is not self._streams[0] or sys.stderr is not self._streams[1]:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
         if self._streams[0].closed or self._streams[1].closed:
             self._streams = (_stream(1), _stream(2))
         if sys.stdout is not self._streams[0] or sys.stderr is not self._streams[1]:
@@ -240,7 +253,7 @@ class ProcessState:
         os.umask(self._umask)
 
     def _restore_settings(self) -> None:
-        if [setting.read() for setting in self._settings] == self._values:
+        if [read() for read in self._reads] == self._values:
             return
         for setting, before in zip(self._settings, self._values, strict=True):
             if setting.read() == before:
@@ -298,6 +311,7 @@ class ProcessState:
         if name in MODULE_SETTINGS:
             settings: list[Setting] = MODULE_SETTINGS[name](module)
             self._settings += settings
+            self._reads += [setting.read for setting in settings]
             self._values += [setting.read() for setting in settings]
 
 

@@ -14,10 +14,12 @@ import signal
 import sys
 import time
 from collections.abc import Collection, Iterable
+from operator import sub
 
 LINUX = sys.platform.startswith("linux")
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _PR_SET_CHILD_SUBREAPER = 36
+_SAME_PAGES = 256  # 1 MiB with the usual pages; the kernel's counts are that coarse with many processors
 _HELD = frozenset({b"RssAnon:", b"RssShmem:", b"VmSwap:", b"HugetlbPages:"})
 _HELD_PROPORTIONAL = frozenset({b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:"})
 
@@ -167,6 +169,33 @@ def proportional_mb(pids: Iterable[int]) -> float:
 def own_held_mb() -> float:
     """Return what this process holds; see `held_mb`. Off Linux, the most that it ever had resident."""
     return held_mb([os.getpid()]) if LINUX else peak_mb()
+
+
+class OwnMemory:
+    """What this process holds, for one who asks often: the kernel's long table is read on a change alone.
+
+    Reading it costs twenty microseconds, the counts of mapped, resident and shared pages two. While none of
+    them has moved by as much as `_SAME_PAGES`, the last answer stands.
+    """
+
+    def __init__(self) -> None:
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC) if LINUX else -1
+        self._pages: list[int] = []  # mapped, resident, shared, as they were when the table was last read
+        self._held_mb = 0.0
+
+    def held_mb(self) -> float:
+        """Return the memory that the kernel cannot simply drop, in MiB; see `held_mb`.
+
+        Raises:
+            OSError: the kernel does not say.
+        """
+        if not LINUX:
+            return own_held_mb()
+        pages = list(map(int, os.pread(self._statm, 256, 0).split()[:3]))
+        if not self._pages or max(map(abs, map(sub, pages, self._pages))) >= _SAME_PAGES:
+            self._held_mb = own_held_mb()
+            self._pages = pages
+        return self._held_mb
 
 
 def own_resident_mb() -> float:

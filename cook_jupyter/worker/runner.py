@@ -76,7 +76,8 @@ class Worker:
         self._state = ProcessState(home)
         self._residue = Residue()
         self._shell_runs = False
-        self._fresh_mb = processes.own_held_mb()
+        self._memory = processes.OwnMemory()
+        self._fresh_mb = self._memory.held_mb()
         self._fresh_resident_mb = processes.own_resident_mb()
         self._libc = ctypes.CDLL(None)
         self._pid = os.getpid()
@@ -90,12 +91,13 @@ class Worker:
         reader = FrameReader()
         with contextlib.suppress(OSError):
             self._stock.refill()
-        serves = first is None or self._serve(first)
+        serves = first is None or self._serve(unpacked(first))
         while serves and (data := self._receive()):
             for frame in reader.feed(data):
-                if unpacked(frame).python is not None and _has_stale_modules():
+                task = unpacked(frame)
+                if task.python is not None and _has_stale_modules():
                     self._begin_anew(frame)
-                serves = self._serve(frame)
+                serves = self._serve(task)
         self._stock.close()
 
     def _begin_anew(self, frame: Frame) -> None:
@@ -127,14 +129,13 @@ class Worker:
         except OSError:  # the agent was killed, or the task closed all files it could find
             return b""
 
-    def _serve(self, frame: Frame) -> bool:
+    def _serve(self, task: Task) -> bool:
         """Run one task; return whether this process is as good as new."""
-        task = unpacked(frame)
         self._residue = Residue()
         ended = self._run(task)
         leftover_mb = 0.0
         try:
-            leftover_mb = processes.own_held_mb() - self._fresh_mb
+            leftover_mb = self._memory.held_mb() - self._fresh_mb
         except OSError as error:
             self._residue = self._residue._replace(remaining=(*self._residue.remaining, str(error)))
         clean = not self._residue.remaining

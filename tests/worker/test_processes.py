@@ -112,9 +112,12 @@ import mmap, os, sys, threading
 from multiprocessing import shared_memory
 from cook_jupyter.worker import processes
 
+own = processes.OwnMemory()
+
 def added(work):
-    before = processes.own_held_mb()
+    before = own.held_mb()
     kept = work()
+    assert abs(own.held_mb() - processes.own_held_mb()) < 2, "a change was not seen"
     held, proportional = processes.own_held_mb() - before, processes.proportional_mb([os.getpid()]) - before
     assert abs(held - proportional) < 20, (held, proportional)
     return kept, held
