@@ -43,7 +43,6 @@ CALL_KEYFILE = "COOK_CALL_KEYFILE"
 
 INLINE_CALL_BYTES = 48 * 1024  # 64 KiB as base64
 LARGE_FUNCTION_BYTES = 10 * 1024 * 1024  # from here on the user is told what makes it so large
-_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))  # arguments that share nothing
 CALL_LIMIT_BYTES = 2 * 1024 * 1024 * 1024
 
 
@@ -162,8 +161,14 @@ def encode_call(
         ((f"argument {place}", each) for place, each in enumerate(args, 1)),
         ((f"argument {name!r}", each) for name, each in keywords.items()),
     )
-    memo = None if _PLAIN.issuperset(map(type, (*args, *keywords.values()))) else function.memo
-    frames = _argument_frames((args, keywords), named, memo, private=private)
+    from cook_jupyter.payload import pickling
+
+    memo = None
+    if pickling.PLAIN.issuperset(map(type, (*args, *keywords.values()))):
+        frames = pickling.plain_arguments_to_frames(args, keywords)
+    else:
+        memo = function.memo
+        frames = _argument_frames((args, keywords), named, memo, private=private)
     return _seal_call("call", frames, function=function, memo=memo, key=key, job_id=job_id, private=private)
 
 

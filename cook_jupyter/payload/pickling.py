@@ -26,7 +26,7 @@ import threading
 import types
 import typing
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, EnumType
 from typing import Any
 
@@ -42,6 +42,8 @@ from cook_jupyter.payload.local_modules import is_importable
 SMALLEST_BUFFER_APART = (
     32 * 1024
 )  # a smaller one is copied into the pickle: a frame of its own would cost more
+# Types whose values refer to nothing, so that a plain pickle is right whatever else travels with them.
+PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
 class LocalCode(Enum):
@@ -79,7 +81,14 @@ def to_frames(
     Raises:
         Exception: whatever the pickling of some object raised; see `payload.culprits`.
     """
+    if type(value) in PLAIN:
+        return [pickle.dumps(value, protocol=5)]  # the same bytes at a tenth of the price
     return _pickle(value, local_code, after)[0]
+
+
+def plain_arguments_to_frames(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Buffer]:
+    """Return what `to_frames` makes of arguments that are all of types in `PLAIN`."""
+    return [pickle.dumps((args, kwargs), protocol=5)]
 
 
 def to_frames_with_memo(
