@@ -253,13 +253,18 @@ class CookHandler(RequestHandler):
             StreamClosedError: the client went, or took nothing for too long.
         """
         self.write(piece)
-        try:
-            async with asyncio.timeout(self._patience_s(len(piece))):
-                await self.flush()
-        except TimeoutError:
-            self._hang_up()
-            raise StreamClosedError from None
-        await asyncio.sleep(0)  # a client that takes all at once must not keep the others waiting
+        sent = self.flush()
+        if sent.done():  # the kernel took it all, as it does with nearly every event
+            sent.result()
+        else:
+            try:
+                async with asyncio.timeout(self._patience_s(len(piece))):
+                    await sent
+            except TimeoutError:
+                self._hang_up()
+                raise StreamClosedError from None
+        if len(piece) >= PIECE_BYTES:
+            await asyncio.sleep(0)  # a client that takes all at once must not keep the others waiting
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "Future[None]":
         """Finish the answer, and hang up on a client that does not take it."""

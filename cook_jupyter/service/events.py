@@ -12,11 +12,13 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
 
 from cook_jupyter.model.changes import JobChange
+from cook_jupyter.model.job import JobState
 from cook_jupyter.store.base import Store
 
 MAX_BUFFERED = 10_000  # changes per subscription; more are read again from the store
 MAX_BUFFERED_BYTES = 8 * 1024 * 1024  # of results among them
 CATCH_UP = 1000
+LINGER_S = 0.02  # a change that completes no job waits this long for the next: a brief job is told of once
 
 
 class Subscription:
@@ -29,6 +31,7 @@ class Subscription:
         self._buffer: deque[JobChange] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
+        self._lingering: asyncio.TimerHandle | None = None
         self._behind = True  # the store must be asked before the buffer may be used
         self._closed = False
         self.cursor = after
@@ -49,7 +52,10 @@ class Subscription:
             if len(self._buffer) > MAX_BUFFERED or self._bytes > MAX_BUFFERED_BYTES:
                 self._empty()
                 self._behind = True
-        self._wake.set()
+        if change.job.state is JobState.COMPLETED or self._behind:
+            self._wake.set()
+        elif self._lingering is None:
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self._wake.set)
 
     async def batch(self, timeout_s: float) -> Sequence[JobChange]:
         """Return the next changes, or an empty list when `timeout_s` seconds bring none."""
@@ -84,6 +90,9 @@ class Subscription:
         return self._closed
 
     def _empty(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
         self._buffer.clear()
         self._bytes = 0
 
