@@ -70,6 +70,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         self._news: JobNews | None = None
         self._preempted: set[str] = set()  # instances
         self.stage = Stage.QUEUED
+        self.unread: set[str] = set()  # instances that could not read the function; each was given back
         self.call_rests = False  # in a blob, which nobody needs after a success
         self.signing_key: Key | None = None  # of the call; None for one that was submitted earlier
         self.owner: object = None  # the mark of the executor whose shutdown waits for it

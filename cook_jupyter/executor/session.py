@@ -51,9 +51,10 @@ from cook_jupyter.executor.future import CookFuture, Stage
 from cook_jupyter.executor.groups import Group, KnownGroups
 from cook_jupyter.executor.options import SESSION_LABEL
 from cook_jupyter.executor.told import news_of, preempted_instances
+from cook_jupyter.executor.unread_functions import UnreadFunctions
 from cook_jupyter.payload.keys import Key, read_key
 from cook_jupyter.payload.outgoing import CALL, FunctionBlob, FunctionReference
-from cook_jupyter.payload.results import read_result
+from cook_jupyter.payload.results import read_result, unread_function
 
 if TYPE_CHECKING:
     from cook_jupyter.client.sync import JobClient
@@ -143,6 +144,7 @@ class Session:
         self._silence_told = False
         self._callbacks = CallbackThreads("cook-callbacks")
         self._fetchers = CallbackThreads("cook-results", _FETCHERS)
+        self._unread = UnreadFunctions(self, self._functions)
         _sessions.add(self)
 
     def ask(self, question: Callable[[JobClient], T], *, sending: bool = True) -> T:
@@ -601,6 +603,19 @@ class Session:
         future.hear(news)
         if news.status == "completed":
             self._complete(future, news)
+        elif news.status == "waiting" and news.result is not None:
+            self._hear_failed_attempt(future, news, news.result)
+
+    def _hear_failed_attempt(self, future: CookFuture, news: JobNews, content: Buffer) -> None:
+        """Find out whether the last attempt of a job that waits for the next could not read its function."""
+        try:
+            key = future.signing_key or self.signing_key
+            digest = unread_function(content, key=key, job_id=future.key)
+        except (CookError, OSError) as error:  # the last attempt's result is the one that counts
+            logger.info("the result of a failed attempt of job %s cannot be read: %s", future.key, error)
+            return
+        if digest is not None and news.instance is not None:
+            self._unread.run_again(future, news.instance.task_id, digest, lambda: None)
 
     def _complete(self, future: CookFuture, news: JobNews) -> None:
         """A job is over: whatever that means ends in its future, and never in this thread."""
@@ -621,7 +636,8 @@ class Session:
         except BaseException as error:  # noqa: BLE001 - see above
             future.settle(error=_as_failure(future, error))
         finally:
-            self._pending.pop(future.key, None)
+            if future.done():
+                self._pending.pop(future.key, None)
 
     def _take(self, future: CookFuture, news: JobNews, content: Buffer, *, private: bool) -> None:
         instance = None if news.instance is None else news.instance.task_id
@@ -630,10 +646,17 @@ class Session:
             result = read_result(content, key=key, job_id=future.key, instance_id=instance, private=private)
         except Unverifiable as error:
             raise self._key_change(future) or error from error
-        if isinstance(result.error, NotFound | Unverifiable):  # its function is gone or damaged, perhaps
+        if (digest := result.unread_function) is not None:
             self._functions_doubted = True
             self._functions.forget()
             self._stored.clear()
+
+            def give_up() -> None:
+                future.take(result)
+                self.dismiss(future)
+
+            if self._unread.run_again(future, result.instance_id, digest, give_up):
+                return
         future.take(result)
         if news.state == "success" and future.call_rests:
             with contextlib.suppress(CookError, OSError):
@@ -658,7 +681,8 @@ class Session:
         except BaseException as error:  # noqa: BLE001 - as in _complete
             future.settle(error=_as_failure(future, error))
         finally:
-            self._pending.pop(future.key, None)
+            if future.done():
+                self._pending.pop(future.key, None)
 
     def _failure(self, future: CookFuture, news: JobNews) -> Exception:
         """The error of a job that ended without a result."""
