@@ -190,6 +190,11 @@ class Mapping:
                 self.stop()
                 raise error
 
+    @property
+    def first(self) -> BundleFuture | None:
+        """The first bundle whose results were not taken; None if there is none."""
+        return next(iter(list(self._order)), None)
+
     def results(self, *, timeout: float | None, return_exceptions: bool) -> Iterator[Any]:
         """Yield what the calls returned, in order, each as soon as it and those before it are there."""
         end = None if timeout is None else time.monotonic() + timeout

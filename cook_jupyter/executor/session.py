@@ -363,6 +363,7 @@ class Session:
                     [each.body() for each in new],
                     pool=pool,
                     override_group_immutability=any(each.group is not None for each in group),
+                    refuse_unsatisfiable=True,
                 )
                 self._groups.tell(new)
                 break

@@ -28,6 +28,7 @@ from cook_jupyter.errors import (
     SchedulerUnreachable,
     TimedOut,
     Unpicklable,
+    Unsatisfiable,
 )
 from cook_jupyter.executor import CookExecutor, attach, recent
 from tests.waiting import HANG_S
@@ -359,7 +360,7 @@ def test_failures_of_ones_own_are_tried_again_as_often_as_asked(executor: CookEx
 
 
 def test_a_refused_job_ends_in_its_future_and_in_no_others(executor: CookExecutor) -> None:
-    bad = executor.with_(gpus=1).submit(pow, 1, 1)  # which this scheduler does not give out
+    bad = executor.with_(pool="nowhere").submit(pow, 1, 1)
     good = executor.submit(pow, 2, 2)
 
     with pytest.raises(InvalidRequest):
@@ -367,12 +368,33 @@ def test_a_refused_job_ends_in_its_future_and_in_no_others(executor: CookExecuto
     assert good.result(SOON_S) == 4
 
 
-def test_a_job_that_asks_for_too_much_waits_and_says_why(executor: CookExecutor) -> None:
-    future = executor.with_(cpus=100_000).submit(pow, 1, 1)
-    until(lambda: future.status == "waiting")
+@pytest.mark.parametrize("kind", ["cpus", "mem"])
+def test_a_job_that_no_host_could_ever_run_is_refused_at_submission(
+    executor: CookExecutor, kind: str
+) -> None:
+    most = executor._line.live().info["capacity"][kind]
+    larger = executor.with_(**{"cpus" if kind == "cpus" else "mem_mb": most + 1})
 
-    assert "100000" in future.why().replace(",", "")
-    assert future.cancel()
+    with pytest.raises(
+        Unsatisfiable, match=r"pow was not accepted.*the most any host has is .* ask for less"
+    ):
+        larger.submit(pow, 1, 1)
+    with pytest.raises(Unsatisfiable, match="ask for less"):
+        larger.map(abs, range(10))
+    assert executor.submit(pow, 2, 2).result(SOON_S) == 4
+
+
+def test_a_job_that_asks_for_more_than_any_may_is_refused_at_submission(executor: CookExecutor) -> None:
+    with pytest.raises(InvalidRequest, match="only allowed to use"):
+        executor.with_(mem_mb=2.0**40).submit(pow, 1, 1)
+    with pytest.raises(InvalidRequest, match="GPU support is not enabled"):
+        executor.with_(gpus=1).submit(pow, 1, 1)
+
+
+def test_a_job_as_large_as_the_machine_is_accepted(executor: CookExecutor) -> None:
+    capacity = executor._line.live().info["capacity"]
+
+    assert executor.with_(cpus=capacity["cpus"]).submit(pow, 2, 2).result(SOON_S) == 4
 
 
 # --- what a future tells ------------------------------------------------------------------------------

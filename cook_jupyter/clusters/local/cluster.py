@@ -143,6 +143,11 @@ class LocalCluster:
 
     # --- the protocol ------------------------------------------------------------------------------------
 
+    @property
+    def has_fixed_capacity(self) -> bool:
+        """Always: it is one machine."""
+        return True
+
     async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
         """Find or start the agent, and learn from it what became of `open_launches`.
 
