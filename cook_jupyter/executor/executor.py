@@ -24,7 +24,8 @@ from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.mapping import BundleFuture, Sizes
 from cook_jupyter.executor.mapping import Mapping as CallMapping
-from cook_jupyter.executor.options import Options, name_of, whole
+from cook_jupyter.executor.option_values import whole
+from cook_jupyter.executor.options import Options, name_of
 from cook_jupyter.executor.session import PATIENCE_S, Parcel, Session
 from cook_jupyter.model.job import DEFAULT_PRIORITY
 from cook_jupyter.payload import outgoing
