@@ -24,8 +24,8 @@ from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.mapping import BundleFuture, Sizes
 from cook_jupyter.executor.mapping import Mapping as CallMapping
-from cook_jupyter.executor.option_values import whole
-from cook_jupyter.executor.options import Options, name_of
+from cook_jupyter.executor.option_values import flag, whole
+from cook_jupyter.executor.options import Options, name_of, warn_of_unset
 from cook_jupyter.executor.session import PATIENCE_S, Parcel, Session
 from cook_jupyter.model.job import DEFAULT_PRIORITY
 from cook_jupyter.payload import outgoing
@@ -105,6 +105,8 @@ class CookExecutor(concurrent.futures.Executor):
             expected_runtime_s=expected_runtime_s,
             detached=detached,
         )
+        if environment is not None:
+            warn_of_unset(options.environment)
         line = Line(client, user)
         self._set(line, options, root=True)
         weakref.finalize(self, Line.retire, line)
@@ -130,6 +132,8 @@ class CookExecutor(concurrent.futures.Executor):
         """
         view = object.__new__(CookExecutor)
         view._set(self._line, self._options.with_(options), root=False)
+        if view._options.environment != self._options.environment:
+            warn_of_unset(view._options.environment)
         return view
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> CookFuture:
@@ -193,6 +197,7 @@ class CookExecutor(concurrent.futures.Executor):
         is_auto = isinstance(chunksize, str) and chunksize == "auto"
         fixed = None if is_auto else whole("chunksize", chunksize, least=1)
         buffered = None if buffersize is None else whole("buffersize", buffersize, least=1)
+        flag("return_exceptions", return_exceptions)
         session = self._open(fn)
         arguments = Arguments(iterables, buffered)
         function = session.send_function(fn)

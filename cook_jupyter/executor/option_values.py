@@ -7,10 +7,13 @@ Not here: which options there are (`executor.options`, `executor.groups`).
 from __future__ import annotations
 
 import numbers
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from cook_jupyter.errors import InvalidRequest, WrongType
+
+MOST = 10**12  # of any amount, count or number of seconds; beyond lies what JSON and clocks do not carry
 
 
 def whole(name: str, value: object, *, least: int = 0) -> int:
@@ -32,6 +35,7 @@ def whole(name: str, value: object, *, least: int = 0) -> int:
         raise WrongType(wrong)
     if number < least:
         raise InvalidRequest(wrong)
+    _require_bounded(name, number)
     return number
 
 
@@ -51,7 +55,20 @@ def positive(name: str, value: object) -> float:
         raise WrongType(wrong) from error
     if not 0 < number < float("inf"):
         raise InvalidRequest(wrong)
+    _require_bounded(name, number)
     return number
+
+
+def flag(name: str, value: object) -> bool:
+    """Return True or False; a bool of numpy is one, too.
+
+    Raises:
+        WrongType: `value` is neither: of a text or a number one cannot tell what was meant.
+    """
+    numpy: Any = sys.modules.get("numpy")
+    if isinstance(value, bool) or (numpy is not None and isinstance(value, numpy.bool_)):
+        return bool(value)
+    raise WrongType(f"{name} must be True or False, not {value!r}")
 
 
 def text(option: str, value: object) -> str:
@@ -59,10 +76,11 @@ def text(option: str, value: object) -> str:
 
     Raises:
         WrongType: `value` is no text.
+        InvalidRequest: no request can carry it.
     """
     if not isinstance(value, str):
         raise WrongType(f"{option} must be a text, not {value!r}")
-    return str.__str__(value)
+    return _sendable(option, str.__str__(value))
 
 
 def texts(option: str, value: object) -> dict[str, str]:
@@ -70,9 +88,26 @@ def texts(option: str, value: object) -> dict[str, str]:
 
     Raises:
         WrongType: `value` is no mapping, or one of something else.
+        InvalidRequest: no request can carry a text.
     """
     if not isinstance(value, Mapping) or not all(
         isinstance(part, str) for pair in value.items() for part in pair
     ):
         raise WrongType(f"{option} must map texts to texts, not {value!r}")
-    return {str.__str__(key): str.__str__(of_key) for key, of_key in value.items()}
+    return {
+        _sendable(option, str.__str__(key)): _sendable(option, str.__str__(of_key))
+        for key, of_key in value.items()
+    }
+
+
+def _require_bounded(name: str, number: float) -> None:
+    if number > MOST:
+        raise InvalidRequest(f"{name} must be at most {MOST:,}, and is larger")
+
+
+def _sendable(option: str, part: str) -> str:
+    try:
+        part.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{option}: {part!r} cannot be written as UTF-8: {error}") from error
+    return part

@@ -11,13 +11,14 @@ import functools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cook_jupyter.errors import InvalidRequest, WrongType
 from cook_jupyter.executor.groups import Group, require_uuid
-from cook_jupyter.executor.option_values import positive, text, texts, whole
+from cook_jupyter.executor.option_values import flag, positive, text, texts, whole
 from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, PARENT_LABEL
 
 SESSION_LABEL = "cook-jupyter/session"
@@ -75,19 +76,25 @@ class Options:
             object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.priority > HIGHEST_PRIORITY:
             raise InvalidRequest(f"priority must be between 0 and {HIGHEST_PRIORITY}, not {self.priority}")
-        for name in ("name", "pool"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, text(name, value))
-        if self.name is not None:
-            _require_name(self.name)
+        self._check_names()
         for name in ("env", "labels", "constraints"):
             object.__setattr__(self, name, texts(name, getattr(self, name)))
         for variable, value in self.env.items():
             _require_variable(variable, value)
         object.__setattr__(self, "environment", variable_names(self.environment))
         if self.group is not None and not isinstance(self.group, Group):
-            require_uuid(self.group)
+            object.__setattr__(self, "group", require_uuid(self.group))
+        object.__setattr__(self, "detached", flag("detached", self.detached))
         self._require_reachable_end()
+
+    def _check_names(self) -> None:
+        for name in ("name", "pool"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, text(name, value))
+        if self.name is not None:
+            _require_name(self.name)
+        if self.pool == "":
+            raise InvalidRequest("pool must name a pool; leave it out for the scheduler's default")
 
     def _require_reachable_end(self) -> None:
         if (
@@ -223,6 +230,23 @@ def _split_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[st
     parts = ("(?:" + ".*".join(map(re.escape, name.split("*"))) + ")" for name in patterns)
     pattern = re.compile("|".join(parts)) if patterns else None
     return tuple(name for name in names if "*" not in name), pattern
+
+
+def warn_of_unset(names: tuple[str, ...]) -> None:
+    """Warn of variables that jobs are to see and that this process does not have, whoever called its caller.
+
+    Args:
+        names: names of variables; one with `*` may stand for none.
+    """
+    unset = [name for name in names if "*" not in name and name not in os.environ]
+    if unset:
+        is_or_are = "is" if len(unset) == 1 else "are"
+        warnings.warn(
+            f"environment names {', '.join(unset)}, which {is_or_are} not set in this process: jobs will not "
+            "see it unless it is set before they are submitted. If it may be missing, write "
+            f"{unset[0] + '*'!r}; to set a value for jobs alone, use env=",
+            stacklevel=3,
+        )
 
 
 def variable_names(names: object) -> tuple[str, ...]:

@@ -109,5 +109,14 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def parse_optional_duration(text: str | None) -> float | None:
+    """Seconds of a duration that may be left out: None stays None.
+
+    Raises:
+        InvalidRequest: it is no duration, or none at all.
+    """
+    return None if text is None else parse_duration(text)
+
+
 def _local(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1000).astimezone()
