@@ -75,6 +75,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         self.signing_key: Key | None = None  # of the call; None for one that was submitted earlier
         self.owner: object = None  # the mark of the executor whose shutdown waits for it
         self._callbacks: list[Callable[[Any], object]] | None = None  # of users; None before the first
+        self._is_awaited = False  # by a coroutine
 
     @property
     def key(self) -> str:
@@ -112,6 +113,11 @@ class CookFuture(concurrent.futures.Future[Any]):
         """Where the latest instance runs or ran, as last heard."""
         instance = None if self._news is None else self._news.instance
         return instance.hostname or None if instance is not None else None
+
+    @property
+    def is_listened_to(self) -> bool:
+        """Whether its end will call something: a coroutine that awaits it, or a done-callback."""
+        return self._is_awaited or bool(self._callbacks)
 
     def running(self) -> bool:
         """Whether an instance runs at this moment, as last heard."""
@@ -226,6 +232,7 @@ class CookFuture(concurrent.futures.Future[Any]):
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(wake)
 
+        self._is_awaited = True
         self.on_settled(wake_loop)
         try:
             yield from waiter
