@@ -27,6 +27,7 @@ from cook_jupyter.executor.mapping import Mapping as CallMapping
 from cook_jupyter.executor.option_values import flag, whole
 from cook_jupyter.executor.options import Options, name_of, warn_of_unset
 from cook_jupyter.executor.session import PATIENCE_S, Parcel, Session
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.job import DEFAULT_PRIORITY
 from cook_jupyter.payload import outgoing
 
@@ -333,13 +334,13 @@ class CookExecutor(concurrent.futures.Executor):
 
     def _in_words(self) -> str:
         asked = self._options
-        words = [_counted(asked.cpus, "cpu"), f"{asked.mem_mb:g} MB"]
+        words = [counted(asked.cpus, "cpu"), f"{asked.mem_mb:g} MB"]
         if asked.gpus:
-            words.append(_counted(asked.gpus, "gpu"))
+            words.append(counted(asked.gpus, "gpu"))
         if asked.pool:
             words.append(f"pool {asked.pool}")
         session = self._line.session
-        words.append(f"{_counted(0 if session is None else len(session.futures()), 'job')} under way")
+        words.append(f"{counted(0 if session is None else len(session.futures()), 'job')} under way")
         if self._closed or self._line.closed:
             words.append("shut down")
         return ", ".join(words)
@@ -404,8 +405,3 @@ class Line:
         """The executor is gone."""
         if self.session is not None and self.session.pid == os.getpid():
             self.session.retire()
-
-
-def _counted(count: float, noun: str) -> str:
-    """Return a count with its noun: `1 cpu`, `0.5 cpus`."""
-    return f"{count:.12g} {noun}{'' if count == 1 else 's'}"

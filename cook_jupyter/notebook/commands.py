@@ -15,6 +15,7 @@ from IPython.core.error import UsageError
 from cook_jupyter.client.home import config_file, home_folder
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.arguments import argument, count_from, help_of, summary_of, takes
@@ -189,7 +190,7 @@ def logs(notebook: Notebook, options: Namespace) -> None:
         raise UsageError(f"job {job.uuid[:8]} has not started yet, so it wrote nothing; %cook why tells more")
     attempt = options.attempt or len(instances)
     if not 1 <= attempt <= len(instances):
-        raise UsageError(f"job {job.uuid[:8]} had {units.counted(len(instances), 'attempt')}")
+        raise UsageError(f"job {job.uuid[:8]} had {counted(len(instances), 'attempt')}")
     instance = str(instances[attempt - 1]["task_id"])
     stream = "stderr" if options.stderr else "stdout"
     client, offset, text = notebook.client, 0, b""
@@ -363,9 +364,9 @@ def _choose(notebook: Notebook, error: Ambiguous) -> list[JobView]:
 
 
 def _confirm(notebook: Notebook, count: int) -> None:
-    answer = notebook.asks(f"Kill {units.counted(count, 'job')}? [y/N] ")
+    answer = notebook.asks(f"Kill {counted(count, 'job')}? [y/N] ")
     if answer is None:
-        raise UsageError(f"to kill {units.counted(count, 'job')} without being asked: %cook kill all --yes")
+        raise UsageError(f"to kill {counted(count, 'job')} without being asked: %cook kill all --yes")
     if answer.strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was killed")
 

@@ -164,6 +164,8 @@ class CookMagics(Magics):
                 self.session.find_again()  # it may have been restarted at another address
                 return self._command(line)
         except CookError as error:
+            if isinstance(error, JobFailed):
+                _advise(error)
             raise show_as(error, _in_short(error)) from error.__cause__
 
     # --- commands ---
@@ -282,10 +284,6 @@ class CookMagics(Magics):
         for bundle in getattr(error, "__cook_displays__", ()):
             screen.show(bundle)
         if isinstance(error, CookError):
-            if isinstance(error, JobFailed):
-                error.args = (without_advice(error),)
-            if type(error) in _MORE:
-                error.add_note(f"Give it more: %%cook {_MORE[type(error)]}")
             raise error
         where = f"in job {short}" + (f" on {future.host}" if future.host else "")
         raise show_as(error, short_traceback(error, file_name, where))
@@ -373,6 +371,17 @@ class CookMagics(Magics):
 
     def _setting_names(self) -> list[str]:
         return list(self.traits(config=True))
+
+
+def _advise(error: JobFailed) -> None:
+    """Say what to do by options and commands of cells, in place of what to do in Python."""
+    text = without_advice(error)
+    if text != str(error):
+        if type(error) in _MORE:
+            error.add_note(f"Give it more: %%cook {_MORE[type(error)]}")
+        elif error.job_id:
+            error.add_note(f"What it wrote: %cook logs {error.job_id[:8]} --stderr")
+        error.args = (text,)
 
 
 def _in_short(error: CookError) -> list[str]:

@@ -34,11 +34,6 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.3g}" if value < 100 else f"{value:,.1f}"
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 job`, `2,000 jobs`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def duration(seconds: float) -> str:
     """`0.42 s`, `12 s`, `3 m 12 s`, `2 h 05 m`, `3 d 4 h`."""
     if seconds < 0.0005:

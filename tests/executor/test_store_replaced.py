@@ -163,7 +163,7 @@ def test_futures_that_wait_for_a_scheduler_say_so(
     until(Path(str(gate) + ".waiting").exists)
     with caplog.at_level(logging.WARNING):
         down(cook_home)
-        until(lambda: "1 futures wait for it" in caplog.text)
+        until(lambda: "waits for the results of 1 job;" in caplog.text)
     assert "`cook-jupyter up`" in caplog.text
 
     subprocess.run([sys.executable, "-m", "cook_jupyter", "up"], check=True, capture_output=True)

@@ -193,6 +193,8 @@ def test_a_cell_that_dies_says_of_what_and_what_to_do(
     assert isinstance(ran.error, kind)
     assert says in ran.stdout
     assert "with_(" not in ran.stdout  # a cell has options of its own
+    assert "future" not in ran.stdout
+    assert ("os._exit" in code or "SIGSEGV" in says) <= ("%cook logs " in ran.stdout)
 
 
 def test_a_flood_of_output_is_cut_and_can_be_read_afterwards(shell: Shell) -> None:

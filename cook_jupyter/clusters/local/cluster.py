@@ -29,6 +29,7 @@ from cook_jupyter.clusters.local.room import (
     usable_mem_mb,
 )
 from cook_jupyter.errors import CookError, SchedulerError, SchedulerUnreachable
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.instance import (
     InstanceId,
     InstanceStatus,
@@ -449,7 +450,9 @@ class LocalCluster:
             except _TEMPORARY:
                 # A full disk, say. The updates are kept; the agent keeps the ends, too.
                 log.exception(
-                    "%d updates could not be reported; the next try is in %.2g s", len(batch), pause_s
+                    "%s could not be reported; the next try is in %.2g s",
+                    counted(len(batch), "update"),
+                    pause_s,
                 )
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -496,7 +499,7 @@ class LocalCluster:
         except _TEMPORARY:
             raise
         except Exception:
-            log.exception("%d reports of progress are refused", len(progress))
+            log.exception("progress was refused: %s", counted(len(progress), "report"))
 
     def _room_changed(self) -> None:
         if self._reporter is not None:
