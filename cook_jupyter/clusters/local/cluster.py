@@ -131,6 +131,9 @@ class LocalCluster:
         self._ending = False  # no more work is wanted
         self._replaced = False
         self._trouble: str | None = None  # why the agent can launch nothing
+        self._empty = [
+            self._offer(pool, self._whole, Resources(), Ports().free(), 0) for pool in self._pools
+        ]  # one value: who compares it with the last one need not look into it
 
     @property
     def name(self) -> str:
@@ -209,7 +212,7 @@ class LocalCluster:
 
     def capacity(self) -> Sequence[Offer]:
         """Return this machine as if it were empty."""
-        return [self._offer(pool, self._whole, Resources(), Ports().free(), 0) for pool in self._pools]
+        return self._empty
 
     async def launch(self, launches: Sequence[Launch]) -> None:
         """Start instances: at once, or as soon as there is an agent."""
