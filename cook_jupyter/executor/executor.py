@@ -196,8 +196,8 @@ class CookExecutor(concurrent.futures.Executor):
             ExecutorClosed: the executor was shut down.
         """
         is_auto = isinstance(chunksize, str) and chunksize == "auto"
-        fixed = None if is_auto else whole("chunksize", chunksize, least=1)
-        buffered = None if buffersize is None else whole("buffersize", buffersize, least=1)
+        fixed = None if is_auto else whole("chunksize", chunksize, least=1, most=None)
+        buffered = None if buffersize is None else whole("buffersize", buffersize, least=1, most=None)
         flag("return_exceptions", return_exceptions)
         session = self._open(fn)
         arguments = Arguments(iterables, buffered)

@@ -16,12 +16,12 @@ from cook_jupyter.errors import InvalidRequest, WrongType
 MOST = 10**12  # of any amount, count or number of seconds; beyond lies what JSON and clocks do not carry
 
 
-def whole(name: str, value: object, *, least: int = 0) -> int:
+def whole(name: str, value: object, *, least: int = 0, most: int | None = MOST) -> int:
     """Return a whole number as an int, also one of another type, such as 2.0 of a row of a data frame.
 
     Raises:
         WrongType: `value` is no whole number.
-        InvalidRequest: `value` is below `least`.
+        InvalidRequest: `value` is below `least` or above `most`.
     """
     wrong = f"{name} must be a whole number and at least {least}, not {value!r}"
     if isinstance(value, bool | complex) or not isinstance(value, numbers.Number):
@@ -35,7 +35,8 @@ def whole(name: str, value: object, *, least: int = 0) -> int:
         raise WrongType(wrong)
     if number < least:
         raise InvalidRequest(wrong)
-    _require_bounded(name, number)
+    if most is not None:
+        _require_bounded(name, number, most)
     return number
 
 
@@ -55,7 +56,7 @@ def positive(name: str, value: object) -> float:
         raise WrongType(wrong) from error
     if not 0 < number < float("inf"):
         raise InvalidRequest(wrong)
-    _require_bounded(name, number)
+    _require_bounded(name, number, MOST)
     return number
 
 
@@ -100,9 +101,9 @@ def texts(option: str, value: object) -> dict[str, str]:
     }
 
 
-def _require_bounded(name: str, number: float) -> None:
-    if number > MOST:
-        raise InvalidRequest(f"{name} must be at most {MOST:,}, and is larger")
+def _require_bounded(name: str, number: float, most: int) -> None:
+    if number > most:
+        raise InvalidRequest(f"{name} must be at most {most:,}, and is larger")
 
 
 def _sendable(option: str, part: str) -> str:

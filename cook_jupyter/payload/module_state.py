@@ -121,10 +121,10 @@ def _warn_of_uncertain(name: str, now: Mapping[str, Any], differing: list[str]) 
     _warn(
         name,
         differing,
-        f"{_shown(name, now, differing)}, and the file {name}.py says otherwise: jobs see what it says. "
-        "Python writes no compiled files here (PYTHONDONTWRITEBYTECODE, or a folder that cannot be written), "
-        "so nothing tells whether the module or its file was changed. Pass the value as an argument, or "
-        "reload the module if you have edited it.",
+        f"{', '.join(f'{name}.{key}' for key in differing[:5])}: the value here is not what the file "
+        f"{name}.py says, and jobs see what the file says. Python writes no compiled files here "
+        "(PYTHONDONTWRITEBYTECODE, or a folder that cannot be written), so nothing tells whether the module "
+        "or its file was changed. Pass the value as an argument, or reload the module if you have edited it.",
     )
 
 

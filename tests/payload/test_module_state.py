@@ -178,10 +178,10 @@ def test_a_change_that_cannot_be_told_from_an_edit_is_warned_of(tmp_path: Path) 
     )
 
     assert run.stdout.startswith(
-        "[]\n[] [] this process has set settings.RATE to int, settings.NEW to int, and the file settings.py "
-        "says otherwise: jobs see what it says. Python writes no compiled files here"
+        "[]\n[] [] settings.RATE, settings.NEW: the value here is not what the file settings.py says, "
+        "and jobs see what the file says. Python writes no compiled files here"
     )
-    assert run.stdout.count("this process has set") == 1
+    assert run.stdout.count("the value here") == 1
 
 
 def test_a_name_that_the_notebook_added_to_a_module_is_there_in_a_job(desk: Desk, modules: Any) -> None:
