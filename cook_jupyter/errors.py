@@ -22,8 +22,8 @@ CookError
 ├── Unverifiable            a payload that cannot be verified: cut short, another format or key
 │   └── Tampered            a complete payload that is not what was signed; it was not opened
 └── JobFailed               raised by a future: the job ended without a result
-    ├── JobKilled           somebody asked for that
-    ├── HostLost            the machine or the worker went away more often than the job's retries allow
+    ├── JobKilled           killed by its user or an administrator
+    ├── HostLost            attempts were lost to failures of the system, and no retry was left
     ├── OutOfMemory         it used more memory than it asked for; also a MemoryError
     ├── NestedDeadlock      it could never start, since jobs that wait for such jobs hold all the room
     ├── TimedOut            it ran longer than its maximum run time
@@ -184,11 +184,11 @@ class JobFailed(CookError):
 
 
 class JobKilled(JobFailed):
-    """Somebody asked for the job to be killed."""
+    """The job was killed by its user or an administrator."""
 
 
 class HostLost(JobFailed):
-    """The machine or the worker went away more often than the job's retries allow."""
+    """Attempts were lost to failures of the system more often than is free, and no retry was left."""
 
 
 class OutOfMemory(JobFailed, MemoryError):

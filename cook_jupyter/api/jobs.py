@@ -94,7 +94,10 @@ class JobsHandler(CookHandler):
         for spec in specs:
             self._check(spec)
         touched = await self.scheduler.submit(
-            specs, groups, override_group_immutability=sent.override_group_immutability
+            specs,
+            groups,
+            override_group_immutability=sent.override_group_immutability,
+            refuse_unsatisfiable=self.flag("refuse-unsatisfiable"),
         )
         text = "submitted jobs " + " ".join(spec.job_id for spec in specs)
         if touched:

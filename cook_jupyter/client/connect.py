@@ -32,6 +32,7 @@ from cook_jupyter.errors import (
     SchedulerUnreachable,
     Unauthenticated,
 )
+from cook_jupyter.wire.users import require_user_name
 
 logger = logging.getLogger("cook_jupyter.client")
 
@@ -91,9 +92,11 @@ def named_target(url: str | None = None, *, token: str | None = None, user: str 
     """What argument, environment and configuration file say, without asking anybody.
 
     Raises:
-        InvalidRequest: the configuration file is wrong.
+        InvalidRequest: the configuration file is wrong, or no request can carry the user's name.
         Forbidden: others may read the token in it.
     """
+    if user is not None:
+        require_user_name(user)
     if url is not None:
         return _with_own_token(Target(url=url, token=token, user=user, origin="the argument url"))
     user = user or os.environ.get("COOK_JUPYTER_USER") or None

@@ -101,6 +101,7 @@ def submit(
     *,
     pool: str | None = None,
     override_group_immutability: bool = False,
+    refuse_unsatisfiable: bool = False,
 ) -> Ask[list[str]]:
     """POST /jobs: one request for all jobs, or as many as their size asks for.
 
@@ -109,6 +110,8 @@ def submit(
         groups: the groups they name. They travel with the first request; the later ones extend them.
         pool: for jobs and user alike; None means the scheduler's default.
         override_group_immutability: let jobs join groups of earlier submissions.
+        refuse_unsatisfiable: ask that jobs are refused which no host could ever take; an original Cook does
+            not know this and lets them wait.
 
     Raises:
         InvalidRequest: one job alone is too large, or it cannot be said in JSON.
@@ -133,6 +136,7 @@ def submit(
         uuids.append(str(uuid))
 
     requests = []
+    target = "/jobs?refuse-unsatisfiable=true" if refuse_unsatisfiable else "/jobs"
     for number, part in enumerate(parts):
         body = [b'{"jobs":[', b",".join(part), b"]"]
         if groups and number == 0:
@@ -142,7 +146,7 @@ def submit(
         if override_group_immutability or number > 0:
             body.append(b',"override-group-immutability":true')
         body.append(b"}")
-        requests.append(Request(method="POST", target="/jobs", body=b"".join(body)))
+        requests.append(Request(method="POST", target=target, body=b"".join(body)))
     return Ask(tuple(requests) if uuids else (), lambda _: uuids)
 
 

@@ -106,6 +106,7 @@ class JobClient:
         *,
         pool: str | None = None,
         override_group_immutability: bool = False,
+        refuse_unsatisfiable: bool = False,
     ) -> list[str]:
         """Submit jobs; when this returns, they are on the scheduler's disk.
 
@@ -117,12 +118,15 @@ class JobClient:
             groups: the groups they name.
             pool: where to; None means the scheduler's default.
             override_group_immutability: let jobs join groups of earlier submissions.
+            refuse_unsatisfiable: refuse jobs that no host could ever take, where the scheduler can be certain
+                of it; otherwise they wait.
 
         Returns:
             The uuids, in order.
 
         Raises:
             InvalidRequest: a job is not one; nothing of its part was accepted.
+            Unsatisfiable: no host could ever take a job, and `refuse_unsatisfiable` was given.
             QuotaExceeded: a quota or a queue limit is in the way.
             Conflict: a uuid is in use.
         """
@@ -131,7 +135,11 @@ class JobClient:
             for job in jobs
         ]
         ask = protocol.submit(
-            named, groups, pool=pool, override_group_immutability=override_group_immutability
+            named,
+            groups,
+            pool=pool,
+            override_group_immutability=override_group_immutability,
+            refuse_unsatisfiable=refuse_unsatisfiable,
         )
         for request in ask.requests:
             self._submit_part(request, ask.read(()))

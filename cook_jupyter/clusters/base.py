@@ -55,6 +55,10 @@ class ComputeCluster(Protocol):
     def name(self) -> str:
         """The name that instances carry."""
 
+    @property
+    def has_fixed_capacity(self) -> bool:
+        """Whether no host will join or grow while this object lives: what fits nowhere now never will."""
+
     async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
         """Connect, and reconcile: `open_launches` are all that the store holds open here.
 

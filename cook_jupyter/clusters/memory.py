@@ -45,6 +45,7 @@ class MemoryCluster:
         behaviour: how a job's task ends, or None if it goes on until `finish` is called. By
             default every task goes on.
         now_ms: the time of the updates.
+        has_fixed_capacity: whether no host will join.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class MemoryCluster:
         pools: Sequence[str] = ("default",),
         behaviour: Behaviour = lambda spec: None,
         now_ms: Callable[[], int] = lambda: 0,
+        has_fixed_capacity: bool = False,
     ) -> None:
         self._name = name
+        self._has_fixed_capacity = has_fixed_capacity
         self._hosts = dict(hosts)
         self._pools = tuple(pools)
         self._behaviour = behaviour
@@ -80,6 +83,11 @@ class MemoryCluster:
     def heard(self) -> bool:
         """Whether all that happened has been reported."""
         return not self._unheard
+
+    @property
+    def has_fixed_capacity(self) -> bool:
+        """Whether the constructor was told so."""
+        return self._has_fixed_capacity
 
     async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
         """Connect; what was heard of before and does not run any more is lost."""

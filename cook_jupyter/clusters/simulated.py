@@ -93,6 +93,11 @@ class SimulatedCluster:
         """What runs now, as it was launched."""
         return self._tasks.keys()
 
+    @property
+    def has_fixed_capacity(self) -> bool:
+        """Never: hosts may join later in a trace."""
+        return False
+
     async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
         """Connect; what was heard of before and does not run any more is lost."""
         self._reporter = reporter

@@ -17,15 +17,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cook_jupyter.client.connect import named_environment
-from cook_jupyter.errors import CookError, ExecutorClosed, JobKilled, WrongType
+from cook_jupyter.errors import CookError, ExecutorClosed, InvalidRequest, JobKilled, WrongType
 from cook_jupyter.executor.arguments import Arguments
 from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.mapping import BundleFuture, Sizes
 from cook_jupyter.executor.mapping import Mapping as CallMapping
-from cook_jupyter.executor.options import Options, name_of, whole
-from cook_jupyter.executor.session import Parcel, Session
+from cook_jupyter.executor.option_values import flag, whole
+from cook_jupyter.executor.options import Options, name_of, warn_of_unset
+from cook_jupyter.executor.session import PATIENCE_S, Parcel, Session
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.job import DEFAULT_PRIORITY
 from cook_jupyter.payload import outgoing
 
@@ -104,6 +106,8 @@ class CookExecutor(concurrent.futures.Executor):
             expected_runtime_s=expected_runtime_s,
             detached=detached,
         )
+        if environment is not None:
+            warn_of_unset(options.environment)
         line = Line(client, user)
         self._set(line, options, root=True)
         weakref.finalize(self, Line.retire, line)
@@ -114,6 +118,7 @@ class CookExecutor(concurrent.futures.Executor):
         self._root = root
         self._body: tuple[str, Mapping[str, Any]] = ("", {})
         self._closed = False
+        self._is_satisfiable = False  # whether a job like ours was accepted
         self._mark = object()  # of our futures; they shall not keep us alive
 
     @property
@@ -128,6 +133,8 @@ class CookExecutor(concurrent.futures.Executor):
         """
         view = object.__new__(CookExecutor)
         view._set(self._line, self._options.with_(options), root=False)
+        if view._options.environment != self._options.environment:
+            warn_of_unset(view._options.environment)
         return view
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> CookFuture:
@@ -138,6 +145,7 @@ class CookExecutor(concurrent.futures.Executor):
 
         Raises:
             Unpicklable: the function or an argument cannot travel; the message names the path to what cannot.
+            Unsatisfiable: no host could ever run the job, and none can join (an embedded scheduler).
             ExecutorClosed: the executor was shut down.
         """
         session = self._open(fn)
@@ -149,6 +157,7 @@ class CookExecutor(concurrent.futures.Executor):
             function, args, kwargs, key=future.signing_key, job_id=future.key, private=private
         )
         session.post(self._parcel(session, future, call))
+        self._require_satisfiable(session, future)
         return future
 
     def map(
@@ -183,11 +192,13 @@ class CookExecutor(concurrent.futures.Executor):
             InvalidRequest: `chunksize` or `buffersize` is below 1 (a ValueError), or no whole number (also a
                 TypeError).
             Unpicklable: the function or an argument of the first calls cannot travel.
+            Unsatisfiable: no host could ever run the jobs, and none can join (an embedded scheduler).
             ExecutorClosed: the executor was shut down.
         """
         is_auto = isinstance(chunksize, str) and chunksize == "auto"
-        fixed = None if is_auto else whole("chunksize", chunksize, least=1)
-        buffered = None if buffersize is None else whole("buffersize", buffersize, least=1)
+        fixed = None if is_auto else whole("chunksize", chunksize, least=1, most=None)
+        buffered = None if buffersize is None else whole("buffersize", buffersize, least=1, most=None)
+        flag("return_exceptions", return_exceptions)
         session = self._open(fn)
         arguments = Arguments(iterables, buffered)
         function = session.send_function(fn)
@@ -213,6 +224,12 @@ class CookExecutor(concurrent.futures.Executor):
         self._line.maps.add(mapping)
         results = mapping.results(timeout=timeout, return_exceptions=return_exceptions)
         mapping.begin()
+        if (first := mapping.first) is not None:
+            try:
+                self._require_satisfiable(session, first)
+            except InvalidRequest:
+                mapping.stop()
+                raise
         return results
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -261,6 +278,27 @@ class CookExecutor(concurrent.futures.Executor):
             mapping.abandon(lambda: JobKilled("the rest of map() was killed before it was sent."))
         session.kill_all(self._futures(session))
 
+    def _require_satisfiable(self, session: Session, future: CookFuture) -> None:
+        """Wait for the scheduler to accept a job if there is reason to doubt that any host could take it.
+
+        Most jobs ask for less than all hosts have, and for no host in particular: these are not waited for.
+
+        Raises:
+            Unsatisfiable: no host could ever take the job.
+            InvalidRequest: no job may ask for so much.
+        """
+        if self._is_satisfiable:
+            return
+        asked, capacity = self._options, session.info.get("capacity") or {}
+        amounts = (("cpus", asked.cpus), ("mem", asked.mem_mb), ("gpus", asked.gpus))
+        if asked.constraints or any(amount > capacity.get(kind, amount) for kind, amount in amounts):
+            session.delivered([future], PATIENCE_S)
+            if future.done() and not future.cancelled():
+                error = future.exception()
+                if isinstance(error, InvalidRequest):
+                    raise error
+        self._is_satisfiable = True
+
     def _futures(self, session: Session) -> list[CookFuture]:
         """Return the futures that have not ended: of this view, or of the executor with all its views."""
         return [future for future in session.futures() if self._root or future.owner is self._mark]
@@ -296,13 +334,13 @@ class CookExecutor(concurrent.futures.Executor):
 
     def _in_words(self) -> str:
         asked = self._options
-        words = [_counted(asked.cpus, "cpu"), f"{asked.mem_mb:g} MB"]
+        words = [counted(asked.cpus, "cpu"), f"{asked.mem_mb:g} MB"]
         if asked.gpus:
-            words.append(_counted(asked.gpus, "gpu"))
+            words.append(counted(asked.gpus, "gpu"))
         if asked.pool:
             words.append(f"pool {asked.pool}")
         session = self._line.session
-        words.append(f"{_counted(0 if session is None else len(session.futures()), 'job')} under way")
+        words.append(f"{counted(0 if session is None else len(session.futures()), 'job')} under way")
         if self._closed or self._line.closed:
             words.append("shut down")
         return ", ".join(words)
@@ -367,8 +405,3 @@ class Line:
         """The executor is gone."""
         if self.session is not None and self.session.pid == os.getpid():
             self.session.retire()
-
-
-def _counted(count: float, noun: str) -> str:
-    """Return a count with its noun: `1 cpu`, `0.5 cpus`."""
-    return f"{count:.12g} {noun}{'' if count == 1 else 's'}"

@@ -10,6 +10,7 @@ from cook_jupyter.client.connect import connect, named_target
 from cook_jupyter.client.home import home_folder
 from cook_jupyter.client.runtime import RUNTIME_FILE, Runtime, Stale, read_runtime
 from cook_jupyter.client.sync import JobClient
+from cook_jupyter.errors import WrongType
 
 
 class Finder:
@@ -18,9 +19,16 @@ class Finder:
     Args:
         client: a client of it, or its URL; None means this user's own.
         user: act as this user.
+
+    Raises:
+        SchedulerUnreachable: no scheduler is there and none could be started.
+        InvalidRequest: not the URL of a scheduler, or not the name of a user.
+        WrongType: `client` is neither a client nor a URL.
     """
 
     def __init__(self, client: JobClient | str | None, user: str | None = None) -> None:
+        if not (client is None or isinstance(client, str | JobClient)):
+            raise WrongType(f"client must be a JobClient or the URL of a scheduler, not {client!r}")
         self._crashed = False
         self._home = _identity_of_home()
         self._is_given = not (client is None or isinstance(client, str))

@@ -1,7 +1,8 @@
 """Functions already sent: when the pickle of one may be used again.
 
-Lives here: telling that a function, and all that its pickle holds, is the same as when it was last sent.
-Not here: pickling (`payload.outgoing`).
+Lives here: telling that a function, and all that its pickle holds, is the same as when it was last sent; the
+pickles that were sent last, for a store that loses one.
+Not here: pickling (`payload.outgoing`), sending a pickle again (`executor.unread_functions`).
 
 Pickling a function costs more than all else in a submission. It may be left out only if nothing in the pickle
 can have changed, so what a function refers to is compared object by object, and a function that refers to
@@ -20,6 +21,8 @@ from typing import Any
 
 from cook_jupyter.payload import module_state
 from cook_jupyter.payload.outgoing import FunctionBlob, FunctionReference, encode_function
+
+KEPT_BYTES = 16 * 1024 * 1024  # of pickles, in case their blobs are damaged while calls wait
 
 _KEPT = 256
 _MOST_PARTS = 512
@@ -46,6 +49,8 @@ class SentFunctions:
 
     def __init__(self) -> None:
         self._known: OrderedDict[int, tuple[weakref.ref[Any], Parts, FunctionReference, int]] = OrderedDict()
+        self._blobs: OrderedDict[str, FunctionBlob] = OrderedDict()  # by digest
+        self._kept_bytes = 0
 
     def reference_of(
         self,
@@ -73,9 +78,12 @@ class SentFunctions:
             _, _, reference, size = known
             if is_stored(reference.digest, size):
                 self._known.move_to_end(id(function))
+                if reference.digest in self._blobs:
+                    self._blobs.move_to_end(reference.digest)
                 return reference
         blob = encode_function(function, private=private)
         send(blob)
+        self._keep(blob)
         if now is not None:
             self._known[id(function)] = (weakref.ref(function), now, blob.reference, blob.size)
             if len(self._known) > _KEPT:
@@ -85,6 +93,23 @@ class SentFunctions:
     def forget(self) -> None:
         """Send every function again: what rests in the store is not known any more."""
         self._known.clear()
+
+    def blob(self, digest: str) -> FunctionBlob | None:
+        """Return the pickle with a digest; None if it is not among those that were sent last.
+
+        Args:
+            digest: SHA-256 of the pickle.
+        """
+        return self._blobs.get(digest)
+
+    def _keep(self, blob: FunctionBlob) -> None:
+        if blob.digest in self._blobs:
+            self._blobs.move_to_end(blob.digest)
+            return
+        self._blobs[blob.digest] = blob
+        self._kept_bytes += blob.size
+        while self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= self._blobs.popitem(last=False)[1].size
 
 
 def parts_of(function: Callable[..., Any]) -> Parts | None:

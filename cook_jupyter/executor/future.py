@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from cook_jupyter.errors import Conflict, InvalidRequest, JobFailed
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 from cook_jupyter.payload import outgoing
 
@@ -70,10 +71,13 @@ class CookFuture(concurrent.futures.Future[Any]):
         self._news: JobNews | None = None
         self._preempted: set[str] = set()  # instances
         self.stage = Stage.QUEUED
+        self.killed_by: str | None = None  # what this process called to kill the job
+        self.unread: set[str] = set()  # instances that could not read the function; each was given back
         self.call_rests = False  # in a blob, which nobody needs after a success
         self.signing_key: Key | None = None  # of the call; None for one that was submitted earlier
         self.owner: object = None  # the mark of the executor whose shutdown waits for it
         self._callbacks: list[Callable[[Any], object]] | None = None  # of users; None before the first
+        self._is_awaited = False  # by a coroutine
 
     @property
     def key(self) -> str:
@@ -112,6 +116,11 @@ class CookFuture(concurrent.futures.Future[Any]):
         instance = None if self._news is None else self._news.instance
         return instance.hostname or None if instance is not None else None
 
+    @property
+    def is_listened_to(self) -> bool:
+        """Whether its end will call something: a coroutine that awaits it, or a done-callback."""
+        return self._is_awaited or bool(self._callbacks)
+
     def running(self) -> bool:
         """Whether an instance runs at this moment, as last heard."""
         return self.status == "running"
@@ -144,7 +153,8 @@ class CookFuture(concurrent.futures.Future[Any]):
             instances = sorted(client.job(self._key)["instances"], key=lambda each: each["start_time"])
             if not 1 <= attempt <= len(instances):
                 raise InvalidRequest(
-                    f"job {self._key} has had {len(instances)} attempts; there is no {attempt}"
+                    f"job {self._key} has had {counted(len(instances), 'attempt')}, so there is no attempt "
+                    f"{attempt}"
                 )
             wanted = instances[attempt - 1]["task_id"]
         elif self.attempts == 0 and not self.done():
@@ -225,6 +235,7 @@ class CookFuture(concurrent.futures.Future[Any]):
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(wake)
 
+        self._is_awaited = True
         self.on_settled(wake_loop)
         try:
             yield from waiter

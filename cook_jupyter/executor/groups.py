@@ -8,11 +8,12 @@ Not here: what a placement means for a decision (`scheduling.constraints`), whic
 from __future__ import annotations
 
 import uuid as uuids
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.errors import InvalidRequest, WrongType
+from cook_jupyter.executor.option_values import positive, text, whole
 
 if TYPE_CHECKING:
     from cook_jupyter.client.sync import JobClient
@@ -57,25 +58,23 @@ class Group:
             raise InvalidRequest(
                 f"placement must be one of {', '.join(get_args(Placement))}, not {self.placement!r}"
             )
+        object.__setattr__(self, "name", text("name", self.name))
+        if self.attribute is not None:
+            object.__setattr__(self, "attribute", text("attribute", self.attribute))
         if self._by_attribute and not self.attribute:
             raise InvalidRequest(
                 f'placement {self.placement} needs an attribute, such as attribute="HOSTNAME"'
             )
         if (self.placement == "balanced") != (self.minimum is not None):
             raise InvalidRequest("a minimum goes with the placement balanced, and with no other")
-        if self.minimum is not None and self.minimum < 1:
-            raise InvalidRequest(f"minimum must be at least 1, not {self.minimum}")
+        if self.minimum is not None:
+            object.__setattr__(self, "minimum", whole("minimum", self.minimum, least=1))
         if self.attribute and not self._by_attribute:
             raise InvalidRequest(
                 f"placement {self.placement} looks at no attribute; balanced and attribute-equals do"
             )
         if self.stragglers is not None:
-            quantile, multiplier = self.stragglers
-            if not (0 < quantile < 1 and multiplier > 1):
-                raise InvalidRequest(
-                    "stragglers must be (quantile, multiplier), from 0 to 1 and above 1, "
-                    f"not {self.stragglers!r}"
-                )
+            object.__setattr__(self, "stragglers", _straggler_rule(self.stragglers))
         object.__setattr__(self, "uuid", require_uuid(self.uuid))  # as the scheduler writes it
 
     @property
@@ -96,6 +95,16 @@ class Group:
                 "parameters": {"quantile": quantile, "multiplier": multiplier},
             }
         return body
+
+
+def _straggler_rule(rule: object) -> tuple[float, float]:
+    wrong = f"stragglers must be (quantile, multiplier), from 0 to 1 and above 1, not {rule!r}"
+    if not isinstance(rule, Sequence) or isinstance(rule, str) or len(rule) != 2:
+        raise WrongType(wrong)
+    quantile, multiplier = positive("a quantile of stragglers", rule[0]), positive("the multiplier", rule[1])
+    if not (quantile < 1 < multiplier):
+        raise InvalidRequest(wrong)
+    return quantile, multiplier
 
 
 class KnownGroups:

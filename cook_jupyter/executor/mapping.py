@@ -190,6 +190,11 @@ class Mapping:
                 self.stop()
                 raise error
 
+    @property
+    def first(self) -> BundleFuture | None:
+        """The first bundle whose results were not taken; None if there is none."""
+        return next(iter(list(self._order)), None)
+
     def results(self, *, timeout: float | None, return_exceptions: bool) -> Iterator[Any]:
         """Yield what the calls returned, in order, each as soon as it and those before it are there."""
         end = None if timeout is None else time.monotonic() + timeout
@@ -324,6 +329,7 @@ class Mapping:
                 parcel = self._encode(future, columns)
             except BaseException as error:  # noqa: BLE001 - it belongs to these calls: Unpicklable, as a rule
                 future.settle(error=_as_exception(error))
+                self._session.dismiss(future)
             else:
                 yield parcel
         if self._arguments.exhausted and not self._sizes.unsent:
@@ -338,6 +344,7 @@ class Mapping:
             future = self._make_future(count)
             self._order.append(future)
             self._flying += 1
+            self._session.expect([future])  # shutdown waits for it while its job is still being made
             self._more.notify_all()
         future.columns = columns
         future.divide = self._divide

@@ -6,8 +6,10 @@ Not here: whether those jobs can ever start (`scheduling.nested`, asked by `POST
 A call that waits keeps its cpu. As many of them as there are cpus, and none of their jobs ever starts. The
 scheduler can tell that for certain if it knows which calls do nothing but wait; so that is reported, and
 what counts as waiting is read off the stacks of all threads: each must be inside a wait of
-`concurrent.futures` (or ours) without a timeout. Anything else, a thread that computes or a timer that is
-set, and nothing is reported: that call may go on by itself.
+`concurrent.futures` (or ours) without a timeout, or run an event loop of asyncio that has nothing to do: no
+callback that is due, no timer, no file or socket to listen to. Such a loop goes on only when a future ends
+that is awaited or has a done-callback. Anything else, a thread that computes or a timer that is set, and
+nothing is reported: that call may go on by itself.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import concurrent.futures._base as futures_module
 import concurrent.futures.thread as pool_module
 import logging
+import selectors
 import signal
 import sys
 import threading
@@ -72,7 +75,8 @@ class NestedWaits:
         sessions = [session for session in self._sessions if not session.is_closed]
         if not sessions:
             return True
-        blocked = blocked_on(threading.enumerate())
+        pending = [future for session in sessions for future in session.futures()]
+        blocked = blocked_on(threading.enumerate(), pending)
         has_timer = signal.getitimer(signal.ITIMER_REAL)[0] > 0  # whose handler may raise
         if has_timer or any(future.stage is not Stage.ACCEPTED for future in blocked):
             blocked = set()
@@ -105,11 +109,12 @@ def watch(session: Session) -> None:
         _current.add(session)
 
 
-def blocked_on(threads: Iterable[threading.Thread]) -> set[CookFuture]:
+def blocked_on(threads: Iterable[threading.Thread], pending: Iterable[CookFuture] = ()) -> set[CookFuture]:
     """Return the futures that threads wait for without a timeout; empty if one of them does anything else.
 
     Args:
         threads: all threads of this process.
+        pending: all futures that have not ended; an idle event loop may wait for those that are listened to.
     """
     blocked: set[CookFuture] = set()
     frames = sys._current_frames()  # noqa: SLF001 - documented, for exactly this: finding deadlocks
@@ -117,7 +122,11 @@ def blocked_on(threads: Iterable[threading.Thread]) -> set[CookFuture]:
         frame = frames.get(thread.ident or 0)
         if _is_ours(thread, frame) or _is_monitor(thread):
             continue
-        if frame is None or (awaited := _awaited_in(frame)) is None:
+        if frame is not None and _is_idle_loop(frame):
+            awaited: Iterable[CookFuture] | None = [future for future in pending if future.is_listened_to]
+        else:
+            awaited = None if frame is None else _awaited_in(frame)
+        if awaited is None:
             return set()
         blocked.update(awaited)
     return blocked
@@ -140,6 +149,20 @@ def _awaited_in(frame: FrameType) -> Iterable[CookFuture] | None:
     return [
         future for future in _WAITS[code](variables) if isinstance(future, CookFuture) and not future.done()
     ]
+
+
+def _is_idle_loop(frame: FrameType) -> bool:
+    """Return whether a stack is an event loop of asyncio that only another thread can wake."""
+    caller = frame.f_back
+    if frame.f_code.co_filename != selectors.__file__ or caller is None:
+        return False
+    base_events: Any = sys.modules.get("asyncio.base_events")
+    if base_events is None or caller.f_code is not base_events.BaseEventLoop._run_once.__code__:  # noqa: SLF001
+        return False
+    variables = caller.f_locals
+    # The one file that each loop listens to is its own, by which other threads wake it.
+    listens_to: Mapping[Any, Any] | None = variables["self"]._selector.get_map()  # noqa: SLF001
+    return variables.get("timeout", 0) is None and listens_to is not None and len(listens_to) <= 1
 
 
 Variables = Mapping[str, Any]

@@ -1,22 +1,24 @@
 """Options: what a call's job asks for.
 
 Lives here: `Options`, checked when they are set, and the job they make of a call.
-Not here: calls (`payload.outgoing`), sending (`executor.session`).
+Not here: what counts as a number or a text (`executor.option_values`), calls (`payload.outgoing`), sending
+(`executor.session`).
 """
 
 from __future__ import annotations
 
 import functools
-import numbers
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cook_jupyter.errors import InvalidRequest, WrongType
 from cook_jupyter.executor.groups import Group, require_uuid
+from cook_jupyter.executor.option_values import flag, positive, text, texts, whole
 from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, PARENT_LABEL
 
 SESSION_LABEL = "cook-jupyter/session"
@@ -66,27 +68,33 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse at once what the scheduler would refuse later, and far away."""
         for name in ("cpus", "mem_mb"):
-            object.__setattr__(self, name, _positive(name, getattr(self, name)))
+            object.__setattr__(self, name, positive(name, getattr(self, name)))
         for name in ("max_runtime_s", "expected_runtime_s"):
             if (seconds := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _positive(name, seconds))
+                object.__setattr__(self, name, positive(name, seconds))
         for name in ("gpus", "retries", "priority"):
             object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.priority > HIGHEST_PRIORITY:
             raise InvalidRequest(f"priority must be between 0 and {HIGHEST_PRIORITY}, not {self.priority}")
-        for name in ("name", "pool"):
-            if (text := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _text(name, text))
-        if self.name is not None:
-            _require_name(self.name)
+        self._check_names()
         for name in ("env", "labels", "constraints"):
-            object.__setattr__(self, name, _texts(name, getattr(self, name)))
+            object.__setattr__(self, name, texts(name, getattr(self, name)))
         for variable, value in self.env.items():
             _require_variable(variable, value)
         object.__setattr__(self, "environment", variable_names(self.environment))
         if self.group is not None and not isinstance(self.group, Group):
-            require_uuid(self.group)
+            object.__setattr__(self, "group", require_uuid(self.group))
+        object.__setattr__(self, "detached", flag("detached", self.detached))
         self._require_reachable_end()
+
+    def _check_names(self) -> None:
+        for name in ("name", "pool"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, text(name, value))
+        if self.name is not None:
+            _require_name(self.name)
+        if self.pool == "":
+            raise InvalidRequest("pool must name a pool; leave it out for the scheduler's default")
 
     def _require_reachable_end(self) -> None:
         if (
@@ -167,73 +175,8 @@ def _quoted(word: str) -> str:
 _COMMAND = f"{_quoted(sys.executable or 'python3')} -m cook_jupyter.worker call"
 
 
-def whole(name: str, value: object, *, least: int = 0) -> int:
-    """Return a whole number as an int, also one of another type, such as 2.0 of a row of a data frame.
-
-    Raises:
-        WrongType: `value` is no whole number.
-        InvalidRequest: `value` is below `least`.
-    """
-    wrong = f"{name} must be a whole number and at least {least}, not {value!r}"
-    if isinstance(value, bool | complex) or not isinstance(value, numbers.Number):
-        raise WrongType(wrong)
-    amount: Any = value
-    try:
-        number = int(amount)
-    except (TypeError, ValueError, OverflowError) as error:  # not a real number, or not finite
-        raise WrongType(wrong) from error
-    if number != amount:
-        raise WrongType(wrong)
-    if number < least:
-        raise InvalidRequest(wrong)
-    return number
-
-
 def _ms(seconds: float) -> int:
     return max(1, int(seconds * 1000))
-
-
-def _positive(name: str, value: object) -> float:
-    """Return a number above zero as an int or a float; numbers of numpy, fractions and decimals are numbers.
-
-    Raises:
-        WrongType: `value` is no real number.
-        InvalidRequest: `value` is not above zero, or not finite.
-    """
-    wrong = f"{name} must be a number above zero, not {value!r}"
-    if isinstance(value, bool | complex) or not isinstance(value, numbers.Number):
-        raise WrongType(wrong)
-    try:
-        number = int(value) if isinstance(value, numbers.Integral) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise WrongType(wrong) from error
-    if not 0 < number < float("inf"):
-        raise InvalidRequest(wrong)
-    return number
-
-
-def _text(option: str, value: object) -> str:
-    """Return a text as a str; numpy's texts and members of a `StrEnum` are texts, too.
-
-    Raises:
-        WrongType: `value` is no text.
-    """
-    if not isinstance(value, str):
-        raise WrongType(f"{option} must be a text, not {value!r}")
-    return str.__str__(value)
-
-
-def _texts(option: str, value: object) -> dict[str, str]:
-    """Return a mapping of texts to texts as a dict.
-
-    Raises:
-        WrongType: `value` is no mapping, or one of something else.
-    """
-    if not isinstance(value, Mapping) or not all(
-        isinstance(text, str) for pair in value.items() for text in pair
-    ):
-        raise WrongType(f"{option} must map texts to texts, not {value!r}")
-    return {str.__str__(key): str.__str__(text) for key, text in value.items()}
 
 
 def _require_name(name: str) -> None:
@@ -287,6 +230,23 @@ def _split_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[st
     parts = ("(?:" + ".*".join(map(re.escape, name.split("*"))) + ")" for name in patterns)
     pattern = re.compile("|".join(parts)) if patterns else None
     return tuple(name for name in names if "*" not in name), pattern
+
+
+def warn_of_unset(names: tuple[str, ...]) -> None:
+    """Warn of variables that jobs are to see and that this process does not have, whoever called its caller.
+
+    Args:
+        names: names of variables; one with `*` may stand for none.
+    """
+    unset = [name for name in names if "*" not in name and name not in os.environ]
+    if unset:
+        is_or_are = "is" if len(unset) == 1 else "are"
+        warnings.warn(
+            f"environment names {', '.join(unset)}, which {is_or_are} not set in this process: jobs will not "
+            "see it unless it is set before they are submitted. If it may be missing, write "
+            f"{unset[0] + '*'!r}; to set a value for jobs alone, use env=",
+            stacklevel=3,
+        )
 
 
 def variable_names(names: object) -> tuple[str, ...]:

@@ -29,12 +29,14 @@ _OF_A_CALL = _MEMORY | _RUNTIME | _EXIT | {reasons.KILLED_EXTERNALLY}  # SIGKILL
 _MORE_TIME = "with_(max_runtime_s=...) gives it more."
 _MORE_MEMORY = "with_(mem_mb=...) gives it more."
 _MORE_RETRIES = "with_(retries=...) gives it more."
+_STDOUT = "What it wrote is in future.logs()."
+_STDERR = "future.logs('stderr') may tell more."
 
 
 def without_advice(error: JobFailed) -> str:
-    """Return the text of an error without what to do in Python: cells have options of their own."""
+    """Return the text of an error without what to do in Python: cells have options and commands for it."""
     text = str(error)
-    for advice in (_MORE_TIME, _MORE_MEMORY, _MORE_RETRIES):
+    for advice in (_MORE_TIME, _MORE_MEMORY, _MORE_RETRIES, _STDOUT, _STDERR):
         text = text.removesuffix(f" {advice}")
     return text
 
@@ -54,14 +56,15 @@ def may_be_of_one_call(error: BaseException | None) -> bool:
     return isinstance(error, OutOfMemory) or (isinstance(error, JobFailed) and error.reason in _OF_A_CALL)
 
 
-def failure(news: JobNews, options: Options | None) -> JobFailed:
-    """The error of a job that ended without a result.
+def failure(news: JobNews, options: Options | None, *, killed_by: str | None = None) -> JobFailed:
+    """Return the error of a job that ended without a result.
 
     Args:
-        news: its last event; completed.
-        options: what it asked for, if that is known here.
+        news: the job's last event; completed.
+        options: what the job asked for, if that is known here.
+        killed_by: what this process called to kill the job, if it did.
     """
-    kind, text = _judge(news, options)
+    kind, text = _judge(news, options, killed_by)
     instance = news.instance
     host = instance.hostname if instance is not None and instance.hostname else None
     where = f" on {host}" if host else ""
@@ -75,15 +78,15 @@ def failure(news: JobNews, options: Options | None) -> JobFailed:
     )
 
 
-def _judge(news: JobNews, options: Options | None) -> tuple[type[JobFailed], str]:
+def _judge(news: JobNews, options: Options | None, killed_by: str | None) -> tuple[type[JobFailed], str]:
     instance = news.instance
     if news.state == "success":
-        return ResultLost, "it ended well, but left no result. What it wrote is in future.logs()."
+        return ResultLost, f"it ended well, but left no result. {_STDOUT}"
     if instance is None:
-        return JobKilled, "it was killed before it ran."
+        return JobKilled, _killed(killed_by, "before it started")
     reason = instance.reason
     if reason in _KILLED or (reason is None and instance.exit_code is None):
-        return JobKilled, "somebody asked for it to be killed."
+        return JobKilled, _killed(killed_by, "while it ran")
     if reason in _MEMORY:
         return OutOfMemory, _memory(instance.peak_mem_mb, options)
     if reason in _RUNTIME:
@@ -105,7 +108,27 @@ def _of_the_system(reason: str | None, sentence: str) -> tuple[type[JobFailed], 
             "it made way for other users' jobs more often than is free, and had no retry left. "
             f"{_MORE_RETRIES}"
         )
-    return HostLost, f"the system failed it: {sentence[:1].lower() + sentence[1:]}. Submit it again."
+    if reason == reasons.KILLED_EXTERNALLY:
+        return HostLost, (
+            "its process was ended by SIGKILL or SIGTERM, and not by the scheduler: by the call itself "
+            "(os.kill), by another program on the host, or by the kernel for lack of memory on the whole "
+            "host. The last two are no fault of the call, so several such attempts cost no retry. A call "
+            f"that is to end early should return or raise. {_STDERR}"
+        )
+    return HostLost, (
+        f"its last attempt ended by no fault of its own ({sentence}), more often than is free, and it had no "
+        "retry left. Submit it again."
+    )
+
+
+def _killed(killed_by: str | None, when: str) -> str:
+    """Say who killed a job; the scheduler allows it to the job's user and to administrators."""
+    if killed_by is not None:
+        return f"this process killed it {when}, by {killed_by}."
+    return (
+        f"its user or an administrator killed it {when}, through the scheduler: with `%cook kill`, from "
+        "another program, or by a rule for jobs that ask for too much."
+    )
 
 
 def _memory(peak_mb: float | None, options: Options | None) -> str:
@@ -123,4 +146,4 @@ def _exit(code: int | None) -> str:
             how = f"ended with exit code {code}"
     else:
         how = f"ended with exit code {code}"
-    return f"its process {how}. future.logs('stderr') may tell more."
+    return f"its process {how}. {_STDERR}"

@@ -51,9 +51,11 @@ from cook_jupyter.executor.future import CookFuture, Stage
 from cook_jupyter.executor.groups import Group, KnownGroups
 from cook_jupyter.executor.options import SESSION_LABEL
 from cook_jupyter.executor.told import news_of, preempted_instances
+from cook_jupyter.executor.unread_functions import UnreadFunctions
+from cook_jupyter.model.counts import counted
 from cook_jupyter.payload.keys import Key, read_key
 from cook_jupyter.payload.outgoing import CALL, FunctionBlob, FunctionReference
-from cook_jupyter.payload.results import read_result
+from cook_jupyter.payload.results import read_result, unread_function
 
 if TYPE_CHECKING:
     from cook_jupyter.client.sync import JobClient
@@ -143,6 +145,7 @@ class Session:
         self._silence_told = False
         self._callbacks = CallbackThreads("cook-callbacks")
         self._fetchers = CallbackThreads("cook-results", _FETCHERS)
+        self._unread = UnreadFunctions(self, self._functions)
         _sessions.add(self)
 
     def ask(self, question: Callable[[JobClient], T], *, sending: bool = True) -> T:
@@ -361,6 +364,7 @@ class Session:
                     [each.body() for each in new],
                     pool=pool,
                     override_group_immutability=any(each.group is not None for each in group),
+                    refuse_unsatisfiable=True,
                 )
                 self._groups.tell(new)
                 break
@@ -427,7 +431,7 @@ class Session:
         try:
             self.kill(rest)
         except CookError as error:
-            logger.warning("could not cancel %d jobs: %s", len(rest), error)
+            logger.warning("could not cancel %s: %s", counted(len(rest), "job"), error)
             for future in rest:
                 self._pending[future.key] = future
             self._resync()
@@ -471,21 +475,29 @@ class Session:
         """
         for future in self._take_back(futures):
             future.settle(
-                error=JobKilled(f"job {future.key}: it was killed before it was sent.", job_id=future.key)
+                error=JobKilled(
+                    f"job {future.key}: executor.kill() was called before it was sent.", job_id=future.key
+                )
             )
-        self.kill([future for future in futures if not future.done()])
+        self.kill([future for future in futures if not future.done()], by="executor.kill()")
 
-    def kill(self, futures: Sequence[CookFuture]) -> None:
+    def kill(self, futures: Sequence[CookFuture], *, by: str = "future.kill()") -> None:
         """Ask for jobs to be killed; those on their way are waited for.
+
+        Args:
+            futures: the futures of the jobs.
+            by: what the user called, for the error that the futures raise.
 
         Raises:
             SchedulerUnreachable: nobody took the request.
         """
         self.delivered(futures, PATIENCE_S)
-        keys = [each.key for each in futures if not each.done()]
-        if not keys:
+        asked = [each for each in futures if not each.done()]
+        if not asked:
             return
-        self.ask(lambda client: client.kill(keys))
+        for future in asked:
+            future.killed_by = by
+        self.ask(lambda client: client.kill([each.key for each in asked]))
 
     def delivered(self, futures: Sequence[CookFuture], timeout_s: float) -> bool:
         """Wait until jobs have reached the scheduler, or are over; tell whether they have."""
@@ -546,12 +558,12 @@ class Session:
         if waiting and not self._silence_told and now - self._silent_since > SILENCE_TOLD_S:
             self._silence_told = True
             logger.warning(
-                "The scheduler has not answered for %.0f s (%s). %d futures wait for it, and go on when it"
-                " is back; `cook-jupyter status` tells about it, `cook-jupyter up` starts one that was shut"
-                " down.",
+                "The scheduler has not answered for %.0f s (%s). Until it is back, this process waits for"
+                " the results of %s; `cook-jupyter status` tells about it, `cook-jupyter up` starts one"
+                " that was shut down.",
                 now - self._silent_since,
                 error,
-                waiting,
+                counted(waiting, "job"),
             )
 
     def _wait_for_return(self, pause_s: float) -> None:
@@ -601,6 +613,19 @@ class Session:
         future.hear(news)
         if news.status == "completed":
             self._complete(future, news)
+        elif news.status == "waiting" and news.result is not None:
+            self._hear_failed_attempt(future, news, news.result)
+
+    def _hear_failed_attempt(self, future: CookFuture, news: JobNews, content: Buffer) -> None:
+        """Find out whether the last attempt of a job that waits for the next could not read its function."""
+        try:
+            key = future.signing_key or self.signing_key
+            digest = unread_function(content, key=key, job_id=future.key)
+        except (CookError, OSError) as error:  # the last attempt's result is the one that counts
+            logger.info("the result of a failed attempt of job %s cannot be read: %s", future.key, error)
+            return
+        if digest is not None and news.instance is not None:
+            self._unread.run_again(future, news.instance.task_id, digest, lambda: None)
 
     def _complete(self, future: CookFuture, news: JobNews) -> None:
         """A job is over: whatever that means ends in its future, and never in this thread."""
@@ -621,7 +646,8 @@ class Session:
         except BaseException as error:  # noqa: BLE001 - see above
             future.settle(error=_as_failure(future, error))
         finally:
-            self._pending.pop(future.key, None)
+            if future.done():
+                self._pending.pop(future.key, None)
 
     def _take(self, future: CookFuture, news: JobNews, content: Buffer, *, private: bool) -> None:
         instance = None if news.instance is None else news.instance.task_id
@@ -630,10 +656,17 @@ class Session:
             result = read_result(content, key=key, job_id=future.key, instance_id=instance, private=private)
         except Unverifiable as error:
             raise self._key_change(future) or error from error
-        if isinstance(result.error, NotFound | Unverifiable):  # its function is gone or damaged, perhaps
+        if (digest := result.unread_function) is not None:
             self._functions_doubted = True
             self._functions.forget()
             self._stored.clear()
+
+            def give_up() -> None:
+                future.take(result)
+                self.dismiss(future)
+
+            if self._unread.run_again(future, result.instance_id, digest, give_up):
+                return
         future.take(result)
         if news.state == "success" and future.call_rests:
             with contextlib.suppress(CookError, OSError):
@@ -644,8 +677,9 @@ class Session:
         if future.signing_key is None or future.signing_key == self._current_key():
             return None
         return Unverifiable(
-            f"the signing key {self.key_file} was removed or replaced after job {future.key} was submitted: "
-            "the host could not verify the call, or its result cannot be verified here. Submit it again"
+            f"job {future.key} gave back nothing that can be verified, and the signing key {self.key_file} "
+            "was removed or replaced since its call was signed. A host that finds another key, or none, when "
+            "the job starts does not run the call. Submit it again."
         )
 
     def _fetch(self, future: CookFuture, news: JobNews) -> None:
@@ -658,13 +692,15 @@ class Session:
         except BaseException as error:  # noqa: BLE001 - as in _complete
             future.settle(error=_as_failure(future, error))
         finally:
-            self._pending.pop(future.key, None)
+            if future.done():
+                self._pending.pop(future.key, None)
 
     def _failure(self, future: CookFuture, news: JobNews) -> Exception:
         """The error of a job that ended without a result."""
-        failed = outcomes.failure(news, future.options)
-        if isinstance(failed, BadExit) and (changed := self._key_change(future)) is not None:
-            return changed
+        failed = outcomes.failure(news, future.options, killed_by=future.killed_by)
+        exit_code = None if news.instance is None else news.instance.exit_code
+        if isinstance(failed, BadExit) and exit_code == 1:  # as of a call that could not be verified
+            return self._key_change(future) or failed
         return failed
 
     def _content(self, future: CookFuture, news: JobNews, client: JobClient) -> tuple[Buffer, bool]:

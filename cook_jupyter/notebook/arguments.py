@@ -5,7 +5,7 @@ Not here: which magics there are (`notebook.magics`, `notebook.commands`).
 """
 
 import shlex
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -27,6 +27,36 @@ class Argument:
 def argument(*names: str, **details: Any) -> Argument:
     """One argument, as `ArgumentParser.add_argument` takes it."""
     return Argument(names, details)
+
+
+def count_from(least: int) -> Callable[[str], int]:
+    """Return a type of arguments: whole numbers from `least` up."""
+
+    def count(word: str) -> int:
+        try:
+            number = int(word)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise ArgumentTypeError(f"it must be a whole number and at least {least}, not {word!r}")
+        return number
+
+    return count
+
+
+def amount(word: str) -> float:
+    """Return a number above zero, as a type of arguments.
+
+    Raises:
+        ArgumentTypeError: `word` is none.
+    """
+    try:
+        number = float(word)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ArgumentTypeError(f"it must be a number above zero, not {word!r}")
+    return number
 
 
 def takes(magic: str, *arguments: Argument) -> Callable[[F], F]:

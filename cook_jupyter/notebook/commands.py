@@ -15,9 +15,10 @@ from IPython.core.error import UsageError
 from cook_jupyter.client.home import config_file, home_folder
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 from cook_jupyter.notebook import units
-from cook_jupyter.notebook.arguments import argument, help_of, summary_of, takes
+from cook_jupyter.notebook.arguments import argument, count_from, help_of, summary_of, takes
 from cook_jupyter.notebook.job_views import JobsView, JobView, how_it_ended
 from cook_jupyter.notebook.references import ALL, Ambiguous, find_job, find_jobs
 from cook_jupyter.notebook.views import SettingsView, StateView, UsageView, WhyView
@@ -82,7 +83,7 @@ def show_state(notebook: Notebook) -> StateView:
         action="append",
         help=f"only in this state: {', '.join(STATES)}; may be repeated",
     ),
-    argument("-n", "--count", type=int, default=20, help="at most so many [20]"),
+    argument("-n", "--count", type=count_from(1), default=20, help="at most so many [20]"),
     argument("--user", help="whose jobs [yours]"),
     argument("--since", default="7d", help="none older than this, such as 30m, 12h or 7d [7d]"),
 )
@@ -114,7 +115,7 @@ def wait(notebook: Notebook, options: Namespace) -> Any:
 
     Example: %cook wait sweep --timeout 10m
     """
-    timeout_s = units.parse_duration(options.timeout) if options.timeout else None
+    timeout_s = units.parse_optional_duration(options.timeout)
     keys = [job.uuid for job in _find(notebook, options.jobs or ["last"])]
     jobs = notebook.wait_for(keys, timeout_s)
     if any(not job.is_over for job in jobs):
@@ -174,8 +175,8 @@ def why(notebook: Notebook, options: Namespace) -> WhyView:
         "job", nargs="?", default="last", help="an id, the beginning of one, a name or a variable [the last]"
     ),
     argument("--stderr", action="store_true", help="what it wrote to stderr, not stdout"),
-    argument("--attempt", type=int, help="of this attempt, from 1 on [the latest]"),
-    argument("--tail", type=int, metavar="LINES", help="only the last so many lines"),
+    argument("--attempt", type=count_from(1), help="of this attempt, from 1 on [the latest]"),
+    argument("--tail", type=count_from(1), metavar="LINES", help="only the last so many lines"),
     argument("--follow", action="store_true", help="go on until the job ends; Ctrl-C stops reading"),
 )
 def logs(notebook: Notebook, options: Namespace) -> None:
@@ -189,7 +190,7 @@ def logs(notebook: Notebook, options: Namespace) -> None:
         raise UsageError(f"job {job.uuid[:8]} has not started yet, so it wrote nothing; %cook why tells more")
     attempt = options.attempt or len(instances)
     if not 1 <= attempt <= len(instances):
-        raise UsageError(f"job {job.uuid[:8]} had {units.counted(len(instances), 'attempt')}")
+        raise UsageError(f"job {job.uuid[:8]} had {counted(len(instances), 'attempt')}")
     instance = str(instances[attempt - 1]["task_id"])
     stream = "stderr" if options.stderr else "stdout"
     client, offset, text = notebook.client, 0, b""
@@ -225,9 +226,10 @@ def result(notebook: Notebook, options: Namespace) -> Any:
     job = _find(notebook, [options.job])[0]
     if not job.is_call:
         raise UsageError(f"a shell command gives nothing back; what it wrote: %cook logs {job.uuid[:8]}")
-    if not job.is_over and not options.timeout:
+    timeout_s = units.parse_optional_duration(options.timeout)
+    if not job.is_over and timeout_s is None:
         raise UsageError(f"it has not ended yet ({job.line()}); wait with: %cook wait {job.uuid[:8]}")
-    return notebook.result_of(job.uuid, units.parse_duration(options.timeout) if options.timeout else None)
+    return notebook.result_of(job.uuid, timeout_s)
 
 
 @takes(
@@ -362,9 +364,9 @@ def _choose(notebook: Notebook, error: Ambiguous) -> list[JobView]:
 
 
 def _confirm(notebook: Notebook, count: int) -> None:
-    answer = notebook.asks(f"Kill {units.counted(count, 'job')}? [y/N] ")
+    answer = notebook.asks(f"Kill {counted(count, 'job')}? [y/N] ")
     if answer is None:
-        raise UsageError(f"to kill {units.counted(count, 'job')} without being asked: %cook kill all --yes")
+        raise UsageError(f"to kill {counted(count, 'job')} without being asked: %cook kill all --yes")
     if answer.strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was killed")
 

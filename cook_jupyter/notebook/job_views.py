@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from cook_jupyter.model import reason as reasons
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 from cook_jupyter.model.reason import REASONS
 from cook_jupyter.notebook import units
@@ -129,7 +130,7 @@ class JobView:
     @property
     def asked(self) -> str:
         """What it asks for on a host."""
-        gpus = f", {units.counted(int(self.job['gpus']), 'gpu')}" if self.job.get("gpus") else ""
+        gpus = f", {counted(int(self.job['gpus']), 'gpu')}" if self.job.get("gpus") else ""
         return f"{units.cpus(self.job['cpus'])}, {units.memory(self.job['mem'])}{gpus}"
 
     @property
@@ -147,7 +148,7 @@ class JobView:
         used, most = self.attempts_used, self.job["max_retries"]
         if self.mark is MARKS["again"]:
             if used:
-                said.append(f"{used} of {units.counted(most, 'attempt')} used")
+                said.append(f"{used} of {counted(most, 'attempt')} used")
         elif (number := used + (self.state == "running")) > 1:
             said.append(f"attempt {number} of {most}")
         return "; ".join(said)

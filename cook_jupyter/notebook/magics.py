@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
-from traitlets import Bunch, Enum, Float, Integer, TraitError, Unicode, validate
+from traitlets import Bunch, TraitError, validate
 
 from cook_jupyter.client.connect import named_environment, named_target
 from cook_jupyter.client.sync import authorization
@@ -33,53 +33,50 @@ from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.options import variable_names
 from cook_jupyter.executor.outcomes import without_advice
+from cook_jupyter.model.job import DEFAULT_PRIORITY
 from cook_jupyter.notebook import cell as cells
 from cook_jupyter.notebook import commands, units
-from cook_jupyter.notebook.arguments import argument, parsed, takes
+from cook_jupyter.notebook.arguments import amount, argument, count_from, parsed, takes
 from cook_jupyter.notebook.cell_job import run_cell
 from cook_jupyter.notebook.look import MARKS
 from cook_jupyter.notebook.references import wait_until_accepted
 from cook_jupyter.notebook.running import CellRun
 from cook_jupyter.notebook.screen import Screen, StateLine
 from cook_jupyter.notebook.session import BackgroundCell, Session
+from cook_jupyter.notebook.setting_types import Amount, Choice, Count, Text
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
 from cook_jupyter.payload.outgoing import encode_function
 
 _MORE: dict[type[CookError], str] = {OutOfMemory: "--mem 4g", TimedOut: "--max-runtime 1h"}
 
 DEFAULT_BACKGROUND = "job"
+MAX_PRIORITY = 100
 
 
 @magics_class
 class CookMagics(Magics):
     """Settings of `%%cook`; an option of a cell comes before them."""
 
-    cpus = Float(1.0, help="Cpus that a cell asks for.").tag(config=True)
-    mem_mb = Float(1024.0, help="Memory that a cell asks for, in MiB.").tag(config=True)
-    gpus = Integer(0, min=0, help="Gpus that a cell asks for.").tag(config=True)
-    pool = Unicode("", help="The pool of jobs; empty means the scheduler's default.").tag(config=True)
-    priority = Integer(50, min=0, max=100, help="Among your own jobs, the higher first.").tag(config=True)
-    retries = Integer(0, min=0, help="Further attempts when a cell fails.").tag(config=True)
-    user = Unicode("", help="Act as this user, to try fairness out.").tag(config=True)
-    environment = Unicode(
+    cpus = Amount(1.0, help="Cpus that a cell asks for.").tag(config=True)
+    mem_mb = Amount(1024.0, help="Memory that a cell asks for, in MiB.").tag(config=True)
+    gpus = Count(0, help="Gpus that a cell asks for.").tag(config=True)
+    pool = Text("", help="The pool of jobs; empty means the scheduler's default.").tag(config=True)
+    priority = Count(DEFAULT_PRIORITY, most=MAX_PRIORITY, help="Among your own jobs, the higher first.").tag(
+        config=True
+    )
+    retries = Count(0, help="Further attempts when a cell fails.").tag(config=True)
+    user = Text("", help="Act as this user, to try fairness out.").tag(config=True)
+    environment = Text(
         "",
         help="Names of variables of the notebook that jobs see, such as DATA_DIR,AWS_*; empty: those that "
         "COOK_JUPYTER_ENVIRONMENT or the configuration file names.",
     ).tag(config=True)
-    on_interrupt = Enum(
+    on_interrupt = Choice(
         ("kill", "detach"), "kill", help="What Ctrl-C does to the job of a cell: kill it, or let it go on."
     ).tag(config=True)
-    progress = Enum(
+    progress = Choice(
         ("auto", "always", "never"), "auto", help="Whether a line tells how a cell is doing."
     ).tag(config=True)
-
-    @validate("cpus", "mem_mb")
-    def _above_zero(self, proposal: Bunch) -> float:
-        """Refuse at once what every later cell would be refused for."""
-        value = float(proposal["value"])
-        if not 0 < value < float("inf"):
-            raise TraitError(f"it must be a number above zero, not {value:g}")
-        return value
 
     @validate("user")
     def _carried_by_requests(self, proposal: Bunch) -> str:
@@ -110,13 +107,13 @@ class CookMagics(Magics):
     @line_cell_magic
     @takes(
         "%cook",
-        argument("--cpus", type=float, help="cpus of one host; a fraction is fine"),
+        argument("--cpus", type=amount, help="cpus of one host; a fraction is fine"),
         argument("--mem", help="memory, such as 500m or 4g; a bare number is MB"),
-        argument("--gpus", type=int, help="whole gpus"),
+        argument("--gpus", type=count_from(0), help="whole gpus"),
         argument("--name", help="the job's name, to find it by"),
         argument("--pool", help="the pool of hosts"),
-        argument("--priority", type=int, help="0 to 100 among your own jobs; the higher first"),
-        argument("--retries", type=int, help="further attempts when it fails"),
+        argument("--priority", type=count_from(0), help="0 to 100 among your own jobs; the higher first"),
+        argument("--retries", type=count_from(0), help="further attempts when it fails"),
         argument("--max-runtime", help="stop it after so long, such as 10m or 2h"),
         argument(
             "--expected-runtime",
@@ -167,6 +164,8 @@ class CookMagics(Magics):
                 self.session.find_again()  # it may have been restarted at another address
                 return self._command(line)
         except CookError as error:
+            if isinstance(error, JobFailed):
+                _advise(error)
             raise show_as(error, _in_short(error)) from error.__cause__
 
     # --- commands ---
@@ -238,10 +237,8 @@ class CookMagics(Magics):
             retries=_or(options.retries, self.retries),
             group=self._group(options.group),
             constraints=_pairs(options.constraint),
-            max_runtime_s=units.parse_duration(options.max_runtime) if options.max_runtime else None,
-            expected_runtime_s=(
-                units.parse_duration(options.expected_runtime) if options.expected_runtime else None
-            ),
+            max_runtime_s=units.parse_optional_duration(options.max_runtime),
+            expected_runtime_s=units.parse_optional_duration(options.expected_runtime),
             name=options.name or f"cell-{number}",
             environment=self.environment or named_environment(),
         )
@@ -287,10 +284,6 @@ class CookMagics(Magics):
         for bundle in getattr(error, "__cook_displays__", ()):
             screen.show(bundle)
         if isinstance(error, CookError):
-            if isinstance(error, JobFailed):
-                error.args = (without_advice(error),)
-            if type(error) in _MORE:
-                error.add_note(f"Give it more: %%cook {_MORE[type(error)]}")
             raise error
         where = f"in job {short}" + (f" on {future.host}" if future.host else "")
         raise show_as(error, short_traceback(error, file_name, where))
@@ -373,10 +366,22 @@ class CookMagics(Magics):
             given = units.parse_memory(value) if name == "mem_mb" else self.traits()[name].from_string(value)
             setattr(self, name, given)
         except (TraitError, ValueError, InvalidRequest) as error:
-            raise UsageError(f"{name}: {error}") from error
+            said = str(error)
+            raise UsageError(said if said.startswith(f"{name} ") else f"{name}: {said}") from error
 
     def _setting_names(self) -> list[str]:
         return list(self.traits(config=True))
+
+
+def _advise(error: JobFailed) -> None:
+    """Say what to do by options and commands of cells, in place of what to do in Python."""
+    text = without_advice(error)
+    if text != str(error):
+        if type(error) in _MORE:
+            error.add_note(f"Give it more: %%cook {_MORE[type(error)]}")
+        elif error.job_id:
+            error.add_note(f"What it wrote: %cook logs {error.job_id[:8]} --stderr")
+        error.args = (text,)
 
 
 def _in_short(error: CookError) -> list[str]:

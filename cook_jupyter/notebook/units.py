@@ -34,11 +34,6 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.3g}" if value < 100 else f"{value:,.1f}"
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 job`, `2,000 jobs`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def duration(seconds: float) -> str:
     """`0.42 s`, `12 s`, `3 m 12 s`, `2 h 05 m`, `3 d 4 h`."""
     if seconds < 0.0005:
@@ -107,6 +102,15 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise InvalidRequest(f"not a duration: {text!r}; write 90s, 10m, 2h or 1d")
     return seconds
+
+
+def parse_optional_duration(text: str | None) -> float | None:
+    """Seconds of a duration that may be left out: None stays None.
+
+    Raises:
+        InvalidRequest: it is no duration, or none at all.
+    """
+    return None if text is None else parse_duration(text)
 
 
 def _local(at_ms: int) -> datetime:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.limits import UNLIMITED_COUNT, UNLIMITED_LAUNCH_RATE_PER_MINUTE
 from cook_jupyter.model.printable import printable
 from cook_jupyter.notebook import units
@@ -71,7 +72,7 @@ class StateView:
         return (
             f"{units.number(used['cpus'])} of {units.cpus(capacity['cpus'])} and "
             f"{units.memory(used['mem'])} of {units.memory(capacity['mem'])} in use on "
-            f"{units.counted(hosts, 'host')}; {units.counted(self.summary['running'], 'job')} running, "
+            f"{counted(hosts, 'host')}; {counted(self.summary['running'], 'job')} running, "
             f"{self.summary['waiting']:,} waiting"
         )
 
@@ -136,7 +137,7 @@ class WhyView:
         if not told:
             return []
         if len(holders) > USERS_TOLD:
-            told.append(f"{units.counted(len(holders) - USERS_TOLD, 'other user')} the rest")
+            told.append(f"{counted(len(holders) - USERS_TOLD, 'other user')} the rest")
         return [f"In use of {units.cpus(self.summary['capacity']['cpus'])}: {'; '.join(told)}."]
 
 

@@ -28,9 +28,11 @@ from cook_jupyter.errors import (
     BadExit,
     CookError,
     EnvironmentMismatch,
+    NotFound,
     OutOfMemory,
     ResultLost,
     Unpicklable,
+    Unverifiable,
 )
 from cook_jupyter.payload import failures, surroundings, versions
 from cook_jupyter.payload.blobs import BlobStore, open_store
@@ -197,7 +199,12 @@ def _unpickle(opened: Opened, store: BlobStore, pack: _Packer) -> tuple[Callable
         )
     from cook_jupyter.payload import pickling
 
-    frames = _function_frames(opened.header["function"], store)
+    digest = opened.header["function"]
+    try:
+        frames = _function_frames(digest, store)
+    except (NotFound, Unverifiable):
+        pack.unread_function = digest
+        raise
     pack.begun = True  # unpickling runs code of the user
     try:
         return pickling.call_from_frames(frames, opened.frames, shared=opened.header.get("shares", True))
@@ -249,6 +256,7 @@ class _Packer:
     ) -> None:
         self.started = started
         self.begun = False  # whether code of the user may have run
+        self.unread_function: str | None = None  # digest of the function whose blob is damaged or gone
         self.private = (
             False  # whether the notebook reads blobs from a directory that only the user can write to
         )
@@ -302,6 +310,8 @@ class _Packer:
         code = error.code if isinstance(error, SystemExit) else 1
         exit_code = code if isinstance(code, int) and 0 < code < 256 else 1
         header = {"kind": "error"}
+        if self.unread_function is not None:
+            header["unread_function"] = self.unread_function
         try:
             return self._finish(
                 header,

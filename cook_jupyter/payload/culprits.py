@@ -39,17 +39,14 @@ def unpicklable(named: Iterable[tuple[str, Any]], cause: Exception) -> Unpicklab
             f"{name} cannot be sent: it is nested too deeply to be pickled. Pass it as flat lists or arrays."
         )
     path, culprit = _follow(name, value)
+    shown = " → ".join(path)
     bound = process_bound(culprit)
     if bound is not None:
-        return Unpicklable(
-            f"{name} cannot be sent: {' → '.join(path)} is {bound.what}. To go on, {bound.advice}."
-        )
+        return Unpicklable(f"{shown} cannot be sent: it is {bound.what}. To go on, {bound.advice}.")
     kind = _kind(culprit)
-    shown = " → ".join(path)
+    said = "" if str(cause).startswith("cannot pickle") else f" ({cause})"  # that says nothing more
     advice = ADVICE.get(kind, GENERAL_ADVICE)
-    return Unpicklable(
-        f"{name} cannot be sent: {shown}: {kind} cannot be pickled ({cause}). To go on, {advice}."
-    )
+    return Unpicklable(f"{shown} cannot be sent: {kind} cannot be pickled{said}. To go on, {advice}.")
 
 
 def largest_part(value: Any) -> tuple[str, int]:

@@ -243,7 +243,7 @@ def _signature_error(text: bytes, key: Key, name: str) -> Unverifiable:
         return Unverifiable(
             f"the {name} names another signing key ({signer[1].decode('ascii')}) than this process has "
             f"({key.key_id}), so it cannot be verified and was not opened. The key was replaced, or another "
-            "user signed. Restart the kernel and submit again."
+            "user signed. Submit it again."
         )
     return Tampered(
         f"the signature of the {name} does not match its content: it was altered after it was signed. "

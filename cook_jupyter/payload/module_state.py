@@ -1,37 +1,52 @@
 """State of local modules: what the notebook changed in a module without editing its file.
 
-Lives here: finding such changes before a call is sent, and making them in the job's modules until it ends.
-Not here: which version of a module a job imports (`payload.local_modules`): that on disk.
+Lives here: finding such changes before a call is sent, warning of those that do not travel, and making them
+in the job's modules until it ends.
+Not here: which version of a module a job imports (`payload.local_modules`): that on disk; what the source of
+a module says about its names (`payload.module_source`).
 
 A job imports local modules from disk, so a module's constants are what its file assigns. Where the notebook
-has set another value (`settings.RATE = 5`), put a function of its own into a module, or uses a mutable
-object that it has imported from one (`from settings import CONFIG`), the job's module gets that for as long
-as the job runs. Only modules whose file is as it was when it was imported take part: after an edit the file
-decides.
+has set another value (`settings.RATE = 5`), added a name, put a function of its own into a module, or uses a
+mutable object that it has imported from one (`from settings import CONFIG`), the job's module gets that for
+as long as the job runs. Only modules whose file is as it was when it was imported take part: after an edit
+the file decides.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
-import importlib.util
-import marshal
-import os
 import sys
-import time
 import types
+import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from cook_jupyter.payload import main_module
-from cook_jupyter.payload.installations import is_installed
+from cook_jupyter.payload.installations import OWN_PACKAGE, is_installed
 from cook_jupyter.payload.local_modules import is_importable
+from cook_jupyter.payload.module_source import ModuleSource, source_of
 
 Change = tuple[str, str, Any]  # module, name, value
 
 _PLAIN = (int, float, complex, bool, str, bytes, type(None))
+_EXACT = frozenset((int, bool, str, bytes, type(None)))
 _PLAIN_CONTAINERS = (list, tuple, set, frozenset, dict)
+_PLAIN_VALUES = frozenset(  # by name: importing them costs each worker some milliseconds
+    (
+        ("builtins", "bytearray"),
+        ("builtins", "range"),
+        ("builtins", "slice"),
+        ("datetime", "date"),
+        ("datetime", "datetime"),
+        ("datetime", "time"),
+        ("datetime", "timedelta"),
+        ("decimal", "Decimal"),
+        ("fractions", "Fraction"),
+        ("pathlib", "PosixPath"),
+        ("pathlib._local", "PosixPath"),
+        ("uuid", "UUID"),
+    )
+)
 _NOT_STATE = (
     *_PLAIN,
     tuple,
@@ -41,7 +56,8 @@ _NOT_STATE = (
     types.ModuleType,
     type,
 )
-_PYC_HEADER_BYTES = 16
+_NOT_VALUES = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
+_OF_EACH_MODULE = vars(types.ModuleType("")).keys() | {"__builtins__", "__cached__", "__file__"}
 _MISSING = object()
 
 
@@ -64,11 +80,22 @@ class Changed:
 def changes() -> list[Change]:
     """Return the constants and functions of local modules that differ from what their files say."""
     found: list[Change] = []
-    for name, module, literals in _unedited_modules():
+    for name, module, source in _modules_as_on_disk():
         now = vars(module)
-        differing = [key for key, value in literals.items() if key in now and not _is_same(now[key], value)]
-        if not all(_is_plain(now[key]) for key in differing):
-            differing = []  # the module manages something of this process
+        differing = [
+            key for key, value in source.literals.items() if key in now and not _is_same(now[key], value)
+        ]
+        added = _added(now, source)
+        if not source.is_certain:
+            if differing or added:
+                _warn_of_uncertain(name, now, [*differing, *added])
+            continue
+        unsendable = [key for key in (*differing, *added) if not _is_plain(now[key])]
+        if unsendable:
+            _warn_of_unsendable(name, now, [key for key in unsendable if key not in source.own])
+            if not all(_is_plain(now[key]) for key in differing):
+                differing = []  # the module manages something of this process
+        differing += [key for key in added if key not in unsendable]
         differing += [
             key
             for key, value in now.items()
@@ -77,6 +104,63 @@ def changes() -> list[Change]:
         if differing and is_importable(name):
             found += [(name, key, now[key]) for key in differing]
     return found
+
+
+def _added(now: Mapping[str, Any], source: ModuleSource) -> list[str]:
+    """Return the public names of a module that its file never binds; code is told from `__module__`."""
+    if source.bound is None:
+        return []
+    return [
+        key
+        for key in now.keys() - source.bound - _OF_EACH_MODULE
+        if key[0] != "_" and not isinstance(now[key], _NOT_VALUES)
+    ]
+
+
+def _warn_of_uncertain(name: str, now: Mapping[str, Any], differing: list[str]) -> None:
+    _warn(
+        name,
+        differing,
+        f"{', '.join(f'{name}.{key}' for key in differing[:5])}: the value here is not what the file "
+        f"{name}.py says, and jobs see what the file says. Python writes no compiled files here "
+        "(PYTHONDONTWRITEBYTECODE, or a folder that cannot be written), so nothing tells whether the module "
+        "or its file was changed. Pass the value as an argument, or reload the module if you have edited it.",
+    )
+
+
+def _warn_of_unsendable(name: str, now: Mapping[str, Any], differing: list[str]) -> None:
+    stored = frozenset().union(*(source.attributes for _, _, source in _modules_as_on_disk()))
+    if differing := [key for key in differing if key not in stored]:  # no local module has set it
+        _warn(
+            name,
+            differing,
+            f"{_shown(name, now, differing)}, which does not travel: jobs see what the file {name}.py says. "
+            "Pass it as an argument.",
+        )
+
+
+def _shown(name: str, now: Mapping[str, Any], differing: list[str]) -> str:
+    kinds = ", ".join(f"{name}.{key} to {type(now[key]).__name__}" for key in differing[:5])
+    return f"this process has set {kinds}"
+
+
+def _warn(name: str, differing: list[str], text: str) -> None:
+    """Warn once of the names of a module, where the submission is."""
+    noted = (name, *sorted(differing))
+    if noted not in _warned_of:
+        _warned_of.add(noted)
+        warnings.warn(text, stacklevel=_caller_level())
+
+
+def _caller_level() -> int:
+    """Return how far up the first frame outside of this package is, for `warnings.warn` in `_warn`."""
+    level, frame = 1, sys._getframe(1)  # noqa: SLF001 - as `warnings` does
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(f"{OWN_PACKAGE}."):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+_warned_of: set[tuple[str, ...]] = set()
 
 
 def shared_objects(names: Mapping[str, Any]) -> list[Change]:
@@ -90,7 +174,8 @@ def shared_objects(names: Mapping[str, Any]) -> list[Change]:
         return []
     return [
         (module_name, key, value)
-        for module_name, module, _ in _unedited_modules()
+        for module_name, module, source in _modules_as_on_disk()
+        if source.is_certain
         for key, value in vars(module).items()
         if id(value) in candidates and is_importable(module_name)
     ]
@@ -141,13 +226,29 @@ def _globals_that_are(value: Any) -> list[tuple[dict[str, Any], str]]:
     ]
 
 
+def _is_data(value: Any) -> bool:
+    """Return whether a value is an array or a number of numpy, or a table of pandas."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+        return not value.dtype.hasobject
+    pandas: Any = sys.modules.get("pandas")
+    return pandas is not None and type(value) in (
+        getattr(pandas, "DataFrame", None),
+        getattr(pandas, "Series", None),
+        getattr(pandas, "Index", None),
+    )
+
+
 def _is_same(left: Any, right: Any) -> bool:
-    return type(left) is type(right) and left == right and repr(left) == repr(right)
+    kind = type(left)
+    if kind is not type(right) or left != right:
+        return False
+    return kind in _EXACT or repr(left) == repr(right)  # which tells 0.0 from -0.0, and True from 1 in a list
 
 
 def _is_plain(value: Any) -> bool:
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in _PLAIN or (kind.__module__, kind.__qualname__) in _PLAIN_VALUES or _is_data(value):
         return True
     if kind is dict:
         return all(map(_is_plain, value.keys())) and all(map(_is_plain, value.values()))
@@ -192,86 +293,9 @@ def _is_local_file(file: Any) -> bool:
     return isinstance(file, str) and file.endswith(".py") and not is_installed(file)
 
 
-def _unedited_modules() -> Iterator[tuple[str, types.ModuleType, dict[str, Any]]]:
-    """Yield the local modules whose files are as they were imported, and the constants in them."""
+def _modules_as_on_disk() -> Iterator[tuple[str, types.ModuleType, ModuleSource]]:
+    """Yield the local modules whose files seem to be as they were imported, and their sources."""
     for name, module in _local_modules():
-        literals = _literals_of(module)
-        if literals is not None:
-            yield name, module, literals
-
-
-def _literals_of(module: types.ModuleType) -> dict[str, Any] | None:
-    """Return the constants that a module's file assigns; None if it was edited since or cannot be read."""
-    file = str(module.__file__)
-    try:
-        found = os.stat(file)  # noqa: PTH116 - before each call
-    except OSError:
-        return None
-    status = found.st_mtime_ns, found.st_ctime_ns, found.st_size
-    spec = module.__spec__  # another one after a reload
-    known = _literals.get(file)
-    if known is None or known[0] is not spec:
-        is_older = max(status[:2]) < _PROCESS_STARTED_NS
-        known = _literals[file] = spec, status, _read_literals(file, is_unedited=is_older)
-    return known[2] if known[1] == status else None  # edited, and not reloaded
-
-
-_literals: dict[str, tuple[Any, tuple[int, ...], dict[str, Any] | None]] = {}
-
-
-def _process_started_ns() -> int:
-    """Return a time at which this process had started but not imported a local module; 0 if unknown."""
-    try:
-        status = Path("/proc/self/stat").read_text()
-        tick_ns = 10**9 // os.sysconf("SC_CLK_TCK")
-        ticks = int(status.rpartition(")")[2].split()[19]) + 1  # the clock counts whole ticks
-        return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + ticks * tick_ns
-    except (OSError, ValueError, IndexError, AttributeError):  # not on Linux
-        return 0
-
-
-_PROCESS_STARTED_NS = _process_started_ns()
-
-
-def _read_literals(file: str, *, is_unedited: bool) -> dict[str, Any] | None:
-    """Return the constants that a file assigns; None unless it is what was imported.
-
-    Args:
-        file: path of the file.
-        is_unedited: whether the file is older than the process; else it is held against its compiled file,
-            which is missing under `PYTHONDONTWRITEBYTECODE` and in folders that cannot be written.
-    """
-    try:
-        source = Path(file).read_bytes()
-        tree = ast.parse(source)
-        if not is_unedited:
-            compiled = Path(importlib.util.cache_from_source(file)).read_bytes()
-            imported = marshal.loads(compiled[_PYC_HEADER_BYTES:])  # noqa: S302 - as the import system does
-            if compile(source, file, "exec", dont_inherit=True) != imported:
-                return None
-    except (OSError, ValueError, EOFError, TypeError, SyntaxError, NotImplementedError):
-        return None
-    literals: dict[str, Any] = {}
-    for statement in tree.body:
-        for name, value in _assigned(statement):
-            literals[name] = value if name not in literals else _MISSING
-    # A name with an underscore is the module's own: a cache, a flag.
-    return {name: value for name, value in literals.items() if value is not _MISSING and name[0] != "_"}
-
-
-def _assigned(statement: ast.stmt) -> Iterator[tuple[str, Any]]:
-    """Yield the names that a statement binds to constants; to `_MISSING`, if to something else."""
-    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-    try:
-        value = ast.literal_eval(getattr(statement, "value", None) or ast.Name("unknown"))
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        value = _MISSING
-    for target in targets:
-        if isinstance(target, ast.Name):
-            yield target.id, value
-    if not isinstance(statement, ast.Assign | ast.AnnAssign):
-        yield from (
-            (node.id, _MISSING)
-            for node in ast.walk(statement)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del)
-        )
+        source = source_of(module)
+        if source is not None:
+            yield name, module, source

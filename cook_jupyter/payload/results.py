@@ -30,6 +30,8 @@ class Result:
             raised.
         error: what the function raised.
         errors: of a bundle: what its calls raised, by their place.
+        unread_function: digest of the function, if the call failed before it began because the blob of the
+            function is damaged or gone.
     """
 
     job_id: str
@@ -40,6 +42,7 @@ class Result:
     value: Any = None
     error: BaseException | None = None
     errors: Mapping[int, BaseException]
+    unread_function: str | None = None
 
 
 def read_result(
@@ -97,7 +100,26 @@ def read_result(
         value=value,
         error=error_of,
         errors=errors,
+        unread_function=facts.get("unread_function"),
     )
+
+
+def unread_function(content: Buffer, *, key: Key, job_id: str) -> str | None:
+    """Return the digest of the function that an instance could not read; None if it could. Unpickles nothing.
+
+    Args:
+        content: the envelope of the instance's result.
+        key: the user's.
+        job_id: the job of the instance.
+
+    Raises:
+        Unverifiable: it cannot be verified.
+        Tampered: it is not what was signed, or signed for another job.
+    """
+    digest: str | None = unseal(content, direction="result", key=key, job_id=job_id).header.get(
+        "unread_function"
+    )
+    return digest
 
 
 def _received(data: failures.Data, facts: Mapping[str, Any]) -> BaseException:

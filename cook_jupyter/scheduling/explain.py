@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cook_jupyter.model.decisions import Refusal
-from cook_jupyter.model.job import Job, JobId, JobState
+from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.waiting import WaitKind, WaitReason
@@ -108,7 +108,7 @@ def reasons(job: Job, index: QueueIndex, limits: UserLimits, facts: Facts) -> tu
         answers.deferred(facts.deferred),
         _position(position(index, job.job_id)),
         answers.too_large(too_large),
-        _unsatisfiable(job, facts),
+        unsatisfiable(job.spec, facts.capacity, facts.defaults),
         _placement(facts.placement),
         answers.out_of_use(facts.outages, facts.now_ms),
         answers.exceeds_pool_quota(_over_pool_quota(alone, index, facts.filters)),
@@ -192,13 +192,30 @@ def host_counts(refusal: Refusal) -> tuple[tuple[str, int], ...]:
     return (*refusal.resources.items(), *refusal.constraints.items())
 
 
-def never_fits(
-    job: Job, capacity: Sequence[Offer], demands: tuple[Demand, ...] = ()
+def unsatisfiable(spec: JobSpec, capacity: Sequence[Offer], defaults: PoolDefaults) -> WaitReason | None:
+    """Return why no host could ever take a job; None if one could, or if no host is known.
+
+    Args:
+        spec: the job.
+        capacity: every host of its pool as if it were empty.
+        defaults: what the pool adds to its jobs' demands.
+    """
+    own = constraint_class_of(spec).attributes if spec.constraints else ()
+    demands = demands_in_pool(own, defaults)
+    never = _never_fits(spec, capacity, demands)
+    if never is None:
+        return None
+    met = any(attributes_equal(demands, offer.attributes) for offer in capacity)
+    return answers.unsatisfiable(never, demands, met=met)
+
+
+def _never_fits(
+    spec: JobSpec, capacity: Sequence[Offer], demands: tuple[Demand, ...] = ()
 ) -> dict[str, dict[str, float]] | None:
     """Return what the job asks for and the most a host has, if no host could ever take it; else None.
 
     Args:
-        job: what waits.
+        spec: the job.
         capacity: every host as if it were empty. Without any, nothing can be said: None.
         demands: what is demanded of its host besides room.
 
@@ -208,7 +225,7 @@ def never_fits(
     """
     if not capacity:
         return None
-    asked = job.spec.resources
+    asked = spec.resources
     suitable = [offer for offer in capacity if attributes_equal(demands, offer.attributes)]
     if any(asked.fits_in(offer.room + offer.running) for offer in suitable):
         return None
@@ -236,16 +253,6 @@ def _placement(refusal: Refusal | None) -> WaitReason | None:
     if refusal is None:
         return answers.under_investigation()
     return answers.not_placed(refusal, host_counts(refusal))
-
-
-def _unsatisfiable(job: Job, facts: Facts) -> WaitReason | None:
-    own = constraint_class_of(job.spec).attributes if job.spec.constraints else ()
-    demands = demands_in_pool(own, facts.defaults)
-    never = never_fits(job, facts.capacity, demands)
-    if never is None:
-        return None
-    met = any(attributes_equal(demands, offer.attributes) for offer in facts.capacity)
-    return answers.unsatisfiable(never, demands, met=met)
 
 
 def _over_pool_quota(alone: Usage, index: QueueIndex, filters: QueueFilters) -> Excess:

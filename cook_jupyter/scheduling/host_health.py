@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.instance import Instance, InstanceStatus
 from cook_jupyter.model.job import Job, JobId
 from cook_jupyter.model.reason import EXECUTOR_TERMINATED, LAUNCH_FAILED, NON_ZERO_EXIT, ReasonName
@@ -46,8 +47,8 @@ class Outage:
     def cause(self) -> str:
         """What happened there, as part of a sentence."""
         if self.not_begun >= self.users:
-            return f"{self.not_begun} jobs in a row could not be begun there"
-        return f"jobs of {self.users} users in a row failed there at once"
+            return f"{counted(self.not_begun, 'job')} in a row could not be begun there"
+        return f"jobs of {counted(self.users, 'user')} in a row failed there at once"
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Who may submit what: what is checked of a submission against the present state.
 
-Lives here: pools that take jobs, quotas of single jobs, how many jobs may wait, and the pool mover.
+Lives here: pools that take jobs, quotas of single jobs, how many jobs may wait, jobs that no host could ever
+take, and the pool mover.
 Not here: checks that need no state (`api`, `wire`), the quota of all that runs (`scheduling`).
 
 Source: the fair-share specification, sections 4, 8 and 9; the texts are Cook's.
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 
-from cook_jupyter.errors import InvalidRequest, QuotaExceeded
+from cook_jupyter.errors import InvalidRequest, QuotaExceeded, Unsatisfiable
 from cook_jupyter.model.job import HIGHEST_PRIORITY, JobSpec
 from cook_jupyter.scheduling.pool_rules import first_found
 from cook_jupyter.scheduling.queue_limit import QueueLengths, most_waiting
@@ -54,6 +55,21 @@ class Admission:
         self._require_within_quota(specs)
         self._require_within_queue_limit(specs)
         return specs
+
+    def require_satisfiable(self, specs: Sequence[JobSpec]) -> None:
+        """Refuse jobs that no host could ever take.
+
+        Args:
+            specs: admitted jobs; the capacity of their pools has been seen, and will not grow.
+
+        Raises:
+            Unsatisfiable: the hosts are known, and none could ever take one of the jobs.
+        """
+        different = {(spec.pool, spec.resources, spec.constraints): spec for spec in specs}
+        for spec in different.values():
+            reason = self._queues.unsatisfiable(spec)
+            if reason is not None:
+                raise Unsatisfiable(f"The job {spec.name} was not accepted. {reason.sentence}")
 
     @contextmanager
     def under_way(self, specs: Sequence[JobSpec]) -> Iterator[None]:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from cook_jupyter.clusters.base import Launch
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.decisions import Match, Preemption
 from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus
 from cook_jupyter.model.job import JobId, JobState
@@ -227,7 +228,8 @@ async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobI
     rebalancer.waited_for |= waited_for
     if stopped:
         scheduler.wake.set()
-        log.info("preempted %d tasks of pool %s for %d jobs", stopped, pool, len(holding))
+        tasks, jobs = counted(stopped, "task"), counted(len(holding), "job")
+        log.info("preempted %s of pool %s for %s", tasks, pool, jobs)
     return stopped
 
 

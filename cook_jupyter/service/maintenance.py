@@ -8,6 +8,7 @@ Source: the fair-share specification, sections 7 and 11.
 
 import logging
 
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobId
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, STRAGGLER
 from cook_jupyter.scheduling.lingering import TimedTask, lingering
@@ -92,8 +93,8 @@ async def complete_offensive(scheduler: Scheduler) -> int:
             offensive.pop(job_id, None)
         completed += len(some)
         log.warning(
-            "completed %d jobs that ask for more than the %g cpus or %g MB any job may have: %s",
-            len(some),
+            "killed %s for asking for more than the %g cpus or %g MB that any job may have: %s",
+            counted(len(some), "job"),
             settings.max_cpus,
             settings.max_mem_mb,
             some[:10],

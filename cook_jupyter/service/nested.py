@@ -11,6 +11,7 @@ report again.
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import PARENT_LABEL, Job, JobId, JobState
 from cook_jupyter.scheduling.constraints import constraint_class_of
@@ -124,7 +125,7 @@ async def _sentences_of_parent(scheduler: "Scheduler", job: Job) -> Sequence[str
     found = await scheduler.jobs(sorted(children))
     states = [child.state for child in found if child is not None]
     waiting, running = states.count(JobState.WAITING), states.count(JobState.RUNNING)
-    waits = f"It waits for {_jobs(len(children))} of its own: {waiting} waiting, {running} running."
+    waits = f"It waits for {counted(len(children), 'job')} of its own: {waiting} waiting, {running} running."
     stuck = await find_deadlocked(scheduler)
     if job.job_id not in {parent.job_id for parent in stuck}:
         return (waits,)
@@ -139,7 +140,7 @@ async def _sentences_of_child(scheduler: "Scheduler", job: Job) -> Sequence[str]
         return ()
     waits = job.job_id in scheduler.nested.children_of(parent.job_id)
     does = "runs and waits for it" if waits else "runs"
-    cpus = f"{parent.spec.cpus:g} cpu{'s' * (parent.spec.cpus != 1)}"
+    cpus = counted(parent.spec.cpus, "cpu")
     told = (
         f"It was submitted by the job {parent.job_id} ({parent.spec.name}), which {does}, "
         f"and holds {cpus} and {parent.spec.mem_mb:g} MB meanwhile."
@@ -160,10 +161,6 @@ def _queued(job: Job, scheduler: "Scheduler") -> QueuedChild:
         resources=spec.resources,
         demands=scheduler.queues.demands_in(spec.pool, own),
     )
-
-
-def _jobs(count: int) -> str:
-    return f"{count} job{'s' * (count != 1)}"
 
 
 def _deadlock(parents: int) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 
 from cook_jupyter.model.decisions import Match, Matching, Rebalancing, Refusal, Scaleback
 from cook_jupyter.model.instance import Instance, InstanceId
-from cook_jupyter.model.job import GroupId, Job, JobId, JobState
+from cook_jupyter.model.job import GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
@@ -30,7 +30,7 @@ from cook_jupyter.scheduling.considerable import (
 )
 from cook_jupyter.scheduling.constraints import Demand, PoolDefaults, demands_in_pool
 from cook_jupyter.scheduling.cycle import CycleSettings, ask_of, match_cycle, placement_of
-from cook_jupyter.scheduling.explain import Facts, reasons
+from cook_jupyter.scheduling.explain import Facts, reasons, unsatisfiable
 from cook_jupyter.scheduling.head_room import NOTHING, Amounts, asked_by, held_dru, sum_of
 from cook_jupyter.scheduling.host_health import Outage
 from cook_jupyter.scheduling.matching import MatchSettings
@@ -475,6 +475,15 @@ class Queues:
             alone = state.index.user_count <= 1 or not self._settings.equal_shares
             self._limits.split(pool, state.rooms.whole, 1 if alone else len(state.index.users()))
         return self._limits.of_pool(pool)
+
+    def unsatisfiable(self, spec: JobSpec) -> WaitReason | None:
+        """Return why no host of a job's pool could ever take it; None if one could, or if no host is known.
+
+        Args:
+            spec: a job of one of the pools, whose capacity has been seen.
+        """
+        pool = self._of(spec.pool)
+        return unsatisfiable(spec, pool.rooms.capacity, pool.defaults)
 
     def demands_in(self, pool: PoolName, own: tuple[Demand, ...]) -> tuple[Demand, ...]:
         """Return what is demanded of the host of a job with demands of its own in a pool."""

@@ -111,19 +111,32 @@ class Scheduler:
         groups: Sequence[Group] = (),
         *,
         override_group_immutability: bool = False,
+        refuse_unsatisfiable: bool = False,
     ) -> Sequence[GroupId]:
         """Accept jobs, all or none; returns when they are durable.
+
+        Args:
+            specs: the jobs.
+            groups: the groups that they name.
+            override_group_immutability: whether jobs may join groups of earlier submissions.
+            refuse_unsatisfiable: whether to refuse jobs that no host could ever take, where that is certain;
+                otherwise they wait, as with Cook.
 
         Returns:
             the groups that were created or extended.
 
         Raises:
+            Unsatisfiable: no host could ever take one of the jobs.
             InvalidRequest: a pool that is not there or takes no jobs, a group that may not grow.
             QuotaExceeded: a job alone is above its user's quota, or too many jobs wait.
             Conflict: a uuid is in use.
         """
         now_ms = self.clock.now_ms()
         specs = self.admission.admit(specs, now_ms)
+        if refuse_unsatisfiable and all(cluster.has_fixed_capacity for cluster in self.clusters.values()):
+            for pool in {spec.pool for spec in specs}:
+                self.see_capacity(pool)
+            self.admission.require_satisfiable(specs)
         with self.admission.under_way(specs):
             touched = await self._submit(specs, groups, now_ms, grow_groups=override_group_immutability)
         self.admission.admitted(specs, now_ms)

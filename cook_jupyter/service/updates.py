@@ -7,6 +7,7 @@ Lives here: `Updates`, the service's ear. Not here: what a report does to a life
 import logging
 from collections.abc import Sequence
 
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.instance import ProgressUpdate, StatusUpdate
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.service.scheduler import Scheduler
@@ -31,7 +32,8 @@ class Updates:
             if verdict is Verdict.KILL
         ]
         if unwanted:
-            log.warning("killing %d tasks that should not be alive: %s", len(unwanted), unwanted[:10])
+            tasks = counted(len(unwanted), "task")
+            log.warning("killing %s of jobs that have ended or gone on elsewhere: %s", tasks, unwanted[:10])
             for cluster in self._scheduler.clusters.values():
                 await cluster.kill(unwanted)
 

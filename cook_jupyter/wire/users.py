@@ -12,7 +12,7 @@ import os
 import pwd
 import unicodedata
 
-from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.errors import InvalidRequest, WrongType
 
 MAX_NAME_BYTES = 255
 
@@ -37,7 +37,10 @@ def require_user_name(name: str) -> str:
 
     Raises:
         InvalidRequest: it cannot; the message says why and what to do.
+        WrongType: it is no text.
     """
+    if not isinstance(name, str):
+        raise WrongType(f"a user name must be a text, not {name!r}")
     if fault := _fault_of(name):
         raise InvalidRequest(
             f"the user name {name[:80]!r} {fault}: the header that carries it (HTTP Basic) cannot."
@@ -48,7 +51,7 @@ def require_user_name(name: str) -> str:
 
 def _fault_of(name: str) -> str | None:
     """What keeps a name out of the header, as a predicate; None if nothing does."""
-    if not name:
+    if not name.strip():
         return "is empty"
     if ":" in name:
         return "contains a colon"

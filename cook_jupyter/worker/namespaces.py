@@ -24,7 +24,7 @@ from typing import Any
 from cook_jupyter.payload.installations import OWN_PACKAGE
 
 # Python itself adds or replaces these as a program runs.
-_NOT_STATE = frozenset(
+NOT_STATE = frozenset(
     {
         "__abstractmethods__",
         "__annotate__",
@@ -47,7 +47,7 @@ _RUNTIME_PACKAGES = frozenset({OWN_PACKAGE, "cloudpickle"})
 _CHANGED_BY_EACH_CALL = frozenset(
     {f"{OWN_PACKAGE}.payload.{name}" for name in ("main_module", "running_call")}
 )
-_HEAP_TYPE = 1 << 9  # the flag of classes that can be changed
+HEAP_TYPE = 1 << 9  # the flag of classes that can be changed
 _VERSION_OFFSET = 3 * ctypes.sizeof(ctypes.c_void_p)  # ob_refcnt, ob_type, ma_used, ma_version_tag
 _MISSING = object()
 _BUILTINS: dict[str, Any] = vars(sys.modules["builtins"])
@@ -79,7 +79,7 @@ class ChangeProbe:
 
     def may_have_changed(self) -> bool:
         """Return whether the dictionary may be another than at the last `accept`."""
-        return not _HAS_VERSIONS or self._version.value != self._last
+        return not HAS_VERSIONS or self._version.value != self._last
 
     def accept(self) -> None:
         """Compare with the present state from now on."""
@@ -90,13 +90,11 @@ class StandardLibrary:
     """The namespaces of all standard modules that this process has imported, and of what runs its calls."""
 
     def __init__(self) -> None:
-        self._namespaces: list[_Namespace] = []
-        self._seen: dict[int, _Namespace] = {}
-        self._version_cells: list[ctypes.c_uint64] = []
+        self._versions = NamespaceVersions()
+        self._seen: dict[int, Namespace] = {}
         for name, module in list(sys.modules.items()):
             if is_watched(name) and isinstance(module, ModuleType):
                 self.remember(name, module)
-        self._versions = self._read_versions()
 
     def remember(self, name: str, module: ModuleType) -> None:
         """Take a module as it is now for the state to restore.
@@ -109,42 +107,67 @@ class StandardLibrary:
         code_only = top in _RUNTIME_PACKAGES
         if name in ("__main__", "builtins") or top in _UNWATCHED or name in _CHANGED_BY_EACH_CALL:
             return
-        self._add(_Namespace(name, vars(module), module, code_only=code_only))
+        self._add(Namespace(name, vars(module), module, code_only=code_only))
         if top in _CLASSES_UNWATCHED:
             return
         for value in list(vars(module).values()):
-            if isinstance(value, type) and value.__flags__ & _HEAP_TYPE and value.__module__ == name:
+            if isinstance(value, type) and value.__flags__ & HEAP_TYPE and value.__module__ == name:
                 namespace = next(iter(gc.get_referents(value.__dict__)), None)
                 if isinstance(namespace, dict):
                     full_name = f"{name}.{value.__qualname__}"
-                    self._add(_Namespace(full_name, namespace, value, code_only=code_only))
-        self._versions = self._read_versions()
+                    self._add(Namespace(full_name, namespace, value, code_only=code_only))
 
     def restore(self) -> Patches:
         """Undo all changes since the namespaces were remembered."""
         patches = Patches()
-        versions = self._read_versions()
-        if versions == self._versions and _HAS_VERSIONS:
-            return patches
-        for namespace, version, known in zip(
-            self._namespaces, _numbers(versions), _numbers(self._versions), strict=True
-        ):
-            if version != known or not _HAS_VERSIONS:
-                namespace.restore(patches)
-        self._versions = self._read_versions()
+        changed = self._versions.changed()
+        if changed:
+            for place in changed:
+                self._versions.namespaces[place].restore(patches)
+            self._versions.accept()
         return patches
 
-    def _add(self, namespace: _Namespace) -> None:
+    def _add(self, namespace: Namespace) -> None:
         known = self._seen.get(id(namespace.names))
         if known is not None:  # a module that was reloaded
             known.original = namespace.original
             return
         self._seen[id(namespace.names)] = namespace
-        self._namespaces.append(namespace)
-        self._version_cells.append(_version_cell(namespace.names))
+        self._versions.add(namespace)
 
-    def _read_versions(self) -> bytes:
-        return b"".join(self._version_cells)  # a fifth of the time of reading the numbers one by one
+
+class NamespaceVersions:
+    """Namespaces, and which of them may have changed.
+
+    Attributes:
+        namespaces: the namespaces, in the order in which they were added.
+    """
+
+    def __init__(self) -> None:
+        self.namespaces: list[Namespace] = []
+        self._cells: list[ctypes.c_uint64] = []
+        self._accepted = b""
+
+    def add(self, namespace: Namespace) -> None:
+        """Compare a namespace with its present state from now on."""
+        cell = _version_cell(namespace.names)
+        self.namespaces.append(namespace)
+        self._cells.append(cell)
+        self._accepted += bytes(cell)
+
+    def changed(self) -> list[int]:
+        """Return the places of the namespaces that may be others than when they were accepted or added."""
+        versions = b"".join(self._cells)  # a fifth of the time of reading the numbers one by one
+        if not HAS_VERSIONS:
+            return list(range(len(self._cells)))
+        if versions == self._accepted:
+            return []
+        pairs = zip(_numbers(versions), _numbers(self._accepted), strict=True)
+        return [place for place, (version, known) in enumerate(pairs) if version != known]
+
+    def accept(self) -> None:
+        """Compare with the present state of all from now on."""
+        self._accepted = b"".join(self._cells)
 
 
 class Patches:
@@ -160,7 +183,7 @@ class Patches:
         self.code: list[str] = []
 
 
-class _Namespace:
+class Namespace:
     """The names of one module or class, and their values when it was new.
 
     Args:
@@ -189,19 +212,28 @@ class _Namespace:
                 return
         for name, value in list(self.names.items()):
             before = original.get(name, _MISSING)
-            if before is not value and not self._is_expected(name, value):
+            if before is not value and not self.is_expected(name, value):
                 self._note(patches, name, value if before is _MISSING else before)
                 self._set(name, before)
         for name in original.keys() - self.names.keys():
-            if name not in _NOT_STATE and not (self._code_only and not _is_code(original[name])):
+            if not self.is_expected_to_lack(name):
                 self._note(patches, name, original[name])
                 self._set(name, original[name])
 
-    def _is_expected(self, name: str, value: object) -> bool:
-        if name in _NOT_STATE:
+    def accept(self) -> None:
+        """Take the present values for the ones to restore."""
+        self.original = dict(self.names)
+
+    def is_expected_to_lack(self, name: str) -> bool:
+        """Return whether a program may have removed a name as it ran."""
+        return name in NOT_STATE or (self._code_only and not is_code(self.original[name]))
+
+    def is_expected(self, name: str, value: object) -> bool:
+        """Return whether a program may have given a name this value as it ran."""
+        if name in NOT_STATE:
             return True
         if self._code_only:
-            return not _is_code(self.original.get(name))
+            return not is_code(self.original.get(name))
         if self._name == "sys" and name in _STREAMS:
             return True
         if isinstance(value, ModuleType):
@@ -297,11 +329,11 @@ class ImportObserver:
         self._depth += 1
         try:
             execute(module)
+            self._executed(name, module)
         finally:
             self._depth -= 1
             if self._depth == 0:
                 self._after()
-        self._executed(name, module)
 
     def _find(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
         self._looking = True
@@ -338,8 +370,13 @@ def is_watched(name: str) -> bool:
     return is_standard(name) or name.partition(".")[0] in _RUNTIME_PACKAGES
 
 
-def _is_code(value: object) -> bool:
-    return callable(value) or isinstance(value, ModuleType) or hasattr(type(value), "__get__")
+def is_code(value: object) -> bool:
+    """Return whether a value is a function, a class, a module or an attribute that computes.
+
+    Only its type is asked: what stands for a module that is imported late imports it, asked for its class.
+    """
+    kind = type(value)
+    return callable(value) or issubclass(kind, ModuleType) or hasattr(kind, "__get__")
 
 
 def is_standard(name: str) -> bool:
@@ -368,4 +405,4 @@ def _has_versions() -> bool:
     return versions[0] == versions[1] and versions[1:] == sorted(set(versions[1:]))
 
 
-_HAS_VERSIONS = _has_versions()
+HAS_VERSIONS = _has_versions()

@@ -38,6 +38,7 @@ from cook_jupyter.worker.namespaces import (
     is_watched,
     restore_builtins,
 )
+from cook_jupyter.worker.packages import Packages
 from cook_jupyter.worker.process_settings import (
     MODULE_SETTINGS,
     ImportedState,
@@ -101,9 +102,8 @@ class ProcessState:
         self._library = StandardLibrary()
         for name in MODULE_SETTINGS.keys() & sys.modules.keys():
             self._on_executed(name, sys.modules[name])
-        self._imports = ImportObserver(
-            is_installed, self._imported.begin_import, self._imported.end_import, self._on_executed
-        )
+        self._packages = Packages()
+        self._imports = ImportObserver(is_installed, self._begin_import, self._end_import, self._on_executed)
         sys.meta_path.insert(0, self._imports)
         self._imported.accept()
         self._modules: dict[str, ModuleType] = {}
@@ -228,6 +228,10 @@ class ProcessState:
         if patches.code and self._imports.imported > self._imports_before:
             # Perhaps a package patched it while it was imported, and counts on it.
             self._remaining.append("patches beside imports: " + ", ".join(patches.code[:5]))
+        packages = self._packages.restore()
+        self._restored += packages.restored
+        if packages.doubtful:
+            self._remaining.append("patches before imports: " + ", ".join(packages.doubtful[:5]))
 
     def _restore_streams(self) -> None:
         for stream in (sys.__stdout__, sys.__stderr__, *self._streams):
@@ -305,9 +309,19 @@ class ProcessState:
 
     # --- imports ----------------------------------------------------------------------------------
 
+    def _begin_import(self) -> None:
+        self._imported.begin_import()
+        self._packages.begin_import()
+
+    def _end_import(self) -> None:
+        self._imported.end_import()
+        self._packages.end_import()
+
     def _on_executed(self, name: str, module: ModuleType) -> None:
         if is_watched(name):
             self._library.remember(name, module)
+        else:
+            self._packages.executed(name, module)
         if name in MODULE_SETTINGS:
             settings: list[Setting] = MODULE_SETTINGS[name](module)
             self._settings += settings

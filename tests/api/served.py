@@ -180,17 +180,19 @@ def serving(
     with_address: bool = False,
     write_s: float = 30.0,
     store: Store | None = None,
+    has_fixed_capacity: bool = False,
 ) -> Iterator[Served]:
     """Serve a scheduler of two small hosts in a thread of its own.
 
     Args:
         socket_path: a Unix socket to listen on in place of an address.
         with_address: listen on an address besides the Unix socket.
+        has_fixed_capacity: whether no host will join.
     """
     settings = settings or Settings(pools=POOLS)
     authenticator = authenticator or TokenAuthenticator(TOKEN, owner=OWNER)
     hosts = {"h1": Resources(cpus=2, mem_mb=4096), "h2": Resources(cpus=2, mem_mb=4096)}
-    cluster = MemoryCluster(hosts, pools=("default", "other"))
+    cluster = MemoryCluster(hosts, pools=("default", "other"), has_fixed_capacity=has_fixed_capacity)
     answers: list[Served] = []
     began, end = threading.Event(), threading.Event()
 

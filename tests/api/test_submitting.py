@@ -186,3 +186,25 @@ def test_a_setting_says_how_many_jobs_a_submission_may_have(tmp_path: Path) -> N
 def test_five_hundred_jobs_go_in_one_request(served: Served) -> None:
     jobs = [a_request() for _ in range(500)]
     assert served.ask("POST", "/jobs", {"jobs": jobs}).status == 201
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/rawscheduler"])
+def test_a_job_that_no_host_can_take_waits_as_with_cook(path: str, tmp_path: Path) -> None:
+    with serving(tmp_path, has_fixed_capacity=True) as served:
+        assert served.ask("POST", path, {"jobs": [a_request(cpus=100)]}).status == 201
+
+
+def test_a_job_that_no_host_can_take_is_refused_on_request_where_no_host_can_join(tmp_path: Path) -> None:
+    with serving(tmp_path, has_fixed_capacity=True) as served:
+        good = a_request()
+        for bad in (a_request(cpus=100), a_request(constraints=[["rack", "EQUALS", "7"]])):
+            reply = served.ask("POST", "/jobs?refuse-unsatisfiable=true", {"jobs": [good, bad]})
+            assert (reply.status, reply.headers["X-Cook-Error"]) == (400, "Unsatisfiable")
+            assert "can never start here" in reply.json["error"]
+        assert served.ask("POST", "/jobs?refuse-unsatisfiable=true", {"jobs": [good]}).status == 201
+
+
+def test_a_job_that_no_host_can_take_waits_where_hosts_may_join(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        reply = served.ask("POST", "/jobs?refuse-unsatisfiable=true", {"jobs": [a_request(cpus=100)]})
+        assert reply.status == 201

@@ -1,14 +1,14 @@
-"""Function blobs that were damaged under an open notebook or before it: the next call sends them again."""
+"""Function blobs that were damaged under an open notebook or before it: they are sent again."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import NotFound, Unverifiable
-from cook_jupyter.executor import CookExecutor
+from cook_jupyter.executor import CookExecutor, functions
 from cook_jupyter.executor import session as session_module
 from cook_jupyter.executor.blobs import HttpStore
 from cook_jupyter.payload.blobs import DirectoryStore
@@ -53,7 +53,7 @@ def function_of(number: int) -> Callable[[int], int]:
     return add
 
 
-def blob_of(executor: CookExecutor, function: Callable[[int], int]) -> Path:
+def blob_of(executor: CookExecutor, function: Callable[..., int]) -> Path:
     session = executor._line.live()
     return Path(session.info["blobs"]) / "functions" / session.send_function(function).digest
 
@@ -78,10 +78,6 @@ def test_a_function_that_was_damaged_under_an_open_notebook_is_sent_again(
 ) -> None:
     function = function_of(2000 + DAMAGES.index(damage))
     damage(blob_of(executor, function))
-    try:
-        executor.submit(function, 1).result(HANG_S)
-    except Unverifiable:
-        assert damage is flip  # the size is right: found out by the host, and mended for the next call
 
     assert executor.submit(function, 1).result(HANG_S) == 2001 + DAMAGES.index(damage)
 
@@ -95,11 +91,104 @@ def test_a_function_that_was_damaged_behind_the_scheduler_is_sent_again(
     session.__dict__["store"] = HttpStore(session.info["blobs"], lambda: started)
     function = function_of(3000 + DAMAGES.index(damage))
     damage(blob_of(executor, function))
-    with pytest.raises((NotFound, Unverifiable)):
-        executor.submit(function, 1).result(HANG_S)
 
     assert executor.submit(function, 1).result(HANG_S) == 3001 + DAMAGES.index(damage)
     executor.shutdown()
+
+
+@pytest.fixture
+def waiting(executor: CookExecutor, gate: Path) -> Iterator[CookExecutor]:
+    """An executor whose calls wait: its jobs are as large as the machine, and another holds it."""
+    cpus = executor._line.live().info["capacity"]["cpus"]
+    view = executor.with_(cpus=cpus)
+    holder = view.submit(wait_for, str(gate))
+    yield view
+    gate.touch()
+    holder.result(HANG_S)
+
+
+def wait_for(path: str) -> None:
+    import time
+    from pathlib import Path
+
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_call_that_waits_runs_though_its_function_is_damaged_meanwhile(
+    waiting: CookExecutor, gate: Path, damage: Callable[[Path], None]
+) -> None:
+    function = function_of(4000 + DAMAGES.index(damage))
+    future = waiting.submit(function, 1)
+    assert future._session.delivered([future], HANG_S)
+    damage(blob_of(waiting, function))
+    gate.touch()
+
+    assert future.result(HANG_S) == 4001 + DAMAGES.index(damage)
+
+
+def test_a_bundle_that_waits_runs_though_its_function_is_damaged_meanwhile(
+    waiting: CookExecutor, gate: Path
+) -> None:
+    function = function_of(5000)
+    results = waiting.map(function, range(100), chunksize=50)
+    assert waiting._line.live().delivered(waiting._futures(waiting._line.live()), HANG_S)
+    truncate(blob_of(waiting, function))
+    gate.touch()
+
+    assert list(results) == list(range(5000, 5100))
+
+
+def test_a_call_whose_function_was_damaged_has_all_its_retries_left(
+    waiting: CookExecutor, gate: Path, tmp_path: Path
+) -> None:
+    def fail_twice(path: str) -> int:
+        from pathlib import Path
+
+        with Path(path).open("a") as file:
+            file.write("x")
+        if Path(path).stat().st_size < 3:
+            raise ValueError("not yet")
+        return Path(path).stat().st_size
+
+    future = waiting.with_(retries=2).submit(fail_twice, str(tmp_path / "attempts"))
+    assert future._session.delivered([future], HANG_S)
+    truncate(blob_of(waiting, fail_twice))
+    gate.touch()
+
+    assert future.result(HANG_S) == 3
+
+
+def test_an_error_of_the_function_itself_about_a_missing_blob_is_a_failure_as_any_other(
+    executor: CookExecutor, tmp_path: Path
+) -> None:
+    def ask_for_another(path: str) -> None:
+        from pathlib import Path
+
+        from cook_jupyter.errors import NotFound
+
+        with Path(path).open("a") as file:
+            file.write("x")
+        raise NotFound("there is no blob functions/1")
+
+    with pytest.raises(NotFound, match="functions/1"):
+        executor.submit(ask_for_another, str(tmp_path / "attempts")).result(HANG_S)
+    assert (tmp_path / "attempts").read_text() == "x"
+
+
+def test_a_function_too_large_to_be_kept_fails_with_what_to_do(
+    waiting: CookExecutor, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions, "KEPT_BYTES", 100)
+    function = function_of(6000)
+    future = waiting.submit(function, 1)
+    assert future._session.delivered([future], HANG_S)
+    truncate(blob_of(waiting, function))
+    gate.touch()
+
+    with pytest.raises(Unverifiable, match="Submit it again"):
+        future.result(HANG_S)
 
 
 def test_a_scheduler_that_writes_through_to_the_disk_has_its_clients_do_so_too(

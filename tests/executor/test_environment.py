@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def test_jobs_see_the_same_whoever_started_the_scheduler(cook_home: Path) -> Non
 def test_jobs_see_what_the_notebook_names_as_it_is_when_they_are_submitted(
     executor: CookExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named = executor.with_(environment=["DATA_DIR", "LAB_*", "NOT_SET"], env={"LAB_REGION": "mine"})
+    with pytest.warns(UserWarning, match="DATA_DIR, NOT_SET, which are not set"):
+        named = executor.with_(environment=["DATA_DIR", "LAB_*", "NOT_SET"], env={"LAB_REGION": "mine"})
 
     def visible() -> dict[str, str]:
         return {name: value for name, value in os.environ.items() if name.startswith(("DATA", "LAB", "NOT"))}
@@ -71,6 +73,19 @@ def test_jobs_see_what_the_notebook_names_as_it_is_when_they_are_submitted(
     assert executor.submit(visible).result(SOON_S) == {}
     names = named.submit(os.environ.get, "COOK_JUPYTER_ENVIRONMENT").result(SOON_S)
     assert names == "DATA_DIR,LAB_*,NOT_SET"  # so that jobs of the job see them, too
+
+
+def test_a_named_variable_that_is_not_set_is_warned_of_where_it_is_named(
+    executor: CookExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.warns(UserWarning, match="NOPE, which is not set in this process.*'NOPE\\*'") as warned:
+        named = executor.with_(environment=["PATH", "NOPE", "NOPE_*"])
+    assert [each.filename for each in warned] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        named.with_(cpus=1)
+        monkeypatch.setenv("COOK_JUPYTER_ENVIRONMENT", "NOT_SET_EVERYWHERE")
+        CookExecutor(executor._line.live().client)
 
 
 def test_the_names_may_come_from_the_environment_or_the_configuration_file(

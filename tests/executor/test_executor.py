@@ -28,6 +28,7 @@ from cook_jupyter.errors import (
     SchedulerUnreachable,
     TimedOut,
     Unpicklable,
+    Unsatisfiable,
 )
 from cook_jupyter.executor import CookExecutor, attach, recent
 from tests.waiting import HANG_S
@@ -219,6 +220,7 @@ def test_a_killed_job_raises_job_killed(executor: CookExecutor, gate: Path) -> N
     with pytest.raises(JobKilled) as caught:
         future.result(SOON_S)
     assert caught.value.job_id == future.key
+    assert "this process killed it while it ran, by future.kill()" in str(caught.value)
 
 
 def test_an_interrupt_while_waiting_leaves_the_executor_usable(executor: CookExecutor, gate: Path) -> None:
@@ -274,7 +276,9 @@ def test_killing_an_executor_ends_what_waits_and_what_runs_and_leaves_it_usable(
 
     executor.kill()
 
-    assert {type(future.exception(SOON_S)) for future in futures} == {JobKilled}
+    errors = [future.exception(SOON_S) for future in futures]
+    assert {type(error) for error in errors} == {JobKilled}
+    assert all("executor.kill()" in str(error) for error in errors)
     assert executor.submit(pow, 2, 3).result(SOON_S) == 8
 
 
@@ -359,7 +363,7 @@ def test_failures_of_ones_own_are_tried_again_as_often_as_asked(executor: CookEx
 
 
 def test_a_refused_job_ends_in_its_future_and_in_no_others(executor: CookExecutor) -> None:
-    bad = executor.with_(gpus=1).submit(pow, 1, 1)  # which this scheduler does not give out
+    bad = executor.with_(pool="nowhere").submit(pow, 1, 1)
     good = executor.submit(pow, 2, 2)
 
     with pytest.raises(InvalidRequest):
@@ -367,12 +371,33 @@ def test_a_refused_job_ends_in_its_future_and_in_no_others(executor: CookExecuto
     assert good.result(SOON_S) == 4
 
 
-def test_a_job_that_asks_for_too_much_waits_and_says_why(executor: CookExecutor) -> None:
-    future = executor.with_(cpus=100_000).submit(pow, 1, 1)
-    until(lambda: future.status == "waiting")
+@pytest.mark.parametrize("kind", ["cpus", "mem"])
+def test_a_job_that_no_host_could_ever_run_is_refused_at_submission(
+    executor: CookExecutor, kind: str
+) -> None:
+    most = executor._line.live().info["capacity"][kind]
+    larger = executor.with_(**{"cpus" if kind == "cpus" else "mem_mb": most + 1})
 
-    assert "100000" in future.why().replace(",", "")
-    assert future.cancel()
+    with pytest.raises(
+        Unsatisfiable, match=r"pow was not accepted.*the most any host has is .* ask for less"
+    ):
+        larger.submit(pow, 1, 1)
+    with pytest.raises(Unsatisfiable, match="ask for less"):
+        larger.map(abs, range(10))
+    assert executor.submit(pow, 2, 2).result(SOON_S) == 4
+
+
+def test_a_job_that_asks_for_more_than_any_may_is_refused_at_submission(executor: CookExecutor) -> None:
+    with pytest.raises(InvalidRequest, match="only allowed to use"):
+        executor.with_(mem_mb=1e11).submit(pow, 1, 1)
+    with pytest.raises(InvalidRequest, match="GPU support is not enabled"):
+        executor.with_(gpus=1).submit(pow, 1, 1)
+
+
+def test_a_job_as_large_as_the_machine_is_accepted(executor: CookExecutor) -> None:
+    capacity = executor._line.live().info["capacity"]
+
+    assert executor.with_(cpus=capacity["cpus"]).submit(pow, 2, 2).result(SOON_S) == 4
 
 
 # --- what a future tells ------------------------------------------------------------------------------
@@ -402,7 +427,7 @@ def test_logs_of_each_attempt_can_be_read(executor: CookExecutor, gate: Path) ->
     future.result(SOON_S)
 
     assert (future.logs(attempt=1), future.logs(attempt=2)) == ("first\n", "second\n")
-    with pytest.raises(InvalidRequest, match="no 3"):
+    with pytest.raises(InvalidRequest, match="no attempt 3"):
         future.logs(attempt=3)
 
 

@@ -27,7 +27,9 @@ from cook_jupyter.errors import (
 from cook_jupyter.executor import CookExecutor
 from cook_jupyter.executor import arguments as reading
 from cook_jupyter.executor.arguments import Arguments
+from cook_jupyter.executor.future import Stage
 from cook_jupyter.executor.mapping import MOST_CALLS, TARGET_S, Sizes
+from cook_jupyter.payload import outgoing
 from tests.executor.test_executor import until, wait_for
 
 
@@ -369,6 +371,25 @@ def test_what_an_iterable_raises_comes_from_the_call_of_map_or_after_the_results
     assert [next(results) for _ in range(3)] == [6, 3, 2]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_shutdown_waits_for_a_bundle_that_is_being_made_when_all_others_have_ended(
+    started: JobClient, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_READ_AHEAD", 2)
+    folder, encode = gate.parent, outgoing.encode_bundle
+    executor = CookExecutor(started, cpus=0.5, mem_mb=256)
+    session = executor._line.live()
+
+    def encode_when_alone(*args: Any, **kwargs: Any) -> Any:
+        until(lambda: not any(future.stage is Stage.ACCEPTED for future in session.futures()))
+        return encode(*args, **kwargs)
+
+    with executor:
+        executor.map(lambda number: (folder / str(number)).touch(), (number for number in range(5)))
+        monkeypatch.setattr(outgoing, "encode_bundle", encode_when_alone)
+
+    assert len(list(folder.iterdir())) == 5
 
 
 def test_a_map_that_nobody_iterates_over_is_carried_out_whole(

@@ -11,7 +11,7 @@ import pytest
 
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import NestedDeadlock, Unpicklable
-from cook_jupyter.executor import CookExecutor
+from cook_jupyter.executor import CookExecutor, CookFuture
 from cook_jupyter.executor.nested import blocked_on
 from tests.executor.test_executor import SOON_S, until, wait_for
 
@@ -63,12 +63,31 @@ def by_thread(numbers: list[int]) -> int:
         return sum(pool.map(lambda number: inner.submit(square, number).result(), numbers))
 
 
-WAYS = [by_result, by_map, by_wait, by_as_completed, by_shutdown, by_thread]
+async def by_await(numbers: list[int]) -> int:
+    with CookExecutor(mem_mb=100) as inner:
+        return sum([await future for future in [inner.submit(square, number) for number in numbers]])
+
+
+async def by_gather(numbers: list[int]) -> int:
+    with CookExecutor(mem_mb=100) as inner:
+        return sum(await asyncio.gather(*[inner.submit(square, number) for number in numbers]))
+
+
+WAYS: list[Callable[[list[int]], Any]] = [
+    by_result,
+    by_map,
+    by_wait,
+    by_as_completed,
+    by_shutdown,
+    by_thread,
+    by_await,
+    by_gather,
+]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_parents_that_fill_the_machine_and_wait_end_all_and_one_says_why(
-    parents: CookExecutor, way: Callable[[list[int]], int]
+    parents: CookExecutor, way: Callable[[list[int]], Any]
 ) -> None:
     futures = [parents.submit(way, [3, 4]) for _ in range(2)]
 
@@ -134,6 +153,75 @@ def test_threads_are_blocked_only_while_each_waits_without_a_timeout(
     for thread in threads.values():
         thread.join()
     assert blocked_on(blocked) == set()
+
+
+async def awaited(future: CookFuture) -> None:
+    await future
+
+
+async def gathered(future: CookFuture) -> None:
+    await asyncio.gather(future, asyncio.shield(asyncio.wrap_future(future)))
+
+
+async def waited_for(future: CookFuture) -> None:
+    await asyncio.wait([asyncio.wrap_future(future)], return_when=asyncio.FIRST_COMPLETED)
+
+
+async def as_completed(future: CookFuture) -> None:
+    for each in asyncio.as_completed([asyncio.wrap_future(future)]):
+        await each
+
+
+async def in_a_group(future: CookFuture) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(awaited(future))
+
+
+async def in_a_thread(future: CookFuture) -> None:
+    await asyncio.to_thread(future.result)
+
+
+async def with_a_timer(future: CookFuture) -> None:
+    await asyncio.wait_for(awaited(future), SOON_S)
+
+
+async def beside_a_socket(future: CookFuture) -> None:
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0):
+        await future
+
+
+@pytest.mark.parametrize(
+    ("coroutine", "is_blocked"),
+    [
+        (awaited, True),
+        (gathered, True),
+        (waited_for, True),
+        (as_completed, True),
+        (in_a_group, True),
+        (in_a_thread, True),
+        (with_a_timer, False),
+        (beside_a_socket, False),
+    ],
+)
+def test_an_event_loop_is_blocked_only_while_nothing_but_futures_can_wake_it(
+    executor: CookExecutor, gate: Path, coroutine: Callable[[CookFuture], Any], is_blocked: bool
+) -> None:
+    future = executor.submit(wait_for, str(gate))
+    before = set(threading.enumerate())
+    loop = threading.Thread(target=lambda: asyncio.run(coroutine(future)))
+    loop.start()
+
+    def blocked() -> set[CookFuture]:
+        return blocked_on(set(threading.enumerate()) - before, [future])
+
+    if is_blocked:
+        until(lambda: blocked() == {future})
+    else:
+        until(lambda: future.is_listened_to and future.running())
+        assert not blocked()
+    gate.touch()
+    loop.join(SOON_S)
+    assert not blocked()
 
 
 async def a_coroutine() -> int:

@@ -3,6 +3,7 @@
 import enum
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 
 from cook_jupyter.errors import CookError, InvalidRequest
 from cook_jupyter.executor.executor import CookExecutor
+from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.options import Options
 
 
@@ -104,6 +106,105 @@ def test_what_does_not_map_texts_to_texts_is_refused_by_the_names_of_the_standar
 def test_a_pool_that_is_no_text_is_refused_in_words(value: Any) -> None:
     with pytest.raises(TypeError, match="pool must be a text"):
         Options(pool=value)
+
+
+ODD_VALUES: list[Any] = [
+    "no",
+    "",
+    b"x",
+    None,
+    True,
+    np.bool_(False),
+    0,
+    -1,
+    3,
+    10**400,
+    1e300,
+    float("nan"),
+    float("inf"),
+    Decimal("sNaN"),
+    np.int64(3),
+    np.array([1, 2]),
+    [],
+    ["a"],
+    {"a"},
+    {"a": "b"},
+    {"a": 3},
+    "a\0b",
+    "\ud800",
+    object(),
+]
+PLAIN = (str, int, float, bool, dict, tuple, type(None))
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize("name", Options.__slots__)
+def test_each_option_takes_an_odd_value_as_something_plain_or_refuses_it_by_name(
+    name: str, value: Any
+) -> None:
+    try:
+        options = Options(**{name: value})
+    except InvalidRequest:
+        with pytest.raises(InvalidRequest, match=name):
+            Options(**{name: value})
+    else:
+        assert type(getattr(options, name)) in PLAIN
+        assert msgspec.json.encode(options.job("session"))
+
+
+@pytest.mark.parametrize("value", [True, False, np.bool_(True), np.bool_(False)])
+def test_detached_is_true_or_false(value: Any) -> None:
+    assert Options(detached=value).detached is bool(value)
+
+
+@pytest.mark.parametrize("value", ["no", "", "False", 0, 1, None])
+def test_what_is_neither_true_nor_false_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="detached must be True or False"):
+        Options(detached=value)
+
+
+def test_an_empty_pool_is_refused_with_what_to_do() -> None:
+    with pytest.raises(InvalidRequest, match="leave it out for the scheduler's default"):
+        Options(pool="")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"minimum": 1.5, "placement": "balanced", "attribute": "rack"}, "minimum must be a whole number"),
+        ({"minimum": True, "placement": "balanced", "attribute": "rack"}, "minimum must be a whole number"),
+        ({"attribute": 3, "placement": "balanced", "minimum": 2}, "attribute must be a text"),
+        ({"name": 3}, "name must be a text"),
+        ({"stragglers": 3}, "stragglers must be"),
+        ({"stragglers": "ab"}, "stragglers must be"),
+        ({"stragglers": (0.5, float("nan"))}, "must be a number above zero"),
+        ({"stragglers": (0.5, "3")}, "must be a number above zero"),
+        ({"stragglers": (0.5, 3, 4)}, "stragglers must be"),
+    ],
+    ids=str,
+)
+def test_the_parts_of_a_group_are_checked_like_options(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        Group(**wrong)
+
+
+def test_the_parts_of_a_group_may_be_numbers_of_any_library() -> None:
+    group = Group(placement="balanced", attribute=np.str_("rack"), minimum=np.int64(2), stragglers=(0.5, 3))  # type: ignore[arg-type]
+
+    assert msgspec.json.encode(group.body())
+
+
+@pytest.mark.parametrize("client", [3, b"http://127.0.0.1:1", ["http://127.0.0.1:1"], object()])
+def test_what_is_neither_a_client_nor_a_url_is_refused(client: Any) -> None:
+    with pytest.raises(TypeError, match="client must be a JobClient or the URL of a scheduler"):
+        CookExecutor(client)
+
+
+@pytest.mark.parametrize("user", ["", " ", 3, True, b"ada", "a\nb"])
+def test_a_user_that_names_nobody_is_refused_before_anything_is_started(user: Any, cook_home: Path) -> None:
+    with pytest.raises(InvalidRequest, match="user name"):
+        CookExecutor(user=user)
+    assert not cook_home.exists() or not any(cook_home.iterdir())
 
 
 @pytest.mark.parametrize("value", [float("nan"), np.float64("inf"), Decimal("NaN"), 0, 0.0])

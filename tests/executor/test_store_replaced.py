@@ -68,7 +68,8 @@ def test_when_the_store_is_begun_anew_every_future_ends_and_says_so(
 ) -> None:
     assert own_executor.submit(abs, -1).result(SOON_S) == 1
     running = own_executor.submit(wait_for, str(gate))
-    waiting = own_executor.with_(cpus=10_000).submit(abs, -1)
+    cpus = own_executor._line.live().info["capacity"]["cpus"]
+    waiting = own_executor.with_(cpus=cpus).submit(abs, -1)  # the other job holds some of them
     until(Path(str(gate) + ".waiting").exists)
     until(lambda: waiting.status == "waiting")
     agent = Path(cook_home / "agent" / "agent.json").read_text()
@@ -162,7 +163,7 @@ def test_futures_that_wait_for_a_scheduler_say_so(
     until(Path(str(gate) + ".waiting").exists)
     with caplog.at_level(logging.WARNING):
         down(cook_home)
-        until(lambda: "1 futures wait for it" in caplog.text)
+        until(lambda: "waits for the results of 1 job;" in caplog.text)
     assert "`cook-jupyter up`" in caplog.text
 
     subprocess.run([sys.executable, "-m", "cook_jupyter", "up"], check=True, capture_output=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from traitlets import TraitError
 
 from cook_jupyter.errors import (
     BadExit,
@@ -192,6 +193,8 @@ def test_a_cell_that_dies_says_of_what_and_what_to_do(
     assert isinstance(ran.error, kind)
     assert says in ran.stdout
     assert "with_(" not in ran.stdout  # a cell has options of its own
+    assert "future" not in ran.stdout
+    assert ("os._exit" in code or "SIGSEGV" in says) <= ("%cook logs " in ran.stdout)
 
 
 def test_a_flood_of_output_is_cut_and_can_be_read_afterwards(shell: Shell) -> None:
@@ -265,10 +268,10 @@ def test_what_cannot_travel_is_named(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("--cpus nine", "invalid float value"),
+        ("--cpus nine", "it must be a number above zero, not 'nine'"),
         ("--mem lots", "not an amount of memory"),
         ("--max-runtime soon", "not a duration"),
-        ("--cpus 0", "cpus must be a number above zero"),
+        ("--cpus 0", "it must be a number above zero, not '0'"),
         ("--out 1x", "not the name of a variable"),
         ("--out class", "not the name of a variable: class"),
         ("--background 1x", "name of a variable"),
@@ -324,15 +327,12 @@ def test_settings_hold_where_no_option_is_given(shell: Shell) -> None:
     assert shell.good("%cook list by_setting").value[0].job["mem"] == 300.0
 
 
-def test_a_request_that_no_host_can_meet_is_told_at_once_or_by_why(shell: Shell) -> None:
-    ran = shell.run("%%cook --cpus 4000 --background huge\n1")
+@pytest.mark.parametrize("background", ["", " --background huge"])
+def test_a_request_that_no_host_can_meet_is_refused_at_once(shell: Shell, background: str) -> None:
+    ran = shell.run(f"%%cook --cpus 4000 --name huge{background}\n1")
 
-    if ran.error is not None:
-        assert isinstance(ran.error, Unsatisfiable)
-    else:
-        why = shell.good("%cook why huge").value
-        assert "4,000" in repr(why) or "4000" in repr(why)
-        shell.good("%cook kill huge")
+    assert isinstance(ran.error, Unsatisfiable)
+    assert "The job huge was not accepted. It asks for 4000 cpus" in str(ran.error)
 
 
 # --- in the background ---
@@ -563,6 +563,18 @@ def test_usage_and_settings_are_shown(shell: Shell) -> None:
         ("config cpus=-1", "above zero"),
         ("config environment=A=B", "'A=B' is none"),
         ("config user=lab:ada", "contains a colon"),
+        ("config cpus=two", "cpus must be a number above zero, not 'two'"),
+        ("config gpus=1.5", "gpus must be a whole number and at least 0, not '1.5'"),
+        ("config gpus=-1", "gpus must be a whole number and at least 0, not -1"),
+        ("config retries=many", "retries must be a whole number and at least 0, not 'many'"),
+        ("config retries=", "retries must be a whole number and at least 0, not ''"),
+        ("config priority=101", "priority must be between 0 and 100, not 101"),
+        ("config progress=yes", "progress must be auto, always or never, not 'yes'"),
+        ("config on_interrupt=", "on_interrupt must be kill or detach, not ''"),
+        ("list --count 0", "at least 1, not '0'"),
+        ("logs --tail -1", "at least 1, not '-1'"),
+        ("logs --attempt x", "at least 1, not 'x'"),
+        ("wait --timeout ''", "not a duration: ''"),
         ("list 'half", "No closing quotation"),
         ("list --since tomorrow", "not a duration"),
         ("--mem 4g", "%%cook --mem 4g"),
@@ -570,6 +582,62 @@ def test_usage_and_settings_are_shown(shell: Shell) -> None:
 )
 def test_a_slip_of_the_pen_is_answered_with_the_right_word(shell: Shell, line: str, says: str) -> None:
     assert says in str(shell.failing(f"%cook {line}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("cpus", "two", "cpus must be a number above zero, not 'two'"),
+        ("cpus", True, "cpus must be a number above zero, not True"),
+        ("mem_mb", None, "mem_mb must be a number above zero, not None"),
+        ("gpus", 1.5, "gpus must be a whole number and at least 0, not 1.5"),
+        ("priority", 101, "priority must be between 0 and 100, not 101"),
+        ("retries", "x", "retries must be a whole number and at least 0, not 'x'"),
+        ("pool", 3, "pool must be a text, not 3"),
+        ("user", 3, "user must be a text, not 3"),
+        ("environment", ["A"], "environment must be a text, not ['A']"),
+        ("progress", 3, "progress must be auto, always or never, not 3"),
+    ],
+)
+def test_a_setting_is_refused_in_our_words_however_it_is_set(
+    shell: Shell, name: str, value: object, says: str
+) -> None:
+    (magics,) = [each for each in shell.ipython.configurables if type(each).__name__ == "CookMagics"]
+
+    with pytest.raises(TraitError) as refused:
+        setattr(magics, name, value)
+    assert str(refused.value) == says
+
+
+def test_a_setting_takes_numbers_of_any_library(shell: Shell) -> None:
+    shell.good("import numpy as np; amount = np.int64(2)")
+    shell.good("%config CookMagics.cpus = amount")
+    shell.good("%config CookMagics.retries = amount")
+
+    assert "2.0" in repr(shell.good("%cook config").value)
+    shell.good("%cook config cpus=1 retries=0")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--cpus nan", "--cpus: it must be a number above zero, not 'nan'"),
+        ("--cpus two", "--cpus: it must be a number above zero, not 'two'"),
+        ("--gpus 1.5", "--gpus: it must be a whole number and at least 0, not '1.5'"),
+        ("--retries=-1", "--retries: it must be a whole number and at least 0, not '-1'"),
+        ("--priority=-1", "--priority: it must be a whole number and at least 0, not '-1'"),
+        ("--mem lots", "not an amount of memory: 'lots'"),
+        ("--max-runtime ''", "not a duration: ''"),
+        ("--expected-runtime soon", "not a duration: 'soon'"),
+        ("--name 'a b'", "such as 'a-b'"),
+        ("--group ''", "group must be a Group or the uuid of one"),
+        ("--constraint rack", "--constraint wants NAME=VALUE"),
+    ],
+)
+def test_an_option_of_a_cell_that_cannot_be_is_refused_in_words(
+    shell: Shell, options: str, says: str
+) -> None:
+    assert says in str(shell.failing(f"%%cook {options}\n1"))
 
 
 def test_settings_of_one_command_are_all_set_or_none_is(shell: Shell) -> None:

@@ -1,5 +1,6 @@
 """A call goes out, runs, and comes back as what the user can use or act on."""
 
+import concurrent.futures
 import enum
 import functools
 import os
@@ -327,7 +328,7 @@ def test_a_result_that_cannot_be_pickled_names_the_path_to_the_culprit(desk: Des
     error = desk.call(lambda: {"models": [Holder()]}).error
 
     assert isinstance(error, ResultLost)
-    assert "the result → ['models'] → [0] → attribute 'lock': _thread.lock" in str(error)
+    assert "the result → ['models'] → [0] → attribute 'lock' cannot be sent back: _thread.lock" in str(error)
 
 
 def test_a_result_nested_too_deeply_is_said_to_be(desk: Desk) -> None:
@@ -373,15 +374,31 @@ def test_an_unpicklable_capture_is_named_with_its_path_and_a_way_out() -> None:
     with pytest.raises(Unpicklable) as caught:
         encode_function(f)
 
-    assert "f → closure 'model' → attribute 'lock': _thread.lock" in str(caught.value)
+    assert "f → closure 'model' → attribute 'lock' cannot be sent: _thread.lock" in str(caught.value)
     assert "create the lock inside the function" in str(caught.value)
 
 
 def test_an_unpicklable_argument_is_named_with_its_place(desk: Desk) -> None:
-    with pytest.raises(
-        Unpicklable, match=re.escape("argument 2 cannot be sent: argument 2 → ['log'] → attribute 'lock'")
-    ):
+    with pytest.raises(Unpicklable) as caught:
         desk.call(print, 1, {"log": Holder()})
+    assert str(caught.value) == (
+        "argument 2 → ['log'] → attribute 'lock' cannot be sent: _thread.lock cannot be pickled. To go on, "
+        "create the lock inside the function."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (threading.Lock(), "argument 1 cannot be sent: _thread.lock cannot be pickled. To go on, "),
+        (concurrent.futures.Future(), "argument 1 cannot be sent: it is a future, which belongs"),
+    ],
+)
+def test_what_cannot_be_sent_is_named_once(desk: Desk, value: object, says: str) -> None:
+    with pytest.raises(Unpicklable) as caught:
+        desk.call(print, value)
+    assert str(caught.value).startswith(says)
+    assert str(caught.value).count("argument 1") == 1
 
 
 def test_an_unpicklable_argument_of_a_bundle_is_named_with_its_call(desk: Desk) -> None:

@@ -1,16 +1,21 @@
 """What the notebook changed in a local module is there in a job, everywhere or nowhere."""
 
+import datetime as dt
 import importlib
 import os
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from cook_jupyter.payload import module_state
 from tests.conftest import missing_part
 from tests.payload.conftest import Desk
 from tests.waiting import HANG_S
@@ -20,6 +25,7 @@ import threading
 RATE = 3
 NAMES = ["a"]
 LIMITS = {"low": 1}
+GUARD = None
 CONFIG = dict(rate=3)
 class Options: pass
 options = Options()
@@ -146,6 +152,91 @@ def test_a_change_is_found_without_compiled_files_where_the_file_is_older_than_t
     )
 
     assert run.stdout == "[('settings', 'RATE', 5)]\n"
+
+
+def test_a_change_that_cannot_be_told_from_an_edit_is_warned_of(tmp_path: Path) -> None:
+    program = (
+        "import warnings\n"
+        "from pathlib import Path\n"
+        "from cook_jupyter.payload import module_state\n"
+        "Path('settings.py').write_text('RATE = 3\\n')\n"
+        "import settings\n"
+        "print(module_state.changes())\n"
+        "settings.RATE, settings.NEW = 5, 6\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    print(module_state.changes(), module_state.changes(), *[each.message for each in caught])\n"
+    )
+
+    run = subprocess.run(
+        [sys.executable, "-B", "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=True,
+    )
+
+    assert run.stdout.startswith(
+        "[]\n[] [] settings.RATE, settings.NEW: the value here is not what the file settings.py says, "
+        "and jobs see what the file says. Python writes no compiled files here"
+    )
+    assert run.stdout.count("the value here") == 1
+
+
+def test_a_name_that_the_notebook_added_to_a_module_is_there_in_a_job(desk: Desk, modules: Any) -> None:
+    f = a_function(
+        modules, "def f():\n    import settings\n    return getattr(settings, 'NEW', None), settings.rate()"
+    )
+    modules.settings.NEW = {"depth": [3, Path("data"), dt.date(2026, 1, 2)]}
+    modules.settings.RATE = 5
+
+    assert desk.call_elsewhere(f).value == (modules.settings.NEW, 5)
+    del modules.settings.NEW
+    assert desk.call_elsewhere(f).value == (None, 5), "it ended with its job"
+
+
+@pytest.mark.parametrize("name", ["RATE", "NEW"])
+def test_an_array_or_a_table_that_the_notebook_put_into_a_module_is_there_in_a_job(
+    desk: Desk, modules: Any, name: str
+) -> None:
+    f = a_function(modules, f"def f():\n    import settings\n    return settings.{name}")
+    for value in (np.arange(3), np.float32(2), pd.DataFrame({"a": [1, 2]})):
+        setattr(modules.settings, name, value)
+        found = desk.call_elsewhere(f).value
+        assert type(found) is type(value)
+        assert np.array_equal(found, value)
+
+
+@pytest.mark.parametrize("name", ["GUARD", "ADDED"])  # which no local module sets, this one included
+def test_what_was_put_into_a_module_and_does_not_travel_is_warned_of_once(
+    desk: Desk, modules: Any, name: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    module_state._warned_of.clear()
+    setattr(modules.settings, name, threading.Lock())
+    f = a_function(modules, "def f():\n    import settings\n    return settings.LIMITS")
+
+    for _ in range(2):
+        desk.call_elsewhere(f)
+
+    (warned,) = recwarn.list
+    assert f"this process has set settings.{name} to lock, which does not travel" in str(warned.message)
+    assert "cook_jupyter/" not in warned.filename
+
+
+def test_what_modules_do_to_themselves_and_each_other_is_not_warned_of(
+    desk: Desk, modules: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "managed.py").write_text("lock = None\ndef open_it(x):\n    global lock\n    lock = x\n")
+    (tmp_path / "other.py").write_text("import threading, live\nlive.guard = threading.Lock()\n")
+    modules.managed, modules.other = map(importlib.import_module, ("managed", "other"))
+    modules.managed.open_it(threading.Lock())
+    f = a_function(modules, "def f():\n    import other\n    return managed.lock, hasattr(live, 'guard')")
+
+    assert desk.call_elsewhere(f).value == (None, True)
+    assert not recwarn.list
+    for name in ("managed", "other"):
+        sys.modules.pop(name)
 
 
 def test_private_names_of_a_module_stay_its_own(desk: Desk, modules: Any) -> None:

@@ -269,6 +269,18 @@ ROWS = {
         "import cloudpickle, cook_jupyter.worker.runner as runner\n"
         "seen = cloudpickle.loads(cloudpickle.dumps(lambda: 7))(), hasattr(runner.Worker, '_run_command')",
     ),
+    "patches of functions of packages": Row(
+        "import numpy, pandas; numpy.mean = print; numpy.linalg.inv = numpy.linalg.det; del numpy.sum;"
+        "pandas.describe = lambda: 1\nexec('def max(*words): return 9', vars(numpy))",
+        "import numpy as n, pandas\nseen = n.mean([2, 4]), n.linalg.inv(n.eye(1)).shape, hasattr(n, 'sum'),"
+        " hasattr(pandas, 'describe'), n.max([1, 2])",
+    ),
+    "patches of public classes of packages": Row(
+        "import pandas\npandas.DataFrame.head = lambda self: 'patched'; pandas.Series.__len__ = lambda self: 9\n"
+        "pandas.DataFrame.mine = print; del pandas.Series.map",
+        "import pandas\nseen = str(pandas.DataFrame([1]).head()), len(pandas.Series([1])),"
+        " hasattr(pandas.DataFrame, 'mine'), hasattr(pandas.Series, 'map')",
+    ),
     "variables added to standard modules": Row(
         "import json, colorsys; json.my_cache = {}; colorsys.my_cache = {}; os.linesep = '?'",
         "import json, colorsys; seen = hasattr(json, 'my_cache'), hasattr(colorsys, 'my_cache'), os.linesep",
@@ -321,7 +333,7 @@ def run(worker: WarmWorker, code: str, **spec: Any) -> Any:
         import os
         import sys
 
-        names: dict[str, Any] = {"os": os, "sys": sys}
+        names: dict[str, Any] = {"os": os, "sys": sys, "__name__": "__main__"}
         exec(code, names)
         return names.get("seen")
 
@@ -376,6 +388,22 @@ def test_a_patch_beside_the_import_of_a_package_retires_the_worker(worker: WarmW
     end = run(worker, "import numpy, json; json.loads = print")
 
     assert "json.loads" in end.remaining[0]
+
+
+def test_a_patch_of_a_package_after_an_import_is_restored_and_one_before_it_retires_the_worker(
+    worker: WarmWorker, spawner: WarmSpawner
+) -> None:
+    after = run(worker, "import numpy, pandas; numpy.mean = print")
+    assert after.remaining == []
+
+    before = run(worker, "import numpy; numpy.mean = print; import matplotlib")
+    assert "numpy.mean" in before.remaining[0]
+
+
+def test_a_patch_of_the_standard_library_before_an_import_of_it_is_restored(worker: WarmWorker) -> None:
+    run(worker, "import json; json.loads = print; import colorsys")
+
+    assert run(worker, "import json; seen = json.loads('1')").value == 1
 
 
 def test_a_worker_whose_restoring_fails_is_retired(worker: WarmWorker) -> None:

@@ -29,6 +29,7 @@ from cook_jupyter.clusters.local.room import (
     usable_mem_mb,
 )
 from cook_jupyter.errors import CookError, SchedulerError, SchedulerUnreachable
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.instance import (
     InstanceId,
     InstanceStatus,
@@ -130,6 +131,9 @@ class LocalCluster:
         self._ending = False  # no more work is wanted
         self._replaced = False
         self._trouble: str | None = None  # why the agent can launch nothing
+        self._empty = [
+            self._offer(pool, self._whole, Resources(), Ports().free(), 0) for pool in self._pools
+        ]  # one value: who compares it with the last one need not look into it
 
     @property
     def name(self) -> str:
@@ -142,6 +146,11 @@ class LocalCluster:
         return self._log_file
 
     # --- the protocol ------------------------------------------------------------------------------------
+
+    @property
+    def has_fixed_capacity(self) -> bool:
+        """Always: it is one machine."""
+        return True
 
     async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
         """Find or start the agent, and learn from it what became of `open_launches`.
@@ -203,7 +212,7 @@ class LocalCluster:
 
     def capacity(self) -> Sequence[Offer]:
         """Return this machine as if it were empty."""
-        return [self._offer(pool, self._whole, Resources(), Ports().free(), 0) for pool in self._pools]
+        return self._empty
 
     async def launch(self, launches: Sequence[Launch]) -> None:
         """Start instances: at once, or as soon as there is an agent."""
@@ -444,7 +453,9 @@ class LocalCluster:
             except _TEMPORARY:
                 # A full disk, say. The updates are kept; the agent keeps the ends, too.
                 log.exception(
-                    "%d updates could not be reported; the next try is in %.2g s", len(batch), pause_s
+                    "%s could not be reported; the next try is in %.2g s",
+                    counted(len(batch), "update"),
+                    pause_s,
                 )
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -491,7 +502,7 @@ class LocalCluster:
         except _TEMPORARY:
             raise
         except Exception:
-            log.exception("%d reports of progress are refused", len(progress))
+            log.exception("progress was refused: %s", counted(len(progress), "report"))
 
     def _room_changed(self) -> None:
         if self._reporter is not None:

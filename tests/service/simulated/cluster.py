@@ -295,6 +295,11 @@ class ClusterConnection:
         self._capacity: tuple[frozenset[str], Sequence[Offer]] = (frozenset(), ())
 
     @property
+    def has_fixed_capacity(self) -> bool:
+        """Never: hosts come and go."""
+        return False
+
+    @property
     def name(self) -> str:
         """The name that instances carry."""
         return self._cluster.name

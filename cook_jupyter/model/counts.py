@@ -1,0 +1,9 @@
+"""Counts with their nouns, in messages of all layers.
+
+Lives here: `counted`. Not here: amounts and times as the notebook shows them (`notebook.units`).
+"""
+
+
+def counted(count: float, noun: str) -> str:
+    """Return a count with its noun: `1 cpu`, `0.5 cpus`, `2,000 jobs`."""
+    return f"{count:,.12g} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,185 @@
+"""Sources of local modules: what a file says about the names of its module, and whether it was imported so.
+
+Lives here: `ModuleSource`, read from a file once for each of its versions.
+Not here: what the notebook has changed against it (`payload.module_state`).
+
+Python does not keep the source that it has imported. A file that is older than this process, or that compiles
+to the compiled file beside it, is certainly the one; where Python writes no compiled files, a younger one is
+not certain.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import marshal
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+_PYC_HEADER_BYTES = 16
+_MISSING = object()
+_UNFORESEEABLE = frozenset({"exec", "eval", "globals", "locals", "setattr", "vars", "__dict__"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSource:
+    """What the file of a module says about its names.
+
+    Attributes:
+        literals: the constants that it assigns to public names.
+        bound: all names that it may bind as globals; None if the source does not tell (`exec`, `import *`).
+        own: the globals that its functions assign.
+        attributes: the attributes of anything that it assigns (`settings.debug = True`).
+        is_certain: whether the file is certainly what was imported.
+    """
+
+    literals: Mapping[str, Any]
+    bound: frozenset[str] | None
+    own: frozenset[str]
+    attributes: frozenset[str]
+    is_certain: bool
+
+
+def source_of(module: ModuleType) -> ModuleSource | None:
+    """Return what a module's file says; None if it was edited since the import, or cannot be read.
+
+    Args:
+        module: a module that was imported from a source file.
+    """
+    file = str(module.__file__)
+    try:
+        found = os.stat(file)  # noqa: PTH116 - before each call
+    except OSError:
+        return None
+    status = found.st_mtime_ns, found.st_ctime_ns, found.st_size
+    spec = module.__spec__  # another one after a reload
+    known = _sources.get(file)
+    if known is None or known[0] is not spec:
+        is_older = max(status[:2]) < _PROCESS_STARTED_NS
+        known = _sources[file] = spec, status, _read(file, is_older=is_older)
+    return known[2] if known[1] == status else None  # edited, and not reloaded
+
+
+_sources: dict[str, tuple[Any, tuple[int, ...], ModuleSource | None]] = {}
+
+
+def _process_started_ns() -> int:
+    """Return a time at which this process had started but not imported a local module; 0 if unknown."""
+    try:
+        status = Path("/proc/self/stat").read_text()
+        tick_ns = 10**9 // os.sysconf("SC_CLK_TCK")
+        ticks = int(status.rpartition(")")[2].split()[19]) + 1  # the clock counts whole ticks
+        return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + ticks * tick_ns
+    except (OSError, ValueError, IndexError, AttributeError):  # not on Linux
+        return 0
+
+
+_PROCESS_STARTED_NS = _process_started_ns()
+
+
+def _read(file: str, *, is_older: bool) -> ModuleSource | None:
+    """Return what a file says; None unless it may be what was imported.
+
+    Args:
+        file: path of the file.
+        is_older: whether the file is older than the process; else it is held against its compiled file.
+    """
+    try:
+        source = Path(file).read_bytes()
+        tree = ast.parse(source)
+        is_certain = is_older
+        if not is_older and (imported := _compiled(file)) is not None:
+            if compile(source, file, "exec", dont_inherit=True) != imported:
+                return None
+            is_certain = True
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, NotImplementedError):
+        return None
+    names = _Names()
+    names.visit(tree)
+    return ModuleSource(
+        literals=_literals(tree),
+        bound=None if names.are_unforeseeable else frozenset(names.bound),
+        own=frozenset(names.own),
+        attributes=frozenset(names.attributes),
+        is_certain=is_certain,
+    )
+
+
+def _compiled(file: str) -> CodeType | None:
+    """Return the content of a module's compiled file; None if there is none."""
+    try:
+        compiled = Path(importlib.util.cache_from_source(file)).read_bytes()
+    except FileNotFoundError:
+        return None
+    code: CodeType = marshal.loads(compiled[_PYC_HEADER_BYTES:])  # noqa: S302 - as the import system does
+    return code
+
+
+def _literals(tree: ast.Module) -> dict[str, Any]:
+    """Return the constants that are assigned once; a name with an underscore is the module's own."""
+    literals: dict[str, Any] = {}
+    for statement in tree.body:
+        for name, value in _assigned(statement):
+            literals[name] = value if name not in literals else _MISSING
+    return {name: value for name, value in literals.items() if value is not _MISSING and name[0] != "_"}
+
+
+def _assigned(statement: ast.stmt) -> Iterator[tuple[str, Any]]:
+    """Yield the names that a statement binds to constants; to `_MISSING`, if to something else."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    try:
+        value = ast.literal_eval(getattr(statement, "value", None) or ast.Name("unknown"))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        value = _MISSING
+    for target in targets:
+        if isinstance(target, ast.Name):
+            yield target.id, value
+    if not isinstance(statement, ast.Assign | ast.AnnAssign):
+        yield from (
+            (node.id, _MISSING)
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del)
+        )
+
+
+class _Names(ast.NodeVisitor):
+    """The names that a module may bind; those of functions count, too: too many do no harm."""
+
+    def __init__(self) -> None:
+        self.bound: set[str] = set()
+        self.own: set[str] = set()
+        self.attributes: set[str] = set()
+        self.are_unforeseeable = False
+
+    def visit_Name(self, node: ast.Name) -> None:
+        self._note(node.id, is_bound=not isinstance(node.ctx, ast.Load))
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self._note(node.attr, is_bound=False)
+        if isinstance(node.ctx, ast.Store):
+            self.attributes.add(node.attr)
+        self.generic_visit(node)
+
+    def visit_Global(self, node: ast.Global) -> None:
+        self.own.update(node.names)
+        self.bound.update(node.names)
+
+    def visit_alias(self, node: ast.alias) -> None:
+        self._note((node.asname or node.name).partition(".")[0], is_bound=True)
+        self.are_unforeseeable |= node.name == "*"
+
+    def generic_visit(self, node: ast.AST) -> None:
+        name = getattr(node, "name", None)  # of functions, classes, handlers and patterns
+        if isinstance(name, str):
+            self._note(name, is_bound=True)
+        super().generic_visit(node)
+
+    def _note(self, name: str, *, is_bound: bool) -> None:
+        self.are_unforeseeable |= name in _UNFORESEEABLE
+        if is_bound:
+            self.bound.add(name)
