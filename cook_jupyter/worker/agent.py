@@ -38,7 +38,7 @@ from typing import NamedTuple
 from cook_jupyter.worker import processes, protocol, recovery
 from cook_jupyter.worker.address import SECRET, VERSION
 from cook_jupyter.worker.agent_log import log
-from cook_jupyter.worker.channel import Channel, Loop
+from cook_jupyter.worker.channel import Channel, SelectorLoop
 from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.frames import BrokenStream, Frame, Header, frame_of, pack, whole_frames
 from cook_jupyter.worker.home import JOURNAL, AgentHome, HomeRemoved, HomeTaken
@@ -46,7 +46,7 @@ from cook_jupyter.worker.journal import Ledger, segment_of
 from cook_jupyter.worker.limits import MemoryGroups
 from cook_jupyter.worker.log_file import bound_log
 from cook_jupyter.worker.outbox import Outbox
-from cook_jupyter.worker.pool import Listener, Pool, WorkerProcess
+from cook_jupyter.worker.pool import PoolCallbacks, WorkerPool, WorkerProcess
 from cook_jupyter.worker.progress import Progress, ProgressReader
 from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched
 from cook_jupyter.worker.task import Cause, End, end_of
@@ -63,7 +63,7 @@ _MAX_GREETING_BYTES = 4096
 _DAY_S = 86400.0
 
 
-class Settings(NamedTuple):
+class AgentSettings(NamedTuple):
     """How an agent behaves.
 
     Attributes:
@@ -83,41 +83,43 @@ class Settings(NamedTuple):
     housekeeping_s: float = 5.0
 
 
-class Run:
+class RunningInstance:
     """An instance that a worker has."""
 
     __slots__ = (
         "base_mb",
         "begun",
-        "doom",
+        "deadline",
         "header",
         "instance_id",
         "kill_at",
-        "look_at",
+        "next_memory_check",
         "peak_mb",
         "progress",
         "progress_at",
         "sequence",
-        "told",
-        "until",
+        "start_reported",
+        "stop_cause",
         "worker",
     )
 
-    def __init__(self, header: Header, worker: WorkerProcess, *, begun: float, until: float | None) -> None:
+    def __init__(
+        self, header: Header, worker: WorkerProcess, *, begun: float, deadline: float | None
+    ) -> None:
         self.instance_id: str = header["instance_id"]
         self.header = header
         self.worker = worker
         self.begun = begun
-        self.until = until
-        self.doom: str | None = None
+        self.deadline = deadline
+        self.stop_cause: str | None = None
         self.kill_at: float | None = None
-        self.look_at = begun + _TICK_S
+        self.next_memory_check = begun + _TICK_S
         self.base_mb = worker.held_mb if self.is_call else 0.0
         self.peak_mb = 0.0
         self.progress: ProgressReader | None = None
         self.progress_at = begun + _PROGRESS_EVERY_S
         self.sequence = 0
-        self.told = False
+        self.start_reported = False
 
     @property
     def is_call(self) -> bool:
@@ -134,20 +136,20 @@ class Agent:
         log_file: the file to which the agent and its workers write, kept small by the agent; None for none.
     """
 
-    def __init__(self, settings: Settings, home: AgentHome, log_file: str | None = None) -> None:
+    def __init__(self, settings: AgentSettings, home: AgentHome, log_file: str | None = None) -> None:
         self._settings = settings
         self._home = home
         self._log_file = log_file
         self._trouble: str | None = None  # why nothing can be launched here
         self._folder = f"{settings.home}/{JOURNAL}"
         self._sandboxes = f"{settings.home}/{FOLDER}"
-        self._loop = Loop()
+        self._loop = SelectorLoop()
         self._queues: dict[str, dict[str, deque[Frame]]] = {}  # by interpreter and user
         self._queued: dict[str, Frame] = {}
-        self._running: dict[str, Run] = {}
-        self._handed: list[tuple[Frame, Run]] = []  # in this round
+        self._running: dict[str, RunningInstance] = {}
+        self._handed: list[tuple[Frame, RunningInstance]] = []  # in this round
         self._signals: list[tuple[WorkerProcess, int]] = []  # in this round
-        self._restless: set[str] = set()  # interpreters for which something may be given out
+        self._to_dispatch: set[str] = set()  # interpreters for which something may be given out
         self._unusable: set[str] = set()
         self._scheduler: Channel | None = None
         self._ungreeted: list[Channel] = []  # oldest first
@@ -160,38 +162,38 @@ class Agent:
         self._idle_since = now
         self._listener = home.listener
         self._outbox = Outbox(self._folder)
-        self._pool = Pool(
+        self._pool = WorkerPool(
             self._loop,
             home=settings.home,
             grace_s=settings.grace_s,
             groups=MemoryGroups.find(),
-            listener=Listener(self._restless.add, self._on_worker, self._on_death, self._on_unusable),
+            listener=PoolCallbacks(self._to_dispatch.add, self._on_worker, self._on_death, self._on_unusable),
         )
         self._recover()
         self._loop.watch(self._listener, self._on_connect)
-        self._pool.demand(sys.executable, 0)
+        self._pool.request_workers(sys.executable, 0)
 
     def run(self) -> None:
         """Work until told to go, or until nobody has wanted anything for long."""
         while not self._left:
-            self._loop.turn(self._patience_s())
+            self._loop.run_once(self._poll_timeout_s())
             now = time.monotonic()
             if now >= self._tick_at and (self._running or self._queued):
                 self._tick_at = now + _TICK_S
                 self._tick(now)
             if now >= self._housekeeping_at:
                 self._housekeeping_at = now + self._settings.housekeeping_s
-                self._keep_house(now)
-            self._give_out()
+                self._housekeep(now)
+            self._dispatch()
             self._commit()
             if self._stopping and not self._running and not self._queued:
                 self._left = True
         self._loop.flush()
         self._pool.close()
 
-    def _patience_s(self) -> float:
+    def _poll_timeout_s(self) -> float:
         """How long nothing has to be done unless something happens."""
-        if self._restless or self._handed or self._signals:
+        if self._to_dispatch or self._handed or self._signals:
             return 0.0
         now = time.monotonic()
         if self._running or self._queued:
@@ -302,12 +304,12 @@ class Agent:
         python = order.header.get("python") or sys.executable
         self._queues.setdefault(python, {}).setdefault(header["user"], deque()).append(order)
         self._queued[header["instance_id"]] = order
-        self._restless.add(python)
+        self._to_dispatch.add(python)
 
-    def _give_out(self) -> None:
+    def _dispatch(self) -> None:
         """Give waiting launches to idle workers, and ask for more workers where they do not suffice."""
-        while self._restless:
-            python = self._restless.pop()
+        while self._to_dispatch:
+            python = self._to_dispatch.pop()
             queues = self._queues.get(python, {})
             for user in list(queues):
                 queue = queues[user]
@@ -315,26 +317,28 @@ class Agent:
                     if queue[0].header["instance_id"] not in self._queued:  # killed meanwhile
                         queue.popleft()
                         continue
-                    worker = self._pool.take(python, user, queue[0].header.get("import_environment", ""))
+                    worker = self._pool.acquire(python, user, queue[0].header.get("import_environment", ""))
                     if worker is None:
                         break
-                    self._hand(queue.popleft(), worker)
+                    self._assign(queue.popleft(), worker)
                 if not queue:
                     del queues[user]
             if python not in self._unusable:
-                self._pool.demand(python, sum(map(len, queues.values())))
+                self._pool.request_workers(python, sum(map(len, queues.values())))
 
-    def _hand(self, order: Frame, worker: WorkerProcess) -> None:
+    def _assign(self, order: Frame, worker: WorkerProcess) -> None:
         header = order.header
         instance_id: str = header["instance_id"]
         del self._queued[instance_id]
         begun = time.monotonic()
         limit_s = header.get("max_runtime_s")
-        run = Run(header, worker, begun=begun, until=None if limit_s is None else begun + limit_s)
+        run = RunningInstance(
+            header, worker, begun=begun, deadline=None if limit_s is None else begun + limit_s
+        )
         worker.serves = instance_id
         self._running[instance_id] = run
-        whom = {"worker": worker.name, "pid": worker.pid, "mark": worker.mark, "base_mb": run.base_mb}
-        self._ledger.note(instance_id, {"t": "launch", **whom, "until": run.until}, order.head)
+        assignment = {"worker": worker.name, "pid": worker.pid, "mark": worker.mark, "base_mb": run.base_mb}
+        self._ledger.note(instance_id, {"t": "launch", **assignment, "until": run.deadline}, order.head)
         self._handed.append((order, run))
 
     def _commit(self) -> None:
@@ -346,7 +350,7 @@ class Agent:
             log(f"the ledger cannot be written, {len(handed)} launches are refused: {error}")
             for _, run in handed:
                 del self._running[run.instance_id]
-                self._pool.give_back(run.worker, leftover_mb=0.0)
+                self._pool.release(run.worker, leftover_mb=0.0)
                 self._end(run.header, End(run.instance_id, None, now_ms()), Cause.UNLAUNCHED)
             handed = []
         for order, run in handed:
@@ -369,9 +373,9 @@ class Agent:
             self._end(order.header, End(instance_id, None, now_ms()), cause)
             return
         run = self._running.get(instance_id)
-        if run is None or run.doom is not None:
+        if run is None or run.stop_cause is not None:
             return
-        run.doom = cause
+        run.stop_cause = cause
         self._ledger.note(instance_id, {"t": "doom", "cause": cause})
         grace_s = self._settings.grace_s
         if cause == Cause.MEMORY:  # it grows on while it is asked
@@ -411,7 +415,7 @@ class Agent:
         place = (worker.name, frame.header["segment"])
         self._end(run.header, end, cause, run=run, result=frame.tail, place=place)
         broke = run.is_call and end.exit_code != 0 and not end.inline and end.blob is None
-        if frame.header["retires"] or broke or worker.channel is None or run.doom is not None:
+        if frame.header["retires"] or broke or worker.channel is None or run.stop_cause is not None:
             if remaining := frame.header.get("remaining"):
                 after = f"{end.instance_id} of {worker.user}"
                 log(f"worker {worker.name} is retired after {after}: {'; '.join(remaining)}")
@@ -420,7 +424,7 @@ class Agent:
         else:
             if frame.header.get("imported"):
                 worker.import_environment = run.header.get("import_environment", "")
-            self._pool.give_back(worker, leftover_mb=frame.header["leftover_mb"])
+            self._pool.release(worker, leftover_mb=frame.header["leftover_mb"])
 
     def _on_death(self, worker: WorkerProcess, code: int | None) -> None:
         """A worker is gone: its task, if it had one, ended with it, or just before it."""
@@ -432,15 +436,15 @@ class Agent:
             else:
                 self._on_silent_death(run, code)
         self._outbox.worker_gone(worker.name)
-        self._restless.add(worker.python)
+        self._to_dispatch.add(worker.python)
 
-    def _on_silent_death(self, run: Run, code: int | None) -> None:
+    def _on_silent_death(self, run: RunningInstance, code: int | None) -> None:
         """Its worker died in the middle of it."""
         del self._running[run.instance_id]
         if not run.worker.spawned and not run.is_call:
             recovery.end_shell(recovery.shell_in_log(self._folder, run.worker.name, run.instance_id))
         sandbox = f"{self._sandboxes}/{run.instance_id}"
-        if code is not None and run.doom is None and self._was_not_begun(run):
+        if code is not None and run.stop_cause is None and self._was_not_begun(run):
             self._end(run.header, End(run.instance_id, None, now_ms()), Cause.UNLAUNCHED, run=run)
             return
         look = (
@@ -458,21 +462,23 @@ class Agent:
             written=not run.is_call or remove_if_untouched(sandbox),
         )
         if code is None:
-            cause = run.doom or Cause.LOST
+            cause = run.stop_cause or Cause.LOST
         elif code == 0:  # os._exit(0): it said nothing, so it did not do what it was asked
-            cause = run.doom or Cause.FAILED
+            cause = run.stop_cause or Cause.FAILED
         else:
             cause = self._cause(run, end)
         self._end(run.header, end, cause, run=run)
 
-    def _was_not_begun(self, run: Run) -> bool:
+    def _was_not_begun(self, run: RunningInstance) -> bool:
         """Whether a worker died with a task that it had not looked at: its sandbox is still in stock."""
         in_stock = os.path.isdir(f"{self._sandboxes}/.{run.worker.name}")
         return in_stock and not os.path.isdir(f"{self._sandboxes}/{run.instance_id}")
 
-    def _cause(self, run: Run, end: End) -> str:
+    def _cause(self, run: RunningInstance, end: End) -> str:
         mem_mb = run.header["mem_mb"]
-        return recovery.cause_of(end, run.doom, mem_mb=mem_mb, group=run.worker.group, seen_mb=run.peak_mb)
+        return recovery.cause_of(
+            end, run.stop_cause, mem_mb=mem_mb, group=run.worker.group, seen_mb=run.peak_mb
+        )
 
     def _end(
         self,
@@ -480,7 +486,7 @@ class Agent:
         end: End,
         cause: str,
         *,
-        run: Run | None = None,
+        run: RunningInstance | None = None,
         result: bytes = b"",
         place: tuple[str, int] | None = None,
     ) -> None:
@@ -504,8 +510,8 @@ class Agent:
     def _tick(self, now: float) -> None:
         family = processes.Family()
         for run in list(self._running.values()):
-            if not run.told and now - run.begun >= _TELL_RUNNING_AFTER_S:
-                run.told = True
+            if not run.start_reported and now - run.begun >= _TELL_RUNNING_AFTER_S:
+                run.start_reported = True
                 sandbox = f"{self._sandboxes}/{run.instance_id}"
                 self._tell(
                     pack({"t": "running", "id": run.instance_id, "sandbox": sandbox, "at_ms": now_ms()})
@@ -513,17 +519,17 @@ class Agent:
             if run.kill_at is not None and now >= run.kill_at:
                 self._signals.append((run.worker, signal.SIGKILL))
                 run.kill_at = now + self._settings.grace_s
-            if run.until is not None and now >= run.until:
+            if run.deadline is not None and now >= run.deadline:
                 self._stop_one(run.instance_id, Cause.RUNTIME)
-            if now >= run.look_at:
+            if now >= run.next_memory_check:
                 self._look_at_memory(run, now, family)
             if run.is_call and now >= run.progress_at:
                 run.progress_at = now + _PROGRESS_EVERY_S
                 self._look_for_progress(run)
         for order in self._queued.values():  # a spawner may have gone away meanwhile
-            self._restless.add(order.header.get("python") or sys.executable)
+            self._to_dispatch.add(order.header.get("python") or sys.executable)
 
-    def _look_at_memory(self, run: Run, now: float, family: processes.Family) -> None:
+    def _look_at_memory(self, run: RunningInstance, now: float, family: processes.Family) -> None:
         limit_mb: float = run.header["mem_mb"]
         worker = run.worker
         pids = family.below(worker.pid)
@@ -540,23 +546,25 @@ class Agent:
         room_mb = limit_mb - used_mb
         if limit_mb > 0 and room_mb < 0:
             self._stop_one(run.instance_id, Cause.MEMORY)
-        run.look_at = now + (min(1.0, max(_TICK_S, room_mb / _GROWTH_MB_PER_S)) if limit_mb > 0 else 1.0)
+        run.next_memory_check = now + (
+            min(1.0, max(_TICK_S, room_mb / _GROWTH_MB_PER_S)) if limit_mb > 0 else 1.0
+        )
 
-    def _look_for_progress(self, run: Run) -> None:
+    def _look_for_progress(self, run: RunningInstance) -> None:
         if run.progress is None:
             sandbox = f"{self._sandboxes}/{run.instance_id}"
             run.progress = ProgressReader((f"{sandbox}/stdout", f"{sandbox}/stderr"))
         if run.header.get("progress_regex") is None and (found := run.progress.look()) is not None:
             self._tell_progress(run, found)
 
-    def _tell_progress(self, run: Run, progress: Progress) -> None:
+    def _tell_progress(self, run: RunningInstance, progress: Progress) -> None:
         percent, message = progress
         run.sequence = max(run.sequence + 1, now_ms())  # above what an earlier agent has told
         said = {"t": "progress", "id": run.instance_id, "sequence": run.sequence}
         self._tell(pack({**said, "percent": round(percent), "message": message}))
 
-    def _keep_house(self, now: float) -> None:
-        self._pool.look_after(idle_s=self._settings.idle_worker_s)
+    def _housekeep(self, now: float) -> None:
+        self._pool.maintain(idle_s=self._settings.idle_worker_s)
         if self._log_file is not None:
             bound_log(self._log_file)
         busy = self._running or self._queued or self._scheduler is not None
@@ -674,10 +682,10 @@ class Agent:
         worker = WorkerProcess(name=launch["worker"], pid=launch["pid"], mark=launch["mark"], python=python)
         worker.user, worker.serves = launch["user"], launch["instance_id"]
         worker.held_mb = launch["base_mb"]
-        run = Run(launch, worker, begun=time.monotonic(), until=launch["until"])
+        run = RunningInstance(launch, worker, begun=time.monotonic(), deadline=launch["until"])
         self._running[run.instance_id] = run
         if known.doom is not None:
-            run.doom, run.kill_at = known.doom, time.monotonic() + self._settings.grace_s
+            run.stop_cause, run.kill_at = known.doom, time.monotonic() + self._settings.grace_s
             self._signals.append((worker, signal.SIGTERM))
         self._pool.adopt(worker)
 

@@ -1,7 +1,7 @@
 """Sockets of the node agent, and the one place where it waits.
 
-Lives here: `Loop`, a selector with callbacks, and `Channel`, a socket that carries frames both ways without
-ever blocking. What is sent in one round of the loop leaves together at its end.
+Lives here: `SelectorLoop`, a selector with callbacks, and `Channel`, a socket that carries frames both ways
+without ever blocking. What is sent in one round of the loop leaves together at its end.
 Not here: the worker's side, which simply blocks (`worker.runner`).
 
 Why not asyncio: importing it takes longer than the whole agent needs to start, and a round of this loop
@@ -19,7 +19,7 @@ from cook_jupyter.worker.frames import LARGEST_FRAME, BrokenStream, Frame, Frame
 _CHUNK = 1 << 18
 
 
-class Loop:
+class SelectorLoop:
     """Waits for any of many files, and calls whom it concerns."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Loop:
         """Call `when_ready` whenever the file can be read."""
         self._selector.register(file, selectors.EVENT_READ, when_ready)
 
-    def wait_for_room(self, file: socket.socket, when_ready: Callable[[], None], *, also: bool) -> None:
+    def watch_writable(self, file: socket.socket, when_ready: Callable[[], None], *, also: bool) -> None:
         """Call `when_ready` also when the file can be written, or no longer so."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if also else 0)
         self._selector.modify(file, events, when_ready)
@@ -40,7 +40,7 @@ class Loop:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(file)
 
-    def turn(self, timeout_s: float | None) -> None:
+    def run_once(self, timeout_s: float | None) -> None:
         """Wait for something to happen, at most so long, and have it handled."""
         for key, _ in self._selector.select(timeout_s):
             key.data()
@@ -69,7 +69,7 @@ class Channel:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: SelectorLoop,
         sock: socket.socket,
         on_frame: Callable[[Frame], None],
         on_end: Callable[[], None],
@@ -141,7 +141,7 @@ class Channel:
             return
         self._stuck = data[sent:]
         if bool(self._stuck) is not was_stuck:
-            self._loop.wait_for_room(self.sock, self.receive, also=bool(self._stuck))
+            self._loop.watch_writable(self.sock, self.receive, also=bool(self._stuck))
 
     def close(self) -> None:
         """Hang up."""
