@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cook_jupyter.clusters.base import Launch, Reporter
-from cook_jupyter.clusters.local.room import left_over, total
+from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.errors import CookError
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, Result, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
@@ -108,9 +108,9 @@ class MemoryCluster:
         offers = []
         for host, whole in self._hosts.items():
             there = [task.spec.resources for task in self._tasks.values() if task.instance.host == host]
-            held = total(there)
+            held = sum_resources(there)
             offers += [
-                self._offer(host, pool, left_over(whole, held), held, len(there)) for pool in self._pools
+                self._offer(host, pool, remaining(whole, held), held, len(there)) for pool in self._pools
             ]
         return offers
 

@@ -15,7 +15,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 
 from cook_jupyter.clusters.base import Launch, Reporter
-from cook_jupyter.clusters.local.room import left_over, total
+from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.errors import CookError, SchedulerError
 from cook_jupyter.model.instance import (
     InstanceId,
@@ -342,8 +342,8 @@ class ClusterConnection:
                     for live in self._live.values()
                     if live.launch.instance.host == name
                 ]
-                taken = total(held)
-                room = left_over(host.plan.whole, taken)
+                taken = sum_resources(held)
+                room = remaining(host.plan.whole, taken)
                 offers += [self._offer(host, pool, room, taken, len(held)) for pool in self._pools]
         return offers
 
@@ -502,7 +502,7 @@ class ClusterConnection:
             self._drop(instance_id, SCHEDULING_FAILED_ON_HOST)
 
     def _held_on(self, name: str) -> Resources:
-        return total(
+        return sum_resources(
             live.launch.spec.resources for live in self._live.values() if live.launch.instance.host == name
         )
 
