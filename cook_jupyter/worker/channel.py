@@ -13,7 +13,7 @@ import selectors
 import socket
 from collections.abc import Callable
 
-from cook_jupyter.worker.agent_log import log
+from cook_jupyter.worker.agent_log import log, log_exception
 from cook_jupyter.worker.frames import LARGEST_FRAME, BrokenStream, Frame, FrameReader
 
 _CHUNK = 1 << 18
@@ -62,8 +62,8 @@ class Channel:
     Args:
         loop: waits for it.
         sock: taken over, and closed with the channel.
-        on_frame: called with each frame that arrives; a BrokenStream that it raises ends the channel.
-        on_end: called once, when the other side is gone or what it sends is broken; not by `close`.
+        on_frame: called with each frame that arrives; what it raises ends the channel, and nothing else.
+        on_end: called once, when the other side is gone or what it sends cannot be handled; not by `close`.
         largest: the most bytes of a frame, until `trust` is called.
     """
 
@@ -115,8 +115,11 @@ class Channel:
                         self._on_frame(frame)
             except BrokenStream as error:
                 log(f"a connection was ended: {error}")
-                if self._open:
-                    self._end()
+                self._end()
+                return
+            except Exception:  # noqa: BLE001 - a fault in handling one connection is not to end all others
+                log_exception("a connection was ended: a message on it met a fault of this process")
+                self._end()
                 return
             if len(data) < _CHUNK:
                 return
@@ -156,5 +159,6 @@ class Channel:
         return self._open
 
     def _end(self) -> None:
-        self.close()
-        self._on_end()
+        if self._open:
+            self.close()
+            self._on_end()

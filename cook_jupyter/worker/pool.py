@@ -1,7 +1,7 @@
 """The warm workers that the node agent has: who is idle, who belongs to whom, who is on the way.
 
 Lives here: spawners and workers as the agent sees them, from birth to death.
-Not here: which task goes to which worker and what a death means for it (`worker.agent`).
+Not here: which task goes to which worker and what a death means for it (`worker.supervisor`).
 
 A worker serves one user of one interpreter for all its life. One that nobody has used yet is kept in
 stock per interpreter, so that the next user's first call need not wait for a birth.
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from cook_jupyter.worker import processes
 from cook_jupyter.worker.channel import Channel, SelectorLoop
 from cook_jupyter.worker.environment import process_environment
-from cook_jupyter.worker.frames import Frame, pack
+from cook_jupyter.worker.frames import BrokenStream, Frame, pack
 from cook_jupyter.worker.limits import MemoryGroup, MemoryGroups
 from cook_jupyter.worker.protocol import FROM_SPAWNER, require
 
@@ -87,6 +87,7 @@ class _Spawner:
         self.pid = pid
         self.channel: Channel | None = None
         self.ready = False
+        self.has_started = False  # a worker, ever
         self.births: dict[str, socket.socket] = {}
 
 
@@ -244,7 +245,7 @@ class WorkerPool:
                     process_environment(os.environ),
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _SPAWNER_FD)],
                 )
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no path can be like that
             ours.close()
             spawner = _Spawner(python, 0)
             self._listener.unusable(python)
@@ -278,13 +279,19 @@ class WorkerPool:
             spawner.ready = True
             self._listener.ready(spawner.python)
         elif kind == "born":
-            self._on_worker_started(spawner, header["worker"], header["pid"], header["mark"])
+            sock = _requested(spawner, header["worker"])
+            self._on_worker_started(spawner, header["worker"], header["pid"], header["mark"], sock)
         elif kind == "unborn":
-            spawner.births.pop(header["worker"]).close()
+            _requested(spawner, header["worker"]).close()
         elif kind == "died" and (worker := self._workers.get(header["worker"])) is not None:
+            if worker.python != spawner.python:
+                raise BrokenStream(f"the spawner of {spawner.python} speaks for a worker of another one")
             self._on_worker_dead(worker, header["code"])
 
-    def _on_worker_started(self, spawner: _Spawner, name: str, pid: int, mark: str | None) -> None:
+    def _on_worker_started(
+        self, spawner: _Spawner, name: str, pid: int, mark: str | None, sock: socket.socket
+    ) -> None:
+        spawner.has_started = True
         worker = WorkerProcess(name=name, pid=pid, mark=mark, python=spawner.python)
         if self._groups is not None:
             worker.group = self._groups.admit(name, pid)
@@ -292,7 +299,7 @@ class WorkerPool:
         worker.fresh_mb = worker.held_mb = processes.held_mb([pid])
         worker.channel = Channel(
             self._loop,
-            spawner.births.pop(name),
+            sock,
             on_frame=lambda frame: self._listener.frame(worker, frame),
             on_end=lambda: None,  # its spawner tells how it died
         )
@@ -307,7 +314,7 @@ class WorkerPool:
         killed = self._was_killed(spawner)
         for sock in spawner.births.values():
             sock.close()
-        if not spawner.ready:
+        if not spawner.has_started:
             if not killed:  # else whoever still waits has us try again
                 self._listener.unusable(spawner.python)
             return
@@ -342,3 +349,11 @@ class WorkerPool:
         self._listener.died(worker, code)
         if worker.group is not None and not worker.group.remove():
             self._removed_groups.append(worker.group)
+
+
+def _requested(spawner: _Spawner, name: str) -> socket.socket:
+    """Take out the connection to a worker that a spawner was asked for."""
+    sock = spawner.births.pop(name, None)
+    if sock is None:
+        raise BrokenStream(f"the spawner of {spawner.python} speaks for {name[:40]!r}, which nobody wanted")
+    return sock

@@ -4,10 +4,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cook_jupyter.clusters.translation import task_of
 from cook_jupyter.worker.task import Cause
 from tests.clusters.reports import a_launch
 from tests.clusters.site import LocalSite
@@ -78,6 +80,35 @@ def test_an_instance_that_is_launched_twice_runs_and_ends_once(front_end: FrontE
 
     assert (site.folder / "marks").read_text() == "x\n"
     assert front_end.end_count == 2
+
+
+def test_an_id_that_can_name_no_folder_is_not_launched(front_end: FrontEnd) -> None:
+    launch = a_launch("true")
+    odd_ids = ["", ".", "../x", "a/b", "nul\0", "\ud800", "x" * 300]
+    odd = [replace(launch, instance=replace(launch.instance, instance_id=odd_id)) for odd_id in odd_ids]
+
+    front_end.launch(*odd, launch)
+
+    assert [front_end.end_of(each).cause for each in odd] == [Cause.UNLAUNCHED] * len(odd)
+    assert front_end.end_of(launch).cause == Cause.DONE
+
+
+def test_an_interpreter_that_can_have_no_workers_harms_nothing(front_end: FrontEnd, site: LocalSite) -> None:
+    running, later = a_launch("sleep 600"), site.call(abs, -1)
+    front_end.launch(running)
+    front_end.wait_until_running(running)
+    pythons = ["/nowhere/python", "/bin/false", "nul\0", "\ud800"]
+    odd = [a_launch("true", cpus=0.1) for _ in pythons]
+
+    for python, launch in zip(pythons, odd, strict=True):
+        front_end.send_launch(task_of(launch, ())._replace(python=python).packed())
+    front_end.launch(later)
+
+    for launch in odd:
+        assert front_end.end_of(launch).cause == Cause.DONE  # as the command that it also is
+    assert front_end.result_of(later).value == 1
+    assert front_end.is_up()
+    assert running.instance.instance_id not in front_end.ends
 
 
 # --- kills and limits -------------------------------------------------------------------------------------
