@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from cook_jupyter.clusters import translation
-from cook_jupyter.clusters.base import Launch, Reporter
+from cook_jupyter.clusters.base import FixedSize, Launch, Reporter
 from cook_jupyter.clusters.local.ahead import LOOK_S, RunAhead
 from cook_jupyter.clusters.local.capacity import PortAllocator, usable_cpus, usable_mem_mb
 from cook_jupyter.clusters.local.command import agent_options
@@ -63,7 +63,7 @@ class _Live:
         self.kill = False  # somebody asked for its end
 
 
-class LocalCluster:
+class LocalCluster(FixedSize):
     """This machine.
 
     Args:

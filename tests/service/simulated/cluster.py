@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 
-from cook_jupyter.clusters.base import Launch, Reporter
+from cook_jupyter.clusters.base import FixedSize, Launch, Reporter
 from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.errors import CookError, SchedulerError
 from cook_jupyter.model.instance import (
@@ -272,7 +272,7 @@ class _Live:
     is_killed: bool = False
 
 
-class ClusterConnection:
+class ClusterConnection(FixedSize):
     """A cluster as one scheduler sees it (`clusters.base.ComputeCluster`)."""
 
     def __init__(
