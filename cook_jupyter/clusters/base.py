@@ -39,11 +39,21 @@ class Launch:
 class Reporter(Protocol):
     """What a cluster calls; the service stands behind it."""
 
-    async def report(self, updates: Sequence[StatusUpdate]) -> None:
-        """Take updates; returns when they are committed. May be given the same update twice."""
+    async def report(self, cluster: str, updates: Sequence[StatusUpdate]) -> None:
+        """Commit updates, and return then. The same update may be reported twice.
 
-    async def progress(self, updates: Sequence[ProgressUpdate]) -> None:
-        """Take progress; may be dropped."""
+        Args:
+            cluster: name of the cluster that reports; it speaks for its own instances alone.
+            updates: updates, oldest first.
+        """
+
+    async def progress(self, cluster: str, updates: Sequence[ProgressUpdate]) -> None:
+        """Take progress, which may be dropped.
+
+        Args:
+            cluster: name of the cluster that reports.
+            updates: progress of its instances.
+        """
 
     def room_changed(self) -> None:
         """Learn that offers are worth asking for again."""
@@ -97,7 +107,7 @@ class ComputeCluster(Protocol):
         """Start committed instances. What goes wrong with one of them comes back as an update."""
 
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
-        """Stop instances: TERM to the process group, KILL after the grace period.
+        """Stop instances that name this cluster: TERM to the process group, KILL after the grace period.
 
         Unknown ids are ignored. The end comes back as a KILLED update.
         """

@@ -231,7 +231,7 @@ class MemoryCluster:
         while self._unheard and (reporter := self._reporter) is not None:
             batch = tuple(self._unheard)
             try:
-                await reporter.report(batch)
+                await reporter.report(self._name, batch)
             except (CookError, OSError):
                 await asyncio.sleep(_RETRY_S)  # a full disk, say; nothing is forgotten
                 continue

@@ -189,7 +189,7 @@ class SimulatedCluster(FixedSize):
         """
         if self._unheard and self._reporter is not None:
             batch = tuple(self._unheard)
-            await self._reporter.report(batch)
+            await self._reporter.report(self._name, batch)
             del self._unheard[: len(batch)]
             self._reporter.room_changed()
 

@@ -161,6 +161,14 @@ class ClusterContract:
         finals = [update.instance_id for update in reports.updates if update.state.is_final]
         assert sorted(finals) == sorted(launch.instance.instance_id for launch in launches)
 
+    async def test_reports_name_the_cluster(self, cluster: ComputeCluster, reports: Reports) -> None:
+        launch = a_launch("true")
+
+        await cluster.launch([launch])
+
+        await reports.end_of(launch)
+        assert reports.clusters == {cluster.name}
+
     async def test_a_long_task_is_said_to_run(self, cluster: ComputeCluster, reports: Reports) -> None:
         launch = a_launch(FOREVER)
 

@@ -461,7 +461,7 @@ class LocalCluster(FixedSize):
     async def _report_batch(self, reporter: Reporter, batch: Sequence[StatusUpdate]) -> None:
         """Report updates; one that is refused for what it says holds up no other, and is not sent again."""
         try:
-            await reporter.report(batch)
+            await reporter.report(self._name, batch)
         except _TEMPORARY:
             raise
         except Exception:
@@ -476,7 +476,7 @@ class LocalCluster(FixedSize):
         substitute = translation.lost(refused.instance_id, now_ms())
         if refused.state.is_final and refused != substitute:
             try:
-                await reporter.report([substitute])
+                await reporter.report(self._name, [substitute])
             except _TEMPORARY:
                 raise
             except Exception:
@@ -485,7 +485,7 @@ class LocalCluster(FixedSize):
     async def _report_progress(self, reporter: Reporter, progress: Sequence[ProgressUpdate]) -> None:
         """Report progress; what is refused is not sent again, as newer progress comes."""
         try:
-            await reporter.progress(progress)
+            await reporter.progress(self._name, progress)
         except _TEMPORARY:
             raise
         except Exception:

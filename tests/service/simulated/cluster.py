@@ -431,7 +431,7 @@ class ClusterConnection(FixedSize):
 
     async def _pass_progress(self, reporter: Reporter, update: ProgressUpdate) -> None:
         try:
-            await reporter.progress([update])
+            await reporter.progress(self.name, [update])
         except CookError:
             self._world.trace.note("progress dropped", update.instance_id)
 
@@ -534,7 +534,7 @@ class ClusterConnection(FixedSize):
                 continue
             self._world.trace.note("report", *((each.instance_id, each.state.value) for each in batch))
             try:
-                await self._reporter.report(batch)
+                await self._reporter.report(self.name, batch)
             except CookError as error:
                 self._world.trace.note("report refused", error)
                 await asyncio.sleep(RETRY_REPORT_S)
