@@ -1,7 +1,7 @@
 """Where work runs: the `ComputeCluster` protocol.
 
 Lives here: offers in, launches and kills out, status updates back; nothing else. Every
-implementation (local, simulated, mesos) passes one contract suite.
+implementation (local, simulated, mesos) passes one contract suite. `FixedSize` is for those that cannot grow.
 Not here: which job gets which host (`scheduling`), what an update means (`model.lifecycle`).
 
 Order is what keeps this safe: an instance is committed before it is launched, an update is
@@ -16,6 +16,7 @@ from typing import Protocol
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, StatusUpdate
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.quick import quick
 
 
@@ -38,11 +39,21 @@ class Launch:
 class Reporter(Protocol):
     """What a cluster calls; the service stands behind it."""
 
-    async def report(self, updates: Sequence[StatusUpdate]) -> None:
-        """Take updates; returns when they are committed. May be given the same update twice."""
+    async def report(self, cluster: str, updates: Sequence[StatusUpdate]) -> None:
+        """Commit updates, and return then. The same update may be reported twice.
 
-    async def progress(self, updates: Sequence[ProgressUpdate]) -> None:
-        """Take progress; may be dropped."""
+        Args:
+            cluster: name of the cluster that reports; it speaks for its own instances alone.
+            updates: updates, oldest first.
+        """
+
+    async def progress(self, cluster: str, updates: Sequence[ProgressUpdate]) -> None:
+        """Take progress, which may be dropped.
+
+        Args:
+            cluster: name of the cluster that reports.
+            updates: progress of its instances.
+        """
 
     def room_changed(self) -> None:
         """Learn that offers are worth asking for again."""
@@ -72,16 +83,46 @@ class ComputeCluster(Protocol):
         """Let go of the cluster; what runs there goes on running."""
 
     def offers(self) -> Sequence[Offer]:
-        """Return the room there is now. Launched instances count as running at once."""
+        """Return the room there is now, of each host once for each of its pools.
+
+        Launched instances count as running at once. Hosts may differ by pool.
+        """
 
     def capacity(self) -> Sequence[Offer]:
-        """Return every host as if it were empty: what could ever be satisfied."""
+        """Return every host that is known now as if it were empty, once for each of its pools.
+
+        There may be none at first: a cluster may learn of its hosts when it is started, or later.
+        """
+
+    def can_grow(self, pool: PoolName) -> bool:
+        """Return whether `grow_for` may lead to more room in a pool."""
+
+    async def grow_for(self, pool: PoolName, specs: Sequence[JobSpec]) -> None:
+        """Ask for room for jobs of a pool that no host has room for; returns before there is any.
+
+        New room shows in `offers`. Jobs are asked for again after a while if they still wait.
+
+        Args:
+            pool: a pool in which the cluster can grow.
+            specs: waiting jobs, in the order of the queue.
+        """
 
     async def launch(self, launches: Sequence[Launch]) -> None:
         """Start committed instances. What goes wrong with one of them comes back as an update."""
 
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
-        """Stop instances: TERM to the process group, KILL after the grace period.
+        """Stop instances that name this cluster: TERM to the process group, KILL after the grace period.
 
         Unknown ids are ignored. The end comes back as a KILLED update.
         """
+
+
+class FixedSize:
+    """What a cluster derives from whose hosts nobody can add to: it cannot grow."""
+
+    def can_grow(self, pool: PoolName) -> bool:
+        """Return False."""
+        return False
+
+    async def grow_for(self, pool: PoolName, specs: Sequence[JobSpec]) -> None:
+        """Do nothing."""

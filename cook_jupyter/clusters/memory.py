@@ -5,15 +5,18 @@ passes the contract suite of the real ones. Not here: simulated time; what a tas
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 from cook_jupyter.clusters.base import Launch, Reporter
-from cook_jupyter.clusters.local.room import left_over, total
+from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.errors import CookError
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, Result, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import (
     AGENT_RESTARTED,
     KILLED_BY_USER,
@@ -23,6 +26,7 @@ from cook_jupyter.model.reason import (
 )
 from cook_jupyter.model.resources import Resources
 
+NO_HOSTS: Final[Mapping[str, Resources]] = MappingProxyType({})
 _RETRY_S = 0.02
 
 
@@ -42,6 +46,9 @@ class MemoryCluster:
 
     Args:
         hosts: what each host has in all.
+        pools: the pools of every host, or those of each host by its name.
+        spare_hosts: hosts that join when room is asked for.
+        finds_hosts: whether its hosts are known only when it has started.
         behaviour: how a job's task ends, or None if it goes on until `finish` is called. By
             default every task goes on.
         now_ms: the time of the updates.
@@ -53,7 +60,9 @@ class MemoryCluster:
         hosts: Mapping[str, Resources],
         *,
         name: str = "memory",
-        pools: Sequence[str] = ("default",),
+        pools: Sequence[PoolName] | Mapping[str, Sequence[PoolName]] = ("default",),
+        spare_hosts: Mapping[str, Resources] = NO_HOSTS,
+        finds_hosts: bool = False,
         behaviour: Behaviour = lambda spec: None,
         now_ms: Callable[[], int] = lambda: 0,
         has_fixed_capacity: bool = False,
@@ -61,7 +70,9 @@ class MemoryCluster:
         self._name = name
         self._has_fixed_capacity = has_fixed_capacity
         self._hosts = dict(hosts)
-        self._pools = tuple(pools)
+        self._pools = pools
+        self._spare_hosts = dict(spare_hosts)
+        self._is_known = not finds_hosts
         self._behaviour = behaviour
         self._now_ms = now_ms
         self._reporter: Reporter | None = None
@@ -92,6 +103,7 @@ class MemoryCluster:
     async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
         """Connect; what was heard of before and does not run any more is lost."""
         self._reporter = reporter
+        self._is_known = True
         ended = {update.instance_id for update in self._unheard}
         for launch in open_launches:
             instance = launch.instance
@@ -112,23 +124,42 @@ class MemoryCluster:
             await self._reporting
 
     def offers(self) -> Sequence[Offer]:
-        """Return what is free on each host, for each pool."""
+        """Return what is free on each host, for each of its pools."""
         offers = []
-        for host, whole in self._hosts.items():
+        for host, whole in self._known_hosts():
             there = [task.spec.resources for task in self._tasks.values() if task.instance.host == host]
-            held = total(there)
+            held = sum_resources(there)
             offers += [
-                self._offer(host, pool, left_over(whole, held), held, len(there)) for pool in self._pools
+                self._offer(host, pool, remaining(whole, held), held, len(there))
+                for pool in self._pools_of(host)
             ]
         return offers
 
     def capacity(self) -> Sequence[Offer]:
-        """Return each host as if it were empty."""
+        """Return each host as if it were empty, for each of its pools."""
         return [
             self._offer(host, pool, whole, Resources(), 0)
-            for host, whole in self._hosts.items()
-            for pool in self._pools
+            for host, whole in self._known_hosts()
+            for pool in self._pools_of(host)
         ]
+
+    def can_grow(self, pool: PoolName) -> bool:
+        """Return whether there are spare hosts of a pool."""
+        return any(pool in self._pools_of(host) for host in self._spare_hosts)
+
+    async def grow_for(self, pool: PoolName, specs: Sequence[JobSpec]) -> None:
+        """Let spare hosts join until the jobs would fit on those that did."""
+        joined: dict[str, Resources] = {}
+        for spec in specs:
+            spare = {host: room for host, room in self._spare_hosts.items() if pool in self._pools_of(host)}
+            rooms = joined | spare
+            host = next((host for host, room in rooms.items() if spec.resources.fits_in(room)), None)
+            if host is not None:
+                self._hosts.setdefault(host, rooms[host])
+                self._spare_hosts.pop(host, None)
+                joined[host] = remaining(rooms[host], spec.resources)
+        if joined and self._reporter is not None:
+            self._reporter.room_changed()
 
     async def launch(self, launches: Sequence[Launch]) -> None:
         """Start tasks: each runs at once, and ends as the behaviour says."""
@@ -170,6 +201,12 @@ class MemoryCluster:
         """Let a task vanish without a word, as when its host dies; only a reconciliation tells."""
         del self._tasks[instance_id]
 
+    def _known_hosts(self) -> Iterable[tuple[str, Resources]]:
+        return self._hosts.items() if self._is_known else ()
+
+    def _pools_of(self, host: str) -> Sequence[PoolName]:
+        return self._pools[host] if isinstance(self._pools, Mapping) else self._pools
+
     def _end(self, instance_id: InstanceId, exit_code: int) -> None:
         if instance_id in self._tasks:
             self.finish(instance_id, exit_code=exit_code)
@@ -202,7 +239,7 @@ class MemoryCluster:
         while self._unheard and (reporter := self._reporter) is not None:
             batch = tuple(self._unheard)
             try:
-                await reporter.report(batch)
+                await reporter.report(self._name, batch)
             except (CookError, OSError):
                 await asyncio.sleep(_RETRY_S)  # a full disk, say; nothing is forgotten
                 continue

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from itertools import chain
 from typing import Final, NamedTuple
 
-from cook_jupyter.clusters.base import Launch, Reporter
+from cook_jupyter.clusters.base import FixedSize, Launch, Reporter
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
 from cook_jupyter.model.offer import Offer
@@ -41,14 +41,15 @@ class Ending(NamedTuple):
 Behaviour = Callable[[JobSpec], Ending | None]
 
 
-class SimulatedCluster:
+class SimulatedCluster(FixedSize):
     """Hosts on paper. May be closed and started again, as when a scheduler is restarted.
 
     Args:
-        hosts: each host as if it were empty; `cluster` and `pool` of these offers are filled in here.
+        hosts: each host as if it were empty; `cluster` of these offers is filled in here. A host whose offer
+            names a pool is in that one alone.
         behaviour: what a job's task comes to; None goes on until it is killed.
         now_ms: the time.
-        pools: the pools that every host is offered to.
+        pools: the pools of the other hosts.
         tells_starts: whether each task is said to run when it is launched. Else that is told with its end,
             and of those that still run by `tell_running`: one report less for every task.
         ends_overlong: whether tasks are ended after their job's longest run time.
@@ -71,11 +72,14 @@ class SimulatedCluster:
         self._tells_starts = tells_starts
         self._ends_overlong = ends_overlong
         self._hosts = {host.hostname: host for host in map(_Host, hosts)}
-        self._whole = [_offer(host.whole, name, pool) for pool in pools for host in self._hosts.values()]
-        self._offers = list(self._whole)  # by pool, then by host
-        self._pools = tuple(pools)
-        for place, host in enumerate(self._hosts.values()):
-            host.place = place
+        self._whole: list[Offer] = []  # by pool, then by host
+        own_pools = (host.whole.pool for host in self._hosts.values() if host.whole.pool)
+        for pool in dict.fromkeys((*pools, *own_pools)):
+            for host in self._hosts.values():
+                if host.whole.pool == pool or (not host.whole.pool and pool in pools):
+                    host.places.append(len(self._whole))
+                    self._whole.append(_offer(host.whole, name, pool))
+        self._offers = list(self._whole)
         self._changed: set[_Host] = set()
         self._reporter: Reporter | None = None
         self._tasks: dict[InstanceId, _Task] = {}
@@ -124,9 +128,8 @@ class SimulatedCluster:
             self._offers = self._offers.copy()  # what was returned before is somebody's
             for host in self._changed:
                 offer = host.offer()
-                for at, pool in enumerate(self._pools):
-                    place = at * len(self._hosts) + host.place
-                    self._offers[place] = _offer(offer, self._name, pool)
+                for place in host.places:
+                    self._offers[place] = _offer(offer, self._name, self._whole[place].pool)
             self._changed.clear()
         return self._offers
 
@@ -191,7 +194,7 @@ class SimulatedCluster:
         """
         if self._unheard and self._reporter is not None:
             batch = tuple(self._unheard)
-            await self._reporter.report(batch)
+            await self._reporter.report(self._name, batch)
             del self._unheard[: len(batch)]
             self._reporter.room_changed()
 
@@ -277,11 +280,11 @@ class _Calendar:
 class _Host:
     """One host and what its tasks hold together."""
 
-    __slots__ = ("_cpus", "_gpus", "_is_dusty", "_mem_mb", "_ports", "_tasks", "hostname", "place", "whole")
+    __slots__ = ("_cpus", "_gpus", "_is_dusty", "_mem_mb", "_ports", "_tasks", "hostname", "places", "whole")
 
     def __init__(self, whole: Offer) -> None:
         self.hostname = whole.host
-        self.place = 0
+        self.places: list[int] = []  # among the offers of the cluster, one for each of its pools
         self.whole = Offer(
             host=whole.host,
             cluster=whole.cluster,

@@ -1,7 +1,7 @@
 """Host health: a host on which unrelated jobs fail at once takes no more of them for a while.
 
 Lives here: which ends tell for and against a host, and when it is out of use.
-Not here: acting upon it (`service.scheduler`), the health of a single worker (`worker.agent`).
+Not here: acting upon it (`service.scheduler`), the health of a single worker (`worker.supervisor`).
 
 A host that fails whatever it is given is always free, and so gets one job after the other: a black hole. The
 remedy is a circuit breaker (Nygard, "Release It!"). Two things count against a host: jobs that it failed

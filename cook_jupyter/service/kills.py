@@ -4,6 +4,7 @@ Lives here: `Kills`, which keeps a kill from overtaking its launch and repeats t
 lost. Not here: why anything is killed (`service.scheduler`, `service.cycles`, `service.maintenance`).
 """
 
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -22,9 +23,18 @@ class Kills:
         self._launching: set[InstanceId] = set()
         self._wishes: dict[InstanceId, int] = {}  # asked for, end not yet heard -> how often it was sent
         self._settled: set[InstanceId] = set()  # of those, whose end is committed already
+        self._cluster_of: dict[InstanceId, str] = {}  # of all whose end no cluster has reported
         self._collecting: dict[
             object, tuple[set[InstanceId], bool]
         ] = {}  # kills being committed -> ends, settled
+
+    def locate(self, instance_id: InstanceId, cluster: str) -> None:
+        """Note the cluster that an open instance names; that one alone is asked to kill it."""
+        self._cluster_of[instance_id] = cluster
+
+    def cluster_of(self, instance_id: InstanceId, default: str) -> str:
+        """Return the cluster of an instance; `default` if its end was reported, or it was never launched."""
+        return self._cluster_of.get(instance_id, default)
 
     def __contains__(self, instance_id: object) -> bool:
         """Tell whether an end is waited for."""
@@ -60,10 +70,12 @@ class Kills:
         """Kill instances. Where the launch is still on its way the kill waits for it: see `launched`.
 
         Args:
-            instance_ids: whom.
+            instance_ids: instances to kill.
             settled: their ends are committed already, so a cluster that knows them no more keeps silent.
         """
-        wished = set(instance_ids)
+        wished = {
+            each for each in instance_ids if each in self._cluster_of
+        }  # the ends of others were reported
         for instance_id in wished:
             self._wishes.setdefault(instance_id, 0)
         if settled:
@@ -76,7 +88,7 @@ class Kills:
         await self._send(self._wishes.keys() - self._launching)
 
     def wish(self, instance_id: InstanceId) -> None:
-        """Note a kill that is to be sent with the next `repeat`."""
+        """Note a kill of an instance that was located; it is sent with the next `repeat`."""
         self._wishes.setdefault(instance_id, 0)
 
     def heard(self, instance_ids: Iterable[InstanceId], *, committed: bool = False) -> None:
@@ -87,6 +99,8 @@ class Kills:
             committed: whether that is known from a commit, which may be our own, not from their cluster.
         """
         for instance_id in instance_ids:
+            if not committed:
+                self._cluster_of.pop(instance_id, None)
             self._wishes.pop(instance_id, None)
             self._settled.discard(instance_id)
             for ended, settled in self._collecting.values():
@@ -104,8 +118,11 @@ class Kills:
         await self._send(self._wishes.keys() & sent)
 
     async def _send(self, instance_ids: AbstractSet[InstanceId]) -> None:
-        if instance_ids:
-            for instance_id in instance_ids:
-                self._wishes[instance_id] += 1
-            for cluster in self._clusters.values():
-                await cluster.kill(sorted(instance_ids))
+        by_cluster: dict[str, list[InstanceId]] = defaultdict(list)
+        for instance_id in sorted(instance_ids):
+            self._wishes[instance_id] += 1
+            by_cluster[self._cluster_of[instance_id]].append(instance_id)
+        for name, there in by_cluster.items():
+            cluster = self._clusters.get(name)
+            if cluster is not None:  # else it was taken out of the settings
+                await cluster.kill(there)

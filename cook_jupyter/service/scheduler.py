@@ -429,6 +429,7 @@ class Scheduler:
                 instance = job.open_instance
                 if instance is not None:
                     open_instances[instance.cluster].append((job.spec, instance))
+                    self.kills.locate(instance.instance_id, instance.cluster)
                     if job.state is JobState.RUNNING:
                         self._running[job.job_id] = RunningRow.of(job, instance)
                     if job.state is JobState.COMPLETED or instance.cancelled:
@@ -496,6 +497,7 @@ class Scheduler:
                 row = running.get(job_id)
                 if row is None or row.instance_id != alive.instance_id:
                     running[job_id] = RunningRow.of(job, alive)
+                    self.kills.locate(alive.instance_id, alive.cluster)
             else:
                 running.pop(job_id, None)
                 stopped = True

@@ -21,24 +21,41 @@ class Updates:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
 
-    async def report(self, updates: Sequence[StatusUpdate]) -> None:
-        """Commit updates, and kill what should not be alive. Returns when it is done."""
+    async def report(self, cluster: str, updates: Sequence[StatusUpdate]) -> None:
+        """Commit updates, and kill what should not run there. Returns when it is done.
+
+        What a cluster reports of another cluster's instance changes nothing; if it runs, it is killed there.
+
+        Args:
+            cluster: name of the cluster that reports.
+            updates: updates, oldest first.
+        """
+        kills = self._scheduler.kills
+        foreign = [update for update in updates if kills.cluster_of(update.instance_id, cluster) != cluster]
+        if foreign:
+            updates = [update for update in updates if update not in foreign]
+            log.warning("cluster %s reports instances of other clusters: %s", cluster, foreign[:10])
         verdicts = await self._scheduler.store.report(updates)
-        if self._scheduler.kills:  # ends that were settled before are not news to the store
-            self._scheduler.kills.heard(update.instance_id for update in updates if update.state.is_final)
+        kills.heard(update.instance_id for update in updates if update.state.is_final)
         unwanted = [
             update.instance_id
             for update, verdict in zip(updates, verdicts, strict=True)
             if verdict is Verdict.KILL
         ]
+        unwanted += [update.instance_id for update in foreign if not update.state.is_final]
         if unwanted:
-            tasks = counted(len(unwanted), "task")
-            log.warning("killing %s of jobs that have ended or gone on elsewhere: %s", tasks, unwanted[:10])
-            for cluster in self._scheduler.clusters.values():
-                await cluster.kill(unwanted)
+            log.warning(
+                "killing %s that should not run in cluster %s: %s",
+                counted(len(unwanted), "instance"),
+                cluster,
+                unwanted[:10],
+            )
+            await self._scheduler.clusters[cluster].kill(unwanted)
 
-    async def progress(self, updates: Sequence[ProgressUpdate]) -> None:
+    async def progress(self, cluster: str, updates: Sequence[ProgressUpdate]) -> None:
         """Take progress in; it is committed at once, or gathered for a while."""
+        kills = self._scheduler.kills
+        updates = [update for update in updates if kills.cluster_of(update.instance_id, cluster) == cluster]
         if not self._scheduler.settings.maintenance.progress_interval_ms:
             await self._scheduler.store.progress(updates)
             return

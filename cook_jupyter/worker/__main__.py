@@ -52,7 +52,7 @@ def _worker(words: list[str]) -> int:
 
 
 def _agent(options: dict[str, str]) -> int:
-    from cook_jupyter.worker.agent import Settings
+    from cook_jupyter.worker.agent import AgentSettings
     from cook_jupyter.worker.daemon import run_agent, start_agent
 
     try:
@@ -62,7 +62,7 @@ def _agent(options: dict[str, str]) -> int:
             name.removeprefix("--").replace("-", "_") + ("" if "days" in name else "_s"): name
             for name in options
         }
-        settings = Settings(home, **{field: float(options[name]) for field, name in names.items()})
+        settings = AgentSettings(home, **{field: float(options[name]) for field, name in names.items()})
     except (KeyError, TypeError, ValueError) as error:
         sys.stderr.write(f"{_USAGE}{error}\n")
         return 2

@@ -1,6 +1,7 @@
 """The log of the node agent and its spawners: lines on their stderr, which is a file.
 
-Lives here: `log`, `printable_line`. (The module `logging` would cost a tenth of the agent's start.)
+Lives here: `log`, `log_exception`, `printable_line`. (The module `logging` would cost a tenth of the agent's
+start.)
 """
 
 import contextlib
@@ -13,6 +14,15 @@ def log(text: str) -> None:
     line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}: {printable_line(text)}\n"
     with contextlib.suppress(OSError):
         os.write(2, line.encode())
+
+
+def log_exception(text: str) -> None:
+    """Write a line, and the traceback of the exception that is being handled below it."""
+    import traceback  # rarely needed
+
+    log(text)
+    for line in traceback.format_exc().splitlines():
+        log(f"  {line}")
 
 
 def printable_line(text: str) -> str:

@@ -1,7 +1,7 @@
 """Sockets of the node agent, and the one place where it waits.
 
-Lives here: `Loop`, a selector with callbacks, and `Channel`, a socket that carries frames both ways without
-ever blocking. What is sent in one round of the loop leaves together at its end.
+Lives here: `SelectorLoop`, a selector with callbacks, and `Channel`, a socket that carries frames both ways
+without ever blocking. What is sent in one round of the loop leaves together at its end.
 Not here: the worker's side, which simply blocks (`worker.runner`).
 
 Why not asyncio: importing it takes longer than the whole agent needs to start, and a round of this loop
@@ -13,13 +13,13 @@ import selectors
 import socket
 from collections.abc import Callable
 
-from cook_jupyter.worker.agent_log import log
+from cook_jupyter.worker.agent_log import log, log_exception
 from cook_jupyter.worker.frames import LARGEST_FRAME, BrokenStream, Frame, FrameReader
 
 _CHUNK = 1 << 18
 
 
-class Loop:
+class SelectorLoop:
     """Waits for any of many files, and calls whom it concerns."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Loop:
         """Call `when_ready` whenever the file can be read."""
         self._selector.register(file, selectors.EVENT_READ, when_ready)
 
-    def wait_for_room(self, file: socket.socket, when_ready: Callable[[], None], *, also: bool) -> None:
+    def watch_writable(self, file: socket.socket, when_ready: Callable[[], None], *, also: bool) -> None:
         """Call `when_ready` also when the file can be written, or no longer so."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if also else 0)
         self._selector.modify(file, events, when_ready)
@@ -40,7 +40,7 @@ class Loop:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(file)
 
-    def turn(self, timeout_s: float | None) -> None:
+    def run_once(self, timeout_s: float | None) -> None:
         """Wait for something to happen, at most so long, and have it handled."""
         for key, _ in self._selector.select(timeout_s):
             key.data()
@@ -62,14 +62,14 @@ class Channel:
     Args:
         loop: waits for it.
         sock: taken over, and closed with the channel.
-        on_frame: called with each frame that arrives; a BrokenStream that it raises ends the channel.
-        on_end: called once, when the other side is gone or what it sends is broken; not by `close`.
+        on_frame: called with each frame that arrives; what it raises ends the channel, and nothing else.
+        on_end: called once, when the other side is gone or what it sends cannot be handled; not by `close`.
         largest: the most bytes of a frame, until `trust` is called.
     """
 
     def __init__(
         self,
-        loop: Loop,
+        loop: SelectorLoop,
         sock: socket.socket,
         on_frame: Callable[[Frame], None],
         on_end: Callable[[], None],
@@ -115,8 +115,11 @@ class Channel:
                         self._on_frame(frame)
             except BrokenStream as error:
                 log(f"a connection was ended: {error}")
-                if self._open:
-                    self._end()
+                self._end()
+                return
+            except Exception:  # noqa: BLE001 - a fault in handling one connection is not to end all others
+                log_exception("a connection was ended: a message on it met a fault of this process")
+                self._end()
                 return
             if len(data) < _CHUNK:
                 return
@@ -141,7 +144,7 @@ class Channel:
             return
         self._stuck = data[sent:]
         if bool(self._stuck) is not was_stuck:
-            self._loop.wait_for_room(self.sock, self.receive, also=bool(self._stuck))
+            self._loop.watch_writable(self.sock, self.receive, also=bool(self._stuck))
 
     def close(self) -> None:
         """Hang up."""
@@ -156,5 +159,6 @@ class Channel:
         return self._open
 
     def _end(self) -> None:
-        self.close()
-        self._on_end()
+        if self._open:
+            self.close()
+            self._on_end()

@@ -11,13 +11,13 @@ import resource
 import signal
 
 from cook_jupyter.worker.address import FAILED, READY, TAKEN
-from cook_jupyter.worker.agent import Agent, Settings
+from cook_jupyter.worker.agent import Agent, AgentSettings
 from cook_jupyter.worker.home import AgentHome, HomeTaken
 
 _MOST_FILES = 8192
 
 
-def run_agent(settings: Settings) -> int:
+def run_agent(settings: AgentSettings) -> int:
     """Be the agent of a home until it is done; return an exit code."""
     home = _prepare(settings)
     if home is None:
@@ -26,7 +26,7 @@ def run_agent(settings: Settings) -> int:
     return READY
 
 
-def start_agent(settings: Settings, log: str) -> int:
+def start_agent(settings: AgentSettings, log: str) -> int:
     """Leave an agent running, in a session of its own; return when it can be spoken to.
 
     Args:
@@ -56,7 +56,7 @@ def start_agent(settings: Settings, log: str) -> int:
     return READY
 
 
-def _prepare(settings: Settings) -> AgentHome | None:
+def _prepare(settings: AgentSettings) -> AgentHome | None:
     """The home, which is ours alone now; None if it is another agent's."""
     try:
         return AgentHome(settings.home)
@@ -64,7 +64,7 @@ def _prepare(settings: Settings) -> AgentHome | None:
         return None
 
 
-def _serve(settings: Settings, home: AgentHome, ready: int | None, log_file: str | None = None) -> None:
+def _serve(settings: AgentSettings, home: AgentHome, ready: int | None, log_file: str | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: None)  # not SIG_IGN: our children would inherit that
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

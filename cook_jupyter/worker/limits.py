@@ -1,7 +1,7 @@
 """Memory limits, where the system offers any.
 
 Lives here: control groups (version 2, memory).
-Not here: the watch over what tasks hold, which works everywhere (`worker.agent`, `worker.processes`).
+Not here: the watch over what tasks hold, which works everywhere (`worker.running`, `worker.processes`).
 
 With a control group the kernel itself kills what exceeds its limit, after it has dropped the pages of files.
 Everywhere the agent looks at what a task holds, as often as the room left requires. Neither counts what is

@@ -1,6 +1,6 @@
 """Ends that the scheduler has not acknowledged, and the files that they are written down in.
 
-Lives here: `Outbox`: what is to be told again to the next scheduler, and when a worker's log may go.
+Lives here: `Outbox`: what is to be reported again to the next scheduler, and when a worker's log may go.
 Not here: writing those logs (`worker.journal`).
 """
 
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from cook_jupyter.worker.recovery import remove_files
+from cook_jupyter.worker.task import EndReport
 
 
 class Outbox:
@@ -20,7 +21,7 @@ class Outbox:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._kept: dict[str, tuple[bytes, str | None]] = {}
+        self._kept: dict[str, tuple[EndReport, str | None]] = {}
         self._pins: Counter[str] = Counter()
         self._segments: dict[str, int] = {}  # the one that each worker writes now
         self._closed: set[str] = set()  # segments that nothing is added to any more
@@ -29,13 +30,12 @@ class Outbox:
         """Return whether a worker can be at this segment of its log: the last known one, or the next."""
         return segment - self._segments.get(worker, 0) in (0, 1)
 
-    def keep(self, instance_id: str, message: bytes, place: tuple[str, int] | None) -> None:
+    def keep(self, report: EndReport, place: tuple[str, int] | None) -> None:
         """Keep an end.
 
         Args:
-            instance_id: whose.
-            message: what is told.
-            place: the worker and the segment of its log; None if the agent's ledger has it.
+            report: the end as it is reported.
+            place: the worker and the segment of its log; None if the supervisor's journal has it.
         """
         path = None
         if place is not None:
@@ -45,33 +45,29 @@ class Outbox:
             for earlier in range(self._segments.get(worker, 0), segment):
                 self._closed.add(self._path(worker, earlier))
             self._segments[worker] = segment
-        self._kept[instance_id] = (message, path)
+        self._kept[report.end.instance_id] = (report, path)
 
     def __contains__(self, instance_id: str) -> bool:
         return instance_id in self._kept
 
-    def instances(self) -> Iterator[str]:
-        """Whose ends are kept."""
-        return iter(self._kept)
+    def reports(self) -> Iterator[EndReport]:
+        """Yield all ends that are kept."""
+        return (report for report, _ in self._kept.values())
 
-    def messages(self) -> Iterator[bytes]:
-        """All that is to be told."""
-        return (message for message, _ in self._kept.values())
-
-    def unwritten(self) -> Iterator[tuple[str, bytes]]:
-        """Yield what is written down nowhere any more, as its log was removed; the ledger is to have it."""
+    def unwritten(self) -> Iterator[EndReport]:
+        """Yield what is written down nowhere any more, as its log was removed; the journal is to have it."""
         lost = {path for path in self._pins if not os.path.exists(path)}
-        for instance_id, (message, path) in list(self._kept.items()) if lost else ():
+        for instance_id, (report, path) in list(self._kept.items()) if lost else ():
             if path in lost:
-                self._kept[instance_id] = (message, None)
-                yield instance_id, message
+                self._kept[instance_id] = (report, None)
+                yield report
         for path in lost:
             del self._pins[path]
 
     def settle(self, instance_ids: Iterable[str]) -> None:
         """Forget ends that the scheduler knows."""
         for instance_id in instance_ids:
-            _, path = self._kept.pop(instance_id, (b"", None))
+            _, path = self._kept.pop(instance_id, (None, None))
             if path is not None:
                 self._pins[path] -= 1
                 if not self._pins[path]:

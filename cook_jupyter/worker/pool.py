@@ -1,7 +1,7 @@
 """The warm workers that the node agent has: who is idle, who belongs to whom, who is on the way.
 
 Lives here: spawners and workers as the agent sees them, from birth to death.
-Not here: which task goes to which worker and what a death means for it (`worker.agent`).
+Not here: which task goes to which worker and what a death means for it (`worker.supervisor`).
 
 A worker serves one user of one interpreter for all its life. One that nobody has used yet is kept in
 stock per interpreter, so that the next user's first call need not wait for a birth.
@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cook_jupyter.worker import processes
-from cook_jupyter.worker.channel import Channel, Loop
+from cook_jupyter.worker.channel import Channel, SelectorLoop
 from cook_jupyter.worker.environment import process_environment
-from cook_jupyter.worker.frames import Frame, pack
+from cook_jupyter.worker.frames import BrokenStream, Frame, pack
 from cook_jupyter.worker.limits import MemoryGroup, MemoryGroups
 from cook_jupyter.worker.protocol import FROM_SPAWNER, require
 
@@ -27,7 +27,7 @@ HOARD_MB = 256.0  # a worker that holds on to more than that after a task makes 
 _BIRTHS_AT_ONCE = 8
 _SPAWNER_FD = 3
 _MOST_PASSED_OVER = 8  # idle workers of one user that were warmed under other variables
-_LAST_BREATHS = 50  # ms
+_DRAIN_MS = 50
 
 
 class WorkerProcess:
@@ -70,7 +70,7 @@ class WorkerProcess:
             processes.signal_group(self.pid, number)
 
 
-class Listener(NamedTuple):
+class PoolCallbacks(NamedTuple):
     """Whom a pool tells what happened."""
 
     ready: Callable[[str], None]  # a worker of that interpreter is idle
@@ -87,14 +87,21 @@ class _Spawner:
         self.pid = pid
         self.channel: Channel | None = None
         self.ready = False
+        self.has_started = False  # a worker, ever
         self.births: dict[str, socket.socket] = {}
 
 
-class Pool:
+class WorkerPool:
     """All spawners and workers of one agent."""
 
     def __init__(
-        self, loop: Loop, *, home: str, grace_s: float, groups: MemoryGroups | None, listener: Listener
+        self,
+        loop: SelectorLoop,
+        *,
+        home: str,
+        grace_s: float,
+        groups: MemoryGroups | None,
+        listener: PoolCallbacks,
     ) -> None:
         self._loop = loop
         self._home = home
@@ -111,7 +118,7 @@ class Pool:
         self._numbers = 0
         self._removed_groups: list[MemoryGroup] = []
 
-    def take(self, python: str, user: str, import_environment: str = "") -> WorkerProcess | None:
+    def acquire(self, python: str, user: str, import_environment: str = "") -> WorkerProcess | None:
         """Return an idle worker of this user, or one that nobody has used; None if there is none now.
 
         Args:
@@ -137,16 +144,16 @@ class Pool:
                 return worker
         return None
 
-    def demand(self, python: str, queued: int) -> None:
+    def request_workers(self, python: str, queued: int) -> None:
         """Have as many workers on the way as there are tasks waiting for one, and one in stock."""
         spawner = self._spawners.get(python) or self._spawn(python)
         if not spawner.ready:
             return
         wanted = queued + SPARES - len(self._spares.get(python, ())) - len(spawner.births)
         for _ in range(min(wanted, _BIRTHS_AT_ONCE - len(spawner.births))):
-            self._order(spawner)
+            self._request_worker(spawner)
 
-    def give_back(self, worker: WorkerProcess, *, leftover_mb: float) -> None:
+    def release(self, worker: WorkerProcess, *, leftover_mb: float) -> None:
         """Take back a worker whose task has ended."""
         worker.serves = None
         if worker.group is not None:
@@ -181,16 +188,16 @@ class Pool:
         def on_death() -> None:
             self._loop.forget(descriptor)
             os.close(descriptor)
-            self._bury(worker, None)
+            self._on_worker_dead(worker, None)
 
         self._loop.watch(descriptor, on_death)
 
-    def look_after(self, *, idle_s: float) -> None:
+    def maintain(self, *, idle_s: float) -> None:
         """Do what no event asks for: find deaths that nobody tells of, let go of workers idle for long."""
         for worker in list(self._polled):
             if worker.mark is None or not processes.is_alive(worker.pid, worker.mark):
                 self._polled.remove(worker)
-                self._bury(worker, None)
+                self._on_worker_dead(worker, None)
         for pid in list(self._unreaped):
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(pid, os.WNOHANG)[0] == 0:
@@ -209,7 +216,7 @@ class Pool:
 
     @property
     def has_idle(self) -> bool:
-        """Whether `look_after` may have something to do later."""
+        """Whether `maintain` may have something to do later."""
         return bool(self._polled or self._unreaped or self._removed_groups) or any(self._idle.values())
 
     def workers(self) -> Iterator[WorkerProcess]:
@@ -238,7 +245,7 @@ class Pool:
                     process_environment(os.environ),
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _SPAWNER_FD)],
                 )
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no path can be like that
             ours.close()
             spawner = _Spawner(python, 0)
             self._listener.unusable(python)
@@ -247,12 +254,12 @@ class Pool:
         spawner.channel = Channel(
             self._loop,
             ours,
-            on_frame=lambda frame: self._on_word(spawner, frame),
+            on_frame=lambda frame: self._on_frame(spawner, frame),
             on_end=lambda: self._on_spawner_gone(spawner),
         )
         return spawner
 
-    def _order(self, spawner: _Spawner) -> None:
+    def _request_worker(self, spawner: _Spawner) -> None:
         assert spawner.channel is not None  # noqa: S101 - it is ready
         self._numbers += 1
         name = f"w{self._stem}-{self._numbers}"
@@ -265,20 +272,26 @@ class Pool:
                 return
         spawner.births[name] = ours
 
-    def _on_word(self, spawner: _Spawner, frame: Frame) -> None:
+    def _on_frame(self, spawner: _Spawner, frame: Frame) -> None:
         header = frame.header
         kind = require(header, FROM_SPAWNER)
         if kind == "ready":
             spawner.ready = True
             self._listener.ready(spawner.python)
         elif kind == "born":
-            self._on_birth(spawner, header["worker"], header["pid"], header["mark"])
+            sock = _requested(spawner, header["worker"])
+            self._on_worker_started(spawner, header["worker"], header["pid"], header["mark"], sock)
         elif kind == "unborn":
-            spawner.births.pop(header["worker"]).close()
+            _requested(spawner, header["worker"]).close()
         elif kind == "died" and (worker := self._workers.get(header["worker"])) is not None:
-            self._bury(worker, header["code"])
+            if worker.python != spawner.python:
+                raise BrokenStream(f"the spawner of {spawner.python} speaks for a worker of another one")
+            self._on_worker_dead(worker, header["code"])
 
-    def _on_birth(self, spawner: _Spawner, name: str, pid: int, mark: str | None) -> None:
+    def _on_worker_started(
+        self, spawner: _Spawner, name: str, pid: int, mark: str | None, sock: socket.socket
+    ) -> None:
+        spawner.has_started = True
         worker = WorkerProcess(name=name, pid=pid, mark=mark, python=spawner.python)
         if self._groups is not None:
             worker.group = self._groups.admit(name, pid)
@@ -286,7 +299,7 @@ class Pool:
         worker.fresh_mb = worker.held_mb = processes.held_mb([pid])
         worker.channel = Channel(
             self._loop,
-            spawner.births.pop(name),
+            sock,
             on_frame=lambda frame: self._listener.frame(worker, frame),
             on_end=lambda: None,  # its spawner tells how it died
         )
@@ -301,7 +314,7 @@ class Pool:
         killed = self._was_killed(spawner)
         for sock in spawner.births.values():
             sock.close()
-        if not spawner.ready:
+        if not spawner.has_started:
             if not killed:  # else whoever still waits has us try again
                 self._listener.unusable(spawner.python)
             return
@@ -312,7 +325,7 @@ class Pool:
 
     def _was_killed(self, spawner: _Spawner) -> bool:
         """Whether a signal ended it; it has hung up, so it is dead, or will be in a moment."""
-        for _ in range(_LAST_BREATHS):
+        for _ in range(_DRAIN_MS):
             with contextlib.suppress(ChildProcessError):
                 pid, status = os.waitpid(spawner.pid, os.WNOHANG)
                 if pid:
@@ -321,7 +334,7 @@ class Pool:
         self._unreaped.append(spawner.pid)
         return False
 
-    def _bury(self, worker: WorkerProcess, code: int | None) -> None:
+    def _on_worker_dead(self, worker: WorkerProcess, code: int | None) -> None:
         """A worker is dead: hear what it still said, end what it left, tell."""
         if worker.channel is not None:
             if worker.channel.is_open:
@@ -336,3 +349,11 @@ class Pool:
         self._listener.died(worker, code)
         if worker.group is not None and not worker.group.remove():
             self._removed_groups.append(worker.group)
+
+
+def _requested(spawner: _Spawner, name: str) -> socket.socket:
+    """Take out the connection to a worker that a spawner was asked for."""
+    sock = spawner.births.pop(name, None)
+    if sock is None:
+        raise BrokenStream(f"the spawner of {spawner.python} speaks for {name[:40]!r}, which nobody wanted")
+    return sock

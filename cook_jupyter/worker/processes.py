@@ -1,7 +1,7 @@
 """The processes of this host: who they are, whose children, how much memory, and how they are ended.
 
 Lives here: all that is read from /proc or asked of the kernel about a process.
-Not here: when to look and what follows (`worker.agent`, `worker.runner`).
+Not here: when to look and what follows (`worker.supervisor`, `worker.runner`).
 
 A process id alone says little, for it is used again: with the mark of its start it names one
 process for as long as the machine is up, and after. Linux first; elsewhere (macOS) `ps` is asked,

@@ -1,7 +1,7 @@
 """How far a task says it is, in lines that it writes.
 
 Lives here: looking for such lines in files that grow.
-Not here: how often (`worker.runner` for commands, `worker.agent` for calls), who is told.
+Not here: how often (`worker.runner` for commands, `worker.supervisor` for calls), who is told.
 
 Source: Cook's executor, as told in the REST specification, section 17: the expression is searched in each
 line of the progress file, stdout and stderr; group 1 is the percentage, group 2 the message.

@@ -1,7 +1,7 @@
 """What a node agent concludes from the journals of one that was killed.
 
 Lives here: `recover`, which reads and decides, and `cause_of`, the one rule that says why an instance ended.
-Not here: writing journals (`worker.journal`), acting upon it (`worker.agent`).
+Not here: writing journals (`worker.journal`), acting upon it (`worker.supervisor`).
 
 Of each instance that the ledger knows and the scheduler has not acknowledged, exactly one is true: its end is
 written down, by its worker or by the agent; or its worker is alive, and will write it down; or it is lost.

@@ -1,13 +1,15 @@
 """How old files are, whatever was done to the machine's clock since they were changed.
 
-Lives here: `RetentionClock`, by which the node agent decides which sandboxes to remove.
+Lives here: `RetentionClock`, and `prune_sandboxes`, which removes the sandboxes that are too old by it.
 Not here: the time of reports (`worker.clock`).
 """
 
+import contextlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from cook_jupyter.worker.clock import uptime_ns
 JUMP_S = 3600.0  # a clock that gained more on the time that passed was set forward
 MAX_OFF_S = 24 * 3600.0  # of the time that a machine was off, so much counts
 MAX_JUMPS = 100
+_DAY_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +93,37 @@ class RetentionClock:
             json.dumps({"last": [now.wall_s, now.uptime_s, now.boot], "jumps": list(self._jumps)}), "utf-8"
         )
         draft.replace(self._path)
+
+
+def prune_sandboxes(
+    folder: str,
+    *,
+    clock_file: str,
+    max_age_s: float,
+    running: Container[str],
+    workers: Container[str],
+) -> None:
+    """Remove the sandboxes that nobody has changed for long, and those that dead workers had in stock.
+
+    Args:
+        folder: folder of the sandboxes; it may be missing.
+        clock_file: path of the retention clock.
+        max_age_s: greatest age of the sandbox of an instance that has ended.
+        running: instances whose sandboxes are kept whatever their age.
+        workers: names of the workers that live.
+    """
+    retention = RetentionClock(clock_file)
+    retention.advance()
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            age_s = retention.age_s(entry.stat().st_mtime)
+            if entry.name.startswith("."):  # a worker's stock
+                if entry.name[1:] in workers or age_s < _DAY_S:
+                    continue
+            elif entry.name in running or age_s < max_age_s:
+                continue
+            shutil.rmtree(entry.path, ignore_errors=True)

@@ -1,8 +1,8 @@
 """A worker: a warm process that runs one task at a time, and writes down how it ended before it says so.
 
 Lives here: the loop of a worker, calls (in this very process) and shell commands (in a session of their own).
-Not here: how workers come to be (`worker.spawner`), which task they get (`worker.agent`), the verification,
-unpickling and running of a call (`payload.calls`).
+Not here: how workers come to be (`worker.spawner`), which task they get (`worker.supervisor`), the
+verification, unpickling and running of a call (`payload.calls`).
 
 A worker belongs to one user. It is deaf while it runs a task; signals are how it is reached:
 

@@ -1,12 +1,13 @@
 """What is to be run on a host, and what came of it.
 
-Lives here: `Task` and `End`, the causes of ends, and how a call is told from a shell command.
+Lives here: `Task`, `End` and `EndReport`, the causes of ends, and how a call is told from a shell command.
 Not here: how they travel (`worker.frames`), what an end means for a job (`clusters`).
 """
 
 import functools
 import json
 import os
+import re
 import shlex
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from cook_jupyter.worker.frames import Frame, Header, pack
 
 CALL_VARIABLES = ("COOK_CALL", "COOK_CALL_BLOB")  # the payload of a call: see payload.calls
 _CALL_WORDS = ["-m", "cook_jupyter.worker", "call"]
+_FOLDER_NAME = re.compile(r"[\w:-][\w.:-]{0,199}", re.ASCII)
 
 
 class Cause:
@@ -115,6 +117,35 @@ class End(NamedTuple):
 def end_of(header: Header) -> End:
     """Return the end that `End.as_header` made a header of; what else the header says is left out."""
     return End(**{name: header[name] for name in End._fields if name in header})
+
+
+class EndReport(NamedTuple):
+    """An end as it is reported, kept until it is acknowledged and written down.
+
+    Attributes:
+        end: how the instance ended.
+        cause: why, one of `Cause`.
+        sandbox: its directory, which may be removed already.
+        result: what its call came to, if that does not rest in a blob store.
+    """
+
+    end: End
+    cause: str
+    sandbox: str
+    result: bytes = b""
+
+    def as_header(self) -> Header:
+        """Return it, without the result, as the header of a frame."""
+        return {**self.end.as_header(), "cause": self.cause, "sandbox": self.sandbox}
+
+    def packed(self) -> bytes:
+        """Return it as a frame whose tail is the result."""
+        return pack(self.as_header(), self.result)
+
+
+def is_folder_name(instance_id: str) -> bool:
+    """Return whether an instance may have this id: its sandbox is a folder of that name."""
+    return _FOLDER_NAME.fullmatch(instance_id) is not None
 
 
 def call_interpreter(command: str, env: Mapping[str, str]) -> str | None:

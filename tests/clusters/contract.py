@@ -22,7 +22,10 @@ FOREVER = "sleep 600"
 
 
 class Site(Protocol):
-    """Where a cluster stands: at least 2 cpus and 1024 MiB, for the pools `default` and `other`."""
+    """Where a cluster stands: a host of at least 2 cpus and 1024 MiB for the pools `default` and `other`.
+
+    There may be more hosts, of either pool. A cluster that can grow can do so in pool `default`.
+    """
 
     def cluster(self) -> ComputeCluster:
         """A cluster that has not been started; a second one is what a restarted scheduler would make."""
@@ -48,16 +51,28 @@ class ClusterContract:
 
     # Room
 
-    async def test_an_empty_cluster_offers_all_it_has_to_each_pool(self, cluster: ComputeCluster) -> None:
+    async def test_an_empty_cluster_offers_each_host_whole_to_each_of_its_pools(
+        self, cluster: ComputeCluster
+    ) -> None:
         offers = cluster.offers()
 
         assert {offer.pool for offer in offers} == {"default", "other"}
-        assert [offer.room for offer in offers] == [offer.room for offer in cluster.capacity()]
+        assert room_on(offers) == room_on(cluster.capacity())
+        assert len(room_on(offers)) == len(offers)
         assert all(offer.cluster == cluster.name for offer in offers)
         assert all(offer.attributes["HOSTNAME"] == offer.host for offer in offers)
 
-    async def test_capacity_is_known_before_the_start(self, site: Site) -> None:
-        assert all(offer.room.cpus >= 2 for offer in site.cluster().capacity())
+    async def test_what_is_known_of_hosts_before_the_start_is_true(
+        self, site: Site, reports: Reports
+    ) -> None:
+        cluster = site.cluster()
+        before = cluster.capacity()
+
+        await cluster.start(reports, [])
+
+        assert room_on(before).items() <= room_on(cluster.capacity()).items()
+        await site.settle(cluster)
+        await cluster.close()
 
     async def test_a_launched_instance_holds_its_room_at_once_in_every_pool(
         self, cluster: ComputeCluster, reports: Reports
@@ -67,11 +82,14 @@ class ClusterContract:
 
         await cluster.launch([launch])
 
-        held = Resources(cpus=0.7, mem_mb=300.0)
+        holding = [offer for offer in cluster.offers() if offer.running != Resources()]
+        assert {offer.running for offer in holding} == {Resources(cpus=0.7, mem_mb=300.0)}
+        assert len({offer.host for offer in holding}) == 1
+        assert {offer.pool for offer in holding} == {"default", "other"}
+        held = dict.fromkeys(room_on(holding), 0.7)
         assert room_on(cluster.offers()) == {
-            place: pytest.approx(room - 0.7) for place, room in room_on(before).items()
+            place: pytest.approx(room - held.get(place, 0.0)) for place, room in room_on(before).items()
         }
-        assert sum(held == offer.running for offer in cluster.offers()) == 2
 
     async def test_room_comes_back_to_the_last_crumb(self, cluster: ComputeCluster, reports: Reports) -> None:
         before = cluster.offers()
@@ -81,7 +99,9 @@ class ClusterContract:
         for launch in launches:
             await reports.end_of(launch)
 
-        assert [offer.room for offer in cluster.offers()] == [offer.room for offer in before]
+        assert {(offer.host, offer.pool, offer.room) for offer in cluster.offers()} == {
+            (offer.host, offer.pool, offer.room) for offer in before
+        }
 
     async def test_it_says_when_there_is_room_again(self, cluster: ComputeCluster, reports: Reports) -> None:
         before = reports.room_changes
@@ -91,6 +111,24 @@ class ClusterContract:
         await reports.end_of(launch)
 
         await reports.until(lambda: reports.room_changes > before)
+
+    async def test_a_cluster_that_can_grow_has_room_in_the_end_for_what_it_was_asked_for(
+        self, cluster: ComputeCluster, reports: Reports
+    ) -> None:
+        before = room_on(cluster.offers())
+        most = max(cpus for (_, pool), cpus in before.items() if pool == "default")
+        large = a_launch("true", cpus=most + 1.0).spec
+
+        if not cluster.can_grow("default"):
+            await cluster.grow_for("default", [large])
+            assert room_on(cluster.offers()) == before
+            return
+        await cluster.grow_for("default", [large])
+        await reports.until(
+            lambda: any(
+                large.resources.fits_in(offer.room) for offer in cluster.offers() if offer.pool == "default"
+            )
+        )
 
     # Ends
 
@@ -122,6 +160,14 @@ class ClusterContract:
 
         finals = [update.instance_id for update in reports.updates if update.state.is_final]
         assert sorted(finals) == sorted(launch.instance.instance_id for launch in launches)
+
+    async def test_reports_name_the_cluster(self, cluster: ComputeCluster, reports: Reports) -> None:
+        launch = a_launch("true")
+
+        await cluster.launch([launch])
+
+        await reports.end_of(launch)
+        assert reports.clusters == {cluster.name}
 
     async def test_a_long_task_is_said_to_run(self, cluster: ComputeCluster, reports: Reports) -> None:
         launch = a_launch(FOREVER)
@@ -186,7 +232,7 @@ class ClusterContract:
 
         async with started(site, [launch]) as (again, heard):
             await heard.running(launch)
-            assert again.offers()[0].running == launch.spec.resources
+            assert held_on(again) == launch.spec.resources
             await again.kill([launch.instance.instance_id])
             assert (await heard.end_of(launch)).state is TaskState.KILLED
 
@@ -224,7 +270,7 @@ class ClusterContract:
             assert end.state is TaskState.LOST
             assert end.reason is not None
             assert REASONS[end.reason].mea_culpa
-            assert again.offers()[0].running == Resources()
+            assert held_on(again) == Resources()
 
     async def test_what_was_committed_and_not_launched_is_started_or_lost_by_nobodys_fault(
         self, site: Site
@@ -235,7 +281,7 @@ class ClusterContract:
             end = await heard.end_of(launch)
             ours = end.reason is not None and REASONS[end.reason].mea_culpa
             assert end.state is TaskState.FINISHED or (end.state is TaskState.LOST and ours)
-            assert again.offers()[0].running == Resources()
+            assert held_on(again) == Resources()
 
     async def test_what_nobody_asked_for_is_said_to_run_and_can_be_killed(
         self, site: Site, cluster: ComputeCluster, reports: Reports
@@ -246,11 +292,16 @@ class ClusterContract:
         await cluster.close()
 
         async with started(site, []) as (again, heard):
-            assert again.offers()[0].running.cpus == launch.spec.cpus
+            assert held_on(again).cpus == launch.spec.cpus
             await heard.running(launch)
             await again.kill([launch.instance.instance_id])
             await heard.end_of(launch)
-            assert again.offers()[0].running == Resources()
+            assert held_on(again) == Resources()
+
+
+def held_on(cluster: ComputeCluster) -> Resources:
+    """What instances hold on all hosts."""
+    return sum({offer.host: offer.running for offer in cluster.offers()}.values(), Resources())
 
 
 def room_on(offers: Sequence[Offer]) -> dict[tuple[str, str], float]:

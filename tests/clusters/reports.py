@@ -19,6 +19,7 @@ class Reports:
     """All that was reported, in order. `full` makes it refuse, as a full disk does."""
 
     def __init__(self) -> None:
+        self.clusters: set[str] = set()  # that reported
         self.updates: list[StatusUpdate] = []
         self.told_progress: list[ProgressUpdate] = []
         self.ends: dict[InstanceId, StatusUpdate] = {}  # the first end of each: later ones change nothing
@@ -31,7 +32,8 @@ class Reports:
         self.refusals = 0
         self._news = asyncio.Event()
 
-    async def report(self, updates: Sequence[StatusUpdate]) -> None:
+    async def report(self, cluster: str, updates: Sequence[StatusUpdate]) -> None:
+        self.clusters.add(cluster)
         if self.full:
             self.refusals += 1
             self._news.set()
@@ -46,7 +48,8 @@ class Reports:
                 self.ends.setdefault(update.instance_id, update)
         self._news.set()
 
-    async def progress(self, updates: Sequence[ProgressUpdate]) -> None:
+    async def progress(self, cluster: str, updates: Sequence[ProgressUpdate]) -> None:
+        self.clusters.add(cluster)
         self.told_progress.extend(updates)
         self._news.set()
 

@@ -74,19 +74,6 @@ async def test_what_a_function_raises_comes_back_with_exit_code_1(
     assert "ZeroDivisionError" in site.stderr(launch)
 
 
-async def test_calls_of_one_user_share_a_warm_process_and_users_do_not(
-    cluster: LocalCluster, reports: Reports, site: LocalSite
-) -> None:
-    pids: dict[str, set[int]] = {"ada": set(), "grace": set()}
-    for user in ("ada", "grace", "ada", "grace", "ada"):
-        launch = site.call(os.getpid, user=user)
-        await cluster.launch([launch])
-        pids[user].add(site.read(await reports.end_of(launch), launch).value)
-
-    assert len(pids["ada"]) == len(pids["grace"]) == 1
-    assert pids["ada"] != pids["grace"]
-
-
 async def test_a_library_makes_as_many_threads_as_its_call_has_cpus_whatever_ran_before(
     cluster: LocalCluster, reports: Reports, site: LocalSite
 ) -> None:

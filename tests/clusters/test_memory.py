@@ -37,7 +37,39 @@ class PaperSite:
         await cluster.kill(list(self._cluster.tasks))
 
 
+class SpreadSite(PaperSite):
+    """Hosts that differ by pool and are not known before the start, and one that joins when it is needed."""
+
+    def __init__(self) -> None:
+        self._cluster = MemoryCluster(
+            {
+                "host-1": Resources(cpus=2, mem_mb=1024),
+                "host-2": Resources(cpus=4, mem_mb=512),
+                "host-3": Resources(cpus=1, mem_mb=4096),
+            },
+            pools={
+                "host-1": ["default", "other"],
+                "host-2": ["default"],
+                "host-3": ["other"],
+                "host-4": ["default"],
+            },
+            spare_hosts={"host-4": Resources(cpus=16, mem_mb=8192)},
+            finds_hosts=True,
+            behaviour=played,
+        )
+
+
 class TestMemoryCluster(ClusterContract):
     @pytest.fixture
     def site(self) -> PaperSite:
         return PaperSite()
+
+
+class TestMemoryClusterOfUnlikeHosts(ClusterContract):
+    @pytest.fixture
+    def site(self) -> SpreadSite:
+        return SpreadSite()
+
+
+def test_a_cluster_that_finds_its_hosts_knows_none_before_it_has_started() -> None:
+    assert not SpreadSite().cluster().capacity()

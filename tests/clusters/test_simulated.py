@@ -31,8 +31,8 @@ def played(spec: JobSpec) -> Ending | None:
             raise AssertionError(f"the suite has a command that is not played here: {spec.command}")
 
 
-def a_host(name: str = "host-1", **room: float) -> Offer:
-    return Offer(host=name, cluster="", pool="", room=Resources(**{"cpus": 4.0, "mem_mb": 2048.0, **room}))
+def a_host(name: str = "host-1", *, pool: str = "", **room: float) -> Offer:
+    return Offer(host=name, cluster="", pool=pool, room=Resources(**{"cpus": 4.0, "mem_mb": 2048.0, **room}))
 
 
 class TurnedSite:
@@ -40,7 +40,7 @@ class TurnedSite:
 
     def __init__(self) -> None:
         self._cluster = SimulatedCluster(
-            [a_host()],
+            [a_host(), a_host("host-2", pool="default"), a_host("host-3", pool="other")],
             behaviour=played,
             now_ms=lambda: time.monotonic_ns() // 1_000_000,
             pools=("default", "other"),

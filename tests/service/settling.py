@@ -20,8 +20,8 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from cook_jupyter.clusters.local.room import left_over, total
 from cook_jupyter.clusters.memory import MemoryCluster
+from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.model.job import Group, JobSpec
 from cook_jupyter.model.limits import LimitKind, Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
@@ -411,8 +411,8 @@ class _Decisions:
     def _hold(self, job_id: str, host: str, sign: int) -> None:
         asked = _asked(self._jobs[job_id])
         self._tasks[host].remove(asked) if sign < 0 else self._tasks[host].append(asked)
-        self._held[host] = total(self._tasks[host])
-        self._free[host] = left_over(self._world.hosts[host], self._held[host])
+        self._held[host] = sum_resources(self._tasks[host])
+        self._free[host] = remaining(self._world.hosts[host], self._held[host])
 
     def _next_launch(self, now_ms: int) -> int:
         self._launch = max(self._launch + 1, launch_number(now_ms))

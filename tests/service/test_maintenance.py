@@ -146,7 +146,8 @@ async def test_progress_is_gathered_and_its_newest_word_written(by_hand: HandTur
         task = hand.task_of(job)
         updates = Updates(hand.scheduler)
         for sequence, percent in ((1, 10), (3, 50), (2, 20)):
-            await updates.progress([ProgressUpdate(instance_id=task, sequence=sequence, percent=percent)])
+            update = ProgressUpdate(instance_id=task, sequence=sequence, percent=percent)
+            await updates.progress(hand.cluster.name, [update])
         assert (await hand.job(job)).instances[0].progress == 0
 
         await publish_progress(hand.scheduler)

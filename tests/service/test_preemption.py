@@ -122,6 +122,7 @@ async def test_the_rest_of_the_host_is_left_to_others_unless_told_to_be_like_coo
         await hand.settle()
         assert await hand.match() == 0
         hand.scheduler.rebalancer.waited_for[large.job_id] = {"still ending": Resources(cpus=3, mem_mb=1e6)}
+        hand.scheduler.kills.locate("still ending", hand.cluster.name)
         await hand.scheduler.kills.send(["still ending"])
         assert await hand.match() == started
 

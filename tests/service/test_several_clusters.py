@@ -1,23 +1,42 @@
 """Two clusters under one scheduler: hosts that live on, and places that jobs with checkpoints return to."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from cook_jupyter.clusters.simulated import SimulatedCluster
+from cook_jupyter.model.instance import InstanceId, InstanceStatus, ProgressUpdate, StatusUpdate, TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.config import Home, Settings
-from cook_jupyter.service.cycles import match_all
+from cook_jupyter.service.cycles import match_all, stop
 from cook_jupyter.service.policies import CompletionSettings, PlacementSettings
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.start import alive
+from cook_jupyter.service.updates import Updates
+from cook_jupyter.store.base import Failure
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
 
 NOW_S = 1_000_000
+
+
+class Recorded(SimulatedCluster):
+    """A cluster that remembers what it was asked to kill."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.asked_to_kill: list[InstanceId] = []
+
+    async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
+        self.asked_to_kill += instance_ids
+        await super().kill(instance_ids)
 
 
 def a_host(name: str, *, location: str | None = None, age_s: int = 0) -> Offer:
@@ -31,7 +50,7 @@ async def living_on(home: Path, settings: Settings, **hosts: list[Offer]) -> Asy
     """Run a scheduler by hand, on clusters of these names."""
     clock = ManualClock(NOW_S * 1000)
     clusters = [
-        SimulatedCluster(some, name=name, behaviour=lambda _: None, now_ms=clock.now_ms)
+        Recorded(some, name=name, behaviour=lambda _: None, now_ms=clock.now_ms)
         for name, some in hosts.items()
     ]
     async with alive(MemoryStore(), clusters, settings, Home(root=home), clock, by_hand=True) as scheduler:
@@ -81,3 +100,73 @@ async def test_a_job_with_a_checkpoint_returns_to_where_it_lies(tmp_path: Path) 
 
         assert await ran_on(scheduler, kept) == ["a1", "b2"]
         assert await ran_on(scheduler, free) == ["a1", "a2"]
+
+
+@asynccontextmanager
+async def one_job_each(
+    home: Path,
+) -> AsyncIterator[tuple[Scheduler, Recorded, Recorded, InstanceId, JobSpec]]:
+    """Two clusters of which each runs a job; yields also what runs in the first, and its job."""
+    async with living_on(home, Settings(), one=[a_host("a")], two=[a_host("b")]) as scheduler:
+        specs = [a_job_spec(cpus=4.0), a_job_spec(cpus=4.0)]
+        await scheduler.submit(specs)
+        await match_all(scheduler)
+        one, two = scheduler.clusters.values()
+        assert isinstance(one, Recorded)
+        assert isinstance(two, Recorded)
+        (instance_id,) = one.tasks
+        [spec] = [spec for spec in specs if await ran_on(scheduler, spec) == ["a"]]
+        yield scheduler, one, two, instance_id, spec
+
+
+async def kill_job(scheduler: Scheduler, spec: JobSpec, instance_id: InstanceId) -> None:
+    await scheduler.kill_jobs([spec.job_id])
+
+
+async def cancel(scheduler: Scheduler, spec: JobSpec, instance_id: InstanceId) -> None:
+    await scheduler.cancel_instances([instance_id])
+
+
+async def preempt(scheduler: Scheduler, spec: JobSpec, instance_id: InstanceId) -> None:
+    failure = Failure(job_id=spec.job_id, instance_id=instance_id, reason=PREEMPTED, at_ms=1)
+    await stop(scheduler, [failure])
+
+
+@pytest.mark.parametrize("way", [kill_job, cancel, preempt])
+async def test_a_kill_goes_to_the_cluster_that_the_instance_names_and_to_no_other(
+    tmp_path: Path, way: Any
+) -> None:
+    async with one_job_each(tmp_path) as (scheduler, one, two, instance_id, spec):
+        await way(scheduler, spec, instance_id)
+        await scheduler.kills.repeat()
+
+        assert set(one.asked_to_kill) == {instance_id}
+        assert not two.asked_to_kill
+        await one.deliver()
+        assert not scheduler.kills
+
+
+async def test_a_report_of_another_clusters_instance_changes_nothing(tmp_path: Path) -> None:
+    async with one_job_each(tmp_path) as (scheduler, one, two, instance_id, spec):
+        updates = Updates(scheduler)
+        await updates.report("one", [StatusUpdate(instance_id=instance_id, state=TaskState.RUNNING, at_ms=1)])
+
+        await updates.report("two", [StatusUpdate(instance_id=instance_id, state=TaskState.LOST, at_ms=2)])
+        await updates.progress("two", [ProgressUpdate(instance_id=instance_id, sequence=1, percent=50)])
+
+        (job,) = await scheduler.jobs([spec.job_id])
+        assert job is not None
+        assert job.instances[0].status is InstanceStatus.RUNNING
+        assert not job.instances[0].progress
+        assert not one.asked_to_kill + two.asked_to_kill
+
+
+async def test_what_a_cluster_runs_that_should_not_run_there_is_killed_there_alone(tmp_path: Path) -> None:
+    async with one_job_each(tmp_path) as (scheduler, one, two, instance_id, _):
+        updates = Updates(scheduler)
+
+        for found in (instance_id, "never launched"):
+            await updates.report("two", [StatusUpdate(instance_id=found, state=TaskState.RUNNING, at_ms=1)])
+
+        assert two.asked_to_kill == [instance_id, "never launched"]
+        assert not one.asked_to_kill

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from cook_jupyter.clusters.local.outcomes import OUTCOMES
+from cook_jupyter.clusters.translation import OUTCOMES
 from cook_jupyter.model.reason import REASONS
 from cook_jupyter.worker.recovery import cause_of
 from cook_jupyter.worker.task import Cause, End

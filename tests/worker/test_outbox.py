@@ -3,13 +3,18 @@
 from pathlib import Path
 
 from cook_jupyter.worker.outbox import Outbox
+from cook_jupyter.worker.task import Cause, End, EndReport
+
+
+def an_end(instance_id: str) -> EndReport:
+    return EndReport(End(instance_id, 0, at_ms=1), Cause.DONE, f"sandboxes/{instance_id}")
 
 
 def test_a_log_goes_when_its_worker_and_all_its_ends_are_gone(tmp_path: Path) -> None:
     outbox, log = Outbox(str(tmp_path)), tmp_path / "w.0"
     log.touch()
-    outbox.keep("a", b"", ("w", 0))
-    outbox.keep("b", b"", ("w", 0))
+    outbox.keep(an_end("a"), ("w", 0))
+    outbox.keep(an_end("b"), ("w", 0))
 
     outbox.settle(["a"])
     outbox.worker_gone("w")
@@ -24,7 +29,7 @@ def test_a_log_goes_when_its_worker_and_all_its_ends_are_gone(tmp_path: Path) ->
 def test_the_log_that_a_worker_writes_stays(tmp_path: Path) -> None:
     outbox, log = Outbox(str(tmp_path)), tmp_path / "w.0"
     log.touch()
-    outbox.keep("a", b"", ("w", 0))
+    outbox.keep(an_end("a"), ("w", 0))
 
     outbox.settle(["a"])
     outbox.remove_settled()
@@ -36,8 +41,8 @@ def test_a_segment_goes_when_the_worker_has_begun_the_next(tmp_path: Path) -> No
     outbox = Outbox(str(tmp_path))
     for segment in range(3):
         (tmp_path / f"w.{segment}").touch()
-    outbox.keep("a", b"", ("w", 0))
-    outbox.keep("b", b"", ("w", 2))
+    outbox.keep(an_end("a"), ("w", 0))
+    outbox.keep(an_end("b"), ("w", 2))
 
     outbox.settle(["a", "b"])
     outbox.remove_settled()
@@ -48,10 +53,10 @@ def test_a_segment_goes_when_the_worker_has_begun_the_next(tmp_path: Path) -> No
 def test_ends_are_told_again_in_their_order_until_settled(tmp_path: Path) -> None:
     outbox = Outbox(str(tmp_path))
     for name in "abc":
-        outbox.keep(name, name.encode(), None)
+        outbox.keep(an_end(name), None)
 
     outbox.settle(["b", "unknown"])
 
-    assert list(outbox.messages()) == [b"a", b"c"]
+    assert [report.end.instance_id for report in outbox.reports()] == ["a", "c"]
     assert "a" in outbox
     assert "b" not in outbox

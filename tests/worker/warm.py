@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cook_jupyter.clusters.local.outcomes import task_of
+from cook_jupyter.clusters.translation import task_of
 from cook_jupyter.payload.results import read_result
 from cook_jupyter.worker.frames import Frame, FrameReader, Header, pack
 from cook_jupyter.worker.task import end_of

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from cook_jupyter.clusters.local.room import left_over, total
+from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.resources import Resources
 
@@ -57,11 +57,11 @@ class RunAhead:
             held: what instances hold, those that wait here included.
         """
         if self._mean_s > _BRIEF_S or self._now() < self._cold_until:
-            return left_over(whole, held)
+            return remaining(whole, held)
         times = min(_MOST, int(_AHEAD_S / self._mean_s)) if self._mean_s > 0 else _MOST
         if held.cpus > whole.cpus * (1 + times / 2) or held.mem_mb > whole.mem_mb * (1 + times / 2):
             return Resources()
-        return left_over(
+        return remaining(
             Resources(cpus=whole.cpus * (1 + times), mem_mb=whole.mem_mb * (1 + times), gpus=whole.gpus),
             held,
         )
@@ -85,7 +85,7 @@ class RunAhead:
         if not self._waiting:
             return ()
         due: list[InstanceId] = []
-        free = left_over(whole, total(held for _, held in self._sent.values()))
+        free = remaining(whole, sum_resources(held for _, held in self._sent.values()))
         while self._waiting:
             first = self._waiting[0]
             asked = held_by(first)
@@ -94,7 +94,7 @@ class RunAhead:
             self._waiting.popleft()
             del self._since[first]
             self._sent[first] = (self._now(), asked)
-            free = left_over(free, asked)
+            free = remaining(free, asked)
             due.append(first)
         return due
 

@@ -2,8 +2,8 @@
 
 Lives here: what was launched and has not ended, as far as the scheduler's side knows; reconciling it with
 what the agent knows whenever the two meet; reporting, and acknowledging what was committed.
-Not here: the connection (`clusters.local.link`), translations (`clusters.local.outcomes`), amounts
-(`clusters.local.room`), and whatever runs (`worker`).
+Not here: the connection (`clusters.local.link`), translations (`clusters.translation`), amounts
+(`clusters.room`, `clusters.local.capacity`), and whatever runs (`worker`).
 
 The agent may die at any moment and a launch may be on its way then. Each launch that the agent has not
 spoken of is kept, and sent again to the next agent if that one's journal does not know it; the agent takes
@@ -16,18 +16,14 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from cook_jupyter.clusters.base import Launch, Reporter
-from cook_jupyter.clusters.local import outcomes
+from cook_jupyter.clusters import translation
+from cook_jupyter.clusters.base import FixedSize, Launch, Reporter
 from cook_jupyter.clusters.local.ahead import LOOK_S, RunAhead
+from cook_jupyter.clusters.local.capacity import PortAllocator, usable_cpus, usable_mem_mb
 from cook_jupyter.clusters.local.command import agent_options
 from cook_jupyter.clusters.local.link import HOW_TO_END_AGENT, PATIENCE_S, Link, connect, greeting
-from cook_jupyter.clusters.local.room import (
-    Ports,
-    resources_of,
-    total,
-    usable_cpus,
-    usable_mem_mb,
-)
+from cook_jupyter.clusters.room import sum_resources
+from cook_jupyter.clusters.translation import resources_of
 from cook_jupyter.errors import CookError, SchedulerError, SchedulerUnreachable
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.instance import (
@@ -68,7 +64,7 @@ class _Live:
         self.kill = False  # somebody asked for its end
 
 
-class LocalCluster:
+class LocalCluster(FixedSize):
     """This machine.
 
     Args:
@@ -115,7 +111,7 @@ class LocalCluster:
             kill_grace_s=kill_grace_s, idle_exit_s=idle_exit_s, housekeeping_s=housekeeping_s
         )
         self._log_file = log_file or self._home.parent / "log" / "agent.log"
-        self._ports = Ports()
+        self._ports = PortAllocator()
         self._ahead = RunAhead()
         self._live: dict[InstanceId, _Live] = {}
         self._link: Link | None = None  # only while the agent and we have told each other what we know
@@ -132,7 +128,7 @@ class LocalCluster:
         self._replaced = False
         self._trouble: str | None = None  # why the agent can launch nothing
         self._empty = [
-            self._offer(pool, self._whole, Resources(), Ports().free(), 0) for pool in self._pools
+            self._offer(pool, self._whole, Resources(), PortAllocator().free(), 0) for pool in self._pools
         ]  # one value: who compares it with the last one need not look into it
 
     @property
@@ -164,7 +160,7 @@ class LocalCluster:
             self._ports.restore(instance.instance_id, instance.ports)
             # What nothing was heard of may never have been sent; should the agent know it, it says so.
             unheard = instance.status is InstanceStatus.UNKNOWN
-            frame = outcomes.task_of(launch, instance.ports).packed() if unheard else None
+            frame = translation.task_of(launch, instance.ports).packed() if unheard else None
             self._live[instance.instance_id] = _Live(launch.spec.resources, launch=frame)
         await self._meet()
         self._tasks = [
@@ -205,7 +201,7 @@ class LocalCluster:
         """Return the room there is now; none while the agent is away."""
         if self._link is None or self._ending or self._replaced or self._trouble is not None:
             return []
-        held = total(live.held for live in self._live.values())
+        held = sum_resources(live.held for live in self._live.values())
         room = self._ahead.room(self._whole, held)
         ports = self._ports.free()
         return [self._offer(pool, room, held, ports) for pool in self._pools]
@@ -224,7 +220,7 @@ class LocalCluster:
             if ports is None or self._ending:
                 self._tell(_unlaunched(instance_id))
                 continue
-            frame = outcomes.task_of(launch, ports).packed()
+            frame = translation.task_of(launch, ports).packed()
             self._live[instance_id] = _Live(launch.spec.resources, launch=frame)
             self._ahead.put(instance_id)
         self._send_next()
@@ -237,7 +233,7 @@ class LocalCluster:
                 continue
             live.kill = True
             if self._ahead.take_back(instance_id):
-                self._drop(instance_id, outcomes.never_started(instance_id, now_ms(), Cause.KILLED))
+                self._drop(instance_id, translation.never_started(instance_id, now_ms(), Cause.KILLED))
         if self._link is not None:
             self._link.send(*(pack({"t": "kill", "id": instance_id}) for instance_id in instance_ids))
 
@@ -322,7 +318,7 @@ class LocalCluster:
             elif kind == "running":
                 self._on_running(frame.header)
             elif kind == "progress":
-                self._progress[frame.header["id"]] = outcomes.update_of_progress(frame.header)
+                self._progress[frame.header["id"]] = translation.update_of_progress(frame.header)
                 self._news.set()
             elif kind == "known":
                 self._reconcile(link, frame.header)
@@ -349,9 +345,9 @@ class LocalCluster:
         instance_id = frame.header["instance_id"]
         self._live.pop(instance_id, None)
         self._ahead.ended(instance_id)
-        self._ports.give_back(instance_id)
+        self._ports.release(instance_id)
         start = self._started.pop(instance_id, None)
-        self._tell(outcomes.update_of_end(frame, began_ms=None if start is None else start.at_ms))
+        self._tell(translation.update_of_end(frame, began_ms=None if start is None else start.at_ms))
 
     def _on_running(self, header: Header) -> None:
         live = self._live.get(header["id"])
@@ -359,7 +355,7 @@ class LocalCluster:
             live.launch = None
             if not self._started:
                 asyncio.get_running_loop().call_later(_BRIEF_S, self._tell_starts)
-            self._started[header["id"]] = outcomes.update_of_running(header)
+            self._started[header["id"]] = translation.update_of_running(header)
 
     def _reconcile(self, link: Link, known: Header) -> None:
         """Compare what the agent knows with what we do; each instance on either side is settled here."""
@@ -391,17 +387,17 @@ class LocalCluster:
         """An instance that the agent knows nothing of: it never got there, or it is lost."""
         live = self._live[instance_id]
         if live.launch is None:
-            self._drop(instance_id, outcomes.lost(instance_id, now_ms()))
+            self._drop(instance_id, translation.lost(instance_id, now_ms()))
         elif live.kill:
             self._ahead.take_back(instance_id)
-            self._drop(instance_id, outcomes.never_started(instance_id, now_ms(), Cause.KILLED))
+            self._drop(instance_id, translation.never_started(instance_id, now_ms(), Cause.KILLED))
         else:
             self._ahead.put(instance_id)
 
     def _drop(self, instance_id: InstanceId, end: StatusUpdate) -> None:
         """Forget an instance that does not run, and report its end."""
         del self._live[instance_id]
-        self._ports.give_back(instance_id)
+        self._ports.release(instance_id)
         self._tell(end)
 
     def _send_next(self) -> None:
@@ -474,7 +470,7 @@ class LocalCluster:
     async def _report_batch(self, reporter: Reporter, batch: Sequence[StatusUpdate]) -> None:
         """Report updates; one that is refused for what it says holds up no other, and is not sent again."""
         try:
-            await reporter.report(batch)
+            await reporter.report(self._name, batch)
         except _TEMPORARY:
             raise
         except Exception:
@@ -486,10 +482,10 @@ class LocalCluster:
             log.exception("an update is refused: %r", refused)
         else:
             return
-        substitute = outcomes.lost(refused.instance_id, now_ms())
+        substitute = translation.lost(refused.instance_id, now_ms())
         if refused.state.is_final and refused != substitute:
             try:
-                await reporter.report([substitute])
+                await reporter.report(self._name, [substitute])
             except _TEMPORARY:
                 raise
             except Exception:
@@ -498,7 +494,7 @@ class LocalCluster:
     async def _report_progress(self, reporter: Reporter, progress: Sequence[ProgressUpdate]) -> None:
         """Report progress; what is refused is not sent again, as newer progress comes."""
         try:
-            await reporter.progress(progress)
+            await reporter.progress(self._name, progress)
         except _TEMPORARY:
             raise
         except Exception:
@@ -533,7 +529,7 @@ class LocalCluster:
         """The ports of an instance, its own from now on; None if they cannot be had."""
         instance = launch.instance
         if instance.ports:
-            return instance.ports if self._ports.take(instance.instance_id, instance.ports) else None
+            return instance.ports if self._ports.acquire(instance.instance_id, instance.ports) else None
         if launch.spec.ports:
             return self._ports.choose(instance.instance_id, launch.spec.ports)
         return ()

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 
-from cook_jupyter.clusters.base import Launch, Reporter
-from cook_jupyter.clusters.local.room import left_over, total
+from cook_jupyter.clusters.base import FixedSize, Launch, Reporter
+from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.errors import CookError, SchedulerError
 from cook_jupyter.model.instance import (
     InstanceId,
@@ -272,7 +272,7 @@ class _Live:
     is_killed: bool = False
 
 
-class ClusterConnection:
+class ClusterConnection(FixedSize):
     """A cluster as one scheduler sees it (`clusters.base.ComputeCluster`)."""
 
     def __init__(
@@ -347,8 +347,8 @@ class ClusterConnection:
                     for live in self._live.values()
                     if live.launch.instance.host == name
                 ]
-                taken = total(held)
-                room = left_over(host.plan.whole, taken)
+                taken = sum_resources(held)
+                room = remaining(host.plan.whole, taken)
                 offers += [self._offer(host, pool, room, taken, len(held)) for pool in self._pools]
         return offers
 
@@ -436,7 +436,7 @@ class ClusterConnection:
 
     async def _pass_progress(self, reporter: Reporter, update: ProgressUpdate) -> None:
         try:
-            await reporter.progress([update])
+            await reporter.progress(self.name, [update])
         except CookError:
             self._world.trace.note("progress dropped", update.instance_id)
 
@@ -507,7 +507,7 @@ class ClusterConnection:
             self._drop(instance_id, SCHEDULING_FAILED_ON_HOST)
 
     def _held_on(self, name: str) -> Resources:
-        return total(
+        return sum_resources(
             live.launch.spec.resources for live in self._live.values() if live.launch.instance.host == name
         )
 
@@ -539,7 +539,7 @@ class ClusterConnection:
                 continue
             self._world.trace.note("report", *((each.instance_id, each.state.value) for each in batch))
             try:
-                await self._reporter.report(batch)
+                await self._reporter.report(self.name, batch)
             except CookError as error:
                 self._world.trace.note("report refused", error)
                 await asyncio.sleep(RETRY_REPORT_S)

@@ -70,8 +70,8 @@ def acknowledge_before_commit(patch: pytest.MonkeyPatch) -> None:
     report = Updates.report
     under_way = set()
 
-    async def report_later(self: Updates, updates: Sequence[StatusUpdate]) -> None:
-        task = asyncio.create_task(report(self, updates))
+    async def report_later(self: Updates, cluster: str, updates: Sequence[StatusUpdate]) -> None:
+        task = asyncio.create_task(report(self, cluster, updates))
         under_way.add(task)
         task.add_done_callback(lambda done: done.exception())
 
@@ -79,7 +79,7 @@ def acknowledge_before_commit(patch: pytest.MonkeyPatch) -> None:
 
 
 def leave_orphans_running(patch: pytest.MonkeyPatch) -> None:
-    async def report(self: Updates, updates: Sequence[StatusUpdate]) -> None:
+    async def report(self: Updates, cluster: str, updates: Sequence[StatusUpdate]) -> None:
         await self._scheduler.store.report(updates)
         self._scheduler.kills.heard(update.instance_id for update in updates if update.state.is_final)
 

@@ -1,8 +1,10 @@
-"""What the node agent says, in the words of the scheduler.
+"""Translates between the scheduler and the supervisor of a host, whichever front end lies between.
 
-Lives here: launches as tasks, ends as status updates, and the table of causes.
-Not here: how they travel (`clusters.local.link`), what they mean for a job (`model.lifecycle`).
+Lives here: launches as tasks, ends as status updates, and `OUTCOMES`, the table of causes.
+Not here: the connection (`clusters.local.link`), what an update means for a job (`model.lifecycle`).
 """
+
+from collections.abc import Mapping
 
 from cook_jupyter.clusters.base import Launch
 from cook_jupyter.model.instance import ProgressUpdate, Result, StatusUpdate, TaskState
@@ -17,6 +19,7 @@ from cook_jupyter.model.reason import (
     NON_ZERO_EXIT,
     ReasonName,
 )
+from cook_jupyter.model.resources import Resources
 from cook_jupyter.worker.environment import import_environment
 from cook_jupyter.worker.frames import Frame, Header
 from cook_jupyter.worker.task import Cause, Task, call_interpreter, end_of
@@ -117,3 +120,8 @@ def never_started(instance_id: str, at_ms: int, cause: str) -> StatusUpdate:
     """Return the end of an instance that never reached the agent, for a cause of `worker.task.Cause`."""
     state, reason = OUTCOMES[cause]
     return StatusUpdate(instance_id=instance_id, state=state, at_ms=at_ms, reason=reason)
+
+
+def resources_of(held: Mapping[str, float]) -> Resources:
+    """Return the resources that an agent reports for a task."""
+    return Resources(cpus=held["cpus"], mem_mb=held["mem_mb"], gpus=held["gpus"])

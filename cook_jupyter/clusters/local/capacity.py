@@ -1,23 +1,20 @@
-"""How much this machine has, and what of it is free.
+"""How much this machine has: its cpus, its memory, and its ports.
 
-Lives here: what the system lets us use, ports, and the sum of what tasks hold.
-Not here: who gets what (`scheduling`), enforcing it (`worker`).
+Lives here: what the system lets this process use, and which ports tasks have.
+Not here: sums of resources (`clusters.room`), who gets what (`scheduling`), enforcing it (`worker`).
 """
 
 import math
 import os
 import socket
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from pathlib import Path
-
-from cook_jupyter.model.resources import Resources
 
 PORTS = (31000, 31999)  # below what Linux and macOS hand out by themselves
 _RESERVE_MB = 1024.0  # for the scheduler, the agent and the notebook itself ...
 _RESERVE_PART = 0.1  # ... but never more than this part of the machine
 _BUSY_FOR_S = 60.0  # how long a port that somebody else had is not offered
-_DECIMALS = 6  # of amounts: cpus are given out in fractions, and sums of them must come out even
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -47,27 +44,7 @@ def usable_mem_mb(cgroup: Path = CGROUP) -> float:
     return float(math.floor(total_mb - min(_RESERVE_MB, _RESERVE_PART * total_mb)))
 
 
-def total(held: Iterable[Resources]) -> Resources:
-    """Return the sum of what tasks hold, without the dust that adding fractions one by one leaves."""
-    amounts = list(held)
-    return Resources(
-        cpus=round(math.fsum(amount.cpus for amount in amounts), _DECIMALS),
-        mem_mb=round(math.fsum(amount.mem_mb for amount in amounts), _DECIMALS),
-        gpus=round(math.fsum(amount.gpus for amount in amounts), _DECIMALS),
-    )
-
-
-def left_over(whole: Resources, held: Resources) -> Resources:
-    """Return what is free; where more is held than there is, nothing."""
-    free = whole - held
-    return Resources(
-        cpus=max(0.0, round(free.cpus, _DECIMALS)),
-        mem_mb=max(0.0, round(free.mem_mb, _DECIMALS)),
-        gpus=max(0.0, round(free.gpus, _DECIMALS)),
-    )
-
-
-class Ports:
+class PortAllocator:
     """The ports that tasks may be given.
 
     Args:
@@ -95,7 +72,7 @@ class Ports:
             ranges.append((start, self._last))
         return tuple(ranges)
 
-    def take(self, instance_id: str, ports: Collection[int]) -> bool:
+    def acquire(self, instance_id: str, ports: Collection[int]) -> bool:
         """Give a task these very ports; False if something else on this machine listens on one of them."""
         busy = [port for port in ports if not _can_listen(port)]
         if busy:
@@ -123,14 +100,9 @@ class Ports:
         if ports:
             self._taken[instance_id] = tuple(ports)
 
-    def give_back(self, instance_id: str) -> None:
+    def release(self, instance_id: str) -> None:
         """Take a task's ports back, if it had any."""
         self._taken.pop(instance_id, None)
-
-
-def resources_of(held: Mapping[str, float]) -> Resources:
-    """Return what the agent says that a task holds."""
-    return Resources(cpus=held["cpus"], mem_mb=held["mem_mb"], gpus=held["gpus"])
 
 
 def _can_listen(port: int) -> bool:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.clusters.local.room import Ports, left_over, total, usable_cpus, usable_mem_mb
+from cook_jupyter.clusters.local.capacity import PortAllocator, usable_cpus, usable_mem_mb
+from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.model.resources import Resources
 
 amounts = st.builds(
@@ -21,16 +22,16 @@ amounts = st.builds(
 
 @given(held=st.lists(amounts, max_size=40))
 def test_what_was_held_and_given_back_leaves_the_whole(held: list[Resources]) -> None:
-    whole = total([*held, Resources(cpus=1, mem_mb=1)])
+    whole = sum_resources([*held, Resources(cpus=1, mem_mb=1)])
 
     for number in range(len(held) + 1):
-        still = total(held[number:])
-        assert Resources(cpus=1, mem_mb=1).fits_in(left_over(whole, still))
-    assert left_over(whole, total([])) == whole
+        still = sum_resources(held[number:])
+        assert Resources(cpus=1, mem_mb=1).fits_in(remaining(whole, still))
+    assert remaining(whole, sum_resources([])) == whole
 
 
 def test_more_than_everything_leaves_nothing_not_less() -> None:
-    assert left_over(Resources(cpus=1), Resources(cpus=2, mem_mb=3)) == Resources()
+    assert remaining(Resources(cpus=1), Resources(cpus=2, mem_mb=3)) == Resources()
 
 
 def test_a_container_has_its_quota_not_the_machine(tmp_path: Path) -> None:
@@ -67,11 +68,11 @@ def test_without_a_quota_it_is_the_machine(tmp_path: Path, cpu: str, memory: str
     steps=st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 4) | st.none()), max_size=20),
 )
 def test_no_port_is_given_twice_and_none_is_lost(steps: list[tuple[str, int | None]]) -> None:
-    ports = Ports(31990, 31999)
+    ports = PortAllocator(31990, 31999)
     given_out: dict[str, tuple[int, ...]] = {}
     for name, count in steps:
         if count is None:
-            ports.give_back(name)
+            ports.release(name)
             given_out.pop(name, None)
         elif name not in given_out and (chosen := ports.choose(name, count)) is not None:
             given_out[name] = chosen
@@ -84,7 +85,7 @@ def test_no_port_is_given_twice_and_none_is_lost(steps: list[tuple[str, int | No
 
 
 def test_who_asks_for_more_ports_than_there_are_gets_none() -> None:
-    assert Ports(31990, 31992).choose("a", 4) is None
+    assert PortAllocator(31990, 31992).choose("a", 4) is None
 
 
 def test_a_port_on_which_somebody_listens_is_not_chosen() -> None:
@@ -93,5 +94,5 @@ def test_a_port_on_which_somebody_listens_is_not_chosen() -> None:
         other.listen()
         port = other.getsockname()[1]
 
-        assert Ports(port, port).choose("a", 1) is None
-        assert not Ports(port, port).take("a", (port,))
+        assert PortAllocator(port, port).choose("a", 1) is None
+        assert not PortAllocator(port, port).acquire("a", (port,))

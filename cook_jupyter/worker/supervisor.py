@@ -1,0 +1,503 @@
+"""The supervisor of a host's instances: it launches, watches, limits and stops them, and survives kill -9.
+
+Lives here: `Supervisor`, and the `SupervisorListener` through which a front end learns what happens.
+Not here: front ends, which say what to run and pass on what is reported (`worker.agent`, over a Unix socket);
+launches that wait (`worker.launch_queue`); the pool of warm workers (`worker.pool`); journals
+(`worker.journal`), and what is concluded from them (`worker.recovery`).
+
+A front end owns the loop and its rounds: wait for events, then `process_due`, which decides, writes down and
+acts. A launch is written down before it is handed to a worker, a kill before the signal; an end is kept, and
+found again after a crash, until it is acknowledged. What a front end sends over channels of the same loop
+leaves after the journal is written.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection, Iterable, Iterator
+from typing import Protocol
+
+from cook_jupyter.worker import processes, protocol, recovery
+from cook_jupyter.worker.agent_log import log
+from cook_jupyter.worker.channel import SelectorLoop
+from cook_jupyter.worker.clock import now_ms
+from cook_jupyter.worker.frames import BrokenStream, Frame, Header, frame_of
+from cook_jupyter.worker.home import JOURNAL
+from cook_jupyter.worker.journal import Ledger, segment_of
+from cook_jupyter.worker.launch_queue import LaunchQueue
+from cook_jupyter.worker.limits import MemoryGroups
+from cook_jupyter.worker.outbox import Outbox
+from cook_jupyter.worker.pool import PoolCallbacks, WorkerPool, WorkerProcess
+from cook_jupyter.worker.progress import Progress, ProgressReader
+from cook_jupyter.worker.running import MIN_CHECK_INTERVAL_S, RunningInstance
+from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched
+from cook_jupyter.worker.task import Cause, End, EndReport, end_of, is_folder_name
+
+_TICK_S = MIN_CHECK_INTERVAL_S
+_REPORT_RUNNING_AFTER_S = 0.05  # an instance that ends sooner is not worth two reports
+_OVERTIME_S = 2.0  # beyond the grace, for a worker to end its command by itself
+_PRUNE_INTERVAL_S = 3600.0
+_DAY_S = 86400.0
+
+
+class SupervisorListener(Protocol):
+    """What a front end does with the reports of its supervisor. None of it may block."""
+
+    def on_running(self, instance_id: str, sandbox: str, at_ms: int) -> None:
+        """Report that an instance runs; one that ends at once is reported by its end alone."""
+
+    def on_progress(self, instance_id: str, sequence: int, percent: int, message: str | None) -> None:
+        """Report the progress of an instance; of two reports the one of the greater sequence is newer."""
+
+    def on_end(self, report: EndReport) -> None:
+        """Report an end. It is kept among `Supervisor.unacknowledged_ends` until it is acknowledged."""
+
+
+class Supervisor:
+    """Runs the instances of one home in warm workers; begins with those that a killed supervisor left.
+
+    Args:
+        loop: the loop of the front end.
+        listener: the front end; called during the rounds of the loop, and by `launch`, `kill` and `stop`.
+        home: folder with the folders of journals and sandboxes; no other supervisor may use it.
+        grace_s: between TERM and KILL.
+        idle_worker_s: a worker without work leaves after that long.
+        sandbox_days: sandboxes that were last changed longer ago are removed.
+
+    Raises:
+        OSError: the journal cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        loop: SelectorLoop,
+        listener: SupervisorListener,
+        *,
+        home: str,
+        grace_s: float = 5.0,
+        idle_worker_s: float = 60.0,
+        sandbox_days: float = 7.0,
+    ) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._home = home
+        self._grace_s = grace_s
+        self._idle_worker_s = idle_worker_s
+        self._sandbox_days = sandbox_days
+        self._journal_folder = f"{home}/{JOURNAL}"
+        self._sandboxes = f"{home}/{FOLDER}"
+        self._queue = LaunchQueue()
+        self._running: dict[str, RunningInstance] = {}
+        self._assigned: list[tuple[Frame, RunningInstance]] = []  # in this round
+        self._signals: list[tuple[WorkerProcess, int]] = []  # in this round
+        self._to_dispatch: set[str] = set()  # interpreters that may have both a launch and a worker waiting
+        self._unusable: set[str] = set()
+        self._stopping = False
+        self._next_tick = self._next_prune = time.monotonic()
+        self._outbox = Outbox(self._journal_folder)
+        self._pool = WorkerPool(
+            loop,
+            home=home,
+            grace_s=grace_s,
+            groups=MemoryGroups.find(),
+            listener=PoolCallbacks(
+                ready=self._to_dispatch.add,
+                frame=self._on_worker_frame,
+                died=self._on_worker_dead,
+                unusable=self._on_interpreter_unusable,
+            ),
+        )
+        self._recover()
+        self._pool.request_workers(sys.executable, 0)
+
+    # --- what a front end asks for ------------------------------------------------------------------------
+
+    def launch(self, launch: Frame) -> None:
+        """Start an instance as soon as there is a worker. One that is known already is left as it is.
+
+        Args:
+            launch: a frame as `Task.packed` makes it, checked against `protocol.FROM_SCHEDULER`.
+        """
+        instance_id: str = launch.header["instance_id"]
+        if instance_id in self._running or instance_id in self._queue or instance_id in self._outbox:
+            return  # it was sent again by a scheduler that could not know
+        if self._stopping or not is_folder_name(instance_id):
+            self._report_unlaunched(instance_id)
+        else:
+            self._enqueue(launch)
+
+    def kill(self, instance_id: str) -> None:
+        """Stop an instance: TERM to its process group, KILL after the grace period; ignore unknown ids."""
+        self._stop(instance_id, Cause.KILLED)
+
+    def stop(self) -> None:
+        """Stop all instances and launch no more; `is_stopped` when the last one has ended."""
+        self._stopping = True
+        for header in list(self.open_launches()):
+            self._stop(header["instance_id"], Cause.STOPPED)
+
+    def acknowledge(self, instance_ids: Collection[str]) -> None:
+        """Forget ends that are known for good where they were reported."""
+        self._ledger.settle(instance_ids)
+        self._outbox.settle(instance_ids)
+
+    def open_launches(self) -> Iterator[Header]:
+        """Yield the launch headers of all instances that have not ended."""
+        yield from self._queue.headers()
+        for instance in self._running.values():
+            yield instance.header
+
+    def unacknowledged_ends(self) -> Iterable[EndReport]:
+        """Return the ends that were not acknowledged, oldest first; after a crash also those of before."""
+        return self._outbox.reports()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return not self._running and not self._queue
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called and all instances have ended."""
+        return self._stopping and self.is_idle
+
+    # --- a round of the loop ------------------------------------------------------------------------------
+
+    def poll_timeout_s(self) -> float | None:
+        """Return for how long nothing has to be done unless something happens; None for any time."""
+        if self._to_dispatch or self._assigned or self._signals:
+            return 0.0
+        return None if self.is_idle else max(0.0, self._next_tick - time.monotonic())
+
+    def process_due(self, now: float) -> None:
+        """Enforce limits, give launches to workers, write down what was decided in this round, then do it.
+
+        Args:
+            now: monotonic seconds.
+        """
+        if now >= self._next_tick and not self.is_idle:
+            self._next_tick = now + _TICK_S
+            self._tick(now)
+        self._dispatch()
+        self._commit()
+
+    def maintain(self, now: float) -> None:
+        """Do what no event asks for; to be called every few seconds.
+
+        Args:
+            now: monotonic seconds.
+        """
+        self._pool.maintain(idle_s=self._idle_worker_s)
+        if now >= self._next_prune:
+            self._next_prune = now + _PRUNE_INTERVAL_S
+            self._prune_sandboxes()
+
+    def restore_journal(self) -> None:
+        """Write the journal anew if it was removed, with the ends of workers' logs that are gone, too.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._ledger.restore()
+        for report in self._outbox.unwritten():
+            self._ledger.note(report.end.instance_id, report.as_header(), report.result)
+
+    def kill_unrecorded(self) -> None:
+        """Kill what is not in the journal: that is another supervisor's by now, which reports it as lost."""
+        recorded = Ledger.read(self._journal_folder)
+        self._signals += [
+            (instance.worker, signal.SIGKILL)
+            for instance in self._running.values()
+            if instance.instance_id not in recorded
+        ]
+
+    def close(self) -> None:
+        """Hang up on all workers. What runs goes on, and the next supervisor of this home finds it."""
+        self._pool.close()
+
+    def _tick(self, now: float) -> None:
+        family = processes.Family()
+        for instance in list(self._running.values()):
+            if not instance.start_reported and now - instance.begun >= _REPORT_RUNNING_AFTER_S:
+                instance.start_reported = True
+                instance_id = instance.instance_id
+                self._listener.on_running(instance_id, self._sandbox(instance_id), now_ms())
+            if instance.kill_at is not None and now >= instance.kill_at:
+                self._signals.append((instance.worker, signal.SIGKILL))
+                instance.kill_at = now + self._grace_s
+            if instance.deadline is not None and now >= instance.deadline:
+                self._stop(instance.instance_id, Cause.RUNTIME)
+            if now >= instance.next_memory_check and instance.exceeds_memory(now, family):
+                self._stop(instance.instance_id, Cause.MEMORY)
+            if instance.is_call and now >= instance.next_progress_check:
+                progress = instance.new_progress(now, self._sandbox(instance.instance_id))
+                if progress is not None:
+                    self._report_progress(instance, progress)
+        self._to_dispatch.update(self._queue.interpreters())  # a spawner may have gone away meanwhile
+
+    def _commit(self) -> None:
+        """Write down what was decided in this round, then do it."""
+        assigned, self._assigned = self._assigned, []
+        try:
+            self._ledger.flush()
+        except OSError as error:
+            log(f"the ledger cannot be written, {len(assigned)} launches are refused: {error}")
+            for _, instance in assigned:
+                del self._running[instance.instance_id]
+                self._pool.release(instance.worker, leftover_mb=0.0)
+                self._report_unlaunched(instance.instance_id)
+            assigned = []
+        for launch, instance in assigned:
+            if instance.worker.group is not None:
+                instance.worker.group.limit(instance.header["mem_mb"])
+            if instance.worker.channel is not None:
+                instance.worker.channel.send(launch.packed())
+        self._loop.flush()
+        signals, self._signals = self._signals, []
+        for worker, number in signals:
+            worker.signal(number)
+        self._outbox.remove_settled()
+
+    # --- launches -----------------------------------------------------------------------------------------
+
+    def _enqueue(self, launch: Frame) -> None:
+        header = launch.header
+        if header.get("python") in self._unusable:  # its command alone is enough to run it, only slower
+            launch = frame_of({**header, "python": None}, launch.tail)
+        python = launch.header.get("python") or sys.executable
+        self._queue.put(python, launch)
+        self._to_dispatch.add(python)
+
+    def _dispatch(self) -> None:
+        """Give waiting launches to idle workers, and request more workers where they do not suffice."""
+        while self._to_dispatch:
+            python = self._to_dispatch.pop()
+            for user in self._queue.users(python):
+                while (launch := self._queue.first(python, user)) is not None:
+                    worker = self._pool.acquire(python, user, launch.header.get("import_environment", ""))
+                    if worker is None:
+                        break
+                    self._queue.pop(python, user)
+                    self._assign(launch, worker)
+            if python not in self._unusable:
+                self._pool.request_workers(python, self._queue.count(python))
+
+    def _assign(self, launch: Frame, worker: WorkerProcess) -> None:
+        header = launch.header
+        instance_id: str = header["instance_id"]
+        begun = time.monotonic()
+        limit_s = header.get("max_runtime_s")
+        deadline = None if limit_s is None else begun + limit_s
+        instance = RunningInstance(header, worker, begun=begun, deadline=deadline)
+        worker.serves = instance_id
+        self._running[instance_id] = instance
+        assignment = {"worker": worker.name, "pid": worker.pid, "mark": worker.mark}
+        record = {"t": "launch", **assignment, "base_mb": instance.base_mb, "until": deadline}
+        self._ledger.note(instance_id, record, launch.head)
+        self._assigned.append((launch, instance))
+
+    def _on_interpreter_unusable(self, python: str) -> None:
+        """Run the calls of an interpreter without workers as the commands that they also are."""
+        launches = self._queue.drain(python)
+        if python == sys.executable:
+            for launch in launches:
+                self._report_unlaunched(launch.header["instance_id"])
+            return
+        self._unusable.add(python)
+        for launch in launches:
+            self._enqueue(launch)
+
+    # --- ends ---------------------------------------------------------------------------------------------
+
+    def _stop(self, instance_id: str, cause: str) -> None:
+        """Have an instance ended for this cause; the first cause stays."""
+        if self._queue.remove(instance_id) is not None:
+            self._report_end(End(instance_id, None, now_ms()), cause)
+            return
+        instance = self._running.get(instance_id)
+        if instance is None or instance.stop_cause is not None:
+            return
+        instance.stop_cause = cause
+        self._ledger.note(instance_id, {"t": "doom", "cause": cause})
+        instance.kill_at = time.monotonic() + self._grace_s
+        if cause == Cause.MEMORY:  # it grows on while it is asked
+            self._signals.append((instance.worker, signal.SIGKILL))
+            return
+        if not instance.is_call:
+            instance.kill_at += _OVERTIME_S
+        self._signals.append((instance.worker, signal.SIGTERM))
+
+    def _on_worker_frame(self, worker: WorkerProcess, frame: Frame) -> None:
+        header = frame.header
+        kind = protocol.require(header, protocol.FROM_WORKER)
+        instance_id = header["instance_id" if kind == "end" else "id"]
+        if worker.serves is None or worker.serves != instance_id:
+            raise BrokenStream(f"worker {worker.name} speaks for {instance_id[:40]!r}, which it does not run")
+        if kind == "end":
+            if not self._outbox.follows(worker.name, header["segment"]):
+                raise BrokenStream(f"worker {worker.name} names a segment that it cannot have")
+            self._on_end(worker, frame)
+        elif (instance := self._running.get(instance_id)) is not None:
+            self._report_progress(instance, tuple(header["progress"]))
+
+    def _on_end(self, worker: WorkerProcess, frame: Frame) -> None:
+        end = end_of(frame.header)
+        instance = self._running.pop(end.instance_id, None)
+        if instance is None:
+            return
+        place = (worker.name, frame.header["segment"])
+        self._report_end(end, self._cause(instance, end), instance=instance, result=frame.tail, place=place)
+        broke = instance.is_call and end.exit_code != 0 and not end.inline and end.blob is None
+        is_stopped = instance.stop_cause is not None
+        if frame.header["retires"] or broke or worker.channel is None or is_stopped:
+            if remaining := frame.header.get("remaining"):
+                after = f"{end.instance_id} of {worker.user}"
+                log(f"worker {worker.name} is retired after {after}: {'; '.join(remaining)}")
+            worker.serves = None
+            self._pool.retire(worker)
+        else:
+            if frame.header.get("imported"):
+                worker.import_environment = instance.header.get("import_environment", "")
+            self._pool.release(worker, leftover_mb=frame.header["leftover_mb"])
+
+    def _on_worker_dead(self, worker: WorkerProcess, code: int | None) -> None:
+        """Conclude how the instance of a dead worker ended, if it had one: with it, or just before it."""
+        instance = self._running.get(worker.serves) if worker.serves is not None else None
+        if instance is not None:
+            recorded = recovery.end_in_log(self._journal_folder, worker.name, instance.instance_id)
+            if recorded is not None:
+                self._on_end(worker, frame_of(recorded.as_written(), recorded.result))
+            else:
+                self._on_unrecorded_end(instance, code)
+        self._outbox.worker_gone(worker.name)
+        self._to_dispatch.add(worker.python)
+
+    def _on_unrecorded_end(self, instance: RunningInstance, code: int | None) -> None:
+        """Report the end of an instance whose worker died in the middle of it."""
+        instance_id, worker = instance.instance_id, instance.worker
+        del self._running[instance_id]
+        if not worker.spawned and not instance.is_call:
+            recovery.end_shell(recovery.shell_in_log(self._journal_folder, worker.name, instance_id))
+        if code is not None and instance.stop_cause is None and self._was_not_begun(instance):
+            self._report_end(End(instance_id, None, now_ms()), Cause.UNLAUNCHED, instance=instance)
+            return
+        sandbox = self._sandbox(instance_id)
+        progress = None
+        if instance.is_call:
+            progress = ProgressReader((f"{sandbox}/stdout", f"{sandbox}/stderr")).look(at_end=True)
+        end = End(
+            instance_id,
+            None if code is None else code if code >= 0 else 128 - code,
+            now_ms(),
+            signal=max(0, -(code or 0)),
+            termed=code == -signal.SIGTERM,
+            progress=progress,
+            written=not instance.is_call or remove_if_untouched(sandbox),
+        )
+        if code is None:
+            cause = instance.stop_cause or Cause.LOST
+        elif code == 0:  # os._exit(0): it said nothing, so it did not do what it was asked
+            cause = instance.stop_cause or Cause.FAILED
+        else:
+            cause = self._cause(instance, end)
+        self._report_end(end, cause, instance=instance)
+
+    def _was_not_begun(self, instance: RunningInstance) -> bool:
+        """Return whether a worker died before it looked at its task: the sandbox is still in stock."""
+        in_stock = os.path.isdir(f"{self._sandboxes}/.{instance.worker.name}")
+        return in_stock and not os.path.isdir(self._sandbox(instance.instance_id))
+
+    def _cause(self, instance: RunningInstance, end: End) -> str:
+        return recovery.cause_of(
+            end,
+            instance.stop_cause,
+            mem_mb=instance.header["mem_mb"],
+            group=instance.worker.group,
+            seen_mb=instance.peak_mb,
+        )
+
+    def _report_unlaunched(self, instance_id: str) -> None:
+        self._report_end(End(instance_id, None, now_ms()), Cause.UNLAUNCHED)
+
+    def _report_end(
+        self,
+        end: End,
+        cause: str,
+        *,
+        instance: RunningInstance | None = None,
+        result: bytes = b"",
+        place: tuple[str, int] | None = None,
+    ) -> None:
+        """Keep an end until it is acknowledged, and report it.
+
+        Args:
+            end: the end.
+            cause: why.
+            instance: the instance that ended; None if no worker had it.
+            result: what its call came to.
+            place: where its worker has written the end down; None if no worker has.
+        """
+        if instance is not None and instance.peak_mb > (end.peak_mb or 0.0):
+            end = end._replace(peak_mb=instance.peak_mb)
+        report = EndReport(end, cause, self._sandbox(end.instance_id), result)
+        if instance is not None:
+            if end.progress is not None:
+                self._report_progress(instance, end.progress)
+            if place is None:  # nobody else has written it down
+                self._ledger.note(end.instance_id, report.as_header(), result)
+        self._outbox.keep(report, place)
+        self._listener.on_end(report)
+
+    def _report_progress(self, instance: RunningInstance, progress: Progress) -> None:
+        percent, message = progress
+        sequence = instance.next_progress_sequence()
+        self._listener.on_progress(instance.instance_id, sequence, round(percent), message)
+
+    # --- after a crash, and long after an end -------------------------------------------------------------
+
+    def _recover(self) -> None:
+        recovered = recovery.recover(self._journal_folder)
+        self._ledger = Ledger(self._journal_folder, recovered.noted)
+        recovery.remove_files(recovered.useless)
+        for known in recovered.instances.values():
+            if known.end is not None:
+                self._recover_end(known, known.end)
+            else:
+                self._recover_running(known)
+
+    def _recover_end(self, known: recovery.Known, recorded: recovery.FoundEnd) -> None:
+        launch = known.launch
+        end = end_of(recorded.header)
+        cause = recorded.header.get("cause") or recovery.cause_of(end, known.doom, mem_mb=launch["mem_mb"])
+        place = None if recorded.segment is None else (launch["worker"], segment_of(recorded.segment))
+        self._outbox.keep(EndReport(end, cause, self._sandbox(end.instance_id), recorded.result), place)
+        if not known.worker_alive:
+            self._outbox.worker_gone(launch["worker"])
+
+    def _recover_running(self, known: recovery.Known) -> None:
+        launch = known.launch
+        python = launch.get("python") or sys.executable
+        worker = WorkerProcess(name=launch["worker"], pid=launch["pid"], mark=launch["mark"], python=python)
+        worker.user, worker.serves = launch["user"], launch["instance_id"]
+        worker.held_mb = launch["base_mb"]
+        instance = RunningInstance(launch, worker, begun=time.monotonic(), deadline=launch["until"])
+        self._running[instance.instance_id] = instance
+        if known.doom is not None:
+            instance.stop_cause, instance.kill_at = known.doom, time.monotonic() + self._grace_s
+            self._signals.append((worker, signal.SIGTERM))
+        self._pool.adopt(worker)
+
+    def _prune_sandboxes(self) -> None:
+        from cook_jupyter.worker.retention import prune_sandboxes  # its imports are a tenth of the start
+
+        prune_sandboxes(
+            self._sandboxes,
+            clock_file=f"{self._home}/clock.json",
+            max_age_s=self._sandbox_days * _DAY_S,
+            running=self._running,
+            workers={worker.name for worker in self._pool.workers()},
+        )
+
+    def _sandbox(self, instance_id: str) -> str:
+        return f"{self._sandboxes}/{instance_id}"

@@ -1,0 +1,258 @@
+"""Front ends of a supervisor, for the suite that runs over each of them.
+
+Lives here: `InProcess`, a supervisor inside of the test; `AgentProcess`, the node agent, spoken to over its
+socket. Neither has a thread: what happens, happens while a test waits for it in `run_until`.
+"""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cook_jupyter.clusters.base import Launch
+from cook_jupyter.clusters.translation import task_of
+from cook_jupyter.payload.results import Result, read_result
+from cook_jupyter.worker.address import READY, SECRET, SOCKET
+from cook_jupyter.worker.channel import SelectorLoop
+from cook_jupyter.worker.frames import Frame, FrameReader, pack, whole_frames
+from cook_jupyter.worker.supervisor import Supervisor
+from cook_jupyter.worker.task import EndReport, end_of
+from tests.clusters.site import LocalSite
+from tests.waiting import HANG_S
+
+GRACE_S = 1.0
+POLL_S = 0.05  # between two looks at conditions that no event tells of, such as files
+
+
+class FrontEnd(ABC):
+    """A front end, and all that its supervisor reported.
+
+    Args:
+        site: home of the supervisor; what an earlier one left there is recovered.
+    """
+
+    def __init__(self, site: LocalSite) -> None:
+        self.site = site
+        self.ends: dict[str, EndReport] = {}
+        self.end_count = 0
+        self.running: set[str] = set()
+        self.progress: dict[str, list[tuple[int, str | None]]] = defaultdict(list)
+        self.adopted: set[str] = set()  # what ran when this front end began
+
+    def launch(self, *launches: Launch) -> None:
+        """Launch instances."""
+        for launch in launches:
+            self.send_launch(task_of(launch, ()).packed())
+
+    def end_of(self, launch: Launch) -> EndReport:
+        """Wait for the end of an instance."""
+        instance_id = launch.instance.instance_id
+        self.run_until(lambda: instance_id in self.ends)
+        return self.ends[instance_id]
+
+    def wait_until_running(self, *launches: Launch) -> None:
+        """Wait until instances are reported to run."""
+        ids = {launch.instance.instance_id for launch in launches}
+        self.run_until(lambda: ids <= self.running)
+
+    def result_of(self, launch: Launch) -> Result:
+        """Wait for the end of a call, and open its result."""
+        report = self.end_of(launch)
+        assert report.end.inline, self.site.stderr(launch)
+        return read_result(
+            bytearray(report.result),
+            key=self.site.key,
+            job_id=launch.spec.job_id,
+            instance_id=launch.instance.instance_id,
+            private=self.site.store.private,
+        )
+
+    def run_until(self, condition: Callable[[], Any]) -> None:
+        """Let the front end work until a condition holds."""
+        deadline = time.monotonic() + HANG_S
+        while not condition():
+            assert time.monotonic() < deadline, "nothing that was waited for happened"
+            self.run_once()
+
+    @abstractmethod
+    def send_launch(self, packed: bytes) -> None:
+        """Pass on a packed task."""
+
+    @abstractmethod
+    def kill(self, instance_id: str) -> None:
+        """Kill an instance."""
+
+    @abstractmethod
+    def acknowledge(self, *instance_ids: str) -> None:
+        """Acknowledge ends."""
+
+    @abstractmethod
+    def run_once(self) -> None:
+        """Wait for something to happen, for a moment at most."""
+
+    @abstractmethod
+    def is_up(self) -> bool:
+        """Whether the same supervisor that was started works on."""
+
+    @abstractmethod
+    def die(self) -> None:
+        """Be gone, as after kill -9."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End all that runs, and be gone."""
+
+    # The listener of a supervisor.
+
+    def on_running(self, instance_id: str, sandbox: str, at_ms: int) -> None:
+        assert sandbox.startswith(str(self.site.home))
+        assert at_ms > 0
+        self.running.add(instance_id)
+
+    def on_progress(self, instance_id: str, sequence: int, percent: int, message: str | None) -> None:
+        assert sequence > 0
+        self.progress[instance_id].append((percent, message))
+
+    def on_end(self, report: EndReport) -> None:
+        self.end_count += 1
+        self.ends.setdefault(report.end.instance_id, report)
+
+
+class InProcess(FrontEnd):
+    """A supervisor inside of the test."""
+
+    def __init__(self, site: LocalSite) -> None:
+        super().__init__(site)
+        for folder in ("journal", "sandboxes"):
+            (site.home / folder).mkdir(parents=True, exist_ok=True)
+        self.loop = SelectorLoop()
+        self.supervisor = Supervisor(self.loop, self, home=str(site.home), grace_s=GRACE_S)
+        self.adopted = {header["instance_id"] for header in self.supervisor.open_launches()}
+        for report in self.supervisor.unacknowledged_ends():
+            self.on_end(report)
+
+    def send_launch(self, packed: bytes) -> None:
+        [frame] = whole_frames(packed)
+        self.supervisor.launch(frame)
+
+    def kill(self, instance_id: str) -> None:
+        self.supervisor.kill(instance_id)
+
+    def acknowledge(self, *instance_ids: str) -> None:
+        self.supervisor.acknowledge(instance_ids)
+        self.supervisor.process_due(time.monotonic())
+
+    def run_once(self) -> None:
+        due_s = self.supervisor.poll_timeout_s()
+        self.loop.run_once(POLL_S if due_s is None else min(POLL_S, due_s))
+        now = time.monotonic()
+        self.supervisor.process_due(now)
+        self.supervisor.maintain(now)
+
+    def is_up(self) -> bool:
+        return True
+
+    def die(self) -> None:
+        self.supervisor.close()  # the kernel closes the sockets of a killed process just so
+
+    def stop(self) -> None:
+        self.supervisor.stop()
+        self.run_until(lambda: self.supervisor.is_stopped)
+        self.supervisor.close()
+
+
+class AgentProcess(FrontEnd):
+    """The node agent, with this test for its scheduler."""
+
+    def __init__(self, site: LocalSite) -> None:
+        super().__init__(site)
+        site.home.mkdir(parents=True, exist_ok=True)
+        argv = [sys.executable, "-m", "cook_jupyter.worker", "agent", "--home", str(site.home)]
+        argv += ["--detach", str(site.folder / "agent.log"), "--grace", str(GRACE_S)]
+        assert subprocess.run(argv, check=False).returncode == READY
+        self.pid = site.agent_pid()
+        self.connect()
+
+    def connect(self) -> None:
+        """Greet the agent, on a new connection."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(HANG_S)
+        sock.connect(str(self.site.home / SOCKET))
+        self.greet(sock)
+
+    def greet(self, sock: socket.socket) -> None:
+        """Greet the agent on a connection, which is the one that is used from now on."""
+        self.sock = sock
+        self.reader = FrameReader()
+        self.send({"t": "hello", "secret": (self.site.home / SECRET).read_text()})
+        self.is_greeted = False
+        self.run_until(lambda: self.is_greeted)
+
+    def send(self, header: dict[str, Any]) -> None:
+        """Send any message."""
+        self.sock.sendall(pack(header))
+
+    def send_launch(self, packed: bytes) -> None:
+        self.sock.sendall(packed)
+
+    def kill(self, instance_id: str) -> None:
+        self.send({"t": "kill", "id": instance_id})
+
+    def acknowledge(self, *instance_ids: str) -> None:
+        self.send({"t": "ack", "ids": instance_ids})
+        self.send({"t": "hello", "secret": ""})  # whose answer comes when the acknowledgement is written
+        self.is_greeted = False
+        self.run_until(lambda: self.is_greeted)
+
+    def run_once(self) -> None:
+        if not select.select([self.sock], [], [], POLL_S)[0]:
+            return
+        data = self.sock.recv(1 << 18)
+        assert data, f"the agent has hung up: {(self.site.folder / 'agent.log').read_text()}"
+        self._on_frames(self.reader.feed(data))
+
+    def is_up(self) -> bool:
+        return self.site.agent_pid() == self.pid
+
+    def hangs_up(self) -> bool:
+        """Wait until the agent has hung up on this connection."""
+        try:
+            while self.sock.recv(1 << 18):
+                pass
+        except ConnectionResetError:
+            pass
+        return True
+
+    def die(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.hangs_up()
+        self.sock.close()
+
+    def stop(self) -> None:
+        self.send({"t": "stop"})
+        while data := self.sock.recv(1 << 18):
+            self._on_frames(self.reader.feed(data))
+        self.sock.close()
+
+    def _on_frames(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            header = frame.header
+            match header["t"]:
+                case "known":
+                    self.is_greeted = True
+                    self.adopted = {instance["id"] for instance in header["running"]}
+                case "running":
+                    self.on_running(header["id"], header["sandbox"], header["at_ms"])
+                case "progress":
+                    self.on_progress(header["id"], header["sequence"], header["percent"], header["message"])
+                case "end":
+                    self.on_end(EndReport(end_of(header), header["cause"], header["sandbox"], frame.tail))
+                case kind:
+                    raise AssertionError(f"the agent sends {kind}")
