@@ -48,8 +48,7 @@ async def _match_pool(scheduler: Scheduler, pool: str) -> int:
     """Match first the jobs that room was freed for, then the heads of the queue, then all others."""
     queues = scheduler.queues
     launched = 0
-    kept = queues.reservations
-    if kept.of(pool) and not kept.closes_hosts:
+    if queues.freed.of(pool) and not queues.freed.closes_hosts:
         launched += await match_cycle(scheduler, pool, scheduler.offers(pool), reserved_only=True)
     offers = scheduler.offers_to_all(pool)
     if queues.heads.of(pool) and queues.any_might_start(offers):
@@ -166,7 +165,7 @@ async def rebalance_all(scheduler: Scheduler, ranked: Mapping[PoolName, Sequence
         if not pool.active or not scheduler.rebalancer.looks_at(pool.name):
             continue
         if not scheduler.queues.pool_waiting(pool.name):
-            scheduler.queues.reservations.put(pool.name, {})
+            scheduler.queues.reserve(pool.name, {}, scheduler.clock.now_ms())
             continue
         async with scheduler.cycle:
             stopped += await rebalance_cycle(scheduler, pool.name, ranked.get(pool.name))
@@ -184,7 +183,7 @@ async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobI
     scheduler.see_capacity(pool)
     settings = rebalancer.preemption()
     kept = _kept_reservations(scheduler, pool, now_ms, only_ending=not settings.launch_order)
-    queues.reservations.put(pool, kept)
+    queues.reserve(pool, kept, now_ms)
     decision = queues.rebalance(
         pool,
         scheduler.offers_to_all(pool),
@@ -222,9 +221,9 @@ async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobI
             row = scheduler.running_row(job_id)
             if row is not None:
                 ending[preemption.host][instance_id] = row.held
-    waited_for = {job_id: ending[host] for job_id, host in decision.reservations.items() if host in ending}
+    victims_of = {job_id: ending[host] for job_id, host in decision.reservations.items() if host in ending}
     stopped = await stop(scheduler, failures)
-    rebalancer.waited_for |= waited_for
+    queues.freed.wait_for(victims_of)
     if stopped:
         scheduler.wake.set()
         log.info("preempted %d tasks of pool %s for %d jobs", stopped, pool, len(holding))
@@ -256,13 +255,12 @@ def _kept_reservations(
         now_ms: the time.
         only_ending: keep, as Cook, only those of jobs whose victims have not all ended.
     """
-    reservations = scheduler.queues.reservations
-    coming = scheduler.rebalancer.coming(scheduler.kills)
+    freed = scheduler.queues.freed
     if only_ending:
-        return {job_id: host for job_id, host in reservations.of(pool).items() if job_id in coming}
+        return freed.incomplete(pool)
     if scheduler.rates.indebted(scheduler.clusters, now_ms):
-        return dict(reservations.of(pool))  # they could not start, and will
-    return reservations.usable(pool, coming, now_ms)
+        return dict(freed.of(pool))  # they could not start, and will
+    return freed.review(pool, now_ms)
 
 
 async def _holding(

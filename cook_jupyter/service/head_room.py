@@ -3,7 +3,7 @@
 Lives here: `HeadRooms`, which jobs are at the head of their pool's queue, what is kept for each, and who may
 use it meanwhile. All of it is in memory: after a restart the first match cycles find the heads again.
 Not here: every decision about them (`scheduling.head_room`), room that was freed by preemption
-(`service.reservations`).
+(`service.freed_room`).
 
 A job becomes a head when it is the first considerable job of its user that no host has room for. Once smaller
 jobs wait, which could take the room piece by piece, it is matched before all others, and room is kept for it

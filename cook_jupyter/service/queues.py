@@ -45,28 +45,36 @@ from cook_jupyter.scheduling.preemption_history import preemption_history_of
 from cook_jupyter.scheduling.ranking import Order, RankSettings, lazily
 from cook_jupyter.scheduling.rules import Surroundings
 from cook_jupyter.service.config import Settings
+from cook_jupyter.service.freed_room import FreedRoom
 from cook_jupyter.service.head_room import MAX_HEADS, HeadRooms, PoolState
 from cook_jupyter.service.launch_plugin import LaunchPlugin
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.placing import Placing
-from cook_jupyter.service.reservations import Reservations
 from cook_jupyter.service.rooms import Rooms
 
 
 class Queues:
     """One queue index a pool, and what decisions need besides it.
 
+    Args:
+        pools: the pools.
+        limits: shares and quotas.
+        settings: what the operator set.
+        ending: instances that were killed and whose end was not heard yet.
+
     Attributes:
         placing: the groups, and where jobs may be tried again.
         plugin: the launch filter.
-        reservations: what is kept for jobs for which others were stopped.
+        freed: room that is being freed by preemption, and for whom.
         heads: jobs at the head of their pool's queue, and the room that is kept for them.
     """
 
-    def __init__(self, pools: Sequence[Pool], limits: Limits, settings: Settings) -> None:
+    def __init__(
+        self, pools: Sequence[Pool], limits: Limits, settings: Settings, ending: Container[InstanceId]
+    ) -> None:
         self.placing = Placing(settings.placement)
         self.plugin = LaunchPlugin(settings.placement.launch_filter)
-        self.reservations = Reservations(settings.rebalancer)
+        self.freed = FreedRoom(settings.rebalancer, ending)
         self.heads = HeadRooms(settings.head_room, self._indexes, self._promised)
         self._limits = limits
         self._settings = settings
@@ -105,8 +113,8 @@ class Queues:
         if self.plugin.asks:
             self.plugin.changed(job)
         launch = None
-        if not waits and (self.reservations or pool.tried or self.offensive):
-            launch = self.reservations.drop(spec.pool, job_id)
+        if not waits and (self.freed or pool.tried or self.offensive):
+            launch = self.freed.drop(spec.pool, job_id)
             pool.tried.pop(job_id, None)
             self.offensive.pop(job_id, None)
         if alive is not None:
@@ -217,11 +225,9 @@ class Queues:
                 self.limits_of(pool),
                 settings=state.cycle,
                 filters=replace(self._filters(state), tokens=tokens, accepts=self.plugin.accepts(now_ms)),
-                surroundings=replace(
-                    self._surroundings(state, now_ms), reservations=self.reservations.everywhere()
-                ),
+                surroundings=replace(self._surroundings(state, now_ms), reservations=self.freed.everywhere()),
                 indebted=indebted,
-                queue=list(filter(state.index.is_waiting, self.reservations.of(pool))),
+                queue=list(filter(state.index.is_waiting, self.freed.of(pool))),
             )
         cycle = self._state(state, now_ms, tokens, indebted)
         heads = self.heads.of(pool)
@@ -350,8 +356,8 @@ class Queues:
         if settings.launch_order:
             filters = replace(filters, tokens=tokens, accepts=self._may_get_room(now_ms))
             reserved = {
-                job_id: ReservedRoom(host, self._launch_of(state, job_id, now_ms))
-                for job_id, host in self.reservations.of(pool).items()
+                job_id: ReservedRoom(host, self.freed.launch_of(job_id))
+                for job_id, host in self.freed.of(pool).items()
             }
             filters = self._unreserved_filters(state, filters)
         return rebalance(
@@ -372,17 +378,11 @@ class Queues:
 
         From now on the jobs count as launched, in this order: whatever else their users start comes later.
         """
-        self.reservations.put(pool, hosts)
-        state = self._of(pool)
-        for job_id in self.reservations.of(pool):
-            self._launch_of(state, job_id, now_ms)
-
-    def _launch_of(self, pool: "_Pool", job_id: JobId, now_ms: int) -> int:
-        return self.reservations.launch_of(job_id, lambda: pool.next_launch(now_ms))
+        self.freed.put(pool, hosts, lambda: self._of(pool).next_launch(now_ms))
 
     def _may_get_room(self, now_ms: int) -> Callable[[JobId], bool] | None:
         """What tells for which jobs others may be preempted; None if for all."""
-        lapsed, accepts = self.reservations.lapsed, self.plugin.accepts(now_ms)
+        lapsed, accepts = self.freed.lapsed, self.plugin.accepts(now_ms)
         if not lapsed:
             return accepts
         return lambda job_id: job_id not in lapsed and (accepts is None or accepts(job_id))
@@ -391,11 +391,9 @@ class Queues:
         """Return what the last match cycle of a pool decided that had something to look at."""
         return self._of(pool).last
 
-    def not_kept(
-        self, offers: Sequence[Offer], coming: Mapping[JobId, Mapping[InstanceId, Resources]]
-    ) -> Sequence[Offer]:
-        """Return the offers without the room that is kept for jobs; `coming` is what victims still hold."""
-        return self.reservations.left(offers, self._asked, coming)
+    def open_to_all(self, offers: Sequence[Offer]) -> Sequence[Offer]:
+        """Return the offers without the room that is reserved for beneficiaries of preemptions."""
+        return self.freed.open_to_all(offers, self._asked)
 
     # --- questions
 
@@ -443,7 +441,7 @@ class Queues:
             deferred=self.plugin.deferral(job.job_id),
             placement=placement,
             capacity=state.rooms.capacity,
-            reserved=self.reservations.of(job.spec.pool).get(job.job_id),
+            reserved=self.freed.of(job.spec.pool).get(job.job_id),
             head=self.heads.of(job.spec.pool).get(job.job_id),
             held_back_by=held_back_by,
             outages=[outage for outage in outages if outage.host in hosts],
@@ -515,7 +513,7 @@ class Queues:
     def _surroundings(self, pool: "_Pool", now_ms: int) -> Surroundings:
         groups = self.placing.placements
         return Surroundings(
-            reservations=self.reservations.closed() if self.reservations else {},
+            reservations=self.freed.closed() if self.freed else {},
             groups=groups,
             group_hosts=self._group_hosts if groups else None,
             attributes=self._attributes(pool) if groups else {},
@@ -574,7 +572,7 @@ class Queues:
         groups = {
             each.index.group_of(job_id)
             for each in self._pools.values()
-            for job_id in self.reservations.of(each.pool.name)
+            for job_id in self.freed.of(each.pool.name)
             if each.index.is_waiting(job_id)
         } - {None}
         if not groups:
@@ -586,8 +584,8 @@ class Queues:
     def _reserved_usage(self, pool: "_Pool") -> dict[str, Usage]:
         """Return what jobs with reserved room will use, by user; nothing where whole hosts are closed."""
         usage: dict[str, Usage] = {}
-        if self.reservations and not self.reservations.closes_hosts:
-            for job_id in self.reservations.of(pool.pool.name):
+        if self.freed and not self.freed.closes_hosts:
+            for job_id in self.freed.of(pool.pool.name):
                 user = self.user_of(pool.pool.name, job_id)
                 if user is not None and pool.index.is_waiting(job_id):
                     usage[user] = usage.get(user, Usage()) + pool.index.asked(job_id)
@@ -612,7 +610,7 @@ class Queues:
             surroundings=self._surroundings(pool, now_ms),
             cycle=pool.cycle,
             indebted=indebted,
-            reserved=self.reservations.of(name),
+            reserved=self.freed.of(name),
         )
 
     def _indexes(self) -> Iterable[QueueIndex]:
@@ -620,12 +618,12 @@ class Queues:
 
     def _promised(self, host: str) -> Amounts:
         """Return what is reserved on a host for beneficiaries of preemptions."""
-        if not self.reservations:
+        if not self.freed:
             return NOTHING
         return sum_of(
             asked_by(ask_of(pool.index, pool.index.row_of(job_id)))
             for name, pool in self._pools.items()
-            for job_id, reserved in self.reservations.of(name).items()
+            for job_id, reserved in self.freed.of(name).items()
             if reserved == host and pool.index.is_waiting(job_id)
         )
 

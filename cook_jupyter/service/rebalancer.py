@@ -8,15 +8,12 @@ As in Cook the parameters live in the database: what an operator sets there goes
 
 import json
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.model.instance import InstanceId
-from cook_jupyter.model.job import JobId
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.preemption import PreemptionSettings
 from cook_jupyter.service.policies import RebalancerSettings
 from cook_jupyter.store.base import Store
@@ -30,12 +27,10 @@ class Rebalancer:
 
     Attributes:
         settings: what is in force.
-        waited_for: beneficiary -> instances that were stopped for it, with what they held.
     """
 
     def __init__(self, settings: RebalancerSettings) -> None:
         self.settings = settings
-        self.waited_for: dict[JobId, dict[InstanceId, Resources]] = {}
 
     async def load(self, store: Store) -> None:
         """Take the parameters that were set while an earlier scheduler ran."""
@@ -63,20 +58,6 @@ class Rebalancer:
             kept["max_preemption"] = int(kept["max_preemption"])
         await store.remember(_KEY, json.dumps(kept))
         self.settings = replace(self.settings, **kept)
-
-    def coming(self, kills: Container[InstanceId]) -> dict[JobId, dict[InstanceId, Resources]]:
-        """Return what instances that were stopped for a job still hold: those whose end was not heard.
-
-        That room is as good as there: nobody else is stopped for such a job.
-        """
-        coming = {}
-        for job_id, stopped in list(self.waited_for.items()):
-            ending = {instance_id: held for instance_id, held in stopped.items() if instance_id in kills}
-            if ending:
-                coming[job_id] = ending
-            else:
-                del self.waited_for[job_id]
-        return coming
 
     def looks_at(self, pool: PoolName) -> bool:
         """Tell whether tasks of a pool may be preempted at all."""

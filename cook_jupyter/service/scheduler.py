@@ -81,10 +81,10 @@ class Scheduler:
             default_shares=settings.default_shares,
             equal_parts=settings.equal_shares,
         )
-        self.queues = Queues(settings.pools, self.limits, settings)
+        self.kills = Kills(self.clusters)
+        self.queues = Queues(settings.pools, self.limits, settings, self.kills)
         self.rates = Rates(settings.rates, self.limits)
         self.admission = Admission(settings, self.limits, self.queues, self.rates)
-        self.kills = Kills(self.clusters)
         preempts = settings.rebalancer.enabled and settings.order == "fair"
         self.rebalancer = Rebalancer(replace(settings.rebalancer, enabled=preempts))
         self.host_health = HostHealth()
@@ -236,9 +236,7 @@ class Scheduler:
         return self.queues.why(
             job,
             attempts=self.attempts(job),
-            offers=self.offers(pool)
-            if job_id in self.queues.reservations.of(pool)
-            else self.offers_to_all(pool),
+            offers=self.offers(pool) if job_id in self.queues.freed.of(pool) else self.offers_to_all(pool),
             now_ms=self.clock.now_ms(),
             rate_enforced=self.rates.enforces_launches,
             outages=self.host_health.outages(self.clock.now_ms()),
@@ -336,10 +334,7 @@ class Scheduler:
 
     def offers_to_all(self, pool: PoolName) -> Sequence[Offer]:
         """Return the room there is now in a pool, without what is kept for some of its jobs."""
-        offers = self.offers(pool)
-        if not self.queues.reservations:
-            return offers
-        return self.queues.not_kept(offers, self.rebalancer.coming(self.kills))
+        return self.queues.open_to_all(self.offers(pool))
 
     def capacity(self) -> Sequence[Offer]:
         """Return every host as if it were empty."""

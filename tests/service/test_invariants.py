@@ -99,7 +99,7 @@ class Day:
         for job in await self.hand.scheduler.jobs([spec.job_id for spec in self.jobs]):
             assert job is not None
             self._check_job(job)
-        reserved = self.hand.scheduler.queues.reservations.of("default")
+        reserved = self.hand.scheduler.queues.freed.of("default")
         assert all(self.hand.scheduler.queues.is_waiting("default", job_id) for job_id in reserved)
 
     def _check_job(self, job: Job) -> None:
