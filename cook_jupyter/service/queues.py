@@ -48,7 +48,7 @@ from cook_jupyter.service.config import Settings
 from cook_jupyter.service.freed_room import FreedRoom
 from cook_jupyter.service.head_room import MAX_HEADS, HeadRooms, PoolState
 from cook_jupyter.service.launch_plugin import LaunchPlugin
-from cook_jupyter.service.limits import Limits
+from cook_jupyter.service.limits import UNDIVIDED, Division, Limits
 from cook_jupyter.service.placing import Placing
 from cook_jupyter.service.rooms import Rooms
 
@@ -468,11 +468,15 @@ class Queues:
 
     def limits_of(self, pool: PoolName) -> UserLimits:
         """Return the shares and quotas in force in a pool at this moment."""
+        return self._limits.of_pool(pool, self.division(pool))
+
+    def division(self, pool: PoolName) -> Division:
+        """Return what shares in a pool that nobody set are parts of at this moment."""
+        if not self._limits.depend_on_division:
+            return UNDIVIDED
         state = self._of(pool)
-        if self._limits.splits:
-            alone = state.index.user_count <= 1 or not self._settings.equal_shares
-            self._limits.split(pool, state.rooms.whole, 1 if alone else len(state.index.users()))
-        return self._limits.of_pool(pool)
+        alone = state.index.user_count <= 1 or not self._settings.equal_shares
+        return Division(whole=state.rooms.whole, parts=1 if alone else max(1, len(state.index.users())))
 
     def demands_in(self, pool: PoolName, own: tuple[Demand, ...]) -> tuple[Demand, ...]:
         """Return what is demanded of the host of a job with demands of its own in a pool."""

@@ -79,7 +79,6 @@ class Scheduler:
         self.limits = Limits(
             default_pool=settings.default_pool,
             default_shares=settings.default_shares,
-            equal_parts=settings.equal_shares,
         )
         self.kills = Kills(self.clusters)
         self.queues = Queues(settings.pools, self.limits, settings, self.kills)
@@ -258,7 +257,7 @@ class Scheduler:
 
     async def limits_of(self, kind: str, user: str, pool: str) -> Mapping[str, float]:
         """Return a user's share or quota in force in a pool, by Cook's names."""
-        return self.limits.values(kind, user, pool)
+        return self.limits.values(kind, user, pool, self.queues.division(pool or self.default_pool))
 
     async def set_limits(
         self, kind: str, user: str, pool: str, values: Mapping[str, float], reason: str
@@ -371,10 +370,7 @@ class Scheduler:
         """Return who waits and runs how much, and what there is: the body of /v1/summary."""
         for pool in self.settings.pools:
             self.see_capacity(pool.name)
-            self.queues.limits_of(pool.name)
-        told = summary_of(
-            self._running.values(), self.queues, self.limits, self.capacity(), self.default_pool
-        )
+        told = summary_of(self._running.values(), self.queues, self.capacity(), self.default_pool)
         return {
             **told,
             "pools": [pool.name for pool in self.settings.pools],

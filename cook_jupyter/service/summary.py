@@ -11,7 +11,6 @@ from cook_jupyter.model.limits import Usage
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.monitor import standing
-from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.queues import Queues
 from cook_jupyter.service.running import RunningRow
 
@@ -19,7 +18,7 @@ STANDINGS = ("starved", "hungry", "satisfied")
 
 
 def summary_of(
-    rows: Iterable[RunningRow], queues: Queues, limits: Limits, capacity: Sequence[Offer], pool: str
+    rows: Iterable[RunningRow], queues: Queues, capacity: Sequence[Offer], pool: str
 ) -> dict[str, Any]:
     """Return the summary: amounts over all pools; shares, DRU and who is starved or not in `pool`."""
     total, used = Resources(), Resources()
@@ -33,16 +32,16 @@ def summary_of(
         count[row.user] += 1
         used += amount
     waiting = {user: queues.waiting_count(user) for user in queues.users()}
-    index = queues.index(pool)
+    index, limits = queues.index(pool), queues.limits_of(pool)
     there = {user: index.usage(user) for user in index.users()}
     now = standing(
         {user: usage for user, usage in there.items() if usage.count},
         {user: Usage(count=number) for user in there if (number := index.waiting_of(user))},
-        limits.of_pool(pool),
+        limits,
     )
     users = []
     for user in sorted(held.keys() | waiting.keys()):
-        share = limits.share(user, pool)
+        share = limits.share(user)
         own = there.get(user, Usage())
         users.append(
             {

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from cook_jupyter.model.limits import OLD_COUNT, LimitEntry, LimitKind
-from cook_jupyter.service.limits import Limits
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.service.limits import Division, Limits
 from tests.golden.cases import cases
 
 
@@ -65,7 +66,7 @@ def test_a_share_of_zero_counts_as_unset() -> None:
     limits = Limits(default_pool="p", default_shares={"cpus": 8.0})
     limits.put(entries(LimitKind.SHARE, "ada", "p", {"cpus": 0.0}))
 
-    assert limits.share("ada", "p").cpus == pytest.approx(1.7976931348623157e308)
+    assert limits.of_pool("p").share("ada").cpus == pytest.approx(1.7976931348623157e308)
 
 
 def test_a_changed_limit_is_seen_at_once() -> None:
@@ -74,3 +75,15 @@ def test_a_changed_limit_is_seen_at_once() -> None:
     limits.put(entries(LimitKind.QUOTA, "ada", "p", {"cpus": 3.0}))
 
     assert (before, limits.quota("ada", "p").cpus) == (1.7976931348623157e308, 3.0)
+
+
+def test_a_question_about_shares_changes_no_answer_to_another() -> None:
+    limits = Limits(default_pool="p", default_shares={})
+    whole = Resources(cpus=8, mem_mb=800)
+    alone, together = Division(whole=whole), Division(whole=whole, parts=4)
+
+    cpus = [limits.of_pool("p", division).share("ada").cpus for division in (alone, together, alone)]
+
+    assert cpus == [8, 2, 8]
+    assert limits.values(LimitKind.SHARE, "ada", "p", together)["mem"] == 200
+    assert limits.of_pool("p", alone) is limits.of_pool("p", alone)
