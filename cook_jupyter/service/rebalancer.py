@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.model.pool import PoolName
+from cook_jupyter.model.pool import Pool, PoolName
+from cook_jupyter.scheduling.constraints import PoolDefaults
 from cook_jupyter.scheduling.preemption import PreemptionSettings
 from cook_jupyter.service.policies import RebalancerSettings
 from cook_jupyter.store.base import Store
@@ -65,10 +66,19 @@ class Rebalancer:
         known = None not in (settings.safe_dru_threshold, settings.min_dru_diff, settings.max_preemption)
         return settings.enabled and known and re.search(settings.pool_regex, pool) is not None
 
-    def preemption(self) -> PreemptionSettings:
-        """Return how tasks give way, for a pool that is looked at."""
+    def preemption(self, pool: Pool, defaults: PoolDefaults) -> PreemptionSettings | None:
+        """Return how tasks of a pool give way; None if they never do.
+
+        Args:
+            pool: the pool.
+            defaults: what the pool demands of the hosts of all its jobs.
+        """
+        if not self.looks_at(pool.name):
+            return None
         settings = self.settings
         return PreemptionSettings(
+            mode=pool.dru_mode,
+            defaults=defaults,
             safe_dru_threshold=settings.safe_dru_threshold or 0.0,
             min_dru_diff=settings.min_dru_diff or 0.0,
             max_preemption=settings.max_preemption or 0,

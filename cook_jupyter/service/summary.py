@@ -13,12 +13,13 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.monitor import standing
 from cook_jupyter.service.queues import Queues
 from cook_jupyter.service.running import RunningRow
+from cook_jupyter.service.snapshots import Snapshots
 
 STANDINGS = ("starved", "hungry", "satisfied")
 
 
 def summary_of(
-    rows: Iterable[RunningRow], queues: Queues, capacity: Sequence[Offer], pool: str
+    rows: Iterable[RunningRow], queues: Queues, snapshots: Snapshots, capacity: Sequence[Offer], pool: str
 ) -> dict[str, Any]:
     """Return the summary: amounts over all pools; shares, DRU and who is starved or not in `pool`."""
     total, used = Resources(), Resources()
@@ -32,7 +33,7 @@ def summary_of(
         count[row.user] += 1
         used += amount
     waiting = {user: queues.waiting_count(user) for user in queues.users()}
-    index, limits = queues.index(pool), queues.limits_of(pool)
+    index, limits = queues.index(pool), snapshots.of(pool).limits
     there = {user: index.usage(user) for user in index.users()}
     now = standing(
         {user: usage for user, usage in there.items() if usage.count},

@@ -288,7 +288,7 @@ async def test_a_host_that_is_kept_in_one_pool_is_kept_from_the_others_too(by_ha
         await hand.submit(late)
         await hand.rebalance()
         await hand.submit(elsewhere)
-        await match_cycle(hand.scheduler, "other", hand.scheduler.offers_to_all("other"))
+        await match_cycle(hand.scheduler, "other")
         assert hand.users() == ["hog"]
 
         await hand.match()
