@@ -256,10 +256,6 @@ class Queues:
         """Tell whether the job waits in the pool."""
         return self.pool(pool).index.is_waiting(job_id)
 
-    def users(self) -> set[str]:
-        """Return everybody who has a task in some pool."""
-        return {user for pool in self._pools.values() for user in pool.index.users()}
-
     def waiting_count(self, user: str | None = None, pool: PoolName | None = None) -> int:
         """Return how many jobs wait: of a user, of a pool, or of all."""
         pools = self._pools.values() if pool is None else [self.pool(pool)]

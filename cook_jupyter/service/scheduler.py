@@ -350,9 +350,9 @@ class Scheduler:
 
     def summary(self) -> Mapping[str, Any]:
         """Return who waits and runs how much, and what there is: the body of /v1/summary."""
-        told = summary_of(
-            self._running.values(), self.queues, self.snapshots, self.capacity(), self.default_pool
-        )
+        names = dict.fromkeys([self.default_pool, *(pool.pool.name for pool in self.queues.pools())])
+        pools = [(self.snapshots.of(name), self.queues.index(name)) for name in names]
+        told = summary_of(self._running.values(), pools)
         return {
             **told,
             "pools": [pool.name for pool in self.settings.pools],
