@@ -167,6 +167,11 @@ class QueueIndex:
             self.particulars[row] = job.particulars
         self._wait(row, tasks)
 
+    def add_users(self, names: Iterable[str]) -> None:
+        """Take in users before any job of theirs; they are numbered in this order."""
+        for name in names:
+            self._user(name)
+
     def add_many(self, jobs: Sequence[QueuedJob]) -> None:
         """Take in many waiting jobs at once: what `add` does for each, several times faster.
 
@@ -512,6 +517,14 @@ class QueueIndex:
         """Return the launch number of a running task."""
         return self._launch[row]
 
+    def rows(self) -> Rows:
+        """Return the rows of all jobs, in ascending order."""
+        return np.flatnonzero(self.columns.state != _FREE).astype(np.int32)
+
+    def running_rows(self) -> list[int]:
+        """Return the rows of running tasks in the order in which they started."""
+        return list(self._hosts)
+
     def hosts_of(self, rows: Iterable[int]) -> list[str]:
         """Return where running tasks run, by row."""
         hosts = self._hosts
@@ -524,6 +537,10 @@ class QueueIndex:
     def run_time(self, row: int) -> RunTime:
         """Return what is stated about the run time of a job."""
         return self._run_times[self._run_time_of[row]]
+
+    def run_time_of(self, number: int) -> RunTime:
+        """Return what is stated about run times, by its number."""
+        return self._run_times[number]
 
     @property
     def knows_run_times(self) -> bool:

@@ -18,6 +18,7 @@ from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode, Pool, PoolName
+from cook_jupyter.model.quick import quick
 from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.capacity import Capacity
 from cook_jupyter.scheduling.columns import QueueIndex
@@ -57,6 +58,7 @@ def _no_tasks(host: str) -> Sequence[RunningTask]:
     return ()
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadFacts:
     """The heads of the queues, and what decisions about them read. Pools may share hosts.
@@ -87,6 +89,7 @@ class HeadFacts:
     least: Sequence[tuple[float, float]] = ()
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSnapshot:
     """A pool at one moment.

@@ -32,6 +32,7 @@ class Rebalancer:
 
     def __init__(self, settings: RebalancerSettings) -> None:
         self.settings = settings
+        self._by_pool: dict[PoolName, tuple[RebalancerSettings, PreemptionSettings | None]] = {}
 
     async def load(self, store: Store) -> None:
         """Take the parameters that were set while an earlier scheduler ran."""
@@ -73,8 +74,13 @@ class Rebalancer:
             pool: the pool.
             defaults: what the pool demands of the hosts of all its jobs.
         """
-        if not self.looks_at(pool.name):
-            return None
+        known = self._by_pool.get(pool.name)
+        if known is None or known[0] is not self.settings:
+            found = self._preemption(pool, defaults) if self.looks_at(pool.name) else None
+            known = self._by_pool[pool.name] = self.settings, found
+        return known[1]
+
+    def _preemption(self, pool: Pool, defaults: PoolDefaults) -> PreemptionSettings:
         settings = self.settings
         return PreemptionSettings(
             mode=pool.dru_mode,

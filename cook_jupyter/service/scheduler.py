@@ -13,11 +13,12 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from cook_jupyter.clusters.base import ComputeCluster, Launch
-from cook_jupyter.errors import NotFound
+from cook_jupyter.errors import InvalidRequest, NotFound
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, Result
@@ -254,6 +255,40 @@ class Scheduler:
         if job is not None:
             found += await nested_sentences(self, job)
         return found
+
+    async def dump(self, pool: PoolName, job_ids: Sequence[JobId] = ()) -> bytes:
+        """Return a pool as decisions find it now, as JSON (`service.dumps`).
+
+        The scheduler stands still for about a second per million jobs of the pool.
+
+        Args:
+            pool: the pool.
+            job_ids: jobs that are asked about: why do they wait?
+
+        Raises:
+            InvalidRequest: there is no such pool, or one of the jobs is in another one.
+            NotFound: one of the jobs does not exist.
+        """
+        from cook_jupyter.service.dumps import take_dump  # most schedulers are never asked
+
+        names = [each.name for each in self.settings.pools]
+        if pool not in names:
+            raise InvalidRequest(f"there is no pool {pool!r}; the pools are {', '.join(names)}")
+        jobs = []
+        for job_id, job in zip(job_ids, await self.store.jobs(job_ids), strict=True):
+            if job is None:
+                raise NotFound(f"there is no job {job_id}", missing=(job_id,))
+            if job.spec.pool != pool:
+                raise InvalidRequest(f"job {job_id} is in the pool {job.spec.pool!r}, not in {pool!r}")
+            jobs.append((job, self.attempts(job)))
+        dump = take_dump(
+            self.snapshots.of(pool),
+            self.queues.index(pool),
+            self.queues.plugin,
+            jobs,
+            version=version("cook_jupyter"),
+        )
+        return await asyncio.to_thread(dump.encode)
 
     # Limits
 

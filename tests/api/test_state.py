@@ -137,6 +137,17 @@ def test_the_summary_tells_users_side_by_side(served: Served) -> None:
     }
 
 
+def test_administrators_alone_may_have_a_dump_of_a_pool(served: Served) -> None:
+    waiting = served.submit(user="ada", cpus=1000)
+    assert served.ask("GET", "/v1/debug/dump", by="ada").status == 403
+
+    reply = served.ask("GET", f"/v1/debug/dump?job={waiting}")
+
+    assert reply.status == 200
+    (job,) = reply.json["jobs"]
+    assert (reply.json["snapshot"]["pool"]["name"], job["job"]["spec"]["job_id"]) == ("default", waiting)
+
+
 def test_only_the_owner_ends_the_scheduler(served: Served) -> None:
     assert served.ask("POST", "/v1/shutdown", {}, by="ada").status == 403
     assert not served.scheduler.shutdown.is_set()
