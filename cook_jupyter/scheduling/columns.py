@@ -413,16 +413,6 @@ class QueueIndex:
         tasks = self._users.get(user)
         return 0 if tasks is None else tasks.waiting_count
 
-    def waiting_jobs(self, user: str, first: int | None = None) -> Sequence[JobId]:
-        """Return the user's first waiting jobs, or all, in order."""
-        tasks = self._users.get(user)
-        return () if tasks is None else self.ids(tasks.waiting(first).tolist())
-
-    def running_jobs(self, user: str) -> Sequence[JobId]:
-        """Return the jobs that the user's running tasks belong to, in order."""
-        tasks = self._users.get(user)
-        return () if tasks is None else self.ids(tasks.started)
-
     def group_of(self, job_id: JobId) -> GroupId | None:
         """Return the job's group, if it places its jobs in some way."""
         own = self.particulars.get(self.row_of(job_id))
@@ -444,10 +434,6 @@ class QueueIndex:
         if len(self._in_order) < len(self._by_number):
             self._in_order = sorted(self._by_number, key=_name)
         return [tasks for tasks in self._in_order if tasks.keys or tasks.waiting_count]
-
-    def tasks_of(self, user: str) -> UserTasks | None:
-        """Return the user's tasks, if the user was ever seen."""
-        return self._users.get(user)
 
     def tasks_of_job(self, job_id: JobId) -> UserTasks | None:
         """Return the tasks of the job's user; None if the job is not here."""

@@ -19,13 +19,11 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.scheduling.columns import QueueIndex
@@ -71,23 +69,6 @@ class Ranked(NamedTuple):
     row: int
     dru: float
     tasks: UserTasks
-
-
-def rank(
-    index: QueueIndex,
-    limits: UserLimits,
-    settings: RankSettings = RANK_DEFAULTS,
-    *,
-    limit: int | None = None,
-) -> Sequence[JobId]:
-    """Return the first `limit` waiting jobs of the pool, or all, in rank order.
-
-    What a pool's or group's quota keeps out, and jobs too large for the pool, are still in it
-    (`considerable.ranked_within`).
-    """
-    if limit is not None and limit < 64:
-        return index.ids(ranked.row for ranked in islice(lazily(index, limits, settings), limit))
-    return index.ids(columnar(index, limits, settings, limit).rows.tolist())
 
 
 # --- one by one

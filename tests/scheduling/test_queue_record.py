@@ -7,7 +7,7 @@ from cook_jupyter.scheduling.cycle import match_cycle
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.preemption import rebalance
 from cook_jupyter.scheduling.queue_record import index_of, record_of
-from tests.scheduling.queues import a_queued_job
+from tests.scheduling.queues import a_queued_job, waiting_jobs
 from tests.scheduling.ways_agree import (
     IN_COLUMNS,
     ONE_BY_ONE,
@@ -54,7 +54,7 @@ def test_users_whose_jobs_have_all_ended_keep_their_numbers() -> None:
     index = QueueIndex()
     for seq, user in enumerate(("bob", "ada", "carl")):
         index.add(a_queued_job({"seq": seq, "user": user, "cpus": 1.0, "mem": 1.0}))
-    gone = index.waiting_jobs("ada")[0]
+    gone = waiting_jobs(index, "ada")[0]
     index.end(gone)
 
     again = index_of(record_of(index))
