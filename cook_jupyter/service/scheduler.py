@@ -13,7 +13,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +268,9 @@ class Scheduler:
             InvalidRequest: there is no such pool, or one of the jobs is in another one.
             NotFound: one of the jobs does not exist.
         """
-        from cook_jupyter.service.dumps import take_dump  # most schedulers are never asked
+        from importlib.metadata import version  # most schedulers are never asked
+
+        from cook_jupyter.service.dumps import take_dump
 
         names = [each.name for each in self.settings.pools]
         if pool not in names:

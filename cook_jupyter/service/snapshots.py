@@ -104,6 +104,7 @@ class Snapshots:
         """Return what shares in a pool that nobody set are parts of at this moment."""
         if not self._limits.depend_on_division:
             return UNDIVIDED
+        self.follow_hosts(name)
         pool = self._queues.pool(name)
         parts = pool.user_count if self._settings.equal_shares else 1
         return Division(whole=pool.capacity.whole, parts=max(1, parts))

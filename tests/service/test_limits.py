@@ -7,7 +7,9 @@ import pytest
 from cook_jupyter.model.limits import OLD_COUNT, LimitEntry, LimitKind
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.limits import Division, Limits
+from tests.builders import a_job_spec
 from tests.golden.cases import cases
+from tests.service.conftest import HandTurned
 
 
 def entries(kind: str, user: str, pool: str | None, values: dict[str, float]) -> list[LimitEntry]:
@@ -87,3 +89,13 @@ def test_a_question_about_shares_changes_no_answer_to_another() -> None:
     assert cpus == [8, 2, 8]
     assert limits.values(LimitKind.SHARE, "ada", "p", together)["mem"] == 200
     assert limits.of_pool("p", alone) is limits.of_pool("p", alone)
+
+
+async def test_a_share_that_nobody_set_is_told_as_it_is_now_whoever_asked_last(by_hand: HandTurned) -> None:
+    async with by_hand(cpus=2) as hand:
+        await hand.submit(a_job_spec(user="ada"))
+        alone = await hand.scheduler.limits_of(LimitKind.SHARE, "ada", "")
+        await hand.submit(a_job_spec(user="bob"))
+        together = await hand.scheduler.limits_of(LimitKind.SHARE, "ada", "")
+
+        assert (alone["cpus"], together["cpus"]) == (2.0, 1.0)
