@@ -221,8 +221,12 @@ def jobs(
 def change(index: QueueIndex, dice: random.Random, count: int, created: int) -> int:
     """Let some jobs start, as many others end, and as many come; returns how many were ever created."""
     third = max(1, count // 3)
-    ending = [job for user in index.users() for job in index.running_jobs(user)[: third // 500 + 1]][:third]
-    starting = [job for user in index.users() for job in index.waiting_jobs(user, third // 500 + 1)][:third]
+    ending = [job for tasks in index.by_name() for job in index.ids(tasks.started[: third // 500 + 1])][
+        :third
+    ]
+    starting = [job for tasks in index.by_name() for job in index.ids(tasks.first_waiting(third // 500 + 1))][
+        :third
+    ]
     for job_id in ending:
         index.end(job_id)
     for number, job_id in enumerate(starting):

@@ -103,7 +103,7 @@ def ranking(count: int) -> None:
 def _change(index: QueueIndex, dice: random.Random, count: int, begin: int) -> None:
     """A third of the changes each: tasks that end, jobs that start, jobs that come."""
     third = count // 3
-    running = [job for user in index.users() for job in index.running_jobs(user)[: third // USERS + 1]]
+    running = [job for tasks in index.by_name() for job in index.ids(tasks.started[: third // USERS + 1])]
     for job_id in running[:third]:
         index.end(job_id)
     starting = index.ids(columnar(index, LIMITS, limit=third).rows.tolist())

@@ -1,4 +1,4 @@
-"""`cook-jupyter`: run a scheduler, see it, end it; simulate one.
+"""`cook-jupyter`: run a scheduler, see it, end it; simulate one; decide again about a dump of one.
 
 Lives here: the commands, and the two things only the roof can do: put HTTP in front of the
 scheduler, and tell clients where it is (the runtime file). Not here: what a scheduler is
@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import sys
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 END_TIMEOUT_S = 20.0
+DUMP_TIMEOUT_S = 600.0
 RUNTIME_FILE_CHECK_S = 1.0
 MAX_REBUILDS = 3  # within REBUILD_WINDOW_S; one more ends the process
 REBUILD_WINDOW_S = 60.0
@@ -349,6 +351,53 @@ def down(stop_work: bool) -> None:
             )
         time.sleep(0.02)
     _print("cook_jupyter is down")
+
+
+@cook_jupyter.group()
+def debug() -> None:
+    """Write down what decisions are made by, and decide again."""
+
+
+@debug.command()
+@click.argument("pool", default="")
+@click.option(
+    "--job", "jobs", multiple=True, help="A job that is asked about: why does it wait? Several may be."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The file [cook-jupyter-POOL.json here].")
+def dump(pool: str, jobs: tuple[str, ...], out: Path | None) -> None:
+    """Write all that the decisions about a pool read at this moment to a file.
+
+    It names users, hosts and jobs; it holds no commands, environments or results.
+    """
+    from cook_jupyter.client.connect import connect
+
+    text = connect(start=False).patient_for(DUMP_TIMEOUT_S).dump(pool or None, jobs)
+    path = out or Path(f"cook-jupyter-{re.sub(r'[^A-Za-z0-9_.-]', '_', pool) or 'default'}.json")
+    try:
+        path.write_bytes(text)
+    except OSError as error:
+        raise click.ClickException(f"the dump cannot be written: {error}") from error
+    _print(f"{path}: {len(text):,} bytes")
+
+
+@debug.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the decisions as JSON, to compare them.")
+def replay(file: Path, as_json: bool) -> None:
+    """Decide again about the pool of a dump: what starts, what gives way, why jobs wait."""
+    from cook_jupyter.service import dumps
+
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"the dump cannot be read: {error}") from error
+    found = dumps.read_dump(text)
+    again = dumps.replay(found)
+    if as_json:
+        _print(again.encode().decode())
+        return
+    for line in (str(found), *again.lines()):
+        _print(line)
 
 
 @cook_jupyter.command()

@@ -22,6 +22,7 @@ from cook_jupyter.api.about import (
     SummaryHandler,
 )
 from cook_jupyter.api.auth import Authenticator
+from cook_jupyter.api.debug import DumpHandler
 from cook_jupyter.api.events import EventsHandler
 from cook_jupyter.api.fairness import MonitorHandler, RebalancerHandler
 from cook_jupyter.api.files import BrowseHandler, DownloadHandler, ReadHandler
@@ -91,6 +92,7 @@ ROUTES: tuple[tuple[str, type[CookHandler]], ...] = (
     ("/v1/monitor", MonitorHandler),
     ("/v1/cancel", CancelHandler),
     ("/v1/waits", WaitsHandler),
+    ("/v1/debug/dump", DumpHandler),
     ("/v1/shutdown", ShutdownHandler),
 )
 

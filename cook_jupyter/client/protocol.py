@@ -281,6 +281,12 @@ def why(uuid: str) -> Ask[dict[str, Any]]:
     return plain(f"/v1/why/{_checked(uuid)}")
 
 
+def dump(pool: str | None, uuids: Sequence[str] = ()) -> Ask[bytes]:
+    """GET /v1/debug/dump: all that the decisions about a pool read, and jobs that are asked about."""
+    query = [*_given(pool=pool), *(("job", _checked(uuid)) for uuid in uuids)]
+    return Ask((_get("/v1/debug/dump", query),), _bytes)
+
+
 def set_rebalancer(parameters: Mapping[str, float | None]) -> Ask[dict[str, Any]]:
     """PUT /v1/rebalancer: parameters that are not named stay as they are."""
     return Ask((_with_body("PUT", "/v1/rebalancer", dict(parameters)),), _one)

@@ -440,6 +440,18 @@ class JobClient:
         """Why a job waits: `sentences` in plain words, and Cook's `reasons`."""
         return self._ask(protocol.why(uuid))
 
+    def dump(self, pool: str | None = None, uuids: Sequence[str] = ()) -> bytes:
+        """All that the decisions about a pool read at this moment, as JSON.
+
+        Args:
+            pool: the pool; None means the scheduler's default.
+            uuids: jobs that are asked about: why do they wait?
+
+        Raises:
+            Forbidden: the user is no administrator.
+        """
+        return self._ask(protocol.dump(pool, uuids))
+
     def report_waits(self, instance: str, uuids: Sequence[str]) -> dict[str, Any]:
         """Report what a running instance waits for, without a time limit; no jobs if it goes on.
 

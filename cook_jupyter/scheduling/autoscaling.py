@@ -1,6 +1,6 @@
 """Which waiting jobs a cluster that can grow should make room for.
 
-Lives here: `jobs_to_grow_for`. Not here: which cluster (`scheduling.clusters.distributed`), the asking
+Lives here: `jobs_to_grow_for`. Not here: which cluster (`scheduling.planned.clusters`), the asking
 (`service`).
 
 Source: Cook's `scheduler.clj` (`trigger-autoscaling!`), as told in the fair-share specification, section 5.

@@ -167,6 +167,11 @@ class QueueIndex:
             self.particulars[row] = job.particulars
         self._wait(row, tasks)
 
+    def add_users(self, names: Iterable[str]) -> None:
+        """Take in users before any job of theirs; they are numbered in this order."""
+        for name in names:
+            self._user(name)
+
     def add_many(self, jobs: Sequence[QueuedJob]) -> None:
         """Take in many waiting jobs at once: what `add` does for each, several times faster.
 
@@ -408,16 +413,6 @@ class QueueIndex:
         tasks = self._users.get(user)
         return 0 if tasks is None else tasks.waiting_count
 
-    def waiting_jobs(self, user: str, first: int | None = None) -> Sequence[JobId]:
-        """Return the user's first waiting jobs, or all, in order."""
-        tasks = self._users.get(user)
-        return () if tasks is None else self.ids(tasks.waiting(first).tolist())
-
-    def running_jobs(self, user: str) -> Sequence[JobId]:
-        """Return the jobs that the user's running tasks belong to, in order."""
-        tasks = self._users.get(user)
-        return () if tasks is None else self.ids(tasks.started)
-
     def group_of(self, job_id: JobId) -> GroupId | None:
         """Return the job's group, if it places its jobs in some way."""
         own = self.particulars.get(self.row_of(job_id))
@@ -439,10 +434,6 @@ class QueueIndex:
         if len(self._in_order) < len(self._by_number):
             self._in_order = sorted(self._by_number, key=_name)
         return [tasks for tasks in self._in_order if tasks.keys or tasks.waiting_count]
-
-    def tasks_of(self, user: str) -> UserTasks | None:
-        """Return the user's tasks, if the user was ever seen."""
-        return self._users.get(user)
 
     def tasks_of_job(self, job_id: JobId) -> UserTasks | None:
         """Return the tasks of the job's user; None if the job is not here."""
@@ -512,6 +503,14 @@ class QueueIndex:
         """Return the launch number of a running task."""
         return self._launch[row]
 
+    def rows(self) -> Rows:
+        """Return the rows of all jobs, in ascending order."""
+        return np.flatnonzero(self.columns.state != _FREE).astype(np.int32)
+
+    def running_rows(self) -> list[int]:
+        """Return the rows of running tasks in the order in which they started."""
+        return list(self._hosts)
+
     def hosts_of(self, rows: Iterable[int]) -> list[str]:
         """Return where running tasks run, by row."""
         hosts = self._hosts
@@ -524,6 +523,10 @@ class QueueIndex:
     def run_time(self, row: int) -> RunTime:
         """Return what is stated about the run time of a job."""
         return self._run_times[self._run_time_of[row]]
+
+    def run_time_of(self, number: int) -> RunTime:
+        """Return what is stated about run times, by its number."""
+        return self._run_times[number]
 
     @property
     def knows_run_times(self) -> bool:

@@ -62,26 +62,6 @@ class QueueFilters:
 NO_FILTERS = QueueFilters()
 
 
-def quota_of(amounts: Mapping[str, float]) -> Quota:
-    """Make a quota of Cook's map of count, cpus, mem and gpus: what is not named is zero, as in Cook."""
-    return Quota(
-        count=int(amounts.get("count", 0)),
-        cpus=amounts.get("cpus", 0.0),
-        mem_mb=amounts.get("mem", 0.0),
-        gpus=amounts.get("gpus", 0.0),
-    )
-
-
-def usage_of(amounts: Mapping[str, float]) -> Usage:
-    """Make a usage of Cook's map of count, cpus, mem and gpus; what is not named is not used."""
-    return Usage(
-        count=int(amounts.get("count", 0)),
-        cpus=amounts.get("cpus", 0.0),
-        mem_mb=amounts.get("mem", 0.0),
-        gpus=amounts.get("gpus", 0.0),
-    )
-
-
 def group_usages(groups: Mapping[str, str], by_pool: Mapping[str, Usage]) -> dict[str, Usage]:
     """Add up what pools use by their quota group; pools without one are left out.
 
@@ -95,14 +75,6 @@ def group_usages(groups: Mapping[str, str], by_pool: Mapping[str, Usage]) -> dic
         if group is not None:
             sums[group] = sums.get(group, Usage()) + usage
     return sums
-
-
-def within_quota(jobs: Iterable[Usage], used: Usage, quota: Quota) -> Iterator[int]:
-    """Yield the positions of the jobs that keep usage within the quota; each job counts, kept or not."""
-    for position, job in enumerate(jobs):
-        used += job
-        if quota.allows(used):
-            yield position
 
 
 def ranked_within(

@@ -10,7 +10,7 @@ ask for, quotas of the pool, what preemption did to the job or does for it, and 
 the queue.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cook_jupyter.model.decisions import Refusal
@@ -165,26 +165,6 @@ def position(index: QueueIndex, job_id: JobId, looked_at: int = WAITING_LOOKED_A
 
 def _first(index: QueueIndex, before: list[int]) -> tuple[JobId, ...]:
     return tuple(index.ids(before[:AHEAD_LISTED]))
-
-
-def summary(failures: Iterable[tuple[str | None, Sequence[str]]]) -> dict[str, dict[str, int]]:
-    """Count placement failures over hosts, as Cook stores them.
-
-    Args:
-        failures: per host, the constraint that failed, if one did, and the resources it was short of.
-
-    Returns:
-        "constraints" and "resources", each name -> hosts; a part that would be empty is left out.
-    """
-    constraints: dict[str, int] = {}
-    resources: dict[str, int] = {}
-    for constraint, short in failures:
-        if constraint is not None:
-            constraints[constraint] = constraints.get(constraint, 0) + 1
-        for name in short:
-            resources[name] = resources.get(name, 0) + 1
-    parts = {"constraints": constraints, "resources": resources}
-    return {part: counts for part, counts in parts.items() if counts}
 
 
 def host_counts(refusal: Refusal) -> tuple[tuple[str, int], ...]:

@@ -2,8 +2,8 @@
 
 Lives here: on which host room is kept (`choose_host`), for how many jobs (`is_within_limit`), which tasks may
 start beside it (`room_beside`, `ends_in_time`), and who goes before the head all the same (`gives_way`).
-Not here: which jobs are at the head and what is kept for them from cycle to cycle (`service.head_room`), room
-that was freed by preemption (`service.reservations`).
+Not here: which jobs are at the head (`scheduling.heads`), what is kept for them from cycle to cycle
+(`service.head_room`), room that was freed by preemption (`service.freed_room`).
 
 A head waits for tasks on its host that already ran when it reached the head, as few as make room: the awaited
 ones. Every other task there, now or later, must fit beside the head as if it never ended. So the head starts
@@ -28,6 +28,7 @@ from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.asks import Ask
 from cook_jupyter.scheduling.columns import QueueIndex
+from cook_jupyter.scheduling.dru import dru_of
 from cook_jupyter.scheduling.host_columns import port_count
 from cook_jupyter.scheduling.run_times import RunTime
 
@@ -457,7 +458,7 @@ def held_dru(user: str, index: QueueIndex, limits: UserLimits, mode: DruMode) ->
 
 
 def _dru(index: QueueIndex, limits: UserLimits, user: str, mode: DruMode, more: Amounts = NOTHING) -> float:
-    usage, share = index.usage(user), limits.share(user)
-    if mode is DruMode.GPU:
-        return (usage.gpus + more.gpus) / share.gpus
-    return max((usage.cpus + more.cpus) / share.cpus, (usage.mem_mb + more.mem_mb) / share.mem_mb)
+    usage = index.usage(user)
+    return dru_of(
+        usage.cpus + more.cpus, usage.mem_mb + more.mem_mb, usage.gpus + more.gpus, limits.share(user), mode
+    )

@@ -91,6 +91,13 @@ class LaunchFilter:
         )
         return answer.accepted
 
+    def would_accept(self, job_id: JobId, now_ms: float) -> bool:
+        """Return what `accepts` would return; nothing is remembered of the question."""
+        seen = self._seen.get(job_id)
+        if seen is not None and now_ms < seen.until_ms:
+            return seen.answer.accepted
+        return (seen is not None and self._aged_out(seen, now_ms)) or self._ask(job_id).accepted
+
     def deferral(self, job_id: JobId) -> tuple[str, str] | None:
         """Return the name of the filter and its message if it held the job back when last asked."""
         seen = self._seen.get(job_id)

@@ -96,12 +96,6 @@ def expected_runtime_ms(job: Job, defaults: PoolDefaults) -> int | None:
     return longest if longest > 0 else None
 
 
-def estimated_end_ms(job: Job, defaults: PoolDefaults, now_ms: int) -> int | None:
-    """Return when the job would end if it started now; None if nothing is known, or the pool does not ask."""
-    runtime_ms = expected_runtime_ms(job, defaults)
-    return None if runtime_ms is None else now_ms + runtime_ms
-
-
 def placement_of(group: Group) -> GroupPlacement:
     """Return how a group wants its jobs placed, out of what its user sent."""
     said = group.host_placement

@@ -20,6 +20,7 @@ import numpy as np
 from cook_jupyter.model.limits import Usage, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.scheduling.columns import QueueIndex
+from cook_jupyter.scheduling.dru import dru_of, drus_of
 from cook_jupyter.scheduling.merging import sums_along
 from cook_jupyter.scheduling.tables import SEQ_BITS, Floats, Integers, amounts
 
@@ -59,7 +60,7 @@ class Standings:
     ) -> None:
         self._index = index
         self._limits = limits
-        self._gpu_mode = mode is DruMode.GPU
+        self._mode = mode
         self._launch_order = launch_order
         users = index.by_name()
         self.names = [tasks.name for tasks in users]
@@ -92,16 +93,15 @@ class Standings:
         places = np.arange(len(rows)) - np.repeat(begins, lengths)
         self.ties: list[int] = ((owners << _USER_BITS) - places).tolist()
         held = [index.columns.cpus[rows], index.columns.mem[rows], index.columns.gpus[rows]]
-        work = np.maximum(0.0, now_ms - begun) * held[2 if self._gpu_mode else 0]
+        work = np.maximum(0.0, now_ms - begun) * held[2 if mode is DruMode.GPU else 0]
         self.work: list[float] = work.tolist()
         self._placed_keys: dict[int, Key] = {}
         self._allocate([*held, *(sums_along(column, lengths) for column in held), np.zeros(len(rows))])
-        shares = np.array([(s.cpus, s.mem_mb, s.gpus) for s in self._shares]).reshape(-1, 3)[owners]
-        cpus_sums, mem_sums, gpus_sums = (column[: len(rows)] for column in self._sums)
-        self.drus[: len(rows)] = (
-            gpus_sums / shares[:, 2]
-            if self._gpu_mode
-            else np.maximum(mem_sums / shares[:, 1], cpus_sums / shares[:, 0])
+        sums = dict(zip(("cpus", "mem", "gpus"), self._sums, strict=True))
+        shares = index.limit_columns(limits).shares
+        numbers = np.array([tasks.number for tasks in users], dtype=np.int64)[owners]
+        self.drus[: len(rows)] = drus_of(
+            lambda name: sums[name][: len(rows)], lambda name: shares[name][numbers], mode
         )
         spared = set(spared_rows)
         self._spared = {number for number, row in enumerate(self.rows) if row in spared} if spared else set()
@@ -175,10 +175,7 @@ class Standings:
             return self._dru_of(user, held[0] + cpus[row], held[1] + mem[row], held[2] + gpus[row])
         before = bisect_right(self._keys_of(user), self.key_of(row))
         base = self.score_of(own[before - 1]) if before else 0.0
-        share = self._shares[user]
-        if self._gpu_mode:
-            return base + gpus[row] / share.gpus
-        return base + max(mem[row] / share.mem_mb, cpus[row] / share.cpus)
+        return base + self._dru_of(user, cpus[row], mem[row], gpus[row])
 
     def own_of_lower_priority(self, row: int) -> tuple[float, list[tuple[int, float]]]:
         """Return the DRU of a waiting job in order of priority, and tasks of lower priority with theirs.
@@ -295,22 +292,17 @@ class Standings:
                 gpus += self.gpus[number]
                 self._cpus_sums[number], self._mem_sums[number], self._gpus_sums[number] = cpus, mem, gpus
                 self.dru[number] = (
-                    -inf
-                    if number in self._spared
-                    else gpus / share.gpus
-                    if self._gpu_mode
-                    else max(mem / share.mem_mb, cpus / share.cpus)
+                    -inf if number in self._spared else dru_of(cpus, mem, gpus, share, self._mode)
                 )
             return numbers
         for base, column, sums in zip(before, self.held, self._sums, strict=True):
             asked = column[numbers]
             asked[0] += base
             sums[numbers] = np.cumsum(asked)
-        all_cpus, all_mem, all_gpus = (sums[numbers] for sums in self._sums)
-        self.drus[numbers] = (
-            all_gpus / share.gpus
-            if self._gpu_mode
-            else np.maximum(all_mem / share.mem_mb, all_cpus / share.cpus)
+        sums_of = dict(zip(("cpus", "mem", "gpus"), self._sums, strict=True))
+        shares = {"cpus": share.cpus, "mem": share.mem_mb, "gpus": share.gpus}
+        self.drus[numbers] = drus_of(
+            lambda name: sums_of[name][numbers], lambda name: shares[name], self._mode
         )
         for number in self._spared:
             self.dru[number] = -inf
@@ -318,8 +310,7 @@ class Standings:
 
     def _dru_of(self, user: int, cpus: float, mem: float, gpus: float) -> float:
         """Return the DRU of a user who holds that much."""
-        share = self._shares[user]
-        return gpus / share.gpus if self._gpu_mode else max(mem / share.mem_mb, cpus / share.cpus)
+        return dru_of(cpus, mem, gpus, self._shares[user], self._mode)
 
     def _sums_at(self, number: int) -> tuple[float, float, float]:
         return self._cpus_sums[number], self._mem_sums[number], self._gpus_sums[number]

@@ -19,16 +19,15 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.scheduling.columns import QueueIndex
+from cook_jupyter.scheduling.dru import dru_of, drus_of
 from cook_jupyter.scheduling.merging import merged, sums_along
 from cook_jupyter.scheduling.tables import SEQ_BITS, Floats, Integers, Rows
 from cook_jupyter.scheduling.user_tasks import UserTasks
@@ -70,23 +69,6 @@ class Ranked(NamedTuple):
     row: int
     dru: float
     tasks: UserTasks
-
-
-def rank(
-    index: QueueIndex,
-    limits: UserLimits,
-    settings: RankSettings = RANK_DEFAULTS,
-    *,
-    limit: int | None = None,
-) -> Sequence[JobId]:
-    """Return the first `limit` waiting jobs of the pool, or all, in rank order.
-
-    What a pool's or group's quota keeps out, and jobs too large for the pool, are still in it
-    (`considerable.ranked_within`).
-    """
-    if limit is not None and limit < 64:
-        return index.ids(ranked.row for ranked in islice(lazily(index, limits, settings), limit))
-    return index.ids(columnar(index, limits, settings, limit).rows.tolist())
 
 
 # --- one by one
@@ -143,9 +125,8 @@ def _scored(
     quota = limits.quota(tasks.name)
     over = settings.max_over_quota_jobs
     limited = quota.limits_usage
-    gpu_mode = settings.mode is DruMode.GPU
+    mode = settings.mode
     all_cpus, all_mem, all_gpus = index.amounts()
-    share_cpus, share_mem, share_gpus = share.cpus, share.mem_mb, share.gpus
     count = 0
     cpus = mem = gpus = 0.0
     for row, waits in in_order(index, tasks):
@@ -161,8 +142,7 @@ def _scored(
                 over -= 1
                 if over < 0:
                     return
-        dru = gpus / share_gpus if gpu_mode else max(mem / share_mem, cpus / share_cpus)
-        yield dru, row if waits else 0, tasks
+        yield dru_of(cpus, mem, gpus, share, mode), row if waits else 0, tasks
 
 
 def in_order(index: QueueIndex, tasks: UserTasks) -> Iterator[tuple[int, bool]]:
@@ -441,20 +421,14 @@ def _move_higher_priority_first(
     return heads.only(read)
 
 
-@np.errstate(over="ignore")  # with a tiny share a DRU may be infinite: such tasks come last, and tie
 def _scores_of(index: QueueIndex, heads: Heads, limits: UserLimits, settings: RankSettings) -> Floats:
-    """The DRU of each element."""
-    of_user = index.limit_columns(limits)
-    columns = index.columns
-    if settings.mode is DruMode.GPU:
-        held = sums_along(columns.gpus[heads.rows], heads.lengths)
-        return held / np.repeat(of_user.share_gpus[heads.users], heads.lengths)
-    cpus = sums_along(columns.cpus[heads.rows], heads.lengths)
-    cpus /= np.repeat(of_user.share_cpus[heads.users], heads.lengths)
-    mem = sums_along(columns.mem[heads.rows], heads.lengths)
-    mem /= np.repeat(of_user.share_mem[heads.users], heads.lengths)
-    scored: Floats = np.maximum(mem, cpus, out=mem)
-    return scored
+    """Return the DRU of each element."""
+    shares, columns = index.limit_columns(limits).shares, index.columns
+    return drus_of(
+        lambda name: sums_along(getattr(columns, name)[heads.rows], heads.lengths),
+        lambda name: np.repeat(shares[name][heads.users], heads.lengths),
+        settings.mode,
+    )
 
 
 def _within_cut(index: QueueIndex, heads: Heads, limits: UserLimits, settings: RankSettings) -> Mask | None:

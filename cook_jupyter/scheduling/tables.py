@@ -63,20 +63,22 @@ class LimitColumns:
     """Shares and quotas by number of user.
 
     Attributes:
-        share_cpus, share_mem, share_gpus: divisors of the DRU.
+        shares: divisors of the DRU, by resource: `cpus`, `mem` and `gpus`.
         quota: one row per user: count, cpus, mem, gpus.
         limited: whether the user's quota limits anything.
         anyone_limited: whether some user's does.
     """
 
-    __slots__ = ("anyone_limited", "limited", "quota", "share_cpus", "share_gpus", "share_mem")
+    __slots__ = ("anyone_limited", "limited", "quota", "shares")
 
     def __init__(self, names: Sequence[str], limits: UserLimits) -> None:
         shares = [limits.share(name) for name in names]
         quotas = [limits.quota(name) for name in names]
-        self.share_cpus: Floats = np.array([share.cpus for share in shares])
-        self.share_mem: Floats = np.array([share.mem_mb for share in shares])
-        self.share_gpus: Floats = np.array([share.gpus for share in shares])
+        self.shares: dict[str, Floats] = {
+            "cpus": np.array([share.cpus for share in shares]),
+            "mem": np.array([share.mem_mb for share in shares]),
+            "gpus": np.array([share.gpus for share in shares]),
+        }
         self.quota: Floats = np.array(
             [(float(quota.count), quota.cpus, quota.mem_mb, quota.gpus) for quota in quotas]
         ).reshape(-1, 4)

@@ -2,7 +2,7 @@
 
 Lives here: one cycle of each kind, over all pools. They do not wait for any clock: a simulator calls them by
 hand, `service.loops` by event and timer.
-Not here: any decision (`scheduling`), the views that are looked at (`service.scheduler`, `service.queues`).
+Not here: any decision (`scheduling.decisions`), what it is made by (`service.snapshots`, `service.queues`).
 """
 
 import logging
@@ -13,14 +13,22 @@ from typing import Final
 
 from cook_jupyter.clusters.base import Launch
 from cook_jupyter.model.counts import counted
-from cook_jupyter.model.decisions import Match, Preemption
+from cook_jupyter.model.decisions import Matching, Preemption
 from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus
 from cook_jupyter.model.job import JobId, JobState
-from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.decisions import (
+    decide_heads,
+    decide_match,
+    decide_nothing,
+    decide_rebalance,
+    decide_reserved,
+    might_start,
+)
+from cook_jupyter.scheduling.snapshot import PoolSnapshot
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.store.base import Failure
 
@@ -41,85 +49,50 @@ async def match_all(scheduler: Scheduler) -> int:
             scheduler.queues.matched_nothing(pool.name)
             continue
         async with scheduler.cycle:
-            launched += await _match_pool(scheduler, pool.name)
+            launched += await match_cycle(scheduler, pool.name)
     return launched
 
 
-async def _match_pool(scheduler: Scheduler, pool: str) -> int:
-    """Match first the jobs that room was freed for, then the heads of the queue, then all others."""
-    queues = scheduler.queues
+async def match_cycle(scheduler: Scheduler, pool: PoolName) -> int:
+    """Run one match cycle of a pool; return how many jobs were launched.
+
+    First come the jobs that room was freed for, then the heads of the queue, then all others.
+    Each step commits before the next one looks, so that quotas count what it has started.
+    """
+    queues, index = scheduler.queues, scheduler.queues.index(pool)
     launched = 0
-    kept = queues.reservations
-    if kept.of(pool) and not kept.closes_hosts:
-        launched += await match_cycle(scheduler, pool, scheduler.offers(pool), reserved_only=True)
-    offers = scheduler.offers_to_all(pool)
-    if queues.heads.of(pool) and queues.any_might_start(offers):
-        started = await start_heads(scheduler, pool, offers)
-        if started:
-            launched += started
-            offers = scheduler.offers_to_all(pool)
-    if not queues.might_start(pool, offers):
-        queues.matched_nothing(pool, now_ms=scheduler.clock.now_ms())
-    else:
-        launched += await match_cycle(scheduler, pool, offers)
-    return launched
+    if queues.freed.of(pool) and not queues.freed.closes_hosts:  # closed hosts are taken in the jobs' turn
+        snapshot = scheduler.snapshots.of(pool)
+        launched += await launch(scheduler, snapshot, decide_reserved(snapshot, index))
+    snapshot = scheduler.snapshots.of(pool)
+    if queues.heads.of(pool) and queues.any_might_start(snapshot.open_offers):
+        decision = decide_heads(snapshot, index)
+        queues.decided(pool, decision, started_heads=True)
+        launched += await launch(scheduler, snapshot, decision.matching)
+        snapshot = scheduler.snapshots.of(pool)
+    if not might_start(index, snapshot.open_offers):
+        queues.matched_nothing(pool, decide_nothing(snapshot, index).heads)
+        return launched
+    decision = decide_match(snapshot, index)
+    queues.decided(pool, decision)
+    return launched + await launch(scheduler, snapshot, decision.matching)
 
 
-async def match_cycle(
-    scheduler: Scheduler, pool: str, offers: Sequence[Offer], *, reserved_only: bool = False
-) -> int:
-    """Give waiting jobs of a pool a host; returns how many were launched.
-
-    With `reserved_only` only those that something is kept for: they come before all others. Where hosts are
-    closed as in Cook they come in their turn.
+async def launch(scheduler: Scheduler, snapshot: PoolSnapshot, matching: Matching) -> int:
+    """Commit matches and launch those that still hold; return how many.
 
     A decision is a proposal. The store commits the matches that still hold, and the cluster is
     asked for those alone. A crash in between leaves instances to reconcile, never a launch that
     nobody remembers.
-    """
-    queues, rates = scheduler.queues, scheduler.rates
-    now_ms = scheduler.clock.now_ms()
-    scheduler.see_capacity(pool)
-    decision = queues.match(
-        pool,
-        offers,
-        now_ms=now_ms,
-        tokens=rates.tokens(pool, queues.limits_of(pool), queues.index(pool).users, now_ms),
-        indebted=rates.indebted(scheduler.clusters, now_ms),
-        reserved_only=reserved_only,
-    )
-    return await launch(scheduler, pool, decision.matches, now_ms)
-
-
-async def start_heads(scheduler: Scheduler, pool: str, offers: Sequence[Offer]) -> int:
-    """Start the jobs at the head of a pool's queue that a host has room for; returns how many.
-
-    They are committed before any other job is matched, so that quotas count them.
-    """
-    queues, rates = scheduler.queues, scheduler.rates
-    now_ms = scheduler.clock.now_ms()
-    scheduler.see_capacity(pool)
-    decision = queues.start_heads(
-        pool,
-        offers,
-        now_ms=now_ms,
-        tokens=rates.tokens(pool, queues.limits_of(pool), queues.index(pool).users, now_ms),
-        indebted=rates.indebted(scheduler.clusters, now_ms),
-    )
-    return await launch(scheduler, pool, decision.matches, now_ms)
-
-
-async def launch(scheduler: Scheduler, pool: str, matches: Sequence[Match], now_ms: int) -> int:
-    """Commit matches and launch those that still hold; returns how many.
 
     Args:
         scheduler: the scheduler of the pool.
-        pool: pool of the jobs.
-        matches: jobs with their hosts.
-        now_ms: start of the instances.
+        snapshot: the pool as the decision found it.
+        matching: jobs with their hosts.
     """
-    if not matches:
+    if not matching.matches:
         return 0
+    now_ms = snapshot.now_ms
     rates = scheduler.rates
     instances = [
         _instance(
@@ -131,7 +104,7 @@ async def launch(scheduler: Scheduler, pool: str, matches: Sequence[Match], now_
             started_ms=now_ms,
             ports=match.ports,
         )
-        for match in matches
+        for match in matching.matches
     ]
     ids = [instance.instance_id for instance in instances]
     scheduler.kills.launching(ids)
@@ -146,7 +119,7 @@ async def launch(scheduler: Scheduler, pool: str, matches: Sequence[Match], now_
     finally:
         await scheduler.kills.launched(ids)
     rates.launched(
-        pool,
+        snapshot.pool.name,
         (spec.user for spec, _ in committed),
         (instance.cluster for _, instance in committed),
         now_ms,
@@ -167,33 +140,27 @@ async def rebalance_all(scheduler: Scheduler, ranked: Mapping[PoolName, Sequence
         if not pool.active or not scheduler.rebalancer.looks_at(pool.name):
             continue
         if not scheduler.queues.pool_waiting(pool.name):
-            scheduler.queues.reservations.put(pool.name, {})
+            scheduler.queues.reserve(pool.name, {}, scheduler.clock.now_ms())
             continue
         async with scheduler.cycle:
             stopped += await rebalance_cycle(scheduler, pool.name, ranked.get(pool.name))
     return stopped
 
 
-async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobId] | None = None) -> int:
+async def rebalance_cycle(scheduler: Scheduler, pool: PoolName, ranked: Sequence[JobId] | None = None) -> int:
     """Stop running tasks of a pool where waiting jobs have a better claim; returns how many.
 
     Before anything is stopped the store is asked once more: a beneficiary that was killed meanwhile, or a
     victim that has ended, is left out. The freed host is kept for the beneficiary until that has started.
     """
-    queues, rebalancer = scheduler.queues, scheduler.rebalancer
+    queues = scheduler.queues
     now_ms = scheduler.clock.now_ms()
-    scheduler.see_capacity(pool)
-    settings = rebalancer.preemption()
-    kept = _kept_reservations(scheduler, pool, now_ms, only_ending=not settings.launch_order)
-    queues.reservations.put(pool, kept)
-    decision = queues.rebalance(
-        pool,
-        scheduler.offers_to_all(pool),
-        settings,
-        now_ms=now_ms,
-        ranked=ranked,
-        tokens=scheduler.rates.tokens(pool, queues.limits_of(pool), queues.index(pool).users, now_ms),
+    kept = _kept_reservations(
+        scheduler, pool, now_ms, only_incomplete=not scheduler.rebalancer.settings.launch_order
     )
+    queues.reserve(pool, kept, now_ms)
+    snapshot = scheduler.snapshots.of(pool)
+    decision = decide_rebalance(snapshot, queues.index(pool), ranked)
     reserved = {**kept, **decision.reservations, **kept}
     stopping = [each for each in decision.preemptions if each.victims and each.beneficiary not in kept]
     holding = await _holding(scheduler, stopping)
@@ -223,9 +190,9 @@ async def rebalance_cycle(scheduler: Scheduler, pool: str, ranked: Sequence[JobI
             row = scheduler.running_row(job_id)
             if row is not None:
                 ending[preemption.host][instance_id] = row.held
-    waited_for = {job_id: ending[host] for job_id, host in decision.reservations.items() if host in ending}
+    victims_of = {job_id: ending[host] for job_id, host in decision.reservations.items() if host in ending}
     stopped = await stop(scheduler, failures)
-    rebalancer.waited_for |= waited_for
+    queues.freed.wait_for(victims_of)
     if stopped:
         scheduler.wake.set()
         tasks, jobs = counted(stopped, "task"), counted(len(holding), "job")
@@ -248,7 +215,7 @@ async def stop(scheduler: Scheduler, failures: Sequence[Failure]) -> int:
 
 
 def _kept_reservations(
-    scheduler: Scheduler, pool: str, now_ms: int, *, only_ending: bool
+    scheduler: Scheduler, pool: PoolName, now_ms: int, *, only_incomplete: bool
 ) -> dict[JobId, str]:
     """Return the reservations to be kept; nothing more is stopped for those jobs.
 
@@ -256,15 +223,14 @@ def _kept_reservations(
         scheduler: the scheduler.
         pool: the pool.
         now_ms: the time.
-        only_ending: keep, as Cook, only those of jobs whose victims have not all ended.
+        only_incomplete: keep, as Cook, only those of jobs whose victims have not all ended.
     """
-    reservations = scheduler.queues.reservations
-    coming = scheduler.rebalancer.coming(scheduler.kills)
-    if only_ending:
-        return {job_id: host for job_id, host in reservations.of(pool).items() if job_id in coming}
+    freed = scheduler.queues.freed
+    if only_incomplete:
+        return freed.incomplete(pool)
     if scheduler.rates.indebted(scheduler.clusters, now_ms):
-        return dict(reservations.of(pool))  # they could not start, and will
-    return reservations.usable(pool, coming, now_ms)
+        return dict(freed.of(pool))  # they could not start, and will
+    return freed.review(pool, now_ms)
 
 
 async def _holding(

@@ -8,7 +8,7 @@ The setting `placement.launch_filter` names it as `module:function`. It takes a 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 
 from cook_jupyter.errors import InvalidRequest
@@ -56,6 +56,13 @@ class LaunchPlugin:
         """Return what tells whether a job may be launched now; None if all may."""
         found = self._filter
         return None if found is None else lambda job_id: found.accepts(job_id, now_ms)
+
+    def refused(self, job_ids: Iterable[JobId], now_ms: int) -> list[JobId]:
+        """Return those of some waiting jobs that may not be launched now; the question has no effect."""
+        found = self._filter
+        return (
+            [] if found is None else [job_id for job_id in job_ids if not found.would_accept(job_id, now_ms)]
+        )
 
     def deferral(self, job_id: JobId) -> tuple[str, str] | None:
         """Return the function's name and its message if it held the job back when last asked."""

@@ -39,9 +39,8 @@ class Monitoring:
         queues, settings = scheduler.queues, scheduler.settings
         running, waiting, limits = {}, {}, {}
         for pool in settings.pools:
-            scheduler.see_capacity(pool.name)
             running[pool.name], waiting[pool.name] = amounts_of(queues.index(pool.name))
-            limits[pool.name] = queues.limits_of(pool.name)
+            limits[pool.name] = scheduler.snapshots.of(pool.name).limits
             matching = queues.last_matching(pool.name)
             if matching is not None:
                 self.cycles[pool.name] = {

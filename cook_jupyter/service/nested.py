@@ -104,7 +104,7 @@ async def find_deadlocked(scheduler: "Scheduler") -> tuple[WaitingParent, ...]:
         parents,
         queued,
         scheduler.capacity(),
-        quota_of=lambda user, pool: scheduler.queues.limits_of(pool).quota(user),
+        quota_of=scheduler.limits.quota,
         is_preempted=scheduler.rebalancer.looks_at,
     )
 

@@ -8,15 +8,13 @@ As in Cook the parameters live in the database: what an operator sets there goes
 
 import json
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.model.instance import InstanceId
-from cook_jupyter.model.job import JobId
-from cook_jupyter.model.pool import PoolName
-from cook_jupyter.model.resources import Resources
+from cook_jupyter.model.pool import Pool, PoolName
+from cook_jupyter.scheduling.constraints import PoolDefaults
 from cook_jupyter.scheduling.preemption import PreemptionSettings
 from cook_jupyter.service.policies import RebalancerSettings
 from cook_jupyter.store.base import Store
@@ -30,12 +28,11 @@ class Rebalancer:
 
     Attributes:
         settings: what is in force.
-        waited_for: beneficiary -> instances that were stopped for it, with what they held.
     """
 
     def __init__(self, settings: RebalancerSettings) -> None:
         self.settings = settings
-        self.waited_for: dict[JobId, dict[InstanceId, Resources]] = {}
+        self._by_pool: dict[PoolName, tuple[RebalancerSettings, PreemptionSettings | None]] = {}
 
     async def load(self, store: Store) -> None:
         """Take the parameters that were set while an earlier scheduler ran."""
@@ -64,30 +61,30 @@ class Rebalancer:
         await store.remember(_KEY, json.dumps(kept))
         self.settings = replace(self.settings, **kept)
 
-    def coming(self, kills: Container[InstanceId]) -> dict[JobId, dict[InstanceId, Resources]]:
-        """Return what instances that were stopped for a job still hold: those whose end was not heard.
-
-        That room is as good as there: nobody else is stopped for such a job.
-        """
-        coming = {}
-        for job_id, stopped in list(self.waited_for.items()):
-            ending = {instance_id: held for instance_id, held in stopped.items() if instance_id in kills}
-            if ending:
-                coming[job_id] = ending
-            else:
-                del self.waited_for[job_id]
-        return coming
-
     def looks_at(self, pool: PoolName) -> bool:
         """Tell whether tasks of a pool may be preempted at all."""
         settings = self.settings
         known = None not in (settings.safe_dru_threshold, settings.min_dru_diff, settings.max_preemption)
         return settings.enabled and known and re.search(settings.pool_regex, pool) is not None
 
-    def preemption(self) -> PreemptionSettings:
-        """Return how tasks give way, for a pool that is looked at."""
+    def preemption(self, pool: Pool, defaults: PoolDefaults) -> PreemptionSettings | None:
+        """Return how tasks of a pool give way; None if they never do.
+
+        Args:
+            pool: the pool.
+            defaults: what the pool demands of the hosts of all its jobs.
+        """
+        known = self._by_pool.get(pool.name)
+        if known is None or known[0] is not self.settings:
+            found = self._preemption(pool, defaults) if self.looks_at(pool.name) else None
+            known = self._by_pool[pool.name] = self.settings, found
+        return known[1]
+
+    def _preemption(self, pool: Pool, defaults: PoolDefaults) -> PreemptionSettings:
         settings = self.settings
         return PreemptionSettings(
+            mode=pool.dru_mode,
+            defaults=defaults,
             safe_dru_threshold=settings.safe_dru_threshold or 0.0,
             min_dru_diff=settings.min_dru_diff or 0.0,
             max_preemption=settings.max_preemption or 0,

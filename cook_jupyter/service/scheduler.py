@@ -13,12 +13,11 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from operator import is_
 from pathlib import Path
 from typing import Any
 
 from cook_jupyter.clusters.base import ComputeCluster, Launch
-from cook_jupyter.errors import NotFound
+from cook_jupyter.errors import InvalidRequest, NotFound
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, Result
@@ -29,6 +28,7 @@ from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.model.quick import maker
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.payload.keys import Key
+from cook_jupyter.scheduling.decisions import ranked, why
 from cook_jupyter.scheduling.explain import sentences
 from cook_jupyter.scheduling.host_health import HostHealth
 from cook_jupyter.scheduling.progress import Gathering
@@ -45,6 +45,7 @@ from cook_jupyter.service.queues import Queues
 from cook_jupyter.service.rates import Rates
 from cook_jupyter.service.rebalancer import Rebalancer
 from cook_jupyter.service.running import RunningRow
+from cook_jupyter.service.snapshots import Snapshots
 from cook_jupyter.service.summary import summary_of
 from cook_jupyter.store.base import Store
 
@@ -79,15 +80,24 @@ class Scheduler:
         self.limits = Limits(
             default_pool=settings.default_pool,
             default_shares=settings.default_shares,
-            equal_parts=settings.equal_shares,
         )
-        self.queues = Queues(settings.pools, self.limits, settings)
+        self.kills = Kills(self.clusters)
+        self.queues = Queues(settings.pools, settings, self.kills)
         self.rates = Rates(settings.rates, self.limits)
         self.admission = Admission(settings, self.limits, self.queues, self.rates)
-        self.kills = Kills(self.clusters)
         preempts = settings.rebalancer.enabled and settings.order == "fair"
         self.rebalancer = Rebalancer(replace(settings.rebalancer, enabled=preempts))
         self.host_health = HostHealth()
+        self.snapshots = Snapshots(
+            settings=settings,
+            clock=clock,
+            clusters=self.clusters,
+            queues=self.queues,
+            limits=self.limits,
+            rates=self.rates,
+            rebalancer=self.rebalancer,
+            host_health=self.host_health,
+        )
         self.monitoring = Monitoring()
         self.nested = NestedWaits(clock)
         self.gathering = Gathering()  # progress on its way to the store
@@ -101,7 +111,6 @@ class Scheduler:
         self.new_instance_id: Callable[[], InstanceId] = lambda: str(uuid.uuid4())
         self._running: dict[JobId, RunningRow] = {}
         self._last_change = 0
-        self._capacity_seen: dict[PoolName, Sequence[Sequence[Offer]]] = {}
 
     # Jobs
 
@@ -135,7 +144,7 @@ class Scheduler:
         specs = self.admission.admit(specs, now_ms)
         if refuse_unsatisfiable and all(cluster.has_fixed_capacity for cluster in self.clusters.values()):
             for pool in {spec.pool for spec in specs}:
-                self.see_capacity(pool)
+                self.snapshots.follow_hosts(pool)
             self.admission.require_satisfiable(specs)
         with self.admission.under_way(specs):
             touched = await self._submit(specs, groups, now_ms, grow_groups=override_group_immutability)
@@ -245,17 +254,7 @@ class Scheduler:
         if job is None:
             raise NotFound(f"there is no job {job_id}", missing=(job_id,))
         pool = job.spec.pool
-        self.see_capacity(pool)
-        return self.queues.why(
-            job,
-            attempts=self.attempts(job),
-            offers=self.offers(pool)
-            if job_id in self.queues.reservations.of(pool)
-            else self.offers_to_all(pool),
-            now_ms=self.clock.now_ms(),
-            rate_enforced=self.rates.enforces_launches,
-            outages=self.host_health.outages(self.clock.now_ms()),
-        )
+        return why(self.snapshots.of(pool), self.queues.index(pool), job, attempts=self.attempts(job))
 
     async def explain(self, job_id: JobId) -> Sequence[str]:
         """Say the same in sentences for people, the one that waiting will not cure first.
@@ -269,11 +268,47 @@ class Scheduler:
             found += await nested_sentences(self, job)
         return found
 
+    async def dump(self, pool: PoolName, job_ids: Sequence[JobId] = ()) -> bytes:
+        """Return a pool as decisions find it now, as JSON (`service.dumps`).
+
+        The scheduler stands still for about a second per million jobs of the pool.
+
+        Args:
+            pool: the pool.
+            job_ids: jobs that are asked about: why do they wait?
+
+        Raises:
+            InvalidRequest: there is no such pool, or one of the jobs is in another one.
+            NotFound: one of the jobs does not exist.
+        """
+        from importlib.metadata import version  # most schedulers are never asked
+
+        from cook_jupyter.service.dumps import take_dump
+
+        names = [each.name for each in self.settings.pools]
+        if pool not in names:
+            raise InvalidRequest(f"there is no pool {pool!r}; the pools are {', '.join(names)}")
+        jobs = []
+        for job_id, job in zip(job_ids, await self.store.jobs(job_ids), strict=True):
+            if job is None:
+                raise NotFound(f"there is no job {job_id}", missing=(job_id,))
+            if job.spec.pool != pool:
+                raise InvalidRequest(f"job {job_id} is in the pool {job.spec.pool!r}, not in {pool!r}")
+            jobs.append((job, self.attempts(job)))
+        dump = take_dump(
+            self.snapshots.of(pool),
+            self.queues.index(pool),
+            self.queues.plugin,
+            jobs,
+            version=version("cook_jupyter"),
+        )
+        return await asyncio.to_thread(dump.encode)
+
     # Limits
 
     async def limits_of(self, kind: str, user: str, pool: str) -> Mapping[str, float]:
         """Return a user's share or quota in force in a pool, by Cook's names."""
-        return self.limits.values(kind, user, pool)
+        return self.limits.values(kind, user, pool, self.snapshots.division(pool or self.default_pool))
 
     async def set_limits(
         self, kind: str, user: str, pool: str, values: Mapping[str, float], reason: str
@@ -320,7 +355,11 @@ class Scheduler:
 
     def queue(self, limit: int) -> Mapping[str, Sequence[JobId]]:
         """Return each pool's waiting jobs in launch order, those that quotas let start."""
-        return {pool.name: self.queues.ranked(pool.name, limit) for pool in self.settings.pools}
+        return {pool.name: self.ranked(pool.name, limit) for pool in self.settings.pools}
+
+    def ranked(self, pool: PoolName, limit: int) -> Sequence[JobId]:
+        """Return the first waiting jobs of a pool in launch order, those that quotas let start."""
+        return ranked(self.snapshots.of(pool), self.queues.index(pool), limit)
 
     def running(self, limit: int) -> Sequence[InstanceId]:
         """Return running instances, at most `limit`."""
@@ -334,36 +373,9 @@ class Scheduler:
         """Return the number of the last committed change."""
         return self._last_change
 
-    def offers(self, pool: PoolName | None = None) -> Sequence[Offer]:
-        """Return the room there is now, on all clusters, for one pool or for each.
-
-        Hosts that are out of use have none.
-        """
-        out_of_use = {outage.host for outage in self.host_health.outages(self.clock.now_ms())}
-        return [
-            offer
-            for cluster in self.clusters.values()
-            for offer in cluster.offers()
-            if (pool is None or offer.pool == pool) and offer.host not in out_of_use
-        ]
-
-    def offers_to_all(self, pool: PoolName) -> Sequence[Offer]:
-        """Return the room there is now in a pool, without what is kept for some of its jobs."""
-        offers = self.offers(pool)
-        if not self.queues.reservations:
-            return offers
-        return self.queues.not_kept(offers, self.rebalancer.coming(self.kills))
-
     def capacity(self) -> Sequence[Offer]:
         """Return every host as if it were empty."""
         return [offer for cluster in self.clusters.values() for offer in cluster.capacity()]
-
-    def see_capacity(self, pool: PoolName) -> None:
-        """Let a pool's queue know what hosts there are; costs nothing while clusters tell the same value."""
-        told = [cluster.capacity() for cluster in self.clusters.values()]
-        if not all(map(is_, told, self._capacity_seen.get(pool, ()))) or pool not in self._capacity_seen:
-            self._capacity_seen[pool] = told
-            self.queues.see_capacity(pool, [offer for some in told for offer in some if offer.pool == pool])
 
     def subscribe(
         self,
@@ -387,12 +399,9 @@ class Scheduler:
 
     def summary(self) -> Mapping[str, Any]:
         """Return who waits and runs how much, and what there is: the body of /v1/summary."""
-        for pool in self.settings.pools:
-            self.see_capacity(pool.name)
-            self.queues.limits_of(pool.name)
-        told = summary_of(
-            self._running.values(), self.queues, self.limits, self.capacity(), self.default_pool
-        )
+        names = dict.fromkeys([self.default_pool, *(pool.pool.name for pool in self.queues.pools())])
+        pools = [(self.snapshots.of(name), self.queues.index(name)) for name in names]
+        told = summary_of(self._running.values(), pools)
         return {
             **told,
             "pools": [pool.name for pool in self.settings.pools],
@@ -420,7 +429,7 @@ class Scheduler:
         await self.rebalancer.load(self.store)
         self._last_change = await self.store.last_change()
         for pool in self.settings.pools:
-            self.see_capacity(pool.name)
+            self.snapshots.follow_hosts(pool.name)
         open_instances: dict[str, list[tuple[JobSpec, Instance]]] = defaultdict(list)
         async for batch in self.store.open_jobs():
             await self._know_groups(batch)

@@ -17,7 +17,9 @@ import numpy as np
 
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import DEFAULT_USER, UNLIMITED, LimitName
+from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, ReasonName
+from cook_jupyter.scheduling.dru import drus_of
 from cook_jupyter.simulation.config import SimConfig
 from cook_jupyter.simulation.measures import (
     HOUR_MS,
@@ -319,9 +321,10 @@ def _timeline(of: Instances, queue: Queue, run: Run, end_ms: int) -> Timeline:
     share_cpus = np.array([_share(run, user, "cpus", room_cpus) for user in of.users])
     share_mem = np.array([_share(run, user, "mem", room_mem) for user in of.users])
     cpus, mem = running(of.cpus), running(of.mem_mb)
-    usage = np.maximum(cpus / share_cpus, mem / share_mem)
     wanted_cpus, wanted_mem = cpus + waiting(queue.cpus), mem + waiting(queue.mem_mb)
-    wanted = np.maximum(wanted_cpus / share_cpus, wanted_mem / share_mem)
+    shares = {"cpus": share_cpus, "mem": share_mem}.__getitem__
+    usage = drus_of({"cpus": cpus, "mem": mem}.__getitem__, shares, DruMode.DEFAULT)
+    wanted = drus_of({"cpus": wanted_cpus, "mem": wanted_mem}.__getitem__, shares, DruMode.DEFAULT)
     per_share = np.divide(1.0, wanted, out=np.zeros(wanted.shape), where=wanted > 0)
     level = np.minimum(
         water_level(np.full(len(ticks), room_cpus), wanted, wanted_cpus * per_share),

@@ -218,7 +218,7 @@ class _Replay:
             self._clock.advance(1)
             rebalances = self._preempts and now_ms - rebalanced_ms > self._rebalance_ms
             # The rebalancer takes what was ranked for the match, which launches some of it.
-            ranked = self._scheduler.queues.ranked(POOL, self._ranked_for_rebalancer) if rebalances else ()
+            ranked = self._scheduler.ranked(POOL, self._ranked_for_rebalancer) if rebalances else ()
             launched = await match_all(self._scheduler)
             if offensive:  # Cook ends them in the background, once a ranking has met them
                 self._removed.update((job_id, self._why_removed(job_id)) for job_id in offensive)

@@ -126,15 +126,6 @@ def test_our_info_says_who_asks_and_what_may_be_sent(served: Served) -> None:
     assert told["limits"]["body_bytes"] == 8 * 1024 * 1024
 
 
-def test_the_summary_measures_users_by_what_they_hold_in_the_default_pool(served: Served) -> None:
-    elsewhere = a_request(cpus=1.0)
-    served.ask("POST", "/jobs", {"jobs": [elsewhere], "pool": "other"}, by="ada")
-    served.started(elsewhere["uuid"])
-    served.started(served.submit(user="ada", cpus=1.0))
-    (ada,) = served.ask("GET", "/v1/summary", by="ada").json["users"]
-    assert (ada["cpus"], ada["dru"]) == (2.0, 1.0 / ada["share_cpus"])
-
-
 def test_the_summary_tells_users_side_by_side(served: Served) -> None:
     served.started(served.submit(user="ada"))
     served.submit(user="bob", cpus=1000)
@@ -144,6 +135,17 @@ def test_the_summary_tells_users_side_by_side(served: Served) -> None:
         "ada": (0, 1),
         "bob": (1, 0),
     }
+
+
+def test_administrators_alone_may_have_a_dump_of_a_pool(served: Served) -> None:
+    waiting = served.submit(user="ada", cpus=1000)
+    assert served.ask("GET", "/v1/debug/dump", by="ada").status == 403
+
+    reply = served.ask("GET", f"/v1/debug/dump?job={waiting}")
+
+    assert reply.status == 200
+    (job,) = reply.json["jobs"]
+    assert (reply.json["snapshot"]["pool"]["name"], job["job"]["spec"]["job_id"]) == ("default", waiting)
 
 
 def test_only_the_owner_ends_the_scheduler(served: Served) -> None:

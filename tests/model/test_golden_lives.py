@@ -5,7 +5,6 @@ import pytest
 
 from cook_jupyter.errors import Conflict, IllegalTransition
 from cook_jupyter.model import lifecycle
-from cook_jupyter.model.heartbeat import Heartbeats
 from cook_jupyter.model.instance import Instance, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.reason import (
@@ -16,6 +15,7 @@ from cook_jupyter.model.reason import (
     Reason,
     reason_of_mesos,
 )
+from cook_jupyter.scheduling.planned.heartbeats import Heartbeats
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
 

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from cook_jupyter.errors import Conflict, IllegalTransition
 from cook_jupyter.model import lifecycle
-from cook_jupyter.model.heartbeat import Heartbeats
 from cook_jupyter.model.instance import (
     InstanceStatus,
     ProgressUpdate,
@@ -24,6 +23,7 @@ from cook_jupyter.model.reason import (
     UNMAPPED,
     reason_of_mesos,
 )
+from cook_jupyter.scheduling.planned.heartbeats import Heartbeats
 from tests.builders import a_job, an_instance
 
 

@@ -22,9 +22,9 @@ from cook_jupyter.scheduling.preemption import (
     rebalance,
 )
 from cook_jupyter.scheduling.preemption_history import HOUR_MS, PreemptionHistory
-from cook_jupyter.scheduling.ranking import RankSettings, rank
+from cook_jupyter.scheduling.ranking import RankSettings
 from cook_jupyter.scheduling.rules import Surroundings
-from tests.scheduling.queues import a_queued_job, job_id
+from tests.scheduling.queues import a_queued_job, job_id, rank
 from tests.scheduling.reference_preemption import Reference
 from tests.scheduling.strategies import USERS
 

@@ -1,13 +1,14 @@
 """Queues for tests: a valid index out of golden tasks or of random ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from cook_jupyter.model.limits import UNLIMITED, Quota, Share, UserLimits
+from cook_jupyter.model.job import JobId
+from cook_jupyter.model.limits import UNLIMITED, Quota, Share, Usage, UserLimits
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.considerable import quota_of
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, Demand, Particulars
+from cook_jupyter.scheduling.ranking import RANK_DEFAULTS, RankSettings, columnar
 
 Task = Mapping[str, Any]
 
@@ -95,3 +96,40 @@ def limits(
 def quota_with(amounts: Mapping[str, float]) -> Quota:
     """A quota of Cook's map; what is not named is unlimited."""
     return quota_of({"cpus": UNLIMITED, "mem": UNLIMITED, "gpus": UNLIMITED, "count": 2147483647, **amounts})
+
+
+def quota_of(amounts: Mapping[str, float]) -> Quota:
+    """Make a quota of Cook's map of count, cpus, mem and gpus: what is not named is zero, as in Cook."""
+    return Quota(
+        count=int(amounts.get("count", 0)),
+        cpus=amounts.get("cpus", 0.0),
+        mem_mb=amounts.get("mem", 0.0),
+        gpus=amounts.get("gpus", 0.0),
+    )
+
+
+def usage_of(amounts: Mapping[str, float]) -> Usage:
+    """Make a usage of Cook's map of count, cpus, mem and gpus; what is not named is not used."""
+    return Usage(
+        count=int(amounts.get("count", 0)),
+        cpus=amounts.get("cpus", 0.0),
+        mem_mb=amounts.get("mem", 0.0),
+        gpus=amounts.get("gpus", 0.0),
+    )
+
+
+def rank(index: QueueIndex, limits: UserLimits, settings: RankSettings = RANK_DEFAULTS) -> Sequence[JobId]:
+    """All waiting jobs in rank order."""
+    return index.ids(columnar(index, limits, settings).rows.tolist())
+
+
+def waiting_jobs(index: QueueIndex, user: str, first: int | None = None) -> Sequence[JobId]:
+    """The first waiting jobs of a user, or all, in order."""
+    tasks = next((tasks for tasks in index.by_name() if tasks.name == user), None)
+    return () if tasks is None else index.ids(tasks.waiting(first).tolist())
+
+
+def running_jobs(index: QueueIndex, user: str) -> Sequence[JobId]:
+    """The jobs that a user's running tasks belong to, in order."""
+    tasks = next((tasks for tasks in index.by_name() if tasks.name == user), None)
+    return () if tasks is None else index.ids(tasks.started)

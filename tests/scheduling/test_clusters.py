@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.model.instance import InstanceStatus
-from cook_jupyter.scheduling.clusters import (
+from cook_jupyter.scheduling.planned.clusters import (
     OfferBuffer,
     acceptable,
     considered_within,

@@ -12,7 +12,7 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.model.waiting import WaitKind
 from cook_jupyter.scheduling import answers, constraints
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.considerable import QueueFilters, usage_of
+from cook_jupyter.scheduling.considerable import QueueFilters
 from cook_jupyter.scheduling.constraints import PoolDefaults
 from cook_jupyter.scheduling.cycle import placement_of
 from cook_jupyter.scheduling.explain import (
@@ -23,12 +23,22 @@ from cook_jupyter.scheduling.explain import (
     position,
     reasons,
     sentences,
-    summary,
 )
 from cook_jupyter.scheduling.head_room import Amounts, HeadOfQueue
+from cook_jupyter.scheduling.planned.placement_failures import summary
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases, ignore
-from tests.scheduling.queues import a_queued_job, a_share, an_index, job_id, limits, quota_with
+from tests.scheduling.queues import (
+    a_queued_job,
+    a_share,
+    an_index,
+    job_id,
+    limits,
+    quota_with,
+    running_jobs,
+    usage_of,
+    waiting_jobs,
+)
 
 Input = dict[str, Any]
 
@@ -81,7 +91,7 @@ def test_the_place_in_the_users_own_queue_is_cooks(given: Input, expect: Input) 
     waiting = [_task(number + given["running"]) for number in range(given["waiting"])]
     index = an_index([*running, *waiting])
     place = given["index_in_queue"]
-    asked = (*index.running_jobs("u"), *index.waiting_jobs("u"))[-1 if place is None else place]
+    asked = (*running_jobs(index, "u"), *waiting_jobs(index, "u"))[-1 if place is None else place]
     stands = position(index, asked, given.get("waiting_looked_at", WAITING_LOOKED_AT))
     assert stands.ahead == (expect["position"] or 0)  # who is first has no position to be told of
     if expect.get("at_least") is not None:

@@ -34,7 +34,7 @@ from cook_jupyter.scheduling.constraints import (
 )
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.matching import MatchSettings, refusal_of
-from cook_jupyter.scheduling.particulars import estimated_end_ms, particulars_of
+from cook_jupyter.scheduling.particulars import expected_runtime_ms, particulars_of
 from cook_jupyter.scheduling.rules import Surroundings
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
@@ -106,7 +106,8 @@ def estimated_end(given: Input) -> int | None:
         host_lifetime_ms=None if lifetime is None else lifetime * MINUTE_MS,
         host_start_grace_ms=10 * MINUTE_MS if grace is None else grace * MINUTE_MS,
     )
-    return estimated_end_ms(_life(given["job"]), defaults, given["now_ms"])
+    now_ms, runtime_ms = given["now_ms"], expected_runtime_ms(_life(given["job"]), defaults)
+    return None if runtime_ms is None else now_ms + runtime_ms
 
 
 def host_outlives_the_end(given: Input) -> bool:

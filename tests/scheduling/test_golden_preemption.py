@@ -25,11 +25,10 @@ from cook_jupyter.scheduling.preemption import (
     rebalance,
     reservations_after,
 )
-from cook_jupyter.scheduling.ranking import rank
 from cook_jupyter.scheduling.rules import Surroundings
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
-from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, quota_with, seq_of
+from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, quota_with, rank, seq_of
 
 Input = dict[str, Any]
 NOBODY_SEQ = 10**9

@@ -1,12 +1,12 @@
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import pytest
 
-from cook_jupyter.model.limits import UNLIMITED, UNLIMITED_COUNT, Quota, Usage, UserLimits
+from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
@@ -16,21 +16,17 @@ from cook_jupyter.scheduling.considerable import (
     QueueFilters,
     considerable,
     group_usages,
-    quota_of,
     ranked_within,
     rate_limited,
-    usage_of,
-    within_quota,
 )
 from cook_jupyter.scheduling.constraints import GroupPlacement, PlacementKind, PoolDefaults
 from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
-from cook_jupyter.scheduling.dru import cumulative_dru
 from cook_jupyter.scheduling.matching import MatchSettings
 from cook_jupyter.scheduling.offensive import offence
-from cook_jupyter.scheduling.ranking import RankSettings, in_order, lazily, ranked_in_columns
+from cook_jupyter.scheduling.ranking import Ranked, RankSettings, in_order, lazily, ranked_in_columns
 from cook_jupyter.scheduling.rules import Surroundings
 from tests.golden.cases import cases
-from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, seq_of
+from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, quota_of, seq_of, usage_of
 
 Input = dict[str, Any]
 RANKED = pytest.mark.parametrize(
@@ -57,14 +53,6 @@ def test_scores_and_their_merge_are_cooks(given: Input, expect: Input, way: Any)
         del task["start_ms"]
     everything = list(way(an_index(waiting), shares, RankSettings(mode=mode)))
 
-    scored = [
-        dru
-        for user in users
-        for dru in cumulative_dru(
-            [_resources(tasks[seq_of(job)]) for job in order[user]], shares.share(user), mode
-        )
-    ]
-    assert sorted(scored) == pytest.approx(expect["drus"], rel=1e-9)
     assert [ranked.dru for ranked in everything] == pytest.approx(expect["drus"], rel=1e-9)
     if "order" in expect:
         assert [seq_of(job) % 1000 for job in an_index(waiting).ids(r.row for r in everything)] == expect[
@@ -151,39 +139,36 @@ QUOTA_FILTERS = ["user_quota_filter", "pool_quota_filter", "pending_filter"]
 @pytest.mark.parametrize(("given", "expect"), cases("quota_filter", ops=QUOTA_FILTERS))
 def test_quotas_filter_as_in_cook(given: Input, expect: Input) -> None:
     """Users' quotas first, then that of the pool, as far as they are given."""
-    queue, used = given["queue"], given.get("user_usage") or {}
-    quotas = given.get("user_quotas")
-    if quotas is not None:
-        kept = {
-            own[at]["seq"]
-            for user in {job["user"] for job in queue}
-            for own in [[job for job in queue if job["user"] == user]]
-            for at in within_quota(
-                _alone(own),
-                usage_of(used.get(user, {})),
-                quota_of(quotas.get(user, quotas.get("default", UNSET))),
-            )
-        }
-        queue = [job for job in queue if job["seq"] in kept]
-    pool_quota = given.get("pool_quota", given.get("quota"))
+    used = {user: usage_of(amounts) for user, amounts in (given.get("user_usage") or {}).items()}
     told = given.get("pool_usage", given.get("usage"))
-    total = sum(map(usage_of, used.values()), Usage()) if told is None else usage_of(told)
-    alone = _alone(queue)
-    if pool_quota is not None:
-        queue = [queue[at] for at in within_quota(alone, total, quota_of(pool_quota))]
-    seqs = [job["seq"] for job in queue]
+    if told is not None:
+        assert not used
+        used["others"] = usage_of(told)
+    index = an_index([{"ports": 0, **job} for job in given["queue"]])
+    for number, (user, usage) in enumerate(used.items(), 1):
+        _run(index, user, usage, 1000 * number)
+    quotas = {user: quota_of(amounts) for user, amounts in (given.get("user_quotas") or {}).items()}
+    allowed = UserLimits(quotas=quotas, default_quota=quotas.pop("default", Quota()))
+    pool_quota = given.get("pool_quota", given.get("quota"))
+    filters = QueueFilters() if pool_quota is None else QueueFilters(pool_quota=quota_of(pool_quota))
+    rows = [index.row_of(job_id(job["seq"])) for job in given["queue"]]
+    queue = [Ranked(row, 0.0, index.owner(row)) for row in rows]
+
+    seqs = [seq_of(index.job_id(job.row)) for job in considerable(queue, index, allowed, filters)]
+
     if "kept" in expect:
         assert seqs == expect["kept"]
     if "not_in" in expect:
         assert not set(seqs) & set(expect["not_in"])
 
 
-UNSET = {"count": UNLIMITED_COUNT, "cpus": UNLIMITED, "mem": UNLIMITED, "gpus": UNLIMITED}
-
-
-def _alone(jobs: Sequence[Input]) -> list[Usage]:
-    """What each job asks for."""
-    return [usage_of({"count": 1, **{k: v for k, v in job.items() if k in UNSET}}) for job in jobs]
+def _run(index: QueueIndex, user: str, usage: Usage, first_seq: int) -> None:
+    """Run as many tasks of a user as it has, which hold its amounts together."""
+    for number in range(usage.count):
+        seq, part = first_seq + number, 1 if number == 0 else 0
+        amounts = {"cpus": part * usage.cpus, "mem": part * usage.mem_mb, "gpus": part * usage.gpus}
+        index.add(a_queued_job({"seq": seq, "user": user, **amounts}))
+        index.start(job_id(seq), seq)
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("quota_filter", ops=["considerable"]))

@@ -12,6 +12,7 @@ from cook_jupyter.scheduling.counted_values import CountedValues
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.recent_values import KEPT_ROUNDS, RecentValues
 from cook_jupyter.scheduling.run_times import RunTime
+from tests.scheduling.queues import waiting_jobs
 
 ROUNDS = 30
 
@@ -53,7 +54,7 @@ def test_jobs_that_are_gone_leave_nothing_behind(count: int, unique: bool, how: 
         jobs = jobs_of(round_number, count, unique=unique)
         index.add_many(jobs)
         classes.append(max(index.class_number(index.row_of(job.job_id)) for job in jobs))
-        assert index.waiting_jobs("ada") == [job.job_id for job in jobs]
+        assert waiting_jobs(index, "ada") == [job.job_id for job in jobs]
         for job in jobs:
             if how == "run":
                 index.start(job.job_id, round_number, "host")
@@ -75,7 +76,7 @@ def test_a_queue_that_has_become_empty_is_small_again() -> None:
             index.end(job.job_id)
         assert len(index.columns.cpus) < 5000
     index.add(QueuedJob("next", "ada", 2.0, 3.0, 1))
-    assert index.waiting_jobs("ada") == ["next"]
+    assert waiting_jobs(index, "ada") == ["next"]
     assert index.amounts_of(index.row_of("next")) == (2.0, 3.0, 0.0)
 
 
@@ -99,7 +100,7 @@ def test_jobs_in_reused_rows_keep_their_own_facts() -> None:
         assert index.run_time(row) == job.run_time
         assert index.particulars.get(row, Particulars()) == job.particulars
         assert index.seq(row) == job.seq
-    assert index.waiting_jobs("ada") == [job.job_id for job in sorted(left, key=lambda job: job.seq)]
+    assert waiting_jobs(index, "ada") == [job.job_id for job in sorted(left, key=lambda job: job.seq)]
 
 
 def offers(names: Sequence[str], cpus: float) -> list[Offer]:

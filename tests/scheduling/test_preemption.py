@@ -11,7 +11,7 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.preemption import rebalance
 from tests.scheduling.preemption_snapshots import Snapshot, Task, a_settings, snapshots
-from tests.scheduling.queues import job_id
+from tests.scheduling.queues import job_id, running_jobs, waiting_jobs
 
 on_many = settings(max_examples=300)
 on_snapshots = settings(on_many, max_examples=80)
@@ -204,7 +204,7 @@ def test_a_decision_changes_nothing_and_is_made_again(snapshot: Snapshot) -> Non
 
 def _told_of(index: QueueIndex) -> dict[str, object]:
     return {
-        user: (index.running_jobs(user), index.waiting_jobs(user), index.usage(user))
+        user: (running_jobs(index, user), waiting_jobs(index, user), index.usage(user))
         for user in index.users()
     }
 

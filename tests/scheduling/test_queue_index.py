@@ -14,9 +14,9 @@ from cook_jupyter.scheduling.considerable import NO_FILTERS, QueueFilters
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, Particulars
 from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
 from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.ranking import RankSettings, columnar, rank
+from cook_jupyter.scheduling.ranking import RankSettings, columnar
 from tests.builders import a_job_spec
-from tests.scheduling.queues import a_queued_job, an_index, job_id, seq_of
+from tests.scheduling.queues import a_queued_job, an_index, job_id, rank, running_jobs, seq_of, waiting_jobs
 from tests.scheduling.strategies import USERS, offer_lists, user_limits
 
 LIMITS = UserLimits(default_share=Share(cpus=3.0, mem_mb=30.0))
@@ -86,7 +86,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
     @rule()
     def start_the_first_of_everybody(self) -> None:
         for user in self.index.users():
-            for job in self.index.waiting_jobs(user, 1):
+            for job in waiting_jobs(self.index, user, 1):
                 seq = next(seq for seq in self.tasks if job_id(seq) == job)
                 self.tasks[seq]["start_ms"] = 9
                 self.index.start(job, 9, "host")
@@ -135,8 +135,8 @@ class IndexFollowsChanges(RuleBasedStateMachine):
         )
         for user in afresh.users():
             assert self.index.usage(user) == afresh.usage(user)
-            assert self.index.waiting_jobs(user) == afresh.waiting_jobs(user)
-            assert self.index.running_jobs(user) == afresh.running_jobs(user)
+            assert waiting_jobs(self.index, user) == waiting_jobs(afresh, user)
+            assert running_jobs(self.index, user) == running_jobs(afresh, user)
 
     @invariant()
     def the_least_and_the_most_that_a_waiting_job_asks_for_are_known(self) -> None:
@@ -148,10 +148,9 @@ class IndexFollowsChanges(RuleBasedStateMachine):
     @invariant()
     def the_jobs_that_ask_for_too_much_are_counted_up_to_the_first_other(self) -> None:
         columns = self.index.columns
-        for user in self.index.users():
-            tasks = self.index.tasks_of(user)
-            assert tasks is not None
-            asked = [self.index.asked(job).cpus for job in self.index.waiting_jobs(user)]
+        for tasks in self.index.by_name():
+            user = tasks.name
+            asked = [self.index.asked(job).cpus for job in waiting_jobs(self.index, user)]
             first = next((at for at, cpus in enumerate(asked) if cpus <= 2.0), len(asked))
             assert tasks.too_large(2.0, 20.0, columns.cpus, columns.mem) == first
 
@@ -291,7 +290,7 @@ def test_a_long_list_is_ranked_as_it_shrinks_from_the_front() -> None:
         index.start(job_id(seq), seq, "host")
         index.end(job_id(seq))
     assert index.waiting_of("ada") == 1000
-    assert index.waiting_jobs("ada", 2) == [job_id(4000), job_id(4001)]
+    assert waiting_jobs(index, "ada", 2) == [job_id(4000), job_id(4001)]
     assert len(columnar(index, LIMITS).rows) == 1000
 
 
@@ -302,4 +301,4 @@ def test_tasks_may_start_at_any_time_however_far(time_ms: int) -> None:
 
     index.start(job_id(1), time_ms, "host")
 
-    assert index.running_jobs("ada") == [job_id(1)]
+    assert running_jobs(index, "ada") == [job_id(1)]

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.scheduling.staged import chosen, hash_of, is_among, position_of, staged
+from cook_jupyter.scheduling.planned.clusters import chosen
+from cook_jupyter.scheduling.planned.staged_values import staged
+from cook_jupyter.scheduling.staged import hash_of, is_among, position_of
 
 job_ids = st.uuids().map(str)
 

@@ -1,4 +1,4 @@
-from cook_jupyter.scheduling.uncommitted import KEEP_MS, Submitted, to_forget
+from cook_jupyter.scheduling.planned.uncommitted import KEEP_MS, Submitted, to_forget
 
 
 def test_only_old_jobs_of_requests_that_were_never_completed_are_forgotten() -> None:

@@ -50,6 +50,7 @@ from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.start import alive
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
+from tests.scheduling.queues import running_jobs
 
 MAX_CYCLES = 40
 SETTLED_AFTER = 5  # cycles of match and rebalance with stable demand
@@ -304,7 +305,7 @@ class _Decisions:
                 break
         for index in self._indices.values():
             for user in index.users():
-                jobs = index.running_jobs(user)
+                jobs = running_jobs(index, user)
                 self.outcome.running |= dict(zip(jobs, index.hosts_of(map(index.row_of, jobs)), strict=True))
         return self.outcome
 

@@ -251,7 +251,8 @@ async def test_preemption_for_the_head_takes_the_place_of_kept_room(by_hand: Han
         await hand.match()
 
         assert hand.where()[large.job_id] == "h1"
-        assert not list(hand.scheduler.queues.heads.kept())
+        heads = hand.scheduler.queues.heads.of("default").values()
+        assert [head.host for head in heads if head.host is not None] == []
 
 
 async def test_pools_that_share_a_host_leave_each_others_kept_room_alone(by_hand: HandTurned) -> None:

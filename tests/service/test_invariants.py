@@ -20,6 +20,7 @@ from cook_jupyter.service.config import Settings
 from cook_jupyter.service.policies import RebalancerSettings
 from cook_jupyter.service.scheduler import Scheduler
 from tests.builders import a_group, a_job_spec
+from tests.scheduling.queues import running_jobs, waiting_jobs
 from tests.service.conftest import ByHand, HandTurned, SlowToEnd
 
 USERS = ("ada", "bob", "eve")
@@ -99,7 +100,7 @@ class Day:
         for job in await self.hand.scheduler.jobs([spec.job_id for spec in self.jobs]):
             assert job is not None
             self._check_job(job)
-        reserved = self.hand.scheduler.queues.reservations.of("default")
+        reserved = self.hand.scheduler.queues.freed.of("default")
         assert all(self.hand.scheduler.queues.is_waiting("default", job_id) for job_id in reserved)
 
     def _check_job(self, job: Job) -> None:
@@ -117,7 +118,7 @@ def known(scheduler: Scheduler) -> object:
         scheduler.queue(1000),
         sorted((row.job_id, row.instance_id, row.attempt) for row in scheduler.running_jobs()),
         {
-            user: (index.usage(user), list(index.waiting_jobs(user)), list(index.running_jobs(user)))
+            user: (index.usage(user), list(waiting_jobs(index, user)), list(running_jobs(index, user)))
             for user in USERS
         },
         dict(index.group_hosts(APART.group_id)),

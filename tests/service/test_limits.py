@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from cook_jupyter.model.limits import OLD_COUNT, LimitEntry, LimitKind
-from cook_jupyter.service.limits import Limits
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.service.limits import Division, Limits
+from tests.builders import a_job_spec
 from tests.golden.cases import cases
+from tests.service.conftest import HandTurned
 
 
 def entries(kind: str, user: str, pool: str | None, values: dict[str, float]) -> list[LimitEntry]:
@@ -65,7 +68,7 @@ def test_a_share_of_zero_counts_as_unset() -> None:
     limits = Limits(default_pool="p", default_shares={"cpus": 8.0})
     limits.put(entries(LimitKind.SHARE, "ada", "p", {"cpus": 0.0}))
 
-    assert limits.share("ada", "p").cpus == pytest.approx(1.7976931348623157e308)
+    assert limits.of_pool("p").share("ada").cpus == pytest.approx(1.7976931348623157e308)
 
 
 def test_a_changed_limit_is_seen_at_once() -> None:
@@ -74,3 +77,25 @@ def test_a_changed_limit_is_seen_at_once() -> None:
     limits.put(entries(LimitKind.QUOTA, "ada", "p", {"cpus": 3.0}))
 
     assert (before, limits.quota("ada", "p").cpus) == (1.7976931348623157e308, 3.0)
+
+
+def test_a_question_about_shares_changes_no_answer_to_another() -> None:
+    limits = Limits(default_pool="p", default_shares={})
+    whole = Resources(cpus=8, mem_mb=800)
+    alone, together = Division(whole=whole), Division(whole=whole, parts=4)
+
+    cpus = [limits.of_pool("p", division).share("ada").cpus for division in (alone, together, alone)]
+
+    assert cpus == [8, 2, 8]
+    assert limits.values(LimitKind.SHARE, "ada", "p", together)["mem"] == 200
+    assert limits.of_pool("p", alone) is limits.of_pool("p", alone)
+
+
+async def test_a_share_that_nobody_set_is_told_as_it_is_now_whoever_asked_last(by_hand: HandTurned) -> None:
+    async with by_hand(cpus=2) as hand:
+        await hand.submit(a_job_spec(user="ada"))
+        alone = await hand.scheduler.limits_of(LimitKind.SHARE, "ada", "")
+        await hand.submit(a_job_spec(user="bob"))
+        together = await hand.scheduler.limits_of(LimitKind.SHARE, "ada", "")
+
+        assert (alone["cpus"], together["cpus"]) == (2.0, 1.0)

@@ -83,7 +83,7 @@ async def test_the_freed_host_is_kept_for_whom_it_was_freed(by_hand: HandTurned)
         large = a_job_spec(user="late", cpus=2)
         await hand.submit(large)
         assert await hand.rebalance() == 2
-        assert hand.scheduler.queues.reservations.of("default") == {large.job_id: "h1"}
+        assert hand.scheduler.queues.freed.of("default") == {large.job_id: "h1"}
 
         # They stand before the one that was freed for, and would take the room.
         await hand.submit(*(a_job_spec(user="third", priority=1000) for _ in range(2)))
@@ -91,7 +91,7 @@ async def test_the_freed_host_is_kept_for_whom_it_was_freed(by_hand: HandTurned)
 
         assert hand.where()[large.job_id] == "h1"
         assert hand.users() == ["hog", "hog", "late"]
-        assert hand.scheduler.queues.reservations.of("default") == {}
+        assert hand.scheduler.queues.freed.of("default") == {}
 
 
 @pytest.mark.parametrize(("reserve", "started"), [("room", 1), ("host", 0)])
@@ -116,12 +116,12 @@ async def test_the_rest_of_the_host_is_left_to_others_unless_told_to_be_like_coo
 
         # A job that needs more than has come free so far keeps that, and nothing beyond.
         large = a_job_spec(user="late", cpus=3)
-        hand.scheduler.queues.reservations.put("default", {large.job_id: "h1"})
+        hand.scheduler.queues.reserve("default", {large.job_id: "h1"}, now_ms=hand.clock.now_ms())
         await hand.submit(large)
         hand.cluster.finish(hand.task_of(late))
         await hand.settle()
         assert await hand.match() == 0
-        hand.scheduler.rebalancer.waited_for[large.job_id] = {"still ending": Resources(cpus=3, mem_mb=1e6)}
+        hand.scheduler.queues.freed.wait_for({large.job_id: {"still ending": Resources(cpus=3, mem_mb=1e6)}})
         hand.scheduler.kills.locate("still ending", hand.cluster.name)
         await hand.scheduler.kills.send(["still ending"])
         assert await hand.match() == started
@@ -133,11 +133,11 @@ async def test_a_reservation_ends_with_the_job_that_it_was_for(by_hand: HandTurn
         late, other = a_job_spec(user="late"), a_job_spec(user="third")
         await hand.submit(late)
         await hand.rebalance()
-        assert hand.scheduler.queues.reservations.of("default") == {late.job_id: "h1"}
+        assert hand.scheduler.queues.freed.of("default") == {late.job_id: "h1"}
 
         await hand.scheduler.kill_jobs([late.job_id])
 
-        assert hand.scheduler.queues.reservations.of("default") == {}
+        assert hand.scheduler.queues.freed.of("default") == {}
         await hand.submit(other)
         await hand.match()
         assert hand.users() == ["hog", "third"]
@@ -232,7 +232,7 @@ async def test_nobody_is_stopped_for_a_job_that_is_gone_meanwhile(by_hand: HandT
         assert await hand.rebalance() == 0
         assert memory.meanwhile is None
         assert hand.users() == ["hog", "hog"]
-        assert hand.scheduler.queues.reservations.of("default") == {}
+        assert hand.scheduler.queues.freed.of("default") == {}
 
 
 async def test_a_victim_that_has_ended_by_itself_meanwhile_ended_well(by_hand: HandTurned) -> None:
@@ -261,7 +261,7 @@ async def test_nobody_else_is_stopped_while_the_first_victim_still_dies(by_hand:
         hand.cluster.deaf = True
         assert await hand.rebalance() == 1
         assert await hand.rebalance() == 0
-        assert hand.scheduler.queues.reservations.of("default") == {late.job_id: "h1"}
+        assert hand.scheduler.queues.freed.of("default") == {late.job_id: "h1"}
 
         hand.cluster.deaf = False
         await hand.scheduler.kills.repeat()
@@ -276,9 +276,9 @@ async def test_each_pool_keeps_its_own_reservations_unless_told_to_be_like_cook(
     for rebalancer, left in ((ours, {"one": "h1"}), (cooks, {})):
         settings = Settings(pools=pools, rebalancer=rebalancer)
         async with by_hand(settings, pools=("default", "other")) as hand:
-            hand.scheduler.queues.reservations.put("default", {"one": "h1"})
-            hand.scheduler.queues.reservations.put("other", {"two": "h1"})
-            assert hand.scheduler.queues.reservations.of("default") == left
+            hand.scheduler.queues.reserve("default", {"one": "h1"}, now_ms=hand.clock.now_ms())
+            hand.scheduler.queues.reserve("other", {"two": "h1"}, now_ms=hand.clock.now_ms())
+            assert hand.scheduler.queues.freed.of("default") == left
 
 
 async def test_a_host_that_is_kept_in_one_pool_is_kept_from_the_others_too(by_hand: HandTurned) -> None:
@@ -289,7 +289,7 @@ async def test_a_host_that_is_kept_in_one_pool_is_kept_from_the_others_too(by_ha
         await hand.submit(late)
         await hand.rebalance()
         await hand.submit(elsewhere)
-        await match_cycle(hand.scheduler, "other", hand.scheduler.offers_to_all("other"))
+        await match_cycle(hand.scheduler, "other")
         assert hand.users() == ["hog"]
 
         await hand.match()

@@ -329,7 +329,7 @@ class Invariants:
                 amounts = {"count": usage.count, "cpus": usage.cpus, "mem": usage.mem_mb, "gpus": usage.gpus}
                 same = all(abs(amounts[name] - expected[name]) < EPSILON for name in QUOTA_NAMES)
                 self.check("I19", same, user, pool.name, amounts, "in the store", expected)
-            reserved = scheduler.queues.reservations.of(pool.name)
+            reserved = scheduler.queues.freed.of(pool.name)
             waiting = all(scheduler.queues.is_waiting(pool.name, job_id) for job_id in reserved)
             self.check("views", waiting, "reserved for what does not wait:", reserved)
 

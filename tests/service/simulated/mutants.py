@@ -12,17 +12,19 @@ import pytest
 
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.changes import JobChange
-from cook_jupyter.model.decisions import Match
+from cook_jupyter.model.decisions import Matching
 from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus, StatusUpdate
 from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.limits import Quota
 from cook_jupyter.scheduling import constraints, particulars
+from cook_jupyter.scheduling.snapshot import PoolSnapshot
 from cook_jupyter.service import cycles, placing
 from cook_jupyter.service.events import EventHub
 from cook_jupyter.service.kills import Kills
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.queues import Queues
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.snapshots import Snapshots
 from cook_jupyter.service.updates import Updates
 from tests.service.simulated.store import SimulatedStore
 
@@ -41,8 +43,10 @@ def launch_without_commit(patch: pytest.MonkeyPatch) -> None:
 def launch_twice(patch: pytest.MonkeyPatch) -> None:
     once = cycles.launch
 
-    async def twice(scheduler: Scheduler, pool: str, matches: Sequence[Match], now_ms: int) -> int:
-        return await once(scheduler, pool, [*matches, *matches], now_ms)
+    async def twice(scheduler: Scheduler, snapshot: PoolSnapshot, matching: Matching) -> int:
+        return await once(
+            scheduler, snapshot, replace(matching, matches=(*matching.matches, *matching.matches))
+        )
 
     patch.setattr(cycles, "launch", twice)
     patch.setattr(lifecycle, "may_start", lambda job: job.state is not JobState.COMPLETED)
@@ -111,13 +115,13 @@ def wait_for_hosts_that_are_too_small(patch: pytest.MonkeyPatch) -> None:
 
 
 def place_groups_by_pool(patch: pytest.MonkeyPatch) -> None:
-    surroundings = Queues._surroundings
+    surroundings = Snapshots._surroundings
 
-    def alone(self: Queues, pool: Any, now_ms: int) -> Any:
+    def alone(self: Snapshots, pool: Any, now_ms: int) -> Any:
         found = surroundings(self, pool, now_ms)
         return found if found.group_hosts is None else replace(found, group_hosts=pool.index.group_hosts)
 
-    patch.setattr(Queues, "_surroundings", alone)
+    patch.setattr(Snapshots, "_surroundings", alone)
 
 
 def forget_what_runs_at_a_restart(patch: pytest.MonkeyPatch) -> None:

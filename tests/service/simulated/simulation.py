@@ -463,16 +463,15 @@ class Simulation:
             return {}
         scheduler = incarnation.scheduler
         queues, kills = scheduler.queues, scheduler.kills
-        scheduler.rebalancer.coming(kills)  # which forgets those whose end was heard
         return {
             "kills": list(kills._wishes),
             "settled kills": list(kills._settled),
             "launching": list(kills._launching),
             "running rows": list(scheduler._running),
-            "reservations": dict(queues.reservations.everywhere()),
-            "launch numbers": dict(queues.reservations._launches),
-            "unused reservations": list(queues.reservations._unused),
-            "victims": dict(scheduler.rebalancer.waited_for),
+            "reservations": dict(queues.freed.everywhere()),
+            "launch numbers": dict(queues.freed._launches),
+            "unused reservations": list(queues.freed._unused),
+            "victims": queues.freed._held_by_victims(),
             "offensive": list(queues.offensive),
             "heads": {pool: heads for pool, heads in queues.heads._heads.items() if heads},
             "tried": {name: list(pool.tried) for name, pool in queues._pools.items() if pool.tried},

@@ -13,9 +13,10 @@ from typing import Final, Generic, TypeVar
 
 from cook_jupyter.model.job import Job, JobId
 from cook_jupyter.scheduling.particulars import checkpoint_location
-from cook_jupyter.scheduling.staged import chosen
+from cook_jupyter.scheduling.staged import hash_of
 
 Offered = TypeVar("Offered")
+Value = TypeVar("Value")
 ClusterName = str
 
 MOST_BATCHES: Final = 100
@@ -67,6 +68,11 @@ def considered_within(capacity: Mapping[ClusterName, int], most: int = MOST_CONS
 def match_interval_ms(pools: int, *, target_per_pool_ms: int = 3000, least_ms: int = 100) -> int:
     """Return the time from one pool's match cycle to the next pool's; pools take turns."""
     return max(least_ms, target_per_pool_ms // max(1, pools))
+
+
+def chosen(job_id: JobId, choices: Sequence[Value]) -> Value:
+    """Return the one of several equal choices that falls to a job."""
+    return choices[hash_of(job_id) % len(choices)]
 
 
 class OfferBuffer(Generic[Offered]):

@@ -1,7 +1,7 @@
 """Heartbeats: which open instances have gone silent.
 
 Lives here: the last sign of life of each instance that must give one, as a value.
-Not here: who listens and who fails the silent ones (`service`).
+Not here: who listens and who fails the silent ones.
 
 Source: Cook's `mesos/heartbeat.clj`, as told in the fair-share specification, section 7.
 """

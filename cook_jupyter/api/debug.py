@@ -1,0 +1,29 @@
+"""What decisions are made by, by HTTP: GET /v1/debug/dump.
+
+Lives here: sending a dump. Not here: what it holds (`service.dumps`); /debug, which only says that the
+scheduler is up (`api.about`).
+"""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from cook_jupyter.api.handler import CookHandler
+
+FRAGMENT_BYTES: Final = 64 * 1024
+
+
+class DumpHandler(CookHandler):
+    """GET /v1/debug/dump."""
+
+    async def get(self) -> None:
+        """Return all that the decisions about a pool read at this moment."""
+        self.require_admin("write down what decisions about a pool are made by")
+        pool = self.named_pool() or self.scheduler.default_pool
+        text = await self.scheduler.dump(pool, self.uuids("job"))
+        self.set_header("Content-Type", "application/json")
+        await self.answer_in_pieces(_fragments(text))
+
+
+async def _fragments(text: bytes) -> AsyncIterator[bytes]:
+    for begin in range(0, len(text), FRAGMENT_BYTES):
+        yield text[begin : begin + FRAGMENT_BYTES]

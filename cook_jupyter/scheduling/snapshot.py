@@ -1,0 +1,294 @@
+"""Everything that a decision about a pool reads besides its queue: one value per pool and moment.
+
+Lives here: `PoolSnapshot` and its parts; `PoolState`, a pool as jobs without reserved room find it.
+Not here: the queue itself (`scheduling.columns`), where the facts come from (`service.snapshots`, the only
+place that makes snapshots), what is decided (`scheduling.decisions`).
+
+A snapshot costs what has changed: large facts are shared with whoever keeps them, and the few that are worked
+out when a decision asks for them are functions. So a snapshot holds until the next commit, like the queue
+index beside it. What is to last longer is written down (`service.dumps`).
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+
+from cook_jupyter.model.decisions import Match, Scaleback
+from cook_jupyter.model.job import GroupId, JobId
+from cook_jupyter.model.limits import Usage, UserLimits
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DruMode, Pool, PoolName
+from cook_jupyter.model.quick import quick
+from cook_jupyter.scheduling.asks import Ask
+from cook_jupyter.scheduling.capacity import Capacity
+from cook_jupyter.scheduling.columns import QueueIndex
+from cook_jupyter.scheduling.considerable import QueueFilters, may_start
+from cook_jupyter.scheduling.cycle import CycleSettings, ask_of
+from cook_jupyter.scheduling.head_room import Amounts, HeadOfQueue, RunningTask
+from cook_jupyter.scheduling.host_health import Outage
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.preemption import PreemptionSettings, ReservedRoom
+from cook_jupyter.scheduling.ranking import Order
+from cook_jupyter.scheduling.rules import Surroundings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """Room that was freed by preemption, and the jobs that it is reserved for until they start.
+
+    Attributes:
+        rooms: waiting jobs of the pool with the room that is reserved for each.
+        everywhere: job -> host, of all pools.
+        closes_hosts: whether a whole host is closed to all other jobs, as in Cook; else only the room that
+            the job needs is reserved.
+        group_usage: amounts that jobs with reserved room will hold in all pools of the quota group.
+        groups: placed groups, in any pool, one of whose jobs has reserved room.
+        lapsed: jobs that did not use a reservation; nothing more is preempted for them for a while.
+    """
+
+    rooms: Mapping[JobId, ReservedRoom] = field(default_factory=dict)
+    everywhere: Mapping[JobId, str] = field(default_factory=dict)
+    closes_hosts: bool = False
+    group_usage: Usage = field(default_factory=Usage)
+    groups: AbstractSet[GroupId] = frozenset()
+    lapsed: Collection[JobId] = ()
+
+
+def _no_tasks(host: str) -> Sequence[RunningTask]:
+    return ()
+
+
+@quick
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadFacts:
+    """The heads of the queues, and what decisions about them read. Pools may share hosts.
+
+    Attributes:
+        max_kept: part of a pool's hosts that may be kept at a time, 0 to 1; 0 keeps nothing.
+        backfill: whether jobs that will have ended by then may use kept room meanwhile.
+        by_pool: heads of each pool, longest at the head first.
+        nowhere: jobs of the pool that no host could ever hold.
+        current: heads with the host that is kept for each, of those that were reviewed since a task has
+            last started or ended.
+        capacities: pool -> its hosts.
+        tasks_on: returns the tasks that run on a host, of all pools.
+        promised: host -> amounts that are reserved there for beneficiaries of preemptions.
+        group_ms: group -> run time that its jobs have shown so far.
+        least: least cpus and least memory that waiting jobs ask for, of each pool with any.
+    """
+
+    max_kept: float = 0.0
+    backfill: bool = False
+    by_pool: Mapping[PoolName, Mapping[JobId, HeadOfQueue]] = field(default_factory=dict)
+    nowhere: AbstractSet[JobId] = frozenset()
+    current: AbstractSet[tuple[JobId, str]] = frozenset()
+    capacities: Mapping[PoolName, Capacity] = field(default_factory=dict)
+    tasks_on: Callable[[str], Sequence[RunningTask]] = _no_tasks
+    promised: Mapping[str, Amounts] = field(default_factory=dict)
+    group_ms: Mapping[GroupId, int] = field(default_factory=dict)
+    least: Sequence[tuple[float, float]] = ()
+
+
+@quick
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSnapshot:
+    """A pool at one moment.
+
+    Attributes:
+        pool: the pool.
+        now_ms: the moment.
+        cycle: how the pool ranks and matches.
+        preemption: how its tasks give way; None if they never do.
+        capacity: its hosts as if they were empty.
+        offers: room there is now, on hosts that are in use.
+        open_offers: the same without the room that is reserved for beneficiaries of preemptions.
+        limits: shares and quotas of its users.
+        filters: what keeps jobs from being matched; the largest job that is allowed is the operator's.
+        leaves_out_too_large: whether jobs larger than the largest host are left out of the queue, too.
+        surroundings: groups, closed hosts, the time.
+        indebted: clusters that may not be sent more tasks now.
+        rate_limited: number of jobs of each user that the launch rate held back in the last match cycle; None
+            if it is not enforced.
+        deferral: returns the name and the message of the launch filter if it held a job back when last asked;
+            None if there is no filter.
+        scaleback: what the last match cycle gave back; None if that matched nothing.
+        reserved: room that is reserved for beneficiaries of preemptions.
+        heads: jobs at the heads of the queues, and the room that is kept for them.
+        outages: hosts of the pool that are out of use.
+        hosts: hosts as the last decision left them. Decisions let them follow the offers that they look at,
+            which is faster than making them anew, and changes no answer.
+    """
+
+    pool: Pool
+    now_ms: int
+    cycle: CycleSettings = field(default_factory=CycleSettings)
+    preemption: PreemptionSettings | None = None
+    capacity: Capacity
+    offers: Sequence[Offer]
+    open_offers: Sequence[Offer]
+    limits: UserLimits
+    filters: QueueFilters
+    leaves_out_too_large: bool = True
+    surroundings: Surroundings
+    indebted: frozenset[str] = frozenset()
+    rate_limited: Mapping[str, int] | None = None
+    deferral: Callable[[JobId], tuple[str, str] | None] | None = None
+    scaleback: Scaleback | None = None
+    reserved: Reserved = field(default_factory=Reserved)
+    heads: HeadFacts = field(default_factory=HeadFacts)
+    outages: Sequence[Outage] = ()
+    hosts: Hosts = field(default_factory=Hosts, compare=False, repr=False)
+
+    @property
+    def queue_filters(self) -> QueueFilters:
+        """The filters of a cycle: those jobs are left out, too, that are larger than the largest host.
+
+        They can never start; and a host that launches ahead offers more room than it has.
+        """
+        filters = self.filters
+        if not self.leaves_out_too_large or not self.capacity.offers:
+            return filters
+        largest = self.capacity.largest
+        return replace(
+            filters,
+            max_cpus=largest.cpus if filters.max_cpus is None else min(filters.max_cpus, largest.cpus),
+            max_mem_mb=largest.mem_mb
+            if filters.max_mem_mb is None
+            else min(filters.max_mem_mb, largest.mem_mb),
+        )
+
+    def hosts_with(self, offers: Sequence[Offer]) -> Hosts:
+        """Return the hosts with these offers; good until the next call."""
+        self.hosts.follow(offers)
+        return self.hosts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolState:
+    """A pool as jobs without reserved room find it: those with reserved room count as started.
+
+    Attributes:
+        snapshot: all else that is known of the pool.
+        index: its waiting jobs and running tasks.
+        limits: shares, and what is left of quotas.
+        filters: what keeps jobs out of the queue.
+    """
+
+    snapshot: PoolSnapshot
+    index: QueueIndex
+    limits: UserLimits
+    filters: QueueFilters
+
+    @classmethod
+    def of(cls, snapshot: PoolSnapshot, index: QueueIndex) -> "PoolState":
+        """Return the state of a pool at the moment of a snapshot."""
+        by_user = _reserved_usage(snapshot, index)
+        return cls(
+            snapshot=snapshot,
+            index=index,
+            limits=_without(by_user, snapshot.limits),
+            filters=_unreserved(snapshot, index, by_user),
+        )
+
+    @property
+    def name(self) -> PoolName:
+        """The name of the pool."""
+        return self.snapshot.pool.name
+
+    @property
+    def mode(self) -> DruMode:
+        """What counts in the pool's DRU."""
+        return self.snapshot.pool.dru_mode
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether the pool ranks by DRU."""
+        return self.snapshot.cycle.rank.order is Order.FAIR
+
+    def may_start(self, job_id: JobId) -> bool:
+        """Return whether quotas, launch rates and filters let a waiting job start."""
+        return may_start(self.index, job_id, self.limits, self.filters)
+
+    def after(self, matches: Sequence[Match]) -> "PoolState":
+        """Return the pool with what quotas and launch rates leave once these matches have started."""
+        if not matches:
+            return self
+        by_user = usage_by_user((match.job_id for match in matches), self.index)
+        total = sum(by_user.values(), Usage())
+        quotas = {user: self.limits.quota(user).less(usage) for user, usage in by_user.items()}
+        return replace(
+            self,
+            limits=replace(self.limits, quotas={**self.limits.quotas, **quotas}),
+            filters=replace(
+                self.filters,
+                pool_quota=self.filters.pool_quota.less(total),
+                group_usage=self.filters.group_usage + total,
+                tokens=_tokens_after(by_user, self.filters.tokens),
+            ),
+        )
+
+    def ask(self, job_id: JobId) -> Ask:
+        """Return what a job asks of a host."""
+        return ask_of(self.index, self.index.row_of(job_id))
+
+
+def usage_by_user(jobs: Iterable[JobId], index: QueueIndex) -> dict[str, Usage]:
+    """Return the amounts that those of the jobs that wait will hold once they run, by user."""
+    usage: dict[str, Usage] = {}
+    for job_id in jobs:
+        if index.is_waiting(job_id):
+            user = index.owner(index.row_of(job_id)).name
+            usage[user] = usage.get(user, Usage()) + index.asked(job_id)
+    return usage
+
+
+def _reserved_usage(snapshot: PoolSnapshot, index: QueueIndex) -> dict[str, Usage]:
+    """Return the amounts that jobs with reserved room will hold, by user; none if hosts are closed."""
+    reserved = snapshot.reserved
+    return {} if reserved.closes_hosts else usage_by_user(reserved.rooms, index)
+
+
+def _unreserved(snapshot: PoolSnapshot, index: QueueIndex, by_user: Mapping[str, Usage]) -> QueueFilters:
+    """Return the filters for all jobs but those with reserved room.
+
+    Other jobs of a placed group wait until the group's job with reserved room has started.
+
+    Args:
+        snapshot: the pool.
+        index: its queue.
+        by_user: amounts that jobs with reserved room will hold.
+    """
+    filters, reserved = snapshot.queue_filters, snapshot.reserved
+    if not by_user and not filters.group_quota.limits_usage:
+        return filters
+    return replace(
+        filters,
+        pool_quota=filters.pool_quota.less(sum(by_user.values(), Usage())),
+        group_usage=filters.group_usage + reserved.group_usage,
+        tokens=_tokens_after(by_user, filters.tokens),
+        accepts=_apart_from_groups(index, reserved.groups, filters.accepts),
+    )
+
+
+def _without(by_user: Mapping[str, Usage], limits: UserLimits) -> UserLimits:
+    """Return the limits with what is left of quotas beside these amounts."""
+    quotas = {
+        user: limits.quota(user).less(usage)
+        for user, usage in by_user.items()
+        if limits.quota(user).limits_usage
+    }
+    return replace(limits, quotas={**limits.quotas, **quotas}) if quotas else limits
+
+
+def _tokens_after(
+    by_user: Mapping[str, Usage], tokens: Mapping[str, float] | None
+) -> Mapping[str, float] | None:
+    return tokens and {user: number - by_user.get(user, Usage()).count for user, number in tokens.items()}
+
+
+def _apart_from_groups(
+    index: QueueIndex, groups: AbstractSet[GroupId], accepts: Callable[[JobId], bool] | None
+) -> Callable[[JobId], bool] | None:
+    if not groups:
+        return accepts
+    return lambda job_id: index.group_of(job_id) not in groups and (accepts is None or accepts(job_id))

@@ -1,0 +1,63 @@
+"""A queue that was written down and built again is decided about as before."""
+
+import pytest
+
+from cook_jupyter.scheduling.columns import QueueIndex
+from cook_jupyter.scheduling.cycle import match_cycle
+from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.preemption import rebalance
+from cook_jupyter.scheduling.queue_record import index_of, record_of
+from tests.scheduling.queues import a_queued_job, waiting_jobs
+from tests.scheduling.ways_agree import (
+    IN_COLUMNS,
+    ONE_BY_ONE,
+    cycle_settings,
+    filters_of,
+    kept_index,
+    surroundings_of,
+)
+from tests.scheduling.worlds import random_world
+
+WORLDS = 60
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # tiny shares, whose DRU is infinite
+@pytest.mark.parametrize("first", range(0, WORLDS, 20))
+def test_a_queue_that_is_built_again_is_decided_about_as_before(first: int) -> None:
+    for seed in range(first, first + 20):
+        world = random_world(seed)
+        index = kept_index(world)
+        again = index_of(record_of(index))
+
+        assert record_of(again) == record_of(index)
+        for way in (ONE_BY_ONE, IN_COLUMNS):
+            matchings = [
+                match_cycle(
+                    each,
+                    Hosts(world.offers),
+                    world.limits,
+                    settings=cycle_settings(world, way),
+                    filters=filters_of(world),
+                    surroundings=surroundings_of(world),
+                )
+                for each in (index, again)
+            ]
+            assert matchings[0] == matchings[1], seed
+        preempted = [
+            rebalance(each, Hosts(world.offers), world.limits, surroundings=surroundings_of(world))
+            for each in (index, again)
+        ]
+        assert preempted[0] == preempted[1], seed
+
+
+def test_users_whose_jobs_have_all_ended_keep_their_numbers() -> None:
+    index = QueueIndex()
+    for seq, user in enumerate(("bob", "ada", "carl")):
+        index.add(a_queued_job({"seq": seq, "user": user, "cpus": 1.0, "mem": 1.0}))
+    gone = waiting_jobs(index, "ada")[0]
+    index.end(gone)
+
+    again = index_of(record_of(index))
+
+    assert [again.name_of(number) for number in range(again.user_count)] == ["bob", "ada", "carl"]
+    assert gone not in again

@@ -1,0 +1,164 @@
+"""A dump of a pool is decided about as the pool was: whatever the moment, in match, rebalance and why."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.job import Job, JobSpec
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling import decisions
+from cook_jupyter.scheduling.columns import QueueIndex
+from cook_jupyter.scheduling.launch_filter import LaunchAnswer
+from cook_jupyter.scheduling.queue_record import index_of
+from cook_jupyter.scheduling.snapshot import PoolSnapshot
+from cook_jupyter.service import cycles, scheduler
+from cook_jupyter.service.config import Settings
+from cook_jupyter.service.dumps import FORMAT, read_dump, replay, snapshot_of, take_dump
+from cook_jupyter.service.launch_plugin import LaunchPlugin
+from cook_jupyter.service.policies import PlacementSettings
+from tests.builders import a_job_spec
+from tests.service.conftest import ByHand, HandTurned, SlowToEnd
+from tests.service.simulated.simulation import simulate
+
+SEEDS = 8
+NO_FILTER = LaunchPlugin(None)
+
+
+class Replaying:
+    """Decides each time about the pool itself, and about a dump of it.
+
+    Attributes:
+        decided: number of decisions of each kind, those that decided something.
+        differing: decisions that differ.
+    """
+
+    def __init__(self) -> None:
+        self.decided: Counter[str] = Counter()
+        self.differing: list[tuple[str, Any, Any]] = []
+
+    def both(self, decide: Callable[..., Any]) -> Callable[..., Any]:
+        def decide_twice(snapshot: PoolSnapshot, index: QueueIndex, *rest: Any, **named: Any) -> Any:
+            jobs = [(job, 0) for job in rest if isinstance(job, Job)]
+            text = take_dump(snapshot, index, NO_FILTER, jobs, version="test").encode()
+            found = decide(snapshot, index, *rest, **named)
+            dump = read_dump(text)
+            rest = tuple(record.job for record in dump.jobs) or rest
+            again = decide(snapshot_of(dump.snapshot), index_of(dump.queue), *rest, **named)
+            name = decide.__name__
+            self.decided[name] += not _is_empty(found)
+            if found != again:
+                self.differing.append((name, found, again))
+            return found
+
+        return decide_twice
+
+
+def _is_empty(found: Any) -> bool:
+    matching = getattr(found, "matching", found)
+    return not (
+        getattr(matching, "matches", ()) or getattr(found, "preemptions", ()) or isinstance(found, tuple)
+    )
+
+
+def test_whatever_happens_a_dump_is_decided_about_as_the_pool_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaying = Replaying()
+    for name in ("decide_reserved", "decide_heads", "decide_match", "decide_rebalance"):
+        monkeypatch.setattr(cycles, name, replaying.both(getattr(decisions, name)))
+    monkeypatch.setattr(scheduler, "why", replaying.both(decisions.why))
+
+    outcomes = [simulate(seed) for seed in range(SEEDS)]
+
+    assert [outcome.violation for outcome in outcomes] == [None] * SEEDS
+    assert not replaying.differing
+    assert (+replaying.decided).keys() == {
+        "decide_reserved",
+        "decide_heads",
+        "decide_match",
+        "decide_rebalance",
+        "why",
+    }
+
+
+def only_small_jobs(spec: JobSpec) -> LaunchAnswer:
+    """A launch filter."""
+    return LaunchAnswer(accepted=spec.cpus < 2, message="too large for today", holds_ms=60_000)
+
+
+FILTERED = Settings(placement=PlacementSettings(launch_filter=f"{__name__}:only_small_jobs"))
+
+
+async def dumped(hand: ByHand, *jobs: JobSpec) -> bytes:
+    return await hand.scheduler.dump("default", [job.job_id for job in jobs])
+
+
+async def test_the_launch_filter_is_replayed_with_what_it_answered(by_hand: HandTurned) -> None:
+    async with by_hand(FILTERED, cpus=4) as hand:
+        small, large = a_job_spec(user="ada"), a_job_spec(user="bob", cpus=2)
+        await hand.submit(large)
+        await hand.match()
+        await hand.submit(small)
+
+        again = replay(read_dump(await dumped(hand, large)))
+        told = await hand.scheduler.why(large.job_id)
+        await hand.match()
+
+        assert [match.job_id for match in again.match.matches] == [small.job_id]
+        assert set(hand.where()) == {small.job_id}
+        assert list(again.why[large.job_id]) == list(told)
+        assert any("too large for today" in reason.sentence for reason in told)
+
+
+async def test_a_dump_is_of_one_moment_and_changes_nothing(by_hand: HandTurned) -> None:
+    async with by_hand() as hand:
+        first = a_job_spec()
+        await hand.submit(first)
+        text = await dumped(hand)
+        await hand.match()
+
+        again = replay(read_dump(text))
+
+        assert [match.job_id for match in again.match.matches] == [first.job_id]
+        assert set(hand.where()) == {first.job_id}
+
+
+async def test_what_preemption_would_do_is_replayed(by_hand: HandTurned) -> None:
+    cluster = SlowToEnd({"h1": Resources(cpus=2, mem_mb=4096)})
+    async with by_hand(cluster=cluster) as hand:
+        await hand.submit(*(a_job_spec(user="hog") for _ in range(4)))
+        await hand.match()
+        late = a_job_spec(user="late")
+        await hand.submit(late)
+
+        (preemption,) = replay(read_dump(await dumped(hand))).rebalance.preemptions
+
+        assert preemption.beneficiary == late.job_id
+        assert await hand.rebalance() == len(preemption.victims)
+
+
+async def test_a_dump_holds_nothing_that_only_a_jobs_user_should_read(by_hand: HandTurned) -> None:
+    async with by_hand() as hand:
+        job = a_job_spec(command="echo secret", env={"TOKEN": "secret"}, labels={"of": "secret"})
+        await hand.submit(job)
+
+        assert b"secret" not in await dumped(hand, job)
+
+
+async def test_a_pool_or_a_job_that_is_not_there_has_no_dump(by_hand: HandTurned) -> None:
+    async with by_hand() as hand:
+        with pytest.raises(InvalidRequest, match=r"there is no pool 'x'; the pools are default"):
+            await hand.scheduler.dump("x", [])
+
+
+@pytest.mark.parametrize("text", [b"{}", b"nothing", b'{"format": 1}'])
+def test_what_is_no_dump_is_refused(text: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="this is no dump of a pool"):
+        read_dump(text)
+
+
+def test_a_dump_of_another_format_is_refused_with_what_to_do() -> None:
+    with pytest.raises(InvalidRequest, match="replay it with the version"):
+        read_dump(msgspec.json.encode({"format": FORMAT + 1}))
