@@ -12,6 +12,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import Self
 
 import msgspec
+from msgspec import field
 
 from cook_jupyter.client.connections import Connection, ConnectionPool
 from cook_jupyter.client.protocol import Reply, Request, error_of, events_target
@@ -24,20 +25,24 @@ _READ_BYTES = 64 * 1024
 
 
 class InstanceNews(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a job's latest instance. Times are epoch milliseconds."""
+    """What is known of a job's latest instance. Times are epoch milliseconds.
 
-    task_id: str
+    Attributes:
+        reason: the name of the reason why it ended (`model.reason`), and `reason_text` its sentence.
+    """
+
+    uuid: str = field(name="task_id")
     status: str
-    hostname: str = ""
+    host: str = field(name="hostname", default="")
     reason: str | None = None
-    reason_string: str | None = None
-    mea_culpa: bool | None = None
+    reason_text: str = field(name="reason_string", default="")
+    mea_culpa: bool = False
     exit_code: int | None = None
     preempted: bool = False
-    start_time: int | None = None
-    end_time: int | None = None
+    started_ms: int | None = field(name="start_time", default=None)
+    ended_ms: int | None = field(name="end_time", default=None)
     progress: int = 0
-    progress_message: str | None = None
+    progress_message: str = ""
     peak_mem_mb: float | None = None
 
 

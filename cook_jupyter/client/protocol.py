@@ -1,8 +1,8 @@
 """What to ask a scheduler and how to read its replies, without I/O.
 
 Lives here: an `Ask` per verb of Cook's REST API and of ours under `/v1`: the requests to send, in order,
-and the function that makes a Python value of their replies. Long lists of uuids are split over several
-requests (a URL may have 32 KiB), and so are large submissions (a body may have 8 MiB).
+and the function that makes a value (`client.answers`) of their replies. Long lists of uuids are split over
+several requests (a URL may have 32 KiB), and so are large submissions (a body may have 8 MiB).
 Not here: sockets (`client.connections`), the verbs as methods (`client.sync`), the stream of events
 (`client.events`).
 
@@ -12,12 +12,26 @@ Source: sans-io as in h11; Cook's REST API as told in its specification.
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar, cast
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
 import msgspec
 
+from cook_jupyter.client.answers import (
+    CancelAnswer,
+    GroupAnswer,
+    InstanceAnswer,
+    JobAnswer,
+    QuotaAnswer,
+    RebalancerAnswer,
+    ShareAnswer,
+    UnscheduledAnswer,
+    UsageAnswer,
+    WaitsAnswer,
+    WhyAnswer,
+)
+from cook_jupyter.client.submission import GroupSubmission, JobSubmission
 from cook_jupyter.errors import CookError, InvalidRequest, SchedulerError, TooLarge
 from cook_jupyter.wire import errors as wire
 
@@ -96,8 +110,8 @@ class LogPiece:
 
 
 def submit(
-    jobs: Iterable[Mapping[str, Any] | msgspec.Struct],
-    groups: Sequence[Mapping[str, Any]] = (),
+    jobs: Iterable[Mapping[str, object] | JobSubmission],
+    groups: Sequence[Mapping[str, object] | GroupSubmission] = (),
     *,
     pool: str | None = None,
     override_group_immutability: bool = False,
@@ -105,7 +119,7 @@ def submit(
     """POST /jobs: one request for all jobs, or as many as their size asks for.
 
     Args:
-        jobs: submissions under Cook's field names; each must have its uuid.
+        jobs: submissions, mappings under Cook's field names; each must have its uuid.
         groups: the groups they name. They travel with the first request; the later ones extend them.
         pool: for jobs and user alike; None means the scheduler's default.
         override_group_immutability: let jobs join groups of earlier submissions.
@@ -119,7 +133,7 @@ def submit(
     size = len(groups_json) + _ENVELOPE_BYTES
     for job in jobs:
         text = _to_json(job)
-        uuid = job["uuid"] if isinstance(job, Mapping) else getattr(job, "uuid", None)
+        uuid = job.uuid if isinstance(job, JobSubmission) else job["uuid"]
         if len(text) + _ENVELOPE_BYTES > BODY_LIMIT_BYTES:
             raise TooLarge(
                 f"job {uuid} has {len(text):,} bytes, a submission may have {BODY_LIMIT_BYTES:,}; "
@@ -146,19 +160,32 @@ def submit(
     return Ask(tuple(requests) if uuids else (), lambda _: uuids)
 
 
-def jobs(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[dict[str, Any]]]:
+class _SubmittedJob(msgspec.Struct):
+    uuid: str
+
+
+class _SubmittedJobs(msgspec.Struct):
+    jobs: list[_SubmittedJob]
+
+
+def submitted_uuids(request: Request) -> list[str]:
+    """Return the uuids of the jobs in one request of a submission."""
+    return [job.uuid for job in msgspec.json.decode(request.body, type=_SubmittedJobs).jobs]
+
+
+def jobs(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[JobAnswer]]:
     """GET /jobs by uuid, in the order asked. With `partial`, unknown ones are left out."""
-    return _by_uuid("GET", "/jobs", "uuid", uuids, partial=partial)
+    return _by_uuid("/jobs", "uuid", uuids, JobAnswer, partial=partial)
 
 
-def job(uuid: str) -> Ask[dict[str, Any]]:
+def job(uuid: str) -> Ask[JobAnswer]:
     """GET /jobs/:uuid."""
-    return Ask((_get(f"/jobs/{_checked(uuid)}"),), _one)
+    return get_json(f"/jobs/{_checked(uuid)}", JobAnswer)
 
 
-def instances(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[dict[str, Any]]]:
-    """GET /instances by uuid, each with a `job`."""
-    return _by_uuid("GET", "/instances", "uuid", uuids, partial=partial)
+def instances(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[InstanceAnswer]]:
+    """GET /instances by uuid, each with its `job`."""
+    return _by_uuid("/instances", "uuid", uuids, InstanceAnswer, partial=partial)
 
 
 def list_jobs(
@@ -170,7 +197,7 @@ def list_jobs(
     limit: int = 150,
     name: str | None = None,
     pool: str | None = None,
-) -> Ask[list[dict[str, Any]]]:
+) -> Ask[list[JobAnswer]]:
     """GET /jobs of a user, submitted from `start_ms` up to before `end_ms`, newest first.
 
     When there are more than `limit`, Cook gives the *oldest* ones of the range.
@@ -179,7 +206,7 @@ def list_jobs(
     query += [("state", state) for state in states]
     query += [("start", str(start_ms)), ("end", str(end_ms)), ("limit", str(limit))]
     query += _given(name=name, pool=pool)
-    return Ask((_get("/jobs", query),), _one)
+    return Ask((_get("/jobs", query),), _reader(list[JobAnswer]))
 
 
 def kill(uuids: Sequence[str]) -> Ask[None]:
@@ -211,18 +238,16 @@ def retry(
     """
     if (retries is None) == (increment is None):
         raise InvalidRequest("say either retries (the new total) or increment, not both")
-    body: dict[str, Any] = {"jobs": [_checked(uuid) for uuid in uuids], "failed_only": failed_only}
+    body: dict[str, object] = {"jobs": [_checked(uuid) for uuid in uuids], "failed_only": failed_only}
     body.update({"retries": retries} if retries is not None else {"increment": increment})
     request = _with_body("PUT", "/retry", body, idempotent=increment is None)
-    return Ask((request,), _one)
+    return Ask((request,), _reader(int))
 
 
-def groups(
-    uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
-) -> Ask[list[dict[str, Any]]]:
+def groups(uuids: Sequence[str], *, detailed: bool = False, partial: bool = False) -> Ask[list[GroupAnswer]]:
     """GET /group by uuid; `detailed` adds how many jobs wait, run and are completed."""
     extra = (("detailed", "true"),) if detailed else ()
-    return _by_uuid("GET", "/group", "uuid", uuids, partial=partial, extra=extra)
+    return _by_uuid("/group", "uuid", uuids, GroupAnswer, partial=partial, extra=extra)
 
 
 # --- limits, pools, the scheduler itself ---
@@ -230,25 +255,41 @@ def groups(
 
 def usage(
     user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
-) -> Ask[dict[str, Any]]:
-    """GET /usage of a user, or of everybody."""
+) -> Ask[UsageAnswer]:
+    """GET /usage of a user."""
     query = _given(user=user, pool=pool, group_breakdown="true" if group_breakdown else None)
-    return Ask((_get("/usage", query),), _one)
+    return Ask((_get("/usage", query),), _reader(UsageAnswer))
 
 
-def limit(kind: str, user: str, *, pool: str | None = None) -> Ask[dict[str, Any]]:
-    """GET /share or /quota (`kind`) of a user."""
-    return Ask((_get(f"/{kind}", _given(user=user, pool=pool)),), _one)
+def share(user: str, *, pool: str | None = None) -> Ask[ShareAnswer]:
+    """GET /share of a user."""
+    return get_json("/share", ShareAnswer, user=user, pool=pool)
 
 
-def set_limit(
-    kind: str, user: str, values: Mapping[str, float], *, reason: str, pool: str | None = None
-) -> Ask[dict[str, Any]]:
-    """POST /share or /quota (`kind`): values that are not named stay as they are."""
-    body: dict[str, Any] = {"user": user, "reason": reason, kind: dict(values)}
+def quota(user: str, *, pool: str | None = None) -> Ask[QuotaAnswer]:
+    """GET /quota of a user."""
+    return get_json("/quota", QuotaAnswer, user=user, pool=pool)
+
+
+def set_share(
+    user: str, values: Mapping[str, float], *, reason: str, pool: str | None = None
+) -> Ask[ShareAnswer]:
+    """POST /share: values that are not named stay as they are."""
+    return Ask((_set_limit("share", user, values, reason, pool),), _reader(ShareAnswer))
+
+
+def set_quota(
+    user: str, values: Mapping[str, float], *, reason: str, pool: str | None = None
+) -> Ask[QuotaAnswer]:
+    """POST /quota: values that are not named stay as they are."""
+    return Ask((_set_limit("quota", user, values, reason, pool),), _reader(QuotaAnswer))
+
+
+def _set_limit(kind: str, user: str, values: Mapping[str, float], reason: str, pool: str | None) -> Request:
+    body: dict[str, object] = {"user": user, "reason": reason, kind: dict(values)}
     if pool is not None:
         body["pool"] = pool
-    return Ask((_with_body("POST", f"/{kind}", body),), _one)
+    return _with_body("POST", f"/{kind}", body)
 
 
 def reset_limit(kind: str, user: str, *, reason: str, pool: str | None = None) -> Ask[None]:
@@ -259,27 +300,33 @@ def reset_limit(kind: str, user: str, *, reason: str, pool: str | None = None) -
     return Ask((request,), _nothing)
 
 
-def plain(path: str, **query: str | None) -> Ask[Any]:
-    """GET a path whose answer is JSON: /pools, /queue, /running, /info, /settings ..."""
-    return Ask((_get(path, _given(**query)),), _one)
+def get_json(path: str, answer: type[T], **query: str | None) -> Ask[T]:
+    """GET a path whose answer is JSON: /pools, /queue, /running, /info, /settings ...
+
+    Args:
+        path: the path.
+        answer: the type of the answer.
+        query: the query; None leaves a name out.
+    """
+    return Ask((_get(path, _given(**query)),), _reader(answer))
 
 
-def unscheduled(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[dict[str, Any]]]:
+def unscheduled(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[UnscheduledAnswer]]:
     """GET /unscheduled_jobs: Cook's reasons why each job waits."""
-    return _by_uuid("GET", "/unscheduled_jobs", "job", uuids, partial=partial)
+    return _by_uuid("/unscheduled_jobs", "job", uuids, UnscheduledAnswer, partial=partial)
 
 
 # --- ours, under /v1 ---
 
 
-def why(uuid: str) -> Ask[dict[str, Any]]:
+def why(uuid: str) -> Ask[WhyAnswer]:
     """GET /v1/why: why a job waits, in sentences."""
-    return plain(f"/v1/why/{_checked(uuid)}")
+    return get_json(f"/v1/why/{_checked(uuid)}", WhyAnswer)
 
 
-def set_rebalancer(parameters: Mapping[str, float | None]) -> Ask[dict[str, Any]]:
+def set_rebalancer(parameters: Mapping[str, float | None]) -> Ask[RebalancerAnswer]:
     """PUT /v1/rebalancer: parameters that are not named stay as they are."""
-    return Ask((_with_body("PUT", "/v1/rebalancer", dict(parameters)),), _one)
+    return Ask((_with_body("PUT", "/v1/rebalancer", dict(parameters)),), _reader(RebalancerAnswer))
 
 
 def cancel_waiting(uuids: Sequence[str]) -> Ask[list[str]]:
@@ -289,15 +336,15 @@ def cancel_waiting(uuids: Sequence[str]) -> Ask[list[str]]:
     )
 
     def read(replies: Sequence[Reply]) -> list[str]:
-        return [uuid for reply in replies for uuid in _json(reply)["cancelled"]]
+        return [uuid for reply in replies for uuid in _decode(reply, CancelAnswer).cancelled]
 
     return Ask(requests, read)
 
 
-def report_waits(instance: str, uuids: Sequence[str]) -> Ask[dict[str, Any]]:
+def report_waits(instance: str, uuids: Sequence[str]) -> Ask[WaitsAnswer]:
     """POST /v1/waits: what a running instance waits for; no jobs if it goes on."""
     body = {"instance": _checked(instance), "jobs": list(map(_checked, uuids))}
-    return Ask((_with_body("POST", "/v1/waits", body),), _one)
+    return Ask((_with_body("POST", "/v1/waits", body),), _reader(WaitsAnswer))
 
 
 def result(uuid: str) -> Ask[bytes]:
@@ -436,26 +483,23 @@ def _split(uuids: Sequence[str], size: int = UUIDS_PER_URL) -> Iterator[list[str
 
 
 def _by_uuid(
-    method: str,
     path: str,
     key: str,
     uuids: Sequence[str],
+    answer: type[T],
     *,
     partial: bool,
     extra: tuple[tuple[str, str], ...] = (),
-) -> Ask[list[dict[str, Any]]]:
+) -> Ask[list[T]]:
     tail = (*extra, ("partial", "true")) if partial else extra
-    requests = tuple(
-        Request(method=method, target=_target(path, [*((key, uuid) for uuid in part), *tail]))
-        for part in _split(uuids)
-    )
+    requests = tuple(_get(path, [*((key, uuid) for uuid in part), *tail]) for part in _split(uuids))
 
-    def read(replies: Sequence[Reply]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+    def read(replies: Sequence[Reply]) -> list[T]:
+        answers: list[T] = []
         for reply in replies:
             if reply.status < 400:
-                found += _json(reply)
-        return found
+                answers += _decode(reply, list[answer])  # type: ignore[valid-type]
+        return answers
 
     # With `partial`, Cook answers 404 where it knows none at all.
     return Ask(requests, read, frozenset({404}) if partial else frozenset())
@@ -469,16 +513,34 @@ def _kill(path: str, key: str, uuids: Sequence[str]) -> Ask[None]:
     return Ask(requests, _nothing)
 
 
-def _json(reply: Reply) -> Any:
+def _decode(reply: Reply, answer: type[T]) -> T:
+    """Return the value of a reply.
+
+    Raises:
+        SchedulerError: it is no JSON, or not of this type.
+    """
     try:
-        return msgspec.json.decode(reply.body)
-    except msgspec.DecodeError as error:
+        return cast(T, _decoder(answer).decode(reply.body))
+    except msgspec.ValidationError as error:
+        raise SchedulerError(f"the scheduler's answer has another form than expected: {error}") from error
+    except (ValueError, RecursionError) as error:
         start = reply.body[:80].decode("utf-8", "replace")
         raise SchedulerError(f"JSON was expected, and the answer begins {start!r}") from error
 
 
-def _one(replies: Sequence[Reply]) -> Any:
-    return _json(replies[0])
+_decoders: dict[object, msgspec.json.Decoder[object]] = {}  # by the type of the answer
+
+
+def _decoder(answer: type[T]) -> msgspec.json.Decoder[object]:
+    """Return the decoder of a type, made when it is first needed."""
+    if answer not in _decoders:
+        _decoders[answer] = msgspec.json.Decoder(answer)
+    return _decoders[answer]
+
+
+def _reader(answer: type[T]) -> Callable[[Sequence[Reply]], T]:
+    """Return the function that makes a value of the one reply to a request."""
+    return lambda replies: _decode(replies[0], answer)
 
 
 def _bytes(replies: Sequence[Reply]) -> bytes:

@@ -8,15 +8,35 @@ Not here: finding a scheduler (`client.connect`), calls and futures (`executor`)
 import base64
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from uuid import uuid4
 
-import msgspec
+from msgspec.structs import replace
 
 from cook_jupyter.client import protocol
+from cook_jupyter.client.answers import (
+    CookInfo,
+    FailureReason,
+    GroupAnswer,
+    InstanceAnswer,
+    JobAnswer,
+    MonitorAnswer,
+    PoolAnswer,
+    QueueEntry,
+    QuotaAnswer,
+    RebalancerAnswer,
+    SchedulerInfo,
+    ShareAnswer,
+    SummaryAnswer,
+    UnscheduledAnswer,
+    UsageAnswer,
+    WaitsAnswer,
+    WhyAnswer,
+)
 from cook_jupyter.client.connections import Address, ConnectionPool
 from cook_jupyter.client.events import EventStream
 from cook_jupyter.client.protocol import ALL_STATES, Ask, LogPiece, Request
+from cook_jupyter.client.submission import GroupSubmission, JobSubmission
 from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
 from cook_jupyter.wire.users import process_user, require_user_name
 
@@ -101,8 +121,8 @@ class JobClient:
 
     def submit(
         self,
-        jobs: Iterable[Mapping[str, Any] | msgspec.Struct],
-        groups: Sequence[Mapping[str, Any]] = (),
+        jobs: Iterable[Mapping[str, object] | JobSubmission],
+        groups: Sequence[Mapping[str, object] | GroupSubmission] = (),
         *,
         pool: str | None = None,
         override_group_immutability: bool = False,
@@ -113,7 +133,7 @@ class JobClient:
         too large for one request, each part is accepted or refused as a whole.
 
         Args:
-            jobs: submissions under Cook's field names (`command`, `cpus`, `mem` in MiB, `max_retries` ...).
+            jobs: submissions; a mapping has Cook's field names (`command`, `cpus`, `mem` in MiB ...).
             groups: the groups they name.
             pool: where to; None means the scheduler's default.
             override_group_immutability: let jobs join groups of earlier submissions.
@@ -126,10 +146,7 @@ class JobClient:
             QuotaExceeded: a quota or a queue limit is in the way.
             Conflict: a uuid is in use.
         """
-        named = [
-            {**job, "uuid": str(uuid4())} if isinstance(job, Mapping) and not job.get("uuid") else job
-            for job in jobs
-        ]
+        named = [_with_uuid(job) for job in jobs]
         ask = protocol.submit(
             named, groups, pool=pool, override_group_immutability=override_group_immutability
         )
@@ -137,7 +154,7 @@ class JobClient:
             self._submit_part(request, ask.read(()))
         return ask.read(())
 
-    def jobs(self, uuids: Sequence[str], *, partial: bool = False) -> list[dict[str, Any]]:
+    def jobs(self, uuids: Sequence[str], *, partial: bool = False) -> list[JobAnswer]:
         """The jobs with these uuids, in this order. With `partial`, unknown ones are left out.
 
         Raises:
@@ -145,11 +162,11 @@ class JobClient:
         """
         return self._ask(protocol.jobs(uuids, partial=partial))
 
-    def job(self, uuid: str) -> dict[str, Any]:
+    def job(self, uuid: str) -> JobAnswer:
         """One job."""
         return self._ask(protocol.job(uuid))
 
-    def instances(self, uuids: Sequence[str], *, partial: bool = False) -> list[dict[str, Any]]:
+    def instances(self, uuids: Sequence[str], *, partial: bool = False) -> list[InstanceAnswer]:
         """The instances with these uuids, each with a short form of its job."""
         return self._ask(protocol.instances(uuids, partial=partial))
 
@@ -163,7 +180,7 @@ class JobClient:
         limit: int = 150,
         name: str | None = None,
         pool: str | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[JobAnswer]:
         """The jobs of a user (None: one's own) submitted in a stretch of time, newest first.
 
         Args:
@@ -198,7 +215,7 @@ class JobClient:
         states: Sequence[str] = ALL_STATES,
         name: str | None = None,
         since_ms: int | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[JobAnswer]:
         """The last `count` jobs submitted, newest first.
 
         Cook's listing gives the oldest jobs of a range; so ever longer stretches before now are asked for,
@@ -213,7 +230,7 @@ class JobClient:
         """
         end = max(_now_ms(), self._scheduler_now_ms()) + 60_000
         oldest = end - 7 * _DAY_MS if since_ms is None else since_ms
-        found: list[dict[str, Any]] = []
+        found: list[JobAnswer] = []
         span, upto = 5 * 60_000, end
         at_once = min(
             _MOST_AT_ONCE, max(_FEWEST_AT_ONCE, 2 * count)
@@ -274,7 +291,7 @@ class JobClient:
 
     def groups(
         self, uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
-    ) -> list[dict[str, Any]]:
+    ) -> list[GroupAnswer]:
         """Groups; `detailed` adds how many of their jobs wait, run and are completed."""
         return self._ask(protocol.groups(uuids, detailed=detailed, partial=partial))
 
@@ -282,96 +299,83 @@ class JobClient:
 
     def usage(
         self, user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
-    ) -> dict[str, Any]:
+    ) -> UsageAnswer:
         """What the running jobs of a user (None: one's own) hold."""
         return self._ask(protocol.usage(user or self.user, pool=pool, group_breakdown=group_breakdown))
 
-    def share(self, user: str | None = None, *, pool: str | None = None) -> dict[str, Any]:
+    def share(self, user: str | None = None, *, pool: str | None = None) -> ShareAnswer:
         """What a user is entitled to."""
-        return self._ask(protocol.limit("share", user or self.user, pool=pool))
+        return self._ask(protocol.share(user or self.user, pool=pool))
 
-    def set_share(
-        self, user: str, *, reason: str, pool: str | None = None, **values: float
-    ) -> dict[str, Any]:
+    def set_share(self, user: str, *, reason: str, pool: str | None = None, **values: float) -> ShareAnswer:
         """Set a user's share (`cpus`, `mem`, `gpus`); what is not named stays. For administrators."""
-        return self._ask(protocol.set_limit("share", user, values, reason=reason, pool=pool))
+        return self._ask(protocol.set_share(user, values, reason=reason, pool=pool))
 
     def reset_share(self, user: str, *, reason: str, pool: str | None = None) -> None:
         """Give a user the default share again."""
         self._ask(protocol.reset_limit("share", user, reason=reason, pool=pool))
 
-    def quota(self, user: str | None = None, *, pool: str | None = None) -> dict[str, Any]:
+    def quota(self, user: str | None = None, *, pool: str | None = None) -> QuotaAnswer:
         """What a user may never exceed."""
-        return self._ask(protocol.limit("quota", user or self.user, pool=pool))
+        return self._ask(protocol.quota(user or self.user, pool=pool))
 
-    def set_quota(
-        self, user: str, *, reason: str, pool: str | None = None, **values: float
-    ) -> dict[str, Any]:
+    def set_quota(self, user: str, *, reason: str, pool: str | None = None, **values: float) -> QuotaAnswer:
         """Set a user's quota (`cpus`, `mem`, `gpus`, `count`); what is not named stays."""
-        return self._ask(protocol.set_limit("quota", user, values, reason=reason, pool=pool))
+        return self._ask(protocol.set_quota(user, values, reason=reason, pool=pool))
 
     def reset_quota(self, user: str, *, reason: str, pool: str | None = None) -> None:
         """Give a user the default quota again."""
         self._ask(protocol.reset_limit("quota", user, reason=reason, pool=pool))
 
-    def pools(self) -> list[dict[str, Any]]:
+    def pools(self) -> list[PoolAnswer]:
         """The pools."""
-        found: list[dict[str, Any]] = self._ask(protocol.plain("/pools"))
-        return found
+        return self._ask(protocol.get_json("/pools", list[PoolAnswer]))
 
-    def queue(self, *, limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
+    def queue(self, *, limit: int | None = None) -> dict[str, list[QueueEntry]]:
         """Waiting jobs in the order in which they would start, by pool. For administrators."""
-        found: dict[str, list[dict[str, Any]]] = self._ask(protocol.plain("/queue", limit=_text(limit)))
-        return found
+        return self._ask(protocol.get_json("/queue", dict[str, list[QueueEntry]], limit=_text(limit)))
 
-    def running(self, *, limit: int | None = None) -> list[dict[str, Any]]:
+    def running(self, *, limit: int | None = None) -> list[InstanceAnswer]:
         """Instances that run, everybody's. For administrators."""
-        found: list[dict[str, Any]] = self._ask(protocol.plain("/running", limit=_text(limit)))
-        return found
+        return self._ask(protocol.get_json("/running", list[InstanceAnswer], limit=_text(limit)))
 
-    def unscheduled(self, uuids: Sequence[str], *, partial: bool = False) -> list[dict[str, Any]]:
+    def unscheduled(self, uuids: Sequence[str], *, partial: bool = False) -> list[UnscheduledAnswer]:
         """Cook's reasons why each of these jobs waits."""
         return self._ask(protocol.unscheduled(uuids, partial=partial))
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> CookInfo:
         """Which scheduler this is, in Cook's words."""
-        found: dict[str, Any] = self._ask(protocol.plain("/info"))
-        return found
+        return self._ask(protocol.get_json("/info", CookInfo))
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """The scheduler's settings."""
-        found: dict[str, Any] = self._ask(protocol.plain("/settings"))
-        return found
+        return self._ask(protocol.get_json("/settings", dict[str, object]))
 
-    def failure_reasons(self) -> list[dict[str, Any]]:
+    def failure_reasons(self) -> list[FailureReason]:
         """The table of reasons."""
-        found: list[dict[str, Any]] = self._ask(protocol.plain("/failure_reasons"))
-        return found
+        return self._ask(protocol.get_json("/failure_reasons", list[FailureReason]))
 
     # --- ours, under /v1 ---
 
-    def info_v1(self) -> dict[str, Any]:
+    def info_v1(self) -> SchedulerInfo:
         """Who asks, where blobs rest, what the hosts have, how large things may be."""
-        found: dict[str, Any] = self._ask(protocol.plain("/v1/info"))
-        self._asking = self._asking or str(found["user"])
-        return found
+        info = self._ask(protocol.get_json("/v1/info", SchedulerInfo))
+        self._asking = self._asking or info.user
+        return info
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> SummaryAnswer:
         """Who waits and who runs, beside capacity and shares."""
-        found: dict[str, Any] = self._ask(protocol.plain("/v1/summary"))
-        return found
+        return self._ask(protocol.get_json("/v1/summary", SummaryAnswer))
 
-    def monitor(self) -> dict[str, Any]:
+    def monitor(self) -> MonitorAnswer:
         """Who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
-        found: dict[str, Any] = self._ask(protocol.plain("/v1/monitor"))
-        return found
+        return self._ask(protocol.get_json("/v1/monitor", MonitorAnswer))
 
-    def rebalancer(self) -> dict[str, Any]:
+    def rebalancer(self) -> RebalancerAnswer:
         """How running tasks give way: the parameters in force."""
-        found: dict[str, Any] = self._ask(protocol.plain("/v1/rebalancer"))
-        return found
+        return self._ask(protocol.get_json("/v1/rebalancer", RebalancerAnswer))
 
-    def set_rebalancer(self, **parameters: float | None) -> dict[str, Any]:
+    def set_rebalancer(self, **parameters: float | None) -> RebalancerAnswer:
         """Set `safe_dru_threshold`, `min_dru_diff` or `max_preemption`, from now on. For administrators.
 
         None switches preemption off; what is not named stays. Returns the parameters in force.
@@ -428,17 +432,12 @@ class JobClient:
         """
         return self._ask(protocol.logs(uuid, stream=stream, offset=offset, length=length, wait_s=wait_s))
 
-    def why(self, uuid: str) -> dict[str, Any]:
-        """Why a job waits: `sentences` in plain words, and Cook's `reasons`."""
+    def why(self, uuid: str) -> WhyAnswer:
+        """Why a job waits: in plain sentences, and Cook's reasons."""
         return self._ask(protocol.why(uuid))
 
-    def report_waits(self, instance: str, uuids: Sequence[str]) -> dict[str, Any]:
-        """Report what a running instance waits for, without a time limit; no jobs if it goes on.
-
-        Returns:
-            `deadlocked`: whether it waits for what can never start, and is the one to give up; `parents`:
-            how many running jobs wait like that.
-        """
+    def report_waits(self, instance: str, uuids: Sequence[str]) -> WaitsAnswer:
+        """Report what a running instance waits for, without a time limit; no jobs if it goes on."""
         return self._ask(protocol.report_waits(instance, uuids))
 
     def put_blob(self, name: str, data: bytes | memoryview) -> None:
@@ -471,7 +470,7 @@ class JobClient:
     def _scheduler_now_ms(self) -> int:
         """The time by the scheduler's clock, which need not be this one; 0 if it does not tell."""
         try:
-            return int(self.info_v1().get("time_ms", 0))
+            return self.info_v1().time_ms
         except NotFound:  # an original Cook
             return 0
 
@@ -491,8 +490,7 @@ class JobClient:
             return
         error = protocol.error_of(reply)
         if sent_twice and isinstance(error, Conflict) and reply.status == 409:
-            body = msgspec.json.decode(bytes(request.body))
-            sent = [job["uuid"] for job in body["jobs"]]
+            sent = protocol.submitted_uuids(request)
             if len(self.jobs(sent, partial=True)) == len(set(sent)):
                 return
         raise error
@@ -512,6 +510,13 @@ def authorization(token: str | None, user: str | None) -> str:
         return f"Bearer {token}"
     pair = f"{process_user() if user is None else require_user_name(user)}:{token or ''}"
     return f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
+
+
+def _with_uuid(job: Mapping[str, object] | JobSubmission) -> Mapping[str, object] | JobSubmission:
+    """Return the job with a uuid of its own, if it has none."""
+    if isinstance(job, JobSubmission):
+        return job if job.uuid else replace(job, uuid=str(uuid4()))
+    return job if job.get("uuid") else {**job, "uuid": str(uuid4())}
 
 
 def _now_ms() -> int:

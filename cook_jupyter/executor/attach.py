@@ -45,7 +45,7 @@ def attach(keys: str | Iterable[str], *, client: JobClient | None = None) -> Coo
     wanted = [key.lower() for key in keys]
     session = _session(client)
     found = session.ask(lambda client: client.jobs(wanted, partial=True))
-    named = {job["uuid"]: job["name"] for job in found}
+    named = {job.uuid: job.name for job in found}
     if missing := tuple(key for key in wanted if key not in named):
         raise NotFound(f"the scheduler knows no job {', '.join(missing)}", missing=missing)
     made = {key: CookFuture(session, key, named[key], None) for key in wanted}
@@ -65,8 +65,8 @@ def recent(count: int = 20, *, name: str | None = None, client: JobClient | None
     """
     session = _session(client)
     found = session.ask(lambda client: client.recent_jobs(count, name=name))
-    jobs = [job for job in found if SESSION_LABEL in job.get("labels", {})]
-    futures = [CookFuture(session, job["uuid"], job["name"], None) for job in jobs]
+    jobs = [job for job in found if SESSION_LABEL in job.labels]
+    futures = [CookFuture(session, job.uuid, job.name, None) for job in jobs]
     if futures:
         session.adopt(futures)
     return futures

@@ -30,6 +30,7 @@ from cook_jupyter.model.job import DEFAULT_PRIORITY
 from cook_jupyter.payload import outgoing
 
 if TYPE_CHECKING:
+    from cook_jupyter.client.submission import JobSubmission
     from cook_jupyter.client.sync import JobClient
     from cook_jupyter.payload.transport import SealedPayload
 
@@ -112,7 +113,7 @@ class CookExecutor(concurrent.futures.Executor):
         self._line = line
         self._options = options
         self._root = root
-        self._body: tuple[str, Mapping[str, Any]] = ("", {})
+        self._job: tuple[str, JobSubmission] | None = None  # by session; what all calls share
         self._closed = False
         self._mark = object()  # of our futures; they shall not keep us alive
 
@@ -272,15 +273,15 @@ class CookExecutor(concurrent.futures.Executor):
     @property
     def _max_workers(self) -> int:
         """How many jobs like ours fit at once: what dask and `map` keep busy."""
-        capacity = self._line.live().info.get("capacity") or {}
+        capacity, options = self._line.live().info.capacity, self._options
         fit = [
-            capacity.get(kind, 0) / asked
-            for kind, asked in (
-                ("cpus", self._options.cpus),
-                ("mem", self._options.mem_mb),
-                ("gpus", self._options.gpus),
+            available / requested
+            for available, requested in (
+                (capacity.cpus, options.cpus),
+                (capacity.mem_mb, options.mem_mb),
+                (capacity.gpus, options.gpus),
             )
-            if asked
+            if requested
         ]
         return max(1, int(min(fit)))
 
@@ -318,14 +319,14 @@ class CookExecutor(concurrent.futures.Executor):
         return self._line.live()
 
     def _parcel(self, session: Session, future: CookFuture, call: SealedPayload) -> Parcel:
-        if self._body[0] != session.session_id:
-            self._body = session.session_id, self._options.job(session.session_id)
+        if self._job is None or self._job[0] != session.session_id:
+            self._job = session.session_id, self._options.job(session.session_id)
         environment = outgoing.call_environment(
             call, job_id=future.key, store=session.store, key_file=session.key_file
         )
         future.owner = self._mark
         future.call_rests = not call.inline
-        return Parcel(future, self._body[1], self._options.pool, {**self._options.variables(), **environment})
+        return Parcel(future, self._job[1], self._options.pool, {**self._options.variables(), **environment})
 
     def __enter__(self) -> Self:
         return self

@@ -110,7 +110,7 @@ class CookFuture(concurrent.futures.Future[Any]):
     def host(self) -> str | None:
         """Where the latest instance runs or ran, as last heard."""
         instance = None if self._news is None else self._news.instance
-        return instance.hostname or None if instance is not None else None
+        return instance.host or None if instance is not None else None
 
     def running(self) -> bool:
         """Whether an instance runs at this moment, as last heard."""
@@ -141,12 +141,12 @@ class CookFuture(concurrent.futures.Future[Any]):
         client = self._session.client
         wanted = self._key
         if attempt is not None:
-            instances = sorted(client.job(self._key)["instances"], key=lambda each: each["start_time"])
+            instances = client.job(self._key).instances_by_start
             if not 1 <= attempt <= len(instances):
                 raise InvalidRequest(
                     f"job {self._key} has had {len(instances)} attempts; there is no {attempt}"
                 )
-            wanted = instances[attempt - 1]["task_id"]
+            wanted = instances[attempt - 1].uuid
         elif self.attempts == 0 and not self.done():
             return ""
         pieces = []
@@ -165,7 +165,7 @@ class CookFuture(concurrent.futures.Future[Any]):
             return f"It does not wait: it is over ({self.status})."
         if not delivered:
             return "It has not reached the scheduler yet."
-        return "\n".join(self._session.client.why(self._key)["sentences"])
+        return "\n".join(self._session.client.why(self._key).sentences)
 
     def replay(self) -> Any:
         """Run the very same call here, in this process: for `%debug`.
@@ -173,7 +173,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         Raises:
             Conflict: the job is no call, or its arguments are gone.
         """
-        environment = self._session.client.job(self._key)["env"]
+        environment = self._session.client.job(self._key).env
         if outgoing.CALL not in environment and outgoing.CALL_BLOB not in environment:
             raise Conflict(f"job {self._key} is no call of a function; there is nothing to replay")
         from cook_jupyter.payload import pickling
@@ -276,7 +276,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         if self._news is None or news.change >= self._news.change:
             self._news = news if news.result is None else msgspec.structs.replace(news, result=None)
         if news.instance is not None and news.instance.preempted:
-            self._preempted.add(news.instance.task_id)
+            self._preempted.add(news.instance.uuid)
         self.stage = Stage.ACCEPTED
 
     def take(self, result: Result) -> bool:

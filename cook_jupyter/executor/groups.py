@@ -10,8 +10,15 @@ from __future__ import annotations
 import uuid as uuids
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
+from cook_jupyter.client.submission import (
+    GroupSubmission,
+    HostPlacement,
+    PlacementParameters,
+    StragglerHandling,
+    StragglerParameters,
+)
 from cook_jupyter.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -82,20 +89,23 @@ class Group:
     def _by_attribute(self) -> bool:
         return self.placement in ("balanced", "attribute-equals")
 
-    def body(self) -> dict[str, Any]:
-        """The group as Cook takes it in a submission."""
-        placement: dict[str, Any] = {"type": self.placement}
-        parameters = {"attribute": self.attribute, "minimum": self.minimum}
-        if given := {name: value for name, value in parameters.items() if value is not None}:
-            placement["parameters"] = given
-        body: dict[str, Any] = {"uuid": self.uuid, "name": self.name, "host_placement": placement}
+    def submission(self) -> GroupSubmission:
+        """The group as it is submitted with its jobs."""
+        parameters, stragglers = None, None
+        if self._by_attribute:
+            parameters = PlacementParameters(attribute=self.attribute, minimum=self.minimum)
         if self.stragglers is not None:
             quantile, multiplier = self.stragglers
-            body["straggler_handling"] = {
-                "type": "quantile-deviation",
-                "parameters": {"quantile": quantile, "multiplier": multiplier},
-            }
-        return body
+            stragglers = StragglerHandling(
+                type="quantile-deviation",
+                parameters=StragglerParameters(quantile=quantile, multiplier=multiplier),
+            )
+        return GroupSubmission(
+            uuid=self.uuid,
+            name=self.name,
+            host_placement=HostPlacement(type=self.placement, parameters=parameters),
+            straggler_handling=stragglers,
+        )
 
 
 class KnownGroups:
@@ -109,7 +119,7 @@ class KnownGroups:
         found = {each.uuid: each for each in options if isinstance(each, Group)}
         unsure = [uuid for uuid in found if uuid not in self._known]
         if unsure:  # another notebook may have told of it, or we did and the answer was lost
-            self._known.update(each["uuid"] for each in client.groups(unsure, partial=True))
+            self._known.update(each.uuid for each in client.groups(unsure, partial=True))
         return [found[uuid] for uuid in unsure if uuid not in self._known]
 
     def tell(self, groups: Iterable[Group]) -> None:

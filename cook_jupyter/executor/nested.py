@@ -84,8 +84,8 @@ class NestedWaits:
             answer = sessions[0].ask(lambda client: client.report_waits(self.call.instance_id, keys))
         except NotFound:  # an original Cook, which knows nothing of this
             return False
-        if answer["deadlocked"]:
-            _end_waits(blocked, answer["parents"])
+        if answer.deadlocked:
+            _end_waits(blocked, answer.parents)
         return True
 
 

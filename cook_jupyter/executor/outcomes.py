@@ -63,7 +63,7 @@ def failure(news: JobNews, options: Options | None) -> JobFailed:
     """
     kind, text = _judge(news, options)
     instance = news.instance
-    host = instance.hostname if instance is not None and instance.hostname else None
+    host = instance.host if instance is not None and instance.host else None
     where = f" on {host}" if host else ""
     attempts = f" after {news.attempts} attempts" if news.attempts > 1 else ""
     return kind(
@@ -91,7 +91,7 @@ def _judge(news: JobNews, options: Options | None) -> tuple[type[JobFailed], str
         return TimedOut, f"it ran longer than its maximum{limit}. {_MORE_TIME}"
     if reason in _EXIT:
         return BadExit, _exit(instance.exit_code)
-    sentence = instance.reason_string or (REASONS[reason].sentence if reason in REASONS else str(reason))
+    sentence = instance.reason_text or (REASONS[reason].sentence if reason in REASONS else str(reason))
     known = REASONS.get(reason or "")
     if instance.mea_culpa or (known is not None and known.mea_culpa) or reason == reasons.UNKNOWN:
         return _of_the_system(reason, sentence)

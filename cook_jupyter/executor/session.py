@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec.structs import replace
+
 from cook_jupyter.client.events import EventBatch, EventStream, JobNews, follow
 from cook_jupyter.client.home import home_folder
 from cook_jupyter.client.keys import key_file
@@ -56,6 +58,8 @@ from cook_jupyter.payload.outgoing import CALL, FunctionBlob, FunctionReference
 from cook_jupyter.payload.results import read_result
 
 if TYPE_CHECKING:
+    from cook_jupyter.client.answers import SchedulerInfo
+    from cook_jupyter.client.submission import JobSubmission
     from cook_jupyter.client.sync import JobClient
     from cook_jupyter.payload.blobs import BlobStore
     from cook_jupyter.payload.envelope import Buffer
@@ -81,13 +85,13 @@ class Parcel:
     """A job to send, and who waits for it."""
 
     future: CookFuture
-    body: Mapping[str, Any]  # what it shares with others; see Options.job
+    body: JobSubmission  # what it shares with others; see Options.job
     pool: str | None
     env: Mapping[str, str]
 
-    def job(self) -> dict[str, Any]:
+    def job(self) -> JobSubmission:
         """The whole submission."""
-        return {**self.body, "uuid": self.future.key, "name": self.future.name, "env": self.env}
+        return replace(self.body, uuid=self.future.key, name=self.future.name, env=self.env)
 
     @property
     def group(self) -> Group | str | None:
@@ -176,7 +180,7 @@ class Session:
         return self._client
 
     @functools.cached_property
-    def info(self) -> Mapping[str, Any]:
+    def info(self) -> SchedulerInfo:
         """What the scheduler says about itself."""
         return self.ask(lambda client: client.info_v1())
 
@@ -358,7 +362,7 @@ class Session:
                 new = self._groups.unknown(client, [each.group for each in group])
                 client.submit(
                     [parcel.job() for parcel in group],
-                    [each.body() for each in new],
+                    [each.submission() for each in new],
                     pool=pool,
                     override_group_immutability=any(each.group is not None for each in group),
                 )
@@ -369,9 +373,7 @@ class Session:
             except Conflict:
                 if not uncertain:
                     raise
-                known = {
-                    job["uuid"] for job in client.jobs([each.future.key for each in group], partial=True)
-                }
+                known = {job.uuid for job in client.jobs([each.future.key for each in group], partial=True)}
                 self._accepted(each for each in group if each.future.key in known)
                 group = [each for each in group if each.future.key not in known]
             except (SchedulerUnreachable, SchedulerError, Unauthenticated) as error:
@@ -624,7 +626,7 @@ class Session:
             self._pending.pop(future.key, None)
 
     def _take(self, future: CookFuture, news: JobNews, content: Buffer, *, private: bool) -> None:
-        instance = None if news.instance is None else news.instance.task_id
+        instance = None if news.instance is None else news.instance.uuid
         key = future.signing_key or self.signing_key
         try:
             result = read_result(content, key=key, job_id=future.key, instance_id=instance, private=private)
@@ -671,7 +673,7 @@ class Session:
         """A result that did not come with the news, and whether it rests where only we can write."""
         blob = news.result_blob
         if blob is None and self.store.private and news.instance is not None:
-            name = f"results/{news.instance.task_id}"
+            name = f"results/{news.instance.uuid}"
             blob = name if self.store.has(name) else None
         if blob is not None:
             return self.store.get(blob), self.store.private
@@ -704,7 +706,7 @@ class Session:
     def _look(self, futures: Sequence[CookFuture], *, other_store: bool = False) -> None:
         """Ask how jobs stand, and settle those that are over or unknown."""
         keys = [each.key for each in futures]
-        found = {job["uuid"]: job for job in self.ask(lambda client: client.jobs(keys, partial=True))}
+        found = {job.uuid: job for job in self.ask(lambda client: client.jobs(keys, partial=True))}
         for future in futures:
             job = found.get(future.key)
             if job is None:
@@ -792,7 +794,7 @@ def _cancel_waiting(client: JobClient, keys: Sequence[str]) -> Sequence[str]:
     try:
         return client.cancel_waiting(keys)
     except NotFound:  # an original Cook, or jobs that the scheduler has forgotten
-        waiting = [job["uuid"] for job in client.jobs(keys, partial=True) if job["status"] == "waiting"]
+        waiting = [job.uuid for job in client.jobs(keys, partial=True) if job.status == "waiting"]
         if waiting:
             client.kill(waiting)
         return waiting

@@ -7,46 +7,41 @@ Not here: either form (`client`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from cook_jupyter.client.answers import InstanceAnswer, JobAnswer
 from cook_jupyter.client.events import InstanceNews, JobNews
-from cook_jupyter.model.reason import REASONS
-
-_NAMES = {reason.code: name for name, reason in REASONS.items()}
 
 
-def news_of(job: Mapping[str, Any]) -> JobNews:
+def news_of(job: JobAnswer) -> JobNews:
     """What an event would have said of a job that GET /jobs told."""
-    instances = sorted(job.get("instances", ()), key=lambda each: each.get("start_time", 0))
-    counting = [each for each in instances if each["status"] == "success"] or instances[-1:]
+    instances = job.instances_by_start
+    counting = [instance for instance in instances if instance.status == "success"] or instances[-1:]
     return JobNews(
-        uuid=job["uuid"],
-        status=job["status"],
-        state=job["state"],
+        uuid=job.uuid,
+        status=job.status,
+        state=job.state,
         attempts=len(instances),
-        max_retries=job.get("max_retries", 1),
+        max_retries=job.max_retries,
         instance=_instance(counting[0]) if counting else None,
     )
 
 
-def preempted_instances(job: Mapping[str, Any]) -> list[str]:
+def preempted_instances(job: JobAnswer) -> list[str]:
     """Which instances of a job had to make way; an event tells of the latest alone."""
-    return [each["task_id"] for each in job.get("instances", ()) if each.get("preempted")]
+    return [instance.uuid for instance in job.instances if instance.preempted]
 
 
-def _instance(told: Mapping[str, Any]) -> InstanceNews:
+def _instance(instance: InstanceAnswer) -> InstanceNews:
     return InstanceNews(
-        task_id=told["task_id"],
-        status=told["status"],
-        hostname=told.get("hostname", ""),
-        reason=_NAMES.get(told.get("reason_code", 0)),
-        reason_string=told.get("reason_string"),
-        mea_culpa=told.get("reason_mea_culpa"),
-        exit_code=told.get("exit_code"),
-        preempted=told.get("preempted", False),
-        start_time=told.get("start_time"),
-        end_time=told.get("end_time"),
-        progress=told.get("progress", 0),
-        progress_message=told.get("progress_message"),
+        uuid=instance.uuid,
+        status=instance.status,
+        host=instance.host,
+        reason=instance.reason,
+        reason_text=instance.reason_text,
+        mea_culpa=instance.mea_culpa,
+        exit_code=instance.exit_code,
+        preempted=instance.preempted,
+        started_ms=instance.started_ms,
+        ended_ms=instance.ended_ms,
+        progress=instance.progress,
+        progress_message=instance.progress_message,
     )

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.client import protocol
+from cook_jupyter.client.answers import PoolAnswer
 from cook_jupyter.client.protocol import BODY_LIMIT_BYTES, Reply, Request
 from cook_jupyter.errors import (
     Conflict,
@@ -26,6 +27,10 @@ from cook_jupyter.errors import (
 
 def a_submission(**fields: Any) -> dict[str, Any]:
     return {"uuid": str(uuid4()), "command": "true", "cpus": 1, "mem": 64, "max_retries": 1, **fields}
+
+
+def a_job_answer(**fields: Any) -> dict[str, Any]:
+    return {"uuid": str(uuid4()), "status": "waiting", "state": "waiting", **fields}
 
 
 def a_reply(body: object, status: int = 200, **headers: str) -> Reply:
@@ -99,7 +104,7 @@ def test_numbers_of_numpy_are_numbers_in_every_request() -> None:
     job = {"uuid": str(uuid4()), "cpus": np.float64(0.5), "mem": np.int64(64), "priority": np.int8(5)}
     for ask, sent in (
         (protocol.submit([job]), b'"mem":64'),
-        (protocol.set_limit("share", "ada", {"cpus": two}, reason="r"), b'"cpus":2.0'),
+        (protocol.set_share("ada", {"cpus": two}, reason="r"), b'"cpus":2.0'),
         (protocol.retry([str(uuid4())], retries=three), b'"retries":3'),
     ):
         assert sent in bytes(ask.requests[0].body)
@@ -123,7 +128,9 @@ def test_many_uuids_are_asked_for_a_hundred_at_a_time_in_order() -> None:
 def test_the_parts_of_a_long_answer_are_joined() -> None:
     ask = protocol.jobs([str(uuid4()) for _ in range(150)])
 
-    assert ask.read([a_reply([{"name": "a"}]), a_reply([{"name": "b"}])]) == [{"name": "a"}, {"name": "b"}]
+    found = ask.read([a_reply([a_job_answer(name="a")]), a_reply([a_job_answer(name="b")])])
+
+    assert [job.name for job in found] == ["a", "b"]
 
 
 def test_a_partial_question_takes_unknown_for_nothing() -> None:
@@ -214,7 +221,15 @@ def test_a_not_found_tells_what_was_missing() -> None:
 
 
 def test_an_answer_that_is_not_json_is_the_schedulers_fault() -> None:
-    ask = protocol.plain("/pools")
+    ask = protocol.get_json("/pools", list[PoolAnswer])
 
     with pytest.raises(SchedulerError, match="JSON was expected"):
         ask.read([a_reply(b"<html>")])
+
+
+@pytest.mark.parametrize(("body", "place"), [([{}], "name"), ([{"name": 3}], "name"), ({"a": 1}, "array")])
+def test_an_answer_of_another_form_names_the_place(body: object, place: str) -> None:
+    ask = protocol.get_json("/pools", list[PoolAnswer])
+
+    with pytest.raises(SchedulerError, match=f"another form than expected.*{place}"):
+        ask.read([a_reply(body)])

@@ -25,6 +25,10 @@ def a_job() -> dict[str, object]:
     return {"command": "true", "cpus": 1, "mem": 64, "max_retries": 1}
 
 
+def told(**fields: object) -> dict[str, object]:
+    return {"uuid": str(uuid4()), "status": "waiting", "state": "waiting", **fields}
+
+
 def test_one_connection_carries_many_requests() -> None:
     with standin(lambda _: as_json([])) as server, JobClient(server.url, token="t") as client:
         for _ in range(20):
@@ -39,8 +43,8 @@ def test_a_unix_socket_serves_as_well(cook_home: Path) -> None:
         standin(lambda _: as_json([{"name": "default"}]), cook_home / "s") as server,
         JobClient(server.url) as client,
     ):
-        assert client.pools() == [{"name": "default"}]
-        assert client.pools() == [{"name": "default"}]
+        assert [pool.name for pool in client.pools()] == ["default"]
+        assert [pool.name for pool in client.pools()] == ["default"]
 
 
 def test_a_scheduler_behind_a_proxy_is_asked_below_its_prefix() -> None:
@@ -76,13 +80,13 @@ def test_a_job_without_a_uuid_is_given_one() -> None:
 
 def test_threads_share_a_client() -> None:
     def answer(asked: Asked) -> Answer:
-        return as_json({"uuid": asked.path.rpartition("/")[2]})
+        return as_json(told(uuid=asked.path.rpartition("/")[2]))
 
     uuids = [str(uuid4()) for _ in range(200)]
     with standin(answer) as server, JobClient(server.url) as client, ThreadPoolExecutor(8) as threads:
         found = list(threads.map(client.job, uuids))
 
-    assert [job["uuid"] for job in found] == uuids
+    assert [job.uuid for job in found] == uuids
     assert server.connections <= 8
 
 
@@ -105,7 +109,7 @@ def test_an_idempotent_request_is_sent_again_when_its_kept_connection_dies() -> 
 
 def test_a_request_that_would_count_twice_is_not_sent_again() -> None:
     def answer(asked: Asked) -> Answer:
-        return Answer(body=b"1", hang_up=len(server.asked) == 2)
+        return Answer(body=b"[]", hang_up=len(server.asked) == 2)
 
     with standin(answer) as server, JobClient(server.url) as client:
         client.pools()
@@ -120,7 +124,7 @@ def test_a_submission_whose_answer_was_lost_counts_once() -> None:
 
     def answer(asked: Asked) -> Answer:
         if asked.method == "GET":
-            found = [stored[uuid] for uuid in asked.query.get("uuid", []) if uuid in stored]
+            found = [told(**stored[uuid]) for uuid in asked.query.get("uuid", []) if uuid in stored]
             return as_json(found)
         known = [job["uuid"] for job in asked.json["jobs"] if job["uuid"] in stored]
         if known:
@@ -207,14 +211,14 @@ def test_recent_jobs_are_the_newest_though_cook_lists_the_oldest() -> None:
         if asked.path == "/v1/info":
             return as_json({"error": "Not a valid route"}, 404)
         start, end, limit = (int(asked.query[key][0]) for key in ("start", "end", "limit"))
-        found = [{"submit_time": time} for time in times if start <= time < end][:limit]
+        found = [told(submit_time=time) for time in times if start <= time < end][:limit]
         return as_json(found[::-1])
 
     with pytest.MonkeyPatch.context() as patch, standin(answer) as server:
         patch.setattr("time.time", lambda: now_ms / 1000)
         found = JobClient(server.url).recent_jobs(30, since_ms=0)
 
-    assert [job["submit_time"] for job in found] == times[:-31:-1]
+    assert [job.submitted_ms for job in found] == times[:-31:-1]
 
 
 @pytest.mark.parametrize("ahead_ms", [-3_600_000, 0, 3_600_000])
@@ -225,10 +229,10 @@ def test_recent_jobs_are_found_when_the_schedulers_clock_is_another(ahead_ms: in
         if asked.path == "/v1/info":
             return as_json({"user": "ada", "time_ms": now_ms + ahead_ms})
         start, end = (int(asked.query[key][0]) for key in ("start", "end"))
-        return as_json([{"uuid": "u"}] if start <= now_ms + ahead_ms < end else [])
+        return as_json([told(uuid="u")] if start <= now_ms + ahead_ms < end else [])
 
     with pytest.MonkeyPatch.context() as patch, standin(answer) as server:
         patch.setattr("time.time", lambda: now_ms / 1000)
 
-        assert JobClient(server.url).recent_jobs(1) == [{"uuid": "u"}]
-        assert JobClient(server.url).list_jobs() == [{"uuid": "u"}]
+        assert JobClient(server.url).recent_jobs(1)[0].uuid == "u"
+        assert JobClient(server.url).list_jobs()[0].uuid == "u"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import NotFound, Unverifiable
@@ -55,7 +56,7 @@ def function_of(number: int) -> Callable[[int], int]:
 
 def blob_of(executor: CookExecutor, function: Callable[[int], int]) -> Path:
     session = executor._line.live()
-    return Path(session.info["blobs"]) / "functions" / session.send_function(function).digest
+    return Path(session.info.blobs) / "functions" / session.send_function(function).digest
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -92,7 +93,7 @@ def test_a_function_that_was_damaged_behind_the_scheduler_is_sent_again(
 ) -> None:
     executor = CookExecutor(started, cpus=0.5, mem_mb=256)
     session = executor._line.live()
-    session.__dict__["store"] = HttpStore(session.info["blobs"], lambda: started)
+    session.__dict__["store"] = HttpStore(session.info.blobs, lambda: started)
     function = function_of(3000 + DAMAGES.index(damage))
     damage(blob_of(executor, function))
     with pytest.raises((NotFound, Unverifiable)):
@@ -107,9 +108,9 @@ def test_a_scheduler_that_writes_through_to_the_disk_has_its_clients_do_so_too(
 ) -> None:
     from cook_jupyter.executor.blobs import reachable_store
 
-    info = {**started.info_v1(), "blobs": str(tmp_path)}
+    info = replace(started.info_v1(), blobs=str(tmp_path))
 
-    assert info["synchronous"] == "NORMAL"
+    assert info.synchronous == "NORMAL"
     assert reachable_store(info, lambda: started).url == str(tmp_path)
-    full = reachable_store({**info, "synchronous": "FULL"}, lambda: started)
+    full = reachable_store(replace(info, synchronous="FULL"), lambda: started)
     assert full.url == DirectoryStore(tmp_path, synced=True).url == f"file+sync://{tmp_path}"

@@ -128,7 +128,7 @@ def test_a_view_has_other_options_and_the_same_line(executor: CookExecutor, star
 
     assert future.result(SOON_S) == "ada"
     job = started.job(future.key)
-    assert (job["cpus"], job["name"], job["labels"]["of"]) == (0.25, "small", "view")
+    assert (job.cpus, job.name, job.labels["of"]) == (0.25, "small", "view")
     assert executor.options.cpus == 0.5
 
 
@@ -196,7 +196,7 @@ def test_cancelling_a_running_job_kills_it(executor: CookExecutor, gate: Path, s
     assert future.cancel()
 
     assert future.cancelled()
-    assert started.job(future.key)["state"] == "failed"
+    assert started.job(future.key).state == "failed"
     with pytest.raises(concurrent.futures.CancelledError):
         future.result(SOON_S)
     until(lambda: not Path(str(gate) + ".waiting").exists() or not alive(Path(str(gate) + ".waiting")))
@@ -250,7 +250,7 @@ def test_shutdown_waits_for_what_is_under_way(started: JobClient) -> None:
 def test_shutdown_can_cancel_what_has_not_started_while_what_runs_goes_on(
     started: JobClient, gate: Path
 ) -> None:
-    cpus = started.info_v1()["capacity"]["cpus"]
+    cpus = started.info_v1().capacity.cpus
     executor = CookExecutor(started, cpus=cpus / 2, mem_mb=256)
     futures = [executor.submit(wait_for, str(gate)) for _ in range(5)]
     until(lambda: sum(future.running() for future in futures) == 2)
@@ -513,7 +513,7 @@ def test_jobs_that_are_not_detached_end_with_the_process(started: JobClient, gat
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=SOON_S, check=True
     )
 
-    assert started.job(done.stdout.strip())["state"] == "failed"
+    assert started.job(done.stdout.strip()).state == "failed"
 
 
 def test_a_process_does_not_wait_for_work_under_way(started: JobClient) -> None:
@@ -575,7 +575,7 @@ def test_one_may_act_as_another_user_of_the_own_scheduler(started: JobClient) ->
         future = executor.submit(pow, 2, 5)
 
         assert future.result(SOON_S) == 32
-        assert started.acting_as("bob").job(future.key)["user"] == "bob"
+        assert started.acting_as("bob").job(future.key).user == "bob"
 
 
 def test_many_threads_may_submit(executor: CookExecutor) -> None:

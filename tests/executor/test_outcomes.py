@@ -9,7 +9,7 @@ from cook_jupyter.model import reason as reasons
 
 
 def ended(reason: str, attempts: int) -> JobNews:
-    instance = InstanceNews(task_id="t", status="failed", hostname="a17", reason=reason, mea_culpa=True)
+    instance = InstanceNews(uuid="t", status="failed", host="a17", reason=reason, mea_culpa=True)
     return JobNews(uuid="u", status="completed", state="failed", attempts=attempts, instance=instance)
 
 

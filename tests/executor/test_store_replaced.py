@@ -137,7 +137,7 @@ def test_a_call_that_ran_before_its_key_was_taken_away_comes_back(
 def test_a_call_that_runs_after_its_key_was_taken_away_names_the_key(
     own_executor: CookExecutor, cook_home: Path, gate: Path, change: str
 ) -> None:
-    whole = own_executor.with_(cpus=own_executor._line.live().info["capacity"]["cpus"])
+    whole = own_executor.with_(cpus=own_executor._line.live().info.capacity.cpus)
     first = whole.submit(wait_for, str(gate))
     until(Path(str(gate) + ".waiting").exists)
     second = whole.submit(abs, -1)  # waits for the cpus of the first
