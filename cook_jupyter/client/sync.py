@@ -1,19 +1,16 @@
-"""`JobClient`: a scheduler's verbs as methods.
+"""`JobClient`: a scheduler's verbs as methods that block.
 
-Lives here: a thin shell that sends what `client.protocol` writes over `client.connections`. All methods
-may be called from any thread; all have a deadline.
-Not here: finding a scheduler (`client.connect`), calls and futures (`executor`).
+Lives here: a thin shell that carries the exchanges of `client.protocol` over `client.connections`. All
+methods may be called from any thread; all have a deadline.
+Not here: finding a scheduler (`client.connect`), the same methods for asyncio (`client.aio`), calls and
+futures (`executor`).
 """
 
-import base64
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self, TypeVar
-from uuid import uuid4
 
-from msgspec.structs import replace
-
-from cook_jupyter.client import protocol
+from cook_jupyter.client import protocol, submission
 from cook_jupyter.client.answers import (
     CookInfo,
     FailureReason,
@@ -33,20 +30,16 @@ from cook_jupyter.client.answers import (
     WaitsAnswer,
     WhyAnswer,
 )
-from cook_jupyter.client.connections import Address, ConnectionPool
+from cook_jupyter.client.caller import Caller
+from cook_jupyter.client.connections import CONNECT_TIMEOUT_S, Address, ConnectionPool
 from cook_jupyter.client.events import EventStream
-from cook_jupyter.client.protocol import ALL_STATES, Ask, LogPiece, Request
-from cook_jupyter.client.submission import GroupSubmission, JobSubmission
-from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
-from cook_jupyter.wire.users import process_user, require_user_name
+from cook_jupyter.client.exchange import Exchange
+from cook_jupyter.client.protocol import ALL_STATES, LogPiece
+from cook_jupyter.client.submission import GroupSubmission, Job
 
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0
-CONNECT_TIMEOUT_S = 5.0
-_FAR_AHEAD_MS = 2**53
-_DAY_MS = 24 * 60 * 60 * 1000
-_FEWEST_AT_ONCE, _MOST_AT_ONCE = 40, 1000
 
 
 class JobClient:
@@ -75,17 +68,14 @@ class JobClient:
         timeout_s: float = TIMEOUT_S,
         socket_path: str | None = None,
     ) -> None:
-        self._token = token
-        self._acts = user is not None
         self.timeout_s = timeout_s
-        # Without a token the name is all there is; with one alone, the scheduler knows whose it is.
-        self._asking = user or (process_user() if token is None else None)
+        self._caller = Caller(token, user)
         self._socket_path = socket_path
         address = Address.of(url, socket_path)
-        self._pool = ConnectionPool(address, authorization(token, user), CONNECT_TIMEOUT_S)
+        self._pool = ConnectionPool(address, self._caller.authorization, CONNECT_TIMEOUT_S)
 
     def __repr__(self) -> str:
-        return f"JobClient({self.url!r}, user={self._asking!r})"
+        return f"JobClient({self.url!r}, user={self._caller.user!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -101,17 +91,17 @@ class JobClient:
     @property
     def user(self) -> str:
         """Whose jobs these are: the name acted as, else the one the scheduler knows the token by."""
-        if self._asking is None:
-            self.info_v1()
-        return self._asking or ""
+        return self._run(protocol.owner(self._caller))
 
     def acting_as(self, user: str) -> "JobClient":
         """Another client of the same scheduler, acting as another user."""
         return self._derived(user, self.timeout_s)
 
-    def patient_for(self, timeout_s: float) -> "JobClient":
+    def with_timeout(self, timeout_s: float) -> "JobClient":
         """Another client of the same scheduler for the same user, with another deadline."""
-        return self._derived(self._asking if self._token is None or self._acts else None, timeout_s)
+        return self._derived(self._caller.named_user, timeout_s)
+
+    patient_for = with_timeout  # the former name, for a release
 
     def close(self) -> None:
         """Close the connections. The client can be used again; it opens new ones."""
@@ -121,11 +111,13 @@ class JobClient:
 
     def submit(
         self,
-        jobs: Iterable[Mapping[str, object] | JobSubmission],
+        jobs: Iterable[Job],
         groups: Sequence[Mapping[str, object] | GroupSubmission] = (),
         *,
         pool: str | None = None,
         override_group_immutability: bool = False,
+        may_have_arrived: bool = False,
+        on_accepted: Callable[[Sequence[str]], object] = submission.discard,
     ) -> list[str]:
         """Submit jobs; when this returns, they are on the scheduler's disk.
 
@@ -137,6 +129,9 @@ class JobClient:
             groups: the groups they name.
             pool: where to; None means the scheduler's default.
             override_group_immutability: let jobs join groups of earlier submissions.
+            may_have_arrived: the jobs were sent before and the answer was lost: those that the scheduler has
+                by now are no conflict.
+            on_accepted: called with the uuids of each part once the scheduler has it.
 
         Returns:
             The uuids, in order.
@@ -146,13 +141,16 @@ class JobClient:
             QuotaExceeded: a quota or a queue limit is in the way.
             Conflict: a uuid is in use.
         """
-        named = [_with_uuid(job) for job in jobs]
-        ask = protocol.submit(
-            named, groups, pool=pool, override_group_immutability=override_group_immutability
+        return self._run(
+            submission.submit(
+                jobs,
+                groups,
+                pool=pool,
+                override_group_immutability=override_group_immutability,
+                may_have_arrived=may_have_arrived,
+                on_accepted=on_accepted,
+            )
         )
-        for request in ask.requests:
-            self._submit_part(request, ask.read(()))
-        return ask.read(())
 
     def jobs(self, uuids: Sequence[str], *, partial: bool = False) -> list[JobAnswer]:
         """The jobs with these uuids, in this order. With `partial`, unknown ones are left out.
@@ -160,15 +158,15 @@ class JobClient:
         Raises:
             NotFound: a uuid is unknown (without `partial`); `missing` names them.
         """
-        return self._ask(protocol.jobs(uuids, partial=partial))
+        return self._run(protocol.jobs(uuids, partial=partial))
 
     def job(self, uuid: str) -> JobAnswer:
         """One job."""
-        return self._ask(protocol.job(uuid))
+        return self._run(protocol.job(uuid))
 
     def instances(self, uuids: Sequence[str], *, partial: bool = False) -> list[InstanceAnswer]:
         """The instances with these uuids, each with a short form of its job."""
-        return self._ask(protocol.instances(uuids, partial=partial))
+        return self._run(protocol.instances(uuids, partial=partial))
 
     def list_jobs(
         self,
@@ -192,15 +190,14 @@ class JobClient:
             name: the whole name, with `*` for any run of letters.
             pool: only of this one.
         """
-        # The scheduler's clock need not be this one: what was submitted last must not seem to lie ahead.
-        end = _FAR_AHEAD_MS if end_ms is None else end_ms
-        start = min(end, _now_ms()) - _DAY_MS if start_ms is None else start_ms
-        return self._ask(
+        return self._run(
             protocol.list_jobs(
-                user=user or self.user,
+                self._caller,
+                now_ms=_now_ms(),
+                user=user,
                 states=states,
-                start_ms=start,
-                end_ms=end,
+                start_ms=start_ms,
+                end_ms=end_ms,
                 limit=limit,
                 name=name,
                 pool=pool,
@@ -218,9 +215,6 @@ class JobClient:
     ) -> list[JobAnswer]:
         """The last `count` jobs submitted, newest first.
 
-        Cook's listing gives the oldest jobs of a range; so ever longer stretches before now are asked for,
-        until one holds enough.
-
         Args:
             count: at most so many.
             user: whose; None means one's own.
@@ -228,24 +222,17 @@ class JobClient:
             name: as in `list_jobs`.
             since_ms: none older than this; None means 7 days.
         """
-        end = max(_now_ms(), self._scheduler_now_ms()) + 60_000
-        oldest = end - 7 * _DAY_MS if since_ms is None else since_ms
-        found: list[JobAnswer] = []
-        span, upto = 5 * 60_000, end
-        at_once = min(
-            _MOST_AT_ONCE, max(_FEWEST_AT_ONCE, 2 * count)
-        )  # a job's JSON may be large: its call is in it
-        while len(found) < count and upto > oldest:
-            start = max(oldest, upto - span)
-            page = self.list_jobs(
-                user=user, states=states, start_ms=start, end_ms=upto, limit=at_once, name=name
+        return self._run(
+            protocol.recent_jobs(
+                self._caller,
+                count,
+                now_ms=_now_ms(),
+                user=user,
+                states=states,
+                name=name,
+                since_ms=since_ms,
             )
-            if len(page) >= at_once and upto - start > 1:  # its newest are missing: look closer
-                span = max(1, (upto - start) // 8)
-                continue
-            found += page
-            upto, span = start, span * 8
-        return found[:count]
+        )
 
     def kill(self, uuids: Sequence[str]) -> None:
         """Kill jobs: they are completed at once, and what runs of them is stopped.
@@ -254,7 +241,7 @@ class JobClient:
             NotFound: a uuid is unknown.
             Forbidden: a job is someone else's; nothing was killed.
         """
-        self._ask(protocol.kill(uuids))
+        self._run(protocol.kill(uuids))
 
     def cancel_waiting(self, uuids: Sequence[str]) -> list[str]:
         """Cancel those of the jobs that wait, and return which they are; what runs goes on.
@@ -263,15 +250,15 @@ class JobClient:
             NotFound: a uuid is unknown, or the scheduler is an original Cook, which cannot do this.
             Forbidden: a job is someone else's; nothing was cancelled.
         """
-        return self._ask(protocol.cancel_waiting(uuids))
+        return self._run(protocol.cancel_waiting(uuids))
 
     def kill_instances(self, uuids: Sequence[str]) -> None:
         """Kill instances; their jobs try again if they may."""
-        self._ask(protocol.kill_instances(uuids))
+        self._run(protocol.kill_instances(uuids))
 
     def kill_groups(self, uuids: Sequence[str]) -> None:
         """Kill all unfinished jobs of groups."""
-        self._ask(protocol.kill_groups(uuids))
+        self._run(protocol.kill_groups(uuids))
 
     def retry(
         self,
@@ -287,13 +274,13 @@ class JobClient:
             The total of the first job touched; 0 if `failed_only` left none.
         """
         asked = [uuids] if isinstance(uuids, str) else uuids
-        return self._ask(protocol.retry(asked, retries=retries, increment=increment, failed_only=failed_only))
+        return self._run(protocol.retry(asked, retries=retries, increment=increment, failed_only=failed_only))
 
     def groups(
         self, uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
     ) -> list[GroupAnswer]:
         """Groups; `detailed` adds how many of their jobs wait, run and are completed."""
-        return self._ask(protocol.groups(uuids, detailed=detailed, partial=partial))
+        return self._run(protocol.groups(uuids, detailed=detailed, partial=partial))
 
     # --- limits, pools, the scheduler itself ---
 
@@ -301,86 +288,84 @@ class JobClient:
         self, user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
     ) -> UsageAnswer:
         """What the running jobs of a user (None: one's own) hold."""
-        return self._ask(protocol.usage(user or self.user, pool=pool, group_breakdown=group_breakdown))
+        return self._run(protocol.usage(self._caller, user, pool=pool, group_breakdown=group_breakdown))
 
     def share(self, user: str | None = None, *, pool: str | None = None) -> ShareAnswer:
         """What a user is entitled to."""
-        return self._ask(protocol.share(user or self.user, pool=pool))
+        return self._run(protocol.share(self._caller, user, pool=pool))
 
     def set_share(self, user: str, *, reason: str, pool: str | None = None, **values: float) -> ShareAnswer:
         """Set a user's share (`cpus`, `mem`, `gpus`); what is not named stays. For administrators."""
-        return self._ask(protocol.set_share(user, values, reason=reason, pool=pool))
+        return self._run(protocol.set_share(user, values, reason=reason, pool=pool))
 
     def reset_share(self, user: str, *, reason: str, pool: str | None = None) -> None:
         """Give a user the default share again."""
-        self._ask(protocol.reset_limit("share", user, reason=reason, pool=pool))
+        self._run(protocol.reset_limit("share", user, reason=reason, pool=pool))
 
     def quota(self, user: str | None = None, *, pool: str | None = None) -> QuotaAnswer:
         """What a user may never exceed."""
-        return self._ask(protocol.quota(user or self.user, pool=pool))
+        return self._run(protocol.quota(self._caller, user, pool=pool))
 
     def set_quota(self, user: str, *, reason: str, pool: str | None = None, **values: float) -> QuotaAnswer:
         """Set a user's quota (`cpus`, `mem`, `gpus`, `count`); what is not named stays."""
-        return self._ask(protocol.set_quota(user, values, reason=reason, pool=pool))
+        return self._run(protocol.set_quota(user, values, reason=reason, pool=pool))
 
     def reset_quota(self, user: str, *, reason: str, pool: str | None = None) -> None:
         """Give a user the default quota again."""
-        self._ask(protocol.reset_limit("quota", user, reason=reason, pool=pool))
+        self._run(protocol.reset_limit("quota", user, reason=reason, pool=pool))
 
     def pools(self) -> list[PoolAnswer]:
         """The pools."""
-        return self._ask(protocol.get_json("/pools", list[PoolAnswer]))
+        return self._run(protocol.pools())
 
     def queue(self, *, limit: int | None = None) -> dict[str, list[QueueEntry]]:
         """Waiting jobs in the order in which they would start, by pool. For administrators."""
-        return self._ask(protocol.get_json("/queue", dict[str, list[QueueEntry]], limit=_text(limit)))
+        return self._run(protocol.queue(limit=limit))
 
     def running(self, *, limit: int | None = None) -> list[InstanceAnswer]:
         """Instances that run, everybody's. For administrators."""
-        return self._ask(protocol.get_json("/running", list[InstanceAnswer], limit=_text(limit)))
+        return self._run(protocol.running(limit=limit))
 
     def unscheduled(self, uuids: Sequence[str], *, partial: bool = False) -> list[UnscheduledAnswer]:
         """Cook's reasons why each of these jobs waits."""
-        return self._ask(protocol.unscheduled(uuids, partial=partial))
+        return self._run(protocol.unscheduled(uuids, partial=partial))
 
     def info(self) -> CookInfo:
         """Which scheduler this is, in Cook's words."""
-        return self._ask(protocol.get_json("/info", CookInfo))
+        return self._run(protocol.info())
 
     def settings(self) -> dict[str, object]:
         """The scheduler's settings."""
-        return self._ask(protocol.get_json("/settings", dict[str, object]))
+        return self._run(protocol.settings())
 
     def failure_reasons(self) -> list[FailureReason]:
         """The table of reasons."""
-        return self._ask(protocol.get_json("/failure_reasons", list[FailureReason]))
+        return self._run(protocol.failure_reasons())
 
     # --- ours, under /v1 ---
 
     def info_v1(self) -> SchedulerInfo:
         """Who asks, where blobs rest, what the hosts have, how large things may be."""
-        info = self._ask(protocol.get_json("/v1/info", SchedulerInfo))
-        self._asking = self._asking or info.user
-        return info
+        return self._run(protocol.info_v1(self._caller))
 
     def summary(self) -> SummaryAnswer:
         """Who waits and who runs, beside capacity and shares."""
-        return self._ask(protocol.get_json("/v1/summary", SummaryAnswer))
+        return self._run(protocol.summary())
 
     def monitor(self) -> MonitorAnswer:
         """Who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
-        return self._ask(protocol.get_json("/v1/monitor", MonitorAnswer))
+        return self._run(protocol.monitor())
 
     def rebalancer(self) -> RebalancerAnswer:
         """How running tasks give way: the parameters in force."""
-        return self._ask(protocol.get_json("/v1/rebalancer", RebalancerAnswer))
+        return self._run(protocol.rebalancer())
 
     def set_rebalancer(self, **parameters: float | None) -> RebalancerAnswer:
         """Set `safe_dru_threshold`, `min_dru_diff` or `max_preemption`, from now on. For administrators.
 
         None switches preemption off; what is not named stays. Returns the parameters in force.
         """
-        return self._ask(protocol.set_rebalancer(parameters))
+        return self._run(protocol.set_rebalancer(parameters))
 
     def events(
         self,
@@ -410,7 +395,7 @@ class JobClient:
             NotFound: no such job, or it gave back nothing.
             Conflict: it is not completed.
         """
-        return self._ask(protocol.result(uuid))
+        return self._run(protocol.result(uuid))
 
     def logs(
         self,
@@ -430,27 +415,27 @@ class JobClient:
             length: at most so many bytes.
             wait_s: wait so long for something to be there, at most 20.
         """
-        return self._ask(protocol.logs(uuid, stream=stream, offset=offset, length=length, wait_s=wait_s))
+        return self._run(protocol.logs(uuid, stream=stream, offset=offset, length=length, wait_s=wait_s))
 
     def why(self, uuid: str) -> WhyAnswer:
         """Why a job waits: in plain sentences, and Cook's reasons."""
-        return self._ask(protocol.why(uuid))
+        return self._run(protocol.why(uuid))
 
     def report_waits(self, instance: str, uuids: Sequence[str]) -> WaitsAnswer:
         """Report what a running instance waits for, without a time limit; no jobs if it goes on."""
-        return self._ask(protocol.report_waits(instance, uuids))
+        return self._run(protocol.report_waits(instance, uuids))
 
     def put_blob(self, name: str, data: bytes | memoryview) -> None:
         """Store bytes under a name; functions must match their hash."""
-        self._ask(protocol.put_blob(name, data))
+        self._run(protocol.put_blob(name, data))
 
     def get_blob(self, name: str) -> bytes:
         """The bytes of a blob."""
-        return self._ask(protocol.get_blob(name))
+        return self._run(protocol.get_blob(name))
 
     def blob_size(self, name: str) -> int | None:
         """The size of a blob in bytes; None if it is not there."""
-        return self._ask(protocol.blob_size(name))
+        return self._run(protocol.blob_size(name))
 
     def has_blob(self, name: str) -> bool:
         """Whether there is such a blob."""
@@ -458,70 +443,25 @@ class JobClient:
 
     def shutdown(self, *, stop_agent: bool = False) -> None:
         """End the embedded scheduler. What runs goes on, unless `stop_agent`."""
-        self._ask(protocol.shutdown(stop_agent=stop_agent))
+        self._run(protocol.shutdown(stop_agent=stop_agent))
 
     # --- how ---
 
     def _derived(self, user: str | None, timeout_s: float) -> "JobClient":
         return JobClient(
-            self.url, token=self._token, user=user, timeout_s=timeout_s, socket_path=self._socket_path
+            self.url, token=self._caller.token, user=user, timeout_s=timeout_s, socket_path=self._socket_path
         )
 
-    def _scheduler_now_ms(self) -> int:
-        """The time by the scheduler's clock, which need not be this one; 0 if it does not tell."""
+    def _run(self, exchange: Exchange[T]) -> T:
+        """Carry an exchange out, over the connections of the pool."""
         try:
-            return self.info_v1().time_ms
-        except NotFound:  # an original Cook
-            return 0
-
-    def _ask(self, ask: Ask[T]) -> T:
-        replies = []
-        for request in ask.requests:
-            reply, _ = self._pool.exchange(request, self.timeout_s)
-            if reply.status >= 400 and reply.status not in ask.tolerated:
-                raise protocol.error_of(reply)
-            replies.append(reply)
-        return ask.read(replies)
-
-    def _submit_part(self, request: Request, uuids: Sequence[str]) -> None:
-        """Send one submission. Had it to be sent twice, a conflict may mean that the first was taken."""
-        reply, sent_twice = self._pool.exchange(request, self.timeout_s)
-        if reply.status < 400:
-            return
-        error = protocol.error_of(reply)
-        if sent_twice and isinstance(error, Conflict) and reply.status == 409:
-            sent = protocol.submitted_uuids(request)
-            if len(self.jobs(sent, partial=True)) == len(set(sent)):
-                return
-        raise error
-
-
-def authorization(token: str | None, user: str | None) -> str:
-    """Return the header `Authorization`.
-
-    Raises:
-        InvalidRequest: no header can carry the token or the name.
-    """
-    if token is not None and not (token.isascii() and token.isprintable()):
-        raise InvalidRequest(
-            "the token contains a control character or a letter beyond ASCII: no header can carry it"
-        )
-    if token is not None and user is None:
-        return f"Bearer {token}"
-    pair = f"{process_user() if user is None else require_user_name(user)}:{token or ''}"
-    return f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
-
-
-def _with_uuid(job: Mapping[str, object] | JobSubmission) -> Mapping[str, object] | JobSubmission:
-    """Return the job with a uuid of its own, if it has none."""
-    if isinstance(job, JobSubmission):
-        return job if job.uuid else replace(job, uuid=str(uuid4()))
-    return job if job.get("uuid") else {**job, "uuid": str(uuid4())}
+            request = next(exchange)
+            while True:
+                request = exchange.send(self._pool.exchange(request, self.timeout_s))
+        except StopIteration as end:
+            answer: T = end.value
+            return answer
 
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def _text(value: int | None) -> str | None:
-    return None if value is None else str(value)

@@ -24,7 +24,7 @@ from cook_jupyter.model.printable import printable
 from cook_jupyter.payload import outgoing
 
 if TYPE_CHECKING:
-    from cook_jupyter.client.events import JobNews
+    from cook_jupyter.client.events import JobEvent
     from cook_jupyter.executor.options import Options
     from cook_jupyter.executor.session import Session
     from cook_jupyter.payload.keys import Key
@@ -67,7 +67,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         self._key = key
         self._name = name
         self.options = options
-        self._news: JobNews | None = None
+        self._news: JobEvent | None = None
         self._preempted: set[str] = set()  # instances
         self.stage = Stage.QUEUED
         self.call_rests = False  # in a blob, which nobody needs after a success
@@ -265,7 +265,7 @@ class CookFuture(concurrent.futures.Future[Any]):
 
     # --- for the session alone ---
 
-    def hear(self, news: JobNews, preempted: Iterable[str] = ()) -> None:
+    def hear(self, news: JobEvent, preempted: Iterable[str] = ()) -> None:
         """Note the latest event; what it means for the result is the session's affair.
 
         Args:

@@ -16,7 +16,7 @@ from cook_jupyter.model import reason as reasons
 from cook_jupyter.model.reason import REASONS
 
 if TYPE_CHECKING:
-    from cook_jupyter.client.events import JobNews
+    from cook_jupyter.client.events import JobEvent
     from cook_jupyter.executor.options import Options
 
 _KILLED = frozenset({reasons.KILLED_BY_USER, reasons.KILLED_DURING_LAUNCH})
@@ -39,7 +39,7 @@ def without_advice(error: JobFailed) -> str:
     return text
 
 
-def speaks_for_itself(news: JobNews) -> bool:
+def speaks_for_itself(news: JobEvent) -> bool:
     """Whether a failed job's result says more than its reason: the function raised, or ran out of memory."""
     found = None if news.instance is None else news.instance.reason
     return found is None or found in _EXIT or found in _MEMORY or found == reasons.NORMAL_EXIT
@@ -54,7 +54,7 @@ def may_be_of_one_call(error: BaseException | None) -> bool:
     return isinstance(error, OutOfMemory) or (isinstance(error, JobFailed) and error.reason in _OF_A_CALL)
 
 
-def failure(news: JobNews, options: Options | None) -> JobFailed:
+def failure(news: JobEvent, options: Options | None) -> JobFailed:
     """The error of a job that ended without a result.
 
     Args:
@@ -75,7 +75,7 @@ def failure(news: JobNews, options: Options | None) -> JobFailed:
     )
 
 
-def _judge(news: JobNews, options: Options | None) -> tuple[type[JobFailed], str]:
+def _judge(news: JobEvent, options: Options | None) -> tuple[type[JobFailed], str]:
     instance = news.instance
     if news.state == "success":
         return ResultLost, "it ended well, but left no result. What it wrote is in future.logs()."

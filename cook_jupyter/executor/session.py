@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
-from cook_jupyter.client.events import EventBatch, EventStream, JobNews, follow
+from cook_jupyter.client.events import EventBatch, EventStream, JobEvent, follow_events
 from cook_jupyter.client.home import home_folder
 from cook_jupyter.client.keys import key_file
 from cook_jupyter.errors import (
@@ -514,7 +514,7 @@ class Session:
     def _hear_all(self) -> None:
         while not self._stop.is_set():
             try:
-                batches = follow(
+                batches = follow_events(
                     self._subscribe, self._stop, on_break=self._on_break, pause=self._wait_for_return
                 )
                 for batch in batches:
@@ -596,7 +596,7 @@ class Session:
         for news in batch.jobs:
             self._hear(news)
 
-    def _hear(self, news: JobNews) -> None:
+    def _hear(self, news: JobEvent) -> None:
         future = self._pending.get(news.uuid)
         if future is None:
             return
@@ -604,7 +604,7 @@ class Session:
         if news.status == "completed":
             self._complete(future, news)
 
-    def _complete(self, future: CookFuture, news: JobNews) -> None:
+    def _complete(self, future: CookFuture, news: JobEvent) -> None:
         """A job is over: whatever that means ends in its future, and never in this thread."""
         told = news.state == "success" or outcomes.speaks_for_itself(news)
         try:
@@ -625,7 +625,7 @@ class Session:
         finally:
             self._pending.pop(future.key, None)
 
-    def _take(self, future: CookFuture, news: JobNews, content: Buffer, *, private: bool) -> None:
+    def _take(self, future: CookFuture, news: JobEvent, content: Buffer, *, private: bool) -> None:
         instance = None if news.instance is None else news.instance.uuid
         key = future.signing_key or self.signing_key
         try:
@@ -650,7 +650,7 @@ class Session:
             "the host could not verify the call, or its result cannot be verified here. Submit it again"
         )
 
-    def _fetch(self, future: CookFuture, news: JobNews) -> None:
+    def _fetch(self, future: CookFuture, news: JobEvent) -> None:
         """Fetch a result over the network, in a thread for that."""
         try:
             content, private = self.ask(lambda client: self._content(future, news, client), sending=False)
@@ -662,14 +662,14 @@ class Session:
         finally:
             self._pending.pop(future.key, None)
 
-    def _failure(self, future: CookFuture, news: JobNews) -> Exception:
+    def _failure(self, future: CookFuture, news: JobEvent) -> Exception:
         """The error of a job that ended without a result."""
         failed = outcomes.failure(news, future.options)
         if isinstance(failed, BadExit) and (changed := self._key_change(future)) is not None:
             return changed
         return failed
 
-    def _content(self, future: CookFuture, news: JobNews, client: JobClient) -> tuple[Buffer, bool]:
+    def _content(self, future: CookFuture, news: JobEvent, client: JobClient) -> tuple[Buffer, bool]:
         """A result that did not come with the news, and whether it rests where only we can write."""
         blob = news.result_blob
         if blob is None and self.store.private and news.instance is not None:

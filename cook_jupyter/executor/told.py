@@ -8,14 +8,14 @@ Not here: either form (`client`).
 from __future__ import annotations
 
 from cook_jupyter.client.answers import InstanceAnswer, JobAnswer
-from cook_jupyter.client.events import InstanceNews, JobNews
+from cook_jupyter.client.events import InstanceEvent, JobEvent
 
 
-def news_of(job: JobAnswer) -> JobNews:
+def news_of(job: JobAnswer) -> JobEvent:
     """What an event would have said of a job that GET /jobs told."""
     instances = job.instances_by_start
     counting = [instance for instance in instances if instance.status == "success"] or instances[-1:]
-    return JobNews(
+    return JobEvent(
         uuid=job.uuid,
         status=job.status,
         state=job.state,
@@ -30,8 +30,8 @@ def preempted_instances(job: JobAnswer) -> list[str]:
     return [instance.uuid for instance in job.instances if instance.preempted]
 
 
-def _instance(instance: InstanceAnswer) -> InstanceNews:
-    return InstanceNews(
+def _instance(instance: InstanceAnswer) -> InstanceEvent:
+    return InstanceEvent(
         uuid=instance.uuid,
         status=instance.status,
         host=instance.host,

@@ -95,7 +95,7 @@ class Completer:
         if client is None:
             return []
         try:
-            found: list[str] = question(client.patient_for(PATIENCE_S))
+            found: list[str] = question(client.with_timeout(PATIENCE_S))
         except CookError:
             return []
         return found

@@ -25,7 +25,7 @@ def test_the_socket_comes_first_and_the_url_stays_the_address(tmp_path: Path) ->
             listening.accept()[0].close()
         client = JobClient(server.url, socket_path=str(tmp_path / "s"))
         assert client.url == server.url
-        assert client.acting_as("ada").url == client.patient_for(1).url == server.url
+        assert client.acting_as("ada").url == client.with_timeout(1).url == server.url
 
 
 @pytest.mark.parametrize("left_behind", [False, True], ids=["removed", "nobody listens"])
