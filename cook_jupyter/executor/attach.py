@@ -44,7 +44,7 @@ def attach(keys: str | Iterable[str], *, client: JobClient | None = None) -> Coo
         return attach([keys], client=client)[0]
     wanted = [key.lower() for key in keys]
     session = _session(client)
-    found = session.ask(lambda client: client.jobs(wanted, partial=True))
+    found = session.call(lambda client: client.jobs(wanted, partial=True))
     named = {job.uuid: job.name for job in found}
     if missing := tuple(key for key in wanted if key not in named):
         raise NotFound(f"the scheduler knows no job {', '.join(missing)}", missing=missing)
@@ -64,7 +64,7 @@ def recent(count: int = 20, *, name: str | None = None, client: JobClient | None
     Example: `recent(5, name="simulate")`
     """
     session = _session(client)
-    found = session.ask(lambda client: client.recent_jobs(count, name=name))
+    found = session.call(lambda client: client.recent_jobs(count, name=name))
     jobs = [job for job in found if SESSION_LABEL in job.labels]
     futures = [CookFuture(session, job.uuid, job.name, None) for job in jobs]
     if futures:

@@ -81,7 +81,9 @@ class NestedWaits:
             return True
         self._has_reported = bool(keys)
         try:
-            answer = sessions[0].ask(lambda client: client.report_waits(self.call.instance_id, keys))
+            answer = sessions[0].call(
+                lambda client: client.report_waits(self.call.instance_id, keys), restart=False
+            )
         except NotFound:  # an original Cook, which knows nothing of this
             return False
         if answer.deadlocked:

@@ -32,7 +32,6 @@ from cook_jupyter.client.home import home_folder
 from cook_jupyter.client.keys import key_file
 from cook_jupyter.errors import (
     BadExit,
-    Conflict,
     CookError,
     JobKilled,
     NotFound,
@@ -149,26 +148,29 @@ class Session:
         self._fetchers = CallbackThreads("cook-results", _FETCHERS)
         _sessions.add(self)
 
-    def ask(self, question: Callable[[JobClient], T], *, sending: bool = True) -> T:
+    def call(self, question: Callable[[JobClient], T], *, restart: bool = True) -> T:
         """Ask the scheduler something that may be asked twice, and find it again if it does not answer.
 
         Args:
             question: what is asked.
-            sending: start this user's own scheduler anew also if it was shut down in good order.
+            restart: start this user's own scheduler anew even if it was shut down in good order.
 
         Raises:
             SchedulerUnreachable: it was not there for PATIENCE_S seconds.
         """
         deadline = time.monotonic() + PATIENCE_S
         pause_s = _FIRST_PAUSE_S
+        was_late = False
         while True:
             client = self._client
             try:
                 return question(client)
             except (SchedulerUnreachable, Unauthenticated):
-                if time.monotonic() + pause_s > deadline:
+                is_late = time.monotonic() + pause_s > deadline or self._stop.is_set()
+                self._renew(client, sending=restart)
+                if is_late and (was_late or self._client is client):
                     raise
-                self._renew(client, sending=True)
+                was_late = is_late  # one that was found at last is asked, however late it is
             self._stop.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -182,7 +184,7 @@ class Session:
     @functools.cached_property
     def info(self) -> SchedulerInfo:
         """What the scheduler says about itself."""
-        return self.ask(lambda client: client.info_v1())
+        return self.call(lambda client: client.info_v1())
 
     @functools.cached_property
     def store(self) -> BlobStore:
@@ -268,7 +270,7 @@ class Session:
         self._pending.pop(future.key, None)
         if future.settle(error=error):
             keys = [future.key]
-            self._callbacks.run(lambda: self.ask(lambda client: _cancel_waiting(client, keys)))
+            self._callbacks.run(lambda: self.call(lambda client: _cancel_waiting(client, keys)))
 
     def run_in_background(self, function: Callable[[], object]) -> None:
         """Run in a thread of its own what may wait, for results of this session too."""
@@ -353,8 +355,9 @@ class Session:
     def _post(self, group: list[Parcel], pool: str | None) -> None:
         deadline = time.monotonic() + PATIENCE_S
         pause_s = _FIRST_PAUSE_S
-        uncertain = False
-        while group:
+        may_have_arrived = False
+        futures = {parcel.future.key: parcel.future for parcel in group}
+        while True:
             if not self._subscribed.wait(max(0.0, deadline - time.monotonic())):
                 raise self._unreached(None)
             client = self._client
@@ -365,25 +368,20 @@ class Session:
                     [each.submission() for each in new],
                     pool=pool,
                     override_group_immutability=any(each.group is not None for each in group),
+                    may_have_arrived=may_have_arrived,
+                    on_accepted=lambda keys: self._accepted(futures[key] for key in keys),
                 )
                 self._groups.tell(new)
-                break
+                return
             except (QuotaExceeded, StoreFull):
                 raise
-            except Conflict:
-                if not uncertain:
-                    raise
-                known = {job.uuid for job in client.jobs([each.future.key for each in group], partial=True)}
-                self._accepted(each for each in group if each.future.key in known)
-                group = [each for each in group if each.future.key not in known]
             except (SchedulerUnreachable, SchedulerError, Unauthenticated) as error:
-                uncertain = True
+                may_have_arrived = True
                 if time.monotonic() + pause_s > deadline:
                     raise self._unreached(error) from error
                 self._renew(client, sending=True)
                 self._stop.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        self._accepted(group)
 
     def _unreached(self, error: Exception | None) -> SchedulerUnreachable:
         why = f" ({error})" if error is not None else ""
@@ -393,13 +391,14 @@ class Session:
             "the job."
         )
 
-    def _accepted(self, parcels: Iterable[Parcel]) -> None:
+    def _accepted(self, futures: Iterable[CookFuture]) -> None:
         with self._lock:
-            for parcel in parcels:
-                parcel.future.stage = Stage.ACCEPTED
+            for future in futures:
+                future.stage = Stage.ACCEPTED
 
     def _refuse(self, group: Sequence[Parcel], error: BaseException) -> None:
         """A request that is wrong for one job is refused for all: find out which."""
+        group = [parcel for parcel in group if parcel.future.stage is not Stage.ACCEPTED]
         bodies = {id(parcel.body) for parcel in group}
         if len(bodies) > 1 and not isinstance(error, SchedulerUnreachable):
             for body in bodies:
@@ -410,9 +409,8 @@ class Session:
                     self._refuse(alike, own)
             return
         for parcel in group:
-            if parcel.future.stage is not Stage.ACCEPTED:
-                self._pending.pop(parcel.future.key, None)
-                parcel.future.settle(error=error)
+            self._pending.pop(parcel.future.key, None)
+            parcel.future.settle(error=error)
 
     # --- stopping ---
 
@@ -454,7 +452,7 @@ class Session:
             self._pending.pop(key, None)
         cancelled: set[str] = set()
         try:
-            cancelled.update(self.ask(lambda client: _cancel_waiting(client, list(rest))))
+            cancelled.update(self.call(lambda client: _cancel_waiting(client, list(rest))))
         except CookError as error:
             logger.warning("could not cancel the jobs that wait among %d: %s", len(rest), error)
         going_on = [future for key, future in rest.items() if key not in cancelled]
@@ -487,7 +485,7 @@ class Session:
         keys = [each.key for each in futures if not each.done()]
         if not keys:
             return
-        self.ask(lambda client: client.kill(keys))
+        self.call(lambda client: client.kill(keys))
 
     def delivered(self, futures: Sequence[CookFuture], timeout_s: float) -> bool:
         """Wait until jobs have reached the scheduler, or are over; tell whether they have."""
@@ -653,7 +651,7 @@ class Session:
     def _fetch(self, future: CookFuture, news: JobEvent) -> None:
         """Fetch a result over the network, in a thread for that."""
         try:
-            content, private = self.ask(lambda client: self._content(future, news, client), sending=False)
+            content, private = self._fetch_content(future, news)
             self._take(future, news, content, private=private)
         except NotFound:
             future.settle(error=self._failure(future, news))
@@ -661,6 +659,21 @@ class Session:
             future.settle(error=_as_failure(future, error))
         finally:
             self._pending.pop(future.key, None)
+
+    def _fetch_content(self, future: CookFuture, news: JobEvent) -> tuple[Buffer, bool]:
+        """Return a result; while the scheduler is away, wait as those do whose jobs have not ended."""
+        while True:
+            try:
+                return self.call(lambda client: self._content(future, news, client), restart=False)
+            except SchedulerUnreachable as error:
+                if self._stop.is_set():
+                    raise
+                logger.warning(
+                    "The result of job %s could not be fetched for %g s; it is tried again: %s",
+                    future.key,
+                    PATIENCE_S,
+                    error,
+                )
 
     def _failure(self, future: CookFuture, news: JobEvent) -> Exception:
         """The error of a job that ended without a result."""
@@ -695,7 +708,7 @@ class Session:
         pause_s = _FIRST_PAUSE_S
         while number == self._resyncs or other_store:
             try:
-                self._look(futures, other_store=other_store)
+                self._look(futures, other_store=other_store, restart=False)
                 return
             except CookError as error:
                 logger.info("could not look after a break of the stream of events: %s", error)
@@ -703,10 +716,13 @@ class Session:
                 return
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _look(self, futures: Sequence[CookFuture], *, other_store: bool = False) -> None:
+    def _look(
+        self, futures: Sequence[CookFuture], *, other_store: bool = False, restart: bool = True
+    ) -> None:
         """Ask how jobs stand, and settle those that are over or unknown."""
         keys = [each.key for each in futures]
-        found = {job.uuid: job for job in self.ask(lambda client: client.jobs(keys, partial=True))}
+        jobs = self.call(lambda client: client.jobs(keys, partial=True), restart=restart)
+        found = {job.uuid: job for job in jobs}
         for future in futures:
             job = found.get(future.key)
             if job is None:
