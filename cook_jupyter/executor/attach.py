@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, overload
 
 from cook_jupyter.errors import NotFound
-from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.future import CookFuture
+from cook_jupyter.executor.locator import SchedulerLocator
 from cook_jupyter.executor.options import SESSION_LABEL
-from cook_jupyter.executor.session import Session
+from cook_jupyter.executor.session import SchedulerSession
 
 if TYPE_CHECKING:
     from cook_jupyter.client.sync import JobClient
@@ -72,16 +72,16 @@ def recent(count: int = 20, *, name: str | None = None, client: JobClient | None
     return futures
 
 
-_sessions: dict[tuple[str, str, int], Session] = {}
+_sessions: dict[tuple[str, str, int], SchedulerSession] = {}
 _lock = threading.Lock()
 
 
-def _session(client: JobClient | None) -> Session:
+def _session(client: JobClient | None) -> SchedulerSession:
     """One session for all that is attached to a scheduler; it hears of all of the user's jobs."""
-    finder = Finder(client)
-    place = (finder.client.url, finder.client.user, os.getpid())
+    locator = SchedulerLocator(client)
+    place = (locator.client.url, locator.client.user, os.getpid())
     with _lock:
         session = _sessions.get(place)
         if session is None:
-            session = _sessions[place] = Session(finder, everything=True)
+            session = _sessions[place] = SchedulerSession(locator, everything=True)
         return session

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from cook_jupyter.client.connect import named_environment
 from cook_jupyter.errors import CookError, ExecutorClosed, JobKilled, WrongType
 from cook_jupyter.executor.arguments import Arguments
-from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
+from cook_jupyter.executor.locator import SchedulerLocator
 from cook_jupyter.executor.mapping import BundleFuture, Sizes
 from cook_jupyter.executor.mapping import Mapping as CallMapping
 from cook_jupyter.executor.options import Options, name_of, whole
-from cook_jupyter.executor.session import Parcel, Session
+from cook_jupyter.executor.session import PendingJob, SchedulerSession
 from cook_jupyter.model.job import DEFAULT_PRIORITY
 from cook_jupyter.payload import outgoing
 
@@ -149,7 +149,7 @@ class CookExecutor(concurrent.futures.Executor):
         call = outgoing.encode_call(
             function, args, kwargs, key=future.signing_key, job_id=future.key, private=private
         )
-        session.post(self._parcel(session, future, call))
+        session.enqueue(self._pending_job(session, future, call))
         return future
 
     def map(
@@ -199,13 +199,13 @@ class CookExecutor(concurrent.futures.Executor):
             future.calls = calls
             return future
 
-        def encode(future: BundleFuture, part: Sequence[Sequence[Any]]) -> Parcel:
+        def encode(future: BundleFuture, part: Sequence[Sequence[Any]]) -> PendingJob:
             private = session.store.private
             future.signing_key = session.signing_key
             call = outgoing.encode_bundle(
                 function, part, key=future.signing_key, job_id=future.key, private=private
             )
-            return self._parcel(session, future, call)
+            return self._pending_job(session, future, call)
 
         slots = self._max_workers if fixed is None else 1
         sizes = Sizes(0, slots, fixed, complete=False)
@@ -262,7 +262,7 @@ class CookExecutor(concurrent.futures.Executor):
             mapping.abandon(lambda: JobKilled("the rest of map() was killed before it was sent."))
         session.kill_all(self._futures(session))
 
-    def _futures(self, session: Session) -> list[CookFuture]:
+    def _futures(self, session: SchedulerSession) -> list[CookFuture]:
         """Return the futures that have not ended: of this view, or of the executor with all its views."""
         return [future for future in session.futures() if self._root or future.owner is self._mark]
 
@@ -308,7 +308,7 @@ class CookExecutor(concurrent.futures.Executor):
             words.append("shut down")
         return ", ".join(words)
 
-    def _open(self, fn: Callable[..., Any]) -> Session:
+    def _open(self, fn: Callable[..., Any]) -> SchedulerSession:
         if self._closed or self._line.closed:
             raise ExecutorClosed("cannot schedule new futures after shutdown")
         if not callable(fn):
@@ -318,15 +318,17 @@ class CookExecutor(concurrent.futures.Executor):
             )
         return self._line.live()
 
-    def _parcel(self, session: Session, future: CookFuture, call: SealedPayload) -> Parcel:
+    def _pending_job(self, session: SchedulerSession, future: CookFuture, call: SealedPayload) -> PendingJob:
         if self._job is None or self._job[0] != session.session_id:
             self._job = session.session_id, self._options.job(session.session_id)
         environment = outgoing.call_environment(
             call, job_id=future.key, store=session.store, key_file=session.key_file
         )
         future.owner = self._mark
-        future.call_rests = not call.inline
-        return Parcel(future, self._job[1], self._options.pool, {**self._options.variables(), **environment})
+        future.call_in_store = not call.inline
+        return PendingJob(
+            future, self._job[1], self._options.pool, {**self._options.variables(), **environment}
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -348,19 +350,19 @@ class Line:
 
     def __init__(self, client: JobClient | str | None, user: str | None) -> None:
         self.closed = False
-        self.session: Session | None = None
+        self.session: SchedulerSession | None = None
         self.maps: set[CallMapping] = set()  # that have bundles to send
-        self._finder = Finder(client, user)
+        self._locator = SchedulerLocator(client, user)
 
     @property
     def place(self) -> str:
         """The scheduler's URL, as last known."""
-        return self._finder.client.url
+        return self._locator.client.url
 
-    def live(self) -> Session:
+    def live(self) -> SchedulerSession:
         """The session of this process."""
         if self.session is None or self.session.pid != os.getpid():
-            self.session = Session(self._finder)
+            self.session = SchedulerSession(self._locator)
             self.maps = set()
         return self.session
 

@@ -41,7 +41,7 @@ _ATOMS = frozenset(
 Parts = tuple[Any, ...]
 
 
-class SentFunctions:
+class FunctionCache:
     """Remembers which functions were pickled, and as what. Not for two threads at once."""
 
     def __init__(self) -> None:

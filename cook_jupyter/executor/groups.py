@@ -108,13 +108,13 @@ class Group:
         )
 
 
-class KnownGroups:
+class SubmittedGroups:
     """Which groups a scheduler was told of: each is described once, with the first of its jobs."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
 
-    def unknown(self, client: JobClient, options: Iterable[Group | str | None]) -> list[Group]:
+    def undescribed(self, client: JobClient, options: Iterable[Group | str | None]) -> list[Group]:
         """The groups among options of jobs that the scheduler must be told of together with them."""
         found = {each.uuid: each for each in options if isinstance(each, Group)}
         unsure = [uuid for uuid in found if uuid not in self._known]
@@ -122,7 +122,7 @@ class KnownGroups:
             self._known.update(each.uuid for each in client.groups(unsure, partial=True))
         return [found[uuid] for uuid in unsure if uuid not in self._known]
 
-    def tell(self, groups: Iterable[Group]) -> None:
+    def record(self, groups: Iterable[Group]) -> None:
         """Note that the scheduler was told."""
         self._known.update(each.uuid for each in groups)
 

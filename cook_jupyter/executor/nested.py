@@ -29,7 +29,7 @@ from cook_jupyter.executor.future import CookFuture, Stage
 from cook_jupyter.payload.running_call import RunningCall, current_call
 
 if TYPE_CHECKING:
-    from cook_jupyter.executor.session import Session
+    from cook_jupyter.executor.session import SchedulerSession
 
 logger = logging.getLogger("cook_jupyter.executor")
 
@@ -47,11 +47,11 @@ class NestedWaits:
 
     def __init__(self, call: RunningCall) -> None:
         self.call = call
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[SchedulerSession] = weakref.WeakSet()
         self._has_reported = False
         self._has_begun = False
 
-    def add(self, session: Session) -> None:
+    def add(self, session: SchedulerSession) -> None:
         """Watch the futures of a session, too."""
         self._sessions.add(session)
         if not self._has_begun:
@@ -95,7 +95,7 @@ _current: NestedWaits | None = None
 _lock = threading.Lock()
 
 
-def watch(session: Session) -> None:
+def watch(session: SchedulerSession) -> None:
     """Watch the futures of a session, if this process runs a call."""
     global _current  # noqa: PLW0603 - one process runs one call at a time
     call = current_call()

@@ -39,9 +39,9 @@ def without_advice(error: JobFailed) -> str:
     return text
 
 
-def speaks_for_itself(news: JobEvent) -> bool:
+def result_explains_failure(event: JobEvent) -> bool:
     """Whether a failed job's result says more than its reason: the function raised, or ran out of memory."""
-    found = None if news.instance is None else news.instance.reason
+    found = None if event.instance is None else event.instance.reason
     return found is None or found in _EXIT or found in _MEMORY or found == reasons.NORMAL_EXIT
 
 
@@ -54,30 +54,30 @@ def may_be_of_one_call(error: BaseException | None) -> bool:
     return isinstance(error, OutOfMemory) or (isinstance(error, JobFailed) and error.reason in _OF_A_CALL)
 
 
-def failure(news: JobEvent, options: Options | None) -> JobFailed:
+def failure(event: JobEvent, options: Options | None) -> JobFailed:
     """The error of a job that ended without a result.
 
     Args:
-        news: its last event; completed.
+        event: its last event; completed.
         options: what it asked for, if that is known here.
     """
-    kind, text = _judge(news, options)
-    instance = news.instance
+    kind, text = _judge(event, options)
+    instance = event.instance
     host = instance.host if instance is not None and instance.host else None
     where = f" on {host}" if host else ""
-    attempts = f" after {news.attempts} attempts" if news.attempts > 1 else ""
+    attempts = f" after {event.attempts} attempts" if event.attempts > 1 else ""
     return kind(
-        f"job {news.uuid}{where}{attempts}: {text}",
-        job_id=news.uuid,
+        f"job {event.uuid}{where}{attempts}: {text}",
+        job_id=event.uuid,
         reason=None if instance is None else instance.reason,
         host=host,
-        attempts=news.attempts,
+        attempts=event.attempts,
     )
 
 
-def _judge(news: JobEvent, options: Options | None) -> tuple[type[JobFailed], str]:
-    instance = news.instance
-    if news.state == "success":
+def _judge(event: JobEvent, options: Options | None) -> tuple[type[JobFailed], str]:
+    instance = event.instance
+    if event.state == "success":
         return ResultLost, "it ended well, but left no result. What it wrote is in future.logs()."
     if instance is None:
         return JobKilled, "it was killed before it ran."

@@ -46,12 +46,12 @@ from cook_jupyter.errors import (
 from cook_jupyter.executor import nested, outcomes
 from cook_jupyter.executor.blobs import HttpStore, reachable_store
 from cook_jupyter.executor.callbacks import CallbackThreads
-from cook_jupyter.executor.finding import Finder
-from cook_jupyter.executor.functions import SentFunctions
+from cook_jupyter.executor.functions import FunctionCache
 from cook_jupyter.executor.future import CookFuture, Stage
-from cook_jupyter.executor.groups import Group, KnownGroups
+from cook_jupyter.executor.groups import Group, SubmittedGroups
+from cook_jupyter.executor.locator import SchedulerLocator
 from cook_jupyter.executor.options import SESSION_LABEL
-from cook_jupyter.executor.told import news_of, preempted_instances
+from cook_jupyter.executor.polled import event_from_job, preempted_instances
 from cook_jupyter.payload.keys import Key, read_key
 from cook_jupyter.payload.outgoing import CALL, FunctionBlob, FunctionReference
 from cook_jupyter.payload.results import read_result
@@ -80,7 +80,7 @@ _FETCHERS = 4
 
 
 @dataclass(slots=True)
-class Parcel:
+class PendingJob:
     """A job to send, and who waits for it."""
 
     future: CookFuture
@@ -88,7 +88,7 @@ class Parcel:
     pool: str | None
     env: Mapping[str, str]
 
-    def job(self) -> JobSubmission:
+    def submission(self) -> JobSubmission:
         """The whole submission."""
         return replace(self.body, uuid=self.future.key, name=self.future.name, env=self.env)
 
@@ -105,25 +105,25 @@ class Parcel:
 
 T = TypeVar("T")
 
-Errand = Callable[[], Iterable[Parcel]]  # work for the sender; it may yield more to send
+SenderTask = Callable[[], Iterable[PendingJob]]  # work for the sender; it may yield more to send
 
 
-class Session:
+class SchedulerSession:
     """One process's line to a scheduler.
 
     Args:
-        finder: knows the scheduler, and finds it again when it no longer answers.
+        locator: knows the scheduler, and finds it again when it no longer answers.
         everything: hear of all jobs of the user, not only of this session's.
     """
 
-    def __init__(self, finder: Finder, *, everything: bool = False) -> None:
+    def __init__(self, locator: SchedulerLocator, *, everything: bool = False) -> None:
         self.session_id = uuid.uuid4().hex
         self.pid = os.getpid()
-        self._client = finder.client
-        self._finder = finder
+        self._client = locator.client
+        self._locator = locator
         self._finding = threading.Lock()
         self._labels = {} if everything else {SESSION_LABEL: self.session_id}
-        self._functions = SentFunctions()
+        self._functions = FunctionCache()
         self._stored: dict[str, float] = {}  # digests of functions, and when each was last seen in the store
         self._key: Key | None = None
         self._key_read_at = 0.0
@@ -132,8 +132,8 @@ class Session:
         self._lock = threading.Lock()
         self._moved = threading.Condition(self._lock)  # a future reached another stage
         self._pending: dict[str, CookFuture] = {}
-        self._groups = KnownGroups()
-        self._outbox: queue.SimpleQueue[Parcel | Errand | None] = queue.SimpleQueue()
+        self._groups = SubmittedGroups()
+        self._outbox: queue.SimpleQueue[PendingJob | SenderTask | None] = queue.SimpleQueue()
         self._begun = False
         self._retired = False
         self._stop = threading.Event()
@@ -240,12 +240,12 @@ class Session:
 
     # --- sending ---
 
-    def post(self, parcel: Parcel) -> None:
+    def enqueue(self, job: PendingJob) -> None:
         """Send a job, soon. Returns at once."""
-        self._pending[parcel.future.key] = parcel.future
+        self._pending[job.future.key] = job.future
         if not self._begun:
             self._begin()
-        self._outbox.put(parcel)
+        self._outbox.put(job)
 
     def expect(self, futures: Iterable[CookFuture]) -> None:
         """Count futures as not over whose jobs an errand will yield."""
@@ -256,7 +256,7 @@ class Session:
         """Count a future as over whose job will not be sent after all."""
         self._pending.pop(future.key, None)
 
-    def errand(self, errand: Errand) -> None:
+    def run_in_sender(self, errand: SenderTask) -> None:
         """Let the sender do something, and send what it yields. Safe in a destructor."""
         self._outbox.put(errand)
 
@@ -268,7 +268,7 @@ class Session:
     def give_up(self, future: CookFuture, error: BaseException) -> None:
         """Let a future raise an error and cancel its job, which waits."""
         self._pending.pop(future.key, None)
-        if future.settle(error=error):
+        if future.resolve(error=error):
             keys = [future.key]
             self._callbacks.run(lambda: self.call(lambda client: _cancel_waiting(client, keys)))
 
@@ -303,47 +303,47 @@ class Session:
     def _send_all(self) -> None:
         while True:
             errand = self._outbox.get()
-            parcels: list[Parcel] = []
-            parcel: Parcel | None
+            jobs: list[PendingJob] = []
+            job: PendingJob | None
             size = 0
             while True:
                 if errand is None:
-                    self._send(parcels)
+                    self._send(jobs)
                     return
-                for parcel in [errand] if isinstance(errand, Parcel) else self._done(errand):
-                    parcels.append(parcel)
-                    size += parcel.size
-                if len(parcels) >= JOBS_AT_ONCE or size >= BYTES_AT_ONCE:
+                for job in [errand] if isinstance(errand, PendingJob) else self._done(errand):
+                    jobs.append(job)
+                    size += job.size
+                if len(jobs) >= JOBS_AT_ONCE or size >= BYTES_AT_ONCE:
                     break
                 try:
                     errand = self._outbox.get_nowait()
                 except queue.Empty:
                     break
-            self._send(parcels)
-            del errand, parcels  # while the next is waited for, nothing of these is kept alive
-            parcel = None
+            self._send(jobs)
+            del errand, jobs  # while the next is waited for, nothing of these is kept alive
+            job = None
 
-    def _done(self, errand: Errand) -> list[Parcel]:
+    def _done(self, errand: SenderTask) -> list[PendingJob]:
         try:
-            parcels = list(errand())
+            jobs = list(errand())
         except BaseException:
             logger.exception("an errand of the sender failed")
             return []
-        for parcel in parcels:
-            self._pending[parcel.future.key] = parcel.future
-        return parcels
+        for job in jobs:
+            self._pending[job.future.key] = job.future
+        return jobs
 
-    def _send(self, parcels: Sequence[Parcel]) -> None:
+    def _send(self, jobs: Sequence[PendingJob]) -> None:
         """Post jobs. The top of the sender's work: whatever goes wrong ends in the futures."""
         taken = []
         with self._lock:
-            for parcel in parcels:
-                if parcel.future.stage is Stage.QUEUED and not parcel.future.done():
-                    parcel.future.stage = Stage.TAKEN
-                    taken.append(parcel)
-        pools: dict[str | None, list[Parcel]] = {}
-        for parcel in taken:
-            pools.setdefault(parcel.pool, []).append(parcel)
+            for job in jobs:
+                if job.future.stage is Stage.QUEUED and not job.future.done():
+                    job.future.stage = Stage.SENDING
+                    taken.append(job)
+        pools: dict[str | None, list[PendingJob]] = {}
+        for job in taken:
+            pools.setdefault(job.pool, []).append(job)
         for pool, group in pools.items():
             try:
                 self._post(group, pool)
@@ -352,26 +352,26 @@ class Session:
             with self._moved:
                 self._moved.notify_all()
 
-    def _post(self, group: list[Parcel], pool: str | None) -> None:
+    def _post(self, group: list[PendingJob], pool: str | None) -> None:
         deadline = time.monotonic() + PATIENCE_S
         pause_s = _FIRST_PAUSE_S
         may_have_arrived = False
-        futures = {parcel.future.key: parcel.future for parcel in group}
+        futures = {job.future.key: job.future for job in group}
         while True:
             if not self._subscribed.wait(max(0.0, deadline - time.monotonic())):
                 raise self._unreached(None)
             client = self._client
             try:
-                new = self._groups.unknown(client, [each.group for each in group])
+                new = self._groups.undescribed(client, [each.group for each in group])
                 client.submit(
-                    [parcel.job() for parcel in group],
+                    [job.submission() for job in group],
                     [each.submission() for each in new],
                     pool=pool,
                     override_group_immutability=any(each.group is not None for each in group),
                     may_have_arrived=may_have_arrived,
                     on_accepted=lambda keys: self._accepted(futures[key] for key in keys),
                 )
-                self._groups.tell(new)
+                self._groups.record(new)
                 return
             except (QuotaExceeded, StoreFull):
                 raise
@@ -396,21 +396,21 @@ class Session:
             for future in futures:
                 future.stage = Stage.ACCEPTED
 
-    def _refuse(self, group: Sequence[Parcel], error: BaseException) -> None:
+    def _refuse(self, group: Sequence[PendingJob], error: BaseException) -> None:
         """A request that is wrong for one job is refused for all: find out which."""
-        group = [parcel for parcel in group if parcel.future.stage is not Stage.ACCEPTED]
-        bodies = {id(parcel.body) for parcel in group}
+        group = [job for job in group if job.future.stage is not Stage.ACCEPTED]
+        bodies = {id(job.body) for job in group}
         if len(bodies) > 1 and not isinstance(error, SchedulerUnreachable):
             for body in bodies:
-                alike = [parcel for parcel in group if id(parcel.body) == body]
+                alike = [job for job in group if id(job.body) == body]
                 try:
                     self._post(alike, alike[0].pool)
                 except BaseException as own:  # noqa: BLE001 - as in _send
                     self._refuse(alike, own)
             return
-        for parcel in group:
-            self._pending.pop(parcel.future.key, None)
-            parcel.future.settle(error=error)
+        for job in group:
+            self._pending.pop(job.future.key, None)
+            job.future.resolve(error=error)
 
     # --- stopping ---
 
@@ -432,7 +432,7 @@ class Session:
                 self._pending[future.key] = future
             self._resync()
             return unsent
-        return unsent + sum(future.settle_cancelled() for future in rest)
+        return unsent + sum(future.resolve_cancelled() for future in rest)
 
     def cancel_waiting(self, futures: Sequence[CookFuture]) -> int:
         """Cancel jobs that have not started; those that run go on.
@@ -461,7 +461,7 @@ class Session:
         if going_on:  # one may have ended while nobody here heard of it
             look = functools.partial(self._look_until_told, self._resyncs, going_on, False)
             self._callbacks.run(look)
-        return unsent + sum(rest[key].settle_cancelled() for key in cancelled if key in rest)
+        return unsent + sum(rest[key].resolve_cancelled() for key in cancelled if key in rest)
 
     def kill_all(self, futures: Sequence[CookFuture]) -> None:
         """Kill jobs, waiting or running; those that are not sent yet stay here.
@@ -470,7 +470,7 @@ class Session:
             SchedulerUnreachable: nobody took the request.
         """
         for future in self._take_back(futures):
-            future.settle(
+            future.resolve(
                 error=JobKilled(f"job {future.key}: it was killed before it was sent.", job_id=future.key)
             )
         self.kill([future for future in futures if not future.done()])
@@ -496,7 +496,7 @@ class Session:
 
     def _withdraw(self, futures: Sequence[CookFuture]) -> int:
         """Cancel what the sender has not taken yet; return how many that were."""
-        return sum(future.settle_cancelled() for future in self._take_back(futures))
+        return sum(future.resolve_cancelled() for future in self._take_back(futures))
 
     def _take_back(self, futures: Sequence[CookFuture]) -> list[CookFuture]:
         """Take back and return what the sender has not taken yet."""
@@ -504,7 +504,7 @@ class Session:
             queued = [each for each in futures if each.stage is Stage.QUEUED and not each.done()]
             for future in queued:
                 self._pending.pop(future.key, None)
-                future.stage = Stage.TAKEN  # the sender will pass it over
+                future.stage = Stage.SENDING  # the sender will pass it over
         return queued
 
     # --- hearing ---
@@ -556,10 +556,10 @@ class Session:
 
     def _wait_for_return(self, pause_s: float) -> None:
         """Wait for `pause_s`, or until this user's own scheduler begins to listen."""
-        trace = self._finder.trace()
+        trace = self._locator.trace()
         deadline = time.monotonic() + pause_s
         while not self._stop.wait(max(0.0, min(_TRACE_INTERVAL_S, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline or self._finder.trace() != trace:
+            if time.monotonic() >= deadline or self._locator.trace() != trace:
                 return
 
     def _forget_store(self) -> None:
@@ -572,14 +572,16 @@ class Session:
         self._functions.forget()
         self._stored.clear()
         self._key = None
-        self._groups = KnownGroups()
+        self._groups = SubmittedGroups()
 
     def _renew(self, failed: JobClient, *, sending: bool = False) -> None:
         """Try to find the scheduler again, unless somebody else just has."""
         with self._finding:
             if self._client is failed and not self._stop.is_set():
                 try:
-                    self._client = self._finder.again(sending=sending, waiting=bool(self._pending))
+                    self._client = self._locator.reconnect(
+                        has_unsent=sending, awaits_results=bool(self._pending)
+                    )
                 except CookError as error:
                     logger.info("the scheduler was not found again: %s", error)
 
@@ -591,40 +593,40 @@ class Session:
                 self._forget_store()
             self._resync(other_store=other_store)
         self._store_id = batch.store or self._store_id
-        for news in batch.jobs:
-            self._hear(news)
+        for event in batch.jobs:
+            self._hear(event)
 
-    def _hear(self, news: JobEvent) -> None:
-        future = self._pending.get(news.uuid)
+    def _hear(self, event: JobEvent) -> None:
+        future = self._pending.get(event.uuid)
         if future is None:
             return
-        future.hear(news)
-        if news.status == "completed":
-            self._complete(future, news)
+        future.on_event(event)
+        if event.status == "completed":
+            self._complete(future, event)
 
-    def _complete(self, future: CookFuture, news: JobEvent) -> None:
+    def _complete(self, future: CookFuture, event: JobEvent) -> None:
         """A job is over: whatever that means ends in its future, and never in this thread."""
-        told = news.state == "success" or outcomes.speaks_for_itself(news)
+        told = event.state == "success" or outcomes.result_explains_failure(event)
         try:
-            if told and news.result is not None:
-                self._take(future, news, news.result, private=False)
-            elif told and news.result_blob is not None:
+            if told and event.result is not None:
+                self._take(future, event, event.result, private=False)
+            elif told and event.result_blob is not None:
                 if self.store.private:
-                    self._take(future, news, self.store.get(news.result_blob), private=True)
+                    self._take(future, event, self.store.get(event.result_blob), private=True)
                 else:
-                    self._fetchers.run(functools.partial(self._fetch, future, news))
+                    self._fetchers.run(functools.partial(self._fetch, future, event))
                     return
             else:
-                future.settle(error=self._failure(future, news))
+                future.resolve(error=self._failure(future, event))
         except NotFound as error:
-            future.settle(error=_lost(future, f"its result is no longer there ({error})"))
+            future.resolve(error=_lost(future, f"its result is no longer there ({error})"))
         except BaseException as error:  # noqa: BLE001 - see above
-            future.settle(error=_as_failure(future, error))
+            future.resolve(error=_as_failure(future, error))
         finally:
             self._pending.pop(future.key, None)
 
-    def _take(self, future: CookFuture, news: JobEvent, content: Buffer, *, private: bool) -> None:
-        instance = None if news.instance is None else news.instance.uuid
+    def _take(self, future: CookFuture, event: JobEvent, content: Buffer, *, private: bool) -> None:
+        instance = None if event.instance is None else event.instance.uuid
         key = future.signing_key or self.signing_key
         try:
             result = read_result(content, key=key, job_id=future.key, instance_id=instance, private=private)
@@ -634,8 +636,8 @@ class Session:
             self._functions_doubted = True
             self._functions.forget()
             self._stored.clear()
-        future.take(result)
-        if news.state == "success" and future.call_rests:
+        future.set_call_result(result)
+        if event.state == "success" and future.call_in_store:
             with contextlib.suppress(CookError, OSError):
                 self.store.delete(f"calls/{future.key}")
 
@@ -648,23 +650,23 @@ class Session:
             "the host could not verify the call, or its result cannot be verified here. Submit it again"
         )
 
-    def _fetch(self, future: CookFuture, news: JobEvent) -> None:
+    def _fetch(self, future: CookFuture, event: JobEvent) -> None:
         """Fetch a result over the network, in a thread for that."""
         try:
-            content, private = self._fetch_content(future, news)
-            self._take(future, news, content, private=private)
+            content, private = self._fetch_content(future, event)
+            self._take(future, event, content, private=private)
         except NotFound:
-            future.settle(error=self._failure(future, news))
+            future.resolve(error=self._failure(future, event))
         except BaseException as error:  # noqa: BLE001 - as in _complete
-            future.settle(error=_as_failure(future, error))
+            future.resolve(error=_as_failure(future, error))
         finally:
             self._pending.pop(future.key, None)
 
-    def _fetch_content(self, future: CookFuture, news: JobEvent) -> tuple[Buffer, bool]:
+    def _fetch_content(self, future: CookFuture, event: JobEvent) -> tuple[Buffer, bool]:
         """Return a result; while the scheduler is away, wait as those do whose jobs have not ended."""
         while True:
             try:
-                return self.call(lambda client: self._content(future, news, client), restart=False)
+                return self.call(lambda client: self._content(future, event, client), restart=False)
             except SchedulerUnreachable as error:
                 if self._stop.is_set():
                     raise
@@ -675,18 +677,18 @@ class Session:
                     error,
                 )
 
-    def _failure(self, future: CookFuture, news: JobEvent) -> Exception:
+    def _failure(self, future: CookFuture, event: JobEvent) -> Exception:
         """The error of a job that ended without a result."""
-        failed = outcomes.failure(news, future.options)
+        failed = outcomes.failure(event, future.options)
         if isinstance(failed, BadExit) and (changed := self._key_change(future)) is not None:
             return changed
         return failed
 
-    def _content(self, future: CookFuture, news: JobEvent, client: JobClient) -> tuple[Buffer, bool]:
-        """A result that did not come with the news, and whether it rests where only we can write."""
-        blob = news.result_blob
-        if blob is None and self.store.private and news.instance is not None:
-            name = f"results/{news.instance.uuid}"
+    def _content(self, future: CookFuture, event: JobEvent, client: JobClient) -> tuple[Buffer, bool]:
+        """A result that did not come with the event, and whether it rests where only we can write."""
+        blob = event.result_blob
+        if blob is None and self.store.private and event.instance is not None:
+            name = f"results/{event.instance.uuid}"
             blob = name if self.store.has(name) else None
         if blob is not None:
             return self.store.get(blob), self.store.private
@@ -727,12 +729,12 @@ class Session:
             job = found.get(future.key)
             if job is None:
                 self._pending.pop(future.key, None)
-                future.settle(error=_unknown(future, other_store=other_store))
+                future.resolve(error=_unknown(future, other_store=other_store))
                 continue
-            news = news_of(job)
-            future.hear(news, preempted_instances(job))
-            if news.status == "completed" and not future.done():
-                self._fetchers.run(functools.partial(self._fetch, future, news))
+            event = event_from_job(job)
+            future.on_event(event, preempted_instances(job))
+            if event.status == "completed" and not future.done():
+                self._fetchers.run(functools.partial(self._fetch, future, event))
 
     # --- the end ---
 
@@ -746,12 +748,12 @@ class Session:
     def retire(self) -> None:
         """No executor is left: end as soon as nobody waits for a result. Safe in a destructor."""
         if self._begun:
-            self.errand(self._retire)
+            self.run_in_sender(self._retire)
 
-    def _retire(self) -> Iterable[Parcel]:
+    def _retire(self) -> Iterable[PendingJob]:
         self._retired = True
         for future in self.futures():
-            future.on_settled(self._end_if_idle)
+            future.on_resolved(self._end_if_idle)
         self._end_if_idle(None)
         return ()
 
@@ -775,11 +777,11 @@ class Session:
             "this future belongs to the process that this one was forked from; attach(its key) gives it back"
         )
         for future in list(self._pending.values()):
-            future.orphan(error)
+            future.fail_in_fork(error)
         self._pending.clear()
 
 
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_sessions: weakref.WeakSet[SchedulerSession] = weakref.WeakSet()
 
 
 def _at_exit() -> None:

@@ -11,7 +11,7 @@ from cook_jupyter.client.answers import InstanceAnswer, JobAnswer
 from cook_jupyter.client.events import InstanceEvent, JobEvent
 
 
-def news_of(job: JobAnswer) -> JobEvent:
+def event_from_job(job: JobAnswer) -> JobEvent:
     """What an event would have said of a job that GET /jobs told."""
     instances = job.instances_by_start
     counting = [instance for instance in instances if instance.status == "success"] or instances[-1:]
