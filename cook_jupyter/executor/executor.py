@@ -25,7 +25,8 @@ from cook_jupyter.executor.locator import SchedulerLocator
 from cook_jupyter.executor.mapping import BundleFuture, Sizes
 from cook_jupyter.executor.mapping import Mapping as CallMapping
 from cook_jupyter.executor.options import Options, name_of, whole
-from cook_jupyter.executor.session import PendingJob, SchedulerSession
+from cook_jupyter.executor.sender import PendingJob
+from cook_jupyter.executor.session import SchedulerSession
 from cook_jupyter.model.job import DEFAULT_PRIORITY
 from cook_jupyter.payload import outgoing
 
@@ -144,8 +145,8 @@ class CookExecutor(concurrent.futures.Executor):
         session = self._open(fn)
         function = session.send_function(fn)
         future = CookFuture(session, str(uuid.uuid4()), self._options.name or name_of(fn), self._options)
-        private = session.store.private
-        future.signing_key = session.signing_key
+        private = session.scheduler.store.private
+        future.signing_key = session.scheduler.signing_key
         call = outgoing.encode_call(
             function, args, kwargs, key=future.signing_key, job_id=future.key, private=private
         )
@@ -200,8 +201,8 @@ class CookExecutor(concurrent.futures.Executor):
             return future
 
         def encode(future: BundleFuture, part: Sequence[Sequence[Any]]) -> PendingJob:
-            private = session.store.private
-            future.signing_key = session.signing_key
+            private = session.scheduler.store.private
+            future.signing_key = session.scheduler.signing_key
             call = outgoing.encode_bundle(
                 function, part, key=future.signing_key, job_id=future.key, private=private
             )
@@ -273,7 +274,7 @@ class CookExecutor(concurrent.futures.Executor):
     @property
     def _max_workers(self) -> int:
         """How many jobs like ours fit at once: what dask and `map` keep busy."""
-        capacity, options = self._line.live().info.capacity, self._options
+        capacity, options = self._line.live().scheduler.info.capacity, self._options
         fit = [
             available / requested
             for available, requested in (
@@ -322,7 +323,7 @@ class CookExecutor(concurrent.futures.Executor):
         if self._job is None or self._job[0] != session.session_id:
             self._job = session.session_id, self._options.job(session.session_id)
         environment = outgoing.call_environment(
-            call, job_id=future.key, store=session.store, key_file=session.key_file
+            call, job_id=future.key, store=session.scheduler.store, key_file=session.scheduler.key_file
         )
         future.owner = self._mark
         future.call_in_store = not call.inline

@@ -14,12 +14,12 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from cook_jupyter.errors import Conflict, InvalidRequest, JobFailed
+from cook_jupyter.executor.stages import Stage, step
 from cook_jupyter.model.printable import printable
 from cook_jupyter.payload import outgoing
 
@@ -44,14 +44,6 @@ _DOTS = {
     "failed": "var(--jp-error-color1, firebrick)",
     "cancelled": "var(--jp-ui-font-color3, gray)",
 }
-
-
-class Stage(Enum):
-    """How far a job is on its way to the scheduler."""
-
-    QUEUED = 0
-    SENDING = 1  # being sent; whether it arrived is not known yet
-    ACCEPTED = 2
 
 
 class CookFuture(concurrent.futures.Future[Any]):
@@ -179,7 +171,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         from cook_jupyter.payload import pickling
         from cook_jupyter.payload.envelope import unseal
 
-        store, key = self._session.store, self._session.signing_key
+        store, key = self._session.scheduler.store, self._session.scheduler.signing_key
         opened = outgoing.open_call(environment, store=store, key=key, job_id=self._key)
         blob = store.get(f"functions/{opened.header['function']}")
         outgoing.check_digest(blob, opened.header["function"])
@@ -277,7 +269,11 @@ class CookFuture(concurrent.futures.Future[Any]):
             self._event = event if event.result is None else msgspec.structs.replace(event, result=None)
         if event.instance is not None and event.instance.preempted:
             self._preempted.add(event.instance.uuid)
-        self.stage = Stage.ACCEPTED
+        self.advance(Stage.ACCEPTED)
+
+    def advance(self, target: Stage) -> None:
+        """Take a step on the way to the scheduler."""
+        self.stage = step(self.stage, target)
 
     def set_call_result(self, result: Result) -> bool:
         """The job's result is here. Returns False if nobody waits for it any more."""

@@ -28,7 +28,8 @@ from cook_jupyter.executor import nested
 from cook_jupyter.executor.arguments import Arguments
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.outcomes import may_be_of_one_call
-from cook_jupyter.executor.session import PendingJob, SchedulerSession
+from cook_jupyter.executor.sender import PendingJob
+from cook_jupyter.executor.session import SchedulerSession
 from cook_jupyter.payload.results import Result
 
 TARGET_S = 1.0  # of a bundle

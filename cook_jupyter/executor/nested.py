@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from cook_jupyter.errors import CookError, NestedDeadlock, NotFound
 from cook_jupyter.executor.callbacks import CallbackThreads
-from cook_jupyter.executor.future import CookFuture, Stage
+from cook_jupyter.executor.future import CookFuture
+from cook_jupyter.executor.stages import Stage
 from cook_jupyter.payload.running_call import RunningCall, current_call
 
 if TYPE_CHECKING:

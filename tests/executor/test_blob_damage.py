@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import NotFound, Unverifiable
 from cook_jupyter.executor import CookExecutor
-from cook_jupyter.executor import session as session_module
+from cook_jupyter.executor import connection as connection_module
 from cook_jupyter.executor.blobs import HttpStore
 from cook_jupyter.payload.blobs import DirectoryStore
 from tests.waiting import HANG_S
@@ -19,7 +19,7 @@ from tests.waiting import HANG_S
 @pytest.fixture(autouse=True)
 def files_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a session knows of files may otherwise be a moment old."""
-    monkeypatch.setattr(session_module, "FILE_CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(connection_module, "FILE_CHECK_INTERVAL_S", 0.0)
 
 
 def truncate(blob: Path) -> None:
@@ -56,7 +56,7 @@ def function_of(number: int) -> Callable[[int], int]:
 
 def blob_of(executor: CookExecutor, function: Callable[[int], int]) -> Path:
     session = executor._line.live()
-    return Path(session.info.blobs) / "functions" / session.send_function(function).digest
+    return Path(session.scheduler.info.blobs) / "functions" / session.send_function(function).digest
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -93,7 +93,7 @@ def test_a_function_that_was_damaged_behind_the_scheduler_is_sent_again(
 ) -> None:
     executor = CookExecutor(started, cpus=0.5, mem_mb=256)
     session = executor._line.live()
-    session.__dict__["store"] = HttpStore(session.info.blobs, lambda: started)
+    session.scheduler.__dict__["store"] = HttpStore(session.scheduler.info.blobs, lambda: started)
     function = function_of(3000 + DAMAGES.index(damage))
     damage(blob_of(executor, function))
     with pytest.raises((NotFound, Unverifiable)):

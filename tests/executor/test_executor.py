@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-import cook_jupyter.executor.session as session_module
+import cook_jupyter.executor.connection as connection_module
 from cook_jupyter.client.runtime import Runtime, read_runtime
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import (
@@ -567,7 +567,7 @@ def test_the_threads_end_with_the_last_executor(started: JobClient) -> None:
 
     assert future.result(SOON_S) == 4
     gc.collect()
-    until(session._stop.is_set)
+    until(lambda: session.is_closed)
 
 
 def test_one_may_act_as_another_user_of_the_own_scheduler(started: JobClient) -> None:
@@ -614,7 +614,7 @@ def test_a_scheduler_that_was_shut_down_stays_down_until_there_is_something_to_s
 def test_without_a_scheduler_futures_say_so_after_a_while(
     cook_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(connection_module, "PATIENCE_S", 1.0)
     executor = CookExecutor(cpus=0.5, mem_mb=256)
     url = executor._line.place
     named = CookExecutor(url, cpus=0.5, mem_mb=256)

@@ -42,7 +42,7 @@ def test_a_store_that_is_not_on_this_machine_is_reached_over_http(started: JobCl
 def test_arrays_of_every_size_travel_over_http(started: JobClient, size: int) -> None:
     with CookExecutor(started, cpus=0.5, mem_mb=256) as executor:
         session = executor._line.live()
-        session.__dict__["store"] = HttpStore(session.info.blobs, lambda: started)
+        session.scheduler.__dict__["store"] = HttpStore(session.scheduler.info.blobs, lambda: started)
         array = np.arange(size, dtype=np.uint8)
 
         echoed = executor.submit(lambda a: a, array).result(SOON_S)
@@ -55,7 +55,7 @@ def test_large_arguments_and_results_travel_over_http_and_are_verified_in_full(
 ) -> None:
     with CookExecutor(started, cpus=0.5, mem_mb=256) as executor:
         session = executor._line.live()
-        session.__dict__["store"] = HttpStore(session.info.blobs, lambda: started)
+        session.scheduler.__dict__["store"] = HttpStore(session.scheduler.info.blobs, lambda: started)
         array = np.arange(200_000.0)
 
         doubled = executor.submit(lambda a: a * 2, array).result(SOON_S)

@@ -12,7 +12,7 @@ import pytest
 from cook_jupyter.client.runtime import RUNTIME_FILE
 from cook_jupyter.errors import SchedulerUnreachable
 from cook_jupyter.executor import CookExecutor
-from cook_jupyter.executor import session as session_module
+from cook_jupyter.executor import connection as connection_module
 from cook_jupyter.executor.blobs import HttpStore
 from cook_jupyter.payload.envelope import Buffer
 from tests.executor.test_executor import until
@@ -24,8 +24,8 @@ class GatedStore(HttpStore):
 
     def __init__(self, executor: CookExecutor) -> None:
         session = executor._line.live()
-        super().__init__(session.info.blobs, lambda: session.client)
-        session.__dict__["store"] = self
+        super().__init__(session.scheduler.info.blobs, lambda: session.client)
+        session.scheduler.__dict__["store"] = self
         self.is_fetching, self.may_fetch = threading.Event(), threading.Event()
 
     def get(self, name: str) -> Buffer:
@@ -46,7 +46,7 @@ def up() -> None:
 def test_fetching_a_result_leaves_a_scheduler_down_and_goes_on_when_it_is_back(
     cook_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(session_module, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(connection_module, "PATIENCE_S", 0.3)
     executor = CookExecutor(cpus=0.5, mem_mb=256)
     store = GatedStore(executor)
     future = executor.submit(bytes, 1_000_000)
@@ -82,7 +82,7 @@ def test_a_question_starts_a_scheduler_again_only_if_that_is_asked_for(
     if how == "asked for":
         assert QUESTIONS[how](executor)
     else:
-        monkeypatch.setattr(session_module, "PATIENCE_S", 0.5)
+        executor._line.live().scheduler.patience_s = 0.5
         with pytest.raises(SchedulerUnreachable):
             QUESTIONS[how](executor)
     assert (cook_home / RUNTIME_FILE).exists() == (how == "asked for")
