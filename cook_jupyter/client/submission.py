@@ -173,7 +173,7 @@ class _Sending:
         self.on_accepted([uuid for uuid, _ in part])
 
     def _request(self, part: Sequence[Encoded], *, is_first: bool) -> Request:
-        body = [b'{"jobs":[', b",".join(text for _, text in part), b"]"]
+        body = [b'{"jobs":[', b",".join([text for _, text in part]), b"]"]
         if self.groups and is_first:
             body += [b',"groups":', self.groups]
         if self.pool:

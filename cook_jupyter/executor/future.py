@@ -269,7 +269,8 @@ class CookFuture(concurrent.futures.Future[Any]):
             self._event = event if event.result is None else msgspec.structs.replace(event, result=None)
         if event.instance is not None and event.instance.preempted:
             self._preempted.add(event.instance.uuid)
-        self.advance(Stage.ACCEPTED)
+        if self.stage is not Stage.ACCEPTED:
+            self.advance(Stage.ACCEPTED)
 
     def advance(self, target: Stage) -> None:
         """Take a step on the way to the scheduler."""

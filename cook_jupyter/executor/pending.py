@@ -69,7 +69,8 @@ class PendingFutures:
         """Record that the scheduler has the jobs of these futures."""
         with self._moved:
             for future in futures:
-                future.advance(Stage.ACCEPTED)
+                if future.stage is not Stage.ACCEPTED:  # an event may have been faster than the answer
+                    future.advance(Stage.ACCEPTED)
             self._moved.notify_all()
 
     def refuse(self, futures: Iterable[CookFuture], error: BaseException) -> None:

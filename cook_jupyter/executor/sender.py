@@ -139,7 +139,7 @@ class Sender:
 
     def _send(self, jobs: Sequence[PendingJob]) -> None:
         """Submit jobs. The top of the sender's work: whatever goes wrong ends in the futures."""
-        taken = self._pending.begin_sending(job.future for job in jobs)
+        taken = self._pending.begin_sending([job.future for job in jobs])
         by_pool: dict[str | None, list[PendingJob]] = {}
         for job in jobs:
             if job.future in taken:
@@ -154,7 +154,14 @@ class Sender:
         deadline = time.monotonic() + self._scheduler.patience_s
         pause_s = INITIAL_BACKOFF_S
         may_have_arrived = False
-        futures = {job.future.key: job.future for job in jobs}
+
+        def on_accepted(keys: Sequence[str]) -> None:
+            futures = [job.future for job in jobs]
+            if len(keys) < len(jobs):
+                part = set(keys)
+                futures = [future for future in futures if future.key in part]
+            self._pending.accept(futures)
+
         while True:
             if not self._subscribed.wait(max(0.0, deadline - time.monotonic())):
                 raise self._unreached(None)
@@ -167,7 +174,7 @@ class Sender:
                     pool=pool,
                     override_group_immutability=any(job.group is not None for job in jobs),
                     may_have_arrived=may_have_arrived,
-                    on_accepted=lambda keys: self._pending.accept(futures[key] for key in keys),
+                    on_accepted=on_accepted,
                 )
                 self._groups.record(new_groups)
                 return

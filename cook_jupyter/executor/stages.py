@@ -18,6 +18,8 @@ class Stage(Enum):
     SENDING = "sending"  # whether it has arrived is not known yet
     ACCEPTED = "accepted"  # the scheduler has it
 
+    __hash__ = object.__hash__  # each is one object; before Python 3.12 Enum's own costs a Python call
+
 
 STEPS: dict[Stage, frozenset[Stage]] = {
     # A future that was made for a job of an earlier session begins with what the scheduler has.
