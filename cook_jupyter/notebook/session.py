@@ -89,7 +89,7 @@ class BackgroundCell:
         """What it has written so far."""
         return str(self._future.logs(stream))
 
-    def why(self) -> Any:
+    def why(self) -> str:
         """Why it waits, in sentences."""
         return self._future.why()
 
