@@ -106,11 +106,11 @@ class AsyncJobClient:
         return await self._run(protocol.owner(self._caller))
 
     def acting_as(self, user: str) -> AsyncJobClient:
-        """Another client of the same scheduler, acting as another user."""
+        """Return another client of the same scheduler, acting as another user."""
         return self._derived(user, self.timeout_s)
 
     def with_timeout(self, timeout_s: float) -> AsyncJobClient:
-        """Another client of the same scheduler for the same user, with another deadline."""
+        """Return another client of the same scheduler for the same user, with another deadline."""
         return self._derived(self._caller.named_user, timeout_s)
 
     def close(self) -> None:
@@ -142,15 +142,15 @@ class AsyncJobClient:
         )
 
     async def jobs(self, uuids: Sequence[str], *, partial: bool = False) -> list[JobAnswer]:
-        """The jobs with these uuids, in this order. With `partial`, unknown ones are left out."""
+        """Return the jobs with these uuids, in this order. With `partial`, unknown ones are left out."""
         return await self._run(protocol.jobs(uuids, partial=partial))
 
     async def job(self, uuid: str) -> JobAnswer:
-        """One job."""
+        """Return one job."""
         return await self._run(protocol.job(uuid))
 
     async def instances(self, uuids: Sequence[str], *, partial: bool = False) -> list[InstanceAnswer]:
-        """The instances with these uuids, each with a short form of its job."""
+        """Return the instances with these uuids, each with a short form of its job."""
         return await self._run(protocol.instances(uuids, partial=partial))
 
     async def list_jobs(
@@ -164,7 +164,7 @@ class AsyncJobClient:
         name: str | None = None,
         pool: str | None = None,
     ) -> list[JobAnswer]:
-        """The jobs of a user (None: one's own) submitted in a stretch of time, newest first."""
+        """Return the jobs of a user that were submitted in a range of time, newest first."""
         return await self._run(
             protocol.list_jobs(
                 self._caller,
@@ -188,7 +188,7 @@ class AsyncJobClient:
         name: str | None = None,
         since_ms: int | None = None,
     ) -> list[JobAnswer]:
-        """The last `count` jobs submitted, newest first."""
+        """Return the last `count` jobs submitted, newest first."""
         return await self._run(
             protocol.recent_jobs(
                 self._caller,
@@ -226,15 +226,15 @@ class AsyncJobClient:
         failed_only: bool = False,
     ) -> int:
         """Give jobs more attempts: a new total (`retries`) or so many more (`increment`)."""
-        asked = [uuids] if isinstance(uuids, str) else uuids
+        uuid_list = [uuids] if isinstance(uuids, str) else uuids
         return await self._run(
-            protocol.retry(asked, retries=retries, increment=increment, failed_only=failed_only)
+            protocol.retry(uuid_list, retries=retries, increment=increment, failed_only=failed_only)
         )
 
     async def groups(
         self, uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
     ) -> list[GroupAnswer]:
-        """Groups; `detailed` adds how many of their jobs wait, run and are completed."""
+        """Return groups; `detailed` adds how many of their jobs wait, run and are completed."""
         return await self._run(protocol.groups(uuids, detailed=detailed, partial=partial))
 
     # --- limits, pools, the scheduler itself ---
@@ -242,11 +242,11 @@ class AsyncJobClient:
     async def usage(
         self, user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
     ) -> UsageAnswer:
-        """What the running jobs of a user (None: one's own) hold."""
+        """Return what the running jobs of a user (None: one's own) hold."""
         return await self._run(protocol.usage(self._caller, user, pool=pool, group_breakdown=group_breakdown))
 
     async def share(self, user: str | None = None, *, pool: str | None = None) -> ShareAnswer:
-        """What a user is entitled to."""
+        """Return what a user is entitled to."""
         return await self._run(protocol.share(self._caller, user, pool=pool))
 
     async def set_share(
@@ -260,7 +260,7 @@ class AsyncJobClient:
         await self._run(protocol.reset_limit("share", user, reason=reason, pool=pool))
 
     async def quota(self, user: str | None = None, *, pool: str | None = None) -> QuotaAnswer:
-        """What a user may never exceed."""
+        """Return what a user may never exceed."""
         return await self._run(protocol.quota(self._caller, user, pool=pool))
 
     async def set_quota(
@@ -274,49 +274,49 @@ class AsyncJobClient:
         await self._run(protocol.reset_limit("quota", user, reason=reason, pool=pool))
 
     async def pools(self) -> list[PoolAnswer]:
-        """The pools."""
+        """Return the pools."""
         return await self._run(protocol.pools())
 
     async def queue(self, *, limit: int | None = None) -> dict[str, list[QueueEntry]]:
-        """Waiting jobs in the order in which they would start, by pool. For administrators."""
+        """Return waiting jobs in the order in which they would start, by pool. For administrators."""
         return await self._run(protocol.queue(limit=limit))
 
     async def running(self, *, limit: int | None = None) -> list[InstanceAnswer]:
-        """Instances that run, everybody's. For administrators."""
+        """Return instances that run, everybody's. For administrators."""
         return await self._run(protocol.running(limit=limit))
 
     async def unscheduled(self, uuids: Sequence[str], *, partial: bool = False) -> list[UnscheduledAnswer]:
-        """Cook's reasons why each of these jobs waits."""
+        """Return Cook's reasons why each of these jobs waits."""
         return await self._run(protocol.unscheduled(uuids, partial=partial))
 
     async def info(self) -> CookInfo:
-        """Which scheduler this is, in Cook's words."""
+        """Return which scheduler this is, in Cook's words."""
         return await self._run(protocol.info())
 
     async def settings(self) -> dict[str, object]:
-        """The scheduler's settings."""
+        """Return the scheduler's settings."""
         return await self._run(protocol.settings())
 
     async def failure_reasons(self) -> list[FailureReason]:
-        """The table of reasons."""
+        """Return the table of reasons."""
         return await self._run(protocol.failure_reasons())
 
     # --- ours, under /v1 ---
 
     async def info_v1(self) -> SchedulerInfo:
-        """Who asks, where blobs rest, what the hosts have, how large things may be."""
+        """Return who asks, where blobs are stored, what the hosts have, how large things may be."""
         return await self._run(protocol.info_v1(self._caller))
 
     async def summary(self) -> SummaryAnswer:
-        """Who waits and who runs, beside capacity and shares."""
+        """Return who waits and who runs, beside capacity and shares."""
         return await self._run(protocol.summary())
 
     async def monitor(self) -> MonitorAnswer:
-        """Who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
+        """Return who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
         return await self._run(protocol.monitor())
 
     async def rebalancer(self) -> RebalancerAnswer:
-        """How running tasks give way: the parameters in force."""
+        """Return how running tasks give way: the parameters in force."""
         return await self._run(protocol.rebalancer())
 
     async def set_rebalancer(self, **parameters: float | None) -> RebalancerAnswer:
@@ -330,13 +330,13 @@ class AsyncJobClient:
         *,
         store: str | None = None,
     ) -> AsyncEventStream:
-        """What happens to one's jobs: first what has changed after `cursor`, then live."""
+        """Stream what happens to one's jobs: first what has changed after `cursor`, then live."""
         return await AsyncEventStream.open(
             self._pool, cursor, label or {}, store=store, timeout_s=self.timeout_s
         )
 
     async def result(self, uuid: str) -> bytes:
-        """The signed bytes that a job gave back."""
+        """Return the signed bytes that a job gave back."""
         return await self._run(protocol.result(uuid))
 
     async def logs(
@@ -348,13 +348,13 @@ class AsyncJobClient:
         length: int = 1024 * 1024,
         wait_s: float = 0.0,
     ) -> LogPiece:
-        """What an instance (or a job's latest one) wrote, from `offset` on; see `LogPiece`."""
+        """Return what an instance (or a job's latest one) wrote, from `offset` on; see `LogPiece`."""
         return await self._run(
             protocol.logs(uuid, stream=stream, offset=offset, length=length, wait_s=wait_s)
         )
 
     async def why(self, uuid: str) -> WhyAnswer:
-        """Why a job waits: in plain sentences, and Cook's reasons."""
+        """Return why a job waits: in plain sentences, and Cook's reasons."""
         return await self._run(protocol.why(uuid))
 
     async def report_waits(self, instance: str, uuids: Sequence[str]) -> WaitsAnswer:
@@ -366,15 +366,15 @@ class AsyncJobClient:
         await self._run(protocol.put_blob(name, data))
 
     async def get_blob(self, name: str) -> bytes:
-        """The bytes of a blob."""
+        """Return the bytes of a blob."""
         return await self._run(protocol.get_blob(name))
 
     async def blob_size(self, name: str) -> int | None:
-        """The size of a blob in bytes; None if it is not there."""
+        """Return the size of a blob in bytes; None if it is not there."""
         return await self._run(protocol.blob_size(name))
 
     async def has_blob(self, name: str) -> bool:
-        """Whether there is such a blob."""
+        """Return whether there is such a blob."""
         return await self.blob_size(name) is not None
 
     async def shutdown(self, *, stop_agent: bool = False) -> None:

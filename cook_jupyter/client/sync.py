@@ -94,11 +94,11 @@ class JobClient:
         return self._run(protocol.owner(self._caller))
 
     def acting_as(self, user: str) -> "JobClient":
-        """Another client of the same scheduler, acting as another user."""
+        """Return another client of the same scheduler, acting as another user."""
         return self._derived(user, self.timeout_s)
 
     def with_timeout(self, timeout_s: float) -> "JobClient":
-        """Another client of the same scheduler for the same user, with another deadline."""
+        """Return another client of the same scheduler for the same user, with another deadline."""
         return self._derived(self._caller.named_user, timeout_s)
 
     patient_for = with_timeout  # the former name, for a release
@@ -153,7 +153,7 @@ class JobClient:
         )
 
     def jobs(self, uuids: Sequence[str], *, partial: bool = False) -> list[JobAnswer]:
-        """The jobs with these uuids, in this order. With `partial`, unknown ones are left out.
+        """Return the jobs with these uuids, in this order. With `partial`, unknown ones are left out.
 
         Raises:
             NotFound: a uuid is unknown (without `partial`); `missing` names them.
@@ -161,11 +161,11 @@ class JobClient:
         return self._run(protocol.jobs(uuids, partial=partial))
 
     def job(self, uuid: str) -> JobAnswer:
-        """One job."""
+        """Return one job."""
         return self._run(protocol.job(uuid))
 
     def instances(self, uuids: Sequence[str], *, partial: bool = False) -> list[InstanceAnswer]:
-        """The instances with these uuids, each with a short form of its job."""
+        """Return the instances with these uuids, each with a short form of its job."""
         return self._run(protocol.instances(uuids, partial=partial))
 
     def list_jobs(
@@ -179,10 +179,10 @@ class JobClient:
         name: str | None = None,
         pool: str | None = None,
     ) -> list[JobAnswer]:
-        """The jobs of a user (None: one's own) submitted in a stretch of time, newest first.
+        """Return the jobs of a user that were submitted in a range of time, newest first.
 
         Args:
-            user: whose.
+            user: owner of the jobs; None means the caller.
             states: any of waiting, running, completed, success, failed.
             start_ms: from then on (epoch milliseconds); None means the last 24 hours.
             end_ms: up to before then; None means no end.
@@ -213,11 +213,11 @@ class JobClient:
         name: str | None = None,
         since_ms: int | None = None,
     ) -> list[JobAnswer]:
-        """The last `count` jobs submitted, newest first.
+        """Return the last `count` jobs submitted, newest first.
 
         Args:
             count: at most so many.
-            user: whose; None means one's own.
+            user: owner of the jobs; None means the caller.
             states: any of waiting, running, completed, success, failed.
             name: as in `list_jobs`.
             since_ms: none older than this; None means 7 days.
@@ -273,13 +273,15 @@ class JobClient:
         Returns:
             The total of the first job touched; 0 if `failed_only` left none.
         """
-        asked = [uuids] if isinstance(uuids, str) else uuids
-        return self._run(protocol.retry(asked, retries=retries, increment=increment, failed_only=failed_only))
+        uuid_list = [uuids] if isinstance(uuids, str) else uuids
+        return self._run(
+            protocol.retry(uuid_list, retries=retries, increment=increment, failed_only=failed_only)
+        )
 
     def groups(
         self, uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
     ) -> list[GroupAnswer]:
-        """Groups; `detailed` adds how many of their jobs wait, run and are completed."""
+        """Return groups; `detailed` adds how many of their jobs wait, run and are completed."""
         return self._run(protocol.groups(uuids, detailed=detailed, partial=partial))
 
     # --- limits, pools, the scheduler itself ---
@@ -287,11 +289,11 @@ class JobClient:
     def usage(
         self, user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
     ) -> UsageAnswer:
-        """What the running jobs of a user (None: one's own) hold."""
+        """Return what the running jobs of a user (None: one's own) hold."""
         return self._run(protocol.usage(self._caller, user, pool=pool, group_breakdown=group_breakdown))
 
     def share(self, user: str | None = None, *, pool: str | None = None) -> ShareAnswer:
-        """What a user is entitled to."""
+        """Return what a user is entitled to."""
         return self._run(protocol.share(self._caller, user, pool=pool))
 
     def set_share(self, user: str, *, reason: str, pool: str | None = None, **values: float) -> ShareAnswer:
@@ -303,7 +305,7 @@ class JobClient:
         self._run(protocol.reset_limit("share", user, reason=reason, pool=pool))
 
     def quota(self, user: str | None = None, *, pool: str | None = None) -> QuotaAnswer:
-        """What a user may never exceed."""
+        """Return what a user may never exceed."""
         return self._run(protocol.quota(self._caller, user, pool=pool))
 
     def set_quota(self, user: str, *, reason: str, pool: str | None = None, **values: float) -> QuotaAnswer:
@@ -315,49 +317,49 @@ class JobClient:
         self._run(protocol.reset_limit("quota", user, reason=reason, pool=pool))
 
     def pools(self) -> list[PoolAnswer]:
-        """The pools."""
+        """Return the pools."""
         return self._run(protocol.pools())
 
     def queue(self, *, limit: int | None = None) -> dict[str, list[QueueEntry]]:
-        """Waiting jobs in the order in which they would start, by pool. For administrators."""
+        """Return waiting jobs in the order in which they would start, by pool. For administrators."""
         return self._run(protocol.queue(limit=limit))
 
     def running(self, *, limit: int | None = None) -> list[InstanceAnswer]:
-        """Instances that run, everybody's. For administrators."""
+        """Return instances that run, everybody's. For administrators."""
         return self._run(protocol.running(limit=limit))
 
     def unscheduled(self, uuids: Sequence[str], *, partial: bool = False) -> list[UnscheduledAnswer]:
-        """Cook's reasons why each of these jobs waits."""
+        """Return Cook's reasons why each of these jobs waits."""
         return self._run(protocol.unscheduled(uuids, partial=partial))
 
     def info(self) -> CookInfo:
-        """Which scheduler this is, in Cook's words."""
+        """Return which scheduler this is, in Cook's words."""
         return self._run(protocol.info())
 
     def settings(self) -> dict[str, object]:
-        """The scheduler's settings."""
+        """Return the scheduler's settings."""
         return self._run(protocol.settings())
 
     def failure_reasons(self) -> list[FailureReason]:
-        """The table of reasons."""
+        """Return the table of reasons."""
         return self._run(protocol.failure_reasons())
 
     # --- ours, under /v1 ---
 
     def info_v1(self) -> SchedulerInfo:
-        """Who asks, where blobs rest, what the hosts have, how large things may be."""
+        """Return who asks, where blobs are stored, what the hosts have, how large things may be."""
         return self._run(protocol.info_v1(self._caller))
 
     def summary(self) -> SummaryAnswer:
-        """Who waits and who runs, beside capacity and shares."""
+        """Return who waits and who runs, beside capacity and shares."""
         return self._run(protocol.summary())
 
     def monitor(self) -> MonitorAnswer:
-        """Who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
+        """Return who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
         return self._run(protocol.monitor())
 
     def rebalancer(self) -> RebalancerAnswer:
-        """How running tasks give way: the parameters in force."""
+        """Return how running tasks give way: the parameters in force."""
         return self._run(protocol.rebalancer())
 
     def set_rebalancer(self, **parameters: float | None) -> RebalancerAnswer:
@@ -374,7 +376,7 @@ class JobClient:
         *,
         store: str | None = None,
     ) -> EventStream:
-        """What happens to one's jobs: first what has changed after `cursor`, then live.
+        """Stream what happens to one's jobs: first what has changed after `cursor`, then live.
 
         Args:
             cursor: of an earlier batch; None means from now.
@@ -389,7 +391,7 @@ class JobClient:
         return EventStream(self._pool, cursor, label or {}, store=store, timeout_s=self.timeout_s)
 
     def result(self, uuid: str) -> bytes:
-        """The signed bytes that a job gave back.
+        """Return the signed bytes that a job gave back.
 
         Raises:
             NotFound: no such job, or it gave back nothing.
@@ -406,7 +408,7 @@ class JobClient:
         length: int = 1024 * 1024,
         wait_s: float = 0.0,
     ) -> LogPiece:
-        """What an instance (or a job's latest one) wrote, from `offset` on; see `LogPiece`.
+        """Return what an instance (or a job's latest one) wrote, from `offset` on; see `LogPiece`.
 
         Args:
             uuid: of an instance or a job.
@@ -418,7 +420,7 @@ class JobClient:
         return self._run(protocol.logs(uuid, stream=stream, offset=offset, length=length, wait_s=wait_s))
 
     def why(self, uuid: str) -> WhyAnswer:
-        """Why a job waits: in plain sentences, and Cook's reasons."""
+        """Return why a job waits: in plain sentences, and Cook's reasons."""
         return self._run(protocol.why(uuid))
 
     def report_waits(self, instance: str, uuids: Sequence[str]) -> WaitsAnswer:
@@ -430,15 +432,15 @@ class JobClient:
         self._run(protocol.put_blob(name, data))
 
     def get_blob(self, name: str) -> bytes:
-        """The bytes of a blob."""
+        """Return the bytes of a blob."""
         return self._run(protocol.get_blob(name))
 
     def blob_size(self, name: str) -> int | None:
-        """The size of a blob in bytes; None if it is not there."""
+        """Return the size of a blob in bytes; None if it is not there."""
         return self._run(protocol.blob_size(name))
 
     def has_blob(self, name: str) -> bool:
-        """Whether there is such a blob."""
+        """Return whether there is such a blob."""
         return self.blob_size(name) is not None
 
     def shutdown(self, *, stop_agent: bool = False) -> None:
