@@ -314,16 +314,16 @@ def status() -> None:
         _print(f"no scheduler: {error}" if error.pid is None else f"no answer: {error}")
         sys.exit(3)
     info, summary = client.info_v1(), client.summary()
-    capacity, used = summary["capacity"], summary["used"]
-    _print(f"cook_jupyter {info['version']} at {client.url}, pid {info['pid']}, home {info['home']}")
+    capacity, used = summary.capacity, summary.used
+    _print(f"cook_jupyter {info.version} at {client.url}, pid {info.pid}, home {info.home}")
     _print(
-        f"{used['cpus']:g} of {capacity['cpus']:g} cpus and {used['mem']:.0f} of {capacity['mem']:.0f} MiB"
-        f" in use; {summary['running']} jobs run, {summary['waiting']} wait"
+        f"{used.cpus:g} of {capacity.cpus:g} cpus and {used.mem_mb:.0f} of {capacity.mem_mb:.0f} MiB"
+        f" in use; {summary.running} jobs run, {summary.waiting} wait"
     )
-    for row in summary["users"]:
+    for row in summary.users:
         _print(
-            f"  {printable(row['user']):<16} {row['running']:>7} run  {row['waiting']:>9} wait"
-            f"  {row['cpus']:>8g} cpus  DRU {row['dru']:.2f}"
+            f"  {printable(row.user):<16} {row.running:>7} run  {row.waiting:>9} wait"
+            f"  {row.cpus:>8g} cpus" + ("" if row.dru is None else f"  DRU {row.dru:.2f}")
         )
 
 
@@ -341,7 +341,7 @@ def down(stop_work: bool) -> None:
             raise
         _print("no scheduler runs")
         return
-    pid = int(client.info_v1()["pid"])
+    pid = client.info_v1().pid
     client.shutdown(stop_agent=stop_work)
     deadline = time.monotonic() + END_TIMEOUT_S
     while is_alive(pid, None):

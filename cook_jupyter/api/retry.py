@@ -33,11 +33,13 @@ class RetryHandler(CookHandler):
         sent = read_retry(self.json_body())
         groups = [] if sent.groups is UNSET else [group.lower() for group in sent.groups]
         failed_only = bool(groups) if sent.failed_only is UNSET else sent.failed_only
-        await self._retry(sent, groups, failed_only=failed_only)
+        async with self.scheduler.retrying:
+            await self._retry(sent, groups, failed_only=failed_only)
 
     async def post(self) -> None:
         """The older spelling of the same."""
-        await self._retry(read_old_retry(self.json_body()), [], failed_only=False)
+        async with self.scheduler.retrying:
+            await self._retry(read_old_retry(self.json_body()), [], failed_only=False)
 
     async def _retry(self, sent: Retry | OldRetry, group_ids: Sequence[str], *, failed_only: bool) -> None:
         named = self._named(sent)

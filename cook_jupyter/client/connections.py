@@ -1,7 +1,8 @@
 """Connections to a scheduler: kept open, shared by threads, each with a deadline.
 
 Lives here: an address as a URL, one connection over TCP, TLS or a Unix socket, and the small pool of them.
-Not here: what is said over them (`client.protocol`), who says it (`client.sync`).
+Not here: what is said over them (`client.exchange`), who says it (`client.sync`), the connections of an event
+loop (`client.aio`).
 
 Head and body of a request leave in one piece, so that the scheduler wakes once; reading a reply is the
 standard library's `HTTPResponse`.
@@ -13,13 +14,14 @@ import select
 import socket
 import ssl
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException, HTTPResponse
 from urllib.parse import unquote, urlsplit
 
-from cook_jupyter.client.protocol import Reply, Request
+from cook_jupyter.client.exchange import Reply, Request
 from cook_jupyter.errors import InvalidRequest, SchedulerUnreachable
 
+CONNECT_TIMEOUT_S = 5.0
 IDLE_CONNECTIONS = 8
 _ONE_PIECE_BYTES = 128 * 1024  # larger bodies are sent after the head rather than copied behind it
 
@@ -119,16 +121,29 @@ def _open_unix_socket(path: str, timeout_s: float) -> socket.socket:
     return plain
 
 
+class RequestHeads:
+    """Writes the heads of requests to one address, without I/O."""
+
+    def __init__(self, address: Address, authorization: str) -> None:
+        self._prefix = address.prefix
+        self._fixed = (
+            f"Host: {address.host_header}\r\nUser-Agent: cook_jupyter\r\nAuthorization: {authorization}\r\n"
+        )
+
+    def of(self, request: Request) -> bytes:
+        """Return the head of a request."""
+        head = f"{request.method} {self._prefix}{request.target} HTTP/1.1\r\n{self._fixed}"
+        if request.body or request.method in ("POST", "PUT"):
+            head += f"Content-Type: {request.content_type}\r\nContent-Length: {len(request.body)}\r\n"
+        return f"{head}\r\n".encode("ascii")
+
+
 class Connection:
     """One open connection, used by one thread at a time."""
 
-    def __init__(self, address: Address, authorization: str | None, connect_timeout_s: float) -> None:
+    def __init__(self, address: Address, authorization: str, connect_timeout_s: float) -> None:
         self._socket = address.open(connect_timeout_s)
-        lines = [f"Host: {address.host_header}", "User-Agent: cook_jupyter"]
-        if authorization is not None:
-            lines.append(f"Authorization: {authorization}")
-        self._prefix = address.prefix
-        self._fixed = "".join(f"{line}\r\n" for line in lines)
+        self._heads = RequestHeads(address, authorization)
         self._closed = False
 
     def send(self, request: Request) -> None:
@@ -137,18 +152,14 @@ class Connection:
         Raises:
             OSError: the connection is dead.
         """
-        head = f"{request.method} {self._prefix}{request.target} HTTP/1.1\r\n{self._fixed}"
-        body = request.body
-        if body or request.method in ("POST", "PUT"):
-            head += f"Content-Type: {request.content_type}\r\nContent-Length: {len(body)}\r\n"
-        start = f"{head}\r\n".encode("ascii")
+        start, body = self._heads.of(request), request.body
         if len(body) <= _ONE_PIECE_BYTES:
             self._socket.sendall(start + body)
         else:
             self._socket.sendall(start)
             self._socket.sendall(body)
 
-    def begin(self, method: str, timeout_s: float) -> HTTPResponse:
+    def read_head(self, method: str, timeout_s: float) -> HTTPResponse:
         """Read the head of the answer; the body is the caller's to read.
 
         Raises:
@@ -165,10 +176,10 @@ class Connection:
         return response
 
     def exchange(self, request: Request, timeout_s: float) -> Reply:
-        """Send one request and read its whole reply; see `send` and `begin` for what is raised."""
+        """Send one request and read its whole reply; see `send` and `read_head` for what is raised."""
         self._socket.settimeout(timeout_s)
         self.send(request)
-        response = self.begin(request.method, timeout_s + request.patience_s)
+        response = self.read_head(request.method, timeout_s + request.patience_s)
         with response:
             body = response.read()
             if response.will_close:
@@ -204,7 +215,7 @@ class Connection:
 class ConnectionPool:
     """The idle connections to one scheduler. Any thread may take part; a forked child starts afresh."""
 
-    def __init__(self, address: Address, authorization: str | None, connect_timeout_s: float) -> None:
+    def __init__(self, address: Address, authorization: str, connect_timeout_s: float) -> None:
         self.address = address
         self._authorization = authorization
         self._connect_timeout_s = connect_timeout_s
@@ -212,8 +223,8 @@ class ConnectionPool:
         self._idle: list[Connection] = []
         self._pid = os.getpid()
 
-    def fresh(self) -> Connection:
-        """A new connection.
+    def new_connection(self) -> Connection:
+        """Open a connection.
 
         Raises:
             SchedulerUnreachable: nobody listens there.
@@ -221,18 +232,12 @@ class ConnectionPool:
         try:
             return Connection(self.address, self._authorization, self._connect_timeout_s)
         except OSError as error:
-            raise SchedulerUnreachable(
-                f"no scheduler answers at {self.address.url} ({_plain(error)}); "
-                "is it running? `cook-jupyter status` tells"
-            ) from error
+            raise unreachable(self.address, error) from error
 
-    def exchange(self, request: Request, timeout_s: float) -> tuple[Reply, bool]:
+    def exchange(self, request: Request, timeout_s: float) -> Reply:
         """Send a request over an idle connection or a new one, and give the connection back.
 
         An idempotent request is sent once more when the idle connection proves to be dead.
-
-        Returns:
-            The reply, and whether the request was sent twice.
 
         Raises:
             SchedulerUnreachable: no answer; whether it was done is unknown.
@@ -240,16 +245,15 @@ class ConnectionPool:
         kept = self._take()
         if kept is not None:
             try:
-                return self._over(kept, request, timeout_s), False
-            except TimeoutError as error:
-                raise _no_answer(self.address, request, error, timeout_s) from error
+                return self._over(kept, request, timeout_s)
             except (OSError, HTTPException) as error:
-                if not request.idempotent:
-                    raise _no_answer(self.address, request, error, timeout_s) from error
+                if not request.may_repeat_after(error):
+                    raise no_answer(self.address, request, error, timeout_s) from error
         try:
-            return self._over(self.fresh(), request, timeout_s), kept is not None
+            reply = self._over(self.new_connection(), request, timeout_s)
+            return reply if kept is None else replace(reply, sent_twice=True)
         except (OSError, HTTPException) as error:
-            raise _no_answer(self.address, request, error, timeout_s) from error
+            raise no_answer(self.address, request, error, timeout_s) from error
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they come back."""
@@ -286,9 +290,15 @@ class ConnectionPool:
         connection.close()
 
 
-def _no_answer(
-    address: Address, request: Request, error: Exception, timeout_s: float
-) -> SchedulerUnreachable:
+def unreachable(address: Address, error: Exception) -> SchedulerUnreachable:
+    """Return the error about an address where nobody listens."""
+    return SchedulerUnreachable(
+        f"no scheduler answers at {address.url} ({_plain(error)}); is it running? `cook-jupyter status` tells"
+    )
+
+
+def no_answer(address: Address, request: Request, error: Exception, timeout_s: float) -> SchedulerUnreachable:
+    """Return the error about a request whose answer did not come, or not in time."""
     what = f"{request.method} {request.target.split('?')[0]}"
     if isinstance(error, TimeoutError):
         return SchedulerUnreachable(

@@ -1,8 +1,8 @@
 """The stream of events: what happens to one's jobs, pushed.
 
-Lives here: what an event says, the stream over a connection of its own, and `follow`, which comes back
-after a break and goes on at its cursor.
-Not here: what is done about an event (`executor`, `notebook`).
+Lives here: what an event says; reading the stream and going on after a break, without I/O; both over a
+connection that blocks.
+Not here: the same for asyncio (`client.aio`), what is done about an event (`executor`, `notebook`).
 """
 
 import random
@@ -12,36 +12,41 @@ from http.client import HTTPException, HTTPResponse
 from typing import Self
 
 import msgspec
+from msgspec import field
 
 from cook_jupyter.client.connections import Connection, ConnectionPool
-from cook_jupyter.client.protocol import Reply, Request, error_of, events_target
-from cook_jupyter.errors import NotFound, SchedulerError, SchedulerUnreachable, Unauthenticated
+from cook_jupyter.client.exchange import Reply, Request, get, reply_error
+from cook_jupyter.errors import CookError, SchedulerError, SchedulerUnreachable
 
 SILENCE_S = 45.0  # three heartbeats
-FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 0.5
+INITIAL_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 0.5
 _READ_BYTES = 64 * 1024
 
 
-class InstanceNews(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a job's latest instance. Times are epoch milliseconds."""
+class InstanceEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a job's latest instance. Times are epoch milliseconds.
 
-    task_id: str
+    Attributes:
+        reason: the name of the reason why it ended (`model.reason`), and `reason_text` its sentence.
+    """
+
+    uuid: str = field(name="task_id")
     status: str
-    hostname: str = ""
+    host: str = field(name="hostname", default="")
     reason: str | None = None
-    reason_string: str | None = None
-    mea_culpa: bool | None = None
+    reason_text: str = field(name="reason_string", default="")
+    mea_culpa: bool = False
     exit_code: int | None = None
     preempted: bool = False
-    start_time: int | None = None
-    end_time: int | None = None
+    started_ms: int | None = field(name="start_time", default=None)
+    ended_ms: int | None = field(name="end_time", default=None)
     progress: int = 0
-    progress_message: str | None = None
+    progress_message: str = ""
     peak_mem_mb: float | None = None
 
 
-class JobNews(msgspec.Struct, frozen=True, kw_only=True):
+class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A job that has changed: what it is now.
 
     Attributes:
@@ -59,7 +64,7 @@ class JobNews(msgspec.Struct, frozen=True, kw_only=True):
     change: int = 0
     attempts: int = 0
     max_retries: int = 1
-    instance: InstanceNews | None = None
+    instance: InstanceEvent | None = None
     result: bytes | None = None
     result_blob: str | None = None
     result_size: int | None = None
@@ -72,11 +77,87 @@ class EventBatch(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     cursor: int
-    jobs: list[JobNews] = []
+    jobs: list[JobEvent] = []
     store: str = ""
 
 
-_DECODER = msgspec.json.Decoder(EventBatch)
+_decode_batch = msgspec.json.Decoder(EventBatch).decode
+
+
+def events_request(cursor: int | None, labels: Mapping[str, str], store: str | None = None) -> Request:
+    """Return the request for the stream of events after `cursor` (None: from now), of jobs with these labels.
+
+    Args:
+        cursor: the number of a change.
+        labels: what the jobs must carry.
+        store: the id of the store that gave the cursor out; None if it is not known.
+    """
+    query = [] if cursor is None else [("cursor", str(cursor))]
+    query += [] if store is None else [("store", store)]
+    query += [("label", f"{key}={value}") for key, value in labels.items()]
+    return get("/v1/events", query)
+
+
+class EventParser:
+    """Makes batches of the bytes of a stream, wherever they are cut. Without I/O."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, piece: bytes) -> None:
+        """Take what has arrived."""
+        self._buffer += piece
+
+    def next_batch(self) -> EventBatch | None:
+        """Return the next batch; None until more has arrived.
+
+        Raises:
+            SchedulerError: a line is no batch.
+        """
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            if line.strip():
+                try:
+                    return _decode_batch(line)
+                except msgspec.DecodeError as error:
+                    raise SchedulerError(f"malformed line in the stream of events: {line[:80]!r}") from error
+        return None
+
+
+class Resumption:
+    """Where to go on after a break of the stream, and after which pause. Without I/O.
+
+    Pauses grow from 50 ms to 0.5 s, with jitter, so that a scheduler that restarts is not met by all its
+    clients at once.
+
+    Args:
+        cursor: where to begin; None means from now.
+    """
+
+    def __init__(self, cursor: int | None = None) -> None:
+        self.cursor = cursor
+        self._backoff_s = INITIAL_BACKOFF_S
+
+    def on_batch(self, batch: EventBatch) -> None:
+        """Go on after this batch from now on."""
+        self.cursor = batch.cursor
+        self._backoff_s = INITIAL_BACKOFF_S
+
+    def next_pause_s(self) -> float:
+        """Return how long to pause before the next attempt."""
+        pause_s = self._backoff_s * random.uniform(0.5, 1.0)
+        self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
+        return pause_s
+
+
+# After these the stream is opened again. Others are refusals (Unauthenticated, NotFound), and stay ones.
+BREAKS = (SchedulerUnreachable, SchedulerError)
+
+
+def as_break(error: CookError) -> SchedulerUnreachable:
+    """Return an error that broke the stream as what it means for a client."""
+    return error if isinstance(error, SchedulerUnreachable) else SchedulerUnreachable(str(error))
 
 
 class EventStream:
@@ -100,37 +181,33 @@ class EventStream:
         silence_s: float = SILENCE_S,
     ) -> None:
         self._url = pool.address.url
-        self._silence_s = silence_s
         self._closed = False
-        self._connection: Connection = pool.fresh()
-        self._buffer = bytearray()
-        request = Request(method="GET", target=events_target(cursor, labels, store))
+        self._connection: Connection = pool.new_connection()
+        self._parser = EventParser()
         try:
-            self._connection.send(request)
-            self._response: HTTPResponse = self._connection.begin("GET", timeout_s)
+            self._connection.send(events_request(cursor, labels, store))
+            self._response: HTTPResponse = self._connection.read_head("GET", timeout_s)
         except (OSError, HTTPException) as error:
             self._connection.close()
-            raise SchedulerUnreachable(f"the scheduler at {self._url} gave no stream of events") from error
+            raise no_stream(self._url) from error
         if self._response.status != 200:
             headers = {name.lower(): value for name, value in self._response.headers.items()}
             reply = Reply(status=self._response.status, headers=headers, body=self._response.read())
             self.close()
-            raise error_of(reply)
+            raise reply_error(reply)
         self._connection.set_timeout(silence_s)
 
     def __iter__(self) -> Iterator[EventBatch]:
         return self
 
     def __next__(self) -> EventBatch:
-        while True:
-            end = self._buffer.find(b"\n")
-            if end >= 0:
-                line = bytes(self._buffer[:end])
-                del self._buffer[: end + 1]
-                if line.strip():
-                    return self._decoded(line)
-                continue
-            self._buffer += self._more()
+        try:
+            while (batch := self._parser.next_batch()) is None:
+                self._parser.feed(self._read())
+        except SchedulerError:
+            self.close()
+            raise
+        return batch
 
     def __enter__(self) -> Self:
         return self
@@ -143,31 +220,23 @@ class EventStream:
         self._closed = True
         self._connection.close()
 
-    def _more(self) -> bytes:
+    def _read(self) -> bytes:
         try:
             piece = self._response.read1(_READ_BYTES)
         except (OSError, HTTPException, ValueError, AttributeError) as error:
             if self._closed:  # HTTPResponse meets a closed file in several ways
                 raise StopIteration from None
             self.close()
-            why = "was silent" if isinstance(error, TimeoutError) else "broke"
-            raise SchedulerUnreachable(f"the stream of events of {self._url} {why}") from error
+            raise stream_broke(self._url, error) from error
         if piece:
             return piece
         if self._closed:
             raise StopIteration
         self.close()
-        raise SchedulerUnreachable(f"the scheduler at {self._url} ended the stream of events")
-
-    def _decoded(self, line: bytes) -> EventBatch:
-        try:
-            return _DECODER.decode(line)
-        except msgspec.DecodeError as error:
-            self.close()
-            raise SchedulerError(f"a line of the stream of events makes no sense: {line[:80]!r}") from error
+        raise stream_ended(self._url)
 
 
-def follow(
+def follow_events(
     subscribe: Callable[[int | None], EventStream],
     stop: threading.Event,
     *,
@@ -176,9 +245,6 @@ def follow(
     pause: Callable[[float], object] | None = None,
 ) -> Iterator[EventBatch]:
     """Yield batches for as long as `stop` is not set; after a break come back and go on at the cursor.
-
-    Pauses between attempts grow from 50 ms to 0.5 s, with jitter, so that a scheduler that restarts is
-    not met by all its clients at once.
 
     Args:
         subscribe: opens the stream after a cursor; it may find the scheduler anew, for instance.
@@ -190,23 +256,33 @@ def follow(
     Raises:
         Unauthenticated, NotFound: the scheduler refuses; trying again is no help.
     """
-    pause_s = FIRST_PAUSE_S
+    resumption = Resumption(cursor)
     while not stop.is_set():
         try:
-            with subscribe(cursor) as stream:
+            with subscribe(resumption.cursor) as stream:
                 for batch in stream:
-                    cursor = batch.cursor
-                    pause_s = FIRST_PAUSE_S
+                    resumption.on_batch(batch)
                     yield batch
                     del batch  # while the next is waited for, the results in this one need not be kept
                     if stop.is_set():
                         return
             return  # closed by us
-        except (Unauthenticated, NotFound):
-            raise
-        except SchedulerUnreachable as error:
-            on_break(error)
-        except SchedulerError as error:
-            on_break(SchedulerUnreachable(str(error)))
-        (pause or stop.wait)(pause_s * random.uniform(0.5, 1.0))
-        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        except BREAKS as error:
+            on_break(as_break(error))
+        (pause or stop.wait)(resumption.next_pause_s())
+
+
+def no_stream(url: str) -> SchedulerUnreachable:
+    """Return the error about a stream that did not begin."""
+    return SchedulerUnreachable(f"the scheduler at {url} gave no stream of events")
+
+
+def stream_broke(url: str, error: Exception) -> SchedulerUnreachable:
+    """Return the error about a stream whose connection failed."""
+    how = "was silent" if isinstance(error, TimeoutError) else "broke"
+    return SchedulerUnreachable(f"the stream of events of {url} {how}")
+
+
+def stream_ended(url: str) -> SchedulerUnreachable:
+    """Return the error about a stream that the scheduler ended."""
+    return SchedulerUnreachable(f"the scheduler at {url} ended the stream of events")

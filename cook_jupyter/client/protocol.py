@@ -1,74 +1,72 @@
-"""What to ask a scheduler and how to read its replies, without I/O.
+"""What to ask a scheduler, as exchanges without I/O.
 
-Lives here: an `Ask` per verb of Cook's REST API and of ours under `/v1`: the requests to send, in order,
-and the function that makes a Python value of their replies. Long lists of uuids are split over several
-requests (a URL may have 32 KiB), and so are large submissions (a body may have 8 MiB).
-Not here: sockets (`client.connections`), the verbs as methods (`client.sync`), the stream of events
-(`client.events`).
+Lives here: an exchange per verb of Cook's REST API and of ours under `/v1`, paging included.
+Not here: submitting (`client.submission`), the parts of exchanges (`client.exchange`), the verbs as methods
+(`client.sync`, `client.aio`), the stream of events (`client.events`).
 
-Source: sans-io as in h11; Cook's REST API as told in its specification.
+A function that takes a caller asks about the caller's own jobs unless it is given another user.
+
+Source: Cook's REST API as described in its specification.
 """
 
-import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
-from urllib.parse import quote, urlencode
-from uuid import UUID
+from typing import TypeVar
+from urllib.parse import quote
 
-import msgspec
-
-from cook_jupyter.errors import CookError, InvalidRequest, SchedulerError, TooLarge
-from cook_jupyter.wire import errors as wire
+from cook_jupyter.client.answers import (
+    CancelAnswer,
+    CookInfo,
+    FailureReason,
+    GroupAnswer,
+    InstanceAnswer,
+    JobAnswer,
+    MonitorAnswer,
+    PoolAnswer,
+    QueueEntry,
+    QuotaAnswer,
+    RebalancerAnswer,
+    SchedulerInfo,
+    ShareAnswer,
+    SummaryAnswer,
+    UnscheduledAnswer,
+    UsageAnswer,
+    WaitsAnswer,
+    WhyAnswer,
+)
+from cook_jupyter.client.caller import Caller
+from cook_jupyter.client.exchange import (
+    Exchange,
+    Reply,
+    Request,
+    ask,
+    ask_each,
+    checked,
+    decode,
+    get,
+    get_by_uuid,
+    get_json,
+    given,
+    read_bytes,
+    read_nothing,
+    reader,
+    split,
+    target,
+    with_body,
+)
+from cook_jupyter.client.submission import JOBS_PER_SUBMISSION
+from cook_jupyter.errors import InvalidRequest, NotFound
 
 T = TypeVar("T")
 
-UUIDS_PER_URL = 100  # as Cook's own command line; about 5 kB
-BODY_LIMIT_BYTES = 8 * 1024 * 1024
-JOBS_PER_SUBMISSION = 10_000
 ALL_STATES = ("waiting", "running", "completed")
 
-_ERROR_HEADER = wire.ERROR_HEADER.lower()
-_ENVELOPE_BYTES = 4096  # room in a submission for all but its jobs and groups
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One HTTP request.
-
-    Attributes:
-        target: path and query, already quoted.
-        idempotent: sending it twice changes nothing more, so that it may be sent again when a
-            connection turns out to be dead.
-    """
-
-    method: str
-    target: str
-    body: bytes | memoryview = b""
-    content_type: str = "application/json"
-    idempotent: bool = True
-    patience_s: float = 0.0  # how long the scheduler was asked to hold the answer back
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """One HTTP answer. Names of headers are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Ask(Generic[T]):
-    """What to send, in order, and how to read the replies as one value.
-
-    A reply that is an error raises before `read` is called, unless its status is in `tolerated`.
-    """
-
-    requests: tuple[Request, ...]
-    read: Callable[[Sequence[Reply]], T]
-    tolerated: frozenset[int] = frozenset()
+_FAR_AHEAD_MS = 2**53
+_MINUTE_MS = 60_000
+_DAY_MS = 24 * 60 * _MINUTE_MS
+_MIN_PAGE_JOBS, _MAX_PAGE_JOBS = 40, 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,113 +90,156 @@ class LogPiece:
         return self.offset + len(self.data)
 
 
+# --- the caller ---
+
+
+def info_v1(caller: Caller) -> Exchange[SchedulerInfo]:
+    """GET /v1/info; the caller learns whom the scheduler knows it as."""
+    info = yield from get_json("/v1/info", SchedulerInfo)
+    caller.user = caller.user or info.user
+    return info
+
+
+def owner(caller: Caller, user: str | None = None) -> Exchange[str]:
+    """Return the user, or the caller's own name, asked for if it is not known."""
+    if user:
+        return user
+    if caller.user is None:
+        yield from info_v1(caller)
+    return caller.user or ""
+
+
+def _of_owner(caller: Caller, user: str | None, question: Callable[[str], Exchange[T]]) -> Exchange[T]:
+    """Ask something of a user's, None for the caller's own."""
+    name = yield from owner(caller, user)
+    return (yield from question(name))
+
+
 # --- jobs ---
 
 
-def submit(
-    jobs: Iterable[Mapping[str, Any] | msgspec.Struct],
-    groups: Sequence[Mapping[str, Any]] = (),
-    *,
-    pool: str | None = None,
-    override_group_immutability: bool = False,
-    refuse_unsatisfiable: bool = False,
-) -> Ask[list[str]]:
-    """POST /jobs: one request for all jobs, or as many as their size asks for.
-
-    Args:
-        jobs: submissions under Cook's field names; each must have its uuid.
-        groups: the groups they name. They travel with the first request; the later ones extend them.
-        pool: for jobs and user alike; None means the scheduler's default.
-        override_group_immutability: let jobs join groups of earlier submissions.
-        refuse_unsatisfiable: ask that jobs are refused which no host could ever take; an original Cook does
-            not know this and lets them wait.
-
-    Raises:
-        InvalidRequest: one job alone is too large, or it cannot be said in JSON.
-    """
-    uuids: list[str] = []
-    parts: list[list[bytes]] = [[]]
-    groups_json = _to_json(list(groups))
-    size = len(groups_json) + _ENVELOPE_BYTES
-    for job in jobs:
-        text = _to_json(job)
-        uuid = job["uuid"] if isinstance(job, Mapping) else getattr(job, "uuid", None)
-        if len(text) + _ENVELOPE_BYTES > BODY_LIMIT_BYTES:
-            raise TooLarge(
-                f"job {uuid} has {len(text):,} bytes, a submission may have {BODY_LIMIT_BYTES:,}; "
-                "put large data in a file or a blob and give the job its name"
-            )
-        if parts[-1] and (size + len(text) > BODY_LIMIT_BYTES or len(parts[-1]) >= JOBS_PER_SUBMISSION):
-            parts.append([])
-            size = _ENVELOPE_BYTES
-        parts[-1].append(text)
-        size += len(text) + 1
-        uuids.append(str(uuid))
-
-    requests = []
-    target = "/jobs?refuse-unsatisfiable=true" if refuse_unsatisfiable else "/jobs"
-    for number, part in enumerate(parts):
-        body = [b'{"jobs":[', b",".join(part), b"]"]
-        if groups and number == 0:
-            body += [b',"groups":', groups_json]
-        if pool is not None:
-            body += [b',"pool":', _to_json(pool)]
-        if override_group_immutability or number > 0:
-            body.append(b',"override-group-immutability":true')
-        body.append(b"}")
-        requests.append(Request(method="POST", target=target, body=b"".join(body)))
-    return Ask(tuple(requests) if uuids else (), lambda _: uuids)
-
-
-def jobs(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[dict[str, Any]]]:
+def jobs(uuids: Sequence[str], *, partial: bool = False) -> Exchange[list[JobAnswer]]:
     """GET /jobs by uuid, in the order asked. With `partial`, unknown ones are left out."""
-    return _by_uuid("GET", "/jobs", "uuid", uuids, partial=partial)
+    return get_by_uuid("/jobs", "uuid", uuids, JobAnswer, partial=partial)
 
 
-def job(uuid: str) -> Ask[dict[str, Any]]:
+def job(uuid: str) -> Exchange[JobAnswer]:
     """GET /jobs/:uuid."""
-    return Ask((_get(f"/jobs/{_checked(uuid)}"),), _one)
+    return get_json(f"/jobs/{checked(uuid)}", JobAnswer)
 
 
-def instances(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[dict[str, Any]]]:
-    """GET /instances by uuid, each with a `job`."""
-    return _by_uuid("GET", "/instances", "uuid", uuids, partial=partial)
+def instances(uuids: Sequence[str], *, partial: bool = False) -> Exchange[list[InstanceAnswer]]:
+    """GET /instances by uuid, each with its `job`."""
+    return get_by_uuid("/instances", "uuid", uuids, InstanceAnswer, partial=partial)
 
 
-def list_jobs(
+def list_jobs(  # noqa: PLR0913 - the filters of a listing
+    caller: Caller,
     *,
-    user: str,
-    start_ms: int,
-    end_ms: int,
+    now_ms: int,
+    user: str | None = None,
     states: Sequence[str] = ALL_STATES,
+    start_ms: int | None = None,
+    end_ms: int | None = None,
     limit: int = 150,
     name: str | None = None,
     pool: str | None = None,
-) -> Ask[list[dict[str, Any]]]:
+) -> Exchange[list[JobAnswer]]:
     """GET /jobs of a user, submitted from `start_ms` up to before `end_ms`, newest first.
 
     When there are more than `limit`, Cook gives the *oldest* ones of the range.
     """
-    query: list[tuple[str, str]] = [("user", user)]
-    query += [("state", state) for state in states]
-    query += [("start", str(start_ms)), ("end", str(end_ms)), ("limit", str(limit))]
-    query += _given(name=name, pool=pool)
-    return Ask((_get("/jobs", query),), _one)
+    # The scheduler's clock need not be this one: what was submitted last must not seem to lie ahead.
+    end = _FAR_AHEAD_MS if end_ms is None else end_ms
+    start = min(end, now_ms) - _DAY_MS if start_ms is None else start_ms
+    states_query = [("state", state) for state in states]
+    range_query = [("start", str(start)), ("end", str(end)), ("limit", str(limit))]
+    query = [*states_query, *range_query, *given(name=name, pool=pool)]
+    return _of_owner(
+        caller, user, lambda of: ask(get("/jobs", [("user", of), *query]), reader(list[JobAnswer]))
+    )
 
 
-def kill(uuids: Sequence[str]) -> Ask[None]:
+def recent_jobs(
+    caller: Caller,
+    count: int,
+    *,
+    now_ms: int,
+    user: str | None = None,
+    states: Sequence[str] = ALL_STATES,
+    name: str | None = None,
+    since_ms: int | None = None,
+) -> Exchange[list[JobAnswer]]:
+    """GET /jobs of a user as often as the last `count` need it, newest first.
+
+    Cook's listing gives the oldest jobs of a range; so ever longer ranges before now are asked for, until one
+    holds enough.
+    """
+    end = max(now_ms, (yield from _scheduler_now_ms(caller))) + _MINUTE_MS
+    oldest = end - 7 * _DAY_MS if since_ms is None else since_ms
+    newest: list[JobAnswer] = []
+    span, upto = 5 * _MINUTE_MS, end
+    page_size = min(_MAX_PAGE_JOBS, max(_MIN_PAGE_JOBS, 2 * count))  # a job's JSON may be large
+    while len(newest) < count and upto > oldest:
+        start = max(oldest, upto - span)
+        page = yield from list_jobs(
+            caller,
+            now_ms=now_ms,
+            user=user,
+            states=states,
+            start_ms=start,
+            end_ms=upto,
+            limit=page_size,
+            name=name,
+        )
+        if len(page) >= page_size and upto - start > 1:  # its newest are missing: look closer
+            span = max(1, (upto - start) // 8)
+            continue
+        newest += page
+        upto, span = start, span * 8
+    return newest[:count]
+
+
+def _scheduler_now_ms(caller: Caller) -> Exchange[int]:
+    """Ask for the time by the scheduler's clock, which need not be this one; 0 if it does not tell."""
+    try:
+        info = yield from info_v1(caller)
+    except NotFound:  # an original Cook
+        return 0
+    return info.time_ms
+
+
+def kill(uuids: Sequence[str]) -> Exchange[None]:
     """DELETE /rawscheduler: the jobs are completed at once."""
     return _kill("/rawscheduler", "job", uuids)
 
 
-def kill_instances(uuids: Sequence[str]) -> Ask[None]:
+def kill_instances(uuids: Sequence[str]) -> Exchange[None]:
     """DELETE /rawscheduler: the instances end; their jobs may try again."""
     return _kill("/rawscheduler", "instance", uuids)
 
 
-def kill_groups(uuids: Sequence[str]) -> Ask[None]:
+def kill_groups(uuids: Sequence[str]) -> Exchange[None]:
     """DELETE /group: all unfinished jobs of the groups."""
     return _kill("/group", "uuid", uuids)
+
+
+def _kill(path: str, key: str, uuids: Sequence[str]) -> Exchange[None]:
+    requests = [
+        Request(method="DELETE", target=target(path, [(key, uuid) for uuid in part])) for part in split(uuids)
+    ]
+
+    def kill_all() -> Exchange[None]:
+        for request in requests:
+            yield from ask(request, read_nothing)
+
+    return kill_all()
+
+
+def cancel_waiting(uuids: Sequence[str]) -> Exchange[list[str]]:
+    """POST /v1/cancel: complete those of the jobs that wait; returns which they are."""
+    requests = [with_body("POST", "/v1/cancel", {"jobs": part}) for part in split(uuids, JOBS_PER_SUBMISSION)]
+    return ask_each(requests, lambda reply: decode(reply, CancelAnswer).cancelled)
 
 
 def retry(
@@ -207,117 +248,165 @@ def retry(
     retries: int | None = None,
     increment: int | None = None,
     failed_only: bool = False,
-) -> Ask[int]:
+) -> Exchange[int]:
     """PUT /retry: give jobs more attempts. One of `retries` (a new total) and `increment` is due.
 
     Returns:
-        The number that Cook answers: the total of the first job touched, 0 if none was.
+        An exchange that gives Cook's answer: the total of the first job touched, 0 if none was.
     """
     if (retries is None) == (increment is None):
         raise InvalidRequest("say either retries (the new total) or increment, not both")
-    body: dict[str, Any] = {"jobs": [_checked(uuid) for uuid in uuids], "failed_only": failed_only}
+    body: dict[str, object] = {"jobs": [checked(uuid) for uuid in uuids], "failed_only": failed_only}
     body.update({"retries": retries} if retries is not None else {"increment": increment})
-    request = _with_body("PUT", "/retry", body, idempotent=increment is None)
-    return Ask((request,), _one)
+    return ask(with_body("PUT", "/retry", body, idempotent=increment is None), reader(int))
 
 
 def groups(
     uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
-) -> Ask[list[dict[str, Any]]]:
+) -> Exchange[list[GroupAnswer]]:
     """GET /group by uuid; `detailed` adds how many jobs wait, run and are completed."""
     extra = (("detailed", "true"),) if detailed else ()
-    return _by_uuid("GET", "/group", "uuid", uuids, partial=partial, extra=extra)
+    return get_by_uuid("/group", "uuid", uuids, GroupAnswer, partial=partial, extra=extra)
 
 
-# --- limits, pools, the scheduler itself ---
+# --- limits ---
 
 
 def usage(
-    user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
-) -> Ask[dict[str, Any]]:
-    """GET /usage of a user, or of everybody."""
-    query = _given(user=user, pool=pool, group_breakdown="true" if group_breakdown else None)
-    return Ask((_get("/usage", query),), _one)
+    caller: Caller, user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
+) -> Exchange[UsageAnswer]:
+    """GET /usage of a user."""
+    breakdown = "true" if group_breakdown else None
+    return _of_owner(
+        caller,
+        user,
+        lambda of: get_json("/usage", UsageAnswer, user=of, pool=pool, group_breakdown=breakdown),
+    )
 
 
-def limit(kind: str, user: str, *, pool: str | None = None) -> Ask[dict[str, Any]]:
-    """GET /share or /quota (`kind`) of a user."""
-    return Ask((_get(f"/{kind}", _given(user=user, pool=pool)),), _one)
+def share(caller: Caller, user: str | None = None, *, pool: str | None = None) -> Exchange[ShareAnswer]:
+    """GET /share of a user."""
+    return _of_owner(caller, user, lambda of: get_json("/share", ShareAnswer, user=of, pool=pool))
 
 
-def set_limit(
-    kind: str, user: str, values: Mapping[str, float], *, reason: str, pool: str | None = None
-) -> Ask[dict[str, Any]]:
-    """POST /share or /quota (`kind`): values that are not named stay as they are."""
-    body: dict[str, Any] = {"user": user, "reason": reason, kind: dict(values)}
+def quota(caller: Caller, user: str | None = None, *, pool: str | None = None) -> Exchange[QuotaAnswer]:
+    """GET /quota of a user."""
+    return _of_owner(caller, user, lambda of: get_json("/quota", QuotaAnswer, user=of, pool=pool))
+
+
+def set_share(
+    user: str, values: Mapping[str, float], *, reason: str, pool: str | None = None
+) -> Exchange[ShareAnswer]:
+    """POST /share: values that are not named stay as they are."""
+    return ask(_set_limit("share", user, values, reason, pool), reader(ShareAnswer))
+
+
+def set_quota(
+    user: str, values: Mapping[str, float], *, reason: str, pool: str | None = None
+) -> Exchange[QuotaAnswer]:
+    """POST /quota: values that are not named stay as they are."""
+    return ask(_set_limit("quota", user, values, reason, pool), reader(QuotaAnswer))
+
+
+def _set_limit(kind: str, user: str, values: Mapping[str, float], reason: str, pool: str | None) -> Request:
+    body: dict[str, object] = {"user": user, "reason": reason, kind: dict(values)}
     if pool is not None:
         body["pool"] = pool
-    return Ask((_with_body("POST", f"/{kind}", body),), _one)
+    return with_body("POST", f"/{kind}", body)
 
 
-def reset_limit(kind: str, user: str, *, reason: str, pool: str | None = None) -> Ask[None]:
+def reset_limit(kind: str, user: str, *, reason: str, pool: str | None = None) -> Exchange[None]:
     """DELETE /share or /quota (`kind`): the user has the default's again."""
-    request = Request(
-        method="DELETE", target=_target(f"/{kind}", _given(user=user, reason=reason, pool=pool))
-    )
-    return Ask((request,), _nothing)
+    query = given(user=user, reason=reason, pool=pool)
+    return ask(Request(method="DELETE", target=target(f"/{kind}", query)), read_nothing)
 
 
-def plain(path: str, **query: str | None) -> Ask[Any]:
-    """GET a path whose answer is JSON: /pools, /queue, /running, /info, /settings ..."""
-    return Ask((_get(path, _given(**query)),), _one)
+# --- pools, the scheduler itself ---
 
 
-def unscheduled(uuids: Sequence[str], *, partial: bool = False) -> Ask[list[dict[str, Any]]]:
+def pools() -> Exchange[list[PoolAnswer]]:
+    """GET /pools."""
+    return get_json("/pools", list[PoolAnswer])
+
+
+def queue(*, limit: int | None = None) -> Exchange[dict[str, list[QueueEntry]]]:
+    """GET /queue."""
+    return get_json("/queue", dict[str, list[QueueEntry]], limit=_text(limit))
+
+
+def running(*, limit: int | None = None) -> Exchange[list[InstanceAnswer]]:
+    """GET /running."""
+    return get_json("/running", list[InstanceAnswer], limit=_text(limit))
+
+
+def unscheduled(uuids: Sequence[str], *, partial: bool = False) -> Exchange[list[UnscheduledAnswer]]:
     """GET /unscheduled_jobs: Cook's reasons why each job waits."""
-    return _by_uuid("GET", "/unscheduled_jobs", "job", uuids, partial=partial)
+    return get_by_uuid("/unscheduled_jobs", "job", uuids, UnscheduledAnswer, partial=partial)
 
 
-# --- ours, under /v1 ---
+def info() -> Exchange[CookInfo]:
+    """GET /info."""
+    return get_json("/info", CookInfo)
 
 
-def why(uuid: str) -> Ask[dict[str, Any]]:
-    """GET /v1/why: why a job waits, in sentences."""
-    return plain(f"/v1/why/{_checked(uuid)}")
+def settings() -> Exchange[dict[str, object]]:
+    """GET /settings."""
+    return get_json("/settings", dict[str, object])
 
 
-def dump(pool: str | None, uuids: Sequence[str] = ()) -> Ask[bytes]:
+def failure_reasons() -> Exchange[list[FailureReason]]:
+    """GET /failure_reasons."""
+    return get_json("/failure_reasons", list[FailureReason])
+
+
+# --- cook_jupyter's own, under /v1 ---
+
+
+def summary() -> Exchange[SummaryAnswer]:
+    """GET /v1/summary."""
+    return get_json("/v1/summary", SummaryAnswer)
+
+
+def monitor() -> Exchange[MonitorAnswer]:
+    """GET /v1/monitor."""
+    return get_json("/v1/monitor", MonitorAnswer)
+
+
+def rebalancer() -> Exchange[RebalancerAnswer]:
+    """GET /v1/rebalancer."""
+    return get_json("/v1/rebalancer", RebalancerAnswer)
+
+
+def dump(pool: str | None = None, uuids: Sequence[str] = ()) -> Exchange[bytes]:
     """GET /v1/debug/dump: all that the decisions about a pool read, and jobs that are asked about."""
-    query = [*_given(pool=pool), *(("job", _checked(uuid)) for uuid in uuids)]
-    return Ask((_get("/v1/debug/dump", query),), _bytes)
+    query = [*given(pool=pool), *(("job", checked(uuid)) for uuid in uuids)]
+    return ask(get("/v1/debug/dump", query), read_bytes)
 
 
-def set_rebalancer(parameters: Mapping[str, float | None]) -> Ask[dict[str, Any]]:
+def set_rebalancer(parameters: Mapping[str, float | None]) -> Exchange[RebalancerAnswer]:
     """PUT /v1/rebalancer: parameters that are not named stay as they are."""
-    return Ask((_with_body("PUT", "/v1/rebalancer", dict(parameters)),), _one)
+    return ask(with_body("PUT", "/v1/rebalancer", dict(parameters)), reader(RebalancerAnswer))
 
 
-def cancel_waiting(uuids: Sequence[str]) -> Ask[list[str]]:
-    """POST /v1/cancel: complete those of the jobs that wait; returns which they are."""
-    requests = tuple(
-        _with_body("POST", "/v1/cancel", {"jobs": part}) for part in _split(uuids, JOBS_PER_SUBMISSION)
-    )
-
-    def read(replies: Sequence[Reply]) -> list[str]:
-        return [uuid for reply in replies for uuid in _json(reply)["cancelled"]]
-
-    return Ask(requests, read)
+def why(uuid: str) -> Exchange[WhyAnswer]:
+    """GET /v1/why: why a job waits, in sentences."""
+    return get_json(f"/v1/why/{checked(uuid)}", WhyAnswer)
 
 
-def report_waits(instance: str, uuids: Sequence[str]) -> Ask[dict[str, Any]]:
+def report_waits(instance: str, uuids: Sequence[str]) -> Exchange[WaitsAnswer]:
     """POST /v1/waits: what a running instance waits for; no jobs if it goes on."""
-    body = {"instance": _checked(instance), "jobs": list(map(_checked, uuids))}
-    return Ask((_with_body("POST", "/v1/waits", body),), _one)
+    body = {"instance": checked(instance), "jobs": list(map(checked, uuids))}
+    return ask(with_body("POST", "/v1/waits", body), reader(WaitsAnswer))
 
 
-def result(uuid: str) -> Ask[bytes]:
+def result(uuid: str) -> Exchange[bytes]:
     """GET /v1/results: the signed bytes that the job gave back."""
-    return Ask((_get(f"/v1/results/{_checked(uuid)}"),), _bytes)
+    return ask(get(f"/v1/results/{checked(uuid)}"), read_bytes)
 
 
 def logs(
     uuid: str, *, stream: str = "stdout", offset: int = 0, length: int = 1024 * 1024, wait_s: float = 0.0
-) -> Ask[LogPiece]:
+) -> Exchange[LogPiece]:
     """GET /v1/logs of an instance, or of a job's latest instance.
 
     Args:
@@ -330,10 +419,8 @@ def logs(
     query = [("stream", stream), ("offset", str(offset)), ("length", str(length))]
     if wait_s > 0:
         query.append(("wait", f"{wait_s:g}"))
-    request = Request(method="GET", target=_target(f"/v1/logs/{_checked(uuid)}", query), patience_s=wait_s)
 
-    def read(replies: Sequence[Reply]) -> LogPiece:
-        (reply,) = replies
+    def read(reply: Reply) -> LogPiece:
         start = int(reply.headers.get("x-cook-offset", offset))
         return LogPiece(
             data=reply.body,
@@ -342,158 +429,35 @@ def logs(
             ended=reply.headers.get("x-cook-ended") == "true",
         )
 
-    return Ask((request,), read)
+    path = target(f"/v1/logs/{checked(uuid)}", query)
+    return ask(Request(method="GET", target=path, patience_s=wait_s), read)
 
 
-def put_blob(name: str, data: bytes | memoryview) -> Ask[None]:
+def put_blob(name: str, data: bytes | memoryview) -> Exchange[None]:
     """PUT /v1/blobs/NAME."""
-    target = f"/v1/blobs/{quote(name)}"
-    content_type = "application/octet-stream"
-    return Ask((Request(method="PUT", target=target, body=data, content_type=content_type),), _nothing)
+    path, content_type = f"/v1/blobs/{quote(name)}", "application/octet-stream"
+    return ask(Request(method="PUT", target=path, body=data, content_type=content_type), read_nothing)
 
 
-def get_blob(name: str) -> Ask[bytes]:
+def get_blob(name: str) -> Exchange[bytes]:
     """GET /v1/blobs/NAME."""
-    return Ask((_get(f"/v1/blobs/{quote(name)}"),), _bytes)
+    return ask(get(f"/v1/blobs/{quote(name)}"), read_bytes)
 
 
-def blob_size(name: str) -> Ask[int | None]:
+def blob_size(name: str) -> Exchange[int | None]:
     """HEAD /v1/blobs/NAME: its size in bytes; None if it is not there."""
     request = Request(method="HEAD", target=f"/v1/blobs/{quote(name)}")
-    return Ask((request,), _size_of, frozenset({404}))
+    return ask(
+        request,
+        lambda reply: int(reply.headers["content-length"]) if reply.status < 400 else None,
+        tolerated=(404,),
+    )
 
 
-def _size_of(replies: Sequence[Reply]) -> int | None:
-    (reply,) = replies
-    return int(reply.headers["content-length"]) if reply.status < 400 else None
-
-
-def shutdown(*, stop_agent: bool = False) -> Ask[None]:
+def shutdown(*, stop_agent: bool = False) -> Exchange[None]:
     """POST /v1/shutdown: end the embedded scheduler; with `stop_agent` also what it runs."""
-    return Ask((_with_body("POST", "/v1/shutdown", {"stop_agent": stop_agent}),), _nothing)
+    return ask(with_body("POST", "/v1/shutdown", {"stop_agent": stop_agent}), read_nothing)
 
 
-def events_target(cursor: int | None, labels: Mapping[str, str], store: str | None = None) -> str:
-    """The target of the stream of events after `cursor` (None: from now), of jobs with these labels.
-
-    Args:
-        cursor: the number of a change.
-        labels: what the jobs must carry.
-        store: the id of the store that gave the cursor out; None if it is not known.
-    """
-    query = [] if cursor is None else [("cursor", str(cursor))]
-    query += [] if store is None else [("store", store)]
-    query += [("label", f"{key}={value}") for key, value in labels.items()]
-    return _target("/v1/events", query)
-
-
-# --- errors ---
-
-
-def error_of(reply: Reply) -> CookError:
-    """The error that a reply stands for: the very class that the scheduler raised, if it says which."""
-    return wire.error_of(reply.status, reply.body, reply.headers.get(_ERROR_HEADER))
-
-
-# --- small parts ---
-
-
-def _to_json(value: object) -> bytes:
-    try:
-        return msgspec.json.encode(value, enc_hook=_plain_number)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRequest(f"this cannot be said in JSON: {error}") from error
-
-
-def _plain_number(value: object) -> int | float:
-    """Return a number of another library (numpy, fractions) as JSON has it."""
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
-
-
-def _checked(uuid: str) -> str:
-    """The uuid in lower case, so that a typing error ends here and not as an unknown route."""
-    try:
-        return str(UUID(uuid))
-    except (ValueError, AttributeError, TypeError):
-        raise InvalidRequest(f"not a uuid: {uuid!r}") from None
-
-
-def _target(path: str, query: Iterable[tuple[str, str]] = ()) -> str:
-    text = urlencode(list(query))
-    return f"{path}?{text}" if text else path
-
-
-def _given(**values: str | None) -> list[tuple[str, str]]:
-    return [(key, value) for key, value in values.items() if value is not None]
-
-
-def _get(path: str, query: Iterable[tuple[str, str]] = ()) -> Request:
-    return Request(method="GET", target=_target(path, query))
-
-
-def _with_body(method: str, path: str, body: object, *, idempotent: bool = True) -> Request:
-    return Request(method=method, target=path, body=_to_json(body), idempotent=idempotent)
-
-
-def _split(uuids: Sequence[str], size: int = UUIDS_PER_URL) -> Iterator[list[str]]:
-    checked = [_checked(uuid) for uuid in uuids]
-    for start in range(0, len(checked), size):
-        yield checked[start : start + size]
-
-
-def _by_uuid(
-    method: str,
-    path: str,
-    key: str,
-    uuids: Sequence[str],
-    *,
-    partial: bool,
-    extra: tuple[tuple[str, str], ...] = (),
-) -> Ask[list[dict[str, Any]]]:
-    tail = (*extra, ("partial", "true")) if partial else extra
-    requests = tuple(
-        Request(method=method, target=_target(path, [*((key, uuid) for uuid in part), *tail]))
-        for part in _split(uuids)
-    )
-
-    def read(replies: Sequence[Reply]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        for reply in replies:
-            if reply.status < 400:
-                found += _json(reply)
-        return found
-
-    # With `partial`, Cook answers 404 where it knows none at all.
-    return Ask(requests, read, frozenset({404}) if partial else frozenset())
-
-
-def _kill(path: str, key: str, uuids: Sequence[str]) -> Ask[None]:
-    requests = tuple(
-        Request(method="DELETE", target=_target(path, [(key, uuid) for uuid in part]))
-        for part in _split(uuids)
-    )
-    return Ask(requests, _nothing)
-
-
-def _json(reply: Reply) -> Any:
-    try:
-        return msgspec.json.decode(reply.body)
-    except msgspec.DecodeError as error:
-        start = reply.body[:80].decode("utf-8", "replace")
-        raise SchedulerError(f"JSON was expected, and the answer begins {start!r}") from error
-
-
-def _one(replies: Sequence[Reply]) -> Any:
-    return _json(replies[0])
-
-
-def _bytes(replies: Sequence[Reply]) -> bytes:
-    return replies[0].body
-
-
-def _nothing(_: Sequence[Reply]) -> None:
-    return None
+def _text(value: int | None) -> str | None:
+    return None if value is None else str(value)

@@ -1,32 +1,45 @@
-"""`JobClient`: a scheduler's verbs as methods.
+"""`JobClient`: a scheduler's verbs as methods that block.
 
-Lives here: a thin shell that sends what `client.protocol` writes over `client.connections`. All methods
-may be called from any thread; all have a deadline.
-Not here: finding a scheduler (`client.connect`), calls and futures (`executor`).
+Lives here: a thin shell that carries the exchanges of `client.protocol` over `client.connections`. All
+methods may be called from any thread; all have a deadline.
+Not here: finding a scheduler (`client.connect`), the same methods for asyncio (`client.aio`), calls and
+futures (`executor`).
 """
 
-import base64
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
-from uuid import uuid4
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self, TypeVar
 
-import msgspec
-
-from cook_jupyter.client import protocol
-from cook_jupyter.client.connections import Address, ConnectionPool
+from cook_jupyter.client import protocol, submission
+from cook_jupyter.client.answers import (
+    CookInfo,
+    FailureReason,
+    GroupAnswer,
+    InstanceAnswer,
+    JobAnswer,
+    MonitorAnswer,
+    PoolAnswer,
+    QueueEntry,
+    QuotaAnswer,
+    RebalancerAnswer,
+    SchedulerInfo,
+    ShareAnswer,
+    SummaryAnswer,
+    UnscheduledAnswer,
+    UsageAnswer,
+    WaitsAnswer,
+    WhyAnswer,
+)
+from cook_jupyter.client.caller import Caller
+from cook_jupyter.client.connections import CONNECT_TIMEOUT_S, Address, ConnectionPool
 from cook_jupyter.client.events import EventStream
-from cook_jupyter.client.protocol import ALL_STATES, Ask, LogPiece, Request
-from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
-from cook_jupyter.wire.users import process_user, require_user_name
+from cook_jupyter.client.exchange import Exchange
+from cook_jupyter.client.protocol import ALL_STATES, LogPiece
+from cook_jupyter.client.submission import GroupSubmission, Job
 
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0
-CONNECT_TIMEOUT_S = 5.0
-_FAR_AHEAD_MS = 2**53
-_DAY_MS = 24 * 60 * 60 * 1000
-_FEWEST_AT_ONCE, _MOST_AT_ONCE = 40, 1000
 
 
 class JobClient:
@@ -55,17 +68,14 @@ class JobClient:
         timeout_s: float = TIMEOUT_S,
         socket_path: str | None = None,
     ) -> None:
-        self._token = token
-        self._acts = user is not None
         self.timeout_s = timeout_s
-        # Without a token the name is all there is; with one alone, the scheduler knows whose it is.
-        self._asking = user or (process_user() if token is None else None)
+        self._caller = Caller(token, user)
         self._socket_path = socket_path
         address = Address.of(url, socket_path)
-        self._pool = ConnectionPool(address, authorization(token, user), CONNECT_TIMEOUT_S)
+        self._pool = ConnectionPool(address, self._caller.authorization, CONNECT_TIMEOUT_S)
 
     def __repr__(self) -> str:
-        return f"JobClient({self.url!r}, user={self._asking!r})"
+        return f"JobClient({self.url!r}, user={self._caller.user!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -81,17 +91,17 @@ class JobClient:
     @property
     def user(self) -> str:
         """Whose jobs these are: the name acted as, else the one the scheduler knows the token by."""
-        if self._asking is None:
-            self.info_v1()
-        return self._asking or ""
+        return self._run(protocol.owner(self._caller))
 
     def acting_as(self, user: str) -> "JobClient":
-        """Another client of the same scheduler, acting as another user."""
+        """Return another client of the same scheduler, acting as another user."""
         return self._derived(user, self.timeout_s)
 
-    def patient_for(self, timeout_s: float) -> "JobClient":
-        """Another client of the same scheduler for the same user, with another deadline."""
-        return self._derived(self._asking if self._token is None or self._acts else None, timeout_s)
+    def with_timeout(self, timeout_s: float) -> "JobClient":
+        """Return another client of the same scheduler for the same user, with another deadline."""
+        return self._derived(self._caller.named_user, timeout_s)
+
+    patient_for = with_timeout  # the former name, for a release
 
     def close(self) -> None:
         """Close the connections. The client can be used again; it opens new ones."""
@@ -101,12 +111,14 @@ class JobClient:
 
     def submit(
         self,
-        jobs: Iterable[Mapping[str, Any] | msgspec.Struct],
-        groups: Sequence[Mapping[str, Any]] = (),
+        jobs: Iterable[Job],
+        groups: Sequence[Mapping[str, object] | GroupSubmission] = (),
         *,
         pool: str | None = None,
         override_group_immutability: bool = False,
         refuse_unsatisfiable: bool = False,
+        may_have_arrived: bool = False,
+        on_accepted: Callable[[Sequence[str]], object] = submission.discard,
     ) -> list[str]:
         """Submit jobs; when this returns, they are on the scheduler's disk.
 
@@ -114,12 +126,15 @@ class JobClient:
         too large for one request, each part is accepted or refused as a whole.
 
         Args:
-            jobs: submissions under Cook's field names (`command`, `cpus`, `mem` in MiB, `max_retries` ...).
+            jobs: submissions; a mapping has Cook's field names (`command`, `cpus`, `mem` in MiB ...).
             groups: the groups they name.
             pool: where to; None means the scheduler's default.
             override_group_immutability: let jobs join groups of earlier submissions.
             refuse_unsatisfiable: refuse jobs that no host could ever take, where the scheduler can be certain
                 of it; otherwise they wait.
+            may_have_arrived: the jobs were sent before and the answer was lost: those that the scheduler has
+                by now are no conflict.
+            on_accepted: called with the uuids of each part once the scheduler has it.
 
         Returns:
             The uuids, in order.
@@ -130,36 +145,33 @@ class JobClient:
             QuotaExceeded: a quota or a queue limit is in the way.
             Conflict: a uuid is in use.
         """
-        named = [
-            {**job, "uuid": str(uuid4())} if isinstance(job, Mapping) and not job.get("uuid") else job
-            for job in jobs
-        ]
-        ask = protocol.submit(
-            named,
-            groups,
-            pool=pool,
-            override_group_immutability=override_group_immutability,
-            refuse_unsatisfiable=refuse_unsatisfiable,
+        return self._run(
+            submission.submit(
+                jobs,
+                groups,
+                pool=pool,
+                override_group_immutability=override_group_immutability,
+                refuse_unsatisfiable=refuse_unsatisfiable,
+                may_have_arrived=may_have_arrived,
+                on_accepted=on_accepted,
+            )
         )
-        for request in ask.requests:
-            self._submit_part(request, ask.read(()))
-        return ask.read(())
 
-    def jobs(self, uuids: Sequence[str], *, partial: bool = False) -> list[dict[str, Any]]:
-        """The jobs with these uuids, in this order. With `partial`, unknown ones are left out.
+    def jobs(self, uuids: Sequence[str], *, partial: bool = False) -> list[JobAnswer]:
+        """Return the jobs with these uuids, in this order. With `partial`, unknown ones are left out.
 
         Raises:
             NotFound: a uuid is unknown (without `partial`); `missing` names them.
         """
-        return self._ask(protocol.jobs(uuids, partial=partial))
+        return self._run(protocol.jobs(uuids, partial=partial))
 
-    def job(self, uuid: str) -> dict[str, Any]:
-        """One job."""
-        return self._ask(protocol.job(uuid))
+    def job(self, uuid: str) -> JobAnswer:
+        """Return one job."""
+        return self._run(protocol.job(uuid))
 
-    def instances(self, uuids: Sequence[str], *, partial: bool = False) -> list[dict[str, Any]]:
-        """The instances with these uuids, each with a short form of its job."""
-        return self._ask(protocol.instances(uuids, partial=partial))
+    def instances(self, uuids: Sequence[str], *, partial: bool = False) -> list[InstanceAnswer]:
+        """Return the instances with these uuids, each with a short form of its job."""
+        return self._run(protocol.instances(uuids, partial=partial))
 
     def list_jobs(
         self,
@@ -171,11 +183,11 @@ class JobClient:
         limit: int = 150,
         name: str | None = None,
         pool: str | None = None,
-    ) -> list[dict[str, Any]]:
-        """The jobs of a user (None: one's own) submitted in a stretch of time, newest first.
+    ) -> list[JobAnswer]:
+        """Return the jobs of a user that were submitted in a range of time, newest first.
 
         Args:
-            user: whose.
+            user: owner of the jobs; None means the caller.
             states: any of waiting, running, completed, success, failed.
             start_ms: from then on (epoch milliseconds); None means the last 24 hours.
             end_ms: up to before then; None means no end.
@@ -183,15 +195,14 @@ class JobClient:
             name: the whole name, with `*` for any run of letters.
             pool: only of this one.
         """
-        # The scheduler's clock need not be this one: what was submitted last must not seem to lie ahead.
-        end = _FAR_AHEAD_MS if end_ms is None else end_ms
-        start = min(end, _now_ms()) - _DAY_MS if start_ms is None else start_ms
-        return self._ask(
+        return self._run(
             protocol.list_jobs(
-                user=user or self.user,
+                self._caller,
+                now_ms=_now_ms(),
+                user=user,
                 states=states,
-                start_ms=start,
-                end_ms=end,
+                start_ms=start_ms,
+                end_ms=end_ms,
                 limit=limit,
                 name=name,
                 pool=pool,
@@ -206,37 +217,27 @@ class JobClient:
         states: Sequence[str] = ALL_STATES,
         name: str | None = None,
         since_ms: int | None = None,
-    ) -> list[dict[str, Any]]:
-        """The last `count` jobs submitted, newest first.
-
-        Cook's listing gives the oldest jobs of a range; so ever longer stretches before now are asked for,
-        until one holds enough.
+    ) -> list[JobAnswer]:
+        """Return the last `count` jobs submitted, newest first.
 
         Args:
             count: at most so many.
-            user: whose; None means one's own.
+            user: owner of the jobs; None means the caller.
             states: any of waiting, running, completed, success, failed.
             name: as in `list_jobs`.
             since_ms: none older than this; None means 7 days.
         """
-        end = max(_now_ms(), self._scheduler_now_ms()) + 60_000
-        oldest = end - 7 * _DAY_MS if since_ms is None else since_ms
-        found: list[dict[str, Any]] = []
-        span, upto = 5 * 60_000, end
-        at_once = min(
-            _MOST_AT_ONCE, max(_FEWEST_AT_ONCE, 2 * count)
-        )  # a job's JSON may be large: its call is in it
-        while len(found) < count and upto > oldest:
-            start = max(oldest, upto - span)
-            page = self.list_jobs(
-                user=user, states=states, start_ms=start, end_ms=upto, limit=at_once, name=name
+        return self._run(
+            protocol.recent_jobs(
+                self._caller,
+                count,
+                now_ms=_now_ms(),
+                user=user,
+                states=states,
+                name=name,
+                since_ms=since_ms,
             )
-            if len(page) >= at_once and upto - start > 1:  # its newest are missing: look closer
-                span = max(1, (upto - start) // 8)
-                continue
-            found += page
-            upto, span = start, span * 8
-        return found[:count]
+        )
 
     def kill(self, uuids: Sequence[str]) -> None:
         """Kill jobs: they are completed at once, and what runs of them is stopped.
@@ -245,7 +246,7 @@ class JobClient:
             NotFound: a uuid is unknown.
             Forbidden: a job is someone else's; nothing was killed.
         """
-        self._ask(protocol.kill(uuids))
+        self._run(protocol.kill(uuids))
 
     def cancel_waiting(self, uuids: Sequence[str]) -> list[str]:
         """Cancel those of the jobs that wait, and return which they are; what runs goes on.
@@ -254,15 +255,15 @@ class JobClient:
             NotFound: a uuid is unknown, or the scheduler is an original Cook, which cannot do this.
             Forbidden: a job is someone else's; nothing was cancelled.
         """
-        return self._ask(protocol.cancel_waiting(uuids))
+        return self._run(protocol.cancel_waiting(uuids))
 
     def kill_instances(self, uuids: Sequence[str]) -> None:
         """Kill instances; their jobs try again if they may."""
-        self._ask(protocol.kill_instances(uuids))
+        self._run(protocol.kill_instances(uuids))
 
     def kill_groups(self, uuids: Sequence[str]) -> None:
         """Kill all unfinished jobs of groups."""
-        self._ask(protocol.kill_groups(uuids))
+        self._run(protocol.kill_groups(uuids))
 
     def retry(
         self,
@@ -277,114 +278,101 @@ class JobClient:
         Returns:
             The total of the first job touched; 0 if `failed_only` left none.
         """
-        asked = [uuids] if isinstance(uuids, str) else uuids
-        return self._ask(protocol.retry(asked, retries=retries, increment=increment, failed_only=failed_only))
+        uuid_list = [uuids] if isinstance(uuids, str) else uuids
+        return self._run(
+            protocol.retry(uuid_list, retries=retries, increment=increment, failed_only=failed_only)
+        )
 
     def groups(
         self, uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
-    ) -> list[dict[str, Any]]:
-        """Groups; `detailed` adds how many of their jobs wait, run and are completed."""
-        return self._ask(protocol.groups(uuids, detailed=detailed, partial=partial))
+    ) -> list[GroupAnswer]:
+        """Return groups; `detailed` adds how many of their jobs wait, run and are completed."""
+        return self._run(protocol.groups(uuids, detailed=detailed, partial=partial))
 
     # --- limits, pools, the scheduler itself ---
 
     def usage(
         self, user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
-    ) -> dict[str, Any]:
-        """What the running jobs of a user (None: one's own) hold."""
-        return self._ask(protocol.usage(user or self.user, pool=pool, group_breakdown=group_breakdown))
+    ) -> UsageAnswer:
+        """Return what the running jobs of a user (None: one's own) hold."""
+        return self._run(protocol.usage(self._caller, user, pool=pool, group_breakdown=group_breakdown))
 
-    def share(self, user: str | None = None, *, pool: str | None = None) -> dict[str, Any]:
-        """What a user is entitled to."""
-        return self._ask(protocol.limit("share", user or self.user, pool=pool))
+    def share(self, user: str | None = None, *, pool: str | None = None) -> ShareAnswer:
+        """Return what a user is entitled to."""
+        return self._run(protocol.share(self._caller, user, pool=pool))
 
-    def set_share(
-        self, user: str, *, reason: str, pool: str | None = None, **values: float
-    ) -> dict[str, Any]:
+    def set_share(self, user: str, *, reason: str, pool: str | None = None, **values: float) -> ShareAnswer:
         """Set a user's share (`cpus`, `mem`, `gpus`); what is not named stays. For administrators."""
-        return self._ask(protocol.set_limit("share", user, values, reason=reason, pool=pool))
+        return self._run(protocol.set_share(user, values, reason=reason, pool=pool))
 
     def reset_share(self, user: str, *, reason: str, pool: str | None = None) -> None:
         """Give a user the default share again."""
-        self._ask(protocol.reset_limit("share", user, reason=reason, pool=pool))
+        self._run(protocol.reset_limit("share", user, reason=reason, pool=pool))
 
-    def quota(self, user: str | None = None, *, pool: str | None = None) -> dict[str, Any]:
-        """What a user may never exceed."""
-        return self._ask(protocol.limit("quota", user or self.user, pool=pool))
+    def quota(self, user: str | None = None, *, pool: str | None = None) -> QuotaAnswer:
+        """Return what a user may never exceed."""
+        return self._run(protocol.quota(self._caller, user, pool=pool))
 
-    def set_quota(
-        self, user: str, *, reason: str, pool: str | None = None, **values: float
-    ) -> dict[str, Any]:
+    def set_quota(self, user: str, *, reason: str, pool: str | None = None, **values: float) -> QuotaAnswer:
         """Set a user's quota (`cpus`, `mem`, `gpus`, `count`); what is not named stays."""
-        return self._ask(protocol.set_limit("quota", user, values, reason=reason, pool=pool))
+        return self._run(protocol.set_quota(user, values, reason=reason, pool=pool))
 
     def reset_quota(self, user: str, *, reason: str, pool: str | None = None) -> None:
         """Give a user the default quota again."""
-        self._ask(protocol.reset_limit("quota", user, reason=reason, pool=pool))
+        self._run(protocol.reset_limit("quota", user, reason=reason, pool=pool))
 
-    def pools(self) -> list[dict[str, Any]]:
-        """The pools."""
-        found: list[dict[str, Any]] = self._ask(protocol.plain("/pools"))
-        return found
+    def pools(self) -> list[PoolAnswer]:
+        """Return the pools."""
+        return self._run(protocol.pools())
 
-    def queue(self, *, limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
-        """Waiting jobs in the order in which they would start, by pool. For administrators."""
-        found: dict[str, list[dict[str, Any]]] = self._ask(protocol.plain("/queue", limit=_text(limit)))
-        return found
+    def queue(self, *, limit: int | None = None) -> dict[str, list[QueueEntry]]:
+        """Return waiting jobs in the order in which they would start, by pool. For administrators."""
+        return self._run(protocol.queue(limit=limit))
 
-    def running(self, *, limit: int | None = None) -> list[dict[str, Any]]:
-        """Instances that run, everybody's. For administrators."""
-        found: list[dict[str, Any]] = self._ask(protocol.plain("/running", limit=_text(limit)))
-        return found
+    def running(self, *, limit: int | None = None) -> list[InstanceAnswer]:
+        """Return instances that run, everybody's. For administrators."""
+        return self._run(protocol.running(limit=limit))
 
-    def unscheduled(self, uuids: Sequence[str], *, partial: bool = False) -> list[dict[str, Any]]:
-        """Cook's reasons why each of these jobs waits."""
-        return self._ask(protocol.unscheduled(uuids, partial=partial))
+    def unscheduled(self, uuids: Sequence[str], *, partial: bool = False) -> list[UnscheduledAnswer]:
+        """Return Cook's reasons why each of these jobs waits."""
+        return self._run(protocol.unscheduled(uuids, partial=partial))
 
-    def info(self) -> dict[str, Any]:
-        """Which scheduler this is, in Cook's words."""
-        found: dict[str, Any] = self._ask(protocol.plain("/info"))
-        return found
+    def info(self) -> CookInfo:
+        """Return which scheduler this is, in Cook's words."""
+        return self._run(protocol.info())
 
-    def settings(self) -> dict[str, Any]:
-        """The scheduler's settings."""
-        found: dict[str, Any] = self._ask(protocol.plain("/settings"))
-        return found
+    def settings(self) -> dict[str, object]:
+        """Return the scheduler's settings."""
+        return self._run(protocol.settings())
 
-    def failure_reasons(self) -> list[dict[str, Any]]:
-        """The table of reasons."""
-        found: list[dict[str, Any]] = self._ask(protocol.plain("/failure_reasons"))
-        return found
+    def failure_reasons(self) -> list[FailureReason]:
+        """Return the table of reasons."""
+        return self._run(protocol.failure_reasons())
 
     # --- ours, under /v1 ---
 
-    def info_v1(self) -> dict[str, Any]:
-        """Who asks, where blobs rest, what the hosts have, how large things may be."""
-        found: dict[str, Any] = self._ask(protocol.plain("/v1/info"))
-        self._asking = self._asking or str(found["user"])
-        return found
+    def info_v1(self) -> SchedulerInfo:
+        """Return who asks, where blobs are stored, what the hosts have, how large things may be."""
+        return self._run(protocol.info_v1(self._caller))
 
-    def summary(self) -> dict[str, Any]:
-        """Who waits and who runs, beside capacity and shares."""
-        found: dict[str, Any] = self._ask(protocol.plain("/v1/summary"))
-        return found
+    def summary(self) -> SummaryAnswer:
+        """Return who waits and who runs, beside capacity and shares."""
+        return self._run(protocol.summary())
 
-    def monitor(self) -> dict[str, Any]:
-        """Who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
-        found: dict[str, Any] = self._ask(protocol.plain("/v1/monitor"))
-        return found
+    def monitor(self) -> MonitorAnswer:
+        """Return who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
+        return self._run(protocol.monitor())
 
-    def rebalancer(self) -> dict[str, Any]:
-        """How running tasks give way: the parameters in force."""
-        found: dict[str, Any] = self._ask(protocol.plain("/v1/rebalancer"))
-        return found
+    def rebalancer(self) -> RebalancerAnswer:
+        """Return how running tasks give way: the parameters in force."""
+        return self._run(protocol.rebalancer())
 
-    def set_rebalancer(self, **parameters: float | None) -> dict[str, Any]:
+    def set_rebalancer(self, **parameters: float | None) -> RebalancerAnswer:
         """Set `safe_dru_threshold`, `min_dru_diff` or `max_preemption`, from now on. For administrators.
 
         None switches preemption off; what is not named stays. Returns the parameters in force.
         """
-        return self._ask(protocol.set_rebalancer(parameters))
+        return self._run(protocol.set_rebalancer(parameters))
 
     def events(
         self,
@@ -393,7 +381,7 @@ class JobClient:
         *,
         store: str | None = None,
     ) -> EventStream:
-        """What happens to one's jobs: first what has changed after `cursor`, then live.
+        """Stream what happens to one's jobs: first what has changed after `cursor`, then live.
 
         Args:
             cursor: of an earlier batch; None means from now.
@@ -408,13 +396,13 @@ class JobClient:
         return EventStream(self._pool, cursor, label or {}, store=store, timeout_s=self.timeout_s)
 
     def result(self, uuid: str) -> bytes:
-        """The signed bytes that a job gave back.
+        """Return the signed bytes that a job gave back.
 
         Raises:
             NotFound: no such job, or it gave back nothing.
             Conflict: it is not completed.
         """
-        return self._ask(protocol.result(uuid))
+        return self._run(protocol.result(uuid))
 
     def logs(
         self,
@@ -425,7 +413,7 @@ class JobClient:
         length: int = 1024 * 1024,
         wait_s: float = 0.0,
     ) -> LogPiece:
-        """What an instance (or a job's latest one) wrote, from `offset` on; see `LogPiece`.
+        """Return what an instance (or a job's latest one) wrote, from `offset` on; see `LogPiece`.
 
         Args:
             uuid: of an instance or a job.
@@ -434,109 +422,65 @@ class JobClient:
             length: at most so many bytes.
             wait_s: wait so long for something to be there, at most 20.
         """
-        return self._ask(protocol.logs(uuid, stream=stream, offset=offset, length=length, wait_s=wait_s))
+        return self._run(protocol.logs(uuid, stream=stream, offset=offset, length=length, wait_s=wait_s))
 
-    def why(self, uuid: str) -> dict[str, Any]:
-        """Why a job waits: `sentences` in plain words, and Cook's `reasons`."""
-        return self._ask(protocol.why(uuid))
+    def why(self, uuid: str) -> WhyAnswer:
+        """Return why a job waits: in plain sentences, and Cook's reasons."""
+        return self._run(protocol.why(uuid))
 
     def dump(self, pool: str | None = None, uuids: Sequence[str] = ()) -> bytes:
-        """All that the decisions about a pool read at this moment, as JSON.
+        """Return all that the decisions about a pool read at this moment, as JSON.
 
         Args:
-            pool: the pool; None means the scheduler's default.
-            uuids: jobs that are asked about: why do they wait?
+            pool: name of the pool; None means the scheduler's default.
+            uuids: jobs to explain: why do they wait?
 
         Raises:
             Forbidden: the user is no administrator.
         """
-        return self._ask(protocol.dump(pool, uuids))
+        return self._run(protocol.dump(pool, uuids))
 
-    def report_waits(self, instance: str, uuids: Sequence[str]) -> dict[str, Any]:
-        """Report what a running instance waits for, without a time limit; no jobs if it goes on.
-
-        Returns:
-            `deadlocked`: whether it waits for what can never start, and is the one to give up; `parents`:
-            how many running jobs wait like that.
-        """
-        return self._ask(protocol.report_waits(instance, uuids))
+    def report_waits(self, instance: str, uuids: Sequence[str]) -> WaitsAnswer:
+        """Report what a running instance waits for, without a time limit; no jobs if it goes on."""
+        return self._run(protocol.report_waits(instance, uuids))
 
     def put_blob(self, name: str, data: bytes | memoryview) -> None:
         """Store bytes under a name; functions must match their hash."""
-        self._ask(protocol.put_blob(name, data))
+        self._run(protocol.put_blob(name, data))
 
     def get_blob(self, name: str) -> bytes:
-        """The bytes of a blob."""
-        return self._ask(protocol.get_blob(name))
+        """Return the bytes of a blob."""
+        return self._run(protocol.get_blob(name))
 
     def blob_size(self, name: str) -> int | None:
-        """The size of a blob in bytes; None if it is not there."""
-        return self._ask(protocol.blob_size(name))
+        """Return the size of a blob in bytes; None if it is not there."""
+        return self._run(protocol.blob_size(name))
 
     def has_blob(self, name: str) -> bool:
-        """Whether there is such a blob."""
+        """Return whether there is such a blob."""
         return self.blob_size(name) is not None
 
     def shutdown(self, *, stop_agent: bool = False) -> None:
         """End the embedded scheduler. What runs goes on, unless `stop_agent`."""
-        self._ask(protocol.shutdown(stop_agent=stop_agent))
+        self._run(protocol.shutdown(stop_agent=stop_agent))
 
     # --- how ---
 
     def _derived(self, user: str | None, timeout_s: float) -> "JobClient":
         return JobClient(
-            self.url, token=self._token, user=user, timeout_s=timeout_s, socket_path=self._socket_path
+            self.url, token=self._caller.token, user=user, timeout_s=timeout_s, socket_path=self._socket_path
         )
 
-    def _scheduler_now_ms(self) -> int:
-        """The time by the scheduler's clock, which need not be this one; 0 if it does not tell."""
+    def _run(self, exchange: Exchange[T]) -> T:
+        """Carry an exchange out, over the connections of the pool."""
         try:
-            return int(self.info_v1().get("time_ms", 0))
-        except NotFound:  # an original Cook
-            return 0
-
-    def _ask(self, ask: Ask[T]) -> T:
-        replies = []
-        for request in ask.requests:
-            reply, _ = self._pool.exchange(request, self.timeout_s)
-            if reply.status >= 400 and reply.status not in ask.tolerated:
-                raise protocol.error_of(reply)
-            replies.append(reply)
-        return ask.read(replies)
-
-    def _submit_part(self, request: Request, uuids: Sequence[str]) -> None:
-        """Send one submission. Had it to be sent twice, a conflict may mean that the first was taken."""
-        reply, sent_twice = self._pool.exchange(request, self.timeout_s)
-        if reply.status < 400:
-            return
-        error = protocol.error_of(reply)
-        if sent_twice and isinstance(error, Conflict) and reply.status == 409:
-            body = msgspec.json.decode(bytes(request.body))
-            sent = [job["uuid"] for job in body["jobs"]]
-            if len(self.jobs(sent, partial=True)) == len(set(sent)):
-                return
-        raise error
-
-
-def authorization(token: str | None, user: str | None) -> str:
-    """Return the header `Authorization`.
-
-    Raises:
-        InvalidRequest: no header can carry the token or the name.
-    """
-    if token is not None and not (token.isascii() and token.isprintable()):
-        raise InvalidRequest(
-            "the token contains a control character or a letter beyond ASCII: no header can carry it"
-        )
-    if token is not None and user is None:
-        return f"Bearer {token}"
-    pair = f"{process_user() if user is None else require_user_name(user)}:{token or ''}"
-    return f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
+            request = next(exchange)
+            while True:
+                request = exchange.send(self._pool.exchange(request, self.timeout_s))
+        except StopIteration as end:
+            answer: T = end.value
+            return answer
 
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def _text(value: int | None) -> str | None:
-    return None if value is None else str(value)

@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, overload
 
 from cook_jupyter.errors import NotFound
-from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.future import CookFuture
+from cook_jupyter.executor.locator import SchedulerLocator
 from cook_jupyter.executor.options import SESSION_LABEL
-from cook_jupyter.executor.session import Session
+from cook_jupyter.executor.session import SchedulerSession
 
 if TYPE_CHECKING:
     from cook_jupyter.client.sync import JobClient
@@ -44,8 +44,8 @@ def attach(keys: str | Iterable[str], *, client: JobClient | None = None) -> Coo
         return attach([keys], client=client)[0]
     wanted = [key.lower() for key in keys]
     session = _session(client)
-    found = session.ask(lambda client: client.jobs(wanted, partial=True))
-    named = {job["uuid"]: job["name"] for job in found}
+    found = session.call(lambda client: client.jobs(wanted, partial=True))
+    named = {job.uuid: job.name for job in found}
     if missing := tuple(key for key in wanted if key not in named):
         raise NotFound(f"the scheduler knows no job {', '.join(missing)}", missing=missing)
     made = {key: CookFuture(session, key, named[key], None) for key in wanted}
@@ -64,24 +64,24 @@ def recent(count: int = 20, *, name: str | None = None, client: JobClient | None
     Example: `recent(5, name="simulate")`
     """
     session = _session(client)
-    found = session.ask(lambda client: client.recent_jobs(count, name=name))
-    jobs = [job for job in found if SESSION_LABEL in job.get("labels", {})]
-    futures = [CookFuture(session, job["uuid"], job["name"], None) for job in jobs]
+    found = session.call(lambda client: client.recent_jobs(count, name=name))
+    jobs = [job for job in found if SESSION_LABEL in job.labels]
+    futures = [CookFuture(session, job.uuid, job.name, None) for job in jobs]
     if futures:
         session.adopt(futures)
     return futures
 
 
-_sessions: dict[tuple[str, str, int], Session] = {}
+_sessions: dict[tuple[str, str, int], SchedulerSession] = {}
 _lock = threading.Lock()
 
 
-def _session(client: JobClient | None) -> Session:
+def _session(client: JobClient | None) -> SchedulerSession:
     """One session for all that is attached to a scheduler; it hears of all of the user's jobs."""
-    finder = Finder(client)
-    place = (finder.client.url, finder.client.user, os.getpid())
+    locator = SchedulerLocator(client)
+    place = (locator.client.url, locator.client.user, os.getpid())
     with _lock:
         session = _sessions.get(place)
         if session is None:
-            session = _sessions[place] = Session(finder, everything=True)
+            session = _sessions[place] = SchedulerSession(locator, everything=True)
         return session

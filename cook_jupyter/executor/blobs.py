@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cook_jupyter.errors import NotFound
@@ -17,25 +17,26 @@ from cook_jupyter.payload.blobs import BlobStore, DirectoryStore, checked_name, 
 from cook_jupyter.payload.envelope import Buffer
 
 if TYPE_CHECKING:
+    from cook_jupyter.client.answers import SchedulerInfo
     from cook_jupyter.client.sync import JobClient
 
 _HERE = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-def reachable_store(info: Any, client: Callable[[], JobClient]) -> BlobStore:
+def reachable_store(info: SchedulerInfo, client: Callable[[], JobClient]) -> BlobStore:
     """The store of a scheduler.
 
     Args:
         info: what `/v1/info` answered.
         client: the client of the moment; another one after the scheduler was restarted.
     """
-    place = str(info["blobs"])
+    place = info.blobs
     if "://" in place:
         return open_store(place)
     address = urlsplit(client().url)
     here = address.scheme == "unix" or address.hostname in _HERE
     if here and os.access(place, os.W_OK | os.X_OK):
-        return DirectoryStore(Path(place), synced=info.get("synchronous") == "FULL")
+        return DirectoryStore(Path(place), synced=info.synchronous == "FULL")
     return HttpStore(place, client)
 
 

@@ -19,19 +19,21 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from cook_jupyter.client.connect import named_environment
 from cook_jupyter.errors import CookError, ExecutorClosed, InvalidRequest, JobKilled, WrongType
 from cook_jupyter.executor.arguments import Arguments
-from cook_jupyter.executor.finding import Finder
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
+from cook_jupyter.executor.locator import SchedulerLocator
 from cook_jupyter.executor.mapping import BundleFuture, Sizes
 from cook_jupyter.executor.mapping import Mapping as CallMapping
 from cook_jupyter.executor.option_values import flag, whole
 from cook_jupyter.executor.options import Options, name_of, warn_of_unset
-from cook_jupyter.executor.session import PATIENCE_S, Parcel, Session
+from cook_jupyter.executor.sender import PendingJob
+from cook_jupyter.executor.session import SchedulerSession
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.job import DEFAULT_PRIORITY
 from cook_jupyter.payload import outgoing
 
 if TYPE_CHECKING:
+    from cook_jupyter.client.submission import JobSubmission
     from cook_jupyter.client.sync import JobClient
     from cook_jupyter.payload.transport import SealedPayload
 
@@ -116,7 +118,7 @@ class CookExecutor(concurrent.futures.Executor):
         self._line = line
         self._options = options
         self._root = root
-        self._body: tuple[str, Mapping[str, Any]] = ("", {})
+        self._job: tuple[str, JobSubmission] | None = None  # by session; what all calls share
         self._closed = False
         self._is_satisfiable = False  # whether a job like ours was accepted
         self._mark = object()  # of our futures; they shall not keep us alive
@@ -151,12 +153,12 @@ class CookExecutor(concurrent.futures.Executor):
         session = self._open(fn)
         function = session.send_function(fn)
         future = CookFuture(session, str(uuid.uuid4()), self._options.name or name_of(fn), self._options)
-        private = session.store.private
-        future.signing_key = session.signing_key
+        private = session.scheduler.store.private
+        future.signing_key = session.scheduler.signing_key
         call = outgoing.encode_call(
             function, args, kwargs, key=future.signing_key, job_id=future.key, private=private
         )
-        session.post(self._parcel(session, future, call))
+        session.enqueue(self._pending_job(session, future, call))
         self._require_satisfiable(session, future)
         return future
 
@@ -209,13 +211,13 @@ class CookExecutor(concurrent.futures.Executor):
             future.calls = calls
             return future
 
-        def encode(future: BundleFuture, part: Sequence[Sequence[Any]]) -> Parcel:
-            private = session.store.private
-            future.signing_key = session.signing_key
+        def encode(future: BundleFuture, part: Sequence[Sequence[Any]]) -> PendingJob:
+            private = session.scheduler.store.private
+            future.signing_key = session.scheduler.signing_key
             call = outgoing.encode_bundle(
                 function, part, key=future.signing_key, job_id=future.key, private=private
             )
-            return self._parcel(session, future, call)
+            return self._pending_job(session, future, call)
 
         slots = self._max_workers if fixed is None else 1
         sizes = Sizes(0, slots, fixed, complete=False)
@@ -278,7 +280,7 @@ class CookExecutor(concurrent.futures.Executor):
             mapping.abandon(lambda: JobKilled("the rest of map() was killed before it was sent."))
         session.kill_all(self._futures(session))
 
-    def _require_satisfiable(self, session: Session, future: CookFuture) -> None:
+    def _require_satisfiable(self, session: SchedulerSession, future: CookFuture) -> None:
         """Wait for the scheduler to accept a job if there is reason to doubt that any host could take it.
 
         Most jobs ask for less than all hosts have, and for no host in particular: these are not waited for.
@@ -289,17 +291,17 @@ class CookExecutor(concurrent.futures.Executor):
         """
         if self._is_satisfiable:
             return
-        asked, capacity = self._options, session.info.get("capacity") or {}
-        amounts = (("cpus", asked.cpus), ("mem", asked.mem_mb), ("gpus", asked.gpus))
-        if asked.constraints or any(amount > capacity.get(kind, amount) for kind, amount in amounts):
-            session.delivered([future], PATIENCE_S)
+        options, capacity = self._options, session.scheduler.info.capacity
+        fits = capacity.holds(cpus=options.cpus, mem_mb=options.mem_mb, gpus=options.gpus)
+        if options.constraints or not fits:
+            session.delivered([future], session.scheduler.patience_s)
             if future.done() and not future.cancelled():
                 error = future.exception()
                 if isinstance(error, InvalidRequest):
                     raise error
         self._is_satisfiable = True
 
-    def _futures(self, session: Session) -> list[CookFuture]:
+    def _futures(self, session: SchedulerSession) -> list[CookFuture]:
         """Return the futures that have not ended: of this view, or of the executor with all its views."""
         return [future for future in session.futures() if self._root or future.owner is self._mark]
 
@@ -310,15 +312,15 @@ class CookExecutor(concurrent.futures.Executor):
     @property
     def _max_workers(self) -> int:
         """How many jobs like ours fit at once: what dask and `map` keep busy."""
-        capacity = self._line.live().info.get("capacity") or {}
+        capacity, options = self._line.live().scheduler.info.capacity, self._options
         fit = [
-            capacity.get(kind, 0) / asked
-            for kind, asked in (
-                ("cpus", self._options.cpus),
-                ("mem", self._options.mem_mb),
-                ("gpus", self._options.gpus),
+            available / requested
+            for available, requested in (
+                (capacity.cpus, options.cpus),
+                (capacity.mem_mb, options.mem_mb),
+                (capacity.gpus, options.gpus),
             )
-            if asked
+            if requested
         ]
         return max(1, int(min(fit)))
 
@@ -345,7 +347,7 @@ class CookExecutor(concurrent.futures.Executor):
             words.append("shut down")
         return ", ".join(words)
 
-    def _open(self, fn: Callable[..., Any]) -> Session:
+    def _open(self, fn: Callable[..., Any]) -> SchedulerSession:
         if self._closed or self._line.closed:
             raise ExecutorClosed("cannot schedule new futures after shutdown")
         if not callable(fn):
@@ -355,15 +357,17 @@ class CookExecutor(concurrent.futures.Executor):
             )
         return self._line.live()
 
-    def _parcel(self, session: Session, future: CookFuture, call: SealedPayload) -> Parcel:
-        if self._body[0] != session.session_id:
-            self._body = session.session_id, self._options.job(session.session_id)
+    def _pending_job(self, session: SchedulerSession, future: CookFuture, call: SealedPayload) -> PendingJob:
+        if self._job is None or self._job[0] != session.session_id:
+            self._job = session.session_id, self._options.job(session.session_id)
         environment = outgoing.call_environment(
-            call, job_id=future.key, store=session.store, key_file=session.key_file
+            call, job_id=future.key, store=session.scheduler.store, key_file=session.scheduler.key_file
         )
         future.owner = self._mark
-        future.call_rests = not call.inline
-        return Parcel(future, self._body[1], self._options.pool, {**self._options.variables(), **environment})
+        future.call_in_store = not call.inline
+        return PendingJob(
+            future, self._job[1], self._options.pool, {**self._options.variables(), **environment}
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -385,19 +389,19 @@ class Line:
 
     def __init__(self, client: JobClient | str | None, user: str | None) -> None:
         self.closed = False
-        self.session: Session | None = None
+        self.session: SchedulerSession | None = None
         self.maps: set[CallMapping] = set()  # that have bundles to send
-        self._finder = Finder(client, user)
+        self._locator = SchedulerLocator(client, user)
 
     @property
     def place(self) -> str:
         """The scheduler's URL, as last known."""
-        return self._finder.client.url
+        return self._locator.client.url
 
-    def live(self) -> Session:
+    def live(self) -> SchedulerSession:
         """The session of this process."""
         if self.session is None or self.session.pid != os.getpid():
-            self.session = Session(self._finder)
+            self.session = SchedulerSession(self._locator)
             self.maps = set()
         return self.session
 

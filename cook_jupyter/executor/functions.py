@@ -1,8 +1,9 @@
-"""Functions already sent: when the pickle of one may be used again.
+"""Functions already sent: when the pickle of one may be used again, and whether it is still stored.
 
-Lives here: telling that a function, and all that its pickle holds, is the same as when it was last sent; the
-pickles that were sent last, for a store that loses one.
-Not here: pickling (`payload.outgoing`), sending a pickle again (`executor.unread_functions`).
+Lives here: telling that a function, and all that its pickle holds, is the same as when it was last sent;
+storing it where the hosts find it; the pickles that were sent last, for a store that loses one.
+Not here: pickling (`payload.outgoing`), the store (`payload.blobs`), sending a pickle again
+(`executor.unread_functions`).
 
 Pickling a function costs more than all else in a submission. It may be left out only if nothing in the pickle
 can have changed, so what a function refers to is compared object by object, and a function that refers to
@@ -13,18 +14,23 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
+import time
 import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cook_jupyter.executor.blobs import HttpStore
+from cook_jupyter.executor.connection import SchedulerConnection
 from cook_jupyter.payload import module_state
 from cook_jupyter.payload.outgoing import FunctionBlob, FunctionReference, encode_function
 
 KEPT_BYTES = 16 * 1024 * 1024  # of pickles, in case their blobs are damaged while calls wait
 
 _KEPT = 256
+_MAX_SEEN = 1000
 _MOST_PARTS = 512
 _ATOMS = frozenset(
     (
@@ -44,7 +50,7 @@ _ATOMS = frozenset(
 Parts = tuple[Any, ...]
 
 
-class SentFunctions:
+class FunctionCache:
     """Remembers which functions were pickled, and as what. Not for two threads at once."""
 
     def __init__(self) -> None:
@@ -110,6 +116,62 @@ class SentFunctions:
         self._kept_bytes += blob.size
         while self._kept_bytes > KEPT_BYTES:
             self._kept_bytes -= self._blobs.popitem(last=False)[1].size
+
+
+class StoredFunctions:
+    """The functions of a session in the blob store. Any thread may send one.
+
+    Args:
+        scheduler: the connection that knows the store.
+    """
+
+    def __init__(self, scheduler: SchedulerConnection) -> None:
+        self._scheduler = scheduler
+        self._cache = FunctionCache()
+        self._seen_at: dict[str, float] = {}  # digests, and when each was last seen in the store
+        self._is_doubted = False
+        self._pickling = threading.Lock()
+
+    def send(self, function: Callable[..., Any]) -> FunctionReference:
+        """Store a function unless it is stored, and return what calls name it by."""
+        with self._pickling:
+            return self._cache.reference_of(
+                function, self._put, self._is_stored, private=self._scheduler.store.private
+            )
+
+    def blob(self, digest: str) -> FunctionBlob | None:
+        """Return the pickle with a digest; None if it is not among those that were sent last."""
+        return self._cache.blob(digest)
+
+    def doubt(self) -> None:
+        """Send every function again, and compare what is stored: a host found one gone or damaged."""
+        self._is_doubted = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Send every function again: what the store holds is not known any more."""
+        self._cache.forget()
+        self._seen_at.clear()
+
+    def _put(self, blob: FunctionBlob) -> None:
+        store = self._scheduler.store
+        # A loss of power may have cut it short. Once a host found one damaged, no store is believed.
+        if self._is_doubted or not store.holds(blob.name, blob.size, blob.digest):
+            store.put(blob.name, blob.pieces)
+
+    def _is_stored(self, digest: str, size: int) -> bool:
+        """Return whether a function is still stored; over HTTP, asking costs more than it saves."""
+        store, now = self._scheduler.store, time.monotonic()
+        seen_at = self._seen_at.get(digest)
+        is_recent = seen_at is not None and now - seen_at < self._scheduler.file_check_interval_s
+        if is_recent or isinstance(store, HttpStore):
+            return True
+        is_stored = store.size(f"functions/{digest}") == size
+        if is_stored:
+            if len(self._seen_at) >= _MAX_SEEN:
+                self._seen_at.clear()
+            self._seen_at[digest] = now
+        return is_stored
 
 
 def parts_of(function: Callable[..., Any]) -> Parts | None:

@@ -14,20 +14,20 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from cook_jupyter.errors import Conflict, InvalidRequest, JobFailed
+from cook_jupyter.executor.stages import Stage, step
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 from cook_jupyter.payload import outgoing
 
 if TYPE_CHECKING:
-    from cook_jupyter.client.events import JobNews
+    from cook_jupyter.client.events import JobEvent
     from cook_jupyter.executor.options import Options
-    from cook_jupyter.executor.session import Session
+    from cook_jupyter.executor.session import SchedulerSession
     from cook_jupyter.payload.keys import Key
     from cook_jupyter.payload.results import Result
 
@@ -47,14 +47,6 @@ _DOTS = {
 }
 
 
-class Stage(Enum):
-    """How far a job is on its way to the scheduler."""
-
-    QUEUED = 0
-    TAKEN = 1  # being sent; whether it arrived is not known yet
-    ACCEPTED = 2
-
-
 class CookFuture(concurrent.futures.Future[Any]):
     """The result to come of one call, which is one job.
 
@@ -62,18 +54,18 @@ class CookFuture(concurrent.futures.Future[Any]):
     a host is no failure: the future goes on waiting while its job has attempts left.
     """
 
-    def __init__(self, session: Session, key: str, name: str, options: Options | None) -> None:
+    def __init__(self, session: SchedulerSession, key: str, name: str, options: Options | None) -> None:
         super().__init__()
         self._session = session
         self._key = key
         self._name = name
         self.options = options
-        self._news: JobNews | None = None
+        self._event: JobEvent | None = None
         self._preempted: set[str] = set()  # instances
         self.stage = Stage.QUEUED
         self.killed_by: str | None = None  # what this process called to kill the job
         self.unread: set[str] = set()  # instances that could not read the function; each was given back
-        self.call_rests = False  # in a blob, which nobody needs after a success
+        self.call_in_store = False  # in a blob, which nobody needs after a success
         self.signing_key: Key | None = None  # of the call; None for one that was submitted earlier
         self.owner: object = None  # the mark of the executor whose shutdown waits for it
         self._callbacks: list[Callable[[Any], object]] | None = None  # of users; None before the first
@@ -96,14 +88,14 @@ class CookFuture(concurrent.futures.Future[Any]):
             return "cancelled"
         if self.done():
             return "success" if self._exception is None else "failed"
-        if self._news is not None and self._news.status == "running":
+        if self._event is not None and self._event.status == "running":
             return "running"
         return "waiting" if self.stage is Stage.ACCEPTED else "unsent"
 
     @property
     def attempts(self) -> int:
         """How many instances the job has had so far, as last heard."""
-        return 0 if self._news is None else self._news.attempts
+        return 0 if self._event is None else self._event.attempts
 
     @property
     def preempted(self) -> int:
@@ -113,8 +105,8 @@ class CookFuture(concurrent.futures.Future[Any]):
     @property
     def host(self) -> str | None:
         """Where the latest instance runs or ran, as last heard."""
-        instance = None if self._news is None else self._news.instance
-        return instance.hostname or None if instance is not None else None
+        instance = None if self._event is None else self._event.instance
+        return instance.host or None if instance is not None else None
 
     @property
     def is_listened_to(self) -> bool:
@@ -150,13 +142,13 @@ class CookFuture(concurrent.futures.Future[Any]):
         client = self._session.client
         wanted = self._key
         if attempt is not None:
-            instances = sorted(client.job(self._key)["instances"], key=lambda each: each["start_time"])
+            instances = client.job(self._key).instances_by_start
             if not 1 <= attempt <= len(instances):
                 raise InvalidRequest(
                     f"job {self._key} has had {counted(len(instances), 'attempt')}, so there is no attempt "
                     f"{attempt}"
                 )
-            wanted = instances[attempt - 1]["task_id"]
+            wanted = instances[attempt - 1].uuid
         elif self.attempts == 0 and not self.done():
             return ""
         pieces = []
@@ -175,7 +167,7 @@ class CookFuture(concurrent.futures.Future[Any]):
             return f"It does not wait: it is over ({self.status})."
         if not delivered:
             return "It has not reached the scheduler yet."
-        return "\n".join(self._session.client.why(self._key)["sentences"])
+        return "\n".join(self._session.client.why(self._key).sentences)
 
     def replay(self) -> Any:
         """Run the very same call here, in this process: for `%debug`.
@@ -183,13 +175,13 @@ class CookFuture(concurrent.futures.Future[Any]):
         Raises:
             Conflict: the job is no call, or its arguments are gone.
         """
-        environment = self._session.client.job(self._key)["env"]
+        environment = self._session.client.job(self._key).env
         if outgoing.CALL not in environment and outgoing.CALL_BLOB not in environment:
             raise Conflict(f"job {self._key} is no call of a function; there is nothing to replay")
         from cook_jupyter.payload import pickling
         from cook_jupyter.payload.envelope import unseal
 
-        store, key = self._session.store, self._session.signing_key
+        store, key = self._session.scheduler.store, self._session.scheduler.signing_key
         opened = outgoing.open_call(environment, store=store, key=key, job_id=self._key)
         blob = store.get(f"functions/{opened.header['function']}")
         outgoing.check_digest(blob, opened.header["function"])
@@ -212,7 +204,7 @@ class CookFuture(concurrent.futures.Future[Any]):
             if not self.done():
                 if self._callbacks is None:
                     self._callbacks = []
-                    self.on_settled(self._dispatch_callbacks)
+                    self.on_resolved(self._dispatch_callbacks)
                 self._callbacks.append(fn)
                 return
         self._call(fn)
@@ -236,7 +228,7 @@ class CookFuture(concurrent.futures.Future[Any]):
                 loop.call_soon_threadsafe(wake)
 
         self._is_awaited = True
-        self.on_settled(wake_loop)
+        self.on_resolved(wake_loop)
         try:
             yield from waiter
         except asyncio.CancelledError:
@@ -276,21 +268,26 @@ class CookFuture(concurrent.futures.Future[Any]):
 
     # --- for the session alone ---
 
-    def hear(self, news: JobNews, preempted: Iterable[str] = ()) -> None:
+    def on_event(self, event: JobEvent, preempted: Iterable[str] = ()) -> None:
         """Note the latest event; what it means for the result is the session's affair.
 
         Args:
-            news: the job as it is now, with its latest instance.
+            event: the job as it is now, with its latest instance.
             preempted: which of all its instances were, if that was asked for.
         """
         self._preempted.update(preempted)
-        if self._news is None or news.change >= self._news.change:
-            self._news = news if news.result is None else msgspec.structs.replace(news, result=None)
-        if news.instance is not None and news.instance.preempted:
-            self._preempted.add(news.instance.task_id)
-        self.stage = Stage.ACCEPTED
+        if self._event is None or event.change >= self._event.change:
+            self._event = event if event.result is None else msgspec.structs.replace(event, result=None)
+        if event.instance is not None and event.instance.preempted:
+            self._preempted.add(event.instance.uuid)
+        if self.stage is not Stage.ACCEPTED:
+            self.advance(Stage.ACCEPTED)
 
-    def take(self, result: Result) -> bool:
+    def advance(self, target: Stage) -> None:
+        """Take a step on the way to the scheduler."""
+        self.stage = step(self.stage, target)
+
+    def set_call_result(self, result: Result) -> bool:
         """The job's result is here. Returns False if nobody waits for it any more."""
         error = result.error
         if error is None and result.errors:
@@ -298,9 +295,9 @@ class CookFuture(concurrent.futures.Future[Any]):
             error = ExceptionGroup(f"{len(result.errors)} of {len(result.value)} calls failed", failed)
         if isinstance(error, JobFailed):
             error.attempts = self.attempts
-        return self.settle(result.value, error)
+        return self.resolve(result.value, error)
 
-    def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
+    def resolve(self, value: Any = None, error: BaseException | None = None) -> bool:
         """Set the result, unless the future is over already."""
         try:
             if error is not None:
@@ -311,7 +308,7 @@ class CookFuture(concurrent.futures.Future[Any]):
             return False
         return True
 
-    def settle_cancelled(self) -> bool:
+    def resolve_cancelled(self) -> bool:
         """End as cancelled, unless the future is over already; waiters are told."""
         if not super().cancel():
             return False
@@ -323,7 +320,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         """Raise an error, unless the future is over already; the job, which waits, is cancelled."""
         self._session.give_up(self, error)
 
-    def on_settled(self, fn: Callable[[Any], object]) -> None:
+    def on_resolved(self, fn: Callable[[Any], object]) -> None:
         """Call `fn` with this future in the thread that delivers results: it must not wait."""
         super().add_done_callback(fn)
 
@@ -341,13 +338,13 @@ class CookFuture(concurrent.futures.Future[Any]):
         except Exception:
             logger.exception("a callback of %r failed", self)
 
-    def orphan(self, error: BaseException) -> None:
+    def fail_in_fork(self, error: BaseException) -> None:
         """In a forked child: the parent's threads are not here, and its locks may be held for ever."""
         self._condition = threading.Condition()
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
         self._callbacks = None
-        self.settle(error=error)
+        self.resolve(error=error)
 
 
 def _seen_by(callback: Callable[[Any], object], future: CookFuture) -> concurrent.futures.Future[Any]:

@@ -10,8 +10,15 @@ from __future__ import annotations
 import uuid as uuids
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
+from cook_jupyter.client.submission import (
+    GroupSubmission,
+    HostPlacement,
+    PlacementParameters,
+    StragglerHandling,
+    StragglerParameters,
+)
 from cook_jupyter.errors import InvalidRequest, WrongType
 from cook_jupyter.executor.option_values import positive, text, whole
 
@@ -81,20 +88,23 @@ class Group:
     def _by_attribute(self) -> bool:
         return self.placement in ("balanced", "attribute-equals")
 
-    def body(self) -> dict[str, Any]:
-        """The group as Cook takes it in a submission."""
-        placement: dict[str, Any] = {"type": self.placement}
-        parameters = {"attribute": self.attribute, "minimum": self.minimum}
-        if given := {name: value for name, value in parameters.items() if value is not None}:
-            placement["parameters"] = given
-        body: dict[str, Any] = {"uuid": self.uuid, "name": self.name, "host_placement": placement}
+    def submission(self) -> GroupSubmission:
+        """The group as it is submitted with its jobs."""
+        parameters, stragglers = None, None
+        if self._by_attribute:
+            parameters = PlacementParameters(attribute=self.attribute, minimum=self.minimum)
         if self.stragglers is not None:
             quantile, multiplier = self.stragglers
-            body["straggler_handling"] = {
-                "type": "quantile-deviation",
-                "parameters": {"quantile": quantile, "multiplier": multiplier},
-            }
-        return body
+            stragglers = StragglerHandling(
+                type="quantile-deviation",
+                parameters=StragglerParameters(quantile=quantile, multiplier=multiplier),
+            )
+        return GroupSubmission(
+            uuid=self.uuid,
+            name=self.name,
+            host_placement=HostPlacement(type=self.placement, parameters=parameters),
+            straggler_handling=stragglers,
+        )
 
 
 def _straggler_rule(rule: object) -> tuple[float, float]:
@@ -107,21 +117,21 @@ def _straggler_rule(rule: object) -> tuple[float, float]:
     return quantile, multiplier
 
 
-class KnownGroups:
+class SubmittedGroups:
     """Which groups a scheduler was told of: each is described once, with the first of its jobs."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
 
-    def unknown(self, client: JobClient, options: Iterable[Group | str | None]) -> list[Group]:
+    def undescribed(self, client: JobClient, options: Iterable[Group | str | None]) -> list[Group]:
         """The groups among options of jobs that the scheduler must be told of together with them."""
         found = {each.uuid: each for each in options if isinstance(each, Group)}
         unsure = [uuid for uuid in found if uuid not in self._known]
         if unsure:  # another notebook may have told of it, or we did and the answer was lost
-            self._known.update(each["uuid"] for each in client.groups(unsure, partial=True))
+            self._known.update(each.uuid for each in client.groups(unsure, partial=True))
         return [found[uuid] for uuid in unsure if uuid not in self._known]
 
-    def tell(self, groups: Iterable[Group]) -> None:
+    def record(self, groups: Iterable[Group]) -> None:
         """Note that the scheduler was told."""
         self._known.update(each.uuid for each in groups)
 

@@ -28,7 +28,8 @@ from cook_jupyter.executor import nested
 from cook_jupyter.executor.arguments import Arguments
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.outcomes import may_be_of_one_call
-from cook_jupyter.executor.session import Parcel, Session
+from cook_jupyter.executor.sender import PendingJob
+from cook_jupyter.executor.session import SchedulerSession
 from cook_jupyter.payload.results import Result
 
 TARGET_S = 1.0  # of a bundle
@@ -56,19 +57,19 @@ class BundleFuture(CookFuture):
     columns: Sequence[Sequence[Any]] = ()  # the arguments, while the job may have to be divided
     divide: Callable[[BundleFuture], Divided | None] | None = None
 
-    def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
+    def resolve(self, value: Any = None, error: BaseException | None = None) -> bool:
         """Set the result; a bundle that failed as a whole, perhaps by the fault of one call, is divided."""
         divided = None
         if self.divide is not None and self.calls > 1 and not self.done() and may_be_of_one_call(error):
             divided = self.divide(self)
         self.columns, self.divide = (), None
-        return super().settle(value, error) if divided is None else super().settle(divided)
+        return super().resolve(value, error) if divided is None else super().resolve(divided)
 
-    def take(self, result: Result) -> bool:
+    def set_call_result(self, result: Result) -> bool:
         """Keep all of it: `Mapping` gives the calls' results out one by one."""
         if result.error is not None:
-            return super().take(result)
-        return self.settle(result)
+            return super().set_call_result(result)
+        return self.resolve(result)
 
 
 class Sizes:
@@ -145,9 +146,9 @@ class Mapping:
 
     def __init__(
         self,
-        session: Session,
+        session: SchedulerSession,
         make_future: Callable[[int], BundleFuture],
-        encode: Callable[[BundleFuture, Sequence[Sequence[Any]]], Parcel],
+        encode: Callable[[BundleFuture, Sequence[Sequence[Any]]], PendingJob],
         arguments: Arguments,
         sizes: Sizes,
         on_sent: Callable[[Mapping], object] = lambda _: None,
@@ -183,8 +184,8 @@ class Mapping:
         if self._arguments.error is not None:
             self.stop()
             raise self._arguments.error
-        for parcel in self._fill():
-            self._session.post(parcel)
+        for job in self._fill():
+            self._session.enqueue(job)
         for future in list(self._order)[:1]:
             if future.done() and isinstance(error := future.exception(), Unpicklable):
                 self.stop()
@@ -232,7 +233,7 @@ class Mapping:
         self._send_no_more()
         rest = [future for future in self._order if not future.done()]
         if rest:
-            self._session.errand(lambda: self._cancel(rest))
+            self._session.run_in_sender(lambda: self._cancel(rest))
 
     def abandon(self, error: Callable[[], BaseException]) -> None:
         """Send no more bundles; those under way go on.
@@ -255,7 +256,7 @@ class Mapping:
             self._read_no_more()
         while not self._arguments.exhausted and not self._stopped:
             self._read()
-            self._session.errand(self._fill)
+            self._session.run_in_sender(self._fill)
             with self._more:
                 self._more.wait_for(lambda: self._stopped or not self._sizes.unsent)
         with self._more:
@@ -278,7 +279,7 @@ class Mapping:
             self._more.notify_all()
         self._on_sent(self)
 
-    def _cancel(self, futures: list[BundleFuture]) -> Iterable[Parcel]:
+    def _cancel(self, futures: list[BundleFuture]) -> Iterable[PendingJob]:
         self._session.cancel(futures)
         return ()
 
@@ -292,7 +293,7 @@ class Mapping:
     def _next(self, end: float | None) -> BundleFuture | None:
         """Return the next bundle in order, None after the last one; read further arguments before."""
         if not self._arguments.exhausted and not self._stopped and self._read():
-            self._session.errand(self._fill)
+            self._session.run_in_sender(self._fill)
         with self._more:
             while not self._order:
                 if self._stopped or not self._is_unfinished:
@@ -321,17 +322,17 @@ class Mapping:
             self._sizes.complete = self._arguments.exhausted
         return count
 
-    def _fill(self) -> Iterable[Parcel]:
+    def _fill(self) -> Iterable[PendingJob]:
         """Make bundles until enough are under way. At first in the caller's thread, then in the sender's."""
         while (bundle := self._reserve()) is not None:
             future, columns = bundle
             try:
-                parcel = self._encode(future, columns)
+                job = self._encode(future, columns)
             except BaseException as error:  # noqa: BLE001 - it belongs to these calls: Unpicklable, as a rule
-                future.settle(error=_as_exception(error))
+                future.resolve(error=_as_exception(error))
                 self._session.dismiss(future)
             else:
-                yield parcel
+                yield job
         if self._arguments.exhausted and not self._sizes.unsent:
             self._on_sent(self)
 
@@ -348,7 +349,7 @@ class Mapping:
             self._more.notify_all()
         future.columns = columns
         future.divide = self._divide
-        future.on_settled(self._done)
+        future.on_resolved(self._done)
         return future, future.columns
 
     def _divide(self, future: BundleFuture) -> Divided | None:
@@ -371,23 +372,23 @@ class Mapping:
                 for part in reversed(parts):
                     self._order.insert(place, part)
         for part in parts:
-            part.on_settled(self._done)
+            part.on_resolved(self._done)
         self._session.expect(parts)
-        self._session.errand(lambda: self._encoded(parts))
+        self._session.run_in_sender(lambda: self._encoded(parts))
         return Divided(parts)
 
-    def _encoded(self, futures: Sequence[BundleFuture]) -> Iterable[Parcel]:
+    def _encoded(self, futures: Sequence[BundleFuture]) -> Iterable[PendingJob]:
         for future in futures:
             if future.done():
                 continue
             try:
-                parcel = self._encode(future, future.columns)
+                job = self._encode(future, future.columns)
             except BaseException as error:  # noqa: BLE001 - as in _fill
                 future.divide = None
-                future.settle(error=_as_exception(error))
+                future.resolve(error=_as_exception(error))
                 self._session.dismiss(future)
             else:
-                yield parcel
+                yield job
 
     def _done(self, future: Any) -> None:
         if not future.cancelled() and future.exception() is None:
@@ -399,7 +400,7 @@ class Mapping:
             more = self._sizes.unsent and not self._stopped
             self._more.notify_all()
         if more:
-            self._session.errand(self._fill)
+            self._session.run_in_sender(self._fill)
 
 
 nested.add_wait(Mapping.finish_sending.__code__, lambda variables: variables["self"].unfinished())

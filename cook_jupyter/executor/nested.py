@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any
 
 from cook_jupyter.errors import CookError, NestedDeadlock, NotFound
 from cook_jupyter.executor.callbacks import CallbackThreads
-from cook_jupyter.executor.future import CookFuture, Stage
+from cook_jupyter.executor.future import CookFuture
+from cook_jupyter.executor.stages import Stage
 from cook_jupyter.payload.running_call import RunningCall, current_call
 
 if TYPE_CHECKING:
-    from cook_jupyter.executor.session import Session
+    from cook_jupyter.executor.session import SchedulerSession
 
 logger = logging.getLogger("cook_jupyter.executor")
 
@@ -50,11 +51,11 @@ class NestedWaits:
 
     def __init__(self, call: RunningCall) -> None:
         self.call = call
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[SchedulerSession] = weakref.WeakSet()
         self._has_reported = False
         self._has_begun = False
 
-    def add(self, session: Session) -> None:
+    def add(self, session: SchedulerSession) -> None:
         """Watch the futures of a session, too."""
         self._sessions.add(session)
         if not self._has_begun:
@@ -85,11 +86,13 @@ class NestedWaits:
             return True
         self._has_reported = bool(keys)
         try:
-            answer = sessions[0].ask(lambda client: client.report_waits(self.call.instance_id, keys))
+            answer = sessions[0].call(
+                lambda client: client.report_waits(self.call.instance_id, keys), restart=False
+            )
         except NotFound:  # an original Cook, which knows nothing of this
             return False
-        if answer["deadlocked"]:
-            _end_waits(blocked, answer["parents"])
+        if answer.deadlocked:
+            _end_waits(blocked, answer.parents)
         return True
 
 
@@ -97,7 +100,7 @@ _current: NestedWaits | None = None
 _lock = threading.Lock()
 
 
-def watch(session: Session) -> None:
+def watch(session: SchedulerSession) -> None:
     """Watch the futures of a session, if this process runs a call."""
     global _current  # noqa: PLW0603 - one process runs one call at a time
     call = current_call()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cook_jupyter.client.submission import JobSubmission
 from cook_jupyter.errors import InvalidRequest, WrongType
 from cook_jupyter.executor.groups import Group, require_uuid
 from cook_jupyter.executor.option_values import flag, positive, text, texts, whole
@@ -129,27 +130,21 @@ class Options:
         chosen = {name: os.environ[name] for name in (*exact, *names) if name in os.environ}
         return {**chosen, ENVIRONMENT_VARIABLE: ",".join(self.environment), **self.env}
 
-    def job(self, session: str) -> dict[str, Any]:
+    def job(self, session: str) -> JobSubmission:
         """The part of a submission that is the same for all calls; uuid, name and env are not in it."""
-        body: dict[str, Any] = {
-            "command": _COMMAND,
-            "cpus": self.cpus,
-            "mem": self.mem_mb,
-            "max_retries": 1 + self.retries,
-            "priority": self.priority,
-            "labels": {**self.labels, **parent_label(), SESSION_LABEL: session},
-        }
-        if self.gpus:
-            body["gpus"] = self.gpus
-        if self.group is not None:
-            body["group"] = self.group.uuid if isinstance(self.group, Group) else self.group
-        if self.constraints:
-            body["constraints"] = [[name, "EQUALS", value] for name, value in self.constraints.items()]
-        if self.max_runtime_s is not None:
-            body["max_runtime"] = _ms(self.max_runtime_s)
-        if self.expected_runtime_s is not None:
-            body["expected_runtime"] = _ms(self.expected_runtime_s)
-        return body
+        return JobSubmission(
+            command=_COMMAND,
+            cpus=self.cpus,
+            mem_mb=self.mem_mb,
+            gpus=self.gpus,
+            max_retries=1 + self.retries,
+            priority=self.priority,
+            max_runtime_ms=_ms(self.max_runtime_s),
+            expected_runtime_ms=_ms(self.expected_runtime_s),
+            group=self.group.uuid if isinstance(self.group, Group) else self.group,
+            constraints=tuple((name, "EQUALS", value) for name, value in self.constraints.items()),
+            labels={**self.labels, **parent_label(), SESSION_LABEL: session},
+        )
 
 
 def parent_label() -> dict[str, str]:
@@ -175,8 +170,8 @@ def _quoted(word: str) -> str:
 _COMMAND = f"{_quoted(sys.executable or 'python3')} -m cook_jupyter.worker call"
 
 
-def _ms(seconds: float) -> int:
-    return max(1, int(seconds * 1000))
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else max(1, int(seconds * 1000))
 
 
 def _require_name(name: str) -> None:

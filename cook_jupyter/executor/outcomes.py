@@ -16,7 +16,7 @@ from cook_jupyter.model import reason as reasons
 from cook_jupyter.model.reason import REASONS
 
 if TYPE_CHECKING:
-    from cook_jupyter.client.events import JobNews
+    from cook_jupyter.client.events import JobEvent
     from cook_jupyter.executor.options import Options
 
 _KILLED = frozenset({reasons.KILLED_BY_USER, reasons.KILLED_DURING_LAUNCH})
@@ -41,9 +41,9 @@ def without_advice(error: JobFailed) -> str:
     return text
 
 
-def speaks_for_itself(news: JobNews) -> bool:
+def result_explains_failure(event: JobEvent) -> bool:
     """Whether a failed job's result says more than its reason: the function raised, or ran out of memory."""
-    found = None if news.instance is None else news.instance.reason
+    found = None if event.instance is None else event.instance.reason
     return found is None or found in _EXIT or found in _MEMORY or found == reasons.NORMAL_EXIT
 
 
@@ -56,31 +56,31 @@ def may_be_of_one_call(error: BaseException | None) -> bool:
     return isinstance(error, OutOfMemory) or (isinstance(error, JobFailed) and error.reason in _OF_A_CALL)
 
 
-def failure(news: JobNews, options: Options | None, *, killed_by: str | None = None) -> JobFailed:
+def failure(event: JobEvent, options: Options | None, *, killed_by: str | None = None) -> JobFailed:
     """Return the error of a job that ended without a result.
 
     Args:
-        news: the job's last event; completed.
+        event: the last event of the job; completed.
         options: what the job asked for, if that is known here.
         killed_by: what this process called to kill the job, if it did.
     """
-    kind, text = _judge(news, options, killed_by)
-    instance = news.instance
-    host = instance.hostname if instance is not None and instance.hostname else None
+    kind, text = _judge(event, options, killed_by)
+    instance = event.instance
+    host = instance.host if instance is not None and instance.host else None
     where = f" on {host}" if host else ""
-    attempts = f" after {news.attempts} attempts" if news.attempts > 1 else ""
+    attempts = f" after {event.attempts} attempts" if event.attempts > 1 else ""
     return kind(
-        f"job {news.uuid}{where}{attempts}: {text}",
-        job_id=news.uuid,
+        f"job {event.uuid}{where}{attempts}: {text}",
+        job_id=event.uuid,
         reason=None if instance is None else instance.reason,
         host=host,
-        attempts=news.attempts,
+        attempts=event.attempts,
     )
 
 
-def _judge(news: JobNews, options: Options | None, killed_by: str | None) -> tuple[type[JobFailed], str]:
-    instance = news.instance
-    if news.state == "success":
+def _judge(event: JobEvent, options: Options | None, killed_by: str | None) -> tuple[type[JobFailed], str]:
+    instance = event.instance
+    if event.state == "success":
         return ResultLost, f"it ended well, but left no result. {_STDOUT}"
     if instance is None:
         return JobKilled, _killed(killed_by, "before it started")
@@ -94,7 +94,7 @@ def _judge(news: JobNews, options: Options | None, killed_by: str | None) -> tup
         return TimedOut, f"it ran longer than its maximum{limit}. {_MORE_TIME}"
     if reason in _EXIT:
         return BadExit, _exit(instance.exit_code)
-    sentence = instance.reason_string or (REASONS[reason].sentence if reason in REASONS else str(reason))
+    sentence = instance.reason_text or (REASONS[reason].sentence if reason in REASONS else str(reason))
     known = REASONS.get(reason or "")
     if instance.mea_culpa or (known is not None and known.mea_culpa) or reason == reasons.UNKNOWN:
         return _of_the_system(reason, sentence)

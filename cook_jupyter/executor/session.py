@@ -1,420 +1,163 @@
 """A session: the calls of one process on their way to a scheduler, and their results on the way back.
 
-Lives here: two threads, one that sends whatever was submitted meanwhile in one request, and one that listens
-to the stream of events; who waits for which job; finding the scheduler again when it was restarted.
-Not here: what a job asks for (`executor.options`), what users see of a call (`executor.future`), bundles
-(`executor.mapping`).
+Lives here: putting the parts together; stopping jobs; how a session ends: with its executors, its process, or
+in a fork.
 
-A job's uuid is made here, so that sending it again is harmless: whatever breaks, what was accepted runs once.
+    executor, mapping ─► sender ──────► connection ──► scheduler
+                            │               ▲              │
+                         pending            │              ▼
+    future ◄──────────── results ◄── listener, polled ◄── events
+
+Not here: each of the parts; what a job asks for (`executor.options`), what users see of a call
+(`executor.future`), bundles (`executor.mapping`).
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
-import functools
 import logging
 import os
-import queue
 import threading
-import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cook_jupyter.client.events import EventBatch, EventStream, JobNews, follow
-from cook_jupyter.client.home import home_folder
-from cook_jupyter.client.keys import key_file
-from cook_jupyter.errors import (
-    BadExit,
-    Conflict,
-    CookError,
-    JobKilled,
-    NotFound,
-    QuotaExceeded,
-    ResultLost,
-    SchedulerError,
-    SchedulerUnreachable,
-    StoreFull,
-    Unauthenticated,
-    Unverifiable,
-)
-from cook_jupyter.executor import nested, outcomes
-from cook_jupyter.executor.blobs import HttpStore, reachable_store
+from cook_jupyter.errors import CookError, JobKilled, NotFound, SchedulerUnreachable
+from cook_jupyter.executor import nested
 from cook_jupyter.executor.callbacks import CallbackThreads
-from cook_jupyter.executor.finding import Finder
-from cook_jupyter.executor.functions import SentFunctions
-from cook_jupyter.executor.future import CookFuture, Stage
-from cook_jupyter.executor.groups import Group, KnownGroups
+from cook_jupyter.executor.connection import SchedulerConnection
+from cook_jupyter.executor.functions import StoredFunctions
+from cook_jupyter.executor.future import CookFuture
+from cook_jupyter.executor.listener import Listener
+from cook_jupyter.executor.locator import SchedulerLocator
 from cook_jupyter.executor.options import SESSION_LABEL
-from cook_jupyter.executor.told import news_of, preempted_instances
+from cook_jupyter.executor.pending import PendingFutures
+from cook_jupyter.executor.polled import JobPoller
+from cook_jupyter.executor.results import ResultDelivery
+from cook_jupyter.executor.sender import PendingJob, Sender, SenderTask
 from cook_jupyter.executor.unread_functions import UnreadFunctions
 from cook_jupyter.model.counts import counted
-from cook_jupyter.payload.keys import Key, read_key
-from cook_jupyter.payload.outgoing import CALL, FunctionBlob, FunctionReference
-from cook_jupyter.payload.results import read_result, unread_function
 
 if TYPE_CHECKING:
     from cook_jupyter.client.sync import JobClient
-    from cook_jupyter.payload.blobs import BlobStore
-    from cook_jupyter.payload.envelope import Buffer
+    from cook_jupyter.payload.outgoing import FunctionReference
 
 logger = logging.getLogger("cook_jupyter.executor")
 
-SILENCE_TOLD_S = 5.0  # after which futures that wait for a scheduler say so
-PATIENCE_S = 30.0  # how long a job may wait for a scheduler that does not answer
-FILE_CHECK_INTERVAL_S = 0.25  # how old it may be what is known of the key and of a function in the store
-MAX_STORED = 1000
-LAST_WORDS_S = 5.0  # for what is unsent when the process ends
-JOBS_AT_ONCE = 10_000
-BYTES_AT_ONCE = 7 * 1024 * 1024  # of a body of 8 MiB
-
-_FIRST_PAUSE_S = 0.02
-_LONGEST_PAUSE_S = 1.0
-_TRACE_INTERVAL_S = 0.05
-_FETCHERS = 4
-
-
-@dataclass(slots=True)
-class Parcel:
-    """A job to send, and who waits for it."""
-
-    future: CookFuture
-    body: Mapping[str, Any]  # what it shares with others; see Options.job
-    pool: str | None
-    env: Mapping[str, str]
-
-    def job(self) -> dict[str, Any]:
-        """The whole submission."""
-        return {**self.body, "uuid": self.future.key, "name": self.future.name, "env": self.env}
-
-    @property
-    def group(self) -> Group | str | None:
-        """What it joins."""
-        return None if self.future.options is None else self.future.options.group
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it has."""
-        return 1024 + len(self.env.get(CALL, ""))
-
+EXIT_TIMEOUT_S = 5.0  # for what is unsent when the process ends
 
 T = TypeVar("T")
 
-Errand = Callable[[], Iterable[Parcel]]  # work for the sender; it may yield more to send
 
-
-class Session:
-    """One process's line to a scheduler.
+class SchedulerSession:
+    """The calls of one process at one scheduler.
 
     Args:
-        finder: knows the scheduler, and finds it again when it no longer answers.
+        locator: knows the scheduler, and finds it again when it no longer answers.
         everything: hear of all jobs of the user, not only of this session's.
+
+    Attributes:
+        scheduler: the connection; also its blob store and the user's key.
     """
 
-    def __init__(self, finder: Finder, *, everything: bool = False) -> None:
+    def __init__(self, locator: SchedulerLocator, *, everything: bool = False) -> None:
         self.session_id = uuid.uuid4().hex
         self.pid = os.getpid()
-        self._client = finder.client
-        self._finder = finder
-        self._finding = threading.Lock()
-        self._labels = {} if everything else {SESSION_LABEL: self.session_id}
-        self._functions = SentFunctions()
-        self._stored: dict[str, float] = {}  # digests of functions, and when each was last seen in the store
-        self._key: Key | None = None
-        self._key_read_at = 0.0
-        self._functions_doubted = False
-        self._pickling = threading.Lock()
-        self._lock = threading.Lock()
-        self._moved = threading.Condition(self._lock)  # a future reached another stage
-        self._pending: dict[str, CookFuture] = {}
-        self._groups = KnownGroups()
-        self._outbox: queue.SimpleQueue[Parcel | Errand | None] = queue.SimpleQueue()
-        self._begun = False
-        self._retired = False
-        self._stop = threading.Event()
-        self._subscribed = threading.Event()
-        self._stream: EventStream | None = None
-        self._store_id: str | None = None  # of the scheduler's store, in which cursors count
-        self._resync_due = False
-        self._resyncs = 0
-        self._silent_since: float | None = None
-        self._silence_told = False
+        self._pending = pending = PendingFutures()
+        self.scheduler = SchedulerConnection(locator, awaits_results=lambda: len(pending) > 0)
+        self._functions = StoredFunctions(self.scheduler)
         self._callbacks = CallbackThreads("cook-callbacks")
-        self._fetchers = CallbackThreads("cook-results", _FETCHERS)
-        self._unread = UnreadFunctions(self, self._functions)
+        unread = UnreadFunctions(self.scheduler, self._functions, self._callbacks.run)
+        self._results = ResultDelivery(self.scheduler, pending, self._functions, unread)
+        self._poller = JobPoller(self.scheduler, pending, self._results, self._callbacks.run)
+        self._listener = Listener(
+            self.scheduler,
+            pending,
+            {} if everything else {SESSION_LABEL: self.session_id},
+            on_completed=self._results.complete,
+            on_failed_attempt=self._results.on_failed_attempt,
+            on_return=self._on_return,
+        )
+        self._sender = Sender(self.scheduler, pending, self._listener.subscribed)
+        self._starting = threading.Lock()
+        self._has_started = False
+        self._is_retired = False
         _sessions.add(self)
-
-    def ask(self, question: Callable[[JobClient], T], *, sending: bool = True) -> T:
-        """Ask the scheduler something that may be asked twice, and find it again if it does not answer.
-
-        Args:
-            question: what is asked.
-            sending: start this user's own scheduler anew also if it was shut down in good order.
-
-        Raises:
-            SchedulerUnreachable: it was not there for PATIENCE_S seconds.
-        """
-        deadline = time.monotonic() + PATIENCE_S
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            client = self._client
-            try:
-                return question(client)
-            except (SchedulerUnreachable, Unauthenticated):
-                if time.monotonic() + pause_s > deadline:
-                    raise
-                self._renew(client, sending=True)
-            self._stop.wait(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     # --- what a call needs ---
 
     @property
     def client(self) -> JobClient:
         """The scheduler, as it was last found."""
-        return self._client
+        return self.scheduler.client
 
-    @functools.cached_property
-    def info(self) -> Mapping[str, Any]:
-        """What the scheduler says about itself."""
-        return self.ask(lambda client: client.info_v1())
-
-    @functools.cached_property
-    def store(self) -> BlobStore:
-        """Where blobs rest."""
-        return reachable_store(self.info, lambda: self._client)
-
-    @functools.cached_property
-    def key_file(self) -> str:
-        """The file with the user's key."""
-        return str(key_file(home_folder(), self._client.user))
-
-    @property
-    def signing_key(self) -> Key:
-        """The user's key, as it was in its file a moment ago."""
-        now = time.monotonic()
-        if self._key is None or now - self._key_read_at >= FILE_CHECK_INTERVAL_S:
-            self._key, self._key_read_at = self._current_key(), now
-        return self._key
-
-    def _current_key(self) -> Key:
-        """The user's key, as it is in its file; made anew if the file was removed."""
-        if not Path(self.key_file).exists():
-            logger.warning("The signing key %s was removed: a new one is made.", self.key_file)
-            return read_key(key_file(home_folder(), self._client.user))
-        return read_key(self.key_file)
+    def call(self, question: Callable[[JobClient], T], *, restart: bool = True) -> T:
+        """Ask the scheduler something; see `SchedulerConnection.call`."""
+        return self.scheduler.call(question, restart=restart)
 
     def send_function(self, function: Callable[..., Any]) -> FunctionReference:
         """Store a function unless it is stored, and return what calls name it by."""
-        with self._pickling:
-            return self._functions.reference_of(
-                function, self._put_function, self._is_stored, private=self.store.private
-            )
-
-    def _put_function(self, blob: FunctionBlob) -> None:
-        # A loss of power may have cut it short. Once a host found one damaged, no store is believed.
-        if self._functions_doubted or not self.store.holds(blob.name, blob.size, blob.digest):
-            self.store.put(blob.name, blob.pieces)
-
-    def _is_stored(self, digest: str, size: int) -> bool:
-        """Return whether a function is still stored; over HTTP, asking costs more than it saves."""
-        now = time.monotonic()
-        seen_at = self._stored.get(digest)
-        if (seen_at is not None and now - seen_at < FILE_CHECK_INTERVAL_S) or isinstance(
-            self.store, HttpStore
-        ):
-            return True
-        stored = self.store.size(f"functions/{digest}") == size
-        if stored:
-            if len(self._stored) >= MAX_STORED:
-                self._stored.clear()
-            self._stored[digest] = now
-        return stored
+        return self._functions.send(function)
 
     # --- sending ---
 
-    def post(self, parcel: Parcel) -> None:
+    def enqueue(self, job: PendingJob) -> None:
         """Send a job, soon. Returns at once."""
-        self._pending[parcel.future.key] = parcel.future
-        if not self._begun:
-            self._begin()
-        self._outbox.put(parcel)
+        self._pending.add(job.future)
+        if not self._has_started:
+            self._start()
+        self._sender.put(job)
+
+    def run_in_sender(self, task: SenderTask) -> None:
+        """Let the sender do something, and send what it yields. Safe in a destructor."""
+        self._sender.put(task)
 
     def expect(self, futures: Iterable[CookFuture]) -> None:
-        """Count futures as not over whose jobs an errand will yield."""
+        """Count futures as not ended whose jobs a task of the sender will yield."""
         for future in futures:
-            self._pending[future.key] = future
+            self._pending.add(future)
 
     def dismiss(self, future: CookFuture) -> None:
-        """Count a future as over whose job will not be sent after all."""
-        self._pending.pop(future.key, None)
+        """Count a future as ended whose job will not be sent after all."""
+        self._pending.discard(future)
 
-    def errand(self, errand: Errand) -> None:
-        """Let the sender do something, and send what it yields. Safe in a destructor."""
-        self._outbox.put(errand)
+    def adopt(self, futures: Sequence[CookFuture]) -> None:
+        """Wait for jobs that were submitted earlier, by whichever process of the user.
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether its threads have ended, or are about to."""
-        return self._stop.is_set()
+        Raises:
+            SchedulerUnreachable: it gives no stream of events.
+        """
+        self._start()
+        if not self._listener.subscribed.wait(self.scheduler.patience_s):
+            raise SchedulerUnreachable(f"the scheduler at {self.client.url} gives no stream of events")
+        self._pending.adopt(futures)
+        self._poller.poll(futures)
 
-    def give_up(self, future: CookFuture, error: BaseException) -> None:
-        """Let a future raise an error and cancel its job, which waits."""
-        self._pending.pop(future.key, None)
-        if future.settle(error=error):
-            keys = [future.key]
-            self._callbacks.run(lambda: self.ask(lambda client: _cancel_waiting(client, keys)))
+    def futures(self) -> list[CookFuture]:
+        """Return all that have not ended."""
+        return self._pending.all()
 
     def run_in_background(self, function: Callable[[], object]) -> None:
         """Run in a thread of its own what may wait, for results of this session too."""
         self._callbacks.run(function)
 
-    def adopt(self, futures: Sequence[CookFuture]) -> None:
-        """Wait for jobs that were submitted earlier, by whomever."""
-        self._begin()
-        if not self._subscribed.wait(PATIENCE_S):
-            raise SchedulerUnreachable(f"the scheduler at {self._client.url} gives no stream of events")
-        with self._lock:
-            for future in futures:
-                future.stage = Stage.ACCEPTED
-                self._pending[future.key] = future
-        self._look(futures)
-
-    def futures(self) -> list[CookFuture]:
-        """All that are not over."""
-        return list(self._pending.values())
-
-    def _begin(self) -> None:
-        with self._lock:
-            if self._begun:
+    def _start(self) -> None:
+        with self._starting:
+            if self._has_started:
                 return
-            self._begun = True
+            self._has_started = True
         nested.watch(self)
-        for name, loop in (("cook-sender", self._send_all), ("cook-events", self._hear_all)):
-            threading.Thread(target=loop, name=name, daemon=True).start()
+        self._sender.start()
+        self._listener.start()
 
-    def _send_all(self) -> None:
-        while True:
-            errand = self._outbox.get()
-            parcels: list[Parcel] = []
-            parcel: Parcel | None
-            size = 0
-            while True:
-                if errand is None:
-                    self._send(parcels)
-                    return
-                for parcel in [errand] if isinstance(errand, Parcel) else self._done(errand):
-                    parcels.append(parcel)
-                    size += parcel.size
-                if len(parcels) >= JOBS_AT_ONCE or size >= BYTES_AT_ONCE:
-                    break
-                try:
-                    errand = self._outbox.get_nowait()
-                except queue.Empty:
-                    break
-            self._send(parcels)
-            del errand, parcels  # while the next is waited for, nothing of these is kept alive
-            parcel = None
-
-    def _done(self, errand: Errand) -> list[Parcel]:
-        try:
-            parcels = list(errand())
-        except BaseException:
-            logger.exception("an errand of the sender failed")
-            return []
-        for parcel in parcels:
-            self._pending[parcel.future.key] = parcel.future
-        return parcels
-
-    def _send(self, parcels: Sequence[Parcel]) -> None:
-        """Post jobs. The top of the sender's work: whatever goes wrong ends in the futures."""
-        taken = []
-        with self._lock:
-            for parcel in parcels:
-                if parcel.future.stage is Stage.QUEUED and not parcel.future.done():
-                    parcel.future.stage = Stage.TAKEN
-                    taken.append(parcel)
-        pools: dict[str | None, list[Parcel]] = {}
-        for parcel in taken:
-            pools.setdefault(parcel.pool, []).append(parcel)
-        for pool, group in pools.items():
-            try:
-                self._post(group, pool)
-            except BaseException as error:  # noqa: BLE001 - see above
-                self._refuse(group, error)
-            with self._moved:
-                self._moved.notify_all()
-
-    def _post(self, group: list[Parcel], pool: str | None) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        pause_s = _FIRST_PAUSE_S
-        uncertain = False
-        while group:
-            if not self._subscribed.wait(max(0.0, deadline - time.monotonic())):
-                raise self._unreached(None)
-            client = self._client
-            try:
-                new = self._groups.unknown(client, [each.group for each in group])
-                client.submit(
-                    [parcel.job() for parcel in group],
-                    [each.body() for each in new],
-                    pool=pool,
-                    override_group_immutability=any(each.group is not None for each in group),
-                    refuse_unsatisfiable=True,
-                )
-                self._groups.tell(new)
-                break
-            except (QuotaExceeded, StoreFull):
-                raise
-            except Conflict:
-                if not uncertain:
-                    raise
-                known = {
-                    job["uuid"] for job in client.jobs([each.future.key for each in group], partial=True)
-                }
-                self._accepted(each for each in group if each.future.key in known)
-                group = [each for each in group if each.future.key not in known]
-            except (SchedulerUnreachable, SchedulerError, Unauthenticated) as error:
-                uncertain = True
-                if time.monotonic() + pause_s > deadline:
-                    raise self._unreached(error) from error
-                self._renew(client, sending=True)
-                self._stop.wait(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        self._accepted(group)
-
-    def _unreached(self, error: Exception | None) -> SchedulerUnreachable:
-        why = f" ({error})" if error is not None else ""
-        return SchedulerUnreachable(
-            f"the scheduler at {self._client.url} did not answer for {PATIENCE_S:g} s{why}; whether it has "
-            "the job is unknown. `cook-jupyter status` tells about the scheduler, attach(future.key) about "
-            "the job."
-        )
-
-    def _accepted(self, parcels: Iterable[Parcel]) -> None:
-        with self._lock:
-            for parcel in parcels:
-                parcel.future.stage = Stage.ACCEPTED
-
-    def _refuse(self, group: Sequence[Parcel], error: BaseException) -> None:
-        """A request that is wrong for one job is refused for all: find out which."""
-        bodies = {id(parcel.body) for parcel in group}
-        if len(bodies) > 1 and not isinstance(error, SchedulerUnreachable):
-            for body in bodies:
-                alike = [parcel for parcel in group if id(parcel.body) == body]
-                try:
-                    self._post(alike, alike[0].pool)
-                except BaseException as own:  # noqa: BLE001 - as in _send
-                    self._refuse(alike, own)
-            return
-        for parcel in group:
-            if parcel.future.stage is not Stage.ACCEPTED:
-                self._pending.pop(parcel.future.key, None)
-                parcel.future.settle(error=error)
+    def _on_return(self, is_other_store: bool) -> None:
+        """Find out what the stream has missed during a break."""
+        if is_other_store:
+            self.scheduler.forget_store()
+            self._functions.forget()
+            self._sender.forget_store()
+        self._poller.resync(is_other_store=is_other_store)
 
     # --- stopping ---
 
@@ -424,19 +167,18 @@ class Session:
         Returns:
             How many were cancelled by this; the others were over, or nobody took the request.
         """
-        unsent = self._withdraw(futures)
+        unsent = self._cancel_unsent(futures)
         rest = [future for future in futures if not future.done()]
-        for future in rest:  # from now on it is ours to settle: "killed" is not what its owner shall hear
-            self._pending.pop(future.key, None)
+        for future in rest:  # from now on it is ours to end: "killed" is not what its owner shall hear
+            self._pending.discard(future)
         try:
             self.kill(rest)
         except CookError as error:
             logger.warning("could not cancel %s: %s", counted(len(rest), "job"), error)
-            for future in rest:
-                self._pending[future.key] = future
-            self._resync()
+            self.expect(rest)
+            self._poller.resync()
             return unsent
-        return unsent + sum(future.settle_cancelled() for future in rest)
+        return unsent + sum(future.resolve_cancelled() for future in rest)
 
     def cancel_waiting(self, futures: Sequence[CookFuture]) -> int:
         """Cancel jobs that have not started; those that run go on.
@@ -447,25 +189,30 @@ class Session:
         Returns:
             How many were cancelled by this.
         """
-        unsent = self._withdraw(futures)
-        self.delivered(futures, PATIENCE_S)
+        unsent = self._cancel_unsent(futures)
+        self.delivered(futures, self.scheduler.patience_s)
         rest = {future.key: future for future in futures if not future.done()}
         if not rest:
             return unsent
-        for key in rest:  # "killed" is not what the owner of a cancelled future shall hear
-            self._pending.pop(key, None)
+        for future in rest.values():  # "killed" is not what the owner of a cancelled future shall hear
+            self._pending.discard(future)
         cancelled: set[str] = set()
         try:
-            cancelled.update(self.ask(lambda client: _cancel_waiting(client, list(rest))))
+            cancelled.update(self.call(lambda client: _cancel_waiting(client, list(rest))))
         except CookError as error:
             logger.warning("could not cancel the jobs that wait among %d: %s", len(rest), error)
         going_on = [future for key, future in rest.items() if key not in cancelled]
-        with self._lock:
-            self._pending.update((future.key, future) for future in going_on)
+        self.expect(going_on)
         if going_on:  # one may have ended while nobody here heard of it
-            look = functools.partial(self._look_until_told, self._resyncs, going_on, False)
-            self._callbacks.run(look)
-        return unsent + sum(rest[key].settle_cancelled() for key in cancelled if key in rest)
+            self._poller.poll_soon(going_on)
+        return unsent + sum(rest[key].resolve_cancelled() for key in cancelled if key in rest)
+
+    def give_up(self, future: CookFuture, error: BaseException) -> None:
+        """Let a future raise an error and cancel its job, which waits."""
+        self._pending.discard(future)
+        if future.resolve(error=error):
+            keys = [future.key]
+            self._callbacks.run(lambda: self.call(lambda client: _cancel_waiting(client, keys)))
 
     def kill_all(self, futures: Sequence[CookFuture]) -> None:
         """Kill jobs, waiting or running; those that are not sent yet stay here.
@@ -473,8 +220,8 @@ class Session:
         Raises:
             SchedulerUnreachable: nobody took the request.
         """
-        for future in self._take_back(futures):
-            future.settle(
+        for future in self._pending.withdraw(futures):
+            future.resolve(
                 error=JobKilled(
                     f"job {future.key}: executor.kill() was called before it was sent.", job_id=future.key
                 )
@@ -491,323 +238,79 @@ class Session:
         Raises:
             SchedulerUnreachable: nobody took the request.
         """
-        self.delivered(futures, PATIENCE_S)
-        asked = [each for each in futures if not each.done()]
-        if not asked:
-            return
-        for future in asked:
+        self.delivered(futures, self.scheduler.patience_s)
+        killed = [future for future in futures if not future.done()]
+        for future in killed:
             future.killed_by = by
-        self.ask(lambda client: client.kill([each.key for each in asked]))
+        if killed:
+            self.call(lambda client: client.kill([future.key for future in killed]))
 
     def delivered(self, futures: Sequence[CookFuture], timeout_s: float) -> bool:
-        """Wait until jobs have reached the scheduler, or are over; tell whether they have."""
-        with self._moved:
-            return self._moved.wait_for(
-                lambda: all(each.stage is Stage.ACCEPTED or each.done() for each in futures), timeout_s
-            )
+        """Wait until jobs have reached the scheduler, or are over; return whether they have."""
+        return self._pending.wait_until_delivered(futures, timeout_s)
 
-    def _withdraw(self, futures: Sequence[CookFuture]) -> int:
+    def _cancel_unsent(self, futures: Sequence[CookFuture]) -> int:
         """Cancel what the sender has not taken yet; return how many that were."""
-        return sum(future.settle_cancelled() for future in self._take_back(futures))
-
-    def _take_back(self, futures: Sequence[CookFuture]) -> list[CookFuture]:
-        """Take back and return what the sender has not taken yet."""
-        with self._lock:
-            queued = [each for each in futures if each.stage is Stage.QUEUED and not each.done()]
-            for future in queued:
-                self._pending.pop(future.key, None)
-                future.stage = Stage.TAKEN  # the sender will pass it over
-        return queued
-
-    # --- hearing ---
-
-    def _hear_all(self) -> None:
-        while not self._stop.is_set():
-            try:
-                batches = follow(
-                    self._subscribe, self._stop, on_break=self._on_break, pause=self._wait_for_return
-                )
-                for batch in batches:
-                    if not self._subscribed.is_set():
-                        self._subscribed.set()
-                    self._hear_batch(batch)
-                    del batch  # while the next is waited for, the results in this one are not kept
-            except BaseException:
-                logger.exception("the stream of events failed; it is begun anew")
-                self._stop.wait(_LONGEST_PAUSE_S)
-
-    def _subscribe(self, cursor: int | None) -> EventStream:
-        client = self._client
-        try:
-            self._stream = client.events(cursor, self._labels, store=self._store_id)
-        except (SchedulerUnreachable, Unauthenticated, NotFound) as error:
-            self._renew(client)
-            raise SchedulerUnreachable(str(error)) from error
-        if self._stop.is_set():
-            self._stream.close()
-        self._silent_since, self._silence_told = None, False
-        self._resync_due = cursor is not None
-        return self._stream
-
-    def _on_break(self, error: SchedulerUnreachable) -> None:
-        logger.info("the stream of events broke: %s", error)
-        now = time.monotonic()
-        if self._silent_since is None:
-            self._silent_since = now
-        waiting = len(self._pending)
-        if waiting and not self._silence_told and now - self._silent_since > SILENCE_TOLD_S:
-            self._silence_told = True
-            logger.warning(
-                "The scheduler has not answered for %.0f s (%s). Until it is back, this process waits for"
-                " the results of %s; `cook-jupyter status` tells about it, `cook-jupyter up` starts one"
-                " that was shut down.",
-                now - self._silent_since,
-                error,
-                counted(waiting, "job"),
-            )
-
-    def _wait_for_return(self, pause_s: float) -> None:
-        """Wait for `pause_s`, or until this user's own scheduler begins to listen."""
-        trace = self._finder.trace()
-        deadline = time.monotonic() + pause_s
-        while not self._stop.wait(max(0.0, min(_TRACE_INTERVAL_S, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline or self._finder.trace() != trace:
-                return
-
-    def _forget_store(self) -> None:
-        """Forget what was true of the scheduler's last store alone."""
-        logger.warning(
-            "The store of the scheduler at %s was begun anew: it was removed or replaced.", self._client.url
-        )
-        for name in ("info", "store", "key_file"):
-            self.__dict__.pop(name, None)
-        self._functions.forget()
-        self._stored.clear()
-        self._key = None
-        self._groups = KnownGroups()
-
-    def _renew(self, failed: JobClient, *, sending: bool = False) -> None:
-        """Try to find the scheduler again, unless somebody else just has."""
-        with self._finding:
-            if self._client is failed and not self._stop.is_set():
-                try:
-                    self._client = self._finder.again(sending=sending, waiting=bool(self._pending))
-                except CookError as error:
-                    logger.info("the scheduler was not found again: %s", error)
-
-    def _hear_batch(self, batch: EventBatch) -> None:
-        if self._resync_due:  # the first batch after a break: it names the store
-            self._resync_due = False
-            other_store = bool(batch.store) and self._store_id not in (None, batch.store)
-            if other_store:
-                self._forget_store()
-            self._resync(other_store=other_store)
-        self._store_id = batch.store or self._store_id
-        for news in batch.jobs:
-            self._hear(news)
-
-    def _hear(self, news: JobNews) -> None:
-        future = self._pending.get(news.uuid)
-        if future is None:
-            return
-        future.hear(news)
-        if news.status == "completed":
-            self._complete(future, news)
-        elif news.status == "waiting" and news.result is not None:
-            self._hear_failed_attempt(future, news, news.result)
-
-    def _hear_failed_attempt(self, future: CookFuture, news: JobNews, content: Buffer) -> None:
-        """Find out whether the last attempt of a job that waits for the next could not read its function."""
-        try:
-            key = future.signing_key or self.signing_key
-            digest = unread_function(content, key=key, job_id=future.key)
-        except (CookError, OSError) as error:  # the last attempt's result is the one that counts
-            logger.info("the result of a failed attempt of job %s cannot be read: %s", future.key, error)
-            return
-        if digest is not None and news.instance is not None:
-            self._unread.run_again(future, news.instance.task_id, digest, lambda: None)
-
-    def _complete(self, future: CookFuture, news: JobNews) -> None:
-        """A job is over: whatever that means ends in its future, and never in this thread."""
-        told = news.state == "success" or outcomes.speaks_for_itself(news)
-        try:
-            if told and news.result is not None:
-                self._take(future, news, news.result, private=False)
-            elif told and news.result_blob is not None:
-                if self.store.private:
-                    self._take(future, news, self.store.get(news.result_blob), private=True)
-                else:
-                    self._fetchers.run(functools.partial(self._fetch, future, news))
-                    return
-            else:
-                future.settle(error=self._failure(future, news))
-        except NotFound as error:
-            future.settle(error=_lost(future, f"its result is no longer there ({error})"))
-        except BaseException as error:  # noqa: BLE001 - see above
-            future.settle(error=_as_failure(future, error))
-        finally:
-            if future.done():
-                self._pending.pop(future.key, None)
-
-    def _take(self, future: CookFuture, news: JobNews, content: Buffer, *, private: bool) -> None:
-        instance = None if news.instance is None else news.instance.task_id
-        key = future.signing_key or self.signing_key
-        try:
-            result = read_result(content, key=key, job_id=future.key, instance_id=instance, private=private)
-        except Unverifiable as error:
-            raise self._key_change(future) or error from error
-        if (digest := result.unread_function) is not None:
-            self._functions_doubted = True
-            self._functions.forget()
-            self._stored.clear()
-
-            def give_up() -> None:
-                future.take(result)
-                self.dismiss(future)
-
-            if self._unread.run_again(future, result.instance_id, digest, give_up):
-                return
-        future.take(result)
-        if news.state == "success" and future.call_rests:
-            with contextlib.suppress(CookError, OSError):
-                self.store.delete(f"calls/{future.key}")
-
-    def _key_change(self, future: CookFuture) -> Unverifiable | None:
-        """The error of a call whose signing key is no longer the user's; None if it still is."""
-        if future.signing_key is None or future.signing_key == self._current_key():
-            return None
-        return Unverifiable(
-            f"job {future.key} gave back nothing that can be verified, and the signing key {self.key_file} "
-            "was removed or replaced since its call was signed. A host that finds another key, or none, when "
-            "the job starts does not run the call. Submit it again."
-        )
-
-    def _fetch(self, future: CookFuture, news: JobNews) -> None:
-        """Fetch a result over the network, in a thread for that."""
-        try:
-            content, private = self.ask(lambda client: self._content(future, news, client), sending=False)
-            self._take(future, news, content, private=private)
-        except NotFound:
-            future.settle(error=self._failure(future, news))
-        except BaseException as error:  # noqa: BLE001 - as in _complete
-            future.settle(error=_as_failure(future, error))
-        finally:
-            if future.done():
-                self._pending.pop(future.key, None)
-
-    def _failure(self, future: CookFuture, news: JobNews) -> Exception:
-        """The error of a job that ended without a result."""
-        failed = outcomes.failure(news, future.options, killed_by=future.killed_by)
-        exit_code = None if news.instance is None else news.instance.exit_code
-        if isinstance(failed, BadExit) and exit_code == 1:  # as of a call that could not be verified
-            return self._key_change(future) or failed
-        return failed
-
-    def _content(self, future: CookFuture, news: JobNews, client: JobClient) -> tuple[Buffer, bool]:
-        """A result that did not come with the news, and whether it rests where only we can write."""
-        blob = news.result_blob
-        if blob is None and self.store.private and news.instance is not None:
-            name = f"results/{news.instance.task_id}"
-            blob = name if self.store.has(name) else None
-        if blob is not None:
-            return self.store.get(blob), self.store.private
-        return bytearray(client.result(future.key)), False
-
-    # --- looking ---
-
-    def _resync(self, *, other_store: bool = False) -> None:
-        """After a break of the stream, look for jobs that are over or that the scheduler has forgotten."""
-        with self._lock:
-            self._resyncs += 1
-            number = self._resyncs
-            accepted = [each for each in self._pending.values() if each.stage is Stage.ACCEPTED]
-        if accepted:
-            self._callbacks.run(functools.partial(self._look_until_told, number, accepted, other_store))
-
-    def _look_until_told(self, number: int, futures: Sequence[CookFuture], other_store: bool) -> None:
-        """Ask how jobs stand until that is known, or a later break makes the question pointless."""
-        pause_s = _FIRST_PAUSE_S
-        while number == self._resyncs or other_store:
-            try:
-                self._look(futures, other_store=other_store)
-                return
-            except CookError as error:
-                logger.info("could not look after a break of the stream of events: %s", error)
-            if self._stop.wait(pause_s):
-                return
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    def _look(self, futures: Sequence[CookFuture], *, other_store: bool = False) -> None:
-        """Ask how jobs stand, and settle those that are over or unknown."""
-        keys = [each.key for each in futures]
-        found = {job["uuid"]: job for job in self.ask(lambda client: client.jobs(keys, partial=True))}
-        for future in futures:
-            job = found.get(future.key)
-            if job is None:
-                self._pending.pop(future.key, None)
-                future.settle(error=_unknown(future, other_store=other_store))
-                continue
-            news = news_of(job)
-            future.hear(news, preempted_instances(job))
-            if news.status == "completed" and not future.done():
-                self._fetchers.run(functools.partial(self._fetch, future, news))
+        return sum(future.resolve_cancelled() for future in self._pending.withdraw(futures))
 
     # --- the end ---
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its threads have ended, or are about to."""
+        return self.scheduler.closed.is_set()
+
     def flush(self, timeout_s: float) -> None:
         """Wait until nothing is unsent."""
-        with self._moved:
-            self._moved.wait_for(
-                lambda: all(each.stage is Stage.ACCEPTED for each in self.futures()), timeout_s
-            )
+        self._pending.wait_until_all_sent(timeout_s)
 
     def retire(self) -> None:
         """No executor is left: end as soon as nobody waits for a result. Safe in a destructor."""
-        if self._begun:
-            self.errand(self._retire)
+        if self._has_started:
+            self.run_in_sender(self._retire)
 
-    def _retire(self) -> Iterable[Parcel]:
-        self._retired = True
+    def _retire(self) -> Iterable[PendingJob]:
+        self._is_retired = True
         for future in self.futures():
-            future.on_settled(self._end_if_idle)
+            future.on_resolved(self._end_if_idle)
         self._end_if_idle(None)
         return ()
 
     def _end_if_idle(self, _: object) -> None:
-        if self._retired and not any(not future.done() for future in self.futures()):
+        if self._is_retired and all(future.done() for future in self.futures()):
             self.close()
 
     def close(self) -> None:
         """End the threads; what was sent goes on at the scheduler."""
-        self._outbox.put(None)
-        self._stop.set()
-        stream = self._stream
-        if stream is not None:
-            stream.close()
-        self._fetchers.close()
+        self._sender.close()
+        self.scheduler.closed.set()
+        self._listener.close()
+        self._results.close()
         self._callbacks.close()
 
     def forked(self) -> None:
         """In a child process: nobody here will ever hear of these jobs."""
-        error = SchedulerUnreachable(
-            "this future belongs to the process that this one was forked from; attach(its key) gives it back"
+        self._pending.fail_in_fork(
+            SchedulerUnreachable(
+                "this future belongs to the process that this one was forked from; attach(its key) gives it"
+                " back"
+            )
         )
-        for future in list(self._pending.values()):
-            future.orphan(error)
-        self._pending.clear()
 
 
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_sessions: weakref.WeakSet[SchedulerSession] = weakref.WeakSet()
 
 
 def _at_exit() -> None:
-    """What was submitted is sent; what shall not outlive us is killed; nothing is waited for."""
+    """What was submitted is sent; what shall not outlive this process is killed; nothing is waited for."""
     for session in list(_sessions):
         if session.pid != os.getpid():
             continue
-        session.flush(LAST_WORDS_S)
+        session.flush(EXIT_TIMEOUT_S)
         attached = [
-            each for each in session.futures() if each.options is not None and not each.options.detached
+            future
+            for future in session.futures()
+            if future.options is not None and not future.options.detached
         ]
         if attached:
             session.cancel(attached)
@@ -828,34 +331,7 @@ def _cancel_waiting(client: JobClient, keys: Sequence[str]) -> Sequence[str]:
     try:
         return client.cancel_waiting(keys)
     except NotFound:  # an original Cook, or jobs that the scheduler has forgotten
-        waiting = [job["uuid"] for job in client.jobs(keys, partial=True) if job["status"] == "waiting"]
+        waiting = [job.uuid for job in client.jobs(keys, partial=True) if job.status == "waiting"]
         if waiting:
             client.kill(waiting)
         return waiting
-
-
-def _unknown(future: CookFuture, *, other_store: bool) -> NotFound:
-    """The error of a job that the scheduler has accepted and does not know any more."""
-    cause = (
-        "its store was begun anew (removed or replaced) after the job had been accepted"
-        if other_store
-        else "its store may have been restored from an older copy"
-    )
-    return NotFound(
-        f"the scheduler knows no job {future.key}: {cause}. What became of the job is unknown; submit it"
-        " again",
-        missing=(future.key,),
-    )
-
-
-def _lost(future: CookFuture, why: str) -> ResultLost:
-    return ResultLost(f"job {future.key} ended well, but {why}", job_id=future.key, host=future.host)
-
-
-def _as_failure(future: CookFuture, error: BaseException) -> Exception:
-    """What reading a result raised, as an error that does not end the process of whoever waits."""
-    if isinstance(error, Exception):
-        return error
-    lost = _lost(future, f"reading its result raised {type(error).__name__}: {error}")
-    lost.__cause__ = error
-    return lost

@@ -12,9 +12,11 @@ from typing import Any, Protocol
 
 from IPython.core.error import UsageError
 
+from cook_jupyter.client.answers import SummaryAnswer
 from cook_jupyter.client.home import config_file, home_folder
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError
+from cook_jupyter.model import reason as reasons
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 from cook_jupyter.notebook import units
@@ -165,7 +167,7 @@ def why(notebook: Notebook, options: Namespace) -> WhyView:
     job = _find(notebook, [options.job])[0]
     if job.is_over:
         return WhyView(job, (how_it_ended(job), *_next_step(job)))
-    sentences = tuple(notebook.client.why(job.uuid)["sentences"])
+    sentences = notebook.client.why(job.uuid).sentences
     return WhyView(job, sentences, _summary(notebook.client) if job.state == "waiting" else None)
 
 
@@ -191,10 +193,10 @@ def logs(notebook: Notebook, options: Namespace) -> None:
     attempt = options.attempt or len(instances)
     if not 1 <= attempt <= len(instances):
         raise UsageError(f"job {job.uuid[:8]} had {counted(len(instances), 'attempt')}")
-    instance = str(instances[attempt - 1]["task_id"])
+    instance = instances[attempt - 1].uuid
     stream = "stderr" if options.stderr else "stdout"
     client, offset, text = notebook.client, 0, b""
-    is_own = job.job.get("user") == client.user
+    is_own = job.job.user == client.user
     while True:
         piece = client.logs(
             instance, stream=stream, offset=offset, length=LOG_PIECE_BYTES, wait_s=10 if options.follow else 0
@@ -243,10 +245,15 @@ def usage(notebook: Notebook, options: Namespace) -> UsageView:
     """
     client = notebook.client
     user = options.user or client.user
-    summary = _summary(client) or {"capacity": {}, "users": []}
-    standing: Mapping[str, Any] = next((each for each in summary["users"] if each["user"] == user), {})
+    summary = _summary(client)
+    users = () if summary is None else summary.users
     return UsageView(
-        user, client.usage(user), client.share(user), client.quota(user), summary["capacity"], standing
+        user=user,
+        usage=client.usage(user),
+        share=client.share(user),
+        quota=client.quota(user),
+        capacity=None if summary is None else summary.capacity,
+        summary=next((row for row in users if row.user == user), None),
     )
 
 
@@ -334,7 +341,7 @@ def _shown(output: bytes, is_own: bool) -> str:
     return text if is_own else printable(text, lines=True)
 
 
-def _summary(client: JobClient) -> Mapping[str, Any] | None:
+def _summary(client: JobClient) -> SummaryAnswer | None:
     """Who holds what; None from an original Cook, which does not tell."""
     try:
         return client.summary()
@@ -373,10 +380,10 @@ def _confirm(notebook: Notebook, count: int) -> None:
 
 def _next_step(job: JobView) -> tuple[str, ...]:
     latest = job.latest
-    if job.state == "success" or not latest:
+    if job.state == "success" or latest is None:
         return ()
-    if latest.get("reason_code") == 2002 or "memory" in str(latest.get("reason_string", "")).lower():
-        return (f"It asked for {units.memory(job.job['mem'])}: give it more with --mem.",)
+    if latest.reason == reasons.MEMORY_LIMIT_EXCEEDED or "memory" in latest.reason_text.lower():
+        return (f"It asked for {units.memory(job.job.mem_mb)}: give it more with --mem.",)
     return (f"What it wrote: %cook logs {job.uuid[:8]} --stderr",)
 
 

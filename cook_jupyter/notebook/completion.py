@@ -66,7 +66,7 @@ class Completer:
         if words[-1] in ("--in", "--out"):
             return [name for name in namespace if not name.startswith("_")]
         if words[-1] == "--pool":
-            return self._ask(lambda client: [str(pool["name"]) for pool in client.pools()])
+            return self._ask(lambda client: [pool.name for pool in client.pools()])
         return list(options)
 
     def _jobs(self, *, unfinished: bool) -> list[str]:
@@ -83,7 +83,7 @@ class Completer:
                 lambda client: [
                     word
                     for job in client.recent_jobs(MOST_JOBS, states=states)
-                    for word in (job["uuid"][:8], job["name"])
+                    for word in (job.uuid[:8], job.name)
                 ]
             )
             self._known[unfinished] = (time.monotonic(), known)
@@ -95,7 +95,7 @@ class Completer:
         if client is None:
             return []
         try:
-            found: list[str] = question(client.patient_for(PATIENCE_S))
+            found: list[str] = question(client.with_timeout(PATIENCE_S))
         except CookError:
             return []
         return found

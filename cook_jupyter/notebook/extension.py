@@ -51,7 +51,7 @@ def unload(shell: InteractiveShell) -> None:
 def help_of_commands(lines: list[str]) -> list[str]:
     """Read `%cook list?` as `%cook help list`; IPython alone would take it for a question about `list`."""
     if len(lines) == 1 and (found := _HELP.fullmatch(lines[0])):
-        return [f"%cook help {found['command']}\n"]
+        return [f"%cook help {found.group('command')}\n"]
     return lines
 
 

@@ -6,47 +6,47 @@ Not here: the other views (`notebook.views`), asking (`notebook.commands`), colo
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
+from cook_jupyter.client.answers import InstanceAnswer, JobAnswer
 from cook_jupyter.model import reason as reasons
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
-from cook_jupyter.model.reason import REASONS
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.look import MARKS, Cell, Mark, card, html_text, paragraph, table, text_table
+from cook_jupyter.payload import outgoing
 
 SHORT_ID = 8
-KILLED_BY_USER = REASONS[reasons.KILLED_BY_USER].code
 
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """One job at one moment, from Cook's JSON."""
+    """One job at one moment."""
 
-    job: Mapping[str, Any]
+    job: JobAnswer
     now_ms: int
 
     @classmethod
-    def seen(cls, job: Mapping[str, Any]) -> "JobView":
+    def seen(cls, job: JobAnswer) -> "JobView":
         """A job that was just asked for."""
         return cls(job, int(time.time() * 1000))
 
     @property
     def uuid(self) -> str:
         """The job's uuid, the `key` of its future."""
-        return str(self.job["uuid"])
+        return self.job.uuid
 
     @property
     def name(self) -> str:
         """Its name."""
-        return str(self.job.get("name", ""))
+        return self.job.name
 
     @property
     def state(self) -> str:
         """waiting, running, success or failed."""
-        return str(self.job["state"])
+        return self.job.state
 
     @property
     def is_over(self) -> bool:
@@ -56,27 +56,32 @@ class JobView:
     @property
     def is_call(self) -> bool:
         """Whether it is a call of Python, which gives something back; else it is a shell command."""
-        return not {"COOK_CALL", "COOK_CALL_BLOB"}.isdisjoint(self.job.get("env", {}))
+        return not {outgoing.CALL, outgoing.CALL_BLOB}.isdisjoint(self.job.env)
 
     @property
-    def instances(self) -> Sequence[Mapping[str, Any]]:
+    def instances(self) -> Sequence[InstanceAnswer]:
         """Its instances, oldest first."""
-        return sorted(self.job.get("instances", ()), key=lambda instance: instance.get("start_time", 0))
+        return self.job.instances_by_start
 
     @property
-    def latest(self) -> Mapping[str, Any]:
-        """Its latest instance; empty if there was none."""
+    def latest(self) -> InstanceAnswer | None:
+        """Its latest instance; None if there was none."""
         instances = self.instances
-        return instances[-1] if instances else {}
+        return instances[-1] if instances else None
+
+    @property
+    def host(self) -> str:
+        """Where its latest instance runs or ran; empty if there was none."""
+        latest = self.latest
+        return "" if latest is None else latest.host
 
     @property
     def mark(self) -> Mark:
         """How its state is shown."""
         if self.state == "waiting" and self.instances:
             return MARKS["again"]
-        if self.state == "failed" and (
-            not self.instances or self.latest.get("reason_code") == KILLED_BY_USER
-        ):
+        latest = self.latest
+        if self.state == "failed" and (latest is None or latest.reason == reasons.KILLED_BY_USER):
             return MARKS["killed"]
         return MARKS.get(self.state, MARKS["waiting"])
 
@@ -84,32 +89,35 @@ class JobView:
     def took_s(self) -> float | None:
         """How long the latest instance has run so far, or ran."""
         latest = self.latest
-        if not latest or self.state == "waiting":
+        if latest is None or self.state == "waiting":
             return None
-        return max(0.0, float(latest.get("end_time", self.now_ms) - latest["start_time"]) / 1000)
+        return max(0.0, (self._end_of(latest) - latest.started_ms) / 1000)
 
     @property
     def waited_s(self) -> float:
         """How long it has waited in all: for its first start, and again after each attempt that ended."""
-        waited, since = 0.0, float(self.job["submit_time"])
+        waited, since = 0.0, self.job.submitted_ms
         for instance in self.instances:
-            waited += max(0.0, instance["start_time"] - since)
-            since = float(instance.get("end_time", self.now_ms))
+            waited += max(0, instance.started_ms - since)
+            since = self._end_of(instance)
         if self.state == "waiting":
-            waited += max(0.0, self.now_ms - since)
+            waited += max(0, self.now_ms - since)
         return waited / 1000
+
+    def _end_of(self, instance: InstanceAnswer) -> int:
+        """Return when an instance ended, or this moment if it has not."""
+        return self.now_ms if instance.ended_ms is None else instance.ended_ms
 
     @property
     def preempted(self) -> int:
         """How often it had to make way for somebody else's job."""
-        return sum(1 for instance in self.instances if instance.get("preempted"))
+        return sum(1 for instance in self.job.instances if instance.preempted)
 
     @property
     def attempts_used(self) -> int:
         """How many of its attempts are used up: failures that were not its own count only past a limit."""
-        left = self.job.get("retries_remaining")
-        if left is not None:
-            return int(self.job["max_retries"]) - int(left)
+        if self.job.retries_remaining is not None:
+            return self.job.max_retries - self.job.retries_remaining
         return self._own_attempts
 
     @property
@@ -117,9 +125,8 @@ class JobView:
         """How many instances ended in a success, or in a failure of the job's own."""
         return sum(
             1
-            for instance in self.instances
-            if instance["status"] in ("success", "failed")
-            and not (instance.get("preempted") or instance.get("reason_mea_culpa"))
+            for instance in self.job.instances
+            if instance.status in ("success", "failed") and not (instance.preempted or instance.mea_culpa)
         )
 
     @property
@@ -130,8 +137,8 @@ class JobView:
     @property
     def asked(self) -> str:
         """What it asks for on a host."""
-        gpus = f", {counted(int(self.job['gpus']), 'gpu')}" if self.job.get("gpus") else ""
-        return f"{units.cpus(self.job['cpus'])}, {units.memory(self.job['mem'])}{gpus}"
+        gpus = f", {counted(int(self.job.gpus), 'gpu')}" if self.job.gpus else ""
+        return f"{units.cpus(self.job.cpus)}, {units.memory(self.job.mem_mb)}{gpus}"
 
     @property
     def note(self) -> str:
@@ -140,12 +147,13 @@ class JobView:
         said = []
         if self.preempted:
             said.append(f"preempted {_often(self.preempted)}")
-        if self.state == "running" and latest.get("progress"):
-            said.append(f"{latest['progress']} % {latest.get('progress_message', '')}".strip())
-        again = self.mark is MARKS["again"] and not latest.get("preempted")
-        if latest.get("reason_string") and (self.state == "failed" or again):
-            said.append(_ended(latest))
-        used, most = self.attempts_used, self.job["max_retries"]
+        if latest is not None:
+            if self.state == "running" and latest.progress:
+                said.append(f"{latest.progress} % {latest.progress_message}".strip())
+            again = self.mark is MARKS["again"] and not latest.preempted
+            if latest.reason_text and (self.state == "failed" or again):
+                said.append(_ended(latest))
+        used, most = self.attempts_used, self.job.max_retries
         if self.mark is MARKS["again"]:
             if used:
                 said.append(f"{used} of {counted(most, 'attempt')} used")
@@ -160,7 +168,7 @@ class JobView:
         if self.state == "waiting":
             parts.append(f"waiting for {units.duration(self.waited_s)}")
         if took is not None:
-            where = f" on {self.latest['hostname']}" if self.latest.get("hostname") else ""
+            where = f" on {self.host}" if self.host else ""
             parts.append(
                 f"{'running for' if self.state == 'running' else 'ran'} {units.duration(took)}{where}"
             )
@@ -171,18 +179,18 @@ class JobView:
     def cells(self) -> list[Cell]:
         """It as a row of a table, see `JobsView.COLUMNS`."""
         took = self.took_s
-        submitted = self.job["submit_time"]
+        submitted = self.job.submitted_ms
         return [
             Cell(self.mark.text, html=self.mark.html),
             Cell(
                 self.uuid[:SHORT_ID], title=self.uuid, html=f"<code>{html_text(self.uuid[:SHORT_ID])}</code>"
             ),
-            Cell(self.name, title=str(self.job.get("command", ""))[:200]),
+            Cell(self.name, title=self.job.command[:200]),
             Cell(self.asked),
             Cell(units.moment(submitted, self.now_ms), title=units.full_moment(submitted)),
             Cell(units.duration(self.waited_s), right=True),
             Cell("" if took is None else units.duration(took), right=True),
-            Cell(str(self.latest.get("hostname", ""))),
+            Cell(self.host),
             Cell(self.note),
         ]
 
@@ -204,8 +212,8 @@ class JobsView(Sequence[JobView]):
     title: str = "Jobs"
 
     @classmethod
-    def of(cls, jobs: Sequence[Mapping[str, Any]], now_ms: int, title: str = "Jobs") -> "JobsView":
-        """From Cook's JSON."""
+    def of(cls, jobs: Sequence[JobAnswer], now_ms: int, title: str = "Jobs") -> "JobsView":
+        """Make a view of a client's answers."""
         return cls(tuple(JobView(job, now_ms) for job in jobs), now_ms, title)
 
     @overload
@@ -246,11 +254,11 @@ class JobsView(Sequence[JobView]):
 def how_it_ended(job: JobView) -> str:
     """The end of a job in sentences: how, where, after how long, on which attempt, and what was lost."""
     latest, took = job.latest, job.took_s
-    if not latest:
+    if latest is None:
         return "It was killed before it had started."
-    where = f"on {latest['hostname']}" if latest.get("hostname") else ""
+    where = f"on {latest.host}" if latest.host else ""
     after = "" if took is None else f"after {units.duration(took)}"
-    attempt = f"at attempt {job.attempts_used} of {job.job['max_retries']}" if job.attempts_used > 1 else ""
+    attempt = f"at attempt {job.attempts_used} of {job.job.max_retries}" if job.attempts_used > 1 else ""
     if job.state == "success":
         verb = "It succeeded"
     elif job.mark is MARKS["killed"]:
@@ -258,9 +266,9 @@ def how_it_ended(job: JobView) -> str:
     else:
         verb = f"It failed ({_ended(latest)})"
     said = " ".join(part for part in (verb, where, after, attempt) if part) + "."
-    lost = [instance for instance in job.instances if instance.get("preempted")]
+    lost = [instance for instance in job.instances if instance.preempted]
     if lost:
-        ran_s = sum(each.get("end_time", each["start_time"]) - each["start_time"] for each in lost) / 1000
+        ran_s = sum(each.ended_ms - each.started_ms for each in lost if each.ended_ms is not None) / 1000
         said += (
             f" It had been preempted {_often(len(lost))} for jobs of users further below their share: "
             f"{units.duration(ran_s)} of running were lost{'' if job.paid_for_others else ', but no retry'}."
@@ -272,8 +280,8 @@ def _often(times: int) -> str:
     return "once" if times == 1 else "twice" if times == 2 else f"{times} times"
 
 
-def _ended(instance: Mapping[str, Any]) -> str:
-    text = str(instance.get("reason_string", "")).lower()
-    if instance.get("exit_code") not in (None, 0):
-        text += f", exit code {instance['exit_code']}"
+def _ended(instance: InstanceAnswer) -> str:
+    text = instance.reason_text.lower()
+    if instance.exit_code not in (None, 0):
+        text += f", exit code {instance.exit_code}"
     return text

@@ -17,8 +17,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from traitlets import Bunch, TraitError, validate
 
+from cook_jupyter.client.caller import authorization
 from cook_jupyter.client.connect import named_environment, named_target
-from cook_jupyter.client.sync import authorization
 from cook_jupyter.errors import (
     Conflict,
     CookError,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from cook_jupyter.client.answers import JobAnswer
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError, NotFound
 from cook_jupyter.notebook.job_views import JobsView, JobView
@@ -118,20 +119,18 @@ def _meant(client: JobClient, word: str, states: Sequence[str]) -> JobsView:
     )
 
 
-def _by_prefix(client: JobClient, word: str, states: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+def _by_prefix(client: JobClient, word: str, states: Sequence[str]) -> Iterator[JobAnswer]:
     """Jobs whose id begins with the word: among the latest, and if there is none, among many."""
     if len(word) < SHORTEST_PREFIX or not _HEX.fullmatch(word.lower()):
         return
     for count in LOOK_BACK_JOBS:
-        found = [
-            job for job in client.recent_jobs(count, states=states) if job["uuid"].startswith(word.lower())
-        ]
+        found = [job for job in client.recent_jobs(count, states=states) if job.uuid.startswith(word.lower())]
         if found:
             yield from found
             return
 
 
-def _by_name(client: JobClient, word: str, states: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+def _by_name(client: JobClient, word: str, states: Sequence[str]) -> Sequence[JobAnswer]:
     return client.recent_jobs(MOST_NAMESAKES, states=states, name=word) if _NAME.fullmatch(word) else []
 
 

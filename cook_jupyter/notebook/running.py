@@ -220,7 +220,7 @@ class CellRun:
                 return
             if job.state == "waiting" and time.monotonic() - self._asked_why > ASK_WHY_EVERY_S:
                 self._asked_why = time.monotonic()
-                self._sentence = " ".join(client.why(key).get("sentences", [])[:2])
+                self._sentence = " ".join(client.why(key).sentences[:2])
         except NotFound:
             return  # it is still on its way there
         except SchedulerUnreachable:
@@ -232,10 +232,10 @@ class CellRun:
 
     def _listen(self, client: JobClient, job: JobView) -> None:
         """Follow the latest instance, if it is not followed, or no longer."""
-        instance = job.latest.get("task_id")
-        if instance is None or any(
-            each.instance == instance and not each.are_broken for each in self._followers
-        ):
+        if job.latest is None:
+            return
+        instance = job.latest.uuid
+        if any(each.instance == instance and not each.are_broken for each in self._followers):
             return
         for each in self._followers:  # one stream may still be read: not twice
             each.end(0.0)
@@ -271,17 +271,17 @@ def state_line(job: JobView, sentence: str = "") -> StateLine:
         return StateLine(job.mark, f"{said} for {units.duration(job.waited_s)}{note}. {sentence}")
     if job.took_s is not None:
         said += f" {'for' if job.state == 'running' else 'after'} {units.duration(job.took_s)}"
-        said += f" on {job.latest['hostname']}" if job.latest.get("hostname") else ""
+        said += f" on {job.host}" if job.host else ""
         said += f" · {job.asked}"
     return StateLine(job.mark, f"{said} · {job.note}" if job.note else said)
 
 
 def begins_anew(job: JobView) -> str:
     """Why the output of a job starts from its beginning: how the instance before the latest ended."""
-    before = job.instances[-2] if len(job.instances) > 1 else {}
-    if before.get("preempted"):
+    before = job.instances[-2] if len(job.instances) > 1 else None
+    if before is not None and before.preempted:
         return "preempted for a user further below their share; it begins anew, at no cost of retries"
-    why = str(before.get("reason_string", "")).lower()
+    why = "" if before is None else before.reason_text.lower()
     return f"{why}; it begins anew" if why else "it begins anew"
 
 

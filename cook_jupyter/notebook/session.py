@@ -89,7 +89,7 @@ class BackgroundCell:
         """What it has written so far."""
         return str(self._future.logs(stream))
 
-    def why(self) -> Any:
+    def why(self) -> str:
         """Why it waits, in sentences."""
         return self._future.why()
 
@@ -220,7 +220,7 @@ class Session:
         while True:
             now_ms = int(time.time() * 1000)
             open_keys = [key for key in keys if key not in found or not found[key].is_over]
-            found.update({job["uuid"]: JobView(job, now_ms) for job in client.jobs(open_keys)})
+            found.update({job.uuid: JobView(job, now_ms) for job in client.jobs(open_keys)})
             over = all(found[key].is_over for key in keys)
             if over or (deadline is not None and time.monotonic() > deadline):
                 return [found[key] for key in keys]

@@ -5,10 +5,17 @@ nobody: it says of when it is.
 Not here: jobs (`notebook.job_views`), asking (`notebook.commands`), colours and tables (`notebook.look`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from cook_jupyter.client.answers import (
+    Capacity,
+    QuotaAnswer,
+    ShareAnswer,
+    SummaryAnswer,
+    UsageAnswer,
+    UserSummary,
+)
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.limits import UNLIMITED_COUNT, UNLIMITED_LAUNCH_RATE_PER_MINUTE
 from cook_jupyter.model.printable import printable
@@ -29,13 +36,13 @@ STANDINGS = {
 class StateView:
     """The state of things: the scheduler, what is used, who runs and waits, one's latest jobs."""
 
-    summary: Mapping[str, Any]
+    summary: SummaryAnswer
     where: str
     jobs: JobsView
 
     def __repr__(self) -> str:
         lines = [printable(self._head), f"  {self._used}"]
-        if self.summary["users"]:
+        if self.summary.users:
             rows = text_table(self._columns, self._user_rows())
             lines += [f"  {line}" for line in rows.splitlines()]
         if len(self.jobs):
@@ -45,11 +52,9 @@ class StateView:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        used, capacity = self.summary["used"], self.summary["capacity"]
-        blocks = [
-            f"<div>{bar(used['cpus'], capacity['cpus'])} {html_text(self._used)}</div>",
-        ]
-        if self.summary["users"]:
+        used, capacity = self.summary.used, self.summary.capacity
+        blocks = [f"<div>{bar(used.cpus, capacity.cpus)} {html_text(self._used)}</div>"]
+        if self.summary.users:
             blocks.append(table(self._columns, self._user_rows(), caption="Users"))
         if len(self.jobs):
             blocks.append(self.jobs._repr_html_())
@@ -63,37 +68,35 @@ class StateView:
 
     @property
     def _head(self) -> str:
-        return f"cook_jupyter at {self.where}, as {self.summary['user']}"
+        return f"cook_jupyter at {self.where}, as {self.summary.user}"
 
     @property
     def _used(self) -> str:
-        used, capacity = self.summary["used"], self.summary["capacity"]
-        hosts = int(capacity.get("hosts", 1))
+        used, capacity = self.summary.used, self.summary.capacity
         return (
-            f"{units.number(used['cpus'])} of {units.cpus(capacity['cpus'])} and "
-            f"{units.memory(used['mem'])} of {units.memory(capacity['mem'])} in use on "
-            f"{counted(hosts, 'host')}; {counted(self.summary['running'], 'job')} running, "
-            f"{self.summary['waiting']:,} waiting"
+            f"{units.number(used.cpus)} of {units.cpus(capacity.cpus)} and "
+            f"{units.memory(used.mem_mb)} of {units.memory(capacity.mem_mb)} in use on "
+            f"{counted(capacity.hosts, 'host')}; {counted(self.summary.running, 'job')} running, "
+            f"{self.summary.waiting:,} waiting"
         )
 
     def _user_rows(self) -> list[list[Cell]]:
         rows = []
-        for user in self.summary["users"]:
-            share, dru = user.get("share_cpus"), user.get("dru")
-            unlimited = share is None or share > UNLIMITED
-            you = " (you)" if user["user"] == self.summary["user"] else ""
-            said = [str(user["standing"])] if user.get("standing") else []
-            if not unlimited and dru is not None and dru > 1:
+        for user in self.summary.users:
+            share, dru = _limited(user.share_cpus), user.dru
+            you = " (you)" if user.user == self.summary.user else ""
+            said = [user.standing] if user.standing else []
+            if share is not None and dru is not None and dru > 1:
                 said.append("over the share")
             rows.append(
                 [
-                    Cell(f"{user['user']}{you}"),
-                    Cell(f"{user['running']:,}", right=True),
-                    Cell(f"{user['waiting']:,}", right=True),
-                    Cell(units.number(user["cpus"]), right=True),
-                    Cell("no limit" if unlimited else units.number(share), right=True),
+                    Cell(f"{user.user}{you}"),
+                    Cell(f"{user.running:,}", right=True),
+                    Cell(f"{user.waiting:,}", right=True),
+                    Cell(units.number(user.cpus), right=True),
+                    Cell("no limit" if share is None else units.number(share), right=True),
                     Cell("" if dru is None else f"{dru:.2f}", right=True),
-                    Cell(", ".join(said), title=STANDINGS.get(user.get("standing", ""), "")),
+                    Cell(", ".join(said), title=STANDINGS.get(user.standing, "")),
                 ]
             )
         return rows
@@ -105,7 +108,7 @@ class WhyView:
 
     job: JobView
     sentences: tuple[str, ...]
-    summary: Mapping[str, Any] | None = None
+    summary: SummaryAnswer | None = None
 
     def __repr__(self) -> str:
         said = [*self.sentences, *self._held]
@@ -125,36 +128,36 @@ class WhyView:
         if self.summary is None:
             return []
         holders = sorted(
-            (user for user in self.summary["users"] if user["running"]),
-            key=lambda user: (-user["cpus"], user["user"]),
+            (user for user in self.summary.users if user.running), key=lambda user: (-user.cpus, user.user)
         )
         told = []
         for user in holders[:USERS_TOLD]:
-            name = f"{user['user']} (you)" if user["user"] == self.summary["user"] else user["user"]
-            share = user.get("share_cpus")
-            limit = "" if share is None or share > UNLIMITED else f", share {units.number(share)}"
-            told.append(f"{name} {units.number(user['cpus'])}{limit}")
+            name = f"{user.user} (you)" if user.user == self.summary.user else user.user
+            share = _limited(user.share_cpus)
+            limit = "" if share is None else f", share {units.number(share)}"
+            told.append(f"{name} {units.number(user.cpus)}{limit}")
         if not told:
             return []
         if len(holders) > USERS_TOLD:
             told.append(f"{counted(len(holders) - USERS_TOLD, 'other user')} the rest")
-        return [f"In use of {units.cpus(self.summary['capacity']['cpus'])}: {'; '.join(told)}."]
+        return [f"In use of {units.cpus(self.summary.capacity.cpus)}: {'; '.join(told)}."]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageView:
     """What a user holds, beside share and quota, in one pool after the other.
 
     Attributes:
-        standing: of the user, out of the summary; empty if nothing is known.
+        capacity: what the hosts have; None from an original Cook, which does not tell.
+        summary: the user's part of the scheduler's summary; None if there is none.
     """
 
     user: str
-    usage: Mapping[str, Any]
-    share: Mapping[str, Any]
-    quota: Mapping[str, Any]
-    capacity: Mapping[str, Any]
-    standing: Mapping[str, Any] = field(default_factory=dict)
+    usage: UsageAnswer
+    share: ShareAnswer
+    quota: QuotaAnswer
+    capacity: Capacity | None = None
+    summary: UserSummary | None = None
 
     _columns = ("pool", "resource", "in use", "share", "quota", "")
 
@@ -173,46 +176,36 @@ class UsageView:
     @property
     def _stands(self) -> str:
         """How the user stands, in words."""
-        said = []
-        if word := self.standing.get("standing"):
+        said: list[str] = []
+        if self.summary is None:
+            return ""
+        if word := self.summary.standing:
             said.append(f"{word} ({STANDINGS.get(word, '')})")
-        if (dru := self.standing.get("dru")) is not None:
+        if (dru := self.summary.dru) is not None:
             said.append(f"DRU {dru:.2f}")
             if dru > 1:
                 said.append("over the share: running jobs may be preempted for users below theirs")
         return " · ".join(said)
 
     def _rows(self) -> list[list[Cell]]:
-        pools = self.usage.get("pools") or {"": self.usage}
         rows = []
-        for pool, of_pool in pools.items():
-            total = of_pool["total_usage"]
-            share = self.share.get("pools", {}).get(pool, self.share)
-            quota = self.quota.get("pools", {}).get(pool, self.quota)
-            for key, word in (("cpus", "cpus"), ("mem", "memory"), ("gpus", "gpus"), ("jobs", "jobs")):
-                used = total.get(key, 0)
-                of_share, of_quota = share.get(key), quota.get("count" if key == "jobs" else key)
-                whole = self.capacity.get(key) or 0
-                if key == "gpus" and not used and not whole:
-                    continue
-                say = units.memory if key == "mem" else units.number
-                drawn = bar(used, whole, of_share if of_share and of_share < UNLIMITED else None)
-                text = f"of {say(whole)} in all" if whole else ""
-                rows.append(
-                    [
-                        Cell(pool),
-                        Cell(word),
-                        Cell(say(used), right=True),
-                        Cell(_limit(of_share, say), right=True),
-                        Cell(_limit(of_quota, say), right=True),
-                        Cell(text, html=f"{drawn} {html_text(text)}" if whole else ""),
-                    ]
+        for pool, usage in (self.usage.pools or {"": self.usage}).items():
+            share, quota = self.share.of_pool(pool), self.quota.of_pool(pool)
+            held, whole = usage.total, self.capacity or Capacity(hosts=0)
+            rows.append(_usage_row(pool, "cpus", held.cpus, share.cpus, quota.cpus, whole.cpus))
+            rows.append(
+                _usage_row(
+                    pool, "memory", held.mem_mb, share.mem_mb, quota.mem_mb, whole.mem_mb, units.memory
                 )
-            rate = quota.get("launch-rate-per-minute", UNLIMITED_LAUNCH_RATE_PER_MINUTE)
-            if rate != UNLIMITED_LAUNCH_RATE_PER_MINUTE:
-                saved = f"up to {units.number(quota['launch-rate-saved'])} saved"
+            )
+            if held.gpus or whole.gpus:
+                rows.append(_usage_row(pool, "gpus", held.gpus, share.gpus, quota.gpus, whole.gpus))
+            rows.append(_usage_row(pool, "jobs", held.jobs, None, quota.count))
+            rate, saved = quota.launch_rate_per_minute, quota.launch_rate_saved
+            if rate is not None and rate != UNLIMITED_LAUNCH_RATE_PER_MINUTE:
+                text = "" if saved is None else f"up to {units.number(saved)} saved"
                 cells = [Cell(pool), Cell("starts per minute"), Cell("", right=True), Cell("", right=True)]
-                rows.append([*cells, Cell(units.number(rate), right=True), Cell(saved)])
+                rows.append([*cells, Cell(units.number(rate), right=True), Cell(text)])
         return rows
 
 
@@ -239,5 +232,32 @@ class SettingsView:
         return [[Cell(text) for text in row] for row in self.rows]
 
 
-def _limit(value: float | None, say: Any) -> str:
-    return "no limit" if value is None or value > UNLIMITED or value == UNLIMITED_COUNT else str(say(value))
+def _usage_row(
+    pool: str,
+    resource: str,
+    held: float,
+    share: float | None,
+    quota: float | None,
+    capacity: float = 0.0,
+    say: Callable[[float], str] = units.number,
+) -> list[Cell]:
+    """Return one resource of a pool: what is held, and what it is measured by."""
+    text = f"of {say(capacity)} in all" if capacity else ""
+    return [
+        Cell(pool),
+        Cell(resource),
+        Cell(say(held), right=True),
+        Cell(_limit(share, say), right=True),
+        Cell(_limit(quota, say), right=True),
+        Cell(text, html=f"{bar(held, capacity, _limited(share))} {html_text(text)}" if capacity else ""),
+    ]
+
+
+def _limited(amount: float | None) -> float | None:
+    """Return an amount, or None for Cook's words for "no limit"."""
+    return None if amount is None or amount > UNLIMITED or amount == UNLIMITED_COUNT else amount
+
+
+def _limit(amount: float | None, say: Callable[[float], str]) -> str:
+    limited = _limited(amount)
+    return "no limit" if limited is None else say(limited)

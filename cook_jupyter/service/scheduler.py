@@ -100,6 +100,7 @@ class Scheduler:
         )
         self.monitoring = Monitoring()
         self.nested = NestedWaits(clock)
+        self.retrying = asyncio.Lock()  # held from reading a job's total attempts to setting another one
         self.gathering = Gathering()  # progress on its way to the store
         self.cycle = asyncio.Lock()  # one cycle at a time: each sees what the last one has committed
         self.wake = asyncio.Event()  # set when a match cycle may find something to do

@@ -1,5 +1,6 @@
 """GET, PUT and POST /retry."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -31,6 +32,14 @@ def test_an_increment_adds(served: Served) -> None:
     uuid = failed(served)
     assert retry(served, jobs=[uuid], increment=2).body == b"3"
     assert served.job(uuid)["max_retries"] == 3
+
+
+def test_increments_at_one_moment_all_count(served: Served) -> None:
+    uuid = failed(served)
+    with ThreadPoolExecutor(8) as pool:
+        totals = list(pool.map(lambda _: int(retry(served, job=uuid, increment=1).body), range(16)))
+
+    assert sorted(totals) == list(range(2, 18))
 
 
 def test_the_job_may_be_named_in_the_query(served: Served) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cook_jupyter.client.events import EventStream, follow
-from cook_jupyter.client.sync import JobClient
+from cook_jupyter.client.events import EventStream, follow_events
 from cook_jupyter.errors import SchedulerError, SchedulerUnreachable, Unauthenticated
+from tests.client.conftest import NewClient
 from tests.client.standin import Answer, Asked, as_json, standin
 from tests.waiting import HANG_S
 
@@ -22,7 +22,7 @@ def a_job(uuid: str = "u", **fields: object) -> dict[str, object]:
     return {"uuid": uuid, "status": "waiting", "state": "waiting", "change": 1, **fields}
 
 
-def test_a_line_is_there_as_soon_as_it_is_said() -> None:
+def test_a_line_is_there_as_soon_as_it_is_said(new_client: NewClient) -> None:
     said: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     def pieces() -> Iterator[bytes]:
@@ -31,25 +31,25 @@ def test_a_line_is_there_as_soon_as_it_is_said() -> None:
 
     with standin(lambda _: Answer(stream=pieces())) as server:
         said.put(a_line(1))
-        with JobClient(server.url).events() as stream:
+        with new_client(server.url).events() as stream:
             assert next(stream).cursor == 1
             said.put(a_line(2, a_job("a")))
             assert [job.uuid for job in next(stream).jobs] == ["a"]
             said.put(None)
 
 
-def test_lines_may_be_cut_anywhere() -> None:
+def test_lines_may_be_cut_anywhere(new_client: NewClient) -> None:
     text = b"".join(a_line(number, a_job(command="x" * 999)) for number in range(50))
     pieces = [text[start : start + 777] for start in range(0, len(text), 777)]
 
     with (
         standin(lambda _: Answer(stream=iter(pieces))) as server,
-        JobClient(server.url).events() as stream,
+        new_client(server.url).events() as stream,
     ):
         assert [next(stream).cursor for _ in range(50)] == list(range(50))
 
 
-def test_an_event_carries_the_instance_and_the_result() -> None:
+def test_an_event_carries_the_instance_and_the_result(new_client: NewClient) -> None:
     job = a_job(
         status="completed",
         state="success",
@@ -59,7 +59,7 @@ def test_an_event_carries_the_instance_and_the_result() -> None:
     )
     with (
         standin(lambda _: Answer(stream=iter([a_line(1, job)]))) as server,
-        JobClient(server.url).events() as stream,
+        new_client(server.url).events() as stream,
     ):
         (news,) = next(stream).jobs
 
@@ -68,17 +68,17 @@ def test_an_event_carries_the_instance_and_the_result() -> None:
     assert news.instance.exit_code == 0
 
 
-def test_cursor_and_labels_are_asked_for() -> None:
+def test_cursor_and_labels_are_asked_for(new_client: NewClient) -> None:
     with (
         standin(lambda _: Answer(stream=iter([a_line(5)]))) as server,
-        JobClient(server.url).events(5, {"executor": "e1"}) as stream,
+        new_client(server.url).events(5, {"executor": "e1"}) as stream,
     ):
         next(stream)
 
     assert server.asked[0].query == {"cursor": ["5"], "label": ["executor=e1"]}
 
 
-def test_another_thread_may_end_the_wait() -> None:
+def test_another_thread_may_end_the_wait(new_client: NewClient) -> None:
     never = threading.Event()
 
     def pieces() -> Iterator[bytes]:
@@ -86,7 +86,7 @@ def test_another_thread_may_end_the_wait() -> None:
         never.wait(HANG_S)
 
     with standin(lambda _: Answer(stream=pieces())) as server:
-        stream = JobClient(server.url).events()
+        stream = new_client(server.url).events()
         next(stream)
         rest: list[object] = []
         reader = threading.Thread(target=lambda: rest.extend(stream))
@@ -99,31 +99,31 @@ def test_another_thread_may_end_the_wait() -> None:
     assert rest == []
 
 
-def test_a_refusal_is_raised_at_once() -> None:
+def test_a_refusal_is_raised_at_once(new_client: NewClient) -> None:
     with standin(lambda _: as_json({"error": "who are you?"}, 401)) as server, pytest.raises(Unauthenticated):
-        JobClient(server.url).events()
+        new_client(server.url).events()
 
 
-def test_a_line_without_sense_ends_the_stream() -> None:
+def test_a_line_without_sense_ends_the_stream(new_client: NewClient) -> None:
     with (
         standin(lambda _: Answer(stream=iter([b"nonsense\n"]))) as server,
-        JobClient(server.url).events() as stream,
+        new_client(server.url).events() as stream,
         pytest.raises(SchedulerError, match="nonsense"),
     ):
         next(stream)
 
 
-def test_the_end_of_the_stream_is_a_break() -> None:
+def test_the_end_of_the_stream_is_a_break(new_client: NewClient) -> None:
     with (
         standin(lambda _: Answer(stream=iter([a_line(1)]))) as server,
-        JobClient(server.url).events() as stream,
+        new_client(server.url).events() as stream,
     ):
         next(stream)
         with pytest.raises(SchedulerUnreachable, match="ended the stream"):
             next(stream)
 
 
-def test_following_goes_on_at_the_cursor_after_every_break() -> None:
+def test_following_goes_on_at_the_cursor_after_every_break(new_client: NewClient) -> None:
     def answer(asked: Asked) -> Answer:
         begin = int(asked.query.get("cursor", ["0"])[0])
         return Answer(stream=iter([a_line(begin + 1), a_line(begin + 2)]))
@@ -131,9 +131,9 @@ def test_following_goes_on_at_the_cursor_after_every_break() -> None:
     breaks: list[SchedulerUnreachable] = []
     stop = threading.Event()
     with standin(answer) as server:
-        client = JobClient(server.url)
+        client = new_client(server.url)
         seen = []
-        for batch in follow(client.events, stop, on_break=breaks.append):
+        for batch in follow_events(client.events, stop, on_break=breaks.append):
             seen.append(batch.cursor)
             if len(seen) == 6:
                 stop.set()
@@ -142,22 +142,22 @@ def test_following_goes_on_at_the_cursor_after_every_break() -> None:
     assert len(breaks) == 2
 
 
-def test_following_gives_up_when_it_is_refused() -> None:
+def test_following_gives_up_when_it_is_refused(new_client: NewClient) -> None:
     stop = threading.Event()
     with standin(lambda _: as_json({"error": "no"}, 401)) as server, pytest.raises(Unauthenticated):
-        list(follow(JobClient(server.url).events, stop))
+        list(follow_events(new_client(server.url).events, stop))
 
 
-def test_following_a_stream_that_was_closed_ends() -> None:
+def test_following_a_stream_that_was_closed_ends(new_client: NewClient) -> None:
     with standin(lambda _: Answer(stream=iter([a_line(1)]))) as server:
-        client = JobClient(server.url)
+        client = new_client(server.url)
         streams: list[EventStream] = []
 
         def subscribe(cursor: int | None) -> EventStream:
             streams.append(client.events(cursor))
             return streams[-1]
 
-        for _ in follow(subscribe, threading.Event()):
+        for _ in follow_events(subscribe, threading.Event()):
             streams[-1].close()
 
     assert len(streams) == 1

@@ -38,14 +38,14 @@ def test_the_first_call_starts_a_scheduler_in_a_session_of_its_own(cook_home: Pa
     runtime = runtime_in(cook_home)
 
     assert client.url == runtime.url
-    assert client.info_v1()["pid"] == runtime.pid
+    assert client.info_v1().pid == runtime.pid
     assert os.getsid(runtime.pid) != os.getsid(0)
     assert (cook_home / "scheduler.json").stat().st_mode & 0o777 == 0o600
     assert cook_home.stat().st_mode & 0o777 == 0o700
 
 
 def test_many_who_start_at_once_end_with_one(cook_home: Path) -> None:
-    program = "from cook_jupyter.client.connect import connect; print(connect().info_v1()['pid'])"
+    program = "from cook_jupyter.client.connect import connect; print(connect().info_v1().pid)"
 
     def start(_: int) -> str:
         done = subprocess.run(
@@ -78,7 +78,7 @@ def test_a_scheduler_that_was_killed_is_replaced_and_said_to_be_gone(
 
     assert f"process {pid}, is gone" in caplog.text
     assert runtime_in(cook_home).pid != pid
-    assert second.job(uuid)["uuid"] == uuid
+    assert second.job(uuid).uuid == uuid
 
 
 def test_a_scheduler_that_is_just_ending_is_waited_for(cook_home: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_scheduler_that_is_just_ending_is_waited_for(cook_home: Path) -> None:
 
     second = connect()
 
-    assert second.info_v1()["pid"] != pid
+    assert second.info_v1().pid != pid
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ def test_a_scheduler_writes_its_runtime_file_again_and_is_not_doubled(
         time.sleep(0.005)
     again = connect()
 
-    assert again.info_v1()["pid"] == client.info_v1()["pid"]
+    assert again.info_v1().pid == client.info_v1().pid
     assert path.read_bytes() == intact
 
 
 def test_no_second_scheduler_serves_a_home_whose_lock_was_removed(cook_home: Path) -> None:
-    pid = connect().info_v1()["pid"]
+    pid = connect().info_v1().pid
     (cook_home / "scheduler.lock").unlink()
 
     second = subprocess.run(
@@ -130,11 +130,11 @@ def test_no_second_scheduler_serves_a_home_whose_lock_was_removed(cook_home: Pat
     )
 
     assert f"a scheduler runs already in {cook_home} (process {pid})" in second.stderr
-    assert connect().info_v1()["pid"] == pid
+    assert connect().info_v1().pid == pid
 
 
 def test_a_stopped_scheduler_is_said_to_be_stopped_and_found_again_when_it_goes_on(cook_home: Path) -> None:
-    pid = connect().info_v1()["pid"]
+    pid = connect().info_v1().pid
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(SchedulerUnreachable, match=f"kill -CONT {pid}"):
@@ -150,7 +150,7 @@ def test_a_stopped_scheduler_is_said_to_be_stopped_and_found_again_when_it_goes_
         os.kill(pid, signal.SIGCONT)
 
     assert (status.returncode, status.stdout[:9]) == (3, "no answer")
-    assert connect().info_v1()["pid"] == pid
+    assert connect().info_v1().pid == pid
 
 
 def test_a_scheduler_that_cannot_begin_tells_its_last_words(cook_home: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_file_beside_the_notebook_is_not_taken_for_the_schedulers(
     (tmp_path / "tornado.py").write_text("raise RuntimeError('the wrong tornado')")
     monkeypatch.chdir(tmp_path)
 
-    assert connect().info_v1()["name"] == "cook_jupyter"
+    assert connect().info_v1().name == "cook_jupyter"
 
 
 def test_the_runtime_file_is_plain_json_for_whoever_wants_it(cook_home: Path) -> None:

@@ -25,7 +25,7 @@ def test_the_socket_comes_first_and_the_url_stays_the_address(tmp_path: Path) ->
             listening.accept()[0].close()
         client = JobClient(server.url, socket_path=str(tmp_path / "s"))
         assert client.url == server.url
-        assert client.acting_as("ada").url == client.patient_for(1).url == server.url
+        assert client.acting_as("ada").url == client.with_timeout(1).url == server.url
 
 
 @pytest.mark.parametrize("left_behind", [False, True], ids=["removed", "nobody listens"])
@@ -48,10 +48,10 @@ def test_who_holds_all_connections_of_the_address_locks_the_owner_out_of_nothing
     with ExitStack() as stack:
         for _ in range(600):
             stack.enter_context(socket.create_connection((host, int(port)), timeout=HANG_S))
-        assert client.info_v1()["pid"] == runtime.pid
+        assert client.info_v1().pid == runtime.pid
         with CookExecutor(cpus=0.1, mem_mb=64) as executor:
             assert executor.submit(abs, -3).result(HANG_S) == 3
-    assert connect(runtime.url).info_v1()["pid"] == runtime.pid
+    assert connect(runtime.url).info_v1().pid == runtime.pid
 
 
 @pytest.mark.usefixtures("cook_home")
@@ -68,7 +68,7 @@ def test_a_home_with_a_long_path_has_a_socket_elsewhere(
         assert isinstance(runtime, Runtime)
         assert runtime.socket.startswith(str(cook_home / "tmp"))
         assert Path(runtime.socket).parent.stat().st_mode & 0o777 == 0o700
-        assert client.info_v1()["pid"] == runtime.pid
+        assert client.info_v1().pid == runtime.pid
     finally:
         client.shutdown(stop_agent=True)
 

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import NotFound, Unverifiable
 from cook_jupyter.executor import CookExecutor, functions
-from cook_jupyter.executor import session as session_module
+from cook_jupyter.executor import connection as connection_module
 from cook_jupyter.executor.blobs import HttpStore
 from cook_jupyter.payload.blobs import DirectoryStore
 from tests.waiting import HANG_S
@@ -18,7 +19,7 @@ from tests.waiting import HANG_S
 @pytest.fixture(autouse=True)
 def files_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a session knows of files may otherwise be a moment old."""
-    monkeypatch.setattr(session_module, "FILE_CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(connection_module, "FILE_CHECK_INTERVAL_S", 0.0)
 
 
 def truncate(blob: Path) -> None:
@@ -55,7 +56,7 @@ def function_of(number: int) -> Callable[[int], int]:
 
 def blob_of(executor: CookExecutor, function: Callable[..., int]) -> Path:
     session = executor._line.live()
-    return Path(session.info["blobs"]) / "functions" / session.send_function(function).digest
+    return Path(session.scheduler.info.blobs) / "functions" / session.send_function(function).digest
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -88,7 +89,7 @@ def test_a_function_that_was_damaged_behind_the_scheduler_is_sent_again(
 ) -> None:
     executor = CookExecutor(started, cpus=0.5, mem_mb=256)
     session = executor._line.live()
-    session.__dict__["store"] = HttpStore(session.info["blobs"], lambda: started)
+    session.scheduler.__dict__["store"] = HttpStore(session.scheduler.info.blobs, lambda: started)
     function = function_of(3000 + DAMAGES.index(damage))
     damage(blob_of(executor, function))
 
@@ -99,7 +100,7 @@ def test_a_function_that_was_damaged_behind_the_scheduler_is_sent_again(
 @pytest.fixture
 def waiting(executor: CookExecutor, gate: Path) -> Iterator[CookExecutor]:
     """An executor whose calls wait: its jobs are as large as the machine, and another holds it."""
-    cpus = executor._line.live().info["capacity"]["cpus"]
+    cpus = executor._line.live().scheduler.info.capacity.cpus
     view = executor.with_(cpus=cpus)
     holder = view.submit(wait_for, str(gate))
     yield view
@@ -196,9 +197,9 @@ def test_a_scheduler_that_writes_through_to_the_disk_has_its_clients_do_so_too(
 ) -> None:
     from cook_jupyter.executor.blobs import reachable_store
 
-    info = {**started.info_v1(), "blobs": str(tmp_path)}
+    info = replace(started.info_v1(), blobs=str(tmp_path))
 
-    assert info["synchronous"] == "NORMAL"
+    assert info.synchronous == "NORMAL"
     assert reachable_store(info, lambda: started).url == str(tmp_path)
-    full = reachable_store({**info, "synchronous": "FULL"}, lambda: started)
+    full = reachable_store(replace(info, synchronous="FULL"), lambda: started)
     assert full.url == DirectoryStore(tmp_path, synced=True).url == f"file+sync://{tmp_path}"

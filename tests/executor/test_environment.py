@@ -27,7 +27,7 @@ with CookExecutor(mem_mb=200) as executor:
     print("API_KEY" in variables, "secret" in started_with, variables.get("DATA_DIR"), sorted(variables))
 client = connect()
 (uuid,) = client.submit([{"command": "env", "cpus": 1, "mem": 64, "max_retries": 1}])
-while client.job(uuid)["status"] != "completed":
+while client.job(uuid).status != "completed":
     pass
 print("secret" in client.logs(uuid).data.decode())
 """

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-import cook_jupyter.executor.session as session_module
+import cook_jupyter.executor.connection as connection_module
 from cook_jupyter.client.runtime import Runtime, read_runtime
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import (
@@ -129,7 +129,7 @@ def test_a_view_has_other_options_and_the_same_line(executor: CookExecutor, star
 
     assert future.result(SOON_S) == "ada"
     job = started.job(future.key)
-    assert (job["cpus"], job["name"], job["labels"]["of"]) == (0.25, "small", "view")
+    assert (job.cpus, job.name, job.labels["of"]) == (0.25, "small", "view")
     assert executor.options.cpus == 0.5
 
 
@@ -197,7 +197,7 @@ def test_cancelling_a_running_job_kills_it(executor: CookExecutor, gate: Path, s
     assert future.cancel()
 
     assert future.cancelled()
-    assert started.job(future.key)["state"] == "failed"
+    assert started.job(future.key).state == "failed"
     with pytest.raises(concurrent.futures.CancelledError):
         future.result(SOON_S)
     until(lambda: not Path(str(gate) + ".waiting").exists() or not alive(Path(str(gate) + ".waiting")))
@@ -252,7 +252,7 @@ def test_shutdown_waits_for_what_is_under_way(started: JobClient) -> None:
 def test_shutdown_can_cancel_what_has_not_started_while_what_runs_goes_on(
     started: JobClient, gate: Path
 ) -> None:
-    cpus = started.info_v1()["capacity"]["cpus"]
+    cpus = started.info_v1().capacity.cpus
     executor = CookExecutor(started, cpus=cpus / 2, mem_mb=256)
     futures = [executor.submit(wait_for, str(gate)) for _ in range(5)]
     until(lambda: sum(future.running() for future in futures) == 2)
@@ -375,7 +375,7 @@ def test_a_refused_job_ends_in_its_future_and_in_no_others(executor: CookExecuto
 def test_a_job_that_no_host_could_ever_run_is_refused_at_submission(
     executor: CookExecutor, kind: str
 ) -> None:
-    most = executor._line.live().info["capacity"][kind]
+    most = getattr(executor._line.live().scheduler.info.capacity, "cpus" if kind == "cpus" else "mem_mb")
     larger = executor.with_(**{"cpus" if kind == "cpus" else "mem_mb": most + 1})
 
     with pytest.raises(
@@ -395,9 +395,9 @@ def test_a_job_that_asks_for_more_than_any_may_is_refused_at_submission(executor
 
 
 def test_a_job_as_large_as_the_machine_is_accepted(executor: CookExecutor) -> None:
-    capacity = executor._line.live().info["capacity"]
+    cpus = executor._line.live().scheduler.info.capacity.cpus
 
-    assert executor.with_(cpus=capacity["cpus"]).submit(pow, 2, 2).result(SOON_S) == 4
+    assert executor.with_(cpus=cpus).submit(pow, 2, 2).result(SOON_S) == 4
 
 
 # --- what a future tells ------------------------------------------------------------------------------
@@ -538,7 +538,7 @@ def test_jobs_that_are_not_detached_end_with_the_process(started: JobClient, gat
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=SOON_S, check=True
     )
 
-    assert started.job(done.stdout.strip())["state"] == "failed"
+    assert started.job(done.stdout.strip()).state == "failed"
 
 
 def test_a_process_does_not_wait_for_work_under_way(started: JobClient) -> None:
@@ -592,7 +592,7 @@ def test_the_threads_end_with_the_last_executor(started: JobClient) -> None:
 
     assert future.result(SOON_S) == 4
     gc.collect()
-    until(session._stop.is_set)
+    until(lambda: session.is_closed)
 
 
 def test_one_may_act_as_another_user_of_the_own_scheduler(started: JobClient) -> None:
@@ -600,7 +600,7 @@ def test_one_may_act_as_another_user_of_the_own_scheduler(started: JobClient) ->
         future = executor.submit(pow, 2, 5)
 
         assert future.result(SOON_S) == 32
-        assert started.acting_as("bob").job(future.key)["user"] == "bob"
+        assert started.acting_as("bob").job(future.key).user == "bob"
 
 
 def test_many_threads_may_submit(executor: CookExecutor) -> None:
@@ -639,7 +639,7 @@ def test_a_scheduler_that_was_shut_down_stays_down_until_there_is_something_to_s
 def test_without_a_scheduler_futures_say_so_after_a_while(
     cook_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(connection_module, "PATIENCE_S", 1.0)
     executor = CookExecutor(cpus=0.5, mem_mb=256)
     url = executor._line.place
     named = CookExecutor(url, cpus=0.5, mem_mb=256)

@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.executor import CookExecutor
@@ -16,7 +17,7 @@ from tests.payload.blob_store_suite import BlobStoreSuite
 class TestHttpStore(BlobStoreSuite):
     @pytest.fixture
     def store(self, started: JobClient) -> BlobStore:
-        return HttpStore(started.info_v1()["blobs"], lambda: started)
+        return HttpStore(started.info_v1().blobs, lambda: started)
 
     def test_a_deleted_blob_is_gone_and_may_be_deleted_again(self, store: BlobStore) -> None:
         name = f"results/{uuid4()}"
@@ -32,7 +33,7 @@ def test_the_own_scheduler_s_store_is_used_as_a_directory(started: JobClient) ->
 
 
 def test_a_store_that_is_not_on_this_machine_is_reached_over_http(started: JobClient) -> None:
-    info = {**started.info_v1(), "blobs": "/no/such/folder/here"}
+    info = replace(started.info_v1(), blobs="/no/such/folder/here")
 
     assert isinstance(reachable_store(info, lambda: started), HttpStore)
 
@@ -41,7 +42,7 @@ def test_a_store_that_is_not_on_this_machine_is_reached_over_http(started: JobCl
 def test_arrays_of_every_size_travel_over_http(started: JobClient, size: int) -> None:
     with CookExecutor(started, cpus=0.5, mem_mb=256) as executor:
         session = executor._line.live()
-        session.__dict__["store"] = HttpStore(session.info["blobs"], lambda: started)
+        session.scheduler.__dict__["store"] = HttpStore(session.scheduler.info.blobs, lambda: started)
         array = np.arange(size, dtype=np.uint8)
 
         echoed = executor.submit(lambda a: a, array).result(SOON_S)
@@ -54,7 +55,7 @@ def test_large_arguments_and_results_travel_over_http_and_are_verified_in_full(
 ) -> None:
     with CookExecutor(started, cpus=0.5, mem_mb=256) as executor:
         session = executor._line.live()
-        session.__dict__["store"] = HttpStore(session.info["blobs"], lambda: started)
+        session.scheduler.__dict__["store"] = HttpStore(session.scheduler.info.blobs, lambda: started)
         array = np.arange(200_000.0)
 
         doubled = executor.submit(lambda a: a * 2, array).result(SOON_S)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cook_jupyter.executor.functions import SentFunctions
+from cook_jupyter.executor.functions import FunctionCache
 from cook_jupyter.payload.outgoing import encode_function
 
 LIMIT = 10
@@ -19,7 +19,7 @@ class Sender:
     """Counts what was pickled."""
 
     def __init__(self) -> None:
-        self.functions = SentFunctions()
+        self.functions = FunctionCache()
         self.pickled = 0
 
     def digest(self, function: Callable[..., Any]) -> str:

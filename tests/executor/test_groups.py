@@ -5,6 +5,12 @@ from uuid import uuid4
 
 import pytest
 
+from cook_jupyter.client.submission import (
+    HostPlacement,
+    PlacementParameters,
+    StragglerHandling,
+    StragglerParameters,
+)
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import InvalidRequest, Unsatisfiable
 from cook_jupyter.executor import CookExecutor, Group
@@ -44,16 +50,14 @@ def test_a_group_is_told_once_and_grows_with_each_job(executor: CookExecutor, st
     second.result(SOON_S)
 
     (told,) = started.groups([group.uuid])
-    assert sorted(told["jobs"]) == sorted([first.key, second.key])
-    assert told["name"] == "both"
-    assert told["host_placement"] == {
-        "type": "balanced",
-        "parameters": {"attribute": "HOSTNAME", "minimum": 1},
-    }
-    assert told["straggler_handling"] == {
-        "type": "quantile-deviation",
-        "parameters": {"quantile": 0.5, "multiplier": 2.0},
-    }
+    assert sorted(told.jobs) == sorted([first.key, second.key])
+    assert told.name == "both"
+    assert told.host_placement == HostPlacement(
+        type="balanced", parameters=PlacementParameters(attribute="HOSTNAME", minimum=1)
+    )
+    assert told.straggler_handling == StragglerHandling(
+        type="quantile-deviation", parameters=StragglerParameters(quantile=0.5, multiplier=2.0)
+    )
 
 
 def test_jobs_of_another_session_join_by_the_same_value_or_by_its_uuid(
@@ -70,7 +74,7 @@ def test_jobs_of_another_session_join_by_the_same_value_or_by_its_uuid(
             keys.append(future.key)
 
     (told,) = started.groups([group.uuid])
-    assert sorted(told["jobs"]) == sorted(keys)
+    assert sorted(told.jobs) == sorted(keys)
 
 
 def test_a_group_that_nobody_described_is_made_of_the_jobs_that_name_it(
@@ -84,7 +88,7 @@ def test_a_group_that_nobody_described_is_made_of_the_jobs_that_name_it(
         future.result(SOON_S)
         keys.append(future.key)
 
-    assert sorted(started.groups([uuid])[0]["jobs"]) == sorted(keys)
+    assert sorted(started.groups([uuid])[0].jobs) == sorted(keys)
 
 
 def test_constraints_and_expected_run_times_reach_the_scheduler(
@@ -97,8 +101,8 @@ def test_constraints_and_expected_run_times_reach_the_scheduler(
 
     assert future.result(SOON_S) == 8
     job = started.job(future.key)
-    assert job["constraints"] == [["HOSTNAME", "EQUALS", here]]
-    assert (job["expected_runtime"], job["max_runtime"]) == (1500, 60_000)
+    assert job.constraints == (("HOSTNAME", "EQUALS", here),)
+    assert (job.expected_runtime_ms, job.max_runtime_ms) == (1500, 60_000)
 
 
 def test_a_constraint_that_no_host_meets_is_refused_at_submission(executor: CookExecutor) -> None:
@@ -124,11 +128,13 @@ def test_demands_that_cannot_be_are_refused_at_once(executor: CookExecutor, wron
 def test_how_tasks_give_way_is_told_and_set(started: JobClient) -> None:
     before = started.rebalancer()
     try:
-        assert started.set_rebalancer(min_dru_diff=0.25)["min_dru_diff"] == 0.25
-        assert started.rebalancer()["safe_dru_threshold"] == before["safe_dru_threshold"]
+        assert started.set_rebalancer(min_dru_diff=0.25).min_dru_diff == 0.25
+        assert started.rebalancer().safe_dru_threshold == before.safe_dru_threshold
     finally:
-        started.set_rebalancer(min_dru_diff=before["min_dru_diff"])
+        started.set_rebalancer(min_dru_diff=before.min_dru_diff)
 
 
 def test_the_monitor_tells_pools(started: JobClient) -> None:
-    assert set(started.monitor()) >= {"time", "pools"}
+    assert set(started.monitor().pools) <= {
+        pool.name for pool in started.pools()
+    }  # none before its first look

@@ -27,8 +27,8 @@ from cook_jupyter.errors import (
 from cook_jupyter.executor import CookExecutor
 from cook_jupyter.executor import arguments as reading
 from cook_jupyter.executor.arguments import Arguments
-from cook_jupyter.executor.future import Stage
 from cook_jupyter.executor.mapping import MOST_CALLS, TARGET_S, Sizes
+from cook_jupyter.executor.stages import Stage
 from cook_jupyter.payload import outgoing
 from tests.executor.test_executor import until, wait_for
 

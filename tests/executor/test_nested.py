@@ -19,7 +19,7 @@ from tests.executor.test_executor import SOON_S, until, wait_for
 @pytest.fixture
 def parents(started: JobClient) -> Iterator[CookExecutor]:
     """An executor of which two jobs fill the machine."""
-    cpus = started.info_v1()["capacity"]["cpus"]
+    cpus = started.info_v1().capacity.cpus
     made = CookExecutor(started, cpus=cpus / 2, mem_mb=200, name="parent")
     yield made
     made.kill()
@@ -123,7 +123,7 @@ def test_why_says_of_parent_and_child_who_waits_for_whom(
 
     until(lambda: "It waits for 1 job of its own: 1 waiting, 0 running." in future.why())
     (child,) = started.recent_jobs(1, name="child")
-    sentences = " ".join(started.why(child["uuid"])["sentences"])
+    sentences = " ".join(started.why(child.uuid).sentences)
     assert f"It was submitted by the job {future.key} (parent" in sentences
     assert "which runs and waits for it, and holds" in sentences
     gate.touch()

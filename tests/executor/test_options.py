@@ -191,7 +191,7 @@ def test_the_parts_of_a_group_are_checked_like_options(wrong: dict[str, Any], sa
 def test_the_parts_of_a_group_may_be_numbers_of_any_library() -> None:
     group = Group(placement="balanced", attribute=np.str_("rack"), minimum=np.int64(2), stragglers=(0.5, 3))  # type: ignore[arg-type]
 
-    assert msgspec.json.encode(group.body())
+    assert msgspec.json.encode(group.submission())
 
 
 @pytest.mark.parametrize("client", [3, b"http://127.0.0.1:1", ["http://127.0.0.1:1"], object()])

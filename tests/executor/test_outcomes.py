@@ -3,15 +3,15 @@
 import msgspec
 import pytest
 
-from cook_jupyter.client.events import InstanceNews, JobNews
+from cook_jupyter.client.events import InstanceEvent, JobEvent
 from cook_jupyter.errors import HostLost, JobFailed, JobKilled
 from cook_jupyter.executor.outcomes import failure, may_be_of_one_call, without_advice
 from cook_jupyter.model import reason as reasons
 
 
-def ended(reason: str, attempts: int) -> JobNews:
-    instance = InstanceNews(task_id="t", status="failed", hostname="a17", reason=reason, mea_culpa=True)
-    return JobNews(uuid="u", status="completed", state="failed", attempts=attempts, instance=instance)
+def ended(reason: str, attempts: int) -> JobEvent:
+    instance = InstanceEvent(uuid="t", status="failed", host="a17", reason=reason, mea_culpa=True)
+    return JobEvent(uuid="u", status="completed", state="failed", attempts=attempts, instance=instance)
 
 
 def test_a_job_that_made_way_too_often_is_said_to_need_retries() -> None:

@@ -15,15 +15,15 @@ import pytest
 
 from cook_jupyter.client.runtime import Runtime, read_runtime
 from cook_jupyter.errors import NotFound, Unverifiable
-from cook_jupyter.executor import CookExecutor
-from cook_jupyter.executor import session as session_module
+from cook_jupyter.executor import CookExecutor, listener
+from cook_jupyter.executor import connection as connection_module
 from tests.executor.test_executor import SOON_S, until, wait_for
 
 
 @pytest.fixture(autouse=True)
 def files_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a session knows of files may otherwise be a moment old."""
-    monkeypatch.setattr(session_module, "FILE_CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(connection_module, "FILE_CHECK_INTERVAL_S", 0.0)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_when_the_store_is_begun_anew_every_future_ends_and_says_so(
 ) -> None:
     assert own_executor.submit(abs, -1).result(SOON_S) == 1
     running = own_executor.submit(wait_for, str(gate))
-    cpus = own_executor._line.live().info["capacity"]["cpus"]
+    cpus = own_executor._line.live().scheduler.info.capacity.cpus
     waiting = own_executor.with_(cpus=cpus).submit(abs, -1)  # the other job holds some of them
     until(Path(str(gate) + ".waiting").exists)
     until(lambda: waiting.status == "waiting")
@@ -138,7 +138,7 @@ def test_a_call_that_ran_before_its_key_was_taken_away_comes_back(
 def test_a_call_that_runs_after_its_key_was_taken_away_names_the_key(
     own_executor: CookExecutor, cook_home: Path, gate: Path, change: str
 ) -> None:
-    whole = own_executor.with_(cpus=own_executor._line.live().info["capacity"]["cpus"])
+    whole = own_executor.with_(cpus=own_executor._line.live().scheduler.info.capacity.cpus)
     first = whole.submit(wait_for, str(gate))
     until(Path(str(gate) + ".waiting").exists)
     second = whole.submit(abs, -1)  # waits for the cpus of the first
@@ -158,7 +158,7 @@ def test_futures_that_wait_for_a_scheduler_say_so(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(session_module, "SILENCE_TOLD_S", 0.0)
+    monkeypatch.setattr(listener, "SILENCE_WARNING_S", 0.0)
     future = own_executor.submit(wait_for, str(gate))
     until(Path(str(gate) + ".waiting").exists)
     with caplog.at_level(logging.WARNING):

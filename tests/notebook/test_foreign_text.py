@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 import cook_jupyter
 from cook_jupyter import cli
+from cook_jupyter.client.answers import Capacity, QuotaAnswer, ShareAnswer, UsageAnswer, UserSummary
 from cook_jupyter.client.connect import connect
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError
@@ -20,7 +22,7 @@ from cook_jupyter.notebook.job_views import JobsView, JobView, how_it_ended
 from cook_jupyter.notebook.running import begins_anew, state_line
 from cook_jupyter.notebook.views import SettingsView, StateView, UsageView, WhyView
 from tests.client.standin import Answer, Asked, as_json, standin
-from tests.notebook.test_views import NOW_MS, a_job, a_summary, an_instance
+from tests.notebook.test_views import NOW_MS, a_job, a_summary, an_instance, answer, summary_of
 
 EVIL = '\x1b]0;owned\x07\x9b2J\r\n\u202e"><script>alert(1)</script>'
 STRUCTURE = {"state", "status", "uuid", "task_id", "standing"}  # words that the scheduler alone chooses
@@ -43,14 +45,14 @@ def views() -> list[Any]:
     instance = an_instance("failed", reason_string="Exit", end_time=NOW_MS, exit_code=1, preempted=True)
     running = an_instance("running", progress=40, progress_message="half")
     jobs = [
-        JobView(spoiled(a_job(state, instances=instances)), NOW_MS)
+        JobView(answer(spoiled(a_job(state, instances=instances))), NOW_MS)
         for state in ("waiting", "running", "success", "failed")
         for instances in ([], [instance], [instance, running])
         if instances or state in ("waiting", "failed")
     ]
     listed = JobsView(tuple(jobs), NOW_MS, "Jobs of " + EVIL)
-    summary = spoiled(a_summary())
-    limits = {"pools": {"default" + EVIL: {"cpus": 1.0}}}
+    summary = summary_of(spoiled(a_summary()))
+    amounts = {"pools": {"default" + EVIL: {"cpus": 1.0}}}
     usage = {"pools": {"default" + EVIL: {"total_usage": {"cpus": 1.0, "mem": 1.0, "gpus": 0, "jobs": 1}}}}
     return [
         *jobs,
@@ -59,7 +61,14 @@ def views() -> list[Any]:
         listed,
         JobsView((), NOW_MS, EVIL),
         StateView(summary, "http://x" + EVIL, listed),
-        UsageView("ada" + EVIL, usage, limits, limits, {"cpus": 2.0}, {"standing": "hungry", "dru": 2.0}),
+        UsageView(
+            user="ada" + EVIL,
+            usage=msgspec.convert(usage, UsageAnswer),
+            share=msgspec.convert(amounts, ShareAnswer),
+            quota=msgspec.convert(amounts, QuotaAnswer),
+            capacity=Capacity(cpus=2.0),
+            summary=UserSummary(user="ada" + EVIL, standing="hungry", dru=2.0),
+        ),
         SettingsView(((EVIL, EVIL, EVIL),), "hint"),
     ]
 
@@ -75,9 +84,8 @@ def test_no_view_passes_on_what_a_terminal_or_a_page_would_obey(view: Any) -> No
 
 
 def test_how_an_attempt_ended_is_no_command_either() -> None:
-    job = JobView(
-        spoiled(a_job(instances=[an_instance("failed", reason_string="Exit"), an_instance()])), NOW_MS
-    )
+    instances = [an_instance("failed", reason_string="Exit"), an_instance()]
+    job = JobView(answer(spoiled(a_job(instances=instances))), NOW_MS)
     assert "\x1b" not in repr(state_line(job, begins_anew(job)))
 
 
@@ -115,8 +123,6 @@ def test_the_output_of_others_is_written_out_and_ones_own_keeps_its_colours(
 
 def test_the_command_line_prints_no_commands_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     summary = spoiled(a_summary())
-    for user in summary["users"]:
-        user["dru"] = 1.0
     with standin(lambda asked: as_json(summary if "summary" in asked.path else INFO)) as server:
         monkeypatch.setenv("COOK_JUPYTER_URL", server.url)
         result = CliRunner().invoke(cli.cook_jupyter, ["status"])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from traitlets import TraitError
 
+from cook_jupyter.client.answers import GroupOfJob
 from cook_jupyter.errors import (
     BadExit,
     InvalidRequest,
@@ -208,7 +209,7 @@ def test_a_flood_of_output_is_cut_and_can_be_read_afterwards(shell: Shell) -> No
 def test_quotes_around_an_option_are_no_part_of_it(shell: Shell) -> None:
     shell.good("%%cook --name \"quoted\" --mem '200m'\n1")
 
-    assert shell.good("%cook list 'quoted'").value[0].job["mem"] == 200.0
+    assert shell.good("%cook list 'quoted'").value[0].job.mem_mb == 200.0
 
 
 @pytest.mark.parametrize(
@@ -295,15 +296,15 @@ def test_a_job_without_a_name_has_the_number_that_its_cell_shows(shell: Shell) -
     shell.good("%%cook\n1")
     number = len(shell.names["In"]) - 1
 
-    assert shell.good("%cook list --count 1").value[0].job["name"] == f"cell-{number}"
+    assert shell.good("%cook list --count 1").value[0].job.name == f"cell-{number}"
 
 
 def test_options_reach_the_job(shell: Shell) -> None:
     shell.good("%%cook --cpus 0.5 --mem 200m --name small --priority 70 --retries 2 --max-runtime 10m\n1")
     job = shell.good("%cook list small").value[0].job
 
-    assert (job["cpus"], job["mem"], job["priority"], job["max_retries"]) == (0.5, 200.0, 70, 3)
-    assert job["max_runtime"] == 600_000
+    assert (job.cpus, job.mem_mb, job.priority, job.max_retries) == (0.5, 200.0, 70, 3)
+    assert job.max_runtime_ms == 600_000
 
 
 def test_demands_on_hosts_reach_the_job(shell: Shell) -> None:
@@ -314,9 +315,9 @@ def test_demands_on_hosts_reach_the_job(shell: Shell) -> None:
     shell.good("%%cook --name apart --group apart --constraint HOSTNAME={host} --expected-runtime 5s\n1")
     job = shell.good("%cook list apart").value[0].job
 
-    assert job["groups"] == [{"uuid": shell.names["apart"].uuid, "name": "apart"}]
-    assert job["constraints"] == [["HOSTNAME", "EQUALS", shell.names["host"]]]
-    assert job["expected_runtime"] == 5000
+    assert job.groups == (GroupOfJob(uuid=shell.names["apart"].uuid, name="apart"),)
+    assert job.constraints == (("HOSTNAME", "EQUALS", shell.names["host"]),)
+    assert job.expected_runtime_ms == 5000
 
 
 def test_settings_hold_where_no_option_is_given(shell: Shell) -> None:
@@ -324,7 +325,7 @@ def test_settings_hold_where_no_option_is_given(shell: Shell) -> None:
     shell.good("%%cook --name by_setting\n1")
     shell.good("%cook config mem_mb=1024")
 
-    assert shell.good("%cook list by_setting").value[0].job["mem"] == 300.0
+    assert shell.good("%cook list by_setting").value[0].job.mem_mb == 300.0
 
 
 @pytest.mark.parametrize("background", ["", " --background huge"])
@@ -389,7 +390,7 @@ def interrupt_when_running(shell: Shell, name: str) -> threading.Thread:
     def press() -> None:
         deadline = time.monotonic() + HANG_S
         while time.monotonic() < deadline:
-            if any(job["state"] == "running" for job in client.recent_jobs(5, name=name)):
+            if any(job.state == "running" for job in client.recent_jobs(5, name=name)):
                 break
             time.sleep(0.02)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -5,8 +5,18 @@ from html.parser import HTMLParser
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 
+from cook_jupyter.client.answers import (
+    Capacity,
+    JobAnswer,
+    QuotaAnswer,
+    ShareAnswer,
+    SummaryAnswer,
+    UsageAnswer,
+    UserSummary,
+)
 from cook_jupyter.notebook.job_views import JobsView, JobView, how_it_ended
 from cook_jupyter.notebook.look import MARKS
 from cook_jupyter.notebook.running import begins_anew, state_line
@@ -79,6 +89,35 @@ def a_summary(**fields: Any) -> dict[str, Any]:
     }
 
 
+def answer(fields: dict[str, Any]) -> JobAnswer:
+    return msgspec.convert(fields, JobAnswer)
+
+
+def a_view(state: str = "waiting", **fields: Any) -> JobView:
+    return JobView(answer(a_job(state, **fields)), NOW_MS)
+
+
+def summary_of(fields: dict[str, Any]) -> SummaryAnswer:
+    return msgspec.convert(fields, SummaryAnswer)
+
+
+def usage_view(
+    usage: dict[str, Any],
+    limits: dict[str, Any],
+    quota: dict[str, Any],
+    capacity: dict[str, Any] | None = None,
+    **summary: Any,
+) -> UsageView:
+    return UsageView(
+        user="ada",
+        usage=msgspec.convert(usage, UsageAnswer),
+        share=msgspec.convert(limits, ShareAnswer),
+        quota=msgspec.convert(quota, QuotaAnswer),
+        capacity=None if capacity is None else msgspec.convert(capacity, Capacity),
+        summary=UserSummary(user="ada", **summary) if summary else None,
+    )
+
+
 class Checker(HTMLParser):
     """Complains about what an untrusted notebook strips and about tags that are not closed."""
 
@@ -107,16 +146,16 @@ def all_views() -> list[Any]:
     over = a_job(
         "failed", instances=[an_instance("failed", end_time=NOW_MS, reason_string="Command exited non-zero")]
     )
-    jobs = JobsView.of([a_job("running", instances=[an_instance()]), over, a_job()], NOW_MS)
+    running = a_job("running", instances=[an_instance()])
+    jobs = JobsView.of([answer(running), answer(over), answer(a_job())], NOW_MS)
     return [
         jobs,
         jobs[0],
         JobsView.of([], NOW_MS, "None"),
-        StateView(a_summary(), "http://127.0.0.1:1", jobs),
-        StateView(a_summary(users=[]), "http://127.0.0.1:1", jobs[:0]),
+        StateView(summary_of(a_summary()), "http://127.0.0.1:1", jobs),
+        StateView(summary_of(a_summary(users=[])), "http://127.0.0.1:1", jobs[:0]),
         WhyView(jobs[2], ("You have 3 jobs ahead <of> this one.",)),
-        UsageView(
-            "ada",
+        usage_view(
             {"total_usage": {}, "pools": {"default": {"total_usage": {"cpus": 1.0, "mem": 5.0, "jobs": 1}}}},
             {"cpus": 1.0, "mem": 1.7976931348623157e308, "gpus": 0},
             {"cpus": 4.0, "mem": 10.0, "count": 2147483647},
@@ -147,14 +186,14 @@ def test_a_state_is_a_shape_and_a_word_not_a_colour_alone(mark: Any) -> None:
 
 def test_what_users_write_is_shown_as_text() -> None:
     evil = "<script>alert(1)</script>"
-    view = JobsView.of([a_job(name=evil, command='"><img src=x onerror=1>')], NOW_MS, evil)
+    view = JobsView.of([answer(a_job(name=evil, command='"><img src=x onerror=1>'))], NOW_MS, evil)
 
     html_of(view)
     assert evil not in view._repr_html_()
 
 
 def test_jobs_are_a_sequence() -> None:
-    view = JobsView.of([a_job(name="a"), a_job(name="b"), a_job(name="c")], NOW_MS)
+    view = JobsView.of([answer(a_job(name=name)) for name in "abc"], NOW_MS)
 
     assert len(view) == 3
     assert view[0].name == "a"
@@ -166,7 +205,7 @@ def test_a_preempted_job_waits_again_and_has_not_failed() -> None:
     ended = an_instance(
         "failed", preempted=True, end_time=NOW_MS - 5000, reason_string="Preempted by rebalancer"
     )
-    job = JobView(a_job("waiting", instances=[ended]), NOW_MS)
+    job = a_view("waiting", instances=[ended])
 
     assert "waiting again" in repr(job)
     assert "preempted once" in repr(job)
@@ -186,11 +225,8 @@ def preempted(**fields: Any) -> dict[str, Any]:
 
 
 def test_preemption_is_told_once_and_as_no_attempt_of_the_jobs_own() -> None:
-    waits = JobView(a_job("waiting", max_retries=1, instances=[preempted()]), NOW_MS)
-    runs = JobView(
-        a_job("running", max_retries=1, instances=[preempted(), an_instance(start_time=NOW_MS - 1000)]),
-        NOW_MS,
-    )
+    waits = a_view("waiting", max_retries=1, instances=[preempted()])
+    runs = a_view("running", max_retries=1, instances=[preempted(), an_instance(start_time=NOW_MS - 1000)])
 
     assert waits.note == "preempted once"
     assert runs.note == "preempted once"
@@ -198,21 +234,21 @@ def test_preemption_is_told_once_and_as_no_attempt_of_the_jobs_own() -> None:
 
 
 def test_a_preempted_job_has_waited_before_and_after() -> None:
-    job = JobView(a_job("waiting", instances=[preempted()]), NOW_MS)
+    job = a_view("waiting", instances=[preempted()])
 
     assert job.waited_s == 10 + 5
 
 
 def test_a_job_that_waits_again_tells_which_attempts_are_used() -> None:
     failed = an_instance("failed", end_time=NOW_MS - 1, reason_string="Command exited non-zero", exit_code=1)
-    job = JobView(a_job("waiting", retries_remaining=2, instances=[preempted(), failed]), NOW_MS)
+    job = a_view("waiting", retries_remaining=2, instances=[preempted(), failed])
 
     assert job.note == "preempted once; command exited non-zero, exit code 1; 1 of 3 attempts used"
 
 
 def test_the_end_of_a_preempted_job_tells_what_was_lost() -> None:
     instances = [preempted(), an_instance("success", start_time=NOW_MS - 4000, end_time=NOW_MS - 1000)]
-    job = JobView(a_job("success", max_retries=1, retries_remaining=0, instances=instances), NOW_MS)
+    job = a_view("success", max_retries=1, retries_remaining=0, instances=instances)
 
     assert how_it_ended(job) == (
         "It succeeded on a17 after 3 s. It had been preempted once for jobs of users further below their "
@@ -221,7 +257,7 @@ def test_the_end_of_a_preempted_job_tells_what_was_lost() -> None:
 
 
 def test_the_line_of_a_preempted_cell_says_so_before_it_says_why_it_waits() -> None:
-    job = JobView(a_job("waiting", instances=[preempted()]), NOW_MS)
+    job = a_view("waiting", instances=[preempted()])
 
     assert state_line(job, "No host takes it now.").said.endswith(
         "15 s · preempted once. No host takes it now."
@@ -230,7 +266,7 @@ def test_the_line_of_a_preempted_cell_says_so_before_it_says_why_it_waits() -> N
 
 def test_output_that_begins_anew_is_explained() -> None:
     def second(before: dict[str, Any]) -> JobView:
-        return JobView(a_job("running", instances=[before, an_instance(start_time=NOW_MS - 1000)]), NOW_MS)
+        return a_view("running", instances=[before, an_instance(start_time=NOW_MS - 1000)])
 
     failed = an_instance("failed", end_time=NOW_MS - 2000, reason_string="Command exited non-zero")
 
@@ -241,7 +277,7 @@ def test_output_that_begins_anew_is_explained() -> None:
 def test_who_asks_why_a_job_waits_sees_who_holds_the_machine() -> None:
     summary = a_summary()
     summary["users"][1] |= {"running": 1, "cpus": 3.0, "share_cpus": 1.7976931348623157e308}
-    said = WhyView(JobView(a_job(), NOW_MS), ("No host takes it now.",), summary)
+    said = WhyView(a_view(), ("No host takes it now.",), summary_of(summary))
 
     assert "In use of 2 cpus: bob 3; ada (you) 2, share 1." in repr(said)
     assert "bob 3; ada (you) 2, share 1" in html_of(said)
@@ -250,9 +286,8 @@ def test_who_asks_why_a_job_waits_sees_who_holds_the_machine() -> None:
 def test_usage_tells_how_one_stands_and_how_fast_one_may_start() -> None:
     usage = {"total_usage": {"cpus": 3.0, "mem": 5.0, "jobs": 3}}
     quota = {"cpus": 4.0, "count": 8, "launch-rate-saved": 10.0, "launch-rate-per-minute": 30.0}
-    standing = {"standing": "hungry", "dru": 1.5}
 
-    text = repr(UsageView("ada", usage, {"cpus": 2.0}, quota, {}, standing))
+    text = repr(usage_view(usage, {"cpus": 2.0}, quota, standing="hungry", dru=1.5))
 
     assert "hungry" in text
     assert "DRU 1.50" in text
@@ -261,7 +296,7 @@ def test_usage_tells_how_one_stands_and_how_fast_one_may_start() -> None:
 
 
 def test_a_running_job_tells_how_long_where_and_how_far() -> None:
-    job = JobView(a_job("running", instances=[an_instance(progress=40, progress_message="epoch 4")]), NOW_MS)
+    job = a_view("running", instances=[an_instance(progress=40, progress_message="epoch 4")])
 
     for said in ("running for 50 s", "a17", "40 % epoch 4"):
         assert said in repr(job)
@@ -280,16 +315,14 @@ def test_a_failure_tells_reason_exit_code_and_attempts() -> None:
         for number in (3, 2, 1)
     ]
 
-    assert how_it_ended(JobView(a_job("failed", instances=instances), NOW_MS)) == (
+    assert how_it_ended(a_view("failed", instances=instances)) == (
         "It failed (command exited non-zero, exit code 3) on a17 after 2 s at attempt 3 of 3."
     )
 
 
 def test_a_killed_job_is_told_from_a_failed_one() -> None:
-    never_ran = JobView(a_job("failed"), NOW_MS)
-    killed = JobView(
-        a_job("failed", instances=[an_instance("failed", end_time=NOW_MS, reason_code=1001)]), NOW_MS
-    )
+    never_ran = a_view("failed")
+    killed = a_view("failed", instances=[an_instance("failed", end_time=NOW_MS, reason_code=1001)])
 
     assert never_ran.mark is MARKS["killed"]
     assert killed.mark is MARKS["killed"]
@@ -297,7 +330,7 @@ def test_a_killed_job_is_told_from_a_failed_one() -> None:
 
 
 def test_the_state_tells_who_is_over_the_share() -> None:
-    text = repr(StateView(a_summary(), "http://127.0.0.1:1", JobsView.of([], NOW_MS)))
+    text = repr(StateView(summary_of(a_summary()), "http://127.0.0.1:1", JobsView.of([], NOW_MS)))
 
     assert "2 of 2 cpus" in text
     assert re.search(r"ada \(you\)\s+2\s+498\s+2\s+1\s+2.00\s+hungry, over the share", text)
@@ -308,4 +341,4 @@ def test_no_limit_is_said_so() -> None:
     usage = {"total_usage": {"cpus": 1.0, "mem": 5.0, "jobs": 1}}
     unlimited = {"cpus": 1.7976931348623157e308, "mem": 1.7976931348623157e308, "count": 2147483647}
 
-    assert repr(UsageView("ada", usage, unlimited, unlimited, {})).count("no limit") >= 4
+    assert repr(usage_view(usage, unlimited, unlimited)).count("no limit") >= 4

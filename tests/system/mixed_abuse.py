@@ -33,7 +33,7 @@ import apsw
 import numpy as np
 
 from cook_jupyter import CookExecutor
-from cook_jupyter.executor.session import FILE_CHECK_INTERVAL_S
+from cook_jupyter.executor.connection import FILE_CHECK_INTERVAL_S
 
 _CALL_TIMEOUT_S = 120.0
 _PAUSE_S = 0.5  # between two faults

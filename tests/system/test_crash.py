@@ -103,10 +103,8 @@ def test_no_kill_at_any_moment_loses_a_job_or_runs_a_success_twice(cook_home: Pa
 
     client = connect()
     jobs = client.list_jobs(states=["waiting", "running", "success", "failed"], limit=JOBS * 3)
-    assert {job["state"] for job in jobs} == {"success"}, Counter(job["state"] for job in jobs)
-    succeeded = {
-        job["uuid"]: [i["task_id"] for i in job["instances"] if i["status"] == "success"] for job in jobs
-    }
+    assert {job.state for job in jobs} == {"success"}, Counter(job.state for job in jobs)
+    succeeded = {job.uuid: [i.uuid for i in job.instances if i.status == "success"] for job in jobs}
     assert all(len(instances) == 1 for instances in succeeded.values())
 
     keys = {

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from cook_jupyter.client.answers import InstanceAnswer
 from cook_jupyter.client.connect import connect
 from cook_jupyter.executor import CookExecutor, CookFuture
 from cook_jupyter.model import reason as reasons
@@ -107,14 +108,13 @@ class Machine:
         lines = ledger.read_text().splitlines() if ledger.exists() else []
         return [(job, int(pid)) for job, pid in (line.split() for line in lines)]
 
-    def instances(self, future: CookFuture) -> list[dict[str, Any]]:
+    def instances(self, future: CookFuture) -> Sequence[InstanceAnswer]:
         """What the scheduler says of a job's instances, oldest first."""
-        told = self.client.job(future.key)["instances"]
-        return sorted(told, key=lambda instance: instance["start_time"])
+        return self.client.job(future.key).instances_by_start
 
     def victim(self) -> CookFuture | None:
         """The job of ada's that was preempted."""
-        return next((each for each in self.of_ada if self.instances(each)[0]["preempted"]), None)
+        return next((each for each in self.of_ada if self.instances(each)[0].preempted), None)
 
     def kill_scheduler(self) -> None:
         """kill -9, and find the one that takes its place."""
@@ -142,12 +142,12 @@ def machine(cook_home: Path, tmp_path: Path) -> Any:
 def assert_preempted_once_and_free_of_charge(machine: Machine, victim: CookFuture) -> None:
     """Its first instance made way with Cook's reason, its last one succeeded, and no retry is gone."""
     first, *others, last = machine.instances(victim)
-    assert (first["status"], first["reason_code"], first["preempted"]) == ("failed", PREEMPTED.code, True)
-    assert first["reason_string"] == PREEMPTED.sentence
-    assert first["reason_mea_culpa"] is True
-    assert (last["status"], last["preempted"]) == ("success", False)
+    assert (first.status, first.reason, first.preempted) == ("failed", PREEMPTED.name, True)
+    assert first.reason_text == PREEMPTED.sentence
+    assert first.mea_culpa
+    assert (last.status, last.preempted) == ("success", False)
     # A launch on its way when the scheduler dies may have to be repeated, which is ours to bear.
-    assert all(other["reason_mea_culpa"] for other in others)
+    assert all(other.mea_culpa for other in others)
     assert [job for job, _ in machine.marks()].count(victim.key) == 2
 
 
@@ -173,13 +173,13 @@ def test_a_running_job_makes_way_for_another_users_and_starts_again_at_no_cost(m
     assert (victim.status, victim.done()) == ("waiting", False)
     assert "waiting again, preempted once" in repr(victim)
     assert "preempted once" in victim.why()
-    assert machine.client.job(victim.key)["retries_remaining"] == 1
+    assert machine.client.job(victim.key).retries_remaining == 1
     (pid,) = (pid for job, pid in machine.marks() if job == victim.key)
     until(lambda: not is_alive(pid), "what the victim ran has ended")
-    assert [each["status"] for each in machine.instances(spared)] == ["running"]
-    users = {user["user"]: user for user in machine.client.summary()["users"]}
-    assert (users["ada"]["cpus"], users["grace"]["cpus"]) == (1, 1)
-    assert (users["ada"]["standing"], users["grace"]["standing"]) == ("hungry", "satisfied")
+    assert [each.status for each in machine.instances(spared)] == ["running"]
+    users = {user.user: user for user in machine.client.summary().users}
+    assert (users["ada"].cpus, users["grace"].cpus) == (1, 1)
+    assert (users["ada"].standing, users["grace"].standing) == ("hungry", "satisfied")
 
     machine.open_gate("grace")
     assert hers.result(SOON_S) == "grace"
@@ -207,7 +207,7 @@ def test_a_scheduler_killed_between_preemption_and_restart_loses_nothing(machine
     assert [each.result(SOON_S) for each in machine.of_ada] == ["ada", "ada"]
     assert_preempted_once_and_free_of_charge(machine, victim)
     for future in (*machine.of_grace, *machine.of_ada):
-        assert [each["status"] for each in machine.instances(future)].count("success") == 1
+        assert [each.status for each in machine.instances(future)].count("success") == 1
     starts = [job for job, _ in machine.marks() if job != victim.key]
     assert len(starts) == len(set(starts)) == CPUS, "what was not preempted ran once"
 

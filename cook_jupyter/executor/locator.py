@@ -13,7 +13,7 @@ from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import WrongType
 
 
-class Finder:
+class SchedulerLocator:
     """Knows which scheduler is meant.
 
     Args:
@@ -43,7 +43,7 @@ class Finder:
             self._own = _is_own(client)
             self._user = self.client.user
 
-    def again(self, *, sending: bool, waiting: bool) -> JobClient:
+    def reconnect(self, *, has_unsent: bool, awaits_results: bool) -> JobClient:
         """A client of the scheduler that was restarted meanwhile, at another address perhaps.
 
         One that was named by its address has to come back there, with another token perhaps. This user's own
@@ -57,7 +57,7 @@ class Finder:
             home = _identity_of_home()
             crashed = isinstance(read_runtime(home_folder()), Stale) or home != self._home
             self._crashed = self._crashed or crashed
-            self.client = connect(user=self._user, start=sending or (waiting and self._crashed))
+            self.client = connect(user=self._user, start=has_unsent or (awaits_results and self._crashed))
             self._crashed = False
             self._home = _identity_of_home()
         elif not self._is_given:

@@ -1,0 +1,147 @@
+"""A session's connection to its scheduler: the client of the moment, and what the scheduler has said.
+
+Lives here: asking, and finding the scheduler again when it no longer answers; its blob store; the user's key.
+Not here: the order of search (`executor.locator`, `client.connect`), requests (`client.sync`).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from cook_jupyter.client.home import home_folder
+from cook_jupyter.client.keys import key_file
+from cook_jupyter.errors import CookError, SchedulerUnreachable, Unauthenticated
+from cook_jupyter.executor.blobs import reachable_store
+from cook_jupyter.executor.locator import SchedulerLocator
+from cook_jupyter.payload.keys import Key, read_key
+
+if TYPE_CHECKING:
+    from cook_jupyter.client.answers import SchedulerInfo
+    from cook_jupyter.client.sync import JobClient
+    from cook_jupyter.payload.blobs import BlobStore
+
+logger = logging.getLogger("cook_jupyter.executor")
+
+PATIENCE_S = 30.0  # how long a request waits for a scheduler that does not answer
+FILE_CHECK_INTERVAL_S = 0.25  # how old it may be what is known of a file
+INITIAL_BACKOFF_S = 0.02
+MAX_BACKOFF_S = 1.0
+
+T = TypeVar("T")
+
+
+class SchedulerConnection:
+    """The scheduler of a session, also after it was restarted. Any thread may ask.
+
+    Args:
+        locator: knows the scheduler, and finds it again.
+        awaits_results: returns whether anybody waits for a result: then one that crashed is started again.
+
+    Attributes:
+        client: a client of the scheduler as it was last found.
+        closed: set once the session has ended: then nothing is waited for any more.
+        patience_s: how long a request waits for a scheduler that does not answer.
+        file_check_interval_s: how old it may be what is known of a file.
+    """
+
+    def __init__(self, locator: SchedulerLocator, awaits_results: Callable[[], bool]) -> None:
+        self.client: JobClient = locator.client
+        self.closed = threading.Event()
+        self.patience_s = PATIENCE_S
+        self.file_check_interval_s = FILE_CHECK_INTERVAL_S
+        self._locator = locator
+        self._awaits_results = awaits_results
+        self._locating = threading.Lock()
+        self._key: Key | None = None
+        self._key_read_at = 0.0
+
+    def call(self, question: Callable[[JobClient], T], *, restart: bool = True) -> T:
+        """Ask the scheduler something that may be asked twice, and find it again if it does not answer.
+
+        Args:
+            question: what is asked.
+            restart: start this user's own scheduler anew even if it was shut down in good order.
+
+        Raises:
+            SchedulerUnreachable: it was not there for `patience_s` seconds.
+        """
+        deadline = time.monotonic() + self.patience_s
+        pause_s = INITIAL_BACKOFF_S
+        was_late = False
+        while True:
+            client = self.client
+            try:
+                return question(client)
+            except (SchedulerUnreachable, Unauthenticated):
+                is_late = time.monotonic() + pause_s > deadline or self.closed.is_set()
+                self.reconnect(client, has_unsent=restart)
+                if is_late and (was_late or self.client is client):
+                    raise
+                was_late = is_late  # one that was found at last is asked, however late it is
+            self.closed.wait(pause_s)
+            pause_s = min(2 * pause_s, MAX_BACKOFF_S)
+
+    def reconnect(self, failed: JobClient, *, has_unsent: bool = False) -> None:
+        """Try to find the scheduler again, unless another thread just has.
+
+        Args:
+            failed: the client that got no answer.
+            has_unsent: start this user's own scheduler anew even if it was shut down in good order.
+        """
+        with self._locating:
+            if self.client is failed and not self.closed.is_set():
+                try:
+                    self.client = self._locator.reconnect(
+                        has_unsent=has_unsent, awaits_results=self._awaits_results()
+                    )
+                except CookError as error:
+                    logger.info("the scheduler was not found again: %s", error)
+
+    def trace(self) -> object:
+        """Return a value that changes when this user's own scheduler begins to listen."""
+        return self._locator.trace()
+
+    @functools.cached_property
+    def info(self) -> SchedulerInfo:
+        """What the scheduler says about itself."""
+        return self.call(lambda client: client.info_v1())
+
+    @functools.cached_property
+    def store(self) -> BlobStore:
+        """Where blobs are stored."""
+        return reachable_store(self.info, lambda: self.client)
+
+    @functools.cached_property
+    def key_file(self) -> str:
+        """The file with the user's key."""
+        return str(key_file(home_folder(), self.client.user))
+
+    @property
+    def signing_key(self) -> Key:
+        """The user's key, as it was in its file a moment ago."""
+        now = time.monotonic()
+        if self._key is None or now - self._key_read_at >= self.file_check_interval_s:
+            self._key, self._key_read_at = self.current_key(), now
+        return self._key
+
+    def current_key(self) -> Key:
+        """Return the user's key, as it is in its file; made anew if the file was removed."""
+        if not Path(self.key_file).exists():
+            logger.warning("The signing key %s was removed: a new one is made.", self.key_file)
+            return read_key(key_file(home_folder(), self.client.user))
+        return read_key(self.key_file)
+
+    def forget_store(self) -> None:
+        """Forget what was true of the scheduler's last store alone."""
+        logger.warning(
+            "The store of the scheduler at %s was begun anew: it was removed or replaced.", self.client.url
+        )
+        for name in ("info", "store", "key_file"):
+            self.__dict__.pop(name, None)
+        self._key = None
