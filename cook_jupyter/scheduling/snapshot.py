@@ -233,7 +233,9 @@ class PoolState:
 
     def ask(self, job_id: JobId) -> Ask:
         """Return what a job asks of a host."""
-        return ask_of(self.index, self.index.row_of(job_id))
+        snapshot = self.snapshot
+        limited = snapshot.cycle.match.defaults if snapshot.capacity.limited else None
+        return ask_of(self.index, self.index.row_of(job_id), limited)
 
 
 def usage_by_user(jobs: Iterable[JobId], index: QueueIndex) -> dict[str, Usage]:

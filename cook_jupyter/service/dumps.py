@@ -282,6 +282,7 @@ def snapshot_of(record: SnapshotRecord) -> PoolSnapshot:
             groups=surroundings.groups,
             group_hosts=None if group_hosts is None else lambda group: group_hosts.get(group, {}),
             attributes={**attributes, **surroundings.attributes},
+            limited=capacity.limited,
             now_ms=record.now_ms,
         ),
         indebted=record.indebted,

@@ -333,6 +333,8 @@ class PoolQueue:
             rewritings=placement.rewritings,
             novel_host=placement.avoid_failed_hosts != "never",
             max_tasks_per_host=placement.max_tasks_per_host,
+            max_runtime_ms=settings.max_runtime_ms,
+            default_runtime_ms=settings.default_runtime_ms,
         )
         if completion is not None:
             self.defaults = replace(

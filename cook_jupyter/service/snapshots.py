@@ -162,6 +162,7 @@ class Snapshots:
             groups=groups,
             group_hosts=self._group_hosts if groups else None,
             attributes=self._attributes(pool),
+            limited=pool.capacity.limited,
             now_ms=now_ms,
         )
 
