@@ -91,6 +91,7 @@ class ComputeCluster(Protocol):
     def capacity(self) -> Sequence[Offer]:
         """Return every host that is known now as if it were empty, once for each of its pools.
 
+        What its offers say besides the room (attributes, location, limits) is said here, too.
         There may be none at first: a cluster may learn of its hosts when it is started, or later.
         """
 

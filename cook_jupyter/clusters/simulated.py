@@ -293,6 +293,8 @@ class _Host:
             attributes={**whole.attributes, "HOSTNAME": whole.host},
             ports=whole.ports,
             location=whole.location,
+            until_ms=whole.until_ms,
+            users=whole.users,
         )
         self._cpus = self._mem_mb = self._gpus = 0.0
         self._ports = 0
@@ -344,6 +346,8 @@ class _Host:
             ports=_without(whole.ports, self._ports) if self._ports else whole.ports,
             task_count=self._tasks,
             location=whole.location,
+            until_ms=whole.until_ms,
+            users=whole.users,
         )
 
 
@@ -366,4 +370,6 @@ def _offer(offer: Offer, cluster: str, pool: str) -> Offer:
         ports=offer.ports,
         task_count=offer.task_count,
         location=offer.location,
+        until_ms=offer.until_ms,
+        users=offer.users,
     )

@@ -33,6 +33,9 @@ class Offer:
         kind: how gpus and disks are given out there.
         gpu_models: free gpus per model, and disk_mb: free disk per type; of Kubernetes nodes.
         location: where the cluster is; jobs with checkpoints return there.
+        until_ms: when the host may go away, epoch milliseconds; a job starts there only if its longest run
+            time will have passed by then. None if that is not known.
+        users: the users whose jobs may start there; None for all.
     """
 
     host: str
@@ -47,3 +50,10 @@ class Offer:
     gpu_models: Mapping[str, float] = field(default_factory=dict)
     disk_mb: Mapping[str, float] = field(default_factory=dict)
     location: str | None = None
+    until_ms: int | None = None
+    users: frozenset[str] | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the offer is for a time or for some users only."""
+        return self.until_ms is not None or self.users is not None

@@ -21,6 +21,8 @@ from cook_jupyter.scheduling.constraints import (
     MAX_TASKS,
     NON_GPU,
     NOVEL_HOST,
+    OFFER_END,
+    OFFER_USERS,
     RESERVED,
     UNIQUE,
     Demand,
@@ -48,6 +50,8 @@ _CONSTRAINTS_FOR_PEOPLE = {
     UNIQUE: "with another job of its group",
     BALANCED: "where its group has more jobs than elsewhere",
     ATTRIBUTE_EQUALS: "unlike those of the rest of its group",
+    OFFER_USERS: "for other users alone",
+    OFFER_END: "that may go away before its longest run time has passed",
 }
 _UNITS = {"cpus": "cpus", "mem": "MB of memory", "gpus": "gpus", "count": "jobs at once", "ports": "ports"}
 _SINGULAR_UNITS = {"cpus": "cpu", "gpus": "gpu", "count": "job at once", "ports": "port"}

@@ -1,7 +1,7 @@
 """Which waiting jobs a cluster that can grow should make room for.
 
-Lives here: `jobs_to_grow_for`. Not here: which cluster (`scheduling.planned.clusters`), the asking
-(`service`).
+Lives here: `jobs_to_grow_for`. Not here: by what it is decided (`scheduling.decisions`), which
+cluster (`scheduling.clusters`), the asking (`service.growth`).
 
 Source: Cook's `scheduler.clj` (`trigger-autoscaling!`), as told in the fair-share specification, section 5.
 """

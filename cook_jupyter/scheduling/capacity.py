@@ -23,6 +23,7 @@ class Capacity:
         whole: all hosts together.
         largest: the most of each resource that any single host has.
         clusters: host -> its cluster.
+        limited: host -> the empty host, of those that are offered for a time or for some users only.
         hosts: the same hosts, as decisions look at them.
         amounts: amounts of each of `hosts`, by position.
     """
@@ -32,6 +33,7 @@ class Capacity:
     whole: Resources
     largest: Resources
     clusters: Mapping[str, str]
+    limited: Mapping[str, Offer]
     hosts: Hosts
     amounts: Sequence[Amounts]
 
@@ -62,6 +64,7 @@ class Capacity:
                 gpus=max((whole.gpus for whole in wholes), default=0.0),
             ),
             clusters={offer.host: offer.cluster for offer in offers},
+            limited={offer.host: offer for offer in hosts.offers if offer.is_limited},
             hosts=hosts,
             amounts=[whole_of(offer, max_tasks) for offer in hosts.offers],
         )

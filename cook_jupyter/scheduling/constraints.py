@@ -18,6 +18,7 @@ from typing import Final
 
 from cook_jupyter.model.job import GroupId, JobSpec
 from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.scheduling.lingering import longest_ms
 
 NOVEL_HOST = "novel_host_constraint"
 GPU = "gpu_host_constraint"  # the host has none, or not these
@@ -31,6 +32,8 @@ MAX_TASKS = "max_tasks_per_host_constraint"
 UNIQUE = "unique_host_placement_group_constraint"
 BALANCED = "balanced_host_placement_group_constraint"
 ATTRIBUTE_EQUALS = "attribute_equals_host_placement_group_constraint"
+OFFER_USERS = "offer_users_constraint"  # the offer is for other users
+OFFER_END = "offer_end_constraint"  # the job may run on when the host goes away
 
 HOST_START_TIME = "host-start-time"  # attribute: when the host came up, epoch seconds
 # Attributes that say together what machine a host is: who names one of them has chosen.
@@ -89,12 +92,16 @@ class Particulars:
         group: the group it belongs to, if the group has a placement.
         location: where its checkpoint lies.
         runtime_ms: how long it is expected to run; its host must live longer.
+        user, longest_ms: its user, and after what run time it is ended (None: never). They are set where some
+            offers are limited (`particulars_for_limited`), and matter to those alone.
     """
 
     avoid: frozenset[str] = frozenset()
     group: GroupId | None = None
     location: str | None = None
     runtime_ms: int | None = None
+    user: str | None = None
+    longest_ms: int | None = None
 
 
 NO_PARTICULARS = Particulars()
@@ -132,6 +139,8 @@ class PoolDefaults:
         expected_runtime_multiplier: what a job's own estimate of its run time is multiplied by; None: nobody
             asks whether a host lives long enough.
         max_tasks_per_host: how many tasks one host may run.
+        max_runtime_ms: run time after which every job is ended; None if there is none.
+        default_runtime_ms: the same for jobs that do not limit theirs.
     """
 
     constraints: tuple[Demand, ...] = ()
@@ -146,6 +155,8 @@ class PoolDefaults:
     host_start_grace_ms: int = 10 * 60 * 1000
     expected_runtime_multiplier: float | None = None
     max_tasks_per_host: int | None = None
+    max_runtime_ms: int | None = None
+    default_runtime_ms: int | None = None
 
     def __hash__(self) -> int:  # of what can be hashed
         return hash((self.gpu_model, self.disk, self.disk_type, self.disk_mb))
@@ -269,7 +280,28 @@ def fails_particulars(own: Particulars, offer: Offer, defaults: PoolDefaults, no
         return COMPLETION
     if own.location is not None and offer.location != own.location:
         return CHECKPOINT
+    if offer.users is not None and own.user not in offer.users:
+        return OFFER_USERS
+    if offer.until_ms is not None and (own.longest_ms is None or now_ms + own.longest_ms > offer.until_ms):
+        return OFFER_END
     return None
+
+
+def particulars_for_limited(
+    own: Particulars, user: str, max_runtime_ms: int | None, defaults: PoolDefaults
+) -> Particulars:
+    """Return the particulars of a job where some offers are for a time or for some users only.
+
+    Args:
+        own: what the job demands anywhere.
+        user: the user of the job.
+        max_runtime_ms: run time after which the job wants to be ended; None if it does not.
+        defaults: what the pool adds.
+    """
+    longest = longest_ms(
+        max_runtime_ms, cap_ms=defaults.max_runtime_ms, default_ms=defaults.default_runtime_ms
+    )
+    return replace(own, user=user, longest_ms=longest)
 
 
 def host_outlives(ends_ms: int, attributes: Mapping[str, str], defaults: PoolDefaults) -> bool:

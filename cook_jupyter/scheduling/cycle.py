@@ -27,7 +27,7 @@ from cook_jupyter.scheduling.considerable import (
     ranked_within,
     rate_limited,
 )
-from cook_jupyter.scheduling.constraints import NO_PARTICULARS
+from cook_jupyter.scheduling.constraints import NO_PARTICULARS, PoolDefaults, particulars_for_limited
 from cook_jupyter.scheduling.hosts import Hosts
 from cook_jupyter.scheduling.matching import MATCH_DEFAULTS, MatchSettings, match, refusal_of
 from cook_jupyter.scheduling.ranking import Ranked, RankSettings, lazily, ranked_in_columns
@@ -105,7 +105,7 @@ def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebala
     jobs = islice(considerable(ranked, index, limits, filters), before.considerable)
     rows = (job.row for job in jobs if takes is None or takes(index.job_id(job.row)))
     head = list(islice(rows, 1))
-    asks = _asks(index, chain(head, rows))
+    asks = _asks(index, chain(head, rows), settings.match.defaults if hosts.is_limited else None)
     placed, refusals, considered = match(
         asks,
         hosts,
@@ -179,7 +179,7 @@ def placement_of(
         NotFound: the index does not have the job.
     """
     hosts = offers if isinstance(offers, Hosts) else Hosts(offers)
-    ask = ask_of(index, index.row_of(job_id))
+    ask = ask_of(index, index.row_of(job_id), settings.defaults if hosts.is_limited else None)
     return refusal_of(ask, hosts, settings=settings, surroundings=with_groups(surroundings, index))
 
 
@@ -200,16 +200,26 @@ def scaled_back(before: Scaleback, head_matched: bool, settings: CycleSettings) 
     return Scaleback(considerable=1, cycles_at_floor=cycles)
 
 
-def ask_of(index: QueueIndex, row: int) -> Ask:
-    """Return what the job of a row asks of a host."""
-    return next(_asks(index, (row,)))
+def ask_of(index: QueueIndex, row: int, limited: PoolDefaults | None = None) -> Ask:
+    """Return what the job of a row asks of a host.
+
+    Args:
+        index: the index of the job's pool.
+        row: the row.
+        limited: defaults of the pool if some of its offers are limited (`Hosts.is_limited`); else None.
+    """
+    return next(_asks(index, (row,), limited))
 
 
-def _asks(index: QueueIndex, rows: Iterable[int]) -> Iterator[Ask]:
+def _asks(index: QueueIndex, rows: Iterable[int], limited: PoolDefaults | None) -> Iterator[Ask]:
     """What the jobs of some rows ask of hosts."""
     cpus, mem, gpus = index.amounts()
     particulars = index.particulars
     for row in rows:
+        own = particulars.get(row, NO_PARTICULARS)
+        if limited is not None:
+            user, longest_ms = index.owner(row).name, index.run_time(row).longest_ms
+            own = particulars_for_limited(own, user, longest_ms, limited)
         yield Ask(
             index.job_id(row),
             cpus[row],
@@ -217,7 +227,7 @@ def _asks(index: QueueIndex, rows: Iterable[int]) -> Iterator[Ask]:
             gpus[row],
             index.ports(row),
             index.constraint_class(index.class_number(row)),
-            particulars.get(row, NO_PARTICULARS),
+            own,
         )
 
 

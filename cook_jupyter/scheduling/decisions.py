@@ -1,10 +1,12 @@
 """The decisions about a pool: each a function of its snapshot and its queue.
 
 Lives here: which jobs start where (`decide_match`, and before it `decide_reserved` and `decide_heads`), which
-tasks give way (`decide_rebalance`), why a job waits (`why`) and in which order jobs wait (`ranked`). None
-changes anything: the same snapshot and queue are always decided alike.
+tasks give way (`decide_rebalance`), which jobs need more hosts (`decide_growth`), why a job waits (`why`) and
+in which order jobs wait (`ranked`). None changes anything: the same snapshot and queue are always decided
+alike.
 Not here: what a decision reads (`scheduling.snapshot`), its parts (`scheduling.cycle`, `scheduling.heads`,
-`scheduling.preemption`, `scheduling.explain`), what is done about it (`service.cycles`).
+`scheduling.preemption`, `scheduling.autoscaling`, `scheduling.explain`), what is done about it
+(`service.cycles`).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from cook_jupyter.model.decisions import Matching, Rebalancing, Refusal, Scaleba
 from cook_jupyter.model.job import Job, JobId
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.waiting import WaitReason
+from cook_jupyter.scheduling.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.considerable import ranked_within
 from cook_jupyter.scheduling.cycle import match_cycle, placement_of
@@ -158,6 +161,22 @@ def _not_lapsed(
     if not lapsed:
         return accepts
     return lambda job_id: job_id not in lapsed and (accepts is None or accepts(job_id))
+
+
+def decide_growth(snapshot: PoolSnapshot, index: QueueIndex) -> Sequence[JobId]:
+    """Decide for which waiting jobs clusters should grow, by the latest match cycle of the pool.
+
+    Jobs larger than every host are among them: a new host may be larger.
+    """
+    latest, largest = snapshot.latest, snapshot.capacity.largest
+    if latest is None or not snapshot.growing:
+        return ()
+    most_cpus, most_mem_mb = index.most
+    if most_cpus > largest.cpus or most_mem_mb > largest.mem_mb:  # `queue_filters` may have left it out
+        latest = replace(latest, considered=latest.considered + 1)
+    return jobs_to_grow_for(
+        index, snapshot.limits, latest, rank=snapshot.cycle.rank, filters=snapshot.filters
+    )
 
 
 def why(snapshot: PoolSnapshot, index: QueueIndex, job: Job, *, attempts: int) -> Sequence[WaitReason]:

@@ -6,7 +6,7 @@ Not here: what each constraint means (`scheduling.constraints`), room (`scheduli
 """
 
 from collections.abc import Iterable, Iterator
-from math import nan
+from math import inf, nan
 from typing import Final
 
 import numpy as np
@@ -28,6 +28,8 @@ from cook_jupyter.scheduling.constraints import (
     NO_PARTICULARS,
     NON_GPU,
     NOVEL_HOST,
+    OFFER_END,
+    OFFER_USERS,
     RESERVED,
     UNIQUE,
     ConstraintClass,
@@ -74,7 +76,7 @@ class HostMasks:
         own = ask.particulars is not NO_PARTICULARS or (
             self._reserved is not None and ask.job_id in self._surroundings.reservations
         )
-        if own or not self.steady:
+        if own or not self.steady or self._hosts.is_limited:
             return self._open_now(ask)
         if self._free_for_all and not ask.constraints.attributes:
             return None
@@ -199,6 +201,18 @@ class HostMasks:
                 CHECKPOINT,
                 self._hosts.fact(("elsewhere", location), lambda offer: offer.location != location, np.bool_),
             )
+        if self._hosts.is_limited:
+            user = own.user
+            yield (
+                OFFER_USERS,
+                self._hosts.fact(
+                    ("for others than", user),
+                    lambda offer: offer.users is not None and user not in offer.users,
+                    np.bool_,
+                ),
+            )
+            ends_ms = inf if own.longest_ms is None else self._surroundings.now_ms + own.longest_ms
+            yield OFFER_END, ends_ms > self._hosts.fact("until", _until_ms, np.float64)
 
     def _group(self, group: GroupId) -> "_Group | None":
         known = self._groups.get(group)
@@ -276,6 +290,10 @@ _NAMES: Final = {
 
 def _gives_gpus(offer: Offer) -> bool:
     return offer.kind is HostKind.KUBERNETES and bool(offer.gpu_models)
+
+
+def _until_ms(offer: Offer) -> float:
+    return inf if offer.until_ms is None else float(offer.until_ms)
 
 
 def _start_s(offer: Offer) -> float:

@@ -24,9 +24,10 @@ class Hosts:
         offers: one per host; several offers of one host were added up.
         position: where a host stands in `offers`.
         all_plain: whether all are of the plain kind.
+        is_limited: whether any is offered for a time or for some users only.
     """
 
-    __slots__ = ("_classes", "_columns", "_followed", "all_plain", "offers", "position")
+    __slots__ = ("_classes", "_columns", "_followed", "all_plain", "is_limited", "offers", "position")
 
     def __init__(self, offers: Iterable[Offer] = ()) -> None:
         self._followed: Sequence[Offer] = list(offers)  # what these hosts were made of; empty: not known
@@ -34,6 +35,7 @@ class Hosts:
         self.offers: list[Offer] = [by_host[name] for name in sorted(by_host)]
         self.position: Mapping[str, int] = {offer.host: at for at, offer in enumerate(self.offers)}
         self.all_plain = all(offer.kind is HostKind.PLAIN for offer in self.offers)
+        self.is_limited = any(offer.is_limited for offer in self.offers)
         self._columns: HostColumns | None = None
         self._classes = RecentValues[tuple[ConstraintClass, float, PoolDefaults], list[str | None]]()
 
@@ -90,6 +92,7 @@ class Hosts:
             self._take_in(sorted(new, key=_host))
         of_interest = offers if self.all_plain else self.offers
         self.all_plain = all(offer.kind is HostKind.PLAIN for offer in of_interest)
+        self.is_limited = any(offer.is_limited for offer in (self.offers if self.is_limited else offers))
 
     def _leave_out(self, ats: list[int]) -> None:
         """Forget the hosts at some positions."""
@@ -149,11 +152,18 @@ def _host(offer: Offer) -> str:
 
 
 def _added(one: Offer, other: Offer) -> Offer:
-    """Two offers of one host as one. What runs there is told by each of them, so it is not added."""
+    """Two offers of one host as one. What runs there is told by each of them, so it is not added.
+
+    Who may use the one but not the other may use neither: which room a job takes is for the host to say.
+    """
+    untils = [offer.until_ms for offer in (one, other) if offer.until_ms is not None]
+    users = [offer.users for offer in (one, other) if offer.users is not None]
     return replace(
         one,
         room=one.room + other.room,
         ports=one.ports + other.ports,
         gpu_models={**one.gpu_models, **other.gpu_models},
         disk_mb={**one.disk_mb, **other.disk_mb},
+        until_ms=min(untils, default=None),
+        users=frozenset.intersection(*users) if users else None,
     )

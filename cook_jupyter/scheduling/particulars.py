@@ -61,7 +61,7 @@ def previous_hosts(instances: Iterable[Instance]) -> frozenset[str]:
 
 
 def could_run(spec: JobSpec, host: Offer, defaults: PoolDefaults) -> bool:
-    """Return whether an empty host has what a job asks for, and the attributes that it demands.
+    """Return whether an empty host takes a job's user, and has the room and attributes that it demands.
 
     Args:
         spec: the job.
@@ -72,6 +72,7 @@ def could_run(spec: JobSpec, host: Offer, defaults: PoolDefaults) -> bool:
     return (
         spec.resources.fits_in(host.room + host.running)
         and fails_class(wanted, float(spec.gpus), host, defaults) is None
+        and (host.users is None or spec.user in host.users)
     )
 
 

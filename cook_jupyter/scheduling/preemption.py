@@ -426,7 +426,8 @@ class RebalanceState:
         """Return what the job of a row asks of a host."""
         known = self._last_ask
         if known is None or known[0] != row:
-            known = self._last_ask = (row, ask_of(self._index, row))
+            limited = self.settings.defaults if self._hosts.is_limited else None
+            known = self._last_ask = (row, ask_of(self._index, row, limited))
         return known[1]
 
     def _with_spare_room(self, ask: Ask, open_to: Mask | None) -> int | None:

@@ -40,6 +40,7 @@ class RebalanceHosts:
         offers: one per host; of hosts that offer nothing, what is known of them, with no room.
         position: where a host stands among them.
         all_plain: none gives out its gpus or disks in a way of its own.
+        is_limited: whether any is offered for a time or for some users only.
     """
 
     def __init__(
@@ -60,16 +61,20 @@ class RebalanceHosts:
         for host in busy:
             if host not in known:
                 attributes = {"HOSTNAME": host, **surroundings.attributes.get(host, {})}
+                whole = surroundings.limited.get(host)
                 known[host] = Offer(
                     host=host,
                     cluster=clusters.get(host, ""),
                     pool="",
                     room=Resources(),
                     attributes=attributes,
+                    until_ms=None if whole is None else whole.until_ms,
+                    users=None if whole is None else whole.users,
                 )
         self.offers = [known[host] for host in sorted(known)]
         self.position = {offer.host: at for at, offer in enumerate(self.offers)}
         self.all_plain = all(offer.kind is HostKind.PLAIN for offer in self.offers)
+        self.is_limited = any(offer.is_limited for offer in self.offers)
         self._defaults = defaults
         self._surroundings = surroundings
         self._groups_apart = groups_apart

@@ -39,6 +39,8 @@ class Surroundings:
         group_hosts: hosts of a group's running tasks and how many run there; None stands for those of the
             pool that is decided for.
         attributes: of hosts that run a group's tasks but have no offer now.
+        limited: hosts that are for a time or for some users only, as if they were empty. Matching reads that
+            off their offers; preemption also looks at hosts that have no offer now.
         now_ms: when this is decided, for jobs whose host must live on until they end.
     """
 
@@ -46,6 +48,7 @@ class Surroundings:
     groups: Mapping[GroupId, GroupPlacement] = field(default_factory=dict)
     group_hosts: Callable[[GroupId], Mapping[str, int]] | None = None
     attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    limited: Mapping[str, Offer] = field(default_factory=dict)
     now_ms: int = 0
 
     def hosts_of(self, group: GroupId) -> Mapping[str, int]:
@@ -77,7 +80,8 @@ class HostRules:
     def of(self, ask: Ask) -> Callable[[int], str | None] | None:
         """Return what names the constraint that fails at a position; None if none fails anywhere."""
         of_class = self.of_class(ask.constraints, ask.gpus)
-        if ask.particulars is NO_PARTICULARS and not self._reserved and not self._assigned:
+        plain = ask.particulars is NO_PARTICULARS and not self._hosts.is_limited
+        if plain and not self._reserved and not self._assigned:
             return None if of_class is None else of_class.__getitem__
         return lambda at: self._fails(ask, of_class, at)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from cook_jupyter.model.decisions import Match, Scaleback
+from cook_jupyter.model.decisions import Match, Matching, Scaleback
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Usage, UserLimits
 from cook_jupyter.model.offer import Offer
@@ -112,6 +112,8 @@ class PoolSnapshot:
         deferral: returns the name and the message of the launch filter if it held a job back when last asked;
             None if there is no filter.
         scaleback: what the last match cycle gave back; None if that matched nothing.
+        latest: the latest match cycle; None if no job waited then.
+        growing: clusters that can grow in the pool.
         reserved: room that is reserved for beneficiaries of preemptions.
         heads: jobs at the heads of the queues, and the room that is kept for them.
         outages: hosts of the pool that are out of use.
@@ -134,6 +136,8 @@ class PoolSnapshot:
     rate_limited: Mapping[str, int] | None = None
     deferral: Callable[[JobId], tuple[str, str] | None] | None = None
     scaleback: Scaleback | None = None
+    latest: Matching | None = None
+    growing: Sequence[str] = ()
     reserved: Reserved = field(default_factory=Reserved)
     heads: HeadFacts = field(default_factory=HeadFacts)
     outages: Sequence[Outage] = ()
@@ -229,7 +233,9 @@ class PoolState:
 
     def ask(self, job_id: JobId) -> Ask:
         """Return what a job asks of a host."""
-        return ask_of(self.index, self.index.row_of(job_id))
+        snapshot = self.snapshot
+        limited = snapshot.cycle.match.defaults if snapshot.capacity.limited else None
+        return ask_of(self.index, self.index.row_of(job_id), limited)
 
 
 def usage_by_user(jobs: Iterable[JobId], index: QueueIndex) -> dict[str, Usage]:

@@ -1,7 +1,7 @@
 """Choices that fall by the id of a job: the same job always gets the same, and of many each gets its portion.
 
 Lives here: the hash, and which jobs the pool mover moves by it.
-Not here: what else Cook chooses by the hash (`staged_values` and `clusters` of `scheduling.planned`).
+Not here: what else Cook chooses by the hash (`scheduling.clusters`, `scheduling.planned.staged_values`).
 
 Source: Cook's `config_incremental.clj` and `plugins/pool_mover.clj`, as told in the fair-share specification,
 section 9. The hash is that of Java for a UUID.

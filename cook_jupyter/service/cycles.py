@@ -21,6 +21,7 @@ from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.decisions import (
+    decide_growth,
     decide_heads,
     decide_match,
     decide_nothing,
@@ -50,6 +51,7 @@ async def match_all(scheduler: Scheduler) -> int:
             continue
         async with scheduler.cycle:
             launched += await match_cycle(scheduler, pool.name)
+            await growth_cycle(scheduler, pool.name)
     return launched
 
 
@@ -76,6 +78,20 @@ async def match_cycle(scheduler: Scheduler, pool: PoolName) -> int:
     decision = decide_match(snapshot, index)
     queues.decided(pool, decision)
     return launched + await launch(scheduler, snapshot, decision.matching)
+
+
+async def growth_cycle(scheduler: Scheduler, pool: PoolName) -> int:
+    """Ask clusters that can grow for room for jobs that the last match cycle of a pool found no host for.
+
+    Returns:
+        number of jobs that room was asked for.
+    """
+    growth, queues = scheduler.growth, scheduler.queues
+    if not growth.is_due(pool, scheduler.clock.now_ms()):
+        return 0
+    snapshot = scheduler.snapshots.of(pool)
+    job_ids = decide_growth(snapshot, queues.index(pool))
+    return await growth.ask(snapshot, job_ids, queues.pool(pool).locations)
 
 
 async def launch(scheduler: Scheduler, snapshot: PoolSnapshot, matching: Matching) -> int:

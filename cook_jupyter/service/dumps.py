@@ -28,6 +28,7 @@ from cook_jupyter.scheduling.considerable import QueueFilters
 from cook_jupyter.scheduling.constraints import GroupPlacement
 from cook_jupyter.scheduling.cycle import CycleSettings
 from cook_jupyter.scheduling.decisions import (
+    decide_growth,
     decide_heads,
     decide_match,
     decide_rebalance,
@@ -104,6 +105,8 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     reserved: Reserved
     heads: HeadsRecord
     outages: Sequence[Outage]
+    latest: Matching | None = None
+    growing: Sequence[str] = ()
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +154,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
         heads: jobs at the head of the queue that start.
         match: jobs that start, and those that find no host.
         rebalance: tasks that give way.
+        growth: jobs for which clusters should grow.
         why: why each job that is asked about has not started.
     """
 
@@ -158,6 +162,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     heads: Matching
     match: Matching
     rebalance: Rebalancing
+    growth: Sequence[JobId]
     why: Mapping[JobId, Sequence[WaitReason]]
 
     def encode(self) -> bytes:
@@ -175,6 +180,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
         for preemption in self.rebalance.preemptions:
             victims = ", ".join(preemption.victims) or "nobody"
             yield f"rebalance: {preemption.beneficiary} gets room on {preemption.host}; gives way: {victims}"
+        for job_id in self.growth:
+            yield f"growth: {job_id} waits for more hosts"
         for job_id, reasons in self.why.items():
             for sentence in sentences(reasons):
                 yield f"why: {job_id}: {sentence}"
@@ -235,6 +242,7 @@ def replay(dump: Dump) -> Replay:
         heads=decide_heads(snapshot, index).matching,
         match=decide_match(snapshot, index).matching,
         rebalance=decide_rebalance(snapshot, index),
+        growth=decide_growth(snapshot, index),
         why={
             record.job.job_id: why(snapshot, index, record.job, attempts=record.attempts)
             for record in dump.jobs
@@ -274,12 +282,15 @@ def snapshot_of(record: SnapshotRecord) -> PoolSnapshot:
             groups=surroundings.groups,
             group_hosts=None if group_hosts is None else lambda group: group_hosts.get(group, {}),
             attributes={**attributes, **surroundings.attributes},
+            limited=capacity.limited,
             now_ms=record.now_ms,
         ),
         indebted=record.indebted,
         rate_limited=record.rate_limited,
         deferral=None if record.deferrals is None else record.deferrals.get,
         scaleback=record.scaleback,
+        latest=record.latest,
+        growing=record.growing,
         reserved=record.reserved,
         heads=HeadFacts(
             max_kept=heads.max_kept,
@@ -344,6 +355,8 @@ def _record_of(
         if deferral is None
         else {job_id: told for job_id in queue.ids if (told := deferral(job_id)) is not None},
         scaleback=snapshot.scaleback,
+        latest=snapshot.latest,
+        growing=snapshot.growing,
         reserved=replace(
             reserved,
             rooms=dict(reserved.rooms),

@@ -184,7 +184,7 @@ class Queues:
         self.heads.put(name, decision.heads)
         if not started_heads:
             pool = self.pool(name)
-            pool.last = matching = decision.matching
+            pool.last = pool.latest = matching = decision.matching
             pool.scaleback, pool.rate_limited = matching.scaleback, matching.rate_limited
 
     def matched_nothing(self, name: PoolName, heads: HeadsAfter | None = None) -> None:
@@ -194,8 +194,10 @@ class Queues:
             name: the pool.
             heads: the heads of the queues, if jobs wait and no host has room for any of them.
         """
-        self.pool(name).scaleback = None
+        pool = self.pool(name)
+        pool.scaleback = pool.latest = None
         if heads is not None:
+            pool.latest = Matching(considered=pool.index.waiting_count)
             self.heads.put(name, heads)
 
     def reserve(self, pool: PoolName, hosts: Mapping[JobId, str], now_ms: int) -> None:
@@ -299,6 +301,7 @@ class PoolQueue:
         scaleback: what the last match cycle gave back; None if that matched nothing.
         rate_limited: jobs of users that the launch rate held back in the last match cycle.
         last: the last match cycle that had something to look at.
+        latest: the latest match cycle, also one that found no room for any job; None if no job waited then.
         tried: waiting jobs that have been on some host.
         group: the quota group of the pool.
         quota, group_quota: what all users together may hold in the pool, and in its quota group.
@@ -315,6 +318,7 @@ class PoolQueue:
         self.scaleback: Scaleback | None = None
         self.rate_limited: Mapping[str, int] = {}
         self.last: Matching | None = None
+        self.latest: Matching | None = None
         self.tried: dict[JobId, Job] = {}
         self._last_launch = 0
         self._user_count: int | None = None
@@ -329,6 +333,8 @@ class PoolQueue:
             rewritings=placement.rewritings,
             novel_host=placement.avoid_failed_hosts != "never",
             max_tasks_per_host=placement.max_tasks_per_host,
+            max_runtime_ms=settings.max_runtime_ms,
+            default_runtime_ms=settings.default_runtime_ms,
         )
         if completion is not None:
             self.defaults = replace(

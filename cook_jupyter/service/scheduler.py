@@ -36,6 +36,7 @@ from cook_jupyter.service.admission import Admission
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.events import EventHub, Subscription
+from cook_jupyter.service.growth import Growth
 from cook_jupyter.service.instance_secrets import InstanceSecrets
 from cook_jupyter.service.kills import Kills
 from cook_jupyter.service.limits import Limits
@@ -85,6 +86,7 @@ class Scheduler:
         self.queues = Queues(settings.pools, settings, self.kills)
         self.rates = Rates(settings.rates, self.limits)
         self.admission = Admission(settings, self.limits, self.queues, self.rates)
+        self.growth = Growth(self.clusters, store)
         preempts = settings.rebalancer.enabled and settings.order == "fair"
         self.rebalancer = Rebalancer(replace(settings.rebalancer, enabled=preempts))
         self.host_health = HostHealth()

@@ -90,6 +90,8 @@ class Snapshots:
             rate_limited=pool.rate_limited if rates.enforces_launches else None,
             deferral=queues.plugin.deferral if queues.plugin.asks else None,
             scaleback=pool.scaleback,
+            latest=pool.latest,
+            growing=[cluster.name for cluster in self._clusters.values() if cluster.can_grow(name)],
             reserved=self._reserved(pool),
             heads=queues.heads.facts(name, queues.capacities, self._promised()),
             outages=self._of_pool(outages, pool) if outages else (),
@@ -160,6 +162,7 @@ class Snapshots:
             groups=groups,
             group_hosts=self._group_hosts if groups else None,
             attributes=self._attributes(pool),
+            limited=pool.capacity.limited,
             now_ms=now_ms,
         )
 

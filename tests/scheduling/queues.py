@@ -9,6 +9,7 @@ from cook_jupyter.model.limits import UNLIMITED, Quota, Share, Usage, UserLimits
 from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, Demand, Particulars
 from cook_jupyter.scheduling.ranking import RANK_DEFAULTS, RankSettings, columnar
+from cook_jupyter.scheduling.run_times import UNKNOWN_RUN_TIME, RunTime
 
 Task = Mapping[str, Any]
 
@@ -47,6 +48,7 @@ def a_queued_job(task: Task) -> QueuedJob:
             disk_mb=task.get("disk_request"),
         ),
         particulars=NO_PARTICULARS if own == NO_PARTICULARS else own,
+        run_time=RunTime(longest_ms=task["longest_ms"]) if "longest_ms" in task else UNKNOWN_RUN_TIME,
     )
 
 

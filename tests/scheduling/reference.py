@@ -250,12 +250,16 @@ def hosts_of(offers: Sequence[Offer]) -> list[Host]:
 
 
 def added_up(first: Offer, second: Offer) -> Offer:
+    untils = [offer.until_ms for offer in (first, second) if offer.until_ms is not None]
+    users = [offer.users for offer in (first, second) if offer.users is not None]
     return replace(
         first,
         room=first.room + second.room,
         ports=first.ports + second.ports,
         gpu_models={**first.gpu_models, **second.gpu_models},
         disk_mb={**first.disk_mb, **second.disk_mb},
+        until_ms=min(untils, default=None),
+        users=frozenset.intersection(*users) if users else None,
     )
 
 
@@ -306,6 +310,9 @@ def constraints_of(job: Task, host: Host, facts: Facts) -> Iterator[tuple[str, b
         yield "estimated_completion_constraint", not facts.now_ms + runtime_ms < dies_ms
     location = job.get("location")
     yield "checkpoint_locality_constraint", location is not None and offer.location != location
+    yield "offer_users_constraint", offer.users is not None and job["user"] not in offer.users
+    ends_ms = facts.now_ms + job.get("longest_ms", math.inf)
+    yield "offer_end_constraint", offer.until_ms is not None and ends_ms > offer.until_ms
     is_reserved = offer.host in facts.reservations.values()
     is_for_it = facts.reservations.get(job_id(job["seq"])) == offer.host
     yield "rebalancer_reservation_constraint", is_reserved and not is_for_it

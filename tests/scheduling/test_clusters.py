@@ -2,13 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.model.instance import InstanceStatus
-from cook_jupyter.scheduling.planned.clusters import (
-    OfferBuffer,
-    acceptable,
-    considered_within,
-    distributed,
-    match_interval_ms,
-)
+from cook_jupyter.scheduling.clusters import acceptable, distributed
+from cook_jupyter.scheduling.planned.clusters import OfferBuffer, considered_within, match_interval_ms
 from tests.builders import a_job, an_instance
 
 LOCATIONS = {"east-1": "east", "west": "west", "east-2": "east"}

@@ -382,7 +382,7 @@ def test_for_whom_a_job_was_preempted_is_told_by_name() -> None:
 
 def test_every_constraint_can_be_put_so_that_people_understand_it() -> None:
     names = [name for name in vars(constraints).values() if str(name).endswith("_constraint")]
-    assert len(names) == 12
+    assert len(names) == 14
     refusal = Refusal(job_id="j", constraints=dict.fromkeys(names, 1))
     told = answers.not_placed(refusal, host_counts(refusal))
     assert told is not None

@@ -11,10 +11,11 @@ from cook_jupyter.model.instance import InstanceStatus, ProgressUpdate
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.limits import Usage
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED
+from cook_jupyter.scheduling.clusters import acceptable, distributed
 from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.lingering import TimedTask, lingering
 from cook_jupyter.scheduling.monitor import ALL, amounts_of, reported, standing, with_groups
-from cook_jupyter.scheduling.planned.clusters import OfferBuffer, acceptable, distributed, match_interval_ms
+from cook_jupyter.scheduling.planned.clusters import OfferBuffer, match_interval_ms
 from cook_jupyter.scheduling.planned.staged_values import staged, staged_or
 from cook_jupyter.scheduling.planned.uncommitted import Submitted, to_forget
 from cook_jupyter.scheduling.progress import MOST_PENDING, Gathering

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.scheduling.planned.clusters import chosen
+from cook_jupyter.scheduling.clusters import chosen
 from cook_jupyter.scheduling.planned.staged_values import staged
 from cook_jupyter.scheduling.staged import hash_of, is_among, position_of
 

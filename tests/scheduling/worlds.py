@@ -6,7 +6,7 @@ that scores and fitnesses tie, and quotas are met exactly or missed by the last 
 
 import random
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from enum import Enum
 from math import nextafter
 from typing import Any
@@ -102,6 +102,9 @@ SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
 }
 
 
+NOW_MS = 1_100_000
+
+
 def random_world(seed: int) -> World:
     """Return the world of a seed; the same one each time."""
     dice = random.Random(seed)
@@ -117,11 +120,14 @@ def random_world(seed: int) -> World:
     names = [offer.host for offer in offers] or ["gone-0"]
     max_considered = dice.choice((1000, 1000, 1, 2, 7, 40))
     considerable = dice.choice((max_considered, max(1, max_considered // 2), 1))
+    offers_before = _offers_before(dice, offers, amounts)
+    if not seed % 6:
+        offers, offers_before = _limit(random.Random(seed), tasks, offers, offers_before, users)
     return World(
         seed=seed,
         tasks=tasks,
         offers=offers,
-        offers_before=_offers_before(dice, offers, amounts),
+        offers_before=offers_before,
         limits=_limits(dice, users, amounts),
         rank=RankSettings(
             order=dice.choice((Order.FAIR, Order.FAIR, Order.FAIR, Order.FIFO)),
@@ -137,11 +143,35 @@ def random_world(seed: int) -> World:
         reservations={job: dice.choice([*names, "gone-1"]) for job in reservable},
         groups=_groups(dice),
         attributes={"gone-0": {"HOSTNAME": "gone-0", "zone": "a"}, "gone-1": {"HOSTNAME": "gone-1"}},
-        now_ms=1_100_000,
+        now_ms=NOW_MS,
         scaleback=Scaleback(considerable=considerable, cycles_at_floor=dice.choice((0, 5, 999))),
         max_considered=max_considered,
         indebted=frozenset({"west"}) if not dice.randrange(8) else frozenset(),
     )
+
+
+def _limit(
+    dice: random.Random,
+    tasks: Sequence[Task],
+    offers: Sequence[Offer],
+    offers_before: Sequence[Offer],
+    users: Sequence[str],
+) -> tuple[list[Offer], list[Offer]]:
+    """Let some offers be for a time or for some users, and some jobs have a longest run time."""
+    for task in tasks:
+        if dice.randrange(3):
+            task["longest_ms"] = dice.choice((1, 1000, 1001, 10**6))
+
+    def limited(offer: Offer) -> Offer:
+        until_ms = NOW_MS + dice.choice((0, 1000, 10**6))
+        some = frozenset(dice.sample(users, dice.randint(0, len(users))))
+        return replace(
+            offer,
+            until_ms=dice.choice((None, None, until_ms)),
+            users=dice.choice((None, None, some)),
+        )
+
+    return [limited(offer) for offer in offers], [limited(offer) for offer in offers_before]
 
 
 def _tasks(dice: random.Random, users: Sequence[str], count: int, amounts: Sequence[float]) -> list[Task]:

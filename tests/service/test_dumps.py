@@ -66,7 +66,7 @@ def _is_empty(found: Any) -> bool:
 
 def test_whatever_happens_a_dump_is_decided_about_as_the_pool_was(monkeypatch: pytest.MonkeyPatch) -> None:
     replaying = Replaying()
-    for name in ("decide_reserved", "decide_heads", "decide_match", "decide_rebalance"):
+    for name in ("decide_reserved", "decide_heads", "decide_match", "decide_rebalance", "decide_growth"):
         monkeypatch.setattr(cycles, name, replaying.both(getattr(decisions, name)))
     monkeypatch.setattr(scheduler, "why", replaying.both(decisions.why))
 
@@ -137,6 +137,25 @@ async def test_what_preemption_would_do_is_replayed(by_hand: HandTurned) -> None
 
         assert preemption.beneficiary == late.job_id
         assert await hand.rebalance() == len(preemption.victims)
+
+
+async def test_for_which_jobs_a_cluster_should_grow_is_replayed(by_hand: HandTurned) -> None:
+    cluster = SlowToEnd(
+        {"h1": Resources(cpus=2, mem_mb=4096)}, spare_hosts={"h2": Resources(cpus=8, mem_mb=8192)}
+    )
+    async with by_hand(cluster=cluster) as hand:
+        small, large = a_job_spec(), a_job_spec(cpus=4)
+        await hand.submit(small, large)
+        async with hand.scheduler.cycle:
+            await cycles.match_cycle(hand.scheduler, "default")
+
+        again = replay(read_dump(await dumped(hand)))
+
+        assert again.growth == [large.job_id]
+        assert f"growth: {large.job_id} waits for more hosts" in again.lines()
+        await hand.match()
+        await hand.match()
+        assert hand.where() == {small.job_id: "h1", large.job_id: "h2"}
 
 
 async def test_a_dump_holds_nothing_that_only_a_jobs_user_should_read(by_hand: HandTurned) -> None:

@@ -11,6 +11,7 @@ from cook_jupyter.clusters.simulated import SimulatedCluster
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, ProgressUpdate, StatusUpdate, TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
@@ -23,6 +24,7 @@ from cook_jupyter.service.updates import Updates
 from cook_jupyter.store.base import Failure
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
+from tests.service.conftest import HandTurned, SlowToEnd
 
 NOW_S = 1_000_000
 
@@ -170,3 +172,21 @@ async def test_what_a_cluster_runs_that_should_not_run_there_is_killed_there_alo
 
         assert two.asked_to_kill == [instance_id, "never launched"]
         assert not one.asked_to_kill
+
+
+async def test_hosts_that_are_known_only_after_the_start_are_used_each_in_its_pools(
+    by_hand: HandTurned,
+) -> None:
+    cluster = SlowToEnd(
+        {"h1": Resources(cpus=2, mem_mb=4096), "h2": Resources(cpus=4, mem_mb=4096)},
+        pools={"h1": ["default"], "h2": ["large"]},
+        finds_hosts=True,
+    )
+    async with by_hand(Settings(pools=(Pool(name="default"), Pool(name="large"))), cluster=cluster) as hand:
+        small, large = a_job_spec(), a_job_spec(cpus=4.0, pool="large")
+        misplaced = a_job_spec(cpus=4.0)
+        await hand.submit(small, large, misplaced)
+
+        await hand.match()
+
+        assert hand.where() == {small.job_id: "h1", large.job_id: "h2"}

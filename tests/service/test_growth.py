@@ -1,0 +1,144 @@
+"""Clusters that can grow are asked for room for jobs that no host has room for; others never are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cook_jupyter.errors import SchedulerError
+from cook_jupyter.model.job import JobSpec
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.service.clock import ManualClock
+from cook_jupyter.service.config import Home, Settings
+from cook_jupyter.service.cycles import match_all
+from cook_jupyter.service.start import alive
+from cook_jupyter.store.memory import MemoryStore
+from tests.builders import a_job_spec
+from tests.service.conftest import HandTurned, SlowToEnd
+
+SMALL = Resources(cpus=2, mem_mb=4096)
+
+
+class Growing(SlowToEnd):
+    """A cluster that remembers for which jobs it was asked to grow, and may fail at it."""
+
+    def __init__(
+        self, *, spare: dict[str, Resources] | None = None, name: str = "memory", **hosts: Resources
+    ):
+        super().__init__(hosts, spare_hosts=spare or {}, name=name, finds_hosts=not hosts)
+        self.asked: list[list[str]] = []
+        self.fails = False
+
+    async def grow_for(self, pool: str, specs: Sequence[JobSpec]) -> None:
+        self.asked.append([spec.job_id for spec in specs])
+        if self.fails:
+            raise SchedulerError("the provider does not answer")
+        await super().grow_for(pool, specs)
+
+
+class Promising(Growing):
+    """A cluster that says that it can grow, and takes its time."""
+
+    def can_grow(self, pool: str) -> bool:
+        return True
+
+
+async def test_a_job_larger_than_every_host_starts_on_the_host_that_joined_for_it(
+    by_hand: HandTurned,
+) -> None:
+    cluster = Growing(h1=SMALL, spare={"h2": Resources(cpus=8, mem_mb=8192)})
+    async with by_hand(cluster=cluster) as hand:
+        large = a_job_spec(cpus=8.0)
+        await hand.submit(large)
+
+        await hand.match()
+        await hand.match()
+
+        assert hand.where() == {large.job_id: "h2"}
+
+
+async def test_a_full_cluster_grows_for_what_waits_behind(by_hand: HandTurned) -> None:
+    cluster = Growing(h1=SMALL, spare={"h2": SMALL, "h3": SMALL})
+    async with by_hand(cluster=cluster) as hand:
+        jobs = [a_job_spec(cpus=2.0) for _ in range(2)]
+        await hand.submit(*jobs)
+        await hand.match()  # the second finds no host
+        await hand.match()
+        later = a_job_spec(cpus=2.0)
+        await hand.submit(later)
+        hand.clock.advance(1000)
+        await hand.match()  # nothing is free for any job
+        await hand.match()
+
+        assert sorted(hand.where().values()) == ["h1", "h2", "h3"]
+
+
+async def test_a_cluster_without_any_host_grows_for_the_first_job(by_hand: HandTurned) -> None:
+    async with by_hand(cluster=Growing(spare={"h1": SMALL})) as hand:
+        job = a_job_spec()
+        await hand.submit(job)
+
+        await hand.match()
+        await hand.match()
+
+        assert hand.where() == {job.job_id: "h1"}
+
+
+async def test_room_is_asked_for_once_and_again_for_what_still_waits_after_two_minutes(
+    by_hand: HandTurned,
+) -> None:
+    cluster = Promising(h1=SMALL)
+    async with by_hand(cluster=cluster) as hand:
+        large = a_job_spec(cpus=8.0)
+        await hand.submit(large)
+        for _ in range(3):
+            await hand.match()
+            hand.clock.advance(2000)
+        assert cluster.asked == [[large.job_id]]
+
+        hand.clock.advance(120_000)
+        await hand.match()
+
+        assert cluster.asked == [[large.job_id]] * 2
+
+
+async def test_a_cluster_that_fails_to_grow_holds_up_nobody_and_is_asked_again(
+    by_hand: HandTurned, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = Promising(h1=SMALL)
+    cluster.fails = True
+    async with by_hand(cluster=cluster) as hand:
+        await hand.submit(a_job_spec(cpus=8.0), a_job_spec())
+
+        assert await hand.match() == 1
+        hand.clock.advance(1000)
+        await hand.match()
+
+        assert len(cluster.asked) == 2
+        assert "the provider does not answer" in caplog.text
+
+
+async def test_a_job_above_its_users_quota_is_no_reason_to_grow(by_hand: HandTurned) -> None:
+    cluster = Promising(h1=SMALL)
+    async with by_hand(cluster=cluster) as hand:
+        await hand.scheduler.set_limits("quota", "ada", "default", {"cpus": 2.0}, "a test")
+        await hand.submit(*(a_job_spec(cpus=2.0) for _ in range(3)))
+
+        for _ in range(2):
+            await hand.match()
+            hand.clock.advance(1000)
+
+        assert not cluster.asked
+
+
+async def test_of_several_clusters_only_those_that_can_grow_are_asked(tmp_path: Path) -> None:
+    fixed = Growing(name="fixed", h1=SMALL)
+    growing = Growing(name="growing", spare={"h2": Resources(cpus=8, mem_mb=8192)}, h3=SMALL)
+    clock, home = ManualClock(1000), Home(root=tmp_path)
+    async with alive(MemoryStore(), [fixed, growing], Settings(), home, clock, by_hand=True) as scheduler:
+        large = a_job_spec(cpus=8.0)
+        await scheduler.submit([large])
+        await match_all(scheduler)
+
+        assert growing.asked == [[large.job_id]]
+        assert not fixed.asked
