@@ -399,7 +399,7 @@ def simulate(
         workload = command.WorkloadSpec(scenario=scenario, hosts=options["host_count"], **sizes)
     elif options["keep"]:
         raise InvalidRequest("--keep writes a generated workload; give --scenario with it")
-    chosen = command.policies_named(policies)
+    chosen = command.find_policies(policies)
     work = command.load_input(trace, hosts, config, workload, report)
     if cycle_step_ms is not None:
         work = replace(work, config=replace(work.config, cycle_step_ms=cycle_step_ms))
@@ -409,7 +409,7 @@ def simulate(
     targets.check(chosen, (trace, hosts, config))
     try:
         if targets.keep is not None:
-            command.keep_workload(work, targets.keep, with_config=config is None)
+            command.write_workload(work, targets.keep, with_config=config is None)
         text = command.run_policies(
             work, chosen, targets, summary=options["summary"], until_done=options["until_done"], report=report
         )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.simulation.config import MatchConfig, RebalancerConfig, SimConfig
-from cook_jupyter.simulation.policies import POLICIES, limits_of, policy_named
+from cook_jupyter.simulation.policies import POLICIES, build_limits, find_policy
 from cook_jupyter.simulation.replay import Outcome, simulate
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 
@@ -75,7 +75,7 @@ def test_nothing_is_oversubscribed_and_no_life_is_impossible(
     rows = list(outcome.rows)
 
     whole = {host.hostname: host for host in places}
-    limits = limits_of(policy_named(policy), config, trace, places)
+    limits = build_limits(find_policy(policy), config, trace, places)
     quotas = {(entry.user, entry.name): entry.amount for entry in limits if entry.kind == "quota"}
     for moment in {row.start_time_ms for row in rows}:
         on_host: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])

@@ -16,7 +16,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.simulation.checks import MAX_TIME_MS
 from cook_jupyter.simulation.config import MatchConfig, RebalancerConfig, SimConfig
-from cook_jupyter.simulation.policies import policy_named
+from cook_jupyter.simulation.policies import find_policy
 from cook_jupyter.simulation.replay import Outcome, _Replay, simulate
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 
@@ -279,7 +279,7 @@ def test_a_simulation_whose_scheduler_misses_a_commit_fails() -> None:
                 raise OverflowError("too large for the queue")
 
     trace = [a_job("a1", 0), a_job("a2", 1000), a_job("a3", 2000)]
-    replay = Faulty(trace, [a_host()], SimConfig(cycle_step_ms=1000), policy_named("fair"), Random(0))
+    replay = Faulty(trace, [a_host()], SimConfig(cycle_step_ms=1000), find_policy("fair"), Random(0))
 
     with pytest.raises(OutOfStep, match="OverflowError: too large for the queue"):
         asyncio.run(replay.run(until_done=False, progress=None))

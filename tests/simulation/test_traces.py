@@ -285,8 +285,8 @@ def test_rows_come_back_as_they_were_written(
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "it has no column job_id"),
-        (NEWER.replace("user,", ""), "it has no column user"),
+        ("", "it lacks job_id"),
+        (NEWER.replace("user,", ""), "it lacks user"),
         (NEWER + "0a,0b\n", "line 2"),
         (NEWER + "0a,0b,0c,soon,-1,5,9,h1,S1,x,,ada,1,1,x,4,,finished\n", "line 2.*soon"),
     ],

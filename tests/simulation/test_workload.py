@@ -152,11 +152,11 @@ def test_a_workload_comes_back_from_cooks_files_as_it_was_made(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"scenario": "peace"}, "there is no scenario 'peace'"),
+        ({"scenario": "peace"}, "unknown scenario 'peace'"),
         ({"users": 1}, "at least 2 users"),
         ({"jobs": 3}, "a job for each"),
-        ({"hosts": 0}, "above zero"),
-        ({"load": 0.0}, "above zero"),
+        ({"hosts": 0}, "positive and finite"),
+        ({"load": 0.0}, "positive and finite"),
     ],
 )
 def test_a_workload_that_cannot_be_is_refused(change: dict[str, object], complaint: str) -> None:
