@@ -12,7 +12,7 @@ from cook_jupyter.store.sqlite import SqliteStore
 from tests.api.served import serving, until
 
 
-def test_a_locked_store_is_answered_with_503_and_when_to_ask_again(
+def test_a_locked_store_is_reported_with_503_and_retry_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sqlite_store, "BUSY_TIMEOUT_MS", 10)
