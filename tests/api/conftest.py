@@ -1,4 +1,4 @@
-"""A served scheduler for the tests of this floor."""
+"""A running API server for the tests of this layer."""
 
 from collections.abc import Iterator
 from pathlib import Path

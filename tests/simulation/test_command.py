@@ -25,7 +25,7 @@ def files(tmp_path: Path) -> list[str | Path]:
     return ["--trace", tmp_path / "trace.json", "--hosts", tmp_path / "hosts.json"]
 
 
-def test_rows_come_out_as_a_file_and_progress_on_stderr(files: list[str | Path], tmp_path: Path) -> None:
+def test_rows_are_written_to_a_file_and_progress_to_stderr(files: list[str | Path], tmp_path: Path) -> None:
     result = called(*files, "--out", tmp_path / "rows.csv")
 
     assert result.exit_code == 0, result.stderr
@@ -34,9 +34,7 @@ def test_rows_come_out_as_a_file_and_progress_on_stderr(files: list[str | Path],
     assert "fair: 3 rows in" in result.stderr
 
 
-def test_several_policies_are_compared_each_with_rows_of_its_own(
-    files: list[str | Path], tmp_path: Path
-) -> None:
+def test_each_of_several_policies_has_its_own_file_of_rows(files: list[str | Path], tmp_path: Path) -> None:
     result = called(
         *files,
         *("--policy", "fair", "--policy", "quota", "--until-done", "--cycle-step-ms", "10000"),
@@ -200,7 +198,7 @@ def test_jobs_that_can_never_run_are_counted_with_the_reason(tmp_path: Path) -> 
     assert "1 row in" in result.stderr
 
 
-def test_a_run_in_which_nothing_starts_says_so(tmp_path: Path) -> None:
+def test_the_summary_of_a_run_in_which_no_job_starts_says_so(tmp_path: Path) -> None:
     write_trace(tmp_path / "trace.json", [TraceJob("wide", "ada", 0, 1000, 30.0, 100.0)])
     write_hosts(tmp_path / "hosts.json", [SimHost("h1", 8.0, 1000.0)])
 

@@ -1,4 +1,4 @@
-"""A simulation's configuration is Cook's, in either of the two places where Fenzo's settings have stood."""
+"""The configuration of a simulation is Cook's, with the settings of Fenzo in either of its two places."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_every_key_is_read() -> None:
     )
 
 
-def test_what_is_not_said_is_as_in_cooks_simulator() -> None:
+def test_missing_keys_have_the_defaults_of_cooks_simulator() -> None:
     config = parse_config("{}")
 
     assert config == SimConfig()
@@ -74,11 +74,11 @@ OLDER = ":fenzo-config {:fenzo-max-jobs-considered 9}"
         f"{{:scheduler-config {{{OLDER} {SCHEDULERS}}}}}",
     ],
 )
-def test_the_newer_place_goes_before_the_older_and_its_first_scheduler_that_applies(text: str) -> None:
+def test_the_first_scheduler_that_matches_the_pool_overrides_the_older_key(text: str) -> None:
     assert parse_config(text).match.max_considered == 2
 
 
-def test_limits_of_failures_may_be_told_by_reason() -> None:
+def test_failure_limits_may_be_set_by_reason() -> None:
     config = parse_config(
         "{:scheduler-config {:mea-culpa-failure-limit {:default 2 :preempted-by-rebalancer -1 :nonsense 1}}}"
     )
@@ -87,7 +87,7 @@ def test_limits_of_failures_may_be_told_by_reason() -> None:
     assert config.ignored == (":scheduler-config :mea-culpa-failure-limit :nonsense",)
 
 
-def test_keys_that_mean_nothing_here_are_named() -> None:
+def test_unknown_keys_are_listed() -> None:
     config = parse_config("{:port 1 :scheduler-config {:fenzo-config {:speed 3}}}")
 
     assert config.ignored == (":port", ":scheduler-config :fenzo-config :speed")
@@ -146,7 +146,7 @@ def test_keys_that_mean_nothing_here_are_named() -> None:
         ("{:scheduler-config {:fenzo-config {:good-enough-fitness 2}}}", "must be 1 or less"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_place(tmp_path: Path, text: str, complaint: str) -> None:
+def test_an_invalid_value_is_refused_with_its_path(tmp_path: Path, text: str, complaint: str) -> None:
     file = tmp_path / "config.edn"
     file.write_text(text)
 

@@ -1,4 +1,4 @@
-"""EDN is read as it is written, and what is not EDN is refused with its place."""
+"""Valid EDN is parsed, and invalid EDN is refused with line and column."""
 
 import pytest
 from hypothesis import given
@@ -35,7 +35,7 @@ def test_each_kind_of_value_is_read(text: str, value: object) -> None:
     assert read(text) == value
 
 
-def test_a_keyword_is_told_from_a_string() -> None:
+def test_a_keyword_differs_from_a_string() -> None:
     value = read('[:a ":a"]')
 
     assert isinstance(value, list)
@@ -75,7 +75,7 @@ def test_a_symbol_is_read_as_its_name(word: str) -> None:
         ("[" * 1000, "line 1, column 201: more than 200"),
     ],
 )
-def test_what_is_not_edn_is_refused_with_its_place(text: str, place: str) -> None:
+def test_invalid_edn_is_refused_with_line_and_column(text: str, place: str) -> None:
     with pytest.raises(InvalidRequest, match=place):
         read(text)
 
@@ -119,5 +119,5 @@ def written(value: Value) -> str:
 
 
 @given(values)
-def test_what_was_written_is_read_again(value: Value) -> None:
+def test_a_written_value_can_be_read_back(value: Value) -> None:
     assert read(f" ;\n{written(value)},") == value

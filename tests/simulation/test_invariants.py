@@ -1,4 +1,4 @@
-"""What must hold in every simulation, whatever its trace, its hosts and its policy."""
+"""Invariants of every simulation, for any trace, hosts and policy."""
 
 from collections import Counter, defaultdict
 from itertools import pairwise
@@ -68,7 +68,7 @@ def run(trace: list[TraceJob], places: list[SimHost], policy: str, *, until_done
 
 @settings(max_examples=60)
 @given(traces(), hosts, policies, st.booleans())
-def test_nothing_is_oversubscribed_and_no_life_is_impossible(
+def test_no_host_is_oversubscribed_and_every_row_is_consistent(
     trace: list[TraceJob], places: list[SimHost], policy: str, until_done: bool
 ) -> None:
     outcome = run(trace, places, policy, until_done=until_done)

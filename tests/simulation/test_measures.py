@@ -176,7 +176,7 @@ amounts = st.floats(0.0, 1e6, allow_subnormal=False)
 
 
 @given(desired=st.lists(amounts, min_size=1, max_size=8), total=st.floats(0.0, 4e6))
-def test_water_filling_gives_out_all_that_is_desired_evenly_and_no_more(
+def test_water_filling_divides_evenly_and_gives_nobody_more_than_desired(
     desired: list[float], total: float
 ) -> None:
     wanted = np.array(desired)
@@ -204,14 +204,14 @@ def test_dividing_many_totals_at_once_divides_each_by_itself(lines: list[list[fl
 
 
 @given(desired=st.permutations([3.0, 5.0, 5.0, 8.0, 40.0]))
-def test_water_filling_knows_no_names(desired: list[float]) -> None:
+def test_water_filling_does_not_depend_on_the_order_of_users(desired: list[float]) -> None:
     got = water_fill(20.0, desired)
 
     assert sorted(got.tolist()) == pytest.approx([3.0, 4.25, 4.25, 4.25, 4.25])
     assert got[desired.index(3.0)] == 3.0
 
 
-def test_nobody_divides_nothing() -> None:
+def test_a_division_among_no_users_is_empty() -> None:
     assert water_fill(5.0, []).tolist() == []
 
 
@@ -265,7 +265,7 @@ def test_what_users_hold_at_a_tick_is_what_runs_then(rows: list[RunRow], cycle_m
 
 @on_runs
 @given(rows=runs())
-def test_a_job_never_waits_and_runs_at_once(rows: list[RunRow]) -> None:
+def test_a_job_never_waits_and_runs_at_the_same_time(rows: list[RunRow]) -> None:
     of = instances_from_rows(rows)
     ticks = cycle_ticks(of, 1)
     ones = np.ones(len(of))
@@ -332,7 +332,7 @@ def test_after_a_preemption_a_job_waits_since_its_instance_ended() -> None:
     assert two_users().queued_ms.tolist() == [0, 10 * HOUR_MS, 20 * HOUR_MS]
 
 
-def test_a_job_waits_till_its_first_start_and_turns_round_with_its_first_success() -> None:
+def test_the_wait_ends_at_the_first_start_and_the_turnaround_at_the_first_success() -> None:
     of = compute_job_times(two_users())
 
     assert of.wait_ms.tolist() == [0, 10 * HOUR_MS]
@@ -354,7 +354,7 @@ def test_the_fair_ratio_is_the_median_of_those_who_run_at_most_what_is_fair() ->
     assert compute_fair_ratio(running, fair) == 0.75  # of 1/2 and 5/5; 30/20 and 0/5 do not count
 
 
-def test_starvation_is_what_lacks_of_the_fair_part_of_a_share() -> None:
+def test_starvation_is_the_amount_lacking_to_the_fair_part_of_a_share() -> None:
     running = np.array([1000.0, 5000.0, 1000.0, 9000.0])
     fair = np.array([4000.0, 4000.0, 20_000.0, 20_000.0])
 
@@ -364,7 +364,7 @@ def test_starvation_is_what_lacks_of_the_fair_part_of_a_share() -> None:
     assert math.isnan(starved[3])
 
 
-def test_when_everybody_holds_what_is_fair_nobody_starves() -> None:
+def test_nobody_starves_when_all_users_hold_their_fair_part() -> None:
     rows = [a_row(user, user, end_time_ms=100, mem=500.0) for user in ("ada", "bob")]
 
     figures = measure(instances_from_rows(rows), cycle_ms=10)
@@ -387,7 +387,7 @@ def test_a_user_who_has_not_run_yet_takes_no_part_in_the_division() -> None:
     assert math.isnan(fair[2])
 
 
-def test_a_user_whose_first_instance_has_not_started_makes_nobody_look_too_well_off() -> None:
+def test_a_user_who_has_not_started_yet_does_not_lower_the_fair_part_of_others() -> None:
     """Bob waits from 0 on and starts at 20: until then Ada alone is divided among, and has what is fair."""
     rows = [
         a_row("a", "ada", start_time_ms=0, end_time_ms=40, mem=1000.0),
@@ -424,9 +424,7 @@ def test_starvation_per_cycle_is_the_mean_of_the_logarithms_of_those_who_lack_so
 
 @on_runs
 @given(rows=runs(), cycle_ms=st.integers(1, 9))
-def test_the_measures_are_those_of_the_specification_worked_out_slowly(
-    rows: list[RunRow], cycle_ms: int
-) -> None:
+def test_the_measures_agree_with_a_slow_reference_implementation(rows: list[RunRow], cycle_ms: int) -> None:
     figures = measure(instances_from_rows(rows), cycle_ms)
 
     slowly = reference_measures.measures(rows, cycle_ms)

@@ -1,4 +1,4 @@
-"""What a report says of runs, and that its page stands by itself."""
+"""The figures and texts of a report, and its self-contained page."""
 
 import json
 import math
@@ -67,7 +67,7 @@ def figures(rows: list[RunRow], name: str = "fair", **changes: Any) -> RunFigure
 # --- figures
 
 
-def test_how_a_user_fared_is_told_user_by_user() -> None:
+def test_the_report_has_figures_of_each_user() -> None:
     ada, bob = figures(ada_holds_all_until_bob_gets_half()).users
 
     assert (ada.user, ada.jobs, ada.preemptions, ada.cpu_hours, ada.lost_cpu_hours) == (
@@ -83,7 +83,7 @@ def test_how_a_user_fared_is_told_user_by_user() -> None:
     assert ada.turnaround_ms == 7.5 * HOUR_MS
 
 
-def test_who_waits_below_the_share_is_starved_and_who_waits_at_it_is_hungry() -> None:
+def test_a_user_who_waits_below_the_share_is_starved_and_at_the_share_hungry() -> None:
     ada, bob = figures(ada_holds_all_until_bob_gets_half()).users
 
     assert (bob.starved_hours, bob.hungry_hours, bob.satisfied_hours) == pytest.approx((2.0, 0.0, 2.0))
@@ -91,7 +91,7 @@ def test_who_waits_below_the_share_is_starved_and_who_waits_at_it_is_hungry() ->
     assert (ada.starved_hours, ada.hungry_hours, ada.satisfied_hours) == pytest.approx((0.0, 2.0, 7.0))
 
 
-def test_usage_stands_against_a_fair_division_of_all_hosts() -> None:
+def test_usage_is_compared_with_a_fair_division_of_all_hosts() -> None:
     line = figures(ada_holds_all_until_bob_gets_half()).timeline
     at_two, at_four, at_eight = (int(np.searchsorted(line.ticks_ms, hours * HOUR_MS)) for hours in (2, 4, 8))
 
@@ -100,7 +100,7 @@ def test_usage_stands_against_a_fair_division_of_all_hosts() -> None:
     assert (line.usage[at_eight].tolist(), line.fair[at_eight].tolist()) == ([1.0, 0.0], [1.0, 0.0])
 
 
-def test_a_held_back_user_is_below_what_is_fair_though_hosts_are_idle() -> None:
+def test_a_user_held_back_is_below_the_fair_usage_although_hosts_are_idle() -> None:
     rows = [
         a_row("a1", "ada", end_time_ms=HOUR_MS, cpus=1.0),
         a_row("a2", "ada", start_time_ms=HOUR_MS, end_time_ms=2 * HOUR_MS, cpus=1.0),
@@ -181,7 +181,7 @@ def test_a_job_waits_again_by_the_rule_of_the_scheduler(
 
 
 @pytest.mark.parametrize("kind", ["refused", "removed"])
-def test_jobs_that_were_turned_away_do_not_wait(kind: str) -> None:
+def test_refused_and_removed_jobs_do_not_count_as_waiting(kind: str) -> None:
     trace = [a_job("a1", "ada"), a_job("b1", "bob")]
     rows = [a_row("a1", "ada", end_time_ms=HOUR_MS)]
 
@@ -207,7 +207,7 @@ def test_a_first_job_that_never_starts_waits_from_its_submission() -> None:
     assert found.measures.total_sim_time_ms == HOUR_MS
 
 
-def test_a_run_in_which_nothing_started_lasts_as_long_as_its_clock_says() -> None:
+def test_a_run_in_which_no_job_starts_lasts_until_its_end() -> None:
     found = figures([], trace=[a_job("a1", "ada", 5 * HOUR_MS)], end_ms=7 * HOUR_MS)
 
     assert found.starved_hours == pytest.approx(2.0)
@@ -289,7 +289,7 @@ def test_the_order_of_rows_changes_nothing_a_report_says(rows: list[RunRow]) -> 
         (math.inf, "never"),
     ],
 )
-def test_a_span_of_time_is_told_as_one_says_it(ms: float, words: str) -> None:
+def test_a_duration_is_formatted_in_a_suitable_unit(ms: float, words: str) -> None:
     assert format_duration(ms) == words
 
 
@@ -303,7 +303,7 @@ def test_a_span_of_time_is_told_as_one_says_it(ms: float, words: str) -> None:
         (1234, "job", "1,234 jobs"),
     ],
 )
-def test_a_number_of_things_is_in_the_plural_but_for_one(number: float, noun: str, words: str) -> None:
+def test_a_noun_is_plural_except_after_one(number: float, noun: str, words: str) -> None:
     assert format_count(number, noun) == words
 
 
@@ -311,7 +311,7 @@ def test_a_number_of_things_is_in_the_plural_but_for_one(number: float, noun: st
     ("value", "decimals", "text"),
     [(1234.56, 1, "1,234.6"), (0.0, 0, "0"), (math.nan, 2, "–"), (math.inf, 0, "–")],
 )
-def test_a_number_that_there_is_not_is_a_dash(value: float, decimals: int, text: str) -> None:
+def test_a_number_that_is_not_finite_is_a_dash(value: float, decimals: int, text: str) -> None:
     assert format_number(value, decimals) == text
 
 
@@ -344,11 +344,11 @@ def _runs_of_every_kind() -> dict[str, Run]:
         ("instant", "Half of all jobs start at once under instant."),
     ],
 )
-def test_the_headline_is_true_at_the_edges(name: str, sentence: str) -> None:
+def test_the_headline_is_correct_in_special_cases(name: str, sentence: str) -> None:
     assert headline([compute_figures(name, _runs_of_every_kind()[name])]) == sentence
 
 
-def test_runs_of_every_kind_are_told_in_one_headline() -> None:
+def test_runs_of_every_kind_fit_in_one_headline() -> None:
     every = [compute_figures(name, run) for name, run in _runs_of_every_kind().items()]
 
     told = headline(every)
@@ -358,7 +358,7 @@ def test_runs_of_every_kind_are_told_in_one_headline() -> None:
 
 
 @pytest.mark.parametrize("name", [*_runs_of_every_kind(), "all"])
-def test_no_report_says_nan_or_infinity_or_one_jobs(name: str, tmp_path: Path) -> None:
+def test_no_report_has_nan_infinity_or_1_jobs(name: str, tmp_path: Path) -> None:
     runs = _runs_of_every_kind()
     chosen = runs if name == "all" else {name: runs[name]}
     page = page_of(chosen, tmp_path)
@@ -408,7 +408,7 @@ def test_the_text_has_a_column_for_each_run() -> None:
     assert re.search(r"^half of all jobs start within +2\.0 h +at once$", text, re.MULTILINE)
 
 
-def test_the_json_is_json_and_knows_no_nan() -> None:
+def test_the_json_is_valid_and_has_no_nan() -> None:
     told = json.loads(json.dumps(to_json([figures([a_row(status="running")])]), allow_nan=False))
 
     [run] = told["runs"]
@@ -458,7 +458,7 @@ def test_a_report_is_a_page_a_text_and_json(tmp_path: Path) -> None:
     assert len(json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["runs"]) == 2
 
 
-def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_page_is_complete_and_loads_nothing(tmp_path: Path) -> None:
     page = page_of(two_runs(), tmp_path)
 
     assert page.open == []
@@ -474,7 +474,7 @@ def test_the_page_shows_every_run_and_every_user(tmp_path: Path) -> None:
         assert word in page.text
 
 
-def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path: Path) -> None:
     page = page_of({"<script>run</script>": a_run([a_row(user="<b>ada</b>")])}, tmp_path)
 
     assert "script" not in page.seen
@@ -518,7 +518,7 @@ def test_a_line_holds_each_value_until_the_next() -> None:
     assert drawn == "M0.0 100.00H500.0V0.00H1000.0V50.00"
 
 
-def test_bands_lie_one_upon_the_other() -> None:
+def test_bands_are_stacked() -> None:
     stack = [Band("low", "one", np.array([0.2, 0.2])), Band("high", "two", np.array([0.3, 0.8]))]
     chart = draw_bands(stack, np.array([0.0, 0.5]), UNIT, UNIT)
 
@@ -534,7 +534,7 @@ def test_cells_of_one_kind_in_a_row_are_drawn_as_one() -> None:
     assert paths(chart, "kind-1") == ["M600.0 0.00H1000.0v50.00H600.0ZM200.0 50.00H600.0v50.00H200.0Z"]
 
 
-def test_equal_ratios_take_equal_room_on_a_logarithmic_axis() -> None:
+def test_equal_ratios_have_equal_distances_on_a_logarithmic_axis() -> None:
     axis = Axis(low=1.0, high=100.0, log=True)
 
     assert axis.position([0.0, 1.0, 10.0, 100.0, 1000.0]).tolist() == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
