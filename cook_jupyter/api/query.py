@@ -69,7 +69,7 @@ def require_found(missing: Sequence[str], kind: str) -> None:
 
     Args:
         missing: the unknown uuids.
-        kind: what the uuids stand for, such as "a job".
+        kind: noun for one of the uuids in the message, such as "a job".
 
     Raises:
         NotFound: there are unknown uuids.

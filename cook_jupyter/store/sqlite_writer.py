@@ -164,7 +164,7 @@ class SqliteWriter:
 
         Args:
             commands: the commands, in the order in which they take effect.
-            busy_timeout_ms: how long to wait for a lock of another program.
+            busy_timeout_ms: time to wait for a lock of another program; 0 to fail immediately.
 
         Raises:
             apsw.BusyError: the file is locked and `busy_timeout_ms` is 0. Nothing was changed.
