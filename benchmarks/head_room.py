@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cook_jupyter.service.policies import HeadRoomSettings
 from cook_jupyter.simulation.config import SimConfig
-from cook_jupyter.simulation.policies import Policy, policy_named
+from cook_jupyter.simulation.policies import Policy, find_policy
 from cook_jupyter.simulation.replay import Outcome, simulate
 from cook_jupyter.simulation.traces import TraceJob
 from cook_jupyter.simulation.workload import SCENARIOS, Workload, generate
@@ -51,7 +51,7 @@ def main() -> int:
     print("| --- | --- | --- | --- | --- | --- |")
     for scenario in sorted(SCENARIOS):
         for name, head_room in (("nothing", HeadRoomSettings.cook()), ("room", HeadRoomSettings())):
-            policy = replace(policy_named(asked.policy), head_room=head_room)
+            policy = replace(find_policy(asked.policy), head_room=head_room)
             runs = [
                 run(scenario, seed, policy, asked.hosts, asked.cpus) for seed in range(1, asked.seeds + 1)
             ]

@@ -1,4 +1,4 @@
-"""What remembering costs: one verb for one job, batches, restart with many jobs waiting.
+"""The cost of persistence: one command for one job, batches, restart with many jobs waiting.
 
 Peers: the store in memory, and Python's own sqlite3 with one plain row and one commit per job.
 `python benchmarks/store.py --waiting 1000000` measures the restart with a million jobs.
@@ -25,7 +25,7 @@ from cook_jupyter.store.sqlite import SqliteStore
 SINGLES = 3_000
 BATCHES = 20
 BATCH = 1_000
-INLINE = sqlite_store.SMALL
+INLINE = sqlite_store.INLINE_WRITE_JOBS
 
 
 def main() -> None:
@@ -43,20 +43,20 @@ def main() -> None:
             ("FULL", lambda: SqliteStore(Path(folder) / "full.db", synchronous="FULL"), INLINE),
         )
         for name, make, small in stores:
-            sqlite_store.SMALL = small
-            asyncio.run(verbs(name, make()))
-        sqlite_store.SMALL = INLINE
+            sqlite_store.INLINE_WRITE_JOBS = small
+            asyncio.run(commands(name, make()))
+        sqlite_store.INLINE_WRITE_JOBS = INLINE
         path = Path(folder) / "waiting.db"
         asyncio.run(fill(path, waiting))
         print(f"  {path.stat().st_size / waiting:.0f} bytes each in the file")
         asyncio.run(restart(path))
 
 
-async def verbs(name: str, store: Store) -> None:
-    """Measure single verbs, batches, and single verbs called together."""
+async def commands(name: str, store: Store) -> None:
+    """Measure single commands, batches, and single commands called together."""
     await store.open()
     specs = [a_spec("a", number) for number in range(SINGLES)]
-    print(f"{name}: one verb for one job, p50 (p99) and CPU")
+    print(f"{name}: one command for one job, p50 (p99) and CPU")
     await timed("submit", specs, lambda spec: store.submit([spec], now_ms=1))
     await timed("launch", specs, lambda spec: store.launch([placed(spec)]))
     await timed("report running", specs, lambda spec: store.report([running(spec)]))

@@ -1,8 +1,7 @@
-"""`cook-jupyter`: run a scheduler, see it, end it; simulate one; decide again about a dump of one.
+"""The command line `cook-jupyter`: run, inspect, stop and simulate a scheduler, and replay its decisions.
 
-Lives here: the commands, and the two things only the roof can do: put HTTP in front of the
-scheduler, and tell clients where it is (the runtime file). Not here: what a scheduler is
-(`service.start`), how clients find it (`client.connect`).
+Lives here: the commands; the start of the HTTP server of a scheduler; and the runtime file, by which clients
+find it. Not here: the scheduler itself (`service.start`), the search for a running one (`client.connect`).
 """
 
 import asyncio
@@ -42,9 +41,9 @@ log = logging.getLogger(__name__)
 END_TIMEOUT_S = 20.0
 DUMP_TIMEOUT_S = 600.0
 RUNTIME_FILE_CHECK_S = 1.0
-MAX_REBUILDS = 3  # within REBUILD_WINDOW_S; one more ends the process
+MAX_REBUILDS = 3  # within REBUILD_WINDOW_S; after one more the process exits
 REBUILD_WINDOW_S = 60.0
-SETTINGS_FILE = "settings.toml"  # in the home: also of the schedulers that notebooks start
+SETTINGS_FILE = "settings.toml"  # in the home directory; notebooks start schedulers with it, too
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,9 +53,9 @@ def cook_jupyter() -> None:
 
 
 def main() -> None:
-    """Run the command line; print an error of cook_jupyter in one line.
+    """Run the command line; print errors of cook_jupyter as one line.
 
-    The exit status is 2 if the request is at fault, as for a wrong option, and 1 otherwise.
+    The exit status is 2 for an invalid request, as for an invalid option, and 1 for other errors.
     """
     try:
         cook_jupyter()
@@ -66,26 +65,28 @@ def main() -> None:
 
 
 def _print(text: str, *, err: bool = False) -> None:
-    """Print text, which may hold names and messages of others, so that the terminal obeys none of them."""
+    """Print text with all control characters escaped, as it may have names and messages of other users."""
     click.echo(printable(text, lines=True), err=err)
 
 
 @cook_jupyter.command()
-@click.option("--home", type=click.Path(path_type=Path), help="Directory of all state [COOK_JUPYTER_HOME].")
+@click.option("--home", type=click.Path(path_type=Path), help="Directory for all state [COOK_JUPYTER_HOME].")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="Settings file (TOML) [settings.toml in the home, if it is there].",
+    help="Settings file, TOML [settings.toml in the home directory, if it exists].",
 )
-@click.option("--host", help="Address to listen on [127.0.0.1]; others need an authenticator.")
+@click.option("--host", help="Local address to listen on [127.0.0.1].")
 @click.option("--port", type=int, help="Port to listen on [a free one].")
 @click.option("--socket", help="Listen on a Unix socket instead.")
-@click.option("--cpus", type=float, help="Cpus to offer [all of this machine].")
-@click.option("--mem-mb", type=float, help="Memory to offer, MiB [what the machine has].")
-@click.option("--synchronous", type=click.Choice(["NORMAL", "FULL"]), help="SQLite's durability.")
-@click.option("--embedded", is_flag=True, help="Started by a notebook: say nothing on the terminal.")
+@click.option("--cpus", type=float, help="Number of cpus to offer [all].")
+@click.option("--mem-mb", type=float, help="Memory to offer in MiB [all].")
+@click.option(
+    "--synchronous", type=click.Choice(["NORMAL", "FULL"]), help="Durability of the store [NORMAL]."
+)
+@click.option("--embedded", is_flag=True, help="Print nothing (set when a notebook starts the scheduler).")
 def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any) -> None:
-    """Run a scheduler in the foreground until it is told to end."""
+    """Run a scheduler in the foreground."""
     from cook_jupyter.api.auth import TokenAuthenticator, require_safe_address
     from cook_jupyter.service.config import Home, load_settings
     from cook_jupyter.service.early import sole_owner, start_agent
@@ -93,46 +94,46 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    place = Home(root=home.absolute()) if home else Home.default()
-    kept = place.root / SETTINGS_FILE
-    settings = load_settings(config or (kept if kept.exists() else None), **options)
+    home_dir = Home(root=home.absolute()) if home else Home.default()
+    settings_path = home_dir.root / SETTINGS_FILE
+    settings = load_settings(config or (settings_path if settings_path.exists() else None), **options)
     token = secrets.token_urlsafe(32)
     authenticator = TokenAuthenticator(token, admins=settings.admins)
     require_safe_address(None if settings.socket else settings.host, authenticator)
-    place.make()
-    _require_no_other(place)
-    with sole_owner(place), start_agent(settings, place):
+    home_dir.make()
+    _require_no_other(home_dir)
+    with sole_owner(home_dir), start_agent(settings, home_dir):
         rebuild_when_out_of_step(
-            lambda: asyncio.run(_serve(settings, place, authenticator, token, quiet=embedded))
+            lambda: asyncio.run(_serve(settings, home_dir, authenticator, token, quiet=embedded))
         )
 
 
 class PrintableFormatter(logging.Formatter):
-    """Formats a record as one line, with the traceback below it.
+    """Formats a record as one line, followed by its traceback, with all control characters escaped.
 
-    No text in it commands the terminal on which the log is read, or forges a line.
+    So no text in a record can send commands to the terminal of the reader, or forge another line.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's own name)
-        """Return the line."""
+        """Format the line of a record."""
         return printable(super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line and the traceback."""
+        """Format the line and the traceback of a record."""
         return printable(super().format(record), lines=True)
 
 
 def rebuild_when_out_of_step(
     serve_once: Callable[[], None], *, now_s: Callable[[], float] = time.monotonic
 ) -> None:
-    """Run a scheduler, and another one from the same store each time its memory missed a commit.
+    """Run a scheduler; start a new one from the same store each time an in-memory view misses a commit.
 
     Args:
-        serve_once: runs one scheduler to its end.
-        now_s: a monotonic clock, in seconds.
+        serve_once: function that runs one scheduler until it ends.
+        now_s: monotonic clock, in seconds.
 
     Raises:
-        OutOfStep: it happened more than MAX_REBUILDS times within REBUILD_WINDOW_S.
+        OutOfStep: views missed commits more than MAX_REBUILDS times within REBUILD_WINDOW_S.
     """
     rebuilds: deque[float] = deque(maxlen=MAX_REBUILDS)
     while True:
@@ -142,24 +143,24 @@ def rebuild_when_out_of_step(
             if len(rebuilds) == MAX_REBUILDS and now_s() - rebuilds[0] <= REBUILD_WINDOW_S:
                 raise
             rebuilds.append(now_s())
-            log.critical("%s; the scheduler is built again from its store", error)
+            log.critical("%s; rebuilding the scheduler from its store", error)
         else:
             return
 
 
 def _require_no_other(home: "Home") -> None:
-    """Refuse to serve a home whose scheduler lives, even if somebody has removed its lock.
+    """Refuse to serve a home directory that has a running scheduler, even if its lock file was removed.
 
     Raises:
-        Conflict: another scheduler lives there.
+        Conflict: another scheduler is running there.
     """
     from cook_jupyter.client.runtime import Runtime, read_runtime
 
     runtime = read_runtime(home.root)
     if isinstance(runtime, Runtime):
         raise Conflict(
-            f"a scheduler runs already in {home.root} (process {runtime.pid}): `cook-jupyter status` shows"
-            " it, `cook-jupyter down` ends it"
+            f"a scheduler is already running in {home.root} (process {runtime.pid}): `cook-jupyter status`"
+            " shows it, `cook-jupyter down` stops it"
         )
 
 
@@ -185,13 +186,13 @@ async def _serve(
         )
         runtime_file.write()
         if not quiet:
-            _print(f"cook_jupyter serves at {server.url}; Ctrl-C ends it")
-        _calm_the_collector()
+            _print(f"cook_jupyter is listening at {server.url}; press Ctrl-C to stop it")
+        _tune_gc()
         log_file = home.scheduler_log if _is_stderr(home.scheduler_log) else None
         keeper = asyncio.create_task(_keep(runtime_file, scheduler, log_file))
         try:
             await scheduler.shutdown.wait()
-            if scheduler.failure is None:  # else the file is left: who waits for a result shall start another
+            if scheduler.failure is None:  # else keep it, so that clients waiting for results start another
                 runtime_file.remove()
         finally:
             keeper.cancel()
@@ -201,12 +202,12 @@ async def _serve(
 
 
 async def _keep(runtime_file: "RuntimeFile", scheduler: "Scheduler", log_file: Path | None) -> None:
-    """Look after the files of this process until cancelled.
+    """Maintain the files of this process until cancelled.
 
     Args:
-        runtime_file: written again whenever it is missing or is not this scheduler's.
-        scheduler: the scheduler.
-        log_file: the log, kept small; None if stderr is somebody else's.
+        runtime_file: the runtime file, which is rewritten if it was removed or changed.
+        scheduler: the scheduler of this process.
+        log_file: the log, whose size is bounded; None if stderr is not the log of the scheduler.
     """
     from cook_jupyter.worker.log_file import bound_log
 
@@ -216,25 +217,25 @@ async def _keep(runtime_file: "RuntimeFile", scheduler: "Scheduler", log_file: P
             await asyncio.to_thread(bound_log, str(log_file))
         try:
             if scheduler.store.broken() is None and not runtime_file.is_intact():
-                log.warning("The runtime file %s was removed or changed: it is written again", runtime_file)
+                log.warning("The runtime file %s was removed or changed; rewriting it", runtime_file)
                 runtime_file.write()
         except OSError as error:
             log.warning("The runtime file %s cannot be written: %s", runtime_file, error)
 
 
 def _is_stderr(path: Path) -> bool:
-    """Return whether stderr of this process is this file."""
+    """Return whether stderr of this process is a file."""
     try:
         return os.path.samestat(os.fstat(2), path.stat())
     except OSError:
         return False
 
 
-def _calm_the_collector() -> None:
-    """Let the garbage collector leave alone what is there for good.
+def _tune_gc() -> None:
+    """Tune garbage collection for millions of long-lived objects.
 
-    A scheduler's values are trees without cycles, and a million of them looked through again and
-    again would cost more than all decisions.
+    The values of a scheduler have no reference cycles, and traversing a million of them again and again would
+    cost more than all scheduling decisions.
     """
     gc.collect()
     gc.freeze()
@@ -242,14 +243,14 @@ def _calm_the_collector() -> None:
 
 
 class RuntimeFile:
-    """Where clients of this user find the scheduler of this process; mode 0600.
+    """The file by which clients of this user find the scheduler of this process; its mode is 0600.
 
     Args:
-        path: its place in the home.
-        url: where the scheduler listens.
-        token: what its clients have to show.
-        store: the id of its store.
-        socket: the Unix socket on which it listens besides; empty if there is none.
+        path: path of the file in the home directory.
+        url: URL of the scheduler.
+        token: secret that clients have to send.
+        store: id of the store.
+        socket: path of the additional Unix socket; empty if there is none.
     """
 
     def __init__(self, path: Path, *, url: str, token: str, store: str, socket: str = "") -> None:
@@ -273,7 +274,7 @@ class RuntimeFile:
         return str(self._path)
 
     def write(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         draft = self._path.with_suffix(f".{os.getpid()}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -281,7 +282,7 @@ class RuntimeFile:
         draft.replace(self._path)
 
     def is_intact(self) -> bool:
-        """Return whether the file is there, for its owner alone, with what this process wrote."""
+        """Return whether the file is unchanged and only accessible to its owner."""
         try:
             status = self._path.stat()
             return not status.st_mode & 0o077 and self._path.read_bytes() == self._text
@@ -296,7 +297,7 @@ class RuntimeFile:
 
 @cook_jupyter.command()
 def up() -> None:
-    """Start this user's scheduler in the background, unless it runs."""
+    """Start your scheduler in the background, unless it is running."""
     from cook_jupyter.client.connect import connect
 
     client = connect()
@@ -305,7 +306,7 @@ def up() -> None:
 
 @cook_jupyter.command()
 def status() -> None:
-    """Show the scheduler, who waits and who runs how much."""
+    """Show your scheduler, and the running and waiting jobs of each user."""
     from cook_jupyter.client.connect import connect
 
     try:
@@ -328,9 +329,9 @@ def status() -> None:
 
 
 @cook_jupyter.command()
-@click.option("--stop-work", is_flag=True, help="Kill what runs, too; else it goes on to its end.")
+@click.option("--stop-work", is_flag=True, help="Also kill running jobs; otherwise they run to completion.")
 def down(stop_work: bool) -> None:
-    """End this user's scheduler; accepted jobs stay accepted."""
+    """Stop your scheduler; its jobs are kept."""
     from cook_jupyter.client.connect import connect
     from cook_jupyter.client.runtime import is_alive
 
@@ -347,7 +348,7 @@ def down(stop_work: bool) -> None:
     while is_alive(pid, None):
         if time.monotonic() > deadline:
             raise SchedulerUnreachable(
-                f"the scheduler (pid {pid}) was asked to end {END_TIMEOUT_S:.0f} s ago and still lives"
+                f"the scheduler (pid {pid}) has not stopped within {END_TIMEOUT_S:.0f} s; kill it if it hangs"
             )
         time.sleep(0.02)
     _print("cook_jupyter is down")
@@ -401,29 +402,47 @@ def replay(file: Path, as_json: bool) -> None:
 
 
 @cook_jupyter.command()
-@click.option("--trace", type=click.Path(path_type=Path), help="Jobs to replay: Cook's trace, JSON.")
-@click.option("--hosts", type=click.Path(path_type=Path), help="Hosts to replay them on: Cook's, JSON.")
-@click.option("--config", type=click.Path(path_type=Path), help="Cook's simulator configuration, EDN.")
+@click.option(
+    "--trace", type=click.Path(path_type=Path), help="Trace of the jobs to replay, in Cook's JSON format."
+)
+@click.option("--hosts", type=click.Path(path_type=Path), help="Hosts to run them on, in Cook's JSON format.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Configuration in the EDN format of Cook's simulator."
+)
 @click.option(
     "--scenario", help="Generate a workload instead of reading a trace: office, one-hog, bursts, steady ..."
 )
-@click.option("--jobs", type=int, default=10_000, show_default=True, help="Jobs of the scenario.")
-@click.option("--users", type=int, default=20, show_default=True, help="Users of the scenario.")
-@click.option("--host-count", type=int, default=50, show_default=True, help="Hosts of the scenario.")
+@click.option("--jobs", type=int, default=10_000, show_default=True, help="Number of jobs of the scenario.")
+@click.option("--users", type=int, default=20, show_default=True, help="Number of users of the scenario.")
+@click.option(
+    "--host-count", type=int, default=50, show_default=True, help="Number of hosts of the scenario."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the scenario.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Write the scenario's files to this directory.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="Write the generated workload to this directory."
+)
 @click.option(
     "--policy",
     "policies",
     multiple=True,
     default=("fair",),
     show_default=True,
-    help="fair (Cook), fair-better, fair-patient, quota, quota:FACTOR or fifo; several are compared.",
+    help="fair (Cook), fair-better, fair-patient, quota, quota:FACTOR or fifo; repeat it to compare several.",
 )
-@click.option("--cycle-step-ms", type=click.IntRange(min=1), help="From one cycle to the next [configured].")
-@click.option("--until-done", is_flag=True, help="Go on after the last submission until all has ended.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where the rows go, a CSV as Cook writes it.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write a report to this directory.")
+@click.option(
+    "--cycle-step-ms", type=click.IntRange(min=1), help="Simulated time between cycles [configured]."
+)
+@click.option("--until-done", is_flag=True, help="Go on after the last submission until all jobs have ended.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write one row per instance to this file, in Cook's CSV format.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="Write a report that compares the policies to this directory.",
+)
 @click.option("--summary", is_flag=True, help="Print the figures of the report.")
 def simulate(
     trace: Path | None,
@@ -434,7 +453,7 @@ def simulate(
     cycle_step_ms: int | None,
     **options: Any,
 ) -> None:
-    """Run a trace through the real scheduler, on simulated hosts and faster than real time."""
+    """Run a trace through the real scheduler on simulated hosts, faster than real time."""
     from dataclasses import replace
 
     from cook_jupyter.simulation import command
@@ -448,7 +467,7 @@ def simulate(
         workload = command.WorkloadSpec(scenario=scenario, hosts=options["host_count"], **sizes)
     elif options["keep"]:
         raise InvalidRequest("--keep writes a generated workload; give --scenario with it")
-    chosen = command.policies_named(policies)
+    chosen = command.find_policies(policies)
     work = command.load_input(trace, hosts, config, workload, report)
     if cycle_step_ms is not None:
         work = replace(work, config=replace(work.config, cycle_step_ms=cycle_step_ms))
@@ -458,7 +477,7 @@ def simulate(
     targets.check(chosen, (trace, hosts, config))
     try:
         if targets.keep is not None:
-            command.keep_workload(work, targets.keep, with_config=config is None)
+            command.write_workload(work, targets.keep, with_config=config is None)
         text = command.run_policies(
             work, chosen, targets, summary=options["summary"], until_done=options["until_done"], report=report
         )

@@ -1,1 +1,1 @@
-"""The tests mirror the floors of the house; what they share lives in builders.py and conftest.py."""
+"""The tests mirror the layers of the package; shared helpers are in builders.py and conftest.py."""

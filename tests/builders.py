@@ -1,6 +1,6 @@
-"""Valid values for tests, of which a test names only what matters: `a_job(user="ada", cpus=4)`.
+"""Builders of valid values, to which a test passes only the fields that matter: `a_job(user="ada", cpus=4)`.
 
-Not here: what only one floor's tests need (their own conftest.py).
+Not here: helpers for the tests of one layer (its own conftest.py).
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""What every test may use: a home of its own for embedded state, an honest word for a missing part.
+"""Fixtures for all tests: a separate home directory, and skips for missing parts of the system.
 
-Also what holds for the whole suite: hypothesis's profile, and `--shuffle SEED` for another order.
-Not here: builders of values (`tests/builders.py`), fixtures of one floor (that floor's own conftest.py).
+Also the configuration of the suite: the profile of hypothesis, and `--shuffle SEED` for another order.
+Not here: builders of values (`tests/builders.py`), fixtures of one layer (its own conftest.py).
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Who asks, and for whom.
+"""Authentication and impersonation.
 
-Lives here: authenticators (a request's headers in, an `Identity` out), impersonation, and the refusal to
-listen to the network without one that tells users apart.
-Not here: what an identity may do (each handler says so), where the token is kept (`cli`, `service`).
+Lives here: authenticators, which derive an `Identity` from the headers of a request; impersonation; and the
+refusal to listen on the network without an authenticator that authenticates users.
+Not here: what an identity may do (each handler), where the token is stored (`cli`, `service`).
 
 Source: the REST specification, section 2.
 """
@@ -27,66 +27,69 @@ _USER_NAME = re.compile(r"\A[a-z][a-z0-9_-]{0,62}[a-z0-9]\Z")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who a request is from.
+    """The user of a request.
 
     Attributes:
-        user: the name under which it acts.
-        is_admin: may do everything.
-        is_owner: the Unix user to whom an embedded scheduler belongs, as themselves.
-        caller: the impersonator who acts for `user`; None if nobody does.
+        user: name of the user for whom the request acts.
+        is_admin: whether the user is an administrator, who may do everything.
+        is_owner: whether the request is from the owner of an embedded scheduler, under their own name.
+        impersonator: the user who acts for `user`; None without impersonation.
     """
 
     user: str
     is_admin: bool = False
     is_owner: bool = False
-    caller: str | None = None
+    impersonator: str | None = None
 
     def may_act_on(self, owner: str) -> bool:
-        """Tell whether things of `owner` may be changed: one's own, or all by an admin."""
+        """Return whether the user may change the jobs of `owner`: their own, or those of all for an admin."""
         return self.is_admin or self.user == owner
 
 
 class Authenticator(Protocol):
-    """Tells from its headers who a request is from."""
+    """Derives the identity of a request from its headers."""
 
     @property
     def scheme(self) -> str:
-        """What `/info` calls it."""
+        """Name of the authentication scheme in `/info`."""
 
     @property
     def challenge(self) -> str:
-        """The value of `WWW-Authenticate` in a refusal."""
+        """Value of the `WWW-Authenticate` header of a refusal."""
 
     @property
-    def tells_strangers_apart(self) -> bool:
-        """Whether it is fit to be reached from other machines."""
+    def authenticates_users(self) -> bool:
+        """Whether users cannot pass for each other, so that other machines may reach the scheduler."""
 
     def identify(self, headers: Mapping[str, str]) -> Identity:
-        """Return who asks.
+        """Return the identity of a request.
 
         Raises:
-            Unauthenticated: the headers do not say, or say it wrongly.
+            Unauthenticated: the headers have no valid credentials.
         """
 
 
 class TokenAuthenticator:
-    """For an embedded scheduler: whoever has the token is its Unix user, who may act under any name.
+    """The authenticator of an embedded scheduler: its owner has the token, and may act under any name.
 
-    `Authorization: Bearer TOKEN` is the owner, `Basic base64(NAME:TOKEN)` acts as NAME. The owner is an
-    administrator; other names are ordinary users unless they are among `admins`.
+    `Authorization: Bearer TOKEN` authenticates the owner, `Basic base64(NAME:TOKEN)` the owner acting as
+    NAME. The owner is an administrator; other names are ordinary users unless they are in `admins`.
     """
 
     scheme = "http-basic"
     challenge = BASIC_CHALLENGE
-    tells_strangers_apart = False  # one secret, in the clear, for every name
+    authenticates_users = False  # all names share one secret, which is sent in the clear
 
     def __init__(self, token: str, *, owner: str | None = None, admins: Collection[str] = ()) -> None:
-        """Make one for a token.
+        """Create an authenticator for a token.
 
         Args:
-            token: the secret of the runtime file.
-            owner: the Unix user to whom it belongs; None is who runs this process.
-            admins: other names that may do everything.
+            token: the secret in the runtime file.
+            owner: name of the owner; None for the Unix user of this process.
+            admins: other names that are administrators.
+
+        Raises:
+            InvalidRequest: the token is empty.
         """
         if not token:
             raise InvalidRequest("an embedded scheduler needs a token that is not empty")
@@ -96,15 +99,15 @@ class TokenAuthenticator:
 
     def identify(self, headers: Mapping[str, str]) -> Identity:
         """Return the owner, or the name under which the owner acts."""
-        kind, _, said = headers.get("Authorization", "").partition(" ")
-        if kind.lower() == "bearer":
-            name, token = self._owner, said.strip()
-        elif kind.lower() == "basic":
-            name, token = _basic(said)
+        scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            name, token = self._owner, credentials.strip()
+        elif scheme.lower() == "basic":
+            name, token = _basic(credentials)
         else:
             raise Unauthenticated(
-                "this scheduler wants the token of its runtime file: Authorization: Bearer TOKEN,"
-                " or Basic with NAME:TOKEN to act as NAME"
+                "authentication required: send the token of the runtime file as Authorization: Bearer TOKEN,"
+                " or as Basic NAME:TOKEN to act as NAME"
             )
         if not hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token):
             raise Unauthenticated("the token is not that of this scheduler: read its runtime file again")
@@ -113,26 +116,30 @@ class TokenAuthenticator:
         return Identity(user=name, is_admin=name in self._admins)
 
 
-class OneUser:
-    """Every request is from the configured user; for one's own machine and for tests."""
+class SingleUserAuthenticator:
+    """An authenticator that attributes every request to one user; for tests and single-user machines."""
 
     scheme = "one-user"
     challenge = BASIC_CHALLENGE
-    tells_strangers_apart = False
+    authenticates_users = False
 
     def __init__(self, user: str, *, admins: Collection[str] = ()) -> None:
         self._identity = Identity(user=user, is_admin=user in admins)
 
     def identify(self, headers: Mapping[str, str]) -> Identity:
-        """Return the one user."""
+        """Return the identity of the configured user."""
         return self._identity
 
 
-class HttpBasic:
-    """The name in the header, with any password unless a list of logins is given.
+class BasicAuthenticator:
+    """HTTP basic authentication, with or without checking the passwords.
 
-    Without a list this trusts everybody to say who they are, as Cook's `http-basic` does: fit for tests
-    and behind a proxy that checks, not for a network.
+    Without a list of logins every name is accepted with any password, like Cook's `http-basic`. That is
+    suitable for tests and behind a proxy that checks passwords, but not for a network.
+
+    Args:
+        logins: password of each user; None accepts every name.
+        admins: names of the administrators.
     """
 
     scheme = "http-basic"
@@ -143,86 +150,87 @@ class HttpBasic:
         self._admins = frozenset(admins)
 
     @property
-    def tells_strangers_apart(self) -> bool:
-        """Only with a list of logins."""
+    def authenticates_users(self) -> bool:
+        """Whether there is a list of logins."""
         return self._logins is not None
 
     def identify(self, headers: Mapping[str, str]) -> Identity:
-        """Return the user whom the header names."""
-        kind, _, said = headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "basic":
-            raise Unauthenticated("say who you are: Authorization: Basic with NAME:PASSWORD")
-        name, password = _basic(said)
+        """Return the identity of the user in the Authorization header."""
+        scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "basic":
+            raise Unauthenticated("authentication required: send Authorization: Basic NAME:PASSWORD")
+        name, password = _basic(credentials)
         if self._logins is not None:
-            known = self._logins.get(name, "")
-            same = hmac.compare_digest(password.encode("utf-8", "surrogateescape"), known.encode())
-            if not same or name not in self._logins:
+            expected = self._logins.get(name, "")
+            matches = hmac.compare_digest(password.encode("utf-8", "surrogateescape"), expected.encode())
+            if not matches or name not in self._logins:
                 raise Unauthenticated("the name or the password is wrong")
         return Identity(user=name, is_admin=name in self._admins)
 
 
-def acting_as(
+def impersonate(
     identity: Identity,
-    named: str | None,
+    target: str | None,
     *,
     impersonators: Collection[str],
     admins: Collection[str],
     allowed: bool,
 ) -> Identity:
-    """Return who a request acts as, given its `X-Cook-Impersonate` header.
+    """Return the identity of a request after its `X-Cook-Impersonate` header is applied.
 
     Args:
-        identity: who asks.
-        named: the header's value; None if there is no header.
-        impersonators: who may act for others. Empty: the header is ignored.
-        admins: who is an administrator, also when acted for.
-        allowed: whether the action is one that may be done for somebody else.
+        identity: the identity that authenticated.
+        target: value of the header, the user to act for; None without the header.
+        impersonators: users who may act for others; if there are none, the header is ignored.
+        admins: names of the administrators.
+        allowed: whether the action permits impersonation.
 
     Raises:
-        Forbidden: the caller may not, or the action may not.
+        Forbidden: the user may not impersonate, or the action does not permit it.
     """
-    if named is None or not impersonators or named == identity.user:
+    if target is None or not impersonators or target == identity.user:
         return identity
     if identity.user not in impersonators:
         raise Forbidden(f"User {identity.user} does not have impersonation privileges.")
     if not allowed:
         raise Forbidden(f"User {identity.user} may not do this for somebody else.")
-    return Identity(user=named, is_admin=named in admins, caller=identity.user)
+    return Identity(user=target, is_admin=target in admins, impersonator=identity.user)
 
 
 def is_user_name(name: str) -> bool:
-    """Tell whether a name may own jobs: 2 to 64 lower case letters, digits, `_` and `-`."""
+    """Return whether a name may own jobs: 2 to 64 lower case letters, digits, `_` and `-`."""
     return _USER_NAME.match(name) is not None
 
 
 def require_safe_address(host: str | None, authenticator: Authenticator) -> None:
-    """Refuse to be reachable from other machines unless users are told apart.
+    """Refuse an address that other machines can reach unless users are authenticated.
 
     Args:
         host: the address to listen on; None for a Unix socket.
-        authenticator: who tells users apart.
+        authenticator: the authenticator of the server.
 
     Raises:
-        InvalidRequest: the address is not this machine's alone, and anybody could say to be anybody.
+        InvalidRequest: other machines can reach the address, and users could pass for each other.
     """
-    if host is None or _is_loopback(host) or authenticator.tells_strangers_apart:
+    if host is None or _is_loopback(host) or authenticator.authenticates_users:
         return
     raise InvalidRequest(
-        f"refusing to listen on {host}: other machines could reach it, and no authenticator is configured"
-        " that tells their users apart. Listen on 127.0.0.1 or on a Unix socket (--socket)"
+        f"refusing to listen on {host}: other machines could reach it, and users are not authenticated;"
+        " listen on 127.0.0.1 or on a Unix socket (--socket)"
     )
 
 
 def is_expected_host(name: str, *, listening_on: str, allowed: Collection[str]) -> bool:
-    """Return whether a request may name the scheduler like this in its `Host` header.
+    """Return whether the `Host` header of a request may have this name.
 
-    A web page can let its own host name resolve to this machine ("DNS rebinding"); its requests then count as
-    being of the same origin. They still carry the page's name, which cannot be an address or `localhost`.
+    A web page can make its own host name resolve to this machine ("DNS rebinding"), so that its requests
+    count as same-origin. They still carry the host name of the page, which cannot be an address or
+    `localhost`.
 
     Args:
-        name: the host of the header, without a port.
-        listening_on: the address that the scheduler listens on.
-        allowed: further names. If there are none, a scheduler that other machines can reach takes any name.
+        name: host in the header, without a port.
+        listening_on: address that the scheduler listens on.
+        allowed: additional names; if there are none, a scheduler on a non-local address accepts any name.
     """
     name = name.lower().rstrip(".")
     if name in {other.lower() for other in allowed} or name == listening_on.strip("[]").lower():
@@ -245,10 +253,10 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _basic(said: str) -> tuple[str, str]:
-    """The name and the password of a Basic header."""
+def _basic(credentials: str) -> tuple[str, str]:
+    """Decode the name and the password of a Basic header."""
     try:
-        text = base64.b64decode(said.strip(), validate=True).decode("utf-8")
+        text = base64.b64decode(credentials.strip(), validate=True).decode("utf-8")
     except (binascii.Error, ValueError):
         raise Unauthenticated("the Basic header is not base64 of NAME:PASSWORD") from None
     name, colon, password = text.partition(":")

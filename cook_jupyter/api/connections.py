@@ -1,12 +1,12 @@
-"""The connections of a server: how many it has, and which ones give way when there are too many.
+"""The connections of a server: their limits, and which ones are closed when there are too many.
 
-Lives here: `Connections`, the table of open connections; `Acceptor`, which accepts them and pauses while the
-process has no file descriptor left; how many connections fit in the descriptors that there are.
-Not here: HTTP and the sizes of requests (`api.server`), who is logged in (`api.auth`).
+Lives here: `Connections`, the table of open connections; `Acceptor`, which accepts connections and pauses
+while the process is out of file descriptors; the number of connections that the descriptors permit.
+Not here: HTTP and the sizes of requests (`api.server`), authentication (`api.auth`).
 
-A client that has not logged in proves nothing, so its connection is the first to be closed: however many
-connections others hold open, a client that presents a valid login is served. Connections through the Unix
-socket, which its owner alone may open, are counted by themselves.
+Connections without a login are closed first, so a client with a valid login is served however many
+connections others hold open. Connections on the Unix socket, which only its owner can open, are counted
+separately.
 """
 
 import errno
@@ -23,12 +23,12 @@ from tornado.iostream import IOStream
 
 log = logging.getLogger(__name__)
 
-MAX_DESCRIPTORS = 8192  # the limit that a scheduler asks for, if the system allows it
+MAX_DESCRIPTORS = 8192  # the limit that a scheduler sets if the system permits it
 ACCEPT_PAUSE_S = 0.2  # after the process ran out of descriptors
 WARNING_INTERVAL_S = 60.0
 _RESERVED_DESCRIPTORS = 64  # store, node agent, log files, files that are being served
 _MIN_CONNECTIONS = 8
-_ACCEPT_BATCH = 16  # then the other connections are served
+_ACCEPT_BATCH = 16  # connections to accept before others are served
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -42,13 +42,13 @@ class _OpenConnection:
 
 
 class Connections:
-    """The open connections of one listening socket or several.
+    """The open connections of one or several listening sockets.
 
     Args:
-        total: most connections.
-        per_address: most connections of another machine.
-        anonymous: most connections on which nobody has logged in.
-        per_user: most connections of a user; None does not limit them.
+        total: maximum number of connections.
+        per_address: maximum number of connections from another machine.
+        anonymous: maximum number of connections without a login.
+        per_user: maximum number of connections of a user; None for no limit.
     """
 
     def __init__(self, *, total: int, per_address: int, anonymous: int, per_user: int | None = None) -> None:
@@ -65,17 +65,19 @@ class Connections:
         return len(self._open)
 
     def admit(self, stream: IOStream, source: str) -> bool:
-        """Add a new connection, closing the oldest one without a login if there are too many.
+        """Add a new connection; close the oldest one without a login if there are too many.
 
         Args:
             stream: the connection.
-            source: address of the other machine; empty for a Unix socket.
+            source: address of the client; empty for a Unix socket.
 
         Returns:
-            Whether the connection was added. False: there are too many, and all of them have logged in.
+            Whether the connection was added. False if there are too many and all of them have logged in.
         """
         if not is_local(source) and self._sources[source] >= self._per_address:
-            victim = next((each for each in self._anonymous.values() if each.source == source), None)
+            victim = next(
+                (connection for connection in self._anonymous.values() if connection.source == source), None
+            )
             if victim is None:
                 return False
             self._evict(victim)
@@ -95,10 +97,10 @@ class Connections:
         return connection is not None and connection.user is not None
 
     def log_in(self, stream: object, user: str) -> bool:
-        """Note that a request on this connection has logged in.
+        """Record the login of a request on this connection.
 
         Returns:
-            False if the user has too many connections; the connection counts as anonymous then.
+            Whether the login was recorded. False if the user has too many connections.
         """
         connection = self._open.get(stream)
         if connection is None or connection.user is not None:
@@ -111,7 +113,7 @@ class Connections:
         return True
 
     def remove(self, stream: object) -> None:
-        """Forget a connection that has ended. Idempotent."""
+        """Remove a closed connection. Idempotent."""
         connection = self._open.pop(stream, None)
         if connection is None:
             return
@@ -121,7 +123,7 @@ class Connections:
             _decrement(self._users, connection.user)
 
     def close_oldest_anonymous(self) -> None:
-        """Close the oldest connection on which nobody has logged in, if there is one."""
+        """Close the oldest connection without a login, if there is one."""
         victim = next(iter(self._anonymous.values()), None)
         if victim is not None:
             self._evict(victim)
@@ -134,13 +136,13 @@ class Connections:
 class Acceptor:
     """Accepts the connections of a listening socket, a few at a time.
 
-    While the process has no descriptor left it pauses: the socket would be readable all the time, and
-    nothing could be accepted.
+    While the process is out of file descriptors, the acceptor pauses: otherwise the socket would wake the
+    event loop all the time, although no connection could be accepted.
 
     Args:
         listening: the listening socket; the acceptor closes it.
-        on_connection: called with each connection and the address that it comes from.
-        on_exhausted: called when there is no descriptor left; it may close connections.
+        on_connection: callback for each connection, with its socket and the address of the client.
+        on_exhausted: callback when the process is out of descriptors; it may close connections.
     """
 
     def __init__(
@@ -203,7 +205,7 @@ class Acceptor:
 
 
 def raise_descriptor_limit() -> None:
-    """Raise this process's soft limit of file descriptors as far as a scheduler may need it."""
+    """Raise the soft limit of file descriptors of this process to `MAX_DESCRIPTORS`, if possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     target = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft == resource.RLIM_INFINITY or soft >= target:
@@ -214,16 +216,21 @@ def raise_descriptor_limit() -> None:
         log.warning("The limit of %d file descriptors could not be raised to %d: %s", soft, target, error)
 
 
-def max_connections(wanted: int, *, listeners: int) -> int:
-    """Return how many connections each of `listeners` may have so that descriptors remain for the rest."""
+def max_connections(requested: int, *, listeners: int) -> int:
+    """Return the number of connections per listener that leaves descriptors for everything else.
+
+    Args:
+        requested: requested number of connections.
+        listeners: number of listeners that share the descriptors of the process.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return wanted
-    return min(wanted, max(_MIN_CONNECTIONS, (soft - _RESERVED_DESCRIPTORS) // listeners))
+        return requested
+    return min(requested, max(_MIN_CONNECTIONS, (soft - _RESERVED_DESCRIPTORS) // listeners))
 
 
-def source_of(address: object) -> str:
-    """Return the machine that a connection comes from; empty for a Unix socket."""
+def source_address(address: object) -> str:
+    """Return the host of a client's address; empty for a Unix socket."""
     return str(address[0]) if isinstance(address, tuple) and address else ""
 
 

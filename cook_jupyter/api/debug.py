@@ -1,7 +1,7 @@
 """What decisions are made by, by HTTP: GET /v1/debug/dump.
 
 Lives here: sending a dump. Not here: what it holds (`service.dumps`); /debug, which only says that the
-scheduler is up (`api.about`).
+scheduler is up (`api.info`).
 """
 
 from collections.abc import AsyncIterator
@@ -18,10 +18,10 @@ class DumpHandler(CookHandler):
     async def get(self) -> None:
         """Return all that the decisions about a pool read at this moment."""
         self.require_admin("write down what decisions about a pool are made by")
-        pool = self.named_pool() or self.scheduler.default_pool
+        pool = self.requested_pool() or self.scheduler.default_pool
         text = await self.scheduler.dump(pool, self.uuids("job"))
         self.set_header("Content-Type", "application/json")
-        await self.answer_in_pieces(_fragments(text))
+        await self.send_fragments(_fragments(text))
 
 
 async def _fragments(text: bytes) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""Fairness by HTTP: how tasks give way, and how happy users are.
+"""Parameters of preemption and user satisfaction.
 
 Lives here: /v1/rebalancer and /v1/monitor. Not here: shares and quotas (`api.limits`).
 """
@@ -16,33 +16,33 @@ class RebalancerHandler(CookHandler):
     """GET and PUT /v1/rebalancer."""
 
     async def get(self) -> None:
-        """Return the parameters in force."""
-        self.answer(rebalancer_body(self.scheduler.rebalancer))
+        """Return the current parameters of the rebalancer."""
+        self.send_json(rebalancer_body(self.scheduler.rebalancer))
 
     async def put(self) -> None:
-        """Set some parameters, for now and after a restart."""
+        """Set some parameters of the rebalancer; they persist over restarts."""
         body = self.json_body()
         self.require_admin("set the parameters of the rebalancer")
         try:
-            sent = msgspec.json.decode(body, type=dict[str, float | None])
+            parameters = msgspec.json.decode(body, type=dict[str, float | None])
         except msgspec.MsgspecError as error:
             raise InvalidRequest(
-                f"an object of {', '.join(PARAMETERS)} is needed, each a number or null: {error}"
+                f"the body must be an object with {', '.join(PARAMETERS)}, each a number or null: {error}"
             ) from error
-        await self.scheduler.rebalancer.change(self.scheduler.store, sent)
-        self.answer(rebalancer_body(self.scheduler.rebalancer))
+        await self.scheduler.rebalancer.change(self.scheduler.store, parameters)
+        self.send_json(rebalancer_body(self.scheduler.rebalancer))
 
 
 class MonitorHandler(CookHandler):
     """GET /v1/monitor."""
 
     async def get(self) -> None:
-        """Return who was starved, hungry, satisfied at the last look, by pool and quota group."""
-        self.answer(self.scheduler.monitoring.details())
+        """Return the starved, hungry and satisfied users of each pool and quota group."""
+        self.send_json(self.scheduler.monitoring.details())
 
 
 def rebalancer_body(rebalancer: Rebalancer) -> dict[str, Any]:
-    """Return what is in force, under our names."""
+    """Encode the current settings of the rebalancer under the names of `/v1`."""
     settings = rebalancer.settings
     return {
         "enabled": settings.enabled,

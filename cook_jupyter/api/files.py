@@ -1,11 +1,11 @@
 """Files of sandboxes on this machine, as a Mesos agent serves them: /files/browse, download, read.
 
-Lives here: which path is a sandbox's, and the three ways to look at it.
-Not here: what our own clients use, /v1/logs (`api.logs`).
+Lives here: the three routes, and the check that a path is inside a sandbox.
+Not here: /v1/logs, which the clients of cook_jupyter use (`api.logs`).
 
-A path counts only if one of its directories is named after an instance whose sandbox it is, and if it
-still lies in there when every symbolic link is followed: a job must not be able to show the
-scheduler's files.
+A path is only served if one of its directories is named after an instance, and the path is inside the sandbox
+of that instance after all symbolic links are resolved. Otherwise a job could expose the files of the
+scheduler.
 
 Source: the REST specification, section 18.
 """
@@ -23,41 +23,41 @@ from cook_jupyter.api.jobs import instance_of
 from cook_jupyter.errors import InvalidRequest, NotFound
 from cook_jupyter.wire.shape import to_json
 
-MOST_READ_BYTES = 16 * 1024 * 1024  # of one /files/read
+MAX_READ_BYTES = 16 * 1024 * 1024  # of one /files/read
 
 _UUID = re.compile(r"\A[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
 class FilesHandler(CookHandler):
-    """What the three have in common."""
+    """Base class of the handlers of files."""
 
     verb: ClassVar[str] = "read"
 
     async def sandbox_path(self) -> Path:
-        """Return the file or directory that the request means.
+        """Return the file or directory in the parameter `path`, with all symbolic links resolved.
 
         Raises:
-            InvalidRequest: it names none.
-            NotFound: there is none, or it is not in a sandbox.
+            InvalidRequest: the parameter is missing.
+            NotFound: the path does not exist, or is not inside a sandbox.
         """
-        named = self.param("path")
-        if not named:
+        path_text = self.param("path")
+        if not path_text:
             raise InvalidRequest("Expecting 'path=value'")
-        unknown = NotFound(f"no such file in a sandbox: {named[:200]!r}")
-        if "\0" in named:
-            raise unknown
-        asked = Path(named)
-        ids = [part for part in asked.parts if _UUID.match(part)]
+        not_found = NotFound(f"no such file in a sandbox: {path_text[:200]!r}")
+        if "\0" in path_text:
+            raise not_found
+        path = Path(path_text)
+        ids = [part for part in path.parts if _UUID.match(part)]
         for instance_id, job in zip(ids, await self.scheduler.jobs_of_instances(ids), strict=True):
             sandbox = None if job is None else instance_of(job, instance_id).sandbox
             if sandbox is not None:
-                real = await asyncio.to_thread(_inside, asked, Path(sandbox))
-                if real is not None:
-                    return real
-        raise unknown
+                resolved = await asyncio.to_thread(_resolve_within, path, Path(sandbox))
+                if resolved is not None:
+                    return resolved
+        raise not_found
 
     def refuse_directory(self, path: Path) -> None:
-        """Refuse a directory, in the Mesos agent's words."""
+        """Refuse a directory with the message of a Mesos agent."""
         if path.is_dir():
             raise InvalidRequest(f"Cannot {self.verb} a directory")
 
@@ -68,7 +68,7 @@ class BrowseHandler(FilesHandler):
     async def get(self) -> None:
         """List a directory; a file has nothing in it."""
         path = await self.sandbox_path()
-        self.answer(await asyncio.to_thread(_listing, path, self.param("path") or ""))
+        self.send_json(await asyncio.to_thread(_list_directory, path, self.param("path") or ""))
 
 
 class DownloadHandler(FilesHandler):
@@ -77,18 +77,18 @@ class DownloadHandler(FilesHandler):
     verb = "download"
 
     async def get(self) -> None:
-        """Send a file as it is."""
+        """Send the content of a file."""
         path = await self.sandbox_path()
         self.refuse_directory(path)
-        with _opened(path) as file:
+        with _open_file(path) as file:
             self.set_header("Content-Type", "application/octet-stream")
-            left = path.stat().st_size
-            self.set_header("Content-Length", str(left))
-            while left > 0:
-                piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, left))
+            remaining = path.stat().st_size
+            self.set_header("Content-Length", str(remaining))
+            while remaining > 0:
+                piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, remaining))
                 if not piece:
                     break
-                left -= len(piece)
+                remaining -= len(piece)
                 await self.send_piece(piece)
 
 
@@ -96,76 +96,76 @@ class ReadHandler(FilesHandler):
     """GET /files/read."""
 
     async def get(self) -> None:
-        """Send a part of a file as text in JSON; without an offset, only say how long it is."""
+        """Send a part of a file as text in JSON; without an offset, return the size of the file."""
         offset, length = self._bound("offset"), self._bound("length")
         path = await self.sandbox_path()
         self.refuse_directory(path)
-        with _opened(path) as file:
+        with _open_file(path) as file:
             size = path.stat().st_size
             if offset == -1:
-                self.answer({"data": "", "offset": size})
+                self.send_json({"data": "", "offset": size})
                 return
-            most = MOST_READ_BYTES if length == -1 else min(length, MOST_READ_BYTES)
+            max_length = MAX_READ_BYTES if length == -1 else min(length, MAX_READ_BYTES)
             file.seek(offset)
-            await self.answer_in_pieces(self._encoded(file, most, offset))
+            await self.send_fragments(self._encoded(file, max_length, offset))
 
     async def _encoded(self, file: BinaryIO, length: int, offset: int) -> AsyncIterator[bytes]:
-        """Yield what comes next in a file as text in JSON, in fragments."""
+        """Yield the JSON of the next part of a file in fragments."""
         yield b'{"data":"'
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        left = length
-        while left > 0 and (data := await asyncio.to_thread(file.read, min(PIECE_BYTES, left))):
-            left -= len(data)
+        remaining = length
+        while remaining > 0 and (data := await asyncio.to_thread(file.read, min(PIECE_BYTES, remaining))):
+            remaining -= len(data)
             yield to_json(decoder.decode(data))[1:-1]
         yield to_json(decoder.decode(b"", final=True))[1:-1] + b'","offset":%d}' % offset
 
     def _bound(self, name: str) -> int:
-        said = self.param(name)
-        if said is None:
+        text = self.param(name)
+        if text is None:
             return -1
-        if not re.fullmatch(r"-?[0-9]{1,18}", said):
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
             raise InvalidRequest(f"Failed to parse {name}")
-        if int(said) < -1:
+        if int(text) < -1:
             raise InvalidRequest(f"Negative {name} provided")
-        return int(said)
+        return int(text)
 
 
-def _inside(asked: Path, sandbox: Path) -> Path | None:
-    """The real path of `asked`, if it is there and lies in the sandbox."""
+def _resolve_within(path: Path, sandbox: Path) -> Path | None:
+    """Resolve a path; return None if it does not exist or is outside the sandbox."""
     try:
-        real, root = asked.resolve(strict=True), sandbox.resolve(strict=True)
+        resolved, root = path.resolve(strict=True), sandbox.resolve(strict=True)
     except (OSError, RuntimeError):
         return None
-    return real if real == root or root in real.parents else None
+    return resolved if resolved == root or root in resolved.parents else None
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open_file(path: Path) -> BinaryIO:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, a socket never begin
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe might never end
             raise NotFound(f"not a file: {path.name!r}")
         return path.open("rb")
     except OSError as error:
         raise NotFound(f"the file {path.name!r} cannot be read: {error.strerror}") from error
 
 
-def _listing(directory: Path, named: str) -> list[dict[str, Any]]:
+def _list_directory(directory: Path, path_text: str) -> list[dict[str, Any]]:
     if not directory.is_dir():
         return []
-    told = []
+    entries = []
     for entry in sorted(directory.iterdir()):
         try:
-            found = entry.lstat()
-        except OSError:  # it went away meanwhile
+            status = entry.lstat()
+        except OSError:  # it was removed in the meantime
             continue
-        told.append(
+        entries.append(
             {
-                "path": f"{named.rstrip('/')}/{entry.name}",
-                "mode": stat.filemode(found.st_mode),
-                "nlink": found.st_nlink if not entry.is_dir() else max(2, found.st_nlink),
-                "size": found.st_size,
-                "mtime": int(found.st_mtime),
-                "uid": str(found.st_uid),
-                "gid": str(found.st_gid),
+                "path": f"{path_text.rstrip('/')}/{entry.name}",
+                "mode": stat.filemode(status.st_mode),
+                "nlink": status.st_nlink if not entry.is_dir() else max(2, status.st_nlink),
+                "size": status.st_size,
+                "mtime": int(status.st_mtime),
+                "uid": str(status.st_uid),
+                "gid": str(status.st_gid),
             }
         )
-    return told
+    return entries

@@ -1,4 +1,4 @@
-"""Groups by HTTP: GET and DELETE /group.
+"""Groups of jobs: GET and DELETE /group.
 
 Source: the REST specification, sections 7 and 9.
 """
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 from cook_jupyter.api.handler import CookHandler
-from cook_jupyter.api.jobs import EVERY_VERB
+from cook_jupyter.api.jobs import ALL_METHODS
 from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import Forbidden, InvalidRequest
 from cook_jupyter.model.job import Group, JobState
@@ -17,37 +17,39 @@ from cook_jupyter.wire.jobs import GroupBody, group_body
 class GroupHandler(CookHandler):
     """GET and DELETE /group."""
 
-    impersonable = EVERY_VERB
+    impersonable = ALL_METHODS
 
     async def get(self) -> None:
         """Return the groups named by uuid."""
-        ids = self._named()
+        ids = self._requested_ids()
         groups = await self.groups_by_id(ids)
         if not self.flag("partial"):
-            require_found([each for each in ids if each not in groups], "a group")
+            require_found([group_id for group_id in ids if group_id not in groups], "a group")
         detailed = self.flag("detailed")
-        await self.answer_list(self._encoded([groups[each] for each in ids if each in groups], detailed))
+        await self.send_json_list(
+            self._encoded([groups[group_id] for group_id in ids if group_id in groups], detailed)
+        )
 
     async def delete(self) -> None:
-        """Kill every unfinished job of the groups."""
-        ids = self._named()
+        """Kill all unfinished jobs of the groups named by uuid."""
+        ids = self._requested_ids()
         groups = await self.groups_by_id(ids)
         unfinished: list[str] = []
         foreign: dict[str, None] = {}
         for group_id in groups:
             async for jobs in self.jobs_in_pages(await self.scheduler.jobs_of_group(group_id)):
-                if jobs and not self.asker.may_act_on(jobs[0].spec.user):
+                if jobs and not self.identity.may_act_on(jobs[0].spec.user):
                     foreign[group_id] = None
                 unfinished += [job.job_id for job in jobs if job.state is not JobState.COMPLETED]
         if foreign:
             raise Forbidden(f"You are not authorized to kill the following groups: {', '.join(foreign)}")
-        require_found([each for each in ids if each not in groups], "a group")
+        require_found([uuid for uuid in ids if uuid not in groups], "a group")
         if unfinished:
             await self.scheduler.kill_jobs(unfinished)
-        self.answer_empty()
+        self.send_empty()
 
     async def _encoded(self, groups: Sequence[Group], detailed: bool) -> AsyncIterator[list[GroupBody]]:
-        """Yield groups, one at a time."""
+        """Encode groups, one at a time."""
         for group in groups:
             members = await self.scheduler.jobs_of_group(group.group_id)
             yield [group_body(group, members, await self._states(members) if detailed else None)]
@@ -59,7 +61,7 @@ class GroupHandler(CookHandler):
             states.update(job.state for job in jobs)
         return states
 
-    def _named(self) -> list[str]:
+    def _requested_ids(self) -> list[str]:
         ids = list(dict.fromkeys(self.uuids("uuid")))
         if not ids:
             raise InvalidRequest("name at least one group: ?uuid=UUID")

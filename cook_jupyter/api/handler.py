@@ -1,9 +1,9 @@
-"""What every handler shares: who asks, how parameters are read, how answers and errors are told.
+"""The base class of all handlers: authentication, parameters, replies and errors.
 
-Lives here: `Door` (what all handlers stand before) and `CookHandler`, which does what comes before any
-action: the check of `Host`, and then in Cook's order origin, login, impersonation, route.
-Not here: the actions (the other modules of `api`), the table of URLs (`api.routes`), sizes and times
-(`api.server`).
+Lives here: `ApiContext`, the state that all handlers share, and `CookHandler`, which runs the checks before
+any action: the `Host` header first, then in Cook's order origin, login, impersonation and route.
+Not here: the actions (the other modules of `api`), the table of routes (`api.routes`), limits on size and
+time (`api.server`).
 
 Source: the REST specification, sections 1 and 2.
 """
@@ -27,11 +27,11 @@ from cook_jupyter.api.auth import (
     IMPERSONATE_HEADER,
     Authenticator,
     Identity,
-    acting_as,
+    impersonate,
     is_expected_host,
     is_user_name,
 )
-from cook_jupyter.api.query import integer, unknown, uuid_of
+from cook_jupyter.api.query import not_found, parse_integer, parse_uuid
 from cook_jupyter.errors import CookError, Forbidden, InvalidRequest, Unauthenticated
 from cook_jupyter.model.job import Group, GroupId, Job
 from cook_jupyter.service.config import Settings
@@ -44,29 +44,29 @@ from cook_jupyter.wire.shape import MISSING, to_json
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
-WRITE_S = 30.0
+WRITE_TIMEOUT_S = 30.0
 MIN_BYTES_PER_S = 64 * 1024
 PIECE_BYTES = 256 * 1024
-PAGE_JOBS = 128  # that are looked up together
+PAGE_JOBS = 128  # jobs to look up together
 UNAVAILABLE = 503
 POOL_HEADER = "X-Cook-Pool"
-UNIX_SOCKET_HOST = "localhost"  # what clients put into `Host` when they know a Unix socket alone
+UNIX_SOCKET_HOST = "localhost"  # the `Host` header of clients that only know a Unix socket
 NO_ROUTE = b"<h1>Not a valid route</h1>"
 
 _HOST = re.compile(r"\A[A-Za-z0-9.\-_:\[\]]+\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """What all handlers stand before.
+class ApiContext:
+    """State shared by all handlers.
 
     Attributes:
-        scheduler: whom they ask.
-        authenticator: who tells them who asks.
-        origins: patterns of other web sites that may ask, each to match whole.
-        encoder: what all readers of events share.
-        heartbeat_s: how often a silent stream of events says that it is alive.
-        write_s: how long a client may take nothing of what it is sent; large pieces are given more.
+        scheduler: the scheduler that they serve.
+        authenticator: the authenticator of requests.
+        origins: patterns of the web origins that may send requests; each must match the whole origin.
+        encoder: encoder of events, shared by all readers.
+        heartbeat_s: interval of heartbeats in a stream of events without changes.
+        write_timeout_s: time that a client has to accept data; large pieces get more.
     """
 
     scheduler: Scheduler
@@ -74,11 +74,11 @@ class Door:
     origins: tuple[re.Pattern[str], ...] = ()
     encoder: EventEncoder = field(default_factory=EventEncoder)
     heartbeat_s: float = HEARTBEAT_S
-    write_s: float = WRITE_S
+    write_timeout_s: float = WRITE_TIMEOUT_S
 
     @property
     def settings(self) -> Settings:
-        """The scheduler's settings."""
+        """The settings of the scheduler."""
         return self.scheduler.settings
 
 
@@ -86,10 +86,10 @@ class CookHandler(RequestHandler):
     """A handler of Cook's API.
 
     Class attributes:
-        needs_login: whether a request must say who it is from.
-        impersonable: the methods that may be called on behalf of somebody else.
-        wrong_method: the status when the resource lacks the method.
-        text_errors: whether errors are told as bare text.
+        needs_login: whether a request must be authenticated.
+        impersonable: HTTP methods that permit impersonation.
+        wrong_method: status of a request with an unsupported method.
+        text_errors: whether errors are sent as plain text.
     """
 
     needs_login: ClassVar[bool] = True
@@ -97,58 +97,58 @@ class CookHandler(RequestHandler):
     wrong_method: ClassVar[int] = 404
     text_errors: ClassVar[bool] = False
 
-    door: Door
-    asker: Identity
+    context: ApiContext
+    identity: Identity
 
-    def initialize(self, door: Door) -> None:
-        """Take what the application was made with."""
-        self.door = door
+    def initialize(self, context: ApiContext) -> None:
+        """Set the shared state; tornado calls this for each request."""
+        self.context = context
 
     @property
     def scheduler(self) -> Scheduler:
-        """The living scheduler."""
-        return self.door.scheduler
+        """The scheduler that this handler serves."""
+        return self.context.scheduler
 
     def set_default_headers(self) -> None:
-        """Set what every answer carries."""
+        """Set the headers of every response."""
         self.clear_header("Server")
         self.set_header("Cache-control", "max-age=0")
         self.set_header("Content-Type", "application/json")
         self.set_header("X-Content-Type-Options", "nosniff")
 
     def compute_etag(self) -> str | None:
-        """Digest nothing: every answer is new, and some are megabytes."""
+        """Return None: responses are never cached, and a digest of large ones would be expensive."""
         return None
 
     async def prepare(self) -> None:
-        """Do what comes before the action; a refusal is finished here."""
-        if not self._passes_host() or not self._passes_origin():
+        """Run the checks before the action; send a refusal if one fails."""
+        if not self._check_host() or not self._check_origin():
             return
         if self.needs_login:
             self.log_in()
 
     def log_in(self) -> None:
-        """Find out who asks; a refusal is finished here."""
+        """Authenticate the request and set `identity`; send a refusal if that fails."""
         try:
-            identity = self.door.authenticator.identify(self.request.headers)
-            self.asker = self._acting(identity)
+            identity = self.context.authenticator.identify(self.request.headers)
+            self.identity = self._impersonate(identity)
         except Unauthenticated as error:
-            self.refuse(error, challenge=self.door.authenticator.challenge)
+            self.refuse(error, challenge=self.context.authenticator.challenge)
         except Forbidden as error:
             self.refuse(error)
         else:
-            self._count_request()
+            self._check_request_rate()
 
-    # What was asked
+    # The request
 
     def json_body(self) -> bytes:
-        """Return the body; one that is not said to be JSON counts as empty.
+        """Return the body of the request.
 
         Raises:
-            InvalidRequest: it is empty.
+            InvalidRequest: the body is empty, or its content type is not JSON.
         """
-        kind = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
+        content_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if content_type != "application/json":
             raise InvalidRequest("a JSON body is needed, with Content-Type: application/json")
         if not self.request.body:
             raise InvalidRequest("a JSON body is needed, and this one is empty")
@@ -167,10 +167,10 @@ class CookHandler(RequestHandler):
         return values[-1] if values else None
 
     def required(self, name: str) -> str:
-        """Return a query parameter that must be there.
+        """Return a required query parameter.
 
         Raises:
-            InvalidRequest: it is not, told as a tree.
+            InvalidRequest: the parameter is missing.
         """
         value = self.param(name)
         if value is None:
@@ -178,65 +178,70 @@ class CookHandler(RequestHandler):
         return value
 
     def flag(self, name: str, *, default: bool = False) -> bool:
-        """Return a query parameter that is `true` or `false`."""
+        """Return a boolean query parameter: `true` or `false`."""
         value = self.param(name)
         if value is None:
             return default
         if value not in ("true", "false"):
-            raise InvalidRequest(f"the parameter {name} is true or false, not {value[:80]!r}")
+            raise InvalidRequest(f"the parameter {name} must be true or false, not {value[:80]!r}")
         return value == "true"
 
     def number(self, name: str, default: int) -> int:
-        """Return a query parameter that is an integer."""
+        """Return an integer query parameter."""
         value = self.param(name)
         if value is None:
             return default
-        return integer(value, name)
+        return parse_integer(value, name)
 
     def uuids(self, name: str) -> list[str]:
-        """Return the uuids that a query parameter names, in lower case, in order."""
-        return [uuid_of(value) for value in self.params(name)]
+        """Return the uuids in a query parameter, in lower case and in order."""
+        return [parse_uuid(value) for value in self.params(name)]
 
-    def named_pool(self, body_pool: str | None = None) -> str | None:
-        """Return the pool that the request names: in its body, its query or its header."""
+    def requested_pool(self, body_pool: str | None = None) -> str | None:
+        """Return the pool of the request, from its body, its query or its header; None if there is none."""
         return body_pool or self.param("pool") or self.request.headers.get(POOL_HEADER) or None
 
-    def known_user(self, name: str) -> str:
-        """Return a user name that may own jobs: a valid one, or that of the owner of an embedded scheduler.
+    def require_user(self, name: str) -> str:
+        """Return a name if it may own jobs: a valid name, or that of the owner of an embedded scheduler.
 
         Raises:
-            InvalidRequest: no user can have that name.
+            InvalidRequest: the name is not valid.
         """
-        if is_user_name(name) or (self.asker.is_owner and name == self.asker.user):
+        if is_user_name(name) or (self.identity.is_owner and name == self.identity.user):
             return name
         raise InvalidRequest(
             f"the user name {name[:80]!r} is not valid: 2 to 64 lower case letters, digits, '_' and '-',"
             " beginning with a letter and not ending with a sign"
         )
 
-    def require_admin(self, what: str) -> None:
-        """Refuse everybody but administrators."""
-        if not self.asker.is_admin:
-            raise Forbidden(f"You are not authorized to {what}: that is for administrators")
+    def require_admin(self, action: str) -> None:
+        """Refuse users who are not administrators.
 
-    # What is answered
-
-    async def answer_list(self, pages: AsyncIterator[Iterable[Any]]) -> None:
-        """Finish with a JSON list; see `answer_in_pieces`.
-
-        Args:
-            pages: the items, a page at a time.
+        Raises:
+            Forbidden: the user is not an administrator.
         """
-        await self.answer_in_pieces(encode_list(pages))
+        if not self.identity.is_admin:
+            raise Forbidden(f"You are not authorized to {action}: that is for administrators")
 
-    async def answer_in_pieces(self, fragments: AsyncIterator[bytes]) -> None:
-        """Finish with an answer that is made and sent piece by piece, as fast as the client takes it.
+    # The response
 
-        However long the answer is, little more than a piece of it is held, and other requests are served in
-        between. What goes wrong after the first piece breaks the connection: part of a list is no answer.
+    async def send_json_list(self, pages: AsyncIterator[Iterable[Any]]) -> None:
+        """Send a JSON list as the whole response, in pieces; see `send_fragments`.
 
         Args:
-            fragments: the answer, of which any number make a piece.
+            pages: pages of items.
+        """
+        await self.send_fragments(encode_list(pages))
+
+    async def send_fragments(self, fragments: AsyncIterator[bytes]) -> None:
+        """Send the whole response in pieces, as fast as the client accepts them.
+
+        Little more than one piece is held in memory at a time, and other requests are served in between. An
+        error after the first piece closes the connection, so that a client never mistakes a part of a list
+        for the whole.
+
+        Args:
+            fragments: fragments of the response, of any size.
         """
         piece = bytearray()
         async for fragment in fragments:
@@ -247,56 +252,56 @@ class CookHandler(RequestHandler):
         self.finish(bytes(piece))
 
     async def send_piece(self, piece: bytes) -> None:
-        """Send a part of the answer, and wait until the client has taken it.
+        """Send a part of the response, and wait until the client has accepted it.
 
         Raises:
-            StreamClosedError: the client went, or took nothing for too long.
+            StreamClosedError: the client disconnected, or did not accept the data in time.
         """
         self.write(piece)
         sent = self.flush()
-        if sent.done():  # the kernel took it all, as it does with nearly every event
+        if sent.done():  # the kernel accepted all of it, as it does with nearly every event
             sent.result()
         else:
             try:
-                async with asyncio.timeout(self._patience_s(len(piece))):
+                async with asyncio.timeout(self._write_timeout_s(len(piece))):
                     await sent
             except TimeoutError:
-                self._hang_up()
+                self._close_connection()
                 raise StreamClosedError from None
         if len(piece) >= PIECE_BYTES:
-            await asyncio.sleep(0)  # a client that takes all at once must not keep the others waiting
+            await asyncio.sleep(0)  # a fast client must not block other requests
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "Future[None]":
-        """Finish the answer, and hang up on a client that does not take it."""
+        """Finish the response; close the connection if the client does not accept it in time."""
         size = len(chunk) if isinstance(chunk, bytes) else 0
         sent = super().finish(chunk)
         if not sent.done():
-            timer = asyncio.get_running_loop().call_later(self._patience_s(size), self._hang_up)
+            timer = asyncio.get_running_loop().call_later(self._write_timeout_s(size), self._close_connection)
             sent.add_done_callback(lambda _: timer.cancel())
         return sent
 
-    def _patience_s(self, size: int) -> float:
-        """How long a client may take over so many bytes."""
-        return self.door.write_s + size / MIN_BYTES_PER_S
+    def _write_timeout_s(self, size: int) -> float:
+        """Return the time that a client has to accept `size` bytes."""
+        return self.context.write_timeout_s + size / MIN_BYTES_PER_S
 
-    def _hang_up(self) -> None:
+    def _close_connection(self) -> None:
         stream = getattr(self.request.connection, "stream", None)
         if isinstance(stream, IOStream):
             stream.close()
 
-    def answer(self, value: Any, status: int = 200) -> None:
-        """Finish with a JSON answer."""
+    def send_json(self, value: Any, status: int = 200) -> None:
+        """Send a value as JSON, as the whole response."""
         self.set_status(status)
         self.finish(to_json(value))
 
-    def answer_empty(self, status: int = 204) -> None:
-        """Finish without a body."""
+    def send_empty(self, status: int = 204) -> None:
+        """Send a response without a body."""
         self.set_status(status)
         self.clear_header("Content-Type")
         self.finish()
 
     def refuse(self, error: CookError, *, challenge: str | None = None) -> None:
-        """Finish with a refusal in plain text."""
+        """Send an error as plain text."""
         self.set_status(status_of(error))
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header(ERROR_HEADER, type(error).__name__)
@@ -304,78 +309,83 @@ class CookHandler(RequestHandler):
             self.set_header("WWW-Authenticate", challenge)
         self.finish(str(error))
 
-    def teller(self) -> Teller:
-        """Return what tells jobs and instances, with the address by which this client came."""
+    def job_encoder(self) -> Teller:
+        """Return an encoder of jobs and instances whose URLs have the address that this client uses."""
         host = self.request.host
-        # A client that knows the Unix socket alone says `localhost`, where nobody listens.
-        reachable = _HOST.match(host) and not (self._came_by_unix_socket and host == UNIX_SOCKET_HOST)
+        # A client that only knows the Unix socket sends `localhost`, where nothing may listen.
+        reachable = _HOST.match(host) and not (self._is_unix_socket and host == UNIX_SOCKET_HOST)
         return Teller(files_url=f"http://{host}" if reachable else None)
 
-    async def one_job(self, job_id: str) -> Job:
-        """Return one job.
+    async def require_job(self, job_id: str) -> Job:
+        """Return a job.
 
         Raises:
-            InvalidRequest: that is no uuid.
+            InvalidRequest: the id is not a uuid.
             NotFound: there is no such job.
         """
-        job_id = uuid_of(job_id)
+        job_id = parse_uuid(job_id)
         (job,) = await self.scheduler.jobs([job_id])
         if job is None:
-            raise unknown([job_id], "a job")
+            raise not_found([job_id], "a job")
         return job
 
-    async def one_parent(self, instance_id: str) -> Job:
-        """Return the job of one instance; raises as `one_job` does."""
-        instance_id = uuid_of(instance_id)
+    async def require_job_of_instance(self, instance_id: str) -> Job:
+        """Return the job of an instance.
+
+        Raises:
+            InvalidRequest: the id is not a uuid.
+            NotFound: there is no such instance.
+        """
+        instance_id = parse_uuid(instance_id)
         (job,) = await self.scheduler.jobs_of_instances([instance_id])
         if job is None:
-            raise unknown([instance_id], "an instance")
+            raise not_found([instance_id], "an instance")
         return job
 
     async def jobs_in_pages(self, job_ids: Sequence[str]) -> AsyncIterator[list[Job]]:
-        """Yield the jobs with these ids, in order, without those that do not exist."""
+        """Yield the existing jobs among the ids, in order, in pages."""
         for begin in range(0, len(job_ids), PAGE_JOBS):
             page = await self.scheduler.jobs(job_ids[begin : begin + PAGE_JOBS])
             yield [job for job in page if job is not None]
 
     async def groups_of(self, jobs: Iterable[Job]) -> dict[GroupId, Group]:
         """Return the groups of jobs, by id."""
-        wanted = list(dict.fromkeys(job.spec.group for job in jobs if job.spec.group is not None))
-        return await self.groups_by_id(wanted)
+        group_ids = list(dict.fromkeys(job.spec.group for job in jobs if job.spec.group is not None))
+        return await self.groups_by_id(group_ids)
 
     async def groups_by_id(self, group_ids: Sequence[GroupId]) -> dict[GroupId, Group]:
-        """Return the groups that are known, by id."""
-        found = await self.scheduler.groups(group_ids) if group_ids else ()
-        return {group.group_id: group for group in found if group is not None}
+        """Return the existing groups among the ids, by id."""
+        groups = await self.scheduler.groups(group_ids) if group_ids else ()
+        return {group.group_id: group for group in groups if group is not None}
 
-    # How it goes wrong
+    # Errors
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        """Finish with the error that was raised."""
-        raised = kwargs.get("exc_info", (None, None, None))[1]
-        if isinstance(raised, StreamClosedError):  # nobody is there to be told
+        """Send the error that was raised; tornado calls this."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, StreamClosedError):  # the client has disconnected
             return
-        if self._headers_written:  # the client must not take what it has for the whole
-            self._hang_up()
+        if self._headers_written:  # the client must not mistake what it has for the whole response
+            self._close_connection()
             return
         self.clear()
         self._allow_origin()
-        if isinstance(raised, CookError):
-            self.set_status(status_of(raised))
-            self.set_header(ERROR_HEADER, type(raised).__name__)
+        if isinstance(error, CookError):
+            self.set_status(status_of(error))
+            self.set_header(ERROR_HEADER, type(error).__name__)
             if self.get_status() == UNAVAILABLE:
                 self.set_header("Retry-After", "1")
-            self._finish_with(raised)
+            self._finish_with(error)
         elif status_code in (404, 405):
             self.set_status(self.wrong_method if status_code == 405 else 404)
             self.set_header("Content-Type", "text/html; charset=utf-8")
             self.finish(NO_ROUTE)
         elif status_code < 500:
             self.set_status(status_code)
-            self._finish_with(InvalidRequest(f"{self._reason}: {raised}"))
+            self._finish_with(InvalidRequest(f"{self._reason}: {error}"))
         else:
             self.set_status(status_code)
-            self._finish_with(CookError("the scheduler failed at this request; its log says why"))
+            self._finish_with(CookError("internal error of the scheduler; see its log"))
 
     def log_exception(
         self,
@@ -383,18 +393,18 @@ class CookHandler(RequestHandler):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        """Log faults of the scheduler; what is the client's was answered, or the client hung up.
+        """Log errors of the scheduler, but not those of the client.
 
-        Where the answer is 503 the message says all there is, and every client that waits asks again: it is
-        one line.
+        A response with status 503 is logged in one line without a traceback, because waiting clients repeat
+        the request.
         """
         if isinstance(value, CookError) and status_of(value) == UNAVAILABLE:
             log.warning("%s %s: %s", self.request.method, self.request.path, value)
             return
-        ours = not isinstance(value, HTTPError | StreamClosedError) and not (
+        is_server_error = not isinstance(value, HTTPError | StreamClosedError) and not (
             isinstance(value, CookError) and status_of(value) < 500
         )
-        if ours and value is not None:
+        if is_server_error and value is not None:
             log.error("%s %s failed", self.request.method, self.request.path, exc_info=value)
 
     def _finish_with(self, error: CookError) -> None:
@@ -404,20 +414,20 @@ class CookHandler(RequestHandler):
         else:
             self.finish(body_of(error))
 
-    def _count_request(self) -> None:
-        """Refuse a request of a user who sends too many."""
-        wait_ms = self.scheduler.rates.request_wait_ms(self.asker.user, self.scheduler.clock.now_ms())
+    def _check_request_rate(self) -> None:
+        """Refuse the request if its user sends too many."""
+        wait_ms = self.scheduler.rates.request_wait_ms(self.identity.user, self.scheduler.clock.now_ms())
         if wait_ms is None:
             return
         self.set_status(429)
         if wait_ms < inf:
             self.set_header("Retry-After", str(ceil(wait_ms / 1000)))
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.finish(f"User {self.asker.user} sends too many requests")
+        self.finish(f"User {self.identity.user} sends too many requests")
 
-    def _acting(self, identity: Identity) -> Identity:
-        settings = self.door.settings
-        return acting_as(
+    def _impersonate(self, identity: Identity) -> Identity:
+        settings = self.context.settings
+        return impersonate(
             identity,
             self.request.headers.get(IMPERSONATE_HEADER),
             impersonators=settings.impersonators,
@@ -426,15 +436,15 @@ class CookHandler(RequestHandler):
         )
 
     @property
-    def _came_by_unix_socket(self) -> bool:
+    def _is_unix_socket(self) -> bool:
         stream = getattr(self.request.connection, "stream", None)
         return getattr(getattr(stream, "socket", None), "family", None) == socket.AF_UNIX
 
-    def _passes_host(self) -> bool:
-        """Answer a request that names the scheduler as a web page of somebody else's would."""
-        settings = self.door.settings
+    def _check_host(self) -> bool:
+        """Return whether the `Host` header is expected; send a refusal if not."""
+        settings = self.context.settings
         name = self.request.host_name.strip("[]")
-        if self._came_by_unix_socket or is_expected_host(
+        if self._is_unix_socket or is_expected_host(
             name, listening_on=settings.host, allowed=settings.allowed_hosts
         ):
             return True
@@ -446,62 +456,64 @@ class CookHandler(RequestHandler):
         )
         return False
 
-    def _passes_origin(self) -> bool:
-        """Answer a request of a web page that may not ask, and every preflight; else let it through."""
+    def _check_origin(self) -> bool:
+        """Return whether the action may run; reply to a forbidden origin or a preflight request if not."""
         origin = self.request.headers.get("Origin")
         if origin is None:
             return True
-        preflight = self.request.method == "OPTIONS"
-        if not self._is_allowed(origin):
+        is_preflight = self.request.method == "OPTIONS"
+        if not self._is_allowed_origin(origin):
             text = (
-                f"Origin {origin} not allowed" if preflight else f"Cross origin request denied from {origin}"
+                f"Origin {origin} not allowed"
+                if is_preflight
+                else f"Cross origin request denied from {origin}"
             )
             self.refuse(Forbidden(text))
             return False
         self._allow_origin()
-        if not preflight:
+        if not is_preflight:
             return True
-        asked = self.request.headers.get("Access-Control-Request-Headers")
-        if asked is not None:
-            self.set_header("Access-Control-Allow-Headers", asked)
+        requested_headers = self.request.headers.get("Access-Control-Request-Headers")
+        if requested_headers is not None:
+            self.set_header("Access-Control-Allow-Headers", requested_headers)
         self.set_header("Access-Control-Allow-Methods", "PUT, GET, OPTIONS, DELETE")
         self.set_header("Access-Control-Max-Age", "86400")
         self.finish()
         return False
 
-    def _is_allowed(self, origin: str) -> bool:
+    def _is_allowed_origin(self, origin: str) -> bool:
         request: HTTPServerRequest = self.request
         scheme = request.headers.get("X-Forwarded-Proto", request.protocol)
-        own = f"{scheme}://{request.headers.get('Host', '')}"
-        return origin == own or any(pattern.fullmatch(origin) for pattern in self.door.origins)
+        own_origin = f"{scheme}://{request.headers.get('Host', '')}"
+        return origin == own_origin or any(pattern.fullmatch(origin) for pattern in self.context.origins)
 
     def _allow_origin(self) -> None:
         origin = self.request.headers.get("Origin")
-        if origin is not None and self._is_allowed(origin):
+        if origin is not None and self._is_allowed_origin(origin):
             self.set_header("Access-Control-Allow-Credentials", "true")
             self.set_header("Access-Control-Allow-Origin", origin)
 
 
 async def encode_list(pages: AsyncIterator[Iterable[Any]]) -> AsyncIterator[bytes]:
-    """Yield a JSON list in fragments.
+    """Encode a JSON list in fragments.
 
     Args:
-        pages: the items, a page at a time.
+        pages: pages of items.
     """
-    before = b"["
+    separator = b"["
     async for page in pages:
         for item in page:
-            yield before + to_json(item)
-            before = b","
+            yield separator + to_json(item)
+            separator = b","
         await asyncio.sleep(0)
-    yield b"[]" if before == b"[" else b"]"
+    yield b"[]" if separator == b"[" else b"]"
 
 
-class NoRoute(CookHandler):
-    """Every path that is not in the table."""
+class NotFoundHandler(CookHandler):
+    """The handler of paths without a route."""
 
     async def prepare(self) -> None:
-        """Say so, to whoever may ask at all."""
+        """Send 404 if the checks pass."""
         await super().prepare()
         if not self._finished:
             raise HTTPError(404)

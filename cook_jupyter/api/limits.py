@@ -1,4 +1,4 @@
-"""Shares, quotas and usage by HTTP: /share, /quota, /usage.
+"""Shares, quotas and usage: /share, /quota, /usage.
 
 Source: the REST specification, sections 11 and 12.
 """
@@ -17,45 +17,46 @@ from cook_jupyter.wire.limits import amounts_of, limit_body, read_set_quota, rea
 
 
 class LimitHandler(CookHandler):
-    """What /share and /quota have in common."""
+    """Base class of the handlers of /share and /quota."""
 
     impersonable = frozenset({"GET"})
     kind: ClassVar[str]
 
     async def get(self) -> None:
-        """Return the amounts in force for a user: of one pool, or of the default and of each."""
+        """Return a user's current limits in one pool, or in the default pool and in each pool."""
         user = self.required("user")
-        await self._tell(user, self.named_pool())
+        await self._send(user, self.requested_pool())
 
     async def delete(self) -> None:
-        """Remove what is set for a user in a pool; what holds for everybody holds again."""
+        """Remove the limits of a user in a pool; the defaults apply again."""
         user, _reason = self.required("user"), self.required("reason")
-        pool = self.named_pool()
+        pool = self.requested_pool()
         self._require_pool(pool)
         self.require_admin(f"retract a {self.kind}")
         await self.scheduler.retract_limits(self.kind, user, pool or self.scheduler.default_pool)
-        self.answer_empty()
+        self.send_empty()
 
     async def set_limits(
         self, user: str, body_pool: str | UnsetType, amounts: Mapping[LimitName, float], reason: str
     ) -> None:
-        """Set some amounts of a user, and answer with all of them."""
-        pool = self.named_pool(None if body_pool is UNSET else body_pool)
+        """Set some limits of a user, and send all limits of the user as the response."""
+        pool = self.requested_pool(None if body_pool is UNSET else body_pool)
         self._require_pool(pool)
         if not user:
             raise InvalidRequest("the user has no name")
         self.require_admin(f"set a {self.kind}")
         await self.scheduler.set_limits(self.kind, user, pool or self.scheduler.default_pool, amounts, reason)
-        await self._tell(user, pool, status=201)
+        await self._send(user, pool, status=201)
 
-    async def _tell(self, user: str, pool: str | None, *, status: int = 200) -> None:
+    async def _send(self, user: str, pool: str | None, *, status: int = 200) -> None:
         self._require_pool(pool)
         body = await self._amounts(user, pool or self.scheduler.default_pool)
         if pool is None:
             body["pools"] = {
-                each.name: await self._amounts(user, each.name) for each in self.scheduler.pools()
+                each_pool.name: await self._amounts(user, each_pool.name)
+                for each_pool in self.scheduler.pools()
             }
-        self.answer(body, status)
+        self.send_json(body, status)
 
     async def _amounts(self, user: str, pool: str) -> dict[str, Any]:
         return limit_body(await self.scheduler.limits_of(self.kind, user, pool))
@@ -71,9 +72,9 @@ class ShareHandler(LimitHandler):
     kind = LimitKind.SHARE
 
     async def post(self) -> None:
-        """Set some amounts of a user's share."""
-        sent = read_set_share(self.json_body())
-        await self.set_limits(sent.user, sent.pool, amounts_of(sent.share), sent.reason)
+        """Set some amounts of the share of a user."""
+        body = read_set_share(self.json_body())
+        await self.set_limits(body.user, body.pool, amounts_of(body.share), body.reason)
 
 
 class QuotaHandler(LimitHandler):
@@ -82,9 +83,9 @@ class QuotaHandler(LimitHandler):
     kind = LimitKind.QUOTA
 
     async def post(self) -> None:
-        """Set some amounts of a user's quota."""
-        sent = read_set_quota(self.json_body())
-        await self.set_limits(sent.user, sent.pool, amounts_of(sent.quota), sent.reason)
+        """Set some amounts of the quota of a user."""
+        body = read_set_quota(self.json_body())
+        await self.set_limits(body.user, body.pool, amounts_of(body.quota), body.reason)
 
 
 class UsageHandler(CookHandler):
@@ -93,20 +94,27 @@ class UsageHandler(CookHandler):
     impersonable = frozenset({"GET"})
 
     async def get(self) -> None:
-        """Return what the running jobs of a user hold, or of every user."""
-        user, pool = self.param("user"), self.named_pool()
+        """Return the resources that the running jobs of a user hold, or those of every user."""
+        user, pool = self.param("user"), self.requested_pool()
         rows = [row for row in self.scheduler.running_jobs(user) if pool is None or row.pool == pool]
         groups: dict[GroupId, Group] | None = None
         if self.flag("group_breakdown"):
-            wanted = list(dict.fromkeys(row.group for row in rows if row.group is not None))
-            groups = await self.groups_by_id(wanted)
+            group_ids = list(dict.fromkeys(row.group for row in rows if row.group is not None))
+            groups = await self.groups_by_id(group_ids)
         if user is not None:
-            self.answer(self._usage(rows, pool, groups))
+            self.send_json(self._usage(rows, pool, groups))
             return
         by_user: dict[str, list[RunningRow]] = {}
         for row in rows:
             by_user.setdefault(row.user, []).append(row)
-        self.answer({"users": {each: self._usage(own, pool, groups) for each, own in by_user.items()}})
+        self.send_json(
+            {
+                "users": {
+                    user_name: self._usage(user_rows, pool, groups)
+                    for user_name, user_rows in by_user.items()
+                }
+            }
+        )
 
     def _usage(
         self, rows: Sequence[RunningRow], pool: str | None, groups: Mapping[GroupId, Group] | None
@@ -114,7 +122,7 @@ class UsageHandler(CookHandler):
         body = usage_body(rows, groups)
         if pool is None:
             body["pools"] = {
-                each.name: usage_body([row for row in rows if row.pool == each.name], groups)
-                for each in self.scheduler.pools()
+                each_pool.name: usage_body([row for row in rows if row.pool == each_pool.name], groups)
+                for each_pool in self.scheduler.pools()
             }
         return body

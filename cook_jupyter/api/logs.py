@@ -1,7 +1,7 @@
-"""What instances wrote: /v1/logs, in ranges, waiting for more if asked to.
+"""The output of instances: /v1/logs, in ranges, optionally waiting for more.
 
-Lives here: ranges and waiting. Not here: who writes the files (`worker`), how Cook's own clients read
-them (`api.files`).
+Lives here: ranges and waiting. Not here: the writer of the files (`worker`), the routes of Cook's own clients
+(`api.files`).
 """
 
 import asyncio
@@ -10,45 +10,45 @@ import stat
 from pathlib import Path
 
 from cook_jupyter.api.handler import CookHandler
-from cook_jupyter.api.jobs import EVERY_VERB, instance_of
-from cook_jupyter.api.query import unknown, uuid_of
+from cook_jupyter.api.jobs import ALL_METHODS, instance_of
+from cook_jupyter.api.query import not_found, parse_uuid
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.instance import Instance
 
 STREAMS = ("stdout", "stderr")
 DEFAULT_LENGTH = 1024 * 1024
-LONGEST_WAIT_S = 20.0
-FIRST_LOOK_S = 0.02
-LAST_LOOK_S = 0.25
+MAX_WAIT_S = 20.0
+MIN_POLL_INTERVAL_S = 0.02
+MAX_POLL_INTERVAL_S = 0.25
 
 
 class LogsHandler(CookHandler):
     """GET /v1/logs/:uuid."""
 
-    impersonable = EVERY_VERB
+    impersonable = ALL_METHODS
 
     async def get(self, uuid: str) -> None:
-        """Send a range of what an instance, or a job's latest instance, wrote."""
-        uuid = uuid_of(uuid)
+        """Send a range of the output of an instance, or of the latest instance of a job."""
+        uuid = parse_uuid(uuid)
         stream = self.param("stream") or "stdout"
         if stream not in STREAMS:
-            raise InvalidRequest(f"the stream is stdout or stderr, not {stream[:80]!r}")
+            raise InvalidRequest(f"the stream must be stdout or stderr, not {stream[:80]!r}")
         offset, length = self.number("offset", 0), self.number("length", DEFAULT_LENGTH)
         if offset < 0 or length < 0:
-            raise InvalidRequest("offset and length are not negative")
-        until = asyncio.get_running_loop().time() + self._wait_s()
-        pause = FIRST_LOOK_S
+            raise InvalidRequest("offset and length must not be negative")
+        deadline = asyncio.get_running_loop().time() + self._wait_s()
+        pause = MIN_POLL_INTERVAL_S
         while True:
-            # The end is read before the size, so that "ended" means that nothing follows the size told.
+            # The status is read before the size, so if the instance has ended, the size is final.
             instance = await self._instance(uuid)
             ended = instance is not None and not instance.status.is_open
             path = _path(instance, stream)
             size = _size(path)
-            left = until - asyncio.get_running_loop().time()
-            if size > offset or ended or left <= 0:
+            remaining = deadline - asyncio.get_running_loop().time()
+            if size > offset or ended or remaining <= 0:
                 break
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 1.5, LAST_LOOK_S)
+            await asyncio.sleep(min(pause, remaining))
+            pause = min(pause * 1.5, MAX_POLL_INTERVAL_S)
         data = await asyncio.to_thread(_read, path, offset, min(length, DEFAULT_LENGTH))
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("X-Cook-Offset", str(offset))
@@ -57,24 +57,28 @@ class LogsHandler(CookHandler):
         self.finish(data)
 
     async def _instance(self, uuid: str) -> Instance | None:
-        """The instance; of a job its latest one, None if it never had one."""
+        """Return the instance with a uuid, or the latest instance of the job with that uuid, if any.
+
+        Raises:
+            NotFound: there is no such instance or job.
+        """
         (parent,) = await self.scheduler.jobs_of_instances([uuid])
         if parent is not None:
             return instance_of(parent, uuid)
         (job,) = await self.scheduler.jobs([uuid])
         if job is None:
-            raise unknown([uuid], "an instance or a job")
+            raise not_found([uuid], "an instance or a job")
         return job.instances[-1] if job.instances else None
 
     def _wait_s(self) -> float:
-        said = self.param("wait")
+        text = self.param("wait")
         try:
-            wait_s = float(said or 0.0)
+            wait_s = float(text or 0.0)
         except ValueError:
-            raise InvalidRequest(f"wait is a number of seconds, not {(said or '')[:80]!r}") from None
+            raise InvalidRequest(f"wait must be a number of seconds, not {(text or '')[:80]!r}") from None
         if not 0 <= wait_s < float("inf"):
-            raise InvalidRequest("wait is not negative")
-        return min(wait_s, LONGEST_WAIT_S)
+            raise InvalidRequest("wait must be finite and not negative")
+        return min(wait_s, MAX_WAIT_S)
 
 
 def _path(instance: Instance | None, stream: str) -> Path | None:
@@ -85,17 +89,17 @@ def _size(path: Path | None) -> int:
     if path is None:
         return 0
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _read(path: Path | None, offset: int, length: int) -> bytes:
     if path is None:
         return b""
     try:
-        # A job may put what it likes in its sandbox: a link out of it, or a pipe, is not what it wrote.
+        # A job controls its sandbox, so it may have replaced the file by a symbolic link or a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return b""

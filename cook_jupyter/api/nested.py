@@ -1,6 +1,6 @@
-"""Jobs that wait for jobs of their own, by HTTP.
+"""Reports of jobs that wait for their child jobs: /v1/waits.
 
-Lives here: /v1/waits. Not here: what follows from it (`service.nested`).
+Not here: the detection of deadlocks (`service.nested`).
 """
 
 from cook_jupyter.api.handler import CookHandler
@@ -13,20 +13,18 @@ class WaitsHandler(CookHandler):
     """POST /v1/waits."""
 
     async def post(self) -> None:
-        """Note what a running job waits for; say whether that can never start and this job is to give up."""
-        sent = read_waits(self.json_body())
-        if len(sent.jobs) > MAX_CHILDREN:
-            raise InvalidRequest(
-                f"{len(sent.jobs)} jobs are waited for, and at most {MAX_CHILDREN} may be named"
-            )
-        instance_id = sent.instance.lower()
-        job = await self.one_parent(instance_id)
-        if not self.asker.may_act_on(job.spec.user):
+        """Record the children that a running job waits for; reply whether the job must give up."""
+        body = read_waits(self.json_body())
+        if len(body.jobs) > MAX_CHILDREN:
+            raise InvalidRequest(f"a job may wait for at most {MAX_CHILDREN} jobs, not {len(body.jobs)}")
+        instance_id = body.instance.lower()
+        job = await self.require_job_of_instance(instance_id)
+        if not self.identity.may_act_on(job.spec.user):
             raise Forbidden(f"You are not authorized to report for the job {job.job_id}")
         nested = self.scheduler.nested
-        nested.report(instance_id, job.job_id, [job_id.lower() for job_id in sent.jobs])
-        stuck = await find_deadlocked(self.scheduler) if sent.jobs else ()
-        gives_up = bool(stuck) and stuck[0].instance_id == instance_id
-        if gives_up:
+        nested.report(instance_id, job.job_id, [job_id.lower() for job_id in body.jobs])
+        deadlocked = await find_deadlocked(self.scheduler) if body.jobs else ()
+        must_give_up = bool(deadlocked) and deadlocked[0].instance_id == instance_id
+        if must_give_up:
             nested.report(instance_id, job.job_id, ())
-        self.answer({"deadlocked": gives_up, "parents": len(stuck)})
+        self.send_json({"deadlocked": must_give_up, "parents": len(deadlocked)})

@@ -1,6 +1,6 @@
-"""Pools by HTTP: which there are, what waits and runs in them, and why jobs wait.
+"""Pools, their waiting and running jobs, and the reasons why jobs wait.
 
-Lives here: /pools, /queue, /running, /unscheduled_jobs, and our /v1/why.
+Lives here: /pools, /queue, /running, /unscheduled_jobs, and /v1/why.
 Not here: the reasons themselves (`scheduling.explain`).
 
 Source: the REST specification, sections 13 and 15.
@@ -10,22 +10,22 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 from cook_jupyter.api.handler import PAGE_JOBS, CookHandler, encode_list
-from cook_jupyter.api.jobs import EVERY_VERB, instance_of
+from cook_jupyter.api.jobs import ALL_METHODS, instance_of
 from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.wire.jobs import queue_entry
 from cook_jupyter.wire.shape import to_json
 
 DEFAULT_LIMIT = 1000
-MAX_LIMIT = 10_000  # ranking so many jobs takes some 40 ms, in which nobody else is served
+MAX_LIMIT = 10_000  # ranking this many jobs blocks the event loop for about 40 ms
 
 
 class PoolsHandler(CookHandler):
     """GET /pools."""
 
     async def get(self) -> None:
-        """Return every pool, the inactive ones too."""
-        self.answer(
+        """Return every pool, including inactive ones."""
+        self.send_json(
             [
                 {
                     "name": pool.name,
@@ -43,23 +43,23 @@ class QueueHandler(CookHandler):
     wrong_method = 405
 
     async def get(self) -> None:
-        """Return each pool's waiting jobs, first to be launched first."""
+        """Return the waiting jobs of each pool in the order of their launch."""
         limit = _limit(self)
         self.require_admin("access the queue")
-        await self.answer_in_pieces(self._encoded(self.scheduler.queue(limit), limit))
+        await self.send_fragments(self._encoded(self.scheduler.queue(limit), limit))
 
     async def _encoded(self, queues: Mapping[str, Sequence[str]], limit: int) -> AsyncIterator[bytes]:
-        """Yield the queues of all pools in fragments of JSON."""
-        before = b"{"
+        """Encode the queues of all pools in fragments of JSON."""
+        separator = b"{"
         for pool, job_ids in queues.items():
-            yield before + to_json(pool) + b":"
-            before = b","
+            yield separator + to_json(pool) + b":"
+            separator = b","
             async for fragment in encode_list(self._entries(job_ids[:limit])):
                 yield fragment
-        yield b"{}" if before == b"{" else b"}"
+        yield b"{}" if separator == b"{" else b"}"
 
     async def _entries(self, job_ids: Sequence[str]) -> AsyncIterator[Iterable[Any]]:
-        """Yield the entries of a queue in pages."""
+        """Encode the entries of a queue in pages."""
         async for jobs in self.jobs_in_pages(job_ids):
             groups = await self.groups_of(jobs)
             yield (queue_entry(job, groups.get(job.spec.group or "")) for job in jobs)
@@ -71,19 +71,19 @@ class RunningHandler(CookHandler):
     wrong_method = 405
 
     async def get(self) -> None:
-        """Return running instances."""
+        """Return the running instances."""
         limit = _limit(self)
         self.require_admin("access the running instances")
-        await self.answer_list(self._encoded(self.scheduler.running(limit)))
+        await self.send_json_list(self._encoded(self.scheduler.running(limit)))
 
     async def _encoded(self, instance_ids: Sequence[str]) -> AsyncIterator[Iterable[Any]]:
-        """Yield running instances in pages."""
-        teller = self.teller()
+        """Encode running instances in pages."""
+        encoder = self.job_encoder()
         for begin in range(0, len(instance_ids), PAGE_JOBS):
             ids = instance_ids[begin : begin + PAGE_JOBS]
             jobs = await self.scheduler.jobs_of_instances(ids)
             yield (
-                teller.instance(instance_of(job, instance_id), job)
+                encoder.instance(instance_of(job, instance_id), job)
                 for instance_id, job in zip(ids, jobs, strict=True)
                 if job is not None
             )
@@ -92,38 +92,38 @@ class RunningHandler(CookHandler):
 class UnscheduledHandler(CookHandler):
     """GET /unscheduled_jobs."""
 
-    impersonable = EVERY_VERB
+    impersonable = ALL_METHODS
 
     async def get(self) -> None:
-        """Say why jobs wait, in Cook's words."""
+        """Return why jobs wait, in Cook's format."""
         ids = self.uuids("job")
         if not ids:
             raise InvalidRequest("name at least one job: ?job=UUID")
-        found = await self.scheduler.jobs(ids)
-        missing = [asked for asked, job in zip(ids, found, strict=True) if job is None]
+        jobs = await self.scheduler.jobs(ids)
+        missing = [uuid for uuid, job in zip(ids, jobs, strict=True) if job is None]
         if missing and not (len(missing) < len(ids) and self.flag("partial")):
             require_found(missing, "a job")
-        await self.answer_list(self._encoded([job.job_id for job in found if job is not None]))
+        await self.send_json_list(self._encoded([job.job_id for job in jobs if job is not None]))
 
     async def _encoded(self, job_ids: Sequence[str]) -> AsyncIterator[Iterable[Any]]:
-        """Yield why jobs wait, a job at a time."""
+        """Encode the reasons why jobs wait, one job at a time."""
         for job_id in job_ids:
             reasons = await self.scheduler.why(job_id)
-            told = [{"reason": reason.text, "data": reason.data} for reason in reasons]
-            yield [{"uuid": job_id, "reasons": told}]
+            encoded = [{"reason": reason.text, "data": reason.data} for reason in reasons]
+            yield [{"uuid": job_id, "reasons": encoded}]
 
 
 class WhyHandler(CookHandler):
     """GET /v1/why/:uuid."""
 
-    impersonable = EVERY_VERB
+    impersonable = ALL_METHODS
 
     async def get(self, job_id: str) -> None:
-        """Say why a job waits, in sentences with numbers and what to do next."""
-        job = await self.one_job(job_id)
+        """Return why a job waits, in sentences with amounts and advice."""
+        job = await self.require_job(job_id)
         job_id = job.job_id
         reasons = await self.scheduler.why(job_id)
-        self.answer(
+        self.send_json(
             {
                 "uuid": job_id,
                 "state": job.outcome,
@@ -136,5 +136,5 @@ class WhyHandler(CookHandler):
 def _limit(handler: CookHandler) -> int:
     limit = handler.number("limit", DEFAULT_LIMIT)
     if limit < 1:
-        raise InvalidRequest(f"limit is at least 1, not {limit}")
+        raise InvalidRequest(f"limit must be at least 1, not {limit}")
     return min(limit, MAX_LIMIT)

@@ -1,6 +1,6 @@
-"""The values of a query: uuids, numbers, points in time; and the refusal of uuids that are not known.
+"""Parsers of query values (uuids, numbers, times), and the error for unknown uuids.
 
-Not here: which parameters a resource has (its handler), shapes of bodies (`wire`).
+Not here: the parameters of a resource (its handler), the format of bodies (`wire`).
 """
 
 import re
@@ -9,62 +9,76 @@ from datetime import UTC, datetime
 
 from cook_jupyter.errors import InvalidRequest, NotFound
 
-LONGEST_NUMBER = 18  # digits: what fits in a signed 64-bit integer
+MAX_DIGITS = 18  # always fits in a signed 64-bit integer
 
 _UUID = re.compile(r"\A[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 
 
-def uuid_of(value: str) -> str:
-    """Return a uuid in lower case.
+def parse_uuid(value: str) -> str:
+    """Check a uuid, and return it in lower case.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: the value is not a uuid.
     """
     if not _UUID.match(value):
         raise InvalidRequest(f"{value[:80]!r} is not a uuid")
     return value.lower()
 
 
-def integer(value: str, name: str) -> int:
-    """Return an integer of a query.
+def parse_integer(value: str, name: str) -> int:
+    """Parse an integer.
+
+    Args:
+        value: the text.
+        name: name of the parameter in error messages.
 
     Raises:
-        InvalidRequest: it is none, or too long.
+        InvalidRequest: the text is not an integer, or has too many digits.
     """
     digits = value.removeprefix("-")
-    if not digits.isascii() or not digits.isdigit() or len(digits) > LONGEST_NUMBER:
-        raise InvalidRequest(f"{name} is an integer, not {value[:80]!r}")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > MAX_DIGITS:
+        raise InvalidRequest(f"{name} must be an integer, not {value[:80]!r}")
     return int(value)
 
 
-def milliseconds(value: str, name: str) -> int:
-    """Return a point in time of a query: epoch milliseconds or ISO 8601, UTC if it does not say.
+def parse_time_ms(value: str, name: str) -> int:
+    """Parse a time: epoch milliseconds or ISO 8601, in UTC unless it has an offset.
+
+    Args:
+        value: the text.
+        name: name of the parameter in error messages.
 
     Raises:
-        InvalidRequest: it is neither.
+        InvalidRequest: the text is neither.
     """
     if re.fullmatch(r"-?[0-9]{1,18}", value):
         return int(value)
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
-        raise InvalidRequest(f"{name} is a time in milliseconds or ISO 8601, not {value[:80]!r}") from None
+        raise InvalidRequest(
+            f"{name} must be a time in milliseconds or ISO 8601, not {value[:80]!r}"
+        ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return round(moment.timestamp() * 1000)
 
 
-def require_found(missing: Sequence[str], what: str) -> None:
-    """Refuse a request that names unknown uuids.
+def require_found(missing: Sequence[str], kind: str) -> None:
+    """Refuse a request with unknown uuids.
+
+    Args:
+        missing: the unknown uuids.
+        kind: noun for one of the uuids in the message, such as "a job".
 
     Raises:
-        NotFound: some are missing.
+        NotFound: there are unknown uuids.
     """
     if missing:
-        raise unknown(missing, what)
+        raise not_found(missing, kind)
 
 
-def unknown(missing: Sequence[str], what: str) -> NotFound:
-    """Return the error that names unknown uuids, each on a line of its own."""
+def not_found(missing: Sequence[str], kind: str) -> NotFound:
+    """Return the error for unknown uuids, each on its own line."""
     uuids = tuple(dict.fromkeys(missing))
-    return NotFound(f"The following UUIDs don't correspond to {what}:\n" + "\n".join(uuids), missing=uuids)
+    return NotFound(f"The following UUIDs don't correspond to {kind}:\n" + "\n".join(uuids), missing=uuids)

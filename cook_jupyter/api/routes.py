@@ -1,7 +1,6 @@
-"""The table of URLs, and the application that serves it.
+"""The table of routes, and the application that serves it.
 
-Lives here: which path is whose. Not here: what a handler does (its own module), sizes and times
-(`api.server`).
+Not here: the handlers (their own modules), limits on size and time (`api.server`).
 """
 
 import logging
@@ -11,23 +10,23 @@ from pathlib import Path
 
 from tornado.web import Application, RequestHandler
 
-from cook_jupyter.api.about import (
-    DebugHandler,
-    FailureReasonsHandler,
-    InfoHandler,
-    MetricsHandler,
-    OwnInfoHandler,
-    SettingsHandler,
-    ShutdownHandler,
-    SummaryHandler,
-)
 from cook_jupyter.api.auth import Authenticator
 from cook_jupyter.api.debug import DumpHandler
 from cook_jupyter.api.events import EventsHandler
 from cook_jupyter.api.fairness import MonitorHandler, RebalancerHandler
 from cook_jupyter.api.files import BrowseHandler, DownloadHandler, ReadHandler
 from cook_jupyter.api.groups import GroupHandler
-from cook_jupyter.api.handler import HEARTBEAT_S, WRITE_S, CookHandler, Door, NoRoute
+from cook_jupyter.api.handler import HEARTBEAT_S, WRITE_TIMEOUT_S, ApiContext, CookHandler, NotFoundHandler
+from cook_jupyter.api.info import (
+    DebugHandler,
+    FailureReasonsHandler,
+    InfoHandler,
+    MetricsHandler,
+    SchedulerInfoHandler,
+    SettingsHandler,
+    ShutdownHandler,
+    SummaryHandler,
+)
 from cook_jupyter.api.jobs import (
     CancelHandler,
     InstanceHandler,
@@ -50,7 +49,7 @@ from cook_jupyter.api.pools import (
 )
 from cook_jupyter.api.progress import ProgressHandler
 from cook_jupyter.api.retry import RetryHandler
-from cook_jupyter.api.server import Bounds, Listener, serve
+from cook_jupyter.api.server import ListeningServer, ServerLimits, serve
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.scheduler import Scheduler
 
@@ -81,7 +80,7 @@ ROUTES: tuple[tuple[str, type[CookHandler]], ...] = (
     ("/files/browse", BrowseHandler),
     ("/files/download", DownloadHandler),
     ("/files/read", ReadHandler),
-    ("/v1/info", OwnInfoHandler),
+    ("/v1/info", SchedulerInfoHandler),
     ("/v1/summary", SummaryHandler),
     ("/v1/events", EventsHandler),
     ("/v1/results/:uuid", ResultHandler),
@@ -102,27 +101,27 @@ def make_application(
     authenticator: Authenticator,
     *,
     heartbeat_s: float = HEARTBEAT_S,
-    write_s: float = WRITE_S,
+    write_timeout_s: float = WRITE_TIMEOUT_S,
 ) -> Application:
-    """Make the application that serves a scheduler.
+    """Create the application that serves a scheduler.
 
     Args:
-        scheduler: whom it asks; its settings name origins, impersonators and limits.
-        authenticator: who tells it who asks.
-        heartbeat_s: how often a silent stream of events says that it is alive.
-        write_s: how long a client may take nothing of what it is sent.
+        scheduler: the scheduler; its settings have the allowed origins, impersonators and limits.
+        authenticator: the authenticator of requests.
+        heartbeat_s: interval of heartbeats in a stream of events without changes.
+        write_timeout_s: time that a client has to accept data.
     """
-    door = Door(
+    context = ApiContext(
         scheduler=scheduler,
         authenticator=authenticator,
         origins=tuple(re.compile(pattern) for pattern in scheduler.settings.cors_origins),
         heartbeat_s=heartbeat_s,
-        write_s=write_s,
+        write_timeout_s=write_timeout_s,
     )
     return Application(
-        [(pattern_of(path), handler, {"door": door}) for path, handler in ROUTES],
-        default_handler_class=NoRoute,
-        default_handler_args={"door": door},
+        [(pattern_of(path), handler, {"context": context}) for path, handler in ROUTES],
+        default_handler_class=NotFoundHandler,
+        default_handler_args={"context": context},
         log_function=_log_request,
     )
 
@@ -133,28 +132,27 @@ def listen(
     settings: Settings,
     *,
     owner_socket: Path | None = None,
-) -> Listener:
-    """Serve a scheduler at the address, or on the Unix socket, that its settings name.
+) -> ListeningServer:
+    """Serve a scheduler on the address, or on the Unix socket, of its settings.
 
     Args:
         scheduler: the scheduler.
-        authenticator: the authenticator of its requests.
-        settings: the scheduler's settings.
-        owner_socket: a Unix socket to listen on besides the address, for the owner alone. Where it cannot be
-            made, the address has to do.
+        authenticator: the authenticator of requests.
+        settings: the settings of the scheduler.
+        owner_socket: path of an additional Unix socket for the owner. If it cannot be created, the scheduler
+            listens on the address only.
 
     Raises:
-        InvalidRequest: other machines could reach that address, and the authenticator does not tell their
-            users apart.
-        OSError: the address is taken.
+        InvalidRequest: other machines can reach the address, and users are not authenticated.
+        OSError: the address is in use.
     """
     application = make_application(scheduler, authenticator)
-    bounds = Bounds(body_bytes=settings.body_bytes)
+    limits = ServerLimits(body_bytes=settings.body_bytes)
     if settings.socket is not None:
         path = Path(settings.socket)
-        return serve(application, authenticator, host=None, socket_path=path, bounds=bounds)
+        return serve(application, authenticator, host=None, socket_path=path, limits=limits)
     serve_at = partial(
-        serve, application, authenticator, host=settings.host, port=settings.port, bounds=bounds
+        serve, application, authenticator, host=settings.host, port=settings.port, limits=limits
     )
     failure: OSError | None = None
     if owner_socket is not None:
@@ -169,7 +167,7 @@ def listen(
 
 
 def pattern_of(path: str) -> str:
-    """Return the regular expression of a path in the table; /files/* may end in `.json`."""
+    """Return the regular expression of a route; paths under /files/ may end in `.json`."""
     pattern = re.escape(path).replace(":uuid", "([^/]+)").replace(":name", "(.+)")
     return pattern + (r"(?:\.json)?" if path.startswith("/files/") else "")
 

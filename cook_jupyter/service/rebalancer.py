@@ -36,7 +36,7 @@ class Rebalancer:
 
     async def load(self, store: Store) -> None:
         """Take the parameters that were set while an earlier scheduler ran."""
-        kept = await store.recall(_KEY)
+        kept = await store.get_text(_KEY)
         if kept is not None:
             self.settings = replace(self.settings, **json.loads(kept))
 
@@ -58,7 +58,7 @@ class Rebalancer:
         kept |= parameters
         if kept["max_preemption"] is not None:
             kept["max_preemption"] = int(kept["max_preemption"])
-        await store.remember(_KEY, json.dumps(kept))
+        await store.set_text(_KEY, json.dumps(kept))
         self.settings = replace(self.settings, **kept)
 
     def looks_at(self, pool: PoolName) -> bool:

@@ -1,7 +1,7 @@
-"""The simulator: the real service on simulated hosts, ruled by a hand-turned clock.
+"""The simulator: the real scheduler on simulated hosts, driven by a manual clock.
 
-Lives here: the formats it reads and writes (`traces`, `config`, `edn`), the loop (`replay`), the policies
-that it compares (`policies`), workloads to feed it (`workload`), and what its runs were worth (`measures`,
+Lives here: file formats (`traces`, `config`, `edn`), the simulation loop (`replay`), the policies to compare
+(`policies`), generated workloads (`workload`), and the evaluation of a run (`measures`, `comparison`,
 `report`).
-Not here: any decision (`scheduling`), the hosts that are simulated (`clusters.simulated`).
+Not here: any scheduling decision (`scheduling`), the simulated hosts (`clusters.simulated`).
 """

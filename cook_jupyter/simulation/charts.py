@@ -1,10 +1,10 @@
-"""Charts for a page, as HTML with inline SVG: no script, no network, colours from the page.
+"""Charts as HTML with inline SVG: no script, no network, colours from the style sheet.
 
-Lives here: axes, lines, bands, a map of cells, ranges on rows. Not here: what is drawn and the page around it
-(`simulation.report`), its colours (`report.css`).
+Lives here: axes, line charts, stacked bands, heat maps and range bars. Not here: the page and the data it
+shows (`simulation.report`), its colours (`report.css`).
 
-A plot is an SVG that stretches with the page; all words stand around it as HTML and keep their size, so that
-a chart can be read on a telephone, too. Classes `run-0`, `run-1`, ... give a run its colour.
+The plot is an SVG that stretches with the page. All text is HTML around it and keeps its size, so a chart is
+legible on a phone, too. The classes `run-0`, `run-1`, ... give each run its colour.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-_WIDTH: Final = 1000.0  # of a plot, in units of its own
+_WIDTH: Final = 1000.0  # of a plot, in SVG user units
 _HEIGHT: Final = 100.0
 
 
 class Axis(NamedTuple):
-    """What lies where along an axis.
+    """The scale of an axis.
 
     Attributes:
-        low, high: what stands at its ends.
-        ticks: what is named on it, and how.
-        log: whether equal ratios take equal room; `low` must then be above zero.
+        low, high: values at the two ends.
+        ticks: labelled values, each with its label.
+        log: whether the scale is logarithmic; `low` must then be positive.
     """
 
     low: float
@@ -34,8 +34,8 @@ class Axis(NamedTuple):
     ticks: tuple[tuple[float, str], ...] = ()
     log: bool = False
 
-    def place(self, values: npt.ArrayLike) -> Floats:
-        """Return where values lie: 0 at the low end, 1 at the high one."""
+    def position(self, values: npt.ArrayLike) -> Floats:
+        """Return the position of each value along the axis: 0 at the low end, 1 at the high end."""
         within = np.clip(np.asarray(values, dtype=np.float64), self.low, self.high)
         if self.log:
             low, high = np.log(self.low), np.log(self.high)
@@ -44,7 +44,7 @@ class Axis(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of a chart; `x` and `y` as the axes count."""
+    """A line of a chart; `x` and `y` are in the units of the axes."""
 
     name: str
     css: str
@@ -53,53 +53,62 @@ class Line(NamedTuple):
 
 
 class Band(NamedTuple):
-    """A band of a stack: how much it adds at each x."""
+    """A band of a stacked chart: its height at each x."""
 
     name: str
     css: str
-    adds: Floats
+    heights: Floats
 
 
 class Range(NamedTuple):
-    """A bar from `begin` to `end` with a mark at its begin, and what it says when pointed at."""
+    """A bar from `begin` to `end` with a mark at `begin`, and its tooltip."""
 
     css: str
     begin: float
     end: float
-    says: str
+    tooltip: str
 
 
-def lines(drawn: Sequence[Line], x: Axis, y: Axis) -> str:
-    """Draw lines, as steps: a value holds until the next."""
+def draw_lines(curves: Sequence[Line], x: Axis, y: Axis) -> str:
+    """Draw lines as steps: each value holds until the next."""
     paths = "".join(
-        f'<path class="line {line.css}" d="{_steps(x.place(line.x), y.place(line.y))}"/>' for line in drawn
+        f'<path class="line {line.css}" d="{_steps(x.position(line.x), y.position(line.y))}"/>'
+        for line in curves
     )
     return _plot(paths, x, y, "lines")
 
 
-def bands(drawn: Sequence[Band], at: Floats, x: Axis, y: Axis) -> str:
-    """Draw bands, one upon the other."""
-    places = x.place(at)
-    below = np.zeros(len(at))
+def draw_bands(stack: Sequence[Band], values: Floats, x: Axis, y: Axis) -> str:
+    """Draw bands stacked on top of each other."""
+    positions = x.position(values)
+    below = np.zeros(len(values))
     paths = []
-    for band in drawn:
-        above = below + band.adds
-        there, back = _steps(places, y.place(above)), _steps(places, y.place(below), backwards=True)
+    for band in stack:
+        above = below + band.heights
+        upper_edge, lower_edge = (
+            _steps(positions, y.position(above)),
+            _steps(positions, y.position(below), backwards=True),
+        )
         paths.append(
-            f'<path class="band {band.css}" d="{there}{back}Z"><title>{escape(band.name)}</title></path>'
+            f'<path class="band {band.css}" d="{upper_edge}{lower_edge}Z">'
+            f"<title>{escape(band.name)}</title></path>"
         )
         below = above
     return _plot("".join(paths), x, y, "bands")
 
 
-def cells(kinds: npt.NDArray[np.int64], row_names: Sequence[str], at: Floats, x: Axis) -> str:
-    """Draw a map: one row per line of `kinds`, one cell per `at`, of the class `kind-0`, `kind-1`, ...
+def draw_cells(kinds: npt.NDArray[np.int64], row_names: Sequence[str], values: Floats, x: Axis) -> str:
+    """Draw a heat map: one row per line of `kinds`, with cells of the classes `kind-0`, `kind-1`, ...
 
-    Negative kinds are left blank. Where there are many rows only some are named.
+    Args:
+        kinds: class of each cell; negative ones are left blank.
+        row_names: label of each row. If there are many rows only some are labelled.
+        values: position of each column on the x axis.
+        x: the x axis.
     """
     rows = len(kinds)
-    edges = np.append(x.place(at), 1.0) * _WIDTH
-    tall = _HEIGHT / max(1, rows)
+    edges = np.append(x.position(values), 1.0) * _WIDTH
+    row_height = _HEIGHT / max(1, rows)
     shapes: dict[int, list[str]] = {}
     for row, line in enumerate(kinds):
         begins = np.flatnonzero(np.diff(line, prepend=-2))
@@ -107,76 +116,76 @@ def cells(kinds: npt.NDArray[np.int64], row_names: Sequence[str], at: Floats, x:
             if (kind := int(line[begin])) >= 0:
                 left, right = edges[begin], edges[end]
                 shapes.setdefault(kind, []).append(
-                    f"M{left:.1f} {row * tall:.2f}H{right:.1f}v{tall:.2f}H{left:.1f}Z"
+                    f"M{left:.1f} {row * row_height:.2f}H{right:.1f}v{row_height:.2f}H{left:.1f}Z"
                 )
     paths = "".join(
         f'<path class="cell kind-{kind}" d="{"".join(shape)}"/>' for kind, shape in shapes.items()
     )
-    every = 1 + rows // 30
-    named = tuple((rows - row - 0.5, row_names[row]) for row in range(0, rows, every))
-    return _plot(paths, x, Axis(low=0, high=rows, ticks=named), "cells", height_px=min(16 * rows, 480))
+    label_step = 1 + rows // 30
+    labels = tuple((rows - row - 0.5, row_names[row]) for row in range(0, rows, label_step))
+    return _plot(paths, x, Axis(low=0, high=rows, ticks=labels), "cells", height_px=min(16 * rows, 480))
 
 
-def ranges(rows: Sequence[tuple[str, Sequence[Range]]], x: Axis) -> str:
-    """Draw, for each named row, its ranges below each other."""
-    drawn = []
+def draw_ranges(rows: Sequence[tuple[str, Sequence[Range]]], x: Axis) -> str:
+    """Draw the ranges of each row below each other, beside the name of the row."""
+    parts = []
     for name, bars in rows:
         inner = "".join(
-            f'<div class="range {bar.css}" title="{escape(bar.says)}"><i style="left:{100 * begin:.2f}%;'
+            f'<div class="range {bar.css}" title="{escape(bar.tooltip)}"><i style="left:{100 * begin:.2f}%;'
             f'width:{100 * (end - begin):.2f}%"></i><b style="left:{100 * begin:.2f}%"></b></div>'
             for bar in bars
-            for begin, end in [x.place([bar.begin, bar.end])]
+            for begin, end in [x.position([bar.begin, bar.end])]
         )
-        drawn.append(
+        parts.append(
             f'<div class="row"><span class="name">{escape(name)}</span><div class="track">{inner}</div></div>'
         )
-    drawn.append(f'<div class="row axis"><span class="name"></span>{_below(x)}</div>')
-    return f'<div class="ranges">{"".join(drawn)}</div>'
+    parts.append(f'<div class="row axis"><span class="name"></span>{_below(x)}</div>')
+    return f'<div class="ranges">{"".join(parts)}</div>'
 
 
-def legend(named: Sequence[tuple[str, str]]) -> str:
-    """Name colours: pairs of a name and a class."""
-    items = "".join(f'<li class="{css}"><i></i>{escape(name)}</li>' for name, css in named)
+def draw_legend(entries: Sequence[tuple[str, str]]) -> str:
+    """Draw a legend from pairs of a label and the CSS class that has its colour."""
+    items = "".join(f'<li class="{css}"><i></i>{escape(name)}</li>' for name, css in entries)
     return f'<ul class="legend">{items}</ul>'
 
 
 def _steps(x: Floats, y: Floats, *, backwards: bool = False) -> str:
-    """A path of steps through points given as parts of the plot."""
-    left, up = x * _WIDTH, (1.0 - y) * _HEIGHT
-    points = [f"{across:.1f} {high:.2f}" for across, high in zip(left, up, strict=True)]
+    """Return the path of a step function; `x` and `y` are fractions of the plot's width and height."""
+    across, down = x * _WIDTH, (1.0 - y) * _HEIGHT
+    points = [f"{x_value:.1f} {y_value:.2f}" for x_value, y_value in zip(across, down, strict=True)]
     if not points:
         return ""
     if backwards:
         return "".join(
-            f"L{left[place]:.1f} {up[place]:.2f}" + (f"V{up[place - 1]:.2f}" if place else "")
-            for place in range(len(left) - 1, -1, -1)
+            f"L{across[index]:.1f} {down[index]:.2f}" + (f"V{down[index - 1]:.2f}" if index else "")
+            for index in range(len(across) - 1, -1, -1)
         )
     return f"M{points[0]}" + "".join(
-        f"H{across:.1f}V{high:.2f}" for across, high in zip(left[1:], up[1:], strict=True)
+        f"H{x_value:.1f}V{y_value:.2f}" for x_value, y_value in zip(across[1:], down[1:], strict=True)
     )
 
 
-def _plot(inside: str, x: Axis, y: Axis, kind: str, height_px: int = 200) -> str:
-    across = "".join(
-        f'<path class="grid" d="M0 {(1 - place) * _HEIGHT:.2f}H{_WIDTH:.0f}"/>'
-        for place in (float(y.place(value)) for value, _ in y.ticks)
+def _plot(content: str, x: Axis, y: Axis, kind: str, height_px: int = 200) -> str:
+    grid = "".join(
+        f'<path class="grid" d="M0 {(1 - position) * _HEIGHT:.2f}H{_WIDTH:.0f}"/>'
+        for position in (float(y.position(value)) for value, _ in y.ticks)
         if kind != "cells"
     )
-    beside = "".join(
-        f'<span style="top:{100 * (1 - float(y.place(value))):.2f}%">{escape(name)}</span>'
+    labels = "".join(
+        f'<span style="top:{100 * (1 - float(y.position(value))):.2f}%">{escape(name)}</span>'
         for value, name in y.ticks
     )
     return (
-        f'<div class="chart {kind}" style="--height:{height_px}px"><div class="y">{beside}</div>'
+        f'<div class="chart {kind}" style="--height:{height_px}px"><div class="y">{labels}</div>'
         f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" preserveAspectRatio="none" aria-hidden="true">'
-        f"{across}{inside}</svg>"
+        f"{grid}{content}</svg>"
         f"{_below(x)}</div>"
     )
 
 
 def _below(x: Axis) -> str:
     marks = "".join(
-        f'<span style="left:{100 * float(x.place(value)):.2f}%">{escape(name)}</span>'
+        f'<span style="left:{100 * float(x.position(value)):.2f}%">{escape(name)}</span>'
         for value, name in x.ticks
     )
     return f'<div class="x">{marks}</div>'

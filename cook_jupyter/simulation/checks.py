@@ -1,8 +1,8 @@
-"""What a simulation accepts: checks of jobs, hosts and amounts, and of what could never run.
+"""Validation of the input of a simulation.
 
 Lives here: `check_trace` and `check_hosts`, which refuse what the live API refuses too (`wire.submission`),
-and `fitting_no_host`, which names the jobs that no host could ever run. Not here: the files' formats
-(`simulation.traces`, `simulation.config`), where results are written (`simulation.outputs`).
+and `fitting_no_host`, which finds the jobs that no host could ever run. Not here: file formats
+(`simulation.traces`, `simulation.config`), checks of output paths (`simulation.outputs`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,20 +17,20 @@ from cook_jupyter.model.job import HIGHEST_PRIORITY, UNLIMITED_RUNTIME_MS
 if TYPE_CHECKING:
     from cook_jupyter.simulation.traces import SimHost, TraceJob
 
-MAX_TIME_MS: Final = 2**53  # exact as a JSON number, and sums of a few stay far within 64 bits
-MAX_COUNT: Final = 2**31 - 1  # of retries and gpus
+MAX_TIME_MS: Final = 2**53  # exact as a JSON number; sums of a few such times stay within 64 bits
+MAX_COUNT: Final = 2**31 - 1  # retries and gpus
 MAX_PORT: Final = 65_535
 
 
 def check_trace(trace: Sequence["TraceJob"], name: str = "given") -> None:
-    """Check the jobs of a trace, and what a simulation relies on.
+    """Check the jobs of a trace: their values, their order, and that each appears once.
 
     Args:
         trace: jobs in order of submission.
-        name: the trace in messages.
+        name: name of the trace in error messages.
 
     Raises:
-        InvalidRequest: a job has an impossible value, jobs are not in order of submission, or one is there
+        InvalidRequest: a job has an invalid value, the jobs are not in order of submission, or a job appears
             twice.
     """
     last: TraceJob | None = None
@@ -50,14 +50,14 @@ def check_trace(trace: Sequence["TraceJob"], name: str = "given") -> None:
 
 
 def check_hosts(hosts: Sequence["SimHost"], name: str = "the list of hosts") -> None:
-    """Check hosts.
+    """Check the hosts of a simulation.
 
     Args:
-        hosts: all hosts of a simulation.
-        name: the list in messages.
+        hosts: all hosts of the simulation.
+        name: name of the list in error messages.
 
     Raises:
-        InvalidRequest: there is none, one has an impossible value, or two have one name.
+        InvalidRequest: the list is empty, a host has an invalid value, or two hosts have the same name.
     """
     if not hosts:
         raise InvalidRequest(f"{name} has no hosts; nothing could ever run")
@@ -71,7 +71,7 @@ def check_hosts(hosts: Sequence["SimHost"], name: str = "the list of hosts") -> 
 
 
 def fitting_no_host(trace: Sequence["TraceJob"], hosts: Sequence["SimHost"]) -> dict[str, str]:
-    """Return the jobs that fit no host even if it is empty, each with the reason."""
+    """Return the ids of the jobs that fit no host, not even an empty one, each with the reason."""
     if not trace:
         return {}
     shapes = _largest_shapes({(host.cpus, host.mem_mb, host.gpus) for host in hosts})
@@ -82,12 +82,15 @@ def fitting_no_host(trace: Sequence["TraceJob"], hosts: Sequence["SimHost"]) -> 
     fits = np.zeros(len(trace), dtype=np.bool_)
     for host_cpus, host_mem_mb, host_gpus in shapes:
         fits |= (cpus <= host_cpus) & (mem_mb <= host_mem_mb) & (gpus <= host_gpus)
-    most = tuple(max(shape[place] for shape in shapes) for place in range(3))
-    return {trace[place].job_id: _why_no_host(trace[place], most) for place in np.flatnonzero(~fits).tolist()}
+    max_amounts = tuple(max(shape[index] for shape in shapes) for index in range(3))
+    return {
+        trace[index].job_id: _why_no_host(trace[index], max_amounts)
+        for index in np.flatnonzero(~fits).tolist()
+    }
 
 
 def is_positive(amount: float) -> bool:
-    """Return whether a number is above zero and finite."""
+    """Return whether a number is positive and finite."""
     return 0 < amount < inf
 
 
@@ -97,7 +100,7 @@ def is_not_negative(amount: float) -> bool:
 
 
 def _faults_of_job(job: "TraceJob") -> Iterator[str]:
-    """Yield what is wrong with a job, under the keys of the trace."""
+    """Yield a message for each invalid value of a job, under the keys of the trace."""
     if not job.job_id.strip():
         yield "job/uuid is empty"
     if not job.user.strip():
@@ -123,7 +126,7 @@ def _faults_of_job(job: "TraceJob") -> Iterator[str]:
 
 
 def _faults_of_host(host: "SimHost") -> Iterator[str]:
-    """Yield what is wrong with a host."""
+    """Yield a message for each invalid value of a host."""
     if not host.hostname.strip():
         yield "hostname is empty"
     for key, amount in (("cpus", host.cpus), ("mem", host.mem_mb)):
@@ -137,7 +140,7 @@ def _faults_of_host(host: "SimHost") -> Iterator[str]:
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:
-    """Return the first name that was there before, or None."""
+    """Return the first name that repeats an earlier one, or None."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -150,23 +153,26 @@ _Shape = tuple[float, float, float]  # cpus, memory, gpus
 
 
 def _largest_shapes(shapes: set[_Shape]) -> list[_Shape]:
-    """Return the shapes that no other shape exceeds in every amount."""
+    """Return the shapes that are not contained in another shape."""
     largest: list[_Shape] = []
     for shape in sorted(shapes, reverse=True):
-        if not any(all(own <= other for own, other in zip(shape, kept, strict=True)) for kept in largest):
+        if not any(
+            all(amount <= larger_amount for amount, larger_amount in zip(shape, larger, strict=True))
+            for larger in largest
+        ):
             largest.append(shape)
     return largest
 
 
-def _why_no_host(job: "TraceJob", most: Sequence[float]) -> str:
+def _why_no_host(job: "TraceJob", max_amounts: Sequence[float]) -> str:
     requested = (("cpus", job.cpus), ("MB", job.mem_mb), ("gpus", float(job.gpus)))
-    above = [
+    exceeded = [
         f"it asks for {amount:g} {unit}, and the largest host has {limit:g}"
-        for (unit, amount), limit in zip(requested, most, strict=True)
+        for (unit, amount), limit in zip(requested, max_amounts, strict=True)
         if amount > limit
     ]
-    if above:
-        return "; ".join(above)
+    if exceeded:
+        return "; ".join(exceeded)
     return (
         "it asks for "
         + ", ".join(f"{amount:g} {unit}" for unit, amount in requested if amount)
@@ -174,16 +180,16 @@ def _why_no_host(job: "TraceJob", most: Sequence[float]) -> str:
     )
 
 
-def whole(value: float, what: str) -> int:
-    """Return a number as an integer.
+def to_integer(value: float, name: str) -> int:
+    """Convert a number to an integer.
 
     Args:
-        value: the number.
-        what: the number in messages.
+        value: a number without fraction.
+        name: name of the number in error messages.
 
     Raises:
-        InvalidRequest: it has a fraction, or is not finite.
+        InvalidRequest: the number has a fraction, or is not finite.
     """
     if not isfinite(value) or value != int(value):
-        raise InvalidRequest(f"{what} must be a whole number, not {value:g}")
+        raise InvalidRequest(f"{name} must be a whole number, not {value:g}")
     return int(value)

@@ -1,10 +1,9 @@
-"""The command `cook-jupyter simulate`: files in, rows and a report out.
+"""The steps of the command `cook-jupyter simulate`: read the input, simulate, write rows and a report.
 
-Lives here: what the command does, step by step, and what it prints meanwhile.
-Not here: its options (`cli`), the simulation (`simulation.replay`), what is reported (`simulation.report`).
+Lives here: what the command does, and the progress it prints.
+Not here: its options (`cli`), the simulation (`simulation.replay`), the report (`simulation.report`).
 
-Whatever can be refused is refused before the simulation begins: the names of scenario and policies, the input
-files, and where the results are to go.
+Names of scenarios and policies, input files and output paths are checked before the simulation begins.
 """
 
 import time
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.simulation.comparison import Run, figures_of
+from cook_jupyter.simulation.comparison import Run, compute_figures
 from cook_jupyter.simulation.config import SimConfig, read_config
 from cook_jupyter.simulation.outputs import check_directory, check_file, write_text
-from cook_jupyter.simulation.policies import Policy, policy_named
-from cook_jupyter.simulation.replay import Cycle, Outcome, simulate
+from cook_jupyter.simulation.policies import Policy, find_policy
+from cook_jupyter.simulation.replay import CycleStats, Outcome, simulate
 from cook_jupyter.simulation.report import write_report
-from cook_jupyter.simulation.summary import amount, as_text, count
+from cook_jupyter.simulation.summary import format_count, format_number, render_text
 from cook_jupyter.simulation.traces import (
     SimHost,
     TraceJob,
@@ -50,7 +49,7 @@ class WorkloadSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationInput:
-    """What is simulated."""
+    """The jobs, the hosts and the configuration to simulate."""
 
     trace: Sequence[TraceJob]
     hosts: Sequence[SimHost]
@@ -63,26 +62,26 @@ def load_input(
     """Read a trace and its hosts, or generate a workload.
 
     Args:
-        trace: file of the trace.
-        hosts: file of the hosts.
-        config: file of the configuration; None for the defaults of Cook's simulator.
+        trace: file with the trace.
+        hosts: file with the hosts.
+        config: file with the configuration; None for the defaults of Cook's simulator.
         workload: the workload to generate instead of reading a trace.
-        report: takes a line about keys of the configuration that have no meaning.
+        report: function that prints a line; called if the configuration has keys that are ignored.
 
     Raises:
-        InvalidRequest: a file is not what it should be, or it is not clear what to simulate.
+        InvalidRequest: a file is invalid, or neither or both of a trace and a workload are given.
     """
     if workload is None and (trace is None or hosts is None):
         raise InvalidRequest("give --trace and --hosts, or --scenario to generate a workload")
     if workload is not None and (trace is not None or hosts is not None):
-        raise InvalidRequest("give either a trace and its hosts, or a scenario to generate them from")
-    settings = SimConfig() if config is None else read_config(config)
-    if settings.ignored:
-        report(f"{config}: these keys mean nothing here: {', '.join(settings.ignored)}")
+        raise InvalidRequest("give either --trace and --hosts, or --scenario, not both")
+    sim_config = SimConfig() if config is None else read_config(config)
+    if sim_config.ignored:
+        report(f"{config}: ignored keys: {', '.join(sim_config.ignored)}")
     if workload is not None:
-        return _generate(workload, settings, has_shares=config is not None)
+        return _generate(workload, sim_config, has_shares=config is not None)
     assert trace is not None and hosts is not None  # noqa: S101, PT018 - checked above
-    work = SimulationInput(trace=read_trace(trace), hosts=read_hosts(hosts), config=settings)
+    work = SimulationInput(trace=read_trace(trace), hosts=read_hosts(hosts), config=sim_config)
     if not work.trace:
         raise InvalidRequest(f"the trace {trace} has no jobs; there is nothing to simulate")
     return work
@@ -90,12 +89,13 @@ def load_input(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """Where the results of a simulation go.
+    """The files and directories that a simulation writes.
 
     Attributes:
-        out: file of the rows. With several policies each name is put before the suffix: rows-fair.csv.
-        report: directory of a report that compares the policies.
-        keep: directory of the generated workload.
+        out: file for the rows. With several policies, the name of the policy goes before the suffix:
+            rows-fair.csv.
+        report: directory for the report that compares the policies.
+        keep: directory for the generated workload.
     """
 
     out: Path | None = None
@@ -103,7 +103,7 @@ class Targets:
     keep: Path | None = None
 
     def rows_file(self, policy: Policy, policies: Sequence[Policy]) -> Path | None:
-        """Return where the rows of one of the policies go."""
+        """Return the file for the rows of one of the policies."""
         if self.out is None or len(policies) == 1:
             return self.out
         return self.out.with_name(f"{self.out.stem}-{policy.name}{self.out.suffix}")
@@ -112,11 +112,11 @@ class Targets:
         """Check that all results can be written.
 
         Args:
-            policies: the policies to be simulated.
-            inputs: files that are read, and must not be written over.
+            policies: the policies to simulate.
+            inputs: input files, which must not be overwritten.
 
         Raises:
-            InvalidRequest: one cannot be written.
+            InvalidRequest: a result cannot be written.
         """
         used = {path.resolve() for path in inputs if path is not None}
         for option, directory in (("--report", self.report), ("--keep", self.keep)):
@@ -131,13 +131,13 @@ class Targets:
                 raise InvalidRequest(f"--out {file} is read by this simulation; name another file")
 
 
-def policies_named(names: Iterable[str]) -> list[Policy]:
-    """Return the policies of these names, each once.
+def find_policies(names: Iterable[str]) -> list[Policy]:
+    """Return the policies with these names, without duplicates.
 
     Raises:
-        InvalidRequest: there is no such policy.
+        InvalidRequest: a name is unknown.
     """
-    return [policy_named(name) for name in dict.fromkeys(names)]
+    return [find_policy(name) for name in dict.fromkeys(names)]
 
 
 def run_policies(
@@ -149,15 +149,18 @@ def run_policies(
     until_done: bool = False,
     report: Report,
 ) -> str:
-    """Simulate the same input under each policy; return the summary, or nothing if none was requested.
+    """Simulate the same input under each policy and write the results.
 
     Args:
-        work: what to simulate.
+        work: the jobs, hosts and configuration to simulate.
         policies: the policies to compare.
-        targets: where the results go; they have been checked.
-        summary: whether to return the report's figures as text.
-        until_done: see `replay.simulate`.
-        report: takes lines about the progress.
+        targets: files and directories for the results, already checked.
+        summary: whether to return a summary.
+        until_done: whether to go on after the last submission until nothing runs and nothing can start.
+        report: function that prints a line of progress.
+
+    Returns:
+        The figures of the report as text if `summary` is set, else an empty string.
 
     Raises:
         InvalidRequest: there is nothing to simulate.
@@ -168,21 +171,21 @@ def run_policies(
         file = targets.rows_file(policy, policies)
         if file is not None:
             write_rows(file, outcome.rows)
-            report(f"{policy.name}: {count(len(outcome.rows), 'row')} in {file}")
+            report(f"{policy.name}: {format_count(len(outcome.rows), 'row')} in {file}")
         if targets.report is not None or summary:
             runs[policy.name] = Run.of(outcome, work.trace, work.hosts, work.config)
     if targets.report is not None:
         report(f"the report is {write_report(runs, targets.report)}")
-    return as_text([figures_of(name, run) for name, run in runs.items()]) if summary else ""
+    return render_text([compute_figures(name, run) for name, run in runs.items()]) if summary else ""
 
 
-def keep_workload(work: SimulationInput, directory: Path, *, with_config: bool) -> None:
+def write_workload(work: SimulationInput, directory: Path, *, with_config: bool) -> None:
     """Write a generated workload as trace.json and hosts.json.
 
     Args:
         work: the workload.
-        directory: where the files go.
-        with_config: whether its shares are generated, too, and go to config.edn.
+        directory: directory for the files.
+        with_config: whether to write the shares of the workload to config.edn, too.
     """
     write_trace(directory / "trace.json", work.trace)
     write_hosts(directory / "hosts.json", work.hosts)
@@ -210,15 +213,15 @@ def _simulate_policy(work: SimulationInput, policy: Policy, *, until_done: bool,
     span_ms = max(1, last_ms - first_ms)
     start_s = reported_s = time.monotonic()
 
-    def progress(cycle: Cycle) -> None:
+    def progress(cycle: CycleStats) -> None:
         nonlocal reported_s
         now_s = time.monotonic()
         if now_s - reported_s >= _PROGRESS_INTERVAL_S:
             reported_s = now_s
-            part = min(1.0, (cycle.at_ms - first_ms) / span_ms)
+            fraction = min(1.0, (cycle.at_ms - first_ms) / span_ms)
             report(
-                f"{policy.name}: {part:4.0%} of the trace, {count(cycle.running, 'task')} running,"
-                f" {count(cycle.waiting, 'job')} waiting"
+                f"{policy.name}: {fraction:4.0%} of the trace, {format_count(cycle.running, 'task')} running,"
+                f" {format_count(cycle.waiting, 'job')} waiting"
             )
 
     outcome = simulate(
@@ -226,20 +229,20 @@ def _simulate_policy(work: SimulationInput, policy: Policy, *, until_done: bool,
     )
     hours = (outcome.end_ms - first_ms) / 3_600_000
     report(
-        f"{policy.name}: {count(len(outcome.cycles), 'cycle')}, {amount(hours)} hours in"
-        f" {time.monotonic() - start_s:.1f} s; {count(outcome.waiting, 'job')} waiting at the end"
+        f"{policy.name}: {format_count(len(outcome.cycles), 'cycle')}, {format_number(hours)} hours in"
+        f" {time.monotonic() - start_s:.1f} s; {format_count(outcome.waiting, 'job')} waiting at the end"
     )
-    for jobs, what in (
+    for jobs, outcome_name in (
         (outcome.refused, "refused"),
         (outcome.removed, "removed"),
         (outcome.fitting_no_host, "fitting no host"),
     ):
-        _report_never_ran(policy, jobs, what, report)
+        _report_never_ran(policy, jobs, outcome_name, report)
     return outcome
 
 
-def _report_never_ran(policy: Policy, jobs: Mapping[str, str], what: str, report: Report) -> None:
-    """Report how many jobs could never start, and the reason of the first."""
+def _report_never_ran(policy: Policy, jobs: Mapping[str, str], outcome_name: str, report: Report) -> None:
+    """Report how many jobs could never start, and why the first of them could not."""
     if jobs:
         job_id, reason = next(iter(jobs.items()))
-        report(f"{policy.name}: {count(len(jobs), 'job')} {what}; job {job_id}: {reason}")
+        report(f"{policy.name}: {format_count(len(jobs), 'job')} {outcome_name}; job {job_id}: {reason}")

@@ -1,11 +1,11 @@
-"""Runs of one workload under different policies or settings, in figures that can stand side by side.
+"""Figures to compare runs of one workload under different policies or settings.
 
-Lives here: what is known of a run (`Run`), how its users fared (`UserFigures`), how things stood over time
-(`Timeline`), and all of it (`RunFigures`). Not here: Cook's own measures (`simulation.measures`), the page
-that shows the figures (`simulation.report`).
+Lives here: the data of a run (`Run`), the figures of each user (`UserFigures`), usage and waiting over time
+(`Timeline`), and all figures of a run (`RunFigures`). Not here: Cook's own measures (`simulation.measures`),
+the page that shows the figures (`simulation.report`).
 
-A job that never started has no row. It counts here all the same, as one that did not start in time: else a
-policy would look the better the more jobs it left waiting. Jobs that were refused or removed did not wait.
+A job that never started has no row, but counts as a job that did not start in time. Otherwise a policy would
+look better the more jobs it left waiting. Jobs that were refused or removed do not count as waiting.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,42 +23,42 @@ from cook_jupyter.scheduling.dru import drus_of
 from cook_jupyter.simulation.config import SimConfig
 from cook_jupyter.simulation.measures import (
     HOUR_MS,
+    Bools,
     Floats,
     Instances,
     Ints,
     Measures,
-    Truths,
-    instances,
-    job_times,
-    last_of_jobs,
+    compute_job_times,
+    instances_from_rows,
+    last_instances,
     measure,
-    sampled,
-    shifted,
+    sample,
+    shift,
     water_level,
 )
 from cook_jupyter.simulation.replay import Outcome
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
-from cook_jupyter.simulation.waiting import Queue, queue_of
+from cook_jupyter.simulation.waiting import Queue, build_queue
 
-_MOST_TICKS: Final = 2000  # of a timeline; a longer run is looked at every few cycles
-_EVEN: Final = 1e-9
+_MAX_TICKS: Final = 2000  # of a timeline; a longer run is sampled every few cycles
+_SHARE_TOLERANCE: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run that is to be compared.
+    """A run to compare with others.
 
     Attributes:
-        rows: its instances, as simulated or as read from a file.
-        hosts: where it ran.
-        shares: by user and resource (Cook's names); what somebody has not is taken from the user `default`.
-        cycle_ms: simulated time from one cycle to the next.
-        trace: the jobs that were submitted; without it, those that never started cannot be known.
-        mea_culpa_limit, mea_culpa_limits: failures that are the system's fault and cost a job no attempt: of
-            any reason, of named ones.
-        end_ms: the clock when the run ended, on the scale of the rows; None stands for their last end.
+        rows: all instances, as simulated or as read from a file.
+        hosts: all hosts.
+        shares: shares by user and resource (Cook's names); a missing one is taken from the user `default`.
+        cycle_ms: simulated time between cycles.
+        trace: the submitted jobs; without them, jobs that never started are unknown.
+        mea_culpa_limit: number of mea-culpa failures per reason that cost no retry.
+        mea_culpa_limits: exceptions to `mea_culpa_limit`, by reason.
+        end_ms: end of the run, on the clock of the rows; None for the last end of an instance.
         refused, removed, fitting_no_host: jobs that could never start, each with the reason: see
-            `replay.Outcome`. The first two kinds do not wait.
+            `replay.Outcome`. The first two kinds do not count as waiting.
     """
 
     rows: Sequence[RunRow]
@@ -77,7 +77,7 @@ class Run:
     def of(
         cls, outcome: Outcome, trace: Sequence[TraceJob], hosts: Sequence[SimHost], config: SimConfig
     ) -> "Run":
-        """Return a simulated run, with all that is known of it."""
+        """Build a run from the outcome of a simulation and its input."""
         return cls(
             rows=outcome.rows,
             hosts=hosts,
@@ -93,12 +93,12 @@ class Run:
         )
 
 
-class Waits(NamedTuple):
-    """How long jobs waited for their first start, in ms; NaN if there were none.
+class WaitStats(NamedTuple):
+    """Waits of jobs for their first start, in ms; NaN if there were no jobs.
 
     Attributes:
-        median, p95: infinite if so many did not start within the run.
-        longest: of a job that never started, up to the end of the run.
+        median, p95: percentiles; infinite if too many jobs never started.
+        longest: longest wait; a job that never started waits until the end of the run.
     """
 
     median: float
@@ -108,22 +108,22 @@ class Waits(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserFigures:
-    """How one user fared.
+    """The figures of one user in one run.
 
     Attributes:
-        user: the name.
-        jobs, never_started: how many were submitted; how many of them never started.
-        wait_ms: how long they waited for their first start.
-        turnaround_ms: median, from submission to success; NaN if nothing succeeded.
-        cpu_hours, lost_cpu_hours: what the instances held; what of it preemption threw away.
-        preemptions: how many instances were stopped for somebody else.
-        starved_hours, hungry_hours, satisfied_hours: how long the user was what Cook's monitor calls so.
+        user: name of the user.
+        jobs, never_started: number of submitted jobs; of those that never started.
+        wait_ms: waits of the jobs for their first start.
+        turnaround_ms: median time from submission to success; NaN without success.
+        cpu_hours, lost_cpu_hours: cpu hours of all instances; of preempted instances.
+        preemptions: number of preempted instances.
+        starved_hours, hungry_hours, satisfied_hours: time of the user in each state of Cook's monitor.
     """
 
     user: str
     jobs: int
     never_started: int
-    wait_ms: Waits
+    wait_ms: WaitStats
     turnaround_ms: float
     cpu_hours: float
     lost_cpu_hours: float
@@ -135,19 +135,22 @@ class UserFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """How things stood in the middle of each cycle (of some cycles, in a long run): lines of users.
+    """Usage and waiting over time, sampled in the middle of each cycle (of every few cycles in a long run).
+
+    Arrays have one line per tick and, unless stated otherwise, one column per user.
 
     Attributes:
-        ticks_ms: when, since the first submission.
-        step_ms: from one to the next.
-        end_ms: when the run ended.
-        usage: what users held, in their shares: the larger of cpus and memory (their DRU).
-        fair: what they would hold, in shares, were all hosts divided fairly among those who run or wait: all
-            the same, but for those who desire less (dominant resource fairness).
-        starved: users who wait, below their share.
-        hungry: users who wait, and are not starved.
-        satisfied: users who run, and wait for nothing.
-        busy: the part of all cpus or of all memory that was held, whichever was larger. One number per tick.
+        ticks_ms: times of the samples, since the first submission.
+        step_ms: time between samples.
+        end_ms: end of the run.
+        usage: usage of each user as a multiple of the user's share: the larger of cpus and memory (DRU).
+        fair: fair usage of each user, also as a multiple of the share, if all hosts were divided among the
+            users who run or wait: equal for all, except for users who desire less (dominant resource
+            fairness).
+        starved: whether each user waits below the share.
+        hungry: whether each user waits without being starved.
+        satisfied: whether each user runs jobs and has none waiting.
+        busy: fraction of all cpus or of all memory in use, whichever is larger; one number per tick.
     """
 
     ticks_ms: Floats
@@ -155,41 +158,41 @@ class Timeline:
     end_ms: int
     usage: Floats
     fair: Floats
-    starved: Truths
-    hungry: Truths
-    satisfied: Truths
+    starved: Bools
+    hungry: Bools
+    satisfied: Bools
     busy: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFigures:
-    """All of a run that a report shows.
+    """All figures of a run that a report shows.
 
     Attributes:
-        name: of the run.
-        users: how each fared, by name.
-        jobs: how many were submitted, but for those that were refused or removed.
-        wait_ms: how long all jobs waited; `waits_ms` are all of them, ascending, infinite for one that never
-            started.
-        typical_wait_ms: the median of the users' medians: half of the users fare better, half worse.
-        worst_wait_ms: the longest of the users' medians.
-        turnaround_ms: median over all jobs that succeeded.
-        never_started: jobs that never started.
-        failed: jobs that started, did not succeed, and are not tried again.
-        refused, removed, fitting_no_host: how many jobs could never start, by reason: see `Run`.
-        examples: of each of these kinds that is not empty, the first job and the reason.
-        cpu_hours, lost_cpu_hours, preemptions: as of users, all together.
-        starved_hours: user hours in which somebody waited below his share.
-        busy_while_waiting: part of the hosts that was held while somebody waited; NaN if nobody ever did.
-        end_ms: when the last instance ended, since the first submission; NaN if there was none.
-        timeline: how things stood over time.
+        name: name of the run.
+        users: figures of each user, sorted by name.
+        jobs: number of submitted jobs, without those that were refused or removed.
+        wait_ms: statistics of the waits of all jobs.
+        waits_ms: wait of every job, ascending; infinite for a job that never started.
+        typical_wait_ms: median of the users' median waits: half of the users wait less, half wait longer.
+        worst_wait_ms: longest of the users' median waits.
+        turnaround_ms: median turnaround of all jobs that succeeded.
+        never_started: number of jobs that never started.
+        failed: number of jobs that started, did not succeed, and are not tried again.
+        refused, removed, fitting_no_host: number of jobs that could never start, by kind: see `Run`.
+        examples: first job of each of these kinds and its reason; kinds without jobs are left out.
+        cpu_hours, lost_cpu_hours, preemptions: totals over all users.
+        starved_hours: sum of the time that each user spent starved.
+        busy_while_waiting: mean fraction of the hosts in use while any user waits; NaN if nobody ever waits.
+        end_ms: end of the last instance, since the first submission; NaN without instances.
+        timeline: usage and waiting over time.
         measures: the figures of Cook's analysis package.
     """
 
     name: str
     users: tuple[UserFigures, ...]
     jobs: int
-    wait_ms: Waits
+    wait_ms: WaitStats
     waits_ms: Floats
     typical_wait_ms: float
     worst_wait_ms: float
@@ -211,63 +214,68 @@ class RunFigures:
 
     @property
     def lost_part(self) -> float:
-        """The part of all cpu hours that preemption threw away."""
+        """Fraction of all cpu hours that was lost to preemption."""
         return self.lost_cpu_hours / self.cpu_hours if self.cpu_hours else 0.0
 
 
-def figures_of(name: str, run: Run) -> RunFigures:
-    """Work out the figures of a run.
+def compute_figures(name: str, run: Run) -> RunFigures:
+    """Compute the figures of a run.
+
+    Args:
+        name: name of the run in the report.
+        run: the run.
 
     Raises:
-        ValueError: it has no hosts.
+        ValueError: the run has no hosts.
     """
     if not run.hosts:
         raise ValueError(f"the run {name} has no hosts")
-    of = instances(run.rows, [job.user for job in run.trace])
-    measures = measure(of, run.cycle_ms)  # these count from the first row
-    of, end_ms = _since_first_submission(of, run)
-    queue = queue_of(of, run, end_ms)
-    timeline = _timeline(of, queue, run, end_ms)
+    instances = instances_from_rows(run.rows, [job.user for job in run.trace])
+    measures = measure(instances, run.cycle_ms)  # their times count from the first row
+    instances, end_ms = _since_first_submission(instances, run)
+    queue = build_queue(instances, run, end_ms)
+    timeline = _timeline(instances, queue, run, end_ms)
     tick_hours = timeline.step_ms / HOUR_MS
-    jobs = job_times(of)
+    jobs = compute_job_times(instances)
     never = queue.never_started
     user_of_wait = np.concatenate((jobs.user, queue.user[never]))
     waits = np.concatenate((jobs.wait_ms, (queue.until_ms - queue.since_ms)[never])).astype(np.float64)
-    started = np.arange(len(waits)) < len(jobs.user)
-    held_hours = of.cpus * of.times.run_time_ms / HOUR_MS
+    has_started = np.arange(len(waits)) < len(jobs.user)
+    held_hours = instances.cpus * instances.times.run_time_ms / HOUR_MS
 
     users = []
-    for place, user in enumerate(of.users):
-        mine = of.user == place
-        turnarounds = jobs.turnaround_ms[(jobs.user == place) & (jobs.turnaround_ms >= 0)]
+    for index, user in enumerate(instances.users):
+        is_users = instances.user == index
+        turnarounds = jobs.turnaround_ms[(jobs.user == index) & (jobs.turnaround_ms >= 0)]
         users.append(
             UserFigures(
                 user=user,
-                jobs=int((user_of_wait == place).sum()),
-                never_started=int((queue.user[never] == place).sum()),
-                wait_ms=_waits(waits[user_of_wait == place], started[user_of_wait == place]),
+                jobs=int((user_of_wait == index).sum()),
+                never_started=int((queue.user[never] == index).sum()),
+                wait_ms=_waits(waits[user_of_wait == index], has_started[user_of_wait == index]),
                 turnaround_ms=_percentile(turnarounds, 50),
-                cpu_hours=float(held_hours[mine].sum()),
-                lost_cpu_hours=float(held_hours[mine & of.preempted].sum()),
-                preemptions=int((mine & of.preempted).sum()),
-                starved_hours=float(timeline.starved[:, place].sum()) * tick_hours,
-                hungry_hours=float(timeline.hungry[:, place].sum()) * tick_hours,
-                satisfied_hours=float(timeline.satisfied[:, place].sum()) * tick_hours,
+                cpu_hours=float(held_hours[is_users].sum()),
+                lost_cpu_hours=float(held_hours[is_users & instances.preempted].sum()),
+                preemptions=int((is_users & instances.preempted).sum()),
+                starved_hours=float(timeline.starved[:, index].sum()) * tick_hours,
+                hungry_hours=float(timeline.hungry[:, index].sum()) * tick_hours,
+                satisfied_hours=float(timeline.satisfied[:, index].sum()) * tick_hours,
             )
         )
     medians = np.array([user.wait_ms.median for user in users if user.jobs])
-    somebody_waits = (timeline.starved | timeline.hungry).any(axis=1)
+    any_user_waits = (timeline.starved | timeline.hungry).any(axis=1)
     return RunFigures(
         name=name,
         users=tuple(users),
         jobs=len(waits),
-        wait_ms=_waits(waits, started),
-        waits_ms=np.sort(np.where(started, waits, np.inf)),
+        wait_ms=_waits(waits, has_started),
+        waits_ms=np.sort(np.where(has_started, waits, np.inf)),
         typical_wait_ms=_percentile(medians, 50),
         worst_wait_ms=_percentile(medians, 100),
         turnaround_ms=_percentile(jobs.turnaround_ms[jobs.turnaround_ms >= 0], 50),
         never_started=int(never.sum()),
-        failed=int(((jobs.turnaround_ms < 0) & ~of.running[last_of_jobs(of)]).sum()) - queue.again,
+        failed=int(((jobs.turnaround_ms < 0) & ~instances.running[last_instances(instances)]).sum())
+        - queue.again,
         refused=len(run.refused),
         removed=len(run.removed),
         fitting_no_host=len(run.fitting_no_host),
@@ -281,88 +289,93 @@ def figures_of(name: str, run: Run) -> RunFigures:
             if jobs_and_reasons
         },
         cpu_hours=float(held_hours.sum()),
-        lost_cpu_hours=float(held_hours[of.preempted].sum()),
-        preemptions=int(of.preempted.sum()),
+        lost_cpu_hours=float(held_hours[instances.preempted].sum()),
+        preemptions=int(instances.preempted.sum()),
         starved_hours=sum(user.starved_hours for user in users),
-        busy_while_waiting=_mean(timeline.busy[somebody_waits]),
-        end_ms=float(of.times.end_ms.max()) if len(of) else float("nan"),
+        busy_while_waiting=_mean(timeline.busy[any_user_waits]),
+        end_ms=float(instances.times.end_ms.max()) if len(instances) else float("nan"),
         timeline=timeline,
         measures=measures,
     )
 
 
-def _since_first_submission(of: Instances, run: Run) -> tuple[Instances, int]:
-    """Count times from the first submission of the trace, whose job may have no row; return the end, too."""
+def _since_first_submission(instances: Instances, run: Run) -> tuple[Instances, int]:
+    """Make times relative to the first submission of the trace, whose job may have no row.
+
+    Returns:
+        The instances, and the end of the run.
+    """
     first_row = min(run.rows, key=attrgetter("submit_time_ms"), default=None)
-    later_ms = 0  # by how much the first job that has a row was submitted after the first job of all
+    offset_ms = 0  # from the first submission of all to the first submission of a job with a row
     if run.trace and first_row is not None:
         submit_ms = {job.job_id: job.submit_ms for job in run.trace}
-        later_ms = submit_ms.get(first_row.job_id, run.trace[0].submit_ms) - run.trace[0].submit_ms
-    end_ms = int(of.times.end_ms.max()) + later_ms if len(of) else 0
+        offset_ms = submit_ms.get(first_row.job_id, run.trace[0].submit_ms) - run.trace[0].submit_ms
+    end_ms = int(instances.times.end_ms.max()) + offset_ms if len(instances) else 0
     if run.end_ms is not None and (first_row is not None or run.trace):
-        origin_ms = run.trace[0].submit_ms if first_row is None else first_row.submit_time_ms - later_ms
+        origin_ms = run.trace[0].submit_ms if first_row is None else first_row.submit_time_ms - offset_ms
         end_ms = max(end_ms, run.end_ms - origin_ms)
-    return (shifted(of, later_ms) if later_ms else of), end_ms
+    return (shift(instances, offset_ms) if offset_ms else instances), end_ms
 
 
-def _timeline(of: Instances, queue: Queue, run: Run, end_ms: int) -> Timeline:
-    step_ms = run.cycle_ms * (1 + end_ms // run.cycle_ms // _MOST_TICKS)
-    # Jobs come and start as a cycle begins: in its middle all is as it left it.
+def _timeline(instances: Instances, queue: Queue, run: Run, end_ms: int) -> Timeline:
+    step_ms = run.cycle_ms * (1 + end_ms // run.cycle_ms // _MAX_TICKS)
+    # Jobs are submitted and started when a cycle begins, so nothing changes in its middle.
     ticks = np.arange(run.cycle_ms / 2, max(end_ms, run.cycle_ms), step_ms)
-    users = len(of.users)
+    users = len(instances.users)
 
     def running(amount: Floats) -> Floats:
-        return sampled(ticks, users, of.user, of.times.start_ms, of.times.end_ms, amount)
+        return sample(ticks, users, instances.user, instances.times.start_ms, instances.times.end_ms, amount)
 
     def waiting(amount: Floats) -> Floats:
-        return sampled(ticks, users, queue.user, queue.since_ms, queue.until_ms, amount)
+        return sample(ticks, users, queue.user, queue.since_ms, queue.until_ms, amount)
 
-    room_cpus, room_mem = sum(host.cpus for host in run.hosts), sum(host.mem_mb for host in run.hosts)
-    share_cpus = np.array([_share(run, user, "cpus", room_cpus) for user in of.users])
-    share_mem = np.array([_share(run, user, "mem", room_mem) for user in of.users])
-    cpus, mem = running(of.cpus), running(of.mem_mb)
-    wanted_cpus, wanted_mem = cpus + waiting(queue.cpus), mem + waiting(queue.mem_mb)
+    total_cpus, total_mem = sum(host.cpus for host in run.hosts), sum(host.mem_mb for host in run.hosts)
+    share_cpus = np.array([_share(run, user, "cpus", total_cpus) for user in instances.users])
+    share_mem = np.array([_share(run, user, "mem", total_mem) for user in instances.users])
+    cpus, mem = running(instances.cpus), running(instances.mem_mb)
     shares = {"cpus": share_cpus, "mem": share_mem}.__getitem__
     usage = drus_of({"cpus": cpus, "mem": mem}.__getitem__, shares, DruMode.DEFAULT)
-    wanted = drus_of({"cpus": wanted_cpus, "mem": wanted_mem}.__getitem__, shares, DruMode.DEFAULT)
-    per_share = np.divide(1.0, wanted, out=np.zeros(wanted.shape), where=wanted > 0)
+    desired_cpus, desired_mem = cpus + waiting(queue.cpus), mem + waiting(queue.mem_mb)
+    desired = {"cpus": desired_cpus, "mem": desired_mem}.__getitem__
+    desired_shares = drus_of(desired, shares, DruMode.DEFAULT)
+    per_share = np.divide(1.0, desired_shares, out=np.zeros(desired_shares.shape), where=desired_shares > 0)
     level = np.minimum(
-        water_level(np.full(len(ticks), room_cpus), wanted, wanted_cpus * per_share),
-        water_level(np.full(len(ticks), room_mem), wanted, wanted_mem * per_share),
+        water_level(np.full(len(ticks), total_cpus), desired_shares, desired_cpus * per_share),
+        water_level(np.full(len(ticks), total_mem), desired_shares, desired_mem * per_share),
     )
-    waits = waiting(np.ones(len(queue.user))) > 0
-    below_share = (cpus < share_cpus - _EVEN) & (mem < share_mem - _EVEN)
+    is_waiting = waiting(np.ones(len(queue.user))) > 0
+    below_share = (cpus < share_cpus - _SHARE_TOLERANCE) & (mem < share_mem - _SHARE_TOLERANCE)
     return Timeline(
         ticks_ms=ticks,
         step_ms=step_ms,
         end_ms=end_ms,
         usage=usage,
-        fair=np.minimum(wanted, level),
-        starved=waits & below_share,
-        hungry=waits & ~below_share,
-        satisfied=(usage > 0) & ~waits,
-        busy=np.maximum(cpus.sum(axis=1) / room_cpus, mem.sum(axis=1) / room_mem),
+        fair=np.minimum(desired_shares, level),
+        starved=is_waiting & below_share,
+        hungry=is_waiting & ~below_share,
+        satisfied=(usage > 0) & ~is_waiting,
+        busy=np.maximum(cpus.sum(axis=1) / total_cpus, mem.sum(axis=1) / total_mem),
     )
 
 
-def _share(run: Run, user: str, name: LimitName, room: float) -> float:
-    """A user's share; one without limit counts as all there is."""
+def _share(run: Run, user: str, name: LimitName, total: float) -> float:
+    """Return a user's share; an unlimited share counts as the total of all hosts."""
     amount = run.shares.get(user, {}).get(name, run.shares.get(DEFAULT_USER, {}).get(name, UNLIMITED))
-    return amount if amount < UNLIMITED else room
+    return amount if amount < UNLIMITED else total
 
 
 def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _waits(values: Floats, started: Truths) -> Waits:
-    """Return the figures of waits; that of a job that never started is the time up to the end of the run."""
-    until_start = np.where(started, values, np.inf)
-    return Waits(_percentile(until_start, 50), _percentile(until_start, 95), _percentile(values, 100))
+def _waits(values: Floats, has_started: Bools) -> WaitStats:
+    """Return the statistics of waits; the wait of a job that never started lasts until the end of the run."""
+    until_start = np.where(has_started, values, np.inf)
+    return WaitStats(_percentile(until_start, 50), _percentile(until_start, 95), _percentile(values, 100))
 
 
 def _percentile(values: Floats | Ints, percent: float) -> float:
-    """Return a percentile, between two values in proportion; infinite if the upper one is."""
+    """Return an interpolated percentile; infinite if the upper of its two neighbours is."""
     if not len(values):
         return float("nan")
     upper = np.percentile(values, percent, method="higher")

@@ -1,10 +1,11 @@
-"""The configuration of a simulation, as Cook writes it: an EDN map.
+"""The configuration of a simulation: an EDN map in the format of Cook's simulator.
 
-Lives here: `SimConfig`, its defaults (Cook's simulator's own, which differ from Cook's), and reading it.
-Not here: EDN itself (`simulation.edn`), what a policy makes of it (`simulation.policies`).
+Lives here: `SimConfig`, its defaults (those of Cook's simulator, which differ from Cook's), and its parser.
+Not here: EDN itself (`simulation.edn`), the settings derived from a policy and a configuration
+(`simulation.policies`).
 
-Source: Cook's simulator, as told in the fair-share specification, section 12. Its last version takes what
-Fenzo is told from `:settings :pools :schedulers` and passes `:fenzo-config` over; here both are read.
+Source: Cook's simulator, as described in the fair-share specification, section 12. Its last version reads the
+settings of Fenzo from `:settings :pools :schedulers` and ignores `:fenzo-config`; both are read here.
 """
 
 import re
@@ -19,19 +20,19 @@ from typing import Any, Final
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.limits import DEFAULT_USER, SHARE_NAMES, LimitName
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, REASONS
-from cook_jupyter.simulation.checks import MAX_TIME_MS, whole
+from cook_jupyter.simulation.checks import MAX_TIME_MS, to_integer
 from cook_jupyter.simulation.edn import Keyword, Symbol, Value, read
 
 POOL: Final = "no-pool"  # Cook's name for the pool of an installation without pools
 MINUTE_MS: Final = 60_000
 DEFAULT_CYCLE_STEP_MS: Final = 30_000
-_ALIKE: Final = 0.8  # of two keys; Cook's own keys that have no meaning here are less alike than that
+_MISSPELT_CUTOFF: Final = 0.8  # similarity of a key to one that is read; Cook's ignored keys stay below
 DEFAULT_SHARE: Final[Mapping[LimitName, float]] = MappingProxyType({"cpus": 4.0, "mem": 4000.0, "gpus": 1.0})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebalancerConfig:
-    """When tasks are preempted: see scheduling.preemption."""
+    """Parameters of preemption: see `scheduling.preemption`."""
 
     safe_dru_threshold: float = 1.0
     min_dru_diff: float = 0.5
@@ -40,7 +41,7 @@ class RebalancerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchConfig:
-    """How jobs are matched with hosts ("Fenzo"): see scheduling.cycle.CycleSettings."""
+    """Parameters of matching ("Fenzo"): see `scheduling.cycle.CycleSettings`."""
 
     max_considered: int = 2000
     scaleback: float = 0.95
@@ -51,7 +52,7 @@ class MatchConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskConstraints:
-    """The largest job that may run, and the most attempts it may ask for."""
+    """Upper limits on the size, the retries and the run time of a job."""
 
     memory_gb: float = 140.0
     cpus: float = 40.0
@@ -61,15 +62,19 @@ class TaskConstraints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimConfig:
-    """What a simulation is told besides trace and hosts.
+    """The configuration of a simulation: everything except trace and hosts.
 
     Attributes:
-        shares: by user and resource; what somebody has not is taken from the user `default`.
-        cycle_step_ms: simulated time from one cycle to the next.
-        rebalance_ms: the rebalancer runs when more than this has passed since it last did.
-        optimizer_ms, incremental_output_ms: read, and without effect here.
-        mea_culpa_limit, mea_culpa_limits: failures of ours that are free: of any reason, of named ones.
-        ignored: keys of the file that mean nothing here, with their way to them.
+        shares: shares by user and resource; a missing one is taken from the user `default`.
+        cycle_step_ms: simulated time between cycles.
+        rebalance_ms: time that must have passed since the last rebalance cycle before the next one.
+        optimizer_ms, incremental_output_ms: keys of Cook that have no effect here.
+        rebalancer: parameters of preemption.
+        match: parameters of matching.
+        constraints: upper limits on jobs.
+        mea_culpa_limit: number of mea-culpa failures per reason that cost no retry.
+        mea_culpa_limits: exceptions to `mea_culpa_limit`, by reason.
+        ignored: paths of the keys in the file that are not read.
     """
 
     shares: Mapping[str, Mapping[LimitName, float]] = field(
@@ -91,8 +96,7 @@ def read_config(path: Path) -> SimConfig:
     """Read a configuration file.
 
     Raises:
-        InvalidRequest: it cannot be read, is not EDN, a value in it is not what its key wants, or a key is
-            misspelt.
+        InvalidRequest: the file cannot be read or is not EDN, a value is invalid, or a key is misspelt.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -105,10 +109,10 @@ def read_config(path: Path) -> SimConfig:
 
 
 def parse_config(text: str) -> SimConfig:
-    """Read a configuration from EDN.
+    """Parse a configuration from EDN.
 
     Raises:
-        InvalidRequest: it is not EDN, or a value in it is not what its key wants.
+        InvalidRequest: the text is not EDN, a value is invalid, or a key is misspelt.
     """
     top = _Table(read(text), "", [])
     scheduler = top.table(":scheduler-config")
@@ -152,28 +156,28 @@ def _shares(top: "_Table") -> Mapping[str, Mapping[LimitName, float]]:
     for entry in top.tables(":shares"):
         user = entry.text(":user")
         if not user.strip():
-            raise InvalidRequest(f"{entry.way} :user {user!r} is empty")
+            raise InvalidRequest(f"{entry.path} :user {user!r} is empty")
         if user in shares:
-            raise InvalidRequest(f"{entry.way} :user {user!r} is there twice")
+            raise InvalidRequest(f"{entry.path} :user {user!r} appears twice")
         shares[user] = {
             name: entry.number(f":{name}", 0.0, above=0) for name in SHARE_NAMES if f":{name}" in entry.names
         }
         if entry.unread():
             expected = ", ".join(f":{name}" for name in ("user", *SHARE_NAMES))
-            raise InvalidRequest(f"{entry.unread()[0]} is no key of a share; there are {expected}")
+            raise InvalidRequest(f"{entry.unread()[0]} is not a key of a share; valid keys are {expected}")
     return shares
 
 
 def _match(top: "_Table", scheduler: "_Table") -> MatchConfig:
-    """The newer place wins if a scheduler stands there for our pool: the first whose regex finds it."""
+    """Return the parameters of matching: those of the first scheduler for `POOL`, else `:fenzo-config`."""
     fenzo = scheduler.table(":fenzo-config")
-    for place in (top, scheduler):
-        for entry in place.table(":settings").table(":pools").tables(":schedulers"):
+    for table in (top, scheduler):
+        for entry in table.table(":settings").table(":pools").tables(":schedulers"):
             try:
                 applies = re.search(entry.text(":pool-regex", ".*"), POOL) is not None
             except re.error as error:
                 raise InvalidRequest(
-                    f"{entry.way} :pool-regex is not a regular expression: {error}"
+                    f"{entry.path} :pool-regex is not a regular expression: {error}"
                 ) from error
             if applies:
                 return _match_of(entry.table(":scheduler-config"))
@@ -181,13 +185,13 @@ def _match(top: "_Table", scheduler: "_Table") -> MatchConfig:
 
 
 def _match_of(table: "_Table") -> MatchConfig:
-    known = MatchConfig()
+    defaults = MatchConfig()
     return MatchConfig(
-        max_considered=table.integer(":fenzo-max-jobs-considered", known.max_considered, least=1),
-        scaleback=table.number(":fenzo-scaleback", known.scaleback, above=0, most=1),
-        floor_warn=table.integer(":fenzo-floor-iterations-before-warn", known.floor_warn, least=0),
-        floor_reset=table.integer(":fenzo-floor-iterations-before-reset", known.floor_reset, least=0),
-        good_enough=table.number(":good-enough-fitness", known.good_enough, least=0, most=1),
+        max_considered=table.integer(":fenzo-max-jobs-considered", defaults.max_considered, least=1),
+        scaleback=table.number(":fenzo-scaleback", defaults.scaleback, above=0, most=1),
+        floor_warn=table.integer(":fenzo-floor-iterations-before-warn", defaults.floor_warn, least=0),
+        floor_reset=table.integer(":fenzo-floor-iterations-before-reset", defaults.floor_reset, least=0),
+        good_enough=table.number(":good-enough-fitness", defaults.good_enough, least=0, most=1),
     )
 
 
@@ -204,66 +208,77 @@ def _mea_culpa(scheduler: "_Table") -> tuple[int, dict[str, int]]:
 
 
 class _Table:
-    """A map of a configuration; knows its place, and which of its keys were asked for."""
+    """A map of a configuration that records which of its keys are read.
 
-    def __init__(self, value: Value, way: str, all_tables: "list[_Table]") -> None:
+    Args:
+        value: the map.
+        path: path of the map in the configuration, for error messages; empty at the top.
+        all_tables: list that collects every map of the configuration.
+
+    Raises:
+        InvalidRequest: the value is not a map, or has a key that is not a keyword.
+    """
+
+    def __init__(self, value: Value, path: str, all_tables: "list[_Table]") -> None:
         if not isinstance(value, dict):
-            raise InvalidRequest(f"{way or 'all of it'} must be a map, not {value!r}")
-        self.way = way
+            raise InvalidRequest(f"{path or 'the configuration'} must be a map, not {value!r}")
+        self.path = path
         self.all_tables = all_tables
         self._values: dict[str, Any] = {}
         for key, inner in value.items():
             if not isinstance(key, Keyword):
-                raise InvalidRequest(f"{way or 'all of it'} has the key {key!r}, which is no keyword")
+                raise InvalidRequest(
+                    f"{path or 'the configuration'} has the key {key!r}, which is not a keyword"
+                )
             self._values[str(key)] = inner
-        self._asked: set[str] = set()
-        self._expected: set[str] = set()  # keys that have a meaning here, though nobody asked for them
+        self._read: set[str] = set()
+        self._valid: set[str] = set()  # valid keys that were not read
         all_tables.append(self)
 
     @property
     def names(self) -> list[str]:
-        """All keys."""
+        """All keys of the map."""
         return list(self._values)
 
     def get(self, name: str) -> Any:
-        """The value of a key, or None."""
-        self._asked.add(name)
+        """Return the value of a key, or None."""
+        self._read.add(name)
         return self._values.get(name)
 
     def expect(self, names: Iterable[str]) -> None:
-        """Add keys that have a meaning here."""
-        self._expected.update(names)
+        """Add keys that are valid even if they are not read."""
+        self._valid.update(names)
 
     def unread(self) -> list[str]:
-        """The keys that nobody asked for, with the way to them."""
-        return [self._named(name) for name in self._values if name not in self._asked]
+        """Return the paths of the keys that were not read."""
+        return [self._path_of(name) for name in self._values if name not in self._read]
 
     def refuse_misspelt(self) -> None:
-        """Refuse a key without meaning that is nearly one with a meaning.
+        """Refuse an unknown key that is similar to a valid one.
 
         Raises:
-            InvalidRequest: there is one; the message names the key it looks like.
+            InvalidRequest: there is such a key; the message names the valid one.
         """
-        for name in self._values.keys() - self._asked:
-            missing = sorted((self._asked | self._expected) - self._values.keys())
-            alike = get_close_matches(name, missing, n=1, cutoff=_ALIKE)
-            if alike:
-                raise InvalidRequest(f"{self._named(name)} has no meaning; did you mean {alike[0]}?")
+        for name in self._values.keys() - self._read:
+            missing = sorted((self._read | self._valid) - self._values.keys())
+            similar = get_close_matches(name, missing, n=1, cutoff=_MISSPELT_CUTOFF)
+            if similar:
+                raise InvalidRequest(f"{self._path_of(name)} is not a known key; did you mean {similar[0]}?")
 
     def table(self, name: str) -> "_Table":
-        """The map of a key; an empty one if there is none."""
+        """Return the map under a key; an empty one if the key is missing."""
         value = self.get(name)
-        return _Table({} if value is None else value, self._named(name), self.all_tables)
+        return _Table({} if value is None else value, self._path_of(name), self.all_tables)
 
     def tables(self, name: str) -> "list[_Table]":
-        """The maps in the vector of a key."""
+        """Return the maps in the vector under a key; none if the key is missing."""
         value = self.get(name)
         if value is None:
             return []
         if not isinstance(value, list):
-            raise InvalidRequest(f"{self._named(name)} must be a vector of maps, not {value!r}")
+            raise InvalidRequest(f"{self._path_of(name)} must be a vector of maps, not {value!r}")
         return [
-            _Table(item, f"{self._named(name)} [{place}]", self.all_tables)
+            _Table(item, f"{self._path_of(name)} [{place}]", self.all_tables)
             for place, item in enumerate(value)
         ]
 
@@ -276,46 +291,49 @@ class _Table:
         least: float | None = None,
         most: float | None = None,
     ) -> float:
-        """The number of a key, finite and within bounds.
+        """Return the number under a key.
 
         Args:
             name: the key.
-            default: the number if the key is missing.
-            above: a bound that must be exceeded.
-            least: the smallest number allowed.
-            most: the largest number allowed.
+            default: number to return if the key is missing.
+            above: exclusive lower bound.
+            least: inclusive lower bound.
+            most: inclusive upper bound.
+
+        Raises:
+            InvalidRequest: the value is not a finite number, or is out of bounds.
         """
         value = self.get(name)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidRequest(f"{self._named(name)} must be a number, not {value!r}")
+            raise InvalidRequest(f"{self._path_of(name)} must be a number, not {value!r}")
         if above is not None and value <= above:
-            raise InvalidRequest(f"{self._named(name)} must be above {above:g}, not {value!r}")
+            raise InvalidRequest(f"{self._path_of(name)} must be above {above:g}, not {value!r}")
         if least is not None and value < least:
-            raise InvalidRequest(f"{self._named(name)} must be {least:g} or more, not {value!r}")
+            raise InvalidRequest(f"{self._path_of(name)} must be {least:g} or more, not {value!r}")
         if most is not None and value > most:
-            raise InvalidRequest(f"{self._named(name)} must be {most:g} or less, not {value!r}")
+            raise InvalidRequest(f"{self._path_of(name)} must be {most:g} or less, not {value!r}")
         if abs(value) > sys.float_info.max:
-            raise InvalidRequest(f"{self._named(name)} must be a finite number")
+            raise InvalidRequest(f"{self._path_of(name)} must be a finite number")
         return value
 
     def integer(self, name: str, default: int, *, least: int) -> int:
-        """The whole number of a key; 100.0 is one, too."""
-        return whole(self.number(name, default, least=least, most=2**31 - 1), self._named(name))
+        """Return the whole number under a key; 100.0 counts as one."""
+        return to_integer(self.number(name, default, least=least, most=2**31 - 1), self._path_of(name))
 
     def interval_ms(self, name: str, default: int) -> int:
-        """The time span of a key: whole ms, at least one."""
-        return whole(self.number(name, default, above=0, most=MAX_TIME_MS), self._named(name))
+        """Return the interval under a key: a positive whole number of ms."""
+        return to_integer(self.number(name, default, above=0, most=MAX_TIME_MS), self._path_of(name))
 
     def text(self, name: str, default: str | None = None) -> str:
-        """The string of a key."""
+        """Return the string under a key; it is required unless there is a default."""
         value = self.get(name)
         if value is None and default is not None:
             return default
         if not isinstance(value, str) or isinstance(value, Keyword | Symbol):
-            raise InvalidRequest(f"{self._named(name)} must be a string, not {value!r}")
+            raise InvalidRequest(f"{self._path_of(name)} must be a string, not {value!r}")
         return value
 
-    def _named(self, name: str) -> str:
-        return f"{self.way} {name}".strip()
+    def _path_of(self, name: str) -> str:
+        return f"{self.path} {name}".strip()

@@ -1,7 +1,7 @@
-"""Where the results of a simulation are written: checked before it runs, and whole or not at all afterwards.
+"""Output files of a simulation: checks before it runs, atomic writes afterwards.
 
-Lives here: `check_file`, `check_directory` and `replacing`. Not here: what is written (`simulation.traces`,
-`simulation.report`).
+Lives here: `check_file`, `check_directory` and `replacing`. Not here: the content of the files
+(`simulation.traces`, `simulation.report`).
 """
 
 import os
@@ -13,51 +13,51 @@ from cook_jupyter.errors import InvalidRequest
 
 
 def check_file(path: Path, option: str) -> None:
-    """Check that a file can be written, without touching what is there.
+    """Check that a file can be written, without touching it.
 
     Args:
         path: the file, which need not exist; its directory must.
-        option: the option in messages.
+        option: name of the command's option in error messages.
 
     Raises:
-        InvalidRequest: it cannot be written.
+        InvalidRequest: the file cannot be written.
     """
     if path.is_dir():
         raise InvalidRequest(f"{option} {path} is a directory; name a file")
     if not path.parent.is_dir():
         raise InvalidRequest(f"{option} {path}: there is no directory {path.parent}")
     if path.exists() and not path.is_file():
-        return  # a device or a pipe: it is written to as it is
+        return  # a device or a pipe, which is written to directly
     _check_writable(path.resolve().parent, f"{option} {path}")
 
 
 def check_directory(path: Path, option: str) -> None:
-    """Create a directory if need be, and check that files can be written there.
+    """Create a directory if it does not exist, and check that files can be written there.
 
     Args:
         path: the directory.
-        option: the option in messages.
+        option: name of the command's option in error messages.
 
     Raises:
-        InvalidRequest: it is something else, or cannot be made or written to.
+        InvalidRequest: the path is not a directory, or cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise InvalidRequest(f"{option} {path} is a file; name a directory") from error
     except OSError as error:
-        raise InvalidRequest(f"{option} {path} cannot be made: {error.strerror}") from error
+        raise InvalidRequest(f"{option} {path} cannot be created: {error.strerror}") from error
     _check_writable(path, f"{option} {path}")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write to, which takes the place of `path` once all of it is written.
+    """Yield a temporary file that replaces `path` when the block ends.
 
-    If writing fails, what stood at `path` stays. A device or a pipe is written to as it is.
+    If the block raises, `path` stays as it was. A device or a pipe is yielded itself.
 
     Args:
-        path: the file to write; a link is followed.
+        path: the file to replace; symbolic links are followed.
     """
     target = path.resolve()
     if target.exists() and not target.is_file():
@@ -73,13 +73,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a binary file atomically."""
     with replacing(path) as draft:
         draft.write_bytes(content)
 

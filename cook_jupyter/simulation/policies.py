@@ -1,7 +1,7 @@
-"""The policies that a simulation compares: who goes first, who may hold how much, who gives way.
+"""The policies that a simulation compares: queue order, quotas and preemption.
 
-Lives here: `Policy`, the ones that have a name (`POLICIES`), and what each makes of a configuration: settings
-for the real scheduler, and shares and quotas for its store. Not here: any decision (`scheduling`).
+Lives here: `Policy`, the named policies (`POLICIES`), and the settings, shares and quotas of the scheduler
+that follow from a policy and a configuration. Not here: any scheduling decision (`scheduling`).
 """
 
 from collections import defaultdict
@@ -27,22 +27,24 @@ from cook_jupyter.simulation.traces import SimHost, TraceJob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How a simulated scheduler decides.
+    """The policy of a simulated scheduler.
 
     Attributes:
-        name: what it is called in reports.
-        about: what it does, in a sentence.
-        order: `fair` ranks by DRU, `fifo` by priority and then as jobs came.
-        rebalancer: how tasks are preempted, but for the numbers that a configuration gives; None: never.
-        max_rebalance_ms: longest interval between two rebalance cycles; a configuration may say less.
+        name: name of the policy in reports.
+        description: description of the policy in one sentence.
+        order: `fair` ranks by DRU, `fifo` by priority and then by submission.
+        rebalancer: settings of preemption, except the numbers that the configuration sets; None disables
+            preemption.
+        max_rebalance_ms: longest interval between rebalance cycles; a configuration may set a shorter one.
             None sets no limit.
-        head_room: room that is kept for the head of the queue.
-        quota_factor: every user's hard quota, in equal parts of all hosts; None: no quotas of this kind.
-        quotas: hard quotas of single users, by Cook's names of resources; they go before `quota_factor`.
+        head_room: settings of the room that is kept for the head of the queue.
+        quota_factor: hard quota of every user, as a multiple of an equal part of all hosts; None sets no such
+            quota.
+        quotas: hard quotas by user and resource (Cook's names); they override `quota_factor`.
     """
 
     name: str
-    about: str
+    description: str
     order: Literal["fair", "fifo"] = "fair"
     rebalancer: RebalancerSettings | None = None
     max_rebalance_ms: int | None = None
@@ -57,56 +59,56 @@ POLICIES: Final[Mapping[str, Policy]] = MappingProxyType(
         for policy in (
             Policy(
                 name="fair",
-                about="Fair share with preemption, as Cook decides it.",
+                description="Fair share with preemption, as Cook decides it.",
                 rebalancer=RebalancerSettings.cook(),
             ),
             Policy(
                 name="fair-better",
-                about="Fair share with preemption, sparing victims where Cook does not; room for large jobs.",
+                description="Fair share with preemption of fewer victims than Cook; room for large jobs.",
                 rebalancer=RebalancerSettings(),
                 max_rebalance_ms=5 * MINUTE_MS,  # what a live Cook takes; its simulator takes 30 minutes
                 head_room=HeadRoomSettings(),
             ),
             Policy(
                 name="fair-patient",
-                about="Fair share with room for large jobs, and nobody is ever preempted.",
+                description="Fair share with room for large jobs, without preemption.",
                 head_room=HeadRoomSettings(),
             ),
             Policy(
                 name="quota",
-                about="Everybody has a hard quota, an equal part of all hosts; first come, first served.",
+                description="A hard quota for each user, an equal part of all hosts; then as `fifo`.",
                 order="fifo",
                 quota_factor=1.0,
             ),
-            Policy(name="fifo", about="First come, first served, by priority.", order="fifo"),
+            Policy(name="fifo", description="First come, first served, by priority.", order="fifo"),
         )
     }
 )
 
 
-def policy_named(name: str) -> Policy:
-    """Return the policy of a name; `quota:1.5` is `quota` with one and a half times the equal part.
+def find_policy(name: str) -> Policy:
+    """Return the policy with a name; `quota:1.5` is `quota` with one and a half times the equal part.
 
     Raises:
-        InvalidRequest: there is none of that name.
+        InvalidRequest: the name is unknown, or the factor is invalid.
     """
-    plain, _, factor = name.partition(":")
-    policy = POLICIES.get(plain)
+    base_name, _, factor = name.partition(":")
+    policy = POLICIES.get(base_name)
     if policy is None:
-        raise InvalidRequest(f"there is no policy {plain!r}; there are {', '.join(POLICIES)}")
+        raise InvalidRequest(f"there is no policy {base_name!r}; there are {', '.join(POLICIES)}")
     if not factor:
         return policy
     try:
-        times = float(factor)
+        quota_factor = float(factor)
     except ValueError:
-        times = 0.0
-    if policy.quota_factor is None or not is_positive(times):
-        raise InvalidRequest(f"policy {name!r}: only `quota` takes a factor, and it is a number above zero")
-    return replace(policy, name=name, quota_factor=times)
+        quota_factor = 0.0
+    if policy.quota_factor is None or not is_positive(quota_factor):
+        raise InvalidRequest(f"policy {name!r}: only `quota` takes a factor, which must be a positive number")
+    return replace(policy, name=name, quota_factor=quota_factor)
 
 
-def settings_of(policy: Policy, config: SimConfig) -> Settings:
-    """Return the settings of a scheduler that decides by a policy; all else is as in Cook."""
+def build_settings(policy: Policy, config: SimConfig) -> Settings:
+    """Build the settings of a scheduler with a policy; everything else is as in Cook."""
     rebalancer = replace(
         policy.rebalancer or RebalancerSettings.cook(),
         enabled=policy.rebalancer is not None,
@@ -129,17 +131,24 @@ def settings_of(policy: Policy, config: SimConfig) -> Settings:
         max_considered=config.match.max_considered,
         scaleback=config.match.scaleback,
         good_enough=config.match.good_enough,
-        default_shares=dict.fromkeys(SHARE_NAMES, UNLIMITED),  # of whom the configuration says nothing
+        default_shares=dict.fromkeys(SHARE_NAMES, UNLIMITED),  # where the configuration sets none
         rates=RateSettings(enforce_launch_rate=False),
     )
 
 
-def limits_of(
+def build_limits(
     policy: Policy, config: SimConfig, trace: Iterable[TraceJob], hosts: Sequence[SimHost]
 ) -> list[LimitEntry]:
-    """Return the shares that a configuration sets, and the quotas that a policy adds to them.
+    """Build the shares that a configuration sets and the quotas that a policy sets.
 
-    A computed quota lets at least the user's largest job run: else that job could not even be submitted.
+    A quota from `quota_factor` is at least as large as the user's largest job, which could not be submitted
+    otherwise.
+
+    Args:
+        policy: the policy.
+        config: the configuration.
+        trace: all jobs of the simulation.
+        hosts: all hosts of the simulation.
     """
     entries = [
         _entry(LimitKind.SHARE, user, name, amount)
@@ -152,12 +161,12 @@ def limits_of(
             cpus, mem = largest[job.user]
             if job.cpus > cpus or job.mem_mb > mem:
                 largest[job.user] = (max(cpus, job.cpus), max(mem, job.mem_mb))
-        part = policy.quota_factor / max(1, len(largest))
-        cpus_each = part * sum(host.cpus for host in hosts)
-        mem_each = part * sum(host.mem_mb for host in hosts)
+        fraction = policy.quota_factor / max(1, len(largest))
+        cpus_quota = fraction * sum(host.cpus for host in hosts)
+        mem_quota = fraction * sum(host.mem_mb for host in hosts)
         for user, (cpus, mem) in sorted(largest.items()):
-            entries.append(_entry(LimitKind.QUOTA, user, "cpus", max(cpus, cpus_each)))
-            entries.append(_entry(LimitKind.QUOTA, user, "mem", max(mem, mem_each)))
+            entries.append(_entry(LimitKind.QUOTA, user, "cpus", max(cpus, cpus_quota)))
+            entries.append(_entry(LimitKind.QUOTA, user, "mem", max(mem, mem_quota)))
     entries.extend(
         _entry(LimitKind.QUOTA, user, name, amount)
         for user, quota in policy.quotas.items()

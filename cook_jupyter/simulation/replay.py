@@ -1,13 +1,13 @@
-"""The simulation: a trace of jobs through the real scheduler, on simulated hosts, faster than real time.
+"""The simulation loop: run a trace of jobs through the real scheduler, on simulated hosts.
 
-Lives here: `simulate` and what comes of it (`Outcome`). The loop is that of Cook's simulator (fair-share
-specification, section 12), cycle by cycle and millisecond by millisecond; decisions cost no simulated time,
-and the same input gives the same output. Nothing waits, and there is neither socket nor file.
-Not here: any decision (`service.cycles`, `scheduling`), the hosts (`clusters.simulated`), files
-(`simulation.traces`), what a run was worth (`simulation.measures`).
+Lives here: `simulate` and its result, `Outcome`. The loop is that of Cook's simulator (fair-share
+specification, section 12), cycle by cycle and millisecond by millisecond. Decisions take no simulated time,
+and the same input gives the same output. Nothing waits for real time, and no socket or file is used.
+Not here: any decision (`service.cycles`, `scheduling`), the hosts (`clusters.simulated`), file formats
+(`simulation.traces`), the evaluation of a run (`simulation.measures`).
 
-Of the service's loops only matching and rebalancing run here. Overlong tasks, stragglers, cancelled instances
-and progress are not looked at, as in Cook's simulator.
+Of the loops of the service only matching and rebalancing run here. As in Cook's simulator, nothing watches
+for overlong tasks, stragglers, cancelled instances or progress.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.updates import Updates
 from cook_jupyter.simulation.checks import check_hosts, check_trace, fitting_no_host
 from cook_jupyter.simulation.config import POOL, SimConfig
-from cook_jupyter.simulation.policies import Policy, limits_of, policy_named, settings_of
+from cook_jupyter.simulation.policies import Policy, build_limits, build_settings, find_policy
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 from cook_jupyter.store.memory import MemoryStore
 
@@ -46,19 +46,20 @@ _job_spec = maker(JobSpec)
 
 _CLUSTER: Final = "simulated"
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
-_AT_ONCE: Final = 10_000  # jobs read from the store at a time
+_BATCH_SIZE: Final = 10_000  # jobs read from the store at a time
 
-# Cook's mock of Mesos gives no reason with an end; who does not know why is told that it is not known.
+# Cook's mock of Mesos gives no reason for an end, except that a failed task gets this one.
 _REASONS: Final[dict[TaskState, ReasonName]] = {TaskState.FAILED: NON_ZERO_EXIT}
 
 
-class Cycle(NamedTuple):
-    """One cycle, when it was over.
+class CycleStats(NamedTuple):
+    """Counts of one simulated cycle.
 
     Attributes:
-        at_ms: when it began, in the trace's time.
-        submitted, ended, launched, preempted: how many jobs came, and how many tasks did what, in it.
-        waiting, running: how many jobs wait and tasks run after it.
+        at_ms: start of the cycle, on the clock of the trace.
+        submitted: number of jobs submitted in the cycle.
+        ended, launched, preempted: number of tasks that ended, started and were preempted in the cycle.
+        waiting, running: number of waiting jobs and running tasks after the cycle.
     """
 
     at_ms: int
@@ -72,22 +73,24 @@ class Cycle(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a simulation.
+    """The result of a simulation.
 
     Attributes:
-        policy: the name of the policy.
-        rows: one for each instance, in the order of their starts.
-        cycles: all cycles, in order.
-        end_ms: the clock at the end: when what still ran was written down.
-        refused: jobs that were not accepted, and why.
-        removed: jobs that were accepted and then ended, as they ask for more than any job may; and why.
-        fitting_no_host: jobs that were accepted and wait to the end, as no host could ever run them; and why.
-        waiting: how many accepted jobs wait at the end; those without instance have no row.
+        policy: name of the policy.
+        rows: one row per instance, in the order of their starts.
+        cycles: counts of each cycle, in order.
+        end_ms: time at which the simulation ended; running instances are recorded up to then.
+        refused: jobs that were not accepted, each with the reason.
+        removed: jobs that were accepted and then ended because they request more than any job may, each with
+            the reason.
+        fitting_no_host: jobs that were accepted and wait to the end because no host could ever run them, each
+            with the reason.
+        waiting: number of accepted jobs that wait at the end; those without an instance have no row.
     """
 
     policy: str
     rows: Sequence[RunRow]
-    cycles: Sequence[Cycle]
+    cycles: Sequence[CycleStats]
     end_ms: int
     refused: Mapping[JobId, str] = field(default_factory=dict)
     removed: Mapping[JobId, str] = field(default_factory=dict)
@@ -103,57 +106,57 @@ def simulate(
     policy: Policy | str = "fair",
     seed: int = 0,
     until_done: bool = False,
-    progress: Callable[[Cycle], None] | None = None,
+    progress: Callable[[CycleStats], None] | None = None,
 ) -> Outcome:
-    """Run a trace and return what became of it. May be called where an event loop runs, as in a notebook.
+    """Simulate a trace. May be called while an event loop runs, as in a notebook.
 
     Args:
         trace: jobs in order of submission, each id once.
-        hosts: where they run.
-        config: shares, sizes and intervals; Cook's defaults if not given.
-        policy: how is decided; or its name, see `policies.POLICIES`.
-        seed: of the instances' ids; they decide nothing.
-        until_done: go on after the last submission until nothing runs and nothing can start. As Cook's
-            simulator ends, one cycle after the last submission, what runs and waits then is cut off.
-        progress: called after each cycle.
+        hosts: hosts to run the jobs on.
+        config: shares, limits and intervals; None for the defaults of Cook's simulator.
+        policy: the scheduling policy, or its name in `policies.POLICIES`.
+        seed: seed of the instance ids, which affect no decision.
+        until_done: whether to go on after the last submission until nothing runs and nothing can start. By
+            default the simulation ends one cycle after the last submission, like Cook's simulator.
+        progress: function to call after each cycle.
 
     Raises:
-        InvalidRequest: the trace is empty, not in order or has an impossible value; so have the hosts.
-        OutOfStep: the scheduler's memory could not follow one of its commits; the run is worth nothing.
+        InvalidRequest: the trace or the list of hosts is empty or invalid.
+        OutOfStep: an in-memory view of the scheduler missed a commit, so the run is invalid.
     """
     if not trace or not hosts:
-        raise InvalidRequest("a simulation wants at least one job and one host")
+        raise InvalidRequest("a simulation needs at least one job and one host")
     check_trace(trace)
     check_hosts(hosts)
     replay = _Replay(
         trace,
         hosts,
         config or SimConfig(),
-        policy if isinstance(policy, Policy) else policy_named(policy),
+        policy if isinstance(policy, Policy) else find_policy(policy),
         random.Random(seed),
     )
 
     outcomes: list[Outcome] = []
 
-    async def replayed() -> None:
-        # Not returned: asyncio writes the result of its task out in full when it puts signals back.
+    async def run_replay() -> None:
+        # Not returned: asyncio.run formats the repr of its task, result included, when it restores signals.
         outcomes.append(await replay.run(until_done=until_done, progress=progress))
 
     def run() -> Outcome:
-        with _calm_collector():
-            asyncio.run(replayed())
+        with _gc_disabled():
+            asyncio.run(run_replay())
         return outcomes[0]
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return run()
-    with ThreadPoolExecutor(1) as elsewhere:
-        return elsewhere.submit(run).result()
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(run).result()
 
 
 class _Replay:
-    """One simulation."""
+    """One run of a simulation."""
 
     def __init__(
         self,
@@ -161,7 +164,7 @@ class _Replay:
         hosts: Sequence[SimHost],
         config: SimConfig,
         policy: Policy,
-        dice: random.Random,
+        rng: random.Random,
     ) -> None:
         self._trace = trace
         self._hosts = hosts
@@ -172,7 +175,7 @@ class _Replay:
         self._refused: dict[JobId, str] = {}
         self._removed: dict[JobId, str] = {}
         self._clock = ManualClock(trace[0].submit_ms)
-        settings = settings_of(policy, config)
+        settings = build_settings(policy, config)
         self._max_cpus, self._max_mem_mb = settings.max_cpus, settings.max_mem_mb
         self._preempts = settings.rebalancer.enabled
         self._rebalance_ms = min(config.rebalance_ms, policy.max_rebalance_ms or config.rebalance_ms)
@@ -183,7 +186,7 @@ class _Replay:
             now_ms=self._clock.now_ms,
             name=_CLUSTER,
             pools=(POOL,),
-            tells_starts=False,  # each start is told with its end, or at the end of all
+            tells_starts=False,  # a start is reported together with the end, or when the simulation ends
             ends_overlong=False,
         )
         self._store = MemoryStore(free=settings.free_failures)
@@ -194,33 +197,33 @@ class _Replay:
             clock=self._clock,
             blobs=Path("unused"),
         )
-        self._scheduler.new_instance_id = lambda: _uuid(dice)
+        self._scheduler.new_instance_id = lambda: _uuid(rng)
 
-    async def run(self, *, until_done: bool, progress: Callable[[Cycle], None] | None) -> Outcome:
-        """Turn the clock until the trace is over, and a cycle more."""
+    async def run(self, *, until_done: bool, progress: Callable[[CycleStats], None] | None) -> Outcome:
+        """Advance the clock cycle by cycle until one cycle after the last submission, or until done."""
         await self._begin()
         trace, config = self._trace, self._config
-        cycles: list[Cycle] = []
+        cycles: list[CycleStats] = []
         now_ms = rebalanced_ms = trace[0].submit_ms
-        at = 0
+        next_job = 0
         idle_ms = 0
         while True:
             self._clock.advance(now_ms - self._clock.now_ms())
-            is_last = at == len(trace)  # the cycle after the one that submitted the last job
-            first = at
-            while at < len(trace) and trace[at].submit_ms <= now_ms:
-                at += 1
-            await self._submit(trace[first:at])
+            is_last = next_job == len(trace)  # an earlier cycle submitted the last job
+            first_job = next_job
+            while next_job < len(trace) and trace[next_job].submit_ms <= now_ms:
+                next_job += 1
+            await self._submit(trace[first_job:next_job])
             offensive = list(self._scheduler.queues.offensive)
             self._clock.advance(1)
             ended = await self._cluster.turn()
-            self._clock.advance(1)  # the queue is ranked; the optimizer, which does nothing, is called
+            self._clock.advance(1)  # Cook ranks the queue, and calls its optimizer, which does nothing
             self._clock.advance(1)
             rebalances = self._preempts and now_ms - rebalanced_ms > self._rebalance_ms
-            # The rebalancer takes what was ranked for the match, which launches some of it.
+            # As in Cook, the rebalancer uses the ranking from before the match.
             ranked = self._scheduler.ranked(POOL, self._ranked_for_rebalancer) if rebalances else ()
             launched = await match_all(self._scheduler)
-            if offensive:  # Cook ends them in the background, once a ranking has met them
+            if offensive:  # Cook kills them in the background after a ranking has found them
                 self._removed.update((job_id, self._why_removed(job_id)) for job_id in offensive)
                 await self._scheduler.kill_jobs(offensive)
             preempted = 0
@@ -229,9 +232,9 @@ class _Replay:
                 preempted = await rebalance_all(self._scheduler, {POOL: ranked})
                 await self._cluster.deliver()
                 rebalanced_ms = now_ms
-            cycle = Cycle(
+            cycle = CycleStats(
                 at_ms=now_ms,
-                submitted=at - first,
+                submitted=next_job - first_job,
                 ended=ended,
                 launched=launched,
                 preempted=preempted,
@@ -267,15 +270,15 @@ class _Replay:
 
     async def _begin(self) -> None:
         await self._store.open()
-        await self._store.set_limits(limits_of(self._policy, self._config, self._trace, self._hosts))
+        await self._store.set_limits(build_limits(self._policy, self._config, self._trace, self._hosts))
         await self._scheduler.recover()
         await self._cluster.start(Updates(self._scheduler), [])
 
     async def _submit(self, jobs: Sequence[TraceJob]) -> None:
-        """Submit jobs, each a millisecond after the one before.
+        """Submit jobs, each one millisecond after the one before it.
 
-        They go in at once, as their times decide nothing: their order does. What is written down as a
-        job's time of submission is its own millisecond.
+        The jobs go to the scheduler in one request, because only their order affects decisions; the rows get
+        each job's own millisecond as its time of submission.
         """
         if not jobs:
             return
@@ -308,40 +311,42 @@ class _Replay:
         return Ending(job.run_time_ms, job.status, _REASONS.get(job.status))
 
     async def _rows(self) -> list[RunRow]:
-        slaves = {host.hostname: host.slave_id for host in self._hosts}
+        slave_ids = {host.hostname: host.slave_id for host in self._hosts}
         statuses = {status: status.value for status in InstanceStatus}
         states = {state: state.value for state in TaskState}
         end_ms = self._clock.now_ms()
         rows: list[RunRow] = []
         accepted = iter([job for job in self._trace if job.job_id in self._submitted_ms])
-        while some := list(islice(accepted, _AT_ONCE)):
-            found = await self._store.jobs([job.job_id for job in some])
-            for asked, job in zip(some, found, strict=True):
+        while batch := list(islice(accepted, _BATCH_SIZE)):
+            jobs = await self._store.jobs([job.job_id for job in batch])
+            for trace_job, job in zip(batch, jobs, strict=True):
                 if job is None:
                     continue
-                for one in job.instances:
-                    reason = one.reason if one.status is InstanceStatus.FAILED else None
+                for instance in job.instances:
+                    reason = instance.reason if instance.status is InstanceStatus.FAILED else None
                     rows.append(
                         RunRow(
-                            asked.job_id,
-                            one.instance_id,
-                            asked.group or "",
-                            self._submitted_ms[asked.job_id],
-                            # A task runs from its launch on; of one that was preempted nobody told that.
-                            one.started_ms if one.backend_started_ms is None else one.backend_started_ms,
-                            one.started_ms,
-                            end_ms if one.ended_ms is None else one.ended_ms,
-                            one.host,
-                            slaves[one.host],
-                            statuses[one.status],
+                            trace_job.job_id,
+                            instance.instance_id,
+                            trace_job.group or "",
+                            self._submitted_ms[trace_job.job_id],
+                            # A task runs from its launch on; nothing reported that for a preempted one.
+                            instance.started_ms
+                            if instance.backend_started_ms is None
+                            else instance.backend_started_ms,
+                            instance.started_ms,
+                            end_ms if instance.ended_ms is None else instance.ended_ms,
+                            instance.host,
+                            slave_ids[instance.host],
+                            statuses[instance.status],
                             "" if reason is None else REASONS[reason].sentence,
-                            asked.user,
-                            asked.mem_mb,
-                            asked.cpus,
-                            asked.name,
-                            asked.run_time_ms,
-                            asked.expected_runtime_ms,
-                            states[asked.status],
+                            trace_job.user,
+                            trace_job.mem_mb,
+                            trace_job.cpus,
+                            trace_job.name,
+                            trace_job.run_time_ms,
+                            trace_job.expected_runtime_ms,
+                            states[trace_job.status],
                         )
                     )
         rows.sort(key=attrgetter("start_time_ms"))
@@ -381,21 +386,21 @@ def _offer(host: SimHost) -> Offer:
     )
 
 
-def _uuid(dice: random.Random) -> InstanceId:
-    digits = dice.getrandbits(128).to_bytes(16, "big").hex()
+def _uuid(rng: random.Random) -> InstanceId:
+    digits = rng.getrandbits(128).to_bytes(16, "big").hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 @contextmanager
-def _calm_collector() -> Iterator[None]:
-    """Keep the garbage collector away: what a simulation makes are trees, and it makes millions of them."""
-    was_on = gc.isenabled()
+def _gc_disabled() -> Iterator[None]:
+    """Disable the garbage collector: a simulation creates millions of objects, but no reference cycles."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
-            # All at once into the oldest generation: else the first collection looks through all of it.
+        if was_enabled:
+            # Move all objects to the oldest generation; otherwise the first collection traverses all of them.
             gc.freeze()
             gc.unfreeze()
             gc.enable()

@@ -1,10 +1,9 @@
-"""A report that compares runs: one page to look at, the same figures as text and as JSON.
+"""A report that compares runs: an HTML page, and the same figures as text and JSON.
 
-Lives here: `write_report`, and the sections of its page. Not here: the figures (`simulation.comparison`),
-what is said of them (`simulation.summary`), how a chart is drawn (`simulation.charts`), its look
-(`report.css`).
+Lives here: `write_report` and the sections of the page. Not here: the figures (`simulation.comparison`),
+their text (`simulation.summary`), the charts (`simulation.charts`), the style sheet (`report.css`).
 
-The page is one file without script, picture or link: it can be mailed, and opened in ten years.
+The page is a single file without scripts, images or links, so it can be mailed and archived.
 """
 
 import json
@@ -22,34 +21,34 @@ from cook_jupyter.simulation.charts import (
     Floats,
     Line,
     Range,
-    bands,
-    cells,
-    legend,
-    lines,
-    ranges,
+    draw_bands,
+    draw_cells,
+    draw_legend,
+    draw_lines,
+    draw_ranges,
 )
-from cook_jupyter.simulation.comparison import Run, RunFigures, UserFigures, figures_of
+from cook_jupyter.simulation.comparison import Run, RunFigures, UserFigures, compute_figures
 from cook_jupyter.simulation.measures import HOUR_MS
 from cook_jupyter.simulation.outputs import write_text
 from cook_jupyter.simulation.summary import (
     SUMMARY,
-    amount,
-    as_json,
-    as_text,
-    count,
+    format_count,
+    format_duration,
+    format_number,
+    format_percent,
     headline,
-    in_words,
     is_shown,
     notes,
-    percent,
     price,
+    render_text,
+    to_json,
 )
 
 _STYLE: Final = Path(__file__).with_name("report.css")
-_COLUMNS: Final = 200  # of a map or a stack over time: as much as an eye can tell apart
+_COLUMNS: Final = 200  # of a chart over time: about as many as the eye can distinguish
 _USERS_SHOWN: Final = 24
-_COLOURS: Final = 6  # of runs, in report.css
-_EDGES: Final = (0.25, 0.5, 0.9, 1.1, 2.0, 4.0)  # of the kinds of a map: usage over what was fair
+_COLOURS: Final = 6  # number of colours for runs in report.css
+_EDGES: Final = (0.25, 0.5, 0.9, 1.1, 2.0, 4.0)  # of the heat map's classes: usage over fair usage
 _KIND_NAMES: Final = ("below ¼", "¼ to ½", "½ to 0.9", "what is fair", "1.1 to 2", "2 to 4 times", "above 4")
 _STATES: Final = (
     ("starved: wait, below their share", "starved"),
@@ -67,77 +66,82 @@ _SPANS: Final = (
 
 
 def write_report(runs: Mapping[str, Run], folder: Path) -> Path:
-    """Compare runs of one workload.
+    """Write a report that compares runs of one workload.
 
     Args:
-        runs: by name, in the order in which they are to stand.
-        folder: where report.html, report.txt and report.json are written; made if it is not there.
+        runs: runs by name, in the order of the report.
+        folder: directory for report.html, report.txt and report.json; created if missing.
 
     Returns:
-        The page, report.html.
+        The path of report.html.
 
     Raises:
-        ValueError: there is no run, or one without hosts.
+        ValueError: there are no runs, or a run has no hosts.
     """
     if not runs:
-        raise ValueError("a report wants at least one run")
-    figures = [figures_of(name, run) for name, run in runs.items()]
+        raise ValueError("a report needs at least one run")
+    figures = [compute_figures(name, run) for name, run in runs.items()]
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    write_text(page, as_page(figures, workload_in_words(runs)))
-    write_text(folder / "report.txt", as_text(figures))
-    write_text(folder / "report.json", json.dumps(as_json(figures), indent=1, allow_nan=False))
+    write_text(page, render_page(figures, describe_workload(runs)))
+    write_text(folder / "report.txt", render_text(figures))
+    write_text(folder / "report.json", json.dumps(to_json(figures), indent=1, allow_nan=False))
     return page
 
 
-def workload_in_words(runs: Mapping[str, Run]) -> str:
-    """Return what was run, in a line."""
+def describe_workload(runs: Mapping[str, Run]) -> str:
+    """Describe the jobs, users and hosts of the workload in one line."""
     run = next(iter(runs.values()))
     jobs = {job.job_id for job in run.trace} | {row.job_id for row in run.rows}
     users = {job.user for job in run.trace} | {row.user for row in run.rows}
     cpus = sum(host.cpus for host in run.hosts)
     return (
-        f"{count(len(jobs), 'job')} of {count(len(users), 'user')}"
-        f" on {count(len(run.hosts), 'host')} with {count(cpus, 'cpu')}"
+        f"{format_count(len(jobs), 'job')} of {format_count(len(users), 'user')}"
+        f" on {format_count(len(run.hosts), 'host')} with {format_count(cpus, 'cpu')}"
     )
 
 
-def as_page(figures: Sequence[RunFigures], workload: str) -> str:
-    """The report as a page of HTML."""
+def render_page(figures: Sequence[RunFigures], workload: str) -> str:
+    """Render the report as an HTML page.
+
+    Args:
+        figures: figures of each run, in the order of the report.
+        workload: description of the workload in one line.
+    """
     names = [(run.name, _css(number)) for number, run in enumerate(figures)]
     time = _time_axis(figures)
     sections = (
-        _section("In figures", "The best of each line is set in bold.", _summary(figures)),
+        _section("Summary", "The best value of each line is in bold.", _summary(figures)),
         _section(
             "How long jobs wait",
-            "The part of all jobs (up) that had started after a time (across, each step the same ratio). The "
-            "further up and left a line runs, the shorter people wait.",
-            legend(names) + _waits(figures),
+            "The fraction of all jobs that had started within a given time (logarithmic scale). The further "
+            "up and left a line runs, the shorter the waits.",
+            draw_legend(names) + _waits(figures),
         ),
         _section(
             "Who waits",
-            "A mark stands where half of a user's jobs had started, its bar ends where 95 % had."
+            "The mark shows when half of a user's jobs had started; the bar ends when 95 % had."
             + _chosen_note(figures),
-            legend(names) + _who_waits(figures),
+            draw_legend(names) + _who_waits(figures),
         ),
         _section(
-            "Usage against what is fair",
-            "A row is a user. Grey: the user holds what a fair division of all hosts among those who want "
-            "them would give. Red: less, though jobs wait. Blue: more. Blank: nothing runs or waits.",
-            legend([(name, f"kind-{kind}") for kind, name in enumerate(_KIND_NAMES)])
+            "Usage compared with fair usage",
+            "Each row is a user. Grey: the user holds what a fair division of all hosts among the users who "
+            "run or wait would give. Red: less, although jobs wait. Blue: more. Blank: no jobs.",
+            draw_legend([(name, f"kind-{kind}") for kind, name in enumerate(_KIND_NAMES)])
             + _each(figures, lambda run: _usage(run, time)),
         ),
         _section(
             "Users starved, hungry, satisfied",
-            "How many users are in each state, as Cook's monitor counts them.",
-            legend(_STATES) + _each(figures, lambda run: _states(run, figures, time)),
+            "The number of users in each state of Cook's monitor.",
+            draw_legend(_STATES) + _each(figures, lambda run: _states(run, figures, time)),
         ),
         _section(
             "Work kept and work lost",
-            "Cpu hours that instances held. What preemption stopped has to be done again.",
-            legend([("kept", "kept"), ("lost to preemption", "lost")]) + _work(figures),
+            "Cpu hours of all instances. The work of preempted instances has to be repeated.",
+            draw_legend([("kept", "kept"), ("lost to preemption", "lost")]) + _work(figures),
         ),
-        f"<section><details><summary>Every user, in figures</summary>{_users(figures)}</details></section>",
+        f"<section><details><summary>Figures of every user</summary>{_users(figures)}</details></section>",
     )
     title = f"{' · '.join(run.name for run in figures)}: {workload}"
     return (
@@ -153,25 +157,26 @@ def as_page(figures: Sequence[RunFigures], workload: str) -> str:
     )
 
 
-def _css(number: int) -> str:
-    """The class of a run: its colour. After some runs colours come again."""
-    return f"run-{number % _COLOURS}"
+def _css(index: int) -> str:
+    """Return the CSS class with the colour of a run; colours repeat after `_COLOURS` runs."""
+    return f"run-{index % _COLOURS}"
 
 
-def _section(title: str, about: str, inside: str) -> str:
-    return f'<section><h2>{escape(title)}</h2><p class="about">{escape(about)}</p>{inside}</section>'
+def _section(title: str, text: str, inside: str) -> str:
+    return f'<section><h2>{escape(title)}</h2><p class="about">{escape(text)}</p>{inside}</section>'
 
 
-def _each(figures: Sequence[RunFigures], draw: Callable[[RunFigures], str]) -> str:
+def _each(figures: Sequence[RunFigures], draw_chart: Callable[[RunFigures], str]) -> str:
     """Draw the same chart for each run, one below the other."""
     shown_ms = _time_axis(figures).high
 
     def tail(run: RunFigures) -> str:
         end_ms = run.timeline.end_ms
-        return f"goes on until {in_words(end_ms)}" if end_ms > shown_ms else ""
+        return f"goes on until {format_duration(end_ms)}" if end_ms > shown_ms else ""
 
     return "".join(
-        f'<h3 class="{_css(number)}"><i></i>{escape(run.name)}<small>{tail(run)}</small></h3>{draw(run)}'
+        f'<h3 class="{_css(number)}"><i></i>{escape(run.name)}<small>{tail(run)}</small></h3>'
+        f"{draw_chart(run)}"
         for number, run in enumerate(figures)
     )
 
@@ -185,11 +190,13 @@ def _summary(figures: Sequence[RunFigures]) -> str:
         values = [float(line.value(run)) for run in figures]
         if not is_shown(line, figures):
             continue
-        words = [line.words(value) for value in values]
-        known = [value for value in values if not math.isnan(value)]
-        best = line.words(line.best(known)) if line.best and known and len(set(words)) > 1 else None
-        told = "".join(f'<td class="{"best" if word == best else ""}">{escape(word)}</td>' for word in words)
-        body.append(f"<tr><th>{escape(line.name)}</th>{told}</tr>")
+        texts = [line.format(value) for value in values]
+        measured = [value for value in values if not math.isnan(value)]
+        best = line.format(line.best(measured)) if line.best and measured and len(set(texts)) > 1 else None
+        cells_html = "".join(
+            f'<td class="{"best" if text == best else ""}">{escape(text)}</td>' for text in texts
+        )
+        body.append(f"<tr><th>{escape(line.name)}</th>{cells_html}</tr>")
     return f'<div class="wide"><table class="summary"><tr><th></th>{head}</tr>{"".join(body)}</table></div>'
 
 
@@ -198,79 +205,83 @@ def _wait_axis(figures: Sequence[RunFigures]) -> Axis:
     low, high = 30_000.0, max(longest, 600_000.0)
     axis = Axis(low=low, high=high, log=True)
     ticks = tuple(
-        (float(ms), name) for ms, name in _SPANS if low < ms <= high and 0.15 < axis.place(ms) < 0.97
+        (float(ms), name) for ms, name in _SPANS if low < ms <= high and 0.15 < axis.position(ms) < 0.97
     )
     return axis._replace(ticks=((low, "at once"), *ticks))
 
 
 def _waits(figures: Sequence[RunFigures]) -> str:
     x = _wait_axis(figures)
-    at = np.geomspace(x.low, x.high, 2 * _COLUMNS)
+    waits_ms = np.geomspace(x.low, x.high, 2 * _COLUMNS)
     y = Axis(low=0.0, high=1.02, ticks=((0.0, "0"), (0.5, "half"), (0.95, "95 %")))
-    drawn = [
+    curves = [
         Line(
             run.name,
             _css(number),
-            at,
-            np.searchsorted(run.waits_ms, at, "right") / max(1, len(run.waits_ms)),
+            waits_ms,
+            np.searchsorted(run.waits_ms, waits_ms, "right") / max(1, len(run.waits_ms)),
         )
         for number, run in enumerate(figures)
     ]
-    return lines(drawn, x, y)
+    return draw_lines(curves, x, y)
 
 
 def _chosen(figures: Sequence[RunFigures]) -> list[str]:
-    """The users to show: all, or those for whom the runs differ most."""
+    """Return the users to show: all, or those whose median waits differ most between the runs."""
 
     def differs(user: str) -> float:
         medians = [
-            min(one.wait_ms.median, one.wait_ms.longest)  # the median is infinite if half never started
+            min(
+                user_figures.wait_ms.median, user_figures.wait_ms.longest
+            )  # the median is infinite if half never started
             for run in figures
-            for one in run.users
-            if one.user == user and one.jobs
+            for user_figures in run.users
+            if user_figures.user == user and user_figures.jobs
         ]
         return max(medians, default=0.0) - (min(medians, default=0.0) if len(figures) > 1 else 0.0)
 
-    users = sorted({one.user for run in figures for one in run.users})
+    users = sorted({user_figures.user for run in figures for user_figures in run.users})
     if len(users) <= _USERS_SHOWN:
         return users
     return sorted(sorted(users, key=differs, reverse=True)[:_USERS_SHOWN])
 
 
 def _chosen_note(figures: Sequence[RunFigures]) -> str:
-    users = len({one.user for run in figures for one in run.users})
+    users = len({user_figures.user for run in figures for user_figures in run.users})
     if users <= _USERS_SHOWN:
         return ""
-    return f" Shown are the {_USERS_SHOWN} of {users} users for whom it matters most; all stand at the end."
+    return (
+        f" Shown are the {_USERS_SHOWN} of {users} users with the largest differences; all are listed below."
+    )
 
 
 def _who_waits(figures: Sequence[RunFigures]) -> str:
-    by_name = [{one.user: one for one in run.users} for run in figures]
+    by_name = [{user_figures.user: user_figures for user_figures in run.users} for run in figures]
     rows = [
         (
             user,
             [
-                _range(run.name, _css(number), known[user])
-                for number, (run, known) in enumerate(zip(figures, by_name, strict=True))
-                if user in known and known[user].jobs
+                _range(run.name, _css(number), users[user])
+                for number, (run, users) in enumerate(zip(figures, by_name, strict=True))
+                if user in users and users[user].jobs
             ],
         )
         for user in _chosen(figures)
     ]
-    return ranges(rows, _wait_axis(figures))
+    return draw_ranges(rows, _wait_axis(figures))
 
 
 def _range(run: str, css: str, user: UserFigures) -> Range:
-    says = (
-        f"{run}: half of the jobs of {user.user} start {in_words(user.wait_ms.median)},"
-        f" 95 % {in_words(user.wait_ms.p95)}"
+    tooltip = (
+        f"{run}: half of the jobs of {user.user} start {format_duration(user.wait_ms.median)},"
+        f" 95 % {format_duration(user.wait_ms.p95)}"
     )
-    return Range(css, user.wait_ms.median, user.wait_ms.p95, says)
+    return Range(css, user.wait_ms.median, user.wait_ms.p95, tooltip)
 
 
 def _time_axis(figures: Sequence[RunFigures]) -> Axis:
     ends = [run.timeline.end_ms for run in figures]
-    high = float(min(max(ends), 2 * min(ends))) or 1.0  # a long tail must not squeeze all the rest
+    high = float(min(max(ends), 2 * min(ends))) or 1.0  # cut a long tail that would compress the rest
     spans = (
         *(hours * HOUR_MS for hours in (0.25, 0.5, 1, 2, 4, 8, 24)),
         *(days * 24 * HOUR_MS for days in (2, 7, 28)),
@@ -283,7 +294,11 @@ def _time_axis(figures: Sequence[RunFigures]) -> Axis:
 
 
 def _binned(run: RunFigures, values: Floats) -> tuple[Floats, Floats]:
-    """Means over equal spans of ticks, few enough to be drawn; and where each span begins."""
+    """Average values over at most `_COLUMNS` equal bins of ticks.
+
+    Returns:
+        The start of each bin, and the mean of each bin.
+    """
     ticks = run.timeline.ticks_ms
     bins = max(1, math.ceil(len(ticks) / _COLUMNS))
     begins = np.arange(0, len(ticks), bins)
@@ -293,45 +308,52 @@ def _binned(run: RunFigures, values: Floats) -> tuple[Floats, Floats]:
 
 
 def _usage(run: RunFigures, time: Axis) -> str:
-    at, usage = _binned(run, run.timeline.usage)
+    bin_begins_ms, usage = _binned(run, run.timeline.usage)
     _, fair = _binned(run, run.timeline.fair)
     ratio = np.divide(usage, fair, out=np.full(usage.shape, np.inf), where=fair > 0)
     kinds = np.where((usage <= 0) & (fair <= 0), -1, np.digitize(ratio, _EDGES)).astype(np.int64)
-    ended = np.append(at, run.timeline.end_ms)  # blank after the end
-    return cells(
-        np.vstack((kinds, np.full((1, kinds.shape[1]), -1))).T, [one.user for one in run.users], ended, time
+    edges = np.append(bin_begins_ms, run.timeline.end_ms)  # blank after the end
+    return draw_cells(
+        np.vstack((kinds, np.full((1, kinds.shape[1]), -1))).T,
+        [user_figures.user for user_figures in run.users],
+        edges,
+        time,
     )
 
 
 def _states(run: RunFigures, figures: Sequence[RunFigures], time: Axis) -> str:
-    most = max(len(one.users) for one in figures) or 1
-    y = Axis(low=0.0, high=float(most), ticks=((0.0, "0"), (float(most), count(most, "user"))))
-    at, starved = _binned(run, run.timeline.starved.sum(axis=1))
+    max_users = max(len(run_figures.users) for run_figures in figures) or 1
+    y = Axis(
+        low=0.0,
+        high=float(max_users),
+        ticks=((0.0, "0"), (float(max_users), format_count(max_users, "user"))),
+    )
+    bin_begins_ms, starved = _binned(run, run.timeline.starved.sum(axis=1))
     _, hungry = _binned(run, run.timeline.hungry.sum(axis=1))
     _, satisfied = _binned(run, run.timeline.satisfied.sum(axis=1))
     stacked = [
         Band(name, css, np.append(adds, 0.0))
         for (name, css), adds in zip(_STATES, (starved, hungry, satisfied), strict=True)
     ]
-    return bands(stacked, np.append(at, run.timeline.end_ms), time, y)
+    return draw_bands(stacked, np.append(bin_begins_ms, run.timeline.end_ms), time, y)
 
 
 def _work(figures: Sequence[RunFigures]) -> str:
-    most = max((run.cpu_hours for run in figures), default=0.0) or 1.0
+    max_cpu_hours = max((run.cpu_hours for run in figures), default=0.0) or 1.0
     rows = []
     for run in figures:
-        kept = run.cpu_hours - run.lost_cpu_hours
-        parts = "".join(
-            f'<i class="{css}" style="width:{100 * hours / most:.2f}%"></i>'
-            for css, hours in (("kept", kept), ("lost", run.lost_cpu_hours))
+        kept_hours = run.cpu_hours - run.lost_cpu_hours
+        bars = "".join(
+            f'<i class="{css}" style="width:{100 * hours / max_cpu_hours:.2f}%"></i>'
+            for css, hours in (("kept", kept_hours), ("lost", run.lost_cpu_hours))
         )
-        said = (
-            f"{amount(run.cpu_hours, 0)} h, of them {amount(run.lost_cpu_hours)} h"
-            f" ({percent(run.lost_part)}) lost"
+        text = (
+            f"{format_number(run.cpu_hours, 0)} h, of them {format_number(run.lost_cpu_hours)} h"
+            f" ({format_percent(run.lost_part)}) lost"
         )
         rows.append(
-            f'<div class="row"><span class="name">{escape(run.name)}</span><div class="track">{parts}</div>'
-            f'<span class="said">{said}</span></div>'
+            f'<div class="row"><span class="name">{escape(run.name)}</span><div class="track">{bars}</div>'
+            f'<span class="said">{text}</span></div>'
         )
     return f'<div class="work">{"".join(rows)}</div>'
 
@@ -349,25 +371,25 @@ def _users(figures: Sequence[RunFigures]) -> str:
         "starved h",
     )
     head = "".join(f"<th>{name}</th>" for name in ("user", "run", *names))
-    users = sorted({one.user for run in figures for one in run.users})
-    by_name = [{one.user: one for one in run.users} for run in figures]
+    users = sorted({user_figures.user for run in figures for user_figures in run.users})
+    by_name = [{user_figures.user: user_figures for user_figures in run.users} for run in figures]
     body = []
     for user in users:
-        for number, (run, known) in enumerate(zip(figures, by_name, strict=True)):
-            one = known.get(user)
-            if one is None:
+        for number, (run, run_users) in enumerate(zip(figures, by_name, strict=True)):
+            user_figures = run_users.get(user)
+            if user_figures is None:
                 continue
-            told = (
-                amount(one.jobs, 0),
-                *(in_words(span) for span in (*one.wait_ms, one.turnaround_ms)),
-                amount(one.cpu_hours),
-                amount(one.lost_cpu_hours),
-                amount(one.preemptions, 0),
-                amount(one.starved_hours),
+            cell_texts = (
+                format_number(user_figures.jobs, 0),
+                *(format_duration(span) for span in (*user_figures.wait_ms, user_figures.turnaround_ms)),
+                format_number(user_figures.cpu_hours),
+                format_number(user_figures.lost_cpu_hours),
+                format_number(user_figures.preemptions, 0),
+                format_number(user_figures.starved_hours),
             )
             body.append(
                 f'<tr><th>{escape(user)}</th><th class="{_css(number)}"><i></i>{escape(run.name)}</th>'
-                + "".join(f"<td>{escape(word)}</td>" for word in told)
+                + "".join(f"<td>{escape(text)}</td>" for text in cell_texts)
                 + "</tr>"
             )
     return f'<div class="wide"><table class="users"><tr>{head}</tr>{"".join(body)}</table></div>'

@@ -1,6 +1,7 @@
-"""A comparison of runs in words: spans of time, the lines of a summary, its headline; as text and as JSON.
+"""The text of a comparison: headline, notes and summary table, as text and as JSON.
 
-Lives here: what a report says. Not here: the figures (`simulation.comparison`), the page (`report`).
+Lives here: the texts of a report and the formatting of its numbers. Not here: the figures
+(`simulation.comparison`), the page (`simulation.report`).
 """
 
 import dataclasses
@@ -12,43 +13,43 @@ from typing import Any, Final, NamedTuple
 from cook_jupyter.simulation.comparison import RunFigures
 from cook_jupyter.simulation.measures import HOUR_MS
 
-MISSING: Final = "–"  # where there was nothing to measure
+MISSING: Final = "–"  # nothing to measure
 NEVER: Final = "never"  # not before the end of the run
 
 
-def in_words(ms: float) -> str:
-    """Return a span of time as one says it: `at once`, `45 s`, `12 min`, `3.4 h`, `2.1 d`, `never`."""
+def format_duration(ms: float) -> str:
+    """Format a duration in a suitable unit: `at once`, `45 s`, `12 min`, `3.4 h`, `2.1 d`, `never`."""
     if math.isnan(ms):
         return MISSING
     if math.isinf(ms):
         return NEVER
     if ms < 1000:
         return "at once"
-    for unit_ms, unit, until in ((1000, "s", 90), (60_000, "min", 90), (HOUR_MS, "h", 48)):
-        if ms < until * unit_ms:
+    for unit_ms, unit, limit in ((1000, "s", 90), (60_000, "min", 90), (HOUR_MS, "h", 48)):
+        if ms < limit * unit_ms:
             number = ms / unit_ms
             return f"{number:.1f} {unit}" if unit != "s" and number < 10 else f"{number:.0f} {unit}"
     return f"{ms / 24 / HOUR_MS:.1f} d"
 
 
-def percent(part: float, decimals: int = 1) -> str:
-    """Return a part of one, in percent."""
+def format_percent(part: float, decimals: int = 1) -> str:
+    """Format a fraction as a percentage; a dash if it is not finite."""
     return f"{100 * part:.{decimals}f} %" if math.isfinite(part) else MISSING
 
 
-def amount(value: float, decimals: int = 1) -> str:
-    """Return a number with its thousands set apart; a dash if there is none."""
+def format_number(value: float, decimals: int = 1) -> str:
+    """Format a number with thousands separators; a dash if it is not finite."""
     return f"{value:,.{decimals}f}" if math.isfinite(value) else MISSING
 
 
-def count(number: float, noun: str, plural: str = "") -> str:
-    """Return a number of things: `1 job`, `2 jobs`, `1,000 jobs`, `0.5 cpus`."""
-    digits = amount(number, 0) if number == int(number) else f"{number:,g}"
+def format_count(number: float, noun: str, plural: str = "") -> str:
+    """Format a number with its noun: `1 job`, `2 jobs`, `1,000 jobs`, `0.5 cpus`."""
+    digits = format_number(number, 0) if number == int(number) else f"{number:,g}"
     return f"{digits} {noun if number == 1 else plural or noun + 's'}"
 
 
 def headline(figures: Sequence[RunFigures]) -> str:
-    """Return what the runs differ in, in a sentence."""
+    """Return a sentence that compares when half of all jobs start in each run."""
     names: dict[str, list[str]] = {}
     for run in sorted(figures, key=_median_start):
         names.setdefault(_starts(run), []).append(run.name)
@@ -62,22 +63,22 @@ def headline(figures: Sequence[RunFigures]) -> str:
 
 
 def price(figures: Sequence[RunFigures]) -> str:
-    """Return what preemption cost, in a sentence; empty if there was none."""
-    lost = [f"{percent(run.lost_part)} under {run.name}" for run in figures if run.preemptions]
-    return f"Of all cpu hours, preemption threw away {', '.join(lost)}." if lost else ""
+    """Return a sentence on the work lost to preemption; empty if there was no preemption."""
+    lost = [f"{format_percent(run.lost_part)} under {run.name}" for run in figures if run.preemptions]
+    return f"Of all cpu hours, {', '.join(lost)} were lost to preemption." if lost else ""
 
 
 def notes(figures: Sequence[RunFigures]) -> list[str]:
-    """Return a sentence for each kind of jobs that could never start; runs where it is the same share one."""
+    """Return a sentence for each kind of jobs that could never start; runs with the same one are combined."""
     sentences = []
-    for kind, what in _NEVER_RAN.items():
+    for kind, phrases in _NEVER_RAN.items():
         names: dict[str, list[str]] = {}
         for run in figures:
             number = getattr(run, kind)
             if number:
-                sentence = f"{count(number, 'job')} {what[0 if number == 1 else 1]}"
+                sentence = f"{format_count(number, 'job')} {phrases[0 if number == 1 else 1]}"
                 names.setdefault(f"{sentence} (job {run.examples[kind]})", []).append(run.name)
-        sentences += [f"Under {_listed(same)}: {sentence}." for sentence, same in names.items()]
+        sentences += [f"Under {_listed(run_names)}: {sentence}." for sentence, run_names in names.items()]
     return sentences
 
 
@@ -85,8 +86,8 @@ _HALF: Final = "Half of all jobs start "
 _NEVER_RAN: Final = {
     "refused": ("was refused", "were refused"),
     "removed": (
-        "was removed, as it asks for more than any job may have",
-        "were removed, as they ask for more than any job may have",
+        "was removed because it requests more than any job may have",
+        "were removed because they request more than any job may have",
     ),
     "fitting_no_host": ("fits no host and can never start", "fit no host and can never start"),
 }
@@ -101,91 +102,92 @@ def _median_start(run: RunFigures) -> float:
 
 
 def _starts(run: RunFigures) -> str:
-    """Return when half of a run's jobs had started, or how many ever did."""
+    """Return a phrase on when half of a run's jobs had started, or on how many ever did."""
     started = run.jobs - run.never_started
     if not run.jobs:
         return "No job was accepted"
     if not started:
         return "No job starts"
     if math.isinf(run.wait_ms.median):
-        return (
-            f"Only {amount(started, 0)} of {count(run.jobs, 'job')} {'starts' if started == 1 else 'start'}"
-        )
-    words = in_words(run.wait_ms.median)
-    return f"{_HALF}{words if words == 'at once' else f'within {words}'}"
+        verb = "starts" if started == 1 else "start"
+        return f"Only {format_number(started, 0)} of {format_count(run.jobs, 'job')} {verb}"
+    duration = format_duration(run.wait_ms.median)
+    return f"{_HALF}{duration if duration == 'at once' else f'within {duration}'}"
 
 
 class SummaryLine(NamedTuple):
-    """A line of the summary.
+    """A line of the summary table.
 
     Attributes:
-        name: what the line says.
-        value: its number, of a run.
-        words: the number as text.
-        best: whether low or high is good; None: neither.
-        always: whether the line is shown even if its number is 0 in every run.
+        name: label of the line.
+        value: function that returns the figure of a run.
+        format: function that formats the figure.
+        best: `min` or `max`, whichever figure is better; None if neither is.
+        always: whether to show the line even if the figure is 0 in every run.
     """
 
     name: str
     value: Callable[[RunFigures], float]
-    words: Callable[[float], str]
+    format: Callable[[float], str]
     best: Callable[..., float] | None = None
     always: bool = True
 
 
 def _whole(value: float) -> str:
-    return amount(value, 0)
+    return format_number(value, 0)
 
 
 SUMMARY: Final = (
-    SummaryLine("half of all jobs start within", lambda run: run.wait_ms.median, in_words, min),
-    SummaryLine("95 % of all jobs start within", lambda run: run.wait_ms.p95, in_words, min),
-    SummaryLine("longest wait of a job", lambda run: run.wait_ms.longest, in_words, min),
-    SummaryLine("typical wait of the typical user", lambda run: run.typical_wait_ms, in_words, min),
-    SummaryLine("typical wait of the user who waits longest", lambda run: run.worst_wait_ms, in_words, min),
+    SummaryLine("half of all jobs start within", lambda run: run.wait_ms.median, format_duration, min),
+    SummaryLine("95 % of all jobs start within", lambda run: run.wait_ms.p95, format_duration, min),
+    SummaryLine("longest wait of a job", lambda run: run.wait_ms.longest, format_duration, min),
+    SummaryLine("typical wait of the typical user", lambda run: run.typical_wait_ms, format_duration, min),
     SummaryLine(
-        "half of the jobs that succeed are done within", lambda run: run.turnaround_ms, in_words, min
+        "typical wait of the user who waits longest", lambda run: run.worst_wait_ms, format_duration, min
+    ),
+    SummaryLine(
+        "half of the jobs that succeed are done within", lambda run: run.turnaround_ms, format_duration, min
     ),
     SummaryLine("jobs that never started", lambda run: run.never_started, _whole, min, always=False),
     SummaryLine("jobs that fit no host", lambda run: run.fitting_no_host, _whole, min, always=False),
     SummaryLine("jobs refused", lambda run: run.refused, _whole, min, always=False),
     SummaryLine("jobs removed as too large", lambda run: run.removed, _whole, min, always=False),
     SummaryLine("jobs that failed", lambda run: run.failed, _whole, min, always=False),
-    SummaryLine("starved user-hours", lambda run: run.starved_hours, amount, min),
+    SummaryLine("starved user-hours", lambda run: run.starved_hours, format_number, min),
     SummaryLine(
-        "hosts in use while somebody waits",
+        "hosts in use while jobs wait",
         lambda run: run.busy_while_waiting,
-        lambda value: percent(value, 0),
+        lambda value: format_percent(value, 0),
         max,
     ),
-    SummaryLine("makespan", lambda run: run.end_ms, in_words, min),
+    SummaryLine("makespan", lambda run: run.end_ms, format_duration, min),
     SummaryLine("instances preempted", lambda run: run.preemptions, _whole),
-    SummaryLine("cpu hours lost to preemption", lambda run: run.lost_cpu_hours, amount),
-    SummaryLine("... of all cpu hours", lambda run: run.lost_part, percent),
+    SummaryLine("cpu hours lost to preemption", lambda run: run.lost_cpu_hours, format_number),
+    SummaryLine("... of all cpu hours", lambda run: run.lost_part, format_percent),
     SummaryLine(
-        "what users ran, of what was fair (Cook's score)",
+        "usage over fair usage (Cook's fair ratio)",
         lambda run: run.measures.fair_ratio,
-        partial(amount, decimals=2),
+        partial(format_number, decimals=2),
         max,
     ),
 )
 
 
 def is_shown(line: SummaryLine, figures: Sequence[RunFigures]) -> bool:
-    """Return whether a line of the summary says anything about these runs."""
+    """Return whether a line of the summary applies to these runs."""
     return line.always or any(line.value(run) for run in figures)
 
 
-def as_text(figures: Sequence[RunFigures]) -> str:
-    """Return the summary as text."""
+def render_text(figures: Sequence[RunFigures]) -> str:
+    """Render the headline, the notes and the summary table as text."""
     rows = [["", *(run.name for run in figures)]]
     rows += [
-        [line.name, *(line.words(line.value(run)) for run in figures)]
+        [line.name, *(line.format(line.value(run)) for run in figures)]
         for line in SUMMARY
         if is_shown(line, figures)
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    told = [
+    lines = [
         "  ".join(
             [
                 row[0].ljust(widths[0]),
@@ -195,13 +197,13 @@ def as_text(figures: Sequence[RunFigures]) -> str:
         for row in rows
     ]
     sentences = [sentence for sentence in (headline(figures), price(figures), *notes(figures)) if sentence]
-    return "\n".join(sentences) + "\n\n" + "\n".join(told) + "\n"
+    return "\n".join(sentences) + "\n\n" + "\n".join(lines) + "\n"
 
 
-def as_json(figures: Sequence[RunFigures]) -> dict[str, Any]:
-    """Return all figures but the timelines, for other programs.
+def to_json(figures: Sequence[RunFigures]) -> dict[str, Any]:
+    """Return all figures except the timelines as JSON values, for other programs.
 
-    What could not be measured is null, and so is a time that did not come before the end of the run.
+    A figure that could not be measured is null, and so is a time that lies beyond the end of the run.
     """
     return {
         "headline": headline(figures),
@@ -226,7 +228,7 @@ def as_json(figures: Sequence[RunFigures]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return values as JSON has them: named tuples as maps; NaN and infinity as null."""
+    """Convert a value for JSON: named tuples become maps, NaN and infinity become None."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):

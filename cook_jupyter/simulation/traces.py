@@ -1,13 +1,12 @@
-"""The simulator's files but for its configuration: traces and hosts go in, rows of instances come out.
+"""The simulator's file formats: traces and hosts (JSON) as input, rows of instances (CSV) as output.
 
-Lives here: `TraceJob`, `SimHost` and `RunRow`, and Cook's formats of them, read and written: two lists in
-JSON and a CSV.
-Not here: the configuration (`simulation.config`), which values are refused (`simulation.checks`), what
-becomes of the jobs (`simulation.replay`).
+Lives here: `TraceJob`, `SimHost` and `RunRow`, and reading and writing them in Cook's formats.
+Not here: the configuration (`simulation.config`), the validation of values (`simulation.checks`), the
+simulation itself (`simulation.replay`).
 
-The values are named tuples and not dataclasses: there are a million of each in a large run.
+The values are named tuples rather than dataclasses because a large run has a million of each.
 
-Source: Cook's simulator, as told in the fair-share specification, section 12.
+Source: Cook's simulator, as described in the fair-share specification, section 12.
 """
 
 import csv
@@ -21,7 +20,7 @@ import msgspec
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.model.job import DEFAULT_PRIORITY, UNLIMITED_RUNTIME_MS
-from cook_jupyter.simulation.checks import check_hosts, check_trace, whole
+from cook_jupyter.simulation.checks import check_hosts, check_trace, to_integer
 from cook_jupyter.simulation.outputs import replacing, write_bytes
 
 DEFAULT_MAX_RUNTIME_MS: Final = 7 * 24 * 3600 * 1000
@@ -29,14 +28,14 @@ TraceStatus = Literal["finished", "failed", "killed", "lost", "error"]
 
 
 class TraceJob(NamedTuple):
-    """A job as a trace tells it: what was asked, when, and what its every attempt comes to.
+    """A job of a trace: its request, its time of submission, and the outcome of each of its attempts.
 
     Attributes:
         job_id, user, name, group: as submitted.
-        submit_ms: when it is submitted, on any scale; may be negative.
-        run_time_ms: how long an attempt runs unless it is stopped.
-        status: how such an attempt ends; failed, killed, lost and error are attempts to be made again.
-        cpus, mem_mb, gpus: what it asks for.
+        submit_ms: time of submission, from any origin; may be negative.
+        run_time_ms: run time of an attempt that is not stopped.
+        status: outcome of an attempt that is not stopped; anything but `finished` is a failure.
+        cpus, mem_mb, gpus: requested resources.
         max_retries, priority, max_runtime_ms, expected_runtime_ms, disable_mea_culpa_retries: as in Cook.
     """
 
@@ -58,7 +57,7 @@ class TraceJob(NamedTuple):
 
 
 class SimHost(NamedTuple):
-    """A host: its name, what it has in all, and what Mesos would call it (`slave_id`)."""
+    """A simulated host: its name, its total resources, its attributes and its Mesos id (`slave_id`)."""
 
     hostname: str
     cpus: float
@@ -70,18 +69,18 @@ class SimHost(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """One instance of a run, with the names of the output's columns; times in ms of simulated time.
+    """One instance of a run, a row of the output file; times are in ms of simulated time.
 
     Attributes:
-        group_id, reason: empty if there is none.
-        submit_time_ms: when its job was submitted, by the clock of the simulation.
-        mesos_start_time_ms: when its cluster said that it runs; -1 if it never did.
-        end_time_ms: of an instance that still ran: when the rows were written.
+        group_id: group of the job; empty if there is none.
+        submit_time_ms: time at which the job was submitted.
+        mesos_start_time_ms: time at which the cluster reported the instance as running; -1 if it never did.
+        end_time_ms: end of the instance, or of the simulation if the instance still ran.
         status: unknown, running, success or failed (":instance.status/..." in the file).
-        reason: why it failed, in a sentence.
-        mem, cpus: what it held, in MB and cpus.
-        requested_run_time, requested_status: what the trace said.
-        expected_run_time: what the job expected, in ms; None if it said nothing.
+        reason: sentence of the reason if the instance failed; empty otherwise.
+        mem, cpus: resources that the instance held (mem in MB).
+        requested_run_time, requested_status: run time and outcome in the trace.
+        expected_run_time: expected run time of the job in ms; None if not given.
     """
 
     job_id: str
@@ -113,7 +112,7 @@ class _Resource(msgspec.Struct, frozen=True):
 
 
 class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A job as it stands in a trace."""
+    """A job in the format of a trace file."""
 
     run_time_ms: float = msgspec.field(name="run-time-ms")
     submit_time_ms: float = msgspec.field(name="submit-time-ms")
@@ -139,11 +138,11 @@ _DEFAULTS: Final = TraceJob._field_defaults
 
 
 def read_trace(path: Path) -> list[TraceJob]:
-    """Read a trace. Keys that have no meaning here (job/command, for instance) are passed over.
+    """Read a trace file. Unknown keys, and those without effect such as job/command, are ignored.
 
     Raises:
-        InvalidRequest: the file cannot be read, is no trace, has a job with an impossible value, is not in
-            order of submit-time-ms, or names a job twice.
+        InvalidRequest: the file cannot be read, is not a trace, has a job with an invalid value, is not
+            sorted by submit-time-ms, or has a job twice.
     """
     entries = _decoded(path, list[_Entry], "a trace")
     trace = [_job_of(entry, f"job {number} of the trace {path}") for number, entry in enumerate(entries)]
@@ -152,23 +151,25 @@ def read_trace(path: Path) -> list[TraceJob]:
 
 
 def write_trace(path: Path, trace: Iterable[TraceJob]) -> None:
-    """Write a trace that Cook's simulator can read, too."""
+    """Write a trace file in the format of Cook's simulator."""
     write_bytes(path, msgspec.json.encode([_entry_of(job) for job in trace]))
 
 
-def _job_of(entry: _Entry, place: str) -> TraceJob:
-    place = f"{place} ({entry.job_id})"
+def _job_of(entry: _Entry, location: str) -> TraceJob:
+    location = f"{location} ({entry.job_id})"
     amounts = {_GPUS: 0.0}
-    named = [resource.type for resource in entry.resources]
+    types = [resource.type for resource in entry.resources]
     for resource in entry.resources:
         if resource.type not in _RESOURCES:
-            raise InvalidRequest(f"{place} asks for {resource.type!r}; known are {', '.join(_RESOURCES)}")
-        if named.count(resource.type) > 1:
-            raise InvalidRequest(f"{place} asks for {resource.type} twice")
+            raise InvalidRequest(
+                f"{location} asks for {resource.type!r}; valid types are {', '.join(_RESOURCES)}"
+            )
+        if types.count(resource.type) > 1:
+            raise InvalidRequest(f"{location} asks for {resource.type} twice")
         amounts[resource.type] = resource.amount
     for kind in (_CPUS, _MEM):
         if kind not in amounts:
-            raise InvalidRequest(f"{place} asks for no {kind}; every job needs cpus and memory")
+            raise InvalidRequest(f"{location} asks for no {kind}; every job needs cpus and memory")
     return TraceJob(
         job_id=entry.job_id,
         user=entry.user,
@@ -176,7 +177,7 @@ def _job_of(entry: _Entry, place: str) -> TraceJob:
         run_time_ms=int(entry.run_time_ms),
         cpus=amounts[_CPUS],
         mem_mb=amounts[_MEM],
-        gpus=whole(amounts[_GPUS], f"{place}: {_GPUS}"),
+        gpus=to_integer(amounts[_GPUS], f"{location}: {_GPUS}"),
         status=TaskState.FINISHED if entry.status is None else TaskState(entry.status),
         max_retries=entry.max_retries,
         priority=entry.priority,
@@ -184,7 +185,7 @@ def _job_of(entry: _Entry, place: str) -> TraceJob:
         group=entry.group,
         max_runtime_ms=DEFAULT_MAX_RUNTIME_MS
         if entry.max_runtime is None
-        else min(int(entry.max_runtime), UNLIMITED_RUNTIME_MS),  # as a float the largest is 1 above it
+        else min(int(entry.max_runtime), UNLIMITED_RUNTIME_MS),  # which is rounded up by 1 as a float
         expected_runtime_ms=None if entry.expected_runtime is None else int(entry.expected_runtime),
         disable_mea_culpa_retries=entry.disable_mea_culpa_retries,
     )
@@ -221,7 +222,7 @@ class _Range(msgspec.Struct, frozen=True):
 
 
 class _HostResources(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Amounts by Mesos role; roles are added up."""
+    """Amounts of each resource by Mesos role."""
 
     cpus: dict[str, float]
     mem: dict[str, float]
@@ -237,11 +238,11 @@ class _HostEntry(msgspec.Struct, frozen=True):
 
 
 def read_hosts(path: Path) -> list[SimHost]:
-    """Read hosts.
+    """Read a file of hosts.
 
     Raises:
-        InvalidRequest: the file cannot be read, is no list of hosts, is empty, has a host with an impossible
-            value, or names one twice.
+        InvalidRequest: the file cannot be read, is not a list of hosts, is empty, has a host with an invalid
+            value, or has a host twice.
     """
     hosts = [
         SimHost(
@@ -260,7 +261,7 @@ def read_hosts(path: Path) -> list[SimHost]:
 
 
 def _sum_of_roles(entry: _HostEntry, name: str, path: Path) -> float:
-    """Add up what all Mesos roles of a host have of a resource."""
+    """Return the total of a resource over all Mesos roles of a host."""
     amounts: dict[str, float] = getattr(entry.resources, name)
     for role, amount in amounts.items():
         if amount < 0:
@@ -269,7 +270,7 @@ def _sum_of_roles(entry: _HostEntry, name: str, path: Path) -> float:
 
 
 def write_hosts(path: Path, hosts: Iterable[SimHost]) -> None:
-    """Write hosts that Cook's simulator can read, too; all is given to the role `*`."""
+    """Write a file of hosts in the format of Cook's simulator; all resources go to the role `*`."""
     entries = [
         _HostEntry(
             hostname=host.hostname,
@@ -295,7 +296,7 @@ _STATUS: Final = ":instance.status/"
 
 
 def write_rows(path: Path, rows: Iterable[RunRow]) -> None:
-    """Write the output of a run: a header, then one line per instance."""
+    """Write the rows of a run as CSV: a header, then one line per instance."""
     status = COLUMNS.index("status")
     with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -304,10 +305,12 @@ def write_rows(path: Path, rows: Iterable[RunRow]) -> None:
 
 
 def read_rows(path: Path) -> list[RunRow]:
-    """Read the output of a run, ours or Cook's of either age; columns may stand in any order.
+    """Read the rows of a run, written by `write_rows` or by any version of Cook's simulator.
+
+    The columns may be in any order.
 
     Raises:
-        InvalidRequest: the file cannot be read, lacks a column, or a line has a value that cannot be.
+        InvalidRequest: the file cannot be read, lacks a column, or has an invalid value.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -320,8 +323,8 @@ def _rows(path: Path, lines: "Iterator[list[str]]") -> Iterator[RunRow]:
     header = next(lines, [])
     missing = [name for name in COLUMNS if name not in header and name not in _NEWER_COLUMNS]
     if missing:
-        raise InvalidRequest(f"{path} is no output of a simulation: it has no column {', '.join(missing)}")
-    places = [header.index(name) if name in header else None for name in COLUMNS]
+        raise InvalidRequest(f"{path} is not the output of a simulation: it lacks {', '.join(missing)}")
+    indexes = [header.index(name) if name in header else None for name in COLUMNS]
     kinds = [_KINDS.get(name, str) for name in COLUMNS]
     for number, line in enumerate(lines, 2):
         if not line:
@@ -329,8 +332,8 @@ def _rows(path: Path, lines: "Iterator[list[str]]") -> Iterator[RunRow]:
         try:
             yield RunRow(
                 *(
-                    kind("" if place is None else line[place])
-                    for kind, place in zip(kinds, places, strict=True)
+                    kind("" if index is None else line[index])
+                    for kind, index in zip(kinds, indexes, strict=True)
                 )
             )
         except (IndexError, ValueError) as error:

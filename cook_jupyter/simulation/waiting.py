@@ -1,7 +1,7 @@
-"""Who waited for what in a run, and when: worked out from its rows by the scheduler's own rules.
+"""The queue of a run over time, derived from its rows by the scheduler's own rules.
 
-Lives here: `Queue`, all waiting of a run in columns, and `waits_again`, which asks `model.lifecycle` what
-becomes of a job. Not here: what is made of it (`simulation.comparison`).
+Lives here: `Queue`, every period in which a job waited, and `waits_for_retry`, which applies the rules of
+`model.lifecycle` to the rows of a job. Not here: the figures computed from them (`simulation.comparison`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from cook_jupyter.model.instance import Instance, InstanceStatus
 from cook_jupyter.model.job import Job, JobSpec, JobState
 from cook_jupyter.model.reason import REASONS, FreeFailures, ReasonName
 from cook_jupyter.simulation.config import POOL
-from cook_jupyter.simulation.measures import Floats, Instances, Ints, Truths, last_of_jobs
+from cook_jupyter.simulation.measures import Bools, Floats, Instances, Ints, last_instances
 from cook_jupyter.simulation.traces import RunRow, TraceJob
 
 if TYPE_CHECKING:
@@ -22,67 +22,92 @@ if TYPE_CHECKING:
 
 
 class Queue(NamedTuple):
-    """Who waited for what, and when; in columns."""
+    """Every period in which a job waited, in columns.
+
+    Attributes:
+        user: index into `Instances.users`.
+        since_ms, until_ms: start and end of the period, in ms since the first submission.
+        cpus, mem_mb: resources that the job requests.
+        never_started: whether the job never started.
+        again: number of jobs whose last instance failed and that wait for another one.
+    """
 
     user: Ints
     since_ms: Ints
     until_ms: Ints
     cpus: Floats
     mem_mb: Floats
-    never_started: Truths
-    again: int  # jobs whose last instance failed and that wait for another
+    never_started: Bools
+    again: int
 
 
-def queue_of(of: Instances, run: "Run", end_ms: int) -> Queue:
-    """Return all waiting: before each instance, after a last one that failed, of jobs that never started."""
-    place_of = {user: place for place, user in enumerate(of.users)}
+def build_queue(instances: Instances, run: "Run", end_ms: int) -> Queue:
+    """Return every period in which a job of a run waited.
+
+    A job waits before each of its instances, after the last one if that failed and may be retried, and to the
+    end of the run if it never starts.
+
+    Args:
+        instances: all instances of the run, as columns.
+        run: the run.
+        end_ms: end of the run, in ms since the first submission.
+    """
+    user_index = {user: index for index, user in enumerate(instances.users)}
     started = {row.job_id for row in run.rows}
-    gone = started | run.refused.keys() | run.removed.keys()
-    never = [job for job in run.trace if job.job_id not in gone]
+    not_waiting = started | run.refused.keys() | run.removed.keys()
+    never_started_jobs = [job for job in run.trace if job.job_id not in not_waiting]
     first_ms = run.trace[0].submit_ms if run.trace else 0
-    again = _waiting_again(of, run)
+    waiting_again = _waiting_again(instances, run)
     since = np.concatenate(
         (
-            of.queued_ms,
-            of.times.end_ms[again],
-            np.array([job.submit_ms - first_ms for job in never], dtype=np.int64),
+            instances.queued_ms,
+            instances.times.end_ms[waiting_again],
+            np.array([job.submit_ms - first_ms for job in never_started_jobs], dtype=np.int64),
         )
     )
     until = np.full(len(since), max(end_ms, int(since.max()) if len(since) else 0))
-    until[: len(of)] = of.times.start_ms
+    until[: len(instances)] = instances.times.start_ms
     never_started = np.zeros(len(since), dtype=np.bool_)
-    never_started[len(since) - len(never) :] = True
+    never_started[len(since) - len(never_started_jobs) :] = True
     return Queue(
         user=np.concatenate(
-            (of.user, of.user[again], np.array([place_of[job.user] for job in never], dtype=np.int64))
+            (
+                instances.user,
+                instances.user[waiting_again],
+                np.array([user_index[job.user] for job in never_started_jobs], dtype=np.int64),
+            )
         ),
         since_ms=since,
         until_ms=until,
-        cpus=np.concatenate((of.cpus, of.cpus[again], [job.cpus for job in never])),
-        mem_mb=np.concatenate((of.mem_mb, of.mem_mb[again], [job.mem_mb for job in never])),
+        cpus=np.concatenate(
+            (instances.cpus, instances.cpus[waiting_again], [job.cpus for job in never_started_jobs])
+        ),
+        mem_mb=np.concatenate(
+            (instances.mem_mb, instances.mem_mb[waiting_again], [job.mem_mb for job in never_started_jobs])
+        ),
         never_started=never_started,
-        again=len(again),
+        again=len(waiting_again),
     )
 
 
-def _waiting_again(of: Instances, run: "Run") -> Ints:
-    """Return the places of the last instances of jobs that wait for another, by the rule of `lifecycle`."""
-    ended = np.flatnonzero(~of.running & ~of.success)
-    candidates = np.intersect1d(last_of_jobs(of), ended)
+def _waiting_again(instances: Instances, run: "Run") -> Ints:
+    """Return the indexes of the instances whose job waits for another one at the end of the run."""
+    ended = np.flatnonzero(~instances.running & ~instances.success)
+    candidates = np.intersect1d(last_instances(instances), ended)
     if not len(candidates):
         return np.zeros(0, dtype=np.int64)
     by_job: dict[int, list[RunRow]] = {}
-    wanted = np.isin(of.job, of.job[candidates])
-    for place in np.flatnonzero(wanted).tolist():
-        by_job.setdefault(int(of.job[place]), []).append(run.rows[place])
+    is_candidates_job = np.isin(instances.job, instances.job[candidates])
+    for index in np.flatnonzero(is_candidates_job).tolist():
+        by_job.setdefault(int(instances.job[index]), []).append(run.rows[index])
     job_ids = {rows[0].job_id for rows in by_job.values()}
     submitted = {job.job_id: job for job in run.trace if job.job_id in job_ids}
     free = FreeFailures(default=run.mea_culpa_limit, by_reason=run.mea_culpa_limits)
     return np.array(
         [
-            place
-            for place in candidates.tolist()
-            if waits_again(by_job[int(of.job[place])], submitted.get(run.rows[place].job_id), free)
+            index
+            for index in candidates.tolist()
+            if waits_for_retry(by_job[int(instances.job[index])], submitted.get(run.rows[index].job_id), free)
         ],
         dtype=np.int64,
     )
@@ -91,13 +116,13 @@ def _waiting_again(of: Instances, run: "Run") -> Ints:
 _REASON_NAMES: Final[Mapping[str, ReasonName]] = {reason.sentence: name for name, reason in REASONS.items()}
 
 
-def waits_again(rows: Sequence[RunRow], submitted: TraceJob | None, free: FreeFailures) -> bool:
-    """Return whether a job with these instances waits for another one.
+def waits_for_retry(rows: Sequence[RunRow], submitted: TraceJob | None, free_failures: FreeFailures) -> bool:
+    """Return whether a job with these instances waits for another one, by the rules of `model.lifecycle`.
 
     Args:
         rows: all instances of the job.
-        submitted: the job as it was submitted; None if that is not known: then it has a single attempt.
-        free: the failures that cost no attempt.
+        submitted: the job as submitted; None if unknown, in which case it has a single attempt.
+        free_failures: failures that cost no retry.
     """
     first = rows[0]
     max_retries = 1 if submitted is None else submitted.max_retries
@@ -130,4 +155,4 @@ def waits_again(rows: Sequence[RunRow], submitted: TraceJob | None, free: FreeFa
             for row in rows
         ),
     )
-    return lifecycle.state_of(job, free=free) is JobState.WAITING
+    return lifecycle.state_of(job, free=free_failures) is JobState.WAITING

@@ -1,5 +1,5 @@
-"""Remember: one `Store` protocol and its twins, one in memory and one on SQLite.
+"""Persistence: the `Store` protocol and its implementations, in memory and on SQLite.
 
-Lives here: what is durable, its schema and migrations, and the refusal of a commit that no longer holds.
-Not here: what to commit (`service`, after `scheduling` has proposed it).
+Lives here: everything durable, its schema and migrations, and the refusal of commands that no longer apply.
+Not here: what to store (`service`, after `scheduling` has proposed it).
 """

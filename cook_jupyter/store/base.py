@@ -1,23 +1,22 @@
-"""What the scheduler asks of its memory: the `Store` protocol.
+"""The `Store` protocol: durable jobs, instances, groups, results and limits.
 
-Lives here: the verbs by which jobs are written, the questions by which they are read, and the
-values that go in and out. Not here: what a verb does to a life (`model.lifecycle`: every twin
-calls those same pure functions inside its transaction), or any SQL (`store.sql`).
+Lives here: the commands that write, the queries that read, and their arguments and results. Not here: how
+a command changes a job (`model.lifecycle`: every implementation calls the same pure functions inside its
+transaction), or any SQL (`store.sql`).
 
-Promises that every twin keeps, and that one contract suite checks:
+Guarantees of every implementation, checked by one contract suite:
 
-- A verb that returned is durable. Verbs that arrive while a transaction runs share the next one
-  (group commit); each of them succeeds or fails alone.
-- Verbs take effect in the order in which they were called. After each commit the listeners are
-  called, on the event loop, once, with the changes in that order, before any caller resumes.
-- No failure of a listener is passed over. The commit stands and its callers get their answers, but
-  from then on every verb raises OutOfStep until the store was closed: a view with a hole must not
-  be decided by.
-- A verb re-checks what must hold (the job still waits, the uuid is new) and says what it did;
-  it never overwrites a life that moved on.
-- `change` numbers grow by at least one with each change, over all jobs, also across restarts.
-- A store has an id from its beginning to its end, which no other store has: a change number counts
-  in the store that gave it out, and in no other.
+- A command that has returned is durable. Commands that arrive during a transaction share the next one (group
+  commit); each of them succeeds or fails alone.
+- Commands take effect in the order in which they were called. After each commit, and before any caller
+  resumes, the listeners are called once on the event loop, with the changes in that order.
+- A failing listener is never ignored. The commit stands and its callers get their replies, but from then on
+  every command raises OutOfStep until the store is closed, because a view that missed a commit must not be
+  used for decisions.
+- A command checks its preconditions again (the job still waits, the uuid is new) and returns what it did; it
+  never overwrites a job that has changed in the meantime.
+- `change` numbers increase with each change, over all jobs and across restarts.
+- The id of a store is unique and never changes. A change number is only meaningful within its store.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -37,16 +36,25 @@ from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import ReasonName
 
-__all__ = ["Failure", "JobChange", "JobQuery", "Listener", "Store"]
+__all__ = ["CommitListener", "Failure", "JobChange", "JobQuery", "Store"]
 
 LIST_PAGE_JOBS = 256
 
-Listener = Callable[[Sequence[JobChange]], None]
+CommitListener = Callable[[Sequence[JobChange]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An open instance to be failed by our own decision; if it is preempted, `preempted_for` whom."""
+    """The decision of the scheduler to fail an open instance.
+
+    Attributes:
+        job_id: the job of the instance.
+        instance_id: the instance to fail.
+        reason: why it fails.
+        at_ms: time of the decision.
+        preempted: whether the instance is preempted.
+        preempted_for: user for whom it is preempted, if any.
+    """
 
     job_id: JobId
     instance_id: InstanceId
@@ -57,29 +65,29 @@ class Failure:
 
 
 class Store(Protocol):
-    """Jobs, instances, groups, results and limits, remembered. See the module for the promises."""
+    """Durable storage of jobs, instances, groups, results and limits. See the module for its guarantees."""
 
     async def open(self) -> None:
-        """Open or create the store and bring its schema up to date.
+        """Open or create the store and migrate its schema to the newest version.
 
         Raises:
-            SchedulerError: it was written by a newer cook_jupyter, or another process owns it.
+            SchedulerError: the store was written by a newer cook_jupyter, or is in use by another process.
         """
 
     async def close(self) -> None:
-        """Finish what was asked, then let go, also of the listeners. Idempotent."""
+        """Finish all pending commands, then close the store and remove all listeners. Idempotent."""
 
     @property
     def store_id(self) -> str:
-        """The id that was made with the store; the store must be open."""
+        """The unique id of the store; the store must be open."""
 
     def broken(self) -> str | None:
-        """Return why nothing can be durable any more (its files were taken away, say), else None.
+        """Return why nothing can be durable any more (for example, its files were removed), else None.
 
-        It stays so until the store is opened anew: every verb that writes raises SchedulerError.
+        A broken store stays broken until it is opened again: every command that writes raises SchedulerError.
         """
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: CommitListener) -> None:
         """Call `listener` after every commit, in commit order, on the event loop, until `close`."""
 
     @property
@@ -94,9 +102,9 @@ class Store(Protocol):
         """
 
     async def wait_out_of_step(self) -> None:
-        """Return once a listener has failed; wait until then."""
+        """Wait until a listener fails."""
 
-    # Verbs. Each raises StoreFull if the disk is full, and OutOfStep after a listener failed; nothing was
+    # Commands. Each raises StoreFull if the disk is full, and OutOfStep after a listener failed; nothing has
     # changed then.
 
     async def submit(
@@ -107,125 +115,146 @@ class Store(Protocol):
         now_ms: int,
         grow_groups: bool = False,
     ) -> Sequence[GroupId]:
-        """Add jobs, and the groups they name, all or none of them.
+        """Add jobs and their groups, all or none of them.
 
-        A group that is named by a job but neither given nor stored is created as
-        "defaultgroup". A stored group may not grow unless `grow_groups`.
+        A group that is named by a job, but is neither in `groups` nor in the store, is created with the name
+        "defaultgroup".
+
+        Args:
+            specs: the jobs to add.
+            groups: the groups to add.
+            now_ms: time of submission.
+            grow_groups: whether jobs may be added to groups that are already stored.
 
         Returns:
-            the groups that were created or extended.
+            The groups that were created or extended.
 
         Raises:
-            Conflict: a uuid is in use; the message names all that are. Nothing was added.
-            InvalidRequest: a given group is stored already, or a stored one would grow.
+            Conflict: uuids are in use; the message names them all. Nothing was added.
+            InvalidRequest: a group in `groups` is already stored, or a stored group may not grow.
         """
 
     async def launch(self, instances: Sequence[Instance]) -> Sequence[tuple[JobSpec, Instance]]:
-        """Add instances to the jobs that still may start (lifecycle.launch).
+        """Add instances to the jobs that may still start (`lifecycle.launch`).
 
         Returns:
-            spec and instance of those that were added, in the order given; others are left out.
+            Spec and instance of each added instance, in the order given; the others are left out.
         """
 
     async def report(self, updates: Sequence[StatusUpdate]) -> Sequence[Verdict]:
-        """Apply what clusters report (lifecycle.report); keep results that count."""
+        """Apply status updates of clusters (`lifecycle.report`); store the results that count."""
 
     async def progress(self, updates: Sequence[ProgressUpdate]) -> Sequence[bool]:
-        """Note progress (lifecycle.progress); False where the instance is not known."""
+        """Record progress (`lifecycle.progress`); return False for each unknown instance."""
 
     async def fail(self, failures: Sequence[Failure]) -> Sequence[bool]:
-        """Fail open instances by our own decision (lifecycle.fail); True where it did."""
-
-    async def kill_jobs(self, job_ids: Sequence[JobId]) -> Sequence[InstanceId]:
-        """Complete jobs at once (lifecycle.kill).
+        """Fail open instances by decision of the scheduler (`lifecycle.fail`).
 
         Returns:
-            their instances that are still open: to be killed.
+            Whether each instance was failed; False if it was unknown or no longer open.
+        """
+
+    async def kill_jobs(self, job_ids: Sequence[JobId]) -> Sequence[InstanceId]:
+        """Complete jobs immediately (`lifecycle.kill`).
+
+        Returns:
+            Their instances that are still open, which have to be killed.
 
         Raises:
-            NotFound: some are not known; nothing was changed.
+            NotFound: some jobs are unknown; nothing was changed.
         """
 
     async def cancel_waiting(self, job_ids: Sequence[JobId]) -> Sequence[JobId]:
-        """Complete those of the jobs that wait (lifecycle.kill); what runs goes on.
+        """Complete the jobs that are waiting (`lifecycle.kill`); running jobs continue.
 
         Returns:
-            the jobs that were completed by this.
+            The jobs that this completed.
 
         Raises:
-            NotFound: some are not known; nothing was changed.
+            NotFound: some jobs are unknown; nothing was changed.
         """
 
     async def cancel_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[InstanceId]:
-        """Mark instances to be killed (lifecycle.cancel); returns those still open.
+        """Mark instances as cancelled (`lifecycle.cancel`); return those that are still open.
 
         Raises:
-            NotFound: some are not known; nothing was changed.
+            NotFound: some instances are unknown; nothing was changed.
         """
 
     async def retry(self, job_ids: Sequence[JobId], retries: Sequence[int], *, now_ms: int) -> None:
-        """Set the total attempts of each job (lifecycle.retry), all or none.
+        """Set the total number of attempts of each job (`lifecycle.retry`), of all or none.
+
+        Args:
+            job_ids: the jobs.
+            retries: total number of attempts of each job, the first included.
+            now_ms: current time.
 
         Raises:
-            NotFound: some are not known.
-            Conflict: one has used more attempts than that.
+            NotFound: some jobs are unknown.
+            Conflict: a job has already used more attempts than that.
         """
 
     async def set_limits(self, entries: Sequence[LimitEntry]) -> None:
-        """Store shares and quotas, each replacing the one of the same kind, user, pool and name."""
+        """Store shares and quotas; each replaces the one with the same kind, user, pool and name."""
 
     async def retract_limits(self, kind: str, user: str, pool: str) -> None:
         """Remove all limits of a kind that `user` has in `pool`."""
 
-    async def remember(self, key: str, value: str) -> None:
-        """Keep a small text under a key (framework id, settings that live in the database)."""
+    async def set_text(self, key: str, value: str) -> None:
+        """Store a short text under a key, such as a framework id or a setting."""
 
-    # Questions. They see every verb that returned before they were asked.
+    # Queries. They see the effect of every command that returned before.
 
-    async def recall(self, key: str) -> str | None:
-        """Return the text kept under `key`, or None."""
+    async def get_text(self, key: str) -> str | None:
+        """Return the text stored under `key`, or None."""
 
     async def limits(self) -> Sequence[LimitEntry]:
         """Return every stored limit."""
 
     async def jobs(self, job_ids: Sequence[JobId]) -> Sequence[Job | None]:
-        """Return the jobs in the order asked; None where there is none."""
+        """Return the job with each id, or None, in the order of the ids."""
 
     async def jobs_of_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[Job | None]:
-        """Return the job that each instance belongs to, in the order asked."""
+        """Return the job of each instance, or None, in the order of the ids."""
 
     def list_jobs(self, query: JobQuery) -> AsyncIterator[Sequence[Job]]:
-        """Yield the jobs that match, newest first, in pages of a bounded size.
+        """Yield the jobs that match a query, newest first, in pages of bounded size.
 
-        However many match, one page is held at a time. A job that changes meanwhile is in the list as it was
-        or as it is.
+        Only one page is held in memory at a time. A job that changes during the iteration appears in its old
+        or its new state.
         """
 
     async def groups(self, group_ids: Sequence[GroupId]) -> Sequence[Group | None]:
-        """Return the groups in the order asked."""
+        """Return the group with each id, or None, in the order of the ids."""
 
     async def jobs_of_group(self, group_id: GroupId) -> Sequence[JobId]:
-        """Return the group's jobs in the order of their creation."""
+        """Return the jobs of a group in the order of their creation."""
 
     async def result(self, instance_id: InstanceId) -> Result | None:
-        """Return what an instance gave back, if it gave anything."""
+        """Return the result of an instance, or None."""
 
     async def changed(
         self, user: str, after: int, *, label: tuple[str, str] | None = None, limit: int = 1000
     ) -> Sequence[JobChange]:
-        """Return the user's jobs whose `change` is above `after`, in the order of change.
+        """Return the current state of the jobs of a user that changed after a change number, in that order.
 
-        `before` of these is None: what is told is where each job stands now, with the last
-        finished instance and its result if it is completed. `label` keeps only the jobs that
-        carry that label.
+        Args:
+            user: the owner of the jobs.
+            after: the change number.
+            label: label that the jobs must carry, if given.
+            limit: maximum number of jobs.
+
+        Returns:
+            Changes whose `before` is None. A completed job comes with its last finished instance and its
+            result.
         """
 
     async def last_change(self) -> int:
-        """Return the highest change number given out so far; 0 in a new store."""
+        """Return the highest change number so far; 0 in a new store."""
 
     def open_jobs(self) -> AsyncIterator[Sequence[Job]]:
-        """Yield what a restart needs, in batches, by seq.
+        """Yield the jobs that a restarted scheduler needs, in batches, by seq.
 
-        That is every job that waits, runs, or holds an open instance (killed, its end not heard).
-        With a million jobs waiting this takes under 30 s and holds one batch at a time.
+        These are the jobs that wait, run, or have an open instance (killed, but not yet reported as ended).
+        With a million waiting jobs this takes under 30 s, and only one batch is held in memory at a time.
         """

@@ -1,7 +1,4 @@
-"""A scheduler behind real HTTP, on a loop of its own, asked by blocking calls.
-
-Not here: what is expected of it (the tests).
-"""
+"""A scheduler behind real HTTP, on an event loop in its own thread, with blocking requests for tests."""
 
 import asyncio
 import base64
@@ -22,7 +19,7 @@ import msgspec
 
 from cook_jupyter.api.auth import Authenticator, TokenAuthenticator
 from cook_jupyter.api.routes import make_application
-from cook_jupyter.api.server import Bounds, serve
+from cook_jupyter.api.server import ServerLimits, serve
 from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.model.instance import StatusUpdate, TaskState
 from cook_jupyter.model.pool import Pool
@@ -62,8 +59,8 @@ class Reply:
         return self.body.decode()
 
 
-class Served:
-    """A scheduler that is being served."""
+class ApiServer:
+    """A running API server and its scheduler."""
 
     def __init__(
         self, url: str, scheduler: Scheduler, cluster: MemoryCluster, loop: asyncio.AbstractEventLoop
@@ -86,7 +83,7 @@ class Served:
         headers: Mapping[str, str] | None = None,
         **query: Any,
     ) -> Reply:
-        """Make one request; `body` is sent as JSON unless it is bytes."""
+        """Send one request; `body` is sent as JSON unless it is bytes."""
         if query:
             path += "?" + urlencode(dict(query), doseq=True)
         sent: dict[str, str] = {} if by is None else authorization(by)
@@ -104,7 +101,7 @@ class Served:
             connection.close()
 
     def on_loop(self, act: Callable[[], Awaitable[T]]) -> T:
-        """Await something on the server's loop."""
+        """Await an awaitable on the event loop of the server."""
 
         async def acting() -> T:
             return await act()
@@ -119,7 +116,7 @@ class Served:
         return str(job["uuid"])
 
     def job(self, uuid: str) -> Any:
-        """Return a job as /jobs tells it."""
+        """Return a job from /jobs."""
         reply = self.ask("GET", f"/jobs/{uuid}")
         assert reply.status == 200, reply.text
         return reply.json
@@ -130,7 +127,7 @@ class Served:
         return str(self.job(uuid)["instances"][-1]["task_id"])
 
     def finish(self, uuid: str, **how: Any) -> str:
-        """Let a job's running instance end; return the instance."""
+        """End the running instance of a job; return the id of the instance."""
         task = self.started(uuid)
 
         async def end() -> None:
@@ -141,17 +138,17 @@ class Served:
         return task
 
     def give_sandbox(self, task: str, sandbox: Path) -> None:
-        """Let the cluster say where an instance's files are."""
+        """Report the sandbox of an instance to the scheduler."""
         update = StatusUpdate(instance_id=task, state=TaskState.RUNNING, at_ms=1, sandbox=str(sandbox))
         self.on_loop(lambda: self.scheduler.store.report([update]))
 
     def raw(self) -> socket.socket:
-        """Open a bare connection."""
+        """Open a TCP connection to the server."""
         return socket.create_connection(self.address, timeout=HANG_S)
 
 
 def a_request(**named: Any) -> dict[str, Any]:
-    """A small job as sent, with a uuid of its own."""
+    """Return the body of a small job with a new uuid."""
     return {"uuid": str(uuid4()), "command": "true", "max_retries": 1, "cpus": 0.5, "mem": 32.0, **named}
 
 
@@ -162,10 +159,10 @@ def authorization(user: str, token: str = TOKEN) -> dict[str, str]:
 
 
 def until(holds: Callable[[], object]) -> None:
-    """Ask again until something holds."""
+    """Wait until a condition holds."""
     end = monotonic() + HANG_S
     while not holds():
-        assert monotonic() < end, "it did not come to hold in time"
+        assert monotonic() < end, "the condition did not hold in time"
 
 
 @contextmanager
@@ -173,27 +170,27 @@ def serving(
     home: Path,
     *,
     settings: Settings | None = None,
-    bounds: Bounds | None = None,
+    limits: ServerLimits | None = None,
     authenticator: Authenticator | None = None,
     heartbeat_s: float = 15.0,
     socket_path: Path | None = None,
     with_address: bool = False,
-    write_s: float = 30.0,
+    write_timeout_s: float = 30.0,
     store: Store | None = None,
     has_fixed_capacity: bool = False,
-) -> Iterator[Served]:
-    """Serve a scheduler of two small hosts in a thread of its own.
+) -> Iterator[ApiServer]:
+    """Serve a scheduler with two small hosts in a thread.
 
     Args:
-        socket_path: a Unix socket to listen on in place of an address.
-        with_address: listen on an address besides the Unix socket.
-        has_fixed_capacity: whether no host will join.
+        socket_path: path of a Unix socket to listen on instead of an address.
+        with_address: whether to listen on an address besides the Unix socket.
+        has_fixed_capacity: whether no host can join.
     """
     settings = settings or Settings(pools=POOLS)
     authenticator = authenticator or TokenAuthenticator(TOKEN, owner=OWNER)
     hosts = {"h1": Resources(cpus=2, mem_mb=4096), "h2": Resources(cpus=2, mem_mb=4096)}
     cluster = MemoryCluster(hosts, pools=("default", "other"), has_fixed_capacity=has_fixed_capacity)
-    answers: list[Served] = []
+    answers: list[ApiServer] = []
     began, end = threading.Event(), threading.Event()
 
     async def live() -> None:
@@ -202,15 +199,17 @@ def serving(
         key = make_key(b"the key of the tests' instances ....")
         chosen = store or MemoryStore()
         async with alive(chosen, [cluster], settings, place, SystemClock(), instance_key=key) as scheduler:
-            application = make_application(scheduler, authenticator, heartbeat_s=heartbeat_s, write_s=write_s)
+            application = make_application(
+                scheduler, authenticator, heartbeat_s=heartbeat_s, write_timeout_s=write_timeout_s
+            )
             listener = serve(
                 application,
                 authenticator,
                 host=None if socket_path is not None and not with_address else "127.0.0.1",
-                bounds=bounds,
+                limits=limits,
                 socket_path=socket_path,
             )
-            answers.append(Served(listener.url, scheduler, cluster, asyncio.get_running_loop()))
+            answers.append(ApiServer(listener.url, scheduler, cluster, asyncio.get_running_loop()))
             began.set()
             await asyncio.to_thread(end.wait)
             await listener.close()

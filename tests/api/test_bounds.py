@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.api.auth import HttpBasic, TokenAuthenticator
+from cook_jupyter.api.auth import BasicAuthenticator, TokenAuthenticator
 from cook_jupyter.api.routes import listen
-from cook_jupyter.api.server import Bounds
+from cook_jupyter.api.server import ServerLimits
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.service.config import Settings
-from tests.api.served import OWNER, POOLS, TOKEN, Served, authorization, serving, until
+from tests.api.served import OWNER, POOLS, TOKEN, ApiServer, authorization, serving, until
 from tests.waiting import HANG_S
 
 MIB = 1024 * 1024
@@ -45,8 +45,8 @@ def closed(connection: socket.socket) -> bool:
 
 class TestSizes:
     @pytest.mark.parametrize("size", [9 * MIB, 10 * MIB, 60 * MIB])
-    def test_too_large_a_body_gets_a_sentence_and_the_connection_goes_on(
-        self, served: Served, size: int
+    def test_too_large_a_body_is_refused_with_a_reason_and_the_connection_stays_open(
+        self, served: ApiServer, size: int
     ) -> None:
         connection = http.client.HTTPConnection(*served.address, timeout=HANG_S)
         headers = {**authorization(OWNER), "Content-Type": "application/json"}
@@ -54,20 +54,20 @@ class TestSizes:
         response = connection.getresponse()
         assert response.status == 413
         assert response.headers["X-Cook-Error"] == "TooLarge"
-        assert b"may have 8388608" in response.read()
+        assert b"the limit is 8388608" in response.read()
         connection.request("GET", "/pools", headers=headers)
         assert connection.getresponse().status == 200
         connection.close()
 
-    def test_a_body_of_exactly_the_limit_is_read(self, served: Served) -> None:
+    def test_a_body_of_exactly_the_limit_is_read(self, served: ApiServer) -> None:
         assert served.ask("POST", "/jobs", b'{"jobs":[]}' + b" " * (8 * MIB - 11)).status == 201
 
-    def test_an_absurd_length_is_refused_at_once(self, served: Served) -> None:
+    def test_an_absurd_length_is_refused_at_once(self, served: ApiServer) -> None:
         with served.raw() as connection:
             connection.sendall(request("POST", "/jobs", "Content-Length: 999999999999"))
             assert answer(connection).status == 413
 
-    def test_chunks_count_too(self, served: Served) -> None:
+    def test_chunks_count_too(self, served: ApiServer) -> None:
         with served.raw() as connection:
             connection.sendall(request("POST", "/jobs", "Transfer-Encoding: chunked"))
             piece = b"%x\r\n%s\r\n" % (MIB, b" " * MIB)
@@ -80,20 +80,20 @@ class TestSizes:
             connection.sendall(request("GET", "/pools"))
             assert answer(connection).status == 200
 
-    def test_headers_of_32_kib_are_taken(self, served: Served) -> None:
+    def test_headers_of_32_kib_are_accepted(self, served: ApiServer) -> None:
         with served.raw() as connection:
             connection.sendall(request("GET", "/pools?" + "a" * 31_000))
             assert answer(connection).status == 200
 
     @pytest.mark.parametrize("size", [33 * 1024, 100 * 1024, 900 * 1024])
-    def test_larger_ones_are_refused(self, served: Served, size: int) -> None:
+    def test_larger_headers_are_refused(self, served: ApiServer, size: int) -> None:
         with served.raw() as connection:
             connection.sendall(request("GET", "/pools", "X-Big: " + "a" * size))
             response = answer(connection)
             assert response.status == 431
-            assert b"may have 32768" in response.read()
+            assert b"the limit is 32768" in response.read()
 
-    def test_endless_headers_are_cut_off(self, served: Served) -> None:
+    def test_endless_headers_are_cut_off(self, served: ApiServer) -> None:
         with served.raw() as connection:
             try:
                 connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"a" * 4 * MIB)
@@ -113,7 +113,7 @@ class TestSizes:
             request("POST", "/jobs", "Transfer-Encoding: chunked") + b"zz\r\n",
         ],
     )
-    def test_what_is_not_http_is_refused(self, served: Served, sent: bytes) -> None:
+    def test_what_is_not_http_is_refused(self, served: ApiServer, sent: bytes) -> None:
         with served.raw() as connection:
             connection.sendall(sent)
             assert answer(connection).status == 400
@@ -133,7 +133,7 @@ class TestSizes:
         ],
     )
     @pytest.mark.parametrize("method", ["GET", "OPTIONS", "DELETE"])
-    def test_odd_headers_are_no_fault_of_ours(self, served: Served, method: str, header: str) -> None:
+    def test_odd_headers_cause_no_internal_error(self, served: ApiServer, method: str, header: str) -> None:
         with served.raw() as connection:
             name = header.partition(":")[0]
             login = "" if name == "Authorization" else LOGIN
@@ -141,7 +141,7 @@ class TestSizes:
             connection.sendall(text.encode("latin-1"))
             assert answer(connection).status < 500
 
-    def test_ten_thousand_query_parameters_are_no_trouble(self, served: Served) -> None:
+    def test_ten_thousand_query_parameters_are_accepted(self, served: ApiServer) -> None:
         with served.raw() as connection:
             connection.sendall(request("GET", "/jobs?" + "a&" * 10_000))
             assert answer(connection).status == 400
@@ -149,8 +149,8 @@ class TestSizes:
 
 class TestTimes:
     @pytest.fixture
-    def served(self, tmp_path: Path) -> Iterator[Served]:
-        with serving(tmp_path, bounds=Bounds(idle_s=0.2, body_s=0.2)) as running:
+    def served(self, tmp_path: Path) -> Iterator[ApiServer]:
+        with serving(tmp_path, limits=ServerLimits(idle_s=0.2, body_s=0.2)) as running:
             yield running
 
     @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ class TestTimes:
             request("POST", "/jobs", "Content-Length: 9") + b"{",
         ],
     )
-    def test_who_does_not_go_on_is_cut_off(self, served: Served, sent: bytes) -> None:
+    def test_a_client_that_stops_sending_is_disconnected(self, served: ApiServer, sent: bytes) -> None:
         with served.raw() as connection:
             connection.sendall(sent)
             assert closed(connection)
 
-    def test_an_idle_connection_is_closed_after_an_answer(self, tmp_path: Path) -> None:
-        patient = Bounds(idle_s=2.0)  # a busy machine may need a while for the request
-        with serving(tmp_path / "patient", bounds=patient) as served, served.raw() as connection:
+    def test_an_idle_connection_is_closed_after_a_response(self, tmp_path: Path) -> None:
+        patient = ServerLimits(idle_s=2.0)  # a busy machine may need a while for the request
+        with serving(tmp_path / "patient", limits=patient) as served, served.raw() as connection:
             connection.sendall(request("GET", "/pools"))
             response = answer(connection)
             assert response.status == 200
@@ -179,11 +179,11 @@ class TestTimes:
 
 class TestNumbers:
     @pytest.fixture
-    def served(self, tmp_path: Path) -> Iterator[Served]:
-        with serving(tmp_path, bounds=Bounds(connections=3)) as running:
+    def served(self, tmp_path: Path) -> Iterator[ApiServer]:
+        with serving(tmp_path, limits=ServerLimits(connections=3)) as running:
             yield running
 
-    def test_too_many_connections_are_refused_until_others_end(self, served: Served) -> None:
+    def test_too_many_connections_are_refused_until_others_end(self, served: ApiServer) -> None:
         held = [served.raw() for _ in range(3)]
         for connection in held:
             connection.sendall(request("GET", "/pools"))
@@ -196,7 +196,7 @@ class TestNumbers:
         until(lambda: served.ask("GET", "/pools").status == 200)
 
 
-def test_a_unix_socket_may_be_opened_by_its_owner_alone(tmp_path: Path) -> None:
+def test_only_its_owner_can_open_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with serving(tmp_path / "home", socket_path=path) as served:
         assert served.url == f"http+unix://{path}"
@@ -209,12 +209,12 @@ def test_a_unix_socket_may_be_opened_by_its_owner_alone(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_settings_say_where_to_listen_and_the_network_needs_logins(served: Served) -> None:
+def test_the_settings_set_the_address_and_a_network_address_needs_logins(served: ApiServer) -> None:
     open_to_all = Settings(pools=POOLS, host="0.0.0.0")
 
     async def refused() -> None:
         with pytest.raises(InvalidRequest, match="refusing to listen on"):
-            listen(served.scheduler, HttpBasic(), open_to_all)
+            listen(served.scheduler, BasicAuthenticator(), open_to_all)
 
     async def served_again() -> None:
         listener = listen(served.scheduler, TokenAuthenticator(TOKEN, owner=OWNER), Settings(pools=POOLS))

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cook_jupyter.cli import cook_jupyter
-from tests.api.served import TOKEN, Served
+from tests.api.served import TOKEN, ApiServer
 
 
 def run(*words: object) -> Result:
@@ -14,7 +14,7 @@ def run(*words: object) -> Result:
 
 
 def test_a_dump_of_a_pool_is_decided_about_again(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COOK_JUPYTER_URL", served.url)
     monkeypatch.setenv("COOK_JUPYTER_TOKEN", TOKEN)

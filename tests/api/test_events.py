@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cook_jupyter.model.instance import Result
-from tests.api.served import OWNER, Served, a_request, authorization, serving, until
+from tests.api.served import OWNER, ApiServer, a_request, authorization, serving, until
 from tests.waiting import HANG_S
 
 
@@ -39,7 +39,7 @@ class Stream:
 
 
 @contextmanager
-def reading(served: Served, query: str = "", user: str = OWNER) -> Iterator[Stream]:
+def reading(served: ApiServer, query: str = "", user: str = OWNER) -> Iterator[Stream]:
     connection = http.client.HTTPConnection(*served.address, timeout=HANG_S)
     try:
         connection.request("GET", f"/v1/events{query}", headers=authorization(user))
@@ -51,12 +51,12 @@ def reading(served: Served, query: str = "", user: str = OWNER) -> Iterator[Stre
         connection.close()
 
 
-def test_the_first_line_comes_at_once(served: Served) -> None:
+def test_the_first_line_comes_at_once(served: ApiServer) -> None:
     with reading(served) as stream:
         assert stream.line() == []
 
 
-def test_a_jobs_life_is_told_as_it_happens(served: Served) -> None:
+def test_the_life_of_a_job_is_streamed_as_it_happens(served: ApiServer) -> None:
     with reading(served) as stream:
         stream.line()
         uuid = served.submit(max_retries=3)
@@ -73,7 +73,7 @@ def test_a_jobs_life_is_told_as_it_happens(served: Served) -> None:
         assert last["result_size"] == 7
 
 
-def test_a_failure_is_told_with_its_reason(served: Served) -> None:
+def test_a_failure_is_streamed_with_its_reason(served: ApiServer) -> None:
     with reading(served) as stream:
         served.finish(served.submit(), exit_code=3)
         instance = stream.until("failed")[-1]["instance"]
@@ -84,7 +84,7 @@ def test_a_failure_is_told_with_its_reason(served: Served) -> None:
         )
 
 
-def test_a_cursor_brings_what_was_missed_with_results(served: Served) -> None:
+def test_a_cursor_brings_what_was_missed_with_results(served: ApiServer) -> None:
     with reading(served, "?cursor=0") as stream:
         stream.line()
         uuid = served.submit()
@@ -99,7 +99,7 @@ def test_a_cursor_brings_what_was_missed_with_results(served: Served) -> None:
         )
 
 
-def test_nothing_is_told_twice_and_nothing_is_missed_from_the_beginning(served: Served) -> None:
+def test_a_reader_from_the_beginning_gets_every_change_once(served: ApiServer) -> None:
     early = [served.submit(cpus=1000) for _ in range(5)]
     with reading(served, "?cursor=0") as stream:
         late = [served.submit(cpus=1000) for _ in range(5)]
@@ -109,7 +109,7 @@ def test_nothing_is_told_twice_and_nothing_is_missed_from_the_beginning(served: 
         assert heard == [*early, *late]
 
 
-def test_the_first_line_names_the_store(served: Served) -> None:
+def test_the_first_line_names_the_store(served: ApiServer) -> None:
     with reading(served) as stream:
         first = json.loads(stream.response.readline())
 
@@ -119,7 +119,7 @@ def test_the_first_line_names_the_store(served: Served) -> None:
 @pytest.mark.parametrize(
     "query", ["?cursor=1000000", "?cursor=1&store=another", "?cursor=1000000&store=another"]
 )
-def test_a_cursor_of_another_store_begins_with_the_present(served: Served, query: str) -> None:
+def test_a_cursor_of_another_store_begins_with_the_present(served: ApiServer, query: str) -> None:
     early = [served.submit(cpus=1000) for _ in range(3)]
     with reading(served, query) as stream:
         stream.line()
@@ -130,7 +130,7 @@ def test_a_cursor_of_another_store_begins_with_the_present(served: Served, query
     assert late not in early
 
 
-def test_a_user_hears_only_of_their_own_jobs(served: Served) -> None:
+def test_a_user_gets_only_changes_of_their_own_jobs(served: ApiServer) -> None:
     with reading(served, "?cursor=0", user="ada") as stream:
         stream.line()
         served.submit(user="bob")
@@ -138,7 +138,7 @@ def test_a_user_hears_only_of_their_own_jobs(served: Served) -> None:
         assert [event["uuid"] for event in stream.until("waiting")] == [uuid]
 
 
-def test_labels_choose_jobs(served: Served) -> None:
+def test_the_stream_can_be_narrowed_to_labels(served: ApiServer) -> None:
     with reading(served, "?cursor=0&label=a=1&label=b=x=y") as stream:
         stream.line()
         served.submit(cpus=1000)
@@ -148,25 +148,25 @@ def test_labels_choose_jobs(served: Served) -> None:
 
 
 @pytest.mark.parametrize("query", ["?cursor=x", "?cursor=" + "9" * 40, "?label=x", "?label==x"])
-def test_what_makes_no_sense_is_refused(served: Served, query: str) -> None:
+def test_invalid_values_are_refused(served: ApiServer, query: str) -> None:
     assert served.ask("GET", f"/v1/events{query}").status == 400
 
 
-def test_silence_is_broken_by_a_heartbeat(tmp_path: Path) -> None:
+def test_a_stream_without_changes_has_heartbeats(tmp_path: Path) -> None:
     with serving(tmp_path, heartbeat_s=0.05) as served, reading(served) as stream:
         for _ in range(3):
             assert stream.line() == []
 
 
-def test_a_reader_who_went_is_forgotten(served: Served) -> None:
+def test_the_subscription_of_a_disconnected_reader_ends(served: ApiServer) -> None:
     with reading(served) as stream:
         stream.line()
         assert served.scheduler.hub._readers
     until(lambda: not served.scheduler.hub._readers)
 
 
-def test_a_reader_who_does_not_read_holds_up_nobody_and_hears_where_things_stand(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+def test_a_slow_reader_delays_nobody_and_gets_the_current_state(
+    served: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its backlog is dropped and read again from the store: each job once, as it is now."""
     monkeypatch.setattr("cook_jupyter.service.events.MAX_BUFFERED", 50)

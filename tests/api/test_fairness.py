@@ -6,12 +6,12 @@ import pytest
 
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.policies import Bucket, MaintenanceSettings, RateSettings, RebalancerSettings
-from tests.api.served import POOLS, Served, a_request, serving, until
+from tests.api.served import POOLS, ApiServer, a_request, serving, until
 
 QUICK = RebalancerSettings(interval_ms=50)
 
 
-def test_the_parameters_of_the_rebalancer_are_told_and_set(served: Served) -> None:
+def test_the_parameters_of_the_rebalancer_can_be_read_and_set(served: ApiServer) -> None:
     told = served.ask("GET", "/v1/rebalancer").json
     assert told == {
         "enabled": True,
@@ -32,7 +32,7 @@ def test_the_parameters_of_the_rebalancer_are_told_and_set(served: Served) -> No
     }
 
 
-def test_a_rebalancer_that_is_off_tells_no_maximum(served: Served) -> None:
+def test_a_disabled_rebalancer_has_no_maximum_in_the_settings(served: ApiServer) -> None:
     assert served.ask("PUT", "/v1/rebalancer", {"max_preemption": None}).status == 200
     assert served.ask("GET", "/settings").json["rebalancer"] == {"interval-seconds": 10}
 
@@ -40,18 +40,18 @@ def test_a_rebalancer_that_is_off_tells_no_maximum(served: Served) -> None:
 @pytest.mark.parametrize(
     "body", [{"speed": 1}, {"min_dru_diff": "much"}, {"min_dru_diff": -1}, [1], "x", {"max_preemption": True}]
 )
-def test_what_is_no_parameter_is_refused(served: Served, body: object) -> None:
+def test_an_unknown_parameter_is_refused(served: ApiServer, body: object) -> None:
     reply = served.ask("PUT", "/v1/rebalancer", body)
     assert reply.status == 400
     assert served.ask("GET", "/v1/rebalancer").json["min_dru_diff"] == 0.1
 
 
-def test_only_administrators_set_parameters(served: Served) -> None:
+def test_only_administrators_set_parameters(served: ApiServer) -> None:
     assert served.ask("PUT", "/v1/rebalancer", {"max_preemption": 1}, by="ada").status == 403
     assert served.ask("GET", "/v1/rebalancer", by="ada").status == 200
 
 
-def test_a_users_own_job_gives_way_to_a_more_important_one_of_theirs(tmp_path: Path) -> None:
+def test_a_job_is_preempted_for_one_of_higher_priority_of_the_same_user(tmp_path: Path) -> None:
     """As Cook's integration test has it: at quota, far above share, by priority."""
     with serving(tmp_path, settings=Settings(pools=POOLS, rebalancer=QUICK)) as served:
         limits = {"user": "ada", "reason": "test"}
@@ -84,7 +84,7 @@ def test_a_preempted_users_usage_falls_and_the_other_ones_rises(tmp_path: Path) 
         assert served.job(victim)["retries_remaining"] == 1
 
 
-def test_the_monitor_tells_who_is_starved(tmp_path: Path) -> None:
+def test_the_monitor_reports_starved_users(tmp_path: Path) -> None:
     often = MaintenanceSettings(monitor_interval_ms=20)
     off = RebalancerSettings(enabled=False)
     settings = Settings(pools=POOLS, maintenance=often, rebalancer=off)
@@ -123,7 +123,7 @@ def test_too_many_requests_are_answered_429(tmp_path: Path) -> None:
         assert served.ask("GET", "/debug").status == 200
 
 
-def test_a_user_who_submits_too_fast_is_told_for_how_long(tmp_path: Path) -> None:
+def test_a_user_who_submits_too_fast_gets_the_time_to_wait(tmp_path: Path) -> None:
     rates = RateSettings(job_submission=Bucket(bucket_size=1, tokens_per_minute=1))
     with serving(tmp_path, settings=Settings(pools=POOLS, rates=rates)) as served:
         served.ask("POST", "/jobs", {"jobs": [a_request() for _ in range(3)]})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.api.routes import ROUTES
 from cook_jupyter.store.sqlite import SqliteStore
-from tests.api.served import Served, a_request, serving
+from tests.api.served import ApiServer, a_request, serving
 
 JSON = st.recursive(
     st.none()
@@ -44,7 +44,7 @@ OFTEN = settings(max_examples=120, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     folder: Path = tmp_path_factory.mktemp("fuzzed")
     with serving(folder, store=SqliteStore(folder / "store.sqlite")) as running:
         yield running
@@ -52,13 +52,13 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @OFTEN
 @given(path=st.sampled_from(POSTS), method=st.sampled_from(["POST", "PUT"]), body=JSON)
-def test_any_json(fuzzed: Served, path: str, method: str, body: object) -> None:
+def test_any_json(fuzzed: ApiServer, path: str, method: str, body: object) -> None:
     assert fuzzed.ask(method, path, body).status < 500
 
 
 @OFTEN
 @given(path=st.sampled_from(POSTS), body=st.binary(max_size=300))
-def test_any_bytes(fuzzed: Served, path: str, body: bytes) -> None:
+def test_any_bytes(fuzzed: ApiServer, path: str, body: bytes) -> None:
     assert fuzzed.ask("POST", path, body).status < 500
 
 
@@ -87,7 +87,7 @@ def test_any_bytes(fuzzed: Served, path: str, body: bytes) -> None:
         max_size=3,
     )
 )
-def test_a_job_with_some_odd_fields(fuzzed: Served, changes: dict[str, Any]) -> None:
+def test_a_job_with_some_odd_fields(fuzzed: ApiServer, changes: dict[str, Any]) -> None:
     assert fuzzed.ask("POST", "/jobs", {"jobs": [{**a_request(cpus=1000), **changes}]}).status < 500
 
 
@@ -98,7 +98,9 @@ def test_a_job_with_some_odd_fields(fuzzed: Served, changes: dict[str, Any]) -> 
     query=st.lists(st.tuples(KEYS, VALUES), max_size=5),
     last=st.text(max_size=10) | st.just(str(uuid4())),
 )
-def test_any_query(fuzzed: Served, path: str, method: str, query: list[tuple[str, str]], last: str) -> None:
+def test_any_query(
+    fuzzed: ApiServer, path: str, method: str, query: list[tuple[str, str]], last: str
+) -> None:
     url = path.replace(":uuid", quote(last, safe="")).replace(":name", quote(last, safe=""))
     pairs = "&".join(f"{key}={quote(value, safe='')}" for key, value in query)
     assert fuzzed.ask(method, f"{url}?{pairs}").status < 500
@@ -106,7 +108,7 @@ def test_any_query(fuzzed: Served, path: str, method: str, query: list[tuple[str
 
 @OFTEN
 @given(query=st.binary(max_size=60), path=st.sampled_from(PATHS))
-def test_any_bytes_in_a_query(fuzzed: Served, query: bytes, path: str) -> None:
+def test_any_bytes_in_a_query(fuzzed: ApiServer, query: bytes, path: str) -> None:
     assert (
         fuzzed.ask("GET", f"{path}?uuid={quote(query)}&path={quote(query)}&user={quote(query)}").status < 500
     )

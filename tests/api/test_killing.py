@@ -4,10 +4,10 @@ from uuid import uuid4
 
 import pytest
 
-from tests.api.served import Served, a_request, until
+from tests.api.served import ApiServer, a_request, until
 
 
-def test_a_killed_job_is_completed_at_once_and_its_instance_dies_of_it(served: Served) -> None:
+def test_a_killed_job_is_completed_immediately_and_its_instance_is_killed(served: ApiServer) -> None:
     uuid = served.submit(max_retries=5)
     served.started(uuid)
     reply = served.ask("DELETE", f"/rawscheduler?job={uuid}")
@@ -20,7 +20,7 @@ def test_a_killed_job_is_completed_at_once_and_its_instance_dies_of_it(served: S
     assert "end_time" in instance
 
 
-def test_a_killed_instance_lets_its_job_try_again(served: Served) -> None:
+def test_a_killed_instance_lets_its_job_try_again(served: ApiServer) -> None:
     uuid = served.submit(max_retries=2)
     task = served.started(uuid)
     assert served.ask("DELETE", f"/rawscheduler?instance={task}").status == 204
@@ -29,7 +29,7 @@ def test_a_killed_instance_lets_its_job_try_again(served: Served) -> None:
     assert (first["cancelled"], first["reason_code"]) == (True, 1001)
 
 
-def test_cancelling_spares_what_runs_and_names_what_waited(served: Served) -> None:
+def test_cancelling_completes_waiting_jobs_and_spares_running_ones(served: ApiServer) -> None:
     running = served.submit()
     served.started(running)
     waiting = served.submit(cpus=1000)
@@ -42,7 +42,7 @@ def test_cancelling_spares_what_runs_and_names_what_waited(served: Served) -> No
     assert served.ask("POST", "/v1/cancel", {"jobs": [running, waiting]}).json == {"cancelled": []}
 
 
-def test_nobody_cancels_the_job_of_somebody_else_or_one_that_is_unknown(served: Served) -> None:
+def test_nobody_cancels_the_job_of_somebody_else_or_one_that_is_unknown(served: ApiServer) -> None:
     uuid = served.submit(user="ada", cpus=1000)
 
     assert served.ask("POST", "/v1/cancel", {"jobs": [uuid]}, by="bob").status == 403
@@ -50,18 +50,18 @@ def test_nobody_cancels_the_job_of_somebody_else_or_one_that_is_unknown(served: 
     assert served.job(uuid)["status"] == "waiting"
 
 
-def test_killing_twice_is_no_error(served: Served) -> None:
+def test_killing_twice_is_no_error(served: ApiServer) -> None:
     uuid = served.submit()
     for _ in range(2):
         assert served.ask("DELETE", f"/rawscheduler?job={uuid}").status == 204
 
 
 @pytest.mark.parametrize("path", ["/rawscheduler", "/group"])
-def test_killing_nothing_is_refused(served: Served, path: str) -> None:
+def test_killing_nothing_is_refused(served: ApiServer, path: str) -> None:
     assert served.ask("DELETE", path).status == 400
 
 
-def test_nothing_is_killed_if_one_is_unknown(served: Served) -> None:
+def test_nothing_is_killed_if_one_is_unknown(served: ApiServer) -> None:
     uuid = served.submit(cpus=1000)
     stranger = str(uuid4())
     reply = served.ask("DELETE", "/rawscheduler", job=[uuid, stranger])
@@ -70,7 +70,7 @@ def test_nothing_is_killed_if_one_is_unknown(served: Served) -> None:
     assert served.job(uuid)["status"] == "waiting"
 
 
-def test_nobody_kills_the_job_of_somebody_else(served: Served) -> None:
+def test_nobody_kills_the_job_of_somebody_else(served: ApiServer) -> None:
     uuid = served.submit(user="ada", cpus=1000)
     reply = served.ask("DELETE", f"/rawscheduler?job={uuid}", by="bob")
     assert reply.status == 403
@@ -79,7 +79,7 @@ def test_nobody_kills_the_job_of_somebody_else(served: Served) -> None:
     assert served.ask("DELETE", f"/rawscheduler?job={uuid}").status == 204  # the owner of it all may
 
 
-def test_a_group_is_killed_whole(served: Served) -> None:
+def test_a_group_is_killed_whole(served: ApiServer) -> None:
     group = str(uuid4())
     jobs = [a_request(group=group), a_request(group=group, cpus=1000)]
     assert served.ask("POST", "/jobs", {"jobs": jobs}, by="ada").status == 201

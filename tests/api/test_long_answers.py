@@ -13,7 +13,7 @@ from cook_jupyter.api.handler import PIECE_BYTES
 from cook_jupyter.errors import StoreDamaged
 from cook_jupyter.model.job import Job, JobId
 from cook_jupyter.store.memory import MemoryStore
-from tests.api.served import OWNER, Served, a_request, authorization, serving
+from tests.api.served import OWNER, ApiServer, a_request, authorization, serving
 from tests.waiting import HANG_S
 
 MANY = 3000
@@ -47,14 +47,16 @@ def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(
     tmp_path_factory: pytest.TempPathFactory, store: BreakingStore, socket_path: Path
-) -> Iterator[Served]:
+) -> Iterator[ApiServer]:
     home = tmp_path_factory.mktemp("home")
-    with serving(home, store=store, write_s=0.1, socket_path=socket_path, with_address=True) as running:
+    with serving(
+        home, store=store, write_timeout_s=0.1, socket_path=socket_path, with_address=True
+    ) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def uuids(served: Served) -> list[str]:
+def uuids(served: ApiServer) -> list[str]:
     """Many waiting jobs with some text, in the order of creation."""
     jobs = [a_request(cpus=1000, name=f"n{number}", command="x" * 500) for number in range(MANY)]
     reply = served.ask("POST", "/jobs", {"jobs": jobs})
@@ -63,13 +65,15 @@ def uuids(served: Served) -> list[str]:
 
 
 class TestWhole:
-    def test_a_list_without_a_limit_has_all(self, served: Served, uuids: list[str]) -> None:
+    def test_a_list_without_a_limit_has_all(self, served: ApiServer, uuids: list[str]) -> None:
         reply = served.ask("GET", LISTING)
         assert [job["uuid"] for job in reply.json] == uuids[::-1]
         assert len(reply.body) > 2 * PIECE_BYTES
 
     @pytest.mark.parametrize("limit", [1, 150, MANY - 1, MANY, MANY + 1])
-    def test_a_list_with_a_limit_has_the_oldest(self, served: Served, uuids: list[str], limit: int) -> None:
+    def test_a_list_with_a_limit_has_the_oldest(
+        self, served: ApiServer, uuids: list[str], limit: int
+    ) -> None:
         assert [job["uuid"] for job in served.ask("GET", f"{LISTING}&limit={limit}").json] == uuids[:limit][
             ::-1
         ]
@@ -77,22 +81,22 @@ class TestWhole:
         listed = served.ask("GET", f"/jobs?{query}").json
         assert [job["uuid"] for job in listed] == uuids[:limit][::-1]
 
-    def test_a_short_list_says_how_long_it_is(self, served: Served, uuids: list[str]) -> None:
+    def test_a_short_list_has_a_content_length(self, served: ApiServer, uuids: list[str]) -> None:
         assert served.ask("GET", f"{LISTING}&limit=5").headers["Content-Length"]
         assert served.ask("GET", f"{LISTING}&name=nobody").json == []
 
-    def test_the_queue_has_all(self, served: Served, uuids: list[str]) -> None:
+    def test_the_queue_has_all(self, served: ApiServer, uuids: list[str]) -> None:
         queue = served.ask("GET", f"/queue?limit={MANY}").json
         assert [entry["job/uuid"] for entry in queue["default"]] == uuids
         assert queue["other"] == []
 
-    def test_jobs_by_uuid_come_in_the_order_asked(self, served: Served, uuids: list[str]) -> None:
+    def test_jobs_by_uuid_come_in_the_order_asked(self, served: ApiServer, uuids: list[str]) -> None:
         some = uuids[700:0:-1]
         for path, name in (("/jobs", "uuid"), ("/rawscheduler", "job"), ("/unscheduled_jobs", "job")):
             reply = served.ask("GET", f"{path}?" + "&".join(f"{name}={uuid}" for uuid in some))
             assert [job["uuid"] for job in reply.json] == some
 
-    def test_a_large_group_is_told_in_detail(self, served: Served) -> None:
+    def test_a_large_group_is_returned_in_detail(self, served: ApiServer) -> None:
         group = "00000000-0000-4000-8000-000000000001"
         jobs = [a_request(cpus=1000, group=group) for _ in range(300)]
         assert served.ask("POST", "/jobs", {"jobs": jobs}, by="ada").status == 201
@@ -104,8 +108,8 @@ class TestWhole:
 
 
 @pytest.mark.parametrize("path", [LISTING, f"/queue?limit={MANY}", "/v1/events?cursor=0", BLOB])
-def test_readers_who_do_not_read_are_hung_up_on(
-    served: Served, uuids: list[str], socket_path: Path, path: str
+def test_clients_that_do_not_read_are_disconnected(
+    served: ApiServer, uuids: list[str], socket_path: Path, path: str
 ) -> None:
     if path == BLOB:
         served.ask("PUT", path, b" " * 2 * PIECE_BYTES)
@@ -118,8 +122,8 @@ def test_readers_who_do_not_read_are_hung_up_on(
         assert poller.poll(HANG_S * 1000)
 
 
-def test_what_fails_midway_breaks_the_connection(
-    served: Served, store: BreakingStore, uuids: list[str]
+def test_an_error_after_the_first_piece_closes_the_connection(
+    served: ApiServer, store: BreakingStore, uuids: list[str]
 ) -> None:
     """Part of a list must not pass for the whole."""
     connection = http.client.HTTPConnection(*served.address, timeout=HANG_S)
@@ -135,7 +139,9 @@ def test_what_fails_midway_breaks_the_connection(
         connection.close()
 
 
-def test_what_fails_at_first_is_an_error(served: Served, store: BreakingStore, uuids: list[str]) -> None:
+def test_an_error_before_the_first_piece_is_sent_as_an_error(
+    served: ApiServer, store: BreakingStore, uuids: list[str]
+) -> None:
     store.reads_left = 0
     try:
         assert served.ask("GET", f"/queue?limit={MANY}").status == 500

@@ -4,21 +4,21 @@ from typing import Any
 from uuid import uuid4
 
 from cook_jupyter.model.job import PARENT_LABEL
-from tests.api.served import Served
+from tests.api.served import ApiServer
 
 
-def report(served: Served, instance: str, *jobs: str, by: str | None = None) -> Any:
+def report(served: ApiServer, instance: str, *jobs: str, by: str | None = None) -> Any:
     body = {"instance": instance, "jobs": list(jobs)}
     return (
         served.ask("POST", "/v1/waits", body) if by is None else served.ask("POST", "/v1/waits", body, by=by)
     )
 
 
-def why(served: Served, job: str) -> str:
+def why(served: ApiServer, job: str) -> str:
     return " ".join(served.ask("GET", f"/v1/why/{job}").json["sentences"])
 
 
-def test_the_last_parent_to_start_gives_up_when_nothing_can_move(served: Served) -> None:
+def test_the_last_parent_to_start_gives_up_when_nothing_can_move(served: ApiServer) -> None:
     parents = [served.submit(cpus=2), served.submit(cpus=2)]
     instances = [served.started(parent) for parent in parents]
     children = [served.submit(cpus=2, labels={PARENT_LABEL: parent}) for parent in parents]
@@ -33,13 +33,13 @@ def test_the_last_parent_to_start_gives_up_when_nothing_can_move(served: Served)
     assert second == {"deadlocked": True, "parents": 2}
 
 
-def test_a_label_that_names_no_running_job_is_not_told(served: Served) -> None:
+def test_a_parent_that_does_not_run_is_not_reported(served: ApiServer) -> None:
     child = served.submit(cpus=1000, labels={PARENT_LABEL: str(uuid4())})
 
     assert "submitted by" not in why(served, child)
 
 
-def test_nobody_reports_for_somebody_else_or_for_what_is_unknown(served: Served) -> None:
+def test_reports_for_jobs_of_other_users_or_unknown_jobs_are_refused(served: ApiServer) -> None:
     instance = served.started(served.submit(user="ada"))
 
     assert report(served, instance, by="bob").status == 403

@@ -6,37 +6,37 @@ from pathlib import Path
 import pytest
 
 from cook_jupyter.service.config import Settings
-from tests.api.served import POOLS, Served, serving
+from tests.api.served import POOLS, ApiServer, serving
 
 FRIEND = "https://cors.example.com"
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+def served(tmp_path: Path) -> Iterator[ApiServer]:
     with serving(
         tmp_path, settings=Settings(pools=POOLS, cors_origins=(r"https?://cors\.example\.com",))
     ) as s:
         yield s
 
 
-def test_a_foreign_page_is_refused_before_it_logs_in(served: Served) -> None:
+def test_a_forbidden_origin_is_refused_before_the_login(served: ApiServer) -> None:
     reply = served.ask("GET", "/pools", by=None, headers={"Origin": "https://evil.example.com"})
     assert reply.status == 403
     assert reply.text == "Cross origin request denied from https://evil.example.com"
 
 
-def test_a_pattern_must_match_whole(served: Served) -> None:
+def test_a_pattern_must_match_whole(served: ApiServer) -> None:
     assert served.ask("GET", "/pools", headers={"Origin": FRIEND + ".evil.com"}).status == 403
 
 
 @pytest.mark.parametrize("path", ["/pools", "/nonsense", "/jobs"])
-def test_a_friendly_page_gets_its_headers_also_with_an_error(served: Served, path: str) -> None:
+def test_an_allowed_origin_gets_its_headers_even_with_an_error(served: ApiServer, path: str) -> None:
     reply = served.ask("GET", path, headers={"Origin": FRIEND})
     assert reply.headers["Access-Control-Allow-Origin"] == FRIEND
     assert reply.headers["Access-Control-Allow-Credentials"] == "true"
 
 
-def test_our_own_address_is_friendly(served: Served) -> None:
+def test_the_origin_of_the_scheduler_is_allowed(served: ApiServer) -> None:
     assert served.ask("GET", "/pools", headers={"Origin": served.url}).status == 200
     https = served.url.replace("http:", "https:")
     assert served.ask("GET", "/pools", headers={"Origin": https}).status == 403
@@ -44,7 +44,7 @@ def test_our_own_address_is_friendly(served: Served) -> None:
     assert served.ask("GET", "/pools", headers=forwarded).status == 200
 
 
-def test_a_preflight_of_a_friend_is_answered_empty_and_without_login(served: Served) -> None:
+def test_a_preflight_of_an_allowed_origin_needs_no_login(served: ApiServer) -> None:
     headers = {"Origin": FRIEND, "Access-Control-Request-Headers": "Foo, Bar"}
     reply = served.ask("OPTIONS", "/jobs", by=None, headers=headers)
     assert (reply.status, reply.body) == (200, b"")
@@ -53,7 +53,7 @@ def test_a_preflight_of_a_friend_is_answered_empty_and_without_login(served: Ser
     assert reply.headers["Access-Control-Max-Age"] == "86400"
 
 
-def test_a_preflight_of_a_stranger_is_refused(served: Served) -> None:
+def test_a_preflight_of_a_forbidden_origin_is_refused(served: ApiServer) -> None:
     reply = served.ask("OPTIONS", "/jobs", by=None, headers={"Origin": "http://bad.example.com"})
     assert reply.status == 403
     assert reply.text == "Origin http://bad.example.com not allowed"

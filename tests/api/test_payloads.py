@@ -8,22 +8,22 @@ from uuid import uuid4
 import pytest
 
 from cook_jupyter.model.instance import Result
-from tests.api.served import OWNER, Reply, Served, authorization, until
+from tests.api.served import OWNER, ApiServer, Reply, authorization, until
 
 
-def put(served: Served, name: str, data: bytes) -> Reply:
+def put(served: ApiServer, name: str, data: bytes) -> Reply:
     return served.ask("PUT", f"/v1/blobs/{name}", data, headers={"Content-Type": "application/octet-stream"})
 
 
 class TestResults:
-    def test_an_inline_result_is_sent_as_it_is(self, served: Served) -> None:
+    def test_an_inline_result_is_sent_as_it_is(self, served: ApiServer) -> None:
         uuid = served.submit()
         served.finish(uuid, result=Result(inline=b"\0\xffbytes", size=7))
         reply = served.ask("GET", f"/v1/results/{uuid}")
         assert (reply.status, reply.body) == (200, b"\0\xffbytes")
         assert reply.headers["Content-Type"] == "application/octet-stream"
 
-    def test_a_large_one_comes_from_the_blobs(self, served: Served) -> None:
+    def test_a_large_one_comes_from_the_blobs(self, served: ApiServer) -> None:
         uuid = served.submit()
         task = served.started(uuid)
         data = b"x" * 1_000_000
@@ -31,7 +31,7 @@ class TestResults:
         served.finish(uuid, result=Result(blob=f"results/{task}", size=len(data)))
         assert served.ask("GET", f"/v1/results/{uuid}").body == data
 
-    def test_a_result_comes_when_its_job_is_completed(self, served: Served) -> None:
+    def test_a_result_comes_when_its_job_is_completed(self, served: ApiServer) -> None:
         uuid = served.submit()
         served.started(uuid)
         assert served.ask("GET", f"/v1/results/{uuid}").status == 409
@@ -40,14 +40,14 @@ class TestResults:
         assert served.ask("GET", f"/v1/results/{uuid4()}").status == 404
         assert served.ask("GET", "/v1/results/nonsense").status == 400
 
-    def test_a_blob_that_went_away_is_said_to_be_gone(self, served: Served) -> None:
+    def test_a_result_whose_blob_is_missing_is_not_found(self, served: ApiServer) -> None:
         uuid = served.submit()
         served.finish(uuid, result=Result(blob=f"results/{uuid4()}", size=1))
         assert served.ask("GET", f"/v1/results/{uuid}").status == 404
 
 
 class TestBlobs:
-    def test_what_was_put_can_be_got(self, served: Served) -> None:
+    def test_a_stored_blob_can_be_read(self, served: ApiServer) -> None:
         name, data = f"calls/{uuid4()}", bytes(range(256)) * 10_000
         assert put(served, name, data).json == {"name": name, "size": len(data)}
         assert served.ask("GET", f"/v1/blobs/{name}").body == data
@@ -55,21 +55,21 @@ class TestBlobs:
         assert (head.status, head.headers["Content-Length"]) == (200, str(len(data)))
         assert (served.scheduler.blobs / name).stat().st_mode & 0o077 == 0
 
-    def test_a_blob_may_be_larger_than_a_request(self, served: Served) -> None:
+    def test_a_blob_may_be_larger_than_a_request(self, served: ApiServer) -> None:
         data = b"x" * (9 * 1024 * 1024)
         assert put(served, f"calls/{uuid4()}", data).status == 201
 
-    def test_an_empty_blob_is_a_blob(self, served: Served) -> None:
+    def test_an_empty_blob_is_a_blob(self, served: ApiServer) -> None:
         name = f"calls/{uuid4()}"
         assert put(served, name, b"").status == 201
         assert served.ask("GET", f"/v1/blobs/{name}").body == b""
 
-    def test_a_function_is_named_by_its_digest(self, served: Served) -> None:
+    def test_a_function_is_named_by_its_digest(self, served: ApiServer) -> None:
         data = b"a function"
         assert put(served, "functions/" + "0" * 64, data).status == 400
         assert put(served, f"functions/{hashlib.sha256(data).hexdigest()}", data).status == 201
 
-    def test_a_damaged_function_is_replaced(self, served: Served) -> None:
+    def test_a_damaged_function_is_replaced(self, served: ApiServer) -> None:
         name = f"functions/{hashlib.sha256(b'function').hexdigest()}"
         assert served.ask("PUT", f"/v1/blobs/{name}", b"function").status == 201
         (served.scheduler.blobs / name).write_bytes(b"func")
@@ -78,14 +78,14 @@ class TestBlobs:
 
         assert (served.scheduler.blobs / name).read_bytes() == b"function"
 
-    def test_sending_again_is_no_error_but_other_bytes_are(self, served: Served) -> None:
+    def test_sending_again_is_no_error_but_other_bytes_are(self, served: ApiServer) -> None:
         name = f"calls/{uuid4()}"
         assert [put(served, name, b"one").status for _ in range(2)] == [201, 201]
         assert put(served, name, b"two").status == 409
         assert served.ask("GET", f"/v1/blobs/{name}").body == b"one"
 
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
-    def test_what_is_not_there_is_not_found(self, served: Served, method: str) -> None:
+    def test_a_missing_blob_is_not_found(self, served: ApiServer, method: str) -> None:
         assert served.ask(method, f"/v1/blobs/calls/{uuid4()}").status == 404
 
     @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ class TestBlobs:
             "functions/" + "F" * 64,
         ],
     )
-    def test_no_other_name_is_a_blobs(self, served: Served, name: str) -> None:
+    def test_other_names_of_blobs_are_refused(self, served: ApiServer, name: str) -> None:
         assert put(served, name, b"x").status == 404
         assert served.ask("GET", f"/v1/blobs/{name}").status == 404
 
-    def test_strangers_neither_read_nor_write(self, served: Served) -> None:
+    def test_blobs_need_a_login(self, served: ApiServer) -> None:
         name = f"calls/{uuid4()}"
         assert served.ask("PUT", f"/v1/blobs/{name}", b"x", by=None).status == 401
         assert served.ask("GET", f"/v1/blobs/{name}", by=None).status == 401
 
-    def test_what_comes_half_leaves_nothing_behind(self, served: Served) -> None:
+    def test_an_incomplete_upload_leaves_nothing_behind(self, served: ApiServer) -> None:
         folder: Path = served.scheduler.blobs / "calls"
         login = "".join(f"{name}: {value}\r\n" for name, value in authorization(OWNER).items())
         with served.raw() as connection:

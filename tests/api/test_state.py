@@ -4,16 +4,16 @@ from uuid import uuid4
 
 import pytest
 
-from tests.api.served import OWNER, Served, a_request
+from tests.api.served import OWNER, ApiServer, a_request
 
 
-def secret_of(served: Served, task: str) -> dict[str, str]:
+def secret_of(served: ApiServer, task: str) -> dict[str, str]:
     """The header by which an instance shows its secret."""
     assert served.scheduler.instance_secrets is not None
     return {"Authorization": f"Bearer {served.scheduler.instance_secrets.of(task)}"}
 
 
-def test_pools_are_listed_the_inactive_ones_too(served: Served) -> None:
+def test_inactive_pools_are_listed_too(served: ApiServer) -> None:
     assert served.ask("GET", "/pools").json == [
         {"name": "default", "purpose": "this machine", "state": "active"},
         {"name": "other", "purpose": "", "state": "active"},
@@ -21,7 +21,7 @@ def test_pools_are_listed_the_inactive_ones_too(served: Served) -> None:
     ]
 
 
-def test_the_queue_tells_waiting_jobs_in_launch_order(served: Served) -> None:
+def test_the_queue_has_waiting_jobs_in_launch_order(served: ApiServer) -> None:
     group = str(uuid4())
     low, high = a_request(cpus=1000, priority=1), a_request(cpus=1000, priority=99, group=group)
     served.ask("POST", "/jobs", {"jobs": [low, high]})
@@ -34,25 +34,25 @@ def test_the_queue_tells_waiting_jobs_in_launch_order(served: Served) -> None:
     assert len(served.ask("GET", "/queue?limit=1").json["default"]) == 1
 
 
-def test_no_queue_is_told_beyond_an_upper_limit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_is_cut_at_an_upper_limit(served: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cook_jupyter.api.pools.MAX_LIMIT", 2)
     served.ask("POST", "/jobs", {"jobs": [a_request(cpus=1000) for _ in range(3)]})
     assert len(served.ask("GET", "/queue?limit=100000").json["default"]) == 2
 
 
-def test_running_instances_are_listed(served: Served) -> None:
+def test_running_instances_are_listed(served: ApiServer) -> None:
     task = served.started(served.submit())
     assert [instance["task_id"] for instance in served.ask("GET", "/running").json] == [task]
 
 
 @pytest.mark.parametrize("path", ["/queue", "/running"])
-def test_queue_and_running_are_for_administrators_and_only_to_be_read(served: Served, path: str) -> None:
+def test_queue_and_running_are_for_administrators_and_only_to_be_read(served: ApiServer, path: str) -> None:
     assert served.ask("GET", path, by="ada").status == 403
     assert served.ask("GET", f"{path}?limit=0", by="ada").status == 400
     assert served.ask("POST", path, {}).status == 405
 
 
-def test_why_a_job_waits_is_told_in_cooks_words_and_in_ours(served: Served) -> None:
+def test_the_reasons_why_a_job_waits_come_in_cooks_format_and_in_sentences(served: ApiServer) -> None:
     uuid = served.submit(cpus=1000)
     (told,) = served.ask("GET", f"/unscheduled_jobs?job={uuid}").json
     assert told["uuid"] == uuid
@@ -63,26 +63,26 @@ def test_why_a_job_waits_is_told_in_cooks_words_and_in_ours(served: Served) -> N
     assert why["reasons"] == told["reasons"]
 
 
-def test_a_running_job_is_said_to_run(served: Served) -> None:
+def test_the_reason_of_a_running_job_is_that_it_runs(served: ApiServer) -> None:
     uuid = served.submit()
     served.started(uuid)
     (told,) = served.ask("GET", f"/unscheduled_jobs?job={uuid}").json
     assert told["reasons"] == [{"reason": "The job is running now.", "data": {}}]
 
 
-def test_unknown_jobs_have_no_why(served: Served) -> None:
+def test_the_reasons_of_an_unknown_job_are_not_found(served: ApiServer) -> None:
     assert served.ask("GET", f"/v1/why/{uuid4()}").status == 404
     assert served.ask("GET", "/v1/why/nonsense").status == 400
 
 
-def test_info_says_where_and_how(served: Served) -> None:
+def test_info_has_the_url_and_the_authentication_scheme(served: ApiServer) -> None:
     info = served.ask("GET", "/info", by=None).json
     assert info["leader-url"] == served.url
     assert info["authentication-scheme"] == "http-basic"
     assert set(info) == {"authentication-scheme", "commit", "start-time", "version", "leader-url"}
 
 
-def test_settings_have_all_that_cooks_suite_reads(served: Served) -> None:
+def test_settings_have_all_that_cooks_suite_reads(served: ApiServer) -> None:
     told = served.ask("GET", "/settings").json
     assert told["pools"]["default"] == "default"
     assert told["mesos-gpu-enabled"] is False
@@ -100,7 +100,7 @@ def test_settings_have_all_that_cooks_suite_reads(served: Served) -> None:
     assert cluster["factory-fn"] == "cook.mesos.mesos-compute-cluster/factory-fn"
 
 
-def test_failure_reasons_tell_a_limit_only_where_it_is_our_fault(served: Served) -> None:
+def test_only_mea_culpa_reasons_have_a_failure_limit(served: ApiServer) -> None:
     told = {reason["code"]: reason for reason in served.ask("GET", "/failure_reasons").json}
     assert told[99003] == {
         "code": 99003,
@@ -113,20 +113,20 @@ def test_failure_reasons_tell_a_limit_only_where_it_is_our_fault(served: Served)
     assert told[1002]["failure_limit"] == -1  # preemption is free, however often
 
 
-def test_metrics_count_jobs(served: Served) -> None:
+def test_metrics_count_jobs(served: ApiServer) -> None:
     served.started(served.submit(user="ada"))
     text = served.ask("GET", "/metrics").text
     assert 'cook_jobs{state="running",user="ada"} 1.0' in text
 
 
-def test_our_info_says_who_asks_and_what_may_be_sent(served: Served) -> None:
+def test_v1_info_has_the_user_and_the_limits_of_requests(served: ApiServer) -> None:
     told = served.ask("GET", "/v1/info", by="ada").json
     assert (told["name"], told["user"]) == ("cook_jupyter", "ada")
     assert told["capacity"] == {"cpus": 4.0, "mem": 8192.0, "gpus": 0.0, "hosts": 2}
     assert told["limits"]["body_bytes"] == 8 * 1024 * 1024
 
 
-def test_the_summary_tells_users_side_by_side(served: Served) -> None:
+def test_the_summary_has_a_row_for_each_user(served: ApiServer) -> None:
     served.started(served.submit(user="ada"))
     served.submit(user="bob", cpus=1000)
     told = served.ask("GET", "/v1/summary", by="ada").json
@@ -137,7 +137,7 @@ def test_the_summary_tells_users_side_by_side(served: Served) -> None:
     }
 
 
-def test_administrators_alone_may_have_a_dump_of_a_pool(served: Served) -> None:
+def test_administrators_alone_may_have_a_dump_of_a_pool(served: ApiServer) -> None:
     waiting = served.submit(user="ada", cpus=1000)
     assert served.ask("GET", "/v1/debug/dump", by="ada").status == 403
 
@@ -148,7 +148,7 @@ def test_administrators_alone_may_have_a_dump_of_a_pool(served: Served) -> None:
     assert (reply.json["snapshot"]["pool"]["name"], job["job"]["spec"]["job_id"]) == ("default", waiting)
 
 
-def test_only_the_owner_ends_the_scheduler(served: Served) -> None:
+def test_only_the_owner_may_shut_the_scheduler_down(served: ApiServer) -> None:
     assert served.ask("POST", "/v1/shutdown", {}, by="ada").status == 403
     assert not served.scheduler.shutdown.is_set()
     assert served.ask("POST", "/v1/shutdown", {"stop_agent": True}).status == 202
@@ -157,7 +157,7 @@ def test_only_the_owner_ends_the_scheduler(served: Served) -> None:
 
 
 class TestProgress:
-    def test_is_taken_from_the_instance_itself_and_shown(self, served: Served) -> None:
+    def test_is_taken_from_the_instance_itself_and_shown(self, served: ApiServer) -> None:
         uuid = served.submit()
         task = served.started(uuid)
         body = {"progress-sequence": 2, "progressPercent": 40, "progress_message": "on it"}
@@ -169,7 +169,7 @@ class TestProgress:
         assert (instance["progress"], instance["progress_message"]) == (40, "on it")
 
     @pytest.mark.parametrize("secret", ["none", "wrong", "not ASCII", "of another instance"])
-    def test_is_not_taken_without_the_instances_own_secret(self, served: Served, secret: str) -> None:
+    def test_is_not_taken_without_the_instances_own_secret(self, served: ApiServer, secret: str) -> None:
         task, other = (served.started(served.submit(user="ada")) for _ in range(2))
         body = {"progress_sequence": 1, "progress_percent": 40}
         headers = {
@@ -181,14 +181,14 @@ class TestProgress:
         assert served.ask("POST", f"/progress/{task}", body, by=None, headers=headers).status == 401
         assert served.ask("GET", f"/instances/{task}").json["progress"] == 0
 
-    def test_is_taken_from_the_jobs_owner_and_from_nobody_else(self, served: Served) -> None:
+    def test_is_taken_from_the_jobs_owner_and_from_nobody_else(self, served: ApiServer) -> None:
         task = served.started(served.submit(user="ada"))
         body = {"progress_sequence": 1, "progress_percent": 40}
         assert served.ask("POST", f"/progress/{task}", body, by="bob").status == 403
         assert served.ask("POST", f"/progress/{task}", body, by="ada").status == 202
         assert served.ask("POST", f"/progress/{task}", body, by=OWNER).status == 202
 
-    def test_a_secret_opens_nothing_else(self, served: Served) -> None:
+    def test_a_secret_opens_nothing_else(self, served: ApiServer) -> None:
         task = served.started(served.submit())
         for path in ("/pools", f"/instances/{task}", f"/v1/logs/{task}"):
             assert served.ask("GET", path, by=None, headers=secret_of(served, task)).status == 401
@@ -202,15 +202,15 @@ class TestProgress:
             {"progress_sequence": 1, "progress_message": 5},
         ],
     )
-    def test_a_wrong_shape_is_refused(self, served: Served, body: object) -> None:
+    def test_a_wrong_shape_is_refused(self, served: ApiServer, body: object) -> None:
         assert served.ask("POST", f"/progress/{uuid4()}", body).status == 400
 
-    def test_a_jobs_uuid_is_not_a_task(self, served: Served) -> None:
+    def test_a_jobs_uuid_is_not_a_task(self, served: ApiServer) -> None:
         body = {"progress_sequence": 1, "progress_percent": 1}
         assert served.ask("POST", f"/progress/{served.submit()}", body).status == 404
 
 
-def test_what_is_not_there_is_said_in_html(served: Served) -> None:
+def test_an_unknown_route_is_404_in_html(served: ApiServer) -> None:
     for method, path in (
         ("GET", "/"),
         ("GET", "/nope"),
@@ -222,6 +222,6 @@ def test_what_is_not_there_is_said_in_html(served: Served) -> None:
         assert (reply.status, reply.text) == (404, "<h1>Not a valid route</h1>"), path
 
 
-def test_every_answer_says_that_it_may_not_be_kept(served: Served) -> None:
+def test_no_response_may_be_cached(served: ApiServer) -> None:
     for path in ("/pools", "/nope", "/jobs"):
         assert served.ask("GET", path).headers["Cache-control"] == "max-age=0"

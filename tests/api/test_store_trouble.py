@@ -7,15 +7,15 @@ import apsw
 import pytest
 
 from cook_jupyter.store import sqlite as sqlite_store
-from cook_jupyter.store import sqlite_book
+from cook_jupyter.store import sqlite_writer
 from cook_jupyter.store.sqlite import SqliteStore
 from tests.api.served import serving, until
 
 
-def test_a_locked_store_is_answered_with_503_and_when_to_ask_again(
+def test_a_locked_store_is_reported_with_503_and_retry_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "PATIENCE_MS", 10)
+    monkeypatch.setattr(sqlite_store, "BUSY_TIMEOUT_MS", 10)
     path = tmp_path / "store.sqlite"
     with serving(tmp_path, store=SqliteStore(path)) as served, closing(apsw.Connection(str(path))) as other:
         job = {"uuid": "a" * 8 + "-0000-4000-8000-000000000000", "command": "true", "cpus": 1, "mem": 16}
@@ -51,7 +51,7 @@ def test_a_list_with_a_row_that_cannot_be_read_is_refused_as_a_whole(tmp_path: P
 def test_a_scheduler_whose_store_was_removed_accepts_nothing_and_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_book, "FILE_CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(sqlite_writer, "FILE_CHECK_INTERVAL_S", 0.0)
     path = tmp_path / "store.sqlite"
     with serving(tmp_path, store=SqliteStore(path)) as served:
         served.submit(cpus=1000)

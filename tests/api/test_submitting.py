@@ -9,10 +9,10 @@ import pytest
 
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.policies import QueueLimit
-from tests.api.served import POOLS, Served, a_request, serving
+from tests.api.served import POOLS, ApiServer, a_request, serving
 
 
-def test_a_submission_is_answered_by_a_bare_text(served: Served) -> None:
+def test_the_response_to_a_submission_is_plain_text(served: ApiServer) -> None:
     one, two = a_request(), a_request()
     reply = served.ask("POST", "/jobs", {"jobs": [one, two]})
     assert reply.status == 201
@@ -20,7 +20,7 @@ def test_a_submission_is_answered_by_a_bare_text(served: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/rawscheduler"])
-def test_groups_are_named_behind_the_jobs(served: Served, path: str) -> None:
+def test_groups_are_named_behind_the_jobs(served: ApiServer, path: str) -> None:
     job = a_request(group=str(uuid4()))
     reply = served.ask("POST", path, {"jobs": [job]})
     assert reply.text == f"submitted jobs {job['uuid']} submitted groups {job['group']}"
@@ -28,7 +28,7 @@ def test_groups_are_named_behind_the_jobs(served: Served, path: str) -> None:
     assert (group["name"], group["jobs"]) == ("defaultgroup", [job["uuid"]])
 
 
-def test_sending_the_same_jobs_again_is_a_conflict_that_names_them(served: Served) -> None:
+def test_sending_the_same_jobs_again_is_a_conflict_that_names_them(served: ApiServer) -> None:
     job = a_request()
     assert served.ask("POST", "/jobs", {"jobs": [job]}).status == 201
     reply = served.ask("POST", "/jobs", {"jobs": [a_request(), job]})
@@ -37,25 +37,25 @@ def test_sending_the_same_jobs_again_is_a_conflict_that_names_them(served: Serve
     assert job["uuid"] in reply.json["error"]
 
 
-def test_nothing_of_a_refused_batch_exists(served: Served) -> None:
+def test_nothing_of_a_refused_batch_exists(served: ApiServer) -> None:
     good = a_request()
     assert served.ask("POST", "/jobs", {"jobs": [good, a_request(cpus=-1)]}).status == 400
     assert served.ask("GET", f"/jobs/{good['uuid']}").status == 404
 
 
-def test_the_same_uuid_twice_in_a_batch_is_refused(served: Served) -> None:
+def test_the_same_uuid_twice_in_a_batch_is_refused(served: ApiServer) -> None:
     job = a_request()
     reply = served.ask("POST", "/jobs", {"jobs": [job, job]})
     assert (reply.status, reply.json) == (400, {"error": f'Duplicate job uuids: ["{job["uuid"]}"]'})
 
 
-def test_a_uuid_may_name_a_job_and_a_group_at_once(served: Served) -> None:
+def test_a_uuid_may_name_a_job_and_a_group_at_once(served: ApiServer) -> None:
     job = a_request()
     job["group"] = job["uuid"]
     assert served.ask("POST", "/jobs", {"jobs": [job]}).status == 201
 
 
-def test_a_group_may_only_grow_if_that_is_asked_for(served: Served) -> None:
+def test_a_group_may_only_grow_if_that_is_asked_for(served: ApiServer) -> None:
     group = str(uuid4())
     body = {"jobs": [a_request(group=group)], "groups": [{"uuid": group}]}
     assert served.ask("POST", "/jobs", body).status == 201
@@ -65,18 +65,18 @@ def test_a_group_may_only_grow_if_that_is_asked_for(served: Served) -> None:
 
 
 class TestPools:
-    def test_none_named_is_the_default(self, served: Served) -> None:
+    def test_without_a_pool_the_default_is_used(self, served: ApiServer) -> None:
         told = served.job(served.submit())
         assert told["pool"] == "default"
         assert "submit_pool" not in told
 
-    def test_the_body_wins_over_the_header(self, served: Served) -> None:
+    def test_the_body_wins_over_the_header(self, served: ApiServer) -> None:
         job = a_request()
         body = {"jobs": [job], "pool": "other"}
         assert served.ask("POST", "/jobs", body, headers={"X-Cook-Pool": "closed"}).status == 201
         assert served.job(job["uuid"])["submit_pool"] == "other"
 
-    def test_rawscheduler_takes_the_header_alone(self, served: Served) -> None:
+    def test_rawscheduler_only_reads_the_header(self, served: ApiServer) -> None:
         job = a_request()
         assert served.ask("POST", "/rawscheduler", {"jobs": [job], "pool": "other"}).status == 400
         named = served.ask("POST", "/rawscheduler", {"jobs": [job]}, headers={"X-Cook-Pool": "other"})
@@ -87,7 +87,7 @@ class TestPools:
         ("pool", "text"),
         [("nope", "nope is not a valid pool name."), ("closed", "closed is not accepting job submissions.")],
     )
-    def test_unknown_and_inactive_ones_are_refused(self, served: Served, pool: str, text: str) -> None:
+    def test_unknown_and_inactive_ones_are_refused(self, served: ApiServer, pool: str, text: str) -> None:
         reply = served.ask("POST", "/jobs", {"jobs": [a_request()], "pool": pool})
         assert (reply.status, reply.json) == (400, {"error": text})
 
@@ -104,33 +104,35 @@ class TestPools:
         ),
     ],
 )
-def test_what_the_settings_do_not_allow_is_refused(served: Served, named: dict[str, Any], text: str) -> None:
+def test_a_job_that_the_settings_do_not_allow_is_refused(
+    served: ApiServer, named: dict[str, Any], text: str
+) -> None:
     reply = served.ask("POST", "/jobs", {"jobs": [a_request(**named)]})
     assert (reply.status, reply.json) == (400, {"error": text})
 
 
 @pytest.mark.parametrize("named", [{"max_retries": 21}, {"cpus": 2e6}, {"mem": 1e12}])
-def test_more_than_the_most_is_refused(served: Served, named: dict[str, Any]) -> None:
+def test_a_job_above_a_maximum_is_refused(served: ApiServer, named: dict[str, Any]) -> None:
     assert served.ask("POST", "/jobs", {"jobs": [a_request(**named)]}).status == 400
 
 
-def test_a_job_that_asks_for_more_than_the_machine_has_is_taken_and_waits(served: Served) -> None:
+def test_a_job_larger_than_the_machine_is_accepted_and_waits(served: ApiServer) -> None:
     assert served.job(served.submit(cpus=1000))["status"] == "waiting"
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
-def test_only_json_is_read(served: Served, kind: str) -> None:
+def test_only_json_is_read(served: ApiServer, kind: str) -> None:
     reply = served.ask("POST", "/jobs", {"jobs": [a_request()]}, headers={"Content-Type": kind})
     assert reply.status == 400
     assert "application/json" in reply.json["error"]
 
 
-def test_a_content_type_may_name_its_charset(served: Served) -> None:
+def test_a_content_type_may_name_its_charset(served: ApiServer) -> None:
     headers = {"Content-Type": "application/json; charset=utf-8"}
     assert served.ask("POST", "/jobs", {"jobs": [a_request()]}, headers=headers).status == 201
 
 
-def test_a_job_above_its_users_quota_is_refused(served: Served) -> None:
+def test_a_job_above_its_users_quota_is_refused(served: ApiServer) -> None:
     body = {"user": "ada", "reason": "r", "quota": {"cpus": 1}}
     assert served.ask("POST", "/quota", body).status == 201
     reply = served.ask("POST", "/jobs", {"jobs": [a_request(cpus=2)]}, by="ada")
@@ -141,18 +143,18 @@ def test_a_job_above_its_users_quota_is_refused(served: Served) -> None:
 
 class TestQueueLimits:
     @pytest.fixture
-    def served(self, tmp_path: Path) -> Iterator[Served]:
+    def served(self, tmp_path: Path) -> Iterator[ApiServer]:
         limit = QueueLimit(user_limit_normal=2, user_limit_constrained=2)
         with serving(tmp_path, settings=Settings(pools=POOLS, queue_limits=(limit,))) as running:
             yield running
 
-    def test_too_many_waiting_jobs_are_refused(self, served: Served) -> None:
+    def test_too_many_waiting_jobs_are_refused(self, served: ApiServer) -> None:
         reply = served.ask("POST", "/jobs", {"jobs": [a_request(cpus=1000) for _ in range(3)]})
         assert reply.status == 422
         assert reply.json["error"].startswith("User has too many jobs queued")
 
 
-def test_what_was_sent_is_told_again(served: Served) -> None:
+def test_a_job_is_returned_as_it_was_submitted(served: ApiServer) -> None:
     sent = a_request(
         name="it",
         priority=7,
@@ -176,14 +178,14 @@ def test_what_was_sent_is_told_again(served: Served) -> None:
     assert (told["user"], told["gpus"], told["ports"]) == ("owner", 0, 0)
 
 
-def test_a_setting_says_how_many_jobs_a_submission_may_have(tmp_path: Path) -> None:
+def test_a_setting_limits_the_jobs_of_a_submission(tmp_path: Path) -> None:
     with serving(tmp_path, settings=Settings(pools=POOLS, jobs_per_submission=2)) as served:
         assert served.ask("POST", "/jobs", {"jobs": [a_request() for _ in range(2)]}).status == 201
         reply = served.ask("POST", "/jobs", {"jobs": [a_request() for _ in range(3)]})
         assert (reply.status, reply.headers["X-Cook-Error"]) == (413, "TooLarge")
 
 
-def test_five_hundred_jobs_go_in_one_request(served: Served) -> None:
+def test_five_hundred_jobs_go_in_one_request(served: ApiServer) -> None:
     jobs = [a_request() for _ in range(500)]
     assert served.ask("POST", "/jobs", {"jobs": jobs}).status == 201
 

@@ -1,4 +1,4 @@
-"""The documentation against the code: what is drawn exists, what exists is drawn, links lead somewhere."""
+"""The documentation agrees with the code: diagrams, tables and links."""
 
 import re
 from pathlib import Path
@@ -16,35 +16,35 @@ PAGES = [
 ]
 
 
-def test_the_drawing_of_an_instances_life_is_the_table() -> None:
+def test_the_diagram_of_the_life_cycle_agrees_with_the_table() -> None:
     drawn = set(re.findall(r"^ +(\w+) --> (\w+)$", ARCHITECTURE, re.MULTILINE))
 
     assert drawn == {(now.value, then.value) for now, thens in STEPS.items() for then in thens}
 
 
-def test_every_floor_is_drawn_and_told() -> None:
-    floors = {path.parent.name for path in (ROOT / "cook_jupyter").glob("*/__init__.py")}
-    house = ARCHITECTURE.split("```")[1]
+def test_every_package_is_in_the_diagram_and_in_the_table() -> None:
+    packages = {path.parent.name for path in (ROOT / "cook_jupyter").glob("*/__init__.py")}
+    diagram = ARCHITECTURE.split("```")[1]
 
-    assert floors - set(re.findall(r"\w+", house)) == set()
-    assert {floor for floor in floors - {"model"} if f"| `{floor}` |" not in ARCHITECTURE} == set()
+    assert packages - set(re.findall(r"\w+", diagram)) == set()
+    assert {package for package in packages - {"model"} if f"| `{package}` |" not in ARCHITECTURE} == set()
 
 
-def test_every_box_of_the_drawing_exists() -> None:
-    house = ARCHITECTURE.split("```")[1]
+def test_every_box_of_the_diagram_exists() -> None:
+    diagram = ARCHITECTURE.split("```")[1]
     boxes = {
         word
-        for line in house.splitlines()
+        for line in diagram.splitlines()
         if line.startswith("│")
         for word in re.findall(r"\w+", line[: line.rindex("│", 0, 82)])
     }
-    rooms = {path.stem for path in (ROOT / "cook_jupyter").iterdir()}
+    modules = {path.stem for path in (ROOT / "cook_jupyter").iterdir()}
 
-    assert boxes <= rooms
+    assert boxes <= modules
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+def test_the_links_of_a_page_exist(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     local = [target for target in targets if "://" not in target]
 

@@ -28,7 +28,7 @@ def modules_after(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "module", ["cook_jupyter", "cook_jupyter.client", "cook_jupyter.executor", "cook_jupyter.errors"]
 )
-def test_the_notebook_wing_loads_nothing_heavy(module: str) -> None:
+def test_the_notebook_side_loads_nothing_heavy(module: str) -> None:
     assert not modules_after(f"import {module}") & HEAVY
 
 
@@ -36,7 +36,7 @@ def test_using_the_public_names_loads_nothing_heavy() -> None:
     assert not modules_after("from cook_jupyter import CookExecutor, connect") & HEAVY
 
 
-def test_importing_the_package_imports_none_of_its_floors() -> None:
+def test_importing_the_package_imports_none_of_its_packages() -> None:
     ours = {name for name in modules_after("import cook_jupyter") if name.startswith("cook_jupyter")}
 
     assert ours == {"cook_jupyter"}

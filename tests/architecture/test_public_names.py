@@ -1,4 +1,4 @@
-"""What `cook_jupyter` hands out, and from where."""
+"""The public names of `cook_jupyter`, and the modules that define them."""
 
 import importlib
 
@@ -16,10 +16,10 @@ def test_every_public_name_is_listed_by_dir() -> None:
     assert set(cook_jupyter.__all__) <= set(dir(cook_jupyter))
 
 
-def test_the_executor_is_the_one_of_its_own_floor() -> None:
+def test_the_executor_is_that_of_its_own_package() -> None:
     assert cook_jupyter.CookExecutor is importlib.import_module("cook_jupyter.executor").CookExecutor
 
 
-def test_a_name_that_is_not_there_is_said_to_be_missing() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
         _ = cook_jupyter.no_such_name

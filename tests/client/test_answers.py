@@ -23,7 +23,7 @@ from cook_jupyter.wire.events import encode_event, encode_line
 from cook_jupyter.wire.jobs import Teller
 from cook_jupyter.wire.shape import to_json
 from cook_jupyter.wire.submission import read_submission
-from tests.api.served import Served, a_request, serving
+from tests.api.served import ApiServer, a_request, serving
 from tests.builders import a_group, a_job, an_instance
 
 # Cook's older names of what has another field, and what is the same for all instances.
@@ -127,7 +127,7 @@ def test_an_answer_without_what_an_original_cook_omits_is_read() -> None:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """A scheduler with a job that runs, one that waits, and groups of both."""
     home: Path = tmp_path_factory.mktemp("served")
     with serving(home) as scheduler:
@@ -160,14 +160,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_answer_about_the_scheduler_holds_all_that_is_said(served: Served, path: str, answer: Any) -> None:
+def test_an_answer_about_the_scheduler_holds_all_that_is_said(
+    served: ApiServer, path: str, answer: Any
+) -> None:
     reply = served.ask("GET", path)
 
     assert reply.status == 200, reply.text
     assert lost_of(reply.body, answer) == []
 
 
-def test_an_answer_about_a_job_that_waits_holds_all_that_is_said(served: Served) -> None:
+def test_an_answer_about_a_job_that_waits_holds_all_that_is_said(served: ApiServer) -> None:
     (uuid, *_) = [entry["job/uuid"] for entry in served.ask("GET", "/queue").json["default"]]
 
     assert lost_of(served.ask("GET", f"/v1/why/{uuid}").body, answers.WhyAnswer) == []
@@ -175,7 +177,7 @@ def test_an_answer_about_a_job_that_waits_holds_all_that_is_said(served: Served)
     assert lost_of(unscheduled, list[answers.UnscheduledAnswer]) == []
 
 
-def test_an_answer_about_groups_holds_all_that_is_said(served: Served) -> None:
+def test_an_answer_about_groups_holds_all_that_is_said(served: ApiServer) -> None:
     group = Group(placement="balanced", attribute="HOSTNAME", minimum=2, stragglers=(0.5, 2.0))
     body = msgspec.json.encode({"jobs": [a_request(group=group.uuid)], "groups": [group.submission()]})
     assert served.ask("POST", "/jobs", body, headers={"Content-Type": "application/json"}).status == 201

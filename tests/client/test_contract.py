@@ -13,18 +13,18 @@ from cook_jupyter.client.events import EventStream
 from cook_jupyter.client.submission import GroupSubmission, HostPlacement, JobSubmission
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unauthenticated
-from tests.api.served import TOKEN, Served, serving
+from tests.api.served import TOKEN, ApiServer, serving
 from tests.client.conftest import NewClient
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with serving(tmp_path_factory.mktemp("served")) as scheduler:
         yield scheduler
 
 
 @pytest.fixture
-def client(served: Served, new_client: NewClient) -> Iterator[JobClient]:
+def client(served: ApiServer, new_client: NewClient) -> Iterator[JobClient]:
     with new_client(served.url, token=TOKEN) as made:
         yield made
         made.kill([job.uuid for job in made.recent_jobs(100, states=["waiting", "running"])])
@@ -83,7 +83,7 @@ def test_what_is_wrong_is_refused_before_or_by_the_scheduler(client: JobClient) 
         client.submit([{"command": "true"}])
 
 
-def test_a_stranger_is_refused(served: Served, new_client: NewClient) -> None:
+def test_a_stranger_is_refused(served: ApiServer, new_client: NewClient) -> None:
     with new_client(served.url, token="wrong") as stranger, pytest.raises(Unauthenticated):
         stranger.pools()
 
@@ -99,7 +99,7 @@ def test_a_client_of_another_user_sees_the_jobs_of_that_user(client: JobClient) 
     ada.kill([uuid])
 
 
-def test_an_instance_is_found_and_killed(client: JobClient, served: Served) -> None:
+def test_an_instance_is_found_and_killed(client: JobClient, served: ApiServer) -> None:
     (uuid,) = client.submit([a_job()])
     task = served.started(uuid)
 
@@ -111,7 +111,7 @@ def test_an_instance_is_found_and_killed(client: JobClient, served: Served) -> N
     client.kill_instances([task])
 
 
-def test_jobs_that_wait_are_explained_and_cancelled(client: JobClient, served: Served) -> None:
+def test_jobs_that_wait_are_explained_and_cancelled(client: JobClient, served: ApiServer) -> None:
     holders = client.submit([a_job(cpus=1.5), a_job(cpus=1.5)])
     for holder in holders:
         served.started(holder)
@@ -167,7 +167,7 @@ def test_the_scheduler_tells_of_itself(client: JobClient) -> None:
     assert client.set_rebalancer(min_dru_diff=before.min_dru_diff) == before
 
 
-def test_a_report_of_waits_is_answered(client: JobClient, served: Served) -> None:
+def test_a_report_of_waits_is_answered(client: JobClient, served: ApiServer) -> None:
     (uuid,) = client.submit([a_job()])
 
     assert not client.report_waits(served.started(uuid), []).deadlocked
@@ -182,7 +182,7 @@ def test_blobs_of_any_size_travel_both_ways(client: JobClient) -> None:
         assert (client.blob_size(name), client.get_blob(name)) == (size, data)
 
 
-def test_a_result_is_fetched_and_its_absence_is_told(client: JobClient, served: Served) -> None:
+def test_a_result_is_fetched_and_its_absence_is_told(client: JobClient, served: ApiServer) -> None:
     (uuid,) = client.submit([a_job()])
     with pytest.raises(Conflict):
         client.result(uuid)

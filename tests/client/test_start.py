@@ -129,7 +129,7 @@ def test_no_second_scheduler_serves_a_home_whose_lock_was_removed(cook_home: Pat
         check=False,
     )
 
-    assert f"a scheduler runs already in {cook_home} (process {pid})" in second.stderr
+    assert f"a scheduler is already running in {cook_home} (process {pid})" in second.stderr
     assert connect().info_v1().pid == pid
 
 

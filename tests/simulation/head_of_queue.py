@@ -1,7 +1,7 @@
-"""A trace through the scheduler, event by event, with a record of who waited at the head of the queue.
+"""A replay of jobs event by event, with a record of each job that waited at the head of the queue.
 
-Lives here: `play`, which runs a match cycle after each submission and each end, and writes down of each job
-that reached the head when that was, when the last task that ran then has ended, and when the job started.
+Lives here: `replay_events`, which runs a match cycle after each submission and each end. For each job that
+reaches the head, it records the time, the end of the last task that ran then, and the start of the job.
 Not here: Cook's loop in steps of many seconds (`simulation.replay`).
 """
 
@@ -28,7 +28,7 @@ from cook_jupyter.store.memory import MemoryStore
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
-    """A job that is submitted at a time and runs for a time."""
+    """A job with its time of submission and its run time."""
 
     at_ms: int
     spec: JobSpec
@@ -36,13 +36,13 @@ class Arrival:
 
 
 @dataclass(kw_only=True)
-class AtHead:
-    """A job that reached the head of the queue.
+class HeadVisit:
+    """The time of a job at the head of the queue.
 
     Attributes:
-        since_ms: time at which it did.
-        bound_ms: time at which the last task that ran then has ended.
-        started_ms: its start; None if it left the head otherwise.
+        since_ms: time at which the job reached the head.
+        bound_ms: end of the last task that was running then.
+        started_ms: start of the job; None if it left the head without starting.
     """
 
     since_ms: int
@@ -51,45 +51,45 @@ class AtHead:
 
 
 @dataclass(kw_only=True)
-class Played:
-    """What became of a trace. The hosts were never oversubscribed.
+class ReplayRecord:
+    """The outcome of a replay, in which no host was oversubscribed.
 
     Attributes:
         heads: visits of jobs to the head of the queue.
-        starts: job -> its start.
+        starts: start of each job.
         waiting: number of jobs that never started.
         end_ms: end of the last task.
-        busy_cpu_ms: cpus times the time that they were held.
-        most_kept: largest part of all cpus that was kept at a time, for several heads.
+        busy_cpu_ms: cpus times the time for which they were held.
+        max_kept_fraction: largest fraction of all cpus that was kept for several heads at a time.
     """
 
-    heads: list[tuple[JobId, AtHead]] = field(default_factory=list)
+    heads: list[tuple[JobId, HeadVisit]] = field(default_factory=list)
     starts: dict[JobId, int] = field(default_factory=dict)
     waiting: int = 0
     end_ms: int = 0
     busy_cpu_ms: float = 0.0
-    most_kept: float = 0.0
+    max_kept_fraction: float = 0.0
 
 
-def play(
+def replay_events(
     arrivals: Sequence[Arrival],
     hosts: Mapping[str, Resources],
     *,
     head_room: HeadRoomSettings,
     shares: Mapping[str, float] | None = None,
     attributes: Mapping[str, Mapping[str, str]] | None = None,
-) -> Played:
-    """Run arrivals, in order of time, until nothing runs and nothing can start; nobody is preempted."""
-    return asyncio.run(_play(arrivals, hosts, head_room, shares or {}, attributes or {}))
+) -> ReplayRecord:
+    """Replay arrivals in order of time, without preemption, until nothing runs and nothing can start."""
+    return asyncio.run(_replay(arrivals, hosts, head_room, shares or {}, attributes or {}))
 
 
-async def _play(
+async def _replay(
     arrivals: Sequence[Arrival],
     hosts: Mapping[str, Resources],
     head_room: HeadRoomSettings,
     shares: Mapping[str, float],
     attributes: Mapping[str, Mapping[str, str]],
-) -> Played:
+) -> ReplayRecord:
     clock = ManualClock(arrivals[0].at_ms)
     run_ms = {arrival.spec.job_id: arrival.run_ms for arrival in arrivals}
     cluster = SimulatedCluster(
@@ -119,10 +119,10 @@ async def _play(
     )
     await scheduler.recover()
     await cluster.start(Updates(scheduler), [])
-    record = _Record(scheduler, run_ms, sum(whole.cpus for whole in hosts.values()))
+    recorder = _Recorder(scheduler, run_ms, sum(whole.cpus for whole in hosts.values()))
     at = 0
-    while at < len(arrivals) or record.ends:
-        times = ([arrivals[at].at_ms] if at < len(arrivals) else []) + record.ends[:1]
+    while at < len(arrivals) or recorder.ends:
+        times = ([arrivals[at].at_ms] if at < len(arrivals) else []) + recorder.ends[:1]
         clock.advance(max(0, min(times) - clock.now_ms()))
         first = at
         while at < len(arrivals) and arrivals[at].at_ms <= clock.now_ms():
@@ -132,50 +132,50 @@ async def _play(
         await cluster.turn()
         await match_all(scheduler)
         await cluster.deliver()
-        record.note(clock.now_ms())
+        recorder.update(clock.now_ms())
         for host in cluster.offers():
             assert min(host.room.cpus, host.room.mem_mb) >= 0, f"{host.host} is oversubscribed"
-    record.played.waiting = scheduler.waiting_count()
-    return record.played
+    recorder.record.waiting = scheduler.waiting_count()
+    return recorder.record
 
 
-class _Record:
-    """What is written down after each cycle.
+class _Recorder:
+    """Updates a record after each cycle.
 
     Attributes:
-        played: the record.
-        ends: ends of running tasks, a heap.
+        record: the record.
+        ends: heap of the ends of running tasks.
     """
 
     def __init__(self, scheduler: Scheduler, run_ms: Mapping[JobId, int], whole_cpus: float) -> None:
-        self.played = Played()
+        self.record = ReplayRecord()
         self.ends: list[int] = []
         self._scheduler = scheduler
         self._run_ms = run_ms
         self._whole_cpus = whole_cpus
-        self._visits: dict[JobId, AtHead] = {}
+        self._visits: dict[JobId, HeadVisit] = {}
 
-    def note(self, now_ms: int) -> None:
-        """Write down what the cycle at this time has started, and who is at the head after it."""
-        played = self.played
+    def update(self, now_ms: int) -> None:
+        """Record the jobs that the last cycle started, and those at the head of the queue after it."""
+        record = self.record
         while self.ends and self.ends[0] <= now_ms:
             heappop(self.ends)
         for row in self._scheduler.running_jobs():
-            if row.job_id not in played.starts:
+            if row.job_id not in record.starts:
                 held_ms = self._run_ms[row.job_id] + 1  # a task ends when its time is past
-                played.starts[row.job_id] = now_ms
-                played.busy_cpu_ms += row.cpus * held_ms
-                played.end_ms = max(played.end_ms, now_ms + held_ms)
+                record.starts[row.job_id] = now_ms
+                record.busy_cpu_ms += row.cpus * held_ms
+                record.end_ms = max(record.end_ms, now_ms + held_ms)
                 heappush(self.ends, now_ms + held_ms)
         heads = self._scheduler.queues.heads.of("default")
         for job_id, visit in list(self._visits.items()):
             if job_id not in heads or heads[job_id].since_ms != visit.since_ms:
-                self._visits.pop(job_id).started_ms = played.starts.get(job_id)
+                self._visits.pop(job_id).started_ms = record.starts.get(job_id)
         for job_id, head in heads.items():
             if job_id not in self._visits:
-                visit = AtHead(since_ms=head.since_ms, bound_ms=max(self.ends, default=now_ms))
+                visit = HeadVisit(since_ms=head.since_ms, bound_ms=max(self.ends, default=now_ms))
                 self._visits[job_id] = visit
-                played.heads.append((job_id, visit))
+                record.heads.append((job_id, visit))
         kept = [head.asked.cpus for head in heads.values() if head.host is not None]
         if len(kept) > 1:
-            played.most_kept = max(played.most_kept, sum(kept) / self._whole_cpus)
+            record.max_kept_fraction = max(record.max_kept_fraction, sum(kept) / self._whole_cpus)

@@ -1,6 +1,6 @@
-"""The measures of Cook's analysis package, written slowly from the text of the specification (section 12).
+"""A slow reference implementation of Cook's measures, written from the specification (section 12).
 
-Plain Python over rows, one user and one tick at a time; nothing here is shared with `simulation.measures`.
+Plain Python over rows, one user and one tick at a time; it shares no code with `simulation.measures`.
 """
 
 import math
@@ -15,7 +15,7 @@ Series = list[tuple[int, float]]  # a time and the value from then on, one point
 
 
 def measures(rows: Sequence[RunRow], cycle_ms: int) -> dict[str, float | list[float]]:
-    """Return each figure under its name in `Measures`; one that cannot be measured is NaN."""
+    """Return each figure under its name in `Measures`; NaN if there is nothing to measure."""
     first_ms = min(row.submit_time_ms for row in rows)
     last_end_ms = max(row.end_time_ms for row in rows)
     tasks = []
@@ -65,7 +65,7 @@ def _job_overheads(tasks: Sequence[RunRow]) -> list[float]:
 
 
 def _fairness(tasks: Sequence[RunRow], cycle_ms: int) -> tuple[list[float], list[float], list[float]]:
-    """Return the ratios that count, the logarithms of what lacks, and the mean of these for each tick."""
+    """Return the fair ratios, the logarithms of what users lack, and the mean of the latter for each tick."""
     users = sorted({task.user for task in tasks})
     running = {
         user: _series((t.start_time_ms, t.end_time_ms, t.mem) for t in tasks if t.user == user)
@@ -121,7 +121,7 @@ def _value(series: Series, tick: int) -> float | None:
 
 
 def water_filling(total: float, desired: dict[str, float]) -> dict[str, float]:
-    """Return what each gets if all are served alike until each has what is desired or nothing is left."""
+    """Return the amount of each user if all get the same until they have what they desire or none is left."""
     left, level, given = total, 0.0, dict.fromkeys(desired, 0.0)
     thirsty = sorted(desired, key=desired.__getitem__)
     while thirsty and left > 1e-9:

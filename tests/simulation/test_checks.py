@@ -1,4 +1,4 @@
-"""What a simulation refuses, in one line that names the file, the job or host, and the key."""
+"""Invalid input of a simulation is refused in one line that names the file, the job or host, and the key."""
 
 import json
 import math
@@ -91,7 +91,7 @@ def test_an_impossible_job_is_refused_in_one_line(
     assert "job 1 " in str(caught.value) or "$[1]" in str(caught.value) or "out of range" in str(caught.value)
 
 
-def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     for number in ("NaN", "Infinity", "1e999"):
         path.write_text(json.dumps([an_entry()]).replace("100.0", number))
@@ -99,7 +99,7 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
             read_trace(path)
 
 
-def test_a_resource_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_resource_is_refused(tmp_path: Path) -> None:
     entry = an_entry()
     entry["job/resource"] = entry["job/resource"] * 2
 
@@ -107,7 +107,7 @@ def test_a_resource_that_stands_twice_is_refused(tmp_path: Path) -> None:
         read_trace(a_file(tmp_path, [entry]))
 
 
-def test_the_longest_run_time_of_cook_may_stand_in_a_trace(tmp_path: Path) -> None:
+def test_a_trace_may_have_cooks_longest_run_time(tmp_path: Path) -> None:
     [job] = read_trace(a_file(tmp_path, [an_entry(**{"job/max-runtime": 2**63 - 1})]))
 
     assert job.max_runtime_ms == 2**63 - 1
@@ -242,7 +242,7 @@ def test_a_job_fits_no_host_if_each_has_too_little_of_something(
     assert all("it asks for" in why for why in found.values())
 
 
-def test_why_a_job_fits_no_host_is_said_in_its_amounts() -> None:
+def test_the_reason_why_a_job_fits_no_host_has_its_amounts() -> None:
     hosts = [SimHost("h1", 8.0, 1000.0), SimHost("h2", 2.0, 9000.0)]
     trace = [a_job(job_id="wide", cpus=9.0), a_job(job_id="both", cpus=4.0, mem_mb=4000.0)]
 

@@ -25,7 +25,7 @@ def files(tmp_path: Path) -> list[str | Path]:
     return ["--trace", tmp_path / "trace.json", "--hosts", tmp_path / "hosts.json"]
 
 
-def test_rows_come_out_as_a_file_and_progress_on_stderr(files: list[str | Path], tmp_path: Path) -> None:
+def test_rows_are_written_to_a_file_and_progress_to_stderr(files: list[str | Path], tmp_path: Path) -> None:
     result = called(*files, "--out", tmp_path / "rows.csv")
 
     assert result.exit_code == 0, result.stderr
@@ -34,9 +34,7 @@ def test_rows_come_out_as_a_file_and_progress_on_stderr(files: list[str | Path],
     assert "fair: 3 rows in" in result.stderr
 
 
-def test_several_policies_are_compared_each_with_rows_of_its_own(
-    files: list[str | Path], tmp_path: Path
-) -> None:
+def test_each_of_several_policies_has_its_own_file_of_rows(files: list[str | Path], tmp_path: Path) -> None:
     result = called(
         *files,
         *("--policy", "fair", "--policy", "quota", "--until-done", "--cycle-step-ms", "10000"),
@@ -49,7 +47,7 @@ def test_several_policies_are_compared_each_with_rows_of_its_own(
     assert "quota" in result.stdout
 
 
-def test_a_scenario_stands_in_for_a_trace_and_may_be_kept(tmp_path: Path) -> None:
+def test_a_generated_workload_can_be_kept_and_replayed(tmp_path: Path) -> None:
     sizes = ("--jobs", "60", "--users", "5", "--host-count", "2", "--seed", "3")
     first = called("--scenario", "office", *sizes, "--keep", tmp_path, "--out", tmp_path / "one.csv")
     again = called(
@@ -61,30 +59,30 @@ def test_a_scenario_stands_in_for_a_trace_and_may_be_kept(tmp_path: Path) -> Non
     assert (tmp_path / "one.csv").read_text() == (tmp_path / "other.csv").read_text()
 
 
-def test_keys_without_meaning_are_said(files: list[str | Path], tmp_path: Path) -> None:
+def test_ignored_keys_of_a_configuration_are_reported(files: list[str | Path], tmp_path: Path) -> None:
     (tmp_path / "config.edn").write_text("{:port 1}")
 
     result = called(*files, "--config", tmp_path / "config.edn", "--out", tmp_path / "rows.csv")
 
-    assert "these keys mean nothing here: :port" in result.stderr
+    assert "ignored keys: :port" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--out", "rows.csv"], "give --trace and --hosts, or --scenario to generate a workload"),
-        (["--scenario", "office", "--trace", "t.json", "--out", "rows.csv"], "give either a trace"),
-        (["--scenario", "chaos", "--out", "rows.csv"], "no scenario 'chaos'"),
-        (["--scenario", "chaos"], "no scenario 'chaos'"),
-        (["--scenario", "chaos", "--out", "missing/rows.csv"], "no scenario 'chaos'"),
+        (["--scenario", "office", "--trace", "t.json", "--out", "rows.csv"], "give either --trace"),
+        (["--scenario", "chaos", "--out", "rows.csv"], "unknown scenario 'chaos'"),
+        (["--scenario", "chaos"], "unknown scenario 'chaos'"),
+        (["--scenario", "chaos", "--out", "missing/rows.csv"], "unknown scenario 'chaos'"),
         (["--scenario", "office", "--policy", "unfair"], "no policy 'unfair'"),
-        (["--scenario", "office", "--policy", "quota:nan", "--summary"], "a number above zero"),
-        (["--scenario", "office", "--policy", "quota:-1", "--summary"], "a number above zero"),
+        (["--scenario", "office", "--policy", "quota:nan", "--summary"], "a positive number"),
+        (["--scenario", "office", "--policy", "quota:-1", "--summary"], "a positive number"),
         (
             ["--scenario", "office", "--jobs", "0", "--summary"],
             r"office needs at least 4 users and a job for each \(users: 20, jobs: 0\)",
         ),
-        (["--scenario", "office", "--host-count", "0", "--summary"], "must be finite and above zero"),
+        (["--scenario", "office", "--host-count", "0", "--summary"], "must be positive and finite"),
         (["--scenario", "office", "--seed", "-1", "--summary"], "seed must be 0 or more"),
         (["--keep", "week", "--summary"], "give --scenario with it"),
         (["--scenario", "office", "--policy", "unfair", "--summary"], "no policy 'unfair'"),
@@ -94,7 +92,7 @@ def test_keys_without_meaning_are_said(files: list[str | Path], tmp_path: Path) 
         ),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(words: list[str], complaint: str) -> None:
+def test_an_invalid_command_line_is_refused_with_one_message(words: list[str], complaint: str) -> None:
     result = called(*words)
 
     assert isinstance(result.exception, InvalidRequest)  # `main` tells it in one line
@@ -102,7 +100,7 @@ def test_what_cannot_be_is_said_in_a_line(words: list[str], complaint: str) -> N
         raise result.exception
 
 
-def test_a_simulation_nobody_looks_at_is_refused(files: list[str | Path]) -> None:
+def test_a_simulation_without_any_output_is_refused(files: list[str | Path]) -> None:
     result = called(*files)
 
     assert result.exit_code == 2
@@ -187,7 +185,7 @@ def test_jobs_that_can_never_run_are_counted_with_the_reason(tmp_path: Path) -> 
     assert f"1 job fitting no host; job wide: {wide}" in result.stderr
     assert f"Under fair: 1 job fits no host and can never start (job wide: {wide})." in result.stdout
     assert (
-        f"Under fair: 1 job was removed, as it asks for more than any job may have (job huge: {huge})."
+        f"Under fair: 1 job was removed because it requests more than any job may have (job huge: {huge})."
         in result.stdout
     )
     page = (tmp_path / "report" / "report.html").read_text()
@@ -200,7 +198,7 @@ def test_jobs_that_can_never_run_are_counted_with_the_reason(tmp_path: Path) -> 
     assert "1 row in" in result.stderr
 
 
-def test_a_run_in_which_nothing_starts_says_so(tmp_path: Path) -> None:
+def test_the_summary_of_a_run_in_which_no_job_starts_says_so(tmp_path: Path) -> None:
     write_trace(tmp_path / "trace.json", [TraceJob("wide", "ada", 0, 1000, 30.0, 100.0)])
     write_hosts(tmp_path / "hosts.json", [SimHost("h1", 8.0, 1000.0)])
 

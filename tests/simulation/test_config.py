@@ -1,4 +1,4 @@
-"""A simulation's configuration is Cook's, in either of the two places where Fenzo's settings have stood."""
+"""The configuration of a simulation is Cook's, with the settings of Fenzo in either of its two places."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_every_key_is_read() -> None:
     )
 
 
-def test_what_is_not_said_is_as_in_cooks_simulator() -> None:
+def test_missing_keys_have_the_defaults_of_cooks_simulator() -> None:
     config = parse_config("{}")
 
     assert config == SimConfig()
@@ -74,11 +74,11 @@ OLDER = ":fenzo-config {:fenzo-max-jobs-considered 9}"
         f"{{:scheduler-config {{{OLDER} {SCHEDULERS}}}}}",
     ],
 )
-def test_the_newer_place_goes_before_the_older_and_its_first_scheduler_that_applies(text: str) -> None:
+def test_the_first_scheduler_that_matches_the_pool_overrides_the_older_key(text: str) -> None:
     assert parse_config(text).match.max_considered == 2
 
 
-def test_limits_of_failures_may_be_told_by_reason() -> None:
+def test_failure_limits_may_be_set_by_reason() -> None:
     config = parse_config(
         "{:scheduler-config {:mea-culpa-failure-limit {:default 2 :preempted-by-rebalancer -1 :nonsense 1}}}"
     )
@@ -87,7 +87,7 @@ def test_limits_of_failures_may_be_told_by_reason() -> None:
     assert config.ignored == (":scheduler-config :mea-culpa-failure-limit :nonsense",)
 
 
-def test_keys_that_mean_nothing_here_are_named() -> None:
+def test_unknown_keys_are_listed() -> None:
     config = parse_config("{:port 1 :scheduler-config {:fenzo-config {:speed 3}}}")
 
     assert config.ignored == (":port", ":scheduler-config :fenzo-config :speed")
@@ -96,8 +96,8 @@ def test_keys_that_mean_nothing_here_are_named() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[]", "all of it must be a map"),
-        ('{"port" 1}', "no keyword"),
+        ("[]", "the configuration must be a map"),
+        ('{"port" 1}', "not a keyword"),
         ("{:cycle-step-ms 0}", ":cycle-step-ms must be above 0"),
         ("{:cycle-step-ms true}", ":cycle-step-ms must be a number, not True"),
         ("{:shares {}}", ":shares must be a vector of maps"),
@@ -118,14 +118,14 @@ def test_keys_that_mean_nothing_here_are_named() -> None:
         ('{:shares [{:user "ada" :cpus 1e999}]}', r":shares \[0\] :cpus must be a finite number"),
         ('{:shares [{:user "" :mem 1.0}]}', r":shares \[0\] :user '' is empty"),
         ('{:shares [{:user " " :mem 1.0}]}', r":shares \[0\] :user ' ' is empty"),
-        ('{:shares [{:user "a" :mem 1.0} {:user "a" :mem 2.0}]}', r":shares \[1\] :user 'a' is there twice"),
-        ('{:shares [{:user "ada" :cpu 1.0}]}', r":shares \[0\] :cpu is no key of a share"),
-        ('{:shares [{:user "ada" :disk 1.0}]}', r":disk is no key of a share; there are :user"),
-        ("{:cycle-step 5}", ":cycle-step has no meaning; did you mean :cycle-step-ms"),
+        ('{:shares [{:user "a" :mem 1.0} {:user "a" :mem 2.0}]}', r":shares \[1\] :user 'a' appears twice"),
+        ('{:shares [{:user "ada" :cpu 1.0}]}', r":shares \[0\] :cpu is not a key of a share"),
+        ('{:shares [{:user "ada" :disk 1.0}]}', r":disk is not a key of a share; valid keys are :user"),
+        ("{:cycle-step 5}", ":cycle-step is not a known key; did you mean :cycle-step-ms"),
         ("{:time-ms-between-rebalancings 5}", "did you mean :time-ms-between-rebalancing"),
         (
             "{:scheduler-config {:rebalancer-config {:min-dru-dif 0.1}}}",
-            ":min-dru-dif has no meaning; did you mean :min-dru-diff",
+            ":min-dru-dif is not a known key; did you mean :min-dru-diff",
         ),
         (
             "{:scheduler-config {:mea-culpa-failure-limit {:preempted-by-rebalance 1}}}",
@@ -146,7 +146,7 @@ def test_keys_that_mean_nothing_here_are_named() -> None:
         ("{:scheduler-config {:fenzo-config {:good-enough-fitness 2}}}", "must be 1 or less"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_place(tmp_path: Path, text: str, complaint: str) -> None:
+def test_an_invalid_value_is_refused_with_its_path(tmp_path: Path, text: str, complaint: str) -> None:
     file = tmp_path / "config.edn"
     file.write_text(text)
 

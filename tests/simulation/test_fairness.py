@@ -73,7 +73,7 @@ def running_at(outcome: Outcome, at_ms: int) -> list[RunRow]:
     ]
 
 
-def wronged(
+def violations(
     outcome: Outcome,
     trace: Sequence[TraceJob],
     hosts: Sequence[Room],
@@ -136,36 +136,36 @@ def stable_demands(draw: st.DrawFn) -> tuple[list[TraceJob], list[Room], Room]:
 @pytest.mark.parametrize("policy", ["fair", "fair-better"])
 @settings(max_examples=60)
 @given(asked=stable_demands(), min_dru_diff=st.sampled_from([0.0, 0.5]))
-def test_after_two_rebalances_nobody_below_share_waits_for_what_another_holds_above(
+def test_after_two_rebalances_nobody_below_their_share_waits_for_room_held_above_a_share(
     policy: str, asked: tuple[list[TraceJob], list[Room], Room], min_dru_diff: float
 ) -> None:
     trace, hosts, share = asked
 
     outcome = run(trace, hosts, share, policy=policy, min_dru_diff=min_dru_diff)
 
-    left = wronged(outcome, trace, hosts, share, at_ms=TWICE_REBALANCED_MS, min_dru_diff=min_dru_diff)
+    left = violations(outcome, trace, hosts, share, at_ms=TWICE_REBALANCED_MS, min_dru_diff=min_dru_diff)
     assert list(left) == []
 
 
 @pytest.mark.parametrize("policy", ["fifo", "fair-patient"])
-def test_without_preemption_they_wait(policy: str) -> None:
+def test_without_preemption_such_users_keep_waiting(policy: str) -> None:
     """The judge can say no: else the claim above would be worth nothing."""
     trace = demand([("a", 0, 1.0, 500.0)] * 8 + [("b", 1, 1.0, 500.0)] * 8)
     hosts, share = [Room(8.0, 8000.0)], Room(4.0, 4000.0)
 
     outcome = run(trace, hosts, share, policy=policy, min_dru_diff=0.0)
 
-    assert len(list(wronged(outcome, trace, hosts, share, at_ms=TWICE_REBALANCED_MS))) == 8
+    assert len(list(violations(outcome, trace, hosts, share, at_ms=TWICE_REBALANCED_MS))) == 8
 
 
-def test_before_the_first_rebalance_they_wait_and_after_it_no_longer() -> None:
+def test_such_users_wait_until_the_first_rebalance() -> None:
     trace = demand([("a", 0, 1.0, 500.0)] * 8 + [("b", 1, 1.0, 500.0)] * 8)
     hosts, share = [Room(8.0, 8000.0)], Room(4.0, 4000.0)
 
     outcome = run(trace, hosts, share, policy="fair", min_dru_diff=0.0)
 
     before, after = (
-        list(wronged(outcome, trace, hosts, share, at_ms=at)) for at in (2500, TWICE_REBALANCED_MS)
+        list(violations(outcome, trace, hosts, share, at_ms=at)) for at in (2500, TWICE_REBALANCED_MS)
     )
     assert len(before) == 8
     assert after == []

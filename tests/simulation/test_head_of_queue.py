@@ -1,4 +1,4 @@
-"""Nobody starves at the head of the queue, in random worlds and in every scenario of the generator."""
+"""No job starves at the head of the queue, with random input and in every scenario."""
 
 from typing import Any
 
@@ -10,25 +10,25 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.policies import HeadRoomSettings
 from cook_jupyter.simulation.workload import SCENARIOS, Workload, generate
 from tests.builders import a_job_spec
-from tests.simulation.head_of_queue import Arrival, Played, play
+from tests.simulation.head_of_queue import Arrival, ReplayRecord, replay_events
 
 MINUTE_MS = 60_000
-KEEPS = HeadRoomSettings()
-KEEPS_NOTHING = HeadRoomSettings.cook()
+WITH_HEAD_ROOM = HeadRoomSettings()
+WITHOUT_HEAD_ROOM = HeadRoomSettings.cook()
 
 
-def too_late(played: Played) -> list[str]:
-    """Return the jobs that waited longer at the head than the last task ran that they found running."""
+def late_heads(record: ReplayRecord) -> list[str]:
+    """Return the jobs that waited at the head longer than any task ran that was running at its start."""
     return [
         f"{job_id}: at the head at {visit.since_ms}, due by {visit.bound_ms}, started at {visit.started_ms}"
-        for job_id, visit in played.heads
+        for job_id, visit in record.heads
         if visit.started_ms is not None and visit.started_ms > visit.bound_ms
     ]
 
 
 @st.composite
-def worlds(draw: st.DrawFn, *, known: bool) -> dict[str, Any]:
-    """Hosts, some of them with attributes, and jobs of several users; run times stated exactly, or not."""
+def random_inputs(draw: st.DrawFn, *, known: bool) -> dict[str, Any]:
+    """Draw hosts with attributes, and jobs of several users with or without known run times."""
     hosts = {
         f"h{number}": Resources(
             cpus=draw(st.sampled_from([1.0, 2.0, 4.0, 6.0])), mem_mb=draw(st.sampled_from([500.0, 1000.0]))
@@ -83,25 +83,28 @@ def worlds(draw: st.DrawFn, *, known: bool) -> dict[str, Any]:
 def test_no_job_waits_at_the_head_longer_than_the_longest_task_that_it_finds_running(
     known: bool, data: st.DataObject
 ) -> None:
-    world = data.draw(worlds(known=known))
+    inputs = data.draw(random_inputs(known=known))
 
-    played = play(head_room=KEEPS, **world)
+    record = replay_events(head_room=WITH_HEAD_ROOM, **inputs)
 
-    assert too_late(played) == []
-    assert played.most_kept <= KEEPS.max_kept
+    assert late_heads(record) == []
+    assert record.max_kept_fraction <= WITH_HEAD_ROOM.max_kept
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_whatever_starts_when_nothing_is_kept_starts_with_kept_room_too(data: st.DataObject) -> None:
-    world = data.draw(worlds(known=True))
+def test_keeping_room_prevents_no_job_from_ever_starting(data: st.DataObject) -> None:
+    inputs = data.draw(random_inputs(known=True))
 
-    assert play(head_room=KEEPS, **world).waiting == play(head_room=KEEPS_NOTHING, **world).waiting
+    assert (
+        replay_events(head_room=WITH_HEAD_ROOM, **inputs).waiting
+        == replay_events(head_room=WITHOUT_HEAD_ROOM, **inputs).waiting
+    )
 
 
-def played_scenario(workload: Workload, head_room: HeadRoomSettings) -> Played:
+def replay_workload(workload: Workload, head_room: HeadRoomSettings) -> ReplayRecord:
     share = workload.even_share
-    return play(
+    return replay_events(
         [
             Arrival(
                 at_ms=job.submit_ms,
@@ -124,10 +127,10 @@ def played_scenario(workload: Workload, head_room: HeadRoomSettings) -> Played:
 def test_no_job_starves_at_the_head_in_any_scenario(scenario: str, hosts: int) -> None:
     workload = generate(scenario, jobs=250, users=6, hosts=hosts, cpus_per_host=8, seed=hosts)
 
-    played = played_scenario(workload, KEEPS)
+    record = replay_workload(workload, WITH_HEAD_ROOM)
 
-    assert too_late(played) == []
-    assert played.waiting == 0
+    assert late_heads(record) == []
+    assert record.waiting == 0
 
 
 def test_a_head_behind_another_on_the_only_host_waits_from_the_start_of_that_one() -> None:
@@ -144,7 +147,9 @@ def test_a_head_behind_another_on_the_only_host_waits_from_the_start_of_that_one
     ]
     hosts = {name: Resources(cpus=cpus, mem_mb=500.0) for name, cpus in (("h0", 7.0), ("h1", 1.0))}
 
-    played = play(arrivals, hosts, head_room=KEEPS, attributes={"h0": {"rack": "y"}, "h1": {"rack": "x"}})
+    record = replay_events(
+        arrivals, hosts, head_room=WITH_HEAD_ROOM, attributes={"h0": {"rack": "y"}, "h1": {"rack": "x"}}
+    )
 
-    assert too_late(played) == []
-    assert sorted(played.starts, key=played.starts.__getitem__) == ["a2", "b3", "a4"]
+    assert late_heads(record) == []
+    assert sorted(record.starts, key=record.starts.__getitem__) == ["a2", "b3", "a4"]

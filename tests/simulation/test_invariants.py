@@ -1,4 +1,4 @@
-"""What must hold in every simulation, whatever its trace, its hosts and its policy."""
+"""Invariants of every simulation, for any trace, hosts and policy."""
 
 from collections import Counter, defaultdict
 from itertools import pairwise
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.simulation.config import MatchConfig, RebalancerConfig, SimConfig
-from cook_jupyter.simulation.policies import POLICIES, limits_of, policy_named
+from cook_jupyter.simulation.policies import POLICIES, build_limits, find_policy
 from cook_jupyter.simulation.replay import Outcome, simulate
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 
@@ -68,14 +68,14 @@ def run(trace: list[TraceJob], places: list[SimHost], policy: str, *, until_done
 
 @settings(max_examples=60)
 @given(traces(), hosts, policies, st.booleans())
-def test_nothing_is_oversubscribed_and_no_life_is_impossible(
+def test_no_host_is_oversubscribed_and_every_row_is_consistent(
     trace: list[TraceJob], places: list[SimHost], policy: str, until_done: bool
 ) -> None:
     outcome = run(trace, places, policy, until_done=until_done)
     rows = list(outcome.rows)
 
     whole = {host.hostname: host for host in places}
-    limits = limits_of(policy_named(policy), config, trace, places)
+    limits = build_limits(find_policy(policy), config, trace, places)
     quotas = {(entry.user, entry.name): entry.amount for entry in limits if entry.kind == "quota"}
     for moment in {row.start_time_ms for row in rows}:
         on_host: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])

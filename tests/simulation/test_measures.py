@@ -11,22 +11,22 @@ from hypothesis import strategies as st
 from cook_jupyter.simulation.measures import (
     Floats,
     Instances,
-    Times,
+    InstanceTimes,
+    compute_fair_ratio,
+    compute_job_overhead_ms,
+    compute_job_times,
+    count_times,
     cycle_ticks,
     fair_allocation,
-    fair_ratio_score,
-    held,
-    instances,
-    job_overhead_ms,
-    job_times,
+    instances_from_rows,
     latest_values,
     measure,
     running_at,
-    sampled,
-    sampled_by_user,
+    sample,
+    sample_by_user,
+    sample_usage,
     starvation_gb,
     time_series,
-    times,
     water_fill,
 )
 from cook_jupyter.simulation.traces import RunRow
@@ -65,7 +65,7 @@ def preempted(job: str = "a", user: str = "ada", **changes: Any) -> RunRow:
     return a_row(job, user, status="failed", reason=PREEMPTED, **changes)
 
 
-# Cook's names of what `Times` has.
+# Cook's names of what `InstanceTimes` has.
 PREPARED = (
     "submit_time_ms",
     "start_time_ms",
@@ -84,7 +84,7 @@ def columns_of(given: Case) -> dict[str, list[float]]:
 def test_times_are_prepared_as_cook_prepares_them(given: Case, expect: Case) -> None:
     columns = columns_of(given)
 
-    prepared = times(*(columns[name] for name in PREPARED[:4]))._asdict()
+    prepared = count_times(*(columns[name] for name in PREPARED[:4]))._asdict()
 
     of = dict(zip(PREPARED, prepared.values(), strict=True))
     assert np.stack([of[name] for name in expect["columns"]], axis=1).tolist() == expect["rows"]
@@ -93,7 +93,7 @@ def test_times_are_prepared_as_cook_prepares_them(given: Case, expect: Case) -> 
 @pytest.mark.parametrize(("given", "expect"), cases("analysis", ops=["running_at"]))
 def test_the_instances_that_run_at_a_time_are_those_cook_names(given: Case, expect: Case) -> None:
     columns = columns_of(given)
-    of = Times(*(np.array(columns.get(name, [])) for name in PREPARED))
+    of = InstanceTimes(*(np.array(columns.get(name, [])) for name in PREPARED))
 
     assert running_at(of, given["t"]).tolist() == expect["row_indexes"]
 
@@ -176,7 +176,7 @@ amounts = st.floats(0.0, 1e6, allow_subnormal=False)
 
 
 @given(desired=st.lists(amounts, min_size=1, max_size=8), total=st.floats(0.0, 4e6))
-def test_water_filling_gives_out_all_that_is_desired_evenly_and_no_more(
+def test_water_filling_divides_evenly_and_gives_nobody_more_than_desired(
     desired: list[float], total: float
 ) -> None:
     wanted = np.array(desired)
@@ -204,14 +204,14 @@ def test_dividing_many_totals_at_once_divides_each_by_itself(lines: list[list[fl
 
 
 @given(desired=st.permutations([3.0, 5.0, 5.0, 8.0, 40.0]))
-def test_water_filling_knows_no_names(desired: list[float]) -> None:
+def test_water_filling_does_not_depend_on_the_order_of_users(desired: list[float]) -> None:
     got = water_fill(20.0, desired)
 
     assert sorted(got.tolist()) == pytest.approx([3.0, 4.25, 4.25, 4.25, 4.25])
     assert got[desired.index(3.0)] == 3.0
 
 
-def test_nobody_divides_nothing() -> None:
+def test_a_division_among_no_users_is_empty() -> None:
     assert water_fill(5.0, []).tolist() == []
 
 
@@ -251,10 +251,10 @@ def runs(draw: st.DrawFn) -> list[RunRow]:
 @on_runs
 @given(rows=runs(), cycle_ms=st.integers(1, 7))
 def test_what_users_hold_at_a_tick_is_what_runs_then(rows: list[RunRow], cycle_ms: int) -> None:
-    of = instances(rows)
+    of = instances_from_rows(rows)
     ticks = cycle_ticks(of, cycle_ms)
 
-    matrix = held(of, ticks, of.mem_mb)
+    matrix = sample_usage(of, ticks, of.mem_mb)
 
     for tick, line in zip(ticks, matrix, strict=True):
         expected = np.zeros(len(of.users))
@@ -265,13 +265,13 @@ def test_what_users_hold_at_a_tick_is_what_runs_then(rows: list[RunRow], cycle_m
 
 @on_runs
 @given(rows=runs())
-def test_a_job_never_waits_and_runs_at_once(rows: list[RunRow]) -> None:
-    of = instances(rows)
+def test_a_job_never_waits_and_runs_at_the_same_time(rows: list[RunRow]) -> None:
+    of = instances_from_rows(rows)
     ticks = cycle_ticks(of, 1)
     ones = np.ones(len(of))
 
-    waiting = sampled(ticks, len(of.users), of.user, of.queued_ms, of.times.start_ms, ones)
-    running = held(of, ticks, ones)
+    waiting = sample(ticks, len(of.users), of.user, of.queued_ms, of.times.start_ms, ones)
+    running = sample_usage(of, ticks, ones)
 
     assert (waiting + running).max() <= len(set(of.job.tolist()))
     for user in range(len(of.users)):
@@ -280,7 +280,7 @@ def test_a_job_never_waits_and_runs_at_once(rows: list[RunRow]) -> None:
 
 
 def test_ticks_go_from_the_first_submission_to_the_last_end() -> None:
-    of = instances([a_row(submit_time_ms=100, start_time_ms=105, end_time_ms=130)])
+    of = instances_from_rows([a_row(submit_time_ms=100, start_time_ms=105, end_time_ms=130)])
 
     assert cycle_ticks(of, 10).tolist() == [0, 10, 20, 30]
 
@@ -291,7 +291,7 @@ def test_ticks_go_from_the_first_submission_to_the_last_end() -> None:
 def two_users() -> Instances:
     """Ada runs alone until Bob's job, submitted at 10 h, takes her place at 20 h; she is done at 50 h."""
     h = HOUR_MS
-    return instances(
+    return instances_from_rows(
         [
             preempted("a", "ada", start_time_ms=0, end_time_ms=20 * h, cpus=2.0, mem=4000.0),
             a_row("b", "bob", submit_time_ms=10 * h, start_time_ms=20 * h, end_time_ms=30 * h, mem=4000.0),
@@ -317,21 +317,23 @@ def test_the_figures_of_a_run_of_two_users() -> None:
 
 
 def test_an_instance_still_open_at_the_end_counts_as_running() -> None:
-    figures = measure(instances([a_row(status="running", end_time_ms=HOUR_MS, cpus=3.0)]), cycle_ms=1000)
+    figures = measure(
+        instances_from_rows([a_row(status="running", end_time_ms=HOUR_MS, cpus=3.0)]), cycle_ms=1000
+    )
 
     assert figures.cpu_hours == (3.0, 0.0, 0.0, 3.0)
 
 
 def test_the_overhead_of_a_job_is_that_of_its_last_instance() -> None:
-    assert job_overhead_ms(two_users()).tolist() == [30 * HOUR_MS, 10 * HOUR_MS]
+    assert compute_job_overhead_ms(two_users()).tolist() == [30 * HOUR_MS, 10 * HOUR_MS]
 
 
 def test_after_a_preemption_a_job_waits_since_its_instance_ended() -> None:
     assert two_users().queued_ms.tolist() == [0, 10 * HOUR_MS, 20 * HOUR_MS]
 
 
-def test_a_job_waits_till_its_first_start_and_turns_round_with_its_first_success() -> None:
-    of = job_times(two_users())
+def test_the_wait_ends_at_the_first_start_and_the_turnaround_at_the_first_success() -> None:
+    of = compute_job_times(two_users())
 
     assert of.wait_ms.tolist() == [0, 10 * HOUR_MS]
     assert of.turnaround_ms.tolist() == [50 * HOUR_MS, 20 * HOUR_MS]
@@ -340,7 +342,7 @@ def test_a_job_waits_till_its_first_start_and_turns_round_with_its_first_success
 
 
 def test_a_job_without_success_has_no_turnaround() -> None:
-    of = job_times(instances([preempted()]))
+    of = compute_job_times(instances_from_rows([preempted()]))
 
     assert (of.turnaround_ms.tolist(), of.overhead_ms.tolist()) == ([-1], [-1])
 
@@ -349,10 +351,10 @@ def test_the_fair_ratio_is_the_median_of_those_who_run_at_most_what_is_fair() ->
     running = np.array([[10.0, 30.0, 0.0, 5.0]])
     fair = np.array([[20.0, 20.0, 5.0, 5.0]])
 
-    assert fair_ratio_score(running, fair) == 0.75  # of 1/2 and 5/5; 30/20 and 0/5 do not count
+    assert compute_fair_ratio(running, fair) == 0.75  # of 1/2 and 5/5; 30/20 and 0/5 do not count
 
 
-def test_starvation_is_what_lacks_of_the_fair_part_of_a_share() -> None:
+def test_starvation_is_the_amount_lacking_to_the_fair_part_of_a_share() -> None:
     running = np.array([1000.0, 5000.0, 1000.0, 9000.0])
     fair = np.array([4000.0, 4000.0, 20_000.0, 20_000.0])
 
@@ -362,10 +364,10 @@ def test_starvation_is_what_lacks_of_the_fair_part_of_a_share() -> None:
     assert math.isnan(starved[3])
 
 
-def test_when_everybody_holds_what_is_fair_nobody_starves() -> None:
+def test_nobody_starves_when_all_users_hold_their_fair_part() -> None:
     rows = [a_row(user, user, end_time_ms=100, mem=500.0) for user in ("ada", "bob")]
 
-    figures = measure(instances(rows), cycle_ms=10)
+    figures = measure(instances_from_rows(rows), cycle_ms=10)
 
     assert figures.fair_ratio == 1.0
     assert math.isnan(figures.starvation_mean_log10_gb)
@@ -375,7 +377,7 @@ def test_when_everybody_holds_what_is_fair_nobody_starves() -> None:
 def test_total_time_counts_from_the_first_start_to_the_last_end() -> None:
     rows = [a_row(start_time_ms=500, end_time_ms=900), a_row("b", start_time_ms=700, end_time_ms=2000)]
 
-    assert measure(instances(rows), cycle_ms=100).total_sim_time_ms == 1500
+    assert measure(instances_from_rows(rows), cycle_ms=100).total_sim_time_ms == 1500
 
 
 def test_a_user_who_has_not_run_yet_takes_no_part_in_the_division() -> None:
@@ -385,14 +387,14 @@ def test_a_user_who_has_not_run_yet_takes_no_part_in_the_division() -> None:
     assert math.isnan(fair[2])
 
 
-def test_a_user_whose_first_instance_has_not_started_makes_nobody_look_too_well_off() -> None:
+def test_a_user_who_has_not_started_yet_does_not_lower_the_fair_part_of_others() -> None:
     """Bob waits from 0 on and starts at 20: until then Ada alone is divided among, and has what is fair."""
     rows = [
         a_row("a", "ada", start_time_ms=0, end_time_ms=40, mem=1000.0),
         a_row("b", "bob", start_time_ms=20, end_time_ms=40, mem=3000.0),
     ]
 
-    figures = measure(instances(rows), cycle_ms=10)
+    figures = measure(instances_from_rows(rows), cycle_ms=10)
 
     assert figures.fair_ratio == 1.0
     assert math.isnan(figures.starvation_mean_log10_gb)
@@ -410,7 +412,9 @@ def test_starvation_per_cycle_is_the_mean_of_the_logarithms_of_those_who_lack_so
         a_row("b2", "bob", start_time_ms=10, end_time_ms=20, mem=20_000.0),
         a_row("c1", "cyd", start_time_ms=0, end_time_ms=10, mem=28_900.0),
     ]
-    figures = measure(instances(rows), cycle_ms=15)  # looked at 0 and at 15, where both have what is fair
+    figures = measure(
+        instances_from_rows(rows), cycle_ms=15
+    )  # looked at 0 and at 15, where both have what is fair
 
     assert fair_allocation(waiting, held).tolist() == [[10_000.0, 10_000.0, 10_000.0]]
     expected = (math.log10(9.0) + math.log10(9.9)) / 2
@@ -420,10 +424,8 @@ def test_starvation_per_cycle_is_the_mean_of_the_logarithms_of_those_who_lack_so
 
 @on_runs
 @given(rows=runs(), cycle_ms=st.integers(1, 9))
-def test_the_measures_are_those_of_the_specification_worked_out_slowly(
-    rows: list[RunRow], cycle_ms: int
-) -> None:
-    figures = measure(instances(rows), cycle_ms)
+def test_the_measures_agree_with_a_slow_reference_implementation(rows: list[RunRow], cycle_ms: int) -> None:
+    figures = measure(instances_from_rows(rows), cycle_ms)
 
     slowly = reference_measures.measures(rows, cycle_ms)
 
@@ -439,7 +441,7 @@ def test_a_user_has_no_value_before_the_first_event() -> None:
     users = np.array([0, 0, 1, 2])
     since, until = np.array([0, 1, 0, 5]), np.array([2, 9, 3, 6])
 
-    sampled_values = sampled_by_user(
+    sampled_values = sample_by_user(
         np.array([0.0, 5.0]), 3, users, since, until, np.array([10.0, 40, 12, 30])
     )
 
@@ -453,7 +455,7 @@ def test_a_user_has_no_value_before_the_first_event() -> None:
 def test_the_order_of_the_rows_changes_no_figure(rows: list[RunRow], seed: int) -> None:
     shuffled = [rows[place] for place in np.random.default_rng(seed).permutation(len(rows))]
 
-    first, second = (measure(instances(some), cycle_ms=5) for some in (rows, shuffled))
+    first, second = (measure(instances_from_rows(some), cycle_ms=5) for some in (rows, shuffled))
 
     assert flat(first) == pytest.approx(flat(second), nan_ok=True)
 
@@ -464,15 +466,15 @@ def flat(figures: Any) -> list[float]:
 
 
 def test_a_run_without_rows_measures_nothing() -> None:
-    figures = measure(instances([]), cycle_ms=1000)
+    figures = measure(instances_from_rows([]), cycle_ms=1000)
 
     assert (figures.tasks_run, figures.total_sim_time_ms) == (0, 0)
     assert math.isnan(figures.mean_job_overhead_ms)
 
 
 def test_users_without_rows_count_if_they_are_named() -> None:
-    of = instances([a_row()], users=["cyd", "ada"])
+    of = instances_from_rows([a_row()], users=["cyd", "ada"])
 
-    nothing: Floats = held(of, np.array([0.0]), of.cpus)
+    nothing: Floats = sample_usage(of, np.array([0.0]), of.cpus)
     assert of.users == ("ada", "cyd")
     assert nothing.tolist() == [[1.0, 0.0]]

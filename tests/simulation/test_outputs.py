@@ -1,4 +1,4 @@
-"""Results are written whole or not at all, and where they go is checked first."""
+"""Results are written atomically, and their paths are checked first."""
 
 import os
 import stat
@@ -39,20 +39,20 @@ def test_a_file_that_cannot_be_written_is_refused(name: str, complaint: str, tmp
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_directory_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_invalid_directory_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(InvalidRequest, match=r"--report .*file"):
         check_directory(tmp_path / name, "--report")
 
 
-def test_a_directory_is_made_with_those_above_it(tmp_path: Path) -> None:
+def test_a_directory_is_created_with_its_parents(tmp_path: Path) -> None:
     check_directory(tmp_path / "new" / "folder", "--report")
 
     assert list((tmp_path / "new" / "folder").iterdir()) == []
 
 
-def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     write_rows(file, [a_row()])
     before = file.read_text()
@@ -68,7 +68,7 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
-def test_a_link_stays_a_link_and_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+def test_a_symbolic_link_stays_and_the_file_has_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     (tmp_path / "plain").write_text("")
 

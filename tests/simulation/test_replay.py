@@ -16,7 +16,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.simulation.checks import MAX_TIME_MS
 from cook_jupyter.simulation.config import MatchConfig, RebalancerConfig, SimConfig
-from cook_jupyter.simulation.policies import policy_named
+from cook_jupyter.simulation.policies import find_policy
 from cook_jupyter.simulation.replay import Outcome, _Replay, simulate
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 
@@ -125,7 +125,7 @@ def test_a_job_that_failed_on_every_host_waits_for_another() -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "killed", "lost", "error"])
-def test_every_end_but_the_good_one_is_a_failure_that_counts(status: str) -> None:
+def test_every_outcome_but_success_is_a_failure_that_counts(status: str) -> None:
     outcome = run([a_job("a1", 0, 100, status=TaskState(status))], a_host("h1"), a_host("h2"))
 
     (row,) = outcome.rows
@@ -156,21 +156,21 @@ def test_the_rebalancer_runs_when_more_than_its_interval_has_passed() -> None:
     assert [(cycle.at_ms, cycle.preempted) for cycle in outcome.cycles if cycle.preempted] == [(3000, 1)]
 
 
-def test_a_preempted_task_was_said_to_run() -> None:
+def test_a_preempted_task_was_reported_as_running() -> None:
     victim = next(row for row in run(preempting()).rows if row.reason)
 
     assert victim.mesos_start_time_ms == victim.start_time_ms == 7
 
 
 @pytest.mark.parametrize("policy", ["fair-patient", "quota:4", "fifo"])
-def test_nobody_is_preempted_where_the_policy_is_patient(policy: str) -> None:
+def test_policies_without_preemption_preempt_nobody(policy: str) -> None:
     outcome = run(preempting(), policy=policy)
 
     assert not [row for row in outcome.rows if row.status == "failed"]
     assert outcome.waiting == 2
 
 
-def test_who_waits_for_less_than_the_difference_preempts_nobody() -> None:
+def test_a_smaller_dru_gap_than_the_minimum_preempts_nobody() -> None:
     # a1 and a2 fill the host, DRU 1 and 2; b would come to 1: the second of a is further by 1, not by more.
     trace = [a_job("a1", 0), a_job("a2", 0), a_job("b1", 500), a_job("z1", 4000, cpus=9.0)]
     strict = run(trace, a_host(cpus=2.0), rebalancer=RebalancerConfig(min_dru_diff=1.0))
@@ -180,7 +180,7 @@ def test_who_waits_for_less_than_the_difference_preempts_nobody() -> None:
     assert sum(cycle.preempted for cycle in lenient.cycles) == 1
 
 
-def test_a_host_freed_by_two_is_closed_to_all_but_the_job_it_was_freed_for() -> None:
+def test_a_host_freed_from_two_victims_is_reserved_for_the_beneficiary() -> None:
     # b needs two victims: DRU 2 against 3 and 4. c comes then, and would go before b: its DRU is 1.
     trace = [
         *(a_job(f"a{n}", 0) for n in range(1, 5)),
@@ -239,14 +239,14 @@ def test_a_job_that_cannot_start_holds_back_those_behind_it_as_in_cook() -> None
     assert cycles == {"a2": 0, "a3": 2, "a4": 4, "z1": 5}
 
 
-def test_a_job_larger_than_any_may_be_is_ended_without_a_row() -> None:
+def test_a_job_larger_than_the_constraints_allow_is_removed_without_a_row() -> None:
     outcome = run([a_job("a1", 0, cpus=41.0), a_job("a2", 0, mem_mb=140 * 1024.0 + 1), a_job("a3", 0)])
 
     assert [row.job_id for row in outcome.rows] == ["a3"]
     assert outcome.waiting == 0
 
 
-def test_such_a_job_counts_in_the_one_ranking_that_meets_it() -> None:
+def test_such_a_job_counts_in_the_ranking_that_finds_it() -> None:
     # With a1 the next job of a stands at 42 shares, behind b1. In the next cycle a1 is gone.
     trace = [a_job("a1", 0, cpus=41.0), a_job("a2", 0), a_job("b1", 0, 500), a_job("b2", 500)]
 
@@ -255,7 +255,7 @@ def test_such_a_job_counts_in_the_one_ranking_that_meets_it() -> None:
     assert [row.job_id for row in outcome.rows] == ["b1", "a2"]
 
 
-def test_jobs_that_can_never_run_are_known_with_the_reason() -> None:
+def test_jobs_that_can_never_run_are_returned_with_the_reason() -> None:
     jobs = [a_job("a1", 0, cpus=41.0), a_job("a2", 0, mem_mb=140 * 1024.0 + 1), a_job("a3", 0, cpus=5.0)]
 
     outcome = run([*jobs, a_job("a4", 0)])
@@ -279,7 +279,7 @@ def test_a_simulation_whose_scheduler_misses_a_commit_fails() -> None:
                 raise OverflowError("too large for the queue")
 
     trace = [a_job("a1", 0), a_job("a2", 1000), a_job("a3", 2000)]
-    replay = Faulty(trace, [a_host()], SimConfig(cycle_step_ms=1000), policy_named("fair"), Random(0))
+    replay = Faulty(trace, [a_host()], SimConfig(cycle_step_ms=1000), find_policy("fair"), Random(0))
 
     with pytest.raises(OutOfStep, match="OverflowError: too large for the queue"):
         asyncio.run(replay.run(until_done=False, progress=None))
@@ -303,7 +303,7 @@ def test_a_hard_quota_keeps_a_user_within_an_equal_part() -> None:
     assert [row.job_id for row in outcome.rows] == ["a0", "a1", "b1"]
 
 
-def test_first_come_first_served_goes_by_priority_then_as_jobs_came() -> None:
+def test_fifo_orders_by_priority_and_then_by_submission() -> None:
     trace = [a_job("a1", 0), a_job("a2", 0), a_job("b1", 0), a_job("c1", 0, priority=99), a_job("d1", 0)]
 
     fifo = run(trace, a_host(cpus=3.0), policy="fifo")
@@ -313,12 +313,12 @@ def test_first_come_first_served_goes_by_priority_then_as_jobs_came() -> None:
     assert {row.job_id for row in fair.rows} == {"a1", "b1", "c1"}
 
 
-async def test_it_runs_where_an_event_loop_runs() -> None:
+async def test_a_simulation_can_run_while_an_event_loop_runs() -> None:
     assert len(run([a_job("a1", 0, 100)]).rows) == 1
     await asyncio.sleep(0)
 
 
-def test_the_seed_names_the_instances_and_decides_nothing() -> None:
+def test_the_seed_only_affects_instance_ids() -> None:
     trace, hosts = preempting(), [a_host()]
     config = SimConfig(shares=SHARES, cycle_step_ms=1000, rebalance_ms=2000)
 
@@ -341,7 +341,7 @@ def test_a_trace_out_of_order_or_without_jobs_is_refused() -> None:
 
 
 @pytest.mark.parametrize("submit_ms", [2**43, 10**15, MAX_TIME_MS - 1_000_000, -(10**15), -MAX_TIME_MS])
-def test_jobs_of_any_time_that_a_trace_may_name_start(submit_ms: int) -> None:
+def test_jobs_start_at_any_valid_time_of_submission(submit_ms: int) -> None:
     outcome = run(
         [a_job("a1", submit_ms, 100, cpus=4.0), a_job("b1", submit_ms, 100, cpus=4.0)], until_done=True
     )

@@ -1,4 +1,4 @@
-"""What a report says of runs, and that its page stands by itself."""
+"""The figures and texts of a report, and its self-contained page."""
 
 import json
 import math
@@ -15,12 +15,21 @@ from hypothesis import strategies as st
 from playwright.sync_api import sync_playwright
 
 from cook_jupyter.model.instance import TaskState
-from cook_jupyter.simulation.charts import Axis, Band, Line, bands, cells, lines
-from cook_jupyter.simulation.comparison import Run, RunFigures, figures_of
+from cook_jupyter.simulation.charts import Axis, Band, Line, draw_bands, draw_cells, draw_lines
+from cook_jupyter.simulation.comparison import Run, RunFigures, compute_figures
 from cook_jupyter.simulation.config import SimConfig
 from cook_jupyter.simulation.replay import simulate
 from cook_jupyter.simulation.report import write_report
-from cook_jupyter.simulation.summary import amount, as_json, as_text, count, headline, in_words, notes, price
+from cook_jupyter.simulation.summary import (
+    format_count,
+    format_duration,
+    format_number,
+    headline,
+    notes,
+    price,
+    render_text,
+    to_json,
+)
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 from tests.conftest import missing_part
 from tests.simulation.test_measures import PREEMPTED, a_row, preempted
@@ -52,13 +61,13 @@ def ada_holds_all_until_bob_gets_half() -> list[RunRow]:
 
 
 def figures(rows: list[RunRow], name: str = "fair", **changes: Any) -> RunFigures:
-    return figures_of(name, a_run(rows, **changes))
+    return compute_figures(name, a_run(rows, **changes))
 
 
 # --- figures
 
 
-def test_how_a_user_fared_is_told_user_by_user() -> None:
+def test_the_report_has_figures_of_each_user() -> None:
     ada, bob = figures(ada_holds_all_until_bob_gets_half()).users
 
     assert (ada.user, ada.jobs, ada.preemptions, ada.cpu_hours, ada.lost_cpu_hours) == (
@@ -74,7 +83,7 @@ def test_how_a_user_fared_is_told_user_by_user() -> None:
     assert ada.turnaround_ms == 7.5 * HOUR_MS
 
 
-def test_who_waits_below_the_share_is_starved_and_who_waits_at_it_is_hungry() -> None:
+def test_a_user_who_waits_below_the_share_is_starved_and_at_the_share_hungry() -> None:
     ada, bob = figures(ada_holds_all_until_bob_gets_half()).users
 
     assert (bob.starved_hours, bob.hungry_hours, bob.satisfied_hours) == pytest.approx((2.0, 0.0, 2.0))
@@ -82,7 +91,7 @@ def test_who_waits_below_the_share_is_starved_and_who_waits_at_it_is_hungry() ->
     assert (ada.starved_hours, ada.hungry_hours, ada.satisfied_hours) == pytest.approx((0.0, 2.0, 7.0))
 
 
-def test_usage_stands_against_a_fair_division_of_all_hosts() -> None:
+def test_usage_is_compared_with_a_fair_division_of_all_hosts() -> None:
     line = figures(ada_holds_all_until_bob_gets_half()).timeline
     at_two, at_four, at_eight = (int(np.searchsorted(line.ticks_ms, hours * HOUR_MS)) for hours in (2, 4, 8))
 
@@ -91,7 +100,7 @@ def test_usage_stands_against_a_fair_division_of_all_hosts() -> None:
     assert (line.usage[at_eight].tolist(), line.fair[at_eight].tolist()) == ([1.0, 0.0], [1.0, 0.0])
 
 
-def test_a_held_back_user_is_below_what_is_fair_though_hosts_are_idle() -> None:
+def test_a_user_held_back_is_below_the_fair_usage_although_hosts_are_idle() -> None:
     rows = [
         a_row("a1", "ada", end_time_ms=HOUR_MS, cpus=1.0),
         a_row("a2", "ada", start_time_ms=HOUR_MS, end_time_ms=2 * HOUR_MS, cpus=1.0),
@@ -129,7 +138,7 @@ LOST = "Mesos executor terminated"  # the system's fault, three times free
 
 
 @pytest.mark.parametrize(
-    ("reasons", "changes", "run_changes", "waits_again"),
+    ("reasons", "changes", "run_changes", "waits_for_retry"),
     [
         ([PREEMPTED], {}, {}, True),
         ([PREEMPTED], {"disable_mea_culpa_retries": True}, {}, False),
@@ -154,7 +163,7 @@ LOST = "Mesos executor terminated"  # the system's fault, three times free
     ids=str,
 )
 def test_a_job_waits_again_by_the_rule_of_the_scheduler(
-    reasons: list[str], changes: dict[str, Any], run_changes: dict[str, Any], waits_again: bool
+    reasons: list[str], changes: dict[str, Any], run_changes: dict[str, Any], waits_for_retry: bool
 ) -> None:
     m = MINUTE_MS
     rows = [
@@ -166,13 +175,13 @@ def test_a_job_waits_again_by_the_rule_of_the_scheduler(
 
     found = figures([*rows, last], trace=trace, **run_changes)
 
-    assert found.failed == (0 if waits_again else 1)
-    expected = 10.0 - len(reasons) / 60 if waits_again else 0.0
+    assert found.failed == (0 if waits_for_retry else 1)
+    expected = 10.0 - len(reasons) / 60 if waits_for_retry else 0.0
     assert found.users[0].starved_hours == pytest.approx(expected, abs=1 / 60)
 
 
 @pytest.mark.parametrize("kind", ["refused", "removed"])
-def test_jobs_that_were_turned_away_do_not_wait(kind: str) -> None:
+def test_refused_and_removed_jobs_do_not_count_as_waiting(kind: str) -> None:
     trace = [a_job("a1", "ada"), a_job("b1", "bob")]
     rows = [a_row("a1", "ada", end_time_ms=HOUR_MS)]
 
@@ -198,7 +207,7 @@ def test_a_first_job_that_never_starts_waits_from_its_submission() -> None:
     assert found.measures.total_sim_time_ms == HOUR_MS
 
 
-def test_a_run_in_which_nothing_started_lasts_as_long_as_its_clock_says() -> None:
+def test_a_run_in_which_no_job_starts_lasts_until_its_end() -> None:
     found = figures([], trace=[a_job("a1", "ada", 5 * HOUR_MS)], end_ms=7 * HOUR_MS)
 
     assert found.starved_hours == pytest.approx(2.0)
@@ -233,16 +242,16 @@ def test_simulated_jobs_that_wait_at_the_end_are_those_that_the_figures_say_wait
     outcome = simulate(trace, hosts, config)
 
     run = Run.of(outcome, trace, hosts, config)
-    waits_again = sum(
+    waits_for_retry = sum(
         1 for number in range(60) if _waits_at_the_end(run, f"j{number}", trace[number].max_retries)
     )
-    found = figures_of("fair", run)
+    found = compute_figures("fair", run)
 
     assert outcome.waiting > 0
-    assert found.never_started + waits_again == outcome.waiting
+    assert found.never_started + waits_for_retry == outcome.waiting
     finished = {row.job_id for row in outcome.rows if row.status in ("success", "running")}
     started = {row.job_id for row in outcome.rows}
-    assert found.failed == len(started) - len(finished) - waits_again
+    assert found.failed == len(started) - len(finished) - waits_for_retry
 
 
 def _waits_at_the_end(run: Run, job_id: str, max_retries: int) -> bool:
@@ -258,7 +267,7 @@ def _waits_at_the_end(run: Run, job_id: str, max_retries: int) -> bool:
 
 @given(st.permutations(ada_holds_all_until_bob_gets_half()))
 def test_the_order_of_rows_changes_nothing_a_report_says(rows: list[RunRow]) -> None:
-    assert as_text([figures(rows)]) == as_text([figures(ada_holds_all_until_bob_gets_half())])
+    assert render_text([figures(rows)]) == render_text([figures(ada_holds_all_until_bob_gets_half())])
 
 
 # --- words
@@ -280,8 +289,8 @@ def test_the_order_of_rows_changes_nothing_a_report_says(rows: list[RunRow]) -> 
         (math.inf, "never"),
     ],
 )
-def test_a_span_of_time_is_told_as_one_says_it(ms: float, words: str) -> None:
-    assert in_words(ms) == words
+def test_a_duration_is_formatted_in_a_suitable_unit(ms: float, words: str) -> None:
+    assert format_duration(ms) == words
 
 
 @pytest.mark.parametrize(
@@ -294,16 +303,16 @@ def test_a_span_of_time_is_told_as_one_says_it(ms: float, words: str) -> None:
         (1234, "job", "1,234 jobs"),
     ],
 )
-def test_a_number_of_things_is_in_the_plural_but_for_one(number: float, noun: str, words: str) -> None:
-    assert count(number, noun) == words
+def test_a_noun_is_plural_except_after_one(number: float, noun: str, words: str) -> None:
+    assert format_count(number, noun) == words
 
 
 @pytest.mark.parametrize(
     ("value", "decimals", "text"),
     [(1234.56, 1, "1,234.6"), (0.0, 0, "0"), (math.nan, 2, "–"), (math.inf, 0, "–")],
 )
-def test_a_number_that_there_is_not_is_a_dash(value: float, decimals: int, text: str) -> None:
-    assert amount(value, decimals) == text
+def test_a_number_that_is_not_finite_is_a_dash(value: float, decimals: int, text: str) -> None:
+    assert format_number(value, decimals) == text
 
 
 def _runs_of_every_kind() -> dict[str, Run]:
@@ -335,12 +344,12 @@ def _runs_of_every_kind() -> dict[str, Run]:
         ("instant", "Half of all jobs start at once under instant."),
     ],
 )
-def test_the_headline_is_true_at_the_edges(name: str, sentence: str) -> None:
-    assert headline([figures_of(name, _runs_of_every_kind()[name])]) == sentence
+def test_the_headline_is_correct_in_special_cases(name: str, sentence: str) -> None:
+    assert headline([compute_figures(name, _runs_of_every_kind()[name])]) == sentence
 
 
-def test_runs_of_every_kind_are_told_in_one_headline() -> None:
-    every = [figures_of(name, run) for name, run in _runs_of_every_kind().items()]
+def test_runs_of_every_kind_fit_in_one_headline() -> None:
+    every = [compute_figures(name, run) for name, run in _runs_of_every_kind().items()]
 
     told = headline(every)
 
@@ -349,7 +358,7 @@ def test_runs_of_every_kind_are_told_in_one_headline() -> None:
 
 
 @pytest.mark.parametrize("name", [*_runs_of_every_kind(), "all"])
-def test_no_report_says_nan_or_infinity_or_one_jobs(name: str, tmp_path: Path) -> None:
+def test_no_report_has_nan_infinity_or_1_jobs(name: str, tmp_path: Path) -> None:
     runs = _runs_of_every_kind()
     chosen = runs if name == "all" else {name: runs[name]}
     page = page_of(chosen, tmp_path)
@@ -375,16 +384,16 @@ def two_runs() -> dict[str, Run]:
 
 
 def test_the_headline_begins_with_the_run_whose_jobs_wait_least() -> None:
-    both = [figures_of(name, run) for name, run in two_runs().items()]
+    both = [compute_figures(name, run) for name, run in two_runs().items()]
 
     assert headline(both) == "Half of all jobs start at once under fair; within 2.0 h under fifo."
-    assert price(both) == "Of all cpu hours, preemption threw away 20.0 % under fair."
+    assert price(both) == "Of all cpu hours, 20.0 % under fair were lost to preemption."
     assert price(both[:1]) == ""
 
 
 def test_runs_whose_jobs_wait_the_same_are_named_together() -> None:
-    late, early = (figures_of(name, run) for name, run in two_runs().items())
-    same = figures_of("fair-better", two_runs()["fair"])
+    late, early = (compute_figures(name, run) for name, run in two_runs().items())
+    same = compute_figures("fair-better", two_runs()["fair"])
 
     assert headline([early, late, same]) == (
         "Half of all jobs start at once under fair and fair-better; within 2.0 h under fifo."
@@ -393,14 +402,14 @@ def test_runs_whose_jobs_wait_the_same_are_named_together() -> None:
 
 
 def test_the_text_has_a_column_for_each_run() -> None:
-    text = as_text([figures_of(name, run) for name, run in two_runs().items()])
+    text = render_text([compute_figures(name, run) for name, run in two_runs().items()])
 
     assert re.search(r"^ +fifo +fair$", text, re.MULTILINE)
     assert re.search(r"^half of all jobs start within +2\.0 h +at once$", text, re.MULTILINE)
 
 
-def test_the_json_is_json_and_knows_no_nan() -> None:
-    told = json.loads(json.dumps(as_json([figures([a_row(status="running")])]), allow_nan=False))
+def test_the_json_is_valid_and_has_no_nan() -> None:
+    told = json.loads(json.dumps(to_json([figures([a_row(status="running")])]), allow_nan=False))
 
     [run] = told["runs"]
     assert run["turnaround_ms"] is None
@@ -449,7 +458,7 @@ def test_a_report_is_a_page_a_text_and_json(tmp_path: Path) -> None:
     assert len(json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["runs"]) == 2
 
 
-def test_the_page_is_whole_and_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_page_is_complete_and_loads_nothing(tmp_path: Path) -> None:
     page = page_of(two_runs(), tmp_path)
 
     assert page.open == []
@@ -465,7 +474,7 @@ def test_the_page_shows_every_run_and_every_user(tmp_path: Path) -> None:
         assert word in page.text
 
 
-def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path: Path) -> None:
     page = page_of({"<script>run</script>": a_run([a_row(user="<b>ada</b>")])}, tmp_path)
 
     assert "script" not in page.seen
@@ -503,15 +512,15 @@ UNIT = Axis(low=0.0, high=1.0)
 
 def test_a_line_holds_each_value_until_the_next() -> None:
     [drawn] = paths(
-        lines([Line("a", "run-0", np.array([0, 0.5, 1]), np.array([0, 1, 0.5]))], UNIT, UNIT), "run-0"
+        draw_lines([Line("a", "run-0", np.array([0, 0.5, 1]), np.array([0, 1, 0.5]))], UNIT, UNIT), "run-0"
     )
 
     assert drawn == "M0.0 100.00H500.0V0.00H1000.0V50.00"
 
 
-def test_bands_lie_one_upon_the_other() -> None:
+def test_bands_are_stacked() -> None:
     stack = [Band("low", "one", np.array([0.2, 0.2])), Band("high", "two", np.array([0.3, 0.8]))]
-    chart = bands(stack, np.array([0.0, 0.5]), UNIT, UNIT)
+    chart = draw_bands(stack, np.array([0.0, 0.5]), UNIT, UNIT)
 
     assert paths(chart, "one") == ["M0.0 80.00H500.0V80.00L500.0 100.00V100.00L0.0 100.00Z"]
     assert paths(chart, "two") == ["M0.0 50.00H500.0V0.00L500.0 80.00V80.00L0.0 80.00Z"]
@@ -519,16 +528,16 @@ def test_bands_lie_one_upon_the_other() -> None:
 
 def test_cells_of_one_kind_in_a_row_are_drawn_as_one() -> None:
     kinds = np.array([[0, 0, 1], [-1, 1, -1]])
-    chart = cells(kinds, ["ada", "bob"], np.array([0.0, 0.2, 0.6]), UNIT)
+    chart = draw_cells(kinds, ["ada", "bob"], np.array([0.0, 0.2, 0.6]), UNIT)
 
     assert paths(chart, "kind-0") == ["M0.0 0.00H600.0v50.00H0.0Z"]
     assert paths(chart, "kind-1") == ["M600.0 0.00H1000.0v50.00H600.0ZM200.0 50.00H600.0v50.00H200.0Z"]
 
 
-def test_equal_ratios_take_equal_room_on_a_logarithmic_axis() -> None:
+def test_equal_ratios_have_equal_distances_on_a_logarithmic_axis() -> None:
     axis = Axis(low=1.0, high=100.0, log=True)
 
-    assert axis.place([0.0, 1.0, 10.0, 100.0, 1000.0]).tolist() == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
+    assert axis.position([0.0, 1.0, 10.0, 100.0, 1000.0]).tolist() == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
 
 
 @pytest.mark.browser

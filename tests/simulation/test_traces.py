@@ -1,4 +1,4 @@
-"""Traces, hosts and rows are read and written as Cook's simulator has them; the rest is refused in words."""
+"""Traces, hosts and rows are read and written in Cook's formats, and invalid files are refused."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_the_shortest_entry_has_cooks_defaults(file: Path) -> None:
     ]
 
 
-def test_every_key_of_the_longest_entry_counts_or_is_passed_over(file: Path) -> None:
+def test_every_key_of_the_longest_entry_is_read_or_ignored(file: Path) -> None:
     entry = SHORTEST | {
         "status": "lost",
         "job/name": "sweep",
@@ -109,12 +109,12 @@ def test_every_key_of_the_longest_entry_counts_or_is_passed_over(file: Path) -> 
         ({"jobs": []}, "is not a trace"),
     ],
 )
-def test_what_is_no_trace_is_refused(file: Path, entries: object, complaint: str) -> None:
+def test_an_invalid_trace_is_refused(file: Path, entries: object, complaint: str) -> None:
     with pytest.raises(InvalidRequest, match=complaint):
         read_trace(written(file, entries))
 
 
-def test_a_file_that_is_not_there_is_named(file: Path) -> None:
+def test_a_missing_file_is_named(file: Path) -> None:
     for read in (read_trace, read_hosts, read_rows):
         with pytest.raises(InvalidRequest, match="file"):
             read(file)
@@ -146,7 +146,7 @@ jobs = st.builds(
 
 
 @given(trace=st.lists(jobs, max_size=5, unique_by=lambda job: job.job_id))
-def test_a_trace_comes_back_as_it_was_written(
+def test_a_written_trace_can_be_read_back(
     tmp_path_factory: pytest.TempPathFactory, trace: list[TraceJob]
 ) -> None:
     trace.sort(key=lambda job: job.submit_ms)
@@ -188,12 +188,12 @@ def test_roles_of_a_host_are_added_up(file: Path) -> None:
     ("hosts", "complaint"),
     [([], "has no hosts"), ([HOST, HOST], "the host h1 twice"), ([{"hostname": "h1"}], "resources")],
 )
-def test_what_are_no_hosts_is_refused(file: Path, hosts: object, complaint: str) -> None:
+def test_invalid_hosts_are_refused(file: Path, hosts: object, complaint: str) -> None:
     with pytest.raises(InvalidRequest, match=complaint):
         read_hosts(written(file, hosts))
 
 
-def test_hosts_come_back_as_they_were_written(file: Path) -> None:
+def test_written_hosts_can_be_read_back(file: Path) -> None:
     hosts = [
         SimHost("h1", 4.0, 1024.0, 2.0, ((31000, 31010), (32000, 32000)), {"rack": "r1"}, "S1"),
         SimHost("h2", 0.5, 1.0, attributes={}),
@@ -248,7 +248,7 @@ def test_rows_are_written_as_cook_writes_them(file: Path) -> None:
     )
 
 
-def test_rows_of_either_age_are_read(file: Path) -> None:
+def test_rows_of_older_and_newer_versions_are_read(file: Path) -> None:
     file.write_text(OLDER + "0a,0b,1,-1,5,9,h1,S1,:instance.status/success,,ada,512,2,x,4,finished\n")
 
     (row,) = read_rows(file)
@@ -272,9 +272,7 @@ def test_rows_of_either_age_are_read(file: Path) -> None:
         max_size=4,
     )
 )
-def test_rows_come_back_as_they_were_written(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[RunRow]
-) -> None:
+def test_written_rows_can_be_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[RunRow]) -> None:
     file = tmp_path_factory.getbasetemp() / "rows.csv"
 
     write_rows(file, rows)
@@ -285,13 +283,13 @@ def test_rows_come_back_as_they_were_written(
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "it has no column job_id"),
-        (NEWER.replace("user,", ""), "it has no column user"),
+        ("", "it lacks job_id"),
+        (NEWER.replace("user,", ""), "it lacks user"),
         (NEWER + "0a,0b\n", "line 2"),
         (NEWER + "0a,0b,0c,soon,-1,5,9,h1,S1,x,,ada,1,1,x,4,,finished\n", "line 2.*soon"),
     ],
 )
-def test_what_are_no_rows_is_refused(file: Path, text: str, complaint: str) -> None:
+def test_invalid_rows_are_refused(file: Path, text: str, complaint: str) -> None:
     file.write_text(text)
 
     with pytest.raises(InvalidRequest, match=complaint):

@@ -1,4 +1,4 @@
-"""Made-up workloads: reproducible, of the size and the habits asked for."""
+"""Generated workloads are reproducible and have the requested size and habits."""
 
 import dataclasses
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_the_same_seed_makes_the_same_workload_and_another_seed_another(scenario
     mem_mb_per_host=st.floats(100.0, 10_000.0),
     seed=st.integers(0, 9),
 )
-def test_a_workload_has_the_size_asked_for_and_every_job_fits_a_host(
+def test_a_workload_has_the_requested_size_and_every_job_fits_a_host(
     scenario: str,
     users: int,
     extra_jobs: int,
@@ -75,7 +75,7 @@ def test_a_workload_has_the_size_asked_for_and_every_job_fits_a_host(
     assert workload.mem_mb.max() <= mem_mb_per_host
 
 
-def test_the_load_is_what_jobs_need_over_what_hosts_have() -> None:
+def test_the_load_is_the_ratio_of_needed_to_available_resources() -> None:
     light, heavy = (
         generate(
             "steady", jobs=3000, users=5, hosts=4, cpus_per_host=8, mem_mb_per_host=1e6, load=load, seed=1
@@ -134,7 +134,7 @@ def test_an_even_share_divides_all_hosts_among_all_users() -> None:
     assert (share.cpus, share.mem_mb) == (10 * 16 / 20, 10 * 16 * 4096.0 / 20)
 
 
-def test_a_workload_comes_back_from_cooks_files_as_it_was_made(tmp_path: Path) -> None:
+def test_a_workload_can_be_written_and_read_back(tmp_path: Path) -> None:
     workload = a_workload()
 
     write_trace(tmp_path / "trace.json", workload.trace())
@@ -152,14 +152,14 @@ def test_a_workload_comes_back_from_cooks_files_as_it_was_made(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"scenario": "peace"}, "there is no scenario 'peace'"),
+        ({"scenario": "peace"}, "unknown scenario 'peace'"),
         ({"users": 1}, "at least 2 users"),
         ({"jobs": 3}, "a job for each"),
-        ({"hosts": 0}, "above zero"),
-        ({"load": 0.0}, "above zero"),
+        ({"hosts": 0}, "positive and finite"),
+        ({"load": 0.0}, "positive and finite"),
     ],
 )
-def test_a_workload_that_cannot_be_is_refused(change: dict[str, object], complaint: str) -> None:
+def test_an_invalid_workload_is_refused(change: dict[str, object], complaint: str) -> None:
     asked: dict[str, object] = {"scenario": "one-hog", "jobs": 10, "users": 4, "hosts": 2} | change
 
     with pytest.raises(ValueError, match=complaint):

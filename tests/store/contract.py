@@ -1,7 +1,7 @@
-"""What every store promises: one suite, run over each twin.
+"""The guarantees of every store: one suite, run over each implementation.
 
-A twin's tests derive a class from `StoreContract` and say in the fixture `home` how to open a
-store, and how to open it again as after a restart of the scheduler.
+The tests of an implementation derive a class from `StoreContract`; its fixture `home` opens a store, and
+opens it again as after a restart of the scheduler.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ ALL_OUTCOMES = frozenset({"waiting", "running", "success", "failed"})
 
 
 class Home(Protocol):
-    """Where a twin lives."""
+    """Opens and restarts stores of one implementation."""
 
     async def opened(self) -> Store:
         """Open a new, empty store."""
@@ -43,7 +43,7 @@ class Home(Protocol):
 
 
 class StoreContract:
-    """The promises of `cook_jupyter.store.base.Store`."""
+    """The guarantees of `cook_jupyter.store.base.Store`."""
 
     @pytest.fixture
     async def store(self, home: Home) -> AsyncIterator[Store]:
@@ -66,7 +66,7 @@ class StoreContract:
 
     # Submitting
 
-    async def test_a_submitted_job_waits_with_all_that_was_asked(self, store: Store) -> None:
+    async def test_a_submitted_job_waits_with_its_whole_spec(self, store: Store) -> None:
         spec = a_job_spec(
             command="echo 'ünïcode'\0\n" * 100,
             cpus=0.5,
@@ -138,9 +138,7 @@ class StoreContract:
         assert len(await store.launch([an_instance(spec.job_id, instance_id=spec.job_id)])) == 1
 
     @pytest.mark.parametrize("endless", [float("inf"), float("nan")])
-    async def test_a_job_that_wants_no_finite_number_of_cpus_is_refused(
-        self, store: Store, endless: float
-    ) -> None:
+    async def test_a_job_with_infinite_cpus_is_refused(self, store: Store, endless: float) -> None:
         spec = a_job_spec(cpus=endless)
         with pytest.raises(InvalidRequest, match=spec.job_id):
             await store.submit([spec], now_ms=1)
@@ -221,7 +219,7 @@ class StoreContract:
         job = await the_job(store, first)
         assert (job.state, job.instances) == (JobState.RUNNING, (done[0][1],))
 
-    async def test_a_launch_notes_how_long_the_job_had_waited(self, store: Store) -> None:
+    async def test_a_launch_records_how_long_the_job_had_waited(self, store: Store) -> None:
         spec = await submitted(store, now_ms=1000)
         ((_, instance),) = await store.launch([an_instance(spec.job_id, started_ms=1250)])
         assert instance.queue_ms == 250
@@ -288,11 +286,11 @@ class StoreContract:
         assert await the_job(store, spec) == before
         assert await store.result(instance.instance_id) == result
 
-    async def test_what_runs_and_is_not_known_is_to_be_killed(self, store: Store) -> None:
+    async def test_an_unknown_running_instance_is_to_be_killed(self, store: Store) -> None:
         assert await reported(store, an_instance(), TaskState.RUNNING) is Verdict.KILL
         assert await reported(store, an_instance(), TaskState.FINISHED) is Verdict.IGNORED
 
-    async def test_what_runs_for_a_killed_job_is_to_be_killed(self, store: Store) -> None:
+    async def test_a_running_instance_of_a_killed_job_is_to_be_killed(self, store: Store) -> None:
         spec = await submitted(store)
         instance = await launched(store, spec)
         await store.kill_jobs([spec.job_id])
@@ -335,7 +333,7 @@ class StoreContract:
 
     # Progress, failures, kills, retries
 
-    async def test_progress_is_noted_and_an_older_sequence_changes_nothing(self, store: Store) -> None:
+    async def test_progress_is_recorded_and_an_older_sequence_changes_nothing(self, store: Store) -> None:
         spec = await submitted(store)
         instance = await launched(store, spec)
         unknown = ProgressUpdate(instance_id="unknown", sequence=1)
@@ -347,7 +345,7 @@ class StoreContract:
         noted = (await the_job(store, spec)).instances[0]
         assert (noted.progress, noted.progress_message, noted.progress_sequence) == (40, "almost half", 2)
 
-    async def test_an_open_instance_is_failed_by_our_decision_once(self, store: Store) -> None:
+    async def test_an_open_instance_is_failed_by_the_scheduler_only_once(self, store: Store) -> None:
         spec = await submitted(store)
         instance = await launched(store, spec)
         failure = Failure(
@@ -384,7 +382,7 @@ class StoreContract:
         assert jobs[1].instances[0].status is InstanceStatus.UNKNOWN
         assert jobs[1].instances[0].reason == KILLED_BY_USER
 
-    async def test_cancelling_completes_what_waits_and_spares_what_runs(self, store: Store) -> None:
+    async def test_cancelling_completes_waiting_jobs_and_not_running_ones(self, store: Store) -> None:
         waiting, running = await submitted(store), await submitted(store)
         await launched(store, running)
         ids = [waiting.job_id, running.job_id]
@@ -468,15 +466,15 @@ class StoreContract:
         await store.retract_limits("share", "ada", "default")
         assert sorted(await store.limits(), key=str) == sorted(kept, key=str)
 
-    async def test_a_small_text_is_kept_under_its_key(self, store: Store) -> None:
-        assert await store.recall("framework") is None
-        await store.remember("framework", "one")
-        await store.remember("framework", "two ½")
-        assert await store.recall("framework") == "two ½"
+    async def test_a_text_is_stored_under_its_key(self, store: Store) -> None:
+        assert await store.get_text("framework") is None
+        await store.set_text("framework", "one")
+        await store.set_text("framework", "two ½")
+        assert await store.get_text("framework") == "two ½"
 
     # Questions
 
-    async def test_jobs_come_in_the_order_asked_with_none_for_those_unknown(self, store: Store) -> None:
+    async def test_jobs_come_in_the_order_of_the_ids_with_none_for_unknown_ones(self, store: Store) -> None:
         specs = [await submitted(store) for _ in range(3)]
         asked = [specs[2].job_id, "unknown", specs[0].job_id, specs[2].job_id]
         found = await store.jobs(asked)
@@ -582,7 +580,7 @@ class StoreContract:
         listed = await listed_jobs(store, a_query(pool="gamma"))
         assert [job.spec.name for job in listed] == ["b", "a"]
 
-    async def test_a_reader_learns_what_is_newer_than_its_last_change(self, store: Store) -> None:
+    async def test_changed_returns_the_jobs_above_a_change_number(self, store: Store) -> None:
         first, second, third = [await submitted(store) for _ in range(3)]
         await submitted(store, user="eve")
         cursor = (await the_job(store, second)).change
@@ -595,7 +593,7 @@ class StoreContract:
         assert list(await store.changed("ada", await store.last_change())) == []
         assert [change.job.spec for change in await store.changed("ada", 0, limit=2)] == [second, third]
 
-    async def test_a_reader_can_ask_for_the_jobs_that_carry_a_label(self, store: Store) -> None:
+    async def test_changed_can_be_narrowed_to_a_label(self, store: Store) -> None:
         await submitted(store)
         await submitted(store, labels={"session": "two", 'odd "key"': "s1"})
         wanted = await submitted(store, labels={"x": "y", "session": "s1"})
@@ -605,7 +603,9 @@ class StoreContract:
         assert await specs_changed(store, ('odd "key"', "%'")) == [odd]
         assert await specs_changed(store, ("session", "s1"), limit=0) == []
 
-    async def test_a_reader_is_told_a_completed_job_with_its_last_end_and_result(self, store: Store) -> None:
+    async def test_changed_returns_a_completed_job_with_its_last_instance_and_result(
+        self, store: Store
+    ) -> None:
         spec = await submitted(store, max_retries=2)
         failed = await launched(store, spec)
         await reported(
@@ -626,7 +626,7 @@ class StoreContract:
     async def test_there_is_no_result_of_an_unknown_instance(self, store: Store) -> None:
         assert await store.result("unknown") is None
 
-    async def test_what_a_restart_needs_comes_by_seq(self, store: Store) -> None:
+    async def test_open_jobs_come_by_seq(self, store: Store) -> None:
         waiting, running, done, killed, dying = [await submitted(store) for _ in range(5)]
         await launched(store, running)
         await reported(store, await launched(store, done), TaskState.FINISHED)
@@ -637,7 +637,7 @@ class StoreContract:
         await reported(store, open_instance, TaskState.KILLED)
         assert [job.spec for job in await open_jobs(store)] == [waiting, running]
 
-    async def test_what_a_restart_needs_comes_in_batches(self, store: Store) -> None:
+    async def test_open_jobs_come_in_batches(self, store: Store) -> None:
         specs = [a_job_spec() for _ in range(4500)]
         for start in range(0, len(specs), 1500):
             await store.submit(specs[start : start + 1500], now_ms=1)
@@ -647,7 +647,7 @@ class StoreContract:
 
     # Listeners, order, concurrency
 
-    async def test_listeners_hear_of_each_commit_before_the_caller_goes_on(self, store: Store) -> None:
+    async def test_listeners_are_called_for_each_commit_before_the_caller_resumes(self, store: Store) -> None:
         seen = listened(store)
         spec = await submitted(store)
         assert [change.job.spec for change in seen[-1]] == [spec]
@@ -661,7 +661,7 @@ class StoreContract:
         assert told.result == Result(inline=b"r", size=1)
         assert seen[0][0].before is None
 
-    async def test_listeners_are_not_troubled_when_nothing_changed(self, store: Store) -> None:
+    async def test_listeners_are_not_called_when_nothing_changed(self, store: Store) -> None:
         spec = await submitted(store)
         instance = await launched(store, spec)
         await store.kill_jobs([spec.job_id])
@@ -706,7 +706,7 @@ class StoreContract:
             lambda: store.retry([spec.job_id], [5], now_ms=1),
             lambda: store.set_limits([a_limit()]),
             lambda: store.retract_limits("share", "ada", "default"),
-            lambda: store.remember("key", "value"),
+            lambda: store.set_text("key", "value"),
         )
         for command in commands:
             with pytest.raises(OutOfStep, match="RuntimeError: the view is too small"):
@@ -714,7 +714,7 @@ class StoreContract:
         with pytest.raises(OutOfStep):
             store.require_in_step()
         assert [job.spec for job in await open_jobs(store)] == [spec]
-        assert (await store.limits(), await store.recall("key")) == ([], None)
+        assert (await store.limits(), await store.get_text("key")) == ([], None)
 
     async def test_commands_that_wait_behind_a_commit_that_a_listener_cannot_follow_are_refused(
         self, store: Store
@@ -734,7 +734,7 @@ class StoreContract:
         assert await store.jobs([spec.job_id for spec in small]) == [None] * 3
         assert len(await open_jobs(store)) == 10_000
 
-    async def test_whoever_watches_a_store_learns_that_a_listener_failed(self, store: Store) -> None:
+    async def test_a_task_can_wait_for_the_failure_of_a_listener(self, store: Store) -> None:
         watching = asyncio.ensure_future(store.wait_out_of_step())
         await submitted(store)
         assert not watching.done()
@@ -758,7 +758,7 @@ class StoreContract:
         assert [job.spec for job in await open_jobs(again)] == [before, after]
         await again.close()
 
-    async def test_change_numbers_follow_the_order_in_which_listeners_hear(self, store: Store) -> None:
+    async def test_change_numbers_follow_the_order_in_which_listeners_are_called(self, store: Store) -> None:
         seen = listened(store)
         specs = [a_job_spec() for _ in range(20)]
         await asyncio.gather(*(store.submit([spec], now_ms=1) for spec in specs))
@@ -768,7 +768,7 @@ class StoreContract:
         assert numbers == sorted(set(numbers))
         assert await store.last_change() == numbers[-1]
 
-    async def test_verbs_called_together_take_effect_in_the_order_of_the_calls(self, store: Store) -> None:
+    async def test_commands_called_together_take_effect_in_the_order_of_the_calls(self, store: Store) -> None:
         spec = a_job_spec()
         instance = an_instance(spec.job_id)
         _, done, verdicts, kills, closed = await asyncio.gather(
@@ -781,7 +781,7 @@ class StoreContract:
         assert (len(done), list(verdicts), list(kills)) == (1, [Verdict.APPLIED], [instance.instance_id])
         assert len(closed) == 0
 
-    async def test_a_long_verb_is_not_overtaken_by_a_short_one(self, store: Store) -> None:
+    async def test_a_long_command_is_not_overtaken_by_a_short_one(self, store: Store) -> None:
         seen = listened(store)
         specs = [a_job_spec() for _ in range(2000)]
         last = a_job_spec()
@@ -791,7 +791,7 @@ class StoreContract:
         heard = [change.job.spec.job_id for changes in seen for change in changes]
         assert heard == [*(spec.job_id for spec in specs), last.job_id, specs[-1].job_id]
 
-    async def test_of_verbs_called_together_each_succeeds_or_fails_alone(self, store: Store) -> None:
+    async def test_of_commands_called_together_each_succeeds_or_fails_alone(self, store: Store) -> None:
         used = await submitted(store)
         good = [a_job_spec(), a_job_spec()]
         outcomes = await asyncio.gather(
@@ -805,7 +805,7 @@ class StoreContract:
         assert [type(outcome) for outcome in outcomes[1:4]] == [Conflict, NotFound, Conflict]
         assert [job.spec for job in await open_jobs(store)] == [used, *good]
 
-    async def test_a_caller_who_goes_away_disturbs_nobody(self, store: Store) -> None:
+    async def test_a_cancelled_caller_affects_no_other_command(self, store: Store) -> None:
         specs = [a_job_spec() for _ in range(3)]
         calls = [asyncio.create_task(store.submit([spec], now_ms=1)) for spec in specs]
         await asyncio.sleep(0)
@@ -816,7 +816,7 @@ class StoreContract:
         assert found[0] == specs[0]
         assert found[-2:] == [specs[2], after]
 
-    async def test_a_question_sees_every_verb_that_returned(self, store: Store) -> None:
+    async def test_a_question_sees_every_command_that_returned(self, store: Store) -> None:
         for _ in range(50):
             spec = await submitted(store)
             assert await store.jobs([spec.job_id]) != [None]
@@ -836,7 +836,7 @@ class StoreContract:
         await reported(store, instances[0], TaskState.FINISHED, result=Result(inline=b"r", size=1))
         await reported(store, instances[1], TaskState.LOST, reason=HEARTBEAT_LOST)
         await store.set_limits([a_limit()])
-        await store.remember("k", "v")
+        await store.set_text("k", "v")
         before = await all_jobs(store, specs)
         last = await store.last_change()
 
@@ -847,7 +847,7 @@ class StoreContract:
         assert await again.result(instances[0].instance_id) == Result(inline=b"r", size=1)
         assert await again.groups([group.group_id]) == [group]
         assert list(await again.limits()) == [a_limit()]
-        assert await again.recall("k") == "v"
+        assert await again.get_text("k") == "v"
         assert await again.last_change() == last
         new = await submitted(again)
         job = await the_job(again, new)
@@ -860,7 +860,7 @@ class StoreContract:
         assert await open_jobs(store) == []
         assert list(await store.limits()) == []
 
-    async def test_closing_finishes_what_was_asked(self, home: Home) -> None:
+    async def test_closing_finishes_pending_commands(self, home: Home) -> None:
         store = await home.opened()
         specs = [a_job_spec() for _ in range(100)]
         calls = [asyncio.create_task(store.submit([spec], now_ms=1)) for spec in specs]
@@ -872,7 +872,7 @@ class StoreContract:
         assert [job.spec for job in await open_jobs(again)] == specs
         await again.close()
 
-    async def test_a_closed_store_says_so(self, store: Store) -> None:
+    async def test_a_closed_store_refuses_to_be_used(self, store: Store) -> None:
         await store.close()
         await store.close()
         with pytest.raises(SchedulerError):

@@ -13,7 +13,7 @@ from tests.builders import a_job_spec, an_instance
 ONE_RESTART = FreeFailures(default=0, by_reason={AGENT_RESTARTED: 1})
 
 
-@pytest.mark.parametrize("twin", ["memory", "sqlite"])
+@pytest.mark.parametrize("implementation", ["memory", "sqlite"])
 @pytest.mark.parametrize(
     ("reason", "states"),
     [
@@ -25,12 +25,12 @@ ONE_RESTART = FreeFailures(default=0, by_reason={AGENT_RESTARTED: 1})
         ("killed-externally", [JobState.COMPLETED]),  # by the default
     ],
 )
-async def test_failures_of_ours_are_free_as_often_as_the_operator_says(
-    twin: str, reason: str, states: list[JobState], tmp_path: Path
+async def test_mea_culpa_failures_are_free_up_to_the_configured_limit(
+    implementation: str, reason: str, states: list[JobState], tmp_path: Path
 ) -> None:
     store: Store = (
         MemoryStore(free=ONE_RESTART)
-        if twin == "memory"
+        if implementation == "memory"
         else SqliteStore(tmp_path / "store.db", free=ONE_RESTART)
     )
     await store.open()

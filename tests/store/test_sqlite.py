@@ -11,11 +11,11 @@ import pytest
 
 from cook_jupyter.errors import InvalidRequest, SchedulerError, StoreBusy, StoreDamaged
 from cook_jupyter.store import sqlite as sqlite_store
-from cook_jupyter.store import sqlite_book, sqlite_rows
+from cook_jupyter.store import sqlite_reader, sqlite_writer
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.sqlite import SqliteStore
-from cook_jupyter.store.sqlite_book import migrate, refuse_old_sqlite
-from cook_jupyter.store.sqlite_rows import Synchronous
+from cook_jupyter.store.sqlite_reader import Synchronous
+from cook_jupyter.store.sqlite_writer import migrate, refuse_old_sqlite
 from tests.builders import a_job_spec
 from tests.store.contract import Home, StoreContract, a_query, listed_jobs, open_jobs, submitted
 from tests.waiting import HANG_S
@@ -86,7 +86,7 @@ async def test_the_lock_of_a_process_that_was_killed_does_not_bar_the_next(tmp_p
     await store.close()
 
 
-async def test_the_file_and_what_lies_beside_it_are_for_their_owner_alone(tmp_path: Path) -> None:
+async def test_the_file_and_the_files_beside_it_are_accessible_to_their_owner_only(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "new folder" / "store.db")
     await store.open()
     await submitted(store)
@@ -121,12 +121,12 @@ async def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> No
 async def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     path.write_text("a letter " * 1000)
-    with pytest.raises(SchedulerError, match="no store, or is damaged"):
+    with pytest.raises(SchedulerError, match="not a store, or is damaged"):
         await SqliteStore(path).open()
     assert path.read_text() == "a letter " * 1000
 
 
-async def test_a_path_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
+async def test_a_path_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     (tmp_path / "store.db").mkdir()
     with pytest.raises(SchedulerError, match=r"cannot open the store .*store\.db"):
         await SqliteStore(tmp_path / "store.db").open()
@@ -171,10 +171,8 @@ async def test_synchronous_is_normal_or_full(tmp_path: Path) -> None:
         SqliteStore(tmp_path / "store.db", synchronous="OFF")  # type: ignore[arg-type]
 
 
-async def test_the_log_is_carried_into_the_file_while_verbs_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite_store, "LONG_LOG_PAGES", 100)
+async def test_the_log_is_checkpointed_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_store, "CHECKPOINT_LOG_PAGES", 100)
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
     for _ in range(300):
@@ -183,7 +181,7 @@ async def test_the_log_is_carried_into_the_file_while_verbs_go_on(
     await store.close()
 
 
-async def test_the_log_is_carried_into_the_file_when_no_verb_comes(
+async def test_the_log_is_checkpointed_when_the_store_is_idle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_store, "IDLE_S", 0.01)
@@ -200,10 +198,10 @@ async def test_the_log_is_carried_into_the_file_when_no_verb_comes(
     await store.close()
 
 
-async def test_a_long_reader_of_another_program_keeps_nobody_from_writing(
+async def test_a_long_reader_of_another_program_does_not_block_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "LONG_LOG_PAGES", 20)
+    monkeypatch.setattr(sqlite_store, "CHECKPOINT_LOG_PAGES", 20)
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
     await submitted(store)
@@ -219,7 +217,7 @@ async def test_a_long_reader_of_another_program_keeps_nobody_from_writing(
     await store.close()
 
 
-async def test_a_file_that_another_program_locks_holds_verbs_up_but_not_the_event_loop(
+async def test_a_file_that_another_program_locks_holds_commands_up_but_not_the_event_loop(
     tmp_path: Path,
 ) -> None:
     store = SqliteStore(tmp_path / "store.db")
@@ -236,8 +234,8 @@ async def test_a_file_that_another_program_locks_holds_verbs_up_but_not_the_even
     await store.close()
 
 
-async def test_a_file_that_stays_locked_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_store, "PATIENCE_MS", 20)
+async def test_a_file_that_stays_locked_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_store, "BUSY_TIMEOUT_MS", 20)
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
     with closing(apsw.Connection(str(tmp_path / "store.db"))) as other:
@@ -250,7 +248,7 @@ async def test_a_file_that_stays_locked_is_said(tmp_path: Path, monkeypatch: pyt
     await store.close()
 
 
-async def test_text_that_no_encoding_knows_fails_its_own_verb_alone(tmp_path: Path) -> None:
+async def test_text_that_no_encoding_knows_fails_its_own_command_alone(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
     good = [a_job_spec(), a_job_spec()]
@@ -287,10 +285,10 @@ async def a_closed_store(folder: Path) -> Path:
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 @pytest.mark.parametrize("change", ["removed", "replaced"])
-async def test_nothing_is_acknowledged_once_a_file_of_the_store_was_taken_away(
+async def test_nothing_is_acknowledged_once_a_file_of_the_store_was_removed(
     tmp_path: Path, suffix: str, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_book, "FILE_CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(sqlite_writer, "FILE_CHECK_INTERVAL_S", 0.0)
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
     await submitted(store)
@@ -323,7 +321,7 @@ async def test_a_log_that_was_removed_takes_nothing_along_when_the_store_is_clos
     await store.close()
 
 
-async def test_a_store_begun_anew_has_another_id(tmp_path: Path) -> None:
+async def test_a_new_store_at_the_same_path_has_another_id(tmp_path: Path) -> None:
     path = await a_closed_store(tmp_path)
     store = SqliteStore(path)
     await store.open()
@@ -364,13 +362,13 @@ async def test_a_damaged_store_is_refused_when_it_is_opened(tmp_path: Path, page
 
 
 @pytest.mark.parametrize("page", [20, 60, 100])
-async def test_a_large_damaged_store_is_found_out_while_it_is_in_use(
+async def test_damage_of_a_large_store_is_found_while_it_is_in_use(
     tmp_path: Path, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "store.db"
     await a_store_of_many_pages(path)
     overwrite_page(path, page)
-    monkeypatch.setattr(sqlite_book, "CHECKED_AT_OPEN_BYTES", 0)
+    monkeypatch.setattr(sqlite_writer, "CHECKED_AT_OPEN_BYTES", 0)
     store = SqliteStore(path)
     await store.open()
 
@@ -382,12 +380,12 @@ async def test_a_large_damaged_store_is_found_out_while_it_is_in_use(
     await store.close()
 
 
-async def test_a_large_store_may_be_closed_while_it_is_looked_through(
+async def test_a_large_store_may_be_closed_while_it_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "store.db"
     await a_store_of_many_pages(path)
-    monkeypatch.setattr(sqlite_book, "CHECKED_AT_OPEN_BYTES", 0)
+    monkeypatch.setattr(sqlite_writer, "CHECKED_AT_OPEN_BYTES", 0)
     store = SqliteStore(path)
     await store.open()
     await store.close()
@@ -397,7 +395,7 @@ async def test_a_large_store_may_be_closed_while_it_is_looked_through(
     await store.close()
 
 
-async def test_a_row_that_cannot_be_read_fails_the_whole_question(tmp_path: Path) -> None:
+async def test_a_row_that_cannot_be_read_fails_the_whole_query(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     await a_store_of_many_pages(path)
     with closing(apsw.Connection(str(path))) as connection:
@@ -412,11 +410,11 @@ async def test_a_row_that_cannot_be_read_fails_the_whole_question(tmp_path: Path
     await store.close()
 
 
-async def test_a_store_that_is_locked_when_it_is_opened_says_so(
+async def test_a_store_that_is_locked_when_it_is_opened_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = await a_closed_store(tmp_path)
-    monkeypatch.setattr(sqlite_rows, "OPEN_TIMEOUT_MS", 10)
+    monkeypatch.setattr(sqlite_reader, "OPEN_TIMEOUT_MS", 10)
     with closing(apsw.Connection(str(path))) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")

@@ -14,26 +14,26 @@ import pytest
 
 from cook_jupyter.store import sqlite as sqlite_store
 from cook_jupyter.store.sqlite import SqliteStore
-from cook_jupyter.store.sqlite_rows import Synchronous
+from cook_jupyter.store.sqlite_reader import Synchronous
 from tests.builders import a_job_spec, an_instance
 from tests.store.disk import Disk
-from tests.store.story import all_chapters, remembered, story
+from tests.store.scenario import all_steps, scenario, stored_state
 
 KILLED = 9
 
 
 @pytest.fixture(autouse=True)
 def frequent_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a story of a dozen verbs meet checkpoints, too."""
-    monkeypatch.setattr(sqlite_store, "LONG_LOG_PAGES", 20)
+    """Make checkpoints happen within a scenario of a dozen commands."""
+    monkeypatch.setattr(sqlite_store, "CHECKPOINT_LOG_PAGES", 20)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("synchronous", "stride"), [("NORMAL", 1), ("FULL", 3)])
-def test_the_store_remembers_a_whole_number_of_verbs_wherever_the_process_dies(
+def test_the_store_remembers_a_whole_number_of_commands_wherever_the_process_dies(
     tmp_path: Path, synchronous: Synchronous, stride: int
 ) -> None:
-    chapters = all_chapters()
+    steps = all_steps()
     deaths = 0
     for step in itertools.count(1, stride):
         path = tmp_path / f"{step}.db"
@@ -48,7 +48,7 @@ def test_the_store_remembers_a_whole_number_of_verbs_wherever_the_process_dies(
             break
         deaths += 1
         done = len(acknowledged.read_bytes()) if acknowledged.exists() else 0
-        assert asyncio.run(_reopened(path)) in chapters[done : done + 2], f"died at step {step}"
+        assert asyncio.run(_reopened(path)) in steps[done : done + 2], f"died at step {step}"
     assert deaths > 50
 
 
@@ -72,11 +72,11 @@ def test_a_store_that_is_killed_again_and_again_keeps_all_it_acknowledged(tmp_pa
 
 
 async def _tell(store: SqliteStore, log: Path) -> None:
-    """Live through the story; one byte in the log for each verb that returned."""
+    """Execute the scenario; write one byte to the log for each command that returned."""
     await store.open()
     with log.open("ab", buffering=0) as said:
-        for verb in story():
-            await verb(store)
+        for command in scenario():
+            await command(store)
             said.write(b".")
     await store.close()
 
@@ -85,7 +85,7 @@ async def _reopened(path: Path) -> Sequence[Any]:
     store = SqliteStore(path)
     await store.open()
     try:
-        return await remembered(store)
+        return await stored_state(store)
     finally:
         await store.close()
 

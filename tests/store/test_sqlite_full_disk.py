@@ -1,4 +1,4 @@
-"""A disk that refuses: the verbs of that moment fail, nothing is changed, and later all goes on."""
+"""While the disk refuses writes, commands fail without a change; afterwards the store works again."""
 
 import asyncio
 import itertools
@@ -14,46 +14,46 @@ from cook_jupyter.errors import SchedulerError, StoreFull
 from cook_jupyter.store import sqlite as sqlite_store
 from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore
-from cook_jupyter.store.sqlite_rows import Synchronous
+from cook_jupyter.store.sqlite_reader import Synchronous
 from tests.builders import a_job_spec
 from tests.store.contract import listened, submitted
 from tests.store.disk import Disk
-from tests.store.story import remembered, story
+from tests.store.scenario import scenario, stored_state
 
 
 @pytest.fixture(autouse=True)
 def frequent_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_store, "LONG_LOG_PAGES", 20)
+    monkeypatch.setattr(sqlite_store, "CHECKPOINT_LOG_PAGES", 20)
 
 
 @pytest.mark.parametrize("error", [apsw.FullError, apsw.IOError])
 @pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
-async def test_wherever_the_disk_refuses_the_verb_changes_nothing_and_succeeds_later(
+async def test_wherever_the_disk_refuses_the_command_changes_nothing_and_succeeds_later(
     tmp_path: Path, synchronous: Synchronous, error: type[apsw.Error]
 ) -> None:
     refused = 0
     for step in itertools.count(1):
         disk = Disk()
         store = SqliteStore(tmp_path / f"{step}.db", synchronous=synchronous, vfs=disk.name)
-        twin = MemoryStore()
+        reference = MemoryStore()
         await store.open()
-        await twin.open()
+        await reference.open()
         disk.refuse(step, error=error)
-        for verb in story():
+        for command in scenario():
             try:
-                answer = await verb(store)
+                answer = await command(store)
             except StoreFull:
                 refused += 1
-                assert await remembered(store) == await remembered(twin), f"refused at step {step}"
+                assert await stored_state(store) == await stored_state(reference), f"refused at step {step}"
                 disk.heal()
-                answer = await verb(store)
-            assert answer == await verb(twin)
-        assert await remembered(store) == await remembered(twin)
+                answer = await command(store)
+            assert answer == await command(reference)
+        assert await stored_state(store) == await stored_state(reference)
         is_through = disk.steps < step
         await store.close()
         again = SqliteStore(tmp_path / f"{step}.db")
         await again.open()
-        assert await remembered(again) == await remembered(twin), f"refused at step {step}"
+        assert await stored_state(again) == await stored_state(reference), f"refused at step {step}"
         await again.close()
         if is_through:
             break
@@ -61,7 +61,7 @@ async def test_wherever_the_disk_refuses_the_verb_changes_nothing_and_succeeds_l
 
 
 @pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
-async def test_a_verb_that_was_refused_does_not_come_to_life_by_a_crash(
+async def test_a_command_that_was_refused_is_not_recovered_after_a_crash(
     tmp_path: Path, synchronous: Synchronous
 ) -> None:
     refused = 0
@@ -69,26 +69,26 @@ async def test_a_verb_that_was_refused_does_not_come_to_life_by_a_crash(
         disk = Disk()
         path, image = tmp_path / f"{step}.db", tmp_path / f"{step}-after-a-crash.db"
         store = SqliteStore(path, synchronous=synchronous, vfs=disk.name)
-        twin = MemoryStore()
+        reference = MemoryStore()
         await store.open()
-        await twin.open()
+        await reference.open()
         disk.refuse(step, steps=1, error=apsw.IOError)
-        for verb in story():
+        for command in scenario():
             try:
-                await verb(store)
+                await command(store)
             except StoreFull:
                 refused += 1
                 for part in ("", "-wal"):
                     shutil.copy(f"{path}{part}", f"{image}{part}")
                 break
-            await verb(twin)
+            await command(reference)
         is_through = disk.steps < step
         disk.heal()
         await store.close()
         if image.exists():
             revived = SqliteStore(image)
             await revived.open()
-            assert await remembered(revived) == await remembered(twin), f"refused at step {step}"
+            assert await stored_state(revived) == await stored_state(reference), f"refused at step {step}"
             await revived.close()
         if is_through:
             break
@@ -113,7 +113,9 @@ async def test_wherever_the_disk_refuses_at_the_first_opening_a_later_one_succee
     assert step > 5
 
 
-async def test_when_the_disk_is_full_all_verbs_that_share_the_transaction_are_refused(tmp_path: Path) -> None:
+async def test_when_the_disk_is_full_all_commands_that_share_the_transaction_are_refused(
+    tmp_path: Path,
+) -> None:
     disk = Disk()
     store = SqliteStore(tmp_path / "store.db", vfs=disk.name)
     await store.open()

@@ -1,8 +1,8 @@
-"""The SQL of the stores, as files: one folder per database.
+"""The SQL statements of the stores, one folder per database.
 
-Lives here: numbered migrations (`0001_first.sql` ...; the schema is their sum, and none is ever
-edited once released) and `queries.sql`, where each statement stands under its name.
-Not here: when a statement runs (`store.sqlite_book`, `store.sqlite_rows`).
+Lives here: numbered migrations (`0001_first.sql` ...), which together define the schema and are never edited
+once released, and `queries.sql` with all named statements.
+Not here: the execution of statements (`store.sqlite_writer`, `store.sqlite_reader`).
 """
 
 import re
@@ -13,7 +13,7 @@ _NAMED = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 def migrations(database: str) -> Sequence[str]:
-    """Return the scripts that bring an empty database to the newest schema, in their order."""
+    """Return the migrations of a database, in their order."""
     scripts = sorted(
         (entry.name, entry.read_text(encoding="utf-8"))
         for entry in (files(__name__) / database).iterdir()
@@ -23,7 +23,7 @@ def migrations(database: str) -> Sequence[str]:
 
 
 def queries(database: str) -> Mapping[str, str]:
-    """Return the statements of a database by their names."""
+    """Return the named statements of a database."""
     text = (files(__name__) / database / "queries.sql").read_text(encoding="utf-8")
     _, *pieces = _NAMED.split(text)
     return dict(zip(pieces[::2], (piece.strip() for piece in pieces[1::2]), strict=True))

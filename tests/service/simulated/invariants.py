@@ -49,7 +49,7 @@ from cook_jupyter.model.reason import NEVER_COUNTS, REASONS
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.store.memory import _Dictionaries
+from cook_jupyter.store.memory import _MemoryState
 from tests.service.simulated.scenario import HostPlan, Scenario
 
 EPSILON: Final = 1e-6
@@ -77,11 +77,11 @@ class Invariants:
         known_hosts: names of the hosts that the scheduler's clusters say there are.
     """
 
-    def __init__(self, scenario: Scenario, book: _Dictionaries) -> None:
+    def __init__(self, scenario: Scenario, state: _MemoryState) -> None:
         self._scenario = scenario
         self._settings: Settings = scenario.settings
         self._hosts: Mapping[str, HostPlan] = {host.name: host for host in scenario.hosts}
-        self._book = book
+        self._state = state
         self._jobs: dict[JobId, Job] = {}
         self._change = 0
         self._sent: dict[JobId, JobSpec] = {}
@@ -116,14 +116,14 @@ class Invariants:
     def submitted(self, specs: Iterable[JobSpec]) -> None:
         """Check jobs whose submission was acknowledged."""
         for spec in specs:
-            job = self._book.job(spec.job_id)
+            job = self._state.job(spec.job_id)
             self.check("I1", job is not None, "acknowledged and not stored:", spec.job_id)
             self._acknowledged.add(spec.job_id)
 
     def killed(self, job_ids: Iterable[JobId]) -> None:
         """Check jobs whose kill was acknowledged."""
         for job_id in job_ids:
-            job = self._book.jobs[job_id]
+            job = self._state.jobs[job_id]
             self.check("I6", job.state is JobState.COMPLETED, "killed and not completed:", job_id)
             self._killed.add(job_id)
 
@@ -159,7 +159,7 @@ class Invariants:
         places = {
             (job.spec.user, job.spec.pool)
             for instance in instances
-            if (job := self._book.job(instance.job_id)) is not None
+            if (job := self._state.job(instance.job_id)) is not None
         }
         return {
             (user, pool): {name: self._most(user, pool, name) for name in QUOTA_NAMES}
@@ -257,7 +257,7 @@ class Invariants:
         host = self._hosts[instance.host]
         for attribute, _, value in spec.constraints:
             self.check("I10", attribute == "zone" and host.zone == value, spec.job_id, "on", host)
-        group = None if spec.group is None else self._book.groups[spec.group]
+        group = None if spec.group is None else self._state.groups[spec.group]
         if group is not None and group.host_placement["type"] == "unique":
             others = [
                 other.job_id
@@ -317,7 +317,7 @@ class Invariants:
         """Compare every view of the scheduler with the store, and hosts with their capacity."""
         scheduler = self.scheduler
         for job_id in self._acknowledged:
-            self.check("I1", job_id in self._book.jobs, "lost:", job_id)
+            self.check("I1", job_id in self._state.jobs, "lost:", job_id)
         if scheduler is None:
             return
         for job in self._jobs.values():
@@ -338,7 +338,7 @@ class Invariants:
     def launched(self, launch: Launch) -> None:
         """Check an instance that a cluster is asked to launch."""
         instance = launch.instance
-        job = self._book.job_of(instance.instance_id)
+        job = self._state.job_of(instance.instance_id)
         self.check("I7", job is not None, "launched without a record:", instance.instance_id)
         if job is not None:
             stored = next(each for each in job.instances if each.instance_id == instance.instance_id)
@@ -381,10 +381,10 @@ class Invariants:
             if update.state.is_final:
                 self.check("I12", not instance.status.is_open, "acknowledged and open:", update)
             elif update.state is TaskState.RUNNING:
-                job = self._book.jobs[instance.job_id]  # a task of a completed job is killed instead
+                job = self._state.jobs[instance.job_id]  # a task of a completed job is killed instead
                 stored = instance.status is not InstanceStatus.UNKNOWN or job.state is JobState.COMPLETED
                 self.check("I12", stored, "not stored:", update)
 
     def _instance(self, instance_id: InstanceId) -> Instance | None:
-        job = self._book.job_of(instance_id)
+        job = self._state.job_of(instance_id)
         return None if job is None else next(i for i in job.instances if i.instance_id == instance_id)

@@ -35,7 +35,7 @@ def launch_without_commit(patch: pytest.MonkeyPatch) -> None:
     async def launch(
         self: SimulatedStore, instances: Sequence[Instance]
     ) -> Sequence[tuple[JobSpec, Instance]]:
-        return [(self._book.jobs[instance.job_id].spec, instance) for instance in instances]
+        return [(self._state.jobs[instance.job_id].spec, instance) for instance in instances]
 
     patch.setattr(SimulatedStore, "launch", launch)
 

@@ -137,7 +137,7 @@ class Simulation:
         self._ids = Random(f"{scenario.seed} ids")
         self._world = Process("world")
         self._disk = Disk(scenario.settings.free_failures, self._new_id())
-        self.invariants = Invariants(scenario, self._disk.book)
+        self.invariants = Invariants(scenario, self._disk.state)
         self.faults = Faults(scenario, self.trace, self.loop.time)
         self.clock = SimulatedClock(self.loop)
         world = HostWorld(
@@ -173,7 +173,7 @@ class Simulation:
         if self.invariants.violation:
             self.trace.note("violation", self.invariants.violation)
         self.faults.counts["haste"] += self.loop.hasty_steps
-        jobs = self._disk.book.jobs.values()
+        jobs = self._disk.state.jobs.values()
         outcome = Outcome(
             seed=self.scenario.seed,
             violation=self.invariants.violation,
@@ -236,7 +236,7 @@ class Simulation:
 
     async def _note_why_jobs_wait(self) -> None:
         """Add to the trace what the scheduler says of jobs that still wait in the end."""
-        for job in list(self._disk.book.jobs.values()):
+        for job in list(self._disk.state.jobs.values()):
             if job.state is JobState.WAITING and self._incarnation is not None:
                 reasons = await self.request("why", partial(Scheduler.explain, job_id=job.job_id))
                 self.trace.note("still waits", job.job_id, job.spec.user, *reasons)
@@ -425,13 +425,13 @@ class Simulation:
     def _all_ended(self) -> bool:
         return all(
             job.state is JobState.COMPLETED and job.open_instance is None
-            for job in self._disk.book.jobs.values()
+            for job in self._disk.state.jobs.values()
         ) and not any(
             host.tasks or host.ended for cluster in self.clusters for host in cluster.hosts.values()
         )
 
     def _check_end(self) -> None:
-        check, book = self.invariants.check, self._disk.book
+        check, book = self.invariants.check, self._disk.state
         incarnation = self._incarnation
         check("I15", incarnation is not None and incarnation.scheduler is not None, "no scheduler runs")
         if incarnation is None or incarnation.scheduler is None:

@@ -16,9 +16,9 @@ from cook_jupyter.model.instance import InstanceId, Result
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import FreeFailures
-from cook_jupyter.store.door import Answer, P
-from cook_jupyter.store.draft import Draft
-from cook_jupyter.store.memory import MemoryStore, _Dictionaries
+from cook_jupyter.store.changeset import Changeset
+from cook_jupyter.store.dispatch import Params, Reply
+from cook_jupyter.store.memory import MemoryStore, _MemoryState
 from tests.service.simulated.event_loop import Process, ProcessDied
 from tests.service.simulated.faults import Faults
 from tests.service.simulated.invariants import Invariants
@@ -29,12 +29,12 @@ class Disk:
     """What is stored, whoever is connected.
 
     Attributes:
-        book: jobs, instances, groups, limits and results.
+        state: jobs, instances, groups, limits and results.
         store_id: id of the store.
     """
 
     def __init__(self, free: FreeFailures, store_id: str) -> None:
-        self.book = _Dictionaries(free)
+        self.state = _MemoryState(free)
         self.store_id = store_id
 
 
@@ -43,7 +43,7 @@ class _Command:
     """A command that waits for its transaction, and the caller that waits for it."""
 
     name: str
-    verb: Callable[[Draft], Any]
+    command: Callable[[Changeset], Any]
     future: asyncio.Future[Any]
     allowance: object  # what the invariants allow it, as of the moment when it was given
     answer: Any = None
@@ -56,8 +56,8 @@ class SimulatedStore(MemoryStore):
     def __init__(
         self, disk: Disk, process: Process, faults: Faults, invariants: Invariants, trace: Trace
     ) -> None:
-        super().__init__(free=disk.book.free)
-        self._book = disk.book
+        super().__init__(free=disk.state.free)
+        self._state = disk.state
         self._store_id = disk.store_id
         self._process = process
         self._faults = faults
@@ -86,9 +86,9 @@ class SimulatedStore(MemoryStore):
 
     # --- questions
 
-    async def recall(self, key: str) -> str | None:
+    async def get_text(self, key: str) -> str | None:
         await self._pause()
-        return await super().recall(key)
+        return await super().get_text(key)
 
     async def limits(self) -> Sequence[LimitEntry]:
         await self._pause()
@@ -146,32 +146,37 @@ class SimulatedStore(MemoryStore):
 
     # --- commands
 
-    def _read(self) -> _Dictionaries:
+    def _read(self) -> _MemoryState:
         if not self._process.is_alive:
             raise ProcessDied
         return super()._read()
 
-    async def _do(
-        self, size: int, verb: Callable[Concatenate[Draft, P], Answer], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Answer:
+    async def _execute(
+        self,
+        size: int,
+        command: Callable[Concatenate[Changeset, Params], Reply],
+        /,
+        *args: Params.args,
+        **kwargs: Params.kwargs,
+    ) -> Reply:
         """Queue a command for the next transaction, and wait for it."""
         self._read()
         self._listeners.require_in_step()
         loop = asyncio.get_running_loop()
-        name = verb.__name__
+        name = command.__name__
         self._queue.append(
             _Command(
                 name,
-                lambda draft: verb(draft, *args, **kwargs),
+                lambda changeset: command(changeset, *args, **kwargs),
                 loop.create_future(),
                 self._invariants.allowance(name, args),
             )
         )
         self._at_rest.clear()
-        command = self._queue[-1]
+        pending = self._queue[-1]
         self._write_next()
-        answer: Answer = await command.future
-        return answer
+        reply: Reply = await pending.future
+        return reply
 
     def _write_next(self) -> None:
         if self._is_writing or not self._queue:
@@ -192,18 +197,18 @@ class SimulatedStore(MemoryStore):
             if refusal is not None:
                 command.error = refusal
                 continue
-            draft = Draft(self._book)
+            changeset = Changeset(self._state)
             try:
                 self._listeners.require_in_step()
-                command.answer = command.verb(draft)
+                command.answer = command.command(changeset)
             except Exception as error:  # noqa: BLE001 - it is the caller's
                 command.error = error
                 continue
-            self._book.take(draft)
-            changes += draft.changes
+            self._state.apply(changeset)
+            changes += changeset.changes
             if self._trace.is_kept:
-                self._note(command.name, draft.changes)
-            self._invariants.committed(command.name, draft.changes, command.allowance)
+                self._note(command.name, changeset.changes)
+            self._invariants.committed(command.name, changeset.changes, command.allowance)
         loop, delay_s = asyncio.get_running_loop(), self._faults.store_delay_s()
         self._is_settling = True
         if delay_s:

@@ -1,4 +1,4 @@
-"""A fixed story of verbs, to be cut short at any point and compared with what a store remembers of it."""
+"""A fixed sequence of commands, to be interrupted at any point and compared with the state of a store."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -12,14 +12,14 @@ from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_group, a_job_spec, an_instance
 from tests.store.contract import open_jobs
 
-Verb = Callable[[Store], Awaitable[Any]]
+Command = Callable[[Store], Awaitable[Any]]
 
 JOBS = [f"00000000-0000-4000-8000-{number:012}" for number in range(8)]
 GROUP = "10000000-0000-4000-8000-000000000000"
 
 
-def story() -> Sequence[Verb]:
-    """Return verbs that lead a few jobs through their lives; the same at each call."""
+def scenario() -> Sequence[Command]:
+    """Return commands that take a few jobs through their life cycle; the same at each call."""
     specs = [
         a_job_spec(job_id=job_id, max_retries=2, env={"A": "x" * 500}, group=GROUP if number < 2 else None)
         for number, job_id in enumerate(JOBS)
@@ -43,40 +43,40 @@ def story() -> Sequence[Verb]:
         ),
         lambda store: store.launch([an_instance(JOBS[1], instance_id="again"), placed[2]]),
         lambda store: store.kill_jobs([JOBS[2], JOBS[3]]),
-        lambda store: store.remember("framework", "f" * 100),
+        lambda store: store.set_text("framework", "f" * 100),
         lambda store: store.retry([JOBS[3]], [4], now_ms=30),
         lambda store: store.launch(placed[3:]),
     ]
 
 
-async def remembered(store: Store) -> Sequence[Any]:
-    """Return all that the store remembers of the story."""
+async def stored_state(store: Store) -> Sequence[Any]:
+    """Return everything that a store has stored of the scenario."""
     return [
         await store.jobs(JOBS),
         [await store.result(job_id) for job_id in JOBS],
         await store.groups([GROUP]),
         list(await store.jobs_of_group(GROUP)),
         list(await store.limits()),
-        await store.recall("framework"),
+        await store.get_text("framework"),
         await store.last_change(),
         await open_jobs(store),
     ]
 
 
-async def chapters() -> AsyncIterator[Sequence[Any]]:
-    """Yield what is to be remembered when no verb, one, two ... of the story are done."""
+async def steps() -> AsyncIterator[Sequence[Any]]:
+    """Yield the expected state after none, one, two ... of the commands."""
     store = MemoryStore()
     await store.open()
-    yield await remembered(store)
-    for verb in story():
-        await verb(store)
-        yield await remembered(store)
+    yield await stored_state(store)
+    for command in scenario():
+        await command(store)
+        yield await stored_state(store)
 
 
-def all_chapters() -> Sequence[Sequence[Any]]:
-    """Return the chapters at once."""
+def all_steps() -> Sequence[Sequence[Any]]:
+    """Return the expected state after each number of commands."""
 
     async def collect() -> Sequence[Sequence[Any]]:
-        return [chapter async for chapter in chapters()]
+        return [step async for step in steps()]
 
     return asyncio.run(collect())

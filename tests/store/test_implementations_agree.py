@@ -1,4 +1,4 @@
-"""Both stores give the same answers to any sequence of verbs, over restarts and with little memory."""
+"""Both stores give the same replies to any sequence of commands, over restarts and with a small cache."""
 
 import asyncio
 import shutil
@@ -17,7 +17,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import ProgressUpdate, Result, StatusUpdate, TaskState
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import HEARTBEAT_LOST, NON_ZERO_EXIT, PREEMPTED
-from cook_jupyter.store import sqlite_book
+from cook_jupyter.store import sqlite_writer
 from cook_jupyter.store.base import Failure, Store
 from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore
@@ -33,8 +33,8 @@ RESULTS = st.none() | st.builds(Result, inline=st.binary(max_size=5), size=st.ju
 REASONS = st.sampled_from([None, HEARTBEAT_LOST, NON_ZERO_EXIT, PREEMPTED, "no such reason"])
 
 
-class Twins(RuleBasedStateMachine):
-    """One MemoryStore and one SqliteStore, asked the same things."""
+class StoresAgree(RuleBasedStateMachine):
+    """A MemoryStore and a SqliteStore that get the same commands and queries."""
 
     jobs = Bundle("jobs")
     instances = Bundle("instances")
@@ -51,7 +51,7 @@ class Twins(RuleBasedStateMachine):
         self.sqlite: Store
         self.loop.run_until_complete(self.open_sqlite())
         self.known: list[str] = []
-        self.together: list[Ask] = []
+        self.pending: list[Ask] = []
 
     async def open_sqlite(self) -> None:
         self.sqlite = SqliteStore(self.folder / "store.db")
@@ -59,19 +59,19 @@ class Twins(RuleBasedStateMachine):
         await self.sqlite.open()
 
     def teardown(self) -> None:
-        self.do_what_waits()
+        self.execute_pending()
         self.loop.run_until_complete(self.sqlite.close())
         self.loop.close()
         shutil.rmtree(self.folder)
 
-    # Verbs are collected, and then called together: so groups of any size share a transaction.
+    # Commands are collected and then called together, so batches of any size share a transaction.
 
     def ask(self, question: Ask) -> None:
-        self.together.append(question)
+        self.pending.append(question)
 
     @rule()
-    def do_what_waits(self) -> None:
-        asked, self.together = self.together, []
+    def execute_pending(self) -> None:
+        asked, self.pending = self.pending, []
         answers = self.loop.run_until_complete(_both(asked, self.memory, self.sqlite))
         assert answers[0] == answers[1]
 
@@ -152,13 +152,13 @@ class Twins(RuleBasedStateMachine):
     def retract_limits(self, user: str) -> None:
         self.ask(lambda store: store.retract_limits("share", user, "default"))
 
-    @precondition(lambda self: not self.together)
+    @precondition(lambda self: not self.pending)
     @rule()
     def restart(self) -> None:
         self.loop.run_until_complete(self.sqlite.close())
         self.loop.run_until_complete(self.open_sqlite())
 
-    @precondition(lambda self: not self.together)
+    @precondition(lambda self: not self.pending)
     @rule(user=USERS, after=st.integers(0, 60), at=TIMES, limit=st.none() | st.integers(1, 5))
     def ask_questions(self, user: str, after: int, at: int, limit: int | None) -> None:
         query = a_query(user=user, end_ms=at, outcomes=frozenset({"running", "failed"}), limit=limit)
@@ -167,7 +167,7 @@ class Twins(RuleBasedStateMachine):
         self.same(lambda store: store.changed(user, after, label=("at", str(at))))
         self.same(lambda store: store.limits())
 
-    @precondition(lambda self: not self.together)
+    @precondition(lambda self: not self.pending)
     @invariant()
     def both_hold_the_same(self) -> None:
         self.same(lambda store: store.jobs(self.known))
@@ -200,11 +200,11 @@ def _comparable(answer: Any) -> Any:
     return list(answer) if isinstance(answer, (list, tuple)) else answer
 
 
-TestTwins = Twins.TestCase
-TestTwins.settings = settings(max_examples=60, stateful_step_count=40)
+TestStoresAgree = StoresAgree.TestCase
+TestStoresAgree.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let young jobs be forgotten within the few jobs of a test."""
-    monkeypatch.setattr(sqlite_book, "YOUNG_JOBS", 3)
+    monkeypatch.setattr(sqlite_writer, "MAX_CACHED_JOBS", 3)

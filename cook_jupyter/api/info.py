@@ -1,4 +1,4 @@
-"""What the scheduler says of itself, and how it is asked to end.
+"""Information about the scheduler, and its shutdown.
 
 Lives here: /info, /settings, /failure_reasons, /metrics, /debug, /v1/info, /v1/summary, /v1/shutdown.
 
@@ -36,19 +36,19 @@ MILLISECONDS_PER_HOUR = 3_600_000
 
 
 class InfoHandler(CookHandler):
-    """GET /info; needs no login."""
+    """GET /info, which needs no login."""
 
     needs_login = False
 
     async def get(self) -> None:
-        """Say which scheduler this is, and how it asks for logins."""
+        """Return the version, the start time and the authentication scheme of the scheduler."""
         started = datetime.fromtimestamp(self.scheduler.started_ms / 1000, UTC)
-        self.answer(
+        self.send_json(
             {
-                "authentication-scheme": self.door.authenticator.scheme,
+                "authentication-scheme": self.context.authenticator.scheme,
                 "commit": "unknown",
                 "start-time": started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                "version": our_version(),
+                "version": package_version(),
                 "leader-url": f"{self.request.protocol}://{self.request.host}",
             }
         )
@@ -58,16 +58,16 @@ class SettingsHandler(CookHandler):
     """GET /settings."""
 
     async def get(self) -> None:
-        """Return the settings, under Cook's names."""
-        self.answer(settings_body(self.scheduler))
+        """Return the settings of the scheduler under Cook's names."""
+        self.send_json(settings_body(self.scheduler))
 
 
 class FailureReasonsHandler(CookHandler):
     """GET /failure_reasons."""
 
     async def get(self) -> None:
-        """Return the table of reasons."""
-        self.answer(
+        """Return all reasons for the end of an instance."""
+        self.send_json(
             [
                 {
                     "code": reason.code,
@@ -75,19 +75,23 @@ class FailureReasonsHandler(CookHandler):
                     "description": reason.sentence,
                     "mea_culpa": reason.mea_culpa,
                 }
-                | ({"failure_limit": self.door.settings.free_failures.of(reason)} if reason.mea_culpa else {})
+                | (
+                    {"failure_limit": self.context.settings.free_failures.of(reason)}
+                    if reason.mea_culpa
+                    else {}
+                )
                 for reason in REASONS.values()
             ]
         )
 
 
 class MetricsHandler(CookHandler):
-    """GET /metrics; needs no login."""
+    """GET /metrics, which needs no login."""
 
     needs_login = False
 
     async def get(self) -> None:
-        """Return how much waits and runs, for Prometheus."""
+        """Return the numbers of jobs and users, the capacity and the usage in Prometheus's format."""
         registry = CollectorRegistry()
         registry.register(SchedulerCollector(self.scheduler))
         self.set_header("Content-Type", METRICS_TYPE)
@@ -95,29 +99,29 @@ class MetricsHandler(CookHandler):
 
 
 class DebugHandler(CookHandler):
-    """GET /debug; needs no login."""
+    """GET /debug, which needs no login."""
 
     needs_login = False
 
     async def get(self) -> None:
-        """Say that the scheduler is up."""
+        """Return OK, as a sign that the scheduler is up."""
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish("OK")
 
 
-class OwnInfoHandler(CookHandler):
+class SchedulerInfoHandler(CookHandler):
     """GET /v1/info."""
 
     async def get(self) -> None:
-        """Return what a client of ours wants to know first."""
-        settings = self.door.settings
+        """Return what a client of cook_jupyter needs first: version, user, store, capacity and limits."""
+        settings = self.context.settings
         hosts = {(offer.cluster, offer.host): offer.room for offer in self.scheduler.capacity()}
         total = sum(hosts.values(), Resources())
-        self.answer(
+        self.send_json(
             {
                 "name": "cook_jupyter",
-                "version": our_version(),
-                "user": self.asker.user,
+                "version": package_version(),
+                "user": self.identity.user,
                 "pid": os.getpid(),
                 "time_ms": self.scheduler.clock.now_ms(),
                 "store": self.scheduler.store_id,
@@ -143,20 +147,20 @@ class SummaryHandler(CookHandler):
     """GET /v1/summary."""
 
     async def get(self) -> None:
-        """Return who waits and runs how much, and what there is."""
-        self.answer({"user": self.asker.user, **self.scheduler.summary()})
+        """Return the waiting and running jobs of each user, the capacity and the usage."""
+        self.send_json({"user": self.identity.user, **self.scheduler.summary()})
 
 
 class ShutdownHandler(CookHandler):
     """POST /v1/shutdown."""
 
     async def post(self) -> None:
-        """Ask the scheduler to end; what runs goes on unless `stop_agent` is said."""
-        sent = read_shutdown(self.json_body()) if self.request.body else Shutdown()
-        if not self.asker.is_owner:
+        """Shut the scheduler down; running jobs continue unless `stop_agent` is set."""
+        body = read_shutdown(self.json_body()) if self.request.body else Shutdown()
+        if not self.identity.is_owner:
             raise Forbidden("You are not authorized to end this scheduler: that is for its owner")
-        self.scheduler.request_shutdown(stop_agent=sent.stop_agent)
-        self.answer({"message": "the scheduler ends"}, 202)
+        self.scheduler.request_shutdown(stop_agent=body.stop_agent)
+        self.send_json({"message": "the scheduler ends"}, 202)
 
 
 class SchedulerCollector(Collector):
@@ -166,20 +170,20 @@ class SchedulerCollector(Collector):
         self._scheduler = scheduler
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges as they are now."""
+        """Yield the current gauges."""
         summary = self._scheduler.summary()
         jobs = GaugeMetricFamily("cook_jobs", "Jobs of a user in a state.", labels=["user", "state"])
         for row in summary["users"]:
             jobs.add_metric([row["user"], "waiting"], row["waiting"])
             jobs.add_metric([row["user"], "running"], row["running"])
         yield jobs
-        standing = GaugeMetricFamily(
+        users = GaugeMetricFamily(
             "cook_users", "Users of a pool or quota group in a state.", labels=["pool", "state"]
         )
         for pool, states in summary["monitor"].items():
             for state, number in states.items():
-                standing.add_metric([pool, state], number)
-        yield standing
+                users.add_metric([pool, state], number)
+        yield users
         for name, text in (("capacity", "What the hosts have."), ("used", "What running jobs hold.")):
             gauge = GaugeMetricFamily(f"cook_{name}", text, labels=["resource"])
             for resource, amount in summary[name].items():
@@ -188,7 +192,7 @@ class SchedulerCollector(Collector):
 
 
 def settings_body(scheduler: Scheduler) -> dict[str, Any]:
-    """Return settings as Cook tells them; what does not exist here is empty or null."""
+    """Encode settings as Cook does; settings that do not exist here are empty or null."""
     settings, rebalancer = scheduler.settings, scheduler.rebalancer.settings
     runtime_ms, rates = settings.max_runtime_ms, settings.rates
     return {
@@ -250,7 +254,7 @@ def settings_body(scheduler: Scheduler) -> dict[str, Any]:
             "per-user-per-pool-job-launch": {"enforce?": rates.enforce_launch_rate},
             "compute-cluster-launch": _bucket(rates.cluster_launch),
         },
-        # A client that finds no max-preemption knows that nothing is ever preempted.
+        # Without max-preemption, a client knows that nothing is ever preempted.
         "rebalancer": {"interval-seconds": rebalancer.interval_ms / 1000}
         | (
             {
@@ -287,7 +291,7 @@ def _bucket(bucket: Bucket | None) -> dict[str, Any] | None:
 
 
 @cache
-def our_version() -> str:
+def package_version() -> str:
     """Return the version of the installed package."""
     try:
         return version("cook_jupyter")

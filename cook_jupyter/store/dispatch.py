@@ -1,8 +1,8 @@
-"""The verbs of a store as its users call them.
+"""The command methods that all stores share, and the listeners that they notify.
 
-Lives here: the methods that every store has alike; each is handed to the store as one piece of work. And
-`Listeners`, which pass a commit on.
-Not here: what they do (`store.verbs`), how it becomes durable and how questions are answered (the stores).
+Lives here: `StoreCommands`, whose methods hand each command to the store for execution, and `Listeners`.
+Not here: the commands themselves (`store.commands`), how they become durable and how queries are answered
+(`store.memory`, `store.sqlite`).
 """
 
 import asyncio
@@ -17,22 +17,22 @@ from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, St
 from cook_jupyter.model.job import Group, GroupId, JobId, JobSpec
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import LimitEntry
-from cook_jupyter.store import verbs
-from cook_jupyter.store.base import Failure, Listener
-from cook_jupyter.store.draft import Draft
+from cook_jupyter.store import commands
+from cook_jupyter.store.base import CommitListener, Failure
+from cook_jupyter.store.changeset import Changeset
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-Answer = TypeVar("Answer")
+Params = ParamSpec("Params")
+Reply = TypeVar("Reply")
 
 
 class Listeners:
     """The listeners of one store.
 
-    A listener that fails cannot catch up: a view built from commits now has a hole. The commit stands and the
-    other listeners still receive it, but from then on the store takes no commands. Only closing the store and
-    building every view again from it helps.
+    A listener that fails cannot catch up, because it has missed a commit. The commit stands and the other
+    listeners still receive it, but from then on the store refuses commands. To recover, close the store and
+    rebuild every view from it.
 
     Attributes:
         failed: set when a listener has failed.
@@ -40,25 +40,27 @@ class Listeners:
 
     def __init__(self) -> None:
         self.failed = asyncio.Event()
-        self._listeners: list[Listener] = []
+        self._listeners: list[CommitListener] = []
         self._error: Exception | None = None
 
-    def add(self, listener: Listener) -> None:
-        """Call `listener` after every commit."""
+    def add(self, listener: CommitListener) -> None:
+        """Add a listener to call after every commit."""
         self._listeners.append(listener)
 
     def clear(self) -> None:
-        """Remove all listeners, and with them the failure of any."""
+        """Remove all listeners and forget their failures."""
         self._listeners.clear()
         self._error = None
         self.failed.clear()
 
     def notify(self, changes: Sequence[JobChange]) -> None:
-        """Pass a commit to every listener, and remember the first that fails."""
+        """Call every listener with the changes of a commit; record the first failure."""
         for listener in self._listeners:
             try:
                 listener(changes)
-            except Exception as error:  # recorded for `require_in_step` and whoever waits for `failed`
+            except (
+                Exception
+            ) as error:  # recorded for `require_in_step` and for the tasks that wait for `failed`
                 log.exception(
                     "a listener could not follow the commit of changes %d to %d;"
                     " the store takes no more commands",
@@ -82,13 +84,13 @@ class Listeners:
             ) from self._error
 
 
-class VerbDoor(ABC):
-    """The verbs of `store.base.Store`; see there for what each promises."""
+class StoreCommands(ABC):
+    """The commands of `store.base.Store` as methods; see there for their contracts."""
 
     def __init__(self) -> None:
         self._listeners = Listeners()
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: CommitListener) -> None:
         """Call `listener` after every commit, until the store is closed."""
         self._listeners.add(listener)
 
@@ -102,7 +104,7 @@ class VerbDoor(ABC):
         self._listeners.require_in_step()
 
     async def wait_out_of_step(self) -> None:
-        """Return once a listener has failed."""
+        """Wait until a listener fails."""
         await self._listeners.failed.wait()
 
     async def submit(
@@ -113,55 +115,69 @@ class VerbDoor(ABC):
         now_ms: int,
         grow_groups: bool = False,
     ) -> Sequence[GroupId]:
-        """Add jobs and the groups they name, all or none of them."""
-        return await self._do(len(specs), verbs.submit, specs, groups, now_ms=now_ms, grow_groups=grow_groups)
+        """Add jobs and their groups, all or none of them."""
+        return await self._execute(
+            len(specs), commands.submit, specs, groups, now_ms=now_ms, grow_groups=grow_groups
+        )
 
     async def launch(self, instances: Sequence[Instance]) -> Sequence[tuple[JobSpec, Instance]]:
-        """Add instances to the jobs that still may start."""
-        return await self._do(len(instances), verbs.launch, instances)
+        """Add instances to the jobs that may still start."""
+        return await self._execute(len(instances), commands.launch, instances)
 
     async def report(self, updates: Sequence[StatusUpdate]) -> Sequence[Verdict]:
-        """Apply what clusters report."""
-        return await self._do(len(updates), verbs.report, updates)
+        """Apply status updates of clusters."""
+        return await self._execute(len(updates), commands.report, updates)
 
     async def progress(self, updates: Sequence[ProgressUpdate]) -> Sequence[bool]:
-        """Note progress."""
-        return await self._do(len(updates), verbs.progress, updates)
+        """Record progress."""
+        return await self._execute(len(updates), commands.progress, updates)
 
     async def fail(self, failures: Sequence[Failure]) -> Sequence[bool]:
-        """Fail open instances by our own decision."""
-        return await self._do(len(failures), verbs.fail, failures)
+        """Fail open instances by decision of the scheduler."""
+        return await self._execute(len(failures), commands.fail, failures)
 
     async def kill_jobs(self, job_ids: Sequence[JobId]) -> Sequence[InstanceId]:
-        """Complete jobs at once."""
-        return await self._do(len(job_ids), verbs.kill_jobs, job_ids)
+        """Complete jobs immediately."""
+        return await self._execute(len(job_ids), commands.kill_jobs, job_ids)
 
     async def cancel_waiting(self, job_ids: Sequence[JobId]) -> Sequence[JobId]:
-        """Complete those of the jobs that wait."""
-        return await self._do(len(job_ids), verbs.cancel_waiting, job_ids)
+        """Complete the jobs that are waiting."""
+        return await self._execute(len(job_ids), commands.cancel_waiting, job_ids)
 
     async def cancel_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[InstanceId]:
-        """Mark instances to be killed."""
-        return await self._do(len(instance_ids), verbs.cancel_instances, instance_ids)
+        """Mark instances as cancelled."""
+        return await self._execute(len(instance_ids), commands.cancel_instances, instance_ids)
 
     async def retry(self, job_ids: Sequence[JobId], retries: Sequence[int], *, now_ms: int) -> None:
-        """Set the total attempts of each job, all or none."""
-        await self._do(len(job_ids), verbs.retry, job_ids, retries, now_ms=now_ms)
+        """Set the total number of attempts of each job, of all or none."""
+        await self._execute(len(job_ids), commands.retry, job_ids, retries, now_ms=now_ms)
 
     async def set_limits(self, entries: Sequence[LimitEntry]) -> None:
         """Store shares and quotas."""
-        await self._do(len(entries), verbs.set_limits, entries)
+        await self._execute(len(entries), commands.set_limits, entries)
 
     async def retract_limits(self, kind: str, user: str, pool: str) -> None:
         """Remove all limits of a kind that a user has in a pool."""
-        await self._do(1, verbs.retract_limits, kind, user, pool)
+        await self._execute(1, commands.retract_limits, kind, user, pool)
 
-    async def remember(self, key: str, value: str) -> None:
-        """Keep a small text under a key."""
-        await self._do(1, verbs.remember, key, value)
+    async def set_text(self, key: str, value: str) -> None:
+        """Store a short text under a key."""
+        await self._execute(1, commands.set_text, key, value)
 
     @abstractmethod
-    async def _do(
-        self, size: int, verb: Callable[Concatenate[Draft, P], Answer], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Answer:
-        """Carry out a verb that is about `size` jobs or other things, and return when it is durable."""
+    async def _execute(
+        self,
+        size: int,
+        command: Callable[Concatenate[Changeset, Params], Reply],
+        /,
+        *args: Params.args,
+        **kwargs: Params.kwargs,
+    ) -> Reply:
+        """Execute a command and return its reply once it is durable.
+
+        Args:
+            size: number of jobs, instances or other items that the command concerns.
+            command: a function of `store.commands`.
+            *args: arguments of the command.
+            **kwargs: keyword arguments of the command.
+        """
