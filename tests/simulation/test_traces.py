@@ -126,7 +126,7 @@ amounts = st.floats(0, 1e6, exclude_min=True)
 jobs = st.builds(
     TraceJob,
     job_id=st.uuids().map(str),
-    user=names,
+    user=names.filter(str.strip),  # a blank one is refused
     submit_ms=times,
     run_time_ms=st.integers(0, 10**13),
     cpus=amounts,
