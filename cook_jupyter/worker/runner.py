@@ -375,15 +375,13 @@ class _Signals:
 
 
 def _not_started(task: Task, sandbox: Sandbox, error: OSError | ValueError) -> Ended:
-    """A command that the kernel did not take: the user's fault, unless the machine is short of something."""
+    """A command that the kernel did not take: the user's fault if it is no valid one, else the system's.
+
+    The system's are also a sandbox that was removed a moment ago, and a machine that is short of something.
+    """
     os.write(sandbox.stderr, f"cook_jupyter: the command could not be started: {error}\n".encode())
-    short = isinstance(error, OSError) and error.errno in (
-        errno.EAGAIN,
-        errno.ENOMEM,
-        errno.EMFILE,
-        errno.ENFILE,
-    )
-    return Ended(End(task.instance_id, None if short else NOT_RUN, now_ms()))
+    is_invalid = isinstance(error, ValueError) or error.errno == errno.E2BIG
+    return Ended(End(task.instance_id, NOT_RUN if is_invalid else None, now_ms()))
 
 
 def _with_result(end: End, task: Task, sandbox: Sandbox) -> End:

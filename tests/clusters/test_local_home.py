@@ -45,9 +45,19 @@ async def a_running_site(site: LocalSite) -> AsyncIterator[tuple[LocalCluster, R
 def wait_for(gate: str) -> str:
     import time
 
+    Path(f"{gate}.call").touch()
     while not Path(gate).exists():
         time.sleep(0.02)
     return "done"
+
+
+async def have_begun(gate: Path) -> None:
+    """Wait until code of the call and of the command runs: what is reported as running may still begin."""
+    await until(lambda: all(Path(f"{gate}.{kind}").exists() for kind in ("call", "command")))
+
+
+def runs_sleep(site: LocalSite) -> bool:
+    return any(words.startswith("sleep") for words in site.processes().values())
 
 
 @pytest.mark.parametrize("removed", [*[[part] for part in PARTS], list(PARTS), ["."]], ids=" ".join)
@@ -60,11 +70,10 @@ async def test_what_is_removed_of_the_agents_folder_is_made_again(
     agent = site.agent_pid()
     call, command = (
         site.call(wait_for, str(gate)),
-        a_launch(f"while [ ! -e {gate} ]; do sleep 0.02; done"),
+        a_launch(f"touch {gate}.command; while [ ! -e {gate} ]; do sleep 0.02; done"),
     )
     await cluster.launch([call, command])
-    for launch in (call, command):
-        await reports.running(launch)
+    await have_begun(gate)
 
     for part in removed:
         if (site.home / part).exists():
@@ -88,10 +97,12 @@ async def test_what_is_removed_of_the_agents_folder_is_made_again(
 async def test_what_runs_is_known_to_the_next_agent_though_the_journal_was_removed(site: LocalSite) -> None:
     gate = site.folder / "gate"
     async with a_running_site(site) as (cluster, reports):
-        launches = [site.call(wait_for, str(gate)), a_launch(f"while [ ! -e {gate} ]; do sleep 0.02; done")]
+        launches = [
+            site.call(wait_for, str(gate)),
+            a_launch(f"touch {gate}.command; while [ ! -e {gate} ]; do sleep 0.02; done"),
+        ]
         await cluster.launch(launches)
-        for launch in launches:
-            await reports.running(launch)
+        await have_begun(gate)
         remove(site.home / "journal")
         await until((site.home / "journal" / LEDGER).exists)
 
@@ -128,7 +139,7 @@ async def test_an_agent_whose_home_became_anothers_leaves_and_runs_nothing_twice
     first = site.agent_pid()
     launch = a_launch("sleep 600")
     await cluster.launch([launch])
-    await reports.running(launch)
+    await until(lambda: runs_sleep(site))
     await cluster.close()
     os.kill(first, signal.SIGSTOP)
     remove(site.home)
@@ -153,7 +164,7 @@ async def test_a_home_that_was_removed_with_all_above_it_is_reported_and_nothing
     await cluster.start(reports, [])
     launch = a_launch("sleep 600")
     await cluster.launch([launch])
-    await reports.running(launch)
+    await until(lambda: runs_sleep(site))
 
     with caplog.at_level(logging.ERROR):
         remove(site.folder)
@@ -177,7 +188,7 @@ async def test_without_a_scheduler_an_agent_whose_home_was_removed_ends_what_run
     await cluster.start(reports, [])
     launch = a_launch("sleep 600")
     await cluster.launch([launch])
-    await reports.running(launch)
+    await until(lambda: runs_sleep(site))
     await cluster.close()
 
     remove(site.folder)
