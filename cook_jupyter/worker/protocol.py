@@ -49,13 +49,27 @@ def require(header: Header, table: Table) -> str:
     fields = table.get(kind) if isinstance(kind, str) else None
     if fields is None:
         raise BrokenStream(f"a message of the kind {str(kind)[:40]!r} is not expected here")
-    for name, check in fields.items():
-        if name not in header:
-            if not isinstance(check, optional):
-                raise BrokenStream(f"a message of the kind {kind!r} has no field {name!r}")
-        elif not check(header[name]):
+    for name, value in header.items():  # fewer than the table has: what is as usual is left out
+        check = fields.get(name)
+        if check is not None and not check(value):
             raise BrokenStream(f"the field {name!r} of a message of the kind {kind!r} is not valid")
+    required = _required_names(fields)
+    if not required <= header.keys():
+        missing = min(required - header.keys())
+        raise BrokenStream(f"a message of the kind {kind!r} has no field {missing!r}")
     return str(kind)
+
+
+_known_required: dict[int, tuple[frozenset[str], Mapping[str, Check]]] = {}  # by id, with the object itself
+
+
+def _required_names(fields: Mapping[str, Check]) -> frozenset[str]:
+    """Return the names of the fields that are not optional."""
+    known = _known_required.get(id(fields))
+    if known is None:
+        names = frozenset(name for name, check in fields.items() if not isinstance(check, optional))
+        known = _known_required[id(fields)] = (names, fields)
+    return known[0]
 
 
 def is_valid(header: Header, table: Table) -> bool:
@@ -89,11 +103,11 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MAX_INT
+    return type(value) is int and -_MAX_INT <= value <= _MAX_INT  # a bool is none
 
 
 def _is_count(value: Any) -> bool:
-    return _is_integer(value) and bool(value >= 0)
+    return type(value) is int and 0 <= value <= _MAX_INT
 
 
 def _is_count_or_none(value: Any) -> bool:

@@ -170,14 +170,18 @@ def _interpreter_of(command: str) -> str | None:
 
 
 def _said(kind: str, value: Task | End, but: Container[str] = ()) -> Header:
-    """What a value says beyond its defaults: most of it, most of the time, goes without saying."""
-    usual = value._field_defaults
-    said = {
-        name: part
-        for name, part in zip(value._fields, value, strict=True)
-        if name not in but and (name not in usual or part != usual[name])
-    }
-    return {"t": kind, **said}
+    """Return the fields that differ from their defaults, as the header of a frame."""
+    header: dict[str, Any] = {"t": kind}
+    defaults = _TASK_DEFAULTS if isinstance(value, Task) else _END_DEFAULTS
+    for (name, default), part in zip(defaults, value, strict=True):
+        if part != default and name not in but:
+            header[name] = part
+    return header
 
 
+_NO_DEFAULT = object()  # equals nothing
+_TASK_DEFAULTS, _END_DEFAULTS = (
+    tuple((name, kind._field_defaults.get(name, _NO_DEFAULT)) for name in kind._fields)
+    for kind in (Task, End)
+)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
