@@ -359,6 +359,10 @@ class AsyncJobClient:
         """Return why a job waits: in plain sentences, and Cook's reasons."""
         return await self._run(protocol.why(uuid))
 
+    async def dump(self, pool: str | None = None, uuids: Sequence[str] = ()) -> bytes:
+        """Return all that the decisions about a pool read at this moment, as JSON."""
+        return await self._run(protocol.dump(pool, uuids))
+
     async def report_waits(self, instance: str, uuids: Sequence[str]) -> WaitsAnswer:
         """Report what a running instance waits for, without a time limit; no jobs if it goes on."""
         return await self._run(protocol.report_waits(instance, uuids))

@@ -24,7 +24,7 @@ class Kind:
         heading: heading of the list that it stands under.
         name: name of the kind, as in the table.
         source: code that defines objects of the kind, and `check`.
-        refused: text that the refusal must contain; empty if the kind travels.
+        refused: texts that the refusal must contain, with ": " between them; empty if the kind travels.
         note: what is said about it in the table.
         since: first version of Python that has the kind.
     """
