@@ -24,19 +24,19 @@ from uuid import UUID
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.considerable import NO_FILTERS, QueueFilters
-from cook_jupyter.scheduling.constraints import (
+from cook_jupyter.scheduling.constraints.constraints import (
     ConstraintClass,
     GroupPlacement,
     Particulars,
     PlacementKind,
     PoolDefaults,
 )
-from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings
-from cook_jupyter.scheduling.rules import NO_SURROUNDINGS, Surroundings
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import NO_SURROUNDINGS, Surroundings
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.matching.matching import MatchSettings
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.ranking.considerable import NO_FILTERS, QueueFilters
 
 LIMITS = UserLimits(default_share=Share(cpus=100, mem_mb=200_000))
 CONSIDERED = 1000

@@ -23,12 +23,12 @@ from uuid import UUID
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.asks import Ask
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings, match
-from cook_jupyter.scheduling.ranking import columnar
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.matching.matching import MatchSettings, match
+from cook_jupyter.scheduling.queue.asks import Ask
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.ranking.ranking import columnar
 
 LIMITS = UserLimits(default_share=Share(cpus=100, mem_mb=200_000))
 USERS = 1000

@@ -25,11 +25,11 @@ from uuid import UUID
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.preemption import PreemptionSettings, rebalance
-from cook_jupyter.scheduling.ranking import columnar
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.ranking.ranking import columnar
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, rebalance
 
 HOLDERS = 100
 NEWCOMERS = 50

@@ -1,7 +1,7 @@
 """Pools, their waiting and running jobs, and the reasons why jobs wait.
 
 Lives here: /pools, /queue, /running, /unscheduled_jobs, and /v1/why.
-Not here: the reasons themselves (`scheduling.explain`).
+Not here: the reasons themselves (`scheduling.explaining.explain`).
 
 Source: the REST specification, sections 13 and 15.
 """

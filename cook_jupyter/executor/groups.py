@@ -1,8 +1,8 @@
 """Groups: jobs that care where the others run, or that none of them lags behind.
 
 Lives here: `Group`, as an option of an executor or a cell, checked when it is made; who has been told of it.
-Not here: what a placement means for a decision (`scheduling.constraints`), which jobs lag behind
-(`scheduling.stragglers`).
+Not here: what a placement means for a decision (`scheduling.constraints.constraints`), which jobs lag behind
+(`scheduling.limits.stragglers`).
 """
 
 from __future__ import annotations

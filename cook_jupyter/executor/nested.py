@@ -1,7 +1,7 @@
 """Calls that submit calls: reporting that one waits for its own jobs, and ending a wait without end.
 
 Lives here: `NestedWaits`, a thread that runs only inside a call; which futures a thread is blocked on.
-Not here: whether those jobs can ever start (`scheduling.nested`, asked by `POST /v1/waits`).
+Not here: whether those jobs can ever start (`scheduling.explaining.nested`, asked by `POST /v1/waits`).
 
 A call that waits keeps its cpu. As many of them as there are cpus, and none of their jobs ever starts. The
 scheduler can tell that for certain if it knows which calls do nothing but wait; so that is reported, and

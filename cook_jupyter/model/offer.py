@@ -1,6 +1,6 @@
 """Offers and hosts: where there is room at this moment.
 
-Lives here: `Offer`. Not here: who makes offers (`clusters`), who takes them (`scheduling.matching`).
+Lives here: `Offer`. Not here: who makes offers (`clusters`), who takes them (`scheduling.matching.matching`).
 """
 
 from collections.abc import Mapping

@@ -4,9 +4,9 @@ Lives here: which jobs start where (`decide_match`, and before it `decide_reserv
 tasks give way (`decide_rebalance`), which jobs need more hosts (`decide_growth`), why a job waits (`why`) and
 in which order jobs wait (`ranked`). None changes anything: the same snapshot and queue are always decided
 alike.
-Not here: what a decision reads (`scheduling.snapshot`), its parts (`scheduling.cycle`, `scheduling.heads`,
-`scheduling.preemption`, `scheduling.autoscaling`, `scheduling.explain`), what is done about it
-(`service.cycles`).
+Not here: what a decision reads (`scheduling.snapshot`), its parts (`scheduling.matching.cycle`,
+`scheduling.heads`, `scheduling.rebalancing.preemption`, `scheduling.growth.autoscaling`,
+`scheduling.explaining.explain`), what is done about it (`service.cycles`).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from cook_jupyter.model.decisions import Matching, Rebalancing, Refusal, Scaleba
 from cook_jupyter.model.job import Job, JobId
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.waiting import WaitReason
-from cook_jupyter.scheduling.autoscaling import jobs_to_grow_for
-from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.considerable import ranked_within
-from cook_jupyter.scheduling.cycle import match_cycle, placement_of
-from cook_jupyter.scheduling.explain import Facts, reasons
+from cook_jupyter.scheduling.explaining.explain import Facts, reasons
+from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.heads import HeadsAfter, HeadsOfCycle
-from cook_jupyter.scheduling.preemption import rebalance
-from cook_jupyter.scheduling.ranking import lazily
+from cook_jupyter.scheduling.matching.cycle import match_cycle, placement_of
+from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.ranking.considerable import ranked_within
+from cook_jupyter.scheduling.ranking.ranking import lazily
+from cook_jupyter.scheduling.rebalancing.preemption import rebalance
 from cook_jupyter.scheduling.snapshot import PoolSnapshot, PoolState
 
 _FEW_TASKS: Final = 2000  # running, up to which the head of a queue is looked for though no host has room

@@ -1,8 +1,8 @@
 """Decisions about the heads of the queues: which jobs are, what is kept for them, and who may use it.
 
 Lives here: `HeadsOfCycle`, one decision after the other; `HeadsAfter`, the heads for the next cycle.
-Not here: each rule (`scheduling.head_room`), where heads are between cycles (`service.head_room`), room that
-was freed by preemption (`service.freed_room`).
+Not here: each rule (`scheduling.matching.head_room`), where heads are between cycles (`service.head_room`),
+room that was freed by preemption (`service.freed_room`).
 
 A job becomes a head when it is the first considerable job of its user that no host has room for. Once smaller
 jobs wait, which could take the room piece by piece, it is matched before all others, and room is kept for it
@@ -11,7 +11,7 @@ as soon as there is some that others could take. It stays a head until it starts
 - is not considerable any more (quota, launch rate, launch filter), or is killed;
 - gets its room by preemption;
 - a job of its own user that comes before it is submitted;
-- gives way to users who hold less of their share (`scheduling.head_room.gives_way`).
+- gives way to users who hold less of their share (`scheduling.matching.head_room.gives_way`).
 """
 
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
@@ -26,10 +26,9 @@ from cook_jupyter.model.job import JobId
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.asks import Ask
-from cook_jupyter.scheduling.considerable import ranked_within
-from cook_jupyter.scheduling.cycle import match_cycle
-from cook_jupyter.scheduling.head_room import (
+from cook_jupyter.scheduling.hosts.rules import HostRules
+from cook_jupyter.scheduling.matching.cycle import match_cycle
+from cook_jupyter.scheduling.matching.head_room import (
     NOTHING,
     Amounts,
     HeadOfQueue,
@@ -47,9 +46,10 @@ from cook_jupyter.scheduling.head_room import (
     with_task,
     without_kept,
 )
-from cook_jupyter.scheduling.matching import match
-from cook_jupyter.scheduling.ranking import lazily
-from cook_jupyter.scheduling.rules import HostRules
+from cook_jupyter.scheduling.matching.matching import match
+from cook_jupyter.scheduling.queue.asks import Ask
+from cook_jupyter.scheduling.ranking.considerable import ranked_within
+from cook_jupyter.scheduling.ranking.ranking import lazily
 from cook_jupyter.scheduling.snapshot import PoolState
 
 MAX_HEADS: Final = 8  # of a pool, each of another user

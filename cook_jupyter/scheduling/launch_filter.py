@@ -2,7 +2,7 @@
 
 Lives here: `LaunchFilter`, which remembers what it answered and lets a job go that it has held back for too
 long. Not here: the answers themselves (an operator's function), where it stands among the other filters
-(`scheduling.considerable`).
+(`scheduling.ranking.considerable`).
 
 Source: Cook's `plugins/launch.clj`, as told in the fair-share specification, section 4.
 """

@@ -1,8 +1,8 @@
 """Everything that a decision about a pool reads besides its queue: one value per pool and moment.
 
 Lives here: `PoolSnapshot` and its parts; `PoolState`, a pool as jobs without reserved room find it.
-Not here: the queue itself (`scheduling.columns`), where the facts come from (`service.snapshots`, the only
-place that makes snapshots), what is decided (`scheduling.decisions`).
+Not here: the queue itself (`scheduling.queue.columns`), where the facts come from (`service.snapshots`, the
+only place that makes snapshots), what is decided (`scheduling.decisions`).
 
 A snapshot costs what has changed: large facts are shared with whoever keeps them, and the few that are worked
 out when a decision asks for them are functions. So a snapshot holds until the next commit, like the queue
@@ -19,17 +19,17 @@ from cook_jupyter.model.limits import Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode, Pool, PoolName
 from cook_jupyter.model.quick import quick
-from cook_jupyter.scheduling.asks import Ask
-from cook_jupyter.scheduling.capacity import Capacity
-from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.considerable import QueueFilters, may_start
-from cook_jupyter.scheduling.cycle import CycleSettings, ask_of
-from cook_jupyter.scheduling.head_room import Amounts, HeadOfQueue, RunningTask
-from cook_jupyter.scheduling.host_health import Outage
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.preemption import PreemptionSettings, ReservedRoom
-from cook_jupyter.scheduling.ranking import Order
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.hosts.host_health import Outage
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.matching.capacity import Capacity
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, ask_of
+from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue, RunningTask
+from cook_jupyter.scheduling.queue.asks import Ask
+from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters, may_start
+from cook_jupyter.scheduling.ranking.ranking import Order
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, ReservedRoom
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Columns of numbers: by row of a job, and by number of a user.
 
 Lives here: the arrays that decisions are made on, and their types.
-Not here: what keeps them up to date (`scheduling.columns`).
+Not here: what keeps them up to date (`scheduling.queue.columns`).
 """
 
 from collections.abc import MutableSequence, Sequence

@@ -1,8 +1,8 @@
 """Dumps: a pool at one moment, written down, and decided about again elsewhere.
 
 Lives here: `Dump`, all that the decisions about a pool read, as JSON; taking, reading and replaying one.
-Not here: a snapshot and a queue in memory (`scheduling.snapshot`, `scheduling.columns`), asking a scheduler
-for a dump (`api.debug`).
+Not here: a snapshot and a queue in memory (`scheduling.snapshot`, `scheduling.queue.columns`), asking a
+scheduler for a dump (`api.debug`).
 
 A dump is how a strange decision is reported: whoever has the file comes to the same decision. It holds no
 commands, environments or results; it does hold names of users and hosts, ids and amounts.
@@ -22,11 +22,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.model.quick import evolve
 from cook_jupyter.model.waiting import WaitReason
-from cook_jupyter.scheduling.capacity import Capacity
-from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.considerable import QueueFilters
-from cook_jupyter.scheduling.constraints import GroupPlacement
-from cook_jupyter.scheduling.cycle import CycleSettings
+from cook_jupyter.scheduling.constraints.constraints import GroupPlacement
 from cook_jupyter.scheduling.decisions import (
     decide_growth,
     decide_heads,
@@ -35,12 +31,16 @@ from cook_jupyter.scheduling.decisions import (
     decide_reserved,
     why,
 )
-from cook_jupyter.scheduling.explain import host_counts, sentences
-from cook_jupyter.scheduling.head_room import Amounts, HeadOfQueue, RunningTask
-from cook_jupyter.scheduling.host_health import Outage
-from cook_jupyter.scheduling.preemption import PreemptionSettings
-from cook_jupyter.scheduling.queue_record import QueueRecord, index_of, record_of
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.explaining.explain import host_counts, sentences
+from cook_jupyter.scheduling.hosts.host_health import Outage
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.matching.capacity import Capacity
+from cook_jupyter.scheduling.matching.cycle import CycleSettings
+from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue, RunningTask
+from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_record import QueueRecord, index_of, record_of
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
 from cook_jupyter.scheduling.snapshot import HeadFacts, PoolSnapshot, Reserved
 from cook_jupyter.service.launch_plugin import LaunchPlugin
 

@@ -11,10 +11,10 @@ from typing import Final
 
 from cook_jupyter.model.job import GroupId, Job, JobId
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.scheduling.capacity import Capacity
-from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.head_room import Amounts, HeadOfQueue, RunningTask
 from cook_jupyter.scheduling.heads import HeadsAfter
+from cook_jupyter.scheduling.matching.capacity import Capacity
+from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue, RunningTask
+from cook_jupyter.scheduling.queue.columns import QueueIndex
 from cook_jupyter.scheduling.snapshot import HeadFacts
 from cook_jupyter.service.policies import HeadRoomSettings
 

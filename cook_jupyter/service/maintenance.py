@@ -11,8 +11,8 @@ import logging
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobId
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, STRAGGLER
-from cook_jupyter.scheduling.lingering import TimedTask, lingering
-from cook_jupyter.scheduling.stragglers import straggler_policy_of, stragglers
+from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering
+from cook_jupyter.scheduling.limits.stragglers import straggler_policy_of, stragglers
 from cook_jupyter.service.cycles import stop
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.store.base import Failure

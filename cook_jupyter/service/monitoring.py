@@ -1,7 +1,8 @@
 """How happy users are, counted now and then, and told to whoever asks.
 
-Lives here: `Monitoring`, the numbers of the last look. Not here: what they mean (`scheduling.monitor`), the
-timer (`service.loops`), their way out (`api.monitor`, `/v1/summary`, `/metrics`).
+Lives here: `Monitoring`, the numbers of the last look. Not here: what they mean
+(`scheduling.explaining.monitor`), the timer (`service.loops`), their way out (`api.monitor`, `/v1/summary`,
+`/metrics`).
 
 Source: the fair-share specification, section 11.
 """
@@ -10,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
-from cook_jupyter.scheduling.monitor import Standing, amounts_of, reported, standing, with_groups
+from cook_jupyter.scheduling.explaining.monitor import Standing, amounts_of, reported, standing, with_groups
 
 if TYPE_CHECKING:
     from cook_jupyter.service.scheduler import Scheduler

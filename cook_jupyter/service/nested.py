@@ -1,7 +1,7 @@
 """Jobs that wait for jobs of their own: who said so, and what follows.
 
 Lives here: `NestedWaits`, what running jobs have reported, and the sentences about it.
-Not here: which of them are deadlocked (`scheduling.nested`), HTTP (`api.nested`).
+Not here: which of them are deadlocked (`scheduling.explaining.nested`), HTTP (`api.nested`).
 
 A report holds for a few seconds and is repeated as long as the job waits, so that a job that has gone on,
 or whose process is gone, is soon taken for one that moves. Nothing here is stored: after a restart the jobs
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import PARENT_LABEL, Job, JobId, JobState
-from cook_jupyter.scheduling.constraints import constraint_class_of
-from cook_jupyter.scheduling.nested import QueuedChild, WaitingParent, deadlocked
+from cook_jupyter.scheduling.constraints.constraints import constraint_class_of
+from cook_jupyter.scheduling.explaining.nested import QueuedChild, WaitingParent, deadlocked
 from cook_jupyter.service.clock import Clock
 
 if TYPE_CHECKING:

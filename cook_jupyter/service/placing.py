@@ -1,8 +1,8 @@
 """What bears on where each waiting job may go, besides room: its history and its group.
 
 Lives here: `Placing`, which knows the groups, and where a job may be tried again.
-Not here: what follows from a job's life (`scheduling.particulars`), the constraints themselves
-(`scheduling.constraints`).
+Not here: what follows from a job's life (`scheduling.constraints.particulars`), the constraints themselves
+(`scheduling.constraints.constraints`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,8 +10,18 @@ from dataclasses import replace
 
 from cook_jupyter.model.job import Group, GroupId, Job
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.scheduling.constraints import GroupPlacement, Particulars, PlacementKind, PoolDefaults
-from cook_jupyter.scheduling.particulars import could_run, particulars_of, placement_of, previous_hosts
+from cook_jupyter.scheduling.constraints.constraints import (
+    GroupPlacement,
+    Particulars,
+    PlacementKind,
+    PoolDefaults,
+)
+from cook_jupyter.scheduling.constraints.particulars import (
+    could_run,
+    particulars_of,
+    placement_of,
+    previous_hosts,
+)
 from cook_jupyter.service.policies import PlacementSettings
 
 MAX_PLAIN_GROUPS = 10_000  # more are looked up in the store again

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cook_jupyter.model.limits import UNLIMITED, UNLIMITED_COUNT
-from cook_jupyter.scheduling.constraints import Rewriting
+from cook_jupyter.scheduling.constraints.constraints import Rewriting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class RebalancerSettings:
         shortest_prefix, drop_unneeded, least_work_lost, gpu_pools, freed_gpus_count, spare_hosts_known,
             groups_apart, quota_counts, launch_order, max_preemptions_per_hour,
             max_lost_ms_beyond_share, reserve_from: in what we
-            differ from Cook; `PreemptionSettings` of `scheduling.preemption` tells each.
+            differ from Cook; `PreemptionSettings` of `scheduling.rebalancing.preemption` tells each.
         reserve: what is kept for the job until it has started: the `room` that it needs, as it comes free;
             or, as in Cook, the whole `host`.
         reservations: one table for each pool, or, as in Cook, one that each pool's look replaces.

@@ -18,19 +18,19 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.model.waiting import WaitReason
-from cook_jupyter.scheduling.capacity import Capacity
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex, launch_number
-from cook_jupyter.scheduling.considerable import UNLIMITED_QUOTA
-from cook_jupyter.scheduling.constraints import Demand, PoolDefaults, demands_in_pool
-from cook_jupyter.scheduling.cycle import CycleSettings
+from cook_jupyter.scheduling.constraints.constraints import Demand, PoolDefaults, demands_in_pool
 from cook_jupyter.scheduling.decisions import CycleDecision, might_start
-from cook_jupyter.scheduling.explain import unsatisfiable
+from cook_jupyter.scheduling.explaining.explain import unsatisfiable
 from cook_jupyter.scheduling.heads import HeadsAfter
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings
-from cook_jupyter.scheduling.pool_rules import first_found
-from cook_jupyter.scheduling.preemption_history import preemption_history_of
-from cook_jupyter.scheduling.ranking import Order, RankSettings
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.limits.pool_rules import first_found
+from cook_jupyter.scheduling.matching.capacity import Capacity
+from cook_jupyter.scheduling.matching.cycle import CycleSettings
+from cook_jupyter.scheduling.matching.matching import MatchSettings
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex, launch_number
+from cook_jupyter.scheduling.queue.preemption_history import preemption_history_of
+from cook_jupyter.scheduling.ranking.considerable import UNLIMITED_QUOTA
+from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.freed_room import FreedRoom
 from cook_jupyter.service.head_room import HeadRooms

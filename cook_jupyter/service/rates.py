@@ -1,7 +1,8 @@
 """How fast users may submit and launch, and clusters may be sent tasks.
 
 Lives here: `Rates`, the token buckets of one scheduler. They begin full, also after a restart.
-Not here: a bucket (`scheduling.token_bucket`), which jobs wait for tokens (`scheduling.considerable`).
+Not here: a bucket (`scheduling.limits.token_bucket`), which jobs wait for tokens
+(`scheduling.ranking.considerable`).
 
 Source: the fair-share specification, section 8.
 """
@@ -13,7 +14,7 @@ from math import ceil, inf
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.limits import UNSET_QUOTA, UserLimits
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.scheduling.token_bucket import (
+from cook_jupyter.scheduling.limits.token_bucket import (
     Rate,
     RateLimiter,
     UserPool,

@@ -1,6 +1,6 @@
 """The rebalancer's parameters: from the settings, changed while the scheduler runs, and kept.
 
-Lives here: `Rebalancer`. Not here: whose tasks give way (`scheduling.preemption`), the cycle
+Lives here: `Rebalancer`. Not here: whose tasks give way (`scheduling.rebalancing.preemption`), the cycle
 (`service.cycles`).
 
 As in Cook the parameters live in the database: what an operator sets there goes before the settings file.
@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import Pool, PoolName
-from cook_jupyter.scheduling.constraints import PoolDefaults
-from cook_jupyter.scheduling.preemption import PreemptionSettings
+from cook_jupyter.scheduling.constraints.constraints import PoolDefaults
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
 from cook_jupyter.service.policies import RebalancerSettings
 from cook_jupyter.store.base import Store
 

@@ -29,9 +29,9 @@ from cook_jupyter.model.quick import maker
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.payload.keys import Key
 from cook_jupyter.scheduling.decisions import ranked, why
-from cook_jupyter.scheduling.explain import sentences
-from cook_jupyter.scheduling.host_health import HostHealth
-from cook_jupyter.scheduling.progress import Gathering
+from cook_jupyter.scheduling.explaining.explain import sentences
+from cook_jupyter.scheduling.hosts.host_health import HostHealth
+from cook_jupyter.scheduling.limits.progress import Gathering
 from cook_jupyter.service.admission import Admission
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Settings

@@ -14,12 +14,12 @@ from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.limits import Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.scheduling.considerable import UNLIMITED_QUOTA, QueueFilters, group_usages
-from cook_jupyter.scheduling.cycle import ask_of
-from cook_jupyter.scheduling.head_room import NOTHING, Amounts, asked_by
-from cook_jupyter.scheduling.host_health import HostHealth, Outage
-from cook_jupyter.scheduling.preemption import NOTHING_RESERVED, ReservedRoom
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.hosts.host_health import HostHealth, Outage
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.matching.cycle import ask_of
+from cook_jupyter.scheduling.matching.head_room import NOTHING, Amounts, asked_by
+from cook_jupyter.scheduling.ranking.considerable import UNLIMITED_QUOTA, QueueFilters, group_usages
+from cook_jupyter.scheduling.rebalancing.preemption import NOTHING_RESERVED, ReservedRoom
 from cook_jupyter.scheduling.snapshot import PoolSnapshot, Reserved, usage_by_user
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Settings

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 
 from cook_jupyter.model.limits import Share, Usage
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.head_room import held_dru
-from cook_jupyter.scheduling.monitor import standing
+from cook_jupyter.scheduling.explaining.monitor import standing
+from cook_jupyter.scheduling.matching.head_room import held_dru
+from cook_jupyter.scheduling.queue.columns import QueueIndex
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
 from cook_jupyter.service.running import RunningRow
 

@@ -19,7 +19,7 @@ from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import DEFAULT_USER, UNLIMITED, LimitName
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, ReasonName
-from cook_jupyter.scheduling.dru import drus_of
+from cook_jupyter.scheduling.ranking.dru import drus_of
 from cook_jupyter.simulation.config import SimConfig
 from cook_jupyter.simulation.measures import (
     HOUR_MS,

@@ -32,7 +32,7 @@ DEFAULT_SHARE: Final[Mapping[LimitName, float]] = MappingProxyType({"cpus": 4.0,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebalancerConfig:
-    """Parameters of preemption: see `scheduling.preemption`."""
+    """Parameters of preemption: see `scheduling.rebalancing.preemption`."""
 
     safe_dru_threshold: float = 1.0
     min_dru_diff: float = 0.5
@@ -41,7 +41,7 @@ class RebalancerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchConfig:
-    """Parameters of matching ("Fenzo"): see `scheduling.cycle.CycleSettings`."""
+    """Parameters of matching ("Fenzo"): see `scheduling.matching.cycle.CycleSettings`."""
 
     max_considered: int = 2000
     scaleback: float = 0.95

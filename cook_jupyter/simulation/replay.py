@@ -31,7 +31,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import NON_ZERO_EXIT, REASONS, ReasonName
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.offensive import offence
+from cook_jupyter.scheduling.limits.offensive import offence
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles import match_all, rebalance_all
 from cook_jupyter.service.scheduler import Scheduler

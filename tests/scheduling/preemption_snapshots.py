@@ -12,18 +12,23 @@ from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.constraints import ConstraintClass, GroupPlacement, Particulars, PlacementKind
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.preemption import (
+from cook_jupyter.scheduling.constraints.constraints import (
+    ConstraintClass,
+    GroupPlacement,
+    Particulars,
+    PlacementKind,
+)
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.queue.preemption_history import HOUR_MS, PreemptionHistory
+from cook_jupyter.scheduling.ranking.ranking import RankSettings
+from cook_jupyter.scheduling.rebalancing.preemption import (
     PREEMPTION_DEFAULTS,
     PreemptionSettings,
     RebalanceState,
     rebalance,
 )
-from cook_jupyter.scheduling.preemption_history import HOUR_MS, PreemptionHistory
-from cook_jupyter.scheduling.ranking import RankSettings
-from cook_jupyter.scheduling.rules import Surroundings
 from tests.scheduling.queues import a_queued_job, job_id, rank
 from tests.scheduling.reference_preemption import Reference
 from tests.scheduling.strategies import USERS

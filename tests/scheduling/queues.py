@@ -6,10 +6,15 @@ from uuid import UUID
 
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UNLIMITED, Quota, Share, Usage, UserLimits
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, Demand, Particulars
-from cook_jupyter.scheduling.ranking import RANK_DEFAULTS, RankSettings, columnar
-from cook_jupyter.scheduling.run_times import UNKNOWN_RUN_TIME, RunTime
+from cook_jupyter.scheduling.constraints.constraints import (
+    NO_PARTICULARS,
+    ConstraintClass,
+    Demand,
+    Particulars,
+)
+from cook_jupyter.scheduling.limits.run_times import UNKNOWN_RUN_TIME, RunTime
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.ranking.ranking import RANK_DEFAULTS, RankSettings, columnar
 
 Task = Mapping[str, Any]
 

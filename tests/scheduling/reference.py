@@ -17,7 +17,7 @@ from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
-from cook_jupyter.scheduling.constraints import GroupPlacement, PlacementKind, PoolDefaults
+from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, PlacementKind, PoolDefaults
 from tests.scheduling.queues import job_id
 
 Task = Mapping[str, Any]

@@ -1,8 +1,8 @@
 """The rebalance cycle written down as its rules tell it: every candidate looked at for every job.
 
-Slow and plain on purpose: what `cook_jupyter.scheduling.preemption` is compared with. Cook's rule is that of
-the fair-share specification; the rule that settles is that of `docs/explanation/preemption.md`. Tasks are
-golden ones (`tests.scheduling.strategies`).
+Slow and plain on purpose: what `cook_jupyter.scheduling.rebalancing.preemption` is compared with. Cook's rule
+is that of the fair-share specification; the rule that settles is that of `docs/explanation/preemption.md`.
+Tasks are golden ones (`tests.scheduling.strategies`).
 """
 
 from collections import Counter
@@ -17,8 +17,13 @@ from cook_jupyter.model.limits import UNLIMITED, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints import GroupPlacement, PlacementKind, fails_class, group_fails
-from cook_jupyter.scheduling.preemption import PreemptionSettings
+from cook_jupyter.scheduling.constraints.constraints import (
+    GroupPlacement,
+    PlacementKind,
+    fails_class,
+    group_fails,
+)
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
 from tests.scheduling.queues import a_queued_job, job_id
 
 Task = dict[str, Any]

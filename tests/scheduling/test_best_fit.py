@@ -3,12 +3,12 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.asks import Ask
-from cook_jupyter.scheduling.best_fit import best_fit, suits
-from cook_jupyter.scheduling.fitness import fitness_of
-from cook_jupyter.scheduling.host_room import HostRoom
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings, match
+from cook_jupyter.scheduling.hosts.fitness import fitness_of
+from cook_jupyter.scheduling.hosts.host_room import HostRoom
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.matching.best_fit import best_fit, suits
+from cook_jupyter.scheduling.matching.matching import MatchSettings, match
+from cook_jupyter.scheduling.queue.asks import Ask
 from tests.scheduling.queues import job_id
 from tests.scheduling.strategies import on_snapshots
 

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.model.instance import InstanceStatus
-from cook_jupyter.scheduling.clusters import acceptable, distributed
+from cook_jupyter.scheduling.growth.clusters import acceptable, distributed
 from cook_jupyter.scheduling.planned.clusters import OfferBuffer, considered_within, match_interval_ms
 from tests.builders import a_job, an_instance
 

@@ -2,7 +2,7 @@ import pytest
 
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints import (
+from cook_jupyter.scheduling.constraints.constraints import (
     ATTRIBUTE_EQUALS,
     BALANCED,
     CHECKPOINT,

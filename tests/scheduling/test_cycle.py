@@ -9,12 +9,12 @@ from cook_jupyter.model.decisions import Scaleback
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.autoscaling import jobs_to_grow_for
-from cook_jupyter.scheduling.considerable import QueueFilters
-from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle, placement_of, scaled_back
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings
-from cook_jupyter.scheduling.ranking import Order, RankSettings
+from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle, placement_of, scaled_back
+from cook_jupyter.scheduling.matching.matching import MatchSettings
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters
+from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings
 from tests.scheduling import reference
 from tests.scheduling.queues import an_index, job_id, seq_of
 from tests.scheduling.strategies import USERS, offer_lists, on_snapshots, quotas, task_lists, user_limits

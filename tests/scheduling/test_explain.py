@@ -10,12 +10,10 @@ from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.model.waiting import WaitKind
-from cook_jupyter.scheduling import answers, constraints
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.considerable import QueueFilters
-from cook_jupyter.scheduling.constraints import PoolDefaults
-from cook_jupyter.scheduling.cycle import placement_of
-from cook_jupyter.scheduling.explain import (
+from cook_jupyter.scheduling.constraints import constraints
+from cook_jupyter.scheduling.constraints.constraints import PoolDefaults
+from cook_jupyter.scheduling.explaining import answers
+from cook_jupyter.scheduling.explaining.explain import (
     WAITING_LOOKED_AT,
     Facts,
     exceeded,
@@ -24,8 +22,11 @@ from cook_jupyter.scheduling.explain import (
     reasons,
     sentences,
 )
-from cook_jupyter.scheduling.head_room import Amounts, HeadOfQueue
+from cook_jupyter.scheduling.matching.cycle import placement_of
+from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue
 from cook_jupyter.scheduling.planned.placement_failures import summary
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases, ignore
 from tests.scheduling.queues import (

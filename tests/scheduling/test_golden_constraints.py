@@ -10,8 +10,7 @@ from cook_jupyter.model.instance import Instance, InstanceStatus
 from cook_jupyter.model.job import Job
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.asks import Ask
-from cook_jupyter.scheduling.constraints import (
+from cook_jupyter.scheduling.constraints.constraints import (
     CHECKPOINT,
     COMPLETION,
     MAX_TASKS,
@@ -32,10 +31,11 @@ from cook_jupyter.scheduling.constraints import (
     host_outlives,
     rewritten,
 )
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings, refusal_of
-from cook_jupyter.scheduling.particulars import expected_runtime_ms, particulars_of
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.constraints.particulars import expected_runtime_ms, particulars_of
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.matching.matching import MatchSettings, refusal_of
+from cook_jupyter.scheduling.queue.asks import Ask
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
 

@@ -14,18 +14,18 @@ from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.constraints import GroupPlacement, Particulars, PlacementKind
-from cook_jupyter.scheduling.cycle import match_cycle
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.preemption import (
+from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, Particulars, PlacementKind
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.matching.cycle import match_cycle
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.rebalancing.preemption import (
     PreemptionSettings,
     RebalanceState,
     decisions,
     rebalance,
     reservations_after,
 )
-from cook_jupyter.scheduling.rules import Surroundings
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
 from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, quota_with, rank, seq_of

@@ -10,21 +10,21 @@ from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.autoscaling import jobs_to_grow_for
-from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.considerable import (
+from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, PlacementKind, PoolDefaults
+from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.limits.offensive import offence
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.matching.matching import MatchSettings
+from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.ranking.considerable import (
     QueueFilters,
     considerable,
     group_usages,
     ranked_within,
     rate_limited,
 )
-from cook_jupyter.scheduling.constraints import GroupPlacement, PlacementKind, PoolDefaults
-from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
-from cook_jupyter.scheduling.matching import MatchSettings
-from cook_jupyter.scheduling.offensive import offence
-from cook_jupyter.scheduling.ranking import Ranked, RankSettings, in_order, lazily, ranked_in_columns
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.ranking.ranking import Ranked, RankSettings, in_order, lazily, ranked_in_columns
 from tests.golden.cases import cases
 from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, quota_of, seq_of, usage_of
 

@@ -12,10 +12,9 @@ from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.constraints import ConstraintClass
-from cook_jupyter.scheduling.counted_values import CountedValues
-from cook_jupyter.scheduling.head_room import (
+from cook_jupyter.scheduling.constraints.constraints import ConstraintClass
+from cook_jupyter.scheduling.limits.run_times import UNKNOWN_RUN_TIME, RunTime
+from cook_jupyter.scheduling.matching.head_room import (
     Amounts,
     HeadOfQueue,
     HostState,
@@ -29,7 +28,8 @@ from cook_jupyter.scheduling.head_room import (
     whole_of,
     without_kept,
 )
-from cook_jupyter.scheduling.run_times import UNKNOWN_RUN_TIME, RunTime
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.queue.counted_values import CountedValues
 from tests.builders import a_job_spec
 
 NOW = 1000

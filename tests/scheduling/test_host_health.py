@@ -11,7 +11,7 @@ from cook_jupyter.model.reason import (
     NON_ZERO_EXIT,
     PREEMPTED,
 )
-from cook_jupyter.scheduling.host_health import (
+from cook_jupyter.scheduling.hosts.host_health import (
     FIRST_PAUSE_MS,
     LONGEST_PAUSE_MS,
     WITHIN_MS,

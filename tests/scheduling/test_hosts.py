@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints import ConstraintClass, PoolDefaults
-from cook_jupyter.scheduling.hosts import Hosts
+from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, PoolDefaults
+from cook_jupyter.scheduling.hosts.hosts import Hosts
 from tests.scheduling.strategies import on_snapshots
 
 NAMES = [f"host-{number}" for number in range(9)]

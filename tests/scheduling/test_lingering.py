@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS
-from cook_jupyter.scheduling.lingering import TimedTask, lingering, longest_ms
+from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering, longest_ms
 
 optional_ms = st.none() | st.integers(0, 1000)
 

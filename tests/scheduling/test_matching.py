@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from cook_jupyter.model.decisions import Match, Refusal
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.asks import Ask
-from cook_jupyter.scheduling.constraints import (
+from cook_jupyter.scheduling.constraints.constraints import (
     ATTRIBUTES,
     GPU,
     MAX_TASKS,
@@ -28,9 +27,10 @@ from cook_jupyter.scheduling.constraints import (
     PoolDefaults,
     Rewriting,
 )
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings, match, refusal_of
-from cook_jupyter.scheduling.rules import NO_SURROUNDINGS, Surroundings
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import NO_SURROUNDINGS, Surroundings
+from cook_jupyter.scheduling.matching.matching import MatchSettings, match, refusal_of
+from cook_jupyter.scheduling.queue.asks import Ask
 from tests.scheduling import reference
 from tests.scheduling.queues import job_id, seq_of
 from tests.scheduling.strategies import offer_lists, on_snapshots, task_lists

@@ -6,12 +6,12 @@ import pytest
 
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.constraints import ConstraintClass, Particulars, PoolDefaults
-from cook_jupyter.scheduling.counted_values import CountedValues
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.recent_values import KEPT_ROUNDS, RecentValues
-from cook_jupyter.scheduling.run_times import RunTime
+from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, Particulars, PoolDefaults
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.limits.recent_values import KEPT_ROUNDS, RecentValues
+from cook_jupyter.scheduling.limits.run_times import RunTime
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.queue.counted_values import CountedValues
 from tests.scheduling.queues import waiting_jobs
 
 ROUNDS = 30

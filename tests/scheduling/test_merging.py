@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.scheduling.merging import merged
+from cook_jupyter.scheduling.ranking.merging import merged
 from tests.scheduling.strategies import on_snapshots
 
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
-from cook_jupyter.scheduling.monitor import ALL, amounts_of, reported, standing, with_groups
+from cook_jupyter.scheduling.explaining.monitor import ALL, amounts_of, reported, standing, with_groups
 from tests.scheduling.queues import an_index
 from tests.scheduling.strategies import USERS, Task, on_snapshots, task_lists, user_limits
 

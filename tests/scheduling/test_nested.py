@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cook_jupyter.model.limits import Quota
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.nested import QueuedChild, WaitingParent, deadlocked
+from cook_jupyter.scheduling.explaining.nested import QueuedChild, WaitingParent, deadlocked
 
 HOST = ("local", "h1")
 

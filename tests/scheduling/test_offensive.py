@@ -1,7 +1,7 @@
 import pytest
 
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.offensive import offence
+from cook_jupyter.scheduling.limits.offensive import offence
 
 
 @pytest.mark.parametrize(

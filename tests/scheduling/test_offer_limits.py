@@ -7,12 +7,12 @@ import pytest
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.capacity import Capacity
-from cook_jupyter.scheduling.constraints import OFFER_END, OFFER_USERS, PoolDefaults
-from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle, placement_of
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.constraints.constraints import OFFER_END, OFFER_USERS, PoolDefaults
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.matching.capacity import Capacity
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle, placement_of
+from cook_jupyter.scheduling.matching.matching import MatchSettings
 from tests.scheduling.queues import an_index, job_id
 
 NOW_MS = 1_000_000

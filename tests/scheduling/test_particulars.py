@@ -5,8 +5,7 @@ import pytest
 from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.asks import Ask
-from cook_jupyter.scheduling.constraints import (
+from cook_jupyter.scheduling.constraints.constraints import (
     ATTRIBUTES,
     NO_PARTICULARS,
     NOVEL_HOST,
@@ -20,9 +19,10 @@ from cook_jupyter.scheduling.constraints import (
     demands_in_pool,
     rewritten,
 )
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings, refusal_of
-from cook_jupyter.scheduling.particulars import particulars_of, placement_of
+from cook_jupyter.scheduling.constraints.particulars import particulars_of, placement_of
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.matching.matching import MatchSettings, refusal_of
+from cook_jupyter.scheduling.queue.asks import Ask
 from tests.builders import a_group, a_job, an_instance
 
 AGEING = PoolDefaults(expected_runtime_multiplier=2.0, host_lifetime_ms=3_600_000)

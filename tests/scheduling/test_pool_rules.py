@@ -1,4 +1,4 @@
-from cook_jupyter.scheduling.pool_rules import first_found
+from cook_jupyter.scheduling.limits.pool_rules import first_found
 
 RULES = [("^gpu", "gpus"), ("lab", "labs"), ("", "all the rest")]
 

@@ -8,8 +8,8 @@ from cook_jupyter.model.decisions import Preemption
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.preemption import rebalance
+from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.rebalancing.preemption import rebalance
 from tests.scheduling.preemption_snapshots import Snapshot, Task, a_settings, snapshots
 from tests.scheduling.queues import job_id, running_jobs, waiting_jobs
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Share, UserLimits
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.preemption import PreemptionSettings, rebalance
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, rebalance
 from tests.scheduling.queues import job_id
 
 USERS = ("ada", "bob", "cyd", "dan")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cook_jupyter.scheduling.preemption import PreemptionSettings
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
 from cook_jupyter.service.policies import RebalancerSettings
 from tests.docs.page import run_page
 

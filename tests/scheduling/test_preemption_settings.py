@@ -12,15 +12,15 @@ from cook_jupyter.model.limits import UNLIMITED, Quota, Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.considerable import QueueFilters
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.preemption import (
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters
+from cook_jupyter.scheduling.rebalancing.preemption import (
     PreemptionSettings,
     RebalanceState,
     rebalance,
     reservations_after,
 )
-from cook_jupyter.scheduling.rules import Surroundings
 from tests.scheduling.preemption_snapshots import Snapshot
 from tests.scheduling.queues import an_index, job_id, seq_of
 

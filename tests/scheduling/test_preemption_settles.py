@@ -8,12 +8,12 @@ from hypothesis import given
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex, launch_number
-from cook_jupyter.scheduling.considerable import QueueFilters
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.preemption import PreemptionSettings, ReservedRoom, rebalance
-from cook_jupyter.scheduling.preemption_history import HOUR_MS, PreemptionHistory
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex, launch_number
+from cook_jupyter.scheduling.queue.preemption_history import HOUR_MS, PreemptionHistory
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, ReservedRoom, rebalance
 from tests.scheduling.preemption_snapshots import Snapshot, Task, snapshots
 from tests.scheduling.queues import job_id
 from tests.scheduling.reference_preemption import launch_key_of

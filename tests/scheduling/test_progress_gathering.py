@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.scheduling.progress import Gathering
+from cook_jupyter.scheduling.limits.progress import Gathering
 
 
 @given(

@@ -9,12 +9,12 @@ from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
 from cook_jupyter.model.decisions import Matching
 from cook_jupyter.model.limits import UNLIMITED, Share, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.considerable import NO_FILTERS, QueueFilters
-from cook_jupyter.scheduling.constraints import NO_PARTICULARS, ConstraintClass, Particulars
-from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.ranking import RankSettings, columnar
+from cook_jupyter.scheduling.constraints.constraints import NO_PARTICULARS, ConstraintClass, Particulars
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.ranking.considerable import NO_FILTERS, QueueFilters
+from cook_jupyter.scheduling.ranking.ranking import RankSettings, columnar
 from tests.builders import a_job_spec
 from tests.scheduling.queues import a_queued_job, an_index, job_id, rank, running_jobs, seq_of, waiting_jobs
 from tests.scheduling.strategies import USERS, offer_lists, user_limits

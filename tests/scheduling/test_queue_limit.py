@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.scheduling.queue_limit import QueueLengths, most_waiting
+from cook_jupyter.scheduling.limits.queue_limit import QueueLengths, most_waiting
 
 pools = st.sampled_from(["lab", "gpu"])
 users = st.sampled_from(["ada", "bob"])

@@ -2,11 +2,11 @@
 
 import pytest
 
-from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.cycle import match_cycle
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.preemption import rebalance
-from cook_jupyter.scheduling.queue_record import index_of, record_of
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.matching.cycle import match_cycle
+from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_record import index_of, record_of
+from cook_jupyter.scheduling.rebalancing.preemption import rebalance
 from tests.scheduling.queues import a_queued_job, waiting_jobs
 from tests.scheduling.ways_agree import (
     IN_COLUMNS,

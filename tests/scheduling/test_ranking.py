@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.pool import DruMode
-from cook_jupyter.scheduling.ranking import Order, RankSettings, columnar, lazily, ranked_in_columns
+from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings, columnar, lazily, ranked_in_columns
 from tests.scheduling import reference
 from tests.scheduling.queues import an_index, job_id, rank, seq_of
 from tests.scheduling.strategies import on_snapshots, task_lists, user_limits

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.scheduling.clusters import chosen
+from cook_jupyter.scheduling.growth.clusters import chosen
+from cook_jupyter.scheduling.limits.staged import hash_of, is_among, position_of
 from cook_jupyter.scheduling.planned.staged_values import staged
-from cook_jupyter.scheduling.staged import hash_of, is_among, position_of
 
 job_ids = st.uuids().map(str)
 

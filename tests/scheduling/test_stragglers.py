@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job
-from cook_jupyter.scheduling.stragglers import StragglerPolicy, straggler_policy_of, stragglers
+from cook_jupyter.scheduling.limits.stragglers import StragglerPolicy, straggler_policy_of, stragglers
 from tests.builders import a_group, a_job, an_instance
 
 NOW_MS = 10_000_000

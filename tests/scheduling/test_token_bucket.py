@@ -7,7 +7,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Quota
-from cook_jupyter.scheduling.token_bucket import (
+from cook_jupyter.scheduling.limits.token_bucket import (
     Rate,
     RateLimiter,
     TokenBucket,

@@ -18,13 +18,13 @@ from math import inf
 from typing import NamedTuple
 
 from cook_jupyter.model.decisions import Matching
-from cook_jupyter.scheduling.columns import QueueIndex
-from cook_jupyter.scheduling.considerable import QueueFilters, ranked_within
-from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.matching import MatchSettings
-from cook_jupyter.scheduling.ranking import Order, Ranked, columnar, lazily, ranked_in_columns
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.matching.matching import MatchSettings
+from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters, ranked_within
+from cook_jupyter.scheduling.ranking.ranking import Order, Ranked, columnar, lazily, ranked_in_columns
 from tests.scheduling import reference
 from tests.scheduling.queues import a_queued_job, an_index, job_id
 from tests.scheduling.worlds import World, random_world

@@ -16,9 +16,9 @@ from cook_jupyter.model.limits import UNLIMITED, Quota, Share, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.considerable import QueueFilters
-from cook_jupyter.scheduling.constraints import GroupPlacement, PlacementKind, PoolDefaults
-from cook_jupyter.scheduling.ranking import Order, RankSettings
+from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, PlacementKind, PoolDefaults
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters
+from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings
 from tests.scheduling.queues import job_id
 
 Task = dict[str, Any]

@@ -27,21 +27,21 @@ from cook_jupyter.model.limits import LimitKind, Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode, Pool
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.columns import QueuedJob, QueueIndex, launch_number
-from cook_jupyter.scheduling.considerable import QueueFilters
-from cook_jupyter.scheduling.constraints import (
+from cook_jupyter.scheduling.constraints.constraints import (
     NO_PARTICULARS,
     ConstraintClass,
     GroupPlacement,
     Particulars,
     PlacementKind,
 )
-from cook_jupyter.scheduling.cycle import CycleSettings, match_cycle
-from cook_jupyter.scheduling.hosts import Hosts
-from cook_jupyter.scheduling.preemption import PreemptionSettings, ReservedRoom, rebalance
-from cook_jupyter.scheduling.preemption_history import NEVER_PREEMPTED, PreemptionHistory
-from cook_jupyter.scheduling.ranking import RankSettings
-from cook_jupyter.scheduling.rules import Surroundings
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.rules import Surroundings
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex, launch_number
+from cook_jupyter.scheduling.queue.preemption_history import NEVER_PREEMPTED, PreemptionHistory
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters
+from cook_jupyter.scheduling.ranking.ranking import RankSettings
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, ReservedRoom, rebalance
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.cycles import match_all, rebalance_all

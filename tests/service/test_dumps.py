@@ -11,9 +11,9 @@ from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.job import Job, JobSpec
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling import decisions
-from cook_jupyter.scheduling.columns import QueueIndex
 from cook_jupyter.scheduling.launch_filter import LaunchAnswer
-from cook_jupyter.scheduling.queue_record import index_of
+from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_record import index_of
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
 from cook_jupyter.service import cycles, scheduler
 from cook_jupyter.service.config import Settings

@@ -2,7 +2,7 @@
 
 from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.waiting import WaitKind
-from cook_jupyter.scheduling.host_health import FIRST_PAUSE_MS
+from cook_jupyter.scheduling.hosts.host_health import FIRST_PAUSE_MS
 from tests.builders import a_job_spec
 from tests.service.conftest import ByHand, HandTurned
 

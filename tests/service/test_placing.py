@@ -7,7 +7,7 @@ import pytest
 from cook_jupyter.model.job import Group
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints import Rewriting
+from cook_jupyter.scheduling.constraints.constraints import Rewriting
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.placing import Placing
 from cook_jupyter.service.policies import PlacementSettings, PoolConstraints

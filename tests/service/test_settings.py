@@ -7,7 +7,7 @@ import pytest
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import DruMode
-from cook_jupyter.scheduling.constraints import Rewriting
+from cook_jupyter.scheduling.constraints.constraints import Rewriting
 from cook_jupyter.service.config import Settings, load_settings
 from cook_jupyter.service.policies import (
     Bucket,

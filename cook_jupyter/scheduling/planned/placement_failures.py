@@ -1,7 +1,8 @@
 """Placement failures counted over hosts, as Cook stores them with a job.
 
-Lives here: `summary`. Not here: the refusals that a match cycle reports (`scheduling.matching`): they count a
-host once, under the constraint that fails there or else under what it is short of, where Cook counts both.
+Lives here: `summary`. Not here: the refusals that a match cycle reports (`scheduling.matching.matching`):
+they count a host once, under the constraint that fails there or else under what it is short of, where Cook
+counts both.
 
 Source: Cook's `fenzo_utils.clj`, as told in the fair-share specification, section 13.
 """

@@ -16,7 +16,7 @@ from cook_jupyter.model.decisions import Matching
 from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus, StatusUpdate
 from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.limits import Quota
-from cook_jupyter.scheduling import constraints, particulars
+from cook_jupyter.scheduling.constraints import constraints, particulars
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
 from cook_jupyter.service import cycles, placing
 from cook_jupyter.service.events import EventHub

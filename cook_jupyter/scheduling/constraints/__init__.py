@@ -1,0 +1,1 @@
+"""What jobs demand of their hosts besides room: pools' defaults, rewriting, demands of single jobs."""

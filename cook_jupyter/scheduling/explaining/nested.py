@@ -1,0 +1,136 @@
+"""Nested jobs: which running jobs wait for jobs of their own that can never start.
+
+Lives here: `deadlocked`, a pure function of what waits for what and of what hosts hold. Not here: who
+reports that a job waits (`service.nested`), how a job finds out that it does (`executor.nested`).
+
+Certain, never guessed: a job counts as deadlocked only if all that it waits for would find no room even if
+every job ended that is not deadlocked itself. Whatever else may keep a job from starting (launch rates,
+placements of groups, room kept for others) counts as passing.
+
+Source: detection by reduction of the resource graph, Holt, "Some Deadlock Properties of Computer Systems",
+1972.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from cook_jupyter.model.instance import InstanceId
+from cook_jupyter.model.job import JobId
+from cook_jupyter.model.limits import Quota, Usage
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.constraints.constraints import Demand, attributes_equal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingParent:
+    """A running job that does nothing but wait for jobs, without a time limit.
+
+    Attributes:
+        host: cluster and name of the host that it runs on.
+        resources: the resources that it holds there.
+        children: the jobs that it waits for; none of them has ended.
+    """
+
+    instance_id: InstanceId
+    job_id: JobId
+    user: str
+    pool: str
+    host: tuple[str, str]
+    resources: Resources
+    started_ms: int
+    children: frozenset[JobId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedChild:
+    """A job that has not started.
+
+    Attributes:
+        demands: the attributes that its host must have.
+    """
+
+    job_id: JobId
+    user: str
+    pool: str
+    resources: Resources
+    demands: tuple[Demand, ...] = ()
+
+
+def deadlocked(
+    parents: Collection[WaitingParent],
+    queued: Mapping[JobId, QueuedChild],
+    capacity: Sequence[Offer],
+    *,
+    quota_of: Callable[[str, str], Quota],
+    is_preempted: Callable[[str], bool],
+) -> tuple[WaitingParent, ...]:
+    """Return the parents that wait for what can never start, the last to start first.
+
+    Args:
+        parents: the jobs that wait for others.
+        queued: the children that have not started, by id; a child that is missing runs or has ended.
+        capacity: every host as if it were empty, once for each pool that it serves.
+        quota_of: returns the quota of a user in a pool.
+        is_preempted: returns whether tasks of a pool may be preempted.
+    """
+    stuck = {parent.job_id: parent for parent in parents}
+    while True:
+        moving = [
+            parent
+            for parent in stuck.values()
+            if not parent.children
+            or not all(
+                child in stuck
+                if child not in queued
+                else not _can_start(queued[child], stuck.values(), capacity, quota_of, is_preempted)
+                for child in parent.children
+            )
+        ]
+        if not moving:
+            return tuple(
+                sorted(stuck.values(), key=lambda parent: (parent.started_ms, parent.job_id), reverse=True)
+            )
+        for parent in moving:
+            del stuck[parent.job_id]
+
+
+def _can_start(
+    child: QueuedChild,
+    stuck: Collection[WaitingParent],
+    capacity: Sequence[Offer],
+    quota_of: Callable[[str, str], Quota],
+    is_preempted: Callable[[str], bool],
+) -> bool:
+    """Return whether a job may start once every job has ended that is not stuck."""
+    held: dict[tuple[str, str], Resources] = defaultdict(Resources)
+    usage = Usage(
+        count=1, cpus=child.resources.cpus, mem_mb=child.resources.mem_mb, gpus=child.resources.gpus
+    )
+    alone = usage
+    for parent in stuck:
+        held[parent.host] += parent.resources
+        if (parent.user, parent.pool) == (child.user, child.pool):
+            usage += _usage(parent)
+    suitable = [
+        offer
+        for offer in capacity
+        if offer.pool == child.pool
+        and attributes_equal(child.demands, offer.attributes)
+        and child.resources.fits_in(offer.room + offer.running)
+    ]
+    quota = quota_of(child.user, child.pool)
+    if not suitable or not quota.allows(alone):
+        return True  # what keeps it from starting is not what these parents hold
+    if is_preempted(child.pool) and any(parent.user != child.user for parent in stuck):
+        return True  # one of them may have to make way
+    return quota.allows(usage) and any(
+        child.resources.fits_in(offer.room + offer.running - held[(offer.cluster, offer.host)])
+        for offer in suitable
+    )
+
+
+def _usage(parent: WaitingParent) -> Usage:
+    held = parent.resources
+    return Usage(count=1, cpus=held.cpus, mem_mb=held.mem_mb, gpus=held.gpus)

@@ -1,0 +1,1 @@
+"""Growth: for which jobs a cluster that can grow is asked for hosts, and which cluster."""

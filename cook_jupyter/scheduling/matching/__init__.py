@@ -1,0 +1,1 @@
+"""Match: waiting jobs onto hosts, with room kept for the heads of the queue."""

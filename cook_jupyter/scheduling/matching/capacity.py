@@ -1,0 +1,70 @@
+"""The hosts of a pool as if they were empty: a value that is made when they change.
+
+Lives here: `Capacity`. Not here: the room there is now (`scheduling.snapshot`), where hosts come from
+(`clusters`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.matching.head_room import Amounts, whole_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Capacity:
+    """All hosts of a pool, empty.
+
+    Attributes:
+        offers: each host as if it were empty; a host of several clusters has several.
+        max_tasks: number of tasks that a host may run; None if not limited.
+        whole: all hosts together.
+        largest: the most of each resource that any single host has.
+        clusters: host -> its cluster.
+        limited: host -> the empty host, of those that are offered for a time or for some users only.
+        hosts: the same hosts, as decisions look at them.
+        amounts: amounts of each of `hosts`, by position.
+    """
+
+    offers: Sequence[Offer] = ()
+    max_tasks: int | None = None
+    whole: Resources
+    largest: Resources
+    clusters: Mapping[str, str]
+    limited: Mapping[str, Offer]
+    hosts: Hosts
+    amounts: Sequence[Amounts]
+
+    @classmethod
+    def of(cls, offers: Sequence[Offer], max_tasks: int | None = None) -> "Capacity":
+        """Return what hosts come to.
+
+        Args:
+            offers: each host as if it were empty.
+            max_tasks: number of tasks that a host may run; None if not limited.
+        """
+        by_host: dict[str, Resources] = {}
+        for offer in offers:
+            by_host[offer.host] = by_host.get(offer.host, Resources()) + offer.room + offer.running
+        wholes = by_host.values()
+        hosts = Hosts(offers)
+        return cls(
+            offers=offers,
+            max_tasks=max_tasks,
+            whole=Resources(
+                cpus=sum(whole.cpus for whole in wholes),
+                mem_mb=sum(whole.mem_mb for whole in wholes),
+                gpus=sum(whole.gpus for whole in wholes),
+            ),
+            largest=Resources(
+                cpus=max((whole.cpus for whole in wholes), default=0.0),
+                mem_mb=max((whole.mem_mb for whole in wholes), default=0.0),
+                gpus=max((whole.gpus for whole in wholes), default=0.0),
+            ),
+            clusters={offer.host: offer.cluster for offer in offers},
+            limited={offer.host: offer for offer in hosts.offers if offer.is_limited},
+            hosts=hosts,
+            amounts=[whole_of(offer, max_tasks) for offer in hosts.offers],
+        )

@@ -1,0 +1,1 @@
+"""Rebalance: which running tasks are preempted for which waiting jobs."""
