@@ -229,7 +229,8 @@ def note(heard: list[int], number: int, _: object) -> None:
 
 
 def freed(references: "list[weakref.ref[Any]]") -> bool:
-    gc.collect()
+    if any(reference() is not None for reference in references):
+        gc.collect()  # a second in a process that has run a thousand tests
     return all(reference() is None for reference in references)
 
 
