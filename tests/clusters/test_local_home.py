@@ -25,11 +25,14 @@ PARTS = (SOCKET, LOCK, FACTS, SECRET, "journal", f"journal/{LEDGER}", "sandboxes
 
 
 def remove(path: Path) -> None:
-    """As `rm -rf` does."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
+    """As `rm -rf` does, as often as it takes: the agent may be making its folder again."""
+    if not path.is_dir():
         path.unlink()
+        return
+    while path.exists():
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path)
+            return
 
 
 @contextlib.asynccontextmanager
