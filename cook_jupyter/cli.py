@@ -372,7 +372,7 @@ def dump(pool: str, jobs: tuple[str, ...], out: Path | None) -> None:
     """
     from cook_jupyter.client.connect import connect
 
-    text = connect(start=False).patient_for(DUMP_TIMEOUT_S).dump(pool or None, jobs)
+    text = connect(start=False).with_timeout(DUMP_TIMEOUT_S).dump(pool or None, jobs)
     path = out or Path(f"cook-jupyter-{re.sub(r'[^A-Za-z0-9_.-]', '_', pool) or 'default'}.json")
     try:
         path.write_bytes(text)

@@ -67,7 +67,7 @@ def test_what_a_future_has_of_its_own_is_told() -> None:
 
 
 def test_every_error_is_told() -> None:
-    text = section(PYTHON, "What is raised")
+    text = section(PYTHON, "Exceptions")
     classes = {
         name
         for name, value in vars(errors).items()
