@@ -289,7 +289,7 @@ def test_a_ledger_and_a_log_that_were_removed_are_written_anew(tmp_path: Path) -
 async def test_a_job_that_no_agent_can_find_any_more_does_not_run_for_ever(site: LocalSite) -> None:
     cluster, reports = site.cluster(**SOON), Reports()
     await cluster.start(reports, [])
-    launches = [site.call(wait_for, "never"), a_launch("(setsid sleep 600 &); sleep 601")]
+    launches = [site.call(wait_for, str(site.folder / "never")), a_launch("(setsid sleep 600 &); sleep 601")]
     await cluster.launch(launches)
     for launch in launches:
         await reports.running(launch)
