@@ -43,7 +43,7 @@ class Known(NamedTuple):
     """One instance, from the journals."""
 
     launch: Header
-    doom: str | None
+    stop_cause: str | None
     end: FoundEnd | None
     worker_alive: bool
 
@@ -89,8 +89,8 @@ def recover(folder: str) -> Recovered:
             end = end_in_log(folder, launch["worker"], instance_id)  # it may have ended since we read
             if end is None:
                 end_shell(shells.get((launch["worker"], instance_id)))
-        doom = of["doom"].header["cause"] if "doom" in of else None
-        instances[instance_id] = Known(launch, doom, end, alive)
+        stop_cause = of["doom"].header["cause"] if "doom" in of else None
+        instances[instance_id] = Known(launch, stop_cause, end, alive)
     wanted = {known.end.segment for known in instances.values() if known.end is not None}
     alive_workers = {known.launch["worker"] for known in instances.values() if known.worker_alive}
     useless = [
@@ -128,7 +128,7 @@ def end_shell(shell: Header | None) -> None:
 
 
 def cause_of(
-    end: End, doom: str | None, *, mem_mb: float, group: MemoryGroup | None = None, seen_mb: float = 0.0
+    end: End, stop_cause: str | None, *, mem_mb: float, group: MemoryGroup | None = None, seen_mb: float = 0.0
 ) -> str:
     """Return why an instance ended, in the words of `Cause`.
 
@@ -137,13 +137,13 @@ def cause_of(
 
     Args:
         end: as its worker saw it.
-        doom: why the agent had decided to stop it, if it had.
+        stop_cause: why the agent had decided to stop it, if it had.
         mem_mb: its limit.
         group: the control group it ran in.
         seen_mb: the most memory that was seen from outside.
     """
-    if doom is not None and (end.termed or end.exit_code != 0):
-        return doom
+    if stop_cause is not None and (end.termed or end.exit_code != 0):
+        return stop_cause
     if end.exit_code is None:
         return Cause.UNLAUNCHED
     if end.exit_code == 0 and not end.termed:

@@ -469,7 +469,9 @@ class Supervisor:
     def _recover_end(self, known: recovery.Known, recorded: recovery.FoundEnd) -> None:
         launch = known.launch
         end = end_of(recorded.header)
-        cause = recorded.header.get("cause") or recovery.cause_of(end, known.doom, mem_mb=launch["mem_mb"])
+        cause = recorded.header.get("cause") or recovery.cause_of(
+            end, known.stop_cause, mem_mb=launch["mem_mb"]
+        )
         place = None if recorded.segment is None else (launch["worker"], segment_of(recorded.segment))
         self._outbox.keep(EndReport(end, cause, self._sandbox(end.instance_id), recorded.result), place)
         if not known.worker_alive:
@@ -483,8 +485,8 @@ class Supervisor:
         worker.held_mb = launch["base_mb"]
         instance = RunningInstance(launch, worker, begun=time.monotonic(), deadline=launch["until"])
         self._running[instance.instance_id] = instance
-        if known.doom is not None:
-            instance.stop_cause, instance.kill_at = known.doom, time.monotonic() + self._grace_s
+        if known.stop_cause is not None:
+            instance.stop_cause, instance.kill_at = known.stop_cause, time.monotonic() + self._grace_s
             self._signals.append((worker, signal.SIGTERM))
         self._pool.adopt(worker)
 
