@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 MAIN = "__main__"
+NAMES = frozenset((MAIN, "__mp_main__"))  # `multiprocessing` enters it a second time when it is imported
 
 
 def namespace() -> dict[str, Any]:

@@ -286,7 +286,7 @@ class _LocalNames:
 
 
 _local_names = _LocalNames()
-_FOREIGN = frozenset((main_module.MAIN, "__mp_main__", "cook_jupyter"))
+_FOREIGN = main_module.NAMES | {"cook_jupyter"}
 
 
 def _is_local_file(file: Any) -> bool:

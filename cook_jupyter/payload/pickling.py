@@ -209,7 +209,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _goes_whole(self, module_name: str) -> bool:
         """Return whether functions and classes of a module travel by value although it is imported here."""
-        return module_name == "__main__"
+        return module_name in main_module.NAMES
 
     def travels_by_value(self, obj: Any) -> bool:
         """Return whether an object with a module and a qualified name cannot be imported by the reader."""
@@ -278,7 +278,7 @@ class _ByValuePickler(_Pickler):
     """What is local travels by value."""
 
     def _goes_whole(self, module_name: str) -> bool:
-        return module_name == "__main__" or is_local(module_name)
+        return module_name in main_module.NAMES or is_local(module_name)
 
 
 class _FromDiskPickler(_ByValuePickler):
@@ -293,7 +293,7 @@ class _FromDiskPickler(_ByValuePickler):
     def _goes_whole(self, module_name: str) -> bool:
         if not super()._goes_whole(module_name):
             return False
-        if module_name == "__main__":
+        if module_name in main_module.NAMES:
             return True
         top = module_name.partition(".")[0]
         if top not in self._importable:

@@ -152,3 +152,23 @@ def test_context_variables_that_a_job_sets_end_with_it(desk: Desk) -> None:
 
     assert [desk.call(add).value, desk.call(add).value] == [1, 1]
     assert variable.get() == 0
+
+
+def test_what_main_holds_is_not_sought_under_the_name_that_multiprocessing_gives_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = (
+        "import threading\nlock = threading.Lock()\nmissing = object()\nlocal = threading.local()\n"
+        "class Named:\n    def __reduce__(self):\n        return 'named'\nnamed = Named()"
+    )
+    main = a_notebook(monkeypatch)
+    exec(source, main.__dict__)
+    monkeypatch.setitem(sys.modules, "__mp_main__", main)
+
+    with pytest.raises(TypeError, match="cannot pickle"):
+        pickling.to_frames(main.lock)
+    sent = pickling.to_frames((main.missing, main.local, main.named))
+    with FreshMain(None):
+        missing, local, named = pickling.from_frames(sent)
+        assert (type(missing).__name__, type(local).__name__) == ("object", "_local")
+        assert named is main_module.find("named")

@@ -17,7 +17,7 @@ import pickle
 import sys
 import threading
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cook_jupyter.payload import main_module
@@ -143,7 +143,11 @@ def home_of(obj: Any) -> tuple[str | None, str]:
 
 
 class _Homes:
-    """Where objects that do not know their names are globals. Looked for again when modules were imported."""
+    """Where objects that do not know their names are globals. Looked for again when modules were imported.
+
+    A module that does not bear the name under which it is found is no home: modules are pickled by the name
+    that they bear. So `multiprocessing` enters `__main__` a second time when it is imported: `__mp_main__`.
+    """
 
     KINDS = (object, contextvars.ContextVar, threading.local, type(threading.Lock()), type(threading.RLock()))
 
@@ -161,13 +165,21 @@ class _Homes:
     def _read(self) -> None:
         modules = dict(sys.modules)
         self._modules = len(modules)
-        modules.pop(main_module.MAIN, None)
         self._names = {
             id(value): (module_name, name)
             for module_name, module in modules.items()
-            for name, value in list(getattr(module, "__dict__", {}).items())
+            for name, value in list(_globals_of_importable(module, modules).items())
             if type(value) in self.KINDS
         }
+
+
+def _globals_of_importable(module: Any, modules: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the globals of a module; none for `__main__`, and if it is not found under the name it bears."""
+    names: Mapping[str, Any] = getattr(module, "__dict__", {})
+    own_name = names.get("__name__")
+    if own_name == main_module.MAIN or not isinstance(own_name, str) or modules.get(own_name) is not module:
+        return {}
+    return names
 
 
 _homes = _Homes()
@@ -204,7 +216,7 @@ def reduces_itself(cls: type) -> bool:
 def reduce_by_own_method(obj: Any) -> Any:
     """Take an object of `__main__` apart as its class does it; by value where that gives a global's name."""
     reduced = obj.__reduce_ex__(5)
-    if not isinstance(reduced, str) or pickle.whichmodule(obj, reduced) != main_module.MAIN:  # type: ignore[attr-defined]
+    if not isinstance(reduced, str) or pickle.whichmodule(obj, reduced) not in main_module.NAMES:  # type: ignore[attr-defined]
         return reduced
     make, args, state = _default_reduction(obj)
     return make_named, (make, args, reduced), (state,), None, None, fill_named
