@@ -27,15 +27,15 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     ConstraintClass,
     GroupPlacement,
-    Particulars,
+    JobConstraints,
     PlacementKind,
     PoolDefaults,
 )
+from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import NO_SURROUNDINGS, Surroundings
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches
 from cook_jupyter.scheduling.matching.matching import MatchSettings
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.ranking.considerable import NO_FILTERS, QueueFilters
 
 LIMITS = UserLimits(default_share=Share(cpus=100, mem_mb=200_000))
@@ -76,17 +76,17 @@ def main() -> int:
 
 def growing(count: int, told: "Queue[Growth]") -> None:
     """A cycle after 1 % of the queue changed, by number of waiting jobs and of hosts."""
-    dice = random.Random(1)
-    index = queue(dice, count)
+    rng = random.Random(1)
+    index = queue(rng, count)
     created = count
     measured: Growth = []
     for hosts in HOSTS:
-        offered = Hosts(offers(dice, hosts))
+        offered = Hosts(offers(rng, hosts))
         best = float("inf")
         for _ in range(9):
-            created = change(index, dice, max(3, count // 100), created)
+            created = change(index, rng, max(3, count // 100), created)
             began = time.process_time()
-            match_cycle(index, offered, LIMITS)
+            decide_matches(index, offered, LIMITS)
             best = min(best, time.process_time() - began)
         tell(f"a cycle: {count:,} jobs wait, {hosts:,} hosts", best)
         measured.append((count, hosts, best))
@@ -95,11 +95,11 @@ def growing(count: int, told: "Queue[Growth]") -> None:
 
 def demanding() -> None:
     """Quotas, groups and constraints: 100,000 waiting jobs of 1,000 users, 10,000 hosts."""
-    dice = random.Random(2)
-    hosts = Hosts(offers(dice, 10_000))
-    plain = queue(dice, 100_000)
+    rng = random.Random(2)
+    hosts = Hosts(offers(rng, 10_000))
+    plain = queue(rng, 100_000)
     users = plain.users()
-    quotas = {user: Quota(cpus=dice.choice((20.0, 1000.0)), count=dice.choice((5, 500))) for user in users}
+    quotas = {user: Quota(cpus=rng.choice((20.0, 1000.0)), count=rng.choice((5, 500))) for user in users}
     for what, limits, filters in (
         ("no quotas", LIMITS, NO_FILTERS),
         ("a quota for each user", replace(LIMITS, quotas=quotas), NO_FILTERS),
@@ -119,12 +119,12 @@ def demanding() -> None:
             GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
         ),
     ):
-        grouped = queue(dice, CONSIDERED, particulars=lambda _: Particulars(group="group"))
-        tell_cycle(what, grouped, hosts, surroundings=Surroundings(groups={"group": placement}))
+        grouped = queue(rng, CONSIDERED, job_constraints=lambda _: JobConstraints(group="group"))
+        tell_cycle(what, grouped, hosts, placement_context=PlacementContext(groups={"group": placement}))
     for what, names in (("1,000 constraint classes", "label"), ("1,000 that no host satisfies", "nothing")):
-        classes = queue(dice, CONSIDERED, wanted=partial(labelled, names))
+        classes = queue(rng, CONSIDERED, wanted=partial(labelled, names))
         tell_cycle(what, classes, hosts)
-    failed = queue(dice, CONSIDERED, particulars=lambda _: Particulars(avoid=frozenset({"host-00001"})))
+    failed = queue(rng, CONSIDERED, job_constraints=lambda _: JobConstraints(avoid=frozenset({"host-00001"})))
     tell_cycle("each has failed on some host", failed, hosts)
     nodes = [
         replace(offer, kind=HostKind.KUBERNETES, disk_mb={"ssd": 1e6}, task_count=3) for offer in hosts.offers
@@ -151,15 +151,15 @@ def too_large() -> None:
 
 def following() -> None:
     """Hosts from moment to moment: 10,000, of which 300 change."""
-    dice = random.Random(4)
-    now = offers(dice, 10_000)
+    rng = random.Random(4)
+    now = offers(rng, 10_000)
     tell_best("10,000 hosts from offers, with columns", lambda: Hosts(now).columns.rough)
     hosts = Hosts(now)
     follow(hosts, now)
     best = gone_best = float("inf")
     for _ in range(5):
         then = list(hosts.offers)
-        for at in dice.sample(range(10_000), 300):
+        for at in rng.sample(range(10_000), 300):
             then[at] = replace(then[at], task_count=then[at].task_count + 1)
         best = min(best, timed(partial(follow, hosts, then)))
         fewer = [offer for at, offer in enumerate(hosts.offers) if at % 33]
@@ -179,16 +179,16 @@ def follow(hosts: Hosts, then: Sequence[Offer]) -> None:
 
 
 def queue(
-    dice: random.Random,
+    rng: random.Random,
     count: int,
     *,
-    particulars: Callable[[int], Particulars] | None = None,
+    job_constraints: Callable[[int], JobConstraints] | None = None,
     wanted: Callable[[int], ConstraintClass] | None = None,
 ) -> QueueIndex:
     """Waiting jobs of up to 1,000 users, of mixed shapes."""
     index = QueueIndex()
     for begin in range(0, count, 10_000):
-        index.add_many(jobs(dice, begin, min(begin + 10_000, count), particulars, wanted))
+        index.add_many(jobs(rng, begin, min(begin + 10_000, count), job_constraints, wanted))
     return index
 
 
@@ -198,27 +198,27 @@ def labelled(names: str, seq: int) -> ConstraintClass:
 
 
 def jobs(
-    dice: random.Random,
+    rng: random.Random,
     begin: int,
     end: int,
-    particulars: Callable[[int], Particulars] | None = None,
+    job_constraints: Callable[[int], JobConstraints] | None = None,
     wanted: Callable[[int], ConstraintClass] | None = None,
 ) -> list[QueuedJob]:
     """Some of them."""
     found = []
     for seq in range(begin, end):
         more: dict[str, Any] = {}
-        if particulars is not None:
-            more["particulars"] = particulars(seq)
+        if job_constraints is not None:
+            more["job_constraints"] = job_constraints(seq)
         if wanted is not None:
             more["constraints"] = wanted(seq)
-        user = f"user-{dice.randrange(1000):04}"
-        cpus, mem_mb = dice.choice((0.5, 1.0, 2.0, 4.0)), float(dice.randrange(100, 8000))
-        found.append(QueuedJob(str(UUID(int=dice.getrandbits(128))), user, cpus, mem_mb, seq, **more))
+        user = f"user-{rng.randrange(1000):04}"
+        cpus, mem_mb = rng.choice((0.5, 1.0, 2.0, 4.0)), float(rng.randrange(100, 8000))
+        found.append(QueuedJob(str(UUID(int=rng.getrandbits(128))), user, cpus, mem_mb, seq, **more))
     return found
 
 
-def change(index: QueueIndex, dice: random.Random, count: int, created: int) -> int:
+def change(index: QueueIndex, rng: random.Random, count: int, created: int) -> int:
     """Let some jobs start, as many others end, and as many come; returns how many were ever created."""
     third = max(1, count // 3)
     ending = [job for tasks in index.by_name() for job in index.ids(tasks.started[: third // 500 + 1])][
@@ -231,23 +231,23 @@ def change(index: QueueIndex, dice: random.Random, count: int, created: int) -> 
         index.end(job_id)
     for number, job_id in enumerate(starting):
         index.start(job_id, created + number, f"host-{number % 10_000:05}")
-    for job in jobs(dice, created, created + third):
+    for job in jobs(rng, created, created + third):
         index.add(job)
     return created + third
 
 
-def offers(dice: random.Random, count: int) -> list[Offer]:
+def offers(rng: random.Random, count: int) -> list[Offer]:
     """Hosts of three sizes, each in a use of its own."""
     found = []
     for number in range(count):
         name = f"host-{number:05}"
-        cpus = dice.choice((16, 32, 64))
+        cpus = rng.choice((16, 32, 64))
         mem_mb = cpus * 4000
-        taken = Resources(cpus=dice.randrange(cpus), mem_mb=dice.randrange(mem_mb))
+        taken = Resources(cpus=rng.randrange(cpus), mem_mb=rng.randrange(mem_mb))
         attributes = {
             "HOSTNAME": name,
-            "zone": dice.choice("abcdef"),
-            "rack": f"rack-{dice.randrange(500)}",
+            "zone": rng.choice("abcdef"),
+            "rack": f"rack-{rng.randrange(500)}",
             "label": f"label-{number % 1000}",
         }
         whole = Resources(cpus=cpus, mem_mb=mem_mb)
@@ -274,15 +274,15 @@ def tell_cycle(
     *,
     limits: UserLimits = LIMITS,
     filters: QueueFilters = NO_FILTERS,
-    surroundings: Surroundings = NO_SURROUNDINGS,
+    placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
     defaults: PoolDefaults = NO_DEFAULTS,
 ) -> None:
     """Measure a cycle that considers 1,000 jobs."""
     settings = CycleSettings(max_considered=CONSIDERED, match=MatchSettings(defaults=defaults))
 
     def decide() -> int:
-        matching = match_cycle(
-            index, hosts, limits, settings=settings, filters=filters, surroundings=surroundings
+        matching = decide_matches(
+            index, hosts, limits, settings=settings, filters=filters, placement_context=placement_context
         )
         return len(matching.matches)
 

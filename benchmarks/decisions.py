@@ -24,11 +24,11 @@ from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches
 from cook_jupyter.scheduling.matching.matching import MatchSettings, match
-from cook_jupyter.scheduling.queue.asks import Ask
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.ranking.ranking import columnar
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
+from cook_jupyter.scheduling.ranking.ranking import rank_in_columns
 
 LIMITS = UserLimits(default_share=Share(cpus=100, mem_mb=200_000))
 USERS = 1000
@@ -60,15 +60,15 @@ def main() -> int:
 def ranking(count: int) -> None:
     """The index: filling it, ranking all of it, the next jobs after changes."""
     index = QueueIndex()
-    dice = random.Random(1)
+    rng = random.Random(1)
     loaded = 0.0
     for begin in range(0, count, 10_000):
-        batch = _jobs(dice, begin, min(begin + 10_000, count))
+        batch = _jobs(rng, begin, min(begin + 10_000, count))
         began = time.process_time()
         index.add_many(batch)
         loaded += time.process_time() - began
     tell(f"take in {count:,} waiting jobs of {USERS:,} users, in batches", loaded)
-    tell_best(f"rank {count:,} tasks from nothing", lambda: columnar(index, LIMITS), runs=3)
+    tell_best(f"rank {count:,} tasks from nothing", lambda: rank_in_columns(index, LIMITS), runs=3)
     alike = QueueIndex()
     alike.add_many(
         [
@@ -76,50 +76,50 @@ def ranking(count: int) -> None:
             for seq in range(min(count, 300_000))
         ]
     )
-    tell_best(f"rank {len(alike):,} tasks that all tie", lambda: columnar(alike, LIMITS), runs=3)
+    tell_best(f"rank {len(alike):,} tasks that all tie", lambda: rank_in_columns(alike, LIMITS), runs=3)
 
-    first = index.ids(columnar(index, LIMITS, limit=RUNNING).rows.tolist())
+    first = index.ids(rank_in_columns(index, LIMITS, limit=RUNNING).rows.tolist())
     for number, job_id in enumerate(first):
         index.start(job_id, number, f"host-{number % HOSTS:05}")
     best_cpu = best_clock = changes = float("inf")
     for run in range(5):
         began = time.process_time()
-        _change(index, dice, count // 100, count * (run + 1))
+        _change(index, rng, count // 100, count * (run + 1))
         changes = min(changes, time.process_time() - began)
         began, began_clock = time.process_time(), time.perf_counter()
-        columnar(index, LIMITS, limit=MATCHED)
+        rank_in_columns(index, LIMITS, limit=MATCHED)
         best_cpu = min(best_cpu, time.process_time() - began)
         best_clock = min(best_clock, time.perf_counter() - began_clock)
     tell(f"follow 1 % changed ({count // 100:,} starts, ends, new jobs)", changes)
     tell(f"next {MATCHED:,} of them after that", best_cpu, best_clock)
-    hosts = Hosts(_hosts(dice, used=True))
+    hosts = Hosts(_hosts(rng, used=True))
     settings = CycleSettings(max_considered=MATCHED)
     tell_best(
         "a whole match cycle of it on 10,000 hosts",
-        lambda: match_cycle(index, hosts, LIMITS, settings=settings),
+        lambda: decide_matches(index, hosts, LIMITS, settings=settings),
     )
 
 
-def _change(index: QueueIndex, dice: random.Random, count: int, begin: int) -> None:
+def _change(index: QueueIndex, rng: random.Random, count: int, begin: int) -> None:
     """A third of the changes each: tasks that end, jobs that start, jobs that come."""
     third = count // 3
     running = [job for tasks in index.by_name() for job in index.ids(tasks.started[: third // USERS + 1])]
     for job_id in running[:third]:
         index.end(job_id)
-    starting = index.ids(columnar(index, LIMITS, limit=third).rows.tolist())
+    starting = index.ids(rank_in_columns(index, LIMITS, limit=third).rows.tolist())
     for number, job_id in enumerate(starting):
         index.start(job_id, begin + number, f"host-{number % HOSTS:05}")
-    for job in _jobs(dice, begin, begin + third):
+    for job in _jobs(rng, begin, begin + third):
         index.add(job)
 
 
-def _jobs(dice: random.Random, begin: int, end: int) -> list[QueuedJob]:
+def _jobs(rng: random.Random, begin: int, end: int) -> list[QueuedJob]:
     return [
         QueuedJob(
-            str(UUID(int=dice.getrandbits(128))),
-            f"user-{dice.randrange(USERS):04}",
-            dice.choice((0.5, 1.0, 2.0, 4.0)),
-            float(dice.randrange(100, 8000)),
+            str(UUID(int=rng.getrandbits(128))),
+            f"user-{rng.randrange(USERS):04}",
+            rng.choice((0.5, 1.0, 2.0, 4.0)),
+            float(rng.randrange(100, 8000)),
             seq,
         )
         for seq in range(begin, end)
@@ -128,9 +128,9 @@ def _jobs(dice: random.Random, begin: int, end: int) -> list[QueuedJob]:
 
 def plain_ranking(count: int) -> None:
     """The same in plain Python: lists, sums, one sort."""
-    dice = random.Random(1)
+    rng = random.Random(1)
     by_user: dict[str, list[tuple[int, float, float, str]]] = {}
-    for job in _jobs(dice, 0, count):
+    for job in _jobs(rng, 0, count):
         by_user.setdefault(job.user, []).append((job.seq, job.cpus, job.mem_mb, job.job_id))
 
     def rank() -> list[tuple[float, str]]:
@@ -179,16 +179,16 @@ def placing_empty(_: int) -> None:
 
 
 def _placing(which: str, offers: list[Offer]) -> None:
-    dice = random.Random(3)
+    rng = random.Random(3)
     tell_best(f"{HOSTS:,} {which}: columns from offers", lambda: Hosts(offers).columns.rough)
     hosts = Hosts(offers)
     for what, asks in (
-        ("one shape", _asks(dice, [1.0], [4000.0])),
-        ("ten shapes", _asks(dice, [1.0, 2.0], [1000.0, 2000.0, 4000.0, 8000.0, 16000.0])),
-        ("mixed shapes", _asks(dice, [0.5, 1.0, 2.0, 4.0, 8.0], [float(mem) for mem in range(100, 30_000)])),
+        ("one shape", _asks(rng, [1.0], [4000.0])),
+        ("ten shapes", _asks(rng, [1.0, 2.0], [1000.0, 2000.0, 4000.0, 8000.0, 16000.0])),
+        ("mixed shapes", _asks(rng, [0.5, 1.0, 2.0, 4.0, 8.0], [float(mem) for mem in range(100, 30_000)])),
         (
             "no two alike",
-            [Ask(str(n), dice.uniform(0.1, 8), dice.uniform(100, 30_000)) for n in range(MATCHED)],
+            [TaskRequest(str(n), rng.uniform(0.1, 8), rng.uniform(100, 30_000)) for n in range(MATCHED)],
         ),
     ):
         for good_enough in (0.8, 1.0):
@@ -201,9 +201,9 @@ def _placing(which: str, offers: list[Offer]) -> None:
 
 def plain_placing(_: int) -> None:
     """The same in plain Python: every host looked at for every job."""
-    dice = random.Random(2)
-    hosts = Hosts(_hosts(dice, used=True))
-    asks = _asks(dice, [0.5, 1.0, 2.0, 4.0, 8.0], [float(mem) for mem in range(100, 30_000)])[:20]
+    rng = random.Random(2)
+    hosts = Hosts(_hosts(rng, used=True))
+    asks = _asks(rng, [0.5, 1.0, 2.0, 4.0, 8.0], [float(mem) for mem in range(100, 30_000)])[:20]
     settings = MatchSettings(good_enough=1.0, columnar_from=10**9)
     began, clock = time.process_time(), time.perf_counter()
     match(asks, hosts, settings=settings)
@@ -215,12 +215,12 @@ def plain_placing(_: int) -> None:
     )
 
 
-def _hosts(dice: random.Random, *, used: bool) -> list[Offer]:
+def _hosts(rng: random.Random, *, used: bool) -> list[Offer]:
     offers = []
     for number in range(HOSTS):
-        cpus = dice.choice((16, 32, 64))
+        cpus = rng.choice((16, 32, 64))
         mem = cpus * 4000
-        taken = Resources(cpus=dice.randrange(cpus), mem_mb=dice.randrange(mem)) if used else Resources()
+        taken = Resources(cpus=rng.randrange(cpus), mem_mb=rng.randrange(mem)) if used else Resources()
         offers.append(
             Offer(
                 host=f"host-{number:05}",
@@ -233,8 +233,10 @@ def _hosts(dice: random.Random, *, used: bool) -> list[Offer]:
     return offers
 
 
-def _asks(dice: random.Random, cpus: list[float], mem_mb: list[float]) -> list[Ask]:
-    return [Ask(str(UUID(int=number)), dice.choice(cpus), dice.choice(mem_mb)) for number in range(MATCHED)]
+def _asks(rng: random.Random, cpus: list[float], mem_mb: list[float]) -> list[TaskRequest]:
+    return [
+        TaskRequest(str(UUID(int=number)), rng.choice(cpus), rng.choice(mem_mb)) for number in range(MATCHED)
+    ]
 
 
 def laptop(_: int) -> None:
@@ -248,11 +250,11 @@ def laptop(_: int) -> None:
     for start in range(0, 5 * runs, runs):
         began = time.process_time()
         for _ in range(runs):
-            match_cycle(index, offers, limits)
+            decide_matches(index, offers, limits)
         best = min(best, (time.process_time() - began) / runs)
         began = time.process_time()
         for number in range(start, start + runs):
-            matched = match_cycle(index, offers, limits).matches[0]
+            matched = decide_matches(index, offers, limits).matches[0]
             index.start(matched.job_id, number, matched.host)
             index.end(matched.job_id)
         best_all = min(best_all, (time.process_time() - began) / runs)

@@ -25,10 +25,10 @@ from uuid import UUID
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import Surroundings
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.ranking.ranking import columnar
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.ranking.ranking import rank_in_columns
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, rebalance
 
 HOLDERS = 100
@@ -69,19 +69,19 @@ class Pool(NamedTuple):
 
 def a_pool(running: int, *, one_user: bool = False) -> Pool:
     """A pool that is full."""
-    dice = random.Random(running)
+    rng = random.Random(running)
     hosts = [f"host-{number:05}" for number in range(max(1, running // PER_HOST))]
     holders = 1 if one_user else HOLDERS
     tasks = [
         (
-            _job(dice, seq, f"holder-{seq % holders:03}", (0.5, 1.0, 2.0, 4.0)),
-            dice.randrange(NOW_MS),
+            _job(rng, seq, f"holder-{seq % holders:03}", (0.5, 1.0, 2.0, 4.0)),
+            rng.randrange(NOW_MS),
             hosts[seq % len(hosts)],
         )
         for seq in range(running)
     ]
     waiting = [
-        _job(dice, seq, f"newcomer-{dice.randrange(NEWCOMERS):02}", (0.5, 1.0, 2.0, 4.0, 8.0))
+        _job(rng, seq, f"newcomer-{rng.randrange(NEWCOMERS):02}", (0.5, 1.0, 2.0, 4.0, 8.0))
         for seq in range(running, running + CANDIDATES)
     ]
     offers = [
@@ -89,7 +89,7 @@ def a_pool(running: int, *, one_user: bool = False) -> Pool:
             host=host,
             cluster="cluster",
             pool="pool",
-            room=Resources(cpus=dice.choice((0.0, 0.0, 0.25)), mem_mb=float(dice.randrange(2000))),
+            room=Resources(cpus=rng.choice((0.0, 0.0, 0.25)), mem_mb=float(rng.randrange(2000))),
         )
         for host in hosts
     ]
@@ -97,9 +97,9 @@ def a_pool(running: int, *, one_user: bool = False) -> Pool:
     return Pool(tasks, waiting, offers, UserLimits(default_share=share))
 
 
-def _job(dice: random.Random, seq: int, user: str, cpus: tuple[float, ...]) -> QueuedJob:
-    mem = float(dice.randrange(100, 8000))
-    return QueuedJob(str(UUID(int=dice.getrandbits(128))), user, dice.choice(cpus), mem, seq)
+def _job(rng: random.Random, seq: int, user: str, cpus: tuple[float, ...]) -> QueuedJob:
+    mem = float(rng.randrange(100, 8000))
+    return QueuedJob(str(UUID(int=rng.getrandbits(128))), user, rng.choice(cpus), mem, seq)
 
 
 def columns(running: int) -> None:
@@ -111,13 +111,13 @@ def columns(running: int) -> None:
         for seq, (job, start_ms, host) in enumerate(pool.running):
             index.start(job.job_id, start_ms, host, task_seq=seq)
         hosts = Hosts(pool.offers)
-        around = Surroundings(now_ms=NOW_MS)
+        around = PlacementContext(now_ms=NOW_MS)
         who = "1 user" if one_user else f"{HOLDERS} users"
         for name, settings in (("Cook's settings", COOK), ("ours", OURS)):
-            found = rebalance(index, hosts, pool.limits, settings=settings, surroundings=around)
+            found = rebalance(index, hosts, pool.limits, settings=settings, placement_context=around)
             tell_best(
                 f"{running:,} tasks of {who}, {len(hosts):,} hosts, {CANDIDATES:,} jobs, {name}",
-                partial(rebalance, index, hosts, pool.limits, settings=settings, surroundings=around),
+                partial(rebalance, index, hosts, pool.limits, settings=settings, placement_context=around),
                 runs=3,
             )
             print(f"    {len(found.preemptions):,} decisions, {len(found.victims):,} victims")
@@ -130,7 +130,7 @@ def plain(running: int) -> None:
     index.add_many([job for job, _, _ in pool.running] + pool.waiting)
     for seq, (job, start_ms, host) in enumerate(pool.running):
         index.start(job.job_id, start_ms, host, task_seq=seq)
-    first = index.ids(columnar(index, pool.limits, limit=CANDIDATES).rows.tolist())
+    first = index.ids(rank_in_columns(index, pool.limits, limit=CANDIDATES).rows.tolist())
     by_id = {job.job_id: job for job in pool.waiting}
     queue = [by_id[job_id] for job_id in first]
     found = rebalance(index, Hosts(pool.offers), pool.limits, settings=COOK)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from cook_jupyter.model.instance import Instance, InstanceStatus, Result, StatusUpdate, TaskState
+from cook_jupyter.model.instance import Instance, InstanceStatus, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.store import sqlite as sqlite_store
 from cook_jupyter.store.base import Store
@@ -188,7 +188,7 @@ def running(spec: JobSpec) -> StatusUpdate:
 
 def ended(spec: JobSpec) -> StatusUpdate:
     """Word that the instance has succeeded, with a small result."""
-    result = Result(inline=b"r" * 200, size=200)
+    result = ResultPayload(inline=b"r" * 200, size=200)
     return StatusUpdate(
         instance_id=spec.job_id, state=TaskState.FINISHED, at_ms=4, exit_code=0, result=result
     )

@@ -154,10 +154,10 @@ def _require_no_other(home: "Home") -> None:
     Raises:
         Conflict: another scheduler is running there.
     """
-    from cook_jupyter.client.runtime import Runtime, read_runtime
+    from cook_jupyter.client.runtime import RuntimeFile, read_runtime
 
     runtime = read_runtime(home.root)
-    if isinstance(runtime, Runtime):
+    if isinstance(runtime, RuntimeFile):
         raise Conflict(
             f"a scheduler is already running in {home.root} (process {runtime.pid}): `cook-jupyter status`"
             " shows it, `cook-jupyter down` stops it"

@@ -63,7 +63,9 @@ def instance_steps() -> list[tuple[str, str, str]]:
             steps.append((now.value, "", "[*]"))
         for then in InstanceStatus:
             if then in allowed:
-                told = [state.value for state, status in lifecycle.REPORTED.items() if status is then]
+                told = [
+                    state.value for state, status in lifecycle.STATUS_OF_TASK_STATE.items() if status is then
+                ]
                 steps.append((now.value, ", ".join(told), then.value))
     return steps
 

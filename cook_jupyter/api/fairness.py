@@ -9,7 +9,7 @@ import msgspec
 
 from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.service.rebalancer import PARAMETERS, Rebalancer
+from cook_jupyter.service.rebalancer import PARAMETERS, RebalancerParameters
 
 
 class RebalancerHandler(CookHandler):
@@ -41,7 +41,7 @@ class MonitorHandler(CookHandler):
         self.send_json(self.scheduler.monitoring.details())
 
 
-def rebalancer_body(rebalancer: Rebalancer) -> dict[str, Any]:
+def rebalancer_body(rebalancer: RebalancerParameters) -> dict[str, Any]:
     """Encode the current settings of the rebalancer under the names of `/v1`."""
     settings = rebalancer.settings
     return {

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, ClassVar
 from cook_jupyter.api.handler import PIECE_BYTES, CookHandler
 from cook_jupyter.api.jobs import instance_of
 from cook_jupyter.errors import InvalidRequest, NotFound
-from cook_jupyter.wire.shape import to_json
+from cook_jupyter.wire.validation import to_json
 
 MAX_READ_BYTES = 16 * 1024 * 1024  # of one /files/read
 

@@ -38,8 +38,8 @@ from cook_jupyter.service.config import Settings
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.wire.errors import ERROR_HEADER, body_of, status_of
 from cook_jupyter.wire.events import EventEncoder
-from cook_jupyter.wire.jobs import Teller
-from cook_jupyter.wire.shape import MISSING, to_json
+from cook_jupyter.wire.jobs import JobEncoder
+from cook_jupyter.wire.validation import MISSING, to_json
 
 log = logging.getLogger(__name__)
 
@@ -309,12 +309,12 @@ class CookHandler(RequestHandler):
             self.set_header("WWW-Authenticate", challenge)
         self.finish(str(error))
 
-    def job_encoder(self) -> Teller:
+    def job_encoder(self) -> JobEncoder:
         """Return an encoder of jobs and instances whose URLs have the address that this client uses."""
         host = self.request.host
         # A client that only knows the Unix socket sends `localhost`, where nothing may listen.
         reachable = _HOST.match(host) and not (self._is_unix_socket and host == UNIX_SOCKET_HOST)
-        return Teller(files_url=f"http://{host}" if reachable else None)
+        return JobEncoder(files_url=f"http://{host}" if reachable else None)
 
     async def require_job(self, job_id: str) -> Job:
         """Return a job.

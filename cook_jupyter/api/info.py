@@ -27,8 +27,8 @@ from cook_jupyter.service.config import (
 )
 from cook_jupyter.service.policies import Bucket
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.wire.actions import Shutdown, read_shutdown
 from cook_jupyter.wire.jobs import NO_FRAMEWORK
-from cook_jupyter.wire.verbs import Shutdown, read_shutdown
 
 MESOS_FACTORY = "cook.mesos.mesos-compute-cluster/factory-fn"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

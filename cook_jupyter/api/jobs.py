@@ -22,7 +22,7 @@ from cook_jupyter.errors import Forbidden, InvalidRequest, TooLarge
 from cook_jupyter.model.changes import JobQuery
 from cook_jupyter.model.instance import Instance
 from cook_jupyter.model.job import Job, JobSpec
-from cook_jupyter.wire.shape import to_json
+from cook_jupyter.wire.actions import read_cancel
 from cook_jupyter.wire.submission import (
     RawSubmission,
     group_of,
@@ -30,7 +30,7 @@ from cook_jupyter.wire.submission import (
     read_raw_submission,
     read_submission,
 )
-from cook_jupyter.wire.verbs import read_cancel
+from cook_jupyter.wire.validation import to_json
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.job import Group, GroupId
 from cook_jupyter.model.limits import LimitKind, LimitName
-from cook_jupyter.service.running import RunningRow
+from cook_jupyter.service.running import RunningJob
 from cook_jupyter.wire.limits import amounts_of, limit_body, read_set_quota, read_set_share, usage_body
 
 
@@ -104,7 +104,7 @@ class UsageHandler(CookHandler):
         if user is not None:
             self.send_json(self._usage(rows, pool, groups))
             return
-        by_user: dict[str, list[RunningRow]] = {}
+        by_user: dict[str, list[RunningJob]] = {}
         for row in rows:
             by_user.setdefault(row.user, []).append(row)
         self.send_json(
@@ -117,7 +117,7 @@ class UsageHandler(CookHandler):
         )
 
     def _usage(
-        self, rows: Sequence[RunningRow], pool: str | None, groups: Mapping[GroupId, Group] | None
+        self, rows: Sequence[RunningJob], pool: str | None, groups: Mapping[GroupId, Group] | None
     ) -> dict[str, Any]:
         body = usage_body(rows, groups)
         if pool is None:

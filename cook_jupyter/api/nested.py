@@ -6,7 +6,7 @@ Not here: the detection of deadlocks (`service.nested`).
 from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import Forbidden, InvalidRequest
 from cook_jupyter.service.nested import MAX_CHILDREN, find_deadlocked
-from cook_jupyter.wire.verbs import read_waits
+from cook_jupyter.wire.actions import read_waits
 
 
 class WaitsHandler(CookHandler):

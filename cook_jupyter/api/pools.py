@@ -1,7 +1,7 @@
 """Pools, their waiting and running jobs, and the reasons why jobs wait.
 
 Lives here: /pools, /queue, /running, /unscheduled_jobs, and /v1/why.
-Not here: the reasons themselves (`scheduling.explaining.explain`).
+Not here: the reasons themselves (`scheduling.explaining.wait_reasons`).
 
 Source: the REST specification, sections 13 and 15.
 """
@@ -14,7 +14,7 @@ from cook_jupyter.api.jobs import ALL_METHODS, instance_of
 from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.wire.jobs import queue_entry
-from cook_jupyter.wire.shape import to_json
+from cook_jupyter.wire.validation import to_json
 
 DEFAULT_LIMIT = 1000
 MAX_LIMIT = 10_000  # ranking this many jobs blocks the event loop for about 40 ms

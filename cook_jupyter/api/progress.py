@@ -11,7 +11,7 @@ from msgspec import UNSET
 from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import Forbidden, InvalidRequest
 from cook_jupyter.model.instance import ProgressUpdate
-from cook_jupyter.wire.verbs import read_progress
+from cook_jupyter.wire.actions import read_progress
 
 
 class ProgressHandler(CookHandler):

@@ -15,7 +15,7 @@ from cook_jupyter.api.jobs import ALL_METHODS
 from cook_jupyter.api.query import parse_uuid, require_found
 from cook_jupyter.errors import Conflict, Forbidden, InvalidRequest
 from cook_jupyter.model.job import Job, JobState
-from cook_jupyter.wire.verbs import OldRetry, Retry, read_old_retry, read_retry
+from cook_jupyter.wire.actions import PostRetry, PutRetry, read_old_retry, read_retry
 
 
 class RetryHandler(CookHandler):
@@ -41,7 +41,9 @@ class RetryHandler(CookHandler):
         async with self.scheduler.retrying:
             await self._retry(read_old_retry(self.json_body()), [], failed_only=False)
 
-    async def _retry(self, body: Retry | OldRetry, group_ids: Sequence[str], *, failed_only: bool) -> None:
+    async def _retry(
+        self, body: PutRetry | PostRetry, group_ids: Sequence[str], *, failed_only: bool
+    ) -> None:
         requested = self._requested_jobs(body)
         if not requested and not group_ids:
             raise InvalidRequest("Need to specify at least 1 job or group to retry")
@@ -71,7 +73,7 @@ class RetryHandler(CookHandler):
         )
         self.send_json(totals[chosen[0].job_id], 201)
 
-    def _requested_jobs(self, body: Retry | OldRetry) -> list[str]:
+    def _requested_jobs(self, body: PutRetry | PostRetry) -> list[str]:
         job = self.param("job") if body.job is UNSET else body.job
         if job is not None and body.jobs is not UNSET:
             raise InvalidRequest("Can't specify both job and jobs")
@@ -98,7 +100,7 @@ class RetryHandler(CookHandler):
             raise Conflict(f"These jobs would not be retried by {retries} retries:\n" + "\n".join(unchanged))
 
 
-def _total(job: Job, body: Retry | OldRetry) -> int:
+def _total(job: Job, body: PutRetry | PostRetry) -> int:
     if body.retries is not UNSET:
         return body.retries
     return job.max_retries + (0 if body.increment is UNSET else body.increment)

@@ -37,7 +37,7 @@ from cook_jupyter.api.auth import Authenticator, require_safe_address
 from cook_jupyter.api.connections import Acceptor, Connections, max_connections, source_address
 from cook_jupyter.errors import TooLarge, Unauthenticated
 from cook_jupyter.wire.errors import ERROR_HEADER
-from cook_jupyter.wire.shape import to_json
+from cook_jupyter.wire.validation import to_json
 
 HEADER_BYTES = 32 * 1024
 BODY_BYTES = 8 * 1024 * 1024

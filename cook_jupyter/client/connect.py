@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cook_jupyter.client.home import config_file, home_folder, is_private_file
-from cook_jupyter.client.runtime import Runtime, Stale, is_stopped, read_runtime
+from cook_jupyter.client.runtime import RuntimeFile, StaleRuntimeFile, is_stopped, read_runtime
 from cook_jupyter.client.start import START_TIMEOUT_S, start_embedded, starting
 from cook_jupyter.client.sync import TIMEOUT_S, JobClient
 from cook_jupyter.errors import (
@@ -82,13 +82,13 @@ def connect(
         Unauthenticated: the named scheduler does not take the token.
         InvalidRequest: the configuration is wrong; the message names the place.
     """
-    named = named_target(url, token=token, user=user)
+    named = configured_target(url, token=token, user=user)
     if named.url is not None:
-        return _greeted(named.url, named)
+        return _verified_client(named.url, named)
     return _embedded(named, start=start, timeout_s=timeout_s)
 
 
-def named_target(url: str | None = None, *, token: str | None = None, user: str | None = None) -> Target:
+def configured_target(url: str | None = None, *, token: str | None = None, user: str | None = None) -> Target:
     """What argument, environment and configuration file say, without asking anybody.
 
     Raises:
@@ -132,7 +132,7 @@ def _with_own_token(target: Target) -> Target:
     """Who names one's own embedded scheduler by its URL need not look its token up."""
     if target.token is None and target.url is not None:
         found = read_runtime(home_folder())
-        if isinstance(found, Runtime) and found.url.rstrip("/") == target.url.rstrip("/"):
+        if isinstance(found, RuntimeFile) and found.url.rstrip("/") == target.url.rstrip("/"):
             return replace(target, token=found.token, socket_path=found.socket or None)
     return target
 
@@ -166,7 +166,7 @@ def _settings(path: Path) -> dict[str, str]:
     return table
 
 
-def _greeted(url: str, target: Target) -> JobClient:
+def _verified_client(url: str, target: Target) -> JobClient:
     """A client of a scheduler that was named, once it has answered."""
     client = JobClient(url, token=target.token, user=target.user, socket_path=target.socket_path)
     try:
@@ -188,13 +188,13 @@ def _embedded(target: Target, *, start: bool, timeout_s: float) -> JobClient:
     deadline = time.monotonic() + timeout_s
     while True:
         runtime = read_runtime(home)
-        if isinstance(runtime, Runtime):
+        if isinstance(runtime, RuntimeFile):
             patience_s = deadline - time.monotonic() if start else min(timeout_s, _ANSWER_TIMEOUT_S)
             client = _await_answer(home, runtime, target, patience_s)
             if client is not None:
                 return client
             continue
-        why = runtime.why if isinstance(runtime, Stale) else "there is no runtime file"
+        why = runtime.why if isinstance(runtime, StaleRuntimeFile) else "there is no runtime file"
         if not start:
             raise SchedulerUnreachable(
                 f"no scheduler is running ({why}). `cook-jupyter up` starts one; COOK_JUPYTER_URL names"
@@ -205,14 +205,14 @@ def _embedded(target: Target, *, start: bool, timeout_s: float) -> JobClient:
                 f"schedulers were started in {home}, and each was gone before it answered: {why}"
             )
         with starting(home, timeout_s):
-            if isinstance(read_runtime(home), Runtime):
+            if isinstance(read_runtime(home), RuntimeFile):
                 continue  # another process was faster
-            if isinstance(runtime, Stale):
+            if isinstance(runtime, StaleRuntimeFile):
                 logger.warning("The runtime file in %s is stale: %s. Starting another scheduler.", home, why)
             start_embedded(home, max(1.0, deadline - time.monotonic()))
 
 
-def _await_answer(home: Path, runtime: Runtime, target: Target, timeout_s: float) -> JobClient | None:
+def _await_answer(home: Path, runtime: RuntimeFile, target: Target, timeout_s: float) -> JobClient | None:
     """A client of the living scheduler once it answers; None when its process has ended meanwhile.
 
     Raises:
@@ -238,12 +238,14 @@ def _await_answer(home: Path, runtime: Runtime, target: Target, timeout_s: float
                 raise _unresponsive(home, runtime, error, time.monotonic() - began) from error
         time.sleep(_POLL_INTERVAL_S)
         again = read_runtime(home)
-        if not isinstance(again, Runtime):
+        if not isinstance(again, RuntimeFile):
             return None
         runtime = again
 
 
-def _unresponsive(home: Path, runtime: Runtime, error: CookError, silent_s: float) -> SchedulerUnreachable:
+def _unresponsive(
+    home: Path, runtime: RuntimeFile, error: CookError, silent_s: float
+) -> SchedulerUnreachable:
     """The error about a scheduler that lives and gives no answer."""
     pid = runtime.pid
     if is_stopped(pid):

@@ -26,7 +26,7 @@ PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
+class RuntimeFile:
     """What a living scheduler wrote about itself.
 
     Attributes:
@@ -50,7 +50,7 @@ class Runtime:
 
 
 @dataclass(frozen=True, slots=True)
-class Stale:
+class StaleRuntimeFile:
     """The runtime file of a scheduler whose process is gone.
 
     Attributes:
@@ -62,7 +62,7 @@ class Stale:
     pid: int | None = None
 
 
-def read_runtime(home: Path) -> Runtime | Stale | None:
+def read_runtime(home: Path) -> RuntimeFile | StaleRuntimeFile | None:
     """What the runtime file in `home` says; None if there is none.
 
     Raises:
@@ -77,15 +77,15 @@ def read_runtime(home: Path) -> Runtime | Stale | None:
     if not private:
         raise Forbidden(f"{path} holds a token and must be readable by you alone: chmod 600 {path}")
     try:
-        runtime = msgspec.json.decode(text, type=Runtime)
+        runtime = msgspec.json.decode(text, type=RuntimeFile)
     except msgspec.DecodeError:
-        return Stale("it cannot be read")
+        return StaleRuntimeFile("it cannot be read")
     if is_gone(runtime, home):
-        return Stale(f"its scheduler, process {runtime.pid}, is gone", runtime.pid)
+        return StaleRuntimeFile(f"its scheduler, process {runtime.pid}, is gone", runtime.pid)
     return runtime
 
 
-def is_gone(runtime: Runtime, home: Path) -> bool:
+def is_gone(runtime: RuntimeFile, home: Path) -> bool:
     """Return whether the process that wrote the runtime file has provably ended.
 
     Its number and start time prove that where both are known and count in this process's own namespace. The

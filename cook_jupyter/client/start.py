@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cook_jupyter.client.home import private_folder
-from cook_jupyter.client.runtime import OWNER_LOCK, Runtime, Stale, read_runtime
+from cook_jupyter.client.runtime import OWNER_LOCK, RuntimeFile, StaleRuntimeFile, read_runtime
 from cook_jupyter.errors import SchedulerUnreachable
 from cook_jupyter.model.printable import printable
 
@@ -52,7 +52,7 @@ def starting(home: Path, timeout_s: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime | None:
+def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> RuntimeFile | None:
     """Start a scheduler in `home`, detached from this process, and wait until it listens.
 
     To be called under `starting`, when no living scheduler has left a runtime file.
@@ -83,14 +83,14 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime | 
 
     while True:
         found = read_runtime(home)
-        if isinstance(found, Runtime):
+        if isinstance(found, RuntimeFile):
             return found
         if process.poll() is not None:
             # One that another starter, killed since, had begun.
             faster = _wait_for_predecessor(home, deadline)
             if faster is not None:
                 return faster
-            if isinstance(found, Stale) and found.pid == process.pid:
+            if isinstance(found, StaleRuntimeFile) and found.pid == process.pid:
                 return None
             raise SchedulerUnreachable(
                 f"the scheduler ended with exit code {process.returncode} as soon as it was started. "
@@ -104,7 +104,7 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> Runtime | 
         time.sleep(_LOOK_EVERY_S)
 
 
-def _wait_for_predecessor(home: Path, deadline: float) -> Runtime | None:
+def _wait_for_predecessor(home: Path, deadline: float) -> RuntimeFile | None:
     """Return when no scheduler owns the home, or when the one that does has said where it listens.
 
     One that is just ending has no runtime file any more; one that somebody else has just started, who
@@ -121,7 +121,7 @@ def _wait_for_predecessor(home: Path, deadline: float) -> Runtime | None:
                 return None
             except BlockingIOError:
                 found = read_runtime(home)
-                if isinstance(found, Runtime):
+                if isinstance(found, RuntimeFile):
                     return found
                 if time.monotonic() > deadline:
                     raise SchedulerUnreachable(

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, StatusUpdate
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.model.quick import quick
 
 
-@quick
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """An instance that is committed and may start.
@@ -36,7 +36,7 @@ class Launch:
     secret: str = ""
 
 
-class Reporter(Protocol):
+class ClusterListener(Protocol):
     """What a cluster calls; the service stands behind it."""
 
     async def report(self, cluster: str, updates: Sequence[StatusUpdate]) -> None:
@@ -70,7 +70,7 @@ class ComputeCluster(Protocol):
     def has_fixed_capacity(self) -> bool:
         """Whether no host will join or grow while this object lives: what fits nowhere now never will."""
 
-    async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
+    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
         """Connect, and reconcile: `open_launches` are all that the store holds open here.
 
         Those that still run go on; the ends of those that finished meanwhile are reported; those

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from cook_jupyter.clusters.base import Launch, Reporter
+from cook_jupyter.clusters.base import ClusterListener, Launch
 from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.errors import CookError
-from cook_jupyter.model.instance import InstanceId, InstanceStatus, Result, StatusUpdate, TaskState
+from cook_jupyter.model.instance import InstanceId, InstanceStatus, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
@@ -31,14 +31,14 @@ _RETRY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class PlannedExit:
     """How a task ends by itself."""
 
     after_s: float = 0.0
     exit_code: int = 0
 
 
-Behaviour = Callable[[JobSpec], Ending | None]
+ExitPlan = Callable[[JobSpec], PlannedExit | None]
 
 
 class MemoryCluster:
@@ -63,7 +63,7 @@ class MemoryCluster:
         pools: Sequence[PoolName] | Mapping[str, Sequence[PoolName]] = ("default",),
         spare_hosts: Mapping[str, Resources] = NO_HOSTS,
         finds_hosts: bool = False,
-        behaviour: Behaviour = lambda spec: None,
+        behaviour: ExitPlan = lambda spec: None,
         now_ms: Callable[[], int] = lambda: 0,
         has_fixed_capacity: bool = False,
     ) -> None:
@@ -75,7 +75,7 @@ class MemoryCluster:
         self._is_known = not finds_hosts
         self._behaviour = behaviour
         self._now_ms = now_ms
-        self._reporter: Reporter | None = None
+        self._reporter: ClusterListener | None = None
         self._tasks: dict[InstanceId, Launch] = {}
         self._unheard: list[StatusUpdate] = []  # not reported yet, in order
         self._reporting: asyncio.Task[None] | None = None
@@ -100,7 +100,7 @@ class MemoryCluster:
         """Whether the constructor was told so."""
         return self._has_fixed_capacity
 
-    async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
+    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
         """Connect; what was heard of before and does not run any more is lost."""
         self._reporter = reporter
         self._is_known = True
@@ -182,7 +182,9 @@ class MemoryCluster:
             if self._tasks.pop(task, None) is not None:
                 self._tell(task, TaskState.KILLED, reason=KILLED_BY_USER)
 
-    def finish(self, instance_id: InstanceId, *, exit_code: int = 0, result: Result | None = None) -> None:
+    def finish(
+        self, instance_id: InstanceId, *, exit_code: int = 0, result: ResultPayload | None = None
+    ) -> None:
         """Let a task end by itself."""
         del self._tasks[instance_id]
         well = exit_code == 0

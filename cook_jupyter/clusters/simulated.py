@@ -14,22 +14,26 @@ from heapq import heappop, heappush
 from itertools import chain
 from typing import Final, NamedTuple
 
-from cook_jupyter.clusters.base import FixedSize, Launch, Reporter
+from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
+from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import AGENT_RESTARTED, KILLED_BY_USER, MAX_RUNTIME_EXCEEDED, ReasonName
 from cook_jupyter.model.resources import Resources
 
-_update, _new_offer, _resources = maker(StatusUpdate), maker(Offer), maker(Resources)
+_update, _new_offer, _resources = (
+    fast_constructor(StatusUpdate),
+    fast_constructor(Offer),
+    fast_constructor(Resources),
+)
 
 _DECIMALS: Final = 6  # of amounts: sums of fractions must come out even
 _SPAN_BITS: Final = 14  # of milliseconds: 16 s
 _PARTS: Final = 1024.0
 
 
-class Ending(NamedTuple):
+class PlannedExit(NamedTuple):
     """What a task comes to by itself: how long it runs, its last state, and why if that is a failure."""
 
     after_ms: int
@@ -38,7 +42,7 @@ class Ending(NamedTuple):
     exit_code: int | None = None
 
 
-Behaviour = Callable[[JobSpec], Ending | None]
+ExitPlan = Callable[[JobSpec], PlannedExit | None]
 
 
 class SimulatedCluster(FixedSize):
@@ -59,7 +63,7 @@ class SimulatedCluster(FixedSize):
         self,
         hosts: Sequence[Offer],
         *,
-        behaviour: Behaviour,
+        behaviour: ExitPlan,
         now_ms: Callable[[], int],
         name: str = "simulated",
         pools: Sequence[str] = ("default",),
@@ -81,9 +85,9 @@ class SimulatedCluster(FixedSize):
                     self._whole.append(_offer(host.whole, name, pool))
         self._offers = list(self._whole)
         self._changed: set[_Host] = set()
-        self._reporter: Reporter | None = None
+        self._reporter: ClusterListener | None = None
         self._tasks: dict[InstanceId, _Task] = {}
-        self._due = _Calendar()
+        self._due = _ExitTimers()
         self._launched = 0
         self._unheard: list[StatusUpdate] = []  # in order
 
@@ -102,7 +106,7 @@ class SimulatedCluster(FixedSize):
         """Never: hosts may join later in a trace."""
         return False
 
-    async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
+    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
         """Connect; what was heard of before and does not run any more is lost."""
         self._reporter = reporter
         ended = {update.instance_id for update in self._unheard}
@@ -149,7 +153,7 @@ class SimulatedCluster(FixedSize):
             self._changed.add(host)
             ending = self._behaviour(spec)
             if self._ends_overlong and spec.max_runtime_ms < UNLIMITED_RUNTIME_MS:
-                overlong = Ending(spec.max_runtime_ms, TaskState.FAILED, MAX_RUNTIME_EXCEEDED)
+                overlong = PlannedExit(spec.max_runtime_ms, TaskState.FAILED, MAX_RUNTIME_EXCEEDED)
                 ending = overlong if ending is None or ending.after_ms > overlong.after_ms else ending
             if ending is not None:
                 self._launched += 1
@@ -242,10 +246,10 @@ class _Task:
         self.spec = spec
         self.host = host
         self.began_ms = began_ms
-        self.ending: Ending | None = None
+        self.ending: PlannedExit | None = None
 
 
-class _Calendar:
+class _ExitTimers:
     """Who ends when. By spans of some seconds, each put in order when it has come: cheaper than one heap."""
 
     __slots__ = ("_spans", "_told")

@@ -1,13 +1,13 @@
 """Translates between the scheduler and the supervisor of a host, whichever front end lies between.
 
 Lives here: launches as tasks, ends as status updates, and `OUTCOMES`, the table of causes.
-Not here: the connection (`clusters.local.link`), what an update means for a job (`model.lifecycle`).
+Not here: the connection (`clusters.local.connection`), what an update means for a job (`model.lifecycle`).
 """
 
 from collections.abc import Mapping
 
 from cook_jupyter.clusters.base import Launch
-from cook_jupyter.model.instance import ProgressUpdate, Result, StatusUpdate, TaskState
+from cook_jupyter.model.instance import ProgressUpdate, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS
 from cook_jupyter.model.reason import (
     AGENT_RESTARTED,
@@ -74,9 +74,9 @@ def update_of_end(frame: Frame, *, began_ms: int | None = None) -> StatusUpdate:
     state, reason = OUTCOMES[frame.header["cause"]]
     result = None
     if end.inline:
-        result = Result(inline=frame.tail, size=len(frame.tail))
+        result = ResultPayload(inline=frame.tail, size=len(frame.tail))
     elif end.blob is not None:
-        result = Result(blob=end.blob, size=end.size)
+        result = ResultPayload(blob=end.blob, size=end.size)
     return StatusUpdate(
         instance_id=end.instance_id,
         state=state,

@@ -1,7 +1,7 @@
 """The arguments of a `map`: its iterables, read side by side up to the end of the shortest.
 
 Lives here: `Arguments`, and how far ahead of the calls iterables are read.
-Not here: bundles and results (`executor.mapping`), pickling (`payload.outgoing`).
+Not here: bundles and results (`executor.mapping`), pickling (`payload.encoding`).
 
 Iterables are read as `zip` reads them, always in a thread of the caller's, and far enough ahead to keep all
 hosts busy. What fits in the read-ahead is read before the first call is sent, as by `Executor.map`; the rest

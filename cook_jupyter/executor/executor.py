@@ -22,15 +22,14 @@ from cook_jupyter.executor.arguments import Arguments
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.locator import SchedulerLocator
-from cook_jupyter.executor.mapping import BundleFuture, Sizes
-from cook_jupyter.executor.mapping import Mapping as CallMapping
+from cook_jupyter.executor.mapping import BundleFuture, BundleSizer, MapRun
 from cook_jupyter.executor.option_values import flag, whole
 from cook_jupyter.executor.options import Options, name_of, warn_of_unset
 from cook_jupyter.executor.sender import PendingJob
 from cook_jupyter.executor.session import SchedulerSession
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.job import DEFAULT_PRIORITY
-from cook_jupyter.payload import outgoing
+from cook_jupyter.payload import encoding
 
 if TYPE_CHECKING:
     from cook_jupyter.client.submission import JobSubmission
@@ -110,11 +109,11 @@ class CookExecutor(concurrent.futures.Executor):
         )
         if environment is not None:
             warn_of_unset(options.environment)
-        line = Line(client, user)
+        line = SessionHolder(client, user)
         self._set(line, options, root=True)
-        weakref.finalize(self, Line.retire, line)
+        weakref.finalize(self, SessionHolder.retire, line)
 
-    def _set(self, line: Line, options: Options, *, root: bool) -> None:
+    def _set(self, line: SessionHolder, options: Options, *, root: bool) -> None:
         self._line = line
         self._options = options
         self._root = root
@@ -155,7 +154,7 @@ class CookExecutor(concurrent.futures.Executor):
         future = CookFuture(session, str(uuid.uuid4()), self._options.name or name_of(fn), self._options)
         private = session.scheduler.store.private
         future.signing_key = session.scheduler.signing_key
-        call = outgoing.encode_call(
+        call = encoding.encode_call(
             function, args, kwargs, key=future.signing_key, job_id=future.key, private=private
         )
         session.enqueue(self._pending_job(session, future, call))
@@ -214,14 +213,14 @@ class CookExecutor(concurrent.futures.Executor):
         def encode(future: BundleFuture, part: Sequence[Sequence[Any]]) -> PendingJob:
             private = session.scheduler.store.private
             future.signing_key = session.scheduler.signing_key
-            call = outgoing.encode_bundle(
+            call = encoding.encode_bundle(
                 function, part, key=future.signing_key, job_id=future.key, private=private
             )
             return self._pending_job(session, future, call)
 
         slots = self._max_workers if fixed is None else 1
-        sizes = Sizes(0, slots, fixed, complete=False)
-        mapping = CallMapping(session, make_future, encode, arguments, sizes, self._line.maps.discard)
+        sizes = BundleSizer(0, slots, fixed, complete=False)
+        mapping = MapRun(session, make_future, encode, arguments, sizes, self._line.maps.discard)
         mapping.owner = self._mark
         self._line.maps.add(mapping)
         results = mapping.results(timeout=timeout, return_exceptions=return_exceptions)
@@ -305,7 +304,7 @@ class CookExecutor(concurrent.futures.Executor):
         """Return the futures that have not ended: of this view, or of the executor with all its views."""
         return [future for future in session.futures() if self._root or future.owner is self._mark]
 
-    def _maps(self) -> list[CallMapping]:
+    def _maps(self) -> list[MapRun]:
         """Return the maps that have bundles to send: of this view, or of the executor with all its views."""
         return [mapping for mapping in list(self._line.maps) if self._root or mapping.owner is self._mark]
 
@@ -360,7 +359,7 @@ class CookExecutor(concurrent.futures.Executor):
     def _pending_job(self, session: SchedulerSession, future: CookFuture, call: SealedPayload) -> PendingJob:
         if self._job is None or self._job[0] != session.session_id:
             self._job = session.session_id, self._options.job(session.session_id)
-        environment = outgoing.call_environment(
+        environment = encoding.call_environment(
             call, job_id=future.key, store=session.scheduler.store, key_file=session.scheduler.key_file
         )
         future.owner = self._mark
@@ -384,13 +383,13 @@ class CookExecutor(concurrent.futures.Executor):
         return False
 
 
-class Line:
+class SessionHolder:
     """The session of an executor and its views, made when it is first needed and anew after a fork."""
 
     def __init__(self, client: JobClient | str | None, user: str | None) -> None:
         self.closed = False
         self.session: SchedulerSession | None = None
-        self.maps: set[CallMapping] = set()  # that have bundles to send
+        self.maps: set[MapRun] = set()  # that have bundles to send
         self._locator = SchedulerLocator(client, user)
 
     @property

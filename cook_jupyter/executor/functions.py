@@ -2,7 +2,7 @@
 
 Lives here: telling that a function, and all that its pickle holds, is the same as when it was last sent;
 storing it where the hosts find it; the pickles that were sent last, for a store that loses one.
-Not here: pickling (`payload.outgoing`), the store (`payload.blobs`), sending a pickle again
+Not here: pickling (`payload.encoding`), the store (`payload.blobs`), sending a pickle again
 (`executor.unread_functions`).
 
 Pickling a function costs more than all else in a submission. It may be left out only if nothing in the pickle
@@ -25,7 +25,7 @@ from typing import Any
 from cook_jupyter.executor.blobs import HttpStore
 from cook_jupyter.executor.connection import SchedulerConnection
 from cook_jupyter.payload import module_state
-from cook_jupyter.payload.outgoing import FunctionBlob, FunctionReference, encode_function
+from cook_jupyter.payload.encoding import FunctionBlob, FunctionReference, encode_function
 
 KEPT_BYTES = 16 * 1024 * 1024  # of pickles, in case their blobs are damaged while calls wait
 
@@ -204,7 +204,7 @@ def _collect(value: Any, parts: list[Any]) -> bool:
     if kind is types.FunctionType and not _is_installed(value):
         if any(value is part for part in parts[:-1]):  # it calls itself; its parts are there already
             return True
-        return all(_collect(part, parts) for part in _carried(value))
+        return all(_collect(part, parts) for part in _captured(value))
     return _goes_by_name(value, kind)
 
 
@@ -216,7 +216,7 @@ def _goes_by_name(value: Any, kind: type) -> bool:
     return (kind is types.FunctionType or isinstance(value, type)) and _is_installed(value)
 
 
-def _carried(function: types.FunctionType) -> Iterator[Any]:
+def _captured(function: types.FunctionType) -> Iterator[Any]:
     yield function.__code__
     yield from (function.__name__, function.__qualname__, function.__module__, function.__doc__)
     yield function.__defaults__

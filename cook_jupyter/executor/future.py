@@ -22,14 +22,14 @@ from cook_jupyter.errors import Conflict, InvalidRequest, JobFailed
 from cook_jupyter.executor.stages import Stage, step
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
-from cook_jupyter.payload import outgoing
+from cook_jupyter.payload import encoding
 
 if TYPE_CHECKING:
     from cook_jupyter.client.events import JobEvent
     from cook_jupyter.executor.options import Options
     from cook_jupyter.executor.session import SchedulerSession
     from cook_jupyter.payload.keys import Key
-    from cook_jupyter.payload.results import Result
+    from cook_jupyter.payload.results import CallResult
 
 logger = logging.getLogger("cook_jupyter.executor")
 
@@ -176,15 +176,15 @@ class CookFuture(concurrent.futures.Future[Any]):
             Conflict: the job is no call, or its arguments are gone.
         """
         environment = self._session.client.job(self._key).env
-        if outgoing.CALL not in environment and outgoing.CALL_BLOB not in environment:
+        if encoding.CALL not in environment and encoding.CALL_BLOB not in environment:
             raise Conflict(f"job {self._key} is no call of a function; there is nothing to replay")
         from cook_jupyter.payload import pickling
         from cook_jupyter.payload.envelope import unseal
 
         store, key = self._session.scheduler.store, self._session.scheduler.signing_key
-        opened = outgoing.open_call(environment, store=store, key=key, job_id=self._key)
+        opened = encoding.open_call(environment, store=store, key=key, job_id=self._key)
         blob = store.get(f"functions/{opened.header['function']}")
-        outgoing.check_digest(blob, opened.header["function"])
+        encoding.check_digest(blob, opened.header["function"])
         function_frames = unseal(blob, direction="function", key=None, private=True).frames
         function, arguments = pickling.call_from_frames(
             function_frames, opened.frames, shared=opened.header.get("shares", True), keep_classes=True
@@ -287,7 +287,7 @@ class CookFuture(concurrent.futures.Future[Any]):
         """Take a step on the way to the scheduler."""
         self.stage = step(self.stage, target)
 
-    def set_call_result(self, result: Result) -> bool:
+    def set_call_result(self, result: CallResult) -> bool:
         """The job's result is here. Returns False if nobody waits for it any more."""
         error = result.error
         if error is None and result.errors:

@@ -6,9 +6,9 @@ Not here: the order of search (`client.connect`).
 
 from __future__ import annotations
 
-from cook_jupyter.client.connect import connect, named_target
+from cook_jupyter.client.connect import configured_target, connect
 from cook_jupyter.client.home import home_folder
-from cook_jupyter.client.runtime import RUNTIME_FILE, Runtime, Stale, read_runtime
+from cook_jupyter.client.runtime import RUNTIME_FILE, RuntimeFile, StaleRuntimeFile, read_runtime
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import WrongType
 
@@ -36,7 +36,7 @@ class SchedulerLocator:
         if client is None or isinstance(client, str):
             self._url = client
             self.client = connect(client, user=user)
-            self._own = client is None and named_target().url is None
+            self._own = client is None and configured_target().url is None
             self._user = user
         else:
             self.client = client if user is None else client.acting_as(user)
@@ -55,7 +55,7 @@ class SchedulerLocator:
         """
         if self._own:
             home = _identity_of_home()
-            crashed = isinstance(read_runtime(home_folder()), Stale) or home != self._home
+            crashed = isinstance(read_runtime(home_folder()), StaleRuntimeFile) or home != self._home
             self._crashed = self._crashed or crashed
             self.client = connect(user=self._user, start=has_unsent or (awaits_results and self._crashed))
             self._crashed = False
@@ -87,4 +87,4 @@ def _identity_of_home() -> tuple[int, int] | None:
 def _is_own(client: JobClient) -> bool:
     """Whether a client speaks to this user's embedded scheduler."""
     found = read_runtime(home_folder())
-    return isinstance(found, Runtime) and found.url.rstrip("/") == client.url.rstrip("/")
+    return isinstance(found, RuntimeFile) and found.url.rstrip("/") == client.url.rstrip("/")

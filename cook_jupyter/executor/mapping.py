@@ -17,8 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from collections.abc import Mapping as MappingOf
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -30,7 +29,7 @@ from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.outcomes import may_be_of_one_call
 from cook_jupyter.executor.sender import PendingJob
 from cook_jupyter.executor.session import SchedulerSession
-from cook_jupyter.payload.results import Result
+from cook_jupyter.payload.results import CallResult
 
 TARGET_S = 1.0  # of a bundle
 SHORTEST_S = 0.05  # below, the way there and back costs more than what a better balance gives
@@ -50,7 +49,7 @@ class Divided:
 class BundleFuture(CookFuture):
     """A job of many calls.
 
-    Its result is the verified `Result`, failures of single calls included; or `Divided`.
+    Its result is the verified `CallResult`, failures of single calls included; or `Divided`.
     """
 
     calls: int = 1
@@ -65,14 +64,14 @@ class BundleFuture(CookFuture):
         self.columns, self.divide = (), None
         return super().resolve(value, error) if divided is None else super().resolve(divided)
 
-    def set_call_result(self, result: Result) -> bool:
-        """Keep all of it: `Mapping` gives the calls' results out one by one."""
+    def set_call_result(self, result: CallResult) -> bool:
+        """Keep all of it: `MapRun` gives the calls' results out one by one."""
         if result.error is not None:
             return super().set_call_result(result)
         return self.resolve(result)
 
 
-class Sizes:
+class BundleSizer:
     """Chooses bundle sizes from observed run times.
 
     Args:
@@ -132,7 +131,7 @@ class Sizes:
         return max(1, int(size))
 
 
-class Mapping:
+class MapRun:
     """One `map` under way.
 
     Args:
@@ -150,8 +149,8 @@ class Mapping:
         make_future: Callable[[int], BundleFuture],
         encode: Callable[[BundleFuture, Sequence[Sequence[Any]]], PendingJob],
         arguments: Arguments,
-        sizes: Sizes,
-        on_sent: Callable[[Mapping], object] = lambda _: None,
+        sizes: BundleSizer,
+        on_sent: Callable[[MapRun], object] = lambda _: None,
     ) -> None:
         self._session = session
         self._make_future = make_future
@@ -206,7 +205,7 @@ class Mapping:
                 while (future := self._next(end)) is not None:
                     calls = future.calls
                     try:
-                        result: Result | Divided = future.result(_left(end))
+                        result: CallResult | Divided = future.result(_left(end))
                     except TimeoutError:
                         if not future.done():
                             raise
@@ -392,7 +391,7 @@ class Mapping:
 
     def _done(self, future: Any) -> None:
         if not future.cancelled() and future.exception() is None:
-            result: Result | Divided = future.result()
+            result: CallResult | Divided = future.result()
             if not isinstance(result, Divided):
                 self._sizes.observe(future.calls, result.seconds, result.size)
         with self._more:
@@ -403,10 +402,10 @@ class Mapping:
             self._session.run_in_sender(self._fill)
 
 
-nested.add_wait(Mapping.finish_sending.__code__, lambda variables: variables["self"].unfinished())
+nested.add_wait(MapRun.finish_sending.__code__, lambda variables: variables["self"].unfinished())
 
 
-def _values_of(result: Result, *, return_exceptions: bool) -> Iterator[Any]:
+def _values_of(result: CallResult, *, return_exceptions: bool) -> Iterator[Any]:
     """Return an iterator over what the calls of a bundle returned, in order; nothing it yields is kept."""
     values = result.value
     calls = len(values)
@@ -417,7 +416,7 @@ def _values_of(result: Result, *, return_exceptions: bool) -> Iterator[Any]:
 
 
 def _mixed(
-    values: list[Any], errors: MappingOf[int, BaseException], *, return_exceptions: bool
+    values: list[Any], errors: Mapping[int, BaseException], *, return_exceptions: bool
 ) -> Iterator[Any]:
     """Yield reversed values from the last to the first, with the errors in their places."""
     calls = len(values)

@@ -1,7 +1,7 @@
 """Options: what a call's job asks for.
 
 Lives here: `Options`, checked when they are set, and the job they make of a call.
-Not here: what counts as a number or a text (`executor.option_values`), calls (`payload.outgoing`), sending
+Not here: what counts as a number or a text (`executor.option_values`), calls (`payload.encoding`), sending
 (`executor.session`).
 """
 

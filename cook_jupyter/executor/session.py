@@ -41,7 +41,7 @@ from cook_jupyter.model.counts import counted
 
 if TYPE_CHECKING:
     from cook_jupyter.client.sync import JobClient
-    from cook_jupyter.payload.outgoing import FunctionReference
+    from cook_jupyter.payload.encoding import FunctionReference
 
 logger = logging.getLogger("cook_jupyter.executor")
 

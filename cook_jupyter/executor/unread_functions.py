@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cook_jupyter.executor.connection import SchedulerConnection
     from cook_jupyter.executor.functions import StoredFunctions
     from cook_jupyter.executor.future import CookFuture
-    from cook_jupyter.payload.outgoing import FunctionBlob
+    from cook_jupyter.payload.encoding import FunctionBlob
 
 logger = logging.getLogger("cook_jupyter.executor")
 

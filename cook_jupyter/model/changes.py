@@ -6,12 +6,12 @@ Lives here: `JobChange`, which stores tell, the service acts on and readers of e
 
 from dataclasses import dataclass
 
-from cook_jupyter.model.instance import Instance, Result
+from cook_jupyter.model.fast_dataclass import fast_init
+from cook_jupyter.model.instance import Instance, ResultPayload
 from cook_jupyter.model.job import Job, JobState
-from cook_jupyter.model.quick import quick
 
 
-@quick
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobChange:
     """One job after a commit that touched it.
@@ -26,7 +26,7 @@ class JobChange:
     before: JobState | None
     job: Job
     instance: Instance | None = None
-    result: Result | None = None
+    result: ResultPayload | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

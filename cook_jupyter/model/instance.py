@@ -1,13 +1,13 @@
 """Instances: one attempt at a job on one host, and what its cluster reports of it.
 
-Lives here: `Instance`, `StatusUpdate` and `Result`. Not here: which step may follow which
+Lives here: `Instance`, `StatusUpdate` and `ResultPayload`. Not here: which step may follow which
 (`model.lifecycle`), why instances end (`model.reason`).
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
-from cook_jupyter.model.quick import quick
+from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.reason import ReasonName
 
 InstanceId = str  # Cook's task_id: a UUID in lower case
@@ -31,7 +31,7 @@ class InstanceStatus(Enum):
         self.is_open = word in ("unknown", "running")
 
 
-@quick
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """One attempt at a job. Times are epoch milliseconds."""
@@ -82,7 +82,7 @@ class TaskState(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class ResultPayload:
     """The signed bytes that an instance gave back; the scheduler never opens them.
 
     Small ones are `inline`; larger ones rest in the blob store under `blob`. One of the two is set.
@@ -93,7 +93,7 @@ class Result:
     size: int = 0
 
 
-@quick
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusUpdate:
     """One report of a cluster about one instance. Fields that are None say nothing.
@@ -108,7 +108,7 @@ class StatusUpdate:
     reason: ReasonName | None = None
     exit_code: int | None = None
     sandbox: str | None = None
-    result: Result | None = None
+    result: ResultPayload | None = None
     peak_mem_mb: float | None = None
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.instance import Instance, InstanceStatus
-from cook_jupyter.model.quick import quick
 from cook_jupyter.model.resources import Resources
 
 JobId = str  # a UUID in lower case, any version
@@ -32,7 +32,7 @@ class JobState(Enum):
     COMPLETED = "completed"
 
 
-@quick
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """What a user asked for. `max_retries` counts all attempts, as Cook's does.
@@ -68,7 +68,7 @@ class JobSpec:
         return Resources(cpus=self.cpus, mem_mb=self.mem_mb, gpus=float(self.gpus))
 
 
-@quick
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job's life so far. Values: a change makes a new one.

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from cook_jupyter.errors import Conflict, IllegalTransition
+from cook_jupyter.model.fast_dataclass import evolve
 from cook_jupyter.model.instance import (
     Instance,
     InstanceId,
@@ -24,14 +25,13 @@ from cook_jupyter.model.instance import (
     TaskState,
 )
 from cook_jupyter.model.job import Job, JobState
-from cook_jupyter.model.quick import evolve
 from cook_jupyter.model.reason import (
     FREE_FAILURES,
     KILLED_BY_USER,
     NEVER_COUNTS,
     REASONS,
     UNMAPPED,
-    FreeFailures,
+    MeaCulpaLimits,
     Reason,
     ReasonName,
 )
@@ -45,7 +45,7 @@ STEPS: dict[InstanceStatus, frozenset[InstanceStatus]] = {
     InstanceStatus.FAILED: frozenset(),
 }
 
-REPORTED: dict[TaskState, InstanceStatus] = {
+STATUS_OF_TASK_STATE: dict[TaskState, InstanceStatus] = {
     TaskState.STAGING: InstanceStatus.UNKNOWN,
     TaskState.STARTING: InstanceStatus.RUNNING,
     TaskState.RUNNING: InstanceStatus.RUNNING,
@@ -70,7 +70,7 @@ def attempts_of_reasons(
     reasons: Iterable[ReasonName | None],
     *,
     disable_mea_culpa: bool = False,
-    free: FreeFailures = FREE_FAILURES,
+    free: MeaCulpaLimits = FREE_FAILURES,
     table: Mapping[ReasonName, Reason] = REASONS,
 ) -> int:
     """Count the attempts that finished instances with these reasons used up.
@@ -90,12 +90,12 @@ def attempts_of_reasons(
     return attempts
 
 
-def attempts(job: Job, *, free: FreeFailures = FREE_FAILURES) -> int:
+def attempts(job: Job, *, free: MeaCulpaLimits = FREE_FAILURES) -> int:
     """Count the attempts that the job has used up; a success counts as one."""
     return _attempts(job, job.instances, free)
 
 
-def state_of(job: Job, *, free: FreeFailures = FREE_FAILURES) -> JobState:
+def state_of(job: Job, *, free: MeaCulpaLimits = FREE_FAILURES) -> JobState:
     """Derive the job's state from its instances. A completed job stays completed."""
     return _state(job, job.instances, free)
 
@@ -142,7 +142,7 @@ def launch(job: Job, instance: Instance) -> Job:
     return evolve(job, state=JobState.RUNNING, instances=(*job.instances, waited))
 
 
-def report(job: Job | None, update: StatusUpdate, *, free: FreeFailures = FREE_FAILURES) -> Reported:
+def report(job: Job | None, update: StatusUpdate, *, free: MeaCulpaLimits = FREE_FAILURES) -> Reported:
     """Apply what a cluster says of an instance of `job`; `job` is None if it is not known.
 
     The first reason and the first times win. A task that should not be alive (unknown, its job
@@ -154,7 +154,7 @@ def report(job: Job | None, update: StatusUpdate, *, free: FreeFailures = FREE_F
         return Reported(Verdict.KILL if alive else Verdict.IGNORED)
     if alive and (job.state is JobState.COMPLETED or instance.status is InstanceStatus.FAILED):
         return Reported(Verdict.KILL)
-    then = REPORTED[update.state]
+    then = STATUS_OF_TASK_STATE[update.state]
     legal = then in STEPS[instance.status]
     if not legal and not instance.status.is_open:
         return Reported(Verdict.IGNORED)
@@ -173,7 +173,7 @@ def fail(
     at_ms: int,
     preempted: bool = False,
     preempted_for: str | None = None,
-    free: FreeFailures = FREE_FAILURES,
+    free: MeaCulpaLimits = FREE_FAILURES,
 ) -> Job:
     """Fail an open instance by our own decision (preempted, lingering, lost); else no change."""
     instance = _find(job, instance_id)
@@ -227,7 +227,7 @@ def cancel(job: Job, instance_id: InstanceId) -> Job:
     return evolve(job, instances=_replaced(job.instances, after))
 
 
-def retry(job: Job, retries: int, *, at_ms: int, free: FreeFailures = FREE_FAILURES) -> Job:
+def retry(job: Job, retries: int, *, at_ms: int, free: MeaCulpaLimits = FREE_FAILURES) -> Job:
     """Allow `retries` attempts in all; a completed job with attempts left waits again.
 
     An instance that is still being killed counts as running: the job waits when that has ended.
@@ -281,7 +281,7 @@ def _begun_ms(instance: Instance) -> int:
     return max(instance.started_ms, instance.backend_started_ms or instance.started_ms)
 
 
-def _with(job: Job, instance: Instance, *, at_ms: int, free: FreeFailures) -> Job:
+def _with(job: Job, instance: Instance, *, at_ms: int, free: MeaCulpaLimits) -> Job:
     """The job with a changed instance, its state derived again."""
     instances = _replaced(job.instances, instance)
     succeeded = instance.status is InstanceStatus.SUCCESS
@@ -291,7 +291,7 @@ def _with(job: Job, instance: Instance, *, at_ms: int, free: FreeFailures) -> Jo
     return evolve(job, instances=instances, state=state)
 
 
-def _state(job: Job, instances: tuple[Instance, ...], free: FreeFailures) -> JobState:
+def _state(job: Job, instances: tuple[Instance, ...], free: MeaCulpaLimits) -> JobState:
     """The state of the job if these were its instances."""
     if job.state is JobState.COMPLETED:
         return JobState.COMPLETED
@@ -307,7 +307,7 @@ def _state(job: Job, instances: tuple[Instance, ...], free: FreeFailures) -> Job
     return JobState.WAITING
 
 
-def _attempts(job: Job, instances: tuple[Instance, ...], free: FreeFailures) -> int:
+def _attempts(job: Job, instances: tuple[Instance, ...], free: MeaCulpaLimits) -> int:
     return attempts_of_reasons(
         (i.reason for i in instances if not i.status.is_open),
         disable_mea_culpa=job.spec.disable_mea_culpa_retries,

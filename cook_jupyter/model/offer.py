@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from cook_jupyter.model.quick import quick
+from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.resources import Resources
 
 
@@ -19,7 +19,7 @@ class HostKind(Enum):
     KUBERNETES = "kubernetes"  # as Cook has it: all gpus of a node to one task; disk per type
 
 
-@quick
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """Room on one host of one cluster for one pool, at this moment.

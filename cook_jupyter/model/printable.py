@@ -1,7 +1,8 @@
 """Text of other people, made fit for a terminal.
 
 Lives here: `printable`, the one function through which names, messages and output of others go before they
-are shown as text. Not here: HTML (`notebook.look` escapes it), a user's own output, which may be coloured.
+are shown as text. Not here: HTML (`notebook.rendering` escapes it), a user's own output, which may be
+coloured.
 
 A terminal obeys control characters: they clear the screen, set its title, forge lines that were printed
 before, or make it type. Others change the direction in which text is read, so that it seems to say something

@@ -28,7 +28,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FreeFailures:
+class MeaCulpaLimits:
     """How many failures of a mea culpa reason cost a job no retry (Cook's mea-culpa-failure-limit).
 
     Attributes:
@@ -45,7 +45,7 @@ class FreeFailures:
         return self.default if own is None else own
 
 
-FREE_FAILURES = FreeFailures()
+FREE_FAILURES = MeaCulpaLimits()
 
 NORMAL_EXIT = "normal-exit"
 KILLED_BY_USER = "reason-killed-by-user"

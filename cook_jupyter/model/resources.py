@@ -5,10 +5,10 @@ Lives here: `Resources`. Not here: shares and quotas (`model.limits`), which bou
 
 from dataclasses import dataclass
 
-from cook_jupyter.model.quick import quick
+from cook_jupyter.model.fast_dataclass import fast_init
 
 
-@quick
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """Cpus, memory in MiB (Cook's "mem") and gpus."""

@@ -1,6 +1,6 @@
 """Why a job has not started: Cook's answers, with their data and a sentence for people.
 
-Lives here: the value. Not here: which answers hold for a job (`scheduling.explaining.explain`).
+Lives here: the value. Not here: which answers hold for a job (`scheduling.explaining.wait_reasons`).
 
 Source: Cook's `unscheduled.clj`, as told in the fair-share specification, section 13, and the REST
 specification, section 13. Texts and keys are on the wire and must not change.

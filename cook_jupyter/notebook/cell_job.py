@@ -1,7 +1,8 @@
 """A cell on a host: run it, and send back its value, what it displayed and the names asked for.
 
 Lives here: the function that a `%%cook` cell is as a job. It needs cloudpickle and the standard library.
-Not here: which names travel (`notebook.cell`), what becomes of them in the notebook (`notebook.magics`).
+Not here: which names travel (`notebook.cell_analysis`), what becomes of them in the notebook
+(`notebook.magics`).
 """
 
 import ast

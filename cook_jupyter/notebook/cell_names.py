@@ -1,7 +1,7 @@
 """Which names a cell reads before it has bound them itself: definite assignment, on bytecode.
 
 Lives here: the analysis of a cell's compiled code.
-Not here: what is done with the names (`notebook.cell`, `notebook.magics`).
+Not here: what is done with the names (`notebook.cell_analysis`, `notebook.magics`).
 
 The compiler knows every form that binds a name (`with`, `for`, `import`, `except ... as`, patterns, `:=`,
 `type`, ...), and its code says when each happens, also when an exception is suppressed on the way. So the

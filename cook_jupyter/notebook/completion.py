@@ -91,7 +91,7 @@ class Completer:
 
     def _ask(self, question: Any) -> list[str]:
         """The answer, if the scheduler is known and answers at once."""
-        client = self._magics.session.known_client
+        client = self._magics.session.existing_client
         if client is None:
             return []
         try:

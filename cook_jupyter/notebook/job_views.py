@@ -2,7 +2,7 @@
 
 Lives here: what is told of a job, how its attempts are counted for people, how it ended.
 Not here: the other views (`notebook.views`), asking (`notebook.commands`), colours and tables
-(`notebook.look`).
+(`notebook.rendering`).
 """
 
 import time
@@ -15,8 +15,8 @@ from cook_jupyter.model import reason as reasons
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 from cook_jupyter.notebook import units
-from cook_jupyter.notebook.look import MARKS, Cell, Mark, card, html_text, paragraph, table, text_table
-from cook_jupyter.payload import outgoing
+from cook_jupyter.notebook.rendering import MARKS, Cell, Mark, card, html_text, paragraph, table, text_table
+from cook_jupyter.payload import encoding
 
 SHORT_ID = 8
 
@@ -56,7 +56,7 @@ class JobView:
     @property
     def is_call(self) -> bool:
         """Whether it is a call of Python, which gives something back; else it is a shell command."""
-        return not {outgoing.CALL, outgoing.CALL_BLOB}.isdisjoint(self.job.env)
+        return not {encoding.CALL, encoding.CALL_BLOB}.isdisjoint(self.job.env)
 
     @property
     def instances(self) -> Sequence[InstanceAnswer]:

@@ -2,7 +2,7 @@
 
 Lives here: the magics, their settings (`%config CookMagics`), and how a cell becomes a job.
 Not here: what `%cook list` and its like do (`notebook.commands`), what runs on the host
-(`notebook.cell_job`), watching it (`notebook.running`).
+(`notebook.cell_job`), watching it (`notebook.cell_run`).
 """
 
 import difflib
@@ -18,7 +18,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 from traitlets import Bunch, TraitError, validate
 
 from cook_jupyter.client.caller import authorization
-from cook_jupyter.client.connect import named_environment, named_target
+from cook_jupyter.client.connect import configured_target, named_environment
 from cook_jupyter.errors import (
     Conflict,
     CookError,
@@ -34,18 +34,18 @@ from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.options import variable_names
 from cook_jupyter.executor.outcomes import without_advice
 from cook_jupyter.model.job import DEFAULT_PRIORITY
-from cook_jupyter.notebook import cell as cells
+from cook_jupyter.notebook import cell_analysis as cells
 from cook_jupyter.notebook import commands, units
 from cook_jupyter.notebook.arguments import amount, argument, count_from, parsed, takes
 from cook_jupyter.notebook.cell_job import run_cell
-from cook_jupyter.notebook.look import MARKS
+from cook_jupyter.notebook.cell_run import CellRun
 from cook_jupyter.notebook.references import wait_until_accepted
-from cook_jupyter.notebook.running import CellRun
+from cook_jupyter.notebook.rendering import MARKS
 from cook_jupyter.notebook.screen import Screen, StateLine
-from cook_jupyter.notebook.session import BackgroundCell, Session
+from cook_jupyter.notebook.session import BackgroundCell, NotebookSession
 from cook_jupyter.notebook.setting_types import Amount, Choice, Count, Text
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
-from cook_jupyter.payload.outgoing import encode_function
+from cook_jupyter.payload.encoding import encode_function
 
 _MORE: dict[type[CookError], str] = {OutOfMemory: "--mem 4g", TimedOut: "--max-runtime 1h"}
 
@@ -101,7 +101,7 @@ class CookMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell=shell)
         self._notebook = shell
-        self.session = Session(shell, self)
+        self.session = NotebookSession(shell, self)
         self._cell_number = 0
 
     @line_cell_magic
@@ -155,7 +155,7 @@ class CookMagics(Magics):
         try:
             if cell is not None:
                 return self._run(line, cell)
-            known = self.session.known_client
+            known = self.session.existing_client
             try:
                 return self._command(line)
             except SchedulerUnreachable:
@@ -192,7 +192,7 @@ class CookMagics(Magics):
             raise UsageError(f"--background wants the name of a variable, not {background!r}")
         source = self._notebook.transform_cell(source)  # type: ignore[no-untyped-call]
         needed = cells.names_needed(source, self.session.namespace)
-        asked_for = self._present(also)
+        asked_for = self._require_names(also)
         names = sorted({*needed.always, *needed.perhaps, *asked_for})
         try:
             future, file_name = self._submit(options, source, names, out)
@@ -269,7 +269,7 @@ class CookMagics(Magics):
         return reasons
 
     def _await(self, future: CookFuture, file_name: str) -> Any:
-        screen = self.session.screen(live=self._tells())
+        screen = self.session.screen(live=self._shows_progress())
         run = CellRun(future, self.session, screen)
         short = f"{future.name} <{future.key[:8]}>"
         try:
@@ -277,7 +277,7 @@ class CookMagics(Magics):
         except KeyboardInterrupt as interrupt:
             self._interrupted(future, screen, short, interrupt)
         error = future.exception()
-        if screen.has_spoken:
+        if screen.shows_state:
             screen.end(run.last_line())
         if error is None:
             return self.session.take(future.result())
@@ -300,7 +300,7 @@ class CookMagics(Magics):
             screen.end(StateLine(MARKS[_known_state(future)], f"{short} goes on"))
         raise show_as(interrupt, [said]) from None
 
-    def _present(self, names: Sequence[str]) -> list[str]:
+    def _require_names(self, names: Sequence[str]) -> list[str]:
         missing = [name for name in names if name not in self.session.namespace]
         if missing:
             raise UsageError(f"--in {','.join(missing)}: there is no such name in the notebook")
@@ -313,7 +313,7 @@ class CookMagics(Magics):
             raise UsageError(f"--group {word}: it holds no Group, but {type(found).__name__}")
         return found
 
-    def _tells(self) -> bool:
+    def _shows_progress(self) -> bool:
         return self.progress == "always" or (self.progress == "auto" and self.session.watched)
 
     # --- settings ---
@@ -321,7 +321,7 @@ class CookMagics(Magics):
     def rows(self) -> list[tuple[str, str, str]]:
         """Name, value and origin of each setting."""
         try:
-            target = named_target()
+            target = configured_target()
             url, origin = (
                 target.url or "this user's own scheduler",
                 target.origin if target.url else "default",

@@ -1,7 +1,7 @@
 """Where a running cell writes: streams, displays, and one line of state that is updated in place.
 
 Lives here: telling whether somebody is watching, and writing for them.
-Not here: what is written (`notebook.views`, `notebook.job_views`, `notebook.running`).
+Not here: what is written (`notebook.views`, `notebook.job_views`, `notebook.cell_run`).
 """
 
 import os
@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
 from cook_jupyter.model.printable import printable
-from cook_jupyter.notebook.look import Mark, html_text
+from cook_jupyter.notebook.rendering import Mark, html_text
 
 QUIET_VARIABLE = "COOK_JUPYTER_QUIET"  # for nbconvert, papermill and CI, where they are not recognised
 
@@ -36,7 +36,7 @@ class StateLine:
         )
 
 
-def somebody_watches(shell: InteractiveShell) -> bool:
+def is_interactive(shell: InteractiveShell) -> bool:
     """Whether a person sees the output as it comes: not under nbconvert, papermill or in a pipe."""
     if os.environ.get(QUIET_VARIABLE, "") not in ("", "0"):
         return False
@@ -83,13 +83,13 @@ class Screen:
             self._handle.update(line)
 
     @property
-    def has_spoken(self) -> bool:
+    def shows_state(self) -> bool:
         """Whether a line of state is shown. What was quick needs none, and so no last one either."""
         return self._last is not None
 
     def end(self, line: StateLine) -> None:
         """The last line of state, if there was one before."""
-        if self.has_spoken:
+        if self.shows_state:
             self.say(line)
             if not self._rich:
                 sys.stderr.write("\n")

@@ -18,10 +18,10 @@ from cook_jupyter.executor.attach import attach
 from cook_jupyter.executor.executor import CookExecutor
 from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.notebook.cell_job import CellOutcome
+from cook_jupyter.notebook.cell_run import apply_outcome
 from cook_jupyter.notebook.job_views import JobView
-from cook_jupyter.notebook.look import MARKS
-from cook_jupyter.notebook.running import take_in
-from cook_jupyter.notebook.screen import Screen, somebody_watches
+from cook_jupyter.notebook.rendering import MARKS
+from cook_jupyter.notebook.screen import Screen, is_interactive
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
@@ -107,7 +107,7 @@ class BackgroundCell:
         return f"<div>{mark.html} {self.name} <code title={self.key!r}>{self.key[:8]}</code></div>"
 
 
-class Session:
+class NotebookSession:
     """What a notebook has with a scheduler; commands know it as `commands.Notebook`.
 
     Args:
@@ -140,7 +140,7 @@ class Session:
         return self._client
 
     @property
-    def known_client(self) -> JobClient | None:
+    def existing_client(self) -> JobClient | None:
         """The scheduler, if it was found already: completion must start nothing."""
         return self._client
 
@@ -166,7 +166,7 @@ class Session:
     @property
     def watched(self) -> bool:
         """Whether somebody sees the output as it comes."""
-        return somebody_watches(self._shell)
+        return is_interactive(self._shell)
 
     def screen(self, *, live: bool) -> Screen:
         """Where the output of a cell goes."""
@@ -209,7 +209,7 @@ class Session:
 
     def take(self, outcome: CellOutcome) -> Any:
         """Take in what came of a cell."""
-        return take_in(outcome, self.namespace, self.screen(live=False))
+        return apply_outcome(outcome, self.namespace, self.screen(live=False))
 
     def wait_for(self, keys: Sequence[str], timeout_s: float | None) -> list[JobView]:
         """The jobs once all have ended, or as they are when time is up."""

@@ -1,6 +1,6 @@
 """The traceback of a failed cell, short: the user's own frames, and where it happened.
 
-Lives here: making the lines. Not here: where remote frames come from (`payload.failures`).
+Lives here: making the lines. Not here: where remote frames come from (`payload.exception_data`).
 """
 
 import linecache

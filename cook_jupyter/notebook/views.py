@@ -2,7 +2,8 @@
 
 Lives here: one frozen view per question, made of a scheduler's answers at one moment. Showing it again asks
 nobody: it says of when it is.
-Not here: jobs (`notebook.job_views`), asking (`notebook.commands`), colours and tables (`notebook.look`).
+Not here: jobs (`notebook.job_views`), asking (`notebook.commands`), colours and tables
+(`notebook.rendering`).
 """
 
 from collections.abc import Callable
@@ -21,10 +22,10 @@ from cook_jupyter.model.limits import UNLIMITED_COUNT, UNLIMITED_LAUNCH_RATE_PER
 from cook_jupyter.model.printable import printable
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.job_views import SHORT_ID, JobsView, JobView
-from cook_jupyter.notebook.look import Cell, bar, card, html_text, paragraph, table, text_table
+from cook_jupyter.notebook.rendering import Cell, bar, card, html_text, paragraph, table, text_table
 
 UNLIMITED = 1e300  # Cook says "no limit" with the largest double
-USERS_TOLD = 5
+MAX_USERS_SHOWN = 5
 STANDINGS = {
     "starved": "waits, and holds less than its share",
     "hungry": "waits, and holds its share or more",
@@ -131,15 +132,15 @@ class WhyView:
             (user for user in self.summary.users if user.running), key=lambda user: (-user.cpus, user.user)
         )
         told = []
-        for user in holders[:USERS_TOLD]:
+        for user in holders[:MAX_USERS_SHOWN]:
             name = f"{user.user} (you)" if user.user == self.summary.user else user.user
             share = _limited(user.share_cpus)
             limit = "" if share is None else f", share {units.number(share)}"
             told.append(f"{name} {units.number(user.cpus)}{limit}")
         if not told:
             return []
-        if len(holders) > USERS_TOLD:
-            told.append(f"{counted(len(holders) - USERS_TOLD, 'other user')} the rest")
+        if len(holders) > MAX_USERS_SHOWN:
+            told.append(f"{counted(len(holders) - MAX_USERS_SHOWN, 'other user')} the rest")
         return [f"In use of {units.cpus(self.summary.capacity.cpus)}: {'; '.join(told)}."]
 
 

@@ -1,7 +1,7 @@
 """Calls on a host: verify, unpickle, run; pack and sign what was returned or raised.
 
 Lives here: `run_call`, all that a worker needs to know about calls.
-Not here: encoding calls (`payload.outgoing`), reading results (`payload.results`), processes (`worker`).
+Not here: encoding calls (`payload.encoding`), reading results (`payload.results`), processes (`worker`).
 
 A host needs cloudpickle and the standard library alone; importing this module loads neither cloudpickle
 nor anything of the user's.
@@ -34,12 +34,12 @@ from cook_jupyter.errors import (
     Unpicklable,
     Unverifiable,
 )
-from cook_jupyter.payload import failures, surroundings, versions
+from cook_jupyter.payload import call_context, exception_data, versions
 from cook_jupyter.payload.blobs import BlobStore, open_store
-from cook_jupyter.payload.envelope import Buffer, Opened, unseal
+from cook_jupyter.payload.encoding import CALL_KEYFILE, CALL_STORE, check_digest, open_call
+from cook_jupyter.payload.envelope import Buffer, VerifiedEnvelope, unseal
 from cook_jupyter.payload.installations import is_installed
 from cook_jupyter.payload.keys import Key, read_key
-from cook_jupyter.payload.outgoing import CALL_KEYFILE, CALL_STORE, check_digest, open_call
 from cook_jupyter.payload.running_call import running_call
 from cook_jupyter.payload.transport import seal_for_transport
 
@@ -91,8 +91,8 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
         key = read_key(env[CALL_KEYFILE])
         store = _store(env[CALL_STORE])
     except Exception as error:  # noqa: BLE001 - a worker that an earlier call damaged may raise anything
-        return _without_a_word(
-            f"cook_jupyter: this call cannot be run: {failures.plain(error)}", begun=_is_verdict(error)
+        return _unsigned_outcome(
+            f"cook_jupyter: this call cannot be run: {exception_data.plain(error)}", begun=_is_verdict(error)
         )
     pack = _Packer(
         key=key,
@@ -104,13 +104,13 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
     try:
         opened = open_call(env, store=store, key=key, job_id=job_id)
         pack.private = bool(opened.header.get("private"))
-        with surroundings.as_in_notebook(opened.header), running_call(job_id, instance_id):
+        with call_context.notebook_context(opened.header), running_call(job_id, instance_id):
             # In a context of its own: what the call sets in context variables ends with it.
             outcome = contextvars.copy_context().run(_run, opened, store, pack)
     except BaseException as error:  # noqa: BLE001 - the call could not be opened
         if not pack.begun and not _is_verdict(error):
-            return _without_a_word(
-                f"cook_jupyter: the call could not be read: {failures.plain(error)}", begun=False
+            return _unsigned_outcome(
+                f"cook_jupyter: the call could not be read: {exception_data.plain(error)}", begun=False
             )
         outcome = pack.error(error)
     finally:
@@ -118,7 +118,7 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
     return outcome
 
 
-def _run(opened: Opened, store: BlobStore, pack: _Packer) -> CallOutcome:
+def _run(opened: VerifiedEnvelope, store: BlobStore, pack: _Packer) -> CallOutcome:
     try:
         return _run_function(opened, store, pack)
     except BaseException as error:
@@ -127,9 +127,9 @@ def _run(opened: Opened, store: BlobStore, pack: _Packer) -> CallOutcome:
         return pack.error(error)
 
 
-def _run_function(opened: Opened, store: BlobStore, pack: _Packer) -> CallOutcome:
+def _run_function(opened: VerifiedEnvelope, store: BlobStore, pack: _Packer) -> CallOutcome:
     function, arguments = _unpickle(opened, store, pack)
-    surroundings.reseed()
+    call_context.reseed()
     pack.started = time.perf_counter()
     if opened.header["kind"] == "bundle":
         return _run_bundle(function, arguments, pack)
@@ -146,7 +146,7 @@ def _run_bundle(function: Callable[..., Any], columns: Sequence[list[Any]], pack
     if _is_async(function):
         function = functools.partial(_call_async, function)
     values: list[Any] = []
-    failed: dict[int, failures.Data] = {}
+    failed: dict[int, exception_data.ExceptionData] = {}
     append = values.append
     calls = zip(*columns, strict=True)
     while True:
@@ -179,7 +179,7 @@ def _finished(coroutine: CoroutineType[Any, Any, Any]) -> Any:
     return asyncio.run(coroutine)
 
 
-def _finish_all(values: list[Any], failed: dict[int, failures.Data]) -> None:
+def _finish_all(values: list[Any], failed: dict[int, exception_data.ExceptionData]) -> None:
     """Run the coroutines among the values of a bundle, of a function that is not `async def` itself."""
     for place, value in enumerate(values):
         if type(value) is CoroutineType:
@@ -191,7 +191,7 @@ def _finish_all(values: list[Any], failed: dict[int, failures.Data]) -> None:
                 values[place] = None
 
 
-def _unpickle(opened: Opened, store: BlobStore, pack: _Packer) -> tuple[Callable[..., Any], Any]:
+def _unpickle(opened: VerifiedEnvelope, store: BlobStore, pack: _Packer) -> tuple[Callable[..., Any], Any]:
     if (difference := versions.mismatch(opened.header["versions"])) is not None:
         raise EnvironmentMismatch(
             "the host's Python or packages differ from the notebook's, and nothing was unpickled. Use the "
@@ -280,7 +280,7 @@ class _Packer:
             raise _cannot_return(value, error) from error
         return self._finish({"kind": "value"}, frames)
 
-    def bundle(self, values: list[Any], failed: dict[int, failures.Data]) -> CallOutcome:
+    def bundle(self, values: list[Any], failed: dict[int, exception_data.ExceptionData]) -> CallOutcome:
         """All calls of a bundle are done, some perhaps badly."""
         from cook_jupyter.payload import pickling
 
@@ -321,8 +321,10 @@ class _Packer:
             )
         except Exception as lost:  # noqa: BLE001 - no room, or too large: a shorter word must get through
             _show(lost)
-            plain = failures.take_apart(
-                ResultLost(f"{failures.plain(error)} (more cannot be told: {failures.plain(lost)})")
+            plain = exception_data.dump_exception(
+                ResultLost(
+                    f"{exception_data.plain(error)} (more cannot be told: {exception_data.plain(lost)})"
+                )
             )
             return self._finish(
                 header, [pickle.dumps(plain, protocol=5)], exit_code=exit_code, out_of_memory=memory
@@ -369,7 +371,7 @@ class _Packer:
         )
 
 
-def _sendable(error: BaseException) -> failures.Data:
+def _sendable(error: BaseException) -> exception_data.ExceptionData:
     """The failure as data.
 
     What would end the notebook's own process, were it raised there, comes as one of our errors.
@@ -377,15 +379,18 @@ def _sendable(error: BaseException) -> failures.Data:
     shown: BaseException = error
     if _is_memory_error(error):
         traceback.clear_frames(error.__traceback__)  # what filled the memory lives there
-        shown = OutOfMemory(f"the function ran out of memory ({failures.plain(error)})")
+        shown = OutOfMemory(f"the function ran out of memory ({exception_data.plain(error)})")
     elif isinstance(error, SystemExit):
         shown = BadExit(f"the function called sys.exit({error.code!r}) instead of returning")
     elif not isinstance(error, Exception):
-        shown = BadExit(f"the function ended with {failures.plain(error)}")
+        shown = BadExit(f"the function ended with {exception_data.plain(error)}")
     if shown is not error:
         shown.__traceback__ = error.__traceback__
         shown.__cause__ = error if isinstance(error, Exception) else None
-    return {**failures.take_apart(shown, own_file=__file__), "out_of_memory": _is_memory_error(error)}
+    return {
+        **exception_data.dump_exception(shown, own_file=__file__),
+        "out_of_memory": _is_memory_error(error),
+    }
 
 
 def _is_memory_error(error: BaseException) -> bool:
@@ -406,13 +411,13 @@ def _is_of_user(of: type) -> bool:
 
 
 def _cannot_return(value: Any, error: Exception) -> ResultLost:
-    from cook_jupyter.payload import culprits
+    from cook_jupyter.payload import pickle_diagnosis
 
-    named: Unpicklable = culprits.unpicklable([("the result", value)], error)
+    named: Unpicklable = pickle_diagnosis.unpicklable([("the result", value)], error)
     return ResultLost(str(named).replace("cannot be sent", "cannot be sent back", 1))
 
 
-def _without_a_word(message: str, *, begun: bool) -> CallOutcome:
+def _unsigned_outcome(message: str, *, begun: bool) -> CallOutcome:
     """Without a key nothing can be signed, and unsigned results are not read: stderr is all there is."""
     with contextlib.suppress(Exception):
         sys.stderr.write(message + "\n")
@@ -438,7 +443,7 @@ def _is_verdict(error: BaseException) -> bool:
 
 def _show(error: BaseException) -> None:
     with contextlib.suppress(Exception):
-        sys.stderr.write(failures.as_text(error, own_file=__file__))
+        sys.stderr.write(exception_data.as_text(error, own_file=__file__))
 
 
 def _flush() -> None:

@@ -47,7 +47,7 @@ _KEY_ID = re.compile(rb'"key":"([0-9a-f]*)"')  # quotes within JSON strings are 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class VerifiedEnvelope:
     """An envelope whose signature and frames were found good."""
 
     header: Mapping[str, Any]
@@ -107,7 +107,7 @@ def unseal(
     key: Key | None,
     job_id: str = "",
     private: bool = False,
-) -> Opened:
+) -> VerifiedEnvelope:
     """Verify an envelope and return what is in it; the frames are views, nothing is copied.
 
     Args:
@@ -146,7 +146,7 @@ def unseal(
                 "own blob folder; here it arrived another way, or others may write to that folder. It was "
                 "not opened. Read it as the user and on the machine that submitted it, or submit it anew."
             )
-    return Opened(header=header, frames=frames)
+    return VerifiedEnvelope(header=header, frames=frames)
 
 
 def require_complete(content: Buffer, *, direction: Direction) -> None:

@@ -3,7 +3,7 @@
 Lives here: a private pickler, which sends what the other side cannot import by value without touching
 cloudpickle's registry, and an unpickler, which gives a notebook its own classes and functions back.
 Not here: how each kind of object is taken apart (`payload.kinds`), naming what cannot travel
-(`payload.culprits`), signing (`payload.envelope`).
+(`payload.pickle_diagnosis`), signing (`payload.envelope`).
 
 The function of a call and its arguments are two pickles and one graph of objects: the second pickle refers to
 what is in the first. So a class, a sentinel or a list that both refer to is one object on the host, as in the
@@ -79,7 +79,7 @@ def to_frames(
         after: objects of a pickle that is read before this one.
 
     Raises:
-        Exception: whatever the pickling of some object raised; see `payload.culprits`.
+        Exception: whatever the pickling of some object raised; see `payload.pickle_diagnosis`.
     """
     if type(value) in PLAIN:
         return [pickle.dumps(value, protocol=5)]  # the same bytes at a tenth of the price
@@ -97,7 +97,7 @@ def to_frames_with_memo(
     """Return what `to_frames` does, and the objects that a later pickle can refer to.
 
     Raises:
-        Exception: whatever the pickling of some object raised; see `payload.culprits`.
+        Exception: whatever the pickling of some object raised; see `payload.pickle_diagnosis`.
     """
     frames, pickler = _pickle(value, local_code, None)
     return frames, Memo(pickler)
@@ -134,7 +134,7 @@ def from_frames(frames: Sequence[Buffer], *, keep_classes: bool = False) -> Any:
             A class that went out with a call and comes back is then the very same, methods included.
     """
     if keep_classes:
-        return _HomecomingUnpickler(io.BytesIO(frames[0]), buffers=frames[1:]).load()
+        return _ClassKeepingUnpickler(io.BytesIO(frames[0]), buffers=frames[1:]).load()
     return pickle.loads(frames[0], buffers=frames[1:])  # noqa: S301 - the caller has verified them
 
 
@@ -156,7 +156,7 @@ def call_from_frames(
     if not shared:
         function = from_frames(function_frames, keep_classes=keep_classes)
         return function, from_frames(argument_frames, keep_classes=keep_classes)
-    unpickler_class = _HomecomingUnpickler if keep_classes else pickle.Unpickler
+    unpickler_class = _ClassKeepingUnpickler if keep_classes else pickle.Unpickler
     content = io.BytesIO(b"".join((function_frames[0], argument_frames[0])))
     unpickler = unpickler_class(content, buffers=[*function_frames[1:], *argument_frames[1:]])
     return unpickler.load(), unpickler.load()
@@ -301,7 +301,7 @@ class _FromDiskPickler(_ByValuePickler):
         return not self._importable[top]
 
 
-class _HomecomingUnpickler(pickle.Unpickler):
+class _ClassKeepingUnpickler(pickle.Unpickler):
     """Gives back the reader's own classes and functions, unchanged.
 
     cloudpickle knows a class by an id, but fills it anew from every pickle: its methods would become

@@ -1,7 +1,7 @@
 """Objects that belong to the process that made them: executors, futures, coroutines, connections.
 
 Lives here: what each is, in words, and what to send instead.
-Not here: finding the one that hinders a call (`payload.culprits`).
+Not here: finding the one that hinders a call (`payload.pickle_diagnosis`).
 """
 
 from __future__ import annotations

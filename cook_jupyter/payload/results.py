@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cook_jupyter.errors import JobFailed, ResultLost
-from cook_jupyter.payload import failures
+from cook_jupyter.payload import exception_data
 from cook_jupyter.payload.envelope import Buffer, unseal
 from cook_jupyter.payload.keys import Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class CallResult:
     """What came back of a job, verified.
 
     Attributes:
@@ -47,7 +47,7 @@ class Result:
 
 def read_result(
     content: Buffer, *, key: Key, job_id: str, instance_id: str | None = None, private: bool = False
-) -> Result:
+) -> CallResult:
     """Verify a result, then unpickle it.
 
     Args:
@@ -77,7 +77,7 @@ def read_result(
         content_of = pickling.from_frames(opened.frames, keep_classes=True)
     except BaseException as error:  # whatever a class of the user's does: SystemExit, too
         raise ResultLost(
-            f"the result of job {job_id} cannot be unpickled here: {failures.plain(error)}",
+            f"the result of job {job_id} cannot be unpickled here: {exception_data.plain(error)}",
             job_id=job_id,
             host=facts["host"],
         ) from error
@@ -91,7 +91,7 @@ def read_result(
         errors = {place: _received(data, facts) for place, data in failed.items()}
     else:
         error_of = _received(content_of, facts)
-    return Result(
+    return CallResult(
         job_id=job_id,
         instance_id=facts["instance"],
         host=facts["host"],
@@ -122,9 +122,11 @@ def unread_function(content: Buffer, *, key: Key, job_id: str) -> str | None:
     return digest
 
 
-def _received(data: failures.Data, facts: Mapping[str, Any]) -> BaseException:
-    error = failures.put_together(data)
+def _received(data: exception_data.ExceptionData, facts: Mapping[str, Any]) -> BaseException:
+    error = exception_data.load_exception(data)
     if isinstance(error, JobFailed):
         error.job_id, error.host = facts["job"], facts["host"]
-    failures.add_note(error, f"Cook job {facts['job']}, instance {facts['instance']}, on {facts['host']}")
+    exception_data.add_note(
+        error, f"Cook job {facts['job']}, instance {facts['instance']}, on {facts['host']}"
+    )
     return error

@@ -6,7 +6,7 @@ in which order jobs wait (`ranked`). None changes anything: the same snapshot an
 alike.
 Not here: what a decision reads (`scheduling.snapshot`), its parts (`scheduling.matching.cycle`,
 `scheduling.heads`, `scheduling.rebalancing.preemption`, `scheduling.growth.autoscaling`,
-`scheduling.explaining.explain`), what is done about it (`service.cycles`).
+`scheduling.explaining.wait_reasons`), what is done about it (`service.cycles`).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ from cook_jupyter.model.decisions import Matching, Rebalancing, Refusal, Scaleba
 from cook_jupyter.model.job import Job, JobId
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.waiting import WaitReason
-from cook_jupyter.scheduling.explaining.explain import Facts, reasons
+from cook_jupyter.scheduling.explaining.wait_reasons import WaitContext, reasons
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.heads import HeadsAfter, HeadsOfCycle
-from cook_jupyter.scheduling.matching.cycle import match_cycle, placement_of
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.matching.cycle import decide_matches, refusal_now
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.ranking.considerable import ranked_within
-from cook_jupyter.scheduling.ranking.ranking import lazily
+from cook_jupyter.scheduling.ranking.ranking import rank_lazily
 from cook_jupyter.scheduling.rebalancing.preemption import rebalance
 from cook_jupyter.scheduling.snapshot import PoolSnapshot, PoolState
 
@@ -53,13 +53,13 @@ def might_start(index: QueueIndex, offers: Sequence[Offer]) -> bool:
 
 def decide_reserved(snapshot: PoolSnapshot, index: QueueIndex) -> Matching:
     """Decide which of the jobs with reserved room start now, in the order in which it was reserved."""
-    return match_cycle(
+    return decide_matches(
         index,
         snapshot.hosts_with(snapshot.offers),
         snapshot.limits,
         settings=snapshot.cycle,
         filters=snapshot.queue_filters,
-        surroundings=replace(snapshot.surroundings, reservations=snapshot.reserved.everywhere),
+        placement_context=replace(snapshot.placement_context, reservations=snapshot.reserved.everywhere),
         indebted=snapshot.indebted,
         queue=list(filter(index.is_waiting, snapshot.reserved.rooms)),
     )
@@ -78,14 +78,14 @@ def decide_match(snapshot: PoolSnapshot, index: QueueIndex) -> CycleDecision:
     kept = {job_id for job_id, head in heads.own().items() if head.host is not None}
     offers = heads.open_to(snapshot.open_offers)
     if offers is snapshot.open_offers or might_start(index, offers):
-        matching = match_cycle(
+        matching = decide_matches(
             index,
             snapshot.hosts_with(offers),
             state.limits,
             settings=snapshot.cycle,
             scaleback=snapshot.scaleback,
             filters=state.filters,
-            surroundings=snapshot.surroundings,
+            placement_context=snapshot.placement_context,
             indebted=snapshot.indebted,
             takes=(lambda job_id: job_id not in kept) if kept else None,
         )
@@ -147,7 +147,7 @@ def decide_rebalance(
         rank=snapshot.cycle.rank,
         filters=filters,
         reserved=snapshot.reserved.rooms if settings.launch_order else {},
-        surroundings=snapshot.surroundings,
+        placement_context=snapshot.placement_context,
         clusters=snapshot.capacity.clusters,
         queue=ranked,
     )
@@ -201,7 +201,7 @@ def why(snapshot: PoolSnapshot, index: QueueIndex, job: Job, *, attempts: int) -
             if not free.resources and not free.constraints:
                 held_back_by = heads.in_the_way_of(job.spec.resources, offers)
     held = snapshot.rate_limited
-    facts = Facts(
+    facts = WaitContext(
         attempts=attempts,
         held=None if held is None else held.get(job.spec.user, 0),
         deferred=None if snapshot.deferral is None else snapshot.deferral(job_id),
@@ -219,18 +219,18 @@ def why(snapshot: PoolSnapshot, index: QueueIndex, job: Job, *, attempts: int) -
 
 
 def _refusal(snapshot: PoolSnapshot, index: QueueIndex, job_id: JobId, offers: Sequence[Offer]) -> Refusal:
-    return placement_of(
+    return refusal_now(
         index,
         job_id,
         snapshot.hosts_with(offers),
         settings=snapshot.cycle.match,
-        surroundings=snapshot.surroundings,
+        placement_context=snapshot.placement_context,
     )
 
 
 def ranked(snapshot: PoolSnapshot, index: QueueIndex, limit: int) -> Sequence[JobId]:
     """Return the first waiting jobs in launch order, those that quotas let start."""
-    ranking = lazily(index, snapshot.limits, snapshot.cycle.rank)
+    ranking = rank_lazily(index, snapshot.limits, snapshot.cycle.rank)
     return index.ids(job.row for job in islice(ranked_within(ranking, index, snapshot.filters), limit))
 
 

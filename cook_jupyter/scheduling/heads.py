@@ -26,8 +26,8 @@ from cook_jupyter.model.job import JobId
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.hosts.rules import HostRules
-from cook_jupyter.scheduling.matching.cycle import match_cycle
+from cook_jupyter.scheduling.hosts.checker import ConstraintChecker
+from cook_jupyter.scheduling.matching.cycle import decide_matches
 from cook_jupyter.scheduling.matching.head_room import (
     NOTHING,
     Amounts,
@@ -47,9 +47,9 @@ from cook_jupyter.scheduling.matching.head_room import (
     without_kept,
 )
 from cook_jupyter.scheduling.matching.matching import match
-from cook_jupyter.scheduling.queue.asks import Ask
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from cook_jupyter.scheduling.ranking.considerable import ranked_within
-from cook_jupyter.scheduling.ranking.ranking import lazily
+from cook_jupyter.scheduling.ranking.ranking import rank_lazily
 from cook_jupyter.scheduling.snapshot import PoolState
 
 MAX_HEADS: Final = 8  # of a pool, each of another user
@@ -129,7 +129,7 @@ class HeadsOfCycle:
         reviewed = self._reviewed()
         before = [head for head in reviewed if head.host is not None]
         for head in reviewed:
-            ask = state.ask(head.job_id)
+            request = state.request(head.job_id)
             if not self._needs_room(head):
                 continue
             if head.host is None:
@@ -137,22 +137,24 @@ class HeadsOfCycle:
                     self._drop(head.job_id)
                     continue
                 before.append(head)
-            if matches and ask.particulars.group is not None:
+            if matches and request.job_constraints.group is not None:
                 continue  # its place depends on what starts now; it is looked at again in the next cycle
             if not state.after(matches).may_start(head.job_id):
                 continue  # the others take what quotas leave
             placed: Sequence[Match] = ()
-            if any(offer.room.cpus >= ask.cpus and offer.room.mem_mb >= ask.mem_mb for offer in offers):
+            if any(
+                offer.room.cpus >= request.cpus and offer.room.mem_mb >= request.mem_mb for offer in offers
+            ):
                 hosts = state.snapshot.hosts_with(self.open_to(offers, (head.job_id,)))
                 placed, _, _ = match(
-                    [ask],
+                    [request],
                     hosts,
                     settings=state.snapshot.cycle.match,
-                    surroundings=state.snapshot.surroundings,
+                    placement_context=state.snapshot.placement_context,
                 )
             if placed and placed[0].cluster not in state.snapshot.indebted:
                 matches += placed
-                offers = _after(offers, placed[0], ask)
+                offers = _after(offers, placed[0], request)
             elif head.host is None and not matches:
                 self._keep(head, offers)
         if matches:
@@ -208,16 +210,16 @@ class HeadsOfCycle:
             room = [offer for offer in offers if offer.host == host and offer.kind is HostKind.PLAIN]
             starting = (*matching.matches, *found)
             for each in starting:
-                room = list(_after(room, each, state.ask(each.job_id)))
+                room = list(_after(room, each, state.request(each.job_id)))
             if not any(offer.room.cpus >= least_cpus and offer.room.mem_mb >= least_mem for offer in room):
                 continue
-            decision = match_cycle(
+            decision = decide_matches(
                 state.index,
                 room,
                 state.limits,
                 settings=state.snapshot.cycle,
                 filters=state.filters,
-                surroundings=state.snapshot.surroundings,
+                placement_context=state.snapshot.placement_context,
                 indebted=state.snapshot.indebted,
                 takes=self._ending_in_time([head for _, head in heads], {each.job_id for each in starting}),
             )
@@ -243,7 +245,7 @@ class HeadsOfCycle:
         if state.is_fair:
             first = _first_jobs_by_share(state, starting)
         else:
-            ranking = lazily(index, state.limits, state.snapshot.cycle.rank)
+            ranking = rank_lazily(index, state.limits, state.snapshot.cycle.rank)
             ids = (index.job_id(job.row) for job in ranked_within(ranking, index, state.filters))
             first = islice((job_id for job_id in ids if job_id not in starting), MAX_HEADS)
         self._note_refused((job_id for job_id in first if state.may_start(job_id)), matches)
@@ -270,7 +272,7 @@ class HeadsOfCycle:
             head = HeadOfQueue(
                 job_id=job_id,
                 user=tasks.name,
-                asked=asked_by(state.ask(job_id)),
+                asked=asked_by(state.request(job_id)),
                 since_ms=state.snapshot.now_ms,
                 position=max(0, index.waiting_before(index.row_of(job_id)) - starting),
             )
@@ -316,7 +318,7 @@ class HeadsOfCycle:
             or head.asked.gpus > 0
             or head.asked.ports > 0
             or index.class_number(row) != 0
-            or row in index.particulars
+            or row in index.job_constraints
             or any(
                 head.asked.cpus > _ALIKE * cpus or head.asked.mem_mb > _ALIKE * mem_mb
                 for cpus, mem_mb in self._facts.least
@@ -404,8 +406,8 @@ class HeadsOfCycle:
         """
         state, snapshot = self._state, self._state.snapshot
         empty, wholes = snapshot.capacity.hosts, snapshot.capacity.amounts
-        rules = HostRules(empty, snapshot.cycle.match.defaults, snapshot.surroundings)
-        fails = rules.of(state.ask(head.job_id))
+        rules = ConstraintChecker(empty, snapshot.cycle.match.defaults, snapshot.placement_context)
+        fails = rules.of(state.request(head.job_id))
         positions = [
             at
             for at in (range(len(empty)) if only is None else (empty.position.get(only),))
@@ -452,7 +454,7 @@ class HeadsOfCycle:
 
         def takes(job_id: JobId) -> bool:
             row = index.row_of(job_id)
-            own = index.particulars.get(row)
+            own = index.job_constraints.get(row)
             return (
                 job_id not in starting
                 and job_id not in all_heads
@@ -479,10 +481,10 @@ def _lacking(asked: Amounts, whole: Amounts, room: Resources | None) -> float:
     )
 
 
-def _after(offers: Sequence[Offer], match: Match, ask: Ask) -> Sequence[Offer]:
+def _after(offers: Sequence[Offer], match: Match, request: TaskRequest) -> Sequence[Offer]:
     """Return the offers after a match."""
     return [
-        with_task(offer, ask, match.ports)
+        with_task(offer, request, match.ports)
         if offer.host == match.host and offer.cluster == match.cluster
         else offer
         for offer in offers

@@ -61,15 +61,15 @@ class LaunchFilter:
     """Asks the filter about jobs, no more often than it wants, and remembers the answers.
 
     Args:
-        ask: says whether a job may be launched now.
+        request: says whether a job may be launched now.
         name: of the filter, for people.
         age_out: when a job is let through all the same.
     """
 
     def __init__(
-        self, ask: Callable[[JobId], LaunchAnswer], *, name: str = "", age_out: AgeOut = AgeOut()
+        self, request: Callable[[JobId], LaunchAnswer], *, name: str = "", age_out: AgeOut = AgeOut()
     ) -> None:
-        self._ask = ask
+        self._ask = request
         self._name = name
         self._age_out = age_out
         self._seen: dict[JobId, _Seen] = {}

@@ -1,8 +1,8 @@
 """Everything that a decision about a pool reads besides its queue: one value per pool and moment.
 
 Lives here: `PoolSnapshot` and its parts; `PoolState`, a pool as jobs without reserved room find it.
-Not here: the queue itself (`scheduling.queue.columns`), where the facts come from (`service.snapshots`, the
-only place that makes snapshots), what is decided (`scheduling.decisions`).
+Not here: the queue itself (`scheduling.queue.queue_index`), where the facts come from (`service.snapshots`,
+the only place that makes snapshots), what is decided (`scheduling.decisions`).
 
 A snapshot costs what has changed: large facts are shared with whoever keeps them, and the few that are worked
 out when a decision asks for them are functions. So a snapshot holds until the next commit, like the queue
@@ -14,19 +14,19 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from cook_jupyter.model.decisions import Match, Matching, Scaleback
+from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode, Pool, PoolName
-from cook_jupyter.model.quick import quick
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.host_health import Outage
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import Surroundings
 from cook_jupyter.scheduling.matching.capacity import Capacity
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, ask_of
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, request_of
 from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue, RunningTask
-from cook_jupyter.scheduling.queue.asks import Ask
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters, may_start
 from cook_jupyter.scheduling.ranking.ranking import Order
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, ReservedRoom
@@ -58,7 +58,7 @@ def _no_tasks(host: str) -> Sequence[RunningTask]:
     return ()
 
 
-@quick
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadFacts:
     """The heads of the queues, and what decisions about them read. Pools may share hosts.
@@ -89,7 +89,7 @@ class HeadFacts:
     least: Sequence[tuple[float, float]] = ()
 
 
-@quick
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSnapshot:
     """A pool at one moment.
@@ -105,7 +105,7 @@ class PoolSnapshot:
         limits: shares and quotas of its users.
         filters: what keeps jobs from being matched; the largest job that is allowed is the operator's.
         leaves_out_too_large: whether jobs larger than the largest host are left out of the queue, too.
-        surroundings: groups, closed hosts, the time.
+        placement_context: groups, closed hosts, the time.
         indebted: clusters that may not be sent more tasks now.
         rate_limited: number of jobs of each user that the launch rate held back in the last match cycle; None
             if it is not enforced.
@@ -131,7 +131,7 @@ class PoolSnapshot:
     limits: UserLimits
     filters: QueueFilters
     leaves_out_too_large: bool = True
-    surroundings: Surroundings
+    placement_context: PlacementContext
     indebted: frozenset[str] = frozenset()
     rate_limited: Mapping[str, int] | None = None
     deferral: Callable[[JobId], tuple[str, str] | None] | None = None
@@ -231,11 +231,11 @@ class PoolState:
             ),
         )
 
-    def ask(self, job_id: JobId) -> Ask:
+    def request(self, job_id: JobId) -> TaskRequest:
         """Return what a job asks of a host."""
         snapshot = self.snapshot
         limited = snapshot.cycle.match.defaults if snapshot.capacity.limited else None
-        return ask_of(self.index, self.index.row_of(job_id), limited)
+        return request_of(self.index, self.index.row_of(job_id), limited)
 
 
 def usage_by_user(jobs: Iterable[JobId], index: QueueIndex) -> dict[str, Usage]:

@@ -15,9 +15,9 @@ from math import inf
 
 from cook_jupyter.errors import InvalidRequest, QuotaExceeded, Unsatisfiable
 from cook_jupyter.model.job import HIGHEST_PRIORITY, JobSpec
-from cook_jupyter.scheduling.limits.pool_rules import first_found
+from cook_jupyter.scheduling.limits.id_hash import is_among
+from cook_jupyter.scheduling.limits.pool_patterns import first_found
 from cook_jupyter.scheduling.limits.queue_limit import QueueLengths, most_waiting
-from cook_jupyter.scheduling.limits.staged import is_among
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.queues import Queues

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import Pool
-from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, PREEMPTED, FreeFailures
+from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, PREEMPTED, MeaCulpaLimits
 from cook_jupyter.service.policies import (
     Bucket,
     HeadRoomSettings,
@@ -214,9 +214,9 @@ class Settings:
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
 
     @property
-    def free_failures(self) -> FreeFailures:
+    def free_failures(self) -> MeaCulpaLimits:
         """How many failures of ours cost a job no retry."""
-        return FreeFailures(default=self.mea_culpa_limit, by_reason=self.mea_culpa_limits)
+        return MeaCulpaLimits(default=self.mea_culpa_limit, by_reason=self.mea_culpa_limits)
 
 
 def load_settings(path: Path | None, **overrides: Any) -> Settings:

@@ -14,10 +14,10 @@ from typing import Final
 from cook_jupyter.clusters.base import Launch
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.decisions import Matching, Preemption
+from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus
 from cook_jupyter.model.job import JobId, JobState
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.decisions import (
@@ -35,7 +35,7 @@ from cook_jupyter.store.base import Failure
 
 log = logging.getLogger(__name__)
 
-_instance = maker(Instance)
+_instance = fast_constructor(Instance)
 
 NOT_RANKED: Final[Mapping[PoolName, Sequence[JobId]]] = MappingProxyType({})
 

@@ -1,7 +1,7 @@
 """Dumps: a pool at one moment, written down, and decided about again elsewhere.
 
 Lives here: `Dump`, all that the decisions about a pool read, as JSON; taking, reading and replaying one.
-Not here: a snapshot and a queue in memory (`scheduling.snapshot`, `scheduling.queue.columns`), asking a
+Not here: a snapshot and a queue in memory (`scheduling.snapshot`, `scheduling.queue.queue_index`), asking a
 scheduler for a dump (`api.debug`).
 
 A dump is how a strange decision is reported: whoever has the file comes to the same decision. It holds no
@@ -16,11 +16,11 @@ import msgspec
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.decisions import Matching, Rebalancing, Scaleback
+from cook_jupyter.model.fast_dataclass import evolve
 from cook_jupyter.model.job import GroupId, Job, JobId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
-from cook_jupyter.model.quick import evolve
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.scheduling.constraints.constraints import GroupPlacement
 from cook_jupyter.scheduling.decisions import (
@@ -31,13 +31,13 @@ from cook_jupyter.scheduling.decisions import (
     decide_reserved,
     why,
 )
-from cook_jupyter.scheduling.explaining.explain import host_counts, sentences
+from cook_jupyter.scheduling.explaining.wait_reasons import host_counts, sentences
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.host_health import Outage
-from cook_jupyter.scheduling.hosts.rules import Surroundings
 from cook_jupyter.scheduling.matching.capacity import Capacity
 from cook_jupyter.scheduling.matching.cycle import CycleSettings
 from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue, RunningTask
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.queue_record import QueueRecord, index_of, record_of
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
@@ -59,8 +59,8 @@ class FiltersRecord(msgspec.Struct, frozen=True, kw_only=True):
     refused: Collection[JobId] | None  # None: there is no launch filter
 
 
-class SurroundingsRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`Surroundings`; attributes of those hosts alone that the pool does not have."""
+class PlacementContextRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`PlacementContext`; attributes of those hosts alone that the pool does not have."""
 
     reservations: Mapping[JobId, str]
     groups: Mapping[GroupId, GroupPlacement]
@@ -97,7 +97,7 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     limits: UserLimits
     filters: FiltersRecord
     leaves_out_too_large: bool
-    surroundings: SurroundingsRecord
+    placement_context: PlacementContextRecord
     indebted: frozenset[str]
     rate_limited: Mapping[str, int] | None
     deferrals: Mapping[JobId, tuple[str, str]] | None  # None: there is no launch filter
@@ -255,9 +255,9 @@ def snapshot_of(record: SnapshotRecord) -> PoolSnapshot:
     filters, heads = record.filters, record.heads
     capacity = Capacity.of(record.capacity, record.max_tasks)
     refused = None if filters.refused is None else frozenset(filters.refused)
-    surroundings = record.surroundings
+    placement_context = record.placement_context
     attributes = {offer.host: offer.attributes for offer in record.capacity}
-    group_hosts = surroundings.group_hosts
+    group_hosts = placement_context.group_hosts
     return PoolSnapshot(
         pool=record.pool,
         now_ms=record.now_ms,
@@ -277,11 +277,11 @@ def snapshot_of(record: SnapshotRecord) -> PoolSnapshot:
             max_mem_mb=filters.max_mem_mb,
         ),
         leaves_out_too_large=record.leaves_out_too_large,
-        surroundings=Surroundings(
-            reservations=surroundings.reservations,
-            groups=surroundings.groups,
+        placement_context=PlacementContext(
+            reservations=placement_context.reservations,
+            groups=placement_context.groups,
             group_hosts=None if group_hosts is None else lambda group: group_hosts.get(group, {}),
-            attributes={**attributes, **surroundings.attributes},
+            attributes={**attributes, **placement_context.attributes},
             limited=capacity.limited,
             now_ms=record.now_ms,
         ),
@@ -314,8 +314,8 @@ def snapshot_of(record: SnapshotRecord) -> PoolSnapshot:
 def _record_of(
     snapshot: PoolSnapshot, refused: Collection[JobId] | None, queue: QueueRecord
 ) -> SnapshotRecord:
-    filters, surroundings, reserved = snapshot.filters, snapshot.surroundings, snapshot.reserved
-    group_hosts, deferral = surroundings.group_hosts, snapshot.deferral
+    filters, placement_context, reserved = snapshot.filters, snapshot.placement_context, snapshot.reserved
+    group_hosts, deferral = placement_context.group_hosts, snapshot.deferral
     known = {offer.host: offer.attributes for offer in snapshot.capacity.offers}
     return SnapshotRecord(
         pool=snapshot.pool,
@@ -337,15 +337,15 @@ def _record_of(
             refused=refused,
         ),
         leaves_out_too_large=snapshot.leaves_out_too_large,
-        surroundings=SurroundingsRecord(
-            reservations=dict(surroundings.reservations),
-            groups=dict(surroundings.groups),
+        placement_context=PlacementContextRecord(
+            reservations=dict(placement_context.reservations),
+            groups=dict(placement_context.groups),
             group_hosts=None
             if group_hosts is None
-            else {group: dict(hosts) for group in surroundings.groups if (hosts := group_hosts(group))},
+            else {group: dict(hosts) for group in placement_context.groups if (hosts := group_hosts(group))},
             attributes={
                 host: attributes
-                for host, attributes in surroundings.attributes.items()
+                for host, attributes in placement_context.attributes.items()
                 if known.get(host) != attributes
             },
         ),

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cook_jupyter.clusters.local.command import agent_options, start_early
+from cook_jupyter.clusters.local.agent_command import agent_options, start_detached
 from cook_jupyter.errors import Conflict
 from cook_jupyter.service.config import Home, Settings
 
@@ -54,4 +54,4 @@ def _acquire(descriptor: int, home: Home) -> None:
 def start_agent(settings: Settings, home: Home) -> "subprocess.Popen[bytes]":
     """Begin to start this home's node agent, unless one runs; the caller reaps the starter."""
     options = agent_options(kill_grace_s=settings.kill_grace_s, idle_exit_s=settings.agent_idle_exit_s)
-    return start_early(home.agent, home.logs / "agent.log", options)
+    return start_detached(home.agent, home.logs / "agent.log", options)

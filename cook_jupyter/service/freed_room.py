@@ -2,7 +2,7 @@
 
 Lives here: `FreedRoom`, what is left of offers for everybody else, and which reservations are of no use.
 Not here: who gets room (`scheduling.rebalancing.preemption`), the closing of whole hosts
-(`scheduling.hosts.rules`), room that is kept for the heads of queues (`service.head_room`).
+(`scheduling.hosts.checker`), room that is kept for the heads of queues (`service.head_room`).
 
 Cook closes a host to all others until the job it was freed for has started. On a cluster of many hosts that
 costs little; on one machine it stops everything for as long as a victim takes to end. So we keep the room

@@ -1,8 +1,8 @@
 """Growth: asking clusters for room for jobs that no host has room for.
 
 Lives here: `Growth`, which asks each cluster that can grow, and no more often than is of use.
-Not here: for which jobs (`scheduling.decisions`), which cluster for which job (`scheduling.growth.clusters`),
-how a cluster grows (`clusters`).
+Not here: for which jobs (`scheduling.decisions`), which cluster for which job
+(`scheduling.growth.cluster_choice`), how a cluster grows (`clusters`).
 """
 
 import logging
@@ -13,7 +13,7 @@ from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.errors import CookError
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.scheduling.growth.clusters import distributed
+from cook_jupyter.scheduling.growth.cluster_choice import distributed
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
 from cook_jupyter.store.base import Store
 

@@ -14,7 +14,7 @@ from cook_jupyter.model.pool import PoolName
 from cook_jupyter.scheduling.heads import HeadsAfter
 from cook_jupyter.scheduling.matching.capacity import Capacity
 from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue, RunningTask
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.snapshot import HeadFacts
 from cook_jupyter.service.policies import HeadRoomSettings
 

@@ -1,7 +1,7 @@
 """Kills: sent, and remembered until the end of what was killed is heard.
 
-Lives here: `Kills`, which keeps a kill from overtaking its launch and repeats those that a cluster may have
-lost. Not here: why anything is killed (`service.scheduler`, `service.cycles`, `service.maintenance`).
+Lives here: `KillTracker`, which keeps a kill from overtaking its launch and repeats those that a cluster may
+have lost. Not here: why anything is killed (`service.scheduler`, `service.cycles`, `service.maintenance`).
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ from cook_jupyter.model.instance import InstanceId
 _MOST_TIMES = 20  # a cluster that has not told of a settled end by then does not know the instance
 
 
-class Kills:
+class KillTracker:
     """The kills of one scheduler's clusters."""
 
     def __init__(self, clusters: Mapping[str, ComputeCluster]) -> None:

@@ -1,8 +1,8 @@
 """How happy users are, counted now and then, and told to whoever asks.
 
 Lives here: `Monitoring`, the numbers of the last look. Not here: what they mean
-(`scheduling.explaining.monitor`), the timer (`service.loops`), their way out (`api.monitor`, `/v1/summary`,
-`/metrics`).
+(`scheduling.explaining.user_states`), the timer (`service.loops`), their way out (`api.monitor`,
+`/v1/summary`, `/metrics`).
 
 Source: the fair-share specification, section 11.
 """
@@ -11,7 +11,13 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
-from cook_jupyter.scheduling.explaining.monitor import Standing, amounts_of, reported, standing, with_groups
+from cook_jupyter.scheduling.explaining.user_states import (
+    UserStates,
+    amounts_of,
+    reported,
+    standing,
+    with_groups,
+)
 
 if TYPE_CHECKING:
     from cook_jupyter.service.scheduler import Scheduler
@@ -31,7 +37,7 @@ class Monitoring:
 
     def __init__(self) -> None:
         self.looked_ms: int | None = None
-        self.standings: dict[str, Standing] = {}
+        self.standings: dict[str, UserStates] = {}
         self.told: dict[str, Reported] = {}
         self.cycles: dict[str, dict[str, Any]] = {}
 

@@ -1,8 +1,8 @@
 """What bears on where each waiting job may go, besides room: its history and its group.
 
-Lives here: `Placing`, which knows the groups, and where a job may be tried again.
-Not here: what follows from a job's life (`scheduling.constraints.particulars`), the constraints themselves
-(`scheduling.constraints.constraints`).
+Lives here: `GroupRegistry`, which knows the groups, and where a job may be tried again.
+Not here: what follows from a job's life (`scheduling.constraints.job_constraints`), the constraints
+themselves (`scheduling.constraints.constraints`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,14 +12,14 @@ from cook_jupyter.model.job import Group, GroupId, Job
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.scheduling.constraints.constraints import (
     GroupPlacement,
-    Particulars,
+    JobConstraints,
     PlacementKind,
     PoolDefaults,
 )
-from cook_jupyter.scheduling.constraints.particulars import (
+from cook_jupyter.scheduling.constraints.job_constraints import (
     could_run,
+    group_placement_of,
     particulars_of,
-    placement_of,
     previous_hosts,
 )
 from cook_jupyter.service.policies import PlacementSettings
@@ -27,7 +27,7 @@ from cook_jupyter.service.policies import PlacementSettings
 MAX_PLAIN_GROUPS = 10_000  # more are looked up in the store again
 
 
-class Placing:
+class GroupRegistry:
     """The groups that matter, and what single jobs demand of their hosts.
 
     Attributes:
@@ -52,7 +52,7 @@ class Placing:
             if self._knows(group.group_id):
                 continue
             new.append(group.group_id)
-            placement = placement_of(group)
+            placement = group_placement_of(group)
             if placement.kind is not PlacementKind.ALL:
                 self.placements[group.group_id] = placement
             if group.straggler_handling.get("type", "none") != "none":
@@ -73,9 +73,9 @@ class Placing:
     def _knows(self, group_id: GroupId) -> bool:
         return group_id in self._plain or group_id in self.placements or group_id in self.groups
 
-    def particulars(
+    def job_constraints(
         self, job: Job, defaults: PoolDefaults, hosts: Iterable[Offer], locations: Mapping[str, str]
-    ) -> Particulars:
+    ) -> JobConstraints:
         """Return what this job alone demands of its host.
 
         Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cook_jupyter.model.limits import UNLIMITED, UNLIMITED_COUNT
-from cook_jupyter.scheduling.constraints.constraints import Rewriting
+from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,4 +238,4 @@ class PlacementSettings:
     launch_filter: str | None = None
     leave_out_too_large: bool = True
     default_constraints: tuple[PoolConstraints, ...] = ()
-    rewritings: Mapping[str, Rewriting] = field(default_factory=dict)
+    rewritings: Mapping[str, ConstraintRewrite] = field(default_factory=dict)

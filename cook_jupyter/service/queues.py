@@ -20,22 +20,22 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.scheduling.constraints.constraints import Demand, PoolDefaults, demands_in_pool
 from cook_jupyter.scheduling.decisions import CycleDecision, might_start
-from cook_jupyter.scheduling.explaining.explain import unsatisfiable
+from cook_jupyter.scheduling.explaining.wait_reasons import unsatisfiable
 from cook_jupyter.scheduling.heads import HeadsAfter
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.limits.pool_rules import first_found
+from cook_jupyter.scheduling.limits.pool_patterns import first_found
 from cook_jupyter.scheduling.matching.capacity import Capacity
 from cook_jupyter.scheduling.matching.cycle import CycleSettings
 from cook_jupyter.scheduling.matching.matching import MatchSettings
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex, launch_number
 from cook_jupyter.scheduling.queue.preemption_history import preemption_history_of
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex, launch_number
 from cook_jupyter.scheduling.ranking.considerable import UNLIMITED_QUOTA
 from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.freed_room import FreedRoom
 from cook_jupyter.service.head_room import HeadRooms
 from cook_jupyter.service.launch_plugin import LaunchPlugin
-from cook_jupyter.service.placing import Placing
+from cook_jupyter.service.placing import GroupRegistry
 
 
 class Queues:
@@ -54,7 +54,7 @@ class Queues:
     """
 
     def __init__(self, pools: Sequence[Pool], settings: Settings, ending: Container[InstanceId]) -> None:
-        self.placing = Placing(settings.placement)
+        self.placing = GroupRegistry(settings.placement)
         self.plugin = LaunchPlugin(settings.placement.launch_filter)
         self.freed = FreedRoom(settings.rebalancer, ending)
         self.heads = HeadRooms(settings.head_room, self._indexes)
@@ -111,7 +111,7 @@ class Queues:
             if job_id not in index:
                 self._add(pool, job)
             elif index.is_running(job_id):
-                index.wait_again(job_id, particulars=self._queued(job).particulars)
+                index.requeue(job_id, job_constraints=self._queued(job).job_constraints)
                 index.set_preemptions(job_id, preemption_history_of(job))
         elif job_id in index:
             index.end(job_id)
@@ -168,7 +168,7 @@ class Queues:
         pool = self.pool(spec.pool)
         if job.instances and job.state is JobState.WAITING:
             pool.tried[job.job_id] = job
-        own = self.placing.particulars(job, pool.defaults, pool.capacity.offers, pool.locations)
+        own = self.placing.job_constraints(job, pool.defaults, pool.capacity.offers, pool.locations)
         return QueuedJob.of(spec, job.seq, own)
 
     # --- what was decided

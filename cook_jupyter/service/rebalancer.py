@@ -1,7 +1,7 @@
 """The rebalancer's parameters: from the settings, changed while the scheduler runs, and kept.
 
-Lives here: `Rebalancer`. Not here: whose tasks give way (`scheduling.rebalancing.preemption`), the cycle
-(`service.cycles`).
+Lives here: `RebalancerParameters`. Not here: whose tasks give way (`scheduling.rebalancing.preemption`), the
+cycle (`service.cycles`).
 
 As in Cook the parameters live in the database: what an operator sets there goes before the settings file.
 """
@@ -23,7 +23,7 @@ PARAMETERS: Final = ("safe_dru_threshold", "min_dru_diff", "max_preemption")
 _KEY: Final = "rebalancer"
 
 
-class Rebalancer:
+class RebalancerParameters:
     """How tasks give way at this moment.
 
     Attributes:

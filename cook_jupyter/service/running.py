@@ -1,6 +1,6 @@
 """What runs, as usage and launches need to know it.
 
-Lives here: `RunningRow`, a running job in short. Not here: lives themselves (`model`, `store`).
+Lives here: `RunningJob`, a running job in short. Not here: lives themselves (`model`, `store`).
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from cook_jupyter.model.job import GroupId, Job, JobId
 from cook_jupyter.model.resources import Resources
 
 
-class RunningRow(NamedTuple):
+class RunningJob(NamedTuple):
     """What is to be known of a running job.
 
     Attributes:
@@ -38,7 +38,7 @@ class RunningRow(NamedTuple):
         return Resources(cpus=self.cpus, mem_mb=self.mem_mb, gpus=self.gpus)
 
     @classmethod
-    def of(cls, job: Job, instance: Instance) -> "RunningRow":
+    def of(cls, job: Job, instance: Instance) -> "RunningJob":
         """Return the row of a job whose `instance` is open."""
         spec = job.spec
         return cls(

@@ -20,39 +20,39 @@ from cook_jupyter.clusters.base import ComputeCluster, Launch
 from cook_jupyter.errors import InvalidRequest, NotFound
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.changes import JobChange, JobQuery
-from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, Result
+from cook_jupyter.model.fast_dataclass import fast_constructor
+from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, ResultPayload
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
-from cook_jupyter.model.quick import maker
 from cook_jupyter.model.waiting import WaitReason
 from cook_jupyter.payload.keys import Key
 from cook_jupyter.scheduling.decisions import ranked, why
-from cook_jupyter.scheduling.explaining.explain import sentences
+from cook_jupyter.scheduling.explaining.wait_reasons import sentences
 from cook_jupyter.scheduling.hosts.host_health import HostHealth
-from cook_jupyter.scheduling.limits.progress import Gathering
+from cook_jupyter.scheduling.limits.progress_buffer import ProgressBuffer
 from cook_jupyter.service.admission import Admission
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Settings
 from cook_jupyter.service.events import EventHub, Subscription
 from cook_jupyter.service.growth import Growth
 from cook_jupyter.service.instance_secrets import InstanceSecrets
-from cook_jupyter.service.kills import Kills
+from cook_jupyter.service.kills import KillTracker
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.monitoring import Monitoring
 from cook_jupyter.service.nested import NestedWaits, nested_sentences
 from cook_jupyter.service.queues import Queues
 from cook_jupyter.service.rates import Rates
-from cook_jupyter.service.rebalancer import Rebalancer
-from cook_jupyter.service.running import RunningRow
+from cook_jupyter.service.rebalancer import RebalancerParameters
+from cook_jupyter.service.running import RunningJob
 from cook_jupyter.service.snapshots import Snapshots
 from cook_jupyter.service.summary import summary_of
 from cook_jupyter.store.base import Store
 
 log = logging.getLogger(__name__)
 
-_launch = maker(Launch)
+_launch = fast_constructor(Launch)
 
 
 class Scheduler:
@@ -82,13 +82,13 @@ class Scheduler:
             default_pool=settings.default_pool,
             default_shares=settings.default_shares,
         )
-        self.kills = Kills(self.clusters)
+        self.kills = KillTracker(self.clusters)
         self.queues = Queues(settings.pools, settings, self.kills)
         self.rates = Rates(settings.rates, self.limits)
         self.admission = Admission(settings, self.limits, self.queues, self.rates)
         self.growth = Growth(self.clusters, store)
         preempts = settings.rebalancer.enabled and settings.order == "fair"
-        self.rebalancer = Rebalancer(replace(settings.rebalancer, enabled=preempts))
+        self.rebalancer = RebalancerParameters(replace(settings.rebalancer, enabled=preempts))
         self.host_health = HostHealth()
         self.snapshots = Snapshots(
             settings=settings,
@@ -103,7 +103,7 @@ class Scheduler:
         self.monitoring = Monitoring()
         self.nested = NestedWaits(clock)
         self.retrying = asyncio.Lock()  # held from reading a job's total attempts to setting another one
-        self.gathering = Gathering()  # progress on its way to the store
+        self.gathering = ProgressBuffer()  # progress on its way to the store
         self.cycle = asyncio.Lock()  # one cycle at a time: each sees what the last one has committed
         self.wake = asyncio.Event()  # set when a match cycle may find something to do
         self.shutdown = asyncio.Event()
@@ -112,7 +112,7 @@ class Scheduler:
         self.started_ms = clock.now_ms()
         # A simulation puts its own source here, so that the same input gives the same output.
         self.new_instance_id: Callable[[], InstanceId] = lambda: str(uuid.uuid4())
-        self._running: dict[JobId, RunningRow] = {}
+        self._running: dict[JobId, RunningJob] = {}
         self._last_change = 0
 
     # Jobs
@@ -235,7 +235,7 @@ class Scheduler:
         """Note progress; False where the instance is not known."""
         return await self.store.progress(updates)
 
-    async def result(self, job_id: JobId) -> Result | None:
+    async def result(self, job_id: JobId) -> ResultPayload | None:
         """Return the result that counts: the successful instance's, else the last one's.
 
         Raises:
@@ -352,7 +352,7 @@ class Scheduler:
         """The pool of jobs that name none."""
         return self.settings.default_pool
 
-    def running_jobs(self, user: str | None = None) -> Sequence[RunningRow]:
+    def running_jobs(self, user: str | None = None) -> Sequence[RunningJob]:
         """Return the running jobs, of one user or of all, oldest launch first."""
         return [row for row in self._running.values() if user is None or row.user == user]
 
@@ -443,12 +443,12 @@ class Scheduler:
                     open_instances[instance.cluster].append((job.spec, instance))
                     self.kills.locate(instance.instance_id, instance.cluster)
                     if job.state is JobState.RUNNING:
-                        self._running[job.job_id] = RunningRow.of(job, instance)
+                        self._running[job.job_id] = RunningJob.of(job, instance)
                     if job.state is JobState.COMPLETED or instance.cancelled:
                         self.kills.wish(instance.instance_id)
         return open_instances
 
-    def running_row(self, job_id: JobId) -> RunningRow | None:
+    def running_row(self, job_id: JobId) -> RunningJob | None:
         """Return what runs of a job, if it runs."""
         return self._running.get(job_id)
 
@@ -508,7 +508,7 @@ class Scheduler:
             if job.state is JobState.RUNNING and alive is not None:
                 row = running.get(job_id)
                 if row is None or row.instance_id != alive.instance_id:
-                    running[job_id] = RunningRow.of(job, alive)
+                    running[job_id] = RunningJob.of(job, alive)
                     self.kills.locate(alive.instance_id, alive.cluster)
             else:
                 running.pop(job_id, None)

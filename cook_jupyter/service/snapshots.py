@@ -14,9 +14,9 @@ from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.limits import Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.host_health import HostHealth, Outage
-from cook_jupyter.scheduling.hosts.rules import Surroundings
-from cook_jupyter.scheduling.matching.cycle import ask_of
+from cook_jupyter.scheduling.matching.cycle import request_of
 from cook_jupyter.scheduling.matching.head_room import NOTHING, Amounts, asked_by
 from cook_jupyter.scheduling.ranking.considerable import UNLIMITED_QUOTA, QueueFilters, group_usages
 from cook_jupyter.scheduling.rebalancing.preemption import NOTHING_RESERVED, ReservedRoom
@@ -26,7 +26,7 @@ from cook_jupyter.service.config import Settings
 from cook_jupyter.service.limits import UNDIVIDED, Division, Limits
 from cook_jupyter.service.queues import PoolQueue, Queues
 from cook_jupyter.service.rates import Rates
-from cook_jupyter.service.rebalancer import Rebalancer
+from cook_jupyter.service.rebalancer import RebalancerParameters
 
 
 class Snapshots:
@@ -52,7 +52,7 @@ class Snapshots:
         queues: Queues,
         limits: Limits,
         rates: Rates,
-        rebalancer: Rebalancer,
+        rebalancer: RebalancerParameters,
         host_health: HostHealth,
     ) -> None:
         self._settings = settings
@@ -85,7 +85,7 @@ class Snapshots:
             limits=limits,
             filters=self._filters(pool, limits, now_ms),
             leaves_out_too_large=settings.placement.leave_out_too_large,
-            surroundings=self._surroundings(pool, now_ms),
+            placement_context=self._placement_context(pool, now_ms),
             indebted=rates.indebted(self._clusters, now_ms),
             rate_limited=pool.rate_limited if rates.enforces_launches else None,
             deferral=queues.plugin.deferral if queues.plugin.asks else None,
@@ -155,9 +155,9 @@ class Snapshots:
             max_mem_mb=settings.max_mem_mb,
         )
 
-    def _surroundings(self, pool: PoolQueue, now_ms: int) -> Surroundings:
+    def _placement_context(self, pool: PoolQueue, now_ms: int) -> PlacementContext:
         groups = self._queues.placing.placements
-        return Surroundings(
+        return PlacementContext(
             reservations=self._queues.freed.closed(),
             groups=groups,
             group_hosts=self._group_hosts if groups else None,
@@ -219,6 +219,6 @@ class Snapshots:
             index = pool.index
             for job_id, host in freed.of(pool.pool.name).items():
                 if index.is_waiting(job_id):
-                    asked = asked_by(ask_of(index, index.row_of(job_id)))
+                    asked = asked_by(request_of(index, index.row_of(job_id)))
                     promised[host] = promised.get(host, NOTHING).plus(asked)
         return promised

@@ -16,7 +16,7 @@ from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.loops import LOOPS, supervised
 from cook_jupyter.service.maintenance import publish_progress
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.updates import Updates
+from cook_jupyter.service.updates import ClusterUpdates
 from cook_jupyter.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ async def alive(
             instance_key=instance_key,
         )
         open_instances = await scheduler.recover()
-        updates = Updates(scheduler)
+        updates = ClusterUpdates(scheduler)
 
         async def start_cluster(cluster: ComputeCluster) -> None:
             open_there = open_instances.pop(cluster.name, [])

@@ -9,11 +9,11 @@ from typing import Any, Final, NamedTuple
 
 from cook_jupyter.model.limits import Share, Usage
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.explaining.monitor import standing
+from cook_jupyter.scheduling.explaining.user_states import standing
 from cook_jupyter.scheduling.matching.head_room import held_dru
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
-from cook_jupyter.service.running import RunningRow
+from cook_jupyter.service.running import RunningJob
 
 STANDINGS: Final = ("starved", "hungry", "satisfied")  # the worst first
 
@@ -26,7 +26,7 @@ class _Position(NamedTuple):
 
 
 def summary_of(
-    rows: Iterable[RunningRow], pools: Sequence[tuple[PoolSnapshot, QueueIndex]]
+    rows: Iterable[RunningJob], pools: Sequence[tuple[PoolSnapshot, QueueIndex]]
 ) -> dict[str, Any]:
     """Return the summary: amounts over all pools.
 

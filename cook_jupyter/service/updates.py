@@ -1,6 +1,6 @@
 """What clusters report, through the lifecycle, into the store.
 
-Lives here: `Updates`, the service's ear. Not here: what a report does to a life
+Lives here: `ClusterUpdates`, the service's ear. Not here: what a report does to a life
 (`model.lifecycle`), who hears of it afterwards (`service.events`).
 """
 
@@ -15,8 +15,8 @@ from cook_jupyter.service.scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 
-class Updates:
-    """Takes the reports of one scheduler's clusters (clusters.base.Reporter)."""
+class ClusterUpdates:
+    """Takes the reports of one scheduler's clusters (clusters.base.ClusterListener)."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler

@@ -23,26 +23,26 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from cook_jupyter.clusters.simulated import Ending, SimulatedCluster
+from cook_jupyter.clusters.simulated import PlannedExit, SimulatedCluster
 from cook_jupyter.errors import InvalidRequest, QuotaExceeded
+from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, TaskState
 from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.quick import maker
 from cook_jupyter.model.reason import NON_ZERO_EXIT, REASONS, ReasonName
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.limits.offensive import offence
+from cook_jupyter.scheduling.limits.offensive import excess_of
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles import match_all, rebalance_all
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.updates import Updates
+from cook_jupyter.service.updates import ClusterUpdates
 from cook_jupyter.simulation.checks import check_hosts, check_trace, fitting_no_host
 from cook_jupyter.simulation.config import POOL, SimConfig
 from cook_jupyter.simulation.policies import Policy, build_limits, build_settings, find_policy
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 from cook_jupyter.store.memory import MemoryStore
 
-_job_spec = maker(JobSpec)
+_job_spec = fast_constructor(JobSpec)
 
 _CLUSTER: Final = "simulated"
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -272,7 +272,7 @@ class _Replay:
         await self._store.open()
         await self._store.set_limits(build_limits(self._policy, self._config, self._trace, self._hosts))
         await self._scheduler.recover()
-        await self._cluster.start(Updates(self._scheduler), [])
+        await self._cluster.start(ClusterUpdates(self._scheduler), [])
 
     async def _submit(self, jobs: Sequence[TraceJob]) -> None:
         """Submit jobs, each one millisecond after the one before it.
@@ -298,7 +298,7 @@ class _Replay:
     def _why_removed(self, job_id: JobId) -> str:
         job = self._jobs[job_id]
         requested = Resources(cpus=job.cpus, mem_mb=job.mem_mb)
-        excess = offence(requested, max_cpus=self._max_cpus, max_mem_mb=self._max_mem_mb)
+        excess = excess_of(requested, max_cpus=self._max_cpus, max_mem_mb=self._max_mem_mb)
         units = {"cpus": "cpus", "mem": "MB"}
         return "; ".join(
             f"it asks for {amounts['usage']:g} {units[name]}, and no job may have more than"
@@ -306,9 +306,9 @@ class _Replay:
             for name, amounts in excess.items()
         )
 
-    def _ending(self, spec: JobSpec) -> Ending:
+    def _ending(self, spec: JobSpec) -> PlannedExit:
         job = self._jobs[spec.job_id]
-        return Ending(job.run_time_ms, job.status, _REASONS.get(job.status))
+        return PlannedExit(job.run_time_ms, job.status, _REASONS.get(job.status))
 
     async def _rows(self) -> list[RunRow]:
         slave_ids = {host.hostname: host.slave_id for host in self._hosts}

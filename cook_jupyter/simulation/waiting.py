@@ -12,7 +12,7 @@ import numpy as np
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.instance import Instance, InstanceStatus
 from cook_jupyter.model.job import Job, JobSpec, JobState
-from cook_jupyter.model.reason import REASONS, FreeFailures, ReasonName
+from cook_jupyter.model.reason import REASONS, MeaCulpaLimits, ReasonName
 from cook_jupyter.simulation.config import POOL
 from cook_jupyter.simulation.measures import Bools, Floats, Instances, Ints, last_instances
 from cook_jupyter.simulation.traces import RunRow, TraceJob
@@ -102,7 +102,7 @@ def _waiting_again(instances: Instances, run: "Run") -> Ints:
         by_job.setdefault(int(instances.job[index]), []).append(run.rows[index])
     job_ids = {rows[0].job_id for rows in by_job.values()}
     submitted = {job.job_id: job for job in run.trace if job.job_id in job_ids}
-    free = FreeFailures(default=run.mea_culpa_limit, by_reason=run.mea_culpa_limits)
+    free = MeaCulpaLimits(default=run.mea_culpa_limit, by_reason=run.mea_culpa_limits)
     return np.array(
         [
             index
@@ -116,7 +116,9 @@ def _waiting_again(instances: Instances, run: "Run") -> Ints:
 _REASON_NAMES: Final[Mapping[str, ReasonName]] = {reason.sentence: name for name, reason in REASONS.items()}
 
 
-def waits_for_retry(rows: Sequence[RunRow], submitted: TraceJob | None, free_failures: FreeFailures) -> bool:
+def waits_for_retry(
+    rows: Sequence[RunRow], submitted: TraceJob | None, free_failures: MeaCulpaLimits
+) -> bool:
     """Return whether a job with these instances waits for another one, by the rules of `model.lifecycle`.
 
     Args:

@@ -28,7 +28,7 @@ from cook_jupyter.model.instance import (
     Instance,
     InstanceId,
     ProgressUpdate,
-    Result,
+    ResultPayload,
     StatusUpdate,
 )
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec
@@ -230,7 +230,7 @@ class Store(Protocol):
     async def jobs_of_group(self, group_id: GroupId) -> Sequence[JobId]:
         """Return the jobs of a group in the order of their creation."""
 
-    async def result(self, instance_id: InstanceId) -> Result | None:
+    async def result(self, instance_id: InstanceId) -> ResultPayload | None:
         """Return the result of an instance, or None."""
 
     async def changed(

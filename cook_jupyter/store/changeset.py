@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cook_jupyter.model.changes import JobChange
-from cook_jupyter.model.instance import Instance, InstanceId, Result
+from cook_jupyter.model.fast_dataclass import fast_constructor
+from cook_jupyter.model.instance import Instance, InstanceId, ResultPayload
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState, number
 from cook_jupyter.model.limits import LimitEntry
-from cook_jupyter.model.quick import maker
-from cook_jupyter.model.reason import FreeFailures
+from cook_jupyter.model.reason import MeaCulpaLimits
 
 LimitKey = tuple[str, str, str, str]  # kind, user, pool, name
 
-_job, _change = maker(Job), maker(JobChange)
+_job, _change = fast_constructor(Job), fast_constructor(JobChange)
 
 
 def finished_instance(job: Job) -> Instance | None:
@@ -45,7 +45,7 @@ class StoreState(Protocol):
 
     seq: int
     change: int
-    free: FreeFailures
+    free: MeaCulpaLimits
 
     def job(self, job_id: JobId) -> Job | None:
         """Return a job in its current state, or None."""
@@ -101,7 +101,7 @@ class Changeset:
         self.created: dict[JobId, Job] = {}
         self.altered: dict[JobId, Job] = {}
         self.instance_jobs: dict[InstanceId, JobId] = {}
-        self.results: dict[InstanceId, tuple[int, Result]] = {}
+        self.results: dict[InstanceId, tuple[int, ResultPayload]] = {}
         self.groups: dict[GroupId, Group] = {}
         self.limits: list[LimitEntry | tuple[str, str, str]] = []
         self.texts: dict[str, str] = {}
@@ -154,7 +154,12 @@ class Changeset:
         self.changes.append(_change(before=None, job=job))
 
     def alter(
-        self, before: Job, after: Job, *, instance: Instance | None = None, result: Result | None = None
+        self,
+        before: Job,
+        after: Job,
+        *,
+        instance: Instance | None = None,
+        result: ResultPayload | None = None,
     ) -> None:
         """Record the new state of a job.
 

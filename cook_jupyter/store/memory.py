@@ -14,10 +14,10 @@ from typing import Concatenate
 
 from cook_jupyter.errors import SchedulerError
 from cook_jupyter.model.changes import JobChange, JobQuery
-from cook_jupyter.model.instance import InstanceId, Result
+from cook_jupyter.model.instance import InstanceId, ResultPayload
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
-from cook_jupyter.model.reason import FREE_FAILURES, FreeFailures
+from cook_jupyter.model.reason import FREE_FAILURES, MeaCulpaLimits
 from cook_jupyter.store.base import LIST_PAGE_JOBS
 from cook_jupyter.store.changeset import Changeset, LimitKey, finished_instance, is_unfinished
 from cook_jupyter.store.dispatch import Params, Reply, StoreCommands
@@ -28,7 +28,7 @@ OPEN_JOBS_BATCH = 1000
 class MemoryStore(StoreCommands):
     """A store in dictionaries. See Store."""
 
-    def __init__(self, *, free: FreeFailures = FREE_FAILURES) -> None:
+    def __init__(self, *, free: MeaCulpaLimits = FREE_FAILURES) -> None:
         """Create an empty store.
 
         Args:
@@ -102,7 +102,7 @@ class MemoryStore(StoreCommands):
         """Return the jobs of a group in the order of their creation."""
         return tuple(self._read().members.get(group_id, ()))
 
-    async def result(self, instance_id: InstanceId) -> Result | None:
+    async def result(self, instance_id: InstanceId) -> ResultPayload | None:
         """Return the result of an instance, or None."""
         return self._read().results.get(instance_id)
 
@@ -158,13 +158,13 @@ class MemoryStore(StoreCommands):
 class _MemoryState:
     """The state of a MemoryStore. Jobs are in the order of their creation."""
 
-    def __init__(self, free: FreeFailures) -> None:
+    def __init__(self, free: MeaCulpaLimits) -> None:
         self.free = free
         self.seq = 0
         self.change = 0
         self.jobs: dict[JobId, Job] = {}
         self.instance_jobs: dict[InstanceId, JobId] = {}
-        self.results: dict[InstanceId, Result] = {}
+        self.results: dict[InstanceId, ResultPayload] = {}
         self.groups: dict[GroupId, Group] = {}
         self.members: dict[GroupId, list[JobId]] = {}
         self.limits: dict[LimitKey, LimitEntry] = {}

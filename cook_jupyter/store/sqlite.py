@@ -27,10 +27,10 @@ import apsw
 
 from cook_jupyter.errors import OutOfStep, SchedulerError
 from cook_jupyter.model.changes import JobChange, JobQuery
-from cook_jupyter.model.instance import InstanceId, Result
+from cook_jupyter.model.instance import InstanceId, ResultPayload
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
-from cook_jupyter.model.reason import FREE_FAILURES, FreeFailures
+from cook_jupyter.model.reason import FREE_FAILURES, MeaCulpaLimits
 from cook_jupyter.store.changeset import Changeset
 from cook_jupyter.store.dispatch import Listeners, Params, Reply, StoreCommands
 from cook_jupyter.store.sqlite_reader import (
@@ -61,7 +61,7 @@ class SqliteStore(StoreCommands):
         path: str | os.PathLike[str],
         *,
         synchronous: Synchronous = "NORMAL",
-        free: FreeFailures = FREE_FAILURES,
+        free: MeaCulpaLimits = FREE_FAILURES,
         vfs: str | None = None,
     ) -> None:
         """Create a store for a file; `open` opens it.
@@ -152,7 +152,7 @@ class SqliteStore(StoreCommands):
         """Return the jobs of a group in the order of their creation."""
         return await self._require_open().read_in_thread(lambda rows: rows.jobs_of_group(group_id))
 
-    async def result(self, instance_id: InstanceId) -> Result | None:
+    async def result(self, instance_id: InstanceId) -> ResultPayload | None:
         """Return the result of an instance, or None."""
         return self._require_open().read_inline(lambda rows: rows.result(instance_id))
 

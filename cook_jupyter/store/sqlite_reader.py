@@ -15,7 +15,7 @@ import msgspec
 
 from cook_jupyter.errors import SchedulerError, StoreBusy, StoreDamaged, StoreFull
 from cook_jupyter.model.changes import JobChange, JobQuery
-from cook_jupyter.model.instance import Instance, InstanceId, Result
+from cook_jupyter.model.instance import Instance, InstanceId, ResultPayload
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.store import sql
@@ -230,10 +230,10 @@ class SqliteReader:
             rows = self._ask(QUERIES["changed_labelled"], (user, after, *label, limit))
         return [self._current_change(job_of_row(row)) for row in rows.fetchall()]
 
-    def result(self, instance_id: InstanceId) -> Result | None:
+    def result(self, instance_id: InstanceId) -> ResultPayload | None:
         """Return the result of an instance, or None."""
         row = self._ask(QUERIES["result_of_instance"], {"instance_id": instance_id}).fetchone()
-        return None if row is None else Result(inline=row[0], blob=row[1], size=row[2])
+        return None if row is None else ResultPayload(inline=row[0], blob=row[1], size=row[2])
 
     def groups(self, group_ids: Sequence[GroupId]) -> Sequence[Group | None]:
         """Return the group with each id, or None."""

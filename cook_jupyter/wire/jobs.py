@@ -106,7 +106,7 @@ class JobBody(msgspec.Struct):
     container: Any | UnsetType = UNSET
 
 
-class Teller(msgspec.Struct, frozen=True):
+class JobEncoder(msgspec.Struct, frozen=True):
     """What must be known beside a job to tell it.
 
     Attributes:

@@ -13,13 +13,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from cook_jupyter.model.job import Group, GroupId
 from cook_jupyter.model.limits import QUOTA_NAMES, UNLIMITED_COUNT, LimitName
-from cook_jupyter.wire.shape import Closed, Reader
+from cook_jupyter.wire.validation import BodyDecoder, StrictStruct
 
 Limit = Annotated[float, Meta(ge=0)]
 LimitCount = Annotated[int, Meta(ge=0, le=UNLIMITED_COUNT)]
 
 
-class ShareValues(Closed):
+class ShareValues(StrictStruct):
     """Amounts of a share; what is not there stays."""
 
     cpus: Limit | UnsetType = UNSET
@@ -27,7 +27,7 @@ class ShareValues(Closed):
     gpus: Limit | UnsetType = UNSET
 
 
-class QuotaValues(Closed, rename="kebab"):
+class QuotaValues(StrictStruct, rename="kebab"):
     """Amounts of a quota; what is not there stays."""
 
     cpus: Limit | UnsetType = UNSET
@@ -38,7 +38,7 @@ class QuotaValues(Closed, rename="kebab"):
     launch_rate_per_minute: Limit | UnsetType = UNSET
 
 
-class SetShare(Closed):
+class SetShare(StrictStruct):
     """The body of POST /share."""
 
     user: str
@@ -47,7 +47,7 @@ class SetShare(Closed):
     pool: str | UnsetType = UNSET
 
 
-class SetQuota(Closed):
+class SetQuota(StrictStruct):
     """The body of POST /quota."""
 
     user: str
@@ -56,8 +56,8 @@ class SetQuota(Closed):
     pool: str | UnsetType = UNSET
 
 
-read_set_share = Reader(SetShare).read
-read_set_quota = Reader(SetQuota).read
+read_set_share = BodyDecoder(SetShare).read
+read_set_quota = BodyDecoder(SetQuota).read
 
 
 def amounts_of(values: ShareValues | QuotaValues) -> dict[LimitName, float]:
@@ -71,7 +71,7 @@ def limit_body(amounts: Mapping[LimitName, float]) -> dict[str, Any]:
     return {name: int(amount) if name == "count" else float(amount) for name, amount in amounts.items()}
 
 
-class Holding(Protocol):
+class RunningUsage(Protocol):
     """What a running job holds."""
 
     @property
@@ -95,12 +95,12 @@ class Holding(Protocol):
         """Gpus held."""
 
 
-def usage_body(rows: Sequence[Holding], groups: Mapping[GroupId, Group] | None) -> dict[str, Any]:
+def usage_body(rows: Sequence[RunningUsage], groups: Mapping[GroupId, Group] | None) -> dict[str, Any]:
     """Tell what running jobs hold together; broken down by group if `groups` are given."""
     body: dict[str, Any] = {"total_usage": _sum(rows)}
     if groups is not None:
-        by_group: dict[str, list[Holding]] = {}
-        alone: list[Holding] = []
+        by_group: dict[str, list[RunningUsage]] = {}
+        alone: list[RunningUsage] = []
         for row in rows:
             if row.group is None:
                 alone.append(row)
@@ -122,7 +122,7 @@ def usage_body(rows: Sequence[Holding], groups: Mapping[GroupId, Group] | None) 
     return body
 
 
-def _sum(rows: Iterable[Holding]) -> dict[str, float]:
+def _sum(rows: Iterable[RunningUsage]) -> dict[str, float]:
     """Plain doubles, added one by one from 0.0: Cook's tests compare the sums exactly."""
     cpus = mem = gpus = 0.0
     jobs = 0

@@ -20,7 +20,7 @@ from cook_jupyter.model.job import (
     GroupId,
     JobSpec,
 )
-from cook_jupyter.wire.shape import AnyCase, Closed, Reader, named
+from cook_jupyter.wire.validation import AnyCaseStruct, BodyDecoder, StrictStruct, named
 
 JOBS_PER_SUBMISSION = 10_000
 ENV_VALUE_BYTES = 128 * 1024  # the kernel's limit of one "NAME=value", its ending zero included
@@ -46,7 +46,7 @@ Operator = Annotated[str, Meta(pattern=r"\A(?i:equals)\Z", extra=named("constrai
 Constraint = tuple[str, Operator, str]
 
 
-class Uri(Closed):
+class Uri(StrictStruct):
     """A file to fetch into the sandbox."""
 
     value: str
@@ -55,7 +55,7 @@ class Uri(Closed):
     cache: bool | UnsetType = UNSET
 
 
-class Application(Closed, rename="kebab"):
+class Application(StrictStruct, rename="kebab"):
     """The program that submits, as it names itself."""
 
     name: ShortName
@@ -65,14 +65,14 @@ class Application(Closed, rename="kebab"):
     workload_details: LabelValue | UnsetType = UNSET
 
 
-class Parameter(Closed):
+class Parameter(StrictStruct):
     """One docker parameter."""
 
     key: str
     value: str
 
 
-class PortMapping(Closed, rename="kebab"):
+class PortMapping(StrictStruct, rename="kebab"):
     """A port of the host, given to the container."""
 
     host_port: Count
@@ -80,7 +80,7 @@ class PortMapping(Closed, rename="kebab"):
     protocol: str | UnsetType = UNSET
 
 
-class Docker(Closed, rename="kebab"):
+class Docker(StrictStruct, rename="kebab"):
     """The docker part of a container."""
 
     image: str | UnsetType = UNSET
@@ -90,13 +90,13 @@ class Docker(Closed, rename="kebab"):
     port_mapping: list[PortMapping] | UnsetType = UNSET
 
 
-class MesosImage(Closed):
+class MesosImage(StrictStruct):
     """The mesos part of a container."""
 
     image: str
 
 
-class Volume(Closed, rename="kebab"):
+class Volume(StrictStruct, rename="kebab"):
     """A directory of the host, mounted in the container."""
 
     host_path: str
@@ -104,7 +104,7 @@ class Volume(Closed, rename="kebab"):
     mode: str | UnsetType = UNSET
 
 
-class Container(Closed):
+class Container(StrictStruct):
     """What the job runs inside of."""
 
     type: Annotated[str, Meta(pattern=r"\A(?i:docker|mesos)\Z", extra=named("container-type?"))]
@@ -113,7 +113,7 @@ class Container(Closed):
     volumes: list[Volume] | UnsetType = UNSET
 
 
-class Disk(Closed):
+class Disk(StrictStruct):
     """Disk space, in MiB."""
 
     request: MoreThanOne
@@ -121,19 +121,19 @@ class Disk(Closed):
     type: str | UnsetType = UNSET
 
 
-class CheckpointOptions(Closed, rename="kebab"):
+class CheckpointOptions(StrictStruct, rename="kebab"):
     """Paths to keep."""
 
     preserve_paths: list[str] | UnsetType = UNSET
 
 
-class PeriodicOptions(Closed, rename="kebab"):
+class PeriodicOptions(StrictStruct, rename="kebab"):
     """How often to checkpoint."""
 
     period_sec: Count
 
 
-class Checkpoint(Closed, rename="kebab"):
+class Checkpoint(StrictStruct, rename="kebab"):
     """How the job keeps its state over attempts."""
 
     mode: Annotated[str, Meta(pattern=r"\A(?:auto|periodic|preemption)\Z", extra=named("checkpoint-mode?"))]
@@ -141,7 +141,7 @@ class Checkpoint(Closed, rename="kebab"):
     periodic_options: PeriodicOptions | UnsetType = UNSET
 
 
-class JobRequest(AnyCase):
+class JobRequest(AnyCaseStruct):
     """One job, as sent."""
 
     uuid: Uuid
@@ -173,14 +173,14 @@ class JobRequest(AnyCase):
     status: str | UnsetType = UNSET  # taken and ignored
 
 
-class PlacementParameters(Closed):
+class PlacementParameters(StrictStruct):
     """What a placement of kind `balanced` or `attribute-equals` needs."""
 
     attribute: str | UnsetType = UNSET
     minimum: PositiveInt | UnsetType = UNSET
 
 
-class HostPlacement(Closed):
+class HostPlacement(StrictStruct):
     """How a group's jobs are spread over hosts."""
 
     type: Annotated[
@@ -189,21 +189,21 @@ class HostPlacement(Closed):
     parameters: PlacementParameters | UnsetType = UNSET
 
 
-class StragglerParameters(Closed):
+class StragglerParameters(StrictStruct):
     """When an instance of a group counts as a straggler."""
 
     quantile: Annotated[float, Meta(gt=0, lt=1)]
     multiplier: MoreThanOne
 
 
-class StragglerHandling(Closed):
+class StragglerHandling(StrictStruct):
     """Whether stragglers of a group are tried again."""
 
     type: Annotated[str, Meta(pattern=r"\A(?:none|quantile-deviation)\Z", extra=named("straggler-handling?"))]
     parameters: StragglerParameters | UnsetType = UNSET
 
 
-class GroupRequest(AnyCase):
+class GroupRequest(AnyCaseStruct):
     """One group, as sent."""
 
     uuid: Uuid
@@ -216,7 +216,7 @@ Jobs = Annotated[list[JobRequest], Meta(max_length=JOBS_PER_SUBMISSION)]
 Groups = Annotated[list[GroupRequest], Meta(max_length=JOBS_PER_SUBMISSION)]
 
 
-class RawSubmission(Closed, rename="kebab"):
+class RawSubmission(StrictStruct, rename="kebab"):
     """The body of POST /rawscheduler."""
 
     jobs: Jobs
@@ -230,8 +230,8 @@ class Submission(RawSubmission, rename="kebab"):
     pool: str | UnsetType = UNSET
 
 
-read_submission = Reader(Submission).read
-read_raw_submission = Reader(RawSubmission).read
+read_submission = BodyDecoder(Submission).read
+read_raw_submission = BodyDecoder(RawSubmission).read
 
 _KEPT = (
     "executor",

@@ -14,4 +14,4 @@ VERSION: Final = 2  # of what is said over it and of what the journals hold
 # What starting an agent can come to, as exit codes.
 READY: Final = 0
 FAILED: Final = 1
-TAKEN: Final = 3  # this home has an agent already
+ALREADY_RUNNING: Final = 3  # this home has an agent already

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 
-from cook_jupyter.worker.address import FAILED, READY, TAKEN
+from cook_jupyter.worker.address import ALREADY_RUNNING, FAILED, READY
 from cook_jupyter.worker.agent import Agent, AgentSettings
 from cook_jupyter.worker.home import AgentHome, HomeTaken
 
@@ -21,7 +21,7 @@ def run_agent(settings: AgentSettings) -> int:
     """Be the agent of a home until it is done; return an exit code."""
     home = _prepare(settings)
     if home is None:
-        return TAKEN
+        return ALREADY_RUNNING
     _serve(settings, home, ready=None)
     return READY
 
@@ -50,8 +50,8 @@ def start_agent(settings: AgentSettings, log: str) -> int:
         os.dup2(descriptor, of)
     home = _prepare(settings)
     if home is None:
-        os.write(said, str(TAKEN).encode())
-        return TAKEN
+        os.write(said, str(ALREADY_RUNNING).encode())
+        return ALREADY_RUNNING
     _serve(settings, home, ready=said, log_file=log)
     return READY
 

@@ -59,7 +59,7 @@ class AgentHome:
 
     def write_facts(self) -> None:
         """Write down which process this is, for people and for the next agent."""
-        facts = {"pid": os.getpid(), "mark": processes.start_mark(os.getpid()), "version": VERSION}
+        facts = {"pid": os.getpid(), "mark": processes.process_identity(os.getpid()), "version": VERSION}
         with open(FACTS, "w", encoding="utf-8") as file:
             json.dump({**facts, "python": sys.executable}, file)
 

@@ -1,7 +1,7 @@
 """What the processes of a host write down before they act, so that kill -9 makes nobody forget.
 
-Lives here: `Ledger`, in which the node agent notes what it gave to whom, and `EndLog`, in which a worker
-notes how each of its tasks ended. Both are files of frames, appended with one write each.
+Lives here: `AgentJournal`, in which the node agent notes what it gave to whom, and `WorkerJournal`, in which
+a worker notes how each of its tasks ended. Both are files of frames, appended with one write each.
 Not here: what is concluded from them after a crash (`worker.recovery`).
 
 Written is not synced: what was written survives the death of any process, not that of the machine. When
@@ -58,7 +58,7 @@ class AppendOnly:
         os.close(self._descriptor)
 
 
-class Ledger:
+class AgentJournal:
     """What the agent noted of each instance that the scheduler has not acknowledged the end of.
 
     Notes are collected and written together; nothing may be done upon them before `flush` returned.
@@ -141,7 +141,7 @@ class Ledger:
         return noted
 
 
-class EndLog:
+class WorkerJournal:
     """How the tasks of one worker ended, in segments: `WORKER.0`, `WORKER.1`, ...
 
     The worker begins a new segment when one is long; the agent removes those whose ends are all acknowledged.

@@ -15,14 +15,14 @@ CGROUP_ROOT = "/sys/fs/cgroup"
 _HELD = ("anon", "shmem")  # of memory.stat; what the kernel cannot simply drop
 
 
-class MemoryGroups:
+class CgroupParent:
     """A place in the tree of control groups where we may put processes, each with its memory limit."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     @classmethod
-    def find(cls, root: str = CGROUP_ROOT, own: str | None = None) -> "MemoryGroups | None":
+    def find(cls, root: str = CGROUP_ROOT, own: str | None = None) -> "CgroupParent | None":
         """Return the nearest place above this process where we may make groups with a memory limit.
 
         That is an ancestor which is ours to write and hands the memory controller down: the folder of a
@@ -45,7 +45,7 @@ class MemoryGroups:
             folder = os.path.dirname(folder)
         return None
 
-    def admit(self, name: str, pid: int) -> "MemoryGroup | None":
+    def admit(self, name: str, pid: int) -> "Cgroup | None":
         """Put a process in a new group of its own; None if the kernel does not let us."""
         path = f"{self._folder}/cook-{name}"
         try:
@@ -55,10 +55,10 @@ class MemoryGroups:
             with contextlib.suppress(OSError):
                 os.rmdir(path)
             return None
-        return MemoryGroup(path)
+        return Cgroup(path)
 
 
-class MemoryGroup:
+class Cgroup:
     """One worker and all that comes of it, under a common memory limit."""
 
     def __init__(self, path: str) -> None:

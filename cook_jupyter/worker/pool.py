@@ -19,7 +19,7 @@ from cook_jupyter.worker import processes
 from cook_jupyter.worker.channel import Channel, SelectorLoop
 from cook_jupyter.worker.environment import process_environment
 from cook_jupyter.worker.frames import BrokenStream, Frame, pack
-from cook_jupyter.worker.limits import MemoryGroup, MemoryGroups
+from cook_jupyter.worker.limits import Cgroup, CgroupParent
 from cook_jupyter.worker.protocol import FROM_SPAWNER, require
 
 SPARES = 1
@@ -57,7 +57,7 @@ class WorkerProcess:
         self.user: str | None = None
         self.serves: str | None = None  # the instance that it runs
         self.channel: Channel | None = None
-        self.group: MemoryGroup | None = None
+        self.group: Cgroup | None = None
         self.idle_since = 0.0
         self.import_environment = ""  # under which it has imported packages; "" if it has not
         self.fresh_mb = 0.0  # what it held when it was born
@@ -66,7 +66,7 @@ class WorkerProcess:
 
     def signal(self, number: int) -> None:
         """Send a signal to the worker and what runs in its group, if it is still the same process."""
-        if self.mark is None or processes.start_mark(self.pid) in (self.mark, None):
+        if self.mark is None or processes.process_identity(self.pid) in (self.mark, None):
             processes.signal_group(self.pid, number)
 
 
@@ -100,7 +100,7 @@ class WorkerPool:
         *,
         home: str,
         grace_s: float,
-        groups: MemoryGroups | None,
+        groups: CgroupParent | None,
         listener: PoolCallbacks,
     ) -> None:
         self._loop = loop
@@ -116,7 +116,7 @@ class WorkerPool:
         self._unreaped: list[int] = []
         self._stem = f"{time.time_ns() // 1_000_000:x}-{os.getpid():x}"
         self._numbers = 0
-        self._removed_groups: list[MemoryGroup] = []
+        self._removed_groups: list[Cgroup] = []
 
     def acquire(self, python: str, user: str, import_environment: str = "") -> WorkerProcess | None:
         """Return an idle worker of this user, or one that nobody has used; None if there is none now.

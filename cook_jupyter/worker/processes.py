@@ -24,7 +24,7 @@ _HELD = frozenset({b"RssAnon:", b"RssShmem:", b"VmSwap:", b"HugetlbPages:"})
 _HELD_PROPORTIONAL = frozenset({b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:"})
 
 
-def start_mark(pid: int) -> str | None:
+def process_identity(pid: int) -> str | None:
     """Return what tells this process from any other that had or will have its id.
 
     Returns:
@@ -39,7 +39,7 @@ def start_mark(pid: int) -> str | None:
 
 def is_alive(pid: int, mark: str) -> bool:
     """Tell whether the process that had this mark still runs."""
-    return start_mark(pid) == mark
+    return process_identity(pid) == mark
 
 
 def signal_group(pid: int, number: int) -> bool:
@@ -70,7 +70,7 @@ def become_subreaper() -> bool:
     return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-class Family:
+class ProcessTree:
     """Who is whose child at one moment. Making one is cheap; asking may read all of /proc, once."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ def kill_below(*, spare: Collection[int] = ()) -> bool:
     Returns:
         Whether there was anything to kill. What those leave becomes ours only when they are dead (Linux).
     """
-    family = Family()
+    family = ProcessTree()
     victims = [child for child in family.children_of(os.getpid()) if child not in spare]
     for victim in victims:
         for pid in (victim, *family.below(victim)):

@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 from cook_jupyter.worker import processes
 from cook_jupyter.worker.frames import BrokenStream, Frame, Header, header_of
-from cook_jupyter.worker.journal import Ledger, end_logs, read_frames, segment_of
-from cook_jupyter.worker.limits import MemoryGroup
+from cook_jupyter.worker.journal import AgentJournal, end_logs, read_frames, segment_of
+from cook_jupyter.worker.limits import Cgroup
 from cook_jupyter.worker.protocol import IN_LEDGER, IN_WORKER_LOG, LAUNCH_IN_LEDGER, is_valid, require
-from cook_jupyter.worker.task import Cause, End
+from cook_jupyter.worker.task import Cause, TaskExit
 
 NEAR_LIMIT = 0.95  # of its memory limit: who is killed with SIGKILL so close to it was killed for that
 
 
-class FoundEnd(NamedTuple):
+class RecordedExit(NamedTuple):
     """An end that the scheduler may not know of.
 
     Attributes:
@@ -39,12 +39,12 @@ class FoundEnd(NamedTuple):
         return self.header if self.segment is None else {**self.header, "segment": segment_of(self.segment)}
 
 
-class Known(NamedTuple):
+class RecoveredInstance(NamedTuple):
     """One instance, from the journals."""
 
     launch: Header
     stop_cause: str | None
-    end: FoundEnd | None
+    end: RecordedExit | None
     worker_alive: bool
 
 
@@ -58,24 +58,26 @@ class Recovered(NamedTuple):
     """
 
     noted: dict[str, list[Frame]]
-    instances: dict[str, Known]
+    instances: dict[str, RecoveredInstance]
     useless: list[str]
 
 
 def recover(folder: str) -> Recovered:
     """Read the journals in `folder`; changes nothing, except that it ends the orphans of lost commands."""
-    noted = Ledger.read(folder)
-    ends: dict[tuple[str, str], FoundEnd] = {}  # by worker and instance: a worker writes for its own alone
+    noted = AgentJournal.read(folder)
+    ends: dict[
+        tuple[str, str], RecordedExit
+    ] = {}  # by worker and instance: a worker writes for its own alone
     shells: dict[tuple[str, str], Header] = {}
     logs = end_logs(folder)
     for worker, paths in logs.items():
         for path in paths:
             for frame in _log_frames(path):
                 if frame.header["t"] == "end":
-                    ends[worker, frame.header["instance_id"]] = FoundEnd(frame.header, frame.tail, path)
+                    ends[worker, frame.header["instance_id"]] = RecordedExit(frame.header, frame.tail, path)
                 else:
                     shells[worker, frame.header["id"]] = frame.header
-    instances: dict[str, Known] = {}
+    instances: dict[str, RecoveredInstance] = {}
     for instance_id, frames in noted.items():
         of = {frame.header["t"]: frame for frame in frames if is_valid(frame.header, IN_LEDGER)}
         launch = _launch_of(of["launch"]) if "launch" in of else None
@@ -83,14 +85,14 @@ def recover(folder: str) -> Recovered:
             continue
         end = ends.get((launch["worker"], instance_id))
         if end is None and "end" in of:
-            end = FoundEnd(of["end"].header, of["end"].tail, None)
+            end = RecordedExit(of["end"].header, of["end"].tail, None)
         alive = processes.is_alive(launch["pid"], launch["mark"])
         if end is None and not alive:
             end = end_in_log(folder, launch["worker"], instance_id)  # it may have ended since we read
             if end is None:
                 end_shell(shells.get((launch["worker"], instance_id)))
         stop_cause = of["doom"].header["cause"] if "doom" in of else None
-        instances[instance_id] = Known(launch, stop_cause, end, alive)
+        instances[instance_id] = RecoveredInstance(launch, stop_cause, end, alive)
     wanted = {known.end.segment for known in instances.values() if known.end is not None}
     alive_workers = {known.launch["worker"] for known in instances.values() if known.worker_alive}
     useless = [
@@ -103,12 +105,12 @@ def recover(folder: str) -> Recovered:
     return Recovered({key: noted[key] for key in instances}, instances, useless)
 
 
-def end_in_log(folder: str, worker: str, instance_id: str) -> FoundEnd | None:
+def end_in_log(folder: str, worker: str, instance_id: str) -> RecordedExit | None:
     """Return the end of an instance that its worker wrote down, if it did."""
     for path in end_logs(folder).get(worker, []):
         for frame in _log_frames(path):
             if frame.header["t"] == "end" and frame.header["instance_id"] == instance_id:
-                return FoundEnd(frame.header, frame.tail, path)
+                return RecordedExit(frame.header, frame.tail, path)
     return None
 
 
@@ -123,12 +125,12 @@ def shell_in_log(folder: str, worker: str, instance_id: str) -> Header | None:
 
 def end_shell(shell: Header | None) -> None:
     """Kill the group of a command whose worker was killed while no spawner was there to see it."""
-    if shell is not None and processes.start_mark(shell["pid"]) in (shell["mark"], None):
+    if shell is not None and processes.process_identity(shell["pid"]) in (shell["mark"], None):
         processes.signal_group(shell["pid"], signal.SIGKILL)
 
 
 def cause_of(
-    end: End, stop_cause: str | None, *, mem_mb: float, group: MemoryGroup | None = None, seen_mb: float = 0.0
+    end: TaskExit, stop_cause: str | None, *, mem_mb: float, group: Cgroup | None = None, seen_mb: float = 0.0
 ) -> str:
     """Return why an instance ended, in the words of `Cause`.
 

@@ -33,11 +33,11 @@ from cook_jupyter.worker.agent_log import printable_line
 from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.environment import progress_path, task_environment
 from cook_jupyter.worker.frames import Frame, FrameReader, pack, whole_frames
-from cook_jupyter.worker.journal import EndLog
+from cook_jupyter.worker.journal import WorkerJournal
 from cook_jupyter.worker.process_state import ProcessState, Residue
 from cook_jupyter.worker.progress import ProgressReader
-from cook_jupyter.worker.sandbox import FOLDER, Sandbox, SandboxStock
-from cook_jupyter.worker.task import CALL_VARIABLES, End, Task, unpacked
+from cook_jupyter.worker.sandbox import FOLDER, Sandbox, SandboxPool
+from cook_jupyter.worker.task import CALL_VARIABLES, Task, TaskExit, unpacked
 
 RESULT_FILE = "cook-result.json"  # where a call that ran as a plain command says what came of it
 NOT_RUN = 126  # the shell's own code for a command that could not be executed
@@ -46,10 +46,10 @@ _CHUNK = 1 << 18
 _getpid, _exit = os.getpid, os._exit  # a call may have patched them
 
 
-class Ended(NamedTuple):
+class FinishedTask(NamedTuple):
     """An end, and the result that goes with it."""
 
-    end: End
+    end: TaskExit
     result: bytes = b""
 
 
@@ -71,8 +71,8 @@ class Worker:
         self._name = name
         self._home = home
         self._grace_s = grace_s
-        self._log = EndLog(f"{home}/journal", name, segment=segment)
-        self._stock = SandboxStock(f"{home}/{FOLDER}", name)
+        self._log = WorkerJournal(f"{home}/journal", name, segment=segment)
+        self._stock = SandboxPool(f"{home}/{FOLDER}", name)
         self._state = ProcessState(home)
         self._residue = Residue()
         self._shell_runs = False
@@ -158,7 +158,7 @@ class Worker:
                 self._stock.refill()
         return clean
 
-    def _run(self, task: Task) -> Ended:
+    def _run(self, task: Task) -> FinishedTask:
         try:
             sandbox = self._stock.take(task.instance_id)
         except OSError as error:
@@ -179,7 +179,7 @@ class Worker:
 
     # --- calls ------------------------------------------------------------------------------------
 
-    def _run_call(self, task: Task, sandbox: Sandbox) -> Ended:
+    def _run_call(self, task: Task, sandbox: Sandbox) -> FinishedTask:
         from cook_jupyter.payload.calls import CallOutcome, run_call
 
         outcome: CallOutcome | None = None
@@ -213,9 +213,9 @@ class Worker:
         look = None
         if os.fstat(sandbox.stdout).st_size or os.fstat(sandbox.stderr).st_size:
             look = ProgressReader(_streams(sandbox), task.progress_regex).look(at_end=True)
-        end = End(task.instance_id, 1, now_ms(), peak_mb=max(0.0, peak_mb), progress=look)
+        end = TaskExit(task.instance_id, 1, now_ms(), peak_mb=max(0.0, peak_mb), progress=look)
         if outcome is None:
-            return Ended(end)
+            return FinishedTask(end)
         end = end._replace(
             exit_code=outcome.exit_code,
             memory=outcome.out_of_memory,
@@ -223,20 +223,20 @@ class Worker:
             size=outcome.size,
             inline=outcome.inline is not None,
         )
-        return Ended(end, outcome.inline or b"")
+        return FinishedTask(end, outcome.inline or b"")
 
-    def _not_begun(self, task: Task, why: str) -> Ended:
+    def _not_begun(self, task: Task, why: str) -> FinishedTask:
         """Return the end of a task before any code of its user ran: the system's failure.
 
         The worker is retired, whether it or the host is the cause.
         """
         _say(f"{task.instance_id} was not begun: {why}")
         self._residue = Residue(remaining=(why,))
-        return Ended(End(task.instance_id, None, now_ms()))
+        return FinishedTask(TaskExit(task.instance_id, None, now_ms()))
 
     # --- commands ---------------------------------------------------------------------------------
 
-    def _run_command(self, task: Task, sandbox: Sandbox) -> Ended:
+    def _run_command(self, task: Task, sandbox: Sandbox) -> FinishedTask:
         seen = {**self._state.environment, **task_environment(task, sandbox.path)}
         progress = ProgressReader(
             (*_streams(sandbox), progress_path(seen, sandbox.path)), task.progress_regex
@@ -267,7 +267,7 @@ class Worker:
             last_words = f"Command exited with status {exit_code}\nExecutor completed execution\n"
             with contextlib.suppress(OSError):
                 os.write(sandbox.stdout, last_words.encode())
-        end = End(
+        end = TaskExit(
             task.instance_id,
             exit_code,
             now_ms(),
@@ -276,11 +276,11 @@ class Worker:
             peak_mb=peak_mb,
             progress=progress.look(at_end=True),
         )
-        return Ended(_with_result(end, task, sandbox))
+        return FinishedTask(_with_result(end, task, sandbox))
 
     def _note_shell(self, task: Task, pid: int) -> None:
         """Write down which group to kill, should this process and the agent both be killed."""
-        header = {"t": "shell", "id": task.instance_id, "pid": pid, "mark": processes.start_mark(pid)}
+        header = {"t": "shell", "id": task.instance_id, "pid": pid, "mark": processes.process_identity(pid)}
         with contextlib.suppress(OSError):
             self._log.append(pack(header))
 
@@ -335,7 +335,7 @@ def _leave_fork(is_success: bool) -> NoReturn:
 
 
 def _has_stale_modules() -> bool:
-    from cook_jupyter.payload.surroundings import has_stale_modules
+    from cook_jupyter.payload.call_context import has_stale_modules
 
     return has_stale_modules()
 
@@ -374,17 +374,17 @@ class _Signals:
         self.termed = True
 
 
-def _not_started(task: Task, sandbox: Sandbox, error: OSError | ValueError) -> Ended:
+def _not_started(task: Task, sandbox: Sandbox, error: OSError | ValueError) -> FinishedTask:
     """A command that the kernel did not take: the user's fault if it is no valid one, else the system's.
 
     The system's are also a sandbox that was removed a moment ago, and a machine that is short of something.
     """
     os.write(sandbox.stderr, f"cook_jupyter: the command could not be started: {error}\n".encode())
     is_invalid = isinstance(error, ValueError) or error.errno == errno.E2BIG
-    return Ended(End(task.instance_id, NOT_RUN if is_invalid else None, now_ms()))
+    return FinishedTask(TaskExit(task.instance_id, NOT_RUN if is_invalid else None, now_ms()))
 
 
-def _with_result(end: End, task: Task, sandbox: Sandbox) -> End:
+def _with_result(end: TaskExit, task: Task, sandbox: Sandbox) -> TaskExit:
     """The end with the result of a call that ran as a plain command, if it left one."""
     if not any(name in task.env for name in CALL_VARIABLES):
         return end

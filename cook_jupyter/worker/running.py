@@ -68,7 +68,7 @@ class RunningInstance:
         """Whether it runs inside its worker, and not as a command below it."""
         return self.header.get("python") is not None
 
-    def exceeds_memory(self, now: float, family: processes.Family) -> bool:
+    def exceeds_memory(self, now: float, family: processes.ProcessTree) -> bool:
         """Measure its memory, set the time of the next check; return whether it holds more than it may."""
         limit_mb: float = self.header["mem_mb"]
         used_mb = self._used_mb(limit_mb, family)
@@ -81,7 +81,7 @@ class RunningInstance:
         self.next_memory_check = now + interval_s
         return room_mb < 0
 
-    def _used_mb(self, limit_mb: float, family: processes.Family) -> float:
+    def _used_mb(self, limit_mb: float, family: processes.ProcessTree) -> float:
         worker = self.worker
         if worker.group is not None and (held_mb := worker.group.held_mb()) is not None:
             return held_mb

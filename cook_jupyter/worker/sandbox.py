@@ -62,7 +62,7 @@ class Sandbox:
             os.rmdir(self.path)
 
 
-class SandboxStock:
+class SandboxPool:
     """Gives sandboxes out and takes them back.
 
     Args:

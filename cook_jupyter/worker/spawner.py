@@ -29,7 +29,7 @@ from cook_jupyter.worker import processes
 from cook_jupyter.worker.agent_log import log
 from cook_jupyter.worker.frames import FrameReader, pack
 from cook_jupyter.worker.home import JOURNAL
-from cook_jupyter.worker.journal import Ledger
+from cook_jupyter.worker.journal import AgentJournal
 from cook_jupyter.worker.protocol import IN_LEDGER, is_valid
 
 _MOST_FDS = 64
@@ -39,7 +39,7 @@ _WARM = (
     "cook_jupyter.worker.runner",
     "cook_jupyter.payload.calls",
     "cook_jupyter.payload.pickling",
-    "cook_jupyter.payload.failures",
+    "cook_jupyter.payload.exception_data",
 )
 
 
@@ -127,7 +127,7 @@ class Spawner:
             self._become_worker(worker, descriptor)
         os.close(descriptor)
         self._workers[pid] = worker
-        self._tell({"t": "born", "worker": worker, "pid": pid, "mark": processes.start_mark(pid)})
+        self._tell({"t": "born", "worker": worker, "pid": pid, "mark": processes.process_identity(pid)})
 
     def _become_worker(self, worker: str, descriptor: int) -> None:
         """In the child: never returns."""
@@ -201,7 +201,7 @@ def orphaned(journal: str, workers: Iterable[str], now_s: float) -> set[str]:
         now_s: monotonic time.
     """
     found = set()
-    for frames in Ledger.read(journal).values():
+    for frames in AgentJournal.read(journal).values():
         for frame in frames:
             if frame.header["t"] == "launch" and is_valid(frame.header, IN_LEDGER):
                 until = frame.header["until"]

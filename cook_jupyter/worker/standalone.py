@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cook_jupyter.payload.blobs import open_store
 from cook_jupyter.payload.calls import run_call
-from cook_jupyter.payload.outgoing import CALL_STORE
+from cook_jupyter.payload.encoding import CALL_STORE
 from cook_jupyter.worker.runner import RESULT_FILE
 
 

@@ -24,15 +24,15 @@ from cook_jupyter.worker.channel import SelectorLoop
 from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.frames import BrokenStream, Frame, Header, frame_of
 from cook_jupyter.worker.home import JOURNAL
-from cook_jupyter.worker.journal import Ledger, segment_of
+from cook_jupyter.worker.journal import AgentJournal, segment_of
 from cook_jupyter.worker.launch_queue import LaunchQueue
-from cook_jupyter.worker.limits import MemoryGroups
+from cook_jupyter.worker.limits import CgroupParent
 from cook_jupyter.worker.outbox import Outbox
 from cook_jupyter.worker.pool import PoolCallbacks, WorkerPool, WorkerProcess
 from cook_jupyter.worker.progress import Progress, ProgressReader
 from cook_jupyter.worker.running import MIN_CHECK_INTERVAL_S, RunningInstance
 from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched
-from cook_jupyter.worker.task import Cause, End, EndReport, end_of, is_folder_name
+from cook_jupyter.worker.task import Cause, EndReport, TaskExit, end_of, is_folder_name
 
 _TICK_S = MIN_CHECK_INTERVAL_S
 _REPORT_RUNNING_AFTER_S = 0.05  # an instance that ends sooner is not worth two reports
@@ -100,7 +100,7 @@ class Supervisor:
             loop,
             home=home,
             grace_s=grace_s,
-            groups=MemoryGroups.find(),
+            groups=CgroupParent.find(),
             listener=PoolCallbacks(
                 ready=self._to_dispatch.add,
                 frame=self._on_worker_frame,
@@ -205,7 +205,7 @@ class Supervisor:
 
     def kill_unrecorded(self) -> None:
         """Kill what is not in the journal: that is another supervisor's by now, which reports it as lost."""
-        recorded = Ledger.read(self._journal_folder)
+        recorded = AgentJournal.read(self._journal_folder)
         self._signals += [
             (instance.worker, signal.SIGKILL)
             for instance in self._running.values()
@@ -217,7 +217,7 @@ class Supervisor:
         self._pool.close()
 
     def _tick(self, now: float) -> None:
-        family = processes.Family()
+        family = processes.ProcessTree()
         for instance in list(self._running.values()):
             if not instance.start_reported and now - instance.begun >= _REPORT_RUNNING_AFTER_S:
                 instance.start_reported = True
@@ -313,7 +313,7 @@ class Supervisor:
     def _stop(self, instance_id: str, cause: str) -> None:
         """Have an instance ended for this cause; the first cause stays."""
         if self._queue.remove(instance_id) is not None:
-            self._report_end(End(instance_id, None, now_ms()), cause)
+            self._report_end(TaskExit(instance_id, None, now_ms()), cause)
             return
         instance = self._running.get(instance_id)
         if instance is None or instance.stop_cause is not None:
@@ -380,13 +380,13 @@ class Supervisor:
         if not worker.spawned and not instance.is_call:
             recovery.end_shell(recovery.shell_in_log(self._journal_folder, worker.name, instance_id))
         if code is not None and instance.stop_cause is None and self._was_not_begun(instance):
-            self._report_end(End(instance_id, None, now_ms()), Cause.UNLAUNCHED, instance=instance)
+            self._report_end(TaskExit(instance_id, None, now_ms()), Cause.UNLAUNCHED, instance=instance)
             return
         sandbox = self._sandbox(instance_id)
         progress = None
         if instance.is_call:
             progress = ProgressReader((f"{sandbox}/stdout", f"{sandbox}/stderr")).look(at_end=True)
-        end = End(
+        end = TaskExit(
             instance_id,
             None if code is None else code if code >= 0 else 128 - code,
             now_ms(),
@@ -408,7 +408,7 @@ class Supervisor:
         in_stock = os.path.isdir(f"{self._sandboxes}/.{instance.worker.name}")
         return in_stock and not os.path.isdir(self._sandbox(instance.instance_id))
 
-    def _cause(self, instance: RunningInstance, end: End) -> str:
+    def _cause(self, instance: RunningInstance, end: TaskExit) -> str:
         return recovery.cause_of(
             end,
             instance.stop_cause,
@@ -418,11 +418,11 @@ class Supervisor:
         )
 
     def _report_unlaunched(self, instance_id: str) -> None:
-        self._report_end(End(instance_id, None, now_ms()), Cause.UNLAUNCHED)
+        self._report_end(TaskExit(instance_id, None, now_ms()), Cause.UNLAUNCHED)
 
     def _report_end(
         self,
-        end: End,
+        end: TaskExit,
         cause: str,
         *,
         instance: RunningInstance | None = None,
@@ -458,7 +458,7 @@ class Supervisor:
 
     def _recover(self) -> None:
         recovered = recovery.recover(self._journal_folder)
-        self._ledger = Ledger(self._journal_folder, recovered.noted)
+        self._ledger = AgentJournal(self._journal_folder, recovered.noted)
         recovery.remove_files(recovered.useless)
         for known in recovered.instances.values():
             if known.end is not None:
@@ -466,7 +466,7 @@ class Supervisor:
             else:
                 self._recover_running(known)
 
-    def _recover_end(self, known: recovery.Known, recorded: recovery.FoundEnd) -> None:
+    def _recover_end(self, known: recovery.RecoveredInstance, recorded: recovery.RecordedExit) -> None:
         launch = known.launch
         end = end_of(recorded.header)
         cause = recorded.header.get("cause") or recovery.cause_of(
@@ -477,7 +477,7 @@ class Supervisor:
         if not known.worker_alive:
             self._outbox.worker_gone(launch["worker"])
 
-    def _recover_running(self, known: recovery.Known) -> None:
+    def _recover_running(self, known: recovery.RecoveredInstance) -> None:
         launch = known.launch
         python = launch.get("python") or sys.executable
         worker = WorkerProcess(name=launch["worker"], pid=launch["pid"], mark=launch["mark"], python=python)

@@ -1,6 +1,7 @@
 """What is to be run on a host, and what came of it.
 
-Lives here: `Task`, `End` and `EndReport`, the causes of ends, and how a call is told from a shell command.
+Lives here: `Task`, `TaskExit` and `EndReport`, the causes of ends, and how a call is told from a shell
+command.
 Not here: how they travel (`worker.frames`), what an end means for a job (`clusters`).
 """
 
@@ -79,7 +80,7 @@ def unpacked(frame: Frame) -> Task:
     return Task(**header)
 
 
-class End(NamedTuple):
+class TaskExit(NamedTuple):
     """How an instance ended, as the worker saw it.
 
     Attributes:
@@ -114,9 +115,9 @@ class End(NamedTuple):
         return _said("end", self)
 
 
-def end_of(header: Header) -> End:
-    """Return the end that `End.as_header` made a header of; what else the header says is left out."""
-    return End(**{name: header[name] for name in End._fields if name in header})
+def end_of(header: Header) -> TaskExit:
+    """Return the end that `TaskExit.as_header` made a header of; what else the header says is left out."""
+    return TaskExit(**{name: header[name] for name in TaskExit._fields if name in header})
 
 
 class EndReport(NamedTuple):
@@ -129,7 +130,7 @@ class EndReport(NamedTuple):
         result: what its call came to, if that does not rest in a blob store.
     """
 
-    end: End
+    end: TaskExit
     cause: str
     sandbox: str
     result: bytes = b""
@@ -169,7 +170,7 @@ def _interpreter_of(command: str) -> str | None:
     return words[0] if is_call else None
 
 
-def _said(kind: str, value: Task | End, but: Container[str] = ()) -> Header:
+def _said(kind: str, value: Task | TaskExit, but: Container[str] = ()) -> Header:
     """Return the fields that differ from their defaults, as the header of a frame."""
     header: dict[str, Any] = {"t": kind}
     defaults = _TASK_DEFAULTS if isinstance(value, Task) else _END_DEFAULTS
@@ -182,6 +183,6 @@ def _said(kind: str, value: Task | End, but: Container[str] = ()) -> Header:
 _NO_DEFAULT = object()  # equals nothing
 _TASK_DEFAULTS, _END_DEFAULTS = (
     tuple((name, kind._field_defaults.get(name, _NO_DEFAULT)) for name in kind._fields)
-    for kind in (Task, End)
+    for kind in (Task, TaskExit)
 )
 _encode = json.JSONEncoder(separators=(",", ":")).encode

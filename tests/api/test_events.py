@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cook_jupyter.model.instance import Result
+from cook_jupyter.model.instance import ResultPayload
 from tests.api.served import OWNER, ApiServer, a_request, authorization, serving, until
 from tests.waiting import HANG_S
 
@@ -60,7 +60,7 @@ def test_the_life_of_a_job_is_streamed_as_it_happens(served: ApiServer) -> None:
     with reading(served) as stream:
         stream.line()
         uuid = served.submit(max_retries=3)
-        task = served.finish(uuid, result=Result(inline=b"\0result", size=7))
+        task = served.finish(uuid, result=ResultPayload(inline=b"\0result", size=7))
         heard = stream.until("success")
         assert {event["uuid"] for event in heard} == {uuid}
         changes = [event["change"] for event in heard]
@@ -89,7 +89,7 @@ def test_a_cursor_brings_what_was_missed_with_results(served: ApiServer) -> None
         stream.line()
         uuid = served.submit()
         stream.line()
-    served.finish(uuid, result=Result(blob=f"results/{uuid}", size=99_999))
+    served.finish(uuid, result=ResultPayload(blob=f"results/{uuid}", size=99_999))
     with reading(served, f"?cursor={stream.cursor}") as again:
         (event,) = again.until("success")
         assert (event["uuid"], event["result_blob"], event["result_size"]) == (
@@ -175,7 +175,7 @@ def test_a_slow_reader_delays_nobody_and_gets_the_current_state(
         jobs = [a_request(cpus=0.001, mem=0.1) for _ in range(400)]
         for start in range(0, 400, 100):
             assert served.ask("POST", "/jobs", {"jobs": jobs[start : start + 100]}).status == 201
-        result = Result(inline=b"x" * 60_000, size=60_000)  # together more than any socket buffers
+        result = ResultPayload(inline=b"x" * 60_000, size=60_000)  # together more than any socket buffers
 
         async def finish_all() -> None:
             for task in list(served.cluster.tasks):

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from cook_jupyter.model.instance import Result
+from cook_jupyter.model.instance import ResultPayload
 from tests.api.served import OWNER, ApiServer, Reply, authorization, until
 
 
@@ -18,7 +18,7 @@ def put(served: ApiServer, name: str, data: bytes) -> Reply:
 class TestResults:
     def test_an_inline_result_is_sent_as_it_is(self, served: ApiServer) -> None:
         uuid = served.submit()
-        served.finish(uuid, result=Result(inline=b"\0\xffbytes", size=7))
+        served.finish(uuid, result=ResultPayload(inline=b"\0\xffbytes", size=7))
         reply = served.ask("GET", f"/v1/results/{uuid}")
         assert (reply.status, reply.body) == (200, b"\0\xffbytes")
         assert reply.headers["Content-Type"] == "application/octet-stream"
@@ -28,7 +28,7 @@ class TestResults:
         task = served.started(uuid)
         data = b"x" * 1_000_000
         assert put(served, f"results/{task}", data).status == 201
-        served.finish(uuid, result=Result(blob=f"results/{task}", size=len(data)))
+        served.finish(uuid, result=ResultPayload(blob=f"results/{task}", size=len(data)))
         assert served.ask("GET", f"/v1/results/{uuid}").body == data
 
     def test_a_result_comes_when_its_job_is_completed(self, served: ApiServer) -> None:
@@ -42,7 +42,7 @@ class TestResults:
 
     def test_a_result_whose_blob_is_missing_is_not_found(self, served: ApiServer) -> None:
         uuid = served.submit()
-        served.finish(uuid, result=Result(blob=f"results/{uuid4()}", size=1))
+        served.finish(uuid, result=ResultPayload(blob=f"results/{uuid4()}", size=1))
         assert served.ask("GET", f"/v1/results/{uuid}").status == 404
 
 

@@ -10,7 +10,7 @@ import pytest
 from cook_jupyter.client.aio import AsyncEventStream, AsyncJobClient, follow_events
 from cook_jupyter.client.aio_connections import Body, Head
 from cook_jupyter.errors import SchedulerUnreachable, Unauthenticated
-from tests.client.standin import Answer, Asked, as_json, standin
+from tests.client.stub_server import Answer, ReceivedRequest, as_json, standin
 from tests.waiting import HANG_S
 
 CHUNKS = b"2\r\nhe\r\n003;x=y\r\nllo\r\n0\r\nTrailer: t\r\n\r\nmore"
@@ -21,7 +21,7 @@ def a_line(cursor: int) -> bytes:
 
 
 async def test_following_goes_on_at_the_cursor_after_every_break() -> None:
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         begin = int(asked.query.get("cursor", ["0"])[0])
         return Answer(stream=iter([a_line(begin + 1), a_line(begin + 2)]))
 
@@ -82,7 +82,7 @@ async def test_a_wait_for_the_next_batch_that_is_given_up_loses_none() -> None:
 async def test_the_connection_of_a_request_that_was_cancelled_is_not_used_again() -> None:
     arrived, may_answer = threading.Event(), threading.Event()
 
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         if asked.path == "/settings":
             arrived.set()
             may_answer.wait(HANG_S)

@@ -16,13 +16,13 @@ from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.options import Options
 from cook_jupyter.model import reason as reasons
 from cook_jupyter.model.changes import JobChange
-from cook_jupyter.model.instance import InstanceStatus, Result
+from cook_jupyter.model.instance import InstanceStatus, ResultPayload
 from cook_jupyter.model.job import JobState
 from cook_jupyter.service.maintenance import watch
 from cook_jupyter.wire.events import encode_event, encode_line
-from cook_jupyter.wire.jobs import Teller
-from cook_jupyter.wire.shape import to_json
+from cook_jupyter.wire.jobs import JobEncoder
 from cook_jupyter.wire.submission import read_submission
+from cook_jupyter.wire.validation import to_json
 from tests.api.served import ApiServer, a_request, serving
 from tests.builders import a_group, a_job, an_instance
 
@@ -96,7 +96,7 @@ def a_full_job() -> Any:
 
 def test_a_job_answer_holds_all_that_is_said_of_a_job_and_its_instances() -> None:
     job, instance, group = a_full_job()
-    encoder = Teller(files_url="http://h:1")
+    encoder = JobEncoder(files_url="http://h:1")
     body = to_json(encoder.job(job, attempts=1, groups={group.group_id: group}))
 
     assert lost_of(body, answers.JobAnswer) == []
@@ -105,7 +105,7 @@ def test_a_job_answer_holds_all_that_is_said_of_a_job_and_its_instances() -> Non
 
 def test_an_event_holds_all_that_is_said_of_a_job() -> None:
     job, instance, _ = a_full_job()
-    result = Result(inline=b"bytes", blob="results/x", size=5)
+    result = ResultPayload(inline=b"bytes", blob="results/x", size=5)
     line = encode_line(7, [encode_event(JobChange(before=None, job=job, instance=instance, result=result))])
     event = msgspec.to_builtins(msgspec.json.decode(line, type=EventBatch))
 

@@ -17,7 +17,7 @@ from cook_jupyter.errors import (
     Unauthenticated,
 )
 from tests.client.conftest import NewClient
-from tests.client.standin import Answer, Asked, as_json, standin
+from tests.client.stub_server import Answer, ReceivedRequest, as_json, standin
 from tests.waiting import HANG_S
 
 
@@ -79,7 +79,7 @@ def test_a_job_without_a_uuid_is_given_one(new_client: NewClient) -> None:
 
 
 def test_threads_share_a_client(new_client: NewClient) -> None:
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         return as_json(told(uuid=asked.path.rpartition("/")[2]))
 
     uuids = [str(uuid4()) for _ in range(200)]
@@ -97,7 +97,7 @@ def test_a_connection_that_died_idle_is_replaced_without_a_word(new_client: NewC
 
 
 def test_an_idempotent_request_is_sent_again_when_its_kept_connection_dies(new_client: NewClient) -> None:
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         return Answer(body=b"[]", hang_up=len(server.asked) == 2)
 
     with standin(answer) as server, new_client(server.url) as client:
@@ -108,7 +108,7 @@ def test_an_idempotent_request_is_sent_again_when_its_kept_connection_dies(new_c
 
 
 def test_a_request_that_would_count_twice_is_not_sent_again(new_client: NewClient) -> None:
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         return Answer(body=b"[]", hang_up=len(server.asked) == 2)
 
     with standin(answer) as server, new_client(server.url) as client:
@@ -122,7 +122,7 @@ def test_a_request_that_would_count_twice_is_not_sent_again(new_client: NewClien
 def test_a_submission_whose_answer_was_lost_counts_once(new_client: NewClient) -> None:
     stored: dict[str, dict[str, object]] = {}
 
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         if asked.method == "GET":
             found = [told(**stored[uuid]) for uuid in asked.query.get("uuid", []) if uuid in stored]
             return as_json(found)
@@ -164,7 +164,7 @@ def test_where_nobody_listens_the_error_names_the_address_and_the_next_step(new_
 def test_an_answer_that_does_not_come_is_given_up(new_client: NewClient) -> None:
     silent = threading.Event()
 
-    def answer(_: Asked) -> Answer:
+    def answer(_: ReceivedRequest) -> Answer:
         silent.wait(HANG_S)
         return Answer()
 
@@ -185,7 +185,7 @@ def test_what_is_no_url_is_refused(new_client: NewClient) -> None:
 def test_a_blob_goes_up_and_comes_back(new_client: NewClient) -> None:
     blobs: dict[str, bytes] = {}
 
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         if asked.method == "PUT":
             blobs[asked.path] = asked.body
             return Answer(status=204, body=b"")
@@ -207,7 +207,7 @@ def test_recent_jobs_are_the_newest_though_cook_lists_the_oldest(new_client: New
     times = [number * 10 for number in range(5000)]
     now_ms = 50_000
 
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         if asked.path == "/v1/info":
             return as_json({"error": "Not a valid route"}, 404)
         start, end, limit = (int(asked.query[key][0]) for key in ("start", "end", "limit"))
@@ -227,7 +227,7 @@ def test_recent_jobs_are_found_when_the_schedulers_clock_is_another(
 ) -> None:
     now_ms = 1_000_000_000_000
 
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         if asked.path == "/v1/info":
             return as_json({"user": "ada", "time_ms": now_ms + ahead_ms})
         start, end = (int(asked.query[key][0]) for key in ("start", "end"))

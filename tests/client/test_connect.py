@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.client.connect import connect, named_target
+from cook_jupyter.client.connect import configured_target, connect
 from cook_jupyter.client.home import home_folder
 from cook_jupyter.client.keys import key_file
-from cook_jupyter.client.runtime import Runtime, Stale, is_alive, read_runtime
+from cook_jupyter.client.runtime import RuntimeFile, StaleRuntimeFile, is_alive, read_runtime
 from cook_jupyter.errors import (
     Forbidden,
     InvalidRequest,
@@ -23,7 +23,7 @@ from cook_jupyter.errors import (
     Unauthenticated,
     Unverifiable,
 )
-from tests.client.standin import Answer, Asked, StandIn, as_json, standin
+from tests.client.stub_server import Answer, ReceivedRequest, StubServer, as_json, standin
 
 
 def start_ticks(pid: int) -> int:
@@ -62,10 +62,10 @@ def cook_home(cook_home: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def scheduler() -> Iterator[StandIn]:
+def scheduler() -> Iterator[StubServer]:
     """Something that answers as a scheduler does to those who bring the token `t`."""
 
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         if asked.headers["Authorization"] not in ("Bearer t", "Basic YWRhOnQ="):
             return as_json({"error": "who are you?"}, 401)
         return as_json({"name": "cook_jupyter", "user": "grace"})
@@ -81,16 +81,16 @@ def test_the_argument_comes_before_all(config: Path, monkeypatch: pytest.MonkeyP
     config.write_text('[client]\nurl = "http://config:1"\n')
     monkeypatch.setenv("COOK_JUPYTER_URL", "http://env:1")
 
-    assert named_target("http://argument:1").url == "http://argument:1"
-    assert named_target().url == "http://env:1"
+    assert configured_target("http://argument:1").url == "http://argument:1"
+    assert configured_target().url == "http://env:1"
     monkeypatch.delenv("COOK_JUPYTER_URL")
-    assert named_target().url == "http://config:1"
+    assert configured_target().url == "http://config:1"
     config.unlink()
-    assert named_target().url is None
+    assert configured_target().url is None
 
 
 def test_the_environment_names_scheduler_token_and_user(
-    scheduler: StandIn, monkeypatch: pytest.MonkeyPatch
+    scheduler: StubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COOK_JUPYTER_URL", scheduler.url)
     monkeypatch.setenv("COOK_JUPYTER_TOKEN", "t")
@@ -105,7 +105,7 @@ def test_the_token_may_rest_in_a_file_of_its_own(config: Path) -> None:
     token.write_text("secret\n")
     token.chmod(0o600)
 
-    assert named_target().token == "secret"
+    assert configured_target().token == "secret"
 
 
 def test_a_token_that_others_can_read_is_refused(config: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_token_that_others_can_read_is_refused(config: Path) -> None:
     config.chmod(0o644)
 
     with pytest.raises(Forbidden, match=f"chmod 600 {config}"):
-        named_target()
+        configured_target()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_wrong_configuration_names_the_file_and_the_place(config: Path, text: 
     config.write_text(text)
 
     with pytest.raises(InvalidRequest, match=message) as raised:
-        named_target()
+        configured_target()
     assert str(config) in str(raised.value)
 
 
@@ -146,7 +146,7 @@ def test_a_named_scheduler_that_does_not_answer_is_not_replaced_by_another(
     assert not list(cook_home.iterdir())
 
 
-def test_a_named_scheduler_that_refuses_the_token_says_so(scheduler: StandIn) -> None:
+def test_a_named_scheduler_that_refuses_the_token_says_so(scheduler: StubServer) -> None:
     with pytest.raises(Unauthenticated):
         connect(scheduler.url, token="wrong")
 
@@ -159,7 +159,7 @@ def test_an_original_cook_has_no_v1_and_is_taken_as_it_is() -> None:
 # --- the embedded one ---
 
 
-def test_the_runtime_file_leads_to_the_living_scheduler(cook_home: Path, scheduler: StandIn) -> None:
+def test_the_runtime_file_leads_to_the_living_scheduler(cook_home: Path, scheduler: StubServer) -> None:
     write_runtime(cook_home, url=scheduler.url)
 
     client = connect(start=False)
@@ -168,7 +168,7 @@ def test_the_runtime_file_leads_to_the_living_scheduler(cook_home: Path, schedul
     assert connect(start=False, user="ada").user == "ada"
 
 
-def test_ones_own_scheduler_named_by_url_needs_no_token(cook_home: Path, scheduler: StandIn) -> None:
+def test_ones_own_scheduler_named_by_url_needs_no_token(cook_home: Path, scheduler: StubServer) -> None:
     write_runtime(cook_home, url=scheduler.url)
 
     assert connect(scheduler.url).user == "grace"
@@ -191,7 +191,7 @@ def test_a_dead_scheduler_is_recognised(cook_home: Path) -> None:
 def test_a_process_that_was_given_the_dead_ones_number_is_recognised(cook_home: Path) -> None:
     write_runtime(cook_home, pid_started=start_ticks(os.getpid()) - 1)
 
-    assert isinstance(read_runtime(cook_home), Stale)
+    assert isinstance(read_runtime(cook_home), StaleRuntimeFile)
 
 
 def test_a_process_that_ended_and_was_not_yet_reaped_is_dead() -> None:
@@ -274,14 +274,14 @@ def test_a_scheduler_is_gone_when_its_process_or_its_lock_proves_it(
             if lock == "held":
                 fcntl.flock(file, fcntl.LOCK_EX)
 
-        assert isinstance(read_runtime(cook_home), Stale) is gone
+        assert isinstance(read_runtime(cook_home), StaleRuntimeFile) is gone
 
 
 def test_a_runtime_file_that_cannot_be_read_is_stale(cook_home: Path) -> None:
     path = write_runtime(cook_home)
     path.write_text("{")
 
-    assert read_runtime(cook_home) == Stale("it cannot be read")
+    assert read_runtime(cook_home) == StaleRuntimeFile("it cannot be read")
 
 
 def test_a_runtime_file_that_others_can_read_is_refused(cook_home: Path) -> None:
@@ -295,11 +295,11 @@ def test_a_runtime_file_that_others_can_read_is_refused(cook_home: Path) -> None
 def test_a_runtime_file_may_say_more_than_we_know(cook_home: Path) -> None:
     write_runtime(cook_home, something_new=1)
 
-    assert isinstance(read_runtime(cook_home), Runtime)
+    assert isinstance(read_runtime(cook_home), RuntimeFile)
 
 
 def test_a_user_name_that_no_header_can_carry_is_refused_before_anything_is_asked(
-    cook_home: Path, scheduler: StandIn
+    cook_home: Path, scheduler: StubServer
 ) -> None:
     path = write_runtime(cook_home, url=scheduler.url)
 

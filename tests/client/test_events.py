@@ -10,7 +10,7 @@ import pytest
 from cook_jupyter.client.events import EventStream, follow_events
 from cook_jupyter.errors import SchedulerError, SchedulerUnreachable, Unauthenticated
 from tests.client.conftest import NewClient
-from tests.client.standin import Answer, Asked, as_json, standin
+from tests.client.stub_server import Answer, ReceivedRequest, as_json, standin
 from tests.waiting import HANG_S
 
 
@@ -124,7 +124,7 @@ def test_the_end_of_the_stream_is_a_break(new_client: NewClient) -> None:
 
 
 def test_following_goes_on_at_the_cursor_after_every_break(new_client: NewClient) -> None:
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         begin = int(asked.query.get("cursor", ["0"])[0])
         return Answer(stream=iter([a_line(begin + 1), a_line(begin + 2)]))
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 from cook_jupyter.client.connect import connect
-from cook_jupyter.client.runtime import Runtime, is_alive, read_runtime
+from cook_jupyter.client.runtime import RuntimeFile, is_alive, read_runtime
 from cook_jupyter.client.start import starting
 from cook_jupyter.errors import SchedulerUnreachable
 from tests.waiting import HANG_S
 
 
-def runtime_in(home: Path) -> Runtime:
+def runtime_in(home: Path) -> RuntimeFile:
     found = read_runtime(home)
-    assert isinstance(found, Runtime)
+    assert isinstance(found, RuntimeFile)
     return found
 
 

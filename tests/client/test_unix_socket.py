@@ -11,9 +11,9 @@ from cook_jupyter import CookExecutor
 from cook_jupyter.client.connect import connect
 from cook_jupyter.client.connections import Address
 from cook_jupyter.client.home import home_folder
-from cook_jupyter.client.runtime import Runtime, read_runtime
+from cook_jupyter.client.runtime import RuntimeFile, read_runtime
 from cook_jupyter.client.sync import JobClient
-from tests.client.standin import as_json, standin
+from tests.client.stub_server import as_json, standin
 from tests.waiting import HANG_S
 
 
@@ -42,7 +42,7 @@ def test_without_the_socket_the_address_has_to_do(tmp_path: Path, left_behind: b
 def test_who_holds_all_connections_of_the_address_locks_the_owner_out_of_nothing() -> None:
     client = connect()
     runtime = read_runtime(home_folder())
-    assert isinstance(runtime, Runtime)
+    assert isinstance(runtime, RuntimeFile)
     assert Path(runtime.socket).stat().st_mode & 0o777 == 0o600
     host, port = runtime.url.removeprefix("http://").split(":")
     with ExitStack() as stack:
@@ -65,7 +65,7 @@ def test_a_home_with_a_long_path_has_a_socket_elsewhere(
     client = connect()
     try:
         runtime = read_runtime(home)
-        assert isinstance(runtime, Runtime)
+        assert isinstance(runtime, RuntimeFile)
         assert runtime.socket.startswith(str(cook_home / "tmp"))
         assert Path(runtime.socket).parent.stat().st_mode & 0o777 == 0o700
         assert client.info_v1().pid == runtime.pid

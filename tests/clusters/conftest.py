@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cook_jupyter.clusters.local.cluster import LocalCluster
+from tests.clusters.harness import LocalSite
 from tests.clusters.reports import Reports
-from tests.clusters.site import LocalSite
 
 
 @pytest.fixture

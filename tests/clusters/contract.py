@@ -21,7 +21,7 @@ from tests.clusters.reports import Reports, a_launch
 FOREVER = "sleep 600"
 
 
-class Site(Protocol):
+class ClusterHarness(Protocol):
     """Where a cluster stands: a host of at least 2 cpus and 1024 MiB for the pools `default` and `other`.
 
     There may be more hosts, of either pool. A cluster that can grow can do so in pool `default`.
@@ -42,7 +42,7 @@ class ClusterContract:
         return Reports()
 
     @pytest.fixture
-    async def cluster(self, site: Site, reports: Reports) -> AsyncIterator[ComputeCluster]:
+    async def cluster(self, site: ClusterHarness, reports: Reports) -> AsyncIterator[ComputeCluster]:
         cluster = site.cluster()
         await cluster.start(reports, [])
         yield cluster
@@ -63,7 +63,7 @@ class ClusterContract:
         assert all(offer.attributes["HOSTNAME"] == offer.host for offer in offers)
 
     async def test_what_is_known_of_hosts_before_the_start_is_true(
-        self, site: Site, reports: Reports
+        self, site: ClusterHarness, reports: Reports
     ) -> None:
         cluster = site.cluster()
         before = cluster.capacity()
@@ -223,7 +223,7 @@ class ClusterContract:
     # Restarts of the scheduler
 
     async def test_what_runs_goes_on_while_no_scheduler_is_there(
-        self, site: Site, cluster: ComputeCluster, reports: Reports
+        self, site: ClusterHarness, cluster: ComputeCluster, reports: Reports
     ) -> None:
         launch = a_launch(FOREVER)
         await cluster.launch([launch])
@@ -237,7 +237,7 @@ class ClusterContract:
             assert (await heard.end_of(launch)).state is TaskState.KILLED
 
     async def test_an_end_that_no_scheduler_heard_is_told_to_the_next(
-        self, site: Site, cluster: ComputeCluster, reports: Reports
+        self, site: ClusterHarness, cluster: ComputeCluster, reports: Reports
     ) -> None:
         reports.full = True  # however soon the end comes, nobody takes it
         launch = a_launch("sleep 0.3")
@@ -249,7 +249,7 @@ class ClusterContract:
             assert (end.state, end.exit_code) == (TaskState.FINISHED, 0)
 
     async def test_an_end_that_could_not_be_committed_is_told_again(
-        self, site: Site, cluster: ComputeCluster, reports: Reports
+        self, site: ClusterHarness, cluster: ComputeCluster, reports: Reports
     ) -> None:
         reports.full = True
         launch = a_launch("true")
@@ -261,7 +261,9 @@ class ClusterContract:
 
         assert (await reports.end_of(launch)).state is TaskState.FINISHED
 
-    async def test_what_ran_and_is_not_known_any_more_is_lost_by_nobodys_fault(self, site: Site) -> None:
+    async def test_what_ran_and_is_not_known_any_more_is_lost_by_nobodys_fault(
+        self, site: ClusterHarness
+    ) -> None:
         launch = a_launch(FOREVER)
         launch = replace(launch, instance=replace(launch.instance, status=InstanceStatus.RUNNING))
 
@@ -273,7 +275,7 @@ class ClusterContract:
             assert held_on(again) == Resources()
 
     async def test_what_was_committed_and_not_launched_is_started_or_lost_by_nobodys_fault(
-        self, site: Site
+        self, site: ClusterHarness
     ) -> None:
         launch = a_launch("true")
 
@@ -284,7 +286,7 @@ class ClusterContract:
             assert held_on(again) == Resources()
 
     async def test_what_nobody_asked_for_is_said_to_run_and_can_be_killed(
-        self, site: Site, cluster: ComputeCluster, reports: Reports
+        self, site: ClusterHarness, cluster: ComputeCluster, reports: Reports
     ) -> None:
         launch = a_launch(FOREVER)
         await cluster.launch([launch])
@@ -312,7 +314,7 @@ def room_on(offers: Sequence[Offer]) -> dict[tuple[str, str], float]:
 class started:  # noqa: N801 - reads as what it gives
     """A cluster as the next scheduler starts it, and what that one hears."""
 
-    def __init__(self, site: Site, open_launches: Sequence) -> None:
+    def __init__(self, site: ClusterHarness, open_launches: Sequence) -> None:
         self._site = site
         self._open = open_launches
 

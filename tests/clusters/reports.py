@@ -1,6 +1,6 @@
 """A scheduler's ear: takes what a cluster reports, and lets a test wait for it.
 
-Lives here: `Reports`, an honest `Reporter` in memory, and launches to give to a cluster.
+Lives here: `Reports`, an honest `ClusterListener` in memory, and launches to give to a cluster.
 """
 
 import asyncio

@@ -12,8 +12,8 @@ from cook_jupyter.errors import SchedulerError
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.model.reason import AGENT_RESTARTED, KILLED_EXTERNALLY
 from tests.clusters.contract import FOREVER, ClusterContract
+from tests.clusters.harness import LocalSite, until
 from tests.clusters.reports import Reports, a_launch
-from tests.clusters.site import LocalSite, until
 
 
 class TestLocalCluster(ClusterContract):

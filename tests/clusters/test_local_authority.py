@@ -20,8 +20,8 @@ from cook_jupyter.model.instance import TaskState
 from cook_jupyter.model.reason import KILLED_BY_USER
 from cook_jupyter.worker.address import SECRET, SOCKET
 from cook_jupyter.worker.frames import frame_of, pack
+from tests.clusters.harness import LocalSite, until
 from tests.clusters.reports import Reports, a_launch
-from tests.clusters.site import LocalSite, until
 from tests.waiting import HANG_S
 
 

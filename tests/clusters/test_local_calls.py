@@ -25,8 +25,8 @@ from cook_jupyter.model.reason import (
     MEMORY_LIMIT_EXCEEDED,
     NON_ZERO_EXIT,
 )
+from tests.clusters.harness import LocalSite, until
 from tests.clusters.reports import Reports, a_launch
-from tests.clusters.site import LocalSite, until
 
 
 def wait_and_print(gate: str) -> None:

@@ -16,8 +16,8 @@ from cook_jupyter.model.reason import (
     NON_ZERO_EXIT,
 )
 from tests.clusters.contract import FOREVER
+from tests.clusters.harness import LocalSite, until
 from tests.clusters.reports import Reports, a_launch
-from tests.clusters.site import LocalSite, until
 
 DAEMON = 'import os; os.fork() or os.setsid() or os.fork() or os.execlp("sleep", "sleep", "604")'
 

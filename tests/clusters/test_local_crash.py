@@ -19,8 +19,8 @@ from cook_jupyter.clusters.base import Launch
 from cook_jupyter.clusters.local.cluster import LocalCluster
 from cook_jupyter.model.instance import StatusUpdate, TaskState
 from cook_jupyter.model.reason import AGENT_RESTARTED
+from tests.clusters.harness import LocalSite
 from tests.clusters.reports import Reports, a_launch
-from tests.clusters.site import LocalSite
 
 AT_ONCE = 8
 ROOM = {"cpus": float(AT_ONCE), "mem_mb": 512.0 * AT_ONCE}
@@ -39,14 +39,14 @@ def leave_a_mark(path: str, seconds: float) -> str:
 class Backlog:
     """Launches that are given to a cluster as room comes, a few at once."""
 
-    def __init__(self, site: LocalSite, count: int, dice: random.Random) -> None:
+    def __init__(self, site: LocalSite, count: int, rng: random.Random) -> None:
         self.marks = site.folder / "marks"
         self.marks.touch()
-        self.launches = [self._one(site, dice) for _ in range(count)]
+        self.launches = [self._one(site, rng) for _ in range(count)]
 
-    def _one(self, site: LocalSite, dice: random.Random) -> Launch:
-        seconds = dice.choice([0, 0, 0.005, 0.05])
-        if dice.random() < 0.7:
+    def _one(self, site: LocalSite, rng: random.Random) -> Launch:
+        seconds = rng.choice([0, 0, 0.005, 0.05])
+        if rng.random() < 0.7:
             return site.call(leave_a_mark, str(self.marks), seconds, cpus=0.1, mem_mb=64.0)
         command = f"sleep {seconds}; echo $COOK_INSTANCE_UUID >> {self.marks}"
         return a_launch(command, cpus=0.1, mem_mb=64.0)
@@ -79,11 +79,11 @@ class Backlog:
 async def test_an_agent_killed_at_random_moments_loses_no_end_and_runs_nothing_twice(
     site: LocalSite, seed: int
 ) -> None:
-    dice = random.Random(seed)
-    backlog, reports, cluster = Backlog(site, 300, dice), Reports(), site.cluster(**ROOM)
+    rng = random.Random(seed)
+    backlog, reports, cluster = Backlog(site, 300, rng), Reports(), site.cluster(**ROOM)
     await cluster.start(reports, [])
 
-    async with murders(site.agent_pid, dice) as killed:
+    async with kill_repeatedly(site.agent_pid, rng) as killed:
         await backlog.run(cluster, reports)
 
     ends = backlog.check(reports)
@@ -93,11 +93,11 @@ async def test_an_agent_killed_at_random_moments_loses_no_end_and_runs_nothing_t
 
 
 async def test_a_spawner_killed_at_random_moments_costs_nothing_that_runs(site: LocalSite) -> None:
-    dice = random.Random(7)
-    backlog, reports, cluster = Backlog(site, 200, dice), Reports(), site.cluster(**ROOM)
+    rng = random.Random(7)
+    backlog, reports, cluster = Backlog(site, 200, rng), Reports(), site.cluster(**ROOM)
     await cluster.start(reports, [])
 
-    async with murders(site.spawner_pid, dice) as killed:
+    async with kill_repeatedly(site.spawner_pid, rng) as killed:
         await backlog.run(cluster, reports)
 
     ends = backlog.check(reports)
@@ -107,8 +107,8 @@ async def test_a_spawner_killed_at_random_moments_costs_nothing_that_runs(site: 
 
 
 async def test_a_scheduler_that_goes_and_comes_at_random_moments_hears_of_every_end(site: LocalSite) -> None:
-    dice = random.Random(11)
-    backlog = Backlog(site, 100, dice)
+    rng = random.Random(11)
+    backlog = Backlog(site, 100, rng)
     ends: dict[str, StatusUpdate] = {}
     waiting = list(backlog.launches)
     given: list[Launch] = []
@@ -117,14 +117,14 @@ async def test_a_scheduler_that_goes_and_comes_at_random_moments_hears_of_every_
         still_open = [launch for launch in given if launch.instance.instance_id not in ends]
         reports, cluster = Reports(), site.cluster(**ROOM)
         await cluster.start(reports, still_open)
-        for _ in range(dice.randint(1, 6)):
+        for _ in range(rng.randint(1, 6)):
             room = AT_ONCE - sum(launch.instance.instance_id not in reports.ends for launch in still_open)
             more = [waiting.pop() for _ in range(min(room, len(waiting)))]
             still_open += more
             given += more
             await cluster.launch(more)
-            await asyncio.sleep(dice.uniform(0, 0.1))
-        if killed < KILLS and dice.random() < 0.3:
+            await asyncio.sleep(rng.uniform(0, 0.1))
+        if killed < KILLS and rng.random() < 0.3:
             os.kill(await agent_of(site), signal.SIGKILL)
             killed += 1
         await cluster.close()  # whatever was not reported by now was not heard
@@ -226,7 +226,7 @@ async def test_nothing_is_kept_of_what_was_acknowledged(site: LocalSite) -> None
 
 
 @asynccontextmanager
-async def murders(victim: Callable[[], int], dice: random.Random) -> AsyncIterator[list[int]]:
+async def kill_repeatedly(victim: Callable[[], int], rng: random.Random) -> AsyncIterator[list[int]]:
     """Kill whoever it is, again and again, at random moments: some while they start or recover."""
     killed: list[int] = []
 
@@ -234,7 +234,7 @@ async def murders(victim: Callable[[], int], dice: random.Random) -> AsyncIterat
         while len(killed) < KILLS:
             with suppress(LookupError, ProcessLookupError):  # there is none just now
                 pid = victim()
-                await asyncio.sleep(dice.choice([0.0, 0.1, 0.3, 0.6]) * dice.random())
+                await asyncio.sleep(rng.choice([0.0, 0.1, 0.3, 0.6]) * rng.random())
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
             await asyncio.sleep(0.01)

@@ -15,10 +15,10 @@ from cook_jupyter.clusters.local.cluster import LocalCluster
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.worker.address import LOCK, SECRET, SOCKET
 from cook_jupyter.worker.home import FACTS, AgentHome, HomeRemoved, HomeTaken
-from cook_jupyter.worker.journal import LEDGER, EndLog, Ledger, read_frames
+from cook_jupyter.worker.journal import LEDGER, AgentJournal, WorkerJournal, read_frames
 from cook_jupyter.worker.spawner import orphaned
+from tests.clusters.harness import LocalSite, until
 from tests.clusters.reports import Reports, a_launch
-from tests.clusters.site import LocalSite, until
 
 SOON = {"housekeeping_s": 0.1}
 PARTS = (SOCKET, LOCK, FACTS, SECRET, "journal", f"journal/{LEDGER}", "sandboxes")
@@ -272,7 +272,7 @@ def test_a_home_without_a_place_is_not_made_again(tmp_path: Path, monkeypatch: p
 def test_a_ledger_and_a_log_that_were_removed_are_written_anew(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
     folder.mkdir()
-    ledger, log = Ledger(str(folder), {}), EndLog(str(folder), "w1")
+    ledger, log = AgentJournal(str(folder), {}), WorkerJournal(str(folder), "w1")
     ledger.note("a", {"t": "launch"})
     ledger.flush()
     shutil.rmtree(folder)
@@ -282,7 +282,7 @@ def test_a_ledger_and_a_log_that_were_removed_are_written_anew(tmp_path: Path) -
     ledger.note("b", {"t": "launch"})
     ledger.flush()
 
-    assert list(Ledger.read(str(folder))) == ["a", "b"]
+    assert list(AgentJournal.read(str(folder))) == ["a", "b"]
     assert read_frames(str(folder / "w1.0")) == []
 
 
@@ -306,7 +306,7 @@ async def test_a_job_that_no_agent_can_find_any_more_does_not_run_for_ever(site:
 def test_a_worker_is_orphaned_when_the_ledger_does_not_know_it_or_its_time_is_long_over(
     tmp_path: Path,
 ) -> None:
-    ledger = Ledger(str(tmp_path), {})
+    ledger = AgentJournal(str(tmp_path), {})
     for name, deadline in (("endless", None), ("timely", 1000.0), ("late", 100.0), ("settled", None)):
         header = {"t": "launch", "worker": name, "pid": 7, "mark": None, "base_mb": 0.0, "until": deadline}
         ledger.note(f"of {name}", header)

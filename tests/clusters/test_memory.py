@@ -3,26 +3,26 @@
 import pytest
 
 from cook_jupyter.clusters.base import ComputeCluster
-from cook_jupyter.clusters.memory import Ending, MemoryCluster
+from cook_jupyter.clusters.memory import MemoryCluster, PlannedExit
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.resources import Resources
 from tests.clusters.contract import ClusterContract
 
 
-def played(spec: JobSpec) -> Ending | None:
+def played(spec: JobSpec) -> PlannedExit | None:
     """How a command of the suite ends."""
     match spec.command.split():
         case ["true"]:
-            return Ending()
+            return PlannedExit()
         case ["exit", code]:
-            return Ending(exit_code=int(code))
+            return PlannedExit(exit_code=int(code))
         case ["sleep", seconds]:
-            return Ending(after_s=float(seconds))
+            return PlannedExit(after_s=float(seconds))
         case _:
             raise AssertionError(f"the suite has a command that is not played here: {spec.command}")
 
 
-class PaperSite:
+class MemoryHarness:
     """One cluster, whichever scheduler comes."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class PaperSite:
         await cluster.kill(list(self._cluster.tasks))
 
 
-class SpreadSite(PaperSite):
+class SpreadSite(MemoryHarness):
     """Hosts that differ by pool and are not known before the start, and one that joins when it is needed."""
 
     def __init__(self) -> None:
@@ -61,8 +61,8 @@ class SpreadSite(PaperSite):
 
 class TestMemoryCluster(ClusterContract):
     @pytest.fixture
-    def site(self) -> PaperSite:
-        return PaperSite()
+    def site(self) -> MemoryHarness:
+        return MemoryHarness()
 
 
 class TestMemoryClusterOfUnlikeHosts(ClusterContract):

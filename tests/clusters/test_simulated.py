@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cook_jupyter.clusters.base import ComputeCluster
-from cook_jupyter.clusters.simulated import Ending, SimulatedCluster
+from cook_jupyter.clusters.simulated import PlannedExit, SimulatedCluster
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
@@ -18,15 +18,15 @@ from tests.clusters.contract import ClusterContract
 from tests.clusters.reports import Reports, a_launch
 
 
-def played(spec: JobSpec) -> Ending | None:
+def played(spec: JobSpec) -> PlannedExit | None:
     """How a command of the suite ends."""
     match spec.command.split():
         case ["true"]:
-            return Ending(0, exit_code=0)
+            return PlannedExit(0, exit_code=0)
         case ["exit", code]:
-            return Ending(0, TaskState.FAILED, NON_ZERO_EXIT, int(code))
+            return PlannedExit(0, TaskState.FAILED, NON_ZERO_EXIT, int(code))
         case ["sleep", seconds]:
-            return Ending(int(float(seconds) * 1000), exit_code=0)
+            return PlannedExit(int(float(seconds) * 1000), exit_code=0)
         case _:
             raise AssertionError(f"the suite has a command that is not played here: {spec.command}")
 
@@ -35,7 +35,7 @@ def a_host(name: str = "host-1", *, pool: str = "", **room: float) -> Offer:
     return Offer(host=name, cluster="", pool=pool, room=Resources(**{"cpus": 4.0, "mem_mb": 2048.0, **room}))
 
 
-class TurnedSite:
+class SimulatedHarness:
     """One cluster, whichever scheduler comes, and somebody who turns its clock with the real one."""
 
     def __init__(self) -> None:
@@ -61,14 +61,14 @@ class TurnedSite:
 
 class TestSimulatedCluster(ClusterContract):
     @pytest.fixture
-    async def site(self) -> AsyncIterator[TurnedSite]:
-        site = TurnedSite()
+    async def site(self) -> AsyncIterator[SimulatedHarness]:
+        site = SimulatedHarness()
         turning = asyncio.create_task(site.turn_for_ever())
         yield site
         turning.cancel()
 
 
-class ByHand:
+class ManualCluster:
     """A cluster of two hosts and its clock."""
 
     def __init__(self, *, tells_starts: bool = True) -> None:
@@ -83,13 +83,13 @@ class ByHand:
 
 
 @pytest.fixture
-async def by_hand() -> ByHand:
-    site = ByHand()
+async def by_hand() -> ManualCluster:
+    site = ManualCluster()
     await site.cluster.start(site.reports, [])
     return site
 
 
-async def test_a_task_ends_when_its_time_is_past_and_not_a_millisecond_sooner(by_hand: ByHand) -> None:
+async def test_a_task_ends_when_its_time_is_past_and_not_a_millisecond_sooner(by_hand: ManualCluster) -> None:
     launch = a_launch("sleep 0.5", max_runtime_ms=500)
     await by_hand.cluster.launch([launch])
 
@@ -102,7 +102,7 @@ async def test_a_task_ends_when_its_time_is_past_and_not_a_millisecond_sooner(by
     assert (end.state, end.at_ms, end.began_ms) == (TaskState.FINISHED, 1501, 1000)
 
 
-async def test_nothing_ends_while_nobody_turns(by_hand: ByHand) -> None:
+async def test_nothing_ends_while_nobody_turns(by_hand: ManualCluster) -> None:
     launch = a_launch("true")
     await by_hand.cluster.launch([launch])
     by_hand.now_ms = 10_000
@@ -112,7 +112,7 @@ async def test_nothing_ends_while_nobody_turns(by_hand: ByHand) -> None:
     assert by_hand.reports.states[launch.instance.instance_id] == [TaskState.RUNNING]
 
 
-async def test_hosts_that_nothing_happened_on_keep_their_offers(by_hand: ByHand) -> None:
+async def test_hosts_that_nothing_happened_on_keep_their_offers(by_hand: ManualCluster) -> None:
     before = list(by_hand.cluster.offers())
     await by_hand.cluster.launch([a_launch("sleep 5")])
 
@@ -123,7 +123,7 @@ async def test_hosts_that_nothing_happened_on_keep_their_offers(by_hand: ByHand)
 
 
 async def test_starts_that_are_not_told_come_with_the_end_or_when_asked_for() -> None:
-    site = ByHand(tells_starts=False)
+    site = ManualCluster(tells_starts=False)
     await site.cluster.start(site.reports, [])
     brief, long = a_launch("sleep 0.1"), a_launch("sleep 99")
     await site.cluster.launch([brief, long])
@@ -140,7 +140,7 @@ async def test_starts_that_are_not_told_come_with_the_end_or_when_asked_for() ->
     ]
 
 
-async def test_a_killed_task_frees_its_room_at_once(by_hand: ByHand) -> None:
+async def test_a_killed_task_frees_its_room_at_once(by_hand: ManualCluster) -> None:
     launch = a_launch("sleep 99", cpus=4.0, ports=2)
     await by_hand.cluster.launch([launch])
     assert by_hand.cluster.offers()[0].room.cpus == 0.0

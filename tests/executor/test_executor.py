@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import cook_jupyter.executor.connection as connection_module
-from cook_jupyter.client.runtime import Runtime, read_runtime
+from cook_jupyter.client.runtime import RuntimeFile, read_runtime
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import (
     BadExit,
@@ -617,7 +617,7 @@ def test_a_scheduler_that_crashed_is_started_again_by_who_waits(cook_home: Path,
         Path(str(gate) + ".waiting").exists
     )  # "running" is told when it is committed, before it is launched
     found = read_runtime(cook_home)
-    assert isinstance(found, Runtime)
+    assert isinstance(found, RuntimeFile)
 
     os.kill(found.pid, signal.SIGKILL)
     gate.touch()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cook_jupyter.executor.functions import FunctionCache
-from cook_jupyter.payload.outgoing import encode_function
+from cook_jupyter.payload.encoding import encode_function
 
 LIMIT = 10
 

@@ -27,9 +27,9 @@ from cook_jupyter.errors import (
 from cook_jupyter.executor import CookExecutor
 from cook_jupyter.executor import arguments as reading
 from cook_jupyter.executor.arguments import Arguments
-from cook_jupyter.executor.mapping import MOST_CALLS, TARGET_S, Sizes
+from cook_jupyter.executor.mapping import MOST_CALLS, TARGET_S, BundleSizer
 from cook_jupyter.executor.stages import Stage
-from cook_jupyter.payload import outgoing
+from cook_jupyter.payload import encoding
 from tests.executor.test_executor import until, wait_for
 
 
@@ -226,7 +226,7 @@ def test_a_list_may_change_while_its_calls_are_sent(executor: CookExecutor) -> N
 
 
 def test_slow_calls_are_sent_one_by_one() -> None:
-    sizes = Sizes(total=100, slots=4, fixed=None)
+    sizes = BundleSizer(total=100, slots=4, fixed=None)
 
     first = sizes.next()
     sizes.observe(first, seconds=3.0, size=500)
@@ -235,7 +235,7 @@ def test_slow_calls_are_sent_one_by_one() -> None:
 
 
 def test_quick_calls_grow_to_bundles_of_about_a_second() -> None:
-    sizes = Sizes(total=10_000_000, slots=2, fixed=None)
+    sizes = BundleSizer(total=10_000_000, slots=2, fixed=None)
 
     for _ in range(6):
         count = sizes.next()
@@ -245,14 +245,14 @@ def test_quick_calls_grow_to_bundles_of_about_a_second() -> None:
 
 
 def test_the_last_calls_are_spread_over_all_slots() -> None:
-    sizes = Sizes(total=1001, slots=4, fixed=None)
+    sizes = BundleSizer(total=1001, slots=4, fixed=None)
     sizes.observe(sizes.next(), seconds=0.01, size=500)
 
     assert sizes.next() <= 1000 / 4
 
 
 def test_large_results_keep_bundles_small() -> None:
-    sizes = Sizes(total=10_000_000, slots=2, fixed=None)
+    sizes = BundleSizer(total=10_000_000, slots=2, fixed=None)
     for _ in range(6):
         count = sizes.next()
         sizes.observe(count, seconds=count * 1e-6, size=count * 2**20)
@@ -267,7 +267,7 @@ def test_large_results_keep_bundles_small() -> None:
     seconds=st.floats(1e-8, 100),
 )
 def test_every_call_is_handed_out_once(total: int, slots: int, fixed: int | None, seconds: float) -> None:
-    sizes = Sizes(total=total, slots=slots, fixed=fixed)
+    sizes = BundleSizer(total=total, slots=slots, fixed=fixed)
     handed = []
     while count := sizes.next():
         handed.append(count)
@@ -377,7 +377,7 @@ def test_shutdown_waits_for_a_bundle_that_is_being_made_when_all_others_have_end
     started: JobClient, gate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "MAX_READ_AHEAD", 2)
-    folder, encode = gate.parent, outgoing.encode_bundle
+    folder, encode = gate.parent, encoding.encode_bundle
     executor = CookExecutor(started, cpus=0.5, mem_mb=256)
     session = executor._line.live()
 
@@ -387,7 +387,7 @@ def test_shutdown_waits_for_a_bundle_that_is_being_made_when_all_others_have_end
 
     with executor:
         executor.map(lambda number: (folder / str(number)).touch(), (number for number in range(5)))
-        monkeypatch.setattr(outgoing, "encode_bundle", encode_when_alone)
+        monkeypatch.setattr(encoding, "encode_bundle", encode_when_alone)
 
     assert len(list(folder.iterdir())) == 5
 

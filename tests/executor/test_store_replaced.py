@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.client.runtime import Runtime, read_runtime
+from cook_jupyter.client.runtime import RuntimeFile, read_runtime
 from cook_jupyter.errors import NotFound, Unverifiable
 from cook_jupyter.executor import CookExecutor, listener
 from cook_jupyter.executor import connection as connection_module
@@ -36,9 +36,9 @@ def own_executor(cook_home: Path) -> Iterator[CookExecutor]:
 
 def kill_scheduler(home: Path) -> None:
     runtime = read_runtime(home)
-    assert isinstance(runtime, Runtime)
+    assert isinstance(runtime, RuntimeFile)
     os.kill(runtime.pid, signal.SIGKILL)
-    until(lambda: not isinstance(read_runtime(home), Runtime))
+    until(lambda: not isinstance(read_runtime(home), RuntimeFile))
 
 
 def remove_store(home: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_scheduler_named_by_its_address_is_known_again_when_it_comes_back_with
 ) -> None:
     first = served(cook_home)
     runtime = read_runtime(cook_home)
-    assert isinstance(runtime, Runtime)
+    assert isinstance(runtime, RuntimeFile)
     executor = CookExecutor(runtime.url, cpus=0.2, mem_mb=100)
     future = executor.submit(wait_for, str(gate))
     until(Path(str(gate) + ".waiting").exists)
@@ -205,5 +205,5 @@ def served(home: Path, *options: str) -> "subprocess.Popen[bytes]":
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    until(lambda: isinstance(found := read_runtime(home), Runtime) and found.pid == process.pid)
+    until(lambda: isinstance(found := read_runtime(home), RuntimeFile) and found.pid == process.pid)
     return process

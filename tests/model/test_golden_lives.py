@@ -11,7 +11,7 @@ from cook_jupyter.model.reason import (
     DEFAULT_MEA_CULPA_LIMIT,
     HEARTBEAT_LOST,
     REASONS,
-    FreeFailures,
+    MeaCulpaLimits,
     Reason,
     reason_of_mesos,
 )
@@ -102,13 +102,13 @@ def test_a_job_follows_its_instances_as_in_cook(given: Input, expect: Input) -> 
         assert after.instances[update["index"]].status.value == expect["instance_status"]
 
 
-def _free(given: Input) -> FreeFailures:
+def _free(given: Input) -> MeaCulpaLimits:
     """The limits of failures that cost no retry: one for all reasons, or by name with one for the others."""
     told = given.get("default_failure_limit", DEFAULT_MEA_CULPA_LIMIT)
     if not isinstance(told, dict):
-        return FreeFailures(default=told)
+        return MeaCulpaLimits(default=told)
     by_reason = {name: limit for name, limit in told.items() if name != "default"}
-    return FreeFailures(default=told.get("default", DEFAULT_MEA_CULPA_LIMIT), by_reason=by_reason)
+    return MeaCulpaLimits(default=told.get("default", DEFAULT_MEA_CULPA_LIMIT), by_reason=by_reason)
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["retry"]))

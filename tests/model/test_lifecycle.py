@@ -9,7 +9,7 @@ from cook_jupyter.model import lifecycle
 from cook_jupyter.model.instance import (
     InstanceStatus,
     ProgressUpdate,
-    Result,
+    ResultPayload,
     StatusUpdate,
     TaskState,
 )
@@ -106,7 +106,7 @@ def test_a_repeated_report_changes_nothing() -> None:
 
 def test_the_result_of_the_attempt_that_ends_is_kept() -> None:
     update = StatusUpdate(
-        instance_id="i", state=TaskState.FINISHED, at_ms=9, result=Result(inline=b"42", size=2)
+        instance_id="i", state=TaskState.FINISHED, at_ms=9, result=ResultPayload(inline=b"42", size=2)
     )
     reported = lifecycle.report(a_running_job(), update)
     assert reported.counts

@@ -10,7 +10,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.notebook.cell import anchor, ends_with_value, names_needed
+from cook_jupyter.notebook.cell_analysis import anchor, ends_with_value, names_needed
 from cook_jupyter.notebook.cell_job import run_cell
 from cook_jupyter.notebook.cell_names import names_bound
 from cook_jupyter.payload import pickling

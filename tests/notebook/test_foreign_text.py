@@ -18,10 +18,10 @@ from cook_jupyter.client.connect import connect
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import CookError
 from cook_jupyter.notebook import commands
+from cook_jupyter.notebook.cell_run import restart_reason, state_line
 from cook_jupyter.notebook.job_views import JobsView, JobView, how_it_ended
-from cook_jupyter.notebook.running import begins_anew, state_line
 from cook_jupyter.notebook.views import SettingsView, StateView, UsageView, WhyView
-from tests.client.standin import Answer, Asked, as_json, standin
+from tests.client.stub_server import Answer, ReceivedRequest, as_json, standin
 from tests.notebook.test_views import NOW_MS, a_job, a_summary, an_instance, answer, summary_of
 
 EVIL = '\x1b]0;owned\x07\x9b2J\r\n\u202e"><script>alert(1)</script>'
@@ -86,7 +86,7 @@ def test_no_view_passes_on_what_a_terminal_or_a_page_would_obey(view: Any) -> No
 def test_how_an_attempt_ended_is_no_command_either() -> None:
     instances = [an_instance("failed", reason_string="Exit"), an_instance()]
     job = JobView(answer(spoiled(a_job(instances=instances))), NOW_MS)
-    assert "\x1b" not in repr(state_line(job, begins_anew(job)))
+    assert "\x1b" not in repr(state_line(job, restart_reason(job)))
 
 
 class NotebookOf:
@@ -109,7 +109,7 @@ def test_the_output_of_others_is_written_out_and_ones_own_keeps_its_colours(
 ) -> None:
     job = a_job("success", user=owner, instances=[an_instance("success", end_time=NOW_MS)])
 
-    def answer(asked: Asked) -> Answer:
+    def answer(asked: ReceivedRequest) -> Answer:
         if "/v1/logs/" in asked.path:
             return Answer(body=b"\x1b[2Jhello\n", headers={"X-Cook-Ended": "true"})
         return as_json(job)
@@ -136,7 +136,7 @@ INFO = {"version": "1" + EVIL, "pid": 1, "home": "/h" + EVIL, "user": "ada"}
 
 
 def test_errors_of_a_scheduler_are_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Asked) -> Answer:
+    def refuse(_: ReceivedRequest) -> Answer:
         return as_json({"error": "no " + EVIL}, status=400)
 
     with standin(refuse) as server:

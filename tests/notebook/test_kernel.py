@@ -111,7 +111,7 @@ async def test_a_watched_cell_tells_its_state_in_one_line_that_is_replaced(
 
 
 async def test_what_is_quick_says_nothing_about_itself(kernel: Kernel) -> None:
-    await kernel.run("from cook_jupyter.notebook import running\nrunning.SILENT_S = 60")  # all is quick
+    await kernel.run("from cook_jupyter.notebook import cell_run\ncell_run.SILENT_S = 60")  # all is quick
     seen = await kernel.run("%%cook\nprint('quick')")
 
     assert not [kind for _, kind, _ in seen if kind in ("display_data", "update_display_data")]

@@ -9,8 +9,8 @@ from cook_jupyter.client.sync import JobClient
 from cook_jupyter.executor import CookExecutor, CookFuture
 from cook_jupyter.notebook.arguments import option_strings
 from cook_jupyter.notebook.commands import COMMANDS
-from cook_jupyter.notebook.look import MARKS
 from cook_jupyter.notebook.magics import CookMagics
+from cook_jupyter.notebook.rendering import MARKS
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 MAGICS = (REFERENCE / "magics.md").read_text(encoding="utf-8")

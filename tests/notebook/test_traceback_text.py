@@ -4,10 +4,10 @@ import linecache
 import re
 from typing import Any
 
-from cook_jupyter.notebook.cell import anchor
+from cook_jupyter.notebook.cell_analysis import anchor
 from cook_jupyter.notebook.cell_job import run_cell
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
-from cook_jupyter.payload import failures
+from cook_jupyter.payload import exception_data
 
 CELL = "<%%cook cell 7.1>"
 
@@ -18,7 +18,7 @@ def failed(source: str) -> BaseException:
     try:
         run_cell(anchor([], {"__name__": "__main__"}), source, CELL)
     except Exception as error:  # noqa: BLE001 - whatever the cell raises
-        return failures.put_together(failures.take_apart(error))
+        return exception_data.load_exception(exception_data.dump_exception(error))
     raise AssertionError("the cell was to fail")
 
 

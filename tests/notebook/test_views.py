@@ -17,9 +17,9 @@ from cook_jupyter.client.answers import (
     UsageAnswer,
     UserSummary,
 )
+from cook_jupyter.notebook.cell_run import restart_reason, state_line
 from cook_jupyter.notebook.job_views import JobsView, JobView, how_it_ended
-from cook_jupyter.notebook.look import MARKS
-from cook_jupyter.notebook.running import begins_anew, state_line
+from cook_jupyter.notebook.rendering import MARKS
 from cook_jupyter.notebook.views import SettingsView, StateView, UsageView, WhyView
 
 NOW_MS = 1_760_000_000_000
@@ -270,8 +270,8 @@ def test_output_that_begins_anew_is_explained() -> None:
 
     failed = an_instance("failed", end_time=NOW_MS - 2000, reason_string="Command exited non-zero")
 
-    assert begins_anew(second(preempted())).startswith("preempted for a user further below their share")
-    assert begins_anew(second(failed)) == "command exited non-zero; it begins anew"
+    assert restart_reason(second(preempted())).startswith("preempted for a user further below their share")
+    assert restart_reason(second(failed)) == "command exited non-zero; it begins anew"
 
 
 def test_who_asks_why_a_job_waits_sees_who_holds_the_machine() -> None:

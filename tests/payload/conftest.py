@@ -13,15 +13,15 @@ import pytest
 
 from cook_jupyter.payload.blobs import BlobStore, DirectoryStore
 from cook_jupyter.payload.calls import CallOutcome, run_call
-from cook_jupyter.payload.keys import Key, read_or_make_key
-from cook_jupyter.payload.outgoing import (
+from cook_jupyter.payload.encoding import (
     FunctionReference,
     call_environment,
     encode_bundle,
     encode_call,
     encode_function,
 )
-from cook_jupyter.payload.results import Result, read_result
+from cook_jupyter.payload.keys import Key, read_or_make_key
+from cook_jupyter.payload.results import CallResult, read_result
 from tests.waiting import HANG_S
 
 _HOST = """
@@ -36,7 +36,7 @@ for line in sys.stdin:
 """
 
 
-class Desk:
+class CallHarness:
     """What an executor has at hand: a key, a store, and somebody who runs what it sends."""
 
     def __init__(self, folder: Path) -> None:
@@ -48,12 +48,12 @@ class Desk:
         self.outcome: CallOutcome | None = None
         self._other: subprocess.Popen[str] | None = None
 
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Result:
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> CallResult:
         """Run a call in this process."""
         env, job = self.encode(function, args, kwargs)
         return self.run(env, job)
 
-    def bundle(self, function: Callable[..., Any], *columns: list[Any]) -> Result:
+    def bundle(self, function: Callable[..., Any], *columns: list[Any]) -> CallResult:
         """Run a bundle of calls in this process."""
         job = str(uuid4())
         sealed = encode_bundle(
@@ -61,7 +61,7 @@ class Desk:
         )
         return self.run(call_environment(sealed, job_id=job, store=self.store, key_file=self.key_file), job)
 
-    def call_elsewhere(self, function: Callable[..., Any], *args: Any) -> Result:
+    def call_elsewhere(self, function: Callable[..., Any], *args: Any) -> CallResult:
         """Run a call in a warm process of its own, as a host does."""
         env, job = self.encode(function, args, {})
         if self._other is None:
@@ -103,12 +103,12 @@ class Desk:
         self.store.put(blob.name, blob.pieces)
         return blob.reference
 
-    def run(self, env: Mapping[str, str], job: str) -> Result:
+    def run(self, env: Mapping[str, str], job: str) -> CallResult:
         instance = str(uuid4())
         self.outcome = run_call(env, job_id=job, instance_id=instance)
         return self.read(self.outcome, job, instance)
 
-    def read(self, outcome: CallOutcome, job: str, instance: str) -> Result:
+    def read(self, outcome: CallOutcome, job: str, instance: str) -> CallResult:
         content = outcome.inline
         if outcome.blob is not None:
             return read_result(
@@ -132,6 +132,6 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Any:
-    made = Desk(tmp_path)
+    made = CallHarness(tmp_path)
     yield made
     made.close()

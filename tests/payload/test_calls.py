@@ -29,40 +29,40 @@ from cook_jupyter.errors import (
     Unpicklable,
     Unverifiable,
 )
-from cook_jupyter.payload import outgoing, versions
+from cook_jupyter.payload import encoding, versions
 from cook_jupyter.payload.calls import run_call
+from cook_jupyter.payload.encoding import encode_call, encode_function
 from cook_jupyter.payload.keys import read_or_make_key
-from cook_jupyter.payload.outgoing import encode_call, encode_function
 from cook_jupyter.payload.results import read_result
-from tests.payload.conftest import Desk
+from tests.payload.conftest import CallHarness
 
 # --- what goes and comes back -------------------------------------------------------------------------------
 
 
-def test_a_call_returns_what_the_function_returns(desk: Desk) -> None:
+def test_a_call_returns_what_the_function_returns(desk: CallHarness) -> None:
     assert desk.call(lambda a, b, *, c: (a, b, c), 1, "two", c=[3]).value == (1, "two", [3])
     assert desk.outcome is not None
     assert desk.outcome.ok
     assert desk.outcome.exit_code == 0
 
 
-def test_a_closure_travels_with_what_it_closes_over(desk: Desk) -> None:
+def test_a_closure_travels_with_what_it_closes_over(desk: CallHarness) -> None:
     factor = 3
 
     assert desk.call_elsewhere(lambda value: value * factor, 14).value == 42
 
 
-def test_functions_of_the_test_module_run_in_another_process(desk: Desk) -> None:
+def test_functions_of_the_test_module_run_in_another_process(desk: CallHarness) -> None:
     assert desk.call_elsewhere(doubled_by_a_helper, 21).value == 42
 
 
-def test_partials_methods_and_builtins_are_functions_too(desk: Desk) -> None:
+def test_partials_methods_and_builtins_are_functions_too(desk: CallHarness) -> None:
     assert desk.call(functools.partial(pow, 2), 5).value == 32
     assert desk.call("a,b".split, ",").value == ["a", "b"]
     assert desk.call(len, [1, 2, 3]).value == 3
 
 
-def test_the_function_is_not_cached_once_its_closure_changed(desk: Desk) -> None:
+def test_the_function_is_not_cached_once_its_closure_changed(desk: CallHarness) -> None:
     box = [1]
 
     def peek() -> int:
@@ -74,7 +74,7 @@ def test_the_function_is_not_cached_once_its_closure_changed(desk: Desk) -> None
     assert (first, desk.call(peek).value) == (1, 2)
 
 
-def test_a_call_does_not_see_what_an_earlier_one_left_in_the_function(desk: Desk) -> None:
+def test_a_call_does_not_see_what_an_earlier_one_left_in_the_function(desk: CallHarness) -> None:
     seen: list[int] = []
 
     def note(value: int) -> list[int]:
@@ -84,7 +84,7 @@ def test_a_call_does_not_see_what_an_earlier_one_left_in_the_function(desk: Desk
     assert [desk.call(note, 1).value, desk.call(note, 2).value] == [[1], [2]]
 
 
-def test_a_class_comes_back_as_the_very_same_class(desk: Desk) -> None:
+def test_a_class_comes_back_as_the_very_same_class(desk: CallHarness) -> None:
     class Point:
         def __init__(self, x: int) -> None:
             self.x = x
@@ -102,7 +102,7 @@ def test_a_class_comes_back_as_the_very_same_class(desk: Desk) -> None:
     assert all(vars(Point)[name] is each for name, each in methods.items()), "its methods were replaced"
 
 
-def test_enums_and_dataclasses_come_back_equal(desk: Desk) -> None:
+def test_enums_and_dataclasses_come_back_equal(desk: CallHarness) -> None:
     class Colour(enum.Enum):
         RED = 1
 
@@ -116,13 +116,13 @@ def test_enums_and_dataclasses_come_back_equal(desk: Desk) -> None:
     assert value.colour is Colour.RED
 
 
-def test_a_class_of_a_local_module_comes_back_as_the_modules_own(desk: Desk) -> None:
+def test_a_class_of_a_local_module_comes_back_as_the_modules_own(desk: CallHarness) -> None:
     value = desk.call_elsewhere(lambda: Local(7)).value
 
     assert type(value) is Local
 
 
-def test_large_arrays_travel_out_of_band_and_come_back_writable(desk: Desk) -> None:
+def test_large_arrays_travel_out_of_band_and_come_back_writable(desk: CallHarness) -> None:
     array = np.arange(1_000_000, dtype=np.float64)
 
     value = desk.call_elsewhere(lambda a: a * 2, array).value
@@ -134,7 +134,7 @@ def test_large_arrays_travel_out_of_band_and_come_back_writable(desk: Desk) -> N
     assert value.ctypes.data % 64 == 0
 
 
-def test_small_arrays_come_back_writable_too(desk: Desk) -> None:
+def test_small_arrays_come_back_writable_too(desk: CallHarness) -> None:
     value = desk.call(lambda: np.zeros(4)).value
 
     value[0] = 1.0
@@ -143,7 +143,7 @@ def test_small_arrays_come_back_writable_too(desk: Desk) -> None:
     assert desk.outcome.blob is None
 
 
-def test_changing_an_array_in_the_call_changes_neither_the_blob_nor_the_original(desk: Desk) -> None:
+def test_changing_an_array_in_the_call_changes_neither_the_blob_nor_the_original(desk: CallHarness) -> None:
     array = np.zeros(100_000)
 
     def spoil(a: Any) -> float:
@@ -154,7 +154,7 @@ def test_changing_an_array_in_the_call_changes_neither_the_blob_nor_the_original
     assert array.sum() == 0
 
 
-def test_a_call_is_encoded_before_its_arguments_can_change(desk: Desk) -> None:
+def test_a_call_is_encoded_before_its_arguments_can_change(desk: CallHarness) -> None:
     array = np.zeros(100_000)
     env, job = desk.encode(np.sum, (array,), {})
 
@@ -163,7 +163,7 @@ def test_a_call_is_encoded_before_its_arguments_can_change(desk: Desk) -> None:
     assert desk.run(env, job).value == 0
 
 
-def test_data_frames_and_strided_arrays_travel(desk: Desk) -> None:
+def test_data_frames_and_strided_arrays_travel(desk: CallHarness) -> None:
     frame = pd.DataFrame({"price": np.arange(50_000.0), "name": ["x"] * 50_000})
 
     pd.testing.assert_frame_equal(desk.call(lambda f: f, frame).value, frame)
@@ -173,7 +173,7 @@ def test_data_frames_and_strided_arrays_travel(desk: Desk) -> None:
     )
 
 
-def test_a_store_that_others_may_write_to_gets_every_buffer_hashed(desk: Desk) -> None:
+def test_a_store_that_others_may_write_to_gets_every_buffer_hashed(desk: CallHarness) -> None:
     Path(desk.store.url).chmod(0o777)
     desk.store = type(desk.store)(Path(desk.store.url))  # type: ignore[call-arg]
     array = np.arange(100_000.0)
@@ -182,7 +182,7 @@ def test_a_store_that_others_may_write_to_gets_every_buffer_hashed(desk: Desk) -
     assert desk.call(lambda a: a + 1, array).value.sum() == (array + 1).sum()
 
 
-def test_a_large_capture_is_named_with_its_size(desk: Desk) -> None:
+def test_a_large_capture_is_named_with_its_size(desk: CallHarness) -> None:
     data = np.zeros(2_000_000)
 
     with pytest.warns(UserWarning, match=r"15 MB along, most of it in closure 'data' \(15 MB\)"):
@@ -192,14 +192,14 @@ def test_a_large_capture_is_named_with_its_size(desk: Desk) -> None:
 # --- bundles ------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_returns_a_result_for_each_call_in_order(desk: Desk) -> None:
+def test_a_bundle_returns_a_result_for_each_call_in_order(desk: CallHarness) -> None:
     result = desk.bundle(lambda a, b: a - b, [5, 6, 7], [1, 1, 1])
 
     assert result.value == [4, 5, 6]
     assert not result.errors
 
 
-def test_a_bundle_keeps_the_results_of_calls_beside_a_failed_one(desk: Desk) -> None:
+def test_a_bundle_keeps_the_results_of_calls_beside_a_failed_one(desk: CallHarness) -> None:
     result = desk.bundle(lambda a: 10 // a, [1, 0, 5])
 
     assert result.value == [10, None, 2]
@@ -210,7 +210,7 @@ def test_a_bundle_keeps_the_results_of_calls_beside_a_failed_one(desk: Desk) -> 
     assert desk.outcome.exit_code == 1
 
 
-def test_stop_iteration_in_a_bundle_ends_one_call_alone(desk: Desk) -> None:
+def test_stop_iteration_in_a_bundle_ends_one_call_alone(desk: CallHarness) -> None:
     def stop_at_two(value: int) -> int:
         if value == 2:
             raise StopIteration
@@ -222,14 +222,14 @@ def test_stop_iteration_in_a_bundle_ends_one_call_alone(desk: Desk) -> None:
     assert isinstance(result.errors[1], StopIteration)
 
 
-def test_one_unpicklable_result_does_not_spoil_its_bundle(desk: Desk) -> None:
+def test_one_unpicklable_result_does_not_spoil_its_bundle(desk: CallHarness) -> None:
     result = desk.bundle(lambda a: threading.Lock() if a == 1 else a, [0, 1, 2])
 
     assert result.value == [0, None, 2]
     assert isinstance(result.errors[1], ResultLost)
 
 
-def test_a_call_of_a_bundle_that_exits_fails_alone(desk: Desk) -> None:
+def test_a_call_of_a_bundle_that_exits_fails_alone(desk: CallHarness) -> None:
     result = desk.bundle(lambda a: sys.exit(3) if a else a, [0, 1, 0])
 
     assert isinstance(result.errors[1], BadExit)
@@ -239,7 +239,7 @@ def test_a_call_of_a_bundle_that_exits_fails_alone(desk: Desk) -> None:
 # --- failures -----------------------------------------------------------------------------------------------
 
 
-def test_an_exception_comes_back_as_itself_with_the_remote_frames(desk: Desk) -> None:
+def test_an_exception_comes_back_as_itself_with_the_remote_frames(desk: CallHarness) -> None:
     error = desk.call_elsewhere(fails_deep_down, "sand").error
 
     assert type(error) is ValueError
@@ -252,7 +252,7 @@ def test_an_exception_comes_back_as_itself_with_the_remote_frames(desk: Desk) ->
     assert any("Cook job" in note and " on " in note for note in error.__notes__)
 
 
-def test_an_exception_class_of_the_notebook_comes_back_as_itself(desk: Desk) -> None:
+def test_an_exception_class_of_the_notebook_comes_back_as_itself(desk: CallHarness) -> None:
     class Bust(Exception):
         def __init__(self, amount: int) -> None:
             super().__init__(amount)
@@ -267,7 +267,7 @@ def test_an_exception_class_of_the_notebook_comes_back_as_itself(desk: Desk) -> 
     assert error.amount == 7
 
 
-def test_an_exception_group_keeps_its_parts_and_their_frames(desk: Desk) -> None:
+def test_an_exception_group_keeps_its_parts_and_their_frames(desk: CallHarness) -> None:
     def fail() -> NoReturn:
         parts: list[Exception] = []
         for value in ("x", "y"):
@@ -284,7 +284,7 @@ def test_an_exception_group_keeps_its_parts_and_their_frames(desk: Desk) -> None
 
 
 @pytest.mark.parametrize("code", [None, 0, 3, "a word"])
-def test_sys_exit_in_a_call_is_a_bad_exit_and_never_leaves_the_notebook(desk: Desk, code: Any) -> None:
+def test_sys_exit_in_a_call_is_a_bad_exit_and_never_leaves_the_notebook(desk: CallHarness, code: Any) -> None:
     error = desk.call(sys.exit, code).error
 
     assert isinstance(error, BadExit)
@@ -294,7 +294,7 @@ def test_sys_exit_in_a_call_is_a_bad_exit_and_never_leaves_the_notebook(desk: De
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit])
-def test_what_would_interrupt_the_notebook_comes_as_a_bad_exit(desk: Desk, kind: type) -> None:
+def test_what_would_interrupt_the_notebook_comes_as_a_bad_exit(desk: CallHarness, kind: type) -> None:
     def fail() -> NoReturn:
         raise kind
 
@@ -304,7 +304,7 @@ def test_what_would_interrupt_the_notebook_comes_as_a_bad_exit(desk: Desk, kind:
     assert kind.__name__ in str(error)
 
 
-def test_running_out_of_memory_is_told_as_such(desk: Desk) -> None:
+def test_running_out_of_memory_is_told_as_such(desk: CallHarness) -> None:
     error = desk.call(lambda: np.ones((10**7, 10**7))).error
 
     assert isinstance(error, OutOfMemory)
@@ -314,7 +314,7 @@ def test_running_out_of_memory_is_told_as_such(desk: Desk) -> None:
     assert desk.outcome.out_of_memory
 
 
-def test_endless_recursion_is_an_exception_like_any_other(desk: Desk) -> None:
+def test_endless_recursion_is_an_exception_like_any_other(desk: CallHarness) -> None:
     def fall(depth: int) -> int:
         return fall(depth + 1)
 
@@ -324,14 +324,14 @@ def test_endless_recursion_is_an_exception_like_any_other(desk: Desk) -> None:
     assert len(frames_of(error)) <= 200
 
 
-def test_a_result_that_cannot_be_pickled_names_the_path_to_the_culprit(desk: Desk) -> None:
+def test_a_result_that_cannot_be_pickled_names_the_path_to_the_culprit(desk: CallHarness) -> None:
     error = desk.call(lambda: {"models": [Holder()]}).error
 
     assert isinstance(error, ResultLost)
     assert "the result → ['models'] → [0] → attribute 'lock' cannot be sent back: _thread.lock" in str(error)
 
 
-def test_a_result_nested_too_deeply_is_said_to_be(desk: Desk) -> None:
+def test_a_result_nested_too_deeply_is_said_to_be(desk: CallHarness) -> None:
     def nest() -> list[Any]:
         nested: list[Any] = []
         for _ in range(200_000):
@@ -344,7 +344,7 @@ def test_a_result_nested_too_deeply_is_said_to_be(desk: Desk) -> None:
     assert "nested too deeply" in str(error)
 
 
-def test_a_result_beyond_the_limit_is_refused_with_both_numbers(desk: Desk) -> None:
+def test_a_result_beyond_the_limit_is_refused_with_both_numbers(desk: CallHarness) -> None:
     desk.environment["COOK_CALL_RESULT_LIMIT"] = str(2**20)
 
     error = desk.call(lambda: bytes(3 * 2**20)).error
@@ -354,7 +354,7 @@ def test_a_result_beyond_the_limit_is_refused_with_both_numbers(desk: Desk) -> N
     assert "1 MB" in str(error)
 
 
-def test_the_traceback_is_also_in_stderr(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_traceback_is_also_in_stderr(desk: CallHarness, capsys: pytest.CaptureFixture[str]) -> None:
     desk.call(fails_deep_down, "sand")
 
     told = capsys.readouterr().err
@@ -378,7 +378,7 @@ def test_an_unpicklable_capture_is_named_with_its_path_and_a_way_out() -> None:
     assert "create the lock inside the function" in str(caught.value)
 
 
-def test_an_unpicklable_argument_is_named_with_its_place(desk: Desk) -> None:
+def test_an_unpicklable_argument_is_named_with_its_place(desk: CallHarness) -> None:
     with pytest.raises(Unpicklable) as caught:
         desk.call(print, 1, {"log": Holder()})
     assert str(caught.value) == (
@@ -394,24 +394,24 @@ def test_an_unpicklable_argument_is_named_with_its_place(desk: Desk) -> None:
         (concurrent.futures.Future(), "argument 1 cannot be sent: it is a future, which belongs"),
     ],
 )
-def test_what_cannot_be_sent_is_named_once(desk: Desk, value: object, says: str) -> None:
+def test_what_cannot_be_sent_is_named_once(desk: CallHarness, value: object, says: str) -> None:
     with pytest.raises(Unpicklable) as caught:
         desk.call(print, value)
     assert str(caught.value).startswith(says)
     assert str(caught.value).count("argument 1") == 1
 
 
-def test_an_unpicklable_argument_of_a_bundle_is_named_with_its_call(desk: Desk) -> None:
+def test_an_unpicklable_argument_of_a_bundle_is_named_with_its_call(desk: CallHarness) -> None:
     with pytest.raises(Unpicklable, match=re.escape("argument 2 of call 3 → attribute 'lock'")):
         desk.bundle(print, [1, 2, 3], [1, 2, Holder()])
 
 
-def test_a_generator_cannot_travel_and_a_list_is_advised(desk: Desk) -> None:
+def test_a_generator_cannot_travel_and_a_list_is_advised(desk: CallHarness) -> None:
     with pytest.raises(Unpicklable, match="pass a list of its values"):
         desk.call(sum, (value for value in range(3)))
 
 
-def test_arguments_nested_too_deeply_are_said_to_be(desk: Desk) -> None:
+def test_arguments_nested_too_deeply_are_said_to_be(desk: CallHarness) -> None:
     nested: list[Any] = []
     for _ in range(200_000):
         nested = [nested]
@@ -420,14 +420,14 @@ def test_arguments_nested_too_deeply_are_said_to_be(desk: Desk) -> None:
         desk.call(len, nested)
 
 
-def test_arguments_beyond_the_limit_are_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outgoing, "CALL_LIMIT_BYTES", 1000)
+def test_arguments_beyond_the_limit_are_refused(desk: CallHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "CALL_LIMIT_BYTES", 1000)
 
     with pytest.raises(TooLarge, match="put the data into a file"):
         desk.call(len, bytes(2000))
 
 
-def test_a_module_level_lock_of_a_local_module_does_not_hinder(desk: Desk, tmp_path: Path) -> None:
+def test_a_module_level_lock_of_a_local_module_does_not_hinder(desk: CallHarness, tmp_path: Path) -> None:
     (tmp_path / "guarded_module.py").write_text(
         "import threading\nLOCK = threading.Lock()\ndef f(x):\n    with LOCK:\n        return x + 1\n"
     )
@@ -444,13 +444,13 @@ def test_a_module_level_lock_of_a_local_module_does_not_hinder(desk: Desk, tmp_p
 # --- trust --------------------------------------------------------------------------------------------------
 
 
-def test_a_call_signed_for_another_job_is_not_run(desk: Desk) -> None:
+def test_a_call_signed_for_another_job_is_not_run(desk: CallHarness) -> None:
     env, _ = desk.encode(os.getpid, (), {})
 
     assert isinstance(desk.run(env, str(uuid4())).error, Tampered)
 
 
-def test_a_result_of_another_instance_is_not_read(desk: Desk) -> None:
+def test_a_result_of_another_instance_is_not_read(desk: CallHarness) -> None:
     env, job = desk.encode(os.getpid, (), {})
     done = run_call(env, job_id=job, instance_id=str(uuid4()))
     assert done.inline is not None
@@ -459,7 +459,7 @@ def test_a_result_of_another_instance_is_not_read(desk: Desk) -> None:
         read_result(done.inline, key=desk.key, job_id=job, instance_id=str(uuid4()))
 
 
-def test_a_function_that_was_replaced_in_the_store_is_not_run(desk: Desk) -> None:
+def test_a_function_that_was_replaced_in_the_store_is_not_run(desk: CallHarness) -> None:
     env, job = desk.encode(lambda: "good", (), {})
     functions = Path(desk.store.url) / "functions"
     evil = b"".join(bytes(piece) for piece in encode_function(lambda: "evil").pieces)
@@ -469,7 +469,9 @@ def test_a_function_that_was_replaced_in_the_store_is_not_run(desk: Desk) -> Non
     assert isinstance(desk.run(env, job).error, Tampered)
 
 
-def test_a_function_that_is_cut_short_in_the_store_is_not_run_and_nobody_is_accused(desk: Desk) -> None:
+def test_a_function_that_is_cut_short_in_the_store_is_not_run_and_nobody_is_accused(
+    desk: CallHarness,
+) -> None:
     env, job = desk.encode(lambda: "good", (), {})
     (blob,) = (Path(desk.store.url) / "functions").iterdir()
     blob.write_bytes(blob.read_bytes()[:-100])
@@ -480,7 +482,7 @@ def test_a_function_that_is_cut_short_in_the_store_is_not_run_and_nobody_is_accu
     assert "cut short" in str(error)
 
 
-def test_a_key_that_was_replaced_since_the_call_was_signed_accuses_nobody(desk: Desk) -> None:
+def test_a_key_that_was_replaced_since_the_call_was_signed_accuses_nobody(desk: CallHarness) -> None:
     env, job = desk.encode(lambda: "good", (), {})
     Path(desk.key_file).unlink()
     desk.key = read_or_make_key(desk.key_file)
@@ -491,17 +493,19 @@ def test_a_key_that_was_replaced_since_the_call_was_signed_accuses_nobody(desk: 
     assert "replaced" in str(error)
 
 
-def test_a_captured_array_that_changes_while_its_function_is_sent_does_not_look_altered(desk: Desk) -> None:
+def test_a_captured_array_that_changes_while_its_function_is_sent_does_not_look_altered(
+    desk: CallHarness,
+) -> None:
     array = np.zeros(100_000)
     blob = encode_function(array.sum)
     array += 1
     desk.store.put(blob.name, blob.pieces)
     content = desk.store.get(blob.name)
 
-    outgoing.check_digest(content, blob.digest)
+    encoding.check_digest(content, blob.digest)
 
 
-def test_without_a_key_nothing_is_run(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_key_nothing_is_run(desk: CallHarness, capsys: pytest.CaptureFixture[str]) -> None:
     env, job = desk.encode(lambda: print("ran"), (), {})
     Path(desk.key_file).unlink()
 
@@ -513,7 +517,7 @@ def test_without_a_key_nothing_is_run(desk: Desk, capsys: pytest.CaptureFixture[
     assert "ran" not in told.out
 
 
-def test_tampered_bytes_are_never_unpickled(desk: Desk) -> None:
+def test_tampered_bytes_are_never_unpickled(desk: CallHarness) -> None:
     bomb = encode_call(desk.put(len), (Bomb(),), {}, key=desk.key, job_id="j", private=True)
     content = bytearray(b"".join(bomb.pieces))
     content[60] ^= 1
@@ -530,7 +534,7 @@ def test_tampered_bytes_are_never_unpickled(desk: Desk) -> None:
 
 
 def test_another_python_is_found_before_anything_is_unpickled(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: CallHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions, "fingerprint", lambda: {"python": "3.99.1", "cloudpickle": "3.1.2"})
     env, job = desk.encode(len, (Bomb(),), {})
@@ -565,7 +569,7 @@ def test_a_package_that_is_missing_on_the_host_is_named() -> None:
 
 
 def test_a_call_runs_in_the_notebooks_folder(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -573,7 +577,7 @@ def test_a_call_runs_in_the_notebooks_folder(
 
 
 def test_a_module_beside_the_notebook_is_found_and_read_anew_after_an_edit(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = tmp_path / "beside_the_notebook.py"
     module.write_text("ANSWER = 1\n")
@@ -592,7 +596,7 @@ def test_a_module_beside_the_notebook_is_found_and_read_anew_after_an_edit(
 
 
 def test_two_notebooks_may_have_modules_of_the_same_name(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = []
 
@@ -612,7 +616,7 @@ def test_two_notebooks_may_have_modules_of_the_same_name(
     assert answers == ["ada", "bob"]
 
 
-def test_no_job_inherits_the_random_stream_that_another_one_seeded(desk: Desk) -> None:
+def test_no_job_inherits_the_random_stream_that_another_one_seeded(desk: CallHarness) -> None:
     desk.call(random.seed, 1)
     first = desk.call(random.random).value
     desk.call(np.random.seed, 1)
@@ -625,13 +629,13 @@ def test_no_job_inherits_the_random_stream_that_another_one_seeded(desk: Desk) -
 
 
 @pytest.mark.parametrize("draw", [random.random, random.randint, np.random.random, np.random.normal])
-def test_equal_random_calls_give_different_numbers(desk: Desk, draw: Any) -> None:
+def test_equal_random_calls_give_different_numbers(desk: CallHarness, draw: Any) -> None:
     args = (1, 10**9) if draw == random.randint else ()
 
     assert desk.call(draw, *args).value != desk.call(draw, *args).value
 
 
-def test_the_environment_stays_at_home(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_stays_at_home(desk: CallHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = os.environ
     monkeypatch.setenv("MY_SECRET", "canary-7f3a")
 

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.errors import OutOfMemory
-from cook_jupyter.payload import failures
-from tests.payload.conftest import Desk
+from cook_jupyter.payload import exception_data
+from tests.payload.conftest import CallHarness
 from tests.payload.test_calls import frames_of
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CallHarness]:
     """One host for all tests here: it takes seconds to import what this module does."""
-    made = Desk(tmp_path_factory.mktemp("desk"))
+    made = CallHarness(tmp_path_factory.mktemp("desk"))
     yield made
     made.close()
 
@@ -202,13 +202,15 @@ def test_an_exception_is_the_same_one_again_where_its_first_built_in_class_canno
 ) -> None:
     error = NoRoom(3, loss=0.5) if kind is NoRoom else OutOfMemory("too much", host="a17")
 
-    again = failures.put_together(failures.take_apart(error))
+    again = exception_data.load_exception(exception_data.dump_exception(error))
 
     assert _facts(again) == _facts(error)
 
 
 @pytest.mark.parametrize("make", MADE, ids=lambda make: type(make()).__name__)
-def test_an_exception_arrives_as_the_one_that_was_raised(desk: Desk, make: Callable[[], Exception]) -> None:
+def test_an_exception_arrives_as_the_one_that_was_raised(
+    desk: CallHarness, make: Callable[[], Exception]
+) -> None:
     def fail() -> NoReturn:
         raise make()
 
@@ -225,13 +227,15 @@ def test_an_exception_arrives_as_the_one_that_was_raised(desk: Desk, make: Calla
     [make for make in MADE if type(make()) is not BrokenReduce],
     ids=lambda make: type(make()).__name__,
 )
-def test_an_exception_that_is_returned_arrives_as_itself(desk: Desk, make: Callable[[], Exception]) -> None:
+def test_an_exception_that_is_returned_arrives_as_itself(
+    desk: CallHarness, make: Callable[[], Exception]
+) -> None:
     value = desk.call_elsewhere(lambda: [make()]).value
 
     assert _facts(value[0]) == _facts(make())
 
 
-def test_what_the_chain_of_an_exception_shares_is_shared_when_it_arrives(desk: Desk) -> None:
+def test_what_the_chain_of_an_exception_shares_is_shared_when_it_arrives(desk: CallHarness) -> None:
     def fail() -> NoReturn:
         try:
             raise TwoArguments(1, loss=2.0)
@@ -254,7 +258,7 @@ def test_what_the_chain_of_an_exception_shares_is_shared_when_it_arrives(desk: D
     assert frames_of(error.__cause__)[-1] == "fail"
 
 
-def test_an_attribute_that_cannot_travel_costs_the_exception_nothing_else(desk: Desk) -> None:
+def test_an_attribute_that_cannot_travel_costs_the_exception_nothing_else(desk: CallHarness) -> None:
     def fail() -> NoReturn:
         error = TwoArguments(3, loss=0.5)
         error.lock = threading.Lock()  # type: ignore[attr-defined]
@@ -274,7 +278,7 @@ def test_an_attribute_that_cannot_travel_costs_the_exception_nothing_else(desk: 
     assert error.__cause__.hint == "h"
 
 
-def test_a_group_with_a_part_that_cannot_travel_whole_keeps_all_parts(desk: Desk) -> None:
+def test_a_group_with_a_part_that_cannot_travel_whole_keeps_all_parts(desk: CallHarness) -> None:
     def fail() -> NoReturn:
         bad = ValueError("bad")
         bad.lock = threading.Lock()  # type: ignore[attr-defined]
@@ -289,7 +293,7 @@ def test_a_group_with_a_part_that_cannot_travel_whole_keeps_all_parts(desk: Desk
         raise error
 
 
-def test_an_exception_with_a_broken_str_arrives_too(desk: Desk) -> None:
+def test_an_exception_with_a_broken_str_arrives_too(desk: CallHarness) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError
@@ -307,7 +311,7 @@ def test_an_exception_with_a_broken_str_arrives_too(desk: Desk) -> None:
 
 
 def test_an_exception_whose_class_is_not_known_here_has_a_stand_in(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: CallHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = types.ModuleType("elsewhere")
     exec("class Lost(KeyError):\n    pass", module.__dict__)
@@ -315,12 +319,12 @@ def test_an_exception_whose_class_is_not_known_here_has_a_stand_in(
     try:
         raise module.Lost("sand") from TwoArguments(1, loss=2.0)
     except KeyError as raised:
-        data = failures.take_apart(raised)
+        data = exception_data.dump_exception(raised)
     monkeypatch.delitem(sys.modules, "elsewhere")
 
-    error = failures.put_together(data)
+    error = exception_data.load_exception(data)
 
-    assert isinstance(error, failures.RemoteException)
+    assert isinstance(error, exception_data.RemoteException)
     assert isinstance(error, KeyError)
     assert str(error) == "'sand'"
     assert error.remote_type == "elsewhere.Lost"
@@ -328,7 +332,7 @@ def test_an_exception_whose_class_is_not_known_here_has_a_stand_in(
     assert type(error.__cause__) is TwoArguments, "the rest of the chain is known"
 
 
-def test_bundles_give_each_exception_as_it_was_raised(desk: Desk) -> None:
+def test_bundles_give_each_exception_as_it_was_raised(desk: CallHarness) -> None:
     def fail(step: int) -> NoReturn:
         raise TwoArguments(step, loss=step / 2)
 
@@ -348,12 +352,12 @@ def test_bundles_give_each_exception_as_it_was_raised(desk: Desk) -> None:
     )
 )
 def test_any_tree_of_groups_arrives_as_it_was_raised(error: Exception) -> None:
-    again = failures.put_together(failures.take_apart(error))
+    again = exception_data.load_exception(exception_data.dump_exception(error))
 
     assert _facts(again) == _facts(error)
 
 
-def test_an_error_of_the_user_that_is_a_memory_error_arrives_as_it_is(desk: Desk) -> None:
+def test_an_error_of_the_user_that_is_a_memory_error_arrives_as_it_is(desk: CallHarness) -> None:
     def fail() -> NoReturn:
         raise NoRoom(3, loss=0.5)
 

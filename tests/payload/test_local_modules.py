@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cook_jupyter.payload.local_modules import LocalModules
-from tests.payload.conftest import Desk
+from tests.payload.conftest import CallHarness
 
 Files = dict[str, str | None]  # text by path; None removes a file
 
@@ -169,14 +169,14 @@ def ask(module: str, function: str) -> Any:
     return getattr(importlib.import_module(module), function)()
 
 
-def answer(desk: Desk, asks: tuple[str, str]) -> Any:
+def answer(desk: CallHarness, asks: tuple[str, str]) -> Any:
     """What a warm process answers, or the class of what it raises."""
     result = desk.call_elsewhere(ask, *asks)
     return result.value if result.error is None else type(result.error)
 
 
 @pytest.mark.parametrize("case", EDITS)
-def test_an_edit_is_seen_by_the_next_job(desk: Desk, folder: Path, case: str) -> None:
+def test_an_edit_is_seen_by_the_next_job(desk: CallHarness, folder: Path, case: str) -> None:
     edit = EDITS[case]
     write(folder, edit.before)
     before = answer(desk, edit.asks)
@@ -187,7 +187,7 @@ def test_an_edit_is_seen_by_the_next_job(desk: Desk, folder: Path, case: str) ->
     assert answer(desk, edit.asks) == edit.answers[1]
 
 
-def test_every_one_of_many_edits_in_one_second_is_seen(desk: Desk, folder: Path) -> None:
+def test_every_one_of_many_edits_in_one_second_is_seen(desk: CallHarness, folder: Path) -> None:
     write(folder, {"model.py": MODEL})
     answers = []
 
@@ -198,7 +198,7 @@ def test_every_one_of_many_edits_in_one_second_is_seen(desk: Desk, folder: Path)
     assert answers == [0, 1, 2, 3, 4]
 
 
-def test_a_compiled_file_that_python_takes_for_current_is_not_used(desk: Desk, folder: Path) -> None:
+def test_a_compiled_file_that_python_takes_for_current_is_not_used(desk: CallHarness, folder: Path) -> None:
     write(folder, {"costs.py": "def ask():\n    return 1\n"})
     py_compile.compile(str(folder / "costs.py"))
 
@@ -207,7 +207,7 @@ def test_a_compiled_file_that_python_takes_for_current_is_not_used(desk: Desk, f
     assert answer(desk, ("costs", "ask")) == 2
 
 
-def test_jobs_leave_no_compiled_files_beside_the_notebook(desk: Desk, folder: Path) -> None:
+def test_jobs_leave_no_compiled_files_beside_the_notebook(desk: CallHarness, folder: Path) -> None:
     write(folder, {"costs.py": "def ask():\n    return 1\n"})
 
     answer(desk, ("costs", "ask"))
@@ -215,7 +215,7 @@ def test_jobs_leave_no_compiled_files_beside_the_notebook(desk: Desk, folder: Pa
     assert [entry.name for entry in folder.iterdir()] == ["costs.py"]
 
 
-def test_an_edit_while_a_job_runs_is_seen_by_the_next_one(desk: Desk, folder: Path) -> None:
+def test_an_edit_while_a_job_runs_is_seen_by_the_next_one(desk: CallHarness, folder: Path) -> None:
     write(folder, {"costs.py": "def ask():\n    return 1\n"})
 
     def edit_meanwhile(path: str) -> int:
@@ -229,7 +229,7 @@ def test_an_edit_while_a_job_runs_is_seen_by_the_next_one(desk: Desk, folder: Pa
     assert (first, answer(desk, ("costs", "ask"))) == (1, 2)
 
 
-def test_a_link_that_points_elsewhere_is_followed(desk: Desk, folder: Path, tmp_path: Path) -> None:
+def test_a_link_that_points_elsewhere_is_followed(desk: CallHarness, folder: Path, tmp_path: Path) -> None:
     for value in (1, 2):
         write(tmp_path, {f"version{value}/costs.py": f"def ask():\n    return {value}\n"})
     (folder / "costs.py").symlink_to(tmp_path / "version1" / "costs.py")
@@ -242,7 +242,7 @@ def test_a_link_that_points_elsewhere_is_followed(desk: Desk, folder: Path, tmp_
 
 
 def test_a_file_in_an_earlier_folder_of_the_path_shadows_the_one_that_was_imported(
-    desk: Desk, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: CallHarness, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earlier = tmp_path / "earlier"
     earlier.mkdir()
@@ -256,7 +256,7 @@ def test_a_file_in_an_earlier_folder_of_the_path_shadows_the_one_that_was_import
 
 
 def test_two_notebooks_take_turns_and_each_keeps_its_own_module(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = "import itertools\ncounter = itertools.count()\ndef ask():\n    return WHO, next(counter)\n"
     answers = []
@@ -331,7 +331,7 @@ def test_a_package_that_is_installed_upgraded_or_removed_makes_imports_stale(tmp
 
 
 def test_a_local_module_with_a_name_of_the_standard_library_travels_by_value(
-    desk: Desk, folder: Path, monkeypatch: pytest.MonkeyPatch
+    desk: CallHarness, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder, {"random.py": "def ask():\n    return 'mine'\n"})
     with monkeypatch.context() as patch:
@@ -383,7 +383,7 @@ def shop(folder: Path) -> Any:
 
 
 def test_a_function_that_was_imported_before_an_edit_runs_as_it_is_on_disk(
-    desk: Desk, folder: Path, shop: Any
+    desk: CallHarness, folder: Path, shop: Any
 ) -> None:
     first = desk.call_elsewhere(shop.fee).value
 
@@ -393,7 +393,7 @@ def test_a_function_that_was_imported_before_an_edit_runs_as_it_is_on_disk(
     assert desk.call_elsewhere(lambda: shop.fee()).value == 2  # noqa: PLW0108 - by the module, not the function
 
 
-def test_a_class_of_a_local_module_is_one_class_on_the_host_and_here(desk: Desk, shop: Any) -> None:
+def test_a_class_of_a_local_module_is_one_class_on_the_host_and_here(desk: CallHarness, shop: Any) -> None:
     item = shop.Item(shop.Size.LARGE)
 
     assert desk.call_elsewhere(shop.check, item).value is True
@@ -404,7 +404,7 @@ def test_a_class_of_a_local_module_is_one_class_on_the_host_and_here(desk: Desk,
 
 
 def test_without_a_shared_folder_local_code_travels_as_the_notebook_holds_it(
-    desk: Desk, folder: Path, shop: Any
+    desk: CallHarness, folder: Path, shop: Any
 ) -> None:
     Path(desk.store.url).chmod(0o770)
 
@@ -414,7 +414,7 @@ def test_without_a_shared_folder_local_code_travels_as_the_notebook_holds_it(
 
 
 def test_a_local_module_that_no_search_path_leads_to_travels_by_value(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"lost_module.py": "def ask():\n    return 1\n"})
     with monkeypatch.context() as patch:

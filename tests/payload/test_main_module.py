@@ -11,7 +11,7 @@ from cloudpickle import cloudpickle as internals
 
 from cook_jupyter.payload import main_module, pickling
 from cook_jupyter.payload.main_module import FreshMain
-from tests.payload.conftest import Desk
+from tests.payload.conftest import CallHarness
 
 SOURCE = """
 class FitError(Exception):
@@ -74,7 +74,7 @@ def test_the_arguments_of_a_call_refer_to_what_its_function_has(monkeypatch: pyt
     assert second is again[1]
 
 
-def test_many_calls_of_one_function_are_independent_of_each_other(desk: Desk) -> None:
+def test_many_calls_of_one_function_are_independent_of_each_other(desk: CallHarness) -> None:
     box: list[int] = []
 
     def note(other: list[int], value: int) -> tuple[bool, list[int]]:
@@ -141,7 +141,7 @@ def test_what_a_job_received_comes_back_to_a_notebook_that_was_restarted(
     assert own is not again.Own, "a class that the job defined is not the notebook's"
 
 
-def test_context_variables_that_a_job_sets_end_with_it(desk: Desk) -> None:
+def test_context_variables_that_a_job_sets_end_with_it(desk: CallHarness) -> None:
     import contextvars
 
     variable = contextvars.ContextVar("variable", default=0)

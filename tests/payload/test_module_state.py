@@ -17,7 +17,7 @@ import pytest
 
 from cook_jupyter.payload import module_state
 from tests.conftest import missing_part
-from tests.payload.conftest import Desk
+from tests.payload.conftest import CallHarness
 from tests.waiting import HANG_S
 
 SETTINGS = """
@@ -67,7 +67,7 @@ def a_function(main: Any, code: str) -> Any:
     return main.f
 
 
-def test_what_the_notebook_set_in_a_module_is_seen_by_all_of_a_call(desk: Desk, modules: Any) -> None:
+def test_what_the_notebook_set_in_a_module_is_seen_by_all_of_a_call(desk: CallHarness, modules: Any) -> None:
     f = a_function(
         modules,
         "def f():\n    import settings as again\n    return model.seen(), again.RATE, settings.rate()",
@@ -89,7 +89,7 @@ def test_what_the_notebook_set_in_a_module_is_seen_by_all_of_a_call(desk: Desk, 
     assert desk.call_elsewhere(f).value == before, "the change ended with its job"
 
 
-def test_an_object_that_the_notebook_imported_is_the_modules_own(desk: Desk, modules: Any) -> None:
+def test_an_object_that_the_notebook_imported_is_the_modules_own(desk: CallHarness, modules: Any) -> None:
     f = a_function(
         modules,
         "from settings import CONFIG, options\ndef f():\n"
@@ -105,21 +105,23 @@ def test_an_object_that_the_notebook_imported_is_the_modules_own(desk: Desk, mod
     )
 
 
-def test_a_function_that_the_notebook_put_into_a_module_is_called_there(desk: Desk, modules: Any) -> None:
+def test_a_function_that_the_notebook_put_into_a_module_is_called_there(
+    desk: CallHarness, modules: Any
+) -> None:
     exec("def mine(): return 'mine'", modules.__dict__)
     modules.settings.rate = modules.mine
 
     assert desk.call_elsewhere(modules.model.seen).value[-1] == "mine"
 
 
-def test_after_an_edit_the_file_decides(desk: Desk, modules: Any, tmp_path: Path) -> None:
+def test_after_an_edit_the_file_decides(desk: CallHarness, modules: Any, tmp_path: Path) -> None:
     modules.settings.RATE = 5
     (tmp_path / "settings.py").write_text(SETTINGS.replace("RATE = 3", "RATE = 20"))
 
     assert desk.call_elsewhere(modules.model.seen).value[0] == 20
 
 
-def test_an_edit_before_the_first_call_is_noticed(desk: Desk, modules: Any, tmp_path: Path) -> None:
+def test_an_edit_before_the_first_call_is_noticed(desk: CallHarness, modules: Any, tmp_path: Path) -> None:
     (tmp_path / "settings.py").write_text(SETTINGS.replace("RATE = 3", "RATE = 4"))
 
     assert desk.call_elsewhere(modules.model.seen).value[0] == 4
@@ -184,7 +186,9 @@ def test_a_change_that_cannot_be_told_from_an_edit_is_warned_of(tmp_path: Path) 
     assert run.stdout.count("the value here") == 1
 
 
-def test_a_name_that_the_notebook_added_to_a_module_is_there_in_a_job(desk: Desk, modules: Any) -> None:
+def test_a_name_that_the_notebook_added_to_a_module_is_there_in_a_job(
+    desk: CallHarness, modules: Any
+) -> None:
     f = a_function(
         modules, "def f():\n    import settings\n    return getattr(settings, 'NEW', None), settings.rate()"
     )
@@ -198,7 +202,7 @@ def test_a_name_that_the_notebook_added_to_a_module_is_there_in_a_job(desk: Desk
 
 @pytest.mark.parametrize("name", ["RATE", "NEW"])
 def test_an_array_or_a_table_that_the_notebook_put_into_a_module_is_there_in_a_job(
-    desk: Desk, modules: Any, name: str
+    desk: CallHarness, modules: Any, name: str
 ) -> None:
     f = a_function(modules, f"def f():\n    import settings\n    return settings.{name}")
     for value in (np.arange(3), np.float32(2), pd.DataFrame({"a": [1, 2]})):
@@ -210,7 +214,7 @@ def test_an_array_or_a_table_that_the_notebook_put_into_a_module_is_there_in_a_j
 
 @pytest.mark.parametrize("name", ["GUARD", "ADDED"])  # which no local module sets, this one included
 def test_what_was_put_into_a_module_and_does_not_travel_is_warned_of_once(
-    desk: Desk, modules: Any, name: str, recwarn: pytest.WarningsRecorder
+    desk: CallHarness, modules: Any, name: str, recwarn: pytest.WarningsRecorder
 ) -> None:
     module_state._warned_of.clear()
     setattr(modules.settings, name, threading.Lock())
@@ -225,7 +229,7 @@ def test_what_was_put_into_a_module_and_does_not_travel_is_warned_of_once(
 
 
 def test_what_modules_do_to_themselves_and_each_other_is_not_warned_of(
-    desk: Desk, modules: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    desk: CallHarness, modules: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     (tmp_path / "managed.py").write_text("lock = None\ndef open_it(x):\n    global lock\n    lock = x\n")
     (tmp_path / "other.py").write_text("import threading, live\nlive.guard = threading.Lock()\n")
@@ -239,13 +243,15 @@ def test_what_modules_do_to_themselves_and_each_other_is_not_warned_of(
         sys.modules.pop(name)
 
 
-def test_private_names_of_a_module_stay_its_own(desk: Desk, modules: Any) -> None:
+def test_private_names_of_a_module_stay_its_own(desk: CallHarness, modules: Any) -> None:
     modules.live._cache["x"] = 1
 
     assert desk.call_elsewhere(a_function(modules, "def f(): return live._cache")).value == {}
 
 
-def test_a_module_that_manages_something_of_this_process_is_not_sent_half(desk: Desk, modules: Any) -> None:
+def test_a_module_that_manages_something_of_this_process_is_not_sent_half(
+    desk: CallHarness, modules: Any
+) -> None:
     modules.live.ready, modules.live.connection, modules.live.count = True, object(), 7
 
     assert desk.call_elsewhere(modules.live.state).value == (False, None, 0)

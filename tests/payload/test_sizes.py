@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cook_jupyter.payload import blobs, calls, outgoing, pickling
-from tests.payload.conftest import Desk
+from cook_jupyter.payload import blobs, calls, encoding, pickling
+from tests.payload.conftest import CallHarness
 
 THRESHOLDS = (
     1,
     pickling.SMALLEST_BUFFER_APART,
-    outgoing.INLINE_CALL_BYTES,
+    encoding.INLINE_CALL_BYTES,
     calls.INLINE_RESULT_BYTES,
     calls._FUNCTION_BYTES_KEPT,
     blobs._SMALLEST_MAPPED,
@@ -65,10 +65,10 @@ def same(left: Any, right: Any) -> bool:
 
 
 @pytest.fixture(scope="module", params=[0o700, 0o770], ids=["private store", "shared store"])
-def route_desk(request: pytest.FixtureRequest) -> Iterator[Desk]:
+def route_desk(request: pytest.FixtureRequest) -> Iterator[CallHarness]:
     """A desk whose blobs lie in a folder for this user alone, or for a group."""
     with tempfile.TemporaryDirectory() as folder:
-        desk = Desk(Path(folder))
+        desk = CallHarness(Path(folder))
         Path(desk.store.url).chmod(request.param)
         yield desk
         desk.close()
@@ -81,7 +81,7 @@ def echo(*args: Any) -> Any:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(sorted(KINDS)), SIZES), min_size=1, max_size=3))
 def test_arguments_and_results_of_any_size_and_kind_arrive(
-    route_desk: Desk, drawn: list[tuple[str, int]]
+    route_desk: CallHarness, drawn: list[tuple[str, int]]
 ) -> None:
     args = tuple(KINDS[kind](size) for kind, size in drawn)
 
@@ -94,7 +94,7 @@ def test_arguments_and_results_of_any_size_and_kind_arrive(
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(sorted(KINDS)), SIZES), min_size=1, max_size=3))
 def test_bundles_of_arguments_of_any_size_and_kind_arrive(
-    route_desk: Desk, drawn: list[tuple[str, int]]
+    route_desk: CallHarness, drawn: list[tuple[str, int]]
 ) -> None:
     args = [KINDS[kind](size) for kind, size in drawn]
 
@@ -106,7 +106,7 @@ def test_bundles_of_arguments_of_any_size_and_kind_arrive(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(sorted(KINDS)), SIZES)
-def test_captured_values_of_any_size_and_kind_arrive(route_desk: Desk, kind: str, size: int) -> None:
+def test_captured_values_of_any_size_and_kind_arrive(route_desk: CallHarness, kind: str, size: int) -> None:
     captured = KINDS[kind](size)
 
     result = route_desk.call(lambda: captured)
@@ -116,8 +116,10 @@ def test_captured_values_of_any_size_and_kind_arrive(route_desk: Desk, kind: str
 
 
 @pytest.mark.parametrize("size", [32_000, 32_768, 40_320, 47_000])
-def test_a_call_that_is_small_enough_travels_inline_whatever_its_buffers(route_desk: Desk, size: int) -> None:
+def test_a_call_that_is_small_enough_travels_inline_whatever_its_buffers(
+    route_desk: CallHarness, size: int
+) -> None:
     environment, job_id = route_desk.encode(len, (np.zeros(size, dtype=np.uint8),), {})
 
-    assert outgoing.CALL in environment
+    assert encoding.CALL in environment
     assert route_desk.run(environment, job_id).value == size

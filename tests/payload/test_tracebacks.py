@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cook_jupyter.payload import failures, pickling
-from tests.payload.conftest import Desk
+from cook_jupyter.payload import exception_data, pickling
+from tests.payload.conftest import CallHarness
 
 # A cell of a notebook: IPython compiles it under a name that is no file, and gives its lines to linecache.
 CELL_FILE = "/no/such/folder/ipykernel_4711/123456.py"
@@ -103,7 +103,7 @@ CALLS: dict[str, Callable[[dict[str, Any]], Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("place", CALLS)
 def test_a_traceback_names_the_cell_the_line_and_its_source(
-    desk: Desk, cell: dict[str, Any], place: str
+    desk: CallHarness, cell: dict[str, Any], place: str
 ) -> None:
     error = desk.call_elsewhere(CALLS[place](cell), 1).error
 
@@ -114,7 +114,7 @@ def test_a_traceback_names_the_cell_the_line_and_its_source(
     assert last.line.endswith(f"# {place.strip()}")
 
 
-def test_the_cause_of_an_exception_has_its_source_lines_too(desk: Desk, cell: dict[str, Any]) -> None:
+def test_the_cause_of_an_exception_has_its_source_lines_too(desk: CallHarness, cell: dict[str, Any]) -> None:
     error = desk.call_elsewhere(cell["raises_from"], 1).error
 
     assert error is not None
@@ -122,7 +122,7 @@ def test_the_cause_of_an_exception_has_its_source_lines_too(desk: Desk, cell: di
     assert "# in what came before" in "".join(traceback.format_exception(error))
 
 
-def test_each_call_of_a_bundle_has_its_own_traceback(desk: Desk, cell: dict[str, Any]) -> None:
+def test_each_call_of_a_bundle_has_its_own_traceback(desk: CallHarness, cell: dict[str, Any]) -> None:
     errors = desk.bundle(cell["comprehension"], [1, 0, 2]).errors
 
     lines = {place: traceback.extract_tb(error.__traceback__)[-1].line for place, error in errors.items()}
@@ -130,7 +130,9 @@ def test_each_call_of_a_bundle_has_its_own_traceback(desk: Desk, cell: dict[str,
     assert all(line is not None and line.endswith("# in a comprehension") for line in lines.values())
 
 
-def test_a_function_that_a_job_returns_keeps_the_name_of_its_file(desk: Desk, cell: dict[str, Any]) -> None:
+def test_a_function_that_a_job_returns_keeps_the_name_of_its_file(
+    desk: CallHarness, cell: dict[str, Any]
+) -> None:
     logged, plain = cell["logged"], cell["plain"]  # the dictionary itself holds all builtins of this process
     function = desk.call_elsewhere(lambda: logged(plain)).value
 
@@ -148,7 +150,7 @@ def test_an_exception_class_of_a_cell_travels_with_the_file_of_its_methods(cell:
 
 
 def test_frames_keep_the_first_line_of_their_function_and_mark_no_columns(
-    desk: Desk, cell: dict[str, Any]
+    desk: CallHarness, cell: dict[str, Any]
 ) -> None:
     error = desk.call_elsewhere(cell["outer"], 1).error
 
@@ -164,6 +166,6 @@ def test_frames_keep_the_first_line_of_their_function_and_mark_no_columns(
 def test_a_frame_far_below_the_first_line_of_its_function_keeps_its_line(line: int) -> None:
     frames = [("cell.py", "f", line, "__main__", 1)]
 
-    (frame,) = traceback.extract_tb(failures._traceback(frames))
+    (frame,) = traceback.extract_tb(exception_data._traceback(frames))
 
     assert (frame.filename, frame.name, frame.lineno) == ("cell.py", "f", line)

@@ -15,13 +15,13 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     ConstraintClass,
     GroupPlacement,
-    Particulars,
+    JobConstraints,
     PlacementKind,
 )
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import Surroundings
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.queue.preemption_history import HOUR_MS, PreemptionHistory
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.ranking.ranking import RankSettings
 from cook_jupyter.scheduling.rebalancing.preemption import (
     PREEMPTION_DEFAULTS,
@@ -78,8 +78,8 @@ class Snapshot:
             for host, room in self.spare.items()
         )
 
-    def surroundings(self) -> Surroundings:
-        return Surroundings(groups=PLACEMENTS, attributes=ATTRIBUTES, now_ms=NOW_MS)
+    def placement_context(self) -> PlacementContext:
+        return PlacementContext(groups=PLACEMENTS, attributes=ATTRIBUTES, now_ms=NOW_MS)
 
     def queue(self) -> list[Task]:
         tasks = {job_id(task["seq"]): task for task in self.tasks}
@@ -88,12 +88,16 @@ class Snapshot:
 
     def state(self) -> RebalanceState:
         return RebalanceState(
-            self.index(), self.hosts(), self.limits, self.settings, surroundings=self.surroundings()
+            self.index(), self.hosts(), self.limits, self.settings, placement_context=self.placement_context()
         )
 
     def rebalance(self) -> Rebalancing:
         return rebalance(
-            self.index(), self.hosts(), self.limits, settings=self.settings, surroundings=self.surroundings()
+            self.index(),
+            self.hosts(),
+            self.limits,
+            settings=self.settings,
+            placement_context=self.placement_context(),
         )
 
     def reference(self) -> Reference:
@@ -109,10 +113,10 @@ class Snapshot:
 
 
 def _queued(task: Task) -> QueuedJob:
-    own = Particulars(avoid=frozenset(task.get("avoid", ())), group=task.get("group"))
+    own = JobConstraints(avoid=frozenset(task.get("avoid", ())), group=task.get("group"))
     queued = a_queued_job(task)
     return queued._replace(
-        particulars=own if own != Particulars() else queued.particulars,
+        job_constraints=own if own != JobConstraints() else queued.job_constraints,
         constraints=ConstraintClass(attributes=tuple(task.get("wants", ()))),
     )
 
@@ -130,83 +134,83 @@ SWITCHES = (
 )
 
 
-def a_settings(dice: Random) -> PreemptionSettings:
+def a_settings(rng: Random) -> PreemptionSettings:
     """Cook's settings, ours, or any mixture of them."""
-    chosen = dice.choice([PreemptionSettings(), PreemptionSettings.cook(), None])
+    chosen = rng.choice([PreemptionSettings(), PreemptionSettings.cook(), None])
     if chosen is None:
-        switches: dict[str, Any] = {name: dice.random() < 0.5 for name in SWITCHES}
+        switches: dict[str, Any] = {name: rng.random() < 0.5 for name in SWITCHES}
         chosen = PreemptionSettings(
-            reserve_from=dice.randint(1, 2),
-            max_preemptions_per_hour=dice.choice([None, 1, 2]),
-            max_lost_ms_beyond_share=dice.choice([None, 0, 2, 600_000]),
+            reserve_from=rng.randint(1, 2),
+            max_preemptions_per_hour=rng.choice([None, 1, 2]),
+            max_lost_ms_beyond_share=rng.choice([None, 0, 2, 600_000]),
             **switches,
         )
     return replace(
         chosen,
-        safe_dru_threshold=dice.choice([0.0, 0.5, 1.0]),
-        min_dru_diff=dice.choice([0.0, 0.0, 0.05, 0.5]),
-        max_preemption=dice.choice([1, 4, 100, 100]),
-        mode=dice.choice([DruMode.DEFAULT, DruMode.DEFAULT, DruMode.GPU]),
+        safe_dru_threshold=rng.choice([0.0, 0.5, 1.0]),
+        min_dru_diff=rng.choice([0.0, 0.0, 0.05, 0.5]),
+        max_preemption=rng.choice([1, 4, 100, 100]),
+        mode=rng.choice([DruMode.DEFAULT, DruMode.DEFAULT, DruMode.GPU]),
     )
 
 
-def a_task(dice: Random, seq: int, *, runs: bool, alike: bool) -> Task:
+def a_task(rng: Random, seq: int, *, runs: bool, alike: bool) -> Task:
     """A task; amounts are few and small, so that scores tie now and then, and if all are `alike` often."""
     task: Task = {
         "seq": seq,
-        "user": dice.choice(USERS),
-        "cpus": dice.choice([0.0, 0.5, 1.0, 1.0, 2.0, 2.0, 4.0]),
-        "mem": dice.choice([0.0, 0.5, 1.0, 1.0, 2.0, 4.0]),
-        "gpus": dice.choice([0.0, 0.0, 0.0, 1.0, 2.0]),
-        "priority": dice.choice([50, 50, 50, 20, 70]),
+        "user": rng.choice(USERS),
+        "cpus": rng.choice([0.0, 0.5, 1.0, 1.0, 2.0, 2.0, 4.0]),
+        "mem": rng.choice([0.0, 0.5, 1.0, 1.0, 2.0, 4.0]),
+        "gpus": rng.choice([0.0, 0.0, 0.0, 1.0, 2.0]),
+        "priority": rng.choice([50, 50, 50, 20, 70]),
     }
     if alike:
-        task |= {"cpus": 1.0 if runs else dice.choice([1.0, 2.0, 3.0]), "mem": 1.0, "gpus": 0.0}
+        task |= {"cpus": 1.0 if runs else rng.choice([1.0, 2.0, 3.0]), "mem": 1.0, "gpus": 0.0}
     if runs:
-        task |= {"start_ms": dice.randint(1, 4), "task_seq": seq % 3, "host": dice.choice(HOSTS)}
-    elif dice.random() < 0.2:
+        task |= {"start_ms": rng.randint(1, 4), "task_seq": seq % 3, "host": rng.choice(HOSTS)}
+    elif rng.random() < 0.2:
         task |= {"cpus": 6.0, "mem": 6.0}
-    if dice.random() < 0.2:
+    if rng.random() < 0.2:
         times = [NOW_MS - HOUR_MS - 1, NOW_MS - HOUR_MS, NOW_MS - 1]
-        task |= {"preempted_ms": sorted(dice.sample(times, 2)), "by_others": dice.random() < 0.5}
+        task |= {"preempted_ms": sorted(rng.sample(times, 2)), "by_others": rng.random() < 0.5}
     if alike:
         return task
-    if dice.random() < 0.15:
-        task["group"] = dice.choice(sorted(PLACEMENTS))
-    if dice.random() < 0.15:
-        task["avoid"] = dice.sample(HOSTS, 2)
-    if dice.random() < 0.15:
-        task["wants"] = (("zone", dice.choice(["east", "west"])),)
+    if rng.random() < 0.15:
+        task["group"] = rng.choice(sorted(PLACEMENTS))
+    if rng.random() < 0.15:
+        task["avoid"] = rng.sample(HOSTS, 2)
+    if rng.random() < 0.15:
+        task["wants"] = (("zone", rng.choice(["east", "west"])),)
     return task
 
 
 def a_snapshot(seed: int, running: int, waiting: int) -> Snapshot:
     """Running tasks on a few hosts, waiting jobs, spare room here and there."""
-    dice = Random(seed)
-    alike = dice.random() < 0.3
-    seqs = dice.sample(range(1, running + waiting + 1), running + waiting)
+    rng = Random(seed)
+    alike = rng.random() < 0.3
+    seqs = rng.sample(range(1, running + waiting + 1), running + waiting)
     return Snapshot(
-        tasks=[a_task(dice, seq, runs=number < running, alike=alike) for number, seq in enumerate(seqs)],
+        tasks=[a_task(rng, seq, runs=number < running, alike=alike) for number, seq in enumerate(seqs)],
         spare={
             host: Resources(
-                cpus=dice.choice([0.0, 1.0, 2.0]),
-                mem_mb=dice.choice([0.0, 1.0, 2.0]),
-                gpus=dice.choice([0.0, 0.0, 1.0]),
+                cpus=rng.choice([0.0, 1.0, 2.0]),
+                mem_mb=rng.choice([0.0, 1.0, 2.0]),
+                gpus=rng.choice([0.0, 0.0, 1.0]),
             )
-            for host in dice.sample((*HOSTS, "empty"), dice.randint(0, 4))
+            for host in rng.sample((*HOSTS, "empty"), rng.randint(0, 4))
         },
         limits=UserLimits(
-            shares={} if alike else {user: a_share(dice) for user in dice.sample(USERS, 1)},
-            default_share=a_share(dice),
-            quotas={user: Quota(count=dice.randint(0, 6)) for user in dice.sample(USERS, dice.randint(0, 2))},
-            default_quota=dice.choice([Quota(), Quota(), Quota(cpus=6.0)]),
+            shares={} if alike else {user: a_share(rng) for user in rng.sample(USERS, 1)},
+            default_share=a_share(rng),
+            quotas={user: Quota(count=rng.randint(0, 6)) for user in rng.sample(USERS, rng.randint(0, 2))},
+            default_quota=rng.choice([Quota(), Quota(), Quota(cpus=6.0)]),
         ),
-        settings=a_settings(dice),
+        settings=a_settings(rng),
     )
 
 
-def a_share(dice: Random) -> Share:
-    return Share(cpus=dice.choice([1.0, 2.0, 4.0]), mem_mb=dice.choice([1.0, 2.0, 4.0]), gpus=1.0)
+def a_share(rng: Random) -> Share:
+    return Share(cpus=rng.choice([1.0, 2.0, 4.0]), mem_mb=rng.choice([1.0, 2.0, 4.0]), gpus=1.0)
 
 
 snapshots = st.builds(

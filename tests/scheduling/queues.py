@@ -7,14 +7,14 @@ from uuid import UUID
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UNLIMITED, Quota, Share, Usage, UserLimits
 from cook_jupyter.scheduling.constraints.constraints import (
-    NO_PARTICULARS,
+    NO_JOB_CONSTRAINTS,
     ConstraintClass,
     Demand,
-    Particulars,
+    JobConstraints,
 )
 from cook_jupyter.scheduling.limits.run_times import UNKNOWN_RUN_TIME, RunTime
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
-from cook_jupyter.scheduling.ranking.ranking import RANK_DEFAULTS, RankSettings, columnar
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.ranking.ranking import RANK_DEFAULTS, RankSettings, rank_in_columns
 
 Task = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def seq_of(job: str) -> int:
 
 def a_queued_job(task: Task) -> QueuedJob:
     """A job for the queue out of a golden task."""
-    own = Particulars(
+    own = JobConstraints(
         avoid=frozenset(task.get("avoid", ())),
         group=task.get("group"),
         location=task.get("location"),
@@ -52,7 +52,7 @@ def a_queued_job(task: Task) -> QueuedJob:
             disk_type=task.get("disk_type"),
             disk_mb=task.get("disk_request"),
         ),
-        particulars=NO_PARTICULARS if own == NO_PARTICULARS else own,
+        job_constraints=NO_JOB_CONSTRAINTS if own == NO_JOB_CONSTRAINTS else own,
         run_time=RunTime(longest_ms=task["longest_ms"]) if "longest_ms" in task else UNKNOWN_RUN_TIME,
     )
 
@@ -127,7 +127,7 @@ def usage_of(amounts: Mapping[str, float]) -> Usage:
 
 def rank(index: QueueIndex, limits: UserLimits, settings: RankSettings = RANK_DEFAULTS) -> Sequence[JobId]:
     """All waiting jobs in rank order."""
-    return index.ids(columnar(index, limits, settings).rows.tolist())
+    return index.ids(rank_in_columns(index, limits, settings).rows.tolist())
 
 
 def waiting_jobs(index: QueueIndex, user: str, first: int | None = None) -> Sequence[JobId]:

@@ -20,8 +20,8 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     GroupPlacement,
     PlacementKind,
-    fails_class,
-    group_fails,
+    failing_class_constraint,
+    failing_group_constraint,
 )
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
 from tests.scheduling.queues import a_queued_job, job_id
@@ -275,7 +275,10 @@ class Reference:
         wanted = tuple(job.get("wants", ()))
         if any(attributes.get(name) != value for name, value in wanted):
             return False
-        if fails_class(queued.constraints, job["gpus"], offer, self.settings.defaults) is not None:
+        if (
+            failing_class_constraint(queued.constraints, job["gpus"], offer, self.settings.defaults)
+            is not None
+        ):
             return False
         placement = self.placements.get(job.get("group") or "")
         if placement is None or placement.kind is PlacementKind.ALL:
@@ -303,7 +306,7 @@ class Reference:
             else {}
             for h in counted
         }
-        return group_fails(placement, host, attributes, theirs, tasks) is None
+        return failing_group_constraint(placement, host, attributes, theirs, tasks) is None
 
     def advance(self, job: Task, host: str, tasks: Sequence[Task], freed: Resources) -> None:
         """Stop the tasks and put the job on the host."""

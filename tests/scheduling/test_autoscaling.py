@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from cook_jupyter.model.decisions import Match, Matching
 from cook_jupyter.model.limits import Quota, UserLimits
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from tests.scheduling.queues import an_index, job_id, seq_of
 

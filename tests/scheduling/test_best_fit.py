@@ -4,11 +4,11 @@ from hypothesis import strategies as st
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.hosts.fitness import fitness_of
-from cook_jupyter.scheduling.hosts.host_room import HostRoom
 from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.room import HostRoom
 from cook_jupyter.scheduling.matching.best_fit import best_fit, suits
 from cook_jupyter.scheduling.matching.matching import MatchSettings, match
-from cook_jupyter.scheduling.queue.asks import Ask
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from tests.scheduling.queues import job_id
 from tests.scheduling.strategies import on_snapshots
 
@@ -46,9 +46,9 @@ jobs = st.tuples(
 def test_jobs_of_many_shapes_are_placed_as_if_hosts_were_looked_at_one_by_one(
     hosts: Hosts, asked: list[tuple[float, float]], good: float
 ) -> None:
-    asks = [Ask(job_id(seq), cpus, mem_mb) for seq, (cpus, mem_mb) in enumerate(asked)]
+    requests = [TaskRequest(job_id(seq), cpus, mem_mb) for seq, (cpus, mem_mb) in enumerate(asked)]
     few, many = (
-        match(asks, hosts, settings=MatchSettings(good_enough=good, columnar_from=columnar_from))
+        match(requests, hosts, settings=MatchSettings(good_enough=good, columnar_from=columnar_from))
         for columnar_from in (10**9, 0)
     )
     assert many == few
@@ -63,17 +63,19 @@ def test_the_host_chosen_is_the_first_of_the_fittest(hosts: Hosts, asked: list[t
         assert any(offer.room.cpus + offer.running.cpus == ODD_SIZE[0] for offer in hosts.offers)
         return
     for seq, (cpus, mem_mb) in enumerate(asked):
-        ask = Ask(job_id(seq), cpus, mem_mb)
-        if not suits(ask):
+        request = TaskRequest(job_id(seq), cpus, mem_mb)
+        if not suits(request):
             continue
-        fitnesses = [room.fitness(at, ask) if room.takes(at, ask) else -1.0 for at in range(len(hosts))]
+        fitnesses = [
+            room.fitness(at, request) if room.takes(at, request) else -1.0 for at in range(len(hosts))
+        ]
         most = max(fitnesses)
         best = fitnesses.index(most) if most >= 0 else -1
 
-        assert fit.choose(ask) == (best, most)
+        assert fit.choose(request) == (best, most)
 
         if best >= 0:
-            room.put(best, ask)
+            room.put(best, request)
             fit.look_again(best)
 
 
@@ -83,20 +85,20 @@ def test_a_job_goes_where_it_leaves_least_and_to_the_first_of_equals() -> None:
     holds = HostRoom(hosts.columns)
     fit = best_fit(holds, hosts.columns)
     assert fit is not None
-    assert fit.choose(Ask(job_id(1), 1.0, 16.0)) == (0, fitness_of(0.5))
+    assert fit.choose(TaskRequest(job_id(1), 1.0, 16.0)) == (0, fitness_of(0.5))
 
-    holds.put(2, Ask(job_id(1), 1.0, 16.0))
+    holds.put(2, TaskRequest(job_id(1), 1.0, 16.0))
     fit.look_again(2)
 
-    assert fit.choose(Ask(job_id(2), 1.0, 16.0)) == (2, fitness_of(1.0))
-    assert fit.choose(Ask(job_id(3), 4.0, 16.0)) == (0, fitness_of(1.25))
-    assert fit.choose(Ask(job_id(4), 4.5, 16.0)) == (-1, -1.0)
+    assert fit.choose(TaskRequest(job_id(2), 1.0, 16.0)) == (2, fitness_of(1.0))
+    assert fit.choose(TaskRequest(job_id(3), 4.0, 16.0)) == (0, fitness_of(1.25))
+    assert fit.choose(TaskRequest(job_id(4), 4.5, 16.0)) == (-1, -1.0)
 
 
 def test_amounts_that_may_be_rounded_are_not_for_it() -> None:
     offer = Offer(host="a", cluster="east", pool="pool", room=Resources(cpus=1.1, mem_mb=64.0))
     hosts = Hosts([offer])
     assert best_fit(HostRoom(hosts.columns), hosts.columns) is None
-    assert not suits(Ask(job_id(1), 0.1, 16.0))
-    assert not suits(Ask(job_id(1), 1.0, 16.0, ports=1))
-    assert suits(Ask(job_id(1), 0.5, 16.0))
+    assert not suits(TaskRequest(job_id(1), 0.1, 16.0))
+    assert not suits(TaskRequest(job_id(1), 1.0, 16.0, ports=1))
+    assert suits(TaskRequest(job_id(1), 0.5, 16.0))

@@ -11,16 +11,16 @@ from cook_jupyter.scheduling.constraints.constraints import (
     UNCONSTRAINED,
     ConstraintClass,
     GroupPlacement,
-    Particulars,
+    JobConstraints,
     PlacementKind,
     PoolDefaults,
     attributes_equal,
     constraint_class_of,
     disk_fits,
-    fails_class,
-    fails_particulars,
+    failing_class_constraint,
+    failing_group_constraint,
+    failing_job_constraint,
     gpus_fit,
-    group_fails,
     host_outlives,
 )
 from tests.builders import a_job_spec
@@ -98,7 +98,7 @@ def test_disk_is_not_checked_where_the_pool_does_not_or_the_host_gives_none_out(
 
 def test_the_first_failing_constraint_names_the_host() -> None:
     wanted = ConstraintClass(attributes=(("zone", "a"),), disk_type="standard", disk_mb=99.0)
-    assert fails_class(wanted, 0, a_node(), DEFAULTS) == DISK
+    assert failing_class_constraint(wanted, 0, a_node(), DEFAULTS) == DISK
 
 
 def test_a_host_must_outlive_the_job_unless_its_age_is_unknown() -> None:
@@ -108,14 +108,14 @@ def test_a_host_must_outlive_the_job_unless_its_age_is_unknown() -> None:
     assert not host_outlives(100_000, {"host-start-time": "40.0"}, lifetime)
     assert host_outlives(100_000, {"host-start-time": "0.0"}, PoolDefaults())
     young = a_node(attributes={"host-start-time": "40.0"})
-    assert fails_particulars(Particulars(runtime_ms=60_000), young, lifetime, 40_000) == COMPLETION
-    assert fails_particulars(Particulars(runtime_ms=60_000), young, lifetime, 39_999) is None
+    assert failing_job_constraint(JobConstraints(runtime_ms=60_000), young, lifetime, 40_000) == COMPLETION
+    assert failing_job_constraint(JobConstraints(runtime_ms=60_000), young, lifetime, 39_999) is None
 
 
 def test_a_job_with_a_checkpoint_returns_to_its_location() -> None:
-    own = Particulars(location="lab")
-    assert fails_particulars(own, a_node(location="lab"), DEFAULTS, 0) is None
-    assert fails_particulars(own, a_node(location="attic"), DEFAULTS, 0) == CHECKPOINT
+    own = JobConstraints(location="lab")
+    assert failing_job_constraint(own, a_node(location="lab"), DEFAULTS, 0) is None
+    assert failing_job_constraint(own, a_node(location="attic"), DEFAULTS, 0) == CHECKPOINT
 
 
 ZONES = {"a1": {"zone": "a"}, "a2": {"zone": "a"}, "b1": {"zone": "b"}}
@@ -124,26 +124,28 @@ ZONES = {"a1": {"zone": "a"}, "a2": {"zone": "a"}, "b1": {"zone": "b"}}
 def test_a_balanced_group_takes_the_values_that_are_behind() -> None:
     spread = GroupPlacement(kind=PlacementKind.BALANCED, attribute="zone", minimum=2)
     tasks = {"a1": 1, "a2": 1, "b1": 1}
-    assert group_fails(spread, "new", {"zone": "a"}, ZONES, tasks) == BALANCED
-    assert group_fails(spread, "new", {"zone": "b"}, ZONES, tasks) is None
-    assert group_fails(spread, "new", {"zone": "c"}, ZONES, tasks) is None
-    assert group_fails(spread, "new", {"zone": "a"}, {}, {}) is None
+    assert failing_group_constraint(spread, "new", {"zone": "a"}, ZONES, tasks) == BALANCED
+    assert failing_group_constraint(spread, "new", {"zone": "b"}, ZONES, tasks) is None
+    assert failing_group_constraint(spread, "new", {"zone": "c"}, ZONES, tasks) is None
+    assert failing_group_constraint(spread, "new", {"zone": "a"}, {}, {}) is None
 
 
 def test_a_balanced_group_uses_its_least_number_of_values_first() -> None:
     spread = GroupPlacement(kind=PlacementKind.BALANCED, attribute="zone", minimum=3)
     tasks = {"a1": 1, "b1": 1}
     cohosts = {host: ZONES[host] for host in tasks}
-    assert group_fails(spread, "new", {"zone": "a"}, cohosts, tasks) == BALANCED
-    assert group_fails(spread, "new", {"zone": "c"}, cohosts, tasks) is None
+    assert failing_group_constraint(spread, "new", {"zone": "a"}, cohosts, tasks) == BALANCED
+    assert failing_group_constraint(spread, "new", {"zone": "c"}, cohosts, tasks) is None
 
 
 def test_a_group_with_equal_attributes_follows_its_first_host() -> None:
     alike = GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone")
     tasks = {"a1": 1}
-    assert group_fails(alike, "new", {"zone": "b"}, {"a1": ZONES["a1"]}, tasks) == ATTRIBUTE_EQUALS
-    assert group_fails(alike, "new", {"zone": "a"}, {"a1": ZONES["a1"]}, tasks) is None
-    assert group_fails(alike, "new", {"zone": "b"}, {}, {}) is None
+    assert (
+        failing_group_constraint(alike, "new", {"zone": "b"}, {"a1": ZONES["a1"]}, tasks) == ATTRIBUTE_EQUALS
+    )
+    assert failing_group_constraint(alike, "new", {"zone": "a"}, {"a1": ZONES["a1"]}, tasks) is None
+    assert failing_group_constraint(alike, "new", {"zone": "b"}, {}, {}) is None
 
 
 def test_constraints_come_from_what_the_job_asks_for() -> None:

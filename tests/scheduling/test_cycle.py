@@ -11,7 +11,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle, placement_of, scaled_back
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches, refusal_now, scaled_back
 from cook_jupyter.scheduling.matching.matching import MatchSettings
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings
@@ -87,7 +87,7 @@ def test_a_cycle_decides_as_the_specification_says(
         max_considered=considered,
     )
 
-    matching = match_cycle(
+    matching = decide_matches(
         an_index(tasks),
         offers,
         limits,
@@ -106,7 +106,7 @@ def test_no_launch_passes_a_quota(
     pool_quota, group_quota = Quota(count=9), Quota(count=6, cpus=8.0)
     group_usage = Usage(count=2, cpus=3.0)
     index = an_index(tasks)
-    matching = match_cycle(
+    matching = decide_matches(
         index,
         offers,
         limits,
@@ -137,9 +137,9 @@ def test_the_same_snapshot_is_decided_the_same_way(
 ) -> None:
     settings = settings_for(data.draw(st.booleans()))
     index, hosts = an_index(tasks), Hosts(offers)
-    first = match_cycle(index, hosts, limits, settings=settings)
-    again = match_cycle(index, hosts, limits, settings=settings)
-    shuffled = match_cycle(
+    first = decide_matches(index, hosts, limits, settings=settings)
+    again = decide_matches(index, hosts, limits, settings=settings)
+    shuffled = decide_matches(
         an_index(data.draw(st.permutations(tasks))),
         data.draw(st.permutations(offers)),
         limits,
@@ -157,13 +157,13 @@ def a_waiting(seq: int, **more: Any) -> Task:
 
 def test_two_users_with_equal_shares_take_turns() -> None:
     tasks = [a_waiting(seq, user="bob" if seq > 10 else "ada") for seq in range(1, 21)]
-    matching = match_cycle(an_index(tasks), [HOST], UserLimits())
+    matching = decide_matches(an_index(tasks), [HOST], UserLimits())
     users = Counter("bob" if seq_of(each.job_id) > 10 else "ada" for each in matching.matches)
     assert users == {"ada": 2, "bob": 2}
 
 
 def test_matches_of_a_cluster_in_debt_are_dropped() -> None:
-    matching = match_cycle(an_index([a_waiting(1)]), [HOST], UserLimits(), indebted=frozenset({"east"}))
+    matching = decide_matches(an_index([a_waiting(1)]), [HOST], UserLimits(), indebted=frozenset({"east"}))
     assert matching.matches == ()
     assert matching.head_matched
 
@@ -175,7 +175,7 @@ def test_what_the_launch_rate_holds_back_is_counted_over_the_whole_queue(
 ) -> None:
     tasks = [a_waiting(seq, user="ada" if seq <= 300 else "bob") for seq in range(1, 401)]
     filters = QueueFilters(tokens={"ada": 2.5, "bob": -3.0, "cyd": 0.0})
-    matching = match_cycle(
+    matching = decide_matches(
         an_index(tasks), [HOST], UserLimits(), settings=settings_for(columnar, considered), filters=filters
     )
     assert matching.rate_limited == {"ada": 298, "bob": 100}
@@ -189,9 +189,11 @@ def test_jobs_that_quotas_hold_back_are_not_held_back_by_the_launch_rate_too(col
     index = an_index(tasks)
     settings = settings_for(columnar)
 
-    by_user_quota = match_cycle(index, [HOST], limits, settings=settings, filters=QueueFilters(tokens=tokens))
+    by_user_quota = decide_matches(
+        index, [HOST], limits, settings=settings, filters=QueueFilters(tokens=tokens)
+    )
     pool_quota = QueueFilters(tokens=tokens, pool_quota=Quota(count=11))
-    by_pool_quota = match_cycle(index, [HOST], limits, settings=settings, filters=pool_quota)
+    by_pool_quota = decide_matches(index, [HOST], limits, settings=settings, filters=pool_quota)
 
     assert by_user_quota.rate_limited == {"ada": 399, "bob": 499}
     assert by_pool_quota.rate_limited == {"ada": 4, "bob": 5}  # the queue is a, b b, a a, b b ...
@@ -200,7 +202,7 @@ def test_jobs_that_quotas_hold_back_are_not_held_back_by_the_launch_rate_too(col
 def test_a_cluster_grows_for_what_found_no_host_and_was_not_asked_for_yet() -> None:
     index = an_index([a_waiting(seq, cpus=3.0) for seq in range(1, 7)])
     limits = UserLimits(default_quota=Quota(count=5))
-    matching = match_cycle(index, [HOST], limits)
+    matching = decide_matches(index, [HOST], limits)
     assert jobs_to_grow_for(index, limits, matching, asked_for=frozenset({job_id(3)})) == [
         job_id(2),
         job_id(4),
@@ -210,19 +212,19 @@ def test_a_cluster_grows_for_what_found_no_host_and_was_not_asked_for_yet() -> N
 
 
 def test_nothing_waits_so_no_cluster_grows() -> None:
-    matching = match_cycle(an_index([]), [HOST], UserLimits())
+    matching = decide_matches(an_index([]), [HOST], UserLimits())
     assert jobs_to_grow_for(an_index([]), UserLimits(), matching) == ()
 
 
 def test_an_empty_queue_matches_nothing() -> None:
-    matching = match_cycle(an_index([]), [HOST], UserLimits())
+    matching = decide_matches(an_index([]), [HOST], UserLimits())
     assert (matching.matches, matching.considered, matching.head_matched) == ((), 0, True)
 
 
 def test_a_job_that_waits_can_be_told_why() -> None:
     index = an_index([a_waiting(1, cpus=9.0), a_waiting(2)])
-    assert placement_of(index, job_id(1), [HOST]).resources == {"cpus": 1}
-    assert placement_of(index, job_id(2), [HOST]).resources == {}
+    assert refusal_now(index, job_id(1), [HOST]).resources == {"cpus": 1}
+    assert refusal_now(index, job_id(2), [HOST]).resources == {}
 
 
 def test_87_missed_heads_bring_1000_considered_jobs_down_to_one() -> None:
@@ -249,7 +251,7 @@ def test_the_floor_is_left_after_a_thousand_cycles() -> None:
 
 def test_a_head_that_finds_no_host_scales_the_queue_back() -> None:
     index = an_index([a_waiting(1, cpus=9.0), a_waiting(2)])
-    matching = match_cycle(index, [HOST], UserLimits())
+    matching = decide_matches(index, [HOST], UserLimits())
     assert not matching.head_matched
     assert matching.scaleback == Scaleback(considerable=950)
     assert matching.unmatched == 1

@@ -17,25 +17,25 @@ from cook_jupyter.scheduling.constraints.constraints import (
     NOVEL_HOST,
     RESERVED,
     ConstraintClass,
+    ConstraintRewrite,
     GroupPlacement,
     PlacementKind,
     PoolDefaults,
-    Rewriting,
     attributes_equal,
     constraint_class_of,
     demands_in_pool,
     disk_fits,
-    fails_particulars,
+    failing_group_constraint,
+    failing_job_constraint,
     gpus_fit,
-    group_fails,
     host_outlives,
     rewritten,
 )
-from cook_jupyter.scheduling.constraints.particulars import expected_runtime_ms, particulars_of
+from cook_jupyter.scheduling.constraints.job_constraints import expected_runtime_ms, particulars_of
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import Surroundings
 from cook_jupyter.scheduling.matching.matching import MatchSettings, refusal_of
-from cook_jupyter.scheduling.queue.asks import Ask
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from tests.builders import a_job, an_instance
 from tests.golden.cases import cases
 
@@ -91,9 +91,9 @@ def reservation(given: Input) -> bool:
     """One job after another has a host reserved; the one that asks has none."""
     kept = {f"job-{number}": host for number, host in enumerate(given["reserved"])}
     refusal = refusal_of(
-        Ask("another", 1.0, 1.0),
+        TaskRequest("another", 1.0, 1.0),
         Hosts([_host({"kind": "plain"}, host=given["host"])]),
-        surroundings=Surroundings(reservations=kept),
+        placement_context=PlacementContext(reservations=kept),
     )
     return RESERVED not in refusal.constraints
 
@@ -122,7 +122,7 @@ def host_outlives_the_end(given: Input) -> bool:
     own = particulars_of(_life({"expected_runtime": 1}), defaults)
     host = _host({"kind": "plain"}, attributes=attributes)
     passes = host_outlives(ends_ms, attributes, defaults)
-    assert (fails_particulars(own, host, defaults, ends_ms - 1) != COMPLETION) is passes
+    assert (failing_job_constraint(own, host, defaults, ends_ms - 1) != COMPLETION) is passes
     return passes
 
 
@@ -137,7 +137,7 @@ def effective_constraints(given: Input) -> list[dict[str, str]]:
 
 def transform(given: Input) -> list[list[str]]:
     rewritings = {
-        attribute: Rewriting(
+        attribute: ConstraintRewrite(
             attribute=change.get("new_attribute"), patterns=tuple(map(tuple, change.get("patterns") or ()))
         )
         for attribute, change in (given["transformations"] or {}).items()
@@ -157,19 +157,19 @@ def checkpoint_locality(given: Input) -> bool:
     life = _life({"checkpoint": job.get("checkpoint"), "instances": instances})
     own = particulars_of(life, PoolDefaults(), location_of=dict(given["cluster_locations"]).get)
     host = _host({"kind": "plain"}, location=given["host_location"])
-    return fails_particulars(own, host, PoolDefaults(), 0) != CHECKPOINT
+    return failing_job_constraint(own, host, PoolDefaults(), 0) != CHECKPOINT
 
 
 def novel_host(given: Input) -> bool:
     own = particulars_of(_life({"instances": given["instances"]}), PoolDefaults())
     hosts = Hosts([_host({"kind": "plain"}, host=given["host"])])
-    return NOVEL_HOST not in refusal_of(Ask("j", 1.0, 1.0, particulars=own), hosts).constraints
+    return NOVEL_HOST not in refusal_of(TaskRequest("j", 1.0, 1.0, job_constraints=own), hosts).constraints
 
 
 def max_tasks_per_host(given: Input) -> bool:
     settings = MatchSettings(defaults=PoolDefaults(max_tasks_per_host=given["maximum"]))
     hosts = Hosts([_host({"kind": "plain", "tasks_assigned": given["tasks"]})])
-    return MAX_TASKS not in refusal_of(Ask("j", 1.0, 1.0), hosts, settings=settings).constraints
+    return MAX_TASKS not in refusal_of(TaskRequest("j", 1.0, 1.0), hosts, settings=settings).constraints
 
 
 def group(given: Input) -> bool:
@@ -183,7 +183,7 @@ def group(given: Input) -> bool:
     attributes = {host: dict(own) for host, own in given.get("host_attributes", {}).items()}
     cohosts = {host: attributes.get(host, {}) for host in tasks}
     host = given["host"]
-    return group_fails(placement, host, attributes.get(host, {}), cohosts, tasks) is None
+    return failing_group_constraint(placement, host, attributes.get(host, {}), cohosts, tasks) is None
 
 
 RESULTS = {

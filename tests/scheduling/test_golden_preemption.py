@@ -14,11 +14,11 @@ from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, Particulars, PlacementKind
+from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, JobConstraints, PlacementKind
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import Surroundings
-from cook_jupyter.scheduling.matching.cycle import match_cycle
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.matching.cycle import decide_matches
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.rebalancing.preemption import (
     PreemptionSettings,
     RebalanceState,
@@ -58,7 +58,7 @@ def _waiting(job: Input, given: Input) -> QueuedJob:
     hosts = [(instance["host"], instance.get("preempted")) for instance in earlier]
     avoid = frozenset(host for host, preempted in hosts if not preempted)
     if group is not None or avoid:
-        queued = queued._replace(particulars=Particulars(avoid=avoid, group=group))
+        queued = queued._replace(job_constraints=JobConstraints(avoid=avoid, group=group))
     return queued
 
 
@@ -107,7 +107,7 @@ def _resources(amounts: Input) -> Resources:
     return Resources(cpus=amounts["cpus"], mem_mb=amounts["mem"], gpus=amounts.get("gpus") or 0.0)
 
 
-def _surroundings(given: Input) -> Surroundings:
+def _placement_context(given: Input) -> PlacementContext:
     group = given.get("group")
     placements = {}
     if group is not None:
@@ -116,7 +116,7 @@ def _surroundings(given: Input) -> Surroundings:
             attribute=group.get("attribute", "HOSTNAME"),
             minimum=group.get("minimum", 0),
         )
-    return Surroundings(groups=placements, attributes=_attributes(given))
+    return PlacementContext(groups=placements, attributes=_attributes(given))
 
 
 def _state(given: Input) -> RebalanceState:
@@ -128,7 +128,7 @@ def _state(given: Input) -> RebalanceState:
     for heir in heirs:
         index.add(a_queued_job(heir))
     state = RebalanceState(
-        index, _hosts(given), _limits(given), _settings(given), surroundings=_surroundings(given)
+        index, _hosts(given), _limits(given), _settings(given), placement_context=_placement_context(given)
     )
     for task, heir in zip(already, heirs, strict=True):
         state.advance(
@@ -233,7 +233,11 @@ def test_a_rebalance_cycle_is_cooks(given: Input, expect: Input) -> None:
     index = _index(given)
     if list(rank(index, _limits(given))) == queue:  # else the case gives a queue of its own making
         whole = rebalance(
-            index, _hosts(given), _limits(given), settings=settings, surroundings=_surroundings(given)
+            index,
+            _hosts(given),
+            _limits(given),
+            settings=settings,
+            placement_context=_placement_context(given),
         )
         assert whole.preemptions == made
 
@@ -306,7 +310,9 @@ def _after_a_match(reserved: Reservations, matched: set[str]) -> Reservations:
         for host in sorted({*reserved.values(), "free"})
     ]
     kept = {job_id(seqs[name]): host for name, host in reserved.items()}
-    matching = match_cycle(index, hosts, UserLimits(), surroundings=Surroundings(reservations=kept))
+    matching = decide_matches(
+        index, hosts, UserLimits(), placement_context=PlacementContext(reservations=kept)
+    )
     assert len(matching.matches) == len(matched)
     names = {job_id(seq): name for name, seq in seqs.items()}
     return {names[job]: host for job, host in matching.reservations.items()}

@@ -11,16 +11,16 @@ from cook_jupyter.model.instance import InstanceStatus, ProgressUpdate
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.limits import Usage
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED
-from cook_jupyter.scheduling.explaining.monitor import ALL, amounts_of, reported, standing, with_groups
-from cook_jupyter.scheduling.growth.clusters import acceptable, distributed
+from cook_jupyter.scheduling.explaining.user_states import ALL, amounts_of, reported, standing, with_groups
+from cook_jupyter.scheduling.growth.cluster_choice import acceptable, distributed
 from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering
-from cook_jupyter.scheduling.limits.progress import MOST_PENDING, Gathering
+from cook_jupyter.scheduling.limits.progress_buffer import MOST_PENDING, ProgressBuffer
 from cook_jupyter.scheduling.limits.queue_limit import QueueLengths
 from cook_jupyter.scheduling.limits.stragglers import straggler_policy_of, stragglers
 from cook_jupyter.scheduling.planned.clusters import OfferBuffer, match_interval_ms
 from cook_jupyter.scheduling.planned.staged_values import staged, staged_or
 from cook_jupyter.scheduling.planned.uncommitted import Submitted, to_forget
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from tests.builders import a_group, a_job, an_instance
 from tests.golden.cases import cases
 from tests.scheduling.queues import a_queued_job, job_id, limits, quota_with
@@ -187,7 +187,7 @@ def test_what_waits_is_counted_as_in_cook(given: Input, expect: Expect) -> None:
 
 @pytest.mark.parametrize(("given", "expect"), cases("progress"))
 def test_progress_is_gathered_as_in_cook(given: Input, expect: Expect) -> None:
-    gathering = Gathering(
+    gathering = ProgressBuffer(
         most_pending=given.get("pending_threshold", MOST_PENDING),
         pending={name: _update(name, told) for name, told in (given.get("state") or {}).items()},
         last=given.get("last_sequence"),

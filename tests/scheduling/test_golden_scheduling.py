@@ -12,11 +12,11 @@ from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, PlacementKind, PoolDefaults
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
-from cook_jupyter.scheduling.hosts.rules import Surroundings
-from cook_jupyter.scheduling.limits.offensive import offence
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
+from cook_jupyter.scheduling.limits.offensive import excess_of
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches
 from cook_jupyter.scheduling.matching.matching import MatchSettings
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.ranking.considerable import (
     QueueFilters,
     considerable,
@@ -24,13 +24,19 @@ from cook_jupyter.scheduling.ranking.considerable import (
     ranked_within,
     rate_limited,
 )
-from cook_jupyter.scheduling.ranking.ranking import Ranked, RankSettings, in_order, lazily, ranked_in_columns
+from cook_jupyter.scheduling.ranking.ranking import (
+    RankedJob,
+    RankSettings,
+    in_order,
+    iter_ranked_in_columns,
+    rank_lazily,
+)
 from tests.golden.cases import cases
 from tests.scheduling.queues import a_queued_job, an_index, job_id, limits, quota_of, seq_of, usage_of
 
 Input = dict[str, Any]
 RANKED = pytest.mark.parametrize(
-    "way", [lazily, partial(ranked_in_columns, number=2)], ids=["one by one", "in columns"]
+    "way", [rank_lazily, partial(iter_ranked_in_columns, number=2)], ids=["one by one", "in columns"]
 )
 
 
@@ -101,7 +107,7 @@ def _parted(given: Input, way: Any) -> Input:
     too_large = {
         place
         for place, job in enumerate(jobs)
-        if offence(_resources(job), max_cpus=filters.max_cpus, max_mem_mb=filters.max_mem_mb)
+        if excess_of(_resources(job), max_cpus=filters.max_cpus, max_mem_mb=filters.max_mem_mb)
     }
     assert not left & too_large
     return {
@@ -152,7 +158,7 @@ def test_quotas_filter_as_in_cook(given: Input, expect: Input) -> None:
     pool_quota = given.get("pool_quota", given.get("quota"))
     filters = QueueFilters() if pool_quota is None else QueueFilters(pool_quota=quota_of(pool_quota))
     rows = [index.row_of(job_id(job["seq"])) for job in given["queue"]]
-    queue = [Ranked(row, 0.0, index.owner(row)) for row in rows]
+    queue = [RankedJob(row, 0.0, index.owner(row)) for row in rows]
 
     seqs = [seq_of(index.job_id(job.row)) for job in considerable(queue, index, allowed, filters)]
 
@@ -179,7 +185,9 @@ def test_considerable_jobs_are_cooks(given: Input, expect: Input) -> None:
         pool_quota=Quota() if given.get("pool_quota") is None else quota_of(given["pool_quota"]),
         accepts=(lambda _: False) if given.get("launch_filter_defers_all") else None,
     )
-    found = islice(considerable(lazily(index, allowed), index, allowed, filters), given["num_considerable"])
+    found = islice(
+        considerable(rank_lazily(index, allowed), index, allowed, filters), given["num_considerable"]
+    )
     seqs = [seq_of(job) for job in index.ids(ranked.row for ranked in found)]
     if "considerable" in expect:
         assert seqs == expect["considerable"]
@@ -236,12 +244,12 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
             attributes[cohost["host"]] = dict(cohost.get("attributes", {}))
             index.add(a_queued_job({"seq": seq, "user": "u", "cpus": 0, "mem": 0, "group": group["name"]}))
             index.start(job_id(seq), 1, cohost["host"])
-    matching = match_cycle(
+    matching = decide_matches(
         index,
         [_offer(host) for host in given["hosts"]],
         UserLimits(),
         settings=CycleSettings(match=MatchSettings(columnar_from=columnar_from)),
-        surroundings=Surroundings(
+        placement_context=PlacementContext(
             groups=placements,
             attributes={
                 **attributes,
@@ -297,7 +305,7 @@ def test_a_match_cycle_is_cooks(given: Input, expect: Input, columnar_from: int)
     tokens = given.get("cluster_launch_tokens")
     reservations = given.get("reservations") or {}
 
-    matching = match_cycle(
+    matching = decide_matches(
         index,
         [_offer(host) for host in given["hosts"]],
         allowed,
@@ -315,7 +323,7 @@ def test_a_match_cycle_is_cooks(given: Input, expect: Input, columnar_from: int)
             ),
         ),
         filters=filters,
-        surroundings=Surroundings(
+        placement_context=PlacementContext(
             reservations={
                 job_id(seqs[name]) if name in seqs else name: host for name, host in reservations.items()
             }

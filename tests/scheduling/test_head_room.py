@@ -28,8 +28,8 @@ from cook_jupyter.scheduling.matching.head_room import (
     whole_of,
     without_kept,
 )
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.queue.counted_values import CountedValues
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from tests.builders import a_job_spec
 
 NOW = 1000

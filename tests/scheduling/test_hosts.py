@@ -60,7 +60,7 @@ def facts(hosts: Hosts) -> list[Any]:
         hosts.offers,
         hosts.position,
         hosts.all_plain,
-        hosts.fails_class(IN_ZONE_A, 0.0, PoolDefaults()),
+        hosts.failing_class_constraint(IN_ZONE_A, 0.0, PoolDefaults()),
         [column.tolist() for column in numbers],
     ]
 

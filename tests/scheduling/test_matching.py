@@ -14,23 +14,23 @@ from cook_jupyter.scheduling.constraints.constraints import (
     ATTRIBUTES,
     GPU,
     MAX_TASKS,
-    NO_PARTICULARS,
+    NO_JOB_CONSTRAINTS,
     NON_GPU,
     NOVEL_HOST,
     RESERVED,
     UNCONSTRAINED,
     UNIQUE,
     ConstraintClass,
+    ConstraintRewrite,
     GroupPlacement,
-    Particulars,
+    JobConstraints,
     PlacementKind,
     PoolDefaults,
-    Rewriting,
 )
+from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import NO_SURROUNDINGS, Surroundings
 from cook_jupyter.scheduling.matching.matching import MatchSettings, match, refusal_of
-from cook_jupyter.scheduling.queue.asks import Ask
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from tests.scheduling import reference
 from tests.scheduling.queues import job_id, seq_of
 from tests.scheduling.strategies import offer_lists, on_snapshots, task_lists
@@ -40,12 +40,12 @@ BOTH_WAYS = pytest.mark.parametrize("columnar_from", [FEW, MANY], ids=["one by o
 good_enough = st.sampled_from([0.8, 0.7, 0.65, 1.0])
 
 
-def ask(seq: int, cpus: float = 1.0, mem_mb: float = 10.0, **more: Any) -> Ask:
-    return Ask(job_id(seq), cpus, mem_mb, **more)
+def request(seq: int, cpus: float = 1.0, mem_mb: float = 10.0, **more: Any) -> TaskRequest:
+    return TaskRequest(job_id(seq), cpus, mem_mb, **more)
 
 
-def asks_of(tasks: Sequence[Mapping[str, Any]]) -> list[Ask]:
-    return [ask(task["seq"], task["cpus"], task["mem"], gpus=task["gpus"]) for task in tasks]
+def asks_of(tasks: Sequence[Mapping[str, Any]]) -> list[TaskRequest]:
+    return [request(task["seq"], task["cpus"], task["mem"], gpus=task["gpus"]) for task in tasks]
 
 
 def a_host(name: str, cpus: float = 4.0, mem_mb: float = 100.0, **more: Any) -> Offer:
@@ -102,8 +102,10 @@ def test_the_order_of_offers_changes_nothing(
 ) -> None:
     shuffled = data.draw(st.permutations(offers))
     settings = MatchSettings(columnar_from=data.draw(st.sampled_from([FEW, MANY])))
-    asks = asks_of(tasks)
-    assert match(asks, Hosts(shuffled), settings=settings) == match(asks, Hosts(offers), settings=settings)
+    requests = asks_of(tasks)
+    assert match(requests, Hosts(shuffled), settings=settings) == match(
+        requests, Hosts(offers), settings=settings
+    )
 
 
 @pytest.mark.parametrize("in_use", ["all alike", "a few ways", "each differently"])
@@ -112,19 +114,19 @@ def test_the_order_of_offers_changes_nothing(
 def test_on_thousands_of_hosts_jobs_are_placed_as_if_hosts_were_looked_at_one_by_one(
     in_use: str, good: float, seed: int
 ) -> None:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
 
     def used(whole: float) -> float:
         if in_use == "each differently":
-            return dice.random() * whole
-        return 0.0 if in_use == "all alike" else dice.choice([0.25, 0.5, 0.875]) * whole
+            return rng.random() * whole
+        return 0.0 if in_use == "all alike" else rng.choice([0.25, 0.5, 0.875]) * whole
 
     offers = []
     for number in range(4100):
-        cpus, mem_mb = dice.choice([(8.0, 100.0), (16.0, 100.0)]) if seed else (1.1, 30.0)
+        cpus, mem_mb = rng.choice([(8.0, 100.0), (16.0, 100.0)]) if seed else (1.1, 30.0)
         running = Resources(cpus=used(cpus), mem_mb=used(mem_mb))
         whole = Resources(cpus=cpus, mem_mb=mem_mb)
-        zone = dice.choice("ab")
+        zone = rng.choice("ab")
         offers.append(
             Offer(
                 host=f"host-{number:04}",
@@ -135,23 +137,24 @@ def test_on_thousands_of_hosts_jobs_are_placed_as_if_hosts_were_looked_at_one_by
                 attributes={"zone": zone},
             )
         )
-    asks: list[Ask] = []
-    while len(asks) < 90:
-        cpus, mem_mb = dice.choice([0.1, 0.5, 1.0, 3.0, dice.uniform(0.1, 6)]), dice.choice([0.0, 7.0, 30.0])
-        wanted = dice.choice([UNCONSTRAINED, UNCONSTRAINED, ConstraintClass(attributes=(("zone", "a"),))])
-        asks += [
-            ask(len(asks) + more, cpus, mem_mb, constraints=wanted) for more in range(dice.choice([1, 2, 25]))
+    requests: list[TaskRequest] = []
+    while len(requests) < 90:
+        cpus, mem_mb = rng.choice([0.1, 0.5, 1.0, 3.0, rng.uniform(0.1, 6)]), rng.choice([0.0, 7.0, 30.0])
+        wanted = rng.choice([UNCONSTRAINED, UNCONSTRAINED, ConstraintClass(attributes=(("zone", "a"),))])
+        requests += [
+            request(len(requests) + more, cpus, mem_mb, constraints=wanted)
+            for more in range(rng.choice([1, 2, 25]))
         ]
     hosts = Hosts(offers)
     few, many = (
-        match(asks, hosts, settings=MatchSettings(good_enough=good, columnar_from=columnar_from))
+        match(requests, hosts, settings=MatchSettings(good_enough=good, columnar_from=columnar_from))
         for columnar_from in (FEW, MANY)
     )
     assert many == few
 
 
 @st.composite
-def demanding_asks(draw: st.DrawFn) -> list[Ask]:
+def demanding_asks(draw: st.DrawFn) -> list[TaskRequest]:
     """Jobs with constraints of every kind."""
     classes = st.sampled_from(
         [
@@ -163,28 +166,28 @@ def demanding_asks(draw: st.DrawFn) -> list[Ask]:
             ConstraintClass(gpu_model="p100"),
         ]
     )
-    particulars = st.sampled_from(
+    job_constraints = st.sampled_from(
         [
-            NO_PARTICULARS,
-            NO_PARTICULARS,
-            NO_PARTICULARS,
-            Particulars(avoid=frozenset({"host-00", "host-02"})),
-            Particulars(group="unique"),
-            Particulars(group="alike"),
-            Particulars(group="spread"),
-            Particulars(location="lab"),
-            Particulars(runtime_ms=900_000),
+            NO_JOB_CONSTRAINTS,
+            NO_JOB_CONSTRAINTS,
+            NO_JOB_CONSTRAINTS,
+            JobConstraints(avoid=frozenset({"host-00", "host-02"})),
+            JobConstraints(group="unique"),
+            JobConstraints(group="alike"),
+            JobConstraints(group="spread"),
+            JobConstraints(location="lab"),
+            JobConstraints(runtime_ms=900_000),
         ]
     )
     return [
-        ask(
+        request(
             seq,
             draw(st.sampled_from([0.5, 1.0, 1.0, 2.0])),
             draw(st.sampled_from([10.0, 10.0, 30.0])),
             gpus=draw(st.sampled_from([0.0, 0.0, 0.0, 1.0])),
             ports=draw(st.sampled_from([0, 0, 2])),
             constraints=draw(classes),
-            particulars=draw(particulars),
+            job_constraints=draw(job_constraints),
         )
         for seq in range(1, draw(st.integers(0, 25)) + 1)
     ]
@@ -223,7 +226,7 @@ GROUPS = {
 
 @on_snapshots
 @given(
-    asks=demanding_asks(),
+    requests=demanding_asks(),
     offers=varied_hosts(),
     good=good_enough,
     most=st.sampled_from([None, None, 2]),
@@ -233,14 +236,14 @@ GROUPS = {
     ),
 )
 def test_one_by_one_and_in_columns_hosts_are_given_alike(
-    asks: list[Ask],
+    requests: list[TaskRequest],
     offers: list[Offer],
     good: float,
     most: int | None,
     demands: Any,
     reserved: dict[str, str],
 ) -> None:
-    surroundings = Surroundings(
+    placement_context = PlacementContext(
         reservations=reserved,
         groups=GROUPS,
         group_hosts=lambda _: {"host-01": 1, "gone": 1},
@@ -248,7 +251,7 @@ def test_one_by_one_and_in_columns_hosts_are_given_alike(
     )
     defaults = PoolDefaults(
         constraints=demands,
-        rewritings={"zone": Rewriting(patterns=(("^c$", "b"),))},
+        rewritings={"zone": ConstraintRewrite(patterns=(("^c$", "b"),))},
         gpu_model=DEFAULTS.gpu_model,
         disk=True,
         disk_type=DEFAULTS.disk_type,
@@ -258,10 +261,10 @@ def test_one_by_one_and_in_columns_hosts_are_given_alike(
     )
     few, many = (
         match(
-            asks,
+            requests,
             Hosts(offers),
             settings=MatchSettings(good_enough=good, defaults=defaults, columnar_from=columnar_from),
-            surroundings=surroundings,
+            placement_context=placement_context,
         )
         for columnar_from in (FEW, MANY)
     )
@@ -273,7 +276,7 @@ def test_a_job_goes_to_the_host_that_it_fills_best(columnar_from: int) -> None:
     used = Resources(cpus=3.0, mem_mb=75.0)
     offers = [a_host("empty"), a_host("half-full", 1.0, 25.0, running=used), a_host("tiny", 0.5)]
     settings = MatchSettings(columnar_from=columnar_from)
-    matches, _, _ = match([ask(1), ask(2)], Hosts(offers), settings=settings)
+    matches, _, _ = match([request(1), request(2)], Hosts(offers), settings=settings)
     assert hosts_of(matches) == {1: "half-full", 2: "empty"}
 
 
@@ -282,7 +285,7 @@ def test_hosts_are_equally_fit_whatever_their_fills_are_rounded_to(columnar_from
     # 1/3 + 1/4 and 1/2 + 1/12 are the same, yet as floating-point numbers the second is greater.
     offers = [a_host("a", 3.0, 4.0), a_host("b", 2.0, 12.0)]
     settings = MatchSettings(columnar_from=columnar_from)
-    matches, _, _ = match([ask(1, 1.0, 1.0)], Hosts(offers), settings=settings)
+    matches, _, _ = match([request(1, 1.0, 1.0)], Hosts(offers), settings=settings)
     assert hosts_of(matches) == {1: "a"}
 
 
@@ -290,7 +293,7 @@ def test_hosts_are_equally_fit_whatever_their_fills_are_rounded_to(columnar_from
 def test_a_host_without_room_is_never_good_enough(columnar_from: int) -> None:
     offers = [a_host(f"h{number}", 1.0, 10.0) for number in range(12)]
     settings = MatchSettings(columnar_from=columnar_from, good_enough=0.1)
-    matches, _, _ = match([ask(seq) for seq in range(1, 15)], Hosts(offers), settings=settings)
+    matches, _, _ = match([request(seq) for seq in range(1, 15)], Hosts(offers), settings=settings)
     assert Counter(each.host for each in matches) == {offer.host: 1 for offer in offers}
 
 
@@ -298,7 +301,7 @@ def test_a_host_without_room_is_never_good_enough(columnar_from: int) -> None:
 def test_equal_hosts_are_taken_in_order_of_name(columnar_from: int) -> None:
     offers = [a_host("c", 1.0), a_host("a", 1.0), a_host("b", 1.0)]
     settings = MatchSettings(columnar_from=columnar_from)
-    matches, _, _ = match([ask(1), ask(2), ask(3)], Hosts(offers), settings=settings)
+    matches, _, _ = match([request(1), request(2), request(3)], Hosts(offers), settings=settings)
     assert hosts_of(matches) == {1: "a", 2: "b", 3: "c"}
 
 
@@ -308,10 +311,10 @@ def test_a_good_host_ends_the_search_at_its_batch_of_ten(columnar_from: int) -> 
     mem = {3: 11.4, 7: 11.0, 12: 10.0}
     offers = [a_host(f"h{n:02}", 1.0 if n in mem else 8.0, mem.get(n, 100.0)) for n in range(20)]
     settings = MatchSettings(columnar_from=columnar_from)
-    matches, _, _ = match([ask(1)], Hosts(offers), settings=settings)
+    matches, _, _ = match([request(1)], Hosts(offers), settings=settings)
     assert hosts_of(matches) == {1: "h07"}
     everywhere = MatchSettings(columnar_from=columnar_from, good_enough=1.0)
-    matches, _, _ = match([ask(1)], Hosts(offers), settings=everywhere)
+    matches, _, _ = match([request(1)], Hosts(offers), settings=everywhere)
     assert hosts_of(matches) == {1: "h12"}
 
 
@@ -326,7 +329,7 @@ def test_a_refusal_counts_hosts_by_what_they_lack(columnar_from: int) -> None:
     wanted = ConstraintClass(attributes=(("zone", "a"),))
     offers[:3] = [a_host(o.host, o.room.cpus, o.room.mem_mb, attributes={"zone": "a"}) for o in offers[:3]]
     settings = MatchSettings(columnar_from=columnar_from)
-    _, refusals, _ = match([ask(1, 2.0, 100.0, constraints=wanted)], Hosts(offers), settings=settings)
+    _, refusals, _ = match([request(1, 2.0, 100.0, constraints=wanted)], Hosts(offers), settings=settings)
     assert refusals == [
         Refusal(job_id=job_id(1), resources={"cpus": 2, "mem": 2}, constraints={ATTRIBUTES: 1})
     ]
@@ -335,9 +338,9 @@ def test_a_refusal_counts_hosts_by_what_they_lack(columnar_from: int) -> None:
 @BOTH_WAYS
 def test_a_refusal_counts_hosts_as_they_are_at_the_turn_of_its_job(columnar_from: int) -> None:
     offers = [a_host("a", 4.0), a_host("b", 4.0)]
-    asks = [ask(1, 3.0, 200.0), ask(2, 2.0), ask(3, 3.0, 200.0)]
+    requests = [request(1, 3.0, 200.0), request(2, 2.0), request(3, 3.0, 200.0)]
     settings = MatchSettings(columnar_from=columnar_from)
-    _, refusals, _ = match(asks, Hosts(offers), settings=settings)
+    _, refusals, _ = match(requests, Hosts(offers), settings=settings)
     assert refusals == [
         Refusal(job_id=job_id(1), resources={"mem": 2}),
         Refusal(job_id=job_id(3), resources={"cpus": 1, "mem": 2}),
@@ -347,9 +350,9 @@ def test_a_refusal_counts_hosts_as_they_are_at_the_turn_of_its_job(columnar_from
 @BOTH_WAYS
 def test_a_host_where_the_job_failed_is_avoided(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
-    own = Particulars(avoid=frozenset({"a"}))
-    asks = [ask(1, particulars=own), ask(2, 4.0, particulars=own)]
-    matches, refusals, _ = match(asks, Hosts([a_host("a"), a_host("b")]), settings=settings)
+    own = JobConstraints(avoid=frozenset({"a"}))
+    requests = [request(1, job_constraints=own), request(2, 4.0, job_constraints=own)]
+    matches, refusals, _ = match(requests, Hosts([a_host("a"), a_host("b")]), settings=settings)
     assert hosts_of(matches) == {1: "b"}
     assert refusals == [Refusal(job_id=job_id(2), resources={"cpus": 1}, constraints={NOVEL_HOST: 1})]
 
@@ -357,9 +360,9 @@ def test_a_host_where_the_job_failed_is_avoided(columnar_from: int) -> None:
 @BOTH_WAYS
 def test_a_reserved_host_takes_only_the_job_it_is_kept_for(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
-    surroundings = Surroundings(reservations={job_id(2): "a"})
+    placement_context = PlacementContext(reservations={job_id(2): "a"})
     matches, refusals, _ = match(
-        [ask(1), ask(2)], Hosts([a_host("a")]), settings=settings, surroundings=surroundings
+        [request(1), request(2)], Hosts([a_host("a")]), settings=settings, placement_context=placement_context
     )
     assert hosts_of(matches) == {2: "a"}
     assert refusals == [Refusal(job_id=job_id(1), constraints={RESERVED: 1})]
@@ -369,7 +372,7 @@ def test_a_reserved_host_takes_only_the_job_it_is_kept_for(columnar_from: int) -
 def test_a_host_takes_no_more_tasks_than_its_maximum(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from, defaults=PoolDefaults(max_tasks_per_host=3))
     matches, refusals, _ = match(
-        [ask(1), ask(2), ask(3)], Hosts([a_host("a", task_count=1)]), settings=settings
+        [request(1), request(2), request(3)], Hosts([a_host("a", task_count=1)]), settings=settings
     )
     assert hosts_of(matches) == {1: "a", 2: "a"}
     assert refusals == [Refusal(job_id=job_id(3), constraints={MAX_TASKS: 1})]
@@ -379,20 +382,20 @@ def test_a_host_takes_no_more_tasks_than_its_maximum(columnar_from: int) -> None
 def test_a_task_on_a_kubernetes_node_counts_once(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from, defaults=PoolDefaults(max_tasks_per_host=2))
     node = a_host("node", kind=HostKind.KUBERNETES)
-    matches, _, _ = match([ask(1), ask(2), ask(3)], Hosts([node]), settings=settings)
+    matches, _, _ = match([request(1), request(2), request(3)], Hosts([node]), settings=settings)
     assert hosts_of(matches) == {1: "node", 2: "node"}
 
 
 @BOTH_WAYS
 def test_a_unique_group_gets_a_host_for_each_job(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
-    surroundings = Surroundings(groups=GROUPS, group_hosts=lambda _: {"a": 1})
-    own = Particulars(group="unique")
+    placement_context = PlacementContext(groups=GROUPS, group_hosts=lambda _: {"a": 1})
+    own = JobConstraints(group="unique")
     matches, refusals, _ = match(
-        [ask(1, particulars=own), ask(2, particulars=own)],
+        [request(1, job_constraints=own), request(2, job_constraints=own)],
         Hosts([a_host("a"), a_host("b")]),
         settings=settings,
-        surroundings=surroundings,
+        placement_context=placement_context,
     )
     assert hosts_of(matches) == {1: "b"}
     assert refusals[0].constraints == {UNIQUE: 2}
@@ -401,22 +404,22 @@ def test_a_unique_group_gets_a_host_for_each_job(columnar_from: int) -> None:
 @BOTH_WAYS
 def test_a_balanced_group_spreads_over_the_values(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
-    surroundings = Surroundings(groups=GROUPS)
-    own = Particulars(group="spread")
+    placement_context = PlacementContext(groups=GROUPS)
+    own = JobConstraints(group="spread")
     hosts = Hosts([a_host(name, 100.0) for name in ("a", "b", "c")])
-    asks = [ask(seq, mem_mb=1.0, particulars=own) for seq in range(1, 10)]
-    matches, _, _ = match(asks, hosts, settings=settings, surroundings=surroundings)
+    requests = [request(seq, mem_mb=1.0, job_constraints=own) for seq in range(1, 10)]
+    matches, _, _ = match(requests, hosts, settings=settings, placement_context=placement_context)
     assert Counter(each.host for each in matches) == {"a": 3, "b": 3, "c": 3}
 
 
 @BOTH_WAYS
 def test_a_group_with_equal_attributes_stays_together(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
-    surroundings = Surroundings(groups=GROUPS)
-    own = Particulars(group="alike")
+    placement_context = PlacementContext(groups=GROUPS)
+    own = JobConstraints(group="alike")
     hosts = Hosts([a_host(f"{zone}{n}", 1.0, attributes={"zone": zone}) for n in "123" for zone in "ab"])
-    asks = [ask(seq, particulars=own) for seq in range(1, 6)]
-    matches, refusals, _ = match(asks, hosts, settings=settings, surroundings=surroundings)
+    requests = [request(seq, job_constraints=own) for seq in range(1, 6)]
+    matches, refusals, _ = match(requests, hosts, settings=settings, placement_context=placement_context)
     assert [each.host[0] for each in matches] == ["a", "a", "a"]
     assert len(refusals) == 2
 
@@ -427,11 +430,13 @@ def test_gpus_are_a_number_on_plain_hosts_and_whole_nodes_on_kubernetes(columnar
     node = a_host("node", kind=HostKind.KUBERNETES, gpu_models={"p100": 2.0})
     agent = a_host("agent", kind=HostKind.MESOS)
     plain = a_host("plain", gpus=3.0)
-    one, two = ask(1, gpus=1.0), ask(2, gpus=2.0)
-    matches, refusals, _ = match([one, two, ask(3, gpus=2.0)], Hosts([node, agent, plain]), settings=settings)
+    one, two = request(1, gpus=1.0), request(2, gpus=2.0)
+    matches, refusals, _ = match(
+        [one, two, request(3, gpus=2.0)], Hosts([node, agent, plain]), settings=settings
+    )
     assert hosts_of(matches) == {1: "plain", 2: "plain", 3: "node"}
-    assert refusal_of(ask(4), Hosts([node]), settings=settings).constraints == {NON_GPU: 1}
-    assert refusal_of(ask(4, gpus=1.0), Hosts([agent]), settings=settings).constraints == {GPU: 1}
+    assert refusal_of(request(4), Hosts([node]), settings=settings).constraints == {NON_GPU: 1}
+    assert refusal_of(request(4, gpus=1.0), Hosts([agent]), settings=settings).constraints == {GPU: 1}
     assert len(matches) + len(refusals) == 3
 
 
@@ -440,7 +445,7 @@ def test_ports_are_handed_out_once_and_lowest_first(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
     host = a_host("a", ports=((32000, 32000), (31000, 31001)))
     matches, refusals, _ = match(
-        [ask(1, ports=2), ask(2, ports=1), ask(3, ports=1)], Hosts([host]), settings=settings
+        [request(1, ports=2), request(2, ports=1), request(3, ports=1)], Hosts([host]), settings=settings
     )
     assert [each.ports for each in matches] == [(31000, 31001), (32000,)]
     assert refusals[0].resources == {"ports": 1}
@@ -449,12 +454,12 @@ def test_ports_are_handed_out_once_and_lowest_first(columnar_from: int) -> None:
 @BOTH_WAYS
 def test_several_offers_of_one_host_are_added_up(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
-    matches, _, _ = match([ask(1, 6.0)], Hosts([a_host("a"), a_host("a")]), settings=settings)
+    matches, _, _ = match([request(1, 6.0)], Hosts([a_host("a"), a_host("a")]), settings=settings)
     assert hosts_of(matches) == {1: "a"}
 
 
 def test_a_job_like_one_that_failed_is_refused_for_the_same_reasons() -> None:
-    jobs = [ask(1, 5.0), ask(2, 5.0), ask(3, 6.0, 200.0)]
+    jobs = [request(1, 5.0), request(2, 5.0), request(3, 6.0, 200.0)]
     _, refusals, _ = match(jobs, Hosts([a_host("a")]))
     assert [refusal.resources for refusal in refusals] == [
         {"cpus": 1},
@@ -466,19 +471,19 @@ def test_a_job_like_one_that_failed_is_refused_for_the_same_reasons() -> None:
 def test_matching_ends_when_nothing_that_waits_can_fit() -> None:
     read = []
 
-    def asks() -> Any:
+    def requests() -> Any:
         for seq in range(1, 100):
             read.append(seq)
-            yield ask(seq, 2.0)
+            yield request(seq, 2.0)
 
-    matches, refusals, considered = match(asks(), Hosts([a_host("a")]), least=lambda: (2.0, 10.0))
+    matches, refusals, considered = match(requests(), Hosts([a_host("a")]), least=lambda: (2.0, 10.0))
     assert (len(matches), len(refusals), considered, len(read)) == (2, 1, 3, 3)
 
 
 @BOTH_WAYS
 def test_without_hosts_nothing_is_matched(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
-    matches, refusals, considered = match([ask(1), ask(2)], Hosts(), settings=settings)
+    matches, refusals, considered = match([request(1), request(2)], Hosts(), settings=settings)
     assert (matches, considered) == ([], 1)
     assert refusals == [Refusal(job_id=job_id(1))]
 
@@ -486,7 +491,7 @@ def test_without_hosts_nothing_is_matched(columnar_from: int) -> None:
 def test_new_offers_take_the_place_of_old_ones() -> None:
     hosts = Hosts([a_host("a", 1.0), a_host("b", 1.0)])
     settings = MatchSettings(columnar_from=MANY)
-    match([ask(1)], hosts, settings=settings)
+    match([request(1)], hosts, settings=settings)
     hosts.update([a_host("b", 8.0)])
-    matches, _, _ = match([ask(1, 5.0)], hosts, settings=settings, surroundings=NO_SURROUNDINGS)
+    matches, _, _ = match([request(1, 5.0)], hosts, settings=settings, placement_context=NO_PLACEMENT_CONTEXT)
     assert hosts_of(matches) == {1: "b"}

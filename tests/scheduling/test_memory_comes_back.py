@@ -6,12 +6,12 @@ import pytest
 
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, Particulars, PoolDefaults
+from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, JobConstraints, PoolDefaults
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.limits.recent_values import KEPT_ROUNDS, RecentValues
 from cook_jupyter.scheduling.limits.run_times import RunTime
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.queue.counted_values import CountedValues
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from tests.scheduling.queues import waiting_jobs
 
 ROUNDS = 30
@@ -34,7 +34,7 @@ def jobs_of(round_number: int, count: int, *, unique: bool) -> list[QueuedJob]:
                 1.0,
                 seq,
                 constraints=demanding(name),
-                particulars=Particulars(group=f"g-{name}"),
+                job_constraints=JobConstraints(group=f"g-{name}"),
                 run_time=RunTime(expected_ms=seq + 1),
             )
         else:
@@ -63,7 +63,7 @@ def test_jobs_that_are_gone_leave_nothing_behind(count: int, unique: bool, how: 
     assert sizes[-1] == sizes[0]
     assert classes[-1] == classes[0]
     assert not index.knows_run_times
-    assert not index.particulars
+    assert not index.job_constraints
 
 
 def test_a_queue_that_has_become_empty_is_small_again() -> None:
@@ -98,7 +98,7 @@ def test_jobs_in_reused_rows_keep_their_own_facts() -> None:
         row = index.row_of(job.job_id)
         assert index.constraint_class(index.class_number(row)) == job.constraints
         assert index.run_time(row) == job.run_time
-        assert index.particulars.get(row, Particulars()) == job.particulars
+        assert index.job_constraints.get(row, JobConstraints()) == job.job_constraints
         assert index.seq(row) == job.seq
     assert waiting_jobs(index, "ada") == [job.job_id for job in sorted(left, key=lambda job: job.seq)]
 
@@ -119,17 +119,19 @@ def offers(names: Sequence[str], cpus: float) -> list[Offer]:
 def test_hosts_forget_constraints_that_nobody_has_any_longer() -> None:
     hosts = Hosts(offers(["a", "b"], cpus=0.0))
     defaults = PoolDefaults()
-    first = hosts.fails_class(demanding("0-0"), 0.0, defaults), hosts.codes("attribute-0-0")[0]
+    first = hosts.failing_class_constraint(demanding("0-0"), 0.0, defaults), hosts.codes("attribute-0-0")[0]
     for round_number in range(4 * KEPT_ROUNDS):
         hosts.follow(offers(["a", "b"], cpus=float(round_number)))
         for number in range(20):
             name = f"{round_number}-{number}"
-            assert hosts.fails_class(demanding(name), 0.0, defaults) != [None, None]
+            assert hosts.failing_class_constraint(demanding(name), 0.0, defaults) != [None, None]
             hosts.codes(f"attribute-{name}")
-        assert hosts.fails_class(demanding("b"), 0.0, defaults)[1] is None, "what is asked for stays right"
+        assert hosts.failing_class_constraint(demanding("b"), 0.0, defaults)[1] is None, (
+            "what is asked for stays right"
+        )
         codes, values = hosts.codes("run")
         assert [codes[0], codes[1]] == [values["a"], values["b"]]
-    again = hosts.fails_class(demanding("0-0"), 0.0, defaults), hosts.codes("attribute-0-0")[0]
+    again = hosts.failing_class_constraint(demanding("0-0"), 0.0, defaults), hosts.codes("attribute-0-0")[0]
     assert first[0] is not again[0], "it was forgotten, and made anew"
     assert first[1] is not again[1]
 

@@ -8,10 +8,10 @@ from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import OFFER_END, OFFER_USERS, PoolDefaults
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import Surroundings
 from cook_jupyter.scheduling.matching.capacity import Capacity
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle, placement_of
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches, refusal_now
 from cook_jupyter.scheduling.matching.matching import MatchSettings
 from tests.scheduling.queues import an_index, job_id
 
@@ -27,11 +27,17 @@ def refusals(columnar_from: int, job: dict[str, Any], *offers: Offer, **defaults
     """Why the job of ada does not start; nothing if it does. The cycle and the explanation must agree."""
     index = an_index([{"seq": 1, "user": "ada", "cpus": 1.0, "mem": 64.0, **job}])
     settings = MatchSettings(columnar_from=columnar_from, defaults=PoolDefaults(**defaults))
-    surroundings = Surroundings(now_ms=NOW_MS)
-    matching = match_cycle(
-        index, Hosts(offers), UserLimits(), settings=CycleSettings(match=settings), surroundings=surroundings
+    placement_context = PlacementContext(now_ms=NOW_MS)
+    matching = decide_matches(
+        index,
+        Hosts(offers),
+        UserLimits(),
+        settings=CycleSettings(match=settings),
+        placement_context=placement_context,
     )
-    told = placement_of(index, job_id(1), Hosts(offers), settings=settings, surroundings=surroundings)
+    told = refusal_now(
+        index, job_id(1), Hosts(offers), settings=settings, placement_context=placement_context
+    )
     assert [refusal.constraints for refusal in matching.refusals] == [told.constraints] * (
         not matching.matches
     )

@@ -8,7 +8,7 @@ from cook_jupyter.model.decisions import Preemption
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.rebalancing.preemption import rebalance
 from tests.scheduling.preemption_snapshots import Snapshot, Task, a_settings, snapshots
 from tests.scheduling.queues import job_id, running_jobs, waiting_jobs
@@ -26,27 +26,27 @@ def test_decisions_are_those_of_the_plain_reading_of_the_rules(snapshot: Snapsho
 @settings(on_many, max_examples=20)
 @given(st.integers(0, 2**48), st.integers(1, 6))
 def test_so_they_are_in_a_larger_pool(seed: int, users: int) -> None:
-    dice = Random(seed)
-    snapshot = a_larger_pool(dice, users)
+    rng = Random(seed)
+    snapshot = a_larger_pool(rng, users)
 
     assert snapshot.rebalance().preemptions == _as_the_rules_say(snapshot)
 
 
-def a_larger_pool(dice: Random, users: int) -> Snapshot:
+def a_larger_pool(rng: Random, users: int) -> Snapshot:
     """Few users with many tasks, and large jobs, so that one decision moves many tasks past each other."""
     shape = {"mem": 1.0, "gpus": 0.0}
     tasks = [
-        {**shape, "seq": seq, "user": f"user-{seq % users}", "cpus": dice.uniform(0.5, 2.0)}
-        | {"start_ms": seq, "task_seq": seq, "host": f"host-{dice.randrange(30)}"}
-        | {"priority": dice.choice([50, 50, 50, 20, 70])}
+        {**shape, "seq": seq, "user": f"user-{seq % users}", "cpus": rng.uniform(0.5, 2.0)}
+        | {"start_ms": seq, "task_seq": seq, "host": f"host-{rng.randrange(30)}"}
+        | {"priority": rng.choice([50, 50, 50, 20, 70])}
         for seq in range(300)
     ]
     tasks += [
-        {**shape, "seq": seq, "user": f"user-{dice.randrange(9)}", "cpus": dice.uniform(1.0, 6.0)}
-        | {"priority": dice.choice([50, 60])}
+        {**shape, "seq": seq, "user": f"user-{rng.randrange(9)}", "cpus": rng.uniform(1.0, 6.0)}
+        | {"priority": rng.choice([50, 60])}
         for seq in range(300, 324)
     ]
-    chosen = a_settings(dice)
+    chosen = a_settings(rng)
     return Snapshot(
         tasks=tasks,
         settings=replace(chosen, safe_dru_threshold=0.0, max_preemption=100, mode=DruMode.DEFAULT),
@@ -173,11 +173,11 @@ def test_whoever_is_over_quota_stops_tasks_of_their_own_alone(snapshot: Snapshot
 @on_snapshots
 @given(snapshots, st.integers())
 def test_the_order_in_which_tasks_and_hosts_are_told_changes_nothing(snapshot: Snapshot, seed: int) -> None:
-    dice = Random(seed)
+    rng = Random(seed)
     told = replace(
         snapshot,
-        tasks=dice.sample(snapshot.tasks, len(snapshot.tasks)),
-        spare=dict(dice.sample(sorted(snapshot.spare.items()), len(snapshot.spare))),
+        tasks=rng.sample(snapshot.tasks, len(snapshot.tasks)),
+        spare=dict(rng.sample(sorted(snapshot.spare.items()), len(snapshot.spare))),
     )
 
     assert told.rebalance() == snapshot.rebalance()
@@ -192,7 +192,11 @@ def test_a_decision_changes_nothing_and_is_made_again(snapshot: Snapshot) -> Non
 
     first, second = (
         rebalance(
-            index, hosts, snapshot.limits, settings=snapshot.settings, surroundings=snapshot.surroundings()
+            index,
+            hosts,
+            snapshot.limits,
+            settings=snapshot.settings,
+            placement_context=snapshot.placement_context(),
         )
         for _ in range(2)
     )

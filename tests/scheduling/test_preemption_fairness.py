@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, rebalance
 from tests.scheduling.queues import job_id
 
@@ -18,15 +18,15 @@ SHARE = HOSTS * PER_HOST // len(USERS)  # in jobs of one cpu; together the share
 LIMITS = UserLimits(default_share=Share(cpus=SHARE))
 
 
-def a_full_pool(dice: Random, waiting: int) -> QueueIndex:
+def a_full_pool(rng: Random, waiting: int) -> QueueIndex:
     """Somebody runs something everywhere, and more waits."""
     index = QueueIndex()
-    weights = [dice.random() ** 3 for _ in USERS]
+    weights = [rng.random() ** 3 for _ in USERS]
     for seq in range(HOSTS * PER_HOST + waiting):
-        [user] = dice.choices(USERS, weights) if seq < HOSTS * PER_HOST else [dice.choice(USERS)]
-        index.add(QueuedJob(job_id(seq + 1), user, 1.0, 1.0, seq, priority=dice.choice([50, 50, 70])))
+        [user] = rng.choices(USERS, weights) if seq < HOSTS * PER_HOST else [rng.choice(USERS)]
+        index.add(QueuedJob(job_id(seq + 1), user, 1.0, 1.0, seq, priority=rng.choice([50, 50, 70])))
         if seq < HOSTS * PER_HOST:
-            index.start(job_id(seq + 1), dice.randint(0, 9), f"host-{seq % HOSTS}", task_seq=seq)
+            index.start(job_id(seq + 1), rng.randint(0, 9), f"host-{seq % HOSTS}", task_seq=seq)
     return index
 
 
@@ -34,7 +34,7 @@ def rebalanced(index: QueueIndex, how: PreemptionSettings, now_ms: int) -> int:
     """Put one cycle in force; return how many tasks were stopped."""
     decided = rebalance(index, Hosts(), LIMITS, settings=how)
     for victim in decided.victims:
-        index.wait_again(victim)
+        index.requeue(victim)
     for number, made in enumerate(decided.preemptions):
         index.start(made.beneficiary, now_ms, made.host, task_seq=number)
     return len(decided.victims)

@@ -12,8 +12,8 @@ from cook_jupyter.model.limits import UNLIMITED, Quota, Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import Surroundings
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from cook_jupyter.scheduling.rebalancing.preemption import (
     PreemptionSettings,
@@ -263,7 +263,7 @@ def test_a_node_takes_one_job_with_gpus_in_a_cycle(settings: PreemptionSettings)
 
 
 def test_a_job_that_is_not_in_the_queue_is_not_decided_about() -> None:
-    state = RebalanceState(an_index([]), Hosts(), LIMITS, surroundings=Surroundings())
+    state = RebalanceState(an_index([]), Hosts(), LIMITS, placement_context=PlacementContext())
 
     with pytest.raises(NotFound):
         state.decide(job_id(1))

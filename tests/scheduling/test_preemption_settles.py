@@ -8,10 +8,10 @@ from hypothesis import given
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import Surroundings
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex, launch_number
 from cook_jupyter.scheduling.queue.preemption_history import HOUR_MS, PreemptionHistory
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex, launch_number
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, ReservedRoom, rebalance
 from tests.scheduling.preemption_snapshots import Snapshot, Task, snapshots
@@ -36,7 +36,11 @@ def an_index(*tasks: tuple[str, str, float, int | None], priority: int = 50) -> 
 
 def victims(index: QueueIndex, **changed: object) -> list[tuple[str, tuple[str, ...]]]:
     """Beneficiaries and their victims."""
-    arguments: dict[str, object] = {"settings": OURS, "surroundings": Surroundings(now_ms=NOW_MS), **changed}
+    arguments: dict[str, object] = {
+        "settings": OURS,
+        "placement_context": PlacementContext(now_ms=NOW_MS),
+        **changed,
+    }
     decided = rebalance(index, Hosts(), LIMITS, **arguments)  # type: ignore[arg-type]
     return [(made.beneficiary, made.victims) for made in decided.preemptions]
 
@@ -163,8 +167,8 @@ def test_a_job_is_preempted_at_most_twice_an_hour_unless_told_to_be_like_cook() 
     assert victims(index, settings=unlimited) == [("late", ("hog-2",))]
     assert victims(index, settings=PreemptionSettings.cook()) == [("late", ("hog-2",))]
 
-    later = Surroundings(now_ms=NOW_MS + 1)
-    assert victims(index, surroundings=later) == [("late", ("hog-2",))]
+    later = PlacementContext(now_ms=NOW_MS + 1)
+    assert victims(index, placement_context=later) == [("late", ("hog-2",))]
 
 
 def test_a_job_beyond_its_share_stops_only_what_loses_little_work() -> None:
@@ -175,7 +179,7 @@ def test_a_job_beyond_its_share_stops_only_what_loses_little_work() -> None:
 
     def stopped(limit_ms: int | None, age_ms: int) -> list[str]:
         settings = PreemptionSettings(min_dru_diff=0.1, max_lost_ms_beyond_share=limit_ms)
-        found = victims(index, settings=settings, surroundings=Surroundings(now_ms=3 + age_ms))
+        found = victims(index, settings=settings, placement_context=PlacementContext(now_ms=3 + age_ms))
         return [job_id for job_id, _ in found]
 
     assert stopped(2000, 1000) == ["late-1", "late-2"]
@@ -211,7 +215,7 @@ def test_nobody_gives_way_to_a_job_that_a_victim_would_stop_again() -> None:
     eager = PreemptionSettings(min_dru_diff=0.1, safe_dru_threshold=0.0)
     index.start("late", 3, "host")
     assert victims(index, settings=eager) == []
-    index.wait_again("late")
+    index.requeue("late")
 
     assert victims(index, settings=eager) == []
 
@@ -229,7 +233,9 @@ def test_what_a_preemption_leaves_over_is_reserved_for_who_is_furthest_below_sha
         ("late-2", "late", 1.0, None),  # would stand at 2.0
     )
 
-    decided = rebalance(index, Hosts(), LIMITS, settings=OURS, surroundings=Surroundings(now_ms=NOW_MS))
+    decided = rebalance(
+        index, Hosts(), LIMITS, settings=OURS, placement_context=PlacementContext(now_ms=NOW_MS)
+    )
 
     assert decided.victims == ("hog-2",)
     assert decided.reservations == {"late-1": "host", "late-2": "host"}

@@ -9,12 +9,16 @@ from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
 from cook_jupyter.model.decisions import Matching
 from cook_jupyter.model.limits import UNLIMITED, Share, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.scheduling.constraints.constraints import NO_PARTICULARS, ConstraintClass, Particulars
+from cook_jupyter.scheduling.constraints.constraints import (
+    NO_JOB_CONSTRAINTS,
+    ConstraintClass,
+    JobConstraints,
+)
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.ranking.considerable import NO_FILTERS, QueueFilters
-from cook_jupyter.scheduling.ranking.ranking import RankSettings, columnar
+from cook_jupyter.scheduling.ranking.ranking import RankSettings, rank_in_columns
 from tests.builders import a_job_spec
 from tests.scheduling.queues import a_queued_job, an_index, job_id, rank, running_jobs, seq_of, waiting_jobs
 from tests.scheduling.strategies import USERS, offer_lists, user_limits
@@ -70,10 +74,10 @@ class IndexFollowsChanges(RuleBasedStateMachine):
 
     @precondition(lambda self: self._any(running=True))
     @rule(data=st.data())
-    def wait_again(self, data: st.DataObject) -> None:
+    def requeue(self, data: st.DataObject) -> None:
         task = self._some(data, running=True)
         del task["start_ms"]
-        self.index.wait_again(job_id(task["seq"]))
+        self.index.requeue(job_id(task["seq"]))
 
     @precondition(lambda self: self.tasks)
     @rule(data=st.data())
@@ -101,19 +105,23 @@ class IndexFollowsChanges(RuleBasedStateMachine):
         self.offers = [known[offer.host] if known.get(offer.host) == offer else offer for offer in offers]
         self.hosts.follow(self.offers)
 
-    @rule(columnar=st.booleans(), filters=st.sampled_from([NO_FILTERS, LARGEST]))
-    def launch_what_a_cycle_matches(self, columnar: bool, filters: QueueFilters) -> None:
+    @rule(rank_in_columns=st.booleans(), filters=st.sampled_from([NO_FILTERS, LARGEST]))
+    def launch_what_a_cycle_matches(self, rank_in_columns: bool, filters: QueueFilters) -> None:
         now_ms = 10
-        for match in self._decided(self.index, self.hosts, columnar, filters).matches:
+        for match in self._decided(self.index, self.hosts, rank_in_columns, filters).matches:
             seq = seq_of(match.job_id)
             self.tasks[seq]["start_ms"] = now_ms
             self.index.start(match.job_id, now_ms, match.host)
 
-    def _decided(self, index: QueueIndex, hosts: Hosts, columnar: bool, filters: QueueFilters) -> Matching:
+    def _decided(
+        self, index: QueueIndex, hosts: Hosts, rank_in_columns: bool, filters: QueueFilters
+    ) -> Matching:
         settings = CycleSettings(
-            rank=RankSettings(max_over_quota_jobs=3), lazy_up_to=0 if columnar else 10**9, max_considered=12
+            rank=RankSettings(max_over_quota_jobs=3),
+            lazy_up_to=0 if rank_in_columns else 10**9,
+            max_considered=12,
         )
-        return match_cycle(index, hosts, self.limits, settings=settings, filters=filters)
+        return decide_matches(index, hosts, self.limits, settings=settings, filters=filters)
 
     @invariant()
     def a_cycle_decides_as_if_all_were_built_afresh(self) -> None:
@@ -231,7 +239,7 @@ def test_the_extremes_of_every_range_are_taken(count: int) -> None:
 
 def test_an_unknown_job_cannot_start_end_or_wait_again() -> None:
     index = QueueIndex()
-    for change in (index.end, index.wait_again, lambda job: index.start(job, 1)):
+    for change in (index.end, index.requeue, lambda job: index.start(job, 1)):
         with pytest.raises(NotFound):
             change(job_id(1))
 
@@ -239,7 +247,7 @@ def test_an_unknown_job_cannot_start_end_or_wait_again() -> None:
 def test_a_job_starts_once_and_waits_once() -> None:
     index = an_index([a_waiting(1)])
     with pytest.raises(Conflict):
-        index.wait_again(job_id(1))
+        index.requeue(job_id(1))
     index.start(job_id(1), 5, "host")
     with pytest.raises(Conflict):
         index.start(job_id(1), 6, "host")
@@ -255,14 +263,14 @@ def test_a_users_usage_is_what_runs_not_what_waits() -> None:
 def test_a_job_keeps_its_own_demands_while_it_waits_again() -> None:
     index = an_index([a_waiting(1, group="g", start_ms=1, host="a")])
     assert index.group_hosts("g") == {"a": 1}
-    index.wait_again(job_id(1), particulars=Particulars(avoid=frozenset({"a"}), group="g"))
+    index.requeue(job_id(1), job_constraints=JobConstraints(avoid=frozenset({"a"}), group="g"))
     assert index.group_hosts("g") == {}
     row = index.row_of(job_id(1))
-    assert index.particulars[row].avoid == {"a"}
+    assert index.job_constraints[row].avoid == {"a"}
     index.start(job_id(1), 2, "b")
     assert index.group_hosts("g") == {"b": 1}
-    index.wait_again(job_id(1), particulars=NO_PARTICULARS)
-    assert row not in index.particulars
+    index.requeue(job_id(1), job_constraints=NO_JOB_CONSTRAINTS)
+    assert row not in index.job_constraints
 
 
 def test_a_queued_job_is_what_was_asked_for() -> None:
@@ -291,7 +299,7 @@ def test_a_long_list_is_ranked_as_it_shrinks_from_the_front() -> None:
         index.end(job_id(seq))
     assert index.waiting_of("ada") == 1000
     assert waiting_jobs(index, "ada", 2) == [job_id(4000), job_id(4001)]
-    assert len(columnar(index, LIMITS).rows) == 1000
+    assert len(rank_in_columns(index, LIMITS).rows) == 1000
 
 
 @pytest.mark.parametrize("time_ms", [2**43, 2**53, -(2**43) - 1, -(2**53)])

@@ -3,8 +3,8 @@
 import pytest
 
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.matching.cycle import match_cycle
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.matching.cycle import decide_matches
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.queue_record import index_of, record_of
 from cook_jupyter.scheduling.rebalancing.preemption import rebalance
 from tests.scheduling.queues import a_queued_job, waiting_jobs
@@ -32,19 +32,19 @@ def test_a_queue_that_is_built_again_is_decided_about_as_before(first: int) -> N
         assert record_of(again) == record_of(index)
         for way in (ONE_BY_ONE, IN_COLUMNS):
             matchings = [
-                match_cycle(
+                decide_matches(
                     each,
                     Hosts(world.offers),
                     world.limits,
                     settings=cycle_settings(world, way),
                     filters=filters_of(world),
-                    surroundings=surroundings_of(world),
+                    placement_context=surroundings_of(world),
                 )
                 for each in (index, again)
             ]
             assert matchings[0] == matchings[1], seed
         preempted = [
-            rebalance(each, Hosts(world.offers), world.limits, surroundings=surroundings_of(world))
+            rebalance(each, Hosts(world.offers), world.limits, placement_context=surroundings_of(world))
             for each in (index, again)
         ]
         assert preempted[0] == preempted[1], seed

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.pool import DruMode
-from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings, columnar, lazily, ranked_in_columns
+from cook_jupyter.scheduling.ranking.ranking import (
+    Order,
+    RankSettings,
+    iter_ranked_in_columns,
+    rank_in_columns,
+    rank_lazily,
+)
 from tests.scheduling import reference
 from tests.scheduling.queues import an_index, job_id, rank, seq_of
 from tests.scheduling.strategies import on_snapshots, task_lists, user_limits
@@ -23,8 +29,8 @@ def test_the_queue_is_the_specifications(
     index = an_index(tasks)
     settings = RankSettings(mode=mode, max_over_quota_jobs=over)
 
-    one_by_one = list(lazily(index, limits, settings))
-    at_once = columnar(index, limits, settings)
+    one_by_one = list(rank_lazily(index, limits, settings))
+    at_once = rank_in_columns(index, limits, settings)
 
     ids = index.ids(ranked.row for ranked in one_by_one)
     assert [(r.dru, seq_of(i)) for r, i in zip(one_by_one, ids, strict=True)] == expected
@@ -42,8 +48,8 @@ def test_first_come_first_served_knows_neither_shares_nor_running_tasks_nor_quot
     index = an_index(tasks)
     settings = RankSettings(order=Order.FIFO, max_over_quota_jobs=0)
 
-    one_by_one = index.ids(ranked.row for ranked in lazily(index, limits, settings))
-    at_once = columnar(index, limits, settings)
+    one_by_one = index.ids(ranked.row for ranked in rank_lazily(index, limits, settings))
+    at_once = rank_in_columns(index, limits, settings)
 
     assert [seq_of(job) for job in one_by_one] == expected
     assert [seq_of(job) for job in index.ids(at_once.rows.tolist())] == expected
@@ -63,14 +69,14 @@ def test_the_head_of_the_queue_is_the_head_of_the_whole_queue(
 ) -> None:
     index = an_index(tasks)
     settings = RankSettings(order=order, mode=mode, max_over_quota_jobs=3)
-    whole = columnar(index, limits, settings).rows.tolist()
+    whole = rank_in_columns(index, limits, settings).rows.tolist()
 
-    head = columnar(index, limits, settings, wanted)
+    head = rank_in_columns(index, limits, settings, wanted)
 
     assert head.rows.tolist() == whole[: len(head.rows)]
     assert len(head.rows) >= min(wanted, len(whole))
     assert not head.complete or len(head.rows) == len(whole)
-    first = islice(lazily(index, limits, settings), wanted)
+    first = islice(rank_lazily(index, limits, settings), wanted)
     assert [ranked.row for ranked in first] == whole[:wanted]
 
 
@@ -78,7 +84,7 @@ def test_a_long_list_that_comes_first_is_read_as_far_as_it_is_wanted() -> None:
     tasks = [{"seq": seq, "user": "bob", "cpus": 1.0, "mem": 1.0} for seq in range(1, 101)]
     tasks += [{"seq": seq, "user": "ada", "cpus": 1.0, "mem": 1.0} for seq in range(101, 151)]
     index = an_index(tasks)
-    head = columnar(index, UserLimits(), RankSettings(order=Order.FIFO), 90)
+    head = rank_in_columns(index, UserLimits(), RankSettings(order=Order.FIFO), 90)
     assert [seq_of(job) for job in index.ids(head.rows.tolist())] == list(range(1, 91))
 
 
@@ -91,11 +97,11 @@ def test_a_running_task_of_low_priority_hides_none_of_its_users_waiting_jobs() -
         tasks.append({"seq": seq, "user": f"user-{seq}", "cpus": 20.0, "mem": 0.0, "start_ms": 2})
         tasks += [{"seq": seq + n, "user": f"user-{seq}", "cpus": 1.0, "mem": 0.0} for n in (1, 2)]
     index, limits = an_index(tasks), UserLimits(default_share=Share(cpus=1.0, mem_mb=1.0))
-    whole = [ranked.row for ranked in lazily(index, limits)]
+    whole = [ranked.row for ranked in rank_lazily(index, limits)]
 
     for limit in (20, 64, 100, 150):
-        assert columnar(index, limits, limit=limit).rows.tolist() == whole[:limit]
-        first = islice(ranked_in_columns(index, limits, number=limit), limit)
+        assert rank_in_columns(index, limits, limit=limit).rows.tolist() == whole[:limit]
+        first = islice(iter_ranked_in_columns(index, limits, number=limit), limit)
         assert [ranked.row for ranked in first] == whole[:limit]
 
 

@@ -18,13 +18,19 @@ from math import inf
 from typing import NamedTuple
 
 from cook_jupyter.model.decisions import Matching
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import Surroundings
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches
 from cook_jupyter.scheduling.matching.matching import MatchSettings
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters, ranked_within
-from cook_jupyter.scheduling.ranking.ranking import Order, Ranked, columnar, lazily, ranked_in_columns
+from cook_jupyter.scheduling.ranking.ranking import (
+    Order,
+    RankedJob,
+    iter_ranked_in_columns,
+    rank_in_columns,
+    rank_lazily,
+)
 from tests.scheduling import reference
 from tests.scheduling.queues import a_queued_job, an_index, job_id
 from tests.scheduling.worlds import World, random_world
@@ -66,14 +72,14 @@ def check(world: World) -> None:
     expected = expected_matching(world)
     hosts, hosts_kept = Hosts(world.offers), kept_hosts(world)
     for way in (ONE_BY_ONE, IN_COLUMNS, OTHERS[world.seed % len(OTHERS)]):
-        matching = match_cycle(
+        matching = decide_matches(
             kept if way.is_kept else fresh,
             hosts_kept if way.is_kept else hosts,
             world.limits,
             settings=cycle_settings(world, way),
             scaleback=world.scaleback,
             filters=filters_of(world),
-            surroundings=surroundings_of(world),
+            placement_context=surroundings_of(world),
             indebted=world.indebted,
         )
         require_same(f"match cycle, {way.name}", expected, matching)
@@ -92,17 +98,17 @@ def check_ranking(world: World, fresh: QueueIndex, kept: QueueIndex) -> None:
     expected = [(dru, job_id(task["seq"])) for dru, task in ranked]
     ids = [job for _, job in expected]
 
-    require_same("ranked one by one", expected, drus_and_ids(lazily(fresh, limits, settings), fresh))
-    require_same("ranked one by one, kept", expected, drus_and_ids(lazily(kept, limits, settings), kept))
+    require_same("ranked one by one", expected, drus_and_ids(rank_lazily(fresh, limits, settings), fresh))
+    require_same("ranked one by one, kept", expected, drus_and_ids(rank_lazily(kept, limits, settings), kept))
     for limit in (None, 1 + world.seed % (len(ids) + 1), 100):
-        head = columnar(kept, limits, settings, limit)
+        head = rank_in_columns(kept, limits, settings, limit)
         actual = list(zip(head.drus.tolist(), kept.ids(head.rows.tolist()), strict=True))
         require_same(f"first {limit} ranked in columns", expected[:limit], actual)
-    in_parts = ranked_in_columns(fresh, limits, settings, number=1 + world.seed % 9)
+    in_parts = iter_ranked_in_columns(fresh, limits, settings, number=1 + world.seed % 9)
     require_same("ranked in columns, part by part", expected, drus_and_ids(in_parts, fresh))
 
 
-def drus_and_ids(jobs: Iterable[Ranked], index: QueueIndex) -> list[tuple[float, str]]:
+def drus_and_ids(jobs: Iterable[RankedJob], index: QueueIndex) -> list[tuple[float, str]]:
     """Return score and id of ranked jobs."""
     return [(job.dru, index.job_id(job.row)) for job in jobs]
 
@@ -119,7 +125,7 @@ def check_candidates(world: World, index: QueueIndex) -> None:
         fair=settings.order is Order.FAIR,
     )
     number = (1, 10, 100)[world.seed % 3]
-    ranked = ranked_in_columns(index, world.limits, settings, number=number)
+    ranked = iter_ranked_in_columns(index, world.limits, settings, number=number)
     actual = index.ids(job.row for job in islice(ranked_within(ranked, index, filters), number))
     require_same(f"first {number} candidates", [job_id(job["seq"]) for job in queue[:number]], actual)
 
@@ -190,9 +196,9 @@ def cycle_settings(world: World, way: Way) -> CycleSettings:
     return settings if way.lazy_up_to is None else replace(settings, lazy_up_to=way.lazy_up_to)
 
 
-def surroundings_of(world: World) -> Surroundings:
+def surroundings_of(world: World) -> PlacementContext:
     """The facts about groups, reservations and hosts."""
-    return Surroundings(
+    return PlacementContext(
         reservations=world.reservations,
         groups=world.groups,
         attributes=world.attributes,
@@ -205,19 +211,19 @@ def surroundings_of(world: World) -> Surroundings:
 
 def kept_index(world: World) -> QueueIndex:
     """An index with a history: jobs came in another order, others have come and gone, some ran before."""
-    dice = random.Random(world.seed)
+    rng = random.Random(world.seed)
     tasks = list(world.tasks)
-    dice.shuffle(tasks)
+    rng.shuffle(tasks)
     users = sorted({task["user"] for task in tasks}) or ["user-000"]
     gone = [
         {
             "seq": 100_000 + number,
-            "user": dice.choice([*users, "zoe"]),
+            "user": rng.choice([*users, "zoe"]),
             "cpus": 1.0,
             "mem": 1.0,
             "priority": 60,
         }
-        for number in range(dice.randrange(40))
+        for number in range(rng.randrange(40))
     ]
     index = QueueIndex()
     half = len(tasks) // 2
@@ -226,12 +232,12 @@ def kept_index(world: World) -> QueueIndex:
         index.start(job_id(task["seq"]), 1, "gone-1")
     for task in tasks[half:]:
         index.add(a_queued_job(task))
-    for task in dice.sample(tasks, len(tasks)):
+    for task in rng.sample(tasks, len(tasks)):
         if task.get("start_ms") is not None:
             index.start(job_id(task["seq"]), task["start_ms"], task["host"], task_seq=task["task_seq"])
-        elif not dice.randrange(4):
+        elif not rng.randrange(4):
             index.start(job_id(task["seq"]), 9, "gone-1")
-            index.wait_again(job_id(task["seq"]))
+            index.requeue(job_id(task["seq"]))
     for task in gone:
         index.end(job_id(task["seq"]))
     return index
@@ -240,12 +246,12 @@ def kept_index(world: World) -> QueueIndex:
 def kept_hosts(world: World) -> Hosts:
     """Hosts that have matched before and followed what changed since."""
     hosts = Hosts(world.offers_before)
-    match_cycle(
+    decide_matches(
         an_index(world.tasks[:8]),
         hosts,
         world.limits,
         settings=cycle_settings(world, IN_COLUMNS),
-        surroundings=surroundings_of(world),
+        placement_context=surroundings_of(world),
     )
     hosts.follow(world.offers)
     return hosts

@@ -107,20 +107,20 @@ NOW_MS = 1_100_000
 
 def random_world(seed: int) -> World:
     """Return the world of a seed; the same one each time."""
-    dice = random.Random(seed)
-    size = dice.choices(list(SIZES), [often for often, *_ in SIZES.values()])[0]
+    rng = random.Random(seed)
+    size = rng.choices(list(SIZES), [often for often, *_ in SIZES.values()])[0]
     _, least_users, most_users, most_tasks, least_hosts, most_hosts = SIZES[size]
-    users = [f"user-{number:03}" for number in range(dice.randint(least_users, most_users))]
-    amounts = dice.choice(AMOUNTS)
-    tasks = _tasks(dice, users, dice.randint(0, most_tasks), amounts)
-    if size == "few have many" or dice.random() < 0.1:
-        _let_what_waits_come_first(dice, tasks)
-    offers = _offers(dice, dice.randint(least_hosts, most_hosts), amounts)
-    reservable = [job_id(dice.randint(1, len(tasks) + 1)) for _ in range(dice.choice((0, 0, 1, 3)))]
+    users = [f"user-{number:03}" for number in range(rng.randint(least_users, most_users))]
+    amounts = rng.choice(AMOUNTS)
+    tasks = _tasks(rng, users, rng.randint(0, most_tasks), amounts)
+    if size == "few have many" or rng.random() < 0.1:
+        _let_what_waits_come_first(rng, tasks)
+    offers = _offers(rng, rng.randint(least_hosts, most_hosts), amounts)
+    reservable = [job_id(rng.randint(1, len(tasks) + 1)) for _ in range(rng.choice((0, 0, 1, 3)))]
     names = [offer.host for offer in offers] or ["gone-0"]
-    max_considered = dice.choice((1000, 1000, 1, 2, 7, 40))
-    considerable = dice.choice((max_considered, max(1, max_considered // 2), 1))
-    offers_before = _offers_before(dice, offers, amounts)
+    max_considered = rng.choice((1000, 1000, 1, 2, 7, 40))
+    considerable = rng.choice((max_considered, max(1, max_considered // 2), 1))
+    offers_before = _offers_before(rng, offers, amounts)
     if not seed % 6:
         offers, offers_before = _limit(random.Random(seed), tasks, offers, offers_before, users)
     return World(
@@ -128,30 +128,30 @@ def random_world(seed: int) -> World:
         tasks=tasks,
         offers=offers,
         offers_before=offers_before,
-        limits=_limits(dice, users, amounts),
+        limits=_limits(rng, users, amounts),
         rank=RankSettings(
-            order=dice.choice((Order.FAIR, Order.FAIR, Order.FAIR, Order.FIFO)),
-            mode=dice.choice((DruMode.DEFAULT, DruMode.DEFAULT, DruMode.DEFAULT, DruMode.GPU)),
-            max_over_quota_jobs=dice.choice((0, 1, 3, 100)),
+            order=rng.choice((Order.FAIR, Order.FAIR, Order.FAIR, Order.FIFO)),
+            mode=rng.choice((DruMode.DEFAULT, DruMode.DEFAULT, DruMode.DEFAULT, DruMode.GPU)),
+            max_over_quota_jobs=rng.choice((0, 1, 3, 100)),
         ),
-        filters=_filters(dice, users, amounts),
-        refused=frozenset(job_id(seq) for seq in range(1, len(tasks) + 1) if not dice.randrange(4))
-        if dice.random() < 0.2
+        filters=_filters(rng, users, amounts),
+        refused=frozenset(job_id(seq) for seq in range(1, len(tasks) + 1) if not rng.randrange(4))
+        if rng.random() < 0.2
         else frozenset(),
-        good_enough=dice.choice((0.8, 0.8, 1.0, 0.65, 0.5, 0.1, 0.5 + 0.35 * 0.5)),
-        defaults=_defaults(dice),
-        reservations={job: dice.choice([*names, "gone-1"]) for job in reservable},
-        groups=_groups(dice),
+        good_enough=rng.choice((0.8, 0.8, 1.0, 0.65, 0.5, 0.1, 0.5 + 0.35 * 0.5)),
+        defaults=_defaults(rng),
+        reservations={job: rng.choice([*names, "gone-1"]) for job in reservable},
+        groups=_groups(rng),
         attributes={"gone-0": {"HOSTNAME": "gone-0", "zone": "a"}, "gone-1": {"HOSTNAME": "gone-1"}},
         now_ms=NOW_MS,
-        scaleback=Scaleback(considerable=considerable, cycles_at_floor=dice.choice((0, 5, 999))),
+        scaleback=Scaleback(considerable=considerable, cycles_at_floor=rng.choice((0, 5, 999))),
         max_considered=max_considered,
-        indebted=frozenset({"west"}) if not dice.randrange(8) else frozenset(),
+        indebted=frozenset({"west"}) if not rng.randrange(8) else frozenset(),
     )
 
 
 def _limit(
-    dice: random.Random,
+    rng: random.Random,
     tasks: Sequence[Task],
     offers: Sequence[Offer],
     offers_before: Sequence[Offer],
@@ -159,32 +159,32 @@ def _limit(
 ) -> tuple[list[Offer], list[Offer]]:
     """Let some offers be for a time or for some users, and some jobs have a longest run time."""
     for task in tasks:
-        if dice.randrange(3):
-            task["longest_ms"] = dice.choice((1, 1000, 1001, 10**6))
+        if rng.randrange(3):
+            task["longest_ms"] = rng.choice((1, 1000, 1001, 10**6))
 
     def limited(offer: Offer) -> Offer:
-        until_ms = NOW_MS + dice.choice((0, 1000, 10**6))
-        some = frozenset(dice.sample(users, dice.randint(0, len(users))))
+        until_ms = NOW_MS + rng.choice((0, 1000, 10**6))
+        some = frozenset(rng.sample(users, rng.randint(0, len(users))))
         return replace(
             offer,
-            until_ms=dice.choice((None, None, until_ms)),
-            users=dice.choice((None, None, some)),
+            until_ms=rng.choice((None, None, until_ms)),
+            users=rng.choice((None, None, some)),
         )
 
     return [limited(offer) for offer in offers], [limited(offer) for offer in offers_before]
 
 
-def _tasks(dice: random.Random, users: Sequence[str], count: int, amounts: Sequence[float]) -> list[Task]:
+def _tasks(rng: random.Random, users: Sequence[str], count: int, amounts: Sequence[float]) -> list[Task]:
     """Tasks of the users; often the users' lists are alike, so that they tie along their whole length."""
-    priorities = dice.choice(PRIORITIES)
-    runs = dice.choice((0.0, 0.2, 0.5, 0.9))
-    alike = dice.random() < 0.4
-    demanding = dice.random() < 0.5
-    whose = [dice.choice(users) for _ in range(count)]
-    if dice.random() < 0.2:  # one user has most of them
-        whose = [users[0] if dice.random() < 0.7 else user for user in whose]
+    priorities = rng.choice(PRIORITIES)
+    runs = rng.choice((0.0, 0.2, 0.5, 0.9))
+    alike = rng.random() < 0.4
+    demanding = rng.random() < 0.5
+    whose = [rng.choice(users) for _ in range(count)]
+    if rng.random() < 0.2:  # one user has most of them
+        whose = [users[0] if rng.random() < 0.7 else user for user in whose]
     patterns = [
-        (dice.choice(amounts), dice.choice(amounts), dice.choice(priorities), dice.random() < runs)
+        (rng.choice(amounts), rng.choice(amounts), rng.choice(priorities), rng.random() < runs)
         for _ in range(1 + count)
     ]
     number_of: dict[str, int] = {}
@@ -193,181 +193,181 @@ def _tasks(dice: random.Random, users: Sequence[str], count: int, amounts: Seque
         number = number_of[user] = number_of.get(user, 0) + 1
         cpus, mem, priority, is_running = patterns[number if alike else seq]
         task: Task = {"seq": seq, "user": user, "cpus": cpus, "mem": mem, "priority": priority}
-        if not dice.randrange(6):
-            task["gpus"] = dice.choice((1.0, 2.0, 0.5))
+        if not rng.randrange(6):
+            task["gpus"] = rng.choice((1.0, 2.0, 0.5))
         if demanding:
-            task |= _demands(dice)
+            task |= _demands(rng)
         if is_running:
             task |= {
-                "start_ms": dice.randint(1, 4),
-                "task_seq": dice.randrange(3),
-                "host": f"host-{dice.randrange(12):04}" if dice.randrange(4) else "gone-0",
+                "start_ms": rng.randint(1, 4),
+                "task_seq": rng.randrange(3),
+                "host": f"host-{rng.randrange(12):04}" if rng.randrange(4) else "gone-0",
             }
         tasks.append(task)
     return tasks
 
 
-def _let_what_waits_come_first(dice: random.Random, tasks: list[Task]) -> None:
+def _let_what_waits_come_first(rng: random.Random, tasks: list[Task]) -> None:
     """Give running tasks a low priority and often many cpus, and the first user most of the waiting jobs."""
     for task in tasks:
         if task.get("start_ms") is not None:
             task["priority"] = 0
-            task["cpus"] *= dice.choice((1.0, 1.0, 30.0))
+            task["cpus"] *= rng.choice((1.0, 1.0, 30.0))
         else:
             task["priority"] = 50
-            if dice.random() < 0.6:
+            if rng.random() < 0.6:
                 task["user"] = tasks[0]["user"]
 
 
-def _demands(dice: random.Random) -> Task:
+def _demands(rng: random.Random) -> Task:
     """What one job demands of its host."""
     demands: Task = {}
-    kind = dice.randrange(12)
+    kind = rng.randrange(12)
     if kind == 0:
-        demands["constraints"] = [("zone", dice.choice("abc"))]
+        demands["constraints"] = [("zone", rng.choice("abc"))]
     elif kind == 1:
-        demands["constraints"] = [("HOSTNAME", f"host-{dice.randrange(4):04}"), ("zone", "a")]
+        demands["constraints"] = [("HOSTNAME", f"host-{rng.randrange(4):04}"), ("zone", "a")]
     elif kind == 2:
-        demands["avoid"] = [f"host-{number:04}" for number in range(dice.randint(1, 5))]
+        demands["avoid"] = [f"host-{number:04}" for number in range(rng.randint(1, 5))]
     elif kind in (3, 4):
-        demands["group"] = dice.choice(("apart", "alike", "balanced", "anyhow", "by-host"))
+        demands["group"] = rng.choice(("apart", "alike", "balanced", "anyhow", "by-host"))
     elif kind == 5:
-        demands["ports"] = dice.randint(1, 3)
+        demands["ports"] = rng.randint(1, 3)
     elif kind == 6:
-        demands["gpu_model"] = dice.choice(("p100", "k80"))
+        demands["gpu_model"] = rng.choice(("p100", "k80"))
     elif kind == 7:
-        demands |= {"disk_request": dice.choice((5.0, 40.0, 80.0)), "disk_type": dice.choice(("ssd", "fast"))}
+        demands |= {"disk_request": rng.choice((5.0, 40.0, 80.0)), "disk_type": rng.choice(("ssd", "fast"))}
     elif kind == 8:
         demands["location"] = "lab"
     elif kind == 9:
-        demands["runtime_ms"] = dice.choice((0, 399_999, 400_000, 900_000))
+        demands["runtime_ms"] = rng.choice((0, 399_999, 400_000, 900_000))
     return demands
 
 
-def _offers(dice: random.Random, count: int, amounts: Sequence[float]) -> list[Offer]:
+def _offers(rng: random.Random, count: int, amounts: Sequence[float]) -> list[Offer]:
     """Offers in no particular order; now and then two of one host."""
-    sizes = [(dice.choice((1.0, 2.0, 4.0, 3.0, 1.1)), dice.choice((1.0, 2.0, 10.0, 0.7))) for _ in range(3)]
-    sizes = sizes[: dice.randint(1, 3)]
-    kinds = dice.choice(([HostKind.PLAIN], [HostKind.PLAIN], list(HostKind)))
-    in_use = dice.choice((0.0, 0.3, 1.0))
+    sizes = [(rng.choice((1.0, 2.0, 4.0, 3.0, 1.1)), rng.choice((1.0, 2.0, 10.0, 0.7))) for _ in range(3)]
+    sizes = sizes[: rng.randint(1, 3)]
+    kinds = rng.choice(([HostKind.PLAIN], [HostKind.PLAIN], list(HostKind)))
+    in_use = rng.choice((0.0, 0.3, 1.0))
     offers = []
     for number in range(count):
-        cpus, mem_mb = dice.choice(sizes)
+        cpus, mem_mb = rng.choice(sizes)
         running = Resources()
-        room = Resources(cpus=cpus, mem_mb=mem_mb, gpus=dice.choice((0.0, 0.0, 1.0, 2.0)))
-        if dice.random() < in_use:
-            running = Resources(cpus=dice.choice(amounts), mem_mb=dice.choice(amounts))
-        if not dice.randrange(40):
-            room = Resources(cpus=dice.choice((0.0, -1.0, cpus)), mem_mb=0.0)
-        kind = dice.choice(kinds)
+        room = Resources(cpus=cpus, mem_mb=mem_mb, gpus=rng.choice((0.0, 0.0, 1.0, 2.0)))
+        if rng.random() < in_use:
+            running = Resources(cpus=rng.choice(amounts), mem_mb=rng.choice(amounts))
+        if not rng.randrange(40):
+            room = Resources(cpus=rng.choice((0.0, -1.0, cpus)), mem_mb=0.0)
+        kind = rng.choice(kinds)
         name = f"host-{number:04}"
         offer = Offer(
             host=name,
-            cluster=dice.choice(("east", "west")),
+            cluster=rng.choice(("east", "west")),
             pool="pool",
             room=room,
             running=running,
-            attributes={"HOSTNAME": name, "zone": dice.choice("ab")}
-            | ({"host-start-time": str(dice.choice((1000, 5000)))} if not dice.randrange(4) else {}),
-            ports=((31_000, 31_001), (32_000, 32_000 + dice.randrange(3))) if dice.randrange(3) else (),
-            task_count=dice.choice((0, 0, 1, 2)),
+            attributes={"HOSTNAME": name, "zone": rng.choice("ab")}
+            | ({"host-start-time": str(rng.choice((1000, 5000)))} if not rng.randrange(4) else {}),
+            ports=((31_000, 31_001), (32_000, 32_000 + rng.randrange(3))) if rng.randrange(3) else (),
+            task_count=rng.choice((0, 0, 1, 2)),
             kind=kind,
-            gpu_models=dice.choice(({}, {"p100": 1.0}, {"p100": 2.0, "k80": 1.0})),
-            disk_mb={"ssd": dice.choice((0.0, 40.0, 100.0))},
-            location=dice.choice((None, "lab")),
+            gpu_models=rng.choice(({}, {"p100": 1.0}, {"p100": 2.0, "k80": 1.0})),
+            disk_mb={"ssd": rng.choice((0.0, 40.0, 100.0))},
+            location=rng.choice((None, "lab")),
         )
         offers.append(offer)
-        if not dice.randrange(30):
-            more = Resources(cpus=dice.choice(amounts), mem_mb=dice.choice(amounts))
+        if not rng.randrange(30):
+            more = Resources(cpus=rng.choice(amounts), mem_mb=rng.choice(amounts))
             offers.append(
                 Offer(host=name, cluster=offer.cluster, pool="pool", room=more, running=running, kind=kind)
             )
-    dice.shuffle(offers)
+    rng.shuffle(offers)
     return offers
 
 
-def _offers_before(dice: random.Random, offers: Sequence[Offer], amounts: Sequence[float]) -> list[Offer]:
+def _offers_before(rng: random.Random, offers: Sequence[Offer], amounts: Sequence[float]) -> list[Offer]:
     """Offers as they may have been a cycle before: some the same, some other, some missing, some gone."""
-    before = [offer for offer in offers if dice.random() < 0.8]
-    changed = _offers(dice, min(len(offers), 30), amounts)
+    before = [offer for offer in offers if rng.random() < 0.8]
+    changed = _offers(rng, min(len(offers), 30), amounts)
     other = {offer.host: offer for offer in changed}
-    before = [other.get(offer.host, offer) if not dice.randrange(3) else offer for offer in before]
-    if not dice.randrange(2):
+    before = [other.get(offer.host, offer) if not rng.randrange(3) else offer for offer in before]
+    if not rng.randrange(2):
         before.append(Offer(host="gone-1", cluster="east", pool="pool", room=Resources(cpus=2.0, mem_mb=2.0)))
     return before
 
 
-def _quota(dice: random.Random, amounts: Sequence[float], scale: int) -> Quota:
+def _quota(rng: random.Random, amounts: Sequence[float], scale: int) -> Quota:
     """A quota that is often met exactly: a sum of some amounts."""
 
     def total() -> float:
         used = 0.0
-        for _ in range(dice.randrange(scale)):
-            used += dice.choice(amounts)
+        for _ in range(rng.randrange(scale)):
+            used += rng.choice(amounts)
         return used
 
-    kind = dice.randrange(6)
+    kind = rng.randrange(6)
     if kind == 0:
-        return Quota(count=dice.randrange(scale))
+        return Quota(count=rng.randrange(scale))
     if kind == 1:
-        return Quota(cpus=total(), mem_mb=dice.choice((UNLIMITED, total())))
+        return Quota(cpus=total(), mem_mb=rng.choice((UNLIMITED, total())))
     if kind == 2:
-        return Quota(gpus=float(dice.randrange(3)))
+        return Quota(gpus=float(rng.randrange(3)))
     if kind == 3:
-        return dice.choice((Quota(count=0), Quota(cpus=0.0), Quota(mem_mb=0.0), Quota(gpus=0.0)))
+        return rng.choice((Quota(count=0), Quota(cpus=0.0), Quota(mem_mb=0.0), Quota(gpus=0.0)))
     return Quota()
 
 
-def _limits(dice: random.Random, users: Sequence[str], amounts: Sequence[float]) -> UserLimits:
+def _limits(rng: random.Random, users: Sequence[str], amounts: Sequence[float]) -> UserLimits:
     def share() -> Share:
-        return Share(cpus=dice.choice(SHARES), mem_mb=dice.choice(SHARES), gpus=dice.choice(SHARES))
+        return Share(cpus=rng.choice(SHARES), mem_mb=rng.choice(SHARES), gpus=rng.choice(SHARES))
 
-    own_shares = dice.choice((0.0, 0.0, 0.3, 1.0))
-    own_quotas = dice.choice((0.0, 0.3))
+    own_shares = rng.choice((0.0, 0.0, 0.3, 1.0))
+    own_quotas = rng.choice((0.0, 0.3))
     return UserLimits(
-        shares={user: share() for user in users if dice.random() < own_shares},
-        quotas={user: _quota(dice, amounts, 8) for user in users if dice.random() < own_quotas},
-        default_share=dice.choice((Share(), Share(cpus=1.0, mem_mb=1.0, gpus=1.0), share())),
-        default_quota=_quota(dice, amounts, 12) if not dice.randrange(3) else Quota(),
+        shares={user: share() for user in users if rng.random() < own_shares},
+        quotas={user: _quota(rng, amounts, 8) for user in users if rng.random() < own_quotas},
+        default_share=rng.choice((Share(), Share(cpus=1.0, mem_mb=1.0, gpus=1.0), share())),
+        default_quota=_quota(rng, amounts, 12) if not rng.randrange(3) else Quota(),
     )
 
 
-def _filters(dice: random.Random, users: Sequence[str], amounts: Sequence[float]) -> QueueFilters:
-    pooled = dice.random() < 0.3
-    large = dice.random() < 0.25
+def _filters(rng: random.Random, users: Sequence[str], amounts: Sequence[float]) -> QueueFilters:
+    pooled = rng.random() < 0.3
+    large = rng.random() < 0.25
     return QueueFilters(
-        pool_quota=_quota(dice, amounts, 30) if pooled else Quota(),
-        group_quota=_quota(dice, amounts, 30) if pooled else Quota(),
-        group_usage=Usage(count=dice.randrange(4), cpus=dice.choice(amounts), mem_mb=dice.choice(amounts)),
-        tokens={user: dice.choice((0.0, 1.0, 2.0, 2.5, -1.0, 7.0)) for user in users if dice.randrange(3)}
-        if dice.random() < 0.3
+        pool_quota=_quota(rng, amounts, 30) if pooled else Quota(),
+        group_quota=_quota(rng, amounts, 30) if pooled else Quota(),
+        group_usage=Usage(count=rng.randrange(4), cpus=rng.choice(amounts), mem_mb=rng.choice(amounts)),
+        tokens={user: rng.choice((0.0, 1.0, 2.0, 2.5, -1.0, 7.0)) for user in users if rng.randrange(3)}
+        if rng.random() < 0.3
         else None,
-        max_cpus=dice.choice((None, *amounts)) if large else None,
-        max_mem_mb=dice.choice((None, *amounts)) if large else None,
+        max_cpus=rng.choice((None, *amounts)) if large else None,
+        max_mem_mb=rng.choice((None, *amounts)) if large else None,
     )
 
 
-def _defaults(dice: random.Random) -> PoolDefaults:
+def _defaults(rng: random.Random) -> PoolDefaults:
     return PoolDefaults(
-        constraints=dice.choice(((), (), (), (("zone", "a"),))),
-        gpu_model=dice.choice((None, "p100")),
-        disk=not dice.randrange(2),
-        disk_type=dice.choice((None, "ssd")),
+        constraints=rng.choice(((), (), (), (("zone", "a"),))),
+        gpu_model=rng.choice((None, "p100")),
+        disk=not rng.randrange(2),
+        disk_type=rng.choice((None, "ssd")),
         disk_mb=20.0,
         disk_types={"fast": "ssd"},
-        host_lifetime_ms=dice.choice((None, 500_000)),
-        max_tasks_per_host=dice.choice((None, None, None, 2, 3)),
+        host_lifetime_ms=rng.choice((None, 500_000)),
+        max_tasks_per_host=rng.choice((None, None, None, 2, 3)),
     )
 
 
-def _groups(dice: random.Random) -> dict[str, GroupPlacement]:
+def _groups(rng: random.Random) -> dict[str, GroupPlacement]:
     return {
         "apart": GroupPlacement(kind=PlacementKind.UNIQUE),
         "alike": GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
         "balanced": GroupPlacement(
             kind=PlacementKind.BALANCED,
-            attribute=dice.choice(("zone", "HOSTNAME")),
-            minimum=dice.randrange(4),
+            attribute=rng.choice(("zone", "HOSTNAME")),
+            minimum=rng.randrange(4),
         ),
         "anyhow": GroupPlacement(),
         "by-host": GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS),

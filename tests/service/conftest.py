@@ -57,7 +57,7 @@ class SlowToEnd(MemoryCluster):
             await super().kill(instance_ids)
 
 
-class ByHand:
+class ManualScheduler:
     """A scheduler none of whose loops run, on hosts on paper: a test takes each step itself.
 
     Attributes:
@@ -109,7 +109,7 @@ class ByHand:
         return sorted(task.spec.user for task in self.cluster.tasks.values())
 
 
-HandTurned = Callable[..., AbstractAsyncContextManager[ByHand]]
+HandTurned = Callable[..., AbstractAsyncContextManager[ManualScheduler]]
 
 
 @pytest.fixture
@@ -136,13 +136,13 @@ def hand_turned(remember: Callable[[], Store], home: Path) -> HandTurned:
         cluster: SlowToEnd | None = None,
         pools: Sequence[str] = ("default",),
         memory: Store | None = None,
-    ) -> AsyncIterator[ByHand]:
+    ) -> AsyncIterator[ManualScheduler]:
         clock = ManualClock(1_000_000)
         there = {f"h{number}": Resources(cpus=cpus, mem_mb=4096) for number in range(1, hosts + 1)}
         used = cluster or SlowToEnd(there, pools=pools, now_ms=clock.now_ms)
         kept = memory or remember()
         place = Home(root=home)
         async with alive(kept, [used], settings or Settings(), place, clock, by_hand=True) as scheduler:
-            yield ByHand(scheduler, clock, used, kept)
+            yield ManualScheduler(scheduler, clock, used, kept)
 
     return run

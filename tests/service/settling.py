@@ -28,17 +28,17 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode, Pool
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
-    NO_PARTICULARS,
+    NO_JOB_CONSTRAINTS,
     ConstraintClass,
     GroupPlacement,
-    Particulars,
+    JobConstraints,
     PlacementKind,
 )
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import Surroundings
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, match_cycle
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex, launch_number
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches
 from cook_jupyter.scheduling.queue.preemption_history import NEVER_PREEMPTED, PreemptionHistory
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex, launch_number
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from cook_jupyter.scheduling.ranking.ranking import RankSettings
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, ReservedRoom, rebalance
@@ -138,119 +138,117 @@ class Outcome:
 
 def a_world(seed: int) -> World:
     """Return a random world. A third are as plain as in the report that began this; the others mix it all."""
-    dice = Random(seed)
+    rng = Random(seed)
     plain = seed % 3 == 0
-    names = [f"h{number}" for number in range(dice.randint(1, 4))]
-    alike = dice.random() < 0.3
-    gpus = not plain and dice.random() < 0.35
-    one = _a_host(dice, gpus=gpus)
-    hosts = {name: one if alike else _a_host(dice, gpus=gpus) for name in names}
-    pools = ["default"] if plain or dice.random() < 0.7 else ["default", "other"]
-    modes = {pool: DruMode.GPU if gpus and dice.random() < 0.5 else DruMode.DEFAULT for pool in pools}
-    users = [f"u{number}" for number in range(dice.randint(2, 4 if plain else 6))]
-    groups = [] if plain or dice.random() < 0.6 else _some_groups(dice)
-    shape = _Shape(dice, plain=plain, gpus=gpus, groups=len(groups))
+    names = [f"h{number}" for number in range(rng.randint(1, 4))]
+    alike = rng.random() < 0.3
+    gpus = not plain and rng.random() < 0.35
+    one = _a_host(rng, gpus=gpus)
+    hosts = {name: one if alike else _a_host(rng, gpus=gpus) for name in names}
+    pools = ["default"] if plain or rng.random() < 0.7 else ["default", "other"]
+    modes = {pool: DruMode.GPU if gpus and rng.random() < 0.5 else DruMode.DEFAULT for pool in pools}
+    users = [f"u{number}" for number in range(rng.randint(2, 4 if plain else 6))]
+    groups = [] if plain or rng.random() < 0.6 else _some_groups(rng)
+    shape = _Shape(rng, plain=plain, gpus=gpus, groups=len(groups))
     jobs: list[WorldJob] = []
-    late = not plain and dice.random() < 0.3
+    late = not plain and rng.random() < 0.3
     for user in users:
-        usual = shape.a_job(dice)
-        arrives = dice.randint(0, 3) if late else 0
-        for _ in range(dice.randint(3, 10)):
-            named = usual if shape.uniform else shape.a_job(dice)
-            pool = dice.choice(pools)
+        usual = shape.a_job(rng)
+        arrives = rng.randint(0, 3) if late else 0
+        for _ in range(rng.randint(3, 10)):
+            named = usual if shape.uniform else shape.a_job(rng)
+            pool = rng.choice(pools)
             jobs.append(WorldJob(number=len(jobs), pool=pool, user=user, arrives=arrives, **named))
-    dice.shuffle(jobs)
+    rng.shuffle(jobs)
     jobs.sort(key=lambda job: job.arrives)
     jobs = [replace(job, number=number) for number, job in enumerate(jobs)]
-    limits = {pool: _some_limits(dice, users, plain=plain) for pool in pools}
+    limits = {pool: _some_limits(rng, users, plain=plain) for pool in pools}
     if any(each.quotas for each in limits.values()):  # a scheduler refuses jobs that are above a quota
         jobs = [replace(job, arrives=0) for job in jobs]
     return World(
         hosts=hosts,
-        zones={name: dice.choice("ab") for name in names},
+        zones={name: rng.choice("ab") for name in names},
         modes=modes,
         limits=limits,
         groups=groups,
         jobs=jobs,
-        min_dru_diff=dice.choice([0.1, 0.1, 0.5] if plain else [0.1, 0.1, 0.1, 0.5, 0.01, 0.0]),
-        safe_dru_threshold=1.0 if plain else dice.choice([1.0, 1.0, 1.0, 0.5, 0.0, 2.0]),
-        leave_out_too_large=dice.random() < 0.5,
+        min_dru_diff=rng.choice([0.1, 0.1, 0.5] if plain else [0.1, 0.1, 0.1, 0.5, 0.01, 0.0]),
+        safe_dru_threshold=1.0 if plain else rng.choice([1.0, 1.0, 1.0, 0.5, 0.0, 2.0]),
+        leave_out_too_large=rng.random() < 0.5,
     )
 
 
 class _Shape:
     """What the jobs of one world are like."""
 
-    def __init__(self, dice: Random, *, plain: bool, gpus: bool, groups: int) -> None:
+    def __init__(self, rng: Random, *, plain: bool, gpus: bool, groups: int) -> None:
         self._plain = plain
         self._gpus = gpus
         self._groups = groups
-        self.uniform = not plain and dice.random() < 0.2
+        self.uniform = not plain and rng.random() < 0.2
         self._cpus: list[float] = (
-            [0.5, 1, 1, 2, 3] if plain else dice.choice([[0.5, 1, 1, 2, 3], [0.1, 0.3, 1, 2.5, 6], [1]])
+            [0.5, 1, 1, 2, 3] if plain else rng.choice([[0.5, 1, 1, 2, 3], [0.1, 0.3, 1, 2.5, 6], [1]])
         )
         self._mem: list[float] = (
-            [128, 512, 1024, 2048]
-            if plain
-            else dice.choice([[128, 512, 1024, 2048], [128], [100, 700, 5000]])
+            [128, 512, 1024, 2048] if plain else rng.choice([[128, 512, 1024, 2048], [128], [100, 700, 5000]])
         )
-        self._priorities = [50] if plain or dice.random() < 0.4 else [50, 50, 50, 20, 80]
-        self._zoned = not plain and dice.random() < 0.25
-        self._huge = not plain and dice.random() < 0.3
+        self._priorities = [50] if plain or rng.random() < 0.4 else [50, 50, 50, 20, 80]
+        self._zoned = not plain and rng.random() < 0.25
+        self._huge = not plain and rng.random() < 0.3
 
-    def a_job(self, dice: Random) -> dict[str, Any]:
+    def a_job(self, rng: Random) -> dict[str, Any]:
         """Return what a job asks for."""
         job: dict[str, Any] = {
-            "cpus": float(dice.choice(self._cpus)),
-            "mem_mb": float(dice.choice(self._mem)),
+            "cpus": float(rng.choice(self._cpus)),
+            "mem_mb": float(rng.choice(self._mem)),
         }
         if self._plain:
             return job
-        job["priority"] = dice.choice(self._priorities)
+        job["priority"] = rng.choice(self._priorities)
         if self._gpus:
-            job["gpus"] = dice.choice([0, 0, 1, 1, 2])
-        if self._zoned and dice.random() < 0.4:
-            job["zone"] = dice.choice("ab")
-        if self._huge and dice.random() < 0.1:
+            job["gpus"] = rng.choice([0, 0, 1, 1, 2])
+        if self._zoned and rng.random() < 0.4:
+            job["zone"] = rng.choice("ab")
+        if self._huge and rng.random() < 0.1:
             job["cpus"] = 100.0  # fits nowhere
-        if self._groups and dice.random() < 0.4:
-            job["group"] = dice.randrange(self._groups)
+        if self._groups and rng.random() < 0.4:
+            job["group"] = rng.randrange(self._groups)
         return job
 
 
-def _a_host(dice: Random, *, gpus: bool) -> Resources:
+def _a_host(rng: Random, *, gpus: bool) -> Resources:
     return Resources(
-        cpus=float(dice.choice([2, 4, 8])),
-        mem_mb=float(dice.choice([2048, 4096, 8192])),
-        gpus=float(dice.choice([0, 2, 4])) if gpus else 0.0,
+        cpus=float(rng.choice([2, 4, 8])),
+        mem_mb=float(rng.choice([2048, 4096, 8192])),
+        gpus=float(rng.choice([0, 2, 4])) if gpus else 0.0,
     )
 
 
-def _some_groups(dice: Random) -> list[PlacementKind]:
+def _some_groups(rng: Random) -> list[PlacementKind]:
     kinds = [PlacementKind.UNIQUE, PlacementKind.ATTRIBUTE_EQUALS, PlacementKind.BALANCED, PlacementKind.ALL]
-    return [dice.choice(kinds) for _ in range(dice.randint(1, 3))]
+    return [rng.choice(kinds) for _ in range(rng.randint(1, 3))]
 
 
-def _some_limits(dice: Random, users: Sequence[str], *, plain: bool) -> UserLimits:
-    tiny = not plain and dice.random() < 0.15
+def _some_limits(rng: Random, users: Sequence[str], *, plain: bool) -> UserLimits:
+    tiny = not plain and rng.random() < 0.15
     scale = 1e-9 if tiny else 1.0
     shares = {
         user: Share(
-            cpus=scale * dice.choice([1, 2, 4]),
-            mem_mb=scale * dice.choice([1024, 2048, 4096]),
-            gpus=scale * dice.choice([1, 2]),
+            cpus=scale * rng.choice([1, 2, 4]),
+            mem_mb=scale * rng.choice([1024, 2048, 4096]),
+            gpus=scale * rng.choice([1, 2]),
         )
         for user in users
     }
     quotas = {}
-    if not plain and dice.random() < 0.35:
+    if not plain and rng.random() < 0.35:
         for user in users:
-            if dice.random() < 0.5:
-                quotas[user] = dice.choice(
+            if rng.random() < 0.5:
+                quotas[user] = rng.choice(
                     [
-                        Quota(count=dice.randint(0, 5)),
-                        Quota(cpus=float(dice.randint(1, 6))),
-                        Quota(mem_mb=float(dice.choice([1024, 3000, 8192])), gpus=float(dice.randint(0, 3))),
+                        Quota(count=rng.randint(0, 5)),
+                        Quota(cpus=float(rng.randint(1, 6))),
+                        Quota(mem_mb=float(rng.choice([1024, 3000, 8192])), gpus=float(rng.randint(0, 3))),
                     ]
                 )
     return UserLimits(shares=shares, quotas=quotas)
@@ -320,7 +318,7 @@ class _Decisions:
             gpus=float(job.gpus),
             priority=job.priority,
             constraints=ConstraintClass(attributes=() if job.zone is None else (("zone", job.zone),)),
-            particulars=Particulars(group=str(job.group)) if placed else NO_PARTICULARS,
+            job_constraints=JobConstraints(group=str(job.group)) if placed else NO_JOB_CONSTRAINTS,
         )
 
     def _match(self, pool: str, now_ms: int) -> int:
@@ -330,14 +328,14 @@ class _Decisions:
         for queue in (list(self._reserved[pool]), None):
             if queue == []:
                 continue
-            matching = match_cycle(
+            matching = decide_matches(
                 index,
                 self._offers(pool, keep=queue is None),
                 world.limits[pool],
                 settings=settings,
                 filters=self._filters,
-                surroundings=replace(
-                    self._surroundings(now_ms), reservations=self._reserved_hosts() if queue else {}
+                placement_context=replace(
+                    self._placement_context(now_ms), reservations=self._reserved_hosts() if queue else {}
                 ),
                 queue=queue,
             )
@@ -360,7 +358,7 @@ class _Decisions:
             settings=replace(self._settings, mode=world.modes[pool]),
             rank=RankSettings(mode=world.modes[pool]),
             filters=self._filters,
-            surroundings=replace(self._surroundings(now_ms), attributes=self._attributes),
+            placement_context=replace(self._placement_context(now_ms), attributes=self._attributes),
             reserved=self._reserved[pool],
         )
         assert len(set(decided.victims)) == len(decided.victims)
@@ -369,7 +367,7 @@ class _Decisions:
             for victim in made.victims:
                 [host] = index.hosts_of([index.row_of(victim)])
                 history = index.preemptions.get(index.row_of(victim), NEVER_PREEMPTED)
-                index.wait_again(victim)
+                index.requeue(victim)
                 index.set_preemptions(
                     victim,
                     PreemptionHistory(
@@ -386,8 +384,8 @@ class _Decisions:
         """Each job's own host; none may go where room is reserved for others alone."""
         return {job: room.host for pool in self._reserved.values() for job, room in pool.items()}
 
-    def _surroundings(self, now_ms: int) -> Surroundings:
-        return Surroundings(groups=self._placements, now_ms=now_ms)
+    def _placement_context(self, now_ms: int) -> PlacementContext:
+        return PlacementContext(groups=self._placements, now_ms=now_ms)
 
     def _offers(self, pool: str, *, keep: bool) -> list[Offer]:
         """The room on each host; without what is reserved in all pools, or in the other pools alone."""

@@ -25,12 +25,12 @@ from cook_jupyter.service.policies import (
 )
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
-from tests.service.conftest import ByHand, HandTurned
+from tests.service.conftest import HandTurned, ManualScheduler
 
 TWO = (Pool(name="default"), Pool(name="other"))
 
 
-async def kinds(hand: ByHand, spec: JobSpec) -> list[WaitKind]:
+async def kinds(hand: ManualScheduler, spec: JobSpec) -> list[WaitKind]:
     return [reason.kind for reason in await hand.scheduler.why(spec.job_id)]
 
 

@@ -12,7 +12,7 @@ from cook_jupyter.model.job import Job, JobSpec
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling import decisions
 from cook_jupyter.scheduling.launch_filter import LaunchAnswer
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.queue_record import index_of
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
 from cook_jupyter.service import cycles, scheduler
@@ -21,7 +21,7 @@ from cook_jupyter.service.dumps import FORMAT, read_dump, replay, snapshot_of, t
 from cook_jupyter.service.launch_plugin import LaunchPlugin
 from cook_jupyter.service.policies import PlacementSettings
 from tests.builders import a_job_spec
-from tests.service.conftest import ByHand, HandTurned, SlowToEnd
+from tests.service.conftest import HandTurned, ManualScheduler, SlowToEnd
 from tests.service.simulated.simulation import simulate
 
 SEEDS = 8
@@ -91,7 +91,7 @@ def only_small_jobs(spec: JobSpec) -> LaunchAnswer:
 FILTERED = Settings(placement=PlacementSettings(launch_filter=f"{__name__}:only_small_jobs"))
 
 
-async def dumped(hand: ByHand, *jobs: JobSpec) -> bytes:
+async def dumped(hand: ManualScheduler, *jobs: JobSpec) -> bytes:
     return await hand.scheduler.dump("default", [job.job_id for job in jobs])
 
 

@@ -13,14 +13,14 @@ from cook_jupyter.service.config import Settings
 from cook_jupyter.service.policies import HeadRoomSettings, PoolQuota, RebalancerSettings
 from cook_jupyter.store.base import Store
 from tests.builders import a_group, a_job_spec
-from tests.service.conftest import ByHand, HandTurned
+from tests.service.conftest import HandTurned, ManualScheduler
 
 NO_PREEMPTION = RebalancerSettings(enabled=False)
 KEEPS = Settings(rebalancer=NO_PREEMPTION)
 KEEPS_NOTHING = Settings(rebalancer=NO_PREEMPTION, head_room=HeadRoomSettings.cook())
 
 
-async def ended_before(hand: ByHand, large: JobSpec) -> int:
+async def ended_before(hand: ManualScheduler, large: JobSpec) -> int:
     """Let tasks end one at a time, oldest first, until the large job runs; returns how many have."""
     for ended in range(200):
         if (await hand.job(large)).state is JobState.RUNNING:
@@ -32,7 +32,7 @@ async def ended_before(hand: ByHand, large: JobSpec) -> int:
     raise AssertionError("it never started")
 
 
-async def sixty_small_ones(hand: ByHand) -> Sequence[JobSpec]:
+async def sixty_small_ones(hand: ManualScheduler) -> Sequence[JobSpec]:
     jobs = [a_job_spec(user="ada") for _ in range(60)]
     await hand.submit(*jobs)
     await hand.match()
@@ -64,7 +64,7 @@ async def test_keeping_nothing_lets_a_large_job_starve_as_in_cook(by_hand: HandT
         assert await ended_before(hand, job) == 60
 
 
-async def blocked(hand: ByHand, large: JobSpec, **small: object) -> list[JobSpec]:
+async def blocked(hand: ManualScheduler, large: JobSpec, **small: object) -> list[JobSpec]:
     """Fill both cpus with jobs of ada, put a large job at the head, and let one of ada's end."""
     running = [a_job_spec(**{"user": "ada", **small}) for _ in range(2)]
     await hand.submit(*running)
@@ -75,7 +75,7 @@ async def blocked(hand: ByHand, large: JobSpec, **small: object) -> list[JobSpec
     return running
 
 
-async def finish(hand: ByHand, job: JobSpec) -> None:
+async def finish(hand: ManualScheduler, job: JobSpec) -> None:
     hand.cluster.finish(hand.task_of(job))
     await hand.settle()
     await hand.match()

@@ -4,10 +4,10 @@ from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.waiting import WaitKind
 from cook_jupyter.scheduling.hosts.host_health import FIRST_PAUSE_MS
 from tests.builders import a_job_spec
-from tests.service.conftest import ByHand, HandTurned
+from tests.service.conftest import HandTurned, ManualScheduler
 
 
-async def fail_at_once(hand: ByHand, *specs: JobSpec) -> None:
+async def fail_at_once(hand: ManualScheduler, *specs: JobSpec) -> None:
     """Have the host fail jobs as soon as they begin."""
     await hand.submit(*specs)
     assert await hand.match() == len(specs)

@@ -21,7 +21,7 @@ from cook_jupyter.service.policies import RebalancerSettings
 from cook_jupyter.service.scheduler import Scheduler
 from tests.builders import a_group, a_job_spec
 from tests.scheduling.queues import running_jobs, waiting_jobs
-from tests.service.conftest import ByHand, HandTurned, SlowToEnd
+from tests.service.conftest import HandTurned, ManualScheduler, SlowToEnd
 
 USERS = ("ada", "bob", "eve")
 HOSTS = {"h1": Resources(cpus=4, mem_mb=4096), "h2": Resources(cpus=2, mem_mb=4096)}
@@ -33,13 +33,13 @@ APART = a_group(host_placement={"type": "unique"})
 class Day:
     """What may happen to a scheduler, and what must hold afterwards."""
 
-    def __init__(self, hand: ByHand, dice: Random, jobs: list[JobSpec]) -> None:
+    def __init__(self, hand: ManualScheduler, rng: Random, jobs: list[JobSpec]) -> None:
         self.hand = hand
-        self.dice = dice
+        self.rng = rng
         self.jobs = jobs
 
     async def step(self) -> None:
-        act = self.dice.choice(
+        act = self.rng.choice(
             [self.submit, self.submit, self.match, self.match, self.rebalance, self.end, self.kill, self.wait]
         )
         await act()
@@ -47,11 +47,11 @@ class Day:
 
     async def submit(self) -> None:
         spec = a_job_spec(
-            user=self.dice.choice(USERS),
-            cpus=self.dice.choice([0.5, 1.0, 1.0, 2.0, 3.0]),
-            priority=self.dice.choice([50, 50, 90]),
-            max_retries=self.dice.choice([1, 3]),
-            group=self.dice.choice([None, None, None, APART.group_id]),
+            user=self.rng.choice(USERS),
+            cpus=self.rng.choice([0.5, 1.0, 1.0, 2.0, 3.0]),
+            priority=self.rng.choice([50, 50, 90]),
+            max_retries=self.rng.choice([1, 3]),
+            group=self.rng.choice([None, None, None, APART.group_id]),
         )
         if spec.user == "bob" and spec.cpus > 3:
             return
@@ -73,17 +73,17 @@ class Day:
 
     async def end(self) -> None:
         if self.hand.cluster.tasks:
-            task = self.dice.choice(sorted(self.hand.cluster.tasks))
-            self.hand.cluster.finish(task, exit_code=self.dice.choice([0, 0, 1]))
+            task = self.rng.choice(sorted(self.hand.cluster.tasks))
+            self.hand.cluster.finish(task, exit_code=self.rng.choice([0, 0, 1]))
             await self.hand.settle()
 
     async def kill(self) -> None:
         if self.jobs:
-            await self.hand.scheduler.kill_jobs([self.dice.choice(self.jobs).job_id])
+            await self.hand.scheduler.kill_jobs([self.rng.choice(self.jobs).job_id])
             await self.hand.settle()
 
     async def wait(self) -> None:
-        self.hand.clock.advance(self.dice.choice([1, 1000, 60_000]))
+        self.hand.clock.advance(self.rng.choice([1, 1000, 60_000]))
 
     async def check(self) -> None:
         held: dict[str, Resources] = defaultdict(Resources)
@@ -130,21 +130,21 @@ def known(scheduler: Scheduler) -> object:
 async def test_nothing_is_oversubscribed_nobody_is_over_quota_and_a_restart_forgets_nothing(
     fresh_by_hand: HandTurned, seed: int, steps: int
 ) -> None:
-    dice = Random(seed)
+    rng = Random(seed)
     cluster = SlowToEnd(HOSTS)
     jobs: list[JobSpec] = []
     async with AsyncExitStack() as stack:
         hand = await stack.enter_async_context(fresh_by_hand(SETTINGS, cluster=cluster))
         for user, quota in QUOTA.items():
             await hand.scheduler.set_limits(LimitKind.QUOTA, user, "", quota, "test")
-        day = Day(hand, dice, jobs)
+        day = Day(hand, rng, jobs)
         for _ in range(steps):
             await day.step()
         left = known(hand.scheduler)
         memory = hand.store
     async with fresh_by_hand(SETTINGS, cluster=cluster, memory=memory) as again:
         assert known(again.scheduler) == left
-        day = Day(again, dice, jobs)
+        day = Day(again, rng, jobs)
         for _ in range(5):
             await day.step()
 

@@ -12,7 +12,7 @@ from cook_jupyter.service.cycles import stop
 from cook_jupyter.store.base import Failure
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
-from tests.service.conftest import ByHand, HandTurned
+from tests.service.conftest import HandTurned, ManualScheduler
 
 
 class SlowToAnswer(MemoryStore):
@@ -38,22 +38,22 @@ class SlowToAnswer(MemoryStore):
         return done
 
 
-async def kill(hand: ByHand, job: JobSpec) -> None:
+async def kill(hand: ManualScheduler, job: JobSpec) -> None:
     await hand.scheduler.kill_jobs([job.job_id])
 
 
-async def cancel(hand: ByHand, job: JobSpec) -> None:
+async def cancel(hand: ManualScheduler, job: JobSpec) -> None:
     await hand.scheduler.cancel_instances([hand.task_of(job)])
 
 
-async def end_by_decision(hand: ByHand, job: JobSpec) -> None:
+async def end_by_decision(hand: ManualScheduler, job: JobSpec) -> None:
     failure = Failure(job_id=job.job_id, instance_id=hand.task_of(job), reason=MAX_RUNTIME_EXCEEDED, at_ms=1)
     await stop(hand.scheduler, [failure])
 
 
 @pytest.mark.parametrize("way", [kill, cancel, end_by_decision])
 async def test_a_task_that_ends_while_its_kill_is_being_answered_is_not_killed_for_ever(
-    by_hand: HandTurned, way: Callable[[ByHand, JobSpec], Awaitable[None]]
+    by_hand: HandTurned, way: Callable[[ManualScheduler, JobSpec], Awaitable[None]]
 ) -> None:
     store = SlowToAnswer()
     async with by_hand(memory=store) as hand:
@@ -72,7 +72,7 @@ async def test_a_task_that_ends_while_its_kill_is_being_answered_is_not_killed_f
 
 @pytest.mark.parametrize("way", [kill, cancel, end_by_decision])
 async def test_a_task_that_runs_on_while_its_kill_is_being_answered_is_killed_then(
-    by_hand: HandTurned, way: Callable[[ByHand, JobSpec], Awaitable[None]]
+    by_hand: HandTurned, way: Callable[[ManualScheduler, JobSpec], Awaitable[None]]
 ) -> None:
     store = SlowToAnswer()
     async with by_hand(memory=store) as hand:

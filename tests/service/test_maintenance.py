@@ -14,7 +14,7 @@ from cook_jupyter.service.maintenance import (
     watch,
 )
 from cook_jupyter.service.policies import HeadRoomSettings
-from cook_jupyter.service.updates import Updates
+from cook_jupyter.service.updates import ClusterUpdates
 from tests.builders import a_group, a_job_spec
 from tests.service.conftest import HandTurned
 
@@ -144,7 +144,7 @@ async def test_progress_is_gathered_and_its_newest_word_written(by_hand: HandTur
         await hand.submit(job)
         await hand.match()
         task = hand.task_of(job)
-        updates = Updates(hand.scheduler)
+        updates = ClusterUpdates(hand.scheduler)
         for sequence, percent in ((1, 10), (3, 50), (2, 20)):
             update = ProgressUpdate(instance_id=task, sequence=sequence, percent=percent)
             await updates.progress(hand.cluster.name, [update])

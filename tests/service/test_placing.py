@@ -7,12 +7,12 @@ import pytest
 from cook_jupyter.model.job import Group
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints.constraints import Rewriting
+from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
 from cook_jupyter.service.config import Settings
-from cook_jupyter.service.placing import Placing
+from cook_jupyter.service.placing import GroupRegistry
 from cook_jupyter.service.policies import PlacementSettings, PoolConstraints
 from tests.builders import a_group, a_job_spec
-from tests.service.conftest import ByHand, HandTurned, SlowToEnd
+from tests.service.conftest import HandTurned, ManualScheduler, SlowToEnd
 
 
 def spread(attribute: str = "HOSTNAME", kind: str = "balanced", minimum: int = 3) -> Group:
@@ -24,7 +24,7 @@ def apart() -> Group:
     return a_group(host_placement={"type": "unique"})
 
 
-def hosts_of(hand: ByHand, group: Group) -> Counter[str]:
+def hosts_of(hand: ManualScheduler, group: Group) -> Counter[str]:
     return Counter(
         task.instance.host for task in hand.cluster.tasks.values() if task.spec.group == group.group_id
     )
@@ -134,7 +134,7 @@ async def test_a_refused_group_does_not_place_the_one_that_is_stored(by_hand: Ha
         assert hosts_of(hand, group) == {"h1": 2}
 
 
-async def failing(hand: ByHand, times: int, **named: object) -> list[str]:
+async def failing(hand: ManualScheduler, times: int, **named: object) -> list[str]:
     """Let a job fail some times; return where it ran."""
     job = a_job_spec(max_retries=10, **named)
     await hand.submit(job)
@@ -254,7 +254,7 @@ async def test_what_a_pool_demands_holds_for_jobs_that_do_not_say_otherwise(by_h
 
 
 async def test_a_name_that_hosts_bear_no_more_is_rewritten(by_hand: HandTurned) -> None:
-    renamed = {"host": Rewriting(attribute="HOSTNAME", patterns=(("^machine-(.*)", "h$1"),))}
+    renamed = {"host": ConstraintRewrite(attribute="HOSTNAME", patterns=(("^machine-(.*)", "h$1"),))}
     settings = Settings(placement=PlacementSettings(rewritings=renamed))
     async with by_hand(hosts=3, settings=settings) as hand:
         job = a_job_spec(constraints=(("host", "EQUALS", "machine-2"),))
@@ -268,7 +268,7 @@ def test_plain_groups_are_forgotten_in_the_end_and_those_that_want_something_are
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("cook_jupyter.service.placing.MAX_PLAIN_GROUPS", 10)
-    placing = Placing(PlacementSettings())
+    placing = GroupRegistry(PlacementSettings())
     special = [apart(), a_group(straggler_handling={"type": "quantile-deviation"})]
     plain = [a_group() for _ in range(25)]
     for group in [*special, *plain]:

@@ -20,7 +20,7 @@ from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore
 from tests.builders import a_job_spec
-from tests.service.conftest import ByHand, HandTurned
+from tests.service.conftest import HandTurned, ManualScheduler
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -29,7 +29,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "store.sqlite")
 
 
-async def a_full_house(hand: ByHand, number: int, **named: object) -> list[JobSpec]:
+async def fill_all_hosts(hand: ManualScheduler, number: int, **named: object) -> list[JobSpec]:
     """Let user hog fill the cluster with jobs of one cpu."""
     jobs = [a_job_spec(user="hog", **named) for _ in range(number)]
     for job in jobs:  # one after the other, so that each is younger than the one before
@@ -42,7 +42,7 @@ async def a_full_house(hand: ByHand, number: int, **named: object) -> list[JobSp
 
 async def test_a_victim_gives_way_waits_again_and_loses_no_attempt(by_hand: HandTurned) -> None:
     async with by_hand(cpus=2) as hand:
-        _, younger = await a_full_house(hand, 2, max_retries=1, priority=60)
+        _, younger = await fill_all_hosts(hand, 2, max_retries=1, priority=60)
         late = a_job_spec(user="late")
         await hand.submit(late)
 
@@ -67,7 +67,7 @@ async def test_a_victim_gives_way_waits_again_and_loses_no_attempt(by_hand: Hand
 
 async def test_what_the_cluster_says_late_of_a_victim_changes_nothing(by_hand: HandTurned) -> None:
     async with by_hand(cpus=2) as hand:
-        _, victim = await a_full_house(hand, 2)
+        _, victim = await fill_all_hosts(hand, 2)
         await hand.submit(a_job_spec(user="late"))
         await hand.rebalance()
 
@@ -79,7 +79,7 @@ async def test_what_the_cluster_says_late_of_a_victim_changes_nothing(by_hand: H
 async def test_the_freed_host_is_kept_for_whom_it_was_freed(by_hand: HandTurned) -> None:
     settings = Settings(rebalancer=RebalancerSettings(min_dru_diff=0.25))
     async with by_hand(settings, cpus=4) as hand:
-        await a_full_house(hand, 4)
+        await fill_all_hosts(hand, 4)
         large = a_job_spec(user="late", cpus=2)
         await hand.submit(large)
         assert await hand.rebalance() == 2
@@ -99,7 +99,7 @@ async def test_the_rest_of_the_host_is_left_to_others_unless_told_to_be_like_coo
     by_hand: HandTurned, reserve: Literal["room", "host"], started: int
 ) -> None:
     async with by_hand(Settings(rebalancer=RebalancerSettings(reserve=reserve)), cpus=4) as hand:
-        jobs = await a_full_house(hand, 4)
+        jobs = await fill_all_hosts(hand, 4)
         late, others = a_job_spec(user="late"), [a_job_spec(user="third") for _ in range(2)]
         await hand.submit(late)
         hand.cluster.deaf = True
@@ -129,7 +129,7 @@ async def test_the_rest_of_the_host_is_left_to_others_unless_told_to_be_like_coo
 
 async def test_a_reservation_ends_with_the_job_that_it_was_for(by_hand: HandTurned) -> None:
     async with by_hand(cpus=2) as hand:
-        await a_full_house(hand, 2)
+        await fill_all_hosts(hand, 2)
         late, other = a_job_spec(user="late"), a_job_spec(user="third")
         await hand.submit(late)
         await hand.rebalance()
@@ -160,7 +160,7 @@ async def test_nobody_is_stopped_where_the_settings_say_so(
     by_hand: HandTurned, settings: RebalancerSettings
 ) -> None:
     async with by_hand(Settings(rebalancer=settings), cpus=2) as hand:
-        await a_full_house(hand, 2)
+        await fill_all_hosts(hand, 2)
         await hand.submit(a_job_spec(user="late"))
 
         assert await hand.rebalance() == 0
@@ -170,7 +170,7 @@ async def test_nobody_is_stopped_where_the_settings_say_so(
 async def test_no_more_decisions_are_made_than_allowed(by_hand: HandTurned) -> None:
     settings = Settings(rebalancer=RebalancerSettings(max_preemption=2))
     async with by_hand(settings, cpus=8) as hand:
-        await a_full_house(hand, 8)
+        await fill_all_hosts(hand, 8)
         await hand.submit(*(a_job_spec(user="late") for _ in range(8)))
 
         assert await hand.rebalance() == 2
@@ -178,7 +178,7 @@ async def test_no_more_decisions_are_made_than_allowed(by_hand: HandTurned) -> N
 
 async def test_two_users_end_up_with_equal_parts_of_a_machine(by_hand: HandTurned) -> None:
     async with by_hand(cpus=8) as hand:
-        await a_full_house(hand, 8)
+        await fill_all_hosts(hand, 8)
         await hand.submit(*(a_job_spec(user="late") for _ in range(8)))
         for _ in range(3):
             await hand.rebalance()
@@ -190,7 +190,7 @@ async def test_two_users_end_up_with_equal_parts_of_a_machine(by_hand: HandTurne
 
 async def test_a_user_alone_is_never_stopped_for_more_of_the_same(by_hand: HandTurned) -> None:
     async with by_hand(cpus=2) as hand:
-        await a_full_house(hand, 2)
+        await fill_all_hosts(hand, 2)
         await hand.submit(*(a_job_spec(user="hog") for _ in range(5)))
 
         assert await hand.rebalance() == 0
@@ -200,7 +200,7 @@ async def test_a_share_that_is_set_protects_what_is_within_it(by_hand: HandTurne
     async with by_hand(cpus=4) as hand:
         await hand.scheduler.set_limits(LimitKind.SHARE, "hog", "", {"cpus": 3, "mem": 4096}, "test")
         await hand.scheduler.set_limits(LimitKind.SHARE, "late", "", {"cpus": 1, "mem": 4096}, "test")
-        await a_full_house(hand, 4)
+        await fill_all_hosts(hand, 4)
         await hand.submit(*(a_job_spec(user="late", cpus=0.5) for _ in range(8)))
         for _ in range(4):
             await hand.rebalance()
@@ -224,7 +224,7 @@ class Interrupting(MemoryStore):
 async def test_nobody_is_stopped_for_a_job_that_is_gone_meanwhile(by_hand: HandTurned) -> None:
     memory = Interrupting()
     async with by_hand(cpus=2, memory=memory) as hand:
-        await a_full_house(hand, 2)
+        await fill_all_hosts(hand, 2)
         late = a_job_spec(user="late")
         await hand.submit(late)
         memory.meanwhile = lambda: hand.scheduler.kill_jobs([late.job_id])
@@ -238,7 +238,7 @@ async def test_nobody_is_stopped_for_a_job_that_is_gone_meanwhile(by_hand: HandT
 async def test_a_victim_that_has_ended_by_itself_meanwhile_ended_well(by_hand: HandTurned) -> None:
     memory = Interrupting()
     async with by_hand(cpus=2, memory=memory) as hand:
-        _, younger = await a_full_house(hand, 2)
+        _, younger = await fill_all_hosts(hand, 2)
         late = a_job_spec(user="late")
         await hand.submit(late)
 
@@ -255,7 +255,7 @@ async def test_a_victim_that_has_ended_by_itself_meanwhile_ended_well(by_hand: H
 
 async def test_nobody_else_is_stopped_while_the_first_victim_still_dies(by_hand: HandTurned) -> None:
     async with by_hand(cpus=4) as hand:
-        await a_full_house(hand, 4)
+        await fill_all_hosts(hand, 4)
         late = a_job_spec(user="late", cpus=1)
         await hand.submit(late)
         hand.cluster.deaf = True
@@ -284,7 +284,7 @@ async def test_each_pool_keeps_its_own_reservations_unless_told_to_be_like_cook(
 async def test_a_host_that_is_kept_in_one_pool_is_kept_from_the_others_too(by_hand: HandTurned) -> None:
     pools = (Pool(name="default"), Pool(name="other"))
     async with by_hand(Settings(pools=pools), pools=("default", "other"), cpus=2) as hand:
-        await a_full_house(hand, 2)
+        await fill_all_hosts(hand, 2)
         late, elsewhere = a_job_spec(user="late"), a_job_spec(user="third", pool="other")
         await hand.submit(late)
         await hand.rebalance()
@@ -298,7 +298,7 @@ async def test_a_host_that_is_kept_in_one_pool_is_kept_from_the_others_too(by_ha
 
 async def test_parameters_set_while_it_runs_hold_at_once_and_after_a_restart(by_hand: HandTurned) -> None:
     async with by_hand(cpus=2) as hand:
-        await a_full_house(hand, 2)
+        await fill_all_hosts(hand, 2)
         await hand.submit(a_job_spec(user="late"))
         await hand.scheduler.rebalancer.change(hand.store, {"max_preemption": 0})
         assert await hand.rebalance() == 0
@@ -321,7 +321,7 @@ async def test_a_restart_in_the_middle_of_a_preemption_stops_the_victim_for_good
     by_hand: HandTurned,
 ) -> None:
     async with by_hand(cpus=2) as hand:
-        await a_full_house(hand, 2)
+        await fill_all_hosts(hand, 2)
         late = a_job_spec(user="late")
         await hand.submit(late)
         hand.cluster.deaf = True

@@ -10,12 +10,12 @@ from cook_jupyter.service.cycles import rebalance_all
 from cook_jupyter.service.freed_room import FreedRoom
 from cook_jupyter.service.policies import RebalancerSettings
 from tests.builders import a_job_spec
-from tests.service.conftest import ByHand, HandTurned
+from tests.service.conftest import HandTurned, ManualScheduler
 
 HOUR_MS = 3_600_000
 
 
-async def fill(hand: ByHand, number: int, user: str = "hog", **fields: object) -> list[JobSpec]:
+async def fill(hand: ManualScheduler, number: int, user: str = "hog", **fields: object) -> list[JobSpec]:
     """Start jobs of one cpu, each a second after the one before."""
     jobs = [a_job_spec(user=user, **fields) for _ in range(number)]
     for job in jobs:
@@ -25,12 +25,12 @@ async def fill(hand: ByHand, number: int, user: str = "hog", **fields: object) -
     return jobs
 
 
-async def share(hand: ByHand, **cpus: float) -> None:
+async def share(hand: ManualScheduler, **cpus: float) -> None:
     for user, amount in cpus.items():
         await hand.scheduler.set_limits(LimitKind.SHARE, user, "", {"cpus": amount, "mem": 1e6}, "test")
 
 
-def launched_before(hand: ByHand, first: JobSpec, second: JobSpec) -> bool:
+def launched_before(hand: ManualScheduler, first: JobSpec, second: JobSpec) -> bool:
     index = hand.scheduler.queues.index("default")
     return index.launch(index.row_of(first.job_id)) < index.launch(index.row_of(second.job_id))
 

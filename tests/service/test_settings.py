@@ -7,7 +7,7 @@ import pytest
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import DruMode
-from cook_jupyter.scheduling.constraints.constraints import Rewriting
+from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
 from cook_jupyter.service.config import Settings, load_settings
 from cook_jupyter.service.policies import (
     Bucket,
@@ -111,7 +111,7 @@ def test_every_table_of_a_settings_file_becomes_a_typed_value(tmp_path: Path) ->
     assert settings.placement.completion.host_lifetime_ms == 86_400_000
     assert settings.placement.default_constraints == (PoolConstraints(constraints=(("rack", "a"),)),)
     assert settings.placement.rewritings == {
-        "zone": Rewriting(attribute="rack", patterns=(("^old-(.*)", "$1"),))
+        "zone": ConstraintRewrite(attribute="rack", patterns=(("^old-(.*)", "$1"),))
     }
     assert settings.pool_moves == (PoolMove(pool="main", destination="gpus", users={"ada": 0.5}),)
 
@@ -191,7 +191,7 @@ def test_what_is_wrong_in_a_settings_file_is_named(tmp_path: Path, text: str, sa
         MaintenanceSettings,
         PlacementSettings,
         PoolConstraints,
-        Rewriting,
+        ConstraintRewrite,
         CompletionSettings,
     ],
 )

@@ -20,7 +20,7 @@ from cook_jupyter.service.cycles import match_all, stop
 from cook_jupyter.service.policies import CompletionSettings, PlacementSettings
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.start import alive
-from cook_jupyter.service.updates import Updates
+from cook_jupyter.service.updates import ClusterUpdates
 from cook_jupyter.store.base import Failure
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
@@ -150,7 +150,7 @@ async def test_a_kill_goes_to_the_cluster_that_the_instance_names_and_to_no_othe
 
 async def test_a_report_of_another_clusters_instance_changes_nothing(tmp_path: Path) -> None:
     async with one_job_each(tmp_path) as (scheduler, one, two, instance_id, spec):
-        updates = Updates(scheduler)
+        updates = ClusterUpdates(scheduler)
         await updates.report("one", [StatusUpdate(instance_id=instance_id, state=TaskState.RUNNING, at_ms=1)])
 
         await updates.report("two", [StatusUpdate(instance_id=instance_id, state=TaskState.LOST, at_ms=2)])
@@ -165,7 +165,7 @@ async def test_a_report_of_another_clusters_instance_changes_nothing(tmp_path: P
 
 async def test_what_a_cluster_runs_that_should_not_run_there_is_killed_there_alone(tmp_path: Path) -> None:
     async with one_job_each(tmp_path) as (scheduler, one, two, instance_id, _):
-        updates = Updates(scheduler)
+        updates = ClusterUpdates(scheduler)
 
         for found in (instance_id, "never launched"):
             await updates.report("two", [StatusUpdate(instance_id=found, state=TaskState.RUNNING, at_ms=1)])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.clusters.base import Launch, Reporter
+from cook_jupyter.clusters.base import ClusterListener, Launch
 from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.errors import SchedulerError, StoreFull
 from cook_jupyter.model.instance import ProgressUpdate
@@ -21,7 +21,7 @@ ONE_HOST = {"h1": Resources(cpus=2, mem_mb=4096)}
 class UnreachableCluster(MemoryCluster):
     """A cluster that cannot be reached."""
 
-    async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
+    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
         raise SchedulerError(f"{self.name} cannot be reached")
 
 

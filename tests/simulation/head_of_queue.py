@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
 
-from cook_jupyter.clusters.simulated import Ending, SimulatedCluster
+from cook_jupyter.clusters.simulated import PlannedExit, SimulatedCluster
 from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
@@ -22,7 +22,7 @@ from cook_jupyter.service.config import Settings
 from cook_jupyter.service.cycles import match_all
 from cook_jupyter.service.policies import HeadRoomSettings, RebalancerSettings
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.updates import Updates
+from cook_jupyter.service.updates import ClusterUpdates
 from cook_jupyter.store.memory import MemoryStore
 
 
@@ -97,7 +97,7 @@ async def _replay(
             Offer(host=host, cluster="c", pool="default", room=whole, attributes=attributes.get(host, {}))
             for host, whole in hosts.items()
         ],
-        behaviour=lambda spec: Ending(run_ms[spec.job_id]),
+        behaviour=lambda spec: PlannedExit(run_ms[spec.job_id]),
         now_ms=clock.now_ms,
     )
     store = MemoryStore()
@@ -118,7 +118,7 @@ async def _replay(
         ]
     )
     await scheduler.recover()
-    await cluster.start(Updates(scheduler), [])
+    await cluster.start(ClusterUpdates(scheduler), [])
     recorder = _Recorder(scheduler, run_ms, sum(whole.cpus for whole in hosts.values()))
     at = 0
     while at < len(arrivals) or recorder.ends:

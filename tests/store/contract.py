@@ -17,7 +17,7 @@ from cook_jupyter.model.instance import (
     Instance,
     InstanceStatus,
     ProgressUpdate,
-    Result,
+    ResultPayload,
     StatusUpdate,
     TaskState,
 )
@@ -247,7 +247,7 @@ class StoreContract:
     async def test_reports_lead_an_instance_through_its_life(self, store: Store) -> None:
         spec = await submitted(store)
         instance = await launched(store, spec)
-        result = Result(inline=b"\x00signed", size=7)
+        result = ResultPayload(inline=b"\x00signed", size=7)
 
         assert await reported(store, instance, TaskState.RUNNING, at_ms=2010) is Verdict.APPLIED
         running = (await the_job(store, spec)).instances[0]
@@ -274,12 +274,12 @@ class StoreContract:
     async def test_a_later_report_changes_neither_an_end_nor_its_result(self, store: Store) -> None:
         spec = await submitted(store)
         instance = await launched(store, spec)
-        result = Result(blob="results/1", size=9_000_000)
+        result = ResultPayload(blob="results/1", size=9_000_000)
         await reported(store, instance, TaskState.FINISHED, at_ms=30, result=result)
         before = await the_job(store, spec)
 
         again = await reported(
-            store, instance, TaskState.FAILED, at_ms=40, result=Result(inline=b"x", size=1)
+            store, instance, TaskState.FAILED, at_ms=40, result=ResultPayload(inline=b"x", size=1)
         )
 
         assert again is Verdict.IGNORED
@@ -609,19 +609,19 @@ class StoreContract:
         spec = await submitted(store, max_retries=2)
         failed = await launched(store, spec)
         await reported(
-            store, failed, TaskState.FAILED, reason=NON_ZERO_EXIT, result=Result(inline=b"e", size=1)
+            store, failed, TaskState.FAILED, reason=NON_ZERO_EXIT, result=ResultPayload(inline=b"e", size=1)
         )
         ((waiting,)) = await store.changed("ada", 0)
         ended = await launched(store, spec)
-        await reported(store, ended, TaskState.FINISHED, result=Result(inline=b"value", size=5))
+        await reported(store, ended, TaskState.FINISHED, result=ResultPayload(inline=b"value", size=5))
 
         ((told,)) = await store.changed("ada", 0)
 
         assert (waiting.instance, waiting.result) == (None, None)
         assert told.instance is not None
         assert told.instance.instance_id == ended.instance_id
-        assert told.result == Result(inline=b"value", size=5)
-        assert await store.result(failed.instance_id) == Result(inline=b"e", size=1)
+        assert told.result == ResultPayload(inline=b"value", size=5)
+        assert await store.result(failed.instance_id) == ResultPayload(inline=b"e", size=1)
 
     async def test_there_is_no_result_of_an_unknown_instance(self, store: Store) -> None:
         assert await store.result("unknown") is None
@@ -653,12 +653,12 @@ class StoreContract:
         assert [change.job.spec for change in seen[-1]] == [spec]
         instance = await launched(store, spec)
         assert len(seen) == 2
-        await reported(store, instance, TaskState.FINISHED, result=Result(inline=b"r", size=1))
+        await reported(store, instance, TaskState.FINISHED, result=ResultPayload(inline=b"r", size=1))
 
         told = seen[-1][0]
         assert (told.before, told.job) == (JobState.RUNNING, await the_job(store, spec))
         assert told.instance == told.job.instances[0]
-        assert told.result == Result(inline=b"r", size=1)
+        assert told.result == ResultPayload(inline=b"r", size=1)
         assert seen[0][0].before is None
 
     async def test_listeners_are_not_called_when_nothing_changed(self, store: Store) -> None:
@@ -833,7 +833,7 @@ class StoreContract:
         specs = [a_job_spec(group=group.group_id, max_retries=2, env={"A": "b"}) for _ in range(4)]
         await store.submit(specs, [group], now_ms=1)
         instances = [await launched(store, spec) for spec in specs[:3]]
-        await reported(store, instances[0], TaskState.FINISHED, result=Result(inline=b"r", size=1))
+        await reported(store, instances[0], TaskState.FINISHED, result=ResultPayload(inline=b"r", size=1))
         await reported(store, instances[1], TaskState.LOST, reason=HEARTBEAT_LOST)
         await store.set_limits([a_limit()])
         await store.set_text("k", "v")
@@ -844,7 +844,7 @@ class StoreContract:
 
         assert await all_jobs(again, specs) == before
         assert [job.spec for job in await open_jobs(again)] == specs[1:]
-        assert await again.result(instances[0].instance_id) == Result(inline=b"r", size=1)
+        assert await again.result(instances[0].instance_id) == ResultPayload(inline=b"r", size=1)
         assert await again.groups([group.group_id]) == [group]
         assert list(await again.limits()) == [a_limit()]
         assert await again.get_text("k") == "v"

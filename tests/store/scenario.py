@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from cook_jupyter.model.instance import ProgressUpdate, Result, StatusUpdate, TaskState
+from cook_jupyter.model.instance import ProgressUpdate, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import HEARTBEAT_LOST
 from cook_jupyter.store.base import Store
@@ -29,7 +29,7 @@ def scenario() -> Sequence[Command]:
     def said(number: int, state: TaskState, **named: Any) -> StatusUpdate:
         return StatusUpdate(instance_id=JOBS[number], state=state, at_ms=20, **named)
 
-    ended = said(0, TaskState.FINISHED, result=Result(inline=b"r" * 3000, size=3000))
+    ended = said(0, TaskState.FINISHED, result=ResultPayload(inline=b"r" * 3000, size=3000))
     lost = said(1, TaskState.LOST, reason=HEARTBEAT_LOST)
     return [
         lambda store: store.submit(specs[:3], [a_group(group_id=GROUP)], now_ms=1),

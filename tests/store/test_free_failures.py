@@ -4,13 +4,13 @@ import pytest
 
 from cook_jupyter.model.instance import StatusUpdate, TaskState
 from cook_jupyter.model.job import JobState
-from cook_jupyter.model.reason import AGENT_RESTARTED, LAUNCH_FAILED, FreeFailures
+from cook_jupyter.model.reason import AGENT_RESTARTED, LAUNCH_FAILED, MeaCulpaLimits
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore
 from tests.builders import a_job_spec, an_instance
 
-ONE_RESTART = FreeFailures(default=0, by_reason={AGENT_RESTARTED: 1})
+ONE_RESTART = MeaCulpaLimits(default=0, by_reason={AGENT_RESTARTED: 1})
 
 
 @pytest.mark.parametrize("implementation", ["memory", "sqlite"])

@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from cook_jupyter.errors import CookError
 from cook_jupyter.model.changes import JobChange
-from cook_jupyter.model.instance import ProgressUpdate, Result, StatusUpdate, TaskState
+from cook_jupyter.model.instance import ProgressUpdate, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import HEARTBEAT_LOST, NON_ZERO_EXIT, PREEMPTED
 from cook_jupyter.store import sqlite_writer
@@ -29,7 +29,7 @@ Ask = Callable[[Store], Awaitable[Any]]
 USERS = st.sampled_from(["ada", "eve", "zoë"])
 TIMES = st.integers(0, 50)
 RETRIES = st.integers(1, 4)
-RESULTS = st.none() | st.builds(Result, inline=st.binary(max_size=5), size=st.just(5))
+RESULTS = st.none() | st.builds(ResultPayload, inline=st.binary(max_size=5), size=st.just(5))
 REASONS = st.sampled_from([None, HEARTBEAT_LOST, NON_ZERO_EXIT, PREEMPTED, "no such reason"])
 
 
@@ -110,7 +110,7 @@ class StoresAgree(RuleBasedStateMachine):
         result=RESULTS,
     )
     def report(
-        self, ids: list[str], state: TaskState, at: int, reason: str | None, result: Result | None
+        self, ids: list[str], state: TaskState, at: int, reason: str | None, result: ResultPayload | None
     ) -> None:
         updates = [
             StatusUpdate(instance_id=i, state=state, at_ms=at, reason=reason, result=result) for i in ids

@@ -54,7 +54,7 @@ def test_the_store_remembers_a_whole_number_of_commands_wherever_the_process_die
 
 def test_a_store_that_is_killed_again_and_again_keeps_all_it_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    dice = random.Random(7)
+    rng = random.Random(7)
     noted: list[str] = []
     for life in range(25):
         reading, writing = os.pipe()
@@ -63,7 +63,7 @@ def test_a_store_that_is_killed_again_and_again_keeps_all_it_acknowledged(tmp_pa
             _never_return(partial(asyncio.run, _work(path, writing, life)))
         os.close(writing)
         with os.fdopen(reading) as lines:
-            noted += itertools.islice(lines, dice.randrange(1, 120))
+            noted += itertools.islice(lines, rng.randrange(1, 120))
             os.kill(child, signal.SIGKILL)
             noted += lines  # what was said before the end
         os.waitpid(child, 0)

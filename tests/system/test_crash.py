@@ -79,7 +79,7 @@ def killer_of(pid_file: Path) -> Callable[[], bool]:
 def test_no_kill_at_any_moment_loses_a_job_or_runs_a_success_twice(cook_home: Path, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     begun = time.monotonic()
     connect()
     kernel = Kernel(tmp_path)
@@ -89,9 +89,9 @@ def test_no_kill_at_any_moment_loses_a_job_or_runs_a_success_twice(cook_home: Pa
         "kernel": kernel.kill,
     }
     victims = [name for name in kill for _ in range(KILLS_EACH)]
-    dice.shuffle(victims)
+    rng.shuffle(victims)
     for victim in victims:
-        time.sleep(dice.uniform(0.05, 0.6))  # the random moment is the subject here
+        time.sleep(rng.uniform(0.05, 0.6))  # the random moment is the subject here
         while not kill[victim]():
             assert time.monotonic() - begun < DEADLINE_S, f"there is no {victim}"
             time.sleep(0.02)

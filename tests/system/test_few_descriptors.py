@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cook_jupyter.client.connect import connect
-from cook_jupyter.client.runtime import Runtime, read_runtime
+from cook_jupyter.client.runtime import RuntimeFile, read_runtime
 from tests.waiting import HANG_S
 
 FEW = 256
@@ -40,12 +40,12 @@ def test_more_connections_than_descriptors_lock_nobody_out_and_fill_no_log(cook_
         process.wait(HANG_S)
 
 
-def wait_for_runtime(home: Path, process: subprocess.Popen[bytes]) -> Runtime:
+def wait_for_runtime(home: Path, process: subprocess.Popen[bytes]) -> RuntimeFile:
     """Return the runtime file of a scheduler once it is there."""
     end = time.monotonic() + HANG_S
     while time.monotonic() < end and process.poll() is None:
         runtime = read_runtime(home)
-        if isinstance(runtime, Runtime):
+        if isinstance(runtime, RuntimeFile):
             return runtime
         time.sleep(0.01)
     raise AssertionError(f"the scheduler does not listen; exit code {process.poll()}")

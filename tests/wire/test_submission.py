@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.job import JobSpec
-from cook_jupyter.wire.shape import Reader, read_json
 from cook_jupyter.wire.submission import (
     ENV_BYTES,
     ENV_VALUE_BYTES,
@@ -22,6 +21,7 @@ from cook_jupyter.wire.submission import (
     read_raw_submission,
     read_submission,
 )
+from cook_jupyter.wire.validation import BodyDecoder, read_json
 
 
 def a_request(**named: Any) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def test_the_fast_and_the_slow_look_agree(changes: dict[str, Any], dropped: set[
     """What the typed decoder takes, the slow look takes with the same value; what it refuses has a tree."""
     job = {key: value for key, value in {**a_request(), **changes}.items() if key not in dropped}
     value = {"jobs": [job]}
-    reader = Reader(Submission)
+    reader = BodyDecoder(Submission)
     slow: object = None
     fault = None
     try:

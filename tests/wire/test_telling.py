@@ -7,12 +7,12 @@ from dataclasses import replace
 import msgspec
 
 from cook_jupyter.model.changes import JobChange
-from cook_jupyter.model.instance import InstanceStatus, Result
+from cook_jupyter.model.instance import InstanceStatus, ResultPayload
 from cook_jupyter.model.job import JobState
 from cook_jupyter.wire.events import EventEncoder, EventLine, encode_event, encode_line
-from cook_jupyter.wire.jobs import Teller, group_body, queue_entry
+from cook_jupyter.wire.jobs import JobEncoder, group_body, queue_entry
 from cook_jupyter.wire.limits import usage_body
-from cook_jupyter.wire.shape import to_json
+from cook_jupyter.wire.validation import to_json
 from tests.builders import a_group, a_job, an_instance
 
 
@@ -22,7 +22,7 @@ def told(value: object) -> dict[str, object]:
 
 
 def test_what_a_job_does_not_have_is_left_out_and_never_null() -> None:
-    body = told(Teller().job(a_job(), attempts=0, groups={}))
+    body = told(JobEncoder().job(a_job(), attempts=0, groups={}))
     assert None not in body.values()
     assert body["groups"] == []
     assert body["uris"] == []
@@ -32,7 +32,7 @@ def test_what_a_job_does_not_have_is_left_out_and_never_null() -> None:
 
 def test_the_older_face_tells_groups_by_uuid_and_only_if_there_are_any() -> None:
     group = a_group()
-    teller = Teller()
+    teller = JobEncoder()
     assert "groups" not in told(teller.old_job(a_job(), attempts=0))
     assert told(teller.old_job(a_job(group=group.group_id), attempts=0))["groups"] == [group.group_id]
     body = told(teller.job(a_job(group=group.group_id), attempts=0, groups={group.group_id: group}))
@@ -45,19 +45,19 @@ def test_a_listed_job_has_four_keys_in_kebab_case() -> None:
         submit_pool="p",
         extra={"progress_output_file": "f", "progress_regex_string": "r"},
     )
-    body = Teller().listed_job(job, attempts=0)
+    body = JobEncoder().listed_job(job, attempts=0)
     for key in ("expected-runtime", "submit-pool", "progress-output-file", "progress-regex-string"):
         assert key in body
         assert key.replace("-", "_") not in body
 
 
 def test_a_job_that_succeeded_at_once_has_no_retries_left() -> None:
-    assert told(Teller().job(a_job(max_retries=1), attempts=1, groups={}))["retries_remaining"] == 0
+    assert told(JobEncoder().job(a_job(max_retries=1), attempts=1, groups={}))["retries_remaining"] == 0
 
 
 def test_an_instance_tells_its_cluster_as_mesos_and_its_sandbox_by_url() -> None:
     instance = an_instance(sandbox="/a b/c?d", cluster="local")
-    body = told(Teller(files_url="http://h:1").instance(instance, a_job()))
+    body = told(JobEncoder(files_url="http://h:1").instance(instance, a_job()))
     assert body["compute-cluster"] == {
         "name": "local",
         "type": "mesos",
@@ -72,14 +72,14 @@ def test_an_instance_tells_its_cluster_as_mesos_and_its_sandbox_by_url() -> None
 
 
 def test_an_explicit_executor_is_shown_on_the_instance() -> None:
-    assert Teller().instance(an_instance(), a_job(extra={"executor": "mesos"})).executor == "mesos"
+    assert JobEncoder().instance(an_instance(), a_job(extra={"executor": "mesos"})).executor == "mesos"
 
 
 def test_a_failed_instance_tells_its_reason() -> None:
     instance = an_instance(
         status=InstanceStatus.FAILED, reason="preempted-by-rebalancer", ended_ms=9, preempted=True
     )
-    body = told(Teller().instance(instance, a_job()))
+    body = told(JobEncoder().instance(instance, a_job()))
     assert (body["reason_code"], body["reason_string"], body["reason_mea_culpa"]) == (
         1002,
         "Preempted by rebalancer",
@@ -118,7 +118,9 @@ def test_usage_is_added_up_in_plain_doubles() -> None:
 def test_an_event_carries_the_inline_result() -> None:
     instance = an_instance(status=InstanceStatus.SUCCESS, ended_ms=5, exit_code=0)
     job = a_job(state=JobState.COMPLETED, instances=(instance,), change=7)
-    change = JobChange(before=None, job=job, instance=instance, result=Result(inline=b"\0bytes", size=6))
+    change = JobChange(
+        before=None, job=job, instance=instance, result=ResultPayload(inline=b"\0bytes", size=6)
+    )
 
     line = msgspec.json.decode(encode_line(7, [encode_event(change)]), type=EventLine)
 
@@ -148,6 +150,6 @@ def test_two_changes_that_share_a_number_are_not_mixed_up() -> None:
 def test_the_encoder_remembers_a_bounded_number_of_bytes() -> None:
     encoder = EventEncoder()
     for number in range(200):
-        result = Result(inline=b"x" * 60_000, size=60_000)
+        result = ResultPayload(inline=b"x" * 60_000, size=60_000)
         encoder.encode(JobChange(before=None, job=a_job(change=number), result=result))
     assert sum(len(event) for _, event in encoder._known.values()) <= 4 * 1024 * 1024

@@ -18,13 +18,13 @@ from typing import Any
 
 from cook_jupyter.clusters.base import Launch
 from cook_jupyter.clusters.translation import task_of
-from cook_jupyter.payload.results import Result, read_result
+from cook_jupyter.payload.results import CallResult, read_result
 from cook_jupyter.worker.address import READY, SECRET, SOCKET
 from cook_jupyter.worker.channel import SelectorLoop
 from cook_jupyter.worker.frames import Frame, FrameReader, pack, whole_frames
 from cook_jupyter.worker.supervisor import Supervisor
 from cook_jupyter.worker.task import EndReport, end_of
-from tests.clusters.site import LocalSite
+from tests.clusters.harness import LocalSite
 from tests.waiting import HANG_S
 
 GRACE_S = 1.0
@@ -62,7 +62,7 @@ class FrontEnd(ABC):
         ids = {launch.instance.instance_id for launch in launches}
         self.run_until(lambda: ids <= self.running)
 
-    def result_of(self, launch: Launch) -> Result:
+    def result_of(self, launch: Launch) -> CallResult:
         """Wait for the end of a call, and open its result."""
         report = self.end_of(launch)
         assert report.end.inline, self.site.stderr(launch)

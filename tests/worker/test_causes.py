@@ -7,7 +7,7 @@ import pytest
 from cook_jupyter.clusters.translation import OUTCOMES
 from cook_jupyter.model.reason import REASONS
 from cook_jupyter.worker.recovery import cause_of
-from cook_jupyter.worker.task import Cause, End
+from cook_jupyter.worker.task import Cause, TaskExit
 
 KILL, TERM, SEGV = signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV
 
@@ -34,7 +34,7 @@ KILL, TERM, SEGV = signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV
     ],
 )
 def test_an_end_has_this_cause(end: dict, doom: str | None, seen_mb: float, cause: str) -> None:
-    told = End(**{"instance_id": "i", "at_ms": 0, **end})
+    told = TaskExit(**{"instance_id": "i", "at_ms": 0, **end})
 
     assert cause_of(told, doom, mem_mb=100.0, seen_mb=seen_mb) == cause
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.worker.frames import pack
-from cook_jupyter.worker.journal import LEDGER, AppendOnly, EndLog, Ledger, end_logs, read_frames
+from cook_jupyter.worker.journal import LEDGER, AgentJournal, AppendOnly, WorkerJournal, end_logs, read_frames
 
 
 def test_a_ledger_remembers_what_is_not_settled(tmp_path: Path) -> None:
-    ledger = Ledger(str(tmp_path), {})
+    ledger = AgentJournal(str(tmp_path), {})
     ledger.note("a", {"t": "launch", "pid": 7})
     ledger.note("b", {"t": "launch", "pid": 8})
     ledger.note("a", {"t": "doom", "cause": "killed"})
@@ -23,36 +23,36 @@ def test_a_ledger_remembers_what_is_not_settled(tmp_path: Path) -> None:
     ledger.settle(["a", "unknown"])
     ledger.flush()
 
-    noted = Ledger.read(str(tmp_path))
+    noted = AgentJournal.read(str(tmp_path))
 
     assert [(frame.header["t"], frame.tail) for frame in noted["b"]] == [("launch", b""), ("end", b"result")]
     assert set(noted) == {"b"}
 
 
 def test_nothing_is_on_disk_before_the_flush(tmp_path: Path) -> None:
-    ledger = Ledger(str(tmp_path), {})
+    ledger = AgentJournal(str(tmp_path), {})
 
     ledger.note("a", {"t": "launch"})
 
-    assert Ledger.read(str(tmp_path)) == {}
+    assert AgentJournal.read(str(tmp_path)) == {}
 
 
 def test_a_new_ledger_begins_with_what_the_last_one_left(tmp_path: Path) -> None:
-    first = Ledger(str(tmp_path), {})
+    first = AgentJournal(str(tmp_path), {})
     first.note("a", {"t": "launch"})
     first.flush()
     with (tmp_path / LEDGER).open("ab") as file:
         file.write(pack({"t": "launch", "id": "torn"})[:-3])
 
-    second = Ledger(str(tmp_path), Ledger.read(str(tmp_path)))
+    second = AgentJournal(str(tmp_path), AgentJournal.read(str(tmp_path)))
     second.note("b", {"t": "launch"})
     second.flush()
 
-    assert list(Ledger.read(str(tmp_path))) == ["a", "b"]
+    assert list(AgentJournal.read(str(tmp_path))) == ["a", "b"]
 
 
 def test_a_ledger_stays_small_however_much_went_through_it(tmp_path: Path) -> None:
-    ledger = Ledger(str(tmp_path), {})
+    ledger = AgentJournal(str(tmp_path), {})
     ledger.note("long", {"t": "launch"})
     for number in range(300):
         ledger.note(str(number), {"t": "launch", "padding": "x" * 20_000})
@@ -60,7 +60,7 @@ def test_a_ledger_stays_small_however_much_went_through_it(tmp_path: Path) -> No
         ledger.flush()
 
     assert (tmp_path / LEDGER).stat().st_size < 2_000_000
-    assert list(Ledger.read(str(tmp_path))) == ["long"]
+    assert list(AgentJournal.read(str(tmp_path))) == ["long"]
 
 
 @given(
@@ -73,7 +73,7 @@ def test_a_ledger_never_forgets_nor_invents(
     steps: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = str(tmp_path_factory.mktemp("ledger"))
-    ledger = Ledger(folder, {})
+    ledger = AgentJournal(folder, {})
     known: dict[str, int] = {}
     for step, name in steps:
         if step == "note":
@@ -85,14 +85,14 @@ def test_a_ledger_never_forgets_nor_invents(
         else:
             ledger.flush()
             if step == "restart":
-                ledger = Ledger(folder, Ledger.read(folder))
+                ledger = AgentJournal(folder, AgentJournal.read(folder))
     ledger.flush()
 
-    assert {name: len(frames) for name, frames in Ledger.read(folder).items()} == known
+    assert {name: len(frames) for name, frames in AgentJournal.read(folder).items()} == known
 
 
 def test_a_worker_begins_a_new_segment_when_one_is_long(tmp_path: Path) -> None:
-    log = EndLog(str(tmp_path), "w1-1")
+    log = WorkerJournal(str(tmp_path), "w1-1")
     segments = []
     for number in range(5):
         segments.append(log.roll())
@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_a_journal_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_could_not_be_written_says_so_and_goes_on(tmp_path: Path) -> None:
-    ledger = Ledger(str(tmp_path), {})
+    ledger = AgentJournal(str(tmp_path), {})
     ledger.note("a", {"t": "launch", "padding": "x" * 2000})
     with no_file_beyond(1000), pytest.raises(OSError, match="too large"):
         ledger.flush()
@@ -124,7 +124,7 @@ def test_a_ledger_that_could_not_be_written_says_so_and_goes_on(tmp_path: Path) 
     ledger.note("b", {"t": "launch"})
     ledger.flush()
 
-    assert list(Ledger.read(str(tmp_path))) == ["b"]
+    assert list(AgentJournal.read(str(tmp_path))) == ["b"]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.worker.limits import MemoryGroups
+from cook_jupyter.worker.limits import CgroupParent
 
 
 def a_group(folder: Path, *, hands_down: str) -> Path:
@@ -19,7 +19,7 @@ def test_the_nearest_folder_that_hands_memory_down_is_ours(tmp_path: Path) -> No
     slice_ = a_group(tmp_path / "user.slice/app.slice", hands_down="cpu memory pids\n")
     a_group(slice_ / "session.scope", hands_down="")
 
-    groups = MemoryGroups.find(str(tmp_path), "/user.slice/app.slice/session.scope")
+    groups = CgroupParent.find(str(tmp_path), "/user.slice/app.slice/session.scope")
 
     assert groups is not None
     group = groups.admit("w1", 1234)
@@ -31,13 +31,13 @@ def test_the_nearest_folder_that_hands_memory_down_is_ours(tmp_path: Path) -> No
 def test_without_a_memory_controller_there_are_no_groups(tmp_path: Path) -> None:
     a_group(tmp_path / "session", hands_down="cpu pids")
 
-    assert MemoryGroups.find(str(tmp_path), "/session") is None
+    assert CgroupParent.find(str(tmp_path), "/session") is None
 
 
 def test_the_root_is_never_ours(tmp_path: Path) -> None:
     a_group(tmp_path / "root", hands_down="memory")
 
-    assert MemoryGroups.find(str(tmp_path / "root"), "/") is None
+    assert CgroupParent.find(str(tmp_path / "root"), "/") is None
 
 
 def test_what_is_not_ours_to_write_is_left_alone(tmp_path: Path) -> None:
@@ -46,12 +46,12 @@ def test_what_is_not_ours_to_write_is_left_alone(tmp_path: Path) -> None:
     folder = a_group(tmp_path / "session", hands_down="memory")
     folder.chmod(0o500)
 
-    assert MemoryGroups.find(str(tmp_path), "/session") is None
+    assert CgroupParent.find(str(tmp_path), "/session") is None
 
 
 def test_a_limit_is_what_is_held_plus_what_the_task_asked_for(tmp_path: Path) -> None:
     a_group(tmp_path / "s", hands_down="memory")
-    groups = MemoryGroups.find(str(tmp_path), "/s")
+    groups = CgroupParent.find(str(tmp_path), "/s")
     assert groups is not None
     group = groups.admit("w1", 1)
     assert group is not None
@@ -71,7 +71,7 @@ def test_a_limit_is_what_is_held_plus_what_the_task_asked_for(tmp_path: Path) ->
 
 def test_what_a_group_holds_is_counted_from_when_the_limit_was_set_and_without_files(tmp_path: Path) -> None:
     a_group(tmp_path / "s", hands_down="memory")
-    groups = MemoryGroups.find(str(tmp_path), "/s")
+    groups = CgroupParent.find(str(tmp_path), "/s")
     assert groups is not None
     group = groups.admit("w1", 1)
     assert group is not None

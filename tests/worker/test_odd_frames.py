@@ -14,8 +14,8 @@ from cook_jupyter.worker.address import SOCKET
 from cook_jupyter.worker.channel import Channel, SelectorLoop
 from cook_jupyter.worker.frames import Frame, pack
 from cook_jupyter.worker.task import Cause
+from tests.clusters.harness import LocalSite
 from tests.clusters.reports import a_launch
-from tests.clusters.site import LocalSite
 from tests.clusters.test_local_authority import an_end, say_as_the_worker
 from tests.worker.front_ends import AgentProcess, InProcess
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from cook_jupyter.worker.outbox import Outbox
-from cook_jupyter.worker.task import Cause, End, EndReport
+from cook_jupyter.worker.task import Cause, EndReport, TaskExit
 
 
 def an_end(instance_id: str) -> EndReport:
-    return EndReport(End(instance_id, 0, at_ms=1), Cause.DONE, f"sandboxes/{instance_id}")
+    return EndReport(TaskExit(instance_id, 0, at_ms=1), Cause.DONE, f"sandboxes/{instance_id}")
 
 
 def test_a_log_goes_when_its_worker_and_all_its_ends_are_gone(tmp_path: Path) -> None:

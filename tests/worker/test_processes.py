@@ -17,7 +17,7 @@ linux_only = pytest.mark.skipif(not processes.LINUX, reason="only Linux has subr
 
 def test_a_process_is_known_by_its_mark_as_long_as_it_lives() -> None:
     with subprocess.Popen(["sleep", "600"]) as sleeper:
-        mark = processes.start_mark(sleeper.pid)
+        mark = processes.process_identity(sleeper.pid)
         assert mark is not None
         assert processes.is_alive(sleeper.pid, mark)
         assert not processes.is_alive(sleeper.pid, "another process that had this number")
@@ -31,7 +31,7 @@ def test_a_zombie_is_dead() -> None:
     pid = os.posix_spawnp("true", ["true"], os.environ)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
-    assert processes.start_mark(pid) is None
+    assert processes.process_identity(pid) is None
 
     os.waitpid(pid, 0)
 
@@ -41,8 +41,8 @@ def test_a_name_with_blanks_and_brackets_is_no_trap(tmp_path: Path) -> None:
     odd.symlink_to("/bin/sleep")
     with subprocess.Popen([odd, "600"]) as sleeper:
         try:
-            assert processes.start_mark(sleeper.pid) is not None
-            assert sleeper.pid in processes.Family().children_of(os.getpid())
+            assert processes.process_identity(sleeper.pid) is not None
+            assert sleeper.pid in processes.ProcessTree().children_of(os.getpid())
         finally:
             sleeper.kill()
 
@@ -55,9 +55,9 @@ from cook_jupyter.worker import processes
 assert processes.become_subreaper()
 subprocess.run(["sh", "-c", "sleep 600 & (setsid sh -c 'sleep 601 & sleep 602' &)"], check=True)
 deadline = time.monotonic() + 90
-while len(processes.Family().below(os.getpid())) < 4 and time.monotonic() < deadline:
+while len(processes.ProcessTree().below(os.getpid())) < 4 and time.monotonic() < deadline:
     time.sleep(0.01)
-print(len(processes.Family().below(os.getpid())), processes.has_children())
+print(len(processes.ProcessTree().below(os.getpid())), processes.has_children())
 print(processes.end_descendants(), processes.has_children())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -75,7 +75,7 @@ kept.stdout.readline()
 other = subprocess.Popen(["sleep", "601"])
 assert processes.kill_below(spare={kept.pid})
 assert other.wait() == -9
-assert kept.poll() is None and len(processes.Family().below(kept.pid)) == 1
+assert kept.poll() is None and len(processes.ProcessTree().below(kept.pid)) == 1
 assert not processes.kill_below(spare={kept.pid})
 processes.kill_below()
 """

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.worker import protocol
 from cook_jupyter.worker.frames import BrokenStream, frame_of, header_of
-from cook_jupyter.worker.task import End, Task, end_of
+from cook_jupyter.worker.task import Task, TaskExit, end_of
 
 TABLES = {name: getattr(protocol, name) for name in ("FROM_SCHEDULER", "FROM_WORKER", "FROM_SPAWNER")}
 
@@ -21,7 +21,7 @@ json_values = st.recursive(
 
 def test_a_task_and_an_end_are_as_their_tables_say() -> None:
     task = Task(instance_id="i", job_id="j", user="u", command="true", env={}, cpus=1, mem_mb=8.5, ports=(7,))
-    end = End("i", None, 5, peak_mb=1.5, progress=(3.0, None), written=True)
+    end = TaskExit("i", None, 5, peak_mb=1.5, progress=(3.0, None), written=True)
     told = {**end.as_header(), "segment": 0, "leftover_mb": -1.5, "retires": False}
 
     launch = header_of(task.packed()[8:].split(b'{"command"')[0])
@@ -48,7 +48,7 @@ def test_whatever_a_header_holds_it_is_of_its_kind_or_refused(name: str, data: s
     assert required <= header.keys()
 
 
-@given(st.dictionaries(st.sampled_from(End._fields), json_values))
+@given(st.dictionaries(st.sampled_from(TaskExit._fields), json_values))
 def test_what_passes_for_an_end_can_be_reported(fields: dict[str, Any]) -> None:
     header = {"t": "end", "segment": 0, "leftover_mb": 0.0, "retires": False, **fields}
     if not protocol.is_valid(header, protocol.FROM_WORKER):

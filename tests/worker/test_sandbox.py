@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.worker.sandbox import SandboxStock, remove_if_untouched
+from cook_jupyter.worker.sandbox import SandboxPool, remove_if_untouched
 
 
 @pytest.fixture
-def stock(tmp_path: Path) -> SandboxStock:
-    return SandboxStock(str(tmp_path), "w1")
+def stock(tmp_path: Path) -> SandboxPool:
+    return SandboxPool(str(tmp_path), "w1")
 
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_one_that_nobody_wrote_to_serves_again(stock: SandboxStock, tmp_path: Path) -> None:
+def test_one_that_nobody_wrote_to_serves_again(stock: SandboxPool, tmp_path: Path) -> None:
     first = stock.take("i-1")
     assert names(tmp_path / "i-1") == {"stdout", "stderr"}
 
@@ -29,7 +29,7 @@ def test_one_that_nobody_wrote_to_serves_again(stock: SandboxStock, tmp_path: Pa
 
 
 @pytest.mark.parametrize("how", ["stdout", "stderr", "a file", "a folder", "removed"])
-def test_one_that_was_written_to_stays(stock: SandboxStock, tmp_path: Path, how: str) -> None:
+def test_one_that_was_written_to_stays(stock: SandboxPool, tmp_path: Path, how: str) -> None:
     sandbox = stock.take("i-1")
     if how == "stdout":
         os.write(sandbox.stdout, b"x")
@@ -51,7 +51,7 @@ def test_one_that_was_written_to_stays(stock: SandboxStock, tmp_path: Path, how:
 @pytest.mark.parametrize("part", [".w1", ".w1/stdout", ".w1/stderr", ".w1/*", "."])
 def test_one_in_stock_that_was_removed_in_any_part_is_replaced(tmp_path: Path, part: str) -> None:
     folder = tmp_path / "sandboxes"
-    stock = SandboxStock(str(folder), "w1")
+    stock = SandboxPool(str(folder), "w1")
     stock.refill()
     for path in [folder] if part == "." else list(folder.glob(part)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -65,7 +65,7 @@ def test_one_in_stock_that_was_removed_in_any_part_is_replaced(tmp_path: Path, p
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_is_left_of_one_in_stock_is_in_nobodys_way(stock: SandboxStock, tmp_path: Path) -> None:
+def test_what_is_left_of_one_in_stock_is_in_nobodys_way(stock: SandboxPool, tmp_path: Path) -> None:
     stock.refill()
     (tmp_path / ".w1" / "of somebody else").touch()
     (tmp_path / ".w1" / "stdout").unlink()
@@ -78,7 +78,7 @@ def test_what_is_left_of_one_in_stock_is_in_nobodys_way(stock: SandboxStock, tmp
 @pytest.mark.parametrize("removed", ["i-1", "."])
 def test_one_that_was_removed_in_use_is_not_said_to_be_there(tmp_path: Path, removed: str) -> None:
     folder = tmp_path / "sandboxes"
-    stock = SandboxStock(str(folder), "w1")
+    stock = SandboxPool(str(folder), "w1")
     sandbox = stock.take("i-1")
     shutil.rmtree(folder / removed)
 
@@ -87,7 +87,7 @@ def test_one_that_was_removed_in_use_is_not_said_to_be_there(tmp_path: Path, rem
     assert names(Path(stock.take("i-2").path)) == {"stdout", "stderr"}
 
 
-def test_an_instance_gets_no_sandbox_of_another(stock: SandboxStock) -> None:
+def test_an_instance_gets_no_sandbox_of_another(stock: SandboxPool) -> None:
     sandbox = stock.take("i-1")
     os.write(sandbox.stdout, b"x")
     stock.give_back(sandbox)
@@ -98,7 +98,7 @@ def test_an_instance_gets_no_sandbox_of_another(stock: SandboxStock) -> None:
     stock.take("i-2")
 
 
-def test_a_worker_that_leaves_leaves_nothing(stock: SandboxStock, tmp_path: Path) -> None:
+def test_a_worker_that_leaves_leaves_nothing(stock: SandboxPool, tmp_path: Path) -> None:
     stock.refill()
 
     stock.close()
@@ -106,7 +106,7 @@ def test_a_worker_that_leaves_leaves_nothing(stock: SandboxStock, tmp_path: Path
     assert names(tmp_path) == set()
 
 
-def test_the_sandbox_of_a_dead_worker_stays_if_it_holds_anything(stock: SandboxStock, tmp_path: Path) -> None:
+def test_the_sandbox_of_a_dead_worker_stays_if_it_holds_anything(stock: SandboxPool, tmp_path: Path) -> None:
     empty = stock.take("i-1")
     written = stock.take("i-2")
     os.write(written.stderr, b"Segmentation fault\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cook_jupyter.clusters.base import Launch
-from tests.clusters.site import LocalSite
+from tests.clusters.harness import LocalSite
 
 
 @pytest.fixture

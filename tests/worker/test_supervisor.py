@@ -11,8 +11,8 @@ import pytest
 
 from cook_jupyter.clusters.translation import task_of
 from cook_jupyter.worker.task import Cause
+from tests.clusters.harness import LocalSite
 from tests.clusters.reports import a_launch
-from tests.clusters.site import LocalSite
 from tests.worker.front_ends import AgentProcess, FrontEnd, InProcess
 
 FRONT_ENDS = [InProcess, AgentProcess]

@@ -12,7 +12,7 @@ from cook_jupyter.clusters.translation import task_of
 from cook_jupyter.payload.results import read_result
 from cook_jupyter.worker.frames import Frame, FrameReader, Header, pack
 from cook_jupyter.worker.task import end_of
-from tests.clusters.site import LocalSite
+from tests.clusters.harness import LocalSite
 from tests.waiting import HANG_S
 
 

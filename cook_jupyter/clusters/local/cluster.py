@@ -2,7 +2,7 @@
 
 Lives here: what was launched and has not ended, as far as the scheduler's side knows; reconciling it with
 what the agent knows whenever the two meet; reporting, and acknowledging what was committed.
-Not here: the connection (`clusters.local.link`), translations (`clusters.translation`), amounts
+Not here: the connection (`clusters.local.connection`), translations (`clusters.translation`), amounts
 (`clusters.room`, `clusters.local.capacity`), and whatever runs (`worker`).
 
 The agent may die at any moment and a launch may be on its way then. Each launch that the agent has not
@@ -17,11 +17,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from cook_jupyter.clusters import translation
-from cook_jupyter.clusters.base import FixedSize, Launch, Reporter
-from cook_jupyter.clusters.local.ahead import LOOK_S, RunAhead
+from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
+from cook_jupyter.clusters.local.agent_command import agent_options
 from cook_jupyter.clusters.local.capacity import PortAllocator, usable_cpus, usable_mem_mb
-from cook_jupyter.clusters.local.command import agent_options
-from cook_jupyter.clusters.local.link import HOW_TO_END_AGENT, PATIENCE_S, Link, connect, greeting
+from cook_jupyter.clusters.local.connection import (
+    HOW_TO_END_AGENT,
+    PATIENCE_S,
+    AgentConnection,
+    connect,
+    greeting,
+)
+from cook_jupyter.clusters.local.launch_ahead import LOOK_S, LaunchAheadQueue
 from cook_jupyter.clusters.room import sum_resources
 from cook_jupyter.clusters.translation import resources_of
 from cook_jupyter.errors import CookError, SchedulerError, SchedulerUnreachable
@@ -53,7 +59,7 @@ _REFUSED_PAUSE_S = 0.2
 _STOP_PATIENCE_S = 10.0  # beyond the grace period
 
 
-class _Live:
+class _TrackedInstance:
     """An instance that has not ended, as far as we know."""
 
     __slots__ = ("held", "kill", "launch")
@@ -112,11 +118,13 @@ class LocalCluster(FixedSize):
         )
         self._log_file = log_file or self._home.parent / "log" / "agent.log"
         self._ports = PortAllocator()
-        self._ahead = RunAhead()
-        self._live: dict[InstanceId, _Live] = {}
-        self._link: Link | None = None  # only while the agent and we have told each other what we know
+        self._ahead = LaunchAheadQueue()
+        self._live: dict[InstanceId, _TrackedInstance] = {}
+        self._link: AgentConnection | None = (
+            None  # only while the agent and we have told each other what we know
+        )
         self._meeting: asyncio.Future[None] | None = None
-        self._reporter: Reporter | None = None
+        self._reporter: ClusterListener | None = None
         self._updates: list[StatusUpdate] = []
         self._progress: dict[InstanceId, ProgressUpdate] = {}
         self._started: dict[InstanceId, StatusUpdate] = {}  # starts too fresh to be told; see _BRIEF_S
@@ -148,7 +156,7 @@ class LocalCluster(FixedSize):
         """Always: it is one machine."""
         return True
 
-    async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
+    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
         """Find or start the agent, and learn from it what became of `open_launches`.
 
         Raises:
@@ -161,7 +169,7 @@ class LocalCluster(FixedSize):
             # What nothing was heard of may never have been sent; should the agent know it, it says so.
             unheard = instance.status is InstanceStatus.UNKNOWN
             frame = translation.task_of(launch, instance.ports).packed() if unheard else None
-            self._live[instance.instance_id] = _Live(launch.spec.resources, launch=frame)
+            self._live[instance.instance_id] = _TrackedInstance(launch.spec.resources, launch=frame)
         await self._meet()
         self._tasks = [
             asyncio.create_task(self._supervise(name, work), name=f"{self._name}: {name}")
@@ -221,7 +229,7 @@ class LocalCluster(FixedSize):
                 self._tell(_unlaunched(instance_id))
                 continue
             frame = translation.task_of(launch, ports).packed()
-            self._live[instance_id] = _Live(launch.spec.resources, launch=frame)
+            self._live[instance_id] = _TrackedInstance(launch.spec.resources, launch=frame)
             self._ahead.put(instance_id)
         self._send_next()
 
@@ -273,7 +281,7 @@ class LocalCluster(FixedSize):
                 pause_s = _FIRST_PAUSE_S
                 self._room_changed()
 
-    async def _meet(self) -> Link:
+    async def _meet(self) -> AgentConnection:
         """Connect, and tell each other what we know.
 
         Raises:
@@ -310,7 +318,7 @@ class LocalCluster(FixedSize):
                     )
                 await asyncio.sleep(_REFUSED_PAUSE_S)  # an agent that misses its file writes it again
 
-    def _on_frames(self, link: Link, frames: Sequence[Frame]) -> None:
+    def _on_frames(self, link: AgentConnection, frames: Sequence[Frame]) -> None:
         for frame in frames:
             kind = frame.header["t"]
             if kind == "end":
@@ -357,7 +365,7 @@ class LocalCluster(FixedSize):
                 asyncio.get_running_loop().call_later(_BRIEF_S, self._tell_starts)
             self._started[header["id"]] = translation.update_of_running(header)
 
-    def _reconcile(self, link: Link, known: Header) -> None:
+    def _reconcile(self, link: AgentConnection, known: Header) -> None:
         """Compare what the agent knows with what we do; each instance on either side is settled here."""
         if known["version"] != VERSION:
             log.warning(
@@ -369,7 +377,7 @@ class LocalCluster(FixedSize):
         self._ahead.forget_sent()
         for instance_id, task in running.items():
             self._ahead.take_back(instance_id)
-            live = self._live.setdefault(instance_id, _Live(resources_of(task)))
+            live = self._live.setdefault(instance_id, _TrackedInstance(resources_of(task)))
             live.launch = None
             self._ahead.adopt(instance_id, live.held)
             self._ports.restore(instance_id, task["ports"])
@@ -467,7 +475,7 @@ class LocalCluster(FixedSize):
                     self._link.send(pack({"t": "ack", "ids": ended}))
                 self._room_changed()
 
-    async def _report_batch(self, reporter: Reporter, batch: Sequence[StatusUpdate]) -> None:
+    async def _report_batch(self, reporter: ClusterListener, batch: Sequence[StatusUpdate]) -> None:
         """Report updates; one that is refused for what it says holds up no other, and is not sent again."""
         try:
             await reporter.report(self._name, batch)
@@ -491,7 +499,7 @@ class LocalCluster(FixedSize):
             except Exception:
                 log.exception("the end of %s cannot be reported at all", refused.instance_id)
 
-    async def _report_progress(self, reporter: Reporter, progress: Sequence[ProgressUpdate]) -> None:
+    async def _report_progress(self, reporter: ClusterListener, progress: Sequence[ProgressUpdate]) -> None:
         """Report progress; what is refused is not sent again, as newer progress comes."""
         try:
             await reporter.progress(self._name, progress)

@@ -1,7 +1,7 @@
 """Exceptions by value: class, attributes, notes, cause and context, whatever their `__init__` takes.
 
 Lives here: taking one exception apart and putting it together without calling its class.
-Not here: chains with their tracebacks (`payload.failures`).
+Not here: chains with their tracebacks (`payload.exception_data`).
 
 `pickle` calls the class with `args`, which fails for a class whose `__init__` takes something else. Here an
 exception is made by the `__new__` of the built-in class below it, and gets its state attribute by attribute.

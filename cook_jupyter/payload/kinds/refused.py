@@ -1,7 +1,7 @@
 """What cannot travel: refused when it is submitted, and what to do instead.
 
 Lives here: the kinds that a pickle would take and break, and the advice for each kind.
-Not here: the path to what was refused (`payload.culprits`), and what belongs to its process
+Not here: the path to what was refused (`payload.pickle_diagnosis`), and what belongs to its process
 (`payload.process_bound`).
 """
 

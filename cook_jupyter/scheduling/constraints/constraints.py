@@ -1,10 +1,10 @@
 """Constraints: which hosts may take a job at all, whatever room they have.
 
-Lives here: what a job may demand of its host (`ConstraintClass` for what many jobs share, `Particulars` for
-what is one job's own), what its pool adds to that or makes of it, and the hard constraints that follow, each
-named as Cook names it to its users.
-Not here: where a job's particulars come from (`scheduling.constraints.particulars`); cpus, memory and ports,
-which are room, not constraints (`scheduling.matching.matching`).
+Lives here: what a job may demand of its host (`ConstraintClass` for what many jobs share, `JobConstraints`
+for what is one job's own), what its pool adds to that or makes of it, and the hard constraints that follow,
+each named as Cook names it to its users.
+Not here: where a job's particulars come from (`scheduling.constraints.job_constraints`); cpus, memory and
+ports, which are room, not constraints (`scheduling.matching.matching`).
 
 Source: Cook's `constraints.clj`, as told in the fair-share specification, section 5.
 """
@@ -38,7 +38,7 @@ OFFER_END = "offer_end_constraint"  # the job may run on when the host goes away
 HOST_START_TIME = "host-start-time"  # attribute: when the host came up, epoch seconds
 # Attributes that say together what machine a host is: who names one of them has chosen.
 MACHINE_TYPE: Final = frozenset({"cpu-architecture", "node-family", "node-type"})
-_REFERENCE = re.compile(r"\\(.)|\$(\d)")  # in the replacement of a `Rewriting`
+_REFERENCE = re.compile(r"\\(.)|\$(\d)")  # in the replacement of a `ConstraintRewrite`
 
 Demand = tuple[str, str]  # a host attribute, and the value it must have
 
@@ -84,7 +84,7 @@ class GroupPlacement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Particulars:
+class JobConstraints:
     """What one job demands of its host that other jobs of its kind do not.
 
     Attributes:
@@ -104,11 +104,11 @@ class Particulars:
     longest_ms: int | None = None
 
 
-NO_PARTICULARS = Particulars()
+NO_JOB_CONSTRAINTS = JobConstraints()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rewriting:
+class ConstraintRewrite:
     """What an operator makes of a user's constraint.
 
     Attributes:
@@ -144,7 +144,7 @@ class PoolDefaults:
     """
 
     constraints: tuple[Demand, ...] = ()
-    rewritings: Mapping[str, Rewriting] = field(default_factory=dict)
+    rewritings: Mapping[str, ConstraintRewrite] = field(default_factory=dict)
     novel_host: bool = True
     gpu_model: str | None = None
     disk: bool = False
@@ -199,12 +199,12 @@ def demands_in_pool(
     return rewritten((*own, *added), defaults.rewritings)
 
 
-def rewritten(demands: tuple[Demand, ...], rewritings: Mapping[str, Rewriting]) -> tuple[Demand, ...]:
+def rewritten(demands: tuple[Demand, ...], rewritings: Mapping[str, ConstraintRewrite]) -> tuple[Demand, ...]:
     """Return the demands with what an operator has made of them."""
     return tuple(_rewritten(demand, rewritings.get(demand[0])) for demand in demands)
 
 
-def _rewritten(demand: Demand, rewriting: Rewriting | None) -> Demand:
+def _rewritten(demand: Demand, rewriting: ConstraintRewrite | None) -> Demand:
     if rewriting is None:
         return demand
     attribute, value = demand
@@ -221,7 +221,9 @@ def _filled_in(replacement: str, found: re.Match[str]) -> str:
     )
 
 
-def fails_class(wanted: ConstraintClass, gpus: float, offer: Offer, defaults: PoolDefaults) -> str | None:
+def failing_class_constraint(
+    wanted: ConstraintClass, gpus: float, offer: Offer, defaults: PoolDefaults
+) -> str | None:
     """Return the name of the first constraint of the class that fails on the host, or None.
 
     Args:
@@ -271,10 +273,12 @@ def attributes_equal(demands: tuple[Demand, ...], attributes: Mapping[str, str])
     return all(attributes.get(attribute) == value for attribute, value in demands)
 
 
-def fails_particulars(own: Particulars, offer: Offer, defaults: PoolDefaults, now_ms: int) -> str | None:
+def failing_job_constraint(
+    own: JobConstraints, offer: Offer, defaults: PoolDefaults, now_ms: int
+) -> str | None:
     """Return the name of the first of the job's own constraints, past the novel host's, that fails, or None.
 
-    Groups are not looked at: they depend on what the cycle has assigned so far (`group_fails`).
+    Groups are not looked at: they depend on what the cycle has assigned so far (`failing_group_constraint`).
     """
     if own.runtime_ms is not None and not host_outlives(now_ms + own.runtime_ms, offer.attributes, defaults):
         return COMPLETION
@@ -288,8 +292,8 @@ def fails_particulars(own: Particulars, offer: Offer, defaults: PoolDefaults, no
 
 
 def particulars_for_limited(
-    own: Particulars, user: str, max_runtime_ms: int | None, defaults: PoolDefaults
-) -> Particulars:
+    own: JobConstraints, user: str, max_runtime_ms: int | None, defaults: PoolDefaults
+) -> JobConstraints:
     """Return the particulars of a job where some offers are for a time or for some users only.
 
     Args:
@@ -312,7 +316,7 @@ def host_outlives(ends_ms: int, attributes: Mapping[str, str], defaults: PoolDef
     return ends_ms < float(started) * 1000 + defaults.host_lifetime_ms
 
 
-def group_fails(
+def failing_group_constraint(
     placement: GroupPlacement,
     host: str,
     attributes: Mapping[str, str],

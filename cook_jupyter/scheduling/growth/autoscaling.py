@@ -1,7 +1,7 @@
 """Which waiting jobs a cluster that can grow should make room for.
 
 Lives here: `jobs_to_grow_for`. Not here: by what it is decided (`scheduling.decisions`), which
-cluster (`scheduling.growth.clusters`), the asking (`service.growth`).
+cluster (`scheduling.growth.cluster_choice`), the asking (`service.growth`).
 
 Source: Cook's `scheduler.clj` (`trigger-autoscaling!`), as told in the fair-share specification, section 5.
 """
@@ -13,14 +13,14 @@ from itertools import islice
 from cook_jupyter.model.decisions import Matching
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UserLimits
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.ranking.considerable import (
     NO_FILTERS,
     QueueFilters,
     considerable,
     ranked_within,
 )
-from cook_jupyter.scheduling.ranking.ranking import RANK_DEFAULTS, RankSettings, lazily
+from cook_jupyter.scheduling.ranking.ranking import RANK_DEFAULTS, RankSettings, rank_lazily
 
 MAX_JOBS = 1000
 
@@ -57,7 +57,7 @@ def jobs_to_grow_for(
     number = max(int(share * max_jobs), matching.unmatched)
     matched = {match.job_id for match in matching.matches}
     unfiltered = replace(filters, accepts=None)
-    ranked = ranked_within(lazily(index, limits, rank), index, unfiltered)
+    ranked = ranked_within(rank_lazily(index, limits, rank), index, unfiltered)
     remaining = (job for job in ranked if index.ids((job.row,))[0] not in matched)
     first = islice(considerable(remaining, index, limits, unfiltered), number)
     return [job_id for job_id in index.ids(job.row for job in first) if job_id not in asked_for]

@@ -2,7 +2,7 @@
 
 Lives here: the one formula that all ways to place a job compare hosts by, so that they decide ties alike to
 the last bit.
-Not here: room and who is placed where (`scheduling.matching.few_hosts`, `many_hosts`).
+Not here: room and who is placed where (`scheduling.matching.scalar`, `matching.columnar`).
 
 The *fill* of a host is the sum of its cpu fill and its memory fill, each (running + assigned in this cycle +
 requested) / (offered + running), added up in this order. A host's fill of a resource it lacks is 0.
@@ -12,7 +12,7 @@ Source: Netflix Fenzo's `cpuMemBinPacker` as Cook weighs it; fair-share specific
 
 from typing import Final
 
-from cook_jupyter.scheduling.tables import Floats
+from cook_jupyter.scheduling.arrays import Floats
 
 # Fenzo weighs 15 % resource sets, of which Cook has none; 50 % soft constraints, of which Cook has none and
 # which then count in full; and 35 % fitness. So the result lies between 0.5 and 0.85.

@@ -1,7 +1,7 @@
 """The hosts of one pool with an offer, in order of name.
 
 Lives here: `Hosts`, which adds up the offers of one host, and which is kept between cycles.
-Not here: the same as columns (`scheduling.hosts.host_columns`), who is placed on them
+Not here: the same as columns (`scheduling.hosts.columns`), who is placed on them
 (`scheduling.matching.matching`).
 """
 
@@ -13,8 +13,12 @@ from typing import Any
 import numpy.typing as npt
 
 from cook_jupyter.model.offer import HostKind, Offer
-from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, PoolDefaults, fails_class
-from cook_jupyter.scheduling.hosts.host_columns import Codes, HostColumns
+from cook_jupyter.scheduling.constraints.constraints import (
+    ConstraintClass,
+    PoolDefaults,
+    failing_class_constraint,
+)
+from cook_jupyter.scheduling.hosts.columns import Codes, HostColumns
 from cook_jupyter.scheduling.limits.recent_values import RecentValues
 
 
@@ -88,7 +92,7 @@ class Hosts:
             self._columns.set(ats, changed)
         for (wanted, gpus, defaults), fails in self._classes.items():
             for at, offer in zip(ats, changed, strict=True):
-                fails[at] = fails_class(wanted, gpus, offer, defaults)
+                fails[at] = failing_class_constraint(wanted, gpus, offer, defaults)
         if new:
             self._take_in(sorted(new, key=_host))
         of_interest = offers if self.all_plain else self.offers
@@ -117,11 +121,13 @@ class Hosts:
         self.position = {offer.host: at for at, offer in enumerate(self.offers)}
         self._classes.clear()
 
-    def fails_class(self, wanted: ConstraintClass, gpus: float, defaults: PoolDefaults) -> list[str | None]:
+    def failing_class_constraint(
+        self, wanted: ConstraintClass, gpus: float, defaults: PoolDefaults
+    ) -> list[str | None]:
         """Return the first constraint of the class that fails, by position; not to be changed."""
         return self._classes.get(
             (wanted, gpus, defaults),
-            lambda: [fails_class(wanted, gpus, offer, defaults) for offer in self.offers],
+            lambda: [failing_class_constraint(wanted, gpus, offer, defaults) for offer in self.offers],
         )
 
     @property

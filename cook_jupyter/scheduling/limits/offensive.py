@@ -11,7 +11,7 @@ from cook_jupyter.model.resources import Resources
 Excess = dict[str, dict[str, float]]  # resource, by Cook's name -> its "limit" and the "usage" above that
 
 
-def offence(asked: Resources, *, max_cpus: float | None, max_mem_mb: float | None) -> Excess:
+def excess_of(asked: Resources, *, max_cpus: float | None, max_mem_mb: float | None) -> Excess:
     """Return what a job asks for beyond what any job may; empty if it is not offensive.
 
     Args:

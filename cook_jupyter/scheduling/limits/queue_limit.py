@@ -2,7 +2,7 @@
 
 Lives here: the limit in force, and counters of what waits, for whoever has no queue to ask.
 Not here: the settings (`service.config`), the refusal (`service`), the queue itself
-(`scheduling.queue.columns`).
+(`scheduling.queue.queue_index`).
 
 Source: Cook's `queue_limit.clj`, as told in the fair-share specification, section 4.
 """

@@ -1,6 +1,6 @@
 """Values that are kept up for as long as somebody asks for them.
 
-Lives here: `RecentValues`. Not here: the values (`scheduling.hosts.hosts`, `scheduling.hosts.host_columns`).
+Lives here: `RecentValues`. Not here: the values (`scheduling.hosts.hosts`, `scheduling.hosts.columns`).
 
 Users choose the constraints of their jobs, so what is derived from a constraint may be as manifold as jobs:
 it must neither stay for good nor cost anything once the jobs are gone.

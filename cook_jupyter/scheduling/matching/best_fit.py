@@ -3,7 +3,7 @@
 Lives here: `BestFit`, which keeps the hosts of a size by free cpus, and those with as many free cpus by free
 memory. So a job looks at one host for each number of free cpus, and at few of those numbers: more cpus left
 over than the best host so far leaves in all cannot be better.
-Not here: good hosts that are taken before the best is found, constraints (`scheduling.matching.many_hosts`).
+Not here: good hosts that are taken before the best is found, constraints (`scheduling.matching.columnar`).
 
 Only for amounts that add up without rounding: then what is free says all about how full a host is, and two
 hosts of a size that differ in one resource only never have the same fitness.
@@ -15,10 +15,10 @@ from typing import Final
 
 import numpy as np
 
-from cook_jupyter.scheduling.hosts.host_columns import HostColumns
-from cook_jupyter.scheduling.hosts.host_room import HostRoom
-from cook_jupyter.scheduling.queue.asks import Ask
-from cook_jupyter.scheduling.tables import Floats
+from cook_jupyter.scheduling.arrays import Floats
+from cook_jupyter.scheduling.hosts.columns import HostColumns
+from cook_jupyter.scheduling.hosts.room import HostRoom
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 
 _PARTS: Final = 1024.0  # of a cpu or MB: amounts are whole numbers of these
 _MOST: Final = 2.0**36  # cpus or MB; up to here sums of amounts, and quotients of sums, stay apart
@@ -101,12 +101,12 @@ class BestFit:
             levels.insert(at, cpus)
             hosts.insert(at, [(mem_mb, host)])
 
-    def choose(self, ask: Ask) -> tuple[int, float]:
+    def choose(self, request: TaskRequest) -> tuple[int, float]:
         """Return the first of the fittest hosts for the job, and its fitness; -1, -1 if it fits none.
 
         The job must be one that `suits`.
         """
-        asked_cpus, asked_mem = ask.cpus, ask.mem_mb
+        asked_cpus, asked_mem = request.cpus, request.mem_mb
         wanted = (asked_mem, -1)
         best, most = -1, -1.0
         bound = inf  # of what is left over, as parts of a host: with more, no host can be the best
@@ -124,19 +124,19 @@ class BestFit:
                 over += (mem_mb - asked_mem) / whole_mem
                 if over > bound:
                     continue
-                fitness = self._room.fitness(host, ask)
+                fitness = self._room.fitness(host, request)
                 if fitness > most or (fitness == most and host < best):
                     best, most = host, fitness
                     bound = over + _SLACK
         return best, most
 
 
-def suits(ask: Ask) -> bool:
+def suits(request: TaskRequest) -> bool:
     """Tell whether a host may be chosen for the job by cpus and memory alone, and without rounding."""
-    cpus, mem_mb = ask.cpus, ask.mem_mb
+    cpus, mem_mb = request.cpus, request.mem_mb
     return (
-        not ask.gpus
-        and not ask.ports
+        not request.gpus
+        and not request.ports
         and cpus <= _MOST
         and mem_mb <= _MOST
         and (cpus * _PARTS).is_integer()

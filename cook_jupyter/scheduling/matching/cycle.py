@@ -1,6 +1,7 @@
 """The match cycle of one pool as one decision: rank, filter, place.
 
-Lives here: `match_cycle`, the way in for the service, and how a queue whose head fits nowhere is scaled back.
+Lives here: `decide_matches`, the way in for the service, and how a queue whose head fits nowhere is scaled
+back.
 Not here: committing and launching what it decides (`service.cycles`).
 
 Source: Cook's `scheduler.clj` (`handle-resource-offers!`, `match-offer-to-schedule`), as told in the
@@ -18,25 +19,30 @@ from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.scheduling.constraints.constraints import (
-    NO_PARTICULARS,
+    NO_JOB_CONSTRAINTS,
     PoolDefaults,
     particulars_for_limited,
 )
+from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import NO_SURROUNDINGS, Surroundings
 from cook_jupyter.scheduling.matching.matching import MATCH_DEFAULTS, MatchSettings, match, refusal_of
-from cook_jupyter.scheduling.queue.asks import Ask
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from cook_jupyter.scheduling.queue.user_tasks import UserTasks
 from cook_jupyter.scheduling.ranking.considerable import (
     NO_FILTERS,
-    Allowance,
     QueueFilters,
+    QuotaColumnFilter,
     considerable,
     ranked_within,
     rate_limited,
 )
-from cook_jupyter.scheduling.ranking.ranking import Ranked, RankSettings, lazily, ranked_in_columns
+from cook_jupyter.scheduling.ranking.ranking import (
+    RankedJob,
+    RankSettings,
+    iter_ranked_in_columns,
+    rank_lazily,
+)
 
 _FEW: Final = 500  # jobs that ask for too much, up to which they are passed over one by one
 _A_USER: Final = 3  # what one more user costs when jobs are ranked one by one, in running tasks
@@ -65,7 +71,7 @@ class CycleSettings:
     lazy_up_to: int = 200
 
 
-def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebalance cycle
+def decide_matches(  # noqa: PLR0913 all that bears on a decision, as in the rebalance cycle
     index: QueueIndex,
     offers: Hosts | Sequence[Offer],
     limits: UserLimits,
@@ -73,7 +79,7 @@ def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebala
     settings: CycleSettings = CycleSettings(),
     scaleback: Scaleback | None = None,
     filters: QueueFilters = NO_FILTERS,
-    surroundings: Surroundings = NO_SURROUNDINGS,
+    placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
     indebted: frozenset[str] = frozenset(),
     queue: Iterable[JobId] | None = None,
     takes: Callable[[JobId], bool] | None = None,
@@ -87,7 +93,7 @@ def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebala
         settings: how the pool decides.
         scaleback: what the pool's last cycle gave back; None for its first.
         filters: quotas of pool and group, launch tokens, the launch filter, the largest job allowed.
-        surroundings: reservations, groups, attributes of hosts without offer.
+        placement_context: reservations, groups, attributes of hosts without offer.
         indebted: clusters whose launch bucket is in debt; their matches are dropped.
         queue: jobs to match in this order, ahead of all others; None ranks all that wait.
         takes: which of the considerable jobs to match; None for all. The others count as considered.
@@ -103,18 +109,18 @@ def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebala
     ranking = (
         _ranked(index, limits, settings, filters, before.considerable)
         if queue is None
-        else (Ranked(row, 0.0, index.owner(row)) for row in map(index.row_of, queue))
+        else (RankedJob(row, 0.0, index.owner(row)) for row in map(index.row_of, queue))
     )
     ranked = ranked_within(ranking, index, filters)
     jobs = islice(considerable(ranked, index, limits, filters), before.considerable)
     rows = (job.row for job in jobs if takes is None or takes(index.job_id(job.row)))
     head = list(islice(rows, 1))
-    asks = _asks(index, chain(head, rows), settings.match.defaults if hosts.is_limited else None)
+    requests = _asks(index, chain(head, rows), settings.match.defaults if hosts.is_limited else None)
     placed, refusals, considered = match(
-        asks,
+        requests,
         hosts,
         settings=settings.match,
-        surroundings=with_groups(surroundings, index),
+        placement_context=with_groups(placement_context, index),
         least=lambda: index.least,
     )
     matches = tuple(match for match in placed if match.cluster not in indebted)
@@ -127,7 +133,9 @@ def match_cycle(  # noqa: PLR0913 all that bears on a decision, as in the rebala
         head_matched=head_matched,
         scaleback=scaled_back(before, head_matched, settings),
         rate_limited=rate_limited(index, limits, settings.rank, filters),
-        reservations={job: host for job, host in surroundings.reservations.items() if job not in launched},
+        reservations={
+            job: host for job, host in placement_context.reservations.items() if job not in launched
+        },
     )
 
 
@@ -137,7 +145,7 @@ def _ranked(
     settings: CycleSettings,
     filters: QueueFilters,
     number: int,
-) -> Iterator[Ranked]:
+) -> Iterator[RankedJob]:
     """The ranking, in the way that is faster for such a pool."""
     pooled = filters.pool_quota.limits_usage or filters.group_quota.limits_usage
     large = None if pooled else _too_large(index, filters)
@@ -146,14 +154,16 @@ def _ranked(
         if len(users) == 1 and not pooled and not limits.quota(users[0].name).limits_usage:
             return _alone(users[0], 0 if large is None else large(users[0]))
         if large is None or sum(map(large, users)) <= _FEW:
-            return lazily(index, limits, settings.rank)
-    wanted = None if pooled else Allowance(index, limits, filters)
-    return ranked_in_columns(index, limits, settings.rank, number=number, wanted=wanted, passed_over=large)
+            return rank_lazily(index, limits, settings.rank)
+    wanted = None if pooled else QuotaColumnFilter(index, limits, filters)
+    return iter_ranked_in_columns(
+        index, limits, settings.rank, number=number, wanted=wanted, passed_over=large
+    )
 
 
-def _alone(tasks: UserTasks, first: int) -> Iterator[Ranked]:
+def _alone(tasks: UserTasks, first: int) -> Iterator[RankedJob]:
     """The ranking of a pool where only one user has tasks: no score is needed for it, and none is told."""
-    return (Ranked(row, 0.0, tasks) for row in tasks.iter_waiting(first))
+    return (RankedJob(row, 0.0, tasks) for row in tasks.iter_waiting(first))
 
 
 def _too_large(index: QueueIndex, filters: QueueFilters) -> Callable[[UserTasks], int] | None:
@@ -169,13 +179,13 @@ def _too_large(index: QueueIndex, filters: QueueFilters) -> Callable[[UserTasks]
     return lambda tasks: tasks.too_large(cpus, mem, columns.cpus, columns.mem)
 
 
-def placement_of(
+def refusal_now(
     index: QueueIndex,
     job_id: JobId,
     offers: Hosts | Sequence[Offer],
     *,
     settings: MatchSettings = MATCH_DEFAULTS,
-    surroundings: Surroundings = NO_SURROUNDINGS,
+    placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
 ) -> Refusal:
     """Say why no host takes a waiting job at this moment, as a match cycle would; empty if one does.
 
@@ -183,8 +193,10 @@ def placement_of(
         NotFound: the index does not have the job.
     """
     hosts = offers if isinstance(offers, Hosts) else Hosts(offers)
-    ask = ask_of(index, index.row_of(job_id), settings.defaults if hosts.is_limited else None)
-    return refusal_of(ask, hosts, settings=settings, surroundings=with_groups(surroundings, index))
+    request = request_of(index, index.row_of(job_id), settings.defaults if hosts.is_limited else None)
+    return refusal_of(
+        request, hosts, settings=settings, placement_context=with_groups(placement_context, index)
+    )
 
 
 def scaled_back(before: Scaleback, head_matched: bool, settings: CycleSettings) -> Scaleback:
@@ -204,7 +216,7 @@ def scaled_back(before: Scaleback, head_matched: bool, settings: CycleSettings) 
     return Scaleback(considerable=1, cycles_at_floor=cycles)
 
 
-def ask_of(index: QueueIndex, row: int, limited: PoolDefaults | None = None) -> Ask:
+def request_of(index: QueueIndex, row: int, limited: PoolDefaults | None = None) -> TaskRequest:
     """Return what the job of a row asks of a host.
 
     Args:
@@ -215,16 +227,16 @@ def ask_of(index: QueueIndex, row: int, limited: PoolDefaults | None = None) -> 
     return next(_asks(index, (row,), limited))
 
 
-def _asks(index: QueueIndex, rows: Iterable[int], limited: PoolDefaults | None) -> Iterator[Ask]:
+def _asks(index: QueueIndex, rows: Iterable[int], limited: PoolDefaults | None) -> Iterator[TaskRequest]:
     """What the jobs of some rows ask of hosts."""
     cpus, mem, gpus = index.amounts()
-    particulars = index.particulars
+    job_constraints = index.job_constraints
     for row in rows:
-        own = particulars.get(row, NO_PARTICULARS)
+        own = job_constraints.get(row, NO_JOB_CONSTRAINTS)
         if limited is not None:
             user, longest_ms = index.owner(row).name, index.run_time(row).longest_ms
             own = particulars_for_limited(own, user, longest_ms, limited)
-        yield Ask(
+        yield TaskRequest(
             index.job_id(row),
             cpus[row],
             mem[row],
@@ -235,8 +247,8 @@ def _asks(index: QueueIndex, rows: Iterable[int], limited: PoolDefaults | None) 
         )
 
 
-def with_groups(surroundings: Surroundings, index: QueueIndex) -> Surroundings:
+def with_groups(placement_context: PlacementContext, index: QueueIndex) -> PlacementContext:
     """Return the surroundings with the hosts of groups' running tasks; as the index knows them, if unset."""
-    if not surroundings.groups or surroundings.group_hosts is not None:
-        return surroundings
-    return replace(surroundings, group_hosts=index.group_hosts)
+    if not placement_context.groups or placement_context.group_hosts is not None:
+        return placement_context
+    return replace(placement_context, group_hosts=index.group_hosts)

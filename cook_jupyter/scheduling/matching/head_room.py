@@ -26,10 +26,10 @@ from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.hosts.host_columns import port_count
+from cook_jupyter.scheduling.hosts.columns import port_count
 from cook_jupyter.scheduling.limits.run_times import RunTime
-from cook_jupyter.scheduling.queue.asks import Ask
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from cook_jupyter.scheduling.ranking.dru import dru_of
 
 _DECIMALS = 6  # of amounts: sums of fractions must come out even
@@ -335,9 +335,11 @@ def without_kept(offer: Offer, left: Amounts, whole: Amounts) -> Offer:
     )
 
 
-def with_task(offer: Offer, ask: Ask, ports: Sequence[int]) -> Offer:
+def with_task(offer: Offer, request: TaskRequest, ports: Sequence[int]) -> Offer:
     """Return the offer after a task has started there."""
-    held = Resources(cpus=ask.cpus, mem_mb=ask.mem_mb, gpus=ask.gpus if offer.kind is HostKind.PLAIN else 0.0)
+    held = Resources(
+        cpus=request.cpus, mem_mb=request.mem_mb, gpus=request.gpus if offer.kind is HostKind.PLAIN else 0.0
+    )
     taken = set(ports)
     numbers = [port for first, last in offer.ports for port in range(first, last + 1) if port not in taken]
     return replace(
@@ -382,9 +384,9 @@ def whole_of(empty: Offer, max_tasks: int | None) -> Amounts:
     )
 
 
-def asked_by(ask: Ask) -> Amounts:
+def asked_by(request: TaskRequest) -> Amounts:
     """Return the amounts that a job asks for."""
-    return Amounts(ask.cpus, ask.mem_mb, ask.gpus, float(ask.ports), 1.0)
+    return Amounts(request.cpus, request.mem_mb, request.gpus, float(request.ports), 1.0)
 
 
 # --- for whom
@@ -440,7 +442,7 @@ def gives_way(
             continue
         row = tasks.first_waiting(1)[0]
         job = Amounts(cpus[row], mem[row], gpus[row], float(index.ports(row)), 1.0)
-        if index.class_number(row) or row in index.particulars or not job.fit_in(head.asked):
+        if index.class_number(row) or row in index.job_constraints or not job.fit_in(head.asked):
             continue
         if _dru(index, limits, tasks.name, mode, job) <= held and may_start(index.job_id(row)):
             return True

@@ -1,7 +1,7 @@
 """Matching: jobs onto hosts, greedily, each on the host that it fills best.
 
 Lives here: `match`.
-Not here: which host a job fills best (`scheduling.matching.few_hosts`, `many_hosts`), which jobs
+Not here: which host a job fills best (`scheduling.matching.scalar`, `matching.columnar`), which jobs
 (`scheduling.ranking.considerable`), the cycle around it (`scheduling.matching.cycle`).
 
 Source: Cook's use of Netflix Fenzo (`cpuMemBinPacker`), as told in the fair-share specification, section 5.
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cook_jupyter.model.decisions import Match, Refusal
-from cook_jupyter.scheduling.constraints.constraints import NO_PARTICULARS, ConstraintClass, PoolDefaults
+from cook_jupyter.scheduling.constraints.constraints import NO_JOB_CONSTRAINTS, ConstraintClass, PoolDefaults
+from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import NO_SURROUNDINGS, Surroundings
-from cook_jupyter.scheduling.matching.few_hosts import FewHosts
-from cook_jupyter.scheduling.matching.many_hosts import ManyHosts
-from cook_jupyter.scheduling.queue.asks import Ask
+from cook_jupyter.scheduling.matching.columnar import ColumnarPlacer
+from cook_jupyter.scheduling.matching.scalar import ScalarPlacer
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 
 GOOD_ENOUGH = 0.8
 
@@ -44,10 +44,10 @@ MATCH_DEFAULTS = MatchSettings()
 class Placer(Protocol):
     """Hosts while jobs are put on them."""
 
-    def place(self, ask: Ask) -> int | None:
+    def place(self, request: TaskRequest) -> int | None:
         """Return the position of the host that takes the job, and book the room there; None if none does."""
 
-    def refusal(self, ask: Ask) -> Refusal:
+    def refusal(self, request: TaskRequest) -> Refusal:
         """Say why no host takes the job now."""
 
     def has_room(self, cpus: float, mem_mb: float) -> bool:
@@ -55,11 +55,11 @@ class Placer(Protocol):
 
 
 def match(
-    asks: Iterable[Ask],
+    requests: Iterable[TaskRequest],
     hosts: Hosts,
     *,
     settings: MatchSettings = MATCH_DEFAULTS,
-    surroundings: Surroundings = NO_SURROUNDINGS,
+    placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
     least: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
 ) -> tuple[list[Match], list[Refusal], int]:
     """Give each job in turn the host that it fills best, among those that may take it.
@@ -68,54 +68,54 @@ def match(
     could be placed, and none is reported. A refusal counts hosts as they are at the turn of its job.
 
     Args:
-        asks: jobs in queue order; read no further than needed.
+        requests: jobs in queue order; read no further than needed.
         hosts: hosts with their room.
         settings: how the pool matches.
-        surroundings: facts about groups, reservations and hosts.
+        placement_context: facts about groups, reservations and hosts.
         least: cpus and memory that no job asks less than.
 
     Returns:
         matches and refusals, each in queue order, and how many jobs were looked at.
     """
-    placer = _placer(hosts, settings, surroundings)
+    placer = _placer(hosts, settings, placement_context)
     ports = _Ports(hosts)
-    known = _Failures(surroundings)
+    known = _Failures(placement_context)
     matches: list[Match] = []
     refusals: list[Refusal] = []
     room_changed = True
-    for ask in asks:
-        at = None if known.any and known.cover(ask) else placer.place(ask)
+    for request in requests:
+        at = None if known.any and known.cover(request) else placer.place(request)
         if at is None:
-            refusals.append(known.refusal(ask, placer))
+            refusals.append(known.refusal(request, placer))
             if room_changed and not placer.has_room(*least()):
                 break
             room_changed = False
         else:
             offer = hosts.offers[at]
-            taken = ports.take(at, ask.ports) if ask.ports else ()
-            matches.append(Match(job_id=ask.job_id, host=offer.host, cluster=offer.cluster, ports=taken))
+            taken = ports.take(at, request.ports) if request.ports else ()
+            matches.append(Match(job_id=request.job_id, host=offer.host, cluster=offer.cluster, ports=taken))
             room_changed = True
             known.room_changed()
     return matches, refusals, len(matches) + len(refusals)
 
 
 def refusal_of(
-    ask: Ask,
+    request: TaskRequest,
     hosts: Hosts,
     *,
     settings: MatchSettings = MATCH_DEFAULTS,
-    surroundings: Surroundings = NO_SURROUNDINGS,
+    placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
 ) -> Refusal:
     """Say why no host takes the job at this moment; an empty refusal if one does."""
-    placer = _placer(hosts, settings, surroundings)
-    if placer.place(ask) is not None:
-        return Refusal(job_id=ask.job_id)
-    return placer.refusal(ask)
+    placer = _placer(hosts, settings, placement_context)
+    if placer.place(request) is not None:
+        return Refusal(job_id=request.job_id)
+    return placer.refusal(request)
 
 
-def _placer(hosts: Hosts, settings: MatchSettings, surroundings: Surroundings) -> Placer:
-    kind = FewHosts if len(hosts) < max(1, settings.columnar_from) else ManyHosts
-    return kind(hosts, settings.good_enough, settings.defaults, surroundings)
+def _placer(hosts: Hosts, settings: MatchSettings, placement_context: PlacementContext) -> Placer:
+    kind = ScalarPlacer if len(hosts) < max(1, settings.columnar_from) else ColumnarPlacer
+    return kind(hosts, settings.good_enough, settings.defaults, placement_context)
 
 
 class _Failures:
@@ -125,9 +125,9 @@ class _Failures:
     those of the moment when the job was looked at, and are used again only while no job is placed.
     """
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self._reserving = surroundings.reservations
-        self._failed: dict[tuple[ConstraintClass, float], list[Ask]] = {}
+    def __init__(self, placement_context: PlacementContext) -> None:
+        self._reserving = placement_context.reservations
+        self._failed: dict[tuple[ConstraintClass, float], list[TaskRequest]] = {}
         self.any = False
         self._same: dict[tuple[float, float, float, int, ConstraintClass], Refusal] = {}
 
@@ -136,32 +136,35 @@ class _Failures:
         if self._same:
             self._same.clear()
 
-    def cover(self, ask: Ask) -> bool:
+    def cover(self, request: TaskRequest) -> bool:
         """Tell whether the job cannot be placed either."""
-        if ask.particulars is not NO_PARTICULARS or ask.job_id in self._reserving:
+        if request.job_constraints is not NO_JOB_CONSTRAINTS or request.job_id in self._reserving:
             return False
-        failed = self._failed.get((ask.constraints, ask.gpus))
+        failed = self._failed.get((request.constraints, request.gpus))
         return failed is not None and any(
-            less.cpus <= ask.cpus and less.mem_mb <= ask.mem_mb and less.ports <= ask.ports for less in failed
+            less.cpus <= request.cpus and less.mem_mb <= request.mem_mb and less.ports <= request.ports
+            for less in failed
         )
 
-    def refusal(self, ask: Ask, placer: Placer) -> Refusal:
+    def refusal(self, request: TaskRequest, placer: Placer) -> Refusal:
         """Return the refusal of a job that cannot be placed, and learn from it."""
-        if ask.particulars is not NO_PARTICULARS or ask.job_id in self._reserving:
-            return placer.refusal(ask)
-        shape = (ask.cpus, ask.mem_mb, ask.gpus, ask.ports, ask.constraints)
+        if request.job_constraints is not NO_JOB_CONSTRAINTS or request.job_id in self._reserving:
+            return placer.refusal(request)
+        shape = (request.cpus, request.mem_mb, request.gpus, request.ports, request.constraints)
         same = self._same.get(shape)
         if same is not None:
-            return Refusal(job_id=ask.job_id, resources=same.resources, constraints=same.constraints)
+            return Refusal(job_id=request.job_id, resources=same.resources, constraints=same.constraints)
         self.any = True
-        refusal = self._same[shape] = placer.refusal(ask)
-        failed = self._failed.setdefault((ask.constraints, ask.gpus), [])
+        refusal = self._same[shape] = placer.refusal(request)
+        failed = self._failed.setdefault((request.constraints, request.gpus), [])
         failed[:] = [
             more
             for more in failed
-            if not (ask.cpus <= more.cpus and ask.mem_mb <= more.mem_mb and ask.ports <= more.ports)
+            if not (
+                request.cpus <= more.cpus and request.mem_mb <= more.mem_mb and request.ports <= more.ports
+            )
         ]
-        failed.append(ask)
+        failed.append(request)
         return refusal
 
 

@@ -2,7 +2,7 @@
 
 Lives here: how many jobs a cycle considers, how often each pool is matched, offers that wait for their match
 cycle.
-Not here: which cluster a job is sent to (`scheduling.growth.clusters`).
+Not here: which cluster a job is sent to (`scheduling.growth.cluster_choice`).
 
 Source: Cook's `scheduler.clj` (`prepare-match-trigger-chan`, `receive-offers`), as told in the fair-share
 specification, sections 5 and 14.
@@ -11,7 +11,7 @@ specification, sections 5 and 14.
 from collections.abc import Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
-from cook_jupyter.scheduling.growth.clusters import ClusterName
+from cook_jupyter.scheduling.growth.cluster_choice import ClusterName
 
 Offered = TypeVar("Offered")
 

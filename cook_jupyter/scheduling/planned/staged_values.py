@@ -1,6 +1,6 @@
 """Staged values: a setting that changes for a portion of jobs, which the id of a job decides.
 
-Lives here: the value that falls to a job. Not here: the hash of an id (`scheduling.limits.staged`).
+Lives here: the value that falls to a job. Not here: the hash of an id (`scheduling.limits.id_hash`).
 
 Source: Cook's `config_incremental.clj`, as told in the fair-share specification, section 9.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from cook_jupyter.model.job import JobId
-from cook_jupyter.scheduling.limits.staged import position_of
+from cook_jupyter.scheduling.limits.id_hash import position_of
 
 Value = TypeVar("Value")
 

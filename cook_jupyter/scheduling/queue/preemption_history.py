@@ -2,7 +2,7 @@
 
 Lives here: `PreemptionHistory` and how it follows from a job's instances.
 Not here: who is preempted (`scheduling.rebalancing.preemption`), other facts that follow from instances
-(`scheduling.constraints.particulars`).
+(`scheduling.constraints.job_constraints`).
 """
 
 from typing import Final, NamedTuple

@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cook_jupyter.model.job import HIGHEST_PRIORITY, JobId
-from cook_jupyter.scheduling.constraints.constraints import NO_PARTICULARS, ConstraintClass, Particulars
+from cook_jupyter.scheduling.arrays import SEQ_BITS
+from cook_jupyter.scheduling.constraints.constraints import (
+    NO_JOB_CONSTRAINTS,
+    ConstraintClass,
+    JobConstraints,
+)
 from cook_jupyter.scheduling.limits.run_times import RunTime
-from cook_jupyter.scheduling.queue.columns import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.queue.preemption_history import PreemptionHistory
-from cook_jupyter.scheduling.tables import SEQ_BITS
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class QueueRecord:
         constraints, run_times: values that jobs share, each once.
         ids, user, cpus, mem_mb, gpus, ports, seq, priority, constraint, run_time: one value for each job;
             users, constraints and run times by position in the lists above.
-        particulars: position of a job -> what that job alone demands.
+        job_constraints: position of a job -> what that job alone demands.
         preemptions: position of a job -> its preemptions.
         running: running tasks in the order in which they started.
     """
@@ -65,7 +69,7 @@ class QueueRecord:
     priority: Sequence[int]
     constraint: Sequence[int]
     run_time: Sequence[int]
-    particulars: Mapping[int, Particulars] = field(default_factory=dict)
+    job_constraints: Mapping[int, JobConstraints] = field(default_factory=dict)
     preemptions: Mapping[int, PreemptionHistory] = field(default_factory=dict)
     running: Sequence[RunningRecord] = ()
 
@@ -96,7 +100,7 @@ def record_of(index: QueueIndex) -> QueueRecord:
         priority=(HIGHEST_PRIORITY - (order >> SEQ_BITS)).tolist(),
         constraint=classes.tolist(),
         run_time=run_times.tolist(),
-        particulars={position[row]: own for row, own in index.particulars.items()},
+        job_constraints={position[row]: own for row, own in index.job_constraints.items()},
         preemptions={position[row]: history for row, history in index.preemptions.items()},
         running=[
             RunningRecord(
@@ -133,7 +137,7 @@ def index_of(record: QueueRecord) -> QueueIndex:
                 ports=record.ports[at],
                 priority=record.priority[at],
                 constraints=record.constraints[record.constraint[at]],
-                particulars=record.particulars.get(at, NO_PARTICULARS),
+                job_constraints=record.job_constraints.get(at, NO_JOB_CONSTRAINTS),
                 run_time=record.run_times[record.run_time[at]],
             )
             for at, job_id in enumerate(record.ids)

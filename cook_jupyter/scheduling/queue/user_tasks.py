@@ -2,7 +2,7 @@
 
 Lives here: `UserTasks`, two sorted lists of rows: what runs and what waits. Starting the first waiting job,
 adding one at the end and finding one in between are all cheap, also among 100,000.
-Not here: what the rows say (`scheduling.tables`), who changes them (`scheduling.queue.columns`).
+Not here: what the rows say (`scheduling.arrays`), who changes them (`scheduling.queue.queue_index`).
 """
 
 from array import array
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cook_jupyter.scheduling.tables import Counts, Floats, Integers, Rows
+from cook_jupyter.scheduling.arrays import Counts, Floats, Integers, Rows
 
 
 class UserTasks:

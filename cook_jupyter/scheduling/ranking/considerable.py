@@ -19,17 +19,17 @@ import numpy as np
 
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.user_tasks import UserTasks
-from cook_jupyter.scheduling.ranking.merging import sums_along
+from cook_jupyter.scheduling.ranking.merge import segmented_cumsum
 from cook_jupyter.scheduling.ranking.ranking import (
     RANK_DEFAULTS,
-    Heads,
+    ListHeads,
     Mask,
-    Ranked,
+    RankedJob,
     RankSettings,
     heads_within_cut,
-    ranked_in_columns,
+    iter_ranked_in_columns,
 )
 
 UNLIMITED_QUOTA = Quota()
@@ -78,8 +78,8 @@ def group_usages(groups: Mapping[str, str], by_pool: Mapping[str, Usage]) -> dic
 
 
 def ranked_within(
-    queue: Iterable[Ranked], index: QueueIndex, filters: QueueFilters = NO_FILTERS
-) -> Iterator[Ranked]:
+    queue: Iterable[RankedJob], index: QueueIndex, filters: QueueFilters = NO_FILTERS
+) -> Iterator[RankedJob]:
     """Return what the quotas of pool and group leave of a ranking, without offensive jobs: Cook's queue."""
     nobody_is_left_out = (
         filters.max_cpus is None
@@ -90,7 +90,9 @@ def ranked_within(
     return iter(queue) if nobody_is_left_out else _ranked_within(queue, index, filters)
 
 
-def _ranked_within(queue: Iterable[Ranked], index: QueueIndex, filters: QueueFilters) -> Iterator[Ranked]:
+def _ranked_within(
+    queue: Iterable[RankedJob], index: QueueIndex, filters: QueueFilters
+) -> Iterator[RankedJob]:
     pool = _Meter(filters.pool_quota, index.pool_usage() if filters.pool_quota.limits_usage else Usage())
     group = _Meter(filters.group_quota, filters.group_usage)
     largest = (
@@ -110,11 +112,11 @@ def _ranked_within(queue: Iterable[Ranked], index: QueueIndex, filters: QueueFil
 
 
 def considerable(
-    queue: Iterable[Ranked],
+    queue: Iterable[RankedJob],
     index: QueueIndex,
     limits: UserLimits,
     filters: QueueFilters = NO_FILTERS,
-) -> Iterator[Ranked]:
+) -> Iterator[RankedJob]:
     """Return the jobs of Cook's queue that may be matched now, in order.
 
     First each user's quota, then the launch rate, then the pool's quota (so that a user over quota does
@@ -130,11 +132,11 @@ def considerable(
 
 
 def _considerable(
-    queue: Iterable[Ranked],
+    queue: Iterable[RankedJob],
     index: QueueIndex,
     limits: UserLimits,
     filters: QueueFilters,
-) -> Iterator[Ranked]:
+) -> Iterator[RankedJob]:
     within_user_quota = _UserQuotas(index, limits).take
     pool = _Meter(filters.pool_quota, index.pool_usage() if filters.pool_quota.limits_usage else Usage())
     tokens = None if filters.tokens is None else dict(filters.tokens)
@@ -236,7 +238,7 @@ def _count_within_all_quotas(
     counts: dict[str, int] = {}
     within_user_quota = _UserQuotas(index, limits).take
     all_cpus, all_mem, all_gpus = index.amounts()
-    ranked = ranked_in_columns(index, limits, settings, number=_FIRST_READ)
+    ranked = iter_ranked_in_columns(index, limits, settings, number=_FIRST_READ)
     for job in ranked_within(ranked, index, filters):
         name, row = job.tasks.name, job.row
         if within_user_quota(name, all_cpus[row], all_mem[row], all_gpus[row]):
@@ -264,7 +266,7 @@ def _count_within_user_quotas(
         within = {}
     if not users:
         return within
-    allowance = Allowance(index, limits, replace(filters, tokens=None))
+    allowance = QuotaColumnFilter(index, limits, replace(filters, tokens=None))
     counts = np.array([tasks.waiting_count for tasks in users], dtype=np.int64)
     depths = np.minimum(counts, _FIRST_READ)
     while True:
@@ -278,8 +280,8 @@ def _count_within_user_quotas(
     return within | {tasks.name: number for tasks, number in zip(users, numbers, strict=True)}
 
 
-class Allowance:
-    """Which jobs users' quotas and the launch rate leave, in columns: a `ranking.Wanted`.
+class QuotaColumnFilter:
+    """Which jobs users' quotas and the launch rate leave, in columns: a `ranking.TaskFilter`.
 
     It may be used only where no quota of pool or group is in force, for those count every ranked job.
     """
@@ -289,8 +291,8 @@ class Allowance:
         self._limits = index.limit_columns(limits)
         self._filters = filters
 
-    def __call__(self, heads: Heads) -> tuple[Mask, Mask]:
-        """See `ranking.Wanted`."""
+    def __call__(self, heads: ListHeads) -> tuple[Mask, Mask]:
+        """See `ranking.TaskFilter`."""
         columns = self._index.columns
         counted = heads.waits.copy()
         if self._filters.max_cpus is not None:
@@ -307,7 +309,7 @@ class Allowance:
         finished[heads.owners[refused]] = True  # whoever is refused one job is refused all later ones
         return left, finished
 
-    def _within_quotas(self, heads: Heads, counted: Mask) -> Mask:
+    def _within_quotas(self, heads: ListHeads, counted: Mask) -> Mask:
         columns, index = self._index.columns, self._index
         rows, owners = heads.rows[counted], heads.owners[counted]
         lengths = np.bincount(owners, minlength=len(heads.lengths))
@@ -319,12 +321,12 @@ class Allowance:
         amounts = (np.ones(len(rows)), columns.cpus[rows], columns.mem[rows], columns.gpus[rows])
         for number, asked in enumerate(amounts):
             asked[first] += used.reshape(-1, 4)[:, number]
-            over |= sums_along(asked, lengths) > quota[:, number]
+            over |= segmented_cumsum(asked, lengths) > quota[:, number]
         within = counted.copy()
         within[counted] = ~over
         return within
 
-    def _within_rate(self, heads: Heads, left: Mask, tokens: Mapping[str, float]) -> Mask:
+    def _within_rate(self, heads: ListHeads, left: Mask, tokens: Mapping[str, float]) -> Mask:
         owners = heads.owners[left]
         lengths = np.bincount(owners, minlength=len(heads.lengths))
         place = np.arange(len(owners)) - (np.cumsum(lengths) - lengths)[owners]

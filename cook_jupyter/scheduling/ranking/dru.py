@@ -2,7 +2,7 @@
 
 Lives here: the formula, for one sum of amounts (`dru_of`) and for columns of sums (`drus_of`).
 Not here: the order in which a user's tasks are added up, and what a DRU is used for
-(`scheduling.ranking.ranking`, `scheduling.rebalancing.preemption_standings`,
+(`scheduling.ranking.ranking`, `scheduling.rebalancing.task_drus`,
 `scheduling.matching.head_room`).
 
 Source: Ghodsi et al., "Dominant Resource Fairness", NSDI 2011. Like Cook, divide by the user's share where
@@ -16,7 +16,7 @@ import numpy as np
 
 from cook_jupyter.model.limits import Share
 from cook_jupyter.model.pool import DruMode
-from cook_jupyter.scheduling.tables import Floats
+from cook_jupyter.scheduling.arrays import Floats
 
 _COUNTED: Final[Mapping[DruMode, tuple[str, ...]]] = {
     DruMode.DEFAULT: ("mem", "cpus"),

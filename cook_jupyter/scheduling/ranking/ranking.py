@@ -1,9 +1,9 @@
 """Ranking: one queue out of every user's own order.
 
-Lives here: the merge of the users' lists by DRU, lazily with a heap (`lazily`) and in columns (`columnar`),
-and the cut that keeps a user from filling the queue with jobs far over quota. Both give the same queue; which
-one is faster depends on how many users there are and how many jobs are wanted. And the other order, first
-come, first served (`Order.FIFO`), which fairness is compared with.
+Lives here: the merge of the users' lists by DRU, lazily with a heap (`rank_lazily`) and in columns
+(`rank_in_columns`), and the cut that keeps a user from filling the queue with jobs far over quota. Both give
+the same queue; which one is faster depends on how many users there are and how many jobs are wanted. And the
+other order, first come, first served (`Order.FIFO`), which fairness is compared with.
 Not here: which ranked jobs may be matched now (`scheduling.ranking.considerable`).
 
 Users start in ascending order of name. Among equal scores the list served most recently goes first, then
@@ -26,11 +26,11 @@ import numpy.typing as npt
 
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.pool import DruMode
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.arrays import SEQ_BITS, Floats, Integers, Rows
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.user_tasks import UserTasks
 from cook_jupyter.scheduling.ranking.dru import dru_of, drus_of
-from cook_jupyter.scheduling.ranking.merging import merged, sums_along
-from cook_jupyter.scheduling.tables import SEQ_BITS, Floats, Integers, Rows
+from cook_jupyter.scheduling.ranking.merge import merge_order, segmented_cumsum
 
 Mask = npt.NDArray[np.bool_]
 
@@ -63,7 +63,7 @@ class RankSettings:
 RANK_DEFAULTS = RankSettings()
 
 
-class Ranked(NamedTuple):
+class RankedJob(NamedTuple):
     """A waiting job in its place."""
 
     row: int
@@ -74,16 +74,18 @@ class Ranked(NamedTuple):
 # --- one by one
 
 
-def lazily(index: QueueIndex, limits: UserLimits, settings: RankSettings = RANK_DEFAULTS) -> Iterator[Ranked]:
+def rank_lazily(
+    index: QueueIndex, limits: UserLimits, settings: RankSettings = RANK_DEFAULTS
+) -> Iterator[RankedJob]:
     """Yield waiting jobs in rank order; each costs O(log users). The index must not change meanwhile."""
     if settings.order is Order.FIFO:
         return _as_they_came(index)
     return _by_dru(index, limits, settings)
 
 
-def _as_they_came(index: QueueIndex) -> Iterator[Ranked]:
+def _as_they_came(index: QueueIndex) -> Iterator[RankedJob]:
     lists = [_keyed(index, tasks) for tasks in index.by_name()]
-    return (Ranked(row, 0.0, tasks) for _, row, tasks in heapq.merge(*lists))
+    return (RankedJob(row, 0.0, tasks) for _, row, tasks in heapq.merge(*lists))
 
 
 def _keyed(index: QueueIndex, tasks: UserTasks) -> Iterator[tuple[int, int, UserTasks]]:
@@ -91,12 +93,12 @@ def _keyed(index: QueueIndex, tasks: UserTasks) -> Iterator[tuple[int, int, User
     return ((index.order_key(row), row, tasks) for row in tasks.iter_waiting())
 
 
-def _by_dru(index: QueueIndex, limits: UserLimits, settings: RankSettings) -> Iterator[Ranked]:
+def _by_dru(index: QueueIndex, limits: UserLimits, settings: RankSettings) -> Iterator[RankedJob]:
     cursors = [_scored(index, tasks, limits, settings) for tasks in index.by_name()]
     if len(cursors) == 1:
         for head in cursors[0]:
             if head[1]:
-                yield Ranked(head[1], head[0], head[2])
+                yield RankedJob(head[1], head[0], head[2])
         return
     heap: list[tuple[float, int, int, int, UserTasks]] = []
     for start, cursor in enumerate(cursors):
@@ -108,7 +110,7 @@ def _by_dru(index: QueueIndex, limits: UserLimits, settings: RankSettings) -> It
     while heap:
         dru, _, start, row, tasks = heap[0]
         if row:
-            yield Ranked(row, dru, tasks)
+            yield RankedJob(row, dru, tasks)
         served -= 1
         following = next(cursors[start], None)
         if following is None:
@@ -181,20 +183,20 @@ class Ranking:
     complete: bool
 
 
-class Wanted(Protocol):
+class TaskFilter(Protocol):
     """Says which elements of users' lists are wanted at all."""
 
-    def __call__(self, heads: "Heads") -> tuple[Mask, Mask]:
+    def __call__(self, heads: "ListHeads") -> tuple[Mask, Mask]:
         """Return which elements are wanted, and of which lists no later element will be."""
 
 
-def columnar(
+def rank_in_columns(
     index: QueueIndex,
     limits: UserLimits,
     settings: RankSettings = RANK_DEFAULTS,
     limit: int | None = None,
     *,
-    wanted: Wanted | None = None,
+    wanted: TaskFilter | None = None,
     passed_over: Callable[[UserTasks], int] | None = None,
 ) -> Ranking:
     """Rank the first `limit` waiting jobs, or all, at once.
@@ -206,8 +208,8 @@ def columnar(
        jobs up to the last waiting job read, and nothing behind it. A DRU depends on what comes before in the
        list, so each DRU in a head is exact; so is the cut, which only looks at prefixes too.
     2. Scores never fall along a list. So no element that was not read scores below the last one read of its
-       list, which is a waiting job (`Heads.last_scores`). Let `bound` be the least such score over the lists
-       that have more: every element that scores below `bound` has been read.
+       list, which is a waiting job (`ListHeads.last_scores`). Let `bound` be the least such score over the
+       lists that have more: every element that scores below `bound` has been read.
     3. The merge takes elements by ascending score, and among equal scores decides by what was taken before.
        So the part of the order with scores below `bound` depends on elements below `bound` alone, and is
        exact. When that part has `limit` wanted jobs, it holds the first `limit`; else more is read of the
@@ -262,7 +264,7 @@ def columnar(
     if limit is not None and len(scores) > limit:
         needed = scored <= _nth(scores, limit)
         heads, scored, shown = heads.only(needed), scored[needed], shown[needed]
-    order = merged(scored, heads.lengths)
+    order = merge_order(scored, heads.lengths)
     order = order[shown[order]][:limit]
     return Ranking(
         rows=heads.rows[order],
@@ -277,7 +279,7 @@ def _nth(scores: Floats | Integers, number: int) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heads:
+class ListHeads:
     """The heads of users' lists in Cook's order, one behind the other.
 
     Attributes:
@@ -315,9 +317,9 @@ class Heads:
         last[filled] = scored[np.cumsum(self.lengths)[filled] - 1]
         return last
 
-    def only(self, kept: Mask) -> "Heads":
+    def only(self, kept: Mask) -> "ListHeads":
         """The same without the elements that are not kept."""
-        return Heads(
+        return ListHeads(
             users=self.users,
             lengths=np.bincount(self.owners[kept], minlength=len(self.lengths)),
             rows=self.rows[kept],
@@ -325,29 +327,29 @@ class Heads:
         )
 
 
-def ranked_in_columns(
+def iter_ranked_in_columns(
     index: QueueIndex,
     limits: UserLimits,
     settings: RankSettings = RANK_DEFAULTS,
     *,
     number: int,
-    wanted: Wanted | None = None,
+    wanted: TaskFilter | None = None,
     passed_over: Callable[[UserTasks], int] | None = None,
-) -> Iterator[Ranked]:
-    """Yield what `lazily` yields, ranked in columns: `number` jobs first, and more if they are asked for."""
+) -> Iterator[RankedJob]:
+    """Yield what `rank_lazily` yields, ranked in columns: `number` jobs at first, then more on demand."""
     told = 0
     while True:
-        ranking = columnar(index, limits, settings, number, wanted=wanted, passed_over=passed_over)
+        ranking = rank_in_columns(index, limits, settings, number, wanted=wanted, passed_over=passed_over)
         owners = index.owners(ranking.rows[told:])
         rows, drus = ranking.rows[told:].tolist(), ranking.drus[told:].tolist()
-        yield from map(Ranked, rows, drus, owners)
+        yield from map(RankedJob, rows, drus, owners)
         if ranking.complete:
             return
         told = len(ranking.rows)
         number *= 4
 
 
-def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers, *, running: bool) -> Heads:
+def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers, *, running: bool) -> ListHeads:
     """Return each user's list up to the user's `depth`-th waiting job, in Cook's order.
 
     Args:
@@ -365,7 +367,7 @@ def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers, *, r
     started = np.array([len(tasks.started) if running else 0 for tasks in users], dtype=np.int64)
     lengths = started + depths
     waits = np.repeat(np.arange(2 * len(users)) % 2 == 1, np.stack((started, depths), axis=1).ravel())
-    heads = Heads(
+    heads = ListHeads(
         users=np.array([tasks.number for tasks in users], dtype=np.int64),
         lengths=lengths,
         rows=rows,
@@ -382,7 +384,7 @@ def heads_within_cut(
     depths: Integers,
     limits: UserLimits,
     settings: RankSettings = RANK_DEFAULTS,
-) -> Heads:
+) -> ListHeads:
     """Return each user's list up to the user's `depth`-th waiting job, as far as the cut keeps it.
 
     When fewer than `depth` jobs of a list are left, the cut has left out the rest of the list.
@@ -394,8 +396,8 @@ def heads_within_cut(
 
 
 def _move_higher_priority_first(
-    index: QueueIndex, heads: Heads, begins: Integers, middles: Integers, ends: Integers
-) -> Heads:
+    index: QueueIndex, heads: ListHeads, begins: Integers, middles: Integers, ends: Integers
+) -> ListHeads:
     """Put waiting jobs before running tasks of lower priority; drop running tasks behind the last job read.
 
     Args:
@@ -421,17 +423,19 @@ def _move_higher_priority_first(
     return heads.only(read)
 
 
-def _scores_of(index: QueueIndex, heads: Heads, limits: UserLimits, settings: RankSettings) -> Floats:
+def _scores_of(index: QueueIndex, heads: ListHeads, limits: UserLimits, settings: RankSettings) -> Floats:
     """Return the DRU of each element."""
     shares, columns = index.limit_columns(limits).shares, index.columns
     return drus_of(
-        lambda name: sums_along(getattr(columns, name)[heads.rows], heads.lengths),
+        lambda name: segmented_cumsum(getattr(columns, name)[heads.rows], heads.lengths),
         lambda name: np.repeat(shares[name][heads.users], heads.lengths),
         settings.mode,
     )
 
 
-def _within_cut(index: QueueIndex, heads: Heads, limits: UserLimits, settings: RankSettings) -> Mask | None:
+def _within_cut(
+    index: QueueIndex, heads: ListHeads, limits: UserLimits, settings: RankSettings
+) -> Mask | None:
     """Which elements a user keeps: those within the quota and some more; None if nobody has a quota."""
     of_user = index.limit_columns(limits)
     if not of_user.limited[heads.users].any():
@@ -441,7 +445,7 @@ def _within_cut(index: QueueIndex, heads: Heads, limits: UserLimits, settings: R
     place = np.arange(len(heads.rows)) - np.repeat(heads.begins, heads.lengths)
     over = place + 1 > quota[:, 0]
     for number, column in enumerate((columns.cpus, columns.mem, columns.gpus), 1):
-        over |= sums_along(column[heads.rows], heads.lengths) > quota[:, number]
+        over |= segmented_cumsum(column[heads.rows], heads.lengths) > quota[:, number]
     within = np.bincount(heads.owners[~over], minlength=len(heads.lengths))
     kept: Mask = place < np.repeat(within + settings.max_over_quota_jobs, heads.lengths)
     return kept

@@ -21,20 +21,20 @@ from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UNLIMITED, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints.constraints import NO_PARTICULARS, PoolDefaults
+from cook_jupyter.scheduling.arrays import Floats
+from cook_jupyter.scheduling.constraints.constraints import NO_JOB_CONSTRAINTS, PoolDefaults
+from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.hosts.rules import NO_SURROUNDINGS, Surroundings
-from cook_jupyter.scheduling.matching.cycle import ask_of, with_groups
-from cook_jupyter.scheduling.queue.asks import Ask
-from cook_jupyter.scheduling.queue.columns import QueueIndex
+from cook_jupyter.scheduling.matching.cycle import request_of, with_groups
 from cook_jupyter.scheduling.queue.preemption_history import NEVER_PREEMPTED
+from cook_jupyter.scheduling.queue.queue_index import QueueIndex
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from cook_jupyter.scheduling.ranking.considerable import NO_FILTERS, QueueFilters, ranked_within
-from cook_jupyter.scheduling.ranking.ranking import RANK_DEFAULTS, Mask, RankSettings, ranked_in_columns
-from cook_jupyter.scheduling.rebalancing.preemption_hosts import RebalanceHosts
-from cook_jupyter.scheduling.rebalancing.preemption_queue import BeneficiaryQueue
-from cook_jupyter.scheduling.rebalancing.preemption_standings import Standings
-from cook_jupyter.scheduling.rebalancing.preemption_table import Least, VictimTable
-from cook_jupyter.scheduling.tables import Floats
+from cook_jupyter.scheduling.ranking.ranking import RANK_DEFAULTS, Mask, RankSettings, iter_ranked_in_columns
+from cook_jupyter.scheduling.rebalancing.beneficiaries import BeneficiaryQueue
+from cook_jupyter.scheduling.rebalancing.candidates import RebalanceHosts
+from cook_jupyter.scheduling.rebalancing.task_drus import TaskDrus
+from cook_jupyter.scheduling.rebalancing.victims import VictimTable, VictimThreshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cy
     settings: PreemptionSettings = PREEMPTION_DEFAULTS,
     rank: RankSettings = RANK_DEFAULTS,
     filters: QueueFilters = NO_FILTERS,
-    surroundings: Surroundings = NO_SURROUNDINGS,
+    placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
     clusters: Mapping[str, str] | None = None,
     queue: Iterable[JobId] | None = None,
     reserved: Mapping[JobId, ReservedRoom] = NOTHING_RESERVED,
@@ -161,7 +161,8 @@ def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cy
         settings: how the pool preempts; its mode counts, not that of `rank`.
         rank: how the pool ranks, as in the match cycle.
         filters: what leaves jobs out of the queue, as in the match cycle.
-        surroundings: the time (to tell how much work a task would lose), groups, attributes of hosts that are
+        placement_context: the time (to tell how much work a task would lose), groups, attributes of hosts
+        that are
             not among `hosts`. Reservations do not bear on preemption.
         clusters: host -> cluster, of hosts that are not among `hosts`.
         queue: the jobs as they were ranked before, for instance by the match cycle that went before; those
@@ -173,10 +174,16 @@ def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cy
     if not most or (settings.mode is DruMode.GPU and not settings.gpu_pools):
         return Rebalancing()
     state = RebalanceState(
-        index, hosts, limits, settings, surroundings=surroundings, clusters=clusters, reserved=reserved
+        index,
+        hosts,
+        limits,
+        settings,
+        placement_context=placement_context,
+        clusters=clusters,
+        reserved=reserved,
     )
     if queue is None:
-        ranked = ranked_in_columns(index, limits, replace(rank, mode=settings.mode), number=most)
+        ranked = iter_ranked_in_columns(index, limits, replace(rank, mode=settings.mode), number=most)
         candidates = iter(index.ids(job.row for job in ranked_within(ranked, index, filters)))
     else:
         candidates = filter(index.is_waiting, queue)
@@ -274,26 +281,28 @@ class RebalanceState:
         limits: UserLimits,
         settings: PreemptionSettings = PREEMPTION_DEFAULTS,
         *,
-        surroundings: Surroundings = NO_SURROUNDINGS,
+        placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
         clusters: Mapping[str, str] | None = None,
         reserved: Mapping[JobId, ReservedRoom] = NOTHING_RESERVED,
     ) -> None:
         self._index = index
         self.settings = settings
-        self._last_ask: tuple[int, Ask] | None = None  # by row: it is put in force right after its decision
-        self._least_known: tuple[Ask, tuple[float, float, float]] | None = None  # of the last job
+        self._last_ask: tuple[int, TaskRequest] | None = (
+            None  # by row: it is put in force right after its decision
+        )
+        self._least_known: tuple[TaskRequest, tuple[float, float, float]] | None = None  # of the last job
         limit = settings.max_preemptions_per_hour
         spared = [
             row
             for row, history in index.preemptions.items()
-            if limit is not None and history.count_within_hour(surroundings.now_ms) >= limit
+            if limit is not None and history.count_within_hour(placement_context.now_ms) >= limit
         ]
         spared.extend(index.uninterrupted)
-        self._standings = Standings(
+        self._standings = TaskDrus(
             index,
             limits,
             settings.mode,
-            surroundings.now_ms,
+            placement_context.now_ms,
             launch_order=settings.launch_order,
             spared_rows=spared,
         )
@@ -302,7 +311,7 @@ class RebalanceState:
             hosts,
             frozenset(on),
             defaults=settings.defaults,
-            surroundings=with_groups(surroundings, index),
+            placement_context=with_groups(placement_context, index),
             clusters=clusters or {},
             spare_hosts_known=settings.spare_hosts_known,
             groups_apart=settings.groups_apart,
@@ -327,7 +336,7 @@ class RebalanceState:
         """Count a job for which room is reserved as held by its user, and as placed on the host."""
         row = self._index.row_of(job_id)
         if room.host in self._hosts.position:
-            self._hosts.placed(ask_of(self._index, row), room.host)
+            self._hosts.placed(request_of(self._index, row), room.host)
         self._standings.rescore((), self._standings.place(row, room.launch))
 
     @property
@@ -382,97 +391,99 @@ class RebalanceState:
         if settings.mode is DruMode.GPU and not settings.gpu_pools:
             return None
         row = self._index.row_of(job_id)
-        ask = self._ask_of(row)
-        open_to = self._hosts.open_to_class(ask.constraints, ask.gpus)
+        request = self._ask_of(row)
+        open_to = self._hosts.open_to_class(request.constraints, request.gpus)
         user = None if self._standings.is_below_quota(row) else self._standings.user_of(row)
         if user is None or not settings.quota_counts:
-            roomy = self._with_spare_room(ask, open_to)
+            roomy = self._with_spare_room(request, open_to)
             if roomy is not None:
-                return self._decision(ask, roomy, [], self._standings.dru)
+                return self._decision(request, roomy, [], self._standings.dru)
         pending = self._standings.pending_dru(row) if dru is None else dru
-        least = Least(settings.safe_dru_threshold, pending, settings.min_dru_diff)
+        least = VictimThreshold(settings.safe_dru_threshold, pending, settings.min_dru_diff)
         if settings.launch_order:
-            decision = self._lasting(ask, least, open_to) if user is None else None
+            decision = self._lasting(request, least, open_to) if user is None else None
             others = least if user is None and self._lost_ms_limit(pending) is None else None
-            return decision or self._with_own_tasks(ask, row, others, open_to)
+            return decision or self._with_own_tasks(request, row, others, open_to)
         if user is not None:
             own = self._own_tasks(user, least)
-            return self._cheapest(ask, self._best_of_own(ask, own, open_to), own)
-        return self._cheapest(ask, self._best(ask, least, open_to), self._table.at)
+            return self._cheapest(request, self._best_of_own(request, own, open_to), own)
+        return self._cheapest(request, self._best(request, least, open_to), self._table.at)
 
     def advance(self, decision: Preemption) -> None:
         """Put a decision in force for those that follow."""
         row = self._index.row_of(decision.beneficiary)
-        ask = self._ask_of(row)
+        request = self._ask_of(row)
         at = self._hosts.position[decision.host]
         going = {self._index.row_of(job) for job in (*decision.victims, *decision.displaced)}
         stopped = [task for task in self._table.at[at] if self._standings.rows[task] in going]
         for task in stopped:
-            particulars = self._index.particulars.get(self._standings.rows[task], NO_PARTICULARS)
-            self._hosts.preempted(particulars.group, decision.host)
+            job_constraints = self._index.job_constraints.get(self._standings.rows[task], NO_JOB_CONSTRAINTS)
+            self._hosts.preempted(job_constraints.group, decision.host)
             self._standings.stop(task)
         # What stopped tasks of its own user keeps its place: such steps are bounded only by jobs that start.
         user = self._standings.user_of(row)
         steps_for_own = any(self._standings.users[task] == user for task in stopped)
         placed = self._standings.place(row, firm=self.settings.launch_order and steps_for_own)
-        self._hosts.placed(ask, decision.host)
-        spare = decision.freed - Resources(cpus=ask.cpus, mem_mb=ask.mem_mb, gpus=ask.gpus)
+        self._hosts.placed(request, decision.host)
+        spare = decision.freed - Resources(cpus=request.cpus, mem_mb=request.mem_mb, gpus=request.gpus)
         changed = self._standings.rescore(stopped, placed)
         self._table.advance(at, stopped, placed, spare, changed)
 
     # --- hosts
 
-    def _ask_of(self, row: int) -> Ask:
+    def _ask_of(self, row: int) -> TaskRequest:
         """Return what the job of a row asks of a host."""
         known = self._last_ask
         if known is None or known[0] != row:
             limited = self.settings.defaults if self._hosts.is_limited else None
-            known = self._last_ask = (row, ask_of(self._index, row, limited))
+            known = self._last_ask = (row, request_of(self._index, row, limited))
         return known[1]
 
-    def _with_spare_room(self, ask: Ask, open_to: Mask | None) -> int | None:
+    def _with_spare_room(self, request: TaskRequest, open_to: Mask | None) -> int | None:
         """The last host by name that has room for the job as it is."""
-        positions = self._table.with_spare_room(*self._least_room(ask))
+        positions = self._table.with_spare_room(*self._least_room(request))
         if open_to is not None:
             positions = positions[open_to[positions]]
-        if ask.particulars is NO_PARTICULARS:
+        if request.job_constraints is NO_JOB_CONSTRAINTS:
             return int(positions[-1]) if len(positions) else None
-        return next((at for at in positions[::-1].tolist() if self._hosts.takes(ask, at)), None)
+        return next((at for at in positions[::-1].tolist() if self._hosts.takes(request, at)), None)
 
-    def _best(self, ask: Ask, least: Least, open_to: Mask | None) -> Collection[int]:
+    def _best(self, request: TaskRequest, least: VictimThreshold, open_to: Mask | None) -> Collection[int]:
         """The hosts where the nearest of the victims to its share is as far along as anywhere."""
-        wanted = self._least_room(ask)
-        if ask.particulars is NO_PARTICULARS:
+        wanted = self._least_room(request)
+        if request.job_constraints is NO_JOB_CONSTRAINTS:
             return self._table.best(*wanted, least, open_to)
         scores = self._table.scores(*wanted, least)
         if open_to is not None:
             scores[~open_to] = -inf
         while len(scores) and (best := scores.max()) > -inf:
             positions = np.flatnonzero(scores == best)
-            taking = [at for at in positions.tolist() if self._hosts.takes(ask, at)]
+            taking = [at for at in positions.tolist() if self._hosts.takes(request, at)]
             if taking:
                 return taking
             scores[positions] = -inf
         return ()
 
-    def _lasting(self, ask: Ask, least: Least, open_to: Mask | None) -> Preemption | None:
+    def _lasting(
+        self, request: TaskRequest, least: VictimThreshold, open_to: Mask | None
+    ) -> Preemption | None:
         """Let tasks of other users give way, on a host where that lasts and is worth what it destroys.
 
         With several victims of one user gone, the first of them may be further below the share than before,
         and further than the beneficiary: it would take its room back at once.
         """
         for _ in range(_HOSTS_TRIED):
-            positions = self._best(ask, least, open_to)
-            decision = self._cheapest(ask, positions, self._table.at)
+            positions = self._best(request, least, open_to)
+            decision = self._cheapest(request, positions, self._table.at)
             if decision is None or (
-                self._lasts(decision, least) and self._is_worth(decision, ask, least.pending)
+                self._lasts(decision, least) and self._is_worth(decision, request, least.pending)
             ):
                 return decision
             open_to = np.ones(len(self._table.at), dtype=bool) if open_to is None else open_to.copy()
             open_to[self._hosts.position[decision.host]] = False
         return None
 
-    def _lasts(self, decision: Preemption, least: Least) -> bool:
+    def _lasts(self, decision: Preemption, least: VictimThreshold) -> bool:
         """Return whether no victim could preempt the beneficiary after the decision."""
         stopped = (*decision.victims, *decision.displaced)
         if least.pending < least.safe or len(stopped) == 1:
@@ -480,7 +491,7 @@ class RebalanceState:
         rows = [self._index.row_of(job_id) for job_id in stopped]
         return not any(least.pending - self._standings.dru_after(row, rows) > least.by for row in rows)
 
-    def _is_worth(self, decision: Preemption, ask: Ask, pending: float) -> bool:
+    def _is_worth(self, decision: Preemption, request: TaskRequest, pending: float) -> bool:
         """Return whether the work that is lost is worth the start of a job with that DRU.
 
         Within its user's share a job is entitled to room, whatever that costs. Beyond it, what ends by itself
@@ -492,12 +503,12 @@ class RebalanceState:
         stopped = {self._index.row_of(job_id) for job_id in decision.victims}
         standings, tasks = self._standings, self._table.at[self._hosts.position[decision.host]]
         lost = sum(standings.work[task] for task in tasks if standings.rows[task] in stopped)
-        return lost <= limit_ms * (ask.gpus if self.settings.mode is DruMode.GPU else ask.cpus)
+        return lost <= limit_ms * (request.gpus if self.settings.mode is DruMode.GPU else request.cpus)
 
     def _lost_ms_limit(self, pending: float) -> int | None:
         return self.settings.max_lost_ms_beyond_share if pending > self.settings.safe_dru_threshold else None
 
-    def _own_tasks(self, user: int, least: Least) -> dict[int, list[int]]:
+    def _own_tasks(self, user: int, least: VictimThreshold) -> dict[int, list[int]]:
         """The tasks of one user that may be preempted, by host, from the highest DRU down."""
         own: dict[int, list[int]] = {}
         for task in reversed(self._standings.own(user)):
@@ -511,7 +522,7 @@ class RebalanceState:
         return own
 
     def _with_own_tasks(
-        self, ask: Ask, row: int, others: Least | None, open_to: Mask | None
+        self, request: TaskRequest, row: int, others: VictimThreshold | None, open_to: Mask | None
     ) -> Preemption | None:
         """Let tasks of lower priority of the job's own user give way, with those of others there if need be.
 
@@ -519,7 +530,7 @@ class RebalanceState:
         way to another user's stops no tasks of its own user any more: else such steps need never end.
 
         Args:
-            ask: the job.
+            request: the job.
             row: its row in the index.
             others: which tasks of others may be preempted as well; None if none may.
             open_to: which hosts come into question, by position; None if all do.
@@ -528,7 +539,7 @@ class RebalanceState:
         pending, behind = standings.own_of_lower_priority(row)
         if not behind or self._index.preemptions.get(row, NEVER_PREEMPTED).by_others:
             return None
-        least = Least(settings.safe_dru_threshold, pending, settings.min_dru_diff)
+        least = VictimThreshold(settings.safe_dru_threshold, pending, settings.min_dru_diff)
         scores = {task: dru for task, dru in behind if least.allows(dru)}
         tasks: dict[int, list[int]] = {}
         for task in scores:
@@ -539,11 +550,11 @@ class RebalanceState:
                 scores.update((task, standings.dru[task]) for task in theirs)
                 stoppable.extend(theirs)
             stoppable.sort(key=lambda task: (-scores[task], standings.work[task], standings.ties[task]))
-        return self._cheapest(ask, self._best_of_own(ask, tasks, open_to, scores), tasks, scores)
+        return self._cheapest(request, self._best_of_own(request, tasks, open_to, scores), tasks, scores)
 
     def _best_of_own(
         self,
-        ask: Ask,
+        request: TaskRequest,
         own: Mapping[int, list[int]],
         open_to: Mask | None,
         drus: Mapping[int, float] | Sequence[float] | None = None,
@@ -552,8 +563,8 @@ class RebalanceState:
         drus = self._standings.dru if drus is None else drus
         scores: dict[int, float] = {}
         for at, tasks in own.items():
-            if (open_to is None or open_to[at]) and self._hosts.takes(ask, at):
-                length = self._shortest(ask, at, tasks)
+            if (open_to is None or open_to[at]) and self._hosts.takes(request, at):
+                length = self._shortest(request, at, tasks)
                 if length is not None:
                     scores[at] = drus[tasks[length - 1]]
         best = max(scores.values(), default=0.0)
@@ -563,7 +574,7 @@ class RebalanceState:
 
     def _cheapest(
         self,
-        ask: Ask,
+        request: TaskRequest,
         positions: Collection[int],
         tasks: Sequence[list[int]] | Mapping[int, list[int]],
         drus: Mapping[int, float] | Sequence[float] | None = None,
@@ -574,18 +585,18 @@ class RebalanceState:
         drus = self._standings.dru if drus is None else drus
         if len(positions) == 1 or not self.settings.least_work_lost:
             at = max(positions)
-            return self._decision(ask, at, self._victims(ask, at, tasks[at], drus), drus)
+            return self._decision(request, at, self._victims(request, at, tasks[at], drus), drus)
         work = self._standings.work
-        found = {at: self._victims(ask, at, tasks[at], drus) for at in positions}
+        found = {at: self._victims(request, at, tasks[at], drus) for at in positions}
         at = min(found, key=lambda at: (sum(work[task] for task in found[at]), -at))
-        return self._decision(ask, at, found[at], drus)
+        return self._decision(request, at, found[at], drus)
 
     def _victims(
-        self, ask: Ask, at: int, tasks: Sequence[int], dru: Mapping[int, float] | Sequence[float]
+        self, request: TaskRequest, at: int, tasks: Sequence[int], dru: Mapping[int, float] | Sequence[float]
     ) -> list[int]:
         """Which of the tasks on a host give way. The first of them make room enough."""
         settings = self.settings
-        length = self._shortest(ask, at, tasks) or 0
+        length = self._shortest(request, at, tasks) or 0
         if not settings.shortest_prefix:
             while length < len(tasks) and dru[tasks[length]] == dru[tasks[length - 1]]:
                 length += 1
@@ -597,22 +608,22 @@ class RebalanceState:
             dropping.sort(key=lambda task: -self._standings.work[task])
         for task in dropping:
             others = [other for other in victims if other != task]
-            if self._fits(ask, self._freed(at, others)) and self._is_within_quota(ask, others):
+            if self._fits(request, self._freed(at, others)) and self._is_within_quota(request, others):
                 victims = others
         return victims
 
-    def _shortest(self, ask: Ask, at: int, tasks: Sequence[int]) -> int | None:
+    def _shortest(self, request: TaskRequest, at: int, tasks: Sequence[int]) -> int | None:
         """How many of the tasks, from the first on, must go to make room; None if all are not enough."""
         for length, freed in enumerate(self._freeing(at, tasks)):
-            if length and self._fits(ask, freed) and self._is_within_quota(ask, tasks[:length]):
+            if length and self._fits(request, freed) and self._is_within_quota(request, tasks[:length]):
                 return length
         return None
 
-    def _is_within_quota(self, ask: Ask, stopped: Sequence[int]) -> bool:
+    def _is_within_quota(self, request: TaskRequest, stopped: Sequence[int]) -> bool:
         """Tell whether the job's user would be within quota without these tasks, if that counts."""
         if not self.settings.quota_counts:
             return True
-        row = self._index.row_of(ask.job_id)
+        row = self._index.row_of(request.job_id)
         below = self._standings.is_below_quota
         return below(row) or below(row, without=stopped)
 
@@ -634,27 +645,30 @@ class RebalanceState:
                 gpus += standings.gpus[task]
             yield cpus, mem, gpus
 
-    def _least_room(self, ask: Ask) -> tuple[float, float, float]:
+    def _least_room(self, request: TaskRequest) -> tuple[float, float, float]:
         """Return the cpus, memory and gpus that a sum of room and victims must come to."""
         if not self.settings.launch_order:
-            return ask.cpus, ask.mem_mb, ask.gpus
+            return request.cpus, request.mem_mb, request.gpus
         known = self._least_known
-        if known is None or known[0] is not ask:
-            gpus = _least_sum(ask.gpus) if ask.gpus else 0.0
-            known = self._least_known = (ask, (_least_sum(ask.cpus), _least_sum(ask.mem_mb), gpus))
+        if known is None or known[0] is not request:
+            gpus = _least_sum(request.gpus) if request.gpus else 0.0
+            known = self._least_known = (
+                request,
+                (_least_sum(request.cpus), _least_sum(request.mem_mb), gpus),
+            )
         return known[1]
 
-    def _fits(self, ask: Ask, room: tuple[float, float, float]) -> bool:
-        cpus, mem, gpus = self._least_room(ask)
+    def _fits(self, request: TaskRequest, room: tuple[float, float, float]) -> bool:
+        cpus, mem, gpus = self._least_room(request)
         return cpus <= room[0] and mem <= room[1] and gpus <= room[2]
 
     def _decision(
-        self, ask: Ask, at: int, tasks: Sequence[int], drus: Mapping[int, float] | Sequence[float]
+        self, request: TaskRequest, at: int, tasks: Sequence[int], drus: Mapping[int, float] | Sequence[float]
     ) -> Preemption:
         offer = self._hosts.offers[at]
         cpus, mem, gpus = self._freed(at, tasks)
         return Preemption(
-            beneficiary=ask.job_id,
+            beneficiary=request.job_id,
             host=offer.host,
             cluster=offer.cluster,
             victims=tuple(self._jobs(task for task in tasks if task < self._standings.running)),

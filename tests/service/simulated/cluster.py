@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 
-from cook_jupyter.clusters.base import FixedSize, Launch, Reporter
+from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
 from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.errors import CookError, SchedulerError
 from cook_jupyter.model.instance import (
     InstanceId,
     InstanceStatus,
     ProgressUpdate,
-    Result,
+    ResultPayload,
     StatusUpdate,
     TaskState,
 )
@@ -195,7 +195,9 @@ class SimulatedHost:
             began_ms=task.began_ms,
             reason=reason,
             exit_code=exit_code,
-            result=Result(inline=instance_id.encode(), size=len(instance_id)) if exit_code == 0 else None,
+            result=ResultPayload(inline=instance_id.encode(), size=len(instance_id))
+            if exit_code == 0
+            else None,
         )
         self._send_end(instance_id)
 
@@ -283,7 +285,7 @@ class ClusterConnection(FixedSize):
         self._pools = tuple(pools)
         self._world = world
         self._faults = world.faults
-        self._reporter: Reporter | None = None
+        self._reporter: ClusterListener | None = None
         self._live: dict[InstanceId, _Live] = {}
         self._connected: set[str] = set()  # hosts whose tasks we know
         self._messages: dict[str, list[tuple[Callable[[Launch | InstanceId], None], Launch | InstanceId]]] = {
@@ -311,7 +313,7 @@ class ClusterConnection(FixedSize):
 
     # --- the protocol
 
-    async def start(self, reporter: Reporter, open_launches: Sequence[Launch]) -> None:
+    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
         """Connect, and reconcile."""
         await asyncio.sleep(self._faults.delay_s())
         if self._faults.happens("start_refused"):
@@ -434,7 +436,7 @@ class ClusterConnection(FixedSize):
                 self._pass_progress(reporter, update), context=self._process.context.copy()
             )
 
-    async def _pass_progress(self, reporter: Reporter, update: ProgressUpdate) -> None:
+    async def _pass_progress(self, reporter: ClusterListener, update: ProgressUpdate) -> None:
         try:
             await reporter.progress(self.name, [update])
         except CookError:

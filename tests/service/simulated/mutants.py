@@ -16,16 +16,16 @@ from cook_jupyter.model.decisions import Matching
 from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus, StatusUpdate
 from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.limits import Quota
-from cook_jupyter.scheduling.constraints import constraints, particulars
+from cook_jupyter.scheduling.constraints import constraints, job_constraints
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
 from cook_jupyter.service import cycles, placing
 from cook_jupyter.service.events import EventHub
-from cook_jupyter.service.kills import Kills
+from cook_jupyter.service.kills import KillTracker
 from cook_jupyter.service.limits import Limits
 from cook_jupyter.service.queues import Queues
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.snapshots import Snapshots
-from cook_jupyter.service.updates import Updates
+from cook_jupyter.service.updates import ClusterUpdates
 from tests.service.simulated.store import SimulatedStore
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
@@ -57,37 +57,37 @@ def launch_killed_jobs(patch: pytest.MonkeyPatch) -> None:
 
 
 def send_no_kill(patch: pytest.MonkeyPatch) -> None:
-    async def send(self: Kills, instance_ids: object) -> None:
+    async def send(self: KillTracker, instance_ids: object) -> None:
         pass
 
-    patch.setattr(Kills, "_send", send)
+    patch.setattr(KillTracker, "_send", send)
 
 
 def repeat_no_kill(patch: pytest.MonkeyPatch) -> None:
-    async def repeat(self: Kills) -> None:
+    async def repeat(self: KillTracker) -> None:
         pass
 
-    patch.setattr(Kills, "repeat", repeat)
+    patch.setattr(KillTracker, "repeat", repeat)
 
 
 def acknowledge_before_commit(patch: pytest.MonkeyPatch) -> None:
-    report = Updates.report
+    report = ClusterUpdates.report
     under_way = set()
 
-    async def report_later(self: Updates, cluster: str, updates: Sequence[StatusUpdate]) -> None:
+    async def report_later(self: ClusterUpdates, cluster: str, updates: Sequence[StatusUpdate]) -> None:
         task = asyncio.create_task(report(self, cluster, updates))
         under_way.add(task)
         task.add_done_callback(lambda done: done.exception())
 
-    patch.setattr(Updates, "report", report_later)
+    patch.setattr(ClusterUpdates, "report", report_later)
 
 
 def leave_orphans_running(patch: pytest.MonkeyPatch) -> None:
-    async def report(self: Updates, cluster: str, updates: Sequence[StatusUpdate]) -> None:
+    async def report(self: ClusterUpdates, cluster: str, updates: Sequence[StatusUpdate]) -> None:
         await self._scheduler.store.report(updates)
         self._scheduler.kills.heard(update.instance_id for update in updates if update.state.is_final)
 
-    patch.setattr(Updates, "report", report)
+    patch.setattr(ClusterUpdates, "report", report)
 
 
 def count_every_failure(patch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def ignore_attributes(patch: pytest.MonkeyPatch) -> None:
 
 
 def ignore_failed_hosts(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(particulars, "previous_hosts", lambda instances: frozenset())
+    patch.setattr(job_constraints, "previous_hosts", lambda instances: frozenset())
 
 
 def wait_for_hosts_that_are_too_small(patch: pytest.MonkeyPatch) -> None:
@@ -115,13 +115,13 @@ def wait_for_hosts_that_are_too_small(patch: pytest.MonkeyPatch) -> None:
 
 
 def place_groups_by_pool(patch: pytest.MonkeyPatch) -> None:
-    surroundings = Snapshots._surroundings
+    placement_context = Snapshots._placement_context
 
     def alone(self: Snapshots, pool: Any, now_ms: int) -> Any:
-        found = surroundings(self, pool, now_ms)
+        found = placement_context(self, pool, now_ms)
         return found if found.group_hosts is None else replace(found, group_hosts=pool.index.group_hosts)
 
-    patch.setattr(Snapshots, "_surroundings", alone)
+    patch.setattr(Snapshots, "_placement_context", alone)
 
 
 def forget_what_runs_at_a_restart(patch: pytest.MonkeyPatch) -> None:
@@ -143,12 +143,12 @@ def lose_the_last_change_of_each_commit(patch: pytest.MonkeyPatch) -> None:
 
 
 def hear_kills_of_its_own(patch: pytest.MonkeyPatch) -> None:
-    heard = Kills.heard
+    heard = KillTracker.heard
 
-    def hear(self: Kills, instance_ids: Iterable[InstanceId], *, committed: bool = False) -> None:
+    def hear(self: KillTracker, instance_ids: Iterable[InstanceId], *, committed: bool = False) -> None:
         heard(self, instance_ids)
 
-    patch.setattr(Kills, "heard", hear)
+    patch.setattr(KillTracker, "heard", hear)
 
 
 MUTANTS: dict[str, tuple[Mutant, int]] = {  # name -> what it changes, a seed that finds it

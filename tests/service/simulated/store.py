@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Concatenate
 
 from cook_jupyter.model.changes import JobChange, JobQuery
-from cook_jupyter.model.instance import InstanceId, Result
+from cook_jupyter.model.instance import InstanceId, ResultPayload
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
-from cook_jupyter.model.reason import FreeFailures
+from cook_jupyter.model.reason import MeaCulpaLimits
 from cook_jupyter.store.changeset import Changeset
 from cook_jupyter.store.dispatch import Params, Reply
 from cook_jupyter.store.memory import MemoryStore, _MemoryState
@@ -33,7 +33,7 @@ class Disk:
         store_id: id of the store.
     """
 
-    def __init__(self, free: FreeFailures, store_id: str) -> None:
+    def __init__(self, free: MeaCulpaLimits, store_id: str) -> None:
         self.state = _MemoryState(free)
         self.store_id = store_id
 
@@ -120,7 +120,7 @@ class SimulatedStore(MemoryStore):
         await self._pause()
         return await super().jobs_of_group(group_id)
 
-    async def result(self, instance_id: InstanceId) -> Result | None:
+    async def result(self, instance_id: InstanceId) -> ResultPayload | None:
         await self._pause()
         return await super().result(instance_id)
 

@@ -1,0 +1,74 @@
+"""A quick value is the frozen dataclass that it was, only made faster."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, dataclass, field, replace
+
+import pytest
+
+from cook_jupyter.model.fast_dataclass import evolve, fast_constructor, fast_init
+
+
+@fast_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Something with each kind of field."""
+
+    name: str
+    size: int = 1
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def doubled(self) -> int:
+        return 2 * self.size
+
+
+ways = pytest.mark.parametrize("place", [Place, fast_constructor(Place)], ids=["class", "maker"])
+
+
+@ways
+def test_it_is_made_with_its_defaults(place: Callable[..., Place]) -> None:
+    one, other = place(name="a"), place(name="a")
+
+    assert type(one) is Place
+    assert (one.name, one.size, one.tags, one.doubled) == ("a", 1, {}, 2)
+    assert one == other
+    assert one.tags is not other.tags
+    assert repr(one) == "Place(name='a', size=1, tags={})"
+
+
+@ways
+def test_it_cannot_be_changed(place: Callable[..., Place]) -> None:
+    for one in (place(name="a"), evolve(place(name="a"), size=3)):
+        with pytest.raises(FrozenInstanceError):
+            one.size = 4  # type: ignore[misc]
+
+
+@ways
+def test_it_wants_what_has_no_default_and_nothing_else(place: Callable[..., Place]) -> None:
+    with pytest.raises(TypeError, match=r"Place.*name"):
+        place()
+    with pytest.raises(TypeError, match=r"Place.*colour"):
+        place(name="a", colour="red")
+    with pytest.raises(TypeError, match="Place"):
+        place("a")
+
+
+def test_evolve_changes_what_it_is_told_to_and_leaves_the_old_one_alone() -> None:
+    before = Place(name="a", size=2, tags={"x": "y"})
+
+    after = evolve(before, size=3)
+
+    assert after == replace(before, size=3)
+    assert type(after) is Place
+    assert before.size == 2
+    with pytest.raises(AttributeError):
+        evolve(before, colour="red")
+
+
+def test_it_is_copied_and_pickled_as_any_dataclass() -> None:
+    place = Place(name="a", size=2)
+
+    assert copy.deepcopy(place) == place
+    assert pickle.loads(pickle.dumps(place)) == place

@@ -1,0 +1,46 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cook_jupyter.scheduling.limits.progress_buffer import ProgressBuffer
+
+
+@given(
+    words=st.lists(st.tuples(st.sampled_from("abcd"), st.none() | st.integers(-2, 9)), max_size=30),
+    most=st.integers(0, 4),
+)
+def test_of_what_an_instance_says_the_highest_number_is_held(
+    words: list[tuple[str, int | None]], most: int
+) -> None:
+    gathering = ProgressBuffer(most_pending=most)
+    heard: dict[str, int] = {}
+    for name, sequence in words:
+        is_news = sequence is not None and sequence > heard.get(name, -3)
+        has_room = name in heard or len(heard) < most
+        assert gathering.note(name, sequence) is (is_news and has_room)
+        if is_news and has_room and sequence is not None:
+            heard[name] = sequence
+    assert {name: update.sequence for name, update in gathering.pending.items()} == heard
+
+
+def test_what_is_published_goes_in_batches_and_is_gone() -> None:
+    gathering = ProgressBuffer()
+    for number in range(250):
+        gathering.note(str(number), 1, percent=number % 100)
+    assert [len(batch) for batch in gathering.published()] == [100, 100, 50]
+    assert gathering.published() == []
+
+
+def test_with_nothing_held_a_word_is_kept_whatever_came_before() -> None:
+    gathering = ProgressBuffer()
+    gathering.note("a", 5)
+    gathering.published()
+    assert gathering.note("a", 3)
+    assert gathering.last == {"a": 3}
+
+
+def test_the_sequence_numbers_of_long_ago_are_forgotten() -> None:
+    gathering = ProgressBuffer(most_pending=1)
+    for number in range(25):
+        gathering.note(str(number), 1)
+        gathering.published()
+    assert list(gathering.last) == [str(number) for number in range(15, 25)]

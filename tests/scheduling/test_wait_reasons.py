@@ -1,0 +1,390 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cook_jupyter.model.decisions import Refusal
+from cook_jupyter.model.instance import InstanceStatus
+from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
+from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.model.waiting import WaitKind
+from cook_jupyter.scheduling.constraints import constraints
+from cook_jupyter.scheduling.constraints.constraints import PoolDefaults
+from cook_jupyter.scheduling.explaining import wait_texts
+from cook_jupyter.scheduling.explaining.wait_reasons import (
+    WAITING_LOOKED_AT,
+    WaitContext,
+    exceeded,
+    host_counts,
+    position,
+    reasons,
+    sentences,
+)
+from cook_jupyter.scheduling.matching.cycle import refusal_now
+from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue
+from cook_jupyter.scheduling.planned.placement_failures import summary
+from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters
+from tests.builders import a_job, an_instance
+from tests.golden.cases import cases, ignore
+from tests.scheduling.queues import (
+    a_queued_job,
+    a_share,
+    an_index,
+    job_id,
+    limits,
+    quota_with,
+    running_jobs,
+    usage_of,
+    waiting_jobs,
+)
+
+Input = dict[str, Any]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["summarize"]))
+def test_placement_failures_are_counted_as_in_cook(given: Input, expect: Input) -> None:
+    told = [(failure["constraint"], failure["resources"]) for failure in given["failures"]]
+    assert summary(told) == expect["summary"]
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["exceed"]))
+def test_limits_that_a_job_would_exceed_are_cooks(given: Input, expect: Input) -> None:
+    tasks = [usage_of({"count": 1, **task}) for task in (*given["running"], given["job"])]
+    together = Usage(
+        count=sum(task.count for task in tasks),
+        cpus=sum(task.cpus for task in tasks),
+        mem_mb=sum(task.mem_mb for task in tasks),
+        gpus=sum(task.gpus for task in tasks),
+    )
+    found, told = exceeded(together, quota_with(given["limits"])), expect["exceeded"]
+    assert found.keys() == told.keys()
+    for name, pair in told.items():
+        assert found[name] == pytest.approx(pair, rel=1e-9)
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["placement_reasons"]))
+def test_placement_failures_are_told_resources_first(given: Input, expect: Input) -> None:
+    refusal = _refusal("j", given["last_failure"])
+    found = [] if refusal is None else [list(count) for count in host_counts(refusal)]
+    assert found == expect.get("host_counts", [])
+    ignore(
+        given, "under_investigation"
+    )  # placements are worked out when asked for, so no job need be flagged
+    told = reasons(a_job(job_id="j"), QueueIndex(), UserLimits(), WaitContext(placement=refusal))
+    assert [reason.kind for reason in told] == [
+        WaitKind.NOT_PLACED if given["last_failure"] else WaitKind.UNDER_INVESTIGATION
+    ]
+    if "kinds" in expect:
+        assert [reason.kind for reason in told] == [KINDS[kind] for kind in expect["kinds"]]
+
+
+def _refusal(job: str, stored: Input | None) -> Refusal | None:
+    """What was stored of the job's last failing match; None if nothing."""
+    return Refusal(job_id=job, **{part: hosts or {} for part, hosts in stored.items()}) if stored else None
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["queue_position"]))
+def test_the_place_in_the_users_own_queue_is_cooks(given: Input, expect: Input) -> None:
+    running = [_task(number, start_ms=number + 1) for number in range(given["running"])]
+    waiting = [_task(number + given["running"]) for number in range(given["waiting"])]
+    index = an_index([*running, *waiting])
+    place = given["index_in_queue"]
+    asked = (*running_jobs(index, "u"), *waiting_jobs(index, "u"))[-1 if place is None else place]
+    stands = position(index, asked, given.get("waiting_looked_at", WAITING_LOOKED_AT))
+    assert stands.ahead == (expect["position"] or 0)  # who is first has no position to be told of
+    if expect.get("at_least") is not None:
+        assert stands.at_least is expect["at_least"]
+    if expect.get("ahead_listed") is not None:
+        assert len(stands.jobs) == expect["ahead_listed"]
+
+
+def _task(seq: int, **more: Any) -> Input:
+    return {"seq": seq, "user": "u", "cpus": 1.0, "mem": 1.0, **more}
+
+
+KINDS = {
+    "running": WaitKind.RUNNING,
+    "completed": WaitKind.COMPLETED,
+    "retries_exhausted": WaitKind.RETRIES_EXHAUSTED,
+    "exceeds_quota": WaitKind.EXCEEDS_QUOTA,
+    "exceeds_share": WaitKind.EXCEEDS_SHARE,
+    "rate_limited": WaitKind.RATE_LIMITED,
+    "launch_rate_limited": WaitKind.RATE_LIMITED,
+    "deferred": WaitKind.DEFERRED,
+    "launch_filter": WaitKind.DEFERRED,
+    "plugin": WaitKind.DEFERRED,
+    "queue_position": WaitKind.QUEUE_POSITION,
+    "under_investigation": WaitKind.UNDER_INVESTIGATION,
+    "placement": WaitKind.NOT_PLACED,
+    "not_placed": WaitKind.NOT_PLACED,
+}
+
+
+@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["reasons"]))
+def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> None:
+    index = an_index([_task(seq, start_ms=seq) for seq in range(1, given.get("running_jobs", 0) + 1)])
+    index.add(a_queued_job(_task(100)))
+    names = {job_id(seq): name for seq, name in enumerate(given.get("running_ids", []), 1)}
+    job = a_job(
+        job_id=job_id(100),
+        user="u",
+        cpus=1.0,
+        mem_mb=1.0,
+        max_retries=given.get("max_retries", 1),
+        state=JobState(given["job_state"]),
+    )
+    ignore(
+        given, "under_investigation"
+    )  # placements are worked out when asked for, so no job need be flagged
+    held = given.get("rate_limited_jobs") or given.get("launch_rate_limited") or 0
+    filtered = given.get("launch_filter")
+    told = reasons(
+        job,
+        index,
+        UserLimits(
+            quotas={"u": quota_with(given.get("user_quota") or {})},
+            shares={"u": a_share(given.get("user_share") or {})},
+        ),
+        WaitContext(
+            attempts=given.get("attempts_consumed", 0),
+            held=held if given.get("enforce_launch_rate") else None,
+            deferred=(filtered["plugin"], filtered["message"]) if filtered else None,
+            placement=_refusal(job.job_id, given.get("last_failure")),
+        ),
+    )
+    if "kinds" in expect:
+        assert [reason.kind for reason in told] == [KINDS[kind] for kind in expect["kinds"]]
+    if "not_in" in expect:  # reasons that must not be among those that are given
+        assert not {reason.kind for reason in told} & {KINDS[kind] for kind in expect["not_in"]}
+    if "reasons" not in expect:
+        return
+    for reason, expected in zip(told, expect["reasons"], strict=True):
+        assert reason.kind is KINDS[expected["kind"]]
+        if "max_retries" in expected:
+            assert reason.data == {
+                "max-retries": expected["max_retries"],
+                "instance-count": expected["instance_count"],
+            }
+        if "exceeded" in expected:
+            assert reason.data == expected["exceeded"]
+        if "num_ratelimited" in expected:
+            assert reason.data == {"num-ratelimited": expected["num_ratelimited"]}
+        if "plugin" in expected:
+            assert (reason.data["plugin"], reason.data["message"]) == (
+                expected["plugin"],
+                expected["message"],
+            )
+        if "host_counts" in expected:
+            assert [told["host_count"] for told in reason.data["reasons"]] == [
+                hosts for _, hosts in expected["host_counts"]
+            ]
+        if "ahead" in expected:
+            assert [names[ahead] for ahead in reason.data["jobs"]] == expected["ahead"]
+            assert f" {expected['position']} other jobs ahead" in reason.text
+
+
+LAPTOP = Offer(
+    host="laptop",
+    cluster="local",
+    pool="default",
+    room=Resources(cpus=1, mem_mb=4000),
+    running=Resources(cpus=1, mem_mb=4000),
+    attributes={"HOSTNAME": "laptop"},
+)
+
+
+def a_waiting_job(**spec: Any) -> tuple[Job, QueueIndex]:
+    job = a_job(**spec)
+    index = QueueIndex()
+    index.add(QueuedJob.of(job.spec, job.seq))
+    return job, index
+
+
+def why(job: Job, index: QueueIndex, allowed: UserLimits | None = None, **facts: Any) -> tuple[str, ...]:
+    placement = refusal_now(index, job.job_id, [LAPTOP])
+    told = WaitContext(**{"capacity": [LAPTOP], "placement": placement, **facts})
+    return sentences(reasons(job, index, allowed or UserLimits(), told))
+
+
+def test_a_job_that_asks_for_more_than_any_host_has_is_told_so_with_numbers() -> None:
+    job, index = a_waiting_job(cpus=64, mem_mb=100)
+    assert why(job, index) == (
+        "It asks for 64 cpus; the most any host has is 2 cpus. It can never start here: ask for less.",
+    )
+
+
+def test_a_job_that_no_single_host_holds_is_told_so() -> None:
+    big = Offer(host="big", cluster="c", pool="p", room=Resources(cpus=1, mem_mb=99000))
+    job, index = a_waiting_job(cpus=2, mem_mb=50000)
+    told = why(job, index, capacity=[LAPTOP, big])
+    assert told == (
+        (
+            "It asks for 2 cpus and 50000 MB of memory together; no single host has that."
+            " It can never start here: ask for less."
+        ),
+    )
+
+
+def test_a_job_whose_constraints_no_host_meets_is_told_which() -> None:
+    job, index = a_waiting_job(constraints=(("zone", "EQUALS", "mars"),))
+    assert why(job, index) == ("No host has zone = mars: it can never start here. Change its constraints.",)
+
+
+def test_a_job_that_finds_no_room_now_is_told_what_is_short() -> None:
+    job, index = a_waiting_job(cpus=2, mem_mb=100)
+    assert why(job, index) == ("No host takes it now: 1 host without enough cpus free.",)
+
+
+def test_a_job_that_would_start_now_has_nothing_in_its_way() -> None:
+    job, index = a_waiting_job(cpus=1, mem_mb=100)
+    assert why(job, index) == ()
+
+
+def test_a_user_at_the_quota_is_told_both_numbers() -> None:
+    job, index = a_waiting_job(cpus=1, mem_mb=100)
+    told = why(job, index, UserLimits(default_quota=Quota(cpus=0.5)))
+    assert told == (
+        "With it you would hold 1 cpu where the quota is 0.5: it starts when others of yours have ended.",
+    )
+
+
+def test_a_user_past_the_share_is_told_that_others_go_first() -> None:
+    job, index = a_waiting_job(cpus=1, mem_mb=100)
+    told = why(job, index, UserLimits(default_share=Share(mem_mb=50)))
+    assert told == (
+        (
+            "With it you would hold 100 MB of memory where the share is 50: others go first, and it may be"
+            " preempted for them."
+        ),
+    )
+
+
+def test_the_head_of_the_queue_is_not_told_that_others_go_first() -> None:
+    job, index = a_waiting_job(cpus=2, mem_mb=100)
+    head = HeadOfQueue(
+        job_id=job.job_id, user="ada", asked=Amounts(cpus=2, mem_mb=100), since_ms=0, host="a17"
+    )
+
+    told = why(job, index, UserLimits(default_share=Share(cpus=1)), head=head)
+
+    assert "With it you would hold 2 cpus where the share is 1: it may be preempted for others." in told
+    assert not any("go first" in sentence for sentence in told)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "share", "amounts"),
+    [
+        (1, 2 / 3, "1 cpu where the share is 0.67"),
+        (1 / 3, 0.3, "0.33 cpus where the share is 0.3"),
+        (0.3334, 0.3333, "0.3334 cpus where the share is 0.3333"),
+        (2, 1.999, "2 cpus where the share is 1.999"),
+        (12345.67, 12345.66, "12345.67 cpus where the share is 12345.66"),
+    ],
+)
+def test_amounts_are_told_with_as_many_decimals_as_tell_them_apart(
+    cpus: float, share: float, amounts: str
+) -> None:
+    job, index = a_waiting_job(cpus=cpus, mem_mb=100)
+    told = why(job, index, UserLimits(default_share=Share(cpus=share)))
+    assert any(f"hold {amounts}:" in sentence for sentence in told)
+
+
+def test_a_single_gpu_is_told_in_the_singular() -> None:
+    job, index = a_waiting_job(cpus=1, mem_mb=100, gpus=1)
+    assert why(job, index)[0].startswith("It asks for 1 gpu; the most any host has is 0 gpus.")
+
+
+def test_launch_rate_and_launch_filter_are_told() -> None:
+    job, index = a_waiting_job()
+    told = why(job, index, held=3, deferred=("maintenance", "back at noon"))
+    assert told == (
+        "You start jobs faster than your launch rate allows; 3 jobs wait for that.",
+        "The launch filter maintenance holds it back: back at noon",
+    )
+
+
+@pytest.mark.parametrize("state", [JobState.RUNNING, JobState.COMPLETED])
+def test_a_job_that_does_not_wait_has_one_answer(state: JobState) -> None:
+    told = reasons(a_job(state=state), QueueIndex(), limits({}), WaitContext())
+    assert [reason.kind.name for reason in told] == [state.name]
+
+
+def test_a_job_behind_many_others_is_told_there_are_at_least_so_many() -> None:
+    index = an_index([_task(seq) for seq in range(300)])
+    stands = position(index, job_id(299))
+    assert (stands.ahead, stands.at_least, len(stands.jobs)) == (100, True, 10)
+
+
+def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_for_that() -> None:
+    filters = QueueFilters(max_cpus=4.0, max_mem_mb=1000.0)
+    job, index = a_waiting_job(cpus=8, mem_mb=2000)
+    told = why(job, index, filters=filters, capacity=[])
+    assert told[0] == (
+        "It can never start: it asks for 8 cpus where no job may have more than 4 and it asks for"
+        " 2000 MB of memory where no job may have more than 1000. Ask for less."
+    )
+    ended = replace(job, state=JobState.COMPLETED, killed=True)
+    (only,) = reasons(ended, index, UserLimits(), WaitContext(filters=filters))
+    assert only.kind is WaitKind.COMPLETED
+    assert only.data["cpus"] == {"limit": 4.0, "usage": 8}
+    assert only.sentence.startswith("The job was ended before it began: it asks for 8 cpus")
+
+
+def test_the_demands_of_the_pool_count_where_no_host_could_ever_take_a_job() -> None:
+    job, index = a_waiting_job()
+    told = why(job, index, defaults=PoolDefaults(constraints=(("zone", "mars"),)))
+    assert told == ("No host has zone = mars: it can never start here. Change its constraints.",)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        QueueFilters(pool_quota=Quota(cpus=2.5)),
+        QueueFilters(group_quota=Quota(cpus=2.5), group_usage=Usage(count=9, cpus=2)),
+    ],
+)
+def test_a_quota_that_all_users_share_is_told(filters: QueueFilters) -> None:
+    index = an_index([{"seq": seq, "user": "bob", "cpus": 1.0, "mem": 1.0, "start_ms": 1} for seq in (1, 2)])
+    job = a_job(cpus=1, mem_mb=1)
+    index.add(QueuedJob.of(job.spec, 3))
+    told = why(job, index, filters=filters)
+    assert [sentence.partition(":") for sentence in told] == [
+        (
+            "With it all users of the pool would hold 3 cpus where the quota of the pool is 2.5",
+            ":",
+            " it starts when others have ended.",
+        )
+    ]
+
+
+def test_what_preemption_did_to_a_job_and_does_for_it_is_told() -> None:
+    job, index = a_waiting_job()
+    ran = [an_instance(status=InstanceStatus.FAILED, preempted=number < 2) for number in range(3)]
+    told = why(replace(job, instances=tuple(ran)), index, reserved="laptop")
+    assert told == (
+        "The host laptop is kept for it: it starts there as soon as there is room.",
+        "It was preempted 2 times so that users further below their share could run; it has kept its place.",
+    )
+
+
+def test_for_whom_a_job_was_preempted_is_told_by_name() -> None:
+    job, index = a_waiting_job()
+    ran = [
+        an_instance(status=InstanceStatus.FAILED, preempted=True, preempted_for=user)
+        for user in ("grace", "bob", "grace")
+    ]
+    assert why(replace(job, instances=tuple(ran)), index) == (
+        "It was preempted 3 times so that bob and grace could run; it has kept its place.",
+    )
+
+
+def test_every_constraint_can_be_put_so_that_people_understand_it() -> None:
+    names = [name for name in vars(constraints).values() if str(name).endswith("_constraint")]
+    assert len(names) == 14
+    refusal = Refusal(job_id="j", constraints=dict.fromkeys(names, 1))
+    told = wait_texts.not_placed(refusal, host_counts(refusal))
+    assert told is not None
+    assert "_constraint" not in told.sentence
