@@ -16,7 +16,7 @@ from collections.abc import Callable
 from cook_jupyter.worker.agent_log import log, log_exception
 from cook_jupyter.worker.frames import LARGEST_FRAME, BrokenStream, Frame, FrameReader
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16  # a larger buffer would be mapped and unmapped for each message
 
 
 class SelectorLoop:

@@ -56,15 +56,19 @@ _ORIGINAL_BUILTINS = dict(_BUILTINS)
 
 def restore_builtins() -> bool:
     """Put the builtins back; return whether anything differed. Nothing else works without them."""
+    if not _builtins_probe.may_have_changed():
+        return False
     try:
         differs = _BUILTINS != _ORIGINAL_BUILTINS
     except:  # noqa: E722 - a value that cannot be compared; the names of exceptions may be patched
         differs = True
     if not differs:
+        _builtins_probe.accept()
         return False
     _BUILTINS.update(_ORIGINAL_BUILTINS)  # before any builtin function is called
     for name in set(_BUILTINS) - set(_ORIGINAL_BUILTINS):
         del _BUILTINS[name]
+    _builtins_probe.accept()
     return True
 
 
@@ -406,3 +410,5 @@ def _has_versions() -> bool:
 
 
 HAS_VERSIONS = _has_versions()
+_builtins_probe = ChangeProbe(_BUILTINS)
+_builtins_probe.accept()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _locale
 import _signal  # type: ignore[import-not-found]
+import _thread
 import _tracemalloc
 import codecs
 import contextlib
@@ -21,7 +22,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
@@ -60,6 +60,7 @@ _SET_ATTRIBUTES_IN_MEMORY = [1, 36]
 _libc = ctypes.CDLL(None)
 _attribute = ctypes.c_int()
 _attribute_reference = ctypes.byref(_attribute)
+_LISTING_BYTES = 4096  # of /proc/self/limits, which has about 1,300
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
@@ -150,16 +151,21 @@ def _resource_limits() -> Setting:
     import resource
 
     numbers = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
+    limits = list(map(resource.getrlimit, numbers))
 
     def read() -> list[tuple[int, int]]:
         return list(map(resource.getrlimit, numbers))
 
-    def restore(limits: list[tuple[int, int]]) -> None:
+    def restore(_before: object) -> None:
         for number, limit in zip(numbers, limits, strict=True):
             if resource.getrlimit(number) != limit:
                 resource.setrlimit(number, limit)  # a hard limit rises again only with privileges
 
-    return Setting("resource limits", read, restore)
+    if not processes.LINUX:
+        return Setting("resource limits", read, restore)
+    # One system call instead of sixteen. The file tells the limits of the process that opened it.
+    listing = os.open("/proc/self/limits", os.O_RDONLY | os.O_CLOEXEC)
+    return Setting("resource limits", lambda: os.pread(listing, _LISTING_BYTES, 0), restore)
 
 
 # --- of the interpreter -----------------------------------------------------------------------------------
@@ -180,7 +186,7 @@ def interpreter_settings() -> list[Setting]:
         Setting("garbage collector", _collector, _set_collector),
         Setting("sys.path and sys.argv", _lists_of_sys, _set_lists_of_sys),
         Setting("socket timeout", socket.getdefaulttimeout, socket.setdefaulttimeout),
-        Setting("thread stack size", threading.stack_size, threading.stack_size),
+        Setting("thread stack size", _thread.stack_size, _thread.stack_size),
         Setting("locale", _current_locale, _set_locale),
         Setting("tracemalloc", _tracemalloc.is_tracing, lambda _before: _tracemalloc.stop()),
         Setting("names of log levels", lambda: dict(logging._levelToName), _set_level_names),

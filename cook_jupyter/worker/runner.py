@@ -42,7 +42,7 @@ from cook_jupyter.worker.task import CALL_VARIABLES, Task, TaskExit, unpacked
 RESULT_FILE = "cook-result.json"  # where a call that ran as a plain command says what came of it
 NOT_RUN = 126  # the shell's own code for a command that could not be executed
 _LOOK_S = 1.0  # between two looks for progress
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16  # a larger buffer would be mapped and unmapped for each message
 _getpid, _exit = os.getpid, os._exit  # a call may have patched them
 
 
