@@ -32,6 +32,7 @@ from cook_jupyter.scheduling.ranking.ranking import Order
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, ReservedRoom
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserved:
     """Room that was freed by preemption, and the jobs that it is reserved for until they start.
@@ -167,6 +168,7 @@ class PoolSnapshot:
         return self.hosts
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolState:
     """A pool as jobs without reserved room find it: those with reserved room count as started.

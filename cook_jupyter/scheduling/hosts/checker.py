@@ -9,6 +9,7 @@ Not here: each constraint itself (`scheduling.constraints.constraints`), room
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.scheduling.constraints.constraints import (
@@ -30,6 +31,7 @@ from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementContext:
     """What else bears on where a job may go.

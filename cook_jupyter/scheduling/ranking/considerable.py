@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
@@ -37,6 +38,7 @@ _ROUNDED: Final = 1 + 1e-9  # more than sums can differ by when they are added u
 _FIRST_READ: Final = 256  # jobs that are read first to count those the launch rate holds back
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueFilters:
     """What keeps ranked jobs from being matched, besides their user's quota.
