@@ -3,6 +3,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 CODE := $(wildcard cook_jupyter scripts tests benchmarks)
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup demo lab test test-fast test-newest test-oldest test-pythons soak abuse check format lock bench clean
 
@@ -21,10 +22,10 @@ lab: ## open the demo notebook of binder/ in JupyterLab
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) binder/fair_share_demo.ipynb
 
 test: setup ## run all tests
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-fast: setup ## run all tests except slow ones and those that need a browser
-	@$(BIN)/python -m pytest -m "not slow and not browser"
+	@$(PYTEST) -m "not slow and not browser"
 
 test-newest: ## run all tests with the newest versions that pyproject.toml allows (ARGS: for pytest)
 	@scripts/test_versions.sh newest $(ARGS)
