@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import html
 import logging
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -348,12 +347,12 @@ class CookFuture(concurrent.futures.Future[Any]):
 
 
 def _seen_by(callback: Callable[[Any], object], future: CookFuture) -> concurrent.futures.Future[Any]:
-    """The future as a callback may take it.
+    """Return the future as a callback can take it.
 
-    Before Python 3.12 asyncio (`wrap_future`, `run_in_executor`) cannot hold a StopIteration and waits until
+    Before Python 3.13 asyncio (`wrap_future`, `run_in_executor`) cannot hold a StopIteration and waits until
     cancelled; it is given the RuntimeError that later versions make of it.
     """
-    if sys.version_info >= (3, 12) or getattr(callback, "__module__", None) != "asyncio.futures":
+    if getattr(callback, "__module__", None) != "asyncio.futures":
         return future
     error = None if future.cancelled() else future.exception()
     if not isinstance(error, StopIteration):

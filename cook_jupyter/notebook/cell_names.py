@@ -17,8 +17,11 @@ from collections.abc import Iterator
 from types import CodeType
 
 _READS = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_NAME", "DELETE_GLOBAL"})
+_READS_OF_GLOBALS = frozenset({"LOAD_GLOBAL", "DELETE_GLOBAL"})  # which see no names of a class
 _BINDS = frozenset({"STORE_NAME", "STORE_GLOBAL"})
 _DELETES = frozenset({"DELETE_NAME", "DELETE_GLOBAL"})
+_OF_NAMES = frozenset({"STORE_NAME", "DELETE_NAME"})  # of a class, where they are in a class
+_CLASS = "class "  # before the name of a class attribute among the names that are bound: no name has a blank
 _NO_FALL_THROUGH = frozenset(
     {
         "JUMP_FORWARD",
@@ -50,22 +53,35 @@ def names_read(code: CodeType, bound: State = frozenset(), *, in_class: bool = F
     due = [0]
     while due:
         position = due.pop()
-        for successor, state in _successors(instructions, positions, handlers, position, states[position]):
-            known = states.get(successor)
-            joined = state if known is None else known & state
-            if joined != known:
+        step = (instructions, positions, handlers, position, states[position])
+        for successor, state in _successors(*step, in_class=in_class):
+            former = states.get(successor)
+            joined = state if former is None else former & state
+            if joined != former:
                 states[successor] = joined
                 due.append(successor)
     found: set[str] = set()
     for position, state in states.items():
         instruction = instructions[position]
-        if instruction.opname in _READS and instruction.argval not in state:
-            found.add(instruction.argval)
+        if instruction.opname in _READS:
+            if not _is_bound(instruction, state):
+                found.add(instruction.argval)
         elif isinstance(instruction.argval, CodeType):
             inner = instruction.argval
-            visible = bound if in_class else state  # what is in a class does not see the names of the class
+            # What is in a class does not see the names of the class.
+            visible = frozenset(name for name in state if not name.startswith(_CLASS))
             found |= names_read(inner, visible, in_class=_is_class(inner))
     return found
+
+
+def _is_bound(instruction: dis.Instruction, state: State) -> bool:
+    """Return whether the name that an instruction looks up is bound, in its class or as a global.
+
+    From Python 3.12 on a comprehension is part of the code around it. In a class it still sees no names of
+    the class: it looks up globals alone.
+    """
+    name = instruction.argval
+    return name in state or (_CLASS + name in state and instruction.opname not in _READS_OF_GLOBALS)
 
 
 def names_bound(code: CodeType) -> set[str]:
@@ -114,15 +130,20 @@ def _successors(
     handlers: list[int | None],
     position: int,
     state: State,
+    *,
+    in_class: bool,
 ) -> Iterator[tuple[int, State]]:
     """Yield the instructions that may follow one, each with the names that are bound then."""
     instruction = instructions[position]
+    name = {instruction.argval}
+    if in_class and instruction.opname in _OF_NAMES:
+        name = {f"{_CLASS}{instruction.argval}"}
     if (handler := handlers[position]) is not None and instruction.opname not in _BINDS:  # which cannot fail
-        yield handler, state - {instruction.argval} if instruction.opname in _DELETES else state
+        yield handler, state - name if instruction.opname in _DELETES else state
     if instruction.opname in _BINDS:
-        state |= {instruction.argval}
+        state |= name
     elif instruction.opname in _DELETES:
-        state -= {instruction.argval}
+        state -= name
     if instruction.opcode in _JUMPS:
         yield positions[instruction.argval], state
     if instruction.opname not in _NO_FALL_THROUGH and position + 1 < len(instructions):

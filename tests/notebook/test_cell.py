@@ -299,7 +299,8 @@ def test_a_cell_binds_no_names_but_those_of_the_compilers_symbol_table(source: s
     assigned = {
         symbol.get_name()
         for symbol in tables[0].get_symbols()
-        if symbol.is_assigned() or symbol.is_imported()
+        # From Python 3.12 on `[(a := 1) for _ in x]` has no table of its own, and `a` is a declared global.
+        if symbol.is_assigned() or symbol.is_imported() or symbol.is_declared_global()
     }
     while tables:
         table = tables.pop()
