@@ -1,7 +1,8 @@
 """The command line `cook-jupyter`: run, inspect, stop and simulate a scheduler, and replay its decisions.
 
 Lives here: the commands; the start of the HTTP server of a scheduler; and the runtime file, by which clients
-find it. Not here: the scheduler itself (`service.start`), the search for a running one (`client.connect`).
+find it. Not here: the scheduler itself (`service.process.lifespan`), the search for a running one
+(`client.connect`).
 """
 
 import asyncio
@@ -33,8 +34,9 @@ from cook_jupyter.model.printable import printable
 
 if TYPE_CHECKING:
     from cook_jupyter.api.auth import TokenAuthenticator
-    from cook_jupyter.service.config import Home, Settings
     from cook_jupyter.service.scheduler import Scheduler
+    from cook_jupyter.service.settings.home import Home
+    from cook_jupyter.service.settings.schema import Settings
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +90,9 @@ def _print(text: str, *, err: bool = False) -> None:
 def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any) -> None:
     """Run a scheduler in the foreground."""
     from cook_jupyter.api.auth import TokenAuthenticator, require_safe_address
-    from cook_jupyter.service.config import Home, load_settings
-    from cook_jupyter.service.early import sole_owner, start_agent
+    from cook_jupyter.service.process.preflight import sole_owner, start_agent
+    from cook_jupyter.service.settings.home import Home
+    from cook_jupyter.service.settings.schema import load_settings
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
@@ -169,7 +172,7 @@ async def _serve(
 ) -> None:
     from cook_jupyter.api.connections import raise_descriptor_limit
     from cook_jupyter.api.routes import listen
-    from cook_jupyter.service.embedded import embedded
+    from cook_jupyter.service.process.embedded import embedded
 
     raise_descriptor_limit()
 
@@ -386,7 +389,7 @@ def dump(pool: str, jobs: tuple[str, ...], out: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the decisions as JSON, to compare them.")
 def replay(file: Path, as_json: bool) -> None:
     """Decide again about the pool of a dump: what starts, what gives way, why jobs wait."""
-    from cook_jupyter.service import dumps
+    from cook_jupyter.service.requests import dumps
 
     try:
         text = file.read_bytes()

@@ -9,7 +9,7 @@ import msgspec
 
 from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.service.rebalancer import PARAMETERS, RebalancerParameters
+from cook_jupyter.service.state.rebalancer import PARAMETERS, RebalancerParameters
 
 
 class RebalancerHandler(CookHandler):

@@ -34,8 +34,8 @@ from cook_jupyter.api.auth import (
 from cook_jupyter.api.query import not_found, parse_integer, parse_uuid
 from cook_jupyter.errors import CookError, Forbidden, InvalidRequest, Unauthenticated
 from cook_jupyter.model.job import Group, GroupId, Job
-from cook_jupyter.service.config import Settings
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.wire.errors import ERROR_HEADER, body_of, status_of
 from cook_jupyter.wire.events import EventEncoder
 from cook_jupyter.wire.jobs import JobEncoder

@@ -20,13 +20,9 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import Forbidden
 from cook_jupyter.model.reason import REASONS
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.config import (
-    PROGRESS_PUBLISH_MS,
-    PROGRESS_REGEX,
-    RUNTIME_CHECK_MS,
-)
-from cook_jupyter.service.policies import Bucket
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import PROGRESS_PUBLISH_MS, PROGRESS_REGEX, RUNTIME_CHECK_MS
+from cook_jupyter.service.settings.tables import Bucket
 from cook_jupyter.wire.actions import Shutdown, read_shutdown
 from cook_jupyter.wire.jobs import NO_FRAMEWORK
 

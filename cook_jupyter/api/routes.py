@@ -50,8 +50,8 @@ from cook_jupyter.api.pools import (
 from cook_jupyter.api.progress import ProgressHandler
 from cook_jupyter.api.retry import RetryHandler
 from cook_jupyter.api.server import ListeningServer, ServerLimits, serve
-from cook_jupyter.service.config import Settings
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import Settings
 
 log = logging.getLogger(__name__)
 

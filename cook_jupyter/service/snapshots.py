@@ -2,7 +2,7 @@
 
 Lives here: `Snapshots`, the only place where a `PoolSnapshot` is made.
 Not here: what it holds (`scheduling.snapshot`), what is decided by it (`scheduling.decisions`), what follows
-commits (`service.queues`).
+commits (`service.state.queues`).
 """
 
 from collections import ChainMap, Counter
@@ -22,11 +22,11 @@ from cook_jupyter.scheduling.ranking.considerable import UNLIMITED_QUOTA, QueueF
 from cook_jupyter.scheduling.rebalancing.preemption import NOTHING_RESERVED, ReservedRoom
 from cook_jupyter.scheduling.snapshot import PoolSnapshot, Reserved, usage_by_user
 from cook_jupyter.service.clock import Clock
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.limits import UNDIVIDED, Division, Limits
-from cook_jupyter.service.queues import PoolQueue, Queues
-from cook_jupyter.service.rates import Rates
-from cook_jupyter.service.rebalancer import RebalancerParameters
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.state.limits import UNDIVIDED, Division, Limits
+from cook_jupyter.service.state.queues import PoolQueue, Queues
+from cook_jupyter.service.state.rates import Rates
+from cook_jupyter.service.state.rebalancer import RebalancerParameters
 
 
 class Snapshots:

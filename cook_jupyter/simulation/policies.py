@@ -13,8 +13,8 @@ from typing import Final, Literal
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.limits import SHARE_NAMES, UNLIMITED, LimitEntry, LimitKind, LimitName
 from cook_jupyter.model.pool import Pool
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import (
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import (
     HeadRoomSettings,
     PlacementSettings,
     RateSettings,

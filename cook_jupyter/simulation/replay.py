@@ -3,8 +3,8 @@
 Lives here: `simulate` and its result, `Outcome`. The loop is that of Cook's simulator (fair-share
 specification, section 12), cycle by cycle and millisecond by millisecond. Decisions take no simulated time,
 and the same input gives the same output. Nothing waits for real time, and no socket or file is used.
-Not here: any decision (`service.cycles`, `scheduling`), the hosts (`clusters.simulated`), file formats
-(`simulation.traces`), the evaluation of a run (`simulation.measures`).
+Not here: any decision (`service.cycles.match_cycle`, `scheduling`), the hosts (`clusters.simulated`), file
+formats (`simulation.traces`), the evaluation of a run (`simulation.measures`).
 
 Of the loops of the service only matching and rebalancing run here. As in Cook's simulator, nothing watches
 for overlong tasks, stragglers, cancelled instances or progress.
@@ -33,9 +33,10 @@ from cook_jupyter.model.reason import NON_ZERO_EXIT, REASONS, ReasonName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.limits.offensive import excess_of
 from cook_jupyter.service.clock import ManualClock
-from cook_jupyter.service.cycles import match_all, rebalance_all
+from cook_jupyter.service.cluster_updates import ClusterUpdates
+from cook_jupyter.service.cycles.match_cycle import match_all
+from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.updates import ClusterUpdates
 from cook_jupyter.simulation.checks import check_hosts, check_trace, fitting_no_host
 from cook_jupyter.simulation.config import POOL, SimConfig
 from cook_jupyter.simulation.policies import Policy, build_limits, build_settings, find_policy

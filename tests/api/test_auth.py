@@ -16,7 +16,7 @@ from cook_jupyter.api.auth import (
     require_safe_address,
 )
 from cook_jupyter.errors import InvalidRequest, Unauthenticated
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.settings.schema import Settings
 from tests.api.served import POOLS, ApiServer, a_request, authorization, serving
 
 

@@ -12,7 +12,7 @@ from cook_jupyter.api.auth import BasicAuthenticator, TokenAuthenticator
 from cook_jupyter.api.routes import listen
 from cook_jupyter.api.server import ServerLimits
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.settings.schema import Settings
 from tests.api.served import OWNER, POOLS, TOKEN, ApiServer, authorization, serving, until
 from tests.waiting import HANG_S
 

@@ -15,7 +15,7 @@ from cook_jupyter.api.auth import BasicAuthenticator, TokenAuthenticator, is_exp
 from cook_jupyter.api.connections import Acceptor, max_connections
 from cook_jupyter.api.routes import listen
 from cook_jupyter.api.server import ANONYMOUS_BODY_BYTES, ServerLimits
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.settings.schema import Settings
 from tests.api.served import OWNER, POOLS, TOKEN, ApiServer, authorization, serving
 from tests.waiting import HANG_S
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.settings.schema import Settings
 from tests.api.served import POOLS, ApiServer, serving
 
 FRIEND = "https://cors.example.com"

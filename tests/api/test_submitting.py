@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import QueueLimit
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import QueueLimit
 from tests.api.served import POOLS, ApiServer, a_request, serving
 
 

@@ -12,9 +12,9 @@ from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.waiting import WaitKind
 from cook_jupyter.scheduling.launch_filter import LaunchAnswer
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.maintenance import complete_offensive
-from cook_jupyter.service.policies import (
+from cook_jupyter.service.cycles.maintenance import complete_offensive
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import (
     Bucket,
     MaintenanceSettings,
     PlacementSettings,

@@ -6,7 +6,7 @@ import pytest
 
 from cook_jupyter.model.lifecycle import attempts_of_reasons
 from cook_jupyter.model.reason import KILLED_EXTERNALLY, PREEMPTED
-from cook_jupyter.service.config import load_settings
+from cook_jupyter.service.settings.schema import load_settings
 
 OFTEN = 9
 

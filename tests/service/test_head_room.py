@@ -9,8 +9,8 @@ import pytest
 from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import HeadRoomSettings, PoolQuota, RebalancerSettings
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import HeadRoomSettings, PoolQuota, RebalancerSettings
 from cook_jupyter.store.base import Store
 from tests.builders import a_group, a_job_spec
 from tests.service.conftest import HandTurned, ManualScheduler

@@ -13,9 +13,9 @@ from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.cycles import match_cycle
-from cook_jupyter.service.policies import RebalancerSettings
+from cook_jupyter.service.cycles.match_cycle import match_cycle
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import RebalancerSettings
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore

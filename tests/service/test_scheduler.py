@@ -11,9 +11,9 @@ from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import QueueLimit
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import QueueLimit
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
 from tests.service.conftest import Living

@@ -8,8 +8,8 @@ import pytest
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
-from cook_jupyter.service.config import Settings, load_settings
-from cook_jupyter.service.policies import (
+from cook_jupyter.service.settings.schema import Settings, load_settings
+from cook_jupyter.service.settings.tables import (
     Bucket,
     CompletionSettings,
     HeadRoomSettings,

@@ -2,9 +2,9 @@
 
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.waiting import WaitKind
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.maintenance import complete_offensive
-from cook_jupyter.service.policies import MaintenanceSettings, PoolQuota, RebalancerSettings
+from cook_jupyter.service.cycles.maintenance import complete_offensive
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import MaintenanceSettings, PoolQuota, RebalancerSettings
 from tests.builders import a_job_spec
 from tests.service.conftest import HandTurned
 

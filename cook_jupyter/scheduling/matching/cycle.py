@@ -2,7 +2,7 @@
 
 Lives here: `decide_matches`, the way in for the service, and how a queue whose head fits nowhere is scaled
 back.
-Not here: committing and launching what it decides (`service.cycles`).
+Not here: committing and launching what it decides (`service.cycles.match_cycle`).
 
 Source: Cook's `scheduler.clj` (`handle-resource-offers!`, `match-offer-to-schedule`), as told in the
 fair-share specification, section 5.

@@ -2,7 +2,7 @@
 
 Lives here: `rebalance`, the cycle; `RebalanceState`, one decision after the other; `PreemptionSettings`,
 which say in what we differ from Cook; the reservations that follow.
-Not here: the queue (`scheduling.ranking.ranking`), stopping anything (`service.cycles`).
+Not here: the queue (`scheduling.ranking.ranking`), stopping anything (`service.cycles.match_cycle`).
 
 Source: Cook's `rebalancer.clj`, as told in the fair-share specification, sections 6 and 15.
 """

@@ -47,8 +47,8 @@ from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus, St
 from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
 from cook_jupyter.model.reason import NEVER_COUNTS, REASONS
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.config import Settings
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.memory import _MemoryState
 from tests.service.simulated.scenario import HostPlan, Scenario
 

@@ -9,8 +9,8 @@ from random import Random
 
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import (
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import (
     Bucket,
     HeadRoomSettings,
     MaintenanceSettings,

@@ -1,7 +1,7 @@
 """The embedded scheduler: one user's own, on one machine.
 
-Lives here: which store and cluster it has. Not here: its life (`service.start`), the lock of its
-home (`service.early`); HTTP and the runtime file, which are the roof's (`cli`).
+Lives here: which store and cluster it has. Not here: its life (`service.process.lifespan`), the lock of its
+home (`service.process.preflight`); HTTP and the runtime file, which are the roof's (`cli`).
 """
 
 from collections.abc import AsyncIterator
@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 from cook_jupyter.clusters.local.cluster import LocalCluster
 from cook_jupyter.payload.keys import read_or_make_key
 from cook_jupyter.service.clock import SystemClock
-from cook_jupyter.service.config import Home, Settings
+from cook_jupyter.service.process.lifespan import alive
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.start import alive
+from cook_jupyter.service.settings.home import Home
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.sqlite import SqliteStore
 
 

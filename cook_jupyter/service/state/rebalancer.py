@@ -1,7 +1,7 @@
 """The rebalancer's parameters: from the settings, changed while the scheduler runs, and kept.
 
 Lives here: `RebalancerParameters`. Not here: whose tasks give way (`scheduling.rebalancing.preemption`), the
-cycle (`service.cycles`).
+cycle (`service.cycles.match_cycle`).
 
 As in Cook the parameters live in the database: what an operator sets there goes before the settings file.
 """
@@ -16,7 +16,7 @@ from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.scheduling.constraints.constraints import PoolDefaults
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
-from cook_jupyter.service.policies import RebalancerSettings
+from cook_jupyter.service.settings.tables import RebalancerSettings
 from cook_jupyter.store.base import Store
 
 PARAMETERS: Final = ("safe_dru_threshold", "min_dru_diff", "max_preemption")
@@ -61,7 +61,7 @@ class RebalancerParameters:
         await store.set_text(_KEY, json.dumps(kept))
         self.settings = replace(self.settings, **kept)
 
-    def looks_at(self, pool: PoolName) -> bool:
+    def preempts_in(self, pool: PoolName) -> bool:
         """Tell whether tasks of a pool may be preempted at all."""
         settings = self.settings
         known = None not in (settings.safe_dru_threshold, settings.min_dru_diff, settings.max_preemption)
@@ -76,7 +76,7 @@ class RebalancerParameters:
         """
         known = self._by_pool.get(pool.name)
         if known is None or known[0] is not self.settings:
-            found = self._preemption(pool, defaults) if self.looks_at(pool.name) else None
+            found = self._preemption(pool, defaults) if self.preempts_in(pool.name) else None
             known = self._by_pool[pool.name] = self.settings, found
         return known[1]
 

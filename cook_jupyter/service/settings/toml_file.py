@@ -1,7 +1,7 @@
 """Reading typed settings out of TOML.
 
-Lives here: how tables become the frozen values of `service.policies` and `service.config`, and what is said
-when one does not. Not here: which settings there are.
+Lives here: how tables become the frozen values of `service.settings.tables` and `service.settings.schema`,
+and what is said when one does not. Not here: which settings there are.
 """
 
 import tomllib

@@ -1,8 +1,8 @@
 """What an operator may set about fairness: the tables of a settings file below its top level.
 
 Lives here: one typed table each for the rebalancer, quotas of pools, rates, maintenance and what else bears
-on who starts where, with Cook's defaults unless said. Not here: the top level (`service.config`), how a file
-is read (`service.settings_file`), what the numbers do (`scheduling`).
+on who starts where, with Cook's defaults unless said. Not here: the top level (`service.settings.schema`),
+how a file is read (`service.settings.toml_file`), what the numbers do (`scheduling`).
 
 Where we differ from Cook the difference is a setting of its own; `cook` makes the table that behaves as Cook.
 """

@@ -3,7 +3,7 @@
 Lives here: `Queues`, which follows each changed job into its pool's `QueueIndex`; `PoolQueue`, what is
 known of one pool between decisions.
 Not here: decisions (`scheduling.decisions`), what they read besides the queue (`service.snapshots`), what is
-done with them (`service.cycles`).
+done with them (`service.cycles.match_cycle`).
 """
 
 from collections import defaultdict
@@ -31,11 +31,11 @@ from cook_jupyter.scheduling.queue.preemption_history import preemption_history_
 from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex, launch_number
 from cook_jupyter.scheduling.ranking.considerable import UNLIMITED_QUOTA
 from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.freed_room import FreedRoom
-from cook_jupyter.service.head_room import HeadRooms
-from cook_jupyter.service.launch_plugin import LaunchPlugin
-from cook_jupyter.service.placing import GroupRegistry
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.state.freed_room import FreedRoom
+from cook_jupyter.service.state.group_registry import GroupRegistry
+from cook_jupyter.service.state.head_rooms import HeadRooms
+from cook_jupyter.service.state.launch_plugin import LaunchPlugin
 
 
 class Queues:
