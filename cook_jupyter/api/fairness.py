@@ -48,5 +48,5 @@ def rebalancer_body(rebalancer: RebalancerParameters) -> dict[str, Any]:
         "enabled": settings.enabled,
         "interval_ms": settings.interval_ms,
         "pool_regex": settings.pool_regex,
-        **{name: getattr(settings, name) for name in PARAMETERS},
+        **rebalancer.parameters,
     }

@@ -430,8 +430,8 @@ class CookHandler(RequestHandler):
         return impersonate(
             identity,
             self.request.headers.get(IMPERSONATE_HEADER),
-            impersonators=settings.impersonators,
-            admins=settings.admins,
+            impersonators=settings.server.impersonators,
+            admins=settings.server.admins,
             allowed=self.request.method in self.impersonable,
         )
 
@@ -445,7 +445,7 @@ class CookHandler(RequestHandler):
         settings = self.context.settings
         name = self.request.host_name.strip("[]")
         if self._is_unix_socket or is_expected_host(
-            name, listening_on=settings.host, allowed=settings.allowed_hosts
+            name, listening_on=settings.server.host, allowed=settings.server.allowed_hosts
         ):
             return True
         self.refuse(

@@ -23,7 +23,7 @@ from cook_jupyter.model import lifecycle
 from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, ResultPayload
-from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, Group, GroupId, Job, JobId, JobSpec, JobState
+from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
@@ -88,7 +88,7 @@ class Scheduler:
         self.rates = Rates(settings.rates, self.limits)
         self.admission = Admission(settings, self.limits, self.queues, self.rates)
         self.growth = Growth(self.clusters, store)
-        preempts = settings.rebalancer.enabled and settings.order == "fair"
+        preempts = settings.rebalancer.enabled and settings.matching.order == "fair"
         self.rebalancer = RebalancerParameters(replace(settings.rebalancer, enabled=preempts))
         self.host_health = HostHealth()
         self.snapshots = Snapshots(
@@ -239,7 +239,7 @@ class Scheduler:
 
     def attempts(self, job: Job) -> int:
         """Count the attempts that a job has used up."""
-        return lifecycle.attempts(job, free=self.settings.free_failures)
+        return lifecycle.attempts(job, free=self.settings.jobs.free_failures)
 
     async def progress(self, updates: Sequence[ProgressUpdate]) -> Sequence[bool]:
         """Note progress; False where the instance is not known."""
@@ -478,10 +478,7 @@ class Scheduler:
 
     def longest_ms(self, asked_ms: int) -> int:
         """Return how long a job that asks for that much may run here."""
-        most, usual = self.settings.max_runtime_ms, self.settings.default_runtime_ms
-        if asked_ms >= UNLIMITED_RUNTIME_MS and usual is not None:
-            asked_ms = usual
-        return asked_ms if most is None else min(asked_ms, most)
+        return self.settings.jobs.allowed_runtime_ms(asked_ms)
 
     async def _know_groups(self, jobs: Sequence[Job]) -> None:
         """Learn of the groups of jobs that are about to come in."""

@@ -78,7 +78,7 @@ class Snapshots:
             pool=pool.pool,
             now_ms=now_ms,
             cycle=pool.cycle,
-            preemption=self._rebalancer.preemption(pool.pool, pool.defaults),
+            preemption=self._rebalancer.for_pool(pool.pool, pool.defaults),
             capacity=pool.capacity,
             offers=offers,
             open_offers=queues.open_to_all(offers),
@@ -151,8 +151,8 @@ class Snapshots:
             group_usage=group_usage,
             tokens=self._rates.tokens(pool.pool.name, limits, pool.index.users, now_ms),
             accepts=self._queues.plugin.accepts(now_ms),
-            max_cpus=settings.max_cpus,
-            max_mem_mb=settings.max_mem_mb,
+            max_cpus=settings.jobs.max_cpus,
+            max_mem_mb=settings.jobs.max_mem_mb,
         )
 
     def _placement_context(self, pool: PoolQueue, now_ms: int) -> PlacementContext:

@@ -177,10 +177,10 @@ class _Replay:
         self._removed: dict[JobId, str] = {}
         self._clock = ManualClock(trace[0].submit_ms)
         settings = build_settings(policy, config)
-        self._max_cpus, self._max_mem_mb = settings.max_cpus, settings.max_mem_mb
+        self._max_cpus, self._max_mem_mb = settings.jobs.max_cpus, settings.jobs.max_mem_mb
         self._preempts = settings.rebalancer.enabled
         self._rebalance_ms = min(config.rebalance_ms, policy.max_rebalance_ms or config.rebalance_ms)
-        self._ranked_for_rebalancer = settings.max_considered + (settings.rebalancer.max_preemption or 0)
+        self._ranked_for_rebalancer = settings.matching.max_considered + settings.rebalancer.max_preemption
         self._cluster = SimulatedCluster(
             [_offer(host) for host in hosts],
             behaviour=self._ending,
@@ -190,7 +190,7 @@ class _Replay:
             tells_starts=False,  # a start is reported together with the end, or when the simulation ends
             ends_overlong=False,
         )
-        self._store = MemoryStore(free=settings.free_failures)
+        self._store = MemoryStore(free=settings.jobs.free_failures)
         self._scheduler = Scheduler(
             store=self._store,
             clusters=[self._cluster],

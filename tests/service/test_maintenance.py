@@ -14,7 +14,7 @@ from cook_jupyter.service.cycles.maintenance import (
     watch,
 )
 from cook_jupyter.service.settings.schema import Settings
-from cook_jupyter.service.settings.tables import HeadRoomSettings
+from cook_jupyter.service.settings.tables import HeadRoomSettings, JobSettings
 from tests.builders import a_group, a_job_spec
 from tests.service.conftest import HandTurned
 
@@ -22,7 +22,7 @@ from tests.service.conftest import HandTurned
 async def test_a_task_that_outstays_its_time_ends_for_that_reason_whoever_tells_first(
     by_hand: HandTurned,
 ) -> None:
-    async with by_hand(Settings(max_runtime_ms=60_000)) as hand:
+    async with by_hand(Settings(jobs=JobSettings(max_runtime_ms=60_000))) as hand:
         job = a_job_spec(max_retries=1)
         await hand.submit(job)
         await hand.match()
@@ -39,7 +39,7 @@ async def test_a_task_that_outstays_its_time_ends_for_that_reason_whoever_tells_
 
 
 async def test_jobs_that_do_not_say_how_long_they_run_have_the_usual_time(by_hand: HandTurned) -> None:
-    async with by_hand(Settings(default_runtime_ms=10_000)) as hand:
+    async with by_hand(Settings(jobs=JobSettings(default_runtime_ms=10_000))) as hand:
         silent, patient = a_job_spec(), a_job_spec(max_runtime_ms=1_000_000)
         await hand.submit(silent, patient)
         await hand.match()

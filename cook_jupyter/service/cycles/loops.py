@@ -49,7 +49,7 @@ async def match_loop(scheduler: Scheduler) -> None:
 async def tick_loop(scheduler: Scheduler) -> None:
     """Be the timer behind the events, for ever: a match cycle at each interval, come what may."""
     while True:
-        await asyncio.sleep(scheduler.settings.rank_interval_ms / 1000)
+        await asyncio.sleep(scheduler.settings.matching.rank_interval_ms / 1000)
         scheduler.wake.set()
 
 

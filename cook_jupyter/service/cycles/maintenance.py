@@ -45,7 +45,7 @@ async def end_lingering(scheduler: Scheduler) -> int:
         for row in running.values()
     ]
     overlong = lingering(
-        tasks, now_ms, cap_ms=settings.max_runtime_ms, default_ms=settings.default_runtime_ms
+        tasks, now_ms, cap_ms=settings.jobs.max_runtime_ms, default_ms=settings.jobs.default_runtime_ms
     )
     return await stop(
         scheduler,
@@ -95,8 +95,8 @@ async def complete_offensive(scheduler: Scheduler) -> int:
         log.warning(
             "killed %s for asking for more than the %g cpus or %g MB that any job may have: %s",
             counted(len(some), "job"),
-            settings.max_cpus,
-            settings.max_mem_mb,
+            settings.jobs.max_cpus,
+            settings.jobs.max_mem_mb,
             some[:10],
         )
     return completed

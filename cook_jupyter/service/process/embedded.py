@@ -20,14 +20,14 @@ from cook_jupyter.store.sqlite import SqliteStore
 @asynccontextmanager
 async def embedded(settings: Settings, home: Home) -> AsyncIterator[Scheduler]:
     """Run a scheduler on this machine alone: SQLite below, the local node agent beside."""
-    store = SqliteStore(home.store, synchronous=settings.synchronous, free=settings.free_failures)
+    store = SqliteStore(home.store, synchronous=settings.store.synchronous, free=settings.jobs.free_failures)
     cluster = LocalCluster(
         home=home.agent,
-        cpus=settings.cpus,
-        mem_mb=settings.mem_mb,
+        cpus=settings.local_cluster.cpus,
+        mem_mb=settings.local_cluster.mem_mb,
         pools=tuple(pool.name for pool in settings.pools if pool.active),
-        kill_grace_s=settings.kill_grace_s,
-        idle_exit_s=settings.agent_idle_exit_s,
+        kill_grace_s=settings.local_cluster.kill_grace_s,
+        idle_exit_s=settings.local_cluster.agent_idle_exit_s,
     )
     key = read_or_make_key(home.instance_key)
     async with alive(store, [cluster], settings, home, SystemClock(), instance_key=key) as scheduler:

@@ -54,5 +54,7 @@ def _acquire(descriptor: int, home: Home) -> None:
 
 def start_agent(settings: Settings, home: Home) -> "subprocess.Popen[bytes]":
     """Begin to start this home's node agent, unless one runs; the caller reaps the starter."""
-    options = agent_options(kill_grace_s=settings.kill_grace_s, idle_exit_s=settings.agent_idle_exit_s)
+    options = agent_options(
+        kill_grace_s=settings.local_cluster.kill_grace_s, idle_exit_s=settings.local_cluster.agent_idle_exit_s
+    )
     return start_detached(home.agent, home.logs / "agent.log", options)

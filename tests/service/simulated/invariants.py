@@ -239,8 +239,8 @@ class Invariants:
             if reason is None or not reason.mea_culpa or job.spec.disable_mea_culpa_retries:
                 attempts += number
                 continue
-            limit = self._settings.mea_culpa_limits.get(reason.name, reason.failure_limit)
-            limit = self._settings.mea_culpa_limit if limit is None else limit
+            limit = self._settings.jobs.mea_culpa_limits.get(reason.name, reason.failure_limit)
+            limit = self._settings.jobs.mea_culpa_limit if limit is None else limit
             attempts += 0 if limit == NEVER_COUNTS else max(0, number - limit)
         return attempts
 

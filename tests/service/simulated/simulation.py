@@ -136,7 +136,7 @@ class Simulation:
         self.trace = Trace(self.loop.time, is_kept=is_traced)
         self._ids = Random(f"{scenario.seed} ids")
         self._world = Process("world")
-        self._disk = Disk(scenario.settings.free_failures, self._new_id())
+        self._disk = Disk(scenario.settings.jobs.free_failures, self._new_id())
         self.invariants = Invariants(scenario, self._disk.state)
         self.faults = Faults(scenario, self.trace, self.loop.time)
         self.clock = SimulatedClock(self.loop)
