@@ -12,7 +12,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
 
-from cook_jupyter.service.policies import HeadRoomSettings
+from cook_jupyter.service.settings.tables import HeadRoomSettings
 from cook_jupyter.simulation.config import SimConfig
 from cook_jupyter.simulation.policies import Policy, find_policy
 from cook_jupyter.simulation.replay import Outcome, simulate

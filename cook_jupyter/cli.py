@@ -1,7 +1,8 @@
 """The command line `cook-jupyter`: run, inspect, stop and simulate a scheduler, and replay its decisions.
 
 Lives here: the commands; the start of the HTTP server of a scheduler; and the runtime file, by which clients
-find it. Not here: the scheduler itself (`service.start`), the search for a running one (`client.connect`).
+find it. Not here: the scheduler itself (`service.process.lifespan`), the search for a running one
+(`client.connect`).
 """
 
 import asyncio
@@ -33,8 +34,9 @@ from cook_jupyter.model.printable import printable
 
 if TYPE_CHECKING:
     from cook_jupyter.api.auth import TokenAuthenticator
-    from cook_jupyter.service.config import Home, Settings
     from cook_jupyter.service.scheduler import Scheduler
+    from cook_jupyter.service.settings.home import Home
+    from cook_jupyter.service.settings.schema import Settings
 
 log = logging.getLogger(__name__)
 
@@ -69,43 +71,90 @@ def _print(text: str, *, err: bool = False) -> None:
     click.echo(printable(text, lines=True), err=err)
 
 
+SETTINGS_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--home", type=click.Path(path_type=Path), help="Directory for all state [COOK_JUPYTER_HOME]."
+    ),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="Settings file, TOML [settings.toml in the home directory, if it exists].",
+    ),
+    click.option("--host", help="Local address to listen on [127.0.0.1]."),
+    click.option("--port", type=int, help="Port to listen on [a free one]."),
+    click.option("--socket", help="Listen on a Unix socket instead."),
+    click.option("--cpus", type=float, help="Number of cpus to offer [all]."),
+    click.option("--mem-mb", type=float, help="Memory to offer in MiB [all]."),
+    click.option(
+        "--synchronous", type=click.Choice(["NORMAL", "FULL"]), help="Durability of the store [NORMAL]."
+    ),
+)
+
+
+def settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that determine the settings of a scheduler to a command."""
+    for option in reversed(SETTINGS_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _find_settings(home: Path | None, config: Path | None) -> "tuple[Home, Path | None]":
+    """Return the home directory of a scheduler and its settings file, if it has one."""
+    from cook_jupyter.service.settings.home import Home
+
+    home_dir = Home(root=home.absolute()) if home else Home.default()
+    default = home_dir.root / SETTINGS_FILE
+    return home_dir, config or (default if default.exists() else None)
+
+
 @cook_jupyter.command()
-@click.option("--home", type=click.Path(path_type=Path), help="Directory for all state [COOK_JUPYTER_HOME].")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="Settings file, TOML [settings.toml in the home directory, if it exists].",
-)
-@click.option("--host", help="Local address to listen on [127.0.0.1].")
-@click.option("--port", type=int, help="Port to listen on [a free one].")
-@click.option("--socket", help="Listen on a Unix socket instead.")
-@click.option("--cpus", type=float, help="Number of cpus to offer [all].")
-@click.option("--mem-mb", type=float, help="Memory to offer in MiB [all].")
-@click.option(
-    "--synchronous", type=click.Choice(["NORMAL", "FULL"]), help="Durability of the store [NORMAL]."
-)
+@settings_options
 @click.option("--embedded", is_flag=True, help="Print nothing (set when a notebook starts the scheduler).")
 def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any) -> None:
     """Run a scheduler in the foreground."""
     from cook_jupyter.api.auth import TokenAuthenticator, require_safe_address
-    from cook_jupyter.service.config import Home, load_settings
-    from cook_jupyter.service.early import sole_owner, start_agent
+    from cook_jupyter.service.process.preflight import sole_owner, start_agent
+    from cook_jupyter.service.settings.loading import load_settings
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    home_dir = Home(root=home.absolute()) if home else Home.default()
-    settings_path = home_dir.root / SETTINGS_FILE
-    settings = load_settings(config or (settings_path if settings_path.exists() else None), **options)
+    home_dir, settings_path = _find_settings(home, config)
+    settings = load_settings(settings_path, **options)
     token = secrets.token_urlsafe(32)
-    authenticator = TokenAuthenticator(token, admins=settings.admins)
-    require_safe_address(None if settings.socket else settings.host, authenticator)
+    authenticator = TokenAuthenticator(token, admins=settings.server.admins)
+    require_safe_address(None if settings.server.socket else settings.server.host, authenticator)
     home_dir.make()
     _require_no_other(home_dir)
     with sole_owner(home_dir), start_agent(settings, home_dir):
         rebuild_when_out_of_step(
             lambda: asyncio.run(_serve(settings, home_dir, authenticator, token, quiet=embedded))
         )
+
+
+@cook_jupyter.command()
+@settings_options
+@click.option("--show-origin", is_flag=True, help="Also show where each value comes from.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead, always with origins.")
+def config(home: Path | None, config: Path | None, show_origin: bool, as_json: bool, **options: Any) -> None:
+    """Show the settings with which `serve` would run: those of the file, and all defaults."""
+    from cook_jupyter.service.settings.home import HOME_VARIABLE
+    from cook_jupyter.service.settings.loading import Origin, format_value, load_with_sources, plain_value
+
+    home_dir, settings_path = _find_settings(home, config)
+    source = "command line: --home" if home else f"environment: {HOME_VARIABLE}"
+    rows = [
+        Origin("home", str(home_dir.root), source if home or os.environ.get(HOME_VARIABLE) else "default"),
+        *load_with_sources(settings_path, **options).origins(),
+    ]
+    if as_json:
+        values = [{"name": row.name, "value": plain_value(row.value), "origin": row.source} for row in rows]
+        _print(json.dumps(values, indent=2))
+        return
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        line = f"{row.name:<{width}}  {format_value(row.value)}"
+        _print(f"{line:<{width + 34}}  {row.source}" if show_origin else line)
 
 
 class PrintableFormatter(logging.Formatter):
@@ -169,7 +218,7 @@ async def _serve(
 ) -> None:
     from cook_jupyter.api.connections import raise_descriptor_limit
     from cook_jupyter.api.routes import listen
-    from cook_jupyter.service.embedded import embedded
+    from cook_jupyter.service.process.embedded import embedded
 
     raise_descriptor_limit()
 
@@ -386,7 +435,7 @@ def dump(pool: str, jobs: tuple[str, ...], out: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the decisions as JSON, to compare them.")
 def replay(file: Path, as_json: bool) -> None:
     """Decide again about the pool of a dump: what starts, what gives way, why jobs wait."""
-    from cook_jupyter.service import dumps
+    from cook_jupyter.service.requests import dumps
 
     try:
         text = file.read_bytes()

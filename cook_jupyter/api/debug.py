@@ -1,7 +1,7 @@
 """What decisions are made by, by HTTP: GET /v1/debug/dump.
 
-Lives here: sending a dump. Not here: what it holds (`service.dumps`); /debug, which only says that the
-scheduler is up (`api.info`).
+Lives here: sending a dump. Not here: what it holds (`service.requests.dumps`); /debug, which only says that
+the scheduler is up (`api.info`).
 """
 
 from collections.abc import AsyncIterator

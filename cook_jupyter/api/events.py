@@ -1,8 +1,8 @@
 """The stream of changes of a user's jobs: GET /v1/events.
 
 Lives here: one endless response per reader, line by line, at the speed of the reader.
-Not here: subscriptions, and how a reader that has fallen behind catches up (`service.events`); the fields of
-an event (`wire.events`).
+Not here: subscriptions, and how a reader that has fallen behind catches up (`service.requests.events`); the
+fields of an event (`wire.events`).
 
 A line has all changes since the last line was sent, so a reader is never woken more often than it reads.
 While a line is being sent, nothing is encoded for that reader: new changes stay in its subscription, whose
@@ -18,7 +18,7 @@ from cook_jupyter.api.jobs import ALL_METHODS
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.job import Job
-from cook_jupyter.service.events import Subscription
+from cook_jupyter.service.requests.events import Subscription
 from cook_jupyter.wire.events import MEDIA_TYPE, encode_first_line, encode_line
 
 LINE_BYTES = 256 * 1024

@@ -9,7 +9,7 @@ import msgspec
 
 from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.service.rebalancer import PARAMETERS, RebalancerParameters
+from cook_jupyter.service.state.rebalancer import PARAMETERS, RebalancerParameters
 
 
 class RebalancerHandler(CookHandler):
@@ -48,5 +48,5 @@ def rebalancer_body(rebalancer: RebalancerParameters) -> dict[str, Any]:
         "enabled": settings.enabled,
         "interval_ms": settings.interval_ms,
         "pool_regex": settings.pool_regex,
-        **{name: getattr(settings, name) for name in PARAMETERS},
+        **rebalancer.parameters,
     }

@@ -34,8 +34,8 @@ from cook_jupyter.api.auth import (
 from cook_jupyter.api.query import not_found, parse_integer, parse_uuid
 from cook_jupyter.errors import CookError, Forbidden, InvalidRequest, Unauthenticated
 from cook_jupyter.model.job import Group, GroupId, Job
-from cook_jupyter.service.config import Settings
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.wire.errors import ERROR_HEADER, body_of, status_of
 from cook_jupyter.wire.events import EventEncoder
 from cook_jupyter.wire.jobs import JobEncoder
@@ -430,8 +430,8 @@ class CookHandler(RequestHandler):
         return impersonate(
             identity,
             self.request.headers.get(IMPERSONATE_HEADER),
-            impersonators=settings.impersonators,
-            admins=settings.admins,
+            impersonators=settings.server.impersonators,
+            admins=settings.server.admins,
             allowed=self.request.method in self.impersonable,
         )
 
@@ -445,7 +445,7 @@ class CookHandler(RequestHandler):
         settings = self.context.settings
         name = self.request.host_name.strip("[]")
         if self._is_unix_socket or is_expected_host(
-            name, listening_on=settings.host, allowed=settings.allowed_hosts
+            name, listening_on=settings.server.host, allowed=settings.server.allowed_hosts
         ):
             return True
         self.refuse(

@@ -20,13 +20,9 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import Forbidden
 from cook_jupyter.model.reason import REASONS
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.config import (
-    PROGRESS_PUBLISH_MS,
-    PROGRESS_REGEX,
-    RUNTIME_CHECK_MS,
-)
-from cook_jupyter.service.policies import Bucket
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import PROGRESS_PUBLISH_MS, PROGRESS_REGEX, RUNTIME_CHECK_MS
+from cook_jupyter.service.settings.tables import Bucket
 from cook_jupyter.wire.actions import Shutdown, read_shutdown
 from cook_jupyter.wire.jobs import NO_FRAMEWORK
 
@@ -76,7 +72,7 @@ class FailureReasonsHandler(CookHandler):
                     "mea_culpa": reason.mea_culpa,
                 }
                 | (
-                    {"failure_limit": self.context.settings.free_failures.of(reason)}
+                    {"failure_limit": self.context.settings.jobs.free_failures.of(reason)}
                     if reason.mea_culpa
                     else {}
                 )
@@ -125,7 +121,7 @@ class SchedulerInfoHandler(CookHandler):
                 "pid": os.getpid(),
                 "time_ms": self.scheduler.clock.now_ms(),
                 "store": self.scheduler.store_id,
-                "synchronous": settings.synchronous,
+                "synchronous": settings.store.synchronous,
                 "blobs": str(self.scheduler.blobs),
                 "home": str(self.scheduler.blobs.parent),
                 "capacity": {
@@ -135,9 +131,9 @@ class SchedulerInfoHandler(CookHandler):
                     "hosts": len(hosts),
                 },
                 "limits": {
-                    "body_bytes": settings.body_bytes,
-                    "inline_result_bytes": settings.inline_result_bytes,
-                    "jobs_per_submission": settings.jobs_per_submission,
+                    "body_bytes": settings.server.body_bytes,
+                    "inline_result_bytes": settings.server.inline_result_bytes,
+                    "jobs_per_submission": settings.server.jobs_per_submission,
                 },
             }
         )
@@ -194,10 +190,11 @@ class SchedulerCollector(Collector):
 def settings_body(scheduler: Scheduler) -> dict[str, Any]:
     """Encode settings as Cook does; settings that do not exist here are empty or null."""
     settings, rebalancer = scheduler.settings, scheduler.rebalancer.settings
-    runtime_ms, rates = settings.max_runtime_ms, settings.rates
+    parameters = scheduler.rebalancer.parameters
+    jobs, rates, runtime_ms = settings.jobs, settings.rates, settings.jobs.max_runtime_ms
     return {
         "authorization": {},
-        "cors-origins": settings.cors_origins,
+        "cors-origins": settings.server.cors_origins,
         "compute-clusters": [
             {
                 "factory-fn": MESOS_FACTORY,
@@ -210,7 +207,10 @@ def settings_body(scheduler: Scheduler) -> dict[str, Any]:
             "default-progress-regex-string": PROGRESS_REGEX,
             "environment": {},
         },
-        "mea-culpa-failure-limit": {"default": settings.mea_culpa_limit, **settings.mea_culpa_limits},
+        "mea-culpa-failure-limit": {
+            "default": jobs.mea_culpa_limit,
+            **jobs.mea_culpa_limits,
+        },
         "mesos-gpu-enabled": False,
         "plugins": {
             "job-launch-filter": {"factory-fn": settings.placement.launch_filter}
@@ -258,22 +258,25 @@ def settings_body(scheduler: Scheduler) -> dict[str, Any]:
         "rebalancer": {"interval-seconds": rebalancer.interval_ms / 1000}
         | (
             {
-                "max-preemption": rebalancer.max_preemption,
-                "min-dru-diff": rebalancer.min_dru_diff,
+                "max-preemption": parameters["max_preemption"],
+                "min-dru-diff": parameters["min_dru_diff"],
                 "pool-regex": rebalancer.pool_regex,
-                "safe-dru-threshold": rebalancer.safe_dru_threshold,
+                "safe-dru-threshold": parameters["safe_dru_threshold"],
             }
-            if rebalancer.enabled and rebalancer.max_preemption is not None
+            if rebalancer.enabled and parameters["max_preemption"] is not None
             else {}
         ),
-        "scheduler": {"scaleback": settings.scaleback, "good-enough-fitness": settings.good_enough},
+        "scheduler": {
+            "scaleback": settings.matching.scaleback,
+            "good-enough-fitness": settings.matching.good_enough,
+        },
         "server-https-port": None,
         "task-constraints": {
-            "command-length-limit": settings.command_length_limit,
-            "cpus": settings.max_cpus,
-            "max-ports": settings.max_ports,
-            "memory-gb": settings.max_mem_mb / 1024,
-            "retry-limit": settings.retry_limit,
+            "command-length-limit": jobs.command_length_limit,
+            "cpus": jobs.max_cpus,
+            "max-ports": jobs.max_ports,
+            "memory-gb": jobs.max_mem_mb / 1024,
+            "retry-limit": jobs.retry_limit,
             "timeout-hours": None if runtime_ms is None else runtime_ms / MILLISECONDS_PER_HOUR,
             "timeout-interval-minutes": RUNTIME_CHECK_MS / 60_000,
         },

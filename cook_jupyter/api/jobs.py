@@ -75,7 +75,7 @@ class JobsHandler(CookHandler):
 
     async def submit(self, body: RawSubmission, body_pool: str | None) -> None:
         """Check a submission in Cook's order, submit it, and send the response."""
-        max_jobs = self.context.settings.jobs_per_submission
+        max_jobs = self.context.settings.server.jobs_per_submission
         if len(body.jobs) > max_jobs:
             raise TooLarge(
                 f"a submission may have at most {max_jobs} jobs, not {len(body.jobs)}: send fewer at once"
@@ -133,17 +133,17 @@ class JobsHandler(CookHandler):
         if "disk" in spec.extra:
             raise InvalidRequest(f"Disk specifications are not supported on pool {spec.pool}")
         for requested, limit, name in (
-            (spec.cpus, settings.max_cpus, "cpus"),
-            (spec.mem_mb, settings.max_mem_mb, "MB of memory"),
-            (spec.ports, settings.max_ports, "ports"),
-            (spec.max_retries, settings.retry_limit, "retries"),
+            (spec.cpus, settings.jobs.max_cpus, "cpus"),
+            (spec.mem_mb, settings.jobs.max_mem_mb, "MB of memory"),
+            (spec.ports, settings.jobs.max_ports, "ports"),
+            (spec.max_retries, settings.jobs.retry_limit, "retries"),
         ):
             if requested > limit:
                 raise InvalidRequest(f"Requested {requested} {name}, but only allowed to use {limit}")
-        if len(spec.command) > settings.command_length_limit:
+        if len(spec.command) > settings.jobs.command_length_limit:
             raise InvalidRequest(
                 f"Job command length of {len(spec.command)} is greater than the maximum command length"
-                f" ({settings.command_length_limit})"
+                f" ({settings.jobs.command_length_limit})"
             )
 
     def _query(self) -> JobQuery:

@@ -12,7 +12,7 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.job import Group, GroupId
 from cook_jupyter.model.limits import LimitKind, LimitName
-from cook_jupyter.service.running import RunningJob
+from cook_jupyter.service.state.running_jobs import RunningJob
 from cook_jupyter.wire.limits import amounts_of, limit_body, read_set_quota, read_set_share, usage_body
 
 

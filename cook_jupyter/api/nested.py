@@ -1,11 +1,11 @@
 """Reports of jobs that wait for their child jobs: /v1/waits.
 
-Not here: the detection of deadlocks (`service.nested`).
+Not here: the detection of deadlocks (`service.requests.nested_waits`).
 """
 
 from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import Forbidden, InvalidRequest
-from cook_jupyter.service.nested import MAX_CHILDREN, find_deadlocked
+from cook_jupyter.service.requests.nested_waits import MAX_CHILDREN
 from cook_jupyter.wire.actions import read_waits
 
 
@@ -23,7 +23,7 @@ class WaitsHandler(CookHandler):
             raise Forbidden(f"You are not authorized to report for the job {job.job_id}")
         nested = self.scheduler.nested
         nested.report(instance_id, job.job_id, [job_id.lower() for job_id in body.jobs])
-        deadlocked = await find_deadlocked(self.scheduler) if body.jobs else ()
+        deadlocked = await nested.find_deadlocked() if body.jobs else ()
         must_give_up = bool(deadlocked) and deadlocked[0].instance_id == instance_id
         if must_give_up:
             nested.report(instance_id, job.job_id, ())

@@ -95,7 +95,7 @@ class BlobHandler(CookHandler):
         digest = self._digest.hexdigest()
         if name.startswith("functions/") and name != f"functions/{digest}":
             raise InvalidRequest(f"the bytes sent as {name} have the digest {digest}")
-        synced = self.context.settings.synchronous == "FULL"
+        synced = self.context.settings.store.synchronous == "FULL"
         try:
             self._file.flush()
             if synced:

@@ -50,7 +50,7 @@ class RetryHandler(CookHandler):
         if (body.retries is UNSET) == (body.increment is UNSET):
             raise InvalidRequest("Need to specify either retries or increment, and not both")
         jobs = await self._jobs(requested, group_ids)
-        max_total = self.context.settings.retry_limit
+        max_total = self.context.settings.jobs.retry_limit
         totals = {job.job_id: _total(job, body) for job in jobs}
         if any(total > max_total for total in totals.values()):
             raise InvalidRequest(f"That would exceed the maximum retry limit of {max_total}")

@@ -50,8 +50,8 @@ from cook_jupyter.api.pools import (
 from cook_jupyter.api.progress import ProgressHandler
 from cook_jupyter.api.retry import RetryHandler
 from cook_jupyter.api.server import ListeningServer, ServerLimits, serve
-from cook_jupyter.service.config import Settings
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import Settings
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def make_application(
     context = ApiContext(
         scheduler=scheduler,
         authenticator=authenticator,
-        origins=tuple(re.compile(pattern) for pattern in scheduler.settings.cors_origins),
+        origins=tuple(re.compile(pattern) for pattern in scheduler.settings.server.cors_origins),
         heartbeat_s=heartbeat_s,
         write_timeout_s=write_timeout_s,
     )
@@ -147,12 +147,12 @@ def listen(
         OSError: the address is in use.
     """
     application = make_application(scheduler, authenticator)
-    limits = ServerLimits(body_bytes=settings.body_bytes)
-    if settings.socket is not None:
-        path = Path(settings.socket)
+    limits = ServerLimits(body_bytes=settings.server.body_bytes)
+    if settings.server.socket is not None:
+        path = Path(settings.server.socket)
         return serve(application, authenticator, host=None, socket_path=path, limits=limits)
     serve_at = partial(
-        serve, application, authenticator, host=settings.host, port=settings.port, limits=limits
+        serve, application, authenticator, host=settings.server.host, port=settings.server.port, limits=limits
     )
     failure: OSError | None = None
     if owner_socket is not None:

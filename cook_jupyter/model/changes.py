@@ -1,7 +1,7 @@
 """What a commit did to a job, and how to ask for jobs.
 
 Lives here: `JobChange`, which stores tell, the service acts on and readers of events are sent;
-`JobQuery`, which users ask and stores answer. Not here: who hears of a change (`service.events`).
+`JobQuery`, which users ask and stores answer. Not here: who hears of a change (`service.requests.events`).
 """
 
 from dataclasses import dataclass

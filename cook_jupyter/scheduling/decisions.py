@@ -6,7 +6,7 @@ in which order jobs wait (`ranked`). None changes anything: the same snapshot an
 alike.
 Not here: what a decision reads (`scheduling.snapshot`), its parts (`scheduling.matching.cycle`,
 `scheduling.heads`, `scheduling.rebalancing.preemption`, `scheduling.growth.autoscaling`,
-`scheduling.explaining.wait_reasons`), what is done about it (`service.cycles`).
+`scheduling.explaining.wait_reasons`), what is done about it (`service.cycles.match_cycle`).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """Decisions about the heads of the queues: which jobs are, what is kept for them, and who may use it.
 
 Lives here: `HeadsOfCycle`, one decision after the other; `HeadsAfter`, the heads for the next cycle.
-Not here: each rule (`scheduling.matching.head_room`), where heads are between cycles (`service.head_room`),
-room that was freed by preemption (`service.freed_room`).
+Not here: each rule (`scheduling.matching.head_room`), where heads are between cycles
+(`service.state.head_rooms`), room that was freed by preemption (`service.state.freed_room`).
 
 A job becomes a head when it is the first considerable job of its user that no host has room for. Once smaller
 jobs wait, which could take the room piece by piece, it is matched before all others, and room is kept for it

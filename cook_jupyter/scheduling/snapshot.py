@@ -6,7 +6,7 @@ the only place that makes snapshots), what is decided (`scheduling.decisions`).
 
 A snapshot costs what has changed: large facts are shared with whoever keeps them, and the few that are worked
 out when a decision asks for them are functions. So a snapshot holds until the next commit, like the queue
-index beside it. What is to last longer is written down (`service.dumps`).
+index beside it. What is to last longer is written down (`service.requests.dumps`).
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -3,8 +3,9 @@
 Lives here: the requests of users and operators, and the scheduler's view of its state: per pool a queue
 index, who holds what, which limits are in force. Every view is built from commits (`_committed`), so memory
 and store cannot part.
-Not here: what a submission is checked against (`service.admission`), the cycles (`service.cycles`), upkeep
-(`service.maintenance`), what clusters report (`service.updates`), HTTP (`api`).
+Not here: what a submission is checked against (`service.requests.admission`), the cycles
+(`service.cycles.match_cycle`), upkeep (`service.cycles.maintenance`), what clusters report
+(`service.cluster_updates`), HTTP (`api`).
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from cook_jupyter.model import lifecycle
 from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, ResultPayload
-from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, Group, GroupId, Job, JobId, JobSpec, JobState
+from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
@@ -32,22 +33,22 @@ from cook_jupyter.scheduling.decisions import ranked, why
 from cook_jupyter.scheduling.explaining.wait_reasons import sentences
 from cook_jupyter.scheduling.hosts.host_health import HostHealth
 from cook_jupyter.scheduling.limits.progress_buffer import ProgressBuffer
-from cook_jupyter.service.admission import Admission
+from cook_jupyter.service.actions.growth import Growth
+from cook_jupyter.service.actions.instance_secrets import InstanceSecrets
+from cook_jupyter.service.actions.kills import KillTracker
 from cook_jupyter.service.clock import Clock
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.events import EventHub, Subscription
-from cook_jupyter.service.growth import Growth
-from cook_jupyter.service.instance_secrets import InstanceSecrets
-from cook_jupyter.service.kills import KillTracker
-from cook_jupyter.service.limits import Limits
-from cook_jupyter.service.monitoring import Monitoring
-from cook_jupyter.service.nested import NestedWaits, nested_sentences
-from cook_jupyter.service.queues import Queues
-from cook_jupyter.service.rates import Rates
-from cook_jupyter.service.rebalancer import RebalancerParameters
-from cook_jupyter.service.running import RunningJob
+from cook_jupyter.service.requests.admission import Admission
+from cook_jupyter.service.requests.events import EventHub, Subscription
+from cook_jupyter.service.requests.monitoring import Monitoring
+from cook_jupyter.service.requests.nested_waits import NestedWaits
+from cook_jupyter.service.requests.summary import summary_of
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.snapshots import Snapshots
-from cook_jupyter.service.summary import summary_of
+from cook_jupyter.service.state.limits import Limits
+from cook_jupyter.service.state.queues import Queues
+from cook_jupyter.service.state.rates import Rates
+from cook_jupyter.service.state.rebalancer import RebalancerParameters
+from cook_jupyter.service.state.running_jobs import RunningJob
 from cook_jupyter.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ _launch = fast_constructor(Launch)
 class Scheduler:
     """The scheduler of one store and its clusters.
 
-    Built by `service.start`; `cycles` acts on the same object. All methods run on one event loop.
+    Built by `service.process.lifespan`; `cycles` acts on the same object. All methods run on one event loop.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Scheduler:
         self.rates = Rates(settings.rates, self.limits)
         self.admission = Admission(settings, self.limits, self.queues, self.rates)
         self.growth = Growth(self.clusters, store)
-        preempts = settings.rebalancer.enabled and settings.order == "fair"
+        preempts = settings.rebalancer.enabled and settings.matching.order == "fair"
         self.rebalancer = RebalancerParameters(replace(settings.rebalancer, enabled=preempts))
         self.host_health = HostHealth()
         self.snapshots = Snapshots(
@@ -100,8 +101,17 @@ class Scheduler:
             rebalancer=self.rebalancer,
             host_health=self.host_health,
         )
-        self.monitoring = Monitoring()
-        self.nested = NestedWaits(clock)
+        self.monitoring = Monitoring(
+            settings=settings, queues=self.queues, snapshots=self.snapshots, clock=clock
+        )
+        self.nested = NestedWaits(
+            store=store,
+            queues=self.queues,
+            limits=self.limits,
+            rebalancer=self.rebalancer,
+            capacity=self.capacity,
+            clock=clock,
+        )
         self.retrying = asyncio.Lock()  # held from reading a job's total attempts to setting another one
         self.gathering = ProgressBuffer()  # progress on its way to the store
         self.cycle = asyncio.Lock()  # one cycle at a time: each sees what the last one has committed
@@ -229,7 +239,7 @@ class Scheduler:
 
     def attempts(self, job: Job) -> int:
         """Count the attempts that a job has used up."""
-        return lifecycle.attempts(job, free=self.settings.free_failures)
+        return lifecycle.attempts(job, free=self.settings.jobs.free_failures)
 
     async def progress(self, updates: Sequence[ProgressUpdate]) -> Sequence[bool]:
         """Note progress; False where the instance is not known."""
@@ -268,11 +278,11 @@ class Scheduler:
         found = [*sentences(await self.why(job_id))]
         (job,) = await self.store.jobs([job_id])
         if job is not None:
-            found += await nested_sentences(self, job)
+            found += await self.nested.explain(job)
         return found
 
     async def dump(self, pool: PoolName, job_ids: Sequence[JobId] = ()) -> bytes:
-        """Return a pool as decisions find it now, as JSON (`service.dumps`).
+        """Return a pool as decisions find it now, as JSON (`service.requests.dumps`).
 
         The scheduler stands still for about a second per million jobs of the pool.
 
@@ -286,7 +296,7 @@ class Scheduler:
         """
         from importlib.metadata import version  # most schedulers are never asked
 
-        from cook_jupyter.service.dumps import take_dump
+        from cook_jupyter.service.requests.dumps import take_dump
 
         names = [each.name for each in self.settings.pools]
         if pool not in names:
@@ -468,10 +478,7 @@ class Scheduler:
 
     def longest_ms(self, asked_ms: int) -> int:
         """Return how long a job that asks for that much may run here."""
-        most, usual = self.settings.max_runtime_ms, self.settings.default_runtime_ms
-        if asked_ms >= UNLIMITED_RUNTIME_MS and usual is not None:
-            asked_ms = usual
-        return asked_ms if most is None else min(asked_ms, most)
+        return self.settings.jobs.allowed_runtime_ms(asked_ms)
 
     async def _know_groups(self, jobs: Sequence[Job]) -> None:
         """Learn of the groups of jobs that are about to come in."""

@@ -2,7 +2,7 @@
 
 Lives here: `Snapshots`, the only place where a `PoolSnapshot` is made.
 Not here: what it holds (`scheduling.snapshot`), what is decided by it (`scheduling.decisions`), what follows
-commits (`service.queues`).
+commits (`service.state.queues`).
 """
 
 from collections import ChainMap, Counter
@@ -22,11 +22,11 @@ from cook_jupyter.scheduling.ranking.considerable import UNLIMITED_QUOTA, QueueF
 from cook_jupyter.scheduling.rebalancing.preemption import NOTHING_RESERVED, ReservedRoom
 from cook_jupyter.scheduling.snapshot import PoolSnapshot, Reserved, usage_by_user
 from cook_jupyter.service.clock import Clock
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.limits import UNDIVIDED, Division, Limits
-from cook_jupyter.service.queues import PoolQueue, Queues
-from cook_jupyter.service.rates import Rates
-from cook_jupyter.service.rebalancer import RebalancerParameters
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.state.limits import UNDIVIDED, Division, Limits
+from cook_jupyter.service.state.queues import PoolQueue, Queues
+from cook_jupyter.service.state.rates import Rates
+from cook_jupyter.service.state.rebalancer import RebalancerParameters
 
 
 class Snapshots:
@@ -78,7 +78,7 @@ class Snapshots:
             pool=pool.pool,
             now_ms=now_ms,
             cycle=pool.cycle,
-            preemption=self._rebalancer.preemption(pool.pool, pool.defaults),
+            preemption=self._rebalancer.for_pool(pool.pool, pool.defaults),
             capacity=pool.capacity,
             offers=offers,
             open_offers=queues.open_to_all(offers),
@@ -151,8 +151,8 @@ class Snapshots:
             group_usage=group_usage,
             tokens=self._rates.tokens(pool.pool.name, limits, pool.index.users, now_ms),
             accepts=self._queues.plugin.accepts(now_ms),
-            max_cpus=settings.max_cpus,
-            max_mem_mb=settings.max_mem_mb,
+            max_cpus=settings.jobs.max_cpus,
+            max_mem_mb=settings.jobs.max_mem_mb,
         )
 
     def _placement_context(self, pool: PoolQueue, now_ms: int) -> PlacementContext:

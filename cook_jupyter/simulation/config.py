@@ -20,6 +20,8 @@ from typing import Any, Final
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.limits import DEFAULT_USER, SHARE_NAMES, LimitName
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, REASONS
+from cook_jupyter.scheduling.rebalancing.rules import PreemptionThresholds
+from cook_jupyter.service.settings.tables import JobSettings, MatchingSettings
 from cook_jupyter.simulation.checks import MAX_TIME_MS, to_integer
 from cook_jupyter.simulation.edn import Keyword, Symbol, Value, read
 
@@ -30,34 +32,8 @@ _MISSPELT_CUTOFF: Final = 0.8  # similarity of a key to one that is read; Cook's
 DEFAULT_SHARE: Final[Mapping[LimitName, float]] = MappingProxyType({"cpus": 4.0, "mem": 4000.0, "gpus": 1.0})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RebalancerConfig:
-    """Parameters of preemption: see `scheduling.rebalancing.preemption`."""
-
-    safe_dru_threshold: float = 1.0
-    min_dru_diff: float = 0.5
-    max_preemption: float = 100.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatchConfig:
-    """Parameters of matching ("Fenzo"): see `scheduling.matching.cycle.CycleSettings`."""
-
-    max_considered: int = 2000
-    scaleback: float = 0.95
-    floor_warn: int = 10
-    floor_reset: int = 1000
-    good_enough: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskConstraints:
-    """Upper limits on the size, the retries and the run time of a job."""
-
-    memory_gb: float = 140.0
-    cpus: float = 40.0
-    retry_limit: int = 5
-    timeout_hours: float = 1.0
+COOK_MATCHING: Final = MatchingSettings(max_considered=2000, good_enough=1.0)
+COOK_JOBS: Final = JobSettings(max_cpus=40.0, max_mem_mb=140.0 * 1024, retry_limit=5, mea_culpa_limits={})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +44,10 @@ class SimConfig:
         shares: shares by user and resource; a missing one is taken from the user `default`.
         cycle_step_ms: simulated time between cycles.
         rebalance_ms: time that must have passed since the last rebalance cycle before the next one.
-        optimizer_ms, incremental_output_ms: keys of Cook that have no effect here.
+        optimizer_ms, incremental_output_ms, timeout_hours: keys of Cook that have no effect here.
         rebalancer: parameters of preemption.
-        match: parameters of matching.
-        constraints: upper limits on jobs.
-        mea_culpa_limit: number of mea-culpa failures per reason that cost no retry.
-        mea_culpa_limits: exceptions to `mea_culpa_limit`, by reason.
+        matching: parameters of matching (of Cook's "Fenzo"); the order of the queue is the policy's.
+        jobs: upper limits on jobs, and numbers of failures that cost no retry.
         ignored: paths of the keys in the file that are not read.
     """
 
@@ -84,11 +58,10 @@ class SimConfig:
     rebalance_ms: int = 30 * MINUTE_MS
     optimizer_ms: int = 3 * MINUTE_MS
     incremental_output_ms: int = 10 * MINUTE_MS
-    rebalancer: RebalancerConfig = field(default_factory=RebalancerConfig)
-    match: MatchConfig = field(default_factory=MatchConfig)
-    constraints: TaskConstraints = field(default_factory=TaskConstraints)
-    mea_culpa_limit: int = DEFAULT_MEA_CULPA_LIMIT
-    mea_culpa_limits: Mapping[str, int] = field(default_factory=dict)
+    timeout_hours: float = 1.0
+    rebalancer: PreemptionThresholds = field(default_factory=PreemptionThresholds)
+    matching: MatchingSettings = COOK_MATCHING
+    jobs: JobSettings = COOK_JOBS
     ignored: tuple[str, ...] = ()
 
 
@@ -125,20 +98,20 @@ def parse_config(text: str) -> SimConfig:
         rebalance_ms=top.interval_ms(":time-ms-between-rebalancing", 30 * MINUTE_MS),
         optimizer_ms=top.interval_ms(":time-ms-between-optimizer-calls", 3 * MINUTE_MS),
         incremental_output_ms=top.interval_ms(":time-ms-between-incremental-output", 10 * MINUTE_MS),
-        rebalancer=RebalancerConfig(
+        timeout_hours=constraints.number(":timeout-hours", 1.0, above=0),
+        rebalancer=PreemptionThresholds(
             safe_dru_threshold=rebalancer.number(":safe-dru-threshold", 1.0, least=0),
             min_dru_diff=rebalancer.number(":min-dru-diff", 0.5, least=0),
-            max_preemption=float(rebalancer.integer(":max-preemption", 100, least=0)),
+            max_preemption=rebalancer.integer(":max-preemption", 100, least=0),
         ),
-        match=_match(top, scheduler),
-        constraints=TaskConstraints(
-            memory_gb=constraints.number(":memory-gb", 140.0, above=0),
-            cpus=constraints.number(":cpus", 40.0, above=0),
-            retry_limit=constraints.integer(":retry-limit", 5, least=1),
-            timeout_hours=constraints.number(":timeout-hours", 1.0, above=0),
+        matching=_matching(top, scheduler),
+        jobs=JobSettings(
+            max_mem_mb=1024.0 * constraints.number(":memory-gb", COOK_JOBS.max_mem_mb / 1024, above=0),
+            max_cpus=constraints.number(":cpus", COOK_JOBS.max_cpus, above=0),
+            retry_limit=constraints.integer(":retry-limit", COOK_JOBS.retry_limit, least=1),
+            mea_culpa_limit=any_limit,
+            mea_culpa_limits=limits,
         ),
-        mea_culpa_limit=any_limit,
-        mea_culpa_limits=limits,
     )
     for table in top.all_tables:
         table.refuse_misspelt()
@@ -168,7 +141,7 @@ def _shares(top: "_Table") -> Mapping[str, Mapping[LimitName, float]]:
     return shares
 
 
-def _match(top: "_Table", scheduler: "_Table") -> MatchConfig:
+def _matching(top: "_Table", scheduler: "_Table") -> MatchingSettings:
     """Return the parameters of matching: those of the first scheduler for `POOL`, else `:fenzo-config`."""
     fenzo = scheduler.table(":fenzo-config")
     for table in (top, scheduler):
@@ -180,18 +153,17 @@ def _match(top: "_Table", scheduler: "_Table") -> MatchConfig:
                     f"{entry.path} :pool-regex is not a regular expression: {error}"
                 ) from error
             if applies:
-                return _match_of(entry.table(":scheduler-config"))
-    return _match_of(fenzo)
+                return _matching_of(entry.table(":scheduler-config"))
+    return _matching_of(fenzo)
 
 
-def _match_of(table: "_Table") -> MatchConfig:
-    defaults = MatchConfig()
-    return MatchConfig(
-        max_considered=table.integer(":fenzo-max-jobs-considered", defaults.max_considered, least=1),
-        scaleback=table.number(":fenzo-scaleback", defaults.scaleback, above=0, most=1),
-        floor_warn=table.integer(":fenzo-floor-iterations-before-warn", defaults.floor_warn, least=0),
-        floor_reset=table.integer(":fenzo-floor-iterations-before-reset", defaults.floor_reset, least=0),
-        good_enough=table.number(":good-enough-fitness", defaults.good_enough, least=0, most=1),
+def _matching_of(table: "_Table") -> MatchingSettings:
+    for key in (":fenzo-floor-iterations-before-warn", ":fenzo-floor-iterations-before-reset"):
+        table.integer(key, 0, least=0)  # checked, but without effect
+    return MatchingSettings(
+        max_considered=table.integer(":fenzo-max-jobs-considered", COOK_MATCHING.max_considered, least=1),
+        scaleback=table.number(":fenzo-scaleback", COOK_MATCHING.scaleback, above=0, most=1),
+        good_enough=table.number(":good-enough-fitness", COOK_MATCHING.good_enough, least=0, most=1),
     )
 
 

@@ -6,15 +6,15 @@ that follow from a policy and a configuration. Not here: any scheduling decision
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.limits import SHARE_NAMES, UNLIMITED, LimitEntry, LimitKind, LimitName
 from cook_jupyter.model.pool import Pool
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import (
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import (
     HeadRoomSettings,
     PlacementSettings,
     RateSettings,
@@ -112,25 +112,16 @@ def build_settings(policy: Policy, config: SimConfig) -> Settings:
     rebalancer = replace(
         policy.rebalancer or RebalancerSettings.cook(),
         enabled=policy.rebalancer is not None,
-        safe_dru_threshold=config.rebalancer.safe_dru_threshold,
-        min_dru_diff=config.rebalancer.min_dru_diff,
-        max_preemption=int(config.rebalancer.max_preemption),
+        **asdict(config.rebalancer),
     )
     return Settings(
         pools=(Pool(name=POOL, purpose="simulation"),),
         default_pool=POOL,
-        order=policy.order,
+        jobs=config.jobs,
+        matching=replace(config.matching, order=policy.order),
         rebalancer=rebalancer,
         head_room=policy.head_room,
         placement=PlacementSettings(avoid_failed_hosts="always", leave_out_too_large=False),
-        max_cpus=config.constraints.cpus,
-        max_mem_mb=1024.0 * config.constraints.memory_gb,
-        retry_limit=config.constraints.retry_limit,
-        mea_culpa_limit=config.mea_culpa_limit,
-        mea_culpa_limits=config.mea_culpa_limits,
-        max_considered=config.match.max_considered,
-        scaleback=config.match.scaleback,
-        good_enough=config.match.good_enough,
         default_shares=dict.fromkeys(SHARE_NAMES, UNLIMITED),  # where the configuration sets none
         rates=RateSettings(enforce_launch_rate=False),
     )

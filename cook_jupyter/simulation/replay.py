@@ -3,8 +3,8 @@
 Lives here: `simulate` and its result, `Outcome`. The loop is that of Cook's simulator (fair-share
 specification, section 12), cycle by cycle and millisecond by millisecond. Decisions take no simulated time,
 and the same input gives the same output. Nothing waits for real time, and no socket or file is used.
-Not here: any decision (`service.cycles`, `scheduling`), the hosts (`clusters.simulated`), file formats
-(`simulation.traces`), the evaluation of a run (`simulation.measures`).
+Not here: any decision (`service.cycles.match_cycle`, `scheduling`), the hosts (`clusters.simulated`), file
+formats (`simulation.traces`), the evaluation of a run (`simulation.measures`).
 
 Of the loops of the service only matching and rebalancing run here. As in Cook's simulator, nothing watches
 for overlong tasks, stragglers, cancelled instances or progress.
@@ -33,9 +33,10 @@ from cook_jupyter.model.reason import NON_ZERO_EXIT, REASONS, ReasonName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.limits.offensive import excess_of
 from cook_jupyter.service.clock import ManualClock
-from cook_jupyter.service.cycles import match_all, rebalance_all
+from cook_jupyter.service.cluster_updates import ClusterUpdates
+from cook_jupyter.service.cycles.match_cycle import match_all
+from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.updates import ClusterUpdates
 from cook_jupyter.simulation.checks import check_hosts, check_trace, fitting_no_host
 from cook_jupyter.simulation.config import POOL, SimConfig
 from cook_jupyter.simulation.policies import Policy, build_limits, build_settings, find_policy
@@ -176,10 +177,10 @@ class _Replay:
         self._removed: dict[JobId, str] = {}
         self._clock = ManualClock(trace[0].submit_ms)
         settings = build_settings(policy, config)
-        self._max_cpus, self._max_mem_mb = settings.max_cpus, settings.max_mem_mb
+        self._max_cpus, self._max_mem_mb = settings.jobs.max_cpus, settings.jobs.max_mem_mb
         self._preempts = settings.rebalancer.enabled
         self._rebalance_ms = min(config.rebalance_ms, policy.max_rebalance_ms or config.rebalance_ms)
-        self._ranked_for_rebalancer = settings.max_considered + (settings.rebalancer.max_preemption or 0)
+        self._ranked_for_rebalancer = settings.matching.max_considered + settings.rebalancer.max_preemption
         self._cluster = SimulatedCluster(
             [_offer(host) for host in hosts],
             behaviour=self._ending,
@@ -189,7 +190,7 @@ class _Replay:
             tells_starts=False,  # a start is reported together with the end, or when the simulation ends
             ends_overlong=False,
         )
-        self._store = MemoryStore(free=settings.free_failures)
+        self._store = MemoryStore(free=settings.jobs.free_failures)
         self._scheduler = Scheduler(
             store=self._store,
             clusters=[self._cluster],

@@ -1,7 +1,7 @@
 """What happened to a job, as the stream of `/v1/events` tells it.
 
 Lives here: the fields of an event and the lines of the stream. Ours; Cook has no such stream.
-Not here: who hears which event (`service.events`), how fast a reader may be (`api.events`).
+Not here: who hears which event (`service.requests.events`), how fast a reader may be (`api.events`).
 """
 
 import base64

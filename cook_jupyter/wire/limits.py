@@ -1,7 +1,7 @@
 """Shares, quotas and usage as Cook JSON.
 
 Lives here: the bodies of /share, /quota and /usage.
-Not here: which entry applies to whom (`service.limits`).
+Not here: which entry applies to whom (`service.state.limits`).
 
 Source: the REST specification, sections 11 and 12.
 """

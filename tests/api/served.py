@@ -26,9 +26,10 @@ from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.payload.keys import make_key
 from cook_jupyter.service.clock import SystemClock
-from cook_jupyter.service.config import Home, Settings
+from cook_jupyter.service.process.lifespan import alive
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.start import alive
+from cook_jupyter.service.settings.home import Home
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 from tests.waiting import HANG_S

@@ -16,7 +16,8 @@ from cook_jupyter.api.auth import (
     require_safe_address,
 )
 from cook_jupyter.errors import InvalidRequest, Unauthenticated
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import ServerSettings
 from tests.api.served import POOLS, ApiServer, a_request, authorization, serving
 
 
@@ -132,7 +133,10 @@ def test_an_invalid_user_name_cannot_submit_jobs(served: ApiServer) -> None:
 class TestImpersonation:
     @pytest.fixture
     def served(self, tmp_path: Path) -> Iterator[ApiServer]:
-        settings = Settings(pools=POOLS, impersonators=frozenset({"poser"}), admins=frozenset({"root"}))
+        settings = Settings(
+            pools=POOLS,
+            server=ServerSettings(impersonators=frozenset({"poser"}), admins=frozenset({"root"})),
+        )
         with serving(
             tmp_path, settings=settings, authenticator=BasicAuthenticator(admins={"root"})
         ) as running:

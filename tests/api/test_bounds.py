@@ -12,7 +12,8 @@ from cook_jupyter.api.auth import BasicAuthenticator, TokenAuthenticator
 from cook_jupyter.api.routes import listen
 from cook_jupyter.api.server import ServerLimits
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import ServerSettings
 from tests.api.served import OWNER, POOLS, TOKEN, ApiServer, authorization, serving, until
 from tests.waiting import HANG_S
 
@@ -210,7 +211,7 @@ def test_only_its_owner_can_open_a_unix_socket(tmp_path: Path) -> None:
 
 
 def test_the_settings_set_the_address_and_a_network_address_needs_logins(served: ApiServer) -> None:
-    open_to_all = Settings(pools=POOLS, host="0.0.0.0")
+    open_to_all = Settings(pools=POOLS, server=ServerSettings(host="0.0.0.0"))
 
     async def refused() -> None:
         with pytest.raises(InvalidRequest, match="refusing to listen on"):

@@ -169,7 +169,7 @@ def test_a_slow_reader_delays_nobody_and_gets_the_current_state(
     served: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its backlog is dropped and read again from the store: each job once, as it is now."""
-    monkeypatch.setattr("cook_jupyter.service.events.MAX_BUFFERED", 50)
+    monkeypatch.setattr("cook_jupyter.service.requests.events.MAX_BUFFERED", 50)
     with reading(served) as slow:
         slow.line()
         jobs = [a_request(cpus=0.001, mem=0.1) for _ in range(400)]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import Bucket, MaintenanceSettings, RateSettings, RebalancerSettings
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import Bucket, MaintenanceSettings, RateSettings, RebalancerSettings
 from tests.api.served import POOLS, ApiServer, a_request, serving, until
 
 QUICK = RebalancerSettings(interval_ms=50)

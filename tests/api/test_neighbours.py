@@ -15,7 +15,8 @@ from cook_jupyter.api.auth import BasicAuthenticator, TokenAuthenticator, is_exp
 from cook_jupyter.api.connections import Acceptor, max_connections
 from cook_jupyter.api.routes import listen
 from cook_jupyter.api.server import ANONYMOUS_BODY_BYTES, ServerLimits
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import ServerSettings
 from tests.api.served import OWNER, POOLS, TOKEN, ApiServer, authorization, serving
 from tests.waiting import HANG_S
 
@@ -235,7 +236,7 @@ class TestHostNames:
         assert served.ask("GET", "/pools", headers={"Host": host}).status == 200
 
     def test_a_name_of_the_settings_is_accepted(self, tmp_path: Path) -> None:
-        settings = Settings(pools=POOLS, allowed_hosts=frozenset({"Cook.example.org"}))
+        settings = Settings(pools=POOLS, server=ServerSettings(allowed_hosts=frozenset({"Cook.example.org"})))
         with serving(tmp_path, settings=settings) as served:
             assert served.ask("GET", "/pools", headers={"Host": "cook.example.org:80"}).status == 200
             assert served.ask("GET", "/pools", headers={"Host": "evil.example.org"}).status == 403

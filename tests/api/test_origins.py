@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import ServerSettings
 from tests.api.served import POOLS, ApiServer, serving
 
 FRIEND = "https://cors.example.com"
@@ -14,7 +15,8 @@ FRIEND = "https://cors.example.com"
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[ApiServer]:
     with serving(
-        tmp_path, settings=Settings(pools=POOLS, cors_origins=(r"https?://cors\.example\.com",))
+        tmp_path,
+        settings=Settings(pools=POOLS, server=ServerSettings(cors_origins=(r"https?://cors\.example\.com",))),
     ) as s:
         yield s
 

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import QueueLimit
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import QueueLimit, ServerSettings
 from tests.api.served import POOLS, ApiServer, a_request, serving
 
 
@@ -179,7 +179,9 @@ def test_a_job_is_returned_as_it_was_submitted(served: ApiServer) -> None:
 
 
 def test_a_setting_limits_the_jobs_of_a_submission(tmp_path: Path) -> None:
-    with serving(tmp_path, settings=Settings(pools=POOLS, jobs_per_submission=2)) as served:
+    with serving(
+        tmp_path, settings=Settings(pools=POOLS, server=ServerSettings(jobs_per_submission=2))
+    ) as served:
         assert served.ask("POST", "/jobs", {"jobs": [a_request() for _ in range(2)]}).status == 201
         reply = served.ask("POST", "/jobs", {"jobs": [a_request() for _ in range(3)]})
         assert (reply.status, reply.headers["X-Cook-Error"]) == (413, "TooLarge")

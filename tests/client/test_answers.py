@@ -18,7 +18,7 @@ from cook_jupyter.model import reason as reasons
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceStatus, ResultPayload
 from cook_jupyter.model.job import JobState
-from cook_jupyter.service.maintenance import watch
+from cook_jupyter.service.cycles.maintenance import watch
 from cook_jupyter.wire.events import encode_event, encode_line
 from cook_jupyter.wire.jobs import JobEncoder
 from cook_jupyter.wire.submission import read_submission

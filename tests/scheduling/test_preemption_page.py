@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
-from cook_jupyter.service.policies import RebalancerSettings
+from cook_jupyter.service.settings.tables import RebalancerSettings
 from tests.docs.page import run_page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "preemption.md"

@@ -43,11 +43,18 @@ from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from cook_jupyter.scheduling.ranking.ranking import RankSettings
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, ReservedRoom, rebalance
 from cook_jupyter.service.clock import ManualClock
-from cook_jupyter.service.config import Home, Settings
-from cook_jupyter.service.cycles import match_all, rebalance_all
-from cook_jupyter.service.policies import HeadRoomSettings, PlacementSettings, RebalancerSettings
+from cook_jupyter.service.cycles.match_cycle import match_all
+from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
+from cook_jupyter.service.process.lifespan import alive
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.start import alive
+from cook_jupyter.service.settings.home import Home
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import (
+    HeadRoomSettings,
+    JobSettings,
+    PlacementSettings,
+    RebalancerSettings,
+)
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
 from tests.scheduling.queues import running_jobs
@@ -450,8 +457,7 @@ async def run_scheduler(
         pools=pools,
         rebalancer=settings,
         head_room=head_room,
-        max_cpus=inf,
-        max_mem_mb=inf,
+        jobs=JobSettings(max_cpus=inf, max_mem_mb=inf),
         placement=PlacementSettings(leave_out_too_large=world.leave_out_too_large),
     )
     outcome = Outcome()

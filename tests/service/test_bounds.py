@@ -12,11 +12,13 @@ from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.waiting import WaitKind
 from cook_jupyter.scheduling.launch_filter import LaunchAnswer
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.maintenance import complete_offensive
-from cook_jupyter.service.policies import (
+from cook_jupyter.service.cycles.maintenance import complete_offensive
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import (
     Bucket,
+    JobSettings,
     MaintenanceSettings,
+    MatchingSettings,
     PlacementSettings,
     PoolMove,
     PoolQuota,
@@ -214,7 +216,7 @@ async def test_jobs_larger_than_any_may_be_are_completed_in_the_background(by_ha
     large, small = a_job_spec(cpus=4), a_job_spec()
     async with by_hand(cpus=8) as hand:
         await hand.submit(*(a_job_spec(cpus=4) for _ in range(40)), large, small)
-    smaller = Settings(max_cpus=2)
+    smaller = Settings(jobs=JobSettings(max_cpus=2))
     async with by_hand(smaller, cluster=hand.cluster) as hand:
         await hand.match()
         assert set(hand.where()) == {small.job_id}
@@ -227,7 +229,7 @@ async def test_jobs_larger_than_any_may_be_wait_where_they_are_kept(by_hand: Han
     large = a_job_spec(cpus=4)
     async with by_hand(cpus=8) as hand:
         await hand.submit(large)
-    kept = Settings(max_cpus=2, maintenance=MaintenanceSettings(offensive="keep"))
+    kept = Settings(jobs=JobSettings(max_cpus=2), maintenance=MaintenanceSettings(offensive="keep"))
     async with by_hand(kept, cluster=hand.cluster) as hand:
         assert await complete_offensive(hand.scheduler) == 0
         assert (await hand.job(large)).outcome == "waiting"
@@ -249,7 +251,7 @@ async def test_the_pool_mover_sends_a_users_jobs_elsewhere(by_hand: HandTurned) 
 
 
 async def test_first_come_first_served_heeds_no_shares(by_hand: HandTurned) -> None:
-    async with by_hand(Settings(order="fifo"), cpus=2) as hand:
+    async with by_hand(Settings(matching=MatchingSettings(order="fifo")), cpus=2) as hand:
         await hand.submit(*(a_job_spec(user="first") for _ in range(4)))
         await hand.submit(a_job_spec(user="second"))
         await hand.match()

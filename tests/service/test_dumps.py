@@ -15,11 +15,12 @@ from cook_jupyter.scheduling.launch_filter import LaunchAnswer
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.queue_record import index_of
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
-from cook_jupyter.service import cycles, scheduler
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.dumps import FORMAT, read_dump, replay, snapshot_of, take_dump
-from cook_jupyter.service.launch_plugin import LaunchPlugin
-from cook_jupyter.service.policies import PlacementSettings
+from cook_jupyter.service import scheduler
+from cook_jupyter.service.cycles import match_cycle, rebalance_cycle
+from cook_jupyter.service.requests.dumps import FORMAT, read_dump, replay, snapshot_of, take_dump
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import PlacementSettings
+from cook_jupyter.service.state.launch_plugin import LaunchPlugin
 from tests.builders import a_job_spec
 from tests.service.conftest import HandTurned, ManualScheduler, SlowToEnd
 from tests.service.simulated.simulation import simulate
@@ -66,8 +67,9 @@ def _is_empty(found: Any) -> bool:
 
 def test_whatever_happens_a_dump_is_decided_about_as_the_pool_was(monkeypatch: pytest.MonkeyPatch) -> None:
     replaying = Replaying()
-    for name in ("decide_reserved", "decide_heads", "decide_match", "decide_rebalance", "decide_growth"):
-        monkeypatch.setattr(cycles, name, replaying.both(getattr(decisions, name)))
+    for name in ("decide_reserved", "decide_heads", "decide_match", "decide_growth"):
+        monkeypatch.setattr(match_cycle, name, replaying.both(getattr(decisions, name)))
+    monkeypatch.setattr(rebalance_cycle, "decide_rebalance", replaying.both(decisions.decide_rebalance))
     monkeypatch.setattr(scheduler, "why", replaying.both(decisions.why))
 
     outcomes = [simulate(seed) for seed in range(SEEDS)]
@@ -147,7 +149,7 @@ async def test_for_which_jobs_a_cluster_should_grow_is_replayed(by_hand: HandTur
         small, large = a_job_spec(), a_job_spec(cpus=4)
         await hand.submit(small, large)
         async with hand.scheduler.cycle:
-            await cycles.match_cycle(hand.scheduler, "default")
+            await match_cycle.match_cycle(hand.scheduler, "default")
 
         again = replay(read_dump(await dumped(hand)))
 

@@ -2,7 +2,7 @@
 
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.job import JobState
-from cook_jupyter.service.events import EventHub, Subscription
+from cook_jupyter.service.requests.events import EventHub, Subscription
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job
 from tests.waiting import HANG_S

@@ -6,7 +6,7 @@ import pytest
 
 from cook_jupyter.model.lifecycle import attempts_of_reasons
 from cook_jupyter.model.reason import KILLED_EXTERNALLY, PREEMPTED
-from cook_jupyter.service.config import load_settings
+from cook_jupyter.service.settings.loading import load_settings
 
 OFTEN = 9
 
@@ -14,8 +14,8 @@ OFTEN = 9
 def test_preemption_costs_no_retry_however_often_it_happens() -> None:
     settings = load_settings(None)
 
-    assert attempts_of_reasons([PREEMPTED] * OFTEN, free=settings.free_failures) == 0
-    assert attempts_of_reasons([KILLED_EXTERNALLY] * OFTEN, free=settings.free_failures) == OFTEN - 5
+    assert attempts_of_reasons([PREEMPTED] * OFTEN, free=settings.jobs.free_failures) == 0
+    assert attempts_of_reasons([KILLED_EXTERNALLY] * OFTEN, free=settings.jobs.free_failures) == OFTEN - 5
 
 
 @pytest.mark.parametrize(
@@ -25,4 +25,4 @@ def test_an_operator_may_count_preemptions(tmp_path: Path, said: str, counted: i
     file = tmp_path / "settings.toml"
     file.write_text(f"mea_culpa_limits = {said}\n")
 
-    assert attempts_of_reasons([PREEMPTED] * OFTEN, free=load_settings(file).free_failures) == counted
+    assert attempts_of_reasons([PREEMPTED] * OFTEN, free=load_settings(file).jobs.free_failures) == counted

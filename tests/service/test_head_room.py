@@ -9,8 +9,13 @@ import pytest
 from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import HeadRoomSettings, PoolQuota, RebalancerSettings
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import (
+    HeadRoomSettings,
+    MatchingSettings,
+    PoolQuota,
+    RebalancerSettings,
+)
 from cook_jupyter.store.base import Store
 from tests.builders import a_group, a_job_spec
 from tests.service.conftest import HandTurned, ManualScheduler
@@ -282,7 +287,7 @@ async def test_among_jobs_that_ask_for_the_same_rank_alone_decides(by_hand: Hand
 async def test_a_user_past_share_gives_way_only_where_shares_count(
     by_hand: HandTurned, order: Literal["fair", "fifo"], users: list[str]
 ) -> None:
-    async with by_hand(replace(KEEPS, order=order), cpus=4) as hand:
+    async with by_hand(replace(KEEPS, matching=MatchingSettings(order=order)), cpus=4) as hand:
         running = [a_job_spec(user="bob", cpus=3), a_job_spec(user="bob", cpus=1)]
         await hand.submit(*running, a_job_spec(user="bob", cpus=4))
         await hand.match()

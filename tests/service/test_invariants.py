@@ -16,9 +16,9 @@ from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job, JobSpec, JobState
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import RebalancerSettings
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import RebalancerSettings
 from tests.builders import a_group, a_job_spec
 from tests.scheduling.queues import running_jobs, waiting_jobs
 from tests.service.conftest import HandTurned, ManualScheduler, SlowToEnd

@@ -8,7 +8,7 @@ import pytest
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED
-from cook_jupyter.service.cycles import stop
+from cook_jupyter.service.cycles.stop_instances import stop
 from cook_jupyter.store.base import Failure
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec

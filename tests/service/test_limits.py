@@ -6,7 +6,7 @@ import pytest
 
 from cook_jupyter.model.limits import OLD_COUNT, LimitEntry, LimitKind
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.limits import Division, Limits
+from cook_jupyter.service.state.limits import Division, Limits
 from tests.builders import a_job_spec
 from tests.golden.cases import cases
 from tests.service.conftest import HandTurned

@@ -5,16 +5,16 @@ from cook_jupyter.model.job import JobState
 from cook_jupyter.model.limits import LimitKind, Usage
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, STRAGGLER
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.maintenance import (
+from cook_jupyter.service.cluster_updates import ClusterUpdates
+from cook_jupyter.service.cycles.maintenance import (
     end_lingering,
     end_stragglers,
     publish_progress,
     repeat_kills,
     watch,
 )
-from cook_jupyter.service.policies import HeadRoomSettings
-from cook_jupyter.service.updates import ClusterUpdates
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import HeadRoomSettings, JobSettings
 from tests.builders import a_group, a_job_spec
 from tests.service.conftest import HandTurned
 
@@ -22,7 +22,7 @@ from tests.service.conftest import HandTurned
 async def test_a_task_that_outstays_its_time_ends_for_that_reason_whoever_tells_first(
     by_hand: HandTurned,
 ) -> None:
-    async with by_hand(Settings(max_runtime_ms=60_000)) as hand:
+    async with by_hand(Settings(jobs=JobSettings(max_runtime_ms=60_000))) as hand:
         job = a_job_spec(max_retries=1)
         await hand.submit(job)
         await hand.match()
@@ -39,7 +39,7 @@ async def test_a_task_that_outstays_its_time_ends_for_that_reason_whoever_tells_
 
 
 async def test_jobs_that_do_not_say_how_long_they_run_have_the_usual_time(by_hand: HandTurned) -> None:
-    async with by_hand(Settings(default_runtime_ms=10_000)) as hand:
+    async with by_hand(Settings(jobs=JobSettings(default_runtime_ms=10_000))) as hand:
         silent, patient = a_job_spec(), a_job_spec(max_runtime_ms=1_000_000)
         await hand.submit(silent, patient)
         await hand.match()
@@ -105,25 +105,27 @@ async def test_the_monitor_tells_starved_hungry_and_satisfied_users_apart(by_han
         await watch(hand.scheduler)
 
         monitoring = hand.scheduler.monitoring
-        assert monitoring.standings["default"].users == {
+        assert monitoring.user_states["default"].users == {
             "total": 3,
             "starved": 1,
             "waiting_under_quota": 2,
             "hungry": 1,
             "satisfied": 1,
         }
-        told = monitoring.told["default"]
-        assert told["starved"]["starved"] == Usage(count=1, cpus=2, mem_mb=50)
-        assert told["running"]["all"] == Usage(count=2, cpus=4, mem_mb=256)
+        reported = monitoring.reported["default"]
+        assert reported["starved"]["starved"] == Usage(count=1, cpus=2, mem_mb=50)
+        assert reported["running"]["all"] == Usage(count=2, cpus=4, mem_mb=256)
         assert hand.scheduler.summary()["monitor"]["default"]["hungry"] == 1
 
         hand.cluster.finish(next(iter(hand.cluster.tasks)))
         await hand.settle()
         await hand.match()
         await watch(hand.scheduler)
-        assert monitoring.told["default"]["starved"]["starved"] == Usage(), "who left is told once as nothing"
+        assert monitoring.reported["default"]["starved"]["starved"] == Usage(), (
+            "a user who left a state is reported once more, with zero"
+        )
         await watch(hand.scheduler)
-        assert "starved" not in monitoring.told["default"]["starved"]
+        assert "starved" not in monitoring.reported["default"]["starved"]
 
 
 async def test_the_monitor_adds_up_the_pools_of_a_quota_group(by_hand: HandTurned) -> None:
@@ -135,7 +137,9 @@ async def test_the_monitor_adds_up_the_pools_of_a_quota_group(by_hand: HandTurne
         await hand.match()
         await watch(hand.scheduler)
 
-        assert hand.scheduler.monitoring.told["both"]["running"]["ada"] == Usage(count=2, cpus=2, mem_mb=256)
+        assert hand.scheduler.monitoring.reported["both"]["running"]["ada"] == Usage(
+            count=2, cpus=2, mem_mb=256
+        )
 
 
 async def test_progress_is_gathered_and_its_newest_word_written(by_hand: HandTurned) -> None:

@@ -12,11 +12,13 @@ from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
-from cook_jupyter.service.config import Home, Settings
-from cook_jupyter.service.cycles import match_all, rebalance_all
-from cook_jupyter.service.dumps import read_dump, replay
+from cook_jupyter.service.cycles.match_cycle import match_all
+from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
+from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.requests.dumps import read_dump, replay
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.start import alive
+from cook_jupyter.service.settings.home import Home
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
 

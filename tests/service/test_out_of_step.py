@@ -12,9 +12,10 @@ from cook_jupyter.errors import InvalidRequest, OutOfStep
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.job import HIGHEST_PRIORITY, JobSpec, JobState
 from cook_jupyter.service.clock import ManualClock
-from cook_jupyter.service.config import Home, Settings
-from cook_jupyter.service.cycles import match_all
-from cook_jupyter.service.start import alive
+from cook_jupyter.service.cycles.match_cycle import match_all
+from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.settings.home import Home
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore

@@ -8,9 +8,9 @@ from cook_jupyter.model.job import Group
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.placing import GroupRegistry
-from cook_jupyter.service.policies import PlacementSettings, PoolConstraints
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import PlacementSettings, PoolConstraints
+from cook_jupyter.service.state.group_registry import GroupRegistry
 from tests.builders import a_group, a_job_spec
 from tests.service.conftest import HandTurned, ManualScheduler, SlowToEnd
 
@@ -267,7 +267,7 @@ async def test_a_name_that_hosts_bear_no_more_is_rewritten(by_hand: HandTurned) 
 def test_plain_groups_are_forgotten_in_the_end_and_those_that_want_something_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cook_jupyter.service.placing.MAX_PLAIN_GROUPS", 10)
+    monkeypatch.setattr("cook_jupyter.service.state.group_registry.MAX_PLAIN_GROUPS", 10)
     placing = GroupRegistry(PlacementSettings())
     special = [apart(), a_group(straggler_handling={"type": "quantile-deviation"})]
     plain = [a_group() for _ in range(25)]

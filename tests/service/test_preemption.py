@@ -13,9 +13,10 @@ from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.cycles import match_cycle
-from cook_jupyter.service.policies import RebalancerSettings
+from cook_jupyter.service.cycles.match_cycle import match_cycle
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import RebalancerSettings
+from cook_jupyter.service.state.rebalancer import PARAMETERS
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore
@@ -147,9 +148,7 @@ async def test_a_reservation_ends_with_the_job_that_it_was_for(by_hand: HandTurn
     "settings",
     [
         RebalancerSettings(enabled=False),
-        RebalancerSettings(safe_dru_threshold=None),
         RebalancerSettings(safe_dru_threshold=3.0),
-        RebalancerSettings(min_dru_diff=None),
         RebalancerSettings(min_dru_diff=5.0),
         RebalancerSettings(max_preemption=0),
         RebalancerSettings(pool_regex="^other$"),
@@ -309,11 +308,24 @@ async def test_parameters_set_while_it_runs_hold_at_once_and_after_a_restart(by_
         assert await hand.rebalance() == 1
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
+async def test_a_parameter_without_a_value_disables_preemption(by_hand: HandTurned, name: str) -> None:
+    async with by_hand(cpus=2) as hand:
+        await fill_all_hosts(hand, 2)
+        await hand.submit(a_job_spec(user="late"))
+        await hand.scheduler.rebalancer.change(hand.store, {name: None})
+        assert await hand.rebalance() == 0
+    async with by_hand(cluster=hand.cluster) as hand:
+        assert await hand.rebalance() == 0
+        await hand.scheduler.rebalancer.change(hand.store, {name: 0})
+        assert None not in hand.scheduler.rebalancer.parameters.values()
+
+
 async def test_a_parameter_that_does_not_exist_or_cannot_be_is_refused(by_hand: HandTurned) -> None:
     async with by_hand() as hand:
         with pytest.raises(InvalidRequest, match="no parameter speed; it has safe_dru_threshold"):
             await hand.scheduler.rebalancer.change(hand.store, {"speed": 1})
-        with pytest.raises(InvalidRequest, match="min_dru_diff is a number from 0 on"):
+        with pytest.raises(InvalidRequest, match="min_dru_diff must be a number of at least 0"):
             await hand.scheduler.rebalancer.change(hand.store, {"min_dru_diff": -1})
 
 

@@ -6,9 +6,9 @@ from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.cycles import rebalance_all
-from cook_jupyter.service.freed_room import FreedRoom
-from cook_jupyter.service.policies import RebalancerSettings
+from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
+from cook_jupyter.service.settings.tables import RebalancerSettings
+from cook_jupyter.service.state.freed_room import FreedRoom
 from tests.builders import a_job_spec
 from tests.service.conftest import HandTurned, ManualScheduler
 

@@ -11,9 +11,9 @@ from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import QueueLimit
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import JobSettings, QueueLimit
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
 from tests.service.conftest import Living
@@ -278,7 +278,7 @@ async def test_why_of_a_running_job_says_that_it_runs(living: Living, cluster: M
 
 
 async def test_no_job_may_run_longer_than_the_operator_says(living: Living, cluster: MemoryCluster) -> None:
-    async with living(Settings(max_runtime_ms=50)) as scheduler:
+    async with living(Settings(jobs=JobSettings(max_runtime_ms=50))) as scheduler:
         spec = a_job_spec(max_runtime_ms=10_000)
         await scheduler.submit([spec])
         await until(lambda: bool(cluster.tasks))

@@ -8,7 +8,7 @@ import pytest
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.policies import HeadRoomSettings
+from cook_jupyter.service.settings.tables import HeadRoomSettings
 from tests.service.settling import (
     SETTLED_AFTER,
     Tally,

@@ -15,12 +15,14 @@ from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
-from cook_jupyter.service.config import Home, Settings
-from cook_jupyter.service.cycles import match_all, stop
-from cook_jupyter.service.policies import CompletionSettings, PlacementSettings
+from cook_jupyter.service.cluster_updates import ClusterUpdates
+from cook_jupyter.service.cycles.match_cycle import match_all
+from cook_jupyter.service.cycles.stop_instances import stop
+from cook_jupyter.service.process.lifespan import alive
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.start import alive
-from cook_jupyter.service.updates import ClusterUpdates
+from cook_jupyter.service.settings.home import Home
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import CompletionSettings, PlacementSettings
 from cook_jupyter.store.base import Failure
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec

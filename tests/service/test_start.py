@@ -11,8 +11,9 @@ from cook_jupyter.errors import SchedulerError, StoreFull
 from cook_jupyter.model.instance import ProgressUpdate
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
-from cook_jupyter.service.config import Home, Settings
-from cook_jupyter.service.start import alive
+from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.settings.home import Home
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.memory import MemoryStore
 
 ONE_HOST = {"h1": Resources(cpus=2, mem_mb=4096)}

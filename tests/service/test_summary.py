@@ -2,7 +2,7 @@
 
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import DruMode, Pool
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.settings.schema import Settings
 from tests.builders import a_job_spec
 from tests.service.conftest import HandTurned
 

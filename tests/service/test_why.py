@@ -2,9 +2,14 @@
 
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.waiting import WaitKind
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.maintenance import complete_offensive
-from cook_jupyter.service.policies import MaintenanceSettings, PoolQuota, RebalancerSettings
+from cook_jupyter.service.cycles.maintenance import complete_offensive
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import (
+    JobSettings,
+    MaintenanceSettings,
+    PoolQuota,
+    RebalancerSettings,
+)
 from tests.builders import a_job_spec
 from tests.service.conftest import HandTurned
 
@@ -66,11 +71,11 @@ async def test_a_job_larger_than_any_may_be_is_told_so_while_it_waits_and_after_
     large = a_job_spec(cpus=4)
     async with by_hand(cpus=1) as hand:
         await hand.submit(large)
-    keep = Settings(max_cpus=2, maintenance=MaintenanceSettings(offensive="keep"))
+    keep = Settings(jobs=JobSettings(max_cpus=2), maintenance=MaintenanceSettings(offensive="keep"))
     async with by_hand(keep, cluster=hand.cluster) as hand:
         told = await hand.scheduler.explain(large.job_id)
         assert told[0].startswith("It can never start: it asks for 4 cpus where no job may have more than 2.")
-    async with by_hand(Settings(max_cpus=2), cluster=hand.cluster) as hand:
+    async with by_hand(Settings(jobs=JobSettings(max_cpus=2)), cluster=hand.cluster) as hand:
         assert await complete_offensive(hand.scheduler) == 1
         (reason,) = await hand.scheduler.why(large.job_id)
         assert reason.kind is WaitKind.COMPLETED

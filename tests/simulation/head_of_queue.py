@@ -18,11 +18,11 @@ from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.cycles import match_all
-from cook_jupyter.service.policies import HeadRoomSettings, RebalancerSettings
+from cook_jupyter.service.cluster_updates import ClusterUpdates
+from cook_jupyter.service.cycles.match_cycle import match_all
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.updates import ClusterUpdates
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import HeadRoomSettings, RebalancerSettings
 from cook_jupyter.store.memory import MemoryStore
 
 

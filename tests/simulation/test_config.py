@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.scheduling.rebalancing.rules import PreemptionThresholds
+from cook_jupyter.service.settings.tables import JobSettings, MatchingSettings
 from cook_jupyter.simulation.config import (
-    MatchConfig,
-    RebalancerConfig,
     SimConfig,
-    TaskConstraints,
     parse_config,
     read_config,
 )
@@ -38,10 +37,12 @@ def test_every_key_is_read() -> None:
         incremental_output_ms=1_200_000,
         optimizer_ms=240_000,
         rebalance_ms=3_600_000,
-        rebalancer=RebalancerConfig(safe_dru_threshold=2.0, min_dru_diff=0.25, max_preemption=64.0),
-        match=MatchConfig(max_considered=200, scaleback=0.9, floor_warn=5, floor_reset=500, good_enough=0.8),
-        constraints=TaskConstraints(memory_gb=48, cpus=16, retry_limit=7, timeout_hours=3),
-        mea_culpa_limit=3,
+        rebalancer=PreemptionThresholds(safe_dru_threshold=2.0, min_dru_diff=0.25, max_preemption=64),
+        timeout_hours=3,
+        matching=MatchingSettings(max_considered=200, scaleback=0.9, good_enough=0.8),
+        jobs=JobSettings(
+            max_mem_mb=48 * 1024, max_cpus=16, retry_limit=7, mea_culpa_limit=3, mea_culpa_limits={}
+        ),
     )
 
 
@@ -51,12 +52,12 @@ def test_missing_keys_have_the_defaults_of_cooks_simulator() -> None:
     assert config == SimConfig()
     assert config.shares == {"default": {"mem": 4000.0, "cpus": 4.0, "gpus": 1.0}}
     assert (config.rebalance_ms, config.optimizer_ms) == (30 * 60_000, 3 * 60_000)
-    assert (config.match.max_considered, config.match.good_enough, config.match.scaleback) == (
+    assert (config.matching.max_considered, config.matching.good_enough, config.matching.scaleback) == (
         2000,
         1.0,
         0.95,
     )
-    assert (config.constraints.memory_gb, config.constraints.cpus) == (140, 40)
+    assert (config.jobs.max_mem_mb, config.jobs.max_cpus) == (140 * 1024, 40)
 
 
 SCHEDULERS = """
@@ -75,7 +76,7 @@ OLDER = ":fenzo-config {:fenzo-max-jobs-considered 9}"
     ],
 )
 def test_the_first_scheduler_that_matches_the_pool_overrides_the_older_key(text: str) -> None:
-    assert parse_config(text).match.max_considered == 2
+    assert parse_config(text).matching.max_considered == 2
 
 
 def test_failure_limits_may_be_set_by_reason() -> None:
@@ -83,7 +84,7 @@ def test_failure_limits_may_be_set_by_reason() -> None:
         "{:scheduler-config {:mea-culpa-failure-limit {:default 2 :preempted-by-rebalancer -1 :nonsense 1}}}"
     )
 
-    assert (config.mea_culpa_limit, config.mea_culpa_limits) == (2, {"preempted-by-rebalancer": -1})
+    assert (config.jobs.mea_culpa_limit, config.jobs.mea_culpa_limits) == (2, {"preempted-by-rebalancer": -1})
     assert config.ignored == (":scheduler-config :mea-culpa-failure-limit :nonsense",)
 
 

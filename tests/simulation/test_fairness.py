@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cook_jupyter.simulation.config import RebalancerConfig, SimConfig
+from cook_jupyter.scheduling.rebalancing.rules import PreemptionThresholds
+from cook_jupyter.simulation.config import SimConfig
 from cook_jupyter.simulation.replay import Outcome, simulate
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
 
@@ -51,7 +52,7 @@ def run(
         shares={"default": {"cpus": share.cpus, "mem": share.mem_mb}},
         cycle_step_ms=STEP_MS,
         rebalance_ms=REBALANCE_MS,
-        rebalancer=RebalancerConfig(min_dru_diff=min_dru_diff),
+        rebalancer=PreemptionThresholds(min_dru_diff=min_dru_diff),
     )
     return simulate(
         trace,

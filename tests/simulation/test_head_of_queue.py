@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.policies import HeadRoomSettings
+from cook_jupyter.service.settings.tables import HeadRoomSettings
 from cook_jupyter.simulation.workload import SCENARIOS, Workload, generate
 from tests.builders import a_job_spec
 from tests.simulation.head_of_queue import Arrival, ReplayRecord, replay_events

@@ -1,13 +1,15 @@
 """Invariants of every simulation, for any trace, hosts and policy."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.model.instance import TaskState
-from cook_jupyter.simulation.config import MatchConfig, RebalancerConfig, SimConfig
+from cook_jupyter.scheduling.rebalancing.rules import PreemptionThresholds
+from cook_jupyter.simulation.config import COOK_MATCHING, SimConfig
 from cook_jupyter.simulation.policies import POLICIES, build_limits, find_policy
 from cook_jupyter.simulation.replay import Outcome, simulate
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
@@ -48,8 +50,8 @@ config = SimConfig(
     shares={"default": {"cpus": 1.0, "mem": 500.0}},
     cycle_step_ms=STEP_MS,
     rebalance_ms=2 * STEP_MS,
-    rebalancer=RebalancerConfig(min_dru_diff=0.2),
-    match=MatchConfig(max_considered=20),
+    rebalancer=PreemptionThresholds(min_dru_diff=0.2),
+    matching=replace(COOK_MATCHING, max_considered=20),
 )
 
 

@@ -6,6 +6,7 @@ the ranking, one for the match, and one more for the rebalancer if it is due.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from cook_jupyter.errors import InvalidRequest, OutOfStep
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import TaskState
+from cook_jupyter.scheduling.rebalancing.rules import PreemptionThresholds
 from cook_jupyter.simulation.checks import MAX_TIME_MS
-from cook_jupyter.simulation.config import MatchConfig, RebalancerConfig, SimConfig
+from cook_jupyter.simulation.config import COOK_JOBS, COOK_MATCHING, SimConfig
 from cook_jupyter.simulation.policies import find_policy
 from cook_jupyter.simulation.replay import Outcome, _Replay, simulate
 from cook_jupyter.simulation.traces import RunRow, SimHost, TraceJob
@@ -173,8 +175,8 @@ def test_policies_without_preemption_preempt_nobody(policy: str) -> None:
 def test_a_smaller_dru_gap_than_the_minimum_preempts_nobody() -> None:
     # a1 and a2 fill the host, DRU 1 and 2; b would come to 1: the second of a is further by 1, not by more.
     trace = [a_job("a1", 0), a_job("a2", 0), a_job("b1", 500), a_job("z1", 4000, cpus=9.0)]
-    strict = run(trace, a_host(cpus=2.0), rebalancer=RebalancerConfig(min_dru_diff=1.0))
-    lenient = run(trace, a_host(cpus=2.0), rebalancer=RebalancerConfig(min_dru_diff=0.9))
+    strict = run(trace, a_host(cpus=2.0), rebalancer=PreemptionThresholds(min_dru_diff=1.0))
+    lenient = run(trace, a_host(cpus=2.0), rebalancer=PreemptionThresholds(min_dru_diff=0.9))
 
     assert sum(cycle.preempted for cycle in strict.cycles) == 0
     assert sum(cycle.preempted for cycle in lenient.cycles) == 1
@@ -221,8 +223,8 @@ def test_a_reservation_closes_a_host_and_gives_no_precedence() -> None:
 
 
 def test_more_preemptions_than_are_free_use_up_a_retry() -> None:
-    free = run(preempting(), mea_culpa_limits={"preempted-by-rebalancer": 1})
-    dear = run(preempting(), mea_culpa_limits={"preempted-by-rebalancer": 0})
+    free = run(preempting(), jobs=replace(COOK_JOBS, mea_culpa_limits={"preempted-by-rebalancer": 1}))
+    dear = run(preempting(), jobs=replace(COOK_JOBS, mea_culpa_limits={"preempted-by-rebalancer": 0}))
 
     assert [row.job_id for row in free.rows if row.job_id == "a4"] == ["a4", "a4"]
     assert [row.job_id for row in dear.rows if row.job_id == "a4"] == ["a4"]
@@ -233,7 +235,7 @@ def test_a_job_that_cannot_start_holds_back_those_behind_it_as_in_cook() -> None
     # job only, which then matches nothing at all, and that brings both back.
     trace = [a_job("a1", 0, cpus=5.0), *(a_job(f"a{n}", 0, cpus=0.5) for n in range(2, 5)), a_job("z1", 5000)]
 
-    outcome = run(trace, match=MatchConfig(max_considered=2, scaleback=0.5))
+    outcome = run(trace, matching=replace(COOK_MATCHING, max_considered=2, scaleback=0.5))
 
     cycles = {row.job_id: row.start_time_ms // 1000 for row in outcome.rows}
     assert cycles == {"a2": 0, "a3": 2, "a4": 4, "z1": 5}

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from playwright.sync_api import sync_playwright
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.simulation.charts import Axis, Band, Line, draw_bands, draw_cells, draw_lines
 from cook_jupyter.simulation.comparison import Run, RunFigures, compute_figures
-from cook_jupyter.simulation.config import SimConfig
+from cook_jupyter.simulation.config import COOK_JOBS, SimConfig
 from cook_jupyter.simulation.replay import simulate
 from cook_jupyter.simulation.report import write_report
 from cook_jupyter.simulation.summary import (
@@ -236,7 +237,7 @@ def test_simulated_jobs_that_wait_at_the_end_are_those_that_the_figures_say_wait
         shares=SHARES,
         cycle_step_ms=10_000,
         rebalance_ms=10_000,
-        mea_culpa_limits={"preempted-by-rebalancer": 1},
+        jobs=replace(COOK_JOBS, mea_culpa_limits={"preempted-by-rebalancer": 1}),
     )
     hosts = [SimHost(f"h{number}", 3.0, 1000.0) for number in range(3)]
     outcome = simulate(trace, hosts, config)

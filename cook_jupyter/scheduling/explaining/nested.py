@@ -1,7 +1,8 @@
 """Nested jobs: which running jobs wait for jobs of their own that can never start.
 
 Lives here: `deadlocked`, a pure function of what waits for what and of what hosts hold. Not here: who
-reports that a job waits (`service.nested`), how a job finds out that it does (`executor.nested`).
+reports that a job waits (`service.requests.nested_waits`), how a job finds out that it does
+(`executor.nested`).
 
 Certain, never guessed: a job counts as deadlocked only if all that it waits for would find no room even if
 every job ended that is not deadlocked itself. Whatever else may keep a job from starting (launch rates,

@@ -1,7 +1,7 @@
 """Which waiting jobs a cluster that can grow should make room for.
 
 Lives here: `jobs_to_grow_for`. Not here: by what it is decided (`scheduling.decisions`), which
-cluster (`scheduling.growth.cluster_choice`), the asking (`service.growth`).
+cluster (`scheduling.growth.cluster_choice`), the asking (`service.actions.growth`).
 
 Source: Cook's `scheduler.clj` (`trigger-autoscaling!`), as told in the fair-share specification, section 5.
 """

@@ -1,6 +1,6 @@
 """Rules that an operator sets for pools by their names.
 
-Lives here: which of several counts for a pool. Not here: what they say (`service.config`).
+Lives here: which of several counts for a pool. Not here: what they say (`service.settings.schema`).
 
 Source: Cook's `config.clj`, as told in the fair-share specification, section 2.
 """

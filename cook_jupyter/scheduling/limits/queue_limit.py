@@ -1,7 +1,7 @@
 """Queue limits: how many jobs of one user may wait in a pool.
 
 Lives here: the limit in force, and counters of what waits, for whoever has no queue to ask.
-Not here: the settings (`service.config`), the refusal (`service`), the queue itself
+Not here: the settings (`service.settings.schema`), the refusal (`service`), the queue itself
 (`scheduling.queue.queue_index`).
 
 Source: Cook's `queue_limit.clj`, as told in the fair-share specification, section 4.

@@ -2,7 +2,7 @@
 
 Lives here: `decide_matches`, the way in for the service, and how a queue whose head fits nowhere is scaled
 back.
-Not here: committing and launching what it decides (`service.cycles`).
+Not here: committing and launching what it decides (`service.cycles.match_cycle`).
 
 Source: Cook's `scheduler.clj` (`handle-resource-offers!`, `match-offer-to-schedule`), as told in the
 fair-share specification, section 5.
@@ -25,6 +25,7 @@ from cook_jupyter.scheduling.constraints.constraints import (
 )
 from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.limits.cycle_limits import CycleLimits
 from cook_jupyter.scheduling.matching.matching import MATCH_DEFAULTS, MatchSettings, match, refusal_of
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
@@ -49,13 +50,11 @@ _A_USER: Final = 3  # what one more user costs when jobs are ranked one by one, 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CycleSettings:
+class CycleSettings(CycleLimits):
     """How a pool decides.
 
     Attributes:
         rank, match: how it ranks and matches.
-        max_considered: how many jobs a cycle considers at most.
-        scaleback: what that number is multiplied by when the head of the queue finds no host.
         floor_warn, floor_reset: after how many cycles with only one job considered a warning is due, and the
             number goes back to the maximum.
         lazy_up_to: up to how many running tasks jobs are ranked one by one, as far as there is room for them;
@@ -64,8 +63,6 @@ class CycleSettings:
 
     rank: RankSettings = field(default_factory=RankSettings)
     match: MatchSettings = field(default_factory=MatchSettings)
-    max_considered: int = 1000
-    scaleback: float = 0.95
     floor_warn: int = 10
     floor_reset: int = 1000
     lazy_up_to: int = 200

@@ -15,11 +15,10 @@ from cook_jupyter.model.decisions import Match, Refusal
 from cook_jupyter.scheduling.constraints.constraints import NO_JOB_CONSTRAINTS, ConstraintClass, PoolDefaults
 from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.limits.cycle_limits import GOOD_ENOUGH
 from cook_jupyter.scheduling.matching.columnar import ColumnarPlacer
 from cook_jupyter.scheduling.matching.scalar import ScalarPlacer
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
-
-GOOD_ENOUGH = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

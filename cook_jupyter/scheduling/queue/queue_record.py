@@ -1,7 +1,7 @@
 """A queue index as plain values: what it holds at one moment, to be written down and built again.
 
 Lives here: `QueueRecord`, in columns as the index itself, and the way there and back.
-Not here: files (`service.dumps`).
+Not here: files (`service.requests.dumps`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.scheduling.arrays import SEQ_BITS, Floats, Integers, Rows
+from cook_jupyter.scheduling.limits.cycle_limits import MAX_OVER_QUOTA_JOBS
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.user_tasks import UserTasks
 from cook_jupyter.scheduling.ranking.dru import dru_of, drus_of
@@ -34,7 +35,6 @@ from cook_jupyter.scheduling.ranking.merge import merge_order, segmented_cumsum
 
 Mask = npt.NDArray[np.bool_]
 
-MAX_OVER_QUOTA_JOBS = 100
 _LEAST_DEPTH = 8  # how many waiting jobs of each user are looked at, at least
 
 

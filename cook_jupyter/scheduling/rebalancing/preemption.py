@@ -1,14 +1,15 @@
 """Preemption: whose running tasks give way to whose waiting jobs.
 
-Lives here: `rebalance`, the cycle; `RebalanceState`, one decision after the other; `PreemptionSettings`,
-which say in what we differ from Cook; the reservations that follow.
-Not here: the queue (`scheduling.ranking.ranking`), stopping anything (`service.cycles`).
+Lives here: `rebalance`, the cycle; `RebalanceState`, one decision after the other; `PreemptionSettings`; the
+reservations that follow.
+Not here: the rules that an operator may change (`scheduling.rebalancing.rules`), the queue
+(`scheduling.ranking.ranking`), stopping anything (`service.cycles.rebalance_cycle`).
 
 Source: Cook's `rebalancer.clj`, as told in the fair-share specification, sections 6 and 15.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from math import inf
 from types import MappingProxyType
@@ -33,57 +34,30 @@ from cook_jupyter.scheduling.ranking.considerable import NO_FILTERS, QueueFilter
 from cook_jupyter.scheduling.ranking.ranking import RANK_DEFAULTS, Mask, RankSettings, iter_ranked_in_columns
 from cook_jupyter.scheduling.rebalancing.beneficiaries import BeneficiaryQueue
 from cook_jupyter.scheduling.rebalancing.candidates import RebalanceHosts
+from cook_jupyter.scheduling.rebalancing.rules import COOK_RULES, PreemptionRules
 from cook_jupyter.scheduling.rebalancing.task_drus import TaskDrus
 from cook_jupyter.scheduling.rebalancing.victims import VictimTable, VictimThreshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreemptionSettings:
-    """How a pool preempts. The defaults are the better ones; `cook` gives Cook's behaviour exactly.
+class PreemptionSettings(PreemptionRules):
+    """How one pool preempts: the rules that apply, and what follows from the pool.
 
     Attributes:
-        safe_dru_threshold: no task below this DRU is ever preempted.
-        min_dru_diff: by more than this a victim's DRU must exceed the beneficiary's.
-        max_preemption: how many waiting jobs a cycle looks at, and how many decisions it makes, at most.
-        mode: what the DRU counts.
-        shortest_prefix: among victims of one DRU take as few as suffice; Cook takes all of them.
-        drop_unneeded: spare those of the victims without whom the room suffices as well; Cook does not.
-        least_work_lost: among equals preempt what loses least work; Cook goes by user and host name.
-        gpu_pools: preempt in pools of gpu mode too; Cook never does.
-        freed_gpus_count: the gpus of victims are room for the beneficiary; for Cook only spare gpus are.
-        spare_hosts_known: the attributes of a host are known also if nothing runs on it; Cook's are not.
-        groups_apart: a preempted task counts as still there for its own group; for Cook, for every group.
-        quota_counts: a job over its user's quota needs room in the quota too, so own tasks are stopped even
-            if a host has room; for Cook that room is enough, and the job goes on waiting.
-        launch_order: between users a running task is scored in the order in which its user's tasks were
-            launched, a waiting job exactly and behind all that its user holds; preemption then comes to an
-            end. Cook scores in order of priority, a waiting job by an upper bound.
-        max_preemptions_per_hour: a task is spared whose job was preempted that often (at least once) in the
-            last hour; None spares none, as Cook.
-        max_lost_ms_beyond_share: work that a job whose DRU would exceed `safe_dru_threshold` may destroy, in
-            milliseconds of its own size: run time times cpus of the other users' tasks that it stops, divided
-            by its cpus (gpus in gpu mode). None sets no limit, as Cook. Applies with `launch_order` only.
-        reserve_from: from how many victims on a host is reserved for the beneficiary; 2 for Cook.
-        defaults: what the pool adds to its jobs' demands.
+        mode: the resources that the DRU counts.
+        defaults: host constraints that the pool adds to those of its jobs.
     """
 
-    safe_dru_threshold: float = 1.0
-    min_dru_diff: float = 0.5
-    max_preemption: int = 100
     mode: DruMode = DruMode.DEFAULT
-    shortest_prefix: bool = True
-    drop_unneeded: bool = True
-    least_work_lost: bool = True
-    gpu_pools: bool = True
-    freed_gpus_count: bool = True
-    spare_hosts_known: bool = True
-    groups_apart: bool = True
-    quota_counts: bool = True
-    launch_order: bool = True
-    max_preemptions_per_hour: int | None = 2
-    max_lost_ms_beyond_share: int | None = 600_000
-    reserve_from: int = 1
     defaults: PoolDefaults = field(default_factory=PoolDefaults)
+
+    @classmethod
+    def from_rules(
+        cls, rules: PreemptionRules, *, mode: DruMode, defaults: PoolDefaults
+    ) -> "PreemptionSettings":
+        """Return the settings of a pool to which rules apply."""
+        values = {rule.name: getattr(rules, rule.name) for rule in fields(PreemptionRules)}
+        return cls(**values, mode=mode, defaults=defaults)
 
     @classmethod
     def cook(
@@ -95,25 +69,14 @@ class PreemptionSettings:
         mode: DruMode = DruMode.DEFAULT,
         defaults: PoolDefaults | None = None,
     ) -> "PreemptionSettings":
-        """Return the settings under which every decision is Cook's."""
+        """Return the settings with which every decision is Cook's."""
         return cls(
             safe_dru_threshold=safe_dru_threshold,
             min_dru_diff=min_dru_diff,
             max_preemption=max_preemption,
             mode=mode,
-            shortest_prefix=False,
-            drop_unneeded=False,
-            least_work_lost=False,
-            gpu_pools=False,
-            freed_gpus_count=False,
-            spare_hosts_known=False,
-            groups_apart=False,
-            quota_counts=False,
-            launch_order=False,
-            max_preemptions_per_hour=None,
-            max_lost_ms_beyond_share=None,
-            reserve_from=2,
             defaults=defaults or PoolDefaults(),
+            **COOK_RULES,
         )
 
 

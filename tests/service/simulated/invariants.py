@@ -47,8 +47,8 @@ from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus, St
 from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
 from cook_jupyter.model.reason import NEVER_COUNTS, REASONS
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.config import Settings
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.memory import _MemoryState
 from tests.service.simulated.scenario import HostPlan, Scenario
 
@@ -239,8 +239,8 @@ class Invariants:
             if reason is None or not reason.mea_culpa or job.spec.disable_mea_culpa_retries:
                 attempts += number
                 continue
-            limit = self._settings.mea_culpa_limits.get(reason.name, reason.failure_limit)
-            limit = self._settings.mea_culpa_limit if limit is None else limit
+            limit = self._settings.jobs.mea_culpa_limits.get(reason.name, reason.failure_limit)
+            limit = self._settings.jobs.mea_culpa_limit if limit is None else limit
             attempts += 0 if limit == NEVER_COUNTS else max(0, number - limit)
         return attempts
 

@@ -18,14 +18,15 @@ from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.limits import Quota
 from cook_jupyter.scheduling.constraints import constraints, job_constraints
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
-from cook_jupyter.service import cycles, placing
-from cook_jupyter.service.events import EventHub
-from cook_jupyter.service.kills import KillTracker
-from cook_jupyter.service.limits import Limits
-from cook_jupyter.service.queues import Queues
+from cook_jupyter.service.actions.kills import KillTracker
+from cook_jupyter.service.cluster_updates import ClusterUpdates
+from cook_jupyter.service.cycles import match_cycle
+from cook_jupyter.service.requests.events import EventHub
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.snapshots import Snapshots
-from cook_jupyter.service.updates import ClusterUpdates
+from cook_jupyter.service.state import group_registry
+from cook_jupyter.service.state.limits import Limits
+from cook_jupyter.service.state.queues import Queues
 from tests.service.simulated.store import SimulatedStore
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
@@ -41,14 +42,14 @@ def launch_without_commit(patch: pytest.MonkeyPatch) -> None:
 
 
 def launch_twice(patch: pytest.MonkeyPatch) -> None:
-    once = cycles.launch
+    once = match_cycle.launch
 
     async def twice(scheduler: Scheduler, snapshot: PoolSnapshot, matching: Matching) -> int:
         return await once(
             scheduler, snapshot, replace(matching, matches=(*matching.matches, *matching.matches))
         )
 
-    patch.setattr(cycles, "launch", twice)
+    patch.setattr(match_cycle, "launch", twice)
     patch.setattr(lifecycle, "may_start", lambda job: job.state is not JobState.COMPLETED)
 
 
@@ -111,7 +112,7 @@ def ignore_failed_hosts(patch: pytest.MonkeyPatch) -> None:
 
 
 def wait_for_hosts_that_are_too_small(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(placing, "could_run", lambda spec, host, defaults: True)
+    patch.setattr(group_registry, "could_run", lambda spec, host, defaults: True)
 
 
 def place_groups_by_pool(patch: pytest.MonkeyPatch) -> None:

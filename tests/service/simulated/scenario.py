@@ -3,17 +3,20 @@
 Lives here: `Scenario` and `draw_scenario`. Not here: what users do (`users`), how faults happen (`faults`).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Literal
 
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.policies import (
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import (
     Bucket,
     HeadRoomSettings,
+    JobSettings,
     MaintenanceSettings,
+    MatchingSettings,
     PlacementSettings,
     PoolMove,
     PoolQuota,
@@ -116,14 +119,18 @@ def _draw_settings(rng: Random) -> Settings:
         if len(pools) > 1 and rng.random() < 0.5
         else ()
     )
+    orders: Sequence[Literal["fair", "fifo"]] = ("fair", "fair", "fair", "fifo")
+    order = rng.choice(orders)
+    equal_shares = rng.random() < 0.8
+    jobs = JobSettings(
+        max_runtime_ms=rng.choice([None, None, 30_000]), mea_culpa_limit=rng.choice([5, 5, 0, 1])
+    )
     return Settings(
         pools=tuple(Pool(name=pool) for pool in pools),
         pool_moves=moves,
-        order=rng.choice(["fair", "fair", "fair", "fifo"]),
-        equal_shares=rng.random() < 0.8,
-        max_runtime_ms=rng.choice([None, None, 30_000]),
-        mea_culpa_limit=rng.choice([5, 5, 0, 1]),
-        max_considered=rng.choice([1000, 1000, 3]),
+        equal_shares=equal_shares,
+        jobs=jobs,
+        matching=MatchingSettings(order=order, max_considered=rng.choice([1000, 1000, 3])),
         rebalancer=RebalancerSettings(
             interval_ms=rng.choice([3000, 10_000]),
             min_dru_diff=rng.choice([0.0, 0.1, 0.5]),

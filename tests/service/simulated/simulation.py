@@ -1,9 +1,9 @@
 """One simulation: a scheduler that is killed and started again, its hosts, its users, and what goes wrong.
 
 Lives here: `simulate`, which runs the scenario of a seed and returns its `Outcome`. The scheduler is the
-product's own (`service.start.alive` with all its loops); store, hosts, network, clock and event loop are
-simulated. For some seconds of virtual time users act and faults happen. Then all faults heal, limits are
-lifted, jobs without an end are killed, and everything has to come to its end.
+product's own (`service.process.lifespan.alive` with all its loops); store, hosts, network, clock and event
+loop are simulated. For some seconds of virtual time users act and faults happen. Then all faults heal, limits
+are lifted, jobs without an end are killed, and everything has to come to its end.
 Not here: the parts (`event_loop`, `store`, `cluster`, `users`, `faults`), what must hold (`invariants`).
 """
 
@@ -22,10 +22,10 @@ from uuid import UUID
 from cook_jupyter.errors import CookError, SchedulerUnreachable
 from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import JobState
-from cook_jupyter.service.config import Home
-from cook_jupyter.service.events import batches
+from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.requests.events import batches
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.start import alive
+from cook_jupyter.service.settings.home import Home
 from tests.service.simulated.cluster import ClusterConnection, HostCluster, HostWorld
 from tests.service.simulated.event_loop import Process, SimulatedEventLoop
 from tests.service.simulated.faults import Faults
@@ -136,7 +136,7 @@ class Simulation:
         self.trace = Trace(self.loop.time, is_kept=is_traced)
         self._ids = Random(f"{scenario.seed} ids")
         self._world = Process("world")
-        self._disk = Disk(scenario.settings.free_failures, self._new_id())
+        self._disk = Disk(scenario.settings.jobs.free_failures, self._new_id())
         self.invariants = Invariants(scenario, self._disk.state)
         self.faults = Faults(scenario, self.trace, self.loop.time)
         self.clock = SimulatedClock(self.loop)

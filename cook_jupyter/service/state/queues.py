@@ -3,7 +3,7 @@
 Lives here: `Queues`, which follows each changed job into its pool's `QueueIndex`; `PoolQueue`, what is
 known of one pool between decisions.
 Not here: decisions (`scheduling.decisions`), what they read besides the queue (`service.snapshots`), what is
-done with them (`service.cycles`).
+done with them (`service.cycles.match_cycle`).
 """
 
 from collections import defaultdict
@@ -31,11 +31,11 @@ from cook_jupyter.scheduling.queue.preemption_history import preemption_history_
 from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex, launch_number
 from cook_jupyter.scheduling.ranking.considerable import UNLIMITED_QUOTA
 from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.freed_room import FreedRoom
-from cook_jupyter.service.head_room import HeadRooms
-from cook_jupyter.service.launch_plugin import LaunchPlugin
-from cook_jupyter.service.placing import GroupRegistry
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.state.freed_room import FreedRoom
+from cook_jupyter.service.state.group_registry import GroupRegistry
+from cook_jupyter.service.state.head_rooms import HeadRooms
+from cook_jupyter.service.state.launch_plugin import LaunchPlugin
 
 
 class Queues:
@@ -160,7 +160,7 @@ class Queues:
     def _queued(self, job: Job) -> QueuedJob:
         """What the queue is to know of a job."""
         spec, settings = job.spec, self._settings
-        too_large = spec.cpus > settings.max_cpus or spec.mem_mb > settings.max_mem_mb
+        too_large = spec.cpus > settings.jobs.max_cpus or spec.mem_mb > settings.jobs.max_mem_mb
         if too_large and job.state is JobState.WAITING:
             self.offensive[job.job_id] = None
         if not job.instances and spec.group is None and spec.expected_runtime_ms is None:
@@ -333,8 +333,8 @@ class PoolQueue:
             rewritings=placement.rewritings,
             novel_host=placement.avoid_failed_hosts != "never",
             max_tasks_per_host=placement.max_tasks_per_host,
-            max_runtime_ms=settings.max_runtime_ms,
-            default_runtime_ms=settings.default_runtime_ms,
+            max_runtime_ms=settings.jobs.max_runtime_ms,
+            default_runtime_ms=settings.jobs.default_runtime_ms,
         )
         if completion is not None:
             self.defaults = replace(
@@ -345,13 +345,13 @@ class PoolQueue:
             )
         self.cycle = CycleSettings(
             rank=RankSettings(
-                order=Order(settings.order),
+                order=Order(settings.matching.order),
                 mode=pool.dru_mode,
-                max_over_quota_jobs=settings.max_over_quota_jobs,
+                max_over_quota_jobs=settings.matching.max_over_quota_jobs,
             ),
-            match=MatchSettings(good_enough=settings.good_enough, defaults=self.defaults),
-            max_considered=settings.max_considered,
-            scaleback=settings.scaleback,
+            match=MatchSettings(good_enough=settings.matching.good_enough, defaults=self.defaults),
+            max_considered=settings.matching.max_considered,
+            scaleback=settings.matching.scaleback,
         )
         self.capacity = Capacity.of((), placement.max_tasks_per_host)
 

@@ -3,7 +3,7 @@
 Lives here: `HeadRooms`, which jobs are at the head of their pool's queue, and what is known about the tasks
 that they wait for. All of it is in memory: after a restart the first match cycles find the heads again.
 Not here: every decision about them (`scheduling.heads`), room that was freed by preemption
-(`service.freed_room`).
+(`service.state.freed_room`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from cook_jupyter.scheduling.matching.capacity import Capacity
 from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue, RunningTask
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.snapshot import HeadFacts
-from cook_jupyter.service.policies import HeadRoomSettings
+from cook_jupyter.service.settings.tables import HeadRoomSettings
 
 MAX_GROUPS: Final = 10_000  # whose run times are remembered
 

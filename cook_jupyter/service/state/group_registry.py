@@ -22,7 +22,7 @@ from cook_jupyter.scheduling.constraints.job_constraints import (
     particulars_of,
     previous_hosts,
 )
-from cook_jupyter.service.policies import PlacementSettings
+from cook_jupyter.service.settings.tables import PlacementSettings
 
 MAX_PLAIN_GROUPS = 10_000  # more are looked up in the store again
 

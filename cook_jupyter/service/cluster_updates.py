@@ -1,7 +1,7 @@
 """What clusters report, through the lifecycle, into the store.
 
 Lives here: `ClusterUpdates`, the service's ear. Not here: what a report does to a life
-(`model.lifecycle`), who hears of it afterwards (`service.events`).
+(`model.lifecycle`), who hears of it afterwards (`service.requests.events`).
 """
 
 import logging

@@ -42,7 +42,7 @@ from cook_jupyter.scheduling.queue.queue_record import QueueRecord, index_of, re
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
 from cook_jupyter.scheduling.snapshot import HeadFacts, PoolSnapshot, Reserved
-from cook_jupyter.service.launch_plugin import LaunchPlugin
+from cook_jupyter.service.state.launch_plugin import LaunchPlugin
 
 FORMAT: Final = 1  # grows when a dump of before could not be read any more, or would be decided otherwise
 

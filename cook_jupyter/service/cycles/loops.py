@@ -1,7 +1,7 @@
 """The timers of a living scheduler. Each does nothing but call a step when it is due.
 
-Lives here: which step runs when. Not here: the steps (`service.cycles`, `service.maintenance`), which a
-simulator calls by hand, without any of this.
+Lives here: which step runs when. Not here: the steps (`service.cycles.match_cycle`,
+`service.cycles.maintenance`), which a simulator calls by hand, without any of this.
 
 The match cycle is driven by events (a job came, one ended, room appeared) with a timer behind it, so that a
 job on an idle machine starts at once.
@@ -12,8 +12,15 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from cook_jupyter.errors import CookError, OutOfStep
-from cook_jupyter.service.cycles import match_all, rebalance_all
-from cook_jupyter.service.maintenance import check_store, maintain, publish_progress, repeat_kills, watch
+from cook_jupyter.service.cycles.maintenance import (
+    check_store,
+    maintain,
+    publish_progress,
+    repeat_kills,
+    watch,
+)
+from cook_jupyter.service.cycles.match_cycle import match_all
+from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
 from cook_jupyter.service.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -42,7 +49,7 @@ async def match_loop(scheduler: Scheduler) -> None:
 async def tick_loop(scheduler: Scheduler) -> None:
     """Be the timer behind the events, for ever: a match cycle at each interval, come what may."""
     while True:
-        await asyncio.sleep(scheduler.settings.rank_interval_ms / 1000)
+        await asyncio.sleep(scheduler.settings.matching.rank_interval_ms / 1000)
         scheduler.wake.set()
 
 

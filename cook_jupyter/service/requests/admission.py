@@ -18,10 +18,10 @@ from cook_jupyter.model.job import HIGHEST_PRIORITY, JobSpec
 from cook_jupyter.scheduling.limits.id_hash import is_among
 from cook_jupyter.scheduling.limits.pool_patterns import first_found
 from cook_jupyter.scheduling.limits.queue_limit import QueueLengths, most_waiting
-from cook_jupyter.service.config import Settings
-from cook_jupyter.service.limits import Limits
-from cook_jupyter.service.queues import Queues
-from cook_jupyter.service.rates import Rates
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.state.limits import Limits
+from cook_jupyter.service.state.queues import Queues
+from cook_jupyter.service.state.rates import Rates
 
 
 class Admission:

@@ -3,7 +3,7 @@
 Lives here: the lock that keeps two schedulers out of one home, and the start of the node agent, so
 that it comes up on another core while this process still imports what it needs. Light on purpose: it
 is imported before the rest of the service.
-Not here: the scheduler (`service.embedded`), which finds the agent and speaks to it.
+Not here: the scheduler (`service.process.embedded`), which finds the agent and speaks to it.
 """
 
 import fcntl
@@ -15,7 +15,8 @@ from contextlib import contextmanager
 
 from cook_jupyter.clusters.local.agent_command import agent_options, start_detached
 from cook_jupyter.errors import Conflict
-from cook_jupyter.service.config import Home, Settings
+from cook_jupyter.service.settings.home import Home
+from cook_jupyter.service.settings.schema import Settings
 
 LOCK_TIMEOUT_S = 0.5  # a client that asks whether the lock is free holds it for some microseconds
 
@@ -53,5 +54,7 @@ def _acquire(descriptor: int, home: Home) -> None:
 
 def start_agent(settings: Settings, home: Home) -> "subprocess.Popen[bytes]":
     """Begin to start this home's node agent, unless one runs; the caller reaps the starter."""
-    options = agent_options(kill_grace_s=settings.kill_grace_s, idle_exit_s=settings.agent_idle_exit_s)
+    options = agent_options(
+        kill_grace_s=settings.local_cluster.kill_grace_s, idle_exit_s=settings.local_cluster.agent_idle_exit_s
+    )
     return start_detached(home.agent, home.logs / "agent.log", options)

@@ -1,6 +1,6 @@
 """Who waits and runs how much, beside their shares, and what there is: the body of /v1/summary.
 
-Lives here: adding it up. Not here: the numbers' homes (`service.snapshots`, `service.queues`).
+Lives here: adding it up. Not here: the numbers' homes (`service.snapshots`, `service.state.queues`).
 """
 
 from collections import defaultdict
@@ -13,7 +13,7 @@ from cook_jupyter.scheduling.explaining.user_states import standing
 from cook_jupyter.scheduling.matching.head_room import held_dru
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
-from cook_jupyter.service.running import RunningJob
+from cook_jupyter.service.state.running_jobs import RunningJob
 
 STANDINGS: Final = ("starved", "hungry", "satisfied")  # the worst first
 

@@ -1,6 +1,6 @@
 """From settings to a living scheduler: store, clusters and loops under one task group.
 
-Lives here: `alive`. Not here: which store and clusters (`service.embedded`), HTTP (`api`).
+Lives here: `alive`. Not here: which store and clusters (`service.process.embedded`), HTTP (`api`).
 """
 
 import asyncio
@@ -12,11 +12,12 @@ from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.errors import CookError, OutOfStep
 from cook_jupyter.payload.keys import Key
 from cook_jupyter.service.clock import Clock
-from cook_jupyter.service.config import Home, Settings
-from cook_jupyter.service.loops import LOOPS, supervised
-from cook_jupyter.service.maintenance import publish_progress
+from cook_jupyter.service.cluster_updates import ClusterUpdates
+from cook_jupyter.service.cycles.loops import LOOPS, supervised
+from cook_jupyter.service.cycles.maintenance import publish_progress
 from cook_jupyter.service.scheduler import Scheduler
-from cook_jupyter.service.updates import ClusterUpdates
+from cook_jupyter.service.settings.home import Home
+from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.base import Store
 
 log = logging.getLogger(__name__)

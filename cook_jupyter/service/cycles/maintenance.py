@@ -1,7 +1,7 @@
 """Upkeep: what has to be looked after now and then, each as a step that is done when it is called.
 
 Lives here: tasks that run too long, stragglers, jobs larger than allowed, kills to be repeated, counting how
-happy users are. Not here: when (`service.loops`), which they are (`scheduling`).
+happy users are. Not here: when (`service.cycles.loops`), which they are (`scheduling`).
 
 Source: the fair-share specification, sections 7 and 11.
 """
@@ -13,7 +13,7 @@ from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobId
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, STRAGGLER
 from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering
 from cook_jupyter.scheduling.limits.stragglers import straggler_policy_of, stragglers
-from cook_jupyter.service.cycles import stop
+from cook_jupyter.service.cycles.stop_instances import stop
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.store.base import Failure
 
@@ -45,7 +45,7 @@ async def end_lingering(scheduler: Scheduler) -> int:
         for row in running.values()
     ]
     overlong = lingering(
-        tasks, now_ms, cap_ms=settings.max_runtime_ms, default_ms=settings.default_runtime_ms
+        tasks, now_ms, cap_ms=settings.jobs.max_runtime_ms, default_ms=settings.jobs.default_runtime_ms
     )
     return await stop(
         scheduler,
@@ -95,8 +95,8 @@ async def complete_offensive(scheduler: Scheduler) -> int:
         log.warning(
             "killed %s for asking for more than the %g cpus or %g MB that any job may have: %s",
             counted(len(some), "job"),
-            settings.max_cpus,
-            settings.max_mem_mb,
+            settings.jobs.max_cpus,
+            settings.jobs.max_mem_mb,
             some[:10],
         )
     return completed
@@ -121,4 +121,4 @@ async def check_store(scheduler: Scheduler) -> None:
 
 async def watch(scheduler: Scheduler) -> None:
     """Count how happy users are, pool by pool."""
-    scheduler.monitoring.look(scheduler)
+    scheduler.monitoring.refresh()

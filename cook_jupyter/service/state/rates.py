@@ -22,8 +22,8 @@ from cook_jupyter.scheduling.limits.token_bucket import (
     launch_rate,
     launch_tokens,
 )
-from cook_jupyter.service.limits import Limits
-from cook_jupyter.service.policies import Bucket, RateSettings
+from cook_jupyter.service.settings.tables import Bucket, RateSettings
+from cook_jupyter.service.state.limits import Limits
 
 
 class Rates:

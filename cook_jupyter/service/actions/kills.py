@@ -1,7 +1,8 @@
 """Kills: sent, and remembered until the end of what was killed is heard.
 
 Lives here: `KillTracker`, which keeps a kill from overtaking its launch and repeats those that a cluster may
-have lost. Not here: why anything is killed (`service.scheduler`, `service.cycles`, `service.maintenance`).
+have lost. Not here: why anything is killed (`service.scheduler`, `service.cycles.match_cycle`,
+`service.cycles.maintenance`).
 """
 
 from collections import defaultdict

@@ -2,7 +2,7 @@
 
 Lives here: `FreedRoom`, what is left of offers for everybody else, and which reservations are of no use.
 Not here: who gets room (`scheduling.rebalancing.preemption`), the closing of whole hosts
-(`scheduling.hosts.checker`), room that is kept for the heads of queues (`service.head_room`).
+(`scheduling.hosts.checker`), room that is kept for the heads of queues (`service.state.head_rooms`).
 
 Cook closes a host to all others until the job it was freed for has started. On a cluster of many hosts that
 costs little; on one machine it stops everything for as long as a victim takes to end. So we keep the room
@@ -18,7 +18,7 @@ from cook_jupyter.model.job import JobId
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.policies import RebalancerSettings
+from cook_jupyter.service.settings.tables import RebalancerSettings
 
 NOTHING: Final = Resources()
 LAPSED_MS: Final = 3_600_000  # for so long nothing is preempted for a job that did not use its reservation

@@ -1,0 +1,1 @@
+"""What clusters are asked to do besides launching: kill instances, grow."""

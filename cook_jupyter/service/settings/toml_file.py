@@ -1,0 +1,208 @@
+"""A settings file in TOML: its tables, the line of each key, and their conversion to typed values.
+
+Lives here: `TomlFile` and `convert_tables`. Not here: which settings exist (`service.settings.schema`), old
+names of settings (`service.settings.loading`).
+"""
+
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from cook_jupyter.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TomlFile:
+    """The contents of a TOML file.
+
+    Attributes:
+        path: path of the file.
+        values: tables and keys of the top level.
+        lines: name of each key, such as `rebalancer.min_dru_diff` or `pools[1].name` -> its line number.
+    """
+
+    path: Path
+    values: dict[str, Any]
+    lines: Mapping[str, int]
+
+    @classmethod
+    def read(cls, path: Path) -> "TomlFile":
+        """Read a file.
+
+        Raises:
+            InvalidRequest: the file cannot be read, or is not TOML.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            values = tomllib.loads(text)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InvalidRequest(f"the settings file {path} cannot be read: {error}") from error
+        return cls(path=path, values=values, lines=dict(_key_lines(text)))
+
+    def line_of(self, name: str) -> int | None:
+        """Return the line of a key, or of the innermost table or array that contains it, if it is known."""
+        while name not in self.lines:
+            outer = name.rpartition("[")[0] if name.endswith("]") else name.rpartition(".")[0]
+            if not outer:
+                return None
+            name = outer
+        return self.lines[name]
+
+
+def convert_tables(
+    file: TomlFile, kind: type, values: Mapping[str, Any], old_names: Mapping[str, str]
+) -> dict[str, Any]:
+    """Convert the values of a file to the types of the fields of a dataclass.
+
+    Args:
+        file: the file, for messages.
+        kind: the dataclass.
+        values: the values of the file under their present names.
+        old_names: old name at the top level -> present name, for messages.
+
+    Raises:
+        InvalidRequest: a name is unknown, or a value has the wrong type.
+    """
+    import msgspec
+
+    _require_known(file, kind, values)
+    hints = get_type_hints(kind)
+    typed = {}
+    for name, value in values.items():
+        try:
+            typed[name] = msgspec.convert(value, hints[name])
+        except msgspec.ValidationError as error:
+            hint = "".join(
+                f" (`{old}` is {present})"
+                for old, present in old_names.items()
+                if old in file.values and present.startswith(f"{name}.")
+            )
+            raise InvalidRequest(f"the settings file {file.path}: {name}: {error}{hint}") from error
+    return typed
+
+
+def _require_known(file: TomlFile, kind: type, values: Mapping[str, Any]) -> None:
+    """Refuse unknown names at every depth; name the nearest valid one, or else all valid ones."""
+    unknown = list(_unknown_names(kind, values, ""))
+    if not unknown:
+        return
+    messages = []
+    for name, valid in unknown:
+        line = file.line_of(name)
+        place = "" if line is None else f" (line {line})"
+        near = _nearest(name, valid, kind)
+        advice = f"; did you mean {near}?" if near else f"; valid settings: {', '.join(sorted(valid))}"
+        messages.append(f"unknown setting {name}{place}{advice}")
+    raise InvalidRequest(f"the settings file {file.path}: {'. '.join(messages)}")
+
+
+def _unknown_names(kind: Any, value: object, name: str) -> Iterator[tuple[str, Collection[str]]]:
+    """Yield each name that is not a field, with the names that are valid in its place."""
+    if isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _unknown_names(kind, item, f"{name}[{position}]")
+    elif isinstance(value, dict):
+        inner = _dataclass_in(kind)
+        if inner is None:
+            return
+        if get_origin(kind) is Mapping:
+            for key, item in value.items():
+                yield from _unknown_names(inner, item, f"{name}.{key}")
+            return
+        hints = get_type_hints(inner)
+        valid = [field.name for field in fields(inner)]
+        for key, item in value.items():
+            path = f"{name}.{key}" if name else key
+            if key in valid:
+                yield from _unknown_names(hints[key], item, path)
+            else:
+                yield path, valid
+
+
+def _dataclass_in(kind: Any) -> Any:
+    """Return the dataclass that a type is or contains, such as that of `tuple[Pool, ...]`, or None."""
+    if is_dataclass(kind):
+        return kind
+    return next((found for inner in get_args(kind) if (found := _dataclass_in(inner)) is not None), None)
+
+
+def _nearest(name: str, valid: Collection[str], kind: type) -> str | None:
+    """Return the valid setting that an unknown one was probably meant to be, if there is one."""
+    table, _, key = name.rpartition(".")
+    near = get_close_matches(key, valid, n=1, cutoff=0.75)
+    if near:
+        return f"{table}.{near[0]}" if table else near[0]
+    places: dict[str, list[str]] = {}  # key -> the settings of that name, in all tables
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        places.setdefault(field.name, []).append(field.name)
+        inner = _dataclass_in(hints[field.name])
+        for inner_field in () if inner is None else fields(inner):
+            places.setdefault(inner_field.name, []).append(f"{field.name}.{inner_field.name}")
+    elsewhere = get_close_matches(key, places, n=1, cutoff=0.75)
+    return places[elsewhere[0]][0] if elsewhere and len(places[elsewhere[0]]) == 1 else None
+
+
+def _key_lines(text: str) -> Iterator[tuple[str, int]]:
+    """Yield the full name and the line number of each key and each table of a valid TOML text."""
+    lines = text.split("\n")
+    table = ""
+    lengths: dict[str, int] = {}  # array of tables -> number of entries so far
+    number = 0
+    while number < len(lines):
+        first = number
+        number += 1
+        line = lines[first].strip()
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            table = _table_name(line, lengths)
+            yield table, first + 1
+            continue
+        while _parse("\n".join(lines[first:number])) is None:
+            number += 1  # the value goes on in the next line
+        key = ".".join(_only_path(_parse_key(line)))
+        yield f"{table}.{key}" if table else key, first + 1
+
+
+def _table_name(header: str, lengths: dict[str, int]) -> str:
+    """Return the name of the table that a header begins, with the positions of entries of arrays."""
+    is_entry = header.startswith("[[")
+    name = ""
+    for key in _only_path(_parse(header) or {}):
+        name = f"{name}.{key}" if name else key
+        if name in lengths:
+            array, name = name, f"{name}[{lengths[name] - 1}]"
+    if not is_entry:
+        return name
+    array = name.rpartition("[")[0] if name.endswith("]") else name
+    lengths[array] = lengths.get(array, 0) + 1
+    return f"{array}[{lengths[array] - 1}]"
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+    """Return the tables of a TOML text; None if it is not valid."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _parse_key(line: str) -> dict[str, Any] | None:
+    """Return the tables of the key at the beginning of a line, which may be dotted and quoted."""
+    parts = line.split("=")
+    keys = ("=".join(parts[:count]) for count in range(1, len(parts)))
+    return next((values for key in keys if (values := _parse(f"{key} = 0")) is not None), None)
+
+
+def _only_path(values: Any) -> Iterator[str]:
+    """Yield the keys of a dotted key or of a header, from the outermost to the innermost."""
+    while isinstance(values, list) and len(values) == 1:
+        values = values[0]
+    if isinstance(values, dict) and len(values) == 1:
+        key, inner = next(iter(values.items()))
+        yield key
+        yield from _only_path(inner)
