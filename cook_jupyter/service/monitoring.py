@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
 from cook_jupyter.scheduling.explaining.user_states import (
     UserStates,
-    amounts_of,
-    reported,
-    standing,
-    with_groups,
+    add_quota_groups,
+    classify_users,
+    usage_by_state,
+    usage_to_report,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Monitoring:
         queues, settings = scheduler.queues, scheduler.settings
         running, waiting, limits = {}, {}, {}
         for pool in settings.pools:
-            running[pool.name], waiting[pool.name] = amounts_of(queues.index(pool.name))
+            running[pool.name], waiting[pool.name] = usage_by_state(queues.index(pool.name))
             limits[pool.name] = scheduler.snapshots.of(pool.name).limits
             matching = queues.last_matching(pool.name)
             if matching is not None:
@@ -60,12 +60,12 @@ class Monitoring:
         groups = settings.quota_groups
         for group in dict.fromkeys(groups.values()):
             limits[group] = _together([limits[pool] for pool in limits if groups.get(pool) == group])
-        by_name = with_groups(running, groups), with_groups(waiting, groups)
+        by_name = add_quota_groups(running, groups), add_quota_groups(waiting, groups)
         for name, held in by_name[0].items():
-            now = standing(held, by_name[1][name], limits[name])
+            now = classify_users(held, by_name[1][name], limits[name])
             before = self.told.get(name, {})
             self.told[name] = {
-                state: reported(amounts, _present(before.get(state, {})))
+                state: usage_to_report(amounts, _present(before.get(state, {})))
                 for state, amounts in now.states.items()
             }
             self.standings[name] = now

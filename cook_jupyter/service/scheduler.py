@@ -229,7 +229,7 @@ class Scheduler:
 
     def attempts(self, job: Job) -> int:
         """Count the attempts that a job has used up."""
-        return lifecycle.attempts(job, free=self.settings.free_failures)
+        return lifecycle.attempts_used(job, mea_culpa_limits=self.settings.free_failures)
 
     async def progress(self, updates: Sequence[ProgressUpdate]) -> Sequence[bool]:
         """Note progress; False where the instance is not known."""
