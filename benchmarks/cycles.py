@@ -164,14 +164,14 @@ def following() -> None:
         best = min(best, timed(partial(follow, hosts, then)))
         fewer = [offer for at, offer in enumerate(hosts.offers) if at % 33]
         gone_best = min(gone_best, timed(partial(follow, hosts, fewer)))
-        hosts.follow(then)
+        hosts.update_from_offers(then)
     tell("they follow offers of which 300 changed", best)
     tell("they follow offers of which 304 are gone", gone_best)
 
 
 def follow(hosts: Hosts, then: Sequence[Offer]) -> None:
     """Follow, and bring up to date what a cycle asks for."""
-    hosts.follow(then)
+    hosts.update_from_offers(then)
     _ = hosts.columns.rough
 
 
@@ -228,9 +228,9 @@ def change(index: QueueIndex, rng: random.Random, count: int, created: int) -> i
         :third
     ]
     for job_id in ending:
-        index.end(job_id)
+        index.remove(job_id)
     for number, job_id in enumerate(starting):
-        index.start(job_id, created + number, f"host-{number % 10_000:05}")
+        index.mark_running(job_id, created + number, f"host-{number % 10_000:05}")
     for job in jobs(rng, created, created + third):
         index.add(job)
     return created + third

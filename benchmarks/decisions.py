@@ -80,7 +80,7 @@ def ranking(count: int) -> None:
 
     first = index.ids(rank_in_columns(index, LIMITS, limit=RUNNING).rows.tolist())
     for number, job_id in enumerate(first):
-        index.start(job_id, number, f"host-{number % HOSTS:05}")
+        index.mark_running(job_id, number, f"host-{number % HOSTS:05}")
     best_cpu = best_clock = changes = float("inf")
     for run in range(5):
         began = time.process_time()
@@ -105,10 +105,10 @@ def _change(index: QueueIndex, rng: random.Random, count: int, begin: int) -> No
     third = count // 3
     running = [job for tasks in index.by_name() for job in index.ids(tasks.started[: third // USERS + 1])]
     for job_id in running[:third]:
-        index.end(job_id)
+        index.remove(job_id)
     starting = index.ids(rank_in_columns(index, LIMITS, limit=third).rows.tolist())
     for number, job_id in enumerate(starting):
-        index.start(job_id, begin + number, f"host-{number % HOSTS:05}")
+        index.mark_running(job_id, begin + number, f"host-{number % HOSTS:05}")
     for job in _jobs(rng, begin, begin + third):
         index.add(job)
 
@@ -255,8 +255,8 @@ def laptop(_: int) -> None:
         began = time.process_time()
         for number in range(start, start + runs):
             matched = decide_matches(index, offers, limits).matches[0]
-            index.start(matched.job_id, number, matched.host)
-            index.end(matched.job_id)
+            index.mark_running(matched.job_id, number, matched.host)
+            index.remove(matched.job_id)
         best_all = min(best_all, (time.process_time() - began) / runs)
     tell("laptop: a match cycle, one free slot, 50,000 jobs wait", best)
     tell("laptop: the same with the job's start and end", best_all)

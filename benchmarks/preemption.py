@@ -109,7 +109,7 @@ def columns(running: int) -> None:
         index = QueueIndex()
         index.add_many([job for job, _, _ in pool.running] + pool.waiting)
         for seq, (job, start_ms, host) in enumerate(pool.running):
-            index.start(job.job_id, start_ms, host, task_seq=seq)
+            index.mark_running(job.job_id, start_ms, host, task_seq=seq)
         hosts = Hosts(pool.offers)
         around = PlacementContext(now_ms=NOW_MS)
         who = "1 user" if one_user else f"{HOLDERS} users"
@@ -129,7 +129,7 @@ def plain(running: int) -> None:
     index = QueueIndex()
     index.add_many([job for job, _, _ in pool.running] + pool.waiting)
     for seq, (job, start_ms, host) in enumerate(pool.running):
-        index.start(job.job_id, start_ms, host, task_seq=seq)
+        index.mark_running(job.job_id, start_ms, host, task_seq=seq)
     first = index.ids(rank_in_columns(index, pool.limits, limit=CANDIDATES).rows.tolist())
     by_id = {job.job_id: job for job in pool.waiting}
     queue = [by_id[job_id] for job_id in first]

@@ -72,7 +72,7 @@ class FailureReasonsHandler(CookHandler):
                     "mea_culpa": reason.mea_culpa,
                 }
                 | (
-                    {"failure_limit": self.context.settings.jobs.free_failures.of(reason)}
+                    {"failure_limit": self.context.settings.jobs.free_failures.limit_of(reason)}
                     if reason.mea_culpa
                     else {}
                 )

@@ -1,6 +1,6 @@
-"""The words: jobs, instances, groups, pools, shares, quotas, reasons; and the tables of how they live.
+"""Domain types: jobs, instances, groups, pools, shares, quotas, reasons, and their life cycles.
 
-Lives here: frozen values and the legal steps between their states. Standard library only;
-no clock, dice, disk or network.
-Not here: what to do with them (`scheduling`), their Cook JSON (`wire`), where they rest (`store`).
+Lives here: frozen values and the legal transitions between their states. Standard library only; no clock,
+randomness, disk or network.
+Not here: decisions about them (`scheduling`), their Cook JSON (`wire`), where they are stored (`store`).
 """

@@ -1,7 +1,7 @@
-"""What a commit did to a job, and how to ask for jobs.
+"""Changes of jobs, and queries for jobs.
 
-Lives here: `JobChange`, which stores tell, the service acts on and readers of events are sent;
-`JobQuery`, which users ask and stores answer. Not here: who hears of a change (`service.requests.events`).
+Lives here: `JobChange`, which a store reports for each job that a commit changed; `JobQuery`, which selects
+jobs of a user. Not here: the readers of changes (`service.requests.events`).
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class JobChange:
     """One job after a commit that touched it.
 
     Attributes:
-        before: the state it had; None if the commit created it.
-        job: the job now, with `job.change` set.
-        instance: the instance that the commit touched, as it is now; None if none was.
-        result: the bytes that came with the end of `instance`, if any came.
+        before: state of the job before the commit; None if the commit created the job.
+        job: the job after the commit, with `job.change` set.
+        instance: the instance that the commit changed, after the change; None if it changed none.
+        result: result that was reported with the end of `instance`; None if there was none.
     """
 
     before: JobState | None
@@ -31,13 +31,13 @@ class JobChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobQuery:
-    """Which jobs to list: of `user`, submitted in [start_ms, end_ms), in one of `outcomes`.
+    """A query for the jobs of `user` that were submitted in [start_ms, end_ms) and are in one of `outcomes`.
 
     Attributes:
         outcomes: any of waiting, running, success, failed (Cook's "state").
-        name_glob: whole-name match where `*` is any run; None takes every name.
-        pool: matches the job's pool or the pool it was submitted to; None takes all.
-        limit: when more match, the *oldest* `limit` are taken; results are newest first.
+        name_glob: pattern of the whole name, in which `*` matches any characters; None matches every name.
+        pool: the job's pool or the pool to which it was submitted; None matches every pool.
+        limit: maximum number of jobs; the *oldest* ones are returned, newest first.
     """
 
     user: str

@@ -1,6 +1,6 @@
-"""Counts with their nouns, in messages of all layers.
+"""Counts with their nouns, for messages of all layers.
 
-Lives here: `counted`. Not here: amounts and times as the notebook shows them (`notebook.units`).
+Lives here: `counted`. Not here: the notebook's format of amounts and times (`notebook.units`).
 """
 
 

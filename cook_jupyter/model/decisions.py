@@ -1,8 +1,8 @@
-"""Decisions: what a cycle proposes, and why it refused the rest.
+"""Decisions: what a cycle proposes, and why it refused other jobs.
 
-Lives here: `Match`, `Refusal`, `Matching` and the value that carries the queue's scaleback from one cycle to
-the next; `Preemption` and `Rebalancing`. A decision changes nothing by itself: the service commits it.
-Not here: how they are reached (`scheduling`).
+Lives here: `Match`, `Refusal`, `Matching` and `Scaleback`, which is passed from one match cycle to the next;
+`Preemption` and `Rebalancing`. A decision changes nothing by itself: the service commits it.
+Not here: how decisions are made (`scheduling`).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from cook_jupyter.model.resources import Resources
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """Start the job on that host of that cluster, with those ports."""
+    """Start a job on a host of a cluster, with these ports."""
 
     job_id: JobId
     host: str
@@ -27,8 +27,8 @@ class Match:
 class Refusal:
     """Why no host took a considerable job, as numbers of hosts.
 
-    Each host is counted once under the first constraint that fails there, or else once under each
-    resource it is short of, both as they were at the turn of the job, with what the cycle had placed before.
+    Each host is counted once under the first constraint that fails there, or else once under each resource
+    that it lacks. Both are as they were at the turn of the job, with everything placed earlier in the cycle.
     """
 
     job_id: JobId
@@ -38,11 +38,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaleback:
-    """How many jobs a pool considers per cycle; fewer while the head of its queue finds no host.
+    """Number of jobs that a pool considers per cycle; reduced while the head of its queue finds no host.
 
     Attributes:
-        considerable: how many jobs the next cycle considers.
-        cycles_at_floor: how many cycles in a row that number has been 1.
+        considerable: number of jobs that the next cycle considers.
+        cycles_at_floor: number of successive cycles for which that number has been 1.
     """
 
     considerable: int = 1000
@@ -51,19 +51,19 @@ class Scaleback:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matching:
-    """What one match cycle of one pool decided.
+    """The decisions of a match cycle of one pool.
 
     Attributes:
-        matches: in queue order; what the service should commit and launch.
-        refusals: for each considerable job that was looked at and found no host, in queue order. The cycle
-            ends behind the first of them at whose turn no host has room for the least cpus and the least
-            memory of all waiting jobs; jobs behind it are not listed.
-        unmatched: how many considerable jobs were looked at without a match.
-        considered: how many considerable jobs were looked at.
-        head_matched: the first considerable job has a host, or nothing was matched at all.
-        scaleback: to be handed to the pool's next cycle.
-        rate_limited: per user, how many jobs of the whole queue the launch rate holds back.
-        reservations: those that are left after the matches.
+        matches: matches to commit and launch, in queue order.
+        refusals: refusals of the considered jobs that found no host, in queue order. The cycle ends after the
+            first of them at whose turn no host has room for the least cpus and the least memory of all
+            waiting jobs; later jobs are not listed.
+        unmatched: number of considered jobs without a match.
+        considered: number of considerable jobs that the cycle tried to match.
+        head_matched: whether the first considerable job has a host, or nothing was matched at all.
+        scaleback: argument of the pool's next cycle.
+        rate_limited: user -> number of queued jobs that the launch rate holds back.
+        reservations: reservations that remain after the matches.
     """
 
     matches: tuple[Match, ...] = ()
@@ -76,7 +76,7 @@ class Matching:
 
     @property
     def unmatched(self) -> int:
-        """How many considerable jobs were looked at without a match."""
+        """Number of considered jobs without a match."""
         return self.considered - len(self.matches)
 
 
@@ -86,12 +86,12 @@ class Preemption:
 
     Attributes:
         beneficiary: the waiting job that gets the room.
-        host, cluster: where.
+        host, cluster: host of the victims, and its cluster.
         victims: jobs whose running task is to be stopped; none if spare room suffices.
-        displaced: beneficiaries of earlier decisions of the same cycle whose room this one takes. They run
-            nowhere yet, so nothing is stopped for it.
-        dru: how far along its user's share the nearest of the victims is; `UNLIMITED` if there is none.
-        freed: what the decision counts on: the host's spare room and what the victims hold.
+        displaced: beneficiaries of earlier decisions of the same cycle whose room this decision takes. They
+            do not run yet, so nothing is stopped.
+        dru: lowest DRU among the victims; `UNLIMITED` if there are none.
+        freed: room that the decision counts on: the spare room of the host and the resources of the victims.
     """
 
     beneficiary: JobId
@@ -105,10 +105,10 @@ class Preemption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebalancing:
-    """What one rebalance cycle of one pool decided.
+    """The decisions of a rebalance cycle of one pool.
 
     Attributes:
-        preemptions: in the order of their beneficiaries in the queue, also those that stop nothing.
+        preemptions: decisions in the order in which they were made, also those that stop nothing.
         reservations: job -> the host that was freed for it. They replace those of the pool's last cycle.
     """
 

@@ -1,6 +1,6 @@
-"""Instances: one attempt at a job on one host, and what its cluster reports of it.
+"""Instances: attempts to run a job on one host, and the reports of clusters about them.
 
-Lives here: `Instance`, `StatusUpdate` and `ResultPayload`. Not here: which step may follow which
+Lives here: `Instance`, `StatusUpdate` and `ResultPayload`. Not here: the legal transitions
 (`model.lifecycle`), why instances end (`model.reason`).
 """
 
@@ -14,21 +14,21 @@ InstanceId = str  # Cook's task_id: a UUID in lower case
 
 
 class InstanceStatus(Enum):
-    """Where an instance stands.
+    """Status of an instance.
 
     Attributes:
-        is_open: whether it may still change: it holds resources.
+        is_open: whether the instance has not ended and holds resources.
     """
 
-    __hash__ = object.__hash__  # each is there once; Enum's own hash is a call of Python
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is a Python function
 
-    UNKNOWN = "unknown"  # launch decided and committed, nothing heard yet
+    UNKNOWN = "unknown"  # launch committed, no report yet
     RUNNING = "running"
     SUCCESS = "success"
     FAILED = "failed"
 
-    def __init__(self, word: str) -> None:
-        self.is_open = word in ("unknown", "running")
+    def __init__(self, value: str) -> None:
+        self.is_open = value in ("unknown", "running")
 
 
 @fast_init
@@ -42,12 +42,12 @@ class Instance:
     host: str
     cluster: str
     started_ms: int  # when the launch was decided
-    queue_ms: int = 0  # how long the job had waited then
+    queue_ms: int = 0  # how long the job had waited by then
     backend_started_ms: int | None = None  # first seen starting or running
     ended_ms: int | None = None
     reason: ReasonName | None = None
     preempted: bool = False
-    preempted_for: str | None = None  # the user whose job it made way for
+    preempted_for: str | None = None  # the user of the beneficiary
     cancelled: bool = False  # a user asked to kill this instance
     exit_code: int | None = None
     progress: int = 0  # percent
@@ -60,10 +60,10 @@ class Instance:
 
 
 class TaskState(Enum):
-    """What a cluster says of an instance, in Mesos's words.
+    """State of an instance as a cluster reports it, in the terms of Mesos.
 
     Attributes:
-        is_final: whether nothing more will be heard of the instance.
+        is_final: whether this is the last report about the instance.
     """
 
     __hash__ = object.__hash__  # as above
@@ -77,15 +77,15 @@ class TaskState(Enum):
     LOST = "lost"
     ERROR = "error"
 
-    def __init__(self, word: str) -> None:
-        self.is_final = word not in ("staging", "starting", "running")
+    def __init__(self, value: str) -> None:
+        self.is_final = value not in ("staging", "starting", "running")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultPayload:
-    """The signed bytes that an instance gave back; the scheduler never opens them.
+    """The signed result of an instance; the scheduler never opens it.
 
-    Small ones are `inline`; larger ones rest in the blob store under `blob`. One of the two is set.
+    A small result is `inline`; a larger one is in the blob store under `blob`. One of the two is set.
     """
 
     inline: bytes | None = None
@@ -96,9 +96,9 @@ class ResultPayload:
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusUpdate:
-    """One report of a cluster about one instance. Fields that are None say nothing.
+    """A report of a cluster about an instance. A field is None if the cluster did not report it.
 
-    `began_ms` is for a final report that nothing came before: when the task had started.
+    `began_ms` is the start of the task, for a final report that no other report preceded.
     """
 
     instance_id: InstanceId
@@ -114,7 +114,7 @@ class StatusUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressUpdate:
-    """How far an instance says it is. Kept only if `sequence` is above the last one seen."""
+    """Progress that an instance reports. Applied only if `sequence` is above the last one seen."""
 
     instance_id: InstanceId
     sequence: int

@@ -1,7 +1,7 @@
-"""Jobs and groups: what users want run.
+"""Jobs and groups: what users want to run.
 
-Lives here: `JobSpec` (what was asked, never changed afterwards), `Job` (its life so far)
-and `Group`. Not here: how a life may go on (`model.lifecycle`), Cook's field names (`wire`).
+Lives here: `JobSpec` (the request, which never changes), `Job` (its state and instances) and `Group`.
+Not here: the legal transitions (`model.lifecycle`), Cook's field names (`wire`).
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ UNLIMITED_RUNTIME_MS = 9223372036854775807
 
 
 class JobState(Enum):
-    """Where a job stands. Whether a completed one succeeded is `Job.succeeded`."""
+    """State of a job. `Job.succeeded` is whether a completed one succeeded."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -35,10 +35,10 @@ class JobState(Enum):
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """What a user asked for. `max_retries` counts all attempts, as Cook's does.
+    """A job as its user requested it. `max_retries` counts all attempts, as Cook's does.
 
-    `extra` holds the fields of a submission that the scheduler stores and hands back but does
-    not act on yet (container, application, disk, checkpoint, executor ...), under Cook's names.
+    `extra` holds the other fields of the submission (container, application, disk, checkpoint, executor ...)
+    under Cook's names. The scheduler stores and returns them, and reads only `disk` and `checkpoint`.
     """
 
     job_id: JobId
@@ -64,21 +64,21 @@ class JobSpec:
 
     @property
     def resources(self) -> Resources:
-        """What the job asks for on its host."""
+        """The resources that the job requests."""
         return Resources(cpus=self.cpus, mem_mb=self.mem_mb, gpus=float(self.gpus))
 
 
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job's life so far. Values: a change makes a new one.
+    """A job with its state and its instances. A change makes a new value.
 
     Attributes:
-        seq: place in the order of creation; the last tie-break everywhere.
-        change: the store's number of the last change to this job or one of its instances;
-            ever growing over all jobs, so that a reader can ask "what is newer than this".
-        max_retries: total attempts allowed now; begins as the spec's, `retry` changes it.
-        killed: a user completed it by killing it.
+        seq: position in the order of creation; the last tie-break everywhere.
+        change: the store's number of the last change to this job or one of its instances. It increases over
+            all jobs, so that a reader can request whatever is newer.
+        max_retries: total number of attempts allowed; initially the spec's, changed by `retry`.
+        killed: whether a user completed the job by killing it.
     """
 
     spec: JobSpec
@@ -110,21 +110,21 @@ class Job:
 
     @property
     def open_instance(self) -> Instance | None:
-        """The instance that is alive, if one is; there is never more than one."""
+        """The open instance; None if there is none. There is never more than one."""
         for instance in reversed(self.instances):
             if instance.status.is_open:
                 return instance
         return None
 
 
-def number(job: Job, change: int) -> None:
-    """Give a job that was just made, and that nobody holds yet, the number of its change."""
+def set_change(job: Job, change: int) -> None:
+    """Set the change number of a job that was just created and is not shared yet."""
     _set(job, "change", change)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Jobs that belong together. Placement and stragglers are kept as sent until they act."""
+    """Jobs that belong together. Placement and straggler handling are stored as they were sent."""
 
     group_id: GroupId
     name: str = "cookgroup"

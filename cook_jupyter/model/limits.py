@@ -1,11 +1,11 @@
-"""Shares and quotas: what a user is entitled to, and what a user may never exceed.
+"""Shares and quotas: the amounts that a user is entitled to, and those that a user may never exceed.
 
-Lives here: the two values, what is compared with them (`Usage`), which user has which (`UserLimits`), and the
-numbers that stand for "no limit".
-Not here: which entry applies to a user (the store resolves user, then the user
-`default`, then these), or how limits are applied (`scheduling`).
+Lives here: shares, quotas, the usage that is compared with them, the limits of all users of a pool
+(`UserLimits`), and the numbers that mean "no limit".
+Not here: which stored entry applies to a user (`service.state.limits`: the user's own, then that of the user
+`default`, then these numbers), and the application of limits (`scheduling`).
 
-Source: Cook's `share.clj` and `quota.clj`, as told in the specification, section 2.
+Source: Cook's `share.clj` and `quota.clj`, as described in the specification, section 2.
 """
 
 from collections.abc import Mapping
@@ -27,9 +27,7 @@ QUOTA_NAMES: tuple[LimitName, ...] = (
     "launch-rate-saved",
     "launch-rate-per-minute",
 )
-OLD_COUNT: LimitName = (
-    "old-count"  # where Cook kept the count before it was a quota like others; imported as such
-)
+OLD_COUNT: LimitName = "old-count"  # Cook's former place of the count; imported as the count
 UNSET_QUOTA: dict[LimitName, float] = {
     "cpus": UNLIMITED,
     "mem": UNLIMITED,
@@ -49,7 +47,7 @@ class LimitKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What a user is entitled to in a pool; past it they may be preempted. Divisors of the DRU."""
+    """Amounts that a user is entitled to in a pool, and may be preempted beyond; the divisors of the DRU."""
 
     cpus: float = UNLIMITED
     mem_mb: float = UNLIMITED
@@ -58,7 +56,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What tasks hold or would hold together: their number and their resources."""
+    """Number of some tasks, and the resources that they hold or request together."""
 
     count: int = 0
     cpus: float = 0.0
@@ -76,7 +74,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """What a user may never exceed in a pool. Zero is a value: nothing may start."""
+    """Amounts that a user may never exceed in a pool. With zero nothing may start."""
 
     cpus: float = UNLIMITED
     mem_mb: float = UNLIMITED
@@ -86,7 +84,7 @@ class Quota:
     launch_rate_per_minute: float = UNLIMITED_LAUNCH_RATE_PER_MINUTE
 
     def allows(self, usage: Usage) -> bool:
-        """Tell whether the usage is within the quota; to stand exactly at it is within."""
+        """Return whether the usage is within the quota; usage equal to the quota is."""
         return (
             usage.count <= self.count
             and usage.cpus <= self.cpus
@@ -95,7 +93,7 @@ class Quota:
         )
 
     def less(self, usage: Usage) -> "Quota":
-        """Return the quota that is left beside a usage; one that limits nothing stays as it is."""
+        """Return the quota that remains beside a usage; a quota that limits nothing is returned unchanged."""
         if not self.limits_usage:
             return self
         return replace(
@@ -108,7 +106,7 @@ class Quota:
 
     @property
     def limits_usage(self) -> bool:
-        """Whether any amount of usage is too much; False for a quota that nobody set."""
+        """Whether the quota limits any amount; False for a quota that was not set."""
         return (
             self.count < UNLIMITED_COUNT
             or self.cpus < UNLIMITED
@@ -119,10 +117,10 @@ class Quota:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserLimits:
-    """The shares and quotas of one pool, resolved: who is not named has the defaults.
+    """Resolved shares and quotas of one pool; users that are not named have the defaults.
 
-    Whoever makes one has filled in, for each named user, what the user `default` has where the
-    user has no entry of their own. A value: changed limits are a new one.
+    For each named user, amounts without an entry of that user are already those of the user `default`. A
+    change makes a new value.
     """
 
     shares: Mapping[str, Share] = field(default_factory=dict)
@@ -131,17 +129,17 @@ class UserLimits:
     default_quota: Quota = field(default_factory=Quota)
 
     def share(self, user: str) -> Share:
-        """Return what the user is entitled to."""
+        """Return the share of a user."""
         return self.shares.get(user, self.default_share)
 
     def quota(self, user: str) -> Quota:
-        """Return what the user may never exceed."""
+        """Return the quota of a user."""
         return self.quotas.get(user, self.default_quota)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitEntry:
-    """One stored limit: `kind`, for `user` in `pool`, of the resource `name`, is `amount`."""
+    """A stored limit: the amount of one resource in the share or the quota of a user in a pool."""
 
     kind: str
     user: str

@@ -1,6 +1,7 @@
-"""Offers and hosts: where there is room at this moment.
+"""Offers: the room of hosts at this moment.
 
-Lives here: `Offer`. Not here: who makes offers (`clusters`), who takes them (`scheduling.matching.matching`).
+Lives here: `Offer`. Not here: their sources (`clusters`), the jobs that use them
+(`scheduling.matching.matching`).
 """
 
 from collections.abc import Mapping
@@ -12,11 +13,11 @@ from cook_jupyter.model.resources import Resources
 
 
 class HostKind(Enum):
-    """How a host gives out its gpus and disks."""
+    """How a host allocates gpus and disks."""
 
-    PLAIN = "plain"  # gpus are one number, like cpus; disk is not given out
-    MESOS = "mesos"  # as Cook has it: no gpus; disk is not given out
-    KUBERNETES = "kubernetes"  # as Cook has it: all gpus of a node to one task; disk per type
+    PLAIN = "plain"  # gpus are a number, like cpus; disk is not allocated
+    MESOS = "mesos"  # as in Cook: no gpus; disk is not allocated
+    KUBERNETES = "kubernetes"  # as in Cook: one task gets all gpus of a node; disk per type
 
 
 @fast_init
@@ -25,17 +26,17 @@ class Offer:
     """Room on one host of one cluster for one pool, at this moment.
 
     Attributes:
-        room: what is free now.
-        running: what tasks hold there now; `room + running` is the whole host.
+        room: free resources.
+        running: resources of the tasks that run there; `room + running` is the whole host.
         attributes: Cook's host attributes; HOSTNAME is always among them.
         ports: free ports as closed ranges.
-        task_count: how many tasks run there.
-        kind: how gpus and disks are given out there.
-        gpu_models: free gpus per model, and disk_mb: free disk per type; of Kubernetes nodes.
-        location: where the cluster is; jobs with checkpoints return there.
-        until_ms: when the host may go away, epoch milliseconds; a job starts there only if its longest run
-            time will have passed by then. None if that is not known.
-        users: the users whose jobs may start there; None for all.
+        task_count: number of tasks that run there.
+        kind: how the host allocates gpus and disks.
+        gpu_models, disk_mb: free gpus by model and free disk by type, of Kubernetes nodes.
+        location: location of the cluster, to which jobs with checkpoints return.
+        until_ms: time at which the host may go away, epoch milliseconds; None if unknown. A job starts there
+            only if its longest run time will have passed by then.
+        users: users whose jobs may start there; None for all.
     """
 
     host: str
@@ -55,5 +56,5 @@ class Offer:
 
     @property
     def is_limited(self) -> bool:
-        """Whether the offer is for a time or for some users only."""
+        """Whether the offer ends at some time or is for some users only."""
         return self.until_ms is not None or self.users is not None

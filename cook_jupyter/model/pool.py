@@ -1,6 +1,6 @@
 """Pools: sets of hosts, each with its own queue, shares and quotas.
 
-Lives here: `Pool` and which resources its DRU counts. Not here: its queue (`scheduling`).
+Lives here: `Pool`, and the resources that its DRU counts. Not here: its queue (`scheduling`).
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ PoolName = str
 
 
 class DruMode(Enum):
-    """What a user's dominant resource usage is computed from."""
+    """The resources from which DRUs are computed."""
 
     DEFAULT = "default"  # the greater of cpus and memory
     GPU = "gpu"  # gpus alone
@@ -18,7 +18,7 @@ class DruMode(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """One pool. An inactive one neither accepts jobs nor schedules them."""
+    """A pool. An inactive pool neither accepts jobs nor schedules them."""
 
     name: PoolName
     purpose: str = ""

@@ -1,10 +1,10 @@
-"""Reasons: why an instance ended, and whose fault it was.
+"""Reasons: why an instance ended, and whether that was the fault of the system.
 
-Lives here: Cook's table of reasons. A *mea culpa* reason is the system's fault and, up to a
-limit, costs the job no retry. Not here: how attempts are counted (`model.lifecycle`).
+Lives here: Cook's table of reasons. A *mea culpa* reason is the fault of the system and, up to a limit, costs
+the job no retry. Not here: the count of attempts (`model.lifecycle`).
 
-Source: Cook's `schema.clj` (reason entities), as told in the REST specification, section 16.3.
-Codes and sentences are on the wire and must not change.
+Source: Cook's `schema.clj` (reason entities), as described in the REST specification, section 16.3.
+Codes and sentences are part of the REST API and must not change.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 ReasonName = str
 
 DEFAULT_MEA_CULPA_LIMIT = 5
-NEVER_COUNTS = -1  # a failure limit that is never used up
+NEVER_COUNTS = -1  # a failure limit that is never reached
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """One reason. `failure_limit` is how many failures of it are free; None means the default."""
+    """A reason. `failure_limit` is the number of failures that cost no retry; None means the default."""
 
     code: int
     name: ReasonName
@@ -29,23 +29,23 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeaCulpaLimits:
-    """How many failures of a mea culpa reason cost a job no retry (Cook's mea-culpa-failure-limit).
+    """Number of failures of a mea culpa reason that cost a job no retry (Cook's mea-culpa-failure-limit).
 
     Attributes:
-        default: of a reason that has no limit of its own; -1 for any number.
-        by_reason: the operator's limits, which go before the table's own.
+        default: limit of a reason without a limit in the table; -1 for any number.
+        by_reason: limits that the operator has set, which take precedence over the table.
     """
 
     default: int = DEFAULT_MEA_CULPA_LIMIT
     by_reason: Mapping[ReasonName, int] = field(default_factory=dict)
 
-    def of(self, reason: Reason) -> int:
+    def limit_of(self, reason: Reason) -> int:
         """Return the limit of a mea culpa reason."""
-        own = self.by_reason.get(reason.name, reason.failure_limit)
-        return self.default if own is None else own
+        limit = self.by_reason.get(reason.name, reason.failure_limit)
+        return self.default if limit is None else limit
 
 
-FREE_FAILURES = MeaCulpaLimits()
+DEFAULT_MEA_CULPA_LIMITS = MeaCulpaLimits()
 
 NORMAL_EXIT = "normal-exit"
 KILLED_BY_USER = "reason-killed-by-user"
@@ -126,10 +126,10 @@ REASONS: dict[ReasonName, Reason] = _table()
 
 
 def reason_of_mesos(name: str) -> ReasonName:
-    """Return Cook's reason for one of Mesos's: "REASON_GC_ERROR", or "gc-error" as Cook wrote it.
+    """Return Cook's reason for a reason of Mesos: "REASON_GC_ERROR", or "gc-error" as Cook writes it.
 
-    Mesos says "agent" now where Cook's names, which are on the wire, say "slave".
+    Current Mesos says "agent" where Cook's names, which are part of the REST API, say "slave".
     """
-    words = name.lower().replace("_", "-").removeprefix("reason-").replace("agent", "slave")
-    found = "mesos-" + words.replace("frameworkid", "framework-id")
-    return found if found in REASONS else UNMAPPED
+    kebab_name = name.lower().replace("_", "-").removeprefix("reason-").replace("agent", "slave")
+    cook_name = "mesos-" + kebab_name.replace("frameworkid", "framework-id")
+    return cook_name if cook_name in REASONS else UNMAPPED

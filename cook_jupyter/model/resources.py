@@ -1,6 +1,6 @@
-"""Amounts of the things that a host has and a job asks for, and their arithmetic.
+"""Amounts of resources, and their arithmetic.
 
-Lives here: `Resources`. Not here: shares and quotas (`model.limits`), which bound amounts.
+Lives here: `Resources`. Not here: shares and quotas (`model.limits`).
 """
 
 from dataclasses import dataclass
@@ -28,5 +28,5 @@ class Resources:
         )
 
     def fits_in(self, room: "Resources") -> bool:
-        """Tell whether every amount is at most that of `room`."""
+        """Return whether no amount exceeds that of `room`."""
         return self.cpus <= room.cpus and self.mem_mb <= room.mem_mb and self.gpus <= room.gpus

@@ -1,9 +1,9 @@
-"""Why a job has not started: Cook's answers, with their data and a sentence for people.
+"""Why a job has not started: Cook's reasons, with their data and a sentence for users.
 
-Lives here: the value. Not here: which answers hold for a job (`scheduling.explaining.wait_reasons`).
+Lives here: the value. Not here: which reasons apply to a job (`scheduling.explaining.wait_reasons`).
 
-Source: Cook's `unscheduled.clj`, as told in the fair-share specification, section 13, and the REST
-specification, section 13. Texts and keys are on the wire and must not change.
+Source: Cook's `unscheduled.clj`, as described in the fair-share specification, section 13, and the REST
+specification, section 13. Texts and keys are part of the REST API and must not change.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class WaitKind(Enum):
-    """Which answer it is; the value is Cook's text, as far as that is fixed."""
+    """Kind of reason; the value is Cook's text, where that is fixed."""
 
     RUNNING = "The job is running now."
     COMPLETED = "The job already completed."
@@ -25,7 +25,7 @@ class WaitKind(Enum):
     QUEUE_POSITION = "You have other jobs ahead in the queue."
     UNDER_INVESTIGATION = "The job is now under investigation. Check back in a minute for more details!"
     NOT_PLACED = "The job couldn't be placed on any available hosts."
-    # Ours, not Cook's:
+    # Additions of cook_jupyter:
     UNSATISFIABLE = "The job asks for more than any host has."
     TOO_LARGE = "The job asks for more than any job may."
     EXCEEDS_POOL_QUOTA = "The job would cause its pool to exceed resource quotas."
@@ -38,13 +38,13 @@ class WaitKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitReason:
-    """One answer.
+    """A reason why a job waits.
 
     Attributes:
-        kind: which.
-        text: as Cook's API says it.
-        data: under Cook's keys.
-        sentence: the same for people: what stands in the way, with numbers, and what to do about it.
+        kind: kind of the reason.
+        text: text of Cook's API.
+        data: facts under Cook's keys.
+        sentence: explanation for users: what prevents the start, with numbers, and what to do about it.
     """
 
     kind: WaitKind

@@ -1,7 +1,7 @@
-"""Columns of numbers: by row of a job, and by number of a user.
+"""Columns of numbers, by row of a job and by number of a user.
 
-Lives here: the arrays that decisions are made on, and their types.
-Not here: what keeps them up to date (`scheduling.queue.queue_index`).
+Lives here: the arrays that decisions read, and their types.
+Not here: the index that updates them (`scheduling.queue.queue_index`).
 """
 
 from collections.abc import MutableSequence, Sequence
@@ -15,15 +15,15 @@ from cook_jupyter.model.limits import UserLimits
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
-Amounts = MutableSequence[float]  # a column, read or written one value at a time
+Amounts = MutableSequence[float]  # a column, accessed one value at a time
 Counts = MutableSequence[int]
 
-SEQ_BITS: Final = 39  # of an order key; above them stands the priority
-LAUNCH_BITS: Final = 20  # of a launch number; above them stands the time of the launch
+SEQ_BITS: Final = 39  # of an order key; the priority is in the bits above
+LAUNCH_BITS: Final = 20  # of a launch number; the time of the launch is in the bits above
 
 
 class Columns:
-    """The columns of an index, by row. Row 0 asks for nothing."""
+    """The columns of an index, by row. Row 0 is padding: it requests nothing."""
 
     __slots__ = (
         "constraints",
@@ -51,7 +51,7 @@ class Columns:
         self.state = np.zeros(capacity, dtype=np.int8)
 
     def grown(self, capacity: int) -> "Columns":
-        """Return the same columns with room for more rows."""
+        """Return the columns, enlarged to the given capacity."""
         larger = Columns(capacity)
         for name in self.__slots__:
             column = getattr(self, name)
@@ -66,7 +66,7 @@ class LimitColumns:
         shares: divisors of the DRU, by resource: `cpus`, `mem` and `gpus`.
         quota: one row per user: count, cpus, mem, gpus.
         limited: whether the user's quota limits anything.
-        anyone_limited: whether some user's does.
+        anyone_limited: whether the quota of any user does.
     """
 
     __slots__ = ("anyone_limited", "limited", "quota", "shares")
@@ -87,10 +87,10 @@ class LimitColumns:
 
 
 def amounts(column: Floats | npt.NDArray[np.float32]) -> Amounts:
-    """Return the column as plain numbers, read one at a time: twice as fast as through numpy."""
+    """Return the column as Python numbers, for access to single values at twice the speed of numpy."""
     return cast("Amounts", memoryview(cast("Any", column)))
 
 
 def counts(column: npt.NDArray[Any]) -> Counts:
-    """Return a column of integers as plain numbers, read one at a time."""
+    """Return a column of integers as Python numbers, for access to single values."""
     return cast("Counts", memoryview(cast("Any", column)))

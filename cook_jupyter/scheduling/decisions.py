@@ -1,12 +1,12 @@
-"""The decisions about a pool: each a function of its snapshot and its queue.
+"""The decisions about a pool, as functions of its snapshot and its queue.
 
-Lives here: which jobs start where (`decide_match`, and before it `decide_reserved` and `decide_heads`), which
-tasks give way (`decide_rebalance`), which jobs need more hosts (`decide_growth`), why a job waits (`why`) and
-in which order jobs wait (`ranked`). None changes anything: the same snapshot and queue are always decided
-alike.
+Lives here: which jobs start where (`decide_match`, preceded by `decide_reserved` and `decide_heads`), which
+tasks are preempted (`decide_rebalance`), which jobs clusters should grow for (`decide_growth`), why a job
+waits (`why`) and in which order jobs wait (`ranked`). They have no side effects: the same snapshot and queue
+always give the same decision.
 Not here: what a decision reads (`scheduling.snapshot`), its parts (`scheduling.matching.cycle`,
 `scheduling.heads`, `scheduling.rebalancing.preemption`, `scheduling.growth.autoscaling`,
-`scheduling.explaining.wait_reasons`), what is done about it (`service.cycles.match_cycle`).
+`scheduling.explaining.wait_reasons`), their execution (`service.cycles`).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from cook_jupyter.model.decisions import Matching, Rebalancing, Refusal, Scaleba
 from cook_jupyter.model.job import Job, JobId
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.waiting import WaitReason
-from cook_jupyter.scheduling.explaining.wait_reasons import WaitContext, reasons
+from cook_jupyter.scheduling.explaining.wait_reasons import WaitContext, wait_reasons
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.heads import HeadsAfter, HeadsOfCycle
 from cook_jupyter.scheduling.matching.cycle import decide_matches, refusal_now
@@ -28,17 +28,17 @@ from cook_jupyter.scheduling.ranking.ranking import rank_lazily
 from cook_jupyter.scheduling.rebalancing.preemption import rebalance
 from cook_jupyter.scheduling.snapshot import PoolSnapshot, PoolState
 
-_FEW_TASKS: Final = 2000  # running, up to which the head of a queue is looked for though no host has room
-_ALIKE: Final = 1.02  # amounts of waiting jobs are known to eight binary digits
+_MAX_RUNNING_TASKS: Final = 2000  # maximum number for which heads are determined although no host has room
+_TOLERANCE: Final = 1.02  # the index knows amounts of waiting jobs to eight binary digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleDecision:
-    """What a match cycle decided.
+    """The decision of a match cycle.
 
     Attributes:
-        matching: jobs that start, and those that found no host.
-        heads: the heads of the queues afterwards.
+        matching: matches and refusals.
+        heads: the heads of the queues after the cycle.
     """
 
     matching: Matching = field(default_factory=Matching)
@@ -46,13 +46,13 @@ class CycleDecision:
 
 
 def might_start(index: QueueIndex, offers: Sequence[Offer]) -> bool:
-    """Return whether some waiting job could be small enough for some host: if not, why look."""
-    cpus, mem_mb = index.least
-    return any(offer.room.cpus >= cpus and offer.room.mem_mb >= mem_mb for offer in offers)
+    """Return whether any waiting job may be small enough for any host; else no match cycle is needed."""
+    min_cpus, min_mem_mb = index.min_request
+    return any(offer.room.cpus >= min_cpus and offer.room.mem_mb >= min_mem_mb for offer in offers)
 
 
 def decide_reserved(snapshot: PoolSnapshot, index: QueueIndex) -> Matching:
-    """Decide which of the jobs with reserved room start now, in the order in which it was reserved."""
+    """Decide which jobs with reserved room start now, in the order of their reservations."""
     return decide_matches(
         index,
         snapshot.hosts_with(snapshot.offers),
@@ -66,17 +66,17 @@ def decide_reserved(snapshot: PoolSnapshot, index: QueueIndex) -> Matching:
 
 
 def decide_heads(snapshot: PoolSnapshot, index: QueueIndex) -> CycleDecision:
-    """Decide which jobs at the head of a pool's queue start now, and keep room for the others."""
+    """Decide which heads of a pool's queue start now, and keep room for the others."""
     heads = HeadsOfCycle(PoolState.of(snapshot, index))
-    return CycleDecision(matching=heads.start(snapshot.open_offers), heads=heads.after)
+    return CycleDecision(matching=heads.match_heads(snapshot.open_offers), heads=heads.after)
 
 
 def decide_match(snapshot: PoolSnapshot, index: QueueIndex) -> CycleDecision:
-    """Decide which waiting jobs start where now, and which are at the head of the queue then."""
+    """Decide which waiting jobs start where now, and which jobs are heads of the queue afterwards."""
     state = PoolState.of(snapshot, index)
     heads = HeadsOfCycle(state)
-    kept = {job_id for job_id, head in heads.own().items() if head.host is not None}
-    offers = heads.open_to(snapshot.open_offers)
+    jobs_with_room = {job_id for job_id, head in heads.of_pool().items() if head.host is not None}
+    offers = heads.offers_for(snapshot.open_offers)
     if offers is snapshot.open_offers or might_start(index, offers):
         matching = decide_matches(
             index,
@@ -87,7 +87,7 @@ def decide_match(snapshot: PoolSnapshot, index: QueueIndex) -> CycleDecision:
             filters=state.filters,
             placement_context=snapshot.placement_context,
             indebted=snapshot.indebted,
-            takes=(lambda job_id: job_id not in kept) if kept else None,
+            accepts=(lambda job_id: job_id not in jobs_with_room) if jobs_with_room else None,
         )
     else:
         matching = Matching(scaleback=Scaleback(considerable=snapshot.cycle.max_considered))
@@ -97,40 +97,40 @@ def decide_match(snapshot: PoolSnapshot, index: QueueIndex) -> CycleDecision:
 
 
 def _with_heads(heads: HeadsOfCycle, offers: Sequence[Offer], matching: Matching) -> Matching:
-    """Backfill the room that is kept, and note which jobs are at the head of the queue now."""
+    """Backfill kept room, and determine the heads of the queue."""
     backfilled = heads.backfill(offers, matching)
-    starting = {match.job_id for match in backfilled}
-    refused = [refusal for refusal in matching.refusals if refusal.job_id not in starting]
+    starting_ids = {match.job_id for match in backfilled}
+    refused = [refusal for refusal in matching.refusals if refusal.job_id not in starting_ids]
     matches = (*matching.matches, *backfilled)
     if refused:
-        heads.note(matches)
+        heads.update_heads(matches)
     return replace(matching, matches=matches, refusals=tuple(refused), considered=len(matches) + len(refused))
 
 
 def decide_nothing(snapshot: PoolSnapshot, index: QueueIndex) -> CycleDecision:
-    """Note which jobs are at the head of the queue while no host has room for any job."""
+    """Determine the heads of the queue while no host has room for any job."""
     heads = HeadsOfCycle(PoolState.of(snapshot, index))
     if heads.is_on and (
-        not heads.own()
+        not heads.of_pool()
         or (
-            index.running_count <= _FEW_TASKS
-            and _are_unlike(index.least, index.most)
+            index.running_count <= _MAX_RUNNING_TASKS
+            and _are_unlike(index.min_request, index.max_request)
             and not heads.needs_room()
         )
     ):
-        heads.note()
+        heads.update_heads()
     return CycleDecision(heads=heads.after)
 
 
 def decide_rebalance(
     snapshot: PoolSnapshot, index: QueueIndex, ranked: Sequence[JobId] | None = None
 ) -> Rebalancing:
-    """Decide which running tasks of a pool give way to which waiting jobs.
+    """Decide which running tasks of a pool are preempted for which waiting jobs.
 
     Args:
         snapshot: the pool.
         index: its queue.
-        ranked: the queue as it was ranked before; None ranks it now.
+        ranked: the queue as ranked by an earlier cycle; None to rank it now.
     """
     settings = snapshot.preemption
     if settings is None:
@@ -138,10 +138,10 @@ def decide_rebalance(
     state = PoolState.of(snapshot, index)
     filters = snapshot.queue_filters
     if settings.launch_order:
-        filters = replace(state.filters, accepts=_not_lapsed(snapshot, state.filters.accepts))
+        filters = replace(state.filters, accepts=_accept_unlapsed(snapshot, state.filters.accepts))
     return rebalance(
         index,
-        snapshot.hosts_with(HeadsOfCycle(state).open_to_preemption(snapshot.open_offers)),
+        snapshot.hosts_with(HeadsOfCycle(state).offers_for_preemption(snapshot.open_offers)),
         snapshot.limits,
         settings=settings,
         rank=snapshot.cycle.rank,
@@ -153,10 +153,10 @@ def decide_rebalance(
     )
 
 
-def _not_lapsed(
+def _accept_unlapsed(
     snapshot: PoolSnapshot, accepts: Callable[[JobId], bool] | None
 ) -> Callable[[JobId], bool] | None:
-    """Return which jobs others may be preempted for; None if all."""
+    """Return a predicate for the jobs that tasks may be preempted for; None if all may."""
     lapsed = snapshot.reserved.lapsed
     if not lapsed:
         return accepts
@@ -164,15 +164,15 @@ def _not_lapsed(
 
 
 def decide_growth(snapshot: PoolSnapshot, index: QueueIndex) -> Sequence[JobId]:
-    """Decide for which waiting jobs clusters should grow, by the latest match cycle of the pool.
+    """Decide for which waiting jobs clusters should grow, from the latest match cycle of the pool.
 
     Jobs larger than every host are among them: a new host may be larger.
     """
     latest, largest = snapshot.latest, snapshot.capacity.largest
     if latest is None or not snapshot.growing:
         return ()
-    most_cpus, most_mem_mb = index.most
-    if most_cpus > largest.cpus or most_mem_mb > largest.mem_mb:  # `queue_filters` may have left it out
+    max_cpus, max_mem_mb = index.max_request
+    if max_cpus > largest.cpus or max_mem_mb > largest.mem_mb:  # `queue_filters` may have excluded it
         latest = replace(latest, considered=latest.considered + 1)
     return jobs_to_grow_for(
         index, snapshot.limits, latest, rank=snapshot.cycle.rank, filters=snapshot.filters
@@ -180,7 +180,7 @@ def decide_growth(snapshot: PoolSnapshot, index: QueueIndex) -> Sequence[JobId]:
 
 
 def why(snapshot: PoolSnapshot, index: QueueIndex, job: Job, *, attempts: int) -> Sequence[WaitReason]:
-    """Return why a job has not started: all that holds now, in Cook's order.
+    """Return all reasons why a job has not started, in Cook's order.
 
     Args:
         snapshot: the pool of the job.
@@ -190,32 +190,32 @@ def why(snapshot: PoolSnapshot, index: QueueIndex, job: Job, *, attempts: int) -
     """
     job_id = job.job_id
     heads = HeadsOfCycle(PoolState.of(snapshot, index))
-    placement, held_back_by = None, None
-    room = snapshot.reserved.rooms.get(job_id)
+    refusal, held_back_by = None, None
+    reserved_room = snapshot.reserved.rooms.get(job_id)
     if index.is_waiting(job_id):
-        offers = snapshot.open_offers if room is None else snapshot.offers
-        open_offers = heads.open_to(offers, (job_id,))
-        placement = _refusal(snapshot, index, job_id, open_offers)
-        if open_offers is not offers and (placement.resources or placement.constraints):
-            free = _refusal(snapshot, index, job_id, offers)
-            if not free.resources and not free.constraints:
-                held_back_by = heads.in_the_way_of(job.spec.resources, offers)
-    held = snapshot.rate_limited
-    facts = WaitContext(
+        offers = snapshot.open_offers if reserved_room is None else snapshot.offers
+        open_offers = heads.offers_for(offers, (job_id,))
+        refusal = _refusal(snapshot, index, job_id, open_offers)
+        if open_offers is not offers and (refusal.resources or refusal.constraints):
+            unreserved_refusal = _refusal(snapshot, index, job_id, offers)
+            if not unreserved_refusal.resources and not unreserved_refusal.constraints:
+                held_back_by = heads.head_blocking(job.spec.resources, offers)
+    rate_limited = snapshot.rate_limited
+    context = WaitContext(
         attempts=attempts,
-        held=None if held is None else held.get(job.spec.user, 0),
+        held=None if rate_limited is None else rate_limited.get(job.spec.user, 0),
         deferred=None if snapshot.deferral is None else snapshot.deferral(job_id),
-        placement=placement,
+        placement=refusal,
         capacity=snapshot.capacity.offers,
-        reserved=None if room is None else room.host,
-        head=heads.own().get(job_id),
+        reserved=None if reserved_room is None else reserved_room.host,
+        head=heads.of_pool().get(job_id),
         held_back_by=held_back_by,
         outages=snapshot.outages,
         now_ms=snapshot.now_ms,
         filters=snapshot.filters,
         defaults=snapshot.cycle.match.defaults,
     )
-    return reasons(job, index, snapshot.limits, facts)
+    return wait_reasons(job, index, snapshot.limits, context)
 
 
 def _refusal(snapshot: PoolSnapshot, index: QueueIndex, job_id: JobId, offers: Sequence[Offer]) -> Refusal:
@@ -229,11 +229,11 @@ def _refusal(snapshot: PoolSnapshot, index: QueueIndex, job_id: JobId, offers: S
 
 
 def ranked(snapshot: PoolSnapshot, index: QueueIndex, limit: int) -> Sequence[JobId]:
-    """Return the first waiting jobs in launch order, those that quotas let start."""
+    """Return the first waiting jobs within the quotas of pool and quota group, in rank order."""
     ranking = rank_lazily(index, snapshot.limits, snapshot.cycle.rank)
     return index.ids(job.row for job in islice(ranked_within(ranking, index, snapshot.filters), limit))
 
 
-def _are_unlike(least: tuple[float, float], most: tuple[float, float]) -> bool:
-    """Return whether some jobs ask for more than others."""
-    return least[0] * _ALIKE < most[0] or least[1] * _ALIKE < most[1]
+def _are_unlike(min_request: tuple[float, float], max_request: tuple[float, float]) -> bool:
+    """Return whether the waiting jobs differ in what they request."""
+    return min_request[0] * _TOLERANCE < max_request[0] or min_request[1] * _TOLERANCE < max_request[1]

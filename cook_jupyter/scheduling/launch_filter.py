@@ -1,10 +1,9 @@
-"""The launch filter: somebody outside who may hold back jobs that could be launched.
+"""The launch filter: an operator's function that may defer jobs that could be launched.
 
-Lives here: `LaunchFilter`, which remembers what it answered and lets a job go that it has held back for too
-long. Not here: the answers themselves (an operator's function), where it stands among the other filters
-(`scheduling.ranking.considerable`).
+Lives here: `LaunchFilter`, which caches answers and overrules the function after too many deferrals. Not
+here: the function itself, the order of filters (`scheduling.ranking.considerable`).
 
-Source: Cook's `plugins/launch.clj`, as told in the fair-share specification, section 4.
+Source: Cook's `plugins/launch.clj`, as described in the fair-share specification, section 4.
 """
 
 from collections.abc import Callable
@@ -19,12 +18,12 @@ _MINUTE_MS: Final = 60_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchAnswer:
-    """What the filter says of a job.
+    """The answer of the filter about a job.
 
     Attributes:
-        accepted: it may be launched.
-        message: why not.
-        holds_ms: for how long the filter need not be asked again.
+        accepted: whether the job may be launched.
+        message: reason if it may not.
+        holds_ms: time for which the answer is valid.
     """
 
     accepted: bool
@@ -34,10 +33,10 @@ class LaunchAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgeOut:
-    """When a job is let through whatever the filter says.
+    """The condition under which a job is accepted regardless of the filter.
 
-    It was held back more than `deferrals` times, first seen more than `first_seen_ms` ago, and last seen
-    within `last_seen_ms`: it has waited in vain for long, and has not just come back from elsewhere.
+    The job was deferred more than `deferrals` times, first seen more than `first_seen_ms` ago, and last seen
+    less than `last_seen_ms` ago: it has been deferred for long and without interruption.
     """
 
     deferrals: int = 10
@@ -49,7 +48,7 @@ _AGED_OUT: Final = LaunchAnswer(accepted=True, message="held back for too long",
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _Record:
     answer: LaunchAnswer
     first_ms: float
     last_ms: float
@@ -58,56 +57,56 @@ class _Seen:
 
 
 class LaunchFilter:
-    """Asks the filter about jobs, no more often than it wants, and remembers the answers.
+    """Calls the filter function, and caches its answers for as long as they are valid.
 
     Args:
-        request: says whether a job may be launched now.
-        name: of the filter, for people.
-        age_out: when a job is let through all the same.
+        request: the filter function.
+        name: name of the filter, for messages.
+        age_out: condition under which a job is accepted regardless of the filter.
     """
 
     def __init__(
         self, request: Callable[[JobId], LaunchAnswer], *, name: str = "", age_out: AgeOut = AgeOut()
     ) -> None:
-        self._ask = request
+        self._filter = request
         self._name = name
         self._age_out = age_out
-        self._seen: dict[JobId, _Seen] = {}
+        self._records: dict[JobId, _Record] = {}
 
     def accepts(self, job_id: JobId, now_ms: float) -> bool:
-        """Tell whether a job may be launched now."""
-        seen = self._seen.get(job_id)
+        """Return whether a job may be launched now, and record the answer."""
+        seen = self._records.get(job_id)
         if seen is not None and now_ms < seen.until_ms:
             return seen.answer.accepted
         aged_out = seen is not None and self._aged_out(seen, now_ms)
-        answer = _AGED_OUT if aged_out else self._ask(job_id)
-        before = 0 if seen is None else seen.deferrals
-        self._seen[job_id] = _Seen(
+        answer = _AGED_OUT if aged_out else self._filter(job_id)
+        earlier_deferrals = 0 if seen is None else seen.deferrals
+        self._records[job_id] = _Record(
             answer=answer,
             first_ms=now_ms if seen is None else seen.first_ms,
             last_ms=now_ms,
             until_ms=now_ms + answer.holds_ms,
-            deferrals=before if answer.accepted else before + 1,
+            deferrals=earlier_deferrals if answer.accepted else earlier_deferrals + 1,
         )
         return answer.accepted
 
     def would_accept(self, job_id: JobId, now_ms: float) -> bool:
-        """Return what `accepts` would return; nothing is remembered of the question."""
-        seen = self._seen.get(job_id)
+        """Return what `accepts` would return, without recording the answer."""
+        seen = self._records.get(job_id)
         if seen is not None and now_ms < seen.until_ms:
             return seen.answer.accepted
-        return (seen is not None and self._aged_out(seen, now_ms)) or self._ask(job_id).accepted
+        return (seen is not None and self._aged_out(seen, now_ms)) or self._filter(job_id).accepted
 
     def deferral(self, job_id: JobId) -> tuple[str, str] | None:
-        """Return the name of the filter and its message if it held the job back when last asked."""
-        seen = self._seen.get(job_id)
+        """Return the name and the message of the filter if its last answer deferred the job."""
+        seen = self._records.get(job_id)
         return None if seen is None or seen.answer.accepted else (self._name, seen.answer.message)
 
     def forget(self, job_id: JobId) -> None:
-        """Forget a job that does not wait any more."""
-        self._seen.pop(job_id, None)
+        """Remove the records of a job that does not wait any more."""
+        self._records.pop(job_id, None)
 
-    def _aged_out(self, seen: _Seen, now_ms: float) -> bool:
+    def _aged_out(self, seen: _Record, now_ms: float) -> bool:
         limits = self._age_out
         return (
             seen.deferrals > limits.deferrals

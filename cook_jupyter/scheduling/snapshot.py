@@ -1,12 +1,12 @@
 """Everything that a decision about a pool reads besides its queue: one value per pool and moment.
 
-Lives here: `PoolSnapshot` and its parts; `PoolState`, a pool as jobs without reserved room find it.
-Not here: the queue itself (`scheduling.queue.queue_index`), where the facts come from (`service.snapshots`,
-the only place that makes snapshots), what is decided (`scheduling.decisions`).
+Lives here: `PoolSnapshot` and its parts; `PoolState`, a pool from which reserved room has been deducted.
+Not here: the queue itself (`scheduling.queue.queue_index`), the construction of snapshots
+(`service.snapshots`, nowhere else), the decisions (`scheduling.decisions`).
 
-A snapshot costs what has changed: large facts are shared with whoever keeps them, and the few that are worked
-out when a decision asks for them are functions. So a snapshot holds until the next commit, like the queue
-index beside it. What is to last longer is written down (`service.requests.dumps`).
+The cost of a snapshot depends on what has changed: large parts are shared with their owners, and a few that
+are computed only on demand are functions. A snapshot is therefore valid until the next commit, like the queue
+index. To keep one for longer, write a dump (`service.requests.dumps`).
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -35,16 +35,16 @@ from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, R
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserved:
-    """Room that was freed by preemption, and the jobs that it is reserved for until they start.
+    """Room that was freed by preemption and is reserved until its beneficiaries start.
 
     Attributes:
-        rooms: waiting jobs of the pool with the room that is reserved for each.
-        everywhere: job -> host, of all pools.
-        closes_hosts: whether a whole host is closed to all other jobs, as in Cook; else only the room that
-            the job needs is reserved.
+        rooms: waiting job of the pool -> the room that is reserved for it.
+        everywhere: job -> host of its reserved room, in all pools.
+        closes_hosts: whether the whole host is closed to other jobs, as in Cook; else only the room that the
+            job requests is reserved.
         group_usage: amounts that jobs with reserved room will hold in all pools of the quota group.
-        groups: placed groups, in any pool, one of whose jobs has reserved room.
-        lapsed: jobs that did not use a reservation; nothing more is preempted for them for a while.
+        groups: groups with a placement, in any pool, of which a job has reserved room.
+        lapsed: jobs that did not use a reservation; nothing is preempted for them for a while.
     """
 
     rooms: Mapping[JobId, ReservedRoom] = field(default_factory=dict)
@@ -62,20 +62,19 @@ def _no_tasks(host: str) -> Sequence[RunningTask]:
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadFacts:
-    """The heads of the queues, and what decisions about them read. Pools may share hosts.
+    """The heads of the queues, and the facts that decisions about them read. Pools may share hosts.
 
     Attributes:
-        max_kept: part of a pool's hosts that may be kept at a time, 0 to 1; 0 keeps nothing.
-        backfill: whether jobs that will have ended by then may use kept room meanwhile.
-        by_pool: heads of each pool, longest at the head first.
+        max_kept: part of a pool's resources that may be kept at a time, 0 to 1; with 0 nothing is kept.
+        backfill: whether jobs may use kept room if they will have ended in time.
+        by_pool: heads of each pool, those that have been heads for longest first.
         nowhere: jobs of the pool that no host could ever hold.
-        current: heads with the host that is kept for each, of those that were reviewed since a task has
-            last started or ended.
+        current: heads, each with its host, that were reviewed since a task last started or ended.
         capacities: pool -> its hosts.
-        tasks_on: returns the tasks that run on a host, of all pools.
+        tasks_on: returns the running tasks of a host, of all pools.
         promised: host -> amounts that are reserved there for beneficiaries of preemptions.
-        group_ms: group -> run time that its jobs have shown so far.
-        least: least cpus and least memory that waiting jobs ask for, of each pool with any.
+        group_ms: group -> observed run time of its jobs.
+        least: for each pool with waiting jobs, the least cpus and the least memory that these request.
     """
 
     max_kept: float = 0.0
@@ -97,29 +96,29 @@ class PoolSnapshot:
 
     Attributes:
         pool: the pool.
-        now_ms: the moment.
-        cycle: how the pool ranks and matches.
-        preemption: how its tasks give way; None if they never do.
-        capacity: its hosts as if they were empty.
-        offers: room there is now, on hosts that are in use.
+        now_ms: the time.
+        cycle: settings of ranking and matching.
+        preemption: settings of preemption; None if tasks of the pool are never preempted.
+        capacity: the hosts of the pool as if they were empty.
+        offers: current offers of the hosts in use.
         open_offers: the same without the room that is reserved for beneficiaries of preemptions.
         limits: shares and quotas of its users.
-        filters: what keeps jobs from being matched; the largest job that is allowed is the operator's.
-        leaves_out_too_large: whether jobs larger than the largest host are left out of the queue, too.
-        placement_context: groups, closed hosts, the time.
-        indebted: clusters that may not be sent more tasks now.
+        filters: filters of the queue, with the maximum job size that the operator has set.
+        leaves_out_too_large: whether jobs larger than the largest host are excluded from the queue, too.
+        placement_context: groups, reservations, the time.
+        indebted: clusters whose launch rate is exceeded, and to which no tasks may be sent now.
         rate_limited: number of jobs of each user that the launch rate held back in the last match cycle; None
             if it is not enforced.
-        deferral: returns the name and the message of the launch filter if it held a job back when last asked;
+        deferral: returns the name and the message of the launch filter if its last answer deferred a job;
             None if there is no filter.
-        scaleback: what the last match cycle gave back; None if that matched nothing.
+        scaleback: scaleback that the last match cycle returned; None if there is none.
         latest: the latest match cycle; None if no job waited then.
         growing: clusters that can grow in the pool.
         reserved: room that is reserved for beneficiaries of preemptions.
         heads: jobs at the heads of the queues, and the room that is kept for them.
         outages: hosts of the pool that are out of use.
-        hosts: hosts as the last decision left them. Decisions let them follow the offers that they look at,
-            which is faster than making them anew, and changes no answer.
+        hosts: a cache: decisions update it to their offers, which is faster than building it from scratch
+            and does not affect the result.
     """
 
     pool: Pool
@@ -146,9 +145,9 @@ class PoolSnapshot:
 
     @property
     def queue_filters(self) -> QueueFilters:
-        """The filters of a cycle: those jobs are left out, too, that are larger than the largest host.
+        """The filters of a cycle, which also exclude jobs larger than the largest host.
 
-        They can never start; and a host that launches ahead offers more room than it has.
+        Such jobs can never start, but a host that launches ahead offers more room than it has.
         """
         filters = self.filters
         if not self.leaves_out_too_large or not self.capacity.offers:
@@ -163,21 +162,21 @@ class PoolSnapshot:
         )
 
     def hosts_with(self, offers: Sequence[Offer]) -> Hosts:
-        """Return the hosts with these offers; good until the next call."""
-        self.hosts.follow(offers)
+        """Return the hosts with these offers; valid until the next call."""
+        self.hosts.update_from_offers(offers)
         return self.hosts
 
 
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolState:
-    """A pool as jobs without reserved room find it: those with reserved room count as started.
+    """The state of a pool for jobs without reserved room: jobs with reserved room count as started.
 
     Attributes:
-        snapshot: all else that is known of the pool.
+        snapshot: the snapshot of the pool.
         index: its waiting jobs and running tasks.
-        limits: shares, and what is left of quotas.
-        filters: what keeps jobs out of the queue.
+        limits: shares, and what remains of quotas.
+        filters: filters of the queue.
     """
 
     snapshot: PoolSnapshot
@@ -192,8 +191,8 @@ class PoolState:
         return cls(
             snapshot=snapshot,
             index=index,
-            limits=_without(by_user, snapshot.limits),
-            filters=_unreserved(snapshot, index, by_user),
+            limits=_limits_beside(by_user, snapshot.limits),
+            filters=_unreserved_filters(snapshot, index, by_user),
         )
 
     @property
@@ -203,7 +202,7 @@ class PoolState:
 
     @property
     def mode(self) -> DruMode:
-        """What counts in the pool's DRU."""
+        """The resources that count in the pool's DRU."""
         return self.snapshot.pool.dru_mode
 
     @property
@@ -212,11 +211,11 @@ class PoolState:
         return self.snapshot.cycle.rank.order is Order.FAIR
 
     def may_start(self, job_id: JobId) -> bool:
-        """Return whether quotas, launch rates and filters let a waiting job start."""
+        """Return whether quotas, launch rates and filters allow a waiting job to start."""
         return may_start(self.index, job_id, self.limits, self.filters)
 
-    def after(self, matches: Sequence[Match]) -> "PoolState":
-        """Return the pool with what quotas and launch rates leave once these matches have started."""
+    def with_matches(self, matches: Sequence[Match]) -> "PoolState":
+        """Return the state with what remains of quotas and launch rates after these matches."""
         if not matches:
             return self
         by_user = usage_by_user((match.job_id for match in matches), self.index)
@@ -234,37 +233,39 @@ class PoolState:
         )
 
     def request(self, job_id: JobId) -> TaskRequest:
-        """Return what a job asks of a host."""
+        """Return the task request of a job."""
         snapshot = self.snapshot
         limited = snapshot.cycle.match.defaults if snapshot.capacity.limited else None
         return request_of(self.index, self.index.row_of(job_id), limited)
 
 
 def usage_by_user(jobs: Iterable[JobId], index: QueueIndex) -> dict[str, Usage]:
-    """Return the amounts that those of the jobs that wait will hold once they run, by user."""
+    """Return the usage that the waiting ones of these jobs will add once they run, by user."""
     usage: dict[str, Usage] = {}
     for job_id in jobs:
         if index.is_waiting(job_id):
             user = index.owner(index.row_of(job_id)).name
-            usage[user] = usage.get(user, Usage()) + index.asked(job_id)
+            usage[user] = usage.get(user, Usage()) + index.requested(job_id)
     return usage
 
 
 def _reserved_usage(snapshot: PoolSnapshot, index: QueueIndex) -> dict[str, Usage]:
-    """Return the amounts that jobs with reserved room will hold, by user; none if hosts are closed."""
+    """Return the usage of jobs with reserved room once they run, by user; empty if hosts are closed."""
     reserved = snapshot.reserved
     return {} if reserved.closes_hosts else usage_by_user(reserved.rooms, index)
 
 
-def _unreserved(snapshot: PoolSnapshot, index: QueueIndex, by_user: Mapping[str, Usage]) -> QueueFilters:
-    """Return the filters for all jobs but those with reserved room.
+def _unreserved_filters(
+    snapshot: PoolSnapshot, index: QueueIndex, by_user: Mapping[str, Usage]
+) -> QueueFilters:
+    """Return the filters for jobs without reserved room.
 
-    Other jobs of a placed group wait until the group's job with reserved room has started.
+    Other jobs of a group with a placement wait until the group's job with reserved room has started.
 
     Args:
         snapshot: the pool.
         index: its queue.
-        by_user: amounts that jobs with reserved room will hold.
+        by_user: usage of jobs with reserved room once they run.
     """
     filters, reserved = snapshot.queue_filters, snapshot.reserved
     if not by_user and not filters.group_quota.limits_usage:
@@ -274,12 +275,12 @@ def _unreserved(snapshot: PoolSnapshot, index: QueueIndex, by_user: Mapping[str,
         pool_quota=filters.pool_quota.less(sum(by_user.values(), Usage())),
         group_usage=filters.group_usage + reserved.group_usage,
         tokens=_tokens_after(by_user, filters.tokens),
-        accepts=_apart_from_groups(index, reserved.groups, filters.accepts),
+        accepts=_accept_outside_groups(index, reserved.groups, filters.accepts),
     )
 
 
-def _without(by_user: Mapping[str, Usage], limits: UserLimits) -> UserLimits:
-    """Return the limits with what is left of quotas beside these amounts."""
+def _limits_beside(by_user: Mapping[str, Usage], limits: UserLimits) -> UserLimits:
+    """Return the limits with what remains of quotas beside this usage."""
     quotas = {
         user: limits.quota(user).less(usage)
         for user, usage in by_user.items()
@@ -294,7 +295,7 @@ def _tokens_after(
     return tokens and {user: number - by_user.get(user, Usage()).count for user, number in tokens.items()}
 
 
-def _apart_from_groups(
+def _accept_outside_groups(
     index: QueueIndex, groups: AbstractSet[GroupId], accepts: Callable[[JobId], bool] | None
 ) -> Callable[[JobId], bool] | None:
     if not groups:

@@ -239,7 +239,7 @@ class Scheduler:
 
     def attempts(self, job: Job) -> int:
         """Count the attempts that a job has used up."""
-        return lifecycle.attempts(job, free=self.settings.jobs.free_failures)
+        return lifecycle.attempts_used(job, mea_culpa_limits=self.settings.jobs.free_failures)
 
     async def progress(self, updates: Sequence[ProgressUpdate]) -> Sequence[bool]:
         """Note progress; False where the instance is not known."""

@@ -17,7 +17,7 @@ from cook_jupyter.model.pool import PoolName
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.host_health import HostHealth, Outage
 from cook_jupyter.scheduling.matching.cycle import request_of
-from cook_jupyter.scheduling.matching.head_room import NOTHING, Amounts, asked_by
+from cook_jupyter.scheduling.matching.head_room import NOTHING, Amounts, amounts_requested
 from cook_jupyter.scheduling.ranking.considerable import UNLIMITED_QUOTA, QueueFilters, group_usages
 from cook_jupyter.scheduling.rebalancing.preemption import NOTHING_RESERVED, ReservedRoom
 from cook_jupyter.scheduling.snapshot import PoolSnapshot, Reserved, usage_by_user
@@ -219,6 +219,6 @@ class Snapshots:
             index = pool.index
             for job_id, host in freed.of(pool.pool.name).items():
                 if index.is_waiting(job_id):
-                    asked = asked_by(request_of(index, index.row_of(job_id)))
+                    asked = amounts_requested(request_of(index, index.row_of(job_id)))
                     promised[host] = promised.get(host, NOTHING).plus(asked)
         return promised

@@ -157,4 +157,4 @@ def waits_for_retry(
             for row in rows
         ),
     )
-    return lifecycle.state_of(job, free=free_failures) is JobState.WAITING
+    return lifecycle.state_of(job, mea_culpa_limits=free_failures) is JobState.WAITING

@@ -13,7 +13,7 @@ from typing import Protocol
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import Instance, InstanceId, ResultPayload
-from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState, number
+from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState, set_change
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import MeaCulpaLimits
 
@@ -170,7 +170,7 @@ class Changeset:
             result: the result of that instance, if any.
         """
         self.change += 1
-        number(after, self.change)
+        set_change(after, self.change)
         job_id = after.spec.job_id
         (self.created if job_id in self.created else self.altered)[job_id] = after
         if instance is not None and result is not None:

@@ -71,7 +71,7 @@ def report(changeset: Changeset, updates: Sequence[StatusUpdate]) -> Sequence[Ve
     free = changeset.free
     for update in updates:
         job = changeset.job_of(update.instance_id)
-        verdict, after, instance, counts = lifecycle.report(job, update, free=free)
+        verdict, after, instance, counts = lifecycle.report(job, update, mea_culpa_limits=free)
         if job is not None and after is not None:
             changeset.alter(job, after, instance=instance, result=update.result if counts else None)
         verdicts.append(verdict)
@@ -104,7 +104,7 @@ def fail(changeset: Changeset, failures: Sequence[Failure]) -> Sequence[bool]:
             at_ms=failure.at_ms,
             preempted=failure.preempted,
             preempted_for=failure.preempted_for,
-            free=changeset.free,
+            mea_culpa_limits=changeset.free,
         )
         done.append(_alter_if_changed(changeset, job, after, failure.instance_id))
     return done
@@ -157,7 +157,7 @@ def retry(changeset: Changeset, job_ids: Sequence[JobId], retries: Sequence[int]
     _require_jobs(changeset, job_ids)
     for job_id, total in zip(job_ids, retries, strict=True):
         job = _require(changeset.job(job_id), job_id)
-        after = lifecycle.retry(job, total, at_ms=now_ms, free=changeset.free)
+        after = lifecycle.retry(job, total, at_ms=now_ms, mea_culpa_limits=changeset.free)
         if after != job:
             changeset.alter(job, after)
 

@@ -17,7 +17,7 @@ from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import InstanceId, ResultPayload
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
-from cook_jupyter.model.reason import FREE_FAILURES, MeaCulpaLimits
+from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMITS, MeaCulpaLimits
 from cook_jupyter.store.base import LIST_PAGE_JOBS
 from cook_jupyter.store.changeset import Changeset, LimitKey, finished_instance, is_unfinished
 from cook_jupyter.store.dispatch import Params, Reply, StoreCommands
@@ -28,7 +28,7 @@ OPEN_JOBS_BATCH = 1000
 class MemoryStore(StoreCommands):
     """A store in dictionaries. See Store."""
 
-    def __init__(self, *, free: MeaCulpaLimits = FREE_FAILURES) -> None:
+    def __init__(self, *, free: MeaCulpaLimits = DEFAULT_MEA_CULPA_LIMITS) -> None:
         """Create an empty store.
 
         Args:

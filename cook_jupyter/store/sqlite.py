@@ -30,7 +30,7 @@ from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import InstanceId, ResultPayload
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
-from cook_jupyter.model.reason import FREE_FAILURES, MeaCulpaLimits
+from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMITS, MeaCulpaLimits
 from cook_jupyter.store.changeset import Changeset
 from cook_jupyter.store.dispatch import Listeners, Params, Reply, StoreCommands
 from cook_jupyter.store.sqlite_reader import (
@@ -61,7 +61,7 @@ class SqliteStore(StoreCommands):
         path: str | os.PathLike[str],
         *,
         synchronous: Synchronous = "NORMAL",
-        free: MeaCulpaLimits = FREE_FAILURES,
+        free: MeaCulpaLimits = DEFAULT_MEA_CULPA_LIMITS,
         vfs: str | None = None,
     ) -> None:
         """Create a store for a file; `open` opens it.

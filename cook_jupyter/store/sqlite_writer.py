@@ -24,7 +24,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import Group, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
-from cook_jupyter.model.reason import FREE_FAILURES, MeaCulpaLimits
+from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMITS, MeaCulpaLimits
 from cook_jupyter.store import sql
 from cook_jupyter.store.changeset import Changeset, is_unfinished
 from cook_jupyter.store.sqlite_reader import (
@@ -82,7 +82,7 @@ class SqliteWriter:
         *,
         synchronous: Synchronous,
         vfs: str | None = None,
-        free: MeaCulpaLimits = FREE_FAILURES,
+        free: MeaCulpaLimits = DEFAULT_MEA_CULPA_LIMITS,
     ) -> None:
         """Open or create the file and migrate its schema to the newest version.
 

@@ -50,7 +50,7 @@ def test_attempts_of_reasons_are_counted_as_cook_does(given: Input, expect: Inpu
     counted = lifecycle.attempts_of_reasons(
         given["reasons"],
         disable_mea_culpa=given["disable_mea_culpa"],
-        free=_free(given),
+        mea_culpa_limits=_free(given),
         table=table,
     )
     assert counted == expect["attempts"]
@@ -59,7 +59,7 @@ def test_attempts_of_reasons_are_counted_as_cook_does(given: Input, expect: Inpu
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["attempts_of_job"]))
 def test_attempts_of_a_job_are_counted_as_cook_does(given: Input, expect: Input) -> None:
     job = _job(given, "running")
-    assert lifecycle.attempts(job, free=_free(given)) == expect["attempts"]
+    assert lifecycle.attempts_used(job, mea_culpa_limits=_free(given)) == expect["attempts"]
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["instance_transitions"]))
@@ -69,7 +69,7 @@ def test_an_instance_takes_only_cooks_steps(given: Input, expect: Input) -> None
 
 def _stepped(old: str, target: str) -> str:
     try:
-        return lifecycle.step(InstanceStatus(old), InstanceStatus(target)).value
+        return lifecycle.transition(InstanceStatus(old), InstanceStatus(target)).value
     except IllegalTransition:
         return old
 
@@ -94,7 +94,7 @@ def test_a_job_follows_its_instances_as_in_cook(given: Input, expect: Input) -> 
             at_ms=9,
             reason=update.get("reason"),
         ),
-        free=_free(given),
+        mea_culpa_limits=_free(given),
     )
     after = reported.job or job
     assert after.state.value == expect["job_state"]
@@ -117,9 +117,9 @@ def test_retries_are_changed_as_in_cook(given: Input, expect: Input) -> None:
     retries = given["retries"] if "retries" in given else job.max_retries + given["increment"]
     if "error" in expect:
         with pytest.raises(Conflict):
-            lifecycle.retry(job, retries, at_ms=9, free=_free(given))
+            lifecycle.retry(job, retries, at_ms=9, mea_culpa_limits=_free(given))
         return
-    after = lifecycle.retry(job, retries, at_ms=9, free=_free(given))
+    after = lifecycle.retry(job, retries, at_ms=9, mea_culpa_limits=_free(given))
     if "max_retries" in expect:
         assert after.max_retries == expect["max_retries"]
     if "job_state" in expect:
@@ -143,7 +143,7 @@ def _updates(given: Input) -> tuple[list[Job], int]:
                 at_ms=second * 1000,
                 reason=reason,
             ),
-            free=_free(given["job"]),
+            mea_culpa_limits=_free(given["job"]),
         )
         kills += reported.verdict is lifecycle.Verdict.KILL
         job = reported.job or job
@@ -204,7 +204,9 @@ def _same_after_a_kill(job: Job, expect: Input) -> None:
 @pytest.mark.parametrize(("given", "expect"), cases("status", ops=["reconcile", "reconcile_jobs"]))
 def test_reconciling_derives_the_states_of_jobs_again(given: Input, expect: Input) -> None:
     jobs = given["jobs"] if "jobs" in given else [given["job"]]
-    states = [lifecycle.state_of(_job(told, told["state"]), free=_free(told)).value for told in jobs]
+    states = [
+        lifecycle.state_of(_job(told, told["state"]), mea_culpa_limits=_free(told)).value for told in jobs
+    ]
     assert states == (expect["job_states"] if "jobs" in given else [expect["job_state"]])
 
 
@@ -212,7 +214,9 @@ def test_reconciling_derives_the_states_of_jobs_again(given: Input, expect: Inpu
 def test_an_instance_that_is_silent_fails(given: Input, expect: Input) -> None:
     job = _job(given["job"], given["job"]["state"])
     place = given.get("index", 0)
-    after = lifecycle.fail(job, f"instance-{place}", reason=HEARTBEAT_LOST, at_ms=9, free=_free(given["job"]))
+    after = lifecycle.fail(
+        job, f"instance-{place}", reason=HEARTBEAT_LOST, at_ms=9, mea_culpa_limits=_free(given["job"])
+    )
     told = {
         "status": after.instances[place].status.value,
         "reason": after.instances[place].reason,
@@ -230,7 +234,7 @@ def test_heartbeats_are_expected_of_all_open_instances_that_send_them(given: Inp
     watched = Heartbeats(last_ms=dict.fromkeys(given["tracked"], 5))
     open_tasks = [(task["id"], task["custom_executor"]) for task in given["open_tasks"]]
     sending = [task for task, sends_heartbeats in open_tasks if sends_heartbeats]
-    after = watched.topped_up(sending, now_ms=9)
+    after = watched.watching(sending, now_ms=9)
     assert sorted(after.last_ms) == sorted(expect["tracked"])
     kept = [task for task in given["tracked"] if task in after.last_ms]
     assert [after.last_ms[task] for task in kept] == [5] * len(kept)
@@ -240,5 +244,5 @@ def test_heartbeats_are_expected_of_all_open_instances_that_send_them(given: Inp
 def test_who_is_not_heard_of_for_long_is_lost(given: Input, expect: Input) -> None:
     watched = Heartbeats(last_ms=given["last_ms"])
     for task, at_ms in given.get("beats", []):
-        watched = watched.beat(task, at_ms)
-    assert sorted(watched.silent(given["now_ms"])) == expect["silent"]
+        watched = watched.with_beat(task, at_ms)
+    assert sorted(watched.expired(given["now_ms"])) == expect["silent"]

@@ -61,7 +61,7 @@ def test_a_job_that_waits_again_begins_to_wait_at_its_failure() -> None:
 def test_a_preempted_job_waits_again_without_a_retry_used_up() -> None:
     job = lifecycle.fail(a_running_job(), "i", reason=PREEMPTED, at_ms=5000, preempted=True)
     assert job.state is JobState.WAITING
-    assert lifecycle.attempts(job) == 0
+    assert lifecycle.attempts_used(job) == 0
     assert job.instances[0].preempted
 
 
@@ -109,10 +109,10 @@ def test_the_result_of_the_attempt_that_ends_is_kept() -> None:
         instance_id="i", state=TaskState.FINISHED, at_ms=9, result=ResultPayload(inline=b"42", size=2)
     )
     reported = lifecycle.report(a_running_job(), update)
-    assert reported.counts
+    assert reported.keep_result
     assert reported.job is not None
     assert reported.job.instances[0].has_result
-    assert not lifecycle.report(reported.job, update).counts
+    assert not lifecycle.report(reported.job, update).keep_result
 
 
 def test_killing_an_instance_lets_the_job_try_again() -> None:
@@ -172,8 +172,8 @@ def test_reasons_have_codes_of_their_own() -> None:
 
 
 def test_an_instance_is_silent_after_the_timeout() -> None:
-    watched = Heartbeats().topped_up(["a", "b"], now_ms=0).beat("a", now_ms=500)
-    assert watched.silent(now_ms=1000, timeout_ms=1000) == ("b",)
+    watched = Heartbeats().watching(["a", "b"], now_ms=0).with_beat("a", now_ms=500)
+    assert watched.expired(now_ms=1000, timeout_ms=1000) == ("b",)
 
 
 @given(
@@ -197,13 +197,13 @@ def test_a_job_never_has_two_open_instances_and_ends_only_once(
         for was, now in zip(before.instances, job.instances, strict=False):
             assert was.status is now.status or now.status in lifecycle.STEPS[was.status]
     assert job.state is lifecycle.state_of(job)
-    assert lifecycle.attempts(job) <= max_retries
+    assert lifecycle.attempts_used(job) <= max_retries
 
 
 @given(statuses=st.lists(st.sampled_from([InstanceStatus.FAILED, InstanceStatus.SUCCESS]), max_size=5))
 def test_attempts_never_exceed_finished_instances(statuses: list[InstanceStatus]) -> None:
     instances = tuple(an_instance(status=status, reason=PREEMPTED) for status in statuses)
-    assert lifecycle.attempts(replace(a_job(), instances=instances)) <= len(instances)
+    assert lifecycle.attempts_used(replace(a_job(), instances=instances)) <= len(instances)
 
 
 @pytest.mark.parametrize("ended_ms", [0, 2999, 3000, 9000])

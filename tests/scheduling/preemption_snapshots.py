@@ -61,7 +61,9 @@ class Snapshot:
         for task in self.tasks:
             index.add(_queued(task))
             if "start_ms" in task:
-                index.start(job_id(task["seq"]), task["start_ms"], task["host"], task_seq=task["task_seq"])
+                index.mark_running(
+                    job_id(task["seq"]), task["start_ms"], task["host"], task_seq=task["task_seq"]
+                )
             history = PreemptionHistory(tuple(task.get("preempted_ms", ())), task.get("by_others", False))
             index.set_preemptions(job_id(task["seq"]), history)
         return index

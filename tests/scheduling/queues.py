@@ -71,7 +71,7 @@ def an_index(tasks: Iterable[Task]) -> QueueIndex:
     for task in tasks:
         index.add(a_queued_job(task))
         if task.get("start_ms") is not None:
-            index.start(
+            index.mark_running(
                 job_id(task["seq"]), task["start_ms"], task.get("host", ""), task_seq=task.get("task_seq", 0)
             )
     return index

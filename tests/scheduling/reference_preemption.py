@@ -121,7 +121,7 @@ class Reference:
             return self.decide_in_launch_order(job)
         drus = self.drus()
         pending = self.pending_dru(job)
-        own_only = not self.is_below_quota(job)
+        own_only = not self.is_within_quota(job)
         victims = [
             task
             for task in self.running
@@ -136,7 +136,7 @@ class Reference:
         """Spare room; else tasks of others, if they would not come back at once; else tasks of one's own."""
         settings = self.settings
         drus = self.drus()
-        own_only = not self.is_below_quota(job)
+        own_only = not self.is_within_quota(job)
         pending = self.pending_dru(job)
         if not (own_only and settings.quota_counts):
             roomy = self.choose(job, [], drus)
@@ -253,9 +253,9 @@ class Reference:
         """Whether the job fits into what is freed, and its user's quota lets it."""
         return Resources(cpus=job["cpus"], mem_mb=job["mem"], gpus=job["gpus"]).fits_in(
             self.freed(host, tasks)
-        ) and (not self.settings.quota_counts or self.is_below_quota(job, tasks))
+        ) and (not self.settings.quota_counts or self.is_within_quota(job, tasks))
 
-    def is_below_quota(self, job: Task, without: Sequence[Task] = ()) -> bool:
+    def is_within_quota(self, job: Task, without: Sequence[Task] = ()) -> bool:
         """Whether the user may run the job as well, and not some tasks."""
         mine = [t for t in self.running if t["user"] == job["user"] and t not in without]
         own = [*sorted(mine, key=self.key), job]
@@ -343,7 +343,7 @@ class Reference:
             pending.remove(job)
             looks[job["seq"]] += 1
             decided = self.decide(job)
-            if decided is None and not self.is_below_quota(job):
+            if decided is None and not self.is_within_quota(job):
                 pending = [each for each in pending if each["user"] != job["user"]]
             elif decided is None:
                 passed.append(job)

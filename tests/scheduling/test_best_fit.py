@@ -67,7 +67,7 @@ def test_the_host_chosen_is_the_first_of_the_fittest(hosts: Hosts, asked: list[t
         if not suits(request):
             continue
         fitnesses = [
-            room.fitness(at, request) if room.takes(at, request) else -1.0 for at in range(len(hosts))
+            room.fitness(at, request) if room.fits(at, request) else -1.0 for at in range(len(hosts))
         ]
         most = max(fitnesses)
         best = fitnesses.index(most) if most >= 0 else -1
@@ -75,8 +75,8 @@ def test_the_host_chosen_is_the_first_of_the_fittest(hosts: Hosts, asked: list[t
         assert fit.choose(request) == (best, most)
 
         if best >= 0:
-            room.put(best, request)
-            fit.look_again(best)
+            room.assign(best, request)
+            fit.refresh(best)
 
 
 def test_a_job_goes_where_it_leaves_least_and_to_the_first_of_equals() -> None:
@@ -87,8 +87,8 @@ def test_a_job_goes_where_it_leaves_least_and_to_the_first_of_equals() -> None:
     assert fit is not None
     assert fit.choose(TaskRequest(job_id(1), 1.0, 16.0)) == (0, fitness_of(0.5))
 
-    holds.put(2, TaskRequest(job_id(1), 1.0, 16.0))
-    fit.look_again(2)
+    holds.assign(2, TaskRequest(job_id(1), 1.0, 16.0))
+    fit.refresh(2)
 
     assert fit.choose(TaskRequest(job_id(2), 1.0, 16.0)) == (2, fitness_of(1.0))
     assert fit.choose(TaskRequest(job_id(3), 4.0, 16.0)) == (0, fitness_of(1.25))

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.model.instance import InstanceStatus
-from cook_jupyter.scheduling.growth.cluster_choice import acceptable, distributed
+from cook_jupyter.scheduling.growth.cluster_choice import acceptable_clusters, distribute_jobs
 from cook_jupyter.scheduling.planned.clusters import OfferBuffer, considered_within, match_interval_ms
 from tests.builders import a_job, an_instance
 
@@ -11,13 +11,13 @@ LOCATIONS = {"east-1": "east", "west": "west", "east-2": "east"}
 
 def test_a_job_without_a_checkpoint_goes_anywhere() -> None:
     ran = an_instance(status=InstanceStatus.FAILED, cluster="west")
-    assert acceptable(a_job(instances=(ran,)), LOCATIONS) == list(LOCATIONS)
+    assert acceptable_clusters(a_job(instances=(ran,)), LOCATIONS) == list(LOCATIONS)
 
 
 def test_a_checkpoint_with_a_cluster_that_is_gone_binds_to_no_place() -> None:
     ran = an_instance(status=InstanceStatus.FAILED, cluster="sold")
     job = a_job(instances=(ran,), extra={"checkpoint": {"mode": "auto"}})
-    assert acceptable(job, LOCATIONS) == list(LOCATIONS)
+    assert acceptable_clusters(job, LOCATIONS) == list(LOCATIONS)
 
 
 @given(
@@ -28,7 +28,7 @@ def test_no_cluster_is_sent_more_than_it_takes_and_no_job_waits_in_vain(
     count: int, capacity: dict[str, int] | None
 ) -> None:
     jobs = [a_job() for _ in range(count)]
-    sent = distributed(jobs, LOCATIONS, capacity)
+    sent = distribute_jobs(jobs, LOCATIONS, capacity)
     went = [job for some in sent.values() for job in some]
     assert len(set(went)) == len(went)
     if capacity is None:
@@ -40,8 +40,8 @@ def test_no_cluster_is_sent_more_than_it_takes_and_no_job_waits_in_vain(
 
 def test_a_job_is_always_sent_to_the_same_of_several_clusters() -> None:
     jobs = [a_job() for _ in range(50)]
-    assert distributed(jobs, LOCATIONS) == distributed(jobs, LOCATIONS)
-    assert len(distributed(jobs, LOCATIONS)) == 3
+    assert distribute_jobs(jobs, LOCATIONS) == distribute_jobs(jobs, LOCATIONS)
+    assert len(distribute_jobs(jobs, LOCATIONS)) == 3
 
 
 def test_pools_take_turns_but_not_too_fast() -> None:
@@ -55,7 +55,7 @@ def test_no_more_jobs_are_considered_than_clusters_take() -> None:
 
 def test_a_full_buffer_takes_offers_again_once_it_was_emptied() -> None:
     buffer: OfferBuffer[str] = OfferBuffer(2)
-    assert [buffer.take(batch) for batch in (["a", "b"], ["c"], ["d"])] == [True, True, False]
+    assert [buffer.add(batch) for batch in (["a", "b"], ["c"], ["d"])] == [True, True, False]
     assert buffer.drain() == ["a", "b", "c"]
-    assert buffer.take(["d"])
+    assert buffer.add(["d"])
     assert buffer.drain() == ["d"]

@@ -11,7 +11,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches, refusal_now, scaled_back
+from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches, next_scaleback, refusal_now
 from cook_jupyter.scheduling.matching.matching import MatchSettings
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings
@@ -114,11 +114,11 @@ def test_no_launch_passes_a_quota(
         filters=QueueFilters(pool_quota=pool_quota, group_quota=group_quota, group_usage=group_usage),
     )
     for each in matching.matches:
-        group_usage += index.asked(each.job_id)
+        group_usage += index.requested(each.job_id)
     assert not matching.matches or group_quota.allows(group_usage)
     before = {user: index.usage(user) for user in index.users()}
     for number, each in enumerate(matching.matches):
-        index.start(each.job_id, number, each.host)
+        index.mark_running(each.job_id, number, each.host)
     for user, used in before.items():
         after = index.usage(user)
         if after != used:
@@ -203,7 +203,7 @@ def test_a_cluster_grows_for_what_found_no_host_and_was_not_asked_for_yet() -> N
     index = an_index([a_waiting(seq, cpus=3.0) for seq in range(1, 7)])
     limits = UserLimits(default_quota=Quota(count=5))
     matching = decide_matches(index, [HOST], limits)
-    assert jobs_to_grow_for(index, limits, matching, asked_for=frozenset({job_id(3)})) == [
+    assert jobs_to_grow_for(index, limits, matching, already_requested=frozenset({job_id(3)})) == [
         job_id(2),
         job_id(4),
         job_id(5),
@@ -232,21 +232,21 @@ def test_87_missed_heads_bring_1000_considered_jobs_down_to_one() -> None:
     scaleback = Scaleback(considerable=1000)
     cycles = 0
     while scaleback.considerable > 1:
-        scaleback = scaled_back(scaleback, head_matched=False, settings=settings)
+        scaleback = next_scaleback(scaleback, head_matched=False, settings=settings)
         cycles += 1
     assert cycles == 87
     assert scaleback.cycles_at_floor == 1
 
 
 def test_a_matched_head_brings_all_considered_jobs_back() -> None:
-    assert scaled_back(Scaleback(considerable=3), head_matched=True, settings=CycleSettings()) == Scaleback(
-        considerable=1000
-    )
+    assert next_scaleback(
+        Scaleback(considerable=3), head_matched=True, settings=CycleSettings()
+    ) == Scaleback(considerable=1000)
 
 
 def test_the_floor_is_left_after_a_thousand_cycles() -> None:
     almost = Scaleback(considerable=1, cycles_at_floor=999)
-    assert scaled_back(almost, head_matched=False, settings=CycleSettings()).considerable == 1000
+    assert next_scaleback(almost, head_matched=False, settings=CycleSettings()).considerable == 1000
 
 
 def test_a_head_that_finds_no_host_scales_the_queue_back() -> None:

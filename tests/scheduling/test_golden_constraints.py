@@ -29,9 +29,9 @@ from cook_jupyter.scheduling.constraints.constraints import (
     failing_job_constraint,
     gpus_fit,
     host_outlives,
-    rewritten,
+    rewrite_demands,
 )
-from cook_jupyter.scheduling.constraints.job_constraints import expected_runtime_ms, particulars_of
+from cook_jupyter.scheduling.constraints.job_constraints import expected_runtime_ms, job_constraints_of
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.matching.matching import MatchSettings, refusal_of
@@ -119,7 +119,7 @@ def host_outlives_the_end(given: Input) -> bool:
     )
     attributes = {name: str(told) for name, told in given["host_attributes"].items() if told is not None}
     ends_ms = given["estimated_end_ms"]
-    own = particulars_of(_life({"expected_runtime": 1}), defaults)
+    own = job_constraints_of(_life({"expected_runtime": 1}), defaults)
     host = _host({"kind": "plain"}, attributes=attributes)
     passes = host_outlives(ends_ms, attributes, defaults)
     assert (failing_job_constraint(own, host, defaults, ends_ms - 1) != COMPLETION) is passes
@@ -143,11 +143,11 @@ def transform(given: Input) -> list[list[str]]:
         for attribute, change in (given["transformations"] or {}).items()
     }
     demands = tuple((told[0], told[-1]) for told in given["constraints"])
-    return [list(demand) for demand in rewritten(demands, rewritings)]
+    return [list(demand) for demand in rewrite_demands(demands, rewritings)]
 
 
 def previous_hosts(given: Input) -> frozenset[str]:
-    return particulars_of(_life({"instances": given["instances"]}), PoolDefaults()).avoid
+    return job_constraints_of(_life({"instances": given["instances"]}), PoolDefaults()).avoid
 
 
 def checkpoint_locality(given: Input) -> bool:
@@ -155,13 +155,13 @@ def checkpoint_locality(given: Input) -> bool:
     last = job.get("last_cluster")
     instances = [{"cluster": last, "host": "elsewhere"}] if last is not None else []
     life = _life({"checkpoint": job.get("checkpoint"), "instances": instances})
-    own = particulars_of(life, PoolDefaults(), location_of=dict(given["cluster_locations"]).get)
+    own = job_constraints_of(life, PoolDefaults(), location_of=dict(given["cluster_locations"]).get)
     host = _host({"kind": "plain"}, location=given["host_location"])
     return failing_job_constraint(own, host, PoolDefaults(), 0) != CHECKPOINT
 
 
 def novel_host(given: Input) -> bool:
-    own = particulars_of(_life({"instances": given["instances"]}), PoolDefaults())
+    own = job_constraints_of(_life({"instances": given["instances"]}), PoolDefaults())
     hosts = Hosts([_host({"kind": "plain"}, host=given["host"])])
     return NOVEL_HOST not in refusal_of(TaskRequest("j", 1.0, 1.0, job_constraints=own), hosts).constraints
 

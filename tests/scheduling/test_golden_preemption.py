@@ -22,7 +22,7 @@ from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.rebalancing.preemption import (
     PreemptionSettings,
     RebalanceState,
-    decisions,
+    iter_decisions,
     rebalance,
     reservations_after,
 )
@@ -38,7 +38,7 @@ def _index(given: Input) -> QueueIndex:
     index = QueueIndex()
     for task in given.get("running", []):
         index.add(a_queued_job(task))
-        index.start(
+        index.mark_running(
             job_id(task["seq"]), task["start_ms"], task.get("host", ""), task_seq=task.get("task_seq", 0)
         )
     for job in _jobs(given):
@@ -131,7 +131,7 @@ def _state(given: Input) -> RebalanceState:
         index, _hosts(given), _limits(given), _settings(given), placement_context=_placement_context(given)
     )
     for task, heir in zip(already, heirs, strict=True):
-        state.advance(
+        state.apply(
             Preemption(
                 beneficiary=job_id(heir["seq"]),
                 host=task["host"],
@@ -163,7 +163,7 @@ def test_a_waiting_job_has_cooks_score(given: Input, expect: Input) -> None:
 
 @pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["below_quota"]))
 def test_below_quota_is_cooks_here_too(given: Input, expect: Input) -> None:
-    assert _state(given).is_below_quota(job_id(given["job"]["seq"])) is expect["below"]
+    assert _state(given).is_within_quota(job_id(given["job"]["seq"])) is expect["below"]
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["decide"]))
@@ -203,7 +203,7 @@ def _same_decision(decision: Preemption, expect: Input) -> None:
 def test_a_decision_leaves_cooks_state(given: Input, expect: Input) -> None:
     state = _state(given)
     told = given["decision"]
-    state.advance(
+    state.apply(
         Preemption(
             beneficiary=job_id(given["job"]["seq"]),
             host=told["host"],
@@ -227,7 +227,7 @@ def test_a_rebalance_cycle_is_cooks(given: Input, expect: Input) -> None:
     settings = _settings(given)
     queue = [job_id(job["seq"]) for job in given["jobs"]]
     made: Sequence[Preemption] = tuple(
-        islice(decisions(_state(given), queue[: settings.max_preemption]), settings.max_preemption)
+        islice(iter_decisions(_state(given), queue[: settings.max_preemption]), settings.max_preemption)
     )
     _same_cycle(made, given, expect)
     index = _index(given)

@@ -11,14 +11,20 @@ from cook_jupyter.model.instance import InstanceStatus, ProgressUpdate
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.limits import Usage
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED
-from cook_jupyter.scheduling.explaining.user_states import ALL, amounts_of, reported, standing, with_groups
-from cook_jupyter.scheduling.growth.cluster_choice import acceptable, distributed
-from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering
-from cook_jupyter.scheduling.limits.progress_buffer import MOST_PENDING, ProgressBuffer
+from cook_jupyter.scheduling.explaining.user_states import (
+    ALL,
+    add_quota_groups,
+    classify_users,
+    usage_by_state,
+    usage_to_report,
+)
+from cook_jupyter.scheduling.growth.cluster_choice import acceptable_clusters, distribute_jobs
+from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering_tasks
+from cook_jupyter.scheduling.limits.progress_buffer import MAX_PENDING, ProgressBuffer
 from cook_jupyter.scheduling.limits.queue_limit import QueueLengths
 from cook_jupyter.scheduling.limits.stragglers import straggler_policy_of, stragglers
 from cook_jupyter.scheduling.planned.clusters import OfferBuffer, match_interval_ms
-from cook_jupyter.scheduling.planned.staged_values import staged, staged_or
+from cook_jupyter.scheduling.planned.staged_values import staged_value, staged_value_or
 from cook_jupyter.scheduling.planned.uncommitted import Submitted, to_forget
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from tests.builders import a_group, a_job, an_instance
@@ -52,7 +58,7 @@ def _lingering(given: Input) -> Expect:
     """Tasks as they are found, then killed and failed in one step."""
     cap_ms = None if given.get("max_timeout_hours") is None else given["max_timeout_hours"] * HOUR_MS
     default_hours = given.get("default_timeout_hours")
-    ids = lingering(
+    ids = lingering_tasks(
         [TimedTask(task["id"], task["start_ms"], task.get("max_runtime_ms")) for task in given["tasks"]],
         given["now_ms"],
         cap_ms=cap_ms,
@@ -135,9 +141,9 @@ def test_how_users_stand_is_cooks(given: Input, expect: Expect) -> None:
             if task.get("pool", "pool") == pool:
                 index.add(a_queued_job({"seq": seq, **task}))
                 if state == "running":
-                    index.start(job_id(seq), seq)
-        running[pool], waiting[pool] = amounts_of(index)
-    running, waiting = with_groups(running, groups), with_groups(waiting, groups)
+                    index.mark_running(job_id(seq), seq)
+        running[pool], waiting[pool] = usage_by_state(index)
+    running, waiting = add_quota_groups(running, groups), add_quota_groups(waiting, groups)
     shares, quotas = _set(given.get("shares")), _set(given.get("user_quotas"))
     of_all = quotas.get("default", {})
     allowed = replace(
@@ -145,7 +151,7 @@ def test_how_users_stand_is_cooks(given: Input, expect: Expect) -> None:
         quotas={user: quota_with({**of_all, **own}) for user, own in quotas.items()},
         default_quota=quota_with(of_all),
     )
-    stand = {pool: standing(running[pool], waiting[pool], allowed) for pool in running}
+    stand = {pool: classify_users(running[pool], waiting[pool], allowed) for pool in running}
 
     for name, value in expect.items():
         state = name.removesuffix("_per_pool")
@@ -164,7 +170,7 @@ def _set(table: Any) -> dict[str, dict[str, float]]:
 
 def _check_amounts(found: Mapping[str, Usage], told: Expect) -> None:
     """The amounts are those told; the sum over all users counts if it is told."""
-    shown = reported(found) if ALL in told else found
+    shown = usage_to_report(found) if ALL in told else found
     assert shown.keys() == told.keys()
     for user, amounts in told.items():
         assert [shown[user].count, shown[user].cpus, shown[user].mem_mb] == pytest.approx(amounts), user
@@ -188,7 +194,7 @@ def test_what_waits_is_counted_as_in_cook(given: Input, expect: Expect) -> None:
 @pytest.mark.parametrize(("given", "expect"), cases("progress"))
 def test_progress_is_gathered_as_in_cook(given: Input, expect: Expect) -> None:
     gathering = ProgressBuffer(
-        most_pending=given.get("pending_threshold", MOST_PENDING),
+        max_pending=given.get("pending_threshold", MAX_PENDING),
         pending={name: _update(name, told) for name, told in (given.get("state") or {}).items()},
         last=given.get("last_sequence"),
     )
@@ -200,7 +206,7 @@ def test_progress_is_gathered_as_in_cook(given: Input, expect: Expect) -> None:
     if "last_sequence" in expect:
         assert gathering.last == expect["last_sequence"]
     for told in expect.get("published", ()):
-        assert _told(update for batch in gathering.published() for update in batch) == told
+        assert _told(update for batch in gathering.drain() for update in batch) == told
 
 
 def _update(name: str, told: Input) -> ProgressUpdate:
@@ -218,9 +224,9 @@ def _told(updates: Iterable[ProgressUpdate]) -> Expect:
 def test_the_value_that_falls_to_a_job_is_cooks(given: Input, expect: Expect) -> None:
     told = given.get("values")
     values = [(each["value"], each["portion"]) for each in told] if isinstance(told, list) else told
-    value, is_picked = staged_or(given["job"], values, given.get("fallback"))
+    value, is_picked = staged_value_or(given["job"], values, given.get("fallback"))
     if is_picked and isinstance(values, list):
-        assert staged(given["job"], values) == value
+        assert staged_value(given["job"], values) == value
     if "value" in expect:
         assert value == expect["value"]
     if "not_in" in expect:
@@ -244,13 +250,13 @@ def test_work_comes_to_and_from_clusters_as_in_cook(given: Input, expect: Expect
 
 
 def _acceptable(given: Input) -> Expect:
-    return {"clusters": acceptable(_that_ran(given["job"]), given["clusters"])}
+    return {"clusters": acceptable_clusters(_that_ran(given["job"]), given["clusters"])}
 
 
 def _distributed(given: Input) -> Expect:
     jobs = [_that_ran(given.get("job", {})) for _ in given["jobs"]]
     names = {job.job_id: name for job, name in zip(jobs, given["jobs"], strict=True)}
-    sent = distributed(jobs, given["clusters"], given.get("capacity"))
+    sent = distribute_jobs(jobs, given["clusters"], given.get("capacity"))
     assignment = {cluster: [names[job] for job in some] for cluster, some in sent.items()}
     return {"assignment": assignment, "assigned_count": sum(len(some) for some in sent.values())}
 
@@ -268,14 +274,14 @@ def _that_ran(job: Input) -> Job:
 def _match_interval(given: Input) -> Expect:
     pools = given["pools"] if isinstance(given["pools"], int) else len(given["pools"])
     interval = match_interval_ms(
-        pools, target_per_pool_ms=given["target_per_pool_ms"], least_ms=given["global_min_ms"]
+        pools, target_per_pool_ms=given["target_per_pool_ms"], min_ms=given["global_min_ms"]
     )
     return {"interval_ms": interval}
 
 
 def _receive_offers(given: Input) -> Expect:
     buffer: OfferBuffer[str] = OfferBuffer(given["buffer"])
-    taken = [buffer.take(batch) for batch in given["batches"]]
+    taken = [buffer.add(batch) for batch in given["batches"]]
     refused = [batch for batch, was_taken in zip(given["batches"], taken, strict=True) if not was_taken]
     return {
         "declined": [offer for batch in refused for offer in batch],

@@ -27,8 +27,8 @@ from cook_jupyter.scheduling.ranking.considerable import (
 from cook_jupyter.scheduling.ranking.ranking import (
     RankedJob,
     RankSettings,
-    in_order,
     iter_ranked_in_columns,
+    iter_tasks,
     rank_lazily,
 )
 from tests.golden.cases import cases
@@ -48,7 +48,7 @@ def test_scores_and_their_merge_are_cooks(given: Input, expect: Input, way: Any)
     users = sorted({task["user"] for task in given["tasks"]})
     index = an_index(given["tasks"])
     # A ranking shows waiting jobs; to see every task's place, let all of them wait in the order they have.
-    order = {tasks.name: index.ids(row for row, _ in in_order(index, tasks)) for tasks in index.by_name()}
+    order = {tasks.name: index.ids(row for row, _ in iter_tasks(index, tasks)) for tasks in index.by_name()}
     tasks = {task["seq"]: task for task in given["tasks"]}
     waiting = [
         {**tasks[seq_of(job)], "start_ms": None, "seq": place * 1000 + seq_of(job)}
@@ -174,7 +174,7 @@ def _run(index: QueueIndex, user: str, usage: Usage, first_seq: int) -> None:
         seq, part = first_seq + number, 1 if number == 0 else 0
         amounts = {"cpus": part * usage.cpus, "mem": part * usage.mem_mb, "gpus": part * usage.gpus}
         index.add(a_queued_job({"seq": seq, "user": user, **amounts}))
-        index.start(job_id(seq), seq)
+        index.mark_running(job_id(seq), seq)
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("quota_filter", ops=["considerable"]))
@@ -227,8 +227,8 @@ WAYS = pytest.mark.parametrize("columnar_from", [1, 1000], ids=["in columns", "o
 @pytest.mark.parametrize(("given", "expect"), cases("matching", ops=["match"]))
 def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: int) -> None:
     # The case gives the queue as it is, so the jobs are one user's, in that order.
-    in_order = {"user": "u", "priority": 50}
-    index = an_index([{**job, **in_order, "seq": seq} for seq, job in enumerate(given["jobs"], 1)])
+    iter_tasks = {"user": "u", "priority": 50}
+    index = an_index([{**job, **iter_tasks, "seq": seq} for seq, job in enumerate(given["jobs"], 1)])
     placements: dict[str, GroupPlacement] = {}
     attributes: dict[str, Mapping[str, str]] = {}
     group = given.get("group")
@@ -243,7 +243,7 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
             cohost: Input = {"host": told} if isinstance(told, str) else told
             attributes[cohost["host"]] = dict(cohost.get("attributes", {}))
             index.add(a_queued_job({"seq": seq, "user": "u", "cpus": 0, "mem": 0, "group": group["name"]}))
-            index.start(job_id(seq), 1, cohost["host"])
+            index.mark_running(job_id(seq), 1, cohost["host"])
     matching = decide_matches(
         index,
         [_offer(host) for host in given["hosts"]],

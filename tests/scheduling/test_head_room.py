@@ -23,8 +23,8 @@ from cook_jupyter.scheduling.matching.head_room import (
     ends_in_time,
     gives_way,
     is_within_limit,
-    renewed,
     room_beside,
+    update_awaited,
     whole_of,
     without_kept,
 )
@@ -150,7 +150,7 @@ def test_whatever_ends_first_makes_room() -> None:
     chosen = choose_host(a_head(), [host], NOW)
     assert chosen is not None
 
-    again = renewed(chosen, replace(host, tasks=host.tasks[1:]), NOW)  # t1 was earlier than expected
+    again = update_awaited(chosen, replace(host, tasks=host.tasks[1:]), NOW)  # t1 was earlier than expected
 
     assert again is not None
     assert again.awaited == frozenset()
@@ -163,7 +163,7 @@ def test_the_expected_time_only_becomes_earlier() -> None:
 
     lent = replace(chosen, lent=frozenset({("t2", NOW)}))
     overlong = a_host("a", 2, a_task("t2", 2, started_ms=NOW, expected_ms=8000))
-    again = renewed(lent, overlong, NOW + 1)
+    again = update_awaited(lent, overlong, NOW + 1)
 
     assert again is not None
     assert again.free_at_ms == 3000
@@ -173,7 +173,7 @@ def test_a_host_is_given_up_when_later_tasks_are_in_the_way() -> None:
     chosen = choose_host(a_head(), [a_host("a", 2, a_task("t1", 2))], NOW)
     assert chosen is not None
 
-    assert renewed(chosen, a_host("a", 2, a_task("new", 1, started_ms=NOW + 1)), NOW + 2) is None
+    assert update_awaited(chosen, a_host("a", 2, a_task("new", 1, started_ms=NOW + 1)), NOW + 2) is None
 
 
 # --- beside the head
@@ -281,7 +281,7 @@ def pool(*jobs: QueuedJob, running: tuple[QueuedJob, ...] = ()) -> QueueIndex:
     for job in (*running, *jobs):
         index.add(job)
     for job in running:
-        index.start(job.job_id, 0, "a")
+        index.mark_running(job.job_id, 0, "a")
     return index
 
 
@@ -370,8 +370,8 @@ def test_the_index_knows_run_times_and_what_runs_on_a_host() -> None:
     assert index.run_time(index.row_of("m39")) == RunTime(group="g")
     assert dict(index.tasks_on("a")) == {row: 0}
     assert index.waiting_before(index.row_of("m7")) == 7
-    index.end("r")
+    index.remove("r")
     assert dict(index.tasks_on("a")) == {}
     for job in many:
-        index.end(job.job_id)
+        index.remove(job.job_id)
     assert not index.knows_run_times

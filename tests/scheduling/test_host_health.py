@@ -12,8 +12,8 @@ from cook_jupyter.model.reason import (
     PREEMPTED,
 )
 from cook_jupyter.scheduling.hosts.host_health import (
-    FIRST_PAUSE_MS,
-    LONGEST_PAUSE_MS,
+    INITIAL_PAUSE_MS,
+    MAX_PAUSE_MS,
     WITHIN_MS,
     HostHealth,
     Outage,
@@ -45,9 +45,9 @@ def test_a_host_that_cannot_begin_three_jobs_in_a_row_is_out_of_use() -> None:
     outages = [end(health), end(health), end(health)]
 
     assert outages[:2] == [None, None]
-    assert outages[2] == Outage(host="host-1", until_ms=10_000 + FIRST_PAUSE_MS, not_begun=3, users=0)
+    assert outages[2] == Outage(host="host-1", until_ms=10_000 + INITIAL_PAUSE_MS, not_begun=3, users=0)
     assert hosts_out(health, 10_001) == ["host-1"]
-    assert hosts_out(health, 10_000 + FIRST_PAUSE_MS) == []
+    assert hosts_out(health, 10_000 + INITIAL_PAUSE_MS) == []
 
 
 def test_one_job_that_can_be_begun_nowhere_takes_no_host_out_of_use() -> None:
@@ -115,7 +115,7 @@ def test_a_host_that_fails_when_it_is_tried_again_pauses_twice_as_long_up_to_a_b
         pauses.append(outage.until_ms - now_ms)
         now_ms = outage.until_ms
 
-    assert pauses == [min(FIRST_PAUSE_MS * 2**n, LONGEST_PAUSE_MS) for n in range(8)]
+    assert pauses == [min(INITIAL_PAUSE_MS * 2**n, MAX_PAUSE_MS) for n in range(8)]
 
 
 def test_after_one_good_job_a_host_is_as_good_as_any() -> None:
@@ -127,7 +127,7 @@ def test_after_one_good_job_a_host_is_as_good_as_any() -> None:
     assert [end(health, at_ms=20_000), end(health, at_ms=20_000)] == [None, None]
     outage = end(health, at_ms=20_000)
     assert outage is not None
-    assert outage.until_ms == 20_000 + FIRST_PAUSE_MS
+    assert outage.until_ms == 20_000 + INITIAL_PAUSE_MS
 
 
 def test_hosts_are_judged_apart() -> None:

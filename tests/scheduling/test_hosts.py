@@ -70,7 +70,7 @@ def facts(hosts: Hosts) -> list[Any]:
 def test_hosts_that_follow_are_as_if_built_afresh(history: list[list[Offer]]) -> None:
     hosts = Hosts()
     for offers in history:
-        hosts.follow(offers)
+        hosts.update_from_offers(offers)
         assert facts(hosts) == facts(Hosts(offers))
 
 
@@ -81,5 +81,5 @@ def test_hosts_told_what_changed_are_as_if_built_afresh(history: list[list[Offer
     for offers in history:
         then = Hosts(offers)
         gone = hosts.position.keys() - then.position.keys()
-        hosts.update([offer for offer in then.offers if offer not in hosts.offers], gone=gone)
+        hosts.update([offer for offer in then.offers if offer not in hosts.offers], removed=gone)
         assert facts(hosts) == facts(then)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.scheduling.growth.cluster_choice import chosen
+from cook_jupyter.scheduling.growth.cluster_choice import choose_for
 from cook_jupyter.scheduling.limits.id_hash import hash_of, is_among, position_of
-from cook_jupyter.scheduling.planned.staged_values import staged
+from cook_jupyter.scheduling.planned.staged_values import staged_value
 
 job_ids = st.uuids().map(str)
 
@@ -28,9 +28,9 @@ def test_the_hash_folds_a_uuid_into_32_bits_with_a_sign(job_id: str, number: int
 @given(job_id=job_ids, portions=st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_every_job_gets_one_of_the_values_and_always_the_same(job_id: str, portions: list[float]) -> None:
     values = list(enumerate(portions))
-    found = staged(job_id, values)
+    found = staged_value(job_id, values)
     assert found in range(len(values))
-    assert staged(job_id.upper(), values) == found
+    assert staged_value(job_id.upper(), values) == found
 
 
 @given(job_id=job_ids, smaller=st.floats(0, 1), larger=st.floats(0, 1))
@@ -38,8 +38,8 @@ def test_a_job_that_has_a_new_value_keeps_it_as_the_portion_grows(
     job_id: str, smaller: float, larger: float
 ) -> None:
     smaller, larger = sorted((smaller, larger))
-    if staged(job_id, [("new", smaller), ("old", 1 - smaller)]) == "new":
-        assert staged(job_id, [("new", larger), ("old", 1 - larger)]) == "new"
+    if staged_value(job_id, [("new", smaller), ("old", 1 - smaller)]) == "new":
+        assert staged_value(job_id, [("new", larger), ("old", 1 - larger)]) == "new"
     if is_among(job_id, smaller):
         assert is_among(job_id, larger)
 
@@ -49,14 +49,14 @@ def test_no_job_is_among_none_and_each_is_among_all(job_id: str) -> None:
     assert not is_among(job_id, 0.0)
     assert is_among(job_id, 1.0)
     assert 0 <= position_of(job_id) <= 1.000001
-    assert chosen(job_id, ["only"]) == "only"
+    assert choose_for(job_id, ["only"]) == "only"
 
 
 def test_each_portion_gets_about_as_many_jobs_as_it_says() -> None:
     ids = [str(UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128)) for number in range(2000)]
-    a_third = sum(staged(job_id, [(True, 1 / 3), (False, 2 / 3)]) for job_id in ids)
+    a_third = sum(staged_value(job_id, [(True, 1 / 3), (False, 2 / 3)]) for job_id in ids)
     moved = sum(is_among(job_id, 0.25) for job_id in ids)
-    first = sum(chosen(job_id, [1, 0]) for job_id in ids)
+    first = sum(choose_for(job_id, [1, 0]) for job_id in ids)
     assert a_third / 2000 == pytest.approx(1 / 3, abs=0.05)
     assert moved / 2000 == pytest.approx(0.25, abs=0.05)
     assert first / 2000 == pytest.approx(0.5, abs=0.05)

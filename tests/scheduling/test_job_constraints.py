@@ -17,9 +17,9 @@ from cook_jupyter.scheduling.constraints.constraints import (
     PlacementKind,
     PoolDefaults,
     demands_in_pool,
-    rewritten,
+    rewrite_demands,
 )
-from cook_jupyter.scheduling.constraints.job_constraints import group_placement_of, particulars_of
+from cook_jupyter.scheduling.constraints.job_constraints import group_placement_of, job_constraints_of
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.matching.matching import MatchSettings, refusal_of
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
@@ -33,8 +33,8 @@ def failed(**named: Any) -> Any:
 
 
 def test_a_job_that_never_ran_and_says_nothing_has_no_particulars() -> None:
-    assert particulars_of(a_job(), AGEING) is NO_JOB_CONSTRAINTS
-    assert particulars_of(a_job(group="g", expected_runtime_ms=5), PoolDefaults()) is NO_JOB_CONSTRAINTS
+    assert job_constraints_of(a_job(), AGEING) is NO_JOB_CONSTRAINTS
+    assert job_constraints_of(a_job(group="g", expected_runtime_ms=5), PoolDefaults()) is NO_JOB_CONSTRAINTS
 
 
 def test_all_particulars_come_together() -> None:
@@ -47,7 +47,7 @@ def test_all_particulars_come_together() -> None:
             failed(host="b", cluster="west", started_ms=5, reason="mesos-slave-removed"),
         ),
     )
-    assert particulars_of(
+    assert job_constraints_of(
         job, AGEING, location_of={"east": "here", "west": "there"}.get, placed_groups={"g"}
     ) == JobConstraints(avoid=frozenset({"b"}), group="g", location="here", runtime_ms=2000)
 
@@ -56,14 +56,14 @@ def test_where_a_pool_can_not_afford_it_a_job_may_return_to_its_host() -> None:
     job = a_job(instances=(failed(host="laptop"),))
     laptop = Hosts([Offer(host="laptop", cluster="c", pool="p", room=Resources(cpus=1, mem_mb=1))])
     for novel, failing in ((True, {NOVEL_HOST: 1}), (False, {})):
-        own = particulars_of(job, PoolDefaults(novel_host=novel))
+        own = job_constraints_of(job, PoolDefaults(novel_host=novel))
         assert refusal_of(TaskRequest("j", 1, 1, job_constraints=own), laptop).constraints == failing
 
 
 def test_what_a_job_ran_on_a_host_that_was_removed_tells_how_long_it_runs() -> None:
     lost = failed(reason="mesos-slave-removed", backend_started_ms=1000, ended_ms=61_000)
     job = a_job(expected_runtime_ms=1000, instances=(lost,))
-    assert particulars_of(job, AGEING).runtime_ms == 60_000
+    assert job_constraints_of(job, AGEING).runtime_ms == 60_000
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_pools_demands_give_way_to_the_jobs_those_on_the_machine_together() ->
 
 def test_a_rewriting_may_change_attribute_and_value_with_what_was_found() -> None:
     change = ConstraintRewrite(attribute="family", patterns=(("^(n)(\\d)", "$2-$1"), ("n", "\\$")))
-    assert rewritten((("node", "n1-standard"), ("zone", "a")), {"node": change}) == (
+    assert rewrite_demands((("node", "n1-standard"), ("zone", "a")), {"node": change}) == (
         ("family", "1-$-sta$dard"),
         ("zone", "a"),
     )

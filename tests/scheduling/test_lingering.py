@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS
-from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering, longest_ms
+from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering_tasks, runtime_limit_ms
 
 optional_ms = st.none() | st.integers(0, 1000)
 
@@ -23,13 +23,13 @@ optional_ms = st.none() | st.integers(0, 1000)
 def test_a_task_may_run_as_long_as_its_job_says_and_the_cap_allows(
     own: int | None, cap: int | None, default: int | None, longest: int | None
 ) -> None:
-    assert longest_ms(own, cap_ms=cap, default_ms=default) == longest
+    assert runtime_limit_ms(own, cap_ms=cap, default_ms=default) == longest
 
 
 @given(own=optional_ms, cap=optional_ms, default=optional_ms, age=st.integers(0, 2000))
 def test_a_task_lingers_only_past_its_limit(
     own: int | None, cap: int | None, default: int | None, age: int
 ) -> None:
-    found = lingering([TimedTask("t", 10, own)], 10 + age, cap_ms=cap, default_ms=default)
-    longest = longest_ms(own, cap_ms=cap, default_ms=default)
+    found = lingering_tasks([TimedTask("t", 10, own)], 10 + age, cap_ms=cap, default_ms=default)
+    longest = runtime_limit_ms(own, cap_ms=cap, default_ms=default)
     assert found == (["t"] if longest is not None and age > longest else [])

@@ -476,7 +476,7 @@ def test_matching_ends_when_nothing_that_waits_can_fit() -> None:
             read.append(seq)
             yield request(seq, 2.0)
 
-    matches, refusals, considered = match(requests(), Hosts([a_host("a")]), least=lambda: (2.0, 10.0))
+    matches, refusals, considered = match(requests(), Hosts([a_host("a")]), min_request=lambda: (2.0, 10.0))
     assert (len(matches), len(refusals), considered, len(read)) == (2, 1, 3, 3)
 
 

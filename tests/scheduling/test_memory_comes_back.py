@@ -8,7 +8,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, JobConstraints, PoolDefaults
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.limits.recent_values import KEPT_ROUNDS, RecentValues
+from cook_jupyter.scheduling.limits.recent_values import MAX_UNUSED_ROUNDS, RecentValues
 from cook_jupyter.scheduling.limits.run_times import RunTime
 from cook_jupyter.scheduling.queue.counted_values import CountedValues
 from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
@@ -57,8 +57,8 @@ def test_jobs_that_are_gone_leave_nothing_behind(count: int, unique: bool, how: 
         assert waiting_jobs(index, "ada") == [job.job_id for job in jobs]
         for job in jobs:
             if how == "run":
-                index.start(job.job_id, round_number, "host")
-            index.end(job.job_id)
+                index.mark_running(job.job_id, round_number, "host")
+            index.remove(job.job_id)
         sizes.append(len(index.columns.cpus))
     assert sizes[-1] == sizes[0]
     assert classes[-1] == classes[0]
@@ -73,7 +73,7 @@ def test_a_queue_that_has_become_empty_is_small_again() -> None:
         index.add_many(jobs)
         assert len(index.columns.cpus) >= 5000
         for job in jobs:
-            index.end(job.job_id)
+            index.remove(job.job_id)
         assert len(index.columns.cpus) < 5000
     index.add(QueuedJob("next", "ada", 2.0, 3.0, 1))
     assert waiting_jobs(index, "ada") == ["next"]
@@ -85,12 +85,12 @@ def test_jobs_in_reused_rows_keep_their_own_facts() -> None:
     first = jobs_of(0, 100, unique=True)
     index.add_many(first)
     for job in first[::3]:
-        index.end(job.job_id)
+        index.remove(job.job_id)
     second = jobs_of(1, 60, unique=True)  # some rows are reused, some are new
     index.add_many(second)
     alike = jobs_of(2, 60, unique=False)
     for job in second[::2]:
-        index.end(job.job_id)
+        index.remove(job.job_id)
     index.add_many(alike)
 
     left = [job for place, job in enumerate(first) if place % 3] + second[1::2] + alike
@@ -120,8 +120,8 @@ def test_hosts_forget_constraints_that_nobody_has_any_longer() -> None:
     hosts = Hosts(offers(["a", "b"], cpus=0.0))
     defaults = PoolDefaults()
     first = hosts.failing_class_constraint(demanding("0-0"), 0.0, defaults), hosts.codes("attribute-0-0")[0]
-    for round_number in range(4 * KEPT_ROUNDS):
-        hosts.follow(offers(["a", "b"], cpus=float(round_number)))
+    for round_number in range(4 * MAX_UNUSED_ROUNDS):
+        hosts.update_from_offers(offers(["a", "b"], cpus=float(round_number)))
         for number in range(20):
             name = f"{round_number}-{number}"
             assert hosts.failing_class_constraint(demanding(name), 0.0, defaults) != [None, None]
@@ -140,7 +140,7 @@ def test_a_value_that_is_asked_for_is_kept_and_others_are_forgotten() -> None:
     recent = RecentValues[int, str]()
     for number in range(100):
         recent.get(number, lambda: "old")
-    for _ in range(3 * KEPT_ROUNDS):
+    for _ in range(3 * MAX_UNUSED_ROUNDS):
         assert recent.get(7, lambda: "made anew") == "old"
         recent.next_round()
     assert len(recent) == 1

@@ -125,13 +125,13 @@ def test_hosts_that_follow_offers_know_whether_any_is_limited() -> None:
     hosts = Hosts([an_offer("h1"), an_offer("h2")])
     assert not hosts.is_limited
 
-    hosts.follow([an_offer("h1"), an_offer("h2", until_ms=1)])
+    hosts.update_from_offers([an_offer("h1"), an_offer("h2", until_ms=1)])
     assert hosts.is_limited
-    hosts.follow([an_offer("h1", until_ms=1), an_offer("h2")])
+    hosts.update_from_offers([an_offer("h1", until_ms=1), an_offer("h2")])
     assert hosts.is_limited
-    hosts.follow([an_offer("h1"), an_offer("h2")])
+    hosts.update_from_offers([an_offer("h1"), an_offer("h2")])
     assert not hosts.is_limited
-    hosts.follow([an_offer("h1"), an_offer("h2"), an_offer("h3", users=frozenset())])
+    hosts.update_from_offers([an_offer("h1"), an_offer("h2"), an_offer("h3", users=frozenset())])
     assert hosts.is_limited
-    hosts.follow([an_offer("h1")])
+    hosts.update_from_offers([an_offer("h1")])
     assert not hosts.is_limited

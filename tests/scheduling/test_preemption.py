@@ -113,7 +113,7 @@ def test_victims_are_further_along_than_their_beneficiary_and_past_what_is_safe(
                 continue  # of lower priority: test_preemption_settles
             assert drus[victim] >= snapshot.settings.safe_dru_threshold
             assert drus[victim] - pending > snapshot.settings.min_dru_diff
-        state.advance(decision)
+        state.apply(decision)
 
 
 @on_snapshots
@@ -133,7 +133,7 @@ def test_what_is_freed_is_on_one_host_and_enough(snapshot: Snapshot) -> None:
         assert job["cpus"] <= decision.freed.cpus == room.cpus + sum(task["cpus"] for task in stopped)
         assert job["mem"] <= decision.freed.mem_mb == room.mem_mb + sum(task["mem"] for task in stopped)
         assert job["gpus"] <= decision.freed.gpus == room.gpus + gpus
-        state.advance(decision)
+        state.apply(decision)
 
 
 @on_snapshots
@@ -160,14 +160,14 @@ def test_whoever_is_over_quota_stops_tasks_of_their_own_alone(snapshot: Snapshot
     tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
     state = snapshot.state()
     for job in snapshot.queue():
-        below = state.is_below_quota(job_id(job["seq"]))
+        below = state.is_within_quota(job_id(job["seq"]))
         decision = state.decide(job_id(job["seq"]))
         if decision is None:
             continue
         if not below:
             stopped = (*decision.victims, *decision.displaced)
             assert {tasks[victim]["user"] for victim in stopped} <= {job["user"]}
-        state.advance(decision)
+        state.apply(decision)
 
 
 @on_snapshots

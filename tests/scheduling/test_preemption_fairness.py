@@ -26,7 +26,7 @@ def a_full_pool(rng: Random, waiting: int) -> QueueIndex:
         [user] = rng.choices(USERS, weights) if seq < HOSTS * PER_HOST else [rng.choice(USERS)]
         index.add(QueuedJob(job_id(seq + 1), user, 1.0, 1.0, seq, priority=rng.choice([50, 50, 70])))
         if seq < HOSTS * PER_HOST:
-            index.start(job_id(seq + 1), rng.randint(0, 9), f"host-{seq % HOSTS}", task_seq=seq)
+            index.mark_running(job_id(seq + 1), rng.randint(0, 9), f"host-{seq % HOSTS}", task_seq=seq)
     return index
 
 
@@ -37,7 +37,7 @@ def rebalanced(index: QueueIndex, how: PreemptionSettings, now_ms: int) -> int:
         index.requeue(victim)
     displaced = {job for made in decided.preemptions for job in made.displaced}  # by a later decision
     for number, made in enumerate(made for made in decided.preemptions if made.beneficiary not in displaced):
-        index.start(made.beneficiary, now_ms, made.host, task_seq=number)
+        index.mark_running(made.beneficiary, now_ms, made.host, task_seq=number)
     return len(decided.victims)
 
 

@@ -30,7 +30,7 @@ def an_index(*tasks: tuple[str, str, float, int | None], priority: int = 50) -> 
     for seq, (name, user, cpus, launch) in enumerate(tasks):
         index.add(QueuedJob(name, user, cpus, 0.0, seq, priority=priority))
         if launch is not None:
-            index.start(name, launch, "host")
+            index.mark_running(name, launch, "host")
     return index
 
 
@@ -115,9 +115,9 @@ def test_a_task_launched_later_does_not_raise_the_score_of_an_earlier_one() -> N
     for seq, (name, cpus, mem) in enumerate((("first", 1.0, 128.0), ("C", 0.5, 1024.0), ("B", 0.5, 128.0))):
         index.add(QueuedJob(name, "u1", cpus, mem, seq))
     index.add(QueuedJob("A", "u0", 1.0, 512.0, 3))
-    index.start("first", 1, "host")
-    index.start("B", 2, "host", launch=launch_number(2, 0))
-    index.start("C", 2, "host", launch=launch_number(2, 1))
+    index.mark_running("first", 1, "host")
+    index.mark_running("B", 2, "host", launch=launch_number(2, 0))
+    index.mark_running("C", 2, "host", launch=launch_number(2, 1))
     limits = UserLimits(shares={"u0": Share(cpus=1, mem_mb=1024)}, default_share=Share(cpus=2, mem_mb=1024))
 
     decided = rebalance(index, Hosts(), limits, settings=OURS).victims
@@ -135,9 +135,9 @@ def test_a_job_with_reserved_room_counts_as_launched_when_the_room_was_reserved(
     # The victim has not ended yet: the same user gets nothing more at the level of the first job.
     index.add(QueuedJob("late-3", "late", 1.5, 0.0, 9))
     reserved = {"late-1": ReservedRoom("host", launch_number(3))}
-    index.end("hog-2")
+    index.remove("hog-2")
     index.add(QueuedJob("hog-3", "hog", 1.2, 0.0, 10))
-    index.start("hog-3", 4, "host")
+    index.mark_running("hog-3", 4, "host")
     assert victims(index, reserved=reserved) == [("late-2", ("hog-3",))]
     reserved["late-2"] = ReservedRoom("host", launch_number(4))
     assert victims(index, reserved=reserved) == []
@@ -193,7 +193,7 @@ def test_tasks_of_ones_own_give_way_to_higher_priority_only_where_nobody_else_s_
     assert victims(index) == [("urgent", ("ada-2",))]
 
     index.add(QueuedJob("hog", "hog", 5.0, 0.0, 10))
-    index.start("hog", 3, "host")
+    index.mark_running("hog", 3, "host")
     at_any_cost = PreemptionSettings(min_dru_diff=0.1, max_lost_ms_beyond_share=None)
     assert victims(index, settings=at_any_cost) == [("urgent", ("hog",))]
     assert victims(index) == [("urgent", ("ada-2",))]  # beyond its share, and hog has run for long
@@ -213,7 +213,7 @@ def test_nobody_gives_way_to_a_job_that_a_victim_would_stop_again() -> None:
     # Without both of hog's tasks the first of them stands at 0.5, below the beneficiary's 1.2.
     index = an_index(("hog-1", "hog", 1.0, 1), ("hog-2", "hog", 2.0, 2), ("late", "late", 2.4, None))
     eager = PreemptionSettings(min_dru_diff=0.1, safe_dru_threshold=0.0)
-    index.start("late", 3, "host")
+    index.mark_running("late", 3, "host")
     assert victims(index, settings=eager) == []
     index.requeue("late")
 
@@ -277,7 +277,7 @@ def test_fractions_of_cpus_fit_as_they_do_where_clusters_round_what_is_free() ->
     assert 0.1 + 0.7 < 0.8
     assert [job for job, _ in victims(index)] == ["fits"]
 
-    index.end("fits")
+    index.remove("fits")
     index.add(QueuedJob("does not", "late", 0.1 + 0.2 + 0.5000001, 0.0, 9))
     assert victims(index) == []
 

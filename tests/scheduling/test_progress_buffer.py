@@ -11,7 +11,7 @@ from cook_jupyter.scheduling.limits.progress_buffer import ProgressBuffer
 def test_of_what_an_instance_says_the_highest_number_is_held(
     words: list[tuple[str, int | None]], most: int
 ) -> None:
-    gathering = ProgressBuffer(most_pending=most)
+    gathering = ProgressBuffer(max_pending=most)
     heard: dict[str, int] = {}
     for name, sequence in words:
         is_news = sequence is not None and sequence > heard.get(name, -3)
@@ -26,21 +26,21 @@ def test_what_is_published_goes_in_batches_and_is_gone() -> None:
     gathering = ProgressBuffer()
     for number in range(250):
         gathering.note(str(number), 1, percent=number % 100)
-    assert [len(batch) for batch in gathering.published()] == [100, 100, 50]
-    assert gathering.published() == []
+    assert [len(batch) for batch in gathering.drain()] == [100, 100, 50]
+    assert gathering.drain() == []
 
 
 def test_with_nothing_held_a_word_is_kept_whatever_came_before() -> None:
     gathering = ProgressBuffer()
     gathering.note("a", 5)
-    gathering.published()
+    gathering.drain()
     assert gathering.note("a", 3)
     assert gathering.last == {"a": 3}
 
 
 def test_the_sequence_numbers_of_long_ago_are_forgotten() -> None:
-    gathering = ProgressBuffer(most_pending=1)
+    gathering = ProgressBuffer(max_pending=1)
     for number in range(25):
         gathering.note(str(number), 1)
-        gathering.published()
+        gathering.drain()
     assert list(gathering.last) == [str(number) for number in range(15, 25)]

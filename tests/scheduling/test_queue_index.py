@@ -70,7 +70,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
     def start(self, data: st.DataObject, start_ms: int) -> None:
         task = self._some(data, running=False)
         task["start_ms"] = start_ms
-        self.index.start(job_id(task["seq"]), start_ms, "host")
+        self.index.mark_running(job_id(task["seq"]), start_ms, "host")
 
     @precondition(lambda self: self._any(running=True))
     @rule(data=st.data())
@@ -84,7 +84,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         seq = data.draw(st.sampled_from(sorted(self.tasks)))
         del self.tasks[seq]
-        self.index.end(job_id(seq))
+        self.index.remove(job_id(seq))
 
     @precondition(lambda self: self._any(running=False))
     @rule()
@@ -93,7 +93,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
             for job in waiting_jobs(self.index, user, 1):
                 seq = next(seq for seq in self.tasks if job_id(seq) == job)
                 self.tasks[seq]["start_ms"] = 9
-                self.index.start(job, 9, "host")
+                self.index.mark_running(job, 9, "host")
 
     @rule(limits=user_limits())
     def change_limits(self, limits: UserLimits) -> None:
@@ -103,7 +103,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
     def change_hosts(self, offers: list[Offer]) -> None:
         known = {offer.host: offer for offer in self.offers}
         self.offers = [known[offer.host] if known.get(offer.host) == offer else offer for offer in offers]
-        self.hosts.follow(self.offers)
+        self.hosts.update_from_offers(self.offers)
 
     @rule(rank_in_columns=st.booleans(), filters=st.sampled_from([NO_FILTERS, LARGEST]))
     def launch_what_a_cycle_matches(self, rank_in_columns: bool, filters: QueueFilters) -> None:
@@ -111,7 +111,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
         for match in self._decided(self.index, self.hosts, rank_in_columns, filters).matches:
             seq = seq_of(match.job_id)
             self.tasks[seq]["start_ms"] = now_ms
-            self.index.start(match.job_id, now_ms, match.host)
+            self.index.mark_running(match.job_id, now_ms, match.host)
 
     def _decided(
         self, index: QueueIndex, hosts: Hosts, rank_in_columns: bool, filters: QueueFilters
@@ -149,7 +149,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
     @invariant()
     def the_least_and_the_most_that_a_waiting_job_asks_for_are_known(self) -> None:
         waiting = [task["cpus"] for task in self.tasks.values() if "start_ms" not in task]
-        least, most = self.index.least[0], self.index.most[0]
+        least, most = self.index.min_request[0], self.index.max_request[0]
         assert least <= min(waiting, default=0.0) <= least * 1.01
         assert max(waiting, default=0.0) <= most <= max(waiting, default=0.0) * 1.01
 
@@ -158,7 +158,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
         columns = self.index.columns
         for tasks in self.index.by_name():
             user = tasks.name
-            asked = [self.index.asked(job).cpus for job in waiting_jobs(self.index, user)]
+            asked = [self.index.requested(job).cpus for job in waiting_jobs(self.index, user)]
             first = next((at for at, cpus in enumerate(asked) if cpus <= 2.0), len(asked))
             assert tasks.too_large(2.0, 20.0, columns.cpus, columns.mem) == first
 
@@ -221,7 +221,10 @@ def test_a_job_with_a_number_out_of_range_is_refused_and_nothing_is_changed(
 
     assert (len(index), index.waiting_count, index.users()) == (2, 1, ["ada"])
     assert rank(index, LIMITS) == [job_id(1)]
-    assert (index.least, index.most) == (an_index([a_waiting(1)]).least, an_index([a_waiting(1)]).most)
+    assert (index.min_request, index.max_request) == (
+        an_index([a_waiting(1)]).min_request,
+        an_index([a_waiting(1)]).max_request,
+    )
     mended: dict[str, Any] = {name: 1}
     index.add_many([*right, wrong._replace(**mended)])
     assert len(rank(index, LIMITS)) == 1 + count
@@ -239,7 +242,7 @@ def test_the_extremes_of_every_range_are_taken(count: int) -> None:
 
 def test_an_unknown_job_cannot_start_end_or_wait_again() -> None:
     index = QueueIndex()
-    for change in (index.end, index.requeue, lambda job: index.start(job, 1)):
+    for change in (index.remove, index.requeue, lambda job: index.mark_running(job, 1)):
         with pytest.raises(NotFound):
             change(job_id(1))
 
@@ -248,9 +251,9 @@ def test_a_job_starts_once_and_waits_once() -> None:
     index = an_index([a_waiting(1)])
     with pytest.raises(Conflict):
         index.requeue(job_id(1))
-    index.start(job_id(1), 5, "host")
+    index.mark_running(job_id(1), 5, "host")
     with pytest.raises(Conflict):
-        index.start(job_id(1), 6, "host")
+        index.mark_running(job_id(1), 6, "host")
 
 
 def test_a_users_usage_is_what_runs_not_what_waits() -> None:
@@ -267,7 +270,7 @@ def test_a_job_keeps_its_own_demands_while_it_waits_again() -> None:
     assert index.group_hosts("g") == {}
     row = index.row_of(job_id(1))
     assert index.job_constraints[row].avoid == {"a"}
-    index.start(job_id(1), 2, "b")
+    index.mark_running(job_id(1), 2, "b")
     assert index.group_hosts("g") == {"b": 1}
     index.requeue(job_id(1), job_constraints=NO_JOB_CONSTRAINTS)
     assert row not in index.job_constraints
@@ -295,8 +298,8 @@ def test_a_long_list_is_ranked_as_it_shrinks_from_the_front() -> None:
     index = QueueIndex()
     index.add_many([a_queued_job(a_waiting(seq)) for seq in range(5000)])
     for seq in range(4000):
-        index.start(job_id(seq), seq, "host")
-        index.end(job_id(seq))
+        index.mark_running(job_id(seq), seq, "host")
+        index.remove(job_id(seq))
     assert index.waiting_of("ada") == 1000
     assert waiting_jobs(index, "ada", 2) == [job_id(4000), job_id(4001)]
     assert len(rank_in_columns(index, LIMITS).rows) == 1000
@@ -307,6 +310,6 @@ def test_tasks_may_start_at_any_time_however_far(time_ms: int) -> None:
     index = QueueIndex()
     index.add(a_queued_job(a_waiting(1)))
 
-    index.start(job_id(1), time_ms, "host")
+    index.mark_running(job_id(1), time_ms, "host")
 
     assert running_jobs(index, "ada") == [job_id(1)]

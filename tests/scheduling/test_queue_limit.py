@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.scheduling.limits.queue_limit import QueueLengths, most_waiting
+from cook_jupyter.scheduling.limits.queue_limit import QueueLengths, max_waiting
 
 pools = st.sampled_from(["lab", "gpu"])
 users = st.sampled_from(["ada", "bob"])
@@ -32,5 +32,5 @@ def test_counters_are_never_below_zero_and_a_pool_without_kills_adds_up_its_user
 
 def test_the_stricter_limit_counts_from_past_the_threshold_on() -> None:
     limits = {"threshold": 100, "normal": 50, "constrained": 5}
-    assert most_waiting(100, **limits) == 50
-    assert most_waiting(101, **limits) == 5
+    assert max_waiting(100, **limits) == 50
+    assert max_waiting(101, **limits) == 5

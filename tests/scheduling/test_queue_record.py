@@ -55,7 +55,7 @@ def test_users_whose_jobs_have_all_ended_keep_their_numbers() -> None:
     for seq, user in enumerate(("bob", "ada", "carl")):
         index.add(a_queued_job({"seq": seq, "user": user, "cpus": 1.0, "mem": 1.0}))
     gone = waiting_jobs(index, "ada")[0]
-    index.end(gone)
+    index.remove(gone)
 
     again = index_of(record_of(index))
 

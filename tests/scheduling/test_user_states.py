@@ -1,7 +1,13 @@
 from hypothesis import given
 
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
-from cook_jupyter.scheduling.explaining.user_states import ALL, amounts_of, reported, standing, with_groups
+from cook_jupyter.scheduling.explaining.user_states import (
+    ALL,
+    add_quota_groups,
+    classify_users,
+    usage_by_state,
+    usage_to_report,
+)
 from tests.scheduling.queues import an_index
 from tests.scheduling.strategies import USERS, Task, on_snapshots, task_lists, user_limits
 
@@ -13,7 +19,7 @@ def usage(count: int, cpus: float, mem_mb: float) -> Usage:
 @on_snapshots
 @given(tasks=task_lists(), allowed=user_limits())
 def test_each_user_is_starved_or_hungry_or_satisfied(tasks: list[Task], allowed: UserLimits) -> None:
-    stand = standing(*amounts_of(an_index(tasks)), allowed)
+    stand = classify_users(*usage_by_state(an_index(tasks)), allowed)
     users = stand.users
     assert users["total"] == users["starved"] + users["hungry"] + users["satisfied"]
     assert users["total"] == len({task["user"] for task in tasks})
@@ -31,7 +37,7 @@ def test_each_user_is_starved_or_hungry_or_satisfied(tasks: list[Task], allowed:
 @on_snapshots
 @given(tasks=task_lists())
 def test_amounts_are_those_of_the_tasks(tasks: list[Task]) -> None:
-    running, waiting = amounts_of(an_index(tasks))
+    running, waiting = usage_by_state(an_index(tasks))
     for user in USERS:
         for found, runs in ((running, True), (waiting, False)):
             own = [task for task in tasks if task["user"] == user and ("start_ms" in task) is runs]
@@ -45,31 +51,31 @@ def test_amounts_are_those_of_the_tasks(tasks: list[Task]) -> None:
 def test_who_has_reached_the_share_of_one_resource_is_hungry() -> None:
     allowed = UserLimits(default_share=Share(cpus=2, mem_mb=100))
     waiting = {"ada": usage(5, 5, 500)}
-    assert standing({"ada": usage(1, 1.5, 20)}, waiting, allowed).starved == {"ada": usage(1, 0.5, 80)}
-    at_share = standing({"ada": usage(1, 2, 20)}, waiting, allowed)
+    assert classify_users({"ada": usage(1, 1.5, 20)}, waiting, allowed).starved == {"ada": usage(1, 0.5, 80)}
+    at_share = classify_users({"ada": usage(1, 2, 20)}, waiting, allowed)
     assert at_share.starved == {}
     assert at_share.hungry == waiting
 
 
 def test_a_share_of_zero_starves_nobody() -> None:
-    stand = standing({}, {"ada": usage(1, 1, 1)}, UserLimits(default_share=Share(cpus=0, mem_mb=100)))
+    stand = classify_users({}, {"ada": usage(1, 1, 1)}, UserLimits(default_share=Share(cpus=0, mem_mb=100)))
     assert stand.users == {"total": 1, "starved": 0, "waiting_under_quota": 1, "hungry": 1, "satisfied": 0}
 
 
 def test_who_is_at_a_quota_is_not_below_it() -> None:
     allowed = UserLimits(default_quota=Quota(count=2))
     waiting = {"ada": usage(3, 3, 3)}
-    assert standing({"ada": usage(2, 2, 2)}, waiting, allowed).waiting_under_quota == {}
-    below = standing({"ada": usage(1, 1, 1)}, waiting, allowed)
+    assert classify_users({"ada": usage(2, 2, 2)}, waiting, allowed).waiting_under_quota == {}
+    below = classify_users({"ada": usage(1, 1, 1)}, waiting, allowed)
     assert below.waiting_under_quota == {"ada": usage(1, 3, 3)}
 
 
 def test_a_user_who_leaves_a_state_is_reported_as_zero_once() -> None:
-    first = reported({"ada": usage(1, 1, 1), "bob": usage(2, 2, 2)})
+    first = usage_to_report({"ada": usage(1, 1, 1), "bob": usage(2, 2, 2)})
     assert first[ALL] == usage(3, 3, 3)
-    second = reported({"bob": usage(2, 2, 2)}, before=("ada", "bob"))
+    second = usage_to_report({"bob": usage(2, 2, 2)}, previous_users=("ada", "bob"))
     assert second == {"bob": usage(2, 2, 2), "ada": Usage(), ALL: usage(2, 2, 2)}
-    assert reported({"bob": usage(2, 2, 2)}, before=("bob",)) == {
+    assert usage_to_report({"bob": usage(2, 2, 2)}, previous_users=("bob",)) == {
         "bob": usage(2, 2, 2),
         ALL: usage(2, 2, 2),
     }
@@ -77,4 +83,4 @@ def test_a_user_who_leaves_a_state_is_reported_as_zero_once() -> None:
 
 def test_a_quota_group_adds_up_its_pools_only() -> None:
     by_pool = {"a": {"ada": usage(1, 1, 1)}, "b": {"ada": usage(2, 2, 2)}, "c": {"ada": usage(4, 4, 4)}}
-    assert with_groups(by_pool, {"a": "both", "b": "both"})["both"] == {"ada": usage(3, 3, 3)}
+    assert add_quota_groups(by_pool, {"a": "both", "b": "both"})["both"] == {"ada": usage(3, 3, 3)}

@@ -19,12 +19,12 @@ from cook_jupyter.scheduling.explaining.wait_reasons import (
     exceeded,
     host_counts,
     position,
-    reasons,
     sentences,
+    wait_reasons,
 )
 from cook_jupyter.scheduling.matching.cycle import refusal_now
 from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue
-from cook_jupyter.scheduling.planned.placement_failures import summary
+from cook_jupyter.scheduling.planned.placement_failures import count_placement_failures
 from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from tests.builders import a_job, an_instance
@@ -47,7 +47,7 @@ Input = dict[str, Any]
 @pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["summarize"]))
 def test_placement_failures_are_counted_as_in_cook(given: Input, expect: Input) -> None:
     told = [(failure["constraint"], failure["resources"]) for failure in given["failures"]]
-    assert summary(told) == expect["summary"]
+    assert count_placement_failures(told) == expect["summary"]
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["exceed"]))
@@ -73,7 +73,7 @@ def test_placement_failures_are_told_resources_first(given: Input, expect: Input
     ignore(
         given, "under_investigation"
     )  # placements are worked out when asked for, so no job need be flagged
-    told = reasons(a_job(job_id="j"), QueueIndex(), UserLimits(), WaitContext(placement=refusal))
+    told = wait_reasons(a_job(job_id="j"), QueueIndex(), UserLimits(), WaitContext(placement=refusal))
     assert [reason.kind for reason in told] == [
         WaitKind.NOT_PLACED if given["last_failure"] else WaitKind.UNDER_INVESTIGATION
     ]
@@ -141,7 +141,7 @@ def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> N
     )  # placements are worked out when asked for, so no job need be flagged
     held = given.get("rate_limited_jobs") or given.get("launch_rate_limited") or 0
     filtered = given.get("launch_filter")
-    told = reasons(
+    told = wait_reasons(
         job,
         index,
         UserLimits(
@@ -206,7 +206,7 @@ def a_waiting_job(**spec: Any) -> tuple[Job, QueueIndex]:
 def why(job: Job, index: QueueIndex, allowed: UserLimits | None = None, **facts: Any) -> tuple[str, ...]:
     placement = refusal_now(index, job.job_id, [LAPTOP])
     told = WaitContext(**{"capacity": [LAPTOP], "placement": placement, **facts})
-    return sentences(reasons(job, index, allowed or UserLimits(), told))
+    return sentences(wait_reasons(job, index, allowed or UserLimits(), told))
 
 
 def test_a_job_that_asks_for_more_than_any_host_has_is_told_so_with_numbers() -> None:
@@ -247,7 +247,7 @@ def test_a_user_at_the_quota_is_told_both_numbers() -> None:
     job, index = a_waiting_job(cpus=1, mem_mb=100)
     told = why(job, index, UserLimits(default_quota=Quota(cpus=0.5)))
     assert told == (
-        "With it you would hold 1 cpu where the quota is 0.5: it starts when others of yours have ended.",
+        "It would take you to 1 cpu (your quota is 0.5): it starts when other jobs of yours have ended.",
     )
 
 
@@ -256,7 +256,7 @@ def test_a_user_past_the_share_is_told_that_others_go_first() -> None:
     told = why(job, index, UserLimits(default_share=Share(mem_mb=50)))
     assert told == (
         (
-            "With it you would hold 100 MB of memory where the share is 50: others go first, and it may be"
+            "It would take you to 100 MB of memory (your share is 50): others go first, and it may be"
             " preempted for them."
         ),
     )
@@ -270,18 +270,18 @@ def test_the_head_of_the_queue_is_not_told_that_others_go_first() -> None:
 
     told = why(job, index, UserLimits(default_share=Share(cpus=1)), head=head)
 
-    assert "With it you would hold 2 cpus where the share is 1: it may be preempted for others." in told
+    assert "It would take you to 2 cpus (your share is 1): it may be preempted for others." in told
     assert not any("go first" in sentence for sentence in told)
 
 
 @pytest.mark.parametrize(
     ("cpus", "share", "amounts"),
     [
-        (1, 2 / 3, "1 cpu where the share is 0.67"),
-        (1 / 3, 0.3, "0.33 cpus where the share is 0.3"),
-        (0.3334, 0.3333, "0.3334 cpus where the share is 0.3333"),
-        (2, 1.999, "2 cpus where the share is 1.999"),
-        (12345.67, 12345.66, "12345.67 cpus where the share is 12345.66"),
+        (1, 2 / 3, "1 cpu (your share is 0.67)"),
+        (1 / 3, 0.3, "0.33 cpus (your share is 0.3)"),
+        (0.3334, 0.3333, "0.3334 cpus (your share is 0.3333)"),
+        (2, 1.999, "2 cpus (your share is 1.999)"),
+        (12345.67, 12345.66, "12345.67 cpus (your share is 12345.66)"),
     ],
 )
 def test_amounts_are_told_with_as_many_decimals_as_tell_them_apart(
@@ -289,7 +289,7 @@ def test_amounts_are_told_with_as_many_decimals_as_tell_them_apart(
 ) -> None:
     job, index = a_waiting_job(cpus=cpus, mem_mb=100)
     told = why(job, index, UserLimits(default_share=Share(cpus=share)))
-    assert any(f"hold {amounts}:" in sentence for sentence in told)
+    assert any(f"to {amounts}:" in sentence for sentence in told)
 
 
 def test_a_single_gpu_is_told_in_the_singular() -> None:
@@ -308,7 +308,7 @@ def test_launch_rate_and_launch_filter_are_told() -> None:
 
 @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.COMPLETED])
 def test_a_job_that_does_not_wait_has_one_answer(state: JobState) -> None:
-    told = reasons(a_job(state=state), QueueIndex(), limits({}), WaitContext())
+    told = wait_reasons(a_job(state=state), QueueIndex(), limits({}), WaitContext())
     assert [reason.kind.name for reason in told] == [state.name]
 
 
@@ -327,7 +327,7 @@ def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_f
         " 2000 MB of memory where no job may have more than 1000. Ask for less."
     )
     ended = replace(job, state=JobState.COMPLETED, killed=True)
-    (only,) = reasons(ended, index, UserLimits(), WaitContext(filters=filters))
+    (only,) = wait_reasons(ended, index, UserLimits(), WaitContext(filters=filters))
     assert only.kind is WaitKind.COMPLETED
     assert only.data["cpus"] == {"limit": 4.0, "usage": 8}
     assert only.sentence.startswith("The job was ended before it began: it asks for 8 cpus")
@@ -353,7 +353,7 @@ def test_a_quota_that_all_users_share_is_told(filters: QueueFilters) -> None:
     told = why(job, index, filters=filters)
     assert [sentence.partition(":") for sentence in told] == [
         (
-            "With it all users of the pool would hold 3 cpus where the quota of the pool is 2.5",
+            "It would take all users of the pool to 3 cpus (their quota is 2.5)",
             ":",
             " it starts when others have ended.",
         )

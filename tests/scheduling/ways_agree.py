@@ -229,17 +229,17 @@ def kept_index(world: World) -> QueueIndex:
     half = len(tasks) // 2
     index.add_many([a_queued_job(task) for task in [*gone, *tasks[:half]]])
     for task in gone[::2]:
-        index.start(job_id(task["seq"]), 1, "gone-1")
+        index.mark_running(job_id(task["seq"]), 1, "gone-1")
     for task in tasks[half:]:
         index.add(a_queued_job(task))
     for task in rng.sample(tasks, len(tasks)):
         if task.get("start_ms") is not None:
-            index.start(job_id(task["seq"]), task["start_ms"], task["host"], task_seq=task["task_seq"])
+            index.mark_running(job_id(task["seq"]), task["start_ms"], task["host"], task_seq=task["task_seq"])
         elif not rng.randrange(4):
-            index.start(job_id(task["seq"]), 9, "gone-1")
+            index.mark_running(job_id(task["seq"]), 9, "gone-1")
             index.requeue(job_id(task["seq"]))
     for task in gone:
-        index.end(job_id(task["seq"]))
+        index.remove(job_id(task["seq"]))
     return index
 
 
@@ -253,7 +253,7 @@ def kept_hosts(world: World) -> Hosts:
         settings=cycle_settings(world, IN_COLUMNS),
         placement_context=surroundings_of(world),
     )
-    hosts.follow(world.offers)
+    hosts.update_from_offers(world.offers)
     return hosts
 
 

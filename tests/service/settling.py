@@ -349,7 +349,7 @@ class _Decisions:
             for match in matching.matches:
                 room = self._reserved[pool].pop(match.job_id, None)
                 launch = self._next_launch(now_ms) if room is None else room.launch
-                index.start(match.job_id, now_ms, match.host, launch=launch)
+                index.mark_running(match.job_id, now_ms, match.host, launch=launch)
                 self._hold(match.job_id, match.host, 1)
             if queue:
                 self.outcome.late += len(self._reserved[pool])

@@ -14,8 +14,11 @@ OFTEN = 9
 def test_preemption_costs_no_retry_however_often_it_happens() -> None:
     settings = load_settings(None)
 
-    assert attempts_of_reasons([PREEMPTED] * OFTEN, free=settings.jobs.free_failures) == 0
-    assert attempts_of_reasons([KILLED_EXTERNALLY] * OFTEN, free=settings.jobs.free_failures) == OFTEN - 5
+    assert attempts_of_reasons([PREEMPTED] * OFTEN, mea_culpa_limits=settings.jobs.free_failures) == 0
+    assert (
+        attempts_of_reasons([KILLED_EXTERNALLY] * OFTEN, mea_culpa_limits=settings.jobs.free_failures)
+        == OFTEN - 5
+    )
 
 
 @pytest.mark.parametrize(
@@ -25,4 +28,7 @@ def test_an_operator_may_count_preemptions(tmp_path: Path, said: str, counted: i
     file = tmp_path / "settings.toml"
     file.write_text(f"mea_culpa_limits = {said}\n")
 
-    assert attempts_of_reasons([PREEMPTED] * OFTEN, free=load_settings(file).jobs.free_failures) == counted
+    assert (
+        attempts_of_reasons([PREEMPTED] * OFTEN, mea_culpa_limits=load_settings(file).jobs.free_failures)
+        == counted
+    )

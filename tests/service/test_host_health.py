@@ -2,7 +2,7 @@
 
 from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.waiting import WaitKind
-from cook_jupyter.scheduling.hosts.host_health import FIRST_PAUSE_MS
+from cook_jupyter.scheduling.hosts.host_health import INITIAL_PAUSE_MS
 from tests.builders import a_job_spec
 from tests.service.conftest import HandTurned, ManualScheduler
 
@@ -26,7 +26,7 @@ async def test_a_host_that_fails_jobs_of_all_users_gets_none_until_its_pause_is_
 
         assert await hand.match() == 0
 
-        hand.clock.advance(FIRST_PAUSE_MS)
+        hand.clock.advance(INITIAL_PAUSE_MS)
         assert await hand.match() == 1
 
 

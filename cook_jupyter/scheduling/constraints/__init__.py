@@ -1,1 +1,1 @@
-"""What jobs demand of their hosts besides room: pools' defaults, rewriting, demands of single jobs."""
+"""Constraints of jobs on their hosts: those of classes of jobs, of pools, and of single jobs."""

@@ -1,12 +1,12 @@
-"""Constraints: which hosts may take a job at all, whatever room they have.
+"""Constraints: which hosts may take a job, apart from their room.
 
-Lives here: what a job may demand of its host (`ConstraintClass` for what many jobs share, `JobConstraints`
-for what is one job's own), what its pool adds to that or makes of it, and the hard constraints that follow,
-each named as Cook names it to its users.
-Not here: where a job's particulars come from (`scheduling.constraints.job_constraints`); cpus, memory and
+Lives here: the demands of jobs on their hosts (`ConstraintClass` for those that many jobs share,
+`JobConstraints` for those of a single job), the demands that pools add or rewrite, and the check of each
+constraint, under Cook's names.
+Not here: the derivation of job constraints (`scheduling.constraints.job_constraints`); cpus, memory and
 ports, which are room, not constraints (`scheduling.matching.matching`).
 
-Source: Cook's `constraints.clj`, as told in the fair-share specification, section 5.
+Source: Cook's `constraints.clj`, as described in the fair-share specification, section 5.
 """
 
 import re
@@ -18,11 +18,11 @@ from typing import Final
 
 from cook_jupyter.model.job import GroupId, JobSpec
 from cook_jupyter.model.offer import HostKind, Offer
-from cook_jupyter.scheduling.limits.lingering import longest_ms
+from cook_jupyter.scheduling.limits.lingering import runtime_limit_ms
 
 NOVEL_HOST = "novel_host_constraint"
-GPU = "gpu_host_constraint"  # the host has none, or not these
-NON_GPU = "non_gpu_host_constraint"  # the host is for jobs that ask for gpus
+GPU = "gpu_host_constraint"  # the host has no gpus, or not the requested ones
+NON_GPU = "non_gpu_host_constraint"  # the host is for jobs that request gpus
 DISK = "disk_host_constraint"
 ATTRIBUTES = "user_defined_constraint"
 COMPLETION = "estimated_completion_constraint"
@@ -32,11 +32,11 @@ MAX_TASKS = "max_tasks_per_host_constraint"
 UNIQUE = "unique_host_placement_group_constraint"
 BALANCED = "balanced_host_placement_group_constraint"
 ATTRIBUTE_EQUALS = "attribute_equals_host_placement_group_constraint"
-OFFER_USERS = "offer_users_constraint"  # the offer is for other users
-OFFER_END = "offer_end_constraint"  # the job may run on when the host goes away
+OFFER_USERS = "offer_users_constraint"  # the offer is for other users only
+OFFER_END = "offer_end_constraint"  # the job may run until after the host goes away
 
-HOST_START_TIME = "host-start-time"  # attribute: when the host came up, epoch seconds
-# Attributes that say together what machine a host is: who names one of them has chosen.
+HOST_START_TIME = "host-start-time"  # attribute: start of the host, epoch seconds
+# Attributes that together describe the type of a machine: a job that names one of them has chosen a type.
 MACHINE_TYPE: Final = frozenset({"cpu-architecture", "node-family", "node-type"})
 _REFERENCE = re.compile(r"\\(.)|\$(\d)")  # in the replacement of a `ConstraintRewrite`
 
@@ -45,12 +45,12 @@ Demand = tuple[str, str]  # a host attribute, and the value it must have
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConstraintClass:
-    """What a job demands of its host besides room, as far as many jobs demand the same.
+    """Demands of a job on its host that it shares with many jobs.
 
     Attributes:
-        attributes: pairs of a host attribute and the value it must have.
-        gpu_model, disk_type: None stands for the pool's default.
-        disk_mb: disk asked for; None stands for the pool's default.
+        attributes: pairs of a host attribute and its required value.
+        gpu_model, disk_type: required models; None for the pool's default.
+        disk_mb: requested disk; None for the pool's default.
     """
 
     attributes: tuple[Demand, ...] = ()
@@ -58,7 +58,7 @@ class ConstraintClass:
     disk_type: str | None = None
     disk_mb: float | None = None
 
-    def __hash__(self) -> int:  # asked for several times per job; classes that differ elsewhere only are few
+    def __hash__(self) -> int:  # called several times per job; few classes differ only elsewhere
         return hash(self.attributes)
 
 
@@ -66,17 +66,17 @@ UNCONSTRAINED = ConstraintClass()
 
 
 class PlacementKind(Enum):
-    """How a group wants its jobs placed relative to each other."""
+    """How the jobs of a group are placed relative to each other."""
 
-    ALL = "all"  # no matter how
-    UNIQUE = "unique"  # each on a host of its own
+    ALL = "all"  # anywhere
+    UNIQUE = "unique"  # each on a different host
     BALANCED = "balanced"  # evenly over the values of an attribute
-    ATTRIBUTE_EQUALS = "attribute-equals"  # all where an attribute has the same value
+    ATTRIBUTE_EQUALS = "attribute-equals"  # on hosts with equal values of an attribute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupPlacement:
-    """How a group wants its jobs placed. A balanced one spreads over at least `minimum` values."""
+    """The placement of a group's jobs. A balanced one uses at least `minimum` values of the attribute."""
 
     kind: PlacementKind = PlacementKind.ALL
     attribute: str = "HOSTNAME"
@@ -85,15 +85,15 @@ class GroupPlacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobConstraints:
-    """What one job demands of its host that other jobs of its kind do not.
+    """Demands of a single job on its host.
 
     Attributes:
-        avoid: hosts it has failed on (Cook: any earlier host, unless it was preempted there).
-        group: the group it belongs to, if the group has a placement.
-        location: where its checkpoint lies.
-        runtime_ms: how long it is expected to run; its host must live longer.
-        user, longest_ms: its user, and after what run time it is ended (None: never). They are set where some
-            offers are limited (`particulars_for_limited`), and matter to those alone.
+        avoid: earlier hosts of the job, except where it was preempted.
+        group: group of the job, if the group has a placement.
+        location: location of the job's checkpoint.
+        runtime_ms: expected run time, which must end before the host does.
+        user, longest_ms: user of the job, and the run time after which it is killed (None: never). They are
+            set only if any offer is limited (`with_runtime_limit`), and concern only such offers.
     """
 
     avoid: frozenset[str] = frozenset()
@@ -109,12 +109,12 @@ NO_JOB_CONSTRAINTS = JobConstraints()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConstraintRewrite:
-    """What an operator makes of a user's constraint.
+    """An operator's rule that rewrites constraints of users.
 
     Attributes:
-        attribute: the host attribute that is asked for instead; None keeps it.
-        patterns: pairs of a regular expression and what is put in place of all that it finds, one pair after
-            the other; `$1` stands for what its first group found.
+        attribute: host attribute that replaces the given one; None keeps it.
+        patterns: pairs of a regular expression and the replacement of all its matches, applied one after the
+            other; `$1` stands for the match of its first group.
     """
 
     attribute: str | None = None
@@ -123,24 +123,23 @@ class ConstraintRewrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolDefaults:
-    """What a pool adds to what its jobs say themselves.
+    """Demands and defaults that a pool adds to those of its jobs.
 
     Attributes:
-        constraints: what is demanded of hosts where the job has no demand of its own (`demands_in_pool`).
-        rewritings: host attribute -> what constraints on it become.
-        novel_host: whether a job keeps off the hosts it ran on before. A pool with a single host cannot
-            afford that.
-        gpu_model: of a job that asks for gpus without naming a model.
-        disk: whether disk is checked at all.
-        disk_type, disk_mb: of a job that does not say.
-        disk_types: what users call a disk type -> what hosts call it.
-        host_lifetime_ms: how long hosts live; None if they live on.
-        host_start_grace_ms: how much of that passes before a new host runs its first task.
-        expected_runtime_multiplier: what a job's own estimate of its run time is multiplied by; None: nobody
-            asks whether a host lives long enough.
-        max_tasks_per_host: how many tasks one host may run.
-        max_runtime_ms: run time after which every job is ended; None if there is none.
-        default_runtime_ms: the same for jobs that do not limit theirs.
+        constraints: demands on hosts where a job has none itself (`demands_in_pool`).
+        rewritings: host attribute -> rule that rewrites constraints on it.
+        novel_host: whether jobs avoid their earlier hosts; not sensible in a pool with a single host.
+        gpu_model: gpu model of jobs that request gpus without a model.
+        disk: whether disk is checked.
+        disk_type, disk_mb: disk of jobs that do not specify it.
+        disk_types: name of a disk type for users -> its name on hosts.
+        host_lifetime_ms: lifetime of hosts; None if not limited.
+        host_start_grace_ms: part of that which passes before a new host runs its first task.
+        expected_runtime_multiplier: factor of a job's own estimate of its run time; None if the lifetime of
+            hosts is not checked.
+        max_tasks_per_host: maximum number of tasks per host; None if not limited.
+        max_runtime_ms: run time after which every job is killed; None if not limited.
+        default_runtime_ms: the same for jobs without a limit of their own.
     """
 
     constraints: tuple[Demand, ...] = ()
@@ -158,12 +157,12 @@ class PoolDefaults:
     max_runtime_ms: int | None = None
     default_runtime_ms: int | None = None
 
-    def __hash__(self) -> int:  # of what can be hashed
+    def __hash__(self) -> int:  # the hashable fields suffice
         return hash((self.gpu_model, self.disk, self.disk_type, self.disk_mb))
 
 
 def constraint_class_of(spec: JobSpec) -> ConstraintClass:
-    """Return what the job demands of its host besides room."""
+    """Return the constraint class of a job."""
     disk = spec.extra.get("disk") or {}
     return ConstraintClass(
         attributes=tuple((attribute, pattern) for attribute, _, pattern in spec.constraints),
@@ -173,79 +172,82 @@ def constraint_class_of(spec: JobSpec) -> ConstraintClass:
     )
 
 
-def class_in_pool(wanted: ConstraintClass, defaults: PoolDefaults) -> ConstraintClass:
-    """Return the class with what its pool makes of its demands; it alone is to be looked at."""
+def class_in_pool(constraint_class: ConstraintClass, defaults: PoolDefaults) -> ConstraintClass:
+    """Return the constraint class that results from a job's class and its pool."""
     if not defaults.constraints and not defaults.rewritings:
-        return wanted
-    return replace(wanted, attributes=demands_in_pool(wanted.attributes, defaults))
+        return constraint_class
+    return replace(constraint_class, attributes=demands_in_pool(constraint_class.attributes, defaults))
 
 
 def demands_in_pool(
-    own: tuple[Demand, ...], defaults: PoolDefaults, *, machine_type: Collection[str] = MACHINE_TYPE
+    job_demands: tuple[Demand, ...], defaults: PoolDefaults, *, machine_type: Collection[str] = MACHINE_TYPE
 ) -> tuple[Demand, ...]:
-    """Return what is demanded of a host: the job's own demands, then the pool's, all as rewritten.
+    """Return the demands on a host: the job's, then the pool's, all rewritten.
 
-    The pool's demand on an attribute gives way to the job's; those on the type of machine do so together.
+    A demand of the job replaces the pool's on the same attribute. A demand on the type of machine replaces
+    all of the pool's demands on that.
 
     Args:
-        own: of the job.
-        defaults: what the pool adds, and how constraints are rewritten.
-        machine_type: the attributes that say together what machine a host is.
+        job_demands: demands of the job.
+        defaults: demands of the pool, and the rules that rewrite demands.
+        machine_type: attributes that together describe the type of a machine.
     """
-    named = {attribute for attribute, _ in own}
-    if not named.isdisjoint(machine_type):
-        named.update(machine_type)
-    added = tuple(demand for demand in defaults.constraints if demand[0] not in named)
-    return rewritten((*own, *added), defaults.rewritings)
+    named_attributes = {attribute for attribute, _ in job_demands}
+    if not named_attributes.isdisjoint(machine_type):
+        named_attributes.update(machine_type)
+    added = tuple(demand for demand in defaults.constraints if demand[0] not in named_attributes)
+    return rewrite_demands((*job_demands, *added), defaults.rewritings)
 
 
-def rewritten(demands: tuple[Demand, ...], rewritings: Mapping[str, ConstraintRewrite]) -> tuple[Demand, ...]:
-    """Return the demands with what an operator has made of them."""
-    return tuple(_rewritten(demand, rewritings.get(demand[0])) for demand in demands)
+def rewrite_demands(
+    demands: tuple[Demand, ...], rewritings: Mapping[str, ConstraintRewrite]
+) -> tuple[Demand, ...]:
+    """Return the demands, rewritten by the operator's rules."""
+    return tuple(_rewrite_demand(demand, rewritings.get(demand[0])) for demand in demands)
 
 
-def _rewritten(demand: Demand, rewriting: ConstraintRewrite | None) -> Demand:
+def _rewrite_demand(demand: Demand, rewriting: ConstraintRewrite | None) -> Demand:
     if rewriting is None:
         return demand
     attribute, value = demand
     for pattern, replacement in rewriting.patterns:
-        value = re.sub(pattern, partial(_filled_in, replacement), value)
+        value = re.sub(pattern, partial(_expand_references, replacement), value)
     return rewriting.attribute or attribute, value
 
 
-def _filled_in(replacement: str, found: re.Match[str]) -> str:
-    """The replacement, written as for Java, with its references to groups filled in."""
+def _expand_references(replacement: str, match: re.Match[str]) -> str:
+    """Return the replacement (in Java's syntax) with references to groups replaced by their matches."""
     return _REFERENCE.sub(
-        lambda reference: reference[1] if reference[1] is not None else found[int(reference[2])] or "",
+        lambda reference: reference[1] if reference[1] is not None else match[int(reference[2])] or "",
         replacement,
     )
 
 
 def failing_class_constraint(
-    wanted: ConstraintClass, gpus: float, offer: Offer, defaults: PoolDefaults
+    constraint_class: ConstraintClass, gpus: float, offer: Offer, defaults: PoolDefaults
 ) -> str | None:
     """Return the name of the first constraint of the class that fails on the host, or None.
 
     Args:
-        wanted: the constraint class of the job, as it is in the pool (`class_in_pool`).
-        gpus: how many gpus the job asks for.
-        offer: the host as it is now, what the cycle assigned included.
-        defaults: what the pool adds.
+        constraint_class: constraint class of the job in its pool (`class_in_pool`).
+        gpus: gpus that the job requests.
+        offer: current offer of the host, with the assignments of the cycle.
+        defaults: defaults of the pool.
     """
-    if not gpus_fit(wanted, gpus, offer, defaults):
+    if not gpus_fit(constraint_class, gpus, offer, defaults):
         return GPU if gpus else NON_GPU
-    if not disk_fits(wanted, offer, defaults):
+    if not disk_fits(constraint_class, offer, defaults):
         return DISK
-    if not attributes_equal(wanted.attributes, offer.attributes):
+    if not attributes_equal(constraint_class.attributes, offer.attributes):
         return ATTRIBUTES
     return None
 
 
-def gpus_fit(wanted: ConstraintClass, gpus: float, offer: Offer, defaults: PoolDefaults) -> bool:
-    """Tell whether the host's kind of gpus suits the job. On plain hosts gpus are room, so any does.
+def gpus_fit(constraint_class: ConstraintClass, gpus: float, offer: Offer, defaults: PoolDefaults) -> bool:
+    """Return whether the gpus of the host suit the job; on plain hosts, where gpus are room, they always do.
 
-    A Kubernetes node gives all its gpus of one model to one task, and takes no other task then; Mesos
-    agents give none.
+    A Kubernetes node allocates all its gpus of one model to one task, and then takes no other task; Mesos
+    agents allocate none.
     """
     if offer.kind is HostKind.PLAIN:
         return True
@@ -253,63 +255,68 @@ def gpus_fit(wanted: ConstraintClass, gpus: float, offer: Offer, defaults: PoolD
         return gpus == 0
     if gpus == 0:
         return not offer.gpu_models
-    model = wanted.gpu_model or defaults.gpu_model
+    model = constraint_class.gpu_model or defaults.gpu_model
     return model is not None and offer.gpu_models.get(model, 0) == gpus and offer.task_count == 0
 
 
-def disk_fits(wanted: ConstraintClass, offer: Offer, defaults: PoolDefaults) -> bool:
-    """Tell whether the host has the disk the job asks for; hosts that do not give out disk always do."""
+def disk_fits(constraint_class: ConstraintClass, offer: Offer, defaults: PoolDefaults) -> bool:
+    """Return whether the host has the requested disk; hosts that do not allocate disk always do."""
     if not defaults.disk or offer.kind is not HostKind.KUBERNETES:
         return True
-    named = wanted.disk_type or defaults.disk_type
-    if named is None:
+    disk_type = constraint_class.disk_type or defaults.disk_type
+    if disk_type is None:
         return True
-    asked = defaults.disk_mb if wanted.disk_mb is None else wanted.disk_mb
-    return offer.disk_mb.get(defaults.disk_types.get(named, named), 0.0) >= asked
+    required_mb = defaults.disk_mb if constraint_class.disk_mb is None else constraint_class.disk_mb
+    return offer.disk_mb.get(defaults.disk_types.get(disk_type, disk_type), 0.0) >= required_mb
 
 
 def attributes_equal(demands: tuple[Demand, ...], attributes: Mapping[str, str]) -> bool:
-    """Tell whether each attribute has the wanted value; a missing one has not."""
+    """Return whether each attribute has its required value; a missing attribute has not."""
     return all(attributes.get(attribute) == value for attribute, value in demands)
 
 
 def failing_job_constraint(
-    own: JobConstraints, offer: Offer, defaults: PoolDefaults, now_ms: int
+    job_constraints: JobConstraints, offer: Offer, defaults: PoolDefaults, now_ms: int
 ) -> str | None:
-    """Return the name of the first of the job's own constraints, past the novel host's, that fails, or None.
+    """Return the name of the first failing constraint of a single job, or None.
 
-    Groups are not looked at: they depend on what the cycle has assigned so far (`failing_group_constraint`).
+    Not checked here: earlier hosts of the job, and groups, which depend on the assignments of the cycle
+    (`failing_group_constraint`).
     """
-    if own.runtime_ms is not None and not host_outlives(now_ms + own.runtime_ms, offer.attributes, defaults):
+    if job_constraints.runtime_ms is not None and not host_outlives(
+        now_ms + job_constraints.runtime_ms, offer.attributes, defaults
+    ):
         return COMPLETION
-    if own.location is not None and offer.location != own.location:
+    if job_constraints.location is not None and offer.location != job_constraints.location:
         return CHECKPOINT
-    if offer.users is not None and own.user not in offer.users:
+    if offer.users is not None and job_constraints.user not in offer.users:
         return OFFER_USERS
-    if offer.until_ms is not None and (own.longest_ms is None or now_ms + own.longest_ms > offer.until_ms):
+    if offer.until_ms is not None and (
+        job_constraints.longest_ms is None or now_ms + job_constraints.longest_ms > offer.until_ms
+    ):
         return OFFER_END
     return None
 
 
-def particulars_for_limited(
-    own: JobConstraints, user: str, max_runtime_ms: int | None, defaults: PoolDefaults
+def with_runtime_limit(
+    job_constraints: JobConstraints, user: str, max_runtime_ms: int | None, defaults: PoolDefaults
 ) -> JobConstraints:
-    """Return the particulars of a job where some offers are for a time or for some users only.
+    """Return the constraints of a job with its user and its maximum run time, for limited offers.
 
     Args:
-        own: what the job demands anywhere.
-        user: the user of the job.
-        max_runtime_ms: run time after which the job wants to be ended; None if it does not.
-        defaults: what the pool adds.
+        job_constraints: other constraints of the job.
+        user: user of the job.
+        max_runtime_ms: run time after which the job is to be killed; None if it has no limit.
+        defaults: defaults of the pool.
     """
-    longest = longest_ms(
+    longest_ms = runtime_limit_ms(
         max_runtime_ms, cap_ms=defaults.max_runtime_ms, default_ms=defaults.default_runtime_ms
     )
-    return replace(own, user=user, longest_ms=longest)
+    return replace(job_constraints, user=user, longest_ms=longest_ms)
 
 
 def host_outlives(ends_ms: int, attributes: Mapping[str, str], defaults: PoolDefaults) -> bool:
-    """Tell whether the host will live past `ends_ms`; a host of unknown age is trusted to."""
+    """Return whether the host will live past `ends_ms`; a host of unknown age is assumed to."""
     started = attributes.get(HOST_START_TIME)
     if started is None or defaults.host_lifetime_ms is None:
         return True
@@ -326,25 +333,25 @@ def failing_group_constraint(
     """Return the name of the group's constraint if it fails on the host, or None.
 
     Args:
-        placement: what the group wants.
-        host: the host in question.
-        attributes: its attributes.
-        cohosts: hosts of the group's other tasks, also of those assigned in this cycle -> attributes.
-        tasks: how many tasks of the group each cohost has.
+        placement: placement of the group.
+        host: name of the host.
+        attributes: attributes of the host.
+        cohosts: host of another task of the group, including those assigned in this cycle -> its attributes.
+        tasks: host -> number of tasks of the group.
     """
     if placement.kind is PlacementKind.UNIQUE:
         return UNIQUE if host in cohosts else None
     value = host if placement.attribute == "HOSTNAME" else attributes.get(placement.attribute)
     values: dict[str | None, int] = {}
-    for cohost, theirs in cohosts.items():
-        key = cohost if placement.attribute == "HOSTNAME" else theirs.get(placement.attribute)
+    for cohost, cohost_attributes in cohosts.items():
+        key = cohost if placement.attribute == "HOSTNAME" else cohost_attributes.get(placement.attribute)
         values[key] = values.get(key, 0) + tasks[cohost]
     if placement.kind is PlacementKind.ATTRIBUTE_EQUALS:
         return None if not values or value in values else ATTRIBUTE_EQUALS
     if placement.kind is PlacementKind.BALANCED:
-        most = max(values.values(), default=0)
-        least = min(values.values(), default=0) if len(values) >= placement.minimum else 0
-        if not values or value not in values or least == most or values[value] < most:
+        largest = max(values.values(), default=0)
+        smallest = min(values.values(), default=0) if len(values) >= placement.minimum else 0
+        if not values or value not in values or smallest == largest or values[value] < largest:
             return None
         return BALANCED
     return None

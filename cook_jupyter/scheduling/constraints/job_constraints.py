@@ -1,11 +1,11 @@
-"""What one job demands of its host beyond what all jobs of its kind do: it follows from the job's life.
+"""Constraints of single jobs, derived from their instances.
 
-Lives here: `particulars_of`, to be asked whenever a job begins to wait, and what it is made of; how a group
-wants its jobs placed, as its user said it.
-Not here: what these demands mean on a host (`scheduling.constraints.constraints`).
+Lives here: `job_constraints_of`, to be called whenever a job begins to wait, and its parts; the placement
+that a user has specified for a group.
+Not here: the check of constraints on a host (`scheduling.constraints.constraints`).
 
 Source: Cook's `constraints.clj` (`job->previous-hosts-to-avoid`, `build-estimated-completion-constraint`,
-`build-checkpoint-locality-constraint`), as told in the fair-share specification, section 5.
+`build-checkpoint-locality-constraint`), as described in the fair-share specification, section 5.
 """
 
 from collections.abc import Callable, Container, Iterable
@@ -28,80 +28,82 @@ from cook_jupyter.scheduling.constraints.constraints import (
 LocationOf = Callable[[str], str | None]  # the location of a cluster, by its name
 
 
-def particulars_of(
+def job_constraints_of(
     job: Job,
     defaults: PoolDefaults,
     *,
     location_of: LocationOf = lambda _: None,
     placed_groups: Container[GroupId] = (),
 ) -> JobConstraints:
-    """Return what the job alone demands of its host; `NO_JOB_CONSTRAINTS` itself if nothing.
+    """Return the constraints of a single job; `NO_JOB_CONSTRAINTS` itself if there are none.
 
     Args:
-        job: with its instances so far.
-        defaults: what its pool says of all jobs.
-        location_of: where a cluster is; None for one that is not known.
-        placed_groups: the groups that want their jobs placed in some way (`group_placement_of`).
+        job: the job, with its instances so far.
+        defaults: defaults of its pool.
+        location_of: returns the location of a cluster; None if it is unknown.
+        placed_groups: groups with a placement (`group_placement_of`).
     """
     spec = job.spec
     if not job.instances and spec.group is None and spec.expected_runtime_ms is None:
-        return NO_JOB_CONSTRAINTS  # as of most jobs
-    found = JobConstraints(
+        return NO_JOB_CONSTRAINTS  # the usual case
+    job_constraints = JobConstraints(
         avoid=previous_hosts(job.instances) if defaults.novel_host else frozenset(),
         group=spec.group if spec.group in placed_groups else None,
         location=checkpoint_location(job, location_of),
         runtime_ms=expected_runtime_ms(job, defaults),
     )
-    return NO_JOB_CONSTRAINTS if found == NO_JOB_CONSTRAINTS else found
+    return NO_JOB_CONSTRAINTS if job_constraints == NO_JOB_CONSTRAINTS else job_constraints
 
 
 def previous_hosts(instances: Iterable[Instance]) -> frozenset[str]:
-    """Return the hosts that instances ran on, but for those that made way for others' jobs there."""
+    """Return the hosts of instances that were not preempted."""
     return frozenset(instance.host for instance in instances if not instance.preempted)
 
 
 def could_run(spec: JobSpec, host: Offer, defaults: PoolDefaults) -> bool:
-    """Return whether an empty host takes a job's user, and has the room and attributes that it demands.
+    """Return whether an empty host takes a job, regardless of the job's instances.
 
     Args:
-        spec: the job.
-        host: the host as if it were empty.
-        defaults: what the pool of the job demands of hosts.
+        spec: specification of the job.
+        host: offer of the empty host.
+        defaults: defaults of the job's pool.
     """
-    wanted = class_in_pool(constraint_class_of(spec), defaults)
+    constraint_class = class_in_pool(constraint_class_of(spec), defaults)
     return (
         spec.resources.fits_in(host.room + host.running)
-        and failing_class_constraint(wanted, float(spec.gpus), host, defaults) is None
+        and failing_class_constraint(constraint_class, float(spec.gpus), host, defaults) is None
         and (host.users is None or spec.user in host.users)
     )
 
 
 def checkpoint_location(job: Job, location_of: LocationOf) -> str | None:
-    """Return where the job's checkpoint lies: with its latest instance's cluster; None if it has none."""
+    """Return the location of the job's checkpoint (that of its latest instance); None if it has none."""
     if not job.spec.extra.get("checkpoint") or not job.instances:
         return None
     return location_of(max(job.instances, key=lambda instance: instance.started_ms).cluster)
 
 
 def expected_runtime_ms(job: Job, defaults: PoolDefaults) -> int | None:
-    """Return how long the job is expected to run; None if nothing is known, or the pool does not ask.
+    """Return the expected run time of the job; None if it is unknown, or the pool does not check it.
 
-    It is the longer of the user's own estimate, multiplied, and what it ran on hosts that were removed under
-    it; but no longer than any host lives to see.
+    It is the maximum of the user's estimate, multiplied, and the run times of instances whose host was
+    removed; but never more than the lifetime of hosts.
     """
     if defaults.expected_runtime_multiplier is None or defaults.host_lifetime_ms is None:
         return None
     estimate = int((job.spec.expected_runtime_ms or 0) * defaults.expected_runtime_multiplier)
-    lost = (_ran_ms(instance) for instance in job.instances if instance.reason == AGENT_REMOVED)
-    longest = min(max((estimate, *lost)), defaults.host_lifetime_ms - defaults.host_start_grace_ms)
-    return longest if longest > 0 else None
+    lost_runtimes_ms = (_ran_ms(instance) for instance in job.instances if instance.reason == AGENT_REMOVED)
+    expected_ms = min(
+        max((estimate, *lost_runtimes_ms)), defaults.host_lifetime_ms - defaults.host_start_grace_ms
+    )
+    return expected_ms if expected_ms > 0 else None
 
 
 def group_placement_of(group: Group) -> GroupPlacement:
-    """Return how a group wants its jobs placed, out of what its user sent."""
-    said = group.host_placement
-    kind = PlacementKind(said.get("type", PlacementKind.ALL.value))
-    parameters = said.get("parameters") or {}
+    """Return the placement that the user has specified for a group."""
+    specification = group.host_placement
+    kind = PlacementKind(specification.get("type", PlacementKind.ALL.value))
+    parameters = specification.get("parameters") or {}
     if kind in (PlacementKind.ALL, PlacementKind.UNIQUE):
         return GroupPlacement(kind=kind)
     return GroupPlacement(
@@ -110,7 +112,7 @@ def group_placement_of(group: Group) -> GroupPlacement:
 
 
 def _ran_ms(instance: Instance) -> int:
-    """How long an instance ran; 0 if its start or its end is not known."""
+    """Return the run time of an instance; 0 if its start or its end is unknown."""
     if instance.backend_started_ms is None or instance.ended_ms is None:
         return 0
     return instance.ended_ms - instance.backend_started_ms

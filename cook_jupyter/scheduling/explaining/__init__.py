@@ -1,1 +1,1 @@
-"""Why jobs wait, and how satisfied users are."""
+"""Why jobs wait, and which users are starved, hungry or satisfied."""

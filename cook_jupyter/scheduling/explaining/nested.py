@@ -1,12 +1,11 @@
-"""Nested jobs: which running jobs wait for jobs of their own that can never start.
+"""Nested jobs: which running jobs wait for children that can never start.
 
-Lives here: `deadlocked`, a pure function of what waits for what and of what hosts hold. Not here: who
-reports that a job waits (`service.requests.nested_waits`), how a job finds out that it does
-(`executor.nested`).
+Lives here: `deadlocked`, a pure function of waiting parents, queued children and hosts. Not here: reports of
+waiting parents (`service.requests.nested_waits`), how a job notices that it waits (`executor.nested`).
 
-Certain, never guessed: a job counts as deadlocked only if all that it waits for would find no room even if
-every job ended that is not deadlocked itself. Whatever else may keep a job from starting (launch rates,
-placements of groups, room kept for others) counts as passing.
+The result contains no false positives: a parent is deadlocked only if none of its children would find room
+even if every job ended that is not deadlocked itself. Other obstacles to a start (launch rates, placements of
+groups, kept room) count as temporary.
 
 Source: detection by reduction of the resource graph, Holt, "Some Deadlock Properties of Computer Systems",
 1972.
@@ -26,12 +25,12 @@ from cook_jupyter.scheduling.constraints.constraints import Demand, attributes_e
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingParent:
-    """A running job that does nothing but wait for jobs, without a time limit.
+    """A running job that only waits for its children, without a time limit.
 
     Attributes:
-        host: cluster and name of the host that it runs on.
-        resources: the resources that it holds there.
-        children: the jobs that it waits for; none of them has ended.
+        host: cluster and name of its host.
+        resources: resources that it holds there.
+        children: jobs that it waits for; none of them has ended.
     """
 
     instance_id: InstanceId
@@ -46,10 +45,10 @@ class WaitingParent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedChild:
-    """A job that has not started.
+    """A child that has not started.
 
     Attributes:
-        demands: the attributes that its host must have.
+        demands: required attributes of its host.
     """
 
     job_id: JobId
@@ -67,12 +66,12 @@ def deadlocked(
     quota_of: Callable[[str, str], Quota],
     is_preempted: Callable[[str], bool],
 ) -> tuple[WaitingParent, ...]:
-    """Return the parents that wait for what can never start, the last to start first.
+    """Return the parents whose children can never start, in descending order of their start.
 
     Args:
-        parents: the jobs that wait for others.
-        queued: the children that have not started, by id; a child that is missing runs or has ended.
-        capacity: every host as if it were empty, once for each pool that it serves.
+        parents: waiting parents.
+        queued: children that have not started, by id; a child that is missing runs or has ended.
+        capacity: offers of the empty hosts, one for each pool of a host.
         quota_of: returns the quota of a user in a pool.
         is_preempted: returns whether tasks of a pool may be preempted.
     """
@@ -104,14 +103,14 @@ def _can_start(
     quota_of: Callable[[str, str], Quota],
     is_preempted: Callable[[str], bool],
 ) -> bool:
-    """Return whether a job may start once every job has ended that is not stuck."""
-    held: dict[tuple[str, str], Resources] = defaultdict(Resources)
+    """Return whether a child may start once every job has ended that is not stuck."""
+    held_by_host: dict[tuple[str, str], Resources] = defaultdict(Resources)
     usage = Usage(
         count=1, cpus=child.resources.cpus, mem_mb=child.resources.mem_mb, gpus=child.resources.gpus
     )
-    alone = usage
+    child_usage = usage
     for parent in stuck:
-        held[parent.host] += parent.resources
+        held_by_host[parent.host] += parent.resources
         if (parent.user, parent.pool) == (child.user, child.pool):
             usage += _usage(parent)
     suitable = [
@@ -122,16 +121,16 @@ def _can_start(
         and child.resources.fits_in(offer.room + offer.running)
     ]
     quota = quota_of(child.user, child.pool)
-    if not suitable or not quota.allows(alone):
-        return True  # what keeps it from starting is not what these parents hold
+    if not suitable or not quota.allows(child_usage):
+        return True  # what prevents its start is not the room that these parents hold
     if is_preempted(child.pool) and any(parent.user != child.user for parent in stuck):
-        return True  # one of them may have to make way
+        return True  # one of them may be preempted
     return quota.allows(usage) and any(
-        child.resources.fits_in(offer.room + offer.running - held[(offer.cluster, offer.host)])
+        child.resources.fits_in(offer.room + offer.running - held_by_host[(offer.cluster, offer.host)])
         for offer in suitable
     )
 
 
 def _usage(parent: WaitingParent) -> Usage:
-    held = parent.resources
-    return Usage(count=1, cpus=held.cpus, mem_mb=held.mem_mb, gpus=held.gpus)
+    resources = parent.resources
+    return Usage(count=1, cpus=resources.cpus, mem_mb=resources.mem_mb, gpus=resources.gpus)

@@ -1,12 +1,12 @@
-"""The monitor: who of a pool's users is starved, hungry or satisfied, and of how much.
+"""User satisfaction: which users of a pool are starved, hungry or satisfied, with amounts.
 
-Lives here: `standing`, which tells it of one pool or quota group; what users of an index run and wait for;
-and how the numbers are reported over time.
-Not here: how often, and to whom (`service`).
+Lives here: `classify_users`, for one pool or quota group; the usage and requests of the users of an index;
+the numbers to report at an interval.
+Not here: the interval and the recipients (`service.requests.monitoring`).
 
-Source: Cook's `monitor.clj`, as told in the fair-share specification, section 11. One of its quirks is kept,
-for whoever compares dashboards: a starved user with running tasks is counted with no more starved jobs than
-that, since shares say nothing of numbers of jobs. Unlike Cook's, running gpus count against a quota.
+Source: Cook's `monitor.clj`, as described in the fair-share specification, section 11. One of its quirks is
+kept, so that dashboards are comparable: a starved user with running tasks counts with at most as many starved
+jobs, because shares do not limit numbers of jobs. Unlike in Cook, running gpus count against a quota.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,23 +17,23 @@ from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 
-ALL: Final = "all"  # stands for all users together
+ALL: Final = "all"  # key of all users together
 NOTHING: Final = Usage()
 
-UsageByUser = Mapping[str, Usage]  # of users
+UsageByUser = Mapping[str, Usage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserStates:
-    """How the users of a pool stand. A user may be in several of the states.
+    """The states of the users of a pool. A user may be in several of them.
 
     Attributes:
-        running: what users' running jobs hold.
-        waiting: what users' waiting jobs ask for.
-        starved: users who wait and hold less than their share of everything -> what is missing of it.
-        waiting_under_quota: users who wait and are below their quota of everything -> what would still fit.
-        hungry: users who wait and are not starved -> what they wait for.
-        satisfied: users who run something and wait for nothing -> what they hold.
+        running: user -> usage of running jobs.
+        waiting: user -> requests of waiting jobs.
+        starved: user with waiting jobs and less than the share of every resource -> the shortfall.
+        waiting_under_quota: user with waiting jobs and less than every quota -> requests within the quota.
+        hungry: user with waiting jobs who is not starved -> requests of waiting jobs.
+        satisfied: user with running jobs and no waiting jobs -> usage.
     """
 
     running: UsageByUser = field(default_factory=dict)
@@ -45,7 +45,7 @@ class UserStates:
 
     @property
     def users(self) -> dict[str, int]:
-        """How many users are in which state, and in all; each is either starved, hungry or satisfied."""
+        """Number of users by state, and in total; each user is either starved, hungry or satisfied."""
         return {
             "total": len(self.running.keys() | self.waiting.keys()),
             "starved": len(self.starved),
@@ -56,7 +56,7 @@ class UserStates:
 
     @property
     def states(self) -> dict[str, UsageByUser]:
-        """The amounts by name of the state."""
+        """Amounts by name of the state."""
         return {
             "running": self.running,
             "waiting": self.waiting,
@@ -67,35 +67,35 @@ class UserStates:
         }
 
 
-def standing(running: UsageByUser, waiting: UsageByUser, limits: UserLimits) -> UserStates:
-    """Tell how users stand.
+def classify_users(running: UsageByUser, waiting: UsageByUser, limits: UserLimits) -> UserStates:
+    """Return the states of users.
 
     Args:
-        running: what users' running jobs hold; of those who have any (`amounts_of`).
-        waiting: what users' waiting jobs ask for; of those who have any.
-        limits: their shares and quotas.
+        running: usage of users with running jobs (`usage_by_state`).
+        waiting: requests of users with waiting jobs.
+        limits: shares and quotas.
     """
     starved = {}
-    under_quota = {}
-    for user, wanted in waiting.items():
-        held = running.get(user, NOTHING)
+    waiting_under_quota = {}
+    for user, requested in waiting.items():
+        usage = running.get(user, NOTHING)
         share, quota = limits.share(user), limits.quota(user)
-        if held.cpus < share.cpus and held.mem_mb < share.mem_mb:
-            starved[user] = _missing(wanted, held, share)
-        if _below(held, quota):
-            under_quota[user] = _fitting(wanted, held, quota)
+        if usage.cpus < share.cpus and usage.mem_mb < share.mem_mb:
+            starved[user] = _missing(requested, usage, share)
+        if _below(usage, quota):
+            waiting_under_quota[user] = _fitting(requested, usage, quota)
     return UserStates(
         running=running,
         waiting=waiting,
         starved=starved,
-        waiting_under_quota=under_quota,
-        hungry={user: wanted for user, wanted in waiting.items() if user not in starved},
-        satisfied={user: held for user, held in running.items() if user not in waiting},
+        waiting_under_quota=waiting_under_quota,
+        hungry={user: requested for user, requested in waiting.items() if user not in starved},
+        satisfied={user: usage for user, usage in running.items() if user not in waiting},
     )
 
 
-def amounts_of(index: QueueIndex) -> tuple[UsageByUser, UsageByUser]:
-    """Return what users run and what they wait for, of those who do. Costs milliseconds per 100,000 tasks."""
+def usage_by_state(index: QueueIndex) -> tuple[UsageByUser, UsageByUser]:
+    """Return the usage of running and the requests of waiting jobs by user; takes ms per 100,000 tasks."""
     running = {}
     waiting = {}
     columns = index.columns
@@ -113,61 +113,61 @@ def amounts_of(index: QueueIndex) -> tuple[UsageByUser, UsageByUser]:
     return running, waiting
 
 
-def with_groups(
+def add_quota_groups(
     by_pool: Mapping[PoolName, UsageByUser], groups: Mapping[PoolName, str]
 ) -> dict[str, UsageByUser]:
-    """Return the amounts by pool and, added up, by quota group.
+    """Return amounts by pool, and their sums by quota group.
 
     Args:
         by_pool: pool -> amounts.
-        groups: pool -> its quota group; pools without one are left out.
+        groups: pool -> its quota group, for pools that have one.
     """
-    found: dict[str, UsageByUser] = dict(by_pool)
+    by_name: dict[str, UsageByUser] = dict(by_pool)
     for group in dict.fromkeys(groups.values()):
         sums: dict[str, Usage] = {}
         for pool, amounts in by_pool.items():
             if groups.get(pool) == group:
                 for user, usage in amounts.items():
                     sums[user] = sums.get(user, NOTHING) + usage
-        found[group] = sums
-    return found
+        by_name[group] = sums
+    return by_name
 
 
-def reported(now: UsageByUser, before: Collection[str] = ()) -> dict[str, Usage]:
-    """Return what to report of one state: its users, zero once for those who left it, and `ALL`.
+def usage_to_report(usage_by_user: UsageByUser, previous_users: Collection[str] = ()) -> dict[str, Usage]:
+    """Return what to report of a state: its users, zero for users who have left it, and `ALL`.
 
     Args:
-        now: the users that are in the state.
-        before: those that were reported as being in it last time.
+        usage_by_user: users in the state.
+        previous_users: users in the last report of the state.
     """
     total = NOTHING
-    for usage in now.values():
+    for usage in usage_by_user.values():
         total += usage
-    gone = {user: NOTHING for user in before if user not in now}
-    return {**now, **gone, ALL: total}
+    departed = {user: NOTHING for user in previous_users if user not in usage_by_user}
+    return {**usage_by_user, **departed, ALL: total}
 
 
-def _missing(wanted: Usage, held: Usage, share: Share) -> Usage:
+def _missing(requested: Usage, usage: Usage, share: Share) -> Usage:
     return Usage(
-        count=min(wanted.count, held.count) if held.count else wanted.count,
-        cpus=min(wanted.cpus, share.cpus - held.cpus),
-        mem_mb=min(wanted.mem_mb, share.mem_mb - held.mem_mb),
+        count=min(requested.count, usage.count) if usage.count else requested.count,
+        cpus=min(requested.cpus, share.cpus - usage.cpus),
+        mem_mb=min(requested.mem_mb, share.mem_mb - usage.mem_mb),
     )
 
 
-def _below(held: Usage, quota: Quota) -> bool:
+def _below(usage: Usage, quota: Quota) -> bool:
     return (
-        held.count < quota.count
-        and held.cpus < quota.cpus
-        and held.mem_mb < quota.mem_mb
-        and held.gpus < quota.gpus
+        usage.count < quota.count
+        and usage.cpus < quota.cpus
+        and usage.mem_mb < quota.mem_mb
+        and usage.gpus < quota.gpus
     )
 
 
-def _fitting(wanted: Usage, held: Usage, quota: Quota) -> Usage:
+def _fitting(requested: Usage, usage: Usage, quota: Quota) -> Usage:
     return Usage(
-        count=min(wanted.count, quota.count - held.count),
-        cpus=min(wanted.cpus, quota.cpus - held.cpus),
-        mem_mb=min(wanted.mem_mb, quota.mem_mb - held.mem_mb),
-        gpus=min(wanted.gpus, quota.gpus - held.gpus),
+        count=min(requested.count, quota.count - usage.count),
+        cpus=min(requested.cpus, quota.cpus - usage.cpus),
+        mem_mb=min(requested.mem_mb, quota.mem_mb - usage.mem_mb),
+        gpus=min(requested.gpus, quota.gpus - usage.gpus),
     )

@@ -1,7 +1,7 @@
-"""The answers to why a job waits: each as Cook's API says it, and as a sentence for people.
+"""The reasons why a job waits, as texts of Cook's API and as sentences for users.
 
-Lives here: how an answer is put. A function returns None if its answer does not hold.
-Not here: what holds of a job, and in which order it is told (`scheduling.explaining.wait_reasons`).
+Lives here: the texts. A function returns None if its reason does not apply.
+Not here: which reasons apply to a job, and their order (`scheduling.explaining.wait_reasons`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ _CONSTRAINT_TEXTS = {
     NON_GPU: "Host is reserved for jobs that need GPU support.",
     ATTRIBUTE_EQUALS: "Host had a different attribute than other jobs in the group.",
 }
-_CONSTRAINTS_FOR_PEOPLE = {
+_CONSTRAINT_PHRASES = {
     NOVEL_HOST: "where it failed before",
     GPU: "without the gpus it asks for",
     NON_GPU: "kept for jobs with gpus",
@@ -59,69 +59,73 @@ _MAX_DECIMALS = 6
 
 
 def running() -> WaitReason:
-    """It runs."""
-    return _plain(WaitKind.RUNNING, "The job is running.")
+    """Return that the job runs."""
+    return _answer(WaitKind.RUNNING, "The job is running.")
 
 
 def completed(too_large: Excess) -> WaitReason:
-    """It has ended; if it never ran because it was `too_large`, that is said."""
+    """Return that the job has completed, and why if it never ran because it was too large."""
     if not too_large:
-        return _plain(WaitKind.COMPLETED, "The job has completed.")
-    return _plain(WaitKind.COMPLETED, f"The job was ended before it began: {_demand(too_large)}.", too_large)
+        return _answer(WaitKind.COMPLETED, "The job has completed.")
+    return _answer(
+        WaitKind.COMPLETED, f"The job was ended before it began: {_describe_demand(too_large)}.", too_large
+    )
 
 
 def retries_exhausted(max_retries: int, attempts: int) -> WaitReason | None:
-    """It has used up its attempts."""
+    """Return that the job has used up its attempts."""
     if attempts < max_retries:
         return None
-    return _plain(
+    return _answer(
         WaitKind.RETRIES_EXHAUSTED,
-        f"It has used all of its {_some(max_retries, 'attempt')}: raise its retries to run it.",
+        f"It has used all of its {_counted(max_retries, 'attempt')}: raise its retries to run it.",
         {"max-retries": max_retries, "instance-count": attempts},
     )
 
 
-def exceeds_quota(over: Excess) -> WaitReason | None:
-    """With it its user would be above the quota."""
-    if not over:
+def exceeds_quota(excess: Excess) -> WaitReason | None:
+    """Return that the job would take its user above the quota."""
+    if not excess:
         return None
-    told = f"With it you would hold {_compared(over, 'quota')}: it starts when others of yours have ended."
-    return _plain(WaitKind.EXCEEDS_QUOTA, told, over)
+    sentence = f"It would take you to {_compare(excess, 'your quota')}: "
+    return _answer(
+        WaitKind.EXCEEDS_QUOTA, f"{sentence}it starts when other jobs of yours have ended.", excess
+    )
 
 
-def exceeds_share(over: Excess, *, at_head: bool = False) -> WaitReason | None:
+def exceeds_share(excess: Excess, *, at_head: bool = False) -> WaitReason | None:
     """Return that the job would take its user above the share, which lets others go first.
 
     Args:
-        over: amounts above the share; empty if there are none.
+        excess: amounts above the share; empty if there are none.
         at_head: whether the job is at the head of the queue, where its turn has come already.
     """
-    if not over:
+    if not excess:
         return None
-    sentence = f"With it you would hold {_compared(over, 'share')}: "
+    sentence = f"It would take you to {_compare(excess, 'your share')}: "
     sentence += (
         "it may be preempted for others." if at_head else "others go first, and it may be preempted for them."
     )
-    return _plain(WaitKind.EXCEEDS_SHARE, sentence, over)
+    return _answer(WaitKind.EXCEEDS_SHARE, sentence, excess)
 
 
-def rate_limited(held: int | None) -> WaitReason | None:
-    """Jobs of its user were held back by the launch rate."""
-    if not held:
+def rate_limited(limited_jobs: int | None) -> WaitReason | None:
+    """Return that the launch rate holds back jobs of the user."""
+    if not limited_jobs:
         return None
-    return _plain(
+    return _answer(
         WaitKind.RATE_LIMITED,
-        f"You start jobs faster than your launch rate allows; {_some(held, 'job')} wait for that.",
-        {"num-ratelimited": held},
+        f"You start jobs faster than your launch rate allows; {_counted(limited_jobs, 'job')} wait for that.",
+        {"num-ratelimited": limited_jobs},
     )
 
 
-def deferred(by: tuple[str, str] | None) -> WaitReason | None:
-    """The launch filter of this name holds it back, with this message."""
-    if by is None:
+def deferred(deferral: tuple[str, str] | None) -> WaitReason | None:
+    """Return that a launch filter (name and message) defers the job."""
+    if deferral is None:
         return None
-    plugin, message = by
-    return _plain(
+    plugin, message = deferral
+    return _answer(
         WaitKind.DEFERRED,
         f"The launch filter {plugin} holds it back: {message}",
         {"plugin": plugin, "message": message},
@@ -129,7 +133,7 @@ def deferred(by: tuple[str, str] | None) -> WaitReason | None:
 
 
 def queue_position(ahead: int, jobs: Sequence[JobId], *, at_least: bool) -> WaitReason | None:
-    """So many tasks of its user come before it, of which some are named."""
+    """Return the number of the user's tasks before the job, with the ids of some."""
     if not ahead:
         return None
     about = "at least " if at_least else ""
@@ -138,24 +142,26 @@ def queue_position(ahead: int, jobs: Sequence[JobId], *, at_least: bool) -> Wait
         kind=WaitKind.QUEUE_POSITION,
         text=f"You have {about}{ahead} other jobs ahead in the queue.",
         data={"jobs": list(jobs)},
-        sentence=f"{about}{_some(ahead, 'job')} of yours {verbs} before it.".capitalize(),
+        sentence=f"{about}{_counted(ahead, 'job')} of yours {verbs} before it.".capitalize(),
     )
 
 
 def under_investigation() -> WaitReason:
-    """Nobody has looked for a host yet."""
-    return _plain(WaitKind.UNDER_INVESTIGATION, "No cycle has looked for a host for it yet.")
+    """Return that no cycle has considered the job yet."""
+    return _answer(WaitKind.UNDER_INVESTIGATION, "No cycle has looked for a host for it yet.")
 
 
 def not_placed(refusal: Refusal, counts: Sequence[tuple[str, int]]) -> WaitReason | None:
-    """No host takes it now; `counts` tells on how many hosts what stands in the way."""
+    """Return why no host takes the job now, from the numbers of hosts by obstacle."""
     if not counts:
         return None
     resources = refusal.resources
-    told = ", ".join(f"{_some(hosts, 'host')} {_in_the_way(name, resources)}" for name, hosts in counts)
-    return _plain(
+    obstacles = ", ".join(
+        f"{_counted(hosts, 'host')} {_in_the_way(name, resources)}" for name, hosts in counts
+    )
+    return _answer(
         WaitKind.NOT_PLACED,
-        f"No host takes it now: {told}.",
+        f"No host takes it now: {obstacles}.",
         {
             "reasons": [
                 {"reason": _placement_text(name, resources), "host_count": hosts} for name, hosts in counts
@@ -165,49 +171,53 @@ def not_placed(refusal: Refusal, counts: Sequence[tuple[str, int]]) -> WaitReaso
 
 
 def unsatisfiable(
-    never: Mapping[str, Mapping[str, float]], demands: tuple[Demand, ...], *, met: bool
+    excess: Mapping[str, Mapping[str, float]], demands: tuple[Demand, ...], *, constraints_met: bool
 ) -> WaitReason:
-    """No host could ever take it.
+    """Return that no host could ever take the job.
 
     Args:
-        never: resource -> what is "asked" and the "largest" that a host has.
-        demands: what is demanded of its host besides room.
-        met: some host meets those.
+        excess: resource -> the amount "asked" and the "largest" of any host.
+        demands: required attributes of the host.
+        constraints_met: whether any host has these attributes.
     """
-    if demands and not met:
-        wanted = " and ".join(f"{attribute} = {value}" for attribute, value in demands)
-        sentence = f"No host has {wanted}: it can never start here. Change its constraints."
+    if demands and not constraints_met:
+        required = " and ".join(f"{attribute} = {value}" for attribute, value in demands)
+        sentence = f"No host has {required}: it can never start here. Change its constraints."
     else:
-        asked = " and ".join(_amount(pair["asked"], name) for name, pair in never.items())
-        most = " and ".join(_amount(pair["largest"], name) for name, pair in never.items())
-        together = "" if any(pair["asked"] > pair["largest"] for pair in never.values()) else " together"
+        requested = " and ".join(_amount(pair["asked"], name) for name, pair in excess.items())
+        largest_amounts = " and ".join(_amount(pair["largest"], name) for name, pair in excess.items())
+        together = "" if any(pair["asked"] > pair["largest"] for pair in excess.values()) else " together"
         among = " that meets its constraints" if demands else ""
-        largest = "no single host has that" if together else f"the most any host{among} has is {most}"
-        sentence = f"It asks for {asked}{together}; {largest}. It can never start here: ask for less."
-    return _plain(WaitKind.UNSATISFIABLE, sentence, never)
+        largest = (
+            "no single host has that" if together else f"the most any host{among} has is {largest_amounts}"
+        )
+        sentence = f"It asks for {requested}{together}; {largest}. It can never start here: ask for less."
+    return _answer(WaitKind.UNSATISFIABLE, sentence, excess)
 
 
-def too_large(over: Excess) -> WaitReason | None:
-    """No job of the pool may ask for that much."""
-    if not over:
+def too_large(excess: Excess) -> WaitReason | None:
+    """Return that the job exceeds the maximum size of the pool's jobs."""
+    if not excess:
         return None
-    return _plain(WaitKind.TOO_LARGE, f"It can never start: {_demand(over)}. Ask for less.", over)
+    return _answer(
+        WaitKind.TOO_LARGE, f"It can never start: {_describe_demand(excess)}. Ask for less.", excess
+    )
 
 
-def exceeds_pool_quota(over: Excess) -> WaitReason | None:
-    """With it all users of its pool, or of its quota group, would be above their common quota."""
-    if not over:
+def exceeds_pool_quota(excess: Excess) -> WaitReason | None:
+    """Return that the job would exceed the quota of all users of its pool or quota group."""
+    if not excess:
         return None
-    told = f"With it all users of the pool would hold {_compared(over, 'quota of the pool')}"
-    return _plain(WaitKind.EXCEEDS_POOL_QUOTA, f"{told}: it starts when others have ended.", over)
+    sentence = f"It would take all users of the pool to {_compare(excess, 'their quota')}"
+    return _answer(WaitKind.EXCEEDS_POOL_QUOTA, f"{sentence}: it starts when others have ended.", excess)
 
 
 def reserved(host: str | None) -> WaitReason | None:
-    """A host is kept for it."""
+    """Return that a host is reserved for the job."""
     if host is None:
         return None
-    told = f"The host {host} is kept for it: it starts there as soon as there is room."
-    return _plain(WaitKind.RESERVED, told, {"host": host})
+    sentence = f"The host {host} is kept for it: it starts there as soon as there is room."
+    return _answer(WaitKind.RESERVED, sentence, {"host": host})
 
 
 def at_head(head: HeadOfQueue | None, now_ms: int) -> WaitReason | None:
@@ -218,22 +228,22 @@ def at_head(head: HeadOfQueue | None, now_ms: int) -> WaitReason | None:
     if head.free_at_ms is None:
         sentence += "as tasks that run there end. It starts earlier where another host has room first."
     else:
-        sentence += f"expected to be free {_at(head.free_at_ms, now_ms)}."
-    return _plain(WaitKind.AT_HEAD, sentence, {"host": head.host, "free-at-ms": head.free_at_ms})
+        sentence += f"expected to be free {_format_time(head.free_at_ms, now_ms)}."
+    return _answer(WaitKind.AT_HEAD, sentence, {"host": head.host, "free-at-ms": head.free_at_ms})
 
 
 def out_of_use(outages: Sequence[Outage], now_ms: int) -> WaitReason | None:
-    """Return that hosts take no jobs for a while, as jobs fail there at once."""
+    """Return that hosts are out of use because jobs fail there immediately."""
     if not outages:
         return None
-    first = outages[0]
-    others = f" So are {_some(len(outages) - 1, 'other host')}." if len(outages) > 1 else ""
+    first_outage = outages[0]
+    others = f" So are {_counted(len(outages) - 1, 'other host')}." if len(outages) > 1 else ""
     sentence = (
-        f"The host {first.host} is out of use: {first.cause}."
-        f" It is tried again {_at(first.until_ms, now_ms)};"
+        f"The host {first_outage.host} is out of use: {first_outage.cause}."
+        f" It is tried again {_format_time(first_outage.until_ms, now_ms)};"
         f" the log of its agent names the cause.{others}"
     )
-    return _plain(
+    return _answer(
         WaitKind.OUT_OF_USE,
         sentence,
         {"hosts": [{"host": outage.host, "until-ms": outage.until_ms} for outage in outages]},
@@ -244,9 +254,9 @@ def held_back(head: HeadOfQueue | None, now_ms: int) -> WaitReason | None:
     """Return that room which the job could use is kept for another job."""
     if head is None:
         return None
-    asked = head.asked
-    amounts = [f"{_some(asked.cpus, 'cpu')}", f"{_number(asked.mem_mb)} MB of memory"]
-    amounts += [_some(asked.gpus, "gpu")] if asked.gpus else []
+    amounts_of_head = head.asked
+    amounts = [f"{_counted(amounts_of_head.cpus, 'cpu')}", f"{_number(amounts_of_head.mem_mb)} MB of memory"]
+    amounts += [_counted(amounts_of_head.gpus, "gpu")] if amounts_of_head.gpus else []
     sentence = (
         f"{', '.join(amounts[:-1])} and {amounts[-1]} of the host {head.host} are kept"
         f" for a job of {head.user} at the head of the queue, "
@@ -255,10 +265,10 @@ def held_back(head: HeadOfQueue | None, now_ms: int) -> WaitReason | None:
         sentence += "until tasks that run there have ended."
     else:
         sentence += (
-            f"expected to start {_at(head.free_at_ms, now_ms)};"
+            f"expected to start {_format_time(head.free_at_ms, now_ms)};"
             " jobs that are expected to end before may start now."
         )
-    return _plain(
+    return _answer(
         WaitKind.HELD_BACK,
         sentence,
         {"host": head.host, "job": head.job_id, "user": head.user, "free-at-ms": head.free_at_ms},
@@ -266,19 +276,19 @@ def held_back(head: HeadOfQueue | None, now_ms: int) -> WaitReason | None:
 
 
 def preempted(instances: Iterable[Instance]) -> WaitReason | None:
-    """It ran already, and made way for others' jobs."""
+    """Return that the job was preempted."""
     stopped = [instance for instance in instances if instance.preempted]
     if not stopped:
         return None
-    often = "once" if len(stopped) == 1 else f"{len(stopped)} times"
+    count_text = "once" if len(stopped) == 1 else f"{len(stopped)} times"
     users = sorted({instance.preempted_for for instance in stopped if instance.preempted_for is not None})
-    whom = " and ".join(users) if users else "users further below their share"
-    told = f"It was preempted {often} so that {whom} could run; it has kept its place."
-    return _plain(WaitKind.PREEMPTED, told, {"times": len(stopped), "for": users})
+    beneficiaries = " and ".join(users) if users else "users further below their share"
+    sentence = f"It was preempted {count_text} so that {beneficiaries} could run; it has kept its place."
+    return _answer(WaitKind.PREEMPTED, sentence, {"times": len(stopped), "for": users})
 
 
-def _at(at_ms: int, now_ms: int) -> str:
-    """Return a time today or later for people, as an interval and on the clock."""
+def _format_time(at_ms: int, now_ms: int) -> str:
+    """Format a time as an interval from now and as a time of day."""
     minutes = max(0, at_ms - now_ms) // 60_000
     if minutes < 1:
         return "in less than a minute"
@@ -288,22 +298,22 @@ def _at(at_ms: int, now_ms: int) -> str:
     return f"in about {interval} ({of_day // 60:02}:{of_day % 60:02} UTC)"
 
 
-def _plain(kind: WaitKind, sentence: str, data: Mapping[str, object] | None = None) -> WaitReason:
+def _answer(kind: WaitKind, sentence: str, data: Mapping[str, object] | None = None) -> WaitReason:
     return WaitReason(kind=kind, text=kind.value, data=data or {}, sentence=sentence)
 
 
-def _compared(over: Excess, word: str) -> str:
+def _compare(excess: Excess, limit_name: str) -> str:
     parts: list[str] = []
-    for name, pair in over.items():
+    for name, pair in excess.items():
         decimals = _decimals(pair["usage"], pair["limit"])
         usage, limit = _amount(pair["usage"], name, decimals), _number(pair["limit"], decimals)
-        parts.append(f"{usage} where the {word} is {limit}")
+        parts.append(f"{usage} ({limit_name} is {limit})")
     return ", ".join(parts)
 
 
-def _demand(over: Excess) -> str:
+def _describe_demand(excess: Excess) -> str:
     parts: list[str] = []
-    for name, pair in over.items():
+    for name, pair in excess.items():
         decimals = _decimals(pair["usage"], pair["limit"])
         usage, limit = _amount(pair["usage"], name, decimals), _number(pair["limit"], decimals)
         parts.append(f"it asks for {usage} where no job may have more than {limit}")
@@ -319,11 +329,11 @@ def _placement_text(name: str, resources: Mapping[str, int]) -> str:
 def _in_the_way(name: str, resources: Mapping[str, int]) -> str:
     if name in resources:
         return f"without enough {'memory' if name == 'mem' else name} free"
-    return _CONSTRAINTS_FOR_PEOPLE.get(name, f"closed by {name}")
+    return _CONSTRAINT_PHRASES.get(name, f"closed by {name}")
 
 
-def _some(number: float, thing: str) -> str:
-    return f"{_number(number)} {thing}" + ("" if number == 1 else "s")
+def _counted(number: float, noun: str) -> str:
+    return f"{_number(number)} {noun}" + ("" if number == 1 else "s")
 
 
 def _amount(value: float, name: str, decimals: int = 2) -> str:
@@ -332,10 +342,10 @@ def _amount(value: float, name: str, decimals: int = 2) -> str:
     return f"{number} {_SINGULAR_UNITS.get(name, _UNITS[name]) if number == '1' else _UNITS[name]}"
 
 
-def _decimals(value: float, other: float) -> int:
+def _decimals(value: float, limit: float) -> int:
     """Return the number of decimals that tells two amounts apart, at least two."""
     for decimals in range(2, _MAX_DECIMALS):
-        if _number(value, decimals) != _number(other, decimals):
+        if _number(value, decimals) != _number(limit, decimals):
             return decimals
     return _MAX_DECIMALS
 

@@ -1,1 +1,1 @@
-"""Growth: for which jobs a cluster that can grow is asked for hosts, and which cluster."""
+"""Growth: the jobs for which clusters should grow, and the choice of the cluster."""

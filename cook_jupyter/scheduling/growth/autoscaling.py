@@ -1,9 +1,10 @@
-"""Which waiting jobs a cluster that can grow should make room for.
+"""The waiting jobs for which a cluster should grow.
 
-Lives here: `jobs_to_grow_for`. Not here: by what it is decided (`scheduling.decisions`), which
-cluster (`scheduling.growth.cluster_choice`), the asking (`service.actions.growth`).
+Lives here: `jobs_to_grow_for`. Not here: the inputs of the decision (`scheduling.decisions`), the
+choice of the cluster (`scheduling.growth.cluster_choice`), the request (`service.actions.growth`).
 
-Source: Cook's `scheduler.clj` (`trigger-autoscaling!`), as told in the fair-share specification, section 5.
+Source: Cook's `scheduler.clj` (`trigger-autoscaling!`), as described in the fair-share specification, section
+5.
 """
 
 from collections.abc import Sequence
@@ -34,30 +35,30 @@ def jobs_to_grow_for(
     filters: QueueFilters = NO_FILTERS,
     factor: float = 1.0,
     max_jobs: int = MAX_JOBS,
-    asked_for: frozenset[JobId] = frozenset(),
+    already_requested: frozenset[JobId] = frozenset(),
 ) -> Sequence[JobId]:
-    """Return the first jobs of the queue that got no host and that quotas and launch rate would let start.
+    """Return the first jobs of the queue without a host that quotas and launch rate would allow to start.
 
-    The fewer of the considered jobs were matched, the more jobs it looks ahead at. As in Cook, what was just
-    matched is not counted yet, and the launch filter is not asked.
+    The smaller the part of the considered jobs that was matched, the more jobs are returned. As in Cook, the
+    new matches do not count against quotas yet, and the launch filter is not applied.
 
     Args:
-        index: the pool's tasks, as they were in the match cycle.
+        index: tasks of the pool, before the matches of the cycle.
         limits: shares and quotas.
-        matching: what the match cycle decided.
-        rank: how the pool ranks.
-        filters: as in the match cycle.
-        factor: how strongly the share of unmatched jobs counts.
-        max_jobs: how many jobs it returns at most, unless more were unmatched.
-        asked_for: jobs that room was asked for a short while ago (Cook: 120 s).
+        matching: decisions of the match cycle.
+        rank: settings of the ranking.
+        filters: filters of the match cycle.
+        factor: weight of the unmatched part of the considered jobs.
+        max_jobs: maximum number of jobs, unless more were unmatched.
+        already_requested: jobs for which a cluster was asked to grow recently (Cook: 120 s).
     """
     if not matching.considered:
         return ()
-    share = min(1.0, factor * matching.unmatched / matching.considered)
-    number = max(int(share * max_jobs), matching.unmatched)
+    unmatched_share = min(1.0, factor * matching.unmatched / matching.considered)
+    job_limit = max(int(unmatched_share * max_jobs), matching.unmatched)
     matched = {match.job_id for match in matching.matches}
     unfiltered = replace(filters, accepts=None)
     ranked = ranked_within(rank_lazily(index, limits, rank), index, unfiltered)
     remaining = (job for job in ranked if index.ids((job.row,))[0] not in matched)
-    first = islice(considerable(remaining, index, limits, unfiltered), number)
-    return [job_id for job_id in index.ids(job.row for job in first) if job_id not in asked_for]
+    jobs = islice(considerable(remaining, index, limits, unfiltered), job_limit)
+    return [job_id for job_id in index.ids(job.row for job in jobs) if job_id not in already_requested]

@@ -1,11 +1,11 @@
-"""Several clusters under one pool: which of them a job may go to, and the one that falls to it.
+"""Pools with several clusters: which clusters a job may use, and which of them it is sent to.
 
-Lives here: the clusters that a job accepts, and the choice of one where it is not a host that decides.
-Not here: hosts (`scheduling.matching.matching`), speaking to a cluster (`clusters`), clusters that place jobs
-themselves (`scheduling.planned.clusters`).
+Lives here: the clusters that a job accepts, and the choice of one if no host was chosen.
+Not here: hosts (`scheduling.matching.matching`), communication with clusters (`clusters`), clusters that
+place jobs themselves (`scheduling.planned.clusters`).
 
 Source: Cook's `scheduler.clj` (`job->acceptable-compute-clusters`, `distribute-jobs-to-compute-clusters`), as
-told in the fair-share specification, section 5.
+described in the fair-share specification, section 5.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,43 +19,49 @@ Value = TypeVar("Value")
 ClusterName = str
 
 
-def acceptable(job: Job, locations: Mapping[ClusterName, str | None]) -> list[ClusterName]:
-    """Return the clusters that a job may go to: where its checkpoint lies, or any if it has none.
+def acceptable_clusters(job: Job, locations: Mapping[ClusterName, str | None]) -> list[ClusterName]:
+    """Return the clusters that a job may use: those at the location of its checkpoint, or all if it has none.
 
     Args:
-        job: with its instances so far.
-        locations: cluster -> where it is.
+        job: the job, with its instances so far.
+        locations: cluster -> its location.
     """
-    kept_at = checkpoint_location(job, locations.get)
-    return [name for name, location in locations.items() if kept_at is None or location == kept_at]
+    checkpoint_at = checkpoint_location(job, locations.get)
+    return [
+        name for name, location in locations.items() if checkpoint_at is None or location == checkpoint_at
+    ]
 
 
-def distributed(
+def distribute_jobs(
     jobs: Iterable[Job],
     locations: Mapping[ClusterName, str | None],
     capacity: Mapping[ClusterName, int] | None = None,
 ) -> dict[ClusterName, list[JobId]]:
-    """Return which jobs each cluster is to be sent; those that none may take now are left out.
+    """Return the jobs to send to each cluster, without jobs that no cluster can take now.
 
-    Of several clusters a job's id chooses one, so that the same job is always sent to the same.
+    The id of a job chooses among several clusters, so that a job is always sent to the same one.
 
     Args:
-        jobs: in the order of the queue.
-        locations: cluster -> where it is.
-        capacity: cluster -> how many jobs it takes now; None: any number.
+        jobs: jobs in queue order.
+        locations: cluster -> its location.
+        capacity: cluster -> number of jobs that it takes now; None if not limited.
     """
-    left = None if capacity is None else dict(capacity)
-    sent: dict[ClusterName, list[JobId]] = {}
+    remaining = None if capacity is None else dict(capacity)
+    job_ids: dict[ClusterName, list[JobId]] = {}
     for job in jobs:
-        open_to_it = [name for name in acceptable(job, locations) if left is None or left.get(name, 0) > 0]
-        if open_to_it:
-            name = chosen(job.job_id, open_to_it)
-            sent.setdefault(name, []).append(job.job_id)
-            if left is not None:
-                left[name] -= 1
-    return sent
+        candidates = [
+            name
+            for name in acceptable_clusters(job, locations)
+            if remaining is None or remaining.get(name, 0) > 0
+        ]
+        if candidates:
+            name = choose_for(job.job_id, candidates)
+            job_ids.setdefault(name, []).append(job.job_id)
+            if remaining is not None:
+                remaining[name] -= 1
+    return job_ids
 
 
-def chosen(job_id: JobId, choices: Sequence[Value]) -> Value:
-    """Return the one of several equal choices that falls to a job."""
+def choose_for(job_id: JobId, choices: Sequence[Value]) -> Value:
+    """Return one of several equal choices by the id of a job."""
     return choices[hash_of(job_id) % len(choices)]

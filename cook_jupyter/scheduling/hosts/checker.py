@@ -1,8 +1,8 @@
-"""Which hosts a job may not go to in one cycle, whatever room they have.
+"""Checks of constraints on single hosts during a cycle.
 
-Lives here: `ConstraintChecker`, which applies the constraints one after the other and follows what the cycle
-assigns, and `PlacementContext`, the facts they need besides job and host.
-Not here: each constraint itself (`scheduling.constraints.constraints`), room
+Lives here: `ConstraintChecker`, which checks the constraints one after the other and keeps account of the
+cycle's assignments; `PlacementContext`, the facts that constraints read besides job and host.
+Not here: the constraints themselves (`scheduling.constraints.constraints`), room
 (`scheduling.matching.scalar`, `matching.columnar`).
 """
 
@@ -34,17 +34,17 @@ from cook_jupyter.scheduling.queue.task_request import TaskRequest
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementContext:
-    """What else bears on where a job may go.
+    """Facts that constraints read besides the job and the host.
 
     Attributes:
-        reservations: job -> the host that is kept for it; closed to all others.
-        groups: how groups of jobs want to be placed.
-        group_hosts: hosts of a group's running tasks and how many run there; None stands for those of the
-            pool that is decided for.
-        attributes: of hosts that run a group's tasks but have no offer now.
-        limited: hosts that are for a time or for some users only, as if they were empty. Matching reads that
-            off their offers; preemption also looks at hosts that have no offer now.
-        now_ms: when this is decided, for jobs whose host must live on until they end.
+        reservations: job -> the host that is reserved for it and closed to other jobs.
+        groups: placements of groups.
+        group_hosts: returns the hosts of a group's running tasks with their numbers of tasks; None for those
+            of the pool of the decision.
+        attributes: host -> its attributes, for hosts that run tasks of a group but have no offer.
+        limited: host -> offer of the empty host, for hosts whose offer ends or is for some users only. Only
+            preemption reads it, because it considers hosts without an offer, too.
+        now_ms: the time, for jobs that must end before their host does.
     """
 
     reservations: Mapping[JobId, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class PlacementContext:
     now_ms: int = 0
 
     def hosts_of(self, group: GroupId) -> Mapping[str, int]:
-        """Return the hosts of a group's running tasks and how many run there."""
+        """Return the hosts of a group's running tasks, with the number of tasks on each."""
         return {} if self.group_hosts is None else self.group_hosts(group)
 
 
@@ -63,10 +63,10 @@ NO_PLACEMENT_CONTEXT = PlacementContext()
 
 
 class ConstraintChecker:
-    """Which hosts a job may not go to, room aside. Follows what the cycle assigns."""
+    """Checks which hosts may take a job, apart from their room. Record each assignment of the cycle."""
 
     def __init__(self, hosts: Hosts, defaults: PoolDefaults, placement_context: PlacementContext) -> None:
-        # As the cycle leaves them, where that matters to constraints.
+        # With the assignments of the cycle, as far as constraints read them.
         self._offers = hosts.offers if hosts.all_plain else hosts.offers.copy()
         self._position = hosts.position
         self._defaults = defaults
@@ -76,54 +76,66 @@ class ConstraintChecker:
         self._all_plain = hosts.all_plain
         self._by_class: dict[tuple[ConstraintClass, float], list[str | None]] = {}
         self._pool_demands = bool(defaults.constraints)
-        self._changed: set[int] = set()  # positions of nodes that the cycle has put tasks on
+        self._changed: set[int] = set()  # positions of nodes with assignments of the cycle
         self._cohosts: dict[GroupId, dict[str, int]] = {}
         self._assigned = [0] * len(hosts) if defaults.max_tasks_per_host is not None else []
 
-    def of(self, request: TaskRequest) -> Callable[[int], str | None] | None:
-        """Return what names the constraint that fails at a position; None if none fails anywhere."""
-        of_class = self.of_class(request.constraints, request.gpus)
+    def failing_at(self, request: TaskRequest) -> Callable[[int], str | None] | None:
+        """Return a function from positions to the failing constraint; None if none fails anywhere."""
+        failing_class_at = self.failing_class_at(request.constraints, request.gpus)
         plain = request.job_constraints is NO_JOB_CONSTRAINTS and not self._hosts.is_limited
         if plain and not self._reserved and not self._assigned:
-            return None if of_class is None else of_class.__getitem__
-        return lambda at: self._fails(request, of_class, at)
+            return None if failing_class_at is None else failing_class_at.__getitem__
+        return lambda position: self._fails(request, failing_class_at, position)
 
-    def of_class(self, wanted: ConstraintClass, gpus: float) -> list[str | None] | None:
-        """Return the first failing constraint of the class at each position; None if none fails anywhere."""
-        if self._all_plain and not self._pool_demands and (wanted is UNCONSTRAINED or not wanted.attributes):
+    def failing_class_at(self, constraint_class: ConstraintClass, gpus: float) -> list[str | None] | None:
+        """Return the first failing constraint of a class at each position; None if none fails anywhere."""
+        if (
+            self._all_plain
+            and not self._pool_demands
+            and (constraint_class is UNCONSTRAINED or not constraint_class.attributes)
+        ):
             return None
-        known = self._by_class.get((wanted, gpus))
-        if known is None:
-            in_pool = class_in_pool(wanted, self._defaults)
-            known = self._hosts.failing_class_constraint(in_pool, gpus, self._defaults)
-            self._by_class[wanted, gpus] = known = known if self._all_plain else known.copy()
-            for at in self._changed:
-                known[at] = failing_class_constraint(in_pool, gpus, self._offers[at], self._defaults)
-        return known
+        failing = self._by_class.get((constraint_class, gpus))
+        if failing is None:
+            in_pool = class_in_pool(constraint_class, self._defaults)
+            failing = self._hosts.failing_class_constraint(in_pool, gpus, self._defaults)
+            self._by_class[constraint_class, gpus] = failing = failing if self._all_plain else failing.copy()
+            for position in self._changed:
+                failing[position] = failing_class_constraint(
+                    in_pool, gpus, self._offers[position], self._defaults
+                )
+        return failing
 
-    def assigned(self, at: int, request: TaskRequest) -> None:
-        """Learn that the job goes to the host at that position."""
-        offer = self._offers[at]
+    def record_assignment(self, position: int, request: TaskRequest) -> None:
+        """Record that the job is assigned to the host at a position."""
+        offer = self._offers[position]
         if offer.kind is HostKind.KUBERNETES:
-            self._offers[at] = with_task(offer, request, self._defaults)
-            self._changed.add(at)
-            for (wanted, gpus), known in self._by_class.items():
-                in_pool = class_in_pool(wanted, self._defaults)
-                known[at] = failing_class_constraint(in_pool, gpus, self._offers[at], self._defaults)
+            self._offers[position] = with_task(offer, request, self._defaults)
+            self._changed.add(position)
+            for (constraint_class, gpus), failing in self._by_class.items():
+                in_pool = class_in_pool(constraint_class, self._defaults)
+                failing[position] = failing_class_constraint(
+                    in_pool, gpus, self._offers[position], self._defaults
+                )
         if self._assigned:
-            self._assigned[at] += 1
+            self._assigned[position] += 1
         if request.job_constraints is not NO_JOB_CONSTRAINTS and request.job_constraints.group is not None:
             hosts = self._hosts_of(request.job_constraints.group)
             hosts[offer.host] = hosts.get(offer.host, 0) + 1
 
-    def _fails(self, request: TaskRequest, of_class: list[str | None] | None, at: int) -> str | None:
-        offer = self._offers[at]
-        own = request.job_constraints
-        if offer.host in own.avoid:
+    def _fails(
+        self, request: TaskRequest, failing_class_at: list[str | None] | None, position: int
+    ) -> str | None:
+        offer = self._offers[position]
+        job_constraints = request.job_constraints
+        if offer.host in job_constraints.avoid:
             return NOVEL_HOST
-        if of_class is not None and of_class[at] is not None:
-            return of_class[at]
-        failed = failing_job_constraint(own, offer, self._defaults, self._placement_context.now_ms)
+        if failing_class_at is not None and failing_class_at[position] is not None:
+            return failing_class_at[position]
+        failed = failing_job_constraint(
+            job_constraints, offer, self._defaults, self._placement_context.now_ms
+        )
         if failed is not None:
             return failed
         if (
@@ -131,13 +143,20 @@ class ConstraintChecker:
             and self._placement_context.reservations.get(request.job_id) != offer.host
         ):
             return RESERVED
-        most = self._defaults.max_tasks_per_host
-        if most is not None and self._hosts.offers[at].task_count + self._assigned[at] >= most:
+        max_tasks = self._defaults.max_tasks_per_host
+        if (
+            max_tasks is not None
+            and self._hosts.offers[position].task_count + self._assigned[position] >= max_tasks
+        ):
             return MAX_TASKS
-        placement = None if own.group is None else self._placement_context.groups.get(own.group)
-        if own.group is None or placement is None or placement.kind is PlacementKind.ALL:
+        placement = (
+            None
+            if job_constraints.group is None
+            else self._placement_context.groups.get(job_constraints.group)
+        )
+        if job_constraints.group is None or placement is None or placement.kind is PlacementKind.ALL:
             return None
-        hosts = self._hosts_of(own.group)
+        hosts = self._hosts_of(job_constraints.group)
         cohosts = {host: self._attributes(host) for host in hosts}
         return failing_group_constraint(placement, offer.host, offer.attributes, cohosts, hosts)
 
@@ -147,16 +166,22 @@ class ConstraintChecker:
         return self._cohosts[group]
 
     def _attributes(self, host: str) -> Mapping[str, str]:
-        at = self._position.get(host)
-        return self._placement_context.attributes.get(host, {}) if at is None else self._offers[at].attributes
+        position = self._position.get(host)
+        return (
+            self._placement_context.attributes.get(host, {})
+            if position is None
+            else self._offers[position].attributes
+        )
 
 
 def with_task(node: Offer, request: TaskRequest, defaults: PoolDefaults) -> Offer:
-    """Return a Kubernetes node with the job on it: its gpus are taken, the disk the job asks for is gone."""
+    """Return the offer of a Kubernetes node after a job was assigned to it."""
     disk = dict(node.disk_mb)
-    named = request.constraints.disk_type or defaults.disk_type
-    if defaults.disk and named is not None:
-        asked = request.constraints.disk_mb
-        found = defaults.disk_types.get(named, named)
-        disk[found] = disk.get(found, 0.0) - (defaults.disk_mb if asked is None else asked)
+    disk_type = request.constraints.disk_type or defaults.disk_type
+    if defaults.disk and disk_type is not None:
+        requested_mb = request.constraints.disk_mb
+        host_disk_type = defaults.disk_types.get(disk_type, disk_type)
+        disk[host_disk_type] = disk.get(host_disk_type, 0.0) - (
+            defaults.disk_mb if requested_mb is None else requested_mb
+        )
     return replace(node, task_count=node.task_count + 1, disk_mb=disk)

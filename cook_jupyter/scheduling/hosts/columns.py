@@ -1,8 +1,8 @@
-"""Facts about hosts as columns, one value for each position.
+"""Facts about hosts as columns, one value per position.
 
-Lives here: `HostColumns`: room and use, what follows from them, and any other fact of an offer that somebody
-asks for as a column (`HostColumns.of`). Columns outlive a cycle and follow offers that change.
-Not here: which hosts there are (`scheduling.hosts.hosts`), what a cycle has put on them
+Lives here: `HostColumns`: room and usage, values derived from them, and any other fact of offers on demand
+(`HostColumns.of`). Columns are kept between cycles and updated with changed offers.
+Not here: the set of hosts (`scheduling.hosts.hosts`), the assignments of a cycle
 (`scheduling.matching.columnar`).
 """
 
@@ -21,16 +21,16 @@ Singles = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int32]
 
 _NUMBERS: Final = ("room_cpus", "room_mem", "room_gpus", "run_cpus", "run_mem", "ports", "tasks")
-_HUGE: Final = 3e38  # about the largest number in single precision
-_SLACK: Final = 1e-6  # of a host, by which estimates of room are too large rather than too small
+_HUGE: Final = 3e38  # close to the largest number in single precision
+_SLACK: Final = 1e-6  # part of a host by which room is overestimated
 
 
 class HostColumns:
-    """Facts about hosts by position. Where gpus are not a number (Kubernetes) there are always enough.
+    """Facts about hosts by position. Gpus are unlimited where they are not a number (Kubernetes).
 
     Attributes:
-        room_cpus, room_mem, room_gpus, ports: what is free.
-        run_cpus, run_mem, tasks: what runs.
+        room_cpus, room_mem, room_gpus, ports: free resources.
+        run_cpus, run_mem, tasks: resources and number of running tasks.
     """
 
     __slots__ = ("_codes", "_facts", "_rough", "_states", *_NUMBERS)
@@ -43,55 +43,56 @@ class HostColumns:
     tasks: Floats
 
     def __init__(self, offers: Sequence[Offer]) -> None:
-        for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
+        for name, column in zip(_NUMBERS, _number_table(offers), strict=True):
             setattr(self, name, column)
         self._facts = RecentValues[Hashable, tuple[Callable[[Offer], Any], npt.NDArray[Any]]]()
         self._codes: dict[str, dict[str | None, int]] = {}
         self._rough: EstimateColumns | None = None
         self._states: Integers | None = None
 
-    def set(self, ats: Sequence[int], offers: Sequence[Offer]) -> None:
-        """Take the facts of some hosts from their new offers."""
-        for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
-            getattr(self, name)[ats] = column
+    def update(self, positions: Sequence[int], offers: Sequence[Offer]) -> None:
+        """Update the facts of some hosts from their new offers."""
+        for name, values in zip(_NUMBERS, _number_table(offers), strict=True):
+            getattr(self, name)[positions] = values
         self._forget_unused()
-        for fact, known in self._facts.values():
-            known[ats] = list(map(fact, offers))
+        for fact, values in self._facts.values():
+            values[positions] = list(map(fact, offers))
         self._rough = self._states = None
 
-    def take_in(self, ats: Sequence[int], offers: Sequence[Offer]) -> None:
-        """Put in new hosts, each before the one that stands at its position now."""
-        for name, column in zip(_NUMBERS, _numbers(offers), strict=True):
-            setattr(self, name, np.insert(getattr(self, name), ats, column))
-        for key, (fact, known) in self._facts.items():
-            self._facts.replace(key, (fact, np.insert(known, ats, list(map(fact, offers)))))
+    def insert(self, positions: Sequence[int], offers: Sequence[Offer]) -> None:
+        """Insert new hosts, each before the one at its position."""
+        for name, column in zip(_NUMBERS, _number_table(offers), strict=True):
+            setattr(self, name, np.insert(getattr(self, name), positions, column))
+        for key, (fact, fact_column) in self._facts.items():
+            self._facts.replace(key, (fact, np.insert(fact_column, positions, list(map(fact, offers)))))
         self._rough = self._states = None
 
-    def leave_out(self, ats: Sequence[int]) -> None:
-        """Forget the hosts at some positions."""
+    def remove(self, positions: Sequence[int]) -> None:
+        """Remove the hosts at some positions."""
         for name in _NUMBERS:
-            setattr(self, name, np.delete(getattr(self, name), ats))
-        for key, (fact, known) in self._facts.items():
-            self._facts.replace(key, (fact, np.delete(known, ats)))
+            setattr(self, name, np.delete(getattr(self, name), positions))
+        for key, (fact, fact_column) in self._facts.items():
+            self._facts.replace(key, (fact, np.delete(fact_column, positions)))
         self._rough = self._states = None
 
     def of(
-        self, key: Hashable, fact: Callable[[Offer], float], offers: Sequence[Offer], kind: npt.DTypeLike
+        self, key: Hashable, fact: Callable[[Offer], float], offers: Sequence[Offer], dtype: npt.DTypeLike
     ) -> npt.NDArray[Any]:
-        """Return a fact of each offer as a column; made once per key and kept up while it is asked for.
+        """Return a fact of each offer as a column, which is cached and updated as long as it is used.
 
         Args:
-            key: stands for the fact.
-            fact: what it is, of one offer.
-            offers: all of them.
-            kind: of number.
+            key: key of the fact.
+            fact: returns the fact of an offer.
+            offers: all offers, by position.
+            dtype: numpy type of the column.
         """
-        return self._facts.get(key, lambda: (fact, np.array(list(map(fact, offers)), dtype=kind)))[1]
+        return self._facts.get(key, lambda: (fact, np.array(list(map(fact, offers)), dtype=dtype)))[1]
 
     def codes(self, attribute: str, offers: Sequence[Offer]) -> tuple[Codes, dict[str | None, int]]:
-        """Return the value of an attribute by position, as a number, and the numbers of the values.
+        """Return the values of an attribute by position, as codes, and the code of each value.
 
-        Hosts without it have the value None. There may be values that no host has any longer.
+        Hosts without the attribute have the value None. There may be codes of values that no host has any
+        more.
         """
         values = self._codes.setdefault(attribute, {})
 
@@ -107,28 +108,28 @@ class HostColumns:
 
     @property
     def rough(self) -> "EstimateColumns":
-        """Estimates of fill and room; not to be changed."""
+        """Estimates of fill and room; not to be modified."""
         if self._rough is None:
             self._rough = EstimateColumns(self)
         return self._rough
 
     @property
     def states(self) -> Integers:
-        """Numbers of which two hosts have the same if they are of one size and in the same use."""
+        """Numbers that are equal for hosts of equal size and usage."""
         if self._states is None:
             self._states = _states([getattr(self, name) for name in _NUMBERS])
         return self._states
 
 
 class EstimateColumns:
-    """Estimates in single precision, which are half as long to read, by position.
+    """Estimates by position, in single precision to halve the memory that is read.
 
     Attributes:
-        fill: how full the host is, one added: 1..3.
-        per_cpu, per_mb: what one more cpu, one more MB adds to that.
-        left_cpus, left_mem: what is free; never too small.
-        whole_cpus, whole_mem: the whole host, exactly. A host without any of a resource is full of it to
-            nobody's harm: only jobs that ask for none fit.
+        fill: fill of the host plus 1: 1..3.
+        per_cpu, per_mb: increase of the fill per cpu and per MB.
+        left_cpus, left_mem: free resources; never underestimated.
+        whole_cpus, whole_mem: resources of the empty host, exact; 1 where it has none, as only jobs that
+            request none fit there.
     """
 
     __slots__ = ("fill", "left_cpus", "left_mem", "per_cpu", "per_mb", "whole_cpus", "whole_mem")
@@ -142,39 +143,39 @@ class EstimateColumns:
         self.fill: Singles = fill.astype(np.float32)
         self.per_cpu: Singles = (1.0 / self.whole_cpus).astype(np.float32)
         self.per_mb: Singles = (1.0 / self.whole_mem).astype(np.float32)
-        self.left_cpus = _not_less(columns.room_cpus, self.whole_cpus)
-        self.left_mem = _not_less(columns.room_mem, self.whole_mem)
+        self.left_cpus = _free_estimates(columns.room_cpus, self.whole_cpus)
+        self.left_mem = _free_estimates(columns.room_mem, self.whole_mem)
 
 
-def left_estimate(left: float, whole: float) -> float:
-    """Return what is free of a host as an estimate that is never too small, as `EstimateColumns` has it."""
-    return min(left + abs(whole) * _SLACK, _HUGE)
+def free_estimate(free: float, whole: float) -> float:
+    """Return an estimate of a free amount that is never too small, as in `EstimateColumns`."""
+    return min(free + abs(whole) * _SLACK, _HUGE)
 
 
 def port_count(offer: Offer) -> int:
-    """Return how many ports the offer has."""
-    return sum(last - first + 1 for first, last in offer.ports)
+    """Return the number of free ports of an offer."""
+    return sum(high - low + 1 for low, high in offer.ports)
 
 
-def _not_less(left: Floats, whole: Floats) -> Singles:
-    return np.minimum(left + np.abs(whole) * _SLACK, _HUGE).astype(np.float32)
+def _free_estimates(free: Floats, whole: Floats) -> Singles:
+    return np.minimum(free + np.abs(whole) * _SLACK, _HUGE).astype(np.float32)
 
 
 def _states(columns: Sequence[Floats]) -> Integers:
-    """Number the distinct rows of a table that is given by its columns."""
+    """Return the number of each row of a table among its distinct rows."""
     mixed = np.zeros(len(columns[0]), dtype=np.uint64)
     for column in columns:
         mixed ^= column.view(np.uint64)
-        mixed *= np.uint64(0x9E3779B97F4A7C15)  # the golden ratio: spreads what differs over all bits
+        mixed *= np.uint64(0x9E3779B97F4A7C15)  # the golden ratio: spreads differences over all bits
         mixed ^= mixed >> np.uint64(29)
-    _, first, state = np.unique(mixed, return_index=True, return_inverse=True)
-    if any((column != column[first][state]).any() for column in columns):  # two rows met in one number
+    _, first_indices, state = np.unique(mixed, return_index=True, return_inverse=True)
+    if any((column != column[first_indices][state]).any() for column in columns):  # a collision
         _, state = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
     return state.reshape(-1)
 
 
-def _numbers(offers: Sequence[Offer]) -> Floats:
-    """One row per number, in the order of `_NUMBERS`, of one value per offer."""
+def _number_table(offers: Sequence[Offer]) -> Floats:
+    """Return one row per name in `_NUMBERS`, with one value per offer."""
     table = np.array(
         [
             (

@@ -1,8 +1,7 @@
 """Fitness: how well a job fills a host.
 
-Lives here: the one formula that all ways to place a job compare hosts by, so that they decide ties alike to
-the last bit.
-Not here: room and who is placed where (`scheduling.matching.scalar`, `matching.columnar`).
+Lives here: the formula by which all placers compare hosts, so that they decide ties alike to the last bit.
+Not here: room and placement (`scheduling.matching.scalar`, `matching.columnar`).
 
 The *fill* of a host is the sum of its cpu fill and its memory fill, each (running + assigned in this cycle +
 requested) / (offered + running), added up in this order. A host's fill of a resource it lacks is 0.
@@ -14,8 +13,8 @@ from typing import Final
 
 from cook_jupyter.scheduling.arrays import Floats
 
-# Fenzo weighs 15 % resource sets, of which Cook has none; 50 % soft constraints, of which Cook has none and
-# which then count in full; and 35 % fitness. So the result lies between 0.5 and 0.85.
+# Fenzo weights: resource sets 15 % (Cook has none); soft constraints 50 % (Cook has none, so they count in
+# full); fitness 35 %. So the result is between 0.5 and 0.85.
 _BASE: Final = 0.5
 _WEIGHT: Final = 0.35
 
@@ -31,5 +30,5 @@ def fitnesses_of(fills: Floats) -> Floats:
 
 
 def fill_near(fitness: float) -> float:
-    """Return about the fill, 0..2, of a host with this fitness; to the last bit it may be another."""
+    """Return the fill, 0..2, of a host with this fitness, up to rounding."""
     return (fitness - _BASE) / _WEIGHT * 2

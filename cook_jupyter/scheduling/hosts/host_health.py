@@ -1,13 +1,12 @@
-"""Host health: a host on which unrelated jobs fail at once takes no more of them for a while.
+"""Host health: a host on which unrelated jobs fail immediately gets no jobs for a while.
 
-Lives here: which ends tell for and against a host, and when it is out of use.
-Not here: acting upon it (`service.scheduler`), the health of a single worker (`worker.supervisor`).
+Lives here: the ends of instances that count for and against a host, and the time for which it is out of use.
+Not here: the consequences (`service.scheduler`), the health of a single worker (`worker.supervisor`).
 
-A host that fails whatever it is given is always free, and so gets one job after the other: a black hole. The
-remedy is a circuit breaker (Nygard, "Release It!"). Two things count against a host: jobs that it failed
-before they began, and jobs of several users that ended within a second without a result. One job that ran
-well tells that the host is sound. After the pause it is tried again; if that fails, too, the next pause is
-twice as long.
+A host on which every job fails is always free, and so gets one job after the other: a black hole. The remedy
+is a circuit breaker (Nygard, "Release It!"). Two kinds of failures count against a host: of jobs that could
+not be started, and of jobs of several users within a second and without a result. One job that runs well
+clears the host. After the pause the host is tried again; if that fails, too, the next pause is twice as long.
 """
 
 from collections.abc import Sequence
@@ -20,11 +19,11 @@ from cook_jupyter.model.job import Job, JobId
 from cook_jupyter.model.reason import EXECUTOR_TERMINATED, LAUNCH_FAILED, NON_ZERO_EXIT, ReasonName
 
 NOT_BEGUN: Final[frozenset[ReasonName]] = frozenset({LAUNCH_FAILED, EXECUTOR_TERMINATED})
-FAILURES: Final = 3  # of so many jobs that did not begin, or of so many users, in a row
+FAILURES: Final = 3  # jobs that did not start, or users, in a row
 WITHIN_MS: Final = 60_000
 AT_ONCE_MS: Final = 1_000
-FIRST_PAUSE_MS: Final = 5_000
-LONGEST_PAUSE_MS: Final = 300_000
+INITIAL_PAUSE_MS: Final = 5_000
+MAX_PAUSE_MS: Final = 300_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +31,10 @@ class Outage:
     """A host that is out of use.
 
     Attributes:
-        host: its name.
-        until_ms: when it is tried again.
-        not_begun: jobs in a row that it failed before they began.
-        users: users whose jobs failed there at once, in a row.
+        host: name of the host.
+        until_ms: time at which it is tried again.
+        not_begun: number of jobs in a row that could not be started there.
+        users: number of users in a row whose jobs failed there immediately.
     """
 
     host: str
@@ -45,7 +44,7 @@ class Outage:
 
     @property
     def cause(self) -> str:
-        """What happened there, as part of a sentence."""
+        """The cause, as part of a sentence."""
         if self.not_begun >= self.users:
             return f"{counted(self.not_begun, 'job')} in a row could not be begun there"
         return f"jobs of {counted(self.users, 'user')} in a row failed there at once"
@@ -53,26 +52,26 @@ class Outage:
 
 @dataclass(slots=True)
 class _Record:
-    """What has spoken against a host since a job last ran well there."""
+    """Failures on a host since a job last ran well there."""
 
-    not_begun: dict[JobId, int]  # when the job last failed
-    users: dict[str, int]
+    not_begun: dict[JobId, int]  # job -> time of its last failure
+    users: dict[str, int]  # user -> time of the last failure
     pause_ms: int = 0  # the last pause; 0 if there was none
     outage: Outage | None = None
 
 
 class HostHealth:
-    """The health of all hosts, by the ends of their instances."""
+    """The health of all hosts, derived from the ends of their instances."""
 
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
 
     def ended(self, job: Job, instance: Instance, now_ms: int) -> Outage | None:
-        """Take note of an end; return the outage that begins with it, if one does.
+        """Record the end of an instance; return the outage that begins with it, if any.
 
         Args:
             job: the job of the instance.
-            instance: as it ended.
+            instance: the ended instance.
             now_ms: the time.
         """
         if instance.status is InstanceStatus.SUCCESS or instance.has_result:
@@ -89,11 +88,11 @@ class HostHealth:
         else:
             record.users[job.spec.user] = now_ms
         if record.outage is not None and now_ms < record.outage.until_ms:
-            return None  # it had begun before
+            return None  # it was launched before the outage
         is_on_trial = record.outage is not None
         if max(len(record.not_begun), len(record.users)) < FAILURES and not (is_on_trial and not_begun):
             return None
-        record.pause_ms = min(LONGEST_PAUSE_MS, 2 * record.pause_ms or FIRST_PAUSE_MS)
+        record.pause_ms = min(MAX_PAUSE_MS, 2 * record.pause_ms or INITIAL_PAUSE_MS)
         record.outage = Outage(
             host=instance.host,
             until_ms=now_ms + record.pause_ms,

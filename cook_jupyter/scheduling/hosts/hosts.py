@@ -1,7 +1,7 @@
 """The hosts of one pool with an offer, in order of name.
 
-Lives here: `Hosts`, which adds up the offers of one host, and which is kept between cycles.
-Not here: the same as columns (`scheduling.hosts.columns`), who is placed on them
+Lives here: `Hosts`, which adds up the offers of each host and is kept between cycles.
+Not here: hosts as columns (`scheduling.hosts.columns`), the placement of jobs
 (`scheduling.matching.matching`).
 """
 
@@ -23,22 +23,22 @@ from cook_jupyter.scheduling.limits.recent_values import RecentValues
 
 
 class Hosts:
-    """Hosts in ascending order of name. Building one costs about 2 µs per host; keep it, and let it follow.
+    """Hosts in ascending order of name. Building takes about 2 µs per host, so keep the object and update it.
 
     Attributes:
-        offers: one per host; several offers of one host were added up.
-        position: where a host stands in `offers`.
-        all_plain: whether all are of the plain kind.
-        is_limited: whether any is offered for a time or for some users only.
+        offers: one offer per host; several offers of one host are added up.
+        position: host -> its position in `offers`.
+        all_plain: whether all hosts are of the plain kind.
+        is_limited: whether any offer ends or is for some users only.
     """
 
-    __slots__ = ("_classes", "_columns", "_followed", "all_plain", "is_limited", "offers", "position")
+    __slots__ = ("_classes", "_columns", "_source_offers", "all_plain", "is_limited", "offers", "position")
 
     def __init__(self, offers: Iterable[Offer] = ()) -> None:
-        self._followed: Sequence[Offer] = list(offers)  # what these hosts were made of; empty: not known
-        by_host = _by_host(self._followed)
+        self._source_offers: Sequence[Offer] = list(offers)  # the offers of the last update; empty if unknown
+        by_host = _merge_by_host(self._source_offers)
         self.offers: list[Offer] = [by_host[name] for name in sorted(by_host)]
-        self.position: Mapping[str, int] = {offer.host: at for at, offer in enumerate(self.offers)}
+        self.position: Mapping[str, int] = {offer.host: index for index, offer in enumerate(self.offers)}
         self.all_plain = all(offer.kind is HostKind.PLAIN for offer in self.offers)
         self.is_limited = any(offer.is_limited for offer in self.offers)
         self._columns: HostColumns | None = None
@@ -47,87 +47,89 @@ class Hosts:
     def __len__(self) -> int:
         return len(self.offers)
 
-    def follow(self, offers: Sequence[Offer]) -> None:
-        """Become what a new `Hosts` of these offers would be; only what is another object is touched.
+    def update_from_offers(self, offers: Sequence[Offer]) -> None:
+        """Update the hosts as if they were built from these offers; only changed `Offer` objects cost time.
 
-        Give the same `Offer` for a host that did not change, and hosts in the order of the last time: looking
-        at one costs 0.03 µs then. Several offers of one host are added up anew each time.
+        Pass the same object for an unchanged host, and the hosts in the same order as the last time: then an
+        unchanged host costs 0.03 µs. Several offers of one host are added up each time.
         """
-        followed = self._followed
+        followed = self._source_offers
         if len(followed) == len(offers) == len(self.offers):
             pairs = [(old, new) for old, new in zip(followed, offers, strict=True) if old is not new]
             if all(old.host == new.host for old, new in pairs):
                 self.update([new for _, new in pairs])
-                self._followed = list(offers)
+                self._source_offers = list(offers)
                 return
-        by_host = _by_host(offers)
-        known, position = self.offers, self.position
+        by_host = _merge_by_host(offers)
+        old_offers, position = self.offers, self.position
         changed = []
         for host, offer in by_host.items():
-            at = position.get(host)
-            if at is None or known[at] is not offer:
+            index = position.get(host)
+            if index is None or old_offers[index] is not offer:
                 changed.append(offer)
         new = sum(offer.host not in position for offer in changed)
-        gone = () if len(by_host) - new == len(known) else position.keys() - by_host.keys()
-        self.update(changed, gone=gone)
-        self._followed = list(offers)
+        removed = () if len(by_host) - new == len(old_offers) else position.keys() - by_host.keys()
+        self.update(changed, removed=removed)
+        self._source_offers = list(offers)
 
-    def update(self, offers: Sequence[Offer], *, gone: Collection[str] = ()) -> None:
-        """Put new offers, one per host, in the place of the old ones of the same hosts, or beside them.
+    def update(self, offers: Sequence[Offer], *, removed: Collection[str] = ()) -> None:
+        """Replace or add the offers of some hosts, and remove others.
 
         Args:
-            offers: of hosts that changed or are new; each is all that its host offers.
-            gone: hosts that offer nothing any longer; those that are not here anyway are passed over.
+            offers: offers of hosts that changed or are new, one per host.
+            removed: hosts without an offer now; unknown hosts are ignored.
         """
-        self._followed = ()
+        self._source_offers = ()
         self._classes.next_round()
-        if gone:
-            self._leave_out(sorted(self.position[host] for host in gone if host in self.position))
+        if removed:
+            self._remove(sorted(self.position[host] for host in removed if host in self.position))
         changed = [offer for offer in offers if offer.host in self.position]
         new = [offer for offer in offers if offer.host not in self.position]
-        ats = [self.position[offer.host] for offer in changed]
-        for at, offer in zip(ats, changed, strict=True):
-            self.offers[at] = offer
+        positions = [self.position[offer.host] for offer in changed]
+        for index, offer in zip(positions, changed, strict=True):
+            self.offers[index] = offer
         if changed and self._columns is not None:
-            self._columns.set(ats, changed)
-        for (wanted, gpus, defaults), fails in self._classes.items():
-            for at, offer in zip(ats, changed, strict=True):
-                fails[at] = failing_class_constraint(wanted, gpus, offer, defaults)
+            self._columns.update(positions, changed)
+        for (constraint_class, gpus, defaults), fails in self._classes.items():
+            for index, offer in zip(positions, changed, strict=True):
+                fails[index] = failing_class_constraint(constraint_class, gpus, offer, defaults)
         if new:
-            self._take_in(sorted(new, key=_host))
+            self._insert(sorted(new, key=_host))
         of_interest = offers if self.all_plain else self.offers
         self.all_plain = all(offer.kind is HostKind.PLAIN for offer in of_interest)
         self.is_limited = any(offer.is_limited for offer in (self.offers if self.is_limited else offers))
 
-    def _leave_out(self, ats: list[int]) -> None:
-        """Forget the hosts at some positions."""
-        if not ats:
+    def _remove(self, positions: list[int]) -> None:
+        """Remove the hosts at some positions."""
+        if not positions:
             return
         if self._columns is not None:
-            self._columns.leave_out(ats)
-        for at in reversed(ats):
-            del self.offers[at]
-        self._stand_anew()
+            self._columns.remove(positions)
+        for index in reversed(positions):
+            del self.offers[index]
+        self._rebuild_positions()
 
-    def _take_in(self, new: list[Offer]) -> None:
-        """Put in hosts that are not here yet, given by name."""
-        ats = [bisect_left(self.offers, offer.host, key=_host) for offer in new]
+    def _insert(self, new: list[Offer]) -> None:
+        """Insert new hosts, given in order of name."""
+        positions = [bisect_left(self.offers, offer.host, key=_host) for offer in new]
         if self._columns is not None:
-            self._columns.take_in(ats, new)
+            self._columns.insert(positions, new)
         self.offers = sorted([*self.offers, *new], key=_host)
-        self._stand_anew()
+        self._rebuild_positions()
 
-    def _stand_anew(self) -> None:
-        self.position = {offer.host: at for at, offer in enumerate(self.offers)}
+    def _rebuild_positions(self) -> None:
+        self.position = {offer.host: index for index, offer in enumerate(self.offers)}
         self._classes.clear()
 
     def failing_class_constraint(
-        self, wanted: ConstraintClass, gpus: float, defaults: PoolDefaults
+        self, constraint_class: ConstraintClass, gpus: float, defaults: PoolDefaults
     ) -> list[str | None]:
-        """Return the first constraint of the class that fails, by position; not to be changed."""
+        """Return the first failing constraint of a class by position; not to be modified."""
         return self._classes.get(
-            (wanted, gpus, defaults),
-            lambda: [failing_class_constraint(wanted, gpus, offer, defaults) for offer in self.offers],
+            (constraint_class, gpus, defaults),
+            lambda: [
+                failing_class_constraint(constraint_class, gpus, offer, defaults) for offer in self.offers
+            ],
         )
 
     @property
@@ -137,20 +139,20 @@ class Hosts:
             self._columns = HostColumns(self.offers)
         return self._columns
 
-    def fact(self, key: Hashable, fact: Callable[[Offer], float], kind: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Return a fact of each offer as a column (`HostColumns.of`); not to be changed."""
-        return self.columns.of(key, fact, self.offers, kind)
+    def fact(self, key: Hashable, fact: Callable[[Offer], float], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return a fact of each offer as a column (`HostColumns.of`); not to be modified."""
+        return self.columns.of(key, fact, self.offers, dtype)
 
     def codes(self, attribute: str) -> tuple[Codes, Mapping[str | None, int]]:
-        """Return the values of an attribute as numbers (`HostColumns.codes`); not to be changed."""
+        """Return the values of an attribute as numbers (`HostColumns.codes`); not to be modified."""
         return self.columns.codes(attribute, self.offers)
 
 
-def _by_host(offers: Iterable[Offer]) -> dict[str, Offer]:
+def _merge_by_host(offers: Iterable[Offer]) -> dict[str, Offer]:
     by_host: dict[str, Offer] = {}
     for offer in offers:
-        known = by_host.get(offer.host)
-        by_host[offer.host] = offer if known is None else _added(known, offer)
+        previous = by_host.get(offer.host)
+        by_host[offer.host] = offer if previous is None else _add_offers(previous, offer)
     return by_host
 
 
@@ -158,19 +160,20 @@ def _host(offer: Offer) -> str:
     return offer.host
 
 
-def _added(one: Offer, other: Offer) -> Offer:
-    """Two offers of one host as one. What runs there is told by each of them, so it is not added.
+def _add_offers(left: Offer, right: Offer) -> Offer:
+    """Add up two offers of one host. Running tasks are in both offers, so they are not added.
 
-    Who may use the one but not the other may use neither: which room a job takes is for the host to say.
+    Only users who may use both offers may use the sum, because the host decides which of its room a job
+    takes.
     """
-    untils = [offer.until_ms for offer in (one, other) if offer.until_ms is not None]
-    users = [offer.users for offer in (one, other) if offer.users is not None]
+    untils = [offer.until_ms for offer in (left, right) if offer.until_ms is not None]
+    users = [offer.users for offer in (left, right) if offer.users is not None]
     return replace(
-        one,
-        room=one.room + other.room,
-        ports=one.ports + other.ports,
-        gpu_models={**one.gpu_models, **other.gpu_models},
-        disk_mb={**one.disk_mb, **other.disk_mb},
+        left,
+        room=left.room + right.room,
+        ports=left.ports + right.ports,
+        gpu_models={**left.gpu_models, **right.gpu_models},
+        disk_mb={**left.disk_mb, **right.disk_mb},
         until_ms=min(untils, default=None),
         users=frozenset.intersection(*users) if users else None,
     )

@@ -1,8 +1,8 @@
-"""What thousands of hosts have, and what one cycle has put there: exactly, and about.
+"""The room of thousands of hosts during a cycle, exact and estimated.
 
-Lives here: `HostRoom`, the exact numbers, and `FillEstimates`, in single precision, of all hosts or of one of
-each that are alike.
-Not here: which host a job gets (`scheduling.matching.columnar`), columns that outlive a cycle
+Lives here: `HostRoom`, exact numbers; `FillEstimates`, in single precision, of all hosts or of one of each
+kind.
+Not here: the choice of a host (`scheduling.matching.columnar`), columns that are kept between cycles
 (`scheduling.hosts.columns`).
 """
 
@@ -12,25 +12,25 @@ import numpy as np
 import numpy.typing as npt
 
 from cook_jupyter.scheduling.arrays import Amounts, Floats, Integers, amounts
-from cook_jupyter.scheduling.hosts.columns import HostColumns, Singles, left_estimate
+from cook_jupyter.scheduling.hosts.columns import HostColumns, Singles, free_estimate
 from cook_jupyter.scheduling.hosts.fitness import fitness_of
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
 
 Mask = npt.NDArray[np.bool_]
 
-_FEW: Final = 12  # hosts up to which one by one is faster than by columns
-_HUGE: Final = 1e30  # more than anybody asks for
+_FEW: Final = 12  # hosts up to which computing one by one is faster than in columns
+_HUGE: Final = 1e30  # more than any request
 _FAR: Final = 1e6  # more than any fill of a host with room
-_NUMBERS_OF_CPUS: Final = 8  # for which estimates are kept
+_MAX_CACHED_CPUS: Final = 8  # for which estimates are cached
 RESOURCES: Final = ("cpus", "mem", "gpus", "ports")
 
 
 class HostRoom:
-    """Room, use and what the cycle has added, exactly.
+    """Room of hosts and assignments of the cycle, exactly.
 
     Attributes:
-        used: what the cycle has put on each host: a row for each of `RESOURCES`.
-        room: what was free before.
+        used: resources that the cycle has assigned on each host, a row for each of `RESOURCES`.
+        room: resources that were free before, likewise.
     """
 
     __slots__ = ("_columns", "_room_at", "_run_at", "_used_at", "_whole_at", "room", "used")
@@ -45,8 +45,8 @@ class HostRoom:
         self._run_at = amounts(columns.run_cpus), amounts(columns.run_mem)
         self._whole_at = amounts(rough.whole_cpus), amounts(rough.whole_mem)
 
-    def takes(self, host: int, request: TaskRequest) -> bool:
-        """Tell whether the host has room for the job."""
+    def fits(self, host: int, request: TaskRequest) -> bool:
+        """Return whether the host has room for the job."""
         used, room = self._used_at, self._room_at
         return (
             used[0][host] + request.cpus <= room[0][host]
@@ -56,10 +56,10 @@ class HostRoom:
         )
 
     def fills(self, hosts: Integers, request: TaskRequest) -> Floats:
-        """Return how full each of the hosts would be with the job, 0..2; -1 where it does not fit."""
+        """Return the fill of some hosts with the job, 0..2; -1 where it does not fit."""
         if len(hosts) <= _FEW:
             return np.array(
-                [self.fill(host, request) if self.takes(host, request) else -1.0 for host in hosts.tolist()]
+                [self.fill(host, request) if self.fits(host, request) else -1.0 for host in hosts.tolist()]
             )
         used = self.used[:, hosts]
         fits = (used[0] + request.cpus <= self.room[0][hosts]) & (
@@ -75,23 +75,23 @@ class HostRoom:
         return np.where(fits, fills, -1.0)
 
     def fill(self, host: int, request: TaskRequest) -> float:
-        """Return how full the host would be with the job, 0..2, as if it fitted."""
+        """Return the fill of the host with the job, 0..2, whether it fits or not."""
         used, run, whole = self._used_at, self._run_at, self._whole_at
         return (run[0][host] + used[0][host] + request.cpus) / whole[0][host] + (
             run[1][host] + used[1][host] + request.mem_mb
         ) / whole[1][host]
 
     def fitness(self, host: int, request: TaskRequest) -> float:
-        """Return the fitness of the host with the job, as if it fitted."""
+        """Return the fitness of the host with the job, whether it fits or not."""
         return fitness_of(self.fill(host, request))
 
     def left(self, host: int) -> tuple[float, float]:
-        """Return what is free of cpus and memory."""
+        """Return the free cpus and memory of the host."""
         used, room = self._used_at, self._room_at
         return room[0][host] - used[0][host], room[1][host] - used[1][host]
 
-    def put(self, host: int, request: TaskRequest) -> None:
-        """Put the job on the host."""
+    def assign(self, host: int, request: TaskRequest) -> None:
+        """Assign the job to the host."""
         used = self._used_at
         used[0][host] += request.cpus
         used[1][host] += request.mem_mb
@@ -107,17 +107,17 @@ class HostRoom:
         whole_cpus, whole_mem = whole[0][host], whole[1][host]
         return (
             1.0 + (run[0][host] + cpus) / whole_cpus + (run[1][host] + mem) / whole_mem,
-            left_estimate(room[0][host] - cpus, whole_cpus),
-            left_estimate(room[1][host] - mem, whole_mem),
+            free_estimate(room[0][host] - cpus, whole_cpus),
+            free_estimate(room[1][host] - mem, whole_mem),
         )
 
 
 class FillEstimates:
-    """About how full some hosts would be with a job, in few passes over all of them.
+    """Estimates of the fill of hosts with a job, in few passes over all of them.
 
     Attributes:
-        hosts: the position of the host in each slot.
-        count: how many slots there are.
+        hosts: position of the host in each slot.
+        count: number of slots.
     """
 
     __slots__ = (
@@ -137,48 +137,48 @@ class FillEstimates:
     )
 
     def __init__(self, room: HostRoom, columns: HostColumns, hosts: Integers | None = None) -> None:
-        """Take all hosts, or some, with room in the columns for all."""
+        """Use all hosts, or some, with capacity for all."""
         rough = columns.rough
         size = len(rough.fill)
         self._room = room
         self.count = size if hosts is None else len(hosts)
         self.hosts: Integers = np.arange(size)
-        taken = (rough.fill, rough.per_cpu, rough.per_mb, rough.left_cpus, rough.left_mem)
+        source_columns = (rough.fill, rough.per_cpu, rough.per_mb, rough.left_cpus, rough.left_mem)
         if hosts is None:
-            columns_taken = [column.copy() for column in taken]
+            copies = [column.copy() for column in source_columns]
         else:
             self.hosts[: self.count] = hosts
-            columns_taken = [np.concatenate((column[hosts], column[self.count :])) for column in taken]
-        self._fill, self._per_cpu, self._per_mb, self._left_cpus, self._left_mem = columns_taken
+            copies = [np.concatenate((column[hosts], column[self.count :])) for column in source_columns]
+        self._fill, self._per_cpu, self._per_mb, self._left_cpus, self._left_mem = copies
         self._cells = [amounts(column) for column in (self._fill, self._left_cpus, self._left_mem)]
         self._per_cpu_at = amounts(self._per_cpu)
-        self._filled: dict[float, tuple[Singles, Amounts]] = {}  # with so many cpus; far below 0: no room
+        self._filled: dict[float, tuple[Singles, Amounts]] = {}  # by cpus of the job; far below 0: no room
         self._out: Singles = np.empty(size, dtype=np.float32)
         self._fits: Mask = np.empty(size, dtype=bool)
 
-    def look_again(self, slot: int, host: int) -> None:
-        """Learn that the host in the slot has changed."""
+    def refresh(self, slot: int, host: int) -> None:
+        """Update the estimates of a changed host in its slot."""
         fill_at, cpus_at, mem_at = self._cells
-        fill, left, mem_at[slot] = self._room.estimates(host)
-        fill_at[slot], cpus_at[slot] = fill, left
+        fill, free_cpus, mem_at[slot] = self._room.estimates(host)
+        fill_at[slot], cpus_at[slot] = fill, free_cpus
         for cpus, (_, filled) in self._filled.items():
-            filled[slot] = fill + cpus * self._per_cpu_at[slot] if cpus <= left else -_FAR
+            filled[slot] = fill + cpus * self._per_cpu_at[slot] if cpus <= free_cpus else -_FAR
 
-    def add(self, host: int, like: int) -> int:
-        """Give one more host a slot, of the same size as that in another; returns its slot."""
+    def add(self, host: int, model_slot: int) -> int:
+        """Add a slot for a host of the same size as the host in `model_slot`, and return the slot."""
         slot = self.count
         self.count += 1
         self.hosts[slot] = host
-        self._per_cpu[slot] = self._per_cpu[like]
-        self._per_mb[slot] = self._per_mb[like]
-        self.look_again(slot, host)
+        self._per_cpu[slot] = self._per_cpu[model_slot]
+        self._per_mb[slot] = self._per_mb[model_slot]
+        self.refresh(slot, host)
         return slot
 
-    def of(self, request: TaskRequest, begin: int, end: int, is_open: Mask | None = None) -> Singles:
-        """Return about how full each host would be with the job, one added, for the slots from begin to end.
+    def estimate(self, request: TaskRequest, begin: int, end: int, is_open: Mask | None = None) -> Singles:
+        """Return the estimated fill of each host with the job, plus 1, for the slots from begin to end.
 
-        The exact fill is no farther than `ERROR` away. Not above 0 where the job surely does not fit; it may
-        still not fit elsewhere. Good until the next call.
+        The error is at most `ERROR`. The job certainly does not fit where the estimate is 0 or less; it may
+        not fit elsewhere, either. The result is valid until the next call.
         """
         cpus, mem = min(request.cpus, _HUGE), min(request.mem_mb, _HUGE)
         part = slice(begin, end)
@@ -192,25 +192,25 @@ class FillEstimates:
         if is_open is not None:
             np.logical_and(fits, is_open[part], out=fits)
         np.multiply(self._per_mb[part], mem, out=out)
-        np.add(out, self._filled_with(cpus, part), out=out)
+        np.add(out, self._fill_with_cpus(cpus, part), out=out)
         np.multiply(out, fits, out=out)
         return out
 
     @property
-    def told(self) -> Singles:
-        """What `of` has told last of each slot."""
+    def latest(self) -> Singles:
+        """The latest results of `estimate` for all slots."""
         return self._out[: self.count]
 
-    def _filled_with(self, cpus: float, part: slice) -> Singles:
-        """About how full hosts would be with so many cpus more. Most jobs ask for one of a few numbers."""
-        known = self._filled.get(cpus)
-        if known is not None:
-            return known[0][part]
-        some = slice(None) if len(self._filled) < _NUMBERS_OF_CPUS else part
-        filled: Singles = self._per_cpu[some] * np.float32(cpus)
-        filled += self._fill[some]
-        filled -= (self._left_cpus[some] < cpus) * np.float32(_FAR)
-        if some is part:
+    def _fill_with_cpus(self, cpus: float, part: slice) -> Singles:
+        """Return the estimated fill with additional cpus; cached, as most jobs request common numbers."""
+        cached = self._filled.get(cpus)
+        if cached is not None:
+            return cached[0][part]
+        cells = slice(None) if len(self._filled) < _MAX_CACHED_CPUS else part
+        filled: Singles = self._per_cpu[cells] * np.float32(cpus)
+        filled += self._fill[cells]
+        filled -= (self._left_cpus[cells] < cpus) * np.float32(_FAR)
+        if cells is part:
             return filled
         self._filled[cpus] = filled, amounts(filled)
         return filled[part]
@@ -220,41 +220,45 @@ ERROR: Final = 1e-6
 
 
 class DistinctHosts:
-    """Estimates of one host of each that are alike and of each that the cycle has changed.
+    """Estimates of one host of each kind, and of every host that the cycle has changed.
 
-    A host that was not changed is as good as the one that stands for it, and comes after it.
+    An unchanged host is as good as the representative of its kind, and comes after it.
     """
 
     def __init__(self, room: HostRoom, columns: HostColumns, changed: Integers) -> None:
         self._state_of = columns.states
         order = np.argsort(self._state_of, kind="stable")
-        self._alike: list[int] = order.tolist()  # hosts by state
+        self._hosts_by_state: list[int] = order.tolist()  # sorted by state
         in_order = self._state_of[order]
-        first = np.flatnonzero(np.concatenate(([True], in_order[1:] != in_order[:-1])))
-        self._at: list[int] = first.tolist()  # of each state, who stands for it
-        self._end: list[int] = [*self._at[1:], len(self._alike)]
-        self._slot_of: dict[int, int] = dict(zip(order[first].tolist(), range(len(first)), strict=True))
+        firsts = np.flatnonzero(np.concatenate(([True], in_order[1:] != in_order[:-1])))
+        self._at: list[int] = firsts.tolist()  # index of the representative of each state
+        self._end: list[int] = [*self._at[1:], len(self._hosts_by_state)]
+        self._slot_of: dict[int, int] = dict(zip(order[firsts].tolist(), range(len(firsts)), strict=True))
         self._changed: set[int] = set()
-        self.estimates = FillEstimates(room, columns, order[first])
+        self.estimates = FillEstimates(room, columns, order[firsts])
         for host in changed.tolist():
-            self.look_again(host)
+            self.refresh(host)
 
-    def look_again(self, host: int) -> None:
-        """Learn that the cycle has put something on the host."""
+    def refresh(self, host: int) -> None:
+        """Update the estimates after an assignment to the host."""
         state = int(self._state_of[host])
         if host in self._changed:
-            self.estimates.look_again(self._slot_of[host], host)
+            self.estimates.refresh(self._slot_of[host], host)
             return
         self._changed.add(host)
         slot = self._slot_of.get(host)
         if slot is None:
-            like = self._slot_of[self._alike[self._at[state]]] if self._at[state] < self._end[state] else 0
-            self._slot_of[host] = self.estimates.add(host, like)
+            model_slot = (
+                self._slot_of[self._hosts_by_state[self._at[state]]]
+                if self._at[state] < self._end[state]
+                else 0
+            )
+            self._slot_of[host] = self.estimates.add(host, model_slot)
             return
-        self.estimates.look_again(slot, host)
-        at = self._at[state]
-        while at < self._end[state] and self._alike[at] in self._changed:
-            at += 1
-        self._at[state] = at
-        if at < self._end[state]:
-            self._slot_of[self._alike[at]] = self.estimates.add(self._alike[at], slot)
+        self.estimates.refresh(slot, host)
+        index = self._at[state]
+        while index < self._end[state] and self._hosts_by_state[index] in self._changed:
+            index += 1
+        self._at[state] = index
+        if index < self._end[state]:
+            self._slot_of[self._hosts_by_state[index]] = self.estimates.add(self._hosts_by_state[index], slot)

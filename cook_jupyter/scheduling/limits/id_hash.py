@@ -1,11 +1,11 @@
-"""Choices that fall by the id of a job: the same job always gets the same, and of many each gets its portion.
+"""Choices by a hash of job ids: stable for each job, in given portions over many jobs.
 
-Lives here: the hash, and which jobs the pool mover moves by it.
-Not here: what else Cook chooses by the hash (`scheduling.growth.cluster_choice`,
+Lives here: the hash, and the choice of the jobs that the pool mover moves.
+Not here: other uses of the hash in Cook (`scheduling.growth.cluster_choice`,
 `scheduling.planned.staged_values`).
 
-Source: Cook's `config_incremental.clj` and `plugins/pool_mover.clj`, as told in the fair-share specification,
-section 9. The hash is that of Java for a UUID.
+Source: Cook's `config_incremental.clj` and `plugins/pool_mover.clj`, as described in the fair-share
+specification, section 9. The hash is that of Java for a UUID.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ _LARGEST: Final = 2**31 - 1
 
 
 def hash_of(job_id: JobId) -> int:
-    """Return the 128 bits of a uuid folded into 32, with their sign."""
+    """Return the signed 32-bit hash of a uuid."""
     bits = UUID(job_id).int
     halves = (bits >> 64) ^ bits
     folded = ((halves >> 32) ^ halves) & 0xFFFFFFFF
@@ -25,10 +25,10 @@ def hash_of(job_id: JobId) -> int:
 
 
 def position_of(job_id: JobId) -> float:
-    """Return where a job stands between 0 and 1."""
+    """Return the position of a job between 0 and 1."""
     return abs(hash_of(job_id)) / _LARGEST
 
 
 def is_among(job_id: JobId, portion: float) -> bool:
-    """Tell whether a job is among this portion of all jobs, in steps of a hundredth."""
+    """Return whether a job belongs to a portion of all jobs, in steps of a hundredth."""
     return hash_of(job_id) % 100 < 100 * portion

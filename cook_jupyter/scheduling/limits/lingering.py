@@ -1,9 +1,11 @@
-"""Lingering tasks: those that ran longer than their job, or the operator, lets them.
+"""Lingering tasks: tasks that have exceeded the maximum run time of their job or of the operator.
 
-Lives here: which they are. Not here: the loop that asks and kills (`service`); the reason they end with is
-`model.reason.MAX_RUNTIME_EXCEEDED`, and `model.lifecycle.fail` sets it with the decision, not with the echo.
+Lives here: their selection. Not here: the loop that kills them (`service.cycles.maintenance`). Their reason
+is `model.reason.MAX_RUNTIME_EXCEEDED`, which `model.lifecycle.fail` sets with the decision, not with the
+report.
 
-Source: Cook's `scheduler.clj` (`get-lingering-tasks`), as told in the fair-share specification, section 7.
+Source: Cook's `scheduler.clj` (`get-lingering-tasks`), as described in the fair-share specification, section
+7.
 """
 
 from collections.abc import Iterable
@@ -13,36 +15,36 @@ from cook_jupyter.model.instance import InstanceId
 
 
 class TimedTask(NamedTuple):
-    """What must be known of an open instance: since when it runs, and how long its job lets it."""
+    """An open instance with its start and the maximum run time of its job."""
 
     instance_id: InstanceId
     started_ms: int
     max_runtime_ms: int | None = None
 
 
-def longest_ms(
+def runtime_limit_ms(
     max_runtime_ms: int | None, *, cap_ms: int | None, default_ms: int | None = None
 ) -> int | None:
-    """Return how long a task may run; None if for ever.
+    """Return the maximum run time of a task; None if there is none.
 
     Args:
-        max_runtime_ms: what its job says; None if nothing.
-        cap_ms: the most that any may run; None does not limit.
-        default_ms: for jobs that say nothing; None stands for the cap.
+        max_runtime_ms: limit of its job; None if it has none.
+        cap_ms: limit of all jobs; None if there is none.
+        default_ms: limit of jobs without their own; None for the cap.
     """
-    own = default_ms if max_runtime_ms is None else max_runtime_ms
-    if own is None or cap_ms is None:
-        return cap_ms if own is None else own
-    return min(own, cap_ms)
+    limit_ms = default_ms if max_runtime_ms is None else max_runtime_ms
+    if limit_ms is None or cap_ms is None:
+        return cap_ms if limit_ms is None else limit_ms
+    return min(limit_ms, cap_ms)
 
 
-def lingering(
+def lingering_tasks(
     tasks: Iterable[TimedTask], now_ms: int, *, cap_ms: int | None, default_ms: int | None = None
 ) -> list[InstanceId]:
-    """Return the tasks that have run longer than they may (`longest_ms`); one at its limit stays."""
-    found = []
+    """Return the tasks that have run longer than `runtime_limit_ms`; a task exactly at the limit has not."""
+    instance_ids = []
     for task in tasks:
-        longest = longest_ms(task.max_runtime_ms, cap_ms=cap_ms, default_ms=default_ms)
-        if longest is not None and now_ms > task.started_ms + longest:
-            found.append(task.instance_id)
-    return found
+        limit_ms = runtime_limit_ms(task.max_runtime_ms, cap_ms=cap_ms, default_ms=default_ms)
+        if limit_ms is not None and now_ms > task.started_ms + limit_ms:
+            instance_ids.append(task.instance_id)
+    return instance_ids

@@ -1,8 +1,8 @@
-"""Rules that an operator sets for pools by their names.
+"""Rules that an operator sets for pools by patterns of their names.
 
-Lives here: which of several counts for a pool. Not here: what they say (`service.settings.schema`).
+Lives here: the choice of the rule for a pool. Not here: the rules (`service.settings.schema`).
 
-Source: Cook's `config.clj`, as told in the fair-share specification, section 2.
+Source: Cook's `config.clj`, as described in the fair-share specification, section 2.
 """
 
 import re
@@ -14,11 +14,11 @@ from cook_jupyter.model.pool import PoolName
 Rule = TypeVar("Rule")
 
 
-def first_found(pool: PoolName, rules: Iterable[tuple[str, Rule]]) -> Rule | None:
-    """Return the first rule whose regular expression is found in the pool's name; None if none is.
+def first_matching(pool: PoolName, rules: Iterable[tuple[str, Rule]]) -> Rule | None:
+    """Return the first rule whose regular expression matches in the pool's name; None if there is none.
 
     Args:
-        pool: its name, or that of a quota group.
-        rules: each with its regular expression, which need not match the whole name.
+        pool: name of a pool or of a quota group.
+        rules: pairs of a regular expression, which need not match the whole name, and a rule.
     """
     return next((rule for regex, rule in rules if re.search(regex, pool)), None)

@@ -1,9 +1,9 @@
-"""Progress on its way to the store: the newest word of each instance, gathered for a while.
+"""A buffer of progress on its way to the store, with the latest report of each instance.
 
-Lives here: `ProgressBuffer`. Not here: how often it is emptied (`service`), what a word changes
-(`model.lifecycle.progress`), where it is read from (`worker.progress`).
+Lives here: `ProgressBuffer`. Not here: when it is emptied (`service`), the effect of a report
+(`model.lifecycle.progress`), the source of reports (`worker.progress`).
 
-Source: Cook's `progress.clj`, as told in the fair-share specification, section 7.
+Source: Cook's `progress.clj`, as described in the fair-share specification, section 7.
 """
 
 from collections.abc import Mapping
@@ -11,38 +11,39 @@ from typing import Final
 
 from cook_jupyter.model.instance import InstanceId, ProgressUpdate
 
-MOST_PENDING: Final = 4000
+MAX_PENDING: Final = 4000
 BATCH: Final = 100
-_KNOWN_PER_PENDING: Final = 10
+_SEQUENCES_PER_PENDING: Final = 10
 
 
 class ProgressBuffer:
-    """Holds the newest progress of instances until it is published.
+    """Holds the latest progress of instances until it is written.
 
     Args:
-        most_pending: of how many instances; what further ones say is dropped until room is made.
-        pending, last: what is held already, and the last sequence number of instances.
+        max_pending: maximum number of instances; reports of further ones are dropped until the buffer is
+            emptied.
+        pending, last: initial reports, and last sequence numbers of instances.
     """
 
     def __init__(
         self,
         *,
-        most_pending: int = MOST_PENDING,
+        max_pending: int = MAX_PENDING,
         pending: Mapping[InstanceId, ProgressUpdate] | None = None,
         last: Mapping[InstanceId, int] | None = None,
     ) -> None:
-        self._most = most_pending
+        self._max_pending = max_pending
         self._pending = dict(pending or {})
         self._last = dict(last or {})
 
     @property
     def pending(self) -> Mapping[InstanceId, ProgressUpdate]:
-        """What is to be published, by instance."""
+        """Reports that are to be written, by instance."""
         return self._pending
 
     @property
     def last(self) -> Mapping[InstanceId, int]:
-        """The last sequence number seen of instances; those heard of longest ago are forgotten."""
+        """The last sequence number of instances; the least recently updated ones are forgotten."""
         return self._last
 
     def note(
@@ -53,29 +54,29 @@ class ProgressBuffer:
         percent: int | None = None,
         message: str | None = None,
     ) -> bool:
-        """Take in what an instance says; returns whether it is kept.
+        """Add a report of an instance, and return whether it is kept.
 
-        Without a whole number in sequence nobody knows whether it is news: it is dropped. So is what is older
-        than the word that is held.
+        A report is dropped if its sequence number is not an integer, or not above that of the report in the
+        buffer.
         """
-        held = self._pending.get(instance_id)
-        if held is None and len(self._pending) >= self._most:
+        pending = self._pending.get(instance_id)
+        if pending is None and len(self._pending) >= self._max_pending:
             return False
         if not isinstance(sequence, int):
             return False
-        if held is not None and sequence <= self._last.get(instance_id, held.sequence):
+        if pending is not None and sequence <= self._last.get(instance_id, pending.sequence):
             return False
         self._pending[instance_id] = ProgressUpdate(
             instance_id=instance_id, sequence=sequence, percent=percent, message=message
         )
         self._last.pop(instance_id, None)
         self._last[instance_id] = sequence
-        if len(self._last) > _KNOWN_PER_PENDING * self._most:
+        if len(self._last) > _SEQUENCES_PER_PENDING * self._max_pending:
             del self._last[next(iter(self._last))]
         return True
 
-    def published(self, batch: int = BATCH) -> list[list[ProgressUpdate]]:
-        """Return all that is held, in batches for one write each, and hold nothing any more."""
+    def drain(self, batch: int = BATCH) -> list[list[ProgressUpdate]]:
+        """Remove and return all reports, in batches for one write each."""
         updates = list(self._pending.values())
         self._pending.clear()
-        return [updates[at : at + batch] for at in range(0, len(updates), batch)]
+        return [updates[begin : begin + batch] for begin in range(0, len(updates), batch)]

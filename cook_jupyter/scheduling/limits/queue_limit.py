@@ -1,10 +1,10 @@
-"""Queue limits: how many jobs of one user may wait in a pool.
+"""Queue limits: the maximum number of waiting jobs of a user in a pool.
 
-Lives here: the limit in force, and counters of what waits, for whoever has no queue to ask.
-Not here: the settings (`service.settings.schema`), the refusal (`service`), the queue itself
-(`scheduling.queue.queue_index`).
+Lives here: the limit, and counters of waiting jobs for callers without a queue index.
+Not here: the settings (`service.settings.schema`), the refusal of jobs (`service.requests.admission`), the
+queue itself (`scheduling.queue.queue_index`).
 
-Source: Cook's `queue_limit.clj`, as told in the fair-share specification, section 4.
+Source: Cook's `queue_limit.clj`, as described in the fair-share specification, section 4.
 """
 
 from collections import Counter
@@ -14,35 +14,35 @@ from dataclasses import dataclass, field
 from cook_jupyter.model.pool import PoolName
 
 
-def most_waiting(pool_waiting: int, *, threshold: int, normal: int, constrained: int) -> int:
-    """Return how many jobs of one user may wait in a pool.
+def max_waiting(pool_waiting: int, *, threshold: int, normal: int, constrained: int) -> int:
+    """Return the maximum number of waiting jobs of a user in a pool.
 
     Args:
-        pool_waiting: how many jobs of all users wait there now.
-        threshold: more than that is a crowd.
-        normal: the limit without one.
-        constrained: the limit in one.
+        pool_waiting: number of waiting jobs of all users.
+        threshold: number of waiting jobs above which the constrained limit applies.
+        normal: limit up to the threshold.
+        constrained: limit above the threshold.
     """
     return normal if pool_waiting <= threshold else constrained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueLengths:
-    """How many jobs wait, by pool and by user of a pool. A change makes a new value."""
+    """Numbers of waiting jobs, by pool and by user of a pool. A change makes a new value."""
 
     pools: Mapping[PoolName, int] = field(default_factory=dict)
     users: Mapping[PoolName, Mapping[str, int]] = field(default_factory=dict)
 
     def of_pool(self, pool: PoolName) -> int:
-        """Return how many jobs wait in a pool."""
+        """Return the number of waiting jobs in a pool."""
         return self.pools.get(pool, 0)
 
     def of_user(self, pool: PoolName, user: str) -> int:
-        """Return how many jobs of a user wait in a pool."""
+        """Return the number of waiting jobs of a user in a pool."""
         return self.users.get(pool, {}).get(user, 0)
 
     def added(self, pool: PoolName, user: str, number: int) -> "QueueLengths":
-        """Count jobs that a user submitted."""
+        """Return the counts with further jobs of a user."""
         return QueueLengths(
             pools={**self.pools, pool: self.of_pool(pool) + number},
             users={
@@ -52,7 +52,7 @@ class QueueLengths:
         )
 
     def killed(self, jobs: Iterable[tuple[PoolName, str]]) -> "QueueLengths":
-        """Take out waiting jobs, given by pool and user; what was not counted cannot be taken out."""
+        """Return the counts without some jobs, given by pool and user; counts do not fall below zero."""
         lengths = self
         for (pool, user), number in Counter(jobs).items():
             lengths = QueueLengths(

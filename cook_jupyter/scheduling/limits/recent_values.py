@@ -1,9 +1,9 @@
-"""Values that are kept up for as long as somebody asks for them.
+"""A cache of values that expire when they are no longer used.
 
 Lives here: `RecentValues`. Not here: the values (`scheduling.hosts.hosts`, `scheduling.hosts.columns`).
 
-Users choose the constraints of their jobs, so what is derived from a constraint may be as manifold as jobs:
-it must neither stay for good nor cost anything once the jobs are gone.
+Users choose the constraints of their jobs, so there may be as many values derived from constraints as jobs.
+They must not stay for good, nor cost anything once the jobs are gone.
 """
 
 from collections.abc import Callable, Hashable, ValuesView
@@ -12,18 +12,18 @@ from typing import Final, Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-KEPT_ROUNDS: Final = 16
-FEW: Final = 32  # so many are kept in any case
+MAX_UNUSED_ROUNDS: Final = 16
+FEW: Final = 32  # values that are kept in any case
 
 
 class RecentValues(Generic[K, V]):
-    """Values by key. A value that nobody asked for during some rounds is forgotten."""
+    """Values by key. A value that was not read during some rounds is removed."""
 
     __slots__ = ("_round", "_used", "_values")
 
     def __init__(self) -> None:
         self._values: dict[K, V] = {}
-        self._used: dict[K, int] = {}  # in which round it was last asked for
+        self._used: dict[K, int] = {}  # the round of the last access
         self._round = 0
 
     def __len__(self) -> int:
@@ -33,7 +33,7 @@ class RecentValues(Generic[K, V]):
         return key in self._values
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Return the value of a key, which is made if it is not there."""
+        """Return the value of a key, created by `make` if it is missing."""
         self._used[key] = self._round
         value = self._values.get(key)
         if value is None:
@@ -41,7 +41,7 @@ class RecentValues(Generic[K, V]):
         return value
 
     def replace(self, key: K, value: V) -> None:
-        """Replace the value of a key; nobody has asked for it by that."""
+        """Replace the value of a key; this does not count as an access."""
         self._values[key] = value
 
     def items(self) -> list[tuple[K, V]]:
@@ -53,16 +53,16 @@ class RecentValues(Generic[K, V]):
         return self._values.values()
 
     def next_round(self) -> bool:
-        """Begin a round; returns whether values were forgotten."""
+        """Begin a round, and return whether values were removed."""
         self._round += 1
-        if len(self._values) <= FEW or self._round % KEPT_ROUNDS:
+        if len(self._values) <= FEW or self._round % MAX_UNUSED_ROUNDS:
             return False
-        old = [key for key, used in self._used.items() if used < self._round - KEPT_ROUNDS]
+        old = [key for key, used in self._used.items() if used < self._round - MAX_UNUSED_ROUNDS]
         for key in old:
             del self._values[key], self._used[key]
         return bool(old)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all values."""
         self._values.clear()
         self._used.clear()

@@ -1,7 +1,7 @@
-"""Run times: how long a job is likely to run, and the longest it may.
+"""Run times: the expected and the maximum run time of jobs.
 
-Lives here: `RunTime`, what is stated of one job.
-Not here: where equal ones are stored once (`scheduling.queue.counted_values`), what run times decide
+Lives here: `RunTime`.
+Not here: the storage of equal values (`scheduling.queue.counted_values`), decisions that use run times
 (`scheduling.matching.head_room`), the end of overlong tasks (`scheduling.limits.lingering`).
 """
 
@@ -12,12 +12,12 @@ from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, GroupId, JobSpec
 
 
 class RunTime(NamedTuple):
-    """What is stated about the run time of a job.
+    """The expected and the maximum run time of a job.
 
     Attributes:
         expected_ms: run time that the job's user expects; None if unknown.
-        longest_ms: run time after which the job is ended; None if it is not limited.
-        group: group of the job; its jobs are expected to run alike.
+        longest_ms: run time after which the job is killed; None if not limited.
+        group: group of the job, whose jobs are expected to have similar run times.
     """
 
     expected_ms: int | None = None
@@ -26,7 +26,7 @@ class RunTime(NamedTuple):
 
     @classmethod
     def of(cls, spec: JobSpec) -> "RunTime":
-        """Return what a job states; `UNKNOWN_RUN_TIME` itself if it states nothing."""
+        """Return the run time of a job; `UNKNOWN_RUN_TIME` itself if nothing is specified."""
         limited = spec.max_runtime_ms < UNLIMITED_RUNTIME_MS
         if spec.expected_runtime_ms is None and spec.group is None and not limited:
             return UNKNOWN_RUN_TIME
@@ -38,14 +38,14 @@ class RunTime(NamedTuple):
         """Return the expected run time: the user's, else that of the job's group; None if unknown.
 
         Args:
-            of_group: run time that jobs of a group have shown so far.
+            of_group: returns the observed run time of a group's jobs.
         """
         if self.expected_ms is not None or self.group is None:
             return self.expected_ms
         return of_group(self.group)
 
     def bound_ms(self, of_group: Callable[[GroupId], int | None]) -> int | None:
-        """Return the run time after which the job will have ended, as far as known; None if unknown."""
+        """Return the run time by which the job should have ended; None if unknown."""
         expected = self.expectation_ms(of_group)
         if expected is None or self.longest_ms is None:
             return self.longest_ms if expected is None else expected

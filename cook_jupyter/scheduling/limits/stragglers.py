@@ -1,9 +1,9 @@
-"""Stragglers: running instances of a group that take much longer than the group's others took.
+"""Stragglers: running instances of a group that take much longer than others of the group.
 
-Lives here: which they are. Not here: the loop that asks and kills (`service`); the reason they end with is
-`model.reason.STRAGGLER`, which costs no retry.
+Lives here: their selection. Not here: the loop that kills them (`service.cycles.maintenance`). Their reason
+is `model.reason.STRAGGLER`, which costs no retry.
 
-Source: Cook's `group.clj`, as told in the fair-share specification, section 7.
+Source: Cook's `group.clj`, as described in the fair-share specification, section 7.
 """
 
 from collections.abc import Sequence
@@ -15,44 +15,43 @@ from cook_jupyter.model.job import Group, Job
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StragglerPolicy:
-    """Kill what runs `multiplier` times as long as the job at `quantile` of the group took."""
+    """Kill instances that run longer than `multiplier` times the run time at `quantile` of the group."""
 
     quantile: float
     multiplier: float
 
 
 def straggler_policy_of(group: Group) -> StragglerPolicy | None:
-    """Return how a group wants stragglers handled, out of what its user sent; None: not at all."""
-    said = group.straggler_handling
-    if said.get("type") != "quantile-deviation":
+    """Return the straggler policy that the user has specified for a group; None if there is none."""
+    specification = group.straggler_handling
+    if specification.get("type") != "quantile-deviation":
         return None
-    parameters = said["parameters"]
+    parameters = specification["parameters"]
     return StragglerPolicy(quantile=parameters["quantile"], multiplier=parameters["multiplier"])
 
 
 def stragglers(policy: StragglerPolicy | None, jobs: Sequence[Job], now_ms: int) -> list[InstanceId]:
     """Return the running instances that are stragglers.
 
-    The yardstick is a run time that enough jobs of the group have to reach first: as long as too few have
-    succeeded there are no stragglers.
+    There are none until enough jobs of the group have succeeded to determine the quantile.
 
     Args:
-        policy: of the group.
+        policy: straggler policy of the group; None if it has none.
         jobs: all jobs of the group.
         now_ms: the time.
     """
     if policy is None or not jobs:
         return []
     instances = [instance for job in jobs for instance in job.instances]
-    took_s = sorted(
+    run_times_s = sorted(
         ((instance.ended_ms or instance.started_ms) - instance.started_ms) // 1000
         for instance in instances
         if instance.status is InstanceStatus.SUCCESS
     )
-    place = int(policy.quantile * (len(jobs) - 1))
-    if len(took_s) <= place:
+    index = int(policy.quantile * (len(jobs) - 1))
+    if len(run_times_s) <= index:
         return []
-    longest_ms = policy.multiplier * took_s[place] * 1000
+    longest_ms = policy.multiplier * run_times_s[index] * 1000
     return [
         instance.instance_id
         for instance in instances

@@ -1,13 +1,14 @@
-"""Token buckets: how fast somebody may go on doing something.
+"""Token buckets for rate limits.
 
-Lives here: `TokenBucket`, one of them as a value; `RateLimiter`, one for each key; and how fast a user may
-launch jobs, which quotas say.
-Not here: who is held back by which (`scheduling.ranking.considerable` for launches, `api` for requests), the
+Lives here: `TokenBucket`, a bucket as a value; `RateLimiter`, a bucket for each key; the launch rates of
+users, which are part of their quotas.
+Not here: the application of limits (`scheduling.ranking.considerable` for launches, `api` for requests), the
 clock.
 
-A bucket may go far below empty: what was spent was spent. Whoever is in debt waits until it is earned back.
+A bucket may go far below zero, because spending is recorded after the fact. A key in debt has to wait until
+the debt is earned back.
 
-Source: Cook's `rate_limit/token_bucket_filter.clj` and `generic.clj`, as told in the fair-share
+Source: Cook's `rate_limit/token_bucket_filter.clj` and `generic.clj`, as described in the fair-share
 specification, section 8.
 """
 
@@ -26,20 +27,20 @@ _MINUTE_MS: Final = 60_000
 
 
 class Rate(NamedTuple):
-    """How fast tokens come, per millisecond, and how many a bucket holds at most."""
+    """Rate at which a bucket gains tokens, per millisecond, and its maximum number of tokens."""
 
     per_ms: float
     size: float
 
     @classmethod
     def per_minute(cls, tokens: float, size: float) -> "Rate":
-        """Return the rate of so many tokens a minute."""
+        """Return a rate given in tokens per minute."""
         return cls(tokens / _MINUTE_MS, size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBucket:
-    """How many tokens somebody has, as of `last_ms`. A change makes a new value."""
+    """The number of tokens at time `last_ms`. A change makes a new value."""
 
     rate: Rate
     tokens: float
@@ -47,46 +48,47 @@ class TokenBucket:
 
     @classmethod
     def full(cls, rate: Rate, now_ms: float) -> "TokenBucket":
-        """Return a new bucket."""
+        """Return a full bucket."""
         return cls(rate=rate, tokens=rate.size, last_ms=now_ms)
 
     def earned(self, now_ms: float) -> "TokenBucket":
-        """Add what has come since. A time before the last one counts as the last one.
+        """Return the bucket with the tokens gained until `now_ms`; a time before the last one adds none.
 
-        Tokens come whole: as long as there is none, nothing changes, so that slow rates add up too.
+        Only whole tokens are added: until there is one, the bucket is unchanged, so that slow rates add up,
+        too.
         """
-        passed = now_ms - self.last_ms
-        more = int(passed * self.rate.per_ms) if passed > 0 else 0
-        if not more:
+        elapsed_ms = now_ms - self.last_ms
+        new_tokens = int(elapsed_ms * self.rate.per_ms) if elapsed_ms > 0 else 0
+        if not new_tokens:
             return self
-        tokens = min(self.rate.size, self.tokens + more)
+        tokens = min(self.rate.size, self.tokens + new_tokens)
         return TokenBucket(rate=self.rate, tokens=tokens, last_ms=now_ms)
 
     def spent(self, tokens: float, now_ms: float) -> "TokenBucket":
-        """Take tokens out, more than there are if need be."""
+        """Return the bucket without some tokens; the number may become negative."""
         earned = self.earned(now_ms)
         return TokenBucket(rate=self.rate, tokens=earned.tokens - tokens, last_ms=earned.last_ms)
 
     @property
     def in_debt(self) -> bool:
-        """Whether more was spent than there was."""
+        """Whether the number of tokens is negative."""
         return self.tokens < 0
 
     @property
     def wait_ms(self) -> float:
-        """How long from `last_ms` on until it is out of debt; infinite if it earns nothing."""
+        """The time from `last_ms` until the bucket is out of debt; infinite at a rate of zero."""
         if self.tokens >= 0:
             return 0
         return ceil(-self.tokens / self.rate.per_ms) if self.rate.per_ms > 0 else inf
 
 
 class RateLimiter(Generic[Key]):
-    """A bucket for each key. New ones are full; so is one again that nobody asked for in a long time.
+    """A bucket for each key. New buckets are full; buckets that were not used for long are removed.
 
     Args:
-        rate_of: the rate of a key, asked for whenever its bucket is made.
-        enforce: whether anybody is held back; if not, spending is only counted.
-        expire_ms: after how long without a question a bucket is forgotten.
+        rate_of: returns the rate of a key when its bucket is created.
+        enforce: whether limits are enforced; otherwise spending is only counted.
+        expire_ms: time without use after which a bucket is removed.
     """
 
     def __init__(
@@ -97,37 +99,37 @@ class RateLimiter(Generic[Key]):
         self._expire_ms = expire_ms
         self._buckets: dict[
             Key, tuple[TokenBucket, float]
-        ] = {}  # with the time of the last question, in order
+        ] = {}  # with the time of the last use, in order of that
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def bucket(self, key: Key, now_ms: float) -> TokenBucket:
-        """Return the bucket of a key with all that it has earned."""
+        """Return the current bucket of a key."""
         self._forget_idle(now_ms)
-        known = self._buckets.pop(key, None)
-        bucket = TokenBucket.full(self._rate_of(key), now_ms) if known is None else known[0].earned(now_ms)
+        entry = self._buckets.pop(key, None)
+        bucket = TokenBucket.full(self._rate_of(key), now_ms) if entry is None else entry[0].earned(now_ms)
         self._buckets[key] = (bucket, now_ms)
         return bucket
 
     def tokens(self, key: Key, now_ms: float) -> float:
-        """Return how many tokens a key has; below zero it is in debt."""
+        """Return the number of tokens of a key; negative if it is in debt."""
         return self.bucket(key, now_ms).tokens
 
     def spend(self, key: Key, tokens: float, now_ms: float) -> None:
-        """Take tokens from a key, more than it has if need be."""
+        """Spend tokens of a key; their number may become negative."""
         self._buckets[key] = (self.bucket(key, now_ms).spent(tokens, now_ms), now_ms)
 
     def holds_back(self, key: Key, now_ms: float) -> bool:
-        """Tell whether the key has to wait: it is in debt, and the limit is enforced."""
+        """Return whether the key has to wait, because it is in debt and limits are enforced."""
         return self.enforce and self.bucket(key, now_ms).in_debt
 
     def wait_ms(self, key: Key, now_ms: float) -> float:
-        """Return how long until the key is out of debt, enforced or not."""
+        """Return the time until the key is out of debt, whether limits are enforced or not."""
         return self.bucket(key, now_ms).wait_ms
 
     def flush(self, key: Key | None = None) -> None:
-        """Forget the bucket of a key, or all: they are made anew, full, at the rate there is then."""
+        """Remove the bucket of a key, or all buckets; new ones are full and have the current rate."""
         if key is None:
             self._buckets.clear()
         else:
@@ -145,16 +147,16 @@ UserPool = tuple[str, PoolName]
 
 
 def launch_rate(quota: Quota) -> Rate:
-    """Return how fast a user with this quota may launch jobs."""
+    """Return the launch rate of a user with this quota."""
     return Rate.per_minute(quota.launch_rate_per_minute, quota.launch_rate_saved)
 
 
 def launch_tokens(
     limiter: RateLimiter[UserPool], users: Iterable[str], pool: PoolName, now_ms: float
 ) -> dict[str, float] | None:
-    """Return how many jobs each user may launch in the pool now; None if the limit is not enforced.
+    """Return the launch tokens of users in a pool; None if limits are not enforced.
 
-    It is what `considerable.QueueFilters.tokens` wants.
+    The result is an argument of `considerable.QueueFilters`.
     """
     if not limiter.enforce:
         return None
@@ -162,5 +164,5 @@ def launch_tokens(
 
 
 def flush_launch_rate(limiter: RateLimiter[UserPool], user: str, pool: PoolName) -> None:
-    """Heed that a user's quota has changed: make the bucket anew; the default user stands for everybody."""
+    """Reset the launch bucket of a user whose quota changed; of all users for the default user."""
     limiter.flush(None if user == DEFAULT_USER else (user, pool))

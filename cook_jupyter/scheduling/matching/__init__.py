@@ -1,1 +1,1 @@
-"""Match: waiting jobs onto hosts, with room kept for the heads of the queue."""
+"""Match: assign waiting jobs to hosts, and keep room for the heads of the queue."""

@@ -1,7 +1,7 @@
-"""The hosts of a pool as if they were empty: a value that is made when they change.
+"""The hosts of a pool as if they were empty.
 
-Lives here: `Capacity`. Not here: the room there is now (`scheduling.snapshot`), where hosts come from
-(`clusters`).
+Lives here: `Capacity`, a value that is built when hosts change. Not here: their current room
+(`scheduling.snapshot`), the source of hosts (`clusters`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ class Capacity:
     """All hosts of a pool, empty.
 
     Attributes:
-        offers: each host as if it were empty; a host of several clusters has several.
-        max_tasks: number of tasks that a host may run; None if not limited.
-        whole: all hosts together.
-        largest: the most of each resource that any single host has.
+        offers: offers of the empty hosts; a host of several clusters has several.
+        max_tasks: maximum number of tasks per host; None if not limited.
+        whole: resources of all hosts together.
+        largest: for each resource, the amount of the host that has most of it.
         clusters: host -> its cluster.
-        limited: host -> the empty host, of those that are offered for a time or for some users only.
-        hosts: the same hosts, as decisions look at them.
+        limited: host -> offer of the empty host, for hosts whose offer ends or is for some users only.
+        hosts: the same hosts as `Hosts`.
         amounts: amounts of each of `hosts`, by position.
     """
 
@@ -39,11 +39,11 @@ class Capacity:
 
     @classmethod
     def of(cls, offers: Sequence[Offer], max_tasks: int | None = None) -> "Capacity":
-        """Return what hosts come to.
+        """Return the capacity of some hosts.
 
         Args:
-            offers: each host as if it were empty.
-            max_tasks: number of tasks that a host may run; None if not limited.
+            offers: offers of the empty hosts.
+            max_tasks: maximum number of tasks per host; None if not limited.
         """
         by_host: dict[str, Resources] = {}
         for offer in offers:

@@ -1,10 +1,9 @@
 """The match cycle of one pool as one decision: rank, filter, place.
 
-Lives here: `decide_matches`, the way in for the service, and how a queue whose head fits nowhere is scaled
-back.
-Not here: committing and launching what it decides (`service.cycles.match_cycle`).
+Lives here: `decide_matches`, and the scaleback of a queue whose head fits nowhere.
+Not here: committing and launching the matches (`service.cycles`).
 
-Source: Cook's `scheduler.clj` (`handle-resource-offers!`, `match-offer-to-schedule`), as told in the
+Source: Cook's `scheduler.clj` (`handle-resource-offers!`, `match-offer-to-schedule`), as described in the
 fair-share specification, section 5.
 """
 
@@ -21,7 +20,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.scheduling.constraints.constraints import (
     NO_JOB_CONSTRAINTS,
     PoolDefaults,
-    particulars_for_limited,
+    with_runtime_limit,
 )
 from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
@@ -45,20 +44,20 @@ from cook_jupyter.scheduling.ranking.ranking import (
     rank_lazily,
 )
 
-_FEW: Final = 500  # jobs that ask for too much, up to which they are passed over one by one
-_A_USER: Final = 3  # what one more user costs when jobs are ranked one by one, in running tasks
+_FEW: Final = 500  # too large jobs, up to which they are skipped one by one
+_TASKS_PER_USER: Final = 3  # cost of one more user in ranking one by one, as a number of running tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleSettings(CycleLimits):
-    """How a pool decides.
+    """Settings of the match cycle of a pool.
 
     Attributes:
-        rank, match: how it ranks and matches.
-        floor_warn, floor_reset: after how many cycles with only one job considered a warning is due, and the
-            number goes back to the maximum.
-        lazy_up_to: up to how many running tasks jobs are ranked one by one, as far as there is room for them;
-            past that in columns. The decisions are the same.
+        rank, match: settings of ranking and matching.
+        floor_warn, floor_reset: numbers of cycles with only one job considered after which a warning is due,
+            and after which the number is reset to the maximum.
+        lazy_up_to: number of running tasks up to which jobs are ranked one by one, as far as needed; beyond
+            it they are ranked in columns. The decisions are the same.
     """
 
     rank: RankSettings = field(default_factory=RankSettings)
@@ -68,7 +67,7 @@ class CycleSettings(CycleLimits):
     lazy_up_to: int = 200
 
 
-def decide_matches(  # noqa: PLR0913 all that bears on a decision, as in the rebalance cycle
+def decide_matches(  # noqa: PLR0913 everything that a decision reads, as in the rebalance cycle
     index: QueueIndex,
     offers: Hosts | Sequence[Offer],
     limits: UserLimits,
@@ -79,46 +78,46 @@ def decide_matches(  # noqa: PLR0913 all that bears on a decision, as in the reb
     placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
     indebted: frozenset[str] = frozenset(),
     queue: Iterable[JobId] | None = None,
-    takes: Callable[[JobId], bool] | None = None,
+    accepts: Callable[[JobId], bool] | None = None,
 ) -> Matching:
-    """Decide which waiting jobs start where. Changes nothing: not the index, not the hosts.
+    """Decide which waiting jobs start where; neither the index nor the hosts change.
 
     Args:
         index: the pool's waiting jobs and running tasks.
-        offers: the hosts with room, of all clusters of the pool; a `Hosts` that is kept saves time.
+        offers: offers of all clusters of the pool; a `Hosts` that is kept between cycles saves time.
         limits: shares and quotas of the pool's users.
-        settings: how the pool decides.
-        scaleback: what the pool's last cycle gave back; None for its first.
-        filters: quotas of pool and group, launch tokens, the launch filter, the largest job allowed.
-        placement_context: reservations, groups, attributes of hosts without offer.
-        indebted: clusters whose launch bucket is in debt; their matches are dropped.
-        queue: jobs to match in this order, ahead of all others; None ranks all that wait.
-        takes: which of the considerable jobs to match; None for all. The others count as considered.
+        settings: settings of the pool.
+        scaleback: scaleback returned by the pool's last cycle; None for its first.
+        filters: quotas of pool and group, launch tokens, the launch filter, the maximum job size.
+        placement_context: reservations, groups, attributes of hosts without an offer.
+        indebted: clusters whose launch bucket is in debt; matches there are dropped.
+        queue: the only jobs to match, in this order; None to rank and match all waiting jobs.
+        accepts: predicate for the considerable jobs to match; None for all. The others count as considered.
 
     Returns:
-        the matches to commit, the refusals with their reasons, and what the next cycle needs. The cycle ends
-        behind the first refused job at whose turn no host has room for the smallest request: the least cpus
-        and the least memory that any waiting job asks for (`QueueIndex.least`). Jobs behind it could not be
-        placed; they are neither matched nor refused nor considered.
+        the matches to commit, the refusals with their reasons, and the scaleback for the next cycle. The
+        cycle ends after the first refused job at whose turn no host has room for the smallest request: the
+        least cpus and the least memory that any waiting job requests (`QueueIndex.min_request`). Later jobs
+        could not be placed; they are neither matched nor refused nor considered.
     """
     hosts = offers if isinstance(offers, Hosts) else Hosts(offers)
-    before = scaleback or Scaleback(considerable=settings.max_considered)
+    previous = scaleback or Scaleback(considerable=settings.max_considered)
     ranking = (
-        _ranked(index, limits, settings, filters, before.considerable)
+        _ranked(index, limits, settings, filters, previous.considerable)
         if queue is None
         else (RankedJob(row, 0.0, index.owner(row)) for row in map(index.row_of, queue))
     )
     ranked = ranked_within(ranking, index, filters)
-    jobs = islice(considerable(ranked, index, limits, filters), before.considerable)
-    rows = (job.row for job in jobs if takes is None or takes(index.job_id(job.row)))
+    jobs = islice(considerable(ranked, index, limits, filters), previous.considerable)
+    rows = (job.row for job in jobs if accepts is None or accepts(index.job_id(job.row)))
     head = list(islice(rows, 1))
-    requests = _asks(index, chain(head, rows), settings.match.defaults if hosts.is_limited else None)
+    requests = _requests(index, chain(head, rows), settings.match.defaults if hosts.is_limited else None)
     placed, refusals, considered = match(
         requests,
         hosts,
         settings=settings.match,
         placement_context=with_groups(placement_context, index),
-        least=lambda: index.least,
+        min_request=lambda: index.min_request,
     )
     matches = tuple(match for match in placed if match.cluster not in indebted)
     head_matched = not matches or matches[0].job_id == index.job_id(head[0])
@@ -128,7 +127,7 @@ def decide_matches(  # noqa: PLR0913 all that bears on a decision, as in the reb
         refusals=tuple(refusals),
         considered=considered,
         head_matched=head_matched,
-        scaleback=scaled_back(before, head_matched, settings),
+        scaleback=next_scaleback(previous, head_matched, settings),
         rate_limited=rate_limited(index, limits, settings.rank, filters),
         reservations={
             job: host for job, host in placement_context.reservations.items() if job not in launched
@@ -143,34 +142,34 @@ def _ranked(
     filters: QueueFilters,
     number: int,
 ) -> Iterator[RankedJob]:
-    """The ranking, in the way that is faster for such a pool."""
-    pooled = filters.pool_quota.limits_usage or filters.group_quota.limits_usage
-    large = None if pooled else _too_large(index, filters)
-    if index.running_count + _A_USER * index.user_count <= settings.lazy_up_to:
+    """Return the ranking, computed in the way that is faster for the pool."""
+    has_pool_quota = filters.pool_quota.limits_usage or filters.group_quota.limits_usage
+    count_too_large = None if has_pool_quota else _too_large_counter(index, filters)
+    if index.running_count + _TASKS_PER_USER * index.user_count <= settings.lazy_up_to:
         users = index.by_name()
-        if len(users) == 1 and not pooled and not limits.quota(users[0].name).limits_usage:
-            return _alone(users[0], 0 if large is None else large(users[0]))
-        if large is None or sum(map(large, users)) <= _FEW:
+        if len(users) == 1 and not has_pool_quota and not limits.quota(users[0].name).limits_usage:
+            return _rank_single_user(users[0], 0 if count_too_large is None else count_too_large(users[0]))
+        if count_too_large is None or sum(map(count_too_large, users)) <= _FEW:
             return rank_lazily(index, limits, settings.rank)
-    wanted = None if pooled else QuotaColumnFilter(index, limits, filters)
+    task_filter = None if has_pool_quota else QuotaColumnFilter(index, limits, filters)
     return iter_ranked_in_columns(
-        index, limits, settings.rank, number=number, wanted=wanted, passed_over=large
+        index, limits, settings.rank, number=number, task_filter=task_filter, passed_over=count_too_large
     )
 
 
-def _alone(tasks: UserTasks, first: int) -> Iterator[RankedJob]:
-    """The ranking of a pool where only one user has tasks: no score is needed for it, and none is told."""
-    return (RankedJob(row, 0.0, tasks) for row in tasks.iter_waiting(first))
+def _rank_single_user(tasks: UserTasks, skipped: int) -> Iterator[RankedJob]:
+    """Return the ranking of a pool in which only one user has tasks; it needs no DRUs, and has none."""
+    return (RankedJob(row, 0.0, tasks) for row in tasks.iter_waiting(skipped))
 
 
-def _too_large(index: QueueIndex, filters: QueueFilters) -> Callable[[UserTasks], int] | None:
-    """Tell how many of the user's first waiting jobs ask for more than any may; None if nobody's do."""
+def _too_large_counter(index: QueueIndex, filters: QueueFilters) -> Callable[[UserTasks], int] | None:
+    """Return a function that counts too large jobs at the front of a user's list; None if there are none."""
     if filters.max_cpus is None and filters.max_mem_mb is None:
         return None
     cpus = inf if filters.max_cpus is None else filters.max_cpus
     mem = inf if filters.max_mem_mb is None else filters.max_mem_mb
-    most = index.most
-    if most[0] <= cpus and most[1] <= mem:
+    max_request = index.max_request
+    if max_request[0] <= cpus and max_request[1] <= mem:
         return None
     columns = index.columns
     return lambda tasks: tasks.too_large(cpus, mem, columns.cpus, columns.mem)
@@ -184,7 +183,7 @@ def refusal_now(
     settings: MatchSettings = MATCH_DEFAULTS,
     placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
 ) -> Refusal:
-    """Say why no host takes a waiting job at this moment, as a match cycle would; empty if one does.
+    """Return the refusal that a match cycle would give a waiting job now; empty if a host takes the job.
 
     Raises:
         NotFound: the index does not have the job.
@@ -196,43 +195,43 @@ def refusal_now(
     )
 
 
-def scaled_back(before: Scaleback, head_matched: bool, settings: CycleSettings) -> Scaleback:
-    """Return how many jobs the next cycle considers.
+def next_scaleback(previous: Scaleback, head_matched: bool, settings: CycleSettings) -> Scaleback:
+    """Return the number of jobs that the next cycle considers.
 
-    A matched head brings the maximum back; a missed one takes 5 % off. Held down at one job for long, the
-    number goes back to the maximum all the same.
+    If the head of the queue was matched, that is the maximum; else 5 % fewer than before. After many cycles
+    with one job, the number is reset to the maximum.
     """
     number = (
-        settings.max_considered if head_matched else max(1, int(settings.scaleback * before.considerable))
+        settings.max_considered if head_matched else max(1, int(settings.scaleback * previous.considerable))
     )
     if number != 1:
         return Scaleback(considerable=number)
-    cycles = before.cycles_at_floor + 1
+    cycles = previous.cycles_at_floor + 1
     if cycles >= settings.floor_reset:
         return Scaleback(considerable=settings.max_considered)
     return Scaleback(considerable=1, cycles_at_floor=cycles)
 
 
 def request_of(index: QueueIndex, row: int, limited: PoolDefaults | None = None) -> TaskRequest:
-    """Return what the job of a row asks of a host.
+    """Return the task request of the job in a row.
 
     Args:
         index: the index of the job's pool.
         row: the row.
-        limited: defaults of the pool if some of its offers are limited (`Hosts.is_limited`); else None.
+        limited: defaults of the pool if any of its offers is limited (`Hosts.is_limited`); else None.
     """
-    return next(_asks(index, (row,), limited))
+    return next(_requests(index, (row,), limited))
 
 
-def _asks(index: QueueIndex, rows: Iterable[int], limited: PoolDefaults | None) -> Iterator[TaskRequest]:
-    """What the jobs of some rows ask of hosts."""
+def _requests(index: QueueIndex, rows: Iterable[int], limited: PoolDefaults | None) -> Iterator[TaskRequest]:
+    """Yield the task requests of the jobs in some rows."""
     cpus, mem, gpus = index.amounts()
     job_constraints = index.job_constraints
     for row in rows:
-        own = job_constraints.get(row, NO_JOB_CONSTRAINTS)
+        constraints_of_job = job_constraints.get(row, NO_JOB_CONSTRAINTS)
         if limited is not None:
             user, longest_ms = index.owner(row).name, index.run_time(row).longest_ms
-            own = particulars_for_limited(own, user, longest_ms, limited)
+            constraints_of_job = with_runtime_limit(constraints_of_job, user, longest_ms, limited)
         yield TaskRequest(
             index.job_id(row),
             cpus[row],
@@ -240,12 +239,12 @@ def _asks(index: QueueIndex, rows: Iterable[int], limited: PoolDefaults | None) 
             gpus[row],
             index.ports(row),
             index.constraint_class(index.class_number(row)),
-            own,
+            constraints_of_job,
         )
 
 
 def with_groups(placement_context: PlacementContext, index: QueueIndex) -> PlacementContext:
-    """Return the surroundings with the hosts of groups' running tasks; as the index knows them, if unset."""
+    """Return the placement context with the hosts of groups' running tasks, by default those of the index."""
     if not placement_context.groups or placement_context.group_hosts is not None:
         return placement_context
     return replace(placement_context, group_hosts=index.group_hosts)

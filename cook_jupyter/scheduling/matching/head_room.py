@@ -1,19 +1,20 @@
-"""Room for the head of the queue: what is kept for a job that no host has room for yet.
+"""Kept room: room on a host for a head of the queue that no host has enough room for yet.
 
-Lives here: on which host room is kept (`choose_host`), for how many jobs (`is_within_limit`), which tasks may
-start beside it (`room_beside`, `ends_in_time`), and who goes before the head all the same (`gives_way`).
-Not here: which jobs are at the head (`scheduling.heads`), what is kept for them from cycle to cycle
-(`service.state.head_rooms`), room that was freed by preemption (`service.state.freed_room`).
+Lives here: the choice of the host (`choose_host`), the limit of kept room (`is_within_limit`), the tasks that
+may start beside the head (`room_beside`, `ends_in_time`), and the users who take precedence over it
+(`gives_way`).
+Not here: which jobs are heads (`scheduling.heads`), the heads between cycles (`service.state.head_rooms`),
+room that was freed by preemption (`service.state.freed_room`).
 
-A head waits for tasks on its host that already ran when it reached the head, as few as make room: the awaited
-ones. Every other task there, now or later, must fit beside the head as if it never ended. So the head starts
-at the latest when the last task has ended that ran when it reached the head, whatever comes meanwhile, and
-nothing in this argument depends on known run times. Where the run times of all awaited tasks are known, tasks
-that will have ended by then may use the kept room meanwhile (EASY backfilling).
+A head waits for tasks on its host that ran already when it became a head, as few as make enough room: the
+*awaited* tasks. Every other task there, present or future, must fit beside the head as if it never ended. So
+the head starts at the latest when the last task has ended that ran when it became a head, whatever is
+submitted meanwhile; this does not depend on known run times. Where the run times of all awaited tasks are
+known, tasks that will have ended by then may use the kept room meanwhile (EASY backfilling).
 
-Source: Lifka, "The ANL/IBM SP Scheduling System", JSSPP 1995 (EASY); there the head has its reservation until
-the queue is sorted again. Here it stays: a DRU falls whenever a task ends, so the user whose tasks make room
-would rank first again each time.
+Source: Lifka, "The ANL/IBM SP Scheduling System", JSSPP 1995 (EASY). There the head keeps its reservation
+until the queue is sorted again. Here it keeps it for good: a DRU falls whenever a task ends, so the user
+whose tasks make room would rank first again each time.
 """
 
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -32,13 +33,13 @@ from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from cook_jupyter.scheduling.ranking.dru import dru_of
 
-_DECIMALS = 6  # of amounts: sums of fractions must come out even
+_DECIMALS = 6  # to which amounts are rounded, because sums of fractions are not exact
 
-TaskKey = tuple[JobId, int]  # a job and the start of its task: a later task of the job is another one
+TaskKey = tuple[JobId, int]  # a job and the start of its task
 
 
 class Amounts(NamedTuple):
-    """Amounts of everything that a host can run out of."""
+    """Amounts of everything that a host may lack."""
 
     cpus: float = 0.0
     mem_mb: float = 0.0
@@ -46,7 +47,7 @@ class Amounts(NamedTuple):
     ports: float = 0.0
     tasks: float = 0.0
 
-    # Field by field: these run thousands of times in a cycle, and a loop takes five times as long.
+    # Written out by field: they are called thousands of times per cycle, and loops take five times as long.
 
     def plus(self, other: "Amounts") -> "Amounts":
         """Return the sum."""
@@ -68,7 +69,7 @@ class Amounts(NamedTuple):
             self.tasks - other.tasks,
         )
 
-    def lesser(self, other: "Amounts") -> "Amounts":
+    def minimum(self, other: "Amounts") -> "Amounts":
         """Return the smaller amount of each kind."""
         return Amounts(*map(min, self, other))
 
@@ -94,23 +95,23 @@ NOTHING = Amounts()
 def sum_of(amounts: Iterable[Amounts]) -> Amounts:
     """Return the sum of amounts."""
     cpus = mem_mb = gpus = ports = tasks = 0.0
-    for one in amounts:
-        cpus += one.cpus
-        mem_mb += one.mem_mb
-        gpus += one.gpus
-        ports += one.ports
-        tasks += one.tasks
+    for amount in amounts:
+        cpus += amount.cpus
+        mem_mb += amount.mem_mb
+        gpus += amount.gpus
+        ports += amount.ports
+        tasks += amount.tasks
     return Amounts(cpus, mem_mb, gpus, ports, tasks)
 
 
 class RunningTask(NamedTuple):
-    """A running task, as far as it matters to jobs that wait for its host.
+    """A running task, as jobs that wait for its host need to know it.
 
     Attributes:
-        job_id: job that the task belongs to.
+        job_id: job of the task.
         started_ms: start of the task.
         held: amounts that the task holds.
-        expected_ms: run time that is expected of it; None if unknown.
+        expected_ms: expected run time of the task; None if unknown.
     """
 
     job_id: JobId
@@ -120,7 +121,7 @@ class RunningTask(NamedTuple):
 
     @property
     def key(self) -> TaskKey:
-        """What tells the task from all others."""
+        """The key that identifies the task."""
         return self.job_id, self.started_ms
 
 
@@ -133,7 +134,7 @@ class HostState:
         whole: amounts of the empty host.
         tasks: tasks that run there, of all pools.
         promised: amounts that are kept there for other jobs.
-        exclusive: whether the job starts there only when no other task runs.
+        exclusive: whether the job can start there only while no other task runs.
     """
 
     host: str
@@ -149,12 +150,12 @@ class HeadOfQueue:
 
     Attributes:
         job_id, user: the job and its owner.
-        asked: amounts that the job asks for.
-        since_ms: time at which the job reached the head.
+        asked: amounts that the job requests.
+        since_ms: time at which the job became a head.
         position: number of waiting jobs of its user before it at that time.
-        host: host on which room is kept; None while the room of no host had to be kept.
-        awaited: tasks on that host that have to end first.
-        lent: tasks that started in kept room because they will have ended in time.
+        host: host on which room is kept; None as long as no room had to be kept.
+        awaited: tasks on that host that must end first.
+        lent: tasks that were backfilled into the kept room.
         free_at_ms: time at which the awaited tasks are expected to have ended; None if unknown.
         exclusive: whether no other task may start on the host meanwhile.
     """
@@ -175,11 +176,11 @@ class HeadOfQueue:
 
 
 def choose_host(head: HeadOfQueue, hosts: Iterable[HostState], now_ms: int) -> HeadOfQueue | None:
-    """Return the head with room kept on the host where it comes together soonest; None if on no host.
+    """Return the head with room kept on the host that will have it soonest; None if no host will.
 
-    A task of unknown run time, or past its expected one, is expected to run as long again as it has, and no
-    shorter than such tasks have run on average. Among equals the host with fewest awaited tasks is taken,
-    then the first by name.
+    A task with an unknown or exceeded run time is expected to run for as long again as it has run, but at
+    least for the average age of such tasks. Among equal hosts, the one with the fewest awaited tasks is
+    chosen, then the first by name.
 
     Args:
         head: job to keep room for.
@@ -210,11 +211,11 @@ def choose_host(head: HeadOfQueue, hosts: Iterable[HostState], now_ms: int) -> H
     )
 
 
-def renewed(head: HeadOfQueue, state: HostState, now_ms: int) -> HeadOfQueue | None:
-    """Return the head with what it still waits for on its host; None if it cannot start there any more.
+def update_awaited(head: HeadOfQueue, state: HostState, now_ms: int) -> HeadOfQueue | None:
+    """Return the head with the tasks that it still awaits on its host; None if it can no longer start there.
 
-    Whatever ends on the host first makes room for the head. The time at which that is expected only ever
-    becomes earlier: else tasks that run longer than they should would let others in again and again.
+    Whichever tasks end first make room for the head. The time at which its room is expected never becomes
+    later: otherwise tasks that run longer than expected would allow backfilling again and again.
     """
     awaited = _awaited(head, state, now_ms, _usual_age_ms([state], now_ms))
     if awaited is None:
@@ -227,7 +228,7 @@ def renewed(head: HeadOfQueue, state: HostState, now_ms: int) -> HeadOfQueue | N
 
 
 def _usual_age_ms(states: Iterable[HostState], now_ms: int) -> float:
-    """Return how long tasks of unknown run time have run on average."""
+    """Return the average age of tasks with an unknown run time."""
     ages = [
         now_ms - task.started_ms
         for state in states
@@ -240,33 +241,33 @@ def _usual_age_ms(states: Iterable[HostState], now_ms: int) -> float:
 def _awaited(
     head: HeadOfQueue, state: HostState, now_ms: int, usual_ms: float
 ) -> Sequence[RunningTask] | None:
-    """Return the tasks that have to end first: as few as make room, the earliest ends first.
+    """Return the tasks that must end first: as few as make room, those with the earliest ends first.
 
-    None if room does not come together by the end of tasks that ran when the job reached the head.
+    None if the tasks that ran when the job became a head do not make enough room when they end.
     """
     earlier = [task for task in state.tasks if task.started_ms <= head.since_ms or task.key in head.lent]
     earlier.sort(key=lambda task: (_expected_end(task, now_ms, usual_ms), task.job_id))
     if state.exclusive:
         return earlier if len(earlier) == len(state.tasks) else None
-    left = _left(head, state, frozenset(task.key for task in state.tasks))
+    remaining = _room_left(head, state, frozenset(task.key for task in state.tasks))
     for number, task in enumerate(earlier):
-        if not left.is_negative:
+        if not remaining.is_negative:
             return earlier[:number]
-        left = left.plus(task.held)
-        left = left.minus(NOTHING)  # rounded
-    return None if left.is_negative else earlier
+        remaining = remaining.plus(task.held)
+        remaining = remaining.minus(NOTHING)  # rounded
+    return None if remaining.is_negative else earlier
 
 
 def _free_at_ms(awaited: Sequence[RunningTask], now_ms: int) -> int | None:
     ends = [_known_end(task, now_ms) for task in awaited]
-    known = [end for end in ends if end is not None]
-    return max(known, default=now_ms) if len(known) == len(ends) else None
+    known_ends = [end for end in ends if end is not None]
+    return max(known_ends, default=now_ms) if len(known_ends) == len(ends) else None
 
 
-def _left(head: HeadOfQueue, state: HostState, staying: Container[TaskKey]) -> Amounts:
-    """Return what the host has beside the head, what is promised, and the tasks that stay."""
-    held = [task.held for task in state.tasks if task.key in staying]
-    return state.whole.minus(sum_of([head.asked, state.promised, *held]))
+def _room_left(head: HeadOfQueue, state: HostState, staying: Container[TaskKey]) -> Amounts:
+    """Return the room of the host beside the head, promised amounts and the tasks that stay."""
+    staying_amounts = [task.held for task in state.tasks if task.key in staying]
+    return state.whole.minus(sum_of([head.asked, state.promised, *staying_amounts]))
 
 
 def _known_end(task: RunningTask, now_ms: int) -> int | None:
@@ -276,53 +277,53 @@ def _known_end(task: RunningTask, now_ms: int) -> int | None:
 
 
 def _expected_end(task: RunningTask, now_ms: int, usual_ms: float) -> float:
-    known = _known_end(task, now_ms)
-    return now_ms + max(now_ms - task.started_ms, usual_ms) if known is None else known
+    known_end_ms = _known_end(task, now_ms)
+    return now_ms + max(now_ms - task.started_ms, usual_ms) if known_end_ms is None else known_end_ms
 
 
-# --- what may start beside it
+# --- tasks beside the head
 
 
 def room_beside(head: HeadOfQueue, state: HostState) -> Amounts:
-    """Return the amounts of the head's host that tasks of any run time may hold besides those that run.
+    """Return the room on the head's host for further tasks of any run time.
 
-    Negative amounts tell that the room cannot come together any more by the end of the awaited tasks.
+    Amounts are negative if the end of the awaited tasks no longer makes enough room.
     """
     if head.exclusive:
         others = any(task.key not in head.awaited for task in state.tasks)
         return Amounts(*[-1.0 if others else 0.0] * len(NOTHING))
     staying = frozenset(task.key for task in state.tasks if task.key not in head.awaited)
-    return _left(head, state, staying)
+    return _room_left(head, state, staying)
 
 
 def ends_in_time(
     head: HeadOfQueue, run_time: RunTime, of_group: Callable[[GroupId], int | None], now_ms: int
 ) -> bool:
-    """Return whether a task that starts now will have ended when the head's room is expected to be free.
+    """Return whether a task that starts now will have ended before the head's room is expected to be free.
 
     Args:
-        head: job that room is kept for.
-        run_time: what is stated about the job of the task.
-        of_group: run time that jobs of a group have shown so far.
+        head: the job for which room is kept.
+        run_time: run time of the job of the task.
+        of_group: returns the observed run time of a group's jobs.
         now_ms: the time.
     """
     bound = run_time.bound_ms(of_group)
     return bound is not None and head.free_at_ms is not None and now_ms + bound <= head.free_at_ms
 
 
-def without_kept(offer: Offer, left: Amounts, whole: Amounts) -> Offer:
-    """Return the offer as other jobs may use it.
+def without_kept(offer: Offer, beside: Amounts, whole: Amounts) -> Offer:
+    """Return the offer without the room that is kept for a head.
 
     Args:
         offer: room on the head's host.
-        left: amounts that other jobs may hold there (`room_beside`).
+        beside: amounts that other jobs may hold there (`room_beside`).
         whole: amounts of the empty host.
     """
     free = amounts_of(offer)
-    reduced = free.lesser(Amounts(*(max(0.0, amount) for amount in left)))
+    reduced = free.minimum(Amounts(*(max(0.0, amount) for amount in beside)))
     task_count = offer.task_count
-    if left.tasks < inf:
-        task_count = max(task_count, int(whole.tasks - max(0.0, left.tasks)))
+    if beside.tasks < inf:
+        task_count = max(task_count, int(whole.tasks - max(0.0, beside.tasks)))
     if reduced == free and task_count == offer.task_count:
         return offer
     room = Resources(cpus=reduced.cpus, mem_mb=reduced.mem_mb, gpus=reduced.gpus)
@@ -336,36 +337,36 @@ def without_kept(offer: Offer, left: Amounts, whole: Amounts) -> Offer:
 
 
 def with_task(offer: Offer, request: TaskRequest, ports: Sequence[int]) -> Offer:
-    """Return the offer after a task has started there."""
-    held = Resources(
+    """Return the offer after a task has started on its host."""
+    used = Resources(
         cpus=request.cpus, mem_mb=request.mem_mb, gpus=request.gpus if offer.kind is HostKind.PLAIN else 0.0
     )
-    taken = set(ports)
-    numbers = [port for first, last in offer.ports for port in range(first, last + 1) if port not in taken]
+    used_ports = set(ports)
+    numbers = [port for low, high in offer.ports for port in range(low, high + 1) if port not in used_ports]
     return replace(
         offer,
-        room=offer.room - held,
-        running=offer.running + held,
-        ports=tuple((port, port) for port in numbers) if taken else offer.ports,
+        room=offer.room - used,
+        running=offer.running + used,
+        ports=tuple((port, port) for port in numbers) if used_ports else offer.ports,
         task_count=offer.task_count + 1,
     )
 
 
 def _first_ports(ranges: tuple[tuple[int, int], ...], count: int) -> tuple[tuple[int, int], ...]:
-    kept = []
-    for first, last in ranges:
+    reduced = []
+    for low, high in ranges:
         if count <= 0:
             break
-        kept.append((first, min(last, first + count - 1)))
-        count -= last - first + 1
-    return tuple(kept)
+        reduced.append((low, min(high, low + count - 1)))
+        count -= high - low + 1
+    return tuple(reduced)
 
 
 # --- amounts
 
 
 def amounts_of(offer: Offer) -> Amounts:
-    """Return what an offer has free; tasks are not limited."""
+    """Return the free amounts of an offer; the number of tasks is not limited."""
     room = offer.room
     return Amounts(room.cpus, room.mem_mb, room.gpus, port_count(offer), inf)
 
@@ -375,28 +376,30 @@ def whole_of(empty: Offer, max_tasks: int | None) -> Amounts:
 
     Args:
         empty: offer of the host when no task runs there.
-        max_tasks: number of tasks that a host may run; None if not limited.
+        max_tasks: maximum number of tasks per host; None if not limited.
     """
     whole = empty.room + empty.running
-    gpus = whole.gpus if empty.kind is HostKind.PLAIN else inf  # of others constraints decide
+    gpus = whole.gpus if empty.kind is HostKind.PLAIN else inf  # for other kinds, constraints decide
     return Amounts(
         whole.cpus, whole.mem_mb, gpus, port_count(empty), inf if max_tasks is None else float(max_tasks)
     )
 
 
-def asked_by(request: TaskRequest) -> Amounts:
-    """Return the amounts that a job asks for."""
+def amounts_requested(request: TaskRequest) -> Amounts:
+    """Return the amounts that a job requests."""
     return Amounts(request.cpus, request.mem_mb, request.gpus, float(request.ports), 1.0)
 
 
-# --- for whom
+# --- precedence
 
 
-def is_within_limit(asked: Amounts, heads: Iterable[HeadOfQueue], whole: Resources, max_kept: float) -> bool:
+def is_within_limit(
+    requested: Amounts, heads: Iterable[HeadOfQueue], whole: Resources, max_kept: float
+) -> bool:
     """Return whether room may be kept for one more job.
 
     Args:
-        asked: amounts that the job asks for.
+        requested: amounts that the job requests.
         heads: heads of the pool already.
         whole: all hosts of the pool together, empty.
         max_kept: part of the pool that may be kept at a time; room for one job may always be.
@@ -404,7 +407,7 @@ def is_within_limit(asked: Amounts, heads: Iterable[HeadOfQueue], whole: Resourc
     others = [head.asked for head in heads]
     if not others:
         return True
-    total = sum_of([asked, *others])
+    total = sum_of([requested, *others])
     return (
         total.cpus <= max_kept * whole.cpus
         and total.mem_mb <= max_kept * whole.mem_mb
@@ -419,22 +422,22 @@ def gives_way(
     mode: DruMode,
     may_start: Callable[[JobId], bool],
 ) -> bool:
-    """Return whether the head's room goes to jobs of users who hold less of their share.
+    """Return whether jobs of users who hold less of their share take precedence over the head.
 
-    That is so when the head's user holds more than a share, and another user has a job with which that user
-    would be no further along. The job is no larger than the head, demands no particular host and may start,
-    so that it can use the room. All others have to wait: a small job ranks before a large one of a user who
-    holds as much, so the large one would starve.
+    They do if the head's user holds more than the share, and another user has a job with which the DRU of
+    that user would not be higher. The job must be no larger than the head, have no constraints and be allowed
+    to start, so that it can use the room. Otherwise the head keeps its room: small jobs rank before a large
+    job of a user with equal usage, so the large job would starve.
 
     Args:
-        head: job that room is kept for.
+        head: the job for which room is kept.
         index: waiting jobs and running tasks of the pool.
         limits: shares of its users.
-        mode: what counts in the DRU.
-        may_start: whether quotas, launch rates and filters let a job start.
+        mode: resources that count in the DRU.
+        may_start: returns whether quotas, launch rates and filters allow a job to start.
     """
-    held = _dru(index, limits, head.user, mode)
-    if held <= 1.0:
+    head_dru = _dru(index, limits, head.user, mode)
+    if head_dru <= 1.0:
         return False
     cpus, mem, gpus = index.amounts()
     for tasks in index.by_name():
@@ -444,7 +447,7 @@ def gives_way(
         job = Amounts(cpus[row], mem[row], gpus[row], float(index.ports(row)), 1.0)
         if index.class_number(row) or row in index.job_constraints or not job.fit_in(head.asked):
             continue
-        if _dru(index, limits, tasks.name, mode, job) <= held and may_start(index.job_id(row)):
+        if _dru(index, limits, tasks.name, mode, job) <= head_dru and may_start(index.job_id(row)):
             return True
     return False
 
@@ -455,12 +458,16 @@ def holds_more_than_share(user: str, index: QueueIndex, limits: UserLimits, mode
 
 
 def held_dru(user: str, index: QueueIndex, limits: UserLimits, mode: DruMode) -> float:
-    """Return the DRU of all that a user's running tasks hold."""
+    """Return the DRU of a user's running tasks."""
     return _dru(index, limits, user, mode)
 
 
-def _dru(index: QueueIndex, limits: UserLimits, user: str, mode: DruMode, more: Amounts = NOTHING) -> float:
+def _dru(index: QueueIndex, limits: UserLimits, user: str, mode: DruMode, extra: Amounts = NOTHING) -> float:
     usage = index.usage(user)
     return dru_of(
-        usage.cpus + more.cpus, usage.mem_mb + more.mem_mb, usage.gpus + more.gpus, limits.share(user), mode
+        usage.cpus + extra.cpus,
+        usage.mem_mb + extra.mem_mb,
+        usage.gpus + extra.gpus,
+        limits.share(user),
+        mode,
     )

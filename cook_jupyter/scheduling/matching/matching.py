@@ -1,10 +1,11 @@
-"""Matching: jobs onto hosts, greedily, each on the host that it fills best.
+"""Matching: assign jobs to hosts greedily, each to the host that it fills best.
 
 Lives here: `match`.
 Not here: which host a job fills best (`scheduling.matching.scalar`, `matching.columnar`), which jobs
 (`scheduling.ranking.considerable`), the cycle around it (`scheduling.matching.cycle`).
 
-Source: Cook's use of Netflix Fenzo (`cpuMemBinPacker`), as told in the fair-share specification, section 5.
+Source: Cook's use of Netflix Fenzo (`cpuMemBinPacker`), as described in the fair-share specification, section
+5.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,10 +27,11 @@ class MatchSettings:
     """How a pool matches.
 
     Attributes:
-        good_enough: past this fitness no further hosts are looked at than those of the batch in hand;
-            1.0 looks at every host for every job.
-        defaults: what the pool adds to its jobs' demands.
-        columnar_from: from this many hosts on, hosts are looked at as columns; the decisions are the same.
+        good_enough: fitness above which the search for a host ends with the current batch of hosts; with 1.0
+            every host is compared for every job.
+        defaults: demands that the pool adds to those of its jobs.
+        columnar_from: number of hosts from which on hosts are compared in columns; the decisions are the
+            same.
     """
 
     good_enough: float = GOOD_ENOUGH
@@ -41,16 +43,16 @@ MATCH_DEFAULTS = MatchSettings()
 
 
 class Placer(Protocol):
-    """Hosts while jobs are put on them."""
+    """Assigns jobs to hosts, and keeps account of the room that is left."""
 
     def place(self, request: TaskRequest) -> int | None:
-        """Return the position of the host that takes the job, and book the room there; None if none does."""
+        """Assign the job to a host and return the position of the host; None if no host takes the job."""
 
     def refusal(self, request: TaskRequest) -> Refusal:
-        """Say why no host takes the job now."""
+        """Return why no host takes the job now."""
 
     def has_room(self, cpus: float, mem_mb: float) -> bool:
-        """Tell whether any host has that much left."""
+        """Return whether any host has that much room left."""
 
 
 def match(
@@ -59,42 +61,44 @@ def match(
     *,
     settings: MatchSettings = MATCH_DEFAULTS,
     placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
-    least: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
+    min_request: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
 ) -> tuple[list[Match], list[Refusal], int]:
-    """Give each job in turn the host that it fills best, among those that may take it.
+    """Assign each job in turn to the host that it fills best, among those that may take it.
 
-    Matching ends behind the first refused job at whose turn no host has room for `least`: no job behind it
+    Matching ends after the first refused job at whose turn no host has room for `min_request`: no later job
     could be placed, and none is reported. A refusal counts hosts as they are at the turn of its job.
 
     Args:
         requests: jobs in queue order; read no further than needed.
         hosts: hosts with their room.
         settings: how the pool matches.
-        placement_context: facts about groups, reservations and hosts.
-        least: cpus and memory that no job asks less than.
+        placement_context: groups, reservations and other facts that constraints read.
+        min_request: returns cpus and memory that every job requests at least.
 
     Returns:
-        matches and refusals, each in queue order, and how many jobs were looked at.
+        matches and refusals, each in queue order, and the number of jobs considered.
     """
     placer = _placer(hosts, settings, placement_context)
     ports = _Ports(hosts)
-    known = _Failures(placement_context)
+    failures = _Failures(placement_context)
     matches: list[Match] = []
     refusals: list[Refusal] = []
     room_changed = True
     for request in requests:
-        at = None if known.any and known.cover(request) else placer.place(request)
-        if at is None:
-            refusals.append(known.refusal(request, placer))
-            if room_changed and not placer.has_room(*least()):
+        position = None if failures.any and failures.cover(request) else placer.place(request)
+        if position is None:
+            refusals.append(failures.refusal(request, placer))
+            if room_changed and not placer.has_room(*min_request()):
                 break
             room_changed = False
         else:
-            offer = hosts.offers[at]
-            taken = ports.take(at, request.ports) if request.ports else ()
-            matches.append(Match(job_id=request.job_id, host=offer.host, cluster=offer.cluster, ports=taken))
+            offer = hosts.offers[position]
+            assigned_ports = ports.take(position, request.ports) if request.ports else ()
+            matches.append(
+                Match(job_id=request.job_id, host=offer.host, cluster=offer.cluster, ports=assigned_ports)
+            )
             room_changed = True
-            known.room_changed()
+            failures.room_changed()
     return matches, refusals, len(matches) + len(refusals)
 
 
@@ -105,7 +109,7 @@ def refusal_of(
     settings: MatchSettings = MATCH_DEFAULTS,
     placement_context: PlacementContext = NO_PLACEMENT_CONTEXT,
 ) -> Refusal:
-    """Say why no host takes the job at this moment; an empty refusal if one does."""
+    """Return why no host takes the job now; an empty refusal if a host takes it."""
     placer = _placer(hosts, settings, placement_context)
     if placer.place(request) is not None:
         return Refusal(job_id=request.job_id)
@@ -118,10 +122,11 @@ def _placer(hosts: Hosts, settings: MatchSettings, placement_context: PlacementC
 
 
 class _Failures:
-    """Jobs that failed in this cycle: who asks at least as much, under the same constraints, fails too.
+    """Jobs that found no host in this cycle. Larger jobs with the same constraints fail, too.
 
-    Room only shrinks in a cycle, so a failure holds until its end. The counts of a refusal do not: they are
-    those of the moment when the job was looked at, and are used again only while no job is placed.
+    Room only shrinks during a cycle, so a failure holds until the end of the cycle. The host counts of a
+    refusal do not: they hold for the moment at which the job was considered, and are reused only until
+    another job is placed.
     """
 
     def __init__(self, placement_context: PlacementContext) -> None:
@@ -131,22 +136,24 @@ class _Failures:
         self._same: dict[tuple[float, float, float, int, ConstraintClass], Refusal] = {}
 
     def room_changed(self) -> None:
-        """Forget the counts of refusals: a job was placed."""
+        """Discard the host counts of refusals, because a job was placed."""
         if self._same:
             self._same.clear()
 
     def cover(self, request: TaskRequest) -> bool:
-        """Tell whether the job cannot be placed either."""
+        """Return whether the job cannot be placed because a smaller one could not."""
         if request.job_constraints is not NO_JOB_CONSTRAINTS or request.job_id in self._reserving:
             return False
         failed = self._failed.get((request.constraints, request.gpus))
         return failed is not None and any(
-            less.cpus <= request.cpus and less.mem_mb <= request.mem_mb and less.ports <= request.ports
-            for less in failed
+            smaller.cpus <= request.cpus
+            and smaller.mem_mb <= request.mem_mb
+            and smaller.ports <= request.ports
+            for smaller in failed
         )
 
     def refusal(self, request: TaskRequest, placer: Placer) -> Refusal:
-        """Return the refusal of a job that cannot be placed, and learn from it."""
+        """Return the refusal of a job that cannot be placed, and record the failure."""
         if request.job_constraints is not NO_JOB_CONSTRAINTS or request.job_id in self._reserving:
             return placer.refusal(request)
         shape = (request.cpus, request.mem_mb, request.gpus, request.ports, request.constraints)
@@ -157,10 +164,12 @@ class _Failures:
         refusal = self._same[shape] = placer.refusal(request)
         failed = self._failed.setdefault((request.constraints, request.gpus), [])
         failed[:] = [
-            more
-            for more in failed
+            larger
+            for larger in failed
             if not (
-                request.cpus <= more.cpus and request.mem_mb <= more.mem_mb and request.ports <= more.ports
+                request.cpus <= larger.cpus
+                and request.mem_mb <= larger.mem_mb
+                and request.ports <= larger.ports
             )
         ]
         failed.append(request)
@@ -168,17 +177,17 @@ class _Failures:
 
 
 class _Ports:
-    """Hands out free ports of hosts, lowest first."""
+    """Assigns free ports of hosts, lowest first."""
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
         self._free: dict[int, list[int]] = {}
 
-    def take(self, at: int, count: int) -> tuple[int, ...]:
-        """Return that many ports of the host at a position; they are taken then."""
-        free = self._free.get(at)
+    def take(self, position: int, count: int) -> tuple[int, ...]:
+        """Take that many free ports of the host at a position, and return them."""
+        free = self._free.get(position)
         if free is None:
-            ranges = self._hosts.offers[at].ports
-            numbers = {port for first, last in ranges for port in range(first, last + 1)}
-            free = self._free[at] = sorted(numbers, reverse=True)
+            ranges = self._hosts.offers[position].ports
+            numbers = {port for low, high in ranges for port in range(low, high + 1)}
+            free = self._free[position] = sorted(numbers, reverse=True)
         return tuple(free.pop() for _ in range(count))

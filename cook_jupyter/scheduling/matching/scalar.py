@@ -1,6 +1,6 @@
-"""Placing jobs on a few hosts, looked at one by one.
+"""Placement of jobs on few hosts, one host at a time.
 
-Lives here: `ScalarPlacer`; for a laptop's one host it takes some microseconds per job.
+Lives here: `ScalarPlacer`. For the single host of a laptop it takes some microseconds per job.
 Not here: the same decisions for thousands of hosts (`scheduling.matching.columnar`).
 """
 
@@ -15,29 +15,29 @@ from cook_jupyter.scheduling.hosts.fitness import fitness_of
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
 
-BATCH: Final = 10  # hosts that are looked at before stopping at a good one
+BATCH: Final = 10  # hosts that are compared before the search ends with a good one
 
 
 class ScalarPlacer:
-    """Hosts looked at one by one. For a laptop's one host this takes some three microseconds per job."""
+    """Compares hosts one by one. For the single host of a laptop it takes about 3 µs per job."""
 
     def __init__(
         self, hosts: Hosts, good_enough: float, defaults: PoolDefaults, placement_context: PlacementContext
     ) -> None:
         self._good_enough = good_enough
-        self._rules = ConstraintChecker(hosts, defaults, placement_context)
+        self._checker = ConstraintChecker(hosts, defaults, placement_context)
         self._room = [_Room(offer) for offer in hosts.offers]
 
     def place(self, request: TaskRequest) -> int | None:
         """See `Placer`."""
-        fails = self._rules.of(request)
+        failing_at = self._checker.failing_at(request)
         best, best_fill, best_fitness = -1, -1.0, -1.0
         good_enough = self._good_enough
         cpus, mem = request.cpus, request.mem_mb
-        for at, room in enumerate(self._room):
-            if best_fitness > good_enough and at % BATCH == 0:
+        for position, room in enumerate(self._room):
+            if best_fitness > good_enough and position % BATCH == 0:
                 break
-            if fails is not None and fails(at) is not None:
+            if failing_at is not None and failing_at(position) is not None:
                 continue
             if (
                 room.cpus_used + cpus > room.cpus
@@ -49,10 +49,10 @@ class ScalarPlacer:
             fill = (room.cpus_running + room.cpus_used + cpus) / room.cpus_total + (
                 room.mem_running + room.mem_used + mem
             ) / room.mem_total
-            if fill > best_fill:  # else its fitness cannot be greater either
+            if fill > best_fill:  # otherwise the fitness cannot be greater either
                 fitness = fitness_of(fill)
                 if fitness > best_fitness:
-                    best, best_fill, best_fitness = at, fill, fitness
+                    best, best_fill, best_fitness = position, fill, fitness
         if best < 0:
             return None
         room = self._room[best]
@@ -60,16 +60,16 @@ class ScalarPlacer:
         room.mem_used += mem
         room.ports_used += request.ports
         room.gpus_used += request.gpus
-        self._rules.assigned(best, request)
+        self._checker.record_assignment(best, request)
         return best
 
     def refusal(self, request: TaskRequest) -> Refusal:
         """See `Placer`."""
-        fails = self._rules.of(request)
+        failing_at = self._checker.failing_at(request)
         resources: dict[str, int] = {}
         constraints: dict[str, int] = {}
-        for at, room in enumerate(self._room):
-            failed = None if fails is None else fails(at)
+        for position, room in enumerate(self._room):
+            failed = None if failing_at is None else failing_at(position)
             if failed is not None:
                 constraints[failed] = constraints.get(failed, 0) + 1
                 continue
@@ -91,7 +91,7 @@ class ScalarPlacer:
 
 
 class _Room:
-    """What one host has and what the cycle has put there."""
+    """The room of one host, and what the cycle has placed there."""
 
     __slots__ = (
         "cpus",
@@ -112,7 +112,7 @@ class _Room:
     def __init__(self, offer: Offer) -> None:
         self.cpus, self.mem, self.gpus = offer.room.cpus, offer.room.mem_mb, offer.room.gpus
         self.cpus_running, self.mem_running = offer.running.cpus, offer.running.mem_mb
-        # On a host without any of a resource only jobs that ask for none fit: its fill is 0, not 0 / 0.
+        # Only jobs that request none of a resource fit on a host without it: its fill is 0, not 0 / 0.
         self.cpus_total = self.cpus + self.cpus_running or 1.0
         self.mem_total = self.mem + self.mem_running or 1.0
         self.ports = port_count(offer)

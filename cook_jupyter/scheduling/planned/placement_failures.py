@@ -1,23 +1,27 @@
 """Placement failures counted over hosts, as Cook stores them with a job.
 
-Lives here: `summary`. Not here: the refusals that a match cycle reports (`scheduling.matching.matching`):
-they count a host once, under the constraint that fails there or else under what it is short of, where Cook
-counts both.
+Lives here: `count_placement_failures`.
+Not here: the refusals that a match cycle reports (`scheduling.matching.matching`). They count a host once,
+under the constraint that fails there or else under the resources that it lacks; Cook counts both.
 
-Source: Cook's `fenzo_utils.clj`, as told in the fair-share specification, section 13.
+Source: Cook's `fenzo_utils.clj`, as described in the fair-share specification, section 13.
 """
 
 from collections.abc import Iterable, Sequence
 
 
-def summary(failures: Iterable[tuple[str | None, Sequence[str]]]) -> dict[str, dict[str, int]]:
+def count_placement_failures(
+    failures: Iterable[tuple[str | None, Sequence[str]]],
+) -> dict[str, dict[str, int]]:
     """Count placement failures over hosts.
 
     Args:
-        failures: per host, the constraint that failed, if one did, and the resources it was short of.
+        failures: for each host, the constraint that failed (None if none did) and the resources that it
+            lacks.
 
     Returns:
-        "constraints" and "resources", each name -> hosts; a part that would be empty is left out.
+        "constraints" and "resources", each a mapping from names to numbers of hosts; an empty part is left
+        out.
     """
     constraints: dict[str, int] = {}
     resources: dict[str, int] = {}

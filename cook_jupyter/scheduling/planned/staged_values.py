@@ -1,8 +1,8 @@
-"""Staged values: a setting that changes for a portion of jobs, which the id of a job decides.
+"""Staged values: a setting that changes for a portion of jobs, chosen by job id.
 
-Lives here: the value that falls to a job. Not here: the hash of an id (`scheduling.limits.id_hash`).
+Lives here: the value of a job. Not here: the hash of an id (`scheduling.limits.id_hash`).
 
-Source: Cook's `config_incremental.clj`, as told in the fair-share specification, section 9.
+Source: Cook's `config_incremental.clj`, as described in the fair-share specification, section 9.
 """
 
 from collections.abc import Sequence
@@ -14,32 +14,32 @@ from cook_jupyter.scheduling.limits.id_hash import position_of
 Value = TypeVar("Value")
 
 
-def staged(job_id: JobId, values: Sequence[tuple[Value, float]]) -> Value:
-    """Return the value that falls to a job.
+def staged_value(job_id: JobId, values: Sequence[tuple[Value, float]]) -> Value:
+    """Return the value that applies to a job.
 
     Args:
-        job_id: whose.
-        values: each with the portion of jobs it is for. Together the portions make 1; what is missing to
-            that, as with thirds, goes to the last.
+        job_id: the job to choose for.
+        values: the values, each with its portion of jobs. The portions add up to 1; what is missing to that
+            because of rounding, as with thirds, goes to the last value.
     """
-    place, reached = position_of(job_id), 0.0
+    position, cumulative = position_of(job_id), 0.0
     for value, portion in values[:-1]:
-        reached += portion
-        if place <= reached:
+        cumulative += portion
+        if position <= cumulative:
             return value
     return values[-1][0]
 
 
-def staged_or(
+def staged_value_or(
     job_id: JobId, values: Sequence[tuple[Value, float]] | object, fallback: Value
 ) -> tuple[Value, bool]:
-    """Return the value that falls to a job, and whether it was picked.
+    """Return the value that applies to a job, and whether it was chosen by the job's id.
 
     Args:
         job_id: the job to choose for.
-        values: as in `staged`. Where there are none, or a constant stands in their place, nothing is picked.
-        fallback: the value then.
+        values: as in `staged_value`; no values, or a constant in their place, select the fallback.
+        fallback: the value to return otherwise.
     """
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         return fallback, False
-    return staged(job_id, values), True
+    return staged_value(job_id, values), True

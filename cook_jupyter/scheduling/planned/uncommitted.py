@@ -1,10 +1,11 @@
-"""Uncommitted jobs: those of a request that was never completed.
+"""Uncommitted jobs: jobs of a request that was never completed.
 
-Lives here: which of them a store should forget. Our own stores take a request
-in one transaction and have none; a store that takes large requests in parts, as Cook's does, must clear up.
-Not here: the clearing (`store`).
+Lives here: which of them a store should remove. The stores of cook_jupyter write a request in one transaction
+and have none; a store that accepts large requests in parts, as Cook's does, must clean up.
+Not here: the removal (`store`).
 
-Source: Cook's `tools.clj` (`clear-uncommitted-jobs`), as told in the fair-share specification, section 7.
+Source: Cook's `tools.clj` (`clear-uncommitted-jobs`), as described in the fair-share specification, section
+7.
 """
 
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ KEEP_MS: Final = 7 * 24 * 3_600_000
 
 
 class Submitted(NamedTuple):
-    """A job that a store holds, and whether the last part of its request has come."""
+    """A stored job, and whether its request was completed."""
 
     job_id: JobId
     submitted_ms: int

@@ -1,7 +1,7 @@
-"""Values that many jobs share, stored once and forgotten with the last job that has them.
+"""Values that jobs share, stored once with a reference count.
 
-Lives here: `CountedValues`, so that a million jobs of one submission cost four bytes each for what they have
-in common, and jobs that each differ leave nothing behind.
+Lives here: `CountedValues`. A million jobs of one submission need only four bytes each for a common value,
+and a value is removed with the last job that has it.
 Not here: the values (`scheduling.limits.run_times`, `scheduling.constraints.constraints`).
 """
 
@@ -12,7 +12,7 @@ V = TypeVar("V", bound=Hashable)
 
 
 class CountedValues(Generic[V]):
-    """Values by number. Number 0 is the usual value, which is not counted.
+    """Numbered values. Number 0 is the usual value, which is not counted.
 
     Args:
         usual: the value that most jobs have.
@@ -26,18 +26,18 @@ class CountedValues(Generic[V]):
         self._free: list[int] = []
 
     def __bool__(self) -> bool:
-        """Return whether any job has another value than the usual one."""
+        """Return whether any job has a value other than the usual one."""
         return bool(self._numbers)
 
     def __len__(self) -> int:
-        """Return how many other values there are."""
+        """Return the number of values other than the usual one."""
         return len(self._numbers)
 
     def __getitem__(self, number: int) -> V:
         return self._values[number]
 
     def acquire(self, value: V) -> int:
-        """Return the number of a value, and count one more job that has it."""
+        """Return the number of a value, and count one more job with the value."""
         if value is self._usual or value == self._usual:
             return 0
         number = self._numbers.get(value)
@@ -54,7 +54,7 @@ class CountedValues(Generic[V]):
         return number
 
     def release(self, number: int) -> None:
-        """Count one job less that has the value of this number."""
+        """Count one job less with the value of this number."""
         if not number:
             return
         self._jobs[number] -= 1

@@ -1,7 +1,7 @@
-"""How often a job was preempted, and for whom: what limits further preemptions.
+"""Earlier preemptions of a job, which limit further ones.
 
-Lives here: `PreemptionHistory` and how it follows from a job's instances.
-Not here: who is preempted (`scheduling.rebalancing.preemption`), other facts that follow from instances
+Lives here: `PreemptionHistory`, and its derivation from a job's instances.
+Not here: the choice of victims (`scheduling.rebalancing.preemption`), other facts that follow from instances
 (`scheduling.constraints.job_constraints`).
 """
 
@@ -17,7 +17,7 @@ class PreemptionHistory(NamedTuple):
 
     Attributes:
         ends_ms: end of each preempted instance, oldest first.
-        by_others: whether one of them made room for another user's job.
+        by_others: whether any preemption was for another user's job.
     """
 
     ends_ms: tuple[int, ...] = ()

@@ -1,14 +1,14 @@
-"""The queue index: every waiting job and running task of one pool, as columns, kept in Cook's order.
+"""The queue index: all waiting jobs and running tasks of one pool, as columns in Cook's order.
 
-Lives here: `QueueIndex`. It follows what happens to jobs one change at a time, or many, so that a cycle costs
-what changed and not what exists. The text of a job stays in the store: one waiting job costs about 250 bytes
-here, of which 60 are its numbers and the rest its uuid and the way from that to them.
-Not here: scores and the order between users (`scheduling.ranking.dru`, `scheduling.ranking.ranking`),
-decisions of any kind.
+Lives here: `QueueIndex`. It is updated with each change of a job, so that the cost of a cycle depends on the
+changes and not on the number of jobs. The text of a job stays in the store: a waiting job takes about 250
+bytes here, 60 for its numbers and the rest for its uuid and the mapping from that to its row.
+Not here: DRUs and the order between users (`scheduling.ranking.dru`, `scheduling.ranking.ranking`),
+decisions.
 
 The order of one user's tasks is Cook's (fair-share specification, section 3): higher priority first; then
-running tasks by start, then waiting jobs by creation. A job's row is an internal number, used again when the
-job is gone: outside this package jobs go by their ids.
+running tasks by start, then waiting jobs by creation. A job's row is an internal number, which is
+reused after the job is removed; outside this package jobs are identified by their ids.
 """
 
 from bisect import bisect_left
@@ -52,23 +52,21 @@ _SEQ_MASK: Final = (1 << SEQ_BITS) - 1
 _FREE: Final = 0
 _WAITING: Final = 1
 _RUNNING: Final = 2
-_FARTHEST_MS: Final[int] = (
-    (1 << 63 - LAUNCH_BITS) - 1 - (1 << 20)
-)  # above it is place for numbers that count on
+_MAX_LAUNCH_MS: Final[int] = (1 << 63 - LAUNCH_BITS) - 1 - (1 << 20)  # leaves room to add to the number
 
 
 class QueuedJob(NamedTuple):
-    """What the queue must know of a job.
+    """A job, as the queue stores it.
 
     Attributes:
-        job_id: its uuid.
-        user: whose it is.
-        cpus, mem_mb, gpus, ports: what it asks for.
-        seq: its place in the order of creation, below 2**39.
+        job_id: uuid of the job.
+        user: owner of the job.
+        cpus, mem_mb, gpus, ports: amounts that the job requests.
+        seq: position in the order of creation, below 2**39.
         priority: 0..16,000,000.
-        constraints: what it demands of hosts, as many jobs do (`constraints.constraint_class_of`).
-        job_constraints: what it alone demands.
-        run_time: what is stated about its run time.
+        constraints: constraints that many jobs share (`constraints.constraint_class_of`).
+        job_constraints: constraints of this job alone.
+        run_time: expected and maximum run time.
     """
 
     job_id: JobId
@@ -85,7 +83,7 @@ class QueuedJob(NamedTuple):
 
     @classmethod
     def of(cls, spec: JobSpec, seq: int, job_constraints: JobConstraints = NO_JOB_CONSTRAINTS) -> "QueuedJob":
-        """Return what the queue must know of this job."""
+        """Return the queued job of a specification."""
         return cls(
             spec.job_id,
             spec.user,
@@ -101,28 +99,28 @@ class QueuedJob(NamedTuple):
         )
 
 
-def launch_number(launched_ms: int, place: int = 0) -> int:
-    """Return a number that orders launches by time, those of one millisecond by `place` (below 2**20).
+def launch_number(launched_ms: int, sequence: int = 0) -> int:
+    """Return a number that orders launches by time, and those of one millisecond by `sequence` (below 2**20).
 
-    It fits in 64 bits: times beyond 2**43 ms (the year 2248), which only simulations have, are all alike.
+    It fits in 64 bits: times beyond 2**43 ms (the year 2248), which occur only in simulations, are equal.
     """
-    within = min(max(launched_ms, -_FARTHEST_MS), _FARTHEST_MS)
-    return (within << LAUNCH_BITS) + place
+    bounded_ms = min(max(launched_ms, -_MAX_LAUNCH_MS), _MAX_LAUNCH_MS)
+    return (bounded_ms << LAUNCH_BITS) + sequence
 
 
 class QueueIndex:
-    """All tasks of one pool. Single changes take microseconds, also with 100,000 jobs of one user.
+    """All tasks of one pool. A single change takes microseconds, even with 100,000 jobs of one user.
 
-    Not for several threads. Rows and columns are for this package; callers use ids.
+    Not thread-safe. Rows and columns are for this package; other callers use ids.
     """
 
     def __init__(self) -> None:
         self._rows: dict[JobId, int] = {}
-        self._ids: list[JobId | None] = [None]  # row 0 is nobody's: it pads
+        self._ids: list[JobId | None] = [None]  # row 0 is padding
         self._free: list[int] = []
         self._users: dict[str, UserTasks] = {}
         self._by_number: list[UserTasks] = []
-        self._in_order: list[UserTasks] = []  # by name; made anew when somebody is new
+        self._in_order: list[UserTasks] = []  # by name; rebuilt when a user is added
         self._classes = CountedValues(UNCONSTRAINED)
         self.job_constraints: dict[int, JobConstraints] = {}  # by row; most jobs have none
         self.preemptions: dict[int, PreemptionHistory] = {}  # by row, of jobs that were ever preempted
@@ -133,18 +131,18 @@ class QueueIndex:
         self._group_hosts: dict[GroupId, dict[str, int]] = {}  # hosts of a group's running tasks
         self._waiting_count = 0
         self._running_count = 0
-        self._asked_cpus, self._asked_mem = AmountBounds(), AmountBounds()  # of waiting jobs
+        self._cpus_bounds, self._mem_bounds = AmountBounds(), AmountBounds()  # of waiting jobs
         self._limit_columns: tuple[UserLimits, int, LimitColumns] | None = None
-        self._allocate(Columns(_FEW_ROWS))
+        self._allocate(Columns(_INITIAL_ROWS))
 
     # --- changes
 
     def add(self, job: QueuedJob) -> None:
-        """Take in a waiting job.
+        """Add a waiting job.
 
         Raises:
-            Conflict: the index has it already.
-            InvalidRequest: one of its numbers is out of range; nothing was added.
+            Conflict: the index has the job already.
+            InvalidRequest: a number of the job is out of range; nothing was added.
         """
         if job.job_id in self._rows:
             raise Conflict(f"job {job.job_id} is in the queue already")
@@ -166,15 +164,15 @@ class QueueIndex:
         self._run_time_of[row] = self._run_times.acquire(job.run_time)
         if job.job_constraints is not NO_JOB_CONSTRAINTS:
             self.job_constraints[row] = job.job_constraints
-        self._wait(row, tasks)
+        self._add_waiting(row, tasks)
 
     def add_users(self, names: Iterable[str]) -> None:
-        """Take in users before any job of theirs; they are numbered in this order."""
+        """Add users before any of their jobs; they are numbered in this order."""
         for name in names:
             self._user(name)
 
     def add_many(self, jobs: Sequence[QueuedJob]) -> None:
-        """Take in many waiting jobs at once: what `add` does for each, several times faster.
+        """Add many waiting jobs; several times faster than `add` for each.
 
         Raises:
             Conflict: the index has one of the jobs already, or one is given twice; nothing was added.
@@ -197,7 +195,7 @@ class QueueIndex:
                 require_valid(job)
         cpus, mem, seqs, gpus, ports, priorities = numbers_of_jobs
         user_numbers = {user: self._user(user).number for user in dict.fromkeys(users)}
-        rows = self._take_rows(ids)
+        rows = self._allocate_rows(ids)
         columns = self.columns
         columns.cpus[rows] = cpus
         columns.mem[rows] = mem
@@ -211,17 +209,17 @@ class QueueIndex:
             columns.run_time[rows] = list(map(self._run_times.acquire, run_times))
         columns.state[rows] = _WAITING
         self.job_constraints.update(
-            (row, own)
-            for row, own in zip(rows.tolist(), job_constraints, strict=True)
-            if own is not NO_JOB_CONSTRAINTS
+            (row, constraints_of_job)
+            for row, constraints_of_job in zip(rows.tolist(), job_constraints, strict=True)
+            if constraints_of_job is not NO_JOB_CONSTRAINTS
         )
         self._waiting_count += len(ids)
-        self._asked_cpus.add_many(columns.cpus[rows])
-        self._asked_mem.add_many(columns.mem[rows])
+        self._cpus_bounds.add_many(columns.cpus[rows])
+        self._mem_bounds.add_many(columns.mem[rows])
         self._merge(rows)
 
     def _merge(self, rows: Rows) -> None:
-        """Put new rows into their users' lists."""
+        """Insert new rows into the lists of their users."""
         columns = self.columns
         rows = rows[np.lexsort((columns.order[rows], columns.user[rows]))]
         owner = columns.user[rows]
@@ -231,10 +229,10 @@ class QueueIndex:
             self._by_number[number].merge_waiting(rows[begin:end], columns.order)
             begin = end
 
-    def start(
+    def mark_running(
         self, job_id: JobId, start_ms: int, host: str = "", *, task_seq: int = 0, launch: int | None = None
     ) -> None:
-        """Let a waiting job run on a host.
+        """Mark a waiting job as running on a host.
 
         Args:
             job_id: the job.
@@ -245,7 +243,7 @@ class QueueIndex:
 
         Raises:
             NotFound: the index does not have the job.
-            Conflict: it runs already.
+            Conflict: the job runs already.
         """
         row = self.row_of(job_id)
         if self._state[row] != _WAITING:
@@ -261,34 +259,35 @@ class QueueIndex:
                 cpus, mem, gpus = tasks.sums
                 tasks.sums = (cpus + self._cpus[row], mem + self._mem[row], gpus + self._gpus[row])
         else:
-            at = bisect_left(tasks.keys, key)
-            tasks.keys.insert(at, key)
-            tasks.started.insert(at, row)
+            position = bisect_left(tasks.keys, key)
+            tasks.keys.insert(position, key)
+            tasks.started.insert(position, row)
             tasks.sums = None
         self._state[row] = _RUNNING
         self._launch[row] = launch_number(start_ms, task_seq) if launch is None else launch
         self._hosts[row] = host
         self._tasks_on.setdefault(host, {})[row] = start_ms
-        self._count_in_group(row, host, 1)
+        self._count_group_task(row, host, 1)
         self._waiting_count -= 1
         self._running_count += 1
-        self._forget_asked(row)
+        self._forget_request(row)
 
-    def end(self, job_id: JobId) -> None:
-        """Forget a job: its task ended for good, or it was killed while it waited.
+    def remove(self, job_id: JobId) -> None:
+        """Remove a job that will not run again.
 
-        A job that was killed while a task of it ran stays until that task has ended: it holds room.
+        A job that was killed while its task runs must remain until that task has ended, because it holds
+        room.
 
         Raises:
             NotFound: the index does not have the job.
         """
         row = self.row_of(job_id)
         if self._state[row] == _RUNNING:
-            self._stop(row)
+            self._remove_running(row)
         else:
             self._by_number[self._user_of[row]].remove_waiting(row, self._order)
             self._waiting_count -= 1
-            self._forget_asked(row)
+            self._forget_request(row)
         self._state[row] = _FREE
         self.job_constraints.pop(row, None)
         self.preemptions.pop(row, None)
@@ -300,12 +299,12 @@ class QueueIndex:
         self._ids[row] = None
         self._cpus[row] = self._mem[row] = self._gpus[row] = 0.0
         self._free.append(row)
-        if not self._rows and len(self._ids) > _FEW_ROWS:
+        if not self._rows and len(self._ids) > _INITIAL_ROWS:
             self._ids, self._free = [None], []
-            self._allocate(Columns(_FEW_ROWS))
+            self._allocate(Columns(_INITIAL_ROWS))
 
-    def let_finish(self, job_id: JobId) -> None:
-        """Spare the running task of a job from preemption until the task ends.
+    def spare_running(self, job_id: JobId) -> None:
+        """Exempt the running task of a job from preemption until the task ends.
 
         Raises:
             NotFound: the index does not have the job.
@@ -317,24 +316,28 @@ class QueueIndex:
         self.uninterrupted.add(row)
 
     def requeue(self, job_id: JobId, *, job_constraints: JobConstraints | None = None) -> None:
-        """Let a running job wait, at its old place; `job_constraints` replaces its own if given.
+        """Mark a running job as waiting, at its original position.
+
+        Args:
+            job_id: the job.
+            job_constraints: new constraints of the job; None keeps the present ones.
 
         Raises:
             NotFound: the index does not have the job.
-            Conflict: it waits already.
+            Conflict: the job waits already.
         """
         row = self.row_of(job_id)
         if self._state[row] != _RUNNING:
             raise Conflict(f"job {job_id} waits already")
-        self._stop(row)
+        self._remove_running(row)
         if job_constraints is not None:
             self.job_constraints.pop(row, None)
             if job_constraints != NO_JOB_CONSTRAINTS:
                 self.job_constraints[row] = job_constraints
-        self._wait(row, self._by_number[self._user_of[row]])
+        self._add_waiting(row, self._by_number[self._user_of[row]])
 
     def set_preemptions(self, job_id: JobId, history: PreemptionHistory) -> None:
-        """Replace what is known of the preemptions of a job.
+        """Replace the preemption history of a job.
 
         Raises:
             NotFound: the index does not have the job.
@@ -345,7 +348,7 @@ class QueueIndex:
         else:
             self.preemptions[row] = history
 
-    # --- questions
+    # --- queries
 
     def __contains__(self, job_id: JobId) -> bool:
         return job_id in self._rows
@@ -355,26 +358,26 @@ class QueueIndex:
 
     @property
     def waiting_count(self) -> int:
-        """How many jobs wait."""
+        """The number of waiting jobs."""
         return self._waiting_count
 
     @property
     def running_count(self) -> int:
-        """How many tasks run."""
+        """The number of running tasks."""
         return self._running_count
 
     @property
     def user_count(self) -> int:
-        """How many users ever had a task here."""
+        """The number of users that ever had a task here."""
         return len(self._by_number)
 
     def is_waiting(self, job_id: JobId) -> bool:
-        """Tell whether the job is here and waits."""
+        """Return whether the index has the job and it waits."""
         row = self._rows.get(job_id)
         return row is not None and self._state[row] == _WAITING
 
     def is_running(self, job_id: JobId) -> bool:
-        """Tell whether the job is here and has a running task."""
+        """Return whether the index has the job and it runs."""
         row = self._rows.get(job_id)
         return row is not None and self._state[row] == _RUNNING
 
@@ -383,7 +386,7 @@ class QueueIndex:
         return sorted(name for name, tasks in self._users.items() if tasks.keys or tasks.waiting_count)
 
     def usage(self, user: str) -> Usage:
-        """Return what the user's running tasks hold."""
+        """Return the usage of the user's running tasks."""
         tasks = self._users.get(user)
         if tasks is None:
             return Usage()
@@ -391,7 +394,7 @@ class QueueIndex:
         return Usage(count=len(tasks.keys), cpus=cpus, mem_mb=mem, gpus=gpus)
 
     def pool_usage(self) -> Usage:
-        """Return what all running tasks hold, summed by user in order of name."""
+        """Return the usage of all running tasks, added up by user in order of name."""
         count, cpus, mem, gpus = 0, 0.0, 0.0, 0.0
         for tasks in self.by_name():
             if tasks.keys:
@@ -401,7 +404,7 @@ class QueueIndex:
         return Usage(count=count, cpus=cpus, mem_mb=mem, gpus=gpus)
 
     def waiting_usage(self) -> Usage:
-        """Return what all waiting jobs ask for together, added up in no particular order."""
+        """Return the sum of all waiting jobs' requests, added up in no particular order."""
         columns = self.columns
         rows = np.flatnonzero(columns.state == _WAITING)
         cpus, mem, gpus = (
@@ -410,17 +413,17 @@ class QueueIndex:
         return Usage(count=len(rows), cpus=cpus, mem_mb=mem, gpus=gpus)
 
     def waiting_of(self, user: str) -> int:
-        """Return how many jobs of the user wait."""
+        """Return the number of waiting jobs of a user."""
         tasks = self._users.get(user)
         return 0 if tasks is None else tasks.waiting_count
 
     def group_of(self, job_id: JobId) -> GroupId | None:
-        """Return the job's group, if it places its jobs in some way."""
-        own = self.job_constraints.get(self.row_of(job_id))
-        return None if own is None else own.group
+        """Return the job's group if that has a placement; else None."""
+        job_constraints = self.job_constraints.get(self.row_of(job_id))
+        return None if job_constraints is None else job_constraints.group
 
-    def asked(self, job_id: JobId) -> Usage:
-        """Return what one job asks for.
+    def requested(self, job_id: JobId) -> Usage:
+        """Return the amounts that a job requests.
 
         Raises:
             NotFound: the index does not have the job.
@@ -437,7 +440,7 @@ class QueueIndex:
         return [tasks for tasks in self._in_order if tasks.keys or tasks.waiting_count]
 
     def tasks_of_job(self, job_id: JobId) -> UserTasks | None:
-        """Return the tasks of the job's user; None if the job is not here."""
+        """Return the tasks of the job's user; None if the index does not have the job."""
         row = self._rows.get(job_id)
         return None if row is None else self._by_number[self._user_of[row]]
 
@@ -453,11 +456,11 @@ class QueueIndex:
         return row
 
     def owner(self, row: int) -> UserTasks:
-        """Return the user of the job of a row."""
+        """Return the tasks of the user of the job in a row."""
         return self._by_number[self._user_of[row]]
 
     def owners(self, rows: Rows) -> list[UserTasks]:
-        """Return the users of jobs by row."""
+        """Return the tasks of the users of jobs by row."""
         return [self._by_number[number] for number in self.columns.user[rows].tolist()]
 
     def ids(self, rows: Iterable[int]) -> list[JobId]:
@@ -481,7 +484,7 @@ class QueueIndex:
         return tasks.sums
 
     def amounts(self) -> tuple[Amounts, Amounts, Amounts]:
-        """Return cpus, mem and gpus by row, to be read one at a time."""
+        """Return cpus, mem and gpus by row, for access to single values."""
         return self._cpus, self._mem, self._gpus
 
     def amounts_of(self, row: int) -> tuple[float, float, float]:
@@ -489,15 +492,15 @@ class QueueIndex:
         return self._cpus[row], self._mem[row], self._gpus[row]
 
     def priority_key(self, row: int) -> int:
-        """Return what orders jobs by priority: smaller is more important."""
+        """Return the sort key of the job's priority; the highest priority has the smallest key."""
         return self._order[row] >> SEQ_BITS
 
     def order_key(self, row: int) -> int:
-        """Return what orders waiting jobs: by priority, then as they were created; no two have the same."""
+        """Return the unique sort key of a waiting job, by priority, then by creation."""
         return self._order[row]
 
     def seq(self, row: int) -> int:
-        """Return the job's place in the order of creation."""
+        """Return the job's position in the order of creation."""
         return self._order[row] & _SEQ_MASK
 
     def launch(self, row: int) -> int:
@@ -513,7 +516,7 @@ class QueueIndex:
         return list(self._hosts)
 
     def hosts_of(self, rows: Iterable[int]) -> list[str]:
-        """Return where running tasks run, by row."""
+        """Return the hosts of running tasks, by row."""
         hosts = self._hosts
         return [hosts[row] for row in rows]
 
@@ -522,24 +525,24 @@ class QueueIndex:
         return self._tasks_on.get(host, _NO_TASKS)
 
     def run_time(self, row: int) -> RunTime:
-        """Return what is stated about the run time of a job."""
+        """Return the run time of a job."""
         return self._run_times[self._run_time_of[row]]
 
     def run_time_of(self, number: int) -> RunTime:
-        """Return what is stated about run times, by its number."""
+        """Return a run time by its number."""
         return self._run_times[number]
 
     @property
     def knows_run_times(self) -> bool:
-        """Whether anything is stated about the run time of any job."""
+        """Whether the run time of any job is known or limited."""
         return bool(self._run_times)
 
     def waiting_before(self, row: int) -> int:
-        """Return how many waiting jobs of the same user come before a waiting job."""
+        """Return the number of waiting jobs of the same user before a waiting job."""
         return self.owner(row).position_of(row, self._order)
 
     def ports(self, row: int) -> int:
-        """Return how many ports the job asks for."""
+        """Return the number of ports that the job requests."""
         return self._ports[row]
 
     def class_number(self, row: int) -> int:
@@ -556,7 +559,7 @@ class QueueIndex:
         return self._by_number[number].name
 
     def group_hosts(self, group: GroupId) -> dict[str, int]:
-        """Return how many tasks of the group run on which host."""
+        """Return the number of running tasks of a group by host."""
         return self._group_hosts.get(group, {})
 
     def constraint_class(self, number: int) -> ConstraintClass:
@@ -564,25 +567,25 @@ class QueueIndex:
         return self._classes[number]
 
     @property
-    def least(self) -> tuple[float, float]:
-        """Least cpus and least memory of the waiting jobs, each rounded down to nine binary digits."""
-        return self._asked_cpus.least, self._asked_mem.least
+    def min_request(self) -> tuple[float, float]:
+        """The least cpus and the least memory of waiting jobs, each rounded down to nine binary digits."""
+        return self._cpus_bounds.minimum, self._mem_bounds.minimum
 
     @property
-    def most(self) -> tuple[float, float]:
-        """Cpus and memory that every waiting job asks less than; hardly above the maximum."""
-        return self._asked_cpus.most, self._asked_mem.most
+    def max_request(self) -> tuple[float, float]:
+        """Cpus and memory that every waiting job requests less than; close to the maximum."""
+        return self._cpus_bounds.maximum, self._mem_bounds.maximum
 
     def limit_columns(self, limits: UserLimits) -> LimitColumns:
-        """Return shares and quotas by number of user; made once per value of `limits`."""
-        known = self._limit_columns
-        if known is None or known[0] is not limits or known[1] != len(self._by_number):
+        """Return shares and quotas by number of user; computed once per value of `limits`."""
+        cached = self._limit_columns
+        if cached is None or cached[0] is not limits or cached[1] != len(self._by_number):
             names = [tasks.name for tasks in self._by_number]
-            known = (limits, len(names), LimitColumns(names, limits))
-            self._limit_columns = known
-        return known[2]
+            cached = (limits, len(names), LimitColumns(names, limits))
+            self._limit_columns = cached
+        return cached[2]
 
-    # --- inside
+    # --- internal
 
     def _user(self, name: str) -> UserTasks:
         tasks = self._users.get(name)
@@ -591,22 +594,22 @@ class QueueIndex:
             self._by_number.append(tasks)
         return tasks
 
-    def _wait(self, row: int, tasks: UserTasks) -> None:
+    def _add_waiting(self, row: int, tasks: UserTasks) -> None:
         tasks.insert_waiting(row, self._order)
         self._state[row] = _WAITING
         self._waiting_count += 1
-        self._asked_cpus.add(self._cpus_bits[row])
-        self._asked_mem.add(self._mem_bits[row])
+        self._cpus_bounds.add(self._cpus_bits[row])
+        self._mem_bounds.add(self._mem_bits[row])
 
-    def _forget_asked(self, row: int) -> None:
-        self._asked_cpus.remove(self._cpus_bits[row])
-        self._asked_mem.remove(self._mem_bits[row])
+    def _forget_request(self, row: int) -> None:
+        self._cpus_bounds.remove(self._cpus_bits[row])
+        self._mem_bounds.remove(self._mem_bits[row])
 
-    def _stop(self, row: int) -> None:
+    def _remove_running(self, row: int) -> None:
         tasks = self._by_number[self._user_of[row]]
-        at = tasks.started.index(row)
-        del tasks.started[at]
-        del tasks.keys[at]
+        position = tasks.started.index(row)
+        del tasks.started[position]
+        del tasks.keys[position]
         tasks.sums = None if tasks.keys else (0.0, 0.0, 0.0)
         host = self._hosts.pop(row)
         tasks_on = self._tasks_on[host]
@@ -614,34 +617,34 @@ class QueueIndex:
         if not tasks_on:
             del self._tasks_on[host]
         self.uninterrupted.discard(row)
-        self._count_in_group(row, host, -1)
+        self._count_group_task(row, host, -1)
         self._running_count -= 1
 
-    def _count_in_group(self, row: int, host: str, by: int) -> None:
-        own = self.job_constraints.get(row)
-        if own is None or own.group is None:
+    def _count_group_task(self, row: int, host: str, change: int) -> None:
+        job_constraints = self.job_constraints.get(row)
+        if job_constraints is None or job_constraints.group is None:
             return
-        hosts = self._group_hosts.setdefault(own.group, {})
-        hosts[host] = hosts.get(host, 0) + by
+        hosts = self._group_hosts.setdefault(job_constraints.group, {})
+        hosts[host] = hosts.get(host, 0) + change
         if not hosts[host]:
             del hosts[host]
             if not hosts:
-                del self._group_hosts[own.group]
+                del self._group_hosts[job_constraints.group]
 
-    def _take_rows(self, job_ids: Sequence[JobId]) -> Rows:
-        """Return rows for new jobs: those of jobs that are gone, and then new ones."""
+    def _allocate_rows(self, job_ids: Sequence[JobId]) -> Rows:
+        """Return rows for new jobs: first rows of removed jobs, then new ones."""
         reused = min(len(self._free), len(job_ids))
-        kept = len(self._free) - reused
-        taken, self._free[kept:] = self._free[kept:], []
-        first = len(self._ids)
+        still_free = len(self._free) - reused
+        rows, self._free[still_free:] = self._free[still_free:], []
+        first_new = len(self._ids)
         added = len(job_ids) - reused
-        self._reserve(first + added)
-        for row, job_id in zip(taken, job_ids, strict=False):
+        self._reserve(first_new + added)
+        for row, job_id in zip(rows, job_ids, strict=False):
             self._ids[row] = job_id
         self._ids.extend(job_ids[reused:])
-        taken.extend(range(first, first + added))
-        self._rows.update(zip(job_ids, taken, strict=True))
-        return np.array(taken, dtype=np.int32)
+        rows.extend(range(first_new, first_new + added))
+        self._rows.update(zip(job_ids, rows, strict=True))
+        return np.array(rows, dtype=np.int32)
 
     def _new_row(self) -> int:
         row = len(self._ids)
@@ -670,25 +673,25 @@ class QueueIndex:
 
 
 def require_valid(job: QueuedJob) -> None:
-    """Require that the columns can hold the numbers of a job.
+    """Require that the columns can store the numbers of a job.
 
     Raises:
-        InvalidRequest: one of them is not a number of its kind, or out of range.
+        InvalidRequest: a number is of the wrong type, or out of range.
     """
-    # One comparison chain for all: NaN fails it, and a valid job costs half a microsecond.
+    # One expression for all numbers: NaN fails it, and a valid job takes half a microsecond.
     try:
         if (
             0.0 <= job.cpus <= UNLIMITED
             and 0.0 <= job.mem_mb <= UNLIMITED
             and 0.0 <= job.gpus <= UNLIMITED
-            and 0 <= job.ports <= _MOST_PORTS
+            and 0 <= job.ports <= _MAX_PORTS
             and 0 <= job.priority <= HIGHEST_PRIORITY
             and 0 <= job.seq <= _SEQ_MASK
             and isinstance(job.ports | job.priority | job.seq, int)
         ):
             return
     except TypeError:
-        pass  # which of them is told below
+        pass  # reported below
     for name, highest, whole in zip(_NAMES, _HIGHEST, _WHOLE, strict=True):
         value: Any = getattr(job, name)
         is_number = isinstance(value, Integral if whole else Real)
@@ -700,18 +703,18 @@ def require_valid(job: QueuedJob) -> None:
 
 
 def _are_valid(numbers: npt.NDArray[Any], highest: float, whole: bool) -> bool:
-    """Tell whether all numbers of a column are in range; False also if that cannot be told from the array."""
+    """Return whether all numbers of a column are in range; False also for an array of another type."""
     return numbers.dtype.kind in ("i" if whole else "if") and bool(
         numbers.min() >= 0 and numbers.max() <= highest
     )
 
 
-_MOST_PORTS: Final = 2**31 - 1
-# Names of a job's numbers in the order of `QueuedJob`, the highest of each, and which are whole.
+_MAX_PORTS: Final = 2**31 - 1
+# Names of a job's numbers in the order of `QueuedJob`, their maxima, and whether they are integers.
 _NAMES: Final = ("cpus", "mem_mb", "seq", "gpus", "ports", "priority")
-_HIGHEST: Final = (UNLIMITED, UNLIMITED, _SEQ_MASK, UNLIMITED, _MOST_PORTS, HIGHEST_PRIORITY)
+_HIGHEST: Final = (UNLIMITED, UNLIMITED, _SEQ_MASK, UNLIMITED, _MAX_PORTS, HIGHEST_PRIORITY)
 _WHOLE: Final = (False, False, True, False, True, True)
 _NO_TASKS: Final[Mapping[int, int]] = MappingProxyType({})
-_FEW_ROWS: Final = 1024  # whoever has no job has room for so many
-_FEW: Final = 32  # below this many jobs, one by one is faster than by columns
+_INITIAL_ROWS: Final = 1024  # capacity of an empty index
+_FEW: Final = 32  # jobs below which adding them one by one is faster than in columns
 _name = attrgetter("name")

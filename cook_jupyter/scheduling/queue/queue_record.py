@@ -1,6 +1,6 @@
-"""A queue index as plain values: what it holds at one moment, to be written down and built again.
+"""Queue indexes as plain values, for dumps.
 
-Lives here: `QueueRecord`, in columns as the index itself, and the way there and back.
+Lives here: `QueueRecord`, in columns like the index, and the conversion in both directions.
 Not here: files (`service.requests.dumps`).
 """
 
@@ -26,10 +26,10 @@ class RunningRecord:
     """The running task of a job.
 
     Attributes:
-        job: position of the job among the recorded ones.
+        job: position of the job in the record.
         host: host of the task.
-        start_ms: time of its start.
-        task_seq: order of equal starts.
+        start_ms: start of the task.
+        task_seq: order among equal starts.
         launch: launch number.
         spared: whether the task is never preempted.
     """
@@ -47,11 +47,11 @@ class QueueRecord:
     """All jobs of a queue index, waiting and running.
 
     Attributes:
-        users: all users that the index has seen, by number.
-        constraints, run_times: values that jobs share, each once.
-        ids, user, cpus, mem_mb, gpus, ports, seq, priority, constraint, run_time: one value for each job;
-            users, constraints and run times by position in the lists above.
-        job_constraints: position of a job -> what that job alone demands.
+        users: all users that the index ever had, by number.
+        constraints, run_times: distinct values that jobs share.
+        ids, user, cpus, mem_mb, gpus, ports, seq, priority, constraint, run_time: one value per job; users,
+            constraints and run times as positions in the lists above.
+        job_constraints: position of a job -> constraints of that job alone.
         preemptions: position of a job -> its preemptions.
         running: running tasks in the order in which they started.
     """
@@ -75,10 +75,10 @@ class QueueRecord:
 
 
 def record_of(index: QueueIndex) -> QueueRecord:
-    """Return what an index holds at this moment; takes about a second per million jobs."""
+    """Return the record of an index; takes about a second per million jobs."""
     rows = index.rows()
     columns = index.columns
-    position = {row: at for at, row in enumerate(rows.tolist())}
+    position = {row: number for number, row in enumerate(rows.tolist())}
     class_numbers, classes = np.unique(columns.constraints[rows], return_inverse=True)
     run_time_numbers, run_times = np.unique(columns.run_time[rows], return_inverse=True)
     order = columns.order[rows]
@@ -100,7 +100,9 @@ def record_of(index: QueueIndex) -> QueueRecord:
         priority=(HIGHEST_PRIORITY - (order >> SEQ_BITS)).tolist(),
         constraint=classes.tolist(),
         run_time=run_times.tolist(),
-        job_constraints={position[row]: own for row, own in index.job_constraints.items()},
+        job_constraints={
+            position[row]: constraints_of_job for row, constraints_of_job in index.job_constraints.items()
+        },
         preemptions={position[row]: history for row, history in index.preemptions.items()},
         running=[
             RunningRecord(
@@ -117,7 +119,7 @@ def record_of(index: QueueIndex) -> QueueRecord:
 
 
 def index_of(record: QueueRecord) -> QueueIndex:
-    """Return an index that holds what is recorded, and about which the same is decided.
+    """Return the index of a record; decisions about it are the same as about the original.
 
     Raises:
         Conflict: a job is recorded twice.
@@ -129,25 +131,25 @@ def index_of(record: QueueRecord) -> QueueIndex:
         [
             QueuedJob(
                 job_id,
-                record.users[record.user[at]],
-                record.cpus[at],
-                record.mem_mb[at],
-                record.seq[at],
-                gpus=record.gpus[at],
-                ports=record.ports[at],
-                priority=record.priority[at],
-                constraints=record.constraints[record.constraint[at]],
-                job_constraints=record.job_constraints.get(at, NO_JOB_CONSTRAINTS),
-                run_time=record.run_times[record.run_time[at]],
+                record.users[record.user[position]],
+                record.cpus[position],
+                record.mem_mb[position],
+                record.seq[position],
+                gpus=record.gpus[position],
+                ports=record.ports[position],
+                priority=record.priority[position],
+                constraints=record.constraints[record.constraint[position]],
+                job_constraints=record.job_constraints.get(position, NO_JOB_CONSTRAINTS),
+                run_time=record.run_times[record.run_time[position]],
             )
-            for at, job_id in enumerate(record.ids)
+            for position, job_id in enumerate(record.ids)
         ]
     )
-    for at, history in record.preemptions.items():
-        index.set_preemptions(record.ids[at], history)
+    for position, history in record.preemptions.items():
+        index.set_preemptions(record.ids[position], history)
     for task in record.running:
         job_id = record.ids[task.job]
-        index.start(job_id, task.start_ms, task.host, task_seq=task.task_seq, launch=task.launch)
+        index.mark_running(job_id, task.start_ms, task.host, task_seq=task.task_seq, launch=task.launch)
         if task.spared:
-            index.let_finish(job_id)
+            index.spare_running(job_id)
     return index

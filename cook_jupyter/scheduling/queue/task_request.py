@@ -1,6 +1,6 @@
-"""What one job asks of a host.
+"""Requests of tasks to hosts.
 
-Lives here: `TaskRequest`, what matching sees of a job. Not here: the job's place in the queue
+Lives here: `TaskRequest`, a job as matching sees it. Not here: the job's position in the queue
 (`scheduling.ranking.ranking`).
 """
 
@@ -16,7 +16,7 @@ from cook_jupyter.scheduling.constraints.constraints import (
 
 
 class TaskRequest(NamedTuple):
-    """What one job asks of a host."""
+    """The resources, ports and constraints that one job requests of a host."""
 
     job_id: JobId
     cpus: float

@@ -1,1 +1,1 @@
-"""Rank: the order of waiting jobs by dominant resource usage, and which of them may be matched now."""
+"""Rank: the order of waiting jobs by dominant resource usage, and which of them are considerable."""

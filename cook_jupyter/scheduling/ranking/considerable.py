@@ -1,13 +1,14 @@
 """Considerable jobs: which of the ranked jobs may be matched now.
 
-Lives here: quota filters of pool and user, the launch rate, jobs too large for the pool, in Cook's order.
-Not here: the ranking they filter (`scheduling.ranking.ranking`), hosts (`scheduling.matching.matching`).
+Lives here: the filters of the ranking in Cook's order: quotas of pool and user, launch rate, maximum job
+size.
+Not here: the ranking (`scheduling.ranking.ranking`), hosts (`scheduling.matching.matching`).
 
-A quota filter adds up *every* job, also those it refuses. One job that does not fit therefore holds back
-every later one of that user (or pool), smaller ones too: what passes is the head of the list.
+A quota filter adds up *every* job, including those it refuses. Therefore one job that exceeds the quota holds
+back every later job of that user (or pool), even smaller ones: the jobs that pass are the front of the list.
 
-Source: Cook's `scheduler.clj` (`pending-jobs->considerable-jobs`) and `tools.clj`, as told in the fair-share
-specification, sections 3 and 4.
+Source: Cook's `scheduler.clj` (`pending-jobs->considerable-jobs`) and `tools.clj`, as described in the
+fair-share specification, sections 3 and 4.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,22 +35,22 @@ from cook_jupyter.scheduling.ranking.ranking import (
 )
 
 UNLIMITED_QUOTA = Quota()
-_ROUNDED: Final = 1 + 1e-9  # more than sums can differ by when they are added up in another order
-_FIRST_READ: Final = 256  # jobs that are read first to count those the launch rate holds back
+_ROUNDING_MARGIN: Final = 1 + 1e-9  # more than sums differ if they are added up in another order
+_FIRST_READ: Final = 256  # jobs that are read at first, to count those that the launch rate holds back
 
 
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueFilters:
-    """What keeps ranked jobs from being matched, besides their user's quota.
+    """Filters of ranked jobs in addition to the quotas of users.
 
     Attributes:
-        pool_quota: for all users of the pool together.
-        group_quota, group_usage: for the pools of a quota group together, and what their tasks hold now.
-        tokens: how many jobs of a user may start now; who is not named is not limited. None: no launch rate
-            is enforced.
-        accepts: says whether a job may start now (Cook's launch filter); None takes all.
-        max_cpus, max_mem_mb: a job that asks for more is left out (Cook calls it offensive).
+        pool_quota: quota of all users of the pool together.
+        group_quota, group_usage: quota of the pools of a quota group together, and the usage of their tasks.
+        tokens: user -> number of jobs that may start now; users that are missing are not limited. None if no
+            launch rate is enforced.
+        accepts: returns whether a job may start now (Cook's launch filter); None to accept all.
+        max_cpus, max_mem_mb: maximum request of a job; larger jobs are excluded (Cook calls them offensive).
     """
 
     pool_quota: Quota = UNLIMITED_QUOTA
@@ -65,11 +66,11 @@ NO_FILTERS = QueueFilters()
 
 
 def group_usages(groups: Mapping[str, str], by_pool: Mapping[str, Usage]) -> dict[str, Usage]:
-    """Add up what pools use by their quota group; pools without one are left out.
+    """Add up the usage of pools by quota group, without pools that have no quota group.
 
     Args:
-        groups: pool -> group.
-        by_pool: pool -> what its tasks hold.
+        groups: pool -> quota group.
+        by_pool: pool -> usage of its tasks.
     """
     sums: dict[str, Usage] = {}
     for pool, usage in by_pool.items():
@@ -82,21 +83,21 @@ def group_usages(groups: Mapping[str, str], by_pool: Mapping[str, Usage]) -> dic
 def ranked_within(
     queue: Iterable[RankedJob], index: QueueIndex, filters: QueueFilters = NO_FILTERS
 ) -> Iterator[RankedJob]:
-    """Return what the quotas of pool and group leave of a ranking, without offensive jobs: Cook's queue."""
-    nobody_is_left_out = (
+    """Return the ranked jobs within the quotas of pool and group, without offensive jobs: Cook's queue."""
+    takes_all = (
         filters.max_cpus is None
         and filters.max_mem_mb is None
         and not filters.pool_quota.limits_usage
         and not filters.group_quota.limits_usage
     )
-    return iter(queue) if nobody_is_left_out else _ranked_within(queue, index, filters)
+    return iter(queue) if takes_all else _ranked_within(queue, index, filters)
 
 
 def _ranked_within(
     queue: Iterable[RankedJob], index: QueueIndex, filters: QueueFilters
 ) -> Iterator[RankedJob]:
-    pool = _Meter(filters.pool_quota, index.pool_usage() if filters.pool_quota.limits_usage else Usage())
-    group = _Meter(filters.group_quota, filters.group_usage)
+    pool = _QuotaMeter(filters.pool_quota, index.pool_usage() if filters.pool_quota.limits_usage else Usage())
+    group = _QuotaMeter(filters.group_quota, filters.group_usage)
     largest = (
         inf if filters.max_cpus is None else filters.max_cpus,
         inf if filters.max_mem_mb is None else filters.max_mem_mb,
@@ -105,9 +106,9 @@ def _ranked_within(
     for ranked in queue:
         row = ranked.row
         cpus, mem, gpus = all_cpus[row], all_mem[row], all_gpus[row]
-        if not pool.takes(cpus, mem, gpus):
+        if not pool.add(cpus, mem, gpus):
             return
-        if not group.takes(cpus, mem, gpus):
+        if not group.add(cpus, mem, gpus):
             return
         if cpus <= largest[0] and mem <= largest[1]:
             yield ranked
@@ -121,16 +122,16 @@ def considerable(
 ) -> Iterator[RankedJob]:
     """Return the jobs of Cook's queue that may be matched now, in order.
 
-    First each user's quota, then the launch rate, then the pool's quota (so that a user over quota does
-    not eat the pool's room), then the launch filter.
+    The filters apply in this order: the user's quota, the launch rate, the pool's quota (so that jobs over
+    their user's quota do not count against it), the launch filter.
     """
-    nobody_is_left_out = (
+    takes_all = (
         filters.tokens is None
         and filters.accepts is None
         and not index.limit_columns(limits).anyone_limited
         and not filters.pool_quota.limits_usage
     )
-    return iter(queue) if nobody_is_left_out else _considerable(queue, index, limits, filters)
+    return iter(queue) if takes_all else _considerable(queue, index, limits, filters)
 
 
 def _considerable(
@@ -139,8 +140,8 @@ def _considerable(
     limits: UserLimits,
     filters: QueueFilters,
 ) -> Iterator[RankedJob]:
-    within_user_quota = _UserQuotas(index, limits).take
-    pool = _Meter(filters.pool_quota, index.pool_usage() if filters.pool_quota.limits_usage else Usage())
+    within_user_quota = _UserQuotas(index, limits).add
+    pool = _QuotaMeter(filters.pool_quota, index.pool_usage() if filters.pool_quota.limits_usage else Usage())
     tokens = None if filters.tokens is None else dict(filters.tokens)
     all_cpus, all_mem, all_gpus = index.amounts()
     for ranked in queue:
@@ -150,11 +151,11 @@ def _considerable(
         if not within_user_quota(name, cpus, mem, gpus):
             continue
         if tokens is not None:
-            left = tokens.get(name, inf)
-            tokens[name] = left - 1
-            if left < 1:
+            remaining = tokens.get(name, inf)
+            tokens[name] = remaining - 1
+            if remaining < 1:
                 continue
-        if not pool.takes(cpus, mem, gpus):
+        if not pool.add(cpus, mem, gpus):
             return
         if filters.accepts is not None and not filters.accepts(index.ids((row,))[0]):
             continue
@@ -162,20 +163,20 @@ def _considerable(
 
 
 def may_start(index: QueueIndex, job_id: JobId, limits: UserLimits, filters: QueueFilters) -> bool:
-    """Return whether a waiting job is considerable by itself, whatever waits before it.
+    """Return whether a waiting job is considerable if the jobs before it are ignored.
 
     Raises:
         NotFound: the index does not have the job.
     """
-    asked = index.asked(job_id)
+    requested = index.requested(job_id)
     user = index.owner(index.row_of(job_id)).name
     return (
-        (filters.max_cpus is None or asked.cpus <= filters.max_cpus)
-        and (filters.max_mem_mb is None or asked.mem_mb <= filters.max_mem_mb)
-        and limits.quota(user).allows(index.usage(user) + asked)
+        (filters.max_cpus is None or requested.cpus <= filters.max_cpus)
+        and (filters.max_mem_mb is None or requested.mem_mb <= filters.max_mem_mb)
+        and limits.quota(user).allows(index.usage(user) + requested)
         and (filters.tokens is None or filters.tokens.get(user, inf) >= 1)
-        and (not filters.pool_quota.limits_usage or filters.pool_quota.allows(index.pool_usage() + asked))
-        and filters.group_quota.allows(filters.group_usage + asked)
+        and (not filters.pool_quota.limits_usage or filters.pool_quota.allows(index.pool_usage() + requested))
+        and filters.group_quota.allows(filters.group_usage + requested)
         and (filters.accepts is None or filters.accepts(job_id))
     )
 
@@ -186,10 +187,10 @@ def rate_limited(
     settings: RankSettings = RANK_DEFAULTS,
     filters: QueueFilters = NO_FILTERS,
 ) -> dict[str, int]:
-    """Count, per user, the queued jobs that their user's quota lets through and the launch rate holds back.
+    """Count, by user, the queued jobs within the user's quota that the launch rate holds back.
 
-    All of Cook's queue counts, however many of its jobs a match cycle looks at. Users without such jobs are
-    left out.
+    All of Cook's queue counts, not only the jobs that a match cycle considers. Users without such jobs are
+    omitted.
     """
     if filters.tokens is None:
         return {}
@@ -200,7 +201,7 @@ def rate_limited(
     }
     if not whole_tokens:
         return {}
-    if _pool_may_end_the_queue(index, filters):
+    if _may_exceed_pool_quota(index, filters):
         counts = _count_within_all_quotas(index, limits, settings, filters)
     else:
         counts = _count_within_user_quotas(list(whole_tokens), index, limits, settings, filters)
@@ -211,21 +212,21 @@ def rate_limited(
     }
 
 
-def _pool_may_end_the_queue(index: QueueIndex, filters: QueueFilters) -> bool:
-    """Tell whether all tasks of the pool together might be above the quota of the pool or of its group."""
-    for quota, used in (
+def _may_exceed_pool_quota(index: QueueIndex, filters: QueueFilters) -> bool:
+    """Return whether all tasks of the pool together may exceed the quota of the pool or of its group."""
+    for quota, usage in (
         (filters.pool_quota, index.pool_usage()),
         (filters.group_quota, filters.group_usage),
     ):
         if quota.limits_usage:
-            total = used + index.waiting_usage()
-            most = Usage(
-                count=total.count,
-                cpus=total.cpus * _ROUNDED,
-                mem_mb=total.mem_mb * _ROUNDED,
-                gpus=total.gpus * _ROUNDED,
+            total_usage = usage + index.waiting_usage()
+            upper_bound = Usage(
+                count=total_usage.count,
+                cpus=total_usage.cpus * _ROUNDING_MARGIN,
+                mem_mb=total_usage.mem_mb * _ROUNDING_MARGIN,
+                gpus=total_usage.gpus * _ROUNDING_MARGIN,
             )
-            if not quota.allows(most):
+            if not quota.allows(upper_bound):
                 return True
     return False
 
@@ -233,12 +234,12 @@ def _pool_may_end_the_queue(index: QueueIndex, filters: QueueFilters) -> bool:
 def _count_within_all_quotas(
     index: QueueIndex, limits: UserLimits, settings: RankSettings, filters: QueueFilters
 ) -> dict[str, int]:
-    """Count the queued jobs of each user within the user's quota, where pool or group have a quota too.
+    """Count the queued jobs of each user within the user's quota, if pool or group have a quota, too.
 
-    Their quotas end the queue, so it is ranked and read up to there.
+    Those quotas end the queue, so it is ranked and read up to that point.
     """
     counts: dict[str, int] = {}
-    within_user_quota = _UserQuotas(index, limits).take
+    within_user_quota = _UserQuotas(index, limits).add
     all_cpus, all_mem, all_gpus = index.amounts()
     ranked = iter_ranked_in_columns(index, limits, settings, number=_FIRST_READ)
     for job in ranked_within(ranked, index, filters):
@@ -255,9 +256,9 @@ def _count_within_user_quotas(
     settings: RankSettings,
     filters: QueueFilters,
 ) -> dict[str, int]:
-    """Count the queued jobs of some users within the user's quota, where neither pool nor group matters.
+    """Count the queued jobs of some users within the user's quota, if pool and group set no limit.
 
-    No other user's jobs matter then, so nothing is ranked: each user's list is read until the quota is full.
+    Users do not affect each other then, so nothing is ranked: each list is read until the quota is reached.
     """
     if filters.max_cpus is None and filters.max_mem_mb is None:
         within = {
@@ -273,19 +274,19 @@ def _count_within_user_quotas(
     depths = np.minimum(counts, _FIRST_READ)
     while True:
         heads = heads_within_cut(index, users, depths, limits, settings)
-        left, finished = allowance(heads)
-        more = (depths < counts) & ~finished & (heads.waiting_counts >= depths)
-        if not more.any():
+        is_left, finished = allowance(heads)
+        needs_more = (depths < counts) & ~finished & (heads.waiting_counts >= depths)
+        if not needs_more.any():
             break
-        depths = np.where(more, np.minimum(counts, depths * 4), depths)
-    numbers = np.bincount(heads.owners[left], minlength=len(users)).tolist()
+        depths = np.where(needs_more, np.minimum(counts, depths * 4), depths)
+    numbers = np.bincount(heads.owners[is_left], minlength=len(users)).tolist()
     return within | {tasks.name: number for tasks, number in zip(users, numbers, strict=True)}
 
 
 class QuotaColumnFilter:
-    """Which jobs users' quotas and the launch rate leave, in columns: a `ranking.TaskFilter`.
+    """Filters jobs by user quotas and launch rate, in columns: a `ranking.TaskFilter`.
 
-    It may be used only where no quota of pool or group is in force, for those count every ranked job.
+    Use it only if there is no quota of pool or group, because these count every ranked job.
     """
 
     def __init__(self, index: QueueIndex, limits: UserLimits, filters: QueueFilters) -> None:
@@ -301,15 +302,15 @@ class QuotaColumnFilter:
             counted &= columns.cpus[heads.rows] <= self._filters.max_cpus
         if self._filters.max_mem_mb is not None:
             counted &= columns.mem[heads.rows] <= self._filters.max_mem_mb
-        left = counted.copy()
+        accepted = counted.copy()
         if self._limits.limited[heads.users].any():
-            left &= self._within_quotas(heads, counted)
+            accepted &= self._within_quotas(heads, counted)
         if self._filters.tokens is not None:
-            left = self._within_rate(heads, left, self._filters.tokens)
+            accepted = self._within_rate(heads, accepted, self._filters.tokens)
         finished = np.zeros(len(heads.lengths), dtype=bool)
-        refused = np.flatnonzero(counted & ~left)
-        finished[heads.owners[refused]] = True  # whoever is refused one job is refused all later ones
-        return left, finished
+        refused = np.flatnonzero(counted & ~accepted)
+        finished[heads.owners[refused]] = True  # a user with a refused job is refused all later jobs
+        return accepted, finished
 
     def _within_quotas(self, heads: ListHeads, counted: Mask) -> Mask:
         columns, index = self._index.columns, self._index
@@ -317,49 +318,49 @@ class QuotaColumnFilter:
         lengths = np.bincount(owners, minlength=len(heads.lengths))
         quota = self._limits.quota[heads.users][owners]
         filled = lengths > 0
-        first = (np.cumsum(lengths) - lengths)[filled]
-        used = np.array([index.usage_sums(number) for number in heads.users[filled].tolist()])
-        over = np.zeros(len(rows), dtype=bool)
+        firsts = (np.cumsum(lengths) - lengths)[filled]
+        used = np.array([index.usage_sums(resource) for resource in heads.users[filled].tolist()])
+        exceeds = np.zeros(len(rows), dtype=bool)
         amounts = (np.ones(len(rows)), columns.cpus[rows], columns.mem[rows], columns.gpus[rows])
-        for number, asked in enumerate(amounts):
-            asked[first] += used.reshape(-1, 4)[:, number]
-            over |= segmented_cumsum(asked, lengths) > quota[:, number]
+        for resource, column in enumerate(amounts):
+            column[firsts] += used.reshape(-1, 4)[:, resource]
+            exceeds |= segmented_cumsum(column, lengths) > quota[:, resource]
         within = counted.copy()
-        within[counted] = ~over
+        within[counted] = ~exceeds
         return within
 
-    def _within_rate(self, heads: ListHeads, left: Mask, tokens: Mapping[str, float]) -> Mask:
-        owners = heads.owners[left]
+    def _within_rate(self, heads: ListHeads, accepted: Mask, tokens: Mapping[str, float]) -> Mask:
+        owners = heads.owners[accepted]
         lengths = np.bincount(owners, minlength=len(heads.lengths))
-        place = np.arange(len(owners)) - (np.cumsum(lengths) - lengths)[owners]
+        position = np.arange(len(owners)) - (np.cumsum(lengths) - lengths)[owners]
         names = [self._index.name_of(number) for number in heads.users.tolist()]
         allowed = np.array([tokens.get(name, inf) for name in names])[owners]
-        within = left.copy()
-        within[left] = place + 1 <= allowed
+        within = accepted.copy()
+        within[accepted] = position + 1 <= allowed
         return within
 
 
 class _UserQuotas:
-    """Adds up each user's jobs against the user's quota, beginning with what the user's tasks hold."""
+    """Adds up each user's jobs against the user's quota, starting with the usage of the user's tasks."""
 
     __slots__ = ("_index", "_limits", "_meters")
 
     def __init__(self, index: QueueIndex, limits: UserLimits) -> None:
         self._index = index
         self._limits = limits
-        self._meters: dict[str, _Meter] = {}
+        self._meters: dict[str, _QuotaMeter] = {}
 
-    def take(self, user: str, cpus: float, mem: float, gpus: float) -> bool:
-        """Count a job of the user in, and tell whether the user's quota allows the sum."""
+    def add(self, user: str, cpus: float, mem: float, gpus: float) -> bool:
+        """Add a job of a user, and return whether the user's quota allows the sum."""
         meter = self._meters.get(user)
         if meter is None:
             quota = self._limits.quota(user)
             used = self._index.usage(user) if quota.limits_usage else Usage()
-            meter = self._meters[user] = _Meter(quota, used)
-        return meter.takes(cpus, mem, gpus)
+            meter = self._meters[user] = _QuotaMeter(quota, used)
+        return meter.add(cpus, mem, gpus)
 
 
-class _Meter:
+class _QuotaMeter:
     """Adds up jobs against a quota."""
 
     __slots__ = ("count", "cpus", "gpus", "limited", "mem", "quota")
@@ -369,8 +370,8 @@ class _Meter:
         self.limited = quota.limits_usage
         self.count, self.cpus, self.mem, self.gpus = used.count, used.cpus, used.mem_mb, used.gpus
 
-    def takes(self, cpus: float, mem: float, gpus: float) -> bool:
-        """Count a job in, and tell whether the quota allows the sum."""
+    def add(self, cpus: float, mem: float, gpus: float) -> bool:
+        """Add a job, and return whether the quota allows the sum."""
         if not self.limited:
             return True
         self.count += 1

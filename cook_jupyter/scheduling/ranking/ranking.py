@@ -1,16 +1,16 @@
-"""Ranking: one queue out of every user's own order.
+"""Ranking: merge the tasks of all users into one queue.
 
 Lives here: the merge of the users' lists by DRU, lazily with a heap (`rank_lazily`) and in columns
-(`rank_in_columns`), and the cut that keeps a user from filling the queue with jobs far over quota. Both give
-the same queue; which one is faster depends on how many users there are and how many jobs are wanted. And the
-other order, first come, first served (`Order.FIFO`), which fairness is compared with.
+(`rank_in_columns`), and the cut that limits the jobs of a user that are far over quota. Both give the same
+queue; which is faster depends on the numbers of users and of required jobs. There is also the order first
+come, first served (`Order.FIFO`), as a reference for fairness.
 Not here: which ranked jobs may be matched now (`scheduling.ranking.considerable`).
 
-Users start in ascending order of name. Among equal scores the list served most recently goes first, then
-lists never served, in starting order: Cook sorts all lists again after each element, a stable sort that
-leaves the last one served in front.
+Users start in ascending order of name. Among equal scores, the list served most recently goes first, then
+lists that were never served, in starting order: Cook sorts all lists again after each element, with a stable
+sort that leaves the list served last in front.
 
-Source: Cook's `dru.clj` and `scheduler.clj` (`sort-jobs-by-dru-pool`), as told in the fair-share
+Source: Cook's `dru.clj` and `scheduler.clj` (`sort-jobs-by-dru-pool`), as described in the fair-share
 specification, section 3.
 """
 
@@ -35,24 +35,24 @@ from cook_jupyter.scheduling.ranking.merge import merge_order, segmented_cumsum
 
 Mask = npt.NDArray[np.bool_]
 
-_LEAST_DEPTH = 8  # how many waiting jobs of each user are looked at, at least
+_MIN_DEPTH = 8  # minimum number of waiting jobs read of each user
 
 
 class Order(Enum):
-    """What order the users' jobs stand in."""
+    """The order of the jobs of all users."""
 
-    FAIR = "fair"  # by DRU, as Cook has it
-    FIFO = "fifo"  # by priority, then as they came, whoever's they are: no shares, no cut, every DRU 0
+    FAIR = "fair"  # by DRU, as in Cook
+    FIFO = "fifo"  # by priority, then by submission, regardless of users: no shares, no cut, every DRU 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankSettings:
-    """How a pool ranks.
+    """Settings of the ranking of a pool.
 
     Attributes:
-        order: what order the users' jobs stand in.
-        mode: what the DRU counts.
-        max_over_quota_jobs: how many tasks beyond the quota a user keeps in the queue.
+        order: order of the jobs of all users.
+        mode: resources that count in the DRU.
+        max_over_quota_jobs: number of tasks beyond the quota that a user keeps in the queue.
     """
 
     order: Order = Order.FAIR
@@ -64,14 +64,14 @@ RANK_DEFAULTS = RankSettings()
 
 
 class RankedJob(NamedTuple):
-    """A waiting job in its place."""
+    """A ranked waiting job: its row, its DRU and its user's tasks."""
 
     row: int
     dru: float
     tasks: UserTasks
 
 
-# --- one by one
+# --- lazily
 
 
 def rank_lazily(
@@ -79,11 +79,11 @@ def rank_lazily(
 ) -> Iterator[RankedJob]:
     """Yield waiting jobs in rank order; each costs O(log users). The index must not change meanwhile."""
     if settings.order is Order.FIFO:
-        return _as_they_came(index)
+        return _by_submission(index)
     return _by_dru(index, limits, settings)
 
 
-def _as_they_came(index: QueueIndex) -> Iterator[RankedJob]:
+def _by_submission(index: QueueIndex) -> Iterator[RankedJob]:
     lists = [_keyed(index, tasks) for tasks in index.by_name()]
     return (RankedJob(row, 0.0, tasks) for _, row, tasks in heapq.merge(*lists))
 
@@ -112,26 +112,26 @@ def _by_dru(index: QueueIndex, limits: UserLimits, settings: RankSettings) -> It
         if row:
             yield RankedJob(row, dru, tasks)
         served -= 1
-        following = next(cursors[start], None)
-        if following is None:
+        next_element = next(cursors[start], None)
+        if next_element is None:
             heapq.heappop(heap)
         else:
-            heapq.heapreplace(heap, (following[0], served, start, following[1], tasks))
+            heapq.heapreplace(heap, (next_element[0], served, start, next_element[1], tasks))
 
 
 def _scored(
     index: QueueIndex, tasks: UserTasks, limits: UserLimits, settings: RankSettings
 ) -> Iterator[tuple[float, int, UserTasks]]:
-    """Yield score, row (0 for a running task) and user of each task in the user's order, cut by quota."""
+    """Yield DRU, row (0 for a running task) and user of each of a user's tasks, in order, up to the cut."""
     share = limits.share(tasks.name)
     quota = limits.quota(tasks.name)
-    over = settings.max_over_quota_jobs
+    remaining_over_quota = settings.max_over_quota_jobs
     limited = quota.limits_usage
     mode = settings.mode
     all_cpus, all_mem, all_gpus = index.amounts()
     count = 0
     cpus = mem = gpus = 0.0
-    for row, waits in in_order(index, tasks):
+    for row, waits in iter_tasks(index, tasks):
         cpus += all_cpus[row]
         mem += all_mem[row]
         gpus += all_gpus[row]
@@ -141,16 +141,16 @@ def _scored(
                 count <= quota.count and cpus <= quota.cpus and mem <= quota.mem_mb and gpus <= quota.gpus
             )
             if not within:
-                over -= 1
-                if over < 0:
+                remaining_over_quota -= 1
+                if remaining_over_quota < 0:
                     return
         yield dru_of(cpus, mem, gpus, share, mode), row if waits else 0, tasks
 
 
-def in_order(index: QueueIndex, tasks: UserTasks) -> Iterator[tuple[int, bool]]:
-    """Yield row and whether it waits, for all tasks of one user in Cook's order.
+def iter_tasks(index: QueueIndex, tasks: UserTasks) -> Iterator[tuple[int, bool]]:
+    """Yield all tasks of a user in Cook's order, as pairs of the row and whether the job waits.
 
-    Among equal priorities all running tasks come first; a waiting job of higher priority comes before them.
+    Among equal priorities, running tasks come first; a waiting job of higher priority comes before them.
     """
     waiting = tasks.iter_waiting()
     nextup = next(waiting, None)
@@ -173,9 +173,9 @@ class Ranking:
     """Waiting jobs in rank order, as columns.
 
     Attributes:
-        rows: the jobs.
-        drus: their scores.
-        complete: there are no more; else there may be more behind the last.
+        rows: rows of the jobs.
+        drus: their DRUs.
+        complete: whether these are all jobs; else there may be more after the last.
     """
 
     rows: Rows
@@ -184,10 +184,10 @@ class Ranking:
 
 
 class TaskFilter(Protocol):
-    """Says which elements of users' lists are wanted at all."""
+    """Filters the elements of users' lists."""
 
     def __call__(self, heads: "ListHeads") -> tuple[Mask, Mask]:
-        """Return which elements are wanted, and of which lists no later element will be."""
+        """Return which elements are accepted, and from which lists no later element will be."""
 
 
 def rank_in_columns(
@@ -196,46 +196,50 @@ def rank_in_columns(
     settings: RankSettings = RANK_DEFAULTS,
     limit: int | None = None,
     *,
-    wanted: TaskFilter | None = None,
+    task_filter: TaskFilter | None = None,
     passed_over: Callable[[UserTasks], int] | None = None,
 ) -> Ranking:
-    """Rank the first `limit` waiting jobs, or all, at once.
+    """Rank the first `limit` waiting jobs, or all.
 
-    Only a head of each user's list is read: up to the user's `depth`-th waiting job. Why the result is still
-    exact, whatever the depths:
+    Only the front of each user's list is read, up to the user's `depth`-th waiting job (a *list head*). The
+    result is exact for any depths, for these reasons:
 
-    1. A head (`_heads`) is a *prefix of the user's whole list* in Cook's order: all running tasks and waiting
-       jobs up to the last waiting job read, and nothing behind it. A DRU depends on what comes before in the
-       list, so each DRU in a head is exact; so is the cut, which only looks at prefixes too.
-    2. Scores never fall along a list. So no element that was not read scores below the last one read of its
-       list, which is a waiting job (`ListHeads.last_scores`). Let `bound` be the least such score over the
-       lists that have more: every element that scores below `bound` has been read.
-    3. The merge takes elements by ascending score, and among equal scores decides by what was taken before.
-       So the part of the order with scores below `bound` depends on elements below `bound` alone, and is
-       exact. When that part has `limit` wanted jobs, it holds the first `limit`; else more is read of the
-       lists that can matter.
-    4. Whether one list goes before another depends on these two lists alone. So leaving out elements at the
-       end of a list that are not wanted themselves (users without waiting jobs, running tasks behind the last
-       waiting job, jobs that `wanted` rules out for good) changes no order among the others.
+    1. A list head (`_heads`) is a *prefix of the user's whole list* in Cook's order: all running tasks and
+    waiting
+       jobs up to the last waiting job read, and nothing after it. A DRU depends only on earlier elements of
+       the list, so each DRU in a list head is exact; so is the cut, which depends only on prefixes, too.
+    2. Scores never fall along a list. So no unread element scores below the last element read of its list,
+    which
+       is a waiting job (`ListHeads.last_scores`). Let `bound` be the lowest such score over the lists with
+       unread elements: every element that scores below `bound` has been read.
+    3. The merge takes elements by ascending score, and among equal scores decides by earlier elements. So the
+    part
+       of the order with scores below `bound` depends only on elements below `bound`, and is exact. If it has
+       `limit` accepted jobs, these are the first `limit`; else more is read of the lists that can matter.
+    4. Whether one list goes before another depends only on these two lists. So omitting elements at the end
+    of a
+       list that are not accepted (users without waiting jobs, running tasks after the last waiting job, jobs
+       that `task_filter` excludes for good) does not change the order of the others.
 
-    A running task behind jobs that were not read must not be in a head: its score would leave those jobs
-    out, and would raise the bound above jobs that come first.
+    A running task after unread jobs must not be in a list head: its score would not count those jobs, and
+    would raise the bound above jobs that come first.
 
     Args:
         index: the pool's tasks.
         limits: shares and quotas of the pool's users.
-        settings: how the pool ranks.
+        settings: settings of the ranking.
         limit: number of jobs to return; None for all.
-        wanted: filter of the jobs that have to be ranked; None takes all.
-        passed_over: number of a user's first waiting jobs that `wanted` will not take; only saves time.
+        task_filter: filter of the jobs to return; None to accept all.
+        passed_over: returns the number of a user's first waiting jobs that `task_filter` excludes; only saves
+            time.
     """
     users = [tasks for tasks in index.by_name() if tasks.waiting_count]
     counts = np.array([tasks.waiting_count for tasks in users], dtype=np.int64)
     depths = counts
     if limit is not None and users:
-        # What runs is merged whole in each round: as many that wait cost no more, and save rounds in which a
-        # few users turn out to have most of the first jobs.
-        depth = max(_LEAST_DEPTH, 2 * limit // len(users), index.running_count // len(users))
+        # Each round merges all running tasks. Reading as many waiting jobs costs no more, and saves rounds if
+        # a few users have most of the first jobs.
+        depth = max(_MIN_DEPTH, 2 * limit // len(users), index.running_count // len(users))
         if passed_over is None:
             depths = np.minimum(counts, depth)
         else:
@@ -244,32 +248,32 @@ def rank_in_columns(
     while True:
         heads = _heads(index, users, depths, running=fair)
         scored = _scores_of(index, heads, limits, settings) if fair else index.columns.order[heads.rows]
-        more = depths < counts
-        kept = _within_cut(index, heads, limits, settings) if fair else None
-        if kept is not None:
-            heads, scored = heads.only(kept), scored[kept]
-            more &= heads.waiting_counts >= depths  # what the cut left out is not missed
-        shown = heads.waits
-        if wanted is not None:
-            are_wanted, finished = wanted(heads)
-            shown = shown & are_wanted
-            more &= ~finished
+        has_more = depths < counts
+        is_kept = _within_cut(index, heads, limits, settings) if fair else None
+        if is_kept is not None:
+            heads, scored = heads.only(is_kept), scored[is_kept]
+            has_more &= heads.waiting_counts >= depths  # jobs beyond the cut need not be read
+        is_shown = heads.waits
+        if task_filter is not None:
+            accepted, finished = task_filter(heads)
+            is_shown = is_shown & accepted
+            has_more &= ~finished
         last = heads.last_scores(scored)
-        whole = limit is None or not more.any()
-        scores = scored[shown]
-        if limit is None or whole or int(np.count_nonzero(scores < last[more].min())) >= limit:
+        is_complete = limit is None or not has_more.any()
+        scores = scored[is_shown]
+        if limit is None or is_complete or int(np.count_nonzero(scores < last[has_more].min())) >= limit:
             break
         bound = _nth(scores, limit) if len(scores) >= limit else last.max()  # or all
-        depths = np.where(more & (last <= bound), np.minimum(counts, depths * 4), depths)
+        depths = np.where(has_more & (last <= bound), np.minimum(counts, depths * 4), depths)
     if limit is not None and len(scores) > limit:
         needed = scored <= _nth(scores, limit)
-        heads, scored, shown = heads.only(needed), scored[needed], shown[needed]
+        heads, scored, is_shown = heads.only(needed), scored[needed], is_shown[needed]
     order = merge_order(scored, heads.lengths)
-    order = order[shown[order]][:limit]
+    order = order[is_shown[order]][:limit]
     return Ranking(
         rows=heads.rows[order],
         drus=scored[order].astype(np.float64, copy=False) if fair else np.zeros(len(order)),
-        complete=whole and (limit is None or len(scores) <= limit),
+        complete=is_complete and (limit is None or len(scores) <= limit),
     )
 
 
@@ -280,13 +284,13 @@ def _nth(scores: Floats | Integers, number: int) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListHeads:
-    """The heads of users' lists in Cook's order, one behind the other.
+    """The concatenated heads of users' lists in Cook's order.
 
     Attributes:
-        users: their numbers.
-        lengths: how many elements there are of each.
-        rows: the elements.
-        waits: which of them wait; the others run.
+        users: number of the user of each list.
+        lengths: number of elements of each list.
+        rows: row of each element.
+        waits: whether the element is a waiting job; else it is a running task.
     """
 
     users: Integers
@@ -296,34 +300,34 @@ class ListHeads:
 
     @property
     def begins(self) -> Integers:
-        """Where each list begins."""
+        """The begin of each list."""
         return np.cumsum(self.lengths) - self.lengths
 
     @property
     def owners(self) -> Integers:
-        """The place of each element's list."""
+        """The position of each element's list."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     @property
     def waiting_counts(self) -> Integers:
-        """How many of each list wait."""
+        """The number of waiting jobs in each list."""
         return np.bincount(self.owners[self.waits], minlength=len(self.lengths))
 
     def last_scores(self, scored: Floats | Integers) -> Floats | Integers:
-        """Return the score of each list's last element; the highest there is for an empty list."""
+        """Return the score of each list's last element; the highest possible score for an empty list."""
         highest = np.inf if scored.dtype.kind == "f" else np.iinfo(np.int64).max
         last: npt.NDArray[Any] = np.full_like(scored, highest, shape=len(self.lengths))
         filled = self.lengths > 0
         last[filled] = scored[np.cumsum(self.lengths)[filled] - 1]
         return last
 
-    def only(self, kept: Mask) -> "ListHeads":
-        """The same without the elements that are not kept."""
+    def only(self, is_kept: Mask) -> "ListHeads":
+        """Return the list heads without the elements that are not kept."""
         return ListHeads(
             users=self.users,
-            lengths=np.bincount(self.owners[kept], minlength=len(self.lengths)),
-            rows=self.rows[kept],
-            waits=self.waits[kept],
+            lengths=np.bincount(self.owners[is_kept], minlength=len(self.lengths)),
+            rows=self.rows[is_kept],
+            waits=self.waits[is_kept],
         )
 
 
@@ -333,19 +337,21 @@ def iter_ranked_in_columns(
     settings: RankSettings = RANK_DEFAULTS,
     *,
     number: int,
-    wanted: TaskFilter | None = None,
+    task_filter: TaskFilter | None = None,
     passed_over: Callable[[UserTasks], int] | None = None,
 ) -> Iterator[RankedJob]:
-    """Yield what `rank_lazily` yields, ranked in columns: `number` jobs at first, then more on demand."""
-    told = 0
+    """Yield the jobs of `rank_lazily`, ranked in columns: `number` jobs at first, then more on demand."""
+    yielded = 0
     while True:
-        ranking = rank_in_columns(index, limits, settings, number, wanted=wanted, passed_over=passed_over)
-        owners = index.owners(ranking.rows[told:])
-        rows, drus = ranking.rows[told:].tolist(), ranking.drus[told:].tolist()
+        ranking = rank_in_columns(
+            index, limits, settings, number, task_filter=task_filter, passed_over=passed_over
+        )
+        owners = index.owners(ranking.rows[yielded:])
+        rows, drus = ranking.rows[yielded:].tolist(), ranking.drus[yielded:].tolist()
         yield from map(RankedJob, rows, drus, owners)
         if ranking.complete:
             return
-        told = len(ranking.rows)
+        yielded = len(ranking.rows)
         number *= 4
 
 
@@ -355,8 +361,8 @@ def _heads(index: QueueIndex, users: Sequence[UserTasks], depths: Integers, *, r
     Args:
         index: the pool's tasks.
         users: users with waiting jobs.
-        depths: number of waiting jobs to read of each; at least one, at most all.
-        running: whether running tasks are in the lists.
+        depths: number of waiting jobs to read of each user; at least one, at most all.
+        running: whether to include running tasks.
     """
     joined = array("i")
     for tasks, depth in zip(users, depths.tolist(), strict=True):
@@ -385,24 +391,24 @@ def heads_within_cut(
     limits: UserLimits,
     settings: RankSettings = RANK_DEFAULTS,
 ) -> ListHeads:
-    """Return each user's list up to the user's `depth`-th waiting job, as far as the cut keeps it.
+    """Return each user's list up to the user's `depth`-th waiting job or the cut.
 
-    When fewer than `depth` jobs of a list are left, the cut has left out the rest of the list.
+    A list with fewer than `depth` jobs ends at the cut.
     """
     fair = settings.order is Order.FAIR
     heads = _heads(index, users, depths, running=fair)
-    kept = _within_cut(index, heads, limits, settings) if fair else None
-    return heads if kept is None else heads.only(kept)
+    is_kept = _within_cut(index, heads, limits, settings) if fair else None
+    return heads if is_kept is None else heads.only(is_kept)
 
 
 def _move_higher_priority_first(
     index: QueueIndex, heads: ListHeads, begins: Integers, middles: Integers, ends: Integers
 ) -> ListHeads:
-    """Put waiting jobs before running tasks of lower priority; drop running tasks behind the last job read.
+    """Move waiting jobs before running tasks of lower priority; drop running tasks after the last job read.
 
     Args:
         index: the pool's tasks.
-        heads: lists in which the running tasks stand first; reordered in place.
+        heads: lists in which the running tasks are first; reordered in place.
         begins: begins of the lists that have both running tasks and waiting jobs.
         middles: positions of the first waiting jobs of these lists.
         ends: ends of these lists.
@@ -412,15 +418,15 @@ def _move_higher_priority_first(
     mixed = first_waiting >> SEQ_BITS < last_running >> SEQ_BITS
     if not mixed.any():
         return heads
-    read = np.ones(len(heads.rows), dtype=bool)
+    is_read = np.ones(len(heads.rows), dtype=bool)
     for begin, middle, end in np.stack((begins, middles, ends), axis=1)[mixed].tolist():
         rows = heads.rows[begin:end]
-        place = np.argsort(order[rows] >> SEQ_BITS, kind="stable")  # running tasks first among equals
-        waits = place >= middle - begin
-        heads.rows[begin:end] = rows[place]
+        permutation = np.argsort(order[rows] >> SEQ_BITS, kind="stable")  # running tasks first among equals
+        waits = permutation >= middle - begin
+        heads.rows[begin:end] = rows[permutation]
         heads.waits[begin:end] = waits
-        read[end - int(waits[::-1].argmax()) : end] = False
-    return heads.only(read)
+        is_read[end - int(waits[::-1].argmax()) : end] = False
+    return heads.only(is_read)
 
 
 def _scores_of(index: QueueIndex, heads: ListHeads, limits: UserLimits, settings: RankSettings) -> Floats:
@@ -436,16 +442,16 @@ def _scores_of(index: QueueIndex, heads: ListHeads, limits: UserLimits, settings
 def _within_cut(
     index: QueueIndex, heads: ListHeads, limits: UserLimits, settings: RankSettings
 ) -> Mask | None:
-    """Which elements a user keeps: those within the quota and some more; None if nobody has a quota."""
-    of_user = index.limit_columns(limits)
-    if not of_user.limited[heads.users].any():
+    """Return which elements the cut keeps: those within quota, and some more; None if no user has a quota."""
+    limit_columns = index.limit_columns(limits)
+    if not limit_columns.limited[heads.users].any():
         return None
     columns = index.columns
-    quota = np.repeat(of_user.quota[heads.users], heads.lengths, axis=0)
-    place = np.arange(len(heads.rows)) - np.repeat(heads.begins, heads.lengths)
-    over = place + 1 > quota[:, 0]
-    for number, column in enumerate((columns.cpus, columns.mem, columns.gpus), 1):
-        over |= segmented_cumsum(column[heads.rows], heads.lengths) > quota[:, number]
-    within = np.bincount(heads.owners[~over], minlength=len(heads.lengths))
-    kept: Mask = place < np.repeat(within + settings.max_over_quota_jobs, heads.lengths)
-    return kept
+    quota = np.repeat(limit_columns.quota[heads.users], heads.lengths, axis=0)
+    position = np.arange(len(heads.rows)) - np.repeat(heads.begins, heads.lengths)
+    exceeds = position + 1 > quota[:, 0]
+    for resource, column in enumerate((columns.cpus, columns.mem, columns.gpus), 1):
+        exceeds |= segmented_cumsum(column[heads.rows], heads.lengths) > quota[:, resource]
+    within = np.bincount(heads.owners[~exceeds], minlength=len(heads.lengths))
+    is_kept: Mask = position < np.repeat(within + settings.max_over_quota_jobs, heads.lengths)
+    return is_kept

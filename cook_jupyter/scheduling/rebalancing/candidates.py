@@ -1,12 +1,12 @@
-"""The hosts of a rebalance cycle: those with spare room and those with running tasks, and who may go there.
+"""The hosts of a rebalance cycle, with spare room or running tasks, and the constraints of jobs on them.
 
-Lives here: `RebalanceHosts`, which applies the constraints that hold for preemption and follows what the
-cycle decides.
-Not here: each constraint itself (`scheduling.constraints.constraints`), room and victims
+Lives here: `RebalanceHosts`, which applies the constraints that are relevant to preemption, and is updated
+with the decisions of the cycle.
+Not here: the constraints themselves (`scheduling.constraints.constraints`), room and victims
 (`scheduling.rebalancing.preemption`).
 
-Reservations and the number of tasks per host do not bear on preemption. A task that the cycle preempts may
-still be there when the beneficiary starts, or may not: what its group demands must hold in both cases.
+Reservations and the maximum number of tasks per host are irrelevant to preemption. A preempted task may or
+may not be gone when the beneficiary starts, so the placement of its group must hold in both cases.
 """
 
 from collections.abc import Collection, Mapping
@@ -38,10 +38,10 @@ class RebalanceHosts:
     """Hosts in ascending order of name.
 
     Attributes:
-        offers: one per host; of hosts that offer nothing, what is known of them, with no room.
-        position: where a host stands among them.
-        all_plain: none gives out its gpus or disks in a way of its own.
-        is_limited: whether any is offered for a time or for some users only.
+        offers: one offer per host; for hosts without an offer, their known attributes and no room.
+        position: host -> its position in `offers`.
+        all_plain: whether all hosts are of the plain kind.
+        is_limited: whether any offer ends or is for some users only.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class RebalanceHosts:
         spare_hosts_known: bool,
         groups_apart: bool,
     ) -> None:
-        known = {
-            offer.host: offer if spare_hosts_known or offer.host in busy else _unknown(offer)
+        by_host = {
+            offer.host: offer if spare_hosts_known or offer.host in busy else _without_attributes(offer)
             for offer in hosts.offers
         }
         for host in busy:
-            if host not in known:
+            if host not in by_host:
                 attributes = {"HOSTNAME": host, **placement_context.attributes.get(host, {})}
                 whole = placement_context.limited.get(host)
-                known[host] = Offer(
+                by_host[host] = Offer(
                     host=host,
                     cluster=clusters.get(host, ""),
                     pool="",
@@ -72,8 +72,8 @@ class RebalanceHosts:
                     until_ms=None if whole is None else whole.until_ms,
                     users=None if whole is None else whole.users,
                 )
-        self.offers = [known[host] for host in sorted(known)]
-        self.position = {offer.host: at for at, offer in enumerate(self.offers)}
+        self.offers = [by_host[host] for host in sorted(by_host)]
+        self.position = {offer.host: index for index, offer in enumerate(self.offers)}
         self.all_plain = all(offer.kind is HostKind.PLAIN for offer in self.offers)
         self.is_limited = any(offer.is_limited for offer in self.offers)
         self._defaults = defaults
@@ -82,13 +82,13 @@ class RebalanceHosts:
         self._by_class: dict[tuple[ConstraintClass, float], Mask | None] = {}
         self._cohosts: dict[GroupId, dict[str, int]] = {}
         self._stopping: dict[GroupId, dict[str, int]] = {}  # hosts of a group's preempted tasks
-        self._preempted: list[str] = []  # hosts of preempted tasks, once for each
+        self._preempted: list[str] = []  # hosts of preempted tasks, once per task
 
-    def open_to_class(self, wanted: ConstraintClass, gpus: float) -> Mask | None:
-        """Return by position whether a class of jobs may go there; None if it may go anywhere."""
-        key = (wanted, gpus)
+    def open_to_class(self, constraint_class: ConstraintClass, gpus: float) -> Mask | None:
+        """Return a mask of the hosts that meet the constraints of a class of jobs; None if all do."""
+        key = (constraint_class, gpus)
         if key not in self._by_class:
-            in_pool = class_in_pool(wanted, self._defaults)
+            in_pool = class_in_pool(constraint_class, self._defaults)
             anywhere = self.all_plain and not in_pool.attributes
             fails = (failing_class_constraint(in_pool, gpus, offer, self._defaults) for offer in self.offers)
             self._by_class[key] = (
@@ -96,57 +96,69 @@ class RebalanceHosts:
             )
         return self._by_class[key]
 
-    def takes(self, request: TaskRequest, at: int) -> bool:
-        """Tell whether the host at a position meets what the job alone demands, its class aside."""
-        own = request.job_constraints
-        if own is NO_JOB_CONSTRAINTS:
+    def meets_job_constraints(self, request: TaskRequest, position: int) -> bool:
+        """Return whether a host meets the constraints of the job other than those of its class."""
+        job_constraints = request.job_constraints
+        if job_constraints is NO_JOB_CONSTRAINTS:
             return True
-        offer = self.offers[at]
-        if offer.host in own.avoid:
+        offer = self.offers[position]
+        if offer.host in job_constraints.avoid:
             return False
-        if failing_job_constraint(own, offer, self._defaults, self._placement_context.now_ms) is not None:
+        if (
+            failing_job_constraint(job_constraints, offer, self._defaults, self._placement_context.now_ms)
+            is not None
+        ):
             return False
-        placement = None if own.group is None else self._placement_context.groups.get(own.group)
-        if own.group is None or placement is None or placement.kind is PlacementKind.ALL:
+        placement = (
+            None
+            if job_constraints.group is None
+            else self._placement_context.groups.get(job_constraints.group)
+        )
+        if job_constraints.group is None or placement is None or placement.kind is PlacementKind.ALL:
             return True
-        return self._placed_well(own.group, placement, offer)
+        return self._meets_placement(job_constraints.group, placement, offer)
 
-    def _placed_well(self, group: GroupId, placement: GroupPlacement, offer: Offer) -> bool:
+    def _meets_placement(self, group: GroupId, placement: GroupPlacement, offer: Offer) -> bool:
         if placement.kind is PlacementKind.UNIQUE and "HOSTNAME" not in offer.attributes:
             return False
         hosts = self._hosts_of(group)
         return self._is_met(placement, offer, hosts) and (
-            group not in self._stopping or self._is_met(placement, offer, self._left_of(group, hosts))
+            group not in self._stopping
+            or self._is_met(placement, offer, self._hosts_after_preemption(group, hosts))
         )
 
     def _is_met(self, placement: GroupPlacement, offer: Offer, hosts: Mapping[str, int]) -> bool:
         cohosts = {host: self._attributes(host) for host in hosts}
         return failing_group_constraint(placement, offer.host, offer.attributes, cohosts, hosts) is None
 
-    def _left_of(self, group: GroupId, hosts: Mapping[str, int]) -> dict[str, int]:
-        """The group's hosts once its preempted tasks have ended."""
+    def _hosts_after_preemption(self, group: GroupId, hosts: Mapping[str, int]) -> dict[str, int]:
+        """Return the group's hosts once its preempted tasks have ended."""
         stopping = self._stopping[group]
-        return {host: left for host, count in hosts.items() if (left := count - stopping.get(host, 0)) > 0}
+        return {
+            host: remaining
+            for host, count in hosts.items()
+            if (remaining := count - stopping.get(host, 0)) > 0
+        }
 
-    def placed(self, request: TaskRequest, host: str) -> None:
-        """Learn that the job is to go to the host."""
-        at = self.position[host]
-        if self.offers[at].kind is HostKind.KUBERNETES:
-            self.offers[at] = with_task(self.offers[at], request, self._defaults)
+    def record_placement(self, request: TaskRequest, host: str) -> None:
+        """Record that the job is placed on the host."""
+        position = self.position[host]
+        if self.offers[position].kind is HostKind.KUBERNETES:
+            self.offers[position] = with_task(self.offers[position], request, self._defaults)
             self._by_class.clear()
         if request.job_constraints.group is not None:
             _count(self._hosts_of(request.job_constraints.group), host)
 
-    def preempted(self, group: GroupId | None, host: str) -> None:
-        """Learn that a task of that group, or of none, is to be stopped on the host."""
+    def record_preemption(self, group: GroupId | None, host: str) -> None:
+        """Record that a task of a group, or of none, is preempted on the host."""
         if self._groups_apart:
             if group is not None:
                 _count(self._stopping.setdefault(group, {}), host)
             return
         if group is not None:
-            self._hosts_of(group)  # counts it already
-        for other, hosts in self._cohosts.items():
-            if other != group:
+            self._hosts_of(group)  # makes sure that it is counted
+        for counted_group, hosts in self._cohosts.items():
+            if counted_group != group:
                 _count(hosts, host)
         self._preempted.append(host)
 
@@ -159,12 +171,16 @@ class RebalanceHosts:
         return hosts
 
     def _attributes(self, host: str) -> Mapping[str, str]:
-        at = self.position.get(host)
-        return self._placement_context.attributes.get(host, {}) if at is None else self.offers[at].attributes
+        position = self.position.get(host)
+        return (
+            self._placement_context.attributes.get(host, {})
+            if position is None
+            else self.offers[position].attributes
+        )
 
 
-def _unknown(offer: Offer) -> Offer:
-    """The room of a host of which nothing else is known."""
+def _without_attributes(offer: Offer) -> Offer:
+    """Return an offer without attributes and location."""
     return replace(offer, attributes={}, location=None)
 
 

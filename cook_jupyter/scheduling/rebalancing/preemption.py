@@ -1,11 +1,10 @@
-"""Preemption: whose running tasks give way to whose waiting jobs.
+"""Preemption: which running tasks are stopped for which waiting jobs.
 
-Lives here: `rebalance`, the cycle; `RebalanceState`, one decision after the other; `PreemptionSettings`; the
-reservations that follow.
-Not here: the rules that an operator may change (`scheduling.rebalancing.rules`), the queue
-(`scheduling.ranking.ranking`), stopping anything (`service.cycles.rebalance_cycle`).
+Lives here: `rebalance`, the cycle; `RebalanceState`, which makes one decision after the other;
+`PreemptionSettings`, which contain all deviations from Cook; the resulting reservations.
+Not here: the queue (`scheduling.ranking.ranking`), stopping tasks (`service.cycles`).
 
-Source: Cook's `rebalancer.clj`, as told in the fair-share specification, sections 6 and 15.
+Source: Cook's `rebalancer.clj`, as described in the fair-share specification, sections 6 and 15.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -41,11 +40,13 @@ from cook_jupyter.scheduling.rebalancing.victims import VictimTable, VictimThres
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreemptionSettings(PreemptionRules):
-    """How one pool preempts: the rules that apply, and what follows from the pool.
+    """Settings of preemption in a pool: the rules that apply, and two properties of the pool.
+
+    The defaults improve on Cook; `cook` gives Cook's behaviour exactly.
 
     Attributes:
-        mode: the resources that the DRU counts.
-        defaults: host constraints that the pool adds to those of its jobs.
+        mode: resources that count in the DRU.
+        defaults: demands that the pool adds to those of its jobs.
     """
 
     mode: DruMode = DruMode.DEFAULT
@@ -69,7 +70,7 @@ class PreemptionSettings(PreemptionRules):
         mode: DruMode = DruMode.DEFAULT,
         defaults: PoolDefaults | None = None,
     ) -> "PreemptionSettings":
-        """Return the settings with which every decision is Cook's."""
+        """Return the settings that reproduce every decision of Cook."""
         return cls(
             safe_dru_threshold=safe_dru_threshold,
             min_dru_diff=min_dru_diff,
@@ -82,9 +83,9 @@ class PreemptionSettings(PreemptionRules):
 
 PREEMPTION_DEFAULTS: Final = PreemptionSettings()
 
-_DECIMALS: Final = 6  # to which clusters round the room of a host: sums of fractions must come out even
+_DECIMALS: Final = 6  # to which clusters round the room of a host, because sums of fractions are not exact
 _LAST_DECIMAL: Final = 10.0**-_DECIMALS
-_HOSTS_TRIED: Final = 32  # for one job, before none gives way for it
+_HOSTS_TRIED: Final = 32  # per job
 
 
 class ReservedRoom(NamedTuple):
@@ -92,7 +93,7 @@ class ReservedRoom(NamedTuple):
 
     Attributes:
         host: the host.
-        launch: launch number of the job, from the moment of the decision (`columns.launch_number`).
+        launch: launch number of the job, as of the decision (`queue_index.launch_number`).
     """
 
     host: str
@@ -102,7 +103,7 @@ class ReservedRoom(NamedTuple):
 NOTHING_RESERVED: Final[Mapping[JobId, ReservedRoom]] = MappingProxyType({})
 
 
-def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cycle
+def rebalance(  # noqa: PLR0913 everything that a decision reads, as in the match cycle
     index: QueueIndex,
     hosts: Hosts,
     limits: UserLimits,
@@ -115,26 +116,25 @@ def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cy
     queue: Iterable[JobId] | None = None,
     reserved: Mapping[JobId, ReservedRoom] = NOTHING_RESERVED,
 ) -> Rebalancing:
-    """Decide which running tasks give way to which waiting jobs. Changes nothing.
+    """Decide which running tasks are preempted for which waiting jobs; no argument is changed.
 
     Args:
         index: the pool's waiting jobs and running tasks.
-        hosts: the spare room. A host without any may be here too, with no room: that tells what it is like.
+        hosts: hosts with their spare room; hosts without any may be included for their attributes.
         limits: shares and quotas of the pool's users.
-        settings: how the pool preempts; its mode counts, not that of `rank`.
-        rank: how the pool ranks, as in the match cycle.
-        filters: what leaves jobs out of the queue, as in the match cycle.
-        placement_context: the time (to tell how much work a task would lose), groups, attributes of hosts
-        that are
-            not among `hosts`. Reservations do not bear on preemption.
-        clusters: host -> cluster, of hosts that are not among `hosts`.
-        queue: the jobs as they were ranked before, for instance by the match cycle that went before; those
-            that wait no longer are passed over. None: they are ranked now.
-        reserved: waiting jobs for which room was freed by earlier cycles. They count as held by their users,
-            and nothing more is decided for them; the room is not part of that of `hosts`.
+        settings: settings of preemption; their mode is used, not that of `rank`.
+        rank: settings of the ranking, as in the match cycle.
+        filters: filters of the queue, as in the match cycle.
+        placement_context: the time (for the work that a task would lose), groups, and attributes of hosts
+            that are not among `hosts`. Reservations are ignored.
+        clusters: host -> cluster, for hosts that are not among `hosts`.
+        queue: the ranked jobs, for instance from the last match cycle; those that do not wait any more are
+            skipped. None to rank them now.
+        reserved: waiting jobs for which earlier cycles freed room. They count as held by their users, and
+            nothing more is decided for them; `hosts` do not include that room.
     """
-    most = min(settings.max_preemption, index.waiting_count)
-    if not most or (settings.mode is DruMode.GPU and not settings.gpu_pools):
+    max_jobs = min(settings.max_preemption, index.waiting_count)
+    if not max_jobs or (settings.mode is DruMode.GPU and not settings.gpu_pools):
         return Rebalancing()
     state = RebalanceState(
         index,
@@ -146,13 +146,13 @@ def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cy
         reserved=reserved,
     )
     if queue is None:
-        ranked = iter_ranked_in_columns(index, limits, replace(rank, mode=settings.mode), number=most)
+        ranked = iter_ranked_in_columns(index, limits, replace(rank, mode=settings.mode), number=max_jobs)
         candidates = iter(index.ids(job.row for job in ranked_within(ranked, index, filters)))
     else:
         candidates = filter(index.is_waiting, queue)
     if settings.launch_order:
-        candidates = _startable(candidates, index, filters, reserved)
-    preemptions = tuple(islice(decisions(state, list(islice(candidates, most))), most))
+        candidates = _may_start_jobs(candidates, index, filters, reserved)
+    preemptions = tuple(islice(iter_decisions(state, list(islice(candidates, max_jobs))), max_jobs))
     return Rebalancing(
         preemptions=preemptions,
         reservations=reservations_after(
@@ -161,34 +161,34 @@ def rebalance(  # noqa: PLR0913 all that bears on a decision, as in the match cy
     )
 
 
-def decisions(state: "RebalanceState", jobs: Iterable[JobId]) -> Iterator[Preemption]:
-    """Yield what is decided for the jobs, each decision with those before it in force.
+def iter_decisions(state: "RebalanceState", jobs: Iterable[JobId]) -> Iterator[Preemption]:
+    """Yield the decisions for the jobs, each made with the earlier ones applied.
 
-    Cook takes the jobs in turn; otherwise the next is always of the user who is furthest below share.
+    Cook takes the jobs in the given order; otherwise the job with the lowest DRU is always next.
     """
     if state.settings.launch_order:
         queue = BeneficiaryQueue(state, jobs)
-        while (following := queue.pop()) is not None:
-            job_id, dru = following
+        while (next_job := queue.pop()) is not None:
+            job_id, dru = next_job
             decision = state.decide(job_id, dru)
             if decision is None:
                 queue.pass_over(job_id)
             else:
-                state.advance(decision)
-                queue.follow(decision, state.room_on(decision.host))
+                state.apply(decision)
+                queue.apply(decision, state.room_on(decision.host))
                 yield decision
         return
     for job_id in jobs:
         decision = state.decide(job_id)
         if decision is not None:
-            state.advance(decision)
+            state.apply(decision)
             yield decision
 
 
-def _startable(
+def _may_start_jobs(
     jobs: Iterable[JobId], index: QueueIndex, filters: QueueFilters, reserved: Mapping[JobId, ReservedRoom]
 ) -> Iterator[JobId]:
-    """Yield the jobs that may start as soon as there is room: by the launch rate and the launch filter."""
+    """Yield the jobs that launch rate and launch filter allow to start once there is room."""
     tokens = None if filters.tokens is None else dict(filters.tokens)
     for job_id in (*reserved, *jobs) if tokens is not None else jobs:
         if tokens is not None and index.is_waiting(job_id):
@@ -207,34 +207,34 @@ def reservations_after(
     reserve_from: int = 1,
     leftovers: bool = False,
 ) -> dict[JobId, str]:
-    """Return which host is kept for which job after a cycle; this replaces what was reserved before.
+    """Return the reservations after a cycle, job -> host; they replace earlier ones.
 
     Args:
-        preemptions: what the cycle decided.
-        launched: jobs that were launched meanwhile.
-        reserve_from: from how many victims on a host is reserved.
-        leftovers: whether a host is also reserved for jobs in the room that others' victims leave there.
+        preemptions: decisions of the cycle.
+        launched: jobs that have been launched meanwhile.
+        reserve_from: number of victims from which on the host is reserved.
+        leftovers: whether to reserve also for jobs that use room left by the victims of other decisions.
     """
     reserved: dict[JobId, str] = {}
     freed: set[str] = set()
-    for made in preemptions:
-        stopped = len(made.victims) + len(made.displaced)
-        if stopped:
-            freed.add(made.host)
+    for preemption in preemptions:
+        stopped_count = len(preemption.victims) + len(preemption.displaced)
+        if stopped_count:
+            freed.add(preemption.host)
         if leftovers:
-            for displaced in made.displaced:
+            for displaced in preemption.displaced:
                 reserved.pop(displaced, None)
-        if made.beneficiary not in launched and (
-            stopped >= reserve_from or (leftovers and made.host in freed)
+        if preemption.beneficiary not in launched and (
+            stopped_count >= reserve_from or (leftovers and preemption.host in freed)
         ):
-            reserved[made.beneficiary] = made.host
+            reserved[preemption.beneficiary] = preemption.host
     return reserved
 
 
 class RebalanceState:
-    """What one rebalance cycle has decided so far, and what follows from it.
+    """The state of a pool during a rebalance cycle, with the decisions so far.
 
-    Args: see `rebalance`.
+    The arguments are those of `rebalance`.
     """
 
     def __init__(
@@ -250,10 +250,10 @@ class RebalanceState:
     ) -> None:
         self._index = index
         self.settings = settings
-        self._last_ask: tuple[int, TaskRequest] | None = (
-            None  # by row: it is put in force right after its decision
+        self._last_request: tuple[int, TaskRequest] | None = (
+            None  # by row, as a decision is usually applied right away
         )
-        self._least_known: tuple[TaskRequest, tuple[float, float, float]] | None = None  # of the last job
+        self._last_min_room: tuple[TaskRequest, tuple[float, float, float]] | None = None  # of the last job
         limit = settings.max_preemptions_per_hour
         spared = [
             row
@@ -261,7 +261,7 @@ class RebalanceState:
             if limit is not None and history.count_within_hour(placement_context.now_ms) >= limit
         ]
         spared.extend(index.uninterrupted)
-        self._standings = TaskDrus(
+        self._task_drus = TaskDrus(
             index,
             limits,
             settings.mode,
@@ -269,10 +269,10 @@ class RebalanceState:
             launch_order=settings.launch_order,
             spared_rows=spared,
         )
-        on = index.hosts_of(self._standings.rows)
+        task_hosts = index.hosts_of(self._task_drus.rows)
         self._hosts = RebalanceHosts(
             hosts,
-            frozenset(on),
+            frozenset(task_hosts),
             defaults=settings.defaults,
             placement_context=with_groups(placement_context, index),
             clusters=clusters or {},
@@ -284,8 +284,8 @@ class RebalanceState:
         for offer in hosts.offers:
             spare[position[offer.host]] = offer.room
         self._table = VictimTable(
-            self._standings,
-            [position[host] for host in on],
+            self._task_drus,
+            [position[host] for host in task_hosts],
             spare,
             least_work_lost=settings.least_work_lost,
             freed_gpus_count=settings.freed_gpus_count,
@@ -293,18 +293,18 @@ class RebalanceState:
         if settings.launch_order:
             for job_id, room in reserved.items():
                 if index.is_waiting(job_id):
-                    self._hold(job_id, room)
+                    self._add_reserved(job_id, room)
 
-    def _hold(self, job_id: JobId, room: ReservedRoom) -> None:
-        """Count a job for which room is reserved as held by its user, and as placed on the host."""
+    def _add_reserved(self, job_id: JobId, room: ReservedRoom) -> None:
+        """Count a job with reserved room as held by its user and placed on the host."""
         row = self._index.row_of(job_id)
         if room.host in self._hosts.position:
-            self._hosts.placed(request_of(self._index, row), room.host)
-        self._standings.rescore((), self._standings.place(row, room.launch))
+            self._hosts.record_placement(request_of(self._index, row), room.host)
+        self._task_drus.rescore((), self._task_drus.add(row, room.launch))
 
     @property
     def spare(self) -> dict[str, Resources]:
-        """The spare room of each host that has an entry for it."""
+        """The spare room by host, where it is known."""
         return {
             offer.host: room
             for offer, room in zip(self._hosts.offers, self._table.spare, strict=True)
@@ -312,22 +312,22 @@ class RebalanceState:
         }
 
     def order(self) -> list[tuple[JobId, float]]:
-        """Return all tasks with their DRU, from the highest down; placed jobs are among them."""
-        tasks = self._standings.all_tasks()
-        self._table.sort(tasks)  # tasks that may not be preempted are last
-        scores = map(self._standings.score_of, tasks)
+        """Return all tasks with their DRU, in descending order; placed jobs are included."""
+        tasks = self._task_drus.all_tasks()
+        self._table.sort(tasks)  # spared tasks are last
+        scores = map(self._task_drus.score_of, tasks)
         return list(zip(self._jobs(tasks), scores, strict=True))
 
     def pending_dru(self, job_id: JobId) -> float:
-        """Return how far along its user's share the job would be if it ran; in Cook's order at most."""
-        return self._standings.pending_dru(self._index.row_of(job_id))
+        """Return the DRU that the job would have if it ran; in Cook's order an upper bound of it."""
+        return self._task_drus.pending_dru(self._index.row_of(job_id))
 
     def room_on(self, host: str) -> Resources:
-        """Return the spare room on a host as the decisions leave it."""
+        """Return the spare room of a host after the decisions so far."""
         return self._table.spare[self._hosts.position[host]] or Resources()
 
     def requests_of(self, jobs: Sequence[JobId]) -> tuple[Floats, Floats, Floats]:
-        """Return the cpus, memory and gpus that jobs ask for."""
+        """Return the cpus, memory and gpus that jobs request."""
         rows = list(map(self._index.row_of, jobs))
         columns = self._index.columns
         return columns.cpus[rows], columns.mem[rows], columns.gpus[rows]
@@ -336,16 +336,16 @@ class RebalanceState:
         """Return the user of a job."""
         return self._index.owner(self._index.row_of(job_id)).name
 
-    def is_below_quota(self, job_id: JobId) -> bool:
-        """Tell whether the job's user stays within quota if the job runs as well."""
-        return self._standings.is_below_quota(self._index.row_of(job_id))
+    def is_within_quota(self, job_id: JobId) -> bool:
+        """Return whether the job's user stays within quota if the job runs, too."""
+        return self._task_drus.is_within_quota(self._index.row_of(job_id))
 
     def decide(self, job_id: JobId, dru: float | None = None) -> Preemption | None:
-        """Say whose tasks should give way to the job; None if nobody's should.
+        """Decide which tasks to preempt for a job; None if there are none, and no spare room either.
 
         Args:
             job_id: a waiting job.
-            dru: what `pending_dru` says of it, if that is known.
+            dru: result of `pending_dru` for the job; None to compute it.
 
         Raises:
             NotFound: the index does not have the job.
@@ -354,212 +354,258 @@ class RebalanceState:
         if settings.mode is DruMode.GPU and not settings.gpu_pools:
             return None
         row = self._index.row_of(job_id)
-        request = self._ask_of(row)
+        request = self._request_of(row)
         open_to = self._hosts.open_to_class(request.constraints, request.gpus)
-        user = None if self._standings.is_below_quota(row) else self._standings.user_of(row)
-        if user is None or not settings.quota_counts:
-            roomy = self._with_spare_room(request, open_to)
-            if roomy is not None:
-                return self._decision(request, roomy, [], self._standings.dru)
-        pending = self._standings.pending_dru(row) if dru is None else dru
-        least = VictimThreshold(settings.safe_dru_threshold, pending, settings.min_dru_diff)
+        user_over_quota = None if self._task_drus.is_within_quota(row) else self._task_drus.user_of(row)
+        if user_over_quota is None or not settings.quota_counts:
+            roomy_position = self._with_spare_room(request, open_to)
+            if roomy_position is not None:
+                return self._decision(request, roomy_position, [], self._task_drus.dru)
+        pending = self._task_drus.pending_dru(row) if dru is None else dru
+        threshold = VictimThreshold(settings.safe_dru_threshold, pending, settings.min_dru_diff)
         if settings.launch_order:
-            decision = self._lasting(request, least, open_to) if user is None else None
-            others = least if user is None and self._lost_ms_limit(pending) is None else None
-            return decision or self._with_own_tasks(request, row, others, open_to)
-        if user is not None:
-            own = self._own_tasks(user, least)
-            return self._cheapest(request, self._best_of_own(request, own, open_to), own)
-        return self._cheapest(request, self._best(request, least, open_to), self._table.at)
+            decision = self._preempt_lasting(request, threshold, open_to) if user_over_quota is None else None
+            others_threshold = (
+                threshold if user_over_quota is None and self._lost_ms_limit(pending) is None else None
+            )
+            return decision or self._preempt_own(request, row, others_threshold, open_to)
+        if user_over_quota is not None:
+            own_tasks = self._own_tasks(user_over_quota, threshold)
+            return self._least_costly(
+                request, self._best_hosts_with_own_tasks(request, own_tasks, open_to), own_tasks
+            )
+        return self._least_costly(
+            request, self._best_hosts(request, threshold, open_to), self._table.tasks_at
+        )
 
-    def advance(self, decision: Preemption) -> None:
-        """Put a decision in force for those that follow."""
+    def apply(self, decision: Preemption) -> None:
+        """Apply a decision to the state."""
         row = self._index.row_of(decision.beneficiary)
-        request = self._ask_of(row)
-        at = self._hosts.position[decision.host]
-        going = {self._index.row_of(job) for job in (*decision.victims, *decision.displaced)}
-        stopped = [task for task in self._table.at[at] if self._standings.rows[task] in going]
+        request = self._request_of(row)
+        position = self._hosts.position[decision.host]
+        stopped_rows = {self._index.row_of(job) for job in (*decision.victims, *decision.displaced)}
+        stopped = [
+            task for task in self._table.tasks_at[position] if self._task_drus.rows[task] in stopped_rows
+        ]
         for task in stopped:
-            job_constraints = self._index.job_constraints.get(self._standings.rows[task], NO_JOB_CONSTRAINTS)
-            self._hosts.preempted(job_constraints.group, decision.host)
-            self._standings.stop(task)
-        # What stopped tasks of its own user keeps its place: such steps are bounded only by jobs that start.
-        user = self._standings.user_of(row)
-        steps_for_own = any(self._standings.users[task] == user for task in stopped)
-        placed = self._standings.place(row, firm=self.settings.launch_order and steps_for_own)
-        self._hosts.placed(request, decision.host)
+            job_constraints = self._index.job_constraints.get(self._task_drus.rows[task], NO_JOB_CONSTRAINTS)
+            self._hosts.record_preemption(job_constraints.group, decision.host)
+            self._task_drus.remove(task)
+        # A job that stopped tasks of its own user is firm: only jobs that start bound the number of such
+        # steps.
+        user = self._task_drus.user_of(row)
+        steps_for_own = any(self._task_drus.users[task] == user for task in stopped)
+        placed = self._task_drus.add(row, firm=self.settings.launch_order and steps_for_own)
+        self._hosts.record_placement(request, decision.host)
         spare = decision.freed - Resources(cpus=request.cpus, mem_mb=request.mem_mb, gpus=request.gpus)
-        changed = self._standings.rescore(stopped, placed)
-        self._table.advance(at, stopped, placed, spare, changed)
+        changed = self._task_drus.rescore(stopped, placed)
+        self._table.apply(position, stopped, placed, spare, changed)
 
     # --- hosts
 
-    def _ask_of(self, row: int) -> TaskRequest:
-        """Return what the job of a row asks of a host."""
-        known = self._last_ask
-        if known is None or known[0] != row:
+    def _request_of(self, row: int) -> TaskRequest:
+        """Return the task request of the job in a row."""
+        cached = self._last_request
+        if cached is None or cached[0] != row:
             limited = self.settings.defaults if self._hosts.is_limited else None
-            known = self._last_ask = (row, request_of(self._index, row, limited))
-        return known[1]
+            cached = self._last_request = (row, request_of(self._index, row, limited))
+        return cached[1]
 
     def _with_spare_room(self, request: TaskRequest, open_to: Mask | None) -> int | None:
-        """The last host by name that has room for the job as it is."""
-        positions = self._table.with_spare_room(*self._least_room(request))
+        """Return the last host by name with enough spare room for the job; None if there is none."""
+        positions = self._table.with_spare_room(*self._min_room(request))
         if open_to is not None:
             positions = positions[open_to[positions]]
         if request.job_constraints is NO_JOB_CONSTRAINTS:
             return int(positions[-1]) if len(positions) else None
-        return next((at for at in positions[::-1].tolist() if self._hosts.takes(request, at)), None)
+        return next(
+            (
+                position
+                for position in positions[::-1].tolist()
+                if self._hosts.meets_job_constraints(request, position)
+            ),
+            None,
+        )
 
-    def _best(self, request: TaskRequest, least: VictimThreshold, open_to: Mask | None) -> Collection[int]:
-        """The hosts where the nearest of the victims to its share is as far along as anywhere."""
-        wanted = self._least_room(request)
+    def _best_hosts(
+        self, request: TaskRequest, threshold: VictimThreshold, open_to: Mask | None
+    ) -> Collection[int]:
+        """Return the hosts whose lowest victim DRU is highest."""
+        required = self._min_room(request)
         if request.job_constraints is NO_JOB_CONSTRAINTS:
-            return self._table.best(*wanted, least, open_to)
-        scores = self._table.scores(*wanted, least)
+            return self._table.best_hosts(*required, threshold, open_to)
+        scores = self._table.scores(*required, threshold)
         if open_to is not None:
             scores[~open_to] = -inf
         while len(scores) and (best := scores.max()) > -inf:
             positions = np.flatnonzero(scores == best)
-            taking = [at for at in positions.tolist() if self._hosts.takes(request, at)]
-            if taking:
-                return taking
+            suitable = [
+                position
+                for position in positions.tolist()
+                if self._hosts.meets_job_constraints(request, position)
+            ]
+            if suitable:
+                return suitable
             scores[positions] = -inf
         return ()
 
-    def _lasting(
-        self, request: TaskRequest, least: VictimThreshold, open_to: Mask | None
+    def _preempt_lasting(
+        self, request: TaskRequest, threshold: VictimThreshold, open_to: Mask | None
     ) -> Preemption | None:
-        """Let tasks of other users give way, on a host where that lasts and is worth what it destroys.
+        """Preempt tasks of any user, on a host where the result lasts and is worth the lost work.
 
-        With several victims of one user gone, the first of them may be further below the share than before,
-        and further than the beneficiary: it would take its room back at once.
+        If several victims belong to one user, the DRU with which the first of them would start again may be
+        below that of the beneficiary: it would take its room back at once.
         """
         for _ in range(_HOSTS_TRIED):
-            positions = self._best(request, least, open_to)
-            decision = self._cheapest(request, positions, self._table.at)
+            positions = self._best_hosts(request, threshold, open_to)
+            decision = self._least_costly(request, positions, self._table.tasks_at)
             if decision is None or (
-                self._lasts(decision, least) and self._is_worth(decision, request, least.pending)
+                self._is_lasting(decision, threshold)
+                and self._is_worth(decision, request, threshold.beneficiary_dru)
             ):
                 return decision
-            open_to = np.ones(len(self._table.at), dtype=bool) if open_to is None else open_to.copy()
+            open_to = np.ones(len(self._table.tasks_at), dtype=bool) if open_to is None else open_to.copy()
             open_to[self._hosts.position[decision.host]] = False
         return None
 
-    def _lasts(self, decision: Preemption, least: VictimThreshold) -> bool:
+    def _is_lasting(self, decision: Preemption, threshold: VictimThreshold) -> bool:
         """Return whether no victim could preempt the beneficiary after the decision."""
         stopped = (*decision.victims, *decision.displaced)
-        if least.pending < least.safe or len(stopped) == 1:
+        if threshold.beneficiary_dru < threshold.safe_dru or len(stopped) == 1:
             return True
         rows = [self._index.row_of(job_id) for job_id in stopped]
-        return not any(least.pending - self._standings.dru_after(row, rows) > least.by for row in rows)
+        return not any(
+            threshold.beneficiary_dru - self._task_drus.dru_after(row, rows) > threshold.min_dru_gap
+            for row in rows
+        )
 
     def _is_worth(self, decision: Preemption, request: TaskRequest, pending: float) -> bool:
-        """Return whether the work that is lost is worth the start of a job with that DRU.
+        """Return whether the start of a job with that DRU is worth the lost work.
 
-        Within its user's share a job is entitled to room, whatever that costs. Beyond it, what ends by itself
-        makes room soon enough, and whoever is furthest below share gets it first.
+        A job within its user's share is entitled to room at any cost. Beyond the share, room becomes free
+        soon enough when tasks end, and the job with the lowest DRU gets it first.
         """
         limit_ms = self._lost_ms_limit(pending)
         if limit_ms is None:
             return True
         stopped = {self._index.row_of(job_id) for job_id in decision.victims}
-        standings, tasks = self._standings, self._table.at[self._hosts.position[decision.host]]
-        lost = sum(standings.work[task] for task in tasks if standings.rows[task] in stopped)
-        return lost <= limit_ms * (request.gpus if self.settings.mode is DruMode.GPU else request.cpus)
+        task_drus, tasks = self._task_drus, self._table.tasks_at[self._hosts.position[decision.host]]
+        lost_work = sum(task_drus.work[task] for task in tasks if task_drus.rows[task] in stopped)
+        return lost_work <= limit_ms * (request.gpus if self.settings.mode is DruMode.GPU else request.cpus)
 
     def _lost_ms_limit(self, pending: float) -> int | None:
         return self.settings.max_lost_ms_beyond_share if pending > self.settings.safe_dru_threshold else None
 
-    def _own_tasks(self, user: int, least: VictimThreshold) -> dict[int, list[int]]:
-        """The tasks of one user that may be preempted, by host, from the highest DRU down."""
-        own: dict[int, list[int]] = {}
-        for task in reversed(self._standings.own(user)):
-            if self._standings.is_spared(task):
+    def _own_tasks(self, user: int, threshold: VictimThreshold) -> dict[int, list[int]]:
+        """Return the preemptible tasks of one user by host, in descending order of DRU."""
+        by_host: dict[int, list[int]] = {}
+        for task in reversed(self._task_drus.tasks_of(user)):
+            if self._task_drus.is_spared(task):
                 continue
-            if not least.allows(self._standings.dru[task]):
-                break  # those before it are no further along
-            own.setdefault(self._table.position_of(task), []).append(task)
-        for tasks in own.values():
+            if not threshold.allows(self._task_drus.dru[task]):
+                break  # earlier tasks have no higher DRU
+            by_host.setdefault(self._table.position_of(task), []).append(task)
+        for tasks in by_host.values():
             self._table.sort(tasks)
-        return own
+        return by_host
 
-    def _with_own_tasks(
-        self, request: TaskRequest, row: int, others: VictimThreshold | None, open_to: Mask | None
+    def _preempt_own(
+        self, request: TaskRequest, row: int, others_threshold: VictimThreshold | None, open_to: Mask | None
     ) -> Preemption | None:
-        """Let tasks of lower priority of the job's own user give way, with those of others there if need be.
+        """Preempt the user's own tasks of lower priority, with those of others on their host if necessary.
 
-        Only the user's own order is at stake here, so tasks are scored in order of priority. A job that gave
-        way to another user's stops no tasks of its own user any more: else such steps need never end.
+        This concerns the order within one user, so DRUs follow the order of priority. A job that was
+        preempted for another user does not preempt tasks of its own user any more; otherwise preemption need
+        not terminate.
 
         Args:
             request: the job.
-            row: its row in the index.
-            others: which tasks of others may be preempted as well; None if none may.
-            open_to: which hosts come into question, by position; None if all do.
+            row: row of the job.
+            others_threshold: threshold for tasks of other users; None if none may be preempted.
+            open_to: mask of the hosts to consider; None for all.
         """
-        standings, settings = self._standings, self.settings
-        pending, behind = standings.own_of_lower_priority(row)
-        if not behind or self._index.preemptions.get(row, NEVER_PREEMPTED).by_others:
+        task_drus, settings = self._task_drus, self.settings
+        pending, lower_priority = task_drus.lower_priority_tasks(row)
+        if not lower_priority or self._index.preemptions.get(row, NEVER_PREEMPTED).by_others:
             return None
-        least = VictimThreshold(settings.safe_dru_threshold, pending, settings.min_dru_diff)
-        scores = {task: dru for task, dru in behind if least.allows(dru)}
+        threshold = VictimThreshold(settings.safe_dru_threshold, pending, settings.min_dru_diff)
+        scores = {task: dru for task, dru in lower_priority if threshold.allows(dru)}
         tasks: dict[int, list[int]] = {}
         for task in scores:
             tasks.setdefault(self._table.position_of(task), []).append(task)
-        for at, stoppable in tasks.items():
-            if others is not None:
-                theirs = [task for task in self._table.at[at] if others.allows(standings.dru[task])]
-                scores.update((task, standings.dru[task]) for task in theirs)
-                stoppable.extend(theirs)
-            stoppable.sort(key=lambda task: (-scores[task], standings.work[task], standings.ties[task]))
-        return self._cheapest(request, self._best_of_own(request, tasks, open_to, scores), tasks, scores)
+        for position, stoppable in tasks.items():
+            if others_threshold is not None:
+                others_tasks = [
+                    task
+                    for task in self._table.tasks_at[position]
+                    if others_threshold.allows(task_drus.dru[task])
+                ]
+                scores.update((task, task_drus.dru[task]) for task in others_tasks)
+                stoppable.extend(others_tasks)
+            stoppable.sort(key=lambda task: (-scores[task], task_drus.work[task], task_drus.ties[task]))
+        return self._least_costly(
+            request, self._best_hosts_with_own_tasks(request, tasks, open_to, scores), tasks, scores
+        )
 
-    def _best_of_own(
+    def _best_hosts_with_own_tasks(
         self,
         request: TaskRequest,
-        own: Mapping[int, list[int]],
+        own_tasks: Mapping[int, list[int]],
         open_to: Mask | None,
         drus: Mapping[int, float] | Sequence[float] | None = None,
     ) -> Collection[int]:
-        """What `_best` says, if only these tasks may be preempted."""
-        drus = self._standings.dru if drus is None else drus
+        """Return the result of `_best_hosts` if only these tasks may be preempted."""
+        drus = self._task_drus.dru if drus is None else drus
         scores: dict[int, float] = {}
-        for at, tasks in own.items():
-            if (open_to is None or open_to[at]) and self._hosts.takes(request, at):
-                length = self._shortest(request, at, tasks)
+        for position, tasks in own_tasks.items():
+            if (open_to is None or open_to[position]) and self._hosts.meets_job_constraints(
+                request, position
+            ):
+                length = self._min_prefix(request, position, tasks)
                 if length is not None:
-                    scores[at] = drus[tasks[length - 1]]
+                    scores[position] = drus[tasks[length - 1]]
         best = max(scores.values(), default=0.0)
-        return [at for at, dru in scores.items() if dru == best]
+        return [position for position, dru in scores.items() if dru == best]
 
     # --- victims
 
-    def _cheapest(
+    def _least_costly(
         self,
         request: TaskRequest,
         positions: Collection[int],
         tasks: Sequence[list[int]] | Mapping[int, list[int]],
         drus: Mapping[int, float] | Sequence[float] | None = None,
     ) -> Preemption | None:
-        """The decision for that host of equals where it costs least, or for the last of them by name."""
+        """Return the decision for the host where least work is lost, or for the last of the hosts by name."""
         if not positions:
             return None
-        drus = self._standings.dru if drus is None else drus
+        drus = self._task_drus.dru if drus is None else drus
         if len(positions) == 1 or not self.settings.least_work_lost:
-            at = max(positions)
-            return self._decision(request, at, self._victims(request, at, tasks[at], drus), drus)
-        work = self._standings.work
-        found = {at: self._victims(request, at, tasks[at], drus) for at in positions}
-        at = min(found, key=lambda at: (sum(work[task] for task in found[at]), -at))
-        return self._decision(request, at, found[at], drus)
+            position = max(positions)
+            return self._decision(
+                request, position, self._victims(request, position, tasks[position], drus), drus
+            )
+        work = self._task_drus.work
+        victims_by_position = {
+            position: self._victims(request, position, tasks[position], drus) for position in positions
+        }
+        position = min(
+            victims_by_position,
+            key=lambda position: (sum(work[task] for task in victims_by_position[position]), -position),
+        )
+        return self._decision(request, position, victims_by_position[position], drus)
 
     def _victims(
-        self, request: TaskRequest, at: int, tasks: Sequence[int], dru: Mapping[int, float] | Sequence[float]
+        self,
+        request: TaskRequest,
+        position: int,
+        tasks: Sequence[int],
+        dru: Mapping[int, float] | Sequence[float],
     ) -> list[int]:
-        """Which of the tasks on a host give way. The first of them make room enough."""
+        """Return the tasks to stop on a host; a prefix of `tasks` makes enough room."""
         settings = self.settings
-        length = self._shortest(request, at, tasks) or 0
+        length = self._min_prefix(request, position, tasks) or 0
         if not settings.shortest_prefix:
             while length < len(tasks) and dru[tasks[length]] == dru[tasks[length - 1]]:
                 length += 1
@@ -568,84 +614,90 @@ class RebalanceState:
             return victims
         dropping = victims[::-1]
         if settings.least_work_lost:
-            dropping.sort(key=lambda task: -self._standings.work[task])
+            dropping.sort(key=lambda task: -self._task_drus.work[task])
         for task in dropping:
-            others = [other for other in victims if other != task]
-            if self._fits(request, self._freed(at, others)) and self._is_within_quota(request, others):
-                victims = others
+            remaining = [kept_task for kept_task in victims if kept_task != task]
+            if self._fits(request, self._freed(position, remaining)) and self._quota_suffices(
+                request, remaining
+            ):
+                victims = remaining
         return victims
 
-    def _shortest(self, request: TaskRequest, at: int, tasks: Sequence[int]) -> int | None:
-        """How many of the tasks, from the first on, must go to make room; None if all are not enough."""
-        for length, freed in enumerate(self._freeing(at, tasks)):
-            if length and self._fits(request, freed) and self._is_within_quota(request, tasks[:length]):
+    def _min_prefix(self, request: TaskRequest, position: int, tasks: Sequence[int]) -> int | None:
+        """Return the length of the shortest prefix of tasks that makes enough room; None if there is none."""
+        for length, freed in enumerate(self._freeing(position, tasks)):
+            if length and self._fits(request, freed) and self._quota_suffices(request, tasks[:length]):
                 return length
         return None
 
-    def _is_within_quota(self, request: TaskRequest, stopped: Sequence[int]) -> bool:
-        """Tell whether the job's user would be within quota without these tasks, if that counts."""
+    def _quota_suffices(self, request: TaskRequest, stopped: Sequence[int]) -> bool:
+        """Return whether the job's user would be within quota without these tasks, if that counts."""
         if not self.settings.quota_counts:
             return True
         row = self._index.row_of(request.job_id)
-        below = self._standings.is_below_quota
+        below = self._task_drus.is_within_quota
         return below(row) or below(row, without=stopped)
 
-    def _freed(self, at: int, tasks: Sequence[int]) -> tuple[float, float, float]:
-        """What there is on a host without the tasks: cpus, memory, gpus."""
-        *_, freed = self._freeing(at, tasks)
+    def _freed(self, position: int, tasks: Sequence[int]) -> tuple[float, float, float]:
+        """Return the room of a host without the tasks: cpus, memory, gpus."""
+        *_, freed = self._freeing(position, tasks)
         return freed
 
-    def _freeing(self, at: int, tasks: Sequence[int]) -> Iterator[tuple[float, float, float]]:
-        """What there is on a host, then what there is without the first task, and so on."""
-        standings = self._standings
-        spare = self._table.spare[at] or Resources()
+    def _freeing(self, position: int, tasks: Sequence[int]) -> Iterator[tuple[float, float, float]]:
+        """Yield the room of a host, then its room without the first task, and so on."""
+        task_drus = self._task_drus
+        spare = self._table.spare[position] or Resources()
         cpus, mem, gpus = spare.cpus, spare.mem_mb, spare.gpus
         yield cpus, mem, gpus
         for task in tasks:
-            cpus += standings.cpus[task]
-            mem += standings.mem[task]
+            cpus += task_drus.cpus[task]
+            mem += task_drus.mem[task]
             if self.settings.freed_gpus_count:
-                gpus += standings.gpus[task]
+                gpus += task_drus.gpus[task]
             yield cpus, mem, gpus
 
-    def _least_room(self, request: TaskRequest) -> tuple[float, float, float]:
-        """Return the cpus, memory and gpus that a sum of room and victims must come to."""
+    def _min_room(self, request: TaskRequest) -> tuple[float, float, float]:
+        """Return the least cpus, memory and gpus of room and victims together that suffice."""
         if not self.settings.launch_order:
             return request.cpus, request.mem_mb, request.gpus
-        known = self._least_known
-        if known is None or known[0] is not request:
-            gpus = _least_sum(request.gpus) if request.gpus else 0.0
-            known = self._least_known = (
+        cached = self._last_min_room
+        if cached is None or cached[0] is not request:
+            gpus = _min_sum(request.gpus) if request.gpus else 0.0
+            cached = self._last_min_room = (
                 request,
-                (_least_sum(request.cpus), _least_sum(request.mem_mb), gpus),
+                (_min_sum(request.cpus), _min_sum(request.mem_mb), gpus),
             )
-        return known[1]
+        return cached[1]
 
     def _fits(self, request: TaskRequest, room: tuple[float, float, float]) -> bool:
-        cpus, mem, gpus = self._least_room(request)
+        cpus, mem, gpus = self._min_room(request)
         return cpus <= room[0] and mem <= room[1] and gpus <= room[2]
 
     def _decision(
-        self, request: TaskRequest, at: int, tasks: Sequence[int], drus: Mapping[int, float] | Sequence[float]
+        self,
+        request: TaskRequest,
+        position: int,
+        tasks: Sequence[int],
+        drus: Mapping[int, float] | Sequence[float],
     ) -> Preemption:
-        offer = self._hosts.offers[at]
-        cpus, mem, gpus = self._freed(at, tasks)
+        offer = self._hosts.offers[position]
+        cpus, mem, gpus = self._freed(position, tasks)
         return Preemption(
             beneficiary=request.job_id,
             host=offer.host,
             cluster=offer.cluster,
-            victims=tuple(self._jobs(task for task in tasks if task < self._standings.running)),
-            displaced=tuple(self._jobs(task for task in tasks if task >= self._standings.running)),
+            victims=tuple(self._jobs(task for task in tasks if task < self._task_drus.running)),
+            displaced=tuple(self._jobs(task for task in tasks if task >= self._task_drus.running)),
             dru=min((drus[task] for task in tasks), default=UNLIMITED),
             freed=Resources(cpus=cpus, mem_mb=mem, gpus=gpus),
         )
 
     def _jobs(self, tasks: Iterable[int]) -> list[JobId]:
-        return self._index.ids(self._standings.rows[task] for task in tasks)
+        return self._index.ids(self._task_drus.rows[task] for task in tasks)
 
 
-def _least_sum(amount: float) -> float:
-    """Return the least sum of amounts that clusters offer as room for this amount: they round sums."""
+def _min_sum(amount: float) -> float:
+    """Return the least sum of amounts that clusters, which round sums, offer as this amount."""
     if amount.is_integer():
         return amount - _LAST_DECIMAL / 2
     rounded = round(amount, _DECIMALS)

@@ -1,13 +1,13 @@
-"""Where each running task stands along its user's share, while a rebalance cycle decides.
+"""The DRUs of running tasks during a rebalance cycle.
 
-Lives here: `TaskDrus`, the users' tasks with their DRUs: in the order of their launches, or in Cook's order
-(by priority first). Stopping one and placing another costs what comes behind them in their users' lists, not
-what the pool runs.
-Not here: which tasks give way (`scheduling.rebalancing.preemption`), tasks by host
+Lives here: `TaskDrus`, the tasks of all users with their DRUs, in launch order or in Cook's order (by
+priority first). The cost of stopping one task and placing another depends on the later tasks of the two
+users, not on the size of the pool.
+Not here: the choice of victims (`scheduling.rebalancing.preemption`), tasks by host
 (`scheduling.rebalancing.victims`).
 
-A task is a number: those that run come first, by user, in order; behind them the jobs that decisions of this
-cycle have placed.
+Tasks are numbered: first running tasks, by user and in order, then the jobs that decisions of this cycle have
+placed.
 """
 
 from array import array
@@ -33,20 +33,19 @@ _USER_BITS: Final = 40  # of a tie-break; above them stands the user
 
 
 class TaskDrus:
-    """All users' tasks and their DRUs. Users go by their place in order of name.
+    """The tasks of all users and their DRUs. Users are numbered in order of name, tasks in order of user.
 
     Attributes:
-        names: of the users.
-        rows: of each task, in the index.
-        users: whose each task is.
-        ties: among tasks of one DRU the smaller goes first: users by name, then what was placed last, then
-            the later of what runs.
-        work: what would be lost if the task were stopped, in cpu milliseconds, in gpu mode gpu milliseconds.
-        running: how many tasks run; numbers from there on were placed.
-        drus, dru: the scores, as a column and to be read one at a time; -inf of tasks that may not be
-            preempted.
+        names: names of the users.
+        rows: row of each task in the index.
+        users: number of the user of each task.
+        ties: sort key among tasks of equal DRU: by name of the user, then the job placed last, then the
+            running task that started last.
+        work: work that is lost if the task is stopped, in cpu milliseconds (gpu milliseconds in gpu mode).
+        running: number of running tasks; tasks with higher numbers were placed by decisions.
+        drus, dru: DRUs as a column, and for access to single values; -inf for spared tasks.
         held: cpus, mem and gpus of each task, as columns.
-        cpus, mem, gpus: the same, to be read one at a time.
+        cpus, mem, gpus: the same, for access to single values.
     """
 
     def __init__(
@@ -65,12 +64,12 @@ class TaskDrus:
         self._launch_order = launch_order
         users = index.by_name()
         self.names = [tasks.name for tasks in users]
-        self._place = {name: at for at, name in enumerate(self.names)}
+        self._place = {name: number for number, name in enumerate(self.names)}
         self._shares = [limits.share(name) for name in self.names]
         self._limited = [limits.quota(name).limits_usage for name in self.names]
         self._priority_keys: list[Sequence[Key]] = [tasks.keys for tasks in users]
-        self._keys: list[list[Key] | None] = [None] * len(users)  # until changed, those of the index
-        self._own: list[array[int] | None] = [None] * len(users)  # until changed, numbers in a row
+        self._keys: list[list[Key] | None] = [None] * len(users)  # None: those of the index, unchanged
+        self._tasks: list[array[int] | None] = [None] * len(users)  # None: consecutive numbers, unchanged
         lengths = np.array([len(tasks.keys) for tasks in users], dtype=np.int64)
         begins = np.cumsum(lengths) - lengths
         self._lengths: list[int] = lengths.tolist()
@@ -81,23 +80,29 @@ class TaskDrus:
             started.extend(tasks.started)
         rows = np.array(started, dtype=np.int32)
         owners = np.repeat(np.arange(len(users)), lengths)
-        begun = np.array([key[1] for tasks in users for key in tasks.keys], dtype=np.float64)
+        start_ms = np.array([key[1] for tasks in users for key in tasks.keys], dtype=np.float64)
         if launch_order:
             columns = index.columns
             seqs = columns.order[rows] & ((1 << SEQ_BITS) - 1)
             launches = columns.launch[rows]
             order = np.lexsort((seqs, launches, owners))
-            rows, begun = rows[order], begun[order]
+            rows, start_ms = rows[order], start_ms[order]
             self._launches, self._seqs = launches[order], seqs[order]
         self.rows: list[int] = rows.tolist()
         self.users: list[int] = owners.tolist()
         places = np.arange(len(rows)) - np.repeat(begins, lengths)
         self.ties: list[int] = ((owners << _USER_BITS) - places).tolist()
-        held = [index.columns.cpus[rows], index.columns.mem[rows], index.columns.gpus[rows]]
-        work = np.maximum(0.0, now_ms - begun) * held[2 if mode is DruMode.GPU else 0]
+        amounts_held = [index.columns.cpus[rows], index.columns.mem[rows], index.columns.gpus[rows]]
+        work = np.maximum(0.0, now_ms - start_ms) * amounts_held[2 if mode is DruMode.GPU else 0]
         self.work: list[float] = work.tolist()
         self._placed_keys: dict[int, Key] = {}
-        self._allocate([*held, *(segmented_cumsum(column, lengths) for column in held), np.zeros(len(rows))])
+        self._allocate(
+            [
+                *amounts_held,
+                *(segmented_cumsum(column, lengths) for column in amounts_held),
+                np.zeros(len(rows)),
+            ]
+        )
         sums = dict(zip(("cpus", "mem", "gpus"), self._sums, strict=True))
         shares = index.limit_columns(limits).shares
         numbers = np.array([tasks.number for tasks in users], dtype=np.int64)[owners]
@@ -106,12 +111,12 @@ class TaskDrus:
         )
         spared = set(spared_rows)
         self._spared = {number for number, row in enumerate(self.rows) if row in spared} if spared else set()
-        self._reserved: list[int] = []  # placed by earlier cycles
+        self._reserved: list[int] = []  # jobs placed by earlier cycles
         for number in self._spared:
             self.dru[number] = -inf
 
     def _allocate(self, columns: Sequence[Floats]) -> None:
-        """Take the columns and give them room for tasks to be placed."""
+        """Store the columns with capacity for tasks to be placed."""
         room = np.zeros(max(256, len(columns[0])))
         grown = [np.concatenate((column, room)) for column in columns]
         self.held, self._sums, self.drus = grown[:3], grown[3:6], grown[6]
@@ -124,112 +129,118 @@ class TaskDrus:
 
     def all_tasks(self) -> list[int]:
         """Return the numbers of all tasks that were not stopped."""
-        return [task for user in range(len(self.names)) for task in self.own(user)]
+        return [task for user in range(len(self.names)) for task in self.tasks_of(user)]
 
-    def own(self, user: int) -> Sequence[int]:
-        """Return the user's tasks in order."""
-        own = self._own[user]
+    def tasks_of(self, user: int) -> Sequence[int]:
+        """Return the tasks of a user, in order."""
+        changed = self._tasks[user]
         begin = self._begins[user]
-        return range(begin, begin + self._lengths[user]) if own is None else own
+        return range(begin, begin + self._lengths[user]) if changed is None else changed
 
     def score_of(self, task: int) -> float:
-        """Return the DRU of a task, whether it may be preempted or not."""
+        """Return the DRU of a task, spared or not."""
         return self._dru_of(self.users[task], *self._sums_at(task))
 
     def is_spared(self, task: int) -> bool:
-        """Return whether a task may not be preempted: too often already, or reserved by an earlier cycle."""
+        """Return whether a task may not be preempted."""
         return task in self._spared
 
     def user_of(self, row: int) -> int:
-        """Return whose the job of a row is."""
+        """Return the number of the user of the job in a row."""
         return self._place[self._index.owner(row).name]
 
     def key_of(self, row: int) -> Key:
-        """Return where a waiting job would stand in Cook's order: behind what runs with its priority."""
+        """Return the sort key of a waiting job in Cook's order: after the running tasks of its priority."""
         return (self._index.priority_key(row), _NEVER, -1, self._index.seq(row))
 
     def dru_after(self, row: int, stopped: Collection[int]) -> float:
-        """Return the DRU at which a stopped task would start again, about.
+        """Return the approximate DRU with which a stopped task would start again.
 
         Args:
-            row: the task's job, one of `stopped`.
-            stopped: jobs whose tasks are stopped, of any user.
+            row: row of the task's job, one of `stopped`.
+            stopped: rows of the jobs whose tasks are stopped, of any user.
         """
         user = self.user_of(row)
         all_amounts = self._index.amounts()
-        gone = [other for other in stopped if other != row and self.user_of(other) == user]
-        held = self._sums_at(self.own(user)[-1])
-        left = (h - sum(column[other] for other in gone) for h, column in zip(held, all_amounts, strict=True))
-        return self._dru_of(user, *left)
+        stopped_rows = [
+            stopped_row for stopped_row in stopped if stopped_row != row and self.user_of(stopped_row) == user
+        ]
+        sums = self._sums_at(self.tasks_of(user)[-1])
+        remaining = (
+            h - sum(column[stopped_row] for stopped_row in stopped_rows)
+            for h, column in zip(sums, all_amounts, strict=True)
+        )
+        return self._dru_of(user, *remaining)
 
     def pending_dru(self, row: int) -> float:
-        """Return the DRU of a waiting job if it ran.
+        """Return the DRU that a waiting job would have if it ran.
 
-        In launch order it is exact and counts all that the user holds. In Cook's order it is an upper bound
-        (base and job may differ in what dominates) and counts what stands before the job.
+        In launch order it is exact and counts everything that the user holds. In Cook's order it counts the
+        tasks before the job, and is an upper bound, because their dominant resource and that of the job may
+        differ.
         """
         user = self.user_of(row)
-        own = self.own(user)
+        user_tasks = self.tasks_of(user)
         cpus, mem, gpus = self._index.amounts()
         if self._launch_order:
-            held = self._sums_at(own[-1]) if own else (0.0, 0.0, 0.0)
-            return self._dru_of(user, held[0] + cpus[row], held[1] + mem[row], held[2] + gpus[row])
-        before = bisect_right(self._keys_of(user), self.key_of(row))
-        base = self.score_of(own[before - 1]) if before else 0.0
+            sums = self._sums_at(user_tasks[-1]) if user_tasks else (0.0, 0.0, 0.0)
+            return self._dru_of(user, sums[0] + cpus[row], sums[1] + mem[row], sums[2] + gpus[row])
+        tasks_before = bisect_right(self._keys_of(user), self.key_of(row))
+        base = self.score_of(user_tasks[tasks_before - 1]) if tasks_before else 0.0
         return base + self._dru_of(user, cpus[row], mem[row], gpus[row])
 
-    def own_of_lower_priority(self, row: int) -> tuple[float, list[tuple[int, float]]]:
-        """Return the DRU of a waiting job in order of priority, and tasks of lower priority with theirs.
+    def lower_priority_tasks(self, row: int) -> tuple[float, list[tuple[int, float]]]:
+        """Return the DRU of a waiting job in order of priority, and tasks of lower priority with their DRUs.
 
-        Only tasks of the job's user that may be preempted are returned, from the highest priority down.
+        Only preemptible tasks of the job's user are returned, in descending order of priority.
         """
         index, user = self._index, self.user_of(row)
         priority = index.priority_key(row)
         keys = self._priority_keys[user]
         if not keys or keys[-1][0] <= priority:
             return 0.0, []
-        own = np.array(self.own(user), dtype=np.int64)
-        priorities = index.columns.order[[self.rows[task] for task in own.tolist()]] >> SEQ_BITS
+        user_tasks = np.array(self.tasks_of(user), dtype=np.int64)
+        priorities = index.columns.order[[self.rows[task] for task in user_tasks.tolist()]] >> SEQ_BITS
         order = np.argsort(priorities, kind="stable")
-        own = own[order]
-        sums = np.array([np.cumsum(column[own]) for column in self.held]).T.tolist()
-        first = int(np.searchsorted(priorities[order], priority, side="right"))
-        cpus, mem, gpus = sums[first - 1] if first else (0.0, 0.0, 0.0)
+        user_tasks = user_tasks[order]
+        sums = np.array([np.cumsum(column[user_tasks]) for column in self.held]).T.tolist()
+        first_lower = int(np.searchsorted(priorities[order], priority, side="right"))
+        cpus, mem, gpus = sums[first_lower - 1] if first_lower else (0.0, 0.0, 0.0)
         all_cpus, all_mem, all_gpus = index.amounts()
         pending = self._dru_of(user, cpus + all_cpus[row], mem + all_mem[row], gpus + all_gpus[row])
-        behind = zip(own[first:].tolist(), sums[first:], strict=True)
-        return pending, [(task, self._dru_of(user, *s)) for task, s in behind if not self.is_spared(task)]
+        lower = zip(user_tasks[first_lower:].tolist(), sums[first_lower:], strict=True)
+        return pending, [(task, self._dru_of(user, *s)) for task, s in lower if not self.is_spared(task)]
 
-    def is_below_quota(self, row: int, *, without: Collection[int] = ()) -> bool:
-        """Tell whether the user stays within quota if the waiting job of a row runs, `without` some tasks."""
+    def is_within_quota(self, row: int, *, without: Collection[int] = ()) -> bool:
+        """Return whether the user of a waiting job stays within quota if it runs, `without` some tasks."""
         user = self.user_of(row)
         if not self._limited[user]:
             return True
         quota = self._limits.quota(self.names[user])
-        own = self.own(user)
-        cpus, mem, gpus = self._sums_at(own[-1]) if own else (0.0, 0.0, 0.0)
+        user_tasks = self.tasks_of(user)
+        cpus, mem, gpus = self._sums_at(user_tasks[-1]) if user_tasks else (0.0, 0.0, 0.0)
         if without:
-            own = [task for task in own if task not in without]
+            user_tasks = [task for task in user_tasks if task not in without]
             cpus = mem = gpus = 0.0
-            for task in own:  # one after the other, as everywhere: sum() adds floats in a way of its own
+            for task in user_tasks:  # in a loop, because `sum` adds floats in a different way
                 cpus, mem, gpus = cpus + self.cpus[task], mem + self.mem[task], gpus + self.gpus[task]
         all_cpus, all_mem, all_gpus = self._index.amounts()
         return quota.allows(
             Usage(
-                count=len(own) + 1,
+                count=len(user_tasks) + 1,
                 cpus=cpus + all_cpus[row],
                 mem_mb=mem + all_mem[row],
                 gpus=gpus + all_gpus[row],
             )
         )
 
-    def place(self, row: int, launch: int | None = None, *, firm: bool = False) -> int:
-        """Let a waiting job count as running; return its number. `rescore` is still to be called.
+    def add(self, row: int, launch: int | None = None, *, firm: bool = False) -> int:
+        """Count a waiting job as running, and return its number. Call `rescore` afterwards.
 
         Args:
-            row: the job.
-            launch: launch number that was reserved for the job; None lets it stand behind all others.
-            firm: whether the job keeps its place whatever this cycle decides.
+            row: row of the job.
+            launch: launch number that is reserved for the job; None places it after all others.
+            firm: whether the job is spared from further decisions of this cycle.
         """
         number = len(self.rows)
         if number == len(self.held[0]):
@@ -239,7 +250,7 @@ class TaskDrus:
         self.cpus[number], self.mem[number], self.gpus[number] = cpus[row], mem[row], gpus[row]
         self.rows.append(row)
         self.users.append(user)
-        # Before all that runs of the user, and before what was placed earlier.
+        # Before the user's running tasks, and before jobs that were placed earlier.
         self.ties.append((user << _USER_BITS) - number - 1)
         self.work.append(0.0)
         if not self._launch_order:
@@ -253,40 +264,40 @@ class TaskDrus:
         if firm:
             self._spared.add(number)
         self._placed_keys[number] = key
-        own, keys = self._changing(user)
-        at = bisect_left(keys, key)
-        own.insert(at, number)
-        keys.insert(at, key)
+        user_tasks, keys = self._changed_tasks_of(user)
+        position = bisect_left(keys, key)
+        user_tasks.insert(position, number)
+        keys.insert(position, key)
         return number
 
-    def stop(self, number: int) -> None:
-        """Let a task no longer count. `rescore` is still to be called."""
+    def remove(self, number: int) -> None:
+        """Remove a stopped task. Call `rescore` afterwards."""
         user = self.users[number]
-        own, keys = self._changing(user)
-        at = bisect_left(keys, self._key(number))
-        del own[at]
-        del keys[at]
+        user_tasks, keys = self._changed_tasks_of(user)
+        position = bisect_left(keys, self._key(number))
+        del user_tasks[position]
+        del keys[position]
 
     def rescore(self, stopped: Iterable[int], placed: int) -> Integers:
-        """Score again what tasks changed; return those of them that may be preempted."""
-        first: dict[int, Key] = {}
+        """Compute the DRUs that have changed, and return those tasks except reserved jobs."""
+        first_keys: dict[int, Key] = {}
         for number in (*stopped, placed):
             user, key = self.users[number], self._key(number)
-            first[user] = min(first.get(user, key), key)
-        changed = np.concatenate([self._rescored(user, key) for user, key in first.items()])
+            first_keys[user] = min(first_keys.get(user, key), key)
+        changed = np.concatenate([self._rescore_user(user, key) for user, key in first_keys.items()])
         return changed[~np.isin(changed, self._reserved)] if self._reserved else changed
 
-    def _rescored(self, user: int, since: Key) -> Integers:
-        """Score the user's tasks from a place in the order on."""
-        own, keys = self._changing(user)
-        at = bisect_left(keys, since)
-        if at == len(own):
+    def _rescore_user(self, user: int, first_key: Key) -> Integers:
+        """Compute the DRUs of a user's tasks from a key in the order on."""
+        user_tasks, keys = self._changed_tasks_of(user)
+        position = bisect_left(keys, first_key)
+        if position == len(user_tasks):
             return np.empty(0, dtype=np.int64)
-        numbers = np.frombuffer(own, dtype=np.int64)[at:].copy()
+        numbers = np.frombuffer(user_tasks, dtype=np.int64)[position:].copy()
         share = self._shares[user]
-        before = self._sums_at(own[at - 1]) if at else (0.0, 0.0, 0.0)
+        sums_before = self._sums_at(user_tasks[position - 1]) if position else (0.0, 0.0, 0.0)
         if len(numbers) <= _FEW:
-            cpus, mem, gpus = before
+            cpus, mem, gpus = sums_before
             for number in numbers.tolist():
                 cpus += self.cpus[number]
                 mem += self.mem[number]
@@ -296,10 +307,10 @@ class TaskDrus:
                     -inf if number in self._spared else dru_of(cpus, mem, gpus, share, self._mode)
                 )
             return numbers
-        for base, column, sums in zip(before, self.held, self._sums, strict=True):
-            asked = column[numbers]
-            asked[0] += base
-            sums[numbers] = np.cumsum(asked)
+        for base, column, sums in zip(sums_before, self.held, self._sums, strict=True):
+            amounts_held = column[numbers]
+            amounts_held[0] += base
+            sums[numbers] = np.cumsum(amounts_held)
         sums_of = dict(zip(("cpus", "mem", "gpus"), self._sums, strict=True))
         shares = {"cpus": share.cpus, "mem": share.mem_mb, "gpus": share.gpus}
         self.drus[numbers] = drus_of(
@@ -310,7 +321,7 @@ class TaskDrus:
         return numbers
 
     def _dru_of(self, user: int, cpus: float, mem: float, gpus: float) -> float:
-        """Return the DRU of a user who holds that much."""
+        """Return the DRU of amounts that a user holds."""
         return dru_of(cpus, mem, gpus, self._shares[user], self._mode)
 
     def _sums_at(self, number: int) -> tuple[float, float, float]:
@@ -330,15 +341,15 @@ class TaskDrus:
         changed = self._keys[user]
         return self._priority_keys[user] if changed is None else changed
 
-    def _changing(self, user: int) -> tuple["array[int]", list[Key]]:
-        """The user's tasks and their keys, no longer those of the index."""
-        own, keys = self._own[user], self._keys[user]
-        if own is None or keys is None:
+    def _changed_tasks_of(self, user: int) -> tuple["array[int]", list[Key]]:
+        """Return the user's tasks and their keys as lists to be changed."""
+        user_tasks, keys = self._tasks[user], self._keys[user]
+        if user_tasks is None or keys is None:
             begin, end = self._begins[user], self._begins[user] + self._lengths[user]
-            own = self._own[user] = array("q", range(begin, end))
+            user_tasks = self._tasks[user] = array("q", range(begin, end))
             keys = self._keys[user] = (
                 list(zip(self._launches[begin:end].tolist(), self._seqs[begin:end].tolist(), strict=True))
                 if self._launch_order
                 else list(self._priority_keys[user])
             )
-        return own, keys
+        return user_tasks, keys

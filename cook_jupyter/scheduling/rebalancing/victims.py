@@ -1,14 +1,14 @@
-"""Tasks by host, from the highest DRU down, with what stopping the first few of them would free.
+"""Tasks by host in descending order of DRU, with the room that stopping the first of them would free.
 
-Lives here: `VictimTable`, which finds the hosts where the room for a job costs the tasks that are furthest
-along. All hosts' first tasks are one column, their second tasks the next: a decision reads as many columns as
-its job needs victims, and stops where all further tasks are nearer to their share than the best host found.
-Not here: scores (`scheduling.rebalancing.task_drus`), which hosts a job may go to at all
-(`scheduling.rebalancing.candidates`), which of a host's tasks are stopped in the end
+Lives here: `VictimTable`, which finds the hosts where the room for a job costs the tasks of the highest DRUs.
+The first tasks of all hosts are one column, their second tasks the next. A decision reads as many columns as
+its job needs victims, and ends where all further tasks have lower DRUs than the best host so far.
+Not here: DRUs (`scheduling.rebalancing.task_drus`), constraints of jobs on hosts
+(`scheduling.rebalancing.candidates`), the final choice among the tasks of a host
 (`scheduling.rebalancing.preemption`).
 
-Hosts stand in the columns in order of how many tasks there is place for, so that shorter columns end where
-hosts have no more.
+Hosts are sorted in the columns by capacity (number of tasks for which there is place), in descending order,
+so that a column ends where hosts have no place for more tasks.
 """
 
 from collections.abc import Sequence
@@ -24,102 +24,102 @@ from cook_jupyter.scheduling.ranking.merge import segmented_cumsum
 from cook_jupyter.scheduling.ranking.ranking import Mask
 from cook_jupyter.scheduling.rebalancing.task_drus import TaskDrus
 
-_FEW: Final = 24  # up to this many changed tasks, one by one is faster than by columns
+_FEW: Final = 24  # changed tasks up to which updating one by one is faster than in columns
 _NOTHING: Final = Resources()
 _NO_HOSTS: Final = np.empty(0, dtype=np.int64)
 
 
 class VictimThreshold(NamedTuple):
-    """From which DRU on a task may be preempted.
+    """The DRUs of tasks that may be preempted for a beneficiary.
 
     Attributes:
-        safe: none below this.
-        pending: the DRU of the beneficiary.
-        by: by more than this a victim's must exceed it.
+        safe_dru: DRU below which tasks are never preempted.
+        beneficiary_dru: DRU of the beneficiary.
+        min_dru_gap: least DRU gap between victim and beneficiary (exclusive).
     """
 
-    safe: float
-    pending: float
-    by: float
+    safe_dru: float
+    beneficiary_dru: float
+    min_dru_gap: float
 
     def allows(self, dru: float) -> bool:
-        """Tell whether a task of that DRU may be preempted."""
-        return dru >= self.safe and dru - self.pending > self.by
+        """Return whether a task of this DRU may be preempted."""
+        return dru >= self.safe_dru and dru - self.beneficiary_dru > self.min_dru_gap
 
-    def allows_each(self, drus: Floats) -> Mask:
-        """Tell the same of many tasks."""
-        allowed: Mask = (drus >= self.safe) & (drus - self.pending > self.by)
+    def allowed_mask(self, drus: Floats) -> Mask:
+        """Return a mask of the DRUs that allow preemption."""
+        allowed: Mask = (drus >= self.safe_dru) & (drus - self.beneficiary_dru > self.min_dru_gap)
         return allowed
 
 
 class _Column(NamedTuple):
-    """The tasks at one place in their hosts' order; what it would free to stop them and those before them."""
+    """The n-th tasks of all hosts, and the room that stopping the first n tasks would free."""
 
     drus: Floats
     cpus: Floats
     mem: Floats
     gpus: Floats
-    most: list[float]  # cpus and memory that no host has more of here; a bound, not the maximum
+    most: list[float]  # upper bounds of the cpus and memory in the column
 
 
 class VictimTable:
-    """The hosts' tasks. Hosts go by their position in order of name.
+    """The tasks of all hosts. Hosts are identified by their position in order of name.
 
     Attributes:
-        at: the tasks on each host, from the highest DRU down.
-        spare: the spare room on each host; None where there is no entry for it.
+        tasks_at: tasks of each host, in descending order of DRU.
+        spare: spare room of each host; None where it is not known.
     """
 
     def __init__(
         self,
-        standings: TaskDrus,
+        task_drus: TaskDrus,
         positions: Sequence[int],
         spare: Sequence[Resources | None],
         *,
         least_work_lost: bool,
         freed_gpus_count: bool,
     ) -> None:
-        self._standings = standings
+        self._task_drus = task_drus
         self._least_work_lost = least_work_lost
         self._freed_gpus_count = freed_gpus_count
         self.spare = list(spare)
         rooms = [(-1.0, -1.0, -1.0) if r is None else (r.cpus, r.mem_mb, r.gpus) for r in spare]
         self._spare = np.array(rooms).reshape(-1, 3).T.copy()
-        self._most_spare = [float(column.max(initial=0.0)) for column in self._spare[:2]]  # bounds
+        self._spare_bounds = [float(column.max(initial=0.0)) for column in self._spare[:2]]  # bounds
         self._allocate(np.array(positions, dtype=np.int64), np.zeros(len(positions), dtype=np.int64))
-        self.at: list[list[int]] = []
+        self.tasks_at: list[list[int]] = []
         self._build(np.arange(len(positions)))
 
-    # --- questions
+    # --- queries
 
     def with_spare_room(self, cpus: float, mem: float, gpus: float) -> Integers:
-        """Return the hosts whose spare room alone suffices."""
-        if self._most_spare[0] < cpus or self._most_spare[1] < mem:
+        """Return the hosts with enough spare room."""
+        if self._spare_bounds[0] < cpus or self._spare_bounds[1] < mem:
             return _NO_HOSTS
         enough = (self._spare[0] >= cpus) & (self._spare[1] >= mem)
         if gpus:
             enough &= self._spare[2] >= gpus
         return np.flatnonzero(enough)
 
-    def best(
-        self, cpus: float, mem: float, gpus: float, least: VictimThreshold, open_to: Mask | None
+    def best_hosts(
+        self, cpus: float, mem: float, gpus: float, threshold: VictimThreshold, open_to: Mask | None
     ) -> set[int]:
-        """Return the hosts where the last task that must go to make room has the highest DRU.
+        """Return the hosts on which the lowest DRU of the necessary victims is highest.
 
         Args:
-            cpus: how many are asked for.
-            mem: how much memory is asked for.
-            gpus: how many are asked for.
-            least: which DRUs will do.
-            open_to: which hosts come into question, by position; None if all do.
+            cpus: required cpus.
+            mem: required memory.
+            gpus: required gpus.
+            threshold: threshold of preemptible tasks.
+            open_to: mask of the hosts to consider; None for all.
         """
-        best, found = -inf, set[int]()
+        best, positions = -inf, set[int]()
         allowed = None if open_to is None else open_to[self._position]
-        for drus, all_cpus, all_mem, all_gpus, most in self._columns:
-            if most[0] < cpus or most[1] < mem:
+        for drus, all_cpus, all_mem, all_gpus, bounds in self._columns:
+            if bounds[0] < cpus or bounds[1] < mem:
                 continue
             top = drus.max()
-            if top < best or not least.allows(top):
+            if top < best or not threshold.allows(top):
                 break
             enough = all_cpus >= cpus
             enough &= all_mem >= mem
@@ -127,106 +127,106 @@ class VictimTable:
                 enough &= all_gpus >= gpus
             if allowed is not None:
                 enough &= allowed[: len(enough)]
-            slots = enough.nonzero()[0]
-            if not len(slots):
+            fitting_slots = enough.nonzero()[0]
+            if not len(fitting_slots):
                 continue
-            there = drus[slots]
-            highest = float(there.max())
-            if highest < best or not least.allows(highest):
+            fitting_drus = drus[fitting_slots]
+            highest = float(fitting_drus.max())
+            if highest < best or not threshold.allows(highest):
                 continue
             if highest > best:
-                best, found = highest, set()
-            found.update(self._position[slots[there == highest]].tolist())
-        return found
+                best, positions = highest, set()
+            positions.update(self._position[fitting_slots[fitting_drus == highest]].tolist())
+        return positions
 
-    def scores(self, cpus: float, mem: float, gpus: float, least: VictimThreshold) -> Floats:
-        """Return by position the DRU of the last task that must go to make room; -inf where none will do."""
-        scores = np.full(len(self.at), -inf)
-        for drus, all_cpus, all_mem, all_gpus, most in self._columns:
-            if most[0] < cpus or most[1] < mem:
+    def scores(self, cpus: float, mem: float, gpus: float, threshold: VictimThreshold) -> Floats:
+        """Return by position the lowest DRU of the necessary victims; -inf where preemption is impossible."""
+        scores = np.full(len(self.tasks_at), -inf)
+        for drus, all_cpus, all_mem, all_gpus, bounds in self._columns:
+            if bounds[0] < cpus or bounds[1] < mem:
                 continue
-            if not least.allows(drus.max()):
+            if not threshold.allows(drus.max()):
                 break
             enough = (all_cpus >= cpus) & (all_mem >= mem)
             if gpus:
                 enough &= all_gpus >= gpus
             np.maximum(scores[: len(drus)], np.where(enough, drus, -inf), out=scores[: len(drus)])
-        scores[~least.allows_each(scores)] = -inf
+        scores[~threshold.allowed_mask(scores)] = -inf
         by_position = np.empty_like(scores)
         by_position[self._position] = scores
         return by_position
 
     def sort(self, tasks: list[int]) -> None:
-        """Put tasks in the order in which they are preempted."""
-        dru, work, ties = self._standings.dru, self._standings.work, self._standings.ties
+        """Sort tasks in the order in which they are preempted."""
+        dru, work, ties = self._task_drus.dru, self._task_drus.work, self._task_drus.ties
         if self._least_work_lost:
             tasks.sort(key=lambda task: (-dru[task], work[task], ties[task]))
         else:
             tasks.sort(key=lambda task: (-dru[task], ties[task]))
 
     def position_of(self, task: int) -> int:
-        """Return where a task is."""
+        """Return the position of a task's host."""
         return self._where[task]
 
-    # --- changes
+    # --- updates
 
-    def advance(
-        self, at: int, stopped: Sequence[int], placed: int, spare: Resources, changed: Integers
+    def apply(
+        self, position: int, stopped: Sequence[int], placed: int, spare: Resources, changed: Integers
     ) -> None:
-        """Follow a decision.
+        """Apply a decision.
 
         Args:
-            at: the host.
-            stopped: which of its tasks go.
-            placed: the task that comes.
-            spare: the room that is left.
-            changed: all tasks whose DRU is another now, here or elsewhere.
+            position: position of the host.
+            stopped: tasks of the host that are stopped.
+            placed: task of the beneficiary.
+            spare: room that is left on the host.
+            changed: tasks on any host whose DRU has changed.
         """
         if placed >= len(self._where):
             self._allocate(self._wheres, self._depths)
-        self._where[placed] = at
-        here = self.at[at]
+        self._where[placed] = position
+        host_tasks = self.tasks_at[position]
         for task in stopped:
-            here.remove(task)
-        here.append(placed)
-        self.spare[at] = spare
-        self._spare[:, at] = (spare.cpus, spare.mem_mb, spare.gpus)
-        most = self._most_spare
-        most[0], most[1] = max(most[0], spare.cpus), max(most[1], spare.mem_mb)
-        if len(here) > self._capacity[at]:
-            self._build(np.fromiter(chain.from_iterable(self.at), np.int64))
+            host_tasks.remove(task)
+        host_tasks.append(placed)
+        self.spare[position] = spare
+        self._spare[:, position] = (spare.cpus, spare.mem_mb, spare.gpus)
+        bounds = self._spare_bounds
+        bounds[0], bounds[1] = max(bounds[0], spare.cpus), max(bounds[1], spare.mem_mb)
+        if len(host_tasks) > self._capacity[position]:
+            self._build(np.fromiter(chain.from_iterable(self.tasks_at), np.int64))
             return
-        out_of_order = self._update(changed, at) if len(changed) <= _FEW else self._update_all(changed)
-        out_of_order.add(at)
-        for position in out_of_order:
-            self._refresh(position)
+        out_of_order = self._update(changed, position) if len(changed) <= _FEW else self._update_all(changed)
+        out_of_order.add(position)
+        for unordered in out_of_order:
+            self._refresh(unordered)
 
-    def _update(self, changed: Integers, leaving_out: int) -> set[int]:
-        """Write the DRUs of a few tasks; return the hosts whose order may have changed by it."""
+    def _update(self, changed: Integers, skipped_position: int) -> set[int]:
+        """Write the DRUs of a few tasks; return the hosts whose order may have changed."""
         out_of_order: set[int] = set()
-        drus, starts, dru = self._dru, self._starts, self._standings.dru
+        drus, starts, dru = self._dru, self._starts, self._task_drus.dru
         for task in changed.tolist():
             position = self._where[task]
-            if position == leaving_out:
+            if position == skipped_position:
                 continue
             depth, slot = self._depth[task], self._slot[position]
-            now = dru[task]
-            drus[starts[depth] + slot] = now
-            last = depth + 1 == len(self.at[position])
-            if (depth and drus[starts[depth - 1] + slot] <= now) or not (
-                last or drus[starts[depth + 1] + slot] < now
+            new_dru = dru[task]
+            drus[starts[depth] + slot] = new_dru
+            last = depth + 1 == len(self.tasks_at[position])
+            if (depth and drus[starts[depth - 1] + slot] <= new_dru) or not (
+                last or drus[starts[depth + 1] + slot] < new_dru
             ):
                 out_of_order.add(position)
         return out_of_order
 
     def _update_all(self, changed: Integers) -> set[int]:
-        """The same in columns. What is written for the host of the decision is written again later."""
+        """Write the DRUs of many tasks, in columns; return the hosts whose order may have changed."""
         positions, depths = self._wheres[changed], self._depths[changed]
         slots = self._slots[positions]
         starts = np.array(self._starts)
         cells = starts[depths] + slots
         drus = self._drus
-        drus[cells] = self._standings.drus[changed]
+        drus[cells] = self._task_drus.drus[changed]
         above = starts[np.maximum(depths - 1, 0)] + slots
         wrong = (depths > 0) & (drus[above] <= drus[cells])
         lasts = self._lengths[positions] - 1
@@ -235,11 +235,11 @@ class VictimTable:
         return set(positions[wrong].tolist())
 
     def _refresh(self, position: int) -> None:
-        """Sort a host's tasks again and write all that is said of them."""
-        tasks = self.at[position]
+        """Sort a host's tasks, and write their entries."""
+        tasks = self.tasks_at[position]
         self.sort(tasks)
-        dru, freed_gpus_count = self._standings.dru, self._freed_gpus_count
-        held_cpus, held_mem, held_gpus = self._standings.cpus, self._standings.mem, self._standings.gpus
+        dru, freed_gpus_count = self._task_drus.dru, self._freed_gpus_count
+        held_cpus, held_mem, held_gpus = self._task_drus.cpus, self._task_drus.mem, self._task_drus.gpus
         all_dru, all_cpus, all_mem, all_gpus = self._dru, self._cpus, self._mem, self._gpus
         slot = self._slot[position]
         spare = self.spare[position] or _NOTHING
@@ -255,9 +255,9 @@ class VictimTable:
             all_mem[cell] = mem
             all_gpus[cell] = gpus
             self._depth[task] = depth
-            most = column.most
-            most[0] = max(most[0], cpus)
-            most[1] = max(most[1], mem)
+            bounds = column.most
+            bounds[0] = max(bounds[0], cpus)
+            bounds[1] = max(bounds[1], mem)
         for depth in range(len(tasks), self._filled[position]):
             self._dru[self._starts[depth] + slot] = -inf
         self._filled[position] = len(tasks)
@@ -266,28 +266,28 @@ class VictimTable:
     # --- building
 
     def _allocate(self, wheres: Integers, depths: Integers) -> None:
-        """Take what is said of tasks' places, with room for as many as there are standings."""
-        self._wheres = np.zeros(len(self._standings.drus), dtype=np.int64)
-        self._depths = np.zeros(len(self._standings.drus), dtype=np.int64)
+        """Store the hosts and depths of tasks, with capacity for as many tasks as there are DRUs."""
+        self._wheres = np.zeros(len(self._task_drus.drus), dtype=np.int64)
+        self._depths = np.zeros(len(self._task_drus.drus), dtype=np.int64)
         self._wheres[: len(wheres)] = wheres
         self._depths[: len(depths)] = depths
         self._where, self._depth = counts(self._wheres), counts(self._depths)
 
     def _build(self, numbers: Integers) -> None:
-        """Lay out the columns anew, for these tasks."""
-        standings = self._standings
+        """Build the columns for these tasks."""
+        task_drus = self._task_drus
         count = len(self.spare)
         positions = self._wheres[numbers]
-        ties = np.array(standings.ties, dtype=np.int64)[numbers]
-        keys = [ties, -standings.drus[numbers], positions]
+        ties = np.array(task_drus.ties, dtype=np.int64)[numbers]
+        keys = [ties, -task_drus.drus[numbers], positions]
         if self._least_work_lost:
-            keys.insert(1, np.array(standings.work)[numbers])
+            keys.insert(1, np.array(task_drus.work)[numbers])
         order = np.lexsort(keys)
         numbers, positions = numbers[order], positions[order]
         self._lengths = np.bincount(positions, minlength=count)
         begins = np.cumsum(self._lengths) - self._lengths
         tasks = numbers.tolist()
-        self.at = [
+        self.tasks_at = [
             tasks[begin : begin + length]
             for begin, length in zip(begins.tolist(), self._lengths.tolist(), strict=True)
         ]
@@ -299,7 +299,7 @@ class VictimTable:
         self._slots = np.empty(count, dtype=np.int64)
         self._slots[self._position] = np.arange(count)
         sizes = np.searchsorted(np.sort(capacities), np.arange(capacities.max(initial=0)), side="right")
-        sizes = count - sizes  # hosts with place for that many tasks and one more
+        sizes = count - sizes  # number of hosts with place for more than that many tasks
         starts = np.cumsum(sizes) - sizes
         self._capacity: list[int] = capacities.tolist()
         self._slot: list[int] = self._slots.tolist()
@@ -308,15 +308,15 @@ class VictimTable:
         cells = starts[depths] + self._slots[positions]
         total = int(sizes.sum())
         self._drus = np.full(total, -inf)
-        self._drus[cells] = standings.drus[numbers]
+        self._drus[cells] = task_drus.drus[numbers]
         flat = []
-        first = begins[self._lengths > 0]
-        freed = (*standings.held[:2], standings.held[2] * float(self._freed_gpus_count))
+        firsts = begins[self._lengths > 0]
+        freed = (*task_drus.held[:2], task_drus.held[2] * float(self._freed_gpus_count))
         for column, spare in zip(freed, np.maximum(self._spare, 0.0), strict=True):
-            held = column[numbers]
-            held[first] += spare[self._lengths > 0]
+            amounts_held = column[numbers]
+            amounts_held[firsts] += spare[self._lengths > 0]
             sums = np.zeros(total)
-            sums[cells] = segmented_cumsum(held, self._lengths)
+            sums[cells] = segmented_cumsum(amounts_held, self._lengths)
             flat.append(sums)
         self._dru = amounts(self._drus)
         self._cpus, self._mem, self._gpus = map(amounts, flat)

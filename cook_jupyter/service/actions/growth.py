@@ -13,7 +13,7 @@ from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.errors import CookError
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.scheduling.growth.cluster_choice import distributed
+from cook_jupyter.scheduling.growth.cluster_choice import distribute_jobs
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
 from cook_jupyter.store.base import Store
 
@@ -65,7 +65,7 @@ class Growth:
         if not new_ids:
             return 0
         jobs = {job.job_id: job for job in await self._store.jobs(new_ids) if job is not None}
-        by_cluster = distributed(jobs.values(), {name: locations.get(name) for name in snapshot.growing})
+        by_cluster = distribute_jobs(jobs.values(), {name: locations.get(name) for name in snapshot.growing})
         count = 0
         for name, sent_ids in by_cluster.items():
             try:

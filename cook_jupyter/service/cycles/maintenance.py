@@ -11,7 +11,7 @@ import logging
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobId
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, STRAGGLER
-from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering
+from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering_tasks
 from cook_jupyter.scheduling.limits.stragglers import straggler_policy_of, stragglers
 from cook_jupyter.service.cycles.stop_instances import stop
 from cook_jupyter.service.scheduler import Scheduler
@@ -44,7 +44,7 @@ async def end_lingering(scheduler: Scheduler) -> int:
         )
         for row in running.values()
     ]
-    overlong = lingering(
+    overlong = lingering_tasks(
         tasks, now_ms, cap_ms=settings.jobs.max_runtime_ms, default_ms=settings.jobs.default_runtime_ms
     )
     return await stop(
@@ -109,7 +109,7 @@ async def repeat_kills(scheduler: Scheduler) -> None:
 
 async def publish_progress(scheduler: Scheduler) -> None:
     """Commit the progress that was gathered."""
-    for batch in scheduler.gathering.published():
+    for batch in scheduler.gathering.drain():
         await scheduler.store.progress(batch)
 
 

@@ -16,8 +16,8 @@ from math import inf
 from cook_jupyter.errors import InvalidRequest, QuotaExceeded, Unsatisfiable
 from cook_jupyter.model.job import HIGHEST_PRIORITY, JobSpec
 from cook_jupyter.scheduling.limits.id_hash import is_among
-from cook_jupyter.scheduling.limits.pool_patterns import first_found
-from cook_jupyter.scheduling.limits.queue_limit import QueueLengths, most_waiting
+from cook_jupyter.scheduling.limits.pool_patterns import first_matching
+from cook_jupyter.scheduling.limits.queue_limit import QueueLengths, max_waiting
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.state.limits import Limits
 from cook_jupyter.service.state.queues import Queues
@@ -135,10 +135,10 @@ class Admission:
         for spec in specs:
             new[(spec.user, spec.pool)] += 1
         for (user, pool), number in new.items():
-            limit = first_found(pool, ((each.pool_regex, each) for each in self._settings.queue_limits))
+            limit = first_matching(pool, ((each.pool_regex, each) for each in self._settings.queue_limits))
             if limit is None:
                 continue
-            most = most_waiting(
+            most = max_waiting(
                 self._queues.pool_waiting(pool) + self._under_way.of_pool(pool),
                 threshold=limit.pool_global_threshold,
                 normal=limit.user_limit_normal,

@@ -13,10 +13,10 @@ from typing import Any
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
 from cook_jupyter.scheduling.explaining.user_states import (
     UserStates,
-    amounts_of,
-    reported,
-    standing,
-    with_groups,
+    add_quota_groups,
+    classify_users,
+    usage_by_state,
+    usage_to_report,
 )
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.settings.schema import Settings
@@ -38,7 +38,7 @@ class Monitoring:
     Attributes:
         counted_ms: time of the last count; None before the first one.
         user_states: pool or quota group -> which of its users are in which state.
-        reported: pool or quota group -> the amounts to report: those of the users in each state, their sum,
+        usage_to_report: pool or quota group -> the amounts to report: those of the users in each state, their sum,
             and zero once for each user who has left the state since the last count.
         cycles: pool -> figures of the last match cycle that considered any job.
     """
@@ -50,14 +50,14 @@ class Monitoring:
         self._clock = clock
         self.counted_ms: int | None = None
         self.user_states: dict[str, UserStates] = {}
-        self.reported: dict[str, UsageByState] = {}
+        self.usage_to_report: dict[str, UsageByState] = {}
         self.cycles: dict[str, dict[str, Any]] = {}
 
     def refresh(self) -> None:
         """Count the users of all pools again."""
         running, waiting, limits = {}, {}, {}
         for pool in self._settings.pools:
-            running[pool.name], waiting[pool.name] = amounts_of(self._queues.index(pool.name))
+            running[pool.name], waiting[pool.name] = usage_by_state(self._queues.index(pool.name))
             limits[pool.name] = self._snapshots.limits(pool.name)
             matching = self._queues.last_matching(pool.name)
             if matching is not None:
@@ -71,12 +71,15 @@ class Monitoring:
         groups = self._settings.quota_groups
         for group in dict.fromkeys(groups.values()):
             limits[group] = _sum_limits([limits[pool] for pool in limits if groups.get(pool) == group])
-        running_by_name, waiting_by_name = with_groups(running, groups), with_groups(waiting, groups)
+        running_by_name, waiting_by_name = (
+            add_quota_groups(running, groups),
+            add_quota_groups(waiting, groups),
+        )
         for name, usages in running_by_name.items():
-            current = standing(usages, waiting_by_name[name], limits[name])
-            previous = self.reported.get(name, {})
-            self.reported[name] = {
-                state: reported(amounts, _users_in_state(previous.get(state, {})))
+            current = classify_users(usages, waiting_by_name[name], limits[name])
+            previous = self.usage_to_report.get(name, {})
+            self.usage_to_report[name] = {
+                state: usage_to_report(amounts, _users_in_state(previous.get(state, {})))
                 for state, amounts in current.states.items()
             }
             self.user_states[name] = current
@@ -98,14 +101,14 @@ class Monitoring:
                         for state, users in usage_by_state.items()
                     },
                 }
-                for name, usage_by_state in self.reported.items()
+                for name, usage_by_state in self.usage_to_report.items()
             },
             "cycles": self.cycles,
         }
 
 
 def _users_in_state(reported_usages: Mapping[str, Usage]) -> Collection[str]:
-    """Return the users who were in a state, without those reported as zero because they had left it."""
+    """Return the users who were in a state, without those usage_to_report as zero because they had left it."""
     return [user for user, usage in reported_usages.items() if usage != Usage()]
 
 

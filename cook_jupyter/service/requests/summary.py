@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from cook_jupyter.model.limits import Share, Usage
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.explaining.user_states import standing
+from cook_jupyter.scheduling.explaining.user_states import classify_users
 from cook_jupyter.scheduling.matching.head_room import held_dru
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
@@ -92,7 +92,7 @@ def _position(user: str, snapshot: PoolSnapshot, index: QueueIndex) -> _Position
 def _standings(snapshot: PoolSnapshot, index: QueueIndex) -> Mapping[str, str]:
     """Return how the users with tasks in a pool stand there."""
     usages = {user: index.usage(user) for user in index.users()}
-    now = standing(
+    now = classify_users(
         {user: usage for user, usage in usages.items() if usage.count},
         {user: Usage(count=number) for user in usages if (number := index.waiting_of(user))},
         snapshot.limits,

@@ -19,7 +19,7 @@ from cook_jupyter.scheduling.constraints.constraints import (
 from cook_jupyter.scheduling.constraints.job_constraints import (
     could_run,
     group_placement_of,
-    particulars_of,
+    job_constraints_of,
     previous_hosts,
 )
 from cook_jupyter.service.settings.tables import PlacementSettings
@@ -91,4 +91,6 @@ class GroupRegistry:
                 host.host not in tried and could_run(job.spec, host, defaults) for host in hosts
             ):
                 defaults = replace(defaults, novel_host=False)
-        return particulars_of(job, defaults, location_of=locations.get, placed_groups=self.placements.keys())
+        return job_constraints_of(
+            job, defaults, location_of=locations.get, placed_groups=self.placements.keys()
+        )

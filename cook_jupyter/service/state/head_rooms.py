@@ -69,7 +69,7 @@ class HeadRooms:
             tasks_on=self._tasks_on,
             promised=promised,
             group_ms=self._group_ms,
-            least=[index.least for index in self._indexes() if index.waiting_count],
+            least=[index.min_request for index in self._indexes() if index.waiting_count],
         )
 
     def put(self, pool: PoolName, after: HeadsAfter) -> None:

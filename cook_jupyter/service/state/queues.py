@@ -23,7 +23,7 @@ from cook_jupyter.scheduling.decisions import CycleDecision, might_start
 from cook_jupyter.scheduling.explaining.wait_reasons import unsatisfiable
 from cook_jupyter.scheduling.heads import HeadsAfter
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.limits.pool_patterns import first_found
+from cook_jupyter.scheduling.limits.pool_patterns import first_matching
 from cook_jupyter.scheduling.matching.capacity import Capacity
 from cook_jupyter.scheduling.matching.cycle import CycleSettings
 from cook_jupyter.scheduling.matching.matching import MatchSettings
@@ -106,7 +106,7 @@ class Queues:
                 self._start(pool, job_id, alive, launch)
             elif job_id not in index:  # at a restart: in the order of starts
                 self._add(pool, job)
-                index.start(job_id, alive.started_ms, alive.host)
+                index.mark_running(job_id, alive.started_ms, alive.host)
         elif waits:
             if job_id not in index:
                 self._add(pool, job)
@@ -114,7 +114,7 @@ class Queues:
                 index.requeue(job_id, job_constraints=self._queued(job).job_constraints)
                 index.set_preemptions(job_id, preemption_history_of(job))
         elif job_id in index:
-            index.end(job_id)
+            index.remove(job_id)
         if not waits:
             self.heads.drop(spec.pool, job_id)
             if spec.group is not None and job.state is JobState.COMPLETED and job.succeeded:
@@ -130,11 +130,11 @@ class Queues:
             launch: launch number that was reserved for the job, if any.
         """
         number = pool.next_launch(instance.started_ms) if launch is None else launch
-        pool.index.start(job_id, instance.started_ms, instance.host, launch=number)
+        pool.index.mark_running(job_id, instance.started_ms, instance.host, launch=number)
         head = self.heads.of(pool.pool.name).get(job_id)
         if head is not None and head.host == instance.host:
             # Others waited while its room came together. Stopped, it would be the head again.
-            pool.index.let_finish(job_id)
+            pool.index.spare_running(job_id)
 
     def hosts_changed(self, name: PoolName, offers: Sequence[Offer]) -> None:
         """Learn what hosts a pool has; where they are others than before, jobs may be tried again there.
@@ -149,7 +149,7 @@ class Queues:
         self.heads.hosts_changed(name)
         for job_id, job in pool.tried.items():
             if pool.index.is_waiting(job_id):
-                pool.index.end(job_id)
+                pool.index.remove(job_id)
                 self._add(pool, job)
 
     def _add(self, pool: "PoolQueue", job: Job) -> None:
@@ -284,7 +284,7 @@ class Queues:
         return [pool.index for pool in self._pools.values()]
 
     def _asked(self, pool: PoolName, job_id: JobId) -> Resources:
-        asked = self.pool(pool).index.asked(job_id)
+        asked = self.pool(pool).index.requested(job_id)
         return Resources(cpus=asked.cpus, mem_mb=asked.mem_mb, gpus=asked.gpus)
 
 
@@ -327,7 +327,7 @@ class PoolQueue:
         self.group_quota = UNLIMITED_QUOTA if self.group is None else _quota_of(settings, self.group)
         placement = settings.placement
         completion = placement.completion
-        added = first_found(pool.name, ((own.pool_regex, own) for own in placement.default_constraints))
+        added = first_matching(pool.name, ((own.pool_regex, own) for own in placement.default_constraints))
         self.defaults = PoolDefaults(
             constraints=() if added is None else added.constraints,
             rewritings=placement.rewritings,
@@ -386,7 +386,7 @@ class PoolQueue:
 
 def _quota_of(settings: Settings, name: str) -> Quota:
     """The quota of a pool, or of a quota group: of the first entry that finds its name."""
-    found = first_found(name, ((quota.pool_regex, quota) for quota in settings.pool_quotas))
+    found = first_matching(name, ((quota.pool_regex, quota) for quota in settings.pool_quotas))
     if found is None:
         return UNLIMITED_QUOTA
     return Quota(count=found.count, cpus=found.cpus, mem_mb=found.mem, gpus=found.gpus)
