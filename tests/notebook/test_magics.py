@@ -594,9 +594,9 @@ def test_a_slip_of_the_pen_is_answered_with_the_right_word(shell: Shell, line: s
         ("gpus", 1.5, "gpus must be a whole number and at least 0, not 1.5"),
         ("priority", 101, "priority must be between 0 and 100, not 101"),
         ("retries", "x", "retries must be a whole number and at least 0, not 'x'"),
-        ("pool", 3, "pool must be a text, not 3"),
-        ("user", 3, "user must be a text, not 3"),
-        ("environment", ["A"], "environment must be a text, not ['A']"),
+        ("pool", 3, "pool must be a string, not 3"),
+        ("user", 3, "user must be a string, not 3"),
+        ("environment", ["A"], "environment must be a string, not ['A']"),
         ("progress", 3, "progress must be auto, always or never, not 3"),
     ],
 )
