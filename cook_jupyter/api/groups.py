@@ -11,7 +11,7 @@ from cook_jupyter.api.jobs import ALL_METHODS
 from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import Forbidden, InvalidRequest
 from cook_jupyter.model.job import Group, JobState
-from cook_jupyter.wire.jobs import GroupBody, group_body
+from cook_jupyter.wire.jobs import GroupBody, encode_group
 
 
 class GroupHandler(CookHandler):
@@ -52,7 +52,7 @@ class GroupHandler(CookHandler):
         """Encode groups, one at a time."""
         for group in groups:
             members = await self.scheduler.jobs_of_group(group.group_id)
-            yield [group_body(group, members, await self._states(members) if detailed else None)]
+            yield [encode_group(group, members, await self._states(members) if detailed else None)]
 
     async def _states(self, job_ids: Sequence[str]) -> Counter[JobState]:
         """Count jobs by state."""

@@ -36,7 +36,7 @@ from cook_jupyter.errors import CookError, Forbidden, InvalidRequest, Unauthenti
 from cook_jupyter.model.job import Group, GroupId, Job
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.schema import Settings
-from cook_jupyter.wire.errors import ERROR_HEADER, body_of, status_of
+from cook_jupyter.wire.errors import ERROR_HEADER, encode_error, status_of
 from cook_jupyter.wire.events import EventEncoder
 from cook_jupyter.wire.jobs import JobEncoder
 from cook_jupyter.wire.validation import MISSING, to_json
@@ -412,7 +412,7 @@ class CookHandler(RequestHandler):
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             self.finish(str(error))
         else:
-            self.finish(body_of(error))
+            self.finish(encode_error(error))
 
     def _check_request_rate(self) -> None:
         """Refuse the request if its user sends too many."""

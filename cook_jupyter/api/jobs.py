@@ -110,7 +110,7 @@ class JobsHandler(CookHandler):
         encoder, attempts = self.job_encoder(), self.scheduler.attempts
         async for jobs in pages:
             groups = await self.groups_of(jobs)
-            yield (encoder.job(job, attempts=attempts(job), groups=groups) for job in jobs)
+            yield (encoder.encode_job(job, attempts=attempts(job), groups=groups) for job in jobs)
 
     def _accepting_pool(self, requested_pool: str | None) -> str:
         pool_name = requested_pool or self.scheduler.default_pool
@@ -174,7 +174,9 @@ class JobHandler(CookHandler):
         """Return a job."""
         job = await self.require_job(job_id)
         groups = await self.groups_of([job])
-        self.send_json(self.job_encoder().job(job, attempts=self.scheduler.attempts(job), groups=groups))
+        self.send_json(
+            self.job_encoder().encode_job(job, attempts=self.scheduler.attempts(job), groups=groups)
+        )
 
 
 class RawSchedulerHandler(JobsHandler):
@@ -194,7 +196,9 @@ class RawSchedulerHandler(JobsHandler):
         if missing and not (existing and self.flag("partial")):
             require_found(missing, "a job or an instance")
         encoder, attempts = self.job_encoder(), self.scheduler.attempts
-        await self.send_json_list(one_page(encoder.old_job(job, attempts=attempts(job)) for job in existing))
+        await self.send_json_list(
+            one_page(encoder.encode_raw_job(job, attempts=attempts(job)) for job in existing)
+        )
 
     async def delete(self) -> None:
         """Kill the jobs in `job` and the instances in `instance`, all or none."""
@@ -260,7 +264,7 @@ class InstancesHandler(CookHandler):
         encoder = self.job_encoder()
         await self.send_json_list(
             one_page(
-                encoder.instance_with_job(instance_of(job, uuid), job)
+                encoder.encode_instance_with_job(instance_of(job, uuid), job)
                 for uuid, job in zip(ids, jobs, strict=True)
                 if job is not None
             )
@@ -275,7 +279,9 @@ class InstanceHandler(CookHandler):
     async def get(self, instance_id: str) -> None:
         """Return an instance with a summary of its job."""
         job = await self.require_job_of_instance(instance_id)
-        self.send_json(self.job_encoder().instance_with_job(instance_of(job, instance_id.lower()), job))
+        self.send_json(
+            self.job_encoder().encode_instance_with_job(instance_of(job, instance_id.lower()), job)
+        )
 
 
 class ListHandler(CookHandler):
@@ -293,7 +299,7 @@ class ListHandler(CookHandler):
         """Encode pages of jobs in the format of `/list`."""
         encoder, attempts = self.job_encoder(), self.scheduler.attempts
         async for jobs in pages:
-            yield (encoder.listed_job(job, attempts=attempts(job)) for job in jobs)
+            yield (encoder.encode_list_job(job, attempts=attempts(job)) for job in jobs)
 
     def _query(self) -> JobQuery:
         user = self.require_user(self.required("user"))

@@ -13,7 +13,7 @@ from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.job import Group, GroupId
 from cook_jupyter.model.limits import LimitKind, LimitName
 from cook_jupyter.service.state.running_jobs import RunningJob
-from cook_jupyter.wire.limits import amounts_of, limit_body, read_set_quota, read_set_share, usage_body
+from cook_jupyter.wire.limits import amounts_of, encode_limit, encode_usage, read_set_quota, read_set_share
 
 
 class LimitHandler(CookHandler):
@@ -59,7 +59,7 @@ class LimitHandler(CookHandler):
         self.send_json(body, status)
 
     async def _amounts(self, user: str, pool: str) -> dict[str, Any]:
-        return limit_body(await self.scheduler.limits_of(self.kind, user, pool))
+        return encode_limit(await self.scheduler.limits_of(self.kind, user, pool))
 
     def _require_pool(self, pool: str | None) -> None:
         if pool is not None and pool not in {each.name for each in self.scheduler.pools()}:
@@ -119,10 +119,10 @@ class UsageHandler(CookHandler):
     def _usage(
         self, rows: Sequence[RunningJob], pool: str | None, groups: Mapping[GroupId, Group] | None
     ) -> dict[str, Any]:
-        body = usage_body(rows, groups)
+        body = encode_usage(rows, groups)
         if pool is None:
             body["pools"] = {
-                each_pool.name: usage_body([row for row in rows if row.pool == each_pool.name], groups)
+                each_pool.name: encode_usage([row for row in rows if row.pool == each_pool.name], groups)
                 for each_pool in self.scheduler.pools()
             }
         return body

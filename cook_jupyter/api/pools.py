@@ -13,7 +13,7 @@ from cook_jupyter.api.handler import PAGE_JOBS, CookHandler, encode_list
 from cook_jupyter.api.jobs import ALL_METHODS, instance_of
 from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.wire.jobs import queue_entry
+from cook_jupyter.wire.jobs import encode_queue_entry
 from cook_jupyter.wire.validation import to_json
 
 DEFAULT_LIMIT = 1000
@@ -62,7 +62,7 @@ class QueueHandler(CookHandler):
         """Encode the entries of a queue in pages."""
         async for jobs in self.jobs_in_pages(job_ids):
             groups = await self.groups_of(jobs)
-            yield (queue_entry(job, groups.get(job.spec.group or "")) for job in jobs)
+            yield (encode_queue_entry(job, groups.get(job.spec.group or "")) for job in jobs)
 
 
 class RunningHandler(CookHandler):
@@ -83,7 +83,7 @@ class RunningHandler(CookHandler):
             ids = instance_ids[begin : begin + PAGE_JOBS]
             jobs = await self.scheduler.jobs_of_instances(ids)
             yield (
-                encoder.instance(instance_of(job, instance_id), job)
+                encoder.encode_instance(instance_of(job, instance_id), job)
                 for instance_id, job in zip(ids, jobs, strict=True)
                 if job is not None
             )

@@ -15,7 +15,7 @@ from cook_jupyter.api.jobs import ALL_METHODS
 from cook_jupyter.api.query import parse_uuid, require_found
 from cook_jupyter.errors import Conflict, Forbidden, InvalidRequest
 from cook_jupyter.model.job import Job, JobState
-from cook_jupyter.wire.actions import PostRetry, PutRetry, read_old_retry, read_retry
+from cook_jupyter.wire.actions import PostRetry, PutRetry, read_post_retry, read_put_retry
 
 
 class RetryHandler(CookHandler):
@@ -30,7 +30,7 @@ class RetryHandler(CookHandler):
 
     async def put(self) -> None:
         """Set or increment the total number of attempts of jobs, or of all jobs of groups."""
-        body = read_retry(self.json_body())
+        body = read_put_retry(self.json_body())
         groups = [] if body.groups is UNSET else [group.lower() for group in body.groups]
         failed_only = bool(groups) if body.failed_only is UNSET else body.failed_only
         async with self.scheduler.retrying:
@@ -39,7 +39,7 @@ class RetryHandler(CookHandler):
     async def post(self) -> None:
         """Set or increment the total number of attempts of jobs, with the older body."""
         async with self.scheduler.retrying:
-            await self._retry(read_old_retry(self.json_body()), [], failed_only=False)
+            await self._retry(read_post_retry(self.json_body()), [], failed_only=False)
 
     async def _retry(
         self, body: PutRetry | PostRetry, group_ids: Sequence[str], *, failed_only: bool

@@ -1,8 +1,8 @@
-"""`AsyncJobClient`: a scheduler's verbs as coroutines, for servers on asyncio.
+"""`AsyncJobClient`: the requests to a scheduler as coroutines, for asyncio.
 
-Lives here: a second thin shell around the exchanges of `client.protocol`, over `client.aio_connections`; the
-stream of events as an asynchronous iterator.
-Not here: the same for threads (`client.sync`), where the methods are described.
+Lives here: a thin class around the exchanges of `client.protocol`, over `client.aio_connections`; the event
+stream as an asynchronous iterator.
+Not here: the same for threads (`client.sync`), where the methods are documented.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ T = TypeVar("T")
 
 
 class AsyncJobClient:
-    """Asks a scheduler, for the tasks of one event loop.
+    """A client of a scheduler for the tasks of one event loop.
 
-    The methods take, return and raise what those of `JobClient` do.
+    Arguments, return values and exceptions of the methods are those of `JobClient`.
 
     Args:
         url: `http://HOST:PORT`, `https://...` or `unix:///PATH`.
-        token: what the scheduler knows its user by; None where it needs none.
-        user: act as this user. With a token, the scheduler must allow it.
-        timeout_s: how long an answer may take.
-        socket_path: a Unix socket on which the scheduler of an http URL listens as well; it is tried first.
+        token: token of the user; None if the scheduler needs none.
+        user: user name to act as. With a token, the scheduler must allow it.
+        timeout_s: time limit for an answer.
+        socket_path: Unix socket on which the scheduler of an http URL also listens; it is tried first.
 
     Raises:
-        InvalidRequest: no request can carry the user name (it contains a colon, say) or the token.
+        InvalidRequest: the user name (with a colon, for instance) or the token cannot be sent in a request.
     """
 
     def __init__(
@@ -98,19 +98,19 @@ class AsyncJobClient:
 
     @property
     def url(self) -> str:
-        """Where the scheduler is."""
+        """URL of the scheduler."""
         return self._pool.address.url
 
     async def user(self) -> str:
-        """Whose jobs these are: the name acted as, else the one the scheduler knows the token by."""
+        """Owner of the client's jobs: the user it acts as, or the user of its token."""
         return await self._run(protocol.owner(self._caller))
 
     def acting_as(self, user: str) -> AsyncJobClient:
-        """Return another client of the same scheduler, acting as another user."""
+        """Return another client of the same scheduler that acts as another user."""
         return self._derived(user, self.timeout_s)
 
     def with_timeout(self, timeout_s: float) -> AsyncJobClient:
-        """Return another client of the same scheduler for the same user, with another deadline."""
+        """Return another client of the same scheduler for the same user, with another time limit."""
         return self._derived(self._caller.named_user, timeout_s)
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class AsyncJobClient:
         )
 
     async def jobs(self, uuids: Sequence[str], *, partial: bool = False) -> list[JobAnswer]:
-        """Return the jobs with these uuids, in this order. With `partial`, unknown ones are left out."""
+        """Return jobs by uuid, in order. With `partial`, unknown ones are omitted."""
         return await self._run(protocol.jobs(uuids, partial=partial))
 
     async def job(self, uuid: str) -> JobAnswer:
@@ -152,7 +152,7 @@ class AsyncJobClient:
         return await self._run(protocol.job(uuid))
 
     async def instances(self, uuids: Sequence[str], *, partial: bool = False) -> list[InstanceAnswer]:
-        """Return the instances with these uuids, each with a short form of its job."""
+        """Return instances by uuid, each with a short form of its job."""
         return await self._run(protocol.instances(uuids, partial=partial))
 
     async def list_jobs(
@@ -166,7 +166,7 @@ class AsyncJobClient:
         name: str | None = None,
         pool: str | None = None,
     ) -> list[JobAnswer]:
-        """Return the jobs of a user that were submitted in a range of time, newest first."""
+        """Return the jobs of a user that were submitted in a time range, newest first."""
         return await self._run(
             protocol.list_jobs(
                 self._caller,
@@ -190,7 +190,7 @@ class AsyncJobClient:
         name: str | None = None,
         since_ms: int | None = None,
     ) -> list[JobAnswer]:
-        """Return the last `count` jobs submitted, newest first."""
+        """Return the last `count` submitted jobs, newest first."""
         return await self._run(
             protocol.recent_jobs(
                 self._caller,
@@ -204,15 +204,15 @@ class AsyncJobClient:
         )
 
     async def kill(self, uuids: Sequence[str]) -> None:
-        """Kill jobs: they are completed at once, and what runs of them is stopped."""
+        """Kill jobs: they are completed immediately, and their running instances are stopped."""
         await self._run(protocol.kill(uuids))
 
     async def cancel_waiting(self, uuids: Sequence[str]) -> list[str]:
-        """Cancel those of the jobs that wait, and return which they are; what runs goes on."""
+        """Cancel those of the jobs that wait, and return their uuids; running jobs continue."""
         return await self._run(protocol.cancel_waiting(uuids))
 
     async def kill_instances(self, uuids: Sequence[str]) -> None:
-        """Kill instances; their jobs try again if they may."""
+        """Kill instances; their jobs start again if they have attempts left."""
         await self._run(protocol.kill_instances(uuids))
 
     async def kill_groups(self, uuids: Sequence[str]) -> None:
@@ -227,7 +227,7 @@ class AsyncJobClient:
         increment: int | None = None,
         failed_only: bool = False,
     ) -> int:
-        """Give jobs more attempts: a new total (`retries`) or so many more (`increment`)."""
+        """Give jobs more attempts: a new total (`retries`) or additional ones (`increment`)."""
         uuid_list = [uuids] if isinstance(uuids, str) else uuids
         return await self._run(
             protocol.retry(uuid_list, retries=retries, increment=increment, failed_only=failed_only)
@@ -236,7 +236,7 @@ class AsyncJobClient:
     async def groups(
         self, uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
     ) -> list[GroupAnswer]:
-        """Return groups; `detailed` adds how many of their jobs wait, run and are completed."""
+        """Return groups; `detailed` adds the numbers of waiting, running and completed jobs."""
         return await self._run(protocol.groups(uuids, detailed=detailed, partial=partial))
 
     # --- limits, pools, the scheduler itself ---
@@ -244,35 +244,35 @@ class AsyncJobClient:
     async def usage(
         self, user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
     ) -> UsageAnswer:
-        """Return what the running jobs of a user (None: one's own) hold."""
+        """Return the usage of a user's running jobs; None for the caller's."""
         return await self._run(protocol.usage(self._caller, user, pool=pool, group_breakdown=group_breakdown))
 
     async def share(self, user: str | None = None, *, pool: str | None = None) -> ShareAnswer:
-        """Return what a user is entitled to."""
+        """Return the share of a user; None for the caller's."""
         return await self._run(protocol.share(self._caller, user, pool=pool))
 
     async def set_share(
         self, user: str, *, reason: str, pool: str | None = None, **values: float
     ) -> ShareAnswer:
-        """Set a user's share (`cpus`, `mem`, `gpus`); what is not named stays. For administrators."""
+        """Set a user's share (`cpus`, `mem`, `gpus`); omitted values do not change. For administrators."""
         return await self._run(protocol.set_share(user, values, reason=reason, pool=pool))
 
     async def reset_share(self, user: str, *, reason: str, pool: str | None = None) -> None:
-        """Give a user the default share again."""
+        """Reset a user's share to the default."""
         await self._run(protocol.reset_limit("share", user, reason=reason, pool=pool))
 
     async def quota(self, user: str | None = None, *, pool: str | None = None) -> QuotaAnswer:
-        """Return what a user may never exceed."""
+        """Return the quota of a user; None for the caller's."""
         return await self._run(protocol.quota(self._caller, user, pool=pool))
 
     async def set_quota(
         self, user: str, *, reason: str, pool: str | None = None, **values: float
     ) -> QuotaAnswer:
-        """Set a user's quota (`cpus`, `mem`, `gpus`, `count`); what is not named stays."""
+        """Set a user's quota (`cpus`, `mem`, `gpus`, `count`); omitted values do not change."""
         return await self._run(protocol.set_quota(user, values, reason=reason, pool=pool))
 
     async def reset_quota(self, user: str, *, reason: str, pool: str | None = None) -> None:
-        """Give a user the default quota again."""
+        """Reset a user's quota to the default."""
         await self._run(protocol.reset_limit("quota", user, reason=reason, pool=pool))
 
     async def pools(self) -> list[PoolAnswer]:
@@ -280,19 +280,19 @@ class AsyncJobClient:
         return await self._run(protocol.pools())
 
     async def queue(self, *, limit: int | None = None) -> dict[str, list[QueueEntry]]:
-        """Return waiting jobs in the order in which they would start, by pool. For administrators."""
+        """Return the waiting jobs of each pool in the order of the queue. For administrators."""
         return await self._run(protocol.queue(limit=limit))
 
     async def running(self, *, limit: int | None = None) -> list[InstanceAnswer]:
-        """Return instances that run, everybody's. For administrators."""
+        """Return the running instances of all users. For administrators."""
         return await self._run(protocol.running(limit=limit))
 
     async def unscheduled(self, uuids: Sequence[str], *, partial: bool = False) -> list[UnscheduledAnswer]:
-        """Return Cook's reasons why each of these jobs waits."""
+        """Return Cook's reasons why each of the jobs waits."""
         return await self._run(protocol.unscheduled(uuids, partial=partial))
 
     async def info(self) -> CookInfo:
-        """Return which scheduler this is, in Cook's words."""
+        """Return Cook's facts about the scheduler."""
         return await self._run(protocol.info())
 
     async def settings(self) -> dict[str, object]:
@@ -300,25 +300,25 @@ class AsyncJobClient:
         return await self._run(protocol.settings())
 
     async def failure_reasons(self) -> list[FailureReason]:
-        """Return the table of reasons."""
+        """Return Cook's table of reasons for the end of instances."""
         return await self._run(protocol.failure_reasons())
 
-    # --- ours, under /v1 ---
+    # --- cook_jupyter's own, under /v1 ---
 
     async def info_v1(self) -> SchedulerInfo:
-        """Return who asks, where blobs are stored, what the hosts have, how large things may be."""
+        """Return facts about the scheduler: its user, blob store, capacity and limits of requests."""
         return await self._run(protocol.info_v1(self._caller))
 
     async def summary(self) -> SummaryAnswer:
-        """Return who waits and who runs, beside capacity and shares."""
+        """Return the waiting and running jobs of all users, with capacity and shares."""
         return await self._run(protocol.summary())
 
     async def monitor(self) -> MonitorAnswer:
-        """Return who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
+        """Return the latest sample of user satisfaction by pool, with amounts."""
         return await self._run(protocol.monitor())
 
     async def rebalancer(self) -> RebalancerAnswer:
-        """Return how running tasks give way: the parameters in force."""
+        """Return the parameters of preemption in force."""
         return await self._run(protocol.rebalancer())
 
     async def set_rebalancer(self, **parameters: float | None) -> RebalancerAnswer:
@@ -332,13 +332,13 @@ class AsyncJobClient:
         *,
         store: str | None = None,
     ) -> AsyncEventStream:
-        """Stream what happens to one's jobs: first what has changed after `cursor`, then live."""
+        """Stream the events of the user's jobs: first the changes after `cursor`, then live."""
         return await AsyncEventStream.open(
             self._pool, cursor, label or {}, store=store, timeout_s=self.timeout_s
         )
 
     async def result(self, uuid: str) -> bytes:
-        """Return the signed bytes that a job gave back."""
+        """Return the signed result of a job."""
         return await self._run(protocol.result(uuid))
 
     async def logs(
@@ -350,21 +350,21 @@ class AsyncJobClient:
         length: int = 1024 * 1024,
         wait_s: float = 0.0,
     ) -> LogPiece:
-        """Return what an instance (or a job's latest one) wrote, from `offset` on; see `LogPiece`."""
+        """Return output of an instance (or of a job's latest one) from `offset` on; see `LogPiece`."""
         return await self._run(
             protocol.logs(uuid, stream=stream, offset=offset, length=length, wait_s=wait_s)
         )
 
     async def why(self, uuid: str) -> WhyAnswer:
-        """Return why a job waits: in plain sentences, and Cook's reasons."""
+        """Return why a job waits: plain sentences, and Cook's reasons."""
         return await self._run(protocol.why(uuid))
 
     async def dump(self, pool: str | None = None, uuids: Sequence[str] = ()) -> bytes:
-        """Return all that the decisions about a pool read at this moment, as JSON."""
+        """Return everything that decisions about a pool read at this moment, as JSON."""
         return await self._run(protocol.dump(pool, uuids))
 
     async def report_waits(self, instance: str, uuids: Sequence[str]) -> WaitsAnswer:
-        """Report what a running instance waits for, without a time limit; no jobs if it goes on."""
+        """Report the jobs that a running instance waits for without a time limit; none if it continues."""
         return await self._run(protocol.report_waits(instance, uuids))
 
     async def put_blob(self, name: str, data: bytes | memoryview) -> None:
@@ -376,18 +376,18 @@ class AsyncJobClient:
         return await self._run(protocol.get_blob(name))
 
     async def blob_size(self, name: str) -> int | None:
-        """Return the size of a blob in bytes; None if it is not there."""
+        """Return the size of a blob in bytes; None if it does not exist."""
         return await self._run(protocol.blob_size(name))
 
     async def has_blob(self, name: str) -> bool:
-        """Return whether there is such a blob."""
+        """Return whether a blob exists."""
         return await self.blob_size(name) is not None
 
     async def shutdown(self, *, stop_agent: bool = False) -> None:
-        """End the embedded scheduler. What runs goes on, unless `stop_agent`."""
+        """Stop the embedded scheduler. Running instances continue, unless `stop_agent` is set."""
         await self._run(protocol.shutdown(stop_agent=stop_agent))
 
-    # --- how ---
+    # --- implementation ---
 
     def _derived(self, user: str | None, timeout_s: float) -> AsyncJobClient:
         return AsyncJobClient(
@@ -395,7 +395,7 @@ class AsyncJobClient:
         )
 
     async def _run(self, exchange: Exchange[T]) -> T:
-        """Carry an exchange out, over the connections of the pool."""
+        """Perform an exchange over a connection of the pool."""
         try:
             request = next(exchange)
             while True:
@@ -406,7 +406,7 @@ class AsyncJobClient:
 
 
 class AsyncEventStream:
-    """An asynchronous iterator over batches of events, on a connection of its own; see `EventStream`."""
+    """An asynchronous iterator over batches of events, with its own connection; see `EventStream`."""
 
     def __init__(self, url: str, connection: AsyncConnection, head: Head, silence_s: float) -> None:
         self._url = url
@@ -427,10 +427,10 @@ class AsyncEventStream:
         timeout_s: float,
         silence_s: float = SILENCE_S,
     ) -> AsyncEventStream:
-        """Ask for the stream.
+        """Open the stream.
 
         Raises:
-            SchedulerUnreachable: it did not begin.
+            SchedulerUnreachable: it could not be opened.
             CookError: the scheduler refused.
         """
         url = pool.address.url
@@ -468,7 +468,7 @@ class AsyncEventStream:
         self.close()
 
     def close(self) -> None:
-        """End the stream; a task that waits for its next batch gets StopAsyncIteration."""
+        """Close the stream; a task that waits for its next batch gets StopAsyncIteration."""
         self._closed = True
         self._connection.close()
 
@@ -494,15 +494,15 @@ async def follow_events(
     cursor: int | None = None,
     on_break: Callable[[SchedulerUnreachable], None] = lambda _: None,
 ) -> AsyncIterator[EventBatch]:
-    """Yield batches until the stream is closed by this side; after a break come back and go on at the cursor.
+    """Yield batches until this side closes the stream; after an interruption, resume at the cursor.
 
     Args:
-        subscribe: opens the stream after a cursor.
-        cursor: where to begin; None means from now.
-        on_break: called after each break, before the pause.
+        subscribe: function that opens the stream after a cursor.
+        cursor: initial cursor; None for now.
+        on_break: callback after each interruption, before the pause.
 
     Raises:
-        Unauthenticated, NotFound: the scheduler refuses; trying again is no help.
+        Unauthenticated, NotFound: the scheduler refuses; trying again would not help.
     """
     resumption = Resumption(cursor)
     while True:
@@ -511,7 +511,7 @@ async def follow_events(
                 async for batch in stream:
                     resumption.on_batch(batch)
                     yield batch
-            return  # closed by us
+            return  # closed by this side
         except BREAKS as error:
             on_break(as_break(error))
         await asyncio.sleep(resumption.next_pause_s())

@@ -1,11 +1,11 @@
-"""Connections to a scheduler for an event loop: kept open, shared by its tasks, each with a deadline.
+"""Connections to a scheduler for an event loop: kept open, shared by its tasks, each request with a deadline.
 
-Lives here: one connection on asyncio's streams, how the body of a reply is framed, the small pool of them.
-Not here: addresses and the heads of requests (`client.connections`, which has the same for threads), what is
-said (`client.exchange`).
+Lives here: one connection on asyncio's streams, the framing of reply bodies, a small pool of connections.
+Not here: addresses and the heads of requests (`client.connections`, which has the same for threads), the
+content of requests (`client.exchange`).
 
-Standard library only: Jupyter and the scheduler bring tornado, but its client closes each connection after
-one request, knows no Unix sockets, and cannot abandon a stream that is under way.
+Standard library only: Jupyter and the scheduler come with tornado, but its client closes each connection
+after one request, does not support Unix sockets, and cannot abandon a stream.
 
 Source: RFC 9112, sections 4, 6 and 7.
 """
@@ -32,7 +32,7 @@ from cook_jupyter.client.exchange import Reply, Request
 
 T = TypeVar("T")
 
-# What a broken connection, or a reply that is no HTTP, raises.
+# Exceptions that a broken connection, or a reply that is not HTTP, raises.
 FAILURES = (OSError, EOFError, ValueError, HTTPException, asyncio.LimitOverrunError)
 
 _READ_BYTES = 64 * 1024
@@ -44,7 +44,7 @@ class Head:
     """The head of a reply.
 
     Attributes:
-        headers: by their names in lower case.
+        headers: headers, by their names in lower case.
         has_body: whether a body follows.
         keeps_alive: whether the connection may be used again after the body.
     """
@@ -56,15 +56,15 @@ class Head:
 
     @classmethod
     def parse(cls, text: bytes, method: str) -> Head:
-        """Read the head of the reply to a request with this method.
+        """Parse the head of the reply to a request with this method.
 
         Raises:
-            ValueError, HTTPException: it is no HTTP.
+            ValueError, HTTPException: it is not HTTP.
         """
         line, _, fields = text.partition(b"\r\n")
         version, status_text, *_ = line.decode("ascii").split(" ", 2)
         if not version.startswith("HTTP/1."):
-            raise ValueError(f"no HTTP: {line[:80]!r}")
+            raise ValueError(f"not HTTP: {line[:80]!r}")
         status = int(status_text)
         message = parse_headers(io.BytesIO(fields))
         headers = {name.lower(): value for name, value in message.items()}
@@ -80,58 +80,58 @@ class Head:
 
 
 class Body:
-    """Reads the body of a reply. A read that is cancelled loses nothing."""
+    """Reads the body of a reply. Cancelling a read loses nothing."""
 
     def __init__(self, reader: asyncio.StreamReader, head: Head) -> None:
         self._reader = reader
         self._is_chunked = head.has_body and _is_chunked(head.headers)
         self._is_in_chunk = False
         length = head.headers.get("content-length") if head.has_body else "0"
-        # Bytes that are left of the chunk or of the body; None: up to the end of the connection.
-        self._left = 0 if self._is_chunked else None if length is None else _parse_size(length, 10)
+        # Remaining bytes of the chunk or of the body; None: up to the end of the connection.
+        self._remaining = 0 if self._is_chunked else None if length is None else _parse_size(length, 10)
         self._ended = False
 
     async def read(self, timeout_s: float) -> bytes:
-        """Return what comes next, empty at the end.
+        """Return the next bytes, or none at the end.
 
         Raises:
-            OSError, EOFError, ValueError: the connection broke, or was silent for `timeout_s`.
+            OSError, EOFError, ValueError: the connection broke, or nothing came within `timeout_s`.
         """
-        if self._left == 0 and self._is_chunked and not self._ended:
+        if self._remaining == 0 and self._is_chunked and not self._ended:
             await self._begin_chunk(timeout_s)
-        if self._left == 0:
+        if self._remaining == 0:
             return b""
-        size = _READ_BYTES if self._left is None else min(self._left, _READ_BYTES)
+        size = _READ_BYTES if self._remaining is None else min(self._remaining, _READ_BYTES)
         piece = await _within(self._reader.read(size), timeout_s)
-        if self._left is not None:
+        if self._remaining is not None:
             if not piece:
-                raise EOFError("the connection was closed in the middle of an answer")
-            self._left -= len(piece)
+                raise EOFError("the connection was closed in the middle of a reply")
+            self._remaining -= len(piece)
         return piece
 
     async def read_all(self, timeout_s: float) -> bytes:
-        """Return all of it; no piece may take longer than `timeout_s`."""
+        """Return the whole body; each piece must come within `timeout_s`."""
         pieces = []
         while piece := await self.read(timeout_s):
             pieces.append(piece)
         return b"".join(pieces)
 
     async def _begin_chunk(self, timeout_s: float) -> None:
-        """Read on to the data of the next chunk, or to the end of the body."""
+        """Read up to the data of the next chunk, or to the end of the body."""
         if self._is_in_chunk:
             await _within(self._reader.readuntil(b"\r\n"), timeout_s)
             self._is_in_chunk = False
         line = await _within(self._reader.readuntil(b"\r\n"), timeout_s)
-        self._left = _parse_size(line.split(b";")[0].decode("ascii").strip(), 16)
+        self._remaining = _parse_size(line.split(b";")[0].decode("ascii").strip(), 16)
         self._is_in_chunk = True
-        if self._left == 0:
+        if self._remaining == 0:
             self._ended = True
             while await _within(self._reader.readuntil(b"\r\n"), timeout_s) != b"\r\n":
                 pass  # a trailer
 
 
 class AsyncConnection:
-    """One open connection, used by one task at a time."""
+    """An open connection, used by one task at a time."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heads: RequestHeads
@@ -142,17 +142,17 @@ class AsyncConnection:
 
     @classmethod
     async def open(cls, address: Address, authorization: str, timeout_s: float) -> AsyncConnection:
-        """Connect, within `timeout_s`.
+        """Connect within `timeout_s`.
 
         Raises:
-            OSError: nobody answers there.
+            OSError: there is no server at the address.
         """
         async with asyncio.timeout(timeout_s):
             reader, writer = await _open_streams(address)
         return cls(reader, writer, RequestHeads(address, authorization))
 
     async def send(self, request: Request, timeout_s: float) -> None:
-        """Write a request."""
+        """Send a request."""
         self._writer.write(self._heads.of(request))
         if request.body:
             self._writer.write(request.body)
@@ -162,37 +162,37 @@ class AsyncConnection:
         """Read the head of the reply to a request with this method."""
         while True:
             head = Head.parse(await _within(self._reader.readuntil(_HEAD_END), timeout_s), method)
-            if head.status >= 200:  # below, the answer proper follows
+            if head.status >= 200:  # informational replies precede the final one
                 return head
 
     def body(self, head: Head) -> Body:
-        """Return what reads the body that follows a head."""
+        """Return a reader for the body that follows a head."""
         return Body(self._reader, head)
 
     async def exchange(self, request: Request, timeout_s: float) -> tuple[Reply, bool]:
-        """Send one request and read its whole reply.
+        """Send a request and read its whole reply.
 
         Returns:
             The reply, and whether the connection may be used again.
         """
         await self.send(request, timeout_s)
-        timeout_s += request.patience_s
+        timeout_s += request.wait_s
         head = await self.read_head(request.method, timeout_s)
         body = await self.body(head).read_all(timeout_s)
         return Reply(status=head.status, headers=head.headers, body=body), head.keeps_alive
 
     @property
     def is_usable(self) -> bool:
-        """Whether it is open, as far as the event loop has heard."""
+        """Whether the connection is open, as far as the event loop knows."""
         return not (self._reader.at_eof() or self._writer.is_closing())
 
     def close(self) -> None:
-        """Close it; a task that reads from it meets the end of the stream."""
+        """Close the connection; a task that reads from it gets the end of the stream."""
         self._writer.close()
 
 
 class AsyncConnectionPool:
-    """The idle connections to one scheduler, of one event loop at a time."""
+    """Idle connections to one scheduler, used by one event loop at a time."""
 
     def __init__(self, address: Address, authorization: str, connect_timeout_s: float) -> None:
         self.address = address
@@ -205,7 +205,7 @@ class AsyncConnectionPool:
         """Open a connection.
 
         Raises:
-            SchedulerUnreachable: nobody listens there.
+            SchedulerUnreachable: there is no scheduler at the address.
         """
         try:
             return await AsyncConnection.open(self.address, self._authorization, self._connect_timeout_s)
@@ -214,16 +214,16 @@ class AsyncConnectionPool:
 
     async def exchange(self, request: Request, timeout_s: float) -> Reply:
         """Send a request over an idle connection or a new one; see `ConnectionPool.exchange`."""
-        idle = self._take()
+        idle = self._acquire()
         if idle is not None:
             try:
-                return await self._over(idle, request, timeout_s)
+                return await self._exchange_over(idle, request, timeout_s)
             except FAILURES as error:
                 if not request.may_repeat_after(error):
                     raise no_answer(self.address, request, error, timeout_s) from error
         connection = await self.new_connection()
         try:
-            reply = await self._over(connection, request, timeout_s)
+            reply = await self._exchange_over(connection, request, timeout_s)
         except FAILURES as error:
             raise no_answer(self.address, request, error, timeout_s) from error
         return reply if idle is None else replace(reply, sent_twice=True)
@@ -234,10 +234,10 @@ class AsyncConnectionPool:
         for connection in idle:
             connection.close()
 
-    async def _over(self, connection: AsyncConnection, request: Request, timeout_s: float) -> Reply:
+    async def _exchange_over(self, connection: AsyncConnection, request: Request, timeout_s: float) -> Reply:
         try:
             reply, keeps_alive = await connection.exchange(request, timeout_s)
-        except BaseException:  # also a cancelled task: half an answer must not be read as the next one's
+        except BaseException:  # including a cancelled task: the next request must not read half a reply
             connection.close()
             raise
         if keeps_alive and len(self._idle) < IDLE_CONNECTIONS:
@@ -246,9 +246,9 @@ class AsyncConnectionPool:
             connection.close()
         return reply
 
-    def _take(self) -> AsyncConnection | None:
+    def _acquire(self) -> AsyncConnection | None:
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:  # the connections of a loop end with it
+        if self._loop is not loop:  # connections cannot outlive their event loop
             self._loop, self._idle = loop, []
         while self._idle:
             connection = self._idle.pop()
@@ -278,10 +278,10 @@ def _is_chunked(headers: Mapping[str, str]) -> bool:
 def _parse_size(text: str, base: int) -> int:
     size = int(text, base)
     if size < 0:
-        raise ValueError(f"no size: {text!r}")
+        raise ValueError(f"not a size: {text!r}")
     return size
 
 
-async def _within(waited_for: Awaitable[T], timeout_s: float) -> T:
+async def _within(awaitable: Awaitable[T], timeout_s: float) -> T:
     async with asyncio.timeout(timeout_s):
-        return await waited_for
+        return await awaitable

@@ -1,10 +1,10 @@
-"""What the methods of `JobClient` return: a scheduler's JSON as values.
+"""Return types of the methods of `JobClient`: a scheduler's JSON as values.
 
-Lives here: one struct per kind of answer. An attribute has the name that the rest of cook_jupyter uses, unit
-included; where the JSON has another name, it stands beside the attribute. A field that an answer may lack
-has a default, since an original Cook omits what it does not know; a field that is not listed is skipped.
-Not here: the bodies that the scheduler writes (`wire.jobs`, `wire.limits`, `api`), to which
-tests/client/test_answers.py holds these structs; the stream of events (`client.events`); the pieces of a log
+Lives here: one struct per kind of answer. Attributes have the names used in the rest of cook_jupyter,
+including units; if the JSON has another name, it stands beside the attribute. Fields that an answer may lack
+have a default, because an original Cook omits what it does not support; unlisted fields are ignored.
+Not here: the JSON that the scheduler writes (`wire.jobs`, `wire.limits`, `api`), against which
+tests/client/test_answers.py checks these structs; the event stream (`client.events`); pieces of logs
 (`client.protocol`).
 
 Source: the REST specification, sections 5 to 7, 11 to 13 and 15.
@@ -26,7 +26,7 @@ _REASON_NAMES = {reason.code: name for name, reason in REASONS.items()}
 
 
 class JobOfInstance(Struct, frozen=True, kw_only=True):
-    """The job of an instance, in short."""
+    """The job of an instance, in short form."""
 
     uuid: str
     name: str = ""
@@ -47,12 +47,12 @@ class InstanceAnswer(Struct, frozen=True, kw_only=True):
 
     Attributes:
         status: unknown, running, success or failed.
-        started_ms: when it was launched; `backend_started_ms` is when its host began with it.
-        reason_code: Cook's number of the reason why it ended; `reason` is its name.
-        reason_text: the same as a sentence.
+        started_ms: time of the launch; `backend_started_ms` is the time when its host started it.
+        reason_code: Cook's number of the reason for its end; `reason` is the name.
+        reason_text: the reason as a sentence.
         mea_culpa: whether the reason is the system's fault.
-        progress: in percent, as the job reported it.
-        job: its job, from `JobClient.instances` alone.
+        progress: progress in percent, as reported by the job.
+        job: the job, only from `JobClient.instances`.
     """
 
     uuid: str = field(name="task_id")
@@ -79,12 +79,12 @@ class InstanceAnswer(Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str | None:
-        """The name of the reason why it ended (`model.reason`); None if it has none, or one unknown here."""
+        """Name of the reason for its end (`model.reason`); None if there is none, or it is unknown here."""
         return None if self.reason_code is None else _REASON_NAMES.get(self.reason_code)
 
 
 class GroupOfJob(Struct, frozen=True, kw_only=True):
-    """A group, as its jobs name it."""
+    """A group, as listed by its jobs."""
 
     uuid: str
     name: str = ""
@@ -96,9 +96,9 @@ class JobAnswer(Struct, frozen=True, kw_only=True):
     Attributes:
         status: waiting, running or completed.
         state: waiting, running, success or failed.
-        pool: the pool in force; `submit_pool` is the one that was named, if one was.
-        retries_remaining: attempts that are left; None if the scheduler does not tell.
-        application, container, disk, checkpoint, uris: as submitted, under Cook's names.
+        pool: effective pool; `submit_pool` is the one in the submission, if any.
+        retries_remaining: attempts that are left; None if the scheduler does not report it.
+        application, container, disk, checkpoint, uris: as submitted, with Cook's names.
     """
 
     uuid: str
@@ -137,17 +137,17 @@ class JobAnswer(Struct, frozen=True, kw_only=True):
 
     @property
     def is_completed(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether the job has ended for good."""
         return self.status == "completed"
 
     @property
     def instances_by_start(self) -> Sequence[InstanceAnswer]:
-        """Its instances, oldest first; an original Cook does not promise that order."""
+        """Instances of the job, oldest first; an original Cook does not guarantee that order."""
         return sorted(self.instances, key=lambda instance: instance.started_ms)
 
 
 class GroupAnswer(Struct, frozen=True, kw_only=True):
-    """A group; the numbers of its jobs are None unless `detailed` was asked for."""
+    """A group; the numbers of its jobs are None unless `detailed` was requested."""
 
     uuid: str
     name: str = ""
@@ -163,10 +163,10 @@ class GroupAnswer(Struct, frozen=True, kw_only=True):
 
 
 class ShareAnswer(Struct, frozen=True, kw_only=True):
-    """What a user is entitled to; `model.limits.UNLIMITED` means no limit.
+    """The amounts that a user is entitled to; `model.limits.UNLIMITED` means no limit.
 
     Attributes:
-        pools: the same for each pool; empty if one was named.
+        pools: shares by pool; empty if one pool was requested.
     """
 
     cpus: float | None = None
@@ -180,7 +180,7 @@ class ShareAnswer(Struct, frozen=True, kw_only=True):
 
 
 class QuotaAnswer(Struct, frozen=True, kw_only=True):
-    """What a user may never exceed; see `ShareAnswer`. `count` is a number of running jobs."""
+    """The amounts that a user may never exceed; see `ShareAnswer`. `count` is a number of running jobs."""
 
     cpus: float | None = None
     mem_mb: float | None = field(name="mem", default=None)
@@ -196,7 +196,7 @@ class QuotaAnswer(Struct, frozen=True, kw_only=True):
 
 
 class Amounts(Struct, frozen=True, kw_only=True):
-    """What jobs hold together, and how many they are."""
+    """Amounts that jobs hold together, and the number of jobs."""
 
     cpus: float = 0.0
     mem_mb: float = field(name="mem", default=0.0)
@@ -205,7 +205,7 @@ class Amounts(Struct, frozen=True, kw_only=True):
 
 
 class RunningGroup(Struct, frozen=True, kw_only=True):
-    """A group with its jobs that run."""
+    """A group with its running jobs."""
 
     uuid: str
     name: str = ""
@@ -213,26 +213,26 @@ class RunningGroup(Struct, frozen=True, kw_only=True):
 
 
 class GroupUsage(Struct, frozen=True, kw_only=True):
-    """What the running jobs of a group hold."""
+    """The usage of a group's running jobs."""
 
     group: RunningGroup
     usage: Amounts
 
 
 class UngroupedUsage(Struct, frozen=True, kw_only=True):
-    """What running jobs without a group hold."""
+    """The usage of running jobs without a group."""
 
     running_jobs: tuple[str, ...] = ()
     usage: Amounts = Amounts()
 
 
 class UsageAnswer(Struct, frozen=True, kw_only=True):
-    """What the running jobs of a user hold.
+    """The usage of a user's running jobs.
 
     Attributes:
-        pools: the same for each pool; empty if one was named.
-        grouped: the part of each group, if `group_breakdown` was asked for.
-        ungrouped: the part of jobs without a group, if `group_breakdown` was asked for.
+        pools: usage by pool; empty if one pool was requested.
+        grouped: usage by group, if `group_breakdown` was requested.
+        ungrouped: usage of jobs without a group, if `group_breakdown` was requested.
     """
 
     total: Amounts = field(name="total_usage", default=Amounts())
@@ -269,7 +269,7 @@ class QueuedGroup(Struct, frozen=True, kw_only=True):
 
 
 class QueueEntry(Struct, frozen=True, kw_only=True):
-    """A waiting job, as the queue of its pool lists it."""
+    """A waiting job in the queue of its pool."""
 
     uuid: str = field(name="job/uuid")
     user: str = field(name="job/user", default="")
@@ -287,21 +287,21 @@ class QueueEntry(Struct, frozen=True, kw_only=True):
 
 
 class WaitReason(Struct, frozen=True, kw_only=True):
-    """One of Cook's reasons why a job waits; what `data` holds depends on the reason."""
+    """One of Cook's reasons why a job waits; the content of `data` depends on the reason."""
 
     reason: str
     data: Mapping[str, object] = field(default_factory=dict)
 
 
 class UnscheduledAnswer(Struct, frozen=True, kw_only=True):
-    """Why a job waits, in Cook's words."""
+    """Cook's reasons why a job waits."""
 
     uuid: str
     reasons: tuple[WaitReason, ...] = ()
 
 
 class CookInfo(Struct, frozen=True, kw_only=True, rename="kebab"):
-    """Which scheduler this is, in Cook's words."""
+    """Cook's facts about a scheduler."""
 
     authentication_scheme: str = ""
     commit: str = ""
@@ -311,10 +311,10 @@ class CookInfo(Struct, frozen=True, kw_only=True, rename="kebab"):
 
 
 class FailureReason(Struct, frozen=True, kw_only=True):
-    """A reason why instances end.
+    """A reason for the end of instances.
 
     Attributes:
-        failure_limit: how many failures of a mea culpa reason cost a job no retry.
+        failure_limit: number of failures of a mea culpa reason that cost a job no retry.
     """
 
     code: int
@@ -328,7 +328,7 @@ class FailureReason(Struct, frozen=True, kw_only=True):
 
 
 class Capacity(Struct, frozen=True, kw_only=True):
-    """What the hosts have together."""
+    """Total resources of the hosts."""
 
     cpus: float = 0.0
     mem_mb: float = field(name="mem", default=0.0)
@@ -336,12 +336,12 @@ class Capacity(Struct, frozen=True, kw_only=True):
     hosts: int = 1
 
     def holds(self, *, cpus: float, mem_mb: float, gpus: float) -> bool:
-        """Return whether all hosts together have so much; without any, nothing is known against it."""
+        """Return whether all hosts together have these amounts; true if the capacity is unknown."""
         return not self.cpus or (cpus <= self.cpus and mem_mb <= self.mem_mb and gpus <= self.gpus)
 
 
 class RequestLimits(Struct, frozen=True, kw_only=True):
-    """How large what a scheduler takes may be."""
+    """Limits for the sizes of requests and results."""
 
     body_bytes: int | None = None
     inline_result_bytes: int | None = None
@@ -349,13 +349,13 @@ class RequestLimits(Struct, frozen=True, kw_only=True):
 
 
 class SchedulerInfo(Struct, frozen=True, kw_only=True):
-    """What a scheduler says about itself to this client.
+    """Facts that a scheduler reports about itself.
 
     Attributes:
-        user: whom it knows the client as.
-        time_ms: its clock.
-        store: the id of its store.
-        blobs: where blobs rest: a directory of its machine, or a URL.
+        user: user name of the client, as the scheduler knows it.
+        time_ms: time of its clock.
+        store: id of its store.
+        blobs: location of the blob store: a directory on the scheduler's machine, or a URL.
     """
 
     user: str
@@ -372,11 +372,11 @@ class SchedulerInfo(Struct, frozen=True, kw_only=True):
 
 
 class UserSummary(Struct, frozen=True, kw_only=True):
-    """What a user has waiting and running.
+    """The waiting and running jobs of a user.
 
     Attributes:
         dru: dominant resource usage in the default pool; above 1 is over the share.
-        standing: starved, hungry or satisfied; empty if the scheduler does not tell.
+        standing: starved, hungry or satisfied; empty if the scheduler does not report it.
     """
 
     user: str
@@ -391,11 +391,11 @@ class UserSummary(Struct, frozen=True, kw_only=True):
 
 
 class SummaryAnswer(Struct, frozen=True, kw_only=True):
-    """Who waits and runs how much, beside what there is.
+    """The waiting and running jobs of all users, with total capacity and usage.
 
     Attributes:
-        user: who asked.
-        monitor: how many users are in which state, by pool or quota group.
+        user: user who made the request.
+        monitor: number of users in each state, by pool or quota group.
     """
 
     user: str
@@ -412,8 +412,8 @@ class PoolMonitor(Struct, frozen=True, kw_only=True):
     """The users of a pool or quota group, by state.
 
     Attributes:
-        users: how many are in each state.
-        running: what each user's running jobs hold, `all` for the sum; the other states likewise.
+        users: number of users in each state.
+        running: usage of each user's running jobs, with the sum under `all`; the other states likewise.
     """
 
     users: Mapping[str, int] = field(default_factory=dict)
@@ -426,7 +426,7 @@ class PoolMonitor(Struct, frozen=True, kw_only=True):
 
 
 class MatchCycle(Struct, frozen=True, kw_only=True):
-    """What the last match cycle of a pool did."""
+    """Outcome of the last match cycle of a pool."""
 
     considered: int = 0
     matched: int = 0
@@ -436,7 +436,7 @@ class MatchCycle(Struct, frozen=True, kw_only=True):
 
 
 class MonitorAnswer(Struct, frozen=True, kw_only=True):
-    """Who was starved, hungry and satisfied when the scheduler last looked, at `time_ms` (None: not yet)."""
+    """User satisfaction at the last sample, which was taken at `time_ms` (None: not yet)."""
 
     time_ms: int | None = field(name="time", default=None)
     pools: Mapping[str, PoolMonitor] = field(default_factory=dict)
@@ -444,7 +444,7 @@ class MonitorAnswer(Struct, frozen=True, kw_only=True):
 
 
 class RebalancerAnswer(Struct, frozen=True, kw_only=True):
-    """How running tasks give way: the parameters in force; see `JobClient.set_rebalancer`."""
+    """Parameters of preemption in force; see `JobClient.set_rebalancer`."""
 
     enabled: bool = False
     interval_ms: int = 0
@@ -455,7 +455,7 @@ class RebalancerAnswer(Struct, frozen=True, kw_only=True):
 
 
 class WhyAnswer(Struct, frozen=True, kw_only=True):
-    """Why a job waits: in plain sentences, and by Cook's reasons."""
+    """Why a job waits: in plain sentences, and as Cook's reasons."""
 
     uuid: str
     state: str = ""
@@ -464,11 +464,11 @@ class WhyAnswer(Struct, frozen=True, kw_only=True):
 
 
 class WaitsAnswer(Struct, frozen=True, kw_only=True):
-    """What comes of a report of waits.
+    """Answer to a report of waits.
 
     Attributes:
-        deadlocked: whether the instance waits for what can never start, and is the one to give up.
-        parents: how many running jobs wait like that.
+        deadlocked: whether the instance waits for jobs that can never start, and should give up.
+        parents: number of running jobs that wait in the same way.
     """
 
     deadlocked: bool
@@ -476,6 +476,6 @@ class WaitsAnswer(Struct, frozen=True, kw_only=True):
 
 
 class CancelAnswer(Struct, frozen=True, kw_only=True):
-    """Which of the jobs were waiting, and are cancelled."""
+    """The jobs that were waiting and have been cancelled."""
 
     cancelled: tuple[str, ...]

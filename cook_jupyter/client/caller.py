@@ -1,7 +1,7 @@
-"""Whom a client's requests are made as.
+"""The user in whose name a client makes requests.
 
-Lives here: token, name, and the header made of both.
-Not here: which names a request can carry (`wire.users`), who may act as whom (`api.auth`).
+Lives here: token, user name, and the header made of both.
+Not here: valid user names (`wire.users`), permission to act as another user (`api.auth`).
 """
 
 import base64
@@ -11,36 +11,37 @@ from cook_jupyter.wire.users import process_user, require_user_name
 
 
 class Caller:
-    """Who makes the requests of one client.
+    """The user of one client's requests.
 
     Args:
-        token: what the scheduler knows its user by; None where it needs none.
-        user: act as this user; None means the token's own, or without a token the user of this process.
+        token: token of the user; None if the scheduler needs none.
+        user: user name to act as; None for the token's own user, or without a token for the user of this
+            process.
 
     Attributes:
-        user: whose jobs these are; None until the scheduler has said whom it knows the token by.
+        user: owner of the client's jobs; None until the scheduler has reported the user of the token.
 
     Raises:
-        InvalidRequest: no request can carry the name or the token.
+        InvalidRequest: the user name or the token cannot be sent in a request.
     """
 
     def __init__(self, token: str | None, user: str | None) -> None:
         self.token = token
         self.authorization = authorization(token, user)
-        # Without a token the name is all there is; with one alone, the scheduler knows whose it is.
+        # Without a token the user name is needed; with a token alone, the scheduler determines the user.
         self.named_user = user or (process_user() if token is None else None)
         self.user = self.named_user
 
 
 def authorization(token: str | None, user: str | None) -> str:
-    """Return the header `Authorization`.
+    """Return the value of the header `Authorization`.
 
     Raises:
-        InvalidRequest: no header can carry the token or the name.
+        InvalidRequest: the token or the user name cannot be sent in a header.
     """
     if token is not None and not (token.isascii() and token.isprintable()):
         raise InvalidRequest(
-            "the token contains a control character or a letter beyond ASCII: no header can carry it"
+            "the token contains a control character or a letter beyond ASCII, and cannot be sent in a header"
         )
     if token is not None and user is None:
         return f"Bearer {token}"

@@ -1,10 +1,11 @@
-"""Connections to a scheduler: kept open, shared by threads, each with a deadline.
+"""Connections to a scheduler: kept open, shared by threads, each request with a deadline.
 
-Lives here: an address as a URL, one connection over TCP, TLS or a Unix socket, and the small pool of them.
-Not here: what is said over them (`client.exchange`), who says it (`client.sync`), the connections of an event
-loop (`client.aio`).
+Lives here: the address of a scheduler, one connection over TCP, TLS or a Unix socket, a small pool of
+connections.
+Not here: the content of requests (`client.exchange`), the client (`client.sync`), connections for an event
+loop (`client.aio_connections`).
 
-Head and body of a request leave in one piece, so that the scheduler wakes once; reading a reply is the
+Head and body of a request are sent together, so that the scheduler wakes up once; replies are read with the
 standard library's `HTTPResponse`.
 """
 
@@ -23,18 +24,18 @@ from cook_jupyter.errors import InvalidRequest, SchedulerUnreachable
 
 CONNECT_TIMEOUT_S = 5.0
 IDLE_CONNECTIONS = 8
-_ONE_PIECE_BYTES = 128 * 1024  # larger bodies are sent after the head rather than copied behind it
+_ONE_PIECE_BYTES = 128 * 1024  # larger bodies are sent after the head instead of being copied behind it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a scheduler listens.
+    """The address of a scheduler.
 
     Attributes:
-        host, port: its TCP address; port 0 means that it has none.
-        socket_path: its Unix socket, if it has one. It comes before the TCP address, where others may take
-            all connections.
-        prefix: what every path begins with, when the scheduler is behind a proxy.
+        host, port: its TCP address; port 0 if it has none.
+        socket_path: its Unix socket, if it has one. It is tried before the TCP address, where other programs
+            may occupy all connections.
+        prefix: prefix of all paths, if the scheduler is behind a proxy.
     """
 
     url: str
@@ -46,18 +47,18 @@ class Address:
 
     @classmethod
     def of(cls, url: str, socket_path: str | None = None) -> "Address":
-        """Read `http://HOST:PORT[/PREFIX]`, `https://...` or `unix:///PATH/OF/SOCKET`.
+        """Parse `http://HOST:PORT[/PREFIX]`, `https://...` or `unix:///PATH/OF/SOCKET`.
 
         Args:
             url: the URL.
-            socket_path: a Unix socket on which the scheduler of an http URL listens as well.
+            socket_path: a Unix socket on which the scheduler of an http URL also listens.
 
         Raises:
-            InvalidRequest: it is no such URL.
+            InvalidRequest: it is not such a URL.
         """
         parts = urlsplit(url)
         if parts.scheme in ("unix", "http+unix"):
-            # http+unix://%2Fpath%2Fof%2Fsocket is the way of other libraries; unix:///path is ours.
+            # Other libraries use http+unix://%2Fpath%2Fof%2Fsocket; cook_jupyter uses unix:///path.
             path = unquote(parts.netloc) or parts.path
             if path:
                 return cls(url=url, host="localhost", port=0, socket_path=path)
@@ -77,14 +78,14 @@ class Address:
                 )
         raise InvalidRequest(
             f"not the URL of a scheduler: {url!r}; "
-            "it looks like http://127.0.0.1:12321 or unix:///path/of/a/socket"
+            "examples are http://127.0.0.1:12321 and unix:///path/of/a/socket"
         )
 
     def open(self, timeout_s: float) -> socket.socket:
-        """Connect, within `timeout_s`.
+        """Connect within `timeout_s`.
 
         Raises:
-            OSError: nobody answers there.
+            OSError: there is no server at the address.
         """
         if self.socket_path is not None:
             try:
@@ -105,7 +106,7 @@ class Address:
 
     @property
     def host_header(self) -> str:
-        """What goes into the header `Host`."""
+        """Value of the header `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port in (0, 443 if self.tls else 80) else f"{host}:{self.port}"
 
@@ -122,7 +123,7 @@ def _open_unix_socket(path: str, timeout_s: float) -> socket.socket:
 
 
 class RequestHeads:
-    """Writes the heads of requests to one address, without I/O."""
+    """Encodes the heads of requests to one address, without I/O."""
 
     def __init__(self, address: Address, authorization: str) -> None:
         self._prefix = address.prefix
@@ -139,7 +140,7 @@ class RequestHeads:
 
 
 class Connection:
-    """One open connection, used by one thread at a time."""
+    """An open connection, used by one thread at a time."""
 
     def __init__(self, address: Address, authorization: str, connect_timeout_s: float) -> None:
         self._socket = address.open(connect_timeout_s)
@@ -147,7 +148,7 @@ class Connection:
         self._closed = False
 
     def send(self, request: Request) -> None:
-        """Write the request.
+        """Send a request.
 
         Raises:
             OSError: the connection is dead.
@@ -160,11 +161,11 @@ class Connection:
             self._socket.sendall(body)
 
     def read_head(self, method: str, timeout_s: float) -> HTTPResponse:
-        """Read the head of the answer; the body is the caller's to read.
+        """Read the head of the reply; the caller reads the body.
 
         Raises:
             OSError: the connection broke, or nothing came within `timeout_s`.
-            HTTPException: what came is not HTTP.
+            HTTPException: the reply is not HTTP.
         """
         self._socket.settimeout(timeout_s)
         response = HTTPResponse(self._socket, method=method)
@@ -176,10 +177,10 @@ class Connection:
         return response
 
     def exchange(self, request: Request, timeout_s: float) -> Reply:
-        """Send one request and read its whole reply; see `send` and `read_head` for what is raised."""
+        """Send a request and read its whole reply; raises what `send` and `read_head` do."""
         self._socket.settimeout(timeout_s)
         self.send(request)
-        response = self.read_head(request.method, timeout_s + request.patience_s)
+        response = self.read_head(request.method, timeout_s + request.wait_s)
         with response:
             body = response.read()
             if response.will_close:
@@ -191,12 +192,12 @@ class Connection:
             )
 
     def set_timeout(self, timeout_s: float) -> None:
-        """From now on a read gives up after `timeout_s` of silence."""
+        """Limit the time that a read waits for data."""
         self._socket.settimeout(timeout_s)
 
     @property
     def is_usable(self) -> bool:
-        """Whether it is open and silent: an idle connection that has something to say has been closed."""
+        """Whether it is open and has no data: an idle connection with data has been closed by the server."""
         if self._closed:
             return False
         poller = select.poll()
@@ -204,16 +205,16 @@ class Connection:
         return not poller.poll(0)
 
     def close(self) -> None:
-        """Close it; another thread that reads from it wakes up."""
+        """Close the connection; another thread that reads from it wakes up."""
         if not self._closed:
             self._closed = True
-            with contextlib.suppress(OSError):  # the other side was faster
+            with contextlib.suppress(OSError):  # the other side has closed it already
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
 
 
 class ConnectionPool:
-    """The idle connections to one scheduler. Any thread may take part; a forked child starts afresh."""
+    """Idle connections to one scheduler, shared by threads; a forked child starts with none."""
 
     def __init__(self, address: Address, authorization: str, connect_timeout_s: float) -> None:
         self.address = address
@@ -227,7 +228,7 @@ class ConnectionPool:
         """Open a connection.
 
         Raises:
-            SchedulerUnreachable: nobody listens there.
+            SchedulerUnreachable: there is no scheduler at the address.
         """
         try:
             return Connection(self.address, self._authorization, self._connect_timeout_s)
@@ -235,45 +236,45 @@ class ConnectionPool:
             raise unreachable(self.address, error) from error
 
     def exchange(self, request: Request, timeout_s: float) -> Reply:
-        """Send a request over an idle connection or a new one, and give the connection back.
+        """Send a request over an idle or a new connection, which becomes idle again.
 
-        An idempotent request is sent once more when the idle connection proves to be dead.
+        An idempotent request is sent again if the idle connection turns out to be dead.
 
         Raises:
-            SchedulerUnreachable: no answer; whether it was done is unknown.
+            SchedulerUnreachable: there was no answer; the request may or may not have been carried out.
         """
-        kept = self._take()
-        if kept is not None:
+        idle = self._acquire()
+        if idle is not None:
             try:
-                return self._over(kept, request, timeout_s)
+                return self._exchange_over(idle, request, timeout_s)
             except (OSError, HTTPException) as error:
                 if not request.may_repeat_after(error):
                     raise no_answer(self.address, request, error, timeout_s) from error
         try:
-            reply = self._over(self.new_connection(), request, timeout_s)
-            return reply if kept is None else replace(reply, sent_twice=True)
+            reply = self._exchange_over(self.new_connection(), request, timeout_s)
+            return reply if idle is None else replace(reply, sent_twice=True)
         except (OSError, HTTPException) as error:
             raise no_answer(self.address, request, error, timeout_s) from error
 
     def close(self) -> None:
-        """Close the idle connections; those in use are closed when they come back."""
+        """Close the idle connections."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
-    def _over(self, connection: Connection, request: Request, timeout_s: float) -> Reply:
+    def _exchange_over(self, connection: Connection, request: Request, timeout_s: float) -> Reply:
         try:
             reply = connection.exchange(request, timeout_s)
-        except BaseException:  # also Ctrl-C: half an answer must not be read as the next one's
+        except BaseException:  # including Ctrl-C: the next request must not read half a reply
             connection.close()
             raise
-        self._give_back(connection)
+        self._release(connection)
         return reply
 
-    def _take(self) -> Connection | None:
+    def _acquire(self) -> Connection | None:
         with self._lock:
-            if self._pid != os.getpid():  # the sockets are the parent's
+            if self._pid != os.getpid():  # the sockets belong to the parent process
                 self._pid, self._idle = os.getpid(), []
             while self._idle:
                 connection = self._idle.pop()
@@ -282,7 +283,7 @@ class ConnectionPool:
                 connection.close()
         return None
 
-    def _give_back(self, connection: Connection) -> None:
+    def _release(self, connection: Connection) -> None:
         with self._lock:
             if self._pid == os.getpid() and len(self._idle) < IDLE_CONNECTIONS:
                 self._idle.append(connection)
@@ -291,26 +292,26 @@ class ConnectionPool:
 
 
 def unreachable(address: Address, error: Exception) -> SchedulerUnreachable:
-    """Return the error about an address where nobody listens."""
+    """Return the error about an address at which there is no scheduler."""
     return SchedulerUnreachable(
-        f"no scheduler answers at {address.url} ({_plain(error)}); is it running? `cook-jupyter status` tells"
+        f"no scheduler answers at {address.url} ({_plain(error)}); is it running? See `cook-jupyter status`"
     )
 
 
 def no_answer(address: Address, request: Request, error: Exception, timeout_s: float) -> SchedulerUnreachable:
-    """Return the error about a request whose answer did not come, or not in time."""
+    """Return the error about a request without an answer, or without one in time."""
     what = f"{request.method} {request.target.split('?')[0]}"
     if isinstance(error, TimeoutError):
         return SchedulerUnreachable(
             f"the scheduler at {address.url} did not answer {what} within "
-            f"{timeout_s + request.patience_s:g} s; whether it was done is unknown"
+            f"{timeout_s + request.wait_s:g} s; the request may or may not have been carried out"
         )
     return SchedulerUnreachable(
         f"the connection to the scheduler at {address.url} broke during {what} ({_plain(error)}); "
-        "whether it was done is unknown"
+        "the request may or may not have been carried out"
     )
 
 
 def _plain(error: Exception) -> str:
-    """An error of the system in few words."""
+    """Return a short text for a system error."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

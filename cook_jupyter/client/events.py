@@ -1,8 +1,8 @@
-"""The stream of events: what happens to one's jobs, pushed.
+"""The event stream: changes of a user's jobs, pushed by the scheduler.
 
-Lives here: what an event says; reading the stream and going on after a break, without I/O; both over a
-connection that blocks.
-Not here: the same for asyncio (`client.aio`), what is done about an event (`executor`, `notebook`).
+Lives here: the types of events; parsing the stream and resuming it after an interruption, without I/O; both
+over a blocking connection.
+Not here: the same for asyncio (`client.aio`), handling events (`executor`, `notebook`).
 """
 
 import random
@@ -25,10 +25,10 @@ _READ_BYTES = 64 * 1024
 
 
 class InstanceEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a job's latest instance. Times are epoch milliseconds.
+    """The latest instance of a job. Times are epoch milliseconds.
 
     Attributes:
-        reason: the name of the reason why it ended (`model.reason`), and `reason_text` its sentence.
+        reason: name of the reason for its end (`model.reason`); `reason_text` is a sentence.
     """
 
     uuid: str = field(name="task_id")
@@ -47,15 +47,15 @@ class InstanceEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that has changed: what it is now.
+    """The state of a job after a change.
 
     Attributes:
         status: waiting, running or completed.
         state: waiting, running, success or failed.
-        change: the number of the change, ever growing over all jobs.
-        attempts: how many instances there were.
-        result: the signed bytes that it gave back, if they are few.
-        result_blob: else the name of the blob that holds them.
+        change: number of the change, which increases over all jobs.
+        attempts: number of instances.
+        result: the signed result, if it is small.
+        result_blob: name of the blob with the signed result, if it is large.
     """
 
     uuid: str
@@ -71,9 +71,10 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the stream. Reading from `cursor` on misses nothing; no jobs means a heartbeat.
+    """One line of the stream, without jobs if it is a heartbeat. Resuming at `cursor` misses nothing.
 
-    `store` is the id of the store in which the cursor counts: in the first line of a stream, else empty.
+    `store` is the id of the store to which the cursor belongs, in the first line of a stream; otherwise
+    empty.
     """
 
     cursor: int
@@ -85,12 +86,12 @@ _decode_batch = msgspec.json.Decoder(EventBatch).decode
 
 
 def events_request(cursor: int | None, labels: Mapping[str, str], store: str | None = None) -> Request:
-    """Return the request for the stream of events after `cursor` (None: from now), of jobs with these labels.
+    """Return the request for the events after `cursor` (None: from now) of jobs with these labels.
 
     Args:
-        cursor: the number of a change.
-        labels: what the jobs must carry.
-        store: the id of the store that gave the cursor out; None if it is not known.
+        cursor: number of a change.
+        labels: labels that the jobs must have.
+        store: id of the store to which the cursor belongs; None if unknown.
     """
     query = [] if cursor is None else [("cursor", str(cursor))]
     query += [] if store is None else [("store", store)]
@@ -99,20 +100,20 @@ def events_request(cursor: int | None, labels: Mapping[str, str], store: str | N
 
 
 class EventParser:
-    """Makes batches of the bytes of a stream, wherever they are cut. Without I/O."""
+    """Parses batches from the bytes of a stream, however they are split. Without I/O."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, piece: bytes) -> None:
-        """Take what has arrived."""
+        """Add received bytes."""
         self._buffer += piece
 
     def next_batch(self) -> EventBatch | None:
-        """Return the next batch; None until more has arrived.
+        """Return the next batch; None if more bytes are needed.
 
         Raises:
-            SchedulerError: a line is no batch.
+            SchedulerError: a line is not a batch.
         """
         while (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[:end])
@@ -121,18 +122,18 @@ class EventParser:
                 try:
                     return _decode_batch(line)
                 except msgspec.DecodeError as error:
-                    raise SchedulerError(f"malformed line in the stream of events: {line[:80]!r}") from error
+                    raise SchedulerError(f"malformed line in the event stream: {line[:80]!r}") from error
         return None
 
 
 class Resumption:
-    """Where to go on after a break of the stream, and after which pause. Without I/O.
+    """Cursor and pause for resuming the stream after an interruption. Without I/O.
 
-    Pauses grow from 50 ms to 0.5 s, with jitter, so that a scheduler that restarts is not met by all its
-    clients at once.
+    Pauses grow from 50 ms to 0.5 s, with jitter, so that not all clients reconnect to a restarted scheduler
+    at the same moment.
 
     Args:
-        cursor: where to begin; None means from now.
+        cursor: initial cursor; None for now.
     """
 
     def __init__(self, cursor: int | None = None) -> None:
@@ -140,7 +141,7 @@ class Resumption:
         self._backoff_s = INITIAL_BACKOFF_S
 
     def on_batch(self, batch: EventBatch) -> None:
-        """Go on after this batch from now on."""
+        """Resume after this batch from now on."""
         self.cursor = batch.cursor
         self._backoff_s = INITIAL_BACKOFF_S
 
@@ -151,22 +152,22 @@ class Resumption:
         return pause_s
 
 
-# After these the stream is opened again. Others are refusals (Unauthenticated, NotFound), and stay ones.
+# After these errors the stream is opened again. Others are refusals (Unauthenticated, NotFound).
 BREAKS = (SchedulerUnreachable, SchedulerError)
 
 
 def as_break(error: CookError) -> SchedulerUnreachable:
-    """Return an error that broke the stream as what it means for a client."""
+    """Convert an error that interrupted the stream to SchedulerUnreachable."""
     return error if isinstance(error, SchedulerUnreachable) else SchedulerUnreachable(str(error))
 
 
 class EventStream:
-    """An iterator over batches of events, on a connection of its own. Any thread may close it.
+    """An iterator over batches of events, with its own connection. Any thread may close it.
 
-    The first batch comes at once, perhaps empty: from then on nothing is missed.
+    The first batch comes immediately, perhaps without jobs: from then on nothing is missed.
 
-    Raises (when made, and while iterating):
-        SchedulerUnreachable: the stream broke, or was silent for three heartbeats.
+    Raises (at creation and during iteration):
+        SchedulerUnreachable: the stream was interrupted, or silent for three heartbeats.
         CookError: the scheduler refused.
     """
 
@@ -216,7 +217,7 @@ class EventStream:
         self.close()
 
     def close(self) -> None:
-        """End the stream; a thread that waits for its next batch gets StopIteration."""
+        """Close the stream; a thread that waits for its next batch gets StopIteration."""
         self._closed = True
         self._connection.close()
 
@@ -224,7 +225,7 @@ class EventStream:
         try:
             piece = self._response.read1(_READ_BYTES)
         except (OSError, HTTPException, ValueError, AttributeError) as error:
-            if self._closed:  # HTTPResponse meets a closed file in several ways
+            if self._closed:  # HTTPResponse raises several exceptions for a closed file
                 raise StopIteration from None
             self.close()
             raise stream_broke(self._url, error) from error
@@ -244,17 +245,18 @@ def follow_events(
     on_break: Callable[[SchedulerUnreachable], None] = lambda _: None,
     pause: Callable[[float], object] | None = None,
 ) -> Iterator[EventBatch]:
-    """Yield batches for as long as `stop` is not set; after a break come back and go on at the cursor.
+    """Yield batches until `stop` is set; after an interruption, resume at the cursor.
 
     Args:
-        subscribe: opens the stream after a cursor; it may find the scheduler anew, for instance.
-        stop: ends the iteration; close the stream as well, to end it at once.
-        cursor: where to begin; None means from now.
-        on_break: called after each break, before the pause.
-        pause: waits for so many seconds, or less if the scheduler is known to be back; None waits for `stop`.
+        subscribe: function that opens the stream after a cursor; it may find the scheduler again first.
+        stop: event that ends the iteration; also close the stream to end it immediately.
+        cursor: initial cursor; None for now.
+        on_break: callback after each interruption, before the pause.
+        pause: function that waits for so many seconds, or less if the scheduler is back; None to wait for
+            `stop`.
 
     Raises:
-        Unauthenticated, NotFound: the scheduler refuses; trying again is no help.
+        Unauthenticated, NotFound: the scheduler refuses; trying again would not help.
     """
     resumption = Resumption(cursor)
     while not stop.is_set():
@@ -263,26 +265,26 @@ def follow_events(
                 for batch in stream:
                     resumption.on_batch(batch)
                     yield batch
-                    del batch  # while the next is waited for, the results in this one need not be kept
+                    del batch  # so that its results are not kept alive while waiting for the next
                     if stop.is_set():
                         return
-            return  # closed by us
+            return  # closed by this side
         except BREAKS as error:
             on_break(as_break(error))
         (pause or stop.wait)(resumption.next_pause_s())
 
 
 def no_stream(url: str) -> SchedulerUnreachable:
-    """Return the error about a stream that did not begin."""
-    return SchedulerUnreachable(f"the scheduler at {url} gave no stream of events")
+    """Return the error about a stream that could not be opened."""
+    return SchedulerUnreachable(f"the scheduler at {url} provided no event stream")
 
 
 def stream_broke(url: str, error: Exception) -> SchedulerUnreachable:
     """Return the error about a stream whose connection failed."""
     how = "was silent" if isinstance(error, TimeoutError) else "broke"
-    return SchedulerUnreachable(f"the stream of events of {url} {how}")
+    return SchedulerUnreachable(f"the event stream of {url} {how}")
 
 
 def stream_ended(url: str) -> SchedulerUnreachable:
-    """Return the error about a stream that the scheduler ended."""
-    return SchedulerUnreachable(f"the scheduler at {url} ended the stream of events")
+    """Return the error about a stream that the scheduler closed."""
+    return SchedulerUnreachable(f"the scheduler at {url} closed the event stream")

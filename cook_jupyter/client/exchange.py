@@ -1,14 +1,14 @@
-"""Exchanges with a scheduler, without I/O: requests out, replies in, a value at the end.
+"""Exchanges with a scheduler, without I/O: requests, their replies, and a resulting value.
 
-Lives here: `Request`, `Reply`, and the parts that exchanges are made of: one request or many, JSON read as a
-type, a refusal raised as the error that the scheduler raised.
-Not here: what to ask (`client.protocol`, `client.submission`), and who carries it: `client.sync` over
-`client.connections`, and `client.aio`.
+Lives here: `Request`, `Reply`, and the building blocks of exchanges: one or several requests, JSON decoded to
+a type, a refusal raised as the error that the scheduler raised.
+Not here: the exchanges themselves (`client.protocol`, `client.submission`), and their transport:
+`client.sync` over `client.connections`, and `client.aio`.
 
-An exchange is a generator that yields requests and is sent their replies; what it returns is the answer. So
-paging and sending again are written once, for blocking and for asynchronous clients.
+An exchange is a generator that yields requests and receives their replies; its return value is the answer. So
+paging and resending are written once, for blocking and for asynchronous clients.
 
-Source: sans-io as in h11.
+Source: sans-I/O, as in h11.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _ERROR_HEADER = wire.ERROR_HEADER.lower()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One HTTP request.
+    """An HTTP request.
 
     Attributes:
         target: path and query, already quoted.
-        idempotent: sending it twice changes nothing more, so that it may be sent again when a
+        idempotent: whether sending it twice has no further effect, so that it may be sent again if a
             connection turns out to be dead.
-        patience_s: how long the scheduler was asked to hold the answer back.
+        wait_s: how long the scheduler was asked to wait before it answers.
     """
 
     method: str
@@ -48,23 +48,24 @@ class Request:
     body: bytes | memoryview = b""
     content_type: str = "application/json"
     idempotent: bool = True
-    patience_s: float = 0.0
+    wait_s: float = 0.0
 
     def may_repeat_after(self, error: Exception) -> bool:
-        """Return whether to send it again after an idle connection failed with this error.
+        """Return whether to send the request again after an idle connection failed with an error.
 
-        A connection on which nothing came in time was alive: then the scheduler may be at work.
+        After a timeout the connection was alive, and the scheduler may be working on the request.
         """
         return self.idempotent and not isinstance(error, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One HTTP answer.
+    """An HTTP reply.
 
     Attributes:
-        headers: by their names in lower case.
-        sent_twice: the request was sent again on a new connection, and may have been carried out twice.
+        headers: headers, by their names in lower case.
+        sent_twice: whether the request was sent again on a new connection, and may have been carried out
+            twice.
     """
 
     status: int
@@ -76,13 +77,15 @@ class Reply:
 Exchange: TypeAlias = Generator[Request, Reply, T]
 
 
-def ask(request: Request, read: Callable[[Reply], T], *, tolerated: Iterable[int] = ()) -> Exchange[T]:
-    """Send one request and read its reply.
+def send_request(
+    request: Request, read: Callable[[Reply], T], *, tolerated: Iterable[int] = ()
+) -> Exchange[T]:
+    """Send a request and convert its reply.
 
     Args:
         request: the request.
-        read: makes the value of a reply that is no refusal.
-        tolerated: statuses from 400 on that `read` understands.
+        read: function that converts a reply to a value.
+        tolerated: statuses from 400 that `read` handles.
 
     Raises:
         CookError: the scheduler refused.
@@ -93,13 +96,13 @@ def ask(request: Request, read: Callable[[Reply], T], *, tolerated: Iterable[int
     return read(reply)
 
 
-def ask_each(
+def send_requests(
     requests: Iterable[Request], read: Callable[[Reply], Iterable[T]], *, tolerated: Iterable[int] = ()
 ) -> Exchange[list[T]]:
-    """Send several requests, one after the other, and join what is read of their replies."""
+    """Send several requests, one after the other, and join the values of their replies."""
     values: list[T] = []
     for request in requests:
-        values += yield from ask(request, read, tolerated=tolerated)
+        values += yield from send_request(request, read, tolerated=tolerated)
     return values
 
 
@@ -108,10 +111,10 @@ def get_json(path: str, answer: type[T], **query: str | None) -> Exchange[T]:
 
     Args:
         path: the path.
-        answer: the type of the answer.
-        query: the query; None leaves a name out.
+        answer: type of the answer.
+        query: parameters of the query; those that are None are omitted.
     """
-    return ask(get(path, given(**query)), reader(answer))
+    return send_request(get(path, query_pairs(**query)), reader(answer))
 
 
 def get_by_uuid(
@@ -123,15 +126,15 @@ def get_by_uuid(
     partial: bool,
     extra: tuple[tuple[str, str], ...] = (),
 ) -> Exchange[list[T]]:
-    """GET what has these uuids, in their order: as many requests as URLs can hold them.
+    """GET objects by uuid, in order, with as many requests as the length of URLs requires.
 
     Args:
         path: the path.
-        key: the parameter of the query that names a uuid.
+        key: parameter of the query for a uuid.
         uuids: the uuids.
-        answer: the type of one element of the answer.
-        partial: leave unknown uuids out; else one of them is an error.
-        extra: more of the query.
+        answer: type of one element of the answer.
+        partial: whether to omit unknown uuids; otherwise they are an error.
+        extra: further parameters of the query.
     """
     tail = (*extra, ("partial", "true")) if partial else extra
     requests = [get(path, [*((key, uuid) for uuid in part), *tail]) for part in split(uuids)]
@@ -140,8 +143,8 @@ def get_by_uuid(
     def read(reply: Reply) -> list[T]:
         return decode_list(reply) if reply.status < 400 else []
 
-    # With `partial`, Cook answers 404 where it knows none at all.
-    return ask_each(requests, read, tolerated=(404,) if partial else ())
+    # With `partial`, Cook answers 404 if it knows none of the uuids.
+    return send_requests(requests, read, tolerated=(404,) if partial else ())
 
 
 # --- requests ---
@@ -163,16 +166,16 @@ def target(path: str, query: Iterable[tuple[str, str]] = ()) -> str:
     return f"{path}?{text}" if text else path
 
 
-def given(**values: str | None) -> list[tuple[str, str]]:
-    """Return the pairs of a query that have a value."""
+def query_pairs(**values: str | None) -> list[tuple[str, str]]:
+    """Return the parameters of a query that have a value."""
     return [(key, value) for key, value in values.items() if value is not None]
 
 
-def checked(uuid: str) -> str:
-    """Return a uuid in lower case, so that a typing error ends here and not as an unknown route.
+def checked_uuid(uuid: str) -> str:
+    """Return a uuid in lower case; a typing error is refused here, instead of as an unknown route.
 
     Raises:
-        InvalidRequest: it is no uuid.
+        InvalidRequest: it is not a uuid.
     """
     try:
         return str(UUID(uuid))
@@ -181,75 +184,75 @@ def checked(uuid: str) -> str:
 
 
 def split(uuids: Sequence[str], size: int = UUIDS_PER_URL) -> Iterator[list[str]]:
-    """Yield checked uuids in lists of at most `size`."""
-    whole = [checked(uuid) for uuid in uuids]
-    for start in range(0, len(whole), size):
-        yield whole[start : start + size]
+    """Yield uuids in lists of at most `size`, after checking them."""
+    valid = [checked_uuid(uuid) for uuid in uuids]
+    for start in range(0, len(valid), size):
+        yield valid[start : start + size]
 
 
 def to_json(value: object) -> bytes:
-    """Encode a body.
+    """Encode a value as JSON.
 
     Raises:
-        InvalidRequest: it has no form in JSON.
+        InvalidRequest: it cannot be encoded.
     """
     try:
         return msgspec.json.encode(value, enc_hook=_plain_number)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRequest(f"this cannot be said in JSON: {error}") from error
+        raise InvalidRequest(f"cannot be encoded as JSON: {error}") from error
 
 
 def _plain_number(value: object) -> int | float:
-    """Return a number of another library (numpy, fractions) as JSON has it."""
+    """Convert a number of another library (numpy, fractions) to a plain one."""
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")
 
 
 # --- replies ---
 
 
 def reply_error(reply: Reply) -> CookError:
-    """Return the error that a reply stands for: of the class that the scheduler raised, if it says which."""
+    """Return the error in a reply, of the class that the scheduler raised if it names one."""
     return wire.error_of(reply.status, reply.body, reply.headers.get(_ERROR_HEADER))
 
 
 def reader(answer: type[T]) -> Callable[[Reply], T]:
-    """Return the function that reads a reply's JSON as a type."""
+    """Return a function that decodes a reply's JSON to a type."""
     return lambda reply: decode(reply, answer)
 
 
 def decode(reply: Reply, answer: type[T]) -> T:
-    """Return the value of a reply.
+    """Decode a reply's JSON to a type.
 
     Raises:
-        SchedulerError: it is no JSON, or not of this type.
+        SchedulerError: it is not JSON, or not of this type.
     """
     try:
         return cast(T, _decoder(answer).decode(reply.body))
     except msgspec.ValidationError as error:
-        raise SchedulerError(f"the scheduler's answer has another form than expected: {error}") from error
+        raise SchedulerError(f"the scheduler's answer has an unexpected form: {error}") from error
     except (ValueError, RecursionError) as error:
         start = reply.body[:80].decode("utf-8", "replace")
-        raise SchedulerError(f"JSON was expected, and the answer begins {start!r}") from error
+        raise SchedulerError(f"expected JSON, but the answer begins with {start!r}") from error
 
 
 _decoders: dict[object, msgspec.json.Decoder[object]] = {}  # by the type of the answer
 
 
 def _decoder(answer: type[T]) -> msgspec.json.Decoder[object]:
-    """Return the decoder of a type, made when it is first needed."""
+    """Return the decoder of a type, created when first needed."""
     if answer not in _decoders:
         _decoders[answer] = msgspec.json.Decoder(answer)
     return _decoders[answer]
 
 
 def read_bytes(reply: Reply) -> bytes:
-    """Return a reply's body as it is."""
+    """Return the body of a reply."""
     return reply.body
 
 
 def read_nothing(_: Reply) -> None:
-    """Return None, of a reply that only says that it was done."""
+    """Return None, for a reply without content."""

@@ -1,10 +1,10 @@
-"""What to ask a scheduler, as exchanges without I/O.
+"""The requests to a scheduler, as exchanges without I/O.
 
-Lives here: an exchange per verb of Cook's REST API and of ours under `/v1`, paging included.
-Not here: submitting (`client.submission`), the parts of exchanges (`client.exchange`), the verbs as methods
-(`client.sync`, `client.aio`), the stream of events (`client.events`).
+Lives here: one exchange for each action of Cook's REST API and of the routes under `/v1`, including paging.
+Not here: submitting (`client.submission`), the building blocks of exchanges (`client.exchange`), the client
+classes (`client.sync`, `client.aio`), the event stream (`client.events`).
 
-A function that takes a caller asks about the caller's own jobs unless it is given another user.
+A function with a caller requests the caller's own data unless it gets another user.
 
 Source: Cook's REST API as described in its specification.
 """
@@ -41,17 +41,17 @@ from cook_jupyter.client.exchange import (
     Exchange,
     Reply,
     Request,
-    ask,
-    ask_each,
-    checked,
+    checked_uuid,
     decode,
     get,
     get_by_uuid,
     get_json,
-    given,
+    query_pairs,
     read_bytes,
     read_nothing,
     reader,
+    send_request,
+    send_requests,
     split,
     target,
     with_body,
@@ -71,12 +71,12 @@ _MIN_PAGE_JOBS, _MAX_PAGE_JOBS = 40, 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPiece:
-    """A piece of what an instance wrote.
+    """A piece of an instance's output.
 
     Attributes:
-        offset: where in the stream `data` begins, in bytes.
-        size: bytes in the stream when it was read.
-        ended: the instance is over, so that nothing will follow after `size`.
+        offset: position of `data` in the stream, in bytes.
+        size: size of the stream when it was read, in bytes.
+        ended: whether the instance has ended, so that nothing will follow.
     """
 
     data: bytes
@@ -86,7 +86,7 @@ class LogPiece:
 
     @property
     def next_offset(self) -> int:
-        """Where to go on reading."""
+        """Offset of the next piece."""
         return self.offset + len(self.data)
 
 
@@ -94,14 +94,14 @@ class LogPiece:
 
 
 def info_v1(caller: Caller) -> Exchange[SchedulerInfo]:
-    """GET /v1/info; the caller learns whom the scheduler knows it as."""
+    """GET /v1/info; also records the user name of the caller."""
     info = yield from get_json("/v1/info", SchedulerInfo)
     caller.user = caller.user or info.user
     return info
 
 
 def owner(caller: Caller, user: str | None = None) -> Exchange[str]:
-    """Return the user, or the caller's own name, asked for if it is not known."""
+    """Return the user, or the caller's own name, which is requested if unknown."""
     if user:
         return user
     if caller.user is None:
@@ -109,23 +109,23 @@ def owner(caller: Caller, user: str | None = None) -> Exchange[str]:
     return caller.user or ""
 
 
-def _of_owner(caller: Caller, user: str | None, question: Callable[[str], Exchange[T]]) -> Exchange[T]:
-    """Ask something of a user's, None for the caller's own."""
+def _of_owner(caller: Caller, user: str | None, make_request: Callable[[str], Exchange[T]]) -> Exchange[T]:
+    """Make a request about a user; None for the caller."""
     name = yield from owner(caller, user)
-    return (yield from question(name))
+    return (yield from make_request(name))
 
 
 # --- jobs ---
 
 
 def jobs(uuids: Sequence[str], *, partial: bool = False) -> Exchange[list[JobAnswer]]:
-    """GET /jobs by uuid, in the order asked. With `partial`, unknown ones are left out."""
+    """GET /jobs by uuid, in order. With `partial`, unknown ones are omitted."""
     return get_by_uuid("/jobs", "uuid", uuids, JobAnswer, partial=partial)
 
 
 def job(uuid: str) -> Exchange[JobAnswer]:
     """GET /jobs/:uuid."""
-    return get_json(f"/jobs/{checked(uuid)}", JobAnswer)
+    return get_json(f"/jobs/{checked_uuid(uuid)}", JobAnswer)
 
 
 def instances(uuids: Sequence[str], *, partial: bool = False) -> Exchange[list[InstanceAnswer]]:
@@ -145,18 +145,22 @@ def list_jobs(  # noqa: PLR0913 - the filters of a listing
     name: str | None = None,
     pool: str | None = None,
 ) -> Exchange[list[JobAnswer]]:
-    """GET /jobs of a user, submitted from `start_ms` up to before `end_ms`, newest first.
+    """GET /jobs of a user, submitted from `start_ms` to before `end_ms`, newest first.
 
-    When there are more than `limit`, Cook gives the *oldest* ones of the range.
+    If there are more than `limit`, Cook returns the *oldest* ones of the range.
     """
-    # The scheduler's clock need not be this one: what was submitted last must not seem to lie ahead.
+    # The scheduler's clock may differ: the latest submissions must not seem to be in the future.
     end = _FAR_AHEAD_MS if end_ms is None else end_ms
     start = min(end, now_ms) - _DAY_MS if start_ms is None else start_ms
     states_query = [("state", state) for state in states]
     range_query = [("start", str(start)), ("end", str(end)), ("limit", str(limit))]
-    query = [*states_query, *range_query, *given(name=name, pool=pool)]
+    query = [*states_query, *range_query, *query_pairs(name=name, pool=pool)]
     return _of_owner(
-        caller, user, lambda of: ask(get("/jobs", [("user", of), *query]), reader(list[JobAnswer]))
+        caller,
+        user,
+        lambda owner_name: send_request(
+            get("/jobs", [("user", owner_name), *query]), reader(list[JobAnswer])
+        ),
     )
 
 
@@ -170,10 +174,10 @@ def recent_jobs(
     name: str | None = None,
     since_ms: int | None = None,
 ) -> Exchange[list[JobAnswer]]:
-    """GET /jobs of a user as often as the last `count` need it, newest first.
+    """GET /jobs of a user as often as necessary for the last `count` jobs, newest first.
 
-    Cook's listing gives the oldest jobs of a range; so ever longer ranges before now are asked for, until one
-    holds enough.
+    Because Cook lists the oldest jobs of a range, increasing ranges before now are requested until one has
+    enough.
     """
     end = max(now_ms, (yield from _scheduler_now_ms(caller))) + _MINUTE_MS
     oldest = end - 7 * _DAY_MS if since_ms is None else since_ms
@@ -192,7 +196,7 @@ def recent_jobs(
             limit=page_size,
             name=name,
         )
-        if len(page) >= page_size and upto - start > 1:  # its newest are missing: look closer
+        if len(page) >= page_size and upto - start > 1:  # the newest are missing: use a shorter range
             span = max(1, (upto - start) // 8)
             continue
         newest += page
@@ -201,7 +205,7 @@ def recent_jobs(
 
 
 def _scheduler_now_ms(caller: Caller) -> Exchange[int]:
-    """Ask for the time by the scheduler's clock, which need not be this one; 0 if it does not tell."""
+    """Return the time of the scheduler's clock; 0 if it does not report it."""
     try:
         info = yield from info_v1(caller)
     except NotFound:  # an original Cook
@@ -210,12 +214,12 @@ def _scheduler_now_ms(caller: Caller) -> Exchange[int]:
 
 
 def kill(uuids: Sequence[str]) -> Exchange[None]:
-    """DELETE /rawscheduler: the jobs are completed at once."""
+    """DELETE /rawscheduler: complete the jobs immediately."""
     return _kill("/rawscheduler", "job", uuids)
 
 
 def kill_instances(uuids: Sequence[str]) -> Exchange[None]:
-    """DELETE /rawscheduler: the instances end; their jobs may try again."""
+    """DELETE /rawscheduler: end the instances; their jobs may try again."""
     return _kill("/rawscheduler", "instance", uuids)
 
 
@@ -231,15 +235,15 @@ def _kill(path: str, key: str, uuids: Sequence[str]) -> Exchange[None]:
 
     def kill_all() -> Exchange[None]:
         for request in requests:
-            yield from ask(request, read_nothing)
+            yield from send_request(request, read_nothing)
 
     return kill_all()
 
 
 def cancel_waiting(uuids: Sequence[str]) -> Exchange[list[str]]:
-    """POST /v1/cancel: complete those of the jobs that wait; returns which they are."""
+    """POST /v1/cancel: complete those of the jobs that wait; returns their uuids."""
     requests = [with_body("POST", "/v1/cancel", {"jobs": part}) for part in split(uuids, JOBS_PER_SUBMISSION)]
-    return ask_each(requests, lambda reply: decode(reply, CancelAnswer).cancelled)
+    return send_requests(requests, lambda reply: decode(reply, CancelAnswer).cancelled)
 
 
 def retry(
@@ -249,16 +253,16 @@ def retry(
     increment: int | None = None,
     failed_only: bool = False,
 ) -> Exchange[int]:
-    """PUT /retry: give jobs more attempts. One of `retries` (a new total) and `increment` is due.
+    """PUT /retry: give jobs more attempts, by exactly one of `retries` (a new total) and `increment`.
 
     Returns:
-        An exchange that gives Cook's answer: the total of the first job touched, 0 if none was.
+        An exchange with Cook's answer: the total of the first job that was changed, or 0.
     """
     if (retries is None) == (increment is None):
-        raise InvalidRequest("say either retries (the new total) or increment, not both")
-    body: dict[str, object] = {"jobs": [checked(uuid) for uuid in uuids], "failed_only": failed_only}
+        raise InvalidRequest("specify either retries (the new total) or increment, not both")
+    body: dict[str, object] = {"jobs": [checked_uuid(uuid) for uuid in uuids], "failed_only": failed_only}
     body.update({"retries": retries} if retries is not None else {"increment": increment})
-    return ask(with_body("PUT", "/retry", body, idempotent=increment is None), reader(int))
+    return send_request(with_body("PUT", "/retry", body, idempotent=increment is None), reader(int))
 
 
 def groups(
@@ -280,32 +284,38 @@ def usage(
     return _of_owner(
         caller,
         user,
-        lambda of: get_json("/usage", UsageAnswer, user=of, pool=pool, group_breakdown=breakdown),
+        lambda owner_name: get_json(
+            "/usage", UsageAnswer, user=owner_name, pool=pool, group_breakdown=breakdown
+        ),
     )
 
 
 def share(caller: Caller, user: str | None = None, *, pool: str | None = None) -> Exchange[ShareAnswer]:
     """GET /share of a user."""
-    return _of_owner(caller, user, lambda of: get_json("/share", ShareAnswer, user=of, pool=pool))
+    return _of_owner(
+        caller, user, lambda owner_name: get_json("/share", ShareAnswer, user=owner_name, pool=pool)
+    )
 
 
 def quota(caller: Caller, user: str | None = None, *, pool: str | None = None) -> Exchange[QuotaAnswer]:
     """GET /quota of a user."""
-    return _of_owner(caller, user, lambda of: get_json("/quota", QuotaAnswer, user=of, pool=pool))
+    return _of_owner(
+        caller, user, lambda owner_name: get_json("/quota", QuotaAnswer, user=owner_name, pool=pool)
+    )
 
 
 def set_share(
     user: str, values: Mapping[str, float], *, reason: str, pool: str | None = None
 ) -> Exchange[ShareAnswer]:
-    """POST /share: values that are not named stay as they are."""
-    return ask(_set_limit("share", user, values, reason, pool), reader(ShareAnswer))
+    """POST /share: omitted values do not change."""
+    return send_request(_set_limit("share", user, values, reason, pool), reader(ShareAnswer))
 
 
 def set_quota(
     user: str, values: Mapping[str, float], *, reason: str, pool: str | None = None
 ) -> Exchange[QuotaAnswer]:
-    """POST /quota: values that are not named stay as they are."""
-    return ask(_set_limit("quota", user, values, reason, pool), reader(QuotaAnswer))
+    """POST /quota: omitted values do not change."""
+    return send_request(_set_limit("quota", user, values, reason, pool), reader(QuotaAnswer))
 
 
 def _set_limit(kind: str, user: str, values: Mapping[str, float], reason: str, pool: str | None) -> Request:
@@ -316,9 +326,9 @@ def _set_limit(kind: str, user: str, values: Mapping[str, float], reason: str, p
 
 
 def reset_limit(kind: str, user: str, *, reason: str, pool: str | None = None) -> Exchange[None]:
-    """DELETE /share or /quota (`kind`): the user has the default's again."""
-    query = given(user=user, reason=reason, pool=pool)
-    return ask(Request(method="DELETE", target=target(f"/{kind}", query)), read_nothing)
+    """DELETE /share or /quota (`kind`): reset a user's limit to the default."""
+    query = query_pairs(user=user, reason=reason, pool=pool)
+    return send_request(Request(method="DELETE", target=target(f"/{kind}", query)), read_nothing)
 
 
 # --- pools, the scheduler itself ---
@@ -378,30 +388,30 @@ def rebalancer() -> Exchange[RebalancerAnswer]:
 
 
 def dump(pool: str | None = None, uuids: Sequence[str] = ()) -> Exchange[bytes]:
-    """GET /v1/debug/dump: all that the decisions about a pool read, and jobs that are asked about."""
-    query = [*given(pool=pool), *(("job", checked(uuid)) for uuid in uuids)]
-    return ask(get("/v1/debug/dump", query), read_bytes)
+    """GET /v1/debug/dump: everything that decisions about a pool read, with jobs to explain."""
+    query = [*query_pairs(pool=pool), *(("job", checked_uuid(uuid)) for uuid in uuids)]
+    return send_request(get("/v1/debug/dump", query), read_bytes)
 
 
 def set_rebalancer(parameters: Mapping[str, float | None]) -> Exchange[RebalancerAnswer]:
-    """PUT /v1/rebalancer: parameters that are not named stay as they are."""
-    return ask(with_body("PUT", "/v1/rebalancer", dict(parameters)), reader(RebalancerAnswer))
+    """PUT /v1/rebalancer: omitted parameters do not change."""
+    return send_request(with_body("PUT", "/v1/rebalancer", dict(parameters)), reader(RebalancerAnswer))
 
 
 def why(uuid: str) -> Exchange[WhyAnswer]:
     """GET /v1/why: why a job waits, in sentences."""
-    return get_json(f"/v1/why/{checked(uuid)}", WhyAnswer)
+    return get_json(f"/v1/why/{checked_uuid(uuid)}", WhyAnswer)
 
 
 def report_waits(instance: str, uuids: Sequence[str]) -> Exchange[WaitsAnswer]:
-    """POST /v1/waits: what a running instance waits for; no jobs if it goes on."""
-    body = {"instance": checked(instance), "jobs": list(map(checked, uuids))}
-    return ask(with_body("POST", "/v1/waits", body), reader(WaitsAnswer))
+    """POST /v1/waits: the jobs that a running instance waits for; none if it continues."""
+    body = {"instance": checked_uuid(instance), "jobs": list(map(checked_uuid, uuids))}
+    return send_request(with_body("POST", "/v1/waits", body), reader(WaitsAnswer))
 
 
 def result(uuid: str) -> Exchange[bytes]:
-    """GET /v1/results: the signed bytes that the job gave back."""
-    return ask(get(f"/v1/results/{checked(uuid)}"), read_bytes)
+    """GET /v1/results: the signed result of a job."""
+    return send_request(get(f"/v1/results/{checked_uuid(uuid)}"), read_bytes)
 
 
 def logs(
@@ -410,11 +420,11 @@ def logs(
     """GET /v1/logs of an instance, or of a job's latest instance.
 
     Args:
-        uuid: of an instance or a job.
+        uuid: uuid of an instance or a job.
         stream: "stdout" or "stderr".
-        offset: in bytes.
-        length: at most so many bytes.
-        wait_s: hold the answer back until there is something past `offset`, at most 20 s.
+        offset: offset in bytes.
+        length: maximum size of the piece, in bytes.
+        wait_s: how long the scheduler waits for data after `offset`, at most 20 s.
     """
     query = [("stream", stream), ("offset", str(offset)), ("length", str(length))]
     if wait_s > 0:
@@ -429,25 +439,27 @@ def logs(
             ended=reply.headers.get("x-cook-ended") == "true",
         )
 
-    path = target(f"/v1/logs/{checked(uuid)}", query)
-    return ask(Request(method="GET", target=path, patience_s=wait_s), read)
+    path = target(f"/v1/logs/{checked_uuid(uuid)}", query)
+    return send_request(Request(method="GET", target=path, wait_s=wait_s), read)
 
 
 def put_blob(name: str, data: bytes | memoryview) -> Exchange[None]:
     """PUT /v1/blobs/NAME."""
     path, content_type = f"/v1/blobs/{quote(name)}", "application/octet-stream"
-    return ask(Request(method="PUT", target=path, body=data, content_type=content_type), read_nothing)
+    return send_request(
+        Request(method="PUT", target=path, body=data, content_type=content_type), read_nothing
+    )
 
 
 def get_blob(name: str) -> Exchange[bytes]:
     """GET /v1/blobs/NAME."""
-    return ask(get(f"/v1/blobs/{quote(name)}"), read_bytes)
+    return send_request(get(f"/v1/blobs/{quote(name)}"), read_bytes)
 
 
 def blob_size(name: str) -> Exchange[int | None]:
-    """HEAD /v1/blobs/NAME: its size in bytes; None if it is not there."""
+    """HEAD /v1/blobs/NAME: size of a blob in bytes; None if it does not exist."""
     request = Request(method="HEAD", target=f"/v1/blobs/{quote(name)}")
-    return ask(
+    return send_request(
         request,
         lambda reply: int(reply.headers["content-length"]) if reply.status < 400 else None,
         tolerated=(404,),
@@ -455,8 +467,8 @@ def blob_size(name: str) -> Exchange[int | None]:
 
 
 def shutdown(*, stop_agent: bool = False) -> Exchange[None]:
-    """POST /v1/shutdown: end the embedded scheduler; with `stop_agent` also what it runs."""
-    return ask(with_body("POST", "/v1/shutdown", {"stop_agent": stop_agent}), read_nothing)
+    """POST /v1/shutdown: stop the embedded scheduler; with `stop_agent` also all running instances."""
+    return send_request(with_body("POST", "/v1/shutdown", {"stop_agent": stop_agent}), read_nothing)
 
 
 def _text(value: int | None) -> str | None:

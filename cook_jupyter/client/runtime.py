@@ -1,11 +1,11 @@
-"""The runtime file: where this user's embedded scheduler listens, and whether its process lives.
+"""The runtime file: the address of this user's embedded scheduler, and whether its process lives.
 
-Lives here: reading `scheduler.json`, identifying the process that wrote it, and the one proof that this
-process is gone.
-Not here: writing the file (the scheduler does, and writes it again when it is missing), starting a scheduler
+Lives here: reading `scheduler.json`, identifying the process that wrote it, and the proof that this process
+is gone.
+Not here: writing the file (the scheduler does, and restores it if it is missing), starting a scheduler
 (`client.start`).
 
-A client never deletes the file: a scheduler that refuses, is overloaded or is stopped still owns its home,
+A client never deletes the file: a scheduler that refuses, is overloaded or is suspended still owns its home,
 and a scheduler that replaces a dead one overwrites the file.
 """
 
@@ -21,20 +21,20 @@ from cook_jupyter.client.home import is_private_file
 from cook_jupyter.errors import Forbidden
 
 RUNTIME_FILE = "scheduler.json"
-OWNER_LOCK = "scheduler.lock"  # held by a scheduler for as long as it lives
+OWNER_LOCK = "scheduler.lock"  # held by a scheduler while it lives
 PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeFile:
-    """What a living scheduler wrote about itself.
+    """Facts that a living scheduler wrote about itself.
 
     Attributes:
-        pid_started: start time of its process in ticks since boot; None where the system does not tell.
-        boot_id: boot of the machine that the ticks count from.
-        pid_namespace: inode of the namespace in which `pid` counts; a container has its own.
+        pid_started: start time of its process in ticks since boot; None where the system does not report it.
+        boot_id: boot of the machine from which the ticks count.
+        pid_namespace: inode of the namespace of `pid`; a container has its own.
         store: id of the scheduler's store.
-        socket: the Unix socket on which it listens besides `url`, for its owner alone; empty for none.
+        socket: Unix socket on which it also listens, for its owner only; empty for none.
     """
 
     url: str
@@ -54,8 +54,8 @@ class StaleRuntimeFile:
     """The runtime file of a scheduler whose process is gone.
 
     Attributes:
-        why: the end of the sentence "the runtime file is stale: ...".
-        pid: the process that wrote it; None if the file cannot be read.
+        why: completion of the sentence "the runtime file is stale: ...".
+        pid: process that wrote it; None if the file cannot be read.
     """
 
     why: str
@@ -63,7 +63,7 @@ class StaleRuntimeFile:
 
 
 def read_runtime(home: Path) -> RuntimeFile | StaleRuntimeFile | None:
-    """What the runtime file in `home` says; None if there is none.
+    """Read the runtime file in `home`; return None if there is none.
 
     Raises:
         Forbidden: others may read or write it, so that its token proves nothing.
@@ -75,7 +75,7 @@ def read_runtime(home: Path) -> RuntimeFile | StaleRuntimeFile | None:
     except FileNotFoundError:
         return None
     if not private:
-        raise Forbidden(f"{path} holds a token and must be readable by you alone: chmod 600 {path}")
+        raise Forbidden(f"{path} contains a token and must be readable by you alone: chmod 600 {path}")
     try:
         runtime = msgspec.json.decode(text, type=RuntimeFile)
     except msgspec.DecodeError:
@@ -88,8 +88,8 @@ def read_runtime(home: Path) -> RuntimeFile | StaleRuntimeFile | None:
 def is_gone(runtime: RuntimeFile, home: Path) -> bool:
     """Return whether the process that wrote the runtime file has provably ended.
 
-    Its number and start time prove that where both are known and count in this process's own namespace. The
-    lock of the home proves it everywhere: the kernel releases it when its holder ends, and not before.
+    Its id and start time prove that if both are known and its namespace is that of this process. The lock of
+    the home proves it everywhere: the kernel releases it when its holder ends, and not before.
     """
     if None not in (runtime.boot_id, boot_id()) and runtime.boot_id != boot_id():
         return True
@@ -102,7 +102,7 @@ def is_gone(runtime: RuntimeFile, home: Path) -> bool:
 
 
 def own_identity() -> Mapping[str, object]:
-    """The fields of a runtime file that identify this process."""
+    """Return the fields of a runtime file that identify this process."""
     pid = os.getpid()
     return {
         "pid": pid,
@@ -113,38 +113,38 @@ def own_identity() -> Mapping[str, object]:
 
 
 def is_alive(pid: int, started: int | None) -> bool:
-    """Whether that very process lives: not another one that was given its number, and not a zombie.
+    """Return whether exactly this process lives, not another one with its id, nor a zombie.
 
     Args:
-        pid: its number.
-        started: its start time in ticks since boot; None where the system does not say.
+        pid: id of the process.
+        started: start time in ticks since boot; None where the system does not report it.
     """
     if PROC.exists():
-        found = _stat(pid)
-        return found is not None and found[0] not in "ZX" and started in (None, found[1])
+        status = _stat(pid)
+        return status is not None and status[0] not in "ZX" and started in (None, status[1])
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return False  # it is another user's, so it is not ours
+        return False  # it belongs to another user
     return True
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether the process is suspended by a signal or a debugger."""
-    found = _stat(pid)
-    return found is not None and found[0] in "Tt"
+    """Return whether a process is suspended by a signal or a debugger."""
+    status = _stat(pid)
+    return status is not None and status[0] in "Tt"
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process began, in ticks since boot; None where the system does not say."""
-    found = _stat(pid)
-    return None if found is None else found[1]
+    """Return the start time of a process, in ticks since boot; None where the system does not report it."""
+    status = _stat(pid)
+    return None if status is None else status[1]
 
 
 def boot_id() -> str | None:
-    """The id of the machine's present boot; None where the system does not tell."""
+    """Return the id of the machine's current boot; None where the system does not report it."""
     try:
         return (PROC / "sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -152,7 +152,7 @@ def boot_id() -> str | None:
 
 
 def pid_namespace() -> int | None:
-    """The namespace in which this process's numbers of processes count; None where there are none."""
+    """Return the id of this process's pid namespace; None where there are none."""
     try:
         return (PROC / "self/ns/pid").stat().st_ino
     except OSError:
@@ -163,7 +163,7 @@ def _is_lock_free(home: Path) -> bool:
     try:
         descriptor = os.open(home / OWNER_LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False  # somebody removed it: that proves nothing
+        return False  # it was removed, which proves nothing
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -174,9 +174,9 @@ def _is_lock_free(home: Path) -> bool:
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
-    """State letter and start time of a process; None if it is not there."""
+    """Return state letter and start time of a process; None if it does not exist."""
     try:
-        # The name may hold blanks and brackets; what follows the last bracket has a fixed order.
+        # The name may contain blanks and brackets; what follows the last bracket has a fixed order.
         fields = (PROC / str(pid) / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
     except OSError:
         return None

@@ -1,7 +1,8 @@
-"""Start the embedded scheduler as a process of its own, once.
+"""Start the embedded scheduler as a process of its own, exactly once.
 
-Lives here: the lock that makes two starters end with one, the process, and the wait until it listens.
-Not here: what it does (`cook-jupyter serve`); the notebook wing never imports it.
+Lives here: the lock by which concurrent starts result in one scheduler, the process, and waiting until it
+listens.
+Not here: the scheduler itself (`cook-jupyter serve`), which the notebook side never imports.
 """
 
 import fcntl
@@ -22,16 +23,16 @@ from cook_jupyter.model.printable import printable
 
 START_TIMEOUT_S = 30.0
 LOG_LINES = 12
-_NEEDED = ("apsw", "numpy", "tornado")  # the heart of the extra [scheduler]
-_LOOK_EVERY_S = 0.005
+_NEEDED = ("apsw", "numpy", "tornado")  # the main packages of the extra [scheduler]
+_POLL_INTERVAL_S = 0.005
 
 
 @contextmanager
-def starting(home: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the lock of those who start a scheduler in `home`; what the others did is done when it is held.
+def start_lock(home: Path, timeout_s: float) -> Iterator[None]:
+    """Hold the lock for starting a scheduler in `home`, after others have released it.
 
     Raises:
-        SchedulerUnreachable: another one held it for all of `timeout_s`.
+        SchedulerUnreachable: another process held it for all of `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     descriptor = os.open(private_folder(home) / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -46,7 +47,7 @@ def starting(home: Path, timeout_s: float) -> Iterator[None]:
                         f"another process has been starting the scheduler for {timeout_s:g} s; "
                         f"see {_log(home)}"
                     ) from None
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_INTERVAL_S)
         yield
     finally:
         os.close(descriptor)
@@ -55,20 +56,20 @@ def starting(home: Path, timeout_s: float) -> Iterator[None]:
 def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> RuntimeFile | None:
     """Start a scheduler in `home`, detached from this process, and wait until it listens.
 
-    To be called under `starting`, when no living scheduler has left a runtime file.
+    To be called within `start_lock`, if no living scheduler has left a runtime file.
 
     Returns:
-        What the scheduler wrote about itself; None if it listened and has ended since.
+        The runtime file of the scheduler; None if it listened but has ended since.
 
     Raises:
-        SchedulerUnreachable: its packages are not installed, it ended at once (its last words are in the
-            message), or it did not listen in time.
+        SchedulerUnreachable: its packages are not installed, it ended at once (the message has the end of its
+            log), or it did not listen in time.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise SchedulerUnreachable(
             f"no scheduler was found, and none can be started here without {', '.join(missing)}: "
-            "pip install 'cook_jupyter[scheduler]', or name a scheduler in COOK_JUPYTER_URL"
+            "pip install 'cook_jupyter[scheduler]', or specify a scheduler in COOK_JUPYTER_URL"
         )
     deadline = time.monotonic() + timeout_s
     predecessor = _wait_for_predecessor(home, deadline)
@@ -78,19 +79,19 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> RuntimeFil
     private_folder(log.parent)
     begin = log.stat().st_size if log.exists() else 0
     process = _spawn(home, log)
-    # Reaped as soon as it ends: a zombie would look alive to those who only ask for its number.
+    # Reaped as soon as it ends: a zombie would look alive to those who only check for its id.
     threading.Thread(target=process.wait, name="cook-scheduler-reaper", daemon=True).start()
 
     while True:
-        found = read_runtime(home)
-        if isinstance(found, RuntimeFile):
-            return found
+        runtime = read_runtime(home)
+        if isinstance(runtime, RuntimeFile):
+            return runtime
         if process.poll() is not None:
-            # One that another starter, killed since, had begun.
-            faster = _wait_for_predecessor(home, deadline)
-            if faster is not None:
-                return faster
-            if isinstance(found, StaleRuntimeFile) and found.pid == process.pid:
+            # Another process may have started one, and been killed since.
+            other = _wait_for_predecessor(home, deadline)
+            if other is not None:
+                return other
+            if isinstance(runtime, StaleRuntimeFile) and runtime.pid == process.pid:
                 return None
             raise SchedulerUnreachable(
                 f"the scheduler ended with exit code {process.returncode} as soon as it was started. "
@@ -101,14 +102,14 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> RuntimeFil
                 f"the scheduler (process {process.pid}) was started but does not listen "
                 f"after {timeout_s:g} s. The end of {log}:\n{_tail(log, begin)}"
             )
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_INTERVAL_S)
 
 
 def _wait_for_predecessor(home: Path, deadline: float) -> RuntimeFile | None:
-    """Return when no scheduler owns the home, or when the one that does has said where it listens.
+    """Wait until no scheduler owns the home, or its owner has written a runtime file, which is returned.
 
-    One that is just ending has no runtime file any more; one that somebody else has just started, who
-    was perhaps killed since, has none yet.
+    A scheduler that is just ending has no runtime file any more; one that another process, perhaps killed
+    since, has just started has none yet.
     """
     try:
         descriptor = os.open(home / OWNER_LOCK, os.O_RDWR | os.O_CLOEXEC)
@@ -120,23 +121,23 @@ def _wait_for_predecessor(home: Path, deadline: float) -> RuntimeFile | None:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return None
             except BlockingIOError:
-                found = read_runtime(home)
-                if isinstance(found, RuntimeFile):
-                    return found
+                runtime = read_runtime(home)
+                if isinstance(runtime, RuntimeFile):
+                    return runtime
                 if time.monotonic() > deadline:
                     raise SchedulerUnreachable(
-                        f"a scheduler owns {home} and has not written where it listens: it is stopped, it"
-                        " hangs, or it is just beginning. `ps` shows it as `cook_jupyter serve`; when its"
-                        " process has ended, another one can start"
+                        f"a scheduler is running in {home} but its runtime file is missing: it is suspended,"
+                        " hangs, or is just starting. If it stays so, stop it (`ps` shows it as `cook_jupyter"
+                        " serve`) and try again"
                     ) from None
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_INTERVAL_S)
     finally:
         os.close(descriptor)
 
 
 def _spawn(home: Path, log: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "COOK_JUPYTER_HOME": str(home)}
-    # The frontend's own settings (a kernel's debugger and the like) are not the scheduler's.
+    # The frontend's own settings (such as a kernel's debugger) are not for the scheduler.
     for name in ("PYTHONBREAKPOINT", "PYTHONINSPECT", "MPLBACKEND"):
         environment.pop(name, None)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -144,7 +145,7 @@ def _spawn(home: Path, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             # -P: a file `tornado.py` beside the notebook must not become the scheduler's tornado.
             [sys.executable, "-P", "-m", "cook_jupyter", "serve", "--embedded"],
-            cwd=home,  # it outlives the notebook, and must not hold its folder
+            cwd=home,  # it outlives the notebook, and must not block its directory
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -163,4 +164,4 @@ def _tail(log: Path, begin: int) -> str:
     with log.open("rb") as file:
         file.seek(begin)
         text = printable(file.read().decode("utf-8", "replace").strip(), lines=True)
-    return "\n".join(text.splitlines()[-LOG_LINES:]) or "(it wrote nothing)"
+    return "\n".join(text.splitlines()[-LOG_LINES:]) or "(no output)"

@@ -1,10 +1,10 @@
-"""Submitting: jobs and groups as values, and the exchange that submits them, without I/O.
+"""Submissions: jobs and groups as values, and the exchange that submits them, without I/O.
 
-Lives here: the fields that calls and cells use (a job that needs another field of Cook's, a container or
-uris, is submitted as a mapping under Cook's names instead); the split of large submissions; what a conflict
-means when a request was sent twice.
-Not here: how the scheduler reads a submission (`wire.submission`), to which tests/client/test_answers.py
-holds these structs.
+Lives here: the fields that calls and cells use (a job with other fields of Cook's, such as a container or
+uris, is submitted as a mapping with Cook's names instead); splitting large submissions; resolving a conflict
+when a request was sent twice.
+Not here: how the scheduler reads a submission (`wire.submission`), against which tests/client/test_answers.py
+checks these structs.
 
 Source: the REST specification, sections 4 and 7.
 """
@@ -25,17 +25,17 @@ from cook_jupyter.errors import Conflict, TooLarge
 BODY_LIMIT_BYTES = 8 * 1024 * 1024
 JOBS_PER_SUBMISSION = 10_000
 
-_ENVELOPE_BYTES = 4096  # room in a submission for all but its jobs and groups
+_ENVELOPE_BYTES = 4096  # room in a submission for everything except its jobs and groups
 
 
 class JobSubmission(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A job to submit; fields at their default are omitted.
 
     Attributes:
-        uuid: empty to be given one by `JobClient.submit`.
-        max_retries: attempts in all, the first included.
-        group: the uuid of the group that the job joins.
-        constraints: attribute of hosts, operator (`EQUALS`) and value.
+        uuid: uuid of the job; if empty, `JobClient.submit` creates one.
+        max_retries: total number of attempts, the first included.
+        group: uuid of the group that the job joins.
+        constraints: host attribute, operator (`EQUALS`) and value of each.
     """
 
     command: str
@@ -55,28 +55,28 @@ class JobSubmission(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PlacementParameters(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a placement is by: an attribute of hosts, and for `balanced` the least number of its values."""
+    """Parameters of a placement: a host attribute, and for `balanced` the minimum number of its values."""
 
     attribute: str | None = None
     minimum: int | None = None
 
 
 class HostPlacement(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the jobs of a group may run; `type` is all, unique, balanced or attribute-equals."""
+    """Rule for the hosts of a group's jobs; `type` is all, unique, balanced or attribute-equals."""
 
     type: str
     parameters: PlacementParameters | None = None
 
 
 class StragglerParameters(Struct, frozen=True, kw_only=True):
-    """When a job of a group counts as a straggler."""
+    """Definition of a straggler in a group."""
 
     quantile: float
     multiplier: float
 
 
 class StragglerHandling(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What becomes of stragglers of a group; `type` is none or quantile-deviation."""
+    """Handling of a group's stragglers; `type` is none or quantile-deviation."""
 
     type: str
     parameters: StragglerParameters | None = None
@@ -92,7 +92,7 @@ class GroupSubmission(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def discard(_: Sequence[str]) -> None:
-    """Do nothing with the uuids of jobs that were accepted."""
+    """Ignore the uuids of accepted jobs."""
 
 
 Job: TypeAlias = Mapping[str, object] | JobSubmission
@@ -109,26 +109,26 @@ def submit(
     may_have_arrived: bool = False,
     on_accepted: Callable[[Sequence[str]], object] = discard,
 ) -> Exchange[list[str]]:
-    """POST /jobs: one request for all jobs, or as many as their size asks for.
+    """POST /jobs: one request for all jobs, or several if they are large.
 
     Args:
-        jobs: submissions; a mapping has Cook's field names. One without a uuid is given one.
-        groups: the groups they name. They travel with the first request; the later ones extend them.
-        pool: for jobs and user alike; None means the scheduler's default.
-        override_group_immutability: let jobs join groups of earlier submissions.
-        refuse_unsatisfiable: ask that jobs are refused which no host could ever take; an original Cook does
-            not know this and lets them wait.
-        may_have_arrived: the jobs were sent before and the answer was lost: those that the scheduler has by
-            now are no conflict.
-        on_accepted: called with the uuids of each part once the scheduler has it.
+        jobs: submissions; a mapping has Cook's field names. A job without a uuid gets one.
+        groups: groups that the jobs join. They are sent with the first request; later ones extend them.
+        pool: pool of the jobs; None for the scheduler's default.
+        override_group_immutability: whether jobs may join groups of earlier submissions.
+        refuse_unsatisfiable: whether jobs that no host could ever run are refused; an original Cook ignores
+            this and lets them wait.
+        may_have_arrived: whether the jobs were sent before and the reply was lost, so that existing ones are
+            not a conflict.
+        on_accepted: callback with the uuids of each part once the scheduler has it.
 
     Returns:
-        An exchange that gives the uuids, in order.
+        An exchange with the uuids, in order.
 
     Raises:
-        InvalidRequest: one job alone is too large, or it has no form in JSON.
+        InvalidRequest: a single job is too large, or cannot be encoded as JSON.
     """
-    sending = _Sending(
+    exchange = _Submission(
         groups=to_json(list(groups)) if groups else b"",
         pool=b"" if pool is None else to_json(pool),
         override=override_group_immutability,
@@ -136,12 +136,12 @@ def submit(
         may_have_arrived=may_have_arrived,
         on_accepted=on_accepted,
     )
-    return sending.submit([_encode(job) for job in jobs])
+    return exchange.submit([_encode(job) for job in jobs])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Sending:
-    """One submission under way; groups and pool are JSON, or empty."""
+class _Submission:
+    """A submission in progress; groups and pool are JSON, or empty."""
 
     groups: bytes
     pool: bytes
@@ -151,7 +151,7 @@ class _Sending:
     on_accepted: Callable[[Sequence[str]], object]
 
     def submit(self, jobs: Sequence[Encoded]) -> Exchange[list[str]]:
-        """Submit jobs in as many parts as their size asks for."""
+        """Submit jobs in as many parts as their size requires."""
         for number, part in enumerate(_split(jobs, len(self.groups))):
             yield from self._submit_part(part, is_first=number == 0)
         return [uuid for uuid, _ in jobs]
@@ -159,7 +159,8 @@ class _Sending:
     def _submit_part(self, part: Sequence[Encoded], *, is_first: bool) -> Exchange[None]:
         """Submit jobs that fit in one request, which is accepted or refused as a whole.
 
-        A request that is sent twice meets its own jobs: they are accepted, and what is missing is sent again.
+        A request that was sent twice conflicts with its own jobs: these are accepted, and missing ones sent
+        again.
         """
         reply = yield self._request(part, is_first=is_first)
         if reply.status >= 400:
@@ -167,7 +168,7 @@ class _Sending:
             may_be_own = self.may_have_arrived or reply.sent_twice
             if not (may_be_own and isinstance(error, Conflict) and reply.status == 409):
                 raise error
-            arrived = yield from _known([uuid for uuid, _ in part])
+            arrived = yield from _existing_uuids([uuid for uuid, _ in part])
             rest = [job for job in part if job[0].lower() not in arrived]
             if not arrived or (rest and not self.may_have_arrived):
                 raise error
@@ -189,18 +190,18 @@ class _Sending:
         return Request(method="POST", target=self.target, body=b"".join(body))
 
 
-class _Known(Struct):
+class _JobUuid(Struct):
     uuid: str
 
 
-def _known(uuids: Sequence[str]) -> Exchange[set[str]]:
-    """Ask which of these jobs the scheduler has."""
-    found = yield from get_by_uuid("/jobs", "uuid", uuids, _Known, partial=True)
-    return {job.uuid for job in found}
+def _existing_uuids(uuids: Sequence[str]) -> Exchange[set[str]]:
+    """Return those of the uuids whose jobs the scheduler has."""
+    jobs = yield from get_by_uuid("/jobs", "uuid", uuids, _JobUuid, partial=True)
+    return {job.uuid for job in jobs}
 
 
 def _encode(job: Job) -> Encoded:
-    """Return the uuid of a job, made if it has none, and its JSON."""
+    """Return the uuid of a job, created if it has none, and its JSON."""
     if isinstance(job, JobSubmission):
         job = job if job.uuid else replace(job, uuid=str(uuid4()))
         uuid = job.uuid
@@ -211,14 +212,14 @@ def _encode(job: Job) -> Encoded:
     text = to_json(job)
     if len(text) + _ENVELOPE_BYTES > BODY_LIMIT_BYTES:
         raise TooLarge(
-            f"job {uuid} has {len(text):,} bytes, a submission may have {BODY_LIMIT_BYTES:,}; "
+            f"job {uuid} has {len(text):,} bytes; the limit of a submission is {BODY_LIMIT_BYTES:,}: "
             "put large data in a file or a blob and give the job its name"
         )
     return uuid, text
 
 
 def _split(jobs: Sequence[Encoded], groups_size: int) -> Iterator[Sequence[Encoded]]:
-    """Yield as many jobs at a time as one request may have."""
+    """Yield jobs in lists that fit in one request each."""
     part: list[Encoded] = []
     size = groups_size + _ENVELOPE_BYTES
     for uuid, text in jobs:

@@ -1,7 +1,7 @@
-"""`JobClient`: a scheduler's verbs as methods that block.
+"""`JobClient`: the requests to a scheduler as blocking methods.
 
-Lives here: a thin shell that carries the exchanges of `client.protocol` over `client.connections`. All
-methods may be called from any thread; all have a deadline.
+Lives here: a thin class that performs the exchanges of `client.protocol` over `client.connections`. All
+methods may be called by any thread; all have a time limit.
 Not here: finding a scheduler (`client.connect`), the same methods for asyncio (`client.aio`), calls and
 futures (`executor`).
 """
@@ -43,20 +43,20 @@ TIMEOUT_S = 30.0
 
 
 class JobClient:
-    """Asks a scheduler: ours, or an original Cook for all that is not under `/v1`.
+    """A client of a scheduler: of cook_jupyter, or of an original Cook, which lacks everything under `/v1`.
 
     Args:
         url: `http://HOST:PORT`, `https://...` or `unix:///PATH`.
-        token: what the scheduler knows its user by; None where it needs none.
-        user: act as this user. With a token, the scheduler must allow it.
-        timeout_s: how long an answer may take.
-        socket_path: a Unix socket on which the scheduler of an http URL listens as well; it is tried first.
+        token: token of the user; None if the scheduler needs none.
+        user: user name to act as. With a token, the scheduler must allow it.
+        timeout_s: time limit for an answer.
+        socket_path: Unix socket on which the scheduler of an http URL also listens; it is tried first.
 
     Raises:
-        InvalidRequest: no request can carry the user name (it contains a colon, say) or the token.
+        InvalidRequest: the user name (with a colon, for instance) or the token cannot be sent in a request.
 
-    Every method raises `SchedulerUnreachable` when no answer comes, `Unauthenticated` and `Forbidden`
-    for want of rights, and else the very class of `cook_jupyter.errors` that the scheduler raised.
+    Every method raises `SchedulerUnreachable` if there is no answer, `Unauthenticated` or `Forbidden` if the
+    user lacks permission, and otherwise the class of `cook_jupyter.errors` that the scheduler raised.
     """
 
     def __init__(
@@ -85,20 +85,20 @@ class JobClient:
 
     @property
     def url(self) -> str:
-        """Where the scheduler is."""
+        """URL of the scheduler."""
         return self._pool.address.url
 
     @property
     def user(self) -> str:
-        """Whose jobs these are: the name acted as, else the one the scheduler knows the token by."""
+        """Owner of the client's jobs: the user it acts as, or the user of its token."""
         return self._run(protocol.owner(self._caller))
 
     def acting_as(self, user: str) -> "JobClient":
-        """Return another client of the same scheduler, acting as another user."""
+        """Return another client of the same scheduler that acts as another user."""
         return self._derived(user, self.timeout_s)
 
     def with_timeout(self, timeout_s: float) -> "JobClient":
-        """Return another client of the same scheduler for the same user, with another deadline."""
+        """Return another client of the same scheduler for the same user, with another time limit."""
         return self._derived(self._caller.named_user, timeout_s)
 
     patient_for = with_timeout  # the former name, for a release
@@ -122,28 +122,28 @@ class JobClient:
     ) -> list[str]:
         """Submit jobs; when this returns, they are on the scheduler's disk.
 
-        A uuid is made for each job that has none; it is what makes sending again harmless. Of a list that is
-        too large for one request, each part is accepted or refused as a whole.
+        A job without a uuid gets one, which makes sending it again harmless. A list that is too large for one
+        request is sent in parts, each of which is accepted or refused as a whole.
 
         Args:
             jobs: submissions; a mapping has Cook's field names (`command`, `cpus`, `mem` in MiB ...).
-            groups: the groups they name.
-            pool: where to; None means the scheduler's default.
-            override_group_immutability: let jobs join groups of earlier submissions.
-            refuse_unsatisfiable: refuse jobs that no host could ever take, where the scheduler can be certain
-                of it; otherwise they wait.
-            may_have_arrived: the jobs were sent before and the answer was lost: those that the scheduler has
-                by now are no conflict.
-            on_accepted: called with the uuids of each part once the scheduler has it.
+            groups: groups that the jobs join.
+            pool: pool of the jobs; None for the scheduler's default.
+            override_group_immutability: whether jobs may join groups of earlier submissions.
+            refuse_unsatisfiable: whether to refuse jobs that no host could ever run, if the scheduler is
+                certain of that; otherwise they wait.
+            may_have_arrived: whether the jobs were sent before and the reply was lost, so that existing ones
+                are not a conflict.
+            on_accepted: callback with the uuids of each part once the scheduler has it.
 
         Returns:
             The uuids, in order.
 
         Raises:
-            InvalidRequest: a job is not one; nothing of its part was accepted.
-            Unsatisfiable: no host could ever take a job, and `refuse_unsatisfiable` was given.
-            QuotaExceeded: a quota or a queue limit is in the way.
-            Conflict: a uuid is in use.
+            InvalidRequest: a job is invalid; nothing of its part was accepted.
+            Unsatisfiable: no host could ever run a job, and `refuse_unsatisfiable` was set.
+            QuotaExceeded: a quota or a queue limit would be exceeded.
+            Conflict: a uuid is already used.
         """
         return self._run(
             submission.submit(
@@ -158,7 +158,7 @@ class JobClient:
         )
 
     def jobs(self, uuids: Sequence[str], *, partial: bool = False) -> list[JobAnswer]:
-        """Return the jobs with these uuids, in this order. With `partial`, unknown ones are left out.
+        """Return jobs by uuid, in order. With `partial`, unknown ones are omitted.
 
         Raises:
             NotFound: a uuid is unknown (without `partial`); `missing` names them.
@@ -170,7 +170,7 @@ class JobClient:
         return self._run(protocol.job(uuid))
 
     def instances(self, uuids: Sequence[str], *, partial: bool = False) -> list[InstanceAnswer]:
-        """Return the instances with these uuids, each with a short form of its job."""
+        """Return instances by uuid, each with a short form of its job."""
         return self._run(protocol.instances(uuids, partial=partial))
 
     def list_jobs(
@@ -184,16 +184,16 @@ class JobClient:
         name: str | None = None,
         pool: str | None = None,
     ) -> list[JobAnswer]:
-        """Return the jobs of a user that were submitted in a range of time, newest first.
+        """Return the jobs of a user that were submitted in a time range, newest first.
 
         Args:
-            user: owner of the jobs; None means the caller.
+            user: owner of the jobs; None for the caller.
             states: any of waiting, running, completed, success, failed.
-            start_ms: from then on (epoch milliseconds); None means the last 24 hours.
-            end_ms: up to before then; None means no end.
-            limit: if there are more, Cook gives the *oldest* so many: see `recent_jobs`.
-            name: the whole name, with `*` for any run of letters.
-            pool: only of this one.
+            start_ms: start of the range in epoch milliseconds; None for the last 24 hours.
+            end_ms: end of the range, exclusive; None for no end.
+            limit: maximum number of jobs; if there are more, Cook returns the *oldest*: see `recent_jobs`.
+            name: the whole name, in which `*` matches any characters.
+            pool: only jobs of this pool.
         """
         return self._run(
             protocol.list_jobs(
@@ -218,14 +218,14 @@ class JobClient:
         name: str | None = None,
         since_ms: int | None = None,
     ) -> list[JobAnswer]:
-        """Return the last `count` jobs submitted, newest first.
+        """Return the last `count` submitted jobs, newest first.
 
         Args:
-            count: at most so many.
-            user: owner of the jobs; None means the caller.
+            count: maximum number of jobs.
+            user: owner of the jobs; None for the caller.
             states: any of waiting, running, completed, success, failed.
             name: as in `list_jobs`.
-            since_ms: none older than this; None means 7 days.
+            since_ms: earliest submission, in epoch milliseconds; None for 7 days ago.
         """
         return self._run(
             protocol.recent_jobs(
@@ -240,25 +240,25 @@ class JobClient:
         )
 
     def kill(self, uuids: Sequence[str]) -> None:
-        """Kill jobs: they are completed at once, and what runs of them is stopped.
+        """Kill jobs: they are completed immediately, and their running instances are stopped.
 
         Raises:
             NotFound: a uuid is unknown.
-            Forbidden: a job is someone else's; nothing was killed.
+            Forbidden: a job belongs to another user; nothing was killed.
         """
         self._run(protocol.kill(uuids))
 
     def cancel_waiting(self, uuids: Sequence[str]) -> list[str]:
-        """Cancel those of the jobs that wait, and return which they are; what runs goes on.
+        """Cancel those of the jobs that wait, and return their uuids; running jobs continue.
 
         Raises:
             NotFound: a uuid is unknown, or the scheduler is an original Cook, which cannot do this.
-            Forbidden: a job is someone else's; nothing was cancelled.
+            Forbidden: a job belongs to another user; nothing was cancelled.
         """
         return self._run(protocol.cancel_waiting(uuids))
 
     def kill_instances(self, uuids: Sequence[str]) -> None:
-        """Kill instances; their jobs try again if they may."""
+        """Kill instances; their jobs start again if they have attempts left."""
         self._run(protocol.kill_instances(uuids))
 
     def kill_groups(self, uuids: Sequence[str]) -> None:
@@ -273,10 +273,10 @@ class JobClient:
         increment: int | None = None,
         failed_only: bool = False,
     ) -> int:
-        """Give jobs more attempts: a new total (`retries`) or so many more (`increment`).
+        """Give jobs more attempts: a new total (`retries`) or additional ones (`increment`).
 
         Returns:
-            The total of the first job touched; 0 if `failed_only` left none.
+            The new total of the first job that was changed; 0 if `failed_only` left none.
         """
         uuid_list = [uuids] if isinstance(uuids, str) else uuids
         return self._run(
@@ -286,7 +286,7 @@ class JobClient:
     def groups(
         self, uuids: Sequence[str], *, detailed: bool = False, partial: bool = False
     ) -> list[GroupAnswer]:
-        """Return groups; `detailed` adds how many of their jobs wait, run and are completed."""
+        """Return groups; `detailed` adds the numbers of waiting, running and completed jobs."""
         return self._run(protocol.groups(uuids, detailed=detailed, partial=partial))
 
     # --- limits, pools, the scheduler itself ---
@@ -294,31 +294,31 @@ class JobClient:
     def usage(
         self, user: str | None = None, *, pool: str | None = None, group_breakdown: bool = False
     ) -> UsageAnswer:
-        """Return what the running jobs of a user (None: one's own) hold."""
+        """Return the usage of a user's running jobs; None for the caller's."""
         return self._run(protocol.usage(self._caller, user, pool=pool, group_breakdown=group_breakdown))
 
     def share(self, user: str | None = None, *, pool: str | None = None) -> ShareAnswer:
-        """Return what a user is entitled to."""
+        """Return the share of a user; None for the caller's."""
         return self._run(protocol.share(self._caller, user, pool=pool))
 
     def set_share(self, user: str, *, reason: str, pool: str | None = None, **values: float) -> ShareAnswer:
-        """Set a user's share (`cpus`, `mem`, `gpus`); what is not named stays. For administrators."""
+        """Set a user's share (`cpus`, `mem`, `gpus`); omitted values do not change. For administrators."""
         return self._run(protocol.set_share(user, values, reason=reason, pool=pool))
 
     def reset_share(self, user: str, *, reason: str, pool: str | None = None) -> None:
-        """Give a user the default share again."""
+        """Reset a user's share to the default."""
         self._run(protocol.reset_limit("share", user, reason=reason, pool=pool))
 
     def quota(self, user: str | None = None, *, pool: str | None = None) -> QuotaAnswer:
-        """Return what a user may never exceed."""
+        """Return the quota of a user; None for the caller's."""
         return self._run(protocol.quota(self._caller, user, pool=pool))
 
     def set_quota(self, user: str, *, reason: str, pool: str | None = None, **values: float) -> QuotaAnswer:
-        """Set a user's quota (`cpus`, `mem`, `gpus`, `count`); what is not named stays."""
+        """Set a user's quota (`cpus`, `mem`, `gpus`, `count`); omitted values do not change."""
         return self._run(protocol.set_quota(user, values, reason=reason, pool=pool))
 
     def reset_quota(self, user: str, *, reason: str, pool: str | None = None) -> None:
-        """Give a user the default quota again."""
+        """Reset a user's quota to the default."""
         self._run(protocol.reset_limit("quota", user, reason=reason, pool=pool))
 
     def pools(self) -> list[PoolAnswer]:
@@ -326,19 +326,19 @@ class JobClient:
         return self._run(protocol.pools())
 
     def queue(self, *, limit: int | None = None) -> dict[str, list[QueueEntry]]:
-        """Return waiting jobs in the order in which they would start, by pool. For administrators."""
+        """Return the waiting jobs of each pool in the order of the queue. For administrators."""
         return self._run(protocol.queue(limit=limit))
 
     def running(self, *, limit: int | None = None) -> list[InstanceAnswer]:
-        """Return instances that run, everybody's. For administrators."""
+        """Return the running instances of all users. For administrators."""
         return self._run(protocol.running(limit=limit))
 
     def unscheduled(self, uuids: Sequence[str], *, partial: bool = False) -> list[UnscheduledAnswer]:
-        """Return Cook's reasons why each of these jobs waits."""
+        """Return Cook's reasons why each of the jobs waits."""
         return self._run(protocol.unscheduled(uuids, partial=partial))
 
     def info(self) -> CookInfo:
-        """Return which scheduler this is, in Cook's words."""
+        """Return Cook's facts about the scheduler."""
         return self._run(protocol.info())
 
     def settings(self) -> dict[str, object]:
@@ -346,31 +346,31 @@ class JobClient:
         return self._run(protocol.settings())
 
     def failure_reasons(self) -> list[FailureReason]:
-        """Return the table of reasons."""
+        """Return Cook's table of reasons for the end of instances."""
         return self._run(protocol.failure_reasons())
 
-    # --- ours, under /v1 ---
+    # --- cook_jupyter's own, under /v1 ---
 
     def info_v1(self) -> SchedulerInfo:
-        """Return who asks, where blobs are stored, what the hosts have, how large things may be."""
+        """Return facts about the scheduler: its user, blob store, capacity and limits of requests."""
         return self._run(protocol.info_v1(self._caller))
 
     def summary(self) -> SummaryAnswer:
-        """Return who waits and who runs, beside capacity and shares."""
+        """Return the waiting and running jobs of all users, with capacity and shares."""
         return self._run(protocol.summary())
 
     def monitor(self) -> MonitorAnswer:
-        """Return who was starved, hungry, satisfied when the scheduler looked last, by pool, with amounts."""
+        """Return the latest sample of user satisfaction by pool, with amounts."""
         return self._run(protocol.monitor())
 
     def rebalancer(self) -> RebalancerAnswer:
-        """Return how running tasks give way: the parameters in force."""
+        """Return the parameters of preemption in force."""
         return self._run(protocol.rebalancer())
 
     def set_rebalancer(self, **parameters: float | None) -> RebalancerAnswer:
         """Set `safe_dru_threshold`, `min_dru_diff` or `max_preemption`, from now on. For administrators.
 
-        None switches preemption off; what is not named stays. Returns the parameters in force.
+        None disables preemption; omitted parameters do not change. Returns the parameters in force.
         """
         return self._run(protocol.set_rebalancer(parameters))
 
@@ -381,26 +381,26 @@ class JobClient:
         *,
         store: str | None = None,
     ) -> EventStream:
-        """Stream what happens to one's jobs: first what has changed after `cursor`, then live.
+        """Stream the events of the user's jobs: first the changes after `cursor`, then live.
 
         Args:
-            cursor: of an earlier batch; None means from now.
-            label: only jobs that carry these labels.
-            store: the store that the cursor is of (`EventBatch.store`). If the scheduler has another one by
-                now, the stream begins with the present, and its first batch names the new store.
+            cursor: cursor of an earlier batch; None for now.
+            label: labels that the jobs must have.
+            store: store to which the cursor belongs (`EventBatch.store`). If the scheduler has another one by
+                now, the stream starts with the present, and its first batch names the new store.
 
         Returns:
-            An iterator over batches, on a connection of its own; close it when done. It ends with
-            SchedulerUnreachable when the connection breaks: `client.events.follow` comes back.
+            An iterator over batches, with its own connection; close it when done. It raises
+            SchedulerUnreachable if the connection breaks; `client.events.follow_events` reconnects.
         """
         return EventStream(self._pool, cursor, label or {}, store=store, timeout_s=self.timeout_s)
 
     def result(self, uuid: str) -> bytes:
-        """Return the signed bytes that a job gave back.
+        """Return the signed result of a job.
 
         Raises:
-            NotFound: no such job, or it gave back nothing.
-            Conflict: it is not completed.
+            NotFound: there is no such job, or it has no result.
+            Conflict: the job is not completed.
         """
         return self._run(protocol.result(uuid))
 
@@ -413,35 +413,35 @@ class JobClient:
         length: int = 1024 * 1024,
         wait_s: float = 0.0,
     ) -> LogPiece:
-        """Return what an instance (or a job's latest one) wrote, from `offset` on; see `LogPiece`.
+        """Return output of an instance (or of a job's latest one) from `offset` on; see `LogPiece`.
 
         Args:
-            uuid: of an instance or a job.
+            uuid: uuid of an instance or a job.
             stream: "stdout" or "stderr".
-            offset: in bytes.
-            length: at most so many bytes.
-            wait_s: wait so long for something to be there, at most 20.
+            offset: offset in bytes.
+            length: maximum size of the piece, in bytes.
+            wait_s: how long the scheduler waits for data, at most 20 s.
         """
         return self._run(protocol.logs(uuid, stream=stream, offset=offset, length=length, wait_s=wait_s))
 
     def why(self, uuid: str) -> WhyAnswer:
-        """Return why a job waits: in plain sentences, and Cook's reasons."""
+        """Return why a job waits: plain sentences, and Cook's reasons."""
         return self._run(protocol.why(uuid))
 
     def dump(self, pool: str | None = None, uuids: Sequence[str] = ()) -> bytes:
-        """Return all that the decisions about a pool read at this moment, as JSON.
+        """Return everything that decisions about a pool read at this moment, as JSON.
 
         Args:
-            pool: name of the pool; None means the scheduler's default.
-            uuids: jobs to explain: why do they wait?
+            pool: name of the pool; None for the scheduler's default.
+            uuids: jobs whose waiting is to be explained.
 
         Raises:
-            Forbidden: the user is no administrator.
+            Forbidden: the user is not an administrator.
         """
         return self._run(protocol.dump(pool, uuids))
 
     def report_waits(self, instance: str, uuids: Sequence[str]) -> WaitsAnswer:
-        """Report what a running instance waits for, without a time limit; no jobs if it goes on."""
+        """Report the jobs that a running instance waits for without a time limit; none if it continues."""
         return self._run(protocol.report_waits(instance, uuids))
 
     def put_blob(self, name: str, data: bytes | memoryview) -> None:
@@ -453,18 +453,18 @@ class JobClient:
         return self._run(protocol.get_blob(name))
 
     def blob_size(self, name: str) -> int | None:
-        """Return the size of a blob in bytes; None if it is not there."""
+        """Return the size of a blob in bytes; None if it does not exist."""
         return self._run(protocol.blob_size(name))
 
     def has_blob(self, name: str) -> bool:
-        """Return whether there is such a blob."""
+        """Return whether a blob exists."""
         return self.blob_size(name) is not None
 
     def shutdown(self, *, stop_agent: bool = False) -> None:
-        """End the embedded scheduler. What runs goes on, unless `stop_agent`."""
+        """Stop the embedded scheduler. Running instances continue, unless `stop_agent` is set."""
         self._run(protocol.shutdown(stop_agent=stop_agent))
 
-    # --- how ---
+    # --- implementation ---
 
     def _derived(self, user: str | None, timeout_s: float) -> "JobClient":
         return JobClient(
@@ -472,7 +472,7 @@ class JobClient:
         )
 
     def _run(self, exchange: Exchange[T]) -> T:
-        """Carry an exchange out, over the connections of the pool."""
+        """Perform an exchange over a connection of the pool."""
         try:
             request = next(exchange)
             while True:

@@ -1,7 +1,7 @@
-"""Compute: `CookExecutor`, a `concurrent.futures.Executor` whose calls are Cook jobs.
+"""The executor: `CookExecutor`, a `concurrent.futures.Executor` whose calls are Cook jobs.
 
-Lives here: futures, the bundling of `map`, and coming back to futures after a kernel restart.
-Not here: how calls become bytes (`payload`); requests (`client`); magics (`notebook`).
+Lives here: futures, bundling the calls of `map`, and attaching to jobs after a kernel restart.
+Not here: encoding calls (`payload`); requests (`client`); magics (`notebook`).
 """
 
 from cook_jupyter.executor.attach import attach, recent

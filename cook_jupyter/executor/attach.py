@@ -1,4 +1,4 @@
-"""Coming back: futures of jobs that an earlier kernel submitted.
+"""Attach to jobs that an earlier kernel submitted.
 
 Lives here: `attach` by key, `recent` by time and name.
 Not here: how a future gets its result (`executor.session`).
@@ -28,44 +28,44 @@ def attach(keys: str, *, client: JobClient | None = None) -> CookFuture: ...  # 
 @overload
 def attach(keys: Iterable[str], *, client: JobClient | None = None) -> list[CookFuture]: ...
 def attach(keys: str | Iterable[str], *, client: JobClient | None = None) -> CookFuture | list[CookFuture]:
-    """The futures of jobs that were submitted earlier, by this process or another one of the same user.
+    """Return the futures of jobs that were submitted earlier, by this or another process of the same user.
 
     Args:
-        keys: a job's uuid (`future.key`), or several.
-        client: the scheduler; None means this user's own.
+        keys: uuid of a job (`future.key`), or several.
+        client: client of the scheduler; None for this user's own.
 
     Raises:
-        NotFound: a job is unknown to the scheduler; `missing` names those that are.
-        SchedulerUnreachable: no scheduler is there.
+        NotFound: the scheduler does not know a job; `missing` names all of these.
+        SchedulerUnreachable: there is no scheduler.
 
     Example: `attach("2f0c3e5e-...").result()`
     """
     if isinstance(keys, str):
         return attach([keys], client=client)[0]
-    wanted = [key.lower() for key in keys]
+    job_keys = [key.lower() for key in keys]
     session = _session(client)
-    found = session.call(lambda client: client.jobs(wanted, partial=True))
-    named = {job.uuid: job.name for job in found}
-    if missing := tuple(key for key in wanted if key not in named):
-        raise NotFound(f"the scheduler knows no job {', '.join(missing)}", missing=missing)
-    made = {key: CookFuture(session, key, named[key], None) for key in wanted}
-    session.adopt(list(made.values()))
-    return [made[key] for key in wanted]
+    jobs = session.call(lambda client: client.jobs(job_keys, partial=True))
+    names = {job.uuid: job.name for job in jobs}
+    if missing := tuple(key for key in job_keys if key not in names):
+        raise NotFound(f"the scheduler does not know job {', '.join(missing)}", missing=missing)
+    futures = {key: CookFuture(session, key, names[key], None) for key in job_keys}
+    session.adopt(list(futures.values()))
+    return [futures[key] for key in job_keys]
 
 
 def recent(count: int = 20, *, name: str | None = None, client: JobClient | None = None) -> list[CookFuture]:
-    """The futures of the calls submitted last, newest first.
+    """Return the futures of the latest calls, newest first.
 
     Args:
-        count: at most so many.
-        name: only jobs of this name, with `*` for any run of letters.
-        client: the scheduler; None means this user's own.
+        count: maximum number of futures.
+        name: only jobs with this name, in which `*` matches any characters.
+        client: client of the scheduler; None for this user's own.
 
     Example: `recent(5, name="simulate")`
     """
     session = _session(client)
-    found = session.call(lambda client: client.recent_jobs(count, name=name))
-    jobs = [job for job in found if SESSION_LABEL in job.labels]
+    latest = session.call(lambda client: client.recent_jobs(count, name=name))
+    jobs = [job for job in latest if SESSION_LABEL in job.labels]
     futures = [CookFuture(session, job.uuid, job.name, None) for job in jobs]
     if futures:
         session.adopt(futures)
@@ -77,11 +77,11 @@ _lock = threading.Lock()
 
 
 def _session(client: JobClient | None) -> SchedulerSession:
-    """One session for all that is attached to a scheduler; it hears of all of the user's jobs."""
+    """Return the session for all attached jobs of a scheduler; it receives events of all jobs of the user."""
     locator = SchedulerLocator(client)
-    place = (locator.client.url, locator.client.user, os.getpid())
+    session_key = (locator.client.url, locator.client.user, os.getpid())
     with _lock:
-        session = _sessions.get(place)
+        session = _sessions.get(session_key)
         if session is None:
-            session = _sessions[place] = SchedulerSession(locator, everything=True)
+            session = _sessions[session_key] = SchedulerSession(locator, all_jobs=True)
         return session

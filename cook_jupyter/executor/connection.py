@@ -1,7 +1,8 @@
-"""A session's connection to its scheduler: the client of the moment, and what the scheduler has said.
+"""A session's connection to its scheduler: the current client, and cached facts about the scheduler.
 
-Lives here: asking, and finding the scheduler again when it no longer answers; its blob store; the user's key.
-Not here: the order of search (`executor.locator`, `client.connect`), requests (`client.sync`).
+Lives here: requests, and finding the scheduler again when it no longer answers; its blob store; the user's
+key.
+Not here: how a scheduler is found (`executor.locator`, `client.connect`), the requests (`client.sync`).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cook_jupyter.executor")
 
-PATIENCE_S = 30.0  # how long a request waits for a scheduler that does not answer
-FILE_CHECK_INTERVAL_S = 0.25  # how old it may be what is known of a file
+REQUEST_TIMEOUT_S = 30.0  # for a scheduler that does not answer
+FILE_CHECK_INTERVAL_S = 0.25  # maximum age of cached facts about a file
 INITIAL_BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
 
@@ -37,23 +38,24 @@ T = TypeVar("T")
 
 
 class SchedulerConnection:
-    """The scheduler of a session, also after it was restarted. Any thread may ask.
+    """The scheduler of a session, even after it was restarted. Safe for use by any thread.
 
     Args:
-        locator: knows the scheduler, and finds it again.
-        awaits_results: returns whether anybody waits for a result: then one that crashed is started again.
+        locator: locator of the scheduler.
+        awaits_results: callback that returns whether results are awaited; if so, a crashed scheduler is
+            restarted.
 
     Attributes:
-        client: a client of the scheduler as it was last found.
-        closed: set once the session has ended: then nothing is waited for any more.
-        patience_s: how long a request waits for a scheduler that does not answer.
-        file_check_interval_s: how old it may be what is known of a file.
+        client: client of the scheduler as it was last found.
+        closed: event that is set once the session has ended, so that nothing waits any more.
+        request_timeout_s: time to wait for a scheduler that does not answer.
+        file_check_interval_s: maximum age of cached facts about a file.
     """
 
     def __init__(self, locator: SchedulerLocator, awaits_results: Callable[[], bool]) -> None:
         self.client: JobClient = locator.client
         self.closed = threading.Event()
-        self.patience_s = PATIENCE_S
+        self.request_timeout_s = REQUEST_TIMEOUT_S
         self.file_check_interval_s = FILE_CHECK_INTERVAL_S
         self._locator = locator
         self._awaits_results = awaits_results
@@ -61,29 +63,29 @@ class SchedulerConnection:
         self._key: Key | None = None
         self._key_read_at = 0.0
 
-    def call(self, question: Callable[[JobClient], T], *, restart: bool = True) -> T:
-        """Ask the scheduler something that may be asked twice, and find it again if it does not answer.
+    def call(self, request: Callable[[JobClient], T], *, restart: bool = True) -> T:
+        """Send a request that may be repeated, and find the scheduler again if it does not answer.
 
         Args:
-            question: what is asked.
-            restart: start this user's own scheduler anew even if it was shut down in good order.
+            request: function that sends the request with a client.
+            restart: whether to start this user's own scheduler even if it was shut down deliberately.
 
         Raises:
-            SchedulerUnreachable: it was not there for `patience_s` seconds.
+            SchedulerUnreachable: it did not answer for `request_timeout_s` seconds.
         """
-        deadline = time.monotonic() + self.patience_s
+        deadline = time.monotonic() + self.request_timeout_s
         pause_s = INITIAL_BACKOFF_S
         was_late = False
         while True:
             client = self.client
             try:
-                return question(client)
+                return request(client)
             except (SchedulerUnreachable, Unauthenticated):
                 is_late = time.monotonic() + pause_s > deadline or self.closed.is_set()
                 self.reconnect(client, has_unsent=restart)
                 if is_late and (was_late or self.client is client):
                     raise
-                was_late = is_late  # one that was found at last is asked, however late it is
+                was_late = is_late  # a scheduler that was found at last gets the request, however late it is
             self.closed.wait(pause_s)
             pause_s = min(2 * pause_s, MAX_BACKOFF_S)
 
@@ -92,7 +94,7 @@ class SchedulerConnection:
 
         Args:
             failed: the client that got no answer.
-            has_unsent: start this user's own scheduler anew even if it was shut down in good order.
+            has_unsent: whether to start this user's own scheduler even if it was shut down deliberately.
         """
         with self._locating:
             if self.client is failed and not self.closed.is_set():
@@ -104,43 +106,44 @@ class SchedulerConnection:
                     logger.info("the scheduler was not found again: %s", error)
 
     def trace(self) -> object:
-        """Return a value that changes when this user's own scheduler begins to listen."""
+        """Return a value that changes when this user's own scheduler starts to listen."""
         return self._locator.trace()
 
     @functools.cached_property
     def info(self) -> SchedulerInfo:
-        """What the scheduler says about itself."""
+        """Facts that the scheduler reports about itself."""
         return self.call(lambda client: client.info_v1())
 
     @functools.cached_property
     def store(self) -> BlobStore:
-        """Where blobs are stored."""
+        """The scheduler's blob store."""
         return reachable_store(self.info, lambda: self.client)
 
     @functools.cached_property
     def key_file(self) -> str:
-        """The file with the user's key."""
+        """Path of the user's key."""
         return str(key_file(home_folder(), self.client.user))
 
     @property
     def signing_key(self) -> Key:
-        """The user's key, as it was in its file a moment ago."""
+        """The user's key, read from its file recently."""
         now = time.monotonic()
         if self._key is None or now - self._key_read_at >= self.file_check_interval_s:
             self._key, self._key_read_at = self.current_key(), now
         return self._key
 
     def current_key(self) -> Key:
-        """Return the user's key, as it is in its file; made anew if the file was removed."""
+        """Return the user's key as it is in its file, which is created again if it was removed."""
         if not Path(self.key_file).exists():
-            logger.warning("The signing key %s was removed: a new one is made.", self.key_file)
+            logger.warning("The signing key %s was removed: a new one is created.", self.key_file)
             return read_key(key_file(home_folder(), self.client.user))
         return read_key(self.key_file)
 
     def forget_store(self) -> None:
-        """Forget what was true of the scheduler's last store alone."""
+        """Forget cached facts that were true only for the scheduler's previous store."""
         logger.warning(
-            "The store of the scheduler at %s was begun anew: it was removed or replaced.", self.client.url
+            "The store of the scheduler at %s is a new one: the old one was removed or replaced.",
+            self.client.url,
         )
         for name in ("info", "store", "key_file"):
             self.__dict__.pop(name, None)

@@ -1,13 +1,13 @@
-"""Functions already sent: when the pickle of one may be used again, and whether it is still stored.
+"""Cache of sent functions: whether the pickle of a function may be reused, and whether it is still stored.
 
-Lives here: telling that a function, and all that its pickle holds, is the same as when it was last sent;
-storing it where the hosts find it; the pickles that were sent last, for a store that loses one.
+Lives here: detecting that a function, and everything in its pickle, is unchanged since it was sent; storing
+it where hosts find it; the most recently sent pickles, in case the store loses one.
 Not here: pickling (`payload.encoding`), the store (`payload.blobs`), sending a pickle again
 (`executor.unread_functions`).
 
-Pickling a function costs more than all else in a submission. It may be left out only if nothing in the pickle
-can have changed, so what a function refers to is compared object by object, and a function that refers to
-anything that can be changed in place (a list, an array, an instance) is pickled again each time.
+Pickling a function takes longer than the rest of a submission. It can be skipped only if nothing in the
+pickle can have changed, so what a function refers to is compared object by object, and a function that refers
+to a mutable object (a list, an array, an instance) is pickled again each time.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from cook_jupyter.executor.connection import SchedulerConnection
 from cook_jupyter.payload import module_state
 from cook_jupyter.payload.encoding import FunctionBlob, FunctionReference, encode_function
 
-KEPT_BYTES = 16 * 1024 * 1024  # of pickles, in case their blobs are damaged while calls wait
+CACHED_BLOB_BYTES = 16 * 1024 * 1024  # of pickles, in case their blobs are damaged while calls wait
 
-_KEPT = 256
+_CACHE_SIZE = 256
 _MAX_SEEN = 1000
-_MOST_PARTS = 512
+_MAX_PARTS = 512
 _ATOMS = frozenset(
     (
         type(None),
@@ -51,12 +51,14 @@ Parts = tuple[Any, ...]
 
 
 class FunctionCache:
-    """Remembers which functions were pickled, and as what. Not for two threads at once."""
+    """Remembers which functions were pickled, and the result. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[int, tuple[weakref.ref[Any], Parts, FunctionReference, int]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[weakref.ref[Any], Parts, FunctionReference, int]] = (
+            OrderedDict()
+        )
         self._blobs: OrderedDict[str, FunctionBlob] = OrderedDict()  # by digest
-        self._kept_bytes = 0
+        self._blob_bytes = 0
 
     def reference_of(
         self,
@@ -66,101 +68,101 @@ class FunctionCache:
         *,
         private: bool = False,
     ) -> FunctionReference:
-        """Return what calls name a function by.
+        """Return the reference by which calls name a function.
 
         Args:
             function: the function to pickle.
-            send: stores the pickle; called when it had to be made, not when the last one still holds.
-            is_stored: returns whether the pickle with a digest and a size is still stored.
+            send: callback that stores a new pickle; not called if the last one can be reused.
+            is_stored: callback that returns whether the pickle with a digest and a size is still stored.
             private: whether both sides reach the blob store as a directory that only this user can write to.
 
         Raises:
-            Unpicklable: something the function carries cannot travel.
+            Unpicklable: something that the function refers to cannot be sent.
         """
-        # What the notebook changed in local modules travels with the function, so it is pickled again then.
-        now = None if private and module_state.changes() else parts_of(function)
-        known = self._known.get(id(function))
-        if known is not None and now is not None and known[0]() is function and _same(known[1], now):
-            _, _, reference, size = known
+        # Changes of local modules are sent with the function, so it is pickled again if there are any.
+        parts = None if private and module_state.changes() else parts_of(function)
+        entry = self._entries.get(id(function))
+        if entry is not None and parts is not None and entry[0]() is function and _same(entry[1], parts):
+            _, _, reference, size = entry
             if is_stored(reference.digest, size):
-                self._known.move_to_end(id(function))
+                self._entries.move_to_end(id(function))
                 if reference.digest in self._blobs:
                     self._blobs.move_to_end(reference.digest)
                 return reference
         blob = encode_function(function, private=private)
         send(blob)
-        self._keep(blob)
-        if now is not None:
-            self._known[id(function)] = (weakref.ref(function), now, blob.reference, blob.size)
-            if len(self._known) > _KEPT:
-                self._known.popitem(last=False)
+        self._cache_blob(blob)
+        if parts is not None:
+            self._entries[id(function)] = (weakref.ref(function), parts, blob.reference, blob.size)
+            if len(self._entries) > _CACHE_SIZE:
+                self._entries.popitem(last=False)
         return blob.reference
 
     def forget(self) -> None:
-        """Send every function again: what rests in the store is not known any more."""
-        self._known.clear()
+        """Forget all functions, because it is unknown what the store still has."""
+        self._entries.clear()
 
     def blob(self, digest: str) -> FunctionBlob | None:
-        """Return the pickle with a digest; None if it is not among those that were sent last.
+        """Return the pickle with a digest; None if it was not sent recently.
 
         Args:
             digest: SHA-256 of the pickle.
         """
         return self._blobs.get(digest)
 
-    def _keep(self, blob: FunctionBlob) -> None:
+    def _cache_blob(self, blob: FunctionBlob) -> None:
         if blob.digest in self._blobs:
             self._blobs.move_to_end(blob.digest)
             return
         self._blobs[blob.digest] = blob
-        self._kept_bytes += blob.size
-        while self._kept_bytes > KEPT_BYTES:
-            self._kept_bytes -= self._blobs.popitem(last=False)[1].size
+        self._blob_bytes += blob.size
+        while self._blob_bytes > CACHED_BLOB_BYTES:
+            self._blob_bytes -= self._blobs.popitem(last=False)[1].size
 
 
 class StoredFunctions:
-    """The functions of a session in the blob store. Any thread may send one.
+    """The functions of a session in the blob store. Safe for use by any thread.
 
     Args:
-        scheduler: the connection that knows the store.
+        scheduler: connection to the scheduler with the store.
     """
 
     def __init__(self, scheduler: SchedulerConnection) -> None:
         self._scheduler = scheduler
         self._cache = FunctionCache()
-        self._seen_at: dict[str, float] = {}  # digests, and when each was last seen in the store
-        self._is_doubted = False
+        self._seen_at: dict[str, float] = {}  # time when each digest was last seen in the store
+        self._is_unreliable = False
         self._pickling = threading.Lock()
 
     def send(self, function: Callable[..., Any]) -> FunctionReference:
-        """Store a function unless it is stored, and return what calls name it by."""
+        """Store a function unless it is stored already; return the reference by which calls name it."""
         with self._pickling:
             return self._cache.reference_of(
                 function, self._put, self._is_stored, private=self._scheduler.store.private
             )
 
     def blob(self, digest: str) -> FunctionBlob | None:
-        """Return the pickle with a digest; None if it is not among those that were sent last."""
+        """Return the pickle with a digest; None if it was not sent recently."""
         return self._cache.blob(digest)
 
-    def doubt(self) -> None:
-        """Send every function again, and compare what is stored: a host found one gone or damaged."""
-        self._is_doubted = True
+    def distrust_store(self) -> None:
+        """Send all functions again, and compare stored ones, because a host found one missing or damaged."""
+        self._is_unreliable = True
         self.forget()
 
     def forget(self) -> None:
-        """Send every function again: what the store holds is not known any more."""
+        """Forget all functions, because it is unknown what the store still has."""
         self._cache.forget()
         self._seen_at.clear()
 
     def _put(self, blob: FunctionBlob) -> None:
         store = self._scheduler.store
-        # A loss of power may have cut it short. Once a host found one damaged, no store is believed.
-        if self._is_doubted or not store.holds(blob.name, blob.size, blob.digest):
+        # A power failure may have truncated it. Once a host finds a damaged one, the store is not trusted.
+        if self._is_unreliable or not store.holds(blob.name, blob.size, blob.digest):
             store.put(blob.name, blob.pieces)
 
     def _is_stored(self, digest: str, size: int) -> bool:
-        """Return whether a function is still stored; over HTTP, asking costs more than it saves."""
+        """Return whether a function is still stored; not checked over HTTP, where it would take too long."""
         store, now = self._scheduler.store, time.monotonic()
         seen_at = self._seen_at.get(digest)
         is_recent = seen_at is not None and now - seen_at < self._scheduler.file_check_interval_s
@@ -175,40 +177,40 @@ class StoredFunctions:
 
 
 def parts_of(function: Callable[..., Any]) -> Parts | None:
-    """All objects that a function's pickle depends on; None if one of them could be changed in place."""
+    """Return all objects that a function's pickle depends on; None if one of them is mutable."""
     if not isinstance(function, types.FunctionType):
         return None
     parts: list[Any] = []
-    # An import of a submodule changes what cloudpickle sends along; the search path, what a host can import.
+    # Imported submodules affect what cloudpickle sends; the search path affects what a host can import.
     return ((len(sys.modules), *sys.path), *parts) if _collect(function, parts) else None
 
 
-def _same(before: Parts, now: Parts) -> bool:
-    return len(before) == len(now) and before[0] == now[0] and all(map(_is, before[1:], now[1:]))
+def _same(old: Parts, new: Parts) -> bool:
+    return len(old) == len(new) and old[0] == new[0] and all(map(_is_identical, old[1:], new[1:]))
 
 
-def _is(one: Any, other: Any) -> bool:
-    return one is other
+def _is_identical(left: Any, right: Any) -> bool:
+    return left is right
 
 
 def _collect(value: Any, parts: list[Any]) -> bool:
-    """Add a value and what it refers to; False if any of it can be changed in place."""
+    """Add a value and the objects it refers to; return False if any of them is mutable."""
     parts.append(value)
     kind = type(value)
     if kind in _ATOMS:
         return True
-    if len(parts) > _MOST_PARTS:
+    if len(parts) > _MAX_PARTS:
         return False
     if kind is tuple or kind is frozenset:
         return all(_collect(part, parts) for part in value)
     if kind is types.FunctionType and not _is_installed(value):
-        if any(value is part for part in parts[:-1]):  # it calls itself; its parts are there already
+        if any(value is part for part in parts[:-1]):  # it is recursive; its parts are already included
             return True
         return all(_collect(part, parts) for part in _captured(value))
-    return _goes_by_name(value, kind)
+    return _is_sent_by_name(value, kind)
 
 
-def _goes_by_name(value: Any, kind: type) -> bool:
+def _is_sent_by_name(value: Any, kind: type) -> bool:
     if kind is types.ModuleType:
         return sys.modules.get(value.__name__) is value
     if kind is types.BuiltinFunctionType:
@@ -225,19 +227,19 @@ def _captured(function: types.FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
-        except ValueError:  # not filled yet
+        except ValueError:  # empty cell
             yield cell
-    around = function.__globals__
+    namespace = function.__globals__
     for name in _global_names(function.__code__):
-        if name in around:
-            yield around[name]
+        if name in namespace:
+            yield namespace[name]
     if function.__dict__:
-        yield function.__dict__  # can be changed in place
+        yield function.__dict__  # mutable
 
 
 @functools.lru_cache(maxsize=1024)
 def _global_names(code: types.CodeType) -> tuple[str, ...]:
-    """The names that code may look up in its globals, in a fixed order; some may be attributes only."""
+    """Return the names that code may look up in its globals, sorted; some may only be attributes."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -246,13 +248,13 @@ def _global_names(code: types.CodeType) -> tuple[str, ...]:
 
 
 def _is_installed(value: Any) -> bool:
-    """Whether a function or class is sent by its name alone: it lives in an installed module."""
+    """Return whether a function or class is sent by name, because it belongs to an installed module."""
     from cook_jupyter.payload import pickling
 
     module = getattr(value, "__module__", None)
     if not isinstance(module, str) or module == "__main__" or pickling.is_local(module):
         return False
-    found: Any = sys.modules.get(module)
+    target: Any = sys.modules.get(module)
     for name in value.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is value
+        target = getattr(target, name, None)
+    return target is value

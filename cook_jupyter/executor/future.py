@@ -1,7 +1,7 @@
 """`CookFuture`: a `concurrent.futures.Future` whose work is a Cook job.
 
-Lives here: what a user may ask of one call: its key, its state, its logs, why it waits; killing it, running
-it again here.
+Lives here: the interface for one call: its key, its state, its logs, why it waits; killing it, replaying it
+here.
 Not here: sending and receiving (`executor.session`).
 """
 
@@ -35,7 +35,7 @@ logger = logging.getLogger("cook_jupyter.executor")
 Status = Literal["unsent", "waiting", "running", "success", "failed", "cancelled"]
 
 _LOG_PIECE_BYTES = 1024 * 1024
-_DELIVERY_S = 2.0  # who submits and asks why in one breath wants the answer, not that it is too early
+_DELIVERY_TIMEOUT_S = 2.0  # for `why` immediately after the submission
 _DOTS = {
     "unsent": "var(--jp-ui-font-color3, gray)",
     "waiting": "var(--jp-warn-color1, darkorange)",
@@ -47,10 +47,10 @@ _DOTS = {
 
 
 class CookFuture(concurrent.futures.Future[Any]):
-    """The result to come of one call, which is one job.
+    """The future result of one call, which is one job.
 
-    All that `concurrent.futures` does with futures works; `await future` does too. Being preempted or losing
-    a host is no failure: the future goes on waiting while its job has attempts left.
+    All functions of `concurrent.futures` work with it; `await future` does too. Preemption or the loss of a
+    host is not a failure: the future keeps waiting while its job has attempts left.
     """
 
     def __init__(self, session: SchedulerSession, key: str, name: str, options: Options | None) -> None:
@@ -62,27 +62,27 @@ class CookFuture(concurrent.futures.Future[Any]):
         self._event: JobEvent | None = None
         self._preempted: set[str] = set()  # instances
         self.stage = Stage.QUEUED
-        self.killed_by: str | None = None  # what this process called to kill the job
+        self.killed_by: str | None = None  # function of this process that was called to kill the job
         self.unread: set[str] = set()  # instances that could not read the function; each was given back
-        self.call_in_store = False  # in a blob, which nobody needs after a success
-        self.signing_key: Key | None = None  # of the call; None for one that was submitted earlier
-        self.owner: object = None  # the mark of the executor whose shutdown waits for it
-        self._callbacks: list[Callable[[Any], object]] | None = None  # of users; None before the first
-        self._is_awaited = False  # by a coroutine
+        self.call_in_store = False  # whether the call is a blob, which is useless after a success
+        self.signing_key: Key | None = None  # key of the call; None if it was submitted earlier
+        self.owner: object = None  # token of the executor whose shutdown waits for this future
+        self._callbacks: list[Callable[[Any], object]] | None = None  # user callbacks; None before the first
+        self._is_awaited = False  # whether a coroutine awaits it
 
     @property
     def key(self) -> str:
-        """The job's uuid. `attach(key)` gives the future back, also after a restart of the kernel."""
+        """Uuid of the job. `attach(key)` returns the future again, even after a restart of the kernel."""
         return self._key
 
     @property
     def name(self) -> str:
-        """The job's name."""
+        """Name of the job."""
         return self._name
 
     @property
     def status(self) -> Status:
-        """unsent, waiting, running, success, failed or cancelled, as last heard."""
+        """Latest known status: unsent, waiting, running, success, failed or cancelled."""
         if self.cancelled():
             return "cancelled"
         if self.done():
@@ -93,53 +93,53 @@ class CookFuture(concurrent.futures.Future[Any]):
 
     @property
     def attempts(self) -> int:
-        """How many instances the job has had so far, as last heard."""
+        """Latest known number of instances of the job."""
         return 0 if self._event is None else self._event.attempts
 
     @property
     def preempted(self) -> int:
-        """How often it had to make way for somebody else's job, as heard; that costs no retry."""
+        """Latest known number of preemptions, which cost no retries."""
         return len(self._preempted)
 
     @property
     def host(self) -> str | None:
-        """Where the latest instance runs or ran, as last heard."""
+        """Latest known host of the latest instance."""
         instance = None if self._event is None else self._event.instance
         return instance.host or None if instance is not None else None
 
     @property
     def is_listened_to(self) -> bool:
-        """Whether its end will call something: a coroutine that awaits it, or a done-callback."""
+        """Whether its end has an effect: a coroutine awaits it, or it has a done-callback."""
         return self._is_awaited or bool(self._callbacks)
 
     def running(self) -> bool:
-        """Whether an instance runs at this moment, as last heard."""
+        """Return whether an instance is running, as far as is known."""
         return self.status == "running"
 
     def cancel(self) -> bool:
-        """Kill the job, waiting or running. True if that was accepted: the result will not come."""
+        """Kill the job, waiting or running. Return True if that was accepted: there will be no result."""
         return self._session.cancel([self]) == 1 or self.cancelled()
 
     def kill(self) -> None:
         """Kill the job; the future then raises JobKilled.
 
         Raises:
-            SchedulerUnreachable: nobody took the request.
+            SchedulerUnreachable: the scheduler did not get the request.
         """
         if not self.done():
             self._session.kill([self])
 
     def logs(self, stream: str = "stdout", *, attempt: int | None = None) -> str:
-        """What the job has written so far, of its latest instance.
+        """Return what the job has written so far, by default in its latest instance.
 
         Args:
             stream: "stdout" or "stderr".
-            attempt: of an earlier instance: 1 is the first.
+            attempt: number of the attempt, from 1; None for the latest.
 
         Example: `print(future.logs("stderr"))`
         """
         client = self._session.client
-        wanted = self._key
+        uuid = self._key
         if attempt is not None:
             instances = client.job(self._key).instances_by_start
             if not 1 <= attempt <= len(instances):
@@ -147,36 +147,36 @@ class CookFuture(concurrent.futures.Future[Any]):
                     f"job {self._key} has had {counted(len(instances), 'attempt')}, so there is no attempt "
                     f"{attempt}"
                 )
-            wanted = instances[attempt - 1].uuid
+            uuid = instances[attempt - 1].uuid
         elif self.attempts == 0 and not self.done():
             return ""
         pieces = []
         offset = 0
         while True:
-            piece = client.logs(wanted, stream=stream, offset=offset, length=_LOG_PIECE_BYTES)
+            piece = client.logs(uuid, stream=stream, offset=offset, length=_LOG_PIECE_BYTES)
             pieces.append(piece.data)
             offset = piece.next_offset
             if not piece.data or offset >= piece.size:
                 return b"".join(pieces).decode("utf-8", "replace")
 
     def why(self) -> str:
-        """Why the job waits, in plain words, with numbers and the next step."""
-        delivered = self._session.delivered([self], _DELIVERY_S)
+        """Return why the job waits, in plain words, with numbers and the next step."""
+        delivered = self._session.wait_until_delivered([self], _DELIVERY_TIMEOUT_S)
         if self.done():
-            return f"It does not wait: it is over ({self.status})."
+            return f"The job is not waiting; it has ended ({self.status})."
         if not delivered:
             return "It has not reached the scheduler yet."
         return "\n".join(self._session.client.why(self._key).sentences)
 
     def replay(self) -> Any:
-        """Run the very same call here, in this process: for `%debug`.
+        """Run the same call here, in this process: for `%debug`.
 
         Raises:
-            Conflict: the job is no call, or its arguments are gone.
+            Conflict: the job is not a call, or its arguments are gone.
         """
         environment = self._session.client.job(self._key).env
         if encoding.CALL not in environment and encoding.CALL_BLOB not in environment:
-            raise Conflict(f"job {self._key} is no call of a function; there is nothing to replay")
+            raise Conflict(f"job {self._key} is not a call of a function, so it cannot be replayed")
         from cook_jupyter.payload import pickling
         from cook_jupyter.payload.envelope import unseal
 
@@ -194,10 +194,10 @@ class CookFuture(concurrent.futures.Future[Any]):
         return function(*args, **kwargs)
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
-        """Call `fn` with this future when it is done; at once, in this thread, if it is done already.
+        """Call `fn` with this future when it is done; immediately, in this thread, if it is already done.
 
         Callbacks of one future are called in the order in which they were added, in a thread of their own: a
-        callback may wait, for other futures too, and holds up nobody's result. What it raises is logged.
+        callback may wait, even for other futures, without delaying results. Exceptions are logged.
         """
         with self._condition:
             if not self.done():
@@ -209,11 +209,12 @@ class CookFuture(concurrent.futures.Future[Any]):
         self._call(fn)
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """Wait without blocking the event loop. Cancelling the task that waits kills the job.
+        """Wait without blocking the event loop. Cancelling the waiting task kills the job.
 
-        A StopIteration that the call raised is the cause of a RuntimeError then: a coroutine cannot raise it.
+        A StopIteration raised by the call becomes the cause of a RuntimeError, as a coroutine cannot raise
+        it.
         """
-        import asyncio  # 30 ms, and most programs that submit do without
+        import asyncio  # 30 ms, and not needed by most programs
 
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
@@ -223,7 +224,7 @@ class CookFuture(concurrent.futures.Future[Any]):
                 waiter.set_result(None)
 
         def wake_loop(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop was closed, so nothing waits any more
                 loop.call_soon_threadsafe(wake)
 
         self._is_awaited = True
@@ -231,48 +232,48 @@ class CookFuture(concurrent.futures.Future[Any]):
         try:
             yield from waiter
         except asyncio.CancelledError:
-            self._session.run_in_background(self.cancel)  # which asks the scheduler; the loop must not wait
+            self._session.run_in_background(self.cancel)  # sends a request, which must not block the loop
             raise
         if self.cancelled():
             raise asyncio.CancelledError
         return self.result()
 
     def __repr__(self) -> str:
-        words = [f"CookFuture {self._key}", self._name, self._state_in_words()]
-        return printable(f"<{' · '.join(words)}>")
+        parts = [f"CookFuture {self._key}", self._name, self._state_text()]
+        return printable(f"<{' · '.join(parts)}>")
 
     def _repr_html_(self) -> str:
         status = self.status
         return (
             '<span style="font-family: var(--jp-code-font-family, monospace)">'
             f'<span aria-hidden="true" style="color: {_DOTS[status]}">●</span> '
-            f"{html.escape(self._name)} <b>{html.escape(self._state_in_words())}</b> "
+            f"{html.escape(self._name)} <b>{html.escape(self._state_text())}</b> "
             f'<span style="opacity: 0.7">{html.escape(self._key)}</span></span>'
         )
 
-    def _state_in_words(self) -> str:
+    def _state_text(self) -> str:
         status = self.status
-        words: str = status
+        text: str = status
         if status == "failed":
-            words = f"failed: {type(self._exception).__name__}"
+            text = f"failed: {type(self._exception).__name__}"
         if status in ("running", "success", "failed") and self.host:
-            words += f" on {self.host}"
+            text += f" on {self.host}"
         elif status == "waiting" and self.attempts:
-            words += " again"
+            text += " again"
         if self._preempted:
-            words += f", preempted {'once' if self.preempted == 1 else f'{self.preempted} times'}"
+            text += f", preempted {'once' if self.preempted == 1 else f'{self.preempted} times'}"
         if self.attempts - self.preempted > 1:
-            words += f", attempt {self.attempts - self.preempted}"
-        return words
+            text += f", attempt {self.attempts - self.preempted}"
+        return text
 
-    # --- for the session alone ---
+    # --- for the session only ---
 
     def on_event(self, event: JobEvent, preempted: Iterable[str] = ()) -> None:
-        """Note the latest event; what it means for the result is the session's affair.
+        """Record the latest event; the session handles its effect on the result.
 
         Args:
-            event: the job as it is now, with its latest instance.
-            preempted: which of all its instances were, if that was asked for.
+            event: the present state of the job, with its latest instance.
+            preempted: all preempted instances of the job, if known.
         """
         self._preempted.update(preempted)
         if self._event is None or event.change >= self._event.change:
@@ -283,21 +284,21 @@ class CookFuture(concurrent.futures.Future[Any]):
             self.advance(Stage.ACCEPTED)
 
     def advance(self, target: Stage) -> None:
-        """Take a step on the way to the scheduler."""
+        """Record the next stage on the way to the scheduler."""
         self.stage = step(self.stage, target)
 
     def set_call_result(self, result: CallResult) -> bool:
-        """The job's result is here. Returns False if nobody waits for it any more."""
+        """Set the verified result of the job. Return False if the future had already ended."""
         error = result.error
         if error is None and result.errors:
-            failed = [each for each in result.errors.values() if isinstance(each, Exception)]
+            failed = [e for e in result.errors.values() if isinstance(e, Exception)]
             error = ExceptionGroup(f"{len(result.errors)} of {len(result.value)} calls failed", failed)
         if isinstance(error, JobFailed):
             error.attempts = self.attempts
         return self.resolve(result.value, error)
 
     def resolve(self, value: Any = None, error: BaseException | None = None) -> bool:
-        """Set the result, unless the future is over already."""
+        """Set result or exception, unless the future has already ended; return whether it was set."""
         try:
             if error is not None:
                 self.set_exception(error)
@@ -308,19 +309,19 @@ class CookFuture(concurrent.futures.Future[Any]):
         return True
 
     def resolve_cancelled(self) -> bool:
-        """End as cancelled, unless the future is over already; waiters are told."""
+        """End as cancelled and notify waiters, unless the future has already ended."""
         if not super().cancel():
             return False
-        with contextlib.suppress(RuntimeError):  # somebody else has told them
+        with contextlib.suppress(RuntimeError):  # they were notified already
             self.set_running_or_notify_cancel()
         return True
 
     def give_up(self, error: BaseException) -> None:
-        """Raise an error, unless the future is over already; the job, which waits, is cancelled."""
+        """Raise an error, unless the future has already ended; the job, which waits, is cancelled."""
         self._session.give_up(self, error)
 
     def on_resolved(self, fn: Callable[[Any], object]) -> None:
-        """Call `fn` with this future in the thread that delivers results: it must not wait."""
+        """Call `fn` with this future in the thread that delivers results; it must not block."""
         super().add_done_callback(fn)
 
     def _dispatch_callbacks(self, _: object) -> None:
@@ -333,12 +334,12 @@ class CookFuture(concurrent.futures.Future[Any]):
 
     def _call(self, callback: Callable[[Any], object]) -> None:
         try:
-            callback(_seen_by(callback, self))
+            callback(_for_callback(callback, self))
         except Exception:
             logger.exception("a callback of %r failed", self)
 
     def fail_in_fork(self, error: BaseException) -> None:
-        """In a forked child: the parent's threads are not here, and its locks may be held for ever."""
+        """Fail in a forked child, which lacks the parent's threads, and whose locks may be held forever."""
         self._condition = threading.Condition()
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
@@ -346,11 +347,11 @@ class CookFuture(concurrent.futures.Future[Any]):
         self.resolve(error=error)
 
 
-def _seen_by(callback: Callable[[Any], object], future: CookFuture) -> concurrent.futures.Future[Any]:
-    """Return the future as a callback can take it.
+def _for_callback(callback: Callable[[Any], object], future: CookFuture) -> concurrent.futures.Future[Any]:
+    """Return the future, or a substitute if a callback could not handle its exception.
 
-    Before Python 3.13 asyncio (`wrap_future`, `run_in_executor`) cannot hold a StopIteration and waits until
-    cancelled; it is given the RuntimeError that later versions make of it.
+    Before Python 3.13, asyncio (`wrap_future`, `run_in_executor`) cannot set a StopIteration and would wait
+    forever; it gets a RuntimeError, as in later versions.
     """
     if getattr(callback, "__module__", None) != "asyncio.futures":
         return future
@@ -358,7 +359,7 @@ def _seen_by(callback: Callable[[Any], object], future: CookFuture) -> concurren
     if not isinstance(error, StopIteration):
         return future
     substitute: concurrent.futures.Future[Any] = concurrent.futures.Future()
-    instead = RuntimeError("the call raised StopIteration, which cannot be raised into an asyncio future")
-    instead.__cause__ = error
-    substitute.set_exception(instead)
+    replacement = RuntimeError("the call raised StopIteration, which cannot be raised into an asyncio future")
+    replacement.__cause__ = error
+    substitute.set_exception(replacement)
     return substitute

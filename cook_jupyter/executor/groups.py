@@ -1,7 +1,8 @@
-"""Groups: jobs that care where the others run, or that none of them lags behind.
+"""Groups of jobs with a common rule for their hosts or for stragglers.
 
-Lives here: `Group`, as an option of an executor or a cell, checked when it is made; who has been told of it.
-Not here: what a placement means for a decision (`scheduling.constraints.constraints`), which jobs lag behind
+Lives here: `Group`, as an option of an executor or a cell, checked when it is created; which groups were
+submitted.
+Not here: how a placement affects decisions (`scheduling.constraints.constraints`), which jobs are stragglers
 (`scheduling.limits.stragglers`).
 """
 
@@ -30,24 +31,24 @@ Placement = Literal["all", "unique", "balanced", "attribute-equals"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Jobs that belong together: give it to an executor as `group=`.
+    """Jobs that belong together; passed to an executor as `group=`.
 
-    It is made known to the scheduler with the first of its jobs; jobs may join for as long as you like, also
-    from another notebook, by the same value or its uuid.
+    The scheduler learns of it with the first of its jobs. Jobs may join at any time, even from another
+    notebook, with the same value or its uuid.
 
     Attributes:
-        placement: `all` puts no demand; `unique` gives each job a host of its own among those of the group
-            that run; `balanced` spreads them evenly over the values of an attribute of hosts;
-            `attribute-equals` keeps them on hosts with the same value of it.
-        attribute: of hosts, for the last two; HOSTNAME is one that every host has.
-        minimum: for `balanced`: the number of values to use before any is used more often than others.
-        stragglers: (quantile, multiplier): a job that runs longer than `multiplier` times what the job at
-            this quantile of the group took is started anew, at no cost of retries. None: however long.
-        name: for people.
-        uuid: by which jobs name it.
+        placement: `all` for no rule; `unique` for a different host for each running job of the group;
+            `balanced` for an even distribution over the values of a host attribute; `attribute-equals` for
+            hosts with the same value of an attribute.
+        attribute: host attribute, for the last two; every host has HOSTNAME.
+        minimum: for `balanced`, the number of values to use before any is used more often than others.
+        stragglers: (quantile, multiplier): a job that runs longer than `multiplier` times the run time of the
+            job at this quantile of the group is restarted, which costs no retry. None for no such limit.
+        name: name for display.
+        uuid: uuid by which jobs refer to the group.
 
     Raises:
-        InvalidRequest: the parts do not go together.
+        InvalidRequest: the attributes are invalid or do not fit together.
 
     Example: `CookExecutor(group=Group(placement="unique"))`
     """
@@ -60,7 +61,7 @@ class Group:
     uuid: str = field(default_factory=lambda: str(uuids.uuid4()))
 
     def __post_init__(self) -> None:
-        """Refuse at once what the scheduler would refuse later, and far away."""
+        """Refuse immediately what the scheduler would refuse later."""
         if self.placement not in get_args(Placement):
             raise InvalidRequest(
                 f"placement must be one of {', '.join(get_args(Placement))}, not {self.placement!r}"
@@ -73,12 +74,12 @@ class Group:
                 f'placement {self.placement} needs an attribute, such as attribute="HOSTNAME"'
             )
         if (self.placement == "balanced") != (self.minimum is not None):
-            raise InvalidRequest("a minimum goes with the placement balanced, and with no other")
+            raise InvalidRequest("placement balanced needs a minimum, and other placements take none")
         if self.minimum is not None:
-            object.__setattr__(self, "minimum", whole("minimum", self.minimum, least=1))
+            object.__setattr__(self, "minimum", whole("minimum", self.minimum, minimum=1))
         if self.attribute and not self._by_attribute:
             raise InvalidRequest(
-                f"placement {self.placement} looks at no attribute; balanced and attribute-equals do"
+                f"placement {self.placement} takes no attribute; balanced and attribute-equals do"
             )
         if self.stragglers is not None:
             object.__setattr__(self, "stragglers", _straggler_rule(self.stragglers))
@@ -89,7 +90,7 @@ class Group:
         return self.placement in ("balanced", "attribute-equals")
 
     def submission(self) -> GroupSubmission:
-        """The group as it is submitted with its jobs."""
+        """Return the group as submitted with its jobs."""
         parameters, stragglers = None, None
         if self._by_attribute:
             parameters = PlacementParameters(attribute=self.attribute, minimum=self.minimum)
@@ -108,39 +109,39 @@ class Group:
 
 
 def _straggler_rule(rule: object) -> tuple[float, float]:
-    wrong = f"stragglers must be (quantile, multiplier), from 0 to 1 and above 1, not {rule!r}"
+    message = f"stragglers must be (quantile, multiplier), from 0 to 1 and above 1, not {rule!r}"
     if not isinstance(rule, Sequence) or isinstance(rule, str) or len(rule) != 2:
-        raise WrongType(wrong)
+        raise WrongType(message)
     quantile, multiplier = positive("a quantile of stragglers", rule[0]), positive("the multiplier", rule[1])
     if not (quantile < 1 < multiplier):
-        raise InvalidRequest(wrong)
+        raise InvalidRequest(message)
     return quantile, multiplier
 
 
 class SubmittedGroups:
-    """Which groups a scheduler was told of: each is described once, with the first of its jobs."""
+    """The groups that the scheduler knows: each is submitted once, with the first of its jobs."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
 
-    def undescribed(self, client: JobClient, options: Iterable[Group | str | None]) -> list[Group]:
-        """The groups among options of jobs that the scheduler must be told of together with them."""
-        found = {each.uuid: each for each in options if isinstance(each, Group)}
-        unsure = [uuid for uuid in found if uuid not in self._known]
-        if unsure:  # another notebook may have told of it, or we did and the answer was lost
-            self._known.update(each.uuid for each in client.groups(unsure, partial=True))
-        return [found[uuid] for uuid in unsure if uuid not in self._known]
+    def new_groups(self, client: JobClient, options: Iterable[Group | str | None]) -> list[Group]:
+        """Return the groups among options of jobs that must be submitted with the jobs."""
+        groups = {group.uuid: group for group in options if isinstance(group, Group)}
+        unknown = [uuid for uuid in groups if uuid not in self._known]
+        if unknown:  # another notebook may have submitted it, or this process and the response was lost
+            self._known.update(group.uuid for group in client.groups(unknown, partial=True))
+        return [groups[uuid] for uuid in unknown if uuid not in self._known]
 
     def record(self, groups: Iterable[Group]) -> None:
-        """Note that the scheduler was told."""
-        self._known.update(each.uuid for each in groups)
+        """Record groups that were submitted."""
+        self._known.update(group.uuid for group in groups)
 
 
 def require_uuid(value: object) -> str:
-    """`value`, if it is the uuid of a group, as Cook writes it.
+    """Return the uuid of a group in Cook's format.
 
     Raises:
-        InvalidRequest: it is not.
+        InvalidRequest: `value` is not a uuid.
     """
     try:
         return str(uuids.UUID(str(value)))

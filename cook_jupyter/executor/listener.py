@@ -1,8 +1,8 @@
-"""The listener: a thread that hears what becomes of a session's jobs.
+"""The listener: a thread that receives the events of a session's jobs.
 
-Lives here: the stream of events from its first line on, also after breaks; noticing that the scheduler came
+Lives here: the event stream from its start on, also across interruptions; detecting that the scheduler came
 back with another store.
-Not here: the stream itself and going on at a cursor (`client.events`), what the end of a job means
+Not here: the stream itself and resuming it at a cursor (`client.events`), the consequences of a job's end
 (`executor.results`).
 """
 
@@ -25,25 +25,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cook_jupyter.executor")
 
-SILENCE_WARNING_S = 5.0  # after which futures that wait for a scheduler say so
+SILENCE_WARNING_S = 5.0  # time without an answer after which a warning is logged
 
 _TRACE_INTERVAL_S = 0.05
 
 
 class Listener:
-    """Hears of jobs in a thread of its own.
+    """Receives events of jobs in a thread of its own.
 
     Args:
-        scheduler: the scheduler.
-        pending: the futures of the session.
-        labels: what the jobs carry that it shall hear of.
-        on_completed: called with a future and the last event of its job.
-        on_failed_attempt: called with a future and an event of its job, which waits for another attempt and
+        scheduler: connection to the scheduler.
+        pending: unfinished futures of the session.
+        labels: labels of the jobs whose events are received.
+        on_completed: callback with a future and the last event of its job.
+        on_failed_attempt: callback with a future and an event of its job, which waits for another attempt and
             has a result of the last one.
-        on_return: called when the stream goes on after a break; with whether it is of another store.
+        on_return: callback when the stream resumes after an interruption, with whether it is that of another
+            store.
 
     Attributes:
-        subscribed: set once the stream has begun.
+        subscribed: event that is set once the stream has started.
     """
 
     def __init__(
@@ -64,8 +65,8 @@ class Listener:
         self._on_failed_attempt = on_failed_attempt
         self._on_return = on_return
         self._stream: EventStream | None = None
-        self._store_id: str | None = None  # of the scheduler's store, in which cursors count
-        self._is_back = False  # a stream after a break, of which no batch was heard yet
+        self._store_id: str | None = None  # store to which the cursor belongs
+        self._is_back = False  # whether the stream has resumed, but without a batch so far
         self._silent_since: float | None = None
         self._has_warned = False
 
@@ -90,9 +91,9 @@ class Listener:
                     if not self.subscribed.is_set():
                         self.subscribed.set()
                     self._on_batch(batch)
-                    del batch  # while the next is waited for, the results in this one are not kept
+                    del batch  # so that its results are not kept alive while waiting for the next
             except BaseException:
-                logger.exception("the stream of events failed; it is begun anew")
+                logger.exception("the event stream failed; it is started again")
                 closed.wait(MAX_BACKOFF_S)
 
     def _subscribe(self, cursor: int | None) -> EventStream:
@@ -109,7 +110,7 @@ class Listener:
         return self._stream
 
     def _on_break(self, error: SchedulerUnreachable) -> None:
-        logger.info("the stream of events broke: %s", error)
+        logger.info("the event stream was interrupted: %s", error)
         now = time.monotonic()
         if self._silent_since is None:
             self._silent_since = now
@@ -118,15 +119,15 @@ class Listener:
             self._has_warned = True
             logger.warning(
                 "The scheduler has not answered for %.0f s (%s). Until it is back, this process waits for"
-                " the results of %s; `cook-jupyter status` tells about it, `cook-jupyter up` starts one"
-                " that was shut down.",
+                " the results of %s; see `cook-jupyter status`. `cook-jupyter up` starts a scheduler that was"
+                " shut down.",
                 now - self._silent_since,
                 error,
                 counted(waiting, "job"),
             )
 
     def _wait_for_return(self, pause_s: float) -> None:
-        """Wait for `pause_s`, or until this user's own scheduler begins to listen."""
+        """Wait for `pause_s`, or until this user's own scheduler starts to listen."""
         trace = self._scheduler.trace()
         deadline = time.monotonic() + pause_s
         while not self._scheduler.closed.wait(max(0.0, min(_TRACE_INTERVAL_S, deadline - time.monotonic()))):
@@ -134,7 +135,7 @@ class Listener:
                 return
 
     def _on_batch(self, batch: EventBatch) -> None:
-        if self._is_back:  # the first batch after a break: it names the store
+        if self._is_back:  # the first batch after an interruption names the store
             self._is_back = False
             self._on_return(bool(batch.store) and self._store_id not in (None, batch.store))
         self._store_id = batch.store or self._store_id

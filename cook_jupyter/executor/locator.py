@@ -1,7 +1,7 @@
-"""Finding the scheduler, at first and again.
+"""Find the scheduler of a session, initially and again.
 
-Lives here: what is done when it no longer answers: who may start it anew, and when.
-Not here: the order of search (`client.connect`).
+Lives here: when to start a scheduler that no longer answers.
+Not here: where a scheduler is looked for (`client.connect`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from cook_jupyter.errors import WrongType
 
 
 class SchedulerLocator:
-    """Knows which scheduler is meant.
+    """Finds the scheduler of a session.
 
     Args:
-        client: a client of it, or its URL; None means this user's own.
-        user: act as this user.
+        client: a client, or the URL of a scheduler; None for this user's own.
+        user: user name to act as.
 
     Raises:
-        SchedulerUnreachable: no scheduler is there and none could be started.
-        InvalidRequest: not the URL of a scheduler, or not the name of a user.
+        SchedulerUnreachable: there is no scheduler and none could be started.
+        InvalidRequest: the URL or the user name is invalid.
         WrongType: `client` is neither a client nor a URL.
     """
 
@@ -44,14 +44,14 @@ class SchedulerLocator:
             self._user = self.client.user
 
     def reconnect(self, *, has_unsent: bool, awaits_results: bool) -> JobClient:
-        """A client of the scheduler that was restarted meanwhile, at another address perhaps.
+        """Return a client of the scheduler after it was restarted, perhaps at another address.
 
-        One that was named by its address has to come back there, with another token perhaps. This user's own
-        is started anew when there is something to send, and when it crashed while results are waited for. One
-        that was shut down in good order stays down: whoever did that meant it.
+        A scheduler that was specified by its URL must return there, perhaps with another token. This user's
+        own is started again if there is something to send, or if it crashed while results are awaited. A
+        scheduler that was shut down deliberately stays down otherwise.
 
         Raises:
-            SchedulerUnreachable: it is not there.
+            SchedulerUnreachable: the scheduler is not there.
         """
         if self._own:
             home = _identity_of_home()
@@ -65,7 +65,7 @@ class SchedulerLocator:
         return self.client
 
     def trace(self) -> object:
-        """A value that changes when this user's own scheduler begins to listen; None for a named one."""
+        """Return a value that changes when this user's own scheduler starts to listen; None for others."""
         if not self._own:
             return None
         try:
@@ -76,7 +76,7 @@ class SchedulerLocator:
 
 
 def _identity_of_home() -> tuple[int, int] | None:
-    """Which directory the home is; None if there is none. A scheduler ends when its home is removed."""
+    """Return the identity of the home directory, or None. A scheduler exits when its home is removed."""
     try:
         status = home_folder().stat()
     except FileNotFoundError:
@@ -85,6 +85,6 @@ def _identity_of_home() -> tuple[int, int] | None:
 
 
 def _is_own(client: JobClient) -> bool:
-    """Whether a client speaks to this user's embedded scheduler."""
-    found = read_runtime(home_folder())
-    return isinstance(found, RuntimeFile) and found.url.rstrip("/") == client.url.rstrip("/")
+    """Return whether a client is connected to this user's embedded scheduler."""
+    runtime = read_runtime(home_folder())
+    return isinstance(runtime, RuntimeFile) and runtime.url.rstrip("/") == client.url.rstrip("/")

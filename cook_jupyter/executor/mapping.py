@@ -1,15 +1,15 @@
 """`map`: many calls of one function, bundled into jobs that take about a second each.
 
-Lives here: how many calls go into the next bundle, and giving the results out in order.
+Lives here: how many calls go into the next bundle, and yielding the results in order.
 Not here: reading the arguments (`executor.arguments`), sending (`executor.session`), running a bundle
 (`payload.calls`).
 
-A bundle is sized by the run time of those before it, like guided self-scheduling (Polychronopoulos and Kuck,
-1987): single calls to begin with, then up to a second's worth, and smaller ones again towards the end so that
-all hosts end together.
+The size of a bundle depends on the run time of earlier ones, like guided self-scheduling (Polychronopoulos
+and Kuck, 1987): single calls at first, then up to a second's worth, and smaller ones again towards the end,
+so that all hosts finish together.
 
-A process that dies takes all calls of its bundle down, whichever of them was at fault. Such a bundle is sent
-again in two halves, and so on, until the call that is at fault is alone in its job: only that one fails.
+If a process dies, all calls of its bundle are lost, whichever of them caused it. Such a bundle is sent again
+in two halves, and so on, until the call that caused it is alone in its job: only that one fails.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from cook_jupyter.executor.sender import PendingJob
 from cook_jupyter.executor.session import SchedulerSession
 from cook_jupyter.payload.results import CallResult
 
-TARGET_S = 1.0  # of a bundle
-SHORTEST_S = 0.05  # below, the way there and back costs more than what a better balance gives
-MOST_GROWTH = 64  # from one bundle to the next: the first call may have been a lucky one
-MOST_CALLS = 250_000
-MOST_BYTES = 16 * 1024 * 1024  # of the results, or the arguments, of one bundle
-MOST_IN_FLIGHT = 10_000
+TARGET_S = 1.0  # run time of a bundle
+MIN_BUNDLE_S = 0.05  # below that, the overhead outweighs a better balance
+MAX_GROWTH = 64  # factor between consecutive bundles, as the first call may have been unusually fast
+MAX_CALLS = 250_000
+MAX_BYTES = 16 * 1024 * 1024  # of the results of one bundle
+MAX_IN_FLIGHT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """The result of a bundle whose process died: the bundles that run its calls again, in order."""
+    """Result of a bundle whose process died: the bundles that run its calls again, in order."""
 
     parts: Sequence[BundleFuture]
 
 
 class BundleFuture(CookFuture):
-    """A job of many calls.
+    """The future of a job with many calls.
 
-    Its result is the verified `CallResult`, failures of single calls included; or `Divided`.
+    Its result is the verified `CallResult`, including failures of single calls; or `Divided`.
     """
 
     calls: int = 1
-    columns: Sequence[Sequence[Any]] = ()  # the arguments, while the job may have to be divided
+    columns: Sequence[Sequence[Any]] = ()  # the arguments, as long as the job may have to be divided
     divide: Callable[[BundleFuture], Divided | None] | None = None
 
     def resolve(self, value: Any = None, error: BaseException | None = None) -> bool:
-        """Set the result; a bundle that failed as a whole, perhaps by the fault of one call, is divided."""
+        """Set the result; a bundle that failed as a whole, perhaps because of one call, is divided."""
         divided = None
         if self.divide is not None and self.calls > 1 and not self.done() and may_be_of_one_call(error):
             divided = self.divide(self)
@@ -65,7 +65,7 @@ class BundleFuture(CookFuture):
         return super().resolve(value, error) if divided is None else super().resolve(divided)
 
     def set_call_result(self, result: CallResult) -> bool:
-        """Keep all of it: `MapRun` gives the calls' results out one by one."""
+        """Set the whole `CallResult`; `MapRun` yields the results of its calls one by one."""
         if result.error is not None:
             return super().set_call_result(result)
         return self.resolve(result)
@@ -75,72 +75,72 @@ class BundleSizer:
     """Chooses bundle sizes from observed run times.
 
     Args:
-        total: the number of calls known so far.
-        slots: how many bundles run at once.
-        fixed: the size of every bundle; None to choose.
+        total: number of calls known so far.
+        slots: number of bundles that run at once.
+        fixed: size of every bundle; None to choose it.
         complete: whether no calls are added later.
     """
 
     def __init__(self, total: int, slots: int, fixed: int | None, *, complete: bool = True) -> None:
         self.total = total
         self.complete = complete
-        self.begun = 0  # calls handed out
+        self.begun = 0  # calls put in bundles
         self._slots = max(1, slots)
         self._fixed = fixed
-        self._largest_done = 0
+        self._largest_observed = 0
         self._seconds_per_call = 0.0
         self._bytes_per_call = 0.0
 
     @property
     def in_flight(self) -> int:
-        """How many bundles to keep with the scheduler: one that runs and one that waits for each slot."""
+        """Number of bundles to keep at the scheduler: one running and one waiting for each slot."""
         if self._fixed is not None:
-            return max(MOST_IN_FLIGHT, 2 * self._slots)
-        return self._slots if not self._largest_done else 2 * self._slots
+            return max(MAX_IN_FLIGHT, 2 * self._slots)
+        return self._slots if not self._largest_observed else 2 * self._slots
 
     @property
     def unsent(self) -> int:
-        """The number of calls that are known and in no bundle yet."""
+        """Number of known calls that are in no bundle yet."""
         return self.total - self.begun
 
     def next(self) -> int:
-        """The number of calls in the next bundle, 0 if none are known."""
-        size = min(self.unsent, self._fixed if self._fixed is not None else self._measured())
+        """Return the number of calls in the next bundle, or 0 if none are known."""
+        size = min(self.unsent, self._fixed if self._fixed is not None else self._measured_size())
         self.begun += size
         return size
 
     def observe(self, calls: int, seconds: float, size: int) -> None:
-        """A bundle is done: so many calls took so long and gave back so many bytes."""
-        self._largest_done = max(self._largest_done, calls)
-        weight = 1.0 if not self._seconds_per_call else 0.5  # recent bundles tell more
+        """Record the run time and result size of a finished bundle."""
+        self._largest_observed = max(self._largest_observed, calls)
+        weight = 1.0 if not self._seconds_per_call else 0.5  # recent bundles are more relevant
         self._seconds_per_call += weight * (max(seconds, 1e-9) / calls - self._seconds_per_call)
         self._bytes_per_call += weight * (size / calls - self._bytes_per_call)
 
-    def _measured(self) -> int:
-        if not self._largest_done:
+    def _measured_size(self) -> int:
+        if not self._largest_observed:
             return 1
         size = min(
             TARGET_S / self._seconds_per_call,
-            MOST_BYTES / max(self._bytes_per_call, 1e-9),
-            self._largest_done * MOST_GROWTH,
-            MOST_CALLS,
+            MAX_BYTES / max(self._bytes_per_call, 1e-9),
+            self._largest_observed * MAX_GROWTH,
+            MAX_CALLS,
         )
         if self.complete:
             balanced = -(-self.unsent // (2 * self._slots))
-            size = min(size, max(balanced, SHORTEST_S / self._seconds_per_call))
+            size = min(size, max(balanced, MIN_BUNDLE_S / self._seconds_per_call))
         return max(1, int(size))
 
 
 class MapRun:
-    """One `map` under way.
+    """One running `map`.
 
     Args:
-        session: the session that sends its bundles.
-        make_future: makes the future of so many calls.
-        encode: makes and signs the job of a future and of some columns of arguments.
-        arguments: the arguments of the calls.
-        sizes: the sizes of bundles.
-        on_sent: called with this object once no more bundles will be made.
+        session: session that sends the bundles.
+        make_future: function that creates the future of a number of calls.
+        encode: function that encodes and signs a job for a future and columns of arguments.
+        arguments: arguments of the calls.
+        sizes: sizes of bundles.
+        on_sent: callback with this object once no more bundles will be created.
     """
 
     def __init__(
@@ -158,26 +158,26 @@ class MapRun:
         self._arguments = arguments
         self._sizes = sizes
         self._on_sent = on_sent
-        self.owner: object = None  # the mark of the executor whose shutdown waits for it
+        self.owner: object = None  # token of the executor whose shutdown waits for it
         self._order: deque[BundleFuture] = deque()
-        self._more = threading.Condition()
-        self._flying = 0
+        self._changed = threading.Condition()
+        self._in_flight = 0
         self._yielded = 0
         self._stopped = False
         self._iterated = False
-        self._cut_short = False  # by the end of its executor, with arguments unread
+        self._is_cut_short = False  # whether the executor was shut down with arguments unread
         self._stop_error: Callable[[], BaseException] | None = None
 
     def begin(self) -> None:
         """Read the first arguments and send the first bundles.
 
         Raises:
-            Unpicklable: an argument of the first bundle cannot travel.
+            Unpicklable: an argument of the first bundle cannot be sent.
             Exception: an iterable raised it.
         """
         try:
             self._read()
-        except BaseException:  # Ctrl-C, say
+        except BaseException:  # for instance Ctrl-C
             self.stop()
             raise
         if self._arguments.error is not None:
@@ -192,32 +192,32 @@ class MapRun:
 
     @property
     def first(self) -> BundleFuture | None:
-        """The first bundle whose results were not taken; None if there is none."""
+        """The first bundle whose results were not consumed; None if there is none."""
         return next(iter(list(self._order)), None)
 
     def results(self, *, timeout: float | None, return_exceptions: bool) -> Iterator[Any]:
-        """Yield what the calls returned, in order, each as soon as it and those before it are there."""
-        end = None if timeout is None else time.monotonic() + timeout
+        """Yield the return values of the calls in order, each as soon as possible."""
+        deadline = None if timeout is None else time.monotonic() + timeout
 
-        def give() -> Iterator[Any]:
+        def iterate() -> Iterator[Any]:
             self._iterated = True
             try:
-                while (future := self._next(end)) is not None:
+                while (future := self._next(deadline)) is not None:
                     calls = future.calls
                     try:
-                        result: CallResult | Divided = future.result(_left(end))
+                        result: CallResult | Divided = future.result(_remaining_s(deadline))
                     except TimeoutError:
                         if not future.done():
                             raise
-                        yield from self._failed(future, return_exceptions=return_exceptions)
-                    except Exception:  # noqa: BLE001 - the job's own failure; raised again or given out
-                        yield from self._failed(future, return_exceptions=return_exceptions)
+                        yield from self._yield_failure(future, return_exceptions=return_exceptions)
+                    except Exception:  # noqa: BLE001 - the job's own failure, which is raised again or yielded
+                        yield from self._yield_failure(future, return_exceptions=return_exceptions)
                     else:
                         del future
                         if isinstance(result, Divided):
-                            with self._more:
+                            with self._changed:
                                 self._order.extendleft(reversed(result.parts))
-                            calls = 0  # they are those of the parts
+                            calls = 0  # they are counted with the parts
                         else:
                             yield from _values_of(result, return_exceptions=return_exceptions)
                         del result
@@ -225,86 +225,86 @@ class MapRun:
             finally:
                 self.stop()
 
-        return give()
+        return iterate()
 
     def stop(self) -> None:
-        """Kill what is under way and send no more. Safe in a destructor: others do the work."""
+        """Kill unfinished jobs and send no more. Safe in a destructor: other threads do the work."""
         self._send_no_more()
         rest = [future for future in self._order if not future.done()]
         if rest:
             self._session.run_in_sender(lambda: self._cancel(rest))
 
     def abandon(self, error: Callable[[], BaseException]) -> None:
-        """Send no more bundles; those under way go on.
+        """Send no more bundles; those already sent continue.
 
         Args:
-            error: makes what the iteration raises in place of the results of calls that were not sent.
+            error: function that creates the exception to raise instead of the results of unsent calls.
         """
-        with self._more:
+        with self._changed:
             self._stop_error = self._stop_error or error
         self._send_no_more()
 
     def finish_sending(self) -> None:
         """Wait until all bundles are sent, for an executor that is shut down.
 
-        A map whose results nobody iterates over reads all of its arguments here. One that somebody iterates
-        over reads on while its results are taken: what it has not read by now is not called, as with
-        `buffersize` in the standard library.
+        If the results are not iterated over, all arguments are read here. Otherwise reading continues while
+        results are consumed: calls that have not been read by now are not made, as with `buffersize` in the
+        standard library.
         """
         if not self._arguments.exhausted and (self._iterated or self._arguments.is_buffered):
             self._read_no_more()
         while not self._arguments.exhausted and not self._stopped:
             self._read()
             self._session.run_in_sender(self._fill)
-            with self._more:
-                self._more.wait_for(lambda: self._stopped or not self._sizes.unsent)
-        with self._more:
-            self._more.wait_for(lambda: self._stopped or not self._sizes.unsent)
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or not self._sizes.unsent)
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or not self._sizes.unsent)
 
     def unfinished(self) -> list[BundleFuture]:
         """Return the bundles that were sent and have not ended."""
         return [future for future in list(self._order) if not future.done()]
 
     def _read_no_more(self) -> None:
-        """Let the iteration raise ExecutorClosed where it would read on; what was read is called."""
+        """Let the iteration raise ExecutorClosed where it would read more; calls already read are made."""
         self._arguments.close()
-        with self._more:
+        with self._changed:
             self._sizes.complete = True
-            self._cut_short = True
+            self._is_cut_short = True
 
     def _send_no_more(self) -> None:
-        with self._more:
+        with self._changed:
             self._stopped = True
-            self._more.notify_all()
+            self._changed.notify_all()
         self._on_sent(self)
 
     def _cancel(self, futures: list[BundleFuture]) -> Iterable[PendingJob]:
         self._session.cancel(futures)
         return ()
 
-    def _failed(self, future: BundleFuture, *, return_exceptions: bool) -> Iterator[Any]:
+    def _yield_failure(self, future: BundleFuture, *, return_exceptions: bool) -> Iterator[Any]:
         error = future.exception()
         if not return_exceptions and error is not None:
             raise error
         for _ in range(future.calls):
             yield error
 
-    def _next(self, end: float | None) -> BundleFuture | None:
-        """Return the next bundle in order, None after the last one; read further arguments before."""
+    def _next(self, deadline: float | None) -> BundleFuture | None:
+        """Return the next bundle in order, or None after the last; read further arguments first."""
         if not self._arguments.exhausted and not self._stopped and self._read():
             self._session.run_in_sender(self._fill)
-        with self._more:
+        with self._changed:
             while not self._order:
                 if self._stopped or not self._is_unfinished:
                     break
-                if not self._more.wait(_left(end)):
-                    raise TimeoutError("the calls did not end in time; the rest of them is killed")
+                if not self._changed.wait(_remaining_s(deadline)):
+                    raise TimeoutError("map() timed out; the remaining calls were killed")
             else:
                 return self._order.popleft()
             if self._stop_error is not None and self._is_unfinished:
                 raise self._stop_error()
-        if self._cut_short:
-            raise _closed()
+        if self._is_cut_short:
+            raise _closed_error()
         if not self._stopped and self._arguments.error is not None:
             raise self._arguments.error
         return None
@@ -314,20 +314,20 @@ class MapRun:
         return self._sizes.unsent > 0 or not self._arguments.exhausted
 
     def _read(self) -> int:
-        """Read arguments as far ahead as is due, in the caller's thread; return how many calls were added."""
+        """Read arguments far enough ahead, in the caller's thread; return the number of new calls."""
         count = self._arguments.read(self._sizes.begun, self._yielded)
-        with self._more:
+        with self._changed:
             self._sizes.total += count
             self._sizes.complete = self._arguments.exhausted
         return count
 
     def _fill(self) -> Iterable[PendingJob]:
-        """Make bundles until enough are under way. At first in the caller's thread, then in the sender's."""
+        """Create bundles until enough are in flight; first in the caller's thread, then in the sender's."""
         while (bundle := self._reserve()) is not None:
             future, columns = bundle
             try:
                 job = self._encode(future, columns)
-            except BaseException as error:  # noqa: BLE001 - it belongs to these calls: Unpicklable, as a rule
+            except BaseException as error:  # noqa: BLE001 - an error of these calls, usually Unpicklable
                 future.resolve(error=_as_exception(error))
                 self._session.dismiss(future)
             else:
@@ -336,47 +336,47 @@ class MapRun:
             self._on_sent(self)
 
     def _reserve(self) -> tuple[BundleFuture, Sequence[Sequence[Any]]] | None:
-        """The next calls in order, and a future for them; None if enough are under way."""
-        with self._more:
-            if self._stopped or self._flying >= self._sizes.in_flight or not (count := self._sizes.next()):
+        """Return a future for the next calls in order, with their arguments; None if enough are in flight."""
+        with self._changed:
+            if self._stopped or self._in_flight >= self._sizes.in_flight or not (count := self._sizes.next()):
                 return None
-            columns = self._arguments.take(count)
+            columns = self._arguments.pop(count)
             future = self._make_future(count)
             self._order.append(future)
-            self._flying += 1
-            self._session.expect([future])  # shutdown waits for it while its job is still being made
-            self._more.notify_all()
+            self._in_flight += 1
+            self._session.expect([future])  # so that shutdown waits for it while its job is being encoded
+            self._changed.notify_all()
         future.columns = columns
         future.divide = self._divide
-        future.on_resolved(self._done)
+        future.on_resolved(self._on_bundle_done)
         return future, future.columns
 
     def _divide(self, future: BundleFuture) -> Divided | None:
-        """Send the two halves of a bundle as bundles; None if nobody wants the results any more."""
+        """Send the two halves of a bundle as bundles; None if the results are no longer needed."""
         half = future.calls // 2
-        with self._more:
+        with self._changed:
             if self._stopped:
                 return None
             parts = []
-            for piece in (slice(0, half), slice(half, future.calls)):
-                part = self._make_future(len(range(future.calls)[piece]))
-                part.columns = [column[piece] for column in future.columns]
+            for half_slice in (slice(0, half), slice(half, future.calls)):
+                part = self._make_future(len(range(future.calls)[half_slice]))
+                part.columns = [column[half_slice] for column in future.columns]
                 part.divide = self._divide
                 part.owner = future.owner
                 parts.append(part)
-            self._flying += len(parts)
-            if future in self._order:  # else it is the one that is waited for
-                place = self._order.index(future)
-                del self._order[place]
+            self._in_flight += len(parts)
+            if future in self._order:  # otherwise it is the one being waited for
+                position = self._order.index(future)
+                del self._order[position]
                 for part in reversed(parts):
-                    self._order.insert(place, part)
+                    self._order.insert(position, part)
         for part in parts:
-            part.on_resolved(self._done)
+            part.on_resolved(self._on_bundle_done)
         self._session.expect(parts)
-        self._session.run_in_sender(lambda: self._encoded(parts))
+        self._session.run_in_sender(lambda: self._encode_parts(parts))
         return Divided(parts)
 
-    def _encoded(self, futures: Sequence[BundleFuture]) -> Iterable[PendingJob]:
+    def _encode_parts(self, futures: Sequence[BundleFuture]) -> Iterable[PendingJob]:
         for future in futures:
             if future.done():
                 continue
@@ -389,15 +389,15 @@ class MapRun:
             else:
                 yield job
 
-    def _done(self, future: Any) -> None:
+    def _on_bundle_done(self, future: Any) -> None:
         if not future.cancelled() and future.exception() is None:
             result: CallResult | Divided = future.result()
             if not isinstance(result, Divided):
                 self._sizes.observe(future.calls, result.seconds, result.size)
-        with self._more:
-            self._flying -= 1
+        with self._changed:
+            self._in_flight -= 1
             more = self._sizes.unsent and not self._stopped
-            self._more.notify_all()
+            self._changed.notify_all()
         if more:
             self._session.run_in_sender(self._fill)
 
@@ -406,19 +406,19 @@ nested.add_wait(MapRun.finish_sending.__code__, lambda variables: variables["sel
 
 
 def _values_of(result: CallResult, *, return_exceptions: bool) -> Iterator[Any]:
-    """Return an iterator over what the calls of a bundle returned, in order; nothing it yields is kept."""
+    """Return an iterator over the return values of a bundle, which keeps no value after yielding it."""
     values = result.value
     calls = len(values)
     values.reverse()
     if not result.errors:
-        return map(values.pop, repeat(-1, calls))  # no Python frame for each of millions of values
-    return _mixed(values, result.errors, return_exceptions=return_exceptions)
+        return map(values.pop, repeat(-1, calls))  # without a Python frame for each of millions of values
+    return _values_and_errors(values, result.errors, return_exceptions=return_exceptions)
 
 
-def _mixed(
+def _values_and_errors(
     values: list[Any], errors: Mapping[int, BaseException], *, return_exceptions: bool
 ) -> Iterator[Any]:
-    """Yield reversed values from the last to the first, with the errors in their places."""
+    """Yield reversed values from last to first, with the errors in their positions."""
     calls = len(values)
     while values:
         error = errors.get(calls - len(values))
@@ -432,7 +432,7 @@ def _mixed(
 
 
 def _as_exception(error: BaseException) -> Exception:
-    """What a call's own pickling raised, as an error that does not end the process of whoever waits."""
+    """Convert an exception raised by pickling arguments to one that does not end the waiting process."""
     if isinstance(error, Exception):
         return error
     wrapped = Unpicklable(f"an argument cannot be sent: pickling it raised {type(error).__name__}: {error}")
@@ -440,11 +440,11 @@ def _as_exception(error: BaseException) -> Exception:
     return wrapped
 
 
-def _closed() -> ExecutorClosed:
+def _closed_error() -> ExecutorClosed:
     return ExecutorClosed(
         "cannot schedule new futures after shutdown: the iterables of map() have elements that were not read"
     )
 
 
-def _left(end: float | None) -> float | None:
-    return None if end is None else max(0.0, end - time.monotonic())
+def _remaining_s(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,8 +1,8 @@
-"""Options: what a call's job asks for.
+"""Options of a call's job.
 
-Lives here: `Options`, checked when they are set, and the job they make of a call.
-Not here: what counts as a number or a text (`executor.option_values`), calls (`payload.encoding`), sending
-(`executor.session`).
+Lives here: `Options`, checked when they are set, and the job submission that they describe.
+Not here: which values count as numbers or strings (`executor.option_values`), calls (`payload.encoding`),
+sending (`executor.session`).
 """
 
 from __future__ import annotations
@@ -24,30 +24,35 @@ from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, PARENT_LA
 
 SESSION_LABEL = "cook-jupyter/session"
 ENVIRONMENT_VARIABLE = "COOK_JUPYTER_ENVIRONMENT"  # names of variables that jobs see, separated by commas
-MAX_VARIABLE_BYTES = 128 * 1024  # of a name and its value; what the kernel takes
+MAX_VARIABLE_BYTES = 128 * 1024  # of name and value together; the limit of the kernel
 
-_LONGEST_NAME = 128
+_MAX_NAME = 128
 _NAME = re.compile(r"[.a-zA-Z0-9_-]*")  # Cook's rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What each job of an executor asks for.
+    """Options of each job of an executor.
 
     Attributes:
-        cpus: of one host; may be a fraction. mem_mb: memory in MiB; a job that uses more is stopped. gpus:
-        whole ones. name: of the jobs; None means the function's. pool: None means the scheduler's default.
-        priority: from 0 on, among one's own jobs; the higher first. retries: further attempts after a
-        failure of one's own; those for the system's failures are free. env: environment variables: name ->
-        value. environment: names of variables of this process that jobs see with their values as at the
-        submission; `*`
-            stands for any letters. A variable that is not set here is not set there.
-        labels: any words, to find jobs by.
-        group: the `Group` that the jobs join, or its uuid.
-        constraints: attribute of hosts -> the value that a host must have.
-        max_runtime_s: a job that runs longer is stopped.
+        cpus: cpus on one host; may be a fraction.
+        mem_mb: memory in MiB; a job that uses more is stopped.
+        gpus: whole gpus.
+        name: name of the jobs; None for the function's.
+        pool: pool of the jobs; None for the scheduler's default.
+        priority: priority from 0, among the user's own jobs; higher runs first.
+        retries: further attempts after a failure of the function; those after failures of the system are
+            free.
+        env: environment variables, by name.
+        environment: names of variables of this process that jobs see with their values at the submission; `*`
+            matches any characters. A variable that is not set here is not set there.
+        labels: labels to find the jobs by.
+        group: `Group` that the jobs join, or its uuid.
+        constraints: required values of host attributes, by attribute.
+        max_runtime_s: maximum run time; a job that runs longer is stopped.
         expected_runtime_s: expected run time of a job, for backfilling and for hosts of limited lifetime.
-        detached: jobs go on when this process ends; else they are killed when it ends in good order.
+        detached: whether jobs continue when this process ends; otherwise they are killed when it exits
+            normally.
     """
 
     cpus: float = 1.0
@@ -67,7 +72,7 @@ class Options:
     detached: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse at once what the scheduler would refuse later, and far away."""
+        """Refuse immediately what the scheduler would refuse later."""
         for name in ("cpus", "mem_mb"):
             object.__setattr__(self, name, positive(name, getattr(self, name)))
         for name in ("max_runtime_s", "expected_runtime_s"):
@@ -95,7 +100,7 @@ class Options:
         if self.name is not None:
             _require_name(self.name)
         if self.pool == "":
-            raise InvalidRequest("pool must name a pool; leave it out for the scheduler's default")
+            raise InvalidRequest("pool must name a pool; omit it for the scheduler's default")
 
     def _require_reachable_end(self) -> None:
         if (
@@ -109,10 +114,10 @@ class Options:
             )
 
     def with_(self, changes: Mapping[str, Any]) -> Options:
-        """These options with some changed.
+        """Return these options with some of them changed.
 
         Raises:
-            InvalidRequest: no such option, or not a value for it.
+            InvalidRequest: there is no such option, or its value is invalid.
         """
         if unknown := sorted(set(changes) - set(self.__slots__)):
             raise InvalidRequest(
@@ -122,7 +127,7 @@ class Options:
         return replace(self, **changes)
 
     def variables(self) -> Mapping[str, str]:
-        """Return the variables of a job: those named in `environment` as they are now, and those of `env`."""
+        """Return the variables of a job: those named in `environment`, with present values, and `env`."""
         if not self.environment:
             return self.env
         exact, pattern = _split_names(self.environment)
@@ -131,7 +136,7 @@ class Options:
         return {**chosen, ENVIRONMENT_VARIABLE: ",".join(self.environment), **self.env}
 
     def job(self, session: str) -> JobSubmission:
-        """The part of a submission that is the same for all calls; uuid, name and env are not in it."""
+        """Return the part of a submission that is the same for all calls: without uuid, name and env."""
         return JobSubmission(
             command=_COMMAND,
             cpus=self.cpus,
@@ -154,20 +159,20 @@ def parent_label() -> dict[str, str]:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A function's name as Cook takes it: letters, digits, dot, dash and underscore."""
+    """Return a function's name in the form that Cook accepts: letters, digits, dot, dash and underscore."""
     name = getattr(function, "__qualname__", None)
     if not isinstance(name, str):
         name = name_of(function.func) if hasattr(function, "func") else type(function).__name__
     plain = re.sub(r"[^.a-zA-Z0-9_-]+", "", name.replace("<locals>.", ""))
-    return plain[-_LONGEST_NAME:] or "call"
+    return plain[-_MAX_NAME:] or "call"
 
 
-def _quoted(word: str) -> str:
+def _quote(word: str) -> str:
     return word if re.fullmatch(r"[\w@%+=:,./-]+", word) else "'" + word.replace("'", "'\"'\"'") + "'"
 
 
-# Alone enough to run the call on any Cook; our own worker recognises it and runs it in a warm process.
-_COMMAND = f"{_quoted(sys.executable or 'python3')} -m cook_jupyter.worker call"
+# Sufficient to run the call on any Cook server; the node agent recognizes it and uses a warm worker.
+_COMMAND = f"{_quote(sys.executable or 'python3')} -m cook_jupyter.worker call"
 
 
 def _ms(seconds: float | None) -> int | None:
@@ -175,32 +180,31 @@ def _ms(seconds: float | None) -> int | None:
 
 
 def _require_name(name: str) -> None:
-    """Refuse at once a name that no job can have.
+    """Refuse a name that no job can have.
 
     Raises:
-        InvalidRequest: `name` is too long, or contains other characters than Cook allows.
+        InvalidRequest: `name` is too long, or has characters that Cook does not allow.
     """
-    if len(name) > _LONGEST_NAME:
+    if len(name) > _MAX_NAME:
         raise InvalidRequest(
-            f"name has {len(name)} characters, and a job's name may have {_LONGEST_NAME}: {name[:40]!r}..."
+            f"name has {len(name)} characters, and a job's name may have {_MAX_NAME}: {name[:40]!r}..."
         )
     if not _NAME.fullmatch(name):
-        wrong = ", ".join(dict.fromkeys(repr(letter) for letter in name if not _NAME.fullmatch(letter)))
+        invalid = ", ".join(dict.fromkeys(repr(letter) for letter in name if not _NAME.fullmatch(letter)))
         proposal = re.sub(r"[^.a-zA-Z0-9_-]+", "-", name).strip("-")
         such_as = f", such as {proposal!r}" if proposal else ""
         raise InvalidRequest(
-            f"name {name!r} contains {wrong}: a job's name has letters from a to z and A to Z, digits, dots, "
+            f"name {name!r} contains {invalid}: a job's name has letters a to z and A to Z, digits, dots, "
             f"dashes and underscores{such_as}"
         )
 
 
 def _require_variable(name: str, value: str) -> None:
-    """Refuse at once an environment variable that no process can be given.
+    """Refuse an environment variable that cannot be set.
 
     Raises:
-        InvalidRequest: the name is empty or contains `=`, a part contains a zero byte, cannot be written as
-        UTF-8, or
-            is too long.
+        InvalidRequest: the name is empty or contains `=`, or a part contains a zero byte, cannot be encoded
+            as UTF-8, or is too long.
     """
     try:
         size = len(name.encode()) + len(value.encode()) + 2
@@ -208,12 +212,12 @@ def _require_variable(name: str, value: str) -> None:
         raise InvalidRequest(f"env: the variable {name!r} cannot be written as UTF-8: {error}") from error
     if not name or "=" in name or "\0" in name + value:
         raise InvalidRequest(
-            f"env: the variable {name!r} cannot be set: a name is not empty and has no '=', and neither a "
-            "name nor a value has a zero byte"
+            f"env: the variable {name!r} cannot be set: a name must not be empty or contain '=', and neither "
+            "name nor value may contain a zero byte"
         )
     if size > MAX_VARIABLE_BYTES:
         raise InvalidRequest(
-            f"env: the variable {name!r} has {size} bytes, and one may have {MAX_VARIABLE_BYTES}: put large "
+            f"env: the variable {name!r} has {size} bytes; the limit is {MAX_VARIABLE_BYTES}: put large "
             "data in a file and give the job its name"
         )
 
@@ -228,10 +232,10 @@ def _split_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[st
 
 
 def warn_of_unset(names: tuple[str, ...]) -> None:
-    """Warn of variables that jobs are to see and that this process does not have, whoever called its caller.
+    """Warn of variables for jobs that are not set in this process, at the line of the user's code.
 
     Args:
-        names: names of variables; one with `*` may stand for none.
+        names: names of variables; one with `*` may match none.
     """
     unset = [name for name in names if "*" not in name and name not in os.environ]
     if unset:
@@ -239,17 +243,17 @@ def warn_of_unset(names: tuple[str, ...]) -> None:
         warnings.warn(
             f"environment names {', '.join(unset)}, which {is_or_are} not set in this process: jobs will not "
             "see it unless it is set before they are submitted. If it may be missing, write "
-            f"{unset[0] + '*'!r}; to set a value for jobs alone, use env=",
+            f"{unset[0] + '*'!r}; to set a value for jobs only, use env=",
             stacklevel=3,
         )
 
 
 def variable_names(names: object) -> tuple[str, ...]:
-    """Return names of environment variables; a text names them separated by commas.
+    """Return names of environment variables; a string has them separated by commas.
 
     Raises:
-        WrongType: `names` are no texts.
-        InvalidRequest: a name contains what no name has.
+        WrongType: `names` are not strings.
+        InvalidRequest: a name is invalid.
     """
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
@@ -257,12 +261,12 @@ def variable_names(names: object) -> tuple[str, ...]:
         raise WrongType(
             f"environment must be names of variables of this process, not {names!r}; to set values, use env="
         )
-    found = tuple(names)
-    if wrong := [
-        name for name in found if not isinstance(name, str) or not name or "=" in name or "\0" in name
+    valid_names = tuple(names)
+    if invalid := [
+        name for name in valid_names if not isinstance(name, str) or not name or "=" in name or "\0" in name
     ]:
         raise InvalidRequest(
-            f"environment must be names of variables of this process, and {wrong[0]!r} is none; to set "
+            f"environment must be names of variables of this process, and {invalid[0]!r} is not one; to set "
             "values, use env="
         )
-    return found
+    return valid_names

@@ -1,9 +1,9 @@
-"""Outcomes: what the end of a job means to whoever waits for its result.
+"""Errors for jobs that ended without a usable result.
 
-Lives here: from Cook's reason to one of our errors, in words a researcher can act on.
+Lives here: translating Cook's reasons to exceptions, with advice for the user.
 Not here: what the user's function raised (`payload.results`); the table of reasons (`model.reason`).
 
-Being preempted and losing a host are no outcomes: while attempts are left the job waits again.
+Preemption and the loss of a host are not ends: while attempts are left, the job waits again.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ _KILLED = frozenset({reasons.KILLED_BY_USER, reasons.KILLED_DURING_LAUNCH})
 _MEMORY = frozenset({reasons.MEMORY_LIMIT_EXCEEDED})
 _RUNTIME = frozenset({reasons.MAX_RUNTIME_EXCEEDED})
 _EXIT = frozenset({reasons.NON_ZERO_EXIT})
-_OF_A_CALL = _MEMORY | _RUNTIME | _EXIT | {reasons.KILLED_EXTERNALLY}  # SIGKILL, also one of its own making
+_OF_A_CALL = (
+    _MEMORY | _RUNTIME | _EXIT | {reasons.KILLED_EXTERNALLY}
+)  # including a SIGKILL by the call itself
 
 
-_MORE_TIME = "with_(max_runtime_s=...) gives it more."
-_MORE_MEMORY = "with_(mem_mb=...) gives it more."
-_MORE_RETRIES = "with_(retries=...) gives it more."
-_STDOUT = "What it wrote is in future.logs()."
-_STDERR = "future.logs('stderr') may tell more."
+_MORE_TIME = "with_(max_runtime_s=...) raises the limit."
+_MORE_MEMORY = "with_(mem_mb=...) requests more."
+_MORE_RETRIES = "with_(retries=...) allows more."
+_STDOUT = "Its output is in future.logs()."
+_STDERR = "future.logs('stderr') may have details."
 
 
 def without_advice(error: JobFailed) -> str:
-    """Return the text of an error without what to do in Python: cells have options and commands for it."""
+    """Return the text of an error without advice for Python code: cells have options and commands instead."""
     text = str(error)
     for advice in (_MORE_TIME, _MORE_MEMORY, _MORE_RETRIES, _STDOUT, _STDERR):
         text = text.removesuffix(f" {advice}")
@@ -42,16 +44,16 @@ def without_advice(error: JobFailed) -> str:
 
 
 def result_explains_failure(event: JobEvent) -> bool:
-    """Whether a failed job's result says more than its reason: the function raised, or ran out of memory."""
-    found = None if event.instance is None else event.instance.reason
-    return found is None or found in _EXIT or found in _MEMORY or found == reasons.NORMAL_EXIT
+    """Return whether a failed job's result says more than its reason: it raised, or ran out of memory."""
+    reason = None if event.instance is None else event.instance.reason
+    return reason is None or reason in _EXIT or reason in _MEMORY or reason == reasons.NORMAL_EXIT
 
 
 def may_be_of_one_call(error: BaseException | None) -> bool:
-    """Return whether the failure of a job of many calls may be the fault of a single one of them.
+    """Return whether a single call may have caused the failure of a job of many calls.
 
     Args:
-        error: the failure of the job as a whole: its process died or was stopped at a limit.
+        error: failure of the job as a whole: its process died or was stopped at a limit.
     """
     return isinstance(error, OutOfMemory) or (isinstance(error, JobFailed) and error.reason in _OF_A_CALL)
 
@@ -60,11 +62,11 @@ def failure(event: JobEvent, options: Options | None, *, killed_by: str | None =
     """Return the error of a job that ended without a result.
 
     Args:
-        event: the last event of the job; completed.
-        options: what the job asked for, if that is known here.
-        killed_by: what this process called to kill the job, if it did.
+        event: last event of the job, which is completed.
+        options: options of the job, if known.
+        killed_by: function of this process that was called to kill the job; None if none was.
     """
-    kind, text = _judge(event, options, killed_by)
+    kind, text = _error_of(event, options, killed_by)
     instance = event.instance
     host = instance.host if instance is not None and instance.host else None
     where = f" on {host}" if host else ""
@@ -78,10 +80,10 @@ def failure(event: JobEvent, options: Options | None, *, killed_by: str | None =
     )
 
 
-def _judge(event: JobEvent, options: Options | None, killed_by: str | None) -> tuple[type[JobFailed], str]:
+def _error_of(event: JobEvent, options: Options | None, killed_by: str | None) -> tuple[type[JobFailed], str]:
     instance = event.instance
     if event.state == "success":
-        return ResultLost, f"it ended well, but left no result. {_STDOUT}"
+        return ResultLost, f"it succeeded, but left no result. {_STDOUT}"
     if instance is None:
         return JobKilled, _killed(killed_by, "before it started")
     reason = instance.reason
@@ -95,34 +97,34 @@ def _judge(event: JobEvent, options: Options | None, killed_by: str | None) -> t
     if reason in _EXIT:
         return BadExit, _exit(instance.exit_code)
     sentence = instance.reason_text or (REASONS[reason].sentence if reason in REASONS else str(reason))
-    known = REASONS.get(reason or "")
-    if instance.mea_culpa or (known is not None and known.mea_culpa) or reason == reasons.UNKNOWN:
-        return _of_the_system(reason, sentence)
+    table_row = REASONS.get(reason or "")
+    if instance.mea_culpa or (table_row is not None and table_row.mea_culpa) or reason == reasons.UNKNOWN:
+        return _system_failure(reason, sentence)
     return JobFailed, f"{sentence}."
 
 
-def _of_the_system(reason: str | None, sentence: str) -> tuple[type[JobFailed], str]:
-    """The end of a job that was not its own fault, once too often."""
+def _system_failure(reason: str | None, sentence: str) -> tuple[type[JobFailed], str]:
+    """Return the error of a job that ended through no fault of its own, too often."""
     if reason == reasons.PREEMPTED:
         return JobFailed, (
-            "it made way for other users' jobs more often than is free, and had no retry left. "
+            "it was preempted for other users' jobs more often than is free, and had no retries left. "
             f"{_MORE_RETRIES}"
         )
     if reason == reasons.KILLED_EXTERNALLY:
         return HostLost, (
             "its process was ended by SIGKILL or SIGTERM, and not by the scheduler: by the call itself "
             "(os.kill), by another program on the host, or by the kernel for lack of memory on the whole "
-            "host. The last two are no fault of the call, so several such attempts cost no retry. A call "
-            f"that is to end early should return or raise. {_STDERR}"
+            "host. The last two are not the call's fault, so several such attempts cost no retry. A call "
+            f"should return or raise in order to end early. {_STDERR}"
         )
     return HostLost, (
         f"its last attempt ended by no fault of its own ({sentence}), more often than is free, and it had no "
-        "retry left. Submit it again."
+        "retries left. Submit it again."
     )
 
 
 def _killed(killed_by: str | None, when: str) -> str:
-    """Say who killed a job; the scheduler allows it to the job's user and to administrators."""
+    """Return who killed a job; only the job's user and administrators can do so through the scheduler."""
     if killed_by is not None:
         return f"this process killed it {when}, by {killed_by}."
     return (
@@ -132,9 +134,9 @@ def _killed(killed_by: str | None, when: str) -> str:
 
 
 def _memory(peak_mb: float | None, options: Options | None) -> str:
-    asked = "" if options is None else f" {options.mem_mb:g} MB"
+    requested = "" if options is None else f" {options.mem_mb:g} MB"
     peak = "" if peak_mb is None else f" (its peak was {peak_mb:,.0f} MB)"
-    return f"it used more memory than the{asked} it had asked for{peak}. {_MORE_MEMORY}"
+    return f"it used more memory than the{requested} it had requested{peak}. {_MORE_MEMORY}"
 
 
 def _exit(code: int | None) -> str:

@@ -1,8 +1,8 @@
-"""Futures that have not ended: who waits for which job, and how far each job is.
+"""Unfinished futures of a session, and the stages of their jobs.
 
-Lives here: the futures of one session by key, the steps between stages that several threads take, and waiting
-until jobs have reached the scheduler.
-Not here: which steps there are (`executor.stages`), what a future is (`executor.future`).
+Lives here: the futures of one session by key, changes of stages by several threads, and waiting until jobs
+have reached the scheduler.
+Not here: the stages themselves (`executor.stages`), futures (`executor.future`).
 """
 
 from __future__ import annotations
@@ -15,49 +15,51 @@ from cook_jupyter.executor.stages import Stage
 
 
 class PendingFutures:
-    """The futures of a session that have not ended. Any thread may ask and change it."""
+    """The unfinished futures of a session. Safe for use by any thread."""
 
     def __init__(self) -> None:
         self._futures: dict[str, CookFuture] = {}
         self._lock = threading.Lock()
-        self._moved = threading.Condition(self._lock)  # a job reached another stage, or will not be sent
+        self._moved = threading.Condition(
+            self._lock
+        )  # notified when a job reaches another stage, or is dropped
 
     def __len__(self) -> int:
         return len(self._futures)
 
     def get(self, key: str) -> CookFuture | None:
-        """Return the future of a job; None if nobody waits for it."""
+        """Return the unfinished future of a job, or None."""
         return self._futures.get(key)
 
     def all(self) -> list[CookFuture]:
-        """Return the futures as they are now."""
+        """Return all unfinished futures."""
         return list(self._futures.values())
 
     def add(self, future: CookFuture) -> None:
-        """Count a future as not ended."""
+        """Add an unfinished future."""
         self._futures[future.key] = future
 
     def discard(self, future: CookFuture) -> None:
-        """Count a future as ended."""
+        """Remove a future that has ended."""
         self._futures.pop(future.key, None)
 
     def adopt(self, futures: Iterable[CookFuture]) -> None:
-        """Add futures of jobs that the scheduler has already."""
+        """Add futures of jobs that the scheduler already has."""
         with self._lock:
             for future in futures:
                 future.advance(Stage.ACCEPTED)
                 self._futures[future.key] = future
 
     def begin_sending(self, futures: Iterable[CookFuture]) -> set[CookFuture]:
-        """Take those of the futures for sending that were neither withdrawn nor ended."""
+        """Mark futures as being sent, except withdrawn or ended ones; return the marked ones."""
         with self._lock:
-            taken = {future for future in futures if future.stage is Stage.QUEUED and not future.done()}
-            for future in taken:
+            sending = {future for future in futures if future.stage is Stage.QUEUED and not future.done()}
+            for future in sending:
                 future.advance(Stage.SENDING)
-        return taken
+        return sending
 
     def withdraw(self, futures: Iterable[CookFuture]) -> list[CookFuture]:
-        """Take those of the futures back that have not been taken for sending; return them."""
+        """Withdraw futures whose jobs are not being sent yet; return them."""
         with self._lock:
             queued = [future for future in futures if future.stage is Stage.QUEUED and not future.done()]
             for future in queued:
@@ -66,15 +68,15 @@ class PendingFutures:
         return queued
 
     def accept(self, futures: Iterable[CookFuture]) -> None:
-        """Record that the scheduler has the jobs of these futures."""
+        """Record that the scheduler has the jobs of futures."""
         with self._moved:
             for future in futures:
-                if future.stage is not Stage.ACCEPTED:  # an event may have been faster than the answer
+                if future.stage is not Stage.ACCEPTED:  # an event may have arrived before the response
                     future.advance(Stage.ACCEPTED)
             self._moved.notify_all()
 
     def refuse(self, futures: Iterable[CookFuture], error: BaseException) -> None:
-        """Let the futures of jobs raise an error that the scheduler will not have."""
+        """Raise an error from the futures of jobs that the scheduler will not have."""
         for future in futures:
             self._futures.pop(future.key, None)
             future.resolve(error=error)
@@ -82,26 +84,26 @@ class PendingFutures:
             self._moved.notify_all()
 
     def accepted(self) -> list[CookFuture]:
-        """Return the futures whose jobs the scheduler has."""
+        """Return the unfinished futures whose jobs the scheduler has."""
         with self._lock:
             return [future for future in self._futures.values() if future.stage is Stage.ACCEPTED]
 
     def wait_until_delivered(self, futures: Sequence[CookFuture], timeout_s: float) -> bool:
-        """Wait until jobs have reached the scheduler, or are over; return whether they have."""
+        """Wait until jobs have reached the scheduler or ended; return whether they have."""
         with self._moved:
             return self._moved.wait_for(
                 lambda: all(future.stage is Stage.ACCEPTED or future.done() for future in futures), timeout_s
             )
 
     def wait_until_all_sent(self, timeout_s: float) -> None:
-        """Wait until the scheduler has all jobs."""
+        """Wait until the scheduler has all jobs, or the time is up."""
         with self._moved:
             self._moved.wait_for(
                 lambda: all(future.stage is Stage.ACCEPTED for future in self.all()), timeout_s
             )
 
     def fail_in_fork(self, error: BaseException) -> None:
-        """In a forked child, whose locks may be held for ever: end all futures with an error."""
+        """Fail all futures in a forked child, whose locks may be held forever."""
         for future in self.all():
             future.fail_in_fork(error)
         self._futures.clear()

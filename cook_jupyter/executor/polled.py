@@ -1,7 +1,7 @@
-"""Jobs that are asked for and not pushed: futures of an earlier kernel, jobs after a break of the stream.
+"""Polling the state of jobs: for futures of an earlier kernel, and after an interruption of the event stream.
 
-Lives here: asking how jobs stand; one translation of what the REST API says into the form of an event.
-Not here: either form (`client`), the stream (`executor.listener`).
+Lives here: requesting the state of jobs; converting answers of the REST API to events.
+Not here: both types (`client`), the stream (`executor.listener`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ logger = logging.getLogger("cook_jupyter.executor")
 
 
 class JobPoller:
-    """Asks how the jobs of futures stand.
+    """Requests the state of jobs.
 
     Args:
-        scheduler: the scheduler.
-        pending: the futures of the session.
-        results: takes the results of jobs that have ended.
-        run_in_background: runs a function in a thread of its own.
+        scheduler: connection to the scheduler.
+        pending: unfinished futures of the session.
+        results: delivery of the results of jobs that have ended.
+        run_in_background: function that runs another in a thread of its own.
     """
 
     def __init__(
@@ -42,33 +42,33 @@ class JobPoller:
         self._pending = pending
         self._results = results
         self._run_in_background = run_in_background
-        self._breaks = 0
+        self._interruptions = 0
 
     def resync(self, *, is_other_store: bool = False) -> None:
-        """After a break of the stream, look for jobs that have ended or that the scheduler has forgotten.
+        """Check for jobs that ended during an interruption of the stream, or that are no longer known.
 
         Args:
-            is_other_store: the scheduler has another store than before the break.
+            is_other_store: whether the scheduler has another store than before.
         """
-        self._breaks += 1
+        self._interruptions += 1
         if accepted := self._pending.accepted():
             self.poll_soon(accepted, is_other_store=is_other_store)
 
     def poll_soon(self, futures: Sequence[CookFuture], *, is_other_store: bool = False) -> None:
-        """Ask in a thread of its own until there is an answer, or a later break makes it pointless."""
+        """Poll in the background until there is an answer, or a later interruption makes it obsolete."""
         self._run_in_background(
-            functools.partial(self._poll_until_answered, self._breaks, futures, is_other_store)
+            functools.partial(self._poll_until_answered, self._interruptions, futures, is_other_store)
         )
 
     def poll(
         self, futures: Sequence[CookFuture], *, is_other_store: bool = False, restart: bool = True
     ) -> None:
-        """Ask how jobs stand, and end the futures of those that have ended or are unknown.
+        """Request the state of jobs, and end the futures of those that have ended or are unknown.
 
         Args:
-            futures: the futures of the jobs.
-            is_other_store: the scheduler has another store than when it accepted them.
-            restart: start this user's own scheduler anew even if it was shut down in good order.
+            futures: futures of the jobs.
+            is_other_store: whether the scheduler has another store than when it accepted the jobs.
+            restart: whether to start this user's own scheduler even if it was shut down deliberately.
 
         Raises:
             SchedulerUnreachable: it did not answer.
@@ -89,33 +89,35 @@ class JobPoller:
 
     def _poll_until_answered(self, number: int, futures: Sequence[CookFuture], is_other_store: bool) -> None:
         pause_s = INITIAL_BACKOFF_S
-        while number == self._breaks or is_other_store:
+        while number == self._interruptions or is_other_store:
             try:
                 self.poll(futures, is_other_store=is_other_store, restart=False)
                 return
             except CookError as error:
-                logger.info("how jobs stand after a break of the stream of events is not known: %s", error)
+                logger.info(
+                    "the state of jobs after an interruption of the event stream is unknown: %s", error
+                )
             if self._scheduler.closed.wait(pause_s):
                 return
             pause_s = min(2 * pause_s, MAX_BACKOFF_S)
 
 
 def event_from_job(job: JobAnswer) -> JobEvent:
-    """What an event would have said of a job that GET /jobs told."""
+    """Convert the answer of GET /jobs to the equivalent event."""
     instances = job.instances_by_start
-    counting = [instance for instance in instances if instance.status == "success"] or instances[-1:]
+    relevant = [instance for instance in instances if instance.status == "success"] or instances[-1:]
     return JobEvent(
         uuid=job.uuid,
         status=job.status,
         state=job.state,
         attempts=len(instances),
         max_retries=job.max_retries,
-        instance=_instance(counting[0]) if counting else None,
+        instance=_instance(relevant[0]) if relevant else None,
     )
 
 
 def preempted_instances(job: JobAnswer) -> list[str]:
-    """Which instances of a job had to make way; an event tells of the latest alone."""
+    """Return all preempted instances of a job; an event only has the latest instance."""
     return [instance.uuid for instance in job.instances if instance.preempted]
 
 
@@ -137,14 +139,14 @@ def _instance(instance: InstanceAnswer) -> InstanceEvent:
 
 
 def _unknown(future: CookFuture, *, is_other_store: bool) -> NotFound:
-    """Return the error of a job that the scheduler has accepted and does not know any more."""
+    """Return the error of an accepted job that the scheduler no longer knows."""
     cause = (
-        "its store was begun anew (removed or replaced) after the job had been accepted"
+        "its store is a new one (the old one was removed or replaced) since the job was accepted"
         if is_other_store
         else "its store may have been restored from an older copy"
     )
     return NotFound(
-        f"the scheduler knows no job {future.key}: {cause}. What became of the job is unknown; submit it"
-        " again",
+        f"the scheduler does not know job {future.key}: {cause}. What happened to the job is unknown; submit"
+        " it again",
         missing=(future.key,),
     )

@@ -1,8 +1,8 @@
-"""Results on their way into futures: read, verified, fetched where they did not come with the event.
+"""Delivery of results to futures: reading, verifying, and fetching results that did not come with the event.
 
-Lives here: what the end of a job means for its future.
-Not here: which end means which error (`executor.outcomes`), opening a result (`payload.results`), hearing of
-the end (`executor.listener`, `executor.polled`).
+Lives here: the consequences of a job's end for its future.
+Not here: which end means which error (`executor.outcomes`), opening a result (`payload.results`), receiving
+the event (`executor.listener`, `executor.polled`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _FETCHERS = 4
 
 
 class ResultDelivery:
-    """Gives futures the results of their jobs.
+    """Delivers the results of jobs to futures.
 
     Args:
-        scheduler: the scheduler.
-        pending: the futures of the session.
-        functions: the functions that were stored; one may turn out to be damaged.
-        unread: sends functions again that a host could not read.
+        scheduler: connection to the scheduler.
+        pending: unfinished futures of the session.
+        functions: stored functions, of which one may turn out to be damaged.
+        unread: object that sends functions again that a host could not read.
     """
 
     def __init__(
@@ -57,20 +57,20 @@ class ResultDelivery:
         self._fetching: set[str] = set()  # keys
 
     def close(self) -> None:
-        """End the threads that fetch."""
+        """End the threads that fetch results."""
         self._fetchers.close()
 
     def complete(self, future: CookFuture, event: JobEvent) -> None:
-        """Take the end of a job: whatever it means ends in the future, and never in this thread.
+        """Handle the end of a job: result or error are set in the future, and nothing is raised here.
 
         Args:
             future: the future.
             event: the last event of its job.
         """
         has_failed = event.state != "success"
-        if has_failed and self._unread.gives_back(future):
+        if has_failed and self._unread.is_returning(future):
             self.on_failed_attempt(future, event)
-            if self._unread.hold_back(future, event, lambda: self.complete(future, event)):
+            if self._unread.defer_end(future, event, lambda: self.complete(future, event)):
                 return
         has_result = not has_failed or outcomes.result_explains_failure(event)
         try:
@@ -84,32 +84,32 @@ class ResultDelivery:
             else:
                 future.resolve(error=self._failure(future, event))
         except NotFound as error:
-            future.resolve(error=_lost(future, f"its result is no longer there ({error})"))
+            future.resolve(error=_lost(future, f"its result no longer exists ({error})"))
         except BaseException as error:  # noqa: BLE001 - see above
             future.resolve(error=_as_failure(future, error))
-        if future.done():  # else the call runs again
+        if future.done():  # otherwise the call runs again
             self._pending.discard(future)
 
     def on_failed_attempt(self, future: CookFuture, event: JobEvent) -> None:
-        """Find out whether the last attempt of a job that waits for the next could not read its function.
+        """Check whether the last attempt of a waiting job failed because it could not read its function.
 
         Args:
             future: the future.
-            event: the event of its job, with the result of the attempt.
+            event: event of its job, with the result of the attempt.
         """
         if event.result is None or event.instance is None:
             return
         try:
             key = future.signing_key or self._scheduler.signing_key
             digest = unread_function(event.result, key=key, job_id=future.key)
-        except (CookError, OSError) as error:  # the last attempt's result is the one that counts
+        except (CookError, OSError) as error:  # only the result of the last attempt matters
             logger.info("the result of a failed attempt of job %s cannot be read: %s", future.key, error)
             return
         if digest is not None:
             self._unread.run_again(future, event.instance.uuid, digest, lambda: None)
 
     def fetch_soon(self, future: CookFuture, event: JobEvent) -> None:
-        """Fetch a result over the network, in a thread for that, unless one is at it already."""
+        """Fetch a result over the network, in another thread, unless that is happening already."""
         if future.key not in self._fetching:
             self._fetching.add(future.key)
             self._fetchers.run(functools.partial(self._fetch, future, event))
@@ -123,12 +123,12 @@ class ResultDelivery:
         except BaseException as error:  # noqa: BLE001 - as in complete
             future.resolve(error=_as_failure(future, error))
         finally:
-            if future.done():  # else the call runs again
+            if future.done():  # otherwise the call runs again
                 self._pending.discard(future)
             self._fetching.discard(future.key)
 
     def _fetch_content(self, future: CookFuture, event: JobEvent) -> tuple[Buffer, bool]:
-        """Return a result; while the scheduler is away, wait as those do whose jobs have not ended."""
+        """Return a result; while the scheduler is away, keep waiting, as for unfinished jobs."""
         while True:
             try:
                 return self._scheduler.call(
@@ -138,9 +138,9 @@ class ResultDelivery:
                 if self._scheduler.closed.is_set():
                     raise
                 logger.warning(
-                    "The result of job %s could not be fetched for %g s; it is tried again: %s",
+                    "The result of job %s could not be fetched for %g s; retrying: %s",
                     future.key,
-                    self._scheduler.patience_s,
+                    self._scheduler.request_timeout_s,
                     error,
                 )
 
@@ -163,7 +163,7 @@ class ResultDelivery:
         except Unverifiable as error:
             raise self._key_change(future) or error from error
         if (digest := result.unread_function) is not None:
-            self._functions.doubt()
+            self._functions.distrust_store()
 
             def give_up() -> None:
                 future.set_call_result(result)
@@ -180,27 +180,27 @@ class ResultDelivery:
         """Return the error of a job that ended without a result."""
         failed = outcomes.failure(event, future.options, killed_by=future.killed_by)
         exit_code = None if event.instance is None else event.instance.exit_code
-        if isinstance(failed, BadExit) and exit_code == 1:  # as of a call that could not be verified
+        if isinstance(failed, BadExit) and exit_code == 1:  # as for a call that could not be verified
             return self._key_change(future) or failed
         return failed
 
     def _key_change(self, future: CookFuture) -> Unverifiable | None:
-        """Return the error of a call whose signing key is no longer the user's; None if it still is."""
+        """Return the error of a call whose signing key is no longer the user's; None if it is."""
         if future.signing_key is None or future.signing_key == self._scheduler.current_key():
             return None
         return Unverifiable(
-            f"job {future.key} gave back nothing that can be verified, and the signing key "
-            f"{self._scheduler.key_file} was removed or replaced since its call was signed. A host that "
+            f"job {future.key} returned nothing that can be verified, and the signing key "
+            f"{self._scheduler.key_file} was removed or replaced after its call was signed. A host that "
             "finds another key, or none, when the job starts does not run the call. Submit it again."
         )
 
 
 def _lost(future: CookFuture, why: str) -> ResultLost:
-    return ResultLost(f"job {future.key} ended well, but {why}", job_id=future.key, host=future.host)
+    return ResultLost(f"job {future.key} succeeded, but {why}", job_id=future.key, host=future.host)
 
 
 def _as_failure(future: CookFuture, error: BaseException) -> Exception:
-    """Return what reading a result raised, as an error that does not end the process of the caller."""
+    """Convert an exception raised while reading a result to one that does not end the caller's process."""
     if isinstance(error, Exception):
         return error
     lost = _lost(future, f"reading its result raised {type(error).__name__}: {error}")

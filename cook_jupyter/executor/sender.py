@@ -1,11 +1,11 @@
-"""The sender: a thread that submits whatever was enqueued meanwhile, in one request.
+"""The sender: a thread that submits all enqueued jobs in one request.
 
-Lives here: jobs on their way to the scheduler, and what a refusal means for each of them.
-Not here: what a job asks for (`executor.options`), submitting and recovering from a conflict after a resend
-(`client.submission`), what comes back (`executor.listener`).
+Lives here: submitting jobs, and handling the refusal of a request.
+Not here: options of jobs (`executor.options`), submission and recovery from a conflict after a resend
+(`client.submission`), receiving events (`executor.listener`).
 
-A job's uuid is made before it is enqueued, so that sending it again is harmless: whatever breaks, what was
-accepted runs once.
+The uuid of a job is created before the job is enqueued, so that sending it again is harmless: whatever fails,
+an accepted job runs once.
 """
 
 from __future__ import annotations
@@ -39,44 +39,46 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cook_jupyter.executor")
 
-MAX_JOBS = 10_000  # of a request
-MAX_BYTES = 7 * 1024 * 1024  # of a body of 8 MiB
+MAX_JOBS = 10_000  # per request
+MAX_BYTES = 7 * 1024 * 1024  # of a request body; the server accepts 8 MiB
 
 
 @dataclass(slots=True)
 class PendingJob:
-    """A job to send, and the future that waits for it."""
+    """A job to send, and its future."""
 
     future: CookFuture
-    body: JobSubmission  # what it shares with others; see Options.job
+    body: JobSubmission  # the part in common with other jobs; see Options.job
     pool: str | None
     env: Mapping[str, str]
 
     def submission(self) -> JobSubmission:
-        """Return the whole submission."""
+        """Return the complete submission."""
         return replace(self.body, uuid=self.future.key, name=self.future.name, env=self.env)
 
     @property
     def group(self) -> Group | str | None:
-        """What it joins."""
+        """The group that the job joins."""
         return None if self.future.options is None else self.future.options.group
 
     @property
     def size(self) -> int:
-        """About how many bytes it has."""
+        """Approximate size in bytes."""
         return 1024 + len(self.env.get(CALL, ""))
 
 
-SenderTask: TypeAlias = Callable[[], Iterable[PendingJob]]  # work for the sender; it may yield jobs to send
+SenderTask: TypeAlias = Callable[
+    [], Iterable[PendingJob]
+]  # work for the sender's thread; may yield jobs to send
 
 
 class Sender:
     """Sends jobs in a thread of its own.
 
     Args:
-        scheduler: the scheduler.
-        pending: the futures of the session.
-        subscribed: set once the stream of events has begun: no job is sent before.
+        scheduler: connection to the scheduler.
+        pending: unfinished futures of the session.
+        subscribed: event that is set once the event stream has started; no job is sent before.
     """
 
     def __init__(
@@ -93,15 +95,15 @@ class Sender:
         threading.Thread(target=self._run, name="cook-sender", daemon=True).start()
 
     def put(self, work: PendingJob | SenderTask) -> None:
-        """Send a job, or run a task and send what it yields, soon. Safe in a destructor."""
+        """Send a job, or run a task and send the jobs that it yields. Safe in a destructor."""
         self._outbox.put(work)
 
     def close(self) -> None:
-        """End the thread when all that was put before is done."""
+        """End the thread once everything that was put before is done."""
         self._outbox.put(None)
 
     def forget_store(self) -> None:
-        """Forget what was true of the scheduler's last store alone."""
+        """Forget what was true only for the scheduler's previous store."""
         self._groups = SubmittedGroups()
 
     def _run(self) -> None:
@@ -114,7 +116,7 @@ class Sender:
                 if work is None:
                     self._send(jobs)
                     return
-                for job in [work] if isinstance(work, PendingJob) else self._jobs_of(work):
+                for job in [work] if isinstance(work, PendingJob) else self._run_task(work):
                     jobs.append(job)
                     size += job.size
                 if len(jobs) >= MAX_JOBS or size >= MAX_BYTES:
@@ -124,10 +126,10 @@ class Sender:
                 except queue.Empty:
                     break
             self._send(jobs)
-            del work, jobs  # while the next is waited for, nothing of these is kept alive
+            del work, jobs  # so that they are not kept alive while waiting for the next
             job = None
 
-    def _jobs_of(self, task: SenderTask) -> list[PendingJob]:
+    def _run_task(self, task: SenderTask) -> list[PendingJob]:
         try:
             jobs = list(task())
         except BaseException:
@@ -138,11 +140,11 @@ class Sender:
         return jobs
 
     def _send(self, jobs: Sequence[PendingJob]) -> None:
-        """Submit jobs. The top of the sender's work: whatever goes wrong ends in the futures."""
-        taken = self._pending.begin_sending([job.future for job in jobs])
+        """Submit jobs; whatever goes wrong ends in their futures."""
+        sending = self._pending.begin_sending([job.future for job in jobs])
         by_pool: dict[str | None, list[PendingJob]] = {}
         for job in jobs:
-            if job.future in taken:
+            if job.future in sending:
                 by_pool.setdefault(job.pool, []).append(job)
         for pool, batch in by_pool.items():
             try:
@@ -151,23 +153,23 @@ class Sender:
                 self._refuse(batch, error)
 
     def _submit(self, jobs: Sequence[PendingJob], pool: str | None) -> None:
-        deadline = time.monotonic() + self._scheduler.patience_s
+        deadline = time.monotonic() + self._scheduler.request_timeout_s
         pause_s = INITIAL_BACKOFF_S
         may_have_arrived = False
 
         def on_accepted(keys: Sequence[str]) -> None:
             futures = [job.future for job in jobs]
             if len(keys) < len(jobs):
-                part = set(keys)
-                futures = [future for future in futures if future.key in part]
+                accepted_keys = set(keys)
+                futures = [future for future in futures if future.key in accepted_keys]
             self._pending.accept(futures)
 
         while True:
             if not self._subscribed.wait(max(0.0, deadline - time.monotonic())):
-                raise self._unreached(None)
+                raise self._unreachable_error(None)
             client = self._scheduler.client
             try:
-                new_groups = self._groups.undescribed(client, [job.group for job in jobs])
+                new_groups = self._groups.new_groups(client, [job.group for job in jobs])
                 client.submit(
                     [job.submission() for job in jobs],
                     [group.submission() for group in new_groups],
@@ -184,29 +186,29 @@ class Sender:
             except (SchedulerUnreachable, SchedulerError, Unauthenticated) as error:
                 may_have_arrived = True
                 if time.monotonic() + pause_s > deadline:
-                    raise self._unreached(error) from error
+                    raise self._unreachable_error(error) from error
                 self._scheduler.reconnect(client, has_unsent=True)
                 self._scheduler.closed.wait(pause_s)
                 pause_s = min(2 * pause_s, MAX_BACKOFF_S)
 
-    def _unreached(self, error: Exception | None) -> SchedulerUnreachable:
+    def _unreachable_error(self, error: Exception | None) -> SchedulerUnreachable:
         why = f" ({error})" if error is not None else ""
         return SchedulerUnreachable(
             f"the scheduler at {self._scheduler.client.url} did not answer for "
-            f"{self._scheduler.patience_s:g} s{why}; whether it has the job is unknown. "
-            "`cook-jupyter status` tells about the scheduler, attach(future.key) about the job."
+            f"{self._scheduler.request_timeout_s:g} s{why}; it may or may not have the job. "
+            "See `cook-jupyter status` for the scheduler, and attach(future.key) for the job."
         )
 
     def _refuse(self, jobs: Sequence[PendingJob], error: BaseException) -> None:
-        """A request that is wrong for one job is refused for all: find out which."""
+        """Handle a refusal, which one job of a request may have caused: send each kind of job separately."""
         jobs = [job for job in jobs if job.future.stage is not Stage.ACCEPTED]
         bodies = {id(job.body) for job in jobs}
         if len(bodies) == 1 or isinstance(error, SchedulerUnreachable):
             self._pending.refuse([job.future for job in jobs], error)
             return
         for body in bodies:
-            alike = [job for job in jobs if id(job.body) == body]
+            same_body = [job for job in jobs if id(job.body) == body]
             try:
-                self._submit(alike, alike[0].pool)
+                self._submit(same_body, same_body[0].pool)
             except BaseException as own_error:  # noqa: BLE001 - as in _send
-                self._refuse(alike, own_error)
+                self._refuse(same_body, own_error)

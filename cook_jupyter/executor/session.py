@@ -1,14 +1,14 @@
-"""A session: the calls of one process on their way to a scheduler, and their results on the way back.
+"""A session: the calls of one process that are sent to a scheduler, and their results.
 
-Lives here: putting the parts together; stopping jobs; how a session ends: with its executors, its process, or
-in a fork.
+Lives here: connecting the parts; stopping jobs; the end of a session: with its executors, its process, or in
+a fork.
 
     executor, mapping ─► sender ──────► connection ──► scheduler
                             │               ▲              │
                          pending            │              ▼
     future ◄──────────── results ◄── listener, polled ◄── events
 
-Not here: each of the parts; what a job asks for (`executor.options`), what users see of a call
+Not here: each of the parts; options of a job (`executor.options`), the interface of a call
 (`executor.future`), bundles (`executor.mapping`).
 """
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cook_jupyter.executor")
 
-EXIT_TIMEOUT_S = 5.0  # for what is unsent when the process ends
+EXIT_TIMEOUT_S = 5.0  # for sending jobs when the process ends
 
 T = TypeVar("T")
 
@@ -54,14 +54,14 @@ class SchedulerSession:
     """The calls of one process at one scheduler.
 
     Args:
-        locator: knows the scheduler, and finds it again when it no longer answers.
-        everything: hear of all jobs of the user, not only of this session's.
+        locator: locator that finds the scheduler, and finds it again when it no longer answers.
+        all_jobs: whether to receive events of all jobs of the user, not only of this session's.
 
     Attributes:
-        scheduler: the connection; also its blob store and the user's key.
+        scheduler: the connection, with the blob store and the user's key.
     """
 
-    def __init__(self, locator: SchedulerLocator, *, everything: bool = False) -> None:
+    def __init__(self, locator: SchedulerLocator, *, all_jobs: bool = False) -> None:
         self.session_id = uuid.uuid4().hex
         self.pid = os.getpid()
         self._pending = pending = PendingFutures()
@@ -74,7 +74,7 @@ class SchedulerSession:
         self._listener = Listener(
             self.scheduler,
             pending,
-            {} if everything else {SESSION_LABEL: self.session_id},
+            {} if all_jobs else {SESSION_LABEL: self.session_id},
             on_completed=self._results.complete,
             on_failed_attempt=self._results.on_failed_attempt,
             on_return=self._on_return,
@@ -89,57 +89,57 @@ class SchedulerSession:
 
     @property
     def client(self) -> JobClient:
-        """The scheduler, as it was last found."""
+        """Client of the scheduler as it was last found."""
         return self.scheduler.client
 
-    def call(self, question: Callable[[JobClient], T], *, restart: bool = True) -> T:
-        """Ask the scheduler something; see `SchedulerConnection.call`."""
-        return self.scheduler.call(question, restart=restart)
+    def call(self, request: Callable[[JobClient], T], *, restart: bool = True) -> T:
+        """Send a request to the scheduler; see `SchedulerConnection.call`."""
+        return self.scheduler.call(request, restart=restart)
 
     def send_function(self, function: Callable[..., Any]) -> FunctionReference:
-        """Store a function unless it is stored, and return what calls name it by."""
+        """Store a function unless it is stored already; return the reference by which calls name it."""
         return self._functions.send(function)
 
     # --- sending ---
 
     def enqueue(self, job: PendingJob) -> None:
-        """Send a job, soon. Returns at once."""
+        """Enqueue a job, and return immediately."""
         self._pending.add(job.future)
         if not self._has_started:
             self._start()
         self._sender.put(job)
 
     def run_in_sender(self, task: SenderTask) -> None:
-        """Let the sender do something, and send what it yields. Safe in a destructor."""
+        """Run a task in the sender's thread, and send the jobs that it yields. Safe in a destructor."""
         self._sender.put(task)
 
     def expect(self, futures: Iterable[CookFuture]) -> None:
-        """Count futures as not ended whose jobs a task of the sender will yield."""
+        """Add unfinished futures whose jobs a task of the sender will yield."""
         for future in futures:
             self._pending.add(future)
 
     def dismiss(self, future: CookFuture) -> None:
-        """Count a future as ended whose job will not be sent after all."""
+        """Remove a future whose job will not be sent after all."""
         self._pending.discard(future)
 
     def adopt(self, futures: Sequence[CookFuture]) -> None:
-        """Wait for jobs that were submitted earlier, by whichever process of the user.
+        """Add futures of jobs that were submitted earlier, by any process of the user.
 
         Raises:
-            SchedulerUnreachable: it gives no stream of events.
+            SchedulerUnreachable: the scheduler provides no event stream.
         """
         self._start()
-        if not self._listener.subscribed.wait(self.scheduler.patience_s):
-            raise SchedulerUnreachable(f"the scheduler at {self.client.url} gives no stream of events")
+        if not self._listener.subscribed.wait(self.scheduler.request_timeout_s):
+            raise SchedulerUnreachable(f"the scheduler at {self.client.url} provides no event stream")
         self._pending.adopt(futures)
         self._poller.poll(futures)
 
     def futures(self) -> list[CookFuture]:
-        """Return all that have not ended."""
+        """Return all unfinished futures."""
         return self._pending.all()
 
     def run_in_background(self, function: Callable[[], object]) -> None:
-        """Run in a thread of its own what may wait, for results of this session too."""
+        """Run a function that may block, even for results of this session, in another thread."""
         self._callbacks.run(function)
 
     def _start(self) -> None:
@@ -152,7 +152,7 @@ class SchedulerSession:
         self._listener.start()
 
     def _on_return(self, is_other_store: bool) -> None:
-        """Find out what the stream has missed during a break."""
+        """Check for events that were missed during an interruption of the stream."""
         if is_other_store:
             self.scheduler.forget_store()
             self._functions.forget()
@@ -162,14 +162,14 @@ class SchedulerSession:
     # --- stopping ---
 
     def cancel(self, futures: Sequence[CookFuture]) -> int:
-        """Kill jobs and forget about them.
+        """Kill jobs and cancel their futures.
 
         Returns:
-            How many were cancelled by this; the others were over, or nobody took the request.
+            The number of futures that this has cancelled; the others had ended, or the request failed.
         """
         unsent = self._cancel_unsent(futures)
         rest = [future for future in futures if not future.done()]
-        for future in rest:  # from now on it is ours to end: "killed" is not what its owner shall hear
+        for future in rest:  # its end is set here, so that it is not reported as killed
             self._pending.discard(future)
         try:
             self.kill(rest)
@@ -181,44 +181,44 @@ class SchedulerSession:
         return unsent + sum(future.resolve_cancelled() for future in rest)
 
     def cancel_waiting(self, futures: Sequence[CookFuture]) -> int:
-        """Cancel jobs that have not started; those that run go on.
+        """Cancel jobs that have not started; running ones continue.
 
         Args:
-            futures: the futures of the jobs.
+            futures: futures of the jobs.
 
         Returns:
-            How many were cancelled by this.
+            The number of futures that this has cancelled.
         """
         unsent = self._cancel_unsent(futures)
-        self.delivered(futures, self.scheduler.patience_s)
+        self.wait_until_delivered(futures, self.scheduler.request_timeout_s)
         rest = {future.key: future for future in futures if not future.done()}
         if not rest:
             return unsent
-        for future in rest.values():  # "killed" is not what the owner of a cancelled future shall hear
+        for future in rest.values():  # so that a cancelled future is not reported as killed
             self._pending.discard(future)
         cancelled: set[str] = set()
         try:
             cancelled.update(self.call(lambda client: _cancel_waiting(client, list(rest))))
         except CookError as error:
-            logger.warning("could not cancel the jobs that wait among %d: %s", len(rest), error)
-        going_on = [future for key, future in rest.items() if key not in cancelled]
-        self.expect(going_on)
-        if going_on:  # one may have ended while nobody here heard of it
-            self._poller.poll_soon(going_on)
+            logger.warning("could not cancel the waiting jobs among %d: %s", len(rest), error)
+        continuing = [future for key, future in rest.items() if key not in cancelled]
+        self.expect(continuing)
+        if continuing:  # some may have ended in the meantime
+            self._poller.poll_soon(continuing)
         return unsent + sum(rest[key].resolve_cancelled() for key in cancelled if key in rest)
 
     def give_up(self, future: CookFuture, error: BaseException) -> None:
-        """Let a future raise an error and cancel its job, which waits."""
+        """Raise an error from a future, and cancel its job, which waits."""
         self._pending.discard(future)
         if future.resolve(error=error):
             keys = [future.key]
             self._callbacks.run(lambda: self.call(lambda client: _cancel_waiting(client, keys)))
 
     def kill_all(self, futures: Sequence[CookFuture]) -> None:
-        """Kill jobs, waiting or running; those that are not sent yet stay here.
+        """Kill jobs, waiting or running; unsent ones are withdrawn.
 
         Raises:
-            SchedulerUnreachable: nobody took the request.
+            SchedulerUnreachable: the scheduler did not get the request.
         """
         for future in self._pending.withdraw(futures):
             future.resolve(
@@ -229,28 +229,28 @@ class SchedulerSession:
         self.kill([future for future in futures if not future.done()], by="executor.kill()")
 
     def kill(self, futures: Sequence[CookFuture], *, by: str = "future.kill()") -> None:
-        """Ask for jobs to be killed; those on their way are waited for.
+        """Request that jobs are killed, after waiting for those being sent.
 
         Args:
-            futures: the futures of the jobs.
-            by: what the user called, for the error that the futures raise.
+            futures: futures of the jobs.
+            by: function that the user called, for the error that the futures raise.
 
         Raises:
-            SchedulerUnreachable: nobody took the request.
+            SchedulerUnreachable: the scheduler did not get the request.
         """
-        self.delivered(futures, self.scheduler.patience_s)
+        self.wait_until_delivered(futures, self.scheduler.request_timeout_s)
         killed = [future for future in futures if not future.done()]
         for future in killed:
             future.killed_by = by
         if killed:
             self.call(lambda client: client.kill([future.key for future in killed]))
 
-    def delivered(self, futures: Sequence[CookFuture], timeout_s: float) -> bool:
-        """Wait until jobs have reached the scheduler, or are over; return whether they have."""
+    def wait_until_delivered(self, futures: Sequence[CookFuture], timeout_s: float) -> bool:
+        """Wait until jobs have reached the scheduler or ended; return whether they have."""
         return self._pending.wait_until_delivered(futures, timeout_s)
 
     def _cancel_unsent(self, futures: Sequence[CookFuture]) -> int:
-        """Cancel what the sender has not taken yet; return how many that were."""
+        """Cancel jobs that are not being sent yet; return their number."""
         return sum(future.resolve_cancelled() for future in self._pending.withdraw(futures))
 
     # --- the end ---
@@ -261,11 +261,11 @@ class SchedulerSession:
         return self.scheduler.closed.is_set()
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until nothing is unsent."""
+        """Wait until all jobs are sent, or the time is up."""
         self._pending.wait_until_all_sent(timeout_s)
 
     def retire(self) -> None:
-        """No executor is left: end as soon as nobody waits for a result. Safe in a destructor."""
+        """End the session as soon as no result is awaited: no executor is left. Safe in a destructor."""
         if self._has_started:
             self.run_in_sender(self._retire)
 
@@ -281,20 +281,17 @@ class SchedulerSession:
             self.close()
 
     def close(self) -> None:
-        """End the threads; what was sent goes on at the scheduler."""
+        """End the threads; submitted jobs continue."""
         self._sender.close()
         self.scheduler.closed.set()
         self._listener.close()
         self._results.close()
         self._callbacks.close()
 
-    def forked(self) -> None:
-        """In a child process: nobody here will ever hear of these jobs."""
+    def on_fork(self) -> None:
+        """Fail all futures in a forked child, which will never receive events of these jobs."""
         self._pending.fail_in_fork(
-            SchedulerUnreachable(
-                "this future belongs to the process that this one was forked from; attach(its key) gives it"
-                " back"
-            )
+            SchedulerUnreachable("this future belongs to the parent process; use attach(future.key) here")
         )
 
 
@@ -302,7 +299,7 @@ _sessions: weakref.WeakSet[SchedulerSession] = weakref.WeakSet()
 
 
 def _at_exit() -> None:
-    """What was submitted is sent; what shall not outlive this process is killed; nothing is waited for."""
+    """Send enqueued jobs and kill those that must not outlive the process, without waiting for any to end."""
     for session in list(_sessions):
         if session.pid != os.getpid():
             continue
@@ -319,7 +316,7 @@ def _at_exit() -> None:
 
 def _after_fork() -> None:
     for session in list(_sessions):
-        session.forked()
+        session.on_fork()
 
 
 atexit.register(_at_exit)
@@ -327,10 +324,10 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _cancel_waiting(client: JobClient, keys: Sequence[str]) -> Sequence[str]:
-    """Cancel those of the jobs that wait, and return which they are."""
+    """Cancel those of the jobs that wait; return their uuids."""
     try:
         return client.cancel_waiting(keys)
-    except NotFound:  # an original Cook, or jobs that the scheduler has forgotten
+    except NotFound:  # an original Cook, or jobs that the scheduler no longer knows
         waiting = [job.uuid for job in client.jobs(keys, partial=True) if job.status == "waiting"]
         if waiting:
             client.kill(waiting)

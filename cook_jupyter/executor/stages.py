@@ -1,8 +1,8 @@
-"""Stages: how far the job of a future is on its way to the scheduler.
+"""Stages of a job on its way from a future to the scheduler.
 
-Lives here: the stages and every step between them. No other code decides one.
-Not here: what becomes of the job there; the end of a future, left to `concurrent.futures`: a job that
-is refused ends its future while it is being sent.
+Lives here: the stages and all steps between them.
+Not here: the state of the job at the scheduler; the end of a future, which `concurrent.futures` handles: a
+job that is refused ends its future while it is being sent.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from enum import Enum
 
 
 class Stage(Enum):
-    """How far a job is on its way to the scheduler."""
+    """Stage of a job on its way to the scheduler."""
 
     QUEUED = "queued"  # in this process
-    WITHDRAWN = "withdrawn"  # taken back before it was sent
-    SENDING = "sending"  # whether it has arrived is not known yet
+    WITHDRAWN = "withdrawn"  # removed before it was sent
+    SENDING = "sending"  # it is unknown whether it has arrived
     ACCEPTED = "accepted"  # the scheduler has it
 
-    __hash__ = object.__hash__  # each is one object; before Python 3.12 Enum's own costs a Python call
+    __hash__ = object.__hash__  # members are unique; before Python 3.12 Enum's own is a Python function
 
 
 STEPS: dict[Stage, frozenset[Stage]] = {
-    # A future that was made for a job of an earlier session begins with what the scheduler has.
+    # The future of a job of an earlier session is accepted immediately.
     Stage.QUEUED: frozenset({Stage.WITHDRAWN, Stage.SENDING, Stage.ACCEPTED}),
     Stage.WITHDRAWN: frozenset(),
     Stage.SENDING: frozenset({Stage.ACCEPTED}),
@@ -31,7 +31,7 @@ STEPS: dict[Stage, frozenset[Stage]] = {
 
 
 def step(current: Stage, target: Stage) -> Stage:
-    """Return the stage after a step; staying where one is, is none.
+    """Return the target stage, if it can be reached from the current one.
 
     Raises:
         ValueError: there is no such step.

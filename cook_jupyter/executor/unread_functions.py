@@ -1,12 +1,11 @@
-"""Calls whose function no host could read: the function is sent again, and the call runs again.
+"""Calls whose function a host could not read: the function is sent again, and the call runs again.
 
-Lives here: `UnreadFunctions`, which puts back the blob of a function that was damaged or removed while calls
-waited for a host, and gives each of those calls back the attempt that it lost.
-Not here: blobs that are found damaged when a function is submitted, which pickles are kept
-(`executor.functions`).
+Lives here: `UnreadFunctions`, which restores the blob of a function that was damaged or removed while calls
+waited for a host, and returns the lost attempt to each of those calls.
+Not here: detecting damaged blobs when a function is submitted, the cache of pickles (`executor.functions`).
 
-A host signs into the result that it could not read the function, which it finds out before code of the user
-runs: so an attempt that ended in this way never began.
+A host that cannot read the function signs that into the result. It notices before user code runs, so such an
+attempt has not started.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cook_jupyter.executor")
 
-MAX_SENT_AGAIN = 5  # times for one call: a store that loses a blob so often would lose it for ever
+MAX_SENT_AGAIN = 5  # per call: a store that loses a blob more often would lose it again
 
 
 class UnreadFunctions:
     """Sends functions again that a host could not read.
 
     Args:
-        scheduler: the scheduler that has the calls.
-        functions: the functions of the session, of which those that were sent last are kept.
-        run_in_background: runs a function in a thread of its own.
+        scheduler: connection to the scheduler that has the calls.
+        functions: functions of the session, of which the most recently sent are cached.
+        run_in_background: function that runs another in a thread of its own.
     """
 
     def __init__(
@@ -49,49 +48,49 @@ class UnreadFunctions:
         self._functions = functions
         self._run_in_background = run_in_background
         self._lock = threading.Lock()
-        self._returning: dict[str, _Returning] = {}  # by key
+        self._returning: dict[str, _ReturningAttempts] = {}  # by key
 
-    def gives_back(self, future: CookFuture) -> bool:
+    def is_returning(self, future: CookFuture) -> bool:
         """Return whether a job is about to get an attempt back."""
         return future.key in self._returning
 
     def run_again(
         self, future: CookFuture, instance_id: str, digest: str, give_up: Callable[[], object]
     ) -> bool:
-        """Send the function of a failed call again and let the call run again, if that is possible.
+        """Send the function of a failed call again and let the call run again, if possible.
 
         Args:
-            future: the future of the call.
-            instance_id: the instance that could not read the function.
-            digest: the SHA-256 of the function.
-            give_up: called if the scheduler does not take the request.
+            future: future of the call.
+            instance_id: instance that could not read the function.
+            digest: SHA-256 of the function.
+            give_up: callback if the request to the scheduler fails.
 
         Returns:
-            Whether the call runs again, or `give_up` will be called; if not, nothing will happen.
+            Whether the call runs again, or `give_up` will be called; if False, nothing will happen.
         """
-        if instance_id in future.unread:  # heard of before, through another event
+        if instance_id in future.unread:  # known from another event
             return True
         blob = self._functions.blob(digest)
         if blob is None or len(future.unread) >= MAX_SENT_AGAIN:
             return False
         future.unread.add(instance_id)
         with self._lock:
-            self._returning.setdefault(future.key, _Returning()).count += 1
+            self._returning.setdefault(future.key, _ReturningAttempts()).count += 1
         self._run_in_background(lambda: self._send_again(future, blob, give_up))
         return True
 
-    def hold_back(self, future: CookFuture, event: JobEvent, complete: Callable[[], object]) -> bool:
-        """Hold the end of a job back that gets an attempt back, and may therefore run again.
+    def defer_end(self, future: CookFuture, event: JobEvent, complete: Callable[[], object]) -> bool:
+        """Defer the end of a job that is about to get an attempt back, and may therefore run again.
 
-        The next attempt may be faster than the request that gives the last one back.
+        The next attempt may be faster than the request that returns the last one.
 
         Args:
-            future: the future of the job.
-            event: the end of the job.
-            complete: called later if the end stands.
+            future: future of the job.
+            event: end of the job.
+            complete: callback for later, if the end is final.
 
         Returns:
-            Whether the end is held back; if not, `complete` will not be called.
+            Whether the end was deferred; if not, `complete` will not be called.
         """
         with self._lock:
             returning = self._returning.get(future.key)
@@ -104,7 +103,7 @@ class UnreadFunctions:
         scheduler = self._scheduler
         try:
             scheduler.store.put(blob.name, blob.pieces)
-            if not future.done():  # else it was cancelled meanwhile
+            if not future.done():  # otherwise it was cancelled meanwhile
                 scheduler.call(lambda client: client.retry(future.key, increment=1))
                 if future.done():
                     scheduler.call(lambda client: client.kill([future.key]))
@@ -117,10 +116,10 @@ class UnreadFunctions:
             logger.warning("The function of job %s could not be sent again: %s", future.key, error)
             give_up()
         finally:
-            self._returned(future)
+            self._on_returned(future)
 
-    def _returned(self, future: CookFuture) -> None:
-        """Once all attempts are back, complete a job that has ended meanwhile and does not run again."""
+    def _on_returned(self, future: CookFuture) -> None:
+        """When all attempts are returned, complete a job that has ended meanwhile and does not run again."""
         with self._lock:
             returning = self._returning[future.key]
             returning.count -= 1
@@ -133,15 +132,15 @@ class UnreadFunctions:
         try:
             job = self._scheduler.call(lambda client: client.job(future.key))
         except CookError as error:
-            logger.warning("How job %s stands is not known, and its last end counts: %s", future.key, error)
+            logger.warning("The state of job %s is unknown, and its last end counts: %s", future.key, error)
         else:
             if not job.is_completed or len(job.instances) > event.attempts:
-                return  # another attempt ends it, or has ended it
+                return  # another attempt has ended it, or will
         complete()
 
 
-class _Returning:
-    """Attempts of one job that are being given back, and the end of the job that came meanwhile."""
+class _ReturningAttempts:
+    """Attempts that are being returned to a job, and the end of the job that was received meanwhile."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,7 +1,7 @@
-"""In the kernel: the `%cook` and `%%cook` magics, and how jobs look in a notebook.
+"""The kernel side: the magics `%cook` and `%%cook`, and the display of jobs in a notebook.
 
 Lives here: arguments, completion, text and HTML.
-Not here: what a future does (`executor`), what a scheduler is asked (`client`).
+Not here: futures (`executor`), requests to the scheduler (`client`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Bring the magics in; doing it twice is doing it once."""
+    """Register the magics; registering them again has no effect."""
     from cook_jupyter.notebook.extension import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    """Take the magics away; jobs go on."""
+    """Remove the magics; running jobs continue."""
     from cook_jupyter.notebook.extension import unload
 
     unload(shell)

@@ -1,7 +1,7 @@
 """Arguments of magics: IPython's `@magic_arguments`, with types.
 
-Lives here: saying which arguments a magic takes, so that its help, its parser and completion agree.
-Not here: which magics there are (`notebook.magics`, `notebook.commands`).
+Lives here: declaring the arguments of a magic, so that its help, its parser and completion agree.
+Not here: the magics (`notebook.magics`, `notebook.commands`).
 """
 
 import shlex
@@ -18,37 +18,37 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument, as `ArgumentParser.add_argument` takes it."""
+    """An argument of a magic, in terms of `ArgumentParser.add_argument`."""
 
     names: tuple[str, ...]
     details: dict[str, Any]
 
 
 def argument(*names: str, **details: Any) -> Argument:
-    """One argument, as `ArgumentParser.add_argument` takes it."""
+    """Declare an argument of a magic, in terms of `ArgumentParser.add_argument`."""
     return Argument(names, details)
 
 
-def count_from(least: int) -> Callable[[str], int]:
-    """Return a type of arguments: whole numbers from `least` up."""
+def count_from(minimum: int) -> Callable[[str], int]:
+    """Return an argument type: whole numbers from `minimum`."""
 
     def count(word: str) -> int:
         try:
             number = int(word)
         except ValueError:
-            number = least - 1
-        if number < least:
-            raise ArgumentTypeError(f"it must be a whole number and at least {least}, not {word!r}")
+            number = minimum - 1
+        if number < minimum:
+            raise ArgumentTypeError(f"it must be a whole number and at least {minimum}, not {word!r}")
         return number
 
     return count
 
 
 def amount(word: str) -> float:
-    """Return a number above zero, as a type of arguments.
+    """Convert a word to a number above zero; used as an argument type.
 
     Raises:
-        ArgumentTypeError: `word` is none.
+        ArgumentTypeError: `word` is not such a number.
     """
     try:
         number = float(word)
@@ -60,27 +60,27 @@ def amount(word: str) -> float:
 
 
 def takes(magic: str, *arguments: Argument) -> Callable[[F], F]:
-    """Decorate the function of a magic: it takes these, and its docstring becomes their help.
+    """Decorate the function of a magic with its arguments; its docstring becomes their help.
 
     Args:
-        magic: what is typed, without the first percent sign, such as `cook list`.
-        arguments: in the order in which help tells them.
+        magic: name of the magic without its first percent sign, such as `cook list`.
+        arguments: the arguments, in the order of the help.
     """
 
     def decorate(function: F) -> F:
-        for each in reversed(arguments):
-            magic_arguments.argument(*each.names, **each.details)(function)  # type: ignore[no-untyped-call]
+        for declared in reversed(arguments):
+            magic_arguments.argument(*declared.names, **declared.details)(function)  # type: ignore[no-untyped-call]
         decorated: F = magic_arguments.magic_arguments(magic)(function)  # type: ignore[no-untyped-call]
         return decorated
 
     return decorate
 
 
-def parsed(function: Callable[..., Any], line: str) -> Namespace:
-    """What was typed after a magic.
+def parse_line(function: Callable[..., Any], line: str) -> Namespace:
+    """Parse the text after a magic.
 
     Raises:
-        UsageError: it is not what the magic takes.
+        UsageError: the text does not match the arguments of the magic.
     """
     try:
         words = shlex.split(line)  # IPython's own way of splitting keeps quotes
@@ -91,20 +91,20 @@ def parsed(function: Callable[..., Any], line: str) -> Namespace:
 
 
 def help_of(function: Callable[..., Any]) -> str:
-    """How to use a magic, as plain text."""
+    """Return the help of a magic, as plain text."""
     text: str = function.parser.format_help()  # type: ignore[attr-defined]
     return text.replace("::\n\n  %", "%", 1).strip()
 
 
 def summary_of(function: Callable[..., Any]) -> str:
-    """The first line of a magic's help."""
+    """Return the first line of a magic's help."""
     text: str = function.parser.description  # type: ignore[attr-defined]
     return text.strip().splitlines()[0]
 
 
 def option_strings(function: Callable[..., Any]) -> Iterator[tuple[str, list[str]]]:
-    """Each option of a magic, such as `--state`, with the values it may have, if they are few."""
-    for action in function.parser._actions:  # type: ignore[attr-defined]  # noqa: SLF001 - argparse hides it
+    """Yield each option of a magic, such as `--state`, with its choices if it has any."""
+    for action in function.parser._actions:  # type: ignore[attr-defined]  # noqa: SLF001 - has no public name
         for name in action.option_strings:
             if name.startswith("--"):
                 yield name, [str(choice) for choice in action.choices or ()]

@@ -1,6 +1,6 @@
-"""What a cell needs from the notebook before it can run elsewhere.
+"""Static analysis of a cell: what it needs from the notebook in order to run elsewhere.
 
-Lives here: reading a cell without running it: the notebook's names that it uses, and what cannot go along.
+Lives here: reading a cell without running it: which of the notebook's names it uses, and what cannot be sent.
 Not here: when a name is bound (`notebook.cell_names`), sending it (`notebook.magics`), running it
 (`notebook.cell_job`).
 """
@@ -14,17 +14,17 @@ from typing import Any
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.notebook.cell_names import names_bound, names_read
 
-# The shell's own: they are there, or have no meaning, on a host.
+# Names of the shell, which exist on the host, too, or have no meaning there.
 SHELL_NAMES = frozenset({"get_ipython", "exit", "quit", "open", "display", "In", "Out", "_", "__", "___"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeededNames:
-    """The names of the notebook that a cell may read before it has bound them itself.
+    """The notebook's names that a cell may read before it binds them itself.
 
     Attributes:
         always: names that the cell never binds.
-        perhaps: names that the cell binds as well; whether it reads them before depends on how it runs.
+        perhaps: names that the cell also binds; whether it reads them first depends on how it runs.
     """
 
     always: tuple[str, ...]
@@ -32,15 +32,15 @@ class NeededNames:
 
 
 def names_needed(source: str, notebook: Container[str]) -> NeededNames:
-    """Return the names of the notebook that a cell may read before it has bound them itself.
+    """Return the notebook's names that a cell may read before it binds them itself.
 
     Args:
-        source: the cell.
-        notebook: the names that the notebook has.
+        source: source of the cell.
+        notebook: names that the notebook has.
 
     Raises:
-        SyntaxError: it is no Python.
-        InvalidRequest: it uses magics or shell commands, which need the notebook's own kernel.
+        SyntaxError: the cell is not valid Python.
+        InvalidRequest: the cell uses magics or shell commands, which need the notebook's own kernel.
     """
     tree = ast.parse(source)
     _refuse_magics(tree)
@@ -54,7 +54,7 @@ def names_needed(source: str, notebook: Container[str]) -> NeededNames:
 
 
 def ends_with_value(source: str) -> bool:
-    """Whether the last line is an expression that a notebook would show: one without a semicolon."""
+    """Return whether the last line is an expression whose value a notebook shows: one without a semicolon."""
     body = ast.parse(source).body
     if not body or not isinstance(body[-1], ast.Expr):
         return False
@@ -64,17 +64,17 @@ def ends_with_value(source: str) -> bool:
 
 
 def anchor(names: list[str], namespace: dict[str, Any]) -> FunctionType:
-    """A function of the notebook that refers to `names` and does nothing.
+    """Return a function that refers to `names` as globals of the notebook, and does nothing.
 
-    Pickled with the functions of the notebook that the cell uses, it shares its globals with them, as in
-    the notebook: what the cell sets, they see.
+    Pickled with the functions of the notebook that the cell uses, it has the same globals, as in the
+    notebook: those functions see what the cell sets.
     """
     listed = ", ".join(names)
     code = compile(f"def anchor():\n    return ({listed}{',' if names else ''})\n", "<names>", "exec")
     function = FunctionType(
         next(const for const in code.co_consts if hasattr(const, "co_name")), namespace, "anchor"
     )
-    function.__qualname__ = "the cell"  # what a refusal calls it
+    function.__qualname__ = "the cell"  # its name in error messages
     return function
 
 
@@ -83,5 +83,5 @@ def _refuse_magics(tree: ast.Module) -> None:
         if isinstance(node, ast.Name) and node.id == "get_ipython":
             raise InvalidRequest(
                 f"line {node.lineno} of the cell uses a % magic, a ! command or get_ipython(), which need "
-                "the notebook's own kernel; move it to another cell; subprocess.run does for a shell command"
+                "the notebook's own kernel; move it to another cell, or use subprocess.run"
             )

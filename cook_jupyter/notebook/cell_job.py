@@ -1,7 +1,7 @@
-"""A cell on a host: run it, and send back its value, what it displayed and the names asked for.
+"""The job of a cell: run the cell on a host, and return its value, displays and requested names.
 
-Lives here: the function that a `%%cook` cell is as a job. It needs cloudpickle and the standard library.
-Not here: which names travel (`notebook.cell_analysis`), what becomes of them in the notebook
+Lives here: the function that a `%%cook` cell submits. It needs only cloudpickle and the standard library.
+Not here: which names are sent (`notebook.cell_analysis`), using the outcome in the notebook
 (`notebook.magics`).
 """
 
@@ -21,7 +21,7 @@ from pickle import PickleBuffer
 from types import CodeType, FunctionType
 from typing import Any
 
-VALUE_LIMIT_BYTES = 16 * 1024 * 1024  # a larger value is shown, but stays where it is
+VALUE_LIMIT_BYTES = 16 * 1024 * 1024  # a larger value is displayed but not sent back
 DISPLAY_LIMIT = 200
 _BACKEND = "module://cook_jupyter.notebook.figures"
 
@@ -30,7 +30,7 @@ Mimebundle = dict[str, Any]
 
 @dataclass
 class Packed:
-    """An object as pickle and buffers, or why it could not be."""
+    """A pickled object, or the reason why it could not be sent."""
 
     frames: Sequence[Any] | None = None
     problem: str = ""
@@ -38,13 +38,13 @@ class Packed:
 
 @dataclass
 class CellOutcome:
-    """What came of a cell.
+    """The outcome of a cell.
 
     Attributes:
-        value: the last expression's value, if there was one to show and it can travel.
-        shown: the value as the host shows it; used when `value` cannot travel.
-        displays: what was displayed on the way, as mime bundles.
-        out: the names asked for.
+        value: value of the last expression, if it is shown and can be sent.
+        shown: representation of the value on the host; used if `value` cannot be sent.
+        displays: what the cell displayed, as mime bundles.
+        out: the requested names, with their values.
     """
 
     value: Packed | None = None
@@ -62,19 +62,19 @@ def run_cell(
     with_value: bool = True,
     left_out: Mapping[str, str] | None = None,
 ) -> CellOutcome:
-    """Run a cell among the notebook's names that came along.
+    """Run a cell with the notebook's names that were sent with it.
 
     Args:
-        anchor: a function whose globals are those names; they are the cell's globals, too.
-        source: the cell.
-        file_name: what tracebacks call it.
+        anchor: function whose globals are those names; they become the cell's globals.
+        source: source of the cell.
+        file_name: file name of the cell in tracebacks.
         out: names whose values are sent back.
-        with_value: whether the last expression's value is.
-        left_out: names of the notebook that could not travel, and why; the cell binds them itself.
+        with_value: whether the value of the last expression is sent back.
+        left_out: names of the notebook that could not be sent, with the reason; the cell also binds them.
 
     Raises:
-        NameError: a name of `out` was not set.
-        BaseException: what the cell raised; it carries what was displayed before as `__cook_displays__`.
+        NameError: the cell did not set a name in `out`.
+        BaseException: the cell raised it; its `__cook_displays__` has what was displayed before.
     """
     linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
     namespace = anchor.__globals__
@@ -85,38 +85,38 @@ def run_cell(
             value = _execute(source, file_name, namespace, with_value=with_value)
         except NameError as error:
             if left_out and error.name is not None and error.name in left_out:
-                error.add_note(f"The notebook's {error.name} did not come along: {left_out[error.name]}")
+                error.add_note(f"The notebook's {error.name} was not sent: {left_out[error.name]}")
             raise
     if value is not None:
         outcome.shown = mimebundle(value)
         outcome.value = _pack(value, VALUE_LIMIT_BYTES)
     for name in out:
         if name not in namespace:
-            raise NameError(f"the cell was to give back {name!r} (--out) and did not set it")
+            raise NameError(f"--out names {name!r}, but the cell did not set it")
         outcome.out[name] = _pack(namespace[name])
     return outcome
 
 
 def mimebundle(value: Any) -> Mimebundle:
-    """A value as a notebook would show it: what its own methods say, and its repr."""
+    """Return the representations of a value in a notebook: those of its own methods, and its repr."""
     bundle = getattr(value, "_repr_mimebundle_", None)
     data: Mimebundle = {}
     if callable(bundle) and not isinstance(value, type):
         try:
-            found = bundle(include=None, exclude=None)
-            data.update(found[0] if isinstance(found, tuple) else found or {})
-        except Exception:  # noqa: BLE001 - as in IPython: a broken repr takes nothing from the others
+            bundle_data = bundle(include=None, exclude=None)
+            data.update(bundle_data[0] if isinstance(bundle_data, tuple) else bundle_data or {})
+        except Exception:  # noqa: BLE001 - as in IPython: a broken method does not affect the others
             data.clear()
     for mime, method in _METHODS.items():
         if mime not in data and not isinstance(value, type) and callable(getattr(value, method, None)):
             try:
-                shown = getattr(value, method)()
+                representation = getattr(value, method)()
             except Exception:  # noqa: BLE001, S112 - see above
                 continue
-            if isinstance(shown, tuple):
-                shown = shown[0]
-            if shown is not None:
-                data[mime] = _as_text(shown)
+            if isinstance(representation, tuple):
+                representation = representation[0]
+            if representation is not None:
+                data[mime] = _as_text(representation)
     data.setdefault("text/plain", repr(value))
     return data
 
@@ -132,49 +132,53 @@ _METHODS = {
 }
 
 
-def _as_text(shown: Any) -> Any:
-    return base64.b64encode(shown).decode("ascii") if isinstance(shown, bytes) else shown
+def _as_text(representation: Any) -> Any:
+    return (
+        base64.b64encode(representation).decode("ascii")
+        if isinstance(representation, bytes)
+        else representation
+    )
 
 
 def _execute(source: str, file_name: str, namespace: dict[str, Any], *, with_value: bool) -> Any:
-    """Run the statements; return the value of the last one if it is an expression and is asked for."""
+    """Run the statements; return the value of the last one if it is an expression and requested."""
     tree = ast.parse(source, file_name)
     last = tree.body.pop() if with_value and tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    _run(_compiled(tree, file_name, "exec"), namespace)
+    _run(_compile(tree, file_name, "exec"), namespace)
     if isinstance(last, ast.Expr):
-        return _run(_compiled(ast.Expression(last.value), file_name, "eval"), namespace)
+        return _run(_compile(ast.Expression(last.value), file_name, "eval"), namespace)
     return None
 
 
-def _compiled(tree: ast.Module | ast.Expression, file_name: str, mode: str) -> CodeType:
+def _compile(tree: ast.Module | ast.Expression, file_name: str, mode: str) -> CodeType:
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     code: CodeType = compile(tree, file_name, mode, flags=flags, dont_inherit=True)
     return code
 
 
 def _run(code: CodeType, namespace: dict[str, Any]) -> Any:
-    result = eval(code, namespace)  # noqa: S307 - it is what the user asked for
+    result = eval(code, namespace)  # noqa: S307 - the user's own code
     if code.co_flags & inspect.CO_COROUTINE:
-        return asyncio.run(_awaited(result))
+        return asyncio.run(_await(result))
     return result
 
 
-async def _awaited(coroutine: Any) -> Any:
+async def _await(coroutine: Any) -> Any:
     return await coroutine
 
 
 @contextmanager
 def _capturing(source: str, outcome: CellOutcome) -> Iterator[None]:
-    """Collect what the cell displays, and the figures of matplotlib that it shows or leaves open."""
+    """Collect what the cell displays, and the matplotlib figures that it shows or leaves open."""
 
     def display(*values: Any, raw: bool = False, **_: Any) -> None:
         _collect_figures(outcome)
         room = DISPLAY_LIMIT - len(outcome.displays)
         outcome.displays += [dict(value) if raw else mimebundle(value) for value in values[:room]]
 
-    with _matplotlib_drawing_for_us(), _replaced(builtins, "display", display), ExitStack() as stack:
+    with _capturing_backend(), _replaced(builtins, "display", display), ExitStack() as stack:
         if "IPython" in source or "IPython" in sys.modules:
-            with suppress(ImportError):  # then nobody can ask it to display
+            with suppress(ImportError):  # then the cell cannot use it to display
                 for module in ("IPython.display", "IPython.core.display_functions"):
                     stack.enter_context(_replaced(import_module(module), "display", display))
         try:
@@ -182,74 +186,74 @@ def _capturing(source: str, outcome: CellOutcome) -> Iterator[None]:
             _collect_figures(outcome, all_open=True)
         except BaseException as error:
             _collect_figures(outcome, all_open=True)
-            with suppress(Exception):  # it may have no room for an attribute
+            with suppress(Exception):  # its class may have no room for attributes
                 error.__cook_displays__ = outcome.displays  # type: ignore[attr-defined]
             raise
 
 
 @contextmanager
-def _replaced(place: Any, name: str, value: Any) -> Iterator[None]:
-    """For a while, `place.name` is `value`: a warm worker runs other calls after this one."""
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace an attribute temporarily, because a warm worker runs other calls after this one."""
     missing = object()
-    before = getattr(place, name, missing)
-    setattr(place, name, value)
+    original = getattr(owner, name, missing)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        if before is missing:
-            delattr(place, name)
+        if original is missing:
+            delattr(owner, name)
         else:
-            setattr(place, name, before)
+            setattr(owner, name, original)
 
 
 def _chosen_backend(matplotlib: Any) -> str | None:
-    """Return the backend of matplotlib, or None while nothing has chosen one; choose none."""
-    # As get_backend(auto_select=False), which came with 3.10; a marker stands there until one is chosen.
+    """Return matplotlib's backend, or None if none has been chosen yet, without choosing one."""
+    # Like get_backend(auto_select=False), which is new in 3.10; until one is chosen, there is a sentinel.
     backend = dict.__getitem__(matplotlib.rcParams, "backend")
     return backend if isinstance(backend, str) else None
 
 
 @contextmanager
-def _matplotlib_drawing_for_us() -> Iterator[None]:
-    """For a while, matplotlib's backend is `notebook.figures`, whether it is imported yet or not."""
-    before = os.environ.get("MPLBACKEND")
+def _capturing_backend() -> Iterator[None]:
+    """Make `notebook.figures` matplotlib's backend temporarily, whether matplotlib is imported yet or not."""
+    old_variable = os.environ.get("MPLBACKEND")
     os.environ["MPLBACKEND"] = _BACKEND
     loaded = sys.modules.get("matplotlib")
-    former = _chosen_backend(loaded) if loaded is not None else None
+    old_backend = _chosen_backend(loaded) if loaded is not None else None
     if loaded is not None:
         loaded.use(_BACKEND)
     try:
         yield
     finally:
-        if before is None:
+        if old_variable is None:
             del os.environ["MPLBACKEND"]
         else:
-            os.environ["MPLBACKEND"] = before
+            os.environ["MPLBACKEND"] = old_variable
         loaded = sys.modules.get("matplotlib")
         if loaded is not None:
-            loaded.use(former or "agg")
+            loaded.use(old_backend or "agg")
 
 
 def _collect_figures(outcome: CellOutcome, *, all_open: bool = False) -> None:
     figures = sys.modules.get("cook_jupyter.notebook.figures")
-    if figures is None:  # nothing was ever drawn
+    if figures is None:  # nothing was drawn
         return
     if all_open:
         figures.show()
-    for drawn in figures.shown[: DISPLAY_LIMIT - len(outcome.displays)]:
-        outcome.displays.append({"image/png": _as_text(drawn), "text/plain": "<a figure of matplotlib>"})
+    for image in figures.shown[: DISPLAY_LIMIT - len(outcome.displays)]:
+        outcome.displays.append({"image/png": _as_text(image), "text/plain": "<a figure of matplotlib>"})
     figures.shown.clear()
 
 
 def _pack(value: Any, limit_bytes: int | None = None) -> Packed:
-    """Pickle by itself what is to travel, so that one that cannot does not keep the others."""
+    """Pickle a value separately, so that one that cannot be pickled does not affect the others."""
     from cook_jupyter.payload import pickling
 
     try:
         frames = pickling.to_frames(value)
-    except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+    except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
         return Packed(problem=f"cannot be sent back: {type(error).__name__}: {error}")
     size = sum(memoryview(frame).nbytes for frame in frames)
     if limit_bytes is not None and size > limit_bytes:
-        return Packed(problem=f"is too large to be shown here ({size / 2**20:.0f} MB)")
+        return Packed(problem=f"is too large to be sent back ({size / 2**20:.0f} MB)")
     return Packed(frames=[PickleBuffer(frame) for frame in frames])

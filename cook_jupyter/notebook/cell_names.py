@@ -1,14 +1,14 @@
-"""Which names a cell reads before it has bound them itself: definite assignment, on bytecode.
+"""Which names a cell reads before it binds them itself: definite assignment, on bytecode.
 
 Lives here: the analysis of a cell's compiled code.
 Not here: what is done with the names (`notebook.cell_analysis`, `notebook.magics`).
 
-The compiler knows every form that binds a name (`with`, `for`, `import`, `except ... as`, patterns, `:=`,
-`type`, ...), and its code says when each happens, also when an exception is suppressed on the way. So the
-code is read, not the syntax: a forward data-flow analysis whose state is the set of names that are bound on
-every path, as Java's compiler does it (Java Language Specification, chapter 16).
+The compiler knows every construct that binds a name (`with`, `for`, `import`, `except ... as`, patterns,
+`:=`, `type`, ...), and its code shows when each binding happens, even if an exception is suppressed in
+between. So the analysis reads code, not syntax: it is a forward data-flow analysis whose state is the set of
+names that are bound on every path, as in Java (Java Language Specification, chapter 16).
 
-A function may be called at any time after its definition: what it reads counts as read where it is defined.
+A function may be called at any time after its definition: its reads count where it is defined.
 """
 
 import dis
@@ -42,36 +42,36 @@ def names_read(code: CodeType, bound: State = frozenset(), *, in_class: bool = F
     """Return the names that code, or a function in it, may look up before the code has bound them.
 
     Args:
-        code: the code of a cell, a class or a function.
-        bound: names that are bound when it begins.
+        code: code of a cell, a class or a function.
+        bound: names that are bound at its start.
         in_class: whether it is the code of a class.
     """
     instructions = list(dis.get_instructions(code))
     positions = {instruction.offset: position for position, instruction in enumerate(instructions)}
     handlers = _handlers(code, positions, len(instructions))
     states: dict[int, State] = {0: bound}
-    due = [0]
-    while due:
-        position = due.pop()
+    pending = [0]
+    while pending:
+        position = pending.pop()
         step = (instructions, positions, handlers, position, states[position])
         for successor, state in _successors(*step, in_class=in_class):
-            former = states.get(successor)
-            joined = state if former is None else former & state
-            if joined != former:
+            old_state = states.get(successor)
+            joined = state if old_state is None else old_state & state
+            if joined != old_state:
                 states[successor] = joined
-                due.append(successor)
-    found: set[str] = set()
+                pending.append(successor)
+    names: set[str] = set()
     for position, state in states.items():
         instruction = instructions[position]
         if instruction.opname in _READS:
             if not _is_bound(instruction, state):
-                found.add(instruction.argval)
+                names.add(instruction.argval)
         elif isinstance(instruction.argval, CodeType):
             inner = instruction.argval
-            # What is in a class does not see the names of the class.
+            # Code inside a class does not see the names of the class.
             visible = frozenset(name for name in state if not name.startswith(_CLASS))
-            found |= names_read(inner, visible, in_class=_is_class(inner))
-    return found
+            names |= names_read(inner, visible, in_class=_is_class(inner))
+    return names
 
 
 def _is_bound(instruction: dis.Instruction, state: State) -> bool:
@@ -86,21 +86,21 @@ def _is_bound(instruction: dis.Instruction, state: State) -> bool:
 
 def names_bound(code: CodeType) -> set[str]:
     """Return the names of the notebook that code, or a function in it, may bind."""
-    found = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in _BINDS}
+    names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in _BINDS}
     for inner in _code_inside(code):
-        found |= _globals_bound(inner)
-    return found
+        names |= _globals_bound(inner)
+    return names
 
 
 def _globals_bound(code: CodeType) -> set[str]:
-    found = {
+    names = {
         instruction.argval
         for instruction in dis.get_instructions(code)
         if instruction.opname == "STORE_GLOBAL"
     }
     for inner in _code_inside(code):
-        found |= _globals_bound(inner)
-    return found
+        names |= _globals_bound(inner)
+    return names
 
 
 def _code_inside(code: CodeType) -> Iterator[CodeType]:
@@ -108,12 +108,12 @@ def _code_inside(code: CodeType) -> Iterator[CodeType]:
 
 
 def _is_class(code: CodeType) -> bool:
-    """Return whether code that lies in other code is that of a class, whose names are looked up by name."""
+    """Return whether nested code is that of a class, which looks its names up dynamically."""
     return not code.co_flags & inspect.CO_OPTIMIZED
 
 
 def _handlers(code: CodeType, positions: dict[int, int], count: int) -> list[int | None]:
-    """Return, for each instruction, the position of the one that follows if it raises."""
+    """Return for each instruction the position of its exception handler, or None."""
     handlers: list[int | None] = [None] * count
     entries = dis.Bytecode(code).exception_entries  # type: ignore[attr-defined]
     offsets = {position: offset for offset, position in positions.items()}
@@ -133,7 +133,7 @@ def _successors(
     *,
     in_class: bool,
 ) -> Iterator[tuple[int, State]]:
-    """Yield the instructions that may follow one, each with the names that are bound then."""
+    """Yield the instructions that may follow an instruction, each with the names that are bound then."""
     instruction = instructions[position]
     name = {instruction.argval}
     if in_class and instruction.opname in _OF_NAMES:

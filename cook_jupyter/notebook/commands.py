@@ -1,7 +1,7 @@
-"""The commands of `%cook`: what each takes and does.
+"""The commands of `%cook`: their arguments and what they do.
 
 Lives here: one function per command, with its arguments; a command returns a view, or a value.
-Not here: running a cell (`notebook.magics`), finding the jobs that are meant (`notebook.references`).
+Not here: running a cell (`notebook.magics`), resolving references to jobs (`notebook.references`).
 """
 
 import difflib
@@ -32,44 +32,44 @@ LOG_PIECE_BYTES = 1024 * 1024
 
 
 class Notebook(Protocol):
-    """What commands need of the notebook they are typed in."""
+    """What commands need of the notebook in which they are typed."""
 
     @property
     def client(self) -> JobClient:
-        """The scheduler; it is found, or started, when first asked for."""
+        """Client of the scheduler, which is found or started when first needed."""
 
     @property
     def namespace(self) -> Mapping[str, Any]:
-        """The notebook's variables."""
+        """Variables of the notebook."""
 
     @property
     def last_key(self) -> str | None:
-        """The job that this notebook started last."""
+        """Uuid of the job that this notebook started last."""
 
     def write(self, text: str) -> None:
-        """Print."""
+        """Print text."""
 
-    def asks(self, question: str) -> str | None:
-        """The answer of whoever sits there; None if nobody does."""
+    def prompt(self, question: str) -> str | None:
+        """Ask the user a question; return None without an interactive frontend."""
 
     def settings(self) -> list[tuple[str, str, str]]:
-        """Name, value and origin of each setting."""
+        """Return name, value and origin of each setting."""
 
     def change_settings(self, changes: Sequence[tuple[str, str]]) -> None:
-        """Set some, each given by name and value; all of them, or none."""
+        """Change settings, each given by name and value; if one is invalid, none is changed."""
 
     def result_of(self, key: str, timeout_s: float | None) -> Any:
-        """What a job gave back; a cell's names are brought back with it."""
+        """Return the result of a job; of a cell, also set its names in the notebook."""
 
     def wait_for(self, keys: Sequence[str], timeout_s: float | None) -> list[JobView]:
-        """The jobs once all have ended, or as they are when time is up."""
+        """Wait until jobs have ended or the time is up; return them as they are then."""
 
 
 Command = Callable[[Notebook, Namespace], Any]
 
 
 def show_state(notebook: Notebook) -> StateView:
-    """The scheduler, what is used, who runs and waits, one's latest jobs: `%cook` alone."""
+    """Show the scheduler, its load, users and your latest jobs: `%cook` without a command."""
     client = notebook.client
     jobs = JobsView.of(client.recent_jobs(SHOWN_WITH_STATE), _now_ms(), "Your latest jobs")
     return StateView(client.summary(), client.url, jobs)
@@ -77,7 +77,7 @@ def show_state(notebook: Notebook) -> StateView:
 
 @takes(
     "cook list",
-    argument("name", nargs="?", help="only jobs of this name; * stands for any letters"),
+    argument("name", nargs="?", help="only jobs of this name; * matches any characters"),
     argument(
         "--state",
         choices=STATES,
@@ -85,9 +85,9 @@ def show_state(notebook: Notebook) -> StateView:
         action="append",
         help=f"only in this state: {', '.join(STATES)}; may be repeated",
     ),
-    argument("-n", "--count", type=count_from(1), default=20, help="at most so many [20]"),
-    argument("--user", help="whose jobs [yours]"),
-    argument("--since", default="7d", help="none older than this, such as 30m, 12h or 7d [7d]"),
+    argument("-n", "--count", type=count_from(1), default=20, help="maximum number of jobs [20]"),
+    argument("--user", help="owner of the jobs [you]"),
+    argument("--since", default="7d", help="only jobs submitted within this time: 30m, 12h or 7d [7d]"),
 )
 def list_jobs(notebook: Notebook, options: Namespace) -> JobsView:
     """Show the latest jobs, newest first.
@@ -95,23 +95,23 @@ def list_jobs(notebook: Notebook, options: Namespace) -> JobsView:
     Example: %cook list --state running
     """
     now_ms = _now_ms()
-    found = notebook.client.recent_jobs(
+    jobs = notebook.client.recent_jobs(
         options.count,
         user=options.user,
         states=options.state or ("waiting", "running", "completed"),
         name=options.name,
         since_ms=now_ms - int(units.parse_duration(options.since) * 1000),
     )
-    return JobsView.of(found, now_ms, f"Jobs of {options.user}" if options.user else "Your jobs")
+    return JobsView.of(jobs, now_ms, f"Jobs of {options.user}" if options.user else "Your jobs")
 
 
 @takes(
     "cook wait",
     argument("jobs", nargs="*", default=[], help="ids, beginnings of ids, names or variables [the last one]"),
-    argument("--timeout", help="give up after so long, such as 90s or 10m"),
+    argument("--timeout", help="give up after this time, such as 90s or 10m"),
 )
 def wait(notebook: Notebook, options: Namespace) -> Any:
-    """Wait until jobs have ended. Of a single cell, bring its names back and return its value.
+    """Wait until jobs have ended. For a single cell, copy its names back and return its value.
 
     Ctrl-C ends the waiting, not the jobs.
 
@@ -133,7 +133,7 @@ def wait(notebook: Notebook, options: Namespace) -> Any:
     argument("-y", "--yes", action="store_true", help="do not ask before killing several"),
 )
 def kill(notebook: Notebook, options: Namespace) -> Any:
-    """Kill jobs, waiting or running. Where several may be meant it asks which.
+    """Kill waiting or running jobs. If several match, ask which.
 
     Example: %cook kill 3f2a
     """
@@ -144,13 +144,13 @@ def kill(notebook: Notebook, options: Namespace) -> Any:
             chosen += find_jobs(client, [word], notebook.namespace, last=notebook.last_key, states=UNFINISHED)
         except Ambiguous as error:
             chosen += _choose(notebook, error)
-    alive = {job.uuid: job for job in chosen if not job.is_over}
-    if not alive:
+    unfinished = {job.uuid: job for job in chosen if not job.is_over}
+    if not unfinished:
         return "Nothing to kill: " + ("it has ended already." if chosen else "no job of yours is unfinished.")
-    if len(alive) > 1 and not options.yes and ALL in options.jobs:
-        _confirm(notebook, len(alive))
-    client.kill(list(alive))
-    return JobsView.of(client.jobs(list(alive), partial=True), _now_ms(), "Killed")
+    if len(unfinished) > 1 and not options.yes and ALL in options.jobs:
+        _confirm(notebook, len(unfinished))
+    client.kill(list(unfinished))
+    return JobsView.of(client.jobs(list(unfinished), partial=True), _now_ms(), "Killed")
 
 
 @takes(
@@ -160,7 +160,7 @@ def kill(notebook: Notebook, options: Namespace) -> Any:
     ),
 )
 def why(notebook: Notebook, options: Namespace) -> WhyView:
-    """Say why a job waits, or how it ended, in sentences with numbers and the next step.
+    """Show why a job waits, or how it ended, in sentences with numbers and the next step.
 
     Example: %cook why 3f2a
     """
@@ -176,20 +176,20 @@ def why(notebook: Notebook, options: Namespace) -> WhyView:
     argument(
         "job", nargs="?", default="last", help="an id, the beginning of one, a name or a variable [the last]"
     ),
-    argument("--stderr", action="store_true", help="what it wrote to stderr, not stdout"),
-    argument("--attempt", type=count_from(1), help="of this attempt, from 1 on [the latest]"),
-    argument("--tail", type=count_from(1), metavar="LINES", help="only the last so many lines"),
-    argument("--follow", action="store_true", help="go on until the job ends; Ctrl-C stops reading"),
+    argument("--stderr", action="store_true", help="show stderr instead of stdout"),
+    argument("--attempt", type=count_from(1), help="output of this attempt, from 1 [the latest]"),
+    argument("--tail", type=count_from(1), metavar="LINES", help="show only the last LINES lines"),
+    argument("--follow", action="store_true", help="continue until the job ends; Ctrl-C stops reading"),
 )
 def logs(notebook: Notebook, options: Namespace) -> None:
-    """Print what a job wrote, of any of its attempts.
+    """Print the output of a job, of any of its attempts.
 
     Example: %cook logs sweep --stderr --tail 20
     """
     job = _find(notebook, [options.job])[0]
     instances = job.instances
     if not instances:
-        raise UsageError(f"job {job.uuid[:8]} has not started yet, so it wrote nothing; %cook why tells more")
+        raise UsageError(f"job {job.uuid[:8]} has not started yet and has no output; see %cook why")
     attempt = options.attempt or len(instances)
     if not 1 <= attempt <= len(instances):
         raise UsageError(f"job {job.uuid[:8]} had {counted(len(instances), 'attempt')}")
@@ -203,13 +203,13 @@ def logs(notebook: Notebook, options: Namespace) -> None:
         )
         offset = piece.next_offset
         if options.follow:
-            notebook.write(_shown(piece.data, is_own))
+            notebook.write(_decode_output(piece.data, is_own))
         else:
             text += piece.data
         if offset >= piece.size and (piece.ended or not options.follow):
             break
     if not options.follow:
-        lines = _shown(text, is_own).splitlines(keepends=True)
+        lines = _decode_output(text, is_own).splitlines(keepends=True)
         notebook.write("".join(lines[-options.tail :] if options.tail else lines))
 
 
@@ -218,16 +218,16 @@ def logs(notebook: Notebook, options: Namespace) -> None:
     argument(
         "job", nargs="?", default="last", help="an id, the beginning of one, a name or a variable [the last]"
     ),
-    argument("--timeout", help="wait for it so long, such as 90s or 10m [do not wait]"),
+    argument("--timeout", help="wait up to this time, such as 90s or 10m [do not wait]"),
 )
 def result(notebook: Notebook, options: Namespace) -> Any:
-    """Return what a job gave back; also after a restart of the kernel. A cell's names come with it.
+    """Return the result of a job, even after a restart of the kernel. Also copies a cell's names back.
 
     Example: best = %cook result 3f2a
     """
     job = _find(notebook, [options.job])[0]
     if not job.is_call:
-        raise UsageError(f"a shell command gives nothing back; what it wrote: %cook logs {job.uuid[:8]}")
+        raise UsageError(f"a shell command has no result; see its output: %cook logs {job.uuid[:8]}")
     timeout_s = units.parse_optional_duration(options.timeout)
     if not job.is_over and timeout_s is None:
         raise UsageError(f"it has not ended yet ({job.line()}); wait with: %cook wait {job.uuid[:8]}")
@@ -236,10 +236,10 @@ def result(notebook: Notebook, options: Namespace) -> Any:
 
 @takes(
     "cook usage",
-    argument("user", nargs="?", help="whose [yours]"),
+    argument("user", nargs="?", help="the user [you]"),
 )
 def usage(notebook: Notebook, options: Namespace) -> UsageView:
-    """Show what you, or somebody else, hold now, beside share and quota.
+    """Show the usage of a user, with share and quota.
 
     Example: %cook usage grace
     """
@@ -259,19 +259,19 @@ def usage(notebook: Notebook, options: Namespace) -> UsageView:
 
 @takes(
     "cook config",
-    argument("change", nargs="*", metavar="NAME=VALUE", help="what to set in this notebook"),
+    argument("change", nargs="*", metavar="NAME=VALUE", help="settings to change for this notebook"),
 )
 def config(notebook: Notebook, options: Namespace) -> SettingsView:
-    """Show the settings and where they come from; or set some for this notebook, and show those.
+    """Show the settings and their origin; or change some for this notebook, and show those.
 
-    The same by IPython's own means: %config CookMagics.mem_mb = 2000
+    IPython's equivalent: %config CookMagics.mem_mb = 2000
 
     Example: %cook config mem_mb=2000 cpus=2
     """
     changes: list[tuple[str, str]] = []
     for change in options.change:
-        name, found, value = change.partition("=")
-        if not found:
+        name, separator, value = change.partition("=")
+        if not separator:
             raise UsageError(f"write NAME=VALUE, not {change!r}")
         changes.append((name.strip(), value.strip()))
     if changes:
@@ -280,11 +280,11 @@ def config(notebook: Notebook, options: Namespace) -> SettingsView:
         rows = [row for row in notebook.settings() if row[0] in changed]
         return SettingsView(tuple(rows), "All of them: %cook config")
     path = config_file()
-    place = "it exists" if path is not None and path.exists() else "not there"
+    state = "exists" if path is not None and path.exists() else "does not exist"
     rows = [
         *notebook.settings(),
         ("home", str(home_folder()), "COOK_JUPYTER_HOME or its default"),
-        ("file", str(path), place),
+        ("file", str(path), state),
     ]
     return SettingsView(tuple(rows), "Set one with: %cook config mem_mb=2000")
 
@@ -302,7 +302,7 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def help_text(name: str | None = None) -> str:
-    """How to use one command, or which there are.
+    """Return the help of one command, or the list of commands.
 
     Raises:
         UsageError: there is no such command.
@@ -310,39 +310,42 @@ def help_text(name: str | None = None) -> str:
     if name:
         return help_of(command_named(name))
     width = max(map(len, COMMANDS))
-    lines = [f"  %cook {each:<{width}}  {summary_of(command)}" for each, command in COMMANDS.items()]
+    lines = [
+        f"  %cook {command_name:<{width}}  {summary_of(command)}"
+        for command_name, command in COMMANDS.items()
+    ]
     return "\n".join(
         [
-            f"  %cook {'':<{width}}  The state of things: who runs, who waits, your latest jobs.",
+            f"  %cook {'':<{width}}  Show the scheduler, running and waiting users, and your latest jobs.",
             *lines,
-            f"  %%cook{'':<{width}}  Run the cell as a job; %%cook? tells its options.",
+            f"  %%cook{'':<{width}}  Run the cell as a job; %%cook? lists its options.",
             "",
-            "More on each: %cook help list, or %cook list?",
+            "More on a command: %cook help list, or %cook list?",
         ]
     )
 
 
 def command_named(name: str) -> Command:
-    """The command of that name.
+    """Return the command with a name.
 
     Raises:
-        UsageError: there is none; the nearest is named.
+        UsageError: there is none; the message suggests the nearest.
     """
     if name in COMMANDS:
         return COMMANDS[name]
     near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean %cook {near[0]}?" if near else "%cook help tells which there are"
+    hint = f"did you mean %cook {near[0]}?" if near else "%cook help lists the commands"
     raise UsageError(f"there is no %cook {name}; {hint}")
 
 
-def _shown(output: bytes, is_own: bool) -> str:
-    """Return what a job wrote as text; somebody else's output must not reach the terminal as it is."""
+def _decode_output(output: bytes, is_own: bool) -> str:
+    """Decode the output of a job; another user's control characters must not reach the terminal."""
     text = output.decode("utf-8", "replace")
     return text if is_own else printable(text, lines=True)
 
 
 def _summary(client: JobClient) -> SummaryAnswer | None:
-    """Who holds what; None from an original Cook, which does not tell."""
+    """Return the usage of all users; None from an original Cook, which does not have it."""
     try:
         return client.summary()
     except CookError:
@@ -357,9 +360,9 @@ def _find(notebook: Notebook, words: Sequence[str]) -> list[JobView]:
 
 
 def _choose(notebook: Notebook, error: Ambiguous) -> list[JobView]:
-    """Ask which of several; who cannot be asked is told to say more."""
-    numbered = "\n".join(f"{place}: {job.line()}" for place, job in enumerate(error.candidates, 1))
-    answer = notebook.asks(f"Which one? (number, `all`, or nothing to kill none)\n{numbered}\n")
+    """Ask which of several jobs is meant; without an interactive user, raise the error."""
+    numbered = "\n".join(f"{number}: {job.line()}" for number, job in enumerate(error.candidates, 1))
+    answer = notebook.prompt(f"Which one? (number, `all`, or nothing to kill none)\n{numbered}\n")
     if answer is None:
         raise error
     answer = answer.strip().lower()
@@ -371,9 +374,9 @@ def _choose(notebook: Notebook, error: Ambiguous) -> list[JobView]:
 
 
 def _confirm(notebook: Notebook, count: int) -> None:
-    answer = notebook.asks(f"Kill {counted(count, 'job')}? [y/N] ")
+    answer = notebook.prompt(f"Kill {counted(count, 'job')}? [y/N] ")
     if answer is None:
-        raise UsageError(f"to kill {counted(count, 'job')} without being asked: %cook kill all --yes")
+        raise UsageError(f"to kill {counted(count, 'job')} without confirmation: %cook kill all --yes")
     if answer.strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was killed")
 
@@ -384,7 +387,7 @@ def _next_step(job: JobView) -> tuple[str, ...]:
         return ()
     if latest.reason == reasons.MEMORY_LIMIT_EXCEEDED or "memory" in latest.reason_text.lower():
         return (f"It asked for {units.memory(job.job.mem_mb)}: give it more with --mem.",)
-    return (f"What it wrote: %cook logs {job.uuid[:8]} --stderr",)
+    return (f"Its output: %cook logs {job.uuid[:8]} --stderr",)
 
 
 def _now_ms() -> int:

@@ -1,7 +1,7 @@
-"""Tab after `%cook` and `%%cook`: commands, options, jobs.
+"""Tab completion after `%cook` and `%%cook`: commands, options, jobs.
 
-Lives here: what may follow. It starts no scheduler, and waits for one no longer than a moment.
-Not here: which commands and options there are (`notebook.commands`, `notebook.magics`).
+Lives here: what may follow. Completion starts no scheduler, and waits for one only briefly.
+Not here: the commands and options themselves (`notebook.commands`, `notebook.magics`).
 """
 
 import time
@@ -15,32 +15,32 @@ from cook_jupyter.notebook.magics import CookMagics
 from cook_jupyter.notebook.references import ALL, LAST
 
 LINE, CELL = "%cook", "%%cook"
-OF_JOBS = frozenset({"wait", "kill", "why", "logs", "result", "list"})
-FRESH_S = 2.0
-PATIENCE_S = 0.5
-MOST_JOBS = 50
+JOB_COMMANDS = frozenset({"wait", "kill", "why", "logs", "result", "list"})
+CACHE_S = 2.0
+REQUEST_TIMEOUT_S = 0.5
+MAX_JOBS = 50
 
 
 class Completer:
-    """Answers IPython's `complete_command` hook.
+    """Implements IPython's `complete_command` hook.
 
     Args:
-        magics: whose session and settings count.
+        magics: the magics with their session and settings.
     """
 
     def __init__(self, magics: CookMagics) -> None:
         self._magics = magics
-        self._known: dict[bool, tuple[float, list[str]]] = {}
+        self._cache: dict[bool, tuple[float, list[str]]] = {}
 
     def __call__(self, _shell: Any, event: Any) -> list[str]:
-        """What may stand where the cursor is, given what is already there of the word."""
+        """Return the possible completions of the word at the cursor."""
         symbol = str(event.symbol)
         before = str(event.text_until_cursor)
         words = before[: len(before) - len(symbol)].split()
-        offered = self._of_cell(words) if words[:1] == [CELL] else self._of_line(words, symbol)
-        return sorted(each for each in set(offered) if each.startswith(symbol))
+        candidates = self._complete_cell(words) if words[:1] == [CELL] else self._complete_line(words, symbol)
+        return sorted(candidate for candidate in set(candidates) if candidate.startswith(symbol))
 
-    def _of_line(self, words: list[str], symbol: str) -> Iterable[str]:
+    def _complete_line(self, words: list[str], symbol: str) -> Iterable[str]:
         if len(words) <= 1:
             return [*COMMANDS, "help"]
         command = words[1]
@@ -55,47 +55,47 @@ class Completer:
             return list(options)
         if command == "config":
             return [f"{name}=" for name, _, _ in self._magics.rows() if name != "url"]
-        if command in OF_JOBS:
-            special = [LAST, ALL] if command == "kill" else [LAST] if command != "list" else []
-            return [*self._jobs(unfinished=command in ("kill", "wait")), *special]
+        if command in JOB_COMMANDS:
+            keywords = [LAST, ALL] if command == "kill" else [LAST] if command != "list" else []
+            return [*self._jobs(unfinished=command in ("kill", "wait")), *keywords]
         return []
 
-    def _of_cell(self, words: list[str]) -> Iterable[str]:
+    def _complete_cell(self, words: list[str]) -> Iterable[str]:
         namespace = self._magics.session.namespace
         options = dict(option_strings(type(self._magics).cook))
         if words[-1] in ("--in", "--out"):
             return [name for name in namespace if not name.startswith("_")]
         if words[-1] == "--pool":
-            return self._ask(lambda client: [pool.name for pool in client.pools()])
+            return self._query(lambda client: [pool.name for pool in client.pools()])
         return list(options)
 
     def _jobs(self, *, unfinished: bool) -> list[str]:
-        """Short ids and names of the latest jobs, and variables that hold futures."""
+        """Return short ids and names of the latest jobs, and variables that hold futures."""
         variables = [
             name
             for name, value in self._magics.session.namespace.items()
             if not name.startswith("_") and isinstance(getattr(value, "key", None), str)
         ]
-        asked_at, known = self._known.get(unfinished, (0.0, []))
-        if time.monotonic() - asked_at > FRESH_S:
+        cached_at, words = self._cache.get(unfinished, (0.0, []))
+        if time.monotonic() - cached_at > CACHE_S:
             states = UNFINISHED if unfinished else ("waiting", "running", "completed")
-            known = self._ask(
+            words = self._query(
                 lambda client: [
                     word
-                    for job in client.recent_jobs(MOST_JOBS, states=states)
+                    for job in client.recent_jobs(MAX_JOBS, states=states)
                     for word in (job.uuid[:8], job.name)
                 ]
             )
-            self._known[unfinished] = (time.monotonic(), known)
-        return [*variables, *known]
+            self._cache[unfinished] = (time.monotonic(), words)
+        return [*variables, *words]
 
-    def _ask(self, question: Any) -> list[str]:
-        """The answer, if the scheduler is known and answers at once."""
+    def _query(self, query: Any) -> list[str]:
+        """Query the scheduler, if it is known and answers quickly; otherwise return an empty list."""
         client = self._magics.session.existing_client
         if client is None:
             return []
         try:
-            found: list[str] = question(client.with_timeout(PATIENCE_S))
+            answer: list[str] = query(client.with_timeout(REQUEST_TIMEOUT_S))
         except CookError:
             return []
-        return found
+        return answer

@@ -1,4 +1,4 @@
-"""Into IPython and out again: what `%load_ext cook_jupyter` does.
+"""Load the IPython extension: what `%load_ext cook_jupyter` does.
 
 Lives here: registering the magics, completion, and the help of `%cook list?`.
 Not here: what is registered (`notebook.magics`, `notebook.completion`).
@@ -19,7 +19,7 @@ _loaded: dict[int, tuple[CookMagics, Completer]] = {}  # by the id of the shell
 
 
 def load(shell: InteractiveShell) -> None:
-    """Register everything, unless it is."""
+    """Register magics, completion and help, unless that was done already."""
     if id(shell) in _loaded:
         return
     magics = CookMagics(shell)
@@ -27,36 +27,36 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     for word in (LINE, CELL):
         shell.set_hook("complete_command", completer, str_key=word)  # type: ignore[no-untyped-call]
-    shell.input_transformers_cleanup.append(help_of_commands)
+    shell.input_transformers_cleanup.append(rewrite_help)
     _loaded[id(shell)] = (magics, completer)
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Take everything back that `load` has registered."""
-    found = _loaded.pop(id(shell), None)
-    if found is None:
+    """Remove everything that `load` registered."""
+    loaded = _loaded.pop(id(shell), None)
+    if loaded is None:
         return
-    magics, completer = found
+    magics, completer = loaded
     magics.session.close()
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("cook", None)
     shell.magics_manager.registry.pop(_NAME, None)
     configurables: list[Any] = shell.configurables
-    configurables[:] = [each for each in configurables if each is not magics]
-    if help_of_commands in shell.input_transformers_cleanup:
-        shell.input_transformers_cleanup.remove(help_of_commands)
-    _forget_hook(shell, completer)
+    configurables[:] = [configurable for configurable in configurables if configurable is not magics]
+    if rewrite_help in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.remove(rewrite_help)
+    _remove_hook(shell, completer)
 
 
-def help_of_commands(lines: list[str]) -> list[str]:
-    """Read `%cook list?` as `%cook help list`; IPython alone would take it for a question about `list`."""
-    if len(lines) == 1 and (found := _HELP.fullmatch(lines[0])):
-        return [f"%cook help {found.group('command')}\n"]
+def rewrite_help(lines: list[str]) -> list[str]:
+    """Rewrite `%cook list?` as `%cook help list`; IPython alone would show the help of `list`."""
+    if len(lines) == 1 and (match := _HELP.fullmatch(lines[0])):
+        return [f"%cook help {match.group('command')}\n"]
     return lines
 
 
-def _forget_hook(shell: InteractiveShell, completer: Completer) -> None:
-    """IPython has no way to take a completion hook back: its table is gone through by hand."""
+def _remove_hook(shell: InteractiveShell, completer: Completer) -> None:
+    """Remove a completion hook from IPython's table, for which IPython has no function."""
     dispatch: Any = shell.strdispatchers.get("complete_command")
     for word in (LINE, CELL):
         chain = dispatch.strs.get(word) if dispatch is not None else None

@@ -1,8 +1,8 @@
 """A matplotlib backend for cells that run as jobs: `plt.show()` sends the figures to the notebook.
 
-Lives here: what matplotlib asks of a backend, by the name `module://cook_jupyter.notebook.figures`, and
-the figures that were shown. Imported by matplotlib alone; it needs matplotlib.
-Not here: who takes the figures along (`notebook.cell_job`).
+Lives here: the backend interface of matplotlib, under the name `module://cook_jupyter.notebook.figures`, and
+the figures that were shown. Only matplotlib imports this module, which needs matplotlib.
+Not here: sending the figures (`notebook.cell_job`).
 """
 
 import io

@@ -1,7 +1,7 @@
-"""Jobs as `%cook` shows them: one, or a list, with text and HTML.
+"""Views of jobs for `%cook`: one job, or a list, as text and HTML.
 
-Lives here: what is told of a job, how its attempts are counted for people, how it ended.
-Not here: the other views (`notebook.views`), asking (`notebook.commands`), colours and tables
+Lives here: what is shown of a job, how its attempts are counted for users, how it ended.
+Not here: the other views (`notebook.views`), requests (`notebook.commands`), colours and tables
 (`notebook.rendering`).
 """
 
@@ -23,14 +23,14 @@ SHORT_ID = 8
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """One job at one moment."""
+    """A job at one moment."""
 
     job: JobAnswer
     now_ms: int
 
     @classmethod
-    def seen(cls, job: JobAnswer) -> "JobView":
-        """A job that was just asked for."""
+    def at_now(cls, job: JobAnswer) -> "JobView":
+        """Create a view of a job that was just requested."""
         return cls(job, int(time.time() * 1000))
 
     @property
@@ -40,44 +40,44 @@ class JobView:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the job."""
         return self.job.name
 
     @property
     def state(self) -> str:
-        """waiting, running, success or failed."""
+        """State of the job: waiting, running, success or failed."""
         return self.job.state
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether the job has ended for good."""
         return self.state in ("success", "failed")
 
     @property
     def is_call(self) -> bool:
-        """Whether it is a call of Python, which gives something back; else it is a shell command."""
+        """Whether the job is a Python call, which has a result, and not a shell command."""
         return not {encoding.CALL, encoding.CALL_BLOB}.isdisjoint(self.job.env)
 
     @property
     def instances(self) -> Sequence[InstanceAnswer]:
-        """Its instances, oldest first."""
+        """Instances of the job, oldest first."""
         return self.job.instances_by_start
 
     @property
     def latest(self) -> InstanceAnswer | None:
-        """Its latest instance; None if there was none."""
+        """Latest instance; None if there was none."""
         instances = self.instances
         return instances[-1] if instances else None
 
     @property
     def host(self) -> str:
-        """Where its latest instance runs or ran; empty if there was none."""
+        """Host of the latest instance; empty if there was none."""
         latest = self.latest
         return "" if latest is None else latest.host
 
     @property
     def mark(self) -> Mark:
-        """How its state is shown."""
+        """Mark that shows the state."""
         if self.state == "waiting" and self.instances:
             return MARKS["again"]
         latest = self.latest
@@ -86,8 +86,8 @@ class JobView:
         return MARKS.get(self.state, MARKS["waiting"])
 
     @property
-    def took_s(self) -> float | None:
-        """How long the latest instance has run so far, or ran."""
+    def run_time_s(self) -> float | None:
+        """Run time of the latest instance so far or until its end; None while the job waits."""
         latest = self.latest
         if latest is None or self.state == "waiting":
             return None
@@ -95,7 +95,7 @@ class JobView:
 
     @property
     def waited_s(self) -> float:
-        """How long it has waited in all: for its first start, and again after each attempt that ended."""
+        """Total waiting time: until the first start, and again after each attempt that ended."""
         waited, since = 0.0, self.job.submitted_ms
         for instance in self.instances:
             waited += max(0, instance.started_ms - since)
@@ -105,24 +105,24 @@ class JobView:
         return waited / 1000
 
     def _end_of(self, instance: InstanceAnswer) -> int:
-        """Return when an instance ended, or this moment if it has not."""
+        """Return when an instance ended, or the present moment if it has not."""
         return self.now_ms if instance.ended_ms is None else instance.ended_ms
 
     @property
     def preempted(self) -> int:
-        """How often it had to make way for somebody else's job."""
+        """Number of times that the job was preempted."""
         return sum(1 for instance in self.job.instances if instance.preempted)
 
     @property
     def attempts_used(self) -> int:
-        """How many of its attempts are used up: failures that were not its own count only past a limit."""
+        """Number of attempts used; failures of the system count only beyond a limit."""
         if self.job.retries_remaining is not None:
             return self.job.max_retries - self.job.retries_remaining
         return self._own_attempts
 
     @property
     def _own_attempts(self) -> int:
-        """How many instances ended in a success, or in a failure of the job's own."""
+        """Number of instances that succeeded, or failed through the job's own fault."""
         return sum(
             1
             for instance in self.job.instances
@@ -130,55 +130,55 @@ class JobView:
         )
 
     @property
-    def paid_for_others(self) -> bool:
-        """Whether failures that were not its own have cost attempts after all, as too many do."""
+    def charged_for_system_failures(self) -> bool:
+        """Whether failures of the system have cost attempts after all, because there were too many."""
         return self.attempts_used > self._own_attempts
 
     @property
-    def asked(self) -> str:
-        """What it asks for on a host."""
+    def request_text(self) -> str:
+        """The resources that the job requests, as text."""
         gpus = f", {counted(int(self.job.gpus), 'gpu')}" if self.job.gpus else ""
         return f"{units.cpus(self.job.cpus)}, {units.memory(self.job.mem_mb)}{gpus}"
 
     @property
     def note(self) -> str:
-        """What is worth knowing: how it failed, that it was preempted, how far it is."""
+        """Further details: how the job failed, how often it was preempted, its progress."""
         latest = self.latest
-        said = []
+        parts = []
         if self.preempted:
-            said.append(f"preempted {_often(self.preempted)}")
+            parts.append(f"preempted {_times(self.preempted)}")
         if latest is not None:
             if self.state == "running" and latest.progress:
-                said.append(f"{latest.progress} % {latest.progress_message}".strip())
+                parts.append(f"{latest.progress} % {latest.progress_message}".strip())
             again = self.mark is MARKS["again"] and not latest.preempted
             if latest.reason_text and (self.state == "failed" or again):
-                said.append(_ended(latest))
-        used, most = self.attempts_used, self.job.max_retries
+                parts.append(_reason(latest))
+        used, max_retries = self.attempts_used, self.job.max_retries
         if self.mark is MARKS["again"]:
             if used:
-                said.append(f"{used} of {counted(most, 'attempt')} used")
+                parts.append(f"{used} of {counted(max_retries, 'attempt')} used")
         elif (number := used + (self.state == "running")) > 1:
-            said.append(f"attempt {number} of {most}")
-        return "; ".join(said)
+            parts.append(f"attempt {number} of {max_retries}")
+        return "; ".join(parts)
 
     def line(self) -> str:
-        """It in one line of text."""
-        took = self.took_s
-        parts = [f"{self.mark.text}  {self.uuid[:SHORT_ID]}  {self.name}", self.asked]
+        """Return the job as one line of text."""
+        run_time_s = self.run_time_s
+        parts = [f"{self.mark.text}  {self.uuid[:SHORT_ID]}  {self.name}", self.request_text]
         if self.state == "waiting":
             parts.append(f"waiting for {units.duration(self.waited_s)}")
-        if took is not None:
+        if run_time_s is not None:
             where = f" on {self.host}" if self.host else ""
             parts.append(
-                f"{'running for' if self.state == 'running' else 'ran'} {units.duration(took)}{where}"
+                f"{'running for' if self.state == 'running' else 'ran'} {units.duration(run_time_s)}{where}"
             )
         if self.note:
             parts.append(self.note)
         return printable(" · ".join(parts))
 
     def cells(self) -> list[Cell]:
-        """It as a row of a table, see `JobsView.COLUMNS`."""
-        took = self.took_s
+        """Return the job as a row of a table with the columns `JobsView.COLUMNS`."""
+        run_time_s = self.run_time_s
         submitted = self.job.submitted_ms
         return [
             Cell(self.mark.text, html=self.mark.html),
@@ -186,10 +186,10 @@ class JobView:
                 self.uuid[:SHORT_ID], title=self.uuid, html=f"<code>{html_text(self.uuid[:SHORT_ID])}</code>"
             ),
             Cell(self.name, title=self.job.command[:200]),
-            Cell(self.asked),
+            Cell(self.request_text),
             Cell(units.moment(submitted, self.now_ms), title=units.full_moment(submitted)),
             Cell(units.duration(self.waited_s), right=True),
-            Cell("" if took is None else units.duration(took), right=True),
+            Cell("" if run_time_s is None else units.duration(run_time_s), right=True),
             Cell(self.host),
             Cell(self.note),
         ]
@@ -203,7 +203,7 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class JobsView(Sequence[JobView]):
-    """Jobs, newest first. A sequence: `jobs[0].uuid`."""
+    """A sequence of jobs, newest first, so that `jobs[0].uuid` works."""
 
     COLUMNS = ("state", "id", "name", "asks for", "submitted", "waited", "ran", "host", "")
 
@@ -213,17 +213,17 @@ class JobsView(Sequence[JobView]):
 
     @classmethod
     def of(cls, jobs: Sequence[JobAnswer], now_ms: int, title: str = "Jobs") -> "JobsView":
-        """Make a view of a client's answers."""
+        """Create a view of jobs that the client returned."""
         return cls(tuple(JobView(job, now_ms) for job in jobs), now_ms, title)
 
     @overload
-    def __getitem__(self, place: int) -> JobView: ...
+    def __getitem__(self, index: int) -> JobView: ...
     @overload
-    def __getitem__(self, place: slice) -> "JobsView": ...
-    def __getitem__(self, place: int | slice) -> "JobView | JobsView":
-        if isinstance(place, slice):
-            return JobsView(self.jobs[place], self.now_ms, self.title)
-        return self.jobs[place]
+    def __getitem__(self, index: slice) -> "JobsView": ...
+    def __getitem__(self, index: int | slice) -> "JobView | JobsView":
+        if isinstance(index, slice):
+            return JobsView(self.jobs[index], self.now_ms, self.title)
+        return self.jobs[index]
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -247,40 +247,48 @@ class JobsView(Sequence[JobView]):
         counts: dict[str, int] = {}
         for job in self.jobs:
             counts[job.mark.word] = counts.get(job.mark.word, 0) + 1
-        told = ", ".join(f"{count} {word}" for word, count in counts.items())
-        return f"{self.title}: {told} (as of {units.moment(self.now_ms, self.now_ms)})"
+        counts_text = ", ".join(f"{count} {word}" for word, count in counts.items())
+        return f"{self.title}: {counts_text} (as of {units.moment(self.now_ms, self.now_ms)})"
 
 
 def how_it_ended(job: JobView) -> str:
-    """The end of a job in sentences: how, where, after how long, on which attempt, and what was lost."""
-    latest, took = job.latest, job.took_s
+    """Return sentences on how a job ended: where, after how long, at which attempt, and what was lost."""
+    latest, run_time_s = job.latest, job.run_time_s
     if latest is None:
         return "It was killed before it had started."
     where = f"on {latest.host}" if latest.host else ""
-    after = "" if took is None else f"after {units.duration(took)}"
+    after = "" if run_time_s is None else f"after {units.duration(run_time_s)}"
     attempt = f"at attempt {job.attempts_used} of {job.job.max_retries}" if job.attempts_used > 1 else ""
     if job.state == "success":
         verb = "It succeeded"
     elif job.mark is MARKS["killed"]:
         verb = "It was killed"
     else:
-        verb = f"It failed ({_ended(latest)})"
-    said = " ".join(part for part in (verb, where, after, attempt) if part) + "."
-    lost = [instance for instance in job.instances if instance.preempted]
-    if lost:
-        ran_s = sum(each.ended_ms - each.started_ms for each in lost if each.ended_ms is not None) / 1000
-        said += (
-            f" It had been preempted {_often(len(lost))} for jobs of users further below their share: "
-            f"{units.duration(ran_s)} of running were lost{'' if job.paid_for_others else ', but no retry'}."
+        verb = f"It failed ({_reason(latest)})"
+    text = " ".join(part for part in (verb, where, after, attempt) if part) + "."
+    preempted = [instance for instance in job.instances if instance.preempted]
+    if preempted:
+        ran_s = (
+            sum(
+                instance.ended_ms - instance.started_ms
+                for instance in preempted
+                if instance.ended_ms is not None
+            )
+            / 1000
         )
-    return said
+        text += (
+            f" It had been preempted {_times(len(preempted))} for jobs of users further below their share: "
+            f"{units.duration(ran_s)} of running were lost"
+            f"{'' if job.charged_for_system_failures else ', but no retry'}."
+        )
+    return text
 
 
-def _often(times: int) -> str:
+def _times(times: int) -> str:
     return "once" if times == 1 else "twice" if times == 2 else f"{times} times"
 
 
-def _ended(instance: InstanceAnswer) -> str:
+def _reason(instance: InstanceAnswer) -> str:
     text = instance.reason_text.lower()
     if instance.exit_code not in (None, 0):
         text += f", exit code {instance.exit_code}"

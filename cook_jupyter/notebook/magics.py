@@ -1,8 +1,8 @@
-"""`%cook` and `%%cook`.
+"""The magics `%cook` and `%%cook`.
 
-Lives here: the magics, their settings (`%config CookMagics`), and how a cell becomes a job.
-Not here: what `%cook list` and its like do (`notebook.commands`), what runs on the host
-(`notebook.cell_job`), watching it (`notebook.cell_run`).
+Lives here: the magics, their settings (`%config CookMagics`), and submitting a cell as a job.
+Not here: commands such as `%cook list` (`notebook.commands`), what runs on the host (`notebook.cell_job`),
+watching it (`notebook.cell_run`).
 """
 
 import difflib
@@ -36,7 +36,7 @@ from cook_jupyter.executor.outcomes import without_advice
 from cook_jupyter.model.job import DEFAULT_PRIORITY
 from cook_jupyter.notebook import cell_analysis as cells
 from cook_jupyter.notebook import commands, units
-from cook_jupyter.notebook.arguments import amount, argument, count_from, parsed, takes
+from cook_jupyter.notebook.arguments import amount, argument, count_from, parse_line, takes
 from cook_jupyter.notebook.cell_job import run_cell
 from cook_jupyter.notebook.cell_run import CellRun
 from cook_jupyter.notebook.references import wait_until_accepted
@@ -47,7 +47,7 @@ from cook_jupyter.notebook.setting_types import Amount, Choice, Count, Text
 from cook_jupyter.notebook.traceback_text import short_traceback, show_as
 from cook_jupyter.payload.encoding import encode_function
 
-_MORE: dict[type[CookError], str] = {OutOfMemory: "--mem 4g", TimedOut: "--max-runtime 1h"}
+_RESOURCE_OPTIONS: dict[type[CookError], str] = {OutOfMemory: "--mem 4g", TimedOut: "--max-runtime 1h"}
 
 DEFAULT_BACKGROUND = "job"
 MAX_PRIORITY = 100
@@ -55,32 +55,32 @@ MAX_PRIORITY = 100
 
 @magics_class
 class CookMagics(Magics):
-    """Settings of `%%cook`; an option of a cell comes before them."""
+    """Settings of `%%cook`; the options of a cell take precedence."""
 
-    cpus = Amount(1.0, help="Cpus that a cell asks for.").tag(config=True)
-    mem_mb = Amount(1024.0, help="Memory that a cell asks for, in MiB.").tag(config=True)
-    gpus = Count(0, help="Gpus that a cell asks for.").tag(config=True)
+    cpus = Amount(1.0, help="Cpus of a cell's job.").tag(config=True)
+    mem_mb = Amount(1024.0, help="Memory of a cell's job, in MiB.").tag(config=True)
+    gpus = Count(0, help="Gpus of a cell's job.").tag(config=True)
     pool = Text("", help="The pool of jobs; empty means the scheduler's default.").tag(config=True)
-    priority = Count(DEFAULT_PRIORITY, most=MAX_PRIORITY, help="Among your own jobs, the higher first.").tag(
+    priority = Count(DEFAULT_PRIORITY, most=MAX_PRIORITY, help="Among your own jobs; higher runs first.").tag(
         config=True
     )
-    retries = Count(0, help="Further attempts when a cell fails.").tag(config=True)
+    retries = Count(0, help="Further attempts after a failure.").tag(config=True)
     user = Text("", help="Act as this user, to try fairness out.").tag(config=True)
     environment = Text(
         "",
-        help="Names of variables of the notebook that jobs see, such as DATA_DIR,AWS_*; empty: those that "
-        "COOK_JUPYTER_ENVIRONMENT or the configuration file names.",
+        help="Names of variables of the notebook that jobs see, such as DATA_DIR,AWS_*; empty: those in "
+        "COOK_JUPYTER_ENVIRONMENT or the configuration file.",
     ).tag(config=True)
     on_interrupt = Choice(
-        ("kill", "detach"), "kill", help="What Ctrl-C does to the job of a cell: kill it, or let it go on."
+        ("kill", "detach"), "kill", help="What Ctrl-C does to the job of a cell: kill it, or let it run on."
     ).tag(config=True)
     progress = Choice(
-        ("auto", "always", "never"), "auto", help="Whether a line tells how a cell is doing."
+        ("auto", "always", "never"), "auto", help="Whether to show a status line while a cell runs."
     ).tag(config=True)
 
     @validate("user")
-    def _carried_by_requests(self, proposal: Bunch) -> str:
-        """Refuse a user name that no request can carry; an empty one means oneself."""
+    def _validate_user(self, proposal: Bunch) -> str:
+        """Refuse a user name that cannot be sent in a request; an empty name stands for oneself."""
         name = str(proposal["value"])
         try:
             authorization(None, name or None)
@@ -89,8 +89,8 @@ class CookMagics(Magics):
         return name
 
     @validate("environment")
-    def _names_of_variables(self, proposal: Bunch) -> str:
-        """Refuse what names no variable."""
+    def _validate_environment(self, proposal: Bunch) -> str:
+        """Refuse invalid names of variables."""
         names = str(proposal["value"])
         try:
             variable_names(names)
@@ -107,17 +107,17 @@ class CookMagics(Magics):
     @line_cell_magic
     @takes(
         "%cook",
-        argument("--cpus", type=amount, help="cpus of one host; a fraction is fine"),
-        argument("--mem", help="memory, such as 500m or 4g; a bare number is MB"),
-        argument("--gpus", type=count_from(0), help="whole gpus"),
-        argument("--name", help="the job's name, to find it by"),
-        argument("--pool", help="the pool of hosts"),
-        argument("--priority", type=count_from(0), help="0 to 100 among your own jobs; the higher first"),
-        argument("--retries", type=count_from(0), help="further attempts when it fails"),
-        argument("--max-runtime", help="stop it after so long, such as 10m or 2h"),
+        argument("--cpus", type=amount, help="cpus on one host; may be a fraction"),
+        argument("--mem", help="memory, such as 500m or 4g; a number without a unit is MB"),
+        argument("--gpus", type=count_from(0), help="number of gpus"),
+        argument("--name", help="name of the job"),
+        argument("--pool", help="pool of hosts"),
+        argument("--priority", type=count_from(0), help="0 to 100, among your own jobs; higher runs first"),
+        argument("--retries", type=count_from(0), help="further attempts after a failure"),
+        argument("--max-runtime", help="kill the job after this time, such as 10m or 2h"),
         argument(
             "--expected-runtime",
-            help="how long it is likely to run: a short job may use room that is kept for a larger one",
+            help="expected run time: a short job may use room that is kept for a larger one",
         ),
         argument(
             "--constraint",
@@ -126,47 +126,48 @@ class CookMagics(Magics):
             metavar="NAME=VALUE",
             help="only on a host with this attribute, such as HOSTNAME=a17; may be repeated",
         ),
-        argument("--group", help="the group it joins: a variable that holds a Group, or a uuid"),
-        argument("--out", action="extend", nargs="+", default=[], help="bring these names back: --out a,b"),
+        argument("--group", help="the group to join: a variable that holds a Group, or a uuid"),
+        argument("--out", action="extend", nargs="+", default=[], help="variables to copy back: --out a,b"),
         argument(
             "--in",
             dest="also",
             action="extend",
             nargs="+",
             default=[],
-            help="send these names, too: --in a,b",
+            help="additional variables to send: --in a,b",
         ),
         argument(
             "--background",
             nargs="?",
             const=DEFAULT_BACKGROUND,
             metavar="NAME",
-            help=f"do not wait: NAME [{DEFAULT_BACKGROUND}] holds the future",
+            help=f"return immediately; the variable NAME [{DEFAULT_BACKGROUND}] holds the future",
         ),
     )
     def cook(self, line: str, cell: str | None = None) -> Any:
         """Run the cell as a job on the scheduler.
 
-        The names it uses travel with it; its last value, what it prints and displays come back, and the names
-        after --out. Without a cell, %cook shows the state of things; %cook help tells its commands.
+        The names that the cell uses are sent with it. Its last value, its output, what it displays, and the
+        names after --out are sent back. Without a cell, %cook shows the scheduler; %cook help lists its
+        commands.
 
         Example: %%cook --mem 4g --out model
         """
         try:
             if cell is not None:
                 return self._run(line, cell)
-            known = self.session.existing_client
+            existing = self.session.existing_client
             try:
                 return self._command(line)
             except SchedulerUnreachable:
-                if known is None:
+                if existing is None:
                     raise
-                self.session.find_again()  # it may have been restarted at another address
+                self.session.reconnect()  # it may have been restarted at another address
                 return self._command(line)
         except CookError as error:
             if isinstance(error, JobFailed):
                 _advise(error)
-            raise show_as(error, _in_short(error)) from error.__cause__
+            raise show_as(error, _short_lines(error)) from error.__cause__
 
     # --- commands ---
 
@@ -180,40 +181,40 @@ class CookMagics(Magics):
         if name.startswith("-"):
             raise UsageError(f"{name} is an option of a cell: begin a cell with %%cook {line.strip()}")
         command = commands.command_named(name)
-        return command(self.session, parsed(command, rest))
+        return command(self.session, parse_line(command, rest))
 
     # --- a cell as a job ---
 
     def _run(self, line: str, source: str) -> Any:
-        options = parsed(type(self).cook, line)
-        out, also = _names(options.out), _names(options.also)
+        options = parse_line(type(self).cook, line)
+        out, also = _parse_names(options.out), _parse_names(options.also)
         background = options.background
         if background is not None and not _is_variable(background):
-            raise UsageError(f"--background wants the name of a variable, not {background!r}")
+            raise UsageError(f"--background needs the name of a variable, not {background!r}")
         source = self._notebook.transform_cell(source)  # type: ignore[no-untyped-call]
         needed = cells.names_needed(source, self.session.namespace)
-        asked_for = self._require_names(also)
-        names = sorted({*needed.always, *needed.perhaps, *asked_for})
+        required = self._require_names(also)
+        names = sorted({*needed.always, *needed.perhaps, *required})
         try:
             future, file_name = self._submit(options, source, names, out)
         except Unpicklable:
-            # What the cell binds itself is not asked of the notebook if it cannot travel.
-            left_out = self._unsendable([name for name in needed.perhaps if name not in asked_for])
+            # Names that the cell binds itself are only sent if they can be.
+            left_out = self._unsendable([name for name in needed.perhaps if name not in required])
             if not left_out:
-                encode_function(cells.anchor(names, self.session.namespace))  # the refusal, naming the cell
+                encode_function(cells.anchor(names, self.session.namespace))  # raises an error about the cell
                 raise
             names = [name for name in names if name not in left_out]
             future, file_name = self._submit(options, source, names, out, left_out)
         if background is not None:
-            # When the cell returns, the scheduler has the job: the notebook may be closed then.
+            # When the cell returns, the scheduler has the job, so that the notebook may be closed.
             wait_until_accepted(future)
-            if future.done() and isinstance(refusal := future.exception(), InvalidRequest | Conflict):
-                raise refusal
-            started = BackgroundCell(future, future.name, self.session.take)
-            self.session.started(future.key, started)
+            if future.done() and isinstance(rejection := future.exception(), InvalidRequest | Conflict):
+                raise rejection
+            started = BackgroundCell(future, future.name, self.session.apply_outcome)
+            self.session.on_started(future.key, started)
             self.session.namespace[background] = started
             return started
-        self.session.started(future.key)
+        self.session.on_started(future.key)
         return self._await(future, file_name)
 
     def _submit(
@@ -229,14 +230,14 @@ class CookMagics(Magics):
         file_name = f"<%%cook cell {number}.{self._cell_number}>"
         linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
         executor = self.session.executor.with_(
-            cpus=_or(options.cpus, self.cpus),
+            cpus=_value_or(options.cpus, self.cpus),
             mem_mb=self.mem_mb if options.mem is None else units.parse_memory(options.mem),
-            gpus=_or(options.gpus, self.gpus),
-            pool=_or(options.pool, self.pool) or None,
-            priority=_or(options.priority, self.priority),
-            retries=_or(options.retries, self.retries),
+            gpus=_value_or(options.gpus, self.gpus),
+            pool=_value_or(options.pool, self.pool) or None,
+            priority=_value_or(options.priority, self.priority),
+            retries=_value_or(options.retries, self.retries),
             group=self._group(options.group),
-            constraints=_pairs(options.constraint),
+            constraints=_parse_pairs(options.constraint),
             max_runtime_s=units.parse_optional_duration(options.max_runtime),
             expected_runtime_s=units.parse_optional_duration(options.expected_runtime),
             name=options.name or f"cell-{number}",
@@ -254,12 +255,12 @@ class CookMagics(Magics):
         return future, file_name
 
     def _number_of_cell(self) -> int:
-        """Return the number in the prompt of the cell that runs; `execution_count` may be the next one's."""
+        """Return the number in the prompt of the running cell; `execution_count` may be that of the next."""
         history = self._notebook.history_manager
         return len(history.input_hist_parsed) - 1 if history is not None else 0
 
     def _unsendable(self, names: Sequence[str]) -> dict[str, str]:
-        """Return those of the notebook's names whose values cannot travel, and why."""
+        """Return the notebook's names whose values cannot be sent, with the reasons."""
         reasons: dict[str, str] = {}
         for name in names:
             try:
@@ -275,12 +276,12 @@ class CookMagics(Magics):
         try:
             run.watch()
         except KeyboardInterrupt as interrupt:
-            self._interrupted(future, screen, short, interrupt)
+            self._raise_interrupt(future, screen, short, interrupt)
         error = future.exception()
         if screen.shows_state:
             screen.end(run.last_line())
         if error is None:
-            return self.session.take(future.result())
+            return self.session.apply_outcome(future.result())
         for bundle in getattr(error, "__cook_displays__", ()):
             screen.show(bundle)
         if isinstance(error, CookError):
@@ -288,17 +289,19 @@ class CookMagics(Magics):
         where = f"in job {short}" + (f" on {future.host}" if future.host else "")
         raise show_as(error, short_traceback(error, file_name, where))
 
-    def _interrupted(
+    def _raise_interrupt(
         self, future: CookFuture, screen: Screen, short: str, interrupt: KeyboardInterrupt
     ) -> NoReturn:
         if self.on_interrupt == "kill":
             future.kill()
-            said = f"KeyboardInterrupt: {short} was killed"
+            text = f"KeyboardInterrupt: {short} was killed"
             screen.end(StateLine(MARKS["killed"], short))
         else:
-            said = f"KeyboardInterrupt: {short} goes on; get its result with %cook wait {future.key[:8]}"
-            screen.end(StateLine(MARKS[_known_state(future)], f"{short} goes on"))
-        raise show_as(interrupt, [said]) from None
+            text = (
+                f"KeyboardInterrupt: {short} keeps running; get its result with %cook wait {future.key[:8]}"
+            )
+            screen.end(StateLine(MARKS[_known_state(future)], f"{short} keeps running"))
+        raise show_as(interrupt, [text]) from None
 
     def _require_names(self, names: Sequence[str]) -> list[str]:
         missing = [name for name in names if name not in self.session.namespace]
@@ -307,19 +310,19 @@ class CookMagics(Magics):
         return list(names)
 
     def _group(self, word: str | None) -> Group | str | None:
-        """The group that is meant by the name of a variable, or by a uuid."""
-        found = word if word is None else self.session.namespace.get(word, word)
-        if found is not None and not isinstance(found, Group | str):
-            raise UsageError(f"--group {word}: it holds no Group, but {type(found).__name__}")
-        return found
+        """Return the group given by the name of a variable or by a uuid."""
+        group = word if word is None else self.session.namespace.get(word, word)
+        if group is not None and not isinstance(group, Group | str):
+            raise UsageError(f"--group {word}: expected a Group, got {type(group).__name__}")
+        return group
 
     def _shows_progress(self) -> bool:
-        return self.progress == "always" or (self.progress == "auto" and self.session.watched)
+        return self.progress == "always" or (self.progress == "auto" and self.session.is_interactive)
 
     # --- settings ---
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Name, value and origin of each setting."""
+        """Return name, value and origin of each setting."""
         try:
             target = configured_target()
             url, origin = (
@@ -331,28 +334,28 @@ class CookMagics(Magics):
         rows = [("url", url, origin)]
         for name in self._setting_names():
             value = getattr(self, name)
-            if name == "environment" and not value and (named := named_environment()):
-                rows.append((name, named, "COOK_JUPYTER_ENVIRONMENT or the configuration file"))
+            if name == "environment" and not value and (environment_names := named_environment()):
+                rows.append((name, environment_names, "COOK_JUPYTER_ENVIRONMENT or the configuration file"))
                 continue
-            given = "default" if value == self.traits()[name].default_value else "set in this notebook"
-            rows.append((name, str(value) or "(none)", given))
+            origin_text = "default" if value == self.traits()[name].default_value else "set in this notebook"
+            rows.append((name, str(value) or "(none)", origin_text))
         return rows
 
     def change(self, changes: Sequence[tuple[str, str]]) -> None:
-        """Set some from text; all of them, or none.
+        """Change settings; if one is invalid, none is changed.
 
         Args:
-            changes: of each the name and the value.
+            changes: name and value of each, as text.
 
         Raises:
-            UsageError: there is no such setting, or a value is not one for it.
+            UsageError: there is no such setting, or its value is invalid.
         """
-        before = {name: getattr(self, name) for name in self._setting_names()}
+        old_values = {name: getattr(self, name) for name in self._setting_names()}
         try:
             for name, value in changes:
                 self._change(name, value)
         except UsageError:
-            for name, value in before.items():
+            for name, value in old_values.items():
                 setattr(self, name, value)
             raise
 
@@ -363,28 +366,30 @@ class CookMagics(Magics):
             hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(names)}"
             raise UsageError(f"there is no setting {name!r}; {hint}")
         try:
-            given = units.parse_memory(value) if name == "mem_mb" else self.traits()[name].from_string(value)
-            setattr(self, name, given)
+            new_value = (
+                units.parse_memory(value) if name == "mem_mb" else self.traits()[name].from_string(value)
+            )
+            setattr(self, name, new_value)
         except (TraitError, ValueError, InvalidRequest) as error:
-            said = str(error)
-            raise UsageError(said if said.startswith(f"{name} ") else f"{name}: {said}") from error
+            message = str(error)
+            raise UsageError(message if message.startswith(f"{name} ") else f"{name}: {message}") from error
 
     def _setting_names(self) -> list[str]:
         return list(self.traits(config=True))
 
 
 def _advise(error: JobFailed) -> None:
-    """Say what to do by options and commands of cells, in place of what to do in Python."""
+    """Replace advice for Python code in an error by advice in terms of options and commands."""
     text = without_advice(error)
     if text != str(error):
-        if type(error) in _MORE:
-            error.add_note(f"Give it more: %%cook {_MORE[type(error)]}")
+        if type(error) in _RESOURCE_OPTIONS:
+            error.add_note(f"Request more: %%cook {_RESOURCE_OPTIONS[type(error)]}")
         elif error.job_id:
-            error.add_note(f"What it wrote: %cook logs {error.job_id[:8]} --stderr")
+            error.add_note(f"Its output: %cook logs {error.job_id[:8]} --stderr")
         error.args = (text,)
 
 
-def _in_short(error: CookError) -> list[str]:
+def _short_lines(error: CookError) -> list[str]:
     lines = [f"\x1b[31m{type(error).__name__}\x1b[0m: {error}"]
     return lines + [str(note) for note in getattr(error, "__notes__", ())]
 
@@ -393,11 +398,11 @@ def _known_state(future: CookFuture) -> str:
     return future.status if future.status in MARKS else "waiting"
 
 
-def _names(given: Sequence[str]) -> list[str]:
-    names = [name.strip() for part in given for name in part.split(",") if name.strip()]
-    wrong = [name for name in names if not _is_variable(name)]
-    if wrong:
-        raise UsageError(f"not the name of a variable: {', '.join(wrong)}")
+def _parse_names(words: Sequence[str]) -> list[str]:
+    names = [name.strip() for part in words for name in part.split(",") if name.strip()]
+    invalid = [name for name in names if not _is_variable(name)]
+    if invalid:
+        raise UsageError(f"not the name of a variable: {', '.join(invalid)}")
     return list(dict.fromkeys(names))
 
 
@@ -405,15 +410,15 @@ def _is_variable(name: str) -> bool:
     return name.isidentifier() and not keyword.iskeyword(name)
 
 
-def _pairs(given: Sequence[str]) -> dict[str, str]:
+def _parse_pairs(words: Sequence[str]) -> dict[str, str]:
     pairs = {}
-    for text in given:
-        name, found, value = text.partition("=")
-        if not (found and name and value):
-            raise UsageError(f"--constraint wants NAME=VALUE, such as HOSTNAME=a17, not {text!r}")
+    for text in words:
+        name, separator, value = text.partition("=")
+        if not (separator and name and value):
+            raise UsageError(f"--constraint needs NAME=VALUE, such as HOSTNAME=a17, not {text!r}")
         pairs[name] = value
     return pairs
 
 
-def _or(given: Any, otherwise: Any) -> Any:
-    return otherwise if given is None else given
+def _value_or(value: Any, default: Any) -> Any:
+    return default if value is None else value

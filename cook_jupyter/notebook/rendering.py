@@ -1,11 +1,11 @@
-"""How things look in a notebook: HTML for light and dark themes, and the same as plain text.
+"""Render views in a notebook: HTML for light and dark themes, and plain text.
 
 Lives here: marks of states, tables, cards, bars.
-Not here: what is shown in them (`notebook.views`, `notebook.job_views`).
+Not here: their content (`notebook.views`, `notebook.job_views`).
 
-HTML here has no script and no style sheet, since untrusted notebooks strip them; colours are the theme's
-variables with a fallback to the text's own colour, so that a dark page stays readable. A state is a shape
-and a word; colour only repeats it.
+The HTML has no scripts and no style sheets, because untrusted notebooks strip them; colours are variables of
+the theme with the text's own colour as a fallback, so that a dark page remains readable. A state is a shape
+and a word, which the colour only repeats.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _LINE = "var(--jp-border-color2,rgba(128,128,128,.4))"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How a state is shown: a shape, a word, and a colour that repeats them."""
+    """Mark of a state: a shape, a word, and a colour that repeats them."""
 
     shape: str
     word: str
@@ -28,12 +28,12 @@ class Mark:
 
     @property
     def text(self) -> str:
-        """`● succeeded`."""
+        """Shape and word, as in `● succeeded`."""
         return f"{self.shape} {self.word}"
 
     @property
     def html(self) -> str:
-        """The same, the shape in colour and unread by screen readers."""
+        """Shape and word as HTML, with the shape in colour and hidden from screen readers."""
         return (
             f'<span style="white-space:nowrap"><span aria-hidden="true" style="color:{self.colour}">'
             f"{self.shape}</span> {self.word}</span>"
@@ -52,7 +52,7 @@ MARKS: Mapping[str, Mark] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of a table: its text, what hovering shows, and HTML to use instead of the text."""
+    """A cell of a table: its text, a tooltip, and HTML that replaces the text."""
 
     text: str
     title: str = ""
@@ -61,17 +61,17 @@ class Cell:
 
     @property
     def as_html(self) -> str:
-        """Inside of the `td`."""
+        """Content of the `td` element."""
         return self.html or html_text(self.text)
 
 
 def html_text(text: str) -> str:
-    """Return text as HTML that shows it: nothing in it is markup, and nothing changes the text around it."""
+    """Escape text for HTML, so that nothing in it is markup or affects the text around it."""
     return escape(printable(text))
 
 
 def card(head: str, *blocks: str) -> str:
-    """A headline with blocks of HTML below it, in the page's own font."""
+    """Return a headline with blocks of HTML below it, in the font of the page."""
     return (
         '<div style="font-family:var(--jp-ui-font-family,inherit);font-size:var(--jp-ui-font-size1,inherit);'
         'color:var(--jp-ui-font-color1,inherit);line-height:1.5">'
@@ -80,18 +80,19 @@ def card(head: str, *blocks: str) -> str:
 
 
 def paragraph(text: str, *, faint: bool = False) -> str:
-    """One line of text."""
+    """Return a line of text."""
     return f"<div{_style(_FAINT) if faint else ''}>{html_text(text)}</div>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str) -> str:
-    """A table; `caption` is for those who do not see it."""
+    """Return a table; `caption` is for screen readers."""
     line = f"border:0;border-bottom:1px solid {_LINE};padding:2px 12px 2px 0;vertical-align:top;"
     right = _right_columns(columns, rows)
     head = "".join(
-        f'<th scope="col" style="{line}{_FAINT};font-weight:normal;text-align:{"right" if far else "left"}">'
+        f'<th scope="col" style="{line}{_FAINT};font-weight:normal;'
+        f'text-align:{"right" if to_right else "left"}">'
         f"{html_text(column)}</th>"
-        for column, far in zip(columns, right, strict=True)
+        for column, to_right in zip(columns, right, strict=True)
     )
     body = "".join(
         "<tr>"
@@ -113,7 +114,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: st
 
 
 def bar(part: float, whole: float, mark_at: float | None = None) -> str:
-    """How much of a whole is taken; `mark_at` draws a line (a share, say). A text must say it, too."""
+    """Return a bar for part of a whole, with a line at `mark_at` (e.g. a share). Text must say the same."""
     percent = _percent(part, whole)
     line = ""
     if mark_at is not None and 0 < mark_at < whole:
@@ -129,9 +130,9 @@ def bar(part: float, whole: float, mark_at: float | None = None) -> str:
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table in plain text: two blanks between columns, numbers to the right."""
+    """Return a table as plain text, with two blanks between columns and numbers aligned to the right."""
     lines = [[*columns], *([printable(cell.text) for cell in row] for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     right = _right_columns(columns, rows)
     return "\n".join(
         "  ".join(
@@ -143,7 +144,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def _right_columns(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
-    return [bool(rows) and all(row[place].right for row in rows) for place in range(len(columns))]
+    return [bool(rows) and all(row[index].right for row in rows) for index in range(len(columns))]
 
 
 def _percent(part: float, whole: float) -> float:

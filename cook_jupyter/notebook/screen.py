@@ -1,6 +1,6 @@
-"""Where a running cell writes: streams, displays, and one line of state that is updated in place.
+"""Output of a running cell: streams, displays, and a state line that is updated in place.
 
-Lives here: telling whether somebody is watching, and writing for them.
+Lives here: detecting whether a user is watching, and writing output.
 Not here: what is written (`notebook.views`, `notebook.job_views`, `notebook.cell_run`).
 """
 
@@ -15,44 +15,44 @@ from IPython.display import display
 from cook_jupyter.model.printable import printable
 from cook_jupyter.notebook.rendering import Mark, html_text
 
-QUIET_VARIABLE = "COOK_JUPYTER_QUIET"  # for nbconvert, papermill and CI, where they are not recognised
+QUIET_VARIABLE = "COOK_JUPYTER_QUIET"  # for nbconvert, papermill and CI, if they are not recognised
 
 
 @dataclass(frozen=True, slots=True)
 class StateLine:
-    """A mark and what is to be said with it."""
+    """A mark with a text."""
 
     mark: Mark
-    said: str
+    text: str
 
     def __repr__(self) -> str:
-        return f"{self.mark.text} {printable(self.said)}"
+        return f"{self.mark.text} {printable(self.text)}"
 
     def _repr_html_(self) -> str:
         return (
             '<div role="status" style="font-family:var(--jp-ui-font-family,inherit);'
             'font-size:var(--jp-ui-font-size1,inherit);color:var(--jp-ui-font-color1,inherit)">'
-            f"{self.mark.html} {html_text(self.said)}</div>"
+            f"{self.mark.html} {html_text(self.text)}</div>"
         )
 
 
 def is_interactive(shell: InteractiveShell) -> bool:
-    """Whether a person sees the output as it comes: not under nbconvert, papermill or in a pipe."""
+    """Return whether a user sees the output as it appears: not under nbconvert, papermill or in a pipe."""
     if os.environ.get(QUIET_VARIABLE, "") not in ("", "0"):
         return False
     kernel = getattr(shell, "kernel", None)
     if kernel is not None:
-        # Who executes notebooks without a person allows no questions: nbclient and papermill do.
+        # Programs that execute notebooks without a user, such as nbclient and papermill, allow no input.
         return bool(getattr(kernel, "_allow_stdin", False))
     return sys.stdout.isatty()
 
 
 class Screen:
-    """The output of one running cell; to be used by the cell's own thread.
+    """Output of one running cell, for use by the thread of the cell.
 
     Args:
-        shell: whose output it is.
-        live: whether the line of state is shown.
+        shell: shell whose output is used.
+        live: whether the state line is shown.
     """
 
     def __init__(self, shell: InteractiveShell, *, live: bool) -> None:
@@ -62,15 +62,15 @@ class Screen:
         self._last: StateLine | None = None
 
     def write(self, stream: str, text: str) -> None:
-        """Write to stdout or stderr, at once."""
+        """Write to stdout or stderr immediately."""
         file = sys.stderr if stream == "stderr" else sys.stdout
         if not self._rich:
-            self._wipe()
+            self._clear_line()
         file.write(text)
         file.flush()
 
-    def say(self, line: StateLine) -> None:
-        """Show a line of state in place of the one before."""
+    def show_state(self, line: StateLine) -> None:
+        """Show a state line in place of the previous one."""
         if not self._live or line == self._last:
             return
         self._last = line
@@ -84,21 +84,21 @@ class Screen:
 
     @property
     def shows_state(self) -> bool:
-        """Whether a line of state is shown. What was quick needs none, and so no last one either."""
+        """Whether a state line is shown. A quick cell has none, and so needs no final one."""
         return self._last is not None
 
     def end(self, line: StateLine) -> None:
-        """The last line of state, if there was one before."""
+        """Show the final state line, if there was one before."""
         if self.shows_state:
-            self.say(line)
+            self.show_state(line)
             if not self._rich:
                 sys.stderr.write("\n")
 
     def show(self, bundle: dict[str, Any]) -> None:
-        """Display what a host displayed."""
-        self._wipe()
+        """Display what the job displayed."""
+        self._clear_line()
         display(bundle, raw=True)  # type: ignore[no-untyped-call]
 
-    def _wipe(self) -> None:
+    def _clear_line(self) -> None:
         if not self._rich and self._last is not None:
             sys.stderr.write("\r\x1b[2K")

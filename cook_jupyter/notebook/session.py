@@ -1,6 +1,6 @@
-"""This notebook as the commands see it: its scheduler, its variables, what it has started.
+"""Session of a notebook: its scheduler, its variables, and the jobs that it has started.
 
-Lives here: one client and one executor per notebook, made when first needed; cells in the background.
+Lives here: one client and one executor per notebook, created when first needed; cells in the background.
 Not here: commands (`notebook.commands`), magics and their settings (`notebook.magics`).
 """
 
@@ -23,61 +23,61 @@ from cook_jupyter.notebook.job_views import JobView
 from cook_jupyter.notebook.rendering import MARKS
 from cook_jupyter.notebook.screen import Screen, is_interactive
 
-FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 1.0
+INITIAL_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 1.0
 
 
 class Settings(Protocol):
-    """What a session needs of the settings: see `notebook.magics.CookMagics`."""
+    """The settings that a session needs; implemented by `notebook.magics.CookMagics`."""
 
-    user: Any  # whom to act as; empty means oneself
+    user: Any  # user name for requests; empty for oneself
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Name, value and origin of each."""
+        """Return name, value and origin of each setting."""
 
     def change(self, changes: Sequence[tuple[str, str]]) -> None:
-        """Set some, each given by name and value; all of them, or none."""
+        """Change settings, each given by name and value; if one is invalid, none is changed."""
 
 
 class BackgroundCell:
-    """A cell that runs as a job while the notebook goes on: what `%%cook --background NAME` puts in NAME.
+    """A cell that runs as a job in the background: the value of NAME after `%%cook --background NAME`.
 
-    It has the methods of a future, and may be awaited.
+    It has the methods of a future, and can be awaited.
 
     Attributes:
-        key: the job's uuid.
-        name: the job's name.
+        key: uuid of the job.
+        name: name of the job.
     """
 
-    def __init__(self, future: CookFuture, name: str, take: Callable[[CellOutcome], Any]) -> None:
+    def __init__(self, future: CookFuture, name: str, apply_outcome: Callable[[CellOutcome], Any]) -> None:
         self.key: str = future.key
         self.name = name
         self._future = future
-        self._take = take
-        self._taken: list[Any] = []
+        self._apply_outcome = apply_outcome
+        self._values: list[Any] = []
 
     @property
     def status(self) -> str:
-        """The last that was heard of it; asks nobody."""
+        """Latest known status; does not ask the scheduler."""
         return str(self._future.status)
 
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Return whether the job has ended."""
         return bool(self._future.done())
 
     def result(self, timeout: float | None = None) -> Any:
-        """Wait, bring the cell's names back, show what it displayed (once), and return its value.
+        """Wait for the cell, set its names, show what it displayed (once), and return its value.
 
         Raises:
-            TimeoutError: it has not ended within `timeout` seconds.
-            Exception: what the cell raised.
+            TimeoutError: the cell has not ended within `timeout` seconds.
+            Exception: the cell raised it.
         """
-        if not self._taken:
-            self._taken.append(self._take(self._future.result(timeout)))
-        return self._taken[0]
+        if not self._values:
+            self._values.append(self._apply_outcome(self._future.result(timeout)))
+        return self._values[0]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait, and return what the cell raised, if it raised."""
+        """Wait, and return the exception of the cell, or None."""
         error: BaseException | None = self._future.exception(timeout)
         return error
 
@@ -86,18 +86,18 @@ class BackgroundCell:
         self._future.kill()
 
     def logs(self, stream: str = "stdout") -> str:
-        """What it has written so far."""
+        """Return what the cell has written so far."""
         return str(self._future.logs(stream))
 
     def why(self) -> str:
-        """Why it waits, in sentences."""
+        """Return why the job waits, in sentences."""
         return self._future.why()
 
     def __await__(self) -> Generator[Any, None, Any]:
         outcome = yield from self._future.__await__()
-        if not self._taken:
-            self._taken.append(self._take(outcome))
-        return self._taken[0]
+        if not self._values:
+            self._values.append(self._apply_outcome(outcome))
+        return self._values[0]
 
     def __repr__(self) -> str:
         return f"<cell {self.name} as job {self.key[:8]}: {self.status}>"
@@ -108,11 +108,11 @@ class BackgroundCell:
 
 
 class NotebookSession:
-    """What a notebook has with a scheduler; commands know it as `commands.Notebook`.
+    """The connection of a notebook to a scheduler; implements `commands.Notebook`.
 
     Args:
-        shell: the notebook's.
-        settings: reads and sets the settings, which are the magics' traits.
+        shell: shell of the notebook.
+        settings: the settings, which are traits of the magics.
     """
 
     def __init__(self, shell: InteractiveShell, settings: Settings) -> None:
@@ -126,27 +126,27 @@ class NotebookSession:
 
     @property
     def client(self) -> JobClient:
-        """The scheduler; found, or started, when first asked for, and again when it is gone."""
+        """Client of the scheduler, found or started when first needed, and again if the user changes."""
         if self._client is None or (self._settings.user or None) != self._user:
             self.close()
-            self.find_again()
-        assert self._client is not None  # noqa: S101 - find_again sets it, or raises
+            self.reconnect()
+        assert self._client is not None  # noqa: S101 - reconnect sets it, or raises
         return self._client
 
-    def find_again(self) -> JobClient:
-        """Find the scheduler anew: it was restarted, or it is another one now."""
+    def reconnect(self) -> JobClient:
+        """Find the scheduler again, after it was restarted or replaced by another."""
         self._user = self._settings.user or None
         self._client = connect(user=self._user)
         return self._client
 
     @property
     def existing_client(self) -> JobClient | None:
-        """The scheduler, if it was found already: completion must start nothing."""
+        """Client of the scheduler, if one was found already: completion must not start one."""
         return self._client
 
     @property
     def executor(self) -> CookExecutor:
-        """Where cells are sent."""
+        """Executor for cells."""
         client = self.client
         if self._executor is None:
             self._executor = CookExecutor(client=client)
@@ -154,38 +154,38 @@ class NotebookSession:
 
     @property
     def namespace(self) -> dict[str, Any]:
-        """The notebook's variables."""
+        """Variables of the notebook."""
         namespace: dict[str, Any] = self._shell.user_ns
         return namespace
 
     @property
     def last_key(self) -> str | None:
-        """The job that this notebook started last."""
+        """Uuid of the job that this notebook started last."""
         return self._last_key
 
     @property
-    def watched(self) -> bool:
-        """Whether somebody sees the output as it comes."""
+    def is_interactive(self) -> bool:
+        """Whether a user sees the output as it appears."""
         return is_interactive(self._shell)
 
     def screen(self, *, live: bool) -> Screen:
-        """Where the output of a cell goes."""
+        """Return the screen for the output of a cell."""
         return Screen(self._shell, live=live)
 
-    def started(self, key: str, cell: BackgroundCell | None = None) -> None:
-        """Remember what was started."""
+    def on_started(self, key: str, cell: BackgroundCell | None = None) -> None:
+        """Record a job that was started."""
         self._last_key = key
         if cell is not None:
             self._cells[key] = cell
 
     def write(self, text: str) -> None:
-        """Print."""
+        """Print text."""
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    def asks(self, question: str) -> str | None:
-        """The answer of whoever sits there; None if nobody does."""
-        if not self.watched:
+    def prompt(self, question: str) -> str | None:
+        """Ask the user a question; return None without an interactive frontend."""
+        if not self.is_interactive:
             return None
         try:
             return input(question)
@@ -193,42 +193,42 @@ class NotebookSession:
             return None
 
     def settings(self) -> list[tuple[str, str, str]]:
-        """Name, value and origin of each setting."""
+        """Return name, value and origin of each setting."""
         return self._settings.rows()
 
     def change_settings(self, changes: Sequence[tuple[str, str]]) -> None:
-        """Set some, each given by name and value; all of them, or none."""
+        """Change settings, each given by name and value; if one is invalid, none is changed."""
         self._settings.change(changes)
 
     def result_of(self, key: str, timeout_s: float | None) -> Any:
-        """What a job gave back; a cell's names are brought back, its displays shown."""
+        """Return the result of a job; of a cell, also set its names and show its displays."""
         if key in self._cells:
             return self._cells[key].result(timeout_s)
-        found = attach(key, client=self.client).result(timeout_s)
-        return self.take(found) if isinstance(found, CellOutcome) else found
+        result = attach(key, client=self.client).result(timeout_s)
+        return self.apply_outcome(result) if isinstance(result, CellOutcome) else result
 
-    def take(self, outcome: CellOutcome) -> Any:
-        """Take in what came of a cell."""
+    def apply_outcome(self, outcome: CellOutcome) -> Any:
+        """Show what a cell displayed, set its names, and return its value."""
         return apply_outcome(outcome, self.namespace, self.screen(live=False))
 
     def wait_for(self, keys: Sequence[str], timeout_s: float | None) -> list[JobView]:
-        """The jobs once all have ended, or as they are when time is up."""
+        """Wait until jobs have ended or the time is up; return them as they are then."""
         client = self.client
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        found: dict[str, JobView] = {}
-        pause_s = FIRST_PAUSE_S
+        jobs: dict[str, JobView] = {}
+        pause_s = INITIAL_BACKOFF_S
         while True:
             now_ms = int(time.time() * 1000)
-            open_keys = [key for key in keys if key not in found or not found[key].is_over]
-            found.update({job.uuid: JobView(job, now_ms) for job in client.jobs(open_keys)})
-            over = all(found[key].is_over for key in keys)
-            if over or (deadline is not None and time.monotonic() > deadline):
-                return [found[key] for key in keys]
+            open_keys = [key for key in keys if key not in jobs or not jobs[key].is_over]
+            jobs.update({job.uuid: JobView(job, now_ms) for job in client.jobs(open_keys)})
+            all_ended = all(jobs[key].is_over for key in keys)
+            if all_ended or (deadline is not None and time.monotonic() > deadline):
+                return [jobs[key] for key in keys]
             time.sleep(pause_s)
-            pause_s = min(LONGEST_PAUSE_S, pause_s * 1.5)
+            pause_s = min(MAX_BACKOFF_S, pause_s * 1.5)
 
     def close(self) -> None:
-        """Let go of the scheduler; jobs go on."""
+        """Close the connection to the scheduler; jobs continue."""
         if self._executor is not None:
             self._executor.shutdown(wait=False)
         if self._client is not None:

@@ -1,6 +1,6 @@
-"""Types of settings: what each takes, and what is said of anything else.
+"""Types of settings: the values that each accepts, and the errors for other values.
 
-Lives here: traits whose errors are in our words, by `%config CookMagics.NAME = VALUE` and by `%cook config`.
+Lives here: traits with plain error messages, for `%config CookMagics.NAME = VALUE` and `%cook config`.
 Not here: the settings (`notebook.magics`), what counts as a number or a text (`executor.option_values`).
 """
 
@@ -18,14 +18,14 @@ class Amount(TraitType[float, float]):
     default_value = 1.0
 
     def validate(self, obj: Any, value: object) -> float:
-        """Return a number of any kind as a float."""
+        """Convert any kind of number to a float."""
         try:
             return float(positive(str(self.name), value))
         except InvalidRequest as error:
             raise TraitError(str(error)) from error
 
     def from_string(self, s: str) -> Any:
-        """Return the number that a text is; any other text as it is, for `validate` to refuse."""
+        """Parse a number; return other text unchanged, for `validate` to refuse."""
         try:
             return float(s)
         except ValueError:
@@ -33,11 +33,11 @@ class Amount(TraitType[float, float]):
 
 
 class Count(TraitType[int, int]):
-    """A whole number from 0 up.
+    """A whole number from 0.
 
     Args:
         default: the default.
-        most: the largest; None if there is none.
+        most: the maximum; None for no limit.
     """
 
     default_value = 0
@@ -47,7 +47,7 @@ class Count(TraitType[int, int]):
         self._most = most
 
     def validate(self, obj: Any, value: object) -> int:
-        """Return a whole number of any kind as an int."""
+        """Convert any kind of whole number to an int."""
         try:
             number = whole(str(self.name), value)
         except InvalidRequest as error:
@@ -57,7 +57,7 @@ class Count(TraitType[int, int]):
         return number
 
     def from_string(self, s: str) -> Any:
-        """Return the number that a text is; any other text as it is, for `validate` to refuse."""
+        """Parse a number; return other text unchanged, for `validate` to refuse."""
         try:
             return int(s)
         except ValueError:
@@ -68,7 +68,7 @@ class Text(Unicode[str, str]):
     """A text."""
 
     def validate(self, obj: Any, value: object) -> str:
-        """Return a text of any kind as a str."""
+        """Convert any kind of text to a str."""
         try:
             return text(str(self.name), value)
         except InvalidRequest as error:
@@ -76,9 +76,9 @@ class Text(Unicode[str, str]):
 
 
 class Choice(Enum[str]):
-    """One of a few words."""
+    """One of several words."""
 
     def error(self, obj: Any, value: object, error: Any = None, info: Any = None) -> NoReturn:
-        """Say which words there are."""
+        """Raise an error that lists the valid words."""
         words = [str(word) for word in self.values or ()]
         raise TraitError(f"{self.name} must be {', '.join(words[:-1])} or {words[-1]}, not {value!r}")

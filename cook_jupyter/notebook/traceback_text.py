@@ -1,6 +1,6 @@
-"""The traceback of a failed cell, short: the user's own frames, and where it happened.
+"""Short traceback of a failed cell: the user's own frames, and where it happened.
 
-Lives here: making the lines. Not here: where remote frames come from (`payload.exception_data`).
+Lives here: formatting the lines. Not here: rebuilding the remote frames (`payload.exception_data`).
 """
 
 import linecache
@@ -12,46 +12,46 @@ from traceback import walk_tb
 from types import TracebackType
 
 CONTEXT_LINES = 2
-MOST_FRAMES = 12
+MAX_FRAMES = 12
 
 _RED, _BOLD, _FAINT, _OFF = "\x1b[31m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
 _IPYKERNEL_FILE = re.compile(r"ipykernel_\d+[/\\]\d+\.py$|^<ipython-input-(\d+)-")
 
 
 def short_traceback(error: BaseException, cell_file: str, where: str) -> list[str]:
-    """The lines that a notebook shows for an exception of a job.
+    """Return the lines that a notebook shows for an exception of a job.
 
     Args:
-        error: with the remote frames as its traceback.
-        cell_file: the name under which the cell ran; frames before it are not the user's.
+        error: exception with the remote frames as its traceback.
+        cell_file: file name of the cell; frames before the cell's are omitted.
         where: job, attempt and host, in a few words.
     """
     lines = [f"{_BOLD}{_RED}{type(error).__name__}{_OFF}  {_FAINT}{where}{_OFF}"]
-    for number, one in enumerate(_chain(error)):
+    for number, exception in enumerate(_chain(error)):
         if number:
-            lines += ["", f"{_FAINT}which came of{_OFF} {_headline(one)}"]
-        lines += _frames(one.__traceback__, cell_file)
+            lines += ["", f"{_FAINT}caused by{_OFF} {_headline(exception)}"]
+        lines += _frames(exception.__traceback__, cell_file)
     lines += ["", _headline(error)]
-    # `where` says already what the note of `payload.results` does.
+    # `where` already has the content of the note that `payload.results` adds.
     lines += [note for note in map(str, getattr(error, "__notes__", ())) if not note.startswith("Cook job ")]
     return lines
 
 
 def show_as(error: BaseException, lines: list[str]) -> BaseException:
-    """Let IPython show `lines` for an exception instead of its frames."""
+    """Make IPython show `lines` for an exception instead of its frames."""
     render: Callable[[], list[str]] = lambda: lines  # noqa: E731 - an attribute of the instance, not a method
-    with suppress(AttributeError):  # a class without room for attributes is shown as any other
+    with suppress(AttributeError):  # the class has no room for attributes: it is shown as usual
         error._render_traceback_ = render  # type: ignore[attr-defined]
     return error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    exception: BaseException | None = error
+    while exception is not None and id(exception) not in seen:
+        seen.add(id(exception))
+        yield exception
+        exception = exception.__cause__ or (None if exception.__suppress_context__ else exception.__context__)
 
 
 def _headline(error: BaseException) -> str:
@@ -64,11 +64,11 @@ def _frames(traceback: TracebackType | None, cell_file: str) -> Iterator[str]:
     files = [file for file, _, _ in frames]
     if cell_file in files:
         frames = frames[files.index(cell_file) :]
-    left_out = len(frames) - MOST_FRAMES
+    left_out = len(frames) - MAX_FRAMES
     for number, (file, line, name) in enumerate(frames):
-        if left_out > 0 and number == MOST_FRAMES // 2:
+        if left_out > 0 and number == MAX_FRAMES // 2:
             yield f"  {_FAINT}... {left_out} more frames ...{_OFF}"
-        if left_out > 0 and MOST_FRAMES // 2 <= number < MOST_FRAMES // 2 + left_out:
+        if left_out > 0 and MAX_FRAMES // 2 <= number < MAX_FRAMES // 2 + left_out:
             continue
         within = "" if name == "<module>" else f", in {_BOLD}{name}{_OFF}"
         yield f"{_place(file, cell_file)}, line {line}{within}"
@@ -84,9 +84,9 @@ def _place(file: str, cell_file: str) -> str:
 
 
 def _short(file: str) -> str:
-    """Below site-packages or the current folder, the path from there; else the whole."""
-    head, found, tail = file.rpartition("site-packages/")
-    if found:
+    """Return a path relative to site-packages or the current directory, if it is below one of them."""
+    head, separator, tail = file.rpartition("site-packages/")
+    if separator:
         return tail
     try:
         return str(Path(file).relative_to(Path.cwd()))

@@ -1,7 +1,7 @@
-"""Amounts and times as people say them, both ways.
+"""Format and parse amounts and times.
 
-Lives here: memory, durations, moments, counts as text; memory and durations read from text.
-Not here: what they belong to (`notebook.display`).
+Lives here: memory, durations, times and counts as text; memory and durations parsed from text.
+Not here: the views that show them (`notebook.views`, `notebook.job_views`).
 """
 
 import re
@@ -16,7 +16,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 864
 
 
 def memory(mem_mb: float) -> str:
-    """MiB as `310 MB` or `4.0 GB`."""
+    """Format MiB, as in `310 MB` or `4.0 GB`."""
     if mem_mb < 1000:
         return f"{mem_mb:.0f} MB"
     if mem_mb < 1000 * 1024:
@@ -25,17 +25,17 @@ def memory(mem_mb: float) -> str:
 
 
 def cpus(count: float) -> str:
-    """`1 cpu`, `2.5 cpus`."""
+    """Format a number of cpus, as in `1 cpu` or `2.5 cpus`."""
     return f"{number(count)} cpu{'' if count == 1 else 's'}"
 
 
 def number(value: float) -> str:
-    """A count or an amount: `12,345`, `2.5`, `0.07`."""
+    """Format a number, as in `12,345`, `2.5` or `0.07`."""
     return f"{value:,.0f}" if value == int(value) else f"{value:,.3g}" if value < 100 else f"{value:,.1f}"
 
 
 def duration(seconds: float) -> str:
-    """`0.42 s`, `12 s`, `3 m 12 s`, `2 h 05 m`, `3 d 4 h`."""
+    """Format a duration, as in `0.42 s`, `12 s`, `3 m 12 s`, `2 h 05 m` or `3 d 4 h`."""
     if seconds < 0.0005:
         return "0 s"
     if seconds < 10:
@@ -51,7 +51,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(at_ms: int, now_ms: int) -> str:
-    """A time of day as the reader's clock shows it, with the date when it is not today."""
+    """Format a time in the local time zone, with the date if it is not today."""
     then = _local(at_ms)
     today = _local(now_ms)
     if then.date() == today.date():
@@ -60,12 +60,12 @@ def moment(at_ms: int, now_ms: int) -> str:
 
 
 def full_moment(at_ms: int) -> str:
-    """Date, time and zone."""
+    """Format date, time and time zone."""
     return f"{_local(at_ms):%Y-%m-%d %H:%M:%S %Z}"
 
 
 def ago(at_ms: int, now_ms: int) -> str:
-    """`just now`, `40 s ago`, `3 m ago`."""
+    """Format the time since a moment, as in `just now`, `40 s ago` or `3 m ago`."""
     seconds = max(0.0, (now_ms - at_ms) / 1000)
     if seconds < 2:
         return "just now"
@@ -79,36 +79,36 @@ def ago(at_ms: int, now_ms: int) -> str:
 
 
 def parse_memory(text: str) -> float:
-    """MiB of `500`, `500m`, `4g` or `1.5 GB`; a bare number is MiB.
+    """Parse an amount of memory, such as `500`, `500m`, `4g` or `1.5 GB`, to MiB; the default unit is MiB.
 
     Raises:
-        InvalidRequest: it is no amount of memory, or none at all.
+        InvalidRequest: the text is not an amount of memory, or it is zero.
     """
-    found = _MEMORY.fullmatch(text.strip())
-    amount = float(found["number"]) * _MIB[found["unit"].lower()] if found else 0.0
+    match = _MEMORY.fullmatch(text.strip())
+    amount = float(match["number"]) * _MIB[match["unit"].lower()] if match else 0.0
     if amount <= 0:
         raise InvalidRequest(f"not an amount of memory: {text!r}; write 500, 500m or 4g")
     return amount
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `90`, `90s`, `10m`, `2h` or `1d`; a bare number is seconds.
+    """Parse a duration, such as `90`, `90s`, `10m`, `2h` or `1d`, to seconds; the default unit is seconds.
 
     Raises:
-        InvalidRequest: it is no duration, or none at all.
+        InvalidRequest: the text is not a duration, or it is zero.
     """
-    found = _DURATION.fullmatch(text.strip())
-    seconds = float(found["number"]) * _SECONDS[(found["unit"] or "s").lower()] if found else 0.0
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match["number"]) * _SECONDS[(match["unit"] or "s").lower()] if match else 0.0
     if seconds <= 0:
         raise InvalidRequest(f"not a duration: {text!r}; write 90s, 10m, 2h or 1d")
     return seconds
 
 
 def parse_optional_duration(text: str | None) -> float | None:
-    """Seconds of a duration that may be left out: None stays None.
+    """Parse an optional duration to seconds; None remains None.
 
     Raises:
-        InvalidRequest: it is no duration, or none at all.
+        InvalidRequest: the text is not a duration, or it is zero.
     """
     return None if text is None else parse_duration(text)
 

@@ -1,8 +1,8 @@
-"""What `%cook` shows besides jobs: the state of things, reasons, usage, settings, with text and HTML.
+"""Views that `%cook` shows, except jobs: the scheduler, reasons, usage, settings, as text and HTML.
 
-Lives here: one frozen view per question, made of a scheduler's answers at one moment. Showing it again asks
-nobody: it says of when it is.
-Not here: jobs (`notebook.job_views`), asking (`notebook.commands`), colours and tables
+Lives here: one frozen view per question, with the scheduler's answers at one moment. Showing it again asks
+nothing again, so it includes its time.
+Not here: jobs (`notebook.job_views`), requests (`notebook.commands`), colours and tables
 (`notebook.rendering`).
 """
 
@@ -24,9 +24,9 @@ from cook_jupyter.notebook import units
 from cook_jupyter.notebook.job_views import SHORT_ID, JobsView, JobView
 from cook_jupyter.notebook.rendering import Cell, bar, card, html_text, paragraph, table, text_table
 
-UNLIMITED = 1e300  # Cook says "no limit" with the largest double
+UNLIMITED = 1e300  # Cook represents "no limit" by the largest double
 MAX_USERS_SHOWN = 5
-STANDINGS = {
+USER_STATES = {
     "starved": "waits, and holds less than its share",
     "hungry": "waits, and holds its share or more",
     "satisfied": "waits for nothing",
@@ -35,10 +35,10 @@ STANDINGS = {
 
 @dataclass(frozen=True, slots=True)
 class StateView:
-    """The state of things: the scheduler, what is used, who runs and waits, one's latest jobs."""
+    """The scheduler, its load, its users, and the latest jobs of the current user."""
 
     summary: SummaryAnswer
-    where: str
+    url: str
     jobs: JobsView
 
     def __repr__(self) -> str:
@@ -69,7 +69,7 @@ class StateView:
 
     @property
     def _head(self) -> str:
-        return f"cook_jupyter at {self.where}, as {self.summary.user}"
+        return f"cook_jupyter at {self.url}, as {self.summary.user}"
 
     @property
     def _used(self) -> str:
@@ -86,9 +86,9 @@ class StateView:
         for user in self.summary.users:
             share, dru = _limited(user.share_cpus), user.dru
             you = " (you)" if user.user == self.summary.user else ""
-            said = [user.standing] if user.standing else []
+            state_texts = [user.standing] if user.standing else []
             if share is not None and dru is not None and dru > 1:
-                said.append("over the share")
+                state_texts.append("over the share")
             rows.append(
                 [
                     Cell(f"{user.user}{you}"),
@@ -97,7 +97,7 @@ class StateView:
                     Cell(units.number(user.cpus), right=True),
                     Cell("no limit" if share is None else units.number(share), right=True),
                     Cell("" if dru is None else f"{dru:.2f}", right=True),
-                    Cell(", ".join(said), title=STANDINGS.get(user.standing, "")),
+                    Cell(", ".join(state_texts), title=USER_STATES.get(user.standing, "")),
                 ]
             )
         return rows
@@ -105,51 +105,53 @@ class StateView:
 
 @dataclass(frozen=True, slots=True)
 class WhyView:
-    """Why a job is where it is, in sentences; of one that waits also who holds what meanwhile."""
+    """Sentences on why a job waits or how it ended; for a waiting job, also who uses the cpus."""
 
     job: JobView
     sentences: tuple[str, ...]
     summary: SummaryAnswer | None = None
 
     def __repr__(self) -> str:
-        said = [*self.sentences, *self._held]
-        return "\n".join([self.job.line(), *(f"  {printable(sentence)}" for sentence in said)])
+        sentences = [*self.sentences, *self._usage_of_users]
+        return "\n".join([self.job.line(), *(f"  {printable(sentence)}" for sentence in sentences)])
 
     def _repr_html_(self) -> str:
         short = html_text(self.job.uuid[:SHORT_ID])
         head = f"{self.job.mark.html} {html_text(self.job.name)} <code>{short}</code>"
-        # Of a job that waits or is over the sentences tell what the note would.
+        # The sentences of a waiting or ended job contain what the note does.
         note = [paragraph(self.job.note, faint=True)] if self.job.state == "running" and self.job.note else []
-        said = [paragraph(sentence) for sentence in self.sentences]
-        return card(head, *note, *said, *(paragraph(sentence, faint=True) for sentence in self._held))
+        paragraphs = [paragraph(sentence) for sentence in self.sentences]
+        return card(
+            head, *note, *paragraphs, *(paragraph(sentence, faint=True) for sentence in self._usage_of_users)
+        )
 
     @property
-    def _held(self) -> list[str]:
-        """Who holds the cpus now, most first."""
+    def _usage_of_users(self) -> list[str]:
+        """Users of the cpus, the largest first."""
         if self.summary is None:
             return []
         holders = sorted(
             (user for user in self.summary.users if user.running), key=lambda user: (-user.cpus, user.user)
         )
-        told = []
+        parts = []
         for user in holders[:MAX_USERS_SHOWN]:
             name = f"{user.user} (you)" if user.user == self.summary.user else user.user
             share = _limited(user.share_cpus)
             limit = "" if share is None else f", share {units.number(share)}"
-            told.append(f"{name} {units.number(user.cpus)}{limit}")
-        if not told:
+            parts.append(f"{name} {units.number(user.cpus)}{limit}")
+        if not parts:
             return []
         if len(holders) > MAX_USERS_SHOWN:
-            told.append(f"{counted(len(holders) - MAX_USERS_SHOWN, 'other user')} the rest")
-        return [f"In use of {units.cpus(self.summary.capacity.cpus)}: {'; '.join(told)}."]
+            parts.append(f"{counted(len(holders) - MAX_USERS_SHOWN, 'other user')} the rest")
+        return [f"In use of {units.cpus(self.summary.capacity.cpus)}: {'; '.join(parts)}."]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageView:
-    """What a user holds, beside share and quota, in one pool after the other.
+    """Usage, share and quota of a user in each pool.
 
     Attributes:
-        capacity: what the hosts have; None from an original Cook, which does not tell.
+        capacity: total resources of the hosts; None from an original Cook, which does not report it.
         summary: the user's part of the scheduler's summary; None if there is none.
     """
 
@@ -163,45 +165,45 @@ class UsageView:
     _columns = ("pool", "resource", "in use", "share", "quota", "")
 
     def __repr__(self) -> str:
-        lines = [printable(self._head), *([f"  {printable(self._stands)}"] if self._stands else [])]
+        lines = [printable(self._head), *([f"  {printable(self._user_state)}"] if self._user_state else [])]
         return "\n".join([*lines, text_table(self._columns, self._rows())])
 
     def _repr_html_(self) -> str:
-        stands = [paragraph(self._stands)] if self._stands else []
-        return card(html_text(self._head), *stands, table(self._columns, self._rows(), caption=self._head))
+        state = [paragraph(self._user_state)] if self._user_state else []
+        return card(html_text(self._head), *state, table(self._columns, self._rows(), caption=self._head))
 
     @property
     def _head(self) -> str:
         return f"Usage of {self.user}"
 
     @property
-    def _stands(self) -> str:
-        """How the user stands, in words."""
-        said: list[str] = []
+    def _user_state(self) -> str:
+        """State of the user, as text."""
+        parts: list[str] = []
         if self.summary is None:
             return ""
         if word := self.summary.standing:
-            said.append(f"{word} ({STANDINGS.get(word, '')})")
+            parts.append(f"{word} ({USER_STATES.get(word, '')})")
         if (dru := self.summary.dru) is not None:
-            said.append(f"DRU {dru:.2f}")
+            parts.append(f"DRU {dru:.2f}")
             if dru > 1:
-                said.append("over the share: running jobs may be preempted for users below theirs")
-        return " · ".join(said)
+                parts.append("over the share: running jobs may be preempted for users below theirs")
+        return " · ".join(parts)
 
     def _rows(self) -> list[list[Cell]]:
         rows = []
         for pool, usage in (self.usage.pools or {"": self.usage}).items():
             share, quota = self.share.of_pool(pool), self.quota.of_pool(pool)
-            held, whole = usage.total, self.capacity or Capacity(hosts=0)
-            rows.append(_usage_row(pool, "cpus", held.cpus, share.cpus, quota.cpus, whole.cpus))
+            used, total = usage.total, self.capacity or Capacity(hosts=0)
+            rows.append(_usage_row(pool, "cpus", used.cpus, share.cpus, quota.cpus, total.cpus))
             rows.append(
                 _usage_row(
-                    pool, "memory", held.mem_mb, share.mem_mb, quota.mem_mb, whole.mem_mb, units.memory
+                    pool, "memory", used.mem_mb, share.mem_mb, quota.mem_mb, total.mem_mb, units.memory
                 )
             )
-            if held.gpus or whole.gpus:
-                rows.append(_usage_row(pool, "gpus", held.gpus, share.gpus, quota.gpus, whole.gpus))
-            rows.append(_usage_row(pool, "jobs", held.jobs, None, quota.count))
+            if used.gpus or total.gpus:
+                rows.append(_usage_row(pool, "gpus", used.gpus, share.gpus, quota.gpus, total.gpus))
+            rows.append(_usage_row(pool, "jobs", used.jobs, None, quota.count))
             rate, saved = quota.launch_rate_per_minute, quota.launch_rate_saved
             if rate is not None and rate != UNLIMITED_LAUNCH_RATE_PER_MINUTE:
                 text = "" if saved is None else f"up to {units.number(saved)} saved"
@@ -212,9 +214,9 @@ class UsageView:
 
 @dataclass(frozen=True, slots=True)
 class SettingsView:
-    """Settings: what they are, and where each comes from."""
+    """Settings with their values and origins."""
 
-    rows: tuple[tuple[str, str, str], ...]  # name, value, where from
+    rows: tuple[tuple[str, str, str], ...]  # name, value, origin
     hint: str
 
     _columns = ("setting", "value", "from")
@@ -236,29 +238,29 @@ class SettingsView:
 def _usage_row(
     pool: str,
     resource: str,
-    held: float,
+    used: float,
     share: float | None,
     quota: float | None,
     capacity: float = 0.0,
-    say: Callable[[float], str] = units.number,
+    format_: Callable[[float], str] = units.number,
 ) -> list[Cell]:
-    """Return one resource of a pool: what is held, and what it is measured by."""
-    text = f"of {say(capacity)} in all" if capacity else ""
+    """Return the row for a resource of a pool: usage, share, quota and capacity."""
+    text = f"of {format_(capacity)} in all" if capacity else ""
     return [
         Cell(pool),
         Cell(resource),
-        Cell(say(held), right=True),
-        Cell(_limit(share, say), right=True),
-        Cell(_limit(quota, say), right=True),
-        Cell(text, html=f"{bar(held, capacity, _limited(share))} {html_text(text)}" if capacity else ""),
+        Cell(format_(used), right=True),
+        Cell(_limit(share, format_), right=True),
+        Cell(_limit(quota, format_), right=True),
+        Cell(text, html=f"{bar(used, capacity, _limited(share))} {html_text(text)}" if capacity else ""),
     ]
 
 
 def _limited(amount: float | None) -> float | None:
-    """Return an amount, or None for Cook's words for "no limit"."""
+    """Return an amount, or None if it is Cook's representation of "no limit"."""
     return None if amount is None or amount > UNLIMITED or amount == UNLIMITED_COUNT else amount
 
 
-def _limit(amount: float | None, say: Callable[[float], str]) -> str:
+def _limit(amount: float | None, format_: Callable[[float], str]) -> str:
     limited = _limited(amount)
-    return "no limit" if limited is None else say(limited)
+    return "no limit" if limited is None else format_(limited)

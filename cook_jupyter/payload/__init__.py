@@ -1,6 +1,6 @@
-"""A call on its way out, a result on its way back.
+"""Encoding, signing and storage of calls and their results.
 
-Lives here: codecs, signatures, and where bytes rest.
+Lives here: codecs, signatures, and the blob stores for large payloads.
 Not here: what runs a call (`worker`); futures (`executor`). The scheduler carries payloads and never
-opens one.
+unpickles one.
 """

@@ -1,6 +1,6 @@
-"""Surroundings: what a call finds around it, on the host as in the notebook.
+"""Call context: the working directory, `sys.path` and random state with which a call runs on a host.
 
-Lives here: the current folder, the notebook's own part of sys.path, fresh randomness.
+Lives here: the notebook's directory and its entries of `sys.path`, and fresh random seeds.
 Not here: importing local modules as they are on disk (`payload.local_modules`), environment variables and
 processes (`worker`).
 """
@@ -22,15 +22,15 @@ from cook_jupyter.payload.main_module import FreshMain
 
 
 def current_folder() -> str:
-    """The current folder; empty if it was removed."""
+    """Return the current directory; an empty string if it was removed."""
     try:
-        return os.getcwd()  # noqa: PTH109 - asked for each call
+        return os.getcwd()  # noqa: PTH109 - called for each call
     except OSError:
         return ""
 
 
 def local_path() -> list[str]:
-    """The entries of sys.path that the host's Python does not have by itself."""
+    """Return the entries of `sys.path` that are not part of the Python installation."""
     return list(_local_entries(tuple(sys.path)))
 
 
@@ -40,24 +40,24 @@ def main_file() -> str | None:
     return _absolute(file) if isinstance(file, str) else None
 
 
-_absolute = functools.lru_cache(maxsize=8)(os.path.abspath)  # of the folder in which the script was started
+_absolute = functools.lru_cache(maxsize=8)(os.path.abspath)  # relative to the directory of the script's start
 
 
 @functools.lru_cache(maxsize=8)
 def _local_entries(path: tuple[str, ...]) -> tuple[str, ...]:
-    own = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-    kept = []
+    prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    local = []
     for entry in path:
         folder = os.path.abspath(entry or ".")  # noqa: PTH100 - not resolved: links are followed on the host
-        if not folder.endswith(".zip") and not (folder.startswith(own) and "/lib/python" in folder):
-            kept.append(folder if entry else "")
-    return tuple(kept)
+        if not folder.endswith(".zip") and not (folder.startswith(prefixes) and "/lib/python" in folder):
+            local.append(folder if entry else "")
+    return tuple(local)
 
 
 def reseed() -> None:
-    """Fresh randomness for each job: a warm process must not hand one job the stream that another seeded.
+    """Seed the random generators anew, so that a job does not continue the random stream of an earlier one.
 
-    Seeds are given: the generators take ten times longer to find their own.
+    The seeds are passed explicitly, because the generators take ten times longer to find their own.
     """
     random.seed(int.from_bytes(os.urandom(16), "little"))
     if (numpy := sys.modules.get("numpy.random")) is not None:
@@ -67,16 +67,16 @@ def reseed() -> None:
 
 @contextlib.contextmanager
 def notebook_context(header: Mapping[str, Any]) -> Iterator[None]:
-    """Run in the notebook's folder, if it exists here, with its part of sys.path and a fresh `__main__`.
+    """Run with the notebook's directory, if it exists here, its `sys.path` entries and a fresh `__main__`.
 
     Args:
-        header: of a call: `cwd`, `path` and `main`.
+        header: header of a call; `cwd`, `path` and `main` are read.
     """
-    before_path, before_folder = list(sys.path), current_folder()
-    known = set(sys.path)
-    sys.path[:0] = [entry for entry in header["path"] if entry not in known]
+    old_path, old_folder = list(sys.path), current_folder()
+    existing = set(sys.path)
+    sys.path[:0] = [entry for entry in header["path"] if entry not in existing]
     moved = False
-    if header["cwd"] and header["cwd"] != before_folder:
+    if header["cwd"] and header["cwd"] != old_folder:
         with contextlib.suppress(OSError):
             os.chdir(header["cwd"])
             moved = True
@@ -88,8 +88,8 @@ def notebook_context(header: Mapping[str, Any]) -> Iterator[None]:
         _modules.end_job()
         if moved:
             with contextlib.suppress(OSError):
-                os.chdir(before_folder)
-        sys.path[:] = before_path
+                os.chdir(old_folder)
+        sys.path[:] = old_path
 
 
 def has_stale_modules() -> bool:

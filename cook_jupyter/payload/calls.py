@@ -1,10 +1,10 @@
-"""Calls on a host: verify, unpickle, run; pack and sign what was returned or raised.
+"""Run a call on a host, and encode and sign what the function returned or raised.
 
-Lives here: `run_call`, all that a worker needs to know about calls.
+Lives here: `run_call`, the only function that a worker needs.
 Not here: encoding calls (`payload.encoding`), reading results (`payload.results`), processes (`worker`).
 
-A host needs cloudpickle and the standard library alone; importing this module loads neither cloudpickle
-nor anything of the user's.
+A host needs only cloudpickle and the standard library. Importing this module loads neither cloudpickle nor
+any module of the user.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ from cook_jupyter.payload.keys import Key, read_key
 from cook_jupyter.payload.running_call import running_call
 from cook_jupyter.payload.transport import seal_for_transport
 
-RESULT_LIMIT = "COOK_CALL_RESULT_LIMIT"  # bytes; a variable of the job's environment
+RESULT_LIMIT = "COOK_CALL_RESULT_LIMIT"  # environment variable of the job: maximum size in bytes
 RESULT_LIMIT_BYTES = 256 * 1024 * 1024
 INLINE_RESULT_BYTES = 64 * 1024
 
-_FUNCTIONS_KEPT = 256
-_FUNCTION_BYTES_KEPT = 64 * 1024  # larger ones are mapped anew, which costs nothing
+_FUNCTION_CACHE_SIZE = 256
+_CACHED_FUNCTION_MAX_BYTES = 64 * 1024  # larger functions are mapped again for each call, at no cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOutcome:
-    """What came of a call, for whoever reports the end of the instance.
+    """Outcome of a call, as reported at the end of its instance.
 
     Attributes:
-        ok: the function returned.
-        exit_code: of the instance: 0, 1 when the function raised, or what it gave to sys.exit.
-        inline: the signed result, when it is small.
-        blob: where the signed result rests, when it is not.
-        size: of the signed result, in bytes.
-        out_of_memory: the function ran out of memory.
-        begun: whether code of the user ran, or the call itself was refused; if not, the worker or the host
-            failed, and the call can run elsewhere.
+        ok: whether the function returned.
+        exit_code: exit code of the instance: 0, 1 if the function raised, or the argument of sys.exit.
+        inline: the signed result, if it is small.
+        blob: name of the blob with the signed result, if the result is large.
+        size: size of the signed result, in bytes.
+        out_of_memory: whether the function ran out of memory.
+        begun: whether user code ran, or the call itself was refused. If not, the worker or the host failed,
+            and the call can run elsewhere.
     """
 
     ok: bool
@@ -76,15 +76,15 @@ class CallOutcome:
 
 
 def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOutcome:
-    """Verify, unpickle and run a call; pack and sign what it returned or raised.
+    """Verify, unpickle and run a call; encode and sign what it returned or raised.
 
-    Whatever the user's code does is part of the outcome, SystemExit and KeyboardInterrupt included. Its
-    traceback is also written to stderr.
+    Anything that user code does is part of the outcome, even SystemExit and KeyboardInterrupt. The traceback
+    is also written to stderr.
 
     Args:
         env: the job's environment: COOK_CALL or COOK_CALL_BLOB, COOK_CALL_STORE, COOK_CALL_KEYFILE.
-        job_id: the job that this instance belongs to; a call signed for another one is refused.
-        instance_id: signed into the result, so that no other result can pass for it.
+        job_id: the job of this instance; a call signed for another job is refused.
+        instance_id: the instance, signed into the result so that no other result can be mistaken for it.
     """
     started = time.perf_counter()
     try:
@@ -94,7 +94,7 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
         return _unsigned_outcome(
             f"cook_jupyter: this call cannot be run: {exception_data.plain(error)}", begun=_is_verdict(error)
         )
-    pack = _Packer(
+    packer = _ResultPacker(
         key=key,
         store=store,
         facts={"job": job_id, "instance": instance_id, "host": _host()},
@@ -103,46 +103,48 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
     )
     try:
         opened = open_call(env, store=store, key=key, job_id=job_id)
-        pack.private = bool(opened.header.get("private"))
+        packer.private = bool(opened.header.get("private"))
         with call_context.notebook_context(opened.header), running_call(job_id, instance_id):
-            # In a context of its own: what the call sets in context variables ends with it.
-            outcome = contextvars.copy_context().run(_run, opened, store, pack)
+            # In a context of its own: context variables that the call sets do not outlive it.
+            outcome = contextvars.copy_context().run(_run, opened, store, packer)
     except BaseException as error:  # noqa: BLE001 - the call could not be opened
-        if not pack.begun and not _is_verdict(error):
+        if not packer.begun and not _is_verdict(error):
             return _unsigned_outcome(
                 f"cook_jupyter: the call could not be read: {exception_data.plain(error)}", begun=False
             )
-        outcome = pack.error(error)
+        outcome = packer.error(error)
     finally:
         _flush()
     return outcome
 
 
-def _run(opened: VerifiedEnvelope, store: BlobStore, pack: _Packer) -> CallOutcome:
+def _run(opened: VerifiedEnvelope, store: BlobStore, packer: _ResultPacker) -> CallOutcome:
     try:
-        return _run_function(opened, store, pack)
+        return _run_function(opened, store, packer)
     except BaseException as error:
-        if not pack.begun and not _is_verdict(error):
+        if not packer.begun and not _is_verdict(error):
             raise
-        return pack.error(error)
+        return packer.error(error)
 
 
-def _run_function(opened: VerifiedEnvelope, store: BlobStore, pack: _Packer) -> CallOutcome:
-    function, arguments = _unpickle(opened, store, pack)
+def _run_function(opened: VerifiedEnvelope, store: BlobStore, packer: _ResultPacker) -> CallOutcome:
+    function, arguments = _unpickle(opened, store, packer)
     call_context.reseed()
-    pack.started = time.perf_counter()
+    packer.started = time.perf_counter()
     if opened.header["kind"] == "bundle":
-        return _run_bundle(function, arguments, pack)
+        return _run_bundle(function, arguments, packer)
     args, kwargs = arguments
     del arguments
     value = function(*args, **kwargs)
     if type(value) is CoroutineType:
-        value = _finished(value)
-    pack.stop_the_clock()
-    return pack.value(value)
+        value = _run_coroutine(value)
+    packer.stop_timer()
+    return packer.value(value)
 
 
-def _run_bundle(function: Callable[..., Any], columns: Sequence[list[Any]], pack: _Packer) -> CallOutcome:
+def _run_bundle(
+    function: Callable[..., Any], columns: Sequence[list[Any]], packer: _ResultPacker
+) -> CallOutcome:
     if _is_async(function):
         function = functools.partial(_call_async, function)
     values: list[Any] = []
@@ -154,12 +156,12 @@ def _run_bundle(function: Callable[..., Any], columns: Sequence[list[Any]], pack
             for args in calls:
                 append(function(*args))
             break
-        except BaseException as error:  # noqa: BLE001 - each call of a bundle fails for itself
+        except BaseException as error:  # noqa: BLE001 - the other calls of the bundle go on
             _show(error)
             failed[len(values)] = _sendable(error)
             append(None)
-    pack.stop_the_clock()
-    return pack.bundle(values, failed)
+    packer.stop_timer()
+    return packer.bundle(values, failed)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
@@ -169,29 +171,31 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _call_async(function: Callable[..., Any], *args: Any) -> Any:
-    return _finished(function(*args))
+    return _run_coroutine(function(*args))
 
 
-def _finished(coroutine: CoroutineType[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end, in an event loop of its own."""
-    import asyncio  # 30 ms, and seldom needed
+def _run_coroutine(coroutine: CoroutineType[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end, in a new event loop."""
+    import asyncio  # 30 ms, and rarely needed
 
     return asyncio.run(coroutine)
 
 
-def _finish_all(values: list[Any], failed: dict[int, exception_data.ExceptionData]) -> None:
-    """Run the coroutines among the values of a bundle, of a function that is not `async def` itself."""
-    for place, value in enumerate(values):
+def _run_coroutines(values: list[Any], failed: dict[int, exception_data.ExceptionData]) -> None:
+    """Run the coroutines that a bundle's function returned without being `async def` itself."""
+    for index, value in enumerate(values):
         if type(value) is CoroutineType:
             try:
-                values[place] = _finished(value)
+                values[index] = _run_coroutine(value)
             except BaseException as error:  # noqa: BLE001 - as in _run_bundle
                 _show(error)
-                failed[place] = _sendable(error)
-                values[place] = None
+                failed[index] = _sendable(error)
+                values[index] = None
 
 
-def _unpickle(opened: VerifiedEnvelope, store: BlobStore, pack: _Packer) -> tuple[Callable[..., Any], Any]:
+def _unpickle(
+    opened: VerifiedEnvelope, store: BlobStore, packer: _ResultPacker
+) -> tuple[Callable[..., Any], Any]:
     if (difference := versions.mismatch(opened.header["versions"])) is not None:
         raise EnvironmentMismatch(
             "the host's Python or packages differ from the notebook's, and nothing was unpickled. Use the "
@@ -203,9 +207,9 @@ def _unpickle(opened: VerifiedEnvelope, store: BlobStore, pack: _Packer) -> tupl
     try:
         frames = _function_frames(digest, store)
     except (NotFound, Unverifiable):
-        pack.unread_function = digest
+        packer.unread_function = digest
         raise
-    pack.begun = True  # unpickling runs code of the user
+    packer.begun = True  # unpickling runs user code
     try:
         return pickling.call_from_frames(frames, opened.frames, shared=opened.header.get("shares", True))
     except CookError:
@@ -218,45 +222,49 @@ def _unpickle(opened: VerifiedEnvelope, store: BlobStore, pack: _Packer) -> tupl
         raise
 
 
-_functions: OrderedDict[tuple[str, str], Sequence[Buffer]] = OrderedDict()  # by store and digest; verified
-_verified: set[tuple[str, str]] = set()  # functions too large to be kept, in places where only we may write
+_functions: OrderedDict[tuple[str, str], Sequence[Buffer]] = (
+    OrderedDict()
+)  # verified, by store URL and digest
+_verified: set[tuple[str, str]] = (
+    set()
+)  # functions too large to cache, in stores that only this user can write to
 
 
 def _function_frames(digest: str, store: BlobStore) -> Sequence[Buffer]:
-    """The frames of a function.
+    """Return the frames of a function, cached if they are small.
 
-    Its bytes are kept, not the object: no call sees what another one left in its globals.
+    The cache has the bytes, not the object, so that no call sees what another one left in its globals.
     """
-    place = (store.url, digest)
-    frames = _functions.get(place)
+    cache_key = (store.url, digest)
+    frames = _functions.get(cache_key)
     if frames is not None:
-        _functions.move_to_end(place)
+        _functions.move_to_end(cache_key)
         return frames
     content = store.get(f"functions/{digest}")
-    if place not in _verified:
+    if cache_key not in _verified:
         check_digest(content, digest)
     frames = unseal(content, direction="function", key=None, private=True).frames
-    if len(content) <= _FUNCTION_BYTES_KEPT:
-        _functions[place] = tuple(map(bytes, frames))
-        if len(_functions) > _FUNCTIONS_KEPT:
+    if len(content) <= _CACHED_FUNCTION_MAX_BYTES:
+        _functions[cache_key] = tuple(map(bytes, frames))
+        if len(_functions) > _FUNCTION_CACHE_SIZE:
             _functions.popitem(last=False)
     elif store.private:
-        _verified.add(place)
+        _verified.add(cache_key)
     return frames
 
 
 _store = functools.lru_cache(maxsize=16)(open_store)
 
 
-class _Packer:
-    """Packs and signs what came of one call."""
+class _ResultPacker:
+    """Encodes and signs the result of one call."""
 
     def __init__(
         self, *, key: Key, store: BlobStore, facts: Mapping[str, Any], limit: int, started: float
     ) -> None:
         self.started = started
-        self.begun = False  # whether code of the user may have run
-        self.unread_function: str | None = None  # digest of the function whose blob is damaged or gone
+        self.begun = False  # whether user code may have run
+        self.unread_function: str | None = None  # digest of the function whose blob is damaged or missing
         self.private = (
             False  # whether the notebook reads blobs from a directory that only the user can write to
         )
@@ -266,12 +274,12 @@ class _Packer:
         self._facts = facts
         self._limit = limit
 
-    def stop_the_clock(self) -> None:
-        """The user's code is done; packing is not its time."""
+    def stop_timer(self) -> None:
+        """Record the run time of the user's code, which excludes encoding."""
         self._seconds = time.perf_counter() - self.started
 
     def value(self, value: Any) -> CallOutcome:
-        """The function returned."""
+        """Return the outcome of a function that returned."""
         from cook_jupyter.payload import pickling
 
         try:
@@ -281,32 +289,32 @@ class _Packer:
         return self._finish({"kind": "value"}, frames)
 
     def bundle(self, values: list[Any], failed: dict[int, exception_data.ExceptionData]) -> CallOutcome:
-        """All calls of a bundle are done, some perhaps badly."""
+        """Return the outcome of a bundle whose calls have all ended, some perhaps with an exception."""
         from cook_jupyter.payload import pickling
 
         try:
             frames = pickling.to_frames((values, failed))
-        except Exception:  # noqa: BLE001 - see `value`; now find out whose fault it is
-            _finish_all(values, failed)
-            for place, value in enumerate(values):
+        except Exception:  # noqa: BLE001 - see `value`; now find the calls that cannot be pickled
+            _run_coroutines(values, failed)
+            for index, value in enumerate(values):
                 try:
                     pickling.to_frames(value)
                 except Exception as error:  # noqa: BLE001 - see `value`
-                    failed[place] = _sendable(_cannot_return(value, error))
-                    values[place] = None
+                    failed[index] = _sendable(_cannot_return(value, error))
+                    values[index] = None
             frames = pickling.to_frames((values, failed))
-        memory = any(data.get("out_of_memory") for data in failed.values())
+        out_of_memory = any(data.get("out_of_memory") for data in failed.values())
         return self._finish(
             {"kind": "bundle", "calls": len(values)},
             frames,
             exit_code=1 if failed else 0,
-            out_of_memory=memory,
+            out_of_memory=out_of_memory,
         )
 
     def error(self, error: BaseException) -> CallOutcome:
-        """The function raised, or its call could not be run, or its result not be packed."""
+        """Return the outcome of a call that raised, was not run, or had no sendable result."""
         _show(error)
-        memory = _is_memory_error(error)
+        out_of_memory = _is_memory_error(error)
         code = error.code if isinstance(error, SystemExit) else 1
         exit_code = code if isinstance(code, int) and 0 < code < 256 else 1
         header = {"kind": "error"}
@@ -317,17 +325,21 @@ class _Packer:
                 header,
                 [pickle.dumps(_sendable(error), protocol=5)],
                 exit_code=exit_code,
-                out_of_memory=memory,
+                out_of_memory=out_of_memory,
             )
-        except Exception as lost:  # noqa: BLE001 - no room, or too large: a shorter word must get through
-            _show(lost)
+        except Exception as packing_error:  # noqa: BLE001 - no room, or too large: send a shorter error
+            _show(packing_error)
             plain = exception_data.dump_exception(
                 ResultLost(
-                    f"{exception_data.plain(error)} (more cannot be told: {exception_data.plain(lost)})"
+                    f"{exception_data.plain(error)} (its details were not sent: "
+                    f"{exception_data.plain(packing_error)})"
                 )
             )
             return self._finish(
-                header, [pickle.dumps(plain, protocol=5)], exit_code=exit_code, out_of_memory=memory
+                header,
+                [pickle.dumps(plain, protocol=5)],
+                exit_code=exit_code,
+                out_of_memory=out_of_memory,
             )
 
     def _finish(
@@ -339,11 +351,11 @@ class _Packer:
         out_of_memory: bool = False,
     ) -> CallOutcome:
         if self._seconds is None:
-            self.stop_the_clock()
+            self.stop_timer()
         size = sum(map(len, frames))
         if size > self._limit:
             raise ResultLost(
-                f"the result takes {size / 2**20:.1f} MB and at most {self._limit / 2**20:.0f} MB are kept. "
+                f"the result takes {size / 2**20:.1f} MB; the limit is {self._limit / 2**20:.0f} MB. "
                 "Return less, or write it to a file and return its path."
             )
         facts = {**self._facts, **header, "seconds": self._seconds, "out_of_memory": out_of_memory}
@@ -372,23 +384,23 @@ class _Packer:
 
 
 def _sendable(error: BaseException) -> exception_data.ExceptionData:
-    """The failure as data.
+    """Return an exception as data.
 
-    What would end the notebook's own process, were it raised there, comes as one of our errors.
+    An exception that would end the notebook's own process if it were raised there is converted to BadExit.
     """
-    shown: BaseException = error
+    converted: BaseException = error
     if _is_memory_error(error):
-        traceback.clear_frames(error.__traceback__)  # what filled the memory lives there
-        shown = OutOfMemory(f"the function ran out of memory ({exception_data.plain(error)})")
+        traceback.clear_frames(error.__traceback__)  # their local variables fill the memory
+        converted = OutOfMemory(f"the function ran out of memory ({exception_data.plain(error)})")
     elif isinstance(error, SystemExit):
-        shown = BadExit(f"the function called sys.exit({error.code!r}) instead of returning")
+        converted = BadExit(f"the function called sys.exit({error.code!r}) instead of returning")
     elif not isinstance(error, Exception):
-        shown = BadExit(f"the function ended with {exception_data.plain(error)}")
-    if shown is not error:
-        shown.__traceback__ = error.__traceback__
-        shown.__cause__ = error if isinstance(error, Exception) else None
+        converted = BadExit(f"the function ended with {exception_data.plain(error)}")
+    if converted is not error:
+        converted.__traceback__ = error.__traceback__
+        converted.__cause__ = error if isinstance(error, Exception) else None
     return {
-        **exception_data.dump_exception(shown, own_file=__file__),
+        **exception_data.dump_exception(converted, own_file=__file__),
         "out_of_memory": _is_memory_error(error),
     }
 
@@ -396,29 +408,31 @@ def _sendable(error: BaseException) -> exception_data.ExceptionData:
 def _is_memory_error(error: BaseException) -> bool:
     """Return whether this process ran out of memory.
 
-    Not so if a job that the function waited for did, or if the class is the user's own: such an error was
-    raised on purpose, and arrives as it is. Libraries have classes of their own (`numpy`).
+    An error of a job that the function waited for does not count, nor one whose class the user defined: that
+    was raised on purpose and is sent as it is. Libraries such as numpy have their own classes, which count.
     """
     return (
-        isinstance(error, MemoryError) and not isinstance(error, CookError) and not _is_of_user(type(error))
+        isinstance(error, MemoryError)
+        and not isinstance(error, CookError)
+        and not _is_user_class(type(error))
     )
 
 
-def _is_of_user(of: type) -> bool:
+def _is_user_class(cls: type) -> bool:
     """Return whether a class was defined in the notebook or in a module of the user."""
-    file = getattr(sys.modules.get(of.__module__), "__file__", None)
-    return of.__module__ == "__main__" or (isinstance(file, str) and not is_installed(file))
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return cls.__module__ == "__main__" or (isinstance(file, str) and not is_installed(file))
 
 
 def _cannot_return(value: Any, error: Exception) -> ResultLost:
     from cook_jupyter.payload import pickle_diagnosis
 
-    named: Unpicklable = pickle_diagnosis.unpicklable([("the result", value)], error)
-    return ResultLost(str(named).replace("cannot be sent", "cannot be sent back", 1))
+    unpicklable: Unpicklable = pickle_diagnosis.unpicklable([("the result", value)], error)
+    return ResultLost(str(unpicklable).replace("cannot be sent", "cannot be sent back", 1))
 
 
 def _unsigned_outcome(message: str, *, begun: bool) -> CallOutcome:
-    """Without a key nothing can be signed, and unsigned results are not read: stderr is all there is."""
+    """Report a failure on stderr only: nothing can be signed, and unsigned results are not read."""
     with contextlib.suppress(Exception):
         sys.stderr.write(message + "\n")
     _flush()
@@ -426,10 +440,10 @@ def _unsigned_outcome(message: str, *, begun: bool) -> CallOutcome:
 
 
 def _is_verdict(error: BaseException) -> bool:
-    """Whether a call that was refused before it ran would be refused by any worker.
+    """Return whether every worker would refuse a call that was refused before it ran.
 
-    Otherwise it is this process or its host that fails: no memory, no descriptors, a disk that cannot be
-    read, a damaged standard library.
+    Otherwise this process or its host has failed: no memory, no descriptors, an unreadable disk, a damaged
+    standard library.
     """
     cause: BaseException | None = error
     while cause is not None:

@@ -1,8 +1,8 @@
-"""Outgoing: a function and the arguments of its calls, as signed bytes.
+"""Encode a function and the arguments of its calls as signed bytes.
 
-Lives here: encoding a function, a call or a bundle of calls, and the environment variables that carry one,
-written and read.
-Not here: running them (`payload.calls`), reading what came of them (`payload.results`), futures (`executor`).
+Lives here: encoding a function, a call or a bundle of calls, and the environment variables that carry a
+call.
+Not here: running calls (`payload.calls`), reading results (`payload.results`), futures (`executor`).
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
 Encoded = TypeVar("Encoded")
 
 CALL = "COOK_CALL"  # the call itself, base64
-CALL_BLOB = "COOK_CALL_BLOB"  # or the name of the blob that holds it
-CALL_STORE = "COOK_CALL_STORE"  # where blobs rest
+CALL_BLOB = "COOK_CALL_BLOB"  # or the name of the blob with the call
+CALL_STORE = "COOK_CALL_STORE"  # URL of the blob store
 CALL_KEYFILE = "COOK_CALL_KEYFILE"
 
 INLINE_CALL_BYTES = 48 * 1024  # 64 KiB as base64
-LARGE_FUNCTION_BYTES = 10 * 1024 * 1024  # from here on the user is told what makes it so large
+LARGE_FUNCTION_BYTES = 10 * 1024 * 1024  # larger functions cause a warning that names their largest part
 CALL_LIMIT_BYTES = 2 * 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionReference:
-    """What a call names its function by.
+    """Reference to a function, by which a call names it.
 
     Attributes:
-        digest: of the blob of the function.
+        digest: SHA-256 of the function's blob.
         memo: the objects in the blob, so that arguments can refer to them.
     """
 
@@ -61,11 +61,13 @@ class FunctionReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionBlob:
-    """A function, pickled once; calls name it by its digest.
+    """A function that was pickled once; calls refer to it by its digest.
 
     Attributes:
+        digest: SHA-256 of the content.
         pieces: content of the blob, in order.
-        memo: the objects in it, so that the arguments of a call can refer to them.
+        size: size of the blob, in bytes.
+        memo: the objects in the blob, so that the arguments of a call can refer to them.
     """
 
     digest: str
@@ -75,24 +77,24 @@ class FunctionBlob:
 
     @property
     def reference(self) -> FunctionReference:
-        """What a call needs of it."""
+        """Reference by which calls name the function."""
         return FunctionReference(digest=self.digest, memo=self.memo)
 
     @property
     def name(self) -> str:
-        """Its blob."""
+        """Name of the function's blob."""
         return f"functions/{self.digest}"
 
 
 def encode_function(function: Callable[..., Any], *, private: bool = False) -> FunctionBlob:
-    """Pickle a function, with all that it carries.
+    """Pickle a function with everything that it refers to.
 
     Args:
-        function: the function.
-        private: see `encode_call`.
+        function: the function to pickle.
+        private: whether both sides reach the blob store as a directory that only this user can write to.
 
     Raises:
-        Unpicklable: something it carries cannot travel; the message names the path to it.
+        Unpicklable: something that the function refers to cannot be sent; the message names the path to it.
     """
     name = getattr(function, "__qualname__", None) or repr(function)[:80]
     _refuse_generator_function(function, name)
@@ -110,7 +112,7 @@ def encode_function(function: Callable[..., Any], *, private: bool = False) -> F
         part, part_size = pickle_diagnosis.largest_part(function)
         warnings.warn(
             f"{name} carries {size / 2**20:.0f} MB along, most of it in {part} ({part_size / 2**20:.0f} MB). "
-            "It is sent once, but looked through at each submission: pass it as an argument, or read it from "
+            "It is sent once, but inspected at each submission: pass it as an argument, or read it from "
             "a file.",
             stacklevel=3,
         )
@@ -121,12 +123,12 @@ def check_digest(content: Buffer, digest: str) -> None:
     """Check that the blob of a function is the one that a call names.
 
     Args:
-        content: the blob.
+        content: content of the blob.
         digest: the SHA-256 that is signed in the call.
 
     Raises:
-        Unverifiable: the blob is not complete.
-        Tampered: the blob is complete and is another one.
+        Unverifiable: the blob is incomplete.
+        Tampered: the blob is complete but has other content.
     """
     require_complete(content, direction="function")
     if hashlib.sha256(content).hexdigest() != digest:
@@ -145,21 +147,21 @@ def encode_call(
     """Encode and sign a call of a function.
 
     Args:
-        function: reference of what `encode_function` returned.
+        function: reference to the encoded function (`FunctionBlob.reference`).
         args: positional arguments; large arrays are referred to, so write the call before they change.
-        kwargs: arguments by name.
-        key: the user's.
-        job_id: the job that will run it, and no other can.
+        kwargs: keyword arguments.
+        key: signing key of the user.
+        job_id: the only job that can run the call.
         private: whether both sides reach the blob store as a directory that only this user can write to.
 
     Raises:
-        Unpicklable: an argument cannot travel; the message names the path to it.
-        TooLarge: beyond 2 GiB.
+        Unpicklable: an argument cannot be sent; the message names the path to it.
+        TooLarge: the call is larger than 2 GiB.
     """
     keywords = dict(kwargs)
-    named = itertools.chain(
-        ((f"argument {place}", each) for place, each in enumerate(args, 1)),
-        ((f"argument {name!r}", each) for name, each in keywords.items()),
+    named_values = itertools.chain(
+        ((f"argument {index}", value) for index, value in enumerate(args, 1)),
+        ((f"argument {name!r}", value) for name, value in keywords.items()),
     )
     from cook_jupyter.payload import pickling
 
@@ -168,7 +170,7 @@ def encode_call(
         frames = pickling.plain_arguments_to_frames(args, keywords)
     else:
         memo = function.memo
-        frames = _argument_frames((args, keywords), named, memo, private=private)
+        frames = _argument_frames((args, keywords), named_values, memo, private=private)
     return _seal_call("call", frames, function=function, memo=memo, key=key, job_id=job_id, private=private)
 
 
@@ -180,25 +182,25 @@ def encode_bundle(
     job_id: str,
     private: bool = False,
 ) -> SealedPayload:
-    """Encode and sign many calls of one function in one job, each with positional arguments.
+    """Encode and sign the calls of a bundle: calls of one function with positional arguments, in one job.
 
     Args:
-        function: reference of what `encode_function` returned.
-        columns: the first arguments of all calls, then the second ones, ...: as `map` takes its iterables.
-        key: the user's.
-        job_id: the job that will run it, and no other can.
+        function: reference to the encoded function (`FunctionBlob.reference`).
+        columns: the first arguments of all calls, then the second ones, ..., like the iterables of `map`.
+        key: signing key of the user.
+        job_id: the only job that can run the calls.
         private: see `encode_call`.
 
     Raises:
-        Unpicklable: an argument cannot travel; the message names the path to it.
-        TooLarge: beyond 2 GiB.
+        Unpicklable: an argument cannot be sent; the message names the path to it.
+        TooLarge: the bundle is larger than 2 GiB.
     """
-    named = (
-        (f"argument {place} of call {row}", each)
-        for place, column in enumerate(columns, 1)
-        for row, each in enumerate(column, 1)
+    named_values = (
+        (f"argument {index} of call {row}", value)
+        for index, column in enumerate(columns, 1)
+        for row, value in enumerate(column, 1)
     )
-    frames = _argument_frames(list(columns), named, function.memo, private=private)
+    frames = _argument_frames(list(columns), named_values, function.memo, private=private)
     return _seal_call(
         "bundle", frames, function=function, memo=function.memo, key=key, job_id=job_id, private=private
     )
@@ -224,16 +226,16 @@ def call_environment(call: SealedPayload, *, job_id: str, store: BlobStore, key_
 
 
 def open_call(environment: Mapping[str, str], *, store: BlobStore, key: Key, job_id: str) -> VerifiedEnvelope:
-    """Verify the call that environment variables carry, and return it unopened.
+    """Verify the call in a job's environment variables, without unpickling it.
 
     Args:
-        environment: from `call_environment`.
+        environment: environment variables of the job, from `call_environment`.
         store: the blob store.
         key: signing key of the user.
         job_id: the job that runs the call.
 
     Raises:
-        NotFound: the blob of the call is gone.
+        NotFound: the blob of the call does not exist.
         Unverifiable: the call cannot be verified.
         Tampered: the call is not the one that was signed.
     """
@@ -261,7 +263,7 @@ def _seal_call(
     header = {
         "kind": kind,
         "function": function.digest,
-        "shares": memo is not None,  # objects with the function
+        "shares": memo is not None,  # whether arguments and function have objects in common
         "job": job_id,
         "versions": versions.fingerprint(),
         "private": private,
@@ -308,31 +310,31 @@ def _function_frames(function: Any, name: str, *, private: bool) -> tuple[list[B
         value = module_state.Changed(changes, function) if changes else function
         return pickling.to_frames_with_memo(value, local_code=local_code)
 
-    return _encode_out(encode, [(name, function)], private=private)
+    return _encode_for_host(encode, [(name, function)], private=private)
 
 
 def _argument_frames(
-    value: Any, named: Iterable[tuple[str, Any]], memo: Memo | None, *, private: bool
+    value: Any, named_values: Iterable[tuple[str, Any]], memo: Memo | None, *, private: bool
 ) -> list[Buffer]:
     from cook_jupyter.payload import pickling
 
     def encode(local_code: pickling.LocalCode) -> list[Buffer]:
         return pickling.to_frames(value, local_code=local_code, after=memo)
 
-    return _encode_out(encode, named, private=private)
+    return _encode_for_host(encode, named_values, private=private)
 
 
-def _encode_out(
-    encode: Callable[[LocalCode], Encoded], named: Iterable[tuple[str, Any]], *, private: bool
+def _encode_for_host(
+    encode: Callable[[LocalCode], Encoded], named_values: Iterable[tuple[str, Any]], *, private: bool
 ) -> Encoded:
-    """Pickle for the way out.
+    """Pickle for a host, with the best way to send local code.
 
-    Where the host reaches the files of local modules it imports them: a job runs what is on disk. Elsewhere
-    local code travels by value, or by name where its modules hold what cannot travel.
+    If the host reaches the files of local modules, it imports them: a job runs what is on disk. Otherwise
+    local code travels by value, or by name if its modules hold something that cannot be pickled.
 
     Args:
-        encode: pickles, with local code in the given way.
-        named: the parts of what is pickled and their names in an error message; read only then.
+        encode: pickles, with local code sent in the given way.
+        named_values: the parts of what is pickled, each with its name for an error message.
         private: see `encode_call`.
     """
     from cook_jupyter.payload import pickle_diagnosis, pickling
@@ -341,7 +343,7 @@ def _encode_out(
         return encode(pickling.LocalCode.FROM_DISK if private else pickling.LocalCode.BY_VALUE)
     except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
         try:
-            # A module-level lock, say: the host imports the module then.
+            # For instance a lock at module level: the host can import the module.
             return encode(pickling.LocalCode.BY_NAME)
         except Exception:  # noqa: BLE001 - see above
-            raise pickle_diagnosis.unpicklable(named, error) from error
+            raise pickle_diagnosis.unpicklable(named_values, error) from error

@@ -1,8 +1,8 @@
-"""Installations: which files belong to Python and its installed packages, and which to the user.
+"""Installed files: which files belong to Python and its packages, and which to the user.
 
-Lives here: the test by folder. A file outside the folders of the interpreter and its packages is local: it
-lies beside the notebook, on PYTHONPATH, or in the sources of a package that is installed in editable mode.
-Not here: what is done with local code (`payload.pickling`, `payload.local_modules`).
+Lives here: the test by directory. A file outside the directories of the interpreter and its packages is
+local: beside the notebook, on PYTHONPATH, or in the sources of a package that is installed in editable mode.
+Not here: how local code is sent and imported (`payload.pickling`, `payload.local_modules`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ OWN_PACKAGE = "cook_jupyter"
 
 @functools.lru_cache(maxsize=4096)
 def is_installed(path: str) -> bool:
-    """Return whether a file or folder belongs to Python or an installed package; links are followed."""
+    """Return whether a file or directory belongs to Python or an installed package; links are followed."""
     return path.startswith(_FOLDERS) or (os.path.realpath(path) + "/").startswith(_FOLDERS)
 
 
 def package_folders() -> list[str]:
-    """Return the folders that packages are installed to."""
+    """Return the directories in which packages are installed."""
     folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     folders |= {*site.getsitepackages(), site.getusersitepackages()}
     return sorted({os.path.realpath(folder) for folder in folders if folder and Path(folder).is_dir()})

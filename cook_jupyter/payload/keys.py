@@ -1,9 +1,9 @@
-"""Keys: who may speak for a user.
+"""Signing keys of users.
 
 Lives here: one key per user, in a file that nobody else can read, and signing with it.
 Not here: what is signed (`payload.envelope`).
 
-A signature says who made the bytes, not that they are harmless.
+A signature proves who created the bytes, not that they are harmless.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 
 class Key:
-    """A secret. Its id may be shown; the secret is not in its repr."""
+    """A secret key for signing. Its `key_id` is public; its repr does not show the secret."""
 
     __slots__ = ("_inner", "_outer", "key_id")
 
     def __init__(self, secret: bytes) -> None:
         self.key_id = hashlib.sha256(b"cook_jupyter key id" + secret).hexdigest()[:16]
-        # HMAC as RFC 2104 has it, with both hashes fed with the key once: hmac.digest takes 20 µs longer each
-        # time, as OpenSSL 3 looks its algorithm up anew.
+        # HMAC as in RFC 2104, with both hashes initialized with the key once: hmac.digest takes 20 µs longer
+        # for each call, because OpenSSL 3 looks the algorithm up each time.
         block = (hashlib.sha256(secret).digest() if len(secret) > _BLOCK_BYTES else secret).ljust(
             _BLOCK_BYTES, b"\0"
         )
@@ -50,7 +50,7 @@ class Key:
         return hash(self.key_id)
 
     def sign(self, content: bytes) -> bytes:
-        """HMAC-SHA256 of `content`, 32 bytes."""
+        """Return the HMAC-SHA256 of `content`, 32 bytes."""
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(content)
         outer.update(inner.digest())
@@ -58,10 +58,10 @@ class Key:
 
 
 def make_key(secret: bytes) -> Key:
-    """A key of 32 random bytes or more.
+    """Return a key made from 32 or more random bytes.
 
     Raises:
-        Unverifiable: the secret is too short to protect anything.
+        Unverifiable: the secret is too short to be safe.
     """
     if len(secret) < KEY_BYTES:
         raise Unverifiable(
@@ -71,17 +71,17 @@ def make_key(secret: bytes) -> Key:
 
 
 def read_key(path: str | Path) -> Key:
-    """The key in a file.
+    """Read the key in a file.
 
     Raises:
-        Unverifiable: there is none, it is broken, or others may read or change it.
+        Unverifiable: the file is missing or broken, or others may read or change it.
     """
     try:
-        status = os.stat(path)  # noqa: PTH116 - asked for each call
-        seen = (status.st_ino, status.st_mtime_ns, status.st_mode)
-        known = _known.get(str(path))
-        if known is not None and known[0] == seen:
-            return known[1]
+        status = os.stat(path)  # noqa: PTH116 - called for each call
+        version = (status.st_ino, status.st_mtime_ns, status.st_mode)
+        cached = _key_cache.get(str(path))
+        if cached is not None and cached[0] == version:
+            return cached[1]
         text = Path(path).read_bytes()
     except OSError as error:
         raise Unverifiable(
@@ -95,27 +95,29 @@ def read_key(path: str | Path) -> Key:
         key = make_key(bytes.fromhex(text.decode("ascii").strip()))
     except ValueError as error:
         raise Unverifiable(f"the signing key {path} is broken: remove it to get a new one") from error
-    _known[str(path)] = seen, key
+    _key_cache[str(path)] = version, key
     return key
 
 
-_known: dict[str, tuple[tuple[int, ...], Key]] = {}  # a worker reads one key for ever
+_key_cache: dict[
+    str, tuple[tuple[int, ...], Key]
+] = {}  # by path; a worker reads the same key again and again
 
 
 def read_or_make_key(path: str | Path) -> Key:
-    """The key in a file; made first if there is none. Two who make it at once end with one."""
+    """Read the key in a file, which is created if needed; processes that do so at once get the same key."""
     path = Path(path)
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secrets.token_bytes(KEY_BYTES).hex().encode("ascii"))
                 file.flush()
                 os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):  # someone else was first: then theirs counts
-                os.link(draft, path)
+            with contextlib.suppress(FileExistsError):  # another process was first: its key is used
+                os.link(temporary, path)
         finally:
-            draft.unlink()
+            temporary.unlink()
     return read_key(path)

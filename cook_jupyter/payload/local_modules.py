@@ -1,20 +1,20 @@
 """Local modules on a host: a job imports them as they are on disk when it starts.
 
-Lives here: importing local modules from their source, remembering which files and folders decided what was
-imported, and telling whether any of them has changed since.
+Lives here: importing local modules from their source, recording the files and directories that determined
+what was imported, and detecting whether any of them has changed since.
 Not here: which files are local (`payload.installations`); starting a fresh process (`worker.runner`).
 
-A warm process keeps what it has imported. When one local file has changed, everything that imported it would
-have to change too: modules that copied a name, classes registered elsewhere, compiled extensions. Nobody can
-list those, so one change makes all local modules stale: a worker goes on in a fresh interpreter, and where
-that is impossible all local modules are imported anew.
+A warm process keeps the modules that it has imported. When a local file changes, everything that imported it
+would have to change, too: modules that copied a name, classes registered elsewhere, compiled extensions.
+Those cannot be listed, so one change makes all local modules stale: the worker continues in a fresh
+interpreter, or, where that is impossible, imports all local modules again.
 
-What decides an import: the content of the files that were imported, and which names the folders on the search
-path offer (a new file can shadow a module, or be the one that was missing). What is installed counts as a
-whole: a package that was upgraded would otherwise go on in its old version. Files are compared by their
-status, and by their content if the status says nothing certain: an edit within two seconds of the last one
-may leave size and times as they were. Python's own cache of compiled modules has that very flaw, so local
-modules are compiled from their source, and no compiled file is read or written beside them.
+An import is determined by the content of the imported files and by the names in the directories on the search
+path (a new file can shadow a module, or be one that was missing before). Installed packages count as a whole,
+so that an upgraded package is not used in its old version. Files are compared by their status, and by content
+if the status is inconclusive: an edit within two seconds of the previous one may leave size and times
+unchanged. Python's cache of compiled modules has exactly that flaw, so local modules are compiled from
+source, and no compiled files are read or written beside them.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from typing import Any
 
 from cook_jupyter.payload.installations import OWN_PACKAGE, is_installed
 
-Place = tuple[str, ...]  # the current folder of a notebook and its part of sys.path
+Place = tuple[str, ...]  # current directory of a notebook and its entries of sys.path
 Status = tuple[int, ...]
 
-_SETTLED_NS = 2_000_000_000  # a status that is older can be trusted: file times have ticks of up to 2 seconds
+_SETTLED_NS = 2_000_000_000  # an older status can be trusted: file times have a resolution of up to 2 seconds
 _MAX_PARKED_PLACES = 8
 _SUFFIXES = tuple(importlib.machinery.all_suffixes())
 
@@ -43,47 +43,47 @@ _SUFFIXES = tuple(importlib.machinery.all_suffixes())
 def is_importable(name: str) -> bool:
     """Return whether a process with the same search path imports a loaded module from the same file.
 
-    It may have a module of the standard library's name loaded already, so none of those counts.
+    Never true for a module with the name of one in the standard library, which may be loaded there already.
     """
     top = name.partition(".")[0]
     return top not in sys.stdlib_module_names and _still_means(top, sys.modules.get(top))
 
 
 class LocalModules:
-    """The local modules of this process, and what decided their import.
+    """The local modules of this process, and the files and directories that determined their import.
 
-    While a job runs this object is the first entry of `sys.meta_path`.
+    While a job runs, this object is the first entry of `sys.meta_path`.
 
     Args:
-        package_folders: folders with installed packages; a package that is installed, removed or replaced by
-            another version is a change, too.
+        package_folders: directories of installed packages. Installing, removing or replacing a package there
+            makes the modules stale, too.
     """
 
     def __init__(self, package_folders: Sequence[str] = ()) -> None:
         self._installed = [_PackageFolder(path) for path in package_folders]
-        self._names: set[str] = set()  # of local modules, in sys.modules or parked
+        self._names: set[str] = set()  # local modules, in sys.modules or parked
         self._files: dict[str, _File] = {}
         self._folders: dict[str, _Folder] = {}
         self._place: Place = ("",)
         self._parked: dict[Place, dict[str, ModuleType]] = {}
         self._last_module = ""
-        self._is_stale = False  # stays until all is forgotten: a change is noticed once
+        self._is_stale = False  # remains true until the modules are forgotten, because a change is seen once
         self._is_checked = False
 
     # --- what changed -----------------------------------------------------------------------------
 
     def is_stale(self) -> bool:
-        """Return whether importing again could give other modules than those that this process holds.
+        """Return whether importing again might give other modules than those in this process.
 
-        If not, the next job begins without looking again: a look costs a system call per file and folder.
+        If not, the next job starts without a second check, which costs a system call per file and directory.
         """
         watched: list[_File | _Folder] = [*self._files.values(), *self._folders.values(), *self._installed]
-        self._is_stale = self._is_stale or any(one.has_changed() for one in watched)
+        self._is_stale = self._is_stale or any(entry.has_changed() for entry in watched)
         self._is_checked = not self._is_stale
         return self._is_stale
 
     def forget(self) -> None:
-        """Have all local modules imported anew."""
+        """Remove all local modules, so that they are imported again."""
         for name in self._names:
             sys.modules.pop(name, None)
         for path in self._folders:
@@ -97,11 +97,11 @@ class LocalModules:
     # --- jobs -------------------------------------------------------------------------------------
 
     def begin_job(self, place: Place) -> None:
-        """Prepare for the imports of a job; its search path and current folder are set.
+        """Prepare for the imports of a job whose search path and current directory are set.
 
         Args:
-            place: where the notebook is. A module that means another file there is put aside until a job of
-                its own notebook comes.
+            place: current directory and search path of the job's notebook. Modules that would be another file
+                there are set aside until the next job of their own notebook.
         """
         if not self._is_checked and self.is_stale():
             self.forget()
@@ -112,10 +112,10 @@ class LocalModules:
         self._last_module = next(reversed(sys.modules))
 
     def end_job(self) -> None:
-        """Leave `sys.meta_path`, and take note of modules that were imported around this object."""
-        with contextlib.suppress(ValueError):  # the job removed it
+        """Leave `sys.meta_path`, and record modules that were imported without this object."""
+        with contextlib.suppress(ValueError):  # the job has removed it
             sys.meta_path.remove(self)
-        if next(reversed(sys.modules)) == self._last_module:  # it keeps the order of its entries
+        if next(reversed(sys.modules)) == self._last_module:  # entries are in the order of their import
             return
         for name in reversed(list(sys.modules)):
             if name == self._last_module:
@@ -130,7 +130,7 @@ class LocalModules:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find a module as the other finders do, and remember what a local one depends on."""
+        """Find a module with the other finders, and record what its import depends on."""
         for folder in sys.path if path is None else path:
             self._watch(folder, name.rpartition(".")[2])
         spec = _find_with([finder for finder in sys.meta_path if finder is not self], name, path, target)
@@ -153,7 +153,7 @@ class LocalModules:
         self._files[path] = _File(path, status, content)
 
     def _watch(self, path: str, name: str) -> None:
-        if not path:  # the current folder: a job without its notebook's folder runs in one of its own
+        if not path:  # the current directory, which is not the notebook's if that does not exist here
             path = self._place[0]
         folder = self._folders.get(path)
         if folder is None:
@@ -166,16 +166,16 @@ class LocalModules:
     # --- several notebooks ------------------------------------------------------------------------
 
     def _move_to(self, place: Place) -> None:
-        meant_elsewhere: dict[str, bool] = {}
+        differs: dict[str, bool] = {}
         parked: dict[str, ModuleType] = {}
         for name in self._names:
             module = sys.modules.get(name)
             if module is None:
                 continue
             top = name.partition(".")[0]
-            if top not in meant_elsewhere:
-                meant_elsewhere[top] = not _still_means(top, sys.modules.get(top))
-            if meant_elsewhere[top]:
+            if top not in differs:
+                differs[top] = not _still_means(top, sys.modules.get(top))
+            if differs[top]:
                 parked[name] = module
         for name in parked:
             del sys.modules[name]
@@ -188,16 +188,16 @@ class LocalModules:
 
 
 class _SourceLoader(SourceFileLoader):
-    """Compiles a module from its source, never from a cache, and reports what was compiled."""
+    """Compiles a module from source, never from a cache, and reports what was compiled."""
 
     def __init__(self, name: str, path: str, remember: Callable[[str, Status | None, bytes], None]) -> None:
         super().__init__(name, path)
         self._remember = remember
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """Return the code of the module's source as it is now."""
+        """Return the code of the module's present source."""
         path = self.get_filename(fullname)
-        status = _file_status(path)  # before reading: an edit in between is noticed by the next job
+        status = _file_status(path)  # before reading, so that the next job notices an edit in between
         content = self.get_data(path)
         self._remember(path, status, content)
         code: CodeType | None = self.source_to_code(content, path)
@@ -205,14 +205,14 @@ class _SourceLoader(SourceFileLoader):
 
 
 class _File:
-    """A file that was imported."""
+    """An imported file."""
 
     __slots__ = ("_content", "_path", "_settled", "_status")
 
     def __init__(self, path: str, status: Status | None, content: bytes | None) -> None:
         self._path = path
         self._status = status
-        self._content = content  # None if it is not known: then its status decides
+        self._content = content  # None if unknown: then only the status is compared
         self._settled = status is not None and _is_settled(status)
 
     def has_changed(self) -> bool:
@@ -232,60 +232,60 @@ class _File:
 
 
 class _Folder:
-    """A folder on the search path, and the names that were looked for in it."""
+    """A directory on the search path, and the names that were looked up in it."""
 
-    __slots__ = ("_offers", "_path", "_settled", "_status", "names")
+    __slots__ = ("_entries", "_path", "_settled", "_status", "names")
 
     def __init__(self, path: str) -> None:
         self._path = path
         self.names = {"__init__"}
         self._read()
 
-    def _matters(self, entry: str) -> bool:
+    def _is_relevant(self, entry: str) -> bool:
         return entry.partition(".")[0] in self.names
 
     @staticmethod
-    def _is_offer(entry: str) -> bool:
+    def _may_be_module(entry: str) -> bool:
         return "." not in entry or entry.endswith(_SUFFIXES)
 
     def has_changed(self) -> bool:
         if self._settled and _file_status(self._path) == self._status:
             return False
-        before = self._offers
+        old_entries = self._entries
         self._read()
         _refresh_finder(self._path)
-        return any(map(self._matters, before ^ self._offers))
+        return any(map(self._is_relevant, old_entries ^ self._entries))
 
     def _read(self) -> None:
         self._status = _file_status(self._path)
         self._settled = self._status is None or _is_settled(self._status)
         try:
-            entries = os.listdir(self._path)  # noqa: PTH208 - names are all that is needed
+            entries = os.listdir(self._path)  # noqa: PTH208 - only names are needed
         except OSError:
             entries = []
-        self._offers = set(filter(self._is_offer, entries))
+        self._entries = set(filter(self._may_be_module, entries))
 
 
 class _PackageFolder(_Folder):
-    """A folder with installed packages, each of which leaves its name and version there."""
+    """A directory of installed packages, each of which has an entry with its name and version."""
 
     __slots__ = ()
 
-    def _matters(self, entry: str) -> bool:
+    def _is_relevant(self, entry: str) -> bool:
         return True
 
     @staticmethod
-    def _is_offer(entry: str) -> bool:
+    def _may_be_module(entry: str) -> bool:
         return entry.endswith((".dist-info", ".egg-info", ".egg-link", ".pth"))
 
 
 def _file_status(path: str) -> Status | None:
-    """Return what changes when a file or a folder does; None if there is none."""
+    """Return a value that changes with a file or directory; None if it does not exist."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - before each call
+        status = os.stat(path)  # noqa: PTH116 - before each call
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev
 
 
 def _is_settled(status: Status) -> bool:
@@ -297,7 +297,7 @@ def _is_local(name: str, file: str) -> bool:
 
 
 def _still_means(name: str, module: ModuleType | None) -> bool:
-    """Return whether importing a top-level module would find the one that is loaded."""
+    """Return whether importing a top-level module would find the loaded one."""
     finders = [finder for finder in sys.meta_path if not isinstance(finder, LocalModules)]
     spec = _find_with(finders, name, None, None)
     if spec is None or module is None:
@@ -319,7 +319,7 @@ def _find_with(
 
 
 def _refresh_finder(path: str) -> None:
-    """Have Python list a folder anew: it tells by the folder's time, which has ticks, whether it must."""
+    """Make Python list a directory again, because it relies on the directory's time, which is too coarse."""
     finder: Any = sys.path_importer_cache.get(path)
     if finder is not None and hasattr(finder, "invalidate_caches"):
         finder.invalidate_caches()

@@ -1,11 +1,11 @@
-"""Sources of local modules: what a file says about the names of its module, and whether it was imported so.
+"""Source analysis of local modules: the names that a file binds, and whether it is what was imported.
 
-Lives here: `ModuleSource`, read from a file once for each of its versions.
-Not here: what the notebook has changed against it (`payload.module_state`).
+Lives here: `ModuleSource`, read once for each version of a file.
+Not here: changes that the notebook made to a module (`payload.module_state`).
 
-Python does not keep the source that it has imported. A file that is older than this process, or that compiles
-to the compiled file beside it, is certainly the one; where Python writes no compiled files, a younger one is
-not certain.
+Python does not keep the source that it imports. A file that is older than this process, or that compiles to
+the compiled file beside it, is certainly what was imported. A newer file is uncertain if Python writes no
+compiled files.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from typing import Any
 
 _PYC_HEADER_BYTES = 16
 _MISSING = object()
-_UNFORESEEABLE = frozenset({"exec", "eval", "globals", "locals", "setattr", "vars", "__dict__"})
+_DYNAMIC_NAMES = frozenset({"exec", "eval", "globals", "locals", "setattr", "vars", "__dict__"})
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleSource:
-    """What the file of a module says about its names.
+    """The names that the file of a module binds.
 
     Attributes:
-        literals: the constants that it assigns to public names.
-        bound: all names that it may bind as globals; None if the source does not tell (`exec`, `import *`).
-        own: the globals that its functions assign.
-        attributes: the attributes of anything that it assigns (`settings.debug = True`).
+        literals: public names that are assigned constants, with their values.
+        bound: all names that may be bound as globals; None if unknown (`exec`, `import *`).
+        own: globals that the module's functions assign.
+        attributes: names of attributes that the module assigns on any object (`settings.debug = True`).
         is_certain: whether the file is certainly what was imported.
     """
 
@@ -46,30 +46,30 @@ class ModuleSource:
 
 
 def source_of(module: ModuleType) -> ModuleSource | None:
-    """Return what a module's file says; None if it was edited since the import, or cannot be read.
+    """Return the names that a module's file binds; None if it is unreadable or was edited since the import.
 
     Args:
         module: a module that was imported from a source file.
     """
     file = str(module.__file__)
     try:
-        found = os.stat(file)  # noqa: PTH116 - before each call
+        status = os.stat(file)  # noqa: PTH116 - called for each submission
     except OSError:
         return None
-    status = found.st_mtime_ns, found.st_ctime_ns, found.st_size
+    version = status.st_mtime_ns, status.st_ctime_ns, status.st_size
     spec = module.__spec__  # another one after a reload
-    known = _sources.get(file)
-    if known is None or known[0] is not spec:
-        is_older = max(status[:2]) < _PROCESS_STARTED_NS
-        known = _sources[file] = spec, status, _read(file, is_older=is_older)
-    return known[2] if known[1] == status else None  # edited, and not reloaded
+    cached = _sources.get(file)
+    if cached is None or cached[0] is not spec:
+        is_older = max(version[:2]) < _PROCESS_STARTED_NS
+        cached = _sources[file] = spec, version, _read(file, is_older=is_older)
+    return cached[2] if cached[1] == version else None  # edited, and not reloaded
 
 
 _sources: dict[str, tuple[Any, tuple[int, ...], ModuleSource | None]] = {}
 
 
 def _process_started_ns() -> int:
-    """Return a time at which this process had started but not imported a local module; 0 if unknown."""
+    """Return a time after the start of this process but before its first local import; 0 if unknown."""
     try:
         status = Path("/proc/self/stat").read_text()
         tick_ns = 10**9 // os.sysconf("SC_CLK_TCK")
@@ -83,11 +83,11 @@ _PROCESS_STARTED_NS = _process_started_ns()
 
 
 def _read(file: str, *, is_older: bool) -> ModuleSource | None:
-    """Return what a file says; None unless it may be what was imported.
+    """Return the names that a file binds; None if it is not what was imported.
 
     Args:
         file: path of the file.
-        is_older: whether the file is older than the process; else it is held against its compiled file.
+        is_older: whether the file is older than the process; otherwise it is compared with its compiled file.
     """
     try:
         source = Path(file).read_bytes()
@@ -103,7 +103,7 @@ def _read(file: str, *, is_older: bool) -> ModuleSource | None:
     names.visit(tree)
     return ModuleSource(
         literals=_literals(tree),
-        bound=None if names.are_unforeseeable else frozenset(names.bound),
+        bound=None if names.is_dynamic else frozenset(names.bound),
         own=frozenset(names.own),
         attributes=frozenset(names.attributes),
         is_certain=is_certain,
@@ -111,7 +111,7 @@ def _read(file: str, *, is_older: bool) -> ModuleSource | None:
 
 
 def _compiled(file: str) -> CodeType | None:
-    """Return the content of a module's compiled file; None if there is none."""
+    """Return the content of a module's compiled file; None if it does not exist."""
     try:
         compiled = Path(importlib.util.cache_from_source(file)).read_bytes()
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def _compiled(file: str) -> CodeType | None:
 
 
 def _literals(tree: ast.Module) -> dict[str, Any]:
-    """Return the constants that are assigned once; a name with an underscore is the module's own."""
+    """Return the constants that are assigned exactly once to public names."""
     literals: dict[str, Any] = {}
     for statement in tree.body:
         for name, value in _assigned(statement):
@@ -130,7 +130,7 @@ def _literals(tree: ast.Module) -> dict[str, Any]:
 
 
 def _assigned(statement: ast.stmt) -> Iterator[tuple[str, Any]]:
-    """Yield the names that a statement binds to constants; to `_MISSING`, if to something else."""
+    """Yield the names that a statement binds, with constants or `_MISSING` for anything else."""
     targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
     try:
         value = ast.literal_eval(getattr(statement, "value", None) or ast.Name("unknown"))
@@ -148,19 +148,19 @@ def _assigned(statement: ast.stmt) -> Iterator[tuple[str, Any]]:
 
 
 class _Names(ast.NodeVisitor):
-    """The names that a module may bind; those of functions count, too: too many do no harm."""
+    """Collects the names that a module may bind, including local ones of functions, which does no harm."""
 
     def __init__(self) -> None:
         self.bound: set[str] = set()
         self.own: set[str] = set()
         self.attributes: set[str] = set()
-        self.are_unforeseeable = False
+        self.is_dynamic = False
 
     def visit_Name(self, node: ast.Name) -> None:
-        self._note(node.id, is_bound=not isinstance(node.ctx, ast.Load))
+        self._record(node.id, is_bound=not isinstance(node.ctx, ast.Load))
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        self._note(node.attr, is_bound=False)
+        self._record(node.attr, is_bound=False)
         if isinstance(node.ctx, ast.Store):
             self.attributes.add(node.attr)
         self.generic_visit(node)
@@ -170,16 +170,16 @@ class _Names(ast.NodeVisitor):
         self.bound.update(node.names)
 
     def visit_alias(self, node: ast.alias) -> None:
-        self._note((node.asname or node.name).partition(".")[0], is_bound=True)
-        self.are_unforeseeable |= node.name == "*"
+        self._record((node.asname or node.name).partition(".")[0], is_bound=True)
+        self.is_dynamic |= node.name == "*"
 
     def generic_visit(self, node: ast.AST) -> None:
         name = getattr(node, "name", None)  # of functions, classes, handlers and patterns
         if isinstance(name, str):
-            self._note(name, is_bound=True)
+            self._record(name, is_bound=True)
         super().generic_visit(node)
 
-    def _note(self, name: str, *, is_bound: bool) -> None:
-        self.are_unforeseeable |= name in _UNFORESEEABLE
+    def _record(self, name: str, *, is_bound: bool) -> None:
+        self.is_dynamic |= name in _DYNAMIC_NAMES
         if is_bound:
             self.bound.add(name)

@@ -1,15 +1,15 @@
-"""State of local modules: what the notebook changed in a module without editing its file.
+"""Changes that the notebook made to local modules without editing their files.
 
-Lives here: finding such changes before a call is sent, warning of those that do not travel, and making them
-in the job's modules until it ends.
-Not here: which version of a module a job imports (`payload.local_modules`): that on disk; what the source of
-a module says about its names (`payload.module_source`).
+Lives here: finding these changes before a call is sent, warning of those that cannot be sent, and applying
+them to the job's modules until it ends.
+Not here: which version of a module a job imports (`payload.local_modules`); the names that a module's source
+binds (`payload.module_source`).
 
-A job imports local modules from disk, so a module's constants are what its file assigns. Where the notebook
-has set another value (`settings.RATE = 5`), added a name, put a function of its own into a module, or uses a
-mutable object that it has imported from one (`from settings import CONFIG`), the job's module gets that for
-as long as the job runs. Only modules whose file is as it was when it was imported take part: after an edit
-the file decides.
+A job imports local modules from disk, so their constants have the values in the file. If the notebook has
+assigned another value (`settings.RATE = 5`), added a name, put one of its functions into a module, or uses a
+mutable object imported from one (`from settings import CONFIG`), the job's module has the notebook's object
+while the job runs. This applies only to modules whose file is unchanged since the import; after an edit, the
+file is used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Change = tuple[str, str, Any]  # module, name, value
 _PLAIN = (int, float, complex, bool, str, bytes, type(None))
 _EXACT = frozenset((int, bool, str, bytes, type(None)))
 _PLAIN_CONTAINERS = (list, tuple, set, frozenset, dict)
-_PLAIN_VALUES = frozenset(  # by name: importing them costs each worker some milliseconds
+_PLAIN_VALUES = frozenset(  # by name, because importing them costs each worker some milliseconds
     (
         ("builtins", "bytearray"),
         ("builtins", "range"),
@@ -62,7 +62,7 @@ _MISSING = object()
 
 
 class Changed:
-    """Stands in a pickle for an object that is read after changes of modules were made.
+    """Represents an object in a pickle that is read after changes of modules were applied.
 
     Args:
         changes: the changes.
@@ -73,87 +73,89 @@ class Changed:
         self._parts = changes, value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Make the changes, then give the object."""
+        """Apply the changes, then return the object."""
         return change_modules, self._parts
 
 
 def changes() -> list[Change]:
-    """Return the constants and functions of local modules that differ from what their files say."""
-    found: list[Change] = []
+    """Return the constants and functions of local modules that differ from their files."""
+    found_changes: list[Change] = []
     for name, module, source in _modules_as_on_disk():
-        now = vars(module)
+        current = vars(module)
         differing = [
-            key for key, value in source.literals.items() if key in now and not _is_same(now[key], value)
+            key
+            for key, value in source.literals.items()
+            if key in current and not _is_same(current[key], value)
         ]
-        added = _added(now, source)
+        added = _added(current, source)
         if not source.is_certain:
             if differing or added:
-                _warn_of_uncertain(name, now, [*differing, *added])
+                _warn_of_uncertain(name, current, [*differing, *added])
             continue
-        unsendable = [key for key in (*differing, *added) if not _is_plain(now[key])]
+        unsendable = [key for key in (*differing, *added) if not _is_plain(current[key])]
         if unsendable:
-            _warn_of_unsendable(name, now, [key for key in unsendable if key not in source.own])
-            if not all(_is_plain(now[key]) for key in differing):
-                differing = []  # the module manages something of this process
+            _warn_of_unsendable(name, current, [key for key in unsendable if key not in source.own])
+            if not all(_is_plain(current[key]) for key in differing):
+                differing = []  # the module manages a resource of this process
         differing += [key for key in added if key not in unsendable]
         differing += [
             key
-            for key, value in now.items()
+            for key, value in current.items()
             if isinstance(value, types.FunctionType | type) and value.__module__ == main_module.MAIN
         ]
         if differing and is_importable(name):
-            found += [(name, key, now[key]) for key in differing]
-    return found
+            found_changes += [(name, key, current[key]) for key in differing]
+    return found_changes
 
 
-def _added(now: Mapping[str, Any], source: ModuleSource) -> list[str]:
-    """Return the public names of a module that its file never binds; code is told from `__module__`."""
+def _added(current: Mapping[str, Any], source: ModuleSource) -> list[str]:
+    """Return the public names of a module that its file never binds; functions and classes do not count."""
     if source.bound is None:
         return []
     return [
         key
-        for key in now.keys() - source.bound - _OF_EACH_MODULE
-        if key[0] != "_" and not isinstance(now[key], _NOT_VALUES)
+        for key in current.keys() - source.bound - _OF_EACH_MODULE
+        if key[0] != "_" and not isinstance(current[key], _NOT_VALUES)
     ]
 
 
-def _warn_of_uncertain(name: str, now: Mapping[str, Any], differing: list[str]) -> None:
+def _warn_of_uncertain(name: str, current: Mapping[str, Any], differing: list[str]) -> None:
     _warn(
         name,
         differing,
         f"{', '.join(f'{name}.{key}' for key in differing[:5])}: the value here is not what the file "
         f"{name}.py says, and jobs see what the file says. Python writes no compiled files here "
-        "(PYTHONDONTWRITEBYTECODE, or a folder that cannot be written), so nothing tells whether the module "
+        "(PYTHONDONTWRITEBYTECODE, or a read-only directory), so it is unknown whether the module "
         "or its file was changed. Pass the value as an argument, or reload the module if you have edited it.",
     )
 
 
-def _warn_of_unsendable(name: str, now: Mapping[str, Any], differing: list[str]) -> None:
-    stored = frozenset().union(*(source.attributes for _, _, source in _modules_as_on_disk()))
-    if differing := [key for key in differing if key not in stored]:  # no local module has set it
+def _warn_of_unsendable(name: str, current: Mapping[str, Any], differing: list[str]) -> None:
+    assigned = frozenset().union(*(source.attributes for _, _, source in _modules_as_on_disk()))
+    if differing := [key for key in differing if key not in assigned]:  # no local module has set it
         _warn(
             name,
             differing,
-            f"{_shown(name, now, differing)}, which does not travel: jobs see what the file {name}.py says. "
+            f"{_describe(name, current, differing)}, which cannot be sent: jobs use the file {name}.py. "
             "Pass it as an argument.",
         )
 
 
-def _shown(name: str, now: Mapping[str, Any], differing: list[str]) -> str:
-    kinds = ", ".join(f"{name}.{key} to {type(now[key]).__name__}" for key in differing[:5])
+def _describe(name: str, current: Mapping[str, Any], differing: list[str]) -> str:
+    kinds = ", ".join(f"{name}.{key} to {type(current[key]).__name__}" for key in differing[:5])
     return f"this process has set {kinds}"
 
 
 def _warn(name: str, differing: list[str], text: str) -> None:
-    """Warn once of the names of a module, where the submission is."""
-    noted = (name, *sorted(differing))
-    if noted not in _warned_of:
-        _warned_of.add(noted)
+    """Warn of names of a module, once, at the line of the submission."""
+    warning = (name, *sorted(differing))
+    if warning not in _warned_of:
+        _warned_of.add(warning)
         warnings.warn(text, stacklevel=_caller_level())
 
 
 def _caller_level() -> int:
-    """Return how far up the first frame outside of this package is, for `warnings.warn` in `_warn`."""
+    """Return the `stacklevel` for `warnings.warn` in `_warn` that shows the caller of cook_jupyter."""
     level, frame = 1, sys._getframe(1)  # noqa: SLF001 - as `warnings` does
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(f"{OWN_PACKAGE}."):
         level, frame = level + 1, frame.f_back
@@ -164,10 +166,10 @@ _warned_of: set[tuple[str, ...]] = set()
 
 
 def shared_objects(names: Mapping[str, Any]) -> list[Change]:
-    """Return the mutable objects among globals of the notebook that are globals of local modules, too.
+    """Return the mutable objects among the globals of a notebook function that local modules also have.
 
     Args:
-        names: the globals that a function refers to.
+        names: the globals that the function refers to.
     """
     candidates = {id(value) for value in names.values() if not isinstance(value, _NOT_STATE)}
     if not candidates:
@@ -182,11 +184,11 @@ def shared_objects(names: Mapping[str, Any]) -> list[Change]:
 
 
 def change_modules(changes: list[Change], value: Any = None) -> Any:
-    """Make changes in the modules of this process until the job ends.
+    """Apply changes to the modules of this process until the job ends.
 
     Args:
         changes: the changes.
-        value: what is returned.
+        value: the value to return.
     """
     if main_module.is_in_job():
         for module_name, name, new in changes:
@@ -197,18 +199,18 @@ def change_modules(changes: list[Change], value: Any = None) -> Any:
 
 
 def _replace(module_name: str, name: str, old: Any, new: Any) -> None:
-    """Give a global another value until the job ends, also in the modules that have imported it by name."""
-    places = [(vars(sys.modules[module_name]), name)]
+    """Give a global another value until the job ends, also in modules that have imported it by name."""
+    bindings = [(vars(sys.modules[module_name]), name)]
     if old is not _MISSING and not isinstance(old, _PLAIN):
-        places += _globals_that_are(old)
-    for namespace, key in places:
+        bindings += _bindings_of(old)
+    for namespace, key in bindings:
         namespace[key] = new
 
     def restore() -> None:
-        again = [(vars(sys.modules[module_name]), name)] if module_name in sys.modules else []
+        current_bindings = [(vars(sys.modules[module_name]), name)] if module_name in sys.modules else []
         if not isinstance(new, _PLAIN):
-            again += _globals_that_are(new)  # modules that were imported meanwhile, too
-        for namespace, key in again:
+            current_bindings += _bindings_of(new)  # also in modules that were imported meanwhile
+        for namespace, key in current_bindings:
             if old is _MISSING:
                 namespace.pop(key, None)
             else:
@@ -217,17 +219,17 @@ def _replace(module_name: str, name: str, old: Any, new: Any) -> None:
     main_module.at_end_of_job(restore)
 
 
-def _globals_that_are(value: Any) -> list[tuple[dict[str, Any], str]]:
+def _bindings_of(value: Any) -> list[tuple[dict[str, Any], str]]:
     return [
         (vars(module), key)
         for _, module in _local_modules()
-        for key, found in list(vars(module).items())
-        if found is value
+        for key, obj in list(vars(module).items())
+        if obj is value
     ]
 
 
 def _is_data(value: Any) -> bool:
-    """Return whether a value is an array or a number of numpy, or a table of pandas."""
+    """Return whether a value is a numpy array or scalar, or a pandas table, series or index."""
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
         return not value.dtype.hasobject
@@ -243,7 +245,9 @@ def _is_same(left: Any, right: Any) -> bool:
     kind = type(left)
     if kind is not type(right) or left != right:
         return False
-    return kind in _EXACT or repr(left) == repr(right)  # which tells 0.0 from -0.0, and True from 1 in a list
+    return kind in _EXACT or repr(left) == repr(
+        right
+    )  # repr distinguishes 0.0 from -0.0, and [True] from [1]
 
 
 def _is_plain(value: Any) -> bool:
@@ -259,7 +263,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _local_modules() -> Iterator[tuple[str, types.ModuleType]]:
-    """Yield the local modules that this process has imported from source."""
+    """Yield the local modules that this process imported from source."""
     for name in _local_names:
         module = sys.modules.get(name)
         if module is not None:
@@ -267,7 +271,7 @@ def _local_modules() -> Iterator[tuple[str, types.ModuleType]]:
 
 
 class _LocalNames:
-    """The names of local modules, looked for again when modules were imported."""
+    """The names of local modules, cached until more modules are imported."""
 
     def __init__(self) -> None:
         self._modules = 0
@@ -294,7 +298,7 @@ def _is_local_file(file: Any) -> bool:
 
 
 def _modules_as_on_disk() -> Iterator[tuple[str, types.ModuleType, ModuleSource]]:
-    """Yield the local modules whose files seem to be as they were imported, and their sources."""
+    """Yield the local modules whose files are apparently unchanged since the import, with their sources."""
     for name, module in _local_modules():
         source = source_of(module)
         if source is not None:

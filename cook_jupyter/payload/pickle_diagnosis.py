@@ -1,9 +1,9 @@
-"""Culprits: which object in a call cannot travel, and which one is large.
+"""Explain which object in a call cannot be pickled, and which one is large.
 
-Lives here: the path from what the user passed to what cannot be pickled, in words.
+Lives here: the path from the user's values to the object that cannot be pickled, as text.
 Not here: pickling (`payload.pickling`).
 
-The idea is Ray's `inspect_serializability`; ours runs by itself when something fails, and never else.
+The idea is that of Ray's `inspect_serializability`; here it runs automatically, and only after a failure.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from cook_jupyter.payload import pickling
 from cook_jupyter.payload.kinds.refused import ADVICE, GENERAL_ADVICE
 from cook_jupyter.payload.process_bound import process_bound
 
-DEEPEST = 12
-MOST_CHILDREN = 10_000
+MAX_DEPTH = 12
+MAX_CHILDREN = 10_000
 
 
-def unpicklable(named: Iterable[tuple[str, Any]], cause: Exception) -> Unpicklable:
-    """An error that names the path to what cannot travel.
+def unpicklable(named_values: Iterable[tuple[str, Any]], cause: Exception) -> Unpicklable:
+    """Return an error that names the path to what cannot be sent.
 
     Args:
-        named: the parts of what was to be sent, each under its name.
-        cause: what the attempt raised.
+        named_values: the parts of what was to be sent, each with its name.
+        cause: the exception of the attempt.
     """
     name, value, cause = next(
-        ((name, value, why) for name, value in named if (why := _hindrance(value)) is not None),
+        (
+            (name, value, problem)
+            for name, value in named_values
+            if (problem := _pickling_error(value)) is not None
+        ),
         ("the call", None, cause),
     )
     if isinstance(cause, RecursionError) or isinstance(cause.__cause__, RecursionError):
@@ -39,18 +43,18 @@ def unpicklable(named: Iterable[tuple[str, Any]], cause: Exception) -> Unpicklab
             f"{name} cannot be sent: it is nested too deeply to be pickled. Pass it as flat lists or arrays."
         )
     path, culprit = _follow(name, value)
-    shown = " → ".join(path)
+    path_text = " → ".join(path)
     bound = process_bound(culprit)
     if bound is not None:
-        return Unpicklable(f"{shown} cannot be sent: it is {bound.what}. To go on, {bound.advice}.")
+        return Unpicklable(f"{path_text} cannot be sent: it is {bound.what}. To go on, {bound.advice}.")
     kind = _kind(culprit)
-    said = "" if str(cause).startswith("cannot pickle") else f" ({cause})"  # that says nothing more
+    detail = "" if str(cause).startswith("cannot pickle") else f" ({cause})"  # which adds nothing to the kind
     advice = ADVICE.get(kind, GENERAL_ADVICE)
-    return Unpicklable(f"{shown} cannot be sent: {kind} cannot be pickled{said}. To go on, {advice}.")
+    return Unpicklable(f"{path_text} cannot be sent: {kind} cannot be pickled{detail}. To go on, {advice}.")
 
 
 def largest_part(value: Any) -> tuple[str, int]:
-    """The name and the size in bytes, pickled, of the largest thing that a function carries along."""
+    """Return name and pickled size in bytes of the largest object that a function refers to."""
     sizes = [(_pickled_size(child), step) for step, child in _children(value)]
     size, step = max(sizes, default=(0, ""), key=lambda pair: pair[0])
     return step, size
@@ -59,15 +63,15 @@ def largest_part(value: Any) -> tuple[str, int]:
 def _follow(name: str, value: Any) -> tuple[list[str], Any]:
     path = [name]
     seen = {id(value)}
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         if process_bound(value) is not None:
             break
         if _kind(value) in ADVICE or (isinstance(value, type) and value.__module__ == "builtins"):
-            break  # what it holds is nothing that the user has put there
+            break  # it contains nothing of the user
         for number, (step, child) in enumerate(_children(value)):
-            if number >= MOST_CHILDREN:
+            if number >= MAX_CHILDREN:
                 break
-            if id(child) not in seen and _hindrance(child) is not None:
+            if id(child) not in seen and _pickling_error(child) is not None:
                 path.append(step)
                 seen.add(id(child))
                 value = child
@@ -77,11 +81,11 @@ def _follow(name: str, value: Any) -> tuple[list[str], Any]:
     return path, value
 
 
-def _hindrance(value: Any) -> Exception | None:
-    """What pickling raises; None if the value can travel, be it by reference."""
+def _pickling_error(value: Any) -> Exception | None:
+    """Return the exception that pickling raises; None if the value can be pickled, perhaps by reference."""
     try:
         pickling.to_frames(value)
-    except Exception as error:  # noqa: BLE001 - whatever a __reduce__ raises, it cannot travel
+    except Exception as error:  # noqa: BLE001 - a __reduce__ may raise anything
         return error
     return None
 
@@ -94,7 +98,7 @@ def _pickled_size(value: Any) -> int:
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """The named parts of a value, as a user would call them."""
+    """Yield the parts of a value, each with the name that a user would give it."""
     if isinstance(value, types.FunctionType):
         yield from _captured(value)
     elif isinstance(value, types.MethodType):
@@ -102,16 +106,16 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield "function", value.__func__
     elif isinstance(value, functools.partial):
         yield "function of the partial", value.func
-        yield from ((f"argument {place}", each) for place, each in enumerate(value.args))
-        yield from ((f"argument {key!r}", each) for key, each in value.keywords.items())
+        yield from ((f"argument {index}", item) for index, item in enumerate(value.args))
+        yield from ((f"argument {key!r}", item) for key, item in value.keywords.items())
     elif isinstance(value, dict):
         yield from ((f"key {key!r}", key) for key in value)
-        yield from ((f"[{key!r}]", each) for key, each in value.items())
+        yield from ((f"[{key!r}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
-        yield from ((f"[{place}]", each) for place, each in enumerate(value))
+        yield from ((f"[{index}]", item) for index, item in enumerate(value))
     elif isinstance(value, type):
         yield from (
-            (f"class attribute {key!r}", each) for key, each in vars(value).items() if key[:2] != "__"
+            (f"class attribute {key!r}", item) for key, item in vars(value).items() if key[:2] != "__"
         )
     else:
         yield from _state(value)
@@ -122,19 +126,19 @@ def _captured(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(names, function.__closure__ or (), strict=True):
         try:
             yield f"closure {name!r}", cell.cell_contents
-        except ValueError:  # not yet filled
+        except ValueError:  # empty cell
             continue
     for name in sorted(global_names(function.__code__)):
         if name in function.__globals__ and not hasattr(builtins, name):
             yield f"global {name!r}", function.__globals__[name]
-    for place, each in enumerate(function.__defaults__ or ()):
-        yield f"default {place}", each
-    yield from ((f"default {key!r}", each) for key, each in (function.__kwdefaults__ or {}).items())
-    yield from ((f"attribute {key!r}", each) for key, each in vars(function).items())
+    for index, item in enumerate(function.__defaults__ or ()):
+        yield f"default {index}", item
+    yield from ((f"default {key!r}", item) for key, item in (function.__kwdefaults__ or {}).items())
+    yield from ((f"attribute {key!r}", item) for key, item in vars(function).items())
 
 
 def global_names(code: types.CodeType) -> frozenset[str]:
-    """The names that code may look up in its globals; some may be attributes only."""
+    """Return the names that code may look up in its globals; some may only be attributes."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -147,7 +151,7 @@ def _state(value: Any) -> Iterator[tuple[str, Any]]:
     try:
         reduced = value.__reduce_ex__(4)
         state = reduced[2] if isinstance(reduced, tuple) and len(reduced) > 2 else None
-    except Exception:  # noqa: BLE001 - not even that: then its dictionary is all there is to see
+    except Exception:  # noqa: BLE001 - not even that works; then only its dictionary is examined
         state = getattr(value, "__dict__", None)
     if isinstance(state, tuple) and len(state) == 2:
         state = (
@@ -156,7 +160,7 @@ def _state(value: Any) -> Iterator[tuple[str, Any]]:
             else None
         )
     if isinstance(state, dict):
-        yield from ((f"attribute {key!r}", each) for key, each in state.items())
+        yield from ((f"attribute {key!r}", item) for key, item in state.items())
     elif state is not None:
         yield "its state", state
 

@@ -1,15 +1,15 @@
-"""Objects to frames and back: cloudpickle protocol 5, large buffers apart.
+"""Pickle objects to frames and back: cloudpickle protocol 5, with large buffers as separate frames.
 
-Lives here: a private pickler, which sends what the other side cannot import by value without touching
-cloudpickle's registry, and an unpickler, which gives a notebook its own classes and functions back.
-Not here: how each kind of object is taken apart (`payload.kinds`), naming what cannot travel
+Lives here: a pickler that sends what the other side cannot import by value, without touching cloudpickle's
+registry, and an unpickler that returns a notebook's own classes and functions.
+Not here: reducing each kind of object (`payload.kinds`), naming what cannot be pickled
 (`payload.pickle_diagnosis`), signing (`payload.envelope`).
 
-The function of a call and its arguments are two pickles and one graph of objects: the second pickle refers to
-what is in the first. So a class, a sentinel or a list that both refer to is one object on the host, as in the
+The function of a call and its arguments are two pickles but one graph of objects: the second pickle refers to
+objects in the first. So a class, a sentinel or a list that both refer to is one object on the host, as in the
 notebook.
 
-Imports cloudpickle, so other modules import this one when they first need it.
+Imports cloudpickle, so other modules import this one only when they need it.
 """
 
 from __future__ import annotations
@@ -39,31 +39,30 @@ from cook_jupyter.payload.installations import OWN_PACKAGE, is_installed
 from cook_jupyter.payload.kinds import classes, enums, exceptions, functions, names, native, refused, wrappers
 from cook_jupyter.payload.local_modules import is_importable
 
-SMALLEST_BUFFER_APART = (
-    32 * 1024
-)  # a smaller one is copied into the pickle: a frame of its own would cost more
-# Types whose values refer to nothing, so that a plain pickle is right whatever else travels with them.
+# Smaller buffers are copied into the pickle, because a frame of its own would cost more.
+MIN_FRAME_BYTES = 32 * 1024
+# Types whose values refer to nothing, so that a plain pickle is correct whatever else is sent with them.
 PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
 class LocalCode(Enum):
-    """How functions and classes of local modules travel: beside the notebook or installed editable."""
+    """How functions and classes of local modules are sent."""
 
     BY_NAME = 0  # the reader imports them, or fails
-    BY_VALUE = 1  # whole, as this process holds them: for a reader that does not reach the file
-    FROM_DISK = 2  # by name if the reader finds the same file under that name; else whole
+    BY_VALUE = 1  # as this process has them, for a reader that cannot access the file
+    FROM_DISK = 2  # by name if the reader finds the same file under that name, otherwise by value
 
 
 class Memo:
-    """The objects of a pickle, so that a later one can refer to them; it keeps them alive."""
+    """The objects of a pickle, kept alive so that a later pickle can refer to them."""
 
     def __init__(self, pickler: _Pickler) -> None:
-        self._keeper = pickle.Pickler(io.BytesIO())  # copies and keeps a memo without leaving C
+        self._keeper = pickle.Pickler(io.BytesIO())  # stores a copy of a memo in C
         self._keeper.memo = pickler.memo
         self._globals_ref = dict(pickler.globals_ref)
 
-    def give_to(self, pickler: _Pickler) -> None:
-        """Let a new pickler refer to the objects."""
+    def apply_to(self, pickler: _Pickler) -> None:
+        """Let a new pickler refer to these objects."""
         pickler.memo = self._keeper.memo
         pickler.globals_ref = dict(self._globals_ref)
 
@@ -74,30 +73,30 @@ def to_frames(
     """Return the pickle of `value`, then the raw buffers it refers to: views of memory, not copies.
 
     Args:
-        value: anything that cloudpickle takes.
-        local_code: how functions and classes of local modules travel.
+        value: any value that cloudpickle accepts.
+        local_code: how functions and classes of local modules are sent.
         after: objects of a pickle that is read before this one.
 
     Raises:
-        Exception: whatever the pickling of some object raised; see `payload.pickle_diagnosis`.
+        Exception: pickling some object failed; see `payload.pickle_diagnosis`.
     """
     if type(value) in PLAIN:
-        return [pickle.dumps(value, protocol=5)]  # the same bytes at a tenth of the price
+        return [pickle.dumps(value, protocol=5)]  # the same bytes in a tenth of the time
     return _pickle(value, local_code, after)[0]
 
 
 def plain_arguments_to_frames(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Buffer]:
-    """Return what `to_frames` makes of arguments that are all of types in `PLAIN`."""
+    """Return what `to_frames` would return for arguments that are all of types in `PLAIN`."""
     return [pickle.dumps((args, kwargs), protocol=5)]
 
 
 def to_frames_with_memo(
     value: Any, *, local_code: LocalCode = LocalCode.BY_NAME
 ) -> tuple[list[Buffer], Memo]:
-    """Return what `to_frames` does, and the objects that a later pickle can refer to.
+    """Return what `to_frames` would, and the objects that a later pickle can refer to.
 
     Raises:
-        Exception: whatever the pickling of some object raised; see `payload.pickle_diagnosis`.
+        Exception: pickling some object failed; see `payload.pickle_diagnosis`.
     """
     frames, pickler = _pickle(value, local_code, None)
     return frames, Memo(pickler)
@@ -108,17 +107,17 @@ def _pickle(value: Any, local_code: LocalCode, after: Memo | None) -> tuple[list
     file = io.BytesIO()
     pickler = _PICKLERS[local_code](file, protocol=5, buffer_callback=_keep_large(buffers))
     if after is not None:
-        after.give_to(pickler)
+        after.apply_to(pickler)
     pickler.dump(value)
     # Not getbuffer(): Python 3.12.1 crashes when it collects such a view in a cycle, as tracebacks are.
     return [file.getvalue(), *buffers], pickler
 
 
 def dumps(value: Any) -> bytes:
-    """Return the pickle of `value`, with its buffers inside.
+    """Return the pickle of `value`, including its buffers.
 
     Raises:
-        Exception: whatever the pickling of some object raised.
+        Exception: pickling some object failed.
     """
     file = io.BytesIO()
     _Pickler(file, protocol=5).dump(value)
@@ -126,12 +125,12 @@ def dumps(value: Any) -> bytes:
 
 
 def from_frames(frames: Sequence[Buffer], *, keep_classes: bool = False) -> Any:
-    """Return the value of verified frames.
+    """Unpickle the value of verified frames.
 
     Args:
-        frames: from `to_frames`; arrays are views of them.
-        keep_classes: whether classes and functions that were defined in this process stay as they are.
-            A class that went out with a call and comes back is then the very same, methods included.
+        frames: frames from `to_frames`; arrays become views of them.
+        keep_classes: whether classes and functions of this process are returned as they are, instead of
+            copies: a class that was sent with a call and comes back is the same class, including its methods.
     """
     if keep_classes:
         return _ClassKeepingUnpickler(io.BytesIO(frames[0]), buffers=frames[1:]).load()
@@ -145,12 +144,12 @@ def call_from_frames(
     shared: bool,
     keep_classes: bool = False,
 ) -> tuple[Callable[..., Any], Any]:
-    """Return the function and the arguments of verified frames.
+    """Unpickle the function and the arguments of a call from verified frames.
 
     Args:
-        function_frames: from `to_frames_with_memo`.
-        argument_frames: from `to_frames`.
-        shared: whether that was after the memo of the function.
+        function_frames: frames from `to_frames_with_memo`.
+        argument_frames: frames from `to_frames`.
+        shared: whether the arguments were pickled after the memo of the function.
         keep_classes: see `from_frames`.
     """
     if not shared:
@@ -163,26 +162,26 @@ def call_from_frames(
 
 
 def is_local(module_name: str | None) -> bool:
-    """Whether a module belongs to the user: beside the notebook or installed editable."""
+    """Return whether a module is local: beside the notebook, or installed in editable mode."""
     if module_name is None:
         return False
     module = sys.modules.get(module_name)
-    known = _locality.get(module_name)
-    if known is not None and known[0] is module:
-        return known[1]
+    cached = _locality.get(module_name)
+    if cached is not None and cached[0] is module:
+        return cached[1]
     local = _lies_outside_installations(module_name, module)
     _locality[module_name] = (module, local)
     return local
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, with the kinds of `payload.kinds`; what each process has of its own goes by its name.
+    """cloudpickle's pickler, with the kinds of `payload.kinds`; what belongs to each process is sent by name.
 
-    `random.random` is a method of a hidden generator: sent by value, that would give each of many equal calls
-    the same "random" numbers. And `from os import environ` must not send all of the environment along.
+    `random.random` is a method of a hidden generator: sent by value, it would give each of many equal calls
+    the same "random" numbers. And `from os import environ` must not send the whole environment.
 
-    Code keeps the name of its file, without which a traceback has no source lines: cloudpickle 3.1.3 replaces
-    the name by "<dynamic-code>".
+    Code keeps its file name, without which a traceback has no source lines: cloudpickle 3.1.3 replaces it by
+    "<dynamic-code>".
     """
 
     local_from_disk = False
@@ -207,23 +206,23 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return names.reduce_by_own_method(obj)
         return NotImplemented
 
-    def _goes_whole(self, module_name: str) -> bool:
-        """Return whether functions and classes of a module travel by value although it is imported here."""
+    def _is_sent_by_value(self, module_name: str) -> bool:
+        """Return whether functions and classes of a module are sent by value although it is imported here."""
         return module_name in main_module.NAMES
 
     def travels_by_value(self, obj: Any) -> bool:
         """Return whether an object with a module and a qualified name cannot be imported by the reader."""
         name = internals._whichmodule(obj, obj.__qualname__)  # noqa: SLF001 - as cloudpickle decides
-        if name is None or self._goes_whole(name):
+        if name is None or self._is_sent_by_value(name):
             return True
-        found: Any = sys.modules.get(name)
+        target: Any = sys.modules.get(name)
         for part in obj.__qualname__.split("."):
-            found = getattr(found, part, None)
-        return found is not obj
+            target = getattr(target, part, None)
+        return target is not obj
 
     def reduce_class(self, cls: type) -> Any:
         if cls in _NAMED_ELSEWHERE:
-            return internals._class_reduce(cls)  # noqa: SLF001 - `types` knows them
+            return internals._class_reduce(cls)  # noqa: SLF001 - these are attributes of `types`
         if not self.travels_by_value(cls):
             return NotImplemented
         if cls in native.METACLASSES:
@@ -247,7 +246,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return functions.reduce_function(function, base_globals, local_from_disk=self.local_from_disk)
 
     def _base_globals(self, namespace: dict[str, Any]) -> Any:
-        """Return what stands in the pickle for the globals of a function, before they are filled."""
+        """Return the placeholder in the pickle for the globals of a function, before they are filled."""
         if namespace is main_module.namespace():
             return functions.MAIN_GLOBALS
         base = self.globals_ref.get(id(namespace))
@@ -261,28 +260,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reduce_method(self, method: Any) -> Any:
         if not isinstance(method.__self__, types.ModuleType | None):
             name = type(method.__self__).__module__
-            module = None if self._goes_whole(name) else sys.modules.get(name)
+            module = None if self._is_sent_by_value(name) else sys.modules.get(name)
             if module is not None and getattr(module, method.__name__, None) == method:
                 return getattr, (module, method.__name__)
         return NotImplemented
 
     def reduce_opaque(self, obj: Any, reduce: Callable[[Any], Any] | None) -> Any:
-        """Refer to an object that is a global of an importable module; else take it apart, or refuse it."""
+        """Refer to an object that is a global of an importable module; otherwise reduce it, or refuse it."""
         module, name = names.home_of(obj)
-        if module is not None and not self._goes_whole(module):
+        if module is not None and not self._is_sent_by_value(module):
             return getattr, (sys.modules[module], name)
         return NotImplemented if reduce is None else reduce(obj)
 
 
 class _ByValuePickler(_Pickler):
-    """What is local travels by value."""
+    """Sends local code by value."""
 
-    def _goes_whole(self, module_name: str) -> bool:
+    def _is_sent_by_value(self, module_name: str) -> bool:
         return module_name in main_module.NAMES or is_local(module_name)
 
 
 class _FromDiskPickler(_ByValuePickler):
-    """What is local travels by its name, if the other side finds the same file under it."""
+    """Sends local code by name if the reader finds the same file under it, otherwise by value."""
 
     local_from_disk = True
 
@@ -290,8 +289,8 @@ class _FromDiskPickler(_ByValuePickler):
         super().__init__(*args, **kwargs)
         self._importable: dict[str, bool] = {}
 
-    def _goes_whole(self, module_name: str) -> bool:
-        if not super()._goes_whole(module_name):
+    def _is_sent_by_value(self, module_name: str) -> bool:
+        if not super()._is_sent_by_value(module_name):
             return False
         if module_name in main_module.NAMES:
             return True
@@ -302,41 +301,41 @@ class _FromDiskPickler(_ByValuePickler):
 
 
 class _ClassKeepingUnpickler(pickle.Unpickler):
-    """Gives back the reader's own classes and functions, unchanged.
+    """Returns the reader's own classes and functions unchanged.
 
-    cloudpickle knows a class by an id, but fills it anew from every pickle: its methods would become
-    copies with other globals, deaf to what the notebook redefines later.
+    cloudpickle recognizes a class by an id, but fills it again from each pickle: its methods would become
+    copies with other globals, unaffected by what the notebook redefines later.
 
-    A function that is new here gets the globals of this process: those that it refers to and that are not
-    there yet come with it.
+    A function that is new here gets the globals of this process; those that it refers to and that do not
+    exist here yet are taken from the pickle.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._own: set[int] = set()  # ids of objects of this process that are met in the pickle
+        self._own: set[int] = set()  # ids of objects of this process that the pickle refers to
 
     def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name)
+        constructor = super().find_class(module, name)
         if not module.startswith(_KINDS):
-            return found
+            return constructor
         if name in _CLASS_MAKERS:
-            return functools.partial(self._meet_class, found)
+            return functools.partial(self._resolve_class, constructor)
         if name in _NAMED_MAKERS:
-            return functools.partial(self._meet_named, found)
+            return functools.partial(self._resolve_named, constructor)
         if name == "fill_function":
             return self._fill_function
         if name in _FILLERS:
-            return functools.partial(self._fill, found)
-        return found
+            return functools.partial(self._fill, constructor)
+        return constructor
 
-    def _meet_class(self, make: Callable[..., Any], *args: Any) -> Any:
+    def _resolve_class(self, make: Callable[..., Any], *args: Any) -> Any:
         *_, class_id, main_name, is_from_reader = args
         own = classes.known_class(class_id)
         if own is None and is_from_reader and main_name is not None:  # submitted before this process started
             own = main_module.find(main_name)
-        return self._meet(own, type) or make(*args)
+        return self._own_or_none(own, type) or make(*args)
 
-    def _meet_named(self, make: Callable[..., Any], *args: Any) -> Any:
+    def _resolve_named(self, make: Callable[..., Any], *args: Any) -> Any:
         own = main_module.find(args[-1]) if args[-1] is not None else None
         if make is functions.make_function:
             kind = types.FunctionType if getattr(own, "__code__", None) == args[0] else None
@@ -344,9 +343,9 @@ class _ClassKeepingUnpickler(pickle.Unpickler):
             kind = args[1][0]
         else:
             kind = _NAMED_MAKERS[make.__name__]
-        return (self._meet(own, kind) if kind is not None else None) or make(*args)
+        return (self._own_or_none(own, kind) if kind is not None else None) or make(*args)
 
-    def _meet(self, own: Any, kind: type) -> Any:
+    def _own_or_none(self, own: Any, kind: type) -> Any:
         if not isinstance(own, kind):
             return None
         self._own.add(id(own))
@@ -391,7 +390,7 @@ _FILLERS = frozenset(
 
 @functools.lru_cache(maxsize=1024)
 def _is_plain(kind: type) -> bool:
-    """Return whether instances of a class are pickled as they say themselves; asked for each object."""
+    """Return whether instances of a class are pickled as usual; called for each object."""
     return not (
         issubclass(kind, type | BaseException)
         or isinstance(kind, EnumType)
@@ -407,7 +406,7 @@ def _reduce_code(code: types.CodeType) -> tuple[Callable[..., types.CodeType], t
 def _keep_large(buffers: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:
     def keep(buffer: pickle.PickleBuffer) -> bool:
         with memoryview(buffer) as view:
-            if view.nbytes < SMALLEST_BUFFER_APART:
+            if view.nbytes < MIN_FRAME_BYTES:
                 return True
         try:
             buffers.append(buffer.raw())
@@ -419,7 +418,7 @@ def _keep_large(buffers: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:
 
 
 def _by_name_or(reduce: Callable[[Any], Any]) -> Callable[[_Pickler, Any], Any]:
-    """Return a reducer for objects that have a module and a qualified name, by which they may be imported."""
+    """Return a reducer for objects with a module and a qualified name, by which they may be imported."""
 
     def reduce_or_refer(pickler: _Pickler, obj: Any) -> Any:
         return reduce(obj) if pickler.travels_by_value(obj) else NotImplemented
@@ -428,7 +427,7 @@ def _by_name_or(reduce: Callable[[Any], Any]) -> Callable[[_Pickler, Any], Any]:
 
 
 def _by_name_of_global_or(reduce: Callable[[Any], Any] | None) -> Callable[[_Pickler, Any], Any]:
-    """Return a reducer for objects that do not know their name."""
+    """Return a reducer for objects that do not know their own name."""
 
     def reduce_or_refer(pickler: _Pickler, obj: Any) -> Any:
         return pickler.reduce_opaque(obj, reduce)
@@ -437,7 +436,7 @@ def _by_name_of_global_or(reduce: Callable[[Any], Any] | None) -> Callable[[_Pic
 
 
 def _always(reduce: Callable[[Any], Any]) -> Callable[[_Pickler, Any], Any]:
-    """Return a reducer that asks no pickler."""
+    """Return a reducer that ignores the pickler."""
 
     def reduce_it(_: _Pickler, obj: Any) -> Any:
         return reduce(obj)
@@ -451,7 +450,7 @@ _PICKLERS = {
     LocalCode.FROM_DISK: _FromDiskPickler,
 }
 _FILE_NAME_INDEX = 10  # among the arguments of types.CodeType, since Python 3.11
-_HEAP_TYPE, _IMMUTABLE_TYPE = 1 << 9, 1 << 8  # Py_TPFLAGS: a class statement made it; it was written in C
+_HEAP_TYPE, _IMMUTABLE_TYPE = 1 << 9, 1 << 8  # Py_TPFLAGS: created by a class statement; implemented in C
 _NAMED_ELSEWHERE = frozenset(
     (*internals._BUILTIN_TYPE_NAMES, type(None), type(...), type(NotImplemented))  # noqa: SLF001 - as cloudpickle
 )
@@ -491,7 +490,7 @@ _locality: dict[str, tuple[types.ModuleType | None, bool]] = {}
 
 def _lies_outside_installations(name: str, module: types.ModuleType | None) -> bool:
     if name.partition(".")[0] in {"__main__", "builtins", OWN_PACKAGE}:
-        return False  # __main__ is by value anyway
+        return False  # __main__ is always sent by value
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or not file.endswith(".py"):
         return False  # built in, frozen or compiled

@@ -1,7 +1,7 @@
-"""Objects that belong to the process that made them: executors, futures, coroutines, connections.
+"""Objects that belong to the process that created them: executors, futures, coroutines, connections.
 
-Lives here: what each is, in words, and what to send instead.
-Not here: finding the one that hinders a call (`payload.pickle_diagnosis`).
+Lives here: a description of each kind, and what to send instead.
+Not here: finding such an object in a call (`payload.pickle_diagnosis`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class ProcessBound(NamedTuple):
-    """What an object is, and what to do instead of sending it."""
+    """Description of an object that cannot leave its process, and what to send instead."""
 
     what: str
     advice: str
@@ -30,7 +30,7 @@ _LOOP = ProcessBound(
     "an event loop, which belongs to the process that runs it", "use asyncio.run inside the function"
 )
 
-# By module and qualified name, so that nothing is imported for this; classes derived from one count as it.
+# By module and qualified name, so that nothing is imported for this; subclasses count, too.
 _KINDS = {
     "cook_jupyter.executor.executor.CookExecutor": ProcessBound(
         "an executor, whose connection belongs to the process that made it",
@@ -54,7 +54,7 @@ _KINDS = {
     "multiprocessing.pool.Pool": _POOL,
     "asyncio.events.AbstractEventLoop": _LOOP,
     "builtins.coroutine": ProcessBound(
-        "a coroutine, that is, a call of an `async def` function that nobody has awaited",
+        "a coroutine, that is, a call of an `async def` function that was not awaited",
         "await it and pass the result, or pass the function and its arguments: "
         "submit(f, x), not submit(g, f(x))",
     ),
@@ -65,9 +65,9 @@ _KINDS = {
 
 
 def process_bound(value: Any) -> ProcessBound | None:
-    """Return what an object is that cannot leave its process; None if it is nothing of that kind."""
+    """Return the description of an object that cannot leave its process; None for other objects."""
     for kind in type(value).__mro__:
-        found = _KINDS.get(f"{kind.__module__}.{kind.__qualname__}")
-        if found is not None:
-            return found
+        description = _KINDS.get(f"{kind.__module__}.{kind.__qualname__}")
+        if description is not None:
+            return description
     return None

@@ -1,7 +1,7 @@
-"""Results: what came back of a job, verified before it is unpickled.
+"""Read the result of a call, which is verified before it is unpickled.
 
 Lives here: reading a result in the notebook.
-Not here: packing it on the host (`payload.calls`); fetching it (`client`).
+Not here: encoding it on the host (`payload.calls`); fetching it (`client`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from cook_jupyter.payload.keys import Key
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallResult:
-    """What came back of a job, verified.
+    """The verified result of a job.
 
     Attributes:
-        job_id: the job it came from.
-        instance_id: the instance it came from.
-        host: where that ran.
-        seconds: how long the user's code took; all calls of a bundle together.
-        size: of the result, in bytes.
-        value: what the function returned; of a bundle, a list of what its calls returned, None for one that
+        job_id: the job.
+        instance_id: the instance that produced the result.
+        host: host of that instance.
+        seconds: run time of the user's code; of a bundle, of all its calls together.
+        size: size of the result, in bytes.
+        value: return value of the function; of a bundle, a list of return values, with None for a call that
             raised.
-        error: what the function raised.
-        errors: of a bundle: what its calls raised, by their place.
-        unread_function: digest of the function, if the call failed before it began because the blob of the
-            function is damaged or gone.
+        error: exception that the function raised.
+        errors: exceptions of the calls of a bundle, by their index.
+        unread_function: digest of the function, if the call failed before it started because the blob of the
+            function is damaged or missing.
     """
 
     job_id: str
@@ -52,45 +52,45 @@ def read_result(
 
     Args:
         content: the envelope.
-        key: the user's.
+        key: signing key of the user.
         job_id: the job whose result it must be.
-        instance_id: the instance that counts, if that is known.
-        private: it was read where only this user can write.
+        instance_id: the instance whose result it must be, if known.
+        private: whether the result was read from where only this user can write.
 
     Raises:
-        Unverifiable: it cannot be verified; it was not opened.
-        Tampered: it is not what was signed, or signed for another job; it was not opened.
-        ResultLost: it belongs to another instance of the job, or cannot be unpickled here.
+        Unverifiable: the result cannot be verified; it was not unpickled.
+        Tampered: the result is not what was signed, or was signed for another job; it was not unpickled.
+        ResultLost: the result belongs to another instance of the job, or cannot be unpickled here.
     """
     opened = unseal(content, direction="result", key=key, job_id=job_id, private=private)
     facts = opened.header
     if instance_id is not None and facts["instance"] != instance_id:
         raise ResultLost(
             f"the result of job {job_id} is that of instance {facts['instance']}, not of {instance_id}, "
-            "which counts: the job was run again in between. The result was not opened. Submit it again.",
+            "the current one: the job was run again in between. The result was not opened. Submit it again.",
             job_id=job_id,
             host=facts["host"],
         )
     from cook_jupyter.payload import pickling
 
     try:
-        content_of = pickling.from_frames(opened.frames, keep_classes=True)
-    except BaseException as error:  # whatever a class of the user's does: SystemExit, too
+        unpickled = pickling.from_frames(opened.frames, keep_classes=True)
+    except BaseException as error:  # a class of the user may raise anything, even SystemExit
         raise ResultLost(
             f"the result of job {job_id} cannot be unpickled here: {exception_data.plain(error)}",
             job_id=job_id,
             host=facts["host"],
         ) from error
     value: Any = None
-    error_of: BaseException | None = None
+    remote_error: BaseException | None = None
     errors: dict[int, BaseException] = {}
     if facts["kind"] == "value":
-        value = content_of
+        value = unpickled
     elif facts["kind"] == "bundle":
-        value, failed = content_of
-        errors = {place: _received(data, facts) for place, data in failed.items()}
+        value, failed = unpickled
+        errors = {index: _load_error(data, facts) for index, data in failed.items()}
     else:
-        error_of = _received(content_of, facts)
+        remote_error = _load_error(unpickled, facts)
     return CallResult(
         job_id=job_id,
         instance_id=facts["instance"],
@@ -98,7 +98,7 @@ def read_result(
         seconds=facts["seconds"],
         size=len(content),
         value=value,
-        error=error_of,
+        error=remote_error,
         errors=errors,
         unread_function=facts.get("unread_function"),
     )
@@ -109,12 +109,12 @@ def unread_function(content: Buffer, *, key: Key, job_id: str) -> str | None:
 
     Args:
         content: the envelope of the instance's result.
-        key: the user's.
+        key: signing key of the user.
         job_id: the job of the instance.
 
     Raises:
-        Unverifiable: it cannot be verified.
-        Tampered: it is not what was signed, or signed for another job.
+        Unverifiable: the result cannot be verified.
+        Tampered: the result is not what was signed, or was signed for another job.
     """
     digest: str | None = unseal(content, direction="result", key=key, job_id=job_id).header.get(
         "unread_function"
@@ -122,7 +122,7 @@ def unread_function(content: Buffer, *, key: Key, job_id: str) -> str | None:
     return digest
 
 
-def _received(data: exception_data.ExceptionData, facts: Mapping[str, Any]) -> BaseException:
+def _load_error(data: exception_data.ExceptionData, facts: Mapping[str, Any]) -> BaseException:
     error = exception_data.load_exception(data)
     if isinstance(error, JobFailed):
         error.job_id, error.host = facts["job"], facts["host"]

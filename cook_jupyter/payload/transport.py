@@ -1,11 +1,11 @@
-"""Transport: whether a payload travels inline or as a blob, decided once.
+"""Decide whether a payload is sent inline or as a blob.
 
-Lives here: `seal_for_transport`, which seals an envelope for the way it will travel, and records the way.
+Lives here: `seal_for_transport`, which seals an envelope according to how it will be sent, and records that.
 Not here: the layout of an envelope (`payload.envelope`), where blobs are stored (`payload.blobs`).
 
-An envelope that travels inline passes through the scheduler, so all of it is hashed. Only an envelope that is
-written to a private blob store may leave its raw buffers without a hash. Whoever sends an envelope therefore
-uses `SealedPayload.inline` and never decides by its size again.
+An inline envelope passes through the scheduler, so all of it is hashed. Only an envelope in a private blob
+store may have raw buffers without a hash. Whoever sends an envelope therefore uses `SealedPayload.inline`,
+and never decides by its size again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from cook_jupyter.payload.keys import Key
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedPayload:
-    """A sealed envelope and the way it travels.
+    """A sealed envelope and how it is sent.
 
     Attributes:
         pieces: the envelope, in order; large frames are references to the caller's memory.
-        inline: whether it travels inside a job or a status update; otherwise it is stored as a blob.
+        inline: whether the envelope is part of a job or status update; otherwise it is stored as a blob.
     """
 
     pieces: Sequence[Buffer]
@@ -32,7 +32,7 @@ class SealedPayload:
 
     @property
     def size(self) -> int:
-        """Number of bytes of the envelope."""
+        """Size of the envelope, in bytes."""
         return size_of(self.pieces)
 
 
@@ -45,15 +45,16 @@ def seal_for_transport(
     max_inline_bytes: int,
     private_blobs: bool,
 ) -> SealedPayload:
-    """Seal an envelope that travels inline when it is small, and as a blob otherwise.
+    """Seal an envelope that is sent inline if it is small, and as a blob otherwise.
 
     Args:
         header: facts to sign, as JSON values.
         frames: the pickle, then its raw buffers.
         direction: call or result.
         key: signing key of the user.
-        max_inline_bytes: size of the largest envelope that travels inline.
-        private_blobs: whether both sides reach the blob store as a directory of this user alone.
+        max_inline_bytes: size of the largest envelope that is sent inline.
+        private_blobs: whether both sides reach the blob store as a directory that only this user can write
+            to.
     """
     may_be_inline = sum(map(len, frames)) <= max_inline_bytes
     pieces = seal(header, frames, direction=direction, key=key, private=private_blobs and not may_be_inline)

@@ -1,6 +1,6 @@
-"""The words as Cook JSON, both ways.
+"""Cook's JSON: conversion of domain types to and from the bodies of the REST API.
 
-Lives here: every field name, status code and error body of Cook's REST API and of our own under `/v1`.
-Not here: what the words mean (`model`); routes (`api`); requests over a socket (`client`).
-Only those two doors import it.
+Lives here: every field name, status code and error body of Cook's REST API and of the routes under `/v1`.
+Not here: the domain types (`model`); routes (`api`); requests over a socket (`client`). Only `api` and
+`client` import this package.
 """

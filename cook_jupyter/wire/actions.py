@@ -1,7 +1,7 @@
-"""The small bodies by which users act on what exists: more attempts, progress, the end of the scheduler.
+"""Bodies of requests that act on existing objects: retries, progress, cancellation, shutdown.
 
 Lives here: the bodies of /retry, /progress, /v1/cancel, /v1/waits and /v1/shutdown.
-Not here: what they do (`api.retry`, `service`).
+Not here: the actions themselves (`api.retry`, `service`).
 
 Source: the REST specification, sections 10 and 15.
 """
@@ -51,7 +51,7 @@ class Cancel(StrictStruct):
 
 
 class NestedWaits(StrictStruct):
-    """The body of POST /v1/waits: what an instance waits for; no jobs if it goes on."""
+    """The body of POST /v1/waits: the jobs that an instance waits for; none if it continues."""
 
     instance: Uuid
     jobs: Uuids
@@ -63,8 +63,8 @@ class Shutdown(StrictStruct):
     stop_agent: bool = False
 
 
-read_old_retry = BodyDecoder(PostRetry).read
-read_retry = BodyDecoder(PutRetry).read
+read_post_retry = BodyDecoder(PostRetry).read
+read_put_retry = BodyDecoder(PutRetry).read
 read_progress = BodyDecoder(ProgressBody).read
 read_cancel = BodyDecoder(Cancel).read
 read_waits = BodyDecoder(NestedWaits).read

@@ -1,11 +1,12 @@
-"""Error class ⇄ HTTP status and body, both ways.
+"""Conversion of errors to HTTP status and body, and back.
 
-Lives here: which status each class of `cook_jupyter.errors` has, what its body says, and how a client
-makes the very class again that the scheduler raised. A response of ours names the class in the
-header `X-Cook-Error`; of an original Cook the status has to do.
-Not here: the errors themselves (`cook_jupyter.errors`), or when one is raised (`api` and below).
+Lives here: the status of each class in `cook_jupyter.errors`, the body, and how a client creates an error of
+the class that the scheduler raised. Responses of cook_jupyter name the class in the header `X-Cook-Error`;
+for an original Cook the status determines it.
+Not here: the errors themselves (`cook_jupyter.errors`), where they are raised (`api` and below).
 
-Source: the REST specification, section 1.1: `{"errors": TREE}` for a wrong shape, `{"error": text}` else.
+Source: the REST specification, section 1.1: `{"errors": TREE}` for an invalid body, otherwise `{"error":
+text}`.
 """
 
 import re
@@ -29,7 +30,7 @@ _STATUS: dict[type[CookError], int] = {
     errors.QuotaExceeded: 422,
     errors.StoreFull: 507,
     errors.StoreBusy: 503,
-    errors.OutOfStep: 503,  # it is starting again: see SchedulerUnreachable, which a bare 503 stands for
+    errors.OutOfStep: 503,  # the scheduler is restarting; a 503 without a class means SchedulerUnreachable
     errors.SchedulerUnreachable: 503,
     errors.CookError: 500,
 }
@@ -49,34 +50,34 @@ _UUID = re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
 
 
 def status_of(error: CookError) -> int:
-    """Return the HTTP status of an error: that of its class, else of the nearest class above."""
+    """Return the HTTP status of an error: that of its class, or of its nearest base class with one."""
     return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
 
 
-def body_of(error: CookError) -> bytes:
-    """Return the JSON body that tells an error: its tree if it has one, else its sentence."""
+def encode_error(error: CookError) -> bytes:
+    """Return the JSON body of an error: its tree if it has one, otherwise its text."""
     if isinstance(error, InvalidRequest) and error.tree is not None:
         return msgspec.json.encode({"errors": error.tree})
     return msgspec.json.encode({"error": str(error)})
 
 
 def error_of(status: int, body: bytes, name: str | None = None) -> CookError:
-    """Make the error that a response of status 400 or above tells.
+    """Create the error in a response with a status from 400.
 
     Args:
         status: the HTTP status.
-        body: the response's body; any bytes.
-        name: the value of the header `X-Cook-Error`, if there was one.
+        body: body of the response; any bytes.
+        name: value of the header `X-Cook-Error`; None if there is none.
     """
     kind = _BY_NAME.get(name or "") or _CLASS.get(status)
     if kind is None:
         kind = errors.SchedulerError if status >= 500 else errors.InvalidRequest
     try:
-        told: Any = msgspec.json.decode(body)
+        content: Any = msgspec.json.decode(body)
     except (ValueError, RecursionError):
-        told = body.decode("utf-8", "replace").strip()
-    tree = told.get("errors") if isinstance(told, dict) else None
-    text = printable(describe(tree) if tree is not None else _text(told, status), lines=True)
+        content = body.decode("utf-8", "replace").strip()
+    tree = content.get("errors") if isinstance(content, dict) else None
+    text = printable(format_error_tree(tree) if tree is not None else _text(content, status), lines=True)
     if issubclass(kind, InvalidRequest):
         return kind(text, tree=tree)
     if issubclass(kind, NotFound):
@@ -84,29 +85,30 @@ def error_of(status: int, body: bytes, name: str | None = None) -> CookError:
     return kind(text)
 
 
-def describe(tree: object, *, most: int = 5) -> str:
-    """Say an error tree as one line: the path to each wrong place and what is wrong there."""
-    found: list[str] = []
-    _leaves(tree, "", found, most)
-    return "; ".join(found) or "the request has a wrong shape"
+def format_error_tree(tree: object, *, max_items: int = 5) -> str:
+    """Format an error tree as one line: the path to each invalid element, and what is wrong with it."""
+    items: list[str] = []
+    _collect_leaves(tree, "", items, max_items)
+    return "; ".join(items) or "the request has an invalid form"
 
 
-def _leaves(tree: object, path: str, found: list[str], most: int) -> None:
-    if len(found) >= most or tree is None:
+def _collect_leaves(tree: object, path: str, items: list[str], max_items: int) -> None:
+    if len(items) >= max_items or tree is None:
         return
     if isinstance(tree, dict):
-        for key, below in tree.items():
-            _leaves(below, f"{path}.{key}" if path else str(key), found, most)
+        for key, child in tree.items():
+            _collect_leaves(child, f"{path}.{key}" if path else str(key), items, max_items)
     elif isinstance(tree, list):
-        for place, below in enumerate(tree):
-            _leaves(below, f"{path}[{place}]", found, most)
+        for index, child in enumerate(tree):
+            _collect_leaves(child, f"{path}[{index}]", items, max_items)
     else:
-        found.append(f"{path}: {tree}" if path else str(tree))
+        items.append(f"{path}: {tree}" if path else str(tree))
 
 
-def _text(told: object, status: int) -> str:
-    while isinstance(told, dict):
-        told = next(
-            (told[key] for key in ("error", "message") if key in told), msgspec.json.encode(told).decode()
+def _text(content: object, status: int) -> str:
+    while isinstance(content, dict):
+        content = next(
+            (content[key] for key in ("error", "message") if key in content),
+            msgspec.json.encode(content).decode(),
         )
-    return str(told) if told not in (None, "") else f"the scheduler answered with status {status}"
+    return str(content) if content not in (None, "") else f"the scheduler answered with status {status}"

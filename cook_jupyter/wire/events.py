@@ -1,7 +1,7 @@
-"""What happened to a job, as the stream of `/v1/events` tells it.
+"""Events of jobs in the stream of `/v1/events`.
 
-Lives here: the fields of an event and the lines of the stream. Ours; Cook has no such stream.
-Not here: who hears which event (`service.requests.events`), how fast a reader may be (`api.events`).
+Lives here: the fields of an event and the lines of the stream. Cook has no such stream.
+Not here: which client receives which event (`service.requests.events`), slow clients (`api.events`).
 """
 
 import base64
@@ -16,11 +16,11 @@ from cook_jupyter.model.instance import Instance
 from cook_jupyter.model.reason import REASONS
 
 MEDIA_TYPE = "application/x-ndjson"
-REMEMBERED_BYTES = 4 * 1024 * 1024
+CACHE_BYTES = 4 * 1024 * 1024
 
 
 class EventInstance(msgspec.Struct):
-    """The instance that an event is about."""
+    """The instance of an event."""
 
     task_id: str
     status: str
@@ -38,9 +38,9 @@ class EventInstance(msgspec.Struct):
 
 
 class Event(msgspec.Struct):
-    """Where one job stands after a change to it.
+    """The state of a job after a change.
 
-    `result` is the inline result in base64; a larger one rests under `result_blob`.
+    `result` is the inline result in base64; a larger result is stored as the blob `result_blob`.
     """
 
     uuid: str
@@ -56,9 +56,9 @@ class Event(msgspec.Struct):
 
 
 class EventLine(msgspec.Struct):
-    """One line of the stream: events, and the cursor from which to go on after them.
+    """One line of the stream: events, and the cursor from which to continue after them.
 
-    `store` is the id of the store in which the cursor counts; the first line of a stream names it.
+    `store` is the id of the store to which the cursor belongs; only the first line of a stream has it.
     """
 
     cursor: int
@@ -70,32 +70,32 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EventEncoder:
-    """Encodes each change once, however many readers hear of it.
+    """Encodes each change once for all clients.
 
-    The last few megabytes are remembered; a reader who is further behind pays for its own encoding.
+    The most recent few megabytes are cached; a client that is further behind causes its own encoding.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[JobChange, bytes]] = {}
+        self._cache: dict[int, tuple[JobChange, bytes]] = {}
         self._size = 0
 
     def encode(self, change: JobChange) -> bytes:
-        """Return the event that tells a change."""
+        """Return the event for a change."""
         number = change.job.change
-        known = self._known.pop(number, None)
-        if known is not None and known[0] is change:
-            self._known[number] = known
-            return known[1]
+        cached = self._cache.pop(number, None)
+        if cached is not None and cached[0] is change:
+            self._cache[number] = cached
+            return cached[1]
         event = encode_event(change)
-        self._size += len(event) - (0 if known is None else len(known[1]))
-        self._known[number] = (change, event)
-        while self._size > REMEMBERED_BYTES and len(self._known) > 1:
-            self._size -= len(self._known.pop(next(iter(self._known)))[1])
+        self._size += len(event) - (0 if cached is None else len(cached[1]))
+        self._cache[number] = (change, event)
+        while self._size > CACHE_BYTES and len(self._cache) > 1:
+            self._size -= len(self._cache.pop(next(iter(self._cache)))[1])
         return event
 
 
 def encode_event(change: JobChange) -> bytes:
-    """Tell a job after a change, as one JSON object."""
+    """Encode the state of a job after a change, as a JSON object."""
     job, result = change.job, change.result
     event = Event(
         uuid=job.job_id,
@@ -116,12 +116,12 @@ def encode_event(change: JobChange) -> bytes:
 
 
 def encode_line(cursor: int, events: Sequence[bytes]) -> bytes:
-    """Make a line of the stream out of encoded events."""
+    """Encode a line of the stream with encoded events."""
     return b'{"cursor":%d,"jobs":[%s]}\n' % (cursor, b",".join(events))
 
 
 def encode_first_line(cursor: int, store_id: str) -> bytes:
-    """Make the first line of the stream, which has no events."""
+    """Encode the first line of the stream, which has no events."""
     return _encode(EventLine(cursor=cursor, jobs=[], store=store_id)) + b"\n"
 
 

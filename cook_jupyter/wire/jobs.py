@@ -1,10 +1,10 @@
-"""Jobs, instances and groups as Cook tells them.
+"""Jobs, instances and groups in Cook's JSON.
 
-Lives here: the fields of a job, an instance and a group, and the several dialects in which Cook's own
-endpoints tell them (`/jobs`, the older `/rawscheduler`, `/list`, `/queue`).
-Not here: how they are sent (`wire.submission`), the stream of events (`wire.events`).
+Lives here: the fields of a job, an instance and a group, and the variants of Cook's endpoints (`/jobs`, the
+older `/rawscheduler`, `/list`, `/queue`).
+Not here: submissions (`wire.submission`), the event stream (`wire.events`).
 
-A field that has nothing to say is left out, never null: Cook's clients test with `in`.
+A field without a value is omitted, never null, because Cook's clients test with `in`.
 
 Source: the REST specification, sections 5 to 8 and 13.
 """
@@ -22,7 +22,7 @@ from cook_jupyter.model.reason import REASONS
 
 UNKNOWN_HOST = "Unknown"
 DEFAULT_EXECUTOR = "cook"
-NO_FRAMEWORK = "unsupported"  # Cook's word for "there is not exactly one Mesos cluster"
+NO_FRAMEWORK = "unsupported"  # Cook's value if there is not exactly one Mesos cluster
 _LIST_KEYS = {
     "expected_runtime": "expected-runtime",
     "progress_output_file": "progress-output-file",
@@ -32,7 +32,7 @@ _LIST_KEYS = {
 
 
 class InstanceBody(msgspec.Struct):
-    """One instance, as told."""
+    """An instance in Cook's JSON."""
 
     task_id: str
     status: str
@@ -62,14 +62,14 @@ class InstanceBody(msgspec.Struct):
 
 
 class GroupRef(msgspec.Struct):
-    """A group, as a job of `/jobs` names it."""
+    """A group, as listed by a job of `/jobs`."""
 
     uuid: str
     name: str
 
 
 class JobBody(msgspec.Struct):
-    """One job, as told."""
+    """A job in Cook's JSON."""
 
     uuid: str
     command: str
@@ -107,18 +107,18 @@ class JobBody(msgspec.Struct):
 
 
 class JobEncoder(msgspec.Struct, frozen=True):
-    """What must be known beside a job to tell it.
+    """Encodes jobs, with facts that are not part of a job.
 
     Attributes:
-        framework_id: the id of the one Mesos cluster, or Cook's word for "there is not exactly one".
-        files_url: where sandbox files are served, such as `http://host:port`; None if nowhere.
+        framework_id: id of the only Mesos cluster, or `NO_FRAMEWORK`.
+        files_url: base URL of sandbox files, such as `http://host:port`; None if they are not served.
     """
 
     framework_id: str = NO_FRAMEWORK
     files_url: str | None = None
 
-    def instance(self, instance: Instance, job: Job) -> InstanceBody:
-        """Tell an instance of `job`."""
+    def encode_instance(self, instance: Instance, job: Job) -> InstanceBody:
+        """Encode an instance of a job."""
         host = instance.host or UNKNOWN_HOST
         reason = REASONS.get(instance.reason) if instance.reason is not None else None
         sandbox = instance.sandbox
@@ -153,9 +153,9 @@ class JobEncoder(msgspec.Struct, frozen=True):
             cancelled=instance.cancelled or UNSET,
         )
 
-    def instance_with_job(self, instance: Instance, job: Job) -> InstanceBody:
-        """Tell an instance as `/instances` does: with its job in short."""
-        body = self.instance(instance, job)
+    def encode_instance_with_job(self, instance: Instance, job: Job) -> InstanceBody:
+        """Encode an instance for `/instances`, with its job in short form."""
+        body = self.encode_instance(instance, job)
         body.job = {
             "uuid": job.job_id,
             "name": job.spec.name,
@@ -165,21 +165,21 @@ class JobEncoder(msgspec.Struct, frozen=True):
         }
         return body
 
-    def job(self, job: Job, *, attempts: int, groups: Mapping[GroupId, Group]) -> JobBody:
-        """Tell a job as `/jobs` does.
+    def encode_job(self, job: Job, *, attempts: int, groups: Mapping[GroupId, Group]) -> JobBody:
+        """Encode a job for `/jobs`.
 
         Args:
             job: the job.
-            attempts: how many it has used up.
-            groups: the groups of the jobs being told, by id.
+            attempts: number of attempts that it has used.
+            groups: groups of all jobs being encoded, by id.
         """
-        body = self.old_job(job, attempts=attempts)
+        body = self.encode_raw_job(job, attempts=attempts)
         group = None if job.spec.group is None else groups.get(job.spec.group)
         body.groups = [] if group is None else [GroupRef(uuid=group.group_id, name=group.name)]
         return body
 
-    def old_job(self, job: Job, *, attempts: int) -> JobBody:
-        """Tell a job as `/rawscheduler` does: groups by uuid, left out if there is none."""
+    def encode_raw_job(self, job: Job, *, attempts: int) -> JobBody:
+        """Encode a job for `/rawscheduler`: its group as a uuid, omitted if there is none."""
         spec, extra = job.spec, job.spec.extra
         return JobBody(
             uuid=spec.job_id,
@@ -202,7 +202,7 @@ class JobEncoder(msgspec.Struct, frozen=True):
             labels=spec.labels,
             constraints=spec.constraints,
             uris=extra.get("uris", ()),
-            instances=[self.instance(instance, job) for instance in job.instances],
+            instances=[self.encode_instance(instance, job) for instance in job.instances],
             disable_mea_culpa_retries=spec.disable_mea_culpa_retries,
             pool=spec.pool,
             groups=UNSET if spec.group is None else [spec.group],
@@ -217,10 +217,10 @@ class JobEncoder(msgspec.Struct, frozen=True):
             container=extra.get("container", UNSET),
         )
 
-    def listed_job(self, job: Job, *, attempts: int) -> dict[str, Any]:
-        """Tell a job as `/list` does: as `/rawscheduler`, with four keys in kebab case."""
-        told: dict[str, Any] = msgspec.to_builtins(self.old_job(job, attempts=attempts))
-        return {_LIST_KEYS.get(key, key): value for key, value in told.items()}
+    def encode_list_job(self, job: Job, *, attempts: int) -> dict[str, Any]:
+        """Encode a job for `/list`: as for `/rawscheduler`, with four keys in kebab case."""
+        body: dict[str, Any] = msgspec.to_builtins(self.encode_raw_job(job, attempts=attempts))
+        return {_LIST_KEYS.get(key, key): value for key, value in body.items()}
 
     def _output_url(self, sandbox: str) -> str | UnsetType:
         if self.files_url is None:
@@ -229,7 +229,7 @@ class JobEncoder(msgspec.Struct, frozen=True):
 
 
 class GroupBody(msgspec.Struct):
-    """One group, as told; the counts only in detail."""
+    """A group in Cook's JSON; the numbers of jobs are only set in detailed answers."""
 
     uuid: str
     name: str
@@ -241,13 +241,13 @@ class GroupBody(msgspec.Struct):
     completed: int | UnsetType = UNSET
 
 
-def group_body(group: Group, job_ids: Sequence[str], states: Mapping[JobState, int] | None) -> GroupBody:
+def encode_group(group: Group, job_ids: Sequence[str], states: Mapping[JobState, int] | None) -> GroupBody:
     """Encode a group.
 
     Args:
         group: the group.
-        job_ids: its jobs.
-        states: how many of them are in which state; None leaves that out.
+        job_ids: jobs of the group.
+        states: number of its jobs by state; None to omit them.
     """
     body = GroupBody(
         uuid=group.group_id,
@@ -263,8 +263,8 @@ def group_body(group: Group, job_ids: Sequence[str], states: Mapping[JobState, i
     return body
 
 
-def queue_entry(job: Job, group: Group | None) -> dict[str, Any]:
-    """Tell a waiting job as `/queue` does: names with a slash, and the group without its jobs."""
+def encode_queue_entry(job: Job, group: Group | None) -> dict[str, Any]:
+    """Encode a waiting job for `/queue`: keys with a slash, and the group without its jobs."""
     spec = job.spec
     entry: dict[str, Any] = {
         "job/uuid": spec.job_id,

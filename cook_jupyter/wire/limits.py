@@ -1,7 +1,7 @@
-"""Shares, quotas and usage as Cook JSON.
+"""Shares, quotas and usage in Cook's JSON.
 
 Lives here: the bodies of /share, /quota and /usage.
-Not here: which entry applies to whom (`service.state.limits`).
+Not here: which limit applies to a user (`service.state.limits`).
 
 Source: the REST specification, sections 11 and 12.
 """
@@ -20,7 +20,7 @@ LimitCount = Annotated[int, Meta(ge=0, le=UNLIMITED_COUNT)]
 
 
 class ShareValues(StrictStruct):
-    """Amounts of a share; what is not there stays."""
+    """Amounts of a share; omitted ones do not change."""
 
     cpus: Limit | UnsetType = UNSET
     mem: Limit | UnsetType = UNSET
@@ -28,7 +28,7 @@ class ShareValues(StrictStruct):
 
 
 class QuotaValues(StrictStruct, rename="kebab"):
-    """Amounts of a quota; what is not there stays."""
+    """Amounts of a quota; omitted ones do not change."""
 
     cpus: Limit | UnsetType = UNSET
     mem: Limit | UnsetType = UNSET
@@ -62,48 +62,48 @@ read_set_quota = BodyDecoder(SetQuota).read
 
 def amounts_of(values: ShareValues | QuotaValues) -> dict[LimitName, float]:
     """Return the amounts that were sent, by Cook's names."""
-    named = ((name, getattr(values, name.replace("-", "_"), UNSET)) for name in QUOTA_NAMES)
-    return {name: value for name, value in named if value is not UNSET}
+    values_by_name = ((name, getattr(values, name.replace("-", "_"), UNSET)) for name in QUOTA_NAMES)
+    return {name: value for name, value in values_by_name if value is not UNSET}
 
 
-def limit_body(amounts: Mapping[LimitName, float]) -> dict[str, Any]:
-    """Tell the amounts in force; a count is an integer, all others are doubles."""
+def encode_limit(amounts: Mapping[LimitName, float]) -> dict[str, Any]:
+    """Encode the amounts in force; a count is an integer, all others are doubles."""
     return {name: int(amount) if name == "count" else float(amount) for name, amount in amounts.items()}
 
 
 class RunningUsage(Protocol):
-    """What a running job holds."""
+    """The resources that a running job holds."""
 
     @property
     def job_id(self) -> str:
-        """The job."""
+        """Id of the job."""
 
     @property
     def group(self) -> str | None:
-        """Its group, if it has one."""
+        """Group of the job, if it has one."""
 
     @property
     def cpus(self) -> float:
-        """Cpus held."""
+        """Cpus that the job holds."""
 
     @property
     def mem_mb(self) -> float:
-        """Memory held."""
+        """Memory that the job holds, in MiB."""
 
     @property
     def gpus(self) -> float:
-        """Gpus held."""
+        """Gpus that the job holds."""
 
 
-def usage_body(rows: Sequence[RunningUsage], groups: Mapping[GroupId, Group] | None) -> dict[str, Any]:
-    """Tell what running jobs hold together; broken down by group if `groups` are given."""
+def encode_usage(rows: Sequence[RunningUsage], groups: Mapping[GroupId, Group] | None) -> dict[str, Any]:
+    """Encode the usage of running jobs, broken down by group if `groups` is given."""
     body: dict[str, Any] = {"total_usage": _sum(rows)}
     if groups is not None:
         by_group: dict[str, list[RunningUsage]] = {}
-        alone: list[RunningUsage] = []
+        ungrouped: list[RunningUsage] = []
         for row in rows:
             if row.group is None:
-                alone.append(row)
+                ungrouped.append(row)
             else:
                 by_group.setdefault(row.group, []).append(row)
         body["grouped"] = [
@@ -118,12 +118,12 @@ def usage_body(rows: Sequence[RunningUsage], groups: Mapping[GroupId, Group] | N
             for group_id, members in by_group.items()
             if group_id in groups
         ]
-        body["ungrouped"] = {"running_jobs": [row.job_id for row in alone], "usage": _sum(alone)}
+        body["ungrouped"] = {"running_jobs": [row.job_id for row in ungrouped], "usage": _sum(ungrouped)}
     return body
 
 
 def _sum(rows: Iterable[RunningUsage]) -> dict[str, float]:
-    """Plain doubles, added one by one from 0.0: Cook's tests compare the sums exactly."""
+    """Add doubles one by one from 0.0, because Cook's tests compare the sums exactly."""
     cpus = mem = gpus = 0.0
     jobs = 0
     for row in rows:

@@ -1,7 +1,8 @@
-"""What users send to have work run: the body of POST /jobs, read and turned into the words.
+"""Submissions: the body of POST /jobs, converted to domain types.
 
-Lives here: the shapes of a submission and what of it can be judged without knowing the present state.
-Not here: how jobs are told (`wire.jobs`), what depends on settings or on other jobs (`api.jobs`, `service`).
+Lives here: the structure of a submission, and the checks that do not depend on the present state.
+Not here: encoding of jobs (`wire.jobs`), checks that depend on settings or other jobs (`api.jobs`,
+`service`).
 
 Source: the REST specification, section 4.
 """
@@ -23,7 +24,7 @@ from cook_jupyter.model.job import (
 from cook_jupyter.wire.validation import AnyCaseStruct, BodyDecoder, StrictStruct, named
 
 JOBS_PER_SUBMISSION = 10_000
-ENV_VALUE_BYTES = 128 * 1024  # the kernel's limit of one "NAME=value", its ending zero included
+ENV_VALUE_BYTES = 128 * 1024  # the kernel's limit for "NAME=value" with its terminating zero
 ENV_BYTES = 1024 * 1024
 
 _NAME = r"\A[.a-zA-Z0-9_-]{%s}\Z"
@@ -56,7 +57,7 @@ class Uri(StrictStruct):
 
 
 class Application(StrictStruct, rename="kebab"):
-    """The program that submits, as it names itself."""
+    """The submitting program, as it describes itself."""
 
     name: ShortName
     version: ShortName
@@ -66,14 +67,14 @@ class Application(StrictStruct, rename="kebab"):
 
 
 class Parameter(StrictStruct):
-    """One docker parameter."""
+    """A docker parameter."""
 
     key: str
     value: str
 
 
 class PortMapping(StrictStruct, rename="kebab"):
-    """A port of the host, given to the container."""
+    """A host port that is mapped to a container port."""
 
     host_port: Count
     container_port: Count
@@ -97,7 +98,7 @@ class MesosImage(StrictStruct):
 
 
 class Volume(StrictStruct, rename="kebab"):
-    """A directory of the host, mounted in the container."""
+    """A host directory that is mounted in the container."""
 
     host_path: str
     container_path: str | UnsetType = UNSET
@@ -105,7 +106,7 @@ class Volume(StrictStruct, rename="kebab"):
 
 
 class Container(StrictStruct):
-    """What the job runs inside of."""
+    """The container in which the job runs."""
 
     type: Annotated[str, Meta(pattern=r"\A(?i:docker|mesos)\Z", extra=named("container-type?"))]
     docker: Docker | UnsetType = UNSET
@@ -122,19 +123,19 @@ class Disk(StrictStruct):
 
 
 class CheckpointOptions(StrictStruct, rename="kebab"):
-    """Paths to keep."""
+    """Paths to preserve."""
 
     preserve_paths: list[str] | UnsetType = UNSET
 
 
 class PeriodicOptions(StrictStruct, rename="kebab"):
-    """How often to checkpoint."""
+    """Interval of checkpoints."""
 
     period_sec: Count
 
 
 class Checkpoint(StrictStruct, rename="kebab"):
-    """How the job keeps its state over attempts."""
+    """How the job preserves its state between attempts."""
 
     mode: Annotated[str, Meta(pattern=r"\A(?:auto|periodic|preemption)\Z", extra=named("checkpoint-mode?"))]
     options: CheckpointOptions | UnsetType = UNSET
@@ -142,7 +143,7 @@ class Checkpoint(StrictStruct, rename="kebab"):
 
 
 class JobRequest(AnyCaseStruct):
-    """One job, as sent."""
+    """A job in a submission."""
 
     uuid: Uuid
     command: str
@@ -170,18 +171,18 @@ class JobRequest(AnyCaseStruct):
     disable_mea_culpa_retries: bool = False
     progress_output_file: NonEmpty | UnsetType = UNSET
     progress_regex_string: NonEmpty | UnsetType = UNSET
-    status: str | UnsetType = UNSET  # taken and ignored
+    status: str | UnsetType = UNSET  # accepted and ignored
 
 
 class PlacementParameters(StrictStruct):
-    """What a placement of kind `balanced` or `attribute-equals` needs."""
+    """Parameters of the placements `balanced` and `attribute-equals`."""
 
     attribute: str | UnsetType = UNSET
     minimum: PositiveInt | UnsetType = UNSET
 
 
 class HostPlacement(StrictStruct):
-    """How a group's jobs are spread over hosts."""
+    """How the jobs of a group are distributed over hosts."""
 
     type: Annotated[
         str, Meta(pattern=r"\A(?:all|unique|balanced|attribute-equals)\Z", extra=named("host-placement?"))
@@ -190,21 +191,21 @@ class HostPlacement(StrictStruct):
 
 
 class StragglerParameters(StrictStruct):
-    """When an instance of a group counts as a straggler."""
+    """Definition of a straggler in a group."""
 
     quantile: Annotated[float, Meta(gt=0, lt=1)]
     multiplier: MoreThanOne
 
 
 class StragglerHandling(StrictStruct):
-    """Whether stragglers of a group are tried again."""
+    """Whether stragglers of a group are restarted."""
 
     type: Annotated[str, Meta(pattern=r"\A(?:none|quantile-deviation)\Z", extra=named("straggler-handling?"))]
     parameters: StragglerParameters | UnsetType = UNSET
 
 
 class GroupRequest(AnyCaseStruct):
-    """One group, as sent."""
+    """A group in a submission."""
 
     uuid: Uuid
     name: str = "cookgroup"
@@ -233,7 +234,7 @@ class Submission(RawSubmission, rename="kebab"):
 read_submission = BodyDecoder(Submission).read
 read_raw_submission = BodyDecoder(RawSubmission).read
 
-_KEPT = (
+_PASSED_THROUGH = (
     "executor",
     "application",
     "disk",
@@ -244,22 +245,22 @@ _KEPT = (
 
 
 def job_spec(job: JobRequest, *, user: str, pool: str, submit_pool: str | None, docker_user: str) -> JobSpec:
-    """Turn a job as sent into the words.
+    """Convert a job in a submission to a specification.
 
     Args:
-        job: what was sent; its shape is right.
-        user: who sends it.
-        pool: where it goes.
-        submit_pool: the pool as it was named; None if none was.
-        docker_user: `uid:gid` of the user, added to a docker container that does not say it.
+        job: the job; its structure is valid.
+        user: user who submits it.
+        pool: pool of the job.
+        submit_pool: pool that the submission names; None if it names none.
+        docker_user: `uid:gid` of the user, added to a docker container without a user.
 
     Raises:
-        InvalidRequest: a content that no setting could make right.
+        InvalidRequest: the job is invalid for any settings.
     """
     job_id = job.uuid.lower()
     _check(job, job_id)
     extra: dict[str, Any] = {}
-    for name in _KEPT:
+    for name in _PASSED_THROUGH:
         value = getattr(job, name)
         if value is not UNSET:
             extra[name] = msgspec.to_builtins(value)
@@ -292,16 +293,16 @@ def job_spec(job: JobRequest, *, user: str, pool: str, submit_pool: str | None, 
 
 
 def group_of(group: GroupRequest) -> Group:
-    """Turn a group as sent into the words.
+    """Convert a group in a submission to a domain type.
 
     Raises:
-        InvalidRequest: the parameters that its placement or its handling of stragglers needs are not there.
+        InvalidRequest: parameters of its placement or its straggler handling are missing.
     """
     group_id: GroupId = group.uuid.lower()
     placement, handling = group.host_placement, group.straggler_handling
-    given = placement.parameters
-    attribute = UNSET if given is UNSET else given.attribute
-    minimum = UNSET if given is UNSET else given.minimum
+    parameters = placement.parameters
+    attribute = UNSET if parameters is UNSET else parameters.attribute
+    minimum = UNSET if parameters is UNSET else parameters.minimum
     if placement.type in ("balanced", "attribute-equals") and not attribute:
         raise InvalidRequest(
             f"group {group_id}: host placement {placement.type} needs the parameter attribute"
@@ -322,7 +323,7 @@ def group_of(group: GroupRequest) -> Group:
 
 
 def _check(job: JobRequest, job_id: str) -> None:
-    """Refuse what could never run on any host."""
+    """Refuse a job that could not run on any host."""
     if "\0" in job.command:
         raise InvalidRequest(f"job {job_id}: the command contains a zero byte, which no shell can be given")
     if job.expected_runtime is not UNSET and job.expected_runtime > job.max_runtime:
@@ -334,20 +335,20 @@ def _check(job: JobRequest, job_id: str) -> None:
         if "\0" in value or "\0" in name or "=" in name:
             raise InvalidRequest(
                 f"job {job_id}: the environment variable {name[:80]!r} cannot be set:"
-                " no zero bytes, and no '=' in a name"
+                " it must not contain zero bytes, nor '=' in its name"
             )
         size = len(name) + len(value)
         if size * 4 >= ENV_VALUE_BYTES:  # a character has at most 4 bytes
             size = len(name.encode()) + len(value.encode())
             if size + 2 > ENV_VALUE_BYTES:
                 raise InvalidRequest(
-                    f"job {job_id}: the environment variable {name[:80]!r} has {size} bytes, and one may"
-                    f" have less than {ENV_VALUE_BYTES}: put large data in a file and give the job its name"
+                    f"job {job_id}: the environment variable {name[:80]!r} has {size} bytes, but must have"
+                    f" less than {ENV_VALUE_BYTES}: put large data in a file and give the job its name"
                 )
         total += size
     if total > ENV_BYTES:
         raise InvalidRequest(
-            f"job {job_id}: the environment has {total} bytes, and may have {ENV_BYTES}:"
+            f"job {job_id}: the environment has {total} bytes; the limit is {ENV_BYTES}:"
             " put large data in a file and give the job its name"
         )
 
@@ -368,8 +369,8 @@ def _uris(uris: list[Uri], job_id: str) -> list[dict[str, Any]]:
 
 
 def _container(container: Container, docker_user: str, job_id: str) -> dict[str, Any]:
-    """A container as it is told: upper case words, the submitter as its user, no port mapping."""
-    told: dict[str, Any] = {"type": container.type.upper()}
+    """Convert a container to Cook's form: upper case constants, the submitter as user, no port mapping."""
+    converted: dict[str, Any] = {"type": container.type.upper()}
     if container.docker is not UNSET:
         docker = msgspec.to_builtins(container.docker)
         docker.pop("port-mapping", None)
@@ -383,12 +384,12 @@ def _container(container: Container, docker_user: str, job_id: str) -> dict[str,
             )
         if not users:
             parameters.append({"key": "user", "value": docker_user})
-        told["docker"] = docker
+        converted["docker"] = docker
     if container.mesos is not UNSET:
-        told["mesos"] = msgspec.to_builtins(container.mesos)
+        converted["mesos"] = msgspec.to_builtins(container.mesos)
     if container.volumes is not UNSET:
-        told["volumes"] = [
+        converted["volumes"] = [
             volume | ({"mode": volume["mode"].upper()} if "mode" in volume else {})
             for volume in msgspec.to_builtins(container.volumes)
         ]
-    return told
+    return converted

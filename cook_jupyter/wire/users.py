@@ -1,10 +1,9 @@
-"""Names of users as requests carry them.
+"""User names in requests.
 
-Lives here: the name under which this process acts when nobody named one, and which names the header
-`Authorization: Basic` can carry.
-Not here: which names may own jobs at this scheduler (`api.auth`), who may act as whom (`api.auth`).
+Lives here: the user name of this process, and which names can be sent in the header `Authorization: Basic`.
+Not here: which names may own jobs at this scheduler, who may act as another user (`api.auth`).
 
-Source: RFC 7617, section 2: in Basic a user-id ends at the first colon and holds no control character.
+Source: RFC 7617, section 2: in Basic a user-id ends at the first colon and contains no control characters.
 """
 
 import getpass
@@ -18,13 +17,13 @@ MAX_NAME_BYTES = 255
 
 
 def process_user() -> str:
-    """The name of the user of this process: of the environment, else of the system, else made of the uid.
+    """Return the user name of this process: from the environment, the system, or made from the uid.
 
-    In a container the uid often has no name; it is then called `uid1000`.
+    In a container the uid often has no name; the user is then called `uid1000`, for instance.
     """
     try:
         return require_user_name(getpass.getuser())
-    except (KeyError, OSError, InvalidRequest):  # no name anywhere, or one that no request can carry
+    except (KeyError, OSError, InvalidRequest):  # there is no name, or it cannot be sent in a request
         pass
     try:
         return require_user_name(pwd.getpwuid(os.getuid()).pw_name)
@@ -33,24 +32,24 @@ def process_user() -> str:
 
 
 def require_user_name(name: str) -> str:
-    """Return `name` if a request can carry it.
+    """Return `name` if it can be sent in a request.
 
     Raises:
         InvalidRequest: it cannot; the message says why and what to do.
-        WrongType: it is no text.
+        WrongType: it is not a string.
     """
     if not isinstance(name, str):
-        raise WrongType(f"a user name must be a text, not {name!r}")
+        raise WrongType(f"a user name must be a string, not {name!r}")
     if fault := _fault_of(name):
         raise InvalidRequest(
-            f"the user name {name[:80]!r} {fault}: the header that carries it (HTTP Basic) cannot."
-            " Use another name; letters, digits, '_' and '-' always do"
+            f"the user name {name[:80]!r} {fault}, and cannot be sent in a header (HTTP Basic)."
+            " Use another name, for instance of letters, digits, '_' and '-'"
         )
     return name
 
 
 def _fault_of(name: str) -> str | None:
-    """What keeps a name out of the header, as a predicate; None if nothing does."""
+    """Return why a name cannot be sent in the header, as a predicate; None if it can."""
     if not name.strip():
         return "is empty"
     if ":" in name:

@@ -1,15 +1,15 @@
 """Decoding and validation of request bodies: fast for valid ones, with Cook's error tree for invalid ones.
 
-Lives here: `BodyDecoder`, which decodes a body straight into a struct. Only if that fails it validates the
-body a second time, element by element, to report each error. The struct is the one description of a body:
+Lives here: `BodyDecoder`, which decodes a body straight into a struct. Only if that fails, it validates the
+body a second time, element by element, to report each error. The struct is the only description of a body:
 the validating functions are built from its types.
 Not here: the structs (`wire.jobs`, `wire.limits` ...).
 
-The second validation is more lenient, as Cook is: a struct that extends `AnyCaseStruct` takes its keys in
-snake_case, kebab-case and camelCase, and a number without fraction is an integer (`86400000.0`).
+The second validation is more lenient, like Cook: a struct that extends `AnyCaseStruct` accepts its keys in
+snake_case, kebab-case and camelCase, and a number without a fraction is an integer (`86400000.0`).
 
-Source: the REST specification, sections 1 and 1.1. The words of single errors are those of Prismatic's
-schema library, which Cook's clients and tests see.
+Source: the REST specification, sections 1 and 1.1. The texts of single errors are those of Prismatic's schema
+library, which Cook's clients and tests see.
 """
 
 import re
@@ -20,52 +20,51 @@ import msgspec
 from msgspec import inspect
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.wire.errors import describe
+from cook_jupyter.wire.errors import format_error_tree
 
 MAX_DEPTH = 32
-MAX_FAULTS = 20  # wrong elements told of one list
+MAX_FAULTS = 20  # reported invalid elements of one list
 MISSING = "missing-required-key"
 DISALLOWED = "disallowed-key"
 
 
 class StrictStruct(msgspec.Struct, forbid_unknown_fields=True):
-    """A request object: an unknown key is an error."""
+    """A request object in which an unknown key is an error."""
 
 
 class AnyCaseStruct(StrictStruct):
-    """A request object whose keys may be written in snake, kebab or camel case."""
+    """A request object whose keys may be in snake, kebab or camel case."""
 
 
 class Predicate:
-    """The name under which a failed constraint is told: `Meta(extra=named("..."))`."""
+    """Key for the name of a constraint in error texts: `Meta(extra=named("..."))`."""
 
     KEY = "predicate"
 
 
 def named(predicate: str) -> dict[str, str]:
-    """Return the `extra` of a msgspec `Meta` that names its predicate."""
+    """Return the `extra` of a msgspec `Meta` with the name of its predicate."""
     return {Predicate.KEY: predicate}
 
 
 S = TypeVar("S", bound=msgspec.Struct)
-Check = Callable[
-    [Any], tuple[Any, Any]
-]  # a value -> the value as it should be, and what is wrong (None: nothing)
+# From a value to the converted value, and what is wrong with it (None: nothing).
+Check = Callable[[Any], tuple[Any, Any]]
 
 
 class BodyDecoder(Generic[S]):
-    """Reads request bodies of one shape."""
+    """Decodes and validates request bodies of one type."""
 
     def __init__(self, shape: type[S]) -> None:
         self._shape = shape
         self._decode = msgspec.json.Decoder(shape).decode
-        self._look = _look_of(inspect.type_info(shape))
+        self._check = _check_of(inspect.type_info(shape))
 
     def read(self, body: bytes) -> S:
         """Decode a body.
 
         Raises:
-            InvalidRequest: it is not JSON, too deep, or not of this shape (with the tree).
+            InvalidRequest: the body is not JSON, too deep, or invalid (with the error tree).
         """
         try:
             return self._decode(body)
@@ -73,10 +72,10 @@ class BodyDecoder(Generic[S]):
             return self.read_value(read_json(body))
 
     def read_value(self, value: Any) -> S:
-        """Take JSON that is decoded already; raises as `read` does."""
-        value, wrong = self._look(value)
+        """Convert decoded JSON; raises what `read` does."""
+        value, wrong = self._check(value)
         if wrong is not None:
-            raise InvalidRequest(describe(wrong), tree=wrong)
+            raise InvalidRequest(format_error_tree(wrong), tree=wrong)
         try:
             return msgspec.convert(value, self._shape)
         except msgspec.ValidationError as error:
@@ -87,7 +86,7 @@ def read_json(body: bytes) -> Any:
     """Decode any JSON of at most MAX_DEPTH levels.
 
     Raises:
-        InvalidRequest: it is not JSON, or deeper.
+        InvalidRequest: it is not JSON, or nested too deeply.
     """
     try:
         value = msgspec.json.decode(body)
@@ -107,150 +106,152 @@ def to_json(value: Any) -> bytes:
 def _require_shallow(value: Any) -> None:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
-        below: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                below.extend(v for v in each.values() if isinstance(v, dict | list))
-            elif isinstance(each, list):
-                below.extend(v for v in each if isinstance(v, dict | list))
-        if not below:
+        children: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                children.extend(v for v in item.values() if isinstance(v, dict | list))
+            elif isinstance(item, list):
+                children.extend(v for v in item if isinstance(v, dict | list))
+        if not children:
             return
-        level = below
+        level = children
     raise InvalidRequest(f"the JSON is nested deeper than {MAX_DEPTH} levels")
 
 
-def _look_of(info: inspect.Type, predicate: str | None = None) -> Check:
-    """Make the slow look at one type."""
+def _check_of(info: inspect.Type, predicate: str | None = None) -> Check:
+    """Build the validating function of a type."""
     if isinstance(info, inspect.Metadata):
-        return _look_of(info.type, (info.extra or {}).get(Predicate.KEY))
+        return _check_of(info.type, (info.extra or {}).get(Predicate.KEY))
     for kind, make in _MAKERS:
         if isinstance(info, kind):
             return make(info, predicate)
-    raise TypeError(f"no look at {info}")
+    raise TypeError(f"no check for {info}")
 
 
-def _look_at_bool(_info: Any, _predicate: str | None) -> Check:
-    def look(value: Any) -> tuple[Any, Any]:
+def _check_bool(_info: Any, _predicate: str | None) -> Check:
+    def check(value: Any) -> tuple[Any, Any]:
         return value, None if isinstance(value, bool) else _not("boolean?", value)
 
-    return look
+    return check
 
 
-def _look_at_number(info: Any, predicate: str | None) -> Check:
-    whole = isinstance(info, inspect.IntType)
-    kind = "integer?" if whole else "number?"
+def _check_number(info: Any, predicate: str | None) -> Check:
+    is_integer = isinstance(info, inspect.IntType)
+    kind = "integer?" if is_integer else "number?"
     name = predicate or _bounds_name(info)
 
-    def look(value: Any) -> tuple[Any, Any]:
+    def check(value: Any) -> tuple[Any, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value, _not(kind, value)
-        if whole and isinstance(value, float):
+        if is_integer and isinstance(value, float):
             if not value.is_integer():
                 return value, _not(kind, value)
             value = int(value)
         return value, None if _within(value, info) else _not(name, value)
 
-    return look
+    return check
 
 
-def _look_at_string(info: Any, predicate: str | None) -> Check:
+def _check_string(info: Any, predicate: str | None) -> Check:
     pattern = None if info.pattern is None else re.compile(info.pattern)
     name = predicate or (f"matches-{info.pattern}" if pattern else "non-empty?")
 
-    def look(value: Any) -> tuple[Any, Any]:
+    def check(value: Any) -> tuple[Any, Any]:
         if not isinstance(value, str):
             return value, _not("string?", value)
-        right = (
+        is_valid = (
             (pattern is None or pattern.search(value) is not None)
             and (info.min_length is None or len(value) >= info.min_length)
             and (info.max_length is None or len(value) <= info.max_length)
         )
-        return value, None if right else _not(name, value)
+        return value, None if is_valid else _not(name, value)
 
-    return look
+    return check
 
 
-def _look_at_struct(info: Any, _predicate: str | None) -> Check:
-    looks = {field.encode_name: _look_of(field.type) for field in info.fields}
+def _check_struct(info: Any, _predicate: str | None) -> Check:
+    checks = {field.encode_name: _check_of(field.type) for field in info.fields}
     required = [field.encode_name for field in info.fields if field.required]
     any_case = issubclass(info.cls, AnyCaseStruct)
 
-    def look(value: Any) -> tuple[Any, Any]:
+    def check(value: Any) -> tuple[Any, Any]:
         if not isinstance(value, dict):
             return value, _not("map?", value)
-        right: dict[str, Any] = {}
+        converted: dict[str, Any] = {}
         wrong: dict[str, Any] = {}
-        for written, each in value.items():
-            key = _snake(written) if any_case and written not in looks else written
-            look_at = looks.get(key)
-            if look_at is None:
-                wrong[written] = DISALLOWED
+        for sent_key, item in value.items():
+            key = _snake(sent_key) if any_case and sent_key not in checks else sent_key
+            check_item = checks.get(key)
+            if check_item is None:
+                wrong[sent_key] = DISALLOWED
                 continue
-            right[key], fault = look_at(each)
+            converted[key], fault = check_item(item)
             if fault is not None:
                 wrong[key] = fault
-        wrong.update({key: MISSING for key in required if key not in right})
-        return right, wrong or None
+        wrong.update({key: MISSING for key in required if key not in converted})
+        return converted, wrong or None
 
-    return look
+    return check
 
 
-def _look_at_list(info: Any, _predicate: str | None) -> Check:
-    look_at = _look_of(info.item_type)
+def _check_list(info: Any, _predicate: str | None) -> Check:
+    check_item = _check_of(info.item_type)
 
-    def look(value: Any) -> tuple[Any, Any]:
+    def check(value: Any) -> tuple[Any, Any]:
         if not isinstance(value, list):
             return value, _not("sequential?", value)
         if info.max_length is not None and len(value) > info.max_length:
             return value, _not(f"at-most-{info.max_length}-elements", value)
-        right: list[Any] = []
+        converted: list[Any] = []
         wrong: list[Any] = []
         faults = 0
-        for place, each in enumerate(value):
-            fine, fault = look_at(each)
-            right.append(fine)
+        for index, item in enumerate(value):
+            item_converted, fault = check_item(item)
+            converted.append(item_converted)
             if fault is not None:
-                wrong.extend([None] * (place - len(wrong)))
+                wrong.extend([None] * (index - len(wrong)))
                 wrong.append(fault)
                 faults += 1
                 if faults == MAX_FAULTS:
                     break
-        return right, wrong or None
+        return converted, wrong or None
 
-    return look
+    return check
 
 
-def _look_at_tuple(info: Any, _predicate: str | None) -> Check:
-    looks = [_look_of(each) for each in info.item_types]
+def _check_tuple(info: Any, _predicate: str | None) -> Check:
+    checks = [_check_of(item) for item in info.item_types]
 
-    def look(value: Any) -> tuple[Any, Any]:
+    def check(value: Any) -> tuple[Any, Any]:
         if not isinstance(value, list):
             return value, _not("sequential?", value)
-        if len(value) != len(looks):
-            return value, _not(f"has-{len(looks)}-elements", value)
-        looked = [look_at(each) for look_at, each in zip(looks, value, strict=True)]
-        faults = [fault for _, fault in looked]
-        return [fine for fine, _ in looked], None if all(fault is None for fault in faults) else faults
+        if len(value) != len(checks):
+            return value, _not(f"has-{len(checks)}-elements", value)
+        results = [check_item(item) for check_item, item in zip(checks, value, strict=True)]
+        faults = [fault for _, fault in results]
+        return [item_converted for item_converted, _ in results], None if all(
+            fault is None for fault in faults
+        ) else faults
 
-    return look
+    return check
 
 
-def _look_at_mapping(info: Any, _predicate: str | None) -> Check:
-    look_at_key, look_at = _look_of(info.key_type), _look_of(info.value_type)
+def _check_mapping(info: Any, _predicate: str | None) -> Check:
+    check_key, check_item = _check_of(info.key_type), _check_of(info.value_type)
 
-    def look(value: Any) -> tuple[Any, Any]:
+    def check(value: Any) -> tuple[Any, Any]:
         if not isinstance(value, dict):
             return value, _not("map?", value)
-        right: dict[str, Any] = {}
+        converted: dict[str, Any] = {}
         wrong: dict[str, Any] = {}
-        for key, each in value.items():
-            right[key], fault = look_at(each)
-            fault = look_at_key(key)[1] or fault
+        for key, item in value.items():
+            converted[key], fault = check_item(item)
+            fault = check_key(key)[1] or fault
             if fault is not None and len(wrong) < MAX_FAULTS:
                 wrong[key] = fault
-        return right, wrong or None
+        return converted, wrong or None
 
-    return look
+    return check
 
 
 def _bounds_name(info: Any) -> str:
@@ -277,11 +278,11 @@ def _snake(key: str) -> str:
 
 
 def _not(predicate: str, value: Any) -> str:
-    return f"(not ({predicate} {_shown(value)}))"
+    return f"(not ({predicate} {_format_value(value)}))"
 
 
-def _shown(value: Any) -> str:
-    """A wrong value as Cook shows it: itself if it is short."""
+def _format_value(value: Any) -> str:
+    """Format an invalid value like Cook: the value itself if it is short."""
     if value is None:
         return "nil"
     if isinstance(value, dict):
@@ -293,12 +294,12 @@ def _shown(value: Any) -> str:
 
 
 _MAKERS: tuple[tuple[type, Callable[[Any, str | None], Check]], ...] = (
-    (inspect.BoolType, _look_at_bool),
-    (inspect.IntType, _look_at_number),
-    (inspect.FloatType, _look_at_number),
-    (inspect.StrType, _look_at_string),
-    (inspect.StructType, _look_at_struct),
-    (inspect.ListType, _look_at_list),
-    (inspect.TupleType, _look_at_tuple),
-    (inspect.DictType, _look_at_mapping),
+    (inspect.BoolType, _check_bool),
+    (inspect.IntType, _check_number),
+    (inspect.FloatType, _check_number),
+    (inspect.StrType, _check_string),
+    (inspect.StructType, _check_struct),
+    (inspect.ListType, _check_list),
+    (inspect.TupleType, _check_tuple),
+    (inspect.DictType, _check_mapping),
 )

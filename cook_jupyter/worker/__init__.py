@@ -1,6 +1,6 @@
-"""What runs where the work is: warm Python workers and shell commands, each in a process group of its own.
+"""The host side: warm Python workers and shell commands, each in its own process group.
 
-Lives here: starting, limiting, watching and stopping what users run. Needs `payload`, cloudpickle
-and the standard library alone, so that it runs on any host that has Python.
-Not here: which job runs (`scheduling`), or how the host is spoken to (`clusters`).
+Lives here: starting, limiting, watching and stopping what users run. Needs only `payload`, cloudpickle and
+the standard library, so that it runs on any host with Python.
+Not here: which job runs (`scheduling`), how schedulers reach a host (`clusters`).
 """

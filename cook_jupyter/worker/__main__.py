@@ -3,10 +3,10 @@
     agent --home DIR [--detach LOG] [--grace S] [--idle-exit S] [--idle-worker S] [--sandbox-days D]
           [--housekeeping S]
     spawner FD HOME GRACE      started by an agent
-    worker ...                 a worker that goes on in a fresh interpreter
-    call                       one call from its environment; works on any Cook server
+    worker ...                 a worker that continues in a fresh interpreter
+    call                       one call from its environment variables; works on any Cook server
 
-Lives here: reading these words. (argparse would cost a tenth of the agent's start.)
+Lives here: parsing these arguments. (argparse would take a tenth of the agent's start.)
 """
 
 import os
@@ -15,9 +15,9 @@ import sys
 _USAGE = "usage: python -m cook_jupyter.worker agent --home DIR [--detach LOG] | call\n"
 
 
-def main(words: list[str]) -> int:
-    """Be one of the processes of a host; return its exit code."""
-    match words:
+def main(arguments: list[str]) -> int:
+    """Run one of the processes of a host; return its exit code."""
+    match arguments:
         case ["call"]:
             from cook_jupyter.worker.standalone import run_standalone
 
@@ -35,13 +35,13 @@ def main(words: list[str]) -> int:
             return 2
 
 
-def _worker(words: list[str]) -> int:
-    """Serve as a worker and end without exit handlers: those of users' imports may wait without end."""
-    from cook_jupyter.worker.runner import begin_again
+def _worker(arguments: list[str]) -> int:
+    """Run a worker, and end it without exit handlers, because those of users' imports may never return."""
+    from cook_jupyter.worker.runner import resume_worker
 
     code = 1
     try:
-        begin_again(words)
+        resume_worker(arguments)
         code = 0
     except BaseException:  # noqa: BLE001 - the top of a process
         import traceback

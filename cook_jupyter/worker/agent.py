@@ -1,26 +1,25 @@
 """The node agent: a supervisor behind a Unix socket, which outlives the scheduler that it serves.
 
-Lives here: the front end: who may connect, what the newest scheduler asks for and is told, when the agent
-leaves, and looking after its folder.
-Not here: running instances (`worker.supervisor`), the folder itself (`worker.home`), the scheduler's end of
-the connection (`clusters.local`).
+Lives here: the front end: which connections are accepted, the messages of the newest scheduler, when the
+agent exits, and maintenance of its home directory.
+Not here: running instances (`worker.supervisor`), the home directory itself (`worker.home`), the scheduler's
+side of the connection (`clusters.local`).
 
-The newest scheduler that says hello is the one that is served. Each connection speaks for what it serves: the
-scheduler's is the one that showed the secret of this home. A message that is not as `worker.protocol` has it
-ends its connection, and nothing else.
+The agent serves the newest scheduler that has sent hello with the secret of this home. A message that does
+not match `worker.protocol` ends its own connection, and nothing else.
 
-What travels (see `worker.task` for tasks and ends; `id` is an instance's):
+Messages (see `worker.task` for tasks and ends; `id` is that of an instance):
 
-    to us       hello {secret}     who greets is told all that runs, and all ends it has not acknowledged
-                launch, kill {id}, ack {ids}
-                stop               end everything, tell the ends, go
-                leave              go; what runs goes on, and the next agent finds it
-    from us     known {version, pid, running: [{id, cpus, mem_mb, gpus, ports}], ended: [id]}
-                running {id, sandbox, at_ms}, end {..., cause, sandbox} + result
-                progress {id, sequence, percent, message}
-                replaced           another scheduler has said hello
-                refused {why}      the secret was wrong; the connection is closed
-                trouble {text}     nothing can be launched here, and why; null when that is over
+    to the agent    hello {secret}     answered with all open instances, and all unacknowledged ends
+                    launch, kill {id}, ack {ids}
+                    stop               stop all instances, report their ends, and exit
+                    leave              exit; instances keep running, and the next agent finds them
+    from the agent  known {version, pid, running: [{id, cpus, mem_mb, gpus, ports}], ended: [id]}
+                    running {id, sandbox, at_ms}, end {..., cause, sandbox} + result
+                    progress {id, sequence, percent, message}
+                    replaced           another scheduler has sent hello
+                    refused {why}      the secret was wrong; the connection is closed
+                    trouble {text}     why nothing can be launched here; null when that is over
 """
 
 import contextlib
@@ -38,7 +37,7 @@ from cook_jupyter.worker.log_file import bound_log
 from cook_jupyter.worker.supervisor import Supervisor
 from cook_jupyter.worker.task import Cause, EndReport
 
-_MAX_UNGREETED = 16  # connections that have not shown the secret; the oldest ones make way
+_MAX_UNGREETED = 16  # connections that have not sent the secret; the oldest are closed
 _MAX_GREETING_BYTES = 4096
 
 
@@ -46,12 +45,12 @@ class AgentSettings(NamedTuple):
     """Timeouts and home directory of an agent.
 
     Attributes:
-        home: its folder.
-        grace_s: between TERM and KILL.
-        idle_exit_s: without a scheduler and without work it leaves after that long.
-        idle_worker_s: a worker without work does.
-        sandbox_days: sandboxes that were last changed longer ago are removed.
-        housekeeping_s: between two looks at what no event tells of, such as removed files.
+        home: home directory of the agent.
+        grace_s: time between SIGTERM and SIGKILL.
+        idle_exit_s: time without a scheduler and without work after which the agent exits.
+        idle_worker_s: time without work after which a worker exits.
+        sandbox_days: age in days at which unchanged sandboxes are removed.
+        housekeeping_s: interval of checks for changes without an event, such as removed files.
     """
 
     home: str
@@ -63,12 +62,12 @@ class AgentSettings(NamedTuple):
 
 
 class Agent:
-    """One agent, the listener of its supervisor. Make it while holding the lock on its home.
+    """A node agent, the listener of its supervisor. Create it while holding the lock on its home.
 
     Args:
         settings: timeouts and home directory of the agent.
-        home: the folder of the agent, which holds its lock.
-        log_file: the file to which the agent and its workers write, kept small by the agent; None for none.
+        home: the home directory with its lock.
+        log_file: log of the agent and its workers, whose size the agent limits; None for none.
     """
 
     def __init__(self, settings: AgentSettings, home: AgentHome, log_file: str | None = None) -> None:
@@ -78,7 +77,7 @@ class Agent:
         self._trouble: str | None = None  # why nothing can be launched here
         self._scheduler: Channel | None = None
         self._ungreeted: list[Channel] = []  # oldest first
-        self._left = False
+        self._is_leaving = False
         self._housekeeping_at = self._idle_since = time.monotonic()
         self._listener = home.listener
         self._loop = SelectorLoop()
@@ -94,7 +93,7 @@ class Agent:
 
     def run(self) -> None:
         """Run until stopped, or idle for `idle_exit_s`."""
-        while not self._left:
+        while not self._is_leaving:
             self._loop.run_once(self._poll_timeout_s())
             now = time.monotonic()
             if now >= self._housekeeping_at:
@@ -102,7 +101,7 @@ class Agent:
                 self._housekeep(now)
             self._supervisor.process_due(now)
             if self._supervisor.is_stopped:
-                self._left = True
+                self._is_leaving = True
         self._loop.flush()
         self._supervisor.close()
 
@@ -122,7 +121,7 @@ class Agent:
                 sock,
                 on_frame=lambda frame: self._on_frame(channel, frame),
                 on_end=lambda: self._on_scheduler_gone(channel),
-                largest=_MAX_GREETING_BYTES,
+                max_bytes=_MAX_GREETING_BYTES,
             )
             self._ungreeted.append(channel)
             if len(self._ungreeted) > _MAX_UNGREETED:
@@ -143,36 +142,36 @@ class Agent:
         elif kind == "stop":
             self._supervisor.stop()
         elif kind == "leave":
-            self._left = True
+            self._is_leaving = True
 
     def _admit(self, channel: Channel, secret: str) -> bool:
-        """Return whether a connection shows the secret; one that does not is closed."""
-        from hmac import compare_digest  # rarely needed, and the agent's start is not to wait for it
+        """Return whether a connection has sent the secret; otherwise close it."""
+        from hmac import compare_digest  # rarely needed, and would delay the agent's start
 
         self._ungreeted.remove(channel)
         if compare_digest(secret.encode("utf-8", "replace"), self._home.secret.encode()):
             channel.trust()
             return True
-        log("a connection was refused: it does not show the secret of this home")
-        channel.send(pack({"t": "refused", "why": f"the secret shown is not the one in {SECRET}"}))
+        log("a connection was refused: it did not send the secret of this home")
+        channel.send(pack({"t": "refused", "why": f"the secret sent is not the one in {SECRET}"}))
         channel.flush()
         channel.close()
         return False
 
     def _greet(self, channel: Channel) -> None:
-        older, self._scheduler = self._scheduler, channel
-        if older is not None and older is not channel:
-            older.send(pack({"t": "replaced"}))
-            older.flush()
-            older.close()
+        previous, self._scheduler = self._scheduler, channel
+        if previous is not None and previous is not channel:
+            previous.send(pack({"t": "replaced"}))
+            previous.flush()
+            previous.close()
         ends = list(self._supervisor.unacknowledged_ends())
-        known = {
+        state = {
             "version": VERSION,
             "pid": os.getpid(),
-            "running": [_known_instance(header) for header in self._supervisor.open_launches()],
+            "running": [_instance_summary(header) for header in self._supervisor.open_launches()],
             "ended": [report.end.instance_id for report in ends],
         }
-        channel.send(pack({"t": "known", **known}))
+        channel.send(pack({"t": "known", **state}))
         for report in ends:
             channel.send(report.packed())
         if self._trouble is not None:
@@ -188,68 +187,68 @@ class Agent:
     # --- to the scheduler ---------------------------------------------------------------------------------
 
     def on_running(self, instance_id: str, sandbox: str, at_ms: int) -> None:
-        """Tell the scheduler, if there is one, that an instance runs."""
+        """Report to the scheduler, if there is one, that an instance runs."""
         if self._scheduler is not None:
             self._scheduler.send(
                 pack({"t": "running", "id": instance_id, "sandbox": sandbox, "at_ms": at_ms})
             )
 
     def on_progress(self, instance_id: str, sequence: int, percent: int, message: str | None) -> None:
-        """Tell the scheduler, if there is one, of progress."""
+        """Report progress to the scheduler, if there is one."""
         if self._scheduler is not None:
             header = {"t": "progress", "id": instance_id, "sequence": sequence}
             self._scheduler.send(pack({**header, "percent": percent, "message": message}))
 
     def on_end(self, report: EndReport) -> None:
-        """Tell the scheduler of an end; if there is none, the next one is told when it greets."""
+        """Report an end to the scheduler; if there is none, the next one gets it after its hello."""
         if self._scheduler is not None:
             self._scheduler.send(report.packed())
         self._idle_since = time.monotonic()
-        if report.cause == Cause.UNLAUNCHED:  # something of the folder may be missing
+        if report.cause == Cause.UNLAUNCHED:  # something may be missing from the home directory
             self._housekeeping_at = self._idle_since
 
-    # --- the agent's folder -------------------------------------------------------------------------------
+    # --- the agent's home directory -----------------------------------------------------------------------
 
     def _housekeep(self, now: float) -> None:
         if self._log_file is not None:
             bound_log(self._log_file)
         if self._is_unused and now - self._idle_since >= self._settings.idle_exit_s:
-            self._left = True
+            self._is_leaving = True
         self._check_home()
         self._supervisor.maintain(now)
 
     @property
     def _is_unused(self) -> bool:
-        """Whether there is neither work nor a scheduler."""
+        """Whether there is no scheduler, and no instance is running or waiting."""
         return self._scheduler is None and self._supervisor.is_idle
 
     def _check_home(self) -> None:
-        """Make again what somebody removed of the agent's folder; leave where that is impossible."""
+        """Restore what was removed from the home directory; exit if that is impossible."""
         if self._is_unused and not self._home.exists():
-            self._left = True  # nobody can ever find this agent again
+            self._is_leaving = True  # nothing can ever find this agent again
             return
         trouble = None
         try:
             restored = self._home.restore()
             self._supervisor.restore_journal()
         except HomeTaken:
-            log(f"{self._home.path} is another agent's now: this one leaves")
+            log(f"{self._home.path} now belongs to another agent: this one exits")
             self._supervisor.kill_unrecorded()
-            self._left = True
+            self._is_leaving = True
             return
         except HomeRemoved:
             if self._scheduler is None:
                 self._leave_removed_home()
                 return
             trouble = (
-                f"the folder above {self._home.path} was removed: what runs goes on, and nothing is started; "
-                "end the scheduler and start it anew, or make that folder again"
+                f"the directory above {self._home.path} was removed: instances keep running, but none is "
+                "started; stop the scheduler and start it again, or restore that directory"
             )
         except OSError as error:
             trouble = f"{self._home.path} cannot be used: {error}"
         else:
             if restored:
-                log(f"missing in {self._home.path}, made again: {', '.join(restored)}")
+                log(f"missing in {self._home.path}, restored: {', '.join(restored)}")
             if self._listener is not self._home.listener:
                 self._loop.forget(self._listener)
                 self._listener = self._home.listener
@@ -261,16 +260,16 @@ class Agent:
                 self._scheduler.send(pack({"t": "trouble", "text": trouble}))
 
     def _leave_removed_home(self) -> None:
-        """Leave, as there is neither home nor scheduler; stop what runs, unless the home was only moved."""
-        log(f"{self._home.path} was removed, and no scheduler is there: this agent leaves")
+        """Exit, as there is neither home nor scheduler; stop the instances unless the home was only moved."""
+        log(f"{self._home.path} was removed, and no scheduler is connected: this agent exits")
         if self._home.is_moved():
-            self._left = True
+            self._is_leaving = True
         else:
             self._supervisor.stop()
 
 
-def _known_instance(header: Header) -> Header:
-    """Return what a scheduler has to know of an instance that it may not have launched."""
+def _instance_summary(header: Header) -> Header:
+    """Return what a scheduler needs of an instance that it may not have launched."""
     return {
         "id": header["instance_id"],
         "cpus": header["cpus"],

@@ -1,6 +1,6 @@
 """The log of the node agent and its spawners: lines on their stderr, which is a file.
 
-Lives here: `log`, `log_exception`, `printable_line`. (The module `logging` would cost a tenth of the agent's
+Lives here: `log`, `log_exception`, `printable_line`. (The module `logging` would take a tenth of the agent's
 start.)
 """
 
@@ -10,14 +10,14 @@ import time
 
 
 def log(text: str) -> None:
-    r"""Write a line; what no terminal should be sent is written out, as in `\x1b`."""
+    r"""Write a line to the log; unprintable characters are escaped, as in `\x1b`."""
     line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}: {printable_line(text)}\n"
     with contextlib.suppress(OSError):
         os.write(2, line.encode())
 
 
 def log_exception(text: str) -> None:
-    """Write a line, and the traceback of the exception that is being handled below it."""
+    """Write a line, and below it the traceback of the exception that is being handled."""
     import traceback  # rarely needed
 
     log(text)
@@ -26,7 +26,7 @@ def log_exception(text: str) -> None:
 
 
 def printable_line(text: str) -> str:
-    r"""Return text as one line without control characters and lone surrogates: jobs choose parts of it."""
+    r"""Return text as one line without control characters and lone surrogates, which jobs may contain."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,11 +1,11 @@
-"""Sockets of the node agent, and the one place where it waits.
+"""Sockets of the node agent, and its event loop.
 
 Lives here: `SelectorLoop`, a selector with callbacks, and `Channel`, a socket that carries frames both ways
-without ever blocking. What is sent in one round of the loop leaves together at its end.
+without blocking. Everything that is sent in one round of the loop is written together at its end.
 Not here: the worker's side, which simply blocks (`worker.runner`).
 
-Why not asyncio: importing it takes longer than the whole agent needs to start, and a round of this loop
-costs a tenth as much.
+Why not asyncio: importing it takes longer than starting the whole agent, and a round of this loop takes a
+tenth of the time.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ import socket
 from collections.abc import Callable
 
 from cook_jupyter.worker.agent_log import log, log_exception
-from cook_jupyter.worker.frames import LARGEST_FRAME, BrokenStream, Frame, FrameReader
+from cook_jupyter.worker.frames import MAX_FRAME_BYTES, BrokenStream, Frame, FrameReader
 
 _CHUNK = 1 << 16  # a larger buffer would be mapped and unmapped for each message
 
 
 class SelectorLoop:
-    """Waits for any of many files, and calls whom it concerns."""
+    """Calls back when a watched file is readable."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -31,26 +31,26 @@ class SelectorLoop:
         self._selector.register(file, selectors.EVENT_READ, when_ready)
 
     def watch_writable(self, file: socket.socket, when_ready: Callable[[], None], *, also: bool) -> None:
-        """Call `when_ready` also when the file can be written, or no longer so."""
+        """Set whether `when_ready` is called when the file is writable, in addition to readable."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if also else 0)
         self._selector.modify(file, events, when_ready)
 
     def forget(self, file: int | socket.socket) -> None:
-        """Watch the file no more."""
+        """Stop watching a file."""
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(file)
 
     def run_once(self, timeout_s: float | None) -> None:
-        """Wait for something to happen, at most so long, and have it handled."""
+        """Wait up to `timeout_s` for events, and run their callbacks."""
         for key, _ in self._selector.select(timeout_s):
             key.data()
 
     def flush_later(self, channel: "Channel") -> None:
-        """Remember that this channel has something to send."""
+        """Register a channel that has something to send."""
         self._unflushed.append(channel)
 
     def flush(self) -> None:
-        """Send what was collected."""
+        """Send what the registered channels have to send."""
         channels, self._unflushed = self._unflushed, []
         for channel in channels:
             channel.flush()
@@ -60,11 +60,11 @@ class Channel:
     """A connected socket that carries frames.
 
     Args:
-        loop: waits for it.
-        sock: taken over, and closed with the channel.
-        on_frame: called with each frame that arrives; what it raises ends the channel, and nothing else.
-        on_end: called once, when the other side is gone or what it sends cannot be handled; not by `close`.
-        largest: the most bytes of a frame, until `trust` is called.
+        loop: event loop of the socket.
+        sock: the socket, which the channel owns and closes.
+        on_frame: callback for each received frame; an exception ends the channel, and nothing else.
+        on_end: callback when the other side is gone or has sent something invalid; not called by `close`.
+        max_bytes: maximum size of a frame, until `trust` is called.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class Channel:
         on_frame: Callable[[Frame], None],
         on_end: Callable[[], None],
         *,
-        largest: int = LARGEST_FRAME,
+        max_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
         self._loop = loop
         self._on_frame = on_frame
         self._on_end = on_end
-        self._reader = FrameReader(largest)
+        self._reader = FrameReader(max_bytes)
         self._out: list[bytes] = []
-        self._stuck = b""
+        self._unsent = b""
         self._open = True
         loop.watch(sock, self.receive)
 
     def send(self, frame: bytes) -> None:
-        """Have a frame sent at the end of this round."""
+        """Send a frame at the end of this round."""
         if not self._open:
             return
         if not self._out:
@@ -96,8 +96,8 @@ class Channel:
         self._out.append(frame)
 
     def receive(self) -> None:
-        """Handle all that has arrived."""
-        if self._stuck:
+        """Handle everything that was received."""
+        if self._unsent:
             self.flush()
         while self._open:
             try:
@@ -111,14 +111,14 @@ class Channel:
                 return
             try:
                 for frame in self._reader.feed(data):
-                    if self._open:  # an earlier frame may have led to its end
+                    if self._open:  # an earlier frame may have closed it
                         self._on_frame(frame)
             except BrokenStream as error:
                 log(f"a connection was ended: {error}")
                 self._end()
                 return
-            except Exception:  # noqa: BLE001 - a fault in handling one connection is not to end all others
-                log_exception("a connection was ended: a message on it met a fault of this process")
+            except Exception:  # noqa: BLE001 - an error on one connection must not end the others
+                log_exception("a connection was ended: handling a message on it failed")
                 self._end()
                 return
             if len(data) < _CHUNK:
@@ -126,28 +126,28 @@ class Channel:
 
     def trust(self) -> None:
         """Accept frames of any size from now on."""
-        self._reader.largest = LARGEST_FRAME
+        self._reader.max_bytes = MAX_FRAME_BYTES
 
     def flush(self) -> None:
-        """Send what waits, as far as the other side takes it."""
+        """Send as much as the socket accepts without blocking."""
         if not self._open:
             return
-        data = self._stuck + b"".join(self._out)
+        data = self._unsent + b"".join(self._out)
         self._out.clear()
-        was_stuck = bool(self._stuck)
+        had_unsent = bool(self._unsent)
         try:
             sent = self.sock.send(data) if data else 0
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            self._stuck = b""  # the end is noticed by reading, when all that was sent to us is read
+            self._unsent = b""  # the end is noticed when reading, after everything received was handled
             return
-        self._stuck = data[sent:]
-        if bool(self._stuck) is not was_stuck:
-            self._loop.watch_writable(self.sock, self.receive, also=bool(self._stuck))
+        self._unsent = data[sent:]
+        if bool(self._unsent) is not had_unsent:
+            self._loop.watch_writable(self.sock, self.receive, also=bool(self._unsent))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._open:
             self._open = False
             self._loop.forget(self.sock)
@@ -155,7 +155,7 @@ class Channel:
 
     @property
     def is_open(self) -> bool:
-        """Whether the other side has not hung up yet, as far as we know."""
+        """Whether the connection is open, as far as is known."""
         return self._open
 
     def _end(self) -> None:

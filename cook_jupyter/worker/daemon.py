@@ -1,8 +1,8 @@
-"""Starting the node agent as a process of its own: one per home, whoever starts it and how often.
+"""Start the node agent as a process of its own: one per home, however often it is started.
 
-Lives here: letting go of the process that started it, and its own limits.
-Not here: its folder, with the lock and the socket (`worker.home`), what the agent does (`worker.agent`), who
-starts it (`clusters.local`).
+Lives here: detaching from the process that starts it, and its resource limits.
+Not here: its home directory with lock and socket (`worker.home`), what the agent does (`worker.agent`), when
+it is started (`clusters.local`).
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from cook_jupyter.worker.address import ALREADY_RUNNING, FAILED, READY
 from cook_jupyter.worker.agent import Agent, AgentSettings
 from cook_jupyter.worker.home import AgentHome, HomeTaken
 
-_MOST_FILES = 8192
+_MAX_FILES = 8192
 
 
 def run_agent(settings: AgentSettings) -> int:
-    """Be the agent of a home until it is done; return an exit code."""
+    """Run the agent of a home until it exits; return an exit code."""
     home = _prepare(settings)
     if home is None:
         return ALREADY_RUNNING
@@ -27,37 +27,37 @@ def run_agent(settings: AgentSettings) -> int:
 
 
 def start_agent(settings: AgentSettings, log: str) -> int:
-    """Leave an agent running, in a session of its own; return when it can be spoken to.
+    """Start an agent in a session of its own; return when it accepts connections.
 
     Args:
-        settings: how it behaves.
-        log: where its stdout and stderr go.
+        settings: timeouts and home directory of the agent.
+        log: file for its stdout and stderr.
 
     Returns:
-        READY, TAKEN or FAILED: the log says why.
+        READY, ALREADY_RUNNING or FAILED; the log has the reason.
     """
     log = os.path.abspath(log)  # the agent changes its directory
-    heard, said = os.pipe()
+    read_end, write_end = os.pipe()
     if os.fork():
-        os.close(said)
-        word = os.read(heard, 16)
+        os.close(write_end)
+        word = os.read(read_end, 16)
         return int(word) if word else FAILED
-    os.close(heard)
+    os.close(read_end)
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for descriptor, of in ((nothing, 0), (output, 1), (output, 2)):
-        os.dup2(descriptor, of)
+    for descriptor, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(descriptor, target)
     home = _prepare(settings)
     if home is None:
-        os.write(said, str(ALREADY_RUNNING).encode())
+        os.write(write_end, str(ALREADY_RUNNING).encode())
         return ALREADY_RUNNING
-    _serve(settings, home, ready=said, log_file=log)
+    _serve(settings, home, ready=write_end, log_file=log)
     return READY
 
 
 def _prepare(settings: AgentSettings) -> AgentHome | None:
-    """The home, which is ours alone now; None if it is another agent's."""
+    """Return the home, locked for this process; None if another agent holds it."""
     try:
         return AgentHome(settings.home)
     except HomeTaken:
@@ -66,16 +66,18 @@ def _prepare(settings: AgentSettings) -> AgentHome | None:
 
 def _serve(settings: AgentSettings, home: AgentHome, ready: int | None, log_file: str | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: None)  # not SIG_IGN: our children would inherit that
+        signal.signal(
+            number, lambda _number, _frame: None
+        )  # not SIG_IGN, which child processes would inherit
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    if soft < wanted:
+    limit = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft < limit:
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     agent = Agent(settings, home, log_file)
     home.write_facts()
     if ready is not None:
-        with contextlib.suppress(BrokenPipeError):  # whoever started us is gone; others will come
+        with contextlib.suppress(BrokenPipeError):  # the process that started the agent is gone
             os.write(ready, str(READY).encode())
         os.close(ready)
     agent.run()

@@ -1,9 +1,9 @@
-"""The environment variables that a task sees, and those that tell Cook's own executor how to run one.
+"""Environment variables of a task, and those that configure Cook's own executor.
 
-Lives here: the tables, and nothing that touches a process.
-Not here: setting and undoing it (`worker.runner`).
+Lives here: the tables of variables; nothing that affects a process.
+Not here: setting and restoring them (`worker.process_state`).
 
-Source: what Cook's executor and its schedulers set, as told in the REST specification, section 17.
+Source: Cook's executor and schedulers, as described in the REST specification, section 17.
 """
 
 import os
@@ -25,8 +25,8 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 _PROGRESS_FILE = "EXECUTOR_PROGRESS_OUTPUT_FILE"
-_PROGRESS_VARIABLE = "EXECUTOR_PROGRESS_OUTPUT_FILE_ENV"  # names the variable to look in instead
-HOME_VARIABLE = "COOK_JUPYTER_HOME"  # so that a task that submits tasks finds the same scheduler
+_PROGRESS_VARIABLE = "EXECUTOR_PROGRESS_OUTPUT_FILE_ENV"  # names the variable that is used instead
+HOME_VARIABLE = "COOK_JUPYTER_HOME"  # lets a task that submits jobs find the same scheduler
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 INTERPRETER_VARIABLES = (
     "PYTHONHOME",
@@ -38,14 +38,14 @@ INTERPRETER_VARIABLES = (
 
 
 class ExecutorSettings(NamedTuple):
-    """How an operator wants Cook's executor to behave.
+    """An operator's settings for Cook's executor.
 
     Attributes:
-        environment: further variables.
-        log_level: how much it logs.
-        max_message_length: the most bytes of a message that it sends.
-        progress_regex: what it takes for progress in the lines of a task that does not say.
-        progress_sample_ms: how often it looks for progress.
+        environment: additional variables.
+        log_level: log level of the executor.
+        max_message_length: maximum size of a message that it sends, in bytes.
+        progress_regex: pattern for progress in the output of tasks without a pattern of their own.
+        progress_sample_ms: interval at which it checks for progress.
     """
 
     environment: Mapping[str, str] = {}
@@ -58,12 +58,12 @@ class ExecutorSettings(NamedTuple):
 def executor_environment(
     settings: ExecutorSettings, *, progress_file: str | None = None, progress_regex: str | None = None
 ) -> dict[str, str]:
-    """Return what Cook's executor is told. Our own agents know it from the `Task`.
+    """Return the variables that configure Cook's executor. The node agent takes these values from the `Task`.
 
     Args:
-        settings: of the operator.
-        progress_file: where the task writes its progress, relative to its sandbox; None if it does not say.
-        progress_regex: what its progress looks like; None for what is usual.
+        settings: settings of the operator.
+        progress_file: progress file of the task, relative to its sandbox; None for the default.
+        progress_regex: pattern of the task's progress; None for the default.
     """
     return {
         **settings.environment,
@@ -71,102 +71,108 @@ def executor_environment(
         "EXECUTOR_MAX_MESSAGE_LENGTH": str(settings.max_message_length),
         "PROGRESS_REGEX_STRING": progress_regex or settings.progress_regex,
         "PROGRESS_SAMPLE_INTERVAL_MS": str(settings.progress_sample_ms),
-        **_named_progress_file(progress_file),
+        **_progress_file_variables(progress_file),
     }
 
 
 def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that every task of this host sees, whoever started the scheduler.
+    """Return the variables that every task of this host sees, whatever process started the scheduler.
 
-    They follow from the user and the interpreter alone. Whatever else a task needs is named by whoever
-    submits it.
+    They depend only on the user and the interpreter. Other variables must be named when a job is submitted.
 
     Args:
-        environ: the environment of this process; says which scheduler it belongs to, and where the home
-            directory is of a user whom the system does not know.
+        environ: environment of this process, for COOK_JUPYTER_HOME, and for HOME if the system does not know
+            the user.
     """
     try:
         user = pwd.getpwuid(os.getuid())
-        known = {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": user.pw_shell}
+        user_variables = {
+            "HOME": user.pw_dir,
+            "USER": user.pw_name,
+            "LOGNAME": user.pw_name,
+            "SHELL": user.pw_shell,
+        }
     except KeyError:  # a container may run under any uid
-        known = {"HOME": environ.get("HOME", "/")}
-    seen = {
+        user_variables = {"HOME": environ.get("HOME", "/")}
+    variables = {
         "PATH": os.pathsep.join((os.path.dirname(sys.executable), *SYSTEM_PATH)),
         "LANG": "C.UTF-8",
-        **known,
+        **user_variables,
     }
     if HOME_VARIABLE in environ:
-        seen[HOME_VARIABLE] = environ[HOME_VARIABLE]
-    return seen
+        variables[HOME_VARIABLE] = environ[HOME_VARIABLE]
+    return variables
 
 
 def process_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what a worker process is started with: what tasks see and what its interpreter needs."""
+    """Return the variables with which a worker process is started: those of tasks and of its interpreter."""
     needed = {name: environ[name] for name in INTERPRETER_VARIABLES if name in environ}
     return {**base_environment(environ), **needed}
 
 
 def task_environment(task: Task, sandbox: str) -> dict[str, str]:
-    """Return what a task sees on top of `base_environment`.
+    """Return the variables that a task sees in addition to `base_environment`.
 
-    The job's own variables come first, the system's names win over them; the numbers of threads, which keep
-    a job of one cpu from taking the whole machine, give way to the job's. A call keeps its user's HOME, for
-    it runs that user's own code with its caches and settings; a command's HOME is its sandbox.
+    The system's variables override the job's own, except the numbers of threads, which only keep a job of one
+    cpu from using the whole machine. A call keeps its user's HOME, because it runs that user's own code with
+    its caches and settings; the HOME of a command is its sandbox.
 
     Args:
-        task: what will run.
+        task: the task.
         sandbox: its directory.
     """
     threads = str(max(1, int(task.cpus)))
-    seen = dict.fromkeys(THREAD_VARIABLES, threads)
-    seen.update(task.env)
+    variables = dict.fromkeys(THREAD_VARIABLES, threads)
+    variables.update(task.env)
     if task.python is not None:
         for name in CALL_VARIABLES:
-            seen.pop(name, None)  # up to 64 KiB that nobody but the worker reads
-    seen.update(_named_progress_file(task.progress_file))
+            variables.pop(name, None)  # up to 64 KiB that only the worker reads
+    variables.update(_progress_file_variables(task.progress_file))
     progress = task.progress_file or f"{sandbox}/{task.instance_id}.progress"
-    seen.setdefault(_PROGRESS_FILE, progress)
-    seen.setdefault(seen.get(_PROGRESS_VARIABLE, _PROGRESS_FILE), progress)
-    seen["COOK_JOB_UUID"] = task.job_id
-    seen["COOK_INSTANCE_UUID"] = task.instance_id
-    seen["COOK_INSTANCE_NUM"] = str(task.attempt)
-    seen["COOK_JOB_CPUS"] = str(float(task.cpus))
-    seen["COOK_JOB_MEM_MB"] = str(float(task.mem_mb))
-    seen.pop("COOK_JOB_GPUS", None)
+    variables.setdefault(_PROGRESS_FILE, progress)
+    variables.setdefault(variables.get(_PROGRESS_VARIABLE, _PROGRESS_FILE), progress)
+    variables["COOK_JOB_UUID"] = task.job_id
+    variables["COOK_INSTANCE_UUID"] = task.instance_id
+    variables["COOK_INSTANCE_NUM"] = str(task.attempt)
+    variables["COOK_JOB_CPUS"] = str(float(task.cpus))
+    variables["COOK_JOB_MEM_MB"] = str(float(task.mem_mb))
+    variables.pop("COOK_JOB_GPUS", None)
     if task.gpus:
-        seen["COOK_JOB_GPUS"] = f"{task.gpus:g}"
-    seen.pop("COOK_JOB_GROUP_UUID", None)
+        variables["COOK_JOB_GPUS"] = f"{task.gpus:g}"
+    variables.pop("COOK_JOB_GROUP_UUID", None)
     if task.group is not None:
-        seen["COOK_JOB_GROUP_UUID"] = task.group
+        variables["COOK_JOB_GROUP_UUID"] = task.group
     for number, port in enumerate(task.ports):
-        seen[f"PORT{number}"] = str(port)
-    seen["MESOS_SANDBOX"] = seen["MESOS_DIRECTORY"] = sandbox
+        variables[f"PORT{number}"] = str(port)
+    variables["MESOS_SANDBOX"] = variables["MESOS_DIRECTORY"] = sandbox
     if task.python is None:
-        seen["HOME"] = sandbox
-    return seen
+        variables["HOME"] = sandbox
+    return variables
 
 
 def import_environment(env: Mapping[str, str], *, cpus: float) -> str:
-    """Return a digest of the variables that a package may read while it is imported, and only then.
+    """Return a digest of the variables that a package may read only while it is imported.
 
-    A numerical library makes its threads then, matplotlib chooses its backend, and so on: in a worker that
-    has imported it, another value would have no effect.
+    A numerical library creates its threads then, matplotlib chooses its backend, and so on: another value
+    would have no effect in a worker that has imported the package.
 
     Args:
-        env: the job's own variables; those that tell of the call itself are left out.
-        cpus: of the job, which set the numbers of threads.
+        env: variables of the job; those of the call itself are ignored.
+        cpus: cpus of the job, which determine the numbers of threads.
     """
-    own = [item for item in env.items() if not item[0].startswith("COOK_")]
-    return f"{max(1, int(cpus))}" + (f"-{zlib.crc32(repr(sorted(own)).encode()):x}" if own else "")
+    job_variables = [item for item in env.items() if not item[0].startswith("COOK_")]
+    return f"{max(1, int(cpus))}" + (
+        f"-{zlib.crc32(repr(sorted(job_variables)).encode()):x}" if job_variables else ""
+    )
 
 
-def progress_path(seen: Mapping[str, str], sandbox: str) -> str:
-    """Return where a task with this environment writes its progress, as Cook's executor would look it up."""
-    return os.path.join(sandbox, seen[seen.get(_PROGRESS_VARIABLE, _PROGRESS_FILE)])
+def progress_path(variables: Mapping[str, str], sandbox: str) -> str:
+    """Return the path of a task's progress file, in the way of Cook's executor."""
+    return os.path.join(sandbox, variables[variables.get(_PROGRESS_VARIABLE, _PROGRESS_FILE)])
 
 
-def _named_progress_file(progress_file: str | None) -> dict[str, str]:
-    """What says where a task writes its progress, if it is not the usual place."""
+def _progress_file_variables(progress_file: str | None) -> dict[str, str]:
+    """Return the variables that name a progress file; none for the default."""
     if progress_file is None:
         return {}
     name = "EXECUTOR_PROGRESS_OUTPUT_FILE_NAME"

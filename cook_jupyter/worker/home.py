@@ -1,11 +1,11 @@
-"""The folder of a node agent: the lock, the socket and the files by which it holds its home and is found.
+"""The home directory of a node agent: its lock, its socket and the files by which it is found.
 
-Lives here: `AgentHome`, which makes them, and makes again what somebody removed while the agent runs.
-Not here: what the journals hold (`worker.journal`), sandboxes (`worker.sandbox`), when it looks (the agent).
+Lives here: `AgentHome`, which creates them, and restores them if they are removed while the agent runs.
+Not here: the journals (`worker.journal`), sandboxes (`worker.sandbox`), when the home is checked (the agent).
 
-A living agent whose socket was removed is reached by nobody, and its lock keeps every other agent out; one
-whose lock was removed may soon be one of two. So whatever is missing is made again, and what that comes to is
-said. What the folder's name leads to decides: if that is another agent's by now, this one has to go.
+An agent whose socket was removed cannot be reached, but its lock keeps other agents out; if its lock was
+removed, a second agent may start. So whatever is missing is restored, and reported. If the path of the home
+belongs to another agent by then, this one has to exit.
 """
 
 import contextlib
@@ -24,31 +24,31 @@ FACTS = "agent.json"
 
 
 class HomeTaken(Exception):
-    """Another agent holds the home."""
+    """Another agent holds the home directory."""
 
 
 class HomeRemoved(Exception):
-    """The home was removed with the folder that it lay in: there is no place to make it again."""
+    """The home was removed together with its parent directory, so that it cannot be restored."""
 
 
 class AgentHome:
-    """The home of one agent, which holds its lock. It is the working directory of the process.
+    """The locked home directory of an agent, which becomes the working directory of the process.
 
     Args:
-        path: the folder; made if it is missing.
+        path: path of the directory, which is created if needed.
 
     Raises:
-        HomeTaken: another agent lives there.
-        OSError: the folder cannot be used.
+        HomeTaken: another agent holds it.
+        OSError: the directory cannot be used.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         for folder in (path, f"{path}/{JOURNAL}", f"{path}/{FOLDER}"):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-        os.chdir(path)  # a socket's path must be short, and a home may be deep
+        os.chdir(path)  # the path of a socket must be short, but that of a home may be long
         self._lock = _take_lock()
-        if _somebody_listens():  # whose lock was removed
+        if _is_socket_used():  # by an agent whose lock was removed
             os.unlink(LOCK)
             os.close(self._lock)
             raise HomeTaken
@@ -58,29 +58,29 @@ class AgentHome:
         self._write_secret()
 
     def write_facts(self) -> None:
-        """Write down which process this is, for people and for the next agent."""
+        """Write which process this is, for users and for the next agent."""
         facts = {"pid": os.getpid(), "mark": processes.process_identity(os.getpid()), "version": VERSION}
         with open(FACTS, "w", encoding="utf-8") as file:
             json.dump({**facts, "python": sys.executable}, file)
 
     def exists(self) -> bool:
-        """Return whether the folder is still in its place."""
+        """Return whether the directory is still at its path."""
         return _is_same(self.path, ".")
 
     def is_moved(self) -> bool:
-        """Return whether the folder is gone from its place, but not from the disk."""
+        """Return whether the directory is no longer at its path but still exists."""
         return os.stat(".").st_nlink > 0
 
     def restore(self) -> list[str]:
-        """Make again whatever is missing.
+        """Restore whatever is missing.
 
         Returns:
-            What was missing. With SOCKET among it, `listener` is a new one.
+            The paths that were missing. If SOCKET is among them, `listener` is new.
 
         Raises:
             HomeTaken: another agent holds the home now.
-            HomeRemoved: the folder above was removed, too.
-            OSError: something cannot be made, as on a full disk; the next call tries again.
+            HomeRemoved: the parent directory was removed, too.
+            OSError: something cannot be created, for instance on a full disk; the next call tries again.
         """
         restored = []
         if not self.exists():
@@ -94,7 +94,7 @@ class AgentHome:
             try:
                 lock = _take_lock()
             except HomeTaken:
-                if _identity(SOCKET) == self._socket_id:  # it has just come, and will find that we listen
+                if _identity(SOCKET) == self._socket_id:  # a new agent, which will find this socket used
                     return restored
                 raise
             os.close(self._lock)
@@ -119,9 +119,9 @@ class AgentHome:
         return restored
 
     def leave(self) -> None:
-        """Remove what leads to this process; if the home is another agent's by now, nothing.
+        """Remove the files that lead to this process, unless the home belongs to another agent by now.
 
-        Whose it is, the socket tells: the lock may be missing, removed by somebody since the last look.
+        The socket decides that, because the lock may have been removed since the last check.
         """
         if not self.exists() or _identity(SOCKET) != self._socket_id:
             return
@@ -130,22 +130,22 @@ class AgentHome:
                 os.unlink(name)
 
     def _holds_lock(self) -> bool:
-        """Return whether our lock is the one that another agent would try to take."""
+        """Return whether this process holds the lock that another agent would try to take."""
         return _is_same(LOCK, self._lock)
 
     def _write_secret(self) -> None:
-        """Write the secret to its file, whole or not at all."""
-        draft = f"{SECRET}.new"
+        """Write the secret to its file atomically."""
+        temporary = f"{SECRET}.new"
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.unlink(temporary)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(self.secret)
-        os.rename(draft, SECRET)
+        os.rename(temporary, SECRET)
 
 
 def _take_lock() -> int:
-    """Return the descriptor of the lock in the working directory; it is held until that is closed."""
+    """Lock the working directory; return the descriptor of the lock, which is held until it is closed."""
     lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -155,12 +155,12 @@ def _take_lock() -> int:
     return lock
 
 
-def _somebody_listens() -> bool:
+def _is_socket_used() -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         try:
             sock.connect(SOCKET)
-        except BlockingIOError:  # it is busy, or stopped
+        except BlockingIOError:  # its process is busy, or stopped
             return True
         except OSError:
             return False
@@ -179,7 +179,7 @@ def _listen() -> socket.socket:
 
 
 def _stored_secret() -> str | None:
-    """The secret in the working directory; None if there is none that is private."""
+    """Return the secret in the working directory; None if there is no private file with one."""
     try:
         with open(SECRET, encoding="ascii", errors="replace") as file:
             secret = file.read(1024).strip()
@@ -190,15 +190,15 @@ def _stored_secret() -> str | None:
 
 
 def _is_same(file: str, other: str | int) -> bool:
-    """Return whether both are there, and are the same file."""
-    found = _identity(file)
-    return found is not None and found == _identity(other)
+    """Return whether both exist and are the same file."""
+    identity = _identity(file)
+    return identity is not None and identity == _identity(other)
 
 
 def _identity(file: str | int) -> tuple[int, int] | None:
-    """What tells a file from any other on this machine; None if it is not there, or linked to nowhere."""
+    """Return the device and inode of a file; None if it does not exist or has no links."""
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except OSError:
         return None
-    return (found.st_dev, found.st_ino) if found.st_nlink else None
+    return (status.st_dev, status.st_ino) if status.st_nlink else None

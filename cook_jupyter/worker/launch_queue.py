@@ -1,7 +1,7 @@
-"""Launches that wait for a worker.
+"""Queue of launches that wait for a worker.
 
 Lives here: `LaunchQueue`, first come, first served among the launches of one user and interpreter.
-Not here: when a launch gets its worker (`worker.supervisor`), which workers there are (`worker.pool`).
+Not here: when a launch gets a worker (`worker.supervisor`), the workers (`worker.pool`).
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ class LaunchQueue:
         self._queues: dict[str, dict[str, deque[Frame]]] = {}
         self._waiting: dict[
             str, Frame
-        ] = {}  # by instance; what was removed stays in its queue until its turn
+        ] = {}  # by instance; removed launches stay in `_queues` until their turn
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -36,7 +36,7 @@ class LaunchQueue:
         return list(self._queues.get(python, ()))
 
     def first(self, python: str, user: str) -> Frame | None:
-        """Return the launch of a user whose turn it is; None if none waits."""
+        """Return the first launch of a user; None if none waits."""
         queue = self._queues[python][user]
         while queue:
             launch = queue[0]
@@ -61,7 +61,7 @@ class LaunchQueue:
         return [launch for launch in launches if self.remove(launch.header["instance_id"]) is not None]
 
     def count(self, python: str) -> int:
-        """Return how many workers of an interpreter are wanted, at most."""
+        """Return how many launches wait for an interpreter, at most."""
         return sum(map(len, self._queues.get(python, {}).values()))
 
     def interpreters(self) -> Iterator[str]:
@@ -69,5 +69,5 @@ class LaunchQueue:
         return (python for python, queues in self._queues.items() if queues)
 
     def headers(self) -> Iterator[Header]:
-        """Yield the headers of all that waits."""
+        """Yield the headers of all waiting launches."""
         return (launch.header for launch in self._waiting.values())

@@ -1,36 +1,36 @@
-"""Memory limits, where the system offers any.
+"""Memory limits of the operating system, where it has any.
 
 Lives here: control groups (version 2, memory).
-Not here: the watch over what tasks hold, which works everywhere (`worker.running`, `worker.processes`).
+Not here: measuring the memory of tasks, which works everywhere (`worker.running`, `worker.processes`).
 
-With a control group the kernel itself kills what exceeds its limit, after it has dropped the pages of files.
-Everywhere the agent looks at what a task holds, as often as the room left requires. Neither counts what is
-only reserved, so there is no limit on address space (RLIMIT_DATA, RLIMIT_AS): see decision 16.
+With a control group the kernel itself kills processes that exceed the limit, after it has dropped cached
+pages. In any case the agent measures the memory of each task, more often the closer it is to its limit.
+Neither counts reserved address space, so there is no limit on that (RLIMIT_DATA, RLIMIT_AS): see decision 16.
 """
 
 import contextlib
 import os
 
 CGROUP_ROOT = "/sys/fs/cgroup"
-_HELD = ("anon", "shmem")  # of memory.stat; what the kernel cannot simply drop
+_HELD = ("anon", "shmem")  # fields of memory.stat with memory that the kernel cannot simply drop
 
 
 class CgroupParent:
-    """A place in the tree of control groups where we may put processes, each with its memory limit."""
+    """A control group in which this process may create groups, each with its memory limit."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     @classmethod
     def find(cls, root: str = CGROUP_ROOT, own: str | None = None) -> "CgroupParent | None":
-        """Return the nearest place above this process where we may make groups with a memory limit.
+        """Return the nearest control group above this process where it may create groups with a memory limit.
 
-        That is an ancestor which is ours to write and hands the memory controller down: the folder of a
-        systemd service with `Delegate=yes`, or the user's own slice.
+        That is an ancestor that is writable and delegates the memory controller: that of a systemd service
+        with `Delegate=yes`, or the user's own slice.
 
         Args:
-            root: where version 2 is mounted.
-            own: this process's group; read from the kernel if None.
+            root: mount point of version 2.
+            own: path of this process's group; read from the kernel if None.
         """
         if own is None:
             own = _own_group()
@@ -46,7 +46,7 @@ class CgroupParent:
         return None
 
     def admit(self, name: str, pid: int) -> "Cgroup | None":
-        """Put a process in a new group of its own; None if the kernel does not let us."""
+        """Put a process in a new group of its own; return None if the kernel does not allow it."""
         path = f"{self._folder}/cook-{name}"
         try:
             os.mkdir(path)
@@ -59,7 +59,7 @@ class CgroupParent:
 
 
 class Cgroup:
-    """One worker and all that comes of it, under a common memory limit."""
+    """The control group of a worker and its descendants, with a common memory limit."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -67,7 +67,7 @@ class Cgroup:
         self._held_before_mb = 0.0
 
     def limit(self, mem_mb: float | None) -> None:
-        """Allow that much beyond what is held now; None for as much as there is."""
+        """Allow `mem_mb` in addition to what is held now; None for no limit."""
         with contextlib.suppress(OSError):
             if mem_mb is None:
                 _write(f"{self.path}/memory.max", "max")
@@ -78,9 +78,9 @@ class Cgroup:
             self._held_before_mb = self._held_mb()
 
     def held_mb(self) -> float | None:
-        """Return what is held beyond what was held when the limit was set, in MiB; None if it is not known.
+        """Return the memory held in addition to that when the limit was set, in MiB; None if unknown.
 
-        Like `processes.held_mb`, without the pages of files.
+        Like `processes.held_mb`, without pages of files.
         """
         try:
             return max(0.0, self._held_mb() - self._held_before_mb)
@@ -88,14 +88,14 @@ class Cgroup:
             return None
 
     def killed(self) -> bool:
-        """Tell whether the kernel has killed something here since the limit was set."""
+        """Return whether the kernel has killed a process of the group since the limit was set."""
         try:
             return self._kills() > self._kills_before
         except OSError:
             return False
 
     def remove(self) -> bool:
-        """End whatever is left in the group, and the group; False if the kernel still needs a moment."""
+        """Kill what is left in the group, and remove it; return False if the kernel needs more time."""
         with contextlib.suppress(OSError):
             _write(f"{self.path}/cgroup.kill", "1")
         try:

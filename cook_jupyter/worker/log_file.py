@@ -1,30 +1,30 @@
-"""Log files that never take more than a bounded part of the disk.
+"""Log files of limited size.
 
 Lives here: `bound_log`, for a file to which several processes append. Not here: what is logged.
 
-The file is emptied in place, not renamed: processes that inherited it as their stdout go on appending to the
-same file, and a renamed file would grow without bound under its new name.
+The file is emptied in place, not renamed, because processes that inherited it as their stdout continue to
+append to the same file: a renamed file would grow without limit under its new name.
 """
 
 import contextlib
 import os
 
 MAX_LOG_BYTES = 4 * 1024 * 1024
-_COPIED_AT_ONCE = 64 * 1024
+_COPY_BYTES = 64 * 1024
 
 
 def bound_log(path: str, max_bytes: int = MAX_LOG_BYTES) -> bool:
     """Empty a log file that is larger than `max_bytes`; its end is kept as `PATH.1`.
 
-    What is written at this very moment may be lost. To be called now and then by one of the file's writers,
-    all of which must have opened it with O_APPEND.
+    Lines written at the same moment may be lost. One of the file's writers should call this regularly; all of
+    them must have opened the file with O_APPEND.
 
     Args:
         path: the log file.
-        max_bytes: most bytes that the file may have, and that are kept of it.
+        max_bytes: maximum size of the file, and of the part that is kept.
 
     Returns:
-        Whether the file was emptied. A file that is not there, or that cannot be changed, is left alone.
+        Whether the file was emptied; False also if it does not exist or cannot be changed.
     """
     try:
         log = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -34,7 +34,7 @@ def bound_log(path: str, max_bytes: int = MAX_LOG_BYTES) -> bool:
         size = os.fstat(log).st_size
         if size <= max_bytes:
             return False
-        with contextlib.suppress(OSError):  # the disk is full: then room matters more than old lines
+        with contextlib.suppress(OSError):  # the disk is full: room is more important than old lines
             _copy(log, size - max_bytes, size, f"{path}.1")
         os.ftruncate(log, 0)
     except OSError:
@@ -45,10 +45,10 @@ def bound_log(path: str, max_bytes: int = MAX_LOG_BYTES) -> bool:
 
 
 def _copy(log: int, begin: int, end: int, path: str) -> None:
-    """Write the bytes of a file from `begin` up to `end` into a new file."""
+    """Copy the bytes of a file from `begin` to `end` to a new file."""
     copy = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        while begin < end and (piece := os.pread(log, min(_COPIED_AT_ONCE, end - begin), begin)):
+        while begin < end and (piece := os.pread(log, min(_COPY_BYTES, end - begin), begin)):
             begin += os.write(copy, piece)
     finally:
         os.close(copy)

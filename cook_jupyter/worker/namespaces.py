@@ -1,13 +1,13 @@
-"""The standard library and the worker's own code in a warm worker: what a job patched is put back.
+"""Namespaces of the standard library and of the worker's own code, restored after a job has patched them.
 
 Lives here: copies of the namespaces of standard modules and their classes, and of the packages that every
-call depends on (this one and cloudpickle), taken when the worker is new or when a module is imported; finding
-and undoing what differs from them; which imports a job made.
+call depends on (this one and cloudpickle), made when the worker is new or when a module is imported; finding
+and undoing differences; observing the imports of a job.
 Not here: all other state of the process (`worker.process_state`), modules of users (`payload.local_modules`).
 
-A worker holds some hundreds of namespaces, and going through all their names after each call would take a
-third of a millisecond. CPython up to 3.13 numbers every change of a dictionary (PEP 509), so comparing one
-number per namespace finds those to look at. Where Python keeps no such numbers all names are compared.
+A worker has several hundred namespaces, and comparing all their names after each call would take a third of a
+millisecond. CPython up to 3.13 counts the changes of each dictionary (PEP 509), so comparing one number per
+namespace finds those to examine. Where Python has no such numbers, all names are compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from cook_jupyter.payload.installations import OWN_PACKAGE
 
-# Python itself adds or replaces these as a program runs.
+# Names that Python itself adds or replaces while a program runs.
 NOT_STATE = frozenset(
     {
         "__abstractmethods__",
@@ -36,14 +36,14 @@ NOT_STATE = frozenset(
 )
 _STREAMS = frozenset({"stdout", "stderr"})  # of sys: `worker.process_state` sets them
 _UNWATCHED = frozenset({"encodings", "errno", "opcode", "stat", "token", "zipimport"})
-# The machinery of Python itself: half of all classes, and none that programs patch.
+# Python's own machinery: half of all classes, and none that programs patch.
 _CLASSES_UNWATCHED = frozenset(
     {"_ast", "_collections_abc", "_weakrefset", "abc", "ast", "collections", "contextlib", "ctypes"}
     | {"dis", "enum", "functools", "importlib", "inspect", "re", "tokenize", "types", "typing", "weakref"}
 )
-# Every call depends on their code. Their variables change as they work, and are let be.
+# Every call depends on their code. Their variables change during normal work, and are not restored.
 _RUNTIME_PACKAGES = frozenset({OWN_PACKAGE, "cloudpickle"})
-# Their variables change with each call, so that comparing them would cost each call 0.1 ms.
+# Their variables change with each call, and comparing them would take 0.1 ms each time.
 _CHANGED_BY_EACH_CALL = frozenset(
     {f"{OWN_PACKAGE}.payload.{name}" for name in ("main_module", "running_call")}
 )
@@ -55,12 +55,12 @@ _ORIGINAL_BUILTINS = dict(_BUILTINS)
 
 
 def restore_builtins() -> bool:
-    """Put the builtins back; return whether anything differed. Nothing else works without them."""
+    """Restore the builtins, on which everything else depends; return whether anything differed."""
     if not _builtins_probe.may_have_changed():
         return False
     try:
         differs = _BUILTINS != _ORIGINAL_BUILTINS
-    except:  # noqa: E722 - a value that cannot be compared; the names of exceptions may be patched
+    except:  # noqa: E722 - a value that cannot be compared; even the names of exceptions may be patched
         differs = True
     if not differs:
         _builtins_probe.accept()
@@ -73,7 +73,7 @@ def restore_builtins() -> bool:
 
 
 class ChangeProbe:
-    """Tells whether a dictionary may have changed since `accept`; always, where Python cannot say."""
+    """Detects whether a dictionary may have changed since `accept`; without versions, always."""
 
     __slots__ = ("_last", "_version")
 
@@ -82,30 +82,30 @@ class ChangeProbe:
         self._last: int | None = None
 
     def may_have_changed(self) -> bool:
-        """Return whether the dictionary may be another than at the last `accept`."""
+        """Return whether the dictionary may have changed since the last `accept`."""
         return not HAS_VERSIONS or self._version.value != self._last
 
     def accept(self) -> None:
-        """Compare with the present state from now on."""
+        """Make the present state the one to compare with."""
         self._last = self._version.value
 
 
 class StandardLibrary:
-    """The namespaces of all standard modules that this process has imported, and of what runs its calls."""
+    """The namespaces of all imported standard modules, and of the code that runs calls."""
 
     def __init__(self) -> None:
         self._versions = NamespaceVersions()
-        self._seen: dict[int, Namespace] = {}
+        self._namespaces_by_id: dict[int, Namespace] = {}
         for name, module in list(sys.modules.items()):
             if is_watched(name) and isinstance(module, ModuleType):
-                self.remember(name, module)
+                self.record_module(name, module)
 
-    def remember(self, name: str, module: ModuleType) -> None:
-        """Take a module as it is now for the state to restore.
+    def record_module(self, name: str, module: ModuleType) -> None:
+        """Record the present state of a module as the one to restore.
 
         Args:
             name: its name in `sys.modules`.
-            module: a module for which `is_watched` holds.
+            module: a module for which `is_watched` is true.
         """
         top = name.partition(".")[0]
         code_only = top in _RUNTIME_PACKAGES
@@ -122,26 +122,26 @@ class StandardLibrary:
                     self._add(Namespace(full_name, namespace, value, code_only=code_only))
 
     def restore(self) -> Patches:
-        """Undo all changes since the namespaces were remembered."""
+        """Undo all changes since the namespaces were recorded."""
         patches = Patches()
         changed = self._versions.changed()
         if changed:
-            for place in changed:
-                self._versions.namespaces[place].restore(patches)
+            for index in changed:
+                self._versions.namespaces[index].restore(patches)
             self._versions.accept()
         return patches
 
     def _add(self, namespace: Namespace) -> None:
-        known = self._seen.get(id(namespace.names))
-        if known is not None:  # a module that was reloaded
-            known.original = namespace.original
+        existing = self._namespaces_by_id.get(id(namespace.names))
+        if existing is not None:  # a module that was reloaded
+            existing.original = namespace.original
             return
-        self._seen[id(namespace.names)] = namespace
+        self._namespaces_by_id[id(namespace.names)] = namespace
         self._versions.add(namespace)
 
 
 class NamespaceVersions:
-    """Namespaces, and which of them may have changed.
+    """Namespaces and their versions.
 
     Attributes:
         namespaces: the namespaces, in the order in which they were added.
@@ -153,24 +153,24 @@ class NamespaceVersions:
         self._accepted = b""
 
     def add(self, namespace: Namespace) -> None:
-        """Compare a namespace with its present state from now on."""
+        """Add a namespace, whose present state is the one to compare with."""
         cell = _version_cell(namespace.names)
         self.namespaces.append(namespace)
         self._cells.append(cell)
         self._accepted += bytes(cell)
 
     def changed(self) -> list[int]:
-        """Return the places of the namespaces that may be others than when they were accepted or added."""
-        versions = b"".join(self._cells)  # a fifth of the time of reading the numbers one by one
+        """Return the indices of namespaces that may have changed since they were accepted or added."""
+        versions = b"".join(self._cells)  # in a fifth of the time of reading the numbers one by one
         if not HAS_VERSIONS:
             return list(range(len(self._cells)))
         if versions == self._accepted:
             return []
         pairs = zip(_numbers(versions), _numbers(self._accepted), strict=True)
-        return [place for place, (version, known) in enumerate(pairs) if version != known]
+        return [index for index, (version, accepted) in enumerate(pairs) if version != accepted]
 
     def accept(self) -> None:
-        """Compare with the present state of all from now on."""
+        """Make the present state of all namespaces the one to compare with."""
         self._accepted = b"".join(self._cells)
 
 
@@ -178,8 +178,8 @@ class Patches:
     """What was restored in namespaces.
 
     Attributes:
-        state: variables that differed, by their full names.
-        code: functions and classes that differed.
+        state: full names of variables that differed.
+        code: full names of functions and classes that differed.
     """
 
     def __init__(self) -> None:
@@ -188,13 +188,13 @@ class Patches:
 
 
 class Namespace:
-    """The names of one module or class, and their values when it was new.
+    """The names of one module or class, and their original values.
 
     Args:
         name: full name of the module or class.
         names: its namespace itself.
         owner: the module or class.
-        code_only: whether only functions, classes, modules and attributes that compute are restored.
+        code_only: whether only functions, classes, modules and descriptors are restored.
     """
 
     __slots__ = ("_code_only", "_name", "_owner", "names", "original")
@@ -209,31 +209,31 @@ class Namespace:
         self.original = dict(names)
 
     def restore(self, patches: Patches) -> None:
-        """Put every value back that is not the original one, and take away what was added."""
+        """Restore every value that differs, and remove added names."""
         original = self.original
-        with contextlib.suppress(Exception):  # a value that cannot be compared is not the original
+        with contextlib.suppress(Exception):  # a value that cannot be compared is not the original one
             if self.names == original:  # compares identities first, without a call
                 return
         for name, value in list(self.names.items()):
-            before = original.get(name, _MISSING)
-            if before is not value and not self.is_expected(name, value):
-                self._note(patches, name, value if before is _MISSING else before)
-                self._set(name, before)
+            original_value = original.get(name, _MISSING)
+            if original_value is not value and not self.is_expected(name, value):
+                self._record(patches, name, value if original_value is _MISSING else original_value)
+                self._set(name, original_value)
         for name in original.keys() - self.names.keys():
             if not self.is_expected_to_lack(name):
-                self._note(patches, name, original[name])
+                self._record(patches, name, original[name])
                 self._set(name, original[name])
 
     def accept(self) -> None:
-        """Take the present values for the ones to restore."""
+        """Make the present values the original ones."""
         self.original = dict(self.names)
 
     def is_expected_to_lack(self, name: str) -> bool:
-        """Return whether a program may have removed a name as it ran."""
+        """Return whether the removal of a name is normal while a program runs."""
         return name in NOT_STATE or (self._code_only and not is_code(self.original[name]))
 
     def is_expected(self, name: str, value: object) -> bool:
-        """Return whether a program may have given a name this value as it ran."""
+        """Return whether this value of a name is normal while a program runs."""
         if name in NOT_STATE:
             return True
         if self._code_only:
@@ -242,12 +242,12 @@ class Namespace:
             return True
         if isinstance(value, ModuleType):
             return sys.modules.get(f"{self._name}.{name}") is value
-        # What a package of the standard library looks up in its parts when it is first asked for.
+        # Attributes that a package of the standard library imports from its submodules on first use.
         return name not in self.original and str(getattr(value, "__module__", "")).startswith(
             f"{self._name}."
         )
 
-    def _note(self, patches: Patches, name: str, value: object) -> None:
+    def _record(self, patches: Patches, name: str, value: object) -> None:
         full_name = f"{self._name}.{name}"
         (patches.code if callable(value) else patches.state).append(full_name)
 
@@ -264,17 +264,17 @@ class Namespace:
 
 
 class ImportObserver:
-    """A finder in `sys.meta_path` that finds nothing itself, and tells of each import.
+    """A finder in `sys.meta_path` that finds nothing itself, and reports each import.
 
-    What a module does to the process while it is imported belongs to it for as long as it is loaded: another
-    job that imports it finds it loaded, and nothing is done a second time. So the observer is told before and
-    after, and makes what an installed package did part of the state to return to.
+    Whatever a module does to the process during its import remains as long as it is loaded: another job that
+    imports it finds it loaded, so nothing is done again. Therefore the callbacks run before and after an
+    import, and make what an installed package did part of the state to restore.
 
     Args:
-        is_installed: whether a file belongs to an installed package.
-        before: called before the outermost import of a standard or installed module.
-        after: called after it.
-        executed: called with the name of each such module and the module itself when it is new.
+        is_installed: predicate for files of installed packages.
+        before: callback before the outermost import of a standard or installed module.
+        after: callback after it.
+        executed: callback with name and module for each such module that is new.
     """
 
     def __init__(
@@ -284,19 +284,19 @@ class ImportObserver:
         after: Callable[[], None],
         executed: Callable[[str, ModuleType], None],
     ) -> None:
-        self.imported = 0  # how many installed modules were imported so far
+        self.imported = 0  # number of imports of installed modules
         self._is_installed = is_installed
         self._before = before
         self._after = after
         self._executed = executed
         self._depth = 0
-        self._looking = False
+        self._is_searching = False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return what the other finders find, with a loader that tells this object when it is done."""
-        if self._looking:
+        """Find a module with the other finders, with a loader that reports its execution."""
+        if self._is_searching:
             return None
         standard = is_standard(name)
         spec = self._find(name, path, target)
@@ -305,7 +305,7 @@ class ImportObserver:
             return spec
         if not standard and not (spec.origin and self._is_installed(spec.origin)):
             return spec
-        if isinstance(loader, type):  # of built-in and frozen modules
+        if isinstance(loader, type):  # loader of built-in and frozen modules
             observed: Any = _Loader(loader, self)
             spec.loader = observed
         else:
@@ -317,9 +317,9 @@ class ImportObserver:
         """Execute a module.
 
         Args:
-            execute: the loader's own way.
+            execute: method of the loader.
             module: the new module.
-            loader: the one that the module is to name.
+            loader: loader that the module should name.
         """
         if not isinstance(loader, type):
             del loader.exec_module
@@ -340,19 +340,19 @@ class ImportObserver:
                 self._after()
 
     def _find(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
-        self._looking = True
+        self._is_searching = True
         try:
             for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
                 spec: ModuleSpec | None = finder.find_spec(name, path, target)
                 if spec is not None:
                     return spec
         finally:
-            self._looking = False
+            self._is_searching = False
         return None
 
 
 class _Loader:
-    """The loader of a built-in module, observed."""
+    """Observed loader of a built-in module."""
 
     def __init__(self, loader: Any, observer: ImportObserver) -> None:
         self._loader = loader
@@ -370,21 +370,22 @@ class _Loader:
 
 
 def is_watched(name: str) -> bool:
-    """Return whether a worker restores the module of this name after a call."""
+    """Return whether a worker restores the module with this name after a call."""
     return is_standard(name) or name.partition(".")[0] in _RUNTIME_PACKAGES
 
 
 def is_code(value: object) -> bool:
-    """Return whether a value is a function, a class, a module or an attribute that computes.
+    """Return whether a value is a function, a class, a module or a descriptor.
 
-    Only its type is asked: what stands for a module that is imported late imports it, asked for its class.
+    Only its type is examined, because a placeholder for a lazily imported module imports it when asked for
+    its class.
     """
     kind = type(value)
     return callable(value) or issubclass(kind, ModuleType) or hasattr(kind, "__get__")
 
 
 def is_standard(name: str) -> bool:
-    """Return whether a module of this name belongs to the standard library."""
+    """Return whether a module with this name belongs to the standard library."""
     return name.partition(".")[0] in sys.stdlib_module_names
 
 
@@ -397,7 +398,7 @@ def _numbers(versions: bytes) -> list[int]:
 
 
 def _has_versions() -> bool:
-    """Find out whether this Python numbers the changes of a dictionary where CPython 3.11 does."""
+    """Return whether this Python counts the changes of a dictionary where CPython 3.11 does."""
     if sys.implementation.name != "cpython":
         return False
     probe: dict[str, int] = {}

@@ -1,16 +1,16 @@
-"""Installed packages in a warm worker: functions and classes of theirs that a job replaced are put back.
+"""Installed packages in a warm worker: their functions and classes are restored after a job replaced them.
 
-Lives here: `Packages`, the namespaces of the modules of installed packages and of their best-known classes.
+Lives here: `Packages`, the namespaces of the modules of installed packages and of their main classes.
 Not here: the standard library and the worker's own code (`worker.namespaces`), settings of packages
 (`worker.process_settings`), modules of users (`payload.local_modules`).
 
-A package changes its own namespaces as it works: caches, counters, parts that it imports late. So only code
-is looked at: a function or class under a public name that is another object than after the import, and code
-of a job under a new name. What packages do while one is imported belongs to them.
+A package changes its own namespaces during normal work: caches, counters, lazily imported parts. So only code
+is compared: a function or class under a public name that is not the same object as after the import, and code
+of a job under a new name. What packages do during an import belongs to them.
 
-Each namespace costs each call some 20 ns, and the packages of a notebook have thousands of classes. So only
-public modules are watched, and the public classes of those near the top of their package. Where Python does
-not number the changes of dictionaries nothing is watched.
+Each namespace costs some 20 ns per call, and the packages of a notebook have thousands of classes. So only
+public modules are watched, and the public classes of modules near the top of their package. Where Python does
+not count the changes of dictionaries, nothing is watched.
 """
 
 import gc
@@ -30,16 +30,16 @@ from cook_jupyter.worker.namespaces import (
     is_standard,
 )
 
-MAX_WATCHED = 800  # namespaces; 20 microseconds for each call. NumPy and pandas have 400, matplotlib 600
-_MAX_DOTS = 1  # in the name of a module whose classes are watched: pandas.DataFrame, scipy.stats.norm_gen
+MAX_WATCHED = 800  # namespaces, for 20 µs per call; NumPy and pandas together have 400, matplotlib 600
+_MAX_DOTS = 1  # in the name of a module whose classes are watched, as in pandas.DataFrame
 
 
 class RestoredPackages(NamedTuple):
-    """What a call had replaced in packages.
+    """Code of packages that a call had replaced.
 
     Attributes:
-        restored: full names of what was put back.
-        doubtful: those of them that were replaced before a package was imported, which may have seen that.
+        restored: full names of what was restored.
+        doubtful: those of them that were replaced before a package was imported, which may have used them.
     """
 
     restored: list[str]
@@ -51,26 +51,26 @@ class Packages:
 
     def __init__(self) -> None:
         self._versions = NamespaceVersions()
-        self._seen: set[int] = set()
-        self._executed: list[tuple[str, ModuleType]] = []
-        self._replaced_before: list[int] = []  # places of namespaces that differed when an import began
+        self._watched_ids: set[int] = set()
+        self._new_modules: list[tuple[str, ModuleType]] = []
+        self._replaced_before: list[int] = []  # indices of namespaces that differed when an import began
 
-    def executed(self, name: str, module: ModuleType) -> None:
-        """Take note of a new module of an installed package; it is looked at when the import has ended."""
+    def on_executed(self, name: str, module: ModuleType) -> None:
+        """Record a new module of an installed package, to be watched from the end of the import."""
         if HAS_VERSIONS:
-            self._executed.append((name, module))
+            self._new_modules.append((name, module))
 
     def begin_import(self) -> None:
-        """Note what was changed before an import."""
+        """Record what was changed before an import."""
         self._replaced_before += self._versions.changed()
 
     def end_import(self) -> None:
         """Accept what an import changed, and watch what it added."""
-        for place in self._versions.changed():
-            if place not in self._replaced_before:
-                self._versions.namespaces[place].accept()
-        public = [(name, module) for name, module in self._executed if not _is_private(name)]
-        self._executed.clear()
+        for index in self._versions.changed():
+            if index not in self._replaced_before:
+                self._versions.namespaces[index].accept()
+        public = [(name, module) for name, module in self._new_modules if not _is_private(name)]
+        self._new_modules.clear()
         for name, module in public:
             self._watch(PackageNamespace(name, vars(module), module))
         for name, module in public:
@@ -79,21 +79,21 @@ class Packages:
         self._versions.accept()
 
     def restore(self) -> RestoredPackages:
-        """Put back what differs."""
+        """Restore what differs."""
         replaced_before, self._replaced_before = self._replaced_before, []
         restored, doubtful = Patches(), Patches()
         changed = self._versions.changed()
         if not changed and not replaced_before:
             return RestoredPackages([], [])
-        for place in {*changed, *replaced_before}:
-            patches = doubtful if place in replaced_before else restored
-            self._versions.namespaces[place].restore(patches)
+        for index in {*changed, *replaced_before}:
+            patches = doubtful if index in replaced_before else restored
+            self._versions.namespaces[index].restore(patches)
         self._versions.accept()
         names = [*doubtful.code, *doubtful.state]
         return RestoredPackages([*restored.code, *restored.state, *names], names)
 
     def _watch_classes(self, name: str, module: ModuleType) -> None:
-        """Watch the classes of its package that a module has under public names."""
+        """Watch the classes of its own package that a module has under public names."""
         package = name.partition(".")[0]
         for public_name, value in list(vars(module).items()):
             if public_name.startswith("_") or not issubclass(type(value), type):  # see `is_code`
@@ -104,9 +104,9 @@ class Packages:
                     self._watch(PackageNamespace(f"{name}.{public_name}", namespace, value))
 
     def _watch(self, namespace: "PackageNamespace") -> None:
-        if id(namespace.names) in self._seen or len(self._seen) >= MAX_WATCHED:
+        if id(namespace.names) in self._watched_ids or len(self._watched_ids) >= MAX_WATCHED:
             return
-        self._seen.add(id(namespace.names))
+        self._watched_ids.add(id(namespace.names))
         self._versions.add(namespace)
 
 
@@ -120,10 +120,10 @@ class PackageNamespace(Namespace):
         if name in NOT_STATE:
             return True
         is_private = name.startswith("_") and not name.endswith("__")
-        before = self.original.get(name)
-        if before is None or not is_code(before):
-            may_be_the_package = is_private or not issubclass(type(self._owner), type)
-            return not is_code(value) or (may_be_the_package and not _is_of_job(value))
+        original = self.original.get(name)
+        if original is None or not is_code(original):
+            may_be_of_package = is_private or not issubclass(type(self._owner), type)
+            return not is_code(value) or (may_be_of_package and not _is_of_job(value))
         return is_private and not _is_of_job(value)
 
     def is_expected_to_lack(self, name: str) -> bool:
@@ -136,7 +136,7 @@ def _is_private(module: str) -> bool:
 
 
 def _is_of_job(value: object) -> bool:
-    """Return whether code was defined by a job or in a module of its user."""
+    """Return whether code was defined by a job or in a module of the user."""
     name = getattr(value, "__module__", None)
     if not isinstance(name, str):
         return False

@@ -1,10 +1,11 @@
-"""The warm workers that the node agent has: who is idle, who belongs to whom, who is on the way.
+"""The warm workers of the node agent: which are idle, which user they serve, and which are being started.
 
-Lives here: spawners and workers as the agent sees them, from birth to death.
-Not here: which task goes to which worker and what a death means for it (`worker.supervisor`).
+Lives here: spawners and workers as the agent sees them, from their start to their death.
+Not here: which task gets which worker, and what the death of a worker means for its task
+(`worker.supervisor`).
 
-A worker serves one user of one interpreter for all its life. One that nobody has used yet is kept in
-stock per interpreter, so that the next user's first call need not wait for a birth.
+A worker serves one user and one interpreter for its whole life. Unused workers are kept ready for each
+interpreter, so that the next user's first call need not wait for a start.
 """
 
 import contextlib
@@ -23,24 +24,24 @@ from cook_jupyter.worker.limits import Cgroup, CgroupParent
 from cook_jupyter.worker.protocol import FROM_SPAWNER, require
 
 SPARES = 1
-HOARD_MB = 256.0  # a worker that holds on to more than that after a task makes room for a fresh one
-_BIRTHS_AT_ONCE = 8
+MAX_LEFTOVER_MB = 256.0  # a worker that holds more than this after a task is replaced
+_MAX_STARTING = 8
 _SPAWNER_FD = 3
-_MOST_PASSED_OVER = 8  # idle workers of one user that were warmed under other variables
+_MAX_PASSED_OVER = 8  # idle workers of one user that have imported packages under other variables
 _DRAIN_MS = 50
 
 
 class WorkerProcess:
-    """A worker as the agent knows it. One that was found after a restart of the agent has no channel."""
+    """A worker as the agent knows it. If it was recovered after a restart of the agent, it has no channel."""
 
     __slots__ = (
         "channel",
         "fresh_mb",
         "group",
         "held_mb",
+        "identity",
         "idle_since",
         "import_environment",
-        "mark",
         "name",
         "pid",
         "python",
@@ -49,46 +50,46 @@ class WorkerProcess:
         "user",
     )
 
-    def __init__(self, *, name: str, pid: int, mark: str | None, python: str) -> None:
+    def __init__(self, *, name: str, pid: int, identity: str | None, python: str) -> None:
         self.name = name
         self.pid = pid
-        self.mark = mark
+        self.identity = identity
         self.python = python
         self.user: str | None = None
         self.serves: str | None = None  # the instance that it runs
         self.channel: Channel | None = None
         self.group: Cgroup | None = None
         self.idle_since = 0.0
-        self.import_environment = ""  # under which it has imported packages; "" if it has not
-        self.fresh_mb = 0.0  # what it held when it was born
-        self.held_mb = 0.0  # what it held when it was last idle
-        self.spawned = True  # its spawner will tell of its death
+        self.import_environment = ""  # the one under which it has imported packages; "" if it has not
+        self.fresh_mb = 0.0  # memory that it held when it was new
+        self.held_mb = 0.0  # memory that it held when it was last idle
+        self.spawned = True  # whether its spawner will report its death
 
     def signal(self, number: int) -> None:
-        """Send a signal to the worker and what runs in its group, if it is still the same process."""
-        if self.mark is None or processes.process_identity(self.pid) in (self.mark, None):
+        """Send a signal to the process group of the worker, if it is still the same process."""
+        if self.identity is None or processes.process_identity(self.pid) in (self.identity, None):
             processes.signal_group(self.pid, number)
 
 
 class PoolCallbacks(NamedTuple):
-    """Whom a pool tells what happened."""
+    """Callbacks of a pool."""
 
     ready: Callable[[str], None]  # a worker of that interpreter is idle
     frame: Callable[[WorkerProcess, Frame], None]
-    died: Callable[[WorkerProcess, int | None], None]  # exit code, negative for signals, None if nobody knows
+    died: Callable[[WorkerProcess, int | None], None]  # exit code, negative for signals, None if unknown
     unusable: Callable[[str], None]  # that interpreter cannot run workers
 
 
 class _Spawner:
-    """One spawner, and the workers it was asked for."""
+    """A spawner, and the workers that it was requested to start."""
 
     def __init__(self, python: str, pid: int) -> None:
         self.python = python
         self.pid = pid
         self.channel: Channel | None = None
         self.ready = False
-        self.has_started = False  # a worker, ever
-        self.births: dict[str, socket.socket] = {}
+        self.has_started = False  # whether it has ever started a worker
+        self.starting: dict[str, socket.socket] = {}
 
 
 class WorkerPool:
@@ -115,17 +116,17 @@ class WorkerPool:
         self._polled: list[WorkerProcess] = []
         self._unreaped: list[int] = []
         self._stem = f"{time.time_ns() // 1_000_000:x}-{os.getpid():x}"
-        self._numbers = 0
+        self._last_number = 0
         self._removed_groups: list[Cgroup] = []
 
     def acquire(self, python: str, user: str, import_environment: str = "") -> WorkerProcess | None:
-        """Return an idle worker of this user, or one that nobody has used; None if there is none now.
+        """Return an idle worker of a user, or an unused one; None if there is none now.
 
         Args:
             python: the interpreter.
-            user: the owner of the task.
-            import_environment: digest of the task's variables; empty if it runs no code of its own there. A
-                worker that has imported packages under other variables is passed over.
+            user: owner of the task.
+            import_environment: digest of the task's variables, empty for a shell command. Workers that have
+                imported packages under other variables are passed over.
         """
         usable = ("", import_environment)
         idle = self._idle.get((python, user), [])
@@ -139,18 +140,18 @@ class WorkerPool:
             worker = spares.pop()
             if worker.channel is not None and worker.channel.is_open:
                 worker.user = user
-                if len(idle) >= _MOST_PASSED_OVER:
+                if len(idle) >= _MAX_PASSED_OVER:
                     self.retire(idle.pop(0))
                 return worker
         return None
 
     def request_workers(self, python: str, queued: int) -> None:
-        """Have as many workers on the way as there are tasks waiting for one, and one in stock."""
+        """Start a worker for each queued task, plus one spare."""
         spawner = self._spawners.get(python) or self._spawn(python)
         if not spawner.ready:
             return
-        wanted = queued + SPARES - len(self._spares.get(python, ())) - len(spawner.births)
-        for _ in range(min(wanted, _BIRTHS_AT_ONCE - len(spawner.births))):
+        missing = queued + SPARES - len(self._spares.get(python, ())) - len(spawner.starting)
+        for _ in range(min(missing, _MAX_STARTING - len(spawner.starting))):
             self._request_worker(spawner)
 
     def release(self, worker: WorkerProcess, *, leftover_mb: float) -> None:
@@ -158,7 +159,7 @@ class WorkerPool:
         worker.serves = None
         if worker.group is not None:
             worker.group.limit(None)
-        if leftover_mb > HOARD_MB or worker.user is None:
+        if leftover_mb > MAX_LEFTOVER_MB or worker.user is None:
             self.retire(worker)
             return
         worker.idle_since = time.monotonic()
@@ -167,12 +168,12 @@ class WorkerPool:
         self._listener.ready(worker.python)
 
     def retire(self, worker: WorkerProcess) -> None:
-        """Let an idle worker go; it leaves when it finds that we have hung up."""
+        """End an idle worker, which exits when its connection is closed."""
         if worker.channel is not None:
             worker.channel.close()
 
     def adopt(self, worker: WorkerProcess) -> None:
-        """Watch a worker that another agent, or a spawner that is gone, has started."""
+        """Watch a worker that another agent, or a dead spawner, has started."""
         self._workers[worker.name] = worker
         worker.spawned = False
         try:
@@ -180,7 +181,7 @@ class WorkerPool:
         except (AttributeError, OSError):  # not Linux, or it is gone
             self._polled.append(worker)
             return
-        if worker.mark is not None and not processes.is_alive(worker.pid, worker.mark):
+        if worker.identity is not None and not processes.is_alive(worker.pid, worker.identity):
             os.close(descriptor)
             self._polled.append(worker)
             return
@@ -193,9 +194,9 @@ class WorkerPool:
         self._loop.watch(descriptor, on_death)
 
     def maintain(self, *, idle_s: float) -> None:
-        """Do what no event asks for: find deaths that nobody tells of, let go of workers idle for long."""
+        """Do what no event triggers: detect unreported deaths, and retire workers idle for long."""
         for worker in list(self._polled):
-            if worker.mark is None or not processes.is_alive(worker.pid, worker.mark):
+            if worker.identity is None or not processes.is_alive(worker.pid, worker.identity):
                 self._polled.remove(worker)
                 self._on_worker_dead(worker, None)
         for pid in list(self._unreaped):
@@ -204,13 +205,13 @@ class WorkerPool:
                     continue
             self._unreaped.remove(pid)
         self._removed_groups = [group for group in self._removed_groups if not group.remove()]
-        before = time.monotonic() - idle_s
+        idle_before = time.monotonic() - idle_s
         for idle in self._idle.values():
-            for worker in [worker for worker in idle if worker.idle_since < before]:
+            for worker in [worker for worker in idle if worker.idle_since < idle_before]:
                 idle.remove(worker)
                 self.retire(worker)
         for spares in self._spares.values():
-            for worker in [worker for worker in spares[SPARES:] if worker.idle_since < before]:
+            for worker in [worker for worker in spares[SPARES:] if worker.idle_since < idle_before]:
                 spares.remove(worker)
                 self.retire(worker)
 
@@ -220,40 +221,40 @@ class WorkerPool:
         return bool(self._polled or self._unreaped or self._removed_groups) or any(self._idle.values())
 
     def workers(self) -> Iterator[WorkerProcess]:
-        """All that live."""
+        """Iterate over all living workers."""
         return iter(self._workers.values())
 
     def close(self) -> None:
-        """Hang up on everybody: idle workers and spawners leave, busy workers leave after their task."""
+        """Close all connections: idle workers and spawners exit now, busy workers after their task."""
         for worker in self._workers.values():
             self.retire(worker)
         for spawner in self._spawners.values():
             if spawner.channel is not None:
                 spawner.channel.close()
 
-    # --- births -----------------------------------------------------------------------------------
+    # --- starts -----------------------------------------------------------------------------------
 
     def _spawn(self, python: str) -> _Spawner:
-        ours, theirs = socket.socketpair()
+        own_end, other_end = socket.socketpair()
         arguments = [python, "-P", "-m", "cook_jupyter.worker", "spawner"]
         arguments += [str(_SPAWNER_FD), self._home, str(self._grace_s)]
         try:
-            with theirs:
+            with other_end:
                 pid = os.posix_spawn(
                     python,
                     arguments,
                     process_environment(os.environ),
-                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _SPAWNER_FD)],
+                    file_actions=[(os.POSIX_SPAWN_DUP2, other_end.fileno(), _SPAWNER_FD)],
                 )
-        except (OSError, ValueError):  # ValueError: no path can be like that
-            ours.close()
+        except (OSError, ValueError):  # ValueError: the path is invalid
+            own_end.close()
             spawner = _Spawner(python, 0)
             self._listener.unusable(python)
             return spawner
         spawner = self._spawners[python] = _Spawner(python, pid)
         spawner.channel = Channel(
             self._loop,
-            ours,
+            own_end,
             on_frame=lambda frame: self._on_frame(spawner, frame),
             on_end=lambda: self._on_spawner_gone(spawner),
         )
@@ -261,16 +262,16 @@ class WorkerPool:
 
     def _request_worker(self, spawner: _Spawner) -> None:
         assert spawner.channel is not None  # noqa: S101 - it is ready
-        self._numbers += 1
-        name = f"w{self._stem}-{self._numbers}"
-        ours, theirs = socket.socketpair()
-        with theirs:
+        self._last_number += 1
+        name = f"w{self._stem}-{self._last_number}"
+        own_end, other_end = socket.socketpair()
+        with other_end:
             try:
-                socket.send_fds(spawner.channel.sock, [pack({"worker": name})], [theirs.fileno()])
-            except OSError:  # it is gone, which we are about to hear, or too busy: the next turn asks again
-                ours.close()
+                socket.send_fds(spawner.channel.sock, [pack({"worker": name})], [other_end.fileno()])
+            except OSError:  # it is gone, which will be noticed soon, or too busy: the next round tries again
+                own_end.close()
                 return
-        spawner.births[name] = ours
+        spawner.starting[name] = own_end
 
     def _on_frame(self, spawner: _Spawner, frame: Frame) -> None:
         header = frame.header
@@ -279,20 +280,20 @@ class WorkerPool:
             spawner.ready = True
             self._listener.ready(spawner.python)
         elif kind == "born":
-            sock = _requested(spawner, header["worker"])
+            sock = _pop_starting(spawner, header["worker"])
             self._on_worker_started(spawner, header["worker"], header["pid"], header["mark"], sock)
         elif kind == "unborn":
-            _requested(spawner, header["worker"]).close()
+            _pop_starting(spawner, header["worker"]).close()
         elif kind == "died" and (worker := self._workers.get(header["worker"])) is not None:
             if worker.python != spawner.python:
-                raise BrokenStream(f"the spawner of {spawner.python} speaks for a worker of another one")
+                raise BrokenStream(f"the spawner of {spawner.python} reports a worker of another interpreter")
             self._on_worker_dead(worker, header["code"])
 
     def _on_worker_started(
-        self, spawner: _Spawner, name: str, pid: int, mark: str | None, sock: socket.socket
+        self, spawner: _Spawner, name: str, pid: int, identity: str | None, sock: socket.socket
     ) -> None:
         spawner.has_started = True
-        worker = WorkerProcess(name=name, pid=pid, mark=mark, python=spawner.python)
+        worker = WorkerProcess(name=name, pid=pid, identity=identity, python=spawner.python)
         if self._groups is not None:
             worker.group = self._groups.admit(name, pid)
         worker.idle_since = time.monotonic()
@@ -301,7 +302,7 @@ class WorkerPool:
             self._loop,
             sock,
             on_frame=lambda frame: self._listener.frame(worker, frame),
-            on_end=lambda: None,  # its spawner tells how it died
+            on_end=lambda: None,  # its spawner reports how it died
         )
         self._workers[name] = worker
         self._spares.setdefault(spawner.python, []).append(worker)
@@ -312,10 +313,10 @@ class WorkerPool:
     def _on_spawner_gone(self, spawner: _Spawner) -> None:
         del self._spawners[spawner.python]
         killed = self._was_killed(spawner)
-        for sock in spawner.births.values():
+        for sock in spawner.starting.values():
             sock.close()
         if not spawner.has_started:
-            if not killed:  # else whoever still waits has us try again
+            if not killed:  # otherwise waiting launches cause another try
                 self._listener.unusable(spawner.python)
             return
         for worker in [w for w in self._workers.values() if w.spawned and w.python == spawner.python]:
@@ -324,7 +325,7 @@ class WorkerPool:
                 self.retire(worker)
 
     def _was_killed(self, spawner: _Spawner) -> bool:
-        """Whether a signal ended it; it has hung up, so it is dead, or will be in a moment."""
+        """Return whether a signal ended a spawner, which has closed its connection."""
         for _ in range(_DRAIN_MS):
             with contextlib.suppress(ChildProcessError):
                 pid, status = os.waitpid(spawner.pid, os.WNOHANG)
@@ -335,12 +336,12 @@ class WorkerPool:
         return False
 
     def _on_worker_dead(self, worker: WorkerProcess, code: int | None) -> None:
-        """A worker is dead: hear what it still said, end what it left, tell."""
+        """Handle the death of a worker: read its last messages, kill what it left, and report it."""
         if worker.channel is not None:
             if worker.channel.is_open:
                 worker.channel.receive()
             worker.channel.close()
-        if not worker.spawned:  # nobody has cleaned up behind it
+        if not worker.spawned:  # no spawner has cleaned up after it
             worker.signal(signal.SIGKILL)
         self._workers.pop(worker.name, None)
         for idle in (self._spares.get(worker.python), self._idle.get((worker.python, worker.user or ""))):
@@ -351,9 +352,9 @@ class WorkerPool:
             self._removed_groups.append(worker.group)
 
 
-def _requested(spawner: _Spawner, name: str) -> socket.socket:
-    """Take out the connection to a worker that a spawner was asked for."""
-    sock = spawner.births.pop(name, None)
+def _pop_starting(spawner: _Spawner, name: str) -> socket.socket:
+    """Remove and return the connection to a worker that a spawner was requested to start."""
+    sock = spawner.starting.pop(name, None)
     if sock is None:
-        raise BrokenStream(f"the spawner of {spawner.python} speaks for {name[:40]!r}, which nobody wanted")
+        raise BrokenStream(f"the spawner of {spawner.python} reports {name[:40]!r}, which was not requested")
     return sock

@@ -1,9 +1,9 @@
-"""The table of settings that a call can change in its worker: how each is read and how it is restored.
+"""The settings that a call can change in its worker: how each is read and restored.
 
-Lives here: one `Setting` per thing, of the process (`process_settings`), of the interpreter
-(`interpreter_settings`) and of modules from their import on (`MODULE_SETTINGS`).
+Lives here: one `Setting` for each, of the process (`process_settings`), of the interpreter
+(`interpreter_settings`) and of imported modules (`MODULE_SETTINGS`).
 Not here: when settings are compared (`worker.process_state`), patches of the standard library
-(`worker.namespaces`). docs/reference/warm-workers.md tells users the whole table.
+(`worker.namespaces`). docs/reference/warm-workers.md has the whole table for users.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from cook_jupyter.worker import processes
 
 
 class NotRestorable(Exception):
-    """A setting cannot be made what it was; the worker is retired."""
+    """A setting cannot be restored, so the worker is retired."""
 
 
 class Setting(NamedTuple):
-    """One thing that a call can change.
+    """A setting that a call can change.
 
     Attributes:
-        name: as the reference page and the agent's log call it.
-        read: returns its value; values are compared with `==`.
-        restore: makes it the given value again; None if that is impossible and the worker is retired.
+        name: name in the documentation and in the agent's log.
+        read: function that returns its value; values are compared with `==`.
+        restore: function that sets a value; None if that is impossible, and the worker is retired.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Setting(NamedTuple):
 
 _SIGNALS = sorted(map(int, signal.valid_signals()))
 _CODEC_ERRORS = ("strict", "ignore", "replace", "backslashreplace", "xmlcharrefreplace", "surrogateescape")
-# Of prctl(2), how each is read and set: whether /proc and debuggers may look, timer slack, new privileges
-# (which cannot be set back).
+# For prctl(2), how each attribute is read and set: whether /proc and debuggers may access the process, timer
+# slack, new privileges (which cannot be reset).
 _ATTRIBUTES = ((3, 4), (30, 29), (39, 38))
-_ATTRIBUTES_IN_MEMORY = [2, 37]  # the signal at the parent's death, and whether orphans come to this process
+_ATTRIBUTES_IN_MEMORY = [2, 37]  # the signal at the parent's death, and whether this process adopts orphans
 _SET_ATTRIBUTES_IN_MEMORY = [1, 36]
 _libc = ctypes.CDLL(None)
 _attribute = ctypes.c_int()
@@ -100,7 +100,7 @@ def _set_timers(before: list[tuple[float, float]]) -> None:
 
 
 def _signal_handlers() -> list[Any]:
-    return list(map(_signal.getsignal, _SIGNALS))  # a thirtieth of the price of `signal.getsignal`
+    return list(map(_signal.getsignal, _SIGNALS))  # in a thirtieth of the time of `signal.getsignal`
 
 
 def _set_signal_handlers(handlers: Sequence[Any]) -> None:
@@ -112,17 +112,17 @@ def _set_signal_handlers(handlers: Sequence[Any]) -> None:
 
 
 def _remove_wakeup_descriptor() -> int:
-    return signal.set_wakeup_fd(-1)  # there is no way to look at it without changing it
+    return signal.set_wakeup_fd(-1)  # it cannot be read without changing it
 
 
 def _set_signal_mask(mask: Iterable[int]) -> None:
-    if signal.sigpending():  # it would arrive now, and end the worker
+    if signal.sigpending():  # unblocking it would end the worker
         raise NotRestorable("a blocked signal is pending")
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _set_niceness(niceness: int) -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, niceness)  # lower again only with privileges
+    os.setpriority(os.PRIO_PROCESS, 0, niceness)  # lowering it requires privileges
 
 
 def _ids() -> tuple[object, ...]:
@@ -159,7 +159,7 @@ def _resource_limits() -> Setting:
     def restore(_before: object) -> None:
         for number, limit in zip(numbers, limits, strict=True):
             if resource.getrlimit(number) != limit:
-                resource.setrlimit(number, limit)  # a hard limit rises again only with privileges
+                resource.setrlimit(number, limit)  # raising a hard limit requires privileges
 
     if not processes.LINUX:
         return Setting("resource limits", read, restore)
@@ -252,7 +252,7 @@ def _free_monitoring_tools(before: list[str | None]) -> None:
 
 
 def _set_level_names(names: dict[int, str]) -> None:
-    """Names that a job or a package added stay: a package adds them once, when it is imported."""
+    """Restore changed names; added names remain, because a package adds its names once, at import."""
     for level, name in names.items():
         if logging.getLevelName(level) != name:
             logging.addLevelName(level, name)
@@ -267,14 +267,14 @@ def _set_codec_errors(handlers: list[Any]) -> None:
         codecs.register_error(name, handler)
 
 
-# --- what imports may change for good ---------------------------------------------------------------------
+# --- state that imports may change permanently ------------------------------------------------------------
 
 
 class ImportedState:
-    """Lists and loggers whose state may come from the import of a package.
+    """Lists and loggers whose state may result from the import of a package.
 
-    What a package does while it is imported becomes part of the state to restore: a second job that imports
-    it finds it loaded, and it does nothing again.
+    What a package does during its import becomes part of the state to restore: a second job that imports it
+    finds it loaded, so nothing is done again.
     """
 
     def __init__(self) -> None:
@@ -284,13 +284,13 @@ class ImportedState:
         self.accept()
 
     def accept(self) -> None:
-        """Make the state of this moment the one to restore."""
+        """Make the present state the one to restore."""
         self._lists = {name: list(items) for name, items in self._current_lists()}
         self._loggers = {name: _LoggerState(logger) for name, logger in _loggers()}
         self._disabled_level = logging.root.manager.disable
 
     def begin_import(self) -> None:
-        """Note the state before an import."""
+        """Record the state before an import."""
         self._before = {name: list(items) for name, items in self._current_lists()}
         self._loggers_before = {name for name, _ in _loggers()}
 
@@ -310,7 +310,7 @@ class ImportedState:
             if items != self._lists[name]:
                 items[:] = self._lists[name]
                 differed.append(name)
-        warnings._filters_mutated()  # type: ignore[attr-defined] # each job is warned anew, not once per worker
+        warnings._filters_mutated()  # type: ignore[attr-defined] # warn each job again, not once per worker
         if self._restore_logging():
             differed.append("logging")
         return differed
@@ -338,7 +338,7 @@ class ImportedState:
 
 
 class _LoggerState:
-    """How one logger is configured."""
+    """The configuration of a logger."""
 
     __slots__ = ("_disabled", "_filters", "_handlers", "_level", "_propagate")
 
@@ -350,7 +350,7 @@ class _LoggerState:
         self._handlers = [] if logger is None else list(logger.handlers)
 
     def restore(self, logger: logging.Logger) -> bool:
-        """Configure the logger this way; return whether it was different."""
+        """Apply the configuration to a logger; return whether it was different."""
         if (
             logger.level == self._level
             and logger.handlers == self._handlers
@@ -373,7 +373,7 @@ _NEW_LOGGER = _LoggerState(None)
 
 
 def _is_of_local_module(name: str) -> bool:
-    """Whether a logger is named after a module of the user, who configures it where it is imported."""
+    """Return whether a logger has the name of a user's module, which configures it at import."""
     file = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None)
     return isinstance(file, str) and not is_installed(file)
 
@@ -429,7 +429,7 @@ def _asyncio(module: Any) -> list[Setting]:
 
 
 def _numpy(module: Any) -> list[Setting]:
-    """Return what this version of NumPy does not keep in context variables, which each call has anew."""
+    """Return the settings that this version of NumPy does not keep in context variables."""
 
     def set_errors(values: tuple[dict[str, Any], Any, int]) -> None:
         module.seterr(**values[0])
@@ -453,7 +453,7 @@ def _numpy(module: Any) -> list[Setting]:
 
 
 def _leaves_context(setting: Setting, change: Callable[[], object]) -> bool:
-    """Return whether a change is seen outside of the context in which it is made; it is undone."""
+    """Return whether a change affects other contexts than the one in which it is made; then undo it."""
     before = setting.read()
     contextvars.Context().run(change)
     leaves = bool(setting.read() != before)
@@ -491,7 +491,7 @@ MODULE_SETTINGS: dict[str, Callable[[Any], list[Setting]]] = {
 
 
 def _dictionary(name: str, values: dict[Any, Any]) -> Setting:
-    """A dictionary of plain values, in which further dictionaries may lie."""
+    """Return a setting for a dictionary of plain values and nested dictionaries."""
 
     def restore(before: dict[Any, Any]) -> None:
         _fill(values, before)

@@ -1,12 +1,13 @@
-"""The state of a warm worker: what a call finds, and whether the process is as good as new after it.
+"""The state of a warm worker: entering a call's sandbox, and restoring the process after the call.
 
-Lives here: entering a sandbox, restoring everything a call changed, and saying what could not be restored.
+Lives here: entering a sandbox, restoring everything that a call changed, and reporting what cannot be
+restored.
 Not here: the table of settings (`worker.process_settings`), patches of the standard library
-(`worker.namespaces`), what follows for the worker (`worker.runner`).
+(`worker.namespaces`), the consequences for the worker (`worker.runner`).
 
-After each call the process is compared with what it was when new. What differs is restored if that is
-possible for sure; otherwise the worker is retired, and the next call runs in a fresh one. The comparison is
-part of every call, so each reading must cost microseconds; what is expensive is only done on doubt.
+After each call the process is compared with its original state. Differences are restored if that is certainly
+possible; otherwise the worker is retired, and the next call runs in a fresh one. The comparison is part of
+every call, so each reading must take microseconds; expensive checks run only in case of doubt.
 """
 
 from __future__ import annotations
@@ -51,16 +52,16 @@ from cook_jupyter.worker.sandbox import Sandbox
 _T = TypeVar("_T")
 _DESCRIPTORS = "/proc/self/fd" if processes.LINUX else "/dev/fd"
 _THREAD_START_S = 0.01
-# Packages open these once and for ever; whoever closed them would break the package.
+# Packages open these once and keep them; closing them would break the package.
 _DEVICES = ("/dev/urandom", "/dev/random", "/dev/nvidia", "/dev/dri/", "/dev/kfd", "/dev/infiniband/")
 
 
 class Residue(NamedTuple):
-    """What a call left in its worker.
+    """What a call has changed in its worker.
 
     Attributes:
-        restored: names of what differed and is as before again.
-        remaining: names of what could not be restored; not empty means that the worker must be retired.
+        restored: names of what was different and has been restored.
+        remaining: names of what could not be restored; if any, the worker must be retired.
     """
 
     restored: tuple[str, ...] = ()
@@ -68,15 +69,15 @@ class Residue(NamedTuple):
 
 
 class ProcessState:
-    """What a call may change of this process, as it was when the process was new.
+    """The original state of this process, as far as a call may change it.
 
     Args:
-        home: current folder between calls.
+        home: working directory between calls.
 
     Attributes:
         environment: variables that every task inherits.
-        process_environment: variables that an interpreter in place of this one is started with.
-        has_imported: whether calls have imported packages or modules of their own.
+        process_environment: variables for an interpreter that replaces this one.
+        has_imported: whether calls have imported packages or modules of users.
     """
 
     def __init__(self, home: str) -> None:
@@ -88,7 +89,7 @@ class ProcessState:
         self._umask = os.umask(0o22)
         os.umask(self._umask)
         self._streams = (_stream(1), _stream(2))
-        faulthandler.enable(self._streams[1])  # a segmentation fault shows where it came from
+        faulthandler.enable(self._streams[1])  # a segmentation fault prints a traceback
         self._variables = _EnvironmentDiff()
         sys.stdout, sys.stderr = self._streams
         self._enter_home()
@@ -123,9 +124,9 @@ class ProcessState:
         """Enter a sandbox.
 
         Args:
-            sandbox: the folder and streams of the next call.
-            environment: variables of the call, on top of `environment`.
-            segment: the journal's present segment; the next one has another descriptor.
+            sandbox: directory and streams of the next call.
+            environment: variables of the call, in addition to `environment`.
+            segment: current segment of the worker's journal, because the next one has another descriptor.
         """
         descriptors_of = (sandbox.stdout, sandbox.stderr, segment)
         self._imports_before = self._imports.imported
@@ -140,13 +141,13 @@ class ProcessState:
         os.dup2(sandbox.stdout, 1)
         os.dup2(sandbox.stderr, 2)
         os.chdir(sandbox.path)
-        self._variables.become({**self.environment, **environment})
+        self._variables.replace_with({**self.environment, **environment})
         if os.environ.get("TZ") != self._time_zone:
             tzset()
 
     @staticmethod
     def run(call: Callable[[], _T]) -> _T:
-        """Run a call with context variables of its own: decimal contexts, numpy's error handling, and any."""
+        """Run a call with its own context variables, such as decimal contexts and numpy's error handling."""
         return contextvars.Context().run(call)
 
     # --- after a call -----------------------------------------------------------------------------
@@ -154,9 +155,9 @@ class ProcessState:
     def restore(self) -> Residue:
         """Restore what the last call changed.
 
-        Never raises: what fails is among the things that remain.
+        Never raises; failures are reported as remaining differences.
         """
-        # First what every line below depends on.
+        # First what all the following depends on.
         if gettrace() is not self._trace:
             settrace(self._trace)
         if getprofile() is not self._profile:
@@ -166,7 +167,7 @@ class ProcessState:
         self._remaining = []
         steps = (
             self._restore_recursion_limit,
-            self._restore_time_zone,  # before its names in `time` are put back
+            self._restore_time_zone,  # before its names in `time` are restored
             self._restore_library,
             self._restore_modules,
             self._restore_streams,
@@ -190,16 +191,13 @@ class ProcessState:
             self._restored.append("recursion limit")
 
     def _restore_modules(self) -> None:
-        """Put modules back that were removed or replaced, and drop what no import can have made."""
+        """Restore modules that were removed or replaced, and remove those that were not imported."""
         if not self._modules_probe.may_have_changed():
             return
         current = sys.modules
-        with contextlib.suppress(
-            Exception
-        ):  # a module that was replaced by something that cannot be compared
-            if (
-                current == self._modules
-            ):  # compares identities first; each call puts a `__main__` there and back
+        with contextlib.suppress(Exception):  # a module was replaced by an object that cannot be compared
+            # Compares identities first; each call replaces and restores `__main__`.
+            if current == self._modules:
                 self._modules_probe.accept()
                 return
         added = current.keys() - self._modules.keys()
@@ -226,7 +224,7 @@ class ProcessState:
         self._restored += patches.state
         self._restored += patches.code
         if patches.code and self._imports.imported > self._imports_before:
-            # Perhaps a package patched it while it was imported, and counts on it.
+            # A package may have patched it during its import, and rely on it.
             self._remaining.append("patches beside imports: " + ", ".join(patches.code[:5]))
         packages = self._packages.restore()
         self._restored += packages.restored
@@ -276,13 +274,13 @@ class ProcessState:
     def _end_threads(self) -> None:
         threads_before, self._native_threads = self._native_threads, self._counts.threads()
         if self._native_threads > threads_before:
-            # A numerical library's own, or one of Python's that has not got as far as to be counted.
+            # Threads of a numerical library, or one of Python's that is not counted yet.
             deadline = time.monotonic() + _THREAD_START_S
             while not _has_other_threads() and time.monotonic() < deadline:
                 time.sleep(0.001)
         if not _has_other_threads():
             return
-        monitored: Any = sys.modules.get("tqdm")  # its monitor is a thread that is started once and stays
+        monitored: Any = sys.modules.get("tqdm")  # its monitor is a thread that is started once
         monitor = getattr(getattr(monitored, "tqdm", None), "monitor", None)
         if monitor is not None:
             monitor.exit()
@@ -299,13 +297,13 @@ class ProcessState:
     def _check_descriptors(self) -> None:
         if self._counts.descriptors() == self._descriptor_count:
             return
-        gc.collect()  # files that only a reference cycle holds
+        gc.collect()  # closes files that only a reference cycle holds
         listed = set(os.listdir(_DESCRIPTORS))
         left_open = [target for name in listed - self._descriptors if (target := _target(name)) is not None]
         closed = sum(_target(name) is None for name in self._descriptors)
         if closed or not all(target.startswith(_DEVICES) for target in left_open):
             self._remaining.append(f"descriptors: {len(left_open)} left open, {closed} closed")
-        self._descriptors_of = ()  # list them anew
+        self._descriptors_of = ()  # list them again
 
     # --- imports ----------------------------------------------------------------------------------
 
@@ -319,9 +317,9 @@ class ProcessState:
 
     def _on_executed(self, name: str, module: ModuleType) -> None:
         if is_watched(name):
-            self._library.remember(name, module)
+            self._library.record_module(name, module)
         else:
-            self._packages.executed(name, module)
+            self._packages.on_executed(name, module)
         if name in MODULE_SETTINGS:
             settings: list[Setting] = MODULE_SETTINGS[name](module)
             self._settings += settings
@@ -330,10 +328,10 @@ class ProcessState:
 
 
 class _Counts:
-    """How many descriptors and threads this process has, at the price of a system call each.
+    """Counts the descriptors and threads of this process with one system call each.
 
-    Linux tells the number of entries with the status of a folder of /proc: of threads in the count of links,
-    and from Linux 6.2 on of descriptors in the size. Elsewhere the entries are listed.
+    Linux reports the number of entries in the status of a directory of /proc: that of threads as the link
+    count, and from Linux 6.2 that of descriptors as the size. Elsewhere the entries are listed.
     """
 
     def __init__(self) -> None:
@@ -343,11 +341,11 @@ class _Counts:
             self._fd = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_CLOEXEC)
 
     def threads(self) -> int:
-        """Return a number that grows with each thread; 0 where the system does not tell."""
+        """Return a number that grows with each thread; 0 where the system does not report it."""
         return os.fstat(self._task).st_nlink if processes.LINUX else 0
 
     def descriptors(self) -> tuple[int, int]:
-        """Return how many descriptors are open, and the lowest that is not."""
+        """Return the number of open descriptors, and the lowest unused descriptor."""
         count = os.fstat(self._fd).st_size if processes.LINUX else 0
         lowest = os.dup(1)
         os.close(lowest)
@@ -355,27 +353,27 @@ class _Counts:
 
 
 class _EnvironmentDiff:
-    """`os.environ`, made into what the next task is to see at the price of what differs from the last one.
+    """Sets `os.environ` for the next task, in time proportional to the differences from the last one.
 
-    Going through all variables costs a tenth of a millisecond, so what a task itself has changed is found
-    by comparing CPython's private `os.environ._data`.
+    Comparing all variables would take a tenth of a millisecond, so changes by a task itself are detected by
+    comparing CPython's private `os.environ._data`.
     """
 
     def __init__(self) -> None:
         self._current: dict[str, str] = dict(os.environ)
         self._raw: dict[bytes, bytes] | None = self._private_data()
 
-    def become(self, wanted: dict[str, str]) -> None:
-        """Set and remove variables until there are just these."""
+    def replace_with(self, variables: dict[str, str]) -> None:
+        """Set and remove variables so that exactly these remain."""
         raw = getattr(os.environ, "_data", None)
         if raw is None or raw != self._raw:
             self._current = dict(os.environ)
-        for name in self._current.keys() - wanted.keys():
+        for name in self._current.keys() - variables.keys():
             del os.environ[name]
-        for name, value in wanted.items():
+        for name, value in variables.items():
             if self._current.get(name) != value:
                 os.environ[name] = value
-        self._current = wanted
+        self._current = variables
         self._raw = self._private_data()
 
     @staticmethod
@@ -385,7 +383,7 @@ class _EnvironmentDiff:
 
 
 def _is_local(name: str, module: ModuleType) -> bool:
-    """Whether a module is the user's own: `payload.local_modules` decides when those are put aside."""
+    """Return whether a module is the user's own; `payload.local_modules` decides when those are set aside."""
     if name == "__main__" or is_standard(name) or name.partition(".")[0] == OWN_PACKAGE:
         return False
     file = getattr(module, "__file__", None)
@@ -393,19 +391,19 @@ def _is_local(name: str, module: ModuleType) -> bool:
 
 
 def _has_other_threads() -> bool:
-    """Whether Python runs threads besides this one, daemons and threads without a name included."""
+    """Return whether Python runs threads besides this one, including daemons and unnamed threads."""
     return _thread._count() > 0 or len(sys._current_frames()) > 1
 
 
 def _stream(descriptor: int) -> TextIO:
-    """Standard output or error that shows each line when it is whole."""
+    """Open standard output or error, with line buffering."""
     stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     assert isinstance(stream, TextIOWrapper)  # noqa: S101
     return stream
 
 
 def _target(descriptor: str) -> str | None:
-    """The file behind a descriptor; None if it is closed (that of the listing itself)."""
+    """Return the file of a descriptor; None if it is closed, like that of the listing itself."""
     try:
         return os.readlink(f"{_DESCRIPTORS}/{descriptor}")
     except OSError:

@@ -1,11 +1,11 @@
-"""The processes of this host: who they are, whose children, how much memory, and how they are ended.
+"""The processes of this host: identity, descendants, memory, signals.
 
-Lives here: all that is read from /proc or asked of the kernel about a process.
-Not here: when to look and what follows (`worker.supervisor`, `worker.runner`).
+Lives here: everything that is read from /proc or requested from the kernel about a process.
+Not here: when that is done, and the consequences (`worker.supervisor`, `worker.runner`).
 
-A process id alone says little, for it is used again: with the mark of its start it names one
-process for as long as the machine is up, and after. Linux first; elsewhere (macOS) `ps` is asked,
-and the things that only Linux offers are left out, as each function says.
+Process ids are reused, so an id together with the start time of its process identifies a process uniquely,
+even across reboots. Linux is supported best; elsewhere (macOS) `ps` is used, and what only Linux offers is
+omitted, as each function documents.
 """
 
 import contextlib
@@ -19,49 +19,49 @@ from operator import sub
 LINUX = sys.platform.startswith("linux")
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _PR_SET_CHILD_SUBREAPER = 36
-_SAME_PAGES = 256  # 1 MiB with the usual pages; the kernel's counts are that coarse with many processors
+_SAME_PAGES = 256  # 1 MiB with pages of 4 KiB; the kernel's counters are that imprecise with many processors
 _HELD = frozenset({b"RssAnon:", b"RssShmem:", b"VmSwap:", b"HugetlbPages:"})
 _HELD_PROPORTIONAL = frozenset({b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:"})
 
 
 def process_identity(pid: int) -> str | None:
-    """Return what tells this process from any other that had or will have its id.
+    """Return a text that identifies a process, unlike its id, uniquely for all time.
 
     Returns:
-        None if there is no such process, or it is a zombie: it has ended and waits to be reaped.
+        None if the process does not exist or has ended, even if it has not been reaped yet.
     """
     if not LINUX:
-        state, _, started = _ps("-o", "stat=,lstart=", "-p", str(pid)).decode().strip().partition(" ")
+        state, _, started = _run_ps("-o", "stat=,lstart=", "-p", str(pid)).decode().strip().partition(" ")
         return None if not state or state.startswith("Z") else started.strip()
     fields = _stat(pid)
     return None if fields is None or fields[0] in (b"Z", b"X") else f"{fields[19].decode()}@{_boot()}"
 
 
-def is_alive(pid: int, mark: str) -> bool:
-    """Tell whether the process that had this mark still runs."""
-    return process_identity(pid) == mark
+def is_alive(pid: int, identity: str) -> bool:
+    """Return whether the process with this id and identity is still running."""
+    return process_identity(pid) == identity
 
 
 def signal_group(pid: int, number: int) -> bool:
     """Send a signal to the process group that `pid` leads or led.
 
     Returns:
-        False if nobody is left in it.
+        False if the group is empty.
     """
     try:
         os.killpg(pid, number)
     except ProcessLookupError:
         return False
-    except PermissionError:  # macOS says so of a group of zombies
+    except PermissionError:  # macOS raises this for a group of zombies
         return False
     return True
 
 
 def become_subreaper() -> bool:
-    """Make orphans below this process its own children, so that none of them can hide.
+    """Make this process the parent of orphaned descendants, so that none can escape.
 
     Returns:
-        False where the system has no such thing (macOS): there, a process that leaves its group escapes.
+        False where the system does not support it (macOS): there, a process that leaves its group escapes.
     """
     if not LINUX:
         return False
@@ -71,7 +71,7 @@ def become_subreaper() -> bool:
 
 
 class ProcessTree:
-    """Who is whose child at one moment. Making one is cheap; asking may read all of /proc, once."""
+    """Parents and children at one moment. Creation is cheap; a query may read all of /proc, but only once."""
 
     def __init__(self) -> None:
         self._children: dict[int, list[int]] | None = None
@@ -85,15 +85,15 @@ class ProcessTree:
         return self._children.get(pid, [])
 
     def below(self, pid: int) -> list[int]:
-        """Return all descendants of a process, those nearer to it first."""
-        found = list(self.children_of(pid))
-        for child in found:
-            found += self.children_of(child)
-        return found
+        """Return all descendants of a process, nearest first."""
+        descendants = list(self.children_of(pid))
+        for child in descendants:
+            descendants += self.children_of(child)
+        return descendants
 
 
 def has_children() -> bool:
-    """Reap those children of this process that are dead; tell whether any live."""
+    """Reap the dead children of this process; return whether any live."""
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -104,13 +104,14 @@ def has_children() -> bool:
 
 
 def kill_below(*, spare: Collection[int] = ()) -> bool:
-    """Send SIGKILL to everything below this process.
+    """Send SIGKILL to all descendants of this process.
 
     Args:
-        spare: children that go on, with all that is below them.
+        spare: children that are not killed, with all their descendants.
 
     Returns:
-        Whether there was anything to kill. What those leave becomes ours only when they are dead (Linux).
+        Whether there was anything to kill. On Linux, orphans of the victims become children of this process
+        only when the victims are dead.
     """
     family = ProcessTree()
     victims = [child for child in family.children_of(os.getpid()) if child not in spare]
@@ -122,13 +123,13 @@ def kill_below(*, spare: Collection[int] = ()) -> bool:
 
 
 def end_descendants(*, within_s: float = 2.0) -> bool:
-    """Kill everything below this process and reap it; orphans come to a subreaper as they arise.
+    """Kill and reap all descendants of this process, including orphans that a subreaper gets meanwhile.
 
     Args:
-        within_s: when to give up on processes that the kernel will not let go.
+        within_s: time after which to give up on processes that the kernel does not end.
 
     Returns:
-        Whether nothing is left.
+        Whether no descendant is left.
     """
     deadline = time.monotonic() + within_s
     pause_s = 0.0005
@@ -136,17 +137,17 @@ def end_descendants(*, within_s: float = 2.0) -> bool:
         kill_below()
         if time.monotonic() > deadline:
             return False
-        time.sleep(pause_s)  # for the kernel to take them down; there is no event for "all of them"
+        time.sleep(pause_s)  # until the kernel has ended them; there is no event for "all of them"
         pause_s = min(2 * pause_s, 0.05)
     return True
 
 
 def held_mb(pids: Iterable[int]) -> float:
-    """Return the memory of processes that the kernel cannot simply drop, in MiB. 0 off Linux.
+    """Return the memory of processes that the kernel cannot simply drop, in MiB; 0 except on Linux.
 
-    That is anonymous and shared memory, in RAM or swapped out. Pages of mapped files are not in it, which are
-    read again when they are needed, nor what is only reserved, like the stacks of threads. What the processes
-    share counts for each.
+    That is anonymous and shared memory, in RAM or swapped out. It does not include pages of mapped files,
+    which can be read again, nor merely reserved memory, like the stacks of threads. Memory that the processes
+    share counts for each of them.
     """
     kib = 0
     for pid in pids:
@@ -156,38 +157,38 @@ def held_mb(pids: Iterable[int]) -> float:
 
 
 def proportional_mb(pids: Iterable[int]) -> float:
-    """Return the same memory, what processes share divided among its users: exact and slow; MiB."""
+    """Return the memory of processes in MiB, with shared memory divided among its users: exact but slow."""
     kib = 0
     for pid in pids:
         with contextlib.suppress(OSError):
             rollup = _read(f"/proc/{pid}/smaps_rollup")
-            # Linux before 5.3 knows only the sum, mapped files included
+            # Before 5.3, Linux has only the sum, including mapped files.
             kib += _sum_kib(rollup, _HELD_PROPORTIONAL if b"Pss_Anon:" in rollup else (b"Pss:",))
     return kib / 1024
 
 
 def own_held_mb() -> float:
-    """Return what this process holds; see `held_mb`. Off Linux, the most that it ever had resident."""
+    """Return the memory that this process holds; see `held_mb`. Except on Linux, its peak resident memory."""
     return held_mb([os.getpid()]) if LINUX else peak_mb()
 
 
 class OwnMemory:
-    """What this process holds, for one who asks often: the kernel's long table is read on a change alone.
+    """Measures the memory of this process frequently, by reading the kernel's long table only after a change.
 
-    Reading it costs twenty microseconds, the counts of mapped, resident and shared pages two. While none of
-    them has moved by as much as `_SAME_PAGES`, the last answer stands.
+    Reading that takes twenty microseconds, but the counts of mapped, resident and shared pages only two.
+    While none of them has changed by `_SAME_PAGES`, the last result is returned.
     """
 
     def __init__(self) -> None:
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC) if LINUX else -1
-        self._pages: list[int] = []  # mapped, resident, shared, as they were when the table was last read
+        self._pages: list[int] = []  # mapped, resident and shared, when the table was last read
         self._held_mb = 0.0
 
     def held_mb(self) -> float:
-        """Return the memory that the kernel cannot simply drop, in MiB; see `held_mb`.
+        """Return the memory of this process that the kernel cannot simply drop, in MiB; see `held_mb`.
 
         Raises:
-            OSError: the kernel does not say.
+            OSError: the kernel does not report it.
         """
         if not LINUX:
             return own_held_mb()
@@ -199,12 +200,12 @@ class OwnMemory:
 
 
 def own_resident_mb() -> float:
-    """Return the resident memory of this process, mapped files included; off Linux, the most it ever had."""
+    """Return the resident memory of this process, including mapped files; except on Linux, its peak."""
     return int(_read("/proc/self/statm").split()[1]) * PAGE_MB if LINUX else peak_mb()
 
 
-def forget_peak() -> None:
-    """Let `peak_mb` begin anew. Nothing happens where the system cannot."""
+def reset_peak() -> None:
+    """Reset `peak_mb`, where the system supports it."""
     if LINUX:
         with contextlib.suppress(OSError):
             descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
@@ -215,9 +216,9 @@ def forget_peak() -> None:
 
 
 def peak_mb(*, of_children: bool = False) -> float:
-    """Return the most memory this process, or the greatest of its reaped children, ever had resident; in MiB.
+    """Return the peak resident memory of this process, or of the largest of its reaped children, in MiB.
 
-    Mapped files are in it: the kernel keeps no other peak of a process.
+    Mapped files are included, because the kernel keeps no other peak of a process.
     """
     import resource
 
@@ -226,7 +227,7 @@ def peak_mb(*, of_children: bool = False) -> float:
 
 
 def _sum_kib(text: bytes, names: Iterable[bytes]) -> int:
-    """The sum of some lines of the form `Name:   12 kB`; workers ask after each call, so no line is split."""
+    """Return the sum of lines like `Name:   12 kB`, quickly, as this runs for each call."""
     total = 0
     for name in names:
         start = text.find(b"\n" + name)
@@ -236,7 +237,7 @@ def _sum_kib(text: bytes, names: Iterable[bytes]) -> int:
 
 
 def _stat(pid: int) -> list[bytes] | None:
-    """What /proc says of a process, from its state letter on: its name may hold blanks and brackets."""
+    """Return the status of a process from /proc, from its state letter on: its name may contain blanks."""
     try:
         return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
@@ -244,21 +245,21 @@ def _stat(pid: int) -> list[bytes] | None:
 
 
 def _listed_children(pid: int) -> list[int]:
-    found: list[int] = []
+    children: list[int] = []
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
-        return found
-    for thread in threads:  # a child belongs to the thread that made it
+        return children
+    for thread in threads:  # a child belongs to the thread that created it
         with contextlib.suppress(OSError):
-            found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
-    return found
+            children += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+    return children
 
 
 def _all_children() -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
     if not LINUX:
-        for line in _ps("-axo", "pid=,ppid=").splitlines():
+        for line in _run_ps("-axo", "pid=,ppid=").splitlines():
             pid, parent = map(int, line.split())
             children.setdefault(parent, []).append(pid)
         return children
@@ -268,15 +269,15 @@ def _all_children() -> dict[int, list[int]]:
     return children
 
 
-def _ps(*words: str) -> bytes:
-    """What ps says, where there is no /proc."""
+def _run_ps(*words: str) -> bytes:
+    """Return the output of ps, where there is no /proc."""
     import subprocess  # a tenth of the agent's start, and not needed on Linux
 
     return subprocess.run(["/bin/ps", *words], capture_output=True, check=False).stdout
 
 
 def _read(path: str) -> bytes:
-    """A small file of /proc: half the price of `open().read()`, and it is read very often."""
+    """Read a small file of /proc, in half the time of `open().read()`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, 65536)
@@ -285,8 +286,8 @@ def _read(path: str) -> bytes:
 
 
 def _boot() -> str:
-    """The name of this run of the machine."""
-    global _boot_id  # noqa: PLW0603 - read once: it never changes while we live
+    """Return the id of the current boot of the machine."""
+    global _boot_id  # noqa: PLW0603 - read once, as it cannot change
     if _boot_id is None:
         try:
             _boot_id = _read("/proc/sys/kernel/random/boot_id")[:8].decode()

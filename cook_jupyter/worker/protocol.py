@@ -1,11 +1,11 @@
-"""The messages on the sockets of a host, the records in its journals, and what their fields may hold.
+"""Messages on the sockets of a host and records in its journals, with the valid values of their fields.
 
-Lives here: one table per sender, and `require`, which holds a header against it. Every reader checks first,
-so that no message, whatever a task made of it, ends a process or stands for something else.
-Not here: what the messages mean (`worker.agent`), how they are packed (`worker.frames`).
+Lives here: one table per sender, and `require`, which checks a header against a table. Every reader checks
+first, so that no message, whatever a task put into it, can end a process or be mistaken for another.
+Not here: the meaning of messages (`worker.agent`), how they are encoded (`worker.frames`).
 
-A table has an entry for each kind of message (the field `t`): the fields that it must have and, marked with
-`optional`, those that it may have. Further fields are let through.
+A table has an entry for each kind of message (the field `t`) with the fields that it must have and, marked
+with `optional`, those that it may have. Other fields are ignored.
 """
 
 import math
@@ -19,11 +19,11 @@ Check = Callable[[Any], bool]
 Table = Mapping[str, Mapping[str, Check]]
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
-_MAX_INT = 2**53  # larger ones are none of ours, and not every reader holds them
+_MAX_INT = 2**53  # not every reader can represent larger numbers
 
 
 class optional:  # noqa: N801 - reads as a word of the tables
-    """A field that may be missing; if it is there, `check` holds."""
+    """A field that may be omitted; `check` applies if it is present."""
 
     __slots__ = ("check",)
 
@@ -31,25 +31,25 @@ class optional:  # noqa: N801 - reads as a word of the tables
         self.check = check
 
     def __call__(self, value: Any) -> bool:
-        """Return whether the field may have this value."""
+        """Return whether the field may have a value."""
         return self.check(value)
 
 
 def require(header: Header, table: Table) -> str:
-    """Return the kind of a message that is as the table says.
+    """Check a message against a table; return its kind.
 
     Args:
         header: header of the message.
         table: one of the tables below.
 
     Raises:
-        BrokenStream: it is of no kind in the table, a field is missing, or a field holds what it may not.
+        BrokenStream: the kind is not in the table, a field is missing, or a field has an invalid value.
     """
     kind = header.get("t")
     fields = table.get(kind) if isinstance(kind, str) else None
     if fields is None:
         raise BrokenStream(f"a message of the kind {str(kind)[:40]!r} is not expected here")
-    for name, value in header.items():  # fewer than the table has: what is as usual is left out
+    for name, value in header.items():  # fewer than in the table, as defaults are omitted
         check = fields.get(name)
         if check is not None and not check(value):
             raise BrokenStream(f"the field {name!r} of a message of the kind {kind!r} is not valid")
@@ -60,20 +60,20 @@ def require(header: Header, table: Table) -> str:
     return str(kind)
 
 
-_known_required: dict[int, tuple[frozenset[str], Mapping[str, Check]]] = {}  # by id, with the object itself
+_required_cache: dict[int, tuple[frozenset[str], Mapping[str, Check]]] = {}  # by id, with the object itself
 
 
 def _required_names(fields: Mapping[str, Check]) -> frozenset[str]:
     """Return the names of the fields that are not optional."""
-    known = _known_required.get(id(fields))
-    if known is None:
+    cached = _required_cache.get(id(fields))
+    if cached is None:
         names = frozenset(name for name, check in fields.items() if not isinstance(check, optional))
-        known = _known_required[id(fields)] = (names, fields)
-    return known[0]
+        cached = _required_cache[id(fields)] = (names, fields)
+    return cached[0]
 
 
 def is_valid(header: Header, table: Table) -> bool:
-    """Return whether a message is as the table says."""
+    """Return whether a message matches a table."""
     try:
         require(header, table)
     except BrokenStream:
@@ -90,7 +90,7 @@ def _is_text_or_none(value: Any) -> bool:
 
 
 def _is_storable_text_or_none(value: Any) -> bool:
-    """Whether the store can hold it: text with lone surrogates has no UTF-8."""
+    """Return whether a value is None or text that can be stored: without lone surrogates, as UTF-8."""
     return value is None or (isinstance(value, str) and _SURROGATES.search(value) is None)
 
 
@@ -103,7 +103,7 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_integer(value: Any) -> bool:
-    return type(value) is int and -_MAX_INT <= value <= _MAX_INT  # a bool is none
+    return type(value) is int and -_MAX_INT <= value <= _MAX_INT  # excludes bool
 
 
 def _is_count(value: Any) -> bool:
@@ -115,7 +115,7 @@ def _is_count_or_none(value: Any) -> bool:
 
 
 def _is_pid(value: Any) -> bool:
-    return _is_integer(value) and bool(1 < value < 2**31)  # 0, 1 and below mean groups, init and everybody
+    return _is_integer(value) and bool(1 < value < 2**31)  # others stand for groups, init or all processes
 
 
 def _is_exit_code(value: Any) -> bool:
@@ -125,7 +125,7 @@ def _is_exit_code(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
-    return _is_integer(value)  # `math.isfinite` raises OverflowError for the largest ones
+    return _is_integer(value)  # `math.isfinite` raises OverflowError for the largest integers
 
 
 def _is_number_or_none(value: Any) -> bool:
@@ -183,7 +183,7 @@ _END: Mapping[str, Check] = {
 }
 
 GREETING: Table = {"hello": {"secret": _is_text}}
-"""From a connection that has not shown yet that it is the scheduler's."""
+"""Messages of a connection that has not sent the secret yet."""
 
 FROM_SCHEDULER: Table = {
     **GREETING,
@@ -213,12 +213,12 @@ FROM_SPAWNER: Table = {
     "died": {"worker": _is_text, "code": _is_integer},
 }
 
-IN_WORKER_LOG: Table = {
+WORKER_RECORDS: Table = {
     "end": FROM_WORKER["end"],
     "shell": {"id": _is_text, "pid": _is_pid, "mark": _is_text_or_none},
 }
 
-IN_LEDGER: Table = {
+AGENT_RECORDS: Table = {
     "launch": {
         "id": _is_text,
         "worker": _is_text,
@@ -233,4 +233,4 @@ IN_LEDGER: Table = {
 
 SETTLED: Table = {"settled": {"ids": _are_texts}}
 
-LAUNCH_IN_LEDGER: Table = {"launch": _LAUNCH}
+LAUNCH_RECORD: Table = {"launch": _LAUNCH}

@@ -1,7 +1,7 @@
-"""How old files are, whatever was done to the machine's clock since they were changed.
+"""The age of files, whatever happened to the machine's clock since they were changed.
 
-Lives here: `RetentionClock`, and `prune_sandboxes`, which removes the sandboxes that are too old by it.
-Not here: the time of reports (`worker.clock`).
+Lives here: `RetentionClock`, and `prune_sandboxes`, which removes sandboxes by their age.
+Not here: the time in reports (`worker.clock`).
 """
 
 import contextlib
@@ -15,15 +15,15 @@ from pathlib import Path
 
 from cook_jupyter.worker.clock import uptime_ns
 
-JUMP_S = 3600.0  # a clock that gained more on the time that passed was set forward
-MAX_OFF_S = 24 * 3600.0  # of the time that a machine was off, so much counts
+JUMP_S = 3600.0  # a clock that advanced this much more than the time that passed was set forward
+MAX_OFF_S = 24 * 3600.0  # maximum time that counts for a period when the machine was off
 MAX_JUMPS = 100
 _DAY_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the clocks said at one moment. Seconds; `boot` names the boot that `uptime_s` counts from."""
+    """The clocks at one moment, in seconds; `boot` identifies the boot from which `uptime_s` counts."""
 
     wall_s: float
     uptime_s: float
@@ -31,7 +31,7 @@ class Reading:
 
 
 def read_clocks() -> Reading:
-    """Read the machine's clock, and the one that nobody sets."""
+    """Read the machine's clock, and the one that cannot be set."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -40,14 +40,14 @@ def read_clocks() -> Reading:
 
 
 class RetentionClock:
-    """Tells how long ago files were changed, by their times and by how the machine's clock was set since.
+    """Measures the age of files by their times and by how the machine's clock was set since.
+
+    If the clock was set ten days forward, files do not become ten days older. If it was set back, some files
+    are newer than now: their age is 0 until the clock has caught up, so that they are kept for longer.
 
     Args:
-        path: where the last reading and the jumps of the clock are kept.
-        read: reads the clocks.
-
-    A clock that was set ten days forward makes no file ten days older. One that was set back makes files that
-    are newer than now: their age is 0 until the clock has caught up, so that they are kept longer.
+        path: file that stores the last reading and the jumps of the clock.
+        read: function that reads the clocks.
     """
 
     def __init__(self, path: str | os.PathLike[str], read: Callable[[], Reading] = read_clocks) -> None:
@@ -56,7 +56,7 @@ class RetentionClock:
         self._last, self._jumps = self._load()
 
     def advance(self) -> None:
-        """Note how the clock was set since the last call, which an earlier process may have made."""
+        """Record how the clock was set since the last call, perhaps by an earlier process."""
         now = self._read()
         if self._last is not None:
             passed_s = now.uptime_s - self._last.uptime_s
@@ -68,7 +68,7 @@ class RetentionClock:
         self._save(now)
 
     def age_s(self, changed_s: float) -> float:
-        """Return how many seconds have passed since a file was changed.
+        """Return the age of a file in seconds.
 
         Args:
             changed_s: its time of change, by the machine's clock.
@@ -84,15 +84,15 @@ class RetentionClock:
             return Reading(*stored["last"]), [(before, after) for before, after in stored["jumps"]]
         except FileNotFoundError:
             return None, []
-        except (ValueError, TypeError, KeyError):  # half a file: nothing is known, as on the first day
+        except (ValueError, TypeError, KeyError):  # an incomplete file: as if there were none
             return None, []
 
     def _save(self, now: Reading) -> None:
-        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        draft.write_text(
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        temporary.write_text(
             json.dumps({"last": [now.wall_s, now.uptime_s, now.boot], "jumps": list(self._jumps)}), "utf-8"
         )
-        draft.replace(self._path)
+        temporary.replace(self._path)
 
 
 def prune_sandboxes(
@@ -103,14 +103,14 @@ def prune_sandboxes(
     running: Container[str],
     workers: Container[str],
 ) -> None:
-    """Remove the sandboxes that nobody has changed for long, and those that dead workers had in stock.
+    """Remove sandboxes that have not changed for long, and unused ones of dead workers.
 
     Args:
-        folder: folder of the sandboxes; it may be missing.
+        folder: directory of the sandboxes; it may be missing.
         clock_file: path of the retention clock.
-        max_age_s: greatest age of the sandbox of an instance that has ended.
-        running: instances whose sandboxes are kept whatever their age.
-        workers: names of the workers that live.
+        max_age_s: maximum age of the sandbox of an instance that has ended.
+        running: instances whose sandboxes are kept at any age.
+        workers: names of the living workers.
     """
     retention = RetentionClock(clock_file)
     retention.advance()
@@ -121,7 +121,7 @@ def prune_sandboxes(
     for entry in entries:
         with contextlib.suppress(OSError):
             age_s = retention.age_s(entry.stat().st_mtime)
-            if entry.name.startswith("."):  # a worker's stock
+            if entry.name.startswith("."):  # a worker's spare sandbox
                 if entry.name[1:] in workers or age_s < _DAY_S:
                     continue
             elif entry.name in running or age_s < max_age_s:

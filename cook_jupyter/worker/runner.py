@@ -1,15 +1,17 @@
-"""A worker: a warm process that runs one task at a time, and writes down how it ended before it says so.
+"""A worker: a warm process that runs one task at a time, and records its end before reporting it.
 
-Lives here: the loop of a worker, calls (in this very process) and shell commands (in a session of their own).
-Not here: how workers come to be (`worker.spawner`), which task they get (`worker.supervisor`), the
-verification, unpickling and running of a call (`payload.calls`).
+Lives here: the main loop of a worker, calls (in its own process) and shell commands (each in its own
+session).
+Not here: starting workers (`worker.spawner`), assigning tasks to them (`worker.supervisor`), verifying,
+unpickling and running a call (`payload.calls`).
 
-A worker belongs to one user. It is deaf while it runs a task; signals are how it is reached:
+A worker belongs to one user. It reads no messages while it runs a task, and is reached by signals:
 
-- a call: whoever sends SIGTERM ends the worker, and a fresh one takes its place;
-- a command: SIGTERM is passed on to the command's process group, and after the grace period SIGKILL.
+- during a call, SIGTERM ends the worker, and a new one replaces it;
+- during a command, SIGTERM is passed on to the command's process group, followed by SIGKILL after the grace
+period.
 
-When the node agent goes away the worker finishes its task, writes down the end and leaves.
+When the node agent goes away, the worker finishes its task, records the end and exits.
 """
 
 import contextlib
@@ -39,29 +41,29 @@ from cook_jupyter.worker.progress import ProgressReader
 from cook_jupyter.worker.sandbox import FOLDER, Sandbox, SandboxPool
 from cook_jupyter.worker.task import CALL_VARIABLES, Task, TaskExit, unpacked
 
-RESULT_FILE = "cook-result.json"  # where a call that ran as a plain command says what came of it
-NOT_RUN = 126  # the shell's own code for a command that could not be executed
-_LOOK_S = 1.0  # between two looks for progress
+RESULT_FILE = "cook-result.json"  # outcome of a call that ran as a plain command
+NOT_RUN = 126  # the shell's exit code for a command that cannot be executed
+_POLL_INTERVAL_S = 1.0  # for progress
 _CHUNK = 1 << 16  # a larger buffer would be mapped and unmapped for each message
-_getpid, _exit = os.getpid, os._exit  # a call may have patched them
+_getpid, _exit = os.getpid, os._exit  # bound here, because a call may replace them
 
 
 class FinishedTask(NamedTuple):
-    """An end, and the result that goes with it."""
+    """An end with its result."""
 
     end: TaskExit
     result: bytes = b""
 
 
 class Worker:
-    """One warm process.
+    """A warm worker process.
 
     Args:
-        sock: to the node agent; blocking.
-        name: unique among all workers there ever were in this home.
-        home: the agent's folder.
-        grace_s: between TERM and KILL.
-        segment: segment of the journal to go on with.
+        sock: blocking socket to the node agent.
+        name: name that is unique among all workers of this home, past ones included.
+        home: home directory of the agent.
+        grace_s: time between SIGTERM and SIGKILL.
+        segment: segment of the journal to continue.
     """
 
     def __init__(
@@ -71,11 +73,11 @@ class Worker:
         self._name = name
         self._home = home
         self._grace_s = grace_s
-        self._log = WorkerJournal(f"{home}/journal", name, segment=segment)
-        self._stock = SandboxPool(f"{home}/{FOLDER}", name)
+        self._journal = WorkerJournal(f"{home}/journal", name, segment=segment)
+        self._sandboxes = SandboxPool(f"{home}/{FOLDER}", name)
         self._state = ProcessState(home)
         self._residue = Residue()
-        self._shell_runs = False
+        self._shell_started = False
         self._memory = processes.OwnMemory()
         self._fresh_mb = self._memory.held_mb()
         self._fresh_resident_mb = processes.own_resident_mb()
@@ -83,30 +85,30 @@ class Worker:
         self._pid = os.getpid()
 
     def serve(self, first: Frame | None = None) -> None:
-        """Run tasks until the agent goes away or a task has left something behind.
+        """Run tasks until the agent goes away or a task leaves something that cannot be restored.
 
         Args:
-            first: a task that this process received before it began anew.
+            first: a task that this process received before it was replaced by a fresh interpreter.
         """
         reader = FrameReader()
         with contextlib.suppress(OSError):
-            self._stock.refill()
+            self._sandboxes.refill()
         serves = first is None or self._serve(unpacked(first))
         while serves and (data := self._receive()):
             for frame in reader.feed(data):
                 task = unpacked(frame)
                 if task.python is not None and _has_stale_modules():
-                    self._begin_anew(frame)
+                    self._restart_interpreter(frame)
                 serves = self._serve(task)
-        self._stock.close()
+        self._sandboxes.close()
 
-    def _begin_anew(self, frame: Frame) -> None:
-        """Replace this process's program by a fresh interpreter, which runs the task and goes on serving.
+    def _restart_interpreter(self, frame: Frame) -> None:
+        """Replace the program of this process by a fresh interpreter, which runs the task and those after it.
 
-        The process stays the one that the agent knows: its id, its group and its socket are the same. Returns
-        only if that is impossible; the task then imports all local modules anew in this interpreter.
+        For the agent it is the same process, with the same id, group and socket. Returns only if replacing is
+        impossible; the task then imports all local modules again in this interpreter.
         """
-        self._stock.close()
+        self._sandboxes.close()
         try:
             with tempfile.TemporaryFile(dir=self._home) as handover:
                 handover.write(frame.packed())
@@ -114,14 +116,14 @@ class Worker:
                 handover.flush()
                 os.set_inheritable(handover.fileno(), True)
                 self._sock.set_inheritable(True)
-                words = [str(self._sock.fileno()), self._name, self._home, str(self._grace_s)]
-                words += [str(self._log.segment), str(handover.fileno())]
-                arguments = [sys.executable, "-P", "-m", "cook_jupyter.worker", "worker", *words]
+                worker_arguments = [str(self._sock.fileno()), self._name, self._home, str(self._grace_s)]
+                worker_arguments += [str(self._journal.segment), str(handover.fileno())]
+                arguments = [sys.executable, "-P", "-m", "cook_jupyter.worker", "worker", *worker_arguments]
                 environment = self._state.process_environment
                 os.execve(sys.executable, arguments, environment)  # noqa: S606 - no shell wanted
         except OSError as error:
             self._sock.set_inheritable(False)
-            _say(f"no fresh interpreter for {self._name}: {error}")
+            _log(f"no fresh interpreter for {self._name}: {error}")
 
     def _receive(self) -> bytes:
         try:
@@ -144,37 +146,37 @@ class Worker:
             header["remaining"] = self._residue.remaining
         if self._state.has_imported:
             header["imported"] = True
-        with contextlib.suppress(OSError):  # a full disk: the agent still learns of it below
-            header["segment"] = self._log.roll()
-        message = pack({"segment": self._log.segment, **header}, ended.result)
+        with contextlib.suppress(OSError):  # a full disk: the agent still receives the end below
+            header["segment"] = self._journal.roll()
+        message = pack({"segment": self._journal.segment, **header}, ended.result)
         try:
-            self._log.append(message)
+            self._journal.append(message)
         except OSError as error:
-            _say(f"the end of {task.instance_id} could not be written down: {error}")
-        with contextlib.suppress(OSError):  # the agent is gone: what is written down is enough
+            _log(f"the end of {task.instance_id} could not be recorded: {error}")
+        with contextlib.suppress(OSError):  # the agent is gone: the record is enough
             self._sock.sendall(message)
         if clean:
             with contextlib.suppress(OSError):
-                self._stock.refill()
+                self._sandboxes.refill()
         return clean
 
     def _run(self, task: Task) -> FinishedTask:
         try:
-            sandbox = self._stock.take(task.instance_id)
+            sandbox = self._sandboxes.acquire(task.instance_id)
         except OSError as error:
-            return self._not_begun(task, f"no sandbox: {error}")
-        if task.python is None:  # Cook's clients look into the sandboxes of commands, empty or not
-            self._shell_runs = False
+            return self._unlaunched(task, f"no sandbox: {error}")
+        if task.python is None:  # Cook's clients read the sandboxes of commands, even empty ones
+            self._shell_started = False
             try:
                 ended, written = self._run_command(task, sandbox), True
             except OSError as error:
-                if self._shell_runs:
+                if self._shell_started:
                     raise
-                ended, written = self._not_begun(task, f"its shell cannot be started: {error}"), True
+                ended, written = self._unlaunched(task, f"its shell cannot be started: {error}"), True
             sandbox.close()
         else:
             ended = self._run_call(task, sandbox)
-            written = self._stock.give_back(sandbox)
+            written = self._sandboxes.release(sandbox)
         return ended._replace(end=ended.end._replace(written=written))
 
     # --- calls ------------------------------------------------------------------------------------
@@ -183,37 +185,37 @@ class Worker:
         from cook_jupyter.payload.calls import CallOutcome, run_call
 
         outcome: CallOutcome | None = None
-        failure = ""
-        handed_over = False
+        reason = ""
+        was_started = False
 
         def call() -> CallOutcome:
-            nonlocal handed_over
-            handed_over = True
+            nonlocal was_started
+            was_started = True
             return run_call(task.env, job_id=task.job_id, instance_id=task.instance_id)
 
-        processes.forget_peak()
+        processes.reset_peak()
         try:
             variables = task_environment(task, sandbox.path)
-            self._state.enter(sandbox, variables, segment=self._log.segment)
+            self._state.enter(sandbox, variables, segment=self._journal.segment)
             outcome = self._state.run(call)
-        except BaseException as error:  # noqa: BLE001 - run_call raises only if the call patched what it needs
-            failure = f"{type(error).__name__}: {error}"
+        except BaseException as error:  # noqa: BLE001 - run_call only raises if the call patched what it uses
+            reason = f"{type(error).__name__}: {error}"
         finally:
             if _getpid() != self._pid:
                 _leave_fork(outcome is not None and outcome.exit_code == 0)
-            peak_mb = processes.peak_mb() - self._fresh_resident_mb  # asks the kernel, opens no file
+            peak_mb = processes.peak_mb() - self._fresh_resident_mb  # a system call, without opening a file
             self._libc.fflush(None)
             self._residue = self._state.restore()
-        if not handed_over:
-            return self._not_begun(task, failure)
+        if not was_started:
+            return self._unlaunched(task, reason)
         if outcome is not None and not outcome.begun:
-            return self._not_begun(task, "the call could not be read; see its stderr")
+            return self._unlaunched(task, "the call could not be read; see its stderr")
         if outcome is None:
-            os.write(sandbox.stderr, f"cook_jupyter: the call broke its worker: {failure}\n".encode())
-        look = None
+            os.write(sandbox.stderr, f"cook_jupyter: the call broke its worker: {reason}\n".encode())
+        progress = None
         if os.fstat(sandbox.stdout).st_size or os.fstat(sandbox.stderr).st_size:
-            look = ProgressReader(_streams(sandbox), task.progress_regex).look(at_end=True)
-        end = TaskExit(task.instance_id, 1, now_ms(), peak_mb=max(0.0, peak_mb), progress=look)
+            progress = ProgressReader(_streams(sandbox), task.progress_regex).read_new(at_end=True)
+        end = TaskExit(task.instance_id, 1, now_ms(), peak_mb=max(0.0, peak_mb), progress=progress)
         if outcome is None:
             return FinishedTask(end)
         end = end._replace(
@@ -225,28 +227,28 @@ class Worker:
         )
         return FinishedTask(end, outcome.inline or b"")
 
-    def _not_begun(self, task: Task, why: str) -> FinishedTask:
-        """Return the end of a task before any code of its user ran: the system's failure.
+    def _unlaunched(self, task: Task, reason: str) -> FinishedTask:
+        """Return the end of a task that failed before any code of its user ran: a failure of the system.
 
-        The worker is retired, whether it or the host is the cause.
+        The worker is retired, because it may be the cause.
         """
-        _say(f"{task.instance_id} was not begun: {why}")
-        self._residue = Residue(remaining=(why,))
+        _log(f"{task.instance_id} was not started: {reason}")
+        self._residue = Residue(remaining=(reason,))
         return FinishedTask(TaskExit(task.instance_id, None, now_ms()))
 
     # --- commands ---------------------------------------------------------------------------------
 
     def _run_command(self, task: Task, sandbox: Sandbox) -> FinishedTask:
-        seen = {**self._state.environment, **task_environment(task, sandbox.path)}
+        environment = {**self._state.environment, **task_environment(task, sandbox.path)}
         progress = ProgressReader(
-            (*_streams(sandbox), progress_path(seen, sandbox.path)), task.progress_regex
+            (*_streams(sandbox), progress_path(environment, sandbox.path)), task.progress_regex
         )
         with _Signals() as signals:
             try:
                 shell = subprocess.Popen(
                     ["/bin/sh", "-c", task.command],
                     cwd=sandbox.path,
-                    env=seen,
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=sandbox.stdout,
                     stderr=sandbox.stderr,
@@ -254,9 +256,9 @@ class Worker:
                 )
             except (OSError, ValueError) as error:
                 ended = _not_started(task, sandbox, error)
-                return ended if ended.end.exit_code is not None else self._not_begun(task, str(error))
-            self._shell_runs = True
-            self._note_shell(task, shell.pid)
+                return ended if ended.end.exit_code is not None else self._unlaunched(task, str(error))
+            self._shell_started = True
+            self._record_shell(task, shell.pid)
             status, peak_mb = self._wait(task, shell.pid, signals, progress)
             shell.returncode = os.waitstatus_to_exitcode(status)
             processes.signal_group(shell.pid, signal.SIGKILL)
@@ -264,9 +266,9 @@ class Worker:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         exit_code = 128 + number if number else os.WEXITSTATUS(status)
         if task.closing_lines:
-            last_words = f"Command exited with status {exit_code}\nExecutor completed execution\n"
+            closing_lines = f"Command exited with status {exit_code}\nExecutor completed execution\n"
             with contextlib.suppress(OSError):
-                os.write(sandbox.stdout, last_words.encode())
+                os.write(sandbox.stdout, closing_lines.encode())
         end = TaskExit(
             task.instance_id,
             exit_code,
@@ -274,48 +276,52 @@ class Worker:
             signal=number,
             termed=signals.termed,
             peak_mb=peak_mb,
-            progress=progress.look(at_end=True),
+            progress=progress.read_new(at_end=True),
         )
         return FinishedTask(_with_result(end, task, sandbox))
 
-    def _note_shell(self, task: Task, pid: int) -> None:
-        """Write down which group to kill, should this process and the agent both be killed."""
+    def _record_shell(self, task: Task, pid: int) -> None:
+        """Record which process group to kill in case this process and the agent are both killed."""
         header = {"t": "shell", "id": task.instance_id, "pid": pid, "mark": processes.process_identity(pid)}
         with contextlib.suppress(OSError):
-            self._log.append(pack(header))
+            self._journal.append(pack(header))
 
     def _wait(
         self, task: Task, pid: int, signals: "_Signals", progress: ProgressReader
     ) -> tuple[int, float | None]:
-        """Wait for the shell; return its status, and the most memory that one process held, if known."""
+        """Wait for the shell; return its status, and the peak memory of its largest process if known."""
         kill_at: float | None = None
         own_peak_mb = processes.peak_mb()
         while True:
             ended, status, used = os.wait4(pid, os.WNOHANG)
             if ended:
                 peak_mb = used.ru_maxrss * (1 / 1024 if processes.LINUX else 1 / 2**20)
-                # A forked child counts as having been as large as its parent until it called exec.
+                # A forked child inherits the peak of its parent until it calls exec.
                 return status, peak_mb if peak_mb > own_peak_mb else None
             if signals.termed and kill_at is None:
                 processes.signal_group(pid, signal.SIGTERM)
-                processes.signal_group(pid, signal.SIGCONT)  # a stopped process would never hear it
+                processes.signal_group(pid, signal.SIGCONT)  # a stopped process does not receive SIGTERM
                 kill_at = time.monotonic() + self._grace_s
             if kill_at is not None and time.monotonic() >= kill_at:
                 processes.signal_group(pid, signal.SIGKILL)
-            self._tell_progress(task, progress)
-            signals.wait(_LOOK_S if kill_at is None else max(0.01, min(_LOOK_S, kill_at - time.monotonic())))
+            self._send_progress(task, progress)
+            signals.wait(
+                _POLL_INTERVAL_S
+                if kill_at is None
+                else max(0.01, min(_POLL_INTERVAL_S, kill_at - time.monotonic()))
+            )
 
-    def _tell_progress(self, task: Task, progress: ProgressReader) -> None:
-        if (found := progress.look()) is not None:
+    def _send_progress(self, task: Task, progress: ProgressReader) -> None:
+        if (latest := progress.read_new()) is not None:
             with contextlib.suppress(OSError):
-                self._sock.sendall(pack({"t": "progress", "id": task.instance_id, "progress": found}))
+                self._sock.sendall(pack({"t": "progress", "id": task.instance_id, "progress": latest}))
 
 
-def begin_again(words: list[str]) -> None:
-    """Go on as the worker that replaced its program by this one.
+def resume_worker(words: list[str]) -> None:
+    """Continue as the worker that replaced its program by this one.
 
     Args:
-        words: from `Worker._begin_anew`.
+        words: arguments from `Worker._restart_interpreter`.
     """
     descriptor, name, home, grace_s, segment, handover = words
     with open(int(handover), "rb") as file:
@@ -327,7 +333,7 @@ def begin_again(words: list[str]) -> None:
 
 
 def _leave_fork(is_success: bool) -> NoReturn:
-    """End a process that a call forked and that returned from the call; only the worker itself reports."""
+    """End a forked process that has returned from the call; only the worker itself reports."""
     with contextlib.suppress(BaseException):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -341,7 +347,7 @@ def _has_stale_modules() -> bool:
 
 
 class _Signals:
-    """While a command runs, its end and SIGTERM wake this process up; neither ends it."""
+    """Wakes this process up for SIGCHLD and SIGTERM while a command runs; neither signal ends it."""
 
     def __init__(self) -> None:
         self.termed = False
@@ -350,17 +356,17 @@ class _Signals:
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
-        self._before_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        self._before = {
+        self._old_wakeup_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._old_handlers = {
             signal.SIGCHLD: signal.signal(signal.SIGCHLD, lambda _number, _frame: None),
             signal.SIGTERM: signal.signal(signal.SIGTERM, self._on_term),
         }
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(self._before_fd)
+        signal.set_wakeup_fd(self._old_wakeup_fd)
         self._read.close()
         self._write.close()
 
@@ -375,9 +381,9 @@ class _Signals:
 
 
 def _not_started(task: Task, sandbox: Sandbox, error: OSError | ValueError) -> FinishedTask:
-    """A command that the kernel did not take: the user's fault if it is no valid one, else the system's.
+    """Return the end of a command that could not be started: the user's fault if it is invalid.
 
-    The system's are also a sandbox that was removed a moment ago, and a machine that is short of something.
+    It is the system's fault if, for instance, the sandbox was just removed or the machine lacks resources.
     """
     os.write(sandbox.stderr, f"cook_jupyter: the command could not be started: {error}\n".encode())
     is_invalid = isinstance(error, ValueError) or error.errno == errno.E2BIG
@@ -385,14 +391,14 @@ def _not_started(task: Task, sandbox: Sandbox, error: OSError | ValueError) -> F
 
 
 def _with_result(end: TaskExit, task: Task, sandbox: Sandbox) -> TaskExit:
-    """The end with the result of a call that ran as a plain command, if it left one."""
+    """Add the result of a call that ran as a plain command to its end, if it left one."""
     if not any(name in task.env for name in CALL_VARIABLES):
         return end
     try:
         with open(f"{sandbox.path}/{RESULT_FILE}", encoding="utf-8") as file:
-            said = json.load(file)
+            outcome = json.load(file)
         return end._replace(
-            blob=str(said["blob"]), size=int(said["size"]), memory=bool(said["out_of_memory"])
+            blob=str(outcome["blob"]), size=int(outcome["size"]), memory=bool(outcome["out_of_memory"])
         )
     except (OSError, ValueError, KeyError, TypeError):
         return end
@@ -402,6 +408,6 @@ def _streams(sandbox: Sandbox) -> Iterator[str]:
     return iter((f"{sandbox.path}/stdout", f"{sandbox.path}/stderr"))
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     with contextlib.suppress(OSError):
         os.write(2, f"worker {os.getpid()}: {printable_line(text)}\n".encode())

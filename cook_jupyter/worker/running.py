@@ -1,7 +1,7 @@
-"""An instance that a worker runs, as its supervisor watches it.
+"""A running instance, as its supervisor watches it.
 
-Lives here: `RunningInstance`: its limits, how much memory it was seen to hold, the progress that it wrote.
-Not here: what follows from either (`worker.supervisor`), reading /proc (`worker.processes`).
+Lives here: `RunningInstance`: its limits, its measured memory, the progress that it wrote.
+Not here: the consequences (`worker.supervisor`), reading /proc (`worker.processes`).
 """
 
 from cook_jupyter.worker import processes
@@ -13,19 +13,17 @@ from cook_jupyter.worker.progress import Progress, ProgressReader
 MIN_CHECK_INTERVAL_S = 0.1
 _MAX_CHECK_INTERVAL_S = 1.0
 _PROGRESS_INTERVAL_S = 1.0
-_GROWTH_MB_PER_S = (
-    2000.0  # about what one process can touch: memory is looked at again before it can be used up
-)
+_GROWTH_MB_PER_S = 2000.0  # roughly what one process can write: memory is checked before it can be used up
 
 
 class RunningInstance:
-    """An instance that was given to a worker.
+    """An instance that was assigned to a worker.
 
     Args:
         header: header of its launch.
-        worker: the worker that has it.
-        begun: when it was given to the worker; monotonic seconds, like all times here.
-        deadline: when its maximum run time is over; None if it has none.
+        worker: its worker.
+        begun: when it was assigned; monotonic seconds, like all times here.
+        deadline: end of its maximum run time; None if it has none.
     """
 
     __slots__ = (
@@ -53,7 +51,7 @@ class RunningInstance:
         self.worker = worker
         self.begun = begun
         self.deadline = deadline
-        self.stop_cause: str | None = None  # why it was told to stop
+        self.stop_cause: str | None = None  # cause, if it was told to stop
         self.kill_at: float | None = None
         self.next_memory_check = begun + MIN_CHECK_INTERVAL_S
         self.next_progress_check = begun + _PROGRESS_INTERVAL_S
@@ -65,11 +63,11 @@ class RunningInstance:
 
     @property
     def is_call(self) -> bool:
-        """Whether it runs inside its worker, and not as a command below it."""
+        """Whether it runs inside its worker, and not as a command."""
         return self.header.get("python") is not None
 
     def exceeds_memory(self, now: float, family: processes.ProcessTree) -> bool:
-        """Measure its memory, set the time of the next check; return whether it holds more than it may."""
+        """Measure the memory, set the time of the next check, and return whether the limit is exceeded."""
         limit_mb: float = self.header["mem_mb"]
         used_mb = self._used_mb(limit_mb, family)
         self.peak_mb = max(self.peak_mb, used_mb)
@@ -90,22 +88,22 @@ class RunningInstance:
             pids.append(worker.pid)
         used_mb = processes.held_mb(pids)
         if limit_mb > 0 and used_mb - self.base_mb > limit_mb and len(pids) > 1:
-            # forked processes share what they have not changed
+            # Forked processes share memory that they have not changed.
             used_mb = processes.proportional_mb(pids) or used_mb
         return max(0.0, used_mb - self.base_mb)
 
     def new_progress(self, now: float, sandbox: str) -> Progress | None:
         """Return the progress that a call has written since the last check, and set the time of the next.
 
-        None for a call with an expression of its own: its worker reads that when the call has ended, as it
-        follows the progress of a command itself.
+        None for a call with a pattern of its own: its worker evaluates that at the end of the call, like the
+        progress of commands.
         """
         self.next_progress_check = now + _PROGRESS_INTERVAL_S
         if self._progress_reader is None:
             self._progress_reader = ProgressReader((f"{sandbox}/stdout", f"{sandbox}/stderr"))
-        return self._progress_reader.look() if self.header.get("progress_regex") is None else None
+        return self._progress_reader.read_new() if self.header.get("progress_regex") is None else None
 
     def next_progress_sequence(self) -> int:
-        """Return a number above those of all earlier reports, also of those of an earlier supervisor."""
+        """Return a number above those of all earlier reports, including those of an earlier supervisor."""
         self._progress_sequence = max(self._progress_sequence + 1, now_ms())
         return self._progress_sequence

@@ -1,14 +1,15 @@
-"""The directory of an instance, with its stdout and stderr.
+"""Sandboxes: the directory of an instance, with its stdout and stderr.
 
-Lives here: making one, and taking back those that nothing was written to.
-Not here: what runs in it (`worker.runner`), who reads it (the scheduler's log pages).
+Lives here: creating them, and reusing those to which nothing was written.
+Not here: what runs in them (`worker.runner`), reading their files (the scheduler's log routes).
 
-Making a directory and two files costs a third of a millisecond on a common disk, renaming one a hundredth.
-So a worker keeps an empty one in stock, gives it the instance's name, and takes it back untouched: a hundred
-thousand calls that print nothing leave nothing behind. (Who reads `stdout` opens it by its path each time.)
+Creating a directory with two files takes a third of a millisecond on a common disk, renaming it a hundredth.
+So a worker keeps a spare one, gives it the instance's name, and takes it back if nothing was written: a
+hundred thousand calls that print nothing leave nothing behind. (Readers of `stdout` open it by its path each
+time.)
 
-People make room with `rm -rf sandboxes/*`. A sandbox in stock that was removed, in any part, is replaced
-when the next instance needs it; so is the folder of all sandboxes.
+Users make room with `rm -rf sandboxes/*`. If a spare sandbox was removed, even partly, it is replaced when
+the next instance needs it; so is the directory of all sandboxes.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 class Sandbox:
-    """One directory with two open files."""
+    """A directory with two open files."""
 
     __slots__ = ("path", "stderr", "stdout")
 
@@ -31,16 +32,16 @@ class Sandbox:
         self.stderr = os.open(f"{path}/stderr", _FLAGS, 0o600)
 
     def move(self, path: str) -> None:
-        """Give the directory another name."""
+        """Rename the directory."""
         os.rename(self.path, path)
         self.path = path
 
     def is_intact(self) -> bool:
-        """Return whether both files are still in a directory; one call to the kernel each."""
+        """Return whether both files still exist; takes one system call each."""
         return bool(os.fstat(self.stdout).st_nlink and os.fstat(self.stderr).st_nlink)
 
     def is_untouched(self) -> bool:
-        """Tell whether nothing was written to it."""
+        """Return whether nothing was written to the sandbox."""
         return (
             os.fstat(self.stdout).st_size == 0
             and os.fstat(self.stderr).st_size == 0
@@ -48,12 +49,12 @@ class Sandbox:
         )
 
     def close(self) -> None:
-        """Close the files; the directory stays."""
+        """Close the files; the directory remains."""
         os.close(self.stdout)
         os.close(self.stderr)
 
     def remove(self) -> None:
-        """Close the files and remove the directory, which is untouched or was removed in part."""
+        """Close the files and remove the directory, which is untouched or was partly removed."""
         self.close()
         for name in _STREAMS:
             with contextlib.suppress(OSError):
@@ -63,11 +64,11 @@ class Sandbox:
 
 
 class SandboxPool:
-    """Gives sandboxes out and takes them back.
+    """Provides sandboxes, and takes untouched ones back.
 
     Args:
-        folder: where they lie.
-        owner: names the one in stock, so that workers do not meet.
+        folder: directory of the sandboxes.
+        owner: name of the worker, for a unique name of its spare sandbox.
     """
 
     def __init__(self, folder: str, owner: str) -> None:
@@ -75,27 +76,27 @@ class SandboxPool:
         self._spare_path = f"{folder}/.{owner}"
         self._spare: Sandbox | None = None
 
-    def take(self, instance_id: str) -> Sandbox:
-        """Return an empty sandbox for this instance.
+    def acquire(self, instance_id: str) -> Sandbox:
+        """Return an empty sandbox for an instance.
 
         Raises:
-            OSError: there is no room, or it has one already.
+            OSError: there is no room, or the instance has a sandbox already.
         """
         path = f"{self._folder}/{instance_id}"
         sandbox = self._refill()
         try:
             sandbox.move(path)
-        except FileNotFoundError:  # it was removed this very moment
+        except FileNotFoundError:  # it was removed at this very moment
             sandbox = self._refill()
             sandbox.move(path)
         self._spare = None
         return sandbox
 
-    def give_back(self, sandbox: Sandbox) -> bool:
+    def release(self, sandbox: Sandbox) -> bool:
         """Take a sandbox back.
 
         Returns:
-            Whether something was written to it, and it therefore stays where it is; False if it was removed.
+            Whether something was written to it, so that it remains; False if it was removed.
         """
         with contextlib.suppress(OSError):
             if self._spare is None and sandbox.is_untouched():
@@ -106,7 +107,7 @@ class SandboxPool:
         return os.path.isdir(sandbox.path)
 
     def refill(self) -> None:
-        """Have one in stock.
+        """Create the spare sandbox, if there is none.
 
         Raises:
             OSError: there is no room.
@@ -114,20 +115,20 @@ class SandboxPool:
         self._refill()
 
     def _refill(self) -> Sandbox:
-        """Return the one in stock; a new one if it was removed, in whole or in part."""
+        """Return the spare sandbox; a new one if it was removed, even partly."""
         if self._spare is not None and not self._spare.is_intact():
             self._spare.remove()
             self._spare = None
         if self._spare is None:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._folder, 0o700)
-            if os.path.lexists(self._spare_path):  # the rest of one that was removed in part
+            if os.path.lexists(self._spare_path):  # the rest of a partly removed one
                 _remove_tree(self._spare_path)
             self._spare = Sandbox(self._spare_path)
         return self._spare
 
     def close(self) -> None:
-        """Leave nothing behind that no instance owns."""
+        """Remove the spare sandbox, which belongs to no instance."""
         if self._spare is not None:
             self._spare.remove()
             self._spare = None
@@ -140,7 +141,7 @@ def _remove_tree(path: str) -> None:
 
 
 def remove_if_untouched(path: str) -> bool:
-    """Remove the sandbox of a worker that is gone, if nothing was written to it; return whether it stays."""
+    """Remove the sandbox of a dead worker's task if nothing was written to it; return whether it remains."""
     try:
         if sorted(os.listdir(path)) != list(_STREAMS):
             return True

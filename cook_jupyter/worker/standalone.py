@@ -1,7 +1,7 @@
-"""A call as a plain command: what `python -m cook_jupyter.worker call` does on any Cook server.
+"""A call as a plain command: `python -m cook_jupyter.worker call`, which works on any Cook server.
 
-Lives here: running one call from its environment, leaving its result in the blob store.
-Not here: the warm way (`worker.runner`), which spares the start of an interpreter; the call itself
+Lives here: running one call from its environment variables, and storing its result in the blob store.
+Not here: warm workers (`worker.runner`), which avoid the start of an interpreter; the call itself
 (`payload.calls`).
 """
 
@@ -18,16 +18,16 @@ from cook_jupyter.worker.runner import RESULT_FILE
 
 
 def run_standalone() -> int:
-    """Run the call that the environment describes; return its exit code.
+    """Run the call in the environment variables; return its exit code.
 
-    The result, however small, goes to the blob store as `results/INSTANCE`: here it cannot ride along with
-    the news of the end. Where it is, is printed to stderr, and written to a file in the sandbox for a node
-    agent of ours that had no warm worker for this interpreter.
+    The result is stored in the blob store as `results/INSTANCE` even if it is small, because a command's end
+    cannot carry it. Its name is printed to stderr, and written to a file in the sandbox for a node agent that
+    had no warm worker for this interpreter.
     """
     try:
         job_id, instance_id = os.environ["COOK_JOB_UUID"], _instance_id()
     except KeyError as error:
-        sys.stderr.write(f"cook_jupyter: {error.args[0]} is not set; a call is run by a Cook server\n")
+        sys.stderr.write(f"cook_jupyter: {error.args[0]} is not set; only a Cook server can run a call\n")
         return 2
     sandbox = Path(os.environ.get("MESOS_SANDBOX", ".")).absolute()
     outcome = run_call(os.environ, job_id=job_id, instance_id=instance_id)
@@ -37,12 +37,12 @@ def run_standalone() -> int:
         open_store(os.environ[CALL_STORE]).put(blob, [outcome.inline])
     if blob is not None:
         sys.stderr.write(f"cook_jupyter: result {blob}, {outcome.size} bytes\n")
-        said = {"blob": blob, "size": outcome.size, "out_of_memory": outcome.out_of_memory}
+        summary = {"blob": blob, "size": outcome.size, "out_of_memory": outcome.out_of_memory}
         with contextlib.suppress(OSError):
-            (sandbox / RESULT_FILE).write_text(json.dumps(said), encoding="utf-8")
+            (sandbox / RESULT_FILE).write_text(json.dumps(summary), encoding="utf-8")
     return outcome.exit_code
 
 
 def _instance_id() -> str:
-    """Cook's own executors name an instance in one of two ways."""
+    """Return the id of the instance, which Cook's executors set in one of two variables."""
     return os.environ.get("COOK_INSTANCE_UUID") or os.environ["MESOS_EXECUTOR_ID"]

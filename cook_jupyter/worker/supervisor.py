@@ -1,14 +1,14 @@
 """The supervisor of a host's instances: it launches, watches, limits and stops them, and survives kill -9.
 
-Lives here: `Supervisor`, and the `SupervisorListener` through which a front end learns what happens.
-Not here: front ends, which say what to run and pass on what is reported (`worker.agent`, over a Unix socket);
-launches that wait (`worker.launch_queue`); the pool of warm workers (`worker.pool`); journals
-(`worker.journal`), and what is concluded from them (`worker.recovery`).
+Lives here: `Supervisor`, and `SupervisorListener`, through which a front end is notified.
+Not here: front ends, which decide what to run and pass reports on (`worker.agent`, over a Unix socket);
+waiting launches (`worker.launch_queue`); the pool of warm workers (`worker.pool`); journals
+(`worker.journal`), and the conclusions from them (`worker.recovery`).
 
-A front end owns the loop and its rounds: wait for events, then `process_due`, which decides, writes down and
-acts. A launch is written down before it is handed to a worker, a kill before the signal; an end is kept, and
-found again after a crash, until it is acknowledged. What a front end sends over channels of the same loop
-leaves after the journal is written.
+A front end owns the event loop and its rounds: wait for events, then call `process_due`, which decides,
+records and acts. A launch is recorded before it is sent to a worker, a kill before the signal; an end is
+kept, and recovered after a crash, until it is acknowledged. Messages of the front end on channels of the same
+loop are sent after the journal was written.
 """
 
 import os
@@ -35,35 +35,35 @@ from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched
 from cook_jupyter.worker.task import Cause, EndReport, TaskExit, end_of, is_folder_name
 
 _TICK_S = MIN_CHECK_INTERVAL_S
-_REPORT_RUNNING_AFTER_S = 0.05  # an instance that ends sooner is not worth two reports
-_OVERTIME_S = 2.0  # beyond the grace, for a worker to end its command by itself
+_REPORT_RUNNING_AFTER_S = 0.05  # the start of an instance that ends sooner is not reported
+_OVERTIME_S = 2.0  # in addition to the grace period, for a worker to kill its command itself
 _PRUNE_INTERVAL_S = 3600.0
 _DAY_S = 86400.0
 
 
 class SupervisorListener(Protocol):
-    """What a front end does with the reports of its supervisor. None of it may block."""
+    """Callbacks of a supervisor, implemented by front ends. They must not block."""
 
     def on_running(self, instance_id: str, sandbox: str, at_ms: int) -> None:
-        """Report that an instance runs; one that ends at once is reported by its end alone."""
+        """Report that an instance is running; not called for one that ends at once."""
 
     def on_progress(self, instance_id: str, sequence: int, percent: int, message: str | None) -> None:
-        """Report the progress of an instance; of two reports the one of the greater sequence is newer."""
+        """Report the progress of an instance; the report with the highest sequence number is the latest."""
 
     def on_end(self, report: EndReport) -> None:
-        """Report an end. It is kept among `Supervisor.unacknowledged_ends` until it is acknowledged."""
+        """Report an end, which stays in `Supervisor.unacknowledged_ends` until it is acknowledged."""
 
 
 class Supervisor:
-    """Runs the instances of one home in warm workers; begins with those that a killed supervisor left.
+    """Runs the instances of one home in warm workers; takes over those that a killed supervisor left.
 
     Args:
-        loop: the loop of the front end.
-        listener: the front end; called during the rounds of the loop, and by `launch`, `kill` and `stop`.
-        home: folder with the folders of journals and sandboxes; no other supervisor may use it.
-        grace_s: between TERM and KILL.
-        idle_worker_s: a worker without work leaves after that long.
-        sandbox_days: sandboxes that were last changed longer ago are removed.
+        loop: event loop of the front end.
+        listener: the front end, called in the rounds of the loop, and by `launch`, `kill` and `stop`.
+        home: directory with those of journals and sandboxes; no other supervisor may use it.
+        grace_s: time between SIGTERM and SIGKILL.
+        idle_worker_s: time without work after which a worker exits.
+        sandbox_days: age in days at which unchanged sandboxes are removed.
 
     Raises:
         OSError: the journal cannot be read or written.
@@ -91,7 +91,7 @@ class Supervisor:
         self._running: dict[str, RunningInstance] = {}
         self._assigned: list[tuple[Frame, RunningInstance]] = []  # in this round
         self._signals: list[tuple[WorkerProcess, int]] = []  # in this round
-        self._to_dispatch: set[str] = set()  # interpreters that may have both a launch and a worker waiting
+        self._to_dispatch: set[str] = set()  # interpreters that may have both launches and idle workers
         self._unusable: set[str] = set()
         self._stopping = False
         self._next_tick = self._next_prune = time.monotonic()
@@ -111,17 +111,17 @@ class Supervisor:
         self._recover()
         self._pool.request_workers(sys.executable, 0)
 
-    # --- what a front end asks for ------------------------------------------------------------------------
+    # --- requests of a front end --------------------------------------------------------------------------
 
     def launch(self, launch: Frame) -> None:
-        """Start an instance as soon as there is a worker. One that is known already is left as it is.
+        """Start an instance as soon as there is a worker. An instance that is already known is not affected.
 
         Args:
-            launch: a frame as `Task.packed` makes it, checked against `protocol.FROM_SCHEDULER`.
+            launch: frame from `Task.packed`, checked against `protocol.FROM_SCHEDULER`.
         """
         instance_id: str = launch.header["instance_id"]
         if instance_id in self._running or instance_id in self._queue or instance_id in self._outbox:
-            return  # it was sent again by a scheduler that could not know
+            return  # sent again by a scheduler that could not know
         if self._stopping or not is_folder_name(instance_id):
             self._report_unlaunched(instance_id)
         else:
@@ -138,8 +138,8 @@ class Supervisor:
             self._stop(header["instance_id"], Cause.STOPPED)
 
     def acknowledge(self, instance_ids: Collection[str]) -> None:
-        """Forget ends that are known for good where they were reported."""
-        self._ledger.settle(instance_ids)
+        """Forget ends that the front end has reported durably."""
+        self._journal.settle(instance_ids)
         self._outbox.settle(instance_ids)
 
     def open_launches(self) -> Iterator[Header]:
@@ -149,12 +149,12 @@ class Supervisor:
             yield instance.header
 
     def unacknowledged_ends(self) -> Iterable[EndReport]:
-        """Return the ends that were not acknowledged, oldest first; after a crash also those of before."""
+        """Return the unacknowledged ends, oldest first, including those before a crash."""
         return self._outbox.reports()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing runs or waits."""
+        """Whether no instance is running or waiting."""
         return not self._running and not self._queue
 
     @property
@@ -165,16 +165,16 @@ class Supervisor:
     # --- a round of the loop ------------------------------------------------------------------------------
 
     def poll_timeout_s(self) -> float | None:
-        """Return for how long nothing has to be done unless something happens; None for any time."""
+        """Return the time until `process_due` must be called if no event happens; None for any time."""
         if self._to_dispatch or self._assigned or self._signals:
             return 0.0
         return None if self.is_idle else max(0.0, self._next_tick - time.monotonic())
 
     def process_due(self, now: float) -> None:
-        """Enforce limits, give launches to workers, write down what was decided in this round, then do it.
+        """Enforce limits, dispatch launches to workers, record what was decided in this round, then do it.
 
         Args:
-            now: monotonic seconds.
+            now: monotonic time in seconds.
         """
         if now >= self._next_tick and not self.is_idle:
             self._next_tick = now + _TICK_S
@@ -183,10 +183,10 @@ class Supervisor:
         self._commit()
 
     def maintain(self, now: float) -> None:
-        """Do what no event asks for; to be called every few seconds.
+        """Do what no event triggers; to be called every few seconds.
 
         Args:
-            now: monotonic seconds.
+            now: monotonic time in seconds.
         """
         self._pool.maintain(idle_s=self._idle_worker_s)
         if now >= self._next_prune:
@@ -194,17 +194,17 @@ class Supervisor:
             self._prune_sandboxes()
 
     def restore_journal(self) -> None:
-        """Write the journal anew if it was removed, with the ends of workers' logs that are gone, too.
+        """Write the journal again if it was removed, including ends whose segments were removed.
 
         Raises:
-            OSError: it could not be written.
+            OSError: writing failed.
         """
-        self._ledger.restore()
-        for report in self._outbox.unwritten():
-            self._ledger.note(report.end.instance_id, report.as_header(), report.result)
+        self._journal.restore()
+        for report in self._outbox.unrecorded():
+            self._journal.record(report.end.instance_id, report.as_header(), report.result)
 
     def kill_unrecorded(self) -> None:
-        """Kill what is not in the journal: that is another supervisor's by now, which reports it as lost."""
+        """Kill instances that are not in the journal: another supervisor owns it, and reports them lost."""
         recorded = AgentJournal.read(self._journal_folder)
         self._signals += [
             (instance.worker, signal.SIGKILL)
@@ -213,11 +213,11 @@ class Supervisor:
         ]
 
     def close(self) -> None:
-        """Hang up on all workers. What runs goes on, and the next supervisor of this home finds it."""
+        """Close the connections to workers. Instances keep running, for the next supervisor to find."""
         self._pool.close()
 
     def _tick(self, now: float) -> None:
-        family = processes.ProcessTree()
+        process_tree = processes.ProcessTree()
         for instance in list(self._running.values()):
             if not instance.start_reported and now - instance.begun >= _REPORT_RUNNING_AFTER_S:
                 instance.start_reported = True
@@ -228,7 +228,7 @@ class Supervisor:
                 instance.kill_at = now + self._grace_s
             if instance.deadline is not None and now >= instance.deadline:
                 self._stop(instance.instance_id, Cause.RUNTIME)
-            if now >= instance.next_memory_check and instance.exceeds_memory(now, family):
+            if now >= instance.next_memory_check and instance.exceeds_memory(now, process_tree):
                 self._stop(instance.instance_id, Cause.MEMORY)
             if instance.is_call and now >= instance.next_progress_check:
                 progress = instance.new_progress(now, self._sandbox(instance.instance_id))
@@ -237,12 +237,12 @@ class Supervisor:
         self._to_dispatch.update(self._queue.interpreters())  # a spawner may have gone away meanwhile
 
     def _commit(self) -> None:
-        """Write down what was decided in this round, then do it."""
+        """Record what was decided in this round, then do it."""
         assigned, self._assigned = self._assigned, []
         try:
-            self._ledger.flush()
+            self._journal.flush()
         except OSError as error:
-            log(f"the ledger cannot be written, {len(assigned)} launches are refused: {error}")
+            log(f"the journal cannot be written, {len(assigned)} launches are refused: {error}")
             for _, instance in assigned:
                 del self._running[instance.instance_id]
                 self._pool.release(instance.worker, leftover_mb=0.0)
@@ -263,14 +263,14 @@ class Supervisor:
 
     def _enqueue(self, launch: Frame) -> None:
         header = launch.header
-        if header.get("python") in self._unusable:  # its command alone is enough to run it, only slower
+        if header.get("python") in self._unusable:  # it can run as a plain command, only slower
             launch = frame_of({**header, "python": None}, launch.tail)
         python = launch.header.get("python") or sys.executable
         self._queue.put(python, launch)
         self._to_dispatch.add(python)
 
     def _dispatch(self) -> None:
-        """Give waiting launches to idle workers, and request more workers where they do not suffice."""
+        """Assign waiting launches to idle workers, and request more workers if there are not enough."""
         while self._to_dispatch:
             python = self._to_dispatch.pop()
             for user in self._queue.users(python):
@@ -292,13 +292,13 @@ class Supervisor:
         instance = RunningInstance(header, worker, begun=begun, deadline=deadline)
         worker.serves = instance_id
         self._running[instance_id] = instance
-        assignment = {"worker": worker.name, "pid": worker.pid, "mark": worker.mark}
+        assignment = {"worker": worker.name, "pid": worker.pid, "mark": worker.identity}
         record = {"t": "launch", **assignment, "base_mb": instance.base_mb, "until": deadline}
-        self._ledger.note(instance_id, record, launch.head)
+        self._journal.record(instance_id, record, launch.head)
         self._assigned.append((launch, instance))
 
     def _on_interpreter_unusable(self, python: str) -> None:
-        """Run the calls of an interpreter without workers as the commands that they also are."""
+        """Run the calls of an interpreter without workers as plain commands."""
         launches = self._queue.drain(python)
         if python == sys.executable:
             for launch in launches:
@@ -311,7 +311,7 @@ class Supervisor:
     # --- ends ---------------------------------------------------------------------------------------------
 
     def _stop(self, instance_id: str, cause: str) -> None:
-        """Have an instance ended for this cause; the first cause stays."""
+        """Stop an instance; only the first cause counts."""
         if self._queue.remove(instance_id) is not None:
             self._report_end(TaskExit(instance_id, None, now_ms()), cause)
             return
@@ -319,9 +319,9 @@ class Supervisor:
         if instance is None or instance.stop_cause is not None:
             return
         instance.stop_cause = cause
-        self._ledger.note(instance_id, {"t": "doom", "cause": cause})
+        self._journal.record(instance_id, {"t": "doom", "cause": cause})
         instance.kill_at = time.monotonic() + self._grace_s
-        if cause == Cause.MEMORY:  # it grows on while it is asked
+        if cause == Cause.MEMORY:  # it would continue to grow during the grace period
             self._signals.append((instance.worker, signal.SIGKILL))
             return
         if not instance.is_call:
@@ -333,10 +333,10 @@ class Supervisor:
         kind = protocol.require(header, protocol.FROM_WORKER)
         instance_id = header["instance_id" if kind == "end" else "id"]
         if worker.serves is None or worker.serves != instance_id:
-            raise BrokenStream(f"worker {worker.name} speaks for {instance_id[:40]!r}, which it does not run")
+            raise BrokenStream(f"worker {worker.name} reports {instance_id[:40]!r}, which it does not run")
         if kind == "end":
             if not self._outbox.follows(worker.name, header["segment"]):
-                raise BrokenStream(f"worker {worker.name} names a segment that it cannot have")
+                raise BrokenStream(f"worker {worker.name} reports an impossible segment")
             self._on_end(worker, frame)
         elif (instance := self._running.get(instance_id)) is not None:
             self._report_progress(instance, tuple(header["progress"]))
@@ -346,14 +346,16 @@ class Supervisor:
         instance = self._running.pop(end.instance_id, None)
         if instance is None:
             return
-        place = (worker.name, frame.header["segment"])
-        self._report_end(end, self._cause(instance, end), instance=instance, result=frame.tail, place=place)
-        broke = instance.is_call and end.exit_code != 0 and not end.inline and end.blob is None
+        location = (worker.name, frame.header["segment"])
+        self._report_end(
+            end, self._cause(instance, end), instance=instance, result=frame.tail, location=location
+        )
+        is_broken = instance.is_call and end.exit_code != 0 and not end.inline and end.blob is None
         is_stopped = instance.stop_cause is not None
-        if frame.header["retires"] or broke or worker.channel is None or is_stopped:
+        if frame.header["retires"] or is_broken or worker.channel is None or is_stopped:
             if remaining := frame.header.get("remaining"):
-                after = f"{end.instance_id} of {worker.user}"
-                log(f"worker {worker.name} is retired after {after}: {'; '.join(remaining)}")
+                task_text = f"{end.instance_id} of {worker.user}"
+                log(f"worker {worker.name} is retired after {task_text}: {'; '.join(remaining)}")
             worker.serves = None
             self._pool.retire(worker)
         else:
@@ -362,30 +364,30 @@ class Supervisor:
             self._pool.release(worker, leftover_mb=frame.header["leftover_mb"])
 
     def _on_worker_dead(self, worker: WorkerProcess, code: int | None) -> None:
-        """Conclude how the instance of a dead worker ended, if it had one: with it, or just before it."""
+        """Determine how the instance of a dead worker ended: with the worker, or just before."""
         instance = self._running.get(worker.serves) if worker.serves is not None else None
         if instance is not None:
-            recorded = recovery.end_in_log(self._journal_folder, worker.name, instance.instance_id)
+            recorded = recovery.find_end(self._journal_folder, worker.name, instance.instance_id)
             if recorded is not None:
                 self._on_end(worker, frame_of(recorded.as_written(), recorded.result))
             else:
                 self._on_unrecorded_end(instance, code)
-        self._outbox.worker_gone(worker.name)
+        self._outbox.on_worker_gone(worker.name)
         self._to_dispatch.add(worker.python)
 
     def _on_unrecorded_end(self, instance: RunningInstance, code: int | None) -> None:
-        """Report the end of an instance whose worker died in the middle of it."""
+        """Report the end of an instance whose worker died while running it."""
         instance_id, worker = instance.instance_id, instance.worker
         del self._running[instance_id]
         if not worker.spawned and not instance.is_call:
-            recovery.end_shell(recovery.shell_in_log(self._journal_folder, worker.name, instance_id))
-        if code is not None and instance.stop_cause is None and self._was_not_begun(instance):
+            recovery.kill_shell(recovery.find_shell(self._journal_folder, worker.name, instance_id))
+        if code is not None and instance.stop_cause is None and self._was_not_started(instance):
             self._report_end(TaskExit(instance_id, None, now_ms()), Cause.UNLAUNCHED, instance=instance)
             return
         sandbox = self._sandbox(instance_id)
         progress = None
         if instance.is_call:
-            progress = ProgressReader((f"{sandbox}/stdout", f"{sandbox}/stderr")).look(at_end=True)
+            progress = ProgressReader((f"{sandbox}/stdout", f"{sandbox}/stderr")).read_new(at_end=True)
         end = TaskExit(
             instance_id,
             None if code is None else code if code >= 0 else 128 - code,
@@ -397,14 +399,14 @@ class Supervisor:
         )
         if code is None:
             cause = instance.stop_cause or Cause.LOST
-        elif code == 0:  # os._exit(0): it said nothing, so it did not do what it was asked
+        elif code == 0:  # os._exit(0): the task has not been completed
             cause = instance.stop_cause or Cause.FAILED
         else:
             cause = self._cause(instance, end)
         self._report_end(end, cause, instance=instance)
 
-    def _was_not_begun(self, instance: RunningInstance) -> bool:
-        """Return whether a worker died before it looked at its task: the sandbox is still in stock."""
+    def _was_not_started(self, instance: RunningInstance) -> bool:
+        """Return whether a worker died before it started its task: its spare sandbox still exists."""
         in_stock = os.path.isdir(f"{self._sandboxes}/.{instance.worker.name}")
         return in_stock and not os.path.isdir(self._sandbox(instance.instance_id))
 
@@ -427,16 +429,16 @@ class Supervisor:
         *,
         instance: RunningInstance | None = None,
         result: bytes = b"",
-        place: tuple[str, int] | None = None,
+        location: tuple[str, int] | None = None,
     ) -> None:
-        """Keep an end until it is acknowledged, and report it.
+        """Store an end until it is acknowledged, and report it.
 
         Args:
             end: the end.
-            cause: why.
+            cause: cause of the end.
             instance: the instance that ended; None if no worker had it.
-            result: what its call came to.
-            place: where its worker has written the end down; None if no worker has.
+            result: result of its call.
+            location: worker and segment of the worker's record; None if there is none.
         """
         if instance is not None and instance.peak_mb > (end.peak_mb or 0.0):
             end = end._replace(peak_mb=instance.peak_mb)
@@ -444,9 +446,9 @@ class Supervisor:
         if instance is not None:
             if end.progress is not None:
                 self._report_progress(instance, end.progress)
-            if place is None:  # nobody else has written it down
-                self._ledger.note(end.instance_id, report.as_header(), result)
-        self._outbox.keep(report, place)
+            if location is None:  # no worker has recorded it
+                self._journal.record(end.instance_id, report.as_header(), result)
+        self._outbox.add(report, location)
         self._listener.on_end(report)
 
     def _report_progress(self, instance: RunningInstance, progress: Progress) -> None:
@@ -458,35 +460,42 @@ class Supervisor:
 
     def _recover(self) -> None:
         recovered = recovery.recover(self._journal_folder)
-        self._ledger = AgentJournal(self._journal_folder, recovered.noted)
+        self._journal = AgentJournal(self._journal_folder, recovered.records)
         recovery.remove_files(recovered.useless)
-        for known in recovered.instances.values():
-            if known.end is not None:
-                self._recover_end(known, known.end)
+        for recovered_instance in recovered.instances.values():
+            if recovered_instance.end is not None:
+                self._recover_end(recovered_instance, recovered_instance.end)
             else:
-                self._recover_running(known)
+                self._recover_running(recovered_instance)
 
-    def _recover_end(self, known: recovery.RecoveredInstance, recorded: recovery.RecordedExit) -> None:
-        launch = known.launch
+    def _recover_end(
+        self, recovered_instance: recovery.RecoveredInstance, recorded: recovery.RecordedExit
+    ) -> None:
+        launch = recovered_instance.launch
         end = end_of(recorded.header)
         cause = recorded.header.get("cause") or recovery.cause_of(
-            end, known.stop_cause, mem_mb=launch["mem_mb"]
+            end, recovered_instance.stop_cause, mem_mb=launch["mem_mb"]
         )
-        place = None if recorded.segment is None else (launch["worker"], segment_of(recorded.segment))
-        self._outbox.keep(EndReport(end, cause, self._sandbox(end.instance_id), recorded.result), place)
-        if not known.worker_alive:
-            self._outbox.worker_gone(launch["worker"])
+        location = None if recorded.segment is None else (launch["worker"], segment_of(recorded.segment))
+        self._outbox.add(EndReport(end, cause, self._sandbox(end.instance_id), recorded.result), location)
+        if not recovered_instance.worker_alive:
+            self._outbox.on_worker_gone(launch["worker"])
 
-    def _recover_running(self, known: recovery.RecoveredInstance) -> None:
-        launch = known.launch
+    def _recover_running(self, recovered_instance: recovery.RecoveredInstance) -> None:
+        launch = recovered_instance.launch
         python = launch.get("python") or sys.executable
-        worker = WorkerProcess(name=launch["worker"], pid=launch["pid"], mark=launch["mark"], python=python)
+        worker = WorkerProcess(
+            name=launch["worker"], pid=launch["pid"], identity=launch["mark"], python=python
+        )
         worker.user, worker.serves = launch["user"], launch["instance_id"]
         worker.held_mb = launch["base_mb"]
         instance = RunningInstance(launch, worker, begun=time.monotonic(), deadline=launch["until"])
         self._running[instance.instance_id] = instance
-        if known.stop_cause is not None:
-            instance.stop_cause, instance.kill_at = known.stop_cause, time.monotonic() + self._grace_s
+        if recovered_instance.stop_cause is not None:
+            instance.stop_cause, instance.kill_at = (
+                recovered_instance.stop_cause,
+                time.monotonic() + self._grace_s,
+            )
             self._signals.append((worker, signal.SIGTERM))
         self._pool.adopt(worker)
 

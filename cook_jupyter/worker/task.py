@@ -1,8 +1,8 @@
-"""What is to be run on a host, and what came of it.
+"""Tasks of a host, and their ends.
 
-Lives here: `Task`, `TaskExit` and `EndReport`, the causes of ends, and how a call is told from a shell
-command.
-Not here: how they travel (`worker.frames`), what an end means for a job (`clusters`).
+Lives here: `Task`, `TaskExit` and `EndReport`, the causes of ends, and how a call is distinguished from a
+shell command.
+Not here: how they are encoded (`worker.frames`), what an end means for a job (`clusters`).
 """
 
 import functools
@@ -21,31 +21,31 @@ _FOLDER_NAME = re.compile(r"[\w:-][\w.:-]{0,199}", re.ASCII)
 
 
 class Cause:
-    """Why an instance ended, in the words of a host. `clusters` turn them into their own."""
+    """Why an instance ended, from the point of view of a host. `clusters` translates causes to reasons."""
 
     DONE = "done"  # exit code 0
-    FAILED = "failed"  # another exit code, or a signal of its own making
+    FAILED = "failed"  # another exit code, or a signal that the task caused itself
     MEMORY = "memory"  # more than its memory limit
     RUNTIME = "runtime"  # longer than its maximum run time
-    KILLED = "killed"  # asked for
+    KILLED = "killed"  # killed on request
     STOPPED = "stopped"  # the node agent was told to stop everything
-    EXTERNAL = "external"  # SIGKILL by somebody who is not us
-    LOST = "lost"  # its process is gone, and nobody knows how it ended
+    EXTERNAL = "external"  # SIGKILL from another process
+    LOST = "lost"  # its process is gone, and it is unknown how it ended
     UNLAUNCHED = "unlaunched"  # it could not be started
 
 
 class Task(NamedTuple):
-    """An instance, as its host has to know it.
+    """An instance as its host needs to know it.
 
     Attributes:
-        python: the interpreter that runs it as a call; None if it is a shell command.
-        attempt: how many instances its job had before.
-        max_runtime_s: None if it may take forever.
-        progress_file: where it writes its progress, relative to its sandbox.
-        progress_regex: None for Cook's default.
-        closing_lines: whether Cook's executor's last words belong at the end of its stdout.
+        python: interpreter that runs a call; None for a shell command.
+        attempt: number of earlier instances of the job.
+        max_runtime_s: maximum run time; None for no limit.
+        progress_file: progress file, relative to the sandbox.
+        progress_regex: pattern for progress; None for Cook's default.
+        closing_lines: whether to write the closing lines of Cook's executor at the end of stdout.
         import_environment: digest of the variables that packages may read while they are imported; a worker
-            that has imported packages serves no task with another one.
+            that has imported packages serves no task with another digest.
     """
 
     instance_id: str
@@ -67,13 +67,13 @@ class Task(NamedTuple):
     import_environment: str = ""
 
     def packed(self) -> bytes:
-        """Return a frame whose tail is what only the worker reads: it may be large."""
+        """Return a frame whose tail has the fields that only the worker reads, because they may be large."""
         body = _encode({"command": self.command, "env": dict(self.env)})
-        return pack(_said("launch", self, but=("command", "env")), body.encode("ascii"))
+        return pack(_non_default_fields("launch", self, without=("command", "env")), body.encode("ascii"))
 
 
 def unpacked(frame: Frame) -> Task:
-    """Return the task that `Task.packed` made a frame of."""
+    """Return the task in a frame from `Task.packed`."""
     header: dict[str, Any] = {**frame.header, **json.loads(frame.tail.decode("ascii"))}
     del header["t"]
     header["ports"] = tuple(header.get("ports", ()))
@@ -81,20 +81,20 @@ def unpacked(frame: Frame) -> Task:
 
 
 class TaskExit(NamedTuple):
-    """How an instance ended, as the worker saw it.
+    """How an instance ended, as its worker saw it.
 
     Attributes:
-        exit_code: 128 + the number of the signal, if that ended it.
-        signal: that number, else 0.
-        memory: Python ran out of memory.
-        termed: it was told to stop before it ended.
-        at_ms: when; epoch milliseconds.
-        blob: where its result rests, if it has one and it does not travel along.
-        size: of the result.
-        inline: whether the frame's tail is the result.
-        peak_mb: the most memory it held.
-        progress: the last percentage and message that it wrote.
-        written: whether its sandbox is still there; that of a call that wrote nothing is not.
+        exit_code: exit code, or 128 + the number of the signal that ended the instance.
+        signal: number of that signal, or 0.
+        memory: whether Python ran out of memory.
+        termed: whether the instance was told to stop before it ended.
+        at_ms: time of the end, in epoch milliseconds.
+        blob: name of the blob with the result, if it has one and it is not inline.
+        size: size of the result, in bytes.
+        inline: whether the result is the frame's tail.
+        peak_mb: peak memory.
+        progress: the latest percentage and message.
+        written: whether the sandbox still exists; that of a call that wrote nothing does not.
     """
 
     instance_id: str
@@ -111,23 +111,23 @@ class TaskExit(NamedTuple):
     written: bool = False
 
     def as_header(self) -> Header:
-        """Return it as the header of a frame."""
-        return _said("end", self)
+        """Return the header of a frame for this end."""
+        return _non_default_fields("end", self)
 
 
 def end_of(header: Header) -> TaskExit:
-    """Return the end that `TaskExit.as_header` made a header of; what else the header says is left out."""
+    """Return the end in a header from `TaskExit.as_header`; other fields are ignored."""
     return TaskExit(**{name: header[name] for name in TaskExit._fields if name in header})
 
 
 class EndReport(NamedTuple):
-    """An end as it is reported, kept until it is acknowledged and written down.
+    """Report of an end, kept until it is acknowledged.
 
     Attributes:
         end: how the instance ended.
-        cause: why, one of `Cause`.
-        sandbox: its directory, which may be removed already.
-        result: what its call came to, if that does not rest in a blob store.
+        cause: why it ended, one of `Cause`.
+        sandbox: its directory, which may already be removed.
+        result: result of its call, if that is not in the blob store.
     """
 
     end: TaskExit
@@ -136,31 +136,31 @@ class EndReport(NamedTuple):
     result: bytes = b""
 
     def as_header(self) -> Header:
-        """Return it, without the result, as the header of a frame."""
+        """Return the header of a frame for this report, without the result."""
         return {**self.end.as_header(), "cause": self.cause, "sandbox": self.sandbox}
 
     def packed(self) -> bytes:
-        """Return it as a frame whose tail is the result."""
+        """Return a frame for this report, with the result as its tail."""
         return pack(self.as_header(), self.result)
 
 
 def is_folder_name(instance_id: str) -> bool:
-    """Return whether an instance may have this id: its sandbox is a folder of that name."""
+    """Return whether an instance id is valid: its sandbox is a directory of that name."""
     return _FOLDER_NAME.fullmatch(instance_id) is not None
 
 
 def call_interpreter(command: str, env: Mapping[str, str]) -> str | None:
-    """Return the interpreter to run a call in; None if this is a shell command like any other.
+    """Return the interpreter in which to run a call; None for other shell commands.
 
-    A call is `PYTHON -m cook_jupyter.worker call` with its payload in the environment. An interpreter without
-    an absolute path is left to the shell.
+    A call is `PYTHON -m cook_jupyter.worker call` with its payload in the environment. If the interpreter has
+    no absolute path, the shell runs it.
     """
     if not any(name in env for name in CALL_VARIABLES):
         return None
     return _interpreter_of(command)
 
 
-@functools.lru_cache(maxsize=64)  # taking a command apart costs as much as all the rest of a launch
+@functools.lru_cache(maxsize=64)  # splitting a command takes as long as the rest of a launch
 def _interpreter_of(command: str) -> str | None:
     try:
         words = shlex.split(command)
@@ -170,17 +170,17 @@ def _interpreter_of(command: str) -> str | None:
     return words[0] if is_call else None
 
 
-def _said(kind: str, value: Task | TaskExit, but: Container[str] = ()) -> Header:
+def _non_default_fields(kind: str, value: Task | TaskExit, without: Container[str] = ()) -> Header:
     """Return the fields that differ from their defaults, as the header of a frame."""
     header: dict[str, Any] = {"t": kind}
     defaults = _TASK_DEFAULTS if isinstance(value, Task) else _END_DEFAULTS
-    for (name, default), part in zip(defaults, value, strict=True):
-        if part != default and name not in but:
-            header[name] = part
+    for (name, default), field_value in zip(defaults, value, strict=True):
+        if field_value != default and name not in without:
+            header[name] = field_value
     return header
 
 
-_NO_DEFAULT = object()  # equals nothing
+_NO_DEFAULT = object()  # not equal to anything else
 _TASK_DEFAULTS, _END_DEFAULTS = (
     tuple((name, kind._field_defaults.get(name, _NO_DEFAULT)) for name in kind._fields)
     for kind in (Task, TaskExit)

@@ -97,10 +97,10 @@ def a_full_job() -> Any:
 def test_a_job_answer_holds_all_that_is_said_of_a_job_and_its_instances() -> None:
     job, instance, group = a_full_job()
     encoder = JobEncoder(files_url="http://h:1")
-    body = to_json(encoder.job(job, attempts=1, groups={group.group_id: group}))
+    body = to_json(encoder.encode_job(job, attempts=1, groups={group.group_id: group}))
 
     assert lost_of(body, answers.JobAnswer) == []
-    assert lost_of(to_json(encoder.instance_with_job(instance, job)), answers.InstanceAnswer) == []
+    assert lost_of(to_json(encoder.encode_instance_with_job(instance, job)), answers.InstanceAnswer) == []
 
 
 def test_an_event_holds_all_that_is_said_of_a_job() -> None:

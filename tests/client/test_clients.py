@@ -113,7 +113,7 @@ def test_a_request_that_would_count_twice_is_not_sent_again(new_client: NewClien
 
     with standin(answer) as server, new_client(server.url) as client:
         client.pools()
-        with pytest.raises(SchedulerUnreachable, match="whether it was done is unknown"):
+        with pytest.raises(SchedulerUnreachable, match="may or may not have been carried out"):
             client.retry(str(uuid4()), increment=1)
 
     assert len(server.asked) == 2

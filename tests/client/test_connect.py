@@ -121,7 +121,7 @@ def test_a_token_that_others_can_read_is_refused(config: Path) -> None:
     [
         ("[client\n", "is not TOML"),
         ("[client]\nport = 3\n", "port is not a setting"),
-        ("[client]\nurl = 3\n", "url is not a setting or not a text"),
+        ("[client]\nurl = 3\n", "url is not a setting or not a string"),
         ("client = 3\n", "must be a table"),
         ('[client]\ntoken_file = "gone"\n', "token_file cannot be read"),
     ],
@@ -209,7 +209,7 @@ def test_a_process_that_ended_and_was_not_yet_reaped_is_dead() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (as_json({"error": "who are you?"}, 401), "does not know the token of its runtime file"),
+        (as_json({"error": "who are you?"}, 401), "rejected the token of the runtime file"),
         (as_json({"error": "too many connections"}, 503), "too many connections"),
         (as_json({"error": "not here"}, 404), "not here"),
         (as_json({"error": "broken"}, 500), "broken"),
@@ -235,7 +235,7 @@ def test_a_living_scheduler_that_is_silent_keeps_its_runtime_file(cook_home: Pat
     with socket.create_server(("127.0.0.1", 0)) as listening:
         path = write_runtime(cook_home, url=f"http://127.0.0.1:{listening.getsockname()[1]}")
 
-        with pytest.raises(SchedulerUnreachable, match="has given no answer for") as raised:
+        with pytest.raises(SchedulerUnreachable, match="has not answered for") as raised:
             connect(timeout_s=0.1)
 
     assert f"process {os.getpid()}" in str(raised.value)
@@ -339,5 +339,5 @@ def test_a_key_that_others_can_read_proves_nothing(cook_home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "../ada", ".hidden", "a/b"])
 def test_a_key_cannot_be_led_out_of_its_folder(cook_home: Path, name: str) -> None:
-    with pytest.raises(InvalidRequest, match="not the name of a user"):
+    with pytest.raises(InvalidRequest, match="not a valid user name"):
         key_file(cook_home, name)

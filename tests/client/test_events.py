@@ -119,7 +119,7 @@ def test_the_end_of_the_stream_is_a_break(new_client: NewClient) -> None:
         new_client(server.url).events() as stream,
     ):
         next(stream)
-        with pytest.raises(SchedulerUnreachable, match="ended the stream"):
+        with pytest.raises(SchedulerUnreachable, match="closed the event stream"):
             next(stream)
 
 

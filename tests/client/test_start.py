@@ -15,7 +15,7 @@ import pytest
 
 from cook_jupyter.client.connect import connect
 from cook_jupyter.client.runtime import RuntimeFile, is_alive, read_runtime
-from cook_jupyter.client.start import starting
+from cook_jupyter.client.start import start_lock
 from cook_jupyter.errors import SchedulerUnreachable
 from tests.waiting import HANG_S
 
@@ -182,7 +182,7 @@ def test_who_cannot_have_the_lock_says_who_may_have_it(cook_home: Path) -> None:
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with starting(cook_home, 5):
+        with start_lock(cook_home, 5):
             held.set()
             done.wait(HANG_S)
 
@@ -192,7 +192,7 @@ def test_who_cannot_have_the_lock_says_who_may_have_it(cook_home: Path) -> None:
     try:
         with (
             pytest.raises(SchedulerUnreachable, match="another process has been starting"),
-            starting(cook_home, 0.05),
+            start_lock(cook_home, 0.05),
         ):
             pass
     finally:

@@ -15,13 +15,13 @@ from cook_jupyter.clusters.local.cluster import LocalCluster
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.worker.address import LOCK, SECRET, SOCKET
 from cook_jupyter.worker.home import FACTS, AgentHome, HomeRemoved, HomeTaken
-from cook_jupyter.worker.journal import LEDGER, AgentJournal, WorkerJournal, read_frames
-from cook_jupyter.worker.spawner import orphaned
+from cook_jupyter.worker.journal import JOURNAL_FILE, AgentJournal, WorkerJournal, read_frames
+from cook_jupyter.worker.spawner import find_orphans
 from tests.clusters.harness import LocalSite, until
 from tests.clusters.reports import Reports, a_launch
 
 SOON = {"housekeeping_s": 0.1}
-PARTS = (SOCKET, LOCK, FACTS, SECRET, "journal", f"journal/{LEDGER}", "sandboxes")
+PARTS = (SOCKET, LOCK, FACTS, SECRET, "journal", f"journal/{JOURNAL_FILE}", "sandboxes")
 
 
 def remove(path: Path) -> None:
@@ -107,7 +107,7 @@ async def test_what_runs_is_known_to_the_next_agent_though_the_journal_was_remov
         await cluster.launch(launches)
         await have_begun(gate)
         remove(site.home / "journal")
-        await until((site.home / "journal" / LEDGER).exists)
+        await until((site.home / "journal" / JOURNAL_FILE).exists)
 
         os.kill(site.agent_pid(), signal.SIGKILL)
         await reports.until(
@@ -173,7 +173,7 @@ async def test_a_home_that_was_removed_with_all_above_it_is_reported_and_nothing
         remove(site.folder)
         await until(lambda: not cluster.offers())
 
-    assert "was removed: what runs goes on, and nothing is started" in caplog.text
+    assert "was removed: instances keep running, but none is started" in caplog.text
     assert launch.instance.instance_id not in reports.ends
     site.folder.mkdir()
     await until(cluster.offers)
@@ -273,13 +273,13 @@ def test_a_ledger_and_a_log_that_were_removed_are_written_anew(tmp_path: Path) -
     folder = tmp_path / "journal"
     folder.mkdir()
     ledger, log = AgentJournal(str(folder), {}), WorkerJournal(str(folder), "w1")
-    ledger.note("a", {"t": "launch"})
+    ledger.record("a", {"t": "launch"})
     ledger.flush()
     shutil.rmtree(folder)
 
     log.append(b"")
     ledger.restore()
-    ledger.note("b", {"t": "launch"})
+    ledger.record("b", {"t": "launch"})
     ledger.flush()
 
     assert list(AgentJournal.read(str(folder))) == ["a", "b"]
@@ -309,11 +309,11 @@ def test_a_worker_is_orphaned_when_the_ledger_does_not_know_it_or_its_time_is_lo
     ledger = AgentJournal(str(tmp_path), {})
     for name, deadline in (("endless", None), ("timely", 1000.0), ("late", 100.0), ("settled", None)):
         header = {"t": "launch", "worker": name, "pid": 7, "mark": None, "base_mb": 0.0, "until": deadline}
-        ledger.note(f"of {name}", header)
+        ledger.record(f"of {name}", header)
     ledger.flush()
     ledger.settle(["of settled"])
     ledger.flush()
     workers = ["endless", "timely", "late", "settled", "unknown"]
 
-    assert orphaned(str(tmp_path), workers, 500.0) == {"late", "settled", "unknown"}
-    assert orphaned(str(tmp_path / "removed"), workers, 500.0) == set(workers)
+    assert find_orphans(str(tmp_path), workers, 500.0) == {"late", "settled", "unknown"}
+    assert find_orphans(str(tmp_path / "removed"), workers, 500.0) == set(workers)

@@ -55,7 +55,7 @@ def function_of(number: int) -> Callable[[int], int]:
 
 
 def blob_of(executor: CookExecutor, function: Callable[..., int]) -> Path:
-    session = executor._line.live()
+    session = executor._holder.current_session()
     return Path(session.scheduler.info.blobs) / "functions" / session.send_function(function).digest
 
 
@@ -88,7 +88,7 @@ def test_a_function_that_was_damaged_behind_the_scheduler_is_sent_again(
     started: JobClient, damage: Callable[[Path], None]
 ) -> None:
     executor = CookExecutor(started, cpus=0.5, mem_mb=256)
-    session = executor._line.live()
+    session = executor._holder.current_session()
     session.scheduler.__dict__["store"] = HttpStore(session.scheduler.info.blobs, lambda: started)
     function = function_of(3000 + DAMAGES.index(damage))
     damage(blob_of(executor, function))
@@ -100,7 +100,7 @@ def test_a_function_that_was_damaged_behind_the_scheduler_is_sent_again(
 @pytest.fixture
 def waiting(executor: CookExecutor, gate: Path) -> Iterator[CookExecutor]:
     """An executor whose calls wait: its jobs are as large as the machine, and another holds it."""
-    cpus = executor._line.live().scheduler.info.capacity.cpus
+    cpus = executor._holder.current_session().scheduler.info.capacity.cpus
     view = executor.with_(cpus=cpus)
     holder = view.submit(wait_for, str(gate))
     yield view
@@ -122,7 +122,7 @@ def test_a_call_that_waits_runs_though_its_function_is_damaged_meanwhile(
 ) -> None:
     function = function_of(4000 + DAMAGES.index(damage))
     future = waiting.submit(function, 1)
-    assert future._session.delivered([future], HANG_S)
+    assert future._session.wait_until_delivered([future], HANG_S)
     damage(blob_of(waiting, function))
     gate.touch()
 
@@ -134,7 +134,9 @@ def test_a_bundle_that_waits_runs_though_its_function_is_damaged_meanwhile(
 ) -> None:
     function = function_of(5000)
     results = waiting.map(function, range(100), chunksize=50)
-    assert waiting._line.live().delivered(waiting._futures(waiting._line.live()), HANG_S)
+    assert waiting._holder.current_session().wait_until_delivered(
+        waiting._futures(waiting._holder.current_session()), HANG_S
+    )
     truncate(blob_of(waiting, function))
     gate.touch()
 
@@ -154,7 +156,7 @@ def test_a_call_whose_function_was_damaged_has_all_its_retries_left(
         return Path(path).stat().st_size
 
     future = waiting.with_(retries=2).submit(fail_twice, str(tmp_path / "attempts"))
-    assert future._session.delivered([future], HANG_S)
+    assert future._session.wait_until_delivered([future], HANG_S)
     truncate(blob_of(waiting, fail_twice))
     gate.touch()
 
@@ -181,10 +183,10 @@ def test_an_error_of_the_function_itself_about_a_missing_blob_is_a_failure_as_an
 def test_a_function_too_large_to_be_kept_fails_with_what_to_do(
     waiting: CookExecutor, gate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(functions, "KEPT_BYTES", 100)
+    monkeypatch.setattr(functions, "CACHED_BLOB_BYTES", 100)
     function = function_of(6000)
     future = waiting.submit(function, 1)
-    assert future._session.delivered([future], HANG_S)
+    assert future._session.wait_until_delivered([future], HANG_S)
     truncate(blob_of(waiting, function))
     gate.touch()
 

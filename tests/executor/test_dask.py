@@ -22,7 +22,7 @@ def test_dask_arrays_compute_on_the_executor(executor: CookExecutor) -> None:
 
 
 def test_the_width_is_what_fits_of_our_jobs(executor: CookExecutor) -> None:
-    capacity = executor._line.live().scheduler.info.capacity
+    capacity = executor._holder.current_session().scheduler.info.capacity
 
     assert executor._max_workers == int(min(capacity.cpus / 0.5, capacity.mem_mb / 256))
     assert executor.with_(cpus=10**6)._max_workers == 1

@@ -85,7 +85,7 @@ def test_a_named_variable_that_is_not_set_is_warned_of_where_it_is_named(
         warnings.simplefilter("error")
         named.with_(cpus=1)
         monkeypatch.setenv("COOK_JUPYTER_ENVIRONMENT", "NOT_SET_EVERYWHERE")
-        CookExecutor(executor._line.live().client)
+        CookExecutor(executor._holder.current_session().client)
 
 
 def test_the_names_may_come_from_the_environment_or_the_configuration_file(

@@ -101,7 +101,7 @@ def test_what_cannot_travel_is_refused_at_once(executor: CookExecutor) -> None:
 
 
 def test_a_call_instead_of_a_function_is_explained(executor: CookExecutor) -> None:
-    with pytest.raises(TypeError, match="want a function first"):
+    with pytest.raises(TypeError, match="first argument must be a function"):
         executor.submit(42)  # type: ignore[arg-type]
 
 
@@ -375,7 +375,9 @@ def test_a_refused_job_ends_in_its_future_and_in_no_others(executor: CookExecuto
 def test_a_job_that_no_host_could_ever_run_is_refused_at_submission(
     executor: CookExecutor, kind: str
 ) -> None:
-    most = getattr(executor._line.live().scheduler.info.capacity, "cpus" if kind == "cpus" else "mem_mb")
+    most = getattr(
+        executor._holder.current_session().scheduler.info.capacity, "cpus" if kind == "cpus" else "mem_mb"
+    )
     larger = executor.with_(**{"cpus" if kind == "cpus" else "mem_mb": most + 1})
 
     with pytest.raises(
@@ -395,7 +397,7 @@ def test_a_job_that_asks_for_more_than_any_may_is_refused_at_submission(executor
 
 
 def test_a_job_as_large_as_the_machine_is_accepted(executor: CookExecutor) -> None:
-    cpus = executor._line.live().scheduler.info.capacity.cpus
+    cpus = executor._holder.current_session().scheduler.info.capacity.cpus
 
     assert executor.with_(cpus=cpus).submit(pow, 2, 2).result(SOON_S) == 4
 
@@ -586,7 +588,7 @@ def test_a_forked_child_can_submit_and_knows_which_futures_are_not_its_own(
 def test_the_threads_end_with_the_last_executor(started: JobClient) -> None:
     executor = CookExecutor(started, cpus=0.5, mem_mb=256)
     future = executor.submit(pow, 2, 2)
-    session = executor._line.live()
+    session = executor._holder.current_session()
 
     del executor
 
@@ -639,9 +641,9 @@ def test_a_scheduler_that_was_shut_down_stays_down_until_there_is_something_to_s
 def test_without_a_scheduler_futures_say_so_after_a_while(
     cook_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(connection_module, "REQUEST_TIMEOUT_S", 1.0)
     executor = CookExecutor(cpus=0.5, mem_mb=256)
-    url = executor._line.place
+    url = executor._holder.url
     named = CookExecutor(url, cpus=0.5, mem_mb=256)
     assert named.submit(pow, 2, 2).result(SOON_S) == 4
     subprocess.run([sys.executable, "-m", "cook_jupyter", "down"], check=True, capture_output=True)

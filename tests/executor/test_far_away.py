@@ -41,7 +41,7 @@ def test_a_store_that_is_not_on_this_machine_is_reached_over_http(started: JobCl
 @pytest.mark.parametrize("size", [100, 32_768, 40_320, 48_400, 49_152, 65_000, 65_536, 131_072])
 def test_arrays_of_every_size_travel_over_http(started: JobClient, size: int) -> None:
     with CookExecutor(started, cpus=0.5, mem_mb=256) as executor:
-        session = executor._line.live()
+        session = executor._holder.current_session()
         session.scheduler.__dict__["store"] = HttpStore(session.scheduler.info.blobs, lambda: started)
         array = np.arange(size, dtype=np.uint8)
 
@@ -54,7 +54,7 @@ def test_large_arguments_and_results_travel_over_http_and_are_verified_in_full(
     started: JobClient,
 ) -> None:
     with CookExecutor(started, cpus=0.5, mem_mb=256) as executor:
-        session = executor._line.live()
+        session = executor._holder.current_session()
         session.scheduler.__dict__["store"] = HttpStore(session.scheduler.info.blobs, lambda: started)
         array = np.arange(200_000.0)
 

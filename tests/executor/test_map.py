@@ -27,7 +27,7 @@ from cook_jupyter.errors import (
 from cook_jupyter.executor import CookExecutor
 from cook_jupyter.executor import arguments as reading
 from cook_jupyter.executor.arguments import Arguments
-from cook_jupyter.executor.mapping import MOST_CALLS, TARGET_S, BundleSizer
+from cook_jupyter.executor.mapping import MAX_CALLS, TARGET_S, BundleSizer
 from cook_jupyter.executor.stages import Stage
 from cook_jupyter.payload import encoding
 from tests.executor.test_executor import until, wait_for
@@ -153,7 +153,7 @@ def test_what_comes_before_a_call_that_takes_its_worker_down_is_given_out_first(
         next(results)
     with pytest.raises(StopIteration):
         next(results)
-    until(lambda: not executor._line.live().futures())
+    until(lambda: not executor._holder.current_session().futures())
 
 
 def test_leaving_the_executor_waits_for_the_parts_of_a_divided_bundle(started: JobClient) -> None:
@@ -161,7 +161,7 @@ def test_leaving_the_executor_waits_for_the_parts_of_a_divided_bundle(started: J
         results = executor.map(
             lambda value: os._exit(3) if value == 2 else value, range(8), chunksize=8, return_exceptions=True
         )
-        named = executor._line.live()
+        named = executor._holder.current_session()
     assert not named.futures()
 
     assert [value for value in results if isinstance(value, int)] == [0, 1, 3, 4, 5, 6, 7]
@@ -195,7 +195,7 @@ def test_leaving_a_map_early_kills_the_rest(executor: CookExecutor, gate: Path) 
 
     results.close()  # type: ignore[attr-defined]
 
-    until(lambda: not executor._line.live().futures())
+    until(lambda: not executor._holder.current_session().futures())
 
 
 def test_results_are_lazy(executor: CookExecutor, gate: Path) -> None:
@@ -274,7 +274,7 @@ def test_every_call_is_handed_out_once(total: int, slots: int, fixed: int | None
         sizes.observe(count, seconds=count * seconds, size=100)
 
     assert sum(handed) == total
-    assert all(0 < count <= MOST_CALLS for count in handed)
+    assert all(0 < count <= MAX_CALLS for count in handed)
 
 
 # --- how far iterables are read ------------------------------------------------------------------------
@@ -284,8 +284,8 @@ def test_ranges_stay_ranges_so_that_they_travel_as_three_numbers() -> None:
     arguments = Arguments([range(10**12), [1, 2, 3]])
 
     assert arguments.read(begun=0, yielded=0) == 3
-    assert arguments.take(2)[0] == range(2)
-    assert arguments.take(1)[0] == range(2, 3)
+    assert arguments.pop(2)[0] == range(2)
+    assert arguments.pop(1)[0] == range(2, 3)
 
 
 def test_a_map_ends_with_the_shortest_iterable_beside_endless_ones(executor: CookExecutor) -> None:
@@ -379,7 +379,7 @@ def test_shutdown_waits_for_a_bundle_that_is_being_made_when_all_others_have_end
     monkeypatch.setattr(reading, "MAX_READ_AHEAD", 2)
     folder, encode = gate.parent, encoding.encode_bundle
     executor = CookExecutor(started, cpus=0.5, mem_mb=256)
-    session = executor._line.live()
+    session = executor._holder.current_session()
 
     def encode_when_alone(*args: Any, **kwargs: Any) -> Any:
         until(lambda: not any(future.stage is Stage.ACCEPTED for future in session.futures()))
@@ -421,7 +421,7 @@ def test_what_a_map_has_not_read_when_its_executor_is_shut_down_is_not_called(
 def test_shutdown_that_cancels_ends_a_map_with_the_bundles_that_run(started: JobClient, gate: Path) -> None:
     executor = CookExecutor(started, cpus=0.5, mem_mb=256)
     results = executor.map(wait_for, [str(gate)] * 100, chunksize=1)
-    until(lambda: any(future.running() for future in executor._line.live().futures()))
+    until(lambda: any(future.running() for future in executor._holder.current_session().futures()))
 
     executor.shutdown(wait=False, cancel_futures=True)
     gate.touch()
@@ -433,7 +433,7 @@ def test_shutdown_that_cancels_ends_a_map_with_the_bundles_that_run(started: Job
 
 def test_killing_ends_a_map_with_what_it_was_killed_by(executor: CookExecutor, gate: Path) -> None:
     results = executor.map(wait_for, [str(gate)] * 100, chunksize=1)
-    until(lambda: any(future.running() for future in executor._line.live().futures()))
+    until(lambda: any(future.running() for future in executor._holder.current_session().futures()))
 
     executor.kill()
 
@@ -471,7 +471,7 @@ def test_arguments_are_those_of_zip_and_leave_iterators_where_zip_does(
         assert buffersize is None or known - begun <= buffersize
         size = min(bundle, known - begun)
         if size:
-            rows += zip(*arguments.take(size), strict=True)
+            rows += zip(*arguments.pop(size), strict=True)
             begun += size
 
     assert rows == list(zip(*reference, strict=False))

@@ -234,7 +234,7 @@ BOUND: dict[str, tuple[Callable[[CookExecutor], Any], str]] = {
     "future": (lambda executor: executor.submit(abs, -1), "attach"),
     "future of the standard library": (lambda _: concurrent.futures.Future(), "future.result()"),
     "pool": (lambda _: concurrent.futures.ThreadPoolExecutor(), "inside the function"),
-    "client": (lambda executor: executor._line.live().client, "connect()"),
+    "client": (lambda executor: executor._holder.current_session().client, "connect()"),
     "event loop": (lambda _: asyncio.new_event_loop(), "asyncio.run"),
 }
 

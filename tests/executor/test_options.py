@@ -97,14 +97,14 @@ def test_texts_of_any_library_are_texts(text: str) -> None:
 def test_what_does_not_map_texts_to_texts_is_refused_by_the_names_of_the_standard_library(
     name: str, value: Any
 ) -> None:
-    with pytest.raises(TypeError, match=f"{name} must map texts to texts") as raised:
+    with pytest.raises(TypeError, match=f"{name} must map strings to strings") as raised:
         CookExecutor(**{name: value})
     assert isinstance(raised.value, InvalidRequest)
 
 
 @pytest.mark.parametrize("value", [3, b"gpu", ["gpu"]])
 def test_a_pool_that_is_no_text_is_refused_in_words(value: Any) -> None:
-    with pytest.raises(TypeError, match="pool must be a text"):
+    with pytest.raises(TypeError, match="pool must be a string"):
         Options(pool=value)
 
 
@@ -164,7 +164,7 @@ def test_what_is_neither_true_nor_false_is_refused(value: Any) -> None:
 
 
 def test_an_empty_pool_is_refused_with_what_to_do() -> None:
-    with pytest.raises(InvalidRequest, match="leave it out for the scheduler's default"):
+    with pytest.raises(InvalidRequest, match="omit it for the scheduler's default"):
         Options(pool="")
 
 
@@ -173,8 +173,8 @@ def test_an_empty_pool_is_refused_with_what_to_do() -> None:
     [
         ({"minimum": 1.5, "placement": "balanced", "attribute": "rack"}, "minimum must be a whole number"),
         ({"minimum": True, "placement": "balanced", "attribute": "rack"}, "minimum must be a whole number"),
-        ({"attribute": 3, "placement": "balanced", "minimum": 2}, "attribute must be a text"),
-        ({"name": 3}, "name must be a text"),
+        ({"attribute": 3, "placement": "balanced", "minimum": 2}, "attribute must be a string"),
+        ({"name": 3}, "name must be a string"),
         ({"stragglers": 3}, "stragglers must be"),
         ({"stragglers": "ab"}, "stragglers must be"),
         ({"stragglers": (0.5, float("nan"))}, "must be a number above zero"),
@@ -222,8 +222,8 @@ def test_amounts_are_finite_and_above_zero(value: Any) -> None:
         ("x\n", "contains"),
         ("\u20ac", "contains '\u20ac'"),
         ("x" * 129, "129 characters"),
-        (3, "must be a text"),
-        (b"fit", "must be a text"),
+        (3, "must be a string"),
+        (b"fit", "must be a string"),
     ],
 )
 def test_a_name_that_no_job_can_have_is_refused_in_words_with_one_that_can(name: Any, says: str) -> None:

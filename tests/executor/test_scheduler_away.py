@@ -23,7 +23,7 @@ class GatedStore(HttpStore):
     """A store behind the scheduler whose blobs can be fetched once `may_fetch` is set."""
 
     def __init__(self, executor: CookExecutor) -> None:
-        session = executor._line.live()
+        session = executor._holder.current_session()
         super().__init__(session.scheduler.info.blobs, lambda: session.client)
         session.scheduler.__dict__["store"] = self
         self.is_fetching, self.may_fetch = threading.Event(), threading.Event()
@@ -46,7 +46,7 @@ def up() -> None:
 def test_fetching_a_result_leaves_a_scheduler_down_and_goes_on_when_it_is_back(
     cook_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connection_module, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(connection_module, "REQUEST_TIMEOUT_S", 0.3)
     executor = CookExecutor(cpus=0.5, mem_mb=256)
     store = GatedStore(executor)
     future = executor.submit(bytes, 1_000_000)
@@ -64,8 +64,10 @@ def test_fetching_a_result_leaves_a_scheduler_down_and_goes_on_when_it_is_back(
 
 
 QUESTIONS: dict[str, Callable[[CookExecutor], object]] = {
-    "asked for": lambda executor: executor._line.live().call(lambda client: client.pools(), restart=True),
-    "not asked for": lambda executor: executor._line.live().call(
+    "asked for": lambda executor: executor._holder.current_session().call(
+        lambda client: client.pools(), restart=True
+    ),
+    "not asked for": lambda executor: executor._holder.current_session().call(
         lambda client: client.pools(), restart=False
     ),
 }
@@ -82,7 +84,7 @@ def test_a_question_starts_a_scheduler_again_only_if_that_is_asked_for(
     if how == "asked for":
         assert QUESTIONS[how](executor)
     else:
-        executor._line.live().scheduler.patience_s = 0.5
+        executor._holder.current_session().scheduler.request_timeout_s = 0.5
         with pytest.raises(SchedulerUnreachable):
             QUESTIONS[how](executor)
     assert (cook_home / RUNTIME_FILE).exists() == (how == "asked for")

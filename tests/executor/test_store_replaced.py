@@ -68,7 +68,7 @@ def test_when_the_store_is_begun_anew_every_future_ends_and_says_so(
 ) -> None:
     assert own_executor.submit(abs, -1).result(SOON_S) == 1
     running = own_executor.submit(wait_for, str(gate))
-    cpus = own_executor._line.live().scheduler.info.capacity.cpus
+    cpus = own_executor._holder.current_session().scheduler.info.capacity.cpus
     waiting = own_executor.with_(cpus=cpus).submit(abs, -1)  # the other job holds some of them
     until(Path(str(gate) + ".waiting").exists)
     until(lambda: waiting.status == "waiting")
@@ -77,7 +77,7 @@ def test_when_the_store_is_begun_anew_every_future_ends_and_says_so(
     remove(cook_home)
 
     for future in (running, waiting):
-        with pytest.raises(NotFound, match=r"its store was begun anew .removed or replaced."):
+        with pytest.raises(NotFound, match=r"its store is a new one .the old one was removed or replaced."):
             future.result(SOON_S)
     for number in range(3):
         assert own_executor.submit(abs, -number).result(SOON_S) == number
@@ -138,7 +138,7 @@ def test_a_call_that_ran_before_its_key_was_taken_away_comes_back(
 def test_a_call_that_runs_after_its_key_was_taken_away_names_the_key(
     own_executor: CookExecutor, cook_home: Path, gate: Path, change: str
 ) -> None:
-    whole = own_executor.with_(cpus=own_executor._line.live().scheduler.info.capacity.cpus)
+    whole = own_executor.with_(cpus=own_executor._holder.current_session().scheduler.info.capacity.cpus)
     first = whole.submit(wait_for, str(gate))
     until(Path(str(gate) + ".waiting").exists)
     second = whole.submit(abs, -1)  # waits for the cpus of the first

@@ -237,7 +237,7 @@ def test_a_cell_that_reads_what_did_not_come_along_is_told_why(shell: Shell) -> 
     ran = shell.run("%%cook\nif not isinstance(3, int):\n    guard = 3\nprint(guard)")
 
     assert isinstance(ran.error, NameError)
-    assert "The notebook's guard did not come along" in ran.stdout
+    assert "The notebook's guard was not sent" in ran.stdout
 
 
 def test_cells_see_the_variables_that_the_settings_name(
@@ -281,7 +281,7 @@ def test_what_cannot_travel_is_named(shell: Shell) -> None:
         ("--colour red", "unrecognized arguments"),
         ("--constraint HOSTNAME", "NAME=VALUE"),
         ("--group nothing", "uuid"),
-        ("--group In", "holds no Group"),
+        ("--group In", "expected a Group"),
         ("--expected-runtime 2h --max-runtime 1h", "expected_runtime"),
         ('--name "a b"', "name 'a b' contains ' ': a job's name has letters"),
         ("--name 'a b'", "such as 'a-b'"),
@@ -477,7 +477,7 @@ def test_killing_asks_which_where_several_may_be_meant(shell: Shell) -> None:
         shell.good("%%cook --background twin --name twins\nimport time\ntime.sleep(60)")
     error = shell.failing("%cook kill twins")  # nobody sits there to be asked
 
-    assert "may be any of 2 jobs" in str(error)
+    assert "matches 2 jobs" in str(error)
     assert all(job.state != "failed" for job in shell.good("%cook list twins").value)
     assert "--yes" in str(shell.failing("%cook kill all"))
     assert len(shell.good("%cook kill all --yes").value) >= 2
@@ -594,9 +594,9 @@ def test_a_slip_of_the_pen_is_answered_with_the_right_word(shell: Shell, line: s
         ("gpus", 1.5, "gpus must be a whole number and at least 0, not 1.5"),
         ("priority", 101, "priority must be between 0 and 100, not 101"),
         ("retries", "x", "retries must be a whole number and at least 0, not 'x'"),
-        ("pool", 3, "pool must be a text, not 3"),
-        ("user", 3, "user must be a text, not 3"),
-        ("environment", ["A"], "environment must be a text, not ['A']"),
+        ("pool", 3, "pool must be a string, not 3"),
+        ("user", 3, "user must be a string, not 3"),
+        ("environment", ["A"], "environment must be a string, not ['A']"),
         ("progress", 3, "progress must be auto, always or never, not 3"),
     ],
 )
@@ -632,7 +632,7 @@ def test_a_setting_takes_numbers_of_any_library(shell: Shell) -> None:
         ("--expected-runtime soon", "not a duration: 'soon'"),
         ("--name 'a b'", "such as 'a-b'"),
         ("--group ''", "group must be a Group or the uuid of one"),
-        ("--constraint rack", "--constraint wants NAME=VALUE"),
+        ("--constraint rack", "--constraint needs NAME=VALUE"),
     ],
 )
 def test_an_option_of_a_cell_that_cannot_be_is_refused_in_words(

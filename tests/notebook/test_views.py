@@ -259,7 +259,7 @@ def test_the_end_of_a_preempted_job_tells_what_was_lost() -> None:
 def test_the_line_of_a_preempted_cell_says_so_before_it_says_why_it_waits() -> None:
     job = a_view("waiting", instances=[preempted()])
 
-    assert state_line(job, "No host takes it now.").said.endswith(
+    assert state_line(job, "No host takes it now.").text.endswith(
         "15 s · preempted once. No host takes it now."
     )
 
@@ -271,7 +271,7 @@ def test_output_that_begins_anew_is_explained() -> None:
     failed = an_instance("failed", end_time=NOW_MS - 2000, reason_string="Command exited non-zero")
 
     assert restart_reason(second(preempted())).startswith("preempted for a user further below their share")
-    assert restart_reason(second(failed)) == "command exited non-zero; it begins anew"
+    assert restart_reason(second(failed)) == "command exited non-zero; it restarts"
 
 
 def test_who_asks_why_a_job_waits_sees_who_holds_the_machine() -> None:

@@ -224,7 +224,7 @@ def test_what_was_put_into_a_module_and_does_not_travel_is_warned_of_once(
         desk.call_elsewhere(f)
 
     (warned,) = recwarn.list
-    assert f"this process has set settings.{name} to lock, which does not travel" in str(warned.message)
+    assert f"this process has set settings.{name} to lock, which cannot be sent" in str(warned.message)
     assert "cook_jupyter/" not in warned.filename
 
 

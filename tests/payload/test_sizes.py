@@ -17,10 +17,10 @@ from tests.payload.conftest import CallHarness
 
 THRESHOLDS = (
     1,
-    pickling.SMALLEST_BUFFER_APART,
+    pickling.MIN_FRAME_BYTES,
     encoding.INLINE_CALL_BYTES,
     calls.INLINE_RESULT_BYTES,
-    calls._FUNCTION_BYTES_KEPT,
+    calls._CACHED_FUNCTION_MAX_BYTES,
     blobs._SMALLEST_MAPPED,
     1024 * 1024,
 )

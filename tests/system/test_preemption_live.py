@@ -241,7 +241,7 @@ while not os.path.exists({machine.gate("ada")!r}):
             machine.open_gate("ada")
         done.result()
 
-    assert "preempted for a user further below their share; it begins anew" in printed("stderr")
+    assert "preempted for a user further below their share; it restarts" in printed("stderr")
     outputs = notebook.cells[1].outputs
     assert [each.data["text/plain"] for each in outputs if each.output_type == "execute_result"] == ["'over'"]
     (told,) = notebook.cells[2].outputs

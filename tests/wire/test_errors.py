@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter import errors
 from cook_jupyter.errors import CookError, InvalidRequest, NotFound
-from cook_jupyter.wire.errors import body_of, describe, error_of, status_of
+from cook_jupyter.wire.errors import encode_error, error_of, format_error_tree, status_of
 
 TRAVELLING = [
     errors.InvalidRequest,
@@ -31,7 +31,7 @@ TRAVELLING = [
 def test_the_client_raises_the_class_that_the_scheduler_raised(kind: type[CookError]) -> None:
     raised = kind("there is no room")
 
-    back = error_of(status_of(raised), body_of(raised), kind.__name__)
+    back = error_of(status_of(raised), encode_error(raised), kind.__name__)
 
     assert type(back) is kind
     assert str(back) == "there is no room"
@@ -62,7 +62,7 @@ def test_an_error_tree_survives_the_way_and_is_told_in_one_line() -> None:
     tree = {"jobs": [None, {"disk": {"request": "missing-required-key"}}]}
     raised = InvalidRequest("wrong", tree=tree)
 
-    back = error_of(400, body_of(raised))
+    back = error_of(400, encode_error(raised))
 
     assert isinstance(back, InvalidRequest)
     assert back.tree == tree
@@ -92,5 +92,5 @@ def test_any_answer_makes_an_error(status: int, body: bytes, name: str | None) -
 @given(
     st.recursive(st.none() | st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
 )
-def test_any_tree_can_be_described(tree: object) -> None:
-    assert describe(tree)
+def test_any_tree_can_be_format_error_treed(tree: object) -> None:
+    assert format_error_tree(tree)

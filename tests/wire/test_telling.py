@@ -10,8 +10,8 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceStatus, ResultPayload
 from cook_jupyter.model.job import JobState
 from cook_jupyter.wire.events import EventEncoder, EventLine, encode_event, encode_line
-from cook_jupyter.wire.jobs import JobEncoder, group_body, queue_entry
-from cook_jupyter.wire.limits import usage_body
+from cook_jupyter.wire.jobs import JobEncoder, encode_group, encode_queue_entry
+from cook_jupyter.wire.limits import encode_usage
 from cook_jupyter.wire.validation import to_json
 from tests.builders import a_group, a_job, an_instance
 
@@ -22,7 +22,7 @@ def told(value: object) -> dict[str, object]:
 
 
 def test_what_a_job_does_not_have_is_left_out_and_never_null() -> None:
-    body = told(JobEncoder().job(a_job(), attempts=0, groups={}))
+    body = told(JobEncoder().encode_job(a_job(), attempts=0, groups={}))
     assert None not in body.values()
     assert body["groups"] == []
     assert body["uris"] == []
@@ -32,10 +32,10 @@ def test_what_a_job_does_not_have_is_left_out_and_never_null() -> None:
 
 def test_the_older_face_tells_groups_by_uuid_and_only_if_there_are_any() -> None:
     group = a_group()
-    teller = JobEncoder()
-    assert "groups" not in told(teller.old_job(a_job(), attempts=0))
-    assert told(teller.old_job(a_job(group=group.group_id), attempts=0))["groups"] == [group.group_id]
-    body = told(teller.job(a_job(group=group.group_id), attempts=0, groups={group.group_id: group}))
+    encoder = JobEncoder()
+    assert "groups" not in told(encoder.encode_raw_job(a_job(), attempts=0))
+    assert told(encoder.encode_raw_job(a_job(group=group.group_id), attempts=0))["groups"] == [group.group_id]
+    body = told(encoder.encode_job(a_job(group=group.group_id), attempts=0, groups={group.group_id: group}))
     assert body["groups"] == [{"uuid": group.group_id, "name": "cookgroup"}]
 
 
@@ -45,19 +45,21 @@ def test_a_listed_job_has_four_keys_in_kebab_case() -> None:
         submit_pool="p",
         extra={"progress_output_file": "f", "progress_regex_string": "r"},
     )
-    body = JobEncoder().listed_job(job, attempts=0)
+    body = JobEncoder().encode_list_job(job, attempts=0)
     for key in ("expected-runtime", "submit-pool", "progress-output-file", "progress-regex-string"):
         assert key in body
         assert key.replace("-", "_") not in body
 
 
 def test_a_job_that_succeeded_at_once_has_no_retries_left() -> None:
-    assert told(JobEncoder().job(a_job(max_retries=1), attempts=1, groups={}))["retries_remaining"] == 0
+    assert (
+        told(JobEncoder().encode_job(a_job(max_retries=1), attempts=1, groups={}))["retries_remaining"] == 0
+    )
 
 
 def test_an_instance_tells_its_cluster_as_mesos_and_its_sandbox_by_url() -> None:
     instance = an_instance(sandbox="/a b/c?d", cluster="local")
-    body = told(JobEncoder(files_url="http://h:1").instance(instance, a_job()))
+    body = told(JobEncoder(files_url="http://h:1").encode_instance(instance, a_job()))
     assert body["compute-cluster"] == {
         "name": "local",
         "type": "mesos",
@@ -72,14 +74,14 @@ def test_an_instance_tells_its_cluster_as_mesos_and_its_sandbox_by_url() -> None
 
 
 def test_an_explicit_executor_is_shown_on_the_instance() -> None:
-    assert JobEncoder().instance(an_instance(), a_job(extra={"executor": "mesos"})).executor == "mesos"
+    assert JobEncoder().encode_instance(an_instance(), a_job(extra={"executor": "mesos"})).executor == "mesos"
 
 
 def test_a_failed_instance_tells_its_reason() -> None:
     instance = an_instance(
         status=InstanceStatus.FAILED, reason="preempted-by-rebalancer", ended_ms=9, preempted=True
     )
-    body = told(JobEncoder().instance(instance, a_job()))
+    body = told(JobEncoder().encode_instance(instance, a_job()))
     assert (body["reason_code"], body["reason_string"], body["reason_mea_culpa"]) == (
         1002,
         "Preempted by rebalancer",
@@ -90,14 +92,14 @@ def test_a_failed_instance_tells_its_reason() -> None:
 
 def test_counts_of_a_group_are_told_only_in_detail() -> None:
     group, job = a_group(), a_job(state=JobState.RUNNING)
-    assert "running" not in told(group_body(group, [job.job_id], None))
-    detailed = told(group_body(group, [job.job_id], Counter([job.state])))
+    assert "running" not in told(encode_group(group, [job.job_id], None))
+    detailed = told(encode_group(group, [job.job_id], Counter([job.state])))
     assert (detailed["waiting"], detailed["running"], detailed["completed"]) == (0, 1, 0)
 
 
 def test_a_queue_entry_has_its_group_without_the_jobs() -> None:
     group = a_group()
-    entry = queue_entry(a_job(priority=7), group)
+    entry = encode_queue_entry(a_job(priority=7), group)
     assert entry["job/priority"] == 7
     assert set(entry["group/_job"][0]) == {
         "group/uuid",
@@ -111,7 +113,7 @@ def test_usage_is_added_up_in_plain_doubles() -> None:
     class Row:
         job_id, group, cpus, mem_mb, gpus = "j", None, 0.1, 2.0, 0.0
 
-    body = usage_body([Row()] * 3, None)
+    body = encode_usage([Row()] * 3, None)
     assert body == {"total_usage": {"cpus": 0.1 + 0.1 + 0.1, "mem": 6.0, "gpus": 0.0, "jobs": 3}}
 
 
@@ -152,4 +154,4 @@ def test_the_encoder_remembers_a_bounded_number_of_bytes() -> None:
     for number in range(200):
         result = ResultPayload(inline=b"x" * 60_000, size=60_000)
         encoder.encode(JobChange(before=None, job=a_job(change=number), result=result))
-    assert sum(len(event) for _, event in encoder._known.values()) <= 4 * 1024 * 1024
+    assert sum(len(event) for _, event in encoder._cache.values()) <= 4 * 1024 * 1024

@@ -95,5 +95,5 @@ def test_a_uid_without_a_name_acts_under_its_number() -> None:
 
     assert ended.stdout.splitlines() == [
         "uid54321 None",
-        "uid 54321 has no home directory: set COOK_JUPYTER_HOME to a folder of your own, or HOME",
+        "uid 54321 has no home directory: set COOK_JUPYTER_HOME to a directory of your own, or set HOME",
     ], ended.stderr

@@ -11,15 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.worker.frames import pack
-from cook_jupyter.worker.journal import LEDGER, AgentJournal, AppendOnly, WorkerJournal, end_logs, read_frames
+from cook_jupyter.worker.journal import (
+    JOURNAL_FILE,
+    AgentJournal,
+    AppendOnly,
+    WorkerJournal,
+    read_frames,
+    worker_segments,
+)
 
 
 def test_a_ledger_remembers_what_is_not_settled(tmp_path: Path) -> None:
     ledger = AgentJournal(str(tmp_path), {})
-    ledger.note("a", {"t": "launch", "pid": 7})
-    ledger.note("b", {"t": "launch", "pid": 8})
-    ledger.note("a", {"t": "doom", "cause": "killed"})
-    ledger.note("b", {"t": "end"}, b"result")
+    ledger.record("a", {"t": "launch", "pid": 7})
+    ledger.record("b", {"t": "launch", "pid": 8})
+    ledger.record("a", {"t": "doom", "cause": "killed"})
+    ledger.record("b", {"t": "end"}, b"result")
     ledger.settle(["a", "unknown"])
     ledger.flush()
 
@@ -32,20 +39,20 @@ def test_a_ledger_remembers_what_is_not_settled(tmp_path: Path) -> None:
 def test_nothing_is_on_disk_before_the_flush(tmp_path: Path) -> None:
     ledger = AgentJournal(str(tmp_path), {})
 
-    ledger.note("a", {"t": "launch"})
+    ledger.record("a", {"t": "launch"})
 
     assert AgentJournal.read(str(tmp_path)) == {}
 
 
 def test_a_new_ledger_begins_with_what_the_last_one_left(tmp_path: Path) -> None:
     first = AgentJournal(str(tmp_path), {})
-    first.note("a", {"t": "launch"})
+    first.record("a", {"t": "launch"})
     first.flush()
-    with (tmp_path / LEDGER).open("ab") as file:
+    with (tmp_path / JOURNAL_FILE).open("ab") as file:
         file.write(pack({"t": "launch", "id": "torn"})[:-3])
 
     second = AgentJournal(str(tmp_path), AgentJournal.read(str(tmp_path)))
-    second.note("b", {"t": "launch"})
+    second.record("b", {"t": "launch"})
     second.flush()
 
     assert list(AgentJournal.read(str(tmp_path))) == ["a", "b"]
@@ -53,13 +60,13 @@ def test_a_new_ledger_begins_with_what_the_last_one_left(tmp_path: Path) -> None
 
 def test_a_ledger_stays_small_however_much_went_through_it(tmp_path: Path) -> None:
     ledger = AgentJournal(str(tmp_path), {})
-    ledger.note("long", {"t": "launch"})
+    ledger.record("long", {"t": "launch"})
     for number in range(300):
-        ledger.note(str(number), {"t": "launch", "padding": "x" * 20_000})
+        ledger.record(str(number), {"t": "launch", "padding": "x" * 20_000})
         ledger.settle([str(number)])
         ledger.flush()
 
-    assert (tmp_path / LEDGER).stat().st_size < 2_000_000
+    assert (tmp_path / JOURNAL_FILE).stat().st_size < 2_000_000
     assert list(AgentJournal.read(str(tmp_path))) == ["long"]
 
 
@@ -77,7 +84,7 @@ def test_a_ledger_never_forgets_nor_invents(
     known: dict[str, int] = {}
     for step, name in steps:
         if step == "note":
-            ledger.note(name, {"t": "launch"})
+            ledger.record(name, {"t": "launch"})
             known[name] = known.get(name, 0) + 1
         elif step == "settle":
             ledger.settle([name])
@@ -99,7 +106,7 @@ def test_a_worker_begins_a_new_segment_when_one_is_long(tmp_path: Path) -> None:
         log.append(pack({"t": "end", "number": number}, b"x" * 600_000))
 
     assert segments == [0, 0, 1, 1, 2]
-    [paths] = end_logs(str(tmp_path)).values()
+    [paths] = worker_segments(str(tmp_path)).values()
     found = [frame.header["number"] for path in paths for frame in read_frames(path)]
     assert found == list(range(5))
 
@@ -117,11 +124,11 @@ def test_a_full_disk_leaves_a_journal_as_it_was(tmp_path: Path) -> None:
 
 def test_a_ledger_that_could_not_be_written_says_so_and_goes_on(tmp_path: Path) -> None:
     ledger = AgentJournal(str(tmp_path), {})
-    ledger.note("a", {"t": "launch", "padding": "x" * 2000})
+    ledger.record("a", {"t": "launch", "padding": "x" * 2000})
     with no_file_beyond(1000), pytest.raises(OSError, match="too large"):
         ledger.flush()
 
-    ledger.note("b", {"t": "launch"})
+    ledger.record("b", {"t": "launch"})
     ledger.flush()
 
     assert list(AgentJournal.read(str(tmp_path))) == ["b"]

@@ -13,11 +13,11 @@ def an_end(instance_id: str) -> EndReport:
 def test_a_log_goes_when_its_worker_and_all_its_ends_are_gone(tmp_path: Path) -> None:
     outbox, log = Outbox(str(tmp_path)), tmp_path / "w.0"
     log.touch()
-    outbox.keep(an_end("a"), ("w", 0))
-    outbox.keep(an_end("b"), ("w", 0))
+    outbox.add(an_end("a"), ("w", 0))
+    outbox.add(an_end("b"), ("w", 0))
 
     outbox.settle(["a"])
-    outbox.worker_gone("w")
+    outbox.on_worker_gone("w")
     outbox.remove_settled()
     assert log.exists()
 
@@ -29,7 +29,7 @@ def test_a_log_goes_when_its_worker_and_all_its_ends_are_gone(tmp_path: Path) ->
 def test_the_log_that_a_worker_writes_stays(tmp_path: Path) -> None:
     outbox, log = Outbox(str(tmp_path)), tmp_path / "w.0"
     log.touch()
-    outbox.keep(an_end("a"), ("w", 0))
+    outbox.add(an_end("a"), ("w", 0))
 
     outbox.settle(["a"])
     outbox.remove_settled()
@@ -41,8 +41,8 @@ def test_a_segment_goes_when_the_worker_has_begun_the_next(tmp_path: Path) -> No
     outbox = Outbox(str(tmp_path))
     for segment in range(3):
         (tmp_path / f"w.{segment}").touch()
-    outbox.keep(an_end("a"), ("w", 0))
-    outbox.keep(an_end("b"), ("w", 2))
+    outbox.add(an_end("a"), ("w", 0))
+    outbox.add(an_end("b"), ("w", 2))
 
     outbox.settle(["a", "b"])
     outbox.remove_settled()
@@ -53,7 +53,7 @@ def test_a_segment_goes_when_the_worker_has_begun_the_next(tmp_path: Path) -> No
 def test_ends_are_told_again_in_their_order_until_settled(tmp_path: Path) -> None:
     outbox = Outbox(str(tmp_path))
     for name in "abc":
-        outbox.keep(an_end(name), None)
+        outbox.add(an_end(name), None)
 
     outbox.settle(["b", "unknown"])
 

@@ -16,7 +16,7 @@ packages = Packages()
 
 def executed(name, module):
     if not is_watched(name):
-        packages.executed(name, module)
+        packages.on_executed(name, module)
 
 sys.meta_path.insert(0, ImportObserver(is_installed, packages.begin_import, packages.end_import, executed))
 """

@@ -92,12 +92,12 @@ def test_a_signal_to_a_group_that_is_gone_says_so() -> None:
 
 
 @linux_only
-def test_the_peak_can_begin_anew() -> None:
+def test_the_peak_can_be_reset() -> None:
     program = """
 from cook_jupyter.worker import processes
 bytearray(300 << 20)
 assert processes.peak_mb() > 300
-processes.forget_peak()
+processes.reset_peak()
 assert processes.peak_mb() < 100, processes.peak_mb()
 """
     # By a shell in between: a child of this process would inherit the peak of these tests.

@@ -1,12 +1,12 @@
-"""Classes by value: whole, found by `pickle` inside the job, and without running hooks a second time.
+"""Classes by value: complete, found by `pickle` inside the job, and created without running hooks again.
 
-Lives here: creating a class again from its parts, and which class of another process a class is.
-Not here: enumerations (`kinds.enums`), classes of ctypes (`kinds.native`), when a class travels by value
+Lives here: rebuilding a class from its parts, and identifying classes across processes.
+Not here: enumerations (`kinds.enums`), classes of ctypes (`kinds.native`), when a class is sent by value
 (`payload.pickling`).
 
-A class is created empty and filled once it can be referred to, as in cloudpickle. Its metaclass,
-`__init_subclass__` and `__set_name__` have done their work in the notebook and what they made travels; they
-are not called again.
+As in cloudpickle, a class is created empty and filled once other objects can refer to it. Its metaclass,
+`__init_subclass__` and `__set_name__` have run in the notebook, and their results are sent; they are not
+called again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ClassState = tuple[dict[str, Any], dict[str, Any]]
 
 
 def reduce_class(cls: type) -> Reduced:
-    """Take a class apart."""
+    """Reduce a class to its parts."""
     attributes = own_attributes(cls)
     namespace: dict[str, Any] = {
         name: attributes.pop(name)
@@ -46,18 +46,18 @@ def reduce_class(cls: type) -> Reduced:
 
 
 def own_attributes(cls: type) -> dict[str, Any]:
-    """Return the attributes of a class that travel, without those that are inherited.
+    """Return the attributes of a class that are sent, without those that are inherited.
 
-    cloudpickle takes an attribute for inherited when a base has the very same object, as of equal strings,
-    small numbers and empty tuples; the class in the job would then lack its `__module__` or `__slots__`, and
-    follow later changes of its base.
+    cloudpickle considers an attribute inherited if a base has the same object, as is the case for equal
+    strings, small numbers and empty tuples. The class in the job would then lack its `__module__` or
+    `__slots__`, and follow later changes of its base.
     """
     attributes: dict[str, Any]
     attributes, _ = internals._class_getstate(cls)  # noqa: SLF001 - has no other interface
     for name in sorted(vars(cls).keys() - attributes.keys()):
         value = vars(cls)[name]
         if any(vars(base).get(name, _MISSING) is value for base in cls.__bases__):
-            attributes["".join(name)] = value  # not interned, as the other names
+            attributes["".join(name)] = value  # not interned, like the other names
     return attributes
 
 
@@ -78,11 +78,11 @@ def make_class(
     Args:
         metaclass: the metaclass.
         name: the name of the class.
-        bases: its bases, as they were written.
-        namespace: what has to be known when it is created.
-        class_id: by which the other process knows it.
+        bases: its bases, as written in the class statement.
+        namespace: attributes that are needed to create the class.
+        class_id: its id in the other process.
         main_name: its qualified name in `__main__`, if it can be found there.
-        is_from_reader: whether it travelled to the process that now sends it.
+        is_from_reader: whether the sender had received the class from this process.
     """
     resolved = types.resolve_bases(bases)
     namespace = {sys.intern(key): value for key, value in namespace.items()}
@@ -95,7 +95,7 @@ def make_class(
 
 
 def fill_class(cls: type, state: ClassState) -> None:
-    """Set the attributes of a class, and the names of `__main__` that it needs."""
+    """Set the attributes of a class, and the names of `__main__` that it refers to."""
     attributes, names = state
     registered = attributes.pop("_abc_impl", ())
     for name, value in attributes.items():
@@ -109,7 +109,7 @@ def fill_class(cls: type, state: ClassState) -> None:
 
 
 def bases_of(cls: type) -> tuple[Any, ...]:
-    """Return the bases of a class as they were written, if they lead to its bases again."""
+    """Return the bases of a class as written in the class statement, if they resolve to its actual bases."""
     written: tuple[Any, ...] = cls.__dict__.get("__orig_bases__", cls.__bases__)
     if written is not cls.__bases__ and types.resolve_bases(written) != cls.__bases__:
         return cls.__bases__  # NamedTuple, TypedDict
@@ -117,7 +117,7 @@ def bases_of(cls: type) -> tuple[Any, ...]:
 
 
 def named_in_main(cls: type) -> dict[str, Any]:
-    """Return the names of `__main__` that a class needs: the class around it, and its annotations' own."""
+    """Return the names of `__main__` that a class refers to: its outermost class, and annotations."""
     names = names_in_annotations(inspect.get_annotations(cls).values())
     qualified = main_module.name_of(cls)
     if qualified is not None and "." in qualified:
@@ -127,24 +127,24 @@ def named_in_main(cls: type) -> dict[str, Any]:
 
 
 def identity_of(cls: type) -> tuple[str, str | None, bool]:
-    """Return the id of a class, its qualified name in `__main__` or None, and whether it travelled here."""
+    """Return the id of a class, its qualified name in `__main__` or None, and whether it was received."""
     received = cls in _received
     return tracker_id(cls), main_module.name_of(cls), received
 
 
 def publish(obj: Any, main_name: str | None) -> None:
-    """Let `pickle` find an object in the job's `__main__`; what is inside a class is found with that."""
+    """Let `pickle` find an object in the job's `__main__`; nested classes are found through the outermost."""
     if main_name is not None and "." not in main_name and main_module.is_in_job():
         main_module.namespace()[main_name] = obj
 
 
 def set_missing(namespace: dict[str, Any], names: dict[str, Any]) -> None:
-    """Set names that are not there."""
+    """Set those of the names that are not set yet."""
     for name, value in names.items():
         namespace.setdefault(name, value)
 
 
-# --- which class is which -----------------------------------------------------------------------------------
+# --- identity of classes ------------------------------------------------------------------------------------
 
 
 def tracker_id(obj: Any) -> str:
@@ -154,26 +154,26 @@ def tracker_id(obj: Any) -> str:
 
 
 def known_class(class_id: str) -> Any:
-    """Return the class of this process that has an id, or None."""
+    """Return the class of this process with an id, or None."""
     return internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(class_id)  # noqa: SLF001 - see `tracker_id`
 
 
 def track(cls: type, class_id: str) -> None:
-    """Give a new class the id that it has in another process, until the job ends.
+    """Give a new class its id from another process, until the job ends.
 
-    A class of an earlier job that still lives keeps out of this one: its attributes may have been changed.
+    A class of an earlier job that still exists is not used for this one, as its attributes may have changed.
     """
     by_id = internals._DYNAMIC_CLASS_TRACKER_BY_ID  # noqa: SLF001 - see `tracker_id`
     with internals._DYNAMIC_CLASS_TRACKER_LOCK:  # noqa: SLF001
-        before = by_id.get(class_id)
+        previous = by_id.get(class_id)
         internals._DYNAMIC_CLASS_TRACKER_BY_CLASS[cls] = class_id  # noqa: SLF001
-        if before is None or main_module.is_in_job():
+        if previous is None or main_module.is_in_job():
             by_id[class_id] = cls
         _received.add(cls)
 
     def restore() -> None:
-        if before is not None:
-            by_id[class_id] = before
+        if previous is not None:
+            by_id[class_id] = previous
 
     main_module.at_end_of_job(restore)
 
@@ -182,7 +182,7 @@ _received: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def is_tracked(cls: type) -> bool:
-    """Return whether a class travelled by value, from this process or to it."""
+    """Return whether a class was sent by value or received."""
     return cls in internals._DYNAMIC_CLASS_TRACKER_BY_CLASS  # noqa: SLF001 - see `tracker_id`
 
 
@@ -194,11 +194,11 @@ def _create(metaclass: type, name: str, bases: tuple[type, ...], namespace: dict
     try:
         return _create_without(hooked, metaclass, name, bases, dict(namespace))
     except TypeError:
-        every = _hooked_bases(bases)
-        if len(every) == len(hooked):
+        all_hooked = _hooked_bases(bases)
+        if len(all_hooked) == len(hooked):
             raise
-        # A hook of an installed class wants the keywords of the class statement, which nobody keeps.
-        return _create_without(every, metaclass, name, bases, dict(namespace))
+        # A hook of an installed class needs the keywords of the class statement, which are not kept anywhere.
+        return _create_without(all_hooked, metaclass, name, bases, dict(namespace))
 
 
 def _create_without(
@@ -208,7 +208,7 @@ def _create_without(
     with contextlib.ExitStack() as stack:
         for base in hooked:
             stack.enter_context(_without_hook(base))
-        if create.__name__ == "_TypedDictMeta":  # it takes the bases that were written, and returns others
+        if create.__name__ == "_TypedDictMeta":  # it takes the bases as written, and returns others
             return type.__new__(metaclass, name, bases, namespace)
         if create is metaclass:
             made: type = metaclass(name, bases, namespace)
@@ -217,7 +217,7 @@ def _create_without(
 
 
 def _hooked_bases(bases: tuple[type, ...]) -> list[type]:
-    """Return the classes above a class that have a hook for subclasses written in Python."""
+    """Return the ancestors of a class that have an `__init_subclass__` written in Python."""
     return [
         cls
         for cls in dict.fromkeys(parent for base in bases for parent in base.__mro__)

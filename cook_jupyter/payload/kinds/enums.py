@@ -1,10 +1,10 @@
-"""Enumerations by value: members with all they hold, aliases, and flags of several bits.
+"""Enumerations by value: members with all their attributes, aliases, and flags of several bits.
 
-Lives here: taking an enumeration and its members apart, and creating it again.
+Lives here: reducing an enumeration and its members, and rebuilding it.
 Not here: other classes (`kinds.classes`).
 
-Members are made as they are, as `pickle` makes instances: neither `__new__` nor `__init__` of the enumeration
-runs again. They are made with the class, before what may refer to them.
+Members are created as `pickle` creates instances: neither `__new__` nor `__init__` of the enumeration runs
+again. They are created with the class, before anything that may refer to them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cook_jupyter.payload.kinds.classes import (
 )
 from cook_jupyter.payload.kinds.functions import Reduced
 
-# What the metaclass derives from the members; simple values, needed as soon as the class is.
+# Attributes that the metaclass derives from the members: simple values, needed as soon as the class exists.
 _DERIVED = (
     "_member_type_",
     "_use_args_",
@@ -44,7 +44,7 @@ _MADE = frozenset(
 
 
 def reduce_enum(cls: Any) -> Reduced:
-    """Take an enumeration apart."""
+    """Reduce an enumeration to its parts."""
     attributes = own_attributes(cls)
     namespace: dict[str, Any] = {
         name: attributes.pop(name) for name in ("__module__", "__orig_bases__") if name in attributes
@@ -60,10 +60,10 @@ def reduce_enum(cls: Any) -> Reduced:
         if name != member.name:
             members.append((name, member.name, None, None))  # an alias
             continue
-        args, state = _take_apart(member)
+        args, state = _reduce_parts(member)
         value = state[0].pop("_value_")
-        for known in ("_name_", "__objclass__"):
-            state[0].pop(known, None)
+        for attribute in ("_name_", "__objclass__"):
+            state[0].pop(attribute, None)
         members.append((name, None, args, value))
         more[name] = state
     args = (
@@ -88,13 +88,13 @@ def make_enum(
     """Create an enumeration with its members.
 
     Args:
-        definition: metaclass, name, bases and first attributes.
-        derived: attributes that the metaclass once derived.
-        members: of each the name, the name it is an alias of, the arguments that create it, and its value.
+        definition: metaclass, name, bases and initial attributes.
+        derived: attributes that the metaclass derived originally.
+        members: name of each member, the name it is an alias of, the arguments that create it, and its value.
         listed: names of the members that an iteration yields.
-        class_id: by which the other process knows the class.
+        class_id: id of the class in the other process.
         main_name: qualified name of the class in `__main__`, if it can be found there.
-        is_from_reader: whether the class travelled to the process that now sends it.
+        is_from_reader: whether the sender had received the class from this process.
     """
     metaclass, name, bases, namespace = definition
     cls: Any = type.__new__(metaclass, name, bases, dict(namespace))
@@ -143,7 +143,7 @@ def fill_enum(cls: type[enum.Enum], state: tuple[*ClassState, dict[str, Any]]) -
 
 
 def reduce_member(member: Any) -> Reduced:
-    """Refer to a member by its name; to a combination of flags, by its value."""
+    """Refer to a member by its name, and to a combination of flags by its value."""
     cls = type(member)
     if member.name is not None and cls._member_map_.get(member.name) is member:
         return member_of, (cls, member.name)
@@ -151,18 +151,18 @@ def reduce_member(member: Any) -> Reduced:
 
 
 def member_of(cls: type[enum.Enum], name: str) -> enum.Enum:
-    """Return the member of an enumeration that has a name."""
+    """Return the member of an enumeration with a name."""
     return cls._member_map_[name]
 
 
-def _take_apart(member: enum.Enum) -> tuple[tuple[Any, ...], tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the arguments that create a member, and its attributes: of its dictionary, and of slots."""
+def _reduce_parts(member: enum.Enum) -> tuple[tuple[Any, ...], tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the arguments that create a member, and its attributes in its dictionary and in slots."""
     reduction: Any = object.__reduce_ex__(member, 4)
     make, args, *rest = reduction
     if make is copyreg.__newobj__:  # type: ignore[attr-defined]
         args = args[1:]
     elif make is not type(member):
-        raise pickle.PicklingError(f"the member {member!r} is created in a way that is not known")
+        raise pickle.PicklingError(f"the member {member!r} is created in an unknown way")
     state = rest[0] if rest else None
     by_dict, by_slot = state if isinstance(state, tuple) else (state, None)
     if not isinstance(by_dict, dict):
@@ -176,7 +176,7 @@ def _make_member(cls: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _bind(cls: Any, name: str, member: Any) -> None:
-    """Make a member an attribute of its class, also where a base has a property of that name."""
+    """Make a member an attribute of its class, even if a base has a property of that name."""
     if any(isinstance(vars(base).get(name), enum.property) for base in cls.__mro__[1:]):
         redirect: Any = enum.property()
         redirect.member = member

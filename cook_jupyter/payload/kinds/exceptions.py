@@ -1,10 +1,10 @@
-"""Exceptions by value: class, attributes, notes, cause and context, whatever their `__init__` takes.
+"""Exceptions by value: class, attributes, notes and chain, whatever the arguments of their `__init__`.
 
-Lives here: taking one exception apart and putting it together without calling its class.
+Lives here: reducing one exception, and rebuilding it without calling its class.
 Not here: chains with their tracebacks (`payload.exception_data`).
 
-`pickle` calls the class with `args`, which fails for a class whose `__init__` takes something else. Here an
-exception is made by the `__new__` of the built-in class below it, and gets its state attribute by attribute.
+`pickle` calls the class with `args`, which fails for a class whose `__init__` takes other arguments. Here an
+exception is created by the `__new__` of its built-in base class, and its state is set attribute by attribute.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _NOT_STATE = frozenset(("args", "obj", "exceptions", "message", "with_traceback"
 
 
 def reduce_exception(error: BaseException) -> Reduced:
-    """Take an exception apart."""
+    """Reduce an exception to its parts."""
     links = (error.__cause__, error.__context__, error.__suppress_context__)
     state = (error.args, dict(vars(error)), dict(native_state(error)), links)
     return make_exception, (type(error), *group_arguments(error)), state, None, None, fill_exception
 
 
 def has_own_reduction(cls: type[BaseException]) -> bool:
-    """Return whether a class says itself how its exceptions are pickled."""
+    """Return whether a class defines how its exceptions are pickled."""
     return any(
         name in vars(parent)
         for parent in cls.__mro__
@@ -38,12 +38,12 @@ def has_own_reduction(cls: type[BaseException]) -> bool:
 
 
 def group_arguments(error: BaseException) -> tuple[Any, ...]:
-    """Return what the `__new__` below an exception needs: of a group its message and its exceptions."""
+    """Return the arguments for `__new__` of the built-in base class: message and exceptions of a group."""
     return (error.message, list(error.exceptions)) if isinstance(error, BaseExceptionGroup) else ()
 
 
 def native_state(error: BaseException) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes of an exception that are not in its dictionary: `errno`, `code`, `name`, slots."""
+    """Yield the attributes of an exception outside its dictionary: `errno`, `code`, `name`, slots."""
     for parent in type(error).__mro__:
         for name, descriptor in vars(parent).items():
             if (
@@ -64,13 +64,13 @@ def make_exception(cls: type[BaseException], *arguments: Any) -> BaseException:
     """Create an exception without calling its class.
 
     Args:
-        cls: its class.
-        arguments: from `group_arguments`.
+        cls: class of the exception.
+        arguments: arguments from `group_arguments`.
     """
-    below: Any = cls
-    while below.__flags__ & _HEAP_TYPE:
-        below = below.__base__  # not by the order of `__mro__`: only the `__new__` of this one is allowed
-    error: BaseException = below.__new__(cls, *arguments)
+    base: Any = cls
+    while base.__flags__ & _HEAP_TYPE:
+        base = base.__base__  # not in the order of `__mro__`: only the `__new__` of this base is allowed
+    error: BaseException = base.__new__(cls, *arguments)
     return error
 
 
@@ -80,7 +80,7 @@ def fill_exception(error: BaseException, state: tuple[Any, ...]) -> None:
     object.__setattr__(error, "args", args)
     vars(error).update(attributes)
     for name, value in native.items():
-        with contextlib.suppress(AttributeError, TypeError):  # of another version of Python
+        with contextlib.suppress(AttributeError, TypeError):  # attribute of another version of Python
             object.__setattr__(error, name, value)
     set_links(error, cause, context, suppress=suppress)
 
@@ -88,7 +88,7 @@ def fill_exception(error: BaseException, state: tuple[Any, ...]) -> None:
 def set_links(
     error: BaseException, cause: BaseException | None, context: BaseException | None, *, suppress: bool
 ) -> None:
-    """Set what an exception refers to, whatever its class thinks of setting attributes.
+    """Set the chain of an exception, even if its class prevents setting attributes.
 
     Args:
         error: the exception.

@@ -1,8 +1,7 @@
-"""Functions by value: with one copy of the globals and of each closure's variables.
+"""Functions by value: with one copy of their globals and of each closure's variables.
 
-Lives here: functions of `__main__` and of closures, cells, and the names that a function needs from
-`__main__`.
-Not here: when a function travels by value (`payload.pickling`), the job's `__main__` (`payload.main_module`).
+Lives here: functions of `__main__` and closures, cells, and the names that a function needs from `__main__`.
+Not here: when a function is sent by value (`payload.pickling`), the job's `__main__` (`payload.main_module`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _empty = types.CellType()
 
 
 class MainGlobals:
-    """Stands in a pickle for the globals of `__main__`."""
+    """Placeholder in a pickle for the globals of `__main__`."""
 
     def __reduce__(self) -> Reduced:
         """Refer to the globals of the process that reads the pickle."""
@@ -37,11 +36,11 @@ MAIN_GLOBALS = MainGlobals()
 def reduce_function(
     function: types.FunctionType, base_globals: Any, *, local_from_disk: bool = False
 ) -> Reduced:
-    """Take a function apart.
+    """Reduce a function to its parts.
 
     Args:
         function: the function.
-        base_globals: stands in the pickle for the globals of the function.
+        base_globals: placeholder in the pickle for the globals of the function.
         local_from_disk: whether the reader imports local modules from their files.
     """
     attributes, slots = internals._function_getstate(function)  # noqa: SLF001 - has no other interface
@@ -92,21 +91,21 @@ def fill_function_with(
     """Set the attributes of a function.
 
     Args:
-        function: from `make_function`.
-        state: from `reduce_function`.
-        set_globals: takes the globals that the function refers to.
+        function: a function from `make_function`.
+        state: its state from `reduce_function`.
+        set_globals: callback that sets the globals that the function refers to.
     """
     attributes, slots = state
     function.__dict__.update(attributes)
     set_globals(slots.pop("__globals__"))
     module_state.change_modules(slots.pop("shared", []))
-    del slots["_cloudpickle_submodules"]  # importing them was all that they are for
+    del slots["_cloudpickle_submodules"]  # unpickling has imported them, which is their only purpose
     for name, value in slots.items():
         setattr(function, name, value)
 
 
 def reduce_cell(cell: types.CellType) -> Reduced:
-    """Take the variable of a closure apart. Functions that share it go on sharing it."""
+    """Reduce the cell of a closure variable, which functions that share it continue to share."""
     try:
         content = cell.cell_contents
     except ValueError:
@@ -120,7 +119,7 @@ def fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
 
 
 def names_in_annotations(annotations: Iterable[Any]) -> dict[str, Any]:
-    """Return the globals of `__main__` that annotations written as text refer to."""
+    """Return the globals of `__main__` that are mentioned in annotations written as strings."""
     namespace = main_module.namespace()
     words = {
         word
@@ -131,12 +130,12 @@ def names_in_annotations(annotations: Iterable[Any]) -> dict[str, Any]:
     return {word: namespace[word] for word in sorted(words) if word in namespace}
 
 
-def _names_looked_up(function: types.FunctionType, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return globals of `__main__` that a function uses in another way than as globals."""
+def _names_looked_up(function: types.FunctionType, found_globals: Mapping[str, Any]) -> dict[str, Any]:
+    """Return globals of `__main__` that a function uses through annotations or the module itself."""
     names = names_in_annotations(function.__annotations__.values()) if function.__annotations__ else {}
     code = function.__code__
     main = sys.modules[main_module.MAIN]
-    if main_module.MAIN in code.co_names or any(value is main for value in found.values()):
+    if main_module.MAIN in code.co_names or any(value is main for value in found_globals.values()):
         namespace = main_module.namespace()
         names.update({name: namespace[name] for name in code.co_names if name in namespace})
     return names

@@ -1,7 +1,7 @@
-"""Objects that `pickle` knows by a name alone: sent by value where no host knows that name.
+"""Objects that `pickle` only refers to by name: sent by value if no host knows that name.
 
-Lives here: NewType, ParamSpec, TypeVarTuple, aliases of types, sentinels made by `object()`, and objects
-whose own `__reduce__` returns the name of a global of `__main__`.
+Lives here: NewType, ParamSpec, TypeVarTuple, type aliases, sentinels made by `object()`, and objects whose
+own `__reduce__` returns the name of a global of `__main__`.
 Not here: functions and classes (`kinds.functions`, `kinds.classes`); TypeVar, which cloudpickle sends.
 """
 
@@ -28,17 +28,17 @@ from cook_jupyter.payload.kinds.functions import Reduced
 
 
 def reduce_new_type(new_type: Any) -> Reduced:
-    """Take a NewType apart."""
+    """Reduce a NewType to its parts."""
     args = (new_type.__qualname__, new_type.__supertype__, new_type.__module__, main_module.name_of(new_type))
     return make_new_type, args
 
 
 def make_new_type(name: str, supertype: Any, module: str, main_name: str | None) -> Any:
-    """Return a NewType.
+    """Create a NewType.
 
     Args:
         name: its qualified name.
-        supertype: the type that it stands for.
+        supertype: its supertype.
         module: the module that defined it.
         main_name: its name in `__main__`, if it can be found there.
     """
@@ -49,21 +49,21 @@ def make_new_type(name: str, supertype: Any, module: str, main_name: str | None)
 
 
 def reduce_type_parameter(parameter: Any) -> Reduced:
-    """Take a ParamSpec or a TypeVarTuple apart."""
+    """Reduce a ParamSpec or a TypeVarTuple to its parts."""
     return make_type_parameter, (type(parameter).__name__, parameter.__name__, parameter.__module__)
 
 
 def make_type_parameter(kind: str, name: str, module: str) -> Any:
-    """Return a parameter of types.
+    """Return the type parameter in `__main__`, created if needed.
 
     Args:
         kind: ParamSpec or TypeVarTuple.
         name: its name.
         module: the module that defined it.
     """
-    found = main_module.namespace().get(name)
-    if module == main_module.MAIN and type(found) is getattr(typing, kind):
-        return found
+    existing = main_module.namespace().get(name)
+    if module == main_module.MAIN and type(existing) is getattr(typing, kind):
+        return existing
     parameter = getattr(typing, kind)(name)
     parameter.__module__ = module
     publish(parameter, name if module == main_module.MAIN else None)
@@ -71,17 +71,17 @@ def make_type_parameter(kind: str, name: str, module: str) -> Any:
 
 
 def reduce_type_alias(alias: Any) -> Reduced:
-    """Take an alias that a `type` statement made apart."""
+    """Reduce an alias made by a `type` statement to its parts."""
     return make_type_alias, (alias.__name__, alias.__value__, alias.__type_params__)
 
 
 def make_type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
-    """Return an alias of a type.
+    """Create a type alias.
 
     Args:
         name: its name.
         value: the type.
-        parameters: its parameters.
+        parameters: its type parameters.
     """
     alias = typing.TypeAliasType(name, value, type_params=parameters)  # type: ignore[attr-defined]
     publish(alias, name)
@@ -100,7 +100,7 @@ UNNAMED_BUILTIN_CLASSES: dict[
 
 
 def builtin_class(name: str) -> type:
-    """Return the class of a built-in object that has a name in the abstract collections alone."""
+    """Return the class of a built-in object that has a name only in the abstract collections."""
     found: type = vars(_collections_abc)[name]
     return found
 
@@ -109,29 +109,29 @@ def builtin_class(name: str) -> type:
 
 
 def reduce_sentinel(sentinel: object) -> Reduced:
-    """Refer to an `object()` by the name that it has in `__main__`."""
+    """Refer to an `object()` by its name in `__main__`."""
     _, name = home_of(sentinel)
     return make_sentinel, (name,)
 
 
 def make_sentinel(main_name: str) -> object:
-    """Return the `object()` that has a name in `__main__`; a new one where there is none.
+    """Return the `object()` with a name in `__main__`, created if needed.
 
     Args:
-        main_name: the name; empty if it has none.
+        main_name: its name; empty if it has none.
     """
-    found = main_module.namespace().get(main_name)
-    if type(found) is object:
-        return found
+    existing = main_module.namespace().get(main_name)
+    if type(existing) is object:
+        return existing
     made = object()
     publish(made, main_name or None)
     return made
 
 
 def home_of(obj: Any) -> tuple[str | None, str]:
-    """Return the module that has an object among its globals, and the name there; None and "" if none has.
+    """Return the module and the name under which an object is a global; None and "" if there is none.
 
-    `__main__` comes last: what it has imported from elsewhere is at home there.
+    `__main__` is searched last, because objects that it has imported belong to another module.
     """
     module, name = _homes.of(obj)
     if module is not None:
@@ -143,10 +143,10 @@ def home_of(obj: Any) -> tuple[str | None, str]:
 
 
 class _Homes:
-    """Where objects that do not know their names are globals. Looked for again when modules were imported.
+    """The global names of objects that do not know their own name, updated when modules were imported.
 
-    A module that does not bear the name under which it is found is no home: modules are pickled by the name
-    that they bear. So `multiprocessing` enters `__main__` a second time when it is imported: `__mp_main__`.
+    A module that is registered under another name than its own is skipped, because modules are pickled by
+    their own name: `multiprocessing`, for instance, registers `__main__` again as `__mp_main__`.
     """
 
     KINDS = (object, contextvars.ContextVar, threading.local, type(threading.Lock()), type(threading.RLock()))
@@ -159,8 +159,8 @@ class _Homes:
         if self._modules != len(sys.modules):
             self._read()
         module, name = self._names.get(id(obj), ("", ""))
-        found = module and getattr(sys.modules.get(module), name, None) is obj
-        return (module, name) if found else (None, "")
+        is_current = module and getattr(sys.modules.get(module), name, None) is obj
+        return (module, name) if is_current else (None, "")
 
     def _read(self) -> None:
         modules = dict(sys.modules)
@@ -174,7 +174,7 @@ class _Homes:
 
 
 def _globals_of_importable(module: Any, modules: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the globals of a module; none for `__main__`, and if it is not found under the name it bears."""
+    """Return the globals of a module; none for `__main__` or a module registered under another name."""
     names: Mapping[str, Any] = getattr(module, "__dict__", {})
     own_name = names.get("__name__")
     if own_name == main_module.MAIN or not isinstance(own_name, str) or modules.get(own_name) is not module:
@@ -186,7 +186,7 @@ _homes = _Homes()
 
 
 def reduce_environment(variables: Any) -> Any:
-    """Refer to the environment of the process that reads the pickle."""
+    """Refer to the environment variables of the process that reads the pickle."""
     return (getattr, (os, "environ")) if variables is os.environ else NotImplemented
 
 
@@ -198,15 +198,15 @@ DATACLASS_SENTINELS: dict[type, str] = {
 
 
 def reduce_dataclass_sentinel(sentinel: Any) -> Reduced:
-    """Refer to an object of the module `dataclasses` by its name: a copy has no meaning."""
+    """Refer to a sentinel of the module `dataclasses` by name: a copy would be meaningless."""
     return getattr, (dataclasses, DATACLASS_SENTINELS[type(sentinel)])
 
 
-# --- whatever reduces itself to a name ----------------------------------------------------------------------
+# --- objects that reduce themselves to a name ---------------------------------------------------------------
 
 
 def reduces_itself(cls: type) -> bool:
-    """Return whether instances of a class say themselves how they are pickled."""
+    """Return whether a class defines how its instances are pickled."""
     instances: Any = cls
     return (
         instances.__reduce_ex__ is not object.__reduce_ex__ or instances.__reduce__ is not object.__reduce__
@@ -214,7 +214,7 @@ def reduces_itself(cls: type) -> bool:
 
 
 def reduce_by_own_method(obj: Any) -> Any:
-    """Take an object of `__main__` apart as its class does it; by value where that gives a global's name."""
+    """Reduce an object of `__main__` with its own method; by value if that returns the name of a global."""
     reduced = obj.__reduce_ex__(5)
     if not isinstance(reduced, str) or pickle.whichmodule(obj, reduced) not in main_module.NAMES:  # type: ignore[attr-defined]
         return reduced
@@ -226,9 +226,9 @@ def make_named(make: Callable[..., Any], args: tuple[Any, ...], name: str) -> An
     """Create an object that has a name in `__main__`.
 
     Args:
-        make: creates it.
+        make: function that creates the object.
         args: arguments of `make`.
-        name: the name.
+        name: name of the object.
     """
     made = make(*args)
     publish(made, name)
@@ -250,7 +250,7 @@ def fill_named(obj: Any, state: tuple[Any]) -> None:
 
 
 def _default_reduction(obj: Any) -> tuple[Any, ...]:
-    """Return what `object` itself would say of an instance, whatever its class says."""
+    """Return what `object.__reduce_ex__` would for an instance, even if its class overrides that."""
     cls = type(obj)
     slot_names = copyreg._slotnames(cls)  # type: ignore[attr-defined]  # noqa: SLF001 - as copyreg itself
     slots = {name: getattr(obj, name) for name in slot_names if hasattr(obj, name)}

@@ -1,7 +1,7 @@
-"""Classes of ctypes by value: structures, unions, arrays, pointers and prototypes of functions.
+"""Classes of ctypes by value: structures, unions, arrays, pointers and function prototypes.
 
-Lives here: taking such a class apart and creating it again.
-Not here: instances, which ctypes pickles itself, and refuses where they hold addresses.
+Lives here: reducing such a class, and rebuilding it.
+Not here: instances, which ctypes pickles itself, or refuses if they contain addresses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cook_jupyter.payload.kinds.functions import Reduced
 ARRAYS = type(ctypes.c_int * 1)
 POINTERS = type(ctypes.POINTER(ctypes.c_int))
 PROTOTYPES = type(ctypes.CFUNCTYPE(None))
-METACLASSES: dict[type, type] = {  # and a class of each, since they are in no module
+METACLASSES: dict[type, type] = {  # with a class of each, because no module has them
     type(cls): cls
     for cls in (
         ctypes.Structure,
@@ -42,17 +42,17 @@ class _OneField(ctypes.Structure):
 
 _FIELD = type(_OneField.field)
 _USES_ERRNO, _USES_LAST_ERROR = 0x8, 0x10
-_LAYOUT = (
+_LAYOUT = (  # must exist when fields or items are laid out
     "_pack_",
     "_align_",
     "_layout_",
     "_type_",
     "_length_",
-)  # have to be there when fields or items are laid out
+)
 
 
 def reduce_native_class(cls: Any) -> Reduced:
-    """Take a class of ctypes apart."""
+    """Reduce a class of ctypes to its parts."""
     metaclass = type(cls)
     if issubclass(metaclass, PROTOTYPES) and cls.__module__ == "ctypes":
         flags = cls._flags_
@@ -92,10 +92,10 @@ def make_native_class(
         metaclass: the metaclass.
         name: the name of the class.
         bases: its bases.
-        namespace: what has to be known when it is created.
-        class_id: by which the other process knows it.
+        namespace: attributes that are needed to create the class.
+        class_id: its id in the other process.
         main_name: its qualified name in `__main__`, if it can be found there.
-        is_from_reader: whether it travelled to the process that now sends it.
+        is_from_reader: whether the sender had received the class from this process.
     """
     cls: type = metaclass(name, bases, dict(namespace))
     track(cls, class_id)
@@ -104,7 +104,7 @@ def make_native_class(
 
 
 def fill_native_class(cls: type, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Set the attributes of a class of ctypes, its fields last: they may refer to the class."""
+    """Set the attributes of a class of ctypes, with its fields last because they may refer to the class."""
     attributes, names = state
     fields = attributes.pop("_fields_", None)
     for name, value in attributes.items():
@@ -116,7 +116,7 @@ def fill_native_class(cls: type, state: tuple[dict[str, Any], dict[str, Any]]) -
 
 
 def make_array(kind: Any, length: int) -> Any:
-    """Return the class of arrays of a kind and length."""
+    """Return the class of arrays of an element type and length."""
     return kind * length
 
 
@@ -124,9 +124,9 @@ def make_prototype(result: Any, arguments: tuple[Any, ...], errno: bool, last_er
     """Return the prototype of functions that ctypes calls.
 
     Args:
-        result: class of what they return.
-        arguments: classes of their arguments.
-        errno: whether they swap the C library's errno.
-        last_error: whether they swap the last error of Windows.
+        result: return type.
+        arguments: types of the arguments.
+        errno: whether calls swap the C library's errno.
+        last_error: whether calls swap the last error of Windows.
     """
     return ctypes.CFUNCTYPE(result, *arguments, use_errno=errno, use_last_error=last_error)

@@ -1,7 +1,7 @@
-"""What cannot travel: refused when it is submitted, and what to do instead.
+"""Objects that cannot be sent: refused at submission, with advice.
 
-Lives here: the kinds that a pickle would take and break, and the advice for each kind.
-Not here: the path to what was refused (`payload.pickle_diagnosis`), and what belongs to its process
+Lives here: kinds of objects that would be broken after unpickling, and the advice for each kind.
+Not here: the path to a refused object (`payload.pickle_diagnosis`), objects that belong to their process
 (`payload.process_bound`).
 """
 
@@ -37,7 +37,7 @@ GENERAL_ADVICE = "create it inside the function, or pass the plain data it is ma
 
 
 def reduce_file(file: Any) -> tuple[Any, ...]:
-    """Refer to the job's own standard output for that of this process; refuse other files."""
+    """Refer to the job's standard output or error for that of this process; refuse other files."""
     for name in ("stdout", "stderr"):
         if file is getattr(sys, name) or file is getattr(sys, f"__{name}__"):
             return getattr, (sys, name)
@@ -45,7 +45,7 @@ def reduce_file(file: Any) -> tuple[Any, ...]:
 
 
 def refuse(obj: Any) -> NoReturn:
-    """Refuse an object that a pickle would take and break."""
+    """Refuse an object that would be broken after unpickling."""
     raise _refusal(obj)
 
 

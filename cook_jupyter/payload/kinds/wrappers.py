@@ -1,8 +1,8 @@
-"""Wrappers by value: what functools, contextvars, threading and weakref put around functions and objects.
+"""Wrappers by value: those of functools, contextvars, threading and weakref around functions and objects.
 
 Lives here: caches of functions, cached properties, generic functions, context variables, thread-local data,
-weak references, views of memory.
-Not here: locks, files and whatever else belongs to one process (`kinds.refused`).
+weak references, memory views.
+Not here: locks, files and other objects that belong to one process (`kinds.refused`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from cook_jupyter.payload.kinds.functions import Reduced
 # --- functools ----------------------------------------------------------------------------------------------
 
 LRU_CACHE = type(functools.lru_cache(len))
-_some_generic_function: Any = functools.singledispatch(len)
-_GENERIC_FUNCTION = _some_generic_function.__code__  # of every function that singledispatch returns
+_sample_generic_function: Any = functools.singledispatch(len)
+_GENERIC_FUNCTION = _sample_generic_function.__code__  # of every function that singledispatch returns
 _SET_BY_SINGLEDISPATCH = frozenset(("register", "dispatch", "registry", "_clear_cache", "__wrapped__"))
 
 
 def reduce_lru_cache(cached: Any) -> Reduced:
-    """Take a function with a cache apart. What is in the cache stays here."""
+    """Reduce a cached function to its parts, without the content of its cache."""
     settings = cached.cache_parameters()
     args = (cached.__wrapped__, settings["maxsize"], settings["typed"], main_module.name_of(cached))
     attributes = {name: value for name, value in vars(cached).items() if name != "__wrapped__"}
@@ -40,11 +40,11 @@ def reduce_lru_cache(cached: Any) -> Reduced:
 def make_lru_cache(
     function: Callable[..., Any], maxsize: int | None, typed: bool, main_name: str | None
 ) -> Any:
-    """Give a function an empty cache.
+    """Create a cached function with an empty cache.
 
     Args:
         function: the function to cache.
-        maxsize: number of results that are kept; None means all.
+        maxsize: maximum number of cached results; None means no limit.
         typed: whether 1 and 1.0 are different arguments.
         main_name: name of the cached function in `__main__`, if it can be found there.
     """
@@ -59,27 +59,27 @@ def fill_attributes(obj: Any, state: tuple[dict[str, Any]]) -> None:
 
 
 def reduce_cached_property(prop: functools.cached_property[Any]) -> Reduced:
-    """Take a cached property apart; in Python 3.11 it has a lock of its own."""
+    """Reduce a cached property to its parts, without the lock that it has in Python 3.11."""
     return make_cached_property, (prop.func,), (prop.attrname, prop.__doc__), None, None, fill_cached_property
 
 
 def make_cached_property(function: Callable[[Any], Any]) -> functools.cached_property[Any]:
-    """Return a cached property that computes its value by a function."""
+    """Create a cached property that computes its value with a function."""
     return functools.cached_property(function)
 
 
 def fill_cached_property(prop: functools.cached_property[Any], state: tuple[str | None, str | None]) -> None:
-    """Set the name under which a cached property keeps its value."""
+    """Set the name under which a cached property stores its value."""
     prop.attrname, prop.__doc__ = state
 
 
 def is_generic_function(function: types.FunctionType) -> bool:
-    """Return whether `functools.singledispatch` has made a function."""
+    """Return whether a function was created by `functools.singledispatch`."""
     return function.__code__ is _GENERIC_FUNCTION
 
 
 def reduce_generic_function(function: Any) -> Reduced:
-    """Take a function of `functools.singledispatch` apart."""
+    """Reduce a function of `functools.singledispatch` to its parts."""
     registry = dict(function.registry)
     attributes = {name: value for name, value in vars(function).items() if name not in _SET_BY_SINGLEDISPATCH}
     args = (registry.pop(object), main_module.name_of(function))
@@ -87,7 +87,7 @@ def reduce_generic_function(function: Any) -> Reduced:
 
 
 def make_generic_function(default: Callable[..., Any], main_name: str | None) -> Any:
-    """Return a generic function that knows its default implementation alone."""
+    """Create a generic function with only its default implementation."""
     function = functools.singledispatch(default)
     publish(function, main_name)
     return function
@@ -107,7 +107,7 @@ def fill_generic_function(
 
 
 def reduce_context_variable(variable: contextvars.ContextVar[Any]) -> Reduced:
-    """Take a context variable apart: its default, and its value in the present context."""
+    """Reduce a context variable to its default, and its value in the current context."""
     default = _value_in(contextvars.Context(), variable)
     value = _value_in(contextvars.copy_context(), variable) if _is_set(variable) else ()
     args = (variable.name, default, _main_name(variable))
@@ -132,7 +132,7 @@ def _value_in(context: contextvars.Context, variable: contextvars.ContextVar[Any
 def make_context_variable(
     name: str, default: tuple[Any, ...], main_name: str | None
 ) -> contextvars.ContextVar[Any]:
-    """Return a context variable.
+    """Create a context variable.
 
     Args:
         name: its name.
@@ -151,7 +151,7 @@ def fill_context_variable(variable: contextvars.ContextVar[Any], state: tuple[tu
 
 
 def reduce_thread_local(local: threading.local) -> Reduced:
-    """Take thread-local data apart: what this thread sees becomes what the job sees."""
+    """Reduce thread-local data to the attributes of this thread, which the job will see."""
     return type(local), (), (dict(vars(local)),), None, None, fill_attributes
 
 
@@ -159,7 +159,7 @@ def reduce_thread_local(local: threading.local) -> Reduced:
 
 
 def reduce_weak_reference(reference: weakref.ref[Any]) -> Reduced:
-    """Take a weak reference apart. What it refers to lives as long as the job."""
+    """Reduce a weak reference to its target, which will live as long as the job."""
     target = reference()
     if target is None:
         return make_dead_reference, ()
@@ -167,33 +167,33 @@ def reduce_weak_reference(reference: weakref.ref[Any]) -> Reduced:
 
 
 def make_weak_reference(target: Any, callback: Callable[[Any], Any] | None) -> weakref.ref[Any]:
-    """Return a weak reference to an object that lives until the job ends."""
+    """Create a weak reference to an object that lives until the job ends."""
     main_module.keep_until_end(target)
     return weakref.ref(target, callback)
 
 
 def make_dead_reference() -> weakref.ref[Any]:
-    """Return a weak reference to an object that is gone."""
+    """Create a weak reference to an object that no longer exists."""
     return weakref.ref(_Gone())
 
 
 class _Gone:
-    """Is gone as soon as it was made."""
+    """Object that is garbage as soon as it is created."""
 
 
 def reduce_weak_collection(collection: Any) -> Reduced:
-    """Take a collection of weak references apart."""
+    """Reduce a collection of weak references to its content."""
     content = list(collection) if isinstance(collection, weakref.WeakSet) else dict(collection.items())
     return make_weak_collection, (type(collection),), (content,), None, None, fill_weak_collection
 
 
 def make_weak_collection(kind: type) -> Any:
-    """Return an empty collection of weak references."""
+    """Create an empty collection of weak references."""
     return kind()
 
 
 def fill_weak_collection(collection: Any, state: tuple[Any]) -> None:
-    """Fill a collection of weak references, whose objects live as long as the job."""
+    """Fill a collection of weak references, whose targets live as long as the job."""
     main_module.keep_until_end(state[0])
     collection.update(state[0])
 
@@ -202,23 +202,23 @@ def fill_weak_collection(collection: Any, state: tuple[Any]) -> None:
 
 
 def reduce_memory(view: memoryview) -> Reduced:
-    """Take a view of memory apart, with a copy of what it shows."""
+    """Reduce a memory view to a copy of its content."""
     content = view.tobytes() if view.readonly else bytearray(view.tobytes())
     args = (content, view.format, view.shape)
     try:
         make_memory(*args)
     except (TypeError, ValueError) as error:
-        raise pickle.PicklingError(f"a view of memory of format {view.format!r} cannot be pickled") from error
+        raise pickle.PicklingError(f"a memory view of format {view.format!r} cannot be pickled") from error
     return make_memory, args
 
 
 def make_memory(content: bytes | bytearray, format_: str, shape: tuple[int, ...] | None) -> memoryview:
-    """Return a view of bytes.
+    """Create a memory view of bytes.
 
     Args:
         content: the bytes.
-        format_: of the items, as in `struct`.
-        shape: the lengths of the dimensions.
+        format_: format of the items, as in `struct`.
+        shape: lengths of the dimensions.
     """
     view: Any = memoryview(content)
     if format_ != "B" or len(shape or ()) != 1:

@@ -38,7 +38,7 @@ class Monitoring:
     Attributes:
         counted_ms: time of the last count; None before the first one.
         user_states: pool or quota group -> which of its users are in which state.
-        usage_to_report: pool or quota group -> the amounts to report: those of the users in each state, their sum,
+        reported: pool or quota group -> the amounts to report: those of the users in each state, their sum,
             and zero once for each user who has left the state since the last count.
         cycles: pool -> figures of the last match cycle that considered any job.
     """
@@ -50,7 +50,7 @@ class Monitoring:
         self._clock = clock
         self.counted_ms: int | None = None
         self.user_states: dict[str, UserStates] = {}
-        self.usage_to_report: dict[str, UsageByState] = {}
+        self.reported: dict[str, UsageByState] = {}
         self.cycles: dict[str, dict[str, Any]] = {}
 
     def refresh(self) -> None:
@@ -77,8 +77,8 @@ class Monitoring:
         )
         for name, usages in running_by_name.items():
             current = classify_users(usages, waiting_by_name[name], limits[name])
-            previous = self.usage_to_report.get(name, {})
-            self.usage_to_report[name] = {
+            previous = self.reported.get(name, {})
+            self.reported[name] = {
                 state: usage_to_report(amounts, _users_in_state(previous.get(state, {})))
                 for state, amounts in current.states.items()
             }
@@ -101,14 +101,14 @@ class Monitoring:
                         for state, users in usage_by_state.items()
                     },
                 }
-                for name, usage_by_state in self.usage_to_report.items()
+                for name, usage_by_state in self.reported.items()
             },
             "cycles": self.cycles,
         }
 
 
 def _users_in_state(reported_usages: Mapping[str, Usage]) -> Collection[str]:
-    """Return the users who were in a state, without those usage_to_report as zero because they had left it."""
+    """Return the users who were in a state, without those reported as zero because they had left it."""
     return [user for user, usage in reported_usages.items() if usage != Usage()]
 
 
