@@ -2,7 +2,7 @@
 
 Lives here: `HeadsOfCycle`, one decision after the other; `HeadsAfter`, the heads for the next cycle.
 Not here: each rule (`scheduling.matching.head_room`), where heads are between cycles
-(`service.state.head_rooms`), room that was freed by preemption (`service.state.freed_room`).
+(`service.state.queue_heads`), room that was freed by preemption (`service.state.reservations`).
 
 A job becomes a head when it is the first considerable job of its user that no host has room for. Once smaller
 jobs wait, which could take the room piece by piece, it is matched before all others, and room is kept for it

@@ -14,7 +14,7 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
 from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
@@ -43,7 +43,9 @@ def living(store: Store, cluster: MemoryCluster, tmp_path: Path) -> Living:
     @asynccontextmanager
     async def run(settings: Settings | None = None) -> AsyncIterator[Scheduler]:
         home = Home(root=tmp_path)
-        async with alive(store, [cluster], settings or Settings(), home, ManualClock(1000)) as scheduler:
+        async with run_scheduler(
+            store, [cluster], settings or Settings(), home, ManualClock(1000)
+        ) as scheduler:
             yield scheduler
 
     return run
@@ -144,7 +146,9 @@ def hand_turned(remember: Callable[[], Store], home: Path) -> HandTurned:
         used = cluster or SlowToEnd(there, pools=pools, now_ms=clock.now_ms)
         kept = memory or remember()
         place = Home(root=home)
-        async with alive(kept, [used], settings or Settings(), place, clock, by_hand=True) as scheduler:
+        async with run_scheduler(
+            kept, [used], settings or Settings(), place, clock, start_loops=False
+        ) as scheduler:
             yield ManualScheduler(scheduler, clock, used, kept)
 
     return run

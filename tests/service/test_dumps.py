@@ -148,8 +148,8 @@ async def test_for_which_jobs_a_cluster_should_grow_is_replayed(by_hand: HandTur
     async with by_hand(cluster=cluster) as hand:
         small, large = a_job_spec(), a_job_spec(cpus=4)
         await hand.submit(small, large)
-        async with hand.scheduler.cycle:
-            await match_cycle.match_cycle(hand.scheduler, "default")
+        async with hand.scheduler.cycle_lock:
+            await match_cycle.run_match_cycle(hand.scheduler, "default")
 
         again = replay(read_dump(await dumped(hand)))
 
@@ -176,7 +176,7 @@ async def test_a_pool_or_a_job_that_is_not_there_has_no_dump(by_hand: HandTurned
 
 @pytest.mark.parametrize("text", [b"{}", b"nothing", b'{"format": 1}'])
 def test_what_is_no_dump_is_refused(text: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="this is no dump of a pool"):
+    with pytest.raises(InvalidRequest, match="this is not a dump of a pool"):
         read_dump(text)
 
 

@@ -10,7 +10,7 @@ from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.memory import MemoryStore
@@ -136,7 +136,9 @@ async def test_of_several_clusters_only_those_that_can_grow_are_asked(tmp_path: 
     fixed = Growing(name="fixed", h1=SMALL)
     growing = Growing(name="growing", spare={"h2": Resources(cpus=8, mem_mb=8192)}, h3=SMALL)
     clock, home = ManualClock(1000), Home(root=tmp_path)
-    async with alive(MemoryStore(), [fixed, growing], Settings(), home, clock, by_hand=True) as scheduler:
+    async with run_scheduler(
+        MemoryStore(), [fixed, growing], Settings(), home, clock, start_loops=False
+    ) as scheduler:
         large = a_job_spec(cpus=8.0)
         await scheduler.submit([large])
         await match_all(scheduler)

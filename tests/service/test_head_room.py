@@ -168,7 +168,7 @@ async def test_a_head_that_is_killed_keeps_nothing(by_hand: HandTurned) -> None:
         await hand.match()
 
         assert hand.users() == ["ada", "carl"]
-        assert not hand.scheduler.queues.heads.of("default")
+        assert not hand.scheduler.queues.heads.for_pool("default")
 
 
 async def test_a_job_over_quota_keeps_nothing(by_hand: HandTurned) -> None:
@@ -222,7 +222,7 @@ async def test_room_is_kept_on_one_host_and_the_others_go_on(by_hand: HandTurned
             await finish(hand, jobs[0])
 
         free = [offer.host for offer in hand.cluster.offers() if offer.room.cpus]
-        assert free == [hand.scheduler.queues.heads.of("default")[large.job_id].host]
+        assert free == [hand.scheduler.queues.heads.for_pool("default")[large.job_id].host]
 
 
 async def test_a_restart_finds_the_head_of_the_queue_again(store: Store, by_hand: HandTurned) -> None:
@@ -250,13 +250,13 @@ async def test_preemption_for_the_head_takes_the_place_of_kept_room(by_hand: Han
         await hand.submit(large, *(a_job_spec(user="ada") for _ in range(5)))
         await hand.match()
         await finish(hand, running[0])
-        assert hand.scheduler.queues.heads.of("default")[large.job_id].host == "h1"
+        assert hand.scheduler.queues.heads.for_pool("default")[large.job_id].host == "h1"
 
         assert await hand.rebalance() == 1, "one cpu is kept for it already"
         await hand.match()
 
         assert hand.where()[large.job_id] == "h1"
-        heads = hand.scheduler.queues.heads.of("default").values()
+        heads = hand.scheduler.queues.heads.for_pool("default").values()
         assert [head.host for head in heads if head.host is not None] == []
 
 

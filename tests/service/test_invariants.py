@@ -100,11 +100,11 @@ class Day:
         for job in await self.hand.scheduler.jobs([spec.job_id for spec in self.jobs]):
             assert job is not None
             self._check_job(job)
-        reserved = self.hand.scheduler.queues.freed.of("default")
+        reserved = self.hand.scheduler.queues.reservations.for_pool("default")
         assert all(self.hand.scheduler.queues.is_waiting("default", job_id) for job_id in reserved)
 
     def _check_job(self, job: Job) -> None:
-        queues, row = self.hand.scheduler.queues, self.hand.scheduler.running_row(job.job_id)
+        queues, row = self.hand.scheduler.queues, self.hand.scheduler.running_job(job.job_id)
         assert queues.is_waiting("default", job.job_id) == (job.state is JobState.WAITING)
         assert (row is not None) == (job.state is JobState.RUNNING)
         if job.state is JobState.WAITING:

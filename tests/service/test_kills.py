@@ -8,7 +8,7 @@ import pytest
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED
-from cook_jupyter.service.cycles.stop_instances import stop
+from cook_jupyter.service.cycles.stop_instances import stop_instances
 from cook_jupyter.store.base import Failure
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
@@ -48,7 +48,7 @@ async def cancel(hand: ManualScheduler, job: JobSpec) -> None:
 
 async def end_by_decision(hand: ManualScheduler, job: JobSpec) -> None:
     failure = Failure(job_id=job.job_id, instance_id=hand.task_of(job), reason=MAX_RUNTIME_EXCEEDED, at_ms=1)
-    await stop(hand.scheduler, [failure])
+    await stop_instances(hand.scheduler, [failure])
 
 
 @pytest.mark.parametrize("way", [kill, cancel, end_by_decision])

@@ -7,11 +7,11 @@ from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, STRAGGLER
 from cook_jupyter.service.cluster_updates import ClusterUpdates
 from cook_jupyter.service.cycles.maintenance import (
-    end_lingering,
-    end_stragglers,
     publish_progress,
+    refresh_monitoring,
     repeat_kills,
-    watch,
+    stop_lingering,
+    stop_stragglers,
 )
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import HeadRoomSettings, JobSettings
@@ -27,10 +27,10 @@ async def test_a_task_that_outstays_its_time_ends_for_that_reason_whoever_tells_
         await hand.submit(job)
         await hand.match()
         hand.clock.advance(60_000)
-        assert await end_lingering(hand.scheduler) == 0  # it may stay to the last moment
+        assert await stop_lingering(hand.scheduler) == 0  # it may stay to the last moment
 
         hand.clock.advance(1)
-        assert await end_lingering(hand.scheduler) == 1
+        assert await stop_lingering(hand.scheduler) == 1
         await hand.settle()
 
         ended = await hand.job(job)
@@ -49,7 +49,7 @@ async def test_jobs_that_do_not_say_how_long_they_run_have_the_usual_time(by_han
         assert told == 10_000
         hand.clock.advance(20_000)
 
-        assert await end_lingering(hand.scheduler) == 1
+        assert await stop_lingering(hand.scheduler) == 1
         assert set(hand.where()) <= {silent.job_id, patient.job_id}
         assert (await hand.job(patient)).state is JobState.RUNNING
 
@@ -66,10 +66,10 @@ async def test_a_straggler_is_tried_again_at_no_cost(by_hand: HandTurned) -> Non
             hand.cluster.finish(hand.task_of(job))
         await hand.settle()
         hand.clock.advance(10_000)
-        assert await end_stragglers(hand.scheduler) == 0
+        assert await stop_stragglers(hand.scheduler) == 0
 
         hand.clock.advance(1)
-        assert await end_stragglers(hand.scheduler) == 1
+        assert await stop_stragglers(hand.scheduler) == 1
         await hand.settle()
 
         slow = await hand.job(jobs[2])
@@ -102,7 +102,7 @@ async def test_the_monitor_tells_starved_hungry_and_satisfied_users_apart(by_han
         await hand.submit(a_job_spec(user="satisfied", cpus=2))
         await hand.match()
         await hand.submit(a_job_spec(user="starved", cpus=2, mem_mb=50))
-        await watch(hand.scheduler)
+        await refresh_monitoring(hand.scheduler)
 
         monitoring = hand.scheduler.monitoring
         assert monitoring.user_states["default"].users == {
@@ -120,11 +120,11 @@ async def test_the_monitor_tells_starved_hungry_and_satisfied_users_apart(by_han
         hand.cluster.finish(next(iter(hand.cluster.tasks)))
         await hand.settle()
         await hand.match()
-        await watch(hand.scheduler)
+        await refresh_monitoring(hand.scheduler)
         assert monitoring.reported["default"]["starved"]["starved"] == Usage(), (
             "a user who left a state is reported once more, with zero"
         )
-        await watch(hand.scheduler)
+        await refresh_monitoring(hand.scheduler)
         assert "starved" not in monitoring.reported["default"]["starved"]
 
 
@@ -135,7 +135,7 @@ async def test_the_monitor_adds_up_the_pools_of_a_quota_group(by_hand: HandTurne
     async with by_hand(settings, hosts=2, cpus=2, pools=("default", "other")) as hand:
         await hand.submit(a_job_spec(), a_job_spec(pool="other"))
         await hand.match()
-        await watch(hand.scheduler)
+        await refresh_monitoring(hand.scheduler)
 
         assert hand.scheduler.monitoring.reported["both"]["running"]["ada"] == Usage(
             count=2, cpus=2, mem_mb=256

@@ -14,7 +14,7 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
 from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.requests.dumps import read_dump, replay
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
@@ -43,7 +43,9 @@ async def living_on(
     """Run a scheduler by hand on these hosts; nothing ends by itself."""
     clock = ManualClock(NOW_MS)
     cluster = kind(hosts, behaviour=lambda _: None, now_ms=clock.now_ms)
-    running = alive(MemoryStore(), [cluster], Settings(**settings), Home(root=home), clock, by_hand=True)
+    running = run_scheduler(
+        MemoryStore(), [cluster], Settings(**settings), Home(root=home), clock, start_loops=False
+    )
     async with running as scheduler:
         yield scheduler
 

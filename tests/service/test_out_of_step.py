@@ -13,7 +13,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.job import HIGHEST_PRIORITY, JobSpec, JobState
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.base import Store
@@ -35,13 +35,13 @@ def _fail(changes: Sequence[JobChange]) -> None:
 
 
 async def _submit_and_fail(
-    store: Store, cluster: MemoryCluster, folder: Path, spec: JobSpec, *, by_hand: bool
+    store: Store, cluster: MemoryCluster, folder: Path, spec: JobSpec, *, start_loops: bool
 ) -> None:
     """Run a scheduler, submit a job that a listener cannot follow, and wait until cancelled."""
     async with (
         asyncio.timeout(HANG_S),
-        alive(
-            store, [cluster], Settings(), Home(root=folder), ManualClock(1000), by_hand=by_hand
+        run_scheduler(
+            store, [cluster], Settings(), Home(root=folder), ManualClock(1000), start_loops=start_loops
         ) as scheduler,
     ):
         store.listen(_fail)
@@ -50,12 +50,14 @@ async def _submit_and_fail(
 
 
 @STORES
-@pytest.mark.parametrize("by_hand", [False, True], ids=["with loops", "by hand"])
+@pytest.mark.parametrize("start_loops", [True, False], ids=["with loops", "manually"])
 async def test_a_scheduler_stops_when_its_memory_misses_a_commit(
-    kind: str, by_hand: bool, cluster: MemoryCluster, tmp_path: Path
+    kind: str, start_loops: bool, cluster: MemoryCluster, tmp_path: Path
 ) -> None:
     with pytest.raises(OutOfStep, match="the view is too small"):
-        await _submit_and_fail(_store(kind, tmp_path), cluster, tmp_path, a_job_spec(), by_hand=by_hand)
+        await _submit_and_fail(
+            _store(kind, tmp_path), cluster, tmp_path, a_job_spec(), start_loops=start_loops
+        )
 
 
 @STORES
@@ -66,10 +68,12 @@ async def test_what_was_accepted_before_the_failure_runs_under_the_next_schedule
     specs = [a_job_spec() for _ in range(2)]
     for spec in specs:
         with pytest.raises(OutOfStep):
-            await _submit_and_fail(store, cluster, tmp_path, spec, by_hand=True)
+            await _submit_and_fail(store, cluster, tmp_path, spec, start_loops=False)
 
     home = Home(root=tmp_path)
-    async with alive(store, [cluster], Settings(), home, ManualClock(1000), by_hand=True) as scheduler:
+    async with run_scheduler(
+        store, [cluster], Settings(), home, ManualClock(1000), start_loops=False
+    ) as scheduler:
         launched = await match_all(scheduler)
         states = [job.state for job in await scheduler.jobs([spec.job_id for spec in specs]) if job]
 

@@ -272,8 +272,8 @@ def test_plain_groups_are_forgotten_in_the_end_and_those_that_want_something_are
     special = [apart(), a_group(straggler_handling={"type": "quantile-deviation"})]
     plain = [a_group() for _ in range(25)]
     for group in [*special, *plain]:
-        assert placing.learn([group]) == [group.group_id]
-        assert placing.learn([group]) == []
+        assert placing.add([group]) == [group.group_id]
+        assert placing.add([group]) == []
 
     forgotten = placing.unknown([group.group_id for group in [*special, *plain]])
 

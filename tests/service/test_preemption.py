@@ -13,7 +13,7 @@ from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.cycles.match_cycle import match_cycle
+from cook_jupyter.service.cycles.match_cycle import run_match_cycle
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import RebalancerSettings
 from cook_jupyter.service.state.rebalancer import PARAMETERS
@@ -84,7 +84,7 @@ async def test_the_freed_host_is_kept_for_whom_it_was_freed(by_hand: HandTurned)
         large = a_job_spec(user="late", cpus=2)
         await hand.submit(large)
         assert await hand.rebalance() == 2
-        assert hand.scheduler.queues.freed.of("default") == {large.job_id: "h1"}
+        assert hand.scheduler.queues.reservations.for_pool("default") == {large.job_id: "h1"}
 
         # They stand before the one that was freed for, and would take the room.
         await hand.submit(*(a_job_spec(user="third", priority=1000) for _ in range(2)))
@@ -92,7 +92,7 @@ async def test_the_freed_host_is_kept_for_whom_it_was_freed(by_hand: HandTurned)
 
         assert hand.where()[large.job_id] == "h1"
         assert hand.users() == ["hog", "hog", "late"]
-        assert hand.scheduler.queues.freed.of("default") == {}
+        assert hand.scheduler.queues.reservations.for_pool("default") == {}
 
 
 @pytest.mark.parametrize(("reserve", "started"), [("room", 1), ("host", 0)])
@@ -122,8 +122,10 @@ async def test_the_rest_of_the_host_is_left_to_others_unless_told_to_be_like_coo
         hand.cluster.finish(hand.task_of(late))
         await hand.settle()
         assert await hand.match() == 0
-        hand.scheduler.queues.freed.wait_for({large.job_id: {"still ending": Resources(cpus=3, mem_mb=1e6)}})
-        hand.scheduler.kills.locate("still ending", hand.cluster.name)
+        hand.scheduler.queues.reservations.record_victims(
+            {large.job_id: {"still ending": Resources(cpus=3, mem_mb=1e6)}}
+        )
+        hand.scheduler.kills.set_cluster("still ending", hand.cluster.name)
         await hand.scheduler.kills.send(["still ending"])
         assert await hand.match() == started
 
@@ -134,11 +136,11 @@ async def test_a_reservation_ends_with_the_job_that_it_was_for(by_hand: HandTurn
         late, other = a_job_spec(user="late"), a_job_spec(user="third")
         await hand.submit(late)
         await hand.rebalance()
-        assert hand.scheduler.queues.freed.of("default") == {late.job_id: "h1"}
+        assert hand.scheduler.queues.reservations.for_pool("default") == {late.job_id: "h1"}
 
         await hand.scheduler.kill_jobs([late.job_id])
 
-        assert hand.scheduler.queues.freed.of("default") == {}
+        assert hand.scheduler.queues.reservations.for_pool("default") == {}
         await hand.submit(other)
         await hand.match()
         assert hand.users() == ["hog", "third"]
@@ -231,7 +233,7 @@ async def test_nobody_is_stopped_for_a_job_that_is_gone_meanwhile(by_hand: HandT
         assert await hand.rebalance() == 0
         assert memory.meanwhile is None
         assert hand.users() == ["hog", "hog"]
-        assert hand.scheduler.queues.freed.of("default") == {}
+        assert hand.scheduler.queues.reservations.for_pool("default") == {}
 
 
 async def test_a_victim_that_has_ended_by_itself_meanwhile_ended_well(by_hand: HandTurned) -> None:
@@ -260,7 +262,7 @@ async def test_nobody_else_is_stopped_while_the_first_victim_still_dies(by_hand:
         hand.cluster.deaf = True
         assert await hand.rebalance() == 1
         assert await hand.rebalance() == 0
-        assert hand.scheduler.queues.freed.of("default") == {late.job_id: "h1"}
+        assert hand.scheduler.queues.reservations.for_pool("default") == {late.job_id: "h1"}
 
         hand.cluster.deaf = False
         await hand.scheduler.kills.repeat()
@@ -277,7 +279,7 @@ async def test_each_pool_keeps_its_own_reservations_unless_told_to_be_like_cook(
         async with by_hand(settings, pools=("default", "other")) as hand:
             hand.scheduler.queues.reserve("default", {"one": "h1"}, now_ms=hand.clock.now_ms())
             hand.scheduler.queues.reserve("other", {"two": "h1"}, now_ms=hand.clock.now_ms())
-            assert hand.scheduler.queues.freed.of("default") == left
+            assert hand.scheduler.queues.reservations.for_pool("default") == left
 
 
 async def test_a_host_that_is_kept_in_one_pool_is_kept_from_the_others_too(by_hand: HandTurned) -> None:
@@ -288,7 +290,7 @@ async def test_a_host_that_is_kept_in_one_pool_is_kept_from_the_others_too(by_ha
         await hand.submit(late)
         await hand.rebalance()
         await hand.submit(elsewhere)
-        await match_cycle(hand.scheduler, "other")
+        await run_match_cycle(hand.scheduler, "other")
         assert hand.users() == ["hog"]
 
         await hand.match()

@@ -8,7 +8,7 @@ from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
 from cook_jupyter.service.settings.tables import RebalancerSettings
-from cook_jupyter.service.state.freed_room import FreedRoom
+from cook_jupyter.service.state.reservations import Reservations
 from tests.builders import a_job_spec
 from tests.service.conftest import HandTurned, ManualScheduler
 
@@ -61,7 +61,7 @@ async def test_a_job_with_reserved_room_stands_before_what_its_user_starts_while
 
         small = a_job_spec(user="late", cpus=1)
         await hand.submit(small)
-        reserved = hand.scheduler.queues.freed.of("default")[large.job_id]
+        reserved = hand.scheduler.queues.reservations.for_pool("default")[large.job_id]
         elsewhere = next(i for i, task in hand.cluster.tasks.items() if task.instance.host != reserved)
         hand.cluster.finish(elsewhere)
         await hand.settle()
@@ -146,7 +146,7 @@ async def test_a_reservation_that_is_of_no_use_lapses_and_nobody_is_stopped_for_
 
         assert late.job_id not in hand.where()
         assert stopped == [0, 0, 0, 0, 0]
-        assert hand.scheduler.queues.freed.of("default") == {}
+        assert hand.scheduler.queues.reservations.for_pool("default") == {}
         await hand.match()
         assert hand.users() == ["hog"] * 4
 
@@ -162,10 +162,10 @@ async def test_jobs_that_share_a_host_wait_for_the_same_victims(by_hand: HandTur
         await hand.submit(*jobs)
         hand.cluster.deaf = True
         assert await hand.rebalance() == 1
-        assert set(hand.scheduler.queues.freed.of("default")) == {job.job_id for job in jobs}
+        assert set(hand.scheduler.queues.reservations.for_pool("default")) == {job.job_id for job in jobs}
         for _ in range(3):  # however long the victim takes to end
             assert await rebalance_all(hand.scheduler) == 0
-        assert set(hand.scheduler.queues.freed.of("default")) == {job.job_id for job in jobs}
+        assert set(hand.scheduler.queues.reservations.for_pool("default")) == {job.job_id for job in jobs}
 
         hand.cluster.deaf = False
         await hand.scheduler.kills.repeat()
@@ -175,24 +175,24 @@ async def test_jobs_that_share_a_host_wait_for_the_same_victims(by_hand: HandTur
 
 
 def test_what_is_kept_on_a_host_counts_each_victim_once() -> None:
-    freed = FreedRoom(RebalancerSettings(), ending=["victim"])
-    freed.put("default", {"one": "h1", "two": "h1"}, count().__next__)
+    reservations = Reservations(RebalancerSettings(), ending=["victim"])
+    reservations.replace("default", {"one": "h1", "two": "h1"}, count().__next__)
     held = {"victim": Resources(cpus=2)}
-    freed.wait_for({"one": held, "two": held})
+    reservations.record_victims({"one": held, "two": held})
     offers = [Offer(host="h1", cluster="c", pool="default", room=Resources(cpus=3))]
 
-    (left,) = freed.open_to_all(offers, lambda pool, job: Resources(cpus=2))
+    (left,) = reservations.unreserved_offers(offers, lambda pool, job: Resources(cpus=2))
 
     assert left.room.cpus == 1
 
 
 def test_a_reservation_that_is_taken_back_leaves_no_place_in_the_order_of_launches() -> None:
-    freed = FreedRoom(RebalancerSettings(), ending=())
+    reservations = Reservations(RebalancerSettings(), ending=())
     numbers = count(1)
-    freed.put("default", {"one": "h1", "two": "h1"}, numbers.__next__)
-    assert (freed.launch_of("one"), freed.launch_of("two")) == (1, 2)
+    reservations.replace("default", {"one": "h1", "two": "h1"}, numbers.__next__)
+    assert (reservations.launch_number("one"), reservations.launch_number("two")) == (1, 2)
 
-    freed.put("default", {"two": "h1"}, numbers.__next__)
+    reservations.replace("default", {"two": "h1"}, numbers.__next__)
 
-    assert freed.drop("default", "one") is None
-    assert freed.drop("default", "two") == 2
+    assert reservations.remove("default", "one") is None
+    assert reservations.remove("default", "two") == 2

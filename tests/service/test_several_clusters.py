@@ -17,8 +17,8 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cluster_updates import ClusterUpdates
 from cook_jupyter.service.cycles.match_cycle import match_all
-from cook_jupyter.service.cycles.stop_instances import stop
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.cycles.stop_instances import stop_instances
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
@@ -57,7 +57,9 @@ async def living_on(home: Path, settings: Settings, **hosts: list[Offer]) -> Asy
         Recorded(some, name=name, behaviour=lambda _: None, now_ms=clock.now_ms)
         for name, some in hosts.items()
     ]
-    async with alive(MemoryStore(), clusters, settings, Home(root=home), clock, by_hand=True) as scheduler:
+    async with run_scheduler(
+        MemoryStore(), clusters, settings, Home(root=home), clock, start_loops=False
+    ) as scheduler:
         yield scheduler
 
 
@@ -69,7 +71,7 @@ async def ran_on(scheduler: Scheduler, spec: JobSpec) -> list[str]:
 
 async def killed(scheduler: Scheduler, spec: JobSpec) -> None:
     """Kill what runs of a job; it tries again."""
-    row = scheduler.running_row(spec.job_id)
+    row = scheduler.running_job(spec.job_id)
     assert row is not None
     await scheduler.cancel_instances([row.instance_id])
     for cluster in scheduler.clusters.values():
@@ -133,7 +135,7 @@ async def cancel(scheduler: Scheduler, spec: JobSpec, instance_id: InstanceId) -
 
 async def preempt(scheduler: Scheduler, spec: JobSpec, instance_id: InstanceId) -> None:
     failure = Failure(job_id=spec.job_id, instance_id=instance_id, reason=PREEMPTED, at_ms=1)
-    await stop(scheduler, [failure])
+    await stop_instances(scheduler, [failure])
 
 
 @pytest.mark.parametrize("way", [kill_job, cancel, preempt])

@@ -3,7 +3,7 @@
 Lives here: on which host room is kept (`choose_host`), for how many jobs (`is_within_limit`), which tasks may
 start beside it (`room_beside`, `ends_in_time`), and who goes before the head all the same (`gives_way`).
 Not here: which jobs are at the head (`scheduling.heads`), what is kept for them from cycle to cycle
-(`service.state.head_rooms`), room that was freed by preemption (`service.state.freed_room`).
+(`service.state.queue_heads`), room that was freed by preemption (`service.state.reservations`).
 
 A head waits for tasks on its host that already ran when it reached the head, as few as make room: the awaited
 ones. Every other task there, now or later, must fit beside the head as if it never ended. So the head starts

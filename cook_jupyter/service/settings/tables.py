@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS
 from cook_jupyter.model.limits import UNLIMITED, UNLIMITED_COUNT
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, PREEMPTED, MeaCulpaLimits
 from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
@@ -111,12 +110,6 @@ class JobSettings:
     def free_failures(self) -> MeaCulpaLimits:
         """Numbers of mea-culpa failures that cost a job no retry."""
         return MeaCulpaLimits(default=self.mea_culpa_limit, by_reason=self.mea_culpa_limits)
-
-    def allowed_runtime_ms(self, requested_ms: int) -> int:
-        """Return the longest run time of an instance whose job requests `requested_ms`."""
-        if requested_ms >= UNLIMITED_RUNTIME_MS and self.default_runtime_ms is not None:
-            requested_ms = self.default_runtime_ms
-        return requested_ms if self.max_runtime_ms is None else min(requested_ms, self.max_runtime_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
