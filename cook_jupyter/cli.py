@@ -446,7 +446,7 @@ def replay(file: Path, as_json: bool) -> None:
     except OSError as error:
         raise InvalidRequest(f"the dump cannot be read: {error}") from error
     dump = dumps.read_dump(text)
-    decisions = dumps.replay(dump)
+    decisions = dumps.replay_dump(dump)
     if as_json:
         _print(decisions.encode().decode())
         return

@@ -39,7 +39,7 @@ from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.requests.admission import Admission
 from cook_jupyter.service.requests.events import EventHub, Subscription
 from cook_jupyter.service.requests.monitoring import Monitoring
-from cook_jupyter.service.requests.nested_waits import NestedWaits
+from cook_jupyter.service.requests.nested_waits import NestedWaitTracker
 from cook_jupyter.service.requests.summary import build_summary
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.snapshots import Snapshots
@@ -133,7 +133,7 @@ class Scheduler:
         self.monitoring = Monitoring(
             settings=settings, queues=self.queues, snapshots=self.snapshots, clock=clock
         )
-        self.nested = NestedWaits(
+        self.nested = NestedWaitTracker(
             store=store,
             queues=self.queues,
             limits=self.limits,

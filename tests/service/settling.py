@@ -163,9 +163,9 @@ def a_world(seed: int) -> World:
         usual = shape.a_job(rng)
         arrives = rng.randint(0, 3) if late else 0
         for _ in range(rng.randint(3, 10)):
-            named = usual if shape.uniform else shape.a_job(rng)
+            fields = usual if shape.uniform else shape.a_job(rng)
             pool = rng.choice(pools)
-            jobs.append(WorldJob(number=len(jobs), pool=pool, user=user, arrives=arrives, **named))
+            jobs.append(WorldJob(number=len(jobs), pool=pool, user=user, arrives=arrives, **fields))
     rng.shuffle(jobs)
     jobs.sort(key=lambda job: job.arrives)
     jobs = [replace(job, number=number) for number, job in enumerate(jobs)]

@@ -9,7 +9,7 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.state.limits import Limits, PoolDivision
 from tests.builders import a_job_spec
 from tests.golden.cases import cases
-from tests.service.conftest import HandTurned
+from tests.service.conftest import ManualSchedulerFactory
 
 
 def entries(kind: str, user: str, pool: str | None, values: dict[str, float]) -> list[LimitEntry]:
@@ -91,11 +91,13 @@ def test_a_question_about_shares_changes_no_answer_to_another() -> None:
     assert limits.for_pool("p", alone) is limits.for_pool("p", alone)
 
 
-async def test_a_share_that_nobody_set_is_told_as_it_is_now_whoever_asked_last(by_hand: HandTurned) -> None:
-    async with by_hand(cpus=2) as hand:
-        await hand.submit(a_job_spec(user="ada"))
-        alone = await hand.scheduler.limits_of(LimitKind.SHARE, "ada", "")
-        await hand.submit(a_job_spec(user="bob"))
-        together = await hand.scheduler.limits_of(LimitKind.SHARE, "ada", "")
+async def test_a_share_that_nobody_set_is_told_as_it_is_now_whoever_asked_last(
+    manual_scheduler: ManualSchedulerFactory,
+) -> None:
+    async with manual_scheduler(cpus=2) as manual:
+        await manual.submit(a_job_spec(user="ada"))
+        alone = await manual.scheduler.limits_of(LimitKind.SHARE, "ada", "")
+        await manual.submit(a_job_spec(user="bob"))
+        together = await manual.scheduler.limits_of(LimitKind.SHARE, "ada", "")
 
         assert (alone["cpus"], together["cpus"]) == (2.0, 1.0)

@@ -1,4 +1,4 @@
-"""A scheduler whose memory could not follow a commit stops, and the next one goes on from the store."""
+"""A scheduler whose views cannot follow a commit stops, and the next one goes on from the store."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore
 from tests.builders import a_job_spec
-from tests.service.conftest import Living
+from tests.service.conftest import RunningSchedulerFactory
 from tests.waiting import HANG_S
 
 STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
@@ -98,9 +98,9 @@ async def test_what_was_accepted_before_the_failure_runs_under_the_next_schedule
     ids=str,
 )
 async def test_a_job_that_no_queue_can_hold_is_refused_before_it_is_stored(
-    amounts: dict[str, float], text: str, living: Living, store: Store
+    amounts: dict[str, float], text: str, running_scheduler: RunningSchedulerFactory, store: Store
 ) -> None:
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         bad = a_job_spec(**amounts)
         with pytest.raises(InvalidRequest, match=text):
             await scheduler.submit([a_job_spec(), bad, a_job_spec()])

@@ -69,7 +69,7 @@ def test_a_scheduler_does_what_the_decisions_alone_do() -> None:
 
 
 def two_users(min_dru_diff: float) -> World:
-    """The worked example: A gives way to B; C, which fills the rest, stands before B in its user's order."""
+    """The worked example: B preempts A; C takes the remaining room, and precedes B in its user's order."""
     jobs = [
         WorldJob(number=0, pool="default", user="u0", cpus=1, mem_mb=512),  # A
         WorldJob(number=1, pool="default", user="u1", cpus=1, mem_mb=128),

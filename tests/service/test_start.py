@@ -1,4 +1,4 @@
-"""How a scheduler starts and ends when its parts fail."""
+"""Start and end of a scheduler when its parts fail."""
 
 from collections.abc import Sequence
 from pathlib import Path

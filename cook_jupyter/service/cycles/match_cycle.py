@@ -55,19 +55,19 @@ async def run_match_cycle(scheduler: Scheduler, pool: PoolName) -> int:
     launched = 0
     if reservations.for_pool(pool) and not reservations.closes_hosts:  # closed hosts are matched in order
         snapshot = scheduler.snapshots.take(pool)
-        launched += await launch(scheduler, snapshot, decide_reserved(snapshot, index))
+        launched += await launch_matches(scheduler, snapshot, decide_reserved(snapshot, index))
     snapshot = scheduler.snapshots.take(pool)
     if queues.heads.for_pool(pool) and queues.any_might_start(snapshot.open_offers):
         decision = decide_heads(snapshot, index)
         queues.record_decision(pool, decision, heads_only=True)
-        launched += await launch(scheduler, snapshot, decision.matching)
+        launched += await launch_matches(scheduler, snapshot, decision.matching)
         snapshot = scheduler.snapshots.take(pool)
     if not might_start(index, snapshot.open_offers):
         queues.record_idle_cycle(pool, decide_nothing(snapshot, index).heads)
         return launched
     decision = decide_match(snapshot, index)
     queues.record_decision(pool, decision)
-    return launched + await launch(scheduler, snapshot, decision.matching)
+    return launched + await launch_matches(scheduler, snapshot, decision.matching)
 
 
 async def run_growth_cycle(scheduler: Scheduler, pool: PoolName) -> int:
@@ -84,7 +84,7 @@ async def run_growth_cycle(scheduler: Scheduler, pool: PoolName) -> int:
     return await growth.request(snapshot, job_ids, queues.pool(pool).locations)
 
 
-async def launch(scheduler: Scheduler, snapshot: PoolSnapshot, matching: Matching) -> int:
+async def launch_matches(scheduler: Scheduler, snapshot: PoolSnapshot, matching: Matching) -> int:
     """Commit matches, and launch those that are still valid; return their number.
 
     A decision is a proposal. The store commits the matches that are still valid, and only those are launched.

@@ -234,7 +234,7 @@ def read_dump(text: bytes) -> Dump:
         raise InvalidRequest(f"this is not a dump of a pool: {error}") from error
 
 
-def replay(dump: Dump) -> Replay:
+def replay_dump(dump: Dump) -> Replay:
     """Repeat the decisions about the pool of a dump."""
     snapshot, index = snapshot_of(dump.snapshot), index_of(dump.queue)
     return Replay(

@@ -42,14 +42,14 @@ def launch_without_commit(patch: pytest.MonkeyPatch) -> None:
 
 
 def launch_twice(patch: pytest.MonkeyPatch) -> None:
-    once = match_cycle.launch
+    once = match_cycle.launch_matches
 
     async def twice(scheduler: Scheduler, snapshot: PoolSnapshot, matching: Matching) -> int:
         return await once(
             scheduler, snapshot, replace(matching, matches=(*matching.matches, *matching.matches))
         )
 
-    patch.setattr(match_cycle, "launch", twice)
+    patch.setattr(match_cycle, "launch_matches", twice)
     patch.setattr(lifecycle, "may_start", lambda job: job.state is not JobState.COMPLETED)
 
 
