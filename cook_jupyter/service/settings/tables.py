@@ -117,7 +117,7 @@ class MatchingSettings(CycleLimits):
     """The order of waiting jobs, and how they are matched to hosts.
 
     Attributes:
-        order: `fair` ranks by DRU; `fifo` ranks by priority and then by submission, whoever the users are,
+        order: `fair` ranks by DRU; `fifo` ranks by priority and then by submission, regardless of the users,
             and preempts nothing.
         good_enough: fitness of a host from which on no further hosts are compared.
         max_over_quota_jobs: number of tasks beyond the quota that each user keeps in the queue.
