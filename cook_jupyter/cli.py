@@ -113,7 +113,7 @@ def _find_settings(home: Path | None, config: Path | None) -> "tuple[Home, Path 
 def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any) -> None:
     """Run a scheduler in the foreground."""
     from cook_jupyter.api.auth import TokenAuthenticator, require_safe_address
-    from cook_jupyter.service.process.preflight import sole_owner, start_agent
+    from cook_jupyter.service.process.preflight import hold_home_lock, prestart_agent
     from cook_jupyter.service.settings.loading import load_settings
 
     handler = logging.StreamHandler(sys.stderr)
@@ -126,7 +126,7 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
     require_safe_address(None if settings.server.socket else settings.server.host, authenticator)
     home_dir.make()
     _require_no_other(home_dir)
-    with sole_owner(home_dir), start_agent(settings, home_dir):
+    with hold_home_lock(home_dir), prestart_agent(settings, home_dir):
         rebuild_when_out_of_step(
             lambda: asyncio.run(_serve(settings, home_dir, authenticator, token, quiet=embedded))
         )
@@ -218,11 +218,11 @@ async def _serve(
 ) -> None:
     from cook_jupyter.api.connections import raise_descriptor_limit
     from cook_jupyter.api.routes import listen
-    from cook_jupyter.service.process.embedded import embedded
+    from cook_jupyter.service.process.embedded import run_embedded_scheduler
 
     raise_descriptor_limit()
 
-    async with embedded(settings, home) as scheduler:
+    async with run_embedded_scheduler(settings, home) as scheduler:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, scheduler.request_shutdown)
         server = listen(scheduler, authenticator, settings, owner_socket=home.owner_socket())
@@ -405,19 +405,23 @@ def down(stop_work: bool) -> None:
 
 @cook_jupyter.group()
 def debug() -> None:
-    """Write down what decisions are made by, and decide again."""
+    """Write everything that decisions read to a file, and repeat the decisions."""
 
 
 @debug.command()
 @click.argument("pool", default="")
 @click.option(
-    "--job", "jobs", multiple=True, help="A job that is asked about: why does it wait? Several may be."
+    "--job", "jobs", multiple=True, help="A job to explain: why does it wait? Repeat it for several."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The file [cook-jupyter-POOL.json here].")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write [cook-jupyter-POOL.json in the current directory].",
+)
 def dump(pool: str, jobs: tuple[str, ...], out: Path | None) -> None:
-    """Write all that the decisions about a pool read at this moment to a file.
+    """Write everything that decisions about a pool read at this moment to a file.
 
-    It names users, hosts and jobs; it holds no commands, environments or results.
+    The file contains names of users, hosts and jobs, but no commands, environments or results.
     """
     from cook_jupyter.client.connect import connect
 
@@ -432,21 +436,21 @@ def dump(pool: str, jobs: tuple[str, ...], out: Path | None) -> None:
 
 @debug.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the decisions as JSON, to compare them.")
+@click.option("--json", "as_json", is_flag=True, help="Print the decisions as JSON, for comparison.")
 def replay(file: Path, as_json: bool) -> None:
-    """Decide again about the pool of a dump: what starts, what gives way, why jobs wait."""
+    """Repeat the decisions about a dump: which jobs start, which are preempted, and why others wait."""
     from cook_jupyter.service.requests import dumps
 
     try:
         text = file.read_bytes()
     except OSError as error:
         raise InvalidRequest(f"the dump cannot be read: {error}") from error
-    found = dumps.read_dump(text)
-    again = dumps.replay(found)
+    dump = dumps.read_dump(text)
+    decisions = dumps.replay_dump(dump)
     if as_json:
-        _print(again.encode().decode())
+        _print(decisions.encode().decode())
         return
-    for line in (str(found), *again.lines()):
+    for line in (str(dump), *decisions.lines()):
         _print(line)
 
 

@@ -33,12 +33,12 @@ class RetryHandler(CookHandler):
         body = read_put_retry(self.json_body())
         groups = [] if body.groups is UNSET else [group.lower() for group in body.groups]
         failed_only = bool(groups) if body.failed_only is UNSET else body.failed_only
-        async with self.scheduler.retrying:
+        async with self.scheduler.retry_lock:
             await self._retry(body, groups, failed_only=failed_only)
 
     async def post(self) -> None:
         """Set or increment the total number of attempts of jobs, with the older body."""
-        async with self.scheduler.retrying:
+        async with self.scheduler.retry_lock:
             await self._retry(read_post_retry(self.json_body()), [], failed_only=False)
 
     async def _retry(

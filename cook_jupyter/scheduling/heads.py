@@ -1,8 +1,8 @@
 """Decisions about the heads of the queues: the jobs, the room kept for them, and who may use it.
 
 Lives here: `HeadsOfCycle`, the heads during a cycle; `HeadsAfter`, the heads after it.
-Not here: the rules (`scheduling.matching.head_room`), the heads between cycles (`service.state.head_rooms`),
-room that was freed by preemption (`service.state.freed_room`).
+Not here: the rules (`scheduling.matching.head_room`), the heads between cycles (`service.state.queue_heads`),
+room that was freed by preemption (`service.state.reservations`).
 
 The first considerable job of a user becomes a head if no host has room for it. Once smaller jobs wait, which
 could take the room piece by piece, the head is matched before all other jobs, and room is kept for it as soon

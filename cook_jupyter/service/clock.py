@@ -1,26 +1,28 @@
-"""The time, as the service sees it, and a clock that tests turn by hand.
+"""The time of the service.
 
-Lives here: `Clock` and its two twins. Not here: any use of time in a decision (times are
-arguments there).
+Lives here: `Clock` and its two implementations, one of which is set manually. Not here: any use of time in a
+decision (there, times are arguments).
 """
 
 import time
 from typing import Protocol
 
-_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # which goes on while the machine sleeps
+_BOOT_CLOCK = getattr(
+    time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC
+)  # it also advances while the machine sleeps
 
 
 class Clock(Protocol):
-    """Says what time it is."""
+    """A source of the current time."""
 
     def now_ms(self) -> int:
         """Return the time in epoch milliseconds, UTC."""
 
 
 class SystemClock:
-    """The machine's clock as it was when this one was made, moved on by a clock that nobody sets.
+    """The system clock at the construction of this object, advanced by a clock that cannot be set.
 
-    So nothing runs out of time, or ends before it began, because somebody sets the machine's clock.
+    So nothing times out, or ends before it started, because the system clock is set.
     """
 
     def __init__(self) -> None:
@@ -32,15 +34,19 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is told to move."""
+    """A clock that only advances when it is told to.
+
+    Args:
+        now_ms: initial time in epoch milliseconds.
+    """
 
     def __init__(self, now_ms: int = 0) -> None:
         self._now_ms = now_ms
 
     def now_ms(self) -> int:
-        """Return the time it was last set to."""
+        """Return the time in epoch milliseconds."""
         return self._now_ms
 
     def advance(self, ms: int) -> None:
-        """Move on by `ms` milliseconds."""
+        """Advance the clock by `ms` milliseconds."""
         self._now_ms += ms

@@ -1,7 +1,7 @@
-"""What clusters report, through the lifecycle, into the store.
+"""Reports of clusters: applied to the store by the rules of the life cycle.
 
-Lives here: `ClusterUpdates`, the service's ear. Not here: what a report does to a life
-(`model.lifecycle`), who hears of it afterwards (`service.requests.events`).
+Lives here: `ClusterUpdates`, the service's implementation of `clusters.base.ClusterListener`. Not here: the
+effect of a report on an instance (`model.lifecycle`), events for clients (`service.requests.events`).
 """
 
 import logging
@@ -16,19 +16,23 @@ log = logging.getLogger(__name__)
 
 
 class ClusterUpdates:
-    """Takes the reports of one scheduler's clusters (clusters.base.ClusterListener)."""
+    """Receives the reports of the clusters of one scheduler.
+
+    Args:
+        scheduler: the scheduler.
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
 
     async def report(self, cluster: str, updates: Sequence[StatusUpdate]) -> None:
-        """Commit updates, and kill what should not run there. Returns when it is done.
+        """Commit status updates, and kill the instances that should not run. Return when both are done.
 
-        What a cluster reports of another cluster's instance changes nothing; if it runs, it is killed there.
+        A report on an instance of another cluster changes nothing; if the instance runs there, it is killed.
 
         Args:
-            cluster: name of the cluster that reports.
-            updates: updates, oldest first.
+            cluster: name of the reporting cluster.
+            updates: status updates, oldest first.
         """
         kills = self._scheduler.kills
         foreign = [update for update in updates if kills.cluster_of(update.instance_id, cluster) != cluster]
@@ -36,7 +40,7 @@ class ClusterUpdates:
             updates = [update for update in updates if update not in foreign]
             log.warning("cluster %s reports instances of other clusters: %s", cluster, foreign[:10])
         verdicts = await self._scheduler.store.report(updates)
-        kills.heard(update.instance_id for update in updates if update.state.is_final)
+        kills.confirm(update.instance_id for update in updates if update.state.is_final)
         unwanted = [
             update.instance_id
             for update, verdict in zip(updates, verdicts, strict=True)
@@ -53,17 +57,17 @@ class ClusterUpdates:
             await self._scheduler.clusters[cluster].kill(unwanted)
 
     async def progress(self, cluster: str, updates: Sequence[ProgressUpdate]) -> None:
-        """Take progress in; it is committed at once, or gathered for a while."""
+        """Commit reports of progress, or collect them for a while, depending on the settings."""
         kills = self._scheduler.kills
         updates = [update for update in updates if kills.cluster_of(update.instance_id, cluster) == cluster]
         if not self._scheduler.settings.maintenance.progress_interval_ms:
             await self._scheduler.store.progress(updates)
             return
         for update in updates:
-            self._scheduler.gathering.note(
+            self._scheduler.progress_buffer.note(
                 update.instance_id, update.sequence, percent=update.percent, message=update.message
             )
 
     def room_changed(self) -> None:
-        """Let a match cycle look at the new room."""
+        """Start a match cycle, as hosts have more room than before."""
         self._scheduler.wake.set()

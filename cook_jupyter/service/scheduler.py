@@ -1,11 +1,9 @@
-"""`Scheduler`: all that one may ask of the living scheduler.
+"""`Scheduler`: everything that the API, the cycles and a simulation may ask of a running scheduler.
 
-Lives here: the requests of users and operators, and the scheduler's view of its state: per pool a queue
-index, who holds what, which limits are in force. Every view is built from commits (`_committed`), so memory
-and store cannot part.
-Not here: what a submission is checked against (`service.requests.admission`), the cycles
-(`service.cycles.match_cycle`), upkeep (`service.cycles.maintenance`), what clusters report
-(`service.cluster_updates`), HTTP (`api`).
+Lives here: the operations of users and operators, and the views of the state: the queues, the running jobs,
+the limits in force. All views are updated by `_on_commit`, so that memory and store always agree.
+Not here: the checks of submissions (`service.requests.admission`), cycles and maintenance (`service.cycles`),
+reports of clusters (`service.cluster_updates`), HTTP (`api`).
 """
 
 import asyncio
@@ -23,7 +21,7 @@ from cook_jupyter.model import lifecycle
 from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, ResultPayload
-from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
+from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
@@ -32,6 +30,7 @@ from cook_jupyter.payload.keys import Key
 from cook_jupyter.scheduling.decisions import ranked, why
 from cook_jupyter.scheduling.explaining.wait_reasons import sentences
 from cook_jupyter.scheduling.hosts.host_health import HostHealth
+from cook_jupyter.scheduling.limits.lingering import runtime_limit_ms
 from cook_jupyter.scheduling.limits.progress_buffer import ProgressBuffer
 from cook_jupyter.service.actions.growth import Growth
 from cook_jupyter.service.actions.instance_secrets import InstanceSecrets
@@ -40,8 +39,8 @@ from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.requests.admission import Admission
 from cook_jupyter.service.requests.events import EventHub, Subscription
 from cook_jupyter.service.requests.monitoring import Monitoring
-from cook_jupyter.service.requests.nested_waits import NestedWaits
-from cook_jupyter.service.requests.summary import summary_of
+from cook_jupyter.service.requests.nested_waits import NestedWaitTracker
+from cook_jupyter.service.requests.summary import build_summary
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.snapshots import Snapshots
 from cook_jupyter.service.state.limits import Limits
@@ -57,9 +56,39 @@ _launch = fast_constructor(Launch)
 
 
 class Scheduler:
-    """The scheduler of one store and its clusters.
+    """The scheduler of one store and its clusters. All methods run on one event loop.
 
-    Built by `service.process.lifespan`; `cycles` acts on the same object. All methods run on one event loop.
+    Args:
+        store: the store.
+        clusters: the clusters.
+        settings: settings of the scheduler.
+        clock: source of the time.
+        blobs: directory of large payloads.
+        instance_key: key of the secrets with which instances report progress; None gives them none.
+
+    Attributes:
+        instance_secrets: the secrets with which instances report progress; None without a key.
+        event_hub: subscriptions to changes.
+        limits: shares and quotas in force.
+        kills: kills whose effect has not been reported.
+        queues: queues of all pools.
+        rates: token buckets of users and clusters.
+        admission: checks of submissions.
+        growth: requests for more hosts.
+        rebalancer: parameters of preemption in force.
+        host_health: the hosts that are out of use.
+        snapshots: source of snapshots for decisions.
+        monitoring: last count of starved, hungry and satisfied users.
+        nested: running jobs that wait for their children.
+        retry_lock: held from reading the total attempts of a job to setting another number.
+        progress_buffer: progress on its way to the store.
+        cycle_lock: held during a cycle, so that each cycle sees what the previous one has committed.
+        wake: set when a match cycle may find something to do.
+        shutdown: set when the scheduler is to stop.
+        stop_agent_at_shutdown: whether to stop the node agent and its instances, too.
+        failure: reason why the scheduler stops of its own accord; None if it was asked to, or runs.
+        started_ms: time of the start.
+        new_instance_id: source of instance ids; a simulation replaces it, to be reproducible.
     """
 
     def __init__(
@@ -78,7 +107,7 @@ class Scheduler:
         self.clock = clock
         self.blobs = blobs
         self.instance_secrets = None if instance_key is None else InstanceSecrets(instance_key)
-        self.hub = EventHub(store)
+        self.event_hub = EventHub(store)
         self.limits = Limits(
             default_pool=settings.default_pool,
             default_shares=settings.default_shares,
@@ -104,7 +133,7 @@ class Scheduler:
         self.monitoring = Monitoring(
             settings=settings, queues=self.queues, snapshots=self.snapshots, clock=clock
         )
-        self.nested = NestedWaits(
+        self.nested = NestedWaitTracker(
             store=store,
             queues=self.queues,
             limits=self.limits,
@@ -112,15 +141,14 @@ class Scheduler:
             capacity=self.capacity,
             clock=clock,
         )
-        self.retrying = asyncio.Lock()  # held from reading a job's total attempts to setting another one
-        self.gathering = ProgressBuffer()  # progress on its way to the store
-        self.cycle = asyncio.Lock()  # one cycle at a time: each sees what the last one has committed
-        self.wake = asyncio.Event()  # set when a match cycle may find something to do
+        self.retry_lock = asyncio.Lock()
+        self.progress_buffer = ProgressBuffer()
+        self.cycle_lock = asyncio.Lock()
+        self.wake = asyncio.Event()
         self.shutdown = asyncio.Event()
         self.stop_agent_at_shutdown = False
-        self.failure: str | None = None  # why it ends by itself; None if it was asked to
+        self.failure: str | None = None
         self.started_ms = clock.now_ms()
-        # A simulation puts its own source here, so that the same input gives the same output.
         self.new_instance_id: Callable[[], InstanceId] = lambda: str(uuid.uuid4())
         self._running: dict[JobId, RunningJob] = {}
         self._last_change = 0
@@ -135,183 +163,184 @@ class Scheduler:
         override_group_immutability: bool = False,
         refuse_unsatisfiable: bool = False,
     ) -> Sequence[GroupId]:
-        """Accept jobs, all or none; returns when they are durable.
+        """Accept all jobs, or none; return when they are durable.
 
         Args:
             specs: the jobs.
             groups: the groups that they name.
             override_group_immutability: whether jobs may join groups of earlier submissions.
-            refuse_unsatisfiable: whether to refuse jobs that no host could ever take, where that is certain;
-                otherwise they wait, as with Cook.
+            refuse_unsatisfiable: whether to refuse jobs that certainly no host could ever run; otherwise they
+                wait, as in Cook.
 
         Returns:
             the groups that were created or extended.
 
         Raises:
-            Unsatisfiable: no host could ever take one of the jobs.
-            InvalidRequest: a pool that is not there or takes no jobs, a group that may not grow.
-            QuotaExceeded: a job alone is above its user's quota, or too many jobs wait.
+            Unsatisfiable: no host could ever run one of the jobs.
+            InvalidRequest: a pool does not exist or accepts no jobs, or a group must not be extended.
+            QuotaExceeded: a single job exceeds its user's quota, or too many jobs wait.
             Conflict: a uuid is in use.
         """
         now_ms = self.clock.now_ms()
         specs = self.admission.admit(specs, now_ms)
         if refuse_unsatisfiable and all(cluster.has_fixed_capacity for cluster in self.clusters.values()):
             for pool in {spec.pool for spec in specs}:
-                self.snapshots.follow_hosts(pool)
+                self.snapshots.update_hosts(pool)
             self.admission.require_satisfiable(specs)
-        with self.admission.under_way(specs):
-            touched = await self._submit(specs, groups, now_ms, grow_groups=override_group_immutability)
-        self.admission.admitted(specs, now_ms)
-        return touched
+        with self.admission.counted_as_waiting(specs):
+            group_ids = await self._submit(specs, groups, now_ms, grow_groups=override_group_immutability)
+        self.admission.record_submission(specs, now_ms)
+        return group_ids
 
     async def _submit(
         self, specs: Sequence[JobSpec], groups: Sequence[Group], now_ms: int, *, grow_groups: bool
     ) -> Sequence[GroupId]:
-        placing = self.queues.placing
-        new = placing.learn(groups)
-        stored = placing.unknown({spec.group for spec in specs if spec.group is not None})
+        registry = self.queues.groups
+        added = registry.add(groups)
+        stored = registry.unknown({spec.group for spec in specs if spec.group is not None})
         if stored:
-            new += placing.learn(group for group in await self.store.groups(stored) if group is not None)
+            added += registry.add(group for group in await self.store.groups(stored) if group is not None)
         try:
             return await self.store.submit(specs, groups, now_ms=now_ms, grow_groups=grow_groups)
         except BaseException:
-            placing.forget(new)
+            registry.remove(added)
             raise
 
     async def jobs(self, job_ids: Sequence[JobId]) -> Sequence[Job | None]:
-        """Return jobs in the order asked; None where there is none."""
+        """Return jobs in the order of their ids; None for an unknown id."""
         return await self.store.jobs(job_ids)
 
     async def jobs_of_instances(self, instance_ids: Sequence[InstanceId]) -> Sequence[Job | None]:
-        """Return the job of each instance, in the order asked."""
+        """Return the job of each instance, in the order of their ids; None for an unknown id."""
         return await self.store.jobs_of_instances(instance_ids)
 
     def list_jobs(self, query: JobQuery) -> AsyncIterator[Sequence[Job]]:
-        """Yield the jobs that match, newest first, in pages."""
+        """Yield the jobs that match a query, newest first, in pages."""
         return self.store.list_jobs(query)
 
     async def groups(self, group_ids: Sequence[GroupId]) -> Sequence[Group | None]:
-        """Return groups in the order asked."""
+        """Return groups in the order of their ids; None for an unknown id."""
         return await self.store.groups(group_ids)
 
     async def jobs_of_group(self, group_id: GroupId) -> Sequence[JobId]:
-        """Return the group's jobs in the order of creation."""
+        """Return the jobs of a group in the order of their creation."""
         return await self.store.jobs_of_group(group_id)
 
     async def kill_jobs(self, job_ids: Sequence[JobId]) -> None:
-        """Complete jobs at once; what they run is killed.
+        """Complete jobs, and kill their open instances.
 
         Raises:
-            NotFound: some are not known; nothing was changed.
+            NotFound: some do not exist; nothing was changed.
         """
         with self.kills.collecting_ends() as ended:
             instance_ids = await self.store.kill_jobs(job_ids)
-        await self.kills.send(each for each in instance_ids if each not in ended)
+        await self.kills.send(instance_id for instance_id in instance_ids if instance_id not in ended)
 
     async def cancel_waiting(self, job_ids: Sequence[JobId]) -> Sequence[JobId]:
-        """Complete those of the jobs that wait, and return them; what runs goes on.
+        """Complete those of some jobs that wait, and return them; running jobs are not affected.
 
         Raises:
-            NotFound: some are not known; nothing was changed.
+            NotFound: some do not exist; nothing was changed.
         """
         return await self.store.cancel_waiting(job_ids)
 
     async def cancel_instances(self, instance_ids: Sequence[InstanceId]) -> None:
-        """Kill instances; their jobs try again while attempts are left.
+        """Kill instances; their jobs are tried again as long as attempts are left.
 
         Raises:
-            NotFound: some are not known; nothing was changed.
+            NotFound: some do not exist; nothing was changed.
         """
         with self.kills.collecting_ends() as ended:
-            open_instances = await self.store.cancel_instances(instance_ids)
-        await self.kills.send(each for each in open_instances if each not in ended)
+            open_ids = await self.store.cancel_instances(instance_ids)
+        await self.kills.send(instance_id for instance_id in open_ids if instance_id not in ended)
 
     async def set_retries(self, job_ids: Sequence[JobId], totals: Sequence[int]) -> None:
-        """Set the total attempts of jobs; completed ones with attempts left wait again.
+        """Set the total attempts of jobs. Completed jobs with attempts left wait again.
 
         Raises:
-            NotFound: some are not known.
-            Conflict: one has used more attempts than that.
+            NotFound: some do not exist.
+            Conflict: a job has used more attempts than its new total.
         """
-        known = [job for job in await self.store.jobs(job_ids) if job is not None]
-        await self._know_groups(known)
+        await self._load_groups([job for job in await self.store.jobs(job_ids) if job is not None])
         await self.store.retry(job_ids, totals, now_ms=self.clock.now_ms())
 
     def attempts(self, job: Job) -> int:
-        """Count the attempts that a job has used up."""
+        """Return the number of attempts that a job has used up."""
         return lifecycle.attempts_used(job, mea_culpa_limits=self.settings.jobs.free_failures)
 
     async def progress(self, updates: Sequence[ProgressUpdate]) -> Sequence[bool]:
-        """Note progress; False where the instance is not known."""
+        """Store progress; return for each update whether its instance exists."""
         return await self.store.progress(updates)
 
     async def result(self, job_id: JobId) -> ResultPayload | None:
-        """Return the result that counts: the successful instance's, else the last one's.
+        """Return the result of a job: of the successful instance, or else of the last one that has a result.
 
         Raises:
-            NotFound: no such job.
+            NotFound: there is no such job.
         """
-        (job,) = await self.store.jobs([job_id])
-        if job is None:
-            raise NotFound(f"there is no job {job_id}", missing=(job_id,))
-        instance = counting_instance(job)
+        instance = instance_with_result(await self._require_job(job_id))
         return None if instance is None else await self.store.result(instance.instance_id)
 
     async def why(self, job_id: JobId) -> Sequence[WaitReason]:
-        """Say why a job has not started: all that holds at this moment, in Cook's order.
+        """Return all reasons why a job has not started at this moment, in Cook's order.
 
         Raises:
-            NotFound: no such job.
+            NotFound: there is no such job.
         """
+        return self._why(await self._require_job(job_id))
+
+    async def explain(self, job_id: JobId) -> Sequence[str]:
+        """Return the same reasons as sentences. A reason that waiting does not remove comes first.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        texts = [*sentences(await self.why(job_id))]
+        (job,) = await self.store.jobs([job_id])
+        if job is not None:
+            texts += await self.nested.explain(job)
+        return texts
+
+    def _why(self, job: Job) -> Sequence[WaitReason]:
+        pool = job.spec.pool
+        return why(self.snapshots.take(pool), self.queues.index(pool), job, attempts=self.attempts(job))
+
+    async def _require_job(self, job_id: JobId) -> Job:
         (job,) = await self.store.jobs([job_id])
         if job is None:
             raise NotFound(f"there is no job {job_id}", missing=(job_id,))
-        pool = job.spec.pool
-        return why(self.snapshots.of(pool), self.queues.index(pool), job, attempts=self.attempts(job))
-
-    async def explain(self, job_id: JobId) -> Sequence[str]:
-        """Say the same in sentences for people, the one that waiting will not cure first.
-
-        Raises:
-            NotFound: no such job.
-        """
-        found = [*sentences(await self.why(job_id))]
-        (job,) = await self.store.jobs([job_id])
-        if job is not None:
-            found += await self.nested.explain(job)
-        return found
+        return job
 
     async def dump(self, pool: PoolName, job_ids: Sequence[JobId] = ()) -> bytes:
-        """Return a pool as decisions find it now, as JSON (`service.requests.dumps`).
+        """Return a dump of a pool (`service.requests.dumps`) as JSON.
 
-        The scheduler stands still for about a second per million jobs of the pool.
+        It blocks the event loop for about a second per million jobs of the pool.
 
         Args:
             pool: the pool.
-            job_ids: jobs that are asked about: why do they wait?
+            job_ids: jobs whose waiting a replay explains.
 
         Raises:
             InvalidRequest: there is no such pool, or one of the jobs is in another one.
             NotFound: one of the jobs does not exist.
         """
-        from importlib.metadata import version  # most schedulers are never asked
+        from importlib.metadata import version  # most schedulers are never asked for a dump
 
         from cook_jupyter.service.requests.dumps import take_dump
 
-        names = [each.name for each in self.settings.pools]
+        names = [configured.name for configured in self.settings.pools]
         if pool not in names:
             raise InvalidRequest(f"there is no pool {pool!r}; the pools are {', '.join(names)}")
         jobs = []
-        for job_id, job in zip(job_ids, await self.store.jobs(job_ids), strict=True):
-            if job is None:
-                raise NotFound(f"there is no job {job_id}", missing=(job_id,))
+        for job_id in job_ids:
+            job = await self._require_job(job_id)
             if job.spec.pool != pool:
                 raise InvalidRequest(f"job {job_id} is in the pool {job.spec.pool!r}, not in {pool!r}")
             jobs.append((job, self.attempts(job)))
         dump = take_dump(
-            self.snapshots.of(pool),
+            self.snapshots.take(pool),
             self.queues.index(pool),
-            self.queues.plugin,
+            self.queues.launch_plugin,
             jobs,
             version=version("cook_jupyter"),
         )
@@ -320,41 +349,41 @@ class Scheduler:
     # Limits
 
     async def limits_of(self, kind: str, user: str, pool: str) -> Mapping[str, float]:
-        """Return a user's share or quota in force in a pool, by Cook's names."""
+        """Return the share or quota of a user that is in force in a pool, by Cook's names."""
         return self.limits.values(kind, user, pool, self.snapshots.division(pool or self.default_pool))
 
     async def set_limits(
         self, kind: str, user: str, pool: str, values: Mapping[str, float], reason: str
     ) -> None:
-        """Set some amounts of a user's share or quota; the others stay."""
+        """Set some amounts of the share or quota of a user; the others do not change."""
         pool = pool or self.default_pool
-        kept = {name: amount for name, amount in values.items() if kind == LimitKind.QUOTA or amount > 0}
+        amounts = {name: amount for name, amount in values.items() if kind == LimitKind.QUOTA or amount > 0}
         entries = [
             LimitEntry(kind=kind, user=user, pool=pool, name=name, amount=amount, reason=reason)
-            for name, amount in kept.items()
+            for name, amount in amounts.items()
         ]
         await self.store.set_limits(entries)
-        self.limits.put(entries)
-        self.rates.limits_changed(user, pool)
+        self.limits.update(entries)
+        self.rates.reset_launch_rate(user, pool)
         self.wake.set()
 
     async def retract_limits(self, kind: str, user: str, pool: str) -> None:
-        """Remove a user's share or quota in a pool; the default user's counts again."""
+        """Remove the share or quota of a user in a pool, so that the one of the user `default` applies."""
         pool = pool or self.default_pool
         await self.store.retract_limits(kind, user, pool)
-        self.limits.retract(kind, user, pool)
-        self.rates.limits_changed(user, pool)
+        self.limits.remove(kind, user, pool)
+        self.rates.reset_launch_rate(user, pool)
         self.wake.set()
 
-    # The state of things
+    # Present state
 
     def pools(self) -> Sequence[Pool]:
-        """Return every pool."""
+        """Return all pools."""
         return self.settings.pools
 
     @property
     def store_id(self) -> str:
-        """The id of the store, in which numbers of changes count."""
+        """The id of the store, to which change numbers refer."""
         return self.store.store_id
 
     @property
@@ -363,23 +392,27 @@ class Scheduler:
         return self.settings.default_pool
 
     def running_jobs(self, user: str | None = None) -> Sequence[RunningJob]:
-        """Return the running jobs, of one user or of all, oldest launch first."""
-        return [row for row in self._running.values() if user is None or row.user == user]
+        """Return the running jobs of a user, or of all, in the order of their launches."""
+        return [job for job in self._running.values() if user is None or job.user == user]
+
+    def running_job(self, job_id: JobId) -> RunningJob | None:
+        """Return a running job; None if the job does not run."""
+        return self._running.get(job_id)
 
     def queue(self, limit: int) -> Mapping[str, Sequence[JobId]]:
-        """Return each pool's waiting jobs in launch order, those that quotas let start."""
+        """Return the first waiting jobs of each pool that quotas allow to start, in ranked order."""
         return {pool.name: self.ranked(pool.name, limit) for pool in self.settings.pools}
 
     def ranked(self, pool: PoolName, limit: int) -> Sequence[JobId]:
-        """Return the first waiting jobs of a pool in launch order, those that quotas let start."""
-        return ranked(self.snapshots.of(pool), self.queues.index(pool), limit)
+        """Return the first waiting jobs of a pool that quotas allow to start, in ranked order."""
+        return ranked(self.snapshots.take(pool), self.queues.index(pool), limit)
 
     def running(self, limit: int) -> Sequence[InstanceId]:
-        """Return running instances, at most `limit`."""
-        return [row.instance_id for row in list(self._running.values())[:limit]]
+        """Return at most `limit` running instances."""
+        return [job.instance_id for job in list(self._running.values())[:limit]]
 
     def waiting_count(self, user: str | None = None) -> int:
-        """Return how many jobs wait."""
+        """Return the number of waiting jobs of a user, or of all."""
         return self.queues.waiting_count(user)
 
     def last_change(self) -> int:
@@ -397,135 +430,134 @@ class Scheduler:
         label: tuple[str, str] | None = None,
         store_id: str | None = None,
     ) -> Subscription:
-        """Begin a stream of a user's changes.
+        """Begin a subscription to the changes of a user's jobs.
 
         Args:
             user: the user.
-            after: the number after which to begin. None means from now on, and so does a number that this
-                store has not given out: another store has, or this one before it was restored from a copy.
-            label: only jobs with this label.
-            store_id: the store that gave the number out, if that is known.
+            after: number of the change after which to begin. None begins now, and so does a number that this
+                store has not assigned: it is from another store, or from before this one was restored.
+            label: name and value of a label that the jobs must have; None for all jobs.
+            store_id: store that assigned the number; None if that is unknown.
         """
         if after is None or store_id not in (None, self.store_id) or after > self._last_change:
             after = self._last_change
-        return self.hub.subscribe(user, after, label)
+        return self.event_hub.subscribe(user, after, label)
 
     def summary(self) -> Mapping[str, Any]:
-        """Return who waits and runs how much, and what there is: the body of /v1/summary."""
+        """Return usage, waiting jobs and capacity: the body of /v1/summary."""
         names = dict.fromkeys([self.default_pool, *(pool.pool.name for pool in self.queues.pools())])
-        pools = [(self.snapshots.of(name), self.queues.index(name)) for name in names]
-        told = summary_of(self._running.values(), pools)
+        pools = [(self.snapshots.take(name), self.queues.index(name)) for name in names]
         return {
-            **told,
+            **build_summary(self._running.values(), pools),
             "pools": [pool.name for pool in self.settings.pools],
             "monitor": self.monitoring.body(),
         }
 
     def request_shutdown(self, *, stop_agent: bool = False) -> None:
-        """Ask the scheduler to end; with `stop_agent` what runs on this machine ends too."""
+        """Ask the scheduler to stop.
+
+        Args:
+            stop_agent: whether to stop the node agent and its instances, too.
+        """
         self.stop_agent_at_shutdown = stop_agent
         self.shutdown.set()
 
     def fail(self, why: str) -> None:
-        """End by itself, as it can no longer keep its promises."""
+        """Stop of its own accord, as the scheduler can no longer keep its guarantees."""
         if self.failure is None:
-            log.error("The scheduler ends: %s", why)
+            log.error("The scheduler stops: %s", why)
             self.failure = why
         self.shutdown.set()
 
-    # For the cycles and the updates
+    # Start, launches and commits
 
     async def recover(self) -> dict[str, list[tuple[JobSpec, Instance]]]:
-        """Build every view from the store; returns the open instances of each cluster."""
-        self.store.listen(self._committed)
+        """Build every view from the store; return the open instances of each cluster."""
+        self.store.listen(self._on_commit)
         self.limits.load(await self.store.limits())
         await self.rebalancer.load(self.store)
         self._last_change = await self.store.last_change()
         for pool in self.settings.pools:
-            self.snapshots.follow_hosts(pool.name)
+            self.snapshots.update_hosts(pool.name)
         open_instances: dict[str, list[tuple[JobSpec, Instance]]] = defaultdict(list)
         async for batch in self.store.open_jobs():
-            await self._know_groups(batch)
+            await self._load_groups(batch)
             self.queues.load(batch)
             for job in batch:
                 instance = job.open_instance
                 if instance is not None:
                     open_instances[instance.cluster].append((job.spec, instance))
-                    self.kills.locate(instance.instance_id, instance.cluster)
+                    self.kills.set_cluster(instance.instance_id, instance.cluster)
                     if job.state is JobState.RUNNING:
                         self._running[job.job_id] = RunningJob.of(job, instance)
                     if job.state is JobState.COMPLETED or instance.cancelled:
-                        self.kills.wish(instance.instance_id)
+                        self.kills.schedule(instance.instance_id)
         return open_instances
 
-    def running_row(self, job_id: JobId) -> RunningJob | None:
-        """Return what runs of a job, if it runs."""
-        return self._running.get(job_id)
-
-    def launch_of(self, spec: JobSpec, instance: Instance) -> Launch:
-        """Return what a cluster is to be told of a committed instance."""
-        longest_ms = self.longest_ms(spec.max_runtime_ms)
-        if spec.max_runtime_ms > longest_ms:
-            spec = replace(spec, max_runtime_ms=longest_ms)
-        row = self._running.get(spec.job_id)
+    def build_launch(self, spec: JobSpec, instance: Instance) -> Launch:
+        """Return what a cluster needs to launch a committed instance."""
+        limits = self.settings.jobs
+        requested_ms = None if spec.max_runtime_ms >= UNLIMITED_RUNTIME_MS else spec.max_runtime_ms
+        allowed_ms = runtime_limit_ms(
+            requested_ms, cap_ms=limits.max_runtime_ms, default_ms=limits.default_runtime_ms
+        )
+        if allowed_ms is not None and spec.max_runtime_ms > allowed_ms:
+            spec = replace(spec, max_runtime_ms=allowed_ms)
+        running_job = self._running.get(spec.job_id)
         secrets = self.instance_secrets
         return _launch(
             spec=spec,
             instance=instance,
-            attempt=0 if row is None else row.attempt,
+            attempt=0 if running_job is None else running_job.attempt,
             secret="" if secrets is None else secrets.of(instance.instance_id),
         )
 
-    def longest_ms(self, asked_ms: int) -> int:
-        """Return how long a job that asks for that much may run here."""
-        return self.settings.jobs.allowed_runtime_ms(asked_ms)
-
-    async def _know_groups(self, jobs: Sequence[Job]) -> None:
-        """Learn of the groups of jobs that are about to come in."""
-        placing = self.queues.placing
-        unknown = placing.unknown({job.spec.group for job in jobs if job.spec.group is not None})
+    async def _load_groups(self, jobs: Sequence[Job]) -> None:
+        """Add the groups of jobs that are about to be added to the queues."""
+        registry = self.queues.groups
+        unknown = registry.unknown({job.spec.group for job in jobs if job.spec.group is not None})
         if unknown:
-            placing.learn(group for group in await self.store.groups(unknown) if group is not None)
+            registry.add(group for group in await self.store.groups(unknown) if group is not None)
 
-    def _committed(self, changes: Sequence[JobChange]) -> None:
-        """Bring the views up to a commit. Called in commit order, on the loop."""
+    def _on_commit(self, changes: Sequence[JobChange]) -> None:
+        """Update all views after a commit. Called in commit order, on the event loop."""
         if changes:
             self._last_change = max(self._last_change, changes[-1].job.change)
-        new = [change.job for change in changes if change.before is None]
-        if new:  # many at once: a later change of such a job comes after it all the same
-            self.queues.load(new)
+        new_jobs = [change.job for change in changes if change.before is None]
+        if new_jobs:  # all at once: any other change of such a job follows its creation
+            self.queues.load(new_jobs)
             self.wake.set()
-            if len(new) == len(changes):
-                self.hub.publish(changes)
+            if len(new_jobs) == len(changes):
+                self.event_hub.publish(changes)
                 return
         queues, running = self.queues, self._running
         kills = self.kills or None
-        stopped = False
+        has_freed_room = False
         for change in changes:
             if change.before is None:
                 continue
-            job, touched = change.job, change.instance
-            if touched is not None and not touched.status.is_open:
-                self._note_end(job, touched)
+            job, instance = change.job, change.instance
+            if instance is not None and not instance.status.is_open:
+                self._record_end(job, instance)
                 if kills is not None:
-                    kills.heard((touched.instance_id,), committed=True)
-            alive = job.open_instance
-            queues.changed(job, alive)
+                    kills.confirm((instance.instance_id,), committed=True)
+            open_instance = job.open_instance
+            queues.update(job, open_instance)
             job_id = job.spec.job_id
-            if job.state is JobState.RUNNING and alive is not None:
-                row = running.get(job_id)
-                if row is None or row.instance_id != alive.instance_id:
-                    running[job_id] = RunningJob.of(job, alive)
-                    self.kills.locate(alive.instance_id, alive.cluster)
+            if job.state is JobState.RUNNING and open_instance is not None:
+                running_job = running.get(job_id)
+                if running_job is None or running_job.instance_id != open_instance.instance_id:
+                    running[job_id] = RunningJob.of(job, open_instance)
+                    self.kills.set_cluster(open_instance.instance_id, open_instance.cluster)
             else:
                 running.pop(job_id, None)
-                stopped = True
-        if stopped:
+                has_freed_room = True
+        if has_freed_room:
             self.wake.set()
-        self.hub.publish(changes)
+        self.event_hub.publish(changes)
 
-    def _note_end(self, job: Job, instance: Instance) -> None:
-        """Let the end of an instance count for the health of its host."""
+    def _record_end(self, job: Job, instance: Instance) -> None:
+        """Record the end of an instance for the health of its host."""
         now_ms = self.clock.now_ms()
         outage = self.host_health.ended(job, instance, now_ms)
         if outage is not None:
@@ -537,8 +569,8 @@ class Scheduler:
             )
 
 
-def counting_instance(job: Job) -> Instance | None:
-    """Return the instance whose result counts: the successful one, else the last that has one."""
-    with_result = [i for i in job.instances if i.has_result]
-    succeeded = [i for i in with_result if i.status.value == "success"]
+def instance_with_result(job: Job) -> Instance | None:
+    """Return the instance whose result is the job's: the successful one, or else the last with a result."""
+    with_result = [instance for instance in job.instances if instance.has_result]
+    succeeded = [instance for instance in with_result if instance.status.value == "success"]
     return next(iter(succeeded or with_result[::-1]), None)

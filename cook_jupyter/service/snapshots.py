@@ -1,8 +1,8 @@
-"""Snapshots: what decisions read, gathered from all that the service knows at one moment.
+"""Snapshots: everything that a decision reads, gathered at one moment.
 
-Lives here: `Snapshots`, the only place where a `PoolSnapshot` is made.
-Not here: what it holds (`scheduling.snapshot`), what is decided by it (`scheduling.decisions`), what follows
-commits (`service.state.queues`).
+Lives here: `Snapshots`, the only place where a `PoolSnapshot` is built.
+Not here: the contents of a snapshot (`scheduling.snapshot`), decisions (`scheduling.decisions`), the state
+that follows commits (`service.state`).
 """
 
 from collections import ChainMap, Counter
@@ -23,24 +23,25 @@ from cook_jupyter.scheduling.rebalancing.preemption import NOTHING_RESERVED, Res
 from cook_jupyter.scheduling.snapshot import PoolSnapshot, Reserved, usage_by_user
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.settings.schema import Settings
-from cook_jupyter.service.state.limits import UNDIVIDED, Division, Limits
-from cook_jupyter.service.state.queues import PoolQueue, Queues
+from cook_jupyter.service.state.limits import UNDIVIDED, Limits, PoolDivision
+from cook_jupyter.service.state.pool_queue import PoolQueue
+from cook_jupyter.service.state.queues import Queues
 from cook_jupyter.service.state.rates import Rates
 from cook_jupyter.service.state.rebalancer import RebalancerParameters
 
 
 class Snapshots:
-    """Makes snapshots of the pools of one scheduler.
+    """Builds snapshots of the pools of one scheduler.
 
     Args:
-        settings: what the operator set.
-        clock: the scheduler's clock.
-        clusters: the clusters by name.
-        queues: the queues of all pools.
-        limits: shares and quotas.
+        settings: settings of the scheduler.
+        clock: clock of the scheduler.
+        clusters: clusters by name.
+        queues: queues of all pools.
+        limits: shares and quotas in force.
         rates: launch rates of users and clusters.
-        rebalancer: how tasks give way.
-        host_health: which hosts are out of use.
+        rebalancer: parameters of preemption in force.
+        host_health: the hosts that are out of use.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class Snapshots:
         self._rates = rates
         self._rebalancer = rebalancer
         self._host_health = host_health
-        self._capacity: Mapping[PoolName, Sequence[Sequence[Offer]]] = {}  # as clusters told it last
+        self._capacity: Mapping[
+            PoolName, Sequence[Sequence[Offer]]
+        ] = {}  # pool -> last report of each cluster
 
-    def of(self, name: PoolName) -> PoolSnapshot:
-        """Return a pool as it is now; holds until the next commit."""
-        self.follow_hosts(name)
+    def take(self, name: PoolName) -> PoolSnapshot:
+        """Return a pool at this moment. The snapshot is valid until the next commit."""
+        self.update_hosts(name)
         now_ms = self._clock.now_ms()
         queues, rates, settings = self._queues, self._rates, self._settings
         pool = queues.pool(name)
@@ -77,54 +80,54 @@ class Snapshots:
         return PoolSnapshot(
             pool=pool.pool,
             now_ms=now_ms,
-            cycle=pool.cycle,
+            cycle=pool.cycle_settings,
             preemption=self._rebalancer.for_pool(pool.pool, pool.defaults),
             capacity=pool.capacity,
             offers=offers,
-            open_offers=queues.open_to_all(offers),
+            open_offers=queues.unreserved_offers(offers),
             limits=limits,
             filters=self._filters(pool, limits, now_ms),
             leaves_out_too_large=settings.placement.leave_out_too_large,
             placement_context=self._placement_context(pool, now_ms),
-            indebted=rates.indebted(self._clusters, now_ms),
-            rate_limited=pool.rate_limited if rates.enforces_launches else None,
-            deferral=queues.plugin.deferral if queues.plugin.asks else None,
+            indebted=rates.clusters_in_debt(self._clusters, now_ms),
+            rate_limited=pool.rate_limited if rates.enforces_launch_rates else None,
+            deferral=queues.launch_plugin.deferral if queues.launch_plugin.is_set else None,
             scaleback=pool.scaleback,
-            latest=pool.latest,
+            latest=pool.latest_matching,
             growing=[cluster.name for cluster in self._clusters.values() if cluster.can_grow(name)],
             reserved=self._reserved(pool),
-            heads=queues.heads.facts(name, queues.capacities, self._promised()),
-            outages=self._of_pool(outages, pool) if outages else (),
+            heads=queues.heads.facts(name, queues.capacities, self._reserved_amounts()),
+            outages=_outages_in(pool, outages) if outages else (),
             hosts=pool.hosts,
         )
 
     def limits(self, name: PoolName) -> UserLimits:
         """Return the shares and quotas in force in a pool."""
-        return self._limits.of_pool(name, self.division(name))
+        return self._limits.for_pool(name, self.division(name))
 
-    def division(self, name: PoolName) -> Division:
-        """Return what shares in a pool that nobody set are parts of at this moment."""
+    def division(self, name: PoolName) -> PoolDivision:
+        """Return the division of a pool at this moment of which unset shares are one part."""
         if not self._limits.depend_on_division:
             return UNDIVIDED
-        self.follow_hosts(name)
+        self.update_hosts(name)
         pool = self._queues.pool(name)
         parts = pool.user_count if self._settings.equal_shares else 1
-        return Division(whole=pool.capacity.whole, parts=max(1, parts))
+        return PoolDivision(total=pool.capacity.whole, parts=max(1, parts))
 
-    def follow_hosts(self, name: PoolName) -> None:
-        """Bring a pool up to the hosts that there are; costs nothing while clusters tell the same value."""
-        told = [cluster.capacity() for cluster in self._clusters.values()]
-        known = self._capacity.get(name)
-        if known is None or not all(map(is_, told, known)):
-            self._capacity = {**self._capacity, name: told}
-            self._queues.hosts_changed(
-                name, [offer for offers in told for offer in offers if offer.pool == name]
+    def update_hosts(self, name: PoolName) -> None:
+        """Update the hosts of a pool. Cheap while the clusters return the same values as before."""
+        reports = [cluster.capacity() for cluster in self._clusters.values()]
+        previous = self._capacity.get(name)
+        if previous is None or not all(map(is_, reports, previous)):
+            self._capacity = {**self._capacity, name: reports}
+            self._queues.update_hosts(
+                name, [offer for offers in reports for offer in offers if offer.pool == name]
             )
 
-    # --- parts
+    # Parts of a snapshot
 
     def _offers(self, name: PoolName, outages: Sequence[Outage]) -> Sequence[Offer]:
-        """Return the room there is now in a pool; hosts that are out of use have none."""
+        """Return the free room of the hosts of a pool that are not out of use."""
         out_of_use = {outage.host for outage in outages}
         return [
             offer
@@ -133,32 +136,30 @@ class Snapshots:
             if offer.pool == name and offer.host not in out_of_use
         ]
 
-    def _of_pool(self, outages: Sequence[Outage], pool: PoolQueue) -> Sequence[Outage]:
-        return [outage for outage in outages if outage.host in pool.capacity.clusters]
-
     def _filters(self, pool: PoolQueue, limits: UserLimits, now_ms: int) -> QueueFilters:
-        """Return what keeps jobs from being matched."""
+        """Return the filters that keep jobs of a pool from being matched."""
         settings = self._settings
         group_usage, group_quota = Usage(), UNLIMITED_QUOTA
         if pool.group is not None and pool.group_quota.limits_usage:
-            used = {member.pool.name: member.index.pool_usage() for member in self._queues.members(pool)}
-            group_usage = group_usages(settings.quota_groups, used).get(pool.group, Usage())
+            members = self._queues.quota_group_of(pool)
+            usages = {member.pool.name: member.index.pool_usage() for member in members}
+            group_usage = group_usages(settings.quota_groups, usages).get(pool.group, Usage())
             if settings.group_quota_when_idle or group_usage.count:
                 group_quota = pool.group_quota
         return QueueFilters(
             pool_quota=pool.quota,
             group_quota=group_quota,
             group_usage=group_usage,
-            tokens=self._rates.tokens(pool.pool.name, limits, pool.index.users, now_ms),
-            accepts=self._queues.plugin.accepts(now_ms),
+            tokens=self._rates.launch_tokens_in(pool.pool.name, limits, pool.index.users, now_ms),
+            accepts=self._queues.launch_plugin.accepts(now_ms),
             max_cpus=settings.jobs.max_cpus,
             max_mem_mb=settings.jobs.max_mem_mb,
         )
 
     def _placement_context(self, pool: PoolQueue, now_ms: int) -> PlacementContext:
-        groups = self._queues.placing.placements
+        groups = self._queues.groups.placements
         return PlacementContext(
-            reservations=self._queues.freed.closed(),
+            reservations=self._queues.reservations.closed_hosts(),
             groups=groups,
             group_hosts=self._group_hosts if groups else None,
             attributes=self._attributes(pool),
@@ -167,58 +168,63 @@ class Snapshots:
         )
 
     def _group_hosts(self, group: GroupId) -> Mapping[str, int]:
-        """Return the hosts of a group's running tasks; the jobs of a group may be in several pools."""
+        """Return the number of running tasks of a group on each host, in all pools."""
         by_pool = [hosts for pool in self._queues.pools() if (hosts := pool.index.group_hosts(group))]
         if len(by_pool) <= 1:
             return by_pool[0] if by_pool else {}
         return sum((Counter(hosts) for hosts in by_pool), Counter())
 
     def _attributes(self, pool: PoolQueue) -> Mapping[str, Mapping[str, str]]:
-        """Return the attributes of hosts: of a pool, and of the others, whose tasks may be of its groups."""
+        """Return the attributes of all hosts, as groups of a pool may have tasks on hosts of other pools."""
         pools = self._queues.pools()
         if len(pools) == 1:
             return pool.attributes
         return ChainMap(pool.attributes, *(other.attributes for other in pools if other is not pool))
 
     def _reserved(self, pool: PoolQueue) -> Reserved:
-        """Return the room that is reserved for beneficiaries of preemptions."""
-        freed, pools = self._queues.freed, self._queues.pools()
-        if not freed:
-            return Reserved(closes_hosts=freed.closes_hosts, lapsed=freed.lapsed)
+        """Return the reservations of a pool, and what decisions about it read of other pools' ones."""
+        reservations, pools = self._queues.reservations, self._queues.pools()
+        if not reservations:
+            return Reserved(closes_hosts=reservations.closes_hosts, lapsed=reservations.lapsed)
         group_usage = Usage()
-        if pool.group is not None and not freed.closes_hosts:
-            for member in self._queues.members(pool):
-                by_user = usage_by_user(freed.of(member.pool.name), member.index)
+        if pool.group is not None and not reservations.closes_hosts:
+            for member in self._queues.quota_group_of(pool):
+                by_user = usage_by_user(reservations.for_pool(member.pool.name), member.index)
                 group_usage = sum(by_user.values(), group_usage)
         rooms = {
-            job_id: ReservedRoom(host, freed.launch_of(job_id))
-            for job_id, host in freed.of(pool.pool.name).items()
+            job_id: ReservedRoom(host, reservations.launch_number(job_id))
+            for job_id, host in reservations.for_pool(pool.pool.name).items()
         }
         groups = {
             group
-            for each in pools
-            for job_id in freed.of(each.pool.name)
-            if each.index.is_waiting(job_id) and (group := each.index.group_of(job_id)) is not None
+            for other in pools
+            for job_id in reservations.for_pool(other.pool.name)
+            if other.index.is_waiting(job_id) and (group := other.index.group_of(job_id)) is not None
         }
         return Reserved(
             rooms=rooms or NOTHING_RESERVED,
-            everywhere=freed.everywhere(),
-            closes_hosts=freed.closes_hosts,
+            everywhere=reservations.for_all_pools(),
+            closes_hosts=reservations.closes_hosts,
             group_usage=group_usage,
             groups=groups,
-            lapsed=freed.lapsed,
+            lapsed=reservations.lapsed,
         )
 
-    def _promised(self) -> Mapping[str, Amounts]:
-        """Return what is reserved on hosts for beneficiaries of preemptions, in all pools."""
-        freed = self._queues.freed
-        promised: dict[str, Amounts] = {}
-        if not freed:
-            return promised
+    def _reserved_amounts(self) -> Mapping[str, Amounts]:
+        """Return the amounts that are reserved on each host for waiting beneficiaries of all pools."""
+        reservations = self._queues.reservations
+        amounts: dict[str, Amounts] = {}
+        if not reservations:
+            return amounts
         for pool in self._queues.pools():
             index = pool.index
-            for job_id, host in freed.of(pool.pool.name).items():
+            for job_id, host in reservations.for_pool(pool.pool.name).items():
                 if index.is_waiting(job_id):
-                    asked = amounts_requested(request_of(index, index.row_of(job_id)))
-                    promised[host] = promised.get(host, NOTHING).plus(asked)
-        return promised
+                    requested = amounts_requested(request_of(index, index.row_of(job_id)))
+                    amounts[host] = amounts.get(host, NOTHING).plus(requested)
+        return amounts
+
+
+def _outages_in(pool: PoolQueue, outages: Sequence[Outage]) -> Sequence[Outage]:
+    """Return the outages of hosts of a pool."""
+    return [outage for outage in outages if outage.host in pool.capacity.clusters]

@@ -26,7 +26,7 @@ from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.payload.keys import make_key
 from cook_jupyter.service.clock import SystemClock
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
@@ -199,7 +199,9 @@ def serving(
         place.make()
         key = make_key(b"the key of the tests' instances ....")
         chosen = store or MemoryStore()
-        async with alive(chosen, [cluster], settings, place, SystemClock(), instance_key=key) as scheduler:
+        async with run_scheduler(
+            chosen, [cluster], settings, place, SystemClock(), instance_key=key
+        ) as scheduler:
             application = make_application(
                 scheduler, authenticator, heartbeat_s=heartbeat_s, write_timeout_s=write_timeout_s
             )

@@ -36,5 +36,5 @@ def test_what_is_no_dump_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.json"
     file.write_text("{}")
 
-    assert "this is no dump of a pool" in str(run("replay", file).exception)
+    assert "this is not a dump of a pool" in str(run("replay", file).exception)
     assert "the dump cannot be read" in str(run("replay", tmp_path / "missing.json").exception)

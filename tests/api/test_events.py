@@ -161,8 +161,8 @@ def test_a_stream_without_changes_has_heartbeats(tmp_path: Path) -> None:
 def test_the_subscription_of_a_disconnected_reader_ends(served: ApiServer) -> None:
     with reading(served) as stream:
         stream.line()
-        assert served.scheduler.hub._readers
-    until(lambda: not served.scheduler.hub._readers)
+        assert served.scheduler.event_hub._subscriptions
+    until(lambda: not served.scheduler.event_hub._subscriptions)
 
 
 def test_a_slow_reader_delays_nobody_and_gets_the_current_state(

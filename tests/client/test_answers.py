@@ -18,7 +18,7 @@ from cook_jupyter.model import reason as reasons
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceStatus, ResultPayload
 from cook_jupyter.model.job import JobState
-from cook_jupyter.service.cycles.maintenance import watch
+from cook_jupyter.service.cycles.maintenance import refresh_monitoring
 from cook_jupyter.wire.events import encode_event, encode_line
 from cook_jupyter.wire.jobs import JobEncoder
 from cook_jupyter.wire.submission import read_submission
@@ -138,7 +138,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         reply = scheduler.ask("POST", "/jobs", {"jobs": [*jobs, a_request(cpus=2.0)], "groups": groups})
         assert reply.status == 201, reply.text
         scheduler.started(jobs[0]["uuid"])
-        scheduler.on_loop(lambda: watch(scheduler.scheduler))
+        scheduler.on_loop(lambda: refresh_monitoring(scheduler.scheduler))
         yield scheduler
 
 

@@ -1,4 +1,4 @@
-"""A living scheduler for the tests of this floor: memory below, hosts on paper, a clock by hand."""
+"""Schedulers for the tests of the service: an in-memory store and cluster, and a manual clock."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,7 +14,7 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
 from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
@@ -22,7 +22,7 @@ from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 from tests.waiting import HANG_S
 
-Living = Callable[..., AbstractAsyncContextManager[Scheduler]]
+RunningSchedulerFactory = Callable[..., AbstractAsyncContextManager[Scheduler]]
 
 
 @pytest.fixture
@@ -37,39 +37,41 @@ def store() -> Store:
 
 
 @pytest.fixture
-def living(store: Store, cluster: MemoryCluster, tmp_path: Path) -> Living:
-    """Run a scheduler over `store` and `cluster`; may be entered again, as after a restart."""
+def running_scheduler(store: Store, cluster: MemoryCluster, tmp_path: Path) -> RunningSchedulerFactory:
+    """Run a scheduler on `store` and `cluster`. It may be entered again, as after a restart."""
 
     @asynccontextmanager
     async def run(settings: Settings | None = None) -> AsyncIterator[Scheduler]:
         home = Home(root=tmp_path)
-        async with alive(store, [cluster], settings or Settings(), home, ManualClock(1000)) as scheduler:
+        async with run_scheduler(
+            store, [cluster], settings or Settings(), home, ManualClock(1000)
+        ) as scheduler:
             yield scheduler
 
     return run
 
 
-class SlowToEnd(MemoryCluster):
-    """Hosts whose tasks take their time to end: while `deaf`, kills have no effect yet."""
+class SlowKillCluster(MemoryCluster):
+    """A cluster whose tasks may take time to end: kills have no effect while `ignores_kills` is set."""
 
-    deaf = False
+    ignores_kills = False
 
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
-        if not self.deaf:
+        if not self.ignores_kills:
             await super().kill(instance_ids)
 
 
 class ManualScheduler:
-    """A scheduler none of whose loops run, on hosts on paper: a test takes each step itself.
+    """A scheduler without loops on an in-memory cluster: the test runs each step.
 
     Attributes:
-        scheduler: it.
-        clock: its time.
-        cluster: its hosts.
-        store: its memory.
+        scheduler: the scheduler.
+        clock: clock of the scheduler.
+        cluster: cluster of the scheduler.
+        store: store of the scheduler.
     """
 
-    def __init__(self, scheduler: Scheduler, clock: ManualClock, cluster: SlowToEnd, store: Store):
+    def __init__(self, scheduler: Scheduler, clock: ManualClock, cluster: SlowKillCluster, store: Store):
         self.scheduler = scheduler
         self.clock = clock
         self.cluster = cluster
@@ -89,7 +91,7 @@ class ManualScheduler:
         return stopped
 
     async def settle(self) -> None:
-        """Wait until the cluster has told all that it has to tell."""
+        """Wait until the cluster has reported everything."""
         async with asyncio.timeout(HANG_S):
             while not self.cluster.heard:  # noqa: ASYNC110 - what is awaited has no event of its own
                 await asyncio.sleep(0)
@@ -107,27 +109,27 @@ class ManualScheduler:
         return next(i for i, task in self.cluster.tasks.items() if task.spec.job_id == spec.job_id)
 
     def users(self) -> list[str]:
-        """Return whose tasks run."""
+        """Return the user of each running task."""
         return sorted(task.spec.user for task in self.cluster.tasks.values())
 
 
-HandTurned = Callable[..., AbstractAsyncContextManager[ManualScheduler]]
+ManualSchedulerFactory = Callable[..., AbstractAsyncContextManager[ManualScheduler]]
 
 
 @pytest.fixture
-def by_hand(store: Store, tmp_path: Path) -> HandTurned:
-    """Run a scheduler by hand; may be entered again with the same cluster, as after a restart."""
-    return hand_turned(lambda: store, tmp_path)
+def manual_scheduler(store: Store, tmp_path: Path) -> ManualSchedulerFactory:
+    """Run a scheduler manually. It may be entered again with the same cluster, as after a restart."""
+    return manual_scheduler_factory(lambda: store, tmp_path)
 
 
 @pytest.fixture
-def fresh_by_hand(tmp_path: Path) -> HandTurned:
-    """The same with a new memory each time, unless one is given."""
-    return hand_turned(MemoryStore, tmp_path)
+def fresh_manual_scheduler(tmp_path: Path) -> ManualSchedulerFactory:
+    """Run a scheduler manually, with a new store each time unless one is given."""
+    return manual_scheduler_factory(MemoryStore, tmp_path)
 
 
-def hand_turned(remember: Callable[[], Store], home: Path) -> HandTurned:
-    """Make what runs schedulers by hand."""
+def manual_scheduler_factory(new_store: Callable[[], Store], home: Path) -> ManualSchedulerFactory:
+    """Return a function that runs schedulers manually."""
 
     @asynccontextmanager
     async def run(
@@ -135,16 +137,17 @@ def hand_turned(remember: Callable[[], Store], home: Path) -> HandTurned:
         *,
         hosts: int = 1,
         cpus: float = 2,
-        cluster: SlowToEnd | None = None,
+        cluster: SlowKillCluster | None = None,
         pools: Sequence[str] = ("default",),
         memory: Store | None = None,
     ) -> AsyncIterator[ManualScheduler]:
         clock = ManualClock(1_000_000)
-        there = {f"h{number}": Resources(cpus=cpus, mem_mb=4096) for number in range(1, hosts + 1)}
-        used = cluster or SlowToEnd(there, pools=pools, now_ms=clock.now_ms)
-        kept = memory or remember()
-        place = Home(root=home)
-        async with alive(kept, [used], settings or Settings(), place, clock, by_hand=True) as scheduler:
-            yield ManualScheduler(scheduler, clock, used, kept)
+        resources = {f"h{number}": Resources(cpus=cpus, mem_mb=4096) for number in range(1, hosts + 1)}
+        cluster = cluster or SlowKillCluster(resources, pools=pools, now_ms=clock.now_ms)
+        store = memory or new_store()
+        async with run_scheduler(
+            store, [cluster], settings or Settings(), Home(root=home), clock, start_loops=False
+        ) as scheduler:
+            yield ManualScheduler(scheduler, clock, cluster, store)
 
     return run

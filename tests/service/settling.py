@@ -1,7 +1,7 @@
 """Random pools whose demand is stable, run until nothing changes: does preemption come to an end?
 
 Lives here: `World`, its generator, and two ways to run one: `run_decisions` calls the decisions alone, in
-milliseconds; `run_scheduler` drives the whole scheduler. `test_settling` holds the two together.
+milliseconds; `run_service` drives the whole scheduler. `test_settling` holds the two together.
 
     python -m tests.service.settling 100000          # the decisions
     python -m tests.service.settling 3000 --scheduler
@@ -45,7 +45,7 @@ from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, R
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
 from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
@@ -163,9 +163,9 @@ def a_world(seed: int) -> World:
         usual = shape.a_job(rng)
         arrives = rng.randint(0, 3) if late else 0
         for _ in range(rng.randint(3, 10)):
-            named = usual if shape.uniform else shape.a_job(rng)
+            fields = usual if shape.uniform else shape.a_job(rng)
             pool = rng.choice(pools)
-            jobs.append(WorldJob(number=len(jobs), pool=pool, user=user, arrives=arrives, **named))
+            jobs.append(WorldJob(number=len(jobs), pool=pool, user=user, arrives=arrives, **fields))
     rng.shuffle(jobs)
     jobs.sort(key=lambda job: job.arrives)
     jobs = [replace(job, number=number) for number, job in enumerate(jobs)]
@@ -442,7 +442,7 @@ class _ZonedCluster(MemoryCluster):
         return replace(offer, attributes={**offer.attributes, "zone": self.zones[host]})
 
 
-async def run_scheduler(
+async def run_service(
     world: World,
     settings: RebalancerSettings,
     head_room: HeadRoomSettings,
@@ -464,7 +464,9 @@ async def run_scheduler(
     last_arrival = max((job.arrives for job in world.jobs), default=0)
     with tempfile.TemporaryDirectory() as root:
         home = Home(root=Path(root))
-        async with alive(MemoryStore(), [cluster], configured, home, clock, by_hand=True) as scheduler:
+        async with run_scheduler(
+            MemoryStore(), [cluster], configured, home, clock, start_loops=False
+        ) as scheduler:
             await _set_limits(scheduler, world, LimitKind.SHARE)
             for cycle in range(cycles):
                 arriving = [job for job in world.jobs if job.arrives == cycle]
@@ -600,7 +602,7 @@ def main() -> int:
     for seed in range(asked.first, asked.first + asked.worlds):
         world = a_world(seed)
         if asked.scheduler:
-            outcome = asyncio.run(run_scheduler(world, rebalancer_of(world), HeadRoomSettings()))
+            outcome = asyncio.run(run_service(world, rebalancer_of(world), HeadRoomSettings()))
         else:
             outcome = run_decisions(world, settings_of(world))
         tally.add(seed, world, outcome)

@@ -1,4 +1,4 @@
-"""Subscriptions: which changes are sent together."""
+"""Subscriptions: which changes are sent in one batch."""
 
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.job import JobState
@@ -9,7 +9,7 @@ from tests.waiting import HANG_S
 
 
 async def a_subscription() -> tuple[EventHub, Subscription]:
-    """A reader that has caught up."""
+    """Return a subscription that has caught up."""
     store = MemoryStore()
     await store.open()
     hub = EventHub(store)

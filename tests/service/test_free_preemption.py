@@ -1,4 +1,4 @@
-"""A job that makes way for others does not fail for it, however often; unless Cook is imitated."""
+"""A preempted job uses up no attempt, however often; unless the settings are Cook's."""
 
 from pathlib import Path
 

@@ -10,18 +10,18 @@ from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
-from tests.service.conftest import HandTurned, SlowToEnd
+from tests.service.conftest import ManualSchedulerFactory, SlowKillCluster
 
 SMALL = Resources(cpus=2, mem_mb=4096)
 
 
-class Growing(SlowToEnd):
-    """A cluster that remembers for which jobs it was asked to grow, and may fail at it."""
+class Growing(SlowKillCluster):
+    """A cluster that records the jobs for which it was asked to grow, and may fail to."""
 
     def __init__(
         self, *, spare: dict[str, Resources] | None = None, name: str = "memory", **hosts: Resources
@@ -38,96 +38,100 @@ class Growing(SlowToEnd):
 
 
 class Promising(Growing):
-    """A cluster that says that it can grow, and takes its time."""
+    """A cluster that can grow, but has not done so yet."""
 
     def can_grow(self, pool: str) -> bool:
         return True
 
 
 async def test_a_job_larger_than_every_host_starts_on_the_host_that_joined_for_it(
-    by_hand: HandTurned,
+    manual_scheduler: ManualSchedulerFactory,
 ) -> None:
     cluster = Growing(h1=SMALL, spare={"h2": Resources(cpus=8, mem_mb=8192)})
-    async with by_hand(cluster=cluster) as hand:
+    async with manual_scheduler(cluster=cluster) as manual:
         large = a_job_spec(cpus=8.0)
-        await hand.submit(large)
+        await manual.submit(large)
 
-        await hand.match()
-        await hand.match()
+        await manual.match()
+        await manual.match()
 
-        assert hand.where() == {large.job_id: "h2"}
+        assert manual.where() == {large.job_id: "h2"}
 
 
-async def test_a_full_cluster_grows_for_what_waits_behind(by_hand: HandTurned) -> None:
+async def test_a_full_cluster_grows_for_what_waits_behind(manual_scheduler: ManualSchedulerFactory) -> None:
     cluster = Growing(h1=SMALL, spare={"h2": SMALL, "h3": SMALL})
-    async with by_hand(cluster=cluster) as hand:
+    async with manual_scheduler(cluster=cluster) as manual:
         jobs = [a_job_spec(cpus=2.0) for _ in range(2)]
-        await hand.submit(*jobs)
-        await hand.match()  # the second finds no host
-        await hand.match()
+        await manual.submit(*jobs)
+        await manual.match()  # the second finds no host
+        await manual.match()
         later = a_job_spec(cpus=2.0)
-        await hand.submit(later)
-        hand.clock.advance(1000)
-        await hand.match()  # nothing is free for any job
-        await hand.match()
+        await manual.submit(later)
+        manual.clock.advance(1000)
+        await manual.match()  # nothing is free for any job
+        await manual.match()
 
-        assert sorted(hand.where().values()) == ["h1", "h2", "h3"]
+        assert sorted(manual.where().values()) == ["h1", "h2", "h3"]
 
 
-async def test_a_cluster_without_any_host_grows_for_the_first_job(by_hand: HandTurned) -> None:
-    async with by_hand(cluster=Growing(spare={"h1": SMALL})) as hand:
+async def test_a_cluster_without_any_host_grows_for_the_first_job(
+    manual_scheduler: ManualSchedulerFactory,
+) -> None:
+    async with manual_scheduler(cluster=Growing(spare={"h1": SMALL})) as manual:
         job = a_job_spec()
-        await hand.submit(job)
+        await manual.submit(job)
 
-        await hand.match()
-        await hand.match()
+        await manual.match()
+        await manual.match()
 
-        assert hand.where() == {job.job_id: "h1"}
+        assert manual.where() == {job.job_id: "h1"}
 
 
 async def test_room_is_asked_for_once_and_again_for_what_still_waits_after_two_minutes(
-    by_hand: HandTurned,
+    manual_scheduler: ManualSchedulerFactory,
 ) -> None:
     cluster = Promising(h1=SMALL)
-    async with by_hand(cluster=cluster) as hand:
+    async with manual_scheduler(cluster=cluster) as manual:
         large = a_job_spec(cpus=8.0)
-        await hand.submit(large)
+        await manual.submit(large)
         for _ in range(3):
-            await hand.match()
-            hand.clock.advance(2000)
+            await manual.match()
+            manual.clock.advance(2000)
         assert cluster.asked == [[large.job_id]]
 
-        hand.clock.advance(120_000)
-        await hand.match()
+        manual.clock.advance(120_000)
+        await manual.match()
 
         assert cluster.asked == [[large.job_id]] * 2
 
 
 async def test_a_cluster_that_fails_to_grow_holds_up_nobody_and_is_asked_again(
-    by_hand: HandTurned, caplog: pytest.LogCaptureFixture
+    manual_scheduler: ManualSchedulerFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster = Promising(h1=SMALL)
     cluster.fails = True
-    async with by_hand(cluster=cluster) as hand:
-        await hand.submit(a_job_spec(cpus=8.0), a_job_spec())
+    async with manual_scheduler(cluster=cluster) as manual:
+        await manual.submit(a_job_spec(cpus=8.0), a_job_spec())
 
-        assert await hand.match() == 1
-        hand.clock.advance(1000)
-        await hand.match()
+        assert await manual.match() == 1
+        manual.clock.advance(1000)
+        await manual.match()
 
         assert len(cluster.asked) == 2
         assert "the provider does not answer" in caplog.text
 
 
-async def test_a_job_above_its_users_quota_is_no_reason_to_grow(by_hand: HandTurned) -> None:
+async def test_a_job_above_its_users_quota_is_no_reason_to_grow(
+    manual_scheduler: ManualSchedulerFactory,
+) -> None:
     cluster = Promising(h1=SMALL)
-    async with by_hand(cluster=cluster) as hand:
-        await hand.scheduler.set_limits("quota", "ada", "default", {"cpus": 2.0}, "a test")
-        await hand.submit(*(a_job_spec(cpus=2.0) for _ in range(3)))
+    async with manual_scheduler(cluster=cluster) as manual:
+        await manual.scheduler.set_limits("quota", "ada", "default", {"cpus": 2.0}, "a test")
+        await manual.submit(*(a_job_spec(cpus=2.0) for _ in range(3)))
 
         for _ in range(2):
-            await hand.match()
-            hand.clock.advance(1000)
+            await manual.match()
+            manual.clock.advance(1000)
 
         assert not cluster.asked
 
@@ -136,7 +140,9 @@ async def test_of_several_clusters_only_those_that_can_grow_are_asked(tmp_path: 
     fixed = Growing(name="fixed", h1=SMALL)
     growing = Growing(name="growing", spare={"h2": Resources(cpus=8, mem_mb=8192)}, h3=SMALL)
     clock, home = ManualClock(1000), Home(root=tmp_path)
-    async with alive(MemoryStore(), [fixed, growing], Settings(), home, clock, by_hand=True) as scheduler:
+    async with run_scheduler(
+        MemoryStore(), [fixed, growing], Settings(), home, clock, start_loops=False
+    ) as scheduler:
         large = a_job_spec(cpus=8.0)
         await scheduler.submit([large])
         await match_all(scheduler)

@@ -1,8 +1,8 @@
-"""Whatever happens, in whatever order: what must hold of a living scheduler.
+"""Invariants of a scheduler after any operation, in any order.
 
-Random days of a scheduler by hand: jobs come, tasks end, fail, are killed and preempted, time passes, the
-scheduler is restarted. After each step nothing is oversubscribed, nobody is over quota, and what the
-scheduler knows is what a fresh one reads from the store.
+A random sequence of operations runs on a scheduler: jobs are submitted, tasks end, fail, are killed and
+preempted, time passes, the scheduler is restarted. After each operation no host is oversubscribed, no user
+exceeds a quota, and the views of the scheduler equal those that a new one builds from the store.
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +21,7 @@ from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import RebalancerSettings
 from tests.builders import a_group, a_job_spec
 from tests.scheduling.queues import running_jobs, waiting_jobs
-from tests.service.conftest import HandTurned, ManualScheduler, SlowToEnd
+from tests.service.conftest import ManualScheduler, ManualSchedulerFactory, SlowKillCluster
 
 USERS = ("ada", "bob", "eve")
 HOSTS = {"h1": Resources(cpus=4, mem_mb=4096), "h2": Resources(cpus=2, mem_mb=4096)}
@@ -31,10 +31,10 @@ APART = a_group(host_placement={"type": "unique"})
 
 
 class Day:
-    """What may happen to a scheduler, and what must hold afterwards."""
+    """Operations on a scheduler, and the invariants after each."""
 
-    def __init__(self, hand: ManualScheduler, rng: Random, jobs: list[JobSpec]) -> None:
-        self.hand = hand
+    def __init__(self, manual: ManualScheduler, rng: Random, jobs: list[JobSpec]) -> None:
+        self.manual = manual
         self.rng = rng
         self.jobs = jobs
 
@@ -57,62 +57,64 @@ class Day:
             return
         self.jobs.append(spec)
         new = spec.group and sum(job.group == spec.group for job in self.jobs) == 1
-        await self.hand.scheduler.submit([spec], [APART] if new else [], override_group_immutability=not new)
+        await self.manual.scheduler.submit(
+            [spec], [APART] if new else [], override_group_immutability=not new
+        )
 
     async def match(self) -> None:
-        await self.hand.match()
+        await self.manual.match()
 
     async def rebalance(self) -> None:
-        before = {row.job_id: row for row in self.hand.scheduler.running_jobs()}
-        await self.hand.rebalance()
+        before = {row.job_id: row for row in self.manual.scheduler.running_jobs()}
+        await self.manual.rebalance()
         for job_id, row in before.items():
-            (job,) = await self.hand.scheduler.jobs([job_id])
+            (job,) = await self.manual.scheduler.jobs([job_id])
             assert job is not None
             (was,) = [one for one in job.instances if one.instance_id == row.instance_id]
             assert was.status is InstanceStatus.RUNNING or was.preempted
 
     async def end(self) -> None:
-        if self.hand.cluster.tasks:
-            task = self.rng.choice(sorted(self.hand.cluster.tasks))
-            self.hand.cluster.finish(task, exit_code=self.rng.choice([0, 0, 1]))
-            await self.hand.settle()
+        if self.manual.cluster.tasks:
+            task = self.rng.choice(sorted(self.manual.cluster.tasks))
+            self.manual.cluster.finish(task, exit_code=self.rng.choice([0, 0, 1]))
+            await self.manual.settle()
 
     async def kill(self) -> None:
         if self.jobs:
-            await self.hand.scheduler.kill_jobs([self.rng.choice(self.jobs).job_id])
-            await self.hand.settle()
+            await self.manual.scheduler.kill_jobs([self.rng.choice(self.jobs).job_id])
+            await self.manual.settle()
 
     async def wait(self) -> None:
-        self.hand.clock.advance(self.rng.choice([1, 1000, 60_000]))
+        self.manual.clock.advance(self.rng.choice([1, 1000, 60_000]))
 
     async def check(self) -> None:
         held: dict[str, Resources] = defaultdict(Resources)
         apart: Counter[str] = Counter()
-        for task in self.hand.cluster.tasks.values():
+        for task in self.manual.cluster.tasks.values():
             held[task.instance.host] += task.spec.resources
             apart[task.instance.host] += task.spec.group is not None
         assert all(amount.fits_in(HOSTS[host]) for host, amount in held.items())
         assert max(apart.values(), default=0) <= 1
         for user, quota in QUOTA.items():
-            rows = self.hand.scheduler.running_jobs(user)
+            rows = self.manual.scheduler.running_jobs(user)
             assert len(rows) <= quota.get("count", len(rows))
             assert sum(row.cpus for row in rows) <= quota.get("cpus", 100)
-        for job in await self.hand.scheduler.jobs([spec.job_id for spec in self.jobs]):
+        for job in await self.manual.scheduler.jobs([spec.job_id for spec in self.jobs]):
             assert job is not None
             self._check_job(job)
-        reserved = self.hand.scheduler.queues.freed.of("default")
-        assert all(self.hand.scheduler.queues.is_waiting("default", job_id) for job_id in reserved)
+        reserved = self.manual.scheduler.queues.reservations.for_pool("default")
+        assert all(self.manual.scheduler.queues.is_waiting("default", job_id) for job_id in reserved)
 
     def _check_job(self, job: Job) -> None:
-        queues, row = self.hand.scheduler.queues, self.hand.scheduler.running_row(job.job_id)
+        queues, row = self.manual.scheduler.queues, self.manual.scheduler.running_job(job.job_id)
         assert queues.is_waiting("default", job.job_id) == (job.state is JobState.WAITING)
         assert (row is not None) == (job.state is JobState.RUNNING)
         if job.state is JobState.WAITING:
-            assert self.hand.scheduler.attempts(job) < job.max_retries
+            assert self.manual.scheduler.attempts(job) < job.max_retries
 
 
 def known(scheduler: Scheduler) -> object:
-    """What a scheduler knows of its jobs."""
+    """Return the state of the views of a scheduler."""
     index = scheduler.queues.index("default")
     return (
         scheduler.queue(1000),
@@ -128,21 +130,21 @@ def known(scheduler: Scheduler) -> object:
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), steps=st.integers(20, 40))
 async def test_nothing_is_oversubscribed_nobody_is_over_quota_and_a_restart_forgets_nothing(
-    fresh_by_hand: HandTurned, seed: int, steps: int
+    fresh_manual_scheduler: ManualSchedulerFactory, seed: int, steps: int
 ) -> None:
     rng = Random(seed)
-    cluster = SlowToEnd(HOSTS)
+    cluster = SlowKillCluster(HOSTS)
     jobs: list[JobSpec] = []
     async with AsyncExitStack() as stack:
-        hand = await stack.enter_async_context(fresh_by_hand(SETTINGS, cluster=cluster))
+        manual = await stack.enter_async_context(fresh_manual_scheduler(SETTINGS, cluster=cluster))
         for user, quota in QUOTA.items():
-            await hand.scheduler.set_limits(LimitKind.QUOTA, user, "", quota, "test")
-        day = Day(hand, rng, jobs)
+            await manual.scheduler.set_limits(LimitKind.QUOTA, user, "", quota, "test")
+        day = Day(manual, rng, jobs)
         for _ in range(steps):
             await day.step()
-        left = known(hand.scheduler)
-        memory = hand.store
-    async with fresh_by_hand(SETTINGS, cluster=cluster, memory=memory) as again:
+        left = known(manual.scheduler)
+        memory = manual.store
+    async with fresh_manual_scheduler(SETTINGS, cluster=cluster, memory=memory) as again:
         assert known(again.scheduler) == left
         day = Day(again, rng, jobs)
         for _ in range(5):
@@ -152,21 +154,21 @@ async def test_nothing_is_oversubscribed_nobody_is_over_quota_and_a_restart_forg
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(shares=st.tuples(*[st.integers(1, 6)] * 3), late=st.permutations(USERS))
 async def test_after_two_looks_nobody_below_share_waits_for_what_somebody_above_share_holds(
-    fresh_by_hand: HandTurned, shares: tuple[int, ...], late: list[str]
+    fresh_manual_scheduler: ManualSchedulerFactory, shares: tuple[int, ...], late: list[str]
 ) -> None:
     part = dict(zip(USERS, shares, strict=True))
     unlimited = Settings(rebalancer=RebalancerSettings(min_dru_diff=0.0))
-    async with fresh_by_hand(unlimited, hosts=3, cpus=4) as hand:
+    async with fresh_manual_scheduler(unlimited, hosts=3, cpus=4) as manual:
         for user, cpus in part.items():
-            await hand.scheduler.set_limits(LimitKind.SHARE, user, "", {"cpus": cpus, "mem": 1e9}, "test")
+            await manual.scheduler.set_limits(LimitKind.SHARE, user, "", {"cpus": cpus, "mem": 1e9}, "test")
         for user in late:  # the first takes all there is, the others come after
-            await hand.submit(*(a_job_spec(user=user) for _ in range(12)))
-            await hand.match()
+            await manual.submit(*(a_job_spec(user=user) for _ in range(12)))
+            await manual.match()
         for _ in range(2):
-            await hand.rebalance()
-            await hand.match()
+            await manual.rebalance()
+            await manual.match()
 
-        held = Counter(hand.users())
+        held = Counter(manual.users())
         assert held.total() == 12
         below = [user for user in USERS if (held[user] + 1) / part[user] <= 1.0]
         above = [user for user in USERS if held[user] / part[user] > 1.0]

@@ -6,10 +6,10 @@ import pytest
 
 from cook_jupyter.model.limits import OLD_COUNT, LimitEntry, LimitKind
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.service.state.limits import Division, Limits
+from cook_jupyter.service.state.limits import Limits, PoolDivision
 from tests.builders import a_job_spec
 from tests.golden.cases import cases
-from tests.service.conftest import HandTurned
+from tests.service.conftest import ManualSchedulerFactory
 
 
 def entries(kind: str, user: str, pool: str | None, values: dict[str, float]) -> list[LimitEntry]:
@@ -36,17 +36,17 @@ def test_quotas_resolve_as_cooks_do(given: dict[str, Any], expect: dict[str, Any
 def _resolves(kind: str, given: dict[str, Any], expect: dict[str, Any]) -> None:
     limits = Limits(default_pool=given.get("default_pool") or "", default_shares={})
     for entry in given["entries"]:
-        limits.put(entries(kind, entry["user"], entry.get("pool"), entry["values"]))
+        limits.update(entries(kind, entry["user"], entry.get("pool"), entry["values"]))
     for user, count in (given.get("legacy_count_field") or {}).items():
-        limits.put(entries(kind, user, None, {OLD_COUNT: count}))
+        limits.update(entries(kind, user, None, {OLD_COUNT: count}))
     for then in given.get("then", []):
         if then["op"] == "retract":
-            limits.retract(kind, then["user"], then.get("pool") or "")
+            limits.remove(kind, then["user"], then.get("pool") or "")
         elif then["op"] == "read":  # a question in between changes nothing, and its answer must be right
             _same(limits, kind, then, then.get("expect") or {})
         else:
             assert then["op"] == "set"
-            limits.put(entries(kind, then["user"], then.get("pool"), then["values"]))
+            limits.update(entries(kind, then["user"], then.get("pool"), then["values"]))
 
     assert expect
     _same(limits, kind, given["query"], expect)
@@ -66,15 +66,15 @@ def _same(limits: Limits, kind: str, query: dict[str, Any], expect: dict[str, An
 
 def test_a_share_of_zero_counts_as_unset() -> None:
     limits = Limits(default_pool="p", default_shares={"cpus": 8.0})
-    limits.put(entries(LimitKind.SHARE, "ada", "p", {"cpus": 0.0}))
+    limits.update(entries(LimitKind.SHARE, "ada", "p", {"cpus": 0.0}))
 
-    assert limits.of_pool("p").share("ada").cpus == pytest.approx(1.7976931348623157e308)
+    assert limits.for_pool("p").share("ada").cpus == pytest.approx(1.7976931348623157e308)
 
 
 def test_a_changed_limit_is_seen_at_once() -> None:
     limits = Limits(default_pool="p", default_shares={})
     before = limits.quota("ada", "p").cpus
-    limits.put(entries(LimitKind.QUOTA, "ada", "p", {"cpus": 3.0}))
+    limits.update(entries(LimitKind.QUOTA, "ada", "p", {"cpus": 3.0}))
 
     assert (before, limits.quota("ada", "p").cpus) == (1.7976931348623157e308, 3.0)
 
@@ -82,20 +82,22 @@ def test_a_changed_limit_is_seen_at_once() -> None:
 def test_a_question_about_shares_changes_no_answer_to_another() -> None:
     limits = Limits(default_pool="p", default_shares={})
     whole = Resources(cpus=8, mem_mb=800)
-    alone, together = Division(whole=whole), Division(whole=whole, parts=4)
+    alone, together = PoolDivision(total=whole), PoolDivision(total=whole, parts=4)
 
-    cpus = [limits.of_pool("p", division).share("ada").cpus for division in (alone, together, alone)]
+    cpus = [limits.for_pool("p", division).share("ada").cpus for division in (alone, together, alone)]
 
     assert cpus == [8, 2, 8]
     assert limits.values(LimitKind.SHARE, "ada", "p", together)["mem"] == 200
-    assert limits.of_pool("p", alone) is limits.of_pool("p", alone)
+    assert limits.for_pool("p", alone) is limits.for_pool("p", alone)
 
 
-async def test_a_share_that_nobody_set_is_told_as_it_is_now_whoever_asked_last(by_hand: HandTurned) -> None:
-    async with by_hand(cpus=2) as hand:
-        await hand.submit(a_job_spec(user="ada"))
-        alone = await hand.scheduler.limits_of(LimitKind.SHARE, "ada", "")
-        await hand.submit(a_job_spec(user="bob"))
-        together = await hand.scheduler.limits_of(LimitKind.SHARE, "ada", "")
+async def test_a_share_that_nobody_set_is_told_as_it_is_now_whoever_asked_last(
+    manual_scheduler: ManualSchedulerFactory,
+) -> None:
+    async with manual_scheduler(cpus=2) as manual:
+        await manual.submit(a_job_spec(user="ada"))
+        alone = await manual.scheduler.limits_of(LimitKind.SHARE, "ada", "")
+        await manual.submit(a_job_spec(user="bob"))
+        together = await manual.scheduler.limits_of(LimitKind.SHARE, "ada", "")
 
         assert (alone["cpus"], together["cpus"]) == (2.0, 1.0)

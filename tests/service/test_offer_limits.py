@@ -14,8 +14,8 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
 from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
-from cook_jupyter.service.process.lifespan import alive
-from cook_jupyter.service.requests.dumps import read_dump, replay
+from cook_jupyter.service.process.lifespan import run_scheduler
+from cook_jupyter.service.requests.dumps import read_dump, replay_dump
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
@@ -30,20 +30,22 @@ def a_host(name: str, **fields: Any) -> Offer:
 
 
 class SilentWhenFull(SimulatedCluster):
-    """A cluster whose full hosts offer nothing, as those of Mesos."""
+    """A cluster that makes no offers of full hosts, as Mesos does."""
 
     def offers(self) -> Sequence[Offer]:
         return [offer for offer in super().offers() if offer.room.cpus]
 
 
 @asynccontextmanager
-async def living_on(
+async def run_scheduler_on(
     home: Path, *hosts: Offer, kind: type[SimulatedCluster] = SimulatedCluster, **settings: Any
 ) -> AsyncIterator[Scheduler]:
-    """Run a scheduler by hand on these hosts; nothing ends by itself."""
+    """Run a scheduler manually on some hosts, where no instance ends by itself."""
     clock = ManualClock(NOW_MS)
     cluster = kind(hosts, behaviour=lambda _: None, now_ms=clock.now_ms)
-    running = alive(MemoryStore(), [cluster], Settings(**settings), Home(root=home), clock, by_hand=True)
+    running = run_scheduler(
+        MemoryStore(), [cluster], Settings(**settings), Home(root=home), clock, start_loops=False
+    )
     async with running as scheduler:
         yield scheduler
 
@@ -56,7 +58,7 @@ async def host_of(scheduler: Scheduler, spec: JobSpec) -> str | None:
 
 async def test_each_job_goes_where_its_user_and_its_run_time_may(tmp_path: Path) -> None:
     hosts = [a_host("brief", until_ms=NOW_MS + 60_000), a_host("grace's", users=frozenset({"grace"}))]
-    async with living_on(tmp_path, *hosts) as scheduler:
+    async with run_scheduler_on(tmp_path, *hosts) as scheduler:
         bounded = a_job_spec(cpus=2.0, max_runtime_ms=60_000)
         unbounded = a_job_spec(cpus=2.0)
         graces = a_job_spec(cpus=2.0, user="grace")
@@ -76,7 +78,7 @@ async def test_each_job_goes_where_its_user_and_its_run_time_may(tmp_path: Path)
 async def test_others_are_preempted_for_a_job_only_where_it_may_start(
     tmp_path: Path, kind: type[SimulatedCluster], users: set[str], stopped: int
 ) -> None:
-    async with living_on(tmp_path, a_host("h1", users=frozenset(users)), kind=kind) as scheduler:
+    async with run_scheduler_on(tmp_path, a_host("h1", users=frozenset(users)), kind=kind) as scheduler:
         await scheduler.submit([a_job_spec() for _ in range(2)])
         await match_all(scheduler)
         await scheduler.set_limits("share", "ada", "default", {"cpus": 0.5, "mem": 100.0}, "a test")
@@ -88,7 +90,7 @@ async def test_others_are_preempted_for_a_job_only_where_it_may_start(
 
 
 async def test_no_room_is_kept_for_a_job_where_it_may_not_start(tmp_path: Path) -> None:
-    async with living_on(tmp_path, a_host("ada's", users=frozenset({"ada"}))) as scheduler:
+    async with run_scheduler_on(tmp_path, a_host("ada's", users=frozenset({"ada"}))) as scheduler:
         first, large = a_job_spec(), a_job_spec(user="grace", cpus=2.0)
         await scheduler.submit([first])
         await match_all(scheduler)
@@ -104,7 +106,7 @@ async def test_no_room_is_kept_for_a_job_where_it_may_not_start(tmp_path: Path) 
 
 async def test_a_dump_keeps_for_whom_and_until_when_hosts_are_offered(tmp_path: Path) -> None:
     hosts = [a_host("ada's", users=frozenset({"ada"})), a_host("brief", until_ms=NOW_MS + 60_000)]
-    async with living_on(tmp_path, *hosts, kind=SilentWhenFull) as scheduler:
+    async with run_scheduler_on(tmp_path, *hosts, kind=SilentWhenFull) as scheduler:
         await scheduler.submit([a_job_spec() for _ in range(2)])
         await match_all(scheduler)
         await scheduler.set_limits("share", "ada", "default", {"cpus": 0.5, "mem": 100.0}, "a test")
@@ -112,7 +114,7 @@ async def test_a_dump_keeps_for_whom_and_until_when_hosts_are_offered(tmp_path: 
         bounded = a_job_spec(user="grace", max_runtime_ms=60_000)
         await scheduler.submit([unbounded, bounded])
 
-        again = replay(read_dump(await scheduler.dump("default", [unbounded.job_id])))
+        again = replay_dump(read_dump(await scheduler.dump("default", [unbounded.job_id])))
 
         assert [(match.job_id, match.host) for match in again.match.matches] == [(bounded.job_id, "brief")]
         assert list(again.why[unbounded.job_id]) == list(await scheduler.why(unbounded.job_id))

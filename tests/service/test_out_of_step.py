@@ -1,4 +1,4 @@
-"""A scheduler whose memory could not follow a commit stops, and the next one goes on from the store."""
+"""A scheduler whose views cannot follow a commit stops, and the next one goes on from the store."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.job import HIGHEST_PRIORITY, JobSpec, JobState
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore
 from tests.builders import a_job_spec
-from tests.service.conftest import Living
+from tests.service.conftest import RunningSchedulerFactory
 from tests.waiting import HANG_S
 
 STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
@@ -35,13 +35,13 @@ def _fail(changes: Sequence[JobChange]) -> None:
 
 
 async def _submit_and_fail(
-    store: Store, cluster: MemoryCluster, folder: Path, spec: JobSpec, *, by_hand: bool
+    store: Store, cluster: MemoryCluster, folder: Path, spec: JobSpec, *, start_loops: bool
 ) -> None:
     """Run a scheduler, submit a job that a listener cannot follow, and wait until cancelled."""
     async with (
         asyncio.timeout(HANG_S),
-        alive(
-            store, [cluster], Settings(), Home(root=folder), ManualClock(1000), by_hand=by_hand
+        run_scheduler(
+            store, [cluster], Settings(), Home(root=folder), ManualClock(1000), start_loops=start_loops
         ) as scheduler,
     ):
         store.listen(_fail)
@@ -50,12 +50,14 @@ async def _submit_and_fail(
 
 
 @STORES
-@pytest.mark.parametrize("by_hand", [False, True], ids=["with loops", "by hand"])
+@pytest.mark.parametrize("start_loops", [True, False], ids=["with loops", "manually"])
 async def test_a_scheduler_stops_when_its_memory_misses_a_commit(
-    kind: str, by_hand: bool, cluster: MemoryCluster, tmp_path: Path
+    kind: str, start_loops: bool, cluster: MemoryCluster, tmp_path: Path
 ) -> None:
     with pytest.raises(OutOfStep, match="the view is too small"):
-        await _submit_and_fail(_store(kind, tmp_path), cluster, tmp_path, a_job_spec(), by_hand=by_hand)
+        await _submit_and_fail(
+            _store(kind, tmp_path), cluster, tmp_path, a_job_spec(), start_loops=start_loops
+        )
 
 
 @STORES
@@ -66,10 +68,12 @@ async def test_what_was_accepted_before_the_failure_runs_under_the_next_schedule
     specs = [a_job_spec() for _ in range(2)]
     for spec in specs:
         with pytest.raises(OutOfStep):
-            await _submit_and_fail(store, cluster, tmp_path, spec, by_hand=True)
+            await _submit_and_fail(store, cluster, tmp_path, spec, start_loops=False)
 
     home = Home(root=tmp_path)
-    async with alive(store, [cluster], Settings(), home, ManualClock(1000), by_hand=True) as scheduler:
+    async with run_scheduler(
+        store, [cluster], Settings(), home, ManualClock(1000), start_loops=False
+    ) as scheduler:
         launched = await match_all(scheduler)
         states = [job.state for job in await scheduler.jobs([spec.job_id for spec in specs]) if job]
 
@@ -94,9 +98,9 @@ async def test_what_was_accepted_before_the_failure_runs_under_the_next_schedule
     ids=str,
 )
 async def test_a_job_that_no_queue_can_hold_is_refused_before_it_is_stored(
-    amounts: dict[str, float], text: str, living: Living, store: Store
+    amounts: dict[str, float], text: str, running_scheduler: RunningSchedulerFactory, store: Store
 ) -> None:
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         bad = a_job_spec(**amounts)
         with pytest.raises(InvalidRequest, match=text):
             await scheduler.submit([a_job_spec(), bad, a_job_spec()])

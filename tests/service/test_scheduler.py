@@ -1,4 +1,4 @@
-"""The living scheduler, on paper: jobs come, start, end, wait again, and are seen doing so."""
+"""Life of jobs in a running scheduler: submission, start, end, retry, and the events that clients receive."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import JobSettings, QueueLimit
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
-from tests.service.conftest import Living
+from tests.service.conftest import RunningSchedulerFactory
 from tests.waiting import HANG_S
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Let the loop turn until something holds."""
+    """Run the event loop until a condition holds."""
     async with asyncio.timeout(HANG_S):
         while not holds():  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0)
@@ -34,15 +34,17 @@ async def job_of(scheduler: Scheduler, job_id: str) -> Job:
 
 
 async def until_job(scheduler: Scheduler, job_id: str, holds: Callable[[Job], bool]) -> Job:
-    """Let the loop turn until something holds of a job; return it."""
+    """Run the event loop until a condition on a job holds; return the job."""
     async with asyncio.timeout(HANG_S):
         while not holds(job := await job_of(scheduler, job_id)):  # noqa: ASYNC110 - as above
             await asyncio.sleep(0)
     return job
 
 
-async def test_a_job_on_an_idle_cluster_starts_at_once(living: Living, cluster: MemoryCluster) -> None:
-    async with living() as scheduler:
+async def test_a_job_on_an_idle_cluster_starts_at_once(
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
+) -> None:
+    async with running_scheduler() as scheduler:
         spec = a_job_spec()
         await scheduler.submit([spec])
         await until(lambda: bool(cluster.tasks))
@@ -51,8 +53,10 @@ async def test_a_job_on_an_idle_cluster_starts_at_once(living: Living, cluster: 
         assert launch.spec == spec
 
 
-async def test_a_job_that_ended_makes_room_for_the_next(living: Living, cluster: MemoryCluster) -> None:
-    async with living() as scheduler:
+async def test_a_job_that_ended_makes_room_for_the_next(
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
+) -> None:
+    async with running_scheduler() as scheduler:
         first, second = a_job_spec(cpus=2), a_job_spec(cpus=2)
         await scheduler.submit([first, second])
         await until(lambda: bool(cluster.tasks))
@@ -66,9 +70,9 @@ async def test_a_job_that_ended_makes_room_for_the_next(living: Living, cluster:
 
 
 async def test_a_failed_job_with_retries_left_waits_again_and_runs_again(
-    living: Living, cluster: MemoryCluster
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
 ) -> None:
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         spec = a_job_spec(max_retries=2)
         await scheduler.submit([spec])
         await until(lambda: bool(cluster.tasks))
@@ -85,9 +89,9 @@ async def test_a_failed_job_with_retries_left_waits_again_and_runs_again(
 
 
 async def test_a_killed_job_is_completed_at_once_and_its_task_killed(
-    living: Living, cluster: MemoryCluster
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
 ) -> None:
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         spec = a_job_spec()
         await scheduler.submit([spec])
         await until(lambda: bool(cluster.tasks))
@@ -99,9 +103,9 @@ async def test_a_killed_job_is_completed_at_once_and_its_task_killed(
 
 
 async def test_a_kill_that_comes_while_the_launch_is_on_its_way_is_sent_after_it(
-    living: Living, cluster: MemoryCluster
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
 ) -> None:
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         spec = a_job_spec()
         await asyncio.gather(scheduler.submit([spec]), asyncio.sleep(0))
         await scheduler.kill_jobs([spec.job_id])
@@ -111,13 +115,13 @@ async def test_a_kill_that_comes_while_the_launch_is_on_its_way_is_sent_after_it
 
 
 async def test_what_waits_and_runs_survives_a_restart(
-    living: Living, cluster: MemoryCluster, store: MemoryStore
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster, store: MemoryStore
 ) -> None:
     running, waiting = a_job_spec(cpus=2), a_job_spec(cpus=2)
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         await scheduler.submit([running, waiting])
         await until(lambda: bool(cluster.tasks))
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         assert [row.job_id for row in scheduler.running_jobs()] == [running.job_id]
         assert scheduler.queue(10) == {"default": [waiting.job_id]}
         (task,) = cluster.tasks
@@ -126,16 +130,16 @@ async def test_what_waits_and_runs_survives_a_restart(
 
 
 async def test_a_task_that_vanished_while_the_scheduler_was_away_runs_again_and_costs_no_retry(
-    living: Living, cluster: MemoryCluster
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
 ) -> None:
     spec = a_job_spec(max_retries=1)
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         await scheduler.submit([spec])
         await until(lambda: bool(cluster.tasks))
         (lost,) = cluster.tasks
         await until_job(scheduler, spec.job_id, lambda job: job.instances[0].status is InstanceStatus.RUNNING)
     cluster.lose(lost)
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         await until(lambda: bool(cluster.tasks))
         (again,) = cluster.tasks
 
@@ -143,8 +147,10 @@ async def test_a_task_that_vanished_while_the_scheduler_was_away_runs_again_and_
         assert (again != lost, job.state, scheduler.attempts(job)) == (True, JobState.RUNNING, 0)
 
 
-async def test_two_users_share_a_busy_cluster_by_their_shares(living: Living, cluster: MemoryCluster) -> None:
-    async with living() as scheduler:
+async def test_two_users_share_a_busy_cluster_by_their_shares(
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
+) -> None:
+    async with running_scheduler() as scheduler:
         await scheduler.submit([a_job_spec(user="hog") for _ in range(6)])
         await until(lambda: len(cluster.tasks) == 2)
         await scheduler.submit([a_job_spec(user="late") for _ in range(2)])
@@ -154,8 +160,10 @@ async def test_two_users_share_a_busy_cluster_by_their_shares(living: Living, cl
         assert sorted(t.spec.user for t in cluster.tasks.values()) == ["hog", "late"]
 
 
-async def test_a_user_at_quota_waits_while_others_start(living: Living, cluster: MemoryCluster) -> None:
-    async with living() as scheduler:
+async def test_a_user_at_quota_waits_while_others_start(
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
+) -> None:
+    async with running_scheduler() as scheduler:
         await scheduler.set_limits(LimitKind.QUOTA, "ada", "", {"count": 1}, "test")
         await scheduler.submit([a_job_spec(user="ada"), a_job_spec(user="ada")])
         await scheduler.submit([a_job_spec(user="bob")])
@@ -164,8 +172,10 @@ async def test_a_user_at_quota_waits_while_others_start(living: Living, cluster:
         assert sorted(t.spec.user for t in cluster.tasks.values()) == ["ada", "bob"]
 
 
-async def test_a_job_above_its_users_quota_is_refused_and_nothing_is_kept(living: Living) -> None:
-    async with living() as scheduler:
+async def test_a_job_above_its_users_quota_is_refused_and_nothing_is_kept(
+    running_scheduler: RunningSchedulerFactory,
+) -> None:
+    async with running_scheduler() as scheduler:
         await scheduler.set_limits(LimitKind.QUOTA, "ada", "default", {"cpus": 1}, "test")
         small, large = a_job_spec(user="ada", cpus=1), a_job_spec(user="ada", cpus=2)
 
@@ -175,9 +185,9 @@ async def test_a_job_above_its_users_quota_is_refused_and_nothing_is_kept(living
         assert list(await scheduler.jobs([small.job_id, large.job_id])) == [None, None]
 
 
-async def test_a_full_queue_takes_no_more(living: Living) -> None:
+async def test_a_full_queue_takes_no_more(running_scheduler: RunningSchedulerFactory) -> None:
     settings = Settings(queue_limits=(QueueLimit(user_limit_normal=2),))
-    async with living(settings) as scheduler:
+    async with running_scheduler(settings) as scheduler:
         await scheduler.submit([a_job_spec(cpus=9), a_job_spec(cpus=9)])
 
         with pytest.raises(QuotaExceeded, match="User has too many jobs queued"):
@@ -188,17 +198,19 @@ async def test_a_full_queue_takes_no_more(living: Living) -> None:
     ("pool", "says"),
     [("nowhere", "nowhere is not a valid pool name."), ("shut", "shut is not accepting job submissions.")],
 )
-async def test_a_pool_that_takes_no_jobs_says_so(living: Living, pool: str, says: str) -> None:
+async def test_a_pool_that_takes_no_jobs_says_so(
+    running_scheduler: RunningSchedulerFactory, pool: str, says: str
+) -> None:
     settings = Settings(pools=(Pool(name="default"), Pool(name="shut", active=False)))
-    async with living(settings) as scheduler:
+    async with running_scheduler(settings) as scheduler:
         with pytest.raises(InvalidRequest) as caught:
             await scheduler.submit([a_job_spec(pool=pool)])
 
         assert str(caught.value) == says
 
 
-async def test_the_same_uuid_twice_is_a_conflict(living: Living) -> None:
-    async with living() as scheduler:
+async def test_the_same_uuid_twice_is_a_conflict(running_scheduler: RunningSchedulerFactory) -> None:
+    async with running_scheduler() as scheduler:
         spec = a_job_spec()
         await scheduler.submit([spec])
 
@@ -207,9 +219,9 @@ async def test_the_same_uuid_twice_is_a_conflict(living: Living) -> None:
 
 
 async def test_a_reader_that_comes_back_with_its_cursor_misses_nothing(
-    living: Living, cluster: MemoryCluster
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
 ) -> None:
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         spec = a_job_spec()
         reader = scheduler.subscribe(spec.user, None)
         reader.close()
@@ -224,8 +236,10 @@ async def test_a_reader_that_comes_back_with_its_cursor_misses_nothing(
         assert (change.job.job_id, change.job.outcome) == (spec.job_id, "success")
 
 
-async def test_a_reader_sees_only_its_users_jobs_with_its_label(living: Living) -> None:
-    async with living() as scheduler:
+async def test_a_reader_sees_only_its_users_jobs_with_its_label(
+    running_scheduler: RunningSchedulerFactory,
+) -> None:
+    async with running_scheduler() as scheduler:
         reader = scheduler.subscribe("ada", None, ("session", "s1"))
         wanted = a_job_spec(user="ada", labels={"session": "s1"})
         others = [a_job_spec(user="bob", labels={"session": "s1"}), a_job_spec(labels={"session": "s2"})]
@@ -238,8 +252,10 @@ async def test_a_reader_sees_only_its_users_jobs_with_its_label(living: Living) 
         assert changes[-1].job.state is JobState.COMPLETED
 
 
-async def test_a_job_that_no_host_can_take_waits_and_why_says_so_at_once(living: Living) -> None:
-    async with living() as scheduler:
+async def test_a_job_that_no_host_can_take_waits_and_why_says_so_at_once(
+    running_scheduler: RunningSchedulerFactory,
+) -> None:
+    async with running_scheduler() as scheduler:
         spec = a_job_spec(cpus=64)
         await scheduler.submit([spec])
 
@@ -252,9 +268,9 @@ async def test_a_job_that_no_host_can_take_waits_and_why_says_so_at_once(living:
 
 
 async def test_a_job_behind_others_is_told_how_many_and_that_no_host_is_free(
-    living: Living, cluster: MemoryCluster
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
 ) -> None:
-    async with living() as scheduler:
+    async with running_scheduler() as scheduler:
         await scheduler.submit([a_job_spec(cpus=2), a_job_spec(cpus=2)])
         last = a_job_spec(cpus=2)
         await scheduler.submit([last])
@@ -266,8 +282,10 @@ async def test_a_job_behind_others_is_told_how_many_and_that_no_host_is_free(
         ]
 
 
-async def test_why_of_a_running_job_says_that_it_runs(living: Living, cluster: MemoryCluster) -> None:
-    async with living() as scheduler:
+async def test_why_of_a_running_job_says_that_it_runs(
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
+) -> None:
+    async with running_scheduler() as scheduler:
         spec = a_job_spec()
         await scheduler.submit([spec])
         await until(lambda: bool(cluster.tasks))
@@ -277,8 +295,10 @@ async def test_why_of_a_running_job_says_that_it_runs(living: Living, cluster: M
         assert reason.text == "The job is running now."
 
 
-async def test_no_job_may_run_longer_than_the_operator_says(living: Living, cluster: MemoryCluster) -> None:
-    async with living(Settings(jobs=JobSettings(max_runtime_ms=50))) as scheduler:
+async def test_no_job_may_run_longer_than_the_operator_says(
+    running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
+) -> None:
+    async with running_scheduler(Settings(jobs=JobSettings(max_runtime_ms=50))) as scheduler:
         spec = a_job_spec(max_runtime_ms=10_000)
         await scheduler.submit([spec])
         await until(lambda: bool(cluster.tasks))

@@ -17,7 +17,7 @@ from tests.service.settling import (
     a_world,
     rebalancer_of,
     run_decisions,
-    run_scheduler,
+    run_service,
     settings_of,
 )
 
@@ -63,13 +63,13 @@ def test_a_scheduler_does_what_the_decisions_alone_do() -> None:
         world = a_world(seed)
         decided = run_decisions(world, settings_of(world))
 
-        outcome = asyncio.run(run_scheduler(world, rebalancer_of(world), NOTHING_KEPT))
+        outcome = asyncio.run(run_service(world, rebalancer_of(world), NOTHING_KEPT))
 
         assert (outcome.preempted, outcome.running) == (decided.preempted, decided.running), seed
 
 
 def two_users(min_dru_diff: float) -> World:
-    """The worked example: A gives way to B; C, which fills the rest, stands before B in its user's order."""
+    """The worked example: B preempts A; C takes the remaining room, and precedes B in its user's order."""
     jobs = [
         WorldJob(number=0, pool="default", user="u0", cpus=1, mem_mb=512),  # A
         WorldJob(number=1, pool="default", user="u1", cpus=1, mem_mb=128),
@@ -91,9 +91,9 @@ def two_users(min_dru_diff: float) -> World:
 def test_a_job_that_fills_the_rest_does_not_raise_the_score_of_the_one_that_room_was_made_for() -> None:
     world = two_users(0.1)
 
-    outcome = asyncio.run(run_scheduler(world, rebalancer_of(world), NOTHING_KEPT, cycles=12))
+    outcome = asyncio.run(run_service(world, rebalancer_of(world), NOTHING_KEPT, cycles=12))
     cooks = replace(rebalancer_of(world), launch_order=False)
-    endless = asyncio.run(run_scheduler(world, cooks, NOTHING_KEPT, cycles=12))
+    endless = asyncio.run(run_service(world, cooks, NOTHING_KEPT, cycles=12))
 
     assert outcome.last() <= 2
     assert sum(outcome.preempted) <= 1

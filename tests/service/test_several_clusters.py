@@ -1,4 +1,4 @@
-"""Two clusters under one scheduler: hosts that live on, and places that jobs with checkpoints return to."""
+"""Two clusters of one scheduler: instances survive its restart, checkpointed jobs return to a location."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,8 +17,8 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cluster_updates import ClusterUpdates
 from cook_jupyter.service.cycles.match_cycle import match_all
-from cook_jupyter.service.cycles.stop_instances import stop
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.cycles.stop_instances import stop_instances
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
@@ -26,13 +26,13 @@ from cook_jupyter.service.settings.tables import CompletionSettings, PlacementSe
 from cook_jupyter.store.base import Failure
 from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
-from tests.service.conftest import HandTurned, SlowToEnd
+from tests.service.conftest import ManualSchedulerFactory, SlowKillCluster
 
 NOW_S = 1_000_000
 
 
 class Recorded(SimulatedCluster):
-    """A cluster that remembers what it was asked to kill."""
+    """A cluster that records the kills that it receives."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -50,14 +50,16 @@ def a_host(name: str, *, location: str | None = None, age_s: int = 0) -> Offer:
 
 
 @asynccontextmanager
-async def living_on(home: Path, settings: Settings, **hosts: list[Offer]) -> AsyncIterator[Scheduler]:
-    """Run a scheduler by hand, on clusters of these names."""
+async def run_scheduler_on(home: Path, settings: Settings, **hosts: list[Offer]) -> AsyncIterator[Scheduler]:
+    """Run a scheduler manually on clusters with given names."""
     clock = ManualClock(NOW_S * 1000)
     clusters = [
         Recorded(some, name=name, behaviour=lambda _: None, now_ms=clock.now_ms)
         for name, some in hosts.items()
     ]
-    async with alive(MemoryStore(), clusters, settings, Home(root=home), clock, by_hand=True) as scheduler:
+    async with run_scheduler(
+        MemoryStore(), clusters, settings, Home(root=home), clock, start_loops=False
+    ) as scheduler:
         yield scheduler
 
 
@@ -68,8 +70,8 @@ async def ran_on(scheduler: Scheduler, spec: JobSpec) -> list[str]:
 
 
 async def killed(scheduler: Scheduler, spec: JobSpec) -> None:
-    """Kill what runs of a job; it tries again."""
-    row = scheduler.running_row(spec.job_id)
+    """Kill the running instance of a job, which is then tried again."""
+    row = scheduler.running_job(spec.job_id)
     assert row is not None
     await scheduler.cancel_instances([row.instance_id])
     for cluster in scheduler.clusters.values():
@@ -80,7 +82,7 @@ async def killed(scheduler: Scheduler, spec: JobSpec) -> None:
 async def test_a_job_goes_to_a_host_that_lives_until_it_ends(tmp_path: Path) -> None:
     placement = PlacementSettings(completion=CompletionSettings(host_lifetime_ms=3_600_000, grace_ms=0))
     hosts = [a_host("old", age_s=3000), a_host("young", age_s=60)]
-    async with living_on(tmp_path, Settings(placement=placement), one=hosts) as scheduler:
+    async with run_scheduler_on(tmp_path, Settings(placement=placement), one=hosts) as scheduler:
         brief = a_job_spec(expected_runtime_ms=60_000)
         long = a_job_spec(expected_runtime_ms=1_800_000)
         await scheduler.submit([brief, long])
@@ -93,7 +95,7 @@ async def test_a_job_goes_to_a_host_that_lives_until_it_ends(tmp_path: Path) -> 
 async def test_a_job_with_a_checkpoint_returns_to_where_it_lies(tmp_path: Path) -> None:
     east = [a_host("a1", location="east"), a_host("b2", location="east")]
     west = [a_host("a2", location="west"), a_host("b1", location="west")]
-    async with living_on(tmp_path, Settings(), east=east, west=west) as scheduler:
+    async with run_scheduler_on(tmp_path, Settings(), east=east, west=west) as scheduler:
         kept = a_job_spec(max_retries=5, extra={"checkpoint": {"mode": "auto"}})
         free = a_job_spec(max_retries=5, priority=90)
         await scheduler.submit([kept, free])
@@ -110,8 +112,8 @@ async def test_a_job_with_a_checkpoint_returns_to_where_it_lies(tmp_path: Path) 
 async def one_job_each(
     home: Path,
 ) -> AsyncIterator[tuple[Scheduler, Recorded, Recorded, InstanceId, JobSpec]]:
-    """Two clusters of which each runs a job; yields also what runs in the first, and its job."""
-    async with living_on(home, Settings(), one=[a_host("a")], two=[a_host("b")]) as scheduler:
+    """Run a job on each of two clusters; also yield the instance in the first cluster, and its job."""
+    async with run_scheduler_on(home, Settings(), one=[a_host("a")], two=[a_host("b")]) as scheduler:
         specs = [a_job_spec(cpus=4.0), a_job_spec(cpus=4.0)]
         await scheduler.submit(specs)
         await match_all(scheduler)
@@ -133,7 +135,7 @@ async def cancel(scheduler: Scheduler, spec: JobSpec, instance_id: InstanceId) -
 
 async def preempt(scheduler: Scheduler, spec: JobSpec, instance_id: InstanceId) -> None:
     failure = Failure(job_id=spec.job_id, instance_id=instance_id, reason=PREEMPTED, at_ms=1)
-    await stop(scheduler, [failure])
+    await stop_instances(scheduler, [failure])
 
 
 @pytest.mark.parametrize("way", [kill_job, cancel, preempt])
@@ -177,18 +179,20 @@ async def test_what_a_cluster_runs_that_should_not_run_there_is_killed_there_alo
 
 
 async def test_hosts_that_are_known_only_after_the_start_are_used_each_in_its_pools(
-    by_hand: HandTurned,
+    manual_scheduler: ManualSchedulerFactory,
 ) -> None:
-    cluster = SlowToEnd(
+    cluster = SlowKillCluster(
         {"h1": Resources(cpus=2, mem_mb=4096), "h2": Resources(cpus=4, mem_mb=4096)},
         pools={"h1": ["default"], "h2": ["large"]},
         finds_hosts=True,
     )
-    async with by_hand(Settings(pools=(Pool(name="default"), Pool(name="large"))), cluster=cluster) as hand:
+    async with manual_scheduler(
+        Settings(pools=(Pool(name="default"), Pool(name="large"))), cluster=cluster
+    ) as manual:
         small, large = a_job_spec(), a_job_spec(cpus=4.0, pool="large")
         misplaced = a_job_spec(cpus=4.0)
-        await hand.submit(small, large, misplaced)
+        await manual.submit(small, large, misplaced)
 
-        await hand.match()
+        await manual.match()
 
-        assert hand.where() == {small.job_id: "h1", large.job_id: "h2"}
+        assert manual.where() == {small.job_id: "h1", large.job_id: "h2"}

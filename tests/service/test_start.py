@@ -1,4 +1,4 @@
-"""How a scheduler starts and ends when its parts fail."""
+"""Start and end of a scheduler when its parts fail."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from cook_jupyter.errors import SchedulerError, StoreFull
 from cook_jupyter.model.instance import ProgressUpdate
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
-from cook_jupyter.service.process.lifespan import alive
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.memory import MemoryStore
@@ -37,7 +37,7 @@ async def test_a_scheduler_two_of_whose_clusters_fail_raises_the_error_of_the_fi
     clusters = [UnreachableCluster(ONE_HOST, name=name) for name in ("north", "south")]
 
     with pytest.raises(SchedulerError, match="cannot be reached"):
-        async with alive(
+        async with run_scheduler(
             MemoryStore(), clusters, Settings(), Home(root=tmp_path), ManualClock()
         ) as scheduler:
             await scheduler.shutdown.wait()
@@ -47,7 +47,7 @@ async def test_a_scheduler_ends_in_good_order_though_its_last_progress_cannot_be
     tmp_path: Path,
 ) -> None:
     store, cluster = FullStore(), MemoryCluster(ONE_HOST)
-    async with alive(
-        store, [cluster], Settings(), Home(root=tmp_path), ManualClock(), by_hand=True
+    async with run_scheduler(
+        store, [cluster], Settings(), Home(root=tmp_path), ManualClock(), start_loops=False
     ) as scheduler:
-        scheduler.gathering.note("instance", 1, percent=50, message=None)
+        scheduler.progress_buffer.note("instance", 1, percent=50, message=None)

@@ -1,47 +1,49 @@
-"""The summary tells of each user how far along the share they are, whatever the pool counts."""
+"""The summary gives the position of each user along the share, in pools of every kind."""
 
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import DruMode, Pool
 from cook_jupyter.service.settings.schema import Settings
 from tests.builders import a_job_spec
-from tests.service.conftest import HandTurned
+from tests.service.conftest import ManualSchedulerFactory
 
 
 async def test_a_user_is_measured_in_the_pool_where_they_are_furthest_along_the_share(
-    by_hand: HandTurned,
+    manual_scheduler: ManualSchedulerFactory,
 ) -> None:
     settings = Settings(pools=(Pool(name="default"), Pool(name="other")))
-    async with by_hand(settings, pools=("default", "other"), cpus=4) as hand:
-        await hand.scheduler.set_limits(LimitKind.SHARE, "default", "default", {"cpus": 4.0}, "test")
-        await hand.scheduler.set_limits(LimitKind.SHARE, "default", "other", {"cpus": 0.5}, "test")
-        await hand.submit(a_job_spec(user="ada"), a_job_spec(user="ada", pool="other"))
-        await hand.match()
+    async with manual_scheduler(settings, pools=("default", "other"), cpus=4) as manual:
+        await manual.scheduler.set_limits(LimitKind.SHARE, "default", "default", {"cpus": 4.0}, "test")
+        await manual.scheduler.set_limits(LimitKind.SHARE, "default", "other", {"cpus": 0.5}, "test")
+        await manual.submit(a_job_spec(user="ada"), a_job_spec(user="ada", pool="other"))
+        await manual.match()
 
-        (ada,) = hand.scheduler.summary()["users"]
+        (ada,) = manual.scheduler.summary()["users"]
 
         assert (ada["cpus"], ada["share_cpus"], ada["dru"]) == (2.0, 0.5, 2.0)
 
 
-async def test_in_a_pool_of_gpus_these_alone_count(by_hand: HandTurned) -> None:
+async def test_in_a_pool_of_gpus_these_alone_count(manual_scheduler: ManualSchedulerFactory) -> None:
     settings = Settings(pools=(Pool(name="default", dru_mode=DruMode.GPU),))
-    async with by_hand(settings) as hand:
-        await hand.scheduler.set_limits(LimitKind.SHARE, "default", "", {"cpus": 0.5, "gpus": 2.0}, "test")
-        await hand.submit(a_job_spec(user="ada"))
-        await hand.match()
+    async with manual_scheduler(settings) as manual:
+        await manual.scheduler.set_limits(LimitKind.SHARE, "default", "", {"cpus": 0.5, "gpus": 2.0}, "test")
+        await manual.submit(a_job_spec(user="ada"))
+        await manual.match()
 
-        (ada,) = hand.scheduler.summary()["users"]
+        (ada,) = manual.scheduler.summary()["users"]
 
         assert (ada["running"], ada["dru"]) == (1, 0.0)
 
 
-async def test_a_user_who_starves_in_any_pool_is_said_to_starve(by_hand: HandTurned) -> None:
+async def test_a_user_who_starves_in_any_pool_is_said_to_starve(
+    manual_scheduler: ManualSchedulerFactory,
+) -> None:
     settings = Settings(pools=(Pool(name="default"), Pool(name="other")))
-    async with by_hand(settings, pools=("default", "other"), cpus=1) as hand:
-        await hand.submit(a_job_spec(user="bob", pool="other"))
-        await hand.match()
-        await hand.submit(a_job_spec(user="ada"), a_job_spec(user="ada", pool="other", cpus=1000))
-        await hand.match()
+    async with manual_scheduler(settings, pools=("default", "other"), cpus=1) as manual:
+        await manual.submit(a_job_spec(user="bob", pool="other"))
+        await manual.match()
+        await manual.submit(a_job_spec(user="ada"), a_job_spec(user="ada", pool="other", cpus=1000))
+        await manual.match()
 
-        standings = {row["user"]: row["standing"] for row in hand.scheduler.summary()["users"]}
+        standings = {row["user"]: row["standing"] for row in manual.scheduler.summary()["users"]}
 
         assert standings == {"ada": "starved", "bob": "satisfied"}

@@ -1,4 +1,4 @@
-"""Why a job waits, live: what the queue, its hosts, quotas and preemption have to do with it."""
+"""Explanations of why a job waits: queue, hosts, quotas and preemption."""
 
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.waiting import WaitKind
@@ -11,92 +11,96 @@ from cook_jupyter.service.settings.tables import (
     RebalancerSettings,
 )
 from tests.builders import a_job_spec
-from tests.service.conftest import HandTurned
+from tests.service.conftest import ManualSchedulerFactory
 
 
 async def test_a_victim_is_told_that_it_was_preempted_and_the_beneficiary_which_host_is_kept(
-    by_hand: HandTurned,
+    manual_scheduler: ManualSchedulerFactory,
 ) -> None:
-    async with by_hand(cpus=2) as hand:
+    async with manual_scheduler(cpus=2) as manual:
         first, second, late = a_job_spec(user="hog"), a_job_spec(user="hog"), a_job_spec(user="late")
-        await hand.submit(first, second)
-        await hand.match()
-        await hand.submit(late)
-        hand.cluster.deaf = True  # the victim's end is not heard yet
-        assert await hand.rebalance() == 1
-        told = {reason.kind: reason for reason in await hand.scheduler.why(late.job_id)}
+        await manual.submit(first, second)
+        await manual.match()
+        await manual.submit(late)
+        manual.cluster.ignores_kills = True  # the victim's end is not heard yet
+        assert await manual.rebalance() == 1
+        told = {reason.kind: reason for reason in await manual.scheduler.why(late.job_id)}
         assert told[WaitKind.RESERVED].data == {"host": "h1"}
 
-        hand.cluster.deaf = False
-        await hand.scheduler.kills.repeat()
-        await hand.settle()
-        await hand.match()
-        (victim,) = [job for job in (first, second) if job.job_id not in hand.where()]
-        told = {reason.kind: reason for reason in await hand.scheduler.why(victim.job_id)}
+        manual.cluster.ignores_kills = False
+        await manual.scheduler.kills.repeat()
+        await manual.settle()
+        await manual.match()
+        (victim,) = [job for job in (first, second) if job.job_id not in manual.where()]
+        told = {reason.kind: reason for reason in await manual.scheduler.why(victim.job_id)}
         assert told[WaitKind.PREEMPTED].data == {"times": 1, "for": ["late"]}
         assert WaitKind.RESERVED not in told
 
 
-async def test_the_quota_of_the_pool_is_told(by_hand: HandTurned) -> None:
-    async with by_hand(Settings(pool_quotas=(PoolQuota(pool_regex="def", count=1),)), cpus=8) as hand:
+async def test_the_quota_of_the_pool_is_told(manual_scheduler: ManualSchedulerFactory) -> None:
+    async with manual_scheduler(
+        Settings(pool_quotas=(PoolQuota(pool_regex="def", count=1),)), cpus=8
+    ) as manual:
         one, other = a_job_spec(user="ada"), a_job_spec(user="bob")
-        await hand.submit(one)
-        await hand.match()
-        await hand.submit(other)
-        await hand.match()
-        (told,) = await hand.scheduler.why(other.job_id)
+        await manual.submit(one)
+        await manual.match()
+        await manual.submit(other)
+        await manual.match()
+        (told,) = await manual.scheduler.why(other.job_id)
         assert told.kind is WaitKind.EXCEEDS_POOL_QUOTA
         assert told.data == {"count": {"limit": 1, "usage": 2}}
 
 
-async def test_the_quota_that_several_pools_share_is_told(by_hand: HandTurned) -> None:
+async def test_the_quota_that_several_pools_share_is_told(manual_scheduler: ManualSchedulerFactory) -> None:
     settings = Settings(
         pools=(Pool(name="default"), Pool(name="other")),
         pool_quotas=(PoolQuota(pool_regex="^both$", cpus=1),),
         quota_groups={"default": "both", "other": "both"},
     )
-    async with by_hand(settings, pools=("default", "other"), cpus=8) as hand:
-        await hand.submit(a_job_spec(pool="other"))
-        await hand.match()
+    async with manual_scheduler(settings, pools=("default", "other"), cpus=8) as manual:
+        await manual.submit(a_job_spec(pool="other"))
+        await manual.match()
         kept_out = a_job_spec()
-        await hand.submit(kept_out)
-        await hand.match()
-        (told,) = await hand.scheduler.why(kept_out.job_id)
+        await manual.submit(kept_out)
+        await manual.match()
+        (told,) = await manual.scheduler.why(kept_out.job_id)
         assert told.data == {"cpus": {"limit": 1.0, "usage": 2.0}}
 
 
 async def test_a_job_larger_than_any_may_be_is_told_so_while_it_waits_and_after_it_was_ended(
-    by_hand: HandTurned,
+    manual_scheduler: ManualSchedulerFactory,
 ) -> None:
     large = a_job_spec(cpus=4)
-    async with by_hand(cpus=1) as hand:
-        await hand.submit(large)
+    async with manual_scheduler(cpus=1) as manual:
+        await manual.submit(large)
     keep = Settings(jobs=JobSettings(max_cpus=2), maintenance=MaintenanceSettings(offensive="keep"))
-    async with by_hand(keep, cluster=hand.cluster) as hand:
-        told = await hand.scheduler.explain(large.job_id)
+    async with manual_scheduler(keep, cluster=manual.cluster) as manual:
+        told = await manual.scheduler.explain(large.job_id)
         assert told[0].startswith("It can never start: it asks for 4 cpus where no job may have more than 2.")
-    async with by_hand(Settings(jobs=JobSettings(max_cpus=2)), cluster=hand.cluster) as hand:
-        assert await complete_offensive(hand.scheduler) == 1
-        (reason,) = await hand.scheduler.why(large.job_id)
+    async with manual_scheduler(Settings(jobs=JobSettings(max_cpus=2)), cluster=manual.cluster) as manual:
+        assert await complete_offensive(manual.scheduler) == 1
+        (reason,) = await manual.scheduler.why(large.job_id)
         assert reason.kind is WaitKind.COMPLETED
         assert reason.data == {"cpus": {"limit": 2, "usage": 4}}
 
 
-async def test_why_tells_what_is_kept_for_the_head_of_the_queue_and_until_when(by_hand: HandTurned) -> None:
-    async with by_hand(Settings(rebalancer=RebalancerSettings(enabled=False)), cpus=2) as hand:
+async def test_why_tells_what_is_kept_for_the_head_of_the_queue_and_until_when(
+    manual_scheduler: ManualSchedulerFactory,
+) -> None:
+    async with manual_scheduler(Settings(rebalancer=RebalancerSettings(enabled=False)), cpus=2) as manual:
         running = [a_job_spec(user="ada", expected_runtime_ms=minutes * 60_000) for minutes in (1, 30)]
         large, small = a_job_spec(user="bob", cpus=2), a_job_spec(user="ada")
-        await hand.submit(*running)
-        await hand.match()
-        await hand.submit(large, small)
-        await hand.match()
-        hand.clock.advance(60_000)
-        hand.cluster.finish(hand.task_of(running[0]))
-        await hand.settle()
-        await hand.match()
+        await manual.submit(*running)
+        await manual.match()
+        await manual.submit(large, small)
+        await manual.match()
+        manual.clock.advance(60_000)
+        manual.cluster.finish(manual.task_of(running[0]))
+        await manual.settle()
+        await manual.match()
 
-        of_large = {reason.kind: reason for reason in await hand.scheduler.why(large.job_id)}
-        of_small = {reason.kind: reason for reason in await hand.scheduler.why(small.job_id)}
+        of_large = {reason.kind: reason for reason in await manual.scheduler.why(large.job_id)}
+        of_small = {reason.kind: reason for reason in await manual.scheduler.why(small.job_id)}
 
         assert of_large[WaitKind.AT_HEAD].data == {"host": "h1", "free-at-ms": 1_000_000 + 30 * 60_000}
         assert of_large[WaitKind.AT_HEAD].sentence == (
@@ -111,21 +115,21 @@ async def test_why_tells_what_is_kept_for_the_head_of_the_queue_and_until_when(b
 
 
 async def test_why_says_that_nothing_is_known_of_the_time_where_no_run_times_are_known(
-    by_hand: HandTurned,
+    manual_scheduler: ManualSchedulerFactory,
 ) -> None:
-    async with by_hand(Settings(rebalancer=RebalancerSettings(enabled=False)), cpus=2) as hand:
+    async with manual_scheduler(Settings(rebalancer=RebalancerSettings(enabled=False)), cpus=2) as manual:
         running = [a_job_spec(user="ada") for _ in range(2)]
         large, small = a_job_spec(user="bob", cpus=2), a_job_spec(user="ada")
-        await hand.submit(*running)
-        await hand.match()
-        await hand.submit(large, small)
-        await hand.match()
-        hand.cluster.finish(hand.task_of(running[0]))
-        await hand.settle()
-        await hand.match()
+        await manual.submit(*running)
+        await manual.match()
+        await manual.submit(large, small)
+        await manual.match()
+        manual.cluster.finish(manual.task_of(running[0]))
+        await manual.settle()
+        await manual.match()
 
-        of_large = {reason.kind: reason for reason in await hand.scheduler.why(large.job_id)}
-        of_small = {reason.kind: reason for reason in await hand.scheduler.why(small.job_id)}
+        of_large = {reason.kind: reason for reason in await manual.scheduler.why(large.job_id)}
+        of_small = {reason.kind: reason for reason in await manual.scheduler.why(small.job_id)}
 
         assert of_large[WaitKind.AT_HEAD].data == {"host": "h1", "free-at-ms": None}
         assert of_small[WaitKind.HELD_BACK].sentence == (

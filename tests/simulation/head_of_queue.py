@@ -167,7 +167,7 @@ class _Recorder:
                 record.busy_cpu_ms += row.cpus * held_ms
                 record.end_ms = max(record.end_ms, now_ms + held_ms)
                 heappush(self.ends, now_ms + held_ms)
-        heads = self._scheduler.queues.heads.of("default")
+        heads = self._scheduler.queues.heads.for_pool("default")
         for job_id, visit in list(self._visits.items()):
             if job_id not in heads or heads[job_id].since_ms != visit.since_ms:
                 self._visits.pop(job_id).started_ms = record.starts.get(job_id)

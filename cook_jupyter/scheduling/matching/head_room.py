@@ -3,8 +3,8 @@
 Lives here: the choice of the host (`choose_host`), the limit of kept room (`is_within_limit`), the tasks that
 may start beside the head (`room_beside`, `ends_in_time`), and the users who take precedence over it
 (`gives_way`).
-Not here: which jobs are heads (`scheduling.heads`), the heads between cycles (`service.state.head_rooms`),
-room that was freed by preemption (`service.state.freed_room`).
+Not here: which jobs are heads (`scheduling.heads`), the heads between cycles (`service.state.queue_heads`),
+room that was freed by preemption (`service.state.reservations`).
 
 A head waits for tasks on its host that ran already when it became a head, as few as make enough room: the
 *awaited* tasks. Every other task there, present or future, must fit beside the head as if it never ended. So

@@ -1,1 +1,1 @@
-"""What clusters are asked to do besides launching: kill instances, grow."""
+"""Actions on clusters besides launches: kills, growth, and secrets with which instances report progress."""

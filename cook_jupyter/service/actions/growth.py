@@ -1,6 +1,6 @@
-"""Growth: asking clusters for room for jobs that no host has room for.
+"""Growth: asking clusters to add hosts for jobs for which no host has room.
 
-Lives here: `Growth`, which asks each cluster that can grow, and no more often than is of use.
+Lives here: `Growth`, which asks each cluster that can grow, and no more often than is useful.
 Not here: for which jobs (`scheduling.decisions`), which cluster for which job
 (`scheduling.growth.cluster_choice`), how a cluster grows (`clusters`).
 """
@@ -19,67 +19,67 @@ from cook_jupyter.store.base import Store
 
 log = logging.getLogger(__name__)
 
-REPEAT_AFTER_MS: Final = 120_000  # room is asked for again then for a job that still waits; as in Cook
-MIN_INTERVAL_MS: Final = 1000  # between two requests for a pool: match cycles may follow each other at once
+REPEAT_AFTER_MS: Final = 120_000  # then a request is repeated for a job that still waits; as in Cook
+MIN_INTERVAL_MS: Final = 1000  # between two requests for a pool; match cycles may follow each other at once
 
 
 class Growth:
-    """The requests for room that a scheduler has sent to its clusters.
+    """The requests for room that a scheduler sends to its clusters.
 
     Args:
         clusters: clusters by name.
-        store: the store that has the jobs.
+        store: the store, which has the jobs.
     """
 
     def __init__(self, clusters: Mapping[str, ComputeCluster], store: Store) -> None:
         self._clusters = clusters
         self._store = store
-        self._asked_ms: dict[JobId, int] = {}  # job -> time of the last request for it, oldest first
+        self._requested_ms: dict[JobId, int] = {}  # job -> time of the last request for it, oldest first
         self._next_ms: dict[PoolName, int] = {}
 
     def is_due(self, pool: PoolName, now_ms: int) -> bool:
-        """Return whether some cluster can grow in a pool and none was asked a moment ago."""
+        """Return whether some cluster can grow in a pool, and none has been asked in the last moments."""
         return now_ms >= self._next_ms.get(pool, now_ms) and any(
             cluster.can_grow(pool) for cluster in self._clusters.values()
         )
 
-    async def ask(
+    async def request(
         self, snapshot: PoolSnapshot, job_ids: Sequence[JobId], locations: Mapping[str, str]
     ) -> int:
-        """Ask the clusters that can grow for room for jobs, except those it was asked for a short while ago.
+        """Ask the clusters that can grow for room for jobs, except those with a recent request.
 
-        A cluster that fails at it is logged, and asked again with the next request for the pool.
+        A failure of a cluster is logged; the next request for the pool includes its jobs again.
 
         Args:
             snapshot: the pool of the jobs.
-            job_ids: waiting jobs, in the order of the queue.
-            locations: cluster -> its location, of those that have one.
+            job_ids: waiting jobs in the order of the queue.
+            locations: cluster -> location, for clusters that have one.
 
         Returns:
-            number of jobs that room was asked for.
+            number of jobs for which room was requested.
         """
         now_ms, pool = snapshot.now_ms, snapshot.pool.name
         self._next_ms[pool] = now_ms + MIN_INTERVAL_MS
-        self._forget_before(now_ms - REPEAT_AFTER_MS)
-        new_ids = [job_id for job_id in job_ids if job_id not in self._asked_ms]
+        self._drop_requests_until(now_ms - REPEAT_AFTER_MS)
+        new_ids = [job_id for job_id in job_ids if job_id not in self._requested_ms]
         if not new_ids:
             return 0
         jobs = {job.job_id: job for job in await self._store.jobs(new_ids) if job is not None}
         by_cluster = distribute_jobs(jobs.values(), {name: locations.get(name) for name in snapshot.growing})
         count = 0
-        for name, sent_ids in by_cluster.items():
+        for name, cluster_ids in by_cluster.items():
             try:
-                await self._clusters[name].grow_for(pool, [jobs[job_id].spec for job_id in sent_ids])
+                await self._clusters[name].grow_for(pool, [jobs[job_id].spec for job_id in cluster_ids])
             except (CookError, OSError) as error:
-                log.warning("cluster %s cannot grow for %d jobs: %s", name, len(sent_ids), error)
+                log.warning("cluster %s cannot grow for %d jobs: %s", name, len(cluster_ids), error)
             else:
-                self._asked_ms.update(dict.fromkeys(sent_ids, now_ms))
-                count += len(sent_ids)
+                self._requested_ms.update(dict.fromkeys(cluster_ids, now_ms))
+                count += len(cluster_ids)
         return count
 
-    def _forget_before(self, before_ms: int) -> None:
-        while self._asked_ms:
-            job_id = next(iter(self._asked_ms))
-            if self._asked_ms[job_id] > before_ms:
+    def _drop_requests_until(self, last_ms: int) -> None:
+        while self._requested_ms:
+            job_id = next(iter(self._requested_ms))
+            if self._requested_ms[job_id] > last_ms:
                 return
-            del self._asked_ms[job_id]
+            del self._requested_ms[job_id]

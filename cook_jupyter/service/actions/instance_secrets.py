@@ -1,10 +1,10 @@
-"""The secret by which an instance may report its own progress, and nothing else.
+"""The secret with which an instance may report its own progress, and nothing else.
 
-Lives here: `InstanceSecrets`. Not here: how an instance learns its secret (`clusters`), how it shows it
+Lives here: `InstanceSecrets`. Not here: how an instance receives its secret (`clusters`), how it presents it
 (`api.progress`).
 
-A secret follows from the instance's id and a key of the home, so that it need not be stored, and holds for an
-instance that outlives its scheduler.
+A secret is computed from the id of the instance and a key of the home directory. So it need not be stored,
+and remains valid for instances that outlive their scheduler.
 """
 
 import hmac
@@ -16,10 +16,10 @@ _PURPOSE = b"cook_jupyter instance "
 
 
 class InstanceSecrets:
-    """The secrets of all instances of a home.
+    """The secrets of all instances of a home directory.
 
     Args:
-        key: the home's key.
+        key: key of the home directory.
     """
 
     def __init__(self, key: Key) -> None:
@@ -30,5 +30,5 @@ class InstanceSecrets:
         return self._key.sign(_PURPOSE + instance_id.encode()).hex()
 
     def matches(self, instance_id: InstanceId, secret: str) -> bool:
-        """Return whether this is the secret of the instance."""
+        """Return whether a secret is that of an instance. Takes constant time."""
         return hmac.compare_digest(self.of(instance_id).encode(), secret.encode("utf-8", "surrogateescape"))

@@ -1,10 +1,10 @@
-"""The timers of a living scheduler. Each does nothing but call a step when it is due.
+"""The background loops of a scheduler. Each only calls a step when it is due.
 
-Lives here: which step runs when. Not here: the steps (`service.cycles.match_cycle`,
-`service.cycles.maintenance`), which a simulator calls by hand, without any of this.
+Lives here: which step runs when. Not here: the steps themselves (`service.cycles`), which a simulation calls
+directly, without any loop.
 
-The match cycle is driven by events (a job came, one ended, room appeared) with a timer behind it, so that a
-job on an idle machine starts at once.
+Match cycles are started by events (a job was submitted, an instance ended, room appeared), with a timer as a
+fallback. So a job on an idle machine starts at once.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable
 from cook_jupyter.errors import CookError, OutOfStep
 from cook_jupyter.service.cycles.maintenance import (
     check_store,
-    maintain,
     publish_progress,
+    refresh_monitoring,
     repeat_kills,
-    watch,
+    run_maintenance,
 )
 from cook_jupyter.service.cycles.match_cycle import match_all
 from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
@@ -25,13 +25,14 @@ from cook_jupyter.service.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-PAUSE_AFTER_ERROR_S = 1.0
+RETRY_DELAY_S = 1.0  # after a failed match cycle
+RESTART_DELAY_S = 1.0  # after a loop has failed
 STORE_CHECK_MS = 500
-RESTART_PAUSE_S = 1.0
+DEFAULT_PROGRESS_INTERVAL_MS = 1000
 
 
 async def match_loop(scheduler: Scheduler) -> None:
-    """Run match cycles of every active pool for ever, one after each event."""
+    """Run a match cycle of every active pool after each event, until cancelled."""
     while True:
         await scheduler.wake.wait()
         scheduler.wake.clear()
@@ -40,47 +41,48 @@ async def match_loop(scheduler: Scheduler) -> None:
         except OutOfStep:
             raise
         except CookError as error:
-            # Nothing was launched that is not committed; what waits is looked at again.
+            # Only committed instances were launched, and the next cycle considers the waiting jobs again.
             log.warning("a match cycle failed: %s", error)
-            await asyncio.sleep(PAUSE_AFTER_ERROR_S)
+            await asyncio.sleep(RETRY_DELAY_S)
             scheduler.wake.set()
 
 
 async def tick_loop(scheduler: Scheduler) -> None:
-    """Be the timer behind the events, for ever: a match cycle at each interval, come what may."""
+    """Start a match cycle at each interval, even without an event, until cancelled."""
     while True:
         await asyncio.sleep(scheduler.settings.matching.rank_interval_ms / 1000)
         scheduler.wake.set()
 
 
 async def rebalance_loop(scheduler: Scheduler) -> None:
-    """Rebalance for ever."""
-    await _every(scheduler.settings.rebalancer.interval_ms, rebalance_all, scheduler)
+    """Run rebalance cycles until cancelled."""
+    await _repeat(rebalance_all, scheduler, scheduler.settings.rebalancer.interval_ms)
 
 
 async def kill_loop(scheduler: Scheduler) -> None:
-    """Repeat kills whose ends were not heard, for ever."""
-    await _every(scheduler.settings.maintenance.kill_interval_ms, repeat_kills, scheduler)
+    """Repeat kills whose effect was not reported, until cancelled."""
+    await _repeat(repeat_kills, scheduler, scheduler.settings.maintenance.kill_interval_ms)
 
 
 async def maintenance_loop(scheduler: Scheduler) -> None:
-    """End what runs too long, lags behind its group or is too large, for ever."""
-    await _every(scheduler.settings.maintenance.interval_ms, maintain, scheduler)
+    """Stop lingering instances and stragglers, and complete offensive jobs, until cancelled."""
+    await _repeat(run_maintenance, scheduler, scheduler.settings.maintenance.interval_ms)
 
 
 async def monitor_loop(scheduler: Scheduler) -> None:
-    """Count how happy users are, for ever."""
-    await _every(scheduler.settings.maintenance.monitor_interval_ms, watch, scheduler)
+    """Count starved, hungry and satisfied users, until cancelled."""
+    await _repeat(refresh_monitoring, scheduler, scheduler.settings.maintenance.monitor_interval_ms)
 
 
 async def progress_loop(scheduler: Scheduler) -> None:
-    """Commit gathered progress for ever."""
-    await _every(scheduler.settings.maintenance.progress_interval_ms or 1000, publish_progress, scheduler)
+    """Commit collected progress, until cancelled."""
+    interval_ms = scheduler.settings.maintenance.progress_interval_ms or DEFAULT_PROGRESS_INTERVAL_MS
+    await _repeat(publish_progress, scheduler, interval_ms)
 
 
 async def store_loop(scheduler: Scheduler) -> None:
-    """See to it that the store is still there, until cancelled."""
-    await _every(STORE_CHECK_MS, check_store, scheduler)
+    """Check that the store still exists, until cancelled."""
+    await _repeat(check_store, scheduler, STORE_CHECK_MS)
 
 
 LOOPS: tuple[Callable[[Scheduler], Awaitable[None]], ...] = (
@@ -95,11 +97,11 @@ LOOPS: tuple[Callable[[Scheduler], Awaitable[None]], ...] = (
 )
 
 
-async def supervised(loop: Callable[[Scheduler], Awaitable[None]], scheduler: Scheduler) -> None:
-    """Run a loop until cancelled; log what it fails of and start it again.
+async def supervise(loop: Callable[[Scheduler], Awaitable[None]], scheduler: Scheduler) -> None:
+    """Run a loop until cancelled. If it fails, log the error and restart it.
 
     Raises:
-        OutOfStep: the scheduler's memory has missed a commit; only one built from the store may go on.
+        OutOfStep: a view of the scheduler has missed a commit; a new scheduler must be built from the store.
     """
     while True:
         try:
@@ -107,13 +109,14 @@ async def supervised(loop: Callable[[Scheduler], Awaitable[None]], scheduler: Sc
         except OutOfStep:
             raise
         except Exception:
-            log.exception("%s died; it begins again in %s s", loop.__name__, RESTART_PAUSE_S)
-            await asyncio.sleep(RESTART_PAUSE_S)
+            log.exception("%s failed; restarting in %s s", loop.__name__, RESTART_DELAY_S)
+            await asyncio.sleep(RESTART_DELAY_S)
 
 
-async def _every(
-    interval_ms: int, step: Callable[[Scheduler], Awaitable[object]], scheduler: Scheduler
+async def _repeat(
+    step: Callable[[Scheduler], Awaitable[object]], scheduler: Scheduler, interval_ms: int
 ) -> None:
+    """Run a step at an interval; log its errors and continue."""
     while True:
         await asyncio.sleep(interval_ms / 1000)
         try:
@@ -121,4 +124,4 @@ async def _every(
         except OutOfStep:
             raise
         except CookError as error:
-            log.warning("%s failed, and is tried again when it is due: %s", step.__name__, error)
+            log.warning("%s failed, and will be tried again when it is due: %s", step.__name__, error)

@@ -1,6 +1,7 @@
-"""From settings to a living scheduler: store, clusters and loops under one task group.
+"""Run a scheduler: store, clusters and loops in one task group.
 
-Lives here: `alive`. Not here: which store and clusters (`service.process.embedded`), HTTP (`api`).
+Lives here: `run_scheduler`. Not here: the choice of store and clusters (`service.process.embedded`), HTTP
+(`api`).
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from cook_jupyter.errors import CookError, OutOfStep
 from cook_jupyter.payload.keys import Key
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.cluster_updates import ClusterUpdates
-from cook_jupyter.service.cycles.loops import LOOPS, supervised
+from cook_jupyter.service.cycles.loops import LOOPS, supervise
 from cook_jupyter.service.cycles.maintenance import publish_progress
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
@@ -24,31 +25,34 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def alive(
+async def run_scheduler(
     store: Store,
     clusters: Sequence[ComputeCluster],
     settings: Settings,
     home: Home,
     clock: Clock,
     *,
-    by_hand: bool = False,
+    start_loops: bool = True,
     instance_key: Key | None = None,
 ) -> AsyncIterator[Scheduler]:
-    """Open the store, recover, start the clusters and the loops; end them all on exit.
+    """Open the store, recover its state, and start the clusters and the loops; stop them all on exit.
 
     Args:
-        store: where jobs live.
-        clusters: where they run.
-        settings: what the operator said.
-        home: where files are.
-        clock: the time.
-        by_hand: no loop runs: somebody (a simulator, a test) calls each step when it is due. The clusters
-            have been started then.
-        instance_key: key of the secrets by which instances may report their progress; None gives them none.
+        store: the store, not open yet.
+        clusters: the clusters, not started yet.
+        settings: settings of the scheduler.
+        home: home directory of the scheduler.
+        clock: source of the time.
+        start_loops: whether to start the loops. Without them the caller (a simulation or a test) calls each
+            step, and the clusters are ready when this function yields.
+        instance_key: key of the secrets with which instances report progress; None gives them none.
+
+    Yields:
+        the running scheduler.
 
     Raises:
-        OutOfStep: a view of the scheduler could not follow a commit. All that is under way was cancelled;
-            enter again to go on from the store.
+        OutOfStep: a view of the scheduler has missed a commit. Everything was cancelled; to go on, the caller
+            runs a new scheduler on the same store.
     """
     await store.open()
     try:
@@ -64,54 +68,58 @@ async def alive(
         updates = ClusterUpdates(scheduler)
 
         async def start_cluster(cluster: ComputeCluster) -> None:
-            open_there = open_instances.pop(cluster.name, [])
-            launches = [scheduler.launch_of(spec, instance) for spec, instance in open_there]
+            launches = [
+                scheduler.build_launch(spec, instance)
+                for spec, instance in open_instances.pop(cluster.name, [])
+            ]
             await cluster.start(updates, launches)
             await scheduler.kills.repeat()
             scheduler.wake.set()
 
         async with asyncio.TaskGroup() as tasks:
             starting = [tasks.create_task(start_cluster(cluster)) for cluster in clusters]
-            loops = [] if by_hand else [tasks.create_task(supervised(loop, scheduler)) for loop in LOOPS]
+            loops = [tasks.create_task(supervise(loop, scheduler)) for loop in LOOPS] if start_loops else []
             loops.append(tasks.create_task(_stop_when_out_of_step(store)))
             try:
-                if by_hand:
+                if not start_loops:
                     await asyncio.gather(*starting)
                 yield scheduler
             finally:
                 for task in (*starting, *loops):
                     task.cancel()
-                scheduler.hub.close()
+                scheduler.event_hub.close()
                 for cluster in clusters:
                     await cluster.close()
                 if store.is_in_step:
                     await _publish_last_progress(scheduler)
     except ExceptionGroup as group:
-        # Callers know the errors of cook_jupyter, not the task group. Out of step, all loops fail alike.
-        first = next((each for each in group.exceptions if isinstance(each, OutOfStep)), group.exceptions[0])
-        are_ours = all(isinstance(each, CookError) for each in group.exceptions)
-        if are_ours:
+        # Callers expect an error of cook_jupyter, not the task group's. Out of step, all loops fail alike.
+        first = next(
+            (error for error in group.exceptions if isinstance(error, OutOfStep)), group.exceptions[0]
+        )
+        are_cook_errors = all(isinstance(error, CookError) for error in group.exceptions)
+        if are_cook_errors:
             for other in group.exceptions:
                 if other is not first and not isinstance(other, OutOfStep):
-                    log.warning("the scheduler ends for another reason besides: %s", other)
-        raise (first if are_ours or len(group.exceptions) == 1 else group) from first.__cause__
+                    log.warning("the scheduler stops for another reason as well: %s", other)
+        raise (first if are_cook_errors or len(group.exceptions) == 1 else group) from first.__cause__
     finally:
         await store.close()
 
 
 async def _publish_last_progress(scheduler: Scheduler) -> None:
-    """Commit gathered progress if the store lets us: it may be dropped, and must not hide why we end."""
+    """Commit collected progress if the store allows it. Its loss must not hide why the scheduler stops."""
     try:
         await publish_progress(scheduler)
     except CookError as error:
-        log.warning("progress that was gathered last is lost: %s", error)
+        log.warning("the progress that was collected last is lost: %s", error)
 
 
 async def _stop_when_out_of_step(store: Store) -> None:
-    """Wait until a view has missed a commit, then end the scheduler: it must decide nothing more.
+    """Wait until a view has missed a commit, and stop the scheduler, which must not decide anything more.
 
     Raises:
-        OutOfStep: always, in the end.
+        OutOfStep: a view has missed a commit.
     """
     await store.wait_out_of_step()
     store.require_in_step()

@@ -1,9 +1,8 @@
-"""What a scheduler begins before it is there itself.
+"""What a scheduler does before most of its modules are imported.
 
-Lives here: the lock that keeps two schedulers out of one home, and the start of the node agent, so
-that it comes up on another core while this process still imports what it needs. Light on purpose: it
-is imported before the rest of the service.
-Not here: the scheduler (`service.process.embedded`), which finds the agent and speaks to it.
+Lives here: the lock that keeps two schedulers out of one home directory, and the start of the node agent, so
+that it starts on another core while this process is still importing. This module imports little on purpose.
+Not here: the scheduler (`service.process.embedded`), which finds the agent and connects to it.
 """
 
 import fcntl
@@ -18,15 +17,16 @@ from cook_jupyter.errors import Conflict
 from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
 
-LOCK_TIMEOUT_S = 0.5  # a client that asks whether the lock is free holds it for some microseconds
+LOCK_TIMEOUT_S = 0.5  # a client that checks whether the lock is free holds it for some microseconds
+POLL_INTERVAL_S = 0.01
 
 
 @contextmanager
-def sole_owner(home: Home) -> Iterator[None]:
-    """Hold the home's lock; it is let go when this process ends, however it ends.
+def hold_home_lock(home: Home) -> Iterator[None]:
+    """Hold the lock of a home directory; it is released when this process ends, however it ends.
 
     Raises:
-        Conflict: another scheduler runs in this home.
+        Conflict: another scheduler is running in this home directory.
     """
     descriptor = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -44,17 +44,20 @@ def _acquire(descriptor: int, home: Home) -> None:
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 raise Conflict(
-                    f"a scheduler runs already in {home.root}: `cook-jupyter status` shows it,"
-                    " `cook-jupyter down` ends it"
+                    f"a scheduler is already running in {home.root}: `cook-jupyter status` shows it,"
+                    " `cook-jupyter down` stops it"
                 ) from error
-            time.sleep(0.01)
+            time.sleep(POLL_INTERVAL_S)
         else:
             return
 
 
-def start_agent(settings: Settings, home: Home) -> "subprocess.Popen[bytes]":
-    """Begin to start this home's node agent, unless one runs; the caller reaps the starter."""
-    options = agent_options(
-        kill_grace_s=settings.local_cluster.kill_grace_s, idle_exit_s=settings.local_cluster.agent_idle_exit_s
-    )
+def prestart_agent(settings: Settings, home: Home) -> "subprocess.Popen[bytes]":
+    """Start the node agent of a home directory, unless it is running.
+
+    Returns:
+        the starter process, for which the caller must wait.
+    """
+    local = settings.local_cluster
+    options = agent_options(kill_grace_s=local.kill_grace_s, idle_exit_s=local.agent_idle_exit_s)
     return start_detached(home.agent, home.logs / "agent.log", options)

@@ -1,1 +1,1 @@
-"""What users and operators ask of a scheduler: checks of submissions, events, reports and explanations."""
+"""Requests of users and operators: checks of submissions, events, reports, explanations and dumps."""

@@ -1,11 +1,11 @@
-"""Dumps: a pool at one moment, written down, and decided about again elsewhere.
+"""Dumps: a snapshot of a pool and its queue in a file, from which decisions can be repeated elsewhere.
 
-Lives here: `Dump`, all that the decisions about a pool read, as JSON; taking, reading and replaying one.
-Not here: a snapshot and a queue in memory (`scheduling.snapshot`, `scheduling.queue.queue_index`), asking a
-scheduler for a dump (`api.debug`).
+Lives here: `Dump`, everything that decisions about a pool read, as JSON; taking, reading and replaying one.
+Not here: snapshots and queues in memory (`scheduling.snapshot`, `scheduling.queue.queue_index`), the request
+for a dump (`api.debug`).
 
-A dump is how a strange decision is reported: whoever has the file comes to the same decision. It holds no
-commands, environments or results; it does hold names of users and hosts, ids and amounts.
+A dump is the way to report a surprising decision, as every replay comes to the same decision. It contains
+names of users and hosts, ids and amounts, but no commands, environments or results.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -44,11 +44,11 @@ from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
 from cook_jupyter.scheduling.snapshot import HeadFacts, PoolSnapshot, Reserved
 from cook_jupyter.service.state.launch_plugin import LaunchPlugin
 
-FORMAT: Final = 1  # grows when a dump of before could not be read any more, or would be decided otherwise
+FORMAT: Final = 1  # increased when older dumps could no longer be read, or would lead to other decisions
 
 
 class FiltersRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`QueueFilters`; the launch filter as the jobs that it holds back."""
+    """`QueueFilters`, with the launch filter replaced by the jobs that it holds back."""
 
     pool_quota: Quota
     group_quota: Quota
@@ -56,11 +56,11 @@ class FiltersRecord(msgspec.Struct, frozen=True, kw_only=True):
     tokens: Mapping[str, float] | None
     max_cpus: float | None
     max_mem_mb: float | None
-    refused: Collection[JobId] | None  # None: there is no launch filter
+    refused: Collection[JobId] | None  # None without a launch filter
 
 
 class PlacementContextRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`PlacementContext`; attributes of those hosts alone that the pool does not have."""
+    """`PlacementContext`, with the attributes of hosts of other pools only."""
 
     reservations: Mapping[JobId, str]
     groups: Mapping[GroupId, GroupPlacement]
@@ -69,14 +69,14 @@ class PlacementContextRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeadsRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`HeadFacts`; tasks of the hosts of the pool, and of those that are kept for a head."""
+    """`HeadFacts`, with the tasks on the hosts of the pool and on hosts that are kept for a head."""
 
     max_kept: float
     backfill: bool
     by_pool: Mapping[PoolName, Mapping[JobId, HeadOfQueue]]
     nowhere: Sequence[JobId]
     current: Sequence[tuple[JobId, str]]
-    capacities: Mapping[PoolName, Sequence[Offer]]  # of other pools that have heads
+    capacities: Mapping[PoolName, Sequence[Offer]]  # hosts of other pools that have heads
     tasks: Mapping[str, Sequence[RunningTask]]
     promised: Mapping[str, Amounts]
     group_ms: Mapping[GroupId, int]
@@ -84,7 +84,7 @@ class HeadsRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`PoolSnapshot` in plain values."""
+    """`PoolSnapshot`, with values instead of functions."""
 
     pool: Pool
     now_ms: int
@@ -93,14 +93,14 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     capacity: Sequence[Offer]
     max_tasks: int | None
     offers: Sequence[Offer]
-    open_offers: Sequence[Offer] | None  # None: nothing is reserved
+    open_offers: Sequence[Offer] | None  # None if nothing is reserved
     limits: UserLimits
     filters: FiltersRecord
     leaves_out_too_large: bool
     placement_context: PlacementContextRecord
     indebted: frozenset[str]
     rate_limited: Mapping[str, int] | None
-    deferrals: Mapping[JobId, tuple[str, str]] | None  # None: there is no launch filter
+    deferrals: Mapping[JobId, tuple[str, str]] | None  # None without a launch filter
     scaleback: Scaleback | None
     reserved: Reserved
     heads: HeadsRecord
@@ -110,7 +110,7 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that is asked about: why does it wait?"""
+    """A job, to explain why it waits, and the number of attempts that it has used up."""
 
     job: Job
     attempts: int
@@ -122,9 +122,9 @@ class Dump(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         format: the format of the dump, `FORMAT`.
         version: the version of cook_jupyter that wrote it.
-        snapshot: what decisions read besides the queue.
+        snapshot: everything that decisions read besides the queue.
         queue: waiting jobs and running tasks.
-        jobs: jobs that are asked about.
+        jobs: jobs to explain.
     """
 
     format: int
@@ -147,15 +147,15 @@ class Dump(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
-    """What is decided about the pool of a dump, each decision as if it were the next one.
+    """The decisions about the pool of a dump, each as if it were the next one.
 
     Attributes:
-        reserved: jobs with reserved room that start.
-        heads: jobs at the head of the queue that start.
-        match: jobs that start, and those that find no host.
-        rebalance: tasks that give way.
+        reserved: matches of jobs with reserved room.
+        heads: matches of jobs at the head of the queue.
+        match: matches and refusals of the other jobs.
+        rebalance: preemptions.
         growth: jobs for which clusters should grow.
-        why: why each job that is asked about has not started.
+        why: job to explain -> the reasons why it has not started.
     """
 
     reserved: Matching
@@ -170,12 +170,12 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self)
 
     def lines(self) -> Iterator[str]:
-        """Yield the decisions for people."""
+        """Yield the decisions as lines of text."""
         for name, matching in (("reserved", self.reserved), ("heads", self.heads), ("match", self.match)):
             for match in matching.matches:
                 yield f"{name}: {match.job_id} starts on {match.host}"
             for refusal in matching.refusals:
-                counts = ", ".join(f"{name} on {hosts}" for name, hosts in host_counts(refusal))
+                counts = ", ".join(f"{reason} on {hosts}" for reason, hosts in host_counts(refusal))
                 yield f"{name}: {refusal.job_id} finds no host: {counts}"
         for preemption in self.rebalance.preemptions:
             victims = ", ".join(preemption.victims) or "nobody"
@@ -195,18 +195,18 @@ def take_dump(
     *,
     version: str,
 ) -> Dump:
-    """Return a pool in plain values, which stay as they are whatever is committed next.
+    """Return a dump of a pool, which later commits do not change.
 
     Args:
         snapshot: the pool.
-        index: its queue.
+        index: queue of the pool.
         plugin: the launch filter.
-        jobs: jobs that are asked about, with the number of attempts that each has used up.
+        jobs: jobs to explain, with the number of attempts that each has used up.
         version: version of cook_jupyter.
     """
     queue = record_of(index)
-    asks = snapshot.filters.accepts is not None
-    refused = plugin.refused(filter(index.is_waiting, queue.ids), snapshot.now_ms) if asks else None
+    has_filter = snapshot.filters.accepts is not None
+    refused = plugin.refused(filter(index.is_waiting, queue.ids), snapshot.now_ms) if has_filter else None
     return Dump(
         format=FORMAT,
         version=version,
@@ -220,22 +220,22 @@ def read_dump(text: bytes) -> Dump:
     """Decode a dump.
 
     Raises:
-        InvalidRequest: it is no dump, or one of another format.
+        InvalidRequest: the text is not a dump, or has another format.
     """
     try:
-        found = msgspec.json.decode(text, type=_Format).format
-        if found != FORMAT:
+        dump_format = msgspec.json.decode(text, type=_Format).format
+        if dump_format != FORMAT:
             raise InvalidRequest(
-                f"the dump has format {found}, and this version reads format {FORMAT}: replay it with the"
-                " version of cook_jupyter that it names"
+                f"the dump has format {dump_format}, and this version reads format {FORMAT}: replay it"
+                " with the version of cook_jupyter that it names"
             )
         return msgspec.json.decode(text, type=Dump)
     except msgspec.MsgspecError as error:
-        raise InvalidRequest(f"this is no dump of a pool: {error}") from error
+        raise InvalidRequest(f"this is not a dump of a pool: {error}") from error
 
 
-def replay(dump: Dump) -> Replay:
-    """Decide again about the pool of a dump."""
+def replay_dump(dump: Dump) -> Replay:
+    """Repeat the decisions about the pool of a dump."""
     snapshot, index = snapshot_of(dump.snapshot), index_of(dump.queue)
     return Replay(
         reserved=decide_reserved(snapshot, index),
@@ -251,7 +251,7 @@ def replay(dump: Dump) -> Replay:
 
 
 def snapshot_of(record: SnapshotRecord) -> PoolSnapshot:
-    """Return the snapshot that is recorded."""
+    """Return the snapshot of a record."""
     filters, heads = record.filters, record.heads
     capacity = Capacity.of(record.capacity, record.max_tasks)
     refused = None if filters.refused is None else frozenset(filters.refused)
@@ -316,7 +316,7 @@ def _record_of(
 ) -> SnapshotRecord:
     filters, placement_context, reserved = snapshot.filters, snapshot.placement_context, snapshot.reserved
     group_hosts, deferral = placement_context.group_hosts, snapshot.deferral
-    known = {offer.host: offer.attributes for offer in snapshot.capacity.offers}
+    pool_attributes = {offer.host: offer.attributes for offer in snapshot.capacity.offers}
     return SnapshotRecord(
         pool=snapshot.pool,
         now_ms=snapshot.now_ms,
@@ -346,14 +346,14 @@ def _record_of(
             attributes={
                 host: attributes
                 for host, attributes in placement_context.attributes.items()
-                if known.get(host) != attributes
+                if pool_attributes.get(host) != attributes
             },
         ),
         indebted=snapshot.indebted,
         rate_limited=None if snapshot.rate_limited is None else dict(snapshot.rate_limited),
         deferrals=None
         if deferral is None
-        else {job_id: told for job_id in queue.ids if (told := deferral(job_id)) is not None},
+        else {job_id: answer for job_id in queue.ids if (answer := deferral(job_id)) is not None},
         scaleback=snapshot.scaleback,
         latest=snapshot.latest,
         growing=snapshot.growing,
@@ -370,19 +370,21 @@ def _record_of(
 
 
 def _heads_of(snapshot: PoolSnapshot) -> HeadsRecord:
-    heads, own = snapshot.heads, snapshot.pool.name
-    kept = [head.host for of_pool in heads.by_pool.values() for head in of_pool.values() if head.host]
-    hosts = dict.fromkeys([*snapshot.capacity.clusters, *kept]) if heads.max_kept > 0 else {}
+    heads, pool_name = snapshot.heads, snapshot.pool.name
+    kept_hosts = [
+        head.host for heads_of_pool in heads.by_pool.values() for head in heads_of_pool.values() if head.host
+    ]
+    hosts = dict.fromkeys([*snapshot.capacity.clusters, *kept_hosts]) if heads.max_kept > 0 else {}
     return HeadsRecord(
         max_kept=heads.max_kept,
         backfill=heads.backfill,
-        by_pool={pool: dict(of_pool) for pool, of_pool in heads.by_pool.items()},
+        by_pool={pool: dict(heads_of_pool) for pool, heads_of_pool in heads.by_pool.items()},
         nowhere=sorted(heads.nowhere),
         current=sorted(heads.current),
         capacities={
             pool: heads.capacities[pool].offers
             for pool in heads.by_pool
-            if pool != own and pool in heads.capacities
+            if pool != pool_name and pool in heads.capacities
         },
         tasks={host: tuple(tasks) for host in hosts if (tasks := heads.tasks_on(host))},
         promised=dict(heads.promised),
@@ -392,7 +394,7 @@ def _heads_of(snapshot: PoolSnapshot) -> HeadsRecord:
 
 
 def _without_text(job: Job) -> Job:
-    """Return the job without what only its user should read; no decision reads it."""
+    """Return a job without the parts that only its user should read. No decision reads them."""
     spec = evolve(job.spec, command="", env={}, labels={}, name="", extra={})
     return evolve(job, spec=spec)
 

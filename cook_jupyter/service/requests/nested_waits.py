@@ -1,7 +1,7 @@
 """Nested jobs: running jobs that wait for jobs which they have submitted themselves.
 
-Lives here: `NestedWaits`, which keeps the reports of such jobs, finds deadlocks among them and explains them
-in sentences.
+Lives here: `NestedWaitTracker`, which keeps the reports of such jobs, finds deadlocks among them and explains
+them in sentences.
 Not here: which reports make a deadlock (`scheduling.explaining.nested`), HTTP (`api.nested`).
 
 A report is valid for a few seconds, and the job repeats it for as long as it waits. So a job that has gone
@@ -36,7 +36,7 @@ class _Report(NamedTuple):
     at_ms: int
 
 
-class NestedWaits:
+class NestedWaitTracker:
     """The running jobs that wait for their child jobs.
 
     Args:

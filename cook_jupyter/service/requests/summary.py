@@ -1,6 +1,7 @@
-"""Who waits and runs how much, beside their shares, and what there is: the body of /v1/summary.
+"""The summary of a scheduler: the body of /v1/summary.
 
-Lives here: adding it up. Not here: the numbers' homes (`service.snapshots`, `service.state.queues`).
+Lives here: adding up running jobs, waiting jobs, shares and hosts. Not here: the sources of the numbers
+(`service.snapshots`, `service.state.queues`).
 """
 
 from collections import defaultdict
@@ -15,70 +16,70 @@ from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.snapshot import PoolSnapshot
 from cook_jupyter.service.state.running_jobs import RunningJob
 
-STANDINGS: Final = ("starved", "hungry", "satisfied")  # the worst first
+USER_STATES: Final = ("starved", "hungry", "satisfied")  # the worst first
 
 
 class _Position(NamedTuple):
-    """Where a user is along the share of a pool."""
+    """The position of a user along the share in a pool."""
 
     dru: float
     share: Share
 
 
-def summary_of(
-    rows: Iterable[RunningJob], pools: Sequence[tuple[PoolSnapshot, QueueIndex]]
+def build_summary(
+    running_jobs: Iterable[RunningJob], pools: Sequence[tuple[PoolSnapshot, QueueIndex]]
 ) -> dict[str, Any]:
-    """Return the summary: amounts over all pools.
+    """Return the summary of all pools.
 
-    Shares and DRU of a user are those of the pool where the user is furthest along the share; the standing is
-    the worst of all pools.
+    The share and the DRU of a user are those of the pool in which the user's DRU is highest; the state of a
+    user is the worst of all pools.
 
     Args:
-        rows: what runs.
-        pools: all pools with their queues, the default pool first: it counts among equals.
+        running_jobs: all running jobs.
+        pools: all pools with their queues. The default pool is first: it takes precedence among equal DRUs.
     """
-    whole_of = {
+    total_of_host = {
         offer.host: offer.room + offer.running for snapshot, _ in pools for offer in snapshot.capacity.offers
     }
-    total, used = sum(whole_of.values(), Resources()), Resources()
-    held: dict[str, Resources] = defaultdict(Resources)
-    count: dict[str, int] = defaultdict(int)
-    for row in rows:
-        held[row.user] += row.held
-        count[row.user] += 1
-        used += row.held
+    total, used = sum(total_of_host.values(), Resources()), Resources()
+    usage: dict[str, Resources] = defaultdict(Resources)
+    running: dict[str, int] = defaultdict(int)
+    for job in running_jobs:
+        usage[job.user] += job.resources
+        running[job.user] += 1
+        used += job.resources
     waiting: dict[str, int] = defaultdict(int)
-    standings: dict[str, str] = {}
+    worst_states: dict[str, str] = {}
     for snapshot, index in pools:
         for user in index.users():
             waiting[user] += index.waiting_of(user)
-        for user, here in _standings(snapshot, index).items():
-            standings[user] = min(here, standings.get(user, here), key=STANDINGS.index)
+        for user, state in _user_states(snapshot, index).items():
+            worst_states[user] = min(state, worst_states.get(user, state), key=USER_STATES.index)
     users = []
-    for user in sorted(held.keys() | waiting.keys()):
+    for user in sorted(usage.keys() | waiting.keys()):
         position = max((_position(user, *pool) for pool in pools), key=lambda position: position.dru)
         users.append(
             {
                 "user": user,
                 "waiting": waiting[user],
-                "running": count[user],
-                "cpus": held[user].cpus,
-                "mem": held[user].mem_mb,
+                "running": running[user],
+                "cpus": usage[user].cpus,
+                "mem": usage[user].mem_mb,
                 "dru": position.dru,
                 "share_cpus": position.share.cpus,
                 "share_mem": position.share.mem_mb,
-                "standing": standings.get(user, "satisfied"),
+                "standing": worst_states.get(user, "satisfied"),
             }
         )
     return {
         "waiting": sum(waiting.values()),
-        "running": sum(count.values()),
+        "running": sum(running.values()),
         "users": users,
         "capacity": {
             "cpus": total.cpus,
             "mem": total.mem_mb,
             "gpus": total.gpus,
-            "hosts": len(whole_of),
+            "hosts": len(total_of_host),
         },
         "used": {"cpus": used.cpus, "mem": used.mem_mb, "gpus": used.gpus},
     }
@@ -89,15 +90,15 @@ def _position(user: str, snapshot: PoolSnapshot, index: QueueIndex) -> _Position
     return _Position(held_dru(user, index, limits, snapshot.pool.dru_mode), limits.share(user))
 
 
-def _standings(snapshot: PoolSnapshot, index: QueueIndex) -> Mapping[str, str]:
-    """Return how the users with tasks in a pool stand there."""
+def _user_states(snapshot: PoolSnapshot, index: QueueIndex) -> Mapping[str, str]:
+    """Return the state of each user with tasks in a pool."""
     usages = {user: index.usage(user) for user in index.users()}
-    now = classify_users(
+    current = classify_users(
         {user: usage for user, usage in usages.items() if usage.count},
-        {user: Usage(count=number) for user in usages if (number := index.waiting_of(user))},
+        {user: Usage(count=count) for user in usages if (count := index.waiting_of(user))},
         snapshot.limits,
     )
     return {
-        user: next((state for state in STANDINGS if user in now.states[state]), "satisfied")
+        user: next((state for state in USER_STATES if user in current.states[state]), "satisfied")
         for user in usages
     }

@@ -1,1 +1,1 @@
-"""What an operator may set: the types, their defaults, and how they are read from a file."""
+"""Settings of the operator: their types and defaults, how a file is read, and the home directory."""

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS
 from cook_jupyter.model.limits import UNLIMITED, UNLIMITED_COUNT
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, PREEMPTED, MeaCulpaLimits
 from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
@@ -112,19 +111,13 @@ class JobSettings:
         """Numbers of mea-culpa failures that cost a job no retry."""
         return MeaCulpaLimits(default=self.mea_culpa_limit, by_reason=self.mea_culpa_limits)
 
-    def allowed_runtime_ms(self, requested_ms: int) -> int:
-        """Return the longest run time of an instance whose job requests `requested_ms`."""
-        if requested_ms >= UNLIMITED_RUNTIME_MS and self.default_runtime_ms is not None:
-            requested_ms = self.default_runtime_ms
-        return requested_ms if self.max_runtime_ms is None else min(requested_ms, self.max_runtime_ms)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchingSettings(CycleLimits):
     """The order of waiting jobs, and how they are matched to hosts.
 
     Attributes:
-        order: `fair` ranks by DRU; `fifo` ranks by priority and then by submission, whoever the users are,
+        order: `fair` ranks by DRU; `fifo` ranks by priority and then by submission, regardless of the users,
             and preempts nothing.
         good_enough: fitness of a host from which on no further hosts are compared.
         max_over_quota_jobs: number of tasks beyond the quota that each user keeps in the queue.

@@ -126,7 +126,8 @@ def _dataclass_in(kind: Any) -> Any:
     """Return the dataclass that a type is or contains, such as that of `tuple[Pool, ...]`, or None."""
     if is_dataclass(kind):
         return kind
-    return next((found for inner in get_args(kind) if (found := _dataclass_in(inner)) is not None), None)
+    inner_classes = (_dataclass_in(inner) for inner in get_args(kind))
+    return next((inner_class for inner_class in inner_classes if inner_class is not None), None)
 
 
 def _nearest(name: str, valid: Collection[str], kind: type) -> str | None:

@@ -1,11 +1,11 @@
-"""Shares and quotas in force: the stored entries, resolved for a user and a pool.
+"""The shares and quotas in force: the stored entries, resolved for each user and pool.
 
-Lives here: `Limits`, the service's copy of the two tables with Cook's rules of scope.
-Not here: the entries' home (`store`), what a limit means for a decision (`scheduling`).
+Lives here: `Limits`, an in-memory view of the entries, with Cook's rules of precedence.
+Not here: the entries themselves (`store`), the effect of a limit on decisions (`scheduling`).
 
-Source: the fair-share specification, section 2. For each resource on its own: the user's entry
-in the pool, else that of the user `default`, else unset. Entries without pool count for the
-default pool only.
+Source: the fair-share specification, section 2. For each resource separately: the entry of the user in the
+pool, or else that of the user `default`, or else unset. Entries without a pool apply to the default pool
+only.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,118 +30,118 @@ from cook_jupyter.model.resources import Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Division:
-    """What shares that nobody set are parts of.
+class PoolDivision:
+    """The division of a pool into equal parts. Where nobody has set a share, it is one part.
 
     Attributes:
-        whole: all hosts of the pool together.
-        parts: the number of equal parts that it is divided in.
+        total: resources of all hosts of the pool.
+        parts: number of parts.
     """
 
-    whole: Resources = field(default_factory=Resources)
+    total: Resources = field(default_factory=Resources)
     parts: int = 1
 
 
-UNDIVIDED: Final = Division()
+UNDIVIDED: Final = PoolDivision()
 
 
 class Limits:
-    """Resolves limits from memory; the store holds the truth and is written first.
+    """Resolves limits in memory. The store is always written first.
 
     Args:
-        default_pool: the pool of entries that name none.
-        default_shares: the share of the user `default` where no entry says one. Where neither says anything,
-            everybody's share is one part of the pool (`Division`).
+        default_pool: pool of the entries that name none.
+        default_shares: share of the user `default` where no entry sets one. Where this is empty too, the
+        share
+            of every user is an equal part of the pool (`PoolDivision`).
     """
 
     def __init__(self, *, default_pool: str, default_shares: Mapping[str, float]) -> None:
         self._default_pool = default_pool
-        self._entries: dict[tuple[str, str, str], dict[LimitName, float]] = {}
-        self._fallback_shares = dict(default_shares)
-        self._quotas: dict[str, tuple[Mapping[str, Quota], Quota]] = {}  # remembered until an entry changes
-        self._resolved: dict[str, tuple[Division, UserLimits]] = {}
+        self._default_shares = dict(default_shares)
+        self._entries: dict[
+            tuple[str, str, str], dict[LimitName, float]
+        ] = {}  # (kind, user, pool) -> amounts
+        self._quotas: dict[str, tuple[Mapping[str, Quota], Quota]] = {}  # cache, until an entry changes
+        self._resolved: dict[str, tuple[PoolDivision, UserLimits]] = {}  # cache, until an entry changes
 
     @property
     def depend_on_division(self) -> bool:
-        """Whether shares that nobody set depend on what a pool has, and on who has jobs there."""
-        return not self._fallback_shares
+        """Whether unset shares depend on the hosts of a pool and on the number of users with jobs in it."""
+        return not self._default_shares
 
     def load(self, entries: Iterable[LimitEntry]) -> None:
-        """Take all stored entries, in place of what was known."""
+        """Replace all entries by those of the store."""
         self._entries.clear()
-        for entry in entries:
-            self._entries.setdefault((entry.kind, entry.user, self._scope(entry.pool)), {})[entry.name] = (
-                entry.amount
-            )
-        self._forget_resolved()
+        self.update(entries)
 
-    def put(self, entries: Iterable[LimitEntry]) -> None:
-        """Take entries that were just stored."""
+    def update(self, entries: Iterable[LimitEntry]) -> None:
+        """Add or replace entries that were just stored."""
         for entry in entries:
-            self._entries.setdefault((entry.kind, entry.user, self._scope(entry.pool)), {})[entry.name] = (
-                entry.amount
+            amounts = self._entries.setdefault(
+                (entry.kind, entry.user, self._pool_or_default(entry.pool)), {}
             )
-        self._forget_resolved()
+            amounts[entry.name] = entry.amount
+        self._clear_caches()
 
-    def retract(self, kind: str, user: str, pool: str) -> None:
-        """Drop all entries of a kind that a user has in a pool."""
-        self._entries.pop((kind, user, self._scope(pool)), None)
-        self._forget_resolved()
+    def remove(self, kind: str, user: str, pool: str) -> None:
+        """Remove all entries of a kind that a user has in a pool."""
+        self._entries.pop((kind, user, self._pool_or_default(pool)), None)
+        self._clear_caches()
 
     def values(
-        self, kind: str, user: str, pool: str, division: Division = UNDIVIDED
+        self, kind: str, user: str, pool: str, division: PoolDivision = UNDIVIDED
     ) -> dict[LimitName, float]:
-        """Return the amounts in force, by Cook's names (cpus, mem, gpus, count ...)."""
-        scope = self._scope(pool)
+        """Return the amounts in force by Cook's names (cpus, mem, gpus, count ...)."""
+        pool = self._pool_or_default(pool)
         if kind == LimitKind.SHARE:
             unset: Mapping[LimitName, float] = dict.fromkeys(SHARE_NAMES, UNLIMITED) | {
                 name: amount
-                for name, amount in (self._fallback_shares or _part(division)).items()
+                for name, amount in (self._default_shares or _equal_share(division)).items()
                 if name in SHARE_NAMES
             }
         else:
             unset = UNSET_QUOTA
-        own = self._entries.get((kind, user, scope), {})
-        default = self._entries.get((kind, DEFAULT_USER, scope), {})
-        found = {name: own.get(name, default.get(name, amount)) for name, amount in unset.items()}
-        if "count" in found:
-            old = default.get("count", default.get(OLD_COUNT, found["count"]))
-            count = own.get("count", own.get(OLD_COUNT, old))
-            found["count"] = int(min(count, UNLIMITED_COUNT))  # tasks are whole
-        return found
+        of_user = self._entries.get((kind, user, pool), {})
+        of_default = self._entries.get((kind, DEFAULT_USER, pool), {})
+        amounts = {name: of_user.get(name, of_default.get(name, amount)) for name, amount in unset.items()}
+        if "count" in amounts:
+            default_count = of_default.get("count", of_default.get(OLD_COUNT, amounts["count"]))
+            count = of_user.get("count", of_user.get(OLD_COUNT, default_count))
+            amounts["count"] = int(min(count, UNLIMITED_COUNT))  # an integer, also where an entry is not
+        return amounts
 
-    def of_pool(self, pool: str, division: Division = UNDIVIDED) -> UserLimits:
-        """Return all limits in force in a pool, as one value: the same one until one of them changes."""
-        known = self._resolved.get(pool)
-        if known is not None and known[0] == division:
-            return known[1]
-        quotas, default_quota = self._quotas_of(pool)
-        found = UserLimits(
+    def for_pool(self, pool: str, division: PoolDivision = UNDIVIDED) -> UserLimits:
+        """Return all limits in force in a pool: the same value until one of them changes."""
+        cached = self._resolved.get(pool)
+        if cached is not None and cached[0] == division:
+            return cached[1]
+        quotas, default_quota = self._quotas_in(pool)
+        limits = UserLimits(
             shares={user: self._share(user, pool, division) for user in quotas},
             quotas=quotas,
             default_share=self._share(DEFAULT_USER, pool, division),
             default_quota=default_quota,
         )
-        self._resolved[pool] = division, found
-        return found
+        self._resolved[pool] = division, limits
+        return limits
 
     def quota(self, user: str, pool: str) -> Quota:
-        """Return the user's quota in the pool."""
-        quotas, default = self._quotas_of(pool)
+        """Return the quota of a user in a pool."""
+        quotas, default = self._quotas_in(pool)
         return quotas.get(user, default)
 
-    def _quotas_of(self, pool: str) -> tuple[Mapping[str, Quota], Quota]:
-        """Return the quotas of the users with limits of their own, and that of all others."""
-        known = self._quotas.get(pool)
-        if known is None:
-            scope = self._scope(pool)
-            named = sorted({user for _, user, place in self._entries if place == scope} - {DEFAULT_USER})
-            quotas = {user: self._quota(user, pool) for user in named}
-            known = self._quotas[pool] = quotas, self._quota(DEFAULT_USER, pool)
-        return known
+    def _quotas_in(self, pool: str) -> tuple[Mapping[str, Quota], Quota]:
+        """Return the quotas of the users with entries in a pool, and the quota of all other users."""
+        cached = self._quotas.get(pool)
+        if cached is None:
+            entry_pool = self._pool_or_default(pool)
+            users = sorted({user for _, user, name in self._entries if name == entry_pool} - {DEFAULT_USER})
+            quotas = {user: self._quota(user, pool) for user in users}
+            cached = self._quotas[pool] = quotas, self._quota(DEFAULT_USER, pool)
+        return cached
 
-    def _share(self, user: str, pool: str, division: Division) -> Share:
-        """Return the user's share in the pool; amounts that are not above zero count as unset."""
+    def _share(self, user: str, pool: str, division: PoolDivision) -> Share:
+        """Return the share of a user in a pool; amounts that are not positive count as unset."""
         values = {
             name: amount if amount > 0 else UNLIMITED
             for name, amount in self.values(LimitKind.SHARE, user, pool, division).items()
@@ -159,16 +159,16 @@ class Limits:
             launch_rate_per_minute=values["launch-rate-per-minute"],
         )
 
-    def _forget_resolved(self) -> None:
+    def _clear_caches(self) -> None:
         self._quotas.clear()
         self._resolved.clear()
 
-    def _scope(self, pool: str) -> str:
+    def _pool_or_default(self, pool: str) -> str:
         return pool or self._default_pool
 
 
-def _part(division: Division) -> dict[LimitName, float]:
-    """Return everybody's part of a pool, of what it has."""
-    whole = division.whole
-    amounts = {"cpus": whole.cpus, "mem": whole.mem_mb, "gpus": whole.gpus}
+def _equal_share(division: PoolDivision) -> dict[LimitName, float]:
+    """Return one part of a pool, without the resources that the pool does not have."""
+    total = division.total
+    amounts = {"cpus": total.cpus, "mem": total.mem_mb, "gpus": total.gpus}
     return {name: amount / division.parts for name, amount in amounts.items() if amount > 0}

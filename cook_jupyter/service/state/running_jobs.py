@@ -1,6 +1,6 @@
-"""What runs, as usage and launches need to know it.
+"""Running jobs, in short.
 
-Lives here: `RunningJob`, a running job in short. Not here: lives themselves (`model`, `store`).
+Lives here: `RunningJob`. Not here: the life cycle of jobs (`model`), their durable state (`store`).
 """
 
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from cook_jupyter.model.resources import Resources
 
 
 class RunningJob(NamedTuple):
-    """What is to be known of a running job.
+    """The facts about a running job that usage, launches and maintenance need.
 
     Attributes:
-        attempt: how many instances the job had before this one.
-        started_ms: when its launch was decided.
-        longest_ms: how long its job lets it run.
+        attempt: number of earlier instances of the job.
+        started_ms: time of the decision to launch the instance.
+        max_runtime_ms: longest run time that the job requests.
     """
 
     job_id: JobId
@@ -30,16 +30,16 @@ class RunningJob(NamedTuple):
     gpus: float
     cluster: str
     started_ms: int
-    longest_ms: int
+    max_runtime_ms: int
 
     @property
-    def held(self) -> Resources:
-        """What it holds on its host."""
+    def resources(self) -> Resources:
+        """The resources that the instance holds on its host."""
         return Resources(cpus=self.cpus, mem_mb=self.mem_mb, gpus=self.gpus)
 
     @classmethod
     def of(cls, job: Job, instance: Instance) -> "RunningJob":
-        """Return the row of a job whose `instance` is open."""
+        """Return the facts about a job whose instance is open."""
         spec = job.spec
         return cls(
             spec.job_id,

@@ -307,7 +307,7 @@ class Invariants:
                 self._check_views(self.scheduler, self._jobs[job_id])
 
     def _check_views(self, scheduler: Scheduler, job: Job) -> None:
-        row, opened = scheduler.running_row(job.job_id), job.open_instance
+        row, opened = scheduler.running_job(job.job_id), job.open_instance
         waits = scheduler.queues.is_waiting(job.spec.pool, job.job_id)
         self.check("views", waits == (job.state is JobState.WAITING), job.job_id, job.state, "queued:", waits)
         runs = opened.instance_id if opened is not None and job.state is JobState.RUNNING else None
@@ -329,7 +329,7 @@ class Invariants:
                 amounts = {"count": usage.count, "cpus": usage.cpus, "mem": usage.mem_mb, "gpus": usage.gpus}
                 same = all(abs(amounts[name] - expected[name]) < EPSILON for name in QUOTA_NAMES)
                 self.check("I19", same, user, pool.name, amounts, "in the store", expected)
-            reserved = scheduler.queues.freed.of(pool.name)
+            reserved = scheduler.queues.reservations.for_pool(pool.name)
             waiting = all(scheduler.queues.is_waiting(pool.name, job_id) for job_id in reserved)
             self.check("views", waiting, "reserved for what does not wait:", reserved)
 

@@ -42,14 +42,14 @@ def launch_without_commit(patch: pytest.MonkeyPatch) -> None:
 
 
 def launch_twice(patch: pytest.MonkeyPatch) -> None:
-    once = match_cycle.launch
+    once = match_cycle.launch_matches
 
     async def twice(scheduler: Scheduler, snapshot: PoolSnapshot, matching: Matching) -> int:
         return await once(
             scheduler, snapshot, replace(matching, matches=(*matching.matches, *matching.matches))
         )
 
-    patch.setattr(match_cycle, "launch", twice)
+    patch.setattr(match_cycle, "launch_matches", twice)
     patch.setattr(lifecycle, "may_start", lambda job: job.state is not JobState.COMPLETED)
 
 
@@ -86,7 +86,7 @@ def acknowledge_before_commit(patch: pytest.MonkeyPatch) -> None:
 def leave_orphans_running(patch: pytest.MonkeyPatch) -> None:
     async def report(self: ClusterUpdates, cluster: str, updates: Sequence[StatusUpdate]) -> None:
         await self._scheduler.store.report(updates)
-        self._scheduler.kills.heard(update.instance_id for update in updates if update.state.is_final)
+        self._scheduler.kills.confirm(update.instance_id for update in updates if update.state.is_final)
 
     patch.setattr(ClusterUpdates, "report", report)
 
@@ -144,12 +144,12 @@ def lose_the_last_change_of_each_commit(patch: pytest.MonkeyPatch) -> None:
 
 
 def hear_kills_of_its_own(patch: pytest.MonkeyPatch) -> None:
-    heard = KillTracker.heard
+    heard = KillTracker.confirm
 
     def hear(self: KillTracker, instance_ids: Iterable[InstanceId], *, committed: bool = False) -> None:
         heard(self, instance_ids)
 
-    patch.setattr(KillTracker, "heard", hear)
+    patch.setattr(KillTracker, "confirm", hear)
 
 
 MUTANTS: dict[str, tuple[Mutant, int]] = {  # name -> what it changes, a seed that finds it

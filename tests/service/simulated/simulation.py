@@ -1,9 +1,9 @@
 """One simulation: a scheduler that is killed and started again, its hosts, its users, and what goes wrong.
 
 Lives here: `simulate`, which runs the scenario of a seed and returns its `Outcome`. The scheduler is the
-product's own (`service.process.lifespan.alive` with all its loops); store, hosts, network, clock and event
-loop are simulated. For some seconds of virtual time users act and faults happen. Then all faults heal, limits
-are lifted, jobs without an end are killed, and everything has to come to its end.
+product's own (`service.process.lifespan.run_scheduler` with all its loops); store, hosts, network, clock and
+event loop are simulated. For some seconds of virtual time users act and faults happen. Then all faults heal,
+limits are lifted, jobs without an end are killed, and everything has to come to its end.
 Not here: the parts (`event_loop`, `store`, `cluster`, `users`, `faults`), what must hold (`invariants`).
 """
 
@@ -22,8 +22,7 @@ from uuid import UUID
 from cook_jupyter.errors import CookError, SchedulerUnreachable
 from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import JobState
-from cook_jupyter.service.process.lifespan import alive
-from cook_jupyter.service.requests.events import batches
+from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
 from tests.service.simulated.cluster import ClusterConnection, HostCluster, HostWorld
@@ -262,7 +261,7 @@ class Simulation:
     async def _run_scheduler(self, incarnation: _Incarnation) -> None:
         settings, home = self.scenario.settings, Home(root=Path("simulated"))
         clock = incarnation.clock
-        async with alive(incarnation.store, incarnation.clusters, settings, home, clock) as scheduler:
+        async with run_scheduler(incarnation.store, incarnation.clusters, settings, home, clock) as scheduler:
             scheduler.new_instance_id = self._new_id
             incarnation.scheduler = scheduler
             self.invariants.scheduler = scheduler
@@ -277,7 +276,8 @@ class Simulation:
         stream = scheduler.subscribe(user.name, user.cursor, store_id=user.store_id)
         user.store_id = scheduler.store_id
         try:
-            async for changes in batches(stream, HEARTBEAT_S):
+            while not stream.closed:
+                changes = await stream.batch(HEARTBEAT_S)
                 user.take_changes(changes)
         except CookError as error:
             self.trace.note("stream ended", user.name, error)
@@ -464,19 +464,21 @@ class Simulation:
         scheduler = incarnation.scheduler
         queues, kills = scheduler.queues, scheduler.kills
         return {
-            "kills": list(kills._wishes),
+            "kills": list(kills._pending),
             "settled kills": list(kills._settled),
             "launching": list(kills._launching),
             "running rows": list(scheduler._running),
-            "reservations": dict(queues.freed.everywhere()),
-            "launch numbers": dict(queues.freed._launches),
-            "unused reservations": list(queues.freed._unused),
-            "victims": queues.freed._held_by_victims(),
+            "reservations": dict(queues.reservations.for_all_pools()),
+            "launch numbers": dict(queues.reservations._launch_numbers),
+            "unused reservations": list(queues.reservations._unused),
+            "victims": queues.reservations._ending_victims(),
             "offensive": list(queues.offensive),
             "heads": {pool: heads for pool, heads in queues.heads._heads.items() if heads},
-            "tried": {name: list(pool.tried) for name, pool in queues._pools.items() if pool.tried},
+            "tried": {
+                name: list(pool.retried_jobs) for name, pool in queues._pools.items() if pool.retried_jobs
+            },
             "queued": {name: len(pool.index) for name, pool in queues._pools.items() if len(pool.index)},
-            "progress": list(scheduler.gathering.pending),
+            "progress": list(scheduler.progress_buffer.pending),
             "commands": incarnation.store.queue_length,
             "updates": sum(each.unreported for each in incarnation.clusters),
             "requests": len(incarnation.pending),
@@ -486,7 +488,7 @@ class Simulation:
         """Check that what a scheduler keeps for work that has ended is gone."""
         for name, rest in self._left().items():
             self.invariants.check("I14", not rest, name, "in the end:", rest)
-        readers = sum(len(each) for each in scheduler.hub._readers.values())
+        readers = sum(len(each) for each in scheduler.event_hub._subscriptions.values())
         self.invariants.check("I14", readers == len(self._users), "event streams:", readers)
         self.invariants.check("I14", self.loop.timer_count <= 40, "timers:", self.loop.timer_count)
 

@@ -1,9 +1,9 @@
-"""The heads of the queues from one match cycle to the next.
+"""The heads of the queues between two match cycles.
 
-Lives here: `HeadRooms`, which jobs are at the head of their pool's queue, and what is known about the tasks
-that they wait for. All of it is in memory: after a restart the first match cycles find the heads again.
-Not here: every decision about them (`scheduling.heads`), room that was freed by preemption
-(`service.state.freed_room`).
+Lives here: `QueueHeads`: the jobs at the head of the queue of each pool, and what is known of the tasks that
+they wait for. All of it is in memory; after a restart the first match cycles find the heads again.
+Not here: decisions about heads (`scheduling.heads`), room reserved for beneficiaries of preemptions
+(`service.state.reservations`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,33 +18,34 @@ from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.snapshot import HeadFacts
 from cook_jupyter.service.settings.tables import HeadRoomSettings
 
-MAX_GROUPS: Final = 10_000  # whose run times are remembered
+MAX_GROUPS: Final = 10_000  # groups whose run time is remembered
+NO_HEADS: Final = HeadFacts()
 
 
-class HeadRooms:
-    """The heads of all pools. Pools may share hosts: what one keeps is kept from all.
+class QueueHeads:
+    """The heads of the queues of all pools. Pools may share hosts, so kept room of one pool binds all others.
 
     Args:
-        settings: how much is kept.
-        indexes: returns the queues of all pools.
+        settings: the amount of room that may be kept.
+        indexes: function that returns the queues of all pools.
     """
 
     def __init__(self, settings: HeadRoomSettings, indexes: Callable[[], Iterable[QueueIndex]]) -> None:
         self._settings = settings
         self._indexes = indexes
         self._heads: dict[PoolName, dict[JobId, HeadOfQueue]] = {}
-        self._nowhere: dict[PoolName, set[JobId]] = {}  # no host could ever hold them
-        self._group_ms: dict[GroupId, int] = {}
-        self._tasks: dict[str, Sequence[RunningTask]] = {}  # by host, since the last commit
+        self._nowhere: dict[PoolName, set[JobId]] = {}  # jobs that no host could ever hold
+        self._group_ms: dict[GroupId, int] = {}  # longest run time of the group's jobs so far
+        self._tasks: dict[str, Sequence[RunningTask]] = {}  # host -> its tasks, since the last commit
         self._current: dict[PoolName, frozenset[tuple[JobId, str]]] = {}  # reviewed since the last commit
 
     @property
-    def is_on(self) -> bool:
+    def keeps_room(self) -> bool:
         """Whether room is ever kept."""
         return self._settings.max_kept > 0
 
-    def of(self, pool: PoolName) -> Mapping[JobId, HeadOfQueue]:
-        """Return the heads of a pool, longest at the head first."""
+    def for_pool(self, pool: PoolName) -> Mapping[JobId, HeadOfQueue]:
+        """Return the heads of a pool, the one that has been a head for longest first."""
         return self._heads.get(pool, {})
 
     def facts(
@@ -57,7 +58,7 @@ class HeadRooms:
             capacities: hosts of all pools.
             promised: host -> amounts that are reserved there for beneficiaries of preemptions.
         """
-        if not self.is_on:
+        if not self.keeps_room:
             return NO_HEADS
         return HeadFacts(
             max_kept=self._settings.max_kept,
@@ -72,25 +73,25 @@ class HeadRooms:
             least=[index.min_request for index in self._indexes() if index.waiting_count],
         )
 
-    def put(self, pool: PoolName, after: HeadsAfter) -> None:
-        """Take the heads over as a decision about a pool has left them."""
-        if not self.is_on:
+    def replace(self, pool: PoolName, after: HeadsAfter) -> None:
+        """Replace the heads of all pools with those after a decision about one pool."""
+        if not self.keeps_room:
             return
         self._heads = {name: dict(heads) for name, heads in after.by_pool.items()}
         self._nowhere[pool] = set(after.nowhere)
         self._current[pool] = after.current
 
-    # --- following commits
+    # Updates after commits
 
-    def forget_tasks(self) -> None:
-        """Learn that tasks have started or ended."""
+    def tasks_changed(self) -> None:
+        """Drop what was derived from the running tasks, as some have started or ended."""
         if self._tasks:
             self._tasks.clear()
         if self._current:
             self._current.clear()
 
-    def drop(self, pool: PoolName, job_id: JobId) -> None:
-        """Keep nothing more for a job."""
+    def remove(self, pool: PoolName, job_id: JobId) -> None:
+        """Remove a job that no longer waits."""
         if self._nowhere:
             self._nowhere.get(pool, set()).discard(job_id)
         heads = self._heads.get(pool)
@@ -98,20 +99,20 @@ class HeadRooms:
             del self._heads[pool]
 
     def hosts_changed(self, pool: PoolName) -> None:
-        """Learn that a pool has other hosts: they may hold what no host could hold before."""
+        """Drop what was derived from the hosts of a pool: others may hold jobs that none could hold."""
         self._nowhere.pop(pool, None)
 
-    def note_end(self, job: Job) -> None:
-        """Learn from a job that has succeeded how long jobs of its group run."""
+    def record_run_time(self, job: Job) -> None:
+        """Record the run time of a job that has succeeded, as an estimate for other jobs of its group."""
         group, instance = job.spec.group, job.instances[-1]
-        if group is not None and self.is_on and instance.ended_ms is not None:
-            took_ms = max(1, instance.ended_ms - instance.started_ms)
-            self._group_ms[group] = max(took_ms, self._group_ms.pop(group, 0))
-            if len(self._group_ms) > MAX_GROUPS:  # the one that has been silent for longest
+        if group is not None and self.keeps_room and instance.ended_ms is not None:
+            run_time_ms = max(1, instance.ended_ms - instance.started_ms)
+            self._group_ms[group] = max(run_time_ms, self._group_ms.pop(group, 0))
+            if len(self._group_ms) > MAX_GROUPS:  # drop the group without an end for longest
                 del self._group_ms[next(iter(self._group_ms))]
 
     def _tasks_on(self, host: str) -> Sequence[RunningTask]:
-        """Return the tasks on a host, of all pools; the same value until tasks have started or ended."""
+        """Return the tasks of all pools on a host: the same value until any task has started or ended."""
         tasks = self._tasks.get(host)
         if tasks is None:
             tasks = self._tasks[host] = [
@@ -125,6 +126,3 @@ class HeadRooms:
                 for row, started_ms in index.tasks_on(host).items()
             ]
         return tasks
-
-
-NO_HEADS: Final = HeadFacts()
