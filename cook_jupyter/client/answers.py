@@ -348,6 +348,18 @@ class RequestLimits(Struct, frozen=True, kw_only=True):
     jobs_per_submission: int | None = None
 
 
+class BlobStoreInfo(Struct, frozen=True, kw_only=True):
+    """The blob store of a scheduler.
+
+    Attributes:
+        url: URL by which hosts open it: a directory of the machine of the scheduler, or a URL of fsspec.
+        identity: identity that the scheduler reads in that directory; empty if it is none or has none.
+    """
+
+    url: str = ""
+    identity: str = ""
+
+
 class SchedulerInfo(Struct, frozen=True, kw_only=True):
     """What a scheduler says about itself to this client.
 
@@ -355,7 +367,8 @@ class SchedulerInfo(Struct, frozen=True, kw_only=True):
         user: whom it knows the client as.
         time_ms: its clock.
         store: the id of its store.
-        blobs: where blobs rest: a directory of its machine, or a URL.
+        blobs: path of the directory with blobs, for clients that do not know `blob_store`.
+        blob_store: the store of blobs; empty for an older scheduler.
     """
 
     user: str
@@ -366,6 +379,7 @@ class SchedulerInfo(Struct, frozen=True, kw_only=True):
     store: str = ""
     synchronous: str = ""
     blobs: str = ""
+    blob_store: BlobStoreInfo = BlobStoreInfo()
     home: str = ""
     capacity: Capacity = Capacity()
     limits: RequestLimits = RequestLimits()

@@ -13,7 +13,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from cook_jupyter.clusters.base import ComputeCluster, Launch
@@ -27,6 +26,7 @@ from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.model.waiting import WaitReason
+from cook_jupyter.payload.blobs import ServedBlobStore
 from cook_jupyter.payload.keys import Key
 from cook_jupyter.scheduling.decisions import ranked, why
 from cook_jupyter.scheduling.explaining.wait_reasons import sentences
@@ -34,7 +34,7 @@ from cook_jupyter.scheduling.hosts.host_health import HostHealth
 from cook_jupyter.scheduling.limits.progress_buffer import ProgressBuffer
 from cook_jupyter.service.admission import Admission
 from cook_jupyter.service.clock import Clock
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.events import EventHub, Subscription
 from cook_jupyter.service.growth import Growth
 from cook_jupyter.service.instance_secrets import InstanceSecrets
@@ -68,13 +68,15 @@ class Scheduler:
         clusters: Sequence[ComputeCluster],
         settings: Settings,
         clock: Clock,
-        blobs: Path,
+        home: Home,
+        blobs: ServedBlobStore,
         instance_key: Key | None = None,
     ) -> None:
         self.store = store
         self.clusters = {cluster.name: cluster for cluster in clusters}
         self.settings = settings
         self.clock = clock
+        self.home = home
         self.blobs = blobs
         self.instance_secrets = None if instance_key is None else InstanceSecrets(instance_key)
         self.hub = EventHub(store)

@@ -31,8 +31,10 @@ from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.reason import NON_ZERO_EXIT, REASONS, ReasonName
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.payload.blobs import DirectoryStore
 from cook_jupyter.scheduling.limits.offensive import excess_of
 from cook_jupyter.service.clock import ManualClock
+from cook_jupyter.service.config import Home
 from cook_jupyter.service.cycles import match_all, rebalance_all
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.updates import ClusterUpdates
@@ -195,7 +197,8 @@ class _Replay:
             clusters=[self._cluster],
             settings=settings,
             clock=self._clock,
-            blobs=Path("unused"),
+            home=Home(root=Path("unused")),
+            blobs=DirectoryStore(Path("unused")),
         )
         self._scheduler.new_instance_id = lambda: _uuid(rng)
 

@@ -17,8 +17,9 @@ from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.payload.blobs import DirectoryStore
 from cook_jupyter.service.clock import ManualClock
-from cook_jupyter.service.config import Settings
+from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.cycles import match_all
 from cook_jupyter.service.policies import HeadRoomSettings, RebalancerSettings
 from cook_jupyter.service.scheduler import Scheduler
@@ -106,7 +107,8 @@ async def _replay(
         clusters=[cluster],
         settings=Settings(rebalancer=RebalancerSettings(enabled=False), head_room=head_room),
         clock=clock,
-        blobs=Path("unused"),
+        home=Home(root=Path("unused")),
+        blobs=DirectoryStore(Path("unused")),
     )
     numbers = count(1)
     scheduler.new_instance_id = lambda: f"i{next(numbers)}"
