@@ -115,7 +115,8 @@ class SchedulerConnection:
     @functools.cached_property
     def store(self) -> BlobStore:
         """Where blobs are stored."""
-        return reachable_store(self.info, lambda: self.client)
+        info = self.info
+        return self.call(lambda _: reachable_store(info, lambda: self.client))
 
     @functools.cached_property
     def key_file(self) -> str:
