@@ -20,9 +20,10 @@ from cook_jupyter.model.reason import (
     ReasonName,
 )
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.payload.requirements import call_interpreter
 from cook_jupyter.worker.environment import import_environment
 from cook_jupyter.worker.frames import Frame, Header
-from cook_jupyter.worker.task import Cause, Task, call_interpreter, end_of
+from cook_jupyter.worker.task import Cause, Task, end_of
 
 OUTCOMES: dict[str, tuple[TaskState, ReasonName | None]] = {
     Cause.DONE: (TaskState.FINISHED, None),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from cook_jupyter.errors import CookError, SchedulerUnreachable, Unauthenticated
 from cook_jupyter.executor.blobs import reachable_store
 from cook_jupyter.executor.locator import SchedulerLocator
 from cook_jupyter.payload.keys import Key, read_key
+from cook_jupyter.payload.requirements import HostRequirements
 
 if TYPE_CHECKING:
     from cook_jupyter.client.answers import SchedulerInfo
@@ -123,6 +125,13 @@ class SchedulerConnection:
         """The file with the user's key."""
         return str(key_file(home_folder(), self.client.user))
 
+    @functools.cached_property
+    def requirements(self) -> HostRequirements:
+        """What a host needs to run calls of this process."""
+        return HostRequirements(
+            interpreter=sys.executable or "python3", store_url=self.store.url, key_file=self.key_file
+        )
+
     @property
     def signing_key(self) -> Key:
         """The user's key, as it was in its file a moment ago."""
@@ -143,6 +152,6 @@ class SchedulerConnection:
         logger.warning(
             "The store of the scheduler at %s was begun anew: it was removed or replaced.", self.client.url
         )
-        for name in ("info", "store", "key_file"):
+        for name in ("info", "store", "key_file", "requirements"):
             self.__dict__.pop(name, None)
         self._key = None

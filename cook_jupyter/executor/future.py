@@ -23,6 +23,7 @@ from cook_jupyter.executor.stages import Stage, step
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 from cook_jupyter.payload import encoding
+from cook_jupyter.payload.requirements import is_call
 
 if TYPE_CHECKING:
     from cook_jupyter.client.events import JobEvent
@@ -176,7 +177,7 @@ class CookFuture(concurrent.futures.Future[Any]):
             Conflict: the job is no call, or its arguments are gone.
         """
         environment = self._session.client.job(self._key).env
-        if encoding.CALL not in environment and encoding.CALL_BLOB not in environment:
+        if not is_call(environment):
             raise Conflict(f"job {self._key} is no call of a function; there is nothing to replay")
         from cook_jupyter.payload import pickling
         from cook_jupyter.payload.envelope import unseal
