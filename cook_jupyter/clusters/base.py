@@ -2,7 +2,8 @@
 
 Lives here: offers in, launches and kills out, status updates back; nothing else. Every
 implementation (local, simulated, mesos) passes one contract suite. `FixedSize` is for those that cannot grow.
-Not here: which job gets which host (`scheduling`), what an update means (`model.lifecycle`).
+Not here: which job gets which host (`scheduling`), what an update means (`model.lifecycle`), the files of
+instances (`clusters.sandboxes`).
 
 Order is what keeps this safe: an instance is committed before it is launched, an update is
 acknowledged to where it came from only when `report` has returned (it is committed then), and a
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cook_jupyter.clusters.sandboxes import Sandboxes
 from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, StatusUpdate
 from cook_jupyter.model.job import JobSpec
@@ -69,6 +71,10 @@ class ComputeCluster(Protocol):
     @property
     def has_fixed_capacity(self) -> bool:
         """Whether no host will join or grow while this object lives: what fits nowhere now never will."""
+
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """The files of the instances of this cluster."""
 
     async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
         """Connect, and reconcile: `open_launches` are all that the store holds open here.

@@ -12,6 +12,7 @@ from typing import Final
 
 from cook_jupyter.clusters.base import ClusterListener, Launch
 from cook_jupyter.clusters.room import remaining, sum_resources
+from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.errors import CookError
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
@@ -53,9 +54,10 @@ class MemoryCluster:
             default every task goes on.
         now_ms: the time of the updates.
         has_fixed_capacity: whether no host will join.
+        sandboxes: the files of instances; None for sandboxes in memory.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings of one thing, each by its name
         self,
         hosts: Mapping[str, Resources],
         *,
@@ -66,7 +68,9 @@ class MemoryCluster:
         behaviour: ExitPlan = lambda spec: None,
         now_ms: Callable[[], int] = lambda: 0,
         has_fixed_capacity: bool = False,
+        sandboxes: Sandboxes | None = None,
     ) -> None:
+        self._sandboxes = MemorySandboxes() if sandboxes is None else sandboxes
         self._name = name
         self._has_fixed_capacity = has_fixed_capacity
         self._hosts = dict(hosts)
@@ -99,6 +103,11 @@ class MemoryCluster:
     def has_fixed_capacity(self) -> bool:
         """Whether the constructor was told so."""
         return self._has_fixed_capacity
+
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """The files of the instances."""
+        return self._sandboxes
 
     async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
         """Connect; what was heard of before and does not run any more is lost."""

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
+from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
@@ -71,6 +72,7 @@ class SimulatedCluster(FixedSize):
         ends_overlong: bool = True,
     ) -> None:
         self._name = name
+        self._sandboxes = MemorySandboxes()
         self._behaviour = behaviour
         self._now_ms = now_ms
         self._tells_starts = tells_starts
@@ -105,6 +107,11 @@ class SimulatedCluster(FixedSize):
     def has_fixed_capacity(self) -> bool:
         """Never: hosts may join later in a trace."""
         return False
+
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """The files of the instances: there are none."""
+        return self._sandboxes
 
     async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
         """Connect; what was heard of before and does not run any more is lost."""

@@ -37,6 +37,7 @@ from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.config import Home, Settings
 from cook_jupyter.service.events import EventHub, Subscription
 from cook_jupyter.service.growth import Growth
+from cook_jupyter.service.instance_files import InstanceFiles
 from cook_jupyter.service.instance_secrets import InstanceSecrets
 from cook_jupyter.service.kills import KillTracker
 from cook_jupyter.service.limits import Limits
@@ -79,6 +80,7 @@ class Scheduler:
         self.home = home
         self.blobs = blobs
         self.instance_secrets = None if instance_key is None else InstanceSecrets(instance_key)
+        self.files = InstanceFiles(self.clusters)
         self.hub = EventHub(store)
         self.limits = Limits(
             default_pool=settings.default_pool,

@@ -28,7 +28,9 @@ from cook_jupyter.clusters.local.connection import (
     greeting,
 )
 from cook_jupyter.clusters.local.launch_ahead import LOOK_S, LaunchAheadQueue
+from cook_jupyter.clusters.local.sandboxes import LocalSandboxes
 from cook_jupyter.clusters.room import sum_resources
+from cook_jupyter.clusters.sandboxes import Sandboxes
 from cook_jupyter.clusters.translation import resources_of
 from cook_jupyter.errors import CookError, SchedulerError, SchedulerUnreachable
 from cook_jupyter.model.counts import counted
@@ -105,6 +107,7 @@ class LocalCluster(FixedSize):
     ) -> None:
         self._home = home.absolute()
         self._name = name
+        self._sandboxes = LocalSandboxes()
         self._whole = Resources(
             cpus=usable_cpus() if cpus is None else cpus,
             mem_mb=usable_mem_mb() if mem_mb is None else mem_mb,
@@ -148,6 +151,11 @@ class LocalCluster(FixedSize):
     def agent_log(self) -> Path:
         """Where the node agent writes what goes wrong."""
         return self._log_file
+
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """The directories in which instances run."""
+        return self._sandboxes
 
     # --- the protocol ------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
 from cook_jupyter.clusters.room import remaining, sum_resources
+from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.errors import CookError, SchedulerError
 from cook_jupyter.model.instance import (
     InstanceId,
@@ -305,6 +306,11 @@ class ClusterConnection(FixedSize):
     def name(self) -> str:
         """The name that instances carry."""
         return self._cluster.name
+
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """The files of the instances: there are none."""
+        return MemorySandboxes()
 
     @property
     def unreported(self) -> int:
