@@ -33,7 +33,7 @@ from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.options import variable_names
 from cook_jupyter.executor.outcomes import without_advice
-from cook_jupyter.model.job import DEFAULT_PRIORITY
+from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY
 from cook_jupyter.notebook import cell_analysis as cells
 from cook_jupyter.notebook import commands, units
 from cook_jupyter.notebook.arguments import amount, argument, count_from, parsed, takes
@@ -50,7 +50,6 @@ from cook_jupyter.payload.encoding import encode_function
 _MORE: dict[type[CookError], str] = {OutOfMemory: "--mem 4g", TimedOut: "--max-runtime 1h"}
 
 DEFAULT_BACKGROUND = "job"
-MAX_PRIORITY = 100
 
 
 @magics_class
@@ -61,9 +60,9 @@ class CookMagics(Magics):
     mem_mb = Amount(1024.0, help="Memory that a cell asks for, in MiB.").tag(config=True)
     gpus = Count(0, help="Gpus that a cell asks for.").tag(config=True)
     pool = Text("", help="The pool of jobs; empty means the scheduler's default.").tag(config=True)
-    priority = Count(DEFAULT_PRIORITY, most=MAX_PRIORITY, help="Among your own jobs, the higher first.").tag(
-        config=True
-    )
+    priority = Count(
+        DEFAULT_PRIORITY, most=HIGHEST_PRIORITY, help="Among your own jobs, the higher first."
+    ).tag(config=True)
     retries = Count(0, help="Further attempts when a cell fails.").tag(config=True)
     user = Text("", help="Act as this user, to try fairness out.").tag(config=True)
     environment = Text(
@@ -112,7 +111,9 @@ class CookMagics(Magics):
         argument("--gpus", type=count_from(0), help="whole gpus"),
         argument("--name", help="the job's name, to find it by"),
         argument("--pool", help="the pool of hosts"),
-        argument("--priority", type=count_from(0), help="0 to 100 among your own jobs; the higher first"),
+        argument(
+            "--priority", type=count_from(0), help="0 to 16,000,000 among your own jobs; the higher first"
+        ),
         argument("--retries", type=count_from(0), help="further attempts when it fails"),
         argument("--max-runtime", help="stop it after so long, such as 10m or 2h"),
         argument(
