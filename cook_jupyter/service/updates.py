@@ -64,6 +64,6 @@ class ClusterUpdates:
                 update.instance_id, update.sequence, percent=update.percent, message=update.message
             )
 
-    def room_changed(self) -> None:
+    def offers_changed(self) -> None:
         """Let a match cycle look at the new room."""
         self._scheduler.wake.set()

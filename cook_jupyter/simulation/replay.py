@@ -188,8 +188,8 @@ class _Replay:
             now_ms=self._clock.now_ms,
             name=_CLUSTER,
             pools=(POOL,),
-            tells_starts=False,  # a start is reported together with the end, or when the simulation ends
-            ends_overlong=False,
+            reports_starts=False,  # a start is reported together with the end, or when the simulation ends
+            enforce_max_runtime=False,
         )
         self._store = MemoryStore(free=settings.free_failures)
         self._scheduler = Scheduler(
@@ -219,7 +219,7 @@ class _Replay:
             await self._submit(trace[first_job:next_job])
             offensive = list(self._scheduler.queues.offensive)
             self._clock.advance(1)
-            ended = await self._cluster.turn()
+            ended = await self._cluster.process_due()
             self._clock.advance(1)  # Cook ranks the queue, and calls its optimizer, which does nothing
             self._clock.advance(1)
             rebalances = self._preempts and now_ms - rebalanced_ms > self._rebalance_ms
@@ -254,7 +254,7 @@ class _Replay:
             ):
                 break
             now_ms += config.cycle_step_ms
-        await self._cluster.tell_running()
+        await self._cluster.report_running()
         self._store.require_in_step()
         return Outcome(
             policy=self._policy.name,

@@ -131,7 +131,7 @@ async def _replay(
             at += 1
         if at > first:
             await scheduler.submit([arrival.spec for arrival in arrivals[first:at]])
-        await cluster.turn()
+        await cluster.process_due()
         await match_all(scheduler)
         await cluster.deliver()
         recorder.update(clock.now_ms())
