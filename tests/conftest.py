@@ -120,7 +120,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 @pytest.fixture(scope="session", autouse=True)
 def no_test_touches_the_users_home() -> Iterator[None]:
     """Point COOK_JUPYTER_HOME at a folder of this run, and forget settings that would lead elsewhere."""
-    with pytest.MonkeyPatch.context() as patch, _short_folder() as home:
+    with pytest.MonkeyPatch.context() as patch, short_folder() as home:
         for name in [name for name in os.environ if name.startswith("COOK_")]:
             patch.delenv(name)
         patch.setenv("COOK_JUPYTER_HOME", str(home))
@@ -130,13 +130,13 @@ def no_test_touches_the_users_home() -> Iterator[None]:
 @pytest.fixture
 def cook_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh COOK_JUPYTER_HOME for one test; a scheduler that was started in it is stopped afterwards."""
-    with _short_folder() as home:
+    with short_folder() as home:
         monkeypatch.setenv("COOK_JUPYTER_HOME", str(home))
         yield home
 
 
 @contextmanager
-def _short_folder() -> Iterator[Path]:
+def short_folder() -> Iterator[Path]:
     """A temporary folder whose path is short enough for a Unix socket; what lived in it ends with it."""
     folder = Path(tempfile.mkdtemp(prefix="cook-"))
     try:

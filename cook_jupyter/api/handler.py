@@ -314,7 +314,9 @@ class CookHandler(RequestHandler):
         host = self.request.host
         # A client that only knows the Unix socket sends `localhost`, where nothing may listen.
         reachable = _HOST.match(host) and not (self._is_unix_socket and host == UNIX_SOCKET_HOST)
-        return JobEncoder(files_url=f"http://{host}" if reachable else None)
+        return JobEncoder(
+            files_url=f"http://{host}" if reachable else None, host_files_url=self.scheduler.files.url
+        )
 
     async def require_job(self, job_id: str) -> Job:
         """Return a job.

@@ -5,6 +5,7 @@ Lives here: /info, /settings, /failure_reasons, /metrics, /debug, /v1/info, /v1/
 Source: the REST specification, sections 15 and 21.
 """
 
+import asyncio
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -110,7 +111,7 @@ class SchedulerInfoHandler(CookHandler):
 
     async def get(self) -> None:
         """Return what a client of cook_jupyter needs first: version, user, store, capacity and limits."""
-        settings = self.context.settings
+        settings, blobs = self.context.settings, self.scheduler.blobs
         hosts = {(offer.cluster, offer.host): offer.room for offer in self.scheduler.capacity()}
         total = sum(hosts.values(), Resources())
         self.send_json(
@@ -122,8 +123,9 @@ class SchedulerInfoHandler(CookHandler):
                 "time_ms": self.scheduler.clock.now_ms(),
                 "store": self.scheduler.store_id,
                 "synchronous": settings.store.synchronous,
-                "blobs": str(self.scheduler.blobs),
-                "home": str(self.scheduler.blobs.parent),
+                "blobs": str(self.scheduler.home.blobs),
+                "blob_store": {"url": blobs.url, "identity": await asyncio.to_thread(blobs.identity)},
+                "home": str(self.scheduler.home.root),
                 "capacity": {
                     "cpus": total.cpus,
                     "mem": total.mem_mb,

@@ -1,18 +1,15 @@
 """The output of instances: /v1/logs, in ranges, optionally waiting for more.
 
-Lives here: ranges and waiting. Not here: the writer of the files (`worker`), the routes of Cook's own clients
-(`api.files`).
+Lives here: ranges and waiting. Not here: reaching the files (`service.requests.instance_files`), the routes
+of Cook's own clients (`api.files`).
 """
 
 import asyncio
-import os
-import stat
-from pathlib import Path
 
 from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.api.jobs import ALL_METHODS, instance_of
 from cook_jupyter.api.query import not_found, parse_uuid
-from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.errors import InvalidRequest, NotFound
 from cook_jupyter.model.instance import Instance
 
 STREAMS = ("stdout", "stderr")
@@ -42,14 +39,12 @@ class LogsHandler(CookHandler):
             # The status is read before the size, so if the instance has ended, the size is final.
             instance = await self._instance(uuid)
             ended = instance is not None and not instance.status.is_open
-            path = _path(instance, stream)
-            size = _size(path)
+            data, size = await self._output(instance, stream, offset, min(length, DEFAULT_LENGTH))
             remaining = deadline - asyncio.get_running_loop().time()
             if size > offset or ended or remaining <= 0:
                 break
             await asyncio.sleep(min(pause, remaining))
             pause = min(pause * 1.5, MAX_POLL_INTERVAL_S)
-        data = await asyncio.to_thread(_read, path, offset, min(length, DEFAULT_LENGTH))
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("X-Cook-Offset", str(offset))
         self.set_header("X-Cook-Size", str(size))
@@ -70,6 +65,18 @@ class LogsHandler(CookHandler):
             raise not_found([uuid], "an instance or a job")
         return job.instances[-1] if job.instances else None
 
+    async def _output(
+        self, instance: Instance | None, stream: str, offset: int, length: int
+    ) -> tuple[bytes, int]:
+        """Return a range of a stream, and the size of all of it; both empty if there is nothing to read."""
+        if instance is None:
+            return b"", 0
+        try:
+            async with self.scheduler.files.open(instance, stream) as file:
+                return await file.read(offset, length) if file.size > offset else b"", file.size
+        except (NotFound, InvalidRequest, OSError):  # not begun, removed, or replaced by something else
+            return b"", 0
+
     def _wait_s(self) -> float:
         text = self.param("wait")
         try:
@@ -79,33 +86,3 @@ class LogsHandler(CookHandler):
         if not 0 <= wait_s < float("inf"):
             raise InvalidRequest("wait must be finite and not negative")
         return min(wait_s, MAX_WAIT_S)
-
-
-def _path(instance: Instance | None, stream: str) -> Path | None:
-    return None if instance is None or instance.sandbox is None else Path(instance.sandbox) / stream
-
-
-def _size(path: Path | None) -> int:
-    if path is None:
-        return 0
-    try:
-        status = path.lstat()
-    except OSError:
-        return 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0
-
-
-def _read(path: Path | None, offset: int, length: int) -> bytes:
-    if path is None:
-        return b""
-    try:
-        # A job controls its sandbox, so it may have replaced the file by a symbolic link or a pipe.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.pread(descriptor, length, offset)
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)

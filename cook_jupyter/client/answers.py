@@ -348,6 +348,18 @@ class RequestLimits(Struct, frozen=True, kw_only=True):
     jobs_per_submission: int | None = None
 
 
+class BlobStoreInfo(Struct, frozen=True, kw_only=True):
+    """The blob store of a scheduler.
+
+    Attributes:
+        url: URL by which hosts open it: a directory of the machine of the scheduler, or a URL of fsspec.
+        identity: identity that the scheduler reads in that directory; empty if it is none or has none.
+    """
+
+    url: str = ""
+    identity: str = ""
+
+
 class SchedulerInfo(Struct, frozen=True, kw_only=True):
     """Facts that a scheduler reports about itself.
 
@@ -355,7 +367,8 @@ class SchedulerInfo(Struct, frozen=True, kw_only=True):
         user: user name of the client, as the scheduler knows it.
         time_ms: time of its clock.
         store: id of its store.
-        blobs: location of the blob store: a directory on the scheduler's machine, or a URL.
+        blobs: path of the directory with blobs, for clients that do not know `blob_store`.
+        blob_store: blob store of the scheduler; empty for an older scheduler.
     """
 
     user: str
@@ -366,6 +379,7 @@ class SchedulerInfo(Struct, frozen=True, kw_only=True):
     store: str = ""
     synchronous: str = ""
     blobs: str = ""
+    blob_store: BlobStoreInfo = BlobStoreInfo()
     home: str = ""
     capacity: Capacity = Capacity()
     limits: RequestLimits = RequestLimits()

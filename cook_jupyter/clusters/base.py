@@ -1,18 +1,20 @@
-"""Where work runs: the `ComputeCluster` protocol.
+"""The protocol of clusters: offers, launches, kills and status updates.
 
-Lives here: offers in, launches and kills out, status updates back; nothing else. Every
-implementation (local, simulated, mesos) passes one contract suite. `FixedSize` is for those that cannot grow.
-Not here: which job gets which host (`scheduling`), what an update means (`model.lifecycle`).
+Lives here: `ComputeCluster` and the `ClusterListener` that it reports to. Every implementation (local,
+simulated, in memory) passes one contract suite. `FixedSize` is a base class of those that cannot grow.
+Not here: which job gets which host (`scheduling`), what an update means (`model.lifecycle`), the files of
+instances (`clusters.sandboxes`).
 
-Order is what keeps this safe: an instance is committed before it is launched, an update is
-acknowledged to where it came from only when `report` has returned (it is committed then), and a
-kill follows its launch on the same connection.
+Three orderings make this safe: an instance is committed before it is launched, an update is acknowledged to
+its sender after `report` has returned and thus committed it, and a kill follows its launch on the same
+connection.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cook_jupyter.clusters.sandboxes import Sandboxes
 from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, StatusUpdate
 from cook_jupyter.model.job import JobSpec
@@ -23,7 +25,7 @@ from cook_jupyter.model.pool import PoolName
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """An instance that is committed and may start.
+    """A committed instance to start.
 
     Attributes:
         attempt: number of instances that the job had before it.
@@ -37,26 +39,26 @@ class Launch:
 
 
 class ClusterListener(Protocol):
-    """What a cluster calls; the service stands behind it."""
+    """Receives what a cluster reports; the service implements it."""
 
     async def report(self, cluster: str, updates: Sequence[StatusUpdate]) -> None:
-        """Commit updates, and return then. The same update may be reported twice.
+        """Commit updates before returning. The same update may be reported twice.
 
         Args:
-            cluster: name of the cluster that reports; it speaks for its own instances alone.
+            cluster: name of the reporting cluster; it may report its own instances only.
             updates: updates, oldest first.
         """
 
     async def progress(self, cluster: str, updates: Sequence[ProgressUpdate]) -> None:
-        """Take progress, which may be dropped.
+        """Record progress; it may be dropped.
 
         Args:
-            cluster: name of the cluster that reports.
+            cluster: name of the reporting cluster.
             updates: progress of its instances.
         """
 
-    def room_changed(self) -> None:
-        """Learn that offers are worth asking for again."""
+    def offers_changed(self) -> None:
+        """Note that the offers of a cluster have changed."""
 
 
 class ComputeCluster(Protocol):
@@ -68,40 +70,49 @@ class ComputeCluster(Protocol):
 
     @property
     def has_fixed_capacity(self) -> bool:
-        """Whether no host will join or grow while this object lives: what fits nowhere now never will."""
+        """Whether hosts never join or grow: a job that fits on no host now never will."""
 
-    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
-        """Connect, and reconcile: `open_launches` are all that the store holds open here.
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """The files of the instances of this cluster."""
 
-        Those that still run go on; the ends of those that finished meanwhile are reported; those
-        that were running and are lost are reported LOST with a mea culpa reason. Those of which
-        nothing was ever heard (status UNKNOWN) may not have been sent: they may be launched now if they still
-        fit their host. Another instance may have been given their room before the last scheduler died.
+    async def start(self, listener: ClusterListener, open_launches: Sequence[Launch]) -> None:
+        """Connect, and reconcile the cluster with the open instances of the store.
+
+        Instances that still run go on, and the ends of those that finished meanwhile are reported. Those that
+        were running and are gone are reported LOST with a mea culpa reason. An instance of status UNKNOWN may
+        never have been sent: it may be launched now if it still fits on its host, whose room may have been
+        given to another instance before the last scheduler died.
+
+        Args:
+            listener: receiver of all reports.
+            open_launches: all instances of this cluster that are open in the store.
         """
 
     async def close(self) -> None:
-        """Let go of the cluster; what runs there goes on running."""
+        """Disconnect from the cluster; its instances go on."""
 
     def offers(self) -> Sequence[Offer]:
-        """Return the room there is now, of each host once for each of its pools.
+        """Return the current room of each host, once for each of its pools.
 
-        Launched instances count as running at once. Hosts may differ by pool.
+        Instances hold room as soon as they are launched. Hosts may differ by pool.
         """
 
     def capacity(self) -> Sequence[Offer]:
-        """Return every host that is known now as if it were empty, once for each of its pools.
+        """Return an offer of each known host as if it were empty, once for each of its pools.
 
-        What its offers say besides the room (attributes, location, limits) is said here, too.
-        There may be none at first: a cluster may learn of its hosts when it is started, or later.
+        Attributes, location and limits are those of the offers. There may be no host at first: a cluster may
+        learn of its hosts when it is started, or later.
         """
 
     def can_grow(self, pool: PoolName) -> bool:
         """Return whether `grow_for` may lead to more room in a pool."""
 
     async def grow_for(self, pool: PoolName, specs: Sequence[JobSpec]) -> None:
-        """Ask for room for jobs of a pool that no host has room for; returns before there is any.
+        """Request room for jobs that no host has room for; return before there is any.
 
-        New room shows in `offers`. Jobs are asked for again after a while if they still wait.
+        New room appears in `offers`. The request is repeated after a while for jobs that still wait. It is
+        cancelled if it takes too long.
 
         Args:
             pool: a pool in which the cluster can grow.
@@ -109,17 +120,17 @@ class ComputeCluster(Protocol):
         """
 
     async def launch(self, launches: Sequence[Launch]) -> None:
-        """Start committed instances. What goes wrong with one of them comes back as an update."""
+        """Start committed instances. The failure of one of them is reported as an update."""
 
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
         """Stop instances that name this cluster: TERM to the process group, KILL after the grace period.
 
-        Unknown ids are ignored. The end comes back as a KILLED update.
+        Unknown ids are ignored. The end is reported as a KILLED update.
         """
 
 
 class FixedSize:
-    """What a cluster derives from whose hosts nobody can add to: it cannot grow."""
+    """Base class of a cluster that cannot grow."""
 
     def can_grow(self, pool: PoolName) -> bool:
         """Return False."""

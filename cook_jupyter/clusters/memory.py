@@ -1,7 +1,7 @@
-"""A cluster on paper: hosts are numbers, and tasks end as they are told to.
+"""The in-memory implementation of `ComputeCluster`.
 
-Lives here: the in-memory twin of `ComputeCluster`, for unit tests of what stands above it. It
-passes the contract suite of the real ones. Not here: simulated time; what a task lasts is real.
+Lives here: `MemoryCluster`, for unit tests of the layers above; it passes the contract suite of all clusters.
+Not here: simulated time (`clusters.simulated`); tasks of this cluster run in real time.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from typing import Final
 
 from cook_jupyter.clusters.base import ClusterListener, Launch
 from cook_jupyter.clusters.room import remaining, sum_resources
+from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.errors import CookError
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
@@ -32,7 +33,7 @@ _RETRY_S = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedExit:
-    """How a task ends by itself."""
+    """When and with which exit code a task ends by itself."""
 
     after_s: float = 0.0
     exit_code: int = 0
@@ -42,20 +43,21 @@ ExitPlan = Callable[[JobSpec], PlannedExit | None]
 
 
 class MemoryCluster:
-    """Hosts on paper. May be closed and started again, as when a scheduler is restarted.
+    """Hosts and tasks in memory. It may be closed and started again, as when a scheduler is restarted.
 
     Args:
-        hosts: what each host has in all.
-        pools: the pools of every host, or those of each host by its name.
-        spare_hosts: hosts that join when room is asked for.
-        finds_hosts: whether its hosts are known only when it has started.
-        behaviour: how a job's task ends, or None if it goes on until `finish` is called. By
-            default every task goes on.
-        now_ms: the time of the updates.
-        has_fixed_capacity: whether no host will join.
+        hosts: resources of each empty host, by name.
+        pools: pools of every host, or those of each host by its name.
+        spare_hosts: hosts that join when the cluster is asked to grow.
+        finds_hosts: whether its hosts are unknown before it has started.
+        behaviour: returns how the task of a job ends, or None if it runs until `finish` is called; by
+            default all tasks do.
+        now_ms: returns the time of updates.
+        has_fixed_capacity: value of the property of that name.
+        sandboxes: the files of instances; None for sandboxes in memory.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings of one thing, each by its name
         self,
         hosts: Mapping[str, Resources],
         *,
@@ -66,7 +68,9 @@ class MemoryCluster:
         behaviour: ExitPlan = lambda spec: None,
         now_ms: Callable[[], int] = lambda: 0,
         has_fixed_capacity: bool = False,
+        sandboxes: Sandboxes | None = None,
     ) -> None:
+        self._sandboxes = MemorySandboxes() if sandboxes is None else sandboxes
         self._name = name
         self._has_fixed_capacity = has_fixed_capacity
         self._hosts = dict(hosts)
@@ -75,9 +79,9 @@ class MemoryCluster:
         self._is_known = not finds_hosts
         self._behaviour = behaviour
         self._now_ms = now_ms
-        self._reporter: ClusterListener | None = None
+        self._listener: ClusterListener | None = None
         self._tasks: dict[InstanceId, Launch] = {}
-        self._unheard: list[StatusUpdate] = []  # not reported yet, in order
+        self._unreported: list[StatusUpdate] = []  # oldest first
         self._reporting: asyncio.Task[None] | None = None
 
     @property
@@ -87,24 +91,29 @@ class MemoryCluster:
 
     @property
     def tasks(self) -> Mapping[InstanceId, Launch]:
-        """What runs now."""
+        """The running tasks."""
         return self._tasks
 
     @property
     def heard(self) -> bool:
-        """Whether all that happened has been reported."""
-        return not self._unheard
+        """Whether all updates have been reported."""
+        return not self._unreported
 
     @property
     def has_fixed_capacity(self) -> bool:
-        """Whether the constructor was told so."""
+        """The value that the constructor was given."""
         return self._has_fixed_capacity
 
-    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
-        """Connect; what was heard of before and does not run any more is lost."""
-        self._reporter = reporter
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """The files of the instances."""
+        return self._sandboxes
+
+    async def start(self, listener: ClusterListener, open_launches: Sequence[Launch]) -> None:
+        """Connect; tasks that were reported to run and do not run any more are lost."""
+        self._listener = listener
         self._is_known = True
-        ended = {update.instance_id for update in self._unheard}
+        ended = {update.instance_id for update in self._unreported}
         for launch in open_launches:
             instance = launch.instance
             if instance.instance_id in self._tasks or instance.instance_id in ended:
@@ -112,25 +121,25 @@ class MemoryCluster:
             if instance.status is InstanceStatus.UNKNOWN:
                 await self.launch([launch])
             else:
-                self._tell(instance.instance_id, TaskState.LOST, reason=AGENT_RESTARTED)
+                self._enqueue(instance.instance_id, TaskState.LOST, reason=AGENT_RESTARTED)
         for task in self._tasks:
-            self._tell(task, TaskState.RUNNING)
-        reporter.room_changed()
+            self._enqueue(task, TaskState.RUNNING)
+        listener.offers_changed()
 
     async def close(self) -> None:
-        """Let go; tasks stay."""
-        self._reporter = None
+        """Disconnect; tasks go on."""
+        self._listener = None
         if self._reporting is not None:
             await self._reporting
 
     def offers(self) -> Sequence[Offer]:
-        """Return what is free on each host, for each of its pools."""
+        """Return the room of each host, for each of its pools."""
         offers = []
         for host, whole in self._known_hosts():
-            there = [task.spec.resources for task in self._tasks.values() if task.instance.host == host]
-            held = sum_resources(there)
+            resources = [task.spec.resources for task in self._tasks.values() if task.instance.host == host]
+            held = sum_resources(resources)
             offers += [
-                self._offer(host, pool, remaining(whole, held), held, len(there))
+                self._offer(host, pool, remaining(whole, held), held, len(resources))
                 for pool in self._pools_of(host)
             ]
         return offers
@@ -158,16 +167,16 @@ class MemoryCluster:
                 self._hosts.setdefault(host, rooms[host])
                 self._spare_hosts.pop(host, None)
                 joined[host] = remaining(rooms[host], spec.resources)
-        if joined and self._reporter is not None:
-            self._reporter.room_changed()
+        if joined and self._listener is not None:
+            self._listener.offers_changed()
 
     async def launch(self, launches: Sequence[Launch]) -> None:
-        """Start tasks: each runs at once, and ends as the behaviour says."""
+        """Start tasks; each runs at once, and ends as `behaviour` says."""
         loop = asyncio.get_running_loop()
         for launch in launches:
             task = launch.instance.instance_id
             self._tasks[task] = launch
-            self._tell(task, TaskState.RUNNING)
+            self._enqueue(task, TaskState.RUNNING)
             ending = self._behaviour(launch.spec)
             if ending is not None and ending.after_s == 0:
                 self.finish(task, exit_code=ending.exit_code)
@@ -177,30 +186,30 @@ class MemoryCluster:
                 loop.call_later(launch.spec.max_runtime_ms / 1000, self._overrun, task)
 
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
-        """End tasks as killed."""
+        """Kill tasks."""
         for task in instance_ids:
             if self._tasks.pop(task, None) is not None:
-                self._tell(task, TaskState.KILLED, reason=KILLED_BY_USER)
+                self._enqueue(task, TaskState.KILLED, reason=KILLED_BY_USER)
 
     def finish(
         self, instance_id: InstanceId, *, exit_code: int = 0, result: ResultPayload | None = None
     ) -> None:
-        """Let a task end by itself."""
+        """End a task as if it ended by itself."""
         del self._tasks[instance_id]
-        well = exit_code == 0
+        has_succeeded = exit_code == 0
         self._report(
             StatusUpdate(
                 instance_id=instance_id,
-                state=TaskState.FINISHED if well else TaskState.FAILED,
+                state=TaskState.FINISHED if has_succeeded else TaskState.FAILED,
                 at_ms=self._now_ms(),
-                reason=None if well else NON_ZERO_EXIT,
+                reason=None if has_succeeded else NON_ZERO_EXIT,
                 exit_code=exit_code,
                 result=result,
             )
         )
 
     def lose(self, instance_id: InstanceId) -> None:
-        """Let a task vanish without a word, as when its host dies; only a reconciliation tells."""
+        """Remove a task without a report, as when its host dies; the next reconciliation reports it lost."""
         del self._tasks[instance_id]
 
     def _known_hosts(self) -> Iterable[tuple[str, Resources]]:
@@ -215,7 +224,7 @@ class MemoryCluster:
 
     def _overrun(self, instance_id: InstanceId) -> None:
         if self._tasks.pop(instance_id, None) is not None:
-            self._tell(instance_id, TaskState.FAILED, reason=MAX_RUNTIME_EXCEEDED)
+            self._enqueue(instance_id, TaskState.FAILED, reason=MAX_RUNTIME_EXCEEDED)
 
     def _offer(self, host: str, pool: str, room: Resources, held: Resources, tasks: int) -> Offer:
         return Offer(
@@ -228,22 +237,24 @@ class MemoryCluster:
             task_count=tasks,
         )
 
-    def _tell(self, instance_id: InstanceId, state: TaskState, *, reason: ReasonName | None = None) -> None:
+    def _enqueue(
+        self, instance_id: InstanceId, state: TaskState, *, reason: ReasonName | None = None
+    ) -> None:
         self._report(StatusUpdate(instance_id=instance_id, state=state, at_ms=self._now_ms(), reason=reason))
 
     def _report(self, update: StatusUpdate) -> None:
-        self._unheard.append(update)
-        if self._reporter is not None and (self._reporting is None or self._reporting.done()):
+        self._unreported.append(update)
+        if self._listener is not None and (self._reporting is None or self._reporting.done()):
             self._reporting = asyncio.ensure_future(self._deliver())
 
     async def _deliver(self) -> None:
-        """Report what was not heard yet, in order, until it is."""
-        while self._unheard and (reporter := self._reporter) is not None:
-            batch = tuple(self._unheard)
+        """Report all pending updates, in order; repeat until the listener accepts them."""
+        while self._unreported and (listener := self._listener) is not None:
+            batch = tuple(self._unreported)
             try:
-                await reporter.report(self._name, batch)
+                await listener.report(self._name, batch)
             except (CookError, OSError):
-                await asyncio.sleep(_RETRY_S)  # a full disk, say; nothing is forgotten
+                await asyncio.sleep(_RETRY_S)  # for example, a full disk: the updates remain pending
                 continue
-            del self._unheard[: len(batch)]
-            reporter.room_changed()
+            del self._unreported[: len(batch)]
+            listener.offers_changed()

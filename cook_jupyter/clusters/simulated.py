@@ -1,9 +1,9 @@
-"""A cluster of hosts on paper whose tasks end by a clock that somebody else turns.
+"""A simulated cluster driven by an external clock.
 
-Lives here: `SimulatedCluster`, which passes the contract suite of the real ones. Nothing in it happens by
-itself: whoever turns the clock calls `turn` (what is due by now ends) or `deliver` (what was not told yet is
-told). A launch, an end and the offers of a thousand hosts cost microseconds, so that a million jobs can run.
-Not here: run times and their origin (`simulation`), the twin for tests in real time (`clusters.memory`).
+Lives here: `SimulatedCluster`, which passes the contract suite of all clusters. Nothing in it happens by
+itself: whoever advances the clock calls `process_due`, which ends tasks, or `deliver`, which reports updates.
+A launch, an end and the offers of a thousand hosts cost microseconds, so that a million jobs can run.
+Not here: run times and their origin (`simulation`), the cluster for tests in real time (`clusters.memory`).
 
 A task ends when the time is *past* its start plus its run time, as in Cook's simulator.
 """
@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
+from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
@@ -28,13 +29,13 @@ _update, _new_offer, _resources = (
     fast_constructor(Resources),
 )
 
-_DECIMALS: Final = 6  # of amounts: sums of fractions must come out even
-_SPAN_BITS: Final = 14  # of milliseconds: 16 s
+_DECIMALS: Final = 6  # of amounts, so that sums of fractions have no rounding errors
+_SPAN_BITS: Final = 14  # of a bucket of ends: 16 s in milliseconds
 _PARTS: Final = 1024.0
 
 
 class PlannedExit(NamedTuple):
-    """What a task comes to by itself: how long it runs, its last state, and why if that is a failure."""
+    """How a task ends by itself: its run time, its last state, and the reason of a failure."""
 
     after_ms: int
     state: TaskState = TaskState.FINISHED
@@ -46,17 +47,17 @@ ExitPlan = Callable[[JobSpec], PlannedExit | None]
 
 
 class SimulatedCluster(FixedSize):
-    """Hosts on paper. May be closed and started again, as when a scheduler is restarted.
+    """Simulated hosts. It may be closed and started again, as when a scheduler is restarted.
 
     Args:
-        hosts: each host as if it were empty; `cluster` of these offers is filled in here. A host whose offer
-            names a pool is in that one alone.
-        behaviour: what a job's task comes to; None goes on until it is killed.
-        now_ms: the time.
-        pools: the pools of the other hosts.
-        tells_starts: whether each task is said to run when it is launched. Else that is told with its end,
-            and of those that still run by `tell_running`: one report less for every task.
-        ends_overlong: whether tasks are ended after their job's longest run time.
+        hosts: each host as if it were empty; the field `cluster` is ignored. A host whose offer names a pool
+            is in that pool alone.
+        behaviour: returns how the task of a job ends, or None if it runs until it is killed.
+        now_ms: returns the time.
+        pools: pools of the hosts whose offers name none.
+        reports_starts: whether the start of a task is reported when it is launched. Otherwise it is reported
+            with the end, and by `report_running` for tasks that still run: one report less for each task.
+        enforce_max_runtime: whether tasks are ended after the maximum run time of their job.
     """
 
     def __init__(
@@ -67,16 +68,17 @@ class SimulatedCluster(FixedSize):
         now_ms: Callable[[], int],
         name: str = "simulated",
         pools: Sequence[str] = ("default",),
-        tells_starts: bool = True,
-        ends_overlong: bool = True,
+        reports_starts: bool = True,
+        enforce_max_runtime: bool = True,
     ) -> None:
         self._name = name
+        self._sandboxes = MemorySandboxes()
         self._behaviour = behaviour
         self._now_ms = now_ms
-        self._tells_starts = tells_starts
-        self._ends_overlong = ends_overlong
+        self._reports_starts = reports_starts
+        self._enforce_max_runtime = enforce_max_runtime
         self._hosts = {host.hostname: host for host in map(_Host, hosts)}
-        self._whole: list[Offer] = []  # by pool, then by host
+        self._whole: list[Offer] = []  # of empty hosts: by pool, then by host
         own_pools = (host.whole.pool for host in self._hosts.values() if host.whole.pool)
         for pool in dict.fromkeys((*pools, *own_pools)):
             for host in self._hosts.values():
@@ -85,11 +87,11 @@ class SimulatedCluster(FixedSize):
                     self._whole.append(_offer(host.whole, name, pool))
         self._offers = list(self._whole)
         self._changed: set[_Host] = set()
-        self._reporter: ClusterListener | None = None
+        self._listener: ClusterListener | None = None
         self._tasks: dict[InstanceId, _Task] = {}
         self._due = _ExitTimers()
         self._launched = 0
-        self._unheard: list[StatusUpdate] = []  # in order
+        self._unreported: list[StatusUpdate] = []  # oldest first
 
     @property
     def name(self) -> str:
@@ -98,18 +100,23 @@ class SimulatedCluster(FixedSize):
 
     @property
     def tasks(self) -> Collection[InstanceId]:
-        """What runs now, as it was launched."""
+        """The running tasks, in the order of launch."""
         return self._tasks.keys()
 
     @property
     def has_fixed_capacity(self) -> bool:
-        """Never: hosts may join later in a trace."""
+        """Return False: hosts may join later in a trace."""
         return False
 
-    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
-        """Connect; what was heard of before and does not run any more is lost."""
-        self._reporter = reporter
-        ended = {update.instance_id for update in self._unheard}
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """The files of the instances: there are none."""
+        return self._sandboxes
+
+    async def start(self, listener: ClusterListener, open_launches: Sequence[Launch]) -> None:
+        """Connect; tasks that were reported to run and do not run any more are lost."""
+        self._listener = listener
+        ended = {update.instance_id for update in self._unreported}
         for launch in open_launches:
             instance = launch.instance
             if instance.instance_id in self._tasks or instance.instance_id in ended:
@@ -117,19 +124,19 @@ class SimulatedCluster(FixedSize):
             if instance.status is InstanceStatus.UNKNOWN:
                 await self.launch([launch])
             else:
-                self._tell(instance.instance_id, TaskState.LOST, reason=AGENT_RESTARTED)
-        if self._tells_starts:
-            await self.tell_running()
-        reporter.room_changed()
+                self._enqueue(instance.instance_id, TaskState.LOST, reason=AGENT_RESTARTED)
+        if self._reports_starts:
+            await self.report_running()
+        listener.offers_changed()
 
     async def close(self) -> None:
-        """Let go; tasks stay."""
-        self._reporter = None
+        """Disconnect; tasks go on."""
+        self._listener = None
 
     def offers(self) -> Sequence[Offer]:
-        """Return what is free on each host, for each pool; a host that did not change has the same offer."""
+        """Return the room of each host, for each pool; the offer of an unchanged host is the same object."""
         if self._changed:
-            self._offers = self._offers.copy()  # what was returned before is somebody's
+            self._offers = self._offers.copy()  # callers may still hold the last list
             for host in self._changed:
                 offer = host.offer()
                 for place in host.places:
@@ -152,32 +159,32 @@ class SimulatedCluster(FixedSize):
             host.take(spec)
             self._changed.add(host)
             ending = self._behaviour(spec)
-            if self._ends_overlong and spec.max_runtime_ms < UNLIMITED_RUNTIME_MS:
+            if self._enforce_max_runtime and spec.max_runtime_ms < UNLIMITED_RUNTIME_MS:
                 overlong = PlannedExit(spec.max_runtime_ms, TaskState.FAILED, MAX_RUNTIME_EXCEEDED)
                 ending = overlong if ending is None or ending.after_ms > overlong.after_ms else ending
             if ending is not None:
                 self._launched += 1
                 task.ending = ending
                 self._due.note(now_ms + ending.after_ms, self._launched, instance_id)
-            if self._tells_starts:
-                self._tell(instance_id, TaskState.RUNNING)
+            if self._reports_starts:
+                self._enqueue(instance_id, TaskState.RUNNING)
 
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
         """End tasks as killed, at once."""
         for instance_id in instance_ids:
             task = self._stop(instance_id)
             if task is not None:
-                self._tell(instance_id, TaskState.KILLED, reason=KILLED_BY_USER, began_ms=task.began_ms)
+                self._enqueue(instance_id, TaskState.KILLED, reason=KILLED_BY_USER, began_ms=task.began_ms)
 
-    async def turn(self) -> int:
-        """End what is due by now, and tell all that was not told; returns how many ended."""
+    async def process_due(self) -> int:
+        """End the tasks that are due, and report all pending updates; return the number of ends."""
         now_ms = self._now_ms()
         ended = 0
         for instance_id in self._due.before(now_ms):
             task = self._stop(instance_id)
             if task is not None and (ending := task.ending) is not None:
                 ended += 1
-                self._unheard.append(
+                self._unreported.append(
                     _update(
                         instance_id=instance_id,
                         state=ending.state,
@@ -191,21 +198,21 @@ class SimulatedCluster(FixedSize):
         return ended
 
     async def deliver(self) -> None:
-        """Tell what was not told yet, in order. What the reporter refuses is told again the next time.
+        """Report all pending updates, in order. If the listener fails, they remain pending.
 
         Raises:
-            CookError, OSError: as the reporter does.
+            CookError, OSError: the listener failed.
         """
-        if self._unheard and self._reporter is not None:
-            batch = tuple(self._unheard)
-            await self._reporter.report(self._name, batch)
-            del self._unheard[: len(batch)]
-            self._reporter.room_changed()
+        if self._unreported and self._listener is not None:
+            batch = tuple(self._unreported)
+            await self._listener.report(self._name, batch)
+            del self._unreported[: len(batch)]
+            self._listener.offers_changed()
 
-    async def tell_running(self) -> None:
-        """Say of all that runs that it runs, since when it does."""
+    async def report_running(self) -> None:
+        """Report the start of all running tasks, with the time at which they started."""
         for instance_id, task in self._tasks.items():
-            self._tell(instance_id, TaskState.RUNNING, at_ms=task.began_ms)
+            self._enqueue(instance_id, TaskState.RUNNING, at_ms=task.began_ms)
         await self.deliver()
 
     def _stop(self, instance_id: InstanceId) -> "_Task | None":
@@ -215,7 +222,7 @@ class SimulatedCluster(FixedSize):
             self._changed.add(task.host)
         return task
 
-    def _tell(
+    def _enqueue(
         self,
         instance_id: InstanceId,
         state: TaskState,
@@ -225,7 +232,7 @@ class SimulatedCluster(FixedSize):
         at_ms: int | None = None,
         began_ms: int | None = None,
     ) -> None:
-        self._unheard.append(
+        self._unreported.append(
             _update(
                 instance_id=instance_id,
                 state=state,
@@ -238,7 +245,7 @@ class SimulatedCluster(FixedSize):
 
 
 class _Task:
-    """What runs, where and since when."""
+    """A running task."""
 
     __slots__ = ("began_ms", "ending", "host", "spec")
 
@@ -250,45 +257,57 @@ class _Task:
 
 
 class _ExitTimers:
-    """Who ends when. By spans of some seconds, each put in order when it has come: cheaper than one heap."""
+    """The ends of tasks by time, in buckets of 16 s that are sorted when due: faster than one heap."""
 
-    __slots__ = ("_spans", "_told")
+    __slots__ = ("_buckets", "_spans")
 
     def __init__(self) -> None:
         self._spans: list[int] = []  # a heap
-        self._told: dict[int, list[tuple[int, int, InstanceId]]] = {}  # last moment, order of launch, who
+        self._buckets: dict[
+            int, list[tuple[int, int, InstanceId]]
+        ] = {}  # span -> (last_ms, number, instance)
 
     def note(self, last_ms: int, number: int, instance_id: InstanceId) -> None:
-        """Note that a task, the `number`th, is over when `last_ms` is past."""
+        """Record that a task, the `number`-th that was launched, ends when `last_ms` is past."""
         span = last_ms >> _SPAN_BITS
-        told = self._told.get(span)
-        if told is None:
-            told = self._told[span] = []
+        bucket = self._buckets.get(span)
+        if bucket is None:
+            bucket = self._buckets[span] = []
             heappush(self._spans, span)
-        told.append((last_ms, number, instance_id))
+        bucket.append((last_ms, number, instance_id))
 
     def before(self, now_ms: int) -> list[InstanceId]:
-        """Take out whose last moment is past, in order of it, then of launch."""
+        """Remove and return the tasks whose `last_ms` is past, in the order of `last_ms`, then of launch."""
         spans, last = self._spans, now_ms >> _SPAN_BITS
         due: list[tuple[int, int, InstanceId]] = []
         while spans and spans[0] <= last:
-            due += self._told.pop(heappop(spans))
+            due += self._buckets.pop(heappop(spans))
         due.sort()
         past = bisect_left(due, (now_ms,))
         if past < len(due):
-            self._told[last] = due[past:]
+            self._buckets[last] = due[past:]
             heappush(spans, last)
         return [instance_id for _, _, instance_id in due[:past]]
 
 
 class _Host:
-    """One host and what its tasks hold together."""
+    """A host and the resources that its tasks hold."""
 
-    __slots__ = ("_cpus", "_gpus", "_is_dusty", "_mem_mb", "_ports", "_tasks", "hostname", "places", "whole")
+    __slots__ = (
+        "_cpus",
+        "_gpus",
+        "_is_rounded",
+        "_mem_mb",
+        "_ports",
+        "_tasks",
+        "hostname",
+        "places",
+        "whole",
+    )
 
     def __init__(self, whole: Offer) -> None:
         self.hostname = whole.host
-        self.places: list[int] = []  # among the offers of the cluster, one for each of its pools
+        self.places: list[int] = []  # indices of its offers, one for each pool
         self.whole = Offer(
             host=whole.host,
             cluster=whole.cluster,
@@ -303,22 +322,22 @@ class _Host:
         self._cpus = self._mem_mb = self._gpus = 0.0
         self._ports = 0
         self._tasks = 0
-        # Whether sums may be off by some dust: eighths and the like add up exactly, tenths do not.
+        # Whether sums have rounding errors: multiples of 1/1024 add up exactly, tenths do not.
         room = whole.room
-        self._is_dusty = not ((_PARTS * room.cpus).is_integer() and (_PARTS * room.mem_mb).is_integer())
+        self._is_rounded = not ((_PARTS * room.cpus).is_integer() and (_PARTS * room.mem_mb).is_integer())
 
     def take(self, spec: JobSpec) -> None:
-        """Let a task hold what it asks for."""
+        """Add the resources of a task."""
         self._tasks += 1
-        if not self._is_dusty:
-            self._is_dusty = not ((_PARTS * spec.cpus).is_integer() and (_PARTS * spec.mem_mb).is_integer())
+        if not self._is_rounded:
+            self._is_rounded = not ((_PARTS * spec.cpus).is_integer() and (_PARTS * spec.mem_mb).is_integer())
         self._cpus += spec.cpus
         self._mem_mb += spec.mem_mb
         self._gpus += spec.gpus
         self._ports += spec.ports
 
     def give_back(self, spec: JobSpec) -> None:
-        """Free what a task held; the last one leaves no dust behind."""
+        """Subtract the resources of a task; without tasks all sums are zero."""
         self._tasks -= 1
         if not self._tasks:
             self._cpus = self._mem_mb = self._gpus = 0.0
@@ -330,11 +349,11 @@ class _Host:
         self._ports -= spec.ports
 
     def offer(self) -> Offer:
-        """What is free now."""
+        """Return the room of the host."""
         whole = self.whole
         room = whole.room
         cpus, mem_mb, gpus = self._cpus, self._mem_mb, self._gpus
-        if self._is_dusty:
+        if self._is_rounded:
             cpus, mem_mb = round(cpus, _DECIMALS), round(mem_mb, _DECIMALS)
             free_cpus = round(room.cpus - cpus, _DECIMALS)
             free_mem_mb = round(room.mem_mb - mem_mb, _DECIMALS)
@@ -356,7 +375,7 @@ class _Host:
 
 
 def _without(ports: tuple[tuple[int, int], ...], count: int) -> tuple[tuple[int, int], ...]:
-    """Ports less the first `count`: on paper it does not matter which are taken."""
+    """Return ports without the first `count`: in a simulation it does not matter which are taken."""
     free = list(chain.from_iterable(range(first, last + 1) for first, last in ports))[count:]
     return tuple((port, port) for port in free)
 

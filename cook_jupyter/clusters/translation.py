@@ -20,18 +20,19 @@ from cook_jupyter.model.reason import (
     ReasonName,
 )
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.payload.requirements import call_interpreter
 from cook_jupyter.worker.environment import import_environment
 from cook_jupyter.worker.frames import Frame, Header
-from cook_jupyter.worker.task import Cause, Task, call_interpreter, end_of
+from cook_jupyter.worker.task import Cause, Task, end_of
 
 OUTCOMES: dict[str, tuple[TaskState, ReasonName | None]] = {
     Cause.DONE: (TaskState.FINISHED, None),
     Cause.FAILED: (TaskState.FAILED, NON_ZERO_EXIT),
     Cause.MEMORY: (TaskState.FAILED, MEMORY_LIMIT_EXCEEDED),
     Cause.RUNTIME: (TaskState.FAILED, MAX_RUNTIME_EXCEEDED),
-    # A job that was preempted or killed by its user has its reason already: the first one stays.
+    # A job that was preempted or killed by its user already has a reason, which remains.
     Cause.KILLED: (TaskState.KILLED, KILLED_BY_USER),
-    # From here on it was none of the user's doing, and costs no retry up to the reason's limit.
+    # From here on, the system is at fault: no retry is used up, up to the limit of the reason.
     Cause.STOPPED: (TaskState.KILLED, KILLED_EXTERNALLY),
     Cause.EXTERNAL: (TaskState.FAILED, KILLED_EXTERNALLY),
     Cause.LOST: (TaskState.LOST, AGENT_RESTARTED),
@@ -39,11 +40,11 @@ OUTCOMES: dict[str, tuple[TaskState, ReasonName | None]] = {
 }
 
 INSTANCE_SECRET = "COOK_INSTANCE_SECRET"  # noqa: S105 (a variable of the instance's environment)
-COOK_EXECUTOR = "cook"  # whoever asks for it by name also wants its last words in stdout
+COOK_EXECUTOR = "cook"  # a job that names it gets the closing lines of that executor in stdout
 
 
 def task_of(launch: Launch, ports: tuple[int, ...]) -> Task:
-    """Return what the agent has to know of a launch."""
+    """Return the task that a launch is to the agent."""
     spec, extra = launch.spec, launch.spec.extra
     limited = spec.max_runtime_ms < UNLIMITED_RUNTIME_MS
     python = call_interpreter(spec.command, spec.env)
@@ -69,7 +70,7 @@ def task_of(launch: Launch, ports: tuple[int, ...]) -> Task:
 
 
 def update_of_end(frame: Frame, *, began_ms: int | None = None) -> StatusUpdate:
-    """Return the final update that an agent's `end` is; `began_ms` if its start was not told before."""
+    """Return the final update for an `end` of an agent; `began_ms` if its start was not reported before."""
     end = end_of(frame.header)
     state, reason = OUTCOMES[frame.header["cause"]]
     result = None
@@ -91,7 +92,7 @@ def update_of_end(frame: Frame, *, began_ms: int | None = None) -> StatusUpdate:
 
 
 def update_of_running(header: Header) -> StatusUpdate:
-    """Return the update that an agent's `running` is."""
+    """Return the update for a `running` of an agent."""
     return StatusUpdate(
         instance_id=header["id"],
         state=TaskState.RUNNING,
@@ -101,7 +102,7 @@ def update_of_running(header: Header) -> StatusUpdate:
 
 
 def update_of_progress(header: Header) -> ProgressUpdate:
-    """Return the progress that an agent tells."""
+    """Return the progress update for a `progress` of an agent."""
     return ProgressUpdate(
         instance_id=header["id"],
         sequence=header["sequence"],
@@ -111,13 +112,13 @@ def update_of_progress(header: Header) -> ProgressUpdate:
 
 
 def lost(instance_id: str, at_ms: int) -> StatusUpdate:
-    """Return the end of an instance that the agent knows nothing of."""
+    """Return the final update of an instance that the agent does not know."""
     state, reason = OUTCOMES[Cause.LOST]
     return StatusUpdate(instance_id=instance_id, state=state, at_ms=at_ms, reason=reason)
 
 
 def never_started(instance_id: str, at_ms: int, cause: str) -> StatusUpdate:
-    """Return the end of an instance that never reached the agent, for a cause of `worker.task.Cause`."""
+    """Return the final update of an instance that never reached the agent; the cause is one of `Cause`."""
     state, reason = OUTCOMES[cause]
     return StatusUpdate(instance_id=instance_id, state=state, at_ms=at_ms, reason=reason)
 

@@ -1,60 +1,73 @@
-"""The blob store as this process reaches it.
+"""The blob store of a scheduler, as this process reaches it.
 
-Lives here: choosing between the scheduler's own directory, a store that both sides know by URL, and HTTP.
-Not here: the stores (`payload.blobs`), requests (`client`).
+Lives here: choosing between a directory that the scheduler shares with this process, a store that both sides
+reach by its URL, and HTTP; the proof that a directory is shared.
+Not here: the stores (`payload.blobs`), the identity of a directory (`payload.store_identity`), requests
+(`client`).
+
+Neither an address nor a path nor the id of a machine tells whether a directory is shared: behind an SSH
+tunnel a distant scheduler seems to be local, equal home directories have equal paths, and the containers of
+one machine mount different directories. So the scheduler names the identity that it reads in its directory,
+and a client that reads the same one writes a blob, which the scheduler must then have. The identity alone
+would also be read in a copy of the directory; the blob alone would be written into any directory of that
+path.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from cook_jupyter.errors import NotFound
+from cook_jupyter.errors import NotFound, StoreFull
 from cook_jupyter.payload.blobs import BlobStore, DirectoryStore, checked_name, open_store
 from cook_jupyter.payload.envelope import Buffer
+from cook_jupyter.payload.store_identity import read_identity
 
 if TYPE_CHECKING:
     from cook_jupyter.client.answers import SchedulerInfo
     from cook_jupyter.client.sync import JobClient
 
-_HERE = frozenset({"127.0.0.1", "localhost", "::1"})
-
 
 def reachable_store(info: SchedulerInfo, client: Callable[[], JobClient]) -> BlobStore:
-    """The store of a scheduler.
+    """Return the blob store of a scheduler; blobs travel over HTTP unless another way is certain.
 
     Args:
-        info: what `/v1/info` answered.
-        client: the client of the moment; another one after the scheduler was restarted.
+        info: answer of the scheduler to `/v1/info`; older ones name no identity of their store.
+        client: returns the current client of the scheduler.
+
+    Raises:
+        SchedulerUnreachable: the scheduler did not answer.
     """
-    place = info.blobs
-    if "://" in place:
-        return open_store(place)
-    address = urlsplit(client().url)
-    here = address.scheme == "unix" or address.hostname in _HERE
-    if here and os.access(place, os.W_OK | os.X_OK):
-        return DirectoryStore(Path(place), synced=info.synchronous == "FULL")
-    return HttpStore(place, client)
+    url = info.blob_store.url or info.blobs
+    store = open_store(url)
+    if not isinstance(store, DirectoryStore):
+        return store
+    served = HttpStore(url, client)
+    return store if _is_shared(store, info.blob_store.identity, served) else served
 
 
 class HttpStore:
-    """A store behind the scheduler, for a notebook on another machine."""
+    """The blob store of a scheduler, reached through its API.
 
-    def __init__(self, place: str, client: Callable[[], JobClient]) -> None:
-        self._place = place
+    Args:
+        url: URL by which hosts open the store.
+        client: returns the current client of the scheduler.
+    """
+
+    def __init__(self, url: str, client: Callable[[], JobClient]) -> None:
+        self._url = url
         self._client = client
 
     @property
     def url(self) -> str:
-        """How the hosts open the same store."""
-        return self._place
+        """The URL by which hosts open the store."""
+        return self._url
 
     @property
     def private(self) -> bool:
-        """Never: it is somebody else's disk."""
+        """Return False: others may be able to write to the disk of the scheduler."""
         return False
 
     def put(self, name: str, pieces: Sequence[Buffer]) -> None:
@@ -69,11 +82,11 @@ class HttpStore:
             raise NotFound(f"the scheduler has no blob {name}", missing=(name,)) from error
 
     def has(self, name: str) -> bool:
-        """Whether the blob is there."""
+        """Return whether the scheduler has the blob."""
         return self.size(name) is not None
 
     def size(self, name: str) -> int | None:
-        """Ask for the size of a blob."""
+        """Ask the scheduler for the size of a blob."""
         return self._client().blob_size(checked_name(name))
 
     def holds(self, name: str, size: int, digest: str) -> bool:
@@ -81,5 +94,27 @@ class HttpStore:
         return self.size(name) == size
 
     def delete(self, name: str) -> None:
-        """Left to the scheduler, which knows who still needs it."""
+        """Do nothing: the scheduler knows who still needs the blob."""
         checked_name(name)
+
+
+def _is_shared(directory: DirectoryStore, identity: str, served: HttpStore) -> bool:
+    """Return whether a directory is the one in which a scheduler stores blobs.
+
+    Args:
+        directory: the directory of that path on this machine.
+        identity: identity that the scheduler reads in its directory; empty if it names none.
+        served: the same store, reached through the scheduler.
+    """
+    if not identity or read_identity(directory.folder) != identity:
+        return False
+    name, content = f"calls/{uuid.uuid4()}", b"Do both sides see this blob?"
+    try:
+        directory.put(name, [content])
+    except (OSError, StoreFull):
+        return False
+    try:
+        return served.size(name) == len(content)
+    finally:
+        with contextlib.suppress(OSError):
+            directory.delete(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from cook_jupyter.errors import CookError, SchedulerUnreachable, Unauthenticated
 from cook_jupyter.executor.blobs import reachable_store
 from cook_jupyter.executor.locator import SchedulerLocator
 from cook_jupyter.payload.keys import Key, read_key
+from cook_jupyter.payload.requirements import HostRequirements
 
 if TYPE_CHECKING:
     from cook_jupyter.client.answers import SchedulerInfo
@@ -117,12 +119,20 @@ class SchedulerConnection:
     @functools.cached_property
     def store(self) -> BlobStore:
         """The scheduler's blob store."""
-        return reachable_store(self.info, lambda: self.client)
+        info = self.info
+        return self.call(lambda _: reachable_store(info, lambda: self.client))
 
     @functools.cached_property
     def key_file(self) -> str:
         """Path of the user's key."""
         return str(key_file(home_folder(), self.client.user))
+
+    @functools.cached_property
+    def requirements(self) -> HostRequirements:
+        """What a host needs to run calls of this process."""
+        return HostRequirements(
+            interpreter=sys.executable or "python3", store_url=self.store.url, key_file=self.key_file
+        )
 
     @property
     def signing_key(self) -> Key:
@@ -145,6 +155,6 @@ class SchedulerConnection:
             "The store of the scheduler at %s is a new one: the old one was removed or replaced.",
             self.client.url,
         )
-        for name in ("info", "store", "key_file"):
+        for name in ("info", "store", "key_file", "requirements"):
             self.__dict__.pop(name, None)
         self._key = None

@@ -366,10 +366,11 @@ class CookExecutor(concurrent.futures.Executor):
         return self._holder.current_session()
 
     def _pending_job(self, session: SchedulerSession, future: CookFuture, call: SealedPayload) -> PendingJob:
+        requirements = session.scheduler.requirements
         if self._job is None or self._job[0] != session.session_id:
-            self._job = session.session_id, self._options.job(session.session_id)
+            self._job = session.session_id, self._options.job(session.session_id, requirements.command)
         environment = encoding.call_environment(
-            call, job_id=future.key, store=session.scheduler.store, key_file=session.scheduler.key_file
+            call, job_id=future.key, store=session.scheduler.store, requirements=requirements
         )
         future.owner = self._owner_token
         future.call_in_store = not call.inline

@@ -22,6 +22,7 @@ from cook_jupyter.executor.stages import Stage, step
 from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 from cook_jupyter.payload import encoding
+from cook_jupyter.payload.requirements import is_call
 
 if TYPE_CHECKING:
     from cook_jupyter.client.events import JobEvent
@@ -175,7 +176,7 @@ class CookFuture(concurrent.futures.Future[Any]):
             Conflict: the job is not a call, or its arguments are gone.
         """
         environment = self._session.client.job(self._key).env
-        if encoding.CALL not in environment and encoding.CALL_BLOB not in environment:
+        if not is_call(environment):
             raise Conflict(f"job {self._key} is not a call of a function, so it cannot be replayed")
         from cook_jupyter.payload import pickling
         from cook_jupyter.payload.envelope import unseal

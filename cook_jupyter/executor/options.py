@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -135,10 +134,15 @@ class Options:
         chosen = {name: os.environ[name] for name in (*exact, *names) if name in os.environ}
         return {**chosen, ENVIRONMENT_VARIABLE: ",".join(self.environment), **self.env}
 
-    def job(self, session: str) -> JobSubmission:
-        """Return the part of a submission that is the same for all calls: without uuid, name and env."""
+    def job(self, session: str, command: str) -> JobSubmission:
+        """Return the part of a submission that is the same for all calls: without uuid, name and env.
+
+        Args:
+            session: id of the session, for a label.
+            command: command that runs a call on a host.
+        """
         return JobSubmission(
-            command=_COMMAND,
+            command=command,
             cpus=self.cpus,
             mem_mb=self.mem_mb,
             gpus=self.gpus,
@@ -165,14 +169,6 @@ def name_of(function: Callable[..., Any]) -> str:
         name = name_of(function.func) if hasattr(function, "func") else type(function).__name__
     plain = re.sub(r"[^.a-zA-Z0-9_-]+", "", name.replace("<locals>.", ""))
     return plain[-_MAX_NAME:] or "call"
-
-
-def _quote(word: str) -> str:
-    return word if re.fullmatch(r"[\w@%+=:,./-]+", word) else "'" + word.replace("'", "'\"'\"'") + "'"
-
-
-# Sufficient to run the call on any Cook server; the node agent recognizes it and uses a warm worker.
-_COMMAND = f"{_quote(sys.executable or 'python3')} -m cook_jupyter.worker call"
 
 
 def _ms(seconds: float | None) -> int | None:

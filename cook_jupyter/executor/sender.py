@@ -32,7 +32,7 @@ from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group, SubmittedGroups
 from cook_jupyter.executor.pending import PendingFutures
 from cook_jupyter.executor.stages import Stage
-from cook_jupyter.payload.encoding import CALL
+from cook_jupyter.payload.requirements import CALL
 
 if TYPE_CHECKING:
     from cook_jupyter.client.submission import JobSubmission

@@ -16,7 +16,7 @@ from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 from cook_jupyter.notebook import units
 from cook_jupyter.notebook.rendering import MARKS, Cell, Mark, card, html_text, paragraph, table, text_table
-from cook_jupyter.payload import encoding
+from cook_jupyter.payload.requirements import is_call
 
 SHORT_ID = 8
 
@@ -56,7 +56,7 @@ class JobView:
     @property
     def is_call(self) -> bool:
         """Whether the job is a Python call, which has a result, and not a shell command."""
-        return not {encoding.CALL, encoding.CALL_BLOB}.isdisjoint(self.job.env)
+        return is_call(self.job.env)
 
     @property
     def instances(self) -> Sequence[InstanceAnswer]:

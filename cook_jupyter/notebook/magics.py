@@ -33,7 +33,7 @@ from cook_jupyter.executor.future import CookFuture
 from cook_jupyter.executor.groups import Group
 from cook_jupyter.executor.options import variable_names
 from cook_jupyter.executor.outcomes import without_advice
-from cook_jupyter.model.job import DEFAULT_PRIORITY
+from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY
 from cook_jupyter.notebook import cell_analysis as cells
 from cook_jupyter.notebook import commands, units
 from cook_jupyter.notebook.arguments import amount, argument, count_from, parse_line, takes
@@ -50,7 +50,6 @@ from cook_jupyter.payload.encoding import encode_function
 _RESOURCE_OPTIONS: dict[type[CookError], str] = {OutOfMemory: "--mem 4g", TimedOut: "--max-runtime 1h"}
 
 DEFAULT_BACKGROUND = "job"
-MAX_PRIORITY = 100
 
 
 @magics_class
@@ -61,9 +60,9 @@ class CookMagics(Magics):
     mem_mb = Amount(1024.0, help="Memory of a cell's job, in MiB.").tag(config=True)
     gpus = Count(0, help="Gpus of a cell's job.").tag(config=True)
     pool = Text("", help="The pool of jobs; empty means the scheduler's default.").tag(config=True)
-    priority = Count(DEFAULT_PRIORITY, most=MAX_PRIORITY, help="Among your own jobs; higher runs first.").tag(
-        config=True
-    )
+    priority = Count(
+        DEFAULT_PRIORITY, most=HIGHEST_PRIORITY, help="Among your own jobs; higher runs first."
+    ).tag(config=True)
     retries = Count(0, help="Further attempts after a failure.").tag(config=True)
     user = Text("", help="Act as this user, to try fairness out.").tag(config=True)
     environment = Text(
@@ -112,7 +111,9 @@ class CookMagics(Magics):
         argument("--gpus", type=count_from(0), help="number of gpus"),
         argument("--name", help="name of the job"),
         argument("--pool", help="pool of hosts"),
-        argument("--priority", type=count_from(0), help="0 to 100, among your own jobs; higher runs first"),
+        argument(
+            "--priority", type=count_from(0), help="0 to 16,000,000 among your own jobs; higher runs first"
+        ),
         argument("--retries", type=count_from(0), help="further attempts after a failure"),
         argument("--max-runtime", help="kill the job after this time, such as 10m or 2h"),
         argument(

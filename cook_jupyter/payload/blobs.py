@@ -2,7 +2,7 @@
 
 Lives here: `BlobStore` and two of its twins: a directory, and anything that fsspec names. The third,
 over HTTP, is the client's.
-Not here: what a blob holds (`payload.envelope`).
+Not here: writing a blob piece by piece (`payload.drafts`), what a blob holds (`payload.envelope`).
 
 A blob is written once and appears whole or not at all.
 """
@@ -10,27 +10,27 @@ A blob is written once and appears whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib
 import mmap
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
-from cook_jupyter.errors import InvalidRequest, NotFound, StoreFull
+from cook_jupyter.errors import InvalidRequest, NotFound
+from cook_jupyter.payload.drafts import BlobDraft, FileDraft, FsspecDraft
 from cook_jupyter.payload.envelope import Buffer
+from cook_jupyter.payload.store_identity import folder_identity
 
 _NAME = re.compile(
     r"functions/[0-9a-f]{64}|(calls|results)/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 )
 _SYNCED = "file+sync://"
 _SMALLEST_MAPPED = 128 * 1024  # below, reading is cheaper than mapping
-_MOST_PIECES = 512  # per writev; IOV_MAX is 1024 on Linux and macOS
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class BlobStore(Protocol):
@@ -78,6 +78,30 @@ class BlobStore(Protocol):
         """Forget a blob; one that is not there is forgotten already."""
 
 
+class ServedBlobStore(BlobStore, Protocol):
+    """A blob store as a scheduler needs it that serves blobs: in pieces, however large they are."""
+
+    def identity(self) -> str:
+        """Return the identity of a directory (`payload.store_identity`); empty where the URL says it all."""
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a blob for reading; the caller closes it.
+
+        Raises:
+            NotFound: there is no such blob.
+            InvalidRequest: not a name of a blob.
+        """
+
+    def draft(self, name: str) -> BlobDraft:
+        """Begin to write a blob.
+
+        Raises:
+            StoreFull: no room.
+            InvalidRequest: not a name of a blob.
+            OSError: the store cannot be written to for another reason.
+        """
+
+
 def checked_name(name: str) -> str:
     """Return `name` if it is one of a blob.
 
@@ -122,6 +146,11 @@ class DirectoryStore:
         return f"{_SYNCED if self._synced else ''}{self._root}"
 
     @property
+    def folder(self) -> Path:
+        """The directory."""
+        return self._root
+
+    @property
     def private(self) -> bool:
         """Whether the directory is ours and closed to others."""
         if self._private is None:
@@ -134,36 +163,34 @@ class DirectoryStore:
 
     def put(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write a draft beside the blob's place, then rename it."""
-        target = f"{self._root}/{checked_name(name)}"
-        folder, _, last = target.rpartition("/")
-        # A name of its own: other stores of this process, and hosts that share the folder, put the same blob.
-        draft = f"{folder}/.{last}.{os.getpid()}.{os.urandom(6).hex()}"
+        draft = self.draft(name)
         try:
-            descriptor = self._create(folder, draft)
-            try:
-                _write_all(descriptor, pieces)
-                if self._synced:
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(draft, target)  # noqa: PTH105 - strings: this is the hot path of every large call
-            if self._synced:
-                sync_directory(folder)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(draft)  # noqa: PTH108
-            if error.errno in _FULL:
-                raise StoreFull(
-                    f"no room to write {name} in {self._root}: {error.strerror}. Make room and try again."
-                ) from error
-            raise
+            draft.write_pieces(pieces)
+            draft.commit()
+        finally:
+            draft.discard()
+
+    def identity(self) -> str:
+        """Return the identity of the directory; empty if it has none and cannot be written to."""
+        return folder_identity(self._root)
+
+    def draft(self, name: str) -> FileDraft:
+        """Begin a file beside the blob's place."""
+        return FileDraft(self._place, checked_name(name), synced=self._synced)
+
+    def open(self, name: str) -> BufferedReader:
+        """Open the file of a blob."""
+        try:
+            return open(f"{self._place}/{checked_name(name)}", "rb")  # noqa: PTH123 - for each fetched result
+        except FileNotFoundError as error:
+            raise self._not_found(name) from error
 
     def get(self, name: str) -> Buffer:
         """Small blobs are read; large ones mapped, private to this process (copy on write)."""
         try:
             descriptor = os.open(f"{self._root}/{checked_name(name)}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise NotFound(f"there is no blob {name} in {self._root}", missing=(name,)) from error
+            raise self._not_found(name) from error
         try:
             size = os.fstat(descriptor).st_size
             if size >= _SMALLEST_MAPPED:
@@ -190,19 +217,20 @@ class DirectoryStore:
 
     def holds(self, name: str, size: int, digest: str) -> bool:
         """Compare the size of the file, then its content."""
-        return self.size(name) == size and hashlib.sha256(self.get(name)).hexdigest() == digest
+        if self.size(name) != size:
+            return False
+        try:
+            with self.open(name) as file:  # not mapped: a file that is cut short would end this process
+                return hashlib.file_digest(file, "sha256").hexdigest() == digest
+        except NotFound:
+            return False
 
     def delete(self, name: str) -> None:
         """Remove the file; whoever has mapped it keeps it."""
         (self._root / checked_name(name)).unlink(missing_ok=True)
 
-    def _create(self, folder: str, draft: str) -> int:
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        try:
-            return os.open(draft, flags, 0o600)
-        except FileNotFoundError:
-            os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103
-            return os.open(draft, flags, 0o600)
+    def _not_found(self, name: str) -> NotFound:
+        return NotFound(f"there is no blob {name} in {self._root}", missing=(name,))
 
 
 class FsspecStore:
@@ -227,30 +255,35 @@ class FsspecStore:
 
     def put(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write a draft and move it: object stores publish whole, file systems rename."""
-        target = f"{self._root}/{checked_name(name)}"
-        folder = target.rpartition("/")[0]
-        draft = f"{target}.{os.getpid()}.{os.urandom(4).hex()}.draft"
+        draft = self.draft(name)
         try:
-            self._fs.makedirs(folder, exist_ok=True)
-            with self._fs.open(draft, "wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-            self._fs.mv(draft, target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._fs.rm_file(draft)
-            if error.errno in _FULL:
-                raise StoreFull(
-                    f"no room to write {name} in {self._url}. Make room and try again."
-                ) from error
-            raise
+            for piece in pieces:
+                draft.write(piece)
+            draft.commit()
+        finally:
+            draft.discard()
+
+    def identity(self) -> str:
+        """Return nothing: the URL means the same everywhere."""
+        return ""
+
+    def draft(self, name: str) -> FsspecDraft:
+        """Begin a file beside the blob's place."""
+        return FsspecDraft(self._fs, self._root, checked_name(name), self._url)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open the file of a blob."""
+        try:
+            return cast("BinaryIO", self._fs.open(f"{self._root}/{checked_name(name)}", "rb"))
+        except FileNotFoundError as error:
+            raise self._not_found(name) from error
 
     def get(self, name: str) -> Buffer:
         """The content, in memory."""
         try:
             return bytearray(self._fs.cat_file(f"{self._root}/{checked_name(name)}"))
         except FileNotFoundError as error:
-            raise NotFound(f"there is no blob {name} in {self._url}", missing=(name,)) from error
+            raise self._not_found(name) from error
 
     def has(self, name: str) -> bool:
         """Whether the blob is there."""
@@ -273,27 +306,5 @@ class FsspecStore:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{checked_name(name)}")
 
-
-def sync_directory(folder: str | Path) -> None:
-    """Wait until the names in a directory are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, pieces: Sequence[Buffer]) -> None:
-    for group in _groups(pieces):
-        waiting = [memoryview(piece).cast("B") for piece in group if len(piece)]
-        while waiting:
-            written = os.writev(descriptor, waiting)
-            while waiting and written >= len(waiting[0]):
-                written -= len(waiting.pop(0))
-            if written:
-                waiting[0] = waiting[0][written:]
-
-
-def _groups(pieces: Sequence[Buffer]) -> Iterator[Sequence[Buffer]]:
-    for start in range(0, len(pieces), _MOST_PIECES):
-        yield pieces[start : start + _MOST_PIECES]
+    def _not_found(self, name: str) -> NotFound:
+        return NotFound(f"there is no blob {name} in {self._url}", missing=(name,))

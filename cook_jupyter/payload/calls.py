@@ -36,10 +36,11 @@ from cook_jupyter.errors import (
 )
 from cook_jupyter.payload import call_context, exception_data, versions
 from cook_jupyter.payload.blobs import BlobStore, open_store
-from cook_jupyter.payload.encoding import CALL_KEYFILE, CALL_STORE, check_digest, open_call
+from cook_jupyter.payload.encoding import check_digest, open_call
 from cook_jupyter.payload.envelope import Buffer, VerifiedEnvelope, unseal
 from cook_jupyter.payload.installations import is_installed
 from cook_jupyter.payload.keys import Key, read_key
+from cook_jupyter.payload.requirements import read_requirements
 from cook_jupyter.payload.running_call import running_call
 from cook_jupyter.payload.transport import seal_for_transport
 
@@ -82,14 +83,15 @@ def run_call(env: Mapping[str, str], *, job_id: str, instance_id: str) -> CallOu
     is also written to stderr.
 
     Args:
-        env: the job's environment: COOK_CALL or COOK_CALL_BLOB, COOK_CALL_STORE, COOK_CALL_KEYFILE.
+        env: environment variables of the job: the call, and what a host needs to run it.
         job_id: the job of this instance; a call signed for another job is refused.
         instance_id: the instance, signed into the result so that no other result can be mistaken for it.
     """
     started = time.perf_counter()
     try:
-        key = read_key(env[CALL_KEYFILE])
-        store = _store(env[CALL_STORE])
+        requirements = read_requirements(env, interpreter=sys.executable)
+        key = read_key(requirements.key_file)
+        store = _store(requirements.store_url)
     except Exception as error:  # noqa: BLE001 - a worker that an earlier call damaged may raise anything
         return _unsigned_outcome(
             f"cook_jupyter: this call cannot be run: {exception_data.plain(error)}", begun=_is_verdict(error)

@@ -29,17 +29,13 @@ from cook_jupyter.payload.envelope import (
     unseal,
 )
 from cook_jupyter.payload.keys import Key
+from cook_jupyter.payload.requirements import CALL, CALL_BLOB, HostRequirements
 from cook_jupyter.payload.transport import SealedPayload, seal_for_transport
 
 if TYPE_CHECKING:
     from cook_jupyter.payload.pickling import LocalCode, Memo
 
 Encoded = TypeVar("Encoded")
-
-CALL = "COOK_CALL"  # the call itself, base64
-CALL_BLOB = "COOK_CALL_BLOB"  # or the name of the blob with the call
-CALL_STORE = "COOK_CALL_STORE"  # URL of the blob store
-CALL_KEYFILE = "COOK_CALL_KEYFILE"
 
 INLINE_CALL_BYTES = 48 * 1024  # 64 KiB as base64
 LARGE_FUNCTION_BYTES = 10 * 1024 * 1024  # larger functions cause a warning that names their largest part
@@ -206,16 +202,18 @@ def encode_bundle(
     )
 
 
-def call_environment(call: SealedPayload, *, job_id: str, store: BlobStore, key_file: str) -> dict[str, str]:
+def call_environment(
+    call: SealedPayload, *, job_id: str, store: BlobStore, requirements: HostRequirements
+) -> dict[str, str]:
     """Return the environment variables that carry a call; a call that is not inline is stored first.
 
     Args:
         call: from `encode_call` or `encode_bundle`.
         job_id: the job that will run it.
-        store: the blob store.
-        key_file: path of the signing key, as the host finds it.
+        store: the blob store, as this process reaches it.
+        requirements: what the host needs to run the call.
     """
-    environment = {CALL_STORE: store.url, CALL_KEYFILE: key_file}
+    environment = requirements.variables()
     if call.inline:
         environment[CALL] = base64.b64encode(b"".join(call.pieces)).decode("ascii")
     else:

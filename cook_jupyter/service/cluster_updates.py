@@ -68,6 +68,6 @@ class ClusterUpdates:
                 update.instance_id, update.sequence, percent=update.percent, message=update.message
             )
 
-    def room_changed(self) -> None:
+    def offers_changed(self) -> None:
         """Start a match cycle, as hosts have more room than before."""
         self._scheduler.wake.set()

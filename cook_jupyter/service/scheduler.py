@@ -12,7 +12,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from cook_jupyter.clusters.base import ComputeCluster, Launch
@@ -26,6 +25,7 @@ from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.model.waiting import WaitReason
+from cook_jupyter.payload.blobs import ServedBlobStore
 from cook_jupyter.payload.keys import Key
 from cook_jupyter.scheduling.decisions import ranked, why
 from cook_jupyter.scheduling.explaining.wait_reasons import sentences
@@ -38,9 +38,11 @@ from cook_jupyter.service.actions.kills import KillTracker
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.requests.admission import Admission
 from cook_jupyter.service.requests.events import EventHub, Subscription
+from cook_jupyter.service.requests.instance_files import InstanceFiles
 from cook_jupyter.service.requests.monitoring import Monitoring
 from cook_jupyter.service.requests.nested_waits import NestedWaitTracker
 from cook_jupyter.service.requests.summary import build_summary
+from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.snapshots import Snapshots
 from cook_jupyter.service.state.limits import Limits
@@ -98,15 +100,18 @@ class Scheduler:
         clusters: Sequence[ComputeCluster],
         settings: Settings,
         clock: Clock,
-        blobs: Path,
+        home: Home,
+        blobs: ServedBlobStore,
         instance_key: Key | None = None,
     ) -> None:
         self.store = store
         self.clusters = {cluster.name: cluster for cluster in clusters}
         self.settings = settings
         self.clock = clock
+        self.home = home
         self.blobs = blobs
         self.instance_secrets = None if instance_key is None else InstanceSecrets(instance_key)
+        self.files = InstanceFiles(self.clusters)
         self.event_hub = EventHub(store)
         self.limits = Limits(
             default_pool=settings.default_pool,

@@ -31,12 +31,14 @@ from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.reason import NON_ZERO_EXIT, REASONS, ReasonName
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.payload.blobs import DirectoryStore
 from cook_jupyter.scheduling.limits.offensive import excess_of
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cluster_updates import ClusterUpdates
 from cook_jupyter.service.cycles.match_cycle import match_all
 from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.home import Home
 from cook_jupyter.simulation.checks import check_hosts, check_trace, fitting_no_host
 from cook_jupyter.simulation.config import POOL, SimConfig
 from cook_jupyter.simulation.policies import Policy, build_limits, build_settings, find_policy
@@ -187,8 +189,8 @@ class _Replay:
             now_ms=self._clock.now_ms,
             name=_CLUSTER,
             pools=(POOL,),
-            tells_starts=False,  # a start is reported together with the end, or when the simulation ends
-            ends_overlong=False,
+            reports_starts=False,  # a start is reported together with the end, or when the simulation ends
+            enforce_max_runtime=False,
         )
         self._store = MemoryStore(free=settings.jobs.free_failures)
         self._scheduler = Scheduler(
@@ -196,7 +198,8 @@ class _Replay:
             clusters=[self._cluster],
             settings=settings,
             clock=self._clock,
-            blobs=Path("unused"),
+            home=Home(root=Path("unused")),
+            blobs=DirectoryStore(Path("unused")),
         )
         self._scheduler.new_instance_id = lambda: _uuid(rng)
 
@@ -217,7 +220,7 @@ class _Replay:
             await self._submit(trace[first_job:next_job])
             offensive = list(self._scheduler.queues.offensive)
             self._clock.advance(1)
-            ended = await self._cluster.turn()
+            ended = await self._cluster.process_due()
             self._clock.advance(1)  # Cook ranks the queue, and calls its optimizer, which does nothing
             self._clock.advance(1)
             rebalances = self._preempts and now_ms - rebalanced_ms > self._rebalance_ms
@@ -252,7 +255,7 @@ class _Replay:
             ):
                 break
             now_ms += config.cycle_step_ms
-        await self._cluster.tell_running()
+        await self._cluster.report_running()
         self._store.require_in_step()
         return Outcome(
             policy=self._policy.name,

@@ -9,7 +9,7 @@ A field without a value is omitted, never null, because Cook's clients test with
 Source: the REST specification, sections 5 to 8 and 13.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -112,10 +112,13 @@ class JobEncoder(msgspec.Struct, frozen=True):
     Attributes:
         framework_id: id of the only Mesos cluster, or `NO_FRAMEWORK`.
         files_url: base URL of sandbox files, such as `http://host:port`; None if they are not served.
+        host_files_url: returns the base URL of an instance's files on its host; None if only the scheduler
+            serves them.
     """
 
     framework_id: str = NO_FRAMEWORK
     files_url: str | None = None
+    host_files_url: Callable[[Instance], str | None] | None = None
 
     def encode_instance(self, instance: Instance, job: Job) -> InstanceBody:
         """Encode an instance of a job."""
@@ -148,7 +151,7 @@ class JobEncoder(msgspec.Struct, frozen=True):
             reason_string=UNSET if reason is None else reason.sentence,
             reason_mea_culpa=UNSET if reason is None else reason.mea_culpa,
             exit_code=_or_unset(instance.exit_code),
-            output_url=UNSET if sandbox is None else self._output_url(sandbox),
+            output_url=UNSET if sandbox is None else self._output_url(instance, sandbox),
             sandbox_directory=_or_unset(sandbox),
             cancelled=instance.cancelled or UNSET,
         )
@@ -222,10 +225,12 @@ class JobEncoder(msgspec.Struct, frozen=True):
         body: dict[str, Any] = msgspec.to_builtins(self.encode_raw_job(job, attempts=attempts))
         return {_LIST_KEYS.get(key, key): value for key, value in body.items()}
 
-    def _output_url(self, sandbox: str) -> str | UnsetType:
-        if self.files_url is None:
+    def _output_url(self, instance: Instance, sandbox: str) -> str | UnsetType:
+        url = None if self.host_files_url is None else self.host_files_url(instance)
+        url = url or self.files_url
+        if url is None:
             return UNSET
-        return f"{self.files_url}/files/read.json?path={quote(sandbox, safe='')}"
+        return f"{url}/files/read.json?path={quote(sandbox, safe='')}"
 
 
 class GroupBody(msgspec.Struct):

@@ -13,8 +13,9 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from cook_jupyter.payload.requirements import CALL_VARIABLES
 from cook_jupyter.worker.progress import DEFAULT_REGEX
-from cook_jupyter.worker.task import CALL_VARIABLES, Task
+from cook_jupyter.worker.task import Task
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

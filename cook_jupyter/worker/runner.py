@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NamedTuple, NoReturn, Self
 
+from cook_jupyter.payload.requirements import is_call
 from cook_jupyter.worker import processes
 from cook_jupyter.worker.agent_log import printable_line
 from cook_jupyter.worker.clock import now_ms
@@ -39,7 +40,7 @@ from cook_jupyter.worker.journal import WorkerJournal
 from cook_jupyter.worker.process_state import ProcessState, Residue
 from cook_jupyter.worker.progress import ProgressReader
 from cook_jupyter.worker.sandbox import FOLDER, Sandbox, SandboxPool
-from cook_jupyter.worker.task import CALL_VARIABLES, Task, TaskExit, unpacked
+from cook_jupyter.worker.task import Task, TaskExit, unpacked
 
 RESULT_FILE = "cook-result.json"  # outcome of a call that ran as a plain command
 NOT_RUN = 126  # the shell's exit code for a command that cannot be executed
@@ -392,7 +393,7 @@ def _not_started(task: Task, sandbox: Sandbox, error: OSError | ValueError) -> F
 
 def _with_result(end: TaskExit, task: Task, sandbox: Sandbox) -> TaskExit:
     """Add the result of a call that ran as a plain command to its end, if it left one."""
-    if not any(name in task.env for name in CALL_VARIABLES):
+    if not is_call(task.env):
         return end
     try:
         with open(f"{sandbox.path}/{RESULT_FILE}", encoding="utf-8") as file:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cook_jupyter.payload.blobs import open_store
 from cook_jupyter.payload.calls import run_call
-from cook_jupyter.payload.encoding import CALL_STORE
+from cook_jupyter.payload.requirements import read_requirements
 from cook_jupyter.worker.runner import RESULT_FILE
 
 
@@ -34,7 +34,8 @@ def run_standalone() -> int:
     blob = outcome.blob
     if outcome.inline is not None:
         blob = f"results/{instance_id}"
-        open_store(os.environ[CALL_STORE]).put(blob, [outcome.inline])
+        requirements = read_requirements(os.environ, interpreter=sys.executable)
+        open_store(requirements.store_url).put(blob, [outcome.inline])
     if blob is not None:
         sys.stderr.write(f"cook_jupyter: result {blob}, {outcome.size} bytes\n")
         summary = {"blob": blob, "size": outcome.size, "out_of_memory": outcome.out_of_memory}

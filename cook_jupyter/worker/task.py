@@ -1,22 +1,17 @@
 """Tasks of a host, and their ends.
 
-Lives here: `Task`, `TaskExit` and `EndReport`, the causes of ends, and how a call is distinguished from a
-shell command.
-Not here: how they are encoded (`worker.frames`), what an end means for a job (`clusters`).
+Lives here: `Task`, `TaskExit` and `EndReport`, and the causes of ends.
+Not here: how they are encoded (`worker.frames`), how a call is distinguished from a shell command
+(`payload.requirements`), what an end means for a job (`clusters`).
 """
 
-import functools
 import json
-import os
 import re
-import shlex
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from cook_jupyter.worker.frames import Frame, Header, pack
 
-CALL_VARIABLES = ("COOK_CALL", "COOK_CALL_BLOB")  # the payload of a call: see payload.calls
-_CALL_WORDS = ["-m", "cook_jupyter.worker", "call"]
 _FOLDER_NAME = re.compile(r"[\w:-][\w.:-]{0,199}", re.ASCII)
 
 
@@ -147,27 +142,6 @@ class EndReport(NamedTuple):
 def is_folder_name(instance_id: str) -> bool:
     """Return whether an instance id is valid: its sandbox is a directory of that name."""
     return _FOLDER_NAME.fullmatch(instance_id) is not None
-
-
-def call_interpreter(command: str, env: Mapping[str, str]) -> str | None:
-    """Return the interpreter in which to run a call; None for other shell commands.
-
-    A call is `PYTHON -m cook_jupyter.worker call` with its payload in the environment. If the interpreter has
-    no absolute path, the shell runs it.
-    """
-    if not any(name in env for name in CALL_VARIABLES):
-        return None
-    return _interpreter_of(command)
-
-
-@functools.lru_cache(maxsize=64)  # splitting a command takes as long as the rest of a launch
-def _interpreter_of(command: str) -> str | None:
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return None
-    is_call = words[1:] == _CALL_WORDS and os.path.isabs(words[0])
-    return words[0] if is_call else None
 
 
 def _non_default_fields(kind: str, value: Task | TaskExit, without: Container[str] = ()) -> Header:

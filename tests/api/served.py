@@ -20,6 +20,7 @@ import msgspec
 from cook_jupyter.api.auth import Authenticator, TokenAuthenticator
 from cook_jupyter.api.routes import make_application
 from cook_jupyter.api.server import ServerLimits, serve
+from cook_jupyter.clusters.local.sandboxes import LocalSandboxes
 from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.model.instance import StatusUpdate, TaskState
 from cook_jupyter.model.pool import Pool
@@ -190,7 +191,9 @@ def serving(
     settings = settings or Settings(pools=POOLS)
     authenticator = authenticator or TokenAuthenticator(TOKEN, owner=OWNER)
     hosts = {"h1": Resources(cpus=2, mem_mb=4096), "h2": Resources(cpus=2, mem_mb=4096)}
-    cluster = MemoryCluster(hosts, pools=("default", "other"), has_fixed_capacity=has_fixed_capacity)
+    cluster = MemoryCluster(
+        hosts, pools=("default", "other"), has_fixed_capacity=has_fixed_capacity, sandboxes=LocalSandboxes()
+    )
     answers: list[ApiServer] = []
     began, end = threading.Event(), threading.Event()
 

@@ -53,7 +53,7 @@ class TestBlobs:
         assert served.ask("GET", f"/v1/blobs/{name}").body == data
         head = served.ask("HEAD", f"/v1/blobs/{name}")
         assert (head.status, head.headers["Content-Length"]) == (200, str(len(data)))
-        assert (served.scheduler.blobs / name).stat().st_mode & 0o077 == 0
+        assert (served.scheduler.home.blobs / name).stat().st_mode & 0o077 == 0
 
     def test_a_blob_may_be_larger_than_a_request(self, served: ApiServer) -> None:
         data = b"x" * (9 * 1024 * 1024)
@@ -72,11 +72,11 @@ class TestBlobs:
     def test_a_damaged_function_is_replaced(self, served: ApiServer) -> None:
         name = f"functions/{hashlib.sha256(b'function').hexdigest()}"
         assert served.ask("PUT", f"/v1/blobs/{name}", b"function").status == 201
-        (served.scheduler.blobs / name).write_bytes(b"func")
+        (served.scheduler.home.blobs / name).write_bytes(b"func")
 
         assert served.ask("PUT", f"/v1/blobs/{name}", b"function").status == 201
 
-        assert (served.scheduler.blobs / name).read_bytes() == b"function"
+        assert (served.scheduler.home.blobs / name).read_bytes() == b"function"
 
     def test_sending_again_is_no_error_but_other_bytes_are(self, served: ApiServer) -> None:
         name = f"calls/{uuid4()}"
@@ -109,7 +109,7 @@ class TestBlobs:
         assert served.ask("GET", f"/v1/blobs/{name}", by=None).status == 401
 
     def test_an_incomplete_upload_leaves_nothing_behind(self, served: ApiServer) -> None:
-        folder: Path = served.scheduler.blobs / "calls"
+        folder: Path = served.scheduler.home.blobs / "calls"
         login = "".join(f"{name}: {value}\r\n" for name, value in authorization(OWNER).items())
         with served.raw() as connection:
             head = f"PUT /v1/blobs/calls/{uuid4()} HTTP/1.1\r\nHost: localhost\r\n{login}Content-Length: 1000"

@@ -1,6 +1,7 @@
 """What instances wrote: /files/* as Cook's clients read it, /v1/logs as ours do."""
 
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,12 @@ class TestFiles:
         assert files(served, "download", path=sandbox / "pipe").status == 404
         assert files(served, "read", path=sandbox / "pipe", offset=0).status == 404
 
+    def test_a_sandbox_that_was_removed_is_said_to_be(self, served: ApiServer, sandbox: Path) -> None:
+        shutil.rmtree(sandbox)
+        reply = files(served, "read", path=sandbox / "stdout", offset=0)
+        assert reply.status == 404
+        assert f"the sandbox of instance {sandbox.name} was removed" in reply.json["error"]
+
 
 class TestLogs:
     def logs(self, served: ApiServer, uuid: str, **query: Any) -> tuple[bytes, int, int, bool]:
@@ -158,6 +165,12 @@ class TestLogs:
 
     def test_a_job_that_never_ran_has_written_nothing(self, served: ApiServer) -> None:
         assert self.logs(served, served.submit(cpus=1000)) == (b"", 0, 0, False)
+
+    def test_of_a_sandbox_that_was_removed_there_is_no_output(
+        self, served: ApiServer, task: str, sandbox: Path
+    ) -> None:
+        shutil.rmtree(sandbox)
+        assert self.logs(served, task, offset=4) == (b"", 4, 0, False)
 
     def test_waiting_ends_when_something_is_written(
         self, served: ApiServer, task: str, sandbox: Path

@@ -126,6 +126,14 @@ def test_v1_info_has_the_user_and_the_limits_of_requests(served: ApiServer) -> N
     assert told["limits"]["body_bytes"] == 8 * 1024 * 1024
 
 
+def test_v1_info_has_the_url_and_the_identity_of_the_blob_store(served: ApiServer) -> None:
+    blob_store = served.ask("GET", "/v1/info").json["blob_store"]
+    blobs = served.scheduler.home.blobs
+    assert blob_store == {"url": str(blobs), "identity": (blobs / "identity").read_text()}
+    (blobs / "identity").unlink()
+    assert served.ask("GET", "/v1/info").json["blob_store"]["identity"] not in ("", blob_store["identity"])
+
+
 def test_the_summary_has_a_row_for_each_user(served: ApiServer) -> None:
     served.started(served.submit(user="ada"))
     served.submit(user="bob", cpus=1000)

@@ -190,7 +190,7 @@ def test_a_scheduler_reads_what_a_submission_says() -> None:
     options = Options(
         gpus=1, constraints={"rack": "1"}, max_runtime_s=2.0, expected_runtime_s=1.0, group=str(uuid4())
     )
-    job = msgspec.structs.replace(options.job("s"), uuid=str(uuid4()), name="n", env={"A": "b"})
+    job = msgspec.structs.replace(options.job("s", "true"), uuid=str(uuid4()), name="n", env={"A": "b"})
     group = Group(placement="balanced", attribute="rack", minimum=2, stragglers=(0.5, 2.0)).submission()
     body = msgspec.json.encode({"jobs": [job], "groups": [group]})
 

@@ -20,6 +20,7 @@ from cook_jupyter.model.instance import StatusUpdate
 from cook_jupyter.payload.blobs import DirectoryStore
 from cook_jupyter.payload.encoding import call_environment, encode_call, encode_function
 from cook_jupyter.payload.keys import read_or_make_key
+from cook_jupyter.payload.requirements import HostRequirements
 from cook_jupyter.payload.results import CallResult, read_result
 from cook_jupyter.worker.address import SOCKET
 from tests.builders import a_job_spec, an_instance
@@ -57,10 +58,12 @@ class LocalSite:
         sealed = encode_call(
             blob.reference, args, {}, key=self.key, job_id=job_id, private=self.store.private
         )
-        env = call_environment(sealed, job_id=job_id, store=self.store, key_file=str(self.key_file))
-        command = f"{python} -m cook_jupyter.worker call"
+        requirements = HostRequirements(
+            interpreter=python, store_url=self.store.url, key_file=str(self.key_file)
+        )
+        env = call_environment(sealed, job_id=job_id, store=self.store, requirements=requirements)
         env = {**env, **spec.pop("env", {})}
-        job = a_job_spec(job_id=job_id, command=command, env=env, **{"mem_mb": 512.0, **spec})
+        job = a_job_spec(job_id=job_id, command=requirements.command, env=env, **{"mem_mb": 512.0, **spec})
         return Launch(spec=job, instance=an_instance(job_id))
 
     def read(self, end: StatusUpdate, launch: Launch) -> CallResult:

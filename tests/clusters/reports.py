@@ -28,7 +28,7 @@ class Reports:
         self.room_changes = 0
         self.full = False
         self.refused: Callable[[StatusUpdate], bool] = lambda _: False  # as a store that cannot hold it
-        self.room_failures = 0  # how often `room_changed` fails from now on
+        self.room_failures = 0  # how often `offers_changed` fails from now on
         self.refusals = 0
         self._news = asyncio.Event()
 
@@ -53,7 +53,7 @@ class Reports:
         self.told_progress.extend(updates)
         self._news.set()
 
-    def room_changed(self) -> None:
+    def offers_changed(self) -> None:
         if self.room_failures:
             self.room_failures -= 1
             raise RuntimeError("a fault of our own")

@@ -4,6 +4,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ from cook_jupyter.model.reason import (
 from tests.clusters.contract import FOREVER
 from tests.clusters.harness import LocalSite, until
 from tests.clusters.reports import Reports, a_launch
+from tests.clusters.sandbox_contract import content_of
 
 DAEMON = 'import os; os.fork() or os.setsid() or os.fork() or os.execlp("sleep", "sleep", "604")'
 
@@ -34,6 +36,19 @@ async def test_a_command_runs_in_its_sandbox_with_its_streams_in_files(
     assert site.stdout(launch) == f"{site.sandbox(launch)}\n"
     assert site.stderr(launch) == "oops\n"
     assert (site.sandbox(launch) / "left-behind").exists()
+
+
+async def test_the_cluster_gives_access_to_the_sandbox_of_an_instance(
+    cluster: LocalCluster, reports: Reports
+) -> None:
+    launch = a_launch("echo hello; touch left-behind")
+
+    await cluster.launch([launch])
+
+    instance = replace(launch.instance, sandbox=(await reports.end_of(launch)).sandbox)
+    assert await content_of(cluster.sandboxes, instance, "stdout") == b"hello\n"
+    names = [entry.name for entry in await cluster.sandboxes.browse(instance, "")]
+    assert names == ["left-behind", "stderr", "stdout"]
 
 
 async def test_the_sandbox_of_a_command_stays_when_it_wrote_nothing(

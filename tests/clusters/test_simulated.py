@@ -55,7 +55,7 @@ class SimulatedHarness:
     async def turn_for_ever(self) -> None:
         while True:
             with contextlib.suppress(OSError):
-                await self._cluster.turn()
+                await self._cluster.process_due()
             await asyncio.sleep(0.005)
 
 
@@ -71,13 +71,13 @@ class TestSimulatedCluster(ClusterContract):
 class ManualCluster:
     """A cluster of two hosts and its clock."""
 
-    def __init__(self, *, tells_starts: bool = True) -> None:
+    def __init__(self, *, reports_starts: bool = True) -> None:
         self.now_ms = 1000
         self.cluster = SimulatedCluster(
             [a_host("host-1"), a_host("host-2", cpus=2.0)],
             behaviour=played,
             now_ms=lambda: self.now_ms,
-            tells_starts=tells_starts,
+            reports_starts=reports_starts,
         )
         self.reports = Reports()
 
@@ -94,9 +94,9 @@ async def test_a_task_ends_when_its_time_is_past_and_not_a_millisecond_sooner(by
     await by_hand.cluster.launch([launch])
 
     by_hand.now_ms = 1500
-    assert await by_hand.cluster.turn() == 0
+    assert await by_hand.cluster.process_due() == 0
     by_hand.now_ms = 1501
-    assert await by_hand.cluster.turn() == 1
+    assert await by_hand.cluster.process_due() == 1
 
     end = by_hand.reports.ends[launch.instance.instance_id]
     assert (end.state, end.at_ms, end.began_ms) == (TaskState.FINISHED, 1501, 1000)
@@ -123,15 +123,15 @@ async def test_hosts_that_nothing_happened_on_keep_their_offers(by_hand: ManualC
 
 
 async def test_starts_that_are_not_told_come_with_the_end_or_when_asked_for() -> None:
-    site = ManualCluster(tells_starts=False)
+    site = ManualCluster(reports_starts=False)
     await site.cluster.start(site.reports, [])
     brief, long = a_launch("sleep 0.1"), a_launch("sleep 99")
     await site.cluster.launch([brief, long])
     assert not site.reports.updates
 
     site.now_ms = 2000
-    await site.cluster.turn()
-    await site.cluster.tell_running()
+    await site.cluster.process_due()
+    await site.cluster.report_running()
 
     told = [(u.instance_id, u.state, u.at_ms, u.began_ms) for u in site.reports.updates]
     assert told == [

@@ -5,14 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import NotFound, Unverifiable
 from cook_jupyter.executor import CookExecutor, functions
 from cook_jupyter.executor import connection as connection_module
 from cook_jupyter.executor.blobs import HttpStore
-from cook_jupyter.payload.blobs import DirectoryStore
 from tests.waiting import HANG_S
 
 
@@ -192,16 +190,3 @@ def test_a_function_too_large_to_be_kept_fails_with_what_to_do(
 
     with pytest.raises(Unverifiable, match="Submit it again"):
         future.result(HANG_S)
-
-
-def test_a_scheduler_that_writes_through_to_the_disk_has_its_clients_do_so_too(
-    started: JobClient, tmp_path: Path
-) -> None:
-    from cook_jupyter.executor.blobs import reachable_store
-
-    info = replace(started.info_v1(), blobs=str(tmp_path))
-
-    assert info.synchronous == "NORMAL"
-    assert reachable_store(info, lambda: started).url == str(tmp_path)
-    full = reachable_store(replace(info, synchronous="FULL"), lambda: started)
-    assert full.url == DirectoryStore(tmp_path, synced=True).url == f"file+sync://{tmp_path}"

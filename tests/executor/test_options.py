@@ -149,7 +149,7 @@ def test_each_option_takes_an_odd_value_as_something_plain_or_refuses_it_by_name
             Options(**{name: value})
     else:
         assert type(getattr(options, name)) in PLAIN
-        assert msgspec.json.encode(options.job("session"))
+        assert msgspec.json.encode(options.job("session", "true"))
 
 
 @pytest.mark.parametrize("value", [True, False, np.bool_(True), np.bool_(False)])

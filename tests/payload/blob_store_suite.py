@@ -1,4 +1,7 @@
-"""What every `BlobStore` does. Subclass `BlobStoreSuite` and give it a fixture `store`."""
+"""What every `BlobStore` does, and every `ServedBlobStore`.
+
+Subclass `BlobStoreSuite` or `ServedBlobStoreSuite` and give it a fixture `store`.
+"""
 
 import hashlib
 from uuid import uuid4
@@ -6,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from cook_jupyter.errors import InvalidRequest, NotFound
-from cook_jupyter.payload.blobs import BlobStore
+from cook_jupyter.payload.blobs import BlobStore, ServedBlobStore
 
 
 def a_name() -> str:
@@ -14,7 +17,7 @@ def a_name() -> str:
 
 
 class BlobStoreSuite:
-    """One behaviour per test; a twin of the store brings the fixture."""
+    """The promises of `BlobStore`."""
 
     def test_what_was_put_is_got(self, store: BlobStore) -> None:
         name = a_name()
@@ -108,3 +111,63 @@ class BlobStoreSuite:
 
         assert store.holds(name, 7, digest)
         assert not store.holds(name, 8, digest)
+
+
+class ServedBlobStoreSuite(BlobStoreSuite):
+    """The promises of `ServedBlobStore`."""
+
+    def test_a_blob_can_be_read_in_pieces(self, store: ServedBlobStore) -> None:
+        name = a_name()
+        store.put(name, [bytes(300_000), b"end"])
+
+        with store.open(name) as blob:
+            pieces = [blob.read(100_000) for _ in range(5)]
+
+        assert [len(piece) for piece in pieces] == [100_000, 100_000, 100_000, 3, 0]
+        assert pieces[3] == b"end"
+
+    def test_a_missing_blob_cannot_be_opened(self, store: ServedBlobStore) -> None:
+        name = a_name()
+
+        with pytest.raises(NotFound) as caught:
+            store.open(name)
+
+        assert caught.value.missing == (name,)
+
+    def test_a_draft_is_no_blob_before_it_is_committed(self, store: ServedBlobStore) -> None:
+        name = a_name()
+        draft = store.draft(name)
+        draft.write(b"one, ")
+        draft.write(memoryview(b"two"))
+        assert not store.has(name)
+
+        draft.commit()
+        draft.discard()
+
+        assert bytes(store.get(name)) == b"one, two"
+
+    def test_a_draft_that_is_discarded_leaves_nothing_behind(self, store: ServedBlobStore) -> None:
+        name = a_name()
+        draft = store.draft(name)
+        draft.write(b"half")
+
+        draft.discard()
+        draft.discard()
+
+        assert not store.has(name)
+
+    def test_a_committed_draft_replaces_an_earlier_blob(self, store: ServedBlobStore) -> None:
+        name = a_name()
+        store.put(name, [b"damaged"])
+        draft = store.draft(name)
+        draft.write(b"whole")
+
+        draft.commit()
+
+        assert bytes(store.get(name)) == b"whole"
+
+    def test_names_that_are_none_are_refused_for_pieces_too(self, store: ServedBlobStore) -> None:
+        with pytest.raises(InvalidRequest):
+            store.draft("results/../../etc/passwd")
+        with pytest.raises(InvalidRequest):
+            store.open("results/../../etc/passwd")

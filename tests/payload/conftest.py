@@ -21,6 +21,7 @@ from cook_jupyter.payload.encoding import (
     encode_function,
 )
 from cook_jupyter.payload.keys import Key, read_or_make_key
+from cook_jupyter.payload.requirements import HostRequirements
 from cook_jupyter.payload.results import CallResult, read_result
 from tests.waiting import HANG_S
 
@@ -44,6 +45,9 @@ class CallHarness:
         self.key: Key = read_or_make_key(self.key_file)
         self.store: BlobStore = DirectoryStore(folder / "blobs")
         (folder / "blobs").mkdir(mode=0o700)
+        self.requirements = HostRequirements(
+            interpreter=sys.executable, store_url=self.store.url, key_file=self.key_file
+        )
         self.environment: dict[str, str] = {}
         self.outcome: CallOutcome | None = None
         self._other: subprocess.Popen[str] | None = None
@@ -59,7 +63,9 @@ class CallHarness:
         sealed = encode_bundle(
             self.put(function), columns, key=self.key, job_id=job, private=self.store.private
         )
-        return self.run(call_environment(sealed, job_id=job, store=self.store, key_file=self.key_file), job)
+        return self.run(
+            call_environment(sealed, job_id=job, store=self.store, requirements=self.requirements), job
+        )
 
     def call_elsewhere(self, function: Callable[..., Any], *args: Any) -> CallResult:
         """Run a call in a warm process of its own, as a host does."""
@@ -95,7 +101,7 @@ class CallHarness:
         sealed = encode_call(
             self.put(function), args, kwargs, key=self.key, job_id=job, private=self.store.private
         )
-        env = call_environment(sealed, job_id=job, store=self.store, key_file=self.key_file)
+        env = call_environment(sealed, job_id=job, store=self.store, requirements=self.requirements)
         return {**env, **self.environment}, job
 
     def put(self, function: Callable[..., Any]) -> FunctionReference:

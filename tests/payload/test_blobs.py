@@ -14,10 +14,12 @@ import pytest
 
 from cook_jupyter.errors import StoreFull
 from cook_jupyter.payload.blobs import BlobStore, DirectoryStore, FsspecStore, open_store
-from tests.payload.blob_store_suite import BlobStoreSuite, a_name
+from cook_jupyter.payload.drafts import FileDraft
+from cook_jupyter.payload.store_identity import read_identity
+from tests.payload.blob_store_suite import ServedBlobStoreSuite, a_name
 
 
-class TestDirectoryStore(BlobStoreSuite):
+class TestDirectoryStore(ServedBlobStoreSuite):
     @pytest.fixture
     def store(self, tmp_path: Path) -> BlobStore:
         return DirectoryStore(tmp_path / "blobs")
@@ -58,13 +60,13 @@ class TestDirectoryStore(BlobStoreSuite):
     ) -> None:
         if not Path("/dev/full").exists():
             pytest.skip("this system has no /dev/full")
-        monkeypatch.setattr(store, "_create", lambda folder, draft: os.open("/dev/full", os.O_WRONLY))
+        monkeypatch.setattr(FileDraft, "_create", lambda draft: os.open("/dev/full", os.O_WRONLY))
 
         with pytest.raises(StoreFull, match="Make room"):
             store.put(a_name(), [b"x"])
 
 
-class TestFsspecStore(BlobStoreSuite):
+class TestFsspecStore(ServedBlobStoreSuite):
     @pytest.fixture(params=["memory", "local"])
     def store(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
         if request.param == "memory":
@@ -149,3 +151,27 @@ def test_two_stores_of_one_process_put_the_same_blob_at_the_same_time(tmp_path: 
 
     assert bytes(second.get(name)) == b"content"
     assert [path.name for path in (tmp_path / "functions").iterdir()] == ["a" * 64]
+
+
+def test_a_directory_keeps_its_identity(tmp_path: Path) -> None:
+    identity = DirectoryStore(tmp_path).identity()
+
+    assert identity
+    assert DirectoryStore(tmp_path, synced=True).identity() == read_identity(tmp_path) == identity
+    assert DirectoryStore(tmp_path / "other").identity() == ""
+
+
+def test_directories_have_different_identities(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+
+    assert len({DirectoryStore(folder).identity() for folder in folders}) == 2
+
+
+def test_all_who_ask_for_the_identity_at_once_get_the_same(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        identities = set(pool.map(lambda _: DirectoryStore(tmp_path).identity(), range(40)))
+
+    assert len(identities) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["identity"]

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.payload import blobs, calls, encoding, pickling
+from cook_jupyter.payload.requirements import CALL
 from tests.payload.conftest import CallHarness
 
 THRESHOLDS = (
@@ -121,5 +122,5 @@ def test_a_call_that_is_small_enough_travels_inline_whatever_its_buffers(
 ) -> None:
     environment, job_id = route_desk.encode(len, (np.zeros(size, dtype=np.uint8),), {})
 
-    assert encoding.CALL in environment
+    assert CALL in environment
     assert route_desk.run(environment, job_id).value == size

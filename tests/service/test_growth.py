@@ -1,5 +1,6 @@
 """Clusters that can grow are asked for room for jobs that no host has room for; others never are."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,11 +30,14 @@ class Growing(SlowKillCluster):
         super().__init__(hosts, spare_hosts=spare or {}, name=name, finds_hosts=not hosts)
         self.asked: list[list[str]] = []
         self.fails = False
+        self.hangs = False
 
     async def grow_for(self, pool: str, specs: Sequence[JobSpec]) -> None:
         self.asked.append([spec.job_id for spec in specs])
         if self.fails:
             raise SchedulerError("the provider does not answer")
+        if self.hangs:
+            await asyncio.Event().wait()
         await super().grow_for(pool, specs)
 
 
@@ -119,6 +123,50 @@ async def test_a_cluster_that_fails_to_grow_holds_up_nobody_and_is_asked_again(
 
         assert len(cluster.asked) == 2
         assert "the provider does not answer" in caplog.text
+
+
+async def test_a_cluster_that_does_not_take_a_request_delays_a_cycle_once_and_is_asked_again_later(
+    manual_scheduler: ManualSchedulerFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = Promising(h1=SMALL)
+    cluster.hangs = True
+    async with manual_scheduler(cluster=cluster) as manual:
+        manual.scheduler.growth.timeout_s = 0.01
+        large = a_job_spec(cpus=8.0)
+        await manual.submit(large, a_job_spec())
+
+        assert await manual.match() == 1
+        for _ in range(5):
+            manual.clock.advance(2000)
+            await manual.match()
+        assert cluster.asked == [[large.job_id]]
+        assert "did not take a request to grow for 1 jobs within 0.01 s" in caplog.text
+
+        cluster.hangs = False
+        manual.clock.advance(30_000)
+        await manual.match()
+
+        assert cluster.asked == [[large.job_id]] * 2
+
+
+async def test_while_a_cluster_is_silent_another_one_grows(tmp_path: Path) -> None:
+    silent = Promising(name="silent", h1=SMALL)
+    silent.hangs = True
+    growing = Promising(name="growing", h2=SMALL)
+    clock, home = ManualClock(1000), Home(root=tmp_path)
+    async with run_scheduler(
+        MemoryStore(), [silent, growing], Settings(), home, clock, start_loops=False
+    ) as scheduler:
+        scheduler.growth.timeout_s = 0.01
+        jobs = [a_job_spec(cpus=8.0) for _ in range(10)]
+        await scheduler.submit(jobs)
+        for _ in range(2):
+            await match_all(scheduler)
+            clock.advance(2000)
+
+        asked = {job_id for job_ids in growing.asked for job_id in job_ids}
+        assert len(silent.asked) == 1
+        assert asked == {job.job_id for job in jobs}
 
 
 async def test_a_job_above_its_users_quota_is_no_reason_to_grow(

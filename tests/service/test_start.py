@@ -22,7 +22,7 @@ ONE_HOST = {"h1": Resources(cpus=2, mem_mb=4096)}
 class UnreachableCluster(MemoryCluster):
     """A cluster that cannot be reached."""
 
-    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
+    async def start(self, listener: ClusterListener, open_launches: Sequence[Launch]) -> None:
         raise SchedulerError(f"{self.name} cannot be reached")
 
 

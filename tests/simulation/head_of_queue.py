@@ -17,10 +17,12 @@ from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.payload.blobs import DirectoryStore
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cluster_updates import ClusterUpdates
 from cook_jupyter.service.cycles.match_cycle import match_all
 from cook_jupyter.service.scheduler import Scheduler
+from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import HeadRoomSettings, RebalancerSettings
 from cook_jupyter.store.memory import MemoryStore
@@ -106,7 +108,8 @@ async def _replay(
         clusters=[cluster],
         settings=Settings(rebalancer=RebalancerSettings(enabled=False), head_room=head_room),
         clock=clock,
-        blobs=Path("unused"),
+        home=Home(root=Path("unused")),
+        blobs=DirectoryStore(Path("unused")),
     )
     numbers = count(1)
     scheduler.new_instance_id = lambda: f"i{next(numbers)}"
@@ -129,7 +132,7 @@ async def _replay(
             at += 1
         if at > first:
             await scheduler.submit([arrival.spec for arrival in arrivals[first:at]])
-        await cluster.turn()
+        await cluster.process_due()
         await match_all(scheduler)
         await cluster.deliver()
         recorder.update(clock.now_ms())

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import msgspec
+import pytest
 
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceStatus, ResultPayload
@@ -55,6 +56,17 @@ def test_a_job_that_succeeded_at_once_has_no_retries_left() -> None:
     assert (
         told(JobEncoder().encode_job(a_job(max_retries=1), attempts=1, groups={}))["retries_remaining"] == 0
     )
+
+
+@pytest.mark.parametrize(
+    ("host_url", "url"), [(None, "http://h:1"), ("http://agent:5051", "http://agent:5051")]
+)
+def test_the_output_url_leads_to_the_host_where_that_serves_files(host_url: str | None, url: str) -> None:
+    encoder = JobEncoder(files_url="http://h:1", host_files_url=lambda instance: host_url)
+
+    body = told(encoder.encode_instance(an_instance(sandbox="/s"), a_job()))
+
+    assert body["output_url"] == f"{url}/files/read.json?path=%2Fs"
 
 
 def test_an_instance_tells_its_cluster_as_mesos_and_its_sandbox_by_url() -> None:

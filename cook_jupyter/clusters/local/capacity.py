@@ -1,6 +1,6 @@
-"""How much this machine has: its cpus, its memory, and its ports.
+"""The capacity of this machine: cpus, memory and ports.
 
-Lives here: what the system lets this process use, and which ports tasks have.
+Lives here: the resources that the system lets this process use, and the ports of tasks.
 Not here: sums of resources (`clusters.room`), who gets what (`scheduling`), enforcing it (`worker`).
 """
 
@@ -11,16 +11,16 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-PORTS = (31000, 31999)  # below what Linux and macOS hand out by themselves
+PORTS = (31000, 31999)  # below the ephemeral ports of Linux and macOS
 _RESERVE_MB = 1024.0  # for the scheduler, the agent and the notebook itself ...
-_RESERVE_PART = 0.1  # ... but never more than this part of the machine
-_BUSY_FOR_S = 60.0  # how long a port that somebody else had is not offered
+_RESERVE_PART = 0.1  # ... but at most this part of the machine
+_BUSY_FOR_S = 60.0  # time for which a port that another process uses is not offered
 
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cpus(cgroup: Path = CGROUP) -> float:
-    """Return the cpus that this process may use: affinity, and the quota of a container."""
+    """Return the number of cpus that this process may use, by its affinity and the quota of its container."""
     try:
         cpus = float(len(os.sched_getaffinity(0)))
     except AttributeError:  # macOS
@@ -35,7 +35,7 @@ def usable_cpus(cgroup: Path = CGROUP) -> float:
 
 
 def usable_mem_mb(cgroup: Path = CGROUP) -> float:
-    """Return the memory to give out, MiB: the machine's or the container's, less a reserve."""
+    """Return the memory for tasks in MiB: that of the machine or container, without a reserve."""
     total_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
     for path in ("memory.max", "memory/memory.limit_in_bytes"):
         for limit in _words(cgroup / path):
@@ -45,19 +45,20 @@ def usable_mem_mb(cgroup: Path = CGROUP) -> float:
 
 
 class PortAllocator:
-    """The ports that tasks may be given.
+    """Assigns ports of a range to tasks.
 
     Args:
-        first, last: the range, closed.
+        first: first port.
+        last: last port.
     """
 
     def __init__(self, first: int = PORTS[0], last: int = PORTS[1]) -> None:
         self._first, self._last = first, last
         self._taken: dict[str, tuple[int, ...]] = {}
-        self._busy_until: dict[int, float] = {}  # by others on this machine
+        self._busy_until: dict[int, float] = {}  # ports of other processes
 
     def free(self) -> tuple[tuple[int, int], ...]:
-        """Return closed ranges of ports that no task has."""
+        """Return the free ports as ranges, both ends included."""
         now = time.monotonic()
         self._busy_until = {port: until for port, until in self._busy_until.items() if until > now}
         used = sorted({port for ports in self._taken.values() for port in ports} | self._busy_until.keys())
@@ -73,7 +74,7 @@ class PortAllocator:
         return tuple(ranges)
 
     def acquire(self, instance_id: str, ports: Collection[int]) -> bool:
-        """Give a task these very ports; False if something else on this machine listens on one of them."""
+        """Assign given ports to a task; return False if another process listens on one of them."""
         busy = [port for port in ports if not _can_listen(port)]
         if busy:
             self._busy_until.update(dict.fromkeys(busy, time.monotonic() + _BUSY_FOR_S))
@@ -82,7 +83,7 @@ class PortAllocator:
         return True
 
     def choose(self, instance_id: str, count: int) -> tuple[int, ...] | None:
-        """Give a task any ports; None if there are not so many."""
+        """Assign any free ports to a task; return None if there are too few."""
         chosen: list[int] = []
         for first, last in self.free():
             for port in range(first, last + 1):
@@ -96,18 +97,18 @@ class PortAllocator:
         return tuple(chosen)
 
     def restore(self, instance_id: str, ports: Collection[int]) -> None:
-        """Note what a task that runs has already."""
+        """Record the ports of a task that runs already."""
         if ports:
             self._taken[instance_id] = tuple(ports)
 
     def release(self, instance_id: str) -> None:
-        """Take a task's ports back, if it had any."""
+        """Free the ports of a task, if it has any."""
         self._taken.pop(instance_id, None)
 
 
 def _can_listen(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server would do, too
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
         try:
             probe.bind(("", port))
         except OSError:

@@ -1,13 +1,13 @@
 """`LocalCluster`: this machine as one host, whose node agent outlives the scheduler.
 
-Lives here: what was launched and has not ended, as far as the scheduler's side knows; reconciling it with
-what the agent knows whenever the two meet; reporting, and acknowledging what was committed.
+Lives here: the open instances as the scheduler knows them; reconciliation with the agent after each
+connection; reports, and their acknowledgement after the commit.
 Not here: the connection (`clusters.local.connection`), translations (`clusters.translation`), amounts
-(`clusters.room`, `clusters.local.capacity`), and whatever runs (`worker`).
+(`clusters.room`, `clusters.local.capacity`), running instances (`worker`).
 
-The agent may die at any moment and a launch may be on its way then. Each launch that the agent has not
-spoken of is kept, and sent again to the next agent if that one's journal does not know it; the agent takes
-a launch that it knows for what it is. So nothing is started twice and nothing is forgotten.
+The agent may die at any moment, even before it has received a launch. Each launch that the agent has not
+confirmed is kept, and sent to the next agent if its journal does not contain it; an agent ignores a launch
+that it already has. So no instance is started twice, and none is forgotten.
 """
 
 import asyncio
@@ -24,11 +24,13 @@ from cook_jupyter.clusters.local.connection import (
     HOW_TO_END_AGENT,
     PATIENCE_S,
     AgentConnection,
-    connect,
+    connect_to_agent,
     greeting,
 )
 from cook_jupyter.clusters.local.launch_ahead import LOOK_S, LaunchAheadQueue
+from cook_jupyter.clusters.local.sandboxes import LocalSandboxes
 from cook_jupyter.clusters.room import sum_resources
+from cook_jupyter.clusters.sandboxes import Sandboxes
 from cook_jupyter.clusters.translation import resources_of
 from cook_jupyter.errors import CookError, SchedulerError, SchedulerUnreachable
 from cook_jupyter.model.counts import counted
@@ -50,9 +52,9 @@ from cook_jupyter.worker.task import Cause
 
 log = logging.getLogger(__name__)
 
-_BRIEF_S = 0.02  # a task that ends within that is reported once, not twice
-_GATHER_S = 0.003  # while tasks end one after the other, their ends are reported together
-_TEMPORARY = (OSError, SchedulerError, SchedulerUnreachable)  # failures to report that pass by themselves
+_BRIEF_S = 0.02  # the start of a task that ends within that time is reported together with the end
+_GATHER_S = 0.003  # ends within that time are reported together
+_TEMPORARY = (OSError, SchedulerError, SchedulerUnreachable)  # failures after which reporting is retried
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _REFUSED_PAUSE_S = 0.2
@@ -60,32 +62,32 @@ _STOP_PATIENCE_S = 10.0  # beyond the grace period
 
 
 class _TrackedInstance:
-    """An instance that has not ended, as far as we know."""
+    """An open instance."""
 
     __slots__ = ("held", "kill", "launch")
 
     def __init__(self, held: Resources, *, launch: bytes | None = None) -> None:
         self.held = held
-        self.launch = launch  # until the agent has spoken of it: to be sent, or sent again
-        self.kill = False  # somebody asked for its end
+        self.launch = launch  # to send, or to send again; None once the agent has confirmed it
+        self.kill = False  # whether it is to be killed
 
 
 class LocalCluster(FixedSize):
-    """This machine.
+    """This machine as a cluster of one host.
 
     Args:
-        home: the node agent's folder; its sandboxes are below.
-        name: the name that instances carry.
-        cpus: to offer; None for all that this process may use.
-        mem_mb: to offer; None for all the machine has, less a reserve.
-        gpus: to offer.
-        pools: the pools that this machine serves. Each is offered all its free room; what one takes is gone
-            for all, so whoever matches must ask for offers again after each pool.
-        host: its name; None for what the system says.
-        kill_grace_s: between TERM and KILL.
-        idle_exit_s: an agent without a scheduler and without work leaves after that long.
-        log_file: the agent's log; None for `log/agent.log` beside its folder.
-        housekeeping_s: how often the agent looks for removed files of its folder; None for what is usual.
+        home: directory of the node agent, with the sandboxes.
+        name: name of the cluster in instances.
+        cpus: cpus to offer; None for all that this process may use.
+        mem_mb: memory to offer; None for that of the machine without a reserve.
+        gpus: gpus to offer.
+        pools: pools of this machine. All its room is offered to each of them, and a launch for one reduces it
+            for all: get the offers again after matching a pool.
+        host: name of the host; None for that of the system.
+        kill_grace_s: time between TERM and KILL.
+        idle_exit_s: time after which an agent without a scheduler and without instances exits.
+        log_file: log file of the agent; None for `log/agent.log` beside `home`.
+        housekeeping_s: interval of the agent's search for removed files of its home; None for the default.
     """
 
     def __init__(  # noqa: PLR0913 - settings of one thing, each by its name
@@ -105,6 +107,7 @@ class LocalCluster(FixedSize):
     ) -> None:
         self._home = home.absolute()
         self._name = name
+        self._sandboxes = LocalSandboxes()
         self._whole = Resources(
             cpus=usable_cpus() if cpus is None else cpus,
             mem_mb=usable_mem_mb() if mem_mb is None else mem_mb,
@@ -119,25 +122,23 @@ class LocalCluster(FixedSize):
         self._log_file = log_file or self._home.parent / "log" / "agent.log"
         self._ports = PortAllocator()
         self._ahead = LaunchAheadQueue()
-        self._live: dict[InstanceId, _TrackedInstance] = {}
-        self._link: AgentConnection | None = (
-            None  # only while the agent and we have told each other what we know
-        )
-        self._meeting: asyncio.Future[None] | None = None
-        self._reporter: ClusterListener | None = None
+        self._tracked: dict[InstanceId, _TrackedInstance] = {}
+        self._connection: AgentConnection | None = None  # set after reconciliation
+        self._handshake_done: asyncio.Future[None] | None = None
+        self._listener: ClusterListener | None = None
         self._updates: list[StatusUpdate] = []
         self._progress: dict[InstanceId, ProgressUpdate] = {}
-        self._started: dict[InstanceId, StatusUpdate] = {}  # starts too fresh to be told; see _BRIEF_S
-        self._news = asyncio.Event()
-        self._told = asyncio.Event()  # there is nothing left to report
-        self._told.set()
+        self._started: dict[InstanceId, StatusUpdate] = {}  # starts that are not reported yet; see _BRIEF_S
+        self._has_updates = asyncio.Event()
+        self._all_reported = asyncio.Event()  # no update is pending
+        self._all_reported.set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._ending = False  # no more work is wanted
+        self._ending = False  # no more launches are accepted
         self._replaced = False
-        self._trouble: str | None = None  # why the agent can launch nothing
+        self._launch_problem: str | None = None  # reason for which the agent can launch nothing
         self._empty = [
             self._offer(pool, self._whole, Resources(), PortAllocator().free(), 0) for pool in self._pools
-        ]  # one value: who compares it with the last one need not look into it
+        ]  # one object: comparing it with an earlier result is fast
 
     @property
     def name(self) -> str:
@@ -146,71 +147,76 @@ class LocalCluster(FixedSize):
 
     @property
     def agent_log(self) -> Path:
-        """Where the node agent writes what goes wrong."""
+        """The log file of the node agent."""
         return self._log_file
+
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """The directories in which instances run."""
+        return self._sandboxes
 
     # --- the protocol ------------------------------------------------------------------------------------
 
     @property
     def has_fixed_capacity(self) -> bool:
-        """Always: it is one machine."""
+        """Return True: it is one machine."""
         return True
 
-    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
-        """Find or start the agent, and learn from it what became of `open_launches`.
+    async def start(self, listener: ClusterListener, open_launches: Sequence[Launch]) -> None:
+        """Find or start the agent, and reconcile the open instances with it.
 
         Raises:
-            SchedulerError: the agent cannot be started; the message holds the end of its log.
+            SchedulerError: the agent cannot be started; the message contains the end of its log.
         """
-        self._reporter = reporter
+        self._listener = listener
         for launch in open_launches:
             instance = launch.instance
             self._ports.restore(instance.instance_id, instance.ports)
-            # What nothing was heard of may never have been sent; should the agent know it, it says so.
+            # An instance of status UNKNOWN may never have been sent; if it was, the agent reports it.
             unheard = instance.status is InstanceStatus.UNKNOWN
             frame = translation.task_of(launch, instance.ports).packed() if unheard else None
-            self._live[instance.instance_id] = _TrackedInstance(launch.spec.resources, launch=frame)
-        await self._meet()
+            self._tracked[instance.instance_id] = _TrackedInstance(launch.spec.resources, launch=frame)
+        await self._handshake()
         self._tasks = [
             asyncio.create_task(self._supervise(name, work), name=f"{self._name}: {name}")
             for name, work in (
-                ("connection", self._stay_connected),
+                ("connection", self._keep_connected),
                 ("reports", self._report),
                 ("launches ahead", self._withdraw_stuck),
             )
         ]
 
     async def close(self) -> None:
-        """Let go of the agent; it and what it runs go on."""
+        """Disconnect from the agent; it and its instances go on."""
         self._ending = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     async def stop_agent(self) -> None:
-        """End all that runs here, and the agent too; the ends are reported as none of the users' doing."""
+        """Stop all instances and the agent; the ends are reported as the system's fault."""
         self._ending = True
-        link = self._link
-        if link is None:
+        connection = self._connection
+        if connection is None:
             return
-        link.send(pack({"t": "stop"}))
+        connection.send(pack({"t": "stop"}))
         try:
             async with asyncio.timeout(self._grace_s + _STOP_PATIENCE_S):
-                await link.lost.wait()
-                await self._told.wait()
+                await connection.lost.wait()
+                await self._all_reported.wait()
         except TimeoutError:
             log.warning("the node agent in %s did not stop in time; it goes on", self._home)
 
     def offers(self) -> Sequence[Offer]:
-        """Return the room there is now; none while the agent is away."""
-        if self._link is None or self._ending or self._replaced or self._trouble is not None:
+        """Return the current room; no offers while the agent is away."""
+        if self._connection is None or self._ending or self._replaced or self._launch_problem is not None:
             return []
-        held = sum_resources(live.held for live in self._live.values())
-        room = self._ahead.room(self._whole, held)
+        held = sum_resources(tracked.held for tracked in self._tracked.values())
+        room = self._ahead.offerable(self._whole, held)
         ports = self._ports.free()
         return [self._offer(pool, room, held, ports) for pool in self._pools]
 
@@ -219,36 +225,36 @@ class LocalCluster(FixedSize):
         return self._empty
 
     async def launch(self, launches: Sequence[Launch]) -> None:
-        """Start instances: at once, or as soon as there is an agent."""
+        """Start instances now, or when an agent is connected."""
         for launch in launches:
             instance_id = launch.instance.instance_id
-            if instance_id in self._live:
+            if instance_id in self._tracked:
                 continue
             ports = self._ports_for(launch)
             if ports is None or self._ending:
-                self._tell(_unlaunched(instance_id))
+                self._enqueue(_unlaunched(instance_id))
                 continue
             frame = translation.task_of(launch, ports).packed()
-            self._live[instance_id] = _TrackedInstance(launch.spec.resources, launch=frame)
+            self._tracked[instance_id] = _TrackedInstance(launch.spec.resources, launch=frame)
             self._ahead.put(instance_id)
         self._send_next()
 
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
-        """Stop instances; the wish is kept while the agent is away."""
+        """Kill instances; while the agent is away, they are killed when it is back."""
         for instance_id in instance_ids:
-            live = self._live.get(instance_id)
-            if live is None:
+            tracked = self._tracked.get(instance_id)
+            if tracked is None:
                 continue
-            live.kill = True
-            if self._ahead.take_back(instance_id):
+            tracked.kill = True
+            if self._ahead.withdraw(instance_id):
                 self._drop(instance_id, translation.never_started(instance_id, now_ms(), Cause.KILLED))
-        if self._link is not None:
-            self._link.send(*(pack({"t": "kill", "id": instance_id}) for instance_id in instance_ids))
+        if self._connection is not None:
+            self._connection.send(*(pack({"t": "kill", "id": instance_id}) for instance_id in instance_ids))
 
     # --- the agent ---------------------------------------------------------------------------------------
 
     async def _supervise(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a background task; one that fails is recorded and started again."""
+        """Run a background task; log its failures and start it again."""
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
@@ -260,65 +266,67 @@ class LocalCluster(FixedSize):
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    async def _stay_connected(self) -> None:
-        """Keep an agent running: when it dies the next one is started, and finds what the last one left."""
+    async def _keep_connected(self) -> None:
+        """Keep an agent running and connected; a new one recovers the instances of the last."""
         pause_s = _FIRST_PAUSE_S
         while True:
-            if self._link is not None:
-                await self._link.lost.wait()
-                self._link = None
-                self._trouble = None
+            if self._connection is not None:
+                await self._connection.lost.wait()
+                self._connection = None
+                self._launch_problem = None
                 if self._ending or self._replaced:
                     return
                 log.warning("the node agent in %s is gone; another one is started", self._home)
             try:
-                await self._meet()
+                await self._handshake()
             except (CookError, OSError) as error:
-                log.error("%s; the next try is in %.2g s", error, pause_s)  # noqa: TRY400 - it says enough
+                log.error("%s; the next try is in %.2g s", error, pause_s)  # noqa: TRY400 - the message is enough
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
                 pause_s = _FIRST_PAUSE_S
-                self._room_changed()
+                self._notify_offers_changed()
 
-    async def _meet(self) -> AgentConnection:
-        """Connect, and tell each other what we know.
+    async def _handshake(self) -> AgentConnection:
+        """Connect to the agent and wait for the reconciliation.
 
         Raises:
-            SchedulerError: there is no agent, or it does not answer, or it refuses the secret of the home.
+            SchedulerError: no agent can be started, or it does not answer, or it refuses the secret.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE_S
         while True:
-            self._meeting = loop.create_future()
-            link = await connect(self._home, self._log_file, self._options, self._on_frames)
-            link.send(greeting(self._home))
-            gone = asyncio.create_task(link.lost.wait())
+            self._handshake_done = loop.create_future()
+            connection = await connect_to_agent(self._home, self._log_file, self._options, self._on_frames)
+            connection.send(greeting(self._home))
+            gone = asyncio.create_task(connection.lost.wait())
             try:
                 await asyncio.wait(
-                    (gone, self._meeting), timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+                    (gone, self._handshake_done), timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
                 )
-                if not gone.done() and not self._meeting.done():
+                if not gone.done() and not self._handshake_done.done():
                     raise SchedulerError(
                         f"the node agent in {self._home} does not answer; {HOW_TO_END_AGENT}"
                     )
             except BaseException:
-                link.close()
+                connection.close()
                 raise
             finally:
                 gone.cancel()
-            if self._link is link:
-                return link
-            link.close()  # it died while we shook hands, or it was of another version and has left
-            if link.refusal is not None:
+            if self._connection is connection:
+                return connection
+            connection.close()  # it died during the handshake, or exited because it has another version
+            if connection.refusal is not None:
                 if loop.time() > deadline:
                     raise SchedulerError(
-                        f"the node agent in {self._home} refuses this scheduler: {link.refusal}; "
+                        f"the node agent in {self._home} refuses this scheduler: {connection.refusal}; "
                         f"{HOW_TO_END_AGENT}"
                     )
-                await asyncio.sleep(_REFUSED_PAUSE_S)  # an agent that misses its file writes it again
+                await asyncio.sleep(
+                    _REFUSED_PAUSE_S
+                )  # an agent whose secret file was removed writes it again
 
-    def _on_frames(self, link: AgentConnection, frames: Sequence[Frame]) -> None:
+    def _on_frames(self, connection: AgentConnection, frames: Sequence[Frame]) -> None:
         for frame in frames:
             kind = frame.header["t"]
             if kind == "end":
@@ -327,135 +335,135 @@ class LocalCluster(FixedSize):
                 self._on_running(frame.header)
             elif kind == "progress":
                 self._progress[frame.header["id"]] = translation.update_of_progress(frame.header)
-                self._news.set()
+                self._has_updates.set()
             elif kind == "known":
-                self._reconcile(link, frame.header)
+                self._reconcile(connection, frame.header)
             elif kind == "refused":
-                link.refusal = frame.header["why"]
-                link.close()
+                connection.refusal = frame.header["why"]
+                connection.close()
             elif kind == "trouble":
-                self._on_trouble(frame.header["text"])
+                self._on_launch_problem(frame.header["text"])
             elif kind == "replaced":
                 log.error("another scheduler has taken the node agent in %s over", self._home)
                 self._replaced = True
         self._send_next()
 
-    def _on_trouble(self, text: str | None) -> None:
-        """Offer nothing while the agent can launch nothing."""
-        self._trouble = text
+    def _on_launch_problem(self, text: str | None) -> None:
+        """Make no offers while the agent cannot launch instances."""
+        self._launch_problem = text
         if text is not None:
             log.error("the node agent reports: %s", text)
         else:
             log.warning("the node agent in %s can launch again", self._home)
-            self._room_changed()
+            self._notify_offers_changed()
 
     def _on_end(self, frame: Frame) -> None:
         instance_id = frame.header["instance_id"]
-        self._live.pop(instance_id, None)
+        self._tracked.pop(instance_id, None)
         self._ahead.ended(instance_id)
         self._ports.release(instance_id)
         start = self._started.pop(instance_id, None)
-        self._tell(translation.update_of_end(frame, began_ms=None if start is None else start.at_ms))
+        self._enqueue(translation.update_of_end(frame, began_ms=None if start is None else start.at_ms))
 
     def _on_running(self, header: Header) -> None:
-        live = self._live.get(header["id"])
-        if live is not None:
-            live.launch = None
+        tracked = self._tracked.get(header["id"])
+        if tracked is not None:
+            tracked.launch = None
             if not self._started:
-                asyncio.get_running_loop().call_later(_BRIEF_S, self._tell_starts)
+                asyncio.get_running_loop().call_later(_BRIEF_S, self._enqueue_starts)
             self._started[header["id"]] = translation.update_of_running(header)
 
-    def _reconcile(self, link: AgentConnection, known: Header) -> None:
-        """Compare what the agent knows with what we do; each instance on either side is settled here."""
+    def _reconcile(self, connection: AgentConnection, known: Header) -> None:
+        """Reconcile our open instances with those of the agent."""
         if known["version"] != VERSION:
             log.warning(
                 "the node agent in %s is of another version; it is replaced, its work goes on", self._home
             )
-            link.send(pack({"t": "leave"}))
+            connection.send(pack({"t": "leave"}))
             return
         running = {task["id"]: task for task in known["running"]}
         self._ahead.forget_sent()
         for instance_id, task in running.items():
-            self._ahead.take_back(instance_id)
-            live = self._live.setdefault(instance_id, _TrackedInstance(resources_of(task)))
-            live.launch = None
-            self._ahead.adopt(instance_id, live.held)
+            self._ahead.withdraw(instance_id)
+            tracked = self._tracked.setdefault(instance_id, _TrackedInstance(resources_of(task)))
+            tracked.launch = None
+            self._ahead.adopt(instance_id, tracked.held)
             self._ports.restore(instance_id, task["ports"])
-            # Also for what nobody asked for: the answer to that is a kill.
-            self._tell(StatusUpdate(instance_id=instance_id, state=TaskState.RUNNING, at_ms=now_ms()))
-            if live.kill:
-                link.send(pack({"t": "kill", "id": instance_id}))
-        for instance_id in self._live.keys() - running.keys() - set(known["ended"]):
+            # Also for an instance that the store does not have open: the service kills it then.
+            self._enqueue(StatusUpdate(instance_id=instance_id, state=TaskState.RUNNING, at_ms=now_ms()))
+            if tracked.kill:
+                connection.send(pack({"t": "kill", "id": instance_id}))
+        for instance_id in self._tracked.keys() - running.keys() - set(known["ended"]):
             self._settle(instance_id)
-        self._link = link
-        if self._meeting is not None and not self._meeting.done():
-            self._meeting.set_result(None)
+        self._connection = connection
+        if self._handshake_done is not None and not self._handshake_done.done():
+            self._handshake_done.set_result(None)
 
     def _settle(self, instance_id: InstanceId) -> None:
-        """An instance that the agent knows nothing of: it never got there, or it is lost."""
-        live = self._live[instance_id]
-        if live.launch is None:
+        """Handle an open instance that the agent does not know: it was not sent, or it is lost."""
+        tracked = self._tracked[instance_id]
+        if tracked.launch is None:
             self._drop(instance_id, translation.lost(instance_id, now_ms()))
-        elif live.kill:
-            self._ahead.take_back(instance_id)
+        elif tracked.kill:
+            self._ahead.withdraw(instance_id)
             self._drop(instance_id, translation.never_started(instance_id, now_ms(), Cause.KILLED))
         else:
             self._ahead.put(instance_id)
 
     def _drop(self, instance_id: InstanceId, end: StatusUpdate) -> None:
         """Forget an instance that does not run, and report its end."""
-        del self._live[instance_id]
+        del self._tracked[instance_id]
         self._ports.release(instance_id)
-        self._tell(end)
+        self._enqueue(end)
 
     def _send_next(self) -> None:
-        """Send the agent what fits beside what runs there, in the order of launch."""
-        if self._link is None:
+        """Send the launches that fit on the host now, in order."""
+        if self._connection is None:
             return
-        due = self._ahead.due(self._whole, self._held_by)
-        self._link.send(*(frame for i in due if (frame := self._live[i].launch) is not None))
+        due = self._ahead.pop_ready(self._whole, self._held_by)
+        self._connection.send(*(frame for i in due if (frame := self._tracked[i].launch) is not None))
 
     def _held_by(self, instance_id: InstanceId) -> Resources:
-        return self._live[instance_id].held
+        return self._tracked[instance_id].held
 
     async def _withdraw_stuck(self) -> None:
-        """Give back, for ever, what was launched ahead and then had to wait: it was not brief after all."""
+        """Report instances as failed that were launched ahead and wait too long; runs until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
-            if self._link is not None:
-                for instance_id in self._ahead.stuck():
+            if self._connection is not None:
+                for instance_id in self._ahead.pop_stuck():
                     self._drop(instance_id, _unlaunched(instance_id))
 
     # --- reports -----------------------------------------------------------------------------------------
 
-    def _tell_starts(self) -> None:
+    def _enqueue_starts(self) -> None:
         starts, self._started = self._started, {}
         for start in starts.values():
-            self._tell(start)
+            self._enqueue(start)
 
-    def _tell(self, update: StatusUpdate) -> None:
+    def _enqueue(self, update: StatusUpdate) -> None:
         self._updates.append(update)
-        self._told.clear()
-        self._news.set()
+        self._all_reported.clear()
+        self._has_updates.set()
 
     async def _report(self) -> None:
-        """Report what arrives, acknowledge ends that are committed. What arrives meanwhile goes together."""
-        assert self._reporter is not None  # noqa: S101 - start has it
+        """Report updates in batches, and acknowledge committed ends to the agent; runs until cancelled."""
+        assert self._listener is not None  # noqa: S101 - set by start
         pause_s = _FIRST_PAUSE_S
         while True:
-            await self._news.wait()
-            if self._ahead.waits:  # no room lies idle meanwhile, and many ends cost little more than one
+            await self._has_updates.wait()
+            if self._ahead.has_waiting:  # no room is idle meanwhile, and many ends cost little more than one
                 await asyncio.sleep(_GATHER_S)
-            self._news.clear()
+            self._has_updates.clear()
             batch = tuple(self._updates)
             try:
                 if batch:
-                    await self._report_batch(self._reporter, batch)
+                    await self._report_batch(self._listener, batch)
                 progress, self._progress = tuple(self._progress.values()), {}
                 if progress:
-                    await self._report_progress(self._reporter, progress)
+                    await self._report_progress(self._listener, progress)
             except _TEMPORARY:
-                # A full disk, say. The updates are kept; the agent keeps the ends, too.
+                # For example, a full disk. The updates remain pending; the agent keeps the ends, too.
                 log.exception(
                     "%s could not be reported; the next try is in %.2g s",
                     counted(len(batch), "update"),
@@ -463,28 +471,28 @@ class LocalCluster(FixedSize):
                 )
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                self._news.set()
+                self._has_updates.set()
                 continue
             pause_s = _FIRST_PAUSE_S
             del self._updates[: len(batch)]
             if not self._updates:
-                self._told.set()
+                self._all_reported.set()
             ended = [update.instance_id for update in batch if update.state.is_final]
             if ended:
-                if self._link is not None:
-                    self._link.send(pack({"t": "ack", "ids": ended}))
-                self._room_changed()
+                if self._connection is not None:
+                    self._connection.send(pack({"t": "ack", "ids": ended}))
+                self._notify_offers_changed()
 
-    async def _report_batch(self, reporter: ClusterListener, batch: Sequence[StatusUpdate]) -> None:
-        """Report updates; one that is refused for what it says holds up no other, and is not sent again."""
+    async def _report_batch(self, listener: ClusterListener, batch: Sequence[StatusUpdate]) -> None:
+        """Report updates; one that is refused for its content does not block others and is not repeated."""
         try:
-            await reporter.report(self._name, batch)
+            await listener.report(self._name, batch)
         except _TEMPORARY:
             raise
         except Exception:
             if len(batch) > 1:
                 for update in batch:
-                    await self._report_batch(reporter, [update])
+                    await self._report_batch(listener, [update])
                 return
             [refused] = batch
             log.exception("an update is refused: %r", refused)
@@ -493,24 +501,24 @@ class LocalCluster(FixedSize):
         substitute = translation.lost(refused.instance_id, now_ms())
         if refused.state.is_final and refused != substitute:
             try:
-                await reporter.report(self._name, [substitute])
+                await listener.report(self._name, [substitute])
             except _TEMPORARY:
                 raise
             except Exception:
                 log.exception("the end of %s cannot be reported at all", refused.instance_id)
 
-    async def _report_progress(self, reporter: ClusterListener, progress: Sequence[ProgressUpdate]) -> None:
-        """Report progress; what is refused is not sent again, as newer progress comes."""
+    async def _report_progress(self, listener: ClusterListener, progress: Sequence[ProgressUpdate]) -> None:
+        """Report progress; refused progress is not repeated, since newer progress follows."""
         try:
-            await reporter.progress(self._name, progress)
+            await listener.progress(self._name, progress)
         except _TEMPORARY:
             raise
         except Exception:
             log.exception("progress was refused: %s", counted(len(progress), "report"))
 
-    def _room_changed(self) -> None:
-        if self._reporter is not None:
-            self._reporter.room_changed()
+    def _notify_offers_changed(self) -> None:
+        if self._listener is not None:
+            self._listener.offers_changed()
 
     # --- amounts -----------------------------------------------------------------------------------------
 
@@ -530,11 +538,11 @@ class LocalCluster(FixedSize):
             running=held,
             attributes={"HOSTNAME": self._host},
             ports=ports,
-            task_count=len(self._live) if task_count is None else task_count,
+            task_count=len(self._tracked) if task_count is None else task_count,
         )
 
     def _ports_for(self, launch: Launch) -> tuple[int, ...] | None:
-        """The ports of an instance, its own from now on; None if they cannot be had."""
+        """Assign the ports of an instance and return them; None if they are not available."""
         instance = launch.instance
         if instance.ports:
             return instance.ports if self._ports.acquire(instance.instance_id, instance.ports) else None

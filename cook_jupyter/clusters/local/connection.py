@@ -1,6 +1,6 @@
-"""The connection to the node agent: finding it, starting it if there is none, frames both ways.
+"""The connection to the node agent.
 
-Lives here: everything between two sockets, and between a dead agent and a living one.
+Lives here: finding the agent, starting one if none runs, and sending and receiving frames.
 Not here: what the frames mean (`clusters.local.cluster`).
 """
 
@@ -12,13 +12,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cook_jupyter.clusters.local.agent_command import agent_words
+from cook_jupyter.clusters.local.agent_command import agent_command
 from cook_jupyter.errors import SchedulerError
 from cook_jupyter.model.printable import printable
 from cook_jupyter.worker.address import ALREADY_RUNNING, LOCK, READY, SECRET, SOCKET
 from cook_jupyter.worker.frames import BrokenStream, Frame, FrameReader, pack
 
-PATIENCE_S = 15.0  # for another agent that is just coming or going
+PATIENCE_S = 15.0  # for another agent that is starting or stopping
 HOW_TO_END_AGENT = (
     "end it with `kill -9` (its process id is in agent.json there): what it runs goes on, and the next agent "
     "takes over"
@@ -29,10 +29,10 @@ _LOG_TAIL = 2000  # characters of the agent's log that go into an error
 
 
 class AgentConnection(asyncio.Protocol):
-    """One connection.
+    """A connection to the node agent.
 
     Args:
-        on_frames: called with what arrived, whole frames only.
+        on_frames: called with the complete frames that arrived.
     """
 
     def __init__(self, on_frames: Callable[["AgentConnection", Sequence[Frame]], None]) -> None:
@@ -40,15 +40,15 @@ class AgentConnection(asyncio.Protocol):
         self._reader = FrameReader()
         self._transport: asyncio.WriteTransport | None = None
         self.lost = asyncio.Event()
-        self.refusal: str | None = None  # why the agent does not accept this connection
+        self.refusal: str | None = None  # reason of the agent for not accepting this connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Keep the transport."""
         assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream socket's is
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes in."""
+        """Pass on complete frames; close the connection if the stream is broken."""
         try:
             frames = self._reader.feed(data)
         except BrokenStream:
@@ -58,64 +58,66 @@ class AgentConnection(asyncio.Protocol):
             self._on_frames(self, frames)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """End."""
+        """Set `lost`."""
         self.lost.set()
 
     def send(self, *frames: bytes) -> None:
-        """Send frames, together; what a lost connection swallows is sent again on the next one."""
+        """Send frames together. The caller sends what a lost connection dropped again on the next one."""
         if self._transport is not None and frames:
             self._transport.write(b"".join(frames))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
 
-async def connect(
+async def connect_to_agent(
     home: Path,
     log: Path,
     options: Sequence[str],
     on_frames: Callable[[AgentConnection, Sequence[Frame]], None],
 ) -> AgentConnection:
-    """Return a connection to the agent of this home, which is started if it does not run.
+    """Connect to the agent of a home; start one if none runs.
 
     Args:
-        home: the agent's folder.
-        log: where a new agent writes its log.
-        options: further words for a new agent.
-        on_frames: see `AgentConnection`.
+        home: directory of the agent.
+        log: log file of a new agent.
+        options: options of the command of a new agent.
+        on_frames: called with the complete frames that arrived.
 
     Raises:
-        SchedulerError: it cannot be started; the message holds the end of its log.
+        SchedulerError: no agent can be started; the message contains the end of its log.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE_S
     while True:
         sock = _reach(home / SOCKET)
         if sock is not None:
-            _, link = await loop.create_unix_connection(lambda: AgentConnection(on_frames), sock=sock)
-            return link
+            _, connection = await loop.create_unix_connection(lambda: AgentConnection(on_frames), sock=sock)
+            return connection
         try:
-            code, said = await asyncio.to_thread(_start, home, log, options)
+            code, output = await asyncio.to_thread(_start, home, log, options)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise SchedulerError(f"the node agent in {home} cannot be started: {error}") from error
-        # Another one may hold the lock and not listen yet, or no longer: it is asked again.
+        # Another agent may hold the lock without listening yet or any more: try again.
         if code not in (READY, ALREADY_RUNNING) or loop.time() > deadline:
             if code == ALREADY_RUNNING:
                 raise SchedulerError(
                     f"the node agent in {home} cannot be reached: a process holds {LOCK} there and does not "
                     f"listen on {SOCKET}; {HOW_TO_END_AGENT}"
                 )
-            raise SchedulerError(f"the node agent in {home} cannot be started: {said or f'exit code {code}'}")
+            raise SchedulerError(
+                f"the node agent in {home} cannot be started: {output or f'exit code {code}'}"
+            )
         if code == ALREADY_RUNNING:
             await asyncio.sleep(_RETRY_S)
 
 
 def greeting(home: Path) -> bytes:
-    """Return the first frame to send to the agent of this home: it shows the secret.
+    """Return the first frame to send to an agent, with the secret of its home.
 
-    The file may be missing for a moment; an agent of an older version has none and asks for none.
+    The file may be missing for a moment; an agent of an older version has no secret.
     """
     try:
         secret = (home / SECRET).read_text(encoding="ascii", errors="replace").strip()
@@ -125,16 +127,16 @@ def greeting(home: Path) -> bytes:
 
 
 def _reach(path: Path) -> socket.socket | None:
-    """A socket connected to the agent; None if nobody listens."""
+    """Return a socket that is connected to the agent, or None if no agent listens."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if len(os.fsencode(path)) <= _LONGEST_PATH:
             sock.connect(str(path))
         else:
             with tempfile.TemporaryDirectory(prefix="cook-") as short:
-                link = Path(short) / "home"
-                link.symlink_to(path.parent)
-                sock.connect(str(link / path.name))
+                home_link = Path(short) / "home"
+                home_link.symlink_to(path.parent)
+                sock.connect(str(home_link / path.name))
     except OSError:
         sock.close()
         return None
@@ -143,13 +145,13 @@ def _reach(path: Path) -> socket.socket | None:
 
 
 def _start(home: Path, log: Path, options: Sequence[str]) -> tuple[int, str]:
-    """Start an agent; return when it listens, with its exit code and what it wrote to its log."""
+    """Start an agent and wait until it listens; return the exit code of its command, and its log."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with log.open("ab") as errors:
         before = errors.tell()
         done = subprocess.run(
-            agent_words(home, log, options),
+            agent_command(home, log, options),
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,
@@ -161,7 +163,7 @@ def _start(home: Path, log: Path, options: Sequence[str]) -> tuple[int, str]:
 
 
 def _tail(log: Path, start: int) -> str:
-    """What was written to the log since it had this size, or the end of that."""
+    """Return the end of what was written to the log after the first `start` bytes."""
     try:
         with log.open("rb") as file:
             file.seek(start)

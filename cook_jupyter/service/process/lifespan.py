@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.errors import CookError, OutOfStep
+from cook_jupyter.payload.blobs import DirectoryStore
 from cook_jupyter.payload.keys import Key
 from cook_jupyter.service.clock import Clock
 from cook_jupyter.service.cluster_updates import ClusterUpdates
@@ -61,7 +62,8 @@ async def run_scheduler(
             clusters=clusters,
             settings=settings,
             clock=clock,
-            blobs=home.blobs,
+            home=home,
+            blobs=DirectoryStore(home.blobs, synced=settings.store.synchronous == "FULL"),
             instance_key=instance_key,
         )
         open_instances = await scheduler.recover()

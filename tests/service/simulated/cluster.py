@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
 from cook_jupyter.clusters.room import remaining, sum_resources
+from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.errors import CookError, SchedulerError
 from cook_jupyter.model.instance import (
     InstanceId,
@@ -285,7 +286,7 @@ class ClusterConnection(FixedSize):
         self._pools = tuple(pools)
         self._world = world
         self._faults = world.faults
-        self._reporter: ClusterListener | None = None
+        self._listener: ClusterListener | None = None
         self._live: dict[InstanceId, _Live] = {}
         self._connected: set[str] = set()  # hosts whose tasks we know
         self._messages: dict[str, list[tuple[Callable[[Launch | InstanceId], None], Launch | InstanceId]]] = {
@@ -307,18 +308,23 @@ class ClusterConnection(FixedSize):
         return self._cluster.name
 
     @property
+    def sandboxes(self) -> Sandboxes:
+        """The files of the instances: there are none."""
+        return MemorySandboxes()
+
+    @property
     def unreported(self) -> int:
         """Number of updates that are not committed yet."""
         return len(self._updates)
 
     # --- the protocol
 
-    async def start(self, reporter: ClusterListener, open_launches: Sequence[Launch]) -> None:
+    async def start(self, listener: ClusterListener, open_launches: Sequence[Launch]) -> None:
         """Connect, and reconcile."""
         await asyncio.sleep(self._faults.delay_s())
         if self._faults.happens("start_refused"):
             raise SchedulerError(f"the simulated cluster {self.name} cannot be reached")
-        self._reporter = reporter
+        self._listener = listener
         self._cluster.connection = self  # from now on messages of earlier connections are dropped
         for launch in open_launches:
             is_confirmed = launch.instance.status is not InstanceStatus.UNKNOWN
@@ -328,7 +334,7 @@ class ClusterConnection(FixedSize):
             asyncio.create_task(self._report_for_ever()),
             asyncio.create_task(self._reconcile_for_ever()),
         ]
-        reporter.room_changed()
+        listener.offers_changed()
 
     async def close(self) -> None:
         """Let go; tasks stay."""
@@ -430,15 +436,15 @@ class ClusterConnection(FixedSize):
 
     def take_progress(self, update: ProgressUpdate) -> None:
         """Pass progress on, in the scheduler's process."""
-        reporter = self._reporter
-        if reporter is not None and self._process.is_alive:
+        listener = self._listener
+        if listener is not None and self._process.is_alive:
             asyncio.get_running_loop().create_task(
-                self._pass_progress(reporter, update), context=self._process.context.copy()
+                self._pass_progress(listener, update), context=self._process.context.copy()
             )
 
-    async def _pass_progress(self, reporter: ClusterListener, update: ProgressUpdate) -> None:
+    async def _pass_progress(self, listener: ClusterListener, update: ProgressUpdate) -> None:
         try:
-            await reporter.progress(self.name, [update])
+            await listener.progress(self.name, [update])
         except CookError:
             self._world.trace.note("progress dropped", update.instance_id)
 
@@ -472,8 +478,8 @@ class ClusterConnection(FixedSize):
                     self._drop(instance_id, HEARTBEAT_LOST)
             elif instance_id not in host.tasks and not self._is_on_its_way(instance_id, host):
                 self._settle_unknown(instance_id, live, host)
-        if len(self._connected) > before and self._reporter is not None:
-            self._reporter.room_changed()
+        if len(self._connected) > before and self._listener is not None:
+            self._listener.offers_changed()
 
     def _reconcile_host(self, host: SimulatedHost) -> None:
         for instance_id, task in host.tasks.items():
@@ -532,7 +538,7 @@ class ClusterConnection(FixedSize):
 
     async def _report_for_ever(self) -> None:
         """Report what arrives, and acknowledge ends that are committed."""
-        assert self._reporter is not None
+        assert self._listener is not None
         while True:
             await self._news.wait()
             self._news.clear()
@@ -541,7 +547,7 @@ class ClusterConnection(FixedSize):
                 continue
             self._world.trace.note("report", *((each.instance_id, each.state.value) for each in batch))
             try:
-                await self._reporter.report(self.name, batch)
+                await self._listener.report(self.name, batch)
             except CookError as error:
                 self._world.trace.note("report refused", error)
                 await asyncio.sleep(RETRY_REPORT_S)
@@ -552,7 +558,7 @@ class ClusterConnection(FixedSize):
             for update in batch:
                 if update.state.is_final:
                     self._acknowledge(update.instance_id)
-            self._reporter.room_changed()
+            self._listener.offers_changed()
 
     def _acknowledge(self, instance_id: InstanceId) -> None:
         for host in self._cluster.hosts.values():
