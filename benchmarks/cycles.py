@@ -1,10 +1,11 @@
-"""What a match cycle costs as work grows, and where users, quotas, groups and constraints are many.
+"""Time of a match cycle for growing pools, and with many users, quotas, groups and constraints.
 
-`--plot FILE` draws how the cost grows (matplotlib). Each part runs in a process of its own. Times are the
-best of several runs, in processor time.
+`--plot FILE` draws the growth (matplotlib). Each part runs in a separate process. Times are the best of
+several runs, in processor time.
 
-Nothing may cost out of proportion. A cycle that considers 1,000 jobs should take 70 ms, for ranking (20) and
-matching (50), with 1,000,000 waiting jobs and 10,000 hosts; demands of all kinds may cost a few times that.
+Nothing may take disproportionately long. A cycle that considers 1,000 jobs should take 70 ms, for ranking
+(20) and matching (50), with 1,000,000 waiting jobs and 10,000 hosts; constraints of all kinds may take a few
+times that.
 """
 
 import argparse
@@ -52,14 +53,14 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, help="draw how the cost grows into this file")
     asked = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    told: Queue[Growth] = context.Queue()
+    results: Queue[Growth] = context.Queue()
     grown: Growth = []
     print(f"{'':70}{'best, processor':>16}{'peak memory':>13}")
     tell_best("a million additions in Python (this machine, now)", lambda: sum(range(1_000_000)), runs=20)
     for count in WAITING:
-        process = context.Process(target=growing, args=(count, told))
+        process = context.Process(target=growing, args=(count, results))
         process.start()
-        grown += told.get()
+        grown += results.get()
         process.join()
         if process.exitcode:
             return 1
@@ -74,8 +75,8 @@ def main() -> int:
     return 0
 
 
-def growing(count: int, told: "Queue[Growth]") -> None:
-    """A cycle after 1 % of the queue changed, by number of waiting jobs and of hosts."""
+def growing(count: int, results: "Queue[Growth]") -> None:
+    """Measure a cycle after 1 % of the queue changed, by number of waiting jobs and of hosts."""
     rng = random.Random(1)
     index = queue(rng, count)
     created = count
@@ -90,11 +91,11 @@ def growing(count: int, told: "Queue[Growth]") -> None:
             best = min(best, time.process_time() - began)
         tell(f"a cycle: {count:,} jobs wait, {hosts:,} hosts", best)
         measured.append((count, hosts, best))
-    told.put(measured)
+    results.put(measured)
 
 
 def demanding() -> None:
-    """Quotas, groups and constraints: 100,000 waiting jobs of 1,000 users, 10,000 hosts."""
+    """Measure quotas, groups and constraints: 100,000 waiting jobs of 1,000 users, 10,000 hosts."""
     rng = random.Random(2)
     hosts = Hosts(offers(rng, 10_000))
     plain = queue(rng, 100_000)
@@ -134,7 +135,7 @@ def demanding() -> None:
 
 
 def too_large() -> None:
-    """100,000 waiting jobs that no host can take, in front of some that fit."""
+    """Measure 100,000 waiting jobs that no host can run, before some that fit."""
     most = QueueFilters(max_cpus=64.0)
     hosts = Hosts(offers(random.Random(3), 1000))
     for users in (1, 10, 1000):
@@ -150,7 +151,7 @@ def too_large() -> None:
 
 
 def following() -> None:
-    """Hosts from moment to moment: 10,000, of which 300 change."""
+    """Measure an update of 10,000 hosts, of which 300 change."""
     rng = random.Random(4)
     now = offers(rng, 10_000)
     tell_best("10,000 hosts from offers, with columns", lambda: Hosts(now).columns.rough)
@@ -170,12 +171,12 @@ def following() -> None:
 
 
 def follow(hosts: Hosts, then: Sequence[Offer]) -> None:
-    """Follow, and bring up to date what a cycle asks for."""
+    """Update hosts from offers, including what a cycle reads."""
     hosts.update_from_offers(then)
     _ = hosts.columns.rough
 
 
-# --- what is measured
+# --- measured operations
 
 
 def queue(
@@ -185,7 +186,7 @@ def queue(
     job_constraints: Callable[[int], JobConstraints] | None = None,
     wanted: Callable[[int], ConstraintClass] | None = None,
 ) -> QueueIndex:
-    """Waiting jobs of up to 1,000 users, of mixed shapes."""
+    """Return waiting jobs of up to 1,000 users, with mixed requests."""
     index = QueueIndex()
     for begin in range(0, count, 10_000):
         index.add_many(jobs(rng, begin, min(begin + 10_000, count), job_constraints, wanted))
@@ -193,7 +194,7 @@ def queue(
 
 
 def labelled(names: str, seq: int) -> ConstraintClass:
-    """Demand of a host the label of that number."""
+    """Return a constraint on the label with a number."""
     return ConstraintClass(attributes=(("label", f"{names}-{seq}"),))
 
 
@@ -204,7 +205,7 @@ def jobs(
     job_constraints: Callable[[int], JobConstraints] | None = None,
     wanted: Callable[[int], ConstraintClass] | None = None,
 ) -> list[QueuedJob]:
-    """Some of them."""
+    """Return some of the waiting jobs."""
     found = []
     for seq in range(begin, end):
         more: dict[str, Any] = {}
@@ -219,7 +220,7 @@ def jobs(
 
 
 def change(index: QueueIndex, rng: random.Random, count: int, created: int) -> int:
-    """Let some jobs start, as many others end, and as many come; returns how many were ever created."""
+    """Let jobs start, as many end, and as many arrive; return the number of jobs ever created."""
     third = max(1, count // 3)
     ending = [job for tasks in index.by_name() for job in index.ids(tasks.started[: third // 500 + 1])][
         :third
@@ -237,7 +238,7 @@ def change(index: QueueIndex, rng: random.Random, count: int, created: int) -> i
 
 
 def offers(rng: random.Random, count: int) -> list[Offer]:
-    """Hosts of three sizes, each in a use of its own."""
+    """Return hosts of three sizes, all in different use."""
     found = []
     for number in range(count):
         name = f"host-{number:05}"
@@ -264,7 +265,7 @@ def offers(rng: random.Random, count: int) -> list[Offer]:
     return found
 
 
-# --- telling
+# --- reporting
 
 
 def tell_cycle(
@@ -291,26 +292,26 @@ def tell_cycle(
 
 
 def tell_best(what: str, work: Callable[[], object], runs: int = 5) -> None:
-    """Run it several times and tell the best."""
+    """Run a function several times, and print the best time."""
     tell(what, min(timed(work) for _ in range(runs)))
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return what it takes, in seconds of processor time."""
+    """Return the processor time of a function, in seconds."""
     began = time.process_time()
     work()
     return time.process_time() - began
 
 
 def tell(what: str, seconds: float) -> None:
-    """Print one line: what, the time, and how much memory this process has used at most."""
+    """Print one line: description, time, and peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(f"{what:70}{seconds * 1e3:>13.2f} ms{peak / 2**20:>9.0f} MiB", flush=True)
 
 
 def draw(grown: Growth, path: Path) -> None:
-    """Draw how the cost of a cycle grows."""
-    import matplotlib.pyplot as plt  # only whoever wants the picture needs it
+    """Draw the growth of the time of a cycle."""
+    import matplotlib.pyplot as plt  # only needed for the picture
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for hosts, colour in zip(HOSTS, ("#4c9f70", "#e0a030", "#b5483a"), strict=True):

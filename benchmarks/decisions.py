@@ -1,7 +1,7 @@
-"""How fast the scheduler decides: ranking, the next jobs, matching; beside plain Python in the same run.
+"""Time of decisions: ranking, the next jobs, matching; compared with plain Python in the same run.
 
-Each part runs in a process of its own, so that its peak memory is its own. Times are the best of several
-runs, in processor time and in time on the clock: on a busy machine the two part.
+Each part runs in a separate process, which has its own peak memory. Times are the best of several runs, in
+processor time and in wall-clock time, which differ on a busy machine.
 
 Goals (two cores, nothing else running): rank 1,000,000 tasks of 1,000 users 1 s; next 1,000 of them after 1 %
 changed 20 ms; match 1,000 jobs on 10,000 hosts 50 ms for mixed shapes, 5 ms for one shape. Cook took 36 s
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def ranking(count: int) -> None:
-    """The index: filling it, ranking all of it, the next jobs after changes."""
+    """Measure the index: filling it, ranking all of it, the next jobs after changes."""
     index = QueueIndex()
     rng = random.Random(1)
     loaded = 0.0
@@ -101,7 +101,7 @@ def ranking(count: int) -> None:
 
 
 def _change(index: QueueIndex, rng: random.Random, count: int, begin: int) -> None:
-    """A third of the changes each: tasks that end, jobs that start, jobs that come."""
+    """Make changes: tasks that end, jobs that start, new jobs, a third each."""
     third = count // 3
     running = [job for tasks in index.by_name() for job in index.ids(tasks.started[: third // USERS + 1])]
     for job_id in running[:third]:
@@ -127,7 +127,7 @@ def _jobs(rng: random.Random, begin: int, end: int) -> list[QueuedJob]:
 
 
 def plain_ranking(count: int) -> None:
-    """The same in plain Python: lists, sums, one sort."""
+    """Measure the same in plain Python: lists, sums, one sort."""
     rng = random.Random(1)
     by_user: dict[str, list[tuple[int, float, float, str]]] = {}
     for job in _jobs(rng, 0, count):
@@ -148,7 +148,7 @@ def plain_ranking(count: int) -> None:
     tell_best(f"plain Python: rank {count:,} tasks", rank, runs=1)
 
     def first_by_heap() -> list[str]:
-        """The first 1,000 only, each user's jobs in order already: what a good plain program would do."""
+        """Return only the first 1,000, from sorted lists of each user, as a good plain program would."""
 
         def scored(jobs: list[tuple[int, float, float, str]]) -> Iterator[tuple[float, str]]:
             cpus = mem = 0.0
@@ -169,12 +169,12 @@ def plain_ranking(count: int) -> None:
 
 
 def placing_used(_: int) -> None:
-    """Hosts that are all in use, each differently."""
+    """Return hosts that are all in different use."""
     _placing("hosts in use, each differently", _hosts(random.Random(2), used=True))
 
 
 def placing_empty(_: int) -> None:
-    """Empty hosts of three sizes."""
+    """Return empty hosts of three sizes."""
     _placing("empty hosts of 3 sizes", _hosts(random.Random(2), used=False))
 
 
@@ -200,7 +200,7 @@ def _placing(which: str, offers: list[Offer]) -> None:
 
 
 def plain_placing(_: int) -> None:
-    """The same in plain Python: every host looked at for every job."""
+    """Measure the same in plain Python: every host is examined for every job."""
     rng = random.Random(2)
     hosts = Hosts(_hosts(rng, used=True))
     asks = _asks(rng, [0.5, 1.0, 2.0, 4.0, 8.0], [float(mem) for mem in range(100, 30_000)])[:20]
@@ -240,7 +240,7 @@ def _asks(rng: random.Random, cpus: list[float], mem_mb: list[float]) -> list[Ta
 
 
 def laptop(_: int) -> None:
-    """One host, one user, a long queue: what each submitted or ended job costs an embedded scheduler."""
+    """Measure one host, one user, a long queue: the time per submitted or ended job on a laptop."""
     index = QueueIndex()
     index.add_many([QueuedJob(str(UUID(int=seq)), "ada", 1.0, 100.0, seq) for seq in range(50_000)])
     offers = [Offer(host="laptop", cluster="local", pool="pool", room=Resources(cpus=1, mem_mb=8000))]
@@ -266,7 +266,7 @@ def laptop(_: int) -> None:
 
 
 def tell_best(what: str, work: Callable[[], object], runs: int = 5) -> None:
-    """Run it several times and tell the best."""
+    """Run a function several times, and print the best time."""
     best_cpu = best_clock = float("inf")
     for _ in range(runs):
         began, clock = time.process_time(), time.perf_counter()
@@ -277,7 +277,7 @@ def tell_best(what: str, work: Callable[[], object], runs: int = 5) -> None:
 
 
 def tell(what: str, cpu_s: float, clock_s: float | None = None) -> None:
-    """Print one line: what, times, and how much memory this process has used at most."""
+    """Print one line: description, times, and peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     clock = "" if clock_s is None else _time(clock_s)
     print(f"{what:62}{_time(cpu_s):>16}{clock:>12}{peak / 2**20:>9.0f} MiB", flush=True)

@@ -1,15 +1,15 @@
-"""Our futures beside those of a process pool, Ray, Dask and ipyparallel: one run, one machine, two workers.
+"""Futures of cook_jupyter compared with a process pool, Ray, Dask and ipyparallel, each with two workers.
 
-Each contestant runs in a process of its own, alone, from a cold start. Only ratios within one run count:
-numbers of different machines, or of different days, tell nothing.
+Each contestant runs alone in a separate process, from a cold start. Only ratios within one run are
+meaningful; numbers of different machines, or of different days, are not comparable.
 
     python benchmarks/futures.py                   all of them
     python benchmarks/futures.py ours pool         some
 
-Peers come with the extra [bench]; one that is not installed is said to be missing.
+Contestants are in the extra [bench]; those that are not installed are reported as missing.
 """
 
-# ruff: noqa: D102 - what the methods of a contestant do is said once, in the protocol
+# ruff: noqa: D102 - the methods of a contestant are documented in the protocol
 
 import argparse
 import contextlib
@@ -36,7 +36,7 @@ SINGLE_CALLS = 300
 SUBMITS = 2_000
 ROUND_TRIPS = 60
 MEBIBYTE = 2**20
-SHORT_S = 120.0  # a contestant that needs longer for one row has measured enough of it
+SHORT_S = 120.0  # time after which a contestant stops measuring a row
 
 ROWS = {
     "cold": ("first call on a cold machine, s", "less", 2),
@@ -49,33 +49,33 @@ ROWS = {
 
 
 def identity(value: Any) -> Any:
-    """What every contestant runs."""
+    """The function that every contestant runs."""
     return value
 
 
 class Contestant(Protocol):
-    """What is measured of each."""
+    """The operations of a contestant that are measured."""
 
-    map_calls: int  # enough for a steady rate, few enough for patience
+    map_calls: int  # enough for a steady rate, in a reasonable time
 
     def start(self) -> None:
-        """Make it ready to take calls."""
+        """Start the contestant, so that it accepts calls."""
 
     def call(self, value: Any) -> Any:
-        """One call, awaited."""
+        """Submit one call and wait for it."""
 
     def submit_all(self, values: Sequence[Any]) -> list[Any]:
-        """One submission for each value, then all results."""
+        """Submit a call for each value, then get all results."""
 
     def map(self, values: Iterable[Any]) -> Iterable[Any]:
-        """The contestant's own bundling."""
+        """Map a function over values, with the contestant's own bundling."""
 
     def stop(self) -> None:
-        """Leave nothing behind."""
+        """Stop the contestant, and remove everything that it created."""
 
 
 class Ours:
-    """cook_jupyter: each call is a durable job of a scheduler in a process of its own."""
+    """cook_jupyter: each call is a durable job of a scheduler in a separate process."""
 
     map_calls = 1_000_000
 
@@ -104,7 +104,7 @@ class Ours:
 
 
 class Pool:
-    """The standard library's process pool: the least that crossing a process can cost; nothing is durable."""
+    """The standard library's process pool: a lower bound for calls in another process; nothing is durable."""
 
     map_calls = 1_000_000
 
@@ -218,7 +218,7 @@ CONTESTANTS: dict[str, tuple[str, Callable[[], Contestant], str]] = {
 
 
 def main() -> int:
-    """Run what was asked for and print the table."""
+    """Run the requested contestants, and print the table."""
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -249,7 +249,7 @@ def main() -> int:
 
 
 def run(name: str) -> dict[str, float]:
-    """One contestant in a process of its own."""
+    """Run one contestant in a separate process."""
     done = subprocess.run(
         [sys.executable, __file__, "--child", name], check=False, capture_output=True, text=True, timeout=900
     )
@@ -262,10 +262,10 @@ def run(name: str) -> dict[str, float]:
 
 
 def measure(contestant: Contestant) -> None:
-    """All rows of one contestant, from a cold start."""
+    """Measure all rows of one contestant, from a cold start."""
     import numpy as np
 
-    imported = time.perf_counter() - BEGUN  # numpy is ours to load, not the contestant's
+    imported = time.perf_counter() - BEGUN  # numpy is loaded for this program, not for the contestant
     contestant.start()
     try:
         assert contestant.call(1) == 1
@@ -286,7 +286,7 @@ def measure(contestant: Contestant) -> None:
 
 
 def median_s(call: Callable[[], Any], times: int) -> float:
-    """The median duration of a call."""
+    """Return the median duration of a call."""
     taken: list[float] = []
     while len(taken) < times and sum(taken) < SHORT_S:
         taken.append(seconds(call))
@@ -294,20 +294,20 @@ def median_s(call: Callable[[], Any], times: int) -> float:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """The duration of a call."""
+    """Return the duration of a call."""
     begun = time.perf_counter()
     call()
     return time.perf_counter() - begun
 
 
 def consume(values: Iterable[Any]) -> None:
-    """Look at each value."""
+    """Check each value."""
     for _ in values:
         pass
 
 
 def memory_mb() -> float:
-    """What all processes of this contestant hold, shared pages counted once (PSS), in MB."""
+    """Return the memory of all processes of this contestant in MB, with shared pages counted once (PSS)."""
     total = 0
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and is_family(folder):
@@ -318,7 +318,7 @@ def memory_mb() -> float:
 
 
 def is_family(folder: Path) -> bool:
-    """Whether a process descends from this one, or serves the home that this one made."""
+    """Return whether a process descends from this one, or serves the home that this one created."""
     home = os.environ.get("COOK_JUPYTER_HOME", "")
     with contextlib.suppress(OSError, ValueError):
         if home and f"COOK_JUPYTER_HOME={home}\0".encode() in (folder / "environ").read_bytes():
@@ -333,7 +333,7 @@ def is_family(folder: Path) -> bool:
 
 
 def show(found: dict[str, dict[str, float]]) -> None:
-    """The table: figures, and beneath each what it is in relation to ours."""
+    """Return the table: figures, and below each its ratio to that of cook_jupyter."""
     names = list(found)
     width = max(len(title) for title, _, _ in ROWS.values())
     print("\n" + " " * width + "".join(f"{CONTESTANTS[name][0]:>14}" for name in names))

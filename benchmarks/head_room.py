@@ -1,9 +1,9 @@
-"""What it costs, and what it gives, to keep room for the head of the queue.
+"""Costs and benefits of keeping room for the head of the queue.
 
-Runs every scenario of the generator through the simulator, with nothing kept and with room kept, and prints a
+Runs every scenario of the generator through the simulator, with and without kept room, and prints a
 table in Markdown: utilisation (cpu hours of tasks over those of the hosts until the last task has ended), the
 longest and the mean wait of the largest jobs (one in twenty, by cpus and memory), and the time until the last
-task has ended. Each number is the mean over some seeds. `docs/explanation/head-of-queue.md` holds the result.
+task has ended. Each number is the mean over some seeds. `docs/explanation/head-of-queue.md` has the result.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from cook_jupyter.simulation.traces import TraceJob
 from cook_jupyter.simulation.workload import SCENARIOS, Workload, generate
 
 HOUR_MS = 3_600_000.0
-LARGEST = 20  # one in so many jobs is among the largest
+LARGEST = 20  # one job in this many is among the largest
 JOBS, USERS = 800, 6
 
 
 class Figures(NamedTuple):
-    """What one run, or the mean of several, has come to; times in hours."""
+    """Result of one run, or the mean of several; times in hours."""
 
     utilisation: float
     longest_wait: float
@@ -80,7 +80,7 @@ def run(scenario: str, seed: int, policy: Policy, hosts: int, cpus: int) -> Figu
 
 
 def figures(workload: Workload, outcome: Outcome) -> Figures:
-    """Return what a simulation has come to."""
+    """Return the result of a simulation."""
     trace = workload.trace()
     begin_ms = trace[0].submit_ms
     end_ms = max(row.end_time_ms for row in outcome.rows)
@@ -96,7 +96,7 @@ def figures(workload: Workload, outcome: Outcome) -> Figures:
 
 
 def largest(trace: Sequence[TraceJob]) -> Sequence[TraceJob]:
-    """Return the jobs that ask for most."""
+    """Return the jobs with the largest requests."""
     return sorted(trace, key=lambda job: (-job.cpus, -job.mem_mb))[: max(1, len(trace) // LARGEST)]
 
 

@@ -1,11 +1,11 @@
-"""How fast the scheduler rebalances; beside plain Python in the same run.
+"""Time of a rebalance cycle, compared with plain Python in the same run.
 
-Each part runs in a process of its own, so that its peak memory is its own. Times are the best of several
-runs, in processor time and in time on the clock: on a busy machine the two part.
+Each part runs in a separate process, which has its own peak memory. Times are the best of several runs, in
+processor time and in wall-clock time, which differ on a busy machine.
 
 The pool is full: 100 users, or a single one, hold all of it, past their shares. 1,000 jobs of 50 newcomers
-wait, of 0.5 to 8 cpus and as many sizes of memory as there are jobs. Every cycle begins from nothing: scores,
-the table of victims, the queue.
+wait, of 0.5 to 8 cpus and as many sizes of memory as there are jobs. Every cycle starts from scratch:
+scores, the table of victims, the queue.
 
 Goal (two cores, nothing else running): 20,000 running tasks, 2,000 hosts, 1,000 candidates 0.3 s. Cook took
 110 s.
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 class Pool(NamedTuple):
-    """What a cycle looks at."""
+    """The input of a cycle."""
 
     running: list[tuple[QueuedJob, int, str]]  # job, start, host
     waiting: list[QueuedJob]
@@ -68,7 +68,7 @@ class Pool(NamedTuple):
 
 
 def a_pool(running: int, *, one_user: bool = False) -> Pool:
-    """A pool that is full."""
+    """Return a full pool."""
     rng = random.Random(running)
     hosts = [f"host-{number:05}" for number in range(max(1, running // PER_HOST))]
     holders = 1 if one_user else HOLDERS
@@ -103,7 +103,7 @@ def _job(rng: random.Random, seq: int, user: str, cpus: tuple[float, ...]) -> Qu
 
 
 def columns(running: int) -> None:
-    """The rebalance cycle of the scheduler."""
+    """Measure the rebalance cycle of the scheduler."""
     for one_user in (False, True):
         pool = a_pool(running, one_user=one_user)
         index = QueueIndex()
@@ -124,7 +124,7 @@ def columns(running: int) -> None:
 
 
 def plain(running: int) -> None:
-    """The same as the rules tell it, in plain Python: every candidate looked at for every job."""
+    """Measure the same rules in plain Python: every candidate is examined for every job."""
     pool = a_pool(running)
     index = QueueIndex()
     index.add_many([job for job, _, _ in pool.running] + pool.waiting)
@@ -155,7 +155,7 @@ class _Task(NamedTuple):
 
 
 def _plain_cycle(pool: Pool, queue: list[QueuedJob]) -> list[tuple[str, str, frozenset[str]]]:
-    """The decisions of a cycle under Cook's settings, without constraints or quotas: the pool has none."""
+    """Return the decisions of a cycle with Cook's settings, for a pool without constraints and quotas."""
     share = pool.limits.default_share
     by_user: dict[str, list[_Task]] = {}
     for seq, (job, start_ms, host) in enumerate(pool.running):
@@ -197,7 +197,7 @@ def _plain_decision(
     drus: dict[str, float],
     spare: dict[str, tuple[float, float]],
 ) -> tuple[float, str, list[_Task], float, float] | None:
-    """DRU, host, victims and what is free then."""
+    """Return DRU, host, victims and the room that is then free."""
     victims = [
         task
         for tasks in by_user.values()
@@ -225,7 +225,7 @@ def _plain_decision(
 
 
 def tell_best(what: str, work: Callable[[], object], runs: int = 5) -> None:
-    """Run it several times and tell the best."""
+    """Run a function several times, and print the best time."""
     best_cpu = best_clock = float("inf")
     for _ in range(runs):
         began, clock = time.process_time(), time.perf_counter()
@@ -236,7 +236,7 @@ def tell_best(what: str, work: Callable[[], object], runs: int = 5) -> None:
 
 
 def tell(what: str, cpu_s: float, clock_s: float) -> None:
-    """Print one line: what, times, and how much memory this process has used at most."""
+    """Print one line: description, times, and peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(f"{what:66}{_time(cpu_s):>10}{_time(clock_s):>12}{peak / 2**20:>9.0f} MiB", flush=True)
 

@@ -1,11 +1,12 @@
-"""How fast the simulator is: whole workloads through the real service and store, on simulated hosts.
+"""Time of the simulator: whole workloads through the real service and store, on simulated hosts.
 
-Each size runs in a process of its own, so that its peak memory is its own. Making the workload is not
-counted; its jobs and hosts are part of the memory. Beside the time on the clock stands the processor time: on
-a busy machine the two part. A million additions in Python, before and after, tell how fast the machine was.
+Each size runs in a separate process, which has its own peak memory. Generating the workload is not included
+in the time, but its jobs and hosts are part of the memory. Wall-clock time and processor time are printed,
+which differ on a busy machine. A million additions in Python, before and after, show the speed of the
+machine.
 
 Goal (two cores, nothing else running): 1,000,000 jobs of 200 users on 2,000 hosts of 32 cpus in 2 minutes,
-that is 120 µs a job.
+that is 120 µs per job.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from cook_jupyter.simulation.workload import generate
 
 
 class Size(NamedTuple):
-    """A workload: how many jobs, of how many users, on how many hosts of 32 cpus."""
+    """Size of a workload: numbers of jobs, users, and hosts of 32 cpus."""
 
     jobs: int
     users: int
@@ -75,7 +76,7 @@ def run(size: Size, scenario: str, policy: str) -> None:
 
 
 def tell_machine() -> None:
-    """Say how fast this machine is at this moment."""
+    """Measure the present speed of this machine."""
     best_s = min(_additions_s() for _ in range(20))
     print(f"a million additions in Python (this machine, now): {1000 * best_s:.1f} ms", flush=True)
 

@@ -1,6 +1,6 @@
-"""The cost of persistence: one command for one job, batches, restart with many jobs waiting.
+"""Time of persistence: one command for one job, batches, restart with many waiting jobs.
 
-Peers: the store in memory, and Python's own sqlite3 with one plain row and one commit per job.
+Compared with the store in memory, and Python's own sqlite3 with one plain row and one commit per job.
 `python benchmarks/store.py --waiting 1000000` measures the restart with a million jobs.
 Ranges and the machine they come from: docs/decisions/0002-store.md.
 """
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 async def commands(name: str, store: Store) -> None:
-    """Measure single commands, batches, and single commands called together."""
+    """Measure single commands, batches, and concurrent single commands."""
     await store.open()
     specs = [a_spec("a", number) for number in range(SINGLES)]
     print(f"{name}: one command for one job, p50 (p99) and CPU")
@@ -78,7 +78,7 @@ async def commands(name: str, store: Store) -> None:
 
 
 async def fill(path: Path, waiting: int) -> None:
-    """Let many jobs wait, and launch some of the old ones."""
+    """Submit many jobs, and launch some of the old ones."""
     store = SqliteStore(path)
     await store.open()
     start = time.perf_counter()
@@ -94,7 +94,7 @@ async def fill(path: Path, waiting: int) -> None:
 
 
 async def restart(path: Path) -> None:
-    """Measure a restart: open, and read all that waits."""
+    """Measure a restart: opening the store, and reading all waiting jobs."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     store = SqliteStore(path)
@@ -110,7 +110,7 @@ async def restart(path: Path) -> None:
 
 
 def plain(path: Path) -> None:
-    """Measure the peer: one row, one commit."""
+    """Measure Python's sqlite3: one row, one commit."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -126,7 +126,7 @@ def plain(path: Path) -> None:
 
 
 async def timed(label: str, specs: Sequence[JobSpec], call: Callable[[JobSpec], Awaitable[object]]) -> None:
-    """Print how long a call takes, made for one job after the other."""
+    """Print the time of a call that is made for one job after the other."""
     taken = []
     cpu = time.process_time()
     for spec in specs:
@@ -138,7 +138,7 @@ async def timed(label: str, specs: Sequence[JobSpec], call: Callable[[JobSpec], 
 
 
 async def rate(calls: Sequence[Awaitable[object]], jobs: int) -> float:
-    """Return jobs per second over calls that are made one after the other."""
+    """Return jobs per second for calls that are made one after the other."""
     start = time.perf_counter()
     for call in calls:
         await call
@@ -151,7 +151,7 @@ def spread(taken: Sequence[float]) -> str:
 
 
 def calibrated() -> float:
-    """Return how many milliseconds a fixed piece of Python takes: the best of five."""
+    """Return the time of a fixed piece of Python in milliseconds: the best of five."""
     best = float("inf")
     for _ in range(5):
         start, total = time.perf_counter(), 0
@@ -162,7 +162,7 @@ def calibrated() -> float:
 
 
 def a_spec(prefix: str, number: int, *, user: str = "ada") -> JobSpec:
-    """A small job with an id that looks as random as a UUID, and is the same in each run."""
+    """Return a small job with an id that looks like a random UUID but is the same in each run."""
     scattered = (number * 0x9E3779B97F4A7C15 + 1) % 2**64
     job_id = f"{scattered:016x}-{prefix}-{number}"
     command = "python -m cook_jupyter.worker call " + "x" * 100
@@ -170,7 +170,7 @@ def a_spec(prefix: str, number: int, *, user: str = "ada") -> JobSpec:
 
 
 def placed(spec: JobSpec) -> Instance:
-    """The only instance of a job; it bears the job's own id."""
+    """Return the only instance of a job, with the job's own id."""
     return Instance(
         instance_id=spec.job_id,
         job_id=spec.job_id,
@@ -182,12 +182,12 @@ def placed(spec: JobSpec) -> Instance:
 
 
 def running(spec: JobSpec) -> StatusUpdate:
-    """Word that the instance runs."""
+    """Return the report that the instance is running."""
     return StatusUpdate(instance_id=spec.job_id, state=TaskState.RUNNING, at_ms=3)
 
 
 def ended(spec: JobSpec) -> StatusUpdate:
-    """Word that the instance has succeeded, with a small result."""
+    """Return the report that the instance has succeeded, with a small result."""
     result = ResultPayload(inline=b"r" * 200, size=200)
     return StatusUpdate(
         instance_id=spec.job_id, state=TaskState.FINISHED, at_ms=4, exit_code=0, result=result

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPMessage
 from pathlib import Path
-from time import monotonic
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
@@ -33,7 +32,7 @@ from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, wait_until
 
 TOKEN = "a token of the tests"
 OWNER = "owner"
@@ -110,9 +109,9 @@ class ApiServer:
 
         return asyncio.run_coroutine_threadsafe(acting(), self._loop).result(HANG_S)
 
-    def submit(self, user: str = OWNER, **named: Any) -> str:
+    def submit(self, user: str = OWNER, **fields: Any) -> str:
         """Submit one job; return its uuid."""
-        job = a_request(**named)
+        job = a_request(**fields)
         reply = self.ask("POST", "/jobs", {"jobs": [job]}, by=user)
         assert reply.status == 201, reply.text
         return str(job["uuid"])
@@ -125,7 +124,9 @@ class ApiServer:
 
     def started(self, uuid: str) -> str:
         """Wait until a job runs; return its instance."""
-        until(lambda: self.job(uuid)["instances"] and self.job(uuid)["instances"][-1]["status"] == "running")
+        wait_until(
+            lambda: self.job(uuid)["instances"] and self.job(uuid)["instances"][-1]["status"] == "running"
+        )
         return str(self.job(uuid)["instances"][-1]["task_id"])
 
     def finish(self, uuid: str, **how: Any) -> str:
@@ -136,7 +137,7 @@ class ApiServer:
             self.cluster.finish(task, **how)
 
         self.on_loop(end)
-        until(lambda: self.ask("GET", f"/instances/{task}").json["status"] in ("success", "failed"))
+        wait_until(lambda: self.ask("GET", f"/instances/{task}").json["status"] in ("success", "failed"))
         return task
 
     def give_sandbox(self, task: str, sandbox: Path) -> None:
@@ -149,22 +150,15 @@ class ApiServer:
         return socket.create_connection(self.address, timeout=HANG_S)
 
 
-def a_request(**named: Any) -> dict[str, Any]:
+def a_request(**fields: Any) -> dict[str, Any]:
     """Return the body of a small job with a new uuid."""
-    return {"uuid": str(uuid4()), "command": "true", "max_retries": 1, "cpus": 0.5, "mem": 32.0, **named}
+    return {"uuid": str(uuid4()), "command": "true", "max_retries": 1, "cpus": 0.5, "mem": 32.0, **fields}
 
 
 def authorization(user: str, token: str = TOKEN) -> dict[str, str]:
     if user == OWNER:
         return {"Authorization": f"Bearer {token}"}
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{token}".encode()).decode()}
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    end = monotonic() + HANG_S
-    while not holds():
-        assert monotonic() < end, "the condition did not hold in time"
 
 
 @contextmanager

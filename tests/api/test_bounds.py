@@ -14,8 +14,8 @@ from cook_jupyter.api.server import ServerLimits
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import ServerSettings
-from tests.api.served import OWNER, POOLS, TOKEN, ApiServer, authorization, serving, until
-from tests.waiting import HANG_S
+from tests.api.served import OWNER, POOLS, TOKEN, ApiServer, authorization, serving
+from tests.waiting import HANG_S, wait_until
 
 MIB = 1024 * 1024
 LOGIN = "".join(f"{name}: {value}\r\n" for name, value in authorization(OWNER).items())
@@ -194,7 +194,7 @@ class TestNumbers:
             assert (response.status, response.headers["Retry-After"]) == (503, "1")
         for connection in held:
             connection.close()
-        until(lambda: served.ask("GET", "/pools").status == 200)
+        wait_until(lambda: served.ask("GET", "/pools").status == 200)
 
 
 def test_only_its_owner_can_open_a_unix_socket(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cook_jupyter.model.instance import ResultPayload
-from tests.api.served import OWNER, ApiServer, a_request, authorization, serving, until
-from tests.waiting import HANG_S
+from tests.api.served import OWNER, ApiServer, a_request, authorization, serving
+from tests.waiting import HANG_S, wait_until
 
 
 class Stream:
@@ -162,7 +162,7 @@ def test_the_subscription_of_a_disconnected_reader_ends(served: ApiServer) -> No
     with reading(served) as stream:
         stream.line()
         assert served.scheduler.event_hub._subscriptions
-    until(lambda: not served.scheduler.event_hub._subscriptions)
+    wait_until(lambda: not served.scheduler.event_hub._subscriptions)
 
 
 def test_a_slow_reader_delays_nobody_and_gets_the_current_state(
@@ -181,9 +181,9 @@ def test_a_slow_reader_delays_nobody_and_gets_the_current_state(
             for task in list(served.cluster.tasks):
                 served.cluster.finish(task, result=result)
 
-        until(lambda: len(served.cluster.tasks) == 400)
+        wait_until(lambda: len(served.cluster.tasks) == 400)
         served.on_loop(finish_all)
-        until(lambda: served.ask("GET", "/v1/summary").json["running"] == 0)
+        wait_until(lambda: served.ask("GET", "/v1/summary").json["running"] == 0)
         ended: set[str] = set()
         while len(ended) < 400:
             ended |= {event["uuid"] for event in slow.line() if event["state"] == "success"}

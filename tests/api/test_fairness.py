@@ -6,7 +6,8 @@ import pytest
 
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import Bucket, MaintenanceSettings, RateSettings, RebalancerSettings
-from tests.api.served import POOLS, ApiServer, a_request, serving, until
+from tests.api.served import POOLS, ApiServer, a_request, serving
+from tests.waiting import wait_until
 
 QUICK = RebalancerSettings(interval_ms=50)
 
@@ -61,7 +62,7 @@ def test_a_job_is_preempted_for_one_of_higher_priority_of_the_same_user(tmp_path
         task = served.started(large)
         small = served.submit("ada", cpus=0.1, priority=100)
 
-        until(lambda: served.ask("GET", f"/instances/{task}").json["status"] == "failed")
+        wait_until(lambda: served.ask("GET", f"/instances/{task}").json["status"] == "failed")
         ended = served.ask("GET", f"/instances/{task}").json
         assert (ended["preempted"], ended["reason_code"]) == (True, 1002)
         assert ended["reason_string"] == "Preempted by rebalancer"
@@ -97,7 +98,7 @@ def test_the_monitor_reports_starved_users(tmp_path: Path) -> None:
             pools = served.ask("GET", "/v1/monitor", by="ada").json["pools"]
             return dict(pools.get("default", {}).get("users", {}))
 
-        until(lambda: told().get("starved") == 1)
+        wait_until(lambda: told().get("starved") == 1)
         default = served.ask("GET", "/v1/monitor").json["pools"]["default"]
         assert default["users"] == {
             "total": 2,

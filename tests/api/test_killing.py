@@ -4,7 +4,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.api.served import ApiServer, a_request, until
+from tests.api.served import ApiServer, a_request
+from tests.waiting import wait_until
 
 
 def test_a_killed_job_is_completed_immediately_and_its_instance_is_killed(served: ApiServer) -> None:
@@ -14,7 +15,7 @@ def test_a_killed_job_is_completed_immediately_and_its_instance_is_killed(served
     assert (reply.status, reply.body) == (204, b"")
     told = served.job(uuid)
     assert (told["status"], told["state"]) == ("completed", "failed")
-    until(lambda: served.job(uuid)["instances"][0]["status"] == "failed")
+    wait_until(lambda: served.job(uuid)["instances"][0]["status"] == "failed")
     (instance,) = served.job(uuid)["instances"]
     assert (instance["reason_code"], instance["reason_string"]) == (1001, "Killed by user")
     assert "end_time" in instance
@@ -24,7 +25,7 @@ def test_a_killed_instance_lets_its_job_try_again(served: ApiServer) -> None:
     uuid = served.submit(max_retries=2)
     task = served.started(uuid)
     assert served.ask("DELETE", f"/rawscheduler?instance={task}").status == 204
-    until(lambda: len(served.job(uuid)["instances"]) == 2)
+    wait_until(lambda: len(served.job(uuid)["instances"]) == 2)
     first = served.job(uuid)["instances"][0]
     assert (first["cancelled"], first["reason_code"]) == (True, 1001)
 

@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 
 from cook_jupyter.model.instance import ResultPayload
-from tests.api.served import OWNER, ApiServer, Reply, authorization, until
+from tests.api.served import OWNER, ApiServer, Reply, authorization
+from tests.waiting import wait_until
 
 
 def put(served: ApiServer, name: str, data: bytes) -> Reply:
@@ -114,6 +115,6 @@ class TestBlobs:
         with served.raw() as connection:
             head = f"PUT /v1/blobs/calls/{uuid4()} HTTP/1.1\r\nHost: localhost\r\n{login}Content-Length: 1000"
             connection.sendall(f"{head}\r\n\r\nhalf".encode())
-            until(lambda: folder.exists() and list(folder.iterdir()))
+            wait_until(lambda: folder.exists() and list(folder.iterdir()))
             connection.shutdown(socket.SHUT_RDWR)
-        until(lambda: not list(folder.iterdir()))
+        wait_until(lambda: not list(folder.iterdir()))

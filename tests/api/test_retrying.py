@@ -6,15 +6,16 @@ from uuid import uuid4
 
 import pytest
 
-from tests.api.served import ApiServer, Reply, a_request, until
+from tests.api.served import ApiServer, Reply, a_request
+from tests.waiting import wait_until
 
 
 def retry(served: ApiServer, method: str = "PUT", /, by: str = "owner", **body: Any) -> Reply:
     return served.ask(method, "/retry", body, by=by)
 
 
-def failed(served: ApiServer, **named: Any) -> str:
-    uuid = served.submit(**named)
+def failed(served: ApiServer, **fields: Any) -> str:
+    uuid = served.submit(**fields)
     served.finish(uuid, exit_code=1)
     return uuid
 
@@ -24,7 +25,7 @@ def test_a_failed_job_with_more_retries_waits_and_runs_again(served: ApiServer, 
     uuid = failed(served)
     reply = retry(served, method, job=uuid, retries=3)
     assert (reply.status, reply.body) == (201, b"3")
-    until(lambda: len(served.job(uuid)["instances"]) == 2)
+    wait_until(lambda: len(served.job(uuid)["instances"]) == 2)
     assert served.ask("GET", f"/retry?job={uuid}").body == b"3"
 
 
@@ -101,7 +102,7 @@ def test_no_more_than_the_limit(served: ApiServer) -> None:
 def test_not_fewer_than_were_used(served: ApiServer) -> None:
     uuid = served.submit(max_retries=2)
     served.finish(uuid, exit_code=1)
-    until(lambda: len(served.job(uuid)["instances"]) == 2)
+    wait_until(lambda: len(served.job(uuid)["instances"]) == 2)
     served.finish(uuid, exit_code=1)
     reply = retry(served, job=uuid, retries=1)
     assert (reply.status, reply.json) == (400, {"error": "Retries would be less than attempts-consumed"})

@@ -9,7 +9,8 @@ import pytest
 from cook_jupyter.store import sqlite as sqlite_store
 from cook_jupyter.store import sqlite_writer
 from cook_jupyter.store.sqlite import SqliteStore
-from tests.api.served import serving, until
+from tests.api.served import serving
+from tests.waiting import wait_until
 
 
 def test_a_locked_store_is_reported_with_503_and_retry_after(
@@ -61,5 +62,5 @@ def test_a_scheduler_whose_store_was_removed_accepts_nothing_and_ends(
         refused = served.ask("POST", "/jobs", {"jobs": [{**job, "max_retries": 1}]})
 
         assert (refused.status, refused.headers["X-Cook-Error"]) == (500, "StoreDamaged")
-        until(served.scheduler.shutdown.is_set)
+        wait_until(served.scheduler.shutdown.is_set)
         assert "store.sqlite of the store was removed" in str(served.scheduler.failure)

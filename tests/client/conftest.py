@@ -1,4 +1,4 @@
-"""Both clients under one suite: the one that blocks, and the one for asyncio behind a facade that blocks."""
+"""One test suite for both clients: the blocking one, and the one for asyncio behind a blocking facade."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ NewClient = Callable[..., JobClient]
 
 
 class Blocking:
-    """An object whose coroutines are run on a loop, and waited for; `user` is a property, as of JobClient."""
+    """Makes the coroutines of an object blocking; `user` is a property, as in JobClient."""
 
     def __init__(self, made: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._made = made
@@ -28,7 +28,7 @@ class Blocking:
         return (
             self._wait(value())
             if name == "user"
-            else lambda *args, **named: self._wait(value(*args, **named))
+            else lambda *args, **fields: self._wait(value(*args, **fields))
         )
 
     def __enter__(self) -> Self:
@@ -71,11 +71,11 @@ def client_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def new_client(request: pytest.FixtureRequest, client_loop: asyncio.AbstractEventLoop) -> NewClient:
-    """The class of a client, with the methods of JobClient."""
+    """The constructor of a client with the methods of JobClient."""
     if request.param == "blocking":
         return JobClient
 
-    def make(*args: Any, **named: Any) -> JobClient:
-        return cast(JobClient, Blocking(AsyncJobClient(*args, **named), client_loop))
+    def make(*args: Any, **fields: Any) -> JobClient:
+        return cast(JobClient, Blocking(AsyncJobClient(*args, **fields), client_loop))
 
     return make

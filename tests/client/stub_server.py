@@ -1,6 +1,6 @@
-"""A stand-in scheduler: an HTTP server on a free port that answers as a test tells it to.
+"""A stub of a scheduler: an HTTP server on a free port whose answers a test defines.
 
-It is not a mock of our code: the client talks to it over a real socket, as to any scheduler.
+It is not a mock of cook_jupyter's code: the client uses a real socket, as with any scheduler.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.waiting import HANG_S
 
 @dataclass
 class ReceivedRequest:
-    """A request as the server saw it."""
+    """A request as the server received it."""
 
     method: str
     path: str
@@ -34,7 +34,7 @@ class ReceivedRequest:
 
 @dataclass
 class Answer:
-    """What to say; with `hang_up`, close the connection without a word; with `stream`, say these pieces."""
+    """A response; with `hang_up`, none, and the connection is closed; with `stream`, these pieces."""
 
     status: int = 200
     body: bytes = b"{}"
@@ -45,16 +45,16 @@ class Answer:
 
 
 def as_json(value: Any, status: int = 200, **headers: str) -> Answer:
-    named = {name.replace("_", "-"): text for name, text in headers.items()}
-    return Answer(status=status, body=json.dumps(value).encode(), headers=named)
+    header_fields = {name.replace("_", "-"): text for name, text in headers.items()}
+    return Answer(status=status, body=json.dumps(value).encode(), headers=header_fields)
 
 
 @dataclass
 class StubServer:
-    """The running server: where it is and what it was asked."""
+    """The running server: its URL and the requests that it received."""
 
     url: str
-    asked: list[ReceivedRequest] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
     connections: int = 0
     answer: Callable[[ReceivedRequest], Answer] = lambda _: Answer()
 
@@ -74,24 +74,24 @@ class _Handler(BaseHTTPRequestHandler):
     def serve(self) -> None:
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        asked = ReceivedRequest(self.command, parts.path, parse_qs(parts.query), dict(self.headers), body)
-        self.server.state.asked.append(asked)
-        given = self.server.state.answer(asked)
-        if given.hang_up:
+        received = ReceivedRequest(self.command, parts.path, parse_qs(parts.query), dict(self.headers), body)
+        self.server.state.requests.append(received)
+        answer = self.server.state.answer(received)
+        if answer.hang_up:
             self.close_connection = True
             return
-        self.send_response(given.status)
-        for name, value in given.headers.items():
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
             self.send_header(name, value)
-        if given.stream is not None:
-            self.send_pieces(given.stream)
+        if answer.stream is not None:
+            self.send_pieces(answer.stream)
             return
-        if given.status != 204:
-            self.send_header("Content-Length", str(len(given.body)))
+        if answer.status != 204:
+            self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(given.body)
-        self.close_connection = given.close
+            self.wfile.write(answer.body)
+        self.close_connection = answer.close
 
     def send_pieces(self, pieces: Iterator[bytes]) -> None:
         self.send_header("Transfer-Encoding", "chunked")
@@ -129,10 +129,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def standin(
+def stub_server(
     answer: Callable[[ReceivedRequest], Answer], socket_path: Path | None = None
 ) -> Iterator[StubServer]:
-    """Serve until the block ends."""
+    """Run a stub server until the block ends."""
     state = StubServer(url="", answer=answer)
     server = _Server(state, socket_path)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

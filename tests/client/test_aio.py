@@ -10,7 +10,7 @@ import pytest
 from cook_jupyter.client.aio import AsyncEventStream, AsyncJobClient, follow_events
 from cook_jupyter.client.aio_connections import Body, Head
 from cook_jupyter.errors import SchedulerUnreachable, Unauthenticated
-from tests.client.stub_server import Answer, ReceivedRequest, as_json, standin
+from tests.client.stub_server import Answer, ReceivedRequest, as_json, stub_server
 from tests.waiting import HANG_S
 
 CHUNKS = b"2\r\nhe\r\n003;x=y\r\nllo\r\n0\r\nTrailer: t\r\n\r\nmore"
@@ -27,7 +27,7 @@ async def test_following_goes_on_at_the_cursor_after_every_break() -> None:
 
     breaks: list[SchedulerUnreachable] = []
     seen = []
-    with standin(answer) as server:
+    with stub_server(answer) as server:
         client = AsyncJobClient(server.url)
         async for batch in follow_events(client.events, on_break=breaks.append):
             seen.append(batch.cursor)
@@ -39,14 +39,14 @@ async def test_following_goes_on_at_the_cursor_after_every_break() -> None:
 
 
 async def test_following_gives_up_when_it_is_refused() -> None:
-    with standin(lambda _: as_json({"error": "no"}, 401)) as server:
+    with stub_server(lambda _: as_json({"error": "no"}, 401)) as server:
         client = AsyncJobClient(server.url)
         with pytest.raises(Unauthenticated):
             await anext(follow_events(client.events))
 
 
 async def test_following_a_stream_that_was_closed_ends() -> None:
-    with standin(lambda _: Answer(stream=iter([a_line(1)]))) as server:
+    with stub_server(lambda _: Answer(stream=iter([a_line(1)]))) as server:
         client = AsyncJobClient(server.url)
         streams: list[AsyncEventStream] = []
 
@@ -68,7 +68,7 @@ async def test_a_wait_for_the_next_batch_that_is_given_up_loses_none() -> None:
         may_go_on.wait(HANG_S)
         yield a_line(1)[5:]
 
-    with standin(lambda _: Answer(stream=pieces())) as server:
+    with stub_server(lambda _: Answer(stream=pieces())) as server:
         async with await AsyncJobClient(server.url).events() as stream:
             waiting = asyncio.ensure_future(anext(stream))
             await asyncio.sleep(0)
@@ -88,7 +88,7 @@ async def test_the_connection_of_a_request_that_was_cancelled_is_not_used_again(
             may_answer.wait(HANG_S)
         return as_json({} if asked.path == "/settings" else [])
 
-    with standin(answer) as server:
+    with stub_server(answer) as server:
         async with AsyncJobClient(server.url) as client:
             assert await client.pools() == []
             asking = asyncio.ensure_future(client.settings())
@@ -105,7 +105,7 @@ def test_a_client_outlives_an_event_loop() -> None:
     async def ask(client: AsyncJobClient) -> list[object]:
         return list(await client.pools())
 
-    with standin(lambda _: as_json([])) as server:
+    with stub_server(lambda _: as_json([])) as server:
         client = AsyncJobClient(server.url)
         assert asyncio.run(ask(client)) == asyncio.run(ask(client)) == []
 

@@ -23,7 +23,7 @@ from cook_jupyter.errors import (
     Unauthenticated,
     Unverifiable,
 )
-from tests.client.stub_server import Answer, ReceivedRequest, StubServer, as_json, standin
+from tests.client.stub_server import Answer, ReceivedRequest, StubServer, as_json, stub_server
 
 
 def start_ticks(pid: int) -> int:
@@ -70,7 +70,7 @@ def scheduler() -> Iterator[StubServer]:
             return as_json({"error": "who are you?"}, 401)
         return as_json({"name": "cook_jupyter", "user": "grace"})
 
-    with standin(answer) as server:
+    with stub_server(answer) as server:
         yield server
 
 
@@ -137,7 +137,7 @@ def test_a_wrong_configuration_names_the_file_and_the_place(config: Path, text: 
 def test_a_named_scheduler_that_does_not_answer_is_not_replaced_by_another(
     cook_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with standin(lambda _: Answer()) as server:
+    with stub_server(lambda _: Answer()) as server:
         gone = server.url
     monkeypatch.setenv("COOK_JUPYTER_URL", gone)
 
@@ -152,7 +152,7 @@ def test_a_named_scheduler_that_refuses_the_token_says_so(scheduler: StubServer)
 
 
 def test_an_original_cook_has_no_v1_and_is_taken_as_it_is() -> None:
-    with standin(lambda _: as_json({"error": "Not a valid route"}, 404)) as server:
+    with stub_server(lambda _: as_json({"error": "Not a valid route"}, 404)) as server:
         assert connect(server.url, user="ada").user == "ada"
 
 
@@ -219,7 +219,7 @@ def test_a_process_that_ended_and_was_not_yet_reaped_is_dead() -> None:
 def test_a_living_scheduler_keeps_its_runtime_file_whatever_it_answers(
     cook_home: Path, answer: Answer, message: str, start: bool
 ) -> None:
-    with standin(lambda _: answer) as server:
+    with stub_server(lambda _: answer) as server:
         path = write_runtime(cook_home, url=server.url)
         before = path.read_bytes()
 
@@ -244,7 +244,7 @@ def test_a_living_scheduler_that_is_silent_keeps_its_runtime_file(cook_home: Pat
 
 def test_a_scheduler_that_answers_late_is_waited_for(cook_home: Path) -> None:
     refusals = iter([as_json({"error": "too many connections"}, 503)] * 2)
-    with standin(lambda _: next(refusals, as_json({"user": "grace"}))) as server:
+    with stub_server(lambda _: next(refusals, as_json({"user": "grace"}))) as server:
         write_runtime(cook_home, url=server.url)
 
         assert connect(start=False).user == "grace"
@@ -306,7 +306,7 @@ def test_a_user_name_that_no_header_can_carry_is_refused_before_anything_is_aske
     with pytest.raises(InvalidRequest, match="'lab:ada' contains a colon"):
         connect(user="lab:ada")
 
-    assert scheduler.asked == []
+    assert scheduler.requests == []
     assert path.exists()
 
 

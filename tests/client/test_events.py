@@ -10,7 +10,7 @@ import pytest
 from cook_jupyter.client.events import EventStream, follow_events
 from cook_jupyter.errors import SchedulerError, SchedulerUnreachable, Unauthenticated
 from tests.client.conftest import NewClient
-from tests.client.stub_server import Answer, ReceivedRequest, as_json, standin
+from tests.client.stub_server import Answer, ReceivedRequest, as_json, stub_server
 from tests.waiting import HANG_S
 
 
@@ -29,7 +29,7 @@ def test_a_line_is_there_as_soon_as_it_is_said(new_client: NewClient) -> None:
         while (piece := said.get()) is not None:
             yield piece
 
-    with standin(lambda _: Answer(stream=pieces())) as server:
+    with stub_server(lambda _: Answer(stream=pieces())) as server:
         said.put(a_line(1))
         with new_client(server.url).events() as stream:
             assert next(stream).cursor == 1
@@ -43,7 +43,7 @@ def test_lines_may_be_cut_anywhere(new_client: NewClient) -> None:
     pieces = [text[start : start + 777] for start in range(0, len(text), 777)]
 
     with (
-        standin(lambda _: Answer(stream=iter(pieces))) as server,
+        stub_server(lambda _: Answer(stream=iter(pieces))) as server,
         new_client(server.url).events() as stream,
     ):
         assert [next(stream).cursor for _ in range(50)] == list(range(50))
@@ -58,7 +58,7 @@ def test_an_event_carries_the_instance_and_the_result(new_client: NewClient) -> 
         result="aGVsbG8=",
     )
     with (
-        standin(lambda _: Answer(stream=iter([a_line(1, job)]))) as server,
+        stub_server(lambda _: Answer(stream=iter([a_line(1, job)]))) as server,
         new_client(server.url).events() as stream,
     ):
         (news,) = next(stream).jobs
@@ -70,12 +70,12 @@ def test_an_event_carries_the_instance_and_the_result(new_client: NewClient) -> 
 
 def test_cursor_and_labels_are_asked_for(new_client: NewClient) -> None:
     with (
-        standin(lambda _: Answer(stream=iter([a_line(5)]))) as server,
+        stub_server(lambda _: Answer(stream=iter([a_line(5)]))) as server,
         new_client(server.url).events(5, {"executor": "e1"}) as stream,
     ):
         next(stream)
 
-    assert server.asked[0].query == {"cursor": ["5"], "label": ["executor=e1"]}
+    assert server.requests[0].query == {"cursor": ["5"], "label": ["executor=e1"]}
 
 
 def test_another_thread_may_end_the_wait(new_client: NewClient) -> None:
@@ -85,7 +85,7 @@ def test_another_thread_may_end_the_wait(new_client: NewClient) -> None:
         yield a_line(1)
         never.wait(HANG_S)
 
-    with standin(lambda _: Answer(stream=pieces())) as server:
+    with stub_server(lambda _: Answer(stream=pieces())) as server:
         stream = new_client(server.url).events()
         next(stream)
         rest: list[object] = []
@@ -100,13 +100,16 @@ def test_another_thread_may_end_the_wait(new_client: NewClient) -> None:
 
 
 def test_a_refusal_is_raised_at_once(new_client: NewClient) -> None:
-    with standin(lambda _: as_json({"error": "who are you?"}, 401)) as server, pytest.raises(Unauthenticated):
+    with (
+        stub_server(lambda _: as_json({"error": "who are you?"}, 401)) as server,
+        pytest.raises(Unauthenticated),
+    ):
         new_client(server.url).events()
 
 
 def test_a_line_without_sense_ends_the_stream(new_client: NewClient) -> None:
     with (
-        standin(lambda _: Answer(stream=iter([b"nonsense\n"]))) as server,
+        stub_server(lambda _: Answer(stream=iter([b"nonsense\n"]))) as server,
         new_client(server.url).events() as stream,
         pytest.raises(SchedulerError, match="nonsense"),
     ):
@@ -115,7 +118,7 @@ def test_a_line_without_sense_ends_the_stream(new_client: NewClient) -> None:
 
 def test_the_end_of_the_stream_is_a_break(new_client: NewClient) -> None:
     with (
-        standin(lambda _: Answer(stream=iter([a_line(1)]))) as server,
+        stub_server(lambda _: Answer(stream=iter([a_line(1)]))) as server,
         new_client(server.url).events() as stream,
     ):
         next(stream)
@@ -130,7 +133,7 @@ def test_following_goes_on_at_the_cursor_after_every_break(new_client: NewClient
 
     breaks: list[SchedulerUnreachable] = []
     stop = threading.Event()
-    with standin(answer) as server:
+    with stub_server(answer) as server:
         client = new_client(server.url)
         seen = []
         for batch in follow_events(client.events, stop, on_break=breaks.append):
@@ -144,12 +147,12 @@ def test_following_goes_on_at_the_cursor_after_every_break(new_client: NewClient
 
 def test_following_gives_up_when_it_is_refused(new_client: NewClient) -> None:
     stop = threading.Event()
-    with standin(lambda _: as_json({"error": "no"}, 401)) as server, pytest.raises(Unauthenticated):
+    with stub_server(lambda _: as_json({"error": "no"}, 401)) as server, pytest.raises(Unauthenticated):
         list(follow_events(new_client(server.url).events, stop))
 
 
 def test_following_a_stream_that_was_closed_ends(new_client: NewClient) -> None:
-    with standin(lambda _: Answer(stream=iter([a_line(1)]))) as server:
+    with stub_server(lambda _: Answer(stream=iter([a_line(1)]))) as server:
         client = new_client(server.url)
         streams: list[EventStream] = []
 

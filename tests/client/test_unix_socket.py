@@ -13,12 +13,12 @@ from cook_jupyter.client.connections import Address
 from cook_jupyter.client.home import home_folder
 from cook_jupyter.client.runtime import RuntimeFile, read_runtime
 from cook_jupyter.client.sync import JobClient
-from tests.client.stub_server import as_json, standin
+from tests.client.stub_server import as_json, stub_server
 from tests.waiting import HANG_S
 
 
 def test_the_socket_comes_first_and_the_url_stays_the_address(tmp_path: Path) -> None:
-    with listening_socket(tmp_path / "s") as listening, standin(lambda _: as_json([])) as server:
+    with listening_socket(tmp_path / "s") as listening, stub_server(lambda _: as_json([])) as server:
         address = Address.of(server.url, str(tmp_path / "s"))
         with address.open(HANG_S) as connection:
             assert connection.family == socket.AF_UNIX
@@ -34,7 +34,7 @@ def test_without_the_socket_the_address_has_to_do(tmp_path: Path, left_behind: b
     if left_behind:
         with listening_socket(path):
             pass
-    with standin(lambda _: as_json([])) as server, JobClient(server.url, socket_path=str(path)) as client:
+    with stub_server(lambda _: as_json([])) as server, JobClient(server.url, socket_path=str(path)) as client:
         assert client.pools() == []
 
 

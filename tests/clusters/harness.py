@@ -3,7 +3,6 @@
 Also calls, as the executor makes them: `site.call(function, ...)`.
 """
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -38,10 +37,10 @@ class LocalSite:
         (folder / "blobs").mkdir(mode=0o700)
         self.store = DirectoryStore(folder / "blobs")
 
-    def cluster(self, **named: Any) -> LocalCluster:
+    def cluster(self, **fields: Any) -> LocalCluster:
         """A cluster of 4 cpus that is quick to kill."""
         settings: dict[str, Any] = {"cpus": 4.0, "mem_mb": 2048.0, "pools": ("default", "other")}
-        return LocalCluster(home=self.home, **{**settings, "kill_grace_s": 1.0, **named})
+        return LocalCluster(home=self.home, **{**settings, "kill_grace_s": 1.0, **fields})
 
     async def settle(self, cluster: ComputeCluster) -> None:
         """Stop the agent, if it still runs, and all it has."""
@@ -140,10 +139,3 @@ class LocalSite:
     def _text(self, launch: Launch, stream: str) -> str:
         path = self.sandbox(launch) / stream
         return path.read_text(errors="replace") if path.exists() else ""
-
-
-async def until(holds: Callable[[], Any], patience_s: float = HANG_S) -> None:
-    """Wait for something that no event tells of: files and processes."""
-    async with asyncio.timeout(patience_s):
-        while not holds():  # noqa: ASYNC110 - there is nothing to wait for but the thing itself
-            await asyncio.sleep(0.01)

@@ -12,8 +12,9 @@ from cook_jupyter.errors import SchedulerError
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.model.reason import AGENT_RESTARTED, KILLED_EXTERNALLY
 from tests.clusters.contract import FOREVER, ClusterContract
-from tests.clusters.harness import LocalSite, until
+from tests.clusters.harness import LocalSite
 from tests.clusters.reports import Reports, a_launch
+from tests.waiting import wait_until_async
 
 
 class TestLocalCluster(ClusterContract):
@@ -47,7 +48,7 @@ async def test_a_newer_scheduler_takes_the_agent_over(
     launch = a_launch("true")
     await newer.launch([launch])
     assert (await heard.end_of(launch)).state is TaskState.FINISHED
-    await until(lambda: not cluster.offers())
+    await wait_until_async(lambda: not cluster.offers())
     await newer.stop_agent()
     await newer.close()
 
@@ -89,7 +90,7 @@ async def test_an_agent_without_work_and_scheduler_leaves_by_itself(site: LocalS
 
     await cluster.close()
 
-    await until(lambda: not site.processes(), patience_s=20)
+    await wait_until_async(lambda: not site.processes(), timeout_s=20)
 
 
 async def test_an_agent_whose_home_was_removed_leaves(site: LocalSite) -> None:
@@ -99,7 +100,7 @@ async def test_an_agent_whose_home_was_removed_leaves(site: LocalSite) -> None:
 
     site.home.rename(site.folder / "elsewhere")
 
-    await until(lambda: not site.processes(), patience_s=20)
+    await wait_until_async(lambda: not site.processes(), timeout_s=20)
 
 
 async def test_an_instance_whose_worker_and_agent_were_killed_is_lost_by_nobodys_fault(
@@ -149,7 +150,7 @@ async def test_an_update_that_can_be_stored_in_no_words_is_given_up(
     reports.refused = lambda update: update.instance_id == instance_id
 
     await cluster.launch([poison])
-    await until(lambda: reports.refusals >= 2)
+    await wait_until_async(lambda: reports.refusals >= 2)
 
     later = a_launch("true")
     await cluster.launch([later])

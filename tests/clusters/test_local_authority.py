@@ -20,9 +20,9 @@ from cook_jupyter.model.instance import TaskState
 from cook_jupyter.model.reason import KILLED_BY_USER
 from cook_jupyter.worker.address import SECRET, SOCKET
 from cook_jupyter.worker.frames import frame_of, pack
-from tests.clusters.harness import LocalSite, until
+from tests.clusters.harness import LocalSite
 from tests.clusters.reports import Reports, a_launch
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, wait_until_async
 
 
 def raw(head: bytes, tail: bytes = b"") -> bytes:
@@ -307,4 +307,4 @@ async def test_a_job_that_tells_its_end_early_does_not_pass_for_the_next_one(
     for number, launch in enumerate(following):
         end = await reports.end_of(launch)
         assert site.read(end, launch).value == number
-    await until(lambda: "sleep" not in json.dumps(site.processes()))
+    await wait_until_async(lambda: "sleep" not in json.dumps(site.processes()))

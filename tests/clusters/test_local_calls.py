@@ -25,8 +25,9 @@ from cook_jupyter.model.reason import (
     MEMORY_LIMIT_EXCEEDED,
     NON_ZERO_EXIT,
 )
-from tests.clusters.harness import LocalSite, until
+from tests.clusters.harness import LocalSite
 from tests.clusters.reports import Reports, a_launch
+from tests.waiting import wait_until_async
 
 
 def wait_and_print(gate: str) -> None:
@@ -126,7 +127,7 @@ async def test_variables_of_their_own_do_not_make_calls_heap_up_workers(
         pids.add(site.read(await reports.end_of(launch), launch).value)
 
     assert len(pids) == 30
-    await until(lambda: len(pids & site.processes().keys()) <= 10)
+    await wait_until_async(lambda: len(pids & site.processes().keys()) <= 10)
 
 
 async def test_calls_that_import_nothing_share_a_worker_whatever_their_variables(
@@ -343,7 +344,7 @@ async def test_a_call_that_ignores_term_is_killed_after_the_grace_period(
 
     launch = site.call(stubborn)
     await cluster.launch([launch])
-    await until(lambda: site.stdout(launch) == "ready\n")
+    await wait_until_async(lambda: site.stdout(launch) == "ready\n")
 
     await cluster.kill([launch.instance.instance_id])
 

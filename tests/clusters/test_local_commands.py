@@ -17,9 +17,10 @@ from cook_jupyter.model.reason import (
     NON_ZERO_EXIT,
 )
 from tests.clusters.contract import FOREVER
-from tests.clusters.harness import LocalSite, until
+from tests.clusters.harness import LocalSite
 from tests.clusters.reports import Reports, a_launch
 from tests.clusters.sandbox_contract import content_of
+from tests.waiting import wait_until_async
 
 DAEMON = 'import os; os.fork() or os.setsid() or os.fork() or os.execlp("sleep", "sleep", "604")'
 
@@ -100,7 +101,7 @@ async def test_nothing_that_a_command_started_outlives_it(
 async def test_a_killed_command_may_tidy_up(cluster: LocalCluster, reports: Reports, site: LocalSite) -> None:
     launch = a_launch("trap 'echo tidy; exit 0' TERM; echo ready; while :; do sleep 0.05; done")
     await cluster.launch([launch])
-    await until(lambda: site.stdout(launch) == "ready\n")
+    await wait_until_async(lambda: site.stdout(launch) == "ready\n")
 
     await cluster.kill([launch.instance.instance_id])
 
@@ -114,7 +115,7 @@ async def test_who_ignores_term_is_killed_after_the_grace_period_with_all_its_ch
 ) -> None:
     launch = a_launch("trap '' TERM; sleep 600 & echo ready; while :; do sleep 0.05; done")
     await cluster.launch([launch])
-    await until(lambda: site.stdout(launch) == "ready\n")
+    await wait_until_async(lambda: site.stdout(launch) == "ready\n")
     asked = time.monotonic()
 
     await cluster.kill([launch.instance.instance_id])
@@ -130,7 +131,7 @@ async def test_a_stopped_command_can_be_killed(
 ) -> None:
     launch = a_launch("echo ready; kill -STOP $$; echo never")
     await cluster.launch([launch])
-    await until(lambda: site.stdout(launch) == "ready\n")
+    await wait_until_async(lambda: site.stdout(launch) == "ready\n")
 
     await cluster.kill([launch.instance.instance_id])
 
@@ -188,7 +189,9 @@ async def test_an_overrun_of_memory_ends_the_whole_command(
     assert (end.state, end.reason) == (TaskState.FAILED, MEMORY_LIMIT_EXCEEDED)
     assert end.peak_mem_mb is not None
     assert end.peak_mem_mb > 128
-    await until(lambda: not [words for words in site.processes().values() if words.startswith("sleep")])
+    await wait_until_async(
+        lambda: not [words for words in site.processes().values() if words.startswith("sleep")]
+    )
 
 
 async def test_the_peak_of_a_successful_command_is_told(cluster: LocalCluster, reports: Reports) -> None:
@@ -262,7 +265,7 @@ async def test_ports_are_free_and_everybody_has_their_own(
     launches = [a_launch("echo $PORT0 $PORT1; " + FOREVER, ports=2) for _ in range(3)]
 
     await cluster.launch(launches)
-    await until(lambda: all(site.stdout(launch) for launch in launches))
+    await wait_until_async(lambda: all(site.stdout(launch) for launch in launches))
 
     given = [int(word) for launch in launches for word in site.stdout(launch).split()]
     assert len(set(given)) == 6

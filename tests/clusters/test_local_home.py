@@ -17,8 +17,9 @@ from cook_jupyter.worker.address import LOCK, SECRET, SOCKET
 from cook_jupyter.worker.home import FACTS, AgentHome, HomeRemoved, HomeTaken
 from cook_jupyter.worker.journal import JOURNAL_FILE, AgentJournal, WorkerJournal, read_frames
 from cook_jupyter.worker.spawner import find_orphans
-from tests.clusters.harness import LocalSite, until
+from tests.clusters.harness import LocalSite
 from tests.clusters.reports import Reports, a_launch
+from tests.waiting import wait_until_async
 
 SOON = {"housekeeping_s": 0.1}
 PARTS = (SOCKET, LOCK, FACTS, SECRET, "journal", f"journal/{JOURNAL_FILE}", "sandboxes")
@@ -56,7 +57,7 @@ def wait_for(gate: str) -> str:
 
 async def have_begun(gate: Path) -> None:
     """Wait until code of the call and of the command runs: what is reported as running may still begin."""
-    await until(lambda: all(Path(f"{gate}.{kind}").exists() for kind in ("call", "command")))
+    await wait_until_async(lambda: all(Path(f"{gate}.{kind}").exists() for kind in ("call", "command")))
 
 
 def runs_sleep(site: LocalSite) -> bool:
@@ -81,7 +82,7 @@ async def test_what_is_removed_of_the_agents_folder_is_made_again(
     for part in removed:
         if (site.home / part).exists():
             remove(site.home / part)
-    await until(lambda: all((site.home / part).exists() for part in PARTS))
+    await wait_until_async(lambda: all((site.home / part).exists() for part in PARTS))
     await cluster.close()
     again, heard = site.cluster(**SOON), Reports()
     await again.start(heard, [])
@@ -107,7 +108,7 @@ async def test_what_runs_is_known_to_the_next_agent_though_the_journal_was_remov
         await cluster.launch(launches)
         await have_begun(gate)
         remove(site.home / "journal")
-        await until((site.home / "journal" / JOURNAL_FILE).exists)
+        await wait_until_async((site.home / "journal" / JOURNAL_FILE).exists)
 
         os.kill(site.agent_pid(), signal.SIGKILL)
         await reports.until(
@@ -142,7 +143,7 @@ async def test_an_agent_whose_home_became_anothers_leaves_and_runs_nothing_twice
     first = site.agent_pid()
     launch = a_launch("sleep 600")
     await cluster.launch([launch])
-    await until(lambda: runs_sleep(site))
+    await wait_until_async(lambda: runs_sleep(site))
     await cluster.close()
     os.kill(first, signal.SIGSTOP)
     remove(site.home)
@@ -151,8 +152,10 @@ async def test_an_agent_whose_home_became_anothers_leaves_and_runs_nothing_twice
     await again.start(heard, [])
     os.kill(first, signal.SIGCONT)
 
-    await until(lambda: not [words for words in site.processes().values() if words.startswith("sleep")])
-    await until(lambda: first not in site.processes())
+    await wait_until_async(
+        lambda: not [words for words in site.processes().values() if words.startswith("sleep")]
+    )
+    await wait_until_async(lambda: first not in site.processes())
     later = a_launch("true")
     await again.launch([later])
     assert (await heard.end_of(later)).state is TaskState.FINISHED
@@ -167,16 +170,16 @@ async def test_a_home_that_was_removed_with_all_above_it_is_reported_and_nothing
     await cluster.start(reports, [])
     launch = a_launch("sleep 600")
     await cluster.launch([launch])
-    await until(lambda: runs_sleep(site))
+    await wait_until_async(lambda: runs_sleep(site))
 
     with caplog.at_level(logging.ERROR):
         remove(site.folder)
-        await until(lambda: not cluster.offers())
+        await wait_until_async(lambda: not cluster.offers())
 
     assert "was removed: instances keep running, but none is started" in caplog.text
     assert launch.instance.instance_id not in reports.ends
     site.folder.mkdir()
-    await until(cluster.offers)
+    await wait_until_async(cluster.offers)
     later = a_launch("true")
     await cluster.launch([later])
     assert (await reports.end_of(later)).state is TaskState.FINISHED
@@ -191,12 +194,12 @@ async def test_without_a_scheduler_an_agent_whose_home_was_removed_ends_what_run
     await cluster.start(reports, [])
     launch = a_launch("sleep 600")
     await cluster.launch([launch])
-    await until(lambda: runs_sleep(site))
+    await wait_until_async(lambda: runs_sleep(site))
     await cluster.close()
 
     remove(site.folder)
 
-    await until(lambda: not site.processes())
+    await wait_until_async(lambda: not site.processes())
     site.folder.mkdir()
 
 
@@ -300,7 +303,7 @@ async def test_a_job_that_no_agent_can_find_any_more_does_not_run_for_ever(site:
 
     os.kill(agent, signal.SIGKILL)
 
-    await until(lambda: not site.processes())
+    await wait_until_async(lambda: not site.processes())
 
 
 def test_a_worker_is_orphaned_when_the_ledger_does_not_know_it_or_its_time_is_long_over(

@@ -31,7 +31,7 @@ from cook_jupyter.errors import (
     Unsatisfiable,
 )
 from cook_jupyter.executor import CookExecutor, attach, recent
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, wait_until
 
 SOON_S = HANG_S
 
@@ -47,7 +47,7 @@ def test_a_call_comes_back_with_its_result(executor: CookExecutor) -> None:
 
 
 def test_arguments_named_like_options_reach_the_function(executor: CookExecutor) -> None:
-    assert executor.submit(lambda **named: named, cpus=7, fn=1).result(SOON_S) == {"cpus": 7, "fn": 1}
+    assert executor.submit(lambda **fields: fields, cpus=7, fn=1).result(SOON_S) == {"cpus": 7, "fn": 1}
 
 
 def test_large_arrays_come_back(executor: CookExecutor) -> None:
@@ -192,7 +192,7 @@ def test_result_times_out_with_the_builtin_error_and_can_be_asked_again(
 
 def test_cancelling_a_running_job_kills_it(executor: CookExecutor, gate: Path, started: JobClient) -> None:
     future = executor.submit(wait_for, str(gate))
-    until(future.running)
+    wait_until(future.running)
 
     assert future.cancel()
 
@@ -200,7 +200,7 @@ def test_cancelling_a_running_job_kills_it(executor: CookExecutor, gate: Path, s
     assert started.job(future.key).state == "failed"
     with pytest.raises(concurrent.futures.CancelledError):
         future.result(SOON_S)
-    until(lambda: not Path(str(gate) + ".waiting").exists() or not alive(Path(str(gate) + ".waiting")))
+    wait_until(lambda: not Path(str(gate) + ".waiting").exists() or not alive(Path(str(gate) + ".waiting")))
 
 
 def test_cancelling_twice_and_after_the_end(executor: CookExecutor, gate: Path) -> None:
@@ -213,7 +213,7 @@ def test_cancelling_twice_and_after_the_end(executor: CookExecutor, gate: Path) 
 
 def test_a_killed_job_raises_job_killed(executor: CookExecutor, gate: Path) -> None:
     future = executor.submit(wait_for, str(gate))
-    until(future.running)
+    wait_until(future.running)
 
     future.kill()
 
@@ -225,7 +225,7 @@ def test_a_killed_job_raises_job_killed(executor: CookExecutor, gate: Path) -> N
 
 def test_an_interrupt_while_waiting_leaves_the_executor_usable(executor: CookExecutor, gate: Path) -> None:
     future = executor.submit(wait_for, str(gate))
-    until(future.running)
+    wait_until(future.running)
     timer = threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
     timer.start()
 
@@ -255,7 +255,7 @@ def test_shutdown_can_cancel_what_has_not_started_while_what_runs_goes_on(
     cpus = started.info_v1().capacity.cpus
     executor = CookExecutor(started, cpus=cpus / 2, mem_mb=256)
     futures = [executor.submit(wait_for, str(gate)) for _ in range(5)]
-    until(lambda: sum(future.running() for future in futures) == 2)
+    wait_until(lambda: sum(future.running() for future in futures) == 2)
     running = {future for future in futures if future.running()}
 
     executor.shutdown(wait=False, cancel_futures=True)
@@ -272,7 +272,7 @@ def test_killing_an_executor_ends_what_waits_and_what_runs_and_leaves_it_usable(
     executor: CookExecutor, gate: Path
 ) -> None:
     futures = [executor.submit(wait_for, str(gate)) for _ in range(10)]
-    until(lambda: any(future.running() for future in futures))
+    wait_until(lambda: any(future.running() for future in futures))
 
     executor.kill()
 
@@ -454,7 +454,7 @@ def test_a_failed_call_can_be_replayed_here(executor: CookExecutor) -> None:
 
 def test_reprs_tell_the_state_without_asking_anybody(executor: CookExecutor, gate: Path) -> None:
     future = executor.with_(name="x-ray").submit(wait_for, str(gate))
-    until(future.running)
+    wait_until(future.running)
 
     assert future.key in repr(future)
     assert "running" in repr(future)
@@ -474,7 +474,7 @@ def test_a_future_is_found_again_by_its_key_before_and_after_its_end(
     executor: CookExecutor, gate: Path, started: JobClient
 ) -> None:
     future = executor.submit(wait_for, str(gate))
-    until(future.running)
+    wait_until(future.running)
     again = attach(future.key, client=started)
     assert not again.done()
     gate.touch()
@@ -564,7 +564,7 @@ def test_a_forked_child_can_submit_and_knows_which_futures_are_not_its_own(
     executor: CookExecutor, gate: Path
 ) -> None:
     future = executor.submit(wait_for, str(gate))
-    until(future.running)
+    wait_until(future.running)
     answer, question = os.pipe()
     child = os.fork()
     if child == 0:
@@ -594,7 +594,7 @@ def test_the_threads_end_with_the_last_executor(started: JobClient) -> None:
 
     assert future.result(SOON_S) == 4
     gc.collect()
-    until(lambda: session.is_closed)
+    wait_until(lambda: session.is_closed)
 
 
 def test_one_may_act_as_another_user_of_the_own_scheduler(started: JobClient) -> None:
@@ -615,7 +615,7 @@ def test_many_threads_may_submit(executor: CookExecutor) -> None:
 def test_a_scheduler_that_crashed_is_started_again_by_who_waits(cook_home: Path, gate: Path) -> None:
     executor = CookExecutor(cpus=0.5, mem_mb=256)
     future = executor.submit(wait_for, str(gate))
-    until(
+    wait_until(
         Path(str(gate) + ".waiting").exists
     )  # "running" is told when it is committed, before it is launched
     found = read_runtime(cook_home)
@@ -644,11 +644,11 @@ def test_without_a_scheduler_futures_say_so_after_a_while(
     monkeypatch.setattr(connection_module, "REQUEST_TIMEOUT_S", 1.0)
     executor = CookExecutor(cpus=0.5, mem_mb=256)
     url = executor._holder.url
-    named = CookExecutor(url, cpus=0.5, mem_mb=256)
-    assert named.submit(pow, 2, 2).result(SOON_S) == 4
+    fields = CookExecutor(url, cpus=0.5, mem_mb=256)
+    assert fields.submit(pow, 2, 2).result(SOON_S) == 4
     subprocess.run([sys.executable, "-m", "cook_jupyter", "down"], check=True, capture_output=True)
 
-    future = named.submit(pow, 2, 2)
+    future = fields.submit(pow, 2, 2)
 
     with pytest.raises(SchedulerUnreachable, match="cook-jupyter status"):
         future.result(SOON_S)
@@ -669,14 +669,6 @@ def alive(pid_file: Path) -> bool:
     except (ProcessLookupError, ValueError, FileNotFoundError):
         return False
     return True
-
-
-def until(holds: Any, timeout_s: float = SOON_S) -> None:
-    """Wait for a condition, with a deadline."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        threading.Event().wait(0.005)
 
 
 def test_arrays_of_sizes_around_every_threshold_arrive_and_return(executor: CookExecutor) -> None:

@@ -30,7 +30,8 @@ from cook_jupyter.executor.arguments import Arguments
 from cook_jupyter.executor.mapping import MAX_CALLS, TARGET_S, BundleSizer
 from cook_jupyter.executor.stages import Stage
 from cook_jupyter.payload import encoding
-from tests.executor.test_executor import until, wait_for
+from tests.executor.test_executor import wait_for
+from tests.waiting import wait_until
 
 
 def test_results_come_in_order(executor: CookExecutor) -> None:
@@ -153,7 +154,7 @@ def test_what_comes_before_a_call_that_takes_its_worker_down_is_given_out_first(
         next(results)
     with pytest.raises(StopIteration):
         next(results)
-    until(lambda: not executor._holder.current_session().futures())
+    wait_until(lambda: not executor._holder.current_session().futures())
 
 
 def test_leaving_the_executor_waits_for_the_parts_of_a_divided_bundle(started: JobClient) -> None:
@@ -195,7 +196,7 @@ def test_leaving_a_map_early_kills_the_rest(executor: CookExecutor, gate: Path) 
 
     results.close()  # type: ignore[attr-defined]
 
-    until(lambda: not executor._holder.current_session().futures())
+    wait_until(lambda: not executor._holder.current_session().futures())
 
 
 def test_results_are_lazy(executor: CookExecutor, gate: Path) -> None:
@@ -382,7 +383,7 @@ def test_shutdown_waits_for_a_bundle_that_is_being_made_when_all_others_have_end
     session = executor._holder.current_session()
 
     def encode_when_alone(*args: Any, **kwargs: Any) -> Any:
-        until(lambda: not any(future.stage is Stage.ACCEPTED for future in session.futures()))
+        wait_until(lambda: not any(future.stage is Stage.ACCEPTED for future in session.futures()))
         return encode(*args, **kwargs)
 
     with executor:
@@ -421,7 +422,7 @@ def test_what_a_map_has_not_read_when_its_executor_is_shut_down_is_not_called(
 def test_shutdown_that_cancels_ends_a_map_with_the_bundles_that_run(started: JobClient, gate: Path) -> None:
     executor = CookExecutor(started, cpus=0.5, mem_mb=256)
     results = executor.map(wait_for, [str(gate)] * 100, chunksize=1)
-    until(lambda: any(future.running() for future in executor._holder.current_session().futures()))
+    wait_until(lambda: any(future.running() for future in executor._holder.current_session().futures()))
 
     executor.shutdown(wait=False, cancel_futures=True)
     gate.touch()
@@ -433,7 +434,7 @@ def test_shutdown_that_cancels_ends_a_map_with_the_bundles_that_run(started: Job
 
 def test_killing_ends_a_map_with_what_it_was_killed_by(executor: CookExecutor, gate: Path) -> None:
     results = executor.map(wait_for, [str(gate)] * 100, chunksize=1)
-    until(lambda: any(future.running() for future in executor._holder.current_session().futures()))
+    wait_until(lambda: any(future.running() for future in executor._holder.current_session().futures()))
 
     executor.kill()
 

@@ -13,7 +13,8 @@ from cook_jupyter.client.sync import JobClient
 from cook_jupyter.errors import NestedDeadlock, Unpicklable
 from cook_jupyter.executor import CookExecutor, CookFuture
 from cook_jupyter.executor.nested import blocked_on
-from tests.executor.test_executor import SOON_S, until, wait_for
+from tests.executor.test_executor import SOON_S, wait_for
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -118,10 +119,10 @@ def test_why_says_of_parent_and_child_who_waits_for_whom(
             return inner.submit(wait_for, path).result()
 
     holder = parents.submit(wait_for, str(gate))
-    until(holder.running)
+    wait_until(holder.running)
     future = parents.submit(parent, str(gate))
 
-    until(lambda: "It waits for 1 job of its own: 1 waiting, 0 running." in future.why())
+    wait_until(lambda: "It waits for 1 job of its own: 1 waiting, 0 running." in future.why())
     (child,) = started.recent_jobs(1, name="child")
     sentences = " ".join(started.why(child.uuid).sentences)
     assert f"It was submitted by the job {future.key} (parent" in sentences
@@ -146,7 +147,7 @@ def test_threads_are_blocked_only_while_each_waits_without_a_timeout(
         thread.start()
 
     blocked = [threads[name] for name in ("result", "wait", "as_completed")]
-    until(lambda: blocked_on(blocked) == {future})
+    wait_until(lambda: blocked_on(blocked) == {future})
     for name in ("with a timeout", "of its own"):
         assert blocked_on([*blocked, threads[name]]) == set()
     gate.touch()
@@ -215,9 +216,9 @@ def test_an_event_loop_is_blocked_only_while_nothing_but_futures_can_wake_it(
         return blocked_on(set(threading.enumerate()) - before, [future])
 
     if is_blocked:
-        until(lambda: blocked() == {future})
+        wait_until(lambda: blocked() == {future})
     else:
-        until(lambda: future.is_listened_to and future.running())
+        wait_until(lambda: future.is_listened_to and future.running())
         assert not blocked()
     gate.touch()
     loop.join(SOON_S)

@@ -15,8 +15,7 @@ from cook_jupyter.executor import CookExecutor
 from cook_jupyter.executor import connection as connection_module
 from cook_jupyter.executor.blobs import HttpStore
 from cook_jupyter.payload.envelope import Buffer
-from tests.executor.test_executor import until
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, wait_until
 
 
 class GatedStore(HttpStore):
@@ -55,7 +54,7 @@ def test_fetching_a_result_leaves_a_scheduler_down_and_goes_on_when_it_is_back(
 
     with caplog.at_level(logging.WARNING):
         store.may_fetch.set()
-        until(lambda: caplog.text.count("could not be fetched") >= 2)
+        wait_until(lambda: caplog.text.count("could not be fetched") >= 2)
     assert not (cook_home / RUNTIME_FILE).exists()
     assert not future.done()
 

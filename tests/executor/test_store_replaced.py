@@ -17,7 +17,8 @@ from cook_jupyter.client.runtime import RuntimeFile, read_runtime
 from cook_jupyter.errors import NotFound, Unverifiable
 from cook_jupyter.executor import CookExecutor, listener
 from cook_jupyter.executor import connection as connection_module
-from tests.executor.test_executor import SOON_S, until, wait_for
+from tests.executor.test_executor import SOON_S, wait_for
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def kill_scheduler(home: Path) -> None:
     runtime = read_runtime(home)
     assert isinstance(runtime, RuntimeFile)
     os.kill(runtime.pid, signal.SIGKILL)
-    until(lambda: not isinstance(read_runtime(home), RuntimeFile))
+    wait_until(lambda: not isinstance(read_runtime(home), RuntimeFile))
 
 
 def remove_store(home: Path) -> None:
@@ -70,8 +71,8 @@ def test_when_the_store_is_begun_anew_every_future_ends_and_says_so(
     running = own_executor.submit(wait_for, str(gate))
     cpus = own_executor._holder.current_session().scheduler.info.capacity.cpus
     waiting = own_executor.with_(cpus=cpus).submit(abs, -1)  # the other job holds some of them
-    until(Path(str(gate) + ".waiting").exists)
-    until(lambda: waiting.status == "waiting")
+    wait_until(Path(str(gate) + ".waiting").exists)
+    wait_until(lambda: waiting.status == "waiting")
     agent = Path(cook_home / "agent" / "agent.json").read_text()
 
     remove(cook_home)
@@ -110,7 +111,7 @@ def test_when_the_store_is_an_older_copy_what_it_does_not_know_ends(
     for number in range(20):
         assert own_executor.submit(abs, -number).result(SOON_S) == number
     running = own_executor.submit(wait_for, str(gate))
-    until(Path(str(gate) + ".waiting").exists)
+    wait_until(Path(str(gate) + ".waiting").exists)
     kill_scheduler(cook_home)
     remove_store(cook_home)
     shutil.copy(cook_home / "backup", cook_home / "store.sqlite")
@@ -126,7 +127,7 @@ def test_a_call_that_ran_before_its_key_was_taken_away_comes_back(
     own_executor: CookExecutor, cook_home: Path, gate: Path, change: str
 ) -> None:
     running = own_executor.submit(wait_for, str(gate))
-    until(Path(str(gate) + ".waiting").exists)
+    wait_until(Path(str(gate) + ".waiting").exists)
     take_key_away(cook_home, change)
     gate.touch()
 
@@ -140,9 +141,9 @@ def test_a_call_that_runs_after_its_key_was_taken_away_names_the_key(
 ) -> None:
     whole = own_executor.with_(cpus=own_executor._holder.current_session().scheduler.info.capacity.cpus)
     first = whole.submit(wait_for, str(gate))
-    until(Path(str(gate) + ".waiting").exists)
+    wait_until(Path(str(gate) + ".waiting").exists)
     second = whole.submit(abs, -1)  # waits for the cpus of the first
-    until(lambda: second.status == "waiting")
+    wait_until(lambda: second.status == "waiting")
     take_key_away(cook_home, change)
     gate.touch()
 
@@ -160,10 +161,10 @@ def test_futures_that_wait_for_a_scheduler_say_so(
 ) -> None:
     monkeypatch.setattr(listener, "SILENCE_WARNING_S", 0.0)
     future = own_executor.submit(wait_for, str(gate))
-    until(Path(str(gate) + ".waiting").exists)
+    wait_until(Path(str(gate) + ".waiting").exists)
     with caplog.at_level(logging.WARNING):
         down(cook_home)
-        until(lambda: "waits for the results of 1 job;" in caplog.text)
+        wait_until(lambda: "waits for the results of 1 job;" in caplog.text)
     assert "`cook-jupyter up`" in caplog.text
 
     subprocess.run([sys.executable, "-m", "cook_jupyter", "up"], check=True, capture_output=True)
@@ -185,7 +186,7 @@ def test_a_scheduler_named_by_its_address_is_known_again_when_it_comes_back_with
     assert isinstance(runtime, RuntimeFile)
     executor = CookExecutor(runtime.url, cpus=0.2, mem_mb=100)
     future = executor.submit(wait_for, str(gate))
-    until(Path(str(gate) + ".waiting").exists)
+    wait_until(Path(str(gate) + ".waiting").exists)
     first.kill()
     first.wait()
     second = served(cook_home, "--port", runtime.url.rpartition(":")[2])
@@ -205,5 +206,5 @@ def served(home: Path, *options: str) -> "subprocess.Popen[bytes]":
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    until(lambda: isinstance(found := read_runtime(home), RuntimeFile) and found.pid == process.pid)
+    wait_until(lambda: isinstance(found := read_runtime(home), RuntimeFile) and found.pid == process.pid)
     return process

@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,7 @@ import pytest
 from cook_jupyter.errors import BadExit, ResultLost
 from cook_jupyter.executor import CookExecutor
 from cook_jupyter.executor.callbacks import CallbackThreads
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, wait_until
 
 WAIT_S = HANG_S
 
@@ -272,11 +271,3 @@ def test_map_keeps_nothing_that_it_has_yielded(executor: CookExecutor, chunksize
         wait_until(lambda: freed(references))
         references.append(weakref.ref(result))
         del result
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Threads let go of what they have handled within moments."""
-    deadline = time.monotonic() + HANG_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)

@@ -21,7 +21,7 @@ from cook_jupyter.notebook import commands
 from cook_jupyter.notebook.cell_run import restart_reason, state_line
 from cook_jupyter.notebook.job_views import JobsView, JobView, how_it_ended
 from cook_jupyter.notebook.views import SettingsView, StateView, UsageView, WhyView
-from tests.client.stub_server import Answer, ReceivedRequest, as_json, standin
+from tests.client.stub_server import Answer, ReceivedRequest, as_json, stub_server
 from tests.notebook.test_views import NOW_MS, a_job, a_summary, an_instance, answer, summary_of
 
 EVIL = '\x1b]0;owned\x07\x9b2J\r\n\u202e"><script>alert(1)</script>'
@@ -114,7 +114,7 @@ def test_the_output_of_others_is_written_out_and_ones_own_keeps_its_colours(
             return Answer(body=b"\x1b[2Jhello\n", headers={"X-Cook-Ended": "true"})
         return as_json(job)
 
-    with standin(answer) as server:
+    with stub_server(answer) as server:
         notebook = NotebookOf(JobClient(server.url, token="t", user="ada"))
         options = Namespace(job=job["uuid"], attempt=None, stderr=False, follow=follow, tail=None)
         commands.logs(notebook, options)  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def test_the_output_of_others_is_written_out_and_ones_own_keeps_its_colours(
 
 def test_the_command_line_prints_no_commands_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     summary = spoiled(a_summary())
-    with standin(lambda asked: as_json(summary if "summary" in asked.path else INFO)) as server:
+    with stub_server(lambda asked: as_json(summary if "summary" in asked.path else INFO)) as server:
         monkeypatch.setenv("COOK_JUPYTER_URL", server.url)
         result = CliRunner().invoke(cli.cook_jupyter, ["status"])
     assert result.exit_code == 0, result.output
@@ -139,7 +139,7 @@ def test_errors_of_a_scheduler_are_text(monkeypatch: pytest.MonkeyPatch) -> None
     def refuse(_: ReceivedRequest) -> Answer:
         return as_json({"error": "no " + EVIL}, status=400)
 
-    with standin(refuse) as server:
+    with stub_server(refuse) as server:
         with pytest.raises(CookError) as raised:
             connect(server.url).pools()
         assert "\x1b" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""A desk to send calls from, and hosts to run them on: in this process, or in one of their own."""
+"""A harness that encodes calls and runs them as a host does, in this process or in another one."""
 
 import base64
 import json
@@ -29,16 +29,16 @@ _HOST = """
 import base64, json, sys
 from cook_jupyter.payload.calls import run_call
 for line in sys.stdin:
-    asked = json.loads(line)
-    done = run_call(asked["env"], job_id=asked["job"], instance_id=asked["instance"])
+    request = json.loads(line)
+    done = run_call(request["env"], job_id=request["job"], instance_id=request["instance"])
     inline = base64.b64encode(done.inline).decode() if done.inline is not None else None
-    told = [done.ok, done.exit_code, inline, done.blob, done.size, done.out_of_memory]
-    print("outcome", json.dumps(told), flush=True)
+    outcome = [done.ok, done.exit_code, inline, done.blob, done.size, done.out_of_memory]
+    print("outcome", json.dumps(outcome), flush=True)
 """
 
 
 class CallHarness:
-    """What an executor has at hand: a key, a store, and somebody who runs what it sends."""
+    """Encodes calls with a key and a store, runs them, and reads their results."""
 
     def __init__(self, folder: Path) -> None:
         self.key_file = str(folder / "keys" / "ada")
@@ -68,7 +68,7 @@ class CallHarness:
         )
 
     def call_elsewhere(self, function: Callable[..., Any], *args: Any) -> CallResult:
-        """Run a call in a warm process of its own, as a host does."""
+        """Run a call in a separate warm process, as a host does."""
         env, job = self.encode(function, args, {})
         if self._other is None:
             self._other = subprocess.Popen(
@@ -137,7 +137,7 @@ class CallHarness:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Any:
+def harness(tmp_path: Path) -> Any:
     made = CallHarness(tmp_path)
     yield made
     made.close()

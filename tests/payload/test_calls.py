@@ -39,52 +39,52 @@ from tests.payload.conftest import CallHarness
 # --- what goes and comes back -------------------------------------------------------------------------------
 
 
-def test_a_call_returns_what_the_function_returns(desk: CallHarness) -> None:
-    assert desk.call(lambda a, b, *, c: (a, b, c), 1, "two", c=[3]).value == (1, "two", [3])
-    assert desk.outcome is not None
-    assert desk.outcome.ok
-    assert desk.outcome.exit_code == 0
+def test_a_call_returns_what_the_function_returns(harness: CallHarness) -> None:
+    assert harness.call(lambda a, b, *, c: (a, b, c), 1, "two", c=[3]).value == (1, "two", [3])
+    assert harness.outcome is not None
+    assert harness.outcome.ok
+    assert harness.outcome.exit_code == 0
 
 
-def test_a_closure_travels_with_what_it_closes_over(desk: CallHarness) -> None:
+def test_a_closure_travels_with_what_it_closes_over(harness: CallHarness) -> None:
     factor = 3
 
-    assert desk.call_elsewhere(lambda value: value * factor, 14).value == 42
+    assert harness.call_elsewhere(lambda value: value * factor, 14).value == 42
 
 
-def test_functions_of_the_test_module_run_in_another_process(desk: CallHarness) -> None:
-    assert desk.call_elsewhere(doubled_by_a_helper, 21).value == 42
+def test_functions_of_the_test_module_run_in_another_process(harness: CallHarness) -> None:
+    assert harness.call_elsewhere(doubled_by_a_helper, 21).value == 42
 
 
-def test_partials_methods_and_builtins_are_functions_too(desk: CallHarness) -> None:
-    assert desk.call(functools.partial(pow, 2), 5).value == 32
-    assert desk.call("a,b".split, ",").value == ["a", "b"]
-    assert desk.call(len, [1, 2, 3]).value == 3
+def test_partials_methods_and_builtins_are_functions_too(harness: CallHarness) -> None:
+    assert harness.call(functools.partial(pow, 2), 5).value == 32
+    assert harness.call("a,b".split, ",").value == ["a", "b"]
+    assert harness.call(len, [1, 2, 3]).value == 3
 
 
-def test_the_function_is_not_cached_once_its_closure_changed(desk: CallHarness) -> None:
+def test_the_function_is_not_cached_once_its_closure_changed(harness: CallHarness) -> None:
     box = [1]
 
     def peek() -> int:
         return box[0]
 
-    first = desk.call(peek).value
+    first = harness.call(peek).value
     box[0] = 2
 
-    assert (first, desk.call(peek).value) == (1, 2)
+    assert (first, harness.call(peek).value) == (1, 2)
 
 
-def test_a_call_does_not_see_what_an_earlier_one_left_in_the_function(desk: CallHarness) -> None:
+def test_a_call_does_not_see_what_an_earlier_one_left_in_the_function(harness: CallHarness) -> None:
     seen: list[int] = []
 
     def note(value: int) -> list[int]:
         seen.append(value)
         return seen
 
-    assert [desk.call(note, 1).value, desk.call(note, 2).value] == [[1], [2]]
+    assert [harness.call(note, 1).value, harness.call(note, 2).value] == [[1], [2]]
 
 
-def test_a_class_comes_back_as_the_very_same_class(desk: CallHarness) -> None:
+def test_a_class_comes_back_as_the_very_same_class(harness: CallHarness) -> None:
     class Point:
         def __init__(self, x: int) -> None:
             self.x = x
@@ -95,14 +95,14 @@ def test_a_class_comes_back_as_the_very_same_class(desk: CallHarness) -> None:
     offset = 1
     methods = dict(vars(Point))
 
-    value = desk.call_elsewhere(lambda point: point.shifted(), Point(1)).value
+    value = harness.call_elsewhere(lambda point: point.shifted(), Point(1)).value
 
     assert isinstance(value, Point)
     assert value.x == 2
     assert all(vars(Point)[name] is each for name, each in methods.items()), "its methods were replaced"
 
 
-def test_enums_and_dataclasses_come_back_equal(desk: CallHarness) -> None:
+def test_enums_and_dataclasses_come_back_equal(harness: CallHarness) -> None:
     class Colour(enum.Enum):
         RED = 1
 
@@ -110,127 +110,129 @@ def test_enums_and_dataclasses_come_back_equal(desk: CallHarness) -> None:
     class Paint:
         colour: Colour
 
-    value = desk.call_elsewhere(lambda paint: paint, Paint(Colour.RED)).value
+    value = harness.call_elsewhere(lambda paint: paint, Paint(Colour.RED)).value
 
     assert value == Paint(Colour.RED)
     assert value.colour is Colour.RED
 
 
-def test_a_class_of_a_local_module_comes_back_as_the_modules_own(desk: CallHarness) -> None:
-    value = desk.call_elsewhere(lambda: Local(7)).value
+def test_a_class_of_a_local_module_comes_back_as_the_modules_own(harness: CallHarness) -> None:
+    value = harness.call_elsewhere(lambda: Local(7)).value
 
     assert type(value) is Local
 
 
-def test_large_arrays_travel_out_of_band_and_come_back_writable(desk: CallHarness) -> None:
+def test_large_arrays_travel_out_of_band_and_come_back_writable(harness: CallHarness) -> None:
     array = np.arange(1_000_000, dtype=np.float64)
 
-    value = desk.call_elsewhere(lambda a: a * 2, array).value
+    value = harness.call_elsewhere(lambda a: a * 2, array).value
 
-    assert desk.outcome is not None
-    assert desk.outcome.blob is not None
+    assert harness.outcome is not None
+    assert harness.outcome.blob is not None
     np.testing.assert_array_equal(value, array * 2)
     value[0] = 1.0
     assert value.ctypes.data % 64 == 0
 
 
-def test_small_arrays_come_back_writable_too(desk: CallHarness) -> None:
-    value = desk.call(lambda: np.zeros(4)).value
+def test_small_arrays_come_back_writable_too(harness: CallHarness) -> None:
+    value = harness.call(lambda: np.zeros(4)).value
 
     value[0] = 1.0
 
-    assert desk.outcome is not None
-    assert desk.outcome.blob is None
+    assert harness.outcome is not None
+    assert harness.outcome.blob is None
 
 
-def test_changing_an_array_in_the_call_changes_neither_the_blob_nor_the_original(desk: CallHarness) -> None:
+def test_changing_an_array_in_the_call_changes_neither_the_blob_nor_the_original(
+    harness: CallHarness,
+) -> None:
     array = np.zeros(100_000)
 
     def spoil(a: Any) -> float:
         a += 1
         return float(a.sum())
 
-    assert desk.call(spoil, array).value == 100_000
+    assert harness.call(spoil, array).value == 100_000
     assert array.sum() == 0
 
 
-def test_a_call_is_encoded_before_its_arguments_can_change(desk: CallHarness) -> None:
+def test_a_call_is_encoded_before_its_arguments_can_change(harness: CallHarness) -> None:
     array = np.zeros(100_000)
-    env, job = desk.encode(np.sum, (array,), {})
+    env, job = harness.encode(np.sum, (array,), {})
 
     array += 1
 
-    assert desk.run(env, job).value == 0
+    assert harness.run(env, job).value == 0
 
 
-def test_data_frames_and_strided_arrays_travel(desk: CallHarness) -> None:
+def test_data_frames_and_strided_arrays_travel(harness: CallHarness) -> None:
     frame = pd.DataFrame({"price": np.arange(50_000.0), "name": ["x"] * 50_000})
 
-    pd.testing.assert_frame_equal(desk.call(lambda f: f, frame).value, frame)
+    pd.testing.assert_frame_equal(harness.call(lambda f: f, frame).value, frame)
     np.testing.assert_array_equal(
-        desk.call(lambda a: a, np.arange(90_000).reshape(300, 300).T[::2]).value,
+        harness.call(lambda a: a, np.arange(90_000).reshape(300, 300).T[::2]).value,
         np.arange(90_000).reshape(300, 300).T[::2],
     )
 
 
-def test_a_store_that_others_may_write_to_gets_every_buffer_hashed(desk: CallHarness) -> None:
-    Path(desk.store.url).chmod(0o777)
-    desk.store = type(desk.store)(Path(desk.store.url))  # type: ignore[call-arg]
+def test_a_store_that_others_may_write_to_gets_every_buffer_hashed(harness: CallHarness) -> None:
+    Path(harness.store.url).chmod(0o777)
+    harness.store = type(harness.store)(Path(harness.store.url))  # type: ignore[call-arg]
     array = np.arange(100_000.0)
 
-    assert desk.call(lambda a: a.sum(), array).value == array.sum()
-    assert desk.call(lambda a: a + 1, array).value.sum() == (array + 1).sum()
+    assert harness.call(lambda a: a.sum(), array).value == array.sum()
+    assert harness.call(lambda a: a + 1, array).value.sum() == (array + 1).sum()
 
 
-def test_a_large_capture_is_named_with_its_size(desk: CallHarness) -> None:
+def test_a_large_capture_is_named_with_its_size(harness: CallHarness) -> None:
     data = np.zeros(2_000_000)
 
     with pytest.warns(UserWarning, match=r"15 MB along, most of it in closure 'data' \(15 MB\)"):
-        assert desk.call(lambda: len(data)).value == 2_000_000
+        assert harness.call(lambda: len(data)).value == 2_000_000
 
 
 # --- bundles ------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_returns_a_result_for_each_call_in_order(desk: CallHarness) -> None:
-    result = desk.bundle(lambda a, b: a - b, [5, 6, 7], [1, 1, 1])
+def test_a_bundle_returns_a_result_for_each_call_in_order(harness: CallHarness) -> None:
+    result = harness.bundle(lambda a, b: a - b, [5, 6, 7], [1, 1, 1])
 
     assert result.value == [4, 5, 6]
     assert not result.errors
 
 
-def test_a_bundle_keeps_the_results_of_calls_beside_a_failed_one(desk: CallHarness) -> None:
-    result = desk.bundle(lambda a: 10 // a, [1, 0, 5])
+def test_a_bundle_keeps_the_results_of_calls_beside_a_failed_one(harness: CallHarness) -> None:
+    result = harness.bundle(lambda a: 10 // a, [1, 0, 5])
 
     assert result.value == [10, None, 2]
     assert list(result.errors) == [1]
     assert isinstance(result.errors[1], ZeroDivisionError)
-    assert desk.outcome is not None
-    assert not desk.outcome.ok
-    assert desk.outcome.exit_code == 1
+    assert harness.outcome is not None
+    assert not harness.outcome.ok
+    assert harness.outcome.exit_code == 1
 
 
-def test_stop_iteration_in_a_bundle_ends_one_call_alone(desk: CallHarness) -> None:
+def test_stop_iteration_in_a_bundle_ends_one_call_alone(harness: CallHarness) -> None:
     def stop_at_two(value: int) -> int:
         if value == 2:
             raise StopIteration
         return value
 
-    result = desk.bundle(stop_at_two, [1, 2, 3])
+    result = harness.bundle(stop_at_two, [1, 2, 3])
 
     assert result.value == [1, None, 3]
     assert isinstance(result.errors[1], StopIteration)
 
 
-def test_one_unpicklable_result_does_not_spoil_its_bundle(desk: CallHarness) -> None:
-    result = desk.bundle(lambda a: threading.Lock() if a == 1 else a, [0, 1, 2])
+def test_one_unpicklable_result_does_not_spoil_its_bundle(harness: CallHarness) -> None:
+    result = harness.bundle(lambda a: threading.Lock() if a == 1 else a, [0, 1, 2])
 
     assert result.value == [0, None, 2]
     assert isinstance(result.errors[1], ResultLost)
 
 
-def test_a_call_of_a_bundle_that_exits_fails_alone(desk: CallHarness) -> None:
-    result = desk.bundle(lambda a: sys.exit(3) if a else a, [0, 1, 0])
+def test_a_call_of_a_bundle_that_exits_fails_alone(harness: CallHarness) -> None:
+    result = harness.bundle(lambda a: sys.exit(3) if a else a, [0, 1, 0])
 
     assert isinstance(result.errors[1], BadExit)
     assert result.value == [0, None, 0]
@@ -239,8 +241,8 @@ def test_a_call_of_a_bundle_that_exits_fails_alone(desk: CallHarness) -> None:
 # --- failures -----------------------------------------------------------------------------------------------
 
 
-def test_an_exception_comes_back_as_itself_with_the_remote_frames(desk: CallHarness) -> None:
-    error = desk.call_elsewhere(fails_deep_down, "sand").error
+def test_an_exception_comes_back_as_itself_with_the_remote_frames(harness: CallHarness) -> None:
+    error = harness.call_elsewhere(fails_deep_down, "sand").error
 
     assert type(error) is ValueError
     assert str(error) == "sand"
@@ -252,7 +254,7 @@ def test_an_exception_comes_back_as_itself_with_the_remote_frames(desk: CallHarn
     assert any("Cook job" in note and " on " in note for note in error.__notes__)
 
 
-def test_an_exception_class_of_the_notebook_comes_back_as_itself(desk: CallHarness) -> None:
+def test_an_exception_class_of_the_notebook_comes_back_as_itself(harness: CallHarness) -> None:
     class Bust(Exception):
         def __init__(self, amount: int) -> None:
             super().__init__(amount)
@@ -261,13 +263,13 @@ def test_an_exception_class_of_the_notebook_comes_back_as_itself(desk: CallHarne
     def go_bust() -> NoReturn:
         raise Bust(7)
 
-    error = desk.call_elsewhere(go_bust).error
+    error = harness.call_elsewhere(go_bust).error
 
     assert isinstance(error, Bust)
     assert error.amount == 7
 
 
-def test_an_exception_group_keeps_its_parts_and_their_frames(desk: CallHarness) -> None:
+def test_an_exception_group_keeps_its_parts_and_their_frames(harness: CallHarness) -> None:
     def fail() -> NoReturn:
         parts: list[Exception] = []
         for value in ("x", "y"):
@@ -277,85 +279,87 @@ def test_an_exception_group_keeps_its_parts_and_their_frames(desk: CallHarness) 
                 parts.append(error)
         raise ExceptionGroup("two", parts)
 
-    error = desk.call(fail).error
+    error = harness.call(fail).error
 
     assert isinstance(error, ExceptionGroup)
     assert [frames_of(part) for part in error.exceptions] == [["fail"], ["fail"]]
 
 
 @pytest.mark.parametrize("code", [None, 0, 3, "a word"])
-def test_sys_exit_in_a_call_is_a_bad_exit_and_never_leaves_the_notebook(desk: CallHarness, code: Any) -> None:
-    error = desk.call(sys.exit, code).error
+def test_sys_exit_in_a_call_is_a_bad_exit_and_never_leaves_the_notebook(
+    harness: CallHarness, code: Any
+) -> None:
+    error = harness.call(sys.exit, code).error
 
     assert isinstance(error, BadExit)
     assert "sys.exit" in str(error)
-    assert desk.outcome is not None
-    assert desk.outcome.exit_code == (3 if code == 3 else 1)
+    assert harness.outcome is not None
+    assert harness.outcome.exit_code == (3 if code == 3 else 1)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit])
-def test_what_would_interrupt_the_notebook_comes_as_a_bad_exit(desk: CallHarness, kind: type) -> None:
+def test_what_would_interrupt_the_notebook_comes_as_a_bad_exit(harness: CallHarness, kind: type) -> None:
     def fail() -> NoReturn:
         raise kind
 
-    error = desk.call(fail).error
+    error = harness.call(fail).error
 
     assert isinstance(error, BadExit)
     assert kind.__name__ in str(error)
 
 
-def test_running_out_of_memory_is_told_as_such(desk: CallHarness) -> None:
-    error = desk.call(lambda: np.ones((10**7, 10**7))).error
+def test_running_out_of_memory_is_told_as_such(harness: CallHarness) -> None:
+    error = harness.call(lambda: np.ones((10**7, 10**7))).error
 
     assert isinstance(error, OutOfMemory)
     assert isinstance(error.__cause__, MemoryError)
     assert "<lambda>" in frames_of(error)
-    assert desk.outcome is not None
-    assert desk.outcome.out_of_memory
+    assert harness.outcome is not None
+    assert harness.outcome.out_of_memory
 
 
-def test_endless_recursion_is_an_exception_like_any_other(desk: CallHarness) -> None:
+def test_endless_recursion_is_an_exception_like_any_other(harness: CallHarness) -> None:
     def fall(depth: int) -> int:
         return fall(depth + 1)
 
-    error = desk.call_elsewhere(fall, 0).error
+    error = harness.call_elsewhere(fall, 0).error
 
     assert isinstance(error, RecursionError)
     assert len(frames_of(error)) <= 200
 
 
-def test_a_result_that_cannot_be_pickled_names_the_path_to_the_culprit(desk: CallHarness) -> None:
-    error = desk.call(lambda: {"models": [Holder()]}).error
+def test_a_result_that_cannot_be_pickled_names_the_path_to_the_culprit(harness: CallHarness) -> None:
+    error = harness.call(lambda: {"models": [Holder()]}).error
 
     assert isinstance(error, ResultLost)
     assert "the result → ['models'] → [0] → attribute 'lock' cannot be sent back: _thread.lock" in str(error)
 
 
-def test_a_result_nested_too_deeply_is_said_to_be(desk: CallHarness) -> None:
+def test_a_result_nested_too_deeply_is_said_to_be(harness: CallHarness) -> None:
     def nest() -> list[Any]:
         nested: list[Any] = []
         for _ in range(200_000):
             nested = [nested]
         return nested
 
-    error = desk.call_elsewhere(nest).error
+    error = harness.call_elsewhere(nest).error
 
     assert isinstance(error, ResultLost)
     assert "nested too deeply" in str(error)
 
 
-def test_a_result_beyond_the_limit_is_refused_with_both_numbers(desk: CallHarness) -> None:
-    desk.environment["COOK_CALL_RESULT_LIMIT"] = str(2**20)
+def test_a_result_beyond_the_limit_is_refused_with_both_numbers(harness: CallHarness) -> None:
+    harness.environment["COOK_CALL_RESULT_LIMIT"] = str(2**20)
 
-    error = desk.call(lambda: bytes(3 * 2**20)).error
+    error = harness.call(lambda: bytes(3 * 2**20)).error
 
     assert isinstance(error, ResultLost)
     assert "3.0 MB" in str(error)
     assert "1 MB" in str(error)
 
 
-def test_the_traceback_is_also_in_stderr(desk: CallHarness, capsys: pytest.CaptureFixture[str]) -> None:
-    desk.call(fails_deep_down, "sand")
+def test_the_traceback_is_also_in_stderr(harness: CallHarness, capsys: pytest.CaptureFixture[str]) -> None:
+    harness.call(fails_deep_down, "sand")
 
     told = capsys.readouterr().err
     assert "ValueError: sand" in told
@@ -378,9 +382,9 @@ def test_an_unpicklable_capture_is_named_with_its_path_and_a_way_out() -> None:
     assert "create the lock inside the function" in str(caught.value)
 
 
-def test_an_unpicklable_argument_is_named_with_its_place(desk: CallHarness) -> None:
+def test_an_unpicklable_argument_is_named_with_its_place(harness: CallHarness) -> None:
     with pytest.raises(Unpicklable) as caught:
-        desk.call(print, 1, {"log": Holder()})
+        harness.call(print, 1, {"log": Holder()})
     assert str(caught.value) == (
         "argument 2 → ['log'] → attribute 'lock' cannot be sent: _thread.lock cannot be pickled. To go on, "
         "create the lock inside the function."
@@ -394,40 +398,42 @@ def test_an_unpicklable_argument_is_named_with_its_place(desk: CallHarness) -> N
         (concurrent.futures.Future(), "argument 1 cannot be sent: it is a future, which belongs"),
     ],
 )
-def test_what_cannot_be_sent_is_named_once(desk: CallHarness, value: object, says: str) -> None:
+def test_what_cannot_be_sent_is_named_once(harness: CallHarness, value: object, says: str) -> None:
     with pytest.raises(Unpicklable) as caught:
-        desk.call(print, value)
+        harness.call(print, value)
     assert str(caught.value).startswith(says)
     assert str(caught.value).count("argument 1") == 1
 
 
-def test_an_unpicklable_argument_of_a_bundle_is_named_with_its_call(desk: CallHarness) -> None:
+def test_an_unpicklable_argument_of_a_bundle_is_named_with_its_call(harness: CallHarness) -> None:
     with pytest.raises(Unpicklable, match=re.escape("argument 2 of call 3 → attribute 'lock'")):
-        desk.bundle(print, [1, 2, 3], [1, 2, Holder()])
+        harness.bundle(print, [1, 2, 3], [1, 2, Holder()])
 
 
-def test_a_generator_cannot_travel_and_a_list_is_advised(desk: CallHarness) -> None:
+def test_a_generator_cannot_travel_and_a_list_is_advised(harness: CallHarness) -> None:
     with pytest.raises(Unpicklable, match="pass a list of its values"):
-        desk.call(sum, (value for value in range(3)))
+        harness.call(sum, (value for value in range(3)))
 
 
-def test_arguments_nested_too_deeply_are_said_to_be(desk: CallHarness) -> None:
+def test_arguments_nested_too_deeply_are_said_to_be(harness: CallHarness) -> None:
     nested: list[Any] = []
     for _ in range(200_000):
         nested = [nested]
 
     with pytest.raises(Unpicklable, match="nested too deeply"):
-        desk.call(len, nested)
+        harness.call(len, nested)
 
 
-def test_arguments_beyond_the_limit_are_refused(desk: CallHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_beyond_the_limit_are_refused(
+    harness: CallHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(encoding, "CALL_LIMIT_BYTES", 1000)
 
     with pytest.raises(TooLarge, match="put the data into a file"):
-        desk.call(len, bytes(2000))
+        harness.call(len, bytes(2000))
 
 
-def test_a_module_level_lock_of_a_local_module_does_not_hinder(desk: CallHarness, tmp_path: Path) -> None:
+def test_a_module_level_lock_of_a_local_module_does_not_hinder(harness: CallHarness, tmp_path: Path) -> None:
     (tmp_path / "guarded_module.py").write_text(
         "import threading\nLOCK = threading.Lock()\ndef f(x):\n    with LOCK:\n        return x + 1\n"
     )
@@ -435,7 +441,7 @@ def test_a_module_level_lock_of_a_local_module_does_not_hinder(desk: CallHarness
     try:
         import guarded_module  # type: ignore[import-not-found]
 
-        assert desk.call_elsewhere(guarded_module.f, 1).value == 2
+        assert harness.call_elsewhere(guarded_module.f, 1).value == 2
     finally:
         sys.path.remove(str(tmp_path))
         sys.modules.pop("guarded_module", None)
@@ -444,70 +450,70 @@ def test_a_module_level_lock_of_a_local_module_does_not_hinder(desk: CallHarness
 # --- trust --------------------------------------------------------------------------------------------------
 
 
-def test_a_call_signed_for_another_job_is_not_run(desk: CallHarness) -> None:
-    env, _ = desk.encode(os.getpid, (), {})
+def test_a_call_signed_for_another_job_is_not_run(harness: CallHarness) -> None:
+    env, _ = harness.encode(os.getpid, (), {})
 
-    assert isinstance(desk.run(env, str(uuid4())).error, Tampered)
+    assert isinstance(harness.run(env, str(uuid4())).error, Tampered)
 
 
-def test_a_result_of_another_instance_is_not_read(desk: CallHarness) -> None:
-    env, job = desk.encode(os.getpid, (), {})
+def test_a_result_of_another_instance_is_not_read(harness: CallHarness) -> None:
+    env, job = harness.encode(os.getpid, (), {})
     done = run_call(env, job_id=job, instance_id=str(uuid4()))
     assert done.inline is not None
 
     with pytest.raises(ResultLost, match="run again"):
-        read_result(done.inline, key=desk.key, job_id=job, instance_id=str(uuid4()))
+        read_result(done.inline, key=harness.key, job_id=job, instance_id=str(uuid4()))
 
 
-def test_a_function_that_was_replaced_in_the_store_is_not_run(desk: CallHarness) -> None:
-    env, job = desk.encode(lambda: "good", (), {})
-    functions = Path(desk.store.url) / "functions"
+def test_a_function_that_was_replaced_in_the_store_is_not_run(harness: CallHarness) -> None:
+    env, job = harness.encode(lambda: "good", (), {})
+    functions = Path(harness.store.url) / "functions"
     evil = b"".join(bytes(piece) for piece in encode_function(lambda: "evil").pieces)
     for blob in functions.iterdir():
         blob.write_bytes(evil)
 
-    assert isinstance(desk.run(env, job).error, Tampered)
+    assert isinstance(harness.run(env, job).error, Tampered)
 
 
 def test_a_function_that_is_cut_short_in_the_store_is_not_run_and_nobody_is_accused(
-    desk: CallHarness,
+    harness: CallHarness,
 ) -> None:
-    env, job = desk.encode(lambda: "good", (), {})
-    (blob,) = (Path(desk.store.url) / "functions").iterdir()
+    env, job = harness.encode(lambda: "good", (), {})
+    (blob,) = (Path(harness.store.url) / "functions").iterdir()
     blob.write_bytes(blob.read_bytes()[:-100])
 
-    error = desk.run(env, job).error
+    error = harness.run(env, job).error
 
     assert type(error) is Unverifiable
     assert "cut short" in str(error)
 
 
-def test_a_key_that_was_replaced_since_the_call_was_signed_accuses_nobody(desk: CallHarness) -> None:
-    env, job = desk.encode(lambda: "good", (), {})
-    Path(desk.key_file).unlink()
-    desk.key = read_or_make_key(desk.key_file)
+def test_a_key_that_was_replaced_since_the_call_was_signed_accuses_nobody(harness: CallHarness) -> None:
+    env, job = harness.encode(lambda: "good", (), {})
+    Path(harness.key_file).unlink()
+    harness.key = read_or_make_key(harness.key_file)
 
-    error = desk.run(env, job).error
+    error = harness.run(env, job).error
 
     assert type(error) is Unverifiable
     assert "replaced" in str(error)
 
 
 def test_a_captured_array_that_changes_while_its_function_is_sent_does_not_look_altered(
-    desk: CallHarness,
+    harness: CallHarness,
 ) -> None:
     array = np.zeros(100_000)
     blob = encode_function(array.sum)
     array += 1
-    desk.store.put(blob.name, blob.pieces)
-    content = desk.store.get(blob.name)
+    harness.store.put(blob.name, blob.pieces)
+    content = harness.store.get(blob.name)
 
     encoding.check_digest(content, blob.digest)
 
 
-def test_without_a_key_nothing_is_run(desk: CallHarness, capsys: pytest.CaptureFixture[str]) -> None:
-    env, job = desk.encode(lambda: print("ran"), (), {})
-    Path(desk.key_file).unlink()
+def test_without_a_key_nothing_is_run(harness: CallHarness, capsys: pytest.CaptureFixture[str]) -> None:
+    env, job = harness.encode(lambda: print("ran"), (), {})
+    Path(harness.key_file).unlink()
 
     done = run_call(env, job_id=job, instance_id=str(uuid4()))
 
@@ -517,16 +523,16 @@ def test_without_a_key_nothing_is_run(desk: CallHarness, capsys: pytest.CaptureF
     assert "ran" not in told.out
 
 
-def test_tampered_bytes_are_never_unpickled(desk: CallHarness) -> None:
-    bomb = encode_call(desk.put(len), (Bomb(),), {}, key=desk.key, job_id="j", private=True)
+def test_tampered_bytes_are_never_unpickled(harness: CallHarness) -> None:
+    bomb = encode_call(harness.put(len), (Bomb(),), {}, key=harness.key, job_id="j", private=True)
     content = bytearray(b"".join(bomb.pieces))
     content[60] ^= 1
-    env, job = desk.encode(len, ([],), {})
+    env, job = harness.encode(len, ([],), {})
     import base64
 
     env["COOK_CALL"] = base64.b64encode(content).decode()
 
-    assert isinstance(desk.run(env, job).error, Tampered)
+    assert isinstance(harness.run(env, job).error, Tampered)
     assert not Bomb.exploded
 
 
@@ -534,13 +540,13 @@ def test_tampered_bytes_are_never_unpickled(desk: CallHarness) -> None:
 
 
 def test_another_python_is_found_before_anything_is_unpickled(
-    desk: CallHarness, monkeypatch: pytest.MonkeyPatch
+    harness: CallHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions, "fingerprint", lambda: {"python": "3.99.1", "cloudpickle": "3.1.2"})
-    env, job = desk.encode(len, (Bomb(),), {})
+    env, job = harness.encode(len, (Bomb(),), {})
     monkeypatch.undo()
 
-    error = desk.run(env, job).error
+    error = harness.run(env, job).error
 
     assert isinstance(error, EnvironmentMismatch)
     assert not Bomb.exploded
@@ -569,15 +575,15 @@ def test_a_package_that_is_missing_on_the_host_is_named() -> None:
 
 
 def test_a_call_runs_in_the_notebooks_folder(
-    desk: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    assert desk.call_elsewhere(os.getcwd).value == str(tmp_path)
+    assert harness.call_elsewhere(os.getcwd).value == str(tmp_path)
 
 
 def test_a_module_beside_the_notebook_is_found_and_read_anew_after_an_edit(
-    desk: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = tmp_path / "beside_the_notebook.py"
     module.write_text("ANSWER = 1\n")
@@ -588,15 +594,15 @@ def test_a_module_beside_the_notebook_is_found_and_read_anew_after_an_edit(
 
         return int(beside_the_notebook.ANSWER)
 
-    first = desk.call_elsewhere(ask).value
+    first = harness.call_elsewhere(ask).value
     module.write_text("ANSWER = 22\n")
     os.utime(module, ns=(time.time_ns(), time.time_ns() + 5_000_000_000))
 
-    assert (first, desk.call_elsewhere(ask).value) == (1, 22)
+    assert (first, harness.call_elsewhere(ask).value) == (1, 22)
 
 
 def test_two_notebooks_may_have_modules_of_the_same_name(
-    desk: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = []
 
@@ -611,31 +617,31 @@ def test_two_notebooks_may_have_modules_of_the_same_name(
         (folder / "same_name.py").write_text(f"WHO = {who!r}\n")
         with monkeypatch.context() as patch:
             patch.syspath_prepend(folder)
-            answers.append(desk.call_elsewhere(ask).value)
+            answers.append(harness.call_elsewhere(ask).value)
 
     assert answers == ["ada", "bob"]
 
 
-def test_no_job_inherits_the_random_stream_that_another_one_seeded(desk: CallHarness) -> None:
-    desk.call(random.seed, 1)
-    first = desk.call(random.random).value
-    desk.call(np.random.seed, 1)
-    first_numpy = desk.call(np.random.random).value
-    desk.call(random.seed, 1)
-    desk.call(np.random.seed, 1)
+def test_no_job_inherits_the_random_stream_that_another_one_seeded(harness: CallHarness) -> None:
+    harness.call(random.seed, 1)
+    first = harness.call(random.random).value
+    harness.call(np.random.seed, 1)
+    first_numpy = harness.call(np.random.random).value
+    harness.call(random.seed, 1)
+    harness.call(np.random.seed, 1)
 
-    assert desk.call(random.random).value != first
-    assert desk.call(np.random.random).value != first_numpy
+    assert harness.call(random.random).value != first
+    assert harness.call(np.random.random).value != first_numpy
 
 
 @pytest.mark.parametrize("draw", [random.random, random.randint, np.random.random, np.random.normal])
-def test_equal_random_calls_give_different_numbers(desk: CallHarness, draw: Any) -> None:
+def test_equal_random_calls_give_different_numbers(harness: CallHarness, draw: Any) -> None:
     args = (1, 10**9) if draw == random.randint else ()
 
-    assert desk.call(draw, *args).value != desk.call(draw, *args).value
+    assert harness.call(draw, *args).value != harness.call(draw, *args).value
 
 
-def test_the_environment_stays_at_home(desk: CallHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_stays_at_home(harness: CallHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = os.environ
     monkeypatch.setenv("MY_SECRET", "canary-7f3a")
 

@@ -18,9 +18,9 @@ from tests.payload.test_calls import frames_of
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CallHarness]:
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CallHarness]:
     """One host for all tests here: it takes seconds to import what this module does."""
-    made = CallHarness(tmp_path_factory.mktemp("desk"))
+    made = CallHarness(tmp_path_factory.mktemp("harness"))
     yield made
     made.close()
 
@@ -209,12 +209,12 @@ def test_an_exception_is_the_same_one_again_where_its_first_built_in_class_canno
 
 @pytest.mark.parametrize("make", MADE, ids=lambda make: type(make()).__name__)
 def test_an_exception_arrives_as_the_one_that_was_raised(
-    desk: CallHarness, make: Callable[[], Exception]
+    harness: CallHarness, make: Callable[[], Exception]
 ) -> None:
     def fail() -> NoReturn:
         raise make()
 
-    error = desk.call_elsewhere(fail).error
+    error = harness.call_elsewhere(fail).error
 
     assert error is not None
     assert _facts(error) == _facts(make())
@@ -228,14 +228,14 @@ def test_an_exception_arrives_as_the_one_that_was_raised(
     ids=lambda make: type(make()).__name__,
 )
 def test_an_exception_that_is_returned_arrives_as_itself(
-    desk: CallHarness, make: Callable[[], Exception]
+    harness: CallHarness, make: Callable[[], Exception]
 ) -> None:
-    value = desk.call_elsewhere(lambda: [make()]).value
+    value = harness.call_elsewhere(lambda: [make()]).value
 
     assert _facts(value[0]) == _facts(make())
 
 
-def test_what_the_chain_of_an_exception_shares_is_shared_when_it_arrives(desk: CallHarness) -> None:
+def test_what_the_chain_of_an_exception_shares_is_shared_when_it_arrives(harness: CallHarness) -> None:
     def fail() -> NoReturn:
         try:
             raise TwoArguments(1, loss=2.0)
@@ -247,7 +247,7 @@ def test_what_the_chain_of_an_exception_shares_is_shared_when_it_arrives(desk: C
                 second.first = first  # type: ignore[attr-defined]
                 raise second from first
 
-    error = desk.call_elsewhere(fail).error
+    error = harness.call_elsewhere(fail).error
 
     assert isinstance(error, RuntimeError)
     assert type(error.__cause__) is TwoArguments
@@ -258,7 +258,7 @@ def test_what_the_chain_of_an_exception_shares_is_shared_when_it_arrives(desk: C
     assert frames_of(error.__cause__)[-1] == "fail"
 
 
-def test_an_attribute_that_cannot_travel_costs_the_exception_nothing_else(desk: CallHarness) -> None:
+def test_an_attribute_that_cannot_travel_costs_the_exception_nothing_else(harness: CallHarness) -> None:
     def fail() -> NoReturn:
         error = TwoArguments(3, loss=0.5)
         error.lock = threading.Lock()  # type: ignore[attr-defined]
@@ -266,7 +266,7 @@ def test_an_attribute_that_cannot_travel_costs_the_exception_nothing_else(desk: 
         error.add_note("mine")
         raise error from FromOsError("/a", "h")
 
-    error = desk.call_elsewhere(fail).error
+    error = harness.call_elsewhere(fail).error
 
     assert type(error) is TwoArguments
     assert (error.step, error.loss, error.args[0]) == (3, 0.5, "text")
@@ -278,13 +278,13 @@ def test_an_attribute_that_cannot_travel_costs_the_exception_nothing_else(desk: 
     assert error.__cause__.hint == "h"
 
 
-def test_a_group_with_a_part_that_cannot_travel_whole_keeps_all_parts(desk: CallHarness) -> None:
+def test_a_group_with_a_part_that_cannot_travel_whole_keeps_all_parts(harness: CallHarness) -> None:
     def fail() -> NoReturn:
         bad = ValueError("bad")
         bad.lock = threading.Lock()  # type: ignore[attr-defined]
         raise Several([TwoArguments(1, loss=2.0), bad], 9)
 
-    error = desk.call_elsewhere(fail).error
+    error = harness.call_elsewhere(fail).error
 
     assert isinstance(error, Several)
     assert error.code == 9
@@ -293,7 +293,7 @@ def test_a_group_with_a_part_that_cannot_travel_whole_keeps_all_parts(desk: Call
         raise error
 
 
-def test_an_exception_with_a_broken_str_arrives_too(desk: CallHarness) -> None:
+def test_an_exception_with_a_broken_str_arrives_too(harness: CallHarness) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError
@@ -304,14 +304,14 @@ def test_an_exception_with_a_broken_str_arrives_too(desk: CallHarness) -> None:
     def fail() -> NoReturn:
         raise Mute("a")
 
-    error = desk.call(fail).error
+    error = harness.call(fail).error
 
     assert type(error) is Mute
     assert error.args == ("a",)
 
 
 def test_an_exception_whose_class_is_not_known_here_has_a_stand_in(
-    desk: CallHarness, monkeypatch: pytest.MonkeyPatch
+    harness: CallHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = types.ModuleType("elsewhere")
     exec("class Lost(KeyError):\n    pass", module.__dict__)
@@ -332,11 +332,11 @@ def test_an_exception_whose_class_is_not_known_here_has_a_stand_in(
     assert type(error.__cause__) is TwoArguments, "the rest of the chain is known"
 
 
-def test_bundles_give_each_exception_as_it_was_raised(desk: CallHarness) -> None:
+def test_bundles_give_each_exception_as_it_was_raised(harness: CallHarness) -> None:
     def fail(step: int) -> NoReturn:
         raise TwoArguments(step, loss=step / 2)
 
-    errors = desk.bundle(fail, [1, 2]).errors
+    errors = harness.bundle(fail, [1, 2]).errors
 
     assert [(type(error), error.step) for error in errors.values()] == [(TwoArguments, 1), (TwoArguments, 2)]  # type: ignore[attr-defined]
 
@@ -357,11 +357,11 @@ def test_any_tree_of_groups_arrives_as_it_was_raised(error: Exception) -> None:
     assert _facts(again) == _facts(error)
 
 
-def test_an_error_of_the_user_that_is_a_memory_error_arrives_as_it_is(desk: CallHarness) -> None:
+def test_an_error_of_the_user_that_is_a_memory_error_arrives_as_it_is(harness: CallHarness) -> None:
     def fail() -> NoReturn:
         raise NoRoom(3, loss=0.5)
 
-    error = desk.call_elsewhere(fail).error
+    error = harness.call_elsewhere(fail).error
 
     assert type(error) is NoRoom
     assert (error.step, error.loss) == (3, 0.5)

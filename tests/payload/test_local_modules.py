@@ -169,53 +169,55 @@ def ask(module: str, function: str) -> Any:
     return getattr(importlib.import_module(module), function)()
 
 
-def answer(desk: CallHarness, asks: tuple[str, str]) -> Any:
+def answer(harness: CallHarness, asks: tuple[str, str]) -> Any:
     """What a warm process answers, or the class of what it raises."""
-    result = desk.call_elsewhere(ask, *asks)
+    result = harness.call_elsewhere(ask, *asks)
     return result.value if result.error is None else type(result.error)
 
 
 @pytest.mark.parametrize("case", EDITS)
-def test_an_edit_is_seen_by_the_next_job(desk: CallHarness, folder: Path, case: str) -> None:
+def test_an_edit_is_seen_by_the_next_job(harness: CallHarness, folder: Path, case: str) -> None:
     edit = EDITS[case]
     write(folder, edit.before)
-    before = answer(desk, edit.asks)
+    before = answer(harness, edit.asks)
 
     write(folder, edit.after)
 
-    assert (before, answer(desk, edit.asks)) == edit.answers
-    assert answer(desk, edit.asks) == edit.answers[1]
+    assert (before, answer(harness, edit.asks)) == edit.answers
+    assert answer(harness, edit.asks) == edit.answers[1]
 
 
-def test_every_one_of_many_edits_in_one_second_is_seen(desk: CallHarness, folder: Path) -> None:
+def test_every_one_of_many_edits_in_one_second_is_seen(harness: CallHarness, folder: Path) -> None:
     write(folder, {"model.py": MODEL})
     answers = []
 
     for fee in range(5):
         write(folder, {"costs.py": f"def fee():\n    return {fee}\n"})
-        answers.append(answer(desk, ("model", "ask")))
+        answers.append(answer(harness, ("model", "ask")))
 
     assert answers == [0, 1, 2, 3, 4]
 
 
-def test_a_compiled_file_that_python_takes_for_current_is_not_used(desk: CallHarness, folder: Path) -> None:
+def test_a_compiled_file_that_python_takes_for_current_is_not_used(
+    harness: CallHarness, folder: Path
+) -> None:
     write(folder, {"costs.py": "def ask():\n    return 1\n"})
     py_compile.compile(str(folder / "costs.py"))
 
     write(folder, {"costs.py": "def ask():\n    return 2\n"})  # same size, same time: Python would not notice
 
-    assert answer(desk, ("costs", "ask")) == 2
+    assert answer(harness, ("costs", "ask")) == 2
 
 
-def test_jobs_leave_no_compiled_files_beside_the_notebook(desk: CallHarness, folder: Path) -> None:
+def test_jobs_leave_no_compiled_files_beside_the_notebook(harness: CallHarness, folder: Path) -> None:
     write(folder, {"costs.py": "def ask():\n    return 1\n"})
 
-    answer(desk, ("costs", "ask"))
+    answer(harness, ("costs", "ask"))
 
     assert [entry.name for entry in folder.iterdir()] == ["costs.py"]
 
 
-def test_an_edit_while_a_job_runs_is_seen_by_the_next_one(desk: CallHarness, folder: Path) -> None:
+def test_an_edit_while_a_job_runs_is_seen_by_the_next_one(harness: CallHarness, folder: Path) -> None:
     write(folder, {"costs.py": "def ask():\n    return 1\n"})
 
     def edit_meanwhile(path: str) -> int:
@@ -224,39 +226,39 @@ def test_an_edit_while_a_job_runs_is_seen_by_the_next_one(desk: CallHarness, fol
         Path(path).write_text("def ask():\n    return 2\n")
         return int(costs.ask())
 
-    first = desk.call_elsewhere(edit_meanwhile, str(folder / "costs.py")).value
+    first = harness.call_elsewhere(edit_meanwhile, str(folder / "costs.py")).value
 
-    assert (first, answer(desk, ("costs", "ask"))) == (1, 2)
+    assert (first, answer(harness, ("costs", "ask"))) == (1, 2)
 
 
-def test_a_link_that_points_elsewhere_is_followed(desk: CallHarness, folder: Path, tmp_path: Path) -> None:
+def test_a_link_that_points_elsewhere_is_followed(harness: CallHarness, folder: Path, tmp_path: Path) -> None:
     for value in (1, 2):
         write(tmp_path, {f"version{value}/costs.py": f"def ask():\n    return {value}\n"})
     (folder / "costs.py").symlink_to(tmp_path / "version1" / "costs.py")
-    first = answer(desk, ("costs", "ask"))
+    first = answer(harness, ("costs", "ask"))
 
     (folder / "costs.py").unlink()
     (folder / "costs.py").symlink_to(tmp_path / "version2" / "costs.py")
 
-    assert (first, answer(desk, ("costs", "ask"))) == (1, 2)
+    assert (first, answer(harness, ("costs", "ask"))) == (1, 2)
 
 
 def test_a_file_in_an_earlier_folder_of_the_path_shadows_the_one_that_was_imported(
-    desk: CallHarness, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: CallHarness, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earlier = tmp_path / "earlier"
     earlier.mkdir()
     monkeypatch.syspath_prepend(earlier)
     write(folder, {"costs.py": "def ask():\n    return 1\n"})
-    first = answer(desk, ("costs", "ask"))
+    first = answer(harness, ("costs", "ask"))
 
     write(earlier, {"costs.py": "def ask():\n    return 2\n"})
 
-    assert (first, answer(desk, ("costs", "ask"))) == (1, 2)
+    assert (first, answer(harness, ("costs", "ask"))) == (1, 2)
 
 
 def test_two_notebooks_take_turns_and_each_keeps_its_own_module(
-    desk: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = "import itertools\ncounter = itertools.count()\ndef ask():\n    return WHO, next(counter)\n"
     answers = []
@@ -267,7 +269,7 @@ def test_two_notebooks_take_turns_and_each_keeps_its_own_module(
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path / who)
             patch.syspath_prepend(tmp_path / who)
-            answers.append(desk.call_elsewhere(ask, "counting", "ask").value)
+            answers.append(harness.call_elsewhere(ask, "counting", "ask").value)
 
     assert answers == [("ada", 0), ("bob", 0), ("ada", 1), ("bob", 1)]
 
@@ -331,14 +333,14 @@ def test_a_package_that_is_installed_upgraded_or_removed_makes_imports_stale(tmp
 
 
 def test_a_local_module_with_a_name_of_the_standard_library_travels_by_value(
-    desk: CallHarness, folder: Path, monkeypatch: pytest.MonkeyPatch
+    harness: CallHarness, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder, {"random.py": "def ask():\n    return 'mine'\n"})
     with monkeypatch.context() as patch:
         patch.delitem(sys.modules, "random")
         mine = importlib.import_module("random")
 
-        assert desk.call_elsewhere(mine.ask).value == "mine"
+        assert harness.call_elsewhere(mine.ask).value == "mine"
 
 
 def test_installed_modules_are_not_watched(folder: Path) -> None:
@@ -383,38 +385,38 @@ def shop(folder: Path) -> Any:
 
 
 def test_a_function_that_was_imported_before_an_edit_runs_as_it_is_on_disk(
-    desk: CallHarness, folder: Path, shop: Any
+    harness: CallHarness, folder: Path, shop: Any
 ) -> None:
-    first = desk.call_elsewhere(shop.fee).value
+    first = harness.call_elsewhere(shop.fee).value
 
     write(folder, {"costs.py": "FEE = 2\n"})
 
-    assert (first, desk.call_elsewhere(shop.fee).value) == (1, 2)
-    assert desk.call_elsewhere(lambda: shop.fee()).value == 2  # noqa: PLW0108 - by the module, not the function
+    assert (first, harness.call_elsewhere(shop.fee).value) == (1, 2)
+    assert harness.call_elsewhere(lambda: shop.fee()).value == 2  # noqa: PLW0108 - by the module, not the function
 
 
-def test_a_class_of_a_local_module_is_one_class_on_the_host_and_here(desk: CallHarness, shop: Any) -> None:
+def test_a_class_of_a_local_module_is_one_class_on_the_host_and_here(harness: CallHarness, shop: Any) -> None:
     item = shop.Item(shop.Size.LARGE)
 
-    assert desk.call_elsewhere(shop.check, item).value is True
-    assert desk.call_elsewhere(lambda one: shop.check(one), item).value is True  # noqa: PLW0108 - see above
-    made = desk.call_elsewhere(shop.make).value
+    assert harness.call_elsewhere(shop.check, item).value is True
+    assert harness.call_elsewhere(lambda one: shop.check(one), item).value is True  # noqa: PLW0108 - see above
+    made = harness.call_elsewhere(shop.make).value
     assert type(made) is shop.Item
     assert made.size is shop.Size.LARGE
 
 
 def test_without_a_shared_folder_local_code_travels_as_the_notebook_holds_it(
-    desk: CallHarness, folder: Path, shop: Any
+    harness: CallHarness, folder: Path, shop: Any
 ) -> None:
-    Path(desk.store.url).chmod(0o770)
+    Path(harness.store.url).chmod(0o770)
 
     write(folder, {"costs.py": "FEE = 2\n"})
 
-    assert desk.call_elsewhere(shop.fee).value == 1
+    assert harness.call_elsewhere(shop.fee).value == 1
 
 
 def test_a_local_module_that_no_search_path_leads_to_travels_by_value(
-    desk: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: CallHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"lost_module.py": "def ask():\n    return 1\n"})
     with monkeypatch.context() as patch:
@@ -423,6 +425,6 @@ def test_a_local_module_that_no_search_path_leads_to_travels_by_value(
     sys.modules["lost_module"] = lost
 
     try:
-        assert desk.call_elsewhere(lost.ask).value == 1
+        assert harness.call_elsewhere(lost.ask).value == 1
     finally:
         del sys.modules["lost_module"]

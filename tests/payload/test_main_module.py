@@ -74,14 +74,14 @@ def test_the_arguments_of_a_call_refer_to_what_its_function_has(monkeypatch: pyt
     assert second is again[1]
 
 
-def test_many_calls_of_one_function_are_independent_of_each_other(desk: CallHarness) -> None:
+def test_many_calls_of_one_function_are_independent_of_each_other(harness: CallHarness) -> None:
     box: list[int] = []
 
     def note(other: list[int], value: int) -> tuple[bool, list[int]]:
         box.append(value)
         return other is box, other
 
-    assert [desk.call(note, box, value).value for value in (1, 2)] == [(True, [1]), (True, [2])]
+    assert [harness.call(note, box, value).value for value in (1, 2)] == [(True, [1]), (True, [2])]
     assert box == []
 
 
@@ -141,7 +141,7 @@ def test_what_a_job_received_comes_back_to_a_notebook_that_was_restarted(
     assert own is not again.Own, "a class that the job defined is not the notebook's"
 
 
-def test_context_variables_that_a_job_sets_end_with_it(desk: CallHarness) -> None:
+def test_context_variables_that_a_job_sets_end_with_it(harness: CallHarness) -> None:
     import contextvars
 
     variable = contextvars.ContextVar("variable", default=0)
@@ -150,7 +150,7 @@ def test_context_variables_that_a_job_sets_end_with_it(desk: CallHarness) -> Non
         variable.set(variable.get() + 1)
         return variable.get()
 
-    assert [desk.call(add).value, desk.call(add).value] == [1, 1]
+    assert [harness.call(add).value, harness.call(add).value] == [1, 1]
     assert variable.get() == 0
 
 

@@ -67,18 +67,20 @@ def a_function(main: Any, code: str) -> Any:
     return main.f
 
 
-def test_what_the_notebook_set_in_a_module_is_seen_by_all_of_a_call(desk: CallHarness, modules: Any) -> None:
+def test_what_the_notebook_set_in_a_module_is_seen_by_all_of_a_call(
+    harness: CallHarness, modules: Any
+) -> None:
     f = a_function(
         modules,
         "def f():\n    import settings as again\n    return model.seen(), again.RATE, settings.rate()",
     )
-    before = desk.call_elsewhere(f).value
+    before = harness.call_elsewhere(f).value
     modules.settings.RATE = 5
     modules.settings.NAMES.append("b")
     modules.settings.LIMITS["low"] = 7
 
-    after = desk.call_elsewhere(f).value
-    by_name = desk.call_elsewhere(modules.model.seen).value
+    after = harness.call_elsewhere(f).value
+    by_name = harness.call_elsewhere(modules.model.seen).value
     modules.settings.RATE = 3
     modules.settings.NAMES.pop()
     modules.settings.LIMITS["low"] = 1
@@ -86,10 +88,10 @@ def test_what_the_notebook_set_in_a_module_is_seen_by_all_of_a_call(desk: CallHa
     assert before == ((3, ["a"], {"low": 1}, 3, 1, 3), 3, 3)
     assert after == ((5, ["a", "b"], {"low": 7}, 3, 1, 5), 5, 5)
     assert by_name == (5, ["a", "b"], {"low": 7}, 3, 1, 5)
-    assert desk.call_elsewhere(f).value == before, "the change ended with its job"
+    assert harness.call_elsewhere(f).value == before, "the change ended with its job"
 
 
-def test_an_object_that_the_notebook_imported_is_the_modules_own(desk: CallHarness, modules: Any) -> None:
+def test_an_object_that_the_notebook_imported_is_the_modules_own(harness: CallHarness, modules: Any) -> None:
     f = a_function(
         modules,
         "from settings import CONFIG, options\ndef f():\n"
@@ -99,32 +101,32 @@ def test_an_object_that_the_notebook_imported_is_the_modules_own(desk: CallHarne
     modules.CONFIG["rate"] = 5
     modules.options.size = 2
 
-    assert desk.call_elsewhere(f).value == f()
-    assert desk.call_elsewhere(modules.model.seen).value[3:5] == (3, 1), (
+    assert harness.call_elsewhere(f).value == f()
+    assert harness.call_elsewhere(modules.model.seen).value[3:5] == (3, 1), (
         "only with a function that refers to it"
     )
 
 
 def test_a_function_that_the_notebook_put_into_a_module_is_called_there(
-    desk: CallHarness, modules: Any
+    harness: CallHarness, modules: Any
 ) -> None:
     exec("def mine(): return 'mine'", modules.__dict__)
     modules.settings.rate = modules.mine
 
-    assert desk.call_elsewhere(modules.model.seen).value[-1] == "mine"
+    assert harness.call_elsewhere(modules.model.seen).value[-1] == "mine"
 
 
-def test_after_an_edit_the_file_decides(desk: CallHarness, modules: Any, tmp_path: Path) -> None:
+def test_after_an_edit_the_file_decides(harness: CallHarness, modules: Any, tmp_path: Path) -> None:
     modules.settings.RATE = 5
     (tmp_path / "settings.py").write_text(SETTINGS.replace("RATE = 3", "RATE = 20"))
 
-    assert desk.call_elsewhere(modules.model.seen).value[0] == 20
+    assert harness.call_elsewhere(modules.model.seen).value[0] == 20
 
 
-def test_an_edit_before_the_first_call_is_noticed(desk: CallHarness, modules: Any, tmp_path: Path) -> None:
+def test_an_edit_before_the_first_call_is_noticed(harness: CallHarness, modules: Any, tmp_path: Path) -> None:
     (tmp_path / "settings.py").write_text(SETTINGS.replace("RATE = 3", "RATE = 4"))
 
-    assert desk.call_elsewhere(modules.model.seen).value[0] == 4
+    assert harness.call_elsewhere(modules.model.seen).value[0] == 4
 
 
 def test_a_change_is_found_without_compiled_files_where_the_file_is_older_than_the_process(
@@ -187,7 +189,7 @@ def test_a_change_that_cannot_be_told_from_an_edit_is_warned_of(tmp_path: Path) 
 
 
 def test_a_name_that_the_notebook_added_to_a_module_is_there_in_a_job(
-    desk: CallHarness, modules: Any
+    harness: CallHarness, modules: Any
 ) -> None:
     f = a_function(
         modules, "def f():\n    import settings\n    return getattr(settings, 'NEW', None), settings.rate()"
@@ -195,33 +197,33 @@ def test_a_name_that_the_notebook_added_to_a_module_is_there_in_a_job(
     modules.settings.NEW = {"depth": [3, Path("data"), dt.date(2026, 1, 2)]}
     modules.settings.RATE = 5
 
-    assert desk.call_elsewhere(f).value == (modules.settings.NEW, 5)
+    assert harness.call_elsewhere(f).value == (modules.settings.NEW, 5)
     del modules.settings.NEW
-    assert desk.call_elsewhere(f).value == (None, 5), "it ended with its job"
+    assert harness.call_elsewhere(f).value == (None, 5), "it ended with its job"
 
 
 @pytest.mark.parametrize("name", ["RATE", "NEW"])
 def test_an_array_or_a_table_that_the_notebook_put_into_a_module_is_there_in_a_job(
-    desk: CallHarness, modules: Any, name: str
+    harness: CallHarness, modules: Any, name: str
 ) -> None:
     f = a_function(modules, f"def f():\n    import settings\n    return settings.{name}")
     for value in (np.arange(3), np.float32(2), pd.DataFrame({"a": [1, 2]})):
         setattr(modules.settings, name, value)
-        found = desk.call_elsewhere(f).value
+        found = harness.call_elsewhere(f).value
         assert type(found) is type(value)
         assert np.array_equal(found, value)
 
 
 @pytest.mark.parametrize("name", ["GUARD", "ADDED"])  # which no local module sets, this one included
 def test_what_was_put_into_a_module_and_does_not_travel_is_warned_of_once(
-    desk: CallHarness, modules: Any, name: str, recwarn: pytest.WarningsRecorder
+    harness: CallHarness, modules: Any, name: str, recwarn: pytest.WarningsRecorder
 ) -> None:
     module_state._warned_of.clear()
     setattr(modules.settings, name, threading.Lock())
     f = a_function(modules, "def f():\n    import settings\n    return settings.LIMITS")
 
     for _ in range(2):
-        desk.call_elsewhere(f)
+        harness.call_elsewhere(f)
 
     (warned,) = recwarn.list
     assert f"this process has set settings.{name} to lock, which cannot be sent" in str(warned.message)
@@ -229,7 +231,7 @@ def test_what_was_put_into_a_module_and_does_not_travel_is_warned_of_once(
 
 
 def test_what_modules_do_to_themselves_and_each_other_is_not_warned_of(
-    desk: CallHarness, modules: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    harness: CallHarness, modules: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     (tmp_path / "managed.py").write_text("lock = None\ndef open_it(x):\n    global lock\n    lock = x\n")
     (tmp_path / "other.py").write_text("import threading, live\nlive.guard = threading.Lock()\n")
@@ -237,21 +239,21 @@ def test_what_modules_do_to_themselves_and_each_other_is_not_warned_of(
     modules.managed.open_it(threading.Lock())
     f = a_function(modules, "def f():\n    import other\n    return managed.lock, hasattr(live, 'guard')")
 
-    assert desk.call_elsewhere(f).value == (None, True)
+    assert harness.call_elsewhere(f).value == (None, True)
     assert not recwarn.list
     for name in ("managed", "other"):
         sys.modules.pop(name)
 
 
-def test_private_names_of_a_module_stay_its_own(desk: CallHarness, modules: Any) -> None:
+def test_private_names_of_a_module_stay_its_own(harness: CallHarness, modules: Any) -> None:
     modules.live._cache["x"] = 1
 
-    assert desk.call_elsewhere(a_function(modules, "def f(): return live._cache")).value == {}
+    assert harness.call_elsewhere(a_function(modules, "def f(): return live._cache")).value == {}
 
 
 def test_a_module_that_manages_something_of_this_process_is_not_sent_half(
-    desk: CallHarness, modules: Any
+    harness: CallHarness, modules: Any
 ) -> None:
     modules.live.ready, modules.live.connection, modules.live.count = True, object(), 7
 
-    assert desk.call_elsewhere(modules.live.state).value == (False, None, 0)
+    assert harness.call_elsewhere(modules.live.state).value == (False, None, 0)

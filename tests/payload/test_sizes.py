@@ -69,10 +69,10 @@ def same(left: Any, right: Any) -> bool:
 def route_desk(request: pytest.FixtureRequest) -> Iterator[CallHarness]:
     """A desk whose blobs lie in a folder for this user alone, or for a group."""
     with tempfile.TemporaryDirectory() as folder:
-        desk = CallHarness(Path(folder))
-        Path(desk.store.url).chmod(request.param)
-        yield desk
-        desk.close()
+        harness = CallHarness(Path(folder))
+        Path(harness.store.url).chmod(request.param)
+        yield harness
+        harness.close()
 
 
 def echo(*args: Any) -> Any:

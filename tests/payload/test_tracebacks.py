@@ -103,9 +103,9 @@ CALLS: dict[str, Callable[[dict[str, Any]], Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("place", CALLS)
 def test_a_traceback_names_the_cell_the_line_and_its_source(
-    desk: CallHarness, cell: dict[str, Any], place: str
+    harness: CallHarness, cell: dict[str, Any], place: str
 ) -> None:
-    error = desk.call_elsewhere(CALLS[place](cell), 1).error
+    error = harness.call_elsewhere(CALLS[place](cell), 1).error
 
     assert error is not None
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -114,16 +114,18 @@ def test_a_traceback_names_the_cell_the_line_and_its_source(
     assert last.line.endswith(f"# {place.strip()}")
 
 
-def test_the_cause_of_an_exception_has_its_source_lines_too(desk: CallHarness, cell: dict[str, Any]) -> None:
-    error = desk.call_elsewhere(cell["raises_from"], 1).error
+def test_the_cause_of_an_exception_has_its_source_lines_too(
+    harness: CallHarness, cell: dict[str, Any]
+) -> None:
+    error = harness.call_elsewhere(cell["raises_from"], 1).error
 
     assert error is not None
     assert error.__cause__ is not None
     assert "# in what came before" in "".join(traceback.format_exception(error))
 
 
-def test_each_call_of_a_bundle_has_its_own_traceback(desk: CallHarness, cell: dict[str, Any]) -> None:
-    errors = desk.bundle(cell["comprehension"], [1, 0, 2]).errors
+def test_each_call_of_a_bundle_has_its_own_traceback(harness: CallHarness, cell: dict[str, Any]) -> None:
+    errors = harness.bundle(cell["comprehension"], [1, 0, 2]).errors
 
     lines = {place: traceback.extract_tb(error.__traceback__)[-1].line for place, error in errors.items()}
     assert set(lines) == {0, 2}
@@ -131,10 +133,10 @@ def test_each_call_of_a_bundle_has_its_own_traceback(desk: CallHarness, cell: di
 
 
 def test_a_function_that_a_job_returns_keeps_the_name_of_its_file(
-    desk: CallHarness, cell: dict[str, Any]
+    harness: CallHarness, cell: dict[str, Any]
 ) -> None:
     logged, plain = cell["logged"], cell["plain"]  # the dictionary itself holds all builtins of this process
-    function = desk.call_elsewhere(lambda: logged(plain)).value
+    function = harness.call_elsewhere(lambda: logged(plain)).value
 
     with pytest.raises(ZeroDivisionError) as caught:
         function(1)
@@ -150,9 +152,9 @@ def test_an_exception_class_of_a_cell_travels_with_the_file_of_its_methods(cell:
 
 
 def test_frames_keep_the_first_line_of_their_function_and_mark_no_columns(
-    desk: CallHarness, cell: dict[str, Any]
+    harness: CallHarness, cell: dict[str, Any]
 ) -> None:
-    error = desk.call_elsewhere(cell["outer"], 1).error
+    error = harness.call_elsewhere(cell["outer"], 1).error
 
     assert error is not None
     assert error.__traceback__ is not None

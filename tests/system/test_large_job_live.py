@@ -4,13 +4,13 @@ Each small job writes down that it runs, and ends when its gate is opened, so no
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cook_jupyter.executor import CookExecutor
+from tests.waiting import wait_until
 
 SETTINGS = """
 cpus = 2
@@ -30,14 +30,6 @@ def held(started: str, gate: str) -> None:
         time.sleep(0.02)
 
 
-def until(holds: Callable[[], object], what: str) -> None:
-    """Wait for a condition, but not for ever."""
-    deadline = time.monotonic() + SOON_S
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {SOON_S:g} s: {what}"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     "large", [{"user": "bob"}, {"user": "ada", "priority": 90}], ids=["of another user", "of one's own"]
 )
@@ -50,11 +42,11 @@ def test_a_large_job_starts_when_the_two_small_ones_have_ended_that_it_found_run
     started = [tmp_path / f"started-{number}" for number in range(SMALL)]
     gates = [tmp_path / f"gate-{number}" for number in range(SMALL)]
     small = [ada.submit(held, str(mark), str(gate)) for mark, gate in zip(started, gates, strict=True)]
-    until(lambda: sum(mark.exists() for mark in started) == 2, "two small jobs run")
+    wait_until(lambda: sum(mark.exists() for mark in started) == 2, "two small jobs run")
     running = [number for number, mark in enumerate(started) if mark.exists()]
 
     job = owner.submit(int, 7)
-    until(lambda: "No host takes it now" in job.why(), "the large job waits for room")
+    wait_until(lambda: "No host takes it now" in job.why(), "the large job waits for room")
     for number in running:
         gates[number].touch()
 

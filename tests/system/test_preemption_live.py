@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from cook_jupyter.executor import CookExecutor, CookFuture
 from cook_jupyter.model import reason as reasons
 from cook_jupyter.model.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY
 from cook_jupyter.model.reason import REASONS
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, wait_until
 
 CPUS = 2
 INTERVAL_MS = 200
@@ -46,14 +46,6 @@ def held(user: str, ledger: str, gate: str) -> str:
     while not Path(gate).exists():
         time.sleep(0.02)
     return user
-
-
-def until(holds: Callable[[], object], what: str) -> None:
-    """Wait for a condition, but not for ever."""
-    deadline = time.monotonic() + SOON_S
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {SOON_S:g} s: {what}"
-        time.sleep(0.02)
 
 
 class Machine:
@@ -79,7 +71,7 @@ class Machine:
     def ada_fills_it(self) -> None:
         """Ada's jobs run on all cpus, and the functions have begun."""
         self.of_ada = [self._submit("ada") for _ in range(CPUS)]
-        until(lambda: len(self.marks()) == CPUS, "ada's jobs fill the machine")
+        wait_until(lambda: len(self.marks()) == CPUS, "ada's jobs fill the machine")
 
     def grace_comes(self) -> None:
         """Grace submits one job."""
@@ -92,7 +84,7 @@ class Machine:
     def ada_leaves_one_cpu(self) -> None:
         """A job of ada's runs that is dearer to her than others."""
         self.of_ada = [self._submit("ada", HIGHEST_PRIORITY)]
-        until(self.marks, "ada's job runs")
+        wait_until(self.marks, "ada's job runs")
 
     def open_gate(self, user: str) -> None:
         """Let the jobs of a user end."""
@@ -120,7 +112,7 @@ class Machine:
         """kill -9, and find the one that takes its place."""
         pid = json.loads((self._home / "scheduler.json").read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not Path(f"/proc/{pid}").exists(), "the scheduler is dead")
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the scheduler is dead")
         self.client = connect()
         assert json.loads((self._home / "scheduler.json").read_text())["pid"] != pid
 
@@ -164,18 +156,18 @@ def test_a_running_job_makes_way_for_another_users_and_starts_again_at_no_cost(m
     machine.ada_fills_it()
     machine.grace_comes()
     (hers,) = machine.of_grace
-    until(lambda: len(machine.marks()) == CPUS + 1, "grace's job runs")
+    wait_until(lambda: len(machine.marks()) == CPUS + 1, "grace's job runs")
 
     victim = machine.victim()
     assert victim is not None
     (spared,) = (each for each in machine.of_ada if each is not victim)
-    until(lambda: victim.preempted == 1, "ada's future has heard of it")
+    wait_until(lambda: victim.preempted == 1, "ada's future has heard of it")
     assert (victim.status, victim.done()) == ("waiting", False)
     assert "waiting again, preempted once" in repr(victim)
     assert "preempted once" in victim.why()
     assert machine.client.job(victim.key).retries_remaining == 1
     (pid,) = (pid for job, pid in machine.marks() if job == victim.key)
-    until(lambda: not is_alive(pid), "what the victim ran has ended")
+    wait_until(lambda: not is_alive(pid), "what the victim ran has ended")
     assert [each.status for each in machine.instances(spared)] == ["running"]
     users = {user.user: user for user in machine.client.summary().users}
     assert (users["ada"].cpus, users["grace"].cpus) == (1, 1)
@@ -183,7 +175,7 @@ def test_a_running_job_makes_way_for_another_users_and_starts_again_at_no_cost(m
 
     machine.open_gate("grace")
     assert hers.result(SOON_S) == "grace"
-    until(lambda: [job for job, _ in machine.marks()].count(victim.key) == 2, "the victim starts again")
+    wait_until(lambda: [job for job, _ in machine.marks()].count(victim.key) == 2, "the victim starts again")
     machine.open_gate("ada")
     assert [each.result(SOON_S) for each in machine.of_ada] == ["ada", "ada"]
     assert_preempted_once_and_free_of_charge(machine, victim)
@@ -194,15 +186,15 @@ def test_a_running_job_makes_way_for_another_users_and_starts_again_at_no_cost(m
 def test_a_scheduler_killed_between_preemption_and_restart_loses_nothing(machine: Machine) -> None:
     machine.ada_fills_it()
     machine.grace_comes()
-    until(lambda: machine.victim() is not None, "one of ada's jobs is preempted")
+    wait_until(lambda: machine.victim() is not None, "one of ada's jobs is preempted")
     machine.kill_scheduler()
 
-    until(lambda: len(machine.marks()) > CPUS, "grace's job runs")
+    wait_until(lambda: len(machine.marks()) > CPUS, "grace's job runs")
     machine.open_gate("grace")
     assert machine.of_grace[0].result(SOON_S) == "grace"
     victim = machine.victim()
     assert victim is not None
-    until(lambda: [job for job, _ in machine.marks()].count(victim.key) == 2, "the victim starts again")
+    wait_until(lambda: [job for job, _ in machine.marks()].count(victim.key) == 2, "the victim starts again")
     machine.open_gate("ada")
     assert [each.result(SOON_S) for each in machine.of_ada] == ["ada", "ada"]
     assert_preempted_once_and_free_of_charge(machine, victim)
@@ -232,11 +224,11 @@ while not os.path.exists({machine.gate("ada")!r}):
     with ThreadPoolExecutor(1) as frontend:
         done = frontend.submit(NotebookClient(notebook, timeout=120, kernel_name="python3").execute)
         try:
-            until(lambda: done.done() or printed("stdout") == "begun\n", "the cell prints")
+            wait_until(lambda: done.done() or printed("stdout") == "begun\n", "the cell prints")
             machine.grace_comes()
-            until(lambda: done.done() or len(machine.marks()) > 1, "grace's job runs")
+            wait_until(lambda: done.done() or len(machine.marks()) > 1, "grace's job runs")
             machine.open_gate("grace")
-            until(lambda: done.done() or printed("stdout") == "begun\nbegun\n", "the cell begins anew")
+            wait_until(lambda: done.done() or printed("stdout") == "begun\nbegun\n", "the cell begins anew")
         finally:
             machine.open_gate("ada")
         done.result()

@@ -24,22 +24,22 @@ from cook_jupyter.wire.submission import (
 from cook_jupyter.wire.validation import BodyDecoder, read_json
 
 
-def a_request(**named: Any) -> dict[str, Any]:
-    return {"uuid": str(uuid4()), "command": "true", "max_retries": 1, "cpus": 1, "mem": 100, **named}
+def a_request(**fields: Any) -> dict[str, Any]:
+    return {"uuid": str(uuid4()), "command": "true", "max_retries": 1, "cpus": 1, "mem": 100, **fields}
 
 
-def read(**named: Any) -> JobRequest:
-    (job,) = read_submission(msgspec.json.encode({"jobs": [a_request(**named)]})).jobs
+def read(**fields: Any) -> JobRequest:
+    (job,) = read_submission(msgspec.json.encode({"jobs": [a_request(**fields)]})).jobs
     return job
 
 
-def spec(**named: Any) -> JobSpec:
-    return job_spec(read(**named), user="ada", pool="p", submit_pool=None, docker_user="1:2")
+def spec(**fields: Any) -> JobSpec:
+    return job_spec(read(**fields), user="ada", pool="p", submit_pool=None, docker_user="1:2")
 
 
-def tree_of(**named: Any) -> Any:
+def tree_of(**fields: Any) -> Any:
     with pytest.raises(InvalidRequest) as caught:
-        read(**named)
+        read(**fields)
     tree: Any = caught.value.tree
     return None if tree is None else tree["jobs"][0]
 
@@ -99,7 +99,7 @@ def test_another_docker_user_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "tree"),
+    ("fields", "tree"),
     [
         ({"priority": 16000001}, {"priority": "(not (between-0-and-16000000 16000001))"}),
         ({"priority": -1}, {"priority": "(not (between-0-and-16000000 -1))"}),
@@ -121,8 +121,8 @@ def test_another_docker_user_is_refused() -> None:
         ({"progress_output_file": ""}, {"progress_output_file": '(not (non-empty? ""))'}),
     ],
 )
-def test_a_wrong_shape_is_told_as_a_tree(named: dict[str, Any], tree: object) -> None:
-    assert tree_of(**named) == tree
+def test_a_wrong_shape_is_told_as_a_tree(fields: dict[str, Any], tree: object) -> None:
+    assert tree_of(**fields) == tree
 
 
 def test_a_missing_key_is_told_where_it_is_missing() -> None:
@@ -140,7 +140,7 @@ def test_rawscheduler_takes_no_pool() -> None:
 
 
 @pytest.mark.parametrize(
-    "named",
+    "fields",
     [
         {"env": {"BIG": "x" * ENV_VALUE_BYTES}},
         {"env": {"BIG": "é" * (ENV_VALUE_BYTES // 2)}},
@@ -152,9 +152,9 @@ def test_rawscheduler_takes_no_pool() -> None:
         {"uris": [{"value": "x", "executable": True, "extract": True}]},
     ],
 )
-def test_what_no_host_could_run_is_refused_with_a_sentence(named: dict[str, Any]) -> None:
+def test_what_no_host_could_run_is_refused_with_a_sentence(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=r"job [0-9a-f-]{36}") as caught:
-        spec(**named)
+        spec(**fields)
     assert caught.value.tree is None
 
 

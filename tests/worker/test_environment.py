@@ -16,7 +16,7 @@ from cook_jupyter.worker.environment import (
 from cook_jupyter.worker.task import Task
 
 
-def a_task(**named: object) -> Task:
+def a_task(**fields: object) -> Task:
     values = {
         "instance_id": "i-1",
         "job_id": "j-1",
@@ -25,7 +25,7 @@ def a_task(**named: object) -> Task:
         "env": {},
         "cpus": 1.0,
         "mem_mb": 128.0,
-        **named,
+        **fields,
     }
     return Task(**values)  # type: ignore[arg-type]
 
@@ -53,7 +53,7 @@ def test_a_plain_command_sees_these_variables_and_no_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "name", "value"),
+    ("fields", "name", "value"),
     [
         ({"group": "g-1"}, "COOK_JOB_GROUP_UUID", "g-1"),
         ({"group": None, "env": {"COOK_JOB_GROUP_UUID": "forged"}}, "COOK_JOB_GROUP_UUID", None),
@@ -72,12 +72,12 @@ def test_a_plain_command_sees_these_variables_and_no_others() -> None:
         ({"progress_file": "far"}, "EXECUTOR_PROGRESS_OUTPUT_FILE_NAME", "far"),
     ],
 )
-def test_the_system_tells_a_task(named: dict[str, object], name: str, value: str | None) -> None:
-    assert task_environment(a_task(**named), "/box").get(name) == value
+def test_the_system_tells_a_task(fields: dict[str, object], name: str, value: str | None) -> None:
+    assert task_environment(a_task(**fields), "/box").get(name) == value
 
 
 @pytest.mark.parametrize(
-    ("named", "path"),
+    ("fields", "path"),
     [
         ({}, "/box/i-1.progress"),
         ({"progress_file": "how/far"}, "/box/how/far"),
@@ -88,9 +88,9 @@ def test_the_system_tells_a_task(named: dict[str, object], name: str, value: str
     ],
 )
 def test_progress_is_looked_for_where_the_task_was_told_to_write_it(
-    named: dict[str, object], path: str
+    fields: dict[str, object], path: str
 ) -> None:
-    assert progress_path(task_environment(a_task(**named), "/box"), "/box") == path
+    assert progress_path(task_environment(a_task(**fields), "/box"), "/box") == path
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text()), st.dictionaries(st.text(min_size=1), st.text()))

@@ -1,4 +1,4 @@
-"""Jobs, instances, groups, events and usage as they are told."""
+"""The JSON of jobs, instances, groups, events and usage."""
 
 import base64
 from collections import Counter
@@ -17,13 +17,13 @@ from cook_jupyter.wire.validation import to_json
 from tests.builders import a_group, a_job, an_instance
 
 
-def told(value: object) -> dict[str, object]:
+def to_dict(value: object) -> dict[str, object]:
     decoded: dict[str, object] = msgspec.json.decode(to_json(value))
     return decoded
 
 
 def test_what_a_job_does_not_have_is_left_out_and_never_null() -> None:
-    body = told(JobEncoder().encode_job(a_job(), attempts=0, groups={}))
+    body = to_dict(JobEncoder().encode_job(a_job(), attempts=0, groups={}))
     assert None not in body.values()
     assert body["groups"] == []
     assert body["uris"] == []
@@ -34,9 +34,13 @@ def test_what_a_job_does_not_have_is_left_out_and_never_null() -> None:
 def test_the_older_face_tells_groups_by_uuid_and_only_if_there_are_any() -> None:
     group = a_group()
     encoder = JobEncoder()
-    assert "groups" not in told(encoder.encode_raw_job(a_job(), attempts=0))
-    assert told(encoder.encode_raw_job(a_job(group=group.group_id), attempts=0))["groups"] == [group.group_id]
-    body = told(encoder.encode_job(a_job(group=group.group_id), attempts=0, groups={group.group_id: group}))
+    assert "groups" not in to_dict(encoder.encode_raw_job(a_job(), attempts=0))
+    assert to_dict(encoder.encode_raw_job(a_job(group=group.group_id), attempts=0))["groups"] == [
+        group.group_id
+    ]
+    body = to_dict(
+        encoder.encode_job(a_job(group=group.group_id), attempts=0, groups={group.group_id: group})
+    )
     assert body["groups"] == [{"uuid": group.group_id, "name": "cookgroup"}]
 
 
@@ -54,7 +58,8 @@ def test_a_listed_job_has_four_keys_in_kebab_case() -> None:
 
 def test_a_job_that_succeeded_at_once_has_no_retries_left() -> None:
     assert (
-        told(JobEncoder().encode_job(a_job(max_retries=1), attempts=1, groups={}))["retries_remaining"] == 0
+        to_dict(JobEncoder().encode_job(a_job(max_retries=1), attempts=1, groups={}))["retries_remaining"]
+        == 0
     )
 
 
@@ -64,14 +69,14 @@ def test_a_job_that_succeeded_at_once_has_no_retries_left() -> None:
 def test_the_output_url_leads_to_the_host_where_that_serves_files(host_url: str | None, url: str) -> None:
     encoder = JobEncoder(files_url="http://h:1", host_files_url=lambda instance: host_url)
 
-    body = told(encoder.encode_instance(an_instance(sandbox="/s"), a_job()))
+    body = to_dict(encoder.encode_instance(an_instance(sandbox="/s"), a_job()))
 
     assert body["output_url"] == f"{url}/files/read.json?path=%2Fs"
 
 
 def test_an_instance_tells_its_cluster_as_mesos_and_its_sandbox_by_url() -> None:
     instance = an_instance(sandbox="/a b/c?d", cluster="local")
-    body = told(JobEncoder(files_url="http://h:1").encode_instance(instance, a_job()))
+    body = to_dict(JobEncoder(files_url="http://h:1").encode_instance(instance, a_job()))
     assert body["compute-cluster"] == {
         "name": "local",
         "type": "mesos",
@@ -93,7 +98,7 @@ def test_a_failed_instance_tells_its_reason() -> None:
     instance = an_instance(
         status=InstanceStatus.FAILED, reason="preempted-by-rebalancer", ended_ms=9, preempted=True
     )
-    body = told(JobEncoder().encode_instance(instance, a_job()))
+    body = to_dict(JobEncoder().encode_instance(instance, a_job()))
     assert (body["reason_code"], body["reason_string"], body["reason_mea_culpa"]) == (
         1002,
         "Preempted by rebalancer",
@@ -104,8 +109,8 @@ def test_a_failed_instance_tells_its_reason() -> None:
 
 def test_counts_of_a_group_are_told_only_in_detail() -> None:
     group, job = a_group(), a_job(state=JobState.RUNNING)
-    assert "running" not in told(encode_group(group, [job.job_id], None))
-    detailed = told(encode_group(group, [job.job_id], Counter([job.state])))
+    assert "running" not in to_dict(encode_group(group, [job.job_id], None))
+    detailed = to_dict(encode_group(group, [job.job_id], Counter([job.state])))
     assert (detailed["waiting"], detailed["running"], detailed["completed"]) == (0, 1, 0)
 
 
