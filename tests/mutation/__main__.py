@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.mutation.mutations import Key, Mutant, mutants_of
 from tests.mutation.report import Result, justifications, write_page
-from tests.mutation.runner import ROOT, Outcome, run
+from tests.mutation.runner import EXAMPLES, ROOT, Outcome, run
 
 PACKAGES = ("cook_jupyter/model", "cook_jupyter/scheduling")
 AT_IMPORT = {("cook_jupyter/model/reason.py", "_table")}  # it has run before a function can be replaced
@@ -25,6 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", nargs="*", default=[""], help="parts of the paths of the modules to mutate")
     parser.add_argument("--function", default="", help="part of the names of the functions to mutate")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of processes at a time")
+    parser.add_argument(
+        "--examples", type=int, default=EXAMPLES, help="maximum number of examples of a property"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the last run, which was interrupted")
     parser.add_argument("--page", action="store_true", help="write docs/reference/mutants.md")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the outcomes")
@@ -35,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     results = _read(options.results)
     done = {result.key for result in results}
     mutants = collect(options.only, options.function, options.sample, done)
-    code = _run(mutants, options.jobs, options.results, results) if mutants else 0
+    code = _run(mutants, options, results) if mutants else 0
     killed = sum(result.is_killed for result in results)
     print(f"{killed} of {len(results)} mutants killed ({killed / max(1, len(results)):.1%})")
     if options.page:
@@ -43,24 +46,24 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def _run(mutants: Sequence[Mutant], jobs: int, path: Path, results: list[Result]) -> int:
+def _run(mutants: Sequence[Mutant], options: argparse.Namespace, results: list[Result]) -> int:
     started = time.monotonic()
     reasons = justifications()
     print(f"{len(mutants)} mutants", flush=True)
-    with path.open("a", encoding="utf-8") as stream:
+    with options.results.open("a", encoding="utf-8") as stream:
 
         def report(outcome: Outcome) -> None:
             mutant = outcome.mutant
             result = Result(key=mutant.key, line=mutant.line, is_killed=outcome.killer is not None)
             results.append(result)
             print(json.dumps([*result.key, result.line, result.is_killed]), file=stream, flush=True)
-            if not result.is_killed and result.key[:4] not in reasons:
+            if not result.is_killed and result.key not in reasons:
                 print(f"survives {outcome.tests} tests: {mutant.path}:{mutant.line} {mutant.function}")
-                print(f"- {mutant.before}\n+ {mutant.after}", flush=True)
+                print(f"- {mutant.before}\n+ {mutant.after}  # occurrence {mutant.occurrence}", flush=True)
             if len(results) % 100 == 0:
                 print(f"{len(results)} done, {time.monotonic() - started:.0f} s", flush=True)
 
-        return run(mutants, jobs, report)
+        return run(mutants, options.jobs, options.examples, report)
 
 
 def _read(path: Path) -> list[Result]:

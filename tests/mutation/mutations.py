@@ -39,6 +39,7 @@ _OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
 _CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "floor": "ceil", "minimum": "maximum"}
 _CALLS |= {"maximum": "minimum", "argmax": "argmin"}
 _MAX_LENGTH = 400  # of the source of a change: longer ones say nothing in a report
+_DECLARED = ("strict", "dtype")  # keyword arguments that check or declare, and change no result
 _PLAIN_CONDITIONS = (ast.Compare, ast.BoolOp, ast.UnaryOp)  # mutated as such
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -173,7 +174,7 @@ def _places(function: Function) -> list[tuple[ast.AST, str, int | None, ast.AST]
                 node, ast.Call
             ):
                 continue
-            if isinstance(node, ast.Raise):
+            if isinstance(node, ast.Raise) or (isinstance(node, ast.keyword) and node.arg in _DECLARED):
                 continue
             for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
                 if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
@@ -245,7 +246,7 @@ def _of_call(node: ast.Call) -> Iterator[ast.AST]:
     if isinstance(node.func, ast.Attribute) and node.func.attr in _CALLS:
         yield _with(node, func=_with(node.func, attr=_CALLS[node.func.attr]))
     for index, keyword in enumerate(node.keywords):
-        if keyword.arg != "strict":
+        if keyword.arg not in _DECLARED:
             yield _with(node, keywords=[*node.keywords[:index], *node.keywords[index + 1 :]])
 
 

@@ -53,11 +53,17 @@ class Result:
     is_killed: bool
 
 
-def justifications() -> Mapping[tuple[str, str, str, str], str]:
-    """Return the reasons why mutants may survive, by path, function, and source before and after."""
-    entries = tomllib.loads(JUSTIFIED.read_text(encoding="utf-8"))["justified"]
+def justifications() -> Mapping[Key, str]:
+    """Return the reasons why mutants may survive."""
+    entries = tomllib.loads(JUSTIFIED.read_text(encoding="utf-8")).get("justified", [])
     return {
-        (entry["path"], entry["function"], entry["before"], entry["after"]): entry["reason"]
+        (
+            entry["path"],
+            entry["function"],
+            entry["before"],
+            entry["after"],
+            entry.get("occurrence", 0),
+        ): entry["reason"]
         for entry in entries
     }
 
@@ -82,7 +88,7 @@ def write_page(results: Sequence[Result], only: Sequence[str]) -> None:
     ]
     for path, group in [*sorted(by_path.items()), ("all", list(results))]:
         killed = sum(result.is_killed for result in group)
-        justified = sum(not result.is_killed and result.key[:4] in reasons for result in group)
+        justified = sum(not result.is_killed and result.key in reasons for result in group)
         part = (killed + justified) / len(group)
         name = path.removeprefix("cook_jupyter/").removesuffix(".py")
         survive = len(group) - killed - justified
@@ -95,7 +101,7 @@ def write_page(results: Sequence[Result], only: Sequence[str]) -> None:
     for result in survivors:
         path, function, before, after, _ = result.key
         module = path.removeprefix("cook_jupyter/").removesuffix(".py")
-        reason = reasons.get((path, function, before, after), "")
+        reason = reasons.get(result.key, "")
         lines.append(f"| {module}: `{function}` | {_code(before)} → {_code(after)} | {reason} |")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

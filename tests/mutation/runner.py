@@ -29,8 +29,18 @@ from _pytest.runner import runtestprotocol
 from tests.mutation.mutations import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("tests/model", "tests/scheduling", "tests/golden")
-EXAMPLES = 8  # of a property, as a survivor costs all tests that call its function
+TESTS = (
+    "tests/model",
+    "tests/scheduling",
+    "tests/golden",
+    "tests/service/test_head_room.py",  # decisions about a pool, with snapshots of the real service
+    "tests/service/test_preemption.py",
+    "tests/service/test_growth.py",
+    "tests/service/test_why.py",
+    "tests/service/test_offer_limits.py",
+    "tests/service/test_dumps.py",
+)
+EXAMPLES = 8  # of a property by default, as a survivor costs all tests that call its function
 LEFT_OUT = ("test_ways_agree.py", "test_counted.py")  # long repetitions of what other tests compare, too
 _CPU_FACTOR = 4.0
 _CPU_EXTRA_S = 5.0
@@ -63,15 +73,16 @@ class _Baseline:
     callers: dict[Place, list[str]] = field(default_factory=dict)
 
 
-def run(mutants: Sequence[Mutant], jobs: int, report: Callable[[Outcome], None]) -> int:
+def run(mutants: Sequence[Mutant], jobs: int, examples: int, report: Callable[[Outcome], None]) -> int:
     """Run tests against mutants; return 0 unless the tests fail without any mutant.
 
     Args:
         mutants: the mutants.
         jobs: number of processes at a time.
+        examples: maximum number of examples of a property.
         report: called with each outcome.
     """
-    plugin = _Plugin(mutants, jobs, report)
+    plugin = _Plugin(mutants, jobs, examples, report)
     arguments = ["-q", "-p", "no:cacheprovider", *TESTS]
     code = pytest.main(arguments, plugins=[plugin])
     return int(code)
@@ -80,9 +91,12 @@ def run(mutants: Sequence[Mutant], jobs: int, report: Callable[[Outcome], None])
 class _Plugin:
     """Takes the place of pytest's loop over tests."""
 
-    def __init__(self, mutants: Sequence[Mutant], jobs: int, report: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self, mutants: Sequence[Mutant], jobs: int, examples: int, report: Callable[[Outcome], None]
+    ) -> None:
         self._mutants = mutants
         self._jobs = jobs
+        self._examples = examples
         self._report = report
 
     @pytest.hookimpl(tryfirst=True)
@@ -90,7 +104,7 @@ class _Plugin:
         """Run all tests once, then those that concern each mutant."""
         items = [item for item in session.items if not item.path.name.endswith(LEFT_OUT)]
         for item in items:
-            _reduce_examples(item)
+            _reduce_examples(item, self._examples)
         started = time.monotonic()
         baseline = _measure(items)
         cpu_s = sum(baseline.cpu_s.values())
@@ -103,23 +117,23 @@ class _Plugin:
         return True
 
 
-def _reduce_examples(item: pytest.Item) -> None:
+def _reduce_examples(item: pytest.Item, examples: int) -> None:
     """Give a property few and always the same examples, and no search for simpler ones."""
     machine: Any = getattr(item, "cls", None)
     if isinstance(getattr(machine, "settings", None), hypothesis.settings):  # a state machine
-        machine.settings = _reduced(machine.settings)
+        machine.settings = _reduced(machine.settings, examples)
         return
     function: Any = getattr(item, "obj", None)
     function = getattr(function, "__func__", function)
     own = getattr(function, "_hypothesis_internal_use_settings", None)
     if own is not None:
-        function._hypothesis_internal_use_settings = _reduced(own)
+        function._hypothesis_internal_use_settings = _reduced(own, examples)
 
 
-def _reduced(settings: hypothesis.settings) -> hypothesis.settings:
+def _reduced(settings: hypothesis.settings, examples: int) -> hypothesis.settings:
     return hypothesis.settings(
         settings,
-        max_examples=min(settings.max_examples, EXAMPLES),
+        max_examples=min(settings.max_examples, examples),
         derandomize=True,
         database=None,
         phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
