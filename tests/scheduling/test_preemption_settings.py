@@ -30,17 +30,17 @@ COOKS = PreemptionSettings.cook(min_dru_diff=0.0)
 LIMITS = UserLimits(default_share=Share(cpus=10.0, mem_mb=10.0, gpus=1.0))
 
 
-def running(seq: int, user: str, host: str = "host-0", **named: Any) -> Task:
-    return waiting(seq, user, start_ms=seq, task_seq=seq, host=host, **named)
+def running(seq: int, user: str, host: str = "host-0", **fields: Any) -> Task:
+    return waiting(seq, user, start_ms=seq, task_seq=seq, host=host, **fields)
 
 
-def waiting(seq: int, user: str, **named: Any) -> Task:
-    return {"seq": seq, "user": user, "cpus": 10.0, "mem": 1.0, "gpus": 0.0, "priority": 50, **named}
+def waiting(seq: int, user: str, **fields: Any) -> Task:
+    return {"seq": seq, "user": user, "cpus": 10.0, "mem": 1.0, "gpus": 0.0, "priority": 50, **fields}
 
 
-def victims(tasks: list[Task], settings: PreemptionSettings, **named: Any) -> list[int]:
+def victims(tasks: list[Task], settings: PreemptionSettings, **fields: Any) -> list[int]:
     """The seqs of what is stopped."""
-    decided = Snapshot(tasks=tasks, settings=settings, **{"limits": LIMITS, **named}).rebalance()
+    decided = Snapshot(tasks=tasks, settings=settings, **{"limits": LIMITS, **fields}).rebalance()
     return [seq_of(victim) for victim in decided.victims]
 
 
