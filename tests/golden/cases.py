@@ -30,12 +30,12 @@ class Count(NamedTuple):
 
 def cases(topic: str, *, ops: Iterable[str] = ()) -> list[Any]:
     """The cases of a topic (of these `op`s, if any are named), each under its id and title."""
-    found = in_files(topic)
-    wanted = frozenset(ops)
-    chosen = [case for case in found if not wanted or case["input"].get("op") in wanted]
-    assert chosen, f"no golden cases for {topic} {sorted(wanted)}"
+    actual = in_files(topic)
+    required = frozenset(ops)
+    chosen = [case for case in actual if not required or case["input"].get("op") in required]
+    assert chosen, f"no golden cases for {topic} {sorted(required)}"
     taken.update(case["id"] for case in chosen)
-    chosen_by = ("op",) if wanted else ()
+    chosen_by = ("op",) if required else ()
     return [
         pytest.param(
             watched(case["input"], chosen_by),
@@ -71,11 +71,11 @@ def forget_reading(values: Iterable[object]) -> None:
 
 def in_files(topic: str) -> list[Case]:
     """All cases of a topic, first Cook's, then our own."""
-    found: list[Case] = []
+    actual: list[Case] = []
     for path in (HOME / f"{topic}.json", HOME / "ours" / f"{topic}.json"):
         if path.exists():
-            found += json.loads(path.read_text())["cases"]
-    return found
+            actual += json.loads(path.read_text())["cases"]
+    return actual
 
 
 def counted(nodes: Iterable[tuple[str, bool]]) -> tuple[Count, Count]:
@@ -85,9 +85,9 @@ def counted(nodes: Iterable[tuple[str, bool]]) -> tuple[Count, Count]:
     """
     passed: tuple[dict[str, bool], dict[str, bool]] = {}, {}
     for name, well in nodes:
-        found = ID.search(name, name.index("["))
-        assert found is not None, f"{name} is marked a golden case and names no case"
-        mine = passed[found[1] is not None]
-        mine[found[0]] = mine.get(found[0], True) and well
-    cooks, ours = (Count(passed=sum(each.values()), run=len(each)) for each in passed)
+        actual = ID.search(name, name.index("["))
+        assert actual is not None, f"{name} is marked a golden case and names no case"
+        mine = passed[actual[1] is not None]
+        mine[actual[0]] = mine.get(actual[0], True) and well
+    cooks, ours = (Count(passed=sum(item.values()), run=len(item)) for item in passed)
     return cooks, ours

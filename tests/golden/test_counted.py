@@ -29,10 +29,10 @@ def test_no_two_golden_cases_have_one_id() -> None:
 
 
 def test_a_case_counts_once_and_only_if_it_passed_everywhere() -> None:
-    told = [
+    result = [
         ("test_a.py::test_one[columnar-dru-01 a title]", True),
         ("test_a.py::test_one[lazily-dru-01 a title]", False),
         ("test_b.py::test_two[qf-03 another, as in mat-09]", True),
         ("test_b.py::test_two[in columns-our-dru-01 next to dru-01]", True),
     ]
-    assert cases.counted(told) == ((1, 2), (1, 1))
+    assert cases.counted(result) == ((1, 2), (1, 1))

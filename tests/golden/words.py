@@ -74,14 +74,14 @@ class Words(dict[str, Any]):
 
     def unread(self, path: str = "") -> list[str]:
         """Return the paths of all keys that nobody read, here and in the objects below."""
-        found = []
+        actual = []
         for key, inner in super().items():
             way = f"{path}.{key}" if path else key
             if key not in self._read | self._known:
-                found.append(way)
+                actual.append(way)
             else:
-                found += [left for words in _objects(inner) for left in words.unread(way)]
-        return found
+                actual += [left for words in _objects(inner) for left in words.unread(way)]
+        return actual
 
     def _read_all(self) -> None:
         self._read.update(super().keys())

@@ -27,11 +27,11 @@ def _job(given: Input, state: str) -> Job:
         an_instance(
             started_ms=0,
             instance_id=f"instance-{number}",
-            status=InstanceStatus(told["status"]),
-            reason=told.get("reason"),
-            ended_ms=None if told["status"] in ("unknown", "running") else 1,
+            status=InstanceStatus(result["status"]),
+            reason=result.get("reason"),
+            ended_ms=None if result["status"] in ("unknown", "running") else 1,
         )
-        for number, told in enumerate(given.get("instances", []))
+        for number, result in enumerate(given.get("instances", []))
     )
     job = a_job(
         state=JobState(state),
@@ -64,7 +64,7 @@ def test_attempts_of_a_job_are_counted_as_cook_does(given: Input, expect: Input)
 
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["instance_transitions"]))
 def test_an_instance_takes_only_cooks_steps(given: Input, expect: Input) -> None:
-    assert [_stepped(each["old"], each["target"]) for each in given["transitions"]] == expect["status"]
+    assert [_stepped(item["old"], item["target"]) for item in given["transitions"]] == expect["status"]
 
 
 def _stepped(old: str, target: str) -> str:
@@ -104,11 +104,11 @@ def test_a_job_follows_its_instances_as_in_cook(given: Input, expect: Input) -> 
 
 def _free(given: Input) -> MeaCulpaLimits:
     """The limits of failures that cost no retry: one for all reasons, or by name with one for the others."""
-    told = given.get("default_failure_limit", DEFAULT_MEA_CULPA_LIMIT)
-    if not isinstance(told, dict):
-        return MeaCulpaLimits(default=told)
-    by_reason = {name: limit for name, limit in told.items() if name != "default"}
-    return MeaCulpaLimits(default=told.get("default", DEFAULT_MEA_CULPA_LIMIT), by_reason=by_reason)
+    result = given.get("default_failure_limit", DEFAULT_MEA_CULPA_LIMIT)
+    if not isinstance(result, dict):
+        return MeaCulpaLimits(default=result)
+    by_reason = {name: limit for name, limit in result.items() if name != "default"}
+    return MeaCulpaLimits(default=result.get("default", DEFAULT_MEA_CULPA_LIMIT), by_reason=by_reason)
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("attempts", ops=["retry"]))
@@ -171,8 +171,8 @@ def test_updates_are_taken_as_in_cook(given: Input, expect: Input) -> None:
     if expect.get("end_time_unchanged_by_second"):
         assert lives[0].ended_ms == lives[1].ended_ms == 1000
     if "has_backend_start_time" in expect:
-        told = [life.backend_started_ms is not None for life in lives]
-        assert told == expect["has_backend_start_time"]
+        result = [life.backend_started_ms is not None for life in lives]
+        assert result == expect["has_backend_start_time"]
     if expect.get("start_time_unchanged_by_third"):
         assert lives[1].backend_started_ms == lives[2].backend_started_ms
 
@@ -205,7 +205,8 @@ def _same_after_a_kill(job: Job, expect: Input) -> None:
 def test_reconciling_derives_the_states_of_jobs_again(given: Input, expect: Input) -> None:
     jobs = given["jobs"] if "jobs" in given else [given["job"]]
     states = [
-        lifecycle.state_of(_job(told, told["state"]), mea_culpa_limits=_free(told)).value for told in jobs
+        lifecycle.state_of(_job(result, result["state"]), mea_culpa_limits=_free(result)).value
+        for result in jobs
     ]
     assert states == (expect["job_states"] if "jobs" in given else [expect["job_state"]])
 
@@ -217,12 +218,12 @@ def test_an_instance_that_is_silent_fails(given: Input, expect: Input) -> None:
     after = lifecycle.fail(
         job, f"instance-{place}", reason=HEARTBEAT_LOST, at_ms=9, mea_culpa_limits=_free(given["job"])
     )
-    told = {
+    result = {
         "status": after.instances[place].status.value,
         "reason": after.instances[place].reason,
         "job_state": after.state.value,
     }
-    assert {name: told[name] for name in expect} == expect
+    assert {name: result[name] for name in expect} == expect
 
 
 def _open(job: Job) -> list[Instance]:

@@ -31,8 +31,8 @@ def a_running_job(max_retries: int = 1) -> Job:
     return lifecycle.launch(a_job(max_retries=max_retries), an_instance(instance_id="i", started_ms=3000))
 
 
-def report(job: Job, state: TaskState, at_ms: int = 4000, **told: object) -> Job:
-    update = StatusUpdate(instance_id="i", state=state, at_ms=at_ms, **told)  # type: ignore[arg-type]
+def report(job: Job, state: TaskState, at_ms: int = 4000, **fields: object) -> Job:
+    update = StatusUpdate(instance_id="i", state=state, at_ms=at_ms, **fields)  # type: ignore[arg-type]
     reported = lifecycle.report(job, update)
     assert reported.job is not None
     return reported.job
@@ -67,9 +67,9 @@ def test_a_preempted_job_waits_again_without_a_retry_used_up() -> None:
 
 def test_the_kill_report_of_a_preempted_instance_keeps_the_first_reason() -> None:
     job = lifecycle.fail(a_running_job(), "i", reason=PREEMPTED, at_ms=5000, preempted=True)
-    told = lifecycle.report(job, StatusUpdate(instance_id="i", state=TaskState.KILLED, at_ms=6000))
-    assert told.verdict is Verdict.IGNORED
-    assert told.job is None
+    result = lifecycle.report(job, StatusUpdate(instance_id="i", state=TaskState.KILLED, at_ms=6000))
+    assert result.verdict is Verdict.IGNORED
+    assert result.job is None
 
 
 def test_a_reason_that_nobody_knows_is_told_as_such() -> None:

@@ -115,10 +115,10 @@ class Snapshot:
 
 
 def _queued(task: Task) -> QueuedJob:
-    own = JobConstraints(avoid=frozenset(task.get("avoid", ())), group=task.get("group"))
+    job_constraints = JobConstraints(avoid=frozenset(task.get("avoid", ())), group=task.get("group"))
     queued = a_queued_job(task)
     return queued._replace(
-        job_constraints=own if own != JobConstraints() else queued.job_constraints,
+        job_constraints=job_constraints if job_constraints != JobConstraints() else queued.job_constraints,
         constraints=ConstraintClass(attributes=tuple(task.get("wants", ()))),
     )
 

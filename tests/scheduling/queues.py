@@ -31,7 +31,7 @@ def seq_of(job: str) -> int:
 
 def a_queued_job(task: Task) -> QueuedJob:
     """A job for the queue out of a golden task."""
-    own = JobConstraints(
+    job_constraints = JobConstraints(
         avoid=frozenset(task.get("avoid", ())),
         group=task.get("group"),
         location=task.get("location"),
@@ -52,17 +52,17 @@ def a_queued_job(task: Task) -> QueuedJob:
             disk_type=task.get("disk_type"),
             disk_mb=task.get("disk_request"),
         ),
-        job_constraints=NO_JOB_CONSTRAINTS if own == NO_JOB_CONSTRAINTS else own,
+        job_constraints=NO_JOB_CONSTRAINTS if job_constraints == NO_JOB_CONSTRAINTS else job_constraints,
         run_time=RunTime(longest_ms=task["longest_ms"]) if "longest_ms" in task else UNKNOWN_RUN_TIME,
     )
 
 
-def _demand(told: Any) -> Demand:
+def _demand(result: Any) -> Demand:
     """A host attribute and its value: by name, or as first and last of a list."""
-    if not isinstance(told, Mapping):
-        return told[0], told[-1]
-    assert told.get("operator", "EQUALS") == "EQUALS"
-    return told["attribute"], told["pattern"]
+    if not isinstance(result, Mapping):
+        return result[0], result[-1]
+    assert result.get("operator", "EQUALS") == "EQUALS"
+    return result["attribute"], result["pattern"]
 
 
 def an_index(tasks: Iterable[Task]) -> QueueIndex:
@@ -93,7 +93,7 @@ def limits(
     default = shares.get("default", {})
     quotas = quotas or {}
     return UserLimits(
-        shares={user: a_share({**default, **own}) for user, own in shares.items()},
+        shares={user: a_share({**default, **job_constraints}) for user, job_constraints in shares.items()},
         default_share=a_share(default),
         quotas={user: quota_of(amounts) for user, amounts in quotas.items()},
         default_quota=quota_of(quotas["default"]) if "default" in quotas else Quota(),

@@ -89,11 +89,11 @@ def rank(
 ) -> list[tuple[float, Task]]:
     """Score and task of all waiting jobs in rank order."""
     lists: list[list[tuple[float, Task]]] = []
-    for user, own in by_user(tasks).items():
+    for user, job_constraints in by_user(tasks).items():
         share = limits.share(user)
         scored: list[tuple[float, Task]] = []
         held = Usage()
-        for task in cut(own, limits.quota(user), over_quota):
+        for task in cut(job_constraints, limits.quota(user), over_quota):
             held = plus(held, usage(task))
             if mode is DruMode.GPU:
                 dru = held.gpus / share.gpus
@@ -150,8 +150,8 @@ class Filters:
 def pool_usage(tasks: Sequence[Task]) -> Usage:
     """What runs, added up by user in order of name."""
     used = Usage()
-    for own in by_user(task for task in tasks if not waits(task)).values():
-        used = plus(used, total(own))
+    for job_constraints in by_user(task for task in tasks if not waits(task)).values():
+        used = plus(used, total(job_constraints))
     return used
 
 
@@ -183,7 +183,10 @@ def considerable(
 ) -> tuple[list[Task], dict[str, int]]:
     """The jobs to be matched now, and how many of each user the launch rate held back."""
     queue = queue_of(tasks, limits, filters, mode, over_quota, fair=fair)
-    used = {user: total(task for task in own if not waits(task)) for user, own in by_user(tasks).items()}
+    used = {
+        user: total(task for task in job_constraints if not waits(task))
+        for user, job_constraints in by_user(tasks).items()
+    }
     within: list[Task] = []
     for job in queue:  # each user's own seq_filter
         user = job["user"]
@@ -267,8 +270,8 @@ def disk_asked(job: Task, defaults: PoolDefaults) -> tuple[str, float] | None:
     named = job.get("disk_type") or defaults.disk_type
     if not defaults.disk or named is None:
         return None
-    asked = job.get("disk_request")
-    return defaults.disk_types.get(named, named), defaults.disk_mb if asked is None else asked
+    requested = job.get("disk_request")
+    return defaults.disk_types.get(named, named), defaults.disk_mb if requested is None else requested
 
 
 MACHINE_TYPE = {"cpu-architecture", "node-family", "node-type"}
@@ -376,9 +379,9 @@ def missing(job: Task, host: Host) -> list[str]:
     return [name for name, is_short in named.items() if is_short]
 
 
-def fill(running: float, assigned: float, asked: float, offered: float) -> float:
+def fill(running: float, assigned: float, requested: float, offered: float) -> float:
     whole = offered + running
-    return (running + assigned + asked) / (whole or 1.0)
+    return (running + assigned + requested) / (whole or 1.0)
 
 
 def fitness(job: Task, host: Host) -> float:

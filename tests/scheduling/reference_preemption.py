@@ -168,17 +168,19 @@ class Reference:
         ahead = [task for task in mine if task["priority"] >= job["priority"]]
         pending = self.dru_behind(job, ahead)
         scores = {task["seq"]: self.dru_behind(task, mine[:place]) for place, task in enumerate(mine)}
-        own = [
+        job_constraints = [
             task
             for task in mine[len(ahead) :]
             if scores[task["seq"]] >= settings.safe_dru_threshold
             and scores[task["seq"]] - pending > settings.min_dru_diff
             and not self.is_spared(task)
         ]
-        hosts = {task["host"] for task in own}
-        victims = own + [task for task in others if task["host"] in hosts]
+        hosts = {task["host"] for task in job_constraints}
+        victims = job_constraints + [task for task in others if task["host"] in hosts]
         elsewhere = {*self.spare, *self.known} - hosts
-        return self.choose(job, victims, {**drus, **{t["seq"]: scores[t["seq"]] for t in own}}, elsewhere)
+        return self.choose(
+            job, victims, {**drus, **{t["seq"]: scores[t["seq"]] for t in job_constraints}}, elsewhere
+        )
 
     def lasts(self, pending: float, stopped: Sequence[Task]) -> bool:
         """Whether none of the tasks could take its room back from a beneficiary at that DRU."""
@@ -258,11 +260,13 @@ class Reference:
     def is_within_quota(self, job: Task, without: Sequence[Task] = ()) -> bool:
         """Whether the user may run the job as well, and not some tasks."""
         mine = [t for t in self.running if t["user"] == job["user"] and t not in without]
-        own = [*sorted(mine, key=self.key), job]
+        job_constraints = [*sorted(mine, key=self.key), job]
         cpus = mem = gpus = 0.0
-        for task in own:
+        for task in job_constraints:
             cpus, mem, gpus = cpus + task["cpus"], mem + task["mem"], gpus + task["gpus"]
-        return self.limits.quota(job["user"]).allows(Usage(count=len(own), cpus=cpus, mem_mb=mem, gpus=gpus))
+        return self.limits.quota(job["user"]).allows(
+            Usage(count=len(job_constraints), cpus=cpus, mem_mb=mem, gpus=gpus)
+        )
 
     def takes(self, job: Task, host: str) -> bool:
         """Whether the job's constraints let it go to the host."""
@@ -272,8 +276,8 @@ class Reference:
         queued = a_queued_job(job)
         if host in job.get("avoid", ()):
             return False
-        wanted = tuple(job.get("wants", ()))
-        if any(attributes.get(name) != value for name, value in wanted):
+        required = tuple(job.get("wants", ()))
+        if any(attributes.get(name) != value for name, value in required):
             return False
         if (
             failing_class_constraint(queued.constraints, job["gpus"], offer, self.settings.defaults)
@@ -293,7 +297,7 @@ class Reference:
         for group, gone in self.preempted:
             if group == job["group"]:
                 left.remove(gone)
-        return all(self.is_group_met(placement, host, attributes, each) for each in (counted, left))
+        return all(self.is_group_met(placement, host, attributes, item) for item in (counted, left))
 
     def is_group_met(
         self, placement: GroupPlacement, host: str, attributes: Mapping[str, str], counted: list[str]
@@ -339,12 +343,12 @@ class Reference:
             firsts: dict[str, Task] = {}
             for job in sorted(pending, key=jobs.index):
                 firsts.setdefault(job["user"], job)
-            job = min(firsts.values(), key=lambda each: (self.pending_dru(each), jobs.index(each)))
+            job = min(firsts.values(), key=lambda item: (self.pending_dru(item), jobs.index(item)))
             pending.remove(job)
             looks[job["seq"]] += 1
             decided = self.decide(job)
             if decided is None and not self.is_within_quota(job):
-                pending = [each for each in pending if each["user"] != job["user"]]
+                pending = [item for item in pending if item["user"] != job["user"]]
             elif decided is None:
                 passed.append(job)
             else:
@@ -352,18 +356,18 @@ class Reference:
                 yield self.carry_out(job, *decided)
                 if not tasks:
                     continue
-                passed += [each for each in jobs if each["seq"] in {t["seq"] for t in tasks}]
-                passed = [each for each in passed if looks[each["seq"]] < 4]
+                passed += [item for item in jobs if item["seq"] in {t["seq"] for t in tasks}]
+                passed = [item for item in passed if looks[item["seq"]] < 4]
                 users = {task["user"] for task in tasks}
                 woken = [
-                    each
-                    for each in passed
-                    if each["user"] in users
-                    or Resources(cpus=each["cpus"], mem_mb=each["mem"], gpus=each["gpus"]).fits_in(
+                    item
+                    for item in passed
+                    if item["user"] in users
+                    or Resources(cpus=item["cpus"], mem_mb=item["mem"], gpus=item["gpus"]).fits_in(
                         self.spare[host]
                     )
                 ]
-                passed = [each for each in passed if each not in woken]
+                passed = [item for item in passed if item not in woken]
                 pending += woken
 
     def carry_out(

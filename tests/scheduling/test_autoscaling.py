@@ -53,5 +53,8 @@ def test_rate_and_pool_quota_count_and_the_launch_filter_does_not() -> None:
 
 
 def test_what_was_asked_for_a_short_while_ago_is_not_asked_for_again() -> None:
-    asked = frozenset({job_id(0), job_id(2)})
-    assert seqs(jobs_to_grow_for(waiting(4), NOBODY, after_matching(0, 4), already_requested=asked)) == [1, 3]
+    requested = frozenset({job_id(0), job_id(2)})
+    assert seqs(jobs_to_grow_for(waiting(4), NOBODY, after_matching(0, 4), already_requested=requested)) == [
+        1,
+        3,
+    ]

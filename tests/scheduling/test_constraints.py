@@ -26,9 +26,9 @@ from cook_jupyter.scheduling.constraints.constraints import (
 from tests.builders import a_job_spec
 
 
-def a_node(**named: object) -> Offer:
+def a_node(**fields: object) -> Offer:
     given = {"host": "node", "cluster": "c", "pool": "p", "room": Resources(), "kind": HostKind.KUBERNETES}
-    return Offer(**{**given, **named})  # type: ignore[arg-type]
+    return Offer(**{**given, **fields})  # type: ignore[arg-type]
 
 
 P100 = ConstraintClass(gpu_model="p100")
@@ -38,10 +38,10 @@ DEFAULTS = PoolDefaults(
 
 
 def test_every_wanted_attribute_must_be_there_and_equal() -> None:
-    wanted = (("is_spot", "true"), ("instance_type", "mem.large"))
-    assert attributes_equal(wanted, {"is_spot": "true", "instance_type": "mem.large"})
-    assert not attributes_equal(wanted, {"is_spot": "false", "instance_type": "mem.large"})
-    assert not attributes_equal(wanted, {"instance_type": "mem.large"})
+    required = (("is_spot", "true"), ("instance_type", "mem.large"))
+    assert attributes_equal(required, {"is_spot": "true", "instance_type": "mem.large"})
+    assert not attributes_equal(required, {"is_spot": "false", "instance_type": "mem.large"})
+    assert not attributes_equal(required, {"instance_type": "mem.large"})
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_disk_is_not_checked_where_the_pool_does_not_or_the_host_gives_none_out(
 
 
 def test_the_first_failing_constraint_names_the_host() -> None:
-    wanted = ConstraintClass(attributes=(("zone", "a"),), disk_type="standard", disk_mb=99.0)
-    assert failing_class_constraint(wanted, 0, a_node(), DEFAULTS) == DISK
+    required = ConstraintClass(attributes=(("zone", "a"),), disk_type="standard", disk_mb=99.0)
+    assert failing_class_constraint(required, 0, a_node(), DEFAULTS) == DISK
 
 
 def test_a_host_must_outlive_the_job_unless_its_age_is_unknown() -> None:
@@ -113,9 +113,9 @@ def test_a_host_must_outlive_the_job_unless_its_age_is_unknown() -> None:
 
 
 def test_a_job_with_a_checkpoint_returns_to_its_location() -> None:
-    own = JobConstraints(location="lab")
-    assert failing_job_constraint(own, a_node(location="lab"), DEFAULTS, 0) is None
-    assert failing_job_constraint(own, a_node(location="attic"), DEFAULTS, 0) == CHECKPOINT
+    job_constraints = JobConstraints(location="lab")
+    assert failing_job_constraint(job_constraints, a_node(location="lab"), DEFAULTS, 0) is None
+    assert failing_job_constraint(job_constraints, a_node(location="attic"), DEFAULTS, 0) == CHECKPOINT
 
 
 ZONES = {"a1": {"zone": "a"}, "a2": {"zone": "a"}, "b1": {"zone": "b"}}

@@ -113,12 +113,12 @@ def test_no_launch_passes_a_quota(
         settings=settings_for(columnar),
         filters=QueueFilters(pool_quota=pool_quota, group_quota=group_quota, group_usage=group_usage),
     )
-    for each in matching.matches:
-        group_usage += index.requested(each.job_id)
+    for item in matching.matches:
+        group_usage += index.requested(item.job_id)
     assert not matching.matches or group_quota.allows(group_usage)
     before = {user: index.usage(user) for user in index.users()}
-    for number, each in enumerate(matching.matches):
-        index.mark_running(each.job_id, number, each.host)
+    for number, item in enumerate(matching.matches):
+        index.mark_running(item.job_id, number, item.host)
     for user, used in before.items():
         after = index.usage(user)
         if after != used:
@@ -158,7 +158,7 @@ def a_waiting(seq: int, **more: Any) -> Task:
 def test_two_users_with_equal_shares_take_turns() -> None:
     tasks = [a_waiting(seq, user="bob" if seq > 10 else "ada") for seq in range(1, 21)]
     matching = decide_matches(an_index(tasks), [HOST], UserLimits())
-    users = Counter("bob" if seq_of(each.job_id) > 10 else "ada" for each in matching.matches)
+    users = Counter("bob" if seq_of(item.job_id) > 10 else "ada" for item in matching.matches)
     assert users == {"ada": 2, "bob": 2}
 
 

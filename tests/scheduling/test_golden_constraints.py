@@ -47,13 +47,13 @@ MINUTE_MS = 60_000
 @pytest.mark.parametrize(("given", "expect"), cases("constraints"))
 def test_constraints_are_cooks(given: Input, expect: Expect) -> None:
     op = given["op"]
-    found = OPS[op](given)
+    actual = OPS[op](given)
     assert expect, "the case expects nothing"
-    for word, told in expect.items():
+    for word, result in expect.items():
         if word == "not_in":
-            assert found not in told
+            assert actual not in result
         elif word == RESULTS.get(op, "passes"):
-            assert (sorted(found) == sorted(told)) if op == "previous_hosts" else (found == told)
+            assert (sorted(actual) == sorted(result)) if op == "previous_hosts" else (actual == result)
         else:
             pytest.fail(f"{word!r} is no word of {op}")
 
@@ -66,16 +66,16 @@ def gpu(given: Input) -> bool:
     job = given["job"]
     gpus = job.get("gpus") or 0
     env = {"COOK_GPU_MODEL": job["gpu_model"]} if job.get("gpu_model") else {}
-    wanted = constraint_class_of(a_job(gpus=gpus, env=env).spec)
+    required = constraint_class_of(a_job(gpus=gpus, env=env).spec)
     defaults = PoolDefaults(gpu_model=(given.get("pool") or given).get("default_gpu_model"))
-    return gpus_fit(wanted, gpus, _host(given["host"]), defaults)
+    return gpus_fit(required, gpus, _host(given["host"]), defaults)
 
 
 def disk(given: Input) -> bool:
     job, pool = given["job"], given.get("pool") or {"enabled": False}
-    asked = {"request": job.get("disk_request"), "type": job.get("disk_type")}
-    named = {name: value for name, value in asked.items() if value is not None}
-    wanted = constraint_class_of(a_job(extra={"disk": named} if named else {}).spec)
+    requested = {"request": job.get("disk_request"), "type": job.get("disk_type")}
+    named = {name: value for name, value in requested.items() if value is not None}
+    required = constraint_class_of(a_job(extra={"disk": named} if named else {}).spec)
     request = pool.get("default_request", pool.get("default_disk_request"))
     default = {} if request is None else {"disk_mb": request}
     defaults = PoolDefaults(
@@ -84,7 +84,7 @@ def disk(given: Input) -> bool:
         disk_types=dict(pool.get("type_map") or {}),
         **default,
     )
-    return disk_fits(wanted, _host(given["host"]), defaults)
+    return disk_fits(required, _host(given["host"]), defaults)
 
 
 def reservation(given: Input) -> bool:
@@ -117,12 +117,14 @@ def host_outlives_the_end(given: Input) -> bool:
         host_start_grace_ms=0,
         expected_runtime_multiplier=1.0,
     )
-    attributes = {name: str(told) for name, told in given["host_attributes"].items() if told is not None}
+    attributes = {
+        name: str(result) for name, result in given["host_attributes"].items() if result is not None
+    }
     ends_ms = given["estimated_end_ms"]
-    own = job_constraints_of(_life({"expected_runtime": 1}), defaults)
+    job_constraints = job_constraints_of(_life({"expected_runtime": 1}), defaults)
     host = _host({"kind": "plain"}, attributes=attributes)
     passes = host_outlives(ends_ms, attributes, defaults)
-    assert (failing_job_constraint(own, host, defaults, ends_ms - 1) != COMPLETION) is passes
+    assert (failing_job_constraint(job_constraints, host, defaults, ends_ms - 1) != COMPLETION) is passes
     return passes
 
 
@@ -142,7 +144,7 @@ def transform(given: Input) -> list[list[str]]:
         )
         for attribute, change in (given["transformations"] or {}).items()
     }
-    demands = tuple((told[0], told[-1]) for told in given["constraints"])
+    demands = tuple((result[0], result[-1]) for result in given["constraints"])
     return [list(demand) for demand in rewrite_demands(demands, rewritings)]
 
 
@@ -155,15 +157,20 @@ def checkpoint_locality(given: Input) -> bool:
     last = job.get("last_cluster")
     instances = [{"cluster": last, "host": "elsewhere"}] if last is not None else []
     life = _life({"checkpoint": job.get("checkpoint"), "instances": instances})
-    own = job_constraints_of(life, PoolDefaults(), location_of=dict(given["cluster_locations"]).get)
+    job_constraints = job_constraints_of(
+        life, PoolDefaults(), location_of=dict(given["cluster_locations"]).get
+    )
     host = _host({"kind": "plain"}, location=given["host_location"])
-    return failing_job_constraint(own, host, PoolDefaults(), 0) != CHECKPOINT
+    return failing_job_constraint(job_constraints, host, PoolDefaults(), 0) != CHECKPOINT
 
 
 def novel_host(given: Input) -> bool:
-    own = job_constraints_of(_life({"instances": given["instances"]}), PoolDefaults())
+    job_constraints = job_constraints_of(_life({"instances": given["instances"]}), PoolDefaults())
     hosts = Hosts([_host({"kind": "plain"}, host=given["host"])])
-    return NOVEL_HOST not in refusal_of(TaskRequest("j", 1.0, 1.0, job_constraints=own), hosts).constraints
+    return (
+        NOVEL_HOST
+        not in refusal_of(TaskRequest("j", 1.0, 1.0, job_constraints=job_constraints), hosts).constraints
+    )
 
 
 def max_tasks_per_host(given: Input) -> bool:
@@ -173,14 +180,16 @@ def max_tasks_per_host(given: Input) -> bool:
 
 
 def group(given: Input) -> bool:
-    wanted = given["group"]
+    required = given["group"]
     placement = GroupPlacement(
-        kind=PlacementKind(wanted["placement"]),
-        attribute=wanted.get("attribute", "HOSTNAME"),
-        minimum=wanted.get("minimum", 0),
+        kind=PlacementKind(required["placement"]),
+        attribute=required.get("attribute", "HOSTNAME"),
+        minimum=required.get("minimum", 0),
     )
     tasks: Counter[str] = Counter(given["cohosts"])
-    attributes = {host: dict(own) for host, own in given.get("host_attributes", {}).items()}
+    attributes = {
+        host: dict(job_constraints) for host, job_constraints in given.get("host_attributes", {}).items()
+    }
     cohosts = {host: attributes.get(host, {}) for host in tasks}
     host = given["host"]
     return failing_group_constraint(placement, host, attributes.get(host, {}), cohosts, tasks) is None
@@ -210,22 +219,22 @@ OPS: dict[str, Callable[[Input], Any]] = {
 
 
 def _wanted(constraints: Any) -> ConstraintClass:
-    told = tuple((each["attribute"], each["operator"], each["pattern"]) for each in constraints)
-    return constraint_class_of(a_job(constraints=told).spec)
+    result = tuple((item["attribute"], item["operator"], item["pattern"]) for item in constraints)
+    return constraint_class_of(a_job(constraints=result).spec)
 
 
-def _host(told: Input, **named: Any) -> Offer:
+def _host(result: Input, **fields: Any) -> Offer:
     values: dict[str, Any] = {
         "host": "host",
         "cluster": "cluster",
         "pool": "pool",
         "room": Resources(cpus=99.0, mem_mb=99.0),
-        "kind": HostKind(told["kind"]),
-        "gpu_models": dict(told.get("gpus") or {}),
-        "disk_mb": dict(told.get("disk") or {}),
-        "task_count": told.get("tasks_assigned", 0),
+        "kind": HostKind(result["kind"]),
+        "gpu_models": dict(result.get("gpus") or {}),
+        "disk_mb": dict(result.get("disk") or {}),
+        "task_count": result.get("tasks_assigned", 0),
     }
-    return Offer(**{**values, **named})
+    return Offer(**{**values, **fields})
 
 
 def _life(job: Input) -> Job:
@@ -237,13 +246,13 @@ def _life(job: Input) -> Job:
     )
 
 
-def _instance(told: Input) -> Instance:
+def _instance(result: Input) -> Instance:
     return an_instance(
         status=InstanceStatus.FAILED,
-        host=told.get("host", "host"),
-        cluster=told.get("cluster", "cluster"),
-        preempted=told.get("preempted", False),
-        reason=told.get("reason"),
-        backend_started_ms=told.get("start_ms"),
-        ended_ms=told.get("end_ms"),
+        host=result.get("host", "host"),
+        cluster=result.get("cluster", "cluster"),
+        preempted=result.get("preempted", False),
+        reason=result.get("reason"),
+        backend_started_ms=result.get("start_ms"),
+        ended_ms=result.get("end_ms"),
     )

@@ -67,7 +67,7 @@ def _limits(given: Input) -> UserLimits:
     default = quotas.get("default", {})
     return replace(
         limits(given.get("shares", {})),
-        quotas={user: quota_with({**default, **own}) for user, own in quotas.items()},
+        quotas={user: quota_with({**default, **job_constraints}) for user, job_constraints in quotas.items()},
         default_quota=quota_with(default) if default else Quota(),
     )
 
@@ -100,7 +100,9 @@ def _hosts(given: Input) -> Hosts:
 
 
 def _attributes(given: Input) -> dict[str, dict[str, str]]:
-    return {host: dict(own) for host, own in (given.get("host_attributes") or {}).items()}
+    return {
+        host: dict(job_constraints) for host, job_constraints in (given.get("host_attributes") or {}).items()
+    }
 
 
 def _resources(amounts: Input) -> Resources:
@@ -202,23 +204,23 @@ def _same_decision(decision: Preemption, expect: Input) -> None:
 @pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["advance"]))
 def test_a_decision_leaves_cooks_state(given: Input, expect: Input) -> None:
     state = _state(given)
-    told = given["decision"]
+    result = given["decision"]
     state.apply(
         Preemption(
             beneficiary=job_id(given["job"]["seq"]),
-            host=told["host"],
+            host=result["host"],
             cluster="cluster",
-            victims=tuple(job_id(seq) for seq in told["tasks"]),
-            freed=_resources(told),
+            victims=tuple(job_id(seq) for seq in result["tasks"]),
+            freed=_resources(result),
         )
     )
     _same_order(state, expect)
     if "spare" in expect:
         assert state.spare.keys() == expect["spare"].keys()
         for host, room in expect["spare"].items():
-            found, told = state.spare[host], _resources(room)
-            assert (found.cpus, found.mem_mb, found.gpus) == pytest.approx(
-                (told.cpus, told.mem_mb, told.gpus), rel=1e-9
+            actual, result = state.spare[host], _resources(room)
+            assert (actual.cpus, actual.mem_mb, actual.gpus) == pytest.approx(
+                (result.cpus, result.mem_mb, result.gpus), rel=1e-9
             )
 
 
@@ -287,8 +289,8 @@ def _reserved(steps: Any, reserved: Reservations, launched: set[str]) -> list[tu
         launched: jobs that were launched since the last rebalance cycle before the first.
     """
     after = []
-    for told in steps:
-        step = told if isinstance(told, dict) else {"decisions": told}
+    for result in steps:
+        step = result if isinstance(result, dict) else {"decisions": result}
         matched = {str(job) for job in step.get("matched") or ()}
         reserved = _after_a_match(reserved, matched) if matched else reserved
         launched = launched | matched | {str(job) for job in step.get("launched") or ()}
@@ -328,11 +330,11 @@ def test_hosts_are_reserved_as_in_cook(given: Input, expect: Input) -> None:
     before = {str(job): host for job, host in (given.get("reservations") or {}).items()}
     launched = {str(job) for job in given.get("launched_before") or ()}
     after = _reserved(steps, before, launched)
-    told = expect["reservations"] if "reservations" in expect else expect["after_each"]
-    if isinstance(told, list):
-        assert [reserved for reserved, _ in after] == [step.get("reservations", step) for step in told]
+    result = expect["reservations"] if "reservations" in expect else expect["after_each"]
+    if isinstance(result, list):
+        assert [reserved for reserved, _ in after] == [step.get("reservations", step) for step in result]
     else:
-        assert after[-1][0] == told  # each cycle replaces what the one before reserved
+        assert after[-1][0] == result  # each cycle replaces what the one before reserved
     if "launched_after" in expect:
         assert after[-1][1] == {str(job) for job in expect["launched_after"]}
     if "not_in" in expect:  # jobs for which nothing is reserved
@@ -342,13 +344,15 @@ def test_hosts_are_reserved_as_in_cook(given: Input, expect: Input) -> None:
 @pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["transact"]))
 def test_a_preemption_is_written_only_for_what_is_open(given: Input, expect: Input) -> None:
     jobs: dict[Any, Job] = {
-        told["id"]: a_job(
+        result["id"]: a_job(
             state=JobState.RUNNING,
             instances=(
-                an_instance(instance_id=str(told["id"]), status=InstanceStatus(told["status"]), reason=None),
+                an_instance(
+                    instance_id=str(result["id"]), status=InstanceStatus(result["status"]), reason=None
+                ),
             ),
         )
-        for told in given["instances"]
+        for result in given["instances"]
     }
     accepted = []
     for which in given["attempts"]:
@@ -356,12 +360,12 @@ def test_a_preemption_is_written_only_for_what_is_open(given: Input, expect: Inp
         accepted.append(after != jobs[which])
         jobs[which] = after
     assert accepted == expect["accepted"]
-    for told, taken in zip(given["attempts"], accepted, strict=True):
+    for result, taken in zip(given["attempts"], accepted, strict=True):
         if taken:
-            instance = jobs[told].instances[0]
+            instance = jobs[result].instances[0]
             assert (instance.status, instance.reason, instance.preempted) == (
                 InstanceStatus.FAILED,
                 PREEMPTED,
                 True,
             )
-            assert jobs[told].state is JobState.WAITING
+            assert jobs[result].state is JobState.WAITING

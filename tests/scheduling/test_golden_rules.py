@@ -38,20 +38,20 @@ HOUR_MS = 3_600_000
 
 @pytest.mark.parametrize(("given", "expect"), cases("maintenance"))
 def test_what_is_cleared_away_is_cooks(given: Input, expect: Expect) -> None:
-    found = MAINTENANCE[given["op"]](given)
-    told = dict(expect)
+    actual = MAINTENANCE[given["op"]](given)
+    result = dict(expect)
     for name in ("killed", "failed"):
-        if name in told:
-            assert sorted(told.pop(name)) == sorted(found[name])
-    if isinstance(told.get("status"), str):
-        assert {found["status"][str(task)] for task in found["failed"]} == {told.pop("status")}
-    if "contains" in told:
-        assert set(told.pop("contains")) <= set(found["ids"])
-    if "not_in" in told:
-        assert not set(told.pop("not_in")) & set(found["ids"])
-    if "ids" in told:
-        assert sorted(told.pop("ids")) == sorted(found["ids"])
-    assert {name: found[name] for name in told} == told
+        if name in result:
+            assert sorted(result.pop(name)) == sorted(actual[name])
+    if isinstance(result.get("status"), str):
+        assert {actual["status"][str(task)] for task in actual["failed"]} == {result.pop("status")}
+    if "contains" in result:
+        assert set(result.pop("contains")) <= set(actual["ids"])
+    if "not_in" in result:
+        assert not set(result.pop("not_in")) & set(actual["ids"])
+    if "ids" in result:
+        assert sorted(result.pop("ids")) == sorted(actual["ids"])
+    assert {name: actual[name] for name in result} == result
 
 
 def _lingering(given: Input) -> Expect:
@@ -93,12 +93,12 @@ def _stragglers(given: Input) -> Expect:
         a_job(
             instances=tuple(
                 an_instance(
-                    instance_id=told.get("id", f"{number}-{place}"),
-                    status=InstanceStatus(told["status"]),
-                    started_ms=now_ms - 1000 * told.get("age_s", told.get("run_s", 0)),
-                    ended_ms=now_ms if "run_s" in told else None,
+                    instance_id=result.get("id", f"{number}-{place}"),
+                    status=InstanceStatus(result["status"]),
+                    started_ms=now_ms - 1000 * result.get("age_s", result.get("run_s", 0)),
+                    ended_ms=now_ms if "run_s" in result else None,
                 )
-                for place, told in enumerate(instances)
+                for place, result in enumerate(instances)
             )
         )
         for number, instances in enumerate(given["jobs"])
@@ -148,7 +148,7 @@ def test_how_users_stand_is_cooks(given: Input, expect: Expect) -> None:
     of_all = quotas.get("default", {})
     allowed = replace(
         limits(shares),
-        quotas={user: quota_with({**of_all, **own}) for user, own in quotas.items()},
+        quotas={user: quota_with({**of_all, **job_constraints}) for user, job_constraints in quotas.items()},
         default_quota=quota_with(of_all),
     )
     stand = {pool: classify_users(running[pool], waiting[pool], allowed) for pool in running}
@@ -157,22 +157,22 @@ def test_how_users_stand_is_cooks(given: Input, expect: Expect) -> None:
         state = name.removesuffix("_per_pool")
         by_pool = {next(iter(stand)): value} if name == state else value
         assert name != state or len(stand) == 1
-        for pool, told in by_pool.items():
+        for pool, result in by_pool.items():
             if state == "users":
-                assert {each: stand[pool].users[each] for each in told} == told
+                assert {item: stand[pool].users[item] for item in result} == result
             else:
-                _check_amounts(stand[pool].states[state], told)
+                _check_amounts(stand[pool].states[state], result)
 
 
 def _set(table: Any) -> dict[str, dict[str, float]]:
     return table if isinstance(table, dict) else {}  # else "none set"
 
 
-def _check_amounts(found: Mapping[str, Usage], told: Expect) -> None:
+def _check_amounts(actual: Mapping[str, Usage], result: Expect) -> None:
     """The amounts are those told; the sum over all users counts if it is told."""
-    shown = usage_to_report(found) if ALL in told else found
-    assert shown.keys() == told.keys()
-    for user, amounts in told.items():
+    shown = usage_to_report(actual) if ALL in result else actual
+    assert shown.keys() == result.keys()
+    for user, amounts in result.items():
         assert [shown[user].count, shown[user].cpus, shown[user].mem_mb] == pytest.approx(amounts), user
 
 
@@ -180,7 +180,7 @@ def _check_amounts(found: Mapping[str, Usage], told: Expect) -> None:
 def test_what_waits_is_counted_as_in_cook(given: Input, expect: Expect) -> None:
     lengths = QueueLengths(**(given.get("start") or {}))
     assert len(given["steps"]) == len(expect["after_each"])
-    for step, told in zip(given["steps"], expect["after_each"], strict=True):
+    for step, result in zip(given["steps"], expect["after_each"], strict=True):
         assert step.keys() <= {"inc", "killed", "read"}
         if "inc" in step:
             lengths = lengths.added(*step["inc"])
@@ -188,42 +188,44 @@ def test_what_waits_is_counted_as_in_cook(given: Input, expect: Expect) -> None:
             lengths = lengths.killed((pool, user) for pool, user in step["killed"])
         if "read" in step:  # what waits is counted again from the store; the counts since then are dropped
             lengths = QueueLengths(**(step["read"] or {}))
-        assert {"pools": lengths.pools, "users": lengths.users} == told
+        assert {"pools": lengths.pools, "users": lengths.users} == result
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("progress"))
 def test_progress_is_gathered_as_in_cook(given: Input, expect: Expect) -> None:
     gathering = ProgressBuffer(
         max_pending=given.get("pending_threshold", MAX_PENDING),
-        pending={name: _update(name, told) for name, told in (given.get("state") or {}).items()},
+        pending={name: _update(name, result) for name, result in (given.get("state") or {}).items()},
         last=given.get("last_sequence"),
     )
     messages = given["messages"] if "messages" in given else [[given["instance"], given["message"]]]
-    for name, told in messages:
-        gathering.note(name, told.get("sequence"), percent=told.get("percent"), message=told.get("message"))
+    for name, result in messages:
+        gathering.note(
+            name, result.get("sequence"), percent=result.get("percent"), message=result.get("message")
+        )
     if "state" in expect:
         assert _told(gathering.pending.values()) == expect["state"]
     if "last_sequence" in expect:
         assert gathering.last == expect["last_sequence"]
-    for told in expect.get("published", ()):
-        assert _told(update for batch in gathering.drain() for update in batch) == told
+    for result in expect.get("published", ()):
+        assert _told(update for batch in gathering.drain() for update in batch) == result
 
 
-def _update(name: str, told: Input) -> ProgressUpdate:
-    return ProgressUpdate(instance_id=name, **told)
+def _update(name: str, result: Input) -> ProgressUpdate:
+    return ProgressUpdate(instance_id=name, **result)
 
 
 def _told(updates: Iterable[ProgressUpdate]) -> Expect:
     return {
-        each.instance_id: {"message": each.message, "percent": each.percent, "sequence": each.sequence}
-        for each in updates
+        item.instance_id: {"message": item.message, "percent": item.percent, "sequence": item.sequence}
+        for item in updates
     }
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("incremental"))
 def test_the_value_that_falls_to_a_job_is_cooks(given: Input, expect: Expect) -> None:
-    told = given.get("values")
-    values = [(each["value"], each["portion"]) for each in told] if isinstance(told, list) else told
+    result = given.get("values")
+    values = [(item["value"], item["portion"]) for item in result] if isinstance(result, list) else result
     value, is_picked = staged_value_or(given["job"], values, given.get("fallback"))
     if is_picked and isinstance(values, list):
         assert staged_value(given["job"], values) == value
@@ -240,13 +242,13 @@ def test_the_value_that_falls_to_a_job_is_cooks(given: Input, expect: Expect) ->
 
 @pytest.mark.parametrize(("given", "expect"), cases("clusters"))
 def test_work_comes_to_and_from_clusters_as_in_cook(given: Input, expect: Expect) -> None:
-    found = CLUSTERS[given["op"]](given)
-    told = dict(expect)
-    if "clusters" in told:
-        assert sorted(told.pop("clusters")) == sorted(found["clusters"])
-    if "not_in" in told:
-        assert not set(told.pop("not_in")) & set(found["clusters"])
-    assert {name: found[name] for name in told} == told
+    actual = CLUSTERS[given["op"]](given)
+    result = dict(expect)
+    if "clusters" in result:
+        assert sorted(result.pop("clusters")) == sorted(actual["clusters"])
+    if "not_in" in result:
+        assert not set(result.pop("not_in")) & set(actual["clusters"])
+    assert {name: actual[name] for name in result} == result
 
 
 def _acceptable(given: Input) -> Expect:
@@ -265,8 +267,10 @@ def _that_ran(job: Input) -> Job:
     return a_job(
         extra={"checkpoint": {"mode": "auto"}} if job.get("checkpoint") else {},
         instances=tuple(
-            an_instance(status=InstanceStatus.FAILED, cluster=told["cluster"], started_ms=told["start_ms"])
-            for told in job.get("instances", ())
+            an_instance(
+                status=InstanceStatus.FAILED, cluster=result["cluster"], started_ms=result["start_ms"]
+            )
+            for result in job.get("instances", ())
         ),
     )
 

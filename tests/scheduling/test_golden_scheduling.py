@@ -96,7 +96,7 @@ def _parted(given: Input, way: Any) -> Input:
     """The jobs that stay in the queue and those that ask for too much, both as they were given."""
     most = given["limits"]
     jobs = [{"user": "u", **job, "seq": place} for place, job in enumerate(given["jobs"])]
-    names = [told.get("seq", told.get("id")) for told in given["jobs"]]
+    names = [result.get("seq", result.get("id")) for result in given["jobs"]]
     largest_mb = most["mem"] if "mem" in most else 1024 * most["memory_gb"]
     filters = QueueFilters(max_cpus=most.get("cpus", most.get("max_cpus")), max_mem_mb=largest_mb)
     index = an_index(jobs)
@@ -146,10 +146,10 @@ QUOTA_FILTERS = ["user_quota_filter", "pool_quota_filter", "pending_filter"]
 def test_quotas_filter_as_in_cook(given: Input, expect: Input) -> None:
     """Users' quotas first, then that of the pool, as far as they are given."""
     used = {user: usage_of(amounts) for user, amounts in (given.get("user_usage") or {}).items()}
-    told = given.get("pool_usage", given.get("usage"))
-    if told is not None:
+    result = given.get("pool_usage", given.get("usage"))
+    if result is not None:
         assert not used
-        used["others"] = usage_of(told)
+        used["others"] = usage_of(result)
     index = an_index([{"ports": 0, **job} for job in given["queue"]])
     for number, (user, usage) in enumerate(used.items(), 1):
         _run(index, user, usage, 1000 * number)
@@ -185,10 +185,10 @@ def test_considerable_jobs_are_cooks(given: Input, expect: Input) -> None:
         pool_quota=Quota() if given.get("pool_quota") is None else quota_of(given["pool_quota"]),
         accepts=(lambda _: False) if given.get("launch_filter_defers_all") else None,
     )
-    found = islice(
+    actual = islice(
         considerable(rank_lazily(index, allowed), index, allowed, filters), given["num_considerable"]
     )
-    seqs = [seq_of(job) for job in index.ids(ranked.row for ranked in found)]
+    seqs = [seq_of(job) for job in index.ids(ranked.row for ranked in actual)]
     if "considerable" in expect:
         assert seqs == expect["considerable"]
     if "not_in" in expect:
@@ -196,12 +196,12 @@ def test_considerable_jobs_are_cooks(given: Input, expect: Input) -> None:
     _same_rate_limited(rate_limited(index, allowed, filters=filters), expect)
 
 
-def _same_rate_limited(found: Mapping[str, int], expect: Input) -> None:
+def _same_rate_limited(actual: Mapping[str, int], expect: Input) -> None:
     """The jobs of each user that the launch rate held back, or of all users together."""
     for word in ("rate_limited", "launch_rate_limited"):
         if word in expect:
-            told = expect[word]
-            assert (found if isinstance(told, dict) else sum(found.values())) == told
+            result = expect[word]
+            assert (actual if isinstance(result, dict) else sum(actual.values())) == result
 
 
 def _cycle(given: Input) -> tuple[QueueIndex, UserLimits, QueueFilters]:
@@ -239,8 +239,8 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
             attribute=group.get("attribute", "HOSTNAME"),
             minimum=group.get("minimum", 0),
         )
-        for seq, told in enumerate(running, 5000):
-            cohost: Input = {"host": told} if isinstance(told, str) else told
+        for seq, result in enumerate(running, 5000):
+            cohost: Input = {"host": result} if isinstance(result, str) else result
             attributes[cohost["host"]] = dict(cohost.get("attributes", {}))
             index.add(a_queued_job({"seq": seq, "user": "u", "cpus": 0, "mem": 0, "group": group["name"]}))
             index.mark_running(job_id(seq), 1, cohost["host"])
@@ -253,7 +253,10 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
             groups=placements,
             attributes={
                 **attributes,
-                **{host: dict(own) for host, own in given.get("host_attributes", {}).items()},
+                **{
+                    host: dict(job_constraints)
+                    for host, job_constraints in given.get("host_attributes", {}).items()
+                },
             },
         ),
     )
@@ -332,9 +335,9 @@ def test_a_match_cycle_is_cooks(given: Input, expect: Input, columnar_from: int)
     )
 
     launched = [names[match.job_id] for match in matching.matches]
-    for told in ("launched", "launched_since"):
-        if told in expect:
-            assert launched == expect[told]
+    for result in ("launched", "launched_since"):
+        if result in expect:
+            assert launched == expect[result]
     if "launched_count" in expect:
         assert len(launched) == expect["launched_count"]
     if "matched_head_or_nothing" in expect:

@@ -154,6 +154,17 @@ def test_whatever_ends_first_makes_room() -> None:
 
     assert again is not None
     assert again.awaited == frozenset()
+    assert again.free_at_ms == NOW
+
+
+def test_the_expected_time_stays_while_nothing_better_is_known() -> None:
+    chosen = choose_host(a_head(), [a_host("a", 2, a_task("t1", 2, expected_ms=3000))], NOW)
+    assert chosen is not None
+
+    again = update_awaited(chosen, a_host("a", 2, a_task("t1", 2)), NOW)
+
+    assert again is not None
+    assert again.free_at_ms == 3000
 
 
 def test_the_expected_time_only_becomes_earlier() -> None:
@@ -185,6 +196,16 @@ def test_others_may_hold_what_is_left_beside_the_head_and_the_tasks_that_stay() 
     assert chosen is not None
 
     assert room_beside(chosen, host).cpus == 3  # 8 less 3 of the head and 2 that stay
+
+
+def test_every_amount_is_kept_beside_what_is_promised_and_what_stays() -> None:
+    amounts = Amounts(cpus=16, mem_mb=160, gpus=8, ports=32, tasks=64)
+    head = a_head(asked=Amounts(cpus=1, mem_mb=10, gpus=2, ports=3, tasks=1))
+    promised = Amounts(cpus=2, mem_mb=20, gpus=1, ports=5, tasks=7)
+    staying = RunningTask("t1", NOW + 1, Amounts(cpus=3, mem_mb=30, gpus=1, ports=11, tasks=1))
+    host = HostState(host="a", whole=amounts, tasks=[staying], promised=promised)
+
+    assert room_beside(head, host) == Amounts(cpus=10, mem_mb=100, gpus=4, ports=13, tasks=55)
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ def test_the_hash_folds_a_uuid_into_32_bits_with_a_sign(job_id: str, number: int
 @given(job_id=job_ids, portions=st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_every_job_gets_one_of_the_values_and_always_the_same(job_id: str, portions: list[float]) -> None:
     values = list(enumerate(portions))
-    found = staged_value(job_id, values)
-    assert found in range(len(values))
-    assert staged_value(job_id.upper(), values) == found
+    actual = staged_value(job_id, values)
+    assert actual in range(len(values))
+    assert staged_value(job_id.upper(), values) == actual
 
 
 @given(job_id=job_ids, smaller=st.floats(0, 1), larger=st.floats(0, 1))

@@ -28,8 +28,8 @@ from tests.builders import a_group, a_job, an_instance
 AGEING = PoolDefaults(expected_runtime_multiplier=2.0, host_lifetime_ms=3_600_000)
 
 
-def failed(**named: Any) -> Any:
-    return an_instance(status=InstanceStatus.FAILED, **named)
+def failed(**fields: Any) -> Any:
+    return an_instance(status=InstanceStatus.FAILED, **fields)
 
 
 def test_a_job_that_never_ran_and_says_nothing_has_no_particulars() -> None:
@@ -56,8 +56,10 @@ def test_where_a_pool_can_not_afford_it_a_job_may_return_to_its_host() -> None:
     job = a_job(instances=(failed(host="laptop"),))
     laptop = Hosts([Offer(host="laptop", cluster="c", pool="p", room=Resources(cpus=1, mem_mb=1))])
     for novel, failing in ((True, {NOVEL_HOST: 1}), (False, {})):
-        own = job_constraints_of(job, PoolDefaults(novel_host=novel))
-        assert refusal_of(TaskRequest("j", 1, 1, job_constraints=own), laptop).constraints == failing
+        job_constraints = job_constraints_of(job, PoolDefaults(novel_host=novel))
+        assert (
+            refusal_of(TaskRequest("j", 1, 1, job_constraints=job_constraints), laptop).constraints == failing
+        )
 
 
 def test_what_a_job_ran_on_a_host_that_was_removed_tells_how_long_it_runs() -> None:

@@ -50,10 +50,10 @@ def deferred_every(minutes: int, times: int) -> tuple[LaunchFilter, Operator]:
 def test_a_job_held_back_for_too_long_is_let_through_for_good() -> None:
     launch_filter, operator = deferred_every(9, 67)  # the last time after 594 minutes
     assert not launch_filter.accepts("j", 600 * MINUTE_MS)
-    asked = operator.asked
+    requested = operator.asked
     assert launch_filter.accepts("j", 601 * MINUTE_MS)
     assert launch_filter.accepts("j", 6000 * MINUTE_MS)
-    assert operator.asked == asked
+    assert operator.asked == requested
     assert launch_filter.deferral("j") is None
 
 

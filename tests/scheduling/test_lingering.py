@@ -30,6 +30,6 @@ def test_a_task_may_run_as_long_as_its_job_says_and_the_cap_allows(
 def test_a_task_lingers_only_past_its_limit(
     own: int | None, cap: int | None, default: int | None, age: int
 ) -> None:
-    found = lingering_tasks([TimedTask("t", 10, own)], 10 + age, cap_ms=cap, default_ms=default)
+    actual = lingering_tasks([TimedTask("t", 10, own)], 10 + age, cap_ms=cap, default_ms=default)
     longest = runtime_limit_ms(own, cap_ms=cap, default_ms=default)
-    assert found == (["t"] if longest is not None and age > longest else [])
+    assert actual == (["t"] if longest is not None and age > longest else [])

@@ -61,7 +61,7 @@ def a_host(name: str, cpus: float = 4.0, mem_mb: float = 100.0, **more: Any) -> 
 
 
 def hosts_of(matches: Sequence[Match]) -> dict[int, str]:
-    return {seq_of(each.job_id): each.host for each in matches}
+    return {seq_of(item.job_id): item.host for item in matches}
 
 
 @BOTH_WAYS
@@ -85,10 +85,10 @@ def test_no_host_is_given_more_than_it_has(
 ) -> None:
     settings = MatchSettings(good_enough=good, columnar_from=columnar_from)
     matches, _, _ = match(asks_of(tasks), Hosts(offers), settings=settings)
-    asked = {job_id(task["seq"]): task for task in tasks}
+    requested = {job_id(task["seq"]): task for task in tasks}
     given_out: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for each in matches:
-        given_out[each.host].append(asked[each.job_id])
+    for item in matches:
+        given_out[item.host].append(requested[item.job_id])
     for offer in offers:
         assert sum(task["cpus"] for task in given_out[offer.host]) <= offer.room.cpus + 1e-9
         assert sum(task["mem"] for task in given_out[offer.host]) <= offer.room.mem_mb + 1e-9
@@ -140,9 +140,9 @@ def test_on_thousands_of_hosts_jobs_are_placed_as_if_hosts_were_looked_at_one_by
     requests: list[TaskRequest] = []
     while len(requests) < 90:
         cpus, mem_mb = rng.choice([0.1, 0.5, 1.0, 3.0, rng.uniform(0.1, 6)]), rng.choice([0.0, 7.0, 30.0])
-        wanted = rng.choice([UNCONSTRAINED, UNCONSTRAINED, ConstraintClass(attributes=(("zone", "a"),))])
+        required = rng.choice([UNCONSTRAINED, UNCONSTRAINED, ConstraintClass(attributes=(("zone", "a"),))])
         requests += [
-            request(len(requests) + more, cpus, mem_mb, constraints=wanted)
+            request(len(requests) + more, cpus, mem_mb, constraints=required)
             for more in range(rng.choice([1, 2, 25]))
         ]
     hosts = Hosts(offers)
@@ -294,7 +294,7 @@ def test_a_host_without_room_is_never_good_enough(columnar_from: int) -> None:
     offers = [a_host(f"h{number}", 1.0, 10.0) for number in range(12)]
     settings = MatchSettings(columnar_from=columnar_from, good_enough=0.1)
     matches, _, _ = match([request(seq) for seq in range(1, 15)], Hosts(offers), settings=settings)
-    assert Counter(each.host for each in matches) == {offer.host: 1 for offer in offers}
+    assert Counter(item.host for item in matches) == {offer.host: 1 for offer in offers}
 
 
 @BOTH_WAYS
@@ -326,10 +326,10 @@ def test_a_refusal_counts_hosts_by_what_they_lack(columnar_from: int) -> None:
         a_host("both", 1.0, 50.0),
         a_host("elsewhere", 8.0, 1000.0, attributes={"zone": "b"}),
     ]
-    wanted = ConstraintClass(attributes=(("zone", "a"),))
+    required = ConstraintClass(attributes=(("zone", "a"),))
     offers[:3] = [a_host(o.host, o.room.cpus, o.room.mem_mb, attributes={"zone": "a"}) for o in offers[:3]]
     settings = MatchSettings(columnar_from=columnar_from)
-    _, refusals, _ = match([request(1, 2.0, 100.0, constraints=wanted)], Hosts(offers), settings=settings)
+    _, refusals, _ = match([request(1, 2.0, 100.0, constraints=required)], Hosts(offers), settings=settings)
     assert refusals == [
         Refusal(job_id=job_id(1), resources={"cpus": 2, "mem": 2}, constraints={ATTRIBUTES: 1})
     ]
@@ -409,7 +409,7 @@ def test_a_balanced_group_spreads_over_the_values(columnar_from: int) -> None:
     hosts = Hosts([a_host(name, 100.0) for name in ("a", "b", "c")])
     requests = [request(seq, mem_mb=1.0, job_constraints=own) for seq in range(1, 10)]
     matches, _, _ = match(requests, hosts, settings=settings, placement_context=placement_context)
-    assert Counter(each.host for each in matches) == {"a": 3, "b": 3, "c": 3}
+    assert Counter(item.host for item in matches) == {"a": 3, "b": 3, "c": 3}
 
 
 @BOTH_WAYS
@@ -420,7 +420,7 @@ def test_a_group_with_equal_attributes_stays_together(columnar_from: int) -> Non
     hosts = Hosts([a_host(f"{zone}{n}", 1.0, attributes={"zone": zone}) for n in "123" for zone in "ab"])
     requests = [request(seq, job_constraints=own) for seq in range(1, 6)]
     matches, refusals, _ = match(requests, hosts, settings=settings, placement_context=placement_context)
-    assert [each.host[0] for each in matches] == ["a", "a", "a"]
+    assert [item.host[0] for item in matches] == ["a", "a", "a"]
     assert len(refusals) == 2
 
 
@@ -447,7 +447,7 @@ def test_ports_are_handed_out_once_and_lowest_first(columnar_from: int) -> None:
     matches, refusals, _ = match(
         [request(1, ports=2), request(2, ports=1), request(3, ports=1)], Hosts([host]), settings=settings
     )
-    assert [each.ports for each in matches] == [(31000, 31001), (32000,)]
+    assert [item.ports for item in matches] == [(31000, 31001), (32000,)]
     assert refusals[0].resources == {"ports": 1}
 
 

@@ -52,11 +52,11 @@ def _merged(lists: list[list[float]]) -> list[int]:
 
 
 def _sorted_again_after_each(lists: list[list[float]]) -> list[int]:
-    waiting = [[(score, number, at) for at, score in enumerate(each)] for number, each in enumerate(lists)]
-    waiting = [each for each in waiting if each]
+    waiting = [[(score, number, at) for at, score in enumerate(item)] for number, item in enumerate(lists)]
+    waiting = [item for item in waiting if item]
     expected = []
     while waiting:
-        waiting.sort(key=lambda each: each[0][0])
+        waiting.sort(key=lambda item: item[0][0])
         served = waiting.pop(0)
         expected.append(served.pop(0)[1:])
         if served:

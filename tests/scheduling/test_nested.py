@@ -61,14 +61,14 @@ def stuck(
     *,
     preempts: bool = False,
 ) -> list[str]:
-    found = deadlocked(
+    actual = deadlocked(
         parents,
         {child.job_id: child for child in children},
         [a_host()] if hosts is None else hosts,
         quota_of=lambda _user, _pool: quota or Quota(),
         is_preempted=lambda _pool: preempts,
     )
-    return [parent.job_id for parent in found]
+    return [parent.job_id for parent in actual]
 
 
 def test_as_many_parents_as_cpus_are_stuck_and_the_last_to_start_comes_first() -> None:
@@ -156,9 +156,9 @@ def test_what_is_found_never_moves_however_everything_else_ends(data: st.DataObj
                 waiting[name] = data.draw(st.integers(1, cpus))
                 children.append(name)
 
-    found = stuck(
+    actual = stuck(
         [a_parent(name, *children) for name, children in parents.items()],
-        [a_child(name, cpus=asked) for name, asked in waiting.items()],
+        [a_child(name, cpus=requested) for name, requested in waiting.items()],
         [a_host(cpus)],
     )
 
@@ -174,9 +174,9 @@ def test_what_is_found_never_moves_however_everything_else_ends(data: st.DataObj
             del running[name]
             open_parents.pop(name, None)
         free = cpus - sum(running.values())
-        start = next((name for name, asked in waiting.items() if asked <= free), None)
+        start = next((name for name, requested in waiting.items() if requested <= free), None)
         if start is not None:
             running[start] = waiting.pop(start)
         elif not ended:
             break
-    assert set(found) == set(open_parents)
+    assert set(actual) == set(open_parents)

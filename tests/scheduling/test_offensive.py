@@ -15,6 +15,6 @@ from cook_jupyter.scheduling.limits.offensive import excess_of
 def test_a_job_is_offensive_past_the_limits_of_which_it_is_told(
     cpus: float, mem_mb: float, too_much: dict[str, dict[str, float]]
 ) -> None:
-    asked = Resources(cpus=cpus, mem_mb=mem_mb)
-    assert excess_of(asked, max_cpus=4.0, max_mem_mb=12288.0) == too_much
-    assert excess_of(asked, max_cpus=None, max_mem_mb=None) == {}
+    requested = Resources(cpus=cpus, mem_mb=mem_mb)
+    assert excess_of(requested, max_cpus=4.0, max_mem_mb=12288.0) == too_much
+    assert excess_of(requested, max_cpus=None, max_mem_mb=None) == {}

@@ -35,13 +35,13 @@ def refusals(columnar_from: int, job: dict[str, Any], *offers: Offer, **defaults
         settings=CycleSettings(match=settings),
         placement_context=placement_context,
     )
-    told = refusal_now(
+    result = refusal_now(
         index, job_id(1), Hosts(offers), settings=settings, placement_context=placement_context
     )
-    assert [refusal.constraints for refusal in matching.refusals] == [told.constraints] * (
+    assert [refusal.constraints for refusal in matching.refusals] == [result.constraints] * (
         not matching.matches
     )
-    return dict(told.constraints)
+    return dict(result.constraints)
 
 
 @BOTH_WAYS

@@ -174,13 +174,13 @@ def test_whoever_is_over_quota_stops_tasks_of_their_own_alone(snapshot: Snapshot
 @given(snapshots, st.integers())
 def test_the_order_in_which_tasks_and_hosts_are_told_changes_nothing(snapshot: Snapshot, seed: int) -> None:
     rng = Random(seed)
-    told = replace(
+    result = replace(
         snapshot,
         tasks=rng.sample(snapshot.tasks, len(snapshot.tasks)),
         spare=dict(rng.sample(sorted(snapshot.spare.items()), len(snapshot.spare))),
     )
 
-    assert told.rebalance() == snapshot.rebalance()
+    assert result.rebalance() == snapshot.rebalance()
 
 
 @on_snapshots

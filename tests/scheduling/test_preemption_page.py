@@ -17,13 +17,13 @@ def test_its_table_has_both_values_of_each_setting() -> None:
     ours, cooks = RebalancerSettings(), RebalancerSettings.cook()
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     rows = [line.replace("`", "").split("|") for line in lines if line.startswith("| `")]
-    told = {name.strip(): (here.strip(), cook.strip()) for _, name, here, cook, *_ in rows}
+    result = {name.strip(): (here.strip(), cook.strip()) for _, name, here, cook, *_ in rows}
 
-    assert told == {name: (_told(getattr(ours, name)), _told(getattr(cooks, name))) for name in told}
+    assert result == {name: (_told(getattr(ours, name)), _told(getattr(cooks, name))) for name in result}
     decisions = (PreemptionSettings(), PreemptionSettings.cook())
     fields = PreemptionSettings.__dataclass_fields__
-    differing = {name for name in fields if len({_told(getattr(each, name)) for each in decisions}) > 1}
-    assert differing <= set(told)
+    differing = {name for name in fields if len({_told(getattr(item, name)) for item in decisions}) > 1}
+    assert differing <= set(result)
 
 
 def _told(value: object) -> str:

@@ -30,17 +30,17 @@ COOKS = PreemptionSettings.cook(min_dru_diff=0.0)
 LIMITS = UserLimits(default_share=Share(cpus=10.0, mem_mb=10.0, gpus=1.0))
 
 
-def running(seq: int, user: str, host: str = "host-0", **named: Any) -> Task:
-    return waiting(seq, user, start_ms=seq, task_seq=seq, host=host, **named)
+def running(seq: int, user: str, host: str = "host-0", **fields: Any) -> Task:
+    return waiting(seq, user, start_ms=seq, task_seq=seq, host=host, **fields)
 
 
-def waiting(seq: int, user: str, **named: Any) -> Task:
-    return {"seq": seq, "user": user, "cpus": 10.0, "mem": 1.0, "gpus": 0.0, "priority": 50, **named}
+def waiting(seq: int, user: str, **fields: Any) -> Task:
+    return {"seq": seq, "user": user, "cpus": 10.0, "mem": 1.0, "gpus": 0.0, "priority": 50, **fields}
 
 
-def victims(tasks: list[Task], settings: PreemptionSettings, **named: Any) -> list[int]:
+def victims(tasks: list[Task], settings: PreemptionSettings, **fields: Any) -> list[int]:
     """The seqs of what is stopped."""
-    decided = Snapshot(tasks=tasks, settings=settings, **{"limits": LIMITS, **named}).rebalance()
+    decided = Snapshot(tasks=tasks, settings=settings, **{"limits": LIMITS, **fields}).rebalance()
     return [seq_of(victim) for victim in decided.victims]
 
 
@@ -61,6 +61,40 @@ def test_a_victim_that_is_not_needed_is_spared() -> None:
 
     assert victims(tasks, OURS) == [2]
     assert victims(tasks, COOKS) == [1, 2]
+
+
+def test_of_victims_that_are_not_needed_the_one_with_most_work_is_spared() -> None:
+    # Eve's task is needed, with either of the other two; ada's has run for longer than bob's.
+    tasks = [
+        running(1, "ada", cpus=10.0, mem=50.0),
+        running(8, "bob", cpus=10.0, mem=40.0),
+        running(5, "eve", cpus=20.0, mem=30.0),
+        waiting(9, "dan", cpus=30.0),
+    ]
+    by_memory = UserLimits(default_share=Share(cpus=1000.0, mem_mb=10.0))
+
+    assert victims(tasks, OURS, limits=by_memory) == [8, 5]
+    assert victims(tasks, replace(OURS, least_work_lost=False), limits=by_memory) == [1, 5]
+
+
+def test_a_host_of_which_nothing_is_known_takes_no_job_that_must_be_apart_from_its_group() -> None:
+    snapshot = Snapshot(
+        tasks=[waiting(9, "dan", cpus=1.0, group="apart")],
+        spare={"host-0": Resources(cpus=1.0, mem_mb=1.0)},
+        limits=LIMITS,
+    )
+
+    assert [made.host for made in replace(snapshot, settings=OURS).rebalance().preemptions] == ["host-0"]
+    assert replace(snapshot, settings=COOKS).rebalance().preemptions == ()
+
+
+def test_a_user_beyond_the_launch_rate_does_not_keep_room_from_others() -> None:
+    index = an_index([running(1, "ada", cpus=50.0), waiting(8, "dan"), waiting(9, "eve")])
+    slow = QueueFilters(tokens={"dan": 0.0})
+
+    decided = rebalance(index, Hosts(), LIMITS, settings=OURS, filters=slow)
+
+    assert [seq_of(made.beneficiary) for made in decided.preemptions] == [9]
 
 
 def test_among_equal_hosts_the_one_goes_that_loses_least_work() -> None:

@@ -54,10 +54,10 @@ def sorted_scores(snapshot: Snapshot, tasks: Iterable[Task]) -> list[float]:
     for task in tasks:
         of_user[task["user"]].append(task)
     scores = []
-    for user, own in of_user.items():
+    for user, job_constraints in of_user.items():
         share = snapshot.limits.share(user)
         cpus = mem = gpus = 0.0
-        for task in sorted(own, key=launch_key_of):
+        for task in sorted(job_constraints, key=launch_key_of):
             cpus, mem, gpus = cpus + task["cpus"], mem + task["mem"], gpus + task["gpus"]
             in_gpus = snapshot.settings.mode is DruMode.GPU
             scores.append(gpus / share.gpus if in_gpus else max(mem / share.mem_mb, cpus / share.cpus))
@@ -76,7 +76,7 @@ def test_a_cycle_that_stops_tasks_of_others_lowers_the_sorted_scores(snapshot: S
         return
     decided = snapshot.rebalance()
     tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
-    own = [
+    job_constraints = [
         made
         for made in decided.preemptions
         if any(
@@ -84,7 +84,7 @@ def test_a_cycle_that_stops_tasks_of_others_lowers_the_sorted_scores(snapshot: S
             for stopped in (*made.victims, *made.displaced)
         )
     ]
-    if own or not decided.victims or snapshot.settings.reserve_from > 1:
+    if job_constraints or not decided.victims or snapshot.settings.reserve_from > 1:
         return
     running = [task for task in snapshot.tasks if "start_ms" in task]
     left = [task for task in running if job_id(task["seq"]) not in decided.victims]
@@ -101,9 +101,9 @@ def test_what_is_stopped_for_ones_own_job_has_lower_priority_and_the_job_did_not
     tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
     for made in snapshot.rebalance().preemptions if snapshot.settings.launch_order else ():
         job = tasks[made.beneficiary]
-        own = [tasks[victim] for victim in made.victims if tasks[victim]["user"] == job["user"]]
-        assert all(task["priority"] < job["priority"] for task in own)
-        assert not (own and job.get("by_others"))
+        job_constraints = [tasks[victim] for victim in made.victims if tasks[victim]["user"] == job["user"]]
+        assert all(task["priority"] < job["priority"] for task in job_constraints)
+        assert not (job_constraints and job.get("by_others"))
 
 
 # --- the order of launches
@@ -179,8 +179,8 @@ def test_a_job_beyond_its_share_stops_only_what_loses_little_work() -> None:
 
     def stopped(limit_ms: int | None, age_ms: int) -> list[str]:
         settings = PreemptionSettings(min_dru_diff=0.1, max_lost_ms_beyond_share=limit_ms)
-        found = victims(index, settings=settings, placement_context=PlacementContext(now_ms=3 + age_ms))
-        return [job_id for job_id, _ in found]
+        actual = victims(index, settings=settings, placement_context=PlacementContext(now_ms=3 + age_ms))
+        return [job_id for job_id, _ in actual]
 
     assert stopped(2000, 1000) == ["late-1", "late-2"]
     assert stopped(2000, 3000) == ["late-1"]

@@ -158,8 +158,8 @@ class IndexFollowsChanges(RuleBasedStateMachine):
         columns = self.index.columns
         for tasks in self.index.by_name():
             user = tasks.name
-            asked = [self.index.requested(job).cpus for job in waiting_jobs(self.index, user)]
-            first = next((at for at, cpus in enumerate(asked) if cpus <= 2.0), len(asked))
+            requested = [self.index.requested(job).cpus for job in waiting_jobs(self.index, user)]
+            first = next((at for at, cpus in enumerate(requested) if cpus <= 2.0), len(requested))
             assert tasks.too_large(2.0, 20.0, columns.cpus, columns.mem) == first
 
 

@@ -24,10 +24,10 @@ def test_counters_are_never_below_zero_and_a_pool_without_kills_adds_up_its_user
             killed = killed or bool(step)
             lengths = lengths.killed(step)
         for pool in ("lab", "gpu"):
-            own = [lengths.of_user(pool, user) for user in ("ada", "bob")]
-            assert min(own) >= 0
+            job_constraints = [lengths.of_user(pool, user) for user in ("ada", "bob")]
+            assert min(job_constraints) >= 0
             assert lengths.of_pool(pool) >= 0
-            assert killed or lengths.of_pool(pool) == sum(own)
+            assert killed or lengths.of_pool(pool) == sum(job_constraints)
 
 
 def test_the_stricter_limit_counts_from_past_the_threshold_on() -> None:

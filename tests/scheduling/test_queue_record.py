@@ -33,19 +33,19 @@ def test_a_queue_that_is_built_again_is_decided_about_as_before(first: int) -> N
         for way in (ONE_BY_ONE, IN_COLUMNS):
             matchings = [
                 decide_matches(
-                    each,
+                    item,
                     Hosts(world.offers),
                     world.limits,
                     settings=cycle_settings(world, way),
                     filters=filters_of(world),
                     placement_context=surroundings_of(world),
                 )
-                for each in (index, again)
+                for item in (index, again)
             ]
             assert matchings[0] == matchings[1], seed
         preempted = [
-            rebalance(each, Hosts(world.offers), world.limits, placement_context=surroundings_of(world))
-            for each in (index, again)
+            rebalance(item, Hosts(world.offers), world.limits, placement_context=surroundings_of(world))
+            for item in (index, again)
         ]
         assert preempted[0] == preempted[1], seed
 

@@ -50,7 +50,7 @@ def test_whoever_is_slower_than_a_straggler_is_one_too(
 ) -> None:
     policy = StragglerPolicy(quantile=quantile, multiplier=multiplier)
     jobs = [*map(that_took, took), *(that_runs(str(number), age) for number, age in enumerate(ages))]
-    found = {int(name) for name in stragglers(policy, jobs, NOW_MS)}
-    slowest_kept = max((age for number, age in enumerate(ages) if number not in found), default=0)
-    assert all(ages[number] > slowest_kept for number in found)
-    assert all(ages[number] > multiplier * min(took) for number in found)
+    actual = {int(name) for name in stragglers(policy, jobs, NOW_MS)}
+    slowest_kept = max((age for number, age in enumerate(ages) if number not in actual), default=0)
+    assert all(ages[number] > slowest_kept for number in actual)
+    assert all(ages[number] > multiplier * min(took) for number in actual)

@@ -39,7 +39,7 @@ def _follow_bucket(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None:
         tokens=given["start_tokens"] if "start_tokens" in given else given["bucket_size"],
         last_ms=given.get("start_time", 0),
     )
-    for step, told in steps:
+    for step, result in steps:
         if step["op"] == "spend":
             bucket = bucket.spent(step["tokens"], step["time"])
         elif step["op"] == "earn":
@@ -47,10 +47,10 @@ def _follow_bucket(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None:
         else:
             assert step["op"] == "read"  # what the bucket has at a time, without changing it
             shown = _shown(bucket.earned(step["time"]) if "time" in step else bucket)
-            for name, value in told.items():
+            for name, value in result.items():
                 assert shown[name] == pytest.approx(value, rel=TOLERANCE), name
             continue
-        for name, value in told.items():
+        for name, value in result.items():
             assert _shown(bucket)[name] == pytest.approx(value, rel=TOLERANCE), name
 
 
@@ -66,7 +66,7 @@ def _follow_limiter(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None
         enforce=given.get("enforce", True),
         expire_ms=given.get("expire_minutes", 60) * 60_000,
     )
-    for step, told in steps:
+    for step, result in steps:
         assert step.keys() <= {"time", "spend", "flush", "read"}
         for key, tokens in (step.get("spend") or {}).items():
             limiter.spend(key, tokens, step["time"])
@@ -75,16 +75,16 @@ def _follow_limiter(given: Input, steps: Iterable[tuple[Input, Expect]]) -> None
         read = step.get("read") or []
         for key in [read] if isinstance(read, str) else read:  # a lookup earns first, and spends nothing
             limiter.tokens(key, step["time"])
-        for name, by_key in told.items():
+        for name, by_key in result.items():
             for key, value in by_key.items():
                 shown = _shown(limiter.bucket(key, step["time"]))
                 shown["held_back"] = limiter.holds_back(key, step["time"])
                 assert shown[name] == pytest.approx(value, rel=TOLERANCE), (name, key)
 
 
-def _of_key(told: Any, key: str) -> float:
+def _of_key(result: Any, key: str) -> float:
     """What is told of all keys alike, or of each."""
-    amount: float = dict(told)[key] if isinstance(told, dict) else told
+    amount: float = dict(result)[key] if isinstance(result, dict) else result
     return amount
 
 

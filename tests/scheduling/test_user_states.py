@@ -25,9 +25,9 @@ def test_each_user_is_starved_or_hungry_or_satisfied(tasks: list[Task], allowed:
     assert users["total"] == len({task["user"] for task in tasks})
     assert not stand.starved.keys() & stand.hungry.keys()
     for user, missing in stand.starved.items():
-        wanted, held = stand.waiting[user], stand.running.get(user, Usage())
-        assert 0 <= missing.cpus <= wanted.cpus
-        assert 0 <= missing.mem_mb <= wanted.mem_mb
+        required, held = stand.waiting[user], stand.running.get(user, Usage())
+        assert 0 <= missing.cpus <= required.cpus
+        assert 0 <= missing.mem_mb <= required.mem_mb
         assert held.cpus + missing.cpus <= allowed.share(user).cpus + 1e-9
     for user, fitting in stand.waiting_under_quota.items():
         assert allowed.quota(user).allows(stand.running.get(user, Usage()))
@@ -39,13 +39,15 @@ def test_each_user_is_starved_or_hungry_or_satisfied(tasks: list[Task], allowed:
 def test_amounts_are_those_of_the_tasks(tasks: list[Task]) -> None:
     running, waiting = usage_by_state(an_index(tasks))
     for user in USERS:
-        for found, runs in ((running, True), (waiting, False)):
-            own = [task for task in tasks if task["user"] == user and ("start_ms" in task) is runs]
-            assert (user in found) is bool(own)
-            if own:
-                assert found[user].count == len(own)
-                assert abs(found[user].cpus - sum(task["cpus"] for task in own)) < 1e-9
-                assert abs(found[user].mem_mb - sum(task["mem"] for task in own)) < 1e-9
+        for actual, runs in ((running, True), (waiting, False)):
+            job_constraints = [
+                task for task in tasks if task["user"] == user and ("start_ms" in task) is runs
+            ]
+            assert (user in actual) is bool(job_constraints)
+            if job_constraints:
+                assert actual[user].count == len(job_constraints)
+                assert abs(actual[user].cpus - sum(task["cpus"] for task in job_constraints)) < 1e-9
+                assert abs(actual[user].mem_mb - sum(task["mem"] for task in job_constraints)) < 1e-9
 
 
 def test_who_has_reached_the_share_of_one_resource_is_hungry() -> None:

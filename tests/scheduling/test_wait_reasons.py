@@ -46,8 +46,8 @@ Input = dict[str, Any]
 
 @pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["summarize"]))
 def test_placement_failures_are_counted_as_in_cook(given: Input, expect: Input) -> None:
-    told = [(failure["constraint"], failure["resources"]) for failure in given["failures"]]
-    assert count_placement_failures(told) == expect["summary"]
+    result = [(failure["constraint"], failure["resources"]) for failure in given["failures"]]
+    assert count_placement_failures(result) == expect["summary"]
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["exceed"]))
@@ -59,26 +59,26 @@ def test_limits_that_a_job_would_exceed_are_cooks(given: Input, expect: Input) -
         mem_mb=sum(task.mem_mb for task in tasks),
         gpus=sum(task.gpus for task in tasks),
     )
-    found, told = exceeded(together, quota_with(given["limits"])), expect["exceeded"]
-    assert found.keys() == told.keys()
-    for name, pair in told.items():
-        assert found[name] == pytest.approx(pair, rel=1e-9)
+    actual, result = exceeded(together, quota_with(given["limits"])), expect["exceeded"]
+    assert actual.keys() == result.keys()
+    for name, pair in result.items():
+        assert actual[name] == pytest.approx(pair, rel=1e-9)
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["placement_reasons"]))
 def test_placement_failures_are_told_resources_first(given: Input, expect: Input) -> None:
     refusal = _refusal("j", given["last_failure"])
-    found = [] if refusal is None else [list(count) for count in host_counts(refusal)]
-    assert found == expect.get("host_counts", [])
+    actual = [] if refusal is None else [list(count) for count in host_counts(refusal)]
+    assert actual == expect.get("host_counts", [])
     ignore(
         given, "under_investigation"
     )  # placements are worked out when asked for, so no job need be flagged
-    told = wait_reasons(a_job(job_id="j"), QueueIndex(), UserLimits(), WaitContext(placement=refusal))
-    assert [reason.kind for reason in told] == [
+    result = wait_reasons(a_job(job_id="j"), QueueIndex(), UserLimits(), WaitContext(placement=refusal))
+    assert [reason.kind for reason in result] == [
         WaitKind.NOT_PLACED if given["last_failure"] else WaitKind.UNDER_INVESTIGATION
     ]
     if "kinds" in expect:
-        assert [reason.kind for reason in told] == [KINDS[kind] for kind in expect["kinds"]]
+        assert [reason.kind for reason in result] == [KINDS[kind] for kind in expect["kinds"]]
 
 
 def _refusal(job: str, stored: Input | None) -> Refusal | None:
@@ -92,8 +92,8 @@ def test_the_place_in_the_users_own_queue_is_cooks(given: Input, expect: Input) 
     waiting = [_task(number + given["running"]) for number in range(given["waiting"])]
     index = an_index([*running, *waiting])
     place = given["index_in_queue"]
-    asked = (*running_jobs(index, "u"), *waiting_jobs(index, "u"))[-1 if place is None else place]
-    stands = position(index, asked, given.get("waiting_looked_at", WAITING_LOOKED_AT))
+    requested = (*running_jobs(index, "u"), *waiting_jobs(index, "u"))[-1 if place is None else place]
+    stands = position(index, requested, given.get("waiting_looked_at", WAITING_LOOKED_AT))
     assert stands.ahead == (expect["position"] or 0)  # who is first has no position to be told of
     if expect.get("at_least") is not None:
         assert stands.at_least is expect["at_least"]
@@ -141,7 +141,7 @@ def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> N
     )  # placements are worked out when asked for, so no job need be flagged
     held = given.get("rate_limited_jobs") or given.get("launch_rate_limited") or 0
     filtered = given.get("launch_filter")
-    told = wait_reasons(
+    result = wait_reasons(
         job,
         index,
         UserLimits(
@@ -156,12 +156,12 @@ def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> N
         ),
     )
     if "kinds" in expect:
-        assert [reason.kind for reason in told] == [KINDS[kind] for kind in expect["kinds"]]
+        assert [reason.kind for reason in result] == [KINDS[kind] for kind in expect["kinds"]]
     if "not_in" in expect:  # reasons that must not be among those that are given
-        assert not {reason.kind for reason in told} & {KINDS[kind] for kind in expect["not_in"]}
+        assert not {reason.kind for reason in result} & {KINDS[kind] for kind in expect["not_in"]}
     if "reasons" not in expect:
         return
-    for reason, expected in zip(told, expect["reasons"], strict=True):
+    for reason, expected in zip(result, expect["reasons"], strict=True):
         assert reason.kind is KINDS[expected["kind"]]
         if "max_retries" in expected:
             assert reason.data == {
@@ -178,7 +178,7 @@ def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> N
                 expected["message"],
             )
         if "host_counts" in expected:
-            assert [told["host_count"] for told in reason.data["reasons"]] == [
+            assert [result["host_count"] for result in reason.data["reasons"]] == [
                 hosts for _, hosts in expected["host_counts"]
             ]
         if "ahead" in expected:
@@ -205,8 +205,8 @@ def a_waiting_job(**spec: Any) -> tuple[Job, QueueIndex]:
 
 def why(job: Job, index: QueueIndex, allowed: UserLimits | None = None, **facts: Any) -> tuple[str, ...]:
     placement = refusal_now(index, job.job_id, [LAPTOP])
-    told = WaitContext(**{"capacity": [LAPTOP], "placement": placement, **facts})
-    return sentences(wait_reasons(job, index, allowed or UserLimits(), told))
+    result = WaitContext(**{"capacity": [LAPTOP], "placement": placement, **facts})
+    return sentences(wait_reasons(job, index, allowed or UserLimits(), result))
 
 
 def test_a_job_that_asks_for_more_than_any_host_has_is_told_so_with_numbers() -> None:
@@ -219,8 +219,8 @@ def test_a_job_that_asks_for_more_than_any_host_has_is_told_so_with_numbers() ->
 def test_a_job_that_no_single_host_holds_is_told_so() -> None:
     big = Offer(host="big", cluster="c", pool="p", room=Resources(cpus=1, mem_mb=99000))
     job, index = a_waiting_job(cpus=2, mem_mb=50000)
-    told = why(job, index, capacity=[LAPTOP, big])
-    assert told == (
+    result = why(job, index, capacity=[LAPTOP, big])
+    assert result == (
         (
             "It asks for 2 cpus and 50000 MB of memory together; no single host has that."
             " It can never start here: ask for less."
@@ -245,16 +245,16 @@ def test_a_job_that_would_start_now_has_nothing_in_its_way() -> None:
 
 def test_a_user_at_the_quota_is_told_both_numbers() -> None:
     job, index = a_waiting_job(cpus=1, mem_mb=100)
-    told = why(job, index, UserLimits(default_quota=Quota(cpus=0.5)))
-    assert told == (
+    result = why(job, index, UserLimits(default_quota=Quota(cpus=0.5)))
+    assert result == (
         "It would take you to 1 cpu (your quota is 0.5): it starts when other jobs of yours have ended.",
     )
 
 
 def test_a_user_past_the_share_is_told_that_others_go_first() -> None:
     job, index = a_waiting_job(cpus=1, mem_mb=100)
-    told = why(job, index, UserLimits(default_share=Share(mem_mb=50)))
-    assert told == (
+    result = why(job, index, UserLimits(default_share=Share(mem_mb=50)))
+    assert result == (
         (
             "It would take you to 100 MB of memory (your share is 50): others go first, and it may be"
             " preempted for them."
@@ -268,10 +268,10 @@ def test_the_head_of_the_queue_is_not_told_that_others_go_first() -> None:
         job_id=job.job_id, user="ada", asked=Amounts(cpus=2, mem_mb=100), since_ms=0, host="a17"
     )
 
-    told = why(job, index, UserLimits(default_share=Share(cpus=1)), head=head)
+    result = why(job, index, UserLimits(default_share=Share(cpus=1)), head=head)
 
-    assert "It would take you to 2 cpus (your share is 1): it may be preempted for others." in told
-    assert not any("go first" in sentence for sentence in told)
+    assert "It would take you to 2 cpus (your share is 1): it may be preempted for others." in result
+    assert not any("go first" in sentence for sentence in result)
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ def test_amounts_are_told_with_as_many_decimals_as_tell_them_apart(
     cpus: float, share: float, amounts: str
 ) -> None:
     job, index = a_waiting_job(cpus=cpus, mem_mb=100)
-    told = why(job, index, UserLimits(default_share=Share(cpus=share)))
-    assert any(f"to {amounts}:" in sentence for sentence in told)
+    result = why(job, index, UserLimits(default_share=Share(cpus=share)))
+    assert any(f"to {amounts}:" in sentence for sentence in result)
 
 
 def test_a_single_gpu_is_told_in_the_singular() -> None:
@@ -299,8 +299,8 @@ def test_a_single_gpu_is_told_in_the_singular() -> None:
 
 def test_launch_rate_and_launch_filter_are_told() -> None:
     job, index = a_waiting_job()
-    told = why(job, index, held=3, deferred=("maintenance", "back at noon"))
-    assert told == (
+    result = why(job, index, held=3, deferred=("maintenance", "back at noon"))
+    assert result == (
         "You start jobs faster than your launch rate allows; 3 jobs wait for that.",
         "The launch filter maintenance holds it back: back at noon",
     )
@@ -308,8 +308,8 @@ def test_launch_rate_and_launch_filter_are_told() -> None:
 
 @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.COMPLETED])
 def test_a_job_that_does_not_wait_has_one_answer(state: JobState) -> None:
-    told = wait_reasons(a_job(state=state), QueueIndex(), limits({}), WaitContext())
-    assert [reason.kind.name for reason in told] == [state.name]
+    result = wait_reasons(a_job(state=state), QueueIndex(), limits({}), WaitContext())
+    assert [reason.kind.name for reason in result] == [state.name]
 
 
 def test_a_job_behind_many_others_is_told_there_are_at_least_so_many() -> None:
@@ -321,8 +321,8 @@ def test_a_job_behind_many_others_is_told_there_are_at_least_so_many() -> None:
 def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_for_that() -> None:
     filters = QueueFilters(max_cpus=4.0, max_mem_mb=1000.0)
     job, index = a_waiting_job(cpus=8, mem_mb=2000)
-    told = why(job, index, filters=filters, capacity=[])
-    assert told[0] == (
+    result = why(job, index, filters=filters, capacity=[])
+    assert result[0] == (
         "It can never start: it asks for 8 cpus where no job may have more than 4 and it asks for"
         " 2000 MB of memory where no job may have more than 1000. Ask for less."
     )
@@ -335,8 +335,8 @@ def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_f
 
 def test_the_demands_of_the_pool_count_where_no_host_could_ever_take_a_job() -> None:
     job, index = a_waiting_job()
-    told = why(job, index, defaults=PoolDefaults(constraints=(("zone", "mars"),)))
-    assert told == ("No host has zone = mars: it can never start here. Change its constraints.",)
+    result = why(job, index, defaults=PoolDefaults(constraints=(("zone", "mars"),)))
+    assert result == ("No host has zone = mars: it can never start here. Change its constraints.",)
 
 
 @pytest.mark.parametrize(
@@ -350,8 +350,8 @@ def test_a_quota_that_all_users_share_is_told(filters: QueueFilters) -> None:
     index = an_index([{"seq": seq, "user": "bob", "cpus": 1.0, "mem": 1.0, "start_ms": 1} for seq in (1, 2)])
     job = a_job(cpus=1, mem_mb=1)
     index.add(QueuedJob.of(job.spec, 3))
-    told = why(job, index, filters=filters)
-    assert [sentence.partition(":") for sentence in told] == [
+    result = why(job, index, filters=filters)
+    assert [sentence.partition(":") for sentence in result] == [
         (
             "It would take all users of the pool to 3 cpus (their quota is 2.5)",
             ":",
@@ -363,8 +363,8 @@ def test_a_quota_that_all_users_share_is_told(filters: QueueFilters) -> None:
 def test_what_preemption_did_to_a_job_and_does_for_it_is_told() -> None:
     job, index = a_waiting_job()
     ran = [an_instance(status=InstanceStatus.FAILED, preempted=number < 2) for number in range(3)]
-    told = why(replace(job, instances=tuple(ran)), index, reserved="laptop")
-    assert told == (
+    result = why(replace(job, instances=tuple(ran)), index, reserved="laptop")
+    assert result == (
         "The host laptop is kept for it: it starts there as soon as there is room.",
         "It was preempted 2 times so that users further below their share could run; it has kept its place.",
     )
@@ -385,6 +385,6 @@ def test_every_constraint_can_be_put_so_that_people_understand_it() -> None:
     names = [name for name in vars(constraints).values() if str(name).endswith("_constraint")]
     assert len(names) == 14
     refusal = Refusal(job_id="j", constraints=dict.fromkeys(names, 1))
-    told = wait_texts.not_placed(refusal, host_counts(refusal))
-    assert told is not None
-    assert "_constraint" not in told.sentence
+    result = wait_texts.not_placed(refusal, host_counts(refusal))
+    assert result is not None
+    assert "_constraint" not in result.sentence

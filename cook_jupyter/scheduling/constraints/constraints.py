@@ -349,9 +349,8 @@ def failing_group_constraint(
     if placement.kind is PlacementKind.ATTRIBUTE_EQUALS:
         return None if not values or value in values else ATTRIBUTE_EQUALS
     if placement.kind is PlacementKind.BALANCED:
-        largest = max(values.values(), default=0)
-        smallest = min(values.values(), default=0) if len(values) >= placement.minimum else 0
-        if not values or value not in values or smallest == largest or values[value] < largest:
+        if value not in values:
             return None
-        return BALANCED
+        smallest = min(values.values()) if len(values) >= placement.minimum else 0
+        return BALANCED if smallest < values[value] == max(values.values()) else None
     return None

@@ -1,0 +1,57 @@
+"""The mutants are those that they are said to be."""
+
+from tests.mutation.mutations import mutants_of
+
+SOURCE = '''
+LIMIT = 3
+
+def is_small(number: int, *, limit: int = LIMIT) -> bool:
+    """Return whether a number is small."""
+    return number < limit and not number == 13
+
+class Counter:
+    def add(self, number: int) -> None:
+        if number:
+            self.total += number
+'''
+
+
+def test_functions_and_methods_are_changed_in_one_place_each() -> None:
+    changes = [(each.function, each.before, each.after) for each in mutants_of("small.py", SOURCE)]
+
+    assert ("is_small", "number < limit", "number <= limit") in changes
+    assert ("is_small", "number == 13", "number != 13") in changes
+    assert ("is_small", "not number == 13", "number == 13") in changes
+    assert ("is_small", "13", "14") in changes
+    assert ("Counter.add", "self.total += number", "self.total -= number") in changes
+    assert ("Counter.add", "self.total += number", "pass") in changes
+    assert any(after.startswith("if not number:") for _, _, after in changes)
+
+
+def test_declarations_and_docstrings_stay() -> None:
+    changes = [each.before for each in mutants_of("small.py", SOURCE)]
+
+    assert not any("LIMIT" in before or "Return whether" in before for before in changes)
+
+
+def test_the_code_of_a_mutant_does_what_its_change_says() -> None:
+    namespace: dict[str, object] = {}
+    exec(compile(SOURCE, "small.py", "exec"), namespace)
+    function = namespace["is_small"]
+    (mutant,) = [each for each in mutants_of("small.py", SOURCE) if each.after == "number <= limit"]
+
+    function.__code__ = mutant.code  # type: ignore[attr-defined]
+
+    assert function(3)  # type: ignore[operator]
+
+
+def test_a_mutant_is_told_from_equal_changes_of_its_function() -> None:
+    source = "def double(x):\n    return x + x + 1 + 1\n"
+    keys = [each.key for each in mutants_of("double.py", source)]
+
+    assert len(set(keys)) == len(keys)
+    assert [key[-1] for key in keys if key[2:4] == ("1", "2")] == [0, 1]
+
+
+def test_only_selected_mutants_are_made() -> None:
+    assert not list(mutants_of("small.py", SOURCE, lambda key: key[1] == "nothing"))

@@ -1,0 +1,85 @@
+"""Which tasks may be preempted, and the table of them that decisions read and change."""
+
+from copy import copy
+from dataclasses import replace
+from itertools import chain
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cook_jupyter.model.limits import Share, UserLimits
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
+from cook_jupyter.scheduling.rebalancing.victims import VictimThreshold
+from tests.scheduling.preemption_snapshots import Snapshot
+from tests.scheduling.queues import job_id
+
+ANY = VictimThreshold(safe_dru=0.0, beneficiary_dru=0.0, min_dru_gap=0.0)
+
+
+@pytest.mark.parametrize(
+    ("dru", "allowed"),
+    [
+        (0.99, False),  # below the threshold of safe tasks
+        (1.0, True),
+        (1.25, True),
+    ],
+)
+def test_tasks_below_the_safe_dru_are_spared(dru: float, allowed: bool) -> None:
+    threshold = VictimThreshold(safe_dru=1.0, beneficiary_dru=0.0, min_dru_gap=0.5)
+
+    assert threshold.allows(dru) is allowed
+    assert threshold.allowed_mask(np.array([dru])).tolist() == [allowed]
+
+
+@pytest.mark.parametrize(("dru", "allowed"), [(1.25, False), (1.5, False), (1.75, True)])
+def test_a_victim_exceeds_the_beneficiary_by_more_than_the_gap(dru: float, allowed: bool) -> None:
+    threshold = VictimThreshold(safe_dru=1.0, beneficiary_dru=1.0, min_dru_gap=0.5)
+
+    assert threshold.allows(dru) is allowed
+    assert threshold.allowed_mask(np.array([dru])).tolist() == [allowed]
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**48), st.sampled_from([1, 2, 60]))
+def test_a_table_that_followed_decisions_is_as_one_that_is_built_afterwards(seed: int, users: int) -> None:
+    rng = Random(seed)
+    state = a_pool_of_many_tasks(rng, users).state()
+    table = state._table
+    for job in range(300, 312):
+        decision = state.decide(job_id(job))
+        if decision is None:
+            continue
+        state.apply(decision)
+        rebuilt = copy(table)
+        rebuilt._wheres, rebuilt._depths = table._wheres.copy(), table._depths.copy()
+        rebuilt._build(np.fromiter(chain.from_iterable(table.tasks_at), np.int64))
+
+        assert table.tasks_at == rebuilt.tasks_at
+        assert [table.position_of(task) for tasks in table.tasks_at for task in tasks] == [
+            at for at, tasks in enumerate(table.tasks_at) for _ in tasks
+        ]
+        for cpus in (1.0, 3.0, 8.0):
+            request = (cpus, 1.0, 0.0)
+            assert table.scores(*request, ANY).tolist() == pytest.approx(
+                rebuilt.scores(*request, ANY).tolist()
+            )
+            assert table.best_hosts(*request, ANY, None) == rebuilt.best_hosts(*request, ANY, None)
+
+
+def a_pool_of_many_tasks(rng: Random, users: int) -> Snapshot:
+    """Few hosts with many tasks; of few users, one decision changes the DRU of many, else of a few."""
+    tasks = [
+        {"seq": seq, "user": f"user-{seq % users}", "cpus": rng.choice([1.0, 2.0]), "mem": 1.0, "gpus": 0.0}
+        | {"start_ms": seq, "task_seq": seq, "host": f"host-{rng.randrange(8)}", "priority": 50}
+        for seq in range(200)
+    ]
+    tasks += [
+        {"seq": seq, "user": f"user-{rng.randrange(9)}", "cpus": rng.choice([1.0, 4.0, 9.0]), "mem": 1.0}
+        | {"gpus": 0.0, "priority": rng.choice([50, 60])}
+        for seq in range(300, 312)
+    ]
+    limits = UserLimits(default_share=Share(cpus=0.5, mem_mb=100.0))
+    return Snapshot(tasks=tasks, limits=limits, settings=replace(PreemptionSettings(), min_dru_diff=0.0))
