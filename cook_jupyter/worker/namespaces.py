@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import gc
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -242,10 +243,23 @@ class Namespace:
             return True
         if isinstance(value, ModuleType):
             return sys.modules.get(f"{self._name}.{name}") is value
+        if name in self.original:
+            return False
         # Attributes that a package of the standard library imports from its submodules on first use.
-        return name not in self.original and str(getattr(value, "__module__", "")).startswith(
-            f"{self._name}."
-        )
+        return str(getattr(value, "__module__", "")).startswith(f"{self._name}.") or self._creates(name)
+
+    def _creates(self, name: str) -> bool:
+        """Return whether the module creates an attribute when it is first read (PEP 562), as `typing` does."""
+        create = self.original.get("__getattr__")
+        if not isinstance(self._owner, ModuleType) or not callable(create):
+            return False
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the attribute may be deprecated
+                create(name)
+        except Exception:  # noqa: BLE001 - an AttributeError, or whatever a module that is not loaded whole raises
+            return False
+        return True
 
     def _record(self, patches: Patches, name: str, value: object) -> None:
         full_name = f"{self._name}.{name}"

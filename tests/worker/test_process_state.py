@@ -255,9 +255,9 @@ ROWS = {
     ),
     "patches of standard classes": Row(
         "import json, pathlib, socket, logging, threading; json.JSONEncoder.default = pathlib.Path.open = socket.socket.connect = print;"
-        "logging.Logger.info = print; threading.Thread.leaked = 1; del pathlib.Path.exists",
+        "logging.Logger.info = print; threading.Thread.leaked = 1; del pathlib.Path.stat",
         "import json, pathlib, socket, logging, threading; seen = (json.JSONEncoder.default is print, pathlib.Path.open is print,"
-        " 'connect' in vars(socket.socket), logging.Logger.info is print, hasattr(threading.Thread, 'leaked'), pathlib.Path('/').exists())",
+        " 'connect' in vars(socket.socket), logging.Logger.info is print, hasattr(threading.Thread, 'leaked'), bool(pathlib.Path('/').stat()))",
     ),
     "patches of cook_jupyter and cloudpickle": Row(
         "import cloudpickle, cook_jupyter.payload.calls as calls\n"
