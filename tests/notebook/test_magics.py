@@ -562,7 +562,7 @@ def test_usage_and_settings_are_shown(shell: Shell) -> None:
         ("config cpus=inf", "above zero"),
         ("config mem_mb=0", "mem"),
         ("config cpus=-1", "above zero"),
-        ("config environment=A=B", "'A=B' is none"),
+        ("config environment=A=B", "'A=B' is not one"),
         ("config user=lab:ada", "contains a colon"),
         ("config cpus=two", "cpus must be a number above zero, not 'two'"),
         ("config gpus=1.5", "gpus must be a whole number and at least 0, not '1.5'"),
