@@ -182,25 +182,25 @@ def recent_jobs(
     end = max(now_ms, (yield from _scheduler_now_ms(caller))) + _MINUTE_MS
     oldest = end - 7 * _DAY_MS if since_ms is None else since_ms
     newest: list[JobAnswer] = []
-    span, upto = 5 * _MINUTE_MS, end
+    span, range_end = 5 * _MINUTE_MS, end
     page_size = min(_MAX_PAGE_JOBS, max(_MIN_PAGE_JOBS, 2 * count))  # a job's JSON may be large
-    while len(newest) < count and upto > oldest:
-        start = max(oldest, upto - span)
+    while len(newest) < count and range_end > oldest:
+        start = max(oldest, range_end - span)
         page = yield from list_jobs(
             caller,
             now_ms=now_ms,
             user=user,
             states=states,
             start_ms=start,
-            end_ms=upto,
+            end_ms=range_end,
             limit=page_size,
             name=name,
         )
-        if len(page) >= page_size and upto - start > 1:  # the newest are missing: use a shorter range
-            span = max(1, (upto - start) // 8)
+        if len(page) >= page_size and range_end - start > 1:  # the newest are missing: use a shorter range
+            span = max(1, (range_end - start) // 8)
             continue
         newest += page
-        upto, span = start, span * 8
+        range_end, span = start, span * 8
     return newest[:count]
 
 

@@ -168,17 +168,17 @@ class SchedulerSession:
             The number of futures that this has cancelled; the others had ended, or the request failed.
         """
         unsent = self._cancel_unsent(futures)
-        rest = [future for future in futures if not future.done()]
-        for future in rest:  # its end is set here, so that it is not reported as killed
+        remaining = [future for future in futures if not future.done()]
+        for future in remaining:  # its end is set here, so that it is not reported as killed
             self._pending.discard(future)
         try:
-            self.kill(rest)
+            self.kill(remaining)
         except CookError as error:
-            logger.warning("could not cancel %s: %s", counted(len(rest), "job"), error)
-            self.expect(rest)
+            logger.warning("could not cancel %s: %s", counted(len(remaining), "job"), error)
+            self.expect(remaining)
             self._poller.resync()
             return unsent
-        return unsent + sum(future.resolve_cancelled() for future in rest)
+        return unsent + sum(future.resolve_cancelled() for future in remaining)
 
     def cancel_waiting(self, futures: Sequence[CookFuture]) -> int:
         """Cancel jobs that have not started; running ones continue.
@@ -191,21 +191,21 @@ class SchedulerSession:
         """
         unsent = self._cancel_unsent(futures)
         self.wait_until_delivered(futures, self.scheduler.request_timeout_s)
-        rest = {future.key: future for future in futures if not future.done()}
-        if not rest:
+        remaining = {future.key: future for future in futures if not future.done()}
+        if not remaining:
             return unsent
-        for future in rest.values():  # so that a cancelled future is not reported as killed
+        for future in remaining.values():  # so that a cancelled future is not reported as killed
             self._pending.discard(future)
         cancelled: set[str] = set()
         try:
-            cancelled.update(self.call(lambda client: _cancel_waiting(client, list(rest))))
+            cancelled.update(self.call(lambda client: _cancel_waiting(client, list(remaining))))
         except CookError as error:
-            logger.warning("could not cancel the waiting jobs among %d: %s", len(rest), error)
-        continuing = [future for key, future in rest.items() if key not in cancelled]
+            logger.warning("could not cancel the waiting jobs among %d: %s", len(remaining), error)
+        continuing = [future for key, future in remaining.items() if key not in cancelled]
         self.expect(continuing)
         if continuing:  # some may have ended in the meantime
             self._poller.poll_soon(continuing)
-        return unsent + sum(rest[key].resolve_cancelled() for key in cancelled if key in rest)
+        return unsent + sum(remaining[key].resolve_cancelled() for key in cancelled if key in remaining)
 
     def give_up(self, future: CookFuture, error: BaseException) -> None:
         """Raise an error from a future, and cancel its job, which waits."""

@@ -35,8 +35,8 @@ class Completer:
     def __call__(self, _shell: Any, event: Any) -> list[str]:
         """Return the possible completions of the word at the cursor."""
         symbol = str(event.symbol)
-        before = str(event.text_until_cursor)
-        words = before[: len(before) - len(symbol)].split()
+        text_before = str(event.text_until_cursor)
+        words = text_before[: len(text_before) - len(symbol)].split()
         candidates = self._complete_cell(words) if words[:1] == [CELL] else self._complete_line(words, symbol)
         return sorted(candidate for candidate in set(candidates) if candidate.startswith(symbol))
 

@@ -33,14 +33,14 @@ class ModuleSource:
     Attributes:
         literals: public names that are assigned constants, with their values.
         bound: all names that may be bound as globals; None if unknown (`exec`, `import *`).
-        own: globals that the module's functions assign.
+        assigned_globals: globals that the module's functions assign.
         attributes: names of attributes that the module assigns on any object (`settings.debug = True`).
         is_certain: whether the file is certainly what was imported.
     """
 
     literals: Mapping[str, Any]
     bound: frozenset[str] | None
-    own: frozenset[str]
+    assigned_globals: frozenset[str]
     attributes: frozenset[str]
     is_certain: bool
 
@@ -104,7 +104,7 @@ def _read(file: str, *, is_older: bool) -> ModuleSource | None:
     return ModuleSource(
         literals=_literals(tree),
         bound=None if names.is_dynamic else frozenset(names.bound),
-        own=frozenset(names.own),
+        assigned_globals=frozenset(names.assigned_globals),
         attributes=frozenset(names.attributes),
         is_certain=is_certain,
     )
@@ -152,7 +152,7 @@ class _Names(ast.NodeVisitor):
 
     def __init__(self) -> None:
         self.bound: set[str] = set()
-        self.own: set[str] = set()
+        self.assigned_globals: set[str] = set()
         self.attributes: set[str] = set()
         self.is_dynamic = False
 
@@ -166,7 +166,7 @@ class _Names(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Global(self, node: ast.Global) -> None:
-        self.own.update(node.names)
+        self.assigned_globals.update(node.names)
         self.bound.update(node.names)
 
     def visit_alias(self, node: ast.alias) -> None:

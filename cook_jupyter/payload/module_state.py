@@ -94,7 +94,9 @@ def changes() -> list[Change]:
             continue
         unsendable = [key for key in (*differing, *added) if not _is_plain(current[key])]
         if unsendable:
-            _warn_of_unsendable(name, current, [key for key in unsendable if key not in source.own])
+            _warn_of_unsendable(
+                name, current, [key for key in unsendable if key not in source.assigned_globals]
+            )
             if not all(_is_plain(current[key]) for key in differing):
                 differing = []  # the module manages a resource of this process
         differing += [key for key in added if key not in unsendable]

@@ -73,9 +73,9 @@ class BodyDecoder(Generic[S]):
 
     def read_value(self, value: Any) -> S:
         """Convert decoded JSON; raises what `read` does."""
-        value, wrong = self._check(value)
-        if wrong is not None:
-            raise InvalidRequest(format_error_tree(wrong), tree=wrong)
+        value, errors = self._check(value)
+        if errors is not None:
+            raise InvalidRequest(format_error_tree(errors), tree=errors)
         try:
             return msgspec.convert(value, self._shape)
         except msgspec.ValidationError as error:
@@ -178,18 +178,18 @@ def _check_struct(info: Any, _predicate: str | None) -> Check:
         if not isinstance(value, dict):
             return value, _not("map?", value)
         converted: dict[str, Any] = {}
-        wrong: dict[str, Any] = {}
+        errors: dict[str, Any] = {}
         for sent_key, item in value.items():
             key = _snake(sent_key) if any_case and sent_key not in checks else sent_key
             check_item = checks.get(key)
             if check_item is None:
-                wrong[sent_key] = DISALLOWED
+                errors[sent_key] = DISALLOWED
                 continue
             converted[key], fault = check_item(item)
             if fault is not None:
-                wrong[key] = fault
-        wrong.update({key: MISSING for key in required if key not in converted})
-        return converted, wrong or None
+                errors[key] = fault
+        errors.update({key: MISSING for key in required if key not in converted})
+        return converted, errors or None
 
     return check
 
@@ -203,18 +203,18 @@ def _check_list(info: Any, _predicate: str | None) -> Check:
         if info.max_length is not None and len(value) > info.max_length:
             return value, _not(f"at-most-{info.max_length}-elements", value)
         converted: list[Any] = []
-        wrong: list[Any] = []
+        errors: list[Any] = []
         faults = 0
         for index, item in enumerate(value):
             item_converted, fault = check_item(item)
             converted.append(item_converted)
             if fault is not None:
-                wrong.extend([None] * (index - len(wrong)))
-                wrong.append(fault)
+                errors.extend([None] * (index - len(errors)))
+                errors.append(fault)
                 faults += 1
                 if faults == MAX_FAULTS:
                     break
-        return converted, wrong or None
+        return converted, errors or None
 
     return check
 
@@ -243,13 +243,13 @@ def _check_mapping(info: Any, _predicate: str | None) -> Check:
         if not isinstance(value, dict):
             return value, _not("map?", value)
         converted: dict[str, Any] = {}
-        wrong: dict[str, Any] = {}
+        errors: dict[str, Any] = {}
         for key, item in value.items():
             converted[key], fault = check_item(item)
             fault = check_key(key)[1] or fault
-            if fault is not None and len(wrong) < MAX_FAULTS:
-                wrong[key] = fault
-        return converted, wrong or None
+            if fault is not None and len(errors) < MAX_FAULTS:
+                errors[key] = fault
+        return converted, errors or None
 
     return check
 

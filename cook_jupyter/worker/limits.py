@@ -72,9 +72,9 @@ class Cgroup:
             if mem_mb is None:
                 _write(f"{self.path}/memory.max", "max")
                 return
-            held = int(_words(f"{self.path}/memory.current")[0])
+            current_bytes = int(_words(f"{self.path}/memory.current")[0])
             self._kills_before = self._kills()
-            _write(f"{self.path}/memory.max", str(held + int(mem_mb * 2**20)))
+            _write(f"{self.path}/memory.max", str(current_bytes + int(mem_mb * 2**20)))
             self._held_before_mb = self._held_mb()
 
     def held_mb(self) -> float | None:
@@ -107,13 +107,13 @@ class Cgroup:
         return True
 
     def _held_mb(self) -> float:
-        words = _words(f"{self.path}/memory.stat")
-        amounts = dict(zip(words[::2], words[1::2], strict=False))
+        fields = _words(f"{self.path}/memory.stat")
+        amounts = dict(zip(fields[::2], fields[1::2], strict=False))
         return sum(int(amounts.get(name, 0)) for name in _HELD) / 2**20
 
     def _kills(self) -> int:
-        words = _words(f"{self.path}/memory.events")
-        return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else 0
+        fields = _words(f"{self.path}/memory.events")
+        return int(fields[fields.index("oom_kill") + 1]) if "oom_kill" in fields else 0
 
 
 def _own_group() -> str | None:

@@ -94,8 +94,8 @@ def _timers() -> list[tuple[float, float]]:
     return list(map(_signal.getitimer, _TIMERS))
 
 
-def _set_timers(before: list[tuple[float, float]]) -> None:
-    for which, (seconds, interval) in zip(_TIMERS, before, strict=True):
+def _set_timers(saved: list[tuple[float, float]]) -> None:
+    for which, (seconds, interval) in zip(_TIMERS, saved, strict=True):
         signal.setitimer(which, seconds, interval)
 
 
@@ -243,9 +243,9 @@ def _monitoring_tools() -> list[str | None]:
     return [monitoring.get_tool(number) for number in range(6)]
 
 
-def _free_monitoring_tools(before: list[str | None]) -> None:
+def _free_monitoring_tools(saved: list[str | None]) -> None:
     monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
-    for number, name in enumerate(before):
+    for number, name in enumerate(saved):
         if name is None and monitoring.get_tool(number) is not None:
             monitoring.set_events(number, 0)
             monitoring.free_tool_id(number)
@@ -297,8 +297,8 @@ class ImportedState:
     def end_import(self) -> None:
         """Accept what the import added."""
         for name, items in self._current_lists():
-            before = self._before[name]
-            self._lists[name][:0] = [item for item in items if item not in before]
+            saved = self._before[name]
+            self._lists[name][:0] = [item for item in items if item not in saved]
         for name, logger in _loggers():
             if name not in self._loggers_before:
                 self._loggers[name] = _LoggerState(logger)
@@ -454,11 +454,11 @@ def _numpy(module: Any) -> list[Setting]:
 
 def _leaves_context(setting: Setting, change: Callable[[], object]) -> bool:
     """Return whether a change affects other contexts than the one in which it is made; then undo it."""
-    before = setting.read()
+    saved = setting.read()
     contextvars.Context().run(change)
-    leaves = bool(setting.read() != before)
+    leaves = bool(setting.read() != saved)
     if leaves and setting.restore is not None:
-        setting.restore(before)
+        setting.restore(saved)
     return leaves
 
 
@@ -493,8 +493,8 @@ MODULE_SETTINGS: dict[str, Callable[[Any], list[Setting]]] = {
 def _dictionary(name: str, values: dict[Any, Any]) -> Setting:
     """Return a setting for a dictionary of plain values and nested dictionaries."""
 
-    def restore(before: dict[Any, Any]) -> None:
-        _fill(values, before)
+    def restore(saved: dict[Any, Any]) -> None:
+        _fill(values, saved)
 
     return Setting(name, lambda: _copy(values), restore)
 
@@ -506,10 +506,10 @@ def _copy(values: dict[Any, Any]) -> dict[Any, Any]:
     }
 
 
-def _fill(values: dict[Any, Any], before: dict[Any, Any]) -> None:
-    for key in dict.keys(values) - before.keys():
+def _fill(values: dict[Any, Any], saved: dict[Any, Any]) -> None:
+    for key in dict.keys(values) - saved.keys():
         dict.__delitem__(values, key)
-    for key, value in before.items():
+    for key, value in saved.items():
         current = dict.get(values, key)
         if isinstance(value, dict) and isinstance(current, dict):
             _fill(current, value)

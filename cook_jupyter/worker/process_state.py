@@ -257,13 +257,13 @@ class ProcessState:
     def _restore_settings(self) -> None:
         if [read() for read in self._reads] == self._values:
             return
-        for setting, before in zip(self._settings, self._values, strict=True):
-            if setting.read() == before:
+        for setting, original_value in zip(self._settings, self._values, strict=True):
+            if setting.read() == original_value:
                 continue
             if setting.restore is not None:
                 with contextlib.suppress(Exception):
-                    setting.restore(before)
-                    if setting.read() == before:
+                    setting.restore(original_value)
+                    if setting.read() == original_value:
                         self._restored.append(setting.name)
                         continue
             self._remaining.append(setting.name)

@@ -74,14 +74,16 @@ class RetentionClock:
             changed_s: its time of change, by the machine's clock.
         """
         skipped_s = sum(
-            after - max(before, min(changed_s, after)) for before, after in self._jumps if changed_s < after
+            jump_to - max(jump_from, min(changed_s, jump_to))
+            for jump_from, jump_to in self._jumps
+            if changed_s < jump_to
         )
         return max(0.0, self._read().wall_s - changed_s - skipped_s)
 
     def _load(self) -> tuple[Reading | None, Sequence[tuple[float, float]]]:
         try:
             stored = json.loads(self._path.read_bytes())
-            return Reading(*stored["last"]), [(before, after) for before, after in stored["jumps"]]
+            return Reading(*stored["last"]), [(jump_from, jump_to) for jump_from, jump_to in stored["jumps"]]
         except FileNotFoundError:
             return None, []
         except (ValueError, TypeError, KeyError):  # an incomplete file: as if there were none

@@ -121,13 +121,15 @@ def fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
 def names_in_annotations(annotations: Iterable[Any]) -> dict[str, Any]:
     """Return the globals of `__main__` that are mentioned in annotations written as strings."""
     namespace = main_module.namespace()
-    words = {
-        word
+    identifiers = {
+        identifier
         for annotation in annotations
         if isinstance(annotation, str)
-        for word in _IDENTIFIER.findall(annotation)
+        for identifier in _IDENTIFIER.findall(annotation)
     }
-    return {word: namespace[word] for word in sorted(words) if word in namespace}
+    return {
+        identifier: namespace[identifier] for identifier in sorted(identifiers) if identifier in namespace
+    }
 
 
 def _names_looked_up(function: types.FunctionType, found_globals: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,9 +123,9 @@ def make_sentinel(main_name: str) -> object:
     existing = main_module.namespace().get(main_name)
     if type(existing) is object:
         return existing
-    made = object()
-    publish(made, main_name or None)
-    return made
+    created = object()
+    publish(created, main_name or None)
+    return created
 
 
 def home_of(obj: Any) -> tuple[str | None, str]:
@@ -230,9 +230,9 @@ def make_named(make: Callable[..., Any], args: tuple[Any, ...], name: str) -> An
         args: arguments of `make`.
         name: name of the object.
     """
-    made = make(*args)
-    publish(made, name)
-    return made
+    created = make(*args)
+    publish(created, name)
+    return created
 
 
 def fill_named(obj: Any, state: tuple[Any]) -> None:
