@@ -249,7 +249,7 @@ class Namespace:
         return str(getattr(value, "__module__", "")).startswith(f"{self._name}.") or self._creates(name)
 
     def _creates(self, name: str) -> bool:
-        """Return whether the module creates an attribute when it is first read (PEP 562), as `typing` does."""
+        """Return whether the module creates an attribute when it is first read (PEP 562), as `typing`."""
         create = self.original.get("__getattr__")
         if not isinstance(self._owner, ModuleType) or not callable(create):
             return False
