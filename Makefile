@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 CODE := $(wildcard cook_jupyter scripts tests benchmarks)
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo lab test test-fast test-newest test-oldest test-pythons soak abuse mutants check format lock bench clean
 

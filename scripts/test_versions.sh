@@ -28,7 +28,7 @@ test_in() { # folder set python [arguments of pytest] : make the environment, te
   shift 3
   rm -rf "$venv"
   PYTHON=$python scripts/setup.sh "$set_name" "$venv" &&
-    "$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@" &&
+    "$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@" &&
     rm -rf "$venv" && return 0
   echo "test_versions: failed; the environment stays for a closer look: $venv"
   return 1

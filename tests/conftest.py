@@ -29,6 +29,10 @@ def is_ci() -> bool:
     return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
+STARTING_PROCESSES = frozenset(
+    {"docs", "system", "executor", "clusters", "client", "store", "notebook"}
+)  # layers
+
 # A deadline and the check `too_slow` judge the machine, not the product: no verdict depends on its speed.
 # In CI a commit has one verdict, so the examples follow from the test alone; elsewhere each run tries others.
 hypothesis_settings.register_profile(
@@ -74,10 +78,14 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Shuffle the modules, and the tests within each, if `--shuffle` was given.
 
-    The tests of a module stay together, so that its fixtures are made once.
+    The tests of a module stay together, so that its fixtures are made once. In a distributed run, modules
+    that start processes come first: a long one at the end would leave the other cores idle.
     """
     seed = config.getoption("--shuffle")
     if seed is None:
+        if hasattr(config, "workerinput"):
+            tests = Path(__file__).parent
+            items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in STARTING_PROCESSES)
         return
     rng = random.Random(seed)
     modules: dict[Path, list[pytest.Item]] = {}
