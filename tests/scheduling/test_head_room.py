@@ -198,6 +198,13 @@ def test_others_may_hold_what_is_left_beside_the_head_and_the_tasks_that_stay() 
     assert room_beside(chosen, host).cpus == 3  # 8 less 3 of the head and 2 that stay
 
 
+def test_nothing_starts_beside_a_head_that_needs_a_whole_node() -> None:
+    head = a_head(exclusive=True, awaited=frozenset({("t1", 0)}))
+
+    assert room_beside(head, a_host("a", 8, a_task("t1"))) == Amounts()
+    assert room_beside(head, a_host("a", 8, a_task("t1"), a_task("t2"))).is_negative
+
+
 def test_every_amount_is_kept_beside_what_is_promised_and_what_stays() -> None:
     amounts = Amounts(cpus=16, mem_mb=160, gpus=8, ports=32, tasks=64)
     head = a_head(asked=Amounts(cpus=1, mem_mb=10, gpus=2, ports=3, tasks=1))
