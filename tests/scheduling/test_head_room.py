@@ -304,6 +304,15 @@ def test_no_more_than_a_part_of_the_pool_is_kept_but_always_for_one_job() -> Non
     assert not is_within_limit(cpus(1), [one, other], whole, 0.25)
 
 
+@pytest.mark.parametrize("amount", ["cpus", "mem_mb", "gpus"])
+def test_the_limit_of_kept_room_holds_for_each_amount(amount: str) -> None:
+    whole = Resources(cpus=16, mem_mb=16, gpus=16)
+    head = a_head(asked=Amounts(**{amount: 3}))
+
+    assert is_within_limit(Amounts(**{amount: 1}), [head], whole, 0.25)
+    assert not is_within_limit(Amounts(**{amount: 2}), [head], whole, 0.25)
+
+
 def pool(*jobs: QueuedJob, running: tuple[QueuedJob, ...] = ()) -> QueueIndex:
     index = QueueIndex()
     for job in (*running, *jobs):
