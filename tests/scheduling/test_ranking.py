@@ -126,8 +126,8 @@ def test_users_with_equal_lists_take_turns_there_and_back() -> None:
 
 
 def test_a_user_whose_jobs_are_all_cut_leaves_the_first_jobs_of_others() -> None:
-    tasks = [{"seq": seq, "user": "ada", "cpus": 1.0, "mem": 1.0} for seq in (1, 2)]
-    tasks += [{"seq": seq, "user": "zoe", "cpus": 1.0, "mem": 1.0} for seq in (3, 4)]
+    users = ("ada", "ada", "bob", "zoe", "zoe")
+    tasks = [{"seq": seq, "user": user, "cpus": 1.0, "mem": 1.0} for seq, user in enumerate(users, 1)]
     limits = UserLimits(default_share=Share(cpus=1.0, mem_mb=1.0), quotas={"zoe": Quota(count=0)})
     index = an_index(tasks)
 
