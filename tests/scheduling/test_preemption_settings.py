@@ -207,6 +207,17 @@ def test_nobody_is_stopped_where_there_is_room(settings: PreemptionSettings) -> 
 
 
 @BOTH
+def test_of_hosts_with_room_the_last_that_the_job_may_take_is_chosen(settings: PreemptionSettings) -> None:
+    decided = Snapshot(
+        tasks=[waiting(9, "dan", cpus=1.0, avoid=["host-3"])],
+        spare={f"host-{number}": Resources(cpus=1.0, mem_mb=1.0) for number in range(4)},
+        settings=settings,
+    ).rebalance()
+
+    assert [made.host for made in decided.preemptions] == ["host-2"]
+
+
+@BOTH
 def test_of_a_users_tasks_of_one_dru_the_one_that_started_last_goes_first(
     settings: PreemptionSettings,
 ) -> None:
