@@ -198,6 +198,13 @@ def test_others_may_hold_what_is_left_beside_the_head_and_the_tasks_that_stay() 
     assert room_beside(chosen, host).cpus == 3  # 8 less 3 of the head and 2 that stay
 
 
+def test_nothing_starts_beside_a_head_that_needs_a_whole_node() -> None:
+    head = a_head(exclusive=True, awaited=frozenset({("t1", 0)}))
+
+    assert room_beside(head, a_host("a", 8, a_task("t1"))) == Amounts()
+    assert room_beside(head, a_host("a", 8, a_task("t1"), a_task("t2"))).is_negative
+
+
 def test_every_amount_is_kept_beside_what_is_promised_and_what_stays() -> None:
     amounts = Amounts(cpus=16, mem_mb=160, gpus=8, ports=32, tasks=64)
     head = a_head(asked=Amounts(cpus=1, mem_mb=10, gpus=2, ports=3, tasks=1))
@@ -295,6 +302,15 @@ def test_no_more_than_a_part_of_the_pool_is_kept_but_always_for_one_job() -> Non
     assert is_within_limit(cpus(16), [], whole, 0.25)
     assert is_within_limit(cpus(1), [one], whole, 0.25)
     assert not is_within_limit(cpus(1), [one, other], whole, 0.25)
+
+
+@pytest.mark.parametrize("amount", ["cpus", "mem_mb", "gpus"])
+def test_the_limit_of_kept_room_holds_for_each_amount(amount: str) -> None:
+    whole = Resources(cpus=16, mem_mb=16, gpus=16)
+    head = a_head(asked=Amounts(**{amount: 3}))
+
+    assert is_within_limit(Amounts(**{amount: 1}), [head], whole, 0.25)
+    assert not is_within_limit(Amounts(**{amount: 2}), [head], whole, 0.25)
 
 
 def pool(*jobs: QueuedJob, running: tuple[QueuedJob, ...] = ()) -> QueueIndex:

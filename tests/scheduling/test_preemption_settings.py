@@ -21,7 +21,7 @@ from cook_jupyter.scheduling.rebalancing.preemption import (
     rebalance,
     reservations_after,
 )
-from tests.scheduling.preemption_snapshots import Snapshot
+from tests.scheduling.preemption_snapshots import SWITCHES, Snapshot
 from tests.scheduling.queues import an_index, job_id, seq_of
 
 Task = dict[str, Any]
@@ -168,6 +168,25 @@ def test_whoever_is_over_quota_makes_room_in_the_quota() -> None:
     assert victims(tasks, COOKS, limits=full, spare=roomy) == []
 
 
+def test_cooks_settings_have_none_of_the_improvements() -> None:
+    settings = PreemptionSettings.cook()
+
+    assert not any(getattr(settings, name) for name in SWITCHES)
+    assert settings.max_preemptions_per_hour is None
+    assert settings.max_lost_ms_beyond_share is None
+
+
+@pytest.mark.parametrize(("until_ms", "stopped"), [(1999, ()), (2000, (job_id(1),)), (None, (job_id(1),))])
+def test_nobody_is_stopped_for_a_job_that_the_host_would_not_outlive(
+    until_ms: int | None, stopped: tuple[str, ...]
+) -> None:
+    index = an_index([running(1, "ada", cpus=50.0), waiting(9, "dan", longest_ms=2000)])
+    host = Offer(host="host-0", cluster="", pool="", room=Resources(), until_ms=until_ms)
+    context = PlacementContext(limited={"host-0": host})
+
+    assert rebalance(index, Hosts(), LIMITS, settings=OURS, placement_context=context).victims == stopped
+
+
 # --- what is the same for both
 
 BOTH = pytest.mark.parametrize("settings", [OURS, COOKS], ids=["ours", "Cook's"])
@@ -185,6 +204,28 @@ def test_nobody_is_stopped_where_there_is_room(settings: PreemptionSettings) -> 
         ("host-1", (), UNLIMITED)
     ]
     assert decided.reservations == {}
+
+
+@BOTH
+def test_of_hosts_with_room_the_last_that_the_job_may_take_is_chosen(settings: PreemptionSettings) -> None:
+    decided = Snapshot(
+        tasks=[waiting(9, "dan", cpus=1.0, avoid=["host-3"])],
+        spare={f"host-{number}": Resources(cpus=1.0, mem_mb=1.0) for number in range(4)},
+        settings=settings,
+    ).rebalance()
+
+    assert [made.host for made in decided.preemptions] == ["host-2"]
+
+
+@BOTH
+def test_of_a_users_tasks_of_one_dru_the_one_that_started_last_goes_first(
+    settings: PreemptionSettings,
+) -> None:
+    tasks = [running(1, "ada", cpus=20.0), running(2, "ada", cpus=0.0, mem=0.0)]
+
+    state = Snapshot(tasks=tasks, settings=settings).state()
+
+    assert [seq_of(job) for job, _ in state.order()] == [2, 1]
 
 
 @BOTH

@@ -4,7 +4,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.model.limits import Share, UserLimits
+from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.scheduling.ranking.ranking import (
     Order,
@@ -123,3 +123,14 @@ def test_users_with_equal_lists_take_turns_there_and_back() -> None:
     whose = {job_id(task["seq"]): task["user"] for task in tasks}
     queue = rank(index, UserLimits(default_share=Share(cpus=4, mem_mb=4)))
     assert [whose[job] for job in queue] == ["ada", "bob", "cyd", "cyd", "bob", "ada", "ada", "bob", "cyd"]
+
+
+def test_a_user_whose_jobs_are_all_cut_leaves_the_first_jobs_of_others() -> None:
+    users = ("ada", "ada", "bob", "zoe", "zoe")
+    tasks = [{"seq": seq, "user": user, "cpus": 1.0, "mem": 1.0} for seq, user in enumerate(users, 1)]
+    limits = UserLimits(default_share=Share(cpus=1.0, mem_mb=1.0), quotas={"zoe": Quota(count=0)})
+    index = an_index(tasks)
+
+    ranking = rank_in_columns(index, limits, RankSettings(max_over_quota_jobs=0), 1)
+
+    assert index.ids(ranking.rows.tolist()) == [job_id(1)]

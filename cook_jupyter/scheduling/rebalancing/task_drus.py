@@ -124,9 +124,6 @@ class TaskDrus:
         self._cpus_sums, self._mem_sums, self._gpus_sums = map(amounts, self._sums)
         self.dru = amounts(self.drus)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def all_tasks(self) -> list[int]:
         """Return the numbers of all tasks that were not stopped."""
         return [task for user in range(len(self.names)) for task in self.tasks_of(user)]

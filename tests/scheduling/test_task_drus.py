@@ -1,0 +1,33 @@
+"""The DRUs of tasks while a rebalance cycle decides."""
+
+import pytest
+
+from cook_jupyter.model.limits import Share, UserLimits
+from cook_jupyter.model.pool import DruMode
+from cook_jupyter.scheduling.rebalancing.task_drus import TaskDrus
+from tests.scheduling.queues import an_index, job_id
+
+LIMITS = UserLimits(default_share=Share(cpus=10.0, mem_mb=100.0, gpus=1.0))
+
+
+@pytest.mark.parametrize(
+    ("amounts", "mode", "dru"),
+    [
+        ({"cpus": 5.0}, DruMode.DEFAULT, 0.5),
+        ({"mem": 70.0}, DruMode.DEFAULT, 0.7),
+        ({"gpus": 2.0}, DruMode.GPU, 2.0),
+    ],
+)
+def test_a_job_of_the_highest_priority_counts_itself_alone(
+    amounts: dict[str, float], mode: DruMode, dru: float
+) -> None:
+    nothing = {"cpus": 0.0, "mem": 0.0, "gpus": 0.0}
+    running = {**nothing, "seq": 1, "user": "ada", "cpus": 20.0, "gpus": 3.0, "priority": 10, "start_ms": 1}
+    waiting = {**nothing, "seq": 2, "user": "ada", "priority": 90, **amounts}
+    index = an_index([running, waiting])
+    task_drus = TaskDrus(index, LIMITS, mode, 10, launch_order=True)
+
+    pending, lower = task_drus.lower_priority_tasks(index.row_of(job_id(2)))
+
+    assert pending == pytest.approx(dru)
+    assert lower == [(0, 3.0 if mode is DruMode.GPU else 2.0)]
