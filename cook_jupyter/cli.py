@@ -226,7 +226,7 @@ async def _serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, scheduler.request_shutdown)
         server = listen(scheduler, authenticator, settings, owner_socket=home.owner_socket())
-        runtime_file = RuntimeFile(
+        runtime_file = RuntimeFileWriter(
             home.runtime_file,
             url=server.url,
             token=token,
@@ -250,7 +250,7 @@ async def _serve(
             raise SchedulerError(scheduler.failure)
 
 
-async def _keep(runtime_file: "RuntimeFile", scheduler: "Scheduler", log_file: Path | None) -> None:
+async def _keep(runtime_file: "RuntimeFileWriter", scheduler: "Scheduler", log_file: Path | None) -> None:
     """Maintain the files of this process until cancelled.
 
     Args:
@@ -291,7 +291,7 @@ def _tune_gc() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-class RuntimeFile:
+class RuntimeFileWriter:
     """The file by which clients of this user find the scheduler of this process; its mode is 0600.
 
     Args:

@@ -34,7 +34,7 @@ _SPAN_BITS: Final = 14  # of a bucket of ends: 16 s in milliseconds
 _PARTS: Final = 1024.0
 
 
-class PlannedExit(NamedTuple):
+class ScheduledExit(NamedTuple):
     """How a task ends by itself: its run time, its last state, and the reason of a failure."""
 
     after_ms: int
@@ -43,7 +43,7 @@ class PlannedExit(NamedTuple):
     exit_code: int | None = None
 
 
-ExitPlan = Callable[[JobSpec], PlannedExit | None]
+ExitPlan = Callable[[JobSpec], ScheduledExit | None]
 
 
 class SimulatedCluster(FixedSize):
@@ -160,7 +160,7 @@ class SimulatedCluster(FixedSize):
             self._changed.add(host)
             ending = self._behaviour(spec)
             if self._enforce_max_runtime and spec.max_runtime_ms < UNLIMITED_RUNTIME_MS:
-                overlong = PlannedExit(spec.max_runtime_ms, TaskState.FAILED, MAX_RUNTIME_EXCEEDED)
+                overlong = ScheduledExit(spec.max_runtime_ms, TaskState.FAILED, MAX_RUNTIME_EXCEEDED)
                 ending = overlong if ending is None or ending.after_ms > overlong.after_ms else ending
             if ending is not None:
                 self._launched += 1
@@ -253,7 +253,7 @@ class _Task:
         self.spec = spec
         self.host = host
         self.began_ms = began_ms
-        self.ending: PlannedExit | None = None
+        self.ending: ScheduledExit | None = None
 
 
 class _ExitTimers:

@@ -37,7 +37,7 @@ _TRACEBACK = "Traceback (most recent call last):"
 STREAMS = ("stdout", "stderr")
 
 
-class SchedulerConnection(Protocol):
+class NotebookConnection(Protocol):
     """The connection of a notebook to its scheduler, which may be restarted."""
 
     @property
@@ -146,7 +146,7 @@ class CellRun:
         screen: output of the cell.
     """
 
-    def __init__(self, future: CookFuture, connection: SchedulerConnection, screen: Screen) -> None:
+    def __init__(self, future: CookFuture, connection: NotebookConnection, screen: Screen) -> None:
         self._future = future
         self._connection = connection
         self._screen = screen

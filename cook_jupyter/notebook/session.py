@@ -27,7 +27,7 @@ INITIAL_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
 
 
-class Settings(Protocol):
+class SessionSettings(Protocol):
     """The settings that a session needs; implemented by `notebook.magics.CookMagics`."""
 
     user: Any  # user name for requests; empty for oneself
@@ -115,7 +115,7 @@ class NotebookSession:
         settings: the settings, which are traits of the magics.
     """
 
-    def __init__(self, shell: InteractiveShell, settings: Settings) -> None:
+    def __init__(self, shell: InteractiveShell, settings: SessionSettings) -> None:
         self._shell = shell
         self._settings = settings
         self._client: JobClient | None = None

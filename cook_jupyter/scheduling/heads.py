@@ -30,8 +30,8 @@ from cook_jupyter.scheduling.hosts.checker import ConstraintChecker
 from cook_jupyter.scheduling.matching.cycle import decide_matches
 from cook_jupyter.scheduling.matching.head_room import (
     NOTHING,
-    Amounts,
     HeadOfQueue,
+    HostAmounts,
     HostState,
     amounts_requested,
     choose_host,
@@ -177,7 +177,7 @@ class HeadsOfCycle:
             offers: offers without the room that is reserved for beneficiaries of preemptions.
             own_jobs: heads whose kept room is included.
         """
-        limits: dict[str, tuple[Amounts, Amounts]] = {}
+        limits: dict[str, tuple[HostAmounts, HostAmounts]] = {}
         for pool, head in self.with_room():
             if head.job_id in own_jobs or head.host is None:
                 continue
@@ -486,7 +486,7 @@ class HeadsOfCycle:
         self._current = {current for current in self._current if current[0] != job_id}
 
 
-def _missing_part(requested: Amounts, whole: Amounts, room: Resources | None) -> float:
+def _missing_part(requested: HostAmounts, whole: HostAmounts, room: Resources | None) -> float:
     """Return the part of a host by which its room falls short of the requested amounts."""
     free = room or Resources()
     return max(

@@ -22,9 +22,9 @@ from cook_jupyter.model.pool import DruMode, Pool, PoolName
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.host_health import Outage
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.matching.capacity import Capacity
+from cook_jupyter.scheduling.matching.capacity import PoolCapacity
 from cook_jupyter.scheduling.matching.cycle import CycleSettings, request_of
-from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue, RunningTask
+from cook_jupyter.scheduling.matching.head_room import HeadOfQueue, HostAmounts, RunningTask
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters, may_start
@@ -82,9 +82,9 @@ class HeadFacts:
     by_pool: Mapping[PoolName, Mapping[JobId, HeadOfQueue]] = field(default_factory=dict)
     nowhere: AbstractSet[JobId] = frozenset()
     current: AbstractSet[tuple[JobId, str]] = frozenset()
-    capacities: Mapping[PoolName, Capacity] = field(default_factory=dict)
+    capacities: Mapping[PoolName, PoolCapacity] = field(default_factory=dict)
     tasks_on: Callable[[str], Sequence[RunningTask]] = _no_tasks
-    promised: Mapping[str, Amounts] = field(default_factory=dict)
+    promised: Mapping[str, HostAmounts] = field(default_factory=dict)
     group_ms: Mapping[GroupId, int] = field(default_factory=dict)
     least: Sequence[tuple[float, float]] = ()
 
@@ -125,7 +125,7 @@ class PoolSnapshot:
     now_ms: int
     cycle: CycleSettings = field(default_factory=CycleSettings)
     preemption: PreemptionSettings | None = None
-    capacity: Capacity
+    capacity: PoolCapacity
     offers: Sequence[Offer]
     open_offers: Sequence[Offer]
     limits: UserLimits

@@ -17,7 +17,7 @@ from cook_jupyter.model.pool import PoolName
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.host_health import HostHealth, Outage
 from cook_jupyter.scheduling.matching.cycle import request_of
-from cook_jupyter.scheduling.matching.head_room import NOTHING, Amounts, amounts_requested
+from cook_jupyter.scheduling.matching.head_room import NOTHING, HostAmounts, amounts_requested
 from cook_jupyter.scheduling.ranking.considerable import UNLIMITED_QUOTA, QueueFilters, group_usages
 from cook_jupyter.scheduling.rebalancing.preemption import NOTHING_RESERVED, ReservedRoom
 from cook_jupyter.scheduling.snapshot import PoolSnapshot, Reserved, usage_by_user
@@ -210,10 +210,10 @@ class Snapshots:
             lapsed=reservations.lapsed,
         )
 
-    def _reserved_amounts(self) -> Mapping[str, Amounts]:
+    def _reserved_amounts(self) -> Mapping[str, HostAmounts]:
         """Return the amounts that are reserved on each host for waiting beneficiaries of all pools."""
         reservations = self._queues.reservations
-        amounts: dict[str, Amounts] = {}
+        amounts: dict[str, HostAmounts] = {}
         if not reservations:
             return amounts
         for pool in self._queues.pools():

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from cook_jupyter.clusters.simulated import PlannedExit, SimulatedCluster
+from cook_jupyter.clusters.simulated import ScheduledExit, SimulatedCluster
 from cook_jupyter.errors import InvalidRequest, QuotaExceeded
 from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, TaskState
@@ -310,9 +310,9 @@ class _Replay:
             for name, amounts in excess.items()
         )
 
-    def _ending(self, spec: JobSpec) -> PlannedExit:
+    def _ending(self, spec: JobSpec) -> ScheduledExit:
         job = self._jobs[spec.job_id]
-        return PlannedExit(job.run_time_ms, job.status, _REASONS.get(job.status))
+        return ScheduledExit(job.run_time_ms, job.status, _REASONS.get(job.status))
 
     async def _rows(self) -> list[RunRow]:
         slave_ids = {host.hostname: host.slave_id for host in self._hosts}

@@ -50,7 +50,7 @@ class Cancel(StrictStruct):
     jobs: Uuids
 
 
-class NestedWaits(StrictStruct):
+class NestedWaitsBody(StrictStruct):
     """The body of POST /v1/waits: the jobs that an instance waits for; none if it continues."""
 
     instance: Uuid
@@ -67,5 +67,5 @@ read_post_retry = BodyDecoder(PostRetry).read
 read_put_retry = BodyDecoder(PutRetry).read
 read_progress = BodyDecoder(ProgressBody).read
 read_cancel = BodyDecoder(Cancel).read
-read_waits = BodyDecoder(NestedWaits).read
+read_waits = BodyDecoder(NestedWaitsBody).read
 read_shutdown = BodyDecoder(Shutdown).read

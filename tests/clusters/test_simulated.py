@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cook_jupyter.clusters.base import ComputeCluster
-from cook_jupyter.clusters.simulated import PlannedExit, SimulatedCluster
+from cook_jupyter.clusters.simulated import ScheduledExit, SimulatedCluster
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
@@ -18,15 +18,15 @@ from tests.clusters.contract import ClusterContract
 from tests.clusters.reports import Reports, a_launch
 
 
-def played(spec: JobSpec) -> PlannedExit | None:
+def played(spec: JobSpec) -> ScheduledExit | None:
     """How a command of the suite ends."""
     match spec.command.split():
         case ["true"]:
-            return PlannedExit(0, exit_code=0)
+            return ScheduledExit(0, exit_code=0)
         case ["exit", code]:
-            return PlannedExit(0, TaskState.FAILED, NON_ZERO_EXIT, int(code))
+            return ScheduledExit(0, TaskState.FAILED, NON_ZERO_EXIT, int(code))
         case ["sleep", seconds]:
-            return PlannedExit(int(float(seconds) * 1000), exit_code=0)
+            return ScheduledExit(int(float(seconds) * 1000), exit_code=0)
         case _:
             raise AssertionError(f"the suite has a command that is not played here: {spec.command}")
 

@@ -15,8 +15,8 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass
 from cook_jupyter.scheduling.limits.run_times import UNKNOWN_RUN_TIME, RunTime
 from cook_jupyter.scheduling.matching.head_room import (
-    Amounts,
     HeadOfQueue,
+    HostAmounts,
     HostState,
     RunningTask,
     choose_host,
@@ -35,8 +35,8 @@ from tests.builders import a_job_spec
 NOW = 1000
 
 
-def cpus(number: float) -> Amounts:
-    return Amounts(cpus=number)
+def cpus(number: float) -> HostAmounts:
+    return HostAmounts(cpus=number)
 
 
 def a_head(number: float = 2, **fields: Any) -> HeadOfQueue:
@@ -201,18 +201,18 @@ def test_others_may_hold_what_is_left_beside_the_head_and_the_tasks_that_stay() 
 def test_nothing_starts_beside_a_head_that_needs_a_whole_node() -> None:
     head = a_head(exclusive=True, awaited=frozenset({("t1", 0)}))
 
-    assert room_beside(head, a_host("a", 8, a_task("t1"))) == Amounts()
+    assert room_beside(head, a_host("a", 8, a_task("t1"))) == HostAmounts()
     assert room_beside(head, a_host("a", 8, a_task("t1"), a_task("t2"))).is_negative
 
 
 def test_every_amount_is_kept_beside_what_is_promised_and_what_stays() -> None:
-    amounts = Amounts(cpus=16, mem_mb=160, gpus=8, ports=32, tasks=64)
-    head = a_head(asked=Amounts(cpus=1, mem_mb=10, gpus=2, ports=3, tasks=1))
-    promised = Amounts(cpus=2, mem_mb=20, gpus=1, ports=5, tasks=7)
-    staying = RunningTask("t1", NOW + 1, Amounts(cpus=3, mem_mb=30, gpus=1, ports=11, tasks=1))
+    amounts = HostAmounts(cpus=16, mem_mb=160, gpus=8, ports=32, tasks=64)
+    head = a_head(asked=HostAmounts(cpus=1, mem_mb=10, gpus=2, ports=3, tasks=1))
+    promised = HostAmounts(cpus=2, mem_mb=20, gpus=1, ports=5, tasks=7)
+    staying = RunningTask("t1", NOW + 1, HostAmounts(cpus=3, mem_mb=30, gpus=1, ports=11, tasks=1))
     host = HostState(host="a", whole=amounts, tasks=[staying], promised=promised)
 
-    assert room_beside(head, host) == Amounts(cpus=10, mem_mb=100, gpus=4, ports=13, tasks=55)
+    assert room_beside(head, host) == HostAmounts(cpus=10, mem_mb=100, gpus=4, ports=13, tasks=55)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_an_offer_loses_what_is_kept_of_each_resource() -> None:
         ports=((10, 11), (20, 29)),
     )
 
-    left = without_kept(offer, Amounts(1, -5, 2, 3, inf), Amounts(8, 200, 1, 12, inf))
+    left = without_kept(offer, HostAmounts(1, -5, 2, 3, inf), HostAmounts(8, 200, 1, 12, inf))
 
     assert left.room == Resources(cpus=1, mem_mb=0, gpus=1)
     assert left.room + left.running == offer.room + offer.running
@@ -254,13 +254,13 @@ def test_an_offer_loses_what_is_kept_of_each_resource() -> None:
 def test_an_offer_from_which_nothing_is_kept_stays_the_same_value() -> None:
     offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100))
 
-    assert without_kept(offer, Amounts(3, 100, 0, 0, inf), Amounts(4, 200, 0, 0, inf)) is offer
+    assert without_kept(offer, HostAmounts(3, 100, 0, 0, inf), HostAmounts(4, 200, 0, 0, inf)) is offer
 
 
 def test_where_hosts_run_so_many_tasks_one_is_kept_of_them() -> None:
     offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100), task_count=1)
-    head = a_head(host="a", asked=Amounts(1, 10, 0, 0, 1), awaited=frozenset({("t1", 0)}))
-    tasks = [RunningTask("t1", 0, Amounts(1, 10, 0, 0, 1))]
+    head = a_head(host="a", asked=HostAmounts(1, 10, 0, 0, 1), awaited=frozenset({("t1", 0)}))
+    tasks = [RunningTask("t1", 0, HostAmounts(1, 10, 0, 0, 1))]
     state = HostState(host="a", whole=whole_of(replace(offer, kind=HostKind.PLAIN), 2), tasks=tasks)
 
     assert without_kept(offer, room_beside(head, state), state.whole).task_count == 1
@@ -307,10 +307,10 @@ def test_no_more_than_a_part_of_the_pool_is_kept_but_always_for_one_job() -> Non
 @pytest.mark.parametrize("amount", ["cpus", "mem_mb", "gpus"])
 def test_the_limit_of_kept_room_holds_for_each_amount(amount: str) -> None:
     whole = Resources(cpus=16, mem_mb=16, gpus=16)
-    head = a_head(asked=Amounts(**{amount: 3}))
+    head = a_head(asked=HostAmounts(**{amount: 3}))
 
-    assert is_within_limit(Amounts(**{amount: 1}), [head], whole, 0.25)
-    assert not is_within_limit(Amounts(**{amount: 2}), [head], whole, 0.25)
+    assert is_within_limit(HostAmounts(**{amount: 1}), [head], whole, 0.25)
+    assert not is_within_limit(HostAmounts(**{amount: 2}), [head], whole, 0.25)
 
 
 def pool(*jobs: QueuedJob, running: tuple[QueuedJob, ...] = ()) -> QueueIndex:
@@ -356,7 +356,7 @@ def test_a_user_past_share_gives_way_to_who_holds_less(job: dict[str, Any], expe
     index = pool(
         QueuedJob("j", "bob", 4, 1, 3), QueuedJob(**other), running=(QueuedJob("r", "bob", 3, 1, 1),)
     )
-    head = a_head(asked=Amounts(4, 1, 0, 0, 1))
+    head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
 
     assert gives_way(head, index, SHARES, DruMode.DEFAULT, anybody) is expected
 
@@ -367,7 +367,7 @@ def test_who_may_not_start_is_not_given_way_to() -> None:
         QueuedJob("k", "eve", 1, 1, 4),
         running=(QueuedJob("r", "bob", 3, 1, 1),),
     )
-    head = a_head(asked=Amounts(4, 1, 0, 0, 1))
+    head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
 
     assert not gives_way(head, index, SHARES, DruMode.DEFAULT, lambda job_id: job_id != "k")
 

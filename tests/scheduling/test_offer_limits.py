@@ -10,7 +10,7 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import OFFER_END, OFFER_USERS, PoolDefaults
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.matching.capacity import Capacity
+from cook_jupyter.scheduling.matching.capacity import PoolCapacity
 from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches, refusal_now
 from cook_jupyter.scheduling.matching.matching import MatchSettings
 from tests.scheduling.queues import an_index, job_id
@@ -106,7 +106,7 @@ def test_of_two_offers_of_one_host_the_narrower_limits_hold(columnar_from: int) 
 
 
 def test_a_host_of_several_offers_is_known_by_the_narrower_limits() -> None:
-    capacity = Capacity.of(
+    capacity = PoolCapacity.of(
         [
             an_offer("both", users=frozenset({"ada", "bob"}), until_ms=7),
             an_offer("both", users=frozenset({"bob"})),

@@ -23,7 +23,7 @@ from cook_jupyter.scheduling.explaining.wait_reasons import (
     wait_reasons,
 )
 from cook_jupyter.scheduling.matching.cycle import refusal_now
-from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue
+from cook_jupyter.scheduling.matching.head_room import HeadOfQueue, HostAmounts
 from cook_jupyter.scheduling.planned.placement_failures import count_placement_failures
 from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
@@ -265,7 +265,7 @@ def test_a_user_past_the_share_is_told_that_others_go_first() -> None:
 def test_the_head_of_the_queue_is_not_told_that_others_go_first() -> None:
     job, index = a_waiting_job(cpus=2, mem_mb=100)
     head = HeadOfQueue(
-        job_id=job.job_id, user="ada", asked=Amounts(cpus=2, mem_mb=100), since_ms=0, host="a17"
+        job_id=job.job_id, user="ada", asked=HostAmounts(cpus=2, mem_mb=100), since_ms=0, host="a17"
     )
 
     result = why(job, index, UserLimits(default_share=Share(cpus=1)), head=head)

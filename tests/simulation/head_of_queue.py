@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
 
-from cook_jupyter.clusters.simulated import PlannedExit, SimulatedCluster
+from cook_jupyter.clusters.simulated import ScheduledExit, SimulatedCluster
 from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
@@ -99,7 +99,7 @@ async def _replay(
             Offer(host=host, cluster="c", pool="default", room=whole, attributes=attributes.get(host, {}))
             for host, whole in hosts.items()
         ],
-        behaviour=lambda spec: PlannedExit(run_ms[spec.job_id]),
+        behaviour=lambda spec: ScheduledExit(run_ms[spec.job_id]),
         now_ms=clock.now_ms,
     )
     store = MemoryStore()

@@ -1,6 +1,6 @@
 """The hosts of a pool as if they were empty.
 
-Lives here: `Capacity`, a value that is built when hosts change. Not here: their current room
+Lives here: `PoolCapacity`, a value that is built when hosts change. Not here: their current room
 (`scheduling.snapshot`), the source of hosts (`clusters`).
 """
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.matching.head_room import Amounts, whole_of
+from cook_jupyter.scheduling.matching.head_room import HostAmounts, whole_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Capacity:
+class PoolCapacity:
     """All hosts of a pool, empty.
 
     Attributes:
@@ -35,10 +35,10 @@ class Capacity:
     clusters: Mapping[str, str]
     limited: Mapping[str, Offer]
     hosts: Hosts
-    amounts: Sequence[Amounts]
+    amounts: Sequence[HostAmounts]
 
     @classmethod
-    def of(cls, offers: Sequence[Offer], max_tasks: int | None = None) -> "Capacity":
+    def of(cls, offers: Sequence[Offer], max_tasks: int | None = None) -> "PoolCapacity":
         """Return the capacity of some hosts.
 
         Args:

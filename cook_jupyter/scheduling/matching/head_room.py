@@ -38,7 +38,7 @@ _DECIMALS = 6  # to which amounts are rounded, because sums of fractions are not
 TaskKey = tuple[JobId, int]  # a job and the start of its task
 
 
-class Amounts(NamedTuple):
+class HostAmounts(NamedTuple):
     """Amounts of everything that a host may lack."""
 
     cpus: float = 0.0
@@ -49,9 +49,9 @@ class Amounts(NamedTuple):
 
     # Written out by field: they are called thousands of times per cycle, and loops take five times as long.
 
-    def plus(self, other: "Amounts") -> "Amounts":
+    def plus(self, other: "HostAmounts") -> "HostAmounts":
         """Return the sum."""
-        return Amounts(
+        return HostAmounts(
             self.cpus + other.cpus,
             self.mem_mb + other.mem_mb,
             self.gpus + other.gpus,
@@ -59,9 +59,9 @@ class Amounts(NamedTuple):
             self.tasks + other.tasks,
         )
 
-    def minus(self, other: "Amounts") -> "Amounts":
+    def minus(self, other: "HostAmounts") -> "HostAmounts":
         """Return the difference; amounts may be negative."""
-        return Amounts(
+        return HostAmounts(
             round(self.cpus - other.cpus, _DECIMALS),
             round(self.mem_mb - other.mem_mb, _DECIMALS),
             round(self.gpus - other.gpus, _DECIMALS),
@@ -69,11 +69,11 @@ class Amounts(NamedTuple):
             self.tasks - other.tasks,
         )
 
-    def minimum(self, other: "Amounts") -> "Amounts":
+    def minimum(self, other: "HostAmounts") -> "HostAmounts":
         """Return the smaller amount of each kind."""
-        return Amounts(*map(min, self, other))
+        return HostAmounts(*map(min, self, other))
 
-    def fit_in(self, room: "Amounts") -> bool:
+    def fit_in(self, room: "HostAmounts") -> bool:
         """Return whether no amount exceeds that of `room`."""
         return (
             self.cpus <= room.cpus
@@ -89,10 +89,10 @@ class Amounts(NamedTuple):
         return min(self) < 0
 
 
-NOTHING = Amounts()
+NOTHING = HostAmounts()
 
 
-def sum_of(amounts: Iterable[Amounts]) -> Amounts:
+def sum_of(amounts: Iterable[HostAmounts]) -> HostAmounts:
     """Return the sum of amounts."""
     cpus = mem_mb = gpus = ports = tasks = 0.0
     for amount in amounts:
@@ -101,7 +101,7 @@ def sum_of(amounts: Iterable[Amounts]) -> Amounts:
         gpus += amount.gpus
         ports += amount.ports
         tasks += amount.tasks
-    return Amounts(cpus, mem_mb, gpus, ports, tasks)
+    return HostAmounts(cpus, mem_mb, gpus, ports, tasks)
 
 
 class RunningTask(NamedTuple):
@@ -116,7 +116,7 @@ class RunningTask(NamedTuple):
 
     job_id: JobId
     started_ms: int
-    held: Amounts
+    held: HostAmounts
     expected_ms: int | None = None
 
     @property
@@ -138,9 +138,9 @@ class HostState:
     """
 
     host: str
-    whole: Amounts
+    whole: HostAmounts
     tasks: Sequence[RunningTask] = ()
-    promised: Amounts = NOTHING
+    promised: HostAmounts = NOTHING
     exclusive: bool = False
 
 
@@ -162,7 +162,7 @@ class HeadOfQueue:
 
     job_id: JobId
     user: str
-    asked: Amounts
+    asked: HostAmounts
     since_ms: int
     position: int = 0
     host: str | None = None
@@ -264,7 +264,7 @@ def _free_at_ms(awaited: Sequence[RunningTask], now_ms: int) -> int | None:
     return max(known_ends, default=now_ms) if len(known_ends) == len(ends) else None
 
 
-def _room_left(head: HeadOfQueue, state: HostState, staying: Container[TaskKey]) -> Amounts:
+def _room_left(head: HeadOfQueue, state: HostState, staying: Container[TaskKey]) -> HostAmounts:
     """Return the room of the host beside the head, promised amounts and the tasks that stay."""
     staying_amounts = [task.held for task in state.tasks if task.key in staying]
     return state.whole.minus(sum_of([head.asked, state.promised, *staying_amounts]))
@@ -284,14 +284,14 @@ def _expected_end(task: RunningTask, now_ms: int, usual_ms: float) -> float:
 # --- tasks beside the head
 
 
-def room_beside(head: HeadOfQueue, state: HostState) -> Amounts:
+def room_beside(head: HeadOfQueue, state: HostState) -> HostAmounts:
     """Return the room on the head's host for further tasks of any run time.
 
     Amounts are negative if the end of the awaited tasks no longer makes enough room.
     """
     if head.exclusive:
         others = any(task.key not in head.awaited for task in state.tasks)
-        return Amounts(*[-1.0 if others else 0.0] * len(NOTHING))
+        return HostAmounts(*[-1.0 if others else 0.0] * len(NOTHING))
     staying = frozenset(task.key for task in state.tasks if task.key not in head.awaited)
     return _room_left(head, state, staying)
 
@@ -311,7 +311,7 @@ def ends_in_time(
     return bound is not None and head.free_at_ms is not None and now_ms + bound <= head.free_at_ms
 
 
-def without_kept(offer: Offer, beside: Amounts, whole: Amounts) -> Offer:
+def without_kept(offer: Offer, beside: HostAmounts, whole: HostAmounts) -> Offer:
     """Return the offer without the room that is kept for a head.
 
     Args:
@@ -320,7 +320,7 @@ def without_kept(offer: Offer, beside: Amounts, whole: Amounts) -> Offer:
         whole: amounts of the empty host.
     """
     free = amounts_of(offer)
-    reduced = free.minimum(Amounts(*(max(0.0, amount) for amount in beside)))
+    reduced = free.minimum(HostAmounts(*(max(0.0, amount) for amount in beside)))
     task_count = offer.task_count
     if beside.tasks < inf:
         task_count = max(task_count, int(whole.tasks - max(0.0, beside.tasks)))
@@ -365,13 +365,13 @@ def _first_ports(ranges: tuple[tuple[int, int], ...], count: int) -> tuple[tuple
 # --- amounts
 
 
-def amounts_of(offer: Offer) -> Amounts:
+def amounts_of(offer: Offer) -> HostAmounts:
     """Return the free amounts of an offer; the number of tasks is not limited."""
     room = offer.room
-    return Amounts(room.cpus, room.mem_mb, room.gpus, port_count(offer), inf)
+    return HostAmounts(room.cpus, room.mem_mb, room.gpus, port_count(offer), inf)
 
 
-def whole_of(empty: Offer, max_tasks: int | None) -> Amounts:
+def whole_of(empty: Offer, max_tasks: int | None) -> HostAmounts:
     """Return the amounts of an empty host.
 
     Args:
@@ -380,21 +380,21 @@ def whole_of(empty: Offer, max_tasks: int | None) -> Amounts:
     """
     whole = empty.room + empty.running
     gpus = whole.gpus if empty.kind is HostKind.PLAIN else inf  # for other kinds, constraints decide
-    return Amounts(
+    return HostAmounts(
         whole.cpus, whole.mem_mb, gpus, port_count(empty), inf if max_tasks is None else float(max_tasks)
     )
 
 
-def amounts_requested(request: TaskRequest) -> Amounts:
+def amounts_requested(request: TaskRequest) -> HostAmounts:
     """Return the amounts that a job requests."""
-    return Amounts(request.cpus, request.mem_mb, request.gpus, float(request.ports), 1.0)
+    return HostAmounts(request.cpus, request.mem_mb, request.gpus, float(request.ports), 1.0)
 
 
 # --- precedence
 
 
 def is_within_limit(
-    requested: Amounts, heads: Iterable[HeadOfQueue], whole: Resources, max_kept: float
+    requested: HostAmounts, heads: Iterable[HeadOfQueue], whole: Resources, max_kept: float
 ) -> bool:
     """Return whether room may be kept for one more job.
 
@@ -444,7 +444,7 @@ def gives_way(
         if tasks.name == head.user or not tasks.waiting_count:
             continue
         row = tasks.first_waiting(1)[0]
-        job = Amounts(cpus[row], mem[row], gpus[row], float(index.ports(row)), 1.0)
+        job = HostAmounts(cpus[row], mem[row], gpus[row], float(index.ports(row)), 1.0)
         if index.class_number(row) or row in index.job_constraints or not job.fit_in(head.asked):
             continue
         if _dru(index, limits, tasks.name, mode, job) <= head_dru and may_start(index.job_id(row)):
@@ -462,7 +462,9 @@ def held_dru(user: str, index: QueueIndex, limits: UserLimits, mode: DruMode) ->
     return _dru(index, limits, user, mode)
 
 
-def _dru(index: QueueIndex, limits: UserLimits, user: str, mode: DruMode, extra: Amounts = NOTHING) -> float:
+def _dru(
+    index: QueueIndex, limits: UserLimits, user: str, mode: DruMode, extra: HostAmounts = NOTHING
+) -> float:
     usage = index.usage(user)
     return dru_of(
         usage.cpus + extra.cpus,

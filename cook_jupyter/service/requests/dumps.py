@@ -34,9 +34,9 @@ from cook_jupyter.scheduling.decisions import (
 from cook_jupyter.scheduling.explaining.wait_reasons import host_counts, sentences
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.host_health import Outage
-from cook_jupyter.scheduling.matching.capacity import Capacity
+from cook_jupyter.scheduling.matching.capacity import PoolCapacity
 from cook_jupyter.scheduling.matching.cycle import CycleSettings
-from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue, RunningTask
+from cook_jupyter.scheduling.matching.head_room import HeadOfQueue, HostAmounts, RunningTask
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.queue_record import QueueRecord, index_of, record_of
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
@@ -78,7 +78,7 @@ class HeadsRecord(msgspec.Struct, frozen=True, kw_only=True):
     current: Sequence[tuple[JobId, str]]
     capacities: Mapping[PoolName, Sequence[Offer]]  # hosts of other pools that have heads
     tasks: Mapping[str, Sequence[RunningTask]]
-    promised: Mapping[str, Amounts]
+    promised: Mapping[str, HostAmounts]
     group_ms: Mapping[GroupId, int]
     least: Sequence[tuple[float, float]]
 
@@ -253,7 +253,7 @@ def replay_dump(dump: Dump) -> Replay:
 def snapshot_of(record: SnapshotRecord) -> PoolSnapshot:
     """Return the snapshot of a record."""
     filters, heads = record.filters, record.heads
-    capacity = Capacity.of(record.capacity, record.max_tasks)
+    capacity = PoolCapacity.of(record.capacity, record.max_tasks)
     refused = None if filters.refused is None else frozenset(filters.refused)
     placement_context = record.placement_context
     attributes = {offer.host: offer.attributes for offer in record.capacity}
@@ -299,7 +299,10 @@ def snapshot_of(record: SnapshotRecord) -> PoolSnapshot:
             nowhere=frozenset(heads.nowhere),
             current=frozenset(heads.current),
             capacities={
-                **{name: Capacity.of(offers, record.max_tasks) for name, offers in heads.capacities.items()},
+                **{
+                    name: PoolCapacity.of(offers, record.max_tasks)
+                    for name, offers in heads.capacities.items()
+                },
                 record.pool.name: capacity,
             },
             tasks_on=lambda host: heads.tasks.get(host, ()),

@@ -16,7 +16,7 @@ from cook_jupyter.model.pool import Pool
 from cook_jupyter.scheduling.constraints.constraints import PoolDefaults
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.limits.pool_patterns import first_matching
-from cook_jupyter.scheduling.matching.capacity import Capacity
+from cook_jupyter.scheduling.matching.capacity import PoolCapacity
 from cook_jupyter.scheduling.matching.cycle import CycleSettings
 from cook_jupyter.scheduling.matching.matching import MatchSettings
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex, launch_number
@@ -75,7 +75,7 @@ class PoolQueue:
             max_considered=settings.matching.max_considered,
             scaleback=settings.matching.scaleback,
         )
-        self.capacity = Capacity.of((), settings.placement.max_tasks_per_host)
+        self.capacity = PoolCapacity.of((), settings.placement.max_tasks_per_host)
         self._last_launch_number = 0
         self._user_count: int | None = None  # cache, until tasks have come or gone
 
@@ -99,7 +99,7 @@ class PoolQueue:
         previous = self.capacity.offers
         if len(previous) == len(offers) and all(map(_are_equal, previous, offers)):
             return False
-        self.capacity = Capacity.of(offers, self.capacity.max_tasks)
+        self.capacity = PoolCapacity.of(offers, self.capacity.max_tasks)
         for offer in offers:
             self.attributes[offer.host] = offer.attributes
             if offer.location is not None:

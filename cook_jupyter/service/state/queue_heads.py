@@ -12,8 +12,8 @@ from typing import Final
 from cook_jupyter.model.job import GroupId, Job, JobId
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.scheduling.heads import HeadsAfter
-from cook_jupyter.scheduling.matching.capacity import Capacity
-from cook_jupyter.scheduling.matching.head_room import Amounts, HeadOfQueue, RunningTask
+from cook_jupyter.scheduling.matching.capacity import PoolCapacity
+from cook_jupyter.scheduling.matching.head_room import HeadOfQueue, HostAmounts, RunningTask
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.snapshot import HeadFacts
 from cook_jupyter.service.settings.tables import HeadRoomSettings
@@ -49,7 +49,7 @@ class QueueHeads:
         return self._heads.get(pool, {})
 
     def facts(
-        self, pool: PoolName, capacities: Mapping[PoolName, Capacity], promised: Mapping[str, Amounts]
+        self, pool: PoolName, capacities: Mapping[PoolName, PoolCapacity], promised: Mapping[str, HostAmounts]
     ) -> HeadFacts:
         """Return what decisions about the heads of a pool read.
 
@@ -119,7 +119,7 @@ class QueueHeads:
                 RunningTask(
                     index.job_id(row),
                     started_ms,
-                    Amounts(*index.amounts_of(row), float(index.ports(row)), 1.0),
+                    HostAmounts(*index.amounts_of(row), float(index.ports(row)), 1.0),
                     index.run_time(row).expectation_ms(self._group_ms.get),
                 )
                 for index in self._indexes()

@@ -19,7 +19,7 @@ from cook_jupyter.scheduling.constraints.constraints import Demand, demands_in_p
 from cook_jupyter.scheduling.decisions import CycleDecision, might_start
 from cook_jupyter.scheduling.explaining.wait_reasons import unsatisfiable
 from cook_jupyter.scheduling.heads import HeadsAfter
-from cook_jupyter.scheduling.matching.capacity import Capacity
+from cook_jupyter.scheduling.matching.capacity import PoolCapacity
 from cook_jupyter.scheduling.queue.preemption_history import preemption_history_of
 from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
 from cook_jupyter.service.settings.schema import Settings
@@ -229,7 +229,7 @@ class Queues:
         return [member for member in self._pools.values() if member.group == pool.group]
 
     @property
-    def capacities(self) -> Mapping[PoolName, Capacity]:
+    def capacities(self) -> Mapping[PoolName, PoolCapacity]:
         """Hosts of all pools."""
         return {name: pool.capacity for name, pool in self._pools.items()}
 
