@@ -21,7 +21,7 @@ from uuid import UUID
 
 from cook_jupyter.errors import CookError, SchedulerUnreachable
 from cook_jupyter.model.instance import InstanceStatus
-from cook_jupyter.model.job import JobState
+from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.home import Home
@@ -223,6 +223,8 @@ class Simulation:
         await self._wait_until(self._all_ended, SETTLE_S)
         await asyncio.sleep(REST_S)
         await self._wait_until(lambda: not any(self._left().values()), LONGEST_REST_S)
+        # The scheduler may have started, or committed progress, at this very moment.
+        await self._wait_until(lambda: self._all_listen() and not any(self._unseen()), LONGEST_REST_S)
         await self._note_why_jobs_wait()
         self._check_end()
 
@@ -449,11 +451,8 @@ class Simulation:
                 check("I13", not host.tasks, "runs in the end:", host.plan.name, list(host.tasks))
                 check("I12", not host.ended, "not acknowledged in the end:", host.plan.name, list(host.ended))
         self._check_baseline(incarnation.scheduler)
-        for user in self._users:
-            for job in book.jobs.values():
-                if job.spec.user == user.name:
-                    seen = user.seen.get(job.job_id)
-                    check("events", seen == job.change, "the stream missed", job.job_id, seen, job.change)
+        for job, seen in self._unseen():
+            check("events", False, "the stream missed", job.job_id, seen, job.change)
         self.invariants.check_all()
 
     def _left(self) -> dict[str, Any]:
@@ -484,12 +483,28 @@ class Simulation:
             "requests": len(incarnation.pending),
         }
 
+    def _all_listen(self) -> bool:
+        """Return whether a scheduler runs and has as many event streams as there are users."""
+        scheduler = None if self._incarnation is None else self._incarnation.scheduler
+        return scheduler is not None and self._count_streams(scheduler) == len(self._users)
+
+    def _unseen(self) -> Iterator[tuple[Job, int | None]]:
+        """Yield jobs whose last change no event stream has brought to their user, and the change it has."""
+        for user in self._users:
+            for job in self._disk.state.jobs.values():
+                if job.spec.user == user.name and (seen := user.seen.get(job.job_id)) != job.change:
+                    yield job, seen
+
+    @staticmethod
+    def _count_streams(scheduler: Scheduler) -> int:
+        return sum(map(len, scheduler.event_hub._subscriptions.values()))
+
     def _check_baseline(self, scheduler: Scheduler) -> None:
         """Check that what a scheduler keeps for work that has ended is gone."""
         for name, rest in self._left().items():
             self.invariants.check("I14", not rest, name, "in the end:", rest)
-        readers = sum(len(each) for each in scheduler.event_hub._subscriptions.values())
-        self.invariants.check("I14", readers == len(self._users), "event streams:", readers)
+        streams = self._count_streams(scheduler)
+        self.invariants.check("I14", streams == len(self._users), "event streams:", streams)
         self.invariants.check("I14", self.loop.timer_count <= 40, "timers:", self.loop.timer_count)
 
 

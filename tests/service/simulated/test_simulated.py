@@ -13,6 +13,9 @@ FAST = 50  # seeds of the inner loop; the others count as slow
 REGRESSIONS = {
     10: "a unique group whose jobs are in two pools: two of them on one host",
     14: "a job that failed on the only hosts that could run it waited for smaller ones",
+    1879: "of the test: the end was checked as the scheduler had just started, before all streams were open",
+    2188: "of the test: the end was checked before a scheduler that started late was ready",
+    2320: "of the test: the end was checked before the last progress had reached its user",
     15: "a task that was stopped for running too long was not killed: its own commit counted as its end",
 }
 
