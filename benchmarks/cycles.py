@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.resources import Resources
@@ -41,6 +42,7 @@ from cook_jupyter.scheduling.ranking.considerable import NO_FILTERS, QueueFilter
 
 LIMITS = UserLimits(default_share=Share(cpus=100, mem_mb=200_000))
 CONSIDERED = 1000
+ONE_GROUP = GroupId("group")
 NO_DEFAULTS = PoolDefaults()
 WAITING = (1_000, 10_000, 100_000, 1_000_000)
 HOSTS = (100, 1_000, 10_000)
@@ -120,8 +122,8 @@ def demanding() -> None:
             GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
         ),
     ):
-        grouped = queue(rng, CONSIDERED, job_constraints=lambda _: JobConstraints(group="group"))
-        tell_cycle(what, grouped, hosts, placement_context=PlacementContext(groups={"group": placement}))
+        grouped = queue(rng, CONSIDERED, job_constraints=lambda _: JobConstraints(group=ONE_GROUP))
+        tell_cycle(what, grouped, hosts, placement_context=PlacementContext(groups={ONE_GROUP: placement}))
     for what, names in (("1,000 constraint classes", "label"), ("1,000 that no host satisfies", "nothing")):
         classes = queue(rng, CONSIDERED, wanted=partial(labelled, names))
         tell_cycle(what, classes, hosts)
@@ -142,7 +144,11 @@ def too_large() -> None:
         index = QueueIndex()
         jobs = [
             QueuedJob(
-                str(UUID(int=seq)), f"user-{seq % users:04}", 100.0 if seq < 100_000 else 1.0, 500.0, seq
+                JobId(str(UUID(int=seq))),
+                f"user-{seq % users:04}",
+                100.0 if seq < 100_000 else 1.0,
+                500.0,
+                seq,
             )
             for seq in range(100_100)
         ]
@@ -215,7 +221,7 @@ def jobs(
             more["constraints"] = wanted(seq)
         user = f"user-{rng.randrange(1000):04}"
         cpus, mem_mb = rng.choice((0.5, 1.0, 2.0, 4.0)), float(rng.randrange(100, 8000))
-        found.append(QueuedJob(str(UUID(int=rng.getrandbits(128))), user, cpus, mem_mb, seq, **more))
+        found.append(QueuedJob(JobId(str(UUID(int=rng.getrandbits(128)))), user, cpus, mem_mb, seq, **more))
     return found
 
 

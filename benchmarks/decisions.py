@@ -20,6 +20,7 @@ from functools import partial
 from itertools import islice
 from uuid import UUID
 
+from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
@@ -72,7 +73,7 @@ def ranking(count: int) -> None:
     alike = QueueIndex()
     alike.add_many(
         [
-            QueuedJob(str(UUID(int=seq)), f"user-{seq % USERS:04}", 1.0, 1000.0, seq)
+            QueuedJob(JobId(str(UUID(int=seq))), f"user-{seq % USERS:04}", 1.0, 1000.0, seq)
             for seq in range(min(count, 300_000))
         ]
     )
@@ -116,7 +117,7 @@ def _change(index: QueueIndex, rng: random.Random, count: int, begin: int) -> No
 def _jobs(rng: random.Random, begin: int, end: int) -> list[QueuedJob]:
     return [
         QueuedJob(
-            str(UUID(int=rng.getrandbits(128))),
+            JobId(str(UUID(int=rng.getrandbits(128)))),
             f"user-{rng.randrange(USERS):04}",
             rng.choice((0.5, 1.0, 2.0, 4.0)),
             float(rng.randrange(100, 8000)),
@@ -188,7 +189,10 @@ def _placing(which: str, offers: list[Offer]) -> None:
         ("mixed shapes", _asks(rng, [0.5, 1.0, 2.0, 4.0, 8.0], [float(mem) for mem in range(100, 30_000)])),
         (
             "no two alike",
-            [TaskRequest(str(n), rng.uniform(0.1, 8), rng.uniform(100, 30_000)) for n in range(MATCHED)],
+            [
+                TaskRequest(JobId(str(n)), rng.uniform(0.1, 8), rng.uniform(100, 30_000))
+                for n in range(MATCHED)
+            ],
         ),
     ):
         for good_enough in (0.8, 1.0):
@@ -235,14 +239,15 @@ def _hosts(rng: random.Random, *, used: bool) -> list[Offer]:
 
 def _asks(rng: random.Random, cpus: list[float], mem_mb: list[float]) -> list[TaskRequest]:
     return [
-        TaskRequest(str(UUID(int=number)), rng.choice(cpus), rng.choice(mem_mb)) for number in range(MATCHED)
+        TaskRequest(JobId(str(UUID(int=number))), rng.choice(cpus), rng.choice(mem_mb))
+        for number in range(MATCHED)
     ]
 
 
 def laptop(_: int) -> None:
     """Measure one host, one user, a long queue: the time per submitted or ended job on a laptop."""
     index = QueueIndex()
-    index.add_many([QueuedJob(str(UUID(int=seq)), "ada", 1.0, 100.0, seq) for seq in range(50_000)])
+    index.add_many([QueuedJob(JobId(str(UUID(int=seq))), "ada", 1.0, 100.0, seq) for seq in range(50_000)])
     offers = [Offer(host="laptop", cluster="local", pool="pool", room=Resources(cpus=1, mem_mb=8000))]
     limits = UserLimits()
     runs = 2000

@@ -22,6 +22,7 @@ from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
+from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
@@ -99,7 +100,7 @@ def a_pool(running: int, *, one_user: bool = False) -> Pool:
 
 def _job(rng: random.Random, seq: int, user: str, cpus: tuple[float, ...]) -> QueuedJob:
     mem = float(rng.randrange(100, 8000))
-    return QueuedJob(str(UUID(int=rng.getrandbits(128))), user, rng.choice(cpus), mem, seq)
+    return QueuedJob(JobId(str(UUID(int=rng.getrandbits(128)))), user, rng.choice(cpus), mem, seq)
 
 
 def columns(running: int) -> None:
@@ -154,7 +155,7 @@ class _Task(NamedTuple):
     host: str
 
 
-def _plain_cycle(pool: Pool, queue: list[QueuedJob]) -> list[tuple[str, str, frozenset[str]]]:
+def _plain_cycle(pool: Pool, queue: list[QueuedJob]) -> list[tuple[JobId, str, frozenset[JobId]]]:
     """Return the decisions of a cycle with Cook's settings, for a pool without constraints and quotas."""
     share = pool.limits.default_share
     by_user: dict[str, list[_Task]] = {}

@@ -15,8 +15,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from cook_jupyter.model.instance import Instance, InstanceStatus, ResultPayload, StatusUpdate, TaskState
-from cook_jupyter.model.job import JobSpec
+from cook_jupyter.model.instance import (
+    Instance,
+    InstanceId,
+    InstanceStatus,
+    ResultPayload,
+    StatusUpdate,
+    TaskState,
+)
+from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.store import sqlite as sqlite_store
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
@@ -164,7 +171,7 @@ def calibrated() -> float:
 def a_spec(prefix: str, number: int, *, user: str = "ada") -> JobSpec:
     """Return a small job with an id that looks like a random UUID but is the same in each run."""
     scattered = (number * 0x9E3779B97F4A7C15 + 1) % 2**64
-    job_id = f"{scattered:016x}-{prefix}-{number}"
+    job_id = JobId(f"{scattered:016x}-{prefix}-{number}")
     command = "python -m cook_jupyter.worker call " + "x" * 100
     return JobSpec(job_id=job_id, user=user, command=command, pool="default", cpus=1.0, mem_mb=512.0)
 
@@ -172,7 +179,7 @@ def a_spec(prefix: str, number: int, *, user: str = "ada") -> JobSpec:
 def placed(spec: JobSpec) -> Instance:
     """Return the only instance of a job, with the job's own id."""
     return Instance(
-        instance_id=spec.job_id,
+        instance_id=InstanceId(spec.job_id),
         job_id=spec.job_id,
         status=InstanceStatus.UNKNOWN,
         host="localhost",
@@ -183,14 +190,14 @@ def placed(spec: JobSpec) -> Instance:
 
 def running(spec: JobSpec) -> StatusUpdate:
     """Return the report that the instance is running."""
-    return StatusUpdate(instance_id=spec.job_id, state=TaskState.RUNNING, at_ms=3)
+    return StatusUpdate(instance_id=InstanceId(spec.job_id), state=TaskState.RUNNING, at_ms=3)
 
 
 def ended(spec: JobSpec) -> StatusUpdate:
     """Return the report that the instance has succeeded, with a small result."""
     result = ResultPayload(inline=b"r" * 200, size=200)
     return StatusUpdate(
-        instance_id=spec.job_id, state=TaskState.FINISHED, at_ms=4, exit_code=0, result=result
+        instance_id=InstanceId(spec.job_id), state=TaskState.FINISHED, at_ms=4, exit_code=0, result=result
     )
 
 

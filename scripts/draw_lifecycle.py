@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cook_jupyter.model import lifecycle
-from cook_jupyter.model.instance import Instance, InstanceStatus, StatusUpdate, TaskState
-from cook_jupyter.model.job import Job, JobSpec, JobState
+from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus, StatusUpdate, TaskState
+from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
 from cook_jupyter.model.reason import PREEMPTED
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "lifecycle.md"
@@ -84,7 +84,7 @@ def job_steps() -> list[tuple[str, str, str]]:
         (
             "failed by the system's fault",
             last,
-            lambda job: lifecycle.fail(job, "i", reason=PREEMPTED, at_ms=2, preempted=True),
+            lambda job: lifecycle.fail(job, InstanceId("i"), reason=PREEMPTED, at_ms=2, preempted=True),
         ),
         ("failed, attempts used up", last, lambda job: _report(job, TaskState.FAILED)),
         ("kill", running, lifecycle.kill),
@@ -113,7 +113,7 @@ def _diagram(steps: list[tuple[str, str, str]]) -> str:
 
 def _job(*, max_retries: int) -> Job:
     spec = JobSpec(
-        job_id="j", user="ada", command="true", pool="p", cpus=1, mem_mb=1, max_retries=max_retries
+        job_id=JobId("j"), user="ada", command="true", pool="p", cpus=1, mem_mb=1, max_retries=max_retries
     )
     return Job(
         spec=spec,
@@ -127,12 +127,17 @@ def _job(*, max_retries: int) -> Job:
 
 def _instance() -> Instance:
     return Instance(
-        instance_id="i", job_id="j", status=InstanceStatus.UNKNOWN, host="h", cluster="c", started_ms=1
+        instance_id=InstanceId("i"),
+        job_id=JobId("j"),
+        status=InstanceStatus.UNKNOWN,
+        host="h",
+        cluster="c",
+        started_ms=1,
     )
 
 
 def _report(job: Job, state: TaskState) -> Job:
-    reported = lifecycle.report(job, StatusUpdate(instance_id="i", state=state, at_ms=2))
+    reported = lifecycle.report(job, StatusUpdate(instance_id=InstanceId("i"), state=state, at_ms=2))
     return reported.job or job
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from cook_jupyter.model.instance import Instance, InstanceStatus
-from cook_jupyter.model.job import Group, Job, JobSpec, JobState
+from cook_jupyter.model.job import Group, Job, JobId, JobSpec, JobState
 
 
 def a_job_spec(**named: Any) -> JobSpec:
@@ -51,7 +51,7 @@ def a_job(
     )
 
 
-def an_instance(job_id: str = "", **named: Any) -> Instance:
+def an_instance(job_id: JobId | None = None, **named: Any) -> Instance:
     """An instance that was just decided on, of the job with this id."""
     return Instance(
         **{

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from cook_jupyter.api.handler import CookHandler
+from cook_jupyter.model.job import JobId
 
 FRAGMENT_BYTES: Final = 64 * 1024
 
@@ -19,7 +20,7 @@ class DumpHandler(CookHandler):
         """Return all that the decisions about a pool read at this moment."""
         self.require_admin("write down what decisions about a pool are made by")
         pool = self.requested_pool() or self.scheduler.default_pool
-        text = await self.scheduler.dump(pool, self.uuids("job"))
+        text = await self.scheduler.dump(pool, self.uuids("job", JobId))
         self.set_header("Content-Type", "application/json")
         await self.send_fragments(_fragments(text))
 

@@ -20,7 +20,7 @@ from cook_jupyter.api.handler import PIECE_BYTES, CookHandler
 from cook_jupyter.api.jobs import instance_of
 from cook_jupyter.errors import InvalidRequest, NotFound
 from cook_jupyter.model.files import FileEntry, SandboxFile
-from cook_jupyter.model.instance import Instance
+from cook_jupyter.model.instance import Instance, InstanceId
 from cook_jupyter.wire.validation import to_json
 
 MAX_READ_BYTES = 16 * 1024 * 1024  # of one /files/read
@@ -47,7 +47,7 @@ class FilesHandler(CookHandler):
             InvalidRequest: the path is a directory, and the question is for a file.
         """
         parts = path.split("/") if path.startswith("/") else ()
-        ids = [part for part in parts if _UUID.match(part)]
+        ids = [InstanceId(part) for part in parts if _UUID.match(part)]
         failure = NotFound(f"no such file in a sandbox: {path[:200]!r}")
         for instance_id, job in zip(ids, await self.scheduler.jobs_of_instances(ids), strict=True):
             if job is not None:

@@ -10,7 +10,7 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.api.jobs import ALL_METHODS
 from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import Forbidden, InvalidRequest
-from cook_jupyter.model.job import Group, JobState
+from cook_jupyter.model.job import Group, GroupId, JobId, JobState
 from cook_jupyter.wire.jobs import GroupBody, encode_group
 
 
@@ -34,8 +34,8 @@ class GroupHandler(CookHandler):
         """Kill all unfinished jobs of the groups named by uuid."""
         ids = self._requested_ids()
         groups = await self.groups_by_id(ids)
-        unfinished: list[str] = []
-        foreign: dict[str, None] = {}
+        unfinished: list[JobId] = []
+        foreign: dict[GroupId, None] = {}
         for group_id in groups:
             async for jobs in self.jobs_in_pages(await self.scheduler.jobs_of_group(group_id)):
                 if jobs and not self.identity.may_act_on(jobs[0].spec.user):
@@ -54,15 +54,15 @@ class GroupHandler(CookHandler):
             members = await self.scheduler.jobs_of_group(group.group_id)
             yield [encode_group(group, members, await self._states(members) if detailed else None)]
 
-    async def _states(self, job_ids: Sequence[str]) -> Counter[JobState]:
+    async def _states(self, job_ids: Sequence[JobId]) -> Counter[JobState]:
         """Count jobs by state."""
         states: Counter[JobState] = Counter()
         async for jobs in self.jobs_in_pages(job_ids):
             states.update(job.state for job in jobs)
         return states
 
-    def _requested_ids(self) -> list[str]:
-        ids = list(dict.fromkeys(self.uuids("uuid")))
+    def _requested_ids(self) -> list[GroupId]:
+        ids = list(dict.fromkeys(self.uuids("uuid", GroupId)))
         if not ids:
             raise InvalidRequest("name at least one group: ?uuid=UUID")
         return ids

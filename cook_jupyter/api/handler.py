@@ -13,7 +13,7 @@ import logging
 import re
 import socket
 from asyncio import Future
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
 from types import TracebackType
@@ -31,9 +31,10 @@ from cook_jupyter.api.auth import (
     is_expected_host,
     is_user_name,
 )
-from cook_jupyter.api.query import not_found, parse_integer, parse_uuid
+from cook_jupyter.api.query import Id, not_found, parse_integer, parse_uuid
 from cook_jupyter.errors import CookError, Forbidden, InvalidRequest, Unauthenticated
-from cook_jupyter.model.job import Group, GroupId, Job
+from cook_jupyter.model.instance import InstanceId
+from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.wire.errors import ERROR_HEADER, encode_error, status_of
@@ -193,9 +194,9 @@ class CookHandler(RequestHandler):
             return default
         return parse_integer(value, name)
 
-    def uuids(self, name: str) -> list[str]:
-        """Return the uuids in a query parameter, in lower case and in order."""
-        return [parse_uuid(value) for value in self.params(name)]
+    def uuids(self, name: str, kind: Callable[[str], Id]) -> list[Id]:
+        """Return the uuids in a query parameter as ids of one kind, in lower case and in order."""
+        return [parse_uuid(value, kind) for value in self.params(name)]
 
     def requested_pool(self, body_pool: str | None = None) -> str | None:
         """Return the pool of the request, from its body, its query or its header; None if there is none."""
@@ -318,33 +319,33 @@ class CookHandler(RequestHandler):
             files_url=f"http://{host}" if reachable else None, host_files_url=self.scheduler.files.url
         )
 
-    async def require_job(self, job_id: str) -> Job:
+    async def require_job(self, uuid: str) -> Job:
         """Return a job.
 
         Raises:
             InvalidRequest: the id is not a uuid.
             NotFound: there is no such job.
         """
-        job_id = parse_uuid(job_id)
+        job_id = parse_uuid(uuid, JobId)
         (job,) = await self.scheduler.jobs([job_id])
         if job is None:
             raise not_found([job_id], "a job")
         return job
 
-    async def require_job_of_instance(self, instance_id: str) -> Job:
+    async def require_job_of_instance(self, uuid: str) -> Job:
         """Return the job of an instance.
 
         Raises:
             InvalidRequest: the id is not a uuid.
             NotFound: there is no such instance.
         """
-        instance_id = parse_uuid(instance_id)
+        instance_id = parse_uuid(uuid, InstanceId)
         (job,) = await self.scheduler.jobs_of_instances([instance_id])
         if job is None:
             raise not_found([instance_id], "an instance")
         return job
 
-    async def jobs_in_pages(self, job_ids: Sequence[str]) -> AsyncIterator[list[Job]]:
+    async def jobs_in_pages(self, job_ids: Sequence[JobId]) -> AsyncIterator[list[Job]]:
         """Yield the existing jobs among the ids, in order, in pages."""
         for begin in range(0, len(job_ids), PAGE_JOBS):
             page = await self.scheduler.jobs(job_ids[begin : begin + PAGE_JOBS])

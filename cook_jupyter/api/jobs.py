@@ -20,8 +20,8 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.api.query import parse_integer, parse_time_ms, require_found
 from cook_jupyter.errors import Forbidden, InvalidRequest, TooLarge
 from cook_jupyter.model.changes import JobQuery
-from cook_jupyter.model.instance import Instance
-from cook_jupyter.model.job import Job, JobSpec
+from cook_jupyter.model.instance import Instance, InstanceId
+from cook_jupyter.model.job import Job, JobId, JobSpec
 from cook_jupyter.wire.actions import read_cancel
 from cook_jupyter.wire.submission import (
     RawSubmission,
@@ -63,7 +63,7 @@ class JobsHandler(CookHandler):
     async def get(self) -> None:
         """Return the jobs with the uuids of the query, or those of a user in a range of time."""
         if "uuid" in self.request.query_arguments:
-            ids = self.uuids("uuid")
+            ids = self.uuids("uuid", JobId)
             jobs = await self.scheduler.jobs(ids)
             existing = [job for job in jobs if job is not None]
             missing = [job_id for job_id, job in zip(ids, jobs, strict=True) if job is None]
@@ -170,9 +170,9 @@ class JobHandler(CookHandler):
 
     impersonable = ALL_METHODS
 
-    async def get(self, job_id: str) -> None:
+    async def get(self, uuid: str) -> None:
         """Return a job."""
-        job = await self.require_job(job_id)
+        job = await self.require_job(uuid)
         groups = await self.groups_of([job])
         self.send_json(
             self.job_encoder().encode_job(job, attempts=self.scheduler.attempts(job), groups=groups)
@@ -225,8 +225,8 @@ class RawSchedulerHandler(JobsHandler):
             await self.scheduler.cancel_instances(instance_ids)
         self.send_empty()
 
-    def _requested_ids(self) -> tuple[list[str], list[str]]:
-        job_ids, instance_ids = self.uuids("job"), self.uuids("instance")
+    def _requested_ids(self) -> tuple[list[JobId], list[InstanceId]]:
+        job_ids, instance_ids = self.uuids("job", JobId), self.uuids("instance", InstanceId)
         if not job_ids and not instance_ids:
             raise InvalidRequest("name at least one job or instance: ?job=UUID or ?instance=UUID")
         return job_ids, instance_ids
@@ -237,7 +237,7 @@ class CancelHandler(CookHandler):
 
     async def post(self) -> None:
         """Complete the jobs that are waiting, and return their ids."""
-        job_ids = [job_id.lower() for job_id in read_cancel(self.json_body()).jobs]
+        job_ids = [JobId(uuid.lower()) for uuid in read_cancel(self.json_body()).jobs]
         jobs = await self.scheduler.jobs(job_ids)
         foreign = [
             job.job_id for job in jobs if job is not None and not self.identity.may_act_on(job.spec.user)
@@ -254,7 +254,7 @@ class InstancesHandler(CookHandler):
 
     async def get(self) -> None:
         """Return the instances with the uuids of the query, each with a summary of its job."""
-        ids = self.uuids("uuid")
+        ids = self.uuids("uuid", InstanceId)
         if not ids:
             raise InvalidRequest("name at least one instance: ?uuid=UUID")
         jobs = await self.scheduler.jobs_of_instances(ids)
@@ -276,11 +276,11 @@ class InstanceHandler(CookHandler):
 
     impersonable = ALL_METHODS
 
-    async def get(self, instance_id: str) -> None:
+    async def get(self, uuid: str) -> None:
         """Return an instance with a summary of its job."""
-        job = await self.require_job_of_instance(instance_id)
+        job = await self.require_job_of_instance(uuid)
         self.send_json(
-            self.job_encoder().encode_instance_with_job(instance_of(job, instance_id.lower()), job)
+            self.job_encoder().encode_instance_with_job(instance_of(job, InstanceId(uuid.lower())), job)
         )
 
 
@@ -330,7 +330,7 @@ async def one_page(page: T) -> AsyncIterator[T]:
     yield page
 
 
-def instance_of(job: Job, instance_id: str) -> Instance:
+def instance_of(job: Job, instance_id: InstanceId) -> Instance:
     """Return the instance of a job with this id, which must exist."""
     return next(instance for instance in job.instances if instance.instance_id == instance_id)
 

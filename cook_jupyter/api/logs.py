@@ -10,7 +10,8 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.api.jobs import ALL_METHODS, instance_of
 from cook_jupyter.api.query import not_found, parse_uuid
 from cook_jupyter.errors import InvalidRequest, NotFound
-from cook_jupyter.model.instance import Instance
+from cook_jupyter.model.instance import Instance, InstanceId
+from cook_jupyter.model.job import JobId
 
 STREAMS = ("stdout", "stderr")
 DEFAULT_LENGTH = 1024 * 1024
@@ -26,7 +27,7 @@ class LogsHandler(CookHandler):
 
     async def get(self, uuid: str) -> None:
         """Send a range of the output of an instance, or of the latest instance of a job."""
-        uuid = parse_uuid(uuid)
+        uuid = parse_uuid(uuid, str)
         stream = self.param("stream") or "stdout"
         if stream not in STREAMS:
             raise InvalidRequest(f"the stream must be stdout or stderr, not {stream[:80]!r}")
@@ -57,10 +58,11 @@ class LogsHandler(CookHandler):
         Raises:
             NotFound: there is no such instance or job.
         """
-        (parent,) = await self.scheduler.jobs_of_instances([uuid])
+        instance_id = InstanceId(uuid)
+        (parent,) = await self.scheduler.jobs_of_instances([instance_id])
         if parent is not None:
-            return instance_of(parent, uuid)
-        (job,) = await self.scheduler.jobs([uuid])
+            return instance_of(parent, instance_id)
+        (job,) = await self.scheduler.jobs([JobId(uuid)])
         if job is None:
             raise not_found([uuid], "an instance or a job")
         return job.instances[-1] if job.instances else None

@@ -26,9 +26,9 @@ class ResultHandler(CookHandler):
 
     impersonable = ALL_METHODS
 
-    async def get(self, job_id: str) -> None:
+    async def get(self, uuid: str) -> None:
         """Send the result of a completed job."""
-        job = await self.require_job(job_id)
+        job = await self.require_job(uuid)
         job_id = job.job_id
         if job.state is not JobState.COMPLETED:
             raise Conflict(f"job {job_id} is {job.state.value}: it has no result until it is completed")

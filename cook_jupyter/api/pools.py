@@ -13,6 +13,8 @@ from cook_jupyter.api.handler import PAGE_JOBS, CookHandler, encode_list
 from cook_jupyter.api.jobs import ALL_METHODS, instance_of
 from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.instance import InstanceId
+from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.wire.jobs import encode_queue_entry
 from cook_jupyter.wire.validation import to_json
 
@@ -48,7 +50,7 @@ class QueueHandler(CookHandler):
         self.require_admin("access the queue")
         await self.send_fragments(self._encoded(self.scheduler.queue(limit), limit))
 
-    async def _encoded(self, queues: Mapping[str, Sequence[str]], limit: int) -> AsyncIterator[bytes]:
+    async def _encoded(self, queues: Mapping[str, Sequence[JobId]], limit: int) -> AsyncIterator[bytes]:
         """Encode the queues of all pools in fragments of JSON."""
         separator = b"{"
         for pool, job_ids in queues.items():
@@ -58,11 +60,11 @@ class QueueHandler(CookHandler):
                 yield fragment
         yield b"{}" if separator == b"{" else b"}"
 
-    async def _entries(self, job_ids: Sequence[str]) -> AsyncIterator[Iterable[Any]]:
+    async def _entries(self, job_ids: Sequence[JobId]) -> AsyncIterator[Iterable[Any]]:
         """Encode the entries of a queue in pages."""
         async for jobs in self.jobs_in_pages(job_ids):
             groups = await self.groups_of(jobs)
-            yield (encode_queue_entry(job, groups.get(job.spec.group or "")) for job in jobs)
+            yield (encode_queue_entry(job, _group_of(job, groups)) for job in jobs)
 
 
 class RunningHandler(CookHandler):
@@ -76,7 +78,7 @@ class RunningHandler(CookHandler):
         self.require_admin("access the running instances")
         await self.send_json_list(self._encoded(self.scheduler.running(limit)))
 
-    async def _encoded(self, instance_ids: Sequence[str]) -> AsyncIterator[Iterable[Any]]:
+    async def _encoded(self, instance_ids: Sequence[InstanceId]) -> AsyncIterator[Iterable[Any]]:
         """Encode running instances in pages."""
         encoder = self.job_encoder()
         for begin in range(0, len(instance_ids), PAGE_JOBS):
@@ -96,7 +98,7 @@ class UnscheduledHandler(CookHandler):
 
     async def get(self) -> None:
         """Return why jobs wait, in Cook's format."""
-        ids = self.uuids("job")
+        ids = self.uuids("job", JobId)
         if not ids:
             raise InvalidRequest("name at least one job: ?job=UUID")
         jobs = await self.scheduler.jobs(ids)
@@ -105,7 +107,7 @@ class UnscheduledHandler(CookHandler):
             require_found(missing, "a job")
         await self.send_json_list(self._encoded([job.job_id for job in jobs if job is not None]))
 
-    async def _encoded(self, job_ids: Sequence[str]) -> AsyncIterator[Iterable[Any]]:
+    async def _encoded(self, job_ids: Sequence[JobId]) -> AsyncIterator[Iterable[Any]]:
         """Encode the reasons why jobs wait, one job at a time."""
         for job_id in job_ids:
             reasons = await self.scheduler.why(job_id)
@@ -118,9 +120,9 @@ class WhyHandler(CookHandler):
 
     impersonable = ALL_METHODS
 
-    async def get(self, job_id: str) -> None:
+    async def get(self, uuid: str) -> None:
         """Return why a job waits, in sentences with amounts and advice."""
-        job = await self.require_job(job_id)
+        job = await self.require_job(uuid)
         job_id = job.job_id
         reasons = await self.scheduler.why(job_id)
         self.send_json(
@@ -131,6 +133,10 @@ class WhyHandler(CookHandler):
                 "reasons": [{"reason": reason.text, "data": reason.data} for reason in reasons],
             }
         )
+
+
+def _group_of(job: Job, groups: Mapping[GroupId, Group]) -> Group | None:
+    return None if job.spec.group is None else groups.get(job.spec.group)
 
 
 def _limit(handler: CookHandler) -> int:

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import Forbidden, InvalidRequest
-from cook_jupyter.model.instance import ProgressUpdate
+from cook_jupyter.model.instance import InstanceId, ProgressUpdate
 from cook_jupyter.wire.actions import read_progress
 
 
@@ -22,7 +22,7 @@ class ProgressHandler(CookHandler):
     async def prepare(self) -> None:
         """Accept the secret of the instance in place of a login."""
         await super().prepare()
-        self._is_instance = self._has_secret_of(self.path_args[0].lower())
+        self._is_instance = self._has_secret_of(InstanceId(self.path_args[0].lower()))
         if not self._finished and not self._is_instance:
             self.log_in()
 
@@ -32,7 +32,7 @@ class ProgressHandler(CookHandler):
         if body.progress_percent is UNSET and body.progress_message is UNSET:
             raise InvalidRequest("progress_percent or progress_message is needed")
         job = await self.require_job_of_instance(task_id)
-        instance_id = task_id.lower()
+        instance_id = InstanceId(task_id.lower())
         if not self._is_instance and not self.identity.may_act_on(job.spec.user):
             raise Forbidden(f"You are not authorized to report the progress of instance {instance_id}")
         await self.scheduler.progress(
@@ -49,7 +49,7 @@ class ProgressHandler(CookHandler):
             {"instance": instance_id, "job": job.job_id, "message": "progress update accepted"}, 202
         )
 
-    def _has_secret_of(self, instance_id: str) -> bool:
+    def _has_secret_of(self, instance_id: InstanceId) -> bool:
         kind, _, secret = self.request.headers.get("Authorization", "").partition(" ")
         secrets = self.scheduler.instance_secrets
         return (

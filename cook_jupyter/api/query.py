@@ -4,25 +4,32 @@ Not here: the parameters of a resource (its handler), the format of bodies (`wir
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from cook_jupyter.errors import InvalidRequest, NotFound
+
+Id = TypeVar("Id")
 
 MAX_DIGITS = 18  # always fits in a signed 64-bit integer
 
 _UUID = re.compile(r"\A[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 
 
-def parse_uuid(value: str) -> str:
-    """Check a uuid, and return it in lower case.
+def parse_uuid(value: str, kind: Callable[[str], Id]) -> Id:
+    """Check a uuid, and return it in lower case as an id.
+
+    Args:
+        value: the text.
+        kind: type of the id, such as `JobId`; `str` if it may be the id of anything.
 
     Raises:
         InvalidRequest: the value is not a uuid.
     """
     if not _UUID.match(value):
         raise InvalidRequest(f"{value[:80]!r} is not a uuid")
-    return value.lower()
+    return kind(value.lower())
 
 
 def parse_integer(value: str, name: str) -> int:

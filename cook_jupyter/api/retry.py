@@ -14,7 +14,7 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.api.jobs import ALL_METHODS
 from cook_jupyter.api.query import parse_uuid, require_found
 from cook_jupyter.errors import Conflict, Forbidden, InvalidRequest
-from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.job import GroupId, Job, JobId, JobState
 from cook_jupyter.wire.actions import PostRetry, PutRetry, read_post_retry, read_put_retry
 
 
@@ -31,7 +31,7 @@ class RetryHandler(CookHandler):
     async def put(self) -> None:
         """Set or increment the total number of attempts of jobs, or of all jobs of groups."""
         body = read_put_retry(self.json_body())
-        groups = [] if body.groups is UNSET else [group.lower() for group in body.groups]
+        groups = [] if body.groups is UNSET else [GroupId(uuid.lower()) for uuid in body.groups]
         failed_only = bool(groups) if body.failed_only is UNSET else body.failed_only
         async with self.scheduler.retry_lock:
             await self._retry(body, groups, failed_only=failed_only)
@@ -42,7 +42,7 @@ class RetryHandler(CookHandler):
             await self._retry(read_post_retry(self.json_body()), [], failed_only=False)
 
     async def _retry(
-        self, body: PutRetry | PostRetry, group_ids: Sequence[str], *, failed_only: bool
+        self, body: PutRetry | PostRetry, group_ids: Sequence[GroupId], *, failed_only: bool
     ) -> None:
         requested = self._requested_jobs(body)
         if not requested and not group_ids:
@@ -73,14 +73,14 @@ class RetryHandler(CookHandler):
         )
         self.send_json(totals[chosen[0].job_id], 201)
 
-    def _requested_jobs(self, body: PutRetry | PostRetry) -> list[str]:
+    def _requested_jobs(self, body: PutRetry | PostRetry) -> list[JobId]:
         job = self.param("job") if body.job is UNSET else body.job
         if job is not None and body.jobs is not UNSET:
             raise InvalidRequest("Can't specify both job and jobs")
         jobs = [job] if job is not None else [] if body.jobs is UNSET else body.jobs
-        return list(dict.fromkeys(parse_uuid(uuid) for uuid in jobs))
+        return list(dict.fromkeys(parse_uuid(uuid, JobId) for uuid in jobs))
 
-    async def _jobs(self, requested: Sequence[str], group_ids: Sequence[str]) -> list[Job]:
+    async def _jobs(self, requested: Sequence[JobId], group_ids: Sequence[GroupId]) -> list[Job]:
         groups = await self.groups_by_id(group_ids)
         require_found([uuid for uuid in group_ids if uuid not in groups], "a group")
         members = [job_id for uuid in groups for job_id in await self.scheduler.jobs_of_group(uuid)]

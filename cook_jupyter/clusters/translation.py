@@ -7,7 +7,7 @@ Not here: the connection (`clusters.local.connection`), what an update means for
 from collections.abc import Mapping
 
 from cook_jupyter.clusters.base import Launch
-from cook_jupyter.model.instance import ProgressUpdate, ResultPayload, StatusUpdate, TaskState
+from cook_jupyter.model.instance import InstanceId, ProgressUpdate, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS
 from cook_jupyter.model.reason import (
     AGENT_RESTARTED,
@@ -79,7 +79,7 @@ def update_of_end(frame: Frame, *, began_ms: int | None = None) -> StatusUpdate:
     elif end.blob is not None:
         result = ResultPayload(blob=end.blob, size=end.size)
     return StatusUpdate(
-        instance_id=end.instance_id,
+        instance_id=InstanceId(end.instance_id),
         state=state,
         at_ms=end.at_ms,
         began_ms=began_ms,
@@ -111,13 +111,13 @@ def update_of_progress(header: Header) -> ProgressUpdate:
     )
 
 
-def lost(instance_id: str, at_ms: int) -> StatusUpdate:
+def lost(instance_id: InstanceId, at_ms: int) -> StatusUpdate:
     """Return the final update of an instance that the agent does not know."""
     state, reason = OUTCOMES[Cause.LOST]
     return StatusUpdate(instance_id=instance_id, state=state, at_ms=at_ms, reason=reason)
 
 
-def never_started(instance_id: str, at_ms: int, cause: str) -> StatusUpdate:
+def never_started(instance_id: InstanceId, at_ms: int, cause: str) -> StatusUpdate:
     """Return the final update of an instance that never reached the agent; the cause is one of `Cause`."""
     state, reason = OUTCOMES[cause]
     return StatusUpdate(instance_id=instance_id, state=state, at_ms=at_ms, reason=reason)

@@ -1,16 +1,18 @@
 """Instances: attempts to run a job on one host, and the reports of clusters about them.
 
-Lives here: `Instance`, `StatusUpdate` and `ResultPayload`. Not here: the legal transitions
-(`model.lifecycle`), why instances end (`model.reason`).
+Lives here: `Instance`, `StatusUpdate` and `ResultPayload`, and the types of the ids in them.
+Not here: the legal transitions (`model.lifecycle`), why instances end (`model.reason`).
 """
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NewType
 
 from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.reason import ReasonName
 
-InstanceId = str  # Cook's task_id: a UUID in lower case
+JobId = NewType("JobId", str)  # a UUID in lower case, any version; imported from `model.job`
+InstanceId = NewType("InstanceId", str)  # Cook's task_id: a UUID in lower case
 
 
 class InstanceStatus(Enum):
@@ -37,7 +39,7 @@ class Instance:
     """One attempt at a job. Times are epoch milliseconds."""
 
     instance_id: InstanceId
-    job_id: str
+    job_id: JobId
     status: InstanceStatus
     host: str
     cluster: str

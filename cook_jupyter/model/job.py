@@ -7,14 +7,14 @@ Not here: the legal transitions (`model.lifecycle`), Cook's field names (`wire`)
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NewType
 
 from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.instance import Instance, InstanceStatus
+from cook_jupyter.model.instance import JobId as JobId  # noqa: PLC0414 (passed on: its place is here)
 from cook_jupyter.model.resources import Resources
 
-JobId = str  # a UUID in lower case, any version
-GroupId = str
+GroupId = NewType("GroupId", str)
 
 _set = object.__setattr__
 

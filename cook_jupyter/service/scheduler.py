@@ -154,7 +154,7 @@ class Scheduler:
         self.stop_agent_at_shutdown = False
         self.failure: str | None = None
         self.started_ms = clock.now_ms()
-        self.new_instance_id: Callable[[], InstanceId] = lambda: str(uuid.uuid4())
+        self.new_instance_id: Callable[[], InstanceId] = lambda: InstanceId(str(uuid.uuid4()))
         self._running: dict[JobId, RunningJob] = {}
         self._last_change = 0
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.model.job import HIGHEST_PRIORITY, UNLIMITED_RUNTIME_MS
+from cook_jupyter.model.job import HIGHEST_PRIORITY, UNLIMITED_RUNTIME_MS, JobId
 
 if TYPE_CHECKING:
     from cook_jupyter.simulation.traces import SimHost, TraceJob
@@ -70,7 +70,7 @@ def check_hosts(hosts: Sequence["SimHost"], name: str = "the list of hosts") -> 
         raise InvalidRequest(f"{name} has the host {repeated} twice")
 
 
-def fitting_no_host(trace: Sequence["TraceJob"], hosts: Sequence["SimHost"]) -> dict[str, str]:
+def fitting_no_host(trace: Sequence["TraceJob"], hosts: Sequence["SimHost"]) -> dict[JobId, str]:
     """Return the ids of the jobs that fit no host, not even an empty one, each with the reason."""
     if not trace:
         return {}

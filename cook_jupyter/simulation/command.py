@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.job import JobId
 from cook_jupyter.simulation.comparison import Run, compute_figures
 from cook_jupyter.simulation.config import SimConfig, read_config
 from cook_jupyter.simulation.outputs import check_directory, check_file, write_text
@@ -241,7 +242,7 @@ def _simulate_policy(work: SimulationInput, policy: Policy, *, until_done: bool,
     return outcome
 
 
-def _report_never_ran(policy: Policy, jobs: Mapping[str, str], outcome_name: str, report: Report) -> None:
+def _report_never_ran(policy: Policy, jobs: Mapping[JobId, str], outcome_name: str, report: Report) -> None:
     """Report how many jobs could never start, and why the first of them could not."""
     if jobs:
         job_id, reason = next(iter(jobs.items()))

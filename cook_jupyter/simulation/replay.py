@@ -392,7 +392,7 @@ def _offer(host: SimHost) -> Offer:
 
 def _uuid(rng: random.Random) -> InstanceId:
     digits = rng.getrandbits(128).to_bytes(16, "big").hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+    return InstanceId(f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}")
 
 
 @contextmanager

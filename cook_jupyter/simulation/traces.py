@@ -18,8 +18,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 import msgspec
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.model.instance import TaskState
-from cook_jupyter.model.job import DEFAULT_PRIORITY, UNLIMITED_RUNTIME_MS
+from cook_jupyter.model.instance import InstanceId, TaskState
+from cook_jupyter.model.job import DEFAULT_PRIORITY, UNLIMITED_RUNTIME_MS, GroupId, JobId
 from cook_jupyter.simulation.checks import check_hosts, check_trace, to_integer
 from cook_jupyter.simulation.outputs import replacing, write_bytes
 
@@ -39,7 +39,7 @@ class TraceJob(NamedTuple):
         max_retries, priority, max_runtime_ms, expected_runtime_ms, disable_mea_culpa_retries: as in Cook.
     """
 
-    job_id: str
+    job_id: JobId
     user: str
     submit_ms: int
     run_time_ms: int
@@ -50,7 +50,7 @@ class TraceJob(NamedTuple):
     max_retries: int = 1
     priority: int = DEFAULT_PRIORITY
     name: str = "cookjob"
-    group: str | None = None
+    group: GroupId | None = None
     max_runtime_ms: int = DEFAULT_MAX_RUNTIME_MS
     expected_runtime_ms: int | None = None
     disable_mea_culpa_retries: bool = False
@@ -83,9 +83,9 @@ class RunRow(NamedTuple):
         expected_run_time: expected run time of the job in ms; None if not given.
     """
 
-    job_id: str
-    instance_id: str
-    group_id: str
+    job_id: JobId
+    instance_id: InstanceId
+    group_id: GroupId | Literal[""]
     submit_time_ms: int
     mesos_start_time_ms: int
     start_time_ms: int
@@ -116,7 +116,7 @@ class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     run_time_ms: float = msgspec.field(name="run-time-ms")
     submit_time_ms: float = msgspec.field(name="submit-time-ms")
-    job_id: str = msgspec.field(name="job/uuid")
+    job_id: JobId = msgspec.field(name="job/uuid")
     user: str = msgspec.field(name="job/user")
     resources: tuple[_Resource, ...] = msgspec.field(name="job/resource")
     status: TraceStatus | None = None
@@ -124,7 +124,7 @@ class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: int = msgspec.field(name="job/priority", default=DEFAULT_PRIORITY)
     name: str | None = msgspec.field(name="job/name", default=None)
     command: str | None = msgspec.field(name="job/command", default=None)
-    group: str | None = msgspec.field(name="job/group", default=None)
+    group: GroupId | None = msgspec.field(name="job/group", default=None)
     max_runtime: float | None = msgspec.field(name="job/max-runtime", default=None)
     expected_runtime: float | None = msgspec.field(name="job/expected-runtime", default=None)
     disable_mea_culpa_retries: bool = msgspec.field(name="job/disable-mea-culpa-retries", default=False)

@@ -13,10 +13,12 @@ section 12: clipped normal distributions of the spacing of jobs, their run time,
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Share
 from cook_jupyter.simulation.checks import is_positive
 from cook_jupyter.simulation.traces import SimHost, TraceJob
@@ -196,7 +198,7 @@ class Workload:
     """
 
     users: tuple[str, ...]
-    uuids: Sequence[str]
+    uuids: Sequence[JobId]
     user: Ints
     submit_ms: Ints
     run_time_ms: Ints
@@ -363,14 +365,15 @@ def _divide(whole: int, weights: Sequence[float], at_least: Sequence[int] | None
     return [int(part) for part in parts]
 
 
-def _uuids(rng: np.random.Generator, count: int) -> list[str]:
+def _uuids(rng: np.random.Generator, count: int) -> list[JobId]:
     """Draw random uuids (version 4)."""
     values = rng.integers(0, 256, (count, 16), dtype=np.uint8)
     values[:, 6] = (values[:, 6] & 0x0F) | 0x40
     values[:, 8] = (values[:, 8] & 0x3F) | 0x80
     digits = values.tobytes().hex()
-    return [
+    uuids = [
         f"{digits[start : start + 8]}-{digits[start + 8 : start + 12]}-{digits[start + 12 : start + 16]}"
         f"-{digits[start + 16 : start + 20]}-{digits[start + 20 : start + 32]}"
         for start in range(0, 32 * count, 32)
     ]
+    return cast("list[JobId]", uuids)

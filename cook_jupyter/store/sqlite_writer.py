@@ -22,7 +22,7 @@ import apsw
 from cook_jupyter.errors import CookError, InvalidRequest, SchedulerError, StoreDamaged, StoreFull
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceId
-from cook_jupyter.model.job import Group, Job, JobId
+from cook_jupyter.model.job import Group, GroupId, Job, JobId
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMITS, MeaCulpaLimits
 from cook_jupyter.store import sql
@@ -143,7 +143,7 @@ class SqliteWriter:
         """Return whether an instance with this id exists."""
         return self._rows.has_instance(instance_id)
 
-    def existing_groups(self, group_ids: Sequence[str]) -> set[str]:
+    def existing_groups(self, group_ids: Sequence[GroupId]) -> set[GroupId]:
         """Return those of the groups that are stored."""
         return self._rows.existing_groups(group_ids)
 

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, UnsetType, field
 
 from cook_jupyter.model.instance import Instance
-from cook_jupyter.model.job import Group, GroupId, Job, JobState
+from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobState
 from cook_jupyter.model.reason import REASONS
 
 UNKNOWN_HOST = "Unknown"
@@ -94,7 +94,7 @@ class JobBody(msgspec.Struct):
     instances: list[InstanceBody]
     disable_mea_culpa_retries: bool
     pool: str
-    groups: list[GroupRef] | list[str] | UnsetType = UNSET
+    groups: list[GroupRef] | list[GroupId] | UnsetType = UNSET
     submit_pool: str | UnsetType = UNSET
     expected_runtime: int | UnsetType = UNSET
     application: Any | UnsetType = UNSET
@@ -246,7 +246,7 @@ class GroupBody(msgspec.Struct):
     completed: int | UnsetType = UNSET
 
 
-def encode_group(group: Group, job_ids: Sequence[str], states: Mapping[JobState, int] | None) -> GroupBody:
+def encode_group(group: Group, job_ids: Sequence[JobId], states: Mapping[JobState, int] | None) -> GroupBody:
     """Encode a group.
 
     Args:

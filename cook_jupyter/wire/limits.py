@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 
 from msgspec import UNSET, Meta, UnsetType
 
-from cook_jupyter.model.job import Group, GroupId
+from cook_jupyter.model.job import Group, GroupId, JobId
 from cook_jupyter.model.limits import QUOTA_NAMES, UNLIMITED_COUNT, LimitName
 from cook_jupyter.wire.validation import BodyDecoder, StrictStruct
 
@@ -75,11 +75,11 @@ class RunningUsage(Protocol):
     """The resources that a running job holds."""
 
     @property
-    def job_id(self) -> str:
+    def job_id(self) -> JobId:
         """Id of the job."""
 
     @property
-    def group(self) -> str | None:
+    def group(self) -> GroupId | None:
         """Group of the job, if it has one."""
 
     @property
@@ -99,7 +99,7 @@ def encode_usage(rows: Sequence[RunningUsage], groups: Mapping[GroupId, Group] |
     """Encode the usage of running jobs, broken down by group if `groups` is given."""
     body: dict[str, Any] = {"total_usage": _sum(rows)}
     if groups is not None:
-        by_group: dict[str, list[RunningUsage]] = {}
+        by_group: dict[GroupId, list[RunningUsage]] = {}
         ungrouped: list[RunningUsage] = []
         for row in rows:
             if row.group is None:

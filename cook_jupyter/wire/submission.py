@@ -19,6 +19,7 @@ from cook_jupyter.model.job import (
     UNLIMITED_RUNTIME_MS,
     Group,
     GroupId,
+    JobId,
     JobSpec,
 )
 from cook_jupyter.wire.validation import AnyCaseStruct, BodyDecoder, StrictStruct, named
@@ -257,7 +258,7 @@ def job_spec(job: JobRequest, *, user: str, pool: str, submit_pool: str | None, 
     Raises:
         InvalidRequest: the job is invalid for any settings.
     """
-    job_id = job.uuid.lower()
+    job_id = JobId(job.uuid.lower())
     _check(job, job_id)
     extra: dict[str, Any] = {}
     for name in _PASSED_THROUGH:
@@ -285,7 +286,7 @@ def job_spec(job: JobRequest, *, user: str, pool: str, submit_pool: str | None, 
         env=job.env,
         labels=job.labels,
         constraints=tuple((attribute, "EQUALS", pattern) for attribute, _, pattern in job.constraints),
-        group=None if job.group is UNSET else job.group.lower(),
+        group=None if job.group is UNSET else GroupId(job.group.lower()),
         submit_pool=submit_pool,
         disable_mea_culpa_retries=job.disable_mea_culpa_retries,
         extra=extra,
@@ -298,7 +299,7 @@ def group_of(group: GroupRequest) -> Group:
     Raises:
         InvalidRequest: parameters of its placement or its straggler handling are missing.
     """
-    group_id: GroupId = group.uuid.lower()
+    group_id = GroupId(group.uuid.lower())
     placement, handling = group.host_placement, group.straggler_handling
     parameters = placement.parameters
     attribute = UNSET if parameters is UNSET else parameters.attribute
@@ -322,7 +323,7 @@ def group_of(group: GroupRequest) -> Group:
     )
 
 
-def _check(job: JobRequest, job_id: str) -> None:
+def _check(job: JobRequest, job_id: JobId) -> None:
     """Refuse a job that could not run on any host."""
     if "\0" in job.command:
         raise InvalidRequest(f"job {job_id}: the command contains a zero byte, which no shell can be given")
@@ -353,7 +354,7 @@ def _check(job: JobRequest, job_id: str) -> None:
         )
 
 
-def _uris(uris: list[Uri], job_id: str) -> list[dict[str, Any]]:
+def _uris(uris: list[Uri], job_id: JobId) -> list[dict[str, Any]]:
     for uri in uris:
         if uri.executable is True and uri.extract is True:
             raise InvalidRequest(f"job {job_id}: uri {uri.value} cannot be both executable and extracted")
@@ -368,7 +369,7 @@ def _uris(uris: list[Uri], job_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def _container(container: Container, docker_user: str, job_id: str) -> dict[str, Any]:
+def _container(container: Container, docker_user: str, job_id: JobId) -> dict[str, Any]:
     """Convert a container to Cook's form: upper case constants, the submitter as user, no port mapping."""
     converted: dict[str, Any] = {"type": container.type.upper()}
     if container.docker is not UNSET:

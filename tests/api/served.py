@@ -21,7 +21,8 @@ from cook_jupyter.api.routes import make_application
 from cook_jupyter.api.server import ServerLimits, serve
 from cook_jupyter.clusters.local.sandboxes import LocalSandboxes
 from cook_jupyter.clusters.memory import MemoryCluster
-from cook_jupyter.model.instance import StatusUpdate, TaskState
+from cook_jupyter.model.instance import InstanceId, StatusUpdate, TaskState
+from cook_jupyter.model.job import JobId
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.payload.keys import make_key
@@ -109,12 +110,12 @@ class ApiServer:
 
         return asyncio.run_coroutine_threadsafe(acting(), self._loop).result(HANG_S)
 
-    def submit(self, user: str = OWNER, **fields: Any) -> str:
+    def submit(self, user: str = OWNER, **fields: Any) -> JobId:
         """Submit one job; return its uuid."""
         job = a_request(**fields)
         reply = self.ask("POST", "/jobs", {"jobs": [job]}, by=user)
         assert reply.status == 201, reply.text
-        return str(job["uuid"])
+        return JobId(job["uuid"])
 
     def job(self, uuid: str) -> Any:
         """Return a job from /jobs."""
@@ -122,14 +123,14 @@ class ApiServer:
         assert reply.status == 200, reply.text
         return reply.json
 
-    def started(self, uuid: str) -> str:
+    def started(self, uuid: str) -> InstanceId:
         """Wait until a job runs; return its instance."""
         wait_until(
             lambda: self.job(uuid)["instances"] and self.job(uuid)["instances"][-1]["status"] == "running"
         )
-        return str(self.job(uuid)["instances"][-1]["task_id"])
+        return InstanceId(self.job(uuid)["instances"][-1]["task_id"])
 
-    def finish(self, uuid: str, **how: Any) -> str:
+    def finish(self, uuid: str, **how: Any) -> InstanceId:
         """End the running instance of a job; return the id of the instance."""
         task = self.started(uuid)
 
@@ -140,7 +141,7 @@ class ApiServer:
         wait_until(lambda: self.ask("GET", f"/instances/{task}").json["status"] in ("success", "failed"))
         return task
 
-    def give_sandbox(self, task: str, sandbox: Path) -> None:
+    def give_sandbox(self, task: InstanceId, sandbox: Path) -> None:
         """Report the sandbox of an instance to the scheduler."""
         update = StatusUpdate(instance_id=task, state=TaskState.RUNNING, at_ms=1, sandbox=str(sandbox))
         self.on_loop(lambda: self.scheduler.store.report([update]))

@@ -10,17 +10,18 @@ from uuid import uuid4
 
 import pytest
 
+from cook_jupyter.model.instance import InstanceId
 from tests.api.served import OWNER, ApiServer, Reply, authorization
 
 
 @pytest.fixture
-def task(served: ApiServer) -> str:
+def task(served: ApiServer) -> InstanceId:
     """An instance that runs."""
     return served.started(served.submit())
 
 
 @pytest.fixture
-def sandbox(served: ApiServer, task: str, tmp_path: Path) -> Path:
+def sandbox(served: ApiServer, task: InstanceId, tmp_path: Path) -> Path:
     """Its sandbox, with some output."""
     directory = tmp_path / "sandboxes" / task
     (directory / "sub").mkdir(parents=True)

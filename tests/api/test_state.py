@@ -4,10 +4,11 @@ from uuid import uuid4
 
 import pytest
 
+from cook_jupyter.model.instance import InstanceId
 from tests.api.served import OWNER, ApiServer, a_request
 
 
-def secret_of(served: ApiServer, task: str) -> dict[str, str]:
+def secret_of(served: ApiServer, task: InstanceId) -> dict[str, str]:
     """The header by which an instance shows its secret."""
     assert served.scheduler.instance_secrets is not None
     return {"Authorization": f"Bearer {served.scheduler.instance_secrets.of(task)}"}

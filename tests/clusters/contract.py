@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from cook_jupyter.clusters.base import ComputeCluster
-from cook_jupyter.model.instance import InstanceStatus, TaskState
+from cook_jupyter.model.instance import InstanceId, InstanceStatus, TaskState
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, NON_ZERO_EXIT, REASONS
 from cook_jupyter.model.resources import Resources
@@ -213,7 +213,7 @@ class ClusterContract:
         await cluster.launch([launch])
         await reports.end_of(launch)
 
-        await cluster.kill([launch.instance.instance_id, str(uuid4())])
+        await cluster.kill([launch.instance.instance_id, InstanceId(str(uuid4()))])
         await cluster.kill([launch.instance.instance_id])
 
         other = a_launch("true")

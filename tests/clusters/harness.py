@@ -16,6 +16,7 @@ from uuid import uuid4
 from cook_jupyter.clusters.base import ComputeCluster, Launch
 from cook_jupyter.clusters.local.cluster import LocalCluster
 from cook_jupyter.model.instance import StatusUpdate
+from cook_jupyter.model.job import JobId
 from cook_jupyter.payload.blobs import DirectoryStore
 from cook_jupyter.payload.encoding import call_environment, encode_call, encode_function
 from cook_jupyter.payload.keys import read_or_make_key
@@ -53,7 +54,7 @@ class LocalSite:
         """A launch of a call, as an executor submits it."""
         blob = encode_function(function)
         self.store.put(blob.name, blob.pieces)
-        job_id = str(uuid4())
+        job_id = JobId(str(uuid4()))
         sealed = encode_call(
             blob.reference, args, {}, key=self.key, job_id=job_id, private=self.store.private
         )

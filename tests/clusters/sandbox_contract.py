@@ -12,7 +12,8 @@ import pytest
 
 from cook_jupyter.clusters.sandboxes import Sandboxes
 from cook_jupyter.errors import InvalidRequest, NotFound
-from cook_jupyter.model.instance import Instance
+from cook_jupyter.model.instance import Instance, InstanceId
+from cook_jupyter.model.job import JobId
 from tests.builders import an_instance
 
 
@@ -23,16 +24,16 @@ class SandboxHarness(Protocol):
     def sandboxes(self) -> Sandboxes:
         """The sandboxes."""
 
-    def directory(self, instance_id: str) -> str:
+    def directory(self, instance_id: InstanceId) -> str:
         """Return the path of a sandbox on its host."""
 
-    def write(self, instance_id: str, path: str, content: bytes) -> None:
+    def write(self, instance_id: InstanceId, path: str, content: bytes) -> None:
         """Write a file with its directories; the path is relative to the sandbox."""
 
-    def link(self, instance_id: str, path: str, target: str) -> None:
+    def link(self, instance_id: InstanceId, path: str, target: str) -> None:
         """Make a symbolic link."""
 
-    def remove(self, instance_id: str) -> None:
+    def remove(self, instance_id: InstanceId) -> None:
         """Remove a sandbox."""
 
 
@@ -49,11 +50,11 @@ class SandboxContract:
         return harness.sandboxes
 
     def instance_with(self, harness: SandboxHarness, files: dict[str, bytes]) -> Instance:
-        instance_id = str(uuid4())
+        instance_id = InstanceId(str(uuid4()))
         for path, content in files.items():
             harness.write(instance_id, path, content)
         return replace(
-            an_instance(str(uuid4())), instance_id=instance_id, sandbox=harness.directory(instance_id)
+            an_instance(JobId(str(uuid4()))), instance_id=instance_id, sandbox=harness.directory(instance_id)
         )
 
     # Reading
@@ -165,7 +166,7 @@ class SandboxContract:
         self, harness: SandboxHarness
     ) -> None:
         instance = self.instance_with(harness, {"stdout": b"mine"})
-        longer = f"{instance.instance_id}-2"
+        longer = InstanceId(f"{instance.instance_id}-2")
         harness.write(longer, "stdout", b"another's")
 
         with pytest.raises(NotFound):

@@ -1,6 +1,7 @@
 """What the local cluster launches ahead, and when it does not."""
 
 from cook_jupyter.clusters.local.launch_ahead import LaunchAheadQueue
+from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.resources import Resources
 
 WHOLE = Resources(cpus=2, mem_mb=2048)
@@ -15,12 +16,13 @@ class Site:
         self.ahead = LaunchAheadQueue(lambda: self.now_s)
         self.number = 0
 
-    def launch(self) -> str:
+    def launch(self) -> InstanceId:
         self.number += 1
-        self.ahead.put(str(self.number))
-        return str(self.number)
+        instance_id = InstanceId(str(self.number))
+        self.ahead.put(instance_id)
+        return instance_id
 
-    def due(self) -> list[str]:
+    def due(self) -> list[InstanceId]:
         return list(self.ahead.pop_ready(WHOLE, lambda _: ONE))
 
     def run(self, seconds: float, tasks: int) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from cook_jupyter.clusters.base import Launch
 from cook_jupyter.clusters.local.cluster import LocalCluster
-from cook_jupyter.model.instance import StatusUpdate, TaskState
+from cook_jupyter.model.instance import InstanceId, StatusUpdate, TaskState
 from cook_jupyter.model.reason import AGENT_RESTARTED
 from tests.clusters.harness import LocalSite
 from tests.clusters.reports import Reports, a_launch
@@ -109,7 +109,7 @@ async def test_a_spawner_killed_at_random_moments_costs_nothing_that_runs(site: 
 async def test_a_scheduler_that_goes_and_comes_at_random_moments_hears_of_every_end(site: LocalSite) -> None:
     rng = random.Random(11)
     backlog = Backlog(site, 100, rng)
-    ends: dict[str, StatusUpdate] = {}
+    ends: dict[InstanceId, StatusUpdate] = {}
     waiting = list(backlog.launches)
     given: list[Launch] = []
     killed = 0

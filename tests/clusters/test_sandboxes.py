@@ -10,6 +10,7 @@ from cook_jupyter.clusters.local import sandboxes as local_sandboxes
 from cook_jupyter.clusters.local.sandboxes import LocalSandboxes
 from cook_jupyter.clusters.sandboxes import MemorySandboxes
 from cook_jupyter.errors import NotFound
+from cook_jupyter.model.instance import InstanceId
 from tests.clusters.sandbox_contract import SandboxContract, SandboxHarness, content_of
 
 
@@ -25,18 +26,18 @@ class LocalHarness:
         self.sandboxes = LocalSandboxes()
         self._root = root
 
-    def directory(self, instance_id: str) -> str:
+    def directory(self, instance_id: InstanceId) -> str:
         return str(self._root / instance_id)
 
-    def write(self, instance_id: str, path: str, content: bytes) -> None:
+    def write(self, instance_id: InstanceId, path: str, content: bytes) -> None:
         file = self._root / instance_id / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
 
-    def link(self, instance_id: str, path: str, target: str) -> None:
+    def link(self, instance_id: InstanceId, path: str, target: str) -> None:
         (self._root / instance_id / path).symlink_to(target)
 
-    def remove(self, instance_id: str) -> None:
+    def remove(self, instance_id: InstanceId) -> None:
         shutil.rmtree(self._root / instance_id)
 
 
@@ -51,7 +52,7 @@ class MemoryHarness:
             self.sandboxes.remove,
         )
 
-    def directory(self, instance_id: str) -> str:
+    def directory(self, instance_id: InstanceId) -> str:
         return f"/sandboxes/{instance_id}"
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from cook_jupyter.errors import Conflict, IllegalTransition
 from cook_jupyter.model import lifecycle
-from cook_jupyter.model.instance import Instance, InstanceStatus, StatusUpdate, TaskState
+from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.model.reason import (
     DEFAULT_MEA_CULPA_LIMIT,
@@ -89,7 +89,7 @@ def test_a_job_follows_its_instances_as_in_cook(given: Input, expect: Input) -> 
     reported = lifecycle.report(
         job,
         StatusUpdate(
-            instance_id=f"instance-{update['index']}",
+            instance_id=InstanceId(f"instance-{update['index']}"),
             state=SAYS[update["status"]],
             at_ms=9,
             reason=update.get("reason"),
@@ -138,7 +138,7 @@ def _updates(given: Input) -> tuple[list[Job], int]:
         reported = lifecycle.report(
             job,
             StatusUpdate(
-                instance_id=f"instance-{update['index']}",
+                instance_id=InstanceId(f"instance-{update['index']}"),
                 state=TaskState(update["state"]),
                 at_ms=second * 1000,
                 reason=reason,
@@ -186,7 +186,7 @@ def test_killing_a_job_completes_it_at_once(given: Input, expect: Input) -> None
 @pytest.mark.parametrize(("given", "expect"), cases("status", ops=["kill_instance"]))
 def test_killing_an_instance_is_noted_on_it_alone(given: Input, expect: Input) -> None:
     job = _job(given["job"], given["job"]["state"])
-    killed = lifecycle.cancel(job, f"instance-{given['index']}")
+    killed = lifecycle.cancel(job, InstanceId(f"instance-{given['index']}"))
     _same_after_a_kill(killed, expect)
     assert [instance.cancelled for instance in killed.instances] == expect["cancelled"]
 
@@ -216,7 +216,11 @@ def test_an_instance_that_is_silent_fails(given: Input, expect: Input) -> None:
     job = _job(given["job"], given["job"]["state"])
     place = given.get("index", 0)
     after = lifecycle.fail(
-        job, f"instance-{place}", reason=HEARTBEAT_LOST, at_ms=9, mea_culpa_limits=_free(given["job"])
+        job,
+        InstanceId(f"instance-{place}"),
+        reason=HEARTBEAT_LOST,
+        at_ms=9,
+        mea_culpa_limits=_free(given["job"]),
     )
     result = {
         "status": after.instances[place].status.value,

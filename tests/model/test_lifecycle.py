@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from cook_jupyter.errors import Conflict, IllegalTransition
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.instance import (
+    InstanceId,
     InstanceStatus,
     ProgressUpdate,
     ResultPayload,
@@ -26,13 +27,17 @@ from cook_jupyter.model.reason import (
 from cook_jupyter.scheduling.planned.heartbeats import Heartbeats
 from tests.builders import a_job, an_instance
 
+INSTANCE = InstanceId("i")
+
 
 def a_running_job(max_retries: int = 1) -> Job:
-    return lifecycle.launch(a_job(max_retries=max_retries), an_instance(instance_id="i", started_ms=3000))
+    return lifecycle.launch(
+        a_job(max_retries=max_retries), an_instance(instance_id=INSTANCE, started_ms=3000)
+    )
 
 
 def report(job: Job, state: TaskState, at_ms: int = 4000, **fields: object) -> Job:
-    update = StatusUpdate(instance_id="i", state=state, at_ms=at_ms, **fields)  # type: ignore[arg-type]
+    update = StatusUpdate(instance_id=INSTANCE, state=state, at_ms=at_ms, **fields)  # type: ignore[arg-type]
     reported = lifecycle.report(job, update)
     assert reported.job is not None
     return reported.job
@@ -59,15 +64,15 @@ def test_a_job_that_waits_again_begins_to_wait_at_its_failure() -> None:
 
 
 def test_a_preempted_job_waits_again_without_a_retry_used_up() -> None:
-    job = lifecycle.fail(a_running_job(), "i", reason=PREEMPTED, at_ms=5000, preempted=True)
+    job = lifecycle.fail(a_running_job(), INSTANCE, reason=PREEMPTED, at_ms=5000, preempted=True)
     assert job.state is JobState.WAITING
     assert lifecycle.attempts_used(job) == 0
     assert job.instances[0].preempted
 
 
 def test_the_kill_report_of_a_preempted_instance_keeps_the_first_reason() -> None:
-    job = lifecycle.fail(a_running_job(), "i", reason=PREEMPTED, at_ms=5000, preempted=True)
-    result = lifecycle.report(job, StatusUpdate(instance_id="i", state=TaskState.KILLED, at_ms=6000))
+    job = lifecycle.fail(a_running_job(), INSTANCE, reason=PREEMPTED, at_ms=5000, preempted=True)
+    result = lifecycle.report(job, StatusUpdate(instance_id=INSTANCE, state=TaskState.KILLED, at_ms=6000))
     assert result.verdict is Verdict.IGNORED
     assert result.job is None
 
@@ -77,16 +82,16 @@ def test_a_reason_that_nobody_knows_is_told_as_such() -> None:
 
 
 def test_a_success_has_no_reason() -> None:
-    job = lifecycle.cancel(a_running_job(), "i")
+    job = lifecycle.cancel(a_running_job(), INSTANCE)
     assert job.instances[0].reason == KILLED_BY_USER
     assert report(job, TaskState.FINISHED).instances[0].reason is None
 
 
 @pytest.mark.parametrize("state", [TaskState.STAGING, TaskState.STARTING, TaskState.RUNNING])
 def test_a_task_that_should_not_be_alive_is_killed(state: TaskState) -> None:
-    update = StatusUpdate(instance_id="i", state=state, at_ms=9)
+    update = StatusUpdate(instance_id=INSTANCE, state=state, at_ms=9)
     killed = lifecycle.kill(a_running_job())
-    failed = lifecycle.fail(a_running_job(), "i", reason=PREEMPTED, at_ms=5)
+    failed = lifecycle.fail(a_running_job(), INSTANCE, reason=PREEMPTED, at_ms=5)
     assert lifecycle.report(None, update).verdict is Verdict.KILL
     assert lifecycle.report(a_job(), update).verdict is Verdict.KILL
     assert lifecycle.report(killed, update).verdict is Verdict.KILL
@@ -94,19 +99,19 @@ def test_a_task_that_should_not_be_alive_is_killed(state: TaskState) -> None:
 
 
 def test_a_final_report_of_an_unknown_task_is_not_answered_by_a_kill() -> None:
-    update = StatusUpdate(instance_id="i", state=TaskState.LOST, at_ms=9)
+    update = StatusUpdate(instance_id=INSTANCE, state=TaskState.LOST, at_ms=9)
     assert lifecycle.report(None, update).verdict is Verdict.IGNORED
 
 
 def test_a_repeated_report_changes_nothing() -> None:
-    update = StatusUpdate(instance_id="i", state=TaskState.RUNNING, at_ms=9)
+    update = StatusUpdate(instance_id=INSTANCE, state=TaskState.RUNNING, at_ms=9)
     once = lifecycle.report(a_running_job(), update)
     assert lifecycle.report(once.job, update).verdict is Verdict.IGNORED
 
 
 def test_the_result_of_the_attempt_that_ends_is_kept() -> None:
     update = StatusUpdate(
-        instance_id="i", state=TaskState.FINISHED, at_ms=9, result=ResultPayload(inline=b"42", size=2)
+        instance_id=INSTANCE, state=TaskState.FINISHED, at_ms=9, result=ResultPayload(inline=b"42", size=2)
     )
     reported = lifecycle.report(a_running_job(), update)
     assert reported.keep_result
@@ -116,7 +121,7 @@ def test_the_result_of_the_attempt_that_ends_is_kept() -> None:
 
 
 def test_killing_an_instance_lets_the_job_try_again() -> None:
-    job = lifecycle.cancel(a_running_job(max_retries=2), "i")
+    job = lifecycle.cancel(a_running_job(max_retries=2), INSTANCE)
     assert job.instances[0].cancelled
     assert report(job, TaskState.KILLED).state is JobState.WAITING
 
@@ -147,15 +152,15 @@ def test_fewer_retries_than_attempts_used_are_refused() -> None:
 
 
 def test_progress_that_comes_late_is_dropped() -> None:
-    job = lifecycle.progress(a_running_job(), ProgressUpdate(instance_id="i", sequence=2, percent=50))
-    late = lifecycle.progress(job, ProgressUpdate(instance_id="i", sequence=1, percent=10))
+    job = lifecycle.progress(a_running_job(), ProgressUpdate(instance_id=INSTANCE, sequence=2, percent=50))
+    late = lifecycle.progress(job, ProgressUpdate(instance_id=INSTANCE, sequence=1, percent=10))
     assert late is job
     assert late.instances[0].progress == 50
 
 
 def test_progress_without_a_percentage_keeps_the_last_one() -> None:
-    job = lifecycle.progress(a_running_job(), ProgressUpdate(instance_id="i", sequence=2, percent=50))
-    job = lifecycle.progress(job, ProgressUpdate(instance_id="i", sequence=3, message="x" * 600))
+    job = lifecycle.progress(a_running_job(), ProgressUpdate(instance_id=INSTANCE, sequence=2, percent=50))
+    job = lifecycle.progress(job, ProgressUpdate(instance_id=INSTANCE, sequence=3, message="x" * 600))
     assert job.instances[0].progress == 50
     assert len(job.instances[0].progress_message or "") == 512
 
@@ -172,7 +177,11 @@ def test_reasons_have_codes_of_their_own() -> None:
 
 
 def test_an_instance_is_silent_after_the_timeout() -> None:
-    watched = Heartbeats().watching(["a", "b"], now_ms=0).with_beat("a", now_ms=500)
+    watched = (
+        Heartbeats()
+        .watching([InstanceId("a"), InstanceId("b")], now_ms=0)
+        .with_beat(InstanceId("a"), now_ms=500)
+    )
     assert watched.expired(now_ms=1000, timeout_ms=1000) == ("b",)
 
 
@@ -190,7 +199,7 @@ def test_a_job_never_has_two_open_instances_and_ends_only_once(
             job = lifecycle.launch(job, an_instance(instance_id=f"i{launched}"))
             launched += 1
         before = job
-        update = StatusUpdate(instance_id=f"i{which}", state=state, at_ms=launched)
+        update = StatusUpdate(instance_id=InstanceId(f"i{which}"), state=state, at_ms=launched)
         job = lifecycle.report(job, update).job or job
         assert sum(i.status.is_open for i in job.instances) <= 1
         assert before.state is not JobState.COMPLETED or job.state is JobState.COMPLETED
@@ -215,7 +224,7 @@ def test_an_instance_never_ends_before_it_started(began_ms: int | None, ended_ms
     for over in (
         report(running, TaskState.FINISHED, at_ms=ended_ms),
         report(running, TaskState.FINISHED, at_ms=ended_ms, began_ms=4000),
-        lifecycle.fail(running, "i", reason=PREEMPTED, at_ms=ended_ms),
+        lifecycle.fail(running, INSTANCE, reason=PREEMPTED, at_ms=ended_ms),
     ):
         (instance,) = over.instances
         assert instance.ended_ms is not None

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from cook_jupyter.model.decisions import Rebalancing
+from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode
@@ -38,9 +39,9 @@ HOSTS = tuple(f"host-{number}" for number in range(4))
 NOW_MS = 10
 LIMITS = UserLimits(default_share=Share(cpus=10.0, mem_mb=10.0, gpus=1.0))
 PLACEMENTS = {
-    "apart": GroupPlacement(kind=PlacementKind.UNIQUE),
-    "together": GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
-    "spread": GroupPlacement(kind=PlacementKind.BALANCED, attribute="zone", minimum=2),
+    GroupId("apart"): GroupPlacement(kind=PlacementKind.UNIQUE),
+    GroupId("together"): GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
+    GroupId("spread"): GroupPlacement(kind=PlacementKind.BALANCED, attribute="zone", minimum=2),
 }
 ATTRIBUTES: Mapping[str, Mapping[str, str]] = {
     host: {"HOSTNAME": host, "zone": "east" if number < 2 else "west"} for number, host in enumerate(HOSTS)

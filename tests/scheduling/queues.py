@@ -19,9 +19,9 @@ from cook_jupyter.scheduling.ranking.ranking import RANK_DEFAULTS, RankSettings,
 Task = Mapping[str, Any]
 
 
-def job_id(seq: int) -> str:
+def job_id(seq: int) -> JobId:
     """The id of the job with that seq."""
-    return str(UUID(int=seq))
+    return JobId(str(UUID(int=seq)))
 
 
 def seq_of(job: str) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cook_jupyter.model.decisions import Match, Matching, Refusal, Scaleback
-from cook_jupyter.model.job import JobId
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
@@ -217,7 +217,7 @@ class Facts:
     good_enough: float = 0.8
     defaults: PoolDefaults = field(default_factory=PoolDefaults)
     reservations: Mapping[JobId, str] = field(default_factory=dict)
-    groups: Mapping[str, GroupPlacement] = field(default_factory=dict)
+    groups: Mapping[GroupId, GroupPlacement] = field(default_factory=dict)
     running: Sequence[tuple[str, str]] = ()
     attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     now_ms: int = 0

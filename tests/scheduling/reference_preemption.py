@@ -13,6 +13,7 @@ from math import inf
 from typing import Any
 
 from cook_jupyter.model.decisions import Preemption
+from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.limits import UNLIMITED, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode
@@ -38,7 +39,7 @@ class Reference:
     spare: dict[str, Resources]
     limits: UserLimits
     settings: PreemptionSettings
-    placements: Mapping[str, GroupPlacement]
+    placements: Mapping[GroupId, GroupPlacement]
     attributes: Mapping[str, Mapping[str, str]]
     now_ms: int
     known: frozenset[str] = frozenset()
@@ -284,7 +285,7 @@ class Reference:
             is not None
         ):
             return False
-        placement = self.placements.get(job.get("group") or "")
+        placement = self.placements.get(GroupId(job.get("group") or ""))
         if placement is None or placement.kind is PlacementKind.ALL:
             return True
         if placement.kind is PlacementKind.UNIQUE and not known:

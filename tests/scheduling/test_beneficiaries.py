@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cook_jupyter.model.decisions import Preemption
+from cook_jupyter.model.job import JobId
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.arrays import Floats
 from cook_jupyter.scheduling.rebalancing.beneficiaries import BeneficiaryQueue
@@ -21,13 +22,13 @@ class Cycle:
         self.over_quota: set[str] = set()
         self.requests: dict[str, tuple[float, float, float]] = {}
 
-    def user_of(self, job_id: str) -> str:
+    def user_of(self, job_id: JobId) -> str:
         return job_id.split("-", maxsplit=1)[0]
 
-    def pending_dru(self, job_id: str) -> float:
+    def pending_dru(self, job_id: JobId) -> float:
         return self.held[self.user_of(job_id)]
 
-    def is_within_quota(self, job_id: str) -> bool:
+    def is_within_quota(self, job_id: JobId) -> bool:
         return job_id not in self.over_quota
 
     def requests_of(self, jobs: Sequence[str]) -> tuple[Floats, Floats, Floats]:
@@ -35,7 +36,12 @@ class Cycle:
         return rows[:, 0], rows[:, 1], rows[:, 2]
 
 
-def taken(queue: BeneficiaryQueue) -> list[str]:
+def ids(*names: str) -> list[JobId]:
+    """The ids of jobs with these names."""
+    return list(map(JobId, names))
+
+
+def taken(queue: BeneficiaryQueue) -> list[JobId]:
     """The jobs that are taken when nothing is decided for any."""
     jobs = []
     while (following := queue.pop()) is not None:
@@ -44,23 +50,29 @@ def taken(queue: BeneficiaryQueue) -> list[str]:
     return jobs
 
 
-def a_decision(job: str, *, victims: tuple[str, ...] = (), displaced: tuple[str, ...] = ()) -> Preemption:
-    return Preemption(beneficiary=job, host="host", cluster="", victims=victims, displaced=displaced)
+def a_decision(job: str, *, victims: Sequence[str] = (), displaced: Sequence[str] = ()) -> Preemption:
+    return Preemption(
+        beneficiary=JobId(job),
+        host="host",
+        cluster="",
+        victims=tuple(ids(*victims)),
+        displaced=tuple(ids(*displaced)),
+    )
 
 
 def test_the_job_of_the_user_who_holds_least_is_next() -> None:
-    queue = BeneficiaryQueue(Cycle(ada=2.0, bob=1.0), ["ada-1", "bob-1", "bob-2"])
+    queue = BeneficiaryQueue(Cycle(ada=2.0, bob=1.0), ids("ada-1", "bob-1", "bob-2"))
 
     assert queue.pop() == ("bob-1", 1.0)
 
 
 def test_among_equal_users_the_order_of_the_ranking_counts() -> None:
-    assert taken(BeneficiaryQueue(Cycle(ada=1.0, bob=1.0), ["bob-1", "ada-1"])) == ["bob-1", "ada-1"]
+    assert taken(BeneficiaryQueue(Cycle(ada=1.0, bob=1.0), ids("bob-1", "ada-1"))) == ["bob-1", "ada-1"]
 
 
 def test_a_user_who_got_room_has_to_wait_for_others_who_hold_less_now() -> None:
     cycle = Cycle(ada=1.0, bob=1.5)
-    queue = BeneficiaryQueue(cycle, ["ada-1", "ada-2", "bob-1"])
+    queue = BeneficiaryQueue(cycle, ids("ada-1", "ada-2", "bob-1"))
     queue.pop()
 
     cycle.held["ada"] = 2.0
@@ -73,7 +85,7 @@ def test_jobs_behind_one_that_is_over_quota_are_not_taken() -> None:
     cycle = Cycle(ada=1.0, bob=2.0)
     cycle.over_quota = {"ada-1"}
 
-    assert taken(BeneficiaryQueue(cycle, ["ada-1", "ada-2", "bob-1"])) == ["ada-1", "bob-1"]
+    assert taken(BeneficiaryQueue(cycle, ids("ada-1", "ada-2", "bob-1"))) == ["ada-1", "bob-1"]
 
 
 @pytest.mark.parametrize(
@@ -90,9 +102,9 @@ def test_a_job_is_taken_again_when_victims_leave_the_room_that_it_needs(
 ) -> None:
     cycle = Cycle(ada=1.0, bob=2.0)
     cycle.requests = {"ada-1": (2.0, 20.0, 1.0), "bob-1": (2.0, 20.0, 0.0)}
-    queue = BeneficiaryQueue(cycle, ["ada-1", "bob-1"])
+    queue = BeneficiaryQueue(cycle, ids("ada-1", "bob-1"))
     queue.pop()
-    queue.pass_over("ada-1")
+    queue.pass_over(JobId("ada-1"))
     queue.pop()
 
     queue.apply(a_decision("bob-1", victims=("cyd-1",)), room)
@@ -101,9 +113,9 @@ def test_a_job_is_taken_again_when_victims_leave_the_room_that_it_needs(
 
 
 def test_a_job_is_taken_again_when_a_task_of_its_user_was_stopped() -> None:
-    queue = BeneficiaryQueue(Cycle(ada=1.0, bob=2.0), ["ada-1", "bob-1"])
+    queue = BeneficiaryQueue(Cycle(ada=1.0, bob=2.0), ids("ada-1", "bob-1"))
     queue.pop()
-    queue.pass_over("ada-1")
+    queue.pass_over(JobId("ada-1"))
     queue.pop()
 
     queue.apply(a_decision("bob-1", victims=("ada-9",)), NO_ROOM)
@@ -113,7 +125,7 @@ def test_a_job_is_taken_again_when_a_task_of_its_user_was_stopped() -> None:
 
 def test_a_user_with_a_stopped_task_comes_earlier() -> None:
     cycle = Cycle(ada=3.0, bob=1.0, cyd=2.0)
-    queue = BeneficiaryQueue(cycle, ["bob-1", "cyd-1", "ada-1"])
+    queue = BeneficiaryQueue(cycle, ids("bob-1", "cyd-1", "ada-1"))
     queue.pop()
 
     cycle.held["ada"] = 0.5
@@ -123,9 +135,9 @@ def test_a_user_with_a_stopped_task_comes_earlier() -> None:
 
 
 def test_no_job_is_taken_again_for_a_decision_that_stops_nothing() -> None:
-    queue = BeneficiaryQueue(Cycle(ada=1.0, bob=2.0), ["ada-1", "bob-1"])
+    queue = BeneficiaryQueue(Cycle(ada=1.0, bob=2.0), ids("ada-1", "bob-1"))
     queue.pop()
-    queue.pass_over("ada-1")
+    queue.pass_over(JobId("ada-1"))
     queue.pop()
 
     queue.apply(a_decision("bob-1"), Resources(cpus=9, mem_mb=9))
@@ -134,7 +146,7 @@ def test_no_job_is_taken_again_for_a_decision_that_stops_nothing() -> None:
 
 
 def test_a_job_that_lost_its_room_to_another_is_taken_again() -> None:
-    queue = BeneficiaryQueue(Cycle(ada=1.0, bob=2.0), ["ada-1", "bob-1"])
+    queue = BeneficiaryQueue(Cycle(ada=1.0, bob=2.0), ids("ada-1", "bob-1"))
     queue.pop()
     queue.apply(a_decision("ada-1"), NO_ROOM)
     queue.pop()
@@ -146,13 +158,13 @@ def test_a_job_that_lost_its_room_to_another_is_taken_again() -> None:
 
 def test_a_job_is_taken_four_times_at_most() -> None:
     cycle = Cycle(ada=1.0, bob=2.0)
-    queue = BeneficiaryQueue(cycle, ["ada-1", *(f"bob-{number}" for number in range(9))])
+    queue = BeneficiaryQueue(cycle, ids("ada-1", *(f"bob-{number}" for number in range(9))))
     times = 0
     for _ in range(9):
         following = queue.pop()
         if following is not None and following[0] == "ada-1":
             times += 1
-            queue.pass_over("ada-1")
+            queue.pass_over(JobId("ada-1"))
             following = queue.pop()
         assert following is not None
         queue.apply(a_decision(following[0], victims=("ada-9",)), NO_ROOM)

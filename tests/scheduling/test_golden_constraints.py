@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cook_jupyter.model.instance import Instance, InstanceStatus
-from cook_jupyter.model.job import Job
+from cook_jupyter.model.job import Job, JobId
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
@@ -89,9 +89,9 @@ def disk(given: Input) -> bool:
 
 def reservation(given: Input) -> bool:
     """One job after another has a host reserved; the one that asks has none."""
-    kept = {f"job-{number}": host for number, host in enumerate(given["reserved"])}
+    kept = {JobId(f"job-{number}"): host for number, host in enumerate(given["reserved"])}
     refusal = refusal_of(
-        TaskRequest("another", 1.0, 1.0),
+        TaskRequest(JobId("another"), 1.0, 1.0),
         Hosts([_host({"kind": "plain"}, host=given["host"])]),
         placement_context=PlacementContext(reservations=kept),
     )
@@ -169,14 +169,18 @@ def novel_host(given: Input) -> bool:
     hosts = Hosts([_host({"kind": "plain"}, host=given["host"])])
     return (
         NOVEL_HOST
-        not in refusal_of(TaskRequest("j", 1.0, 1.0, job_constraints=job_constraints), hosts).constraints
+        not in refusal_of(
+            TaskRequest(JobId("j"), 1.0, 1.0, job_constraints=job_constraints), hosts
+        ).constraints
     )
 
 
 def max_tasks_per_host(given: Input) -> bool:
     settings = MatchSettings(defaults=PoolDefaults(max_tasks_per_host=given["maximum"]))
     hosts = Hosts([_host({"kind": "plain", "tasks_assigned": given["tasks"]})])
-    return MAX_TASKS not in refusal_of(TaskRequest("j", 1.0, 1.0), hosts, settings=settings).constraints
+    return (
+        MAX_TASKS not in refusal_of(TaskRequest(JobId("j"), 1.0, 1.0), hosts, settings=settings).constraints
+    )
 
 
 def group(given: Input) -> bool:

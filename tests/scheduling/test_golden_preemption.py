@@ -7,8 +7,8 @@ import pytest
 
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.decisions import Preemption
-from cook_jupyter.model.instance import InstanceStatus
-from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.instance import InstanceId, InstanceStatus
+from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
@@ -266,19 +266,26 @@ def _same_cycle(made: Sequence[Preemption], given: Input, expect: Input) -> None
         assert expect["launched_after"] == []
 
 
-Reservations = dict[str, str]
+Reservations = dict[JobId, str]
+
+
+def _id(job: int | str) -> JobId:
+    """The id of a job that a case names in any way."""
+    return JobId(str(job))
 
 
 def _told(decision: Input) -> Preemption:
     return Preemption(
-        beneficiary=str(decision["job"]),
+        beneficiary=_id(decision["job"]),
         host=decision["host"],
         cluster="cluster",
-        victims=tuple(map(str, decision["tasks"])),
+        victims=tuple(map(_id, decision["tasks"])),
     )
 
 
-def _reserved(steps: Any, reserved: Reservations, launched: set[str]) -> list[tuple[Reservations, set[str]]]:
+def _reserved(
+    steps: Any, reserved: Reservations, launched: set[JobId]
+) -> list[tuple[Reservations, set[JobId]]]:
     """Return the reservations and the launched jobs after each step.
 
     A step is a rebalance cycle, given by its decisions, or a match cycle that matched or launched jobs.
@@ -291,9 +298,9 @@ def _reserved(steps: Any, reserved: Reservations, launched: set[str]) -> list[tu
     after = []
     for result in steps:
         step = result if isinstance(result, dict) else {"decisions": result}
-        matched = {str(job) for job in step.get("matched") or ()}
+        matched = {_id(job) for job in step.get("matched") or ()}
         reserved = _after_a_match(reserved, matched) if matched else reserved
-        launched = launched | matched | {str(job) for job in step.get("launched") or ()}
+        launched = launched | matched | {_id(job) for job in step.get("launched") or ()}
         if step.get("decisions") is None:
             reserved = {job: host for job, host in reserved.items() if job not in launched}
         else:
@@ -303,7 +310,7 @@ def _reserved(steps: Any, reserved: Reservations, launched: set[str]) -> list[tu
     return after
 
 
-def _after_a_match(reserved: Reservations, matched: set[str]) -> Reservations:
+def _after_a_match(reserved: Reservations, matched: set[JobId]) -> Reservations:
     """What a match cycle leaves reserved when these jobs, and no others, find a host in it."""
     seqs = {name: seq for seq, name in enumerate(sorted(matched | reserved.keys()), 1)}
     index = an_index([{"seq": seqs[name], "user": "u", "cpus": 1.0, "mem": 1.0} for name in sorted(matched)])
@@ -327,8 +334,8 @@ def test_hosts_are_reserved_as_in_cook(given: Input, expect: Input) -> None:
     steps = next(
         (given[name] for name in ("steps", "cycles", "sequence", "rounds") if name in given), [given]
     )
-    before = {str(job): host for job, host in (given.get("reservations") or {}).items()}
-    launched = {str(job) for job in given.get("launched_before") or ()}
+    before = {_id(job): host for job, host in (given.get("reservations") or {}).items()}
+    launched = {_id(job) for job in given.get("launched_before") or ()}
     after = _reserved(steps, before, launched)
     result = expect["reservations"] if "reservations" in expect else expect["after_each"]
     if isinstance(result, list):
@@ -336,9 +343,9 @@ def test_hosts_are_reserved_as_in_cook(given: Input, expect: Input) -> None:
     else:
         assert after[-1][0] == result  # each cycle replaces what the one before reserved
     if "launched_after" in expect:
-        assert after[-1][1] == {str(job) for job in expect["launched_after"]}
+        assert after[-1][1] == {_id(job) for job in expect["launched_after"]}
     if "not_in" in expect:  # jobs for which nothing is reserved
-        assert not after[-1][0].keys() & {str(job) for job in expect["not_in"]}
+        assert not after[-1][0].keys() & {_id(job) for job in expect["not_in"]}
 
 
 @pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["transact"]))
@@ -356,7 +363,7 @@ def test_a_preemption_is_written_only_for_what_is_open(given: Input, expect: Inp
     }
     accepted = []
     for which in given["attempts"]:
-        after = lifecycle.fail(jobs[which], str(which), reason=PREEMPTED, at_ms=1, preempted=True)
+        after = lifecycle.fail(jobs[which], InstanceId(str(which)), reason=PREEMPTED, at_ms=1, preempted=True)
         accepted.append(after != jobs[which])
         jobs[which] = after
     assert accepted == expect["accepted"]

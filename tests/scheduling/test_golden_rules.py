@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cook_jupyter.model import lifecycle
-from cook_jupyter.model.instance import InstanceStatus, ProgressUpdate
-from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.instance import InstanceId, InstanceStatus, ProgressUpdate
+from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Usage
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED
 from cook_jupyter.scheduling.explaining.user_states import (
@@ -109,9 +109,9 @@ def _stragglers(given: Input) -> Expect:
 def _uncommitted(given: Input) -> Expect:
     now_ms = 1_000_000_000_000
     committed = range(given.get("committed", 0))
-    jobs = [Submitted(f"committed-{number}", 0, committed=True) for number in committed]
+    jobs = [Submitted(JobId(f"committed-{number}"), 0, committed=True) for number in committed]
     jobs += [
-        Submitted(f"uncommitted-{number}", now_ms - hours * HOUR_MS, committed=False)
+        Submitted(JobId(f"uncommitted-{number}"), now_ms - hours * HOUR_MS, committed=False)
         for number, hours in enumerate(given["uncommitted_age_hours"])
     ]
     cutoff = given.get("cutoff_hours")
@@ -212,7 +212,7 @@ def test_progress_is_gathered_as_in_cook(given: Input, expect: Expect) -> None:
 
 
 def _update(name: str, result: Input) -> ProgressUpdate:
-    return ProgressUpdate(instance_id=name, **result)
+    return ProgressUpdate(instance_id=InstanceId(name), **result)
 
 
 def _told(updates: Iterable[ProgressUpdate]) -> Expect:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
@@ -229,7 +230,7 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
     # The case gives the queue as it is, so the jobs are one user's, in that order.
     iter_tasks = {"user": "u", "priority": 50}
     index = an_index([{**job, **iter_tasks, "seq": seq} for seq, job in enumerate(given["jobs"], 1)])
-    placements: dict[str, GroupPlacement] = {}
+    placements: dict[GroupId, GroupPlacement] = {}
     attributes: dict[str, Mapping[str, str]] = {}
     group = given.get("group")
     running = given.get("running", [])  # cohosts of the group: without one they mean nothing
@@ -328,7 +329,8 @@ def test_a_match_cycle_is_cooks(given: Input, expect: Input, columnar_from: int)
         filters=filters,
         placement_context=PlacementContext(
             reservations={
-                job_id(seqs[name]) if name in seqs else name: host for name, host in reservations.items()
+                job_id(seqs[name]) if name in seqs else JobId(name): host
+                for name, host in reservations.items()
             }
         ),
         indebted=frozenset({"cluster"}) if tokens is not None and tokens < 0 else frozenset(),

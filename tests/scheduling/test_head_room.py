@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
@@ -46,7 +47,7 @@ def a_head(number: float = 2, **fields: Any) -> HeadOfQueue:
 def a_task(
     job_id: str, number: float = 1, *, started_ms: int = 0, expected_ms: int | None = None
 ) -> RunningTask:
-    return RunningTask(job_id, started_ms, cpus(number), expected_ms)
+    return RunningTask(JobId(job_id), started_ms, cpus(number), expected_ms)
 
 
 def a_host(host: str, number: float, *tasks: RunningTask, **fields: Any) -> HostState:
@@ -172,7 +173,7 @@ def test_the_expected_time_only_becomes_earlier() -> None:
     chosen = choose_host(a_head(), [host], NOW)
     assert chosen is not None
 
-    lent = replace(chosen, lent=frozenset({("t2", NOW)}))
+    lent = replace(chosen, lent=frozenset({(JobId("t2"), NOW)}))
     overlong = a_host("a", 2, a_task("t2", 2, started_ms=NOW, expected_ms=8000))
     again = update_awaited(lent, overlong, NOW + 1)
 
@@ -209,7 +210,7 @@ def test_every_amount_is_kept_beside_what_is_promised_and_what_stays() -> None:
     amounts = HostAmounts(cpus=16, mem_mb=160, gpus=8, ports=32, tasks=64)
     head = a_head(asked=HostAmounts(cpus=1, mem_mb=10, gpus=2, ports=3, tasks=1))
     promised = HostAmounts(cpus=2, mem_mb=20, gpus=1, ports=5, tasks=7)
-    staying = RunningTask("t1", NOW + 1, HostAmounts(cpus=3, mem_mb=30, gpus=1, ports=11, tasks=1))
+    staying = RunningTask(JobId("t1"), NOW + 1, HostAmounts(cpus=3, mem_mb=30, gpus=1, ports=11, tasks=1))
     host = HostState(host="a", whole=amounts, tasks=[staying], promised=promised)
 
     assert room_beside(head, host) == HostAmounts(cpus=10, mem_mb=100, gpus=4, ports=13, tasks=55)
@@ -222,8 +223,8 @@ def test_every_amount_is_kept_beside_what_is_promised_and_what_stays() -> None:
         (RunTime(expected_ms=2001), False),
         (RunTime(longest_ms=2000), True),
         (RunTime(expected_ms=9000, longest_ms=100), True),
-        (RunTime(group="g"), True),
-        (RunTime(group="other"), False),
+        (RunTime(group=GroupId("g")), True),
+        (RunTime(group=GroupId("other")), False),
         (UNKNOWN_RUN_TIME, False),
     ],
 )
@@ -260,7 +261,7 @@ def test_an_offer_from_which_nothing_is_kept_stays_the_same_value() -> None:
 def test_where_hosts_run_so_many_tasks_one_is_kept_of_them() -> None:
     offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100), task_count=1)
     head = a_head(host="a", asked=HostAmounts(1, 10, 0, 0, 1), awaited=frozenset({("t1", 0)}))
-    tasks = [RunningTask("t1", 0, HostAmounts(1, 10, 0, 0, 1))]
+    tasks = [RunningTask(JobId("t1"), 0, HostAmounts(1, 10, 0, 0, 1))]
     state = HostState(host="a", whole=whole_of(replace(offer, kind=HostKind.PLAIN), 2), tasks=tasks)
 
     assert without_kept(offer, room_beside(head, state), state.whole).task_count == 1
@@ -322,7 +323,7 @@ def pool(*jobs: QueuedJob, running: tuple[QueuedJob, ...] = ()) -> QueueIndex:
     return index
 
 
-def anybody(job_id: str) -> bool:
+def anybody(job_id: JobId) -> bool:
     """Let every job start."""
     return True
 
@@ -332,9 +333,9 @@ SHARES = UserLimits(default_share=Share(cpus=2, mem_mb=1000, gpus=1))
 
 def test_a_user_within_share_keeps_the_room_whoever_comes() -> None:
     index = pool(
-        QueuedJob("j", "bob", 4, 1, 3),
-        QueuedJob("k", "eve", 1, 1, 4),
-        running=(QueuedJob("r", "bob", 2, 1, 1),),
+        QueuedJob(JobId("j"), "bob", 4, 1, 3),
+        QueuedJob(JobId("k"), "eve", 1, 1, 4),
+        running=(QueuedJob(JobId("r"), "bob", 2, 1, 1),),
     )
 
     assert not gives_way(a_head(4), index, SHARES, DruMode.DEFAULT, anybody)
@@ -354,7 +355,9 @@ def test_a_user_within_share_keeps_the_room_whoever_comes() -> None:
 def test_a_user_past_share_gives_way_to_who_holds_less(job: dict[str, Any], expected: bool) -> None:
     other = {"job_id": "k", "user": "eve", "cpus": 1.0, "mem_mb": 1.0, "seq": 4, **job}
     index = pool(
-        QueuedJob("j", "bob", 4, 1, 3), QueuedJob(**other), running=(QueuedJob("r", "bob", 3, 1, 1),)
+        QueuedJob(JobId("j"), "bob", 4, 1, 3),
+        QueuedJob(**other),
+        running=(QueuedJob(JobId("r"), "bob", 3, 1, 1),),
     )
     head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
 
@@ -363,9 +366,9 @@ def test_a_user_past_share_gives_way_to_who_holds_less(job: dict[str, Any], expe
 
 def test_who_may_not_start_is_not_given_way_to() -> None:
     index = pool(
-        QueuedJob("j", "bob", 4, 1, 3),
-        QueuedJob("k", "eve", 1, 1, 4),
-        running=(QueuedJob("r", "bob", 3, 1, 1),),
+        QueuedJob(JobId("j"), "bob", 4, 1, 3),
+        QueuedJob(JobId("k"), "eve", 1, 1, 4),
+        running=(QueuedJob(JobId("r"), "bob", 3, 1, 1),),
     )
     head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
 
@@ -378,7 +381,7 @@ def test_who_may_not_start_is_not_given_way_to() -> None:
 def test_a_run_time_says_what_a_job_states() -> None:
     assert RunTime.of(a_job_spec()) is UNKNOWN_RUN_TIME
     stated = RunTime.of(a_job_spec(expected_runtime_ms=5, max_runtime_ms=7, group="g"))
-    assert stated == RunTime(expected_ms=5, longest_ms=7, group="g")
+    assert stated == RunTime(expected_ms=5, longest_ms=7, group=GroupId("g"))
     assert stated.expectation_ms({"g": 6}.get) == 5
     assert RunTime(longest_ms=7).expectation_ms({"g": 6}.get) is None, "a limit is no expectation"
 
@@ -394,20 +397,23 @@ def test_a_run_time_is_stored_once_and_forgotten_with_its_last_job() -> None:
     assert table
     table.release(first)
     assert not table
-    assert table.acquire(RunTime(group="g")) == first, "its number is used again"
+    assert table.acquire(RunTime(group=GroupId("g"))) == first, "its number is used again"
 
 
 def test_the_index_knows_run_times_and_what_runs_on_a_host() -> None:
-    index = pool(running=(QueuedJob("r", "bob", 3, 1, 1, run_time=RunTime(expected_ms=5)),))
-    many = [QueuedJob(f"m{n}", "bob", 1, 1, 10 + n, run_time=RunTime(group="g")) for n in range(40)]
+    index = pool(running=(QueuedJob(JobId("r"), "bob", 3, 1, 1, run_time=RunTime(expected_ms=5)),))
+    many = [
+        QueuedJob(JobId(f"m{n}"), "bob", 1, 1, 10 + n, run_time=RunTime(group=GroupId("g")))
+        for n in range(40)
+    ]
     index.add_many(many)
 
-    row = index.row_of("r")
+    row = index.row_of(JobId("r"))
     assert index.run_time(row) == RunTime(expected_ms=5)
-    assert index.run_time(index.row_of("m39")) == RunTime(group="g")
+    assert index.run_time(index.row_of(JobId("m39"))) == RunTime(group=GroupId("g"))
     assert dict(index.tasks_on("a")) == {row: 0}
-    assert index.waiting_before(index.row_of("m7")) == 7
-    index.remove("r")
+    assert index.waiting_before(index.row_of(JobId("m7"))) == 7
+    index.remove(JobId("r"))
     assert dict(index.tasks_on("a")) == {}
     for job in many:
         index.remove(job.job_id)

@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cook_jupyter.model.job import JobId
 from cook_jupyter.scheduling.growth.cluster_choice import choose_for
 from cook_jupyter.scheduling.limits.id_hash import hash_of, is_among, position_of
 from cook_jupyter.scheduling.planned.staged_values import staged_value
 
-job_ids = st.uuids().map(str)
+job_ids = st.uuids().map(lambda uuid: JobId(str(uuid)))
 
 
 @pytest.mark.parametrize(
@@ -21,21 +22,21 @@ job_ids = st.uuids().map(str)
         ("ffffffff-ffff-ffff-ffff-ffffffffffff", 0),
     ],
 )
-def test_the_hash_folds_a_uuid_into_32_bits_with_a_sign(job_id: str, number: int) -> None:
+def test_the_hash_folds_a_uuid_into_32_bits_with_a_sign(job_id: JobId, number: int) -> None:
     assert hash_of(job_id) == number
 
 
 @given(job_id=job_ids, portions=st.lists(st.floats(0, 1), min_size=1, max_size=5))
-def test_every_job_gets_one_of_the_values_and_always_the_same(job_id: str, portions: list[float]) -> None:
+def test_every_job_gets_one_of_the_values_and_always_the_same(job_id: JobId, portions: list[float]) -> None:
     values = list(enumerate(portions))
     actual = staged_value(job_id, values)
     assert actual in range(len(values))
-    assert staged_value(job_id.upper(), values) == actual
+    assert staged_value(JobId(job_id.upper()), values) == actual
 
 
 @given(job_id=job_ids, smaller=st.floats(0, 1), larger=st.floats(0, 1))
 def test_a_job_that_has_a_new_value_keeps_it_as_the_portion_grows(
-    job_id: str, smaller: float, larger: float
+    job_id: JobId, smaller: float, larger: float
 ) -> None:
     smaller, larger = sorted((smaller, larger))
     if staged_value(job_id, [("new", smaller), ("old", 1 - smaller)]) == "new":
@@ -45,7 +46,7 @@ def test_a_job_that_has_a_new_value_keeps_it_as_the_portion_grows(
 
 
 @given(job_id=job_ids)
-def test_no_job_is_among_none_and_each_is_among_all(job_id: str) -> None:
+def test_no_job_is_among_none_and_each_is_among_all(job_id: JobId) -> None:
     assert not is_among(job_id, 0.0)
     assert is_among(job_id, 1.0)
     assert 0 <= position_of(job_id) <= 1.000001
@@ -53,7 +54,9 @@ def test_no_job_is_among_none_and_each_is_among_all(job_id: str) -> None:
 
 
 def test_each_portion_gets_about_as_many_jobs_as_it_says() -> None:
-    ids = [str(UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128)) for number in range(2000)]
+    ids = [
+        JobId(str(UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128))) for number in range(2000)
+    ]
     a_third = sum(staged_value(job_id, [(True, 1 / 3), (False, 2 / 3)]) for job_id in ids)
     moved = sum(is_among(job_id, 0.25) for job_id in ids)
     first = sum(choose_for(job_id, [1, 0]) for job_id in ids)

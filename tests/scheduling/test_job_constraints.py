@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from cook_jupyter.model.instance import InstanceStatus
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
@@ -48,8 +49,8 @@ def test_all_particulars_come_together() -> None:
         ),
     )
     assert job_constraints_of(
-        job, AGEING, location_of={"east": "here", "west": "there"}.get, placed_groups={"g"}
-    ) == JobConstraints(avoid=frozenset({"b"}), group="g", location="here", runtime_ms=2000)
+        job, AGEING, location_of={"east": "here", "west": "there"}.get, placed_groups={GroupId("g")}
+    ) == JobConstraints(avoid=frozenset({"b"}), group=GroupId("g"), location="here", runtime_ms=2000)
 
 
 def test_where_a_pool_can_not_afford_it_a_job_may_return_to_its_host() -> None:
@@ -58,7 +59,8 @@ def test_where_a_pool_can_not_afford_it_a_job_may_return_to_its_host() -> None:
     for novel, failing in ((True, {NOVEL_HOST: 1}), (False, {})):
         job_constraints = job_constraints_of(job, PoolDefaults(novel_host=novel))
         assert (
-            refusal_of(TaskRequest("j", 1, 1, job_constraints=job_constraints), laptop).constraints == failing
+            refusal_of(TaskRequest(JobId("j"), 1, 1, job_constraints=job_constraints), laptop).constraints
+            == failing
         )
 
 
@@ -125,7 +127,7 @@ def test_hosts_are_held_to_what_the_pool_makes_of_demands(
         constraints=(("zone", "a"),), rewritings={"area": ConstraintRewrite(attribute="zone")}
     )
     refusal = refusal_of(
-        TaskRequest("j", 1, 1, constraints=ConstraintClass(attributes=own) if own else UNCONSTRAINED),
+        TaskRequest(JobId("j"), 1, 1, constraints=ConstraintClass(attributes=own) if own else UNCONSTRAINED),
         Hosts([host]),
         settings=MatchSettings(defaults=pool, columnar_from=columnar_from),
     )

@@ -1,6 +1,8 @@
+from cook_jupyter.model.job import JobId
 from cook_jupyter.scheduling.launch_filter import LaunchAnswer, LaunchFilter
 
 MINUTE_MS = 60_000
+JOB = JobId("j")
 
 
 class Operator:
@@ -10,7 +12,7 @@ class Operator:
         self.answer = answer
         self.asked = 0
 
-    def __call__(self, job_id: str) -> LaunchAnswer:
+    def __call__(self, job_id: JobId) -> LaunchAnswer:
         self.asked += 1
         return self.answer
 
@@ -21,55 +23,55 @@ DEFERS = LaunchAnswer(accepted=False, message="back at noon")
 def test_an_answer_is_kept_for_as_long_as_it_holds() -> None:
     operator = Operator(LaunchAnswer(accepted=True, holds_ms=100))
     launch_filter = LaunchFilter(operator)
-    assert all(launch_filter.accepts("j", now_ms) for now_ms in (0, 50, 99))
+    assert all(launch_filter.accepts(JOB, now_ms) for now_ms in (0, 50, 99))
     assert operator.asked == 1
     operator.answer = DEFERS
-    assert not launch_filter.accepts("j", 100)
+    assert not launch_filter.accepts(JOB, 100)
     assert operator.asked == 2
 
 
 def test_a_deferral_is_told_until_the_job_is_accepted() -> None:
     operator = Operator(DEFERS)
     launch_filter = LaunchFilter(operator, name="maintenance")
-    assert launch_filter.deferral("j") is None
-    launch_filter.accepts("j", 0)
-    assert launch_filter.deferral("j") == ("maintenance", "back at noon")
+    assert launch_filter.deferral(JOB) is None
+    launch_filter.accepts(JOB, 0)
+    assert launch_filter.deferral(JOB) == ("maintenance", "back at noon")
     operator.answer = LaunchAnswer(accepted=True)
-    launch_filter.accepts("j", 1)
-    assert launch_filter.deferral("j") is None
+    launch_filter.accepts(JOB, 1)
+    assert launch_filter.deferral(JOB) is None
 
 
 def deferred_every(minutes: int, times: int) -> tuple[LaunchFilter, Operator]:
     operator = Operator(DEFERS)
     launch_filter = LaunchFilter(operator)
     for number in range(times):
-        assert not launch_filter.accepts("j", number * minutes * MINUTE_MS)
+        assert not launch_filter.accepts(JOB, number * minutes * MINUTE_MS)
     return launch_filter, operator
 
 
 def test_a_job_held_back_for_too_long_is_let_through_for_good() -> None:
     launch_filter, operator = deferred_every(9, 67)  # the last time after 594 minutes
-    assert not launch_filter.accepts("j", 600 * MINUTE_MS)
+    assert not launch_filter.accepts(JOB, 600 * MINUTE_MS)
     requested = operator.asked
-    assert launch_filter.accepts("j", 601 * MINUTE_MS)
-    assert launch_filter.accepts("j", 6000 * MINUTE_MS)
+    assert launch_filter.accepts(JOB, 601 * MINUTE_MS)
+    assert launch_filter.accepts(JOB, 6000 * MINUTE_MS)
     assert operator.asked == requested
-    assert launch_filter.deferral("j") is None
+    assert launch_filter.deferral(JOB) is None
 
 
 def test_a_job_that_was_not_seen_lately_is_asked_about_again() -> None:
     launch_filter, _ = deferred_every(9, 67)
-    assert not launch_filter.accepts("j", 700 * MINUTE_MS)  # last seen 106 minutes ago
-    assert launch_filter.accepts("j", 701 * MINUTE_MS)
+    assert not launch_filter.accepts(JOB, 700 * MINUTE_MS)  # last seen 106 minutes ago
+    assert launch_filter.accepts(JOB, 701 * MINUTE_MS)
 
 
 def test_ten_deferrals_are_not_too_many() -> None:
     launch_filter, _ = deferred_every(70, 10)  # the last time after 630 minutes
-    assert not launch_filter.accepts("j", 635 * MINUTE_MS)  # the eleventh
-    assert launch_filter.accepts("j", 640 * MINUTE_MS)
+    assert not launch_filter.accepts(JOB, 635 * MINUTE_MS)  # the eleventh
+    assert launch_filter.accepts(JOB, 640 * MINUTE_MS)
 
 
 def test_a_job_that_was_forgotten_begins_anew() -> None:
     launch_filter, _ = deferred_every(9, 67)
-    launch_filter.forget("j")
-    assert not launch_filter.accepts("j", 602 * MINUTE_MS)
+    launch_filter.forget(JOB)
+    assert not launch_filter.accepts(JOB, 602 * MINUTE_MS)

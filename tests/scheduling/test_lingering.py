@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS
 from cook_jupyter.scheduling.limits.lingering import TimedTask, lingering_tasks, runtime_limit_ms
 
@@ -30,6 +31,6 @@ def test_a_task_may_run_as_long_as_its_job_says_and_the_cap_allows(
 def test_a_task_lingers_only_past_its_limit(
     own: int | None, cap: int | None, default: int | None, age: int
 ) -> None:
-    actual = lingering_tasks([TimedTask("t", 10, own)], 10 + age, cap_ms=cap, default_ms=default)
+    actual = lingering_tasks([TimedTask(InstanceId("t"), 10, own)], 10 + age, cap_ms=cap, default_ms=default)
     longest = runtime_limit_ms(own, cap_ms=cap, default_ms=default)
     assert actual == (["t"] if longest is not None and age > longest else [])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.model.decisions import Match, Refusal
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
@@ -172,9 +173,9 @@ def demanding_asks(draw: st.DrawFn) -> list[TaskRequest]:
             NO_JOB_CONSTRAINTS,
             NO_JOB_CONSTRAINTS,
             JobConstraints(avoid=frozenset({"host-00", "host-02"})),
-            JobConstraints(group="unique"),
-            JobConstraints(group="alike"),
-            JobConstraints(group="spread"),
+            JobConstraints(group=GroupId("unique")),
+            JobConstraints(group=GroupId("alike")),
+            JobConstraints(group=GroupId("spread")),
             JobConstraints(location="lab"),
             JobConstraints(runtime_ms=900_000),
         ]
@@ -218,9 +219,9 @@ def varied_hosts(draw: st.DrawFn) -> list[Offer]:
 
 DEFAULTS = PoolDefaults(gpu_model="p100", disk=True, disk_type="ssd", disk_mb=20.0, host_lifetime_ms=500_000)
 GROUPS = {
-    "unique": GroupPlacement(kind=PlacementKind.UNIQUE),
-    "alike": GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
-    "spread": GroupPlacement(kind=PlacementKind.BALANCED, attribute="HOSTNAME", minimum=3),
+    GroupId("unique"): GroupPlacement(kind=PlacementKind.UNIQUE),
+    GroupId("alike"): GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
+    GroupId("spread"): GroupPlacement(kind=PlacementKind.BALANCED, attribute="HOSTNAME", minimum=3),
 }
 
 
@@ -241,7 +242,7 @@ def test_one_by_one_and_in_columns_hosts_are_given_alike(
     good: float,
     most: int | None,
     demands: Any,
-    reserved: dict[str, str],
+    reserved: dict[JobId, str],
 ) -> None:
     placement_context = PlacementContext(
         reservations=reserved,
@@ -390,7 +391,7 @@ def test_a_task_on_a_kubernetes_node_counts_once(columnar_from: int) -> None:
 def test_a_unique_group_gets_a_host_for_each_job(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
     placement_context = PlacementContext(groups=GROUPS, group_hosts=lambda _: {"a": 1})
-    own = JobConstraints(group="unique")
+    own = JobConstraints(group=GroupId("unique"))
     matches, refusals, _ = match(
         [request(1, job_constraints=own), request(2, job_constraints=own)],
         Hosts([a_host("a"), a_host("b")]),
@@ -405,7 +406,7 @@ def test_a_unique_group_gets_a_host_for_each_job(columnar_from: int) -> None:
 def test_a_balanced_group_spreads_over_the_values(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
     placement_context = PlacementContext(groups=GROUPS)
-    own = JobConstraints(group="spread")
+    own = JobConstraints(group=GroupId("spread"))
     hosts = Hosts([a_host(name, 100.0) for name in ("a", "b", "c")])
     requests = [request(seq, mem_mb=1.0, job_constraints=own) for seq in range(1, 10)]
     matches, _, _ = match(requests, hosts, settings=settings, placement_context=placement_context)
@@ -416,7 +417,7 @@ def test_a_balanced_group_spreads_over_the_values(columnar_from: int) -> None:
 def test_a_group_with_equal_attributes_stays_together(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
     placement_context = PlacementContext(groups=GROUPS)
-    own = JobConstraints(group="alike")
+    own = JobConstraints(group=GroupId("alike"))
     hosts = Hosts([a_host(f"{zone}{n}", 1.0, attributes={"zone": zone}) for n in "123" for zone in "ab"])
     requests = [request(seq, job_constraints=own) for seq in range(1, 6)]
     matches, refusals, _ = match(requests, hosts, settings=settings, placement_context=placement_context)

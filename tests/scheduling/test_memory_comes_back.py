@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, JobConstraints, PoolDefaults
@@ -28,17 +29,17 @@ def jobs_of(round_number: int, count: int, *, unique: bool) -> list[QueuedJob]:
         name, seq = f"{round_number}-{number}", round_number * 10_000 + number
         if unique:
             job = QueuedJob(
-                name,
+                JobId(name),
                 "ada",
                 1.0,
                 1.0,
                 seq,
                 constraints=demanding(name),
-                job_constraints=JobConstraints(group=f"g-{name}"),
+                job_constraints=JobConstraints(group=GroupId(f"g-{name}")),
                 run_time=RunTime(expected_ms=seq + 1),
             )
         else:
-            job = QueuedJob(name, "ada", 1.0, 1.0, seq)
+            job = QueuedJob(JobId(name), "ada", 1.0, 1.0, seq)
         jobs.append(job)
     return jobs
 
@@ -48,7 +49,7 @@ def jobs_of(round_number: int, count: int, *, unique: bool) -> list[QueuedJob]:
 @pytest.mark.parametrize("how", ["killed", "run"])
 def test_jobs_that_are_gone_leave_nothing_behind(count: int, unique: bool, how: str) -> None:
     index = QueueIndex()
-    index.add(QueuedJob("stays", "bob", 1.0, 1.0, 2**38))  # the queue is never empty
+    index.add(QueuedJob(JobId("stays"), "bob", 1.0, 1.0, 2**38))  # the queue is never empty
     sizes, classes = [], []
     for round_number in range(ROUNDS):
         jobs = jobs_of(round_number, count, unique=unique)
@@ -75,9 +76,9 @@ def test_a_queue_that_has_become_empty_is_small_again() -> None:
         for job in jobs:
             index.remove(job.job_id)
         assert len(index.columns.cpus) < 5000
-    index.add(QueuedJob("next", "ada", 2.0, 3.0, 1))
+    index.add(QueuedJob(JobId("next"), "ada", 2.0, 3.0, 1))
     assert waiting_jobs(index, "ada") == ["next"]
-    assert index.amounts_of(index.row_of("next")) == (2.0, 3.0, 0.0)
+    assert index.amounts_of(index.row_of(JobId("next"))) == (2.0, 3.0, 0.0)
 
 
 def test_jobs_in_reused_rows_keep_their_own_facts() -> None:

@@ -5,6 +5,8 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cook_jupyter.model.instance import InstanceId
+from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Quota
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
@@ -32,20 +34,20 @@ def a_parent(
     started_ms: int = 0,
 ) -> WaitingParent:
     return WaitingParent(
-        instance_id=f"i-{name}",
-        job_id=name,
+        instance_id=InstanceId(f"i-{name}"),
+        job_id=JobId(name),
         user=user,
         pool="default",
         host=host,
         resources=Resources(cpus=cpus, mem_mb=100),
         started_ms=started_ms,
-        children=frozenset(children),
+        children=frozenset(map(JobId, children)),
     )
 
 
 def a_child(name: str, *, cpus: float = 1, user: str = "ada", host: str | None = None) -> QueuedChild:
     return QueuedChild(
-        job_id=name,
+        job_id=JobId(name),
         user=user,
         pool="default",
         resources=Resources(cpus=cpus, mem_mb=100),

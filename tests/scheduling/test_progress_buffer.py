@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.scheduling.limits.progress_buffer import ProgressBuffer
 
 
@@ -13,7 +14,8 @@ def test_of_what_an_instance_says_the_highest_number_is_held(
 ) -> None:
     gathering = ProgressBuffer(max_pending=most)
     heard: dict[str, int] = {}
-    for name, sequence in words:
+    for word, sequence in words:
+        name = InstanceId(word)
         is_news = sequence is not None and sequence > heard.get(name, -3)
         has_room = name in heard or len(heard) < most
         assert gathering.note(name, sequence) is (is_news and has_room)
@@ -25,22 +27,22 @@ def test_of_what_an_instance_says_the_highest_number_is_held(
 def test_what_is_published_goes_in_batches_and_is_gone() -> None:
     gathering = ProgressBuffer()
     for number in range(250):
-        gathering.note(str(number), 1, percent=number % 100)
+        gathering.note(InstanceId(str(number)), 1, percent=number % 100)
     assert [len(batch) for batch in gathering.drain()] == [100, 100, 50]
     assert gathering.drain() == []
 
 
 def test_with_nothing_held_a_word_is_kept_whatever_came_before() -> None:
     gathering = ProgressBuffer()
-    gathering.note("a", 5)
+    gathering.note(InstanceId("a"), 5)
     gathering.drain()
-    assert gathering.note("a", 3)
+    assert gathering.note(InstanceId("a"), 3)
     assert gathering.last == {"a": 3}
 
 
 def test_the_sequence_numbers_of_long_ago_are_forgotten() -> None:
     gathering = ProgressBuffer(max_pending=1)
     for number in range(25):
-        gathering.note(str(number), 1)
+        gathering.note(InstanceId(str(number)), 1)
         gathering.drain()
     assert list(gathering.last) == [str(number) for number in range(15, 25)]

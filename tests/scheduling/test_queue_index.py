@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cook_jupyter.errors import Conflict, InvalidRequest, NotFound
 from cook_jupyter.model.decisions import Matching
+from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.limits import UNLIMITED, Share, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.scheduling.constraints.constraints import (
@@ -265,13 +266,13 @@ def test_a_users_usage_is_what_runs_not_what_waits() -> None:
 
 def test_a_job_keeps_its_own_demands_while_it_waits_again() -> None:
     index = an_index([a_waiting(1, group="g", start_ms=1, host="a")])
-    assert index.group_hosts("g") == {"a": 1}
-    index.requeue(job_id(1), job_constraints=JobConstraints(avoid=frozenset({"a"}), group="g"))
-    assert index.group_hosts("g") == {}
+    assert index.group_hosts(GroupId("g")) == {"a": 1}
+    index.requeue(job_id(1), job_constraints=JobConstraints(avoid=frozenset({"a"}), group=GroupId("g")))
+    assert index.group_hosts(GroupId("g")) == {}
     row = index.row_of(job_id(1))
     assert index.job_constraints[row].avoid == {"a"}
     index.mark_running(job_id(1), 2, "b")
-    assert index.group_hosts("g") == {"b": 1}
+    assert index.group_hosts(GroupId("g")) == {"b": 1}
     index.requeue(job_id(1), job_constraints=NO_JOB_CONSTRAINTS)
     assert row not in index.job_constraints
 

@@ -5,7 +5,7 @@ import pytest
 
 from cook_jupyter.model.decisions import Refusal
 from cook_jupyter.model.instance import InstanceStatus
-from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
@@ -67,7 +67,7 @@ def test_limits_that_a_job_would_exceed_are_cooks(given: Input, expect: Input) -
 
 @pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["placement_reasons"]))
 def test_placement_failures_are_told_resources_first(given: Input, expect: Input) -> None:
-    refusal = _refusal("j", given["last_failure"])
+    refusal = _refusal(JobId("j"), given["last_failure"])
     actual = [] if refusal is None else [list(count) for count in host_counts(refusal)]
     assert actual == expect.get("host_counts", [])
     ignore(
@@ -81,7 +81,7 @@ def test_placement_failures_are_told_resources_first(given: Input, expect: Input
         assert [reason.kind for reason in result] == [KINDS[kind] for kind in expect["kinds"]]
 
 
-def _refusal(job: str, stored: Input | None) -> Refusal | None:
+def _refusal(job: JobId, stored: Input | None) -> Refusal | None:
     """What was stored of the job's last failing match; None if nothing."""
     return Refusal(job_id=job, **{part: hosts or {} for part, hosts in stored.items()}) if stored else None
 
@@ -384,7 +384,7 @@ def test_for_whom_a_job_was_preempted_is_told_by_name() -> None:
 def test_every_constraint_can_be_put_so_that_people_understand_it() -> None:
     names = [name for name in vars(constraints).values() if str(name).endswith("_constraint")]
     assert len(names) == 14
-    refusal = Refusal(job_id="j", constraints=dict.fromkeys(names, 1))
+    refusal = Refusal(job_id=JobId("j"), constraints=dict.fromkeys(names, 1))
     result = wait_texts.not_placed(refusal, host_counts(refusal))
     assert result is not None
     assert "_constraint" not in result.sentence

@@ -12,6 +12,7 @@ from math import nextafter
 from typing import Any
 
 from cook_jupyter.model.decisions import Scaleback
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import UNLIMITED, Quota, Share, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
@@ -38,8 +39,8 @@ class World:
     refused: frozenset[str]  # jobs that the launch filter defers
     good_enough: float
     defaults: PoolDefaults
-    reservations: dict[str, str]
-    groups: dict[str, GroupPlacement]
+    reservations: dict[JobId, str]
+    groups: dict[GroupId, GroupPlacement]
     attributes: dict[str, dict[str, str]]  # of hosts without offer
     now_ms: int
     scaleback: Scaleback
@@ -360,15 +361,15 @@ def _defaults(rng: random.Random) -> PoolDefaults:
     )
 
 
-def _groups(rng: random.Random) -> dict[str, GroupPlacement]:
+def _groups(rng: random.Random) -> dict[GroupId, GroupPlacement]:
     return {
-        "apart": GroupPlacement(kind=PlacementKind.UNIQUE),
-        "alike": GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
-        "balanced": GroupPlacement(
+        GroupId("apart"): GroupPlacement(kind=PlacementKind.UNIQUE),
+        GroupId("alike"): GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
+        GroupId("balanced"): GroupPlacement(
             kind=PlacementKind.BALANCED,
             attribute=rng.choice(("zone", "HOSTNAME")),
             minimum=rng.randrange(4),
         ),
-        "anyhow": GroupPlacement(),
-        "by-host": GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS),
+        GroupId("anyhow"): GroupPlacement(),
+        GroupId("by-host"): GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS),
     }

@@ -22,7 +22,7 @@ from uuid import UUID
 
 from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.clusters.room import remaining, sum_resources
-from cook_jupyter.model.job import Group, JobSpec
+from cook_jupyter.model.job import Group, GroupId, JobId, JobSpec
 from cook_jupyter.model.limits import LimitKind, Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode, Pool
@@ -87,9 +87,9 @@ class WorldJob:
     arrives: int = 0
 
     @property
-    def job_id(self) -> str:
+    def job_id(self) -> JobId:
         """The job's uuid."""
-        return str(UUID(int=self.number + 1))
+        return JobId(str(UUID(int=self.number + 1)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +282,7 @@ class _Decisions:
         self._free = dict(world.hosts)
         self._tasks: dict[str, list[Resources]] = {host: [] for host in world.hosts}
         self._held = {host: Resources() for host in world.hosts}
-        self._reserved: dict[str, dict[str, ReservedRoom]] = {pool: {} for pool in world.modes}
+        self._reserved: dict[str, dict[JobId, ReservedRoom]] = {pool: {} for pool in world.modes}
         self._launch = 0
         known = world.leave_out_too_large
         self._filters = QueueFilters(
@@ -290,7 +290,7 @@ class _Decisions:
             max_mem_mb=max(host.mem_mb for host in world.hosts.values()) if known else inf,
         )
         self._placements = {
-            str(number): GroupPlacement(kind=kind, attribute="zone", minimum=2)
+            GroupId(str(number)): GroupPlacement(kind=kind, attribute="zone", minimum=2)
             for number, kind in enumerate(world.groups)
         }
         self._attributes = {host: {"HOSTNAME": host, "zone": world.zones[host]} for host in world.hosts}
@@ -325,7 +325,7 @@ class _Decisions:
             gpus=float(job.gpus),
             priority=job.priority,
             constraints=ConstraintClass(attributes=() if job.zone is None else (("zone", job.zone),)),
-            job_constraints=JobConstraints(group=str(job.group)) if placed else NO_JOB_CONSTRAINTS,
+            job_constraints=JobConstraints(group=GroupId(str(job.group))) if placed else NO_JOB_CONSTRAINTS,
         )
 
     def _match(self, pool: str, now_ms: int) -> int:
@@ -387,7 +387,7 @@ class _Decisions:
             self._reserved[pool][job_id] = ReservedRoom(host, self._next_launch(now_ms))
         return len(decided.victims)
 
-    def _reserved_hosts(self) -> dict[str, str]:
+    def _reserved_hosts(self) -> dict[JobId, str]:
         """Each job's own host; none may go where room is reserved for others alone."""
         return {job: room.host for pool in self._reserved.values() for job, room in pool.items()}
 
@@ -414,7 +414,7 @@ class _Decisions:
             for host, room in free.items()
         ]
 
-    def _hold(self, job_id: str, host: str, sign: int) -> None:
+    def _hold(self, job_id: JobId, host: str, sign: int) -> None:
         asked = _asked(self._jobs[job_id])
         self._tasks[host].remove(asked) if sign < 0 else self._tasks[host].append(asked)
         self._held[host] = sum_resources(self._tasks[host])
@@ -500,7 +500,7 @@ async def _submit(scheduler: Scheduler, world: World, jobs: Sequence[WorldJob]) 
     known = {job.group for job in world.jobs if job.arrives < jobs[0].arrives}
     groups = [
         Group(
-            group_id=str(UUID(int=number + 1)),
+            group_id=GroupId(str(UUID(int=number + 1))),
             host_placement={
                 "type": world.groups[number].value,
                 "parameters": {"attribute": "zone", "minimum": 2},

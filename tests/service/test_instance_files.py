@@ -8,14 +8,15 @@ import pytest
 from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.clusters.sandboxes import MemorySandboxes
 from cook_jupyter.errors import NotFound
-from cook_jupyter.model.instance import Instance
+from cook_jupyter.model.instance import Instance, InstanceId
+from cook_jupyter.model.job import JobId
 from cook_jupyter.service.requests.instance_files import InstanceFiles
 from tests.builders import an_instance
 from tests.clusters.sandbox_contract import content_of
 
 
-def instance_in(cluster: str, instance_id: str) -> Instance:
-    instance = an_instance(str(uuid4()))
+def instance_in(cluster: str, instance_id: InstanceId) -> Instance:
+    instance = an_instance(JobId(str(uuid4())))
     return replace(instance, instance_id=instance_id, cluster=cluster, sandbox=f"/sandboxes/{instance_id}")
 
 
@@ -24,7 +25,7 @@ def files() -> InstanceFiles:
     """Two clusters; the same instance id would be in both."""
     sandboxes = {"one": MemorySandboxes(), "two": MemorySandboxes("http://host-2:5051")}
     for name, each in sandboxes.items():
-        each.write("i", f"of-{name}", name.encode())
+        each.write(InstanceId("i"), f"of-{name}", name.encode())
     return InstanceFiles(
         {name: MemoryCluster({}, name=name, sandboxes=each) for name, each in sandboxes.items()}
     )
@@ -34,7 +35,7 @@ def files() -> InstanceFiles:
 async def test_the_cluster_of_the_instance_is_asked(
     files: InstanceFiles, cluster: str, url: str | None
 ) -> None:
-    instance = instance_in(cluster, "i")
+    instance = instance_in(cluster, InstanceId("i"))
 
     assert await content_of(files, instance, f"of-{cluster}") == cluster.encode()
     assert [entry.name for entry in await files.browse(instance, "")] == [f"of-{cluster}"]
@@ -42,7 +43,7 @@ async def test_the_cluster_of_the_instance_is_asked(
 
 
 async def test_the_files_of_a_cluster_that_was_removed_are_not_found(files: InstanceFiles) -> None:
-    instance = instance_in("three", "i")
+    instance = instance_in("three", InstanceId("i"))
 
     assert files.url(instance) is None
     for act in (content_of(files, instance, "stdout"), files.browse(instance, "")):

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.model.instance import InstanceStatus
+from cook_jupyter.model.instance import InstanceId, InstanceStatus
 from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
@@ -127,10 +127,10 @@ async def test_the_rest_of_the_host_is_left_to_others_unless_told_to_be_like_coo
         await manual.settle()
         assert await manual.match() == 0
         manual.scheduler.queues.reservations.record_victims(
-            {large.job_id: {"still ending": Resources(cpus=3, mem_mb=1e6)}}
+            {large.job_id: {InstanceId("still ending"): Resources(cpus=3, mem_mb=1e6)}}
         )
-        manual.scheduler.kills.set_cluster("still ending", manual.cluster.name)
-        await manual.scheduler.kills.send(["still ending"])
+        manual.scheduler.kills.set_cluster(InstanceId("still ending"), manual.cluster.name)
+        await manual.scheduler.kills.send([InstanceId("still ending")])
         assert await manual.match() == started
 
 
@@ -294,11 +294,11 @@ async def test_each_pool_keeps_its_own_reservations_unless_told_to_be_like_cook(
 ) -> None:
     pools = (Pool(name="default"), Pool(name="other"))
     ours, cooks = RebalancerSettings(), RebalancerSettings(reservations="shared")
-    for rebalancer, left in ((ours, {"one": "h1"}), (cooks, {})):
+    for rebalancer, left in ((ours, {JobId("one"): "h1"}), (cooks, {})):
         settings = Settings(pools=pools, rebalancer=rebalancer)
         async with manual_scheduler(settings, pools=("default", "other")) as manual:
-            manual.scheduler.queues.reserve("default", {"one": "h1"}, now_ms=manual.clock.now_ms())
-            manual.scheduler.queues.reserve("other", {"two": "h1"}, now_ms=manual.clock.now_ms())
+            manual.scheduler.queues.reserve("default", {JobId("one"): "h1"}, now_ms=manual.clock.now_ms())
+            manual.scheduler.queues.reserve("other", {JobId("two"): "h1"}, now_ms=manual.clock.now_ms())
             assert manual.scheduler.queues.reservations.for_pool("default") == left
 
 

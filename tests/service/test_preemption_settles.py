@@ -2,7 +2,8 @@
 
 from itertools import count, pairwise
 
-from cook_jupyter.model.job import JobSpec
+from cook_jupyter.model.instance import InstanceId
+from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
@@ -180,11 +181,14 @@ async def test_jobs_that_share_a_host_wait_for_the_same_victims(
         assert manual.users() == ["late", "late"]
 
 
+ONE, TWO, VICTIM = JobId("one"), JobId("two"), InstanceId("victim")
+
+
 def test_what_is_kept_on_a_host_counts_each_victim_once() -> None:
-    reservations = Reservations(RebalancerSettings(), ending=["victim"])
-    reservations.replace("default", {"one": "h1", "two": "h1"}, count().__next__)
-    held = {"victim": Resources(cpus=2)}
-    reservations.record_victims({"one": held, "two": held})
+    reservations = Reservations(RebalancerSettings(), ending=[VICTIM])
+    reservations.replace("default", {ONE: "h1", TWO: "h1"}, count().__next__)
+    held = {VICTIM: Resources(cpus=2)}
+    reservations.record_victims({ONE: held, TWO: held})
     offers = [Offer(host="h1", cluster="c", pool="default", room=Resources(cpus=3))]
 
     (left,) = reservations.unreserved_offers(offers, lambda pool, job: Resources(cpus=2))
@@ -195,10 +199,10 @@ def test_what_is_kept_on_a_host_counts_each_victim_once() -> None:
 def test_a_reservation_that_is_taken_back_leaves_no_place_in_the_order_of_launches() -> None:
     reservations = Reservations(RebalancerSettings(), ending=())
     numbers = count(1)
-    reservations.replace("default", {"one": "h1", "two": "h1"}, numbers.__next__)
-    assert (reservations.launch_number("one"), reservations.launch_number("two")) == (1, 2)
+    reservations.replace("default", {ONE: "h1", TWO: "h1"}, numbers.__next__)
+    assert (reservations.launch_number(ONE), reservations.launch_number(TWO)) == (1, 2)
 
-    reservations.replace("default", {"two": "h1"}, numbers.__next__)
+    reservations.replace("default", {TWO: "h1"}, numbers.__next__)
 
-    assert reservations.remove("default", "one") is None
-    assert reservations.remove("default", "two") == 2
+    assert reservations.remove("default", ONE) is None
+    assert reservations.remove("default", TWO) == 2

@@ -8,7 +8,7 @@ import pytest
 from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.errors import Conflict, InvalidRequest, QuotaExceeded
 from cook_jupyter.model.instance import InstanceStatus
-from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.pool import Pool
 from cook_jupyter.service.scheduler import Scheduler
@@ -27,13 +27,13 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def job_of(scheduler: Scheduler, job_id: str) -> Job:
+async def job_of(scheduler: Scheduler, job_id: JobId) -> Job:
     (job,) = await scheduler.jobs([job_id])
     assert job is not None
     return job
 
 
-async def until_job(scheduler: Scheduler, job_id: str, holds: Callable[[Job], bool]) -> Job:
+async def until_job(scheduler: Scheduler, job_id: JobId, holds: Callable[[Job], bool]) -> Job:
     """Run the event loop until a condition on a job holds; return the job."""
     async with asyncio.timeout(HANG_S):
         while not holds(job := await job_of(scheduler, job_id)):  # noqa: ASYNC110 - as above

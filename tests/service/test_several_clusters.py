@@ -171,7 +171,7 @@ async def test_what_a_cluster_runs_that_should_not_run_there_is_killed_there_alo
     async with one_job_each(tmp_path) as (scheduler, one, two, instance_id, _):
         updates = ClusterUpdates(scheduler)
 
-        for found in (instance_id, "never launched"):
+        for found in (instance_id, InstanceId("never launched")):
             await updates.report("two", [StatusUpdate(instance_id=found, state=TaskState.RUNNING, at_ms=1)])
 
         assert two.asked_to_kill == [instance_id, "never launched"]

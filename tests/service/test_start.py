@@ -8,7 +8,7 @@ import pytest
 from cook_jupyter.clusters.base import ClusterListener, Launch
 from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.errors import SchedulerError, StoreFull
-from cook_jupyter.model.instance import ProgressUpdate
+from cook_jupyter.model.instance import InstanceId, ProgressUpdate
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.process.lifespan import run_scheduler
@@ -50,4 +50,4 @@ async def test_a_scheduler_ends_in_good_order_though_its_last_progress_cannot_be
     async with run_scheduler(
         store, [cluster], Settings(), Home(root=tmp_path), ManualClock(), start_loops=False
     ) as scheduler:
-        scheduler.progress_buffer.note("instance", 1, percent=50, message=None)
+        scheduler.progress_buffer.note(InstanceId("instance"), 1, percent=50, message=None)

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from cook_jupyter.clusters.simulated import ScheduledExit, SimulatedCluster
+from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
@@ -112,7 +113,7 @@ async def _replay(
         blobs=DirectoryStore(Path("unused")),
     )
     numbers = count(1)
-    scheduler.new_instance_id = lambda: f"i{next(numbers)}"
+    scheduler.new_instance_id = lambda: InstanceId(f"i{next(numbers)}")
     await store.open()
     await store.set_limits(
         [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.model.job import JobSpec
+from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.simulation.checks import check_hosts, check_trace, fitting_no_host
 from cook_jupyter.simulation.replay import simulate
 from cook_jupyter.simulation.traces import SimHost, TraceJob, read_hosts, read_trace
@@ -148,7 +148,7 @@ def test_an_impossible_host_is_refused_in_one_line(
 
 
 def a_job(**changes: Any) -> TraceJob:
-    return TraceJob("j", "ada", 0, 1000, 1.0, 100.0)._replace(**changes)
+    return TraceJob(JobId("j"), "ada", 0, 1000, 1.0, 100.0)._replace(**changes)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from cook_jupyter.cli import cook_jupyter
 from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.job import JobId
 from cook_jupyter.simulation.traces import SimHost, TraceJob, read_rows, write_hosts, write_trace
 
 
@@ -19,7 +20,7 @@ def called(*words: str | Path) -> Result:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str | Path]:
-    jobs = [TraceJob(f"job-{n}", f"user-{n % 2}", 40_000 * n, 100_000, 1.0, 100.0) for n in range(4)]
+    jobs = [TraceJob(JobId(f"job-{n}"), f"user-{n % 2}", 40_000 * n, 100_000, 1.0, 100.0) for n in range(4)]
     write_trace(tmp_path / "trace.json", jobs)
     write_hosts(tmp_path / "hosts.json", [SimHost("h1", 2.0, 1000.0)])
     return ["--trace", tmp_path / "trace.json", "--hosts", tmp_path / "hosts.json"]
@@ -144,7 +145,7 @@ def test_with_several_policies_the_file_of_each_is_checked(files: list[str | Pat
 
 def test_a_refused_request_ends_the_process_with_status_2_and_one_line(tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
-    write_trace(trace, [TraceJob("j", "ada", 0, 1, 1.0, 100.0, priority=100_000_000)])
+    write_trace(trace, [TraceJob(JobId("j"), "ada", 0, 1, 1.0, 100.0, priority=100_000_000)])
     write_hosts(tmp_path / "hosts.json", [SimHost("h1", 2.0, 1000.0)])
 
     done = subprocess.run(
@@ -166,9 +167,9 @@ def test_a_refused_request_ends_the_process_with_status_2_and_one_line(tmp_path:
 
 def test_jobs_that_can_never_run_are_counted_with_the_reason(tmp_path: Path) -> None:
     jobs = [
-        TraceJob("wide", "ada", 0, 1000, 30.0, 100.0),
-        TraceJob("huge", "ada", 0, 1000, 50.0, 100.0),
-        TraceJob("fine", "bob", 0, 1000, 1.0, 100.0),
+        TraceJob(JobId("wide"), "ada", 0, 1000, 30.0, 100.0),
+        TraceJob(JobId("huge"), "ada", 0, 1000, 50.0, 100.0),
+        TraceJob(JobId("fine"), "bob", 0, 1000, 1.0, 100.0),
     ]
     write_trace(tmp_path / "trace.json", jobs)
     write_hosts(tmp_path / "hosts.json", [SimHost("h1", 8.0, 1000.0)])
@@ -199,7 +200,7 @@ def test_jobs_that_can_never_run_are_counted_with_the_reason(tmp_path: Path) -> 
 
 
 def test_the_summary_of_a_run_in_which_no_job_starts_says_so(tmp_path: Path) -> None:
-    write_trace(tmp_path / "trace.json", [TraceJob("wide", "ada", 0, 1000, 30.0, 100.0)])
+    write_trace(tmp_path / "trace.json", [TraceJob(JobId("wide"), "ada", 0, 1000, 30.0, 100.0)])
     write_hosts(tmp_path / "hosts.json", [SimHost("h1", 8.0, 1000.0)])
 
     result = called(

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cook_jupyter.model.job import JobId
 from cook_jupyter.scheduling.rebalancing.rules import PreemptionThresholds
 from cook_jupyter.simulation.config import SimConfig
 from cook_jupyter.simulation.replay import Outcome, simulate
@@ -39,10 +40,10 @@ class Room(NamedTuple):
 def demand(jobs: Sequence[tuple[str, int, float, float]]) -> list[TraceJob]:
     """A trace of jobs without end (user, second, cpus, MB), and one that comes late and ends the trace."""
     trace = [
-        TraceJob(f"{user}-{number}", user, second * STEP_MS, FOREVER_MS, cpus, mem_mb, max_retries=5)
+        TraceJob(JobId(f"{user}-{number}"), user, second * STEP_MS, FOREVER_MS, cpus, mem_mb, max_retries=5)
         for number, (user, second, cpus, mem_mb) in enumerate(sorted(jobs, key=lambda job: job[1]))
     ]
-    return [*trace, TraceJob("clock", "clock", CLOCK_MS, 1, 0.1, 1.0)]
+    return [*trace, TraceJob(JobId("clock"), "clock", CLOCK_MS, 1, 0.1, 1.0)]
 
 
 def run(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.model.instance import TaskState
+from cook_jupyter.model.job import JobId
 from cook_jupyter.scheduling.rebalancing.rules import PreemptionThresholds
 from cook_jupyter.simulation.config import COOK_MATCHING, SimConfig
 from cook_jupyter.simulation.policies import POLICIES, build_limits, find_policy
@@ -24,7 +25,7 @@ def traces(draw: st.DrawFn) -> list[TraceJob]:
     submitted = sorted(draw(st.lists(st.integers(-3, 12), min_size=count, max_size=count)))
     return [
         TraceJob(
-            job_id=f"job-{number:02}",
+            job_id=JobId(f"job-{number:02}"),
             user=draw(st.sampled_from("abc")),
             submit_ms=at * 700,
             run_time_ms=draw(st.integers(0, 6000)),
@@ -94,7 +95,7 @@ def test_no_host_is_oversubscribed_and_every_row_is_consistent(
             assert amount <= quotas.get((user, resource), float("inf")) + 1e-6
 
     asked = {job.job_id: job for job in trace}
-    by_job: dict[str, list[RunRow]] = defaultdict(list)
+    by_job: dict[JobId, list[RunRow]] = defaultdict(list)
     for row in rows:
         assert row.submit_time_ms < row.start_time_ms <= row.end_time_ms <= outcome.end_ms
         by_job[row.job_id].append(row)

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cook_jupyter.model.instance import InstanceId
+from cook_jupyter.model.job import JobId
 from cook_jupyter.simulation.measures import (
     Floats,
     Instances,
@@ -39,8 +41,8 @@ HOUR_MS = 3_600_000
 
 def a_row(job: str = "a", user: str = "ada", **changes: Any) -> RunRow:
     row = RunRow(
-        job_id=job,
-        instance_id=f"{job}-1",
+        job_id=JobId(job),
+        instance_id=InstanceId(f"{job}-1"),
         group_id="",
         submit_time_ms=0,
         mesos_start_time_ms=0,

@@ -15,6 +15,7 @@ import pytest
 from cook_jupyter.errors import InvalidRequest, OutOfStep
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import TaskState
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.scheduling.rebalancing.rules import PreemptionThresholds
 from cook_jupyter.simulation.checks import MAX_TIME_MS
 from cook_jupyter.simulation.config import COOK_JOBS, COOK_MATCHING, SimConfig
@@ -29,7 +30,7 @@ SHARES = {"default": {"cpus": 1.0, "mem": 1000.0}}
 def a_job(job_id: str, submit_ms: int, run_time_ms: int = FOREVER, **named: Any) -> TraceJob:
     """A job of one cpu; the letters of its id are its user."""
     values = {"user": job_id.rstrip("0123456789"), "cpus": 1.0, "mem_mb": 1000.0, **named}
-    return TraceJob(job_id=job_id, submit_ms=submit_ms, run_time_ms=run_time_ms, **values)
+    return TraceJob(job_id=JobId(job_id), submit_ms=submit_ms, run_time_ms=run_time_ms, **values)
 
 
 def a_host(name: str = "h1", cpus: float = 4.0, mem_mb: float = 4000.0) -> SimHost:
@@ -56,9 +57,9 @@ def test_a_job_alone() -> None:
 
     (row,) = outcome.rows
     assert row == RunRow(
-        job_id="a1",
+        job_id=JobId("a1"),
         instance_id=row.instance_id,
-        group_id="g",
+        group_id=GroupId("g"),
         submit_time_ms=1,
         mesos_start_time_ms=4,
         start_time_ms=4,
@@ -105,7 +106,10 @@ def test_what_ended_makes_room_for_the_match_of_the_same_cycle() -> None:
 
 
 def test_a_failed_attempt_is_made_again_elsewhere_until_the_retries_are_used_up() -> None:
-    trace = [a_job("a1", 0, 100, status=TaskState.FAILED, max_retries=2), a_job("late1", 3000, cpus=9.0)]
+    trace = [
+        a_job("a1", 0, 100, status=TaskState.FAILED, max_retries=2),
+        a_job("late1", 3000, cpus=9.0),
+    ]
 
     outcome = run(trace, a_host("h1"), a_host("h2"), a_host("h3"))
 
@@ -118,7 +122,10 @@ def test_a_failed_attempt_is_made_again_elsewhere_until_the_retries_are_used_up(
 
 
 def test_a_job_that_failed_on_every_host_waits_for_another() -> None:
-    trace = [a_job("a1", 0, 100, status=TaskState.LOST, max_retries=5), a_job("late1", 3000, cpus=9.0)]
+    trace = [
+        a_job("a1", 0, 100, status=TaskState.LOST, max_retries=5),
+        a_job("late1", 3000, cpus=9.0),
+    ]
 
     outcome = run(trace, a_host("h1"))
 
@@ -137,7 +144,11 @@ def test_every_outcome_but_success_is_a_failure_that_counts(status: str) -> None
 
 def preempting() -> list[TraceJob]:
     """User a fills the host; b comes later; z wants more than there is, and keeps the simulation going."""
-    return [*(a_job(f"a{n}", 0) for n in range(1, 5)), a_job("b1", 500, 500), a_job("z1", 4000, cpus=9.0)]
+    return [
+        *(a_job(f"a{n}", 0) for n in range(1, 5)),
+        a_job("b1", 500, 500),
+        a_job("z1", 4000, cpus=9.0),
+    ]
 
 
 def test_the_rebalancer_runs_when_more_than_its_interval_has_passed() -> None:
@@ -219,7 +230,7 @@ def test_a_reservation_closes_a_host_and_gives_no_precedence() -> None:
 
     assert {row.job_id: row.hostname for row in outcome.rows if row.reason} == {"a3": "h2", "a4": "h2"}
     late = {row.job_id: row.hostname for row in outcome.rows if row.start_time_ms > 4000}
-    assert (late["c1"], late["b1"]) == ("h1", "h1")
+    assert (late[JobId("c1")], late[JobId("b1")]) == ("h1", "h1")
 
 
 def test_more_preemptions_than_are_free_use_up_a_retry() -> None:
@@ -233,7 +244,11 @@ def test_more_preemptions_than_are_free_use_up_a_retry() -> None:
 def test_a_job_that_cannot_start_holds_back_those_behind_it_as_in_cook() -> None:
     # Two are considered. The first fits nowhere: a cycle that matches the second lets the next consider one
     # job only, which then matches nothing at all, and that brings both back.
-    trace = [a_job("a1", 0, cpus=5.0), *(a_job(f"a{n}", 0, cpus=0.5) for n in range(2, 5)), a_job("z1", 5000)]
+    trace = [
+        a_job("a1", 0, cpus=5.0),
+        *(a_job(f"a{n}", 0, cpus=0.5) for n in range(2, 5)),
+        a_job("z1", 5000),
+    ]
 
     outcome = run(trace, matching=replace(COOK_MATCHING, max_considered=2, scaleback=0.5))
 
@@ -258,7 +273,11 @@ def test_such_a_job_counts_in_the_ranking_that_finds_it() -> None:
 
 
 def test_jobs_that_can_never_run_are_returned_with_the_reason() -> None:
-    jobs = [a_job("a1", 0, cpus=41.0), a_job("a2", 0, mem_mb=140 * 1024.0 + 1), a_job("a3", 0, cpus=5.0)]
+    jobs = [
+        a_job("a1", 0, cpus=41.0),
+        a_job("a2", 0, mem_mb=140 * 1024.0 + 1),
+        a_job("a3", 0, cpus=5.0),
+    ]
 
     outcome = run([*jobs, a_job("a4", 0)])
 
@@ -306,7 +325,13 @@ def test_a_hard_quota_keeps_a_user_within_an_equal_part() -> None:
 
 
 def test_fifo_orders_by_priority_and_then_by_submission() -> None:
-    trace = [a_job("a1", 0), a_job("a2", 0), a_job("b1", 0), a_job("c1", 0, priority=99), a_job("d1", 0)]
+    trace = [
+        a_job("a1", 0),
+        a_job("a2", 0),
+        a_job("b1", 0),
+        a_job("c1", 0, priority=99),
+        a_job("d1", 0),
+    ]
 
     fifo = run(trace, a_host(cpus=3.0), policy="fifo")
     fair = run(trace, a_host(cpus=3.0), policy="fair")
@@ -345,7 +370,8 @@ def test_a_trace_out_of_order_or_without_jobs_is_refused() -> None:
 @pytest.mark.parametrize("submit_ms", [2**43, 10**15, MAX_TIME_MS - 1_000_000, -(10**15), -MAX_TIME_MS])
 def test_jobs_start_at_any_valid_time_of_submission(submit_ms: int) -> None:
     outcome = run(
-        [a_job("a1", submit_ms, 100, cpus=4.0), a_job("b1", submit_ms, 100, cpus=4.0)], until_done=True
+        [a_job("a1", submit_ms, 100, cpus=4.0), a_job("b1", submit_ms, 100, cpus=4.0)],
+        until_done=True,
     )
 
     assert [row.status for row in outcome.rows] == ["success", "success"]

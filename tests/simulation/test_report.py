@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from playwright.sync_api import sync_playwright
 
 from cook_jupyter.model.instance import TaskState
+from cook_jupyter.model.job import JobId
 from cook_jupyter.simulation.charts import Axis, Band, Line, draw_bands, draw_cells, draw_lines
 from cook_jupyter.simulation.comparison import Run, RunFigures, compute_figures
 from cook_jupyter.simulation.config import COOK_JOBS, SimConfig
@@ -47,7 +48,7 @@ def a_run(rows: list[RunRow], **changes: Any) -> Run:
 
 
 def a_job(job_id: str, user: str, submit_ms: int = 0, **changes: Any) -> TraceJob:
-    return TraceJob(job_id, user, submit_ms, HOUR_MS, 2.0, 1000.0, **changes)
+    return TraceJob(JobId(job_id), user, submit_ms, HOUR_MS, 2.0, 1000.0, **changes)
 
 
 def ada_holds_all_until_bob_gets_half() -> list[RunRow]:
@@ -221,7 +222,7 @@ def test_simulated_jobs_that_wait_at_the_end_are_those_that_the_figures_say_wait
     """Jobs that fail, are preempted and run out of attempts, in a real simulation."""
     trace = [
         TraceJob(
-            f"j{number}",
+            JobId(f"j{number}"),
             f"user-{number % 3}",
             1000 * number,
             40_000,
@@ -244,7 +245,7 @@ def test_simulated_jobs_that_wait_at_the_end_are_those_that_the_figures_say_wait
 
     run = Run.of(outcome, trace, hosts, config)
     waits_for_retry = sum(
-        1 for number in range(60) if _waits_at_the_end(run, f"j{number}", trace[number].max_retries)
+        1 for number in range(60) if _waits_at_the_end(run, JobId(f"j{number}"), trace[number].max_retries)
     )
     found = compute_figures("fair", run)
 
@@ -255,7 +256,7 @@ def test_simulated_jobs_that_wait_at_the_end_are_those_that_the_figures_say_wait
     assert found.failed == len(started) - len(finished) - waits_for_retry
 
 
-def _waits_at_the_end(run: Run, job_id: str, max_retries: int) -> bool:
+def _waits_at_the_end(run: Run, job_id: JobId, max_retries: int) -> bool:
     rows = [row for row in run.rows if row.job_id == job_id]
     if not rows or any(row.status in ("success", "running") for row in rows):
         return False

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.instance import TaskState
+from cook_jupyter.model.job import JobId
 from cook_jupyter.simulation.traces import (
     DEFAULT_MAX_RUNTIME_MS,
     RunRow,
@@ -53,7 +54,7 @@ def written(file: Path, value: object) -> Path:
 def test_the_shortest_entry_has_cooks_defaults(file: Path) -> None:
     assert read_trace(written(file, [SHORTEST])) == [
         TraceJob(
-            job_id="0a",
+            job_id=JobId("0a"),
             user="ada",
             submit_ms=-5,
             run_time_ms=1000,

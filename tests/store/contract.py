@@ -15,13 +15,14 @@ from cook_jupyter.errors import Conflict, InvalidRequest, NotFound, OutOfStep, S
 from cook_jupyter.model.changes import JobChange, JobQuery
 from cook_jupyter.model.instance import (
     Instance,
+    InstanceId,
     InstanceStatus,
     ProgressUpdate,
     ResultPayload,
     StatusUpdate,
     TaskState,
 )
-from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
+from cook_jupyter.model.job import GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import UNLIMITED, LimitEntry
 from cook_jupyter.model.reason import HEARTBEAT_LOST, KILLED_BY_USER, NON_ZERO_EXIT, PREEMPTED
@@ -172,7 +173,7 @@ class StoreContract:
         created = await store.submit(specs, [group, other], now_ms=1)
 
         assert tuple(created) == (group.group_id, other.group_id)
-        assert await store.groups([other.group_id, "none", group.group_id]) == [other, None, group]
+        assert await store.groups([other.group_id, GroupId("none"), group.group_id]) == [other, None, group]
         assert list(await store.jobs_of_group(group.group_id)) == [spec.job_id for spec in specs]
         assert list(await store.jobs_of_group(other.group_id)) == []
 
@@ -336,7 +337,7 @@ class StoreContract:
     async def test_progress_is_recorded_and_an_older_sequence_changes_nothing(self, store: Store) -> None:
         spec = await submitted(store)
         instance = await launched(store, spec)
-        unknown = ProgressUpdate(instance_id="unknown", sequence=1)
+        unknown = ProgressUpdate(instance_id=InstanceId("unknown"), sequence=1)
 
         known = await store.progress([a_progress(instance, 2, 40, "almost half"), unknown])
         again = await store.progress([a_progress(instance, 1, 10, "late")])
@@ -357,7 +358,7 @@ class StoreContract:
             preempted_for="grace",
         )
 
-        done = await store.fail([failure, replace(failure, job_id="unknown"), failure])
+        done = await store.fail([failure, replace(failure, job_id=JobId("unknown")), failure])
 
         assert list(done) == [True, False, False]
         job = await the_job(store, spec)
@@ -396,7 +397,7 @@ class StoreContract:
     async def test_killing_unknown_jobs_names_them_and_kills_none(self, store: Store) -> None:
         spec = await submitted(store)
         with pytest.raises(NotFound) as refusal:
-            await store.kill_jobs([spec.job_id, "no-1", "no-2", "no-1"])
+            await store.kill_jobs([spec.job_id, JobId("no-1"), JobId("no-2"), JobId("no-1")])
         assert refusal.value.missing == ("no-1", "no-2")
         assert (await the_job(store, spec)).state is JobState.WAITING
 
@@ -417,7 +418,7 @@ class StoreContract:
         spec = await submitted(store)
         instance = await launched(store, spec)
         with pytest.raises(NotFound) as refusal:
-            await store.cancel_instances([instance.instance_id, "no-1"])
+            await store.cancel_instances([instance.instance_id, InstanceId("no-1")])
         assert refusal.value.missing == ("no-1",)
         assert not (await the_job(store, spec)).instances[0].cancelled
 
@@ -442,7 +443,7 @@ class StoreContract:
         with pytest.raises(Conflict, match="Retries would be less than attempts-consumed"):
             await store.retry([fresh.job_id, used.job_id], [5, 1], now_ms=1)
         with pytest.raises(NotFound) as refusal:
-            await store.retry([fresh.job_id, "no-1"], [5, 5], now_ms=1)
+            await store.retry([fresh.job_id, JobId("no-1")], [5, 5], now_ms=1)
 
         assert refusal.value.missing == ("no-1",)
         assert (await the_job(store, fresh)).max_retries == 2
@@ -476,7 +477,7 @@ class StoreContract:
 
     async def test_jobs_come_in_the_order_of_the_ids_with_none_for_unknown_ones(self, store: Store) -> None:
         specs = [await submitted(store) for _ in range(3)]
-        asked = [specs[2].job_id, "unknown", specs[0].job_id, specs[2].job_id]
+        asked = [specs[2].job_id, JobId("unknown"), specs[0].job_id, specs[2].job_id]
         found = await store.jobs(asked)
         assert [job and job.spec for job in found] == [specs[2], None, specs[0], specs[2]]
         assert list(await store.jobs([])) == []
@@ -494,7 +495,7 @@ class StoreContract:
         again = await launched(store, first)
         other = await launched(store, second)
 
-        asked = [other.instance_id, "unknown", ended.instance_id, again.instance_id]
+        asked = [other.instance_id, InstanceId("unknown"), ended.instance_id, again.instance_id]
         found = await store.jobs_of_instances(asked)
 
         assert [job and job.spec for job in found] == [second, None, first, first]
@@ -624,7 +625,7 @@ class StoreContract:
         assert await store.result(failed.instance_id) == ResultPayload(inline=b"e", size=1)
 
     async def test_there_is_no_result_of_an_unknown_instance(self, store: Store) -> None:
-        assert await store.result("unknown") is None
+        assert await store.result(InstanceId("unknown")) is None
 
     async def test_open_jobs_come_by_seq(self, store: Store) -> None:
         waiting, running, done, killed, dying = [await submitted(store) for _ in range(5)]
@@ -672,7 +673,7 @@ class StoreContract:
         await reported(store, instance, TaskState.RUNNING)
         await store.retry([], [], now_ms=1)
         with pytest.raises(NotFound):
-            await store.kill_jobs(["unknown"])
+            await store.kill_jobs([JobId("unknown")])
 
         assert seen == []
 
@@ -700,9 +701,11 @@ class StoreContract:
             lambda: store.launch([instance]),
             lambda: store.report([an_update(instance, TaskState.RUNNING)]),
             lambda: store.progress([a_progress(instance, 1, 5, "")]),
-            lambda: store.fail([Failure(job_id=spec.job_id, instance_id="i", reason="unknown", at_ms=1)]),
+            lambda: store.fail(
+                [Failure(job_id=spec.job_id, instance_id=InstanceId("i"), reason="unknown", at_ms=1)]
+            ),
             lambda: store.kill_jobs([spec.job_id]),
-            lambda: store.cancel_instances(["i"]),
+            lambda: store.cancel_instances([InstanceId("i")]),
             lambda: store.retry([spec.job_id], [5], now_ms=1),
             lambda: store.set_limits([a_limit()]),
             lambda: store.retract_limits("share", "ada", "default"),
@@ -797,7 +800,7 @@ class StoreContract:
         outcomes = await asyncio.gather(
             store.submit([good[0]], now_ms=1),
             store.submit([used], now_ms=1),
-            store.kill_jobs(["unknown"]),
+            store.kill_jobs([JobId("unknown")]),
             store.submit([good[0], a_job_spec()], now_ms=1),
             store.submit([good[1]], now_ms=1),
             return_exceptions=True,
@@ -878,7 +881,7 @@ class StoreContract:
         with pytest.raises(SchedulerError):
             await store.submit([a_job_spec()], now_ms=1)
         with pytest.raises(SchedulerError):
-            await store.jobs(["x"])
+            await store.jobs([JobId("x")])
 
 
 async def submitted(store: Store, *, now_ms: int = 1000, **named: Any) -> JobSpec:

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from cook_jupyter.model.instance import ProgressUpdate, ResultPayload, StatusUpdate, TaskState
+from cook_jupyter.model.instance import InstanceId, ProgressUpdate, ResultPayload, StatusUpdate, TaskState
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import HEARTBEAT_LOST
 from cook_jupyter.store.base import Store
@@ -14,8 +15,9 @@ from tests.store.contract import open_jobs
 
 Command = Callable[[Store], Awaitable[Any]]
 
-JOBS = [f"00000000-0000-4000-8000-{number:012}" for number in range(8)]
-GROUP = "10000000-0000-4000-8000-000000000000"
+JOBS = [JobId(f"00000000-0000-4000-8000-{number:012}") for number in range(8)]
+INSTANCES = [InstanceId(job_id) for job_id in JOBS]  # the first of each job
+GROUP = GroupId("10000000-0000-4000-8000-000000000000")
 
 
 def scenario() -> Sequence[Command]:
@@ -24,10 +26,13 @@ def scenario() -> Sequence[Command]:
         a_job_spec(job_id=job_id, max_retries=2, env={"A": "x" * 500}, group=GROUP if number < 2 else None)
         for number, job_id in enumerate(JOBS)
     ]
-    placed = [an_instance(job_id, instance_id=job_id) for job_id in JOBS]
+    placed = [
+        an_instance(job_id, instance_id=instance_id)
+        for job_id, instance_id in zip(JOBS, INSTANCES, strict=True)
+    ]
 
     def said(number: int, state: TaskState, **named: Any) -> StatusUpdate:
-        return StatusUpdate(instance_id=JOBS[number], state=state, at_ms=20, **named)
+        return StatusUpdate(instance_id=INSTANCES[number], state=state, at_ms=20, **named)
 
     ended = said(0, TaskState.FINISHED, result=ResultPayload(inline=b"r" * 3000, size=3000))
     lost = said(1, TaskState.LOST, reason=HEARTBEAT_LOST)
@@ -36,7 +41,7 @@ def scenario() -> Sequence[Command]:
         lambda store: store.launch(placed[:2]),
         lambda store: store.report([said(0, TaskState.RUNNING), said(1, TaskState.RUNNING)]),
         lambda store: store.submit(specs[3:], now_ms=2),
-        lambda store: store.progress([ProgressUpdate(instance_id=JOBS[0], sequence=1, percent=50)]),
+        lambda store: store.progress([ProgressUpdate(instance_id=INSTANCES[0], sequence=1, percent=50)]),
         lambda store: store.report([ended, lost]),
         lambda store: store.set_limits(
             [LimitEntry(kind="share", user="ada", pool="default", name="cpus", amount=2.0)]
@@ -53,7 +58,7 @@ async def stored_state(store: Store) -> Sequence[Any]:
     """Return everything that a store has stored of the scenario."""
     return [
         await store.jobs(JOBS),
-        [await store.result(job_id) for job_id in JOBS],
+        [await store.result(instance_id) for instance_id in INSTANCES],
         await store.groups([GROUP]),
         list(await store.jobs_of_group(GROUP)),
         list(await store.limits()),

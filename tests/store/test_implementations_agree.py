@@ -14,7 +14,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from cook_jupyter.errors import CookError
 from cook_jupyter.model.changes import JobChange
-from cook_jupyter.model.instance import ProgressUpdate, ResultPayload, StatusUpdate, TaskState
+from cook_jupyter.model.instance import InstanceId, ProgressUpdate, ResultPayload, StatusUpdate, TaskState
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import LimitEntry
 from cook_jupyter.model.reason import HEARTBEAT_LOST, NON_ZERO_EXIT, PREEMPTED
 from cook_jupyter.store import sqlite_writer
@@ -50,7 +51,7 @@ class StoresAgree(RuleBasedStateMachine):
         self.loop.run_until_complete(self.memory.open())
         self.sqlite: Store
         self.loop.run_until_complete(self.open_sqlite())
-        self.known: list[str] = []
+        self.known: list[JobId] = []
         self.pending: list[Ask] = []
 
     async def open_sqlite(self) -> None:
@@ -76,7 +77,7 @@ class StoresAgree(RuleBasedStateMachine):
         assert answers[0] == answers[1]
 
     @rule(target=jobs, user=USERS, group=st.none() | groups, retries=RETRIES, at=TIMES, grow=st.booleans())
-    def submit(self, user: str, group: str | None, retries: int, at: int, grow: bool) -> str:
+    def submit(self, user: str, group: GroupId | None, retries: int, at: int, grow: bool) -> JobId:
         labels = {"at": str(at)}
         spec = a_job_spec(user=user, max_retries=retries, group=group, name=f"job-{at}", labels=labels)
         self.ask(lambda store: store.submit([spec], now_ms=at, grow_groups=grow))
@@ -84,22 +85,22 @@ class StoresAgree(RuleBasedStateMachine):
         return spec.job_id
 
     @rule(target=groups)
-    def name_a_group(self) -> str:
-        return str(a_group().group_id)
+    def name_a_group(self) -> GroupId:
+        return a_group().group_id
 
     @rule(used=jobs, group=groups)
-    def submit_a_used_uuid_or_group(self, used: str, group: str) -> None:
+    def submit_a_used_uuid_or_group(self, used: JobId, group: GroupId) -> None:
         specs = [a_job_spec(), a_job_spec(job_id=used)]
         self.ask(lambda store: store.submit(specs, [a_group(group_id=group)], now_ms=9))
 
     @rule(target=instances, job_ids=st.lists(jobs, min_size=1, max_size=3), at=TIMES)
-    def launch(self, job_ids: list[str], at: int) -> Any:
+    def launch(self, job_ids: list[JobId], at: int) -> Any:
         placed = [an_instance(job_id, started_ms=at) for job_id in job_ids]
         self.ask(lambda store: store.launch(placed))
         return multiple(*(instance.instance_id for instance in placed))
 
     @rule(job_id=jobs, instance=instances)
-    def launch_under_a_used_id(self, job_id: str, instance: str) -> None:
+    def launch_under_a_used_id(self, job_id: JobId, instance: InstanceId) -> None:
         self.ask(lambda store: store.launch([an_instance(job_id, instance_id=instance)]))
 
     @rule(
@@ -110,7 +111,12 @@ class StoresAgree(RuleBasedStateMachine):
         result=RESULTS,
     )
     def report(
-        self, ids: list[str], state: TaskState, at: int, reason: str | None, result: ResultPayload | None
+        self,
+        ids: list[InstanceId],
+        state: TaskState,
+        at: int,
+        reason: str | None,
+        result: ResultPayload | None,
     ) -> None:
         updates = [
             StatusUpdate(instance_id=i, state=state, at_ms=at, reason=reason, result=result) for i in ids
@@ -118,29 +124,29 @@ class StoresAgree(RuleBasedStateMachine):
         self.ask(lambda store: store.report(updates))
 
     @rule(instance=instances, sequence=st.integers(0, 3), percent=st.none() | st.integers(0, 100))
-    def progress(self, instance: str, sequence: int, percent: int | None) -> None:
+    def progress(self, instance: InstanceId, sequence: int, percent: int | None) -> None:
         update = ProgressUpdate(instance_id=instance, sequence=sequence, percent=percent, message="at work")
         self.ask(lambda store: store.progress([update]))
 
     @rule(job_id=jobs, instance=instances, at=TIMES)
-    def fail(self, job_id: str, instance: str, at: int) -> None:
+    def fail(self, job_id: JobId, instance: InstanceId, at: int) -> None:
         failure = Failure(job_id=job_id, instance_id=instance, reason=PREEMPTED, at_ms=at, preempted=True)
         self.ask(lambda store: store.fail([failure]))
 
     @rule(job_ids=st.lists(jobs | st.just("unknown"), min_size=1, max_size=3))
-    def cancel_waiting(self, job_ids: list[str]) -> None:
+    def cancel_waiting(self, job_ids: list[JobId]) -> None:
         self.ask(lambda store: store.cancel_waiting(job_ids))
 
     @rule(job_ids=st.lists(jobs | st.just("unknown"), min_size=1, max_size=3))
-    def kill(self, job_ids: list[str]) -> None:
+    def kill(self, job_ids: list[JobId]) -> None:
         self.ask(lambda store: store.kill_jobs(job_ids))
 
     @rule(ids=st.lists(instances | st.just("unknown"), min_size=1, max_size=3))
-    def cancel(self, ids: list[str]) -> None:
+    def cancel(self, ids: list[InstanceId]) -> None:
         self.ask(lambda store: store.cancel_instances(ids))
 
     @rule(job_ids=st.lists(jobs, min_size=1, max_size=2), retries=RETRIES, at=TIMES)
-    def retry(self, job_ids: list[str], retries: int, at: int) -> None:
+    def retry(self, job_ids: list[JobId], retries: int, at: int) -> None:
         self.ask(lambda store: store.retry(job_ids, [retries] * len(job_ids), now_ms=at))
 
     @rule(user=USERS, amount=st.floats(0, 9), name=st.sampled_from(["cpus", "mem"]))

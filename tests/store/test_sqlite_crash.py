@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cook_jupyter.model.job import JobId
 from cook_jupyter.store import sqlite as sqlite_store
 from cook_jupyter.store.sqlite import SqliteStore
 from cook_jupyter.store.sqlite_reader import Synchronous
@@ -98,7 +99,7 @@ async def _work(path: Path, writing: int, life: int) -> None:
     async def one(number: str) -> None:
         await store.submit([a_job_spec(job_id=number)], now_ms=1)
         os.write(writing, f"submitted {number}\n".encode())
-        await store.launch([an_instance(number, instance_id=number)])
+        await store.launch([an_instance(JobId(number), instance_id=number)])
         os.write(writing, f"launched {number}\n".encode())
 
     for start in itertools.count(step=5):
@@ -109,7 +110,7 @@ async def _check(path: Path, noted: Sequence[str]) -> None:
     said = [line.split() for line in noted]
     store = SqliteStore(path)
     await store.open()
-    jobs = await store.jobs([number for _, number in said])
+    jobs = await store.jobs([JobId(number) for _, number in said])
     await store.close()
     for (what, number), job in zip(said, jobs, strict=True):
         assert job is not None, f"{number} was acknowledged and is gone"

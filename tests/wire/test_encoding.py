@@ -9,7 +9,7 @@ import pytest
 
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceStatus, ResultPayload
-from cook_jupyter.model.job import JobState
+from cook_jupyter.model.job import JobId, JobState
 from cook_jupyter.wire.events import EventEncoder, EventLine, encode_event, encode_line
 from cook_jupyter.wire.jobs import JobEncoder, encode_group, encode_queue_entry
 from cook_jupyter.wire.limits import encode_usage
@@ -128,7 +128,7 @@ def test_a_queue_entry_has_its_group_without_the_jobs() -> None:
 
 def test_usage_is_added_up_in_plain_doubles() -> None:
     class Row:
-        job_id, group, cpus, mem_mb, gpus = "j", None, 0.1, 2.0, 0.0
+        job_id, group, cpus, mem_mb, gpus = JobId("j"), None, 0.1, 2.0, 0.0
 
     body = encode_usage([Row()] * 3, None)
     assert body == {"total_usage": {"cpus": 0.1 + 0.1 + 0.1, "mem": 6.0, "gpus": 0.0, "jobs": 3}}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cook_jupyter.clusters.translation import task_of
+from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.worker.task import Cause
 from tests.clusters.harness import LocalSite
 from tests.clusters.reports import a_launch
@@ -85,7 +86,10 @@ def test_an_instance_that_is_launched_twice_runs_and_ends_once(front_end: FrontE
 def test_an_id_that_can_name_no_folder_is_not_launched(front_end: FrontEnd) -> None:
     launch = a_launch("true")
     odd_ids = ["", ".", "../x", "a/b", "nul\0", "\ud800", "x" * 300]
-    odd = [replace(launch, instance=replace(launch.instance, instance_id=odd_id)) for odd_id in odd_ids]
+    odd = [
+        replace(launch, instance=replace(launch.instance, instance_id=InstanceId(odd_id)))
+        for odd_id in odd_ids
+    ]
 
     front_end.launch(*odd, launch)
 

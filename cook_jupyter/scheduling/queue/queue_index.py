@@ -466,11 +466,11 @@ class QueueIndex:
     def ids(self, rows: Iterable[int]) -> list[JobId]:
         """Return the ids of jobs by row."""
         ids = self._ids
-        return [ids[row] or "" for row in rows]
+        return [ids[row] or _NO_JOB for row in rows]
 
     def job_id(self, row: int) -> JobId:
         """Return the id of a job by row."""
-        return self._ids[row] or ""
+        return self._ids[row] or _NO_JOB
 
     def sums_of(self, tasks: UserTasks) -> tuple[float, float, float]:
         """Return cpus, mem and gpus of the user's running tasks, added up in order."""
@@ -714,6 +714,7 @@ _MAX_PORTS: Final = 2**31 - 1
 _NAMES: Final = ("cpus", "mem_mb", "seq", "gpus", "ports", "priority")
 _HIGHEST: Final = (UNLIMITED, UNLIMITED, _SEQ_MASK, UNLIMITED, _MAX_PORTS, HIGHEST_PRIORITY)
 _WHOLE: Final = (False, False, True, False, True, True)
+_NO_JOB: Final = JobId("")  # id of the job of an unused row
 _NO_TASKS: Final[Mapping[int, int]] = MappingProxyType({})
 _INITIAL_ROWS: Final = 1024  # capacity of an empty index
 _FEW: Final = 32  # jobs below which adding them one by one is faster than in columns

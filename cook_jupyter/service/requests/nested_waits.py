@@ -151,7 +151,7 @@ class NestedWaitTracker:
 
     async def _explain_child(self, job: Job) -> Sequence[str]:
         parent_id = job.spec.labels.get(PARENT_LABEL)
-        jobs = await self._store.jobs([parent_id]) if parent_id else ()
+        jobs = await self._store.jobs([JobId(parent_id)]) if parent_id else ()
         parent = next(iter(jobs), None)
         if parent is None or parent.state is not JobState.RUNNING or parent.spec.user != job.spec.user:
             return ()

@@ -268,12 +268,14 @@ class Invariants:
             self.check("I10", not others, "not apart from its group:", job.job_id, others)
         if self._settings.placement.avoid_failed_hosts == "while_others":
             tried = {each.host for each in before.instances if not each.preempted}
-            others = [
+            untried = [
                 name
                 for name in sorted(self._hosts_at_decision - tried)
                 if self._could_run(spec, self._hosts[name])
             ]
-            self.check("I10", host.name not in tried or not others, job.job_id, "again on", host.name, others)
+            self.check(
+                "I10", host.name not in tried or not untried, job.job_id, "again on", host.name, untried
+            )
 
     def _could_run(self, spec: JobSpec, host: HostPlan) -> bool:
         return spec.resources.fits_in(host.whole) and all(

@@ -20,7 +20,7 @@ from typing import Any
 from uuid import UUID
 
 from cook_jupyter.errors import CookError, SchedulerUnreachable
-from cook_jupyter.model.instance import InstanceStatus
+from cook_jupyter.model.instance import InstanceId, InstanceStatus
 from cook_jupyter.model.job import Job, JobState
 from cook_jupyter.service.process.lifespan import run_scheduler
 from cook_jupyter.service.scheduler import Scheduler
@@ -338,8 +338,8 @@ class Simulation:
             if not answer.done():
                 answer.set_result(result)
 
-    def _new_id(self) -> str:
-        return str(UUID(int=self._ids.getrandbits(128)))
+    def _new_id(self) -> InstanceId:
+        return InstanceId(str(UUID(int=self._ids.getrandbits(128))))
 
     # --- faults
 

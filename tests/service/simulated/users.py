@@ -93,14 +93,15 @@ class User:
         if len(self.jobs) >= MOST_JOBS:
             return
         rng, site = self._rng, self._site
-        group, new_groups = None, []
+        group: GroupId | None = None
+        new_groups: list[Group] = []
         if rng.random() < 0.3:
             if self.groups and rng.random() < 0.5:
                 group = rng.choice(self.groups)
             else:
-                group = str(UUID(int=rng.getrandbits(128)))
+                new_group = group = GroupId(str(UUID(int=rng.getrandbits(128))))
                 kind = rng.choice(["unique", "all"])
-                new_groups = [Group(group_id=group, host_placement={"type": kind})]
+                new_groups = [Group(group_id=new_group, host_placement={"type": kind})]
         specs = [self._new_spec(group) for _ in range(rng.choice([1, 1, 2, 4]))]
         site.invariants.submitting(specs)
         was_unknown = False
@@ -220,7 +221,7 @@ class User:
         run_s = 1e9 if is_endless else rng.choice([0.1, 1.0, 3.0, 8.0, 15.0])
         max_runtime_ms = rng.choice([UNLIMITED_RUNTIME_MS] * 3 + [4000, 20_000])
         return JobSpec(
-            job_id=str(UUID(int=rng.getrandbits(128))),
+            job_id=JobId(str(UUID(int=rng.getrandbits(128)))),
             user=self.name,
             command="simulated",
             pool=rng.choice(scenario.settings.pools).name,
