@@ -347,12 +347,21 @@ class HeadsOfCycle:
                 or job_id in state.snapshot.reserved.rooms
                 or (position := index.waiting_before(index.row_of(job_id))) > head.position
                 or not state.may_start(job_id)
-                or (state.is_fair and gives_way(head, index, state.limits, state.mode, state.may_start))
+                or self._gives_way(head)
             ):
                 self._remove(job_id)
                 continue
             self._set(self._update_host(replace(head, position=position)))
         return list(self.of_pool().values())
+
+    def _gives_way(self, head: HeadOfQueue) -> bool:
+        """Return whether jobs of users who hold less of their share take precedence over a head."""
+        state = self._state
+        if not state.is_fair or not holds_more_than_share(head.user, state.index, state.limits, state.mode):
+            return False
+        host = None if head.host is None else self._host_state(state.name, head.host, head)
+        free = NOTHING if host is None else host.free
+        return gives_way(head, state.index, state.limits, state.mode, state.may_start, free)
 
     def _update_host(self, head: HeadOfQueue) -> HeadOfQueue:
         """Return the head with the tasks that it still awaits; without a host if that cannot take it now."""

@@ -341,6 +341,21 @@ def test_a_user_within_share_keeps_the_room_whoever_comes() -> None:
     assert not gives_way(a_head(4), index, SHARES, DruMode.DEFAULT, anybody)
 
 
+def test_a_user_past_share_gives_way_to_a_larger_job_that_fits_on_the_host_now() -> None:
+    index = pool(
+        QueuedJob(JobId("j"), "bob", 1, 1, 3),
+        QueuedJob(JobId("k"), "eve", 2, 1, 4),
+        running=(QueuedJob(JobId("r"), "bob", 4, 1, 1),),
+    )
+
+    def yields(free: float) -> bool:
+        free_amounts = HostAmounts(cpus=free, mem_mb=100, tasks=4)
+        return gives_way(head, index, SHARES, DruMode.DEFAULT, anybody, free_amounts)
+
+    head = a_head(asked=HostAmounts(cpus=1, mem_mb=1, tasks=1))
+    assert (yields(1), yields(2)) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("job", "expected"),
     [

@@ -160,6 +160,19 @@ def test_without_preemption_such_users_keep_waiting(policy: str) -> None:
     assert len(list(violations(outcome, trace, hosts, share, at_ms=TWICE_REBALANCED_MS))) == 8
 
 
+def test_a_job_of_a_user_below_share_is_not_held_up_by_room_kept_for_one_above() -> None:
+    jobs = [("b", 0, 0.5, 2000.0)] * 10 + [("c", 0, 0.5, 1000.0)] * 3 + [("d", 0, 0.5, 2000.0)]
+    trace = demand(
+        [*jobs, ("a", 1, 5.0, 300.0)]
+    )  # larger than the job with kept room
+    hosts = [Room(8.0, 4000.0), Room(4.0, 4000.0), Room(4.0, 9000.0), Room(4.0, 9000.0)]
+    share = Room(5.0, 6500.0)
+
+    outcome = run(trace, hosts, share, policy="fair-better", min_dru_diff=0.0)
+
+    assert list(violations(outcome, trace, hosts, share, at_ms=TWICE_REBALANCED_MS)) == []
+
+
 def test_such_users_wait_until_the_first_rebalance() -> None:
     trace = demand([("a", 0, 1.0, 500.0)] * 8 + [("b", 1, 1.0, 500.0)] * 8)
     hosts, share = [Room(8.0, 8000.0)], Room(4.0, 4000.0)

@@ -143,6 +143,11 @@ class HostState:
     promised: HostAmounts = NOTHING
     exclusive: bool = False
 
+    @property
+    def free(self) -> HostAmounts:
+        """The amounts that no task holds and that are not kept for other jobs."""
+        return self.whole.minus(sum_of([self.promised, *(task.held for task in self.tasks)]))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadOfQueue:
@@ -421,13 +426,14 @@ def gives_way(
     limits: UserLimits,
     mode: DruMode,
     may_start: Callable[[JobId], bool],
+    free: HostAmounts = NOTHING,
 ) -> bool:
     """Return whether jobs of users who hold less of their share take precedence over the head.
 
     They do if the head's user holds more than the share, and another user has a job with which the DRU of
-    that user would not be higher. The job must be no larger than the head, have no constraints and be allowed
-    to start, so that it can use the room. Otherwise the head keeps its room: small jobs rank before a large
-    job of a user with equal usage, so the large job would starve.
+    that user would not be higher. The job must have no constraints, be allowed to start, and be able to use
+    the room: it is no larger than the head, or fits on the head's host now. Otherwise the head keeps its
+    room: small jobs rank before a large job of a user with equal usage, so the large job would starve.
 
     Args:
         head: the job for which room is kept.
@@ -435,6 +441,7 @@ def gives_way(
         limits: shares of its users.
         mode: resources that count in the DRU.
         may_start: returns whether quotas, launch rates and filters allow a job to start.
+        free: amounts that would be free now on the head's host without the head.
     """
     head_dru = _dru(index, limits, head.user, mode)
     if head_dru <= 1.0:
@@ -445,7 +452,9 @@ def gives_way(
             continue
         row = tasks.first_waiting(1)[0]
         job = HostAmounts(cpus[row], mem[row], gpus[row], float(index.ports(row)), 1.0)
-        if index.class_number(row) or row in index.job_constraints or not job.fit_in(head.asked):
+        if index.class_number(row) or row in index.job_constraints:
+            continue
+        if not job.fit_in(head.asked) and not job.fit_in(free):
             continue
         if _dru(index, limits, tasks.name, mode, job) <= head_dru and may_start(index.job_id(row)):
             return True
