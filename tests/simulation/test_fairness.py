@@ -162,9 +162,7 @@ def test_without_preemption_such_users_keep_waiting(policy: str) -> None:
 
 def test_a_job_of_a_user_below_share_is_not_held_up_by_room_kept_for_one_above() -> None:
     jobs = [("b", 0, 0.5, 2000.0)] * 10 + [("c", 0, 0.5, 1000.0)] * 3 + [("d", 0, 0.5, 2000.0)]
-    trace = demand(
-        [*jobs, ("a", 1, 5.0, 300.0)]
-    )  # larger than the job with kept room
+    trace = demand([*jobs, ("a", 1, 5.0, 300.0)])  # larger than the job with kept room
     hosts = [Room(8.0, 4000.0), Room(4.0, 4000.0), Room(4.0, 9000.0), Room(4.0, 9000.0)]
     share = Room(5.0, 6500.0)
 

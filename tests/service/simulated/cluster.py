@@ -239,12 +239,14 @@ class HostCluster:
         name: name of the cluster.
         hosts: its hosts by name.
         connection: the connection of the scheduler that was started last, once it has connected.
+        last_connection: the last one that there was: messages of earlier ones are dropped for good.
     """
 
     def __init__(self, name: str, plans: Sequence[HostPlan], world: HostWorld) -> None:
         self.name = name
         self.hosts = {plan.name: SimulatedHost(plan, self, world) for plan in plans}
         self.connection: ClusterConnection | None = None
+        self.last_connection: ClusterConnection | None = None
 
     def cut_off(self, host: SimulatedHost) -> None:
         """Let nothing through to a host or from it."""
@@ -325,7 +327,7 @@ class ClusterConnection(FixedSize):
         if self._faults.happens("start_refused"):
             raise SchedulerError(f"the simulated cluster {self.name} cannot be reached")
         self._listener = listener
-        self._cluster.connection = self  # from now on messages of earlier connections are dropped
+        self._cluster.connection = self._cluster.last_connection = self
         for launch in open_launches:
             is_confirmed = launch.instance.status is not InstanceStatus.UNKNOWN
             self._live[launch.instance.instance_id] = _Live(launch, is_confirmed)
@@ -417,7 +419,7 @@ class ClusterConnection(FixedSize):
     def _arrive(self, name: str) -> None:
         """Hand the host its oldest message; nothing where another scheduler has connected meanwhile."""
         messages = self._messages[name]
-        if messages and self._cluster.connection in (self, None):
+        if messages and self._cluster.last_connection in (self, None):
             take, message = messages.pop(0)
             take(message)
 

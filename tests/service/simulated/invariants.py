@@ -383,8 +383,10 @@ class Invariants:
             if update.state.is_final:
                 self.check("I12", not instance.status.is_open, "acknowledged and open:", update)
             elif update.state is TaskState.RUNNING:
-                job = self._state.jobs[instance.job_id]  # a task of a completed job is killed instead
-                stored = instance.status is not InstanceStatus.UNKNOWN or job.state is JobState.COMPLETED
+                # A task that is to be stopped is killed instead, also if its job was retried meanwhile.
+                job = self._state.jobs[instance.job_id]
+                is_stopped = job.state is JobState.COMPLETED or instance.reason is not None
+                stored = instance.status is not InstanceStatus.UNKNOWN or is_stopped
                 self.check("I12", stored, "not stored:", update)
 
     def _instance(self, instance_id: InstanceId) -> Instance | None:
