@@ -199,6 +199,16 @@ def test_jobs_that_quotas_hold_back_are_not_held_back_by_the_launch_rate_too(col
     assert by_pool_quota.rate_limited == {"ada": 4, "bob": 5}  # the queue is a, b b, a a, b b ...
 
 
+@pytest.mark.parametrize("columnar", [False, True], ids=["one by one", "in columns"])
+def test_each_user_starts_as_many_jobs_as_the_launch_rate_allows(columnar: bool) -> None:
+    tasks = [a_waiting(seq, user="ada" if seq % 2 else "bob") for seq in range(1, 11)]
+    filters = QueueFilters(tokens={"ada": 2.0, "bob": 1.0})
+    matching = decide_matches(
+        an_index(tasks), [HOST], UserLimits(), settings=settings_for(columnar), filters=filters
+    )
+    assert {match.job_id for match in matching.matches} == {job_id(1), job_id(2), job_id(3)}
+
+
 def test_a_cluster_grows_for_what_found_no_host_and_was_not_asked_for_yet() -> None:
     index = an_index([a_waiting(seq, cpus=3.0) for seq in range(1, 7)])
     limits = UserLimits(default_quota=Quota(count=5))

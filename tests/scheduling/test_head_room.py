@@ -336,8 +336,9 @@ def test_a_user_within_share_keeps_the_room_whoever_comes() -> None:
         QueuedJob("k", "eve", 1, 1, 4),
         running=(QueuedJob("r", "bob", 2, 1, 1),),
     )
+    head = a_head(asked=Amounts(4, 1, 0, 0, 1))
 
-    assert not gives_way(a_head(4), index, SHARES, DruMode.DEFAULT, anybody)
+    assert not gives_way(head, index, SHARES, DruMode.DEFAULT, anybody)
 
 
 @pytest.mark.parametrize(
