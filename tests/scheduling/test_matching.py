@@ -350,6 +350,24 @@ def test_a_host_of_exactly_good_enough_is_taken_only_if_no_host_is_fitter(column
 
 
 @BOTH_WAYS
+def test_of_many_equal_hosts_of_exactly_good_enough_the_first_is_taken(columnar_from: int) -> None:
+    offers = [a_host(f"h{n:02}", 4.0, 40.0) for n in range(100)]
+    settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.25))
+    matches, _, _ = match([request(1), request(2, 4.0)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "h00", 2: "h01"}
+
+
+@BOTH_WAYS
+def test_of_many_equal_hosts_the_first_good_one_is_taken_even_if_a_later_one_is_fitter(
+    columnar_from: int,
+) -> None:
+    offers = [a_host(f"h{n:02}", *((3.0, 12.0) if n == 50 else (4.0, 40.0))) for n in range(100)]
+    settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.0))
+    matches, _, _ = match([request(1, 1.0, 20.0), request(2, 3.0, 12.0)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "h00", 2: "h00"}
+
+
+@BOTH_WAYS
 def test_a_host_that_is_fitter_by_a_millionth_is_chosen(columnar_from: int) -> None:
     offers = [a_host("a", 1.0, 40.00056), a_host("b", 1.0, 40.0)]
     settings = MatchSettings(columnar_from=columnar_from, good_enough=1.0)
@@ -505,6 +523,14 @@ def test_a_job_like_one_that_failed_is_refused_for_the_same_reasons() -> None:
         {"cpus": 1},
         {"cpus": 1, "mem": 1},
     ]
+
+
+def test_a_job_like_one_that_failed_is_refused_for_the_same_constraints() -> None:
+    required = ConstraintClass(attributes=(("zone", "a"),))
+    jobs = [request(seq, 5.0, constraints=required) for seq in (1, 2)]
+    hosts = Hosts([a_host("a", attributes={"zone": "a"}), a_host("b", attributes={"zone": "b"})])
+    _, refusals, _ = match(jobs, hosts)
+    assert [refusal.constraints for refusal in refusals] == [{ATTRIBUTES: 1}, {ATTRIBUTES: 1}]
 
 
 @BOTH_WAYS

@@ -12,6 +12,7 @@ from cook_jupyter.model.limits import UNLIMITED, Quota, Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.constraints.constraints import PoolDefaults
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
@@ -220,6 +221,26 @@ def test_whoever_is_over_quota_makes_room_in_the_quota() -> None:
     assert victims(tasks, COOKS, limits=full, spare=roomy) == []
 
 
+def test_own_tasks_are_stopped_together_with_those_of_others_on_their_host() -> None:
+    # Ada's job of high priority needs the memory of both tasks on host-0.
+    tasks = [
+        running(1, "ada", "host-0", cpus=40.0),
+        running(2, "bob", "host-1", cpus=50.0),
+        running(3, "bob", "host-0", cpus=1.0),
+        waiting(9, "ada", cpus=1.0, mem=2.0) | {"priority": 90},
+    ]
+
+    assert set(victims(tasks, replace(OURS, max_lost_ms_beyond_share=None))) == {1, 3}
+
+
+def test_the_settings_of_a_pool_are_its_rules_and_its_own_mode_and_demands() -> None:
+    demands = PoolDefaults(gpu_model="p100")
+
+    settings = PreemptionSettings.from_rules(COOKS, mode=DruMode.GPU, defaults=demands)
+
+    assert settings == replace(COOKS, mode=DruMode.GPU, defaults=demands)
+
+
 def test_cooks_settings_have_none_of_the_improvements() -> None:
     settings = PreemptionSettings.cook()
 
@@ -284,11 +305,13 @@ def test_of_a_users_tasks_of_one_dru_the_one_that_started_last_goes_first(
 def test_hosts_whose_last_victims_are_equal_compete_whatever_the_number_of_victims(
     settings: PreemptionSettings,
 ) -> None:
-    # One task on host-0 is enough, or two on host-1; each of the three has a DRU of 2.
-    tasks = [running(1, "ada", "host-0", cpus=20.0), running(3, "bob", "host-2"), running(4, "cyd", "host-2")]
-    tasks += [running(5, "bob", "host-1"), running(6, "cyd", "host-1")]
+    # One task of ada's is enough, or two on the other host; each of the three has a DRU of 2.
+    earlier = [running(3, "bob", "host-2"), running(4, "cyd", "host-2")]
+    for ada, other, expected in (("host-0", "host-1", {5, 6}), ("host-1", "host-0", {8})):
+        tasks = [running(5, "bob", other), running(6, "cyd", other), waiting(9, "dan", cpus=15.0)]
+        adas = running(8 if expected == {8} else 1, "ada", ada, cpus=20.0)  # most or least work
 
-    assert set(victims([*tasks, waiting(9, "dan", cpus=15.0)], settings)) == {5, 6}
+        assert set(victims([*earlier, *tasks, adas], settings)) == expected
 
 
 @BOTH
