@@ -37,6 +37,11 @@ Declarations (constants, defaults of fields, tables), docstrings and messages of
 This page is generated; the reasons are in `tests/mutation/justified.toml`.
 """
 
+# Measured when the sample grew. Update it when it grows again.
+_UNSEEN = """Their survivors were followed up, so the score of all mutants is lower:
+when the sample grew from 318 to 448 and then to 520, the tests killed 105 of 130 new mutants (81%), and then
+55 of 73 (75%). About half of these survivors could be noticed, and now have tests."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -76,7 +81,7 @@ def write_page(results: Sequence[Result], only: Sequence[str]) -> None:
         only: parts of the paths of the modules that were mutated.
     """
     where = ", ".join(f"`{part}`" for part in only if part) or "`model` and `scheduling`"
-    scope = f"{len(results)} mutants of {where}, the first by the hash of their changes."
+    scope = f"{len(results)} mutants of {where}, the first by the hash of their changes.\n{_UNSEEN}"
     reasons = justifications()
     by_path: dict[str, list[Result]] = {}
     for result in results:

@@ -95,6 +95,24 @@ def test_a_job_goes_where_it_leaves_least_and_to_the_first_of_equals() -> None:
     assert fit.choose(TaskRequest(job_id(4), 4.5, 16.0)) == (-1, -1.0)
 
 
+def test_what_a_job_leaves_is_measured_by_the_size_of_the_host() -> None:
+    # The job leaves 3/4 of the cpus and 1/4 of the memory of one host, and 1/8 of the cpus of the other.
+    sizes = ((4.0, 64.0, Resources(mem_mb=16.0)), (8.0, 32.0, Resources(cpus=6.0)))
+    hosts = Hosts(
+        Offer(
+            host=f"host-{number}",
+            cluster="east",
+            pool="pool",
+            room=Resources(cpus=cpus, mem_mb=mem_mb) - running,
+            running=running,
+        )
+        for number, (cpus, mem_mb, running) in enumerate(sizes)
+    )
+    fit = best_fit(HostRoom(hosts.columns), hosts.columns)
+    assert fit is not None
+    assert fit.choose(TaskRequest(job_id(1), 1.0, 32.0)) == (1, fitness_of(1.875))
+
+
 def test_amounts_that_may_be_rounded_are_not_for_it() -> None:
     offer = Offer(host="a", cluster="east", pool="pool", room=Resources(cpus=1.1, mem_mb=64.0))
     hosts = Hosts([offer])

@@ -194,9 +194,36 @@ def test_jobs_that_quotas_hold_back_are_not_held_back_by_the_launch_rate_too(col
     )
     pool_quota = QueueFilters(tokens=tokens, pool_quota=Quota(count=11))
     by_pool_quota = decide_matches(index, [HOST], limits, settings=settings, filters=pool_quota)
+    without_large_jobs = QueueFilters(tokens=tokens, max_cpus=2.0)
+    by_size_and_quota = decide_matches(index, [HOST], limits, settings=settings, filters=without_large_jobs)
 
     assert by_user_quota.rate_limited == {"ada": 399, "bob": 499}
+    assert by_size_and_quota.rate_limited == by_user_quota.rate_limited
     assert by_pool_quota.rate_limited == {"ada": 4, "bob": 5}  # the queue is a, b b, a a, b b ...
+
+
+@pytest.mark.parametrize("columnar", [False, True], ids=["one by one", "in columns"])
+def test_each_user_starts_as_many_jobs_as_the_launch_rate_allows(columnar: bool) -> None:
+    tasks = [a_waiting(seq, user="ada" if seq % 2 else "bob") for seq in range(1, 11)]
+    filters = QueueFilters(tokens={"ada": 2.0, "bob": 1.0})
+    matching = decide_matches(
+        an_index(tasks), [HOST], UserLimits(), settings=settings_for(columnar), filters=filters
+    )
+    assert {match.job_id for match in matching.matches} == {job_id(1), job_id(2), job_id(3)}
+
+
+@pytest.mark.parametrize("columnar", [False, True], ids=["one by one", "in columns"])
+@pytest.mark.parametrize("large", [{"cpus": 3.0}, {"mem": 30.0}])
+def test_jobs_that_are_too_large_use_nothing_of_the_launch_rate(
+    columnar: bool, large: dict[str, float]
+) -> None:
+    tasks = [a_waiting(1, **large), a_waiting(2), a_waiting(3)]
+    filters = QueueFilters(tokens={"ada": 1.0}, max_cpus=2.0, max_mem_mb=20.0)
+    matching = decide_matches(
+        an_index(tasks), [HOST], UserLimits(), settings=settings_for(columnar), filters=filters
+    )
+    assert [match.job_id for match in matching.matches] == [job_id(2)]
+    assert matching.rate_limited == {"ada": 1}
 
 
 def test_a_cluster_grows_for_what_found_no_host_and_was_not_asked_for_yet() -> None:

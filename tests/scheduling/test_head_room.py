@@ -23,6 +23,7 @@ from cook_jupyter.scheduling.matching.head_room import (
     choose_host,
     ends_in_time,
     gives_way,
+    holds_more_than_share,
     is_within_limit,
     room_beside,
     update_awaited,
@@ -84,8 +85,9 @@ def test_without_known_run_times_nothing_is_known_of_the_time() -> None:
     assert chosen.free_at_ms is None
 
 
-def test_a_task_past_its_expected_run_time_is_as_if_nothing_was_known() -> None:
-    overdue = a_host("a", 2, a_task("t1", expected_ms=500), a_task("t2", expected_ms=2000))
+@pytest.mark.parametrize("expected_ms", [500, NOW])
+def test_a_task_past_its_expected_run_time_is_as_if_nothing_was_known(expected_ms: int) -> None:
+    overdue = a_host("a", 2, a_task("t1", expected_ms=expected_ms), a_task("t2", expected_ms=2000))
     in_time = a_host("b", 2, a_task("t3", expected_ms=1900), a_task("t4", expected_ms=1800))
 
     chosen = choose_host(a_head(), [overdue, in_time], NOW)
@@ -95,6 +97,19 @@ def test_a_task_past_its_expected_run_time_is_as_if_nothing_was_known() -> None:
     alone = choose_host(a_head(), [overdue], NOW)
     assert alone is not None
     assert alone.free_at_ms is None
+
+
+def test_a_task_of_unknown_run_time_is_expected_to_run_for_the_average_age_of_such_tasks() -> None:
+    hosts = [
+        a_host("a", 2, a_task("t1")),
+        a_host("b", 2, a_task("t2", expected_ms=2500)),
+        a_host("c", 2, a_task("t3", started_ms=NOW)),  # until 1500
+    ]
+
+    chosen = choose_host(a_head(), hosts, NOW)
+
+    assert chosen is not None
+    assert chosen.host == "c"
 
 
 def test_equal_hosts_are_told_apart_by_the_number_of_awaited_tasks_and_then_by_name() -> None:
@@ -337,8 +352,9 @@ def test_a_user_within_share_keeps_the_room_whoever_comes() -> None:
         QueuedJob(JobId("k"), "eve", 1, 1, 4),
         running=(QueuedJob(JobId("r"), "bob", 2, 1, 1),),
     )
+    head = a_head(asked=Amounts(4, 1, 0, 0, 1))
 
-    assert not gives_way(a_head(4), index, SHARES, DruMode.DEFAULT, anybody)
+    assert not gives_way(head, index, SHARES, DruMode.DEFAULT, anybody)
 
 
 def test_a_user_past_share_gives_way_to_a_larger_job_that_fits_on_the_host_now() -> None:
@@ -388,6 +404,13 @@ def test_who_may_not_start_is_not_given_way_to() -> None:
     head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
 
     assert not gives_way(head, index, SHARES, DruMode.DEFAULT, lambda job_id: job_id != "k")
+
+
+@pytest.mark.parametrize(("cpus", "expected"), [(2.0, False), (2.5, True)])
+def test_a_user_who_holds_exactly_the_share_does_not_hold_more(cpus: float, expected: bool) -> None:
+    index = pool(running=(QueuedJob("r", "bob", cpus, 1, 1),))
+
+    assert holds_more_than_share("bob", index, SHARES, DruMode.DEFAULT) is expected
 
 
 # --- run times

@@ -29,6 +29,7 @@ from cook_jupyter.scheduling.constraints.constraints import (
     PoolDefaults,
 )
 from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, PlacementContext
+from cook_jupyter.scheduling.hosts.fitness import fitness_of
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.matching.matching import MatchSettings, match, refusal_of
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
@@ -299,6 +300,15 @@ def test_a_host_without_room_is_never_good_enough(columnar_from: int) -> None:
 
 
 @BOTH_WAYS
+def test_a_host_that_a_constraint_excludes_is_never_good_enough(columnar_from: int) -> None:
+    offers = [a_host("a", attributes={"zone": "east"}), a_host("b", attributes={"zone": "west"})]
+    settings = MatchSettings(columnar_from=columnar_from, good_enough=0.1)
+    required = ConstraintClass(attributes=(("zone", "west"),))
+    matches, _, _ = match([request(1, constraints=required)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "b"}
+
+
+@BOTH_WAYS
 def test_equal_hosts_are_taken_in_order_of_name(columnar_from: int) -> None:
     offers = [a_host("c", 1.0), a_host("a", 1.0), a_host("b", 1.0)]
     settings = MatchSettings(columnar_from=columnar_from)
@@ -317,6 +327,53 @@ def test_a_good_host_ends_the_search_at_its_batch_of_ten(columnar_from: int) -> 
     everywhere = MatchSettings(columnar_from=columnar_from, good_enough=1.0)
     matches, _, _ = match([request(1)], Hosts(offers), settings=everywhere)
     assert hosts_of(matches) == {1: "h12"}
+
+
+@BOTH_WAYS
+def test_a_host_just_above_good_enough_ends_the_search(columnar_from: int) -> None:
+    sizes = {5: (1.0, 40.0), 12: (1.0, 10.0)}  # filled to 1.25 and 2
+    offers = [a_host(f"h{n:02}", *sizes.get(n, (8.0, 100.0))) for n in range(20)]
+    settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.25 - 1e-6))
+    matches, _, _ = match([request(1)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "h05"}
+
+
+@BOTH_WAYS
+def test_a_host_of_exactly_good_enough_is_taken_only_if_no_host_is_fitter(columnar_from: int) -> None:
+    def chosen(sizes: dict[int, tuple[float, float]]) -> dict[int, str]:
+        offers = [a_host(f"h{n:02}", *sizes.get(n, (8.0, 100.0))) for n in range(20)]
+        settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.25))
+        matches, _, _ = match([request(1)], Hosts(offers), settings=settings)
+        return hosts_of(matches)
+
+    assert chosen({5: (1.0, 40.0)}) == {1: "h05"}
+    assert chosen({5: (1.0, 40.0), 12: (1.0, 10.0)}) == {1: "h12"}
+
+
+@BOTH_WAYS
+def test_of_many_equal_hosts_of_exactly_good_enough_the_first_is_taken(columnar_from: int) -> None:
+    offers = [a_host(f"h{n:02}", 4.0, 40.0) for n in range(100)]
+    settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.25))
+    matches, _, _ = match([request(1), request(2, 4.0)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "h00", 2: "h01"}
+
+
+@BOTH_WAYS
+def test_of_many_equal_hosts_the_first_good_one_is_taken_even_if_a_later_one_is_fitter(
+    columnar_from: int,
+) -> None:
+    offers = [a_host(f"h{n:02}", *((3.0, 12.0) if n == 50 else (4.0, 40.0))) for n in range(100)]
+    settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.0))
+    matches, _, _ = match([request(1, 1.0, 20.0), request(2, 3.0, 12.0)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "h00", 2: "h00"}
+
+
+@BOTH_WAYS
+def test_a_host_that_is_fitter_by_a_millionth_is_chosen(columnar_from: int) -> None:
+    offers = [a_host("a", 1.0, 40.00056), a_host("b", 1.0, 40.0)]
+    settings = MatchSettings(columnar_from=columnar_from, good_enough=1.0)
+    matches, _, _ = match([request(1)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "b"}
 
 
 @BOTH_WAYS
@@ -469,15 +526,32 @@ def test_a_job_like_one_that_failed_is_refused_for_the_same_reasons() -> None:
     ]
 
 
-def test_matching_ends_when_nothing_that_waits_can_fit() -> None:
+def test_a_job_like_one_that_failed_is_refused_for_the_same_constraints() -> None:
+    required = ConstraintClass(attributes=(("zone", "a"),))
+    jobs = [request(seq, 5.0, constraints=required) for seq in (1, 2)]
+    hosts = Hosts([a_host("a", attributes={"zone": "a"}), a_host("b", attributes={"zone": "b"})])
+    _, refusals, _ = match(jobs, hosts)
+    assert [refusal.constraints for refusal in refusals] == [{ATTRIBUTES: 1}, {ATTRIBUTES: 1}]
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize(("cpus", "mem_mb"), [(2.0, 10.0), (1.0, 50.0)], ids=["cpus", "memory"])
+def test_matching_ends_when_nothing_that_waits_can_fit(
+    columnar_from: int, cpus: float, mem_mb: float
+) -> None:
     read = []
 
     def requests() -> Any:
         for seq in range(1, 100):
             read.append(seq)
-            yield request(seq, 2.0)
+            yield request(seq, cpus, mem_mb)
 
-    matches, refusals, considered = match(requests(), Hosts([a_host("a")]), min_request=lambda: (2.0, 10.0))
+    matches, refusals, considered = match(
+        requests(),
+        Hosts([a_host("a")]),
+        settings=MatchSettings(columnar_from=columnar_from),
+        min_request=lambda: (cpus, mem_mb),
+    )
     assert (len(matches), len(refusals), considered, len(read)) == (2, 1, 3, 3)
 
 

@@ -13,6 +13,7 @@ from cook_jupyter.model.limits import UNLIMITED, Quota, Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.constraints.constraints import PoolDefaults
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
@@ -105,6 +106,13 @@ def test_among_equal_hosts_the_one_goes_that_loses_least_work() -> None:
     assert victims(tasks, COOKS) == [1]  # on the last host by name
 
 
+@pytest.mark.parametrize("settings", [OURS, COOKS], ids=["ours", "Cook's"])
+def test_among_hosts_that_lose_the_same_work_the_last_by_name_is_chosen(settings: PreemptionSettings) -> None:
+    tasks = [running(seq, f"user-{seq}", f"host-{seq % 2}") | {"start_ms": 1} for seq in (1, 2)]
+
+    assert victims([*tasks, waiting(9, "dan", cpus=1.0)], settings) == [1]
+
+
 def test_gpu_pools_are_rebalanced() -> None:
     tasks = [running(1, "ada", gpus=2.0), waiting(9, "dan", gpus=1.0)]
 
@@ -117,6 +125,14 @@ def test_gpus_of_victims_are_room() -> None:
 
     assert victims(tasks, OURS) == [1]
     assert victims(tasks, COOKS) == []
+
+
+def test_gpus_of_victims_are_room_after_an_earlier_decision_for_the_host_too() -> None:
+    tasks = [running(1, "ada", cpus=50.0, gpus=1.0), running(2, "bob", cpus=60.0)]
+    tasks += [waiting(8, "dan", cpus=10.0), waiting(9, "eve", cpus=11.0, gpus=1.0)]
+
+    assert victims(tasks, OURS) == [2, 1]
+    assert victims(tasks, COOKS) == [2]
 
 
 def test_what_a_host_is_like_is_known_even_if_nothing_runs_there() -> None:
@@ -141,6 +157,37 @@ def test_a_group_counts_only_its_own_tasks_that_were_stopped() -> None:
         assert len(Snapshot(tasks=tasks, settings=settings, limits=LIMITS).rebalance().preemptions) == decided
 
 
+def test_a_group_stays_balanced_without_its_tasks_that_were_stopped() -> None:
+    # Ada's group has a task in either zone. Without that in the west, a second one may not go to the east.
+    tasks = [
+        running(1, "ada", "host-0", group="spread"),
+        running(2, "ada", "host-2", cpus=90.0, group="spread"),
+        waiting(9, "eve", cpus=20.0, group="spread"),
+    ]
+    dans = waiting(8, "dan", cpus=90.0)
+    limits = replace(LIMITS, shares={"dan": Share(cpus=1000.0, mem_mb=1000.0)})
+    spare = {"host-1": Resources(cpus=20.0, mem_mb=1.0)}
+
+    for more, hosts in (([], ["host-1"]), ([dans], ["host-2"])):
+        decided = Snapshot(tasks=[*tasks, *more], settings=OURS, limits=limits, spare=spare).rebalance()
+        assert [made.host for made in decided.preemptions] == hosts
+
+
+def test_by_cooks_rules_a_group_counts_the_tasks_of_others_that_were_stopped() -> None:
+    # The group has a task on host-2 already when dan's second job stops ada's task on host-1.
+    tasks = [
+        running(1, "ada", "host-1", cpus=90.0, mem=5.0),
+        running(2, "eve", "host-2"),
+        waiting(7, "dan", cpus=20.0, group="apart"),
+        waiting(8, "dan", cpus=20.0),
+        waiting(9, "dan", cpus=20.0, group="apart"),
+    ]
+    spare = {"host-2": Resources(cpus=20.0, mem_mb=1.0)}
+    decided = Snapshot(tasks=tasks, settings=COOKS, limits=LIMITS, spare=spare).rebalance()
+
+    assert [made.host for made in decided.preemptions] == ["host-2", "host-1"]
+
+
 def test_a_host_is_kept_for_its_beneficiary_from_the_first_victim_on() -> None:
     one, two = a_decision("one", "a"), a_decision("two", "b", "c")
     room = a_decision("room")
@@ -156,6 +203,12 @@ def test_no_host_is_kept_for_a_job_that_was_launched_meanwhile() -> None:
     assert reservations_after(made, {JobId("two")}) == {"one": "host of one"}
 
 
+def test_jobs_that_were_only_placed_count_among_those_stopped() -> None:
+    made = replace(a_decision("one", "a"), displaced=("b",))
+
+    assert reservations_after([made], reserve_from=2) == {"one": "host of one"}
+
+
 def a_decision(job: str, *stopped: str) -> Preemption:
     return Preemption(
         beneficiary=JobId(job), host=f"host of {job}", cluster="", victims=tuple(map(JobId, stopped))
@@ -169,6 +222,26 @@ def test_whoever_is_over_quota_makes_room_in_the_quota() -> None:
 
     assert victims(tasks, OURS, limits=full, spare=roomy) == [1]
     assert victims(tasks, COOKS, limits=full, spare=roomy) == []
+
+
+def test_own_tasks_are_stopped_together_with_those_of_others_on_their_host() -> None:
+    # Ada's job of high priority needs the memory of both tasks on host-0.
+    tasks = [
+        running(1, "ada", "host-0", cpus=40.0),
+        running(2, "bob", "host-1", cpus=50.0),
+        running(3, "bob", "host-0", cpus=1.0),
+        waiting(9, "ada", cpus=1.0, mem=2.0) | {"priority": 90},
+    ]
+
+    assert set(victims(tasks, replace(OURS, max_lost_ms_beyond_share=None))) == {1, 3}
+
+
+def test_the_settings_of_a_pool_are_its_rules_and_its_own_mode_and_demands() -> None:
+    demands = PoolDefaults(gpu_model="p100")
+
+    settings = PreemptionSettings.from_rules(COOKS, mode=DruMode.GPU, defaults=demands)
+
+    assert settings == replace(COOKS, mode=DruMode.GPU, defaults=demands)
 
 
 def test_cooks_settings_have_none_of_the_improvements() -> None:
@@ -229,6 +302,32 @@ def test_of_a_users_tasks_of_one_dru_the_one_that_started_last_goes_first(
     state = Snapshot(tasks=tasks, settings=settings).state()
 
     assert [seq_of(job) for job, _ in state.order()] == [2, 1]
+
+
+@BOTH
+def test_hosts_whose_last_victims_are_equal_compete_whatever_the_number_of_victims(
+    settings: PreemptionSettings,
+) -> None:
+    # One task of ada's is enough, or two on the other host; each of the three has a DRU of 2.
+    earlier = [running(3, "bob", "host-2"), running(4, "cyd", "host-2")]
+    for ada, other, expected in (("host-0", "host-1", {5, 6}), ("host-1", "host-0", {8})):
+        tasks = [running(5, "bob", other), running(6, "cyd", other), waiting(9, "dan", cpus=15.0)]
+        adas = running(8 if expected == {8} else 1, "ada", ada, cpus=20.0)  # most or least work
+
+        assert set(victims([*earlier, *tasks, adas], settings)) == expected
+
+
+@BOTH
+@pytest.mark.parametrize("request_of_dan", [{"cpus": 10.5}, {"cpus": 1.0, "mem": 1.5}])
+def test_a_host_of_unknown_room_has_only_what_its_tasks_hold(
+    settings: PreemptionSettings, request_of_dan: dict[str, float]
+) -> None:
+    tasks = [running(1, "ada", "host-1", cpus=10.0, mem=1.0), running(2, "ada", "host-2", cpus=10.0, mem=1.0)]
+    tasks = [*tasks, waiting(9, "dan", **request_of_dan)]
+
+    decided = Snapshot(tasks=tasks, settings=settings, limits=LIMITS).rebalance()
+
+    assert decided.preemptions == ()
 
 
 @BOTH

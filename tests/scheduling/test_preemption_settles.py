@@ -14,7 +14,12 @@ from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.queue.preemption_history import HOUR_MS, PreemptionHistory
 from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex, launch_number
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
-from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, ReservedRoom, rebalance
+from cook_jupyter.scheduling.rebalancing.preemption import (
+    PreemptionSettings,
+    RebalanceState,
+    ReservedRoom,
+    rebalance,
+)
 from tests.scheduling.preemption_snapshots import Snapshot, Task, snapshots
 from tests.scheduling.queues import job_id
 from tests.scheduling.reference_preemption import launch_key_of
@@ -126,6 +131,17 @@ def test_a_task_launched_later_does_not_raise_the_score_of_an_earlier_one() -> N
 
     assert decided == ()
     assert set(cooks) == {"B", "C"}
+
+
+def test_of_tasks_that_were_launched_together_the_job_created_first_counts_first() -> None:
+    index = QueueIndex()
+    for seq, (name, priority) in enumerate((("first", 20), ("second", 80))):
+        index.add(QueuedJob(name, "ada", 1.0, 0.0, seq, priority=priority))
+        index.mark_running(name, 1, "host", launch=launch_number(1, 0))
+
+    order = RebalanceState(index, Hosts(), LIMITS, OURS).order()
+
+    assert order == [("second", 1.0), ("first", 0.5)]
 
 
 def test_a_job_with_reserved_room_counts_as_launched_when_the_room_was_reserved() -> None:

@@ -88,6 +88,15 @@ def test_a_long_list_that_comes_first_is_read_as_far_as_it_is_wanted() -> None:
     assert [seq_of(job) for job in index.ids(head.rows.tolist())] == list(range(1, 91))
 
 
+def test_a_long_list_of_jobs_that_request_nothing_is_read_as_far_as_it_is_wanted() -> None:
+    # All jobs score 0; a user who was served goes on before users of the same score.
+    users = [f"user-{number}" for number in range(10) for _ in range(200)]
+    index = an_index({"seq": n, "user": user, "cpus": 0.0, "mem": 0.0} for n, user in enumerate(users, 1))
+    head = rank_in_columns(index, UserLimits(), limit=100)
+    assert [seq_of(job) for job in index.ids(head.rows.tolist())] == list(range(1, 101))
+    assert [ranked.row for ranked in islice(rank_lazily(index, UserLimits()), 100)] == head.rows.tolist()
+
+
 def test_a_running_task_of_low_priority_hides_none_of_its_users_waiting_jobs() -> None:
     # ada runs a large task behind her 100 waiting jobs, which score 1 to 100. The others score 20 and more.
     tasks: list[dict[str, Any]] = [{"seq": 1, "user": "ada", "cpus": 50.0, "mem": 0.0, "priority": 20}]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cook_jupyter.model.limits import Share, UserLimits
+from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.scheduling.rebalancing.task_drus import TaskDrus
 from tests.scheduling.queues import an_index, job_id
@@ -31,3 +31,23 @@ def test_a_job_of_the_highest_priority_counts_itself_alone(
 
     assert pending == pytest.approx(dru)
     assert lower == [(0, 3.0 if mode is DruMode.GPU else 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("resource", "quota"),
+    [("cpus", Quota(cpus=2.0)), ("mem", Quota(mem_mb=2.0)), ("gpus", Quota(gpus=2.0))],
+)
+def test_a_job_is_within_quota_once_enough_of_its_users_tasks_are_stopped(
+    resource: str, quota: Quota
+) -> None:
+    nothing = {"user": "ada", "cpus": 0.0, "mem": 0.0, "gpus": 0.0}
+    tasks = [nothing | {"seq": seq, resource: 1.0, "start_ms": seq} for seq in (1, 2, 3)]
+    index = an_index([*tasks, nothing | {"seq": 4, resource: 1.0}])
+    row = index.row_of(job_id(4))
+    task_drus = TaskDrus(index, UserLimits(default_quota=quota), DruMode.DEFAULT, 10)
+
+    assert [task_drus.is_within_quota(row, without=stopped) for stopped in ((), (0,), (0, 2))] == [
+        False,
+        False,
+        True,
+    ]

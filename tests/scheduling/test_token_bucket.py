@@ -131,6 +131,12 @@ def test_a_bucket_that_earns_nothing_is_in_debt_for_ever() -> None:
     assert bucket.earned(10**12) == bucket
 
 
+def test_a_bucket_without_tokens_is_not_in_debt_even_if_it_earns_nothing() -> None:
+    bucket = TokenBucket.full(Rate(0, 5), 0).spent(5, 0)
+    assert not bucket.in_debt
+    assert bucket.wait_ms == 0
+
+
 def test_a_limit_that_is_not_enforced_only_counts() -> None:
     limiter: RateLimiter[str] = RateLimiter(lambda _: Rate(1, 10), enforce=False)
     limiter.spend("ada", 15, 0)

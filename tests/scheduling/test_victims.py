@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Share, UserLimits
+from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
 from cook_jupyter.scheduling.rebalancing.victims import VictimThreshold
 from tests.scheduling.preemption_snapshots import Snapshot
@@ -67,6 +68,37 @@ def test_a_table_that_followed_decisions_is_as_one_that_is_built_afterwards(seed
                 rebuilt.scores(*request, ANY).tolist()
             )
             assert table.best_hosts(*request, ANY, None) == rebuilt.best_hosts(*request, ANY, None)
+
+
+def test_tasks_of_a_host_that_took_one_more_are_still_preempted_in_the_order_of_their_drus() -> None:
+    # Without the hog's first task, its later ones (29, each on a host of its own) are below eve's job.
+    small = {"cpus": 1.0, "mem": 1.0, "gpus": 0.0, "priority": 50}
+    tasks = [
+        {**small, "seq": seq, "user": "hog", "start_ms": seq, "task_seq": seq, "host": f"host-{seq:02}"}
+        for seq in range(1, 31)
+    ]
+    tasks[0]["cpus"] = 100.0
+    waiting = [("eve", 50.0), ("dan", 100.0), ("fay", 1.0)]
+    tasks += [{**small, "seq": 50 + n, "user": user, "cpus": cpus} for n, (user, cpus) in enumerate(waiting)]
+    entitled = Share(cpus=1000.0, mem_mb=1000.0)
+    state = Snapshot(
+        tasks=tasks,
+        spare={"host-30": Resources(cpus=50.0, mem_mb=1.0)},
+        limits=UserLimits(
+            shares={"dan": entitled, "fay": entitled}, default_share=Share(cpus=10.0, mem_mb=10.0)
+        ),
+        settings=PreemptionSettings.cook(min_dru_diff=0.0),
+    ).state()
+
+    for job, host, stopped in (
+        (50, "host-30", ()),
+        (51, "host-01", (job_id(1),)),
+        (52, "host-30", (job_id(50),)),
+    ):
+        decision = state.decide(job_id(job))
+        assert decision is not None
+        assert (decision.host, decision.victims + decision.displaced) == (host, stopped)
+        state.apply(decision)
 
 
 def a_pool_of_many_tasks(rng: Random, users: int) -> Snapshot:

@@ -331,7 +331,7 @@ class QuotaColumnFilter:
 
     def _within_rate(self, heads: ListHeads, accepted: Mask, tokens: Mapping[str, float]) -> Mask:
         owners = heads.owners[accepted]
-        lengths = np.bincount(owners, minlength=len(heads.lengths))
+        lengths = np.bincount(owners)
         position = np.arange(len(owners)) - (np.cumsum(lengths) - lengths)[owners]
         names = [self._index.name_of(number) for number in heads.users.tolist()]
         allowed = np.array([tokens.get(name, inf) for name in names])[owners]
