@@ -352,7 +352,7 @@ def test_a_user_within_share_keeps_the_room_whoever_comes() -> None:
         QueuedJob(JobId("k"), "eve", 1, 1, 4),
         running=(QueuedJob(JobId("r"), "bob", 2, 1, 1),),
     )
-    head = a_head(asked=Amounts(4, 1, 0, 0, 1))
+    head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
 
     assert not gives_way(head, index, SHARES, DruMode.DEFAULT, anybody)
 
@@ -408,7 +408,7 @@ def test_who_may_not_start_is_not_given_way_to() -> None:
 
 @pytest.mark.parametrize(("cpus", "expected"), [(2.0, False), (2.5, True)])
 def test_a_user_who_holds_exactly_the_share_does_not_hold_more(cpus: float, expected: bool) -> None:
-    index = pool(running=(QueuedJob("r", "bob", cpus, 1, 1),))
+    index = pool(running=(QueuedJob(JobId("r"), "bob", cpus, 1, 1),))
 
     assert holds_more_than_share("bob", index, SHARES, DruMode.DEFAULT) is expected
 

@@ -54,9 +54,9 @@ def test_no_job_is_among_none_and_each_is_among_all(job_id: JobId) -> None:
 
 
 def test_a_portion_is_measured_in_hundredths_of_the_hash() -> None:
-    assert is_among(str(UUID(int=100)), 0.01)
-    assert not is_among(str(UUID(int=101)), 0.01)
-    assert not is_among(str(UUID(int=99)), 0.99)
+    assert is_among(JobId(str(UUID(int=100))), 0.01)
+    assert not is_among(JobId(str(UUID(int=101))), 0.01)
+    assert not is_among(JobId(str(UUID(int=99))), 0.99)
 
 
 def test_each_portion_gets_about_as_many_jobs_as_it_says() -> None:

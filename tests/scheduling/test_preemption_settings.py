@@ -204,7 +204,7 @@ def test_no_host_is_kept_for_a_job_that_was_launched_meanwhile() -> None:
 
 
 def test_jobs_that_were_only_placed_count_among_those_stopped() -> None:
-    made = replace(a_decision("one", "a"), displaced=("b",))
+    made = replace(a_decision("one", "a"), displaced=(JobId("b"),))
 
     assert reservations_after([made], reserve_from=2) == {"one": "host of one"}
 

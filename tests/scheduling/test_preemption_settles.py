@@ -135,7 +135,7 @@ def test_a_task_launched_later_does_not_raise_the_score_of_an_earlier_one() -> N
 
 def test_of_tasks_that_were_launched_together_the_job_created_first_counts_first() -> None:
     index = QueueIndex()
-    for seq, (name, priority) in enumerate((("first", 20), ("second", 80))):
+    for seq, (name, priority) in enumerate(((JobId("first"), 20), (JobId("second"), 80))):
         index.add(QueuedJob(name, "ada", 1.0, 0.0, seq, priority=priority))
         index.mark_running(name, 1, "host", launch=launch_number(1, 0))
 
