@@ -230,7 +230,8 @@ class SimulatedStore(MemoryStore):
         self._is_settling = False
         if changes:
             self._listeners.notify(changes)
-            self._invariants.notified(changes)
+            if self._listeners._listeners:  # a scheduler that is ending has no views any more
+                self._invariants.notified(changes)
         for command in group:
             if command.future.done():
                 continue
