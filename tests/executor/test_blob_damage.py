@@ -39,7 +39,9 @@ def remove(blob: Path) -> None:
 
 
 def remove_folder(blob: Path) -> None:
-    shutil.rmtree(blob.parent)
+    aside = blob.parent.with_name("removed")
+    blob.parent.rename(aside)  # at once: a blob may be written there at this moment
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 DAMAGES: list[Callable[[Path], None]] = [truncate, empty, flip, remove, remove_folder]
