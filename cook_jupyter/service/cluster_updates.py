@@ -40,21 +40,26 @@ class ClusterUpdates:
             updates = [update for update in updates if update not in foreign]
             log.warning("cluster %s reports instances of other clusters: %s", cluster, foreign[:10])
         verdicts = await self._scheduler.store.report(updates)
-        kills.confirm(update.instance_id for update in updates if update.state.is_final)
+        ended = {update.instance_id for update in updates if update.state.is_final}
+        kills.confirm(ended)
         unwanted = [
             update.instance_id
             for update, verdict in zip(updates, verdicts, strict=True)
-            if verdict is Verdict.KILL
+            if verdict is Verdict.KILL and update.instance_id not in ended
         ]
-        unwanted += [update.instance_id for update in foreign if not update.state.is_final]
-        if unwanted:
+        misplaced = [update.instance_id for update in foreign if not update.state.is_final]
+        if unwanted or misplaced:
             log.warning(
                 "killing %s that should not run in cluster %s: %s",
-                counted(len(unwanted), "instance"),
+                counted(len(unwanted) + len(misplaced), "instance"),
                 cluster,
-                unwanted[:10],
+                (*unwanted, *misplaced)[:10],
             )
-            await self._scheduler.clusters[cluster].kill(unwanted)
+        for instance_id in unwanted:
+            kills.set_cluster(instance_id, cluster)
+        await kills.send(unwanted, settled=True)  # repeated until their ends are reported
+        if misplaced:
+            await self._scheduler.clusters[cluster].kill(misplaced)
 
     async def progress(self, cluster: str, updates: Sequence[ProgressUpdate]) -> None:
         """Commit reports of progress, or collect them for a while, depending on the settings."""
