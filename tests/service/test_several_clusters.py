@@ -178,6 +178,21 @@ async def test_what_a_cluster_runs_that_should_not_run_there_is_killed_there_alo
         assert not one.asked_to_kill
 
 
+async def test_an_instance_that_should_not_run_is_killed_until_its_end_is_reported(tmp_path: Path) -> None:
+    stray = InstanceId("never launched")
+    async with one_job_each(tmp_path) as (scheduler, one, two, _, _):
+        updates = ClusterUpdates(scheduler)
+        await updates.report("two", [StatusUpdate(instance_id=stray, state=TaskState.RUNNING, at_ms=1)])
+        await scheduler.kills.repeat()
+
+        assert two.asked_to_kill == [stray, stray]
+        await updates.report("two", [StatusUpdate(instance_id=stray, state=TaskState.KILLED, at_ms=2)])
+        await scheduler.kills.repeat()
+
+        assert two.asked_to_kill == [stray, stray]
+        assert not one.asked_to_kill
+
+
 async def test_hosts_that_are_known_only_after_the_start_are_used_each_in_its_pools(
     manual_scheduler: ManualSchedulerFactory,
 ) -> None:
