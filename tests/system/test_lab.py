@@ -23,6 +23,20 @@ START_S = HANG_S
 PRESSES = 3
 
 
+def read_server_info(runtime: Path) -> dict[str, str] | None:
+    """Return what the server wrote about itself, or None while it has not written all of it.
+
+    Jupyter opens the file before it writes it, so the file may be seen empty.
+    """
+    for path in runtime.glob("jpserver-*.json"):
+        try:
+            server_info: dict[str, str] = json.loads(path.read_text())
+        except json.JSONDecodeError:
+            return None
+        return server_info
+    return None
+
+
 @pytest.fixture
 def lab(tmp_path: Path, cook_home: Path) -> Iterator[str]:
     """The address of a JupyterLab whose folder holds the demo."""
@@ -50,12 +64,11 @@ def lab(tmp_path: Path, cook_home: Path) -> Iterator[str]:
         )
         try:
             deadline = time.monotonic() + START_S
-            while not (found := list(runtime.glob("jpserver-*.json"))):
+            while (server_info := read_server_info(runtime)) is None:
                 assert server.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
-            told = json.loads(found[0].read_text())
-            yield f"{told['url']}lab/tree/demo.ipynb?token={told['token']}"
+            yield f"{server_info['url']}lab/tree/demo.ipynb?token={server_info['token']}"
         finally:
             server.terminate()
             server.wait(HANG_S)
@@ -95,3 +108,14 @@ def test_the_demo_opens_in_jupyterlab_and_its_first_cell_runs(lab: str) -> None:
         errors = page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']")
         assert errors.count() == 0, errors.all_inner_texts()
         browser.close()
+
+
+def test_a_runtime_file_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "jpserver-1.json"
+    whole = json.dumps({"url": "http://127.0.0.1:1/", "token": "t"})
+    assert read_server_info(tmp_path) is None
+    for length in range(len(whole)):
+        path.write_text(whole[:length])
+        assert read_server_info(tmp_path) is None
+    path.write_text(whole)
+    assert read_server_info(tmp_path) == {"url": "http://127.0.0.1:1/", "token": "t"}
