@@ -19,6 +19,7 @@ from typing import Final
 
 from cook_jupyter.clusters.mesos.messages import ExecutorId, JsonObject
 from cook_jupyter.clusters.mesos.options import MesosOptions
+from cook_jupyter.worker.mesos.messages import ExecutorOptions, executor_command
 
 PREFIX: Final = "cook-"
 _SHUTDOWN_GRACE_S: Final = 30
@@ -115,14 +116,14 @@ class ExecutorTable:
 
 def _command(options: MesosOptions) -> JsonObject:
     """Return the CommandInfo of all executors, without the user."""
-    if options.executor_package:
-        name = options.executor_package.rstrip("/").rpartition("/")[2]
-        program = f"{options.executor_python} ./{name}"
-        uris = [{"value": options.executor_package, "extract": False, "cache": True}]
-    else:
-        program, uris = f"{options.executor_python} -P -m cook_jupyter.worker", []
-    arguments = f"mesos-executor --grace {options.kill_grace_s:g} --idle-exit {options.executor_idle_s:g}"
-    return {"shell": True, "value": f"exec {program} {arguments}", "uris": uris}
+    package = options.executor_package.rstrip("/").rpartition("/")[2]
+    command = executor_command(
+        ExecutorOptions(grace_s=options.kill_grace_s, idle_exit_s=options.executor_idle_s),
+        python=options.executor_python,
+        package=f"./{package}" if package else None,
+    )
+    uris = [{"value": options.executor_package, "extract": False, "cache": True}] if package else []
+    return {"shell": True, "value": command, "uris": uris}
 
 
 def _plain(user: str) -> str:

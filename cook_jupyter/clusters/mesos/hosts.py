@@ -86,9 +86,13 @@ class MesosHost:
         self._sum_up()
         return True
 
-    def take_offers(self) -> tuple[list[OfferId], HeldResources]:
-        """Return all held offers with their resources, and hold none any more."""
-        taken = list(self.offers), self._held
+    def peek(self) -> HeldResources:
+        """Return the resources of the held offers; what is taken from them is still held here."""
+        return HeldResources(one for offer in self.offers.values() for one in offer.resources)
+
+    def take_offers(self) -> list[OfferId]:
+        """Return all held offers, and hold none any more."""
+        taken = list(self.offers)
         self.offers = {}
         self._held = HeldResources()
         return taken
@@ -104,7 +108,7 @@ class MesosHost:
         self._returning = Resources()
 
     def _sum_up(self) -> None:
-        self._held = HeldResources(one for offer in self.offers.values() for one in offer.resources)
+        self._held = self.peek()
 
     # --- amounts ------------------------------------------------------------------------------------------
 
