@@ -95,6 +95,7 @@ class SimulatedHost:
         tasks: what runs there now.
         ended: ends that no scheduler has acknowledged.
         known: instances it has been given since it started.
+        boots: number of times that it was lost and started again.
     """
 
     def __init__(self, plan: HostPlan, cluster: "HostCluster", world: HostWorld) -> None:
@@ -107,6 +108,7 @@ class SimulatedHost:
         self.tasks: dict[InstanceId, _Task] = {}
         self.ended: dict[InstanceId, StatusUpdate] = {}
         self.known: set[InstanceId] = set()
+        self.boots = 0
 
     @property
     def is_connected(self) -> bool:
@@ -116,6 +118,7 @@ class SimulatedHost:
     def lose(self) -> None:
         """Lose the host with all that it runs and knows."""
         self.is_up = False
+        self.boots += 1
         for instance_id in list(self.tasks):
             self._remove(instance_id)
         self.ended.clear()
@@ -217,18 +220,19 @@ class SimulatedHost:
             )
 
     def _send(self, update: StatusUpdate) -> None:
-        """Send an update to whoever is connected when it arrives."""
+        """Send an update to the scheduler that is connected when it arrives."""
         faults = self._world.faults
         if faults.happens("update_lost"):
             return
         for _ in range(2 if faults.happens("duplicate") else 1):
             asyncio.get_running_loop().call_later(
-                faults.delay_s(), self._arrive, update, context=self._world.context
+                faults.delay_s(), self._arrive, update, self.boots, context=self._world.context
             )
 
-    def _arrive(self, update: StatusUpdate) -> None:
+    def _arrive(self, update: StatusUpdate, boots: int) -> None:
+        """Deliver an update, unless the host was lost since it was sent: its connection died with it."""
         connection = self._cluster.connection
-        if self.is_connected and connection is not None:
+        if self.is_connected and self.boots == boots and connection is not None:
             connection.take_update(self, update)
 
 
@@ -256,8 +260,10 @@ class HostCluster:
             self.connection.disconnected(host)
 
     def lose(self, host: SimulatedHost) -> None:
-        """Lose a host."""
+        """Lose a host, and all messages that are on their way to it or from it."""
         host.lose()
+        if self.last_connection is not None:
+            self.last_connection.drop_messages(host)
         if self.connection is not None:
             self.connection.disconnected(host)
 
@@ -422,6 +428,10 @@ class ClusterConnection(FixedSize):
         if messages and self._cluster.last_connection in (self, None):
             take, message = messages.pop(0)
             take(message)
+
+    def drop_messages(self, host: SimulatedHost) -> None:
+        """Forget what is on its way to a host that was lost."""
+        self._messages[host.plan.name].clear()
 
     # --- messages from hosts
 
