@@ -28,6 +28,7 @@ from cook_jupyter.model.instance import (
 )
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import (
     AGENT_REMOVED,
     AGENT_RESTARTED,
@@ -287,7 +288,7 @@ class ClusterConnection(FixedSize):
     """A cluster as one scheduler sees it (`clusters.base.ComputeCluster`)."""
 
     def __init__(
-        self, cluster: HostCluster, process: Process, pools: Sequence[str], world: HostWorld
+        self, cluster: HostCluster, process: Process, pools: Sequence[PoolName], world: HostWorld
     ) -> None:
         self._cluster = cluster
         self._process = process
@@ -587,7 +588,9 @@ class ClusterConnection(FixedSize):
         if not self._process.is_alive:
             raise ProcessDied
 
-    def _offer(self, host: SimulatedHost, pool: str, room: Resources, held: Resources, tasks: int) -> Offer:
+    def _offer(
+        self, host: SimulatedHost, pool: PoolName, room: Resources, held: Resources, tasks: int
+    ) -> Offer:
         return Offer(
             host=host.plan.name,
             cluster=self.name,
