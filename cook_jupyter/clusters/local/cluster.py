@@ -41,7 +41,7 @@ from cook_jupyter.model.instance import (
     TaskState,
 )
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import PoolName
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.reason import SCHEDULING_FAILED_ON_HOST
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.worker.address import VERSION
@@ -95,7 +95,7 @@ class LocalCluster(FixedSize):
         cpus: float | None = None,
         mem_mb: float | None = None,
         gpus: float = 0.0,
-        pools: Sequence[PoolName] = ("default",),
+        pools: Sequence[PoolName] = (DEFAULT_POOL,),
         host: str | None = None,
         kill_grace_s: float = 5.0,
         idle_exit_s: float = 3600.0,
