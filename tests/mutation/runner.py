@@ -192,7 +192,7 @@ def _outcomes(mutants: Sequence[Mutant], baseline: _Baseline, jobs: int) -> Iter
                 mutant, functions[place], [baseline.items[test] for test in tests], baseline.cpu_s
             )
             running[pipe] = (pid, mutant, place, len(tests))
-        ready, _, _ = select.select(list(running), [], [])
+        ready, _, _ = select.select(list(running), [], [], None if running else 0)
         for pipe in ready:
             pid, mutant, place, number = running.pop(pipe)
             with os.fdopen(pipe, encoding="utf-8") as stream:
