@@ -14,7 +14,11 @@ from tests.mutation.report import Result, justifications, summary, write_page
 from tests.mutation.runner import ROOT, Killers, Outcome, run
 
 PACKAGES = ("cook_jupyter/model", "cook_jupyter/scheduling")
-AT_IMPORT = {("cook_jupyter/model/reason.py", "_table")}  # it has run before a function can be replaced
+AT_IMPORT = {  # they have run before a function can be replaced
+    ("cook_jupyter/model/reason.py", "_table"),
+    ("cook_jupyter/model/instance.py", "InstanceStatus.__init__"),
+    ("cook_jupyter/model/instance.py", "TaskState.__init__"),
+}
 RESULTS = ROOT / "build" / "mutants.jsonl"
 
 

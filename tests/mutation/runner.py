@@ -278,7 +278,7 @@ def _outcomes(
                 continue
             pipe, pid = _fork(mutant, functions[place], tests)
             running[pipe] = (pid, mutant, number)
-        ready, _, _ = select.select(list(running), [], [])
+        ready, _, _ = select.select(list(running), [], [], None if running else 0)
         for pipe in ready:
             pid, mutant, number = running.pop(pipe)
             with os.fdopen(pipe, encoding="utf-8") as stream:
