@@ -20,6 +20,7 @@ from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.reason import AGENT_RESTARTED, KILLED_BY_USER, MAX_RUNTIME_EXCEEDED, ReasonName
 from cook_jupyter.model.resources import Resources
 
@@ -67,7 +68,7 @@ class SimulatedCluster(FixedSize):
         behaviour: ExitPlan,
         now_ms: Callable[[], int],
         name: str = "simulated",
-        pools: Sequence[str] = ("default",),
+        pools: Sequence[PoolName] = (DEFAULT_POOL,),
         reports_starts: bool = True,
         enforce_max_runtime: bool = True,
     ) -> None:
@@ -380,7 +381,7 @@ def _without(ports: tuple[tuple[int, int], ...], count: int) -> tuple[tuple[int,
     return tuple((port, port) for port in free)
 
 
-def _offer(offer: Offer, cluster: str, pool: str) -> Offer:
+def _offer(offer: Offer, cluster: str, pool: PoolName) -> Offer:
     if offer.cluster == cluster and offer.pool == pool:
         return offer
     return Offer(

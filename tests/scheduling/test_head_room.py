@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass
 from cook_jupyter.scheduling.limits.run_times import UNKNOWN_RUN_TIME, RunTime
@@ -254,7 +254,7 @@ def test_an_offer_loses_what_is_kept_of_each_resource() -> None:
     offer = Offer(
         host="a",
         cluster="c",
-        pool="p",
+        pool=PoolName("p"),
         room=Resources(cpus=3, mem_mb=100, gpus=1),
         running=Resources(cpus=5),
         ports=((10, 11), (20, 29)),
@@ -268,13 +268,13 @@ def test_an_offer_loses_what_is_kept_of_each_resource() -> None:
 
 
 def test_an_offer_from_which_nothing_is_kept_stays_the_same_value() -> None:
-    offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100))
+    offer = Offer(host="a", cluster="c", pool=PoolName("p"), room=Resources(cpus=3, mem_mb=100))
 
     assert without_kept(offer, HostAmounts(3, 100, 0, 0, inf), HostAmounts(4, 200, 0, 0, inf)) is offer
 
 
 def test_where_hosts_run_so_many_tasks_one_is_kept_of_them() -> None:
-    offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100), task_count=1)
+    offer = Offer(host="a", cluster="c", pool=PoolName("p"), room=Resources(cpus=3, mem_mb=100), task_count=1)
     head = a_head(host="a", asked=HostAmounts(1, 10, 0, 0, 1), awaited=frozenset({("t1", 0)}))
     tasks = [RunningTask(JobId("t1"), 0, HostAmounts(1, 10, 0, 0, 1))]
     state = HostState(host="a", whole=whole_of(replace(offer, kind=HostKind.PLAIN), 2), tasks=tasks)

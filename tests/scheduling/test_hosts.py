@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, PoolDefaults
 from cook_jupyter.scheduling.hosts.hosts import Hosts
@@ -18,7 +19,7 @@ def an_offer(draw: st.DrawFn, host: str) -> Offer:
     return Offer(
         host=host,
         cluster="east",
-        pool="pool",
+        pool=PoolName("pool"),
         room=Resources(cpus=draw(st.sampled_from([1.0, 2.0])), mem_mb=draw(st.sampled_from([10.0, 20.0]))),
         running=Resources(cpus=draw(st.sampled_from([0.0, 1.0])), mem_mb=5.0),
         attributes={"zone": draw(st.sampled_from("ab"))},

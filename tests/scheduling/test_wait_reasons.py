@@ -8,6 +8,7 @@ from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.model.waiting import WaitKind
 from cook_jupyter.scheduling.constraints import constraints
@@ -189,7 +190,7 @@ def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> N
 LAPTOP = Offer(
     host="laptop",
     cluster="local",
-    pool="default",
+    pool=DEFAULT_POOL,
     room=Resources(cpus=1, mem_mb=4000),
     running=Resources(cpus=1, mem_mb=4000),
     attributes={"HOSTNAME": "laptop"},
@@ -217,7 +218,7 @@ def test_a_job_that_asks_for_more_than_any_host_has_is_told_so_with_numbers() ->
 
 
 def test_a_job_that_no_single_host_holds_is_told_so() -> None:
-    big = Offer(host="big", cluster="c", pool="p", room=Resources(cpus=1, mem_mb=99000))
+    big = Offer(host="big", cluster="c", pool=PoolName("p"), room=Resources(cpus=1, mem_mb=99000))
     job, index = a_waiting_job(cpus=2, mem_mb=50000)
     result = why(job, index, capacity=[LAPTOP, big])
     assert result == (

@@ -11,7 +11,7 @@ from cook_jupyter.clusters.simulated import SimulatedCluster
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, ProgressUpdate, StatusUpdate, TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
@@ -46,7 +46,9 @@ class Recorded(SimulatedCluster):
 def a_host(name: str, *, location: str | None = None, age_s: int = 0) -> Offer:
     attributes = {"HOSTNAME": name, "host-start-time": str(NOW_S - age_s)}
     room = Resources(cpus=4.0, mem_mb=4096.0)
-    return Offer(host=name, cluster="", pool="", room=room, attributes=attributes, location=location)
+    return Offer(
+        host=name, cluster="", pool=PoolName(""), room=room, attributes=attributes, location=location
+    )
 
 
 @asynccontextmanager
@@ -198,11 +200,11 @@ async def test_hosts_that_are_known_only_after_the_start_are_used_each_in_its_po
 ) -> None:
     cluster = SlowKillCluster(
         {"h1": Resources(cpus=2, mem_mb=4096), "h2": Resources(cpus=4, mem_mb=4096)},
-        pools={"h1": ["default"], "h2": ["large"]},
+        pools={"h1": [DEFAULT_POOL], "h2": [PoolName("large")]},
         finds_hosts=True,
     )
     async with manual_scheduler(
-        Settings(pools=(Pool(name="default"), Pool(name="large"))), cluster=cluster
+        Settings(pools=(Pool(name=DEFAULT_POOL), Pool(name=PoolName("large")))), cluster=cluster
     ) as manual:
         small, large = a_job_spec(), a_job_spec(cpus=4.0, pool="large")
         misplaced = a_job_spec(cpus=4.0)

@@ -1,6 +1,6 @@
 """Explanations of why a job waits: queue, hosts, quotas and preemption."""
 
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.model.waiting import WaitKind
 from cook_jupyter.service.cycles.maintenance import complete_offensive
 from cook_jupyter.service.settings.schema import Settings
@@ -53,9 +53,9 @@ async def test_the_quota_of_the_pool_is_told(manual_scheduler: ManualSchedulerFa
 
 async def test_the_quota_that_several_pools_share_is_told(manual_scheduler: ManualSchedulerFactory) -> None:
     settings = Settings(
-        pools=(Pool(name="default"), Pool(name="other")),
+        pools=(Pool(name=DEFAULT_POOL), Pool(name=PoolName("other"))),
         pool_quotas=(PoolQuota(pool_regex="^both$", cpus=1),),
-        quota_groups={"default": "both", "other": "both"},
+        quota_groups={DEFAULT_POOL: "both", PoolName("other"): "both"},
     )
     async with manual_scheduler(settings, pools=("default", "other"), cpus=8) as manual:
         await manual.submit(a_job_spec(pool="other"))

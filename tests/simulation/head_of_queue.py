@@ -17,6 +17,7 @@ from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.payload.blobs import DirectoryStore
 from cook_jupyter.service.clock import ManualClock
@@ -97,7 +98,7 @@ async def _replay(
     run_ms = {arrival.spec.job_id: arrival.run_ms for arrival in arrivals}
     cluster = SimulatedCluster(
         [
-            Offer(host=host, cluster="c", pool="default", room=whole, attributes=attributes.get(host, {}))
+            Offer(host=host, cluster="c", pool=DEFAULT_POOL, room=whole, attributes=attributes.get(host, {}))
             for host, whole in hosts.items()
         ],
         behaviour=lambda spec: ScheduledExit(run_ms[spec.job_id]),
@@ -117,7 +118,7 @@ async def _replay(
     await store.open()
     await store.set_limits(
         [
-            LimitEntry(kind=LimitKind.SHARE, user="default", pool="default", name=name, amount=amount)
+            LimitEntry(kind=LimitKind.SHARE, user="default", pool=DEFAULT_POOL, name=name, amount=amount)
             for name, amount in shares.items()
         ]
     )
@@ -171,7 +172,7 @@ class _Recorder:
                 record.busy_cpu_ms += row.cpus * held_ms
                 record.end_ms = max(record.end_ms, now_ms + held_ms)
                 heappush(self.ends, now_ms + held_ms)
-        heads = self._scheduler.queues.heads.for_pool("default")
+        heads = self._scheduler.queues.heads.for_pool(DEFAULT_POOL)
         for job_id, visit in list(self._visits.items()):
             if job_id not in heads or heads[job_id].since_ms != visit.since_ms:
                 self._visits.pop(job_id).started_ms = record.starts.get(job_id)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.job import JobId, JobSpec
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.simulation.checks import check_hosts, check_trace, fitting_no_host
 from cook_jupyter.simulation.replay import simulate
 from cook_jupyter.simulation.traces import SimHost, TraceJob, read_hosts, read_trace
@@ -215,7 +216,7 @@ def _spec_of(body: dict[str, Any]) -> JobSpec | None:
         (job,) = read_submission(json.dumps({"jobs": [body]}).encode()).jobs
     except InvalidRequest:
         return None
-    return job_spec(job, user="ada", pool="default", submit_pool=None, docker_user="1:1")
+    return job_spec(job, user="ada", pool=DEFAULT_POOL, submit_pool=None, docker_user="1:1")
 
 
 # Jobs that no host could run

@@ -25,6 +25,7 @@ from cook_jupyter.model.instance import (
 from cook_jupyter.model.job import GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import UNLIMITED, LimitEntry
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.model.reason import HEARTBEAT_LOST, KILLED_BY_USER, NON_ZERO_EXIT, PREEMPTED
 from cook_jupyter.store.base import LIST_PAGE_JOBS, Failure, Store
 from tests.builders import a_group, a_job_spec, an_instance
@@ -464,7 +465,7 @@ class StoreContract:
     async def test_retracting_removes_a_users_limits_of_one_kind_in_one_pool(self, store: Store) -> None:
         kept = [a_limit(pool="other"), a_limit(kind="quota"), a_limit(user="eve")]
         await store.set_limits([a_limit(name="cpus"), a_limit(name="mem"), *kept])
-        await store.retract_limits("share", "ada", "default")
+        await store.retract_limits("share", "ada", DEFAULT_POOL)
         assert sorted(await store.limits(), key=str) == sorted(kept, key=str)
 
     async def test_a_text_is_stored_under_its_key(self, store: Store) -> None:
@@ -708,7 +709,7 @@ class StoreContract:
             lambda: store.cancel_instances([InstanceId("i")]),
             lambda: store.retry([spec.job_id], [5], now_ms=1),
             lambda: store.set_limits([a_limit()]),
-            lambda: store.retract_limits("share", "ada", "default"),
+            lambda: store.retract_limits("share", "ada", DEFAULT_POOL),
             lambda: store.set_text("key", "value"),
         )
         for command in commands:

@@ -7,6 +7,7 @@ from typing import Any
 from cook_jupyter.model.instance import InstanceId, ProgressUpdate, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.model.reason import HEARTBEAT_LOST
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
@@ -44,7 +45,7 @@ def scenario() -> Sequence[Command]:
         lambda store: store.progress([ProgressUpdate(instance_id=INSTANCES[0], sequence=1, percent=50)]),
         lambda store: store.report([ended, lost]),
         lambda store: store.set_limits(
-            [LimitEntry(kind="share", user="ada", pool="default", name="cpus", amount=2.0)]
+            [LimitEntry(kind="share", user="ada", pool=DEFAULT_POOL, name="cpus", amount=2.0)]
         ),
         lambda store: store.launch([an_instance(JOBS[1], instance_id="again"), placed[2]]),
         lambda store: store.kill_jobs([JOBS[2], JOBS[3]]),

@@ -17,6 +17,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceId, ProgressUpdate, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.model.reason import HEARTBEAT_LOST, NON_ZERO_EXIT, PREEMPTED
 from cook_jupyter.store import sqlite_writer
 from cook_jupyter.store.base import Failure, Store
@@ -151,12 +152,12 @@ class StoresAgree(RuleBasedStateMachine):
 
     @rule(user=USERS, amount=st.floats(0, 9), name=st.sampled_from(["cpus", "mem"]))
     def set_a_limit(self, user: str, amount: float, name: str) -> None:
-        entry = LimitEntry(kind="share", user=user, pool="default", name=name, amount=amount)
+        entry = LimitEntry(kind="share", user=user, pool=DEFAULT_POOL, name=name, amount=amount)
         self.ask(lambda store: store.set_limits([entry]))
 
     @rule(user=USERS)
     def retract_limits(self, user: str) -> None:
-        self.ask(lambda store: store.retract_limits("share", user, "default"))
+        self.ask(lambda store: store.retract_limits("share", user, DEFAULT_POOL))
 
     @precondition(lambda self: not self.pending)
     @rule()

@@ -16,7 +16,10 @@ class CallFailed(Exception):
 
 
 class NotConnected(CallFailed):
-    """There is no subscription, and the call was not sent. Whoever needs it sends it again later."""
+    """The call was certainly not taken. Whoever needs it sends it again later.
+
+    There is no subscription, or the master cannot be reached or does not accept the subscription any more.
+    """
 
 
 class CallUncertain(CallFailed):
@@ -41,7 +44,10 @@ class Subscription:
 
 
 class ConnectionListener(Protocol):
-    """Receives what happens on a connection, one call after the other."""
+    """Receives what happens on a connection, one call after the other.
+
+    An exception of a method ends `run`, which raises it.
+    """
 
     def subscription(self) -> Subscription:
         """Return what to subscribe with; called before each subscription."""

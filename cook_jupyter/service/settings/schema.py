@@ -8,7 +8,7 @@ configuration of clients (`client.connect`).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.service.settings.tables import (
     HeadRoomSettings,
     JobSettings,
@@ -63,13 +63,13 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     clusters: tuple[LocalClusterSettings, ...] = (LocalClusterSettings(),)
-    pools: tuple[Pool, ...] = (Pool(name="default", purpose="this machine"),)
-    default_pool: str = "default"
+    pools: tuple[Pool, ...] = (Pool(name=DEFAULT_POOL, purpose="this machine"),)
+    default_pool: PoolName = DEFAULT_POOL
     jobs: JobSettings = field(default_factory=JobSettings)
     default_shares: Mapping[str, float] = field(default_factory=dict)
     equal_shares: bool = True
     pool_quotas: tuple[PoolQuota, ...] = ()
-    quota_groups: Mapping[str, str] = field(default_factory=dict)
+    quota_groups: Mapping[PoolName, str] = field(default_factory=dict)
     group_quota_when_idle: bool = True
     queue_limits: tuple[QueueLimit, ...] = ()
     pool_moves: tuple[PoolMove, ...] = ()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cook_jupyter.model.limits import UNLIMITED, UNLIMITED_COUNT
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, PREEMPTED, MeaCulpaLimits
 from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
 from cook_jupyter.scheduling.limits.cycle_limits import GOOD_ENOUGH, MAX_OVER_QUOTA_JOBS, CycleLimits
@@ -290,8 +291,8 @@ class PoolMove:
         users: user -> fraction of the user's jobs that are moved, 0 to 1.
     """
 
-    pool: str
-    destination: str
+    pool: PoolName
+    destination: PoolName
     users: Mapping[str, float] = field(default_factory=dict)
 
 
