@@ -11,5 +11,5 @@ from tests.mesos.local_fixture import mesos_address  # noqa: F401
 
 class TestHttpConnection(ConnectionContract):
     @pytest.fixture
-    def connect(self, mesos_address: str) -> Connect:
+    def connect(self, mesos_address: str) -> Connect:  # noqa: F811
         return lambda: HttpSchedulerConnection(MasterList([MasterAddress.parse(mesos_address)]), timing=QUICK)

@@ -151,27 +151,27 @@ class FakeMaster:
         self.connections: dict[int, asyncio.StreamWriter] = {}
         self._faults: dict[str, deque[Fault]] = {}
         self._ssl_context = ssl_context
-        self._server: asyncio.Server | None = None
+        self.server: asyncio.Server | None = None
         self._port = 0
         self._count = 0
         self._arrived = asyncio.Event()
 
     async def start(self) -> None:
         """Listen, on the same port as before."""
-        self._server = await asyncio.start_server(
+        self.server = await asyncio.start_server(
             self._serve, "127.0.0.1", self._port, ssl=self._ssl_context, limit=1 << 20
         )
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._port = self.server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Close all connections and stop listening, as if killed."""
-        assert self._server is not None
-        self._server.close()
+        assert self.server is not None
+        self.server.close()
         for stream in self.streams:
             stream.ended.set()
         for writer in list(self.connections.values()):
             writer.transport.abort()
-        await self._server.wait_closed()
+        await self.server.wait_closed()
         await wait_until_async(lambda: not self.connections)
 
     async def close(self) -> None:
