@@ -54,7 +54,7 @@ BAD_ENTRIES: list[tuple[dict[str, Any], str]] = [
     ({"resources": {"gpus": -1}}, "gpus must be a whole number from 0 up, not -1"),
     ({"resources": {"cpus": "2"}}, "Expected `float`, got `str`"),
     ({"resources": {"cpus": True}}, "Expected `float`, got `bool`"),
-    ({"resources": {"disk": 2}}, "asks for 'resource.type/disk'"),
+    ({"resources": {"disk": 2}}, "requests 'resource.type/disk'"),
     ({"job/user": ""}, "job/user is empty"),
     ({"job/user": " \t"}, "job/user is empty"),
     ({"job/uuid": " "}, "job/uuid is empty"),
@@ -104,7 +104,7 @@ def test_a_duplicate_resource_is_refused(tmp_path: Path) -> None:
     entry = an_entry()
     entry["job/resource"] = entry["job/resource"] * 2
 
-    with pytest.raises(InvalidRequest, match=r"job 0 .* \(0a\) asks for resource.type/cpus twice"):
+    with pytest.raises(InvalidRequest, match=r"job 0 .* \(0a\) requests resource.type/cpus twice"):
         read_trace(a_file(tmp_path, [entry]))
 
 
@@ -240,7 +240,7 @@ def test_a_job_fits_no_host_if_each_has_too_little_of_something(
         if all(h.cpus < job.cpus or h.mem_mb < job.mem_mb or h.gpus < job.gpus for h in all_hosts)
     }
     assert found.keys() == expected
-    assert all("it asks for" in why for why in found.values())
+    assert all("it requests" in why for why in found.values())
 
 
 def test_the_reason_why_a_job_fits_no_host_has_its_amounts() -> None:
@@ -248,8 +248,8 @@ def test_the_reason_why_a_job_fits_no_host_has_its_amounts() -> None:
     trace = [a_job(job_id="wide", cpus=9.0), a_job(job_id="both", cpus=4.0, mem_mb=4000.0)]
 
     assert fitting_no_host(trace, hosts) == {
-        "wide": "it asks for 9 cpus, and the largest host has 8",
-        "both": "it asks for 4 cpus, 4000 MB, and no single host has all of it",
+        "wide": "it requests 9 cpus, and the largest host has 8",
+        "both": "it requests 4 cpus, 4000 MB, and no single host has all of it",
     }
 
 

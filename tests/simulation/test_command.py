@@ -180,8 +180,8 @@ def test_jobs_that_can_never_run_are_counted_with_the_reason(tmp_path: Path) -> 
     )
 
     assert result.exit_code == 0, result.stderr
-    wide = "it asks for 30 cpus, and the largest host has 8"
-    huge = "it asks for 50 cpus, and no job may have more than 40"
+    wide = "it requests 30 cpus, and the largest host has 8"
+    huge = "it requests 50 cpus, and no job may have more than 40"
     assert f"1 job removed; job huge: {huge}" in result.stderr
     assert f"1 job fitting no host; job wide: {wide}" in result.stderr
     assert f"Under fair: 1 job fits no host and can never start (job wide: {wide})." in result.stdout

@@ -282,10 +282,10 @@ def test_jobs_that_can_never_run_are_returned_with_the_reason() -> None:
     outcome = run([*jobs, a_job("a4", 0)])
 
     assert outcome.removed == {
-        "a1": "it asks for 41 cpus, and no job may have more than 40",
-        "a2": "it asks for 143361 MB, and no job may have more than 143360",
+        "a1": "it requests 41 cpus, and no job may have more than 40",
+        "a2": "it requests 143361 MB, and no job may have more than 143360",
     }
-    assert outcome.fitting_no_host == {"a3": "it asks for 5 cpus, and the largest host has 4"}
+    assert outcome.fitting_no_host == {"a3": "it requests 5 cpus, and the largest host has 4"}
     assert (outcome.waiting, len(outcome.rows)) == (1, 1)
 
 

@@ -106,7 +106,7 @@ def test_every_key_of_the_longest_entry_is_read_or_ignored(file: Path) -> None:
         ([SHORTEST | {"status": "asleep"}], r"Invalid enum value 'asleep'.*status"),
         ([SHORTEST | {"job/user": None}], "job/user"),
         ([{k: v for k, v in SHORTEST.items() if k != "job/resource"}], "job/resource"),
-        ([SHORTEST | {"job/resource": [{"resource/type": "ram", "resource/amount": 1}]}], "asks for 'ram'"),
+        ([SHORTEST | {"job/resource": [{"resource/type": "ram", "resource/amount": 1}]}], "requests 'ram'"),
         ({"jobs": []}, "is not a trace"),
     ],
 )
