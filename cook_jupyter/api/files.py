@@ -40,7 +40,7 @@ class FilesHandler(CookHandler):
 
         Args:
             path: absolute path.
-            question: asks for the files of an instance.
+            question: the request for the files of one instance.
 
         Raises:
             NotFound: the path is not in a sandbox of any of them.

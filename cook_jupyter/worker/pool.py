@@ -219,10 +219,7 @@ class WorkerPool:
                     continue
             self._unreaped.remove(pid)
         self._removed_groups = [group for group in self._removed_groups if not group.remove()]
-        if not self._tasks_survive:
-            spawners = {spawner.pid for spawner in self._spawners.values()}
-            processes.kill_below(spare=spawners)
-            processes.reap_children(but=spawners)
+        self._kill_strays()
         idle_before = time.monotonic() - idle_s
         for idle in self._idle.values():
             for worker in [worker for worker in idle if worker.idle_since < idle_before]:
@@ -329,6 +326,13 @@ class WorkerPool:
 
     # --- deaths -----------------------------------------------------------------------------------
 
+    def _kill_strays(self) -> None:
+        """Kill what killed spawners have left, if it must not survive: it is a child of this process now."""
+        if not self._tasks_survive:
+            spawners = {spawner.pid for spawner in self._spawners.values()}
+            processes.kill_below(spare=spawners)
+            processes.reap_children(but=spawners)
+
     def _on_spawner_gone(self, spawner: _Spawner) -> None:
         del self._spawners[spawner.python]
         killed = self._was_killed(spawner)
@@ -362,6 +366,7 @@ class WorkerPool:
             worker.channel.close()
         if not worker.spawned:  # no spawner has cleaned up after it
             worker.signal(signal.SIGKILL)
+            self._kill_strays()
         self._workers.pop(worker.name, None)
         for idle in (self._spares.get(worker.python), self._idle.get((worker.python, worker.user or ""))):
             if idle is not None and worker in idle:
