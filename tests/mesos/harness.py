@@ -3,11 +3,9 @@
 import asyncio
 import contextlib
 import getpass
-import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -16,8 +14,7 @@ from cook_jupyter.clusters.mesos.cluster import MesosCluster
 from cook_jupyter.clusters.mesos.http_connection import HttpSchedulerConnection, Timing
 from cook_jupyter.clusters.mesos.leader import MasterAddress, MasterList
 from cook_jupyter.clusters.mesos.options import MesosOptions
-from cook_jupyter.clusters.sandboxes import MemorySandboxes
-from cook_jupyter.errors import NotFound
+from cook_jupyter.clusters.mesos.sandboxes import MesosSandboxes
 from cook_jupyter.model.resources import Resources
 from tests.mesos.local_mesos.cluster import LocalMesos
 from tests.waiting import HANG_S
@@ -39,19 +36,6 @@ class StateInMemory:
     async def save(self, text: str) -> None:
         self.text = text
         self.saves += 1
-
-
-class FilesHere:
-    """Result files of agents on this machine."""
-
-    async def fetch_result(self, host: str, path: str, *, size: int, digest: str) -> bytes:
-        try:
-            content = await asyncio.to_thread(Path(path).read_bytes)
-        except OSError as error:
-            raise NotFound(str(error)) from error
-        assert len(content) == size
-        assert hashlib.sha256(content).hexdigest() == digest
-        return content
 
 
 class PlacingCluster(MesosCluster):
@@ -117,8 +101,8 @@ class MesosSite:
                 MasterList([master]), timing=Timing(shortest_pause_s=0.1, longest_pause_s=0.5)
             ),
             state=self.state,
-            sandboxes=lambda _: MemorySandboxes(),
-            results=lambda _: FilesHere(),
+            sandboxes=MesosSandboxes,
+            results=MesosSandboxes,
             pools=POOLS,
             version="test",
             user=USER,

@@ -68,7 +68,8 @@ def _mesos(mesos: MesosClusterSettings, store: Store, pools: tuple[PoolName, ...
         raise InvalidRequest(f"the cluster {mesos.name!r} cannot be used: {error}") from error
 
     def sandboxes(agent_url: Callable[[str], str | None]) -> MesosSandboxes:
-        return MesosSandboxes(agent_url)
+        headers = () if credential is None else (credential.header,)
+        return MesosSandboxes(agent_url, headers=headers, ssl_context=ssl_context)
 
     return MesosCluster(
         mesos,
