@@ -246,6 +246,7 @@ class MesosCluster:
         log.info("%s is subscribed to the Mesos master %s as %s", self.name, master, framework_id)
         await self._framework.save_id(framework_id)
         self._hosts.forget_offers()
+        self._queue.restart_patience()
         self._is_subscribed = True
         await self._refresh_agents()
         now_s = time.monotonic()
@@ -495,20 +496,22 @@ class MesosCluster:
         while True:
             await asyncio.sleep(self._tick_s)
             now_s = time.monotonic()
-            for host in list(self._hosts):
-                for launch in self._queue.pop_late(host):
-                    instance_id = launch.instance.instance_id
-                    log.warning(
-                        "%s: %s does not offer again what it had for %s", self.name, host.name, instance_id
-                    )
-                    self._end(instance_id, _not_launched(instance_id))
             for instance_id in self._partitions.pop_expired(now_s, len(self._hosts)):
                 log.warning("%s: %s is given up, as its agent cannot be reached", self.name, instance_id)
                 self._end(instance_id, _unreachable(instance_id))
             if self._is_subscribed:
+                self._end_late_launches()
                 self._send_due(now_s)
                 if now_s >= self._next_agents_s:
                     await self._refresh_agents()
+
+    def _end_late_launches(self) -> None:
+        """End the launches whose resources are not offered again; their jobs are placed anew."""
+        for host in list(self._hosts):
+            for launch in self._queue.pop_late(host):
+                instance_id = launch.instance.instance_id
+                log.warning("%s: %s has no resources for %s any more", self.name, host.name, instance_id)
+                self._end(instance_id, _not_launched(instance_id))
 
     async def _refresh_agents(self) -> None:
         """Ask the master about its agents, and find those of instances that an earlier scheduler launched."""
