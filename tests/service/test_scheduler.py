@@ -262,7 +262,7 @@ async def test_a_job_that_no_host_can_take_waits_and_why_says_so_at_once(
         first, *_ = await scheduler.explain(spec.job_id)
 
         assert first == (
-            "It asks for 64 cpus; the most any host has is 2 cpus. It can never start here: ask for less."
+            "It requests 64 cpus; the most any host has is 2 cpus. It can never start here: request less."
         )
         assert (await job_of(scheduler, spec.job_id)).state is JobState.WAITING
 

@@ -76,7 +76,7 @@ async def test_a_job_larger_than_any_may_be_is_told_so_while_it_waits_and_after_
     keep = Settings(jobs=JobSettings(max_cpus=2), maintenance=MaintenanceSettings(offensive="keep"))
     async with manual_scheduler(keep, cluster=manual.cluster) as manual:
         told = await manual.scheduler.explain(large.job_id)
-        assert told[0].startswith("It can never start: it asks for 4 cpus where no job may have more than 2.")
+        assert told[0].startswith("It can never start: it requests 4 cpus where no job may have more than 2.")
     async with manual_scheduler(Settings(jobs=JobSettings(max_cpus=2)), cluster=manual.cluster) as manual:
         assert await complete_offensive(manual.scheduler) == 1
         (reason,) = await manual.scheduler.why(large.job_id)

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from cook_jupyter.clusters import translation
-from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
+from cook_jupyter.clusters.base import AlwaysUsable, ClusterListener, FixedSize, Launch
 from cook_jupyter.clusters.local.agent_command import agent_options
 from cook_jupyter.clusters.local.capacity import PortAllocator, usable_cpus, usable_mem_mb
 from cook_jupyter.clusters.local.connection import (
@@ -69,7 +69,7 @@ class _TrackedInstance:
         self.kill = False  # whether it is to be killed
 
 
-class LocalCluster(FixedSize):
+class LocalCluster(FixedSize, AlwaysUsable):
     """This machine as a cluster of one host.
 
     Args:

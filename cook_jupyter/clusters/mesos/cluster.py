@@ -11,15 +11,15 @@ instance has ended. Whatever gets lost on the way is settled by reconciliation.
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cook_jupyter.clusters import translation
 from cook_jupyter.clusters.base import ClusterListener, Launch
 from cook_jupyter.clusters.mesos import messages
+from cook_jupyter.clusters.mesos.agent_queries import AgentQueries
 from cook_jupyter.clusters.mesos.calls import CallSender
 from cook_jupyter.clusters.mesos.connection import (
     CallFailed,
@@ -29,27 +29,28 @@ from cook_jupyter.clusters.mesos.connection import (
     Subscription,
 )
 from cook_jupyter.clusters.mesos.executors import ExecutorTable
+from cook_jupyter.clusters.mesos.framework import Framework, StoredText
 from cook_jupyter.clusters.mesos.holding import OfferHolding
 from cook_jupyter.clusters.mesos.hosts import HostTable, MesosHost
+from cook_jupyter.clusters.mesos.instances import InstanceTable, TrackedInstance
 from cook_jupyter.clusters.mesos.launching import LaunchQueue, Sending
 from cook_jupyter.clusters.mesos.messages import (
     AgentId,
     Event,
     ExecutorId,
     FrameworkId,
-    JsonObject,
     OfferId,
     TaskStatus,
 )
 from cook_jupyter.clusters.mesos.options import MesosOptions
 from cook_jupyter.clusters.mesos.partitions import Partitions
 from cook_jupyter.clusters.mesos.reconciliation import Reconciliation
-from cook_jupyter.clusters.mesos.resources import amounts_of
+from cook_jupyter.clusters.mesos.result_files import ResultFetcher, ResultFiles
 from cook_jupyter.clusters.mesos.statuses import Standing, read_status
 from cook_jupyter.clusters.reporting import Report, UpdateReporter
 from cook_jupyter.clusters.sandboxes import Sandboxes
-from cook_jupyter.errors import ClusterUnusable, CookError
-from cook_jupyter.model.instance import InstanceId, InstanceStatus, ResultPayload, StatusUpdate, TaskState
+from cook_jupyter.errors import ClusterUnusable
+from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
@@ -63,55 +64,12 @@ from cook_jupyter.worker.task import Cause
 log = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.5
+_CALLS_AT_A_TIME: Final = 16
+_ACKNOWLEDGEMENTS_AT_A_TIME: Final = 64
 _AGENTS_S: Final = 60.0  # interval of questions about agents and other frameworks
 _PING_S: Final = 30.0
 _LONG_LEASE_S: Final = 604_800.0
-_KILL_FIRST_S: Final = 15.0  # interval at which a kill is repeated; it doubles
-_KILL_LAST_S: Final = 300.0
 _START_PATIENCE_S: Final = 5.0  # for the answers of the first reconciliation
-_FETCH_TRIES: Final = 6
-_FETCH_PAUSE_S: Final = 1.0  # it doubles
-
-
-class StoredText(Protocol):
-    """A text that outlives the scheduler."""
-
-    async def load(self) -> str | None:
-        """Return the text; None if there is none."""
-
-    async def save(self, text: str) -> None:
-        """Store the text durably."""
-
-
-class ResultFiles(Protocol):
-    """Access to results that executors have left in sandboxes."""
-
-    async def fetch_result(self, host: str, path: str, *, size: int, digest: str) -> bytes:
-        """Return a file of a host, with size and SHA-256 verified.
-
-        Raises:
-            CookError: it cannot be read, or is not what was described.
-        """
-
-
-class _TrackedInstance:
-    """An open instance."""
-
-    __slots__ = ("agent_id", "executor_id", "host", "is_started", "kill_at_s", "kill_pause_s", "spec")
-
-    def __init__(self, host: str, *, spec: JobSpec | None = None, agent_id: AgentId | None = None) -> None:
-        self.host = host
-        self.spec = spec  # None for an instance that the store does not have open
-        self.agent_id = agent_id
-        self.executor_id: str | None = None
-        self.is_started = False  # whether a status has said so
-        self.kill_at_s: float | None = None  # time of the next KILL; None if it is not to be killed
-        self.kill_pause_s = _KILL_FIRST_S
-
-    @property
-    def is_killed(self) -> bool:
-        """Whether the instance is to be killed."""
-        return self.kill_at_s is not None
 
 
 class MesosCluster:
@@ -121,11 +79,11 @@ class MesosCluster:
         options: options of the cluster.
         connection: connection to the master.
         state: text in which the id of the framework is stored.
-        sandboxes: files of instances; None for those of `make_sandboxes`.
-        results: access to results that are files.
+        sandboxes: returns the files of instances, given a function that returns the URL of a host's agent.
+        results: returns the access to results in files, given the same.
         pools: pools that hosts serve which have no attribute for it.
         version: version of the code that executors run.
-        user: user name with which the framework registers.
+        user: user of the hosts as whom executors run that name none.
         tick_s: interval of what no event triggers.
     """
 
@@ -144,8 +102,7 @@ class MesosCluster:
     ) -> None:
         self._options = options
         self._connection = connection
-        self._state = state
-        self._user = user
+        self._framework = Framework(options, state, user)
         self._tick_s = tick_s
         self._hosts = HostTable(options.name, pools=pools, pool_attribute=options.pool_attribute)
         self._executors = ExecutorTable(options, version)
@@ -154,20 +111,17 @@ class MesosCluster:
         self._reconciliation = Reconciliation()
         self._partitions = Partitions(options)
         self._sandboxes = sandboxes(self._agent_url)
-        self._results = results(self._agent_url)
-        self._calls = CallSender(connection)
-        self._acknowledgements = CallSender(connection)
+        self._results = ResultFetcher(results(self._agent_url))
+        self._calls = CallSender(connection, at_a_time=_CALLS_AT_A_TIME)
+        self._acknowledgements = CallSender(connection, at_a_time=_ACKNOWLEDGEMENTS_AT_A_TIME)
         self._reporter = UpdateReporter[TaskStatus | None](options.name, on_committed=self._on_committed)
-        self._tracked: dict[InstanceId, _TrackedInstance] = {}
-        self._framework_id: FrameworkId | None = None
-        self._stored_state = ""
-        self._stored_agents: dict[str, AgentId] = {}
+        self._instances = InstanceTable()
+        self._queries = AgentQueries(connection, self._hosts, self._holding, self._instances)
         self._listener: ClusterListener | None = None
         self._is_subscribed = False
         self._first_subscription = asyncio.Event()
         self._reviving: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._fetching: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._next_agents_s = self._next_ping_s = 0.0
         self._ping_number = 0
@@ -197,7 +151,7 @@ class MesosCluster:
         """
         self._listener = listener
         self._failure = asyncio.get_running_loop().create_future()
-        await self._load_state()
+        await self._framework.load()
         for launch in open_launches:
             self._track_open(launch)
         self._tasks = [
@@ -205,8 +159,6 @@ class MesosCluster:
             for name, work in (
                 ("connection", lambda: self._connection.run(self)),
                 ("reports", lambda: self._reporter.run(listener)),
-                ("calls", self._calls.run),
-                ("acknowledgements", self._acknowledgements.run),
                 ("timer", self._run_timer),
             )
         ]
@@ -217,11 +169,13 @@ class MesosCluster:
 
     async def close(self) -> None:
         """Disconnect from the master; instances go on."""
-        tasks = [*self._tasks, *self._fetching]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        for part in (self._calls, self._acknowledgements, self._results):
+            await part.close()
+        await self._queries.close()
         self._is_subscribed = False
         if self._failure is not None and self._failure.done():
             self._failure.exception()  # whoever waited for it has it
@@ -256,13 +210,13 @@ class MesosCluster:
         hosts: dict[str, MesosHost] = {}
         for launch in launches:
             instance = launch.instance
-            if instance.instance_id in self._tracked:
+            if instance.instance_id in self._instances:
                 continue
             host = self._hosts.get(instance.host)
             if host is None or not host.is_connected:
                 self._report(_not_launched(instance.instance_id))
                 continue
-            self._tracked[instance.instance_id] = _TrackedInstance(host.name, spec=launch.spec)
+            self._instances.add(instance.instance_id, TrackedInstance(host.name, spec=launch.spec))
             self._queue.put(host, launch)
             hosts[host.name] = host
         for host in hosts.values():
@@ -271,12 +225,12 @@ class MesosCluster:
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
         """Kill instances, again and again until they have ended."""
         for instance_id in instance_ids:
-            tracked = self._tracked.get(instance_id)
+            tracked = self._instances.get(instance_id)
             if tracked is None:
                 continue
             host = self._hosts.get(tracked.host)
             if host is not None and self._queue.remove(host, instance_id) is not None:
-                del self._tracked[instance_id]
+                self._instances.remove(instance_id)
                 self._report(translation.never_started(instance_id, now_ms(), Cause.KILLED))
             elif not tracked.is_killed:
                 self._send_kill(instance_id, tracked)
@@ -285,34 +239,16 @@ class MesosCluster:
 
     def subscription(self) -> Subscription:
         """Return what to subscribe with."""
-        options = self._options
-        capabilities = ["PARTITION_AWARE", "MULTI_ROLE", "RESERVATION_REFINEMENT"]
-        if options.gpus:
-            capabilities.append("GPU_RESOURCES")
-        framework: JsonObject = {
-            "user": self._user,
-            "name": options.framework_name,
-            "roles": [options.role],
-            "failover_timeout": options.failover_timeout_s,
-            "checkpoint": True,
-            "capabilities": [{"type": name} for name in capabilities],
-        }
-        if options.principal:
-            framework["principal"] = options.principal
-        if self._framework_id is not None:
-            framework["id"] = {"value": self._framework_id}
-        return Subscription(framework=framework)
+        return self._framework.subscription()
 
     async def on_subscribed(self, framework_id: FrameworkId, master: str) -> None:
         """Store the id of the framework, and ask about all instances."""
         log.info("%s is subscribed to the Mesos master %s as %s", self.name, master, framework_id)
-        if framework_id != self._framework_id:
-            self._framework_id = framework_id
-            await self._save_state()
+        await self._framework.save_id(framework_id)
         self._hosts.forget_offers()
         self._is_subscribed = True
+        await self._refresh_agents()
         now_s = time.monotonic()
-        self._next_agents_s = now_s
         self._reconciliation.begin(self._sent_instances(), now_s)
         self._send_due(now_s)
         self._first_subscription.set()
@@ -344,7 +280,7 @@ class MesosCluster:
     # --- offers and launches ------------------------------------------------------------------------------
 
     def _on_offers(self, offers: Sequence[messages.Offer]) -> None:
-        users = {tracked.spec.user for tracked in self._tracked.values() if tracked.spec is not None}
+        users = self._instances.users()
         for offer in offers:
             host = self._hosts.add_offer(offer)
             self._executors.note_existing(host.name, host.executor_ids, users)
@@ -356,14 +292,14 @@ class MesosCluster:
 
     def _send_next(self, host: MesosHost) -> None:
         """Launch what the held offers of a host have room for."""
-        if not self._is_subscribed or self._framework_id is None:
+        if not self._is_subscribed or self._framework.framework_id is None:
             return
-        sending = self._queue.next_sending(host, self._framework_id)
+        sending = self._queue.next_sending(host, self._framework.framework_id)
         if sending is not None:
             now_s = time.monotonic()
             for task in sending.tasks:
                 instance_id = task.launch.instance.instance_id
-                tracked = self._tracked[instance_id]
+                tracked = self._instances[instance_id]
                 tracked.agent_id, tracked.executor_id = host.agent_id, task.executor_id
                 self._reconciliation.launched(instance_id, now_s)
             self._calls.put(sending.call, lambda error: self._on_accept_failed(host, sending, error))
@@ -382,7 +318,7 @@ class MesosCluster:
                 self._executors.task_ended(host.name, task.executor_id)
             host.tasks.pop(instance_id, None)
             self._reconciliation.answered(instance_id)
-            tracked = self._tracked.get(instance_id)
+            tracked = self._instances.get(instance_id)
             if tracked is None:
                 continue
             tracked.executor_id = None
@@ -409,7 +345,7 @@ class MesosCluster:
 
     def _on_status(self, status: TaskStatus) -> None:
         instance_id = InstanceId(status.task_id.value)
-        tracked = self._tracked.get(instance_id)
+        tracked = self._instances.get(instance_id)
         self._reconciliation.answered(instance_id)
         if status.state == "TASK_ERROR" and tracked is not None and tracked.is_started and not status.uuid:
             log.error(
@@ -430,18 +366,18 @@ class MesosCluster:
     def _on_open(
         self,
         instance_id: InstanceId,
-        tracked: _TrackedInstance | None,
+        tracked: TrackedInstance | None,
         status: TaskStatus,
         update: StatusUpdate,
     ) -> None:
         agent_id = None if status.agent_id is None else AgentId(status.agent_id.value)
         if tracked is None:  # the store does not have it open; the service kills it
             host = None if agent_id is None else self._hosts.of_agent(agent_id)
-            tracked = _TrackedInstance("" if host is None else host.name, agent_id=agent_id)
-            self._tracked[instance_id] = tracked
+            tracked = TrackedInstance("" if host is None else host.name, agent_id=agent_id)
+            self._instances.add(instance_id, tracked)
             if host is not None:
                 host.tasks[instance_id] = Resources()
-            self._learn_soon()
+            self._queries.learn_tasks_soon()
         tracked.agent_id = agent_id or tracked.agent_id
         tracked.is_started = tracked.is_started or update.state is TaskState.RUNNING
         if status.executor_id is not None:
@@ -454,7 +390,7 @@ class MesosCluster:
     def _on_end(
         self,
         instance_id: InstanceId,
-        tracked: _TrackedInstance | None,
+        tracked: TrackedInstance | None,
         status: TaskStatus,
         update: StatusUpdate,
         end: Frame | None,
@@ -466,13 +402,11 @@ class MesosCluster:
             self._reporter.put(update, status)
             return
         host = tracked.host if tracked is not None else self._host_of(status)
-        fetching = asyncio.create_task(self._fetch_and_report(host, end, update, status))
-        self._fetching.add(fetching)
-        fetching.add_done_callback(self._fetching.discard)
+        self._results.fetch(host, end.header, update, lambda whole: self._reporter.put(whole, status))
 
-    def _forget(self, instance_id: InstanceId, tracked: _TrackedInstance) -> None:
+    def _forget(self, instance_id: InstanceId, tracked: TrackedInstance) -> None:
         """Stop tracking an instance that has ended; its resources are offered again in a moment."""
-        self._tracked.pop(instance_id, None)
+        self._instances.remove(instance_id)
         self._partitions.remove(instance_id)
         self._reconciliation.answered(instance_id)
         host = self._hosts.get(tracked.host)
@@ -487,30 +421,10 @@ class MesosCluster:
 
     def _end(self, instance_id: InstanceId, update: StatusUpdate) -> None:
         """Stop tracking an instance, and report an end that no status tells."""
-        tracked = self._tracked.get(instance_id)
+        tracked = self._instances.get(instance_id)
         if tracked is not None:
             self._forget(instance_id, tracked)
         self._report(update)
-
-    async def _fetch_and_report(
-        self, host: str, end: Frame, update: StatusUpdate, status: TaskStatus
-    ) -> None:
-        """Report an end with the result that its executor has left in a file."""
-        described = end.header["result_file"]
-        path = f"{end.header['sandbox']}/{described['name']}"
-        result = None
-        for attempt in range(_FETCH_TRIES):
-            try:
-                content = await self._results.fetch_result(
-                    host, path, size=described["size"], digest=described["digest"]
-                )
-            except (CookError, OSError) as error:
-                log.warning("%s: the result %s on %s cannot be read: %s", self.name, path, host, error)
-                await asyncio.sleep(_FETCH_PAUSE_S * 2**attempt)
-            else:
-                result = ResultPayload(inline=content, size=len(content))
-                break
-        self._reporter.put(translation.with_result(update, result), status)
 
     def _host_of(self, status: TaskStatus) -> str:
         host = None if status.agent_id is None else self._hosts.of_agent(status.agent_id.value)
@@ -570,49 +484,6 @@ class MesosCluster:
             messages.send_message(agent_id, executor_id, ping(self._ping_number, lease_s=lease_s))
         )
 
-    async def _ask_about_agents(self) -> None:
-        """Ask for the agents, and whether other frameworks use them; without permission, do without."""
-        try:
-            agents = await self._connection.query({"type": "GET_AGENTS"})
-            self._hosts.update_agents(agents["get_agents"].get("agents", ()))
-        except CallFailed as error:
-            log.info("%s: the master does not tell about its agents: %s", self.name, error)
-        try:
-            frameworks = await self._connection.query({"type": "GET_FRAMEWORKS"})
-            others = [
-                one
-                for one in frameworks["get_frameworks"].get("frameworks", ())
-                if one["framework_info"]["id"]["value"] != self._framework_id and one.get("active")
-            ]
-            self._holding.is_alone = not others
-        except CallFailed as error:
-            log.info("%s: the master does not tell about its frameworks: %s", self.name, error)
-        if self._hosts.agent_ids() != self._stored_agents:
-            await self._save_state()
-        self._notify_offers_changed()
-
-    def _learn_soon(self) -> None:
-        """Ask for the resources of instances that run and were not launched by this scheduler."""
-        if not any(task.get_name() == "learn" for task in self._fetching):
-            learning = asyncio.create_task(self._learn_tasks(), name="learn")
-            self._fetching.add(learning)
-            learning.add_done_callback(self._fetching.discard)
-
-    async def _learn_tasks(self) -> None:
-        await asyncio.sleep(self._tick_s / 5)  # further ones may follow
-        try:
-            answer = await self._connection.query({"type": "GET_TASKS"})
-        except CallFailed as error:
-            log.info("%s: the master does not tell about its tasks: %s", self.name, error)
-            return
-        for task in answer["get_tasks"].get("tasks", ()):
-            instance_id = InstanceId(task["task_id"]["value"])
-            tracked = self._tracked.get(instance_id)
-            host = None if tracked is None else self._hosts.of_agent(task["agent_id"]["value"])
-            if tracked is not None and host is not None:
-                tracked.host = host.name
-                host.tasks[instance_id] = amounts_of(task.get("resources", ()))
-
     def _agent_url(self, host: str) -> str | None:
         """Return the address of a host's agent; None if it is unknown."""
         known = self._hosts.get(host)
@@ -637,16 +508,27 @@ class MesosCluster:
             if self._is_subscribed:
                 self._send_due(now_s)
                 if now_s >= self._next_agents_s:
-                    self._next_agents_s = now_s + _AGENTS_S
-                    await self._ask_about_agents()
+                    await self._refresh_agents()
+
+    async def _refresh_agents(self) -> None:
+        """Ask the master about its agents, and find those of instances that an earlier scheduler launched."""
+        self._next_agents_s = time.monotonic() + _AGENTS_S
+        await self._queries.refresh(self._framework.framework_id)
+        await self._framework.save_agents(self._hosts.agent_ids())
+        for instance_id, tracked in self._instances:
+            host = self._hosts.get(tracked.host)
+            if tracked.agent_id is None and host is not None and instance_id not in host.waiting:
+                tracked.agent_id = host.agent_id
+                if tracked.spec is not None:
+                    host.tasks[instance_id] = tracked.spec.resources
+        self._notify_offers_changed()
 
     def _send_due(self, now_s: float) -> None:
         """Send the calls that are due."""
         for call in self._reconciliation.calls(self._sent_instances(), now_s):
             self._calls.put(call)
-        for instance_id, tracked in self._tracked.items():
-            if tracked.kill_at_s is not None and now_s >= tracked.kill_at_s:
-                self._send_kill(instance_id, tracked)
+        for instance_id, tracked in self._instances.due_kills():
+            self._send_kill(instance_id, tracked)
         connected = [host for host in self._hosts if host.is_connected]
         declined = self._holding.choose_declined(connected, now_s)
         if declined:
@@ -658,44 +540,28 @@ class MesosCluster:
                 if host is not None:
                     self._send_ping(host.agent_id, executor_id)
 
-    def _send_kill(self, instance_id: InstanceId, tracked: _TrackedInstance) -> None:
+    def _send_kill(self, instance_id: InstanceId, tracked: TrackedInstance) -> None:
         """Send KILL, which is repeated later: Mesos does not remember one for an unreachable agent."""
-        tracked.kill_at_s = time.monotonic() + tracked.kill_pause_s
-        tracked.kill_pause_s = min(2 * tracked.kill_pause_s, _KILL_LAST_S)
+        tracked.note_kill(time.monotonic())
         if self._is_subscribed:
             self._calls.put(messages.kill(instance_id, tracked.agent_id, grace_s=self._options.kill_grace_s))
-
-    # --- state --------------------------------------------------------------------------------------------
 
     def _track_open(self, launch: Launch) -> None:
         """Track an instance that is open in the store; the master is asked about it."""
         instance = launch.instance
-        tracked = _TrackedInstance(
-            instance.host, spec=launch.spec, agent_id=self._stored_agents.get(instance.host)
+        tracked = TrackedInstance(
+            instance.host, spec=launch.spec, agent_id=self._framework.agents.get(instance.host)
         )
         tracked.is_started = instance.status is InstanceStatus.RUNNING
-        self._tracked[instance.instance_id] = tracked
+        self._instances.add(instance.instance_id, tracked)
         if tracked.agent_id is not None:
-            self._hosts.see(instance.host, tracked.agent_id).tasks[instance.instance_id] = (
-                launch.spec.resources
-            )
+            host = self._hosts.see(instance.host, tracked.agent_id)
+            host.tasks[instance.instance_id] = launch.spec.resources
 
     def _sent_instances(self) -> dict[InstanceId, AgentId | None]:
         """Return the instances that the master should know, with their agents."""
         waiting = {instance_id for host in self._hosts for instance_id in host.waiting}
-        return {i: tracked.agent_id for i, tracked in self._tracked.items() if i not in waiting}
-
-    async def _load_state(self) -> None:
-        text = await self._state.load()
-        if text is not None:
-            state = json.loads(text)
-            self._framework_id = FrameworkId(state["framework_id"])
-            self._stored_agents = {host: AgentId(one) for host, one in state["agents"].items()}
-
-    async def _save_state(self) -> None:
-        self._stored_agents = self._hosts.agent_ids()
-        state = {"framework_id": self._framework_id, "agents": self._stored_agents}
-        await self._state.save(json.dumps(state))
+        return {i: tracked.agent_id for i, tracked in self._instances if i not in waiting}
 
     # --- tasks of the event loop --------------------------------------------------------------------------
 

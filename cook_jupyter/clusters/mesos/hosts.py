@@ -267,7 +267,7 @@ class HostTable:
     def pools_of(self, host: MesosHost) -> tuple[PoolName, ...]:
         """Return the pools that a host serves."""
         if self._pool_attribute and (pool := host.attributes.get(self._pool_attribute)) is not None:
-            return (pool,)
+            return (PoolName(pool),)
         return self._pools
 
     @staticmethod

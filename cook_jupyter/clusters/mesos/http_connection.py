@@ -21,7 +21,7 @@ import base64
 import logging
 import random
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -86,7 +86,7 @@ class Credential:
     """
 
     principal: str
-    secret: str
+    secret: str = field(repr=False)
 
     @property
     def header(self) -> Header:

@@ -67,6 +67,11 @@ class EventQueue:
         self._has_room.set()
         return event
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `put` waits."""
+        return not self._has_room.is_set()
+
     def close(self) -> None:
         """Drop all events, also those to come."""
         self._closed = True
