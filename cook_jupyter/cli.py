@@ -454,6 +454,34 @@ def replay(file: Path, as_json: bool) -> None:
         _print(line)
 
 
+@cook_jupyter.group()
+def mesos() -> None:
+    """Prepare the hosts of a Mesos cluster."""
+
+
+@mesos.command()
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write [cook_jupyter-VERSION.pyz in the current directory].",
+)
+def package(output: Path | None) -> None:
+    """Write the executor as a single file, which Mesos copies to the hosts (setting `executor_package`).
+
+    Any Python from 3.11 on runs it; it contains cloudpickle. The same version makes the same bytes each time.
+    """
+    from importlib.metadata import version
+
+    from cook_jupyter.worker.mesos.package import write_package
+
+    path = output or Path(f"cook_jupyter-{version('cook_jupyter')}.pyz")
+    try:
+        written = write_package(str(path))
+    except OSError as error:
+        raise click.ClickException(f"the package cannot be written: {error}") from error
+    _print(f"{path}: {written.size:,} bytes, sha256 {written.digest}")
+
+
 @cook_jupyter.command()
 @click.option(
     "--trace", type=click.Path(path_type=Path), help="Trace of the jobs to replay, in Cook's JSON format."

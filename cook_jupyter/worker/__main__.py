@@ -15,11 +15,14 @@ Lives here: parsing these arguments. (argparse would take a tenth of the agent's
 import os
 import sys
 
+from cook_jupyter.worker.start import add_vendored
+
 _USAGE = "usage: python -m cook_jupyter.worker agent --home DIR [--detach LOG] | call\n"
 
 
 def main(arguments: list[str]) -> int:
     """Run one of the processes of a host; return its exit code."""
+    add_vendored()
     match arguments:
         case ["call"]:
             from cook_jupyter.worker.standalone import run_standalone

@@ -22,6 +22,7 @@ from cook_jupyter.worker.environment import process_environment
 from cook_jupyter.worker.frames import BrokenStream, Frame, pack
 from cook_jupyter.worker.limits import Cgroup, CgroupParent
 from cook_jupyter.worker.protocol import FROM_SPAWNER, require
+from cook_jupyter.worker.start import worker_command
 
 SPARES = 1
 MAX_LEFTOVER_MB = 256.0  # a worker that holds more than this after a task is replaced
@@ -77,7 +78,7 @@ class PoolCallbacks(NamedTuple):
     ready: Callable[[str], None]  # a worker of that interpreter is idle
     frame: Callable[[WorkerProcess, Frame], None]
     died: Callable[[WorkerProcess, int | None], None]  # exit code, negative for signals, None if unknown
-    unusable: Callable[[str], None]  # that interpreter cannot run workers
+    unusable: Callable[[str, str | None], None]  # that interpreter cannot run workers; the reason if known
 
 
 class _Spawner:
@@ -89,6 +90,7 @@ class _Spawner:
         self.channel: Channel | None = None
         self.ready = False
         self.has_started = False  # whether it has ever started a worker
+        self.refusal: str | None = None  # why its interpreter cannot be used
         self.starting: dict[str, socket.socket] = {}
 
 
@@ -251,7 +253,7 @@ class WorkerPool:
 
     def _spawn(self, python: str) -> _Spawner:
         own_end, other_end = socket.socketpair()
-        arguments = [python, "-P", "-m", "cook_jupyter.worker", "spawner"]
+        arguments = [*worker_command(python), "spawner"]
         arguments += [str(_SPAWNER_FD), self._home, str(self._grace_s)]
         arguments += ["survive" if self._tasks_survive else "end"]
         try:
@@ -265,7 +267,7 @@ class WorkerPool:
         except (OSError, ValueError):  # ValueError: the path is invalid
             own_end.close()
             spawner = _Spawner(python, 0)
-            self._listener.unusable(python)
+            self._listener.unusable(python, None)
             return spawner
         spawner = self._spawners[python] = _Spawner(python, pid)
         spawner.channel = Channel(
@@ -298,6 +300,8 @@ class WorkerPool:
         elif kind == "born":
             sock = _pop_starting(spawner, header["worker"])
             self._on_worker_started(spawner, header["worker"], header["pid"], header["mark"], sock)
+        elif kind == "refused":
+            spawner.refusal = header["why"]
         elif kind == "unborn":
             _pop_starting(spawner, header["worker"]).close()
         elif kind == "died" and (worker := self._workers.get(header["worker"])) is not None:
@@ -340,7 +344,7 @@ class WorkerPool:
             sock.close()
         if not spawner.has_started:
             if not killed:  # otherwise waiting launches cause another try
-                self._listener.unusable(spawner.python)
+                self._listener.unusable(spawner.python, spawner.refusal)
             return
         for worker in [w for w in self._workers.values() if w.spawned and w.python == spawner.python]:
             self.adopt(worker)

@@ -195,6 +195,7 @@ END_FIELDS: Mapping[str, Check] = {
     "peak_mb": optional(is_number_or_none),
     "progress": optional(is_progress_or_none),
     "written": optional(is_flag),
+    "message": optional(is_storable_text_or_none),
 }
 """The fields of an end as its worker saw it."""
 
@@ -224,6 +225,7 @@ FROM_WORKER: Table = {
 
 FROM_SPAWNER: Table = {
     "ready": {"pid": is_pid},
+    "refused": {"why": is_storable_text_or_none},
     "born": {"worker": is_text, "pid": is_pid, "mark": is_text_or_none},
     "unborn": {"worker": is_text},
     "died": {"worker": is_text, "code": is_integer},

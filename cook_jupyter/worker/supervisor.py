@@ -31,7 +31,7 @@ from cook_jupyter.worker.outbox import Outbox
 from cook_jupyter.worker.pool import PoolCallbacks, WorkerPool, WorkerProcess
 from cook_jupyter.worker.progress import Progress, ProgressReader
 from cook_jupyter.worker.running import MIN_CHECK_INTERVAL_S, RunningInstance
-from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched
+from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched, write_stderr
 from cook_jupyter.worker.task import Cause, EndReport, TaskExit, end_of, is_folder_name
 
 _TICK_S = MIN_CHECK_INTERVAL_S
@@ -322,12 +322,12 @@ class Supervisor:
         self._journal.record(instance_id, record, launch.head)
         self._assigned.append((launch, instance))
 
-    def _on_interpreter_unusable(self, python: str) -> None:
-        """Run the calls of an interpreter without workers as plain commands."""
+    def _on_interpreter_unusable(self, python: str, reason: str | None) -> None:
+        """Run calls of an interpreter without workers as plain commands, unless there is a reason not to."""
         launches = self._queue.drain(python)
-        if python == sys.executable:
+        if python == sys.executable or reason is not None:
             for launch in launches:
-                self._report_unlaunched(launch.header["instance_id"])
+                self._report_unlaunched(launch.header["instance_id"], reason)
             return
         self._unusable.add(python)
         for launch in launches:
@@ -448,8 +448,13 @@ class Supervisor:
             seen_mb=instance.peak_mb,
         )
 
-    def _report_unlaunched(self, instance_id: str) -> None:
-        self._report_end(TaskExit(instance_id, None, now_ms()), Cause.UNLAUNCHED)
+    def _report_unlaunched(self, instance_id: str, reason: str | None = None) -> None:
+        """Report that an instance was not started; a reason for its user goes to its stderr, too."""
+        end = TaskExit(instance_id, None, now_ms(), message=reason)
+        if reason is not None:
+            log(f"{instance_id} was not started: {reason}")
+            end = end._replace(written=write_stderr(self._sandbox(instance_id), f"cook_jupyter: {reason}\n"))
+        self._report_end(end, Cause.UNLAUNCHED)
 
     def _report_end(
         self,

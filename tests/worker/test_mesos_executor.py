@@ -94,19 +94,21 @@ def test_an_update_is_kept_until_it_is_acknowledged_and_resent_with_the_same_uui
     executor: MesosExecutorProcess,
 ) -> None:
     acknowledged, pending = a_launch("true"), a_launch("exit 3")
+    executor.agent.acknowledges = lambda _: False
     executor.launch(acknowledged, pending)
     executor.end_of(acknowledged)
     executor.end_of(pending)
-    executor.acknowledge(id_of(acknowledged))
+    for status in statuses_of(executor, acknowledged):
+        executor.agent.acknowledge(status)
 
     executor.agent.hang_up()
     executor.run_until(lambda: len(executor.agent.subscriptions) == 2)
 
     subscription = executor.agent.subscriptions[-1]
-    [update] = subscription["unacknowledged_updates"]
     [task] = subscription["unacknowledged_tasks"]
-    assert update["status"] == statuses_of(executor, pending)[-1]
+    updates = [update["status"] for update in subscription["unacknowledged_updates"]]
     assert task["task_id"]["value"] == id_of(pending)
+    assert updates == statuses_of(executor, pending)
     assert executor.end_count == 2
 
 

@@ -377,6 +377,8 @@ def _grace_s(kill_policy: JsonObject | None, default_s: float) -> float:
 def _summary(report: EndReport) -> str:
     """Return what Mesos shows of an end."""
     exit_code = report.end.exit_code
+    if report.end.message is not None:
+        return f"{report.cause}: {report.end.message}"
     return report.cause if exit_code in (0, None) else f"{report.cause}, exit code {exit_code}"
 
 
