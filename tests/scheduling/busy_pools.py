@@ -8,6 +8,7 @@ from typing import Any
 
 from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     ConstraintClass,
@@ -62,7 +63,7 @@ def some_offers(rng: random.Random) -> list[Offer]:
             Offer(
                 host=name,
                 cluster="east",
-                pool="pool",
+                pool=PoolName("pool"),
                 room=Resources(cpus=cpus, mem_mb=mem_mb, gpus=rng.choice((0.0, 2.0))) - running,
                 running=running,
                 attributes={**places, **started},

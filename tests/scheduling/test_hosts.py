@@ -124,7 +124,7 @@ def test_only_offers_that_changed_are_read_again(history: list[list[Offer]]) -> 
 
 def test_states_are_equal_for_hosts_of_equal_size_and_usage_only() -> None:
     def an_offer(name: str, room: Resources, running: Resources = NOTHING, **more: Any) -> Offer:
-        return Offer(host=name, cluster="east", pool="pool", room=room, running=running, **more)
+        return Offer(host=name, cluster="east", pool=PoolName("pool"), room=room, running=running, **more)
 
     whole = Resources(cpus=1.0, mem_mb=2.0)
     offers = [

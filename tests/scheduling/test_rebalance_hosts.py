@@ -7,6 +7,7 @@ import pytest
 
 from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     ConstraintClass,
@@ -50,7 +51,12 @@ def rebalance_hosts(
 def an_offer(host: str, zone: str = "a") -> Offer:
     attributes = {"HOSTNAME": host, "zone": zone}
     return Offer(
-        host=host, cluster="east", pool="pool", room=Resources(), attributes=attributes, location="lab"
+        host=host,
+        cluster="east",
+        pool=PoolName("pool"),
+        room=Resources(),
+        attributes=attributes,
+        location="lab",
     )
 
 
@@ -88,7 +94,7 @@ def test_a_busy_host_without_an_offer_has_its_known_attributes_and_no_room() -> 
     limited = Offer(
         host="gone",
         cluster="east",
-        pool="pool",
+        pool=PoolName("pool"),
         room=Resources(cpus=4.0),
         until_ms=5,
         users=frozenset({"ada"}),
@@ -102,14 +108,14 @@ def test_a_busy_host_without_an_offer_has_its_known_attributes_and_no_room() -> 
     assert hosts.offers[1] == Offer(
         host="gone",
         cluster="west",
-        pool="",
+        pool=PoolName(""),
         room=Resources(),
         attributes={"HOSTNAME": "gone", "zone": "a"},
         until_ms=5,
         users=frozenset({"ada"}),
     )
     assert hosts.offers[2] == Offer(
-        host="known", cluster="", pool="", room=Resources(), attributes={"HOSTNAME": "known"}
+        host="known", cluster="", pool=PoolName(""), room=Resources(), attributes={"HOSTNAME": "known"}
     )
     assert hosts.is_limited
     assert hosts.all_plain

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.hosts.room import DistinctHosts, FillEstimates, HostRoom
@@ -58,7 +59,9 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 def some_hosts(number: int, cpus: float = 4.0, mem_mb: float = 64.0, running: Resources = NOTHING) -> Hosts:
     whole = Resources(cpus=cpus, mem_mb=mem_mb)
     return Hosts(
-        Offer(host=f"host-{n:04}", cluster="east", pool="pool", room=whole - running, running=running)
+        Offer(
+            host=f"host-{n:04}", cluster="east", pool=PoolName("pool"), room=whole - running, running=running
+        )
         for n in range(number)
     )
 
