@@ -245,6 +245,13 @@ class LocalMesos:
             content = json.loads(answer.read() or b"{}")
         return content.get(kind.lower(), content)
 
+    def metrics(self, node: str = "master") -> dict[str, float]:
+        """Return the metrics of a node, such as `master/tasks_running`."""
+        url = f"{self._nodes[node].url}/metrics/snapshot"
+        with urllib.request.urlopen(url, timeout=_ANSWER_TIMEOUT_S) as answer:
+            metrics: dict[str, float] = json.loads(answer.read())
+        return metrics
+
     def registered_agents(self) -> dict[str, str]:
         """Return the ids of the agents that are active at the master, by host."""
         agents = self.call("GET_AGENTS").get("agents", [])
