@@ -42,9 +42,9 @@ soak: setup ## simulate the service with injected faults (SEEDS=20000 FIRST=0); 
 abuse: setup ## inject faults of every kind beside good jobs, none of which may fail (MINUTES=30 SEED=1)
 	@$(BIN)/python -m tests.system.mixed_abuse $(or $(MINUTES),30) --seed $(or $(SEED),1)
 
-mutants: setup ## run mutation tests of model and scheduling (SAMPLE=500 ONLY='ranking/ limits/' RESUME=1 PAGE=1)
+mutants: setup ## run mutation tests of model and scheduling (SAMPLE=500 ONLY='ranking/ limits/' RESUME=1 AGAIN=1 PAGE=1)
 	@nice -n 10 $(BIN)/python -m tests.mutation $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(ONLY),--only $(ONLY)) \
-	  $(if $(RESUME),--resume) $(if $(PAGE),--page)
+	  $(if $(RESUME),--resume) $(if $(AGAIN),--again) $(if $(PAGE),--page)
 
 check: setup ## check format, lint, types and import contracts
 	@failed=; \

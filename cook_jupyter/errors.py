@@ -17,7 +17,8 @@ CookError
 │   ├── StoreFull           it cannot write to its disk; nothing was changed, try again later
 │   ├── StoreBusy           another program has locked its store; nothing was changed, try again soon
 │   ├── StoreDamaged        its store cannot be read, or was taken away: restore it from a backup
-│   └── OutOfStep           its memory differs from its store; it starts again from the store, try again then
+│   ├── OutOfStep           its memory differs from its store; it starts again from the store, try again then
+│   └── ClusterUnusable     a cluster refuses it for good, such as when another one has replaced it
 ├── SchedulerUnreachable    no answer; whether it was done is unknown
 ├── Unverifiable            a payload that cannot be verified: cut short, another format or key
 │   └── Tampered            a complete payload that is not what was signed; it was not opened
@@ -132,6 +133,10 @@ class OutOfStep(SchedulerError):
     Nothing is lost: whatever was committed is in the store. The scheduler takes no further commands and has
     to be started again from the store; a command that raises this changed nothing.
     """
+
+
+class ClusterUnusable(SchedulerError):
+    """A cluster refuses this scheduler for good; trying again would not help, or would do harm."""
 
 
 class SchedulerUnreachable(CookError):

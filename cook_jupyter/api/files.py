@@ -153,6 +153,6 @@ def _entry_body(entry: FileEntry, directory: str) -> dict[str, Any]:
         "nlink": max(2, entry.link_count) if entry.is_directory else entry.link_count,
         "size": entry.size,
         "mtime": entry.modified_s,
-        "uid": str(entry.uid),
-        "gid": str(entry.gid),
+        "uid": entry.uid,
+        "gid": entry.gid,
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from cook_jupyter.clusters.base import ClusterListener, Launch
+from cook_jupyter.clusters.base import AlwaysUsable, ClusterListener, Launch
 from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.errors import CookError
@@ -42,7 +42,7 @@ class PlannedExit:
 ExitPlan = Callable[[JobSpec], PlannedExit | None]
 
 
-class MemoryCluster:
+class MemoryCluster(AlwaysUsable):
     """Hosts and tasks in memory. It may be closed and started again, as when a scheduler is restarted.
 
     Args:

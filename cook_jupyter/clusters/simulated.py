@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from itertools import chain
 from typing import Final, NamedTuple
 
-from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
+from cook_jupyter.clusters.base import AlwaysUsable, ClusterListener, FixedSize, Launch
 from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
@@ -47,7 +47,7 @@ class ScheduledExit(NamedTuple):
 ExitPlan = Callable[[JobSpec], ScheduledExit | None]
 
 
-class SimulatedCluster(FixedSize):
+class SimulatedCluster(FixedSize, AlwaysUsable):
     """Simulated hosts. It may be closed and started again, as when a scheduler is restarted.
 
     Args:

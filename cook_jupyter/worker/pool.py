@@ -93,7 +93,17 @@ class _Spawner:
 
 
 class WorkerPool:
-    """All spawners and workers of one agent."""
+    """All spawners and workers of one agent.
+
+    Args:
+        loop: event loop of the agent.
+        home: home directory of the agent.
+        grace_s: time between SIGTERM and SIGKILL after which workers kill their command themselves.
+        groups: parent of the control groups of workers; None for none.
+        listener: callbacks.
+        tasks_survive: whether workers finish their tasks when this process is gone; otherwise all that was
+            started in them ends with it.
+    """
 
     def __init__(
         self,
@@ -103,10 +113,12 @@ class WorkerPool:
         grace_s: float,
         groups: CgroupParent | None,
         listener: PoolCallbacks,
+        tasks_survive: bool = True,
     ) -> None:
         self._loop = loop
         self._home = home
         self._grace_s = grace_s
+        self._tasks_survive = tasks_survive
         self._groups = groups
         self._listener = listener
         self._spawners: dict[str, _Spawner] = {}
@@ -118,6 +130,8 @@ class WorkerPool:
         self._stem = f"{time.time_ns() // 1_000_000:x}-{os.getpid():x}"
         self._last_number = 0
         self._removed_groups: list[Cgroup] = []
+        if not tasks_survive:
+            processes.become_subreaper()  # of what a killed spawner leaves
 
     def acquire(self, python: str, user: str, import_environment: str = "") -> WorkerProcess | None:
         """Return an idle worker of a user, or an unused one; None if there is none now.
@@ -205,6 +219,7 @@ class WorkerPool:
                     continue
             self._unreaped.remove(pid)
         self._removed_groups = [group for group in self._removed_groups if not group.remove()]
+        self._kill_strays()
         idle_before = time.monotonic() - idle_s
         for idle in self._idle.values():
             for worker in [worker for worker in idle if worker.idle_since < idle_before]:
@@ -238,6 +253,7 @@ class WorkerPool:
         own_end, other_end = socket.socketpair()
         arguments = [python, "-P", "-m", "cook_jupyter.worker", "spawner"]
         arguments += [str(_SPAWNER_FD), self._home, str(self._grace_s)]
+        arguments += ["survive" if self._tasks_survive else "end"]
         try:
             with other_end:
                 pid = os.posix_spawn(
@@ -310,6 +326,13 @@ class WorkerPool:
 
     # --- deaths -----------------------------------------------------------------------------------
 
+    def _kill_strays(self) -> None:
+        """Kill what killed spawners have left, if it must not survive: it is a child of this process now."""
+        if not self._tasks_survive:
+            spawners = {spawner.pid for spawner in self._spawners.values()}
+            processes.kill_below(spare=spawners)
+            processes.reap_children(but=spawners)
+
     def _on_spawner_gone(self, spawner: _Spawner) -> None:
         del self._spawners[spawner.python]
         killed = self._was_killed(spawner)
@@ -343,6 +366,7 @@ class WorkerPool:
             worker.channel.close()
         if not worker.spawned:  # no spawner has cleaned up after it
             worker.signal(signal.SIGKILL)
+            self._kill_strays()
         self._workers.pop(worker.name, None)
         for idle in (self._spares.get(worker.python), self._idle.get((worker.python, worker.user or ""))):
             if idle is not None and worker in idle:

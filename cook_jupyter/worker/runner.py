@@ -303,7 +303,7 @@ class Worker:
                 processes.signal_group(pid, signal.SIGTERM)
                 processes.signal_group(pid, signal.SIGCONT)  # a stopped process does not receive SIGTERM
                 kill_at = time.monotonic() + self._grace_s
-            if kill_at is not None and time.monotonic() >= kill_at:
+            if kill_at is not None and (signals.terms > 1 or time.monotonic() >= kill_at):
                 processes.signal_group(pid, signal.SIGKILL)
             self._send_progress(task, progress)
             signals.wait(
@@ -351,7 +351,12 @@ class _Signals:
     """Wakes this process up for SIGCHLD and SIGTERM while a command runs; neither signal ends it."""
 
     def __init__(self) -> None:
-        self.termed = False
+        self.terms = 0
+
+    @property
+    def termed(self) -> bool:
+        """Whether SIGTERM has arrived."""
+        return self.terms > 0
 
     def __enter__(self) -> Self:
         self._read, self._write = socket.socketpair()
@@ -378,7 +383,7 @@ class _Signals:
             self._read.recv(4096)
 
     def _on_term(self, _number: int, _frame: FrameType | None) -> None:
-        self.termed = True
+        self.terms += 1
 
 
 def _not_started(task: Task, sandbox: Sandbox, error: OSError | ValueError) -> FinishedTask:

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from cook_jupyter.scheduling.hosts.hosts import Hosts
 from tests.scheduling.strategies import on_snapshots
 
 NAMES = [f"host-{number}" for number in range(9)]
+NOTHING = Resources()
 IN_ZONE_A = ConstraintClass(attributes=(("zone", "a"),))
 
 
@@ -26,6 +28,7 @@ def an_offer(draw: st.DrawFn, host: str) -> Offer:
         ports=draw(st.sampled_from([(), ((1, 3),)])),
         task_count=draw(st.integers(0, 2)),
         kind=draw(st.sampled_from([HostKind.PLAIN, HostKind.PLAIN, HostKind.KUBERNETES])),
+        until_ms=draw(st.sampled_from([None, None, None, 1000])),
     )
 
 
@@ -45,6 +48,10 @@ def histories(draw: st.DrawFn) -> list[list[Offer]]:
     return moments
 
 
+def task_count(offer: Offer) -> float:
+    return offer.task_count
+
+
 def facts(hosts: Hosts) -> list[Any]:
     """All that decisions ask of hosts."""
     columns = hosts.columns
@@ -57,10 +64,19 @@ def facts(hosts: Hosts) -> list[Any]:
         columns.ports,
         columns.tasks,
     )
+    rough = columns.rough
+    estimates = (rough.fill, rough.per_cpu, rough.per_mb, rough.left_cpus, rough.left_mem)
+    codes, values = hosts.codes("zone")
+    zones = {code: zone for zone, code in values.items()}
     return [
         hosts.offers,
         hosts.position,
         hosts.all_plain,
+        hosts.is_limited,
+        [zones[code] for code in codes.tolist()],
+        hosts.fact("tasks", task_count, np.int64).tolist(),
+        [column.tolist() for column in (*estimates, rough.whole_cpus, rough.whole_mem)],
+        [columns.states.tolist().index(state) for state in columns.states.tolist()],
         hosts.failing_class_constraint(IN_ZONE_A, 0.0, PoolDefaults()),
         [column.tolist() for column in numbers],
     ]
@@ -84,3 +100,43 @@ def test_hosts_told_what_changed_are_as_if_built_afresh(history: list[list[Offer
         gone = hosts.position.keys() - then.position.keys()
         hosts.update([offer for offer in then.offers if offer not in hosts.offers], removed=gone)
         assert facts(hosts) == facts(then)
+
+
+@on_snapshots
+@given(history=histories())
+def test_only_offers_that_changed_are_read_again(history: list[list[Offer]]) -> None:
+    read: list[Offer] = []
+
+    def fact(offer: Offer) -> float:
+        read.append(offer)
+        return 0.0
+
+    hosts = Hosts()
+    for offers in history:
+        before = list(hosts.offers)
+        hosts.update_from_offers(offers)
+        hosts.fact("number", fact, np.float64)
+
+        unchanged = [offer for offer in hosts.offers if any(offer is old for old in before)]
+        assert not any(offer is old for offer in read for old in unchanged)
+        read.clear()
+
+
+def test_states_are_equal_for_hosts_of_equal_size_and_usage_only() -> None:
+    def an_offer(name: str, room: Resources, running: Resources = NOTHING, **more: Any) -> Offer:
+        return Offer(host=name, cluster="east", pool=PoolName("pool"), room=room, running=running, **more)
+
+    whole = Resources(cpus=1.0, mem_mb=2.0)
+    offers = [
+        an_offer("a", whole),
+        an_offer("b", whole),
+        an_offer("c", Resources(cpus=2.0, mem_mb=1.0)),
+        an_offer("d", NOTHING, whole),
+        an_offer("e", whole, task_count=1),
+        an_offer("f", whole, ports=((1, 1),)),
+        an_offer("g", whole, kind=HostKind.KUBERNETES),
+        an_offer("h", whole, task_count=1),
+    ]
+    states = Hosts(offers).columns.states.tolist()
+
+    assert [states.index(state) for state in states] == [0, 0, 2, 3, 4, 5, 6, 4]

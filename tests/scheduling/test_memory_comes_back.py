@@ -1,6 +1,8 @@
 """What jobs took of the scheduler's memory, and of its time, comes back when they are gone."""
 
+import sys
 from collections.abc import Sequence
+from uuid import uuid4
 
 import pytest
 
@@ -66,6 +68,21 @@ def test_jobs_that_are_gone_leave_nothing_behind(count: int, unique: bool, how: 
     assert classes[-1] == classes[0]
     assert not index.knows_run_times
     assert not index.job_constraints
+
+
+def test_hosts_and_groups_without_tasks_are_forgotten() -> None:
+    index = QueueIndex()
+    host, group = str(uuid4()), GroupId(str(uuid4()))  # strings of which only the queue may keep a reference
+    before = sys.getrefcount(host), sys.getrefcount(group)
+    for seq in range(3):
+        constraints = JobConstraints(group=group)
+        index.add(QueuedJob(JobId(f"{seq}"), "ada", 1.0, 1.0, seq, job_constraints=constraints))
+        index.mark_running(JobId(f"{seq}"), 1, host)
+        index.requeue(JobId(f"{seq}"))
+        index.mark_running(JobId(f"{seq}"), 2, host)
+        index.remove(JobId(f"{seq}"))
+        del constraints
+    assert (sys.getrefcount(host), sys.getrefcount(group)) == before
 
 
 def test_a_queue_that_has_become_empty_is_small_again() -> None:

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,8 +10,9 @@ from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
+from cook_jupyter.scheduling.rebalancing import task_drus, victims
 from cook_jupyter.scheduling.rebalancing.preemption import rebalance
-from tests.scheduling.preemption_snapshots import Snapshot, Task, a_settings, snapshots
+from tests.scheduling.preemption_snapshots import Snapshot, Task, a_settings, a_snapshot, snapshots
 from tests.scheduling.queues import job_id, running_jobs, waiting_jobs
 
 on_many = settings(max_examples=300)
@@ -89,6 +91,19 @@ def test_jobs_that_were_only_placed_are_displaced_as_deep_as_need_be() -> None:
 
     assert decided.preemptions == _as_the_rules_say(snapshot)
     assert decided.preemptions[-1].displaced == tuple(job_id(seq) for seq in range(12, 2, -1))
+
+
+@pytest.mark.parametrize("first", range(0, 240, 20))
+def test_numbers_that_only_decide_which_way_is_faster_change_no_decision(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(first, first + 20):
+        rng = Random(seed)
+        monkeypatch.setattr(victims, "_FEW", rng.choice((0, 1, 24)))
+        monkeypatch.setattr(task_drus, "_FEW", rng.choice((0, 1, 32)))
+        snapshot = a_snapshot(seed, running=rng.choice((4, 12, 30)), waiting=rng.choice((3, 12)))
+
+        assert snapshot.rebalance().preemptions == _as_the_rules_say(snapshot), f"seed {seed}"
 
 
 def _as_the_rules_say(snapshot: Snapshot) -> tuple[Preemption, ...]:

@@ -217,7 +217,10 @@ def test_a_job_with_a_number_out_of_range_is_refused_and_nothing_is_changed(
     wrong = a_queued_job(a_waiting(1000, user="eve"))._replace(**out_of_range)
     right = [a_queued_job(a_waiting(10 + number, user="bob")) for number in range(count - 1)]
 
-    with pytest.raises(InvalidRequest, match=rf"job {wrong.job_id}: {name} is .*from 0 to"):
+    kind = "a whole number" if name in ("priority", "seq", "ports") else "a number"
+    with pytest.raises(
+        InvalidRequest, match=rf"job {wrong.job_id}: {name} is .*; it must be {kind} from 0 to"
+    ):
         index.add_many([*right, wrong]) if right else index.add(wrong)
 
     assert (len(index), index.waiting_count, index.users()) == (2, 1, ["ada"])

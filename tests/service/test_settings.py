@@ -322,7 +322,7 @@ def test_the_settings_of_cook_differ_in_nothing_but_what_we_do_better() -> None:
         ),
         ("[[pools]]\nname = 'default'\ndru = 'gpu'", r"unknown setting pools\[0\]\.dru \(line 3\)"),
         ("[[clusters]]\ntype = 'moon'", "clusters: Invalid enum value 'moon'"),
-        ("[[clusters]]\n[[clusters]]", "clusters.. must have one entry at present, not 2"),
+        ("[[clusters]]\n[[clusters]]", "clusters.. has 2 clusters of the name 'local'"),
         ("cpus = 'all'", r"clusters: Expected `float \| null`, got `str`.*\(`cpus` is clusters.cpus\)"),
         ("[rebalancer]\ninterval_ms = 'soon'", "rebalancer: Expected `int`, got `str`.*interval_ms"),
         ("order = 'random'", "matching: Invalid enum value 'random'"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.service.settings.tables import (
+    ClusterSettings,
     HeadRoomSettings,
     JobSettings,
     LocalClusterSettings,
@@ -38,7 +39,7 @@ class Settings:
     Attributes:
         server: the HTTP server.
         store: the store.
-        clusters: the clusters; at present one, of type `local`.
+        clusters: the clusters, of type `local` (at most one) or `mesos`.
         pools: the pools.
         default_pool: pool of jobs that name none.
         jobs: upper limits on single jobs.
@@ -62,7 +63,7 @@ class Settings:
 
     server: ServerSettings = field(default_factory=ServerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
-    clusters: tuple[LocalClusterSettings, ...] = (LocalClusterSettings(),)
+    clusters: tuple[ClusterSettings, ...] = (LocalClusterSettings(),)
     pools: tuple[Pool, ...] = (Pool(name=DEFAULT_POOL, purpose="this machine"),)
     default_pool: PoolName = DEFAULT_POOL
     jobs: JobSettings = field(default_factory=JobSettings)
@@ -81,6 +82,6 @@ class Settings:
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
 
     @property
-    def local_cluster(self) -> LocalClusterSettings:
-        """The cluster of type `local`."""
-        return self.clusters[0]
+    def local_cluster(self) -> LocalClusterSettings | None:
+        """The cluster of type `local`, if there is one."""
+        return next((one for one in self.clusters if isinstance(one, LocalClusterSettings)), None)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 
-from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
+from cook_jupyter.clusters.base import AlwaysUsable, ClusterListener, FixedSize, Launch
 from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.errors import CookError, SchedulerError
@@ -284,7 +284,7 @@ class _Live:
     is_killed: bool = False
 
 
-class ClusterConnection(FixedSize):
+class ClusterConnection(FixedSize, AlwaysUsable):
     """A cluster as one scheduler sees it (`clusters.base.ComputeCluster`)."""
 
     def __init__(
