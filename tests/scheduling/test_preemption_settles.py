@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 
 from cook_jupyter.model.job import JobId
@@ -299,6 +300,28 @@ def test_fractions_of_cpus_fit_as_they_do_where_clusters_round_what_is_free() ->
     index.remove(JobId("fits"))
     index.add(QueuedJob(JobId("does not"), "late", 0.1 + 0.2 + 0.5000001, 0.0, 9))
     assert victims(index) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "room", "fits"),
+    [
+        (1.0, 1 - 4.5e-7, True),  # offered as 1.0
+        (1.0, 1 - 5.5e-7, False),
+        (0.3, 0.3 - 4.5e-7, True),
+        (0.3, 0.3 - 5.5e-7, False),
+        (1 / 3, 0.33333355, True),  # offered as 0.333334
+        (1 / 3, 0.33333345, False),
+    ],
+)
+@pytest.mark.parametrize("resource", ["cpus", "mem", "gpus"])
+def test_room_suffices_if_it_does_after_the_rounding_of_clusters(
+    resource: str, asked: float, room: float, fits: bool
+) -> None:
+    amounts = {"cpus": 0.0, "mem": 0.0, "gpus": 0.0, resource: asked}
+    spare = Resources(**{{"cpus": "cpus", "mem": "mem_mb", "gpus": "gpus"}[resource]: room})
+    snapshot = Snapshot(tasks=[{"seq": 1, "user": "ada", "priority": 50, **amounts}], spare={"host-0": spare})
+
+    assert bool(snapshot.rebalance().preemptions) is fits
 
 
 def test_spare_room_is_used_before_anybody_gives_way() -> None:
