@@ -34,6 +34,8 @@ DEMANDS: tuple[dict[str, Any], ...] = (
     {"constraints": ConstraintClass(attributes=(("zone", "a"),))},
     {"constraints": ConstraintClass(attributes=(("zone", "b"), ("rack", "s")))},
     {"constraints": ConstraintClass(disk_type="ssd", disk_mb=40.0)},
+    {"constraints": ConstraintClass(disk_type="ssd", disk_mb=0.0)},
+    {"constraints": ConstraintClass(disk_type="ssd", disk_mb=0.5)},
     {"constraints": ConstraintClass(disk_type="fast")},
     {"job_constraints": JobConstraints(avoid=frozenset({"host-00", "host-01", "gone"}))},
     {"job_constraints": JobConstraints(location="lab")},

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -159,6 +160,15 @@ def test_a_job_with_reserved_room_counts_as_launched_when_the_room_was_reserved(
     assert victims(index, reserved=reserved) == [("late-2", ("hog-3",))]
     reserved["late-2"] = ReservedRoom("host", launch_number(4))
     assert victims(index, reserved=reserved) == []
+
+
+def test_a_job_with_reserved_room_does_not_give_way_to_another_of_its_user() -> None:
+    index = an_index(("ada-1", "ada", 2.0, 1), ("kept", "ada", 1.0, None), priority=20)
+    index.add(QueuedJob(JobId("urgent"), "ada", 1.0, 0.0, 9, priority=80))
+
+    assert victims(index, reserved={"kept": ReservedRoom("host", launch_number(2))}) == [
+        ("urgent", ("ada-1",))
+    ]
 
 
 def test_a_waiting_job_is_scored_exactly_behind_all_that_its_user_holds() -> None:
@@ -322,6 +332,22 @@ def test_room_suffices_if_it_does_after_the_rounding_of_clusters(
     snapshot = Snapshot(tasks=[{"seq": 1, "user": "ada", "priority": 50, **amounts}], spare={"host-0": spare})
 
     assert bool(snapshot.rebalance().preemptions) is fits
+
+
+def test_nobody_gives_way_if_one_of_several_victims_would_come_back() -> None:
+    # Without both, hog's first task would start again at 1.5, and the second at 0.25: below late's 0.85.
+    index = QueueIndex()
+    for seq, (name, user, cpus, mem_mb) in enumerate(
+        (("hog-1", "hog", 3.0, 1.0), ("hog-2", "hog", 0.5, 1.0), ("late", "late", 1.7, 2.0))
+    ):
+        index.add(QueuedJob(JobId(name), user, cpus, mem_mb, seq))
+    for launch, name in enumerate(("hog-1", "hog-2")):
+        index.mark_running(JobId(name), launch, "host")
+    eager = PreemptionSettings(min_dru_diff=0.1, safe_dru_threshold=0.0, max_lost_ms_beyond_share=None)
+
+    assert victims(index, settings=eager) == []
+    protected = replace(eager, safe_dru_threshold=1.0)  # what is below cannot be taken back
+    assert victims(index, settings=protected) == [("late", ("hog-2", "hog-1"))]
 
 
 def test_spare_room_is_used_before_anybody_gives_way() -> None:
