@@ -278,7 +278,7 @@ def test_an_offer_loses_what_a_new_task_takes(kind: HostKind, gpus: float) -> No
     offer = Offer(
         host="a",
         cluster="c",
-        pool="p",
+        pool=PoolName("p"),
         room=Resources(cpus=3, mem_mb=100, gpus=3),
         running=Resources(cpus=5),
         ports=((10, 12), (20, 20)),
@@ -318,7 +318,7 @@ def test_amounts_of_offers_and_requests() -> None:
     offer = Offer(
         host="a",
         cluster="c",
-        pool="p",
+        pool=PoolName("p"),
         room=Resources(cpus=3, mem_mb=100, gpus=2),
         running=Resources(cpus=1, mem_mb=10, gpus=1),
         ports=((10, 12), (20, 20)),

@@ -149,7 +149,7 @@ def test_several_offers_of_one_host_are_one_host_with_all_their_room() -> None:
     first = Offer(
         host="a",
         cluster="east",
-        pool="pool",
+        pool=PoolName("pool"),
         room=Resources(cpus=1.0, mem_mb=2.0, gpus=3.0),
         running=Resources(cpus=4.0),
         ports=((1, 2),),
@@ -190,7 +190,8 @@ def test_the_offers_of_the_same_hosts_in_the_same_order_are_followed_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     offers = [
-        Offer(host=host, cluster="east", pool="pool", room=Resources(cpus=1.0)) for host in ("b", "a", "c")
+        Offer(host=host, cluster="east", pool=PoolName("pool"), room=Resources(cpus=1.0))
+        for host in ("b", "a", "c")
     ]
     later = [
         replace(offer, room=Resources(cpus=cpus)) for offer, cpus in zip(offers, (2.0, 3.0, 4.0), strict=True)

@@ -153,7 +153,7 @@ def test_an_empty_host_takes_a_job_of_its_users_that_fits_and_demands_nothing_el
     host = Offer(
         host="h",
         cluster="c",
-        pool="p",
+        pool=PoolName("p"),
         room=Resources(cpus=1, mem_mb=1000),
         running=Resources(cpus=3),
         attributes={"zone": "a"},
