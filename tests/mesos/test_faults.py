@@ -41,7 +41,7 @@ def mesos(private_mesos: Callable[..., LocalMesos]) -> LocalMesos:
 
 @pytest.fixture
 def scheduler(mesos: LocalMesos, cook_home: Path) -> Iterator[MesosScheduler]:
-    with MesosScheduler(mesos, cook_home, cluster={"partition_wait_s": 3.0}) as scheduler:
+    with MesosScheduler(mesos, cook_home, cluster={"partition_wait_s": 8.0}) as scheduler:
         yield scheduler
 
 
@@ -130,7 +130,7 @@ def test_an_agent_is_killed_and_starts_again(scheduler: MesosScheduler, tmp_path
     print(f"agent: jobs end again after {seconds:.1f} s; lost with it: {run.repeated(jobs)}")
 
 
-@pytest.mark.parametrize("stopped_s", [2.0, 12.0], ids=["within", "past"])
+@pytest.mark.parametrize("stopped_s", [2.0, 20.0], ids=["within", "past"])
 def test_an_agent_is_stopped_within_and_past_the_partition_policy(
     scheduler: MesosScheduler, tmp_path: Path, stopped_s: float
 ) -> None:

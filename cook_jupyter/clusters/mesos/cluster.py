@@ -43,7 +43,7 @@ from cook_jupyter.clusters.mesos.messages import (
     TaskStatus,
 )
 from cook_jupyter.clusters.mesos.options import MesosOptions
-from cook_jupyter.clusters.mesos.partitions import Partitions
+from cook_jupyter.clusters.mesos.partitions import NEVER, Partitions
 from cook_jupyter.clusters.mesos.reconciliation import Reconciliation
 from cook_jupyter.clusters.mesos.result_files import ResultFetcher, ResultFiles
 from cook_jupyter.clusters.mesos.statuses import Standing, read_status
@@ -68,6 +68,7 @@ _CALLS_AT_A_TIME: Final = 16
 _ACKNOWLEDGEMENTS_AT_A_TIME: Final = 64
 _AGENTS_S: Final = 60.0  # interval of questions about agents and other frameworks
 _PING_S: Final = 30.0
+_PINGS_PER_LEASE: Final = 4
 _LONG_LEASE_S: Final = 604_800.0
 _START_PATIENCE_S: Final = 5.0  # for the answers of the first reconciliation
 
@@ -479,11 +480,14 @@ class MesosCluster:
 
     def _send_ping(self, agent_id: AgentId, executor_id: ExecutorId) -> None:
         self._ping_number += 1
-        options = self._options
-        lease_s = _LONG_LEASE_S if options.partition_policy == "never" else options.partition_wait_s
-        self._calls.put(
-            messages.send_message(agent_id, executor_id, ping(self._ping_number, lease_s=lease_s))
-        )
+        data = ping(self._ping_number, lease_s=self._lease_s)
+        self._calls.put(messages.send_message(agent_id, executor_id, data))
+
+    @property
+    def _lease_s(self) -> float:
+        """The time for which the tasks of an executor may go on without a word from a scheduler."""
+        is_endless = self._options.partition_policy == NEVER
+        return _LONG_LEASE_S if is_endless else self._options.partition_wait_s
 
     def _agent_url(self, host: str) -> str | None:
         """Return the address of a host's agent; None if it is unknown."""
@@ -537,7 +541,7 @@ class MesosCluster:
         if declined:
             self._calls.put(messages.decline(declined, refuse_s=self._options.decline_s))
         if now_s >= self._next_ping_s:
-            self._next_ping_s = now_s + _PING_S
+            self._next_ping_s = now_s + min(_PING_S, self._lease_s / _PINGS_PER_LEASE)
             for host_name, executor_id in self._executors.all():
                 host = self._hosts.get(host_name)
                 if host is not None:
