@@ -22,6 +22,7 @@ import getpass
 import itertools
 import os
 import platform
+import shutil
 import signal
 import statistics
 import subprocess
@@ -140,6 +141,7 @@ def serving(*, sleeping: bool = False, **options: Any) -> Iterator[tuple[LocalMe
             yield mesos, server, server.start()
         finally:
             server.stop()
+            shutil.rmtree(server.home, ignore_errors=True)
 
 
 def identity(value: int) -> int:
