@@ -143,8 +143,10 @@ def test_hosts_are_judged_apart() -> None:
 
 
 def test_failures_count_for_a_minute() -> None:
+    no_fields: dict[str, Any] = {}
+    own_fault: dict[str, Any] = {"reason": NON_ZERO_EXIT}
     for late_ms, is_out in ((WITHIN_MS, True), (WITHIN_MS + 1, False)):
-        for fields in ({}, {"reason": NON_ZERO_EXIT}):
+        for fields in no_fields, own_fault:
             health = HostHealth()
             end(health, at_ms=10_000, user="ada", **fields)
             end(health, at_ms=10_000 + late_ms, user="bob", **fields)
@@ -174,7 +176,7 @@ def test_a_job_fails_at_once_within_a_second_of_its_start(
     started_ms: int, backend_started_ms: int | None, is_sign: bool
 ) -> None:
     health = HostHealth()
-    times = {"started_ms": started_ms, "backend_started_ms": backend_started_ms}
+    times: dict[str, Any] = {"started_ms": started_ms, "backend_started_ms": backend_started_ms}
 
     outages = [end(health, user=user, reason=NON_ZERO_EXIT, **times) for user in ("ada", "bob", "cyd")]
 
