@@ -25,7 +25,7 @@ CookError
 └── JobFailed               raised by a future: the job ended without a result
     ├── JobKilled           killed by its user or an administrator
     ├── HostLost            attempts were lost to failures of the system, and no retry was left
-    ├── OutOfMemory         it used more memory than it asked for; also a MemoryError
+    ├── OutOfMemory         it used more memory than it requested; also a MemoryError
     ├── NestedDeadlock      it could never start, since jobs that wait for such jobs hold all the room
     ├── TimedOut            it ran longer than its maximum run time
     ├── BadExit             the command ended with another exit code than 0
@@ -197,7 +197,7 @@ class HostLost(JobFailed):
 
 
 class OutOfMemory(JobFailed, MemoryError):
-    """The job used more memory than it had asked for."""
+    """The job used more memory than it had requested."""
 
 
 class NestedDeadlock(JobFailed):

@@ -35,4 +35,4 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape", "surrogatepass").decode("ascii")
+    return match[0].encode("unicode_escape").decode()

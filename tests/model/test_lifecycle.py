@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from cook_jupyter.model.reason import (
     PREEMPTED,
     REASONS,
     UNMAPPED,
+    MeaCulpaLimits,
     reason_of_mesos,
 )
 from cook_jupyter.scheduling.planned.heartbeats import Heartbeats
@@ -36,8 +38,8 @@ def a_running_job(max_retries: int = 1) -> Job:
     )
 
 
-def report(job: Job, state: TaskState, at_ms: int = 4000, **fields: object) -> Job:
-    update = StatusUpdate(instance_id=INSTANCE, state=state, at_ms=at_ms, **fields)  # type: ignore[arg-type]
+def report(job: Job, state: TaskState, at_ms: int = 4000, **fields: Any) -> Job:
+    update = StatusUpdate(instance_id=INSTANCE, state=state, at_ms=at_ms, **fields)
     reported = lifecycle.report(job, update)
     assert reported.job is not None
     return reported.job
@@ -120,6 +122,76 @@ def test_the_result_of_the_attempt_that_ends_is_kept() -> None:
     assert not lifecycle.report(reported.job, update).keep_result
 
 
+@pytest.mark.parametrize("state", [TaskState.RUNNING, TaskState.FINISHED, TaskState.FAILED])
+@pytest.mark.parametrize("now", [False, True], ids=["from unknown", "from running"])
+def test_a_report_changes_only_what_it_says(now: bool, state: TaskState) -> None:
+    job = a_running_job(max_retries=5)
+    if now:
+        job = report(job, TaskState.RUNNING, at_ms=3500)
+
+    again = report(job, state, at_ms=4000, sandbox="/box", exit_code=3, peak_mem_mb=7.5)
+
+    (before,) = job.instances
+    ends = state.is_final
+    changed = replace(
+        before,
+        status=lifecycle.STATUS_OF_TASK_STATE[state],
+        backend_started_ms=3500 if now else None if ends else 4000,
+        ended_ms=4000 if ends else None,
+        reason=UNMAPPED if state is TaskState.FAILED else None,
+        sandbox="/box",
+        exit_code=3,
+        peak_mem_mb=7.5,
+    )
+    waits = state is TaskState.FAILED
+    states = {TaskState.RUNNING: JobState.RUNNING, TaskState.FINISHED: JobState.COMPLETED}
+    assert again == replace(
+        job,
+        state=states.get(state, JobState.WAITING),
+        last_waiting_ms=4000 if waits else job.last_waiting_ms,
+        instances=(changed,),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "later"), [("sandbox", "/a", "/b"), ("exit_code", 0, 3), ("peak_mem_mb", 5.0, 6.0)]
+)
+def test_a_fact_that_a_report_lacks_stays_as_it_was(fact: str, value: Any, later: Any) -> None:
+    job = report(a_running_job(), TaskState.RUNNING, **{fact: value})
+
+    silent = StatusUpdate(instance_id=INSTANCE, state=TaskState.RUNNING, at_ms=4100)
+    assert lifecycle.report(job, silent).verdict is Verdict.IGNORED
+    assert getattr(report(job, TaskState.FINISHED).instances[0], fact) == value
+    assert getattr(report(job, TaskState.RUNNING, **{fact: later}).instances[0], fact) == later
+
+
+def test_a_report_after_the_end_changes_nothing() -> None:
+    job = report(a_running_job(), TaskState.FINISHED)
+    late = StatusUpdate(instance_id=INSTANCE, state=TaskState.FAILED, at_ms=9000, exit_code=1, sandbox="/box")
+    assert lifecycle.report(job, late) == (Verdict.IGNORED, None, None, False)
+
+
+@pytest.mark.parametrize("result", [None, ResultPayload(inline=b"42", size=2)])
+@pytest.mark.parametrize("state", [TaskState.RUNNING, TaskState.FINISHED, TaskState.FAILED])
+def test_only_an_end_with_a_result_has_one(state: TaskState, result: ResultPayload | None) -> None:
+    update = StatusUpdate(instance_id=INSTANCE, state=state, at_ms=9, result=result)
+    reported = lifecycle.report(a_running_job(), update)
+    assert reported.instance is not None
+    has_result = result is not None and state.is_final
+    assert (reported.keep_result, reported.instance.has_result) == (has_result, has_result)
+
+
+def test_a_job_that_starts_and_ends_at_once_has_waited_and_run_for_no_time() -> None:
+    job = lifecycle.launch(a_job(submitted_ms=0), an_instance(instance_id=INSTANCE, started_ms=0))
+    (instance,) = report(job, TaskState.FINISHED, at_ms=0).instances
+    assert (instance.queue_ms, instance.started_ms, instance.ended_ms) == (0, 0, 0)
+
+
+def test_a_task_does_not_begin_before_its_launch() -> None:
+    assert report(a_running_job(), TaskState.RUNNING, at_ms=2999).instances[0].backend_started_ms == 3000
+    assert report(a_running_job(), TaskState.RUNNING, at_ms=3001).instances[0].backend_started_ms == 3001
+
+
 def test_killing_an_instance_lets_the_job_try_again() -> None:
     job = lifecycle.cancel(a_running_job(max_retries=2), INSTANCE)
     assert job.instances[0].cancelled
@@ -151,11 +223,20 @@ def test_fewer_retries_than_attempts_used_are_refused() -> None:
         lifecycle.retry(job, 0, at_ms=1)
 
 
+def test_failures_that_are_free_leave_their_attempts_to_a_retry() -> None:
+    limits = MeaCulpaLimits(by_reason={PREEMPTED: 0})
+    job = lifecycle.fail(a_running_job(), INSTANCE, reason=PREEMPTED, at_ms=5000, mea_culpa_limits=limits)
+    assert job.state is JobState.COMPLETED
+    assert lifecycle.retry(job, 1, at_ms=6000, mea_culpa_limits=limits).state is JobState.COMPLETED
+    assert lifecycle.retry(job, 1, at_ms=6000).state is JobState.WAITING
+
+
 def test_progress_that_comes_late_is_dropped() -> None:
     job = lifecycle.progress(a_running_job(), ProgressUpdate(instance_id=INSTANCE, sequence=2, percent=50))
-    late = lifecycle.progress(job, ProgressUpdate(instance_id=INSTANCE, sequence=1, percent=10))
-    assert late is job
-    assert late.instances[0].progress == 50
+    for sequence in (1, 2):
+        late = lifecycle.progress(job, ProgressUpdate(instance_id=INSTANCE, sequence=sequence, percent=10))
+        assert late is job
+    assert job.instances[0].progress == 50
 
 
 def test_progress_without_a_percentage_keeps_the_last_one() -> None:

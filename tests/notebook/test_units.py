@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.model.counts import counted
 from cook_jupyter.notebook import units
 
 
@@ -56,8 +55,6 @@ def test_every_duration_fits_in_a_column(seconds: float) -> None:
     assert len(units.duration(seconds)) <= 11
 
 
-def test_counts_have_their_noun() -> None:
-    assert counted(1, "job") == "1 job"
-    assert counted(2000, "job") == "2,000 jobs"
+def test_cpus_have_their_noun() -> None:
     assert units.cpus(1) == "1 cpu"
     assert units.cpus(2.5) == "2.5 cpus"

@@ -1,11 +1,16 @@
 """What jobs took of the scheduler's memory, and of its time, comes back when they are gone."""
 
+import gc
+import sys
+import weakref
 from collections.abc import Sequence
+from uuid import uuid4
 
 import pytest
 
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, JobConstraints, PoolDefaults
 from cook_jupyter.scheduling.hosts.hosts import Hosts
@@ -67,6 +72,35 @@ def test_jobs_that_are_gone_leave_nothing_behind(count: int, unique: bool, how: 
     assert not index.job_constraints
 
 
+def test_jobs_hosts_and_groups_are_forgotten_with_their_last_task() -> None:
+    index = QueueIndex()
+    job, host, group = (str(uuid4()) for _ in range(3))  # strings that nobody else has a reference to
+    before = [sys.getrefcount(name) for name in (job, host, group)]
+    for seq in range(3):
+        constraints = JobConstraints(group=GroupId(group))
+        index.add(QueuedJob(JobId(job), "ada", 1.0, 1.0, seq, job_constraints=constraints))
+        index.mark_running(JobId(job), 1, host)
+        index.requeue(JobId(job))
+        index.mark_running(JobId(job), 2, host)
+        index.remove(JobId(job))
+        del constraints
+    assert [sys.getrefcount(name) for name in (job, host, group)] == before
+
+
+class Value:
+    """Something that only one job has."""
+
+
+def test_a_value_is_forgotten_with_the_last_job_that_has_it() -> None:
+    table: CountedValues[Value | None] = CountedValues(None)
+    value = Value()
+    forgotten = weakref.ref(value)
+    table.release(table.acquire(value))
+    del value
+    gc.collect()
+    assert forgotten() is None
+
+
 def test_a_queue_that_has_become_empty_is_small_again() -> None:
     index = QueueIndex()
     for round_number in range(2):
@@ -108,7 +142,7 @@ def offers(names: Sequence[str], cpus: float) -> list[Offer]:
     return [
         Offer(
             cluster="c",
-            pool="p",
+            pool=PoolName("p"),
             host=name,
             room=Resources(cpus=cpus, mem_mb=1.0),
             attributes={"run": name, "HOSTNAME": name},

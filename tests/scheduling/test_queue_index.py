@@ -217,7 +217,10 @@ def test_a_job_with_a_number_out_of_range_is_refused_and_nothing_is_changed(
     wrong = a_queued_job(a_waiting(1000, user="eve"))._replace(**out_of_range)
     right = [a_queued_job(a_waiting(10 + number, user="bob")) for number in range(count - 1)]
 
-    with pytest.raises(InvalidRequest, match=rf"job {wrong.job_id}: {name} is .*from 0 to"):
+    kind = "a whole number" if name in ("priority", "seq", "ports") else "a number"
+    with pytest.raises(
+        InvalidRequest, match=rf"job {wrong.job_id}: {name} is .*; it must be {kind} from 0 to"
+    ):
         index.add_many([*right, wrong]) if right else index.add(wrong)
 
     assert (len(index), index.waiting_count, index.users()) == (2, 1, ["ada"])
@@ -229,6 +232,15 @@ def test_a_job_with_a_number_out_of_range_is_refused_and_nothing_is_changed(
     mended: dict[str, Any] = {name: 1}
     index.add_many([*right, wrong._replace(**mended)])
     assert len(rank(index, LIMITS)) == 1 + count
+
+
+@pytest.mark.parametrize("name", ["seq", "ports", "priority"])
+def test_fractions_are_refused_also_beside_amounts_that_are_all_whole(name: str) -> None:
+    whole: dict[str, Any] = {"cpus": 1, "mem": 1, "gpus": 1}
+    jobs = [a_queued_job(a_waiting(seq, **whole)) for seq in range(100)]
+    fraction: dict[str, Any] = {name: 7.5}
+    with pytest.raises(InvalidRequest, match=rf"{name} is 7.5; it must be a whole number"):
+        QueueIndex().add_many([*jobs[1:], jobs[0]._replace(**fraction)])
 
 
 @pytest.mark.parametrize("count", [1, 100])

@@ -12,7 +12,8 @@
        ├── statuses         a status of Mesos as a status update
        ├── reconciliation   which tasks to ask the master about, and when
        └── partitions       instances on unreachable agents
-    sandboxes    files of instances, read from their agents
+    sandboxes    files of instances
+       └── agent_files      files of an agent, through its operator API
 
     messages     the JSON of Mesos' v1 scheduler API, as types
     resources    resource objects of Mesos: amounts in thousandths, cut to size

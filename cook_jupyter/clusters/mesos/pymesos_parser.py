@@ -57,7 +57,7 @@ class HttpParser:
         return self._error
 
     def is_headers_complete(self) -> bool:
-        """Return whether the head has arrived; of a refusal, all of it: pymesos does not wait for the text."""
+        """Return whether the head has arrived; of a refusal, all of it: pymesos does not wait for that."""
         return self._response is not None and (self._response.status_code == 200 or self._is_complete)
 
     def get_status_code(self) -> int:

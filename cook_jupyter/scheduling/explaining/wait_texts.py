@@ -39,9 +39,9 @@ _CONSTRAINT_TEXTS = {
 }
 _CONSTRAINT_PHRASES = {
     NOVEL_HOST: "where it failed before",
-    GPU: "without the gpus it asks for",
+    GPU: "without the gpus it requests",
     NON_GPU: "kept for jobs with gpus",
-    DISK: "without the disk it asks for",
+    DISK: "without the disk it requests",
     ATTRIBUTES: "ruled out by its constraints",
     COMPLETION: "that will not live until it ends",
     CHECKPOINT: "away from its checkpoint",
@@ -113,9 +113,10 @@ def rate_limited(limited_jobs: int | None) -> WaitReason | None:
     """Return that the launch rate holds back jobs of the user."""
     if not limited_jobs:
         return None
+    jobs = f"{_counted(limited_jobs, 'job')} {'waits' if limited_jobs == 1 else 'wait'}"
     return _answer(
         WaitKind.RATE_LIMITED,
-        f"You start jobs faster than your launch rate allows; {_counted(limited_jobs, 'job')} wait for that.",
+        f"You start jobs faster than your launch rate allows; {jobs} for that.",
         {"num-ratelimited": limited_jobs},
     )
 
@@ -191,7 +192,7 @@ def unsatisfiable(
         largest = (
             "no single host has that" if together else f"the most any host{among} has is {largest_amounts}"
         )
-        sentence = f"It asks for {requested}{together}; {largest}. It can never start here: ask for less."
+        sentence = f"It requests {requested}{together}; {largest}. It can never start here: request less."
     return _answer(WaitKind.UNSATISFIABLE, sentence, excess)
 
 
@@ -237,7 +238,8 @@ def out_of_use(outages: Sequence[Outage], now_ms: int) -> WaitReason | None:
     if not outages:
         return None
     first_outage = outages[0]
-    others = f" So are {_counted(len(outages) - 1, 'other host')}." if len(outages) > 1 else ""
+    verb = "is" if len(outages) == 2 else "are"
+    others = f" So {verb} {_counted(len(outages) - 1, 'other host')}." if len(outages) > 1 else ""
     sentence = (
         f"The host {first_outage.host} is out of use: {first_outage.cause}."
         f" It is tried again {_format_time(first_outage.until_ms, now_ms)};"
@@ -316,7 +318,7 @@ def _describe_demand(excess: Excess) -> str:
     for name, pair in excess.items():
         decimals = _decimals(pair["usage"], pair["limit"])
         usage, limit = _amount(pair["usage"], name, decimals), _number(pair["limit"], decimals)
-        parts.append(f"it asks for {usage} where no job may have more than {limit}")
+        parts.append(f"it requests {usage} where no job may have more than {limit}")
     return " and ".join(parts)
 
 

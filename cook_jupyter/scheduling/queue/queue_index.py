@@ -297,7 +297,6 @@ class QueueIndex:
         self._class_of[row] = 0
         del self._rows[job_id]
         self._ids[row] = None
-        self._cpus[row] = self._mem[row] = self._gpus[row] = 0.0
         self._free.append(row)
         if not self._rows and len(self._ids) > _INITIAL_ROWS:
             self._ids, self._free = [None], []

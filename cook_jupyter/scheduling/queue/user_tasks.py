@@ -45,10 +45,6 @@ class UserTasks:
         """The number of waiting jobs."""
         return len(self._waiting) - self._head
 
-    def running(self) -> Rows:
-        """Return the rows of running tasks, in order."""
-        return np.array(self.started, dtype=np.int32)
-
     def first_waiting(self, count: int) -> "array[int]":
         """Return the rows of the first waiting jobs, in order."""
         return self._waiting[self._head : self._head + count]

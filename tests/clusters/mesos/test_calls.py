@@ -10,9 +10,9 @@ from cook_jupyter.clusters.mesos.answers import REPEATABLE
 from cook_jupyter.clusters.mesos.connection import CallFailed, CallRejected, CallUncertain, NotConnected
 from cook_jupyter.clusters.mesos.leader import MasterList
 from cook_jupyter.clusters.mesos.messages import AgentId, Call, ExecutorId, OfferId, TaskStatus, Value
-from tests.clusters.mesos.conftest import IMPATIENT, MakeConnection
 from tests.clusters.mesos.fake_master import HANG, LOST_ANSWER, LOST_CALL, FakeMaster, Fault
 from tests.clusters.mesos.framework import Framework
+from tests.clusters.mesos.implementations import IMPATIENT, MakeConnection
 from tests.waiting import wait_until_async
 
 A_STATUS = TaskStatus(task_id=Value("t"), state="TASK_RUNNING", agent_id=Value("a"), uuid="dQ==")

@@ -11,11 +11,12 @@ from cook_jupyter.clusters.mesos.connection import NotConnected
 from cook_jupyter.clusters.mesos.http_connection import Credential
 from cook_jupyter.clusters.mesos.leader import LeaderDetector, MasterAddress, MasterList
 from cook_jupyter.errors import ClusterUnusable
-from tests.clusters.mesos.conftest import MakeConnection, MakeMaster
+from tests.clusters.mesos.conftest import MakeMaster
 from tests.clusters.mesos.connection_contract import Connect, ConnectionContract, Start
 from tests.clusters.mesos.fake_cluster import FakeCluster
 from tests.clusters.mesos.fake_master import HANG, FakeMaster, Fault
 from tests.clusters.mesos.framework import Framework
+from tests.clusters.mesos.implementations import MakeConnection
 from tests.waiting import wait_until_async
 
 
