@@ -5,7 +5,7 @@ BIN := .venv/bin
 CODE := $(wildcard cook_jupyter scripts tests benchmarks)
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo lab test test-fast test-newest test-oldest test-pythons soak abuse mutants check format lock bench clean
+.PHONY: help setup demo demo-mesos lab test test-fast test-newest test-oldest test-pythons soak abuse mutants check format lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ setup: ## create or update .venv with everything for development
 demo: ## install everything, execute the demo notebook of binder/ and print its headline
 	@scripts/setup.sh demo
 	@$(BIN)/python scripts/demo.py
+
+demo-mesos: setup ## execute the same notebook on a real Mesos, which starts and stops with it
+	@$(BIN)/python -m scripts.demo --mesos
 
 lab: ## open the demo notebook of binder/ in JupyterLab
 	@scripts/setup.sh lab

@@ -21,6 +21,7 @@ from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from tests.scheduling.queues import job_id
 
+HARDLY = 1e-9  # more than fits, yet less than the error of estimates
 GROUPS = {
     GroupId("apart"): GroupPlacement(kind=PlacementKind.UNIQUE),
     GroupId("alike"): GroupPlacement(kind=PlacementKind.ATTRIBUTE_EQUALS, attribute="zone"),
@@ -35,6 +36,8 @@ DEMANDS: tuple[dict[str, Any], ...] = (
     {"constraints": ConstraintClass(attributes=(("zone", "a"),))},
     {"constraints": ConstraintClass(attributes=(("zone", "b"), ("rack", "s")))},
     {"constraints": ConstraintClass(disk_type="ssd", disk_mb=40.0)},
+    {"constraints": ConstraintClass(disk_type="ssd", disk_mb=0.0)},
+    {"constraints": ConstraintClass(disk_type="ssd", disk_mb=0.5)},
     {"constraints": ConstraintClass(disk_type="fast")},
     {"job_constraints": JobConstraints(avoid=frozenset({"host-00", "host-01", "gone"}))},
     {"job_constraints": JobConstraints(location="lab")},
@@ -45,7 +48,14 @@ DEMANDS: tuple[dict[str, Any], ...] = (
 
 def some_offers(rng: random.Random) -> list[Offer]:
     """Hosts of few sizes, used in few ways or each in its own."""
-    sizes = rng.choice((((4.0, 64.0),), ((4.0, 64.0), (8.0, 64.0)), ((1.1, 30.0), (2.0, 32.0), (3.0, 8.0))))
+    sizes = rng.choice(
+        (
+            ((4.0, 64.0),),
+            ((4.0, 64.0), (8.0, 64.0)),
+            ((4.0, 64.0), (4.0, 64.0), (0.0, 64.0), (4.0, 0.0)),
+            ((1.1, 30.0), (2.0, 32.0), (3.0, 8.0)),
+        )
+    )
     parts = rng.choice(((0.0,), (0.0, 0.25, 0.5), (0.5, 0.875, 1.0), None))
     is_plain, is_limited = rng.random() < 0.7, rng.random() < 0.15
 
@@ -89,8 +99,16 @@ def some_requests(rng: random.Random, *, is_limited: bool, number: int = 60) -> 
         number: least number of jobs.
     """
     demanding = rng.random() < 0.5
-    cpus = rng.choice(((1.0,), (0.5, 1.0, 3.0), (0.0, 0.1, 0.7, 4.0), (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)))
-    mem_mb = rng.choice(((0.0,), (8.0,), (0.0, 7.0, 30.0), (1.0, 2.0, 4.0, 8.0, 16.0)))
+    cpus = rng.choice(
+        (
+            (1.0,),
+            (0.5, 1.0, 3.0),
+            (0.0, 0.1, 0.7, 4.0),
+            (1.0, 2.0 + HARDLY),
+            (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5),
+        )
+    )
+    mem_mb = rng.choice(((0.0,), (8.0,), (0.0, 7.0, 30.0), (16.0, 32.0 + HARDLY), (1.0, 2.0, 4.0, 8.0, 16.0)))
     requests: list[TaskRequest] = []
     while len(requests) < number:
         amounts = (rng.choice(cpus), rng.choice(mem_mb))

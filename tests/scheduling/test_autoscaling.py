@@ -31,6 +31,11 @@ def test_the_fewer_jobs_were_matched_the_further_ahead_it_looks() -> None:
     assert seqs(twice_as_eager) == list(range(10, 50))
 
 
+def test_it_never_looks_further_than_the_maximum() -> None:
+    eager = jobs_to_grow_for(waiting(100), NOBODY, after_matching(5, 20), max_jobs=40, factor=2.0)
+    assert seqs(eager) == list(range(5, 45))
+
+
 def test_it_asks_for_no_fewer_jobs_than_were_left_over() -> None:
     assert seqs(jobs_to_grow_for(waiting(100), NOBODY, after_matching(0, 20), max_jobs=5)) == list(range(20))
 

@@ -88,6 +88,11 @@ def test_a_node_must_have_the_disk_that_is_asked_for(wanted: ConstraintClass, fi
     assert disk_fits(wanted, a_node(disk_mb={"pd-standard": 50.0}), DEFAULTS) is fits
 
 
+def test_a_node_without_disk_of_a_type_takes_no_job_that_wants_any() -> None:
+    assert not disk_fits(ConstraintClass(disk_type="ssd", disk_mb=0.5), a_node(), DEFAULTS)
+    assert disk_fits(ConstraintClass(disk_type="ssd", disk_mb=0.0), a_node(), DEFAULTS)
+
+
 def test_disk_is_not_checked_where_the_pool_does_not_or_the_host_gives_none_out() -> None:
     greedy = ConstraintClass(disk_type="standard", disk_mb=1e9)
     assert disk_fits(greedy, a_node(), PoolDefaults())

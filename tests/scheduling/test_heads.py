@@ -19,6 +19,7 @@ from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, JobConstraints, PoolDefaults
 from cook_jupyter.scheduling.decisions import CycleDecision, decide_heads, decide_match, decide_nothing
 from cook_jupyter.scheduling.heads import MAX_HEADS, MAX_HOSTS
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.limits.run_times import RunTime
 from cook_jupyter.scheduling.matching.capacity import PoolCapacity
 from cook_jupyter.scheduling.matching.cycle import CycleSettings
@@ -169,7 +170,7 @@ def test_a_head_starts_in_its_room_beside_another_head_of_the_host() -> None:
 
 def test_a_head_starts_in_the_room_that_is_kept_for_itself() -> None:
     world = PoolWorld(a=2)
-    world.waits("large", "bob", 2)
+    world.waits("large", "bob", 2, mem_mb=200)
     world.waits("small", "zoe")
 
     decision = decide_heads(world.snapshot(world.head("large", host="a")), world.index)
@@ -737,6 +738,7 @@ def test_jobs_that_will_have_ended_use_kept_room_and_are_awaited_like_other_task
         "group",
         "head",
         "constraints",
+        "reserved",
     ],
 )
 def test_kept_room_is_not_lent(why: str) -> None:
@@ -764,6 +766,7 @@ def test_kept_room_is_not_lent(why: str) -> None:
         "quota": {"limits": UserLimits(quotas={"carl": Quota(count=0)})},
         "size": {"filters": QueueFilters(max_cpus=0.5)},
         "debt": {"indebted": frozenset({"local"})},
+        "reserved": {"placement_context": PlacementContext(reservations={JobId("of another pool"): "a"})},
         "constraints": {"cycle": CycleSettings(match=MatchSettings(defaults=zone))},
     }
     snapshot = world.snapshot(heads=facts, **by_reason.get(why, {}))

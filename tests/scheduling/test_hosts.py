@@ -1,6 +1,8 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +10,7 @@ from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, PoolDefaults
+from cook_jupyter.scheduling.hosts import hosts as hosts_module
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from tests.scheduling.strategies import on_snapshots
 
@@ -140,3 +143,63 @@ def test_states_are_equal_for_hosts_of_equal_size_and_usage_only() -> None:
     states = Hosts(offers).columns.states.tolist()
 
     assert [states.index(state) for state in states] == [0, 0, 2, 3, 4, 5, 6, 4]
+
+
+def test_several_offers_of_one_host_are_one_host_with_all_their_room() -> None:
+    first = Offer(
+        host="a",
+        cluster="east",
+        pool=PoolName("pool"),
+        room=Resources(cpus=1.0, mem_mb=2.0, gpus=3.0),
+        running=Resources(cpus=4.0),
+        ports=((1, 2),),
+        gpu_models={"p100": 1.0},
+        disk_mb={"ssd": 5.0},
+        until_ms=2000,
+        users=frozenset({"ada", "bob"}),
+        task_count=6,
+    )
+    second = replace(
+        first,
+        cluster="west",
+        room=Resources(cpus=10.0, mem_mb=20.0, gpus=30.0),
+        ports=((7, 7),),
+        gpu_models={"k80": 2.0},
+        disk_mb={"fast": 8.0},
+        until_ms=1000,
+        users=frozenset({"bob", "cyd"}),
+    )
+    both = replace(
+        first,
+        room=Resources(cpus=11.0, mem_mb=22.0, gpus=33.0),
+        ports=((1, 2), (7, 7)),
+        gpu_models={"p100": 1.0, "k80": 2.0},
+        disk_mb={"ssd": 5.0, "fast": 8.0},
+        until_ms=1000,
+        users=frozenset({"bob"}),
+    )
+    unlimited = replace(first, until_ms=None, users=None)
+
+    assert Hosts([first, second]).offers == [both]
+    assert Hosts([unlimited, second]).offers == [replace(both, users=second.users)]
+    assert Hosts([unlimited, unlimited]).offers[0].until_ms is None
+    assert Hosts([unlimited, unlimited]).offers[0].users is None
+
+
+def test_the_offers_of_the_same_hosts_in_the_same_order_are_followed_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offers = [
+        Offer(host=host, cluster="east", pool=PoolName("pool"), room=Resources(cpus=1.0))
+        for host in ("b", "a", "c")
+    ]
+    later = [
+        replace(offer, room=Resources(cpus=cpus)) for offer, cpus in zip(offers, (2.0, 3.0, 4.0), strict=True)
+    ]
+    hosts = Hosts(offers)
+    hosts.update_from_offers([offers[2], offers[0], offers[1]])
+    monkeypatch.setattr(hosts_module, "_merge_by_host", None)  # which takes all of them
+
+    for now in ([offers[2], later[0], offers[1]], [later[2], later[0], offers[1]]):
+        hosts.update_from_offers(now)
+        assert hosts.offers == sorted(now, key=lambda offer: offer.host)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,10 +19,15 @@ from cook_jupyter.scheduling.constraints.constraints import (
     JobConstraints,
     PlacementKind,
     PoolDefaults,
+    class_in_pool,
     demands_in_pool,
     rewrite_demands,
 )
-from cook_jupyter.scheduling.constraints.job_constraints import group_placement_of, job_constraints_of
+from cook_jupyter.scheduling.constraints.job_constraints import (
+    could_run,
+    group_placement_of,
+    job_constraints_of,
+)
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.matching.matching import MatchSettings, refusal_of
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
@@ -106,6 +112,56 @@ def test_a_rewriting_may_change_attribute_and_value_with_what_was_found() -> Non
     assert rewrite_demands((("node", "n1-standard"), ("zone", "a")), {"node": change}) == (
         ("family", "1-$-sta$dard"),
         ("zone", "a"),
+    )
+
+
+def test_a_group_that_matched_nothing_is_replaced_by_nothing() -> None:
+    change = ConstraintRewrite(patterns=(("^n(\\d)?$", "node$1"),))
+    demands = (("node", "n"), ("node", "n1"))
+    assert rewrite_demands(demands, {"node": change}) == (("node", "node"), ("node", "node1"))
+
+
+@pytest.mark.parametrize(
+    ("defaults", "demands"),
+    [
+        (PoolDefaults(), (("area", "b"),)),
+        (PoolDefaults(constraints=(("zone", "a"),)), (("area", "b"), ("zone", "a"))),
+        (PoolDefaults(rewritings={"area": ConstraintRewrite(attribute="zone")}), (("zone", "b"),)),
+    ],
+)
+def test_a_pool_adds_to_demands_or_rewrites_them_or_neither(
+    defaults: PoolDefaults, demands: tuple[tuple[str, str], ...]
+) -> None:
+    own = ConstraintClass(attributes=(("area", "b"),), gpu_model="p100")
+    assert class_in_pool(own, defaults) == ConstraintClass(attributes=demands, gpu_model="p100")
+
+
+@pytest.mark.parametrize(
+    ("spec", "defaults", "expected"),
+    [
+        ({}, PoolDefaults(), True),
+        ({"cpus": 4}, PoolDefaults(), True),
+        ({"cpus": 4.5}, PoolDefaults(), False),
+        ({"user": "bob"}, PoolDefaults(), False),
+        ({"constraints": (("zone", "EQUALS", "b"),)}, PoolDefaults(), False),
+        ({}, PoolDefaults(constraints=(("zone", "b"),)), False),
+    ],
+)
+def test_an_empty_host_takes_a_job_of_its_users_that_fits_and_demands_nothing_else(
+    spec: dict[str, Any], defaults: PoolDefaults, expected: bool
+) -> None:
+    host = Offer(
+        host="h",
+        cluster="c",
+        pool=PoolName("p"),
+        room=Resources(cpus=1, mem_mb=1000),
+        running=Resources(cpus=3),
+        attributes={"zone": "a"},
+        users=frozenset({"ada"}),
+    )
+    assert could_run(a_job(**spec).spec, host, defaults) is expected
+    assert could_run(a_job(**{**spec, "user": "bob"}).spec, replace(host, users=None), defaults) is (
+        expected or spec.get("user") == "bob"
     )
 
 

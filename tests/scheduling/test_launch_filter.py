@@ -1,3 +1,7 @@
+from dataclasses import replace
+
+import pytest
+
 from cook_jupyter.model.job import JobId
 from cook_jupyter.scheduling.launch_filter import LaunchAnswer, LaunchFilter
 
@@ -28,6 +32,47 @@ def test_an_answer_is_kept_for_as_long_as_it_holds() -> None:
     operator.answer = DEFERS
     assert not launch_filter.accepts(JOB, 100)
     assert operator.asked == 2
+
+
+def test_asking_what_would_be_accepted_records_nothing() -> None:
+    operator = Operator(LaunchAnswer(accepted=True, holds_ms=100))
+    launch_filter = LaunchFilter(operator)
+    assert launch_filter.would_accept(JOB, 0)
+    launch_filter.accepts(JOB, 0)
+    operator.answer = DEFERS
+    assert [launch_filter.would_accept(JOB, now_ms) for now_ms in (99, 100)] == [True, False]
+    assert not launch_filter.accepts(JOB, 100)
+    operator.answer = LaunchAnswer(accepted=True)
+    assert launch_filter.would_accept(JOB, 101)
+    assert launch_filter.deferral(JOB) == ("", "back at noon")
+
+
+def test_a_deferral_that_holds_is_what_would_be_answered() -> None:
+    operator = Operator(replace(DEFERS, holds_ms=100))
+    launch_filter = LaunchFilter(operator)
+    launch_filter.accepts(JOB, 0)
+    operator.answer = LaunchAnswer(accepted=True)
+    assert [launch_filter.would_accept(JOB, now_ms) for now_ms in (99, 100)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("first_ms", "last_ms", "now_ms", "expected"),
+    [
+        (0, 591, 601, False),  # last seen ten minutes ago
+        (0, 592, 601, True),
+        (0, 592, 600, False),  # first seen 600 minutes ago
+        (400, 592, 601, False),
+        (400, 992, 1001, True),
+    ],
+)
+def test_a_job_is_let_through_after_ten_hours_without_interruption(
+    first_ms: int, last_ms: int, now_ms: int, expected: bool
+) -> None:
+    launch_filter = LaunchFilter(Operator(DEFERS))
+    for minutes in (*[first_ms] * 10, last_ms):
+        assert not launch_filter.accepts(JOB, minutes * MINUTE_MS)
+    assert launch_filter.would_accept(JOB, now_ms * MINUTE_MS) is expected
+    assert launch_filter.accepts(JOB, now_ms * MINUTE_MS) is expected
 
 
 def test_a_deferral_is_told_until_the_job_is_accepted() -> None:

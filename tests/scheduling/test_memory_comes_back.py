@@ -1,6 +1,8 @@
 """What jobs took of the scheduler's memory, and of its time, comes back when they are gone."""
 
+import gc
 import sys
+import weakref
 from collections.abc import Sequence
 from uuid import uuid4
 
@@ -70,19 +72,33 @@ def test_jobs_that_are_gone_leave_nothing_behind(count: int, unique: bool, how: 
     assert not index.job_constraints
 
 
-def test_hosts_and_groups_without_tasks_are_forgotten() -> None:
+def test_jobs_hosts_and_groups_are_forgotten_with_their_last_task() -> None:
     index = QueueIndex()
-    host, group = str(uuid4()), GroupId(str(uuid4()))  # strings of which only the queue may keep a reference
-    before = sys.getrefcount(host), sys.getrefcount(group)
+    job, host, group = (str(uuid4()) for _ in range(3))  # strings that nobody else has a reference to
+    before = [sys.getrefcount(name) for name in (job, host, group)]
     for seq in range(3):
-        constraints = JobConstraints(group=group)
-        index.add(QueuedJob(JobId(f"{seq}"), "ada", 1.0, 1.0, seq, job_constraints=constraints))
-        index.mark_running(JobId(f"{seq}"), 1, host)
-        index.requeue(JobId(f"{seq}"))
-        index.mark_running(JobId(f"{seq}"), 2, host)
-        index.remove(JobId(f"{seq}"))
+        constraints = JobConstraints(group=GroupId(group))
+        index.add(QueuedJob(JobId(job), "ada", 1.0, 1.0, seq, job_constraints=constraints))
+        index.mark_running(JobId(job), 1, host)
+        index.requeue(JobId(job))
+        index.mark_running(JobId(job), 2, host)
+        index.remove(JobId(job))
         del constraints
-    assert (sys.getrefcount(host), sys.getrefcount(group)) == before
+    assert [sys.getrefcount(name) for name in (job, host, group)] == before
+
+
+class Value:
+    """Something that only one job has."""
+
+
+def test_a_value_is_forgotten_with_the_last_job_that_has_it() -> None:
+    table: CountedValues[Value | None] = CountedValues(None)
+    value = Value()
+    forgotten = weakref.ref(value)
+    table.release(table.acquire(value))
+    del value
+    gc.collect()
+    assert forgotten() is None
 
 
 def test_a_queue_that_has_become_empty_is_small_again() -> None:

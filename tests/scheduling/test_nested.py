@@ -1,7 +1,9 @@
 """Jobs that wait for jobs of their own: which of them can never go on."""
 
+from dataclasses import replace
 from itertools import count
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +23,8 @@ def a_host(cpus: float = 2, *, name: str = "h1", pool: PoolName = DEFAULT_POOL) 
         host=name,
         cluster="local",
         pool=pool,
-        room=Resources(cpus=cpus, mem_mb=4096),
+        room=Resources(cpus=cpus / 2, mem_mb=4000),
+        running=Resources(cpus=cpus / 2, mem_mb=96),
         attributes={"HOSTNAME": name},
     )
 
@@ -116,6 +119,44 @@ def test_a_quota_that_parents_use_up_sticks_them_on_an_empty_machine() -> None:
 
     assert stuck(parents, children, [a_host(64)], Quota(count=2)) == ["p2", "p1"]
     assert stuck(parents, children, [a_host(64)], Quota(count=3)) == []
+
+
+@pytest.mark.parametrize(
+    ("quota", "sticks"),
+    [
+        (Quota(cpus=3), True),
+        (Quota(cpus=4), False),
+        (Quota(mem_mb=250), True),
+        (Quota(mem_mb=300), False),
+        (Quota(gpus=1), True),
+        (Quota(gpus=2), False),
+        (Quota(cpus=1), False),  # too little even for the child alone, which other reasons tell
+        (Quota(mem_mb=50), False),
+        (Quota(gpus=0.5), False),
+    ],
+)
+def test_parents_stick_at_a_quota_of_any_amount(quota: Quota, sticks: bool) -> None:
+    resources = {"parent": Resources(cpus=1, mem_mb=100), "child": Resources(cpus=2, mem_mb=100, gpus=1)}
+    parents = [replace(a_parent(f"p{number}", "c"), resources=resources["parent"]) for number in (1, 2)]
+    parents[0] = replace(parents[0], resources=replace(resources["parent"], gpus=1))
+    child = replace(a_child("c"), resources=resources["child"])
+    host = replace(a_host(64), room=Resources(cpus=64, mem_mb=4096, gpus=9))
+
+    assert bool(stuck(parents, [child], [host], quota)) is sticks
+
+
+def test_only_tasks_of_other_users_may_be_preempted_for_a_child() -> None:
+    parents = [a_parent("p1", "c1"), a_parent("p2", "c2")]
+
+    assert stuck(parents, [a_child("c1"), a_child("c2")], preempts=True) == ["p2", "p1"]
+
+
+def test_parents_of_other_users_do_not_count_against_a_quota() -> None:
+    parents = [a_parent("p1", "c1"), a_parent("p2", "c2", user="bob")]
+    children = [a_child("c1"), a_child("c2", user="bob")]
+
+    assert stuck(parents, children, [a_host(64)], Quota(count=1)) == ["p2", "p1"]
+    assert stuck(parents, children, [a_host(64)], Quota(count=2)) == []
 
 
 def test_a_child_that_no_host_could_ever_take_is_told_elsewhere() -> None:

@@ -40,6 +40,26 @@ def test_with_nothing_held_a_word_is_kept_whatever_came_before() -> None:
     assert gathering.last == {"a": 3}
 
 
+def test_a_report_that_is_not_newer_is_dropped() -> None:
+    gathering = ProgressBuffer()
+    assert gathering.note(InstanceId("a"), 5, percent=50) is True
+    assert gathering.note(InstanceId("a"), 5, percent=51) is False
+    assert gathering.note(InstanceId("a"), None, percent=52) is False
+    assert gathering.note(InstanceId("a"), 6, percent=53) is True
+    assert [update.percent for update in gathering.pending.values()] == [53]
+
+
+def test_the_sequence_numbers_that_were_updated_last_are_remembered() -> None:
+    gathering = ProgressBuffer(max_pending=1)
+    for number in range(10):
+        gathering.note(InstanceId(str(number)), 1)
+        gathering.drain()
+    gathering.note(InstanceId("0"), 2)
+    gathering.drain()
+    gathering.note(InstanceId("new"), 1)
+    assert list(gathering.last) == [*map(str, range(2, 10)), "0", "new"]
+
+
 def test_the_sequence_numbers_of_long_ago_are_forgotten() -> None:
     gathering = ProgressBuffer(max_pending=1)
     for number in range(25):

@@ -262,7 +262,8 @@ def _check_totals(index: QueueIndex, entries: Sequence[Entry]) -> None:
         requested = [(entry.job.cpus, entry.job.mem_mb)[resource] for entry in waiting]
         assert index.min_request[resource] == min(requested, default=0.0)  # these amounts are exact
         most = index.max_request[resource]
-        assert max(requested) < most <= max(max(requested) * 1.01, 1e-300) if requested else most == 0.0
+        highest = max(requested, default=0.0)
+        assert highest < most <= max(highest * (1 + 2**-8), 1e-300) if requested else most == 0.0
     assert index.ids(index.running_rows()) == [entry.job.job_id for entry in running]
     for host in HOSTS:
         starts = {index.row_of(entry.job.job_id): entry.start_ms for entry in running if entry.host == host}
@@ -315,6 +316,19 @@ def test_a_long_list_knows_how_many_jobs_are_too_large_as_it_shrinks_from_the_fr
         assert too_large == max(0, 2100 - seq)
         index.remove(job.job_id)
     assert index.waiting_count == 0
+
+
+def test_a_long_list_that_shrinks_while_nobody_looks_is_counted_afresh() -> None:
+    index = QueueIndex()
+    jobs = [QueuedJob(job_id(seq), "ada", 1.0 if seq else 3.0, 10.0, seq) for seq in range(1500)]
+    index.add_many(jobs)
+    tasks = index.owner(index.row_of(jobs[0].job_id))
+    assert tasks.too_large(2.0, 10.0, index.columns.cpus, index.columns.mem) == 1
+    for job in jobs[:1024]:
+        index.remove(job.job_id)
+    for job in jobs[1024:1030]:
+        index.remove(job.job_id)
+        assert tasks.too_large(2.0, 10.0, index.columns.cpus, index.columns.mem) == 0
 
 
 @pytest.mark.parametrize("seed", range(200, 206))

@@ -234,6 +234,15 @@ def test_a_job_with_a_number_out_of_range_is_refused_and_nothing_is_changed(
     assert len(rank(index, LIMITS)) == 1 + count
 
 
+@pytest.mark.parametrize("name", ["seq", "ports", "priority"])
+def test_fractions_are_refused_also_beside_amounts_that_are_all_whole(name: str) -> None:
+    whole: dict[str, Any] = {"cpus": 1, "mem": 1, "gpus": 1}
+    jobs = [a_queued_job(a_waiting(seq, **whole)) for seq in range(100)]
+    fraction: dict[str, Any] = {name: 7.5}
+    with pytest.raises(InvalidRequest, match=rf"{name} is 7.5; it must be a whole number"):
+        QueueIndex().add_many([*jobs[1:], jobs[0]._replace(**fraction)])
+
+
 @pytest.mark.parametrize("count", [1, 100])
 def test_the_extremes_of_every_range_are_taken(count: int) -> None:
     index = QueueIndex()

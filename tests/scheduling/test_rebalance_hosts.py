@@ -63,10 +63,12 @@ def an_offer(host: str, zone: str = "a") -> Offer:
 def takes(hosts: RebalanceHosts, request: TaskRequest) -> list[str]:
     """The hosts that meet the constraints of a job."""
     is_open = hosts.open_to_class(request.constraints, request.gpus)
+    meets = [hosts.meets_job_constraints(request, position) for position in range(len(hosts.offers))]
+    assert {*meets} <= {True, False}
     return [
         offer.host
         for position, offer in enumerate(hosts.offers)
-        if (is_open is None or is_open[position]) and hosts.meets_job_constraints(request, position)
+        if meets[position] and (is_open is None or is_open[position])
     ]
 
 
@@ -139,6 +141,15 @@ def grouped(kind: PlacementKind, running: dict[str, int], *, apart: bool) -> Reb
     )
     offers = [an_offer("a1"), an_offer("a2"), an_offer("b1", "b"), an_offer("b2", "b")]
     return rebalance_hosts(*offers, context=context, groups_apart=apart)
+
+
+def test_a_spare_host_of_which_nothing_is_known_takes_no_job_of_a_unique_group() -> None:
+    context = PlacementContext(groups={GROUP: GroupPlacement(kind=PlacementKind.UNIQUE)})
+    hosts = rebalance_hosts(
+        an_offer("a"), an_offer("b"), busy=("b",), context=context, spare_hosts_known=False
+    )
+
+    assert takes(hosts, OF_GROUP) == ["b"]
 
 
 def test_a_group_that_is_apart_meets_its_placement_with_and_without_its_preempted_tasks() -> None:

@@ -46,9 +46,9 @@ class PlainRoom:
     def fill(self, host: int, request: TaskRequest) -> float:
         offer, (cpus, mem_mb, *_) = self._offers[host], self.left(host)
         whole = offer.room + offer.running
-        return (whole.cpus - cpus + request.cpus) / whole.cpus + (
+        return (whole.cpus - cpus + request.cpus) / (whole.cpus or 1.0) + (
             whole.mem_mb - mem_mb + request.mem_mb
-        ) / whole.mem_mb
+        ) / (whole.mem_mb or 1.0)
 
 
 @SEEDS

@@ -51,18 +51,20 @@ def test_hosts_are_chosen_in_columns_as_one_by_one(first: int, monkeypatch: pyte
         context = a_context(rng)
         last = TaskRequest(job_id(999), rng.choice((0.5, 2.0)), 9.0)
 
-        one_by_one, in_columns = (
+        hosts = Hosts(offers)  # kept, as between cycles
+        one_by_one, in_columns, again = (
             (
                 match(
                     requests,
-                    Hosts(offers),
+                    hosts,
                     settings=way,
                     placement_context=context,
                     min_request=lambda: (0.5, 1.0),
                 ),
-                refusal_of(last, Hosts(offers), settings=way, placement_context=context),
+                refusal_of(last, hosts, settings=way, placement_context=context),
             )
-            for way in (MatchSettings(**settings, columnar_from=number) for number in (10**9, 0))
+            for way in (MatchSettings(**settings, columnar_from=number) for number in (10**9, 0, 10**9))
         )
 
         assert in_columns == one_by_one, f"seed {seed}"
+        assert again == one_by_one, f"seed {seed}"

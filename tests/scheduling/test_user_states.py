@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
@@ -48,6 +51,7 @@ def test_amounts_are_those_of_the_tasks(tasks: list[Task]) -> None:
             if job_constraints:
                 assert actual[user].count == len(job_constraints)
                 assert abs(actual[user].cpus - sum(task["cpus"] for task in job_constraints)) < 1e-9
+                assert actual[user].gpus == sum(task.get("gpus", 0) for task in job_constraints)
                 assert abs(actual[user].mem_mb - sum(task["mem"] for task in job_constraints)) < 1e-9
 
 
@@ -55,9 +59,10 @@ def test_who_has_reached_the_share_of_one_resource_is_hungry() -> None:
     allowed = UserLimits(default_share=Share(cpus=2, mem_mb=100))
     waiting = {"ada": usage(5, 5, 500)}
     assert classify_users({"ada": usage(1, 1.5, 20)}, waiting, allowed).starved == {"ada": usage(1, 0.5, 80)}
-    at_share = classify_users({"ada": usage(1, 2, 20)}, waiting, allowed)
-    assert at_share.starved == {}
-    assert at_share.hungry == waiting
+    for held in (usage(1, 2, 20), usage(1, 1, 100)):
+        at_share = classify_users({"ada": held}, waiting, allowed)
+        assert at_share.starved == {}
+        assert at_share.hungry == waiting
 
 
 def test_a_share_of_zero_starves_nobody() -> None:
@@ -71,6 +76,14 @@ def test_who_is_at_a_quota_is_not_below_it() -> None:
     assert classify_users({"ada": usage(2, 2, 2)}, waiting, allowed).waiting_under_quota == {}
     below = classify_users({"ada": usage(1, 1, 1)}, waiting, allowed)
     assert below.waiting_under_quota == {"ada": usage(1, 3, 3)}
+
+
+@pytest.mark.parametrize("amount", ["count", "cpus", "mem_mb", "gpus"])
+def test_who_is_at_the_quota_of_one_amount_is_below_none(amount: str) -> None:
+    held, wants = Usage(count=1, cpus=1, mem_mb=1, gpus=1), Usage(count=7, cpus=7, mem_mb=7, gpus=7)
+    for limit, expected in ((1, {}), (4, {"ada": replace(wants, **{amount: 3})}), (9, {"ada": wants})):
+        allowed = UserLimits(default_quota=replace(Quota(), **{amount: limit}))
+        assert classify_users({"ada": held}, {"ada": wants}, allowed).waiting_under_quota == expected
 
 
 def test_a_user_who_leaves_a_state_is_reported_as_zero_once() -> None:

@@ -16,11 +16,13 @@ from cook_jupyter.scheduling.constraints.constraints import PoolDefaults
 from cook_jupyter.scheduling.explaining import wait_texts
 from cook_jupyter.scheduling.explaining.wait_reasons import (
     WAITING_LOOKED_AT,
+    Position,
     WaitContext,
     exceeded,
     host_counts,
     position,
     sentences,
+    unsatisfiable,
     wait_reasons,
 )
 from cook_jupyter.scheduling.matching.cycle import refusal_now
@@ -197,6 +199,9 @@ LAPTOP = Offer(
 )
 
 
+NARROW, SHORT = Resources(cpus=1, mem_mb=100, gpus=1), Resources(cpus=2, mem_mb=50, gpus=1)
+
+
 def a_waiting_job(**spec: Any) -> tuple[Job, QueueIndex]:
     job = a_job(**spec)
     index = QueueIndex()
@@ -232,6 +237,61 @@ def test_a_job_that_no_single_host_holds_is_told_so() -> None:
 def test_a_job_whose_constraints_no_host_meets_is_told_which() -> None:
     job, index = a_waiting_job(constraints=(("zone", "EQUALS", "mars"),))
     assert why(job, index) == ("No host has zone = mars: it can never start here. Change its constraints.",)
+
+
+@pytest.mark.parametrize(
+    ("spec", "hosts", "excess"),
+    [
+        ({"cpus": 2, "mem_mb": 100}, [LAPTOP], None),
+        ({"cpus": 3, "mem_mb": 100}, [LAPTOP], {"cpus": {"asked": 3, "largest": 2}}),
+        ({"cpus": 3, "mem_mb": 9000, "gpus": 1}, [], None),
+        (
+            {"cpus": 3, "mem_mb": 9000, "gpus": 2},
+            [LAPTOP, replace(LAPTOP, room=Resources(gpus=1), running=Resources())],
+            {
+                "cpus": {"asked": 3, "largest": 2},
+                "mem": {"asked": 9000, "largest": 8000},
+                "gpus": {"asked": 2, "largest": 1},
+            },
+        ),
+        (
+            {"cpus": 1, "mem_mb": 0.5, "gpus": 1, "constraints": (("zone", "EQUALS", "mars"),)},
+            [LAPTOP],
+            {
+                "cpus": {"asked": 1, "largest": 0},
+                "mem": {"asked": 0.5, "largest": 0},
+                "gpus": {"asked": 1, "largest": 0},
+            },
+        ),
+        (
+            {"cpus": 2, "mem_mb": 100},
+            [replace(LAPTOP, room=room, running=Resources()) for room in (NARROW, SHORT)],
+            {"cpus": {"asked": 2, "largest": 2}, "mem": {"asked": 100, "largest": 100}},
+        ),
+        (
+            {"cpus": 2, "mem_mb": 0.5, "gpus": 1},
+            [LAPTOP, replace(LAPTOP, room=Resources(cpus=1, gpus=1), running=Resources())],
+            {
+                "cpus": {"asked": 2, "largest": 2},
+                "mem": {"asked": 0.5, "largest": 8000},
+                "gpus": {"asked": 1, "largest": 1},
+            },
+        ),
+    ],
+)
+def test_what_no_host_has_is_told_beside_the_most_that_any_has(
+    spec: dict[str, Any], hosts: list[Offer], excess: dict[str, Any] | None
+) -> None:
+    reason = unsatisfiable(a_job(**spec).spec, hosts, PoolDefaults())
+    assert (None if reason is None else reason.data) == excess
+
+
+def test_a_job_whose_constraints_only_some_hosts_meet_is_told_what_those_have() -> None:
+    elsewhere = replace(LAPTOP, attributes={"HOSTNAME": "elsewhere"})
+    job, _ = a_waiting_job(cpus=64, constraints=(("HOSTNAME", "EQUALS", "laptop"),))
+    reason = unsatisfiable(job.spec, [elsewhere, LAPTOP], PoolDefaults())
+    assert reason is not None
+    assert "the most any host that meets its constraints has is 2 cpus" in reason.sentence
 
 
 def test_a_job_that_finds_no_room_now_is_told_what_is_short() -> None:
@@ -316,7 +376,12 @@ def test_a_job_that_does_not_wait_has_one_answer(state: JobState) -> None:
 def test_a_job_behind_many_others_is_told_there_are_at_least_so_many() -> None:
     index = an_index([_task(seq) for seq in range(300)])
     stands = position(index, job_id(299))
-    assert (stands.ahead, stands.at_least, len(stands.jobs)) == (100, True, 10)
+    first_ten = tuple(job_id(seq) for seq in range(10))
+    assert (stands.ahead, stands.at_least, stands.jobs) == (100, True, first_ten)
+    assert position(index, job_id(5)) == Position(ahead=5, at_least=False, jobs=first_ten[:5])
+    assert position(index, job_id(300)) == Position(ahead=0, at_least=False, jobs=()), (
+        "it is not in the queue"
+    )
 
 
 def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_for_that() -> None:
@@ -328,6 +393,9 @@ def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_f
         " 2000 MB of memory where no job may have more than 1000. Ask for less."
     )
     ended = replace(job, state=JobState.COMPLETED, killed=True)
+    for other in (replace(ended, killed=False), replace(ended, instances=(an_instance(),))):
+        (normal,) = wait_reasons(other, index, UserLimits(), WaitContext(filters=filters))
+        assert normal.sentence == "The job has completed.", "it was not ended for its size"
     (only,) = wait_reasons(ended, index, UserLimits(), WaitContext(filters=filters))
     assert only.kind is WaitKind.COMPLETED
     assert only.data["cpus"] == {"limit": 4.0, "usage": 8}
@@ -359,6 +427,29 @@ def test_a_quota_that_all_users_share_is_told(filters: QueueFilters) -> None:
             " it starts when others have ended.",
         )
     ]
+
+
+def test_where_both_are_exceeded_the_quota_of_the_pool_is_told() -> None:
+    job, index = a_waiting_job(cpus=2, mem_mb=1)
+    filters = QueueFilters(pool_quota=Quota(cpus=1), group_quota=Quota(count=0))
+    (reason,) = (
+        reason
+        for reason in wait_reasons(job, index, UserLimits(), WaitContext(filters=filters))
+        if reason.kind is WaitKind.EXCEEDS_POOL_QUOTA
+    )
+    assert reason.data == {"cpus": {"limit": 1, "usage": 2}}
+
+
+@pytest.mark.parametrize("amount", ["count", "cpus", "mem_mb", "gpus"])
+def test_a_quota_of_any_amount_may_be_exceeded(amount: str) -> None:
+    job, index = a_waiting_job(cpus=1, mem_mb=1, gpus=1)
+    quotas = UserLimits(default_quota=replace(Quota(), **{amount: 0}))
+    (reason,) = (
+        reason
+        for reason in wait_reasons(job, index, quotas, WaitContext())
+        if reason.kind is WaitKind.EXCEEDS_QUOTA
+    )
+    assert reason.data == {amount.removesuffix("_mb"): {"limit": 0, "usage": 1}}
 
 
 def test_what_preemption_did_to_a_job_and_does_for_it_is_told() -> None:

@@ -79,15 +79,17 @@ def test_jobs_of_one_shape_on_one_host_read_all_hosts_once(work: Work) -> None:
     assert work.of("estimate") == (1, 100)
 
 
+@pytest.mark.parametrize("number", [200, 700])
+@pytest.mark.parametrize("shape", [(3.3, 50.0), (2.1, 1.0)])
 @pytest.mark.parametrize("good_enough", [0.6, 1.0])
 def test_jobs_of_one_shape_that_take_host_after_host_read_all_hosts_a_few_times(
-    good_enough: float, work: Work
+    good_enough: float, shape: tuple[float, float], number: int, work: Work
 ) -> None:
-    assert place(some_hosts(700), [(3.3, 50.0)] * 700, good_enough) == 700
+    assert place(some_hosts(number), [shape] * number, good_enough) == number
 
     steps, hosts = work.of("estimate")
-    assert steps <= columnar._MIN_HOSTS_IN_A_ROW + 1 + 700 // columnar._LOOKAHEAD
-    assert hosts <= 700 * steps
+    assert steps <= columnar._MIN_HOSTS_IN_A_ROW + 1 + number // columnar._LOOKAHEAD
+    assert hosts <= number * steps
 
 
 def test_jobs_of_many_shapes_are_looked_up_by_free_resources(work: Work) -> None:
@@ -120,6 +122,7 @@ def test_of_many_equal_hosts_one_is_compared(work: Work) -> None:
     steps, hosts = work.of("exact")
     assert hosts <= 2000 + 4 * steps
     assert work.of("estimate")[1] <= 2000 + 100 * 20
+    assert work.of("refresh")[0] <= 200
 
 
 def test_a_good_host_among_the_first_thousands_ends_the_search(work: Work) -> None:

@@ -195,6 +195,26 @@ async def test_an_instance_that_should_not_run_is_killed_until_its_end_is_report
         assert not one.asked_to_kill
 
 
+@pytest.mark.parametrize(
+    ("states", "is_killed"),
+    [
+        ([TaskState.LOST, TaskState.RUNNING], True),  # the host could not be reached for a while
+        ([TaskState.RUNNING, TaskState.LOST], False),
+        ([TaskState.LOST, TaskState.RUNNING, TaskState.KILLED], False),
+    ],
+)
+async def test_an_instance_that_runs_after_its_end_in_the_same_report_is_killed(
+    tmp_path: Path, states: list[TaskState], is_killed: bool
+) -> None:
+    async with one_job_each(tmp_path) as (scheduler, one, _, instance_id, _):
+        await ClusterUpdates(scheduler).report(
+            "one", [StatusUpdate(instance_id=instance_id, state=state, at_ms=1) for state in states]
+        )
+
+        assert one.asked_to_kill == [instance_id] * is_killed
+        assert (instance_id in scheduler.kills) == is_killed
+
+
 async def test_hosts_that_are_known_only_after_the_start_are_used_each_in_its_pools(
     manual_scheduler: ManualSchedulerFactory,
 ) -> None:

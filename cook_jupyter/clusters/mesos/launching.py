@@ -21,7 +21,7 @@ from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.worker.mesos.messages import task_data
 
-PATIENCE_S: Final = 5.0  # of launches that wait for resources
+PATIENCE_S: Final = 15.0  # of launches that wait for resources; agents need time after a failover of masters
 _LEAST_CPUS: Final = 0.001  # a task without any resources is refused
 _SECOND_NS: Final = 1_000_000_000
 
@@ -106,6 +106,13 @@ class LaunchQueue:
         offer_ids = host.take_offers()
         host.expect_return(resources.amounts())
         return Sending(accept(offer_ids, infos, refuse_s=0.0), tuple(tasks))
+
+    def restart_patience(self) -> None:
+        """Let all launches wait anew, as their resources could not be offered so far."""
+        now_s = self._now_s()
+        for waiting in self._waiting.values():
+            for instance_id, (launch, _) in waiting.items():
+                waiting[instance_id] = (launch, now_s)
 
     def pop_late(self, host: MesosHost) -> list[Launch]:
         """Withdraw and return the launches of a host that have waited too long."""

@@ -1,7 +1,9 @@
 """Which master leads.
 
-Lives here: addresses of masters, `LeaderDetector`, and detection by a list of masters.
-Not here: following the redirect of a master that does not lead (`clusters.mesos.http_connection`).
+Lives here: addresses of masters, `LeaderDetector`, detection by a list of masters, and `leader_detector`,
+which reads a setting.
+Not here: detection by ZooKeeper (`clusters.mesos.zookeeper`), following the redirect of a master that does
+not lead (`clusters.mesos.http_stream`).
 """
 
 import asyncio
@@ -29,12 +31,17 @@ class MasterAddress:
         """Return the address in `host`, `host:port`, `[::1]:port` or a URL of any path.
 
         Raises:
-            ValueError: there is none.
+            ValueError: it has none.
         """
-        parts = urlsplit(text if "//" in text else f"//{text}")
-        if not parts.hostname:
+        text = text.strip()
+        try:
+            parts = urlsplit(text if "//" in text else f"//{text}")
+            host, port = parts.hostname, parts.port or DEFAULT_PORT
+        except ValueError:
+            host, port = None, 0
+        if not host:
             raise ValueError(f"{text!r} is not the address of a Mesos master: write host:port")
-        return cls(parts.hostname, parts.port or DEFAULT_PORT)
+        return cls(host, port)
 
 
 class LeaderDetector(Protocol):
@@ -57,6 +64,23 @@ class LeaderDetector(Protocol):
 
     async def replaced(self, master: MasterAddress) -> None:
         """Wait until another master than this one leads; for ever if that cannot be seen."""
+
+
+def leader_detector(masters: str, *, by_hostname: bool = False) -> LeaderDetector:
+    """Return a detector.
+
+    Args:
+        masters: `host:port,host:port`, or `zk://[user:password@]host:port,host:port/path`.
+        by_hostname: whether masters found through ZooKeeper are addressed by host name, which TLS needs.
+
+    Raises:
+        ValueError: `masters` is neither.
+    """
+    if masters.startswith("zk://"):
+        from cook_jupyter.clusters.mesos.zookeeper import ZooKeeperDetector, ZooKeeperUrl
+
+        return ZooKeeperDetector(ZooKeeperUrl.parse(masters), by_hostname=by_hostname)
+    return MasterList([MasterAddress.parse(one) for one in masters.split(",") if one.strip()])
 
 
 class MasterList:

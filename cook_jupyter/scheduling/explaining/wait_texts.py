@@ -113,9 +113,10 @@ def rate_limited(limited_jobs: int | None) -> WaitReason | None:
     """Return that the launch rate holds back jobs of the user."""
     if not limited_jobs:
         return None
+    jobs = f"{_counted(limited_jobs, 'job')} {'waits' if limited_jobs == 1 else 'wait'}"
     return _answer(
         WaitKind.RATE_LIMITED,
-        f"You start jobs faster than your launch rate allows; {_counted(limited_jobs, 'job')} wait for that.",
+        f"You start jobs faster than your launch rate allows; {jobs} for that.",
         {"num-ratelimited": limited_jobs},
     )
 
@@ -237,7 +238,8 @@ def out_of_use(outages: Sequence[Outage], now_ms: int) -> WaitReason | None:
     if not outages:
         return None
     first_outage = outages[0]
-    others = f" So are {_counted(len(outages) - 1, 'other host')}." if len(outages) > 1 else ""
+    verb = "is" if len(outages) == 2 else "are"
+    others = f" So {verb} {_counted(len(outages) - 1, 'other host')}." if len(outages) > 1 else ""
     sentence = (
         f"The host {first_outage.host} is out of use: {first_outage.cause}."
         f" It is tried again {_format_time(first_outage.until_ms, now_ms)};"

@@ -33,6 +33,7 @@ _READY = re.compile(rb"allowing .* for agents to reregister|egistered with maste
 _PORTS = range(20_000, 30_000)  # below those that the kernel gives to clients: a node can restart on its own
 _STAND_INS = {"mesos-executor": "command_executor.py", "mesos-fetcher": "fetcher.py"}
 _ANSWER_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 600.0  # after a benchmark, it removes tens of thousands of files
 
 
 class NodeFailed(Exception):
@@ -157,7 +158,7 @@ class LocalMesos:
             assert supervisor.stdout is not None
             supervisor.stdin.close()
             supervisor.stdout.close()
-            supervisor.wait(HANG_S)
+            supervisor.wait(_STOP_TIMEOUT_S)
         for pid in self.processes():
             _kill(pid)
         wait_until(lambda: not self.processes(), "the end of all processes of Mesos")
@@ -244,6 +245,13 @@ class LocalMesos:
         with urllib.request.urlopen(request, timeout=_ANSWER_TIMEOUT_S) as answer:
             content = json.loads(answer.read() or b"{}")
         return content.get(kind.lower(), content)
+
+    def metrics(self, node: str = "master") -> dict[str, float]:
+        """Return the metrics of a node, such as `master/tasks_running`."""
+        url = f"{self._nodes[node].url}/metrics/snapshot"
+        with urllib.request.urlopen(url, timeout=_ANSWER_TIMEOUT_S) as answer:
+            metrics: dict[str, float] = json.loads(answer.read())
+        return metrics
 
     def registered_agents(self) -> dict[str, str]:
         """Return the ids of the agents that are active at the master, by host."""
