@@ -31,6 +31,7 @@ from cook_jupyter.errors import (
     SchedulerError,
     SchedulerUnreachable,
 )
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 
 if TYPE_CHECKING:
@@ -460,7 +461,33 @@ def replay(file: Path, as_json: bool) -> None:
 
 @cook_jupyter.group()
 def mesos() -> None:
-    """Prepare the hosts of a Mesos cluster."""
+    """Prepare the hosts of a Mesos cluster, and repair its framework."""
+
+
+@mesos.command("reset-framework")
+@click.argument("cluster", default="mesos")
+@click.option("--home", type=click.Path(path_type=Path), help="Directory for all state [COOK_JUPYTER_HOME].")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings file [settings.toml of the home directory]."
+)
+@click.confirmation_option(
+    prompt="Its running jobs are ended and run again, with a new framework. Do you know why it was removed?"
+)
+def reset_framework(cluster: str, home: Path | None, config: Path | None) -> None:
+    """Let a cluster register a new framework, after Mesos has removed the old one.
+
+    The scheduler must be stopped. The argument is the name of the cluster [mesos].
+    """
+    from cook_jupyter.service.process import framework_reset
+    from cook_jupyter.service.process.preflight import hold_home_lock
+    from cook_jupyter.service.settings.loading import load_settings
+
+    home_dir, settings_path = _find_settings(home, config)
+    settings = load_settings(settings_path)
+    _require_no_other(home_dir)
+    with hold_home_lock(home_dir):
+        reset = asyncio.run(framework_reset.reset_framework(settings, home_dir, cluster))
+    _print(f"{counted(reset.instances, 'open instance')} ended; forgotten: {reset.framework or 'nothing'}")
 
 
 @mesos.command()

@@ -97,8 +97,12 @@ class StoredClusterState:
 
     async def load(self) -> str | None:
         """Return the text; None if there is none."""
-        return await self._store.get_text(self._key)
+        return await self._store.get_text(self._key) or None
 
     async def save(self, text: str) -> None:
         """Store the text durably."""
         await self._store.set_text(self._key, text)
+
+    async def forget(self) -> None:
+        """Remove the text."""
+        await self._store.set_text(self._key, "")

@@ -111,7 +111,7 @@ class ConnectionContract:
     async def test_a_framework_that_was_torn_down_never_returns(self, framework: Framework) -> None:
         await framework.connection.send(messages.teardown())
 
-        with pytest.raises(ClusterUnusable, match=r"has been removed.*Forget the stored framework id"):
+        with pytest.raises(ClusterUnusable, match=r"has been removed.*reset-framework"):
             await framework.end()
         assert len(framework.disconnections) == 1
 

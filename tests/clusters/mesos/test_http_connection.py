@@ -171,7 +171,7 @@ async def test_closing_the_connection_leaves_nothing_open(master: FakeMaster, fr
     ("text", "advice"),
     [
         ("Framework failed over", "Run one scheduler per framework"),
-        ("Framework has been removed", "Forget the stored framework id"),
+        ("Framework has been removed", "reset-framework"),
         ("Not authorized to use role 'x'", "Correct what it names"),
     ],
 )
