@@ -79,7 +79,7 @@ class NotFound(CookError):
     """No such job, instance, group, pool or blob.
 
     Attributes:
-        missing: the names that were asked for and not found.
+        missing: the requested names that were not found.
     """
 
     def __init__(self, message: str, *, missing: tuple[str, ...] = ()) -> None:

@@ -136,7 +136,7 @@ def _faults_of_host(host: "SimHost") -> Iterator[str]:
         yield f"gpus must be a whole number from 0 up, not {host.gpus:g}"
     for begin, end in host.ports:
         if not 0 <= begin <= end <= MAX_PORT:
-            yield f"ports {begin} to {end} are no range within 0..{MAX_PORT}"
+            yield f"ports {begin} to {end} are not a valid range within 0..{MAX_PORT}"
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:

@@ -89,7 +89,7 @@ def a_share(amounts: Mapping[str, float]) -> Share:
 def limits(
     shares: Mapping[str, Mapping[str, float]], quotas: Mapping[str, Mapping[str, float]] | None = None
 ) -> UserLimits:
-    """Limits of golden maps; `default` stands for everybody else, also for what a user's map lacks."""
+    """Limits of golden maps; `default` applies to all other users, and to what the map of a user lacks."""
     default = shares.get("default", {})
     quotas = quotas or {}
     return UserLimits(

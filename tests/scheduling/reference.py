@@ -241,7 +241,7 @@ def hosts_of(offers: Sequence[Offer]) -> list[Host]:
     by_name: dict[str, Offer] = {}
     for offer in offers:
         first = by_name.get(offer.host)
-        by_name[offer.host] = offer if first is None else added_up(first, offer)
+        by_name[offer.host] = offer if first is None else combine_offers(first, offer)
     return [
         Host(
             offer=offer,
@@ -252,7 +252,7 @@ def hosts_of(offers: Sequence[Offer]) -> list[Host]:
     ]
 
 
-def added_up(first: Offer, second: Offer) -> Offer:
+def combine_offers(first: Offer, second: Offer) -> Offer:
     untils = [offer.until_ms for offer in (first, second) if offer.until_ms is not None]
     users = [offer.users for offer in (first, second) if offer.users is not None]
     return replace(
@@ -266,7 +266,7 @@ def added_up(first: Offer, second: Offer) -> Offer:
     )
 
 
-def disk_asked(job: Task, defaults: PoolDefaults) -> tuple[str, float] | None:
+def requested_disk(job: Task, defaults: PoolDefaults) -> tuple[str, float] | None:
     named = job.get("disk_type") or defaults.disk_type
     if not defaults.disk or named is None:
         return None
@@ -296,7 +296,7 @@ def constraints_of(job: Task, host: Host, facts: Facts) -> Iterator[tuple[str, b
         "gpu_host_constraint" if job.get("gpus") else "non_gpu_host_constraint",
         wrong_gpus(job, host, facts),
     )
-    disk = disk_asked(job, defaults)
+    disk = requested_disk(job, defaults)
     on_kubernetes = offer.kind is HostKind.KUBERNETES
     yield (
         "disk_host_constraint",
@@ -439,7 +439,7 @@ def place(
         best.mem += job["mem"]
         best.gpus += job.get("gpus", 0.0)
         best.tasks += 1
-        disk = disk_asked(job, facts.defaults)
+        disk = requested_disk(job, facts.defaults)
         if best.offer.kind is HostKind.KUBERNETES and disk is not None:
             best.disk[disk[0]] = best.disk.get(disk[0], 0.0) - disk[1]
         if job.get("group") is not None:

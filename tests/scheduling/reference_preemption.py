@@ -253,7 +253,7 @@ class Reference:
         return sums
 
     def suffices(self, job: Task, host: str, tasks: Sequence[Task]) -> bool:
-        """Whether the job fits into what is freed, and its user's quota lets it."""
+        """Return whether the job fits into the freed room and the quota of its user."""
         return Resources(cpus=job["cpus"], mem_mb=job["mem"], gpus=job["gpus"]).fits_in(
             self.freed(host, tasks)
         ) and (not self.settings.quota_counts or self.is_within_quota(job, tasks))

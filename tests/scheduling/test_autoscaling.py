@@ -23,7 +23,7 @@ def seqs(jobs: Sequence[str]) -> list[int]:
     return [seq_of(job) for job in jobs]
 
 
-def test_the_fewer_jobs_were_matched_the_further_ahead_it_looks() -> None:
+def test_the_fewer_jobs_were_matched_the_more_are_returned() -> None:
     index = waiting(100)
     half = jobs_to_grow_for(index, NOBODY, after_matching(10, 20), max_jobs=40)
     assert seqs(half) == list(range(10, 30))
@@ -36,20 +36,20 @@ def test_it_never_looks_further_than_the_maximum() -> None:
     assert seqs(eager) == list(range(5, 45))
 
 
-def test_it_asks_for_no_fewer_jobs_than_were_left_over() -> None:
+def test_at_least_as_many_jobs_are_returned_as_were_unmatched() -> None:
     assert seqs(jobs_to_grow_for(waiting(100), NOBODY, after_matching(0, 20), max_jobs=5)) == list(range(20))
 
 
-def test_nothing_considered_asks_for_nothing() -> None:
+def test_without_considered_jobs_no_job_is_returned() -> None:
     assert jobs_to_grow_for(waiting(5), NOBODY, after_matching(0, 0)) == ()
 
 
-def test_what_was_just_matched_is_not_counted_against_the_quota_yet() -> None:
+def test_new_matches_do_not_count_against_the_quota_yet() -> None:
     allowed = UserLimits(default_quota=Quota(count=3))
     assert seqs(jobs_to_grow_for(waiting(9), allowed, after_matching(2, 3))) == [2, 3, 4]
 
 
-def test_rate_and_pool_quota_count_and_the_launch_filter_does_not() -> None:
+def test_launch_rate_and_pool_quota_apply_but_not_the_launch_filter() -> None:
     index, matching = waiting(9), after_matching(0, 3)
     rate = QueueFilters(tokens={"u": 2}, accepts=lambda _: False)
     assert seqs(jobs_to_grow_for(index, NOBODY, matching, filters=rate)) == [0, 1]
@@ -57,7 +57,7 @@ def test_rate_and_pool_quota_count_and_the_launch_filter_does_not() -> None:
     assert seqs(jobs_to_grow_for(index, NOBODY, matching, filters=pool)) == [0, 1, 2, 3]
 
 
-def test_what_was_asked_for_a_short_while_ago_is_not_asked_for_again() -> None:
+def test_jobs_with_a_recent_request_are_left_out() -> None:
     requested = frozenset({job_id(0), job_id(2)})
     assert seqs(jobs_to_grow_for(waiting(4), NOBODY, after_matching(0, 4), already_requested=requested)) == [
         1,

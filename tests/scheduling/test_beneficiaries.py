@@ -41,7 +41,7 @@ def ids(*names: str) -> list[JobId]:
     return list(map(JobId, names))
 
 
-def taken(queue: BeneficiaryQueue) -> list[JobId]:
+def next_jobs(queue: BeneficiaryQueue) -> list[JobId]:
     """The jobs that are taken when nothing is decided for any."""
     jobs = []
     while (following := queue.pop()) is not None:
@@ -60,17 +60,17 @@ def a_decision(job: str, *, victims: Sequence[str] = (), displaced: Sequence[str
     )
 
 
-def test_the_job_of_the_user_who_holds_least_is_next() -> None:
+def test_the_next_job_is_that_of_the_user_with_the_least_usage() -> None:
     queue = BeneficiaryQueue(Cycle(ada=2.0, bob=1.0), ids("ada-1", "bob-1", "bob-2"))
 
     assert queue.pop() == ("bob-1", 1.0)
 
 
-def test_among_equal_users_the_order_of_the_ranking_counts() -> None:
-    assert taken(BeneficiaryQueue(Cycle(ada=1.0, bob=1.0), ids("bob-1", "ada-1"))) == ["bob-1", "ada-1"]
+def test_between_equal_users_the_ranking_decides() -> None:
+    assert next_jobs(BeneficiaryQueue(Cycle(ada=1.0, bob=1.0), ids("bob-1", "ada-1"))) == ["bob-1", "ada-1"]
 
 
-def test_a_user_who_got_room_has_to_wait_for_others_who_hold_less_now() -> None:
+def test_a_user_who_got_room_comes_after_users_who_now_have_less() -> None:
     cycle = Cycle(ada=1.0, bob=1.5)
     queue = BeneficiaryQueue(cycle, ids("ada-1", "ada-2", "bob-1"))
     queue.pop()
@@ -78,14 +78,14 @@ def test_a_user_who_got_room_has_to_wait_for_others_who_hold_less_now() -> None:
     cycle.held["ada"] = 2.0
     queue.apply(a_decision("ada-1"), NO_ROOM)
 
-    assert taken(queue) == ["bob-1", "ada-2"]
+    assert next_jobs(queue) == ["bob-1", "ada-2"]
 
 
-def test_jobs_behind_one_that_is_over_quota_are_not_taken() -> None:
+def test_jobs_behind_one_over_quota_are_not_considered() -> None:
     cycle = Cycle(ada=1.0, bob=2.0)
     cycle.over_quota = {"ada-1"}
 
-    assert taken(BeneficiaryQueue(cycle, ids("ada-1", "ada-2", "bob-1"))) == ["ada-1", "bob-1"]
+    assert next_jobs(BeneficiaryQueue(cycle, ids("ada-1", "ada-2", "bob-1"))) == ["ada-1", "bob-1"]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_jobs_behind_one_that_is_over_quota_are_not_taken() -> None:
         (Resources(cpus=2, mem_mb=20, gpus=0), []),
     ],
 )
-def test_a_job_is_taken_again_when_victims_leave_the_room_that_it_needs(
+def test_a_job_is_considered_again_when_victims_leave_the_room_that_it_needs(
     room: Resources, again: list[str]
 ) -> None:
     cycle = Cycle(ada=1.0, bob=2.0)
@@ -109,10 +109,10 @@ def test_a_job_is_taken_again_when_victims_leave_the_room_that_it_needs(
 
     queue.apply(a_decision("bob-1", victims=("cyd-1",)), room)
 
-    assert taken(queue) == again
+    assert next_jobs(queue) == again
 
 
-def test_a_job_is_taken_again_when_a_task_of_its_user_was_stopped() -> None:
+def test_a_job_is_considered_again_when_a_task_of_its_user_was_preempted() -> None:
     queue = BeneficiaryQueue(Cycle(ada=1.0, bob=2.0), ids("ada-1", "bob-1"))
     queue.pop()
     queue.pass_over(JobId("ada-1"))
@@ -120,10 +120,10 @@ def test_a_job_is_taken_again_when_a_task_of_its_user_was_stopped() -> None:
 
     queue.apply(a_decision("bob-1", victims=("ada-9",)), NO_ROOM)
 
-    assert taken(queue) == ["ada-1"]
+    assert next_jobs(queue) == ["ada-1"]
 
 
-def test_a_user_with_a_stopped_task_comes_earlier() -> None:
+def test_a_user_with_a_preempted_task_comes_earlier() -> None:
     cycle = Cycle(ada=3.0, bob=1.0, cyd=2.0)
     queue = BeneficiaryQueue(cycle, ids("bob-1", "cyd-1", "ada-1"))
     queue.pop()
@@ -131,10 +131,10 @@ def test_a_user_with_a_stopped_task_comes_earlier() -> None:
     cycle.held["ada"] = 0.5
     queue.apply(a_decision("bob-1", victims=("ada-9",)), NO_ROOM)
 
-    assert taken(queue) == ["ada-1", "cyd-1"]
+    assert next_jobs(queue) == ["ada-1", "cyd-1"]
 
 
-def test_no_job_is_taken_again_for_a_decision_that_stops_nothing() -> None:
+def test_a_decision_without_victims_makes_no_job_considered_again() -> None:
     queue = BeneficiaryQueue(Cycle(ada=1.0, bob=2.0), ids("ada-1", "bob-1"))
     queue.pop()
     queue.pass_over(JobId("ada-1"))
@@ -142,10 +142,10 @@ def test_no_job_is_taken_again_for_a_decision_that_stops_nothing() -> None:
 
     queue.apply(a_decision("bob-1"), Resources(cpus=9, mem_mb=9))
 
-    assert taken(queue) == []
+    assert next_jobs(queue) == []
 
 
-def test_a_job_that_lost_its_room_to_another_is_taken_again() -> None:
+def test_a_job_that_lost_its_room_to_another_is_considered_again() -> None:
     queue = BeneficiaryQueue(Cycle(ada=1.0, bob=2.0), ids("ada-1", "bob-1"))
     queue.pop()
     queue.apply(a_decision("ada-1"), NO_ROOM)
@@ -153,10 +153,10 @@ def test_a_job_that_lost_its_room_to_another_is_taken_again() -> None:
 
     queue.apply(a_decision("bob-1", displaced=("ada-1",)), NO_ROOM)
 
-    assert taken(queue) == ["ada-1"]
+    assert next_jobs(queue) == ["ada-1"]
 
 
-def test_a_job_is_taken_four_times_at_most() -> None:
+def test_a_job_is_considered_at_most_four_times() -> None:
     cycle = Cycle(ada=1.0, bob=2.0)
     queue = BeneficiaryQueue(cycle, ids("ada-1", *(f"bob-{number}" for number in range(9))))
     times = 0

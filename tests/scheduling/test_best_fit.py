@@ -48,7 +48,7 @@ jobs = st.tuples(
 
 @on_snapshots
 @given(hosts=hosts_in_use(), asked=st.lists(jobs, min_size=20, max_size=80), good=st.sampled_from([0.7, 1.0]))
-def test_jobs_of_many_shapes_are_placed_as_if_hosts_were_looked_at_one_by_one(
+def test_jobs_of_many_sizes_are_placed_as_if_hosts_were_checked_one_by_one(
     hosts: Hosts, asked: list[tuple[float, float]], good: float
 ) -> None:
     requests = [TaskRequest(job_id(seq), cpus, mem_mb) for seq, (cpus, mem_mb) in enumerate(asked)]
@@ -61,7 +61,7 @@ def test_jobs_of_many_shapes_are_placed_as_if_hosts_were_looked_at_one_by_one(
 
 @on_snapshots
 @given(hosts=hosts_in_use(), asked=st.lists(jobs, max_size=60))
-def test_the_host_chosen_is_the_first_of_the_fittest(hosts: Hosts, asked: list[tuple[float, float]]) -> None:
+def test_the_first_of_the_fittest_hosts_is_chosen(hosts: Hosts, asked: list[tuple[float, float]]) -> None:
     room = HostRoom(hosts.columns)
     fit = best_fit(room, hosts.columns)
     if fit is None:
@@ -84,7 +84,7 @@ def test_the_host_chosen_is_the_first_of_the_fittest(hosts: Hosts, asked: list[t
             fit.refresh(best)
 
 
-def test_a_job_goes_where_it_leaves_least_and_to_the_first_of_equals() -> None:
+def test_the_host_with_the_least_room_left_is_chosen_and_the_first_of_equals() -> None:
     room = Resources(cpus=4.0, mem_mb=64.0)
     hosts = Hosts(
         Offer(host=f"host-{number}", cluster="east", pool=PoolName("pool"), room=room) for number in range(3)
@@ -102,7 +102,7 @@ def test_a_job_goes_where_it_leaves_least_and_to_the_first_of_equals() -> None:
     assert fit.choose(TaskRequest(job_id(4), 4.5, 16.0)) == (-1, -1.0)
 
 
-def test_what_a_job_leaves_is_measured_by_the_size_of_the_host() -> None:
+def test_the_room_left_is_relative_to_the_size_of_the_host() -> None:
     # The job leaves 3/4 of the cpus and 1/4 of the memory of one host, and 1/8 of the cpus of the other.
     sizes = ((4.0, 64.0, Resources(mem_mb=16.0)), (8.0, 32.0, Resources(cpus=6.0)))
     hosts = Hosts(
@@ -120,7 +120,7 @@ def test_what_a_job_leaves_is_measured_by_the_size_of_the_host() -> None:
     assert fit.choose(TaskRequest(job_id(1), 1.0, 32.0)) == (1, fitness_of(1.875))
 
 
-def test_amounts_that_may_be_rounded_are_not_for_it() -> None:
+def test_amounts_that_may_be_rounded_are_not_handled() -> None:
     offer = Offer(host="a", cluster="east", pool=PoolName("pool"), room=Resources(cpus=1.1, mem_mb=64.0))
     hosts = Hosts([offer])
     assert best_fit(HostRoom(hosts.columns), hosts.columns) is None

@@ -10,7 +10,7 @@ def an_offer(host: str, cluster: str, room: Resources, running: Resources | None
     return Offer(host=host, cluster=cluster, pool=PoolName("pool"), room=room, running=running or Resources())
 
 
-def test_a_host_is_all_that_its_clusters_offer_and_what_runs_there() -> None:
+def test_a_host_has_all_that_its_clusters_offer_and_what_runs_there() -> None:
     first = an_offer("a", "one", Resources(cpus=1, mem_mb=10, gpus=1), Resources(cpus=2, mem_mb=20, gpus=3))
     second = an_offer("a", "two", Resources(cpus=4, mem_mb=40, gpus=0))
     other = an_offer("b", "one", Resources(cpus=5, mem_mb=90, gpus=1))
@@ -22,7 +22,7 @@ def test_a_host_is_all_that_its_clusters_offer_and_what_runs_there() -> None:
     assert capacity.clusters == {"a": "two", "b": "one"}
 
 
-def test_the_largest_of_no_hosts_is_nothing() -> None:
+def test_the_largest_of_no_hosts_has_no_resources() -> None:
     assert PoolCapacity.of([]).largest == Resources()
 
 
@@ -34,7 +34,7 @@ def test_hosts_run_no_more_tasks_than_they_may() -> None:
     assert PoolCapacity.of([offer]).amounts[0].tasks == float("inf")
 
 
-def test_hosts_that_are_for_some_users_are_remembered() -> None:
+def test_hosts_for_certain_users_are_recorded() -> None:
     limited = Offer(
         host="a", cluster="", pool=PoolName("pool"), room=Resources(cpus=1), users=frozenset({"ada"})
     )

@@ -9,12 +9,12 @@ from tests.builders import a_job, an_instance
 LOCATIONS = {"east-1": "east", "west": "west", "east-2": "east"}
 
 
-def test_a_job_without_a_checkpoint_goes_anywhere() -> None:
+def test_a_job_without_a_checkpoint_may_use_any_cluster() -> None:
     ran = an_instance(status=InstanceStatus.FAILED, cluster="west")
     assert acceptable_clusters(a_job(instances=(ran,)), LOCATIONS) == list(LOCATIONS)
 
 
-def test_a_checkpoint_with_a_cluster_that_is_gone_binds_to_no_place() -> None:
+def test_a_checkpoint_of_a_removed_cluster_is_ignored() -> None:
     ran = an_instance(status=InstanceStatus.FAILED, cluster="sold")
     job = a_job(instances=(ran,), extra={"checkpoint": {"mode": "auto"}})
     assert acceptable_clusters(job, LOCATIONS) == list(LOCATIONS)
@@ -24,9 +24,7 @@ def test_a_checkpoint_with_a_cluster_that_is_gone_binds_to_no_place() -> None:
     count=st.integers(0, 20),
     capacity=st.none() | st.dictionaries(st.sampled_from([*LOCATIONS, "unknown"]), st.integers(0, 8)),
 )
-def test_no_cluster_is_sent_more_than_it_takes_and_no_job_waits_in_vain(
-    count: int, capacity: dict[str, int] | None
-) -> None:
+def test_clusters_get_as_many_jobs_as_they_accept(count: int, capacity: dict[str, int] | None) -> None:
     jobs = [a_job() for _ in range(count)]
     sent = distribute_jobs(jobs, LOCATIONS, capacity)
     went = [job for some in sent.values() for job in some]
@@ -48,7 +46,7 @@ def test_pools_take_turns_but_not_too_fast() -> None:
     assert [match_interval_ms(pools) for pools in (0, 1, 7, 30, 100)] == [3000, 3000, 428, 100, 100]
 
 
-def test_no_more_jobs_are_considered_than_clusters_take() -> None:
+def test_no_more_jobs_are_considered_than_clusters_accept() -> None:
     assert considered_within({"a": 30, "b": 12}) == 42
     assert considered_within({"a": 300, "b": 300}) == 500
 

@@ -37,7 +37,7 @@ DEFAULTS = PoolDefaults(
 )
 
 
-def test_every_wanted_attribute_must_be_there_and_equal() -> None:
+def test_every_required_attribute_must_be_present_and_equal() -> None:
     required = (("is_spot", "true"), ("instance_type", "mem.large"))
     assert attributes_equal(required, {"is_spot": "true", "instance_type": "mem.large"})
     assert not attributes_equal(required, {"is_spot": "false", "instance_type": "mem.large"})
@@ -52,17 +52,17 @@ def test_every_wanted_attribute_must_be_there_and_equal() -> None:
         (4, {"k80": 4.0}, 0, False),
         (4, {"p100": 4.0}, 1, False),
         (1, {}, 0, False),
-        (0, {"p100": 4.0}, 0, False),  # kept for jobs that ask for gpus
+        (0, {"p100": 4.0}, 0, False),  # kept for jobs that request gpus
         (0, {}, 3, True),
     ],
 )
-def test_a_kubernetes_node_gives_all_its_gpus_or_none(
+def test_a_kubernetes_node_assigns_all_its_gpus_or_none(
     gpus: float, models: dict[str, float], tasks: int, fits: bool
 ) -> None:
     assert gpus_fit(P100, gpus, a_node(gpu_models=models, task_count=tasks), DEFAULTS) is fits
 
 
-def test_a_job_without_a_gpu_model_gets_the_pools() -> None:
+def test_a_job_without_a_gpu_model_gets_that_of_the_pool() -> None:
     node = a_node(gpu_models={"p100": 2.0})
     assert gpus_fit(UNCONSTRAINED, 2, node, DEFAULTS)
     assert not gpus_fit(UNCONSTRAINED, 2, node, PoolDefaults())
@@ -84,7 +84,7 @@ def test_a_mesos_agent_takes_no_gpu_job_and_a_plain_host_leaves_gpus_to_room() -
         (UNCONSTRAINED, False),  # the default request is larger
     ],
 )
-def test_a_node_must_have_the_disk_that_is_asked_for(wanted: ConstraintClass, fits: bool) -> None:
+def test_a_node_must_have_the_requested_disk(wanted: ConstraintClass, fits: bool) -> None:
     assert disk_fits(wanted, a_node(disk_mb={"pd-standard": 50.0}), DEFAULTS) is fits
 
 
@@ -93,7 +93,7 @@ def test_a_node_without_disk_of_a_type_takes_no_job_that_wants_any() -> None:
     assert disk_fits(ConstraintClass(disk_type="ssd", disk_mb=0.0), a_node(), DEFAULTS)
 
 
-def test_disk_is_not_checked_where_the_pool_does_not_or_the_host_gives_none_out() -> None:
+def test_disk_is_only_checked_if_the_pool_does_and_the_host_offers_disk() -> None:
     greedy = ConstraintClass(disk_type="standard", disk_mb=1e9)
     assert disk_fits(greedy, a_node(), PoolDefaults())
     assert disk_fits(greedy, a_node(kind=HostKind.MESOS), DEFAULTS)
@@ -101,7 +101,7 @@ def test_disk_is_not_checked_where_the_pool_does_not_or_the_host_gives_none_out(
     assert disk_fits(UNCONSTRAINED, a_node(), PoolDefaults(disk=True))
 
 
-def test_the_first_failing_constraint_names_the_host() -> None:
+def test_the_first_failing_constraint_is_reported() -> None:
     required = ConstraintClass(attributes=(("zone", "a"),), disk_type="standard", disk_mb=99.0)
     assert failing_class_constraint(required, 0, a_node(), DEFAULTS) == DISK
 
@@ -126,7 +126,7 @@ def test_a_job_with_a_checkpoint_returns_to_its_location() -> None:
 ZONES = {"a1": {"zone": "a"}, "a2": {"zone": "a"}, "b1": {"zone": "b"}}
 
 
-def test_a_balanced_group_takes_the_values_that_are_behind() -> None:
+def test_a_balanced_group_uses_the_least_used_values() -> None:
     spread = GroupPlacement(kind=PlacementKind.BALANCED, attribute="zone", minimum=2)
     tasks = {"a1": 1, "a2": 1, "b1": 1}
     assert failing_group_constraint(spread, "new", {"zone": "a"}, ZONES, tasks) == BALANCED
@@ -135,7 +135,7 @@ def test_a_balanced_group_takes_the_values_that_are_behind() -> None:
     assert failing_group_constraint(spread, "new", {"zone": "a"}, {}, {}) is None
 
 
-def test_a_balanced_group_uses_its_least_number_of_values_first() -> None:
+def test_a_balanced_group_first_uses_its_minimum_number_of_values() -> None:
     spread = GroupPlacement(kind=PlacementKind.BALANCED, attribute="zone", minimum=3)
     tasks = {"a1": 1, "b1": 1}
     cohosts = {host: ZONES[host] for host in tasks}
@@ -153,7 +153,7 @@ def test_a_group_with_equal_attributes_follows_its_first_host() -> None:
     assert failing_group_constraint(alike, "new", {"zone": "b"}, {}, {}) is None
 
 
-def test_constraints_come_from_what_the_job_asks_for() -> None:
+def test_constraints_are_derived_from_the_requests_of_the_job() -> None:
     assert constraint_class_of(a_job_spec()) == UNCONSTRAINED
     spec = a_job_spec(env={"COOK_GPU_MODEL": "p100"})
-    assert constraint_class_of(spec).gpu_model is None  # it asks for no gpus
+    assert constraint_class_of(spec).gpu_model is None  # it requests no gpus

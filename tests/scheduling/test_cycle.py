@@ -59,7 +59,7 @@ def settings_for(
     considered=st.sampled_from([1, 3, 1000]),
     order=st.sampled_from(Order),
 )
-def test_a_cycle_decides_as_the_specification_says(
+def test_a_cycle_decides_as_specified(
     columnar: bool,
     tasks: list[Task],
     limits: UserLimits,
@@ -101,7 +101,7 @@ def test_a_cycle_decides_as_the_specification_says(
 
 @on_snapshots
 @given(tasks=task_lists(), limits=user_limits(), offers=offer_lists(), columnar=st.booleans())
-def test_no_launch_passes_a_quota(
+def test_no_launch_exceeds_a_quota(
     tasks: list[Task], limits: UserLimits, offers: list[Offer], columnar: bool
 ) -> None:
     pool_quota, group_quota = Quota(count=9), Quota(count=6, cpus=8.0)
@@ -133,7 +133,7 @@ def test_no_launch_passes_a_quota(
 
 @on_snapshots
 @given(tasks=task_lists(), limits=user_limits(), offers=offer_lists(), data=st.data())
-def test_the_same_snapshot_is_decided_the_same_way(
+def test_equal_snapshots_lead_to_equal_decisions(
     tasks: list[Task], limits: UserLimits, offers: list[Offer], data: st.DataObject
 ) -> None:
     settings = settings_for(data.draw(st.booleans()))
@@ -171,9 +171,7 @@ def test_matches_of_a_cluster_in_debt_are_dropped() -> None:
 
 @pytest.mark.parametrize("columnar", [False, True], ids=["one by one", "in columns"])
 @pytest.mark.parametrize("considered", [1, 2, 1000])
-def test_what_the_launch_rate_holds_back_is_counted_over_the_whole_queue(
-    columnar: bool, considered: int
-) -> None:
+def test_rate_limited_jobs_are_counted_over_the_whole_queue(columnar: bool, considered: int) -> None:
     tasks = [a_waiting(seq, user="ada" if seq <= 300 else "bob") for seq in range(1, 401)]
     filters = QueueFilters(tokens={"ada": 2.5, "bob": -3.0, "cyd": 0.0})
     matching = decide_matches(
@@ -183,7 +181,7 @@ def test_what_the_launch_rate_holds_back_is_counted_over_the_whole_queue(
 
 
 @pytest.mark.parametrize("columnar", [False, True], ids=["one by one", "in columns"])
-def test_jobs_that_quotas_hold_back_are_not_held_back_by_the_launch_rate_too(columnar: bool) -> None:
+def test_jobs_over_quota_do_not_count_as_rate_limited(columnar: bool) -> None:
     tasks = [a_waiting(seq, user="ada" if seq % 2 else "bob", cpus=2.0) for seq in range(1, 1001)]
     limits = UserLimits(quotas={"ada": Quota(cpus=800.0)})
     tokens = {"ada": 1.0, "bob": 1.0}
@@ -215,7 +213,7 @@ def test_each_user_starts_as_many_jobs_as_the_launch_rate_allows(columnar: bool)
 
 @pytest.mark.parametrize("columnar", [False, True], ids=["one by one", "in columns"])
 @pytest.mark.parametrize("large", [{"cpus": 3.0}, {"mem": 30.0}])
-def test_jobs_that_are_too_large_use_nothing_of_the_launch_rate(
+def test_jobs_that_are_too_large_do_not_count_against_the_launch_rate(
     columnar: bool, large: dict[str, float]
 ) -> None:
     tasks = [a_waiting(1, **large), a_waiting(2), a_waiting(3)]
@@ -227,7 +225,7 @@ def test_jobs_that_are_too_large_use_nothing_of_the_launch_rate(
     assert matching.rate_limited == {"ada": 1}
 
 
-def test_a_cluster_grows_for_what_found_no_host_and_was_not_asked_for_yet() -> None:
+def test_a_cluster_grows_for_unmatched_jobs_without_a_recent_request() -> None:
     index = an_index([a_waiting(seq, cpus=3.0) for seq in range(1, 7)])
     limits = UserLimits(default_quota=Quota(count=5))
     matching = decide_matches(index, [HOST], limits)
@@ -239,7 +237,7 @@ def test_a_cluster_grows_for_what_found_no_host_and_was_not_asked_for_yet() -> N
     ]
 
 
-def test_nothing_waits_so_no_cluster_grows() -> None:
+def test_no_cluster_grows_if_no_job_waits() -> None:
     matching = decide_matches(an_index([]), [HOST], UserLimits())
     assert jobs_to_grow_for(an_index([]), UserLimits(), matching) == ()
 
@@ -249,7 +247,7 @@ def test_an_empty_queue_matches_nothing() -> None:
     assert (matching.matches, matching.considered, matching.head_matched) == ((), 0, True)
 
 
-def test_a_job_that_waits_can_be_told_why() -> None:
+def test_the_reasons_of_a_waiting_job_are_available() -> None:
     index = an_index([a_waiting(1, cpus=9.0), a_waiting(2)])
     assert refusal_now(index, job_id(1), [HOST]).resources == {"cpus": 1}
     assert refusal_now(index, job_id(2), [HOST]).resources == {}
@@ -272,7 +270,7 @@ def test_a_matched_head_brings_all_considered_jobs_back() -> None:
     ) == Scaleback(considerable=1000)
 
 
-def test_the_floor_is_left_after_a_thousand_cycles() -> None:
+def test_the_scaleback_is_reset_after_a_thousand_cycles_at_its_minimum() -> None:
     almost = Scaleback(considerable=1, cycles_at_floor=999)
     assert next_scaleback(almost, head_matched=False, settings=CycleSettings()).considerable == 1000
 

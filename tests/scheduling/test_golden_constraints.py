@@ -44,10 +44,10 @@ Expect = dict[str, Any]
 MINUTE_MS = 60_000
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("constraints"))
-def test_constraints_are_cooks(given: Input, expect: Expect) -> None:
-    op = given["op"]
-    actual = OPS[op](given)
+@pytest.mark.parametrize(("inputs", "expect"), cases("constraints"))
+def test_constraints_are_as_in_cook(inputs: Input, expect: Expect) -> None:
+    op = inputs["op"]
+    actual = OPS[op](inputs)
     assert expect, "the case expects nothing"
     for word, result in expect.items():
         if word == "not_in":
@@ -58,21 +58,23 @@ def test_constraints_are_cooks(given: Input, expect: Expect) -> None:
             pytest.fail(f"{word!r} is no word of {op}")
 
 
-def attribute_equals(given: Input) -> bool:
-    return attributes_equal(_wanted(given["constraints"]).attributes, dict(given["host_attributes"]))
+def attribute_equals(inputs: Input) -> bool:
+    return attributes_equal(
+        _constraint_class(inputs["constraints"]).attributes, dict(inputs["host_attributes"])
+    )
 
 
-def gpu(given: Input) -> bool:
-    job = given["job"]
+def gpu(inputs: Input) -> bool:
+    job = inputs["job"]
     gpus = job.get("gpus") or 0
     env = {"COOK_GPU_MODEL": job["gpu_model"]} if job.get("gpu_model") else {}
     required = constraint_class_of(a_job(gpus=gpus, env=env).spec)
-    defaults = PoolDefaults(gpu_model=(given.get("pool") or given).get("default_gpu_model"))
-    return gpus_fit(required, gpus, _host(given["host"]), defaults)
+    defaults = PoolDefaults(gpu_model=(inputs.get("pool") or inputs).get("default_gpu_model"))
+    return gpus_fit(required, gpus, _host(inputs["host"]), defaults)
 
 
-def disk(given: Input) -> bool:
-    job, pool = given["job"], given.get("pool") or {"enabled": False}
+def disk(inputs: Input) -> bool:
+    job, pool = inputs["job"], inputs.get("pool") or {"enabled": False}
     requested = {"request": job.get("disk_request"), "type": job.get("disk_type")}
     named = {name: value for name, value in requested.items() if value is not None}
     required = constraint_class_of(a_job(extra={"disk": named} if named else {}).spec)
@@ -84,89 +86,95 @@ def disk(given: Input) -> bool:
         disk_types=dict(pool.get("type_map") or {}),
         **default,
     )
-    return disk_fits(required, _host(given["host"]), defaults)
+    return disk_fits(required, _host(inputs["host"]), defaults)
 
 
-def reservation(given: Input) -> bool:
-    """One job after another has a host reserved; the one that asks has none."""
-    kept = {JobId(f"job-{number}"): host for number, host in enumerate(given["reserved"])}
+def reservation(inputs: Input) -> bool:
+    """Hosts are reserved for other jobs; the job itself has no reservation."""
+    kept = {JobId(f"job-{number}"): host for number, host in enumerate(inputs["reserved"])}
     refusal = refusal_of(
         TaskRequest(JobId("another"), 1.0, 1.0),
-        Hosts([_host({"kind": "plain"}, host=given["host"])]),
+        Hosts([_host({"kind": "plain"}, host=inputs["host"])]),
         placement_context=PlacementContext(reservations=kept),
     )
     return RESERVED not in refusal.constraints
 
 
-def estimated_end(given: Input) -> int | None:
-    config = given["config"] or {}
+def estimated_end(inputs: Input) -> int | None:
+    config = inputs["config"] or {}
     lifetime, grace = config.get("host_lifetime_mins"), config.get("agent_start_grace_period_mins")
     defaults = PoolDefaults(
         expected_runtime_multiplier=config.get("expected_runtime_multiplier"),
         host_lifetime_ms=None if lifetime is None else lifetime * MINUTE_MS,
         host_start_grace_ms=10 * MINUTE_MS if grace is None else grace * MINUTE_MS,
     )
-    now_ms, runtime_ms = given["now_ms"], expected_runtime_ms(_life(given["job"]), defaults)
+    now_ms, runtime_ms = inputs["now_ms"], expected_runtime_ms(_job(inputs["job"]), defaults)
     return None if runtime_ms is None else now_ms + runtime_ms
 
 
-def host_outlives_the_end(given: Input) -> bool:
+def host_outlives_the_end(inputs: Input) -> bool:
     """The same asked twice: of the rule itself, and of a job that is expected to run until then."""
     defaults = PoolDefaults(
-        host_lifetime_ms=given["host_lifetime_mins"] * MINUTE_MS,
+        host_lifetime_ms=inputs["host_lifetime_mins"] * MINUTE_MS,
         host_start_grace_ms=0,
         expected_runtime_multiplier=1.0,
     )
     attributes = {
-        name: str(result) for name, result in given["host_attributes"].items() if result is not None
+        name: str(result) for name, result in inputs["host_attributes"].items() if result is not None
     }
-    ends_ms = given["estimated_end_ms"]
-    job_constraints = job_constraints_of(_life({"expected_runtime": 1}), defaults)
+    ends_ms = inputs["estimated_end_ms"]
+    job_constraints = job_constraints_of(_job({"expected_runtime": 1}), defaults)
     host = _host({"kind": "plain"}, attributes=attributes)
     passes = host_outlives(ends_ms, attributes, defaults)
     assert (failing_job_constraint(job_constraints, host, defaults, ends_ms - 1) != COMPLETION) is passes
     return passes
 
 
-def effective_constraints(given: Input) -> list[dict[str, str]]:
-    defaults = PoolDefaults(constraints=_wanted(given.get("pool_default_constraints") or ()).attributes)
-    machine = {"machine_type": given["machine_type_attributes"]} if "machine_type_attributes" in given else {}
-    demands = demands_in_pool(_wanted(given.get("job_constraints") or ()).attributes, defaults, **machine)
+def effective_constraints(inputs: Input) -> list[dict[str, str]]:
+    defaults = PoolDefaults(
+        constraints=_constraint_class(inputs.get("pool_default_constraints") or ()).attributes
+    )
+    machine = (
+        {"machine_type": inputs["machine_type_attributes"]} if "machine_type_attributes" in inputs else {}
+    )
+    demands = demands_in_pool(
+        _constraint_class(inputs.get("job_constraints") or ()).attributes, defaults, **machine
+    )
     return [
         {"attribute": attribute, "operator": "EQUALS", "pattern": pattern} for attribute, pattern in demands
     ]
 
 
-def transform(given: Input) -> list[list[str]]:
+def transform(inputs: Input) -> list[list[str]]:
     rewritings = {
         attribute: ConstraintRewrite(
             attribute=change.get("new_attribute"), patterns=tuple(map(tuple, change.get("patterns") or ()))
         )
-        for attribute, change in (given["transformations"] or {}).items()
+        for attribute, change in (inputs["transformations"] or {}).items()
     }
-    demands = tuple((result[0], result[-1]) for result in given["constraints"])
+    demands = tuple((result[0], result[-1]) for result in inputs["constraints"])
     return [list(demand) for demand in rewrite_demands(demands, rewritings)]
 
 
-def previous_hosts(given: Input) -> frozenset[str]:
-    return job_constraints_of(_life({"instances": given["instances"]}), PoolDefaults()).avoid
+def previous_hosts(inputs: Input) -> frozenset[str]:
+    return job_constraints_of(_job({"instances": inputs["instances"]}), PoolDefaults()).avoid
 
 
-def checkpoint_locality(given: Input) -> bool:
-    job = given["job"]
+def checkpoint_locality(inputs: Input) -> bool:
+    job = inputs["job"]
     last = job.get("last_cluster")
     instances = [{"cluster": last, "host": "elsewhere"}] if last is not None else []
-    life = _life({"checkpoint": job.get("checkpoint"), "instances": instances})
+    job_with_instances = _job({"checkpoint": job.get("checkpoint"), "instances": instances})
     job_constraints = job_constraints_of(
-        life, PoolDefaults(), location_of=dict(given["cluster_locations"]).get
+        job_with_instances, PoolDefaults(), location_of=dict(inputs["cluster_locations"]).get
     )
-    host = _host({"kind": "plain"}, location=given["host_location"])
+    host = _host({"kind": "plain"}, location=inputs["host_location"])
     return failing_job_constraint(job_constraints, host, PoolDefaults(), 0) != CHECKPOINT
 
 
-def novel_host(given: Input) -> bool:
-    job_constraints = job_constraints_of(_life({"instances": given["instances"]}), PoolDefaults())
-    hosts = Hosts([_host({"kind": "plain"}, host=given["host"])])
+def novel_host(inputs: Input) -> bool:
+    job_constraints = job_constraints_of(_job({"instances": inputs["instances"]}), PoolDefaults())
+    hosts = Hosts([_host({"kind": "plain"}, host=inputs["host"])])
     return (
         NOVEL_HOST
         not in refusal_of(
@@ -175,27 +183,27 @@ def novel_host(given: Input) -> bool:
     )
 
 
-def max_tasks_per_host(given: Input) -> bool:
-    settings = MatchSettings(defaults=PoolDefaults(max_tasks_per_host=given["maximum"]))
-    hosts = Hosts([_host({"kind": "plain", "tasks_assigned": given["tasks"]})])
+def max_tasks_per_host(inputs: Input) -> bool:
+    settings = MatchSettings(defaults=PoolDefaults(max_tasks_per_host=inputs["maximum"]))
+    hosts = Hosts([_host({"kind": "plain", "tasks_assigned": inputs["tasks"]})])
     return (
         MAX_TASKS not in refusal_of(TaskRequest(JobId("j"), 1.0, 1.0), hosts, settings=settings).constraints
     )
 
 
-def group(given: Input) -> bool:
-    required = given["group"]
+def group(inputs: Input) -> bool:
+    required = inputs["group"]
     placement = GroupPlacement(
         kind=PlacementKind(required["placement"]),
         attribute=required.get("attribute", "HOSTNAME"),
         minimum=required.get("minimum", 0),
     )
-    tasks: Counter[str] = Counter(given["cohosts"])
+    tasks: Counter[str] = Counter(inputs["cohosts"])
     attributes = {
-        host: dict(job_constraints) for host, job_constraints in given.get("host_attributes", {}).items()
+        host: dict(job_constraints) for host, job_constraints in inputs.get("host_attributes", {}).items()
     }
     cohosts = {host: attributes.get(host, {}) for host in tasks}
-    host = given["host"]
+    host = inputs["host"]
     return failing_group_constraint(placement, host, attributes.get(host, {}), cohosts, tasks) is None
 
 
@@ -222,7 +230,7 @@ OPS: dict[str, Callable[[Input], Any]] = {
 }
 
 
-def _wanted(constraints: Any) -> ConstraintClass:
+def _constraint_class(constraints: Any) -> ConstraintClass:
     result = tuple((item["attribute"], item["operator"], item["pattern"]) for item in constraints)
     return constraint_class_of(a_job(constraints=result).spec)
 
@@ -241,7 +249,7 @@ def _host(result: Input, **fields: Any) -> Offer:
     return Offer(**{**values, **fields})
 
 
-def _life(job: Input) -> Job:
+def _job(job: Input) -> Job:
     """A waiting job with these instances behind it."""
     return a_job(
         expected_runtime_ms=job.get("expected_runtime"),

@@ -34,27 +34,27 @@ Input = dict[str, Any]
 NOBODY_SEQ = 10**9
 
 
-def _index(given: Input) -> QueueIndex:
+def _index(inputs: Input) -> QueueIndex:
     index = QueueIndex()
-    for task in given.get("running", []):
+    for task in inputs.get("running", []):
         index.add(a_queued_job(task))
         index.mark_running(
             job_id(task["seq"]), task["start_ms"], task.get("host", ""), task_seq=task.get("task_seq", 0)
         )
-    for job in _jobs(given):
-        index.add(_waiting(job, given))
+    for job in _jobs(inputs):
+        index.add(_waiting(job, inputs))
     return index
 
 
-def _jobs(given: Input) -> list[Input]:
-    return [given["job"]] if "job" in given else list(given.get("jobs", []))
+def _jobs(inputs: Input) -> list[Input]:
+    return [inputs["job"]] if "job" in inputs else list(inputs.get("jobs", []))
 
 
-def _waiting(job: Input, given: Input) -> QueuedJob:
-    """A waiting job with what the case says of its earlier instances and its group."""
+def _waiting(job: Input, inputs: Input) -> QueuedJob:
+    """Return a waiting job with the earlier instances and the group of the case."""
     queued = a_queued_job(job)
-    group = job.get("group", (given.get("group") or {}).get("name"))
-    earlier: list[Input] = job.get("previous_instances") or given.get("previous_instances") or []
+    group = job.get("group", (inputs.get("group") or {}).get("name"))
+    earlier: list[Input] = job.get("previous_instances") or inputs.get("previous_instances") or []
     hosts = [(instance["host"], instance.get("preempted")) for instance in earlier]
     avoid = frozenset(host for host, preempted in hosts if not preempted)
     if group is not None or avoid:
@@ -62,30 +62,30 @@ def _waiting(job: Input, given: Input) -> QueuedJob:
     return queued
 
 
-def _limits(given: Input) -> UserLimits:
-    quotas = given.get("user_quotas") or {}
+def _limits(inputs: Input) -> UserLimits:
+    quotas = inputs.get("user_quotas") or {}
     default = quotas.get("default", {})
     return replace(
-        limits(given.get("shares", {})),
+        limits(inputs.get("shares", {})),
         quotas={user: quota_with({**default, **job_constraints}) for user, job_constraints in quotas.items()},
         default_quota=quota_with(default) if default else Quota(),
     )
 
 
-def _settings(given: Input) -> PreemptionSettings:
+def _settings(inputs: Input) -> PreemptionSettings:
     return replace(
         PreemptionSettings.cook(
-            safe_dru_threshold=given.get("safe_dru_threshold", 1.0),
-            min_dru_diff=given.get("min_dru_diff", 0.5),
-            max_preemption=int(given.get("max_preemption", 100)),
-            mode=DruMode(given.get("mode", "default")),
+            safe_dru_threshold=inputs.get("safe_dru_threshold", 1.0),
+            min_dru_diff=inputs.get("min_dru_diff", 0.5),
+            max_preemption=int(inputs.get("max_preemption", 100)),
+            mode=DruMode(inputs.get("mode", "default")),
         ),
-        spare_hosts_known="host_attributes" in given,  # the case says what Cook had cached
+        spare_hosts_known="host_attributes" in inputs,  # the case says what Cook had cached
     )
 
 
-def _hosts(given: Input) -> Hosts:
-    attributes = _attributes(given)
+def _hosts(inputs: Input) -> Hosts:
+    attributes = _attributes(inputs)
     return Hosts(
         Offer(
             host=host,
@@ -95,13 +95,13 @@ def _hosts(given: Input) -> Hosts:
             attributes={"HOSTNAME": host, **attributes.get(host, {})},
             kind=HostKind.PLAIN,
         )
-        for host, room in (given.get("spare") or {}).items()
+        for host, room in (inputs.get("spare") or {}).items()
     )
 
 
-def _attributes(given: Input) -> dict[str, dict[str, str]]:
+def _attributes(inputs: Input) -> dict[str, dict[str, str]]:
     return {
-        host: dict(job_constraints) for host, job_constraints in (given.get("host_attributes") or {}).items()
+        host: dict(job_constraints) for host, job_constraints in (inputs.get("host_attributes") or {}).items()
     }
 
 
@@ -109,8 +109,8 @@ def _resources(amounts: Input) -> Resources:
     return Resources(cpus=amounts["cpus"], mem_mb=amounts["mem"], gpus=amounts.get("gpus") or 0.0)
 
 
-def _placement_context(given: Input) -> PlacementContext:
-    group = given.get("group")
+def _placement_context(inputs: Input) -> PlacementContext:
+    group = inputs.get("group")
     placements = {}
     if group is not None:
         placements[group["name"]] = GroupPlacement(
@@ -118,19 +118,23 @@ def _placement_context(given: Input) -> PlacementContext:
             attribute=group.get("attribute", "HOSTNAME"),
             minimum=group.get("minimum", 0),
         )
-    return PlacementContext(groups=placements, attributes=_attributes(given))
+    return PlacementContext(groups=placements, attributes=_attributes(inputs))
 
 
-def _state(given: Input) -> RebalanceState:
-    index = _index(given)
-    tasks: dict[int, Input] = {task["seq"]: task for task in given.get("running", [])}
-    already = [tasks[seq] for seq in given.get("preempted_this_cycle", []) if seq in tasks]
+def _state(inputs: Input) -> RebalanceState:
+    index = _index(inputs)
+    tasks: dict[int, Input] = {task["seq"]: task for task in inputs.get("running", [])}
+    already = [tasks[seq] for seq in inputs.get("preempted_this_cycle", []) if seq in tasks]
     # The case shows these as running still: a job of the same size and user has taken the place of each.
     heirs = [{**task, "seq": NOBODY_SEQ + number} for number, task in enumerate(already)]
     for heir in heirs:
         index.add(a_queued_job(heir))
     state = RebalanceState(
-        index, _hosts(given), _limits(given), _settings(given), placement_context=_placement_context(given)
+        index,
+        _hosts(inputs),
+        _limits(inputs),
+        _settings(inputs),
+        placement_context=_placement_context(inputs),
     )
     for task, heir in zip(already, heirs, strict=True):
         state.apply(
@@ -153,24 +157,24 @@ def _same_order(state: RebalanceState, expect: Input) -> None:
         assert [dru for _, dru in order] == pytest.approx(expect["drus"], rel=1e-9)
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["order"]))
-def test_running_tasks_stand_in_cooks_order(given: Input, expect: Input) -> None:
-    _same_order(_state(given), expect)
+@pytest.mark.parametrize(("inputs", "expect"), cases("rebalancer", ops=["order"]))
+def test_running_tasks_are_ordered_as_in_cook(inputs: Input, expect: Input) -> None:
+    _same_order(_state(inputs), expect)
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["pending_dru"]))
-def test_a_waiting_job_has_cooks_score(given: Input, expect: Input) -> None:
-    assert _state(given).pending_dru(job_id(given["job"]["seq"])) == pytest.approx(expect["dru"], rel=1e-9)
+@pytest.mark.parametrize(("inputs", "expect"), cases("rebalancer", ops=["pending_dru"]))
+def test_a_waiting_job_has_the_same_dru_as_in_cook(inputs: Input, expect: Input) -> None:
+    assert _state(inputs).pending_dru(job_id(inputs["job"]["seq"])) == pytest.approx(expect["dru"], rel=1e-9)
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["below_quota"]))
-def test_below_quota_is_cooks_here_too(given: Input, expect: Input) -> None:
-    assert _state(given).is_within_quota(job_id(given["job"]["seq"])) is expect["below"]
+@pytest.mark.parametrize(("inputs", "expect"), cases("rebalancer", ops=["below_quota"]))
+def test_quotas_of_beneficiaries_are_as_in_cook(inputs: Input, expect: Input) -> None:
+    assert _state(inputs).is_within_quota(job_id(inputs["job"]["seq"])) is expect["below"]
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["decide"]))
-def test_a_decision_is_cooks(given: Input, expect: Input) -> None:
-    decision = _state(given).decide(job_id(given["job"]["seq"]))
+@pytest.mark.parametrize(("inputs", "expect"), cases("rebalancer", ops=["decide"]))
+def test_a_decision_is_as_in_cook(inputs: Input, expect: Input) -> None:
+    decision = _state(inputs).decide(job_id(inputs["job"]["seq"]))
     if "decision" in expect and expect["decision"] is None:
         assert decision is None
         return
@@ -201,13 +205,13 @@ def _same_decision(decision: Preemption, expect: Input) -> None:
             assert freed == pytest.approx(expect[name] or 0.0, rel=1e-9)
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["advance"]))
-def test_a_decision_leaves_cooks_state(given: Input, expect: Input) -> None:
-    state = _state(given)
-    result = given["decision"]
+@pytest.mark.parametrize(("inputs", "expect"), cases("rebalancer", ops=["advance"]))
+def test_the_state_after_a_decision_is_as_in_cook(inputs: Input, expect: Input) -> None:
+    state = _state(inputs)
+    result = inputs["decision"]
     state.apply(
         Preemption(
-            beneficiary=job_id(given["job"]["seq"]),
+            beneficiary=job_id(inputs["job"]["seq"]),
             host=result["host"],
             cluster="cluster",
             victims=tuple(job_id(seq) for seq in result["tasks"]),
@@ -224,27 +228,27 @@ def test_a_decision_leaves_cooks_state(given: Input, expect: Input) -> None:
             )
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["rebalance"]))
-def test_a_rebalance_cycle_is_cooks(given: Input, expect: Input) -> None:
-    settings = _settings(given)
-    queue = [job_id(job["seq"]) for job in given["jobs"]]
+@pytest.mark.parametrize(("inputs", "expect"), cases("rebalancer", ops=["rebalance"]))
+def test_a_rebalance_cycle_is_as_in_cook(inputs: Input, expect: Input) -> None:
+    settings = _settings(inputs)
+    queue = [job_id(job["seq"]) for job in inputs["jobs"]]
     made: Sequence[Preemption] = tuple(
-        islice(iter_decisions(_state(given), queue[: settings.max_preemption]), settings.max_preemption)
+        islice(iter_decisions(_state(inputs), queue[: settings.max_preemption]), settings.max_preemption)
     )
-    _same_cycle(made, given, expect)
-    index = _index(given)
-    if list(rank(index, _limits(given))) == queue:  # else the case gives a queue of its own making
+    _assert_cycle(made, inputs, expect)
+    index = _index(inputs)
+    if list(rank(index, _limits(inputs))) == queue:  # else the case gives a queue of its own making
         whole = rebalance(
             index,
-            _hosts(given),
-            _limits(given),
+            _hosts(inputs),
+            _limits(inputs),
             settings=settings,
-            placement_context=_placement_context(given),
+            placement_context=_placement_context(inputs),
         )
         assert whole.preemptions == made
 
 
-def _same_cycle(made: Sequence[Preemption], given: Input, expect: Input) -> None:
+def _assert_cycle(made: Sequence[Preemption], inputs: Input, expect: Input) -> None:
     if "jobs" in expect:
         assert [seq_of(decision.beneficiary) for decision in made] == expect["jobs"]
     if "preempted" in expect:
@@ -257,7 +261,7 @@ def _same_cycle(made: Sequence[Preemption], given: Input, expect: Input) -> None
         assert {decision.host for decision in made} <= set(expect["host_in"])
     if "not_in" in expect:  # tasks that must not be stopped
         assert not {seq_of(job) for one in made for job in one.victims} & set(expect["not_in"])
-    launched = [job_id(seq) for seq in given.get("launched_since_last_cycle", [])]
+    launched = [job_id(seq) for seq in inputs.get("launched_since_last_cycle", [])]
     if "reservations" in expect:
         reserved = reservations_after(made, launched, reserve_from=2)
         assert {str(seq_of(job)): host for job, host in reserved.items()} == expect["reservations"]
@@ -274,7 +278,7 @@ def _id(job: int | str) -> JobId:
     return JobId(str(job))
 
 
-def _told(decision: Input) -> Preemption:
+def _preemption(decision: Input) -> Preemption:
     return Preemption(
         beneficiary=_id(decision["job"]),
         host=decision["host"],
@@ -299,18 +303,18 @@ def _reserved(
     for result in steps:
         step = result if isinstance(result, dict) else {"decisions": result}
         matched = {_id(job) for job in step.get("matched") or ()}
-        reserved = _after_a_match(reserved, matched) if matched else reserved
+        reserved = _after_matches(reserved, matched) if matched else reserved
         launched = launched | matched | {_id(job) for job in step.get("launched") or ()}
         if step.get("decisions") is None:
             reserved = {job: host for job, host in reserved.items() if job not in launched}
         else:
-            reserved = reservations_after(map(_told, step["decisions"]), launched, reserve_from=2)
+            reserved = reservations_after(map(_preemption, step["decisions"]), launched, reserve_from=2)
             launched = set()
         after.append((reserved, launched))
     return after
 
 
-def _after_a_match(reserved: Reservations, matched: set[JobId]) -> Reservations:
+def _after_matches(reserved: Reservations, matched: set[JobId]) -> Reservations:
     """What a match cycle leaves reserved when these jobs, and no others, find a host in it."""
     seqs = {name: seq for seq, name in enumerate(sorted(matched | reserved.keys()), 1)}
     index = an_index([{"seq": seqs[name], "user": "u", "cpus": 1.0, "mem": 1.0} for name in sorted(matched)])
@@ -328,14 +332,14 @@ def _after_a_match(reserved: Reservations, matched: set[JobId]) -> Reservations:
 
 
 @pytest.mark.parametrize(
-    ("given", "expect"), cases("rebalancer", ops=["reserve", "reserve_sequence", "reservations"])
+    ("inputs", "expect"), cases("rebalancer", ops=["reserve", "reserve_sequence", "reservations"])
 )
-def test_hosts_are_reserved_as_in_cook(given: Input, expect: Input) -> None:
+def test_hosts_are_reserved_as_in_cook(inputs: Input, expect: Input) -> None:
     steps = next(
-        (given[name] for name in ("steps", "cycles", "sequence", "rounds") if name in given), [given]
+        (inputs[name] for name in ("steps", "cycles", "sequence", "rounds") if name in inputs), [inputs]
     )
-    before = {_id(job): host for job, host in (given.get("reservations") or {}).items()}
-    launched = {_id(job) for job in given.get("launched_before") or ()}
+    before = {_id(job): host for job, host in (inputs.get("reservations") or {}).items()}
+    launched = {_id(job) for job in inputs.get("launched_before") or ()}
     after = _reserved(steps, before, launched)
     result = expect["reservations"] if "reservations" in expect else expect["after_each"]
     if isinstance(result, list):
@@ -348,8 +352,8 @@ def test_hosts_are_reserved_as_in_cook(given: Input, expect: Input) -> None:
         assert not after[-1][0].keys() & {_id(job) for job in expect["not_in"]}
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("rebalancer", ops=["transact"]))
-def test_a_preemption_is_written_only_for_what_is_open(given: Input, expect: Input) -> None:
+@pytest.mark.parametrize(("inputs", "expect"), cases("rebalancer", ops=["transact"]))
+def test_only_open_instances_are_recorded_as_preempted(inputs: Input, expect: Input) -> None:
     jobs: dict[Any, Job] = {
         result["id"]: a_job(
             state=JobState.RUNNING,
@@ -359,15 +363,15 @@ def test_a_preemption_is_written_only_for_what_is_open(given: Input, expect: Inp
                 ),
             ),
         )
-        for result in given["instances"]
+        for result in inputs["instances"]
     }
     accepted = []
-    for which in given["attempts"]:
+    for which in inputs["attempts"]:
         after = lifecycle.fail(jobs[which], InstanceId(str(which)), reason=PREEMPTED, at_ms=1, preempted=True)
         accepted.append(after != jobs[which])
         jobs[which] = after
     assert accepted == expect["accepted"]
-    for result, taken in zip(given["attempts"], accepted, strict=True):
+    for result, taken in zip(inputs["attempts"], accepted, strict=True):
         if taken:
             instance = jobs[result].instances[0]
             assert (instance.status, instance.reason, instance.preempted) == (

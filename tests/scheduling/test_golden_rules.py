@@ -36,9 +36,9 @@ Expect = dict[str, Any]
 HOUR_MS = 3_600_000
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("maintenance"))
-def test_what_is_cleared_away_is_cooks(given: Input, expect: Expect) -> None:
-    actual = MAINTENANCE[given["op"]](given)
+@pytest.mark.parametrize(("inputs", "expect"), cases("maintenance"))
+def test_tasks_and_jobs_are_removed_as_in_cook(inputs: Input, expect: Expect) -> None:
+    actual = MAINTENANCE[inputs["op"]](inputs)
     result = dict(expect)
     for name in ("killed", "failed"):
         if name in result:
@@ -54,17 +54,17 @@ def test_what_is_cleared_away_is_cooks(given: Input, expect: Expect) -> None:
     assert {name: actual[name] for name in result} == result
 
 
-def _lingering(given: Input) -> Expect:
+def _lingering(inputs: Input) -> Expect:
     """Tasks as they are found, then killed and failed in one step."""
-    cap_ms = None if given.get("max_timeout_hours") is None else given["max_timeout_hours"] * HOUR_MS
-    default_hours = given.get("default_timeout_hours")
+    cap_ms = None if inputs.get("max_timeout_hours") is None else inputs["max_timeout_hours"] * HOUR_MS
+    default_hours = inputs.get("default_timeout_hours")
     ids = lingering_tasks(
-        [TimedTask(task["id"], task["start_ms"], task.get("max_runtime_ms")) for task in given["tasks"]],
-        given["now_ms"],
+        [TimedTask(task["id"], task["start_ms"], task.get("max_runtime_ms")) for task in inputs["tasks"]],
+        inputs["now_ms"],
         cap_ms=cap_ms,
         default_ms=None if default_hours is None else default_hours * HOUR_MS,
     )
-    after = {task["id"]: _failed_if(task["id"] in ids, task, given["now_ms"]) for task in given["tasks"]}
+    after = {task["id"]: _failed_if(task["id"] in ids, task, inputs["now_ms"]) for task in inputs["tasks"]}
     failed = {task for task, job in after.items() if job.open_instance is None}
     reasons = {after[task].instances[-1].reason for task in failed}
     return {
@@ -85,9 +85,9 @@ def _failed_if(lingers: bool, task: Input, now_ms: int) -> Job:
     return lifecycle.fail(job, instance.instance_id, reason=MAX_RUNTIME_EXCEEDED, at_ms=now_ms)
 
 
-def _stragglers(given: Input) -> Expect:
+def _stragglers(inputs: Input) -> Expect:
     now_ms = 1_000_000_000
-    policy = given["policy"]
+    policy = inputs["policy"]
     sent = {"type": "none"} if policy is None else {"type": policy["type"], "parameters": policy}
     jobs = [
         a_job(
@@ -101,22 +101,22 @@ def _stragglers(given: Input) -> Expect:
                 for place, result in enumerate(instances)
             )
         )
-        for number, instances in enumerate(given["jobs"])
+        for number, instances in enumerate(inputs["jobs"])
     ]
     return {"ids": stragglers(straggler_policy_of(a_group(straggler_handling=sent)), jobs, now_ms)}
 
 
-def _uncommitted(given: Input) -> Expect:
+def _uncommitted(inputs: Input) -> Expect:
     now_ms = 1_000_000_000_000
-    committed = range(given.get("committed", 0))
+    committed = range(inputs.get("committed", 0))
     jobs = [Submitted(JobId(f"committed-{number}"), 0, committed=True) for number in committed]
     jobs += [
         Submitted(JobId(f"uncommitted-{number}"), now_ms - hours * HOUR_MS, committed=False)
-        for number, hours in enumerate(given["uncommitted_age_hours"])
+        for number, hours in enumerate(inputs["uncommitted_age_hours"])
     ]
-    cutoff = given.get("cutoff_hours")
+    cutoff = inputs.get("cutoff_hours")
     gone = to_forget(jobs, now_ms, *([] if cutoff is None else [cutoff * HOUR_MS]))
-    if not given.get("leader", True):  # the loops run on the leader alone: it alone asks what to forget
+    if not inputs.get("leader", True):  # the loops run on the leader alone: it alone asks what to forget
         gone = []
     return {"removed": len(gone), "left": len(jobs) - len(gone), "ids": gone}
 
@@ -129,22 +129,22 @@ MAINTENANCE = {
 }
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("monitor"))
-def test_how_users_stand_is_cooks(given: Input, expect: Expect) -> None:
-    groups = given.get("quota_grouping") or {}
-    pools = {task.get("pool", "pool") for task in (*given["running"], *given["waiting"])}
+@pytest.mark.parametrize(("inputs", "expect"), cases("monitor"))
+def test_user_satisfaction_is_as_in_cook(inputs: Input, expect: Expect) -> None:
+    groups = inputs.get("quota_grouping") or {}
+    pools = {task.get("pool", "pool") for task in (*inputs["running"], *inputs["waiting"])}
     pools |= groups.keys() or {"pool"}
     running, waiting = {}, {}
     for pool in sorted(pools):
         index = QueueIndex()
-        for seq, (state, task) in enumerate((s, t) for s in ("running", "waiting") for t in given[s]):
+        for seq, (state, task) in enumerate((s, t) for s in ("running", "waiting") for t in inputs[s]):
             if task.get("pool", "pool") == pool:
                 index.add(a_queued_job({"seq": seq, **task}))
                 if state == "running":
                     index.mark_running(job_id(seq), seq)
         running[pool], waiting[pool] = usage_by_state(index)
     running, waiting = add_quota_groups(running, groups), add_quota_groups(waiting, groups)
-    shares, quotas = _set(given.get("shares")), _set(given.get("user_quotas"))
+    shares, quotas = _set(inputs.get("shares")), _set(inputs.get("user_quotas"))
     of_all = quotas.get("default", {})
     allowed = replace(
         limits(shares),
@@ -169,18 +169,18 @@ def _set(table: Any) -> dict[str, dict[str, float]]:
 
 
 def _check_amounts(actual: Mapping[str, Usage], result: Expect) -> None:
-    """The amounts are those told; the sum over all users counts if it is told."""
+    """Compare amounts with the expected ones; the sum over all users only if it is expected."""
     shown = usage_to_report(actual) if ALL in result else actual
     assert shown.keys() == result.keys()
     for user, amounts in result.items():
         assert [shown[user].count, shown[user].cpus, shown[user].mem_mb] == pytest.approx(amounts), user
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("queue_limit"))
-def test_what_waits_is_counted_as_in_cook(given: Input, expect: Expect) -> None:
-    lengths = QueueLengths(**(given.get("start") or {}))
-    assert len(given["steps"]) == len(expect["after_each"])
-    for step, result in zip(given["steps"], expect["after_each"], strict=True):
+@pytest.mark.parametrize(("inputs", "expect"), cases("queue_limit"))
+def test_waiting_jobs_are_counted_as_in_cook(inputs: Input, expect: Expect) -> None:
+    lengths = QueueLengths(**(inputs.get("start") or {}))
+    assert len(inputs["steps"]) == len(expect["after_each"])
+    for step, result in zip(inputs["steps"], expect["after_each"], strict=True):
         assert step.keys() <= {"inc", "killed", "read"}
         if "inc" in step:
             lengths = lengths.added(*step["inc"])
@@ -191,44 +191,44 @@ def test_what_waits_is_counted_as_in_cook(given: Input, expect: Expect) -> None:
         assert {"pools": lengths.pools, "users": lengths.users} == result
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("progress"))
-def test_progress_is_gathered_as_in_cook(given: Input, expect: Expect) -> None:
+@pytest.mark.parametrize(("inputs", "expect"), cases("progress"))
+def test_progress_is_buffered_as_in_cook(inputs: Input, expect: Expect) -> None:
     gathering = ProgressBuffer(
-        max_pending=given.get("pending_threshold", MAX_PENDING),
-        pending={name: _update(name, result) for name, result in (given.get("state") or {}).items()},
-        last=given.get("last_sequence"),
+        max_pending=inputs.get("pending_threshold", MAX_PENDING),
+        pending={name: _update(name, result) for name, result in (inputs.get("state") or {}).items()},
+        last=inputs.get("last_sequence"),
     )
-    messages = given["messages"] if "messages" in given else [[given["instance"], given["message"]]]
+    messages = inputs["messages"] if "messages" in inputs else [[inputs["instance"], inputs["message"]]]
     for name, result in messages:
         gathering.note(
             name, result.get("sequence"), percent=result.get("percent"), message=result.get("message")
         )
     if "state" in expect:
-        assert _told(gathering.pending.values()) == expect["state"]
+        assert _as_json(gathering.pending.values()) == expect["state"]
     if "last_sequence" in expect:
         assert gathering.last == expect["last_sequence"]
     for result in expect.get("published", ()):
-        assert _told(update for batch in gathering.drain() for update in batch) == result
+        assert _as_json(update for batch in gathering.drain() for update in batch) == result
 
 
 def _update(name: str, result: Input) -> ProgressUpdate:
     return ProgressUpdate(instance_id=InstanceId(name), **result)
 
 
-def _told(updates: Iterable[ProgressUpdate]) -> Expect:
+def _as_json(updates: Iterable[ProgressUpdate]) -> Expect:
     return {
         item.instance_id: {"message": item.message, "percent": item.percent, "sequence": item.sequence}
         for item in updates
     }
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("incremental"))
-def test_the_value_that_falls_to_a_job_is_cooks(given: Input, expect: Expect) -> None:
-    result = given.get("values")
+@pytest.mark.parametrize(("inputs", "expect"), cases("incremental"))
+def test_the_staged_value_of_a_job_is_as_in_cook(inputs: Input, expect: Expect) -> None:
+    result = inputs.get("values")
     values = [(item["value"], item["portion"]) for item in result] if isinstance(result, list) else result
-    value, is_picked = staged_value_or(given["job"], values, given.get("fallback"))
+    value, is_picked = staged_value_or(inputs["job"], values, inputs.get("fallback"))
     if is_picked and isinstance(values, list):
-        assert staged_value(given["job"], values) == value
+        assert staged_value(inputs["job"], values) == value
     if "value" in expect:
         assert value == expect["value"]
     if "not_in" in expect:
@@ -240,9 +240,9 @@ def test_the_value_that_falls_to_a_job_is_cooks(given: Input, expect: Expect) ->
         assert is_picked is expect["picked"]
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("clusters"))
-def test_work_comes_to_and_from_clusters_as_in_cook(given: Input, expect: Expect) -> None:
-    actual = CLUSTERS[given["op"]](given)
+@pytest.mark.parametrize(("inputs", "expect"), cases("clusters"))
+def test_jobs_and_offers_are_exchanged_with_clusters_as_in_cook(inputs: Input, expect: Expect) -> None:
+    actual = CLUSTERS[inputs["op"]](inputs)
     result = dict(expect)
     if "clusters" in result:
         assert sorted(result.pop("clusters")) == sorted(actual["clusters"])
@@ -251,14 +251,14 @@ def test_work_comes_to_and_from_clusters_as_in_cook(given: Input, expect: Expect
     assert {name: actual[name] for name in result} == result
 
 
-def _acceptable(given: Input) -> Expect:
-    return {"clusters": acceptable_clusters(_that_ran(given["job"]), given["clusters"])}
+def _acceptable(inputs: Input) -> Expect:
+    return {"clusters": acceptable_clusters(_that_ran(inputs["job"]), inputs["clusters"])}
 
 
-def _distributed(given: Input) -> Expect:
-    jobs = [_that_ran(given.get("job", {})) for _ in given["jobs"]]
-    names = {job.job_id: name for job, name in zip(jobs, given["jobs"], strict=True)}
-    sent = distribute_jobs(jobs, given["clusters"], given.get("capacity"))
+def _distributed(inputs: Input) -> Expect:
+    jobs = [_that_ran(inputs.get("job", {})) for _ in inputs["jobs"]]
+    names = {job.job_id: name for job, name in zip(jobs, inputs["jobs"], strict=True)}
+    sent = distribute_jobs(jobs, inputs["clusters"], inputs.get("capacity"))
     assignment = {cluster: [names[job] for job in some] for cluster, some in sent.items()}
     return {"assignment": assignment, "assigned_count": sum(len(some) for some in sent.values())}
 
@@ -275,18 +275,18 @@ def _that_ran(job: Input) -> Job:
     )
 
 
-def _match_interval(given: Input) -> Expect:
-    pools = given["pools"] if isinstance(given["pools"], int) else len(given["pools"])
+def _match_interval(inputs: Input) -> Expect:
+    pools = inputs["pools"] if isinstance(inputs["pools"], int) else len(inputs["pools"])
     interval = match_interval_ms(
-        pools, target_per_pool_ms=given["target_per_pool_ms"], min_ms=given["global_min_ms"]
+        pools, target_per_pool_ms=inputs["target_per_pool_ms"], min_ms=inputs["global_min_ms"]
     )
     return {"interval_ms": interval}
 
 
-def _receive_offers(given: Input) -> Expect:
-    buffer: OfferBuffer[str] = OfferBuffer(given["buffer"])
-    taken = [buffer.add(batch) for batch in given["batches"]]
-    refused = [batch for batch, was_taken in zip(given["batches"], taken, strict=True) if not was_taken]
+def _receive_offers(inputs: Input) -> Expect:
+    buffer: OfferBuffer[str] = OfferBuffer(inputs["buffer"])
+    taken = [buffer.add(batch) for batch in inputs["batches"]]
+    refused = [batch for batch, was_taken in zip(inputs["batches"], taken, strict=True) if not was_taken]
     return {
         "declined": [offer for batch in refused for offer in batch],
         "match_triggers": sum(taken),

@@ -42,15 +42,15 @@ RANKED = pytest.mark.parametrize(
 
 
 @RANKED
-@pytest.mark.parametrize(("given", "expect"), cases("dru"))
-def test_scores_and_their_merge_are_cooks(given: Input, expect: Input, way: Any) -> None:
-    mode = DruMode(given["mode"])
-    shares = limits(given["divisors"])
-    users = sorted({task["user"] for task in given["tasks"]})
-    index = an_index(given["tasks"])
+@pytest.mark.parametrize(("inputs", "expect"), cases("dru"))
+def test_drus_and_their_merge_are_as_in_cook(inputs: Input, expect: Input, way: Any) -> None:
+    mode = DruMode(inputs["mode"])
+    shares = limits(inputs["divisors"])
+    users = sorted({task["user"] for task in inputs["tasks"]})
+    index = an_index(inputs["tasks"])
     # A ranking shows waiting jobs; to see every task's place, let all of them wait in the order they have.
     order = {tasks.name: index.ids(row for row, _ in iter_tasks(index, tasks)) for tasks in index.by_name()}
-    tasks = {task["seq"]: task for task in given["tasks"]}
+    tasks = {task["seq"]: task for task in inputs["tasks"]}
     waiting = [
         {**tasks[seq_of(job)], "start_ms": None, "seq": place * 1000 + seq_of(job)}
         for user in users
@@ -74,30 +74,31 @@ def _resources(task: Input) -> Resources:
 
 
 @RANKED
-@pytest.mark.parametrize(("given", "expect"), cases("ranking"))
-def test_the_queue_is_cooks(given: Input, expect: Input, way: Any) -> None:
-    if "limits" in given:
-        parted = _parted(given, way)
+@pytest.mark.parametrize(("inputs", "expect"), cases("ranking"))
+def test_the_queue_is_as_in_cook(inputs: Input, expect: Input, way: Any) -> None:
+    if "limits" in inputs:
+        parted = _partitioned(inputs, way)
         assert expect == {name: parted[name] for name in expect}
         return
     groups = group_usages(
-        dict(given.get("quota_groups", {})), {p: usage_of(u) for p, u in given.get("pool_usage", {}).items()}
+        dict(inputs.get("quota_groups", {})),
+        {p: usage_of(u) for p, u in inputs.get("pool_usage", {}).items()},
     )
     if "group_usage" in expect:
         assert groups == {group: usage_of(amounts) for group, amounts in expect["group_usage"].items()}
-    if "tasks" in given:
-        queue = _queue(given, groups, way)
+    if "tasks" in inputs:
+        queue = _queue(inputs, groups, way)
         if "queue" in expect:
             assert queue == expect["queue"]
         if "not_in" in expect:
             assert not set(queue) & set(expect["not_in"])
 
 
-def _parted(given: Input, way: Any) -> Input:
-    """The jobs that stay in the queue and those that ask for too much, both as they were given."""
-    most = given["limits"]
-    jobs = [{"user": "u", **job, "seq": place} for place, job in enumerate(given["jobs"])]
-    names = [result.get("seq", result.get("id")) for result in given["jobs"]]
+def _partitioned(inputs: Input, way: Any) -> Input:
+    """Return the jobs that stay in the queue and those that request too much, in the order of the case."""
+    most = inputs["limits"]
+    jobs = [{"user": "u", **job, "seq": place} for place, job in enumerate(inputs["jobs"])]
+    names = [result.get("seq", result.get("id")) for result in inputs["jobs"]]
     largest_mb = most["mem"] if "mem" in most else 1024 * most["memory_gb"]
     filters = QueueFilters(max_cpus=most.get("cpus", most.get("max_cpus")), max_mem_mb=largest_mb)
     index = an_index(jobs)
@@ -117,48 +118,49 @@ def _parted(given: Input, way: Any) -> Input:
     }
 
 
-def _queue(given: Input, groups: Mapping[str, Usage], way: Any) -> list[int]:
-    index = an_index(given["tasks"])
-    quotas = {name: quota_of(amounts) for name, amounts in (given.get("pool_quotas") or {}).items()}
-    pool = given.get("pool")
-    group: Any = dict(given.get("quota_groups") or {}).get(pool)
+def _queue(inputs: Input, groups: Mapping[str, Usage], way: Any) -> list[int]:
+    index = an_index(inputs["tasks"])
+    quotas = {name: quota_of(amounts) for name, amounts in (inputs.get("pool_quotas") or {}).items()}
+    pool = inputs.get("pool")
+    group: Any = dict(inputs.get("quota_groups") or {}).get(pool)
     filters = QueueFilters(
         pool_quota=quotas.get(pool, Quota()),
         group_quota=quotas.get(group, Quota()),
         group_usage=groups.get(group, Usage()),
     )
     settings = RankSettings(
-        mode=DruMode(given.get("mode", "default")), max_over_quota_jobs=given.get("max_over_quota_jobs", 100)
+        mode=DruMode(inputs.get("mode", "default")),
+        max_over_quota_jobs=inputs.get("max_over_quota_jobs", 100),
     )
-    allowed = limits(given.get("shares", {}), given.get("user_quotas"))
+    allowed = limits(inputs.get("shares", {}), inputs.get("user_quotas"))
     queue = ranked_within(way(index, allowed, settings), index, filters)
     return [seq_of(job) for job in index.ids(ranked.row for ranked in queue)]
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("quota_filter", ops=["below_quota"]))
-def test_below_quota_is_cooks(given: Input, expect: Input) -> None:
-    assert quota_of(given["quota"]).allows(usage_of(given["usage"])) is expect["below"]
+@pytest.mark.parametrize(("inputs", "expect"), cases("quota_filter", ops=["below_quota"]))
+def test_quotas_are_applied_as_in_cook(inputs: Input, expect: Input) -> None:
+    assert quota_of(inputs["quota"]).allows(usage_of(inputs["usage"])) is expect["below"]
 
 
 QUOTA_FILTERS = ["user_quota_filter", "pool_quota_filter", "pending_filter"]
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("quota_filter", ops=QUOTA_FILTERS))
-def test_quotas_filter_as_in_cook(given: Input, expect: Input) -> None:
-    """Users' quotas first, then that of the pool, as far as they are given."""
-    used = {user: usage_of(amounts) for user, amounts in (given.get("user_usage") or {}).items()}
-    result = given.get("pool_usage", given.get("usage"))
+@pytest.mark.parametrize(("inputs", "expect"), cases("quota_filter", ops=QUOTA_FILTERS))
+def test_quotas_filter_as_in_cook(inputs: Input, expect: Input) -> None:
+    """Apply the quotas of users first, then that of the pool, if the case has them."""
+    used = {user: usage_of(amounts) for user, amounts in (inputs.get("user_usage") or {}).items()}
+    result = inputs.get("pool_usage", inputs.get("usage"))
     if result is not None:
         assert not used
         used["others"] = usage_of(result)
-    index = an_index([{"ports": 0, **job} for job in given["queue"]])
+    index = an_index([{"ports": 0, **job} for job in inputs["queue"]])
     for number, (user, usage) in enumerate(used.items(), 1):
         _run(index, user, usage, 1000 * number)
-    quotas = {user: quota_of(amounts) for user, amounts in (given.get("user_quotas") or {}).items()}
+    quotas = {user: quota_of(amounts) for user, amounts in (inputs.get("user_quotas") or {}).items()}
     allowed = UserLimits(quotas=quotas, default_quota=quotas.pop("default", Quota()))
-    pool_quota = given.get("pool_quota", given.get("quota"))
+    pool_quota = inputs.get("pool_quota", inputs.get("quota"))
     filters = QueueFilters() if pool_quota is None else QueueFilters(pool_quota=quota_of(pool_quota))
-    rows = [index.row_of(job_id(job["seq"])) for job in given["queue"]]
+    rows = [index.row_of(job_id(job["seq"])) for job in inputs["queue"]]
     queue = [RankedJob(row, 0.0, index.owner(row)) for row in rows]
 
     seqs = [seq_of(index.job_id(job.row)) for job in considerable(queue, index, allowed, filters)]
@@ -178,16 +180,16 @@ def _run(index: QueueIndex, user: str, usage: Usage, first_seq: int) -> None:
         index.mark_running(job_id(seq), seq)
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("quota_filter", ops=["considerable"]))
-def test_considerable_jobs_are_cooks(given: Input, expect: Input) -> None:
-    index, allowed, filters = _cycle(given)
+@pytest.mark.parametrize(("inputs", "expect"), cases("quota_filter", ops=["considerable"]))
+def test_considerable_jobs_are_as_in_cook(inputs: Input, expect: Input) -> None:
+    index, allowed, filters = _cycle(inputs)
     filters = QueueFilters(
         tokens=filters.tokens,
-        pool_quota=Quota() if given.get("pool_quota") is None else quota_of(given["pool_quota"]),
-        accepts=(lambda _: False) if given.get("launch_filter_defers_all") else None,
+        pool_quota=Quota() if inputs.get("pool_quota") is None else quota_of(inputs["pool_quota"]),
+        accepts=(lambda _: False) if inputs.get("launch_filter_defers_all") else None,
     )
     actual = islice(
-        considerable(rank_lazily(index, allowed), index, allowed, filters), given["num_considerable"]
+        considerable(rank_lazily(index, allowed), index, allowed, filters), inputs["num_considerable"]
     )
     seqs = [seq_of(job) for job in index.ids(ranked.row for ranked in actual)]
     if "considerable" in expect:
@@ -205,19 +207,19 @@ def _same_rate_limited(actual: Mapping[str, int], expect: Input) -> None:
             assert (actual if isinstance(result, dict) else sum(actual.values())) == result
 
 
-def _cycle(given: Input) -> tuple[QueueIndex, UserLimits, QueueFilters]:
-    """The index, limits and filters of a cycle. Usage is told as sums: of a user's tasks one holds it all."""
+def _cycle(inputs: Input) -> tuple[QueueIndex, UserLimits, QueueFilters]:
+    """Return index, limits and filters of a cycle; one task of each user has the whole usage of the case."""
     running: list[Input] = []
-    for user, usage in (given.get("user_usage") or {}).items():
+    for user, usage in (inputs.get("user_usage") or {}).items():
         for number in range(usage["count"]):
             held = {name: usage.get(name, 0) if number == 0 else 0 for name in ("cpus", "mem", "gpus")}
             seq = 10_000 + len(running)
             running.append({"seq": seq, "user": user, **held, "start_ms": 1, "host": "elsewhere"})
-    tokens = dict(given.get("launch_tokens") or {})
+    tokens = dict(inputs.get("launch_tokens") or {})
     return (
-        an_index([*running, *given["queue"]]),
-        limits({}, given.get("user_quotas")),
-        QueueFilters(tokens=tokens if given.get("enforce_launch_rate") else None),
+        an_index([*running, *inputs["queue"]]),
+        limits({}, inputs.get("user_quotas")),
+        QueueFilters(tokens=tokens if inputs.get("enforce_launch_rate") else None),
     )
 
 
@@ -225,15 +227,15 @@ WAYS = pytest.mark.parametrize("columnar_from", [1, 1000], ids=["in columns", "o
 
 
 @WAYS
-@pytest.mark.parametrize(("given", "expect"), cases("matching", ops=["match"]))
-def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: int) -> None:
+@pytest.mark.parametrize(("inputs", "expect"), cases("matching", ops=["match"]))
+def test_jobs_are_placed_as_in_cook(inputs: Input, expect: Input, columnar_from: int) -> None:
     # The case gives the queue as it is, so the jobs are one user's, in that order.
     iter_tasks = {"user": "u", "priority": 50}
-    index = an_index([{**job, **iter_tasks, "seq": seq} for seq, job in enumerate(given["jobs"], 1)])
+    index = an_index([{**job, **iter_tasks, "seq": seq} for seq, job in enumerate(inputs["jobs"], 1)])
     placements: dict[GroupId, GroupPlacement] = {}
     attributes: dict[str, Mapping[str, str]] = {}
-    group = given.get("group")
-    running = given.get("running", [])  # cohosts of the group: without one they mean nothing
+    group = inputs.get("group")
+    running = inputs.get("running", [])  # cohosts of the group: without one they mean nothing
     if group is not None:
         placements[group["name"]] = GroupPlacement(
             kind=PlacementKind(group["placement"]),
@@ -247,7 +249,7 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
             index.mark_running(job_id(seq), 1, cohost["host"])
     matching = decide_matches(
         index,
-        [_offer(host) for host in given["hosts"]],
+        [_offer(host) for host in inputs["hosts"]],
         UserLimits(),
         settings=CycleSettings(match=MatchSettings(columnar_from=columnar_from)),
         placement_context=PlacementContext(
@@ -256,7 +258,7 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
                 **attributes,
                 **{
                     host: dict(job_constraints)
-                    for host, job_constraints in given.get("host_attributes", {}).items()
+                    for host, job_constraints in inputs.get("host_attributes", {}).items()
                 },
             },
         ),
@@ -265,9 +267,9 @@ def test_jobs_are_placed_as_in_cook(given: Input, expect: Input, columnar_from: 
     if "matched_count" in expect:
         assert len(matching.matches) == expect["matched_count"]
     if "failed_count" in expect:
-        assert len(given["jobs"]) - len(matching.matches) == expect["failed_count"]
+        assert len(inputs["jobs"]) - len(matching.matches) == expect["failed_count"]
     if "assignment" in expect:
-        names = {job_id(seq): job.get("name") for seq, job in enumerate(given["jobs"], 1)}
+        names = {job_id(seq): job.get("name") for seq, job in enumerate(inputs["jobs"], 1)}
         assigned: dict[str, list[str]] = {}
         for match in matching.matches:
             assigned.setdefault(match.host, []).append(names[match.job_id])
@@ -300,21 +302,21 @@ def _offer(host: Input) -> Offer:
 
 
 @WAYS
-@pytest.mark.parametrize(("given", "expect"), cases("matching", ops=["cycle"]))
-def test_a_match_cycle_is_cooks(given: Input, expect: Input, columnar_from: int) -> None:
-    index, allowed, filters = _cycle(given)
-    seqs = {job["name"]: job["seq"] for job in given["queue"]}
+@pytest.mark.parametrize(("inputs", "expect"), cases("matching", ops=["cycle"]))
+def test_a_match_cycle_is_as_in_cook(inputs: Input, expect: Input, columnar_from: int) -> None:
+    index, allowed, filters = _cycle(inputs)
+    seqs = {job["name"]: job["seq"] for job in inputs["queue"]}
     names = {job_id(seq): name for name, seq in seqs.items()}
-    pool = given.get("pool", {})
-    tokens = given.get("cluster_launch_tokens")
-    reservations = given.get("reservations") or {}
+    pool = inputs.get("pool", {})
+    tokens = inputs.get("cluster_launch_tokens")
+    reservations = inputs.get("reservations") or {}
 
     matching = decide_matches(
         index,
-        [_offer(host) for host in given["hosts"]],
+        [_offer(host) for host in inputs["hosts"]],
         allowed,
         settings=CycleSettings(
-            max_considered=given["num_considerable"],
+            max_considered=inputs["num_considerable"],
             match=MatchSettings(
                 columnar_from=columnar_from,
                 defaults=PoolDefaults(

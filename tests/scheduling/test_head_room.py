@@ -1,4 +1,4 @@
-"""Where room is kept for the head of the queue, what may start beside it, and who goes before it."""
+"""Room for the head of the queue: where it is kept, what may start beside it, and what comes before it."""
 
 from dataclasses import replace
 from math import inf
@@ -64,7 +64,7 @@ def a_host(host: str, number: float, *tasks: RunningTask, **fields: Any) -> Host
 # --- choosing a host
 
 
-def test_room_is_kept_where_it_comes_together_soonest() -> None:
+def test_room_is_kept_on_the_host_where_it_is_available_first() -> None:
     late = a_host("a", 2, a_task("t1", expected_ms=1500), a_task("t2", expected_ms=9000))
     soon = a_host("b", 2, a_task("t3", expected_ms=3000), a_task("t4", expected_ms=2500))
 
@@ -75,7 +75,7 @@ def test_room_is_kept_where_it_comes_together_soonest() -> None:
     assert chosen.awaited == {("t3", 0), ("t4", 0)}
 
 
-def test_only_as_many_tasks_are_awaited_as_make_room() -> None:
+def test_no_more_tasks_are_awaited_than_necessary() -> None:
     host = a_host("a", 4, a_task("t1", 2, expected_ms=9000), a_task("t2", 2, expected_ms=3000))
 
     chosen = choose_host(a_head(), [host], NOW)
@@ -84,7 +84,7 @@ def test_only_as_many_tasks_are_awaited_as_make_room() -> None:
     assert chosen.awaited == {("t2", 0)}
 
 
-def test_without_known_run_times_nothing_is_known_of_the_time() -> None:
+def test_without_known_run_times_the_expected_time_is_unknown() -> None:
     chosen = choose_host(a_head(), [a_host("a", 2, a_task("t1"), a_task("t2", expected_ms=5000))], NOW)
 
     assert chosen is not None
@@ -92,7 +92,7 @@ def test_without_known_run_times_nothing_is_known_of_the_time() -> None:
 
 
 @pytest.mark.parametrize("expected_ms", [500, NOW])
-def test_a_task_past_its_expected_run_time_is_as_if_nothing_was_known(expected_ms: int) -> None:
+def test_a_task_past_its_expected_run_time_counts_as_one_of_unknown_run_time(expected_ms: int) -> None:
     overdue = a_host("a", 2, a_task("t1", expected_ms=expected_ms), a_task("t2", expected_ms=2000))
     in_time = a_host("b", 2, a_task("t3", expected_ms=1900), a_task("t4", expected_ms=1800))
 
@@ -118,7 +118,7 @@ def test_a_task_of_unknown_run_time_is_expected_to_run_for_the_average_age_of_su
     assert chosen.host == "c"
 
 
-def test_equal_hosts_are_told_apart_by_the_number_of_awaited_tasks_and_then_by_name() -> None:
+def test_ties_between_hosts_are_broken_by_the_number_of_awaited_tasks_and_then_by_name() -> None:
     two = a_host("a", 2, a_task("t1", expected_ms=3000), a_task("t2", expected_ms=3000))
     one = a_host("b", 2, a_task("t3", 2, expected_ms=3000))
     same = a_host("c", 2, a_task("t4", 2, expected_ms=3000))
@@ -129,7 +129,7 @@ def test_equal_hosts_are_told_apart_by_the_number_of_awaited_tasks_and_then_by_n
     assert chosen.host == "b"
 
 
-def test_nothing_is_kept_where_the_job_fits_no_empty_host() -> None:
+def test_no_room_is_kept_for_a_job_that_fits_no_empty_host() -> None:
     assert choose_host(a_head(4), [a_host("a", 2, a_task("t1"))], NOW) is None
 
 
@@ -144,7 +144,7 @@ def test_tasks_that_started_later_are_never_awaited() -> None:
     assert choose_host(a_head(), [later], NOW + 2) is None
 
 
-def test_tasks_that_were_launched_ahead_of_their_turn_are_awaited_too() -> None:
+def test_tasks_that_were_launched_out_of_order_are_awaited_too() -> None:
     ahead = a_host("a", 2, *(a_task(f"t{number}") for number in range(10)))
 
     chosen = choose_host(a_head(), [ahead], NOW)
@@ -154,7 +154,7 @@ def test_tasks_that_were_launched_ahead_of_their_turn_are_awaited_too() -> None:
     assert room_beside(chosen, ahead).cpus == 0
 
 
-def test_a_node_that_gives_all_its_gpus_to_one_task_is_kept_whole() -> None:
+def test_a_node_that_assigns_all_its_gpus_to_one_task_is_kept_as_a_whole() -> None:
     node = a_host("a", 8, a_task("t1"), a_task("t2"), exclusive=True)
 
     chosen = choose_host(a_head(1), [node], NOW)
@@ -167,7 +167,7 @@ def test_a_node_that_gives_all_its_gpus_to_one_task_is_kept_whole() -> None:
 # --- from cycle to cycle
 
 
-def test_whatever_ends_first_makes_room() -> None:
+def test_the_tasks_that_end_first_make_room() -> None:
     host = a_host("a", 4, a_task("t1", 2, expected_ms=9000), a_task("t2", 2, expected_ms=3000))
     chosen = choose_host(a_head(), [host], NOW)
     assert chosen is not None
@@ -179,7 +179,7 @@ def test_whatever_ends_first_makes_room() -> None:
     assert again.free_at_ms == NOW
 
 
-def test_the_expected_time_stays_while_nothing_better_is_known() -> None:
+def test_the_expected_time_does_not_change_without_new_run_times() -> None:
     chosen = choose_host(a_head(), [a_host("a", 2, a_task("t1", 2, expected_ms=3000))], NOW)
     assert chosen is not None
 
@@ -202,7 +202,7 @@ def test_the_expected_time_only_becomes_earlier() -> None:
     assert again.free_at_ms == 3000
 
 
-def test_a_host_is_given_up_when_later_tasks_are_in_the_way() -> None:
+def test_another_host_is_chosen_when_later_tasks_block_the_room() -> None:
     chosen = choose_host(a_head(), [a_host("a", 2, a_task("t1", 2))], NOW)
     assert chosen is not None
 
@@ -212,7 +212,7 @@ def test_a_host_is_given_up_when_later_tasks_are_in_the_way() -> None:
 # --- beside the head
 
 
-def test_others_may_hold_what_is_left_beside_the_head_and_the_tasks_that_stay() -> None:
+def test_other_jobs_may_use_the_room_beside_the_head_and_the_remaining_tasks() -> None:
     host = a_host("a", 8, a_task("t1", 2, expected_ms=9000), a_task("t2", 5, expected_ms=3000))
     chosen = choose_host(a_head(3), [host], NOW)
     assert chosen is not None
@@ -227,7 +227,7 @@ def test_nothing_starts_beside_a_head_that_needs_a_whole_node() -> None:
     assert room_beside(head, a_host("a", 8, a_task("t1"), a_task("t2"))).is_negative
 
 
-def test_every_amount_is_kept_beside_what_is_promised_and_what_stays() -> None:
+def test_every_resource_is_kept_beside_promised_room_and_remaining_tasks() -> None:
     amounts = HostAmounts(cpus=16, mem_mb=160, gpus=8, ports=32, tasks=64)
     head = a_head(asked=HostAmounts(cpus=1, mem_mb=10, gpus=2, ports=3, tasks=1))
     promised = HostAmounts(cpus=2, mem_mb=20, gpus=1, ports=5, tasks=7)
@@ -249,14 +249,14 @@ def test_every_amount_is_kept_beside_what_is_promised_and_what_stays() -> None:
         (UNKNOWN_RUN_TIME, False),
     ],
 )
-def test_only_what_will_have_ended_may_use_the_room_meanwhile(run_time: RunTime, fits: bool) -> None:
+def test_only_jobs_that_end_in_time_may_use_kept_room(run_time: RunTime, fits: bool) -> None:
     head = a_head(host="a", free_at_ms=NOW + 2000)
 
     assert ends_in_time(head, run_time, {"g": 1500}.get, NOW) is fits
     assert not ends_in_time(replace(head, free_at_ms=None), run_time, {"g": 1500}.get, NOW)
 
 
-def test_an_offer_loses_what_is_kept_of_each_resource() -> None:
+def test_kept_room_is_subtracted_from_an_offer_for_each_resource() -> None:
     offer = Offer(
         host="a",
         cluster="c",
@@ -331,13 +331,13 @@ def test_amounts_of_offers_and_requests() -> None:
     assert amounts_requested(TaskRequest(JobId("j"), 1.0, 30.0, 2.0, 5)) == HostAmounts(1, 30, 2, 5, 1)
 
 
-def test_an_offer_from_which_nothing_is_kept_stays_the_same_value() -> None:
+def test_an_offer_without_kept_room_is_the_same_value() -> None:
     offer = Offer(host="a", cluster="c", pool=PoolName("p"), room=Resources(cpus=3, mem_mb=100))
 
     assert without_kept(offer, HostAmounts(3, 100, 0, 0, inf), HostAmounts(4, 200, 0, 0, inf)) is offer
 
 
-def test_where_hosts_run_so_many_tasks_one_is_kept_of_them() -> None:
+def test_one_task_of_the_maximum_per_host_is_kept() -> None:
     offer = Offer(host="a", cluster="c", pool=PoolName("p"), room=Resources(cpus=3, mem_mb=100), task_count=1)
     head = a_head(host="a", asked=HostAmounts(1, 10, 0, 0, 1), awaited=frozenset({("t1", 0)}))
     tasks = [RunningTask(JobId("t1"), 0, HostAmounts(1, 10, 0, 0, 1))]
@@ -353,7 +353,7 @@ def test_where_hosts_run_so_many_tasks_one_is_kept_of_them() -> None:
     st.lists(st.tuples(st.sampled_from([0.1, 0.5, 1.0, 2.0, 3.3]), st.integers(0, 2000)), max_size=8),
     st.sampled_from([0.3, 1.0, 2.0, 4.0]),
 )
-def test_the_head_fits_when_the_awaited_tasks_have_ended_and_others_hold_all_that_they_may(
+def test_the_head_fits_after_the_awaited_tasks_even_if_others_use_all_that_they_may(
     tasks: list[tuple[float, int]], asked: float
 ) -> None:
     running = [a_task(f"t{number}", held, started_ms=start) for number, (held, start) in enumerate(tasks)]
@@ -375,7 +375,7 @@ def test_the_head_fits_when_the_awaited_tasks_have_ended_and_others_hold_all_tha
 # --- for whom
 
 
-def test_no_more_than_a_part_of_the_pool_is_kept_but_always_for_one_job() -> None:
+def test_at_most_a_fraction_of_the_pool_is_kept_but_always_room_for_one_job() -> None:
     whole = Resources(cpus=16, mem_mb=1)
     one, other = a_head(3), a_head(1, job_id="k")
 
@@ -385,7 +385,7 @@ def test_no_more_than_a_part_of_the_pool_is_kept_but_always_for_one_job() -> Non
 
 
 @pytest.mark.parametrize("amount", ["cpus", "mem_mb", "gpus"])
-def test_the_limit_of_kept_room_holds_for_each_amount(amount: str) -> None:
+def test_the_limit_of_kept_room_applies_to_each_resource(amount: str) -> None:
     whole = Resources(cpus=16, mem_mb=16, gpus=16)
     head = a_head(asked=HostAmounts(**{amount: 3}))
 
@@ -410,7 +410,7 @@ def anybody(job_id: JobId) -> bool:
 SHARES = UserLimits(default_share=Share(cpus=2, mem_mb=1000, gpus=1))
 
 
-def test_a_user_within_share_keeps_the_room_whoever_comes() -> None:
+def test_a_user_within_share_yields_to_no_user() -> None:
     index = pool(
         QueuedJob(JobId("j"), "bob", 4, 1, 3),
         QueuedJob(JobId("k"), "eve", 1, 1, 4),
@@ -421,7 +421,7 @@ def test_a_user_within_share_keeps_the_room_whoever_comes() -> None:
     assert not gives_way(head, index, SHARES, DruMode.DEFAULT, anybody)
 
 
-def test_a_user_past_share_gives_way_to_a_larger_job_that_fits_on_the_host_now() -> None:
+def test_a_user_past_share_yields_to_a_larger_job_that_fits_on_the_host_now() -> None:
     index = pool(
         QueuedJob(JobId("j"), "bob", 1, 1, 3),
         QueuedJob(JobId("k"), "eve", 2, 1, 4),
@@ -447,7 +447,7 @@ def test_a_user_past_share_gives_way_to_a_larger_job_that_fits_on_the_host_now()
         ({"user": "bob"}, False),
     ],
 )
-def test_a_user_past_share_gives_way_to_who_holds_less(job: dict[str, Any], expected: bool) -> None:
+def test_a_user_past_share_yields_to_a_user_who_has_less(job: dict[str, Any], expected: bool) -> None:
     other = {"job_id": "k", "user": "eve", "cpus": 1.0, "mem_mb": 1.0, "seq": 4, **job}
     index = pool(
         QueuedJob(JobId("j"), "bob", 4, 1, 3),
@@ -459,7 +459,7 @@ def test_a_user_past_share_gives_way_to_who_holds_less(job: dict[str, Any], expe
     assert gives_way(head, index, SHARES, DruMode.DEFAULT, anybody) is expected
 
 
-def test_who_may_not_start_is_not_given_way_to() -> None:
+def test_a_head_does_not_yield_to_a_job_that_may_not_start() -> None:
     index = pool(
         QueuedJob(JobId("j"), "bob", 4, 1, 3),
         QueuedJob(JobId("k"), "eve", 1, 1, 4),
@@ -493,7 +493,7 @@ def test_users_without_waiting_jobs_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize(("cpus", "expected"), [(2.0, False), (2.5, True)])
-def test_a_user_who_holds_exactly_the_share_does_not_hold_more(cpus: float, expected: bool) -> None:
+def test_a_user_at_exactly_the_share_is_not_past_it(cpus: float, expected: bool) -> None:
     index = pool(running=(QueuedJob(JobId("r"), "bob", cpus, 1, 1),))
 
     assert holds_more_than_share("bob", index, SHARES, DruMode.DEFAULT) is expected
@@ -502,7 +502,7 @@ def test_a_user_who_holds_exactly_the_share_does_not_hold_more(cpus: float, expe
 # --- run times
 
 
-def test_a_run_time_says_what_a_job_states() -> None:
+def test_the_run_time_is_the_one_that_the_job_states() -> None:
     assert RunTime.of(a_job_spec()) is UNKNOWN_RUN_TIME
     stated = RunTime.of(a_job_spec(expected_runtime_ms=5, max_runtime_ms=7, group="g"))
     assert stated == RunTime(expected_ms=5, longest_ms=7, group=GroupId("g"))
@@ -524,7 +524,7 @@ def test_a_run_time_is_stored_once_and_forgotten_with_its_last_job() -> None:
     assert table.acquire(RunTime(group=GroupId("g"))) == first, "its number is used again"
 
 
-def test_the_index_knows_run_times_and_what_runs_on_a_host() -> None:
+def test_the_index_has_run_times_and_the_tasks_of_a_host() -> None:
     index = pool(running=(QueuedJob(JobId("r"), "bob", 3, 1, 1, run_time=RunTime(expected_ms=5)),))
     many = [
         QueuedJob(JobId(f"m{n}"), "bob", 1, 1, 10 + n, run_time=RunTime(group=GroupId("g")))

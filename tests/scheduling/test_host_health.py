@@ -26,7 +26,7 @@ from tests.builders import a_job, an_instance
 def end(
     health: HostHealth, *, at_ms: int = 10_000, user: str = "ada", job: Job | None = None, **instance: Any
 ) -> Outage | None:
-    """Note the end of a job that failed before it began, unless said otherwise."""
+    """Record the end of a job, by default of one that failed before it began."""
     job = job or a_job(user=user)
     fields = {
         "status": InstanceStatus.FAILED,
@@ -41,7 +41,7 @@ def hosts_out(health: HostHealth, now_ms: int) -> list[str]:
     return [outage.host for outage in health.outages(now_ms)]
 
 
-def test_a_host_that_cannot_begin_three_jobs_in_a_row_is_out_of_use() -> None:
+def test_a_host_that_fails_to_start_three_jobs_in_a_row_is_out_of_use() -> None:
     health = HostHealth()
 
     outages = [end(health), end(health), end(health)]
@@ -52,13 +52,13 @@ def test_a_host_that_cannot_begin_three_jobs_in_a_row_is_out_of_use() -> None:
     assert hosts_out(health, 10_000 + INITIAL_PAUSE_MS) == []
 
 
-def test_one_job_that_can_be_begun_nowhere_takes_no_host_out_of_use() -> None:
+def test_a_job_that_cannot_be_started_anywhere_takes_no_host_out_of_use() -> None:
     health, job = HostHealth(), a_job()
 
     assert [end(health, job=job) for _ in range(9)] == [None] * 9
 
 
-def test_a_job_that_runs_well_tells_that_its_host_is_sound() -> None:
+def test_a_job_that_runs_well_proves_its_host_healthy() -> None:
     health = HostHealth()
     end(health)
     end(health)
@@ -68,7 +68,7 @@ def test_a_job_that_runs_well_tells_that_its_host_is_sound() -> None:
     assert hosts_out(health, 10_001) == []
 
 
-def test_a_call_that_raises_tells_that_its_host_is_sound() -> None:
+def test_a_call_that_raises_proves_its_host_healthy() -> None:
     health = HostHealth()
     end(health)
     end(health)
@@ -92,7 +92,7 @@ def test_a_broken_sweep_of_one_user_takes_no_host_out_of_use() -> None:
     assert [end(health, reason=NON_ZERO_EXIT) for _ in range(99)] == [None] * 99
 
 
-def test_what_users_the_scheduler_and_time_do_to_jobs_tells_nothing_about_their_host() -> None:
+def test_kills_preemptions_and_time_limits_do_not_count_against_a_host() -> None:
     health = HostHealth()
     for user in "abcdef":
         for reason in (KILLED_BY_USER, MEMORY_LIMIT_EXCEEDED, PREEMPTED):
@@ -100,13 +100,13 @@ def test_what_users_the_scheduler_and_time_do_to_jobs_tells_nothing_about_their_
         assert end(health, user=user, reason=NON_ZERO_EXIT, started_ms=0) is None  # after ten seconds
 
 
-def test_failures_far_apart_are_no_sign() -> None:
+def test_failures_far_apart_do_not_count() -> None:
     health = HostHealth()
 
     assert [end(health, at_ms=number * (WITHIN_MS + 1)) for number in range(1, 6)] == [None] * 5
 
 
-def test_a_host_that_fails_when_it_is_tried_again_pauses_twice_as_long_up_to_a_bound() -> None:
+def test_each_further_failure_doubles_the_pause_of_a_host_up_to_a_maximum() -> None:
     health, now_ms = HostHealth(), 10_000
     for _ in range(2):
         end(health, at_ms=now_ms)
@@ -120,7 +120,7 @@ def test_a_host_that_fails_when_it_is_tried_again_pauses_twice_as_long_up_to_a_b
     assert pauses == [min(INITIAL_PAUSE_MS * 2**n, MAX_PAUSE_MS) for n in range(8)]
 
 
-def test_after_one_good_job_a_host_is_as_good_as_any() -> None:
+def test_one_successful_job_clears_a_host() -> None:
     health = HostHealth()
     for _ in range(3):
         end(health)
@@ -132,7 +132,7 @@ def test_after_one_good_job_a_host_is_as_good_as_any() -> None:
     assert outage.until_ms == 20_000 + INITIAL_PAUSE_MS
 
 
-def test_hosts_are_judged_apart() -> None:
+def test_hosts_are_judged_independently() -> None:
     health = HostHealth()
     for host in ("one", "two"):
         end(health, host=host)

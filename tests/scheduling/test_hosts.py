@@ -87,7 +87,7 @@ def facts(hosts: Hosts) -> list[Any]:
 
 @on_snapshots
 @given(history=histories())
-def test_hosts_that_follow_are_as_if_built_afresh(history: list[list[Offer]]) -> None:
+def test_updated_hosts_equal_newly_built_ones(history: list[list[Offer]]) -> None:
     hosts = Hosts()
     for offers in history:
         hosts.update_from_offers(offers)
@@ -96,7 +96,7 @@ def test_hosts_that_follow_are_as_if_built_afresh(history: list[list[Offer]]) ->
 
 @on_snapshots
 @given(history=histories())
-def test_hosts_told_what_changed_are_as_if_built_afresh(history: list[list[Offer]]) -> None:
+def test_hosts_updated_by_changes_equal_newly_built_ones(history: list[list[Offer]]) -> None:
     hosts = Hosts()
     for offers in history:
         then = Hosts(offers)

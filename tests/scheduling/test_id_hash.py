@@ -53,13 +53,13 @@ def test_no_job_is_among_none_and_each_is_among_all(job_id: JobId) -> None:
     assert choose_for(job_id, ["only"]) == "only"
 
 
-def test_a_portion_is_measured_in_hundredths_of_the_hash() -> None:
+def test_a_portion_is_a_number_of_hundredths_of_the_hash() -> None:
     assert is_among(JobId(str(UUID(int=100))), 0.01)
     assert not is_among(JobId(str(UUID(int=101))), 0.01)
     assert not is_among(JobId(str(UUID(int=99))), 0.99)
 
 
-def test_each_portion_gets_about_as_many_jobs_as_it_says() -> None:
+def test_each_portion_applies_to_about_as_many_jobs_as_it_states() -> None:
     ids = [
         JobId(str(UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128))) for number in range(2000)
     ]

@@ -40,12 +40,12 @@ def failed(**fields: Any) -> Any:
     return an_instance(status=InstanceStatus.FAILED, **fields)
 
 
-def test_a_job_that_never_ran_and_says_nothing_has_no_particulars() -> None:
+def test_a_job_without_instances_and_requirements_has_no_job_constraints() -> None:
     assert job_constraints_of(a_job(), AGEING) is NO_JOB_CONSTRAINTS
     assert job_constraints_of(a_job(group="g", expected_runtime_ms=5), PoolDefaults()) is NO_JOB_CONSTRAINTS
 
 
-def test_all_particulars_come_together() -> None:
+def test_all_job_constraints_are_combined() -> None:
     job = a_job(
         group="g",
         expected_runtime_ms=1000,
@@ -60,7 +60,7 @@ def test_all_particulars_come_together() -> None:
     ) == JobConstraints(avoid=frozenset({"b"}), group=GroupId("g"), location="here", runtime_ms=2000)
 
 
-def test_where_a_pool_can_not_afford_it_a_job_may_return_to_its_host() -> None:
+def test_a_job_may_return_to_its_host_where_the_pool_does_not_require_a_novel_one() -> None:
     job = a_job(instances=(failed(host="laptop"),))
     laptop = Hosts([Offer(host="laptop", cluster="c", pool=PoolName("p"), room=Resources(cpus=1, mem_mb=1))])
     for novel, failing in ((True, {NOVEL_HOST: 1}), (False, {})):
@@ -71,7 +71,7 @@ def test_where_a_pool_can_not_afford_it_a_job_may_return_to_its_host() -> None:
         )
 
 
-def test_what_a_job_ran_on_a_host_that_was_removed_tells_how_long_it_runs() -> None:
+def test_the_run_on_a_removed_host_counts_as_expected_run_time() -> None:
     lost = failed(reason="mesos-slave-removed", backend_started_ms=1000, ended_ms=61_000)
     job = a_job(expected_runtime_ms=1000, instances=(lost,))
     assert job_constraints_of(job, AGEING).runtime_ms == 60_000
@@ -92,7 +92,7 @@ def test_what_a_job_ran_on_a_host_that_was_removed_tells_how_long_it_runs() -> N
         ),
     ],
 )
-def test_a_groups_placement_is_read_as_its_user_sent_it(
+def test_the_placement_of_a_group_is_read_from_its_submission(
     sent: dict[str, Any], placement: GroupPlacement
 ) -> None:
     assert group_placement_of(a_group(host_placement=sent)) == placement
@@ -101,13 +101,13 @@ def test_a_groups_placement_is_read_as_its_user_sent_it(
 MACHINES = PoolDefaults(constraints=(("node-family", "n1"), ("cpu-architecture", "haswell"), ("zone", "a")))
 
 
-def test_a_pools_demands_give_way_to_the_jobs_those_on_the_machine_together() -> None:
+def test_constraints_of_a_job_override_those_of_the_pool_and_machine_constraints_as_a_whole() -> None:
     assert demands_in_pool((), MACHINES) == MACHINES.constraints
     assert demands_in_pool((("node-type", "big"),), MACHINES) == (("node-type", "big"), ("zone", "a"))
     assert demands_in_pool((("zone", "b"),), MACHINES) == (("zone", "b"), *MACHINES.constraints[:2])
 
 
-def test_a_rewriting_may_change_attribute_and_value_with_what_was_found() -> None:
+def test_a_rewrite_may_change_attribute_and_value_by_the_matched_groups() -> None:
     change = ConstraintRewrite(attribute="family", patterns=(("^(n)(\\d)", "$2-$1"), ("n", "\\$")))
     assert rewrite_demands((("node", "n1-standard"), ("zone", "a")), {"node": change}) == (
         ("family", "1-$-sta$dard"),
@@ -176,7 +176,7 @@ def test_an_empty_host_takes_a_job_of_its_users_that_fits_and_demands_nothing_el
         ((("area", "b"),), "a", False),
     ],
 )
-def test_hosts_are_held_to_what_the_pool_makes_of_demands(
+def test_hosts_are_checked_against_the_rewritten_constraints(
     own: tuple[tuple[str, str], ...], zone: str, passes: bool, columnar_from: int
 ) -> None:
     host = Offer(

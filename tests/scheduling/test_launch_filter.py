@@ -10,7 +10,7 @@ JOB = JobId("j")
 
 
 class Operator:
-    """A filter that answers what it is told to, and counts how often it is asked."""
+    """A filter that gives preset answers, and counts its calls."""
 
     def __init__(self, answer: LaunchAnswer) -> None:
         self.answer = answer
@@ -24,7 +24,7 @@ class Operator:
 DEFERS = LaunchAnswer(accepted=False, message="back at noon")
 
 
-def test_an_answer_is_kept_for_as_long_as_it_holds() -> None:
+def test_an_answer_is_cached_for_as_long_as_it_is_valid() -> None:
     operator = Operator(LaunchAnswer(accepted=True, holds_ms=100))
     launch_filter = LaunchFilter(operator)
     assert all(launch_filter.accepts(JOB, now_ms) for now_ms in (0, 50, 99))
@@ -75,7 +75,7 @@ def test_a_job_is_let_through_after_ten_hours_without_interruption(
     assert launch_filter.accepts(JOB, now_ms * MINUTE_MS) is expected
 
 
-def test_a_deferral_is_told_until_the_job_is_accepted() -> None:
+def test_a_deferral_is_reported_until_the_job_is_accepted() -> None:
     operator = Operator(DEFERS)
     launch_filter = LaunchFilter(operator, name="maintenance")
     assert launch_filter.deferral(JOB) is None
@@ -94,7 +94,7 @@ def deferred_every(minutes: int, times: int) -> tuple[LaunchFilter, Operator]:
     return launch_filter, operator
 
 
-def test_a_job_held_back_for_too_long_is_let_through_for_good() -> None:
+def test_a_job_deferred_for_too_long_is_accepted_permanently() -> None:
     launch_filter, operator = deferred_every(9, 67)  # the last time after 594 minutes
     assert not launch_filter.accepts(JOB, 600 * MINUTE_MS)
     requested = operator.asked
@@ -104,19 +104,19 @@ def test_a_job_held_back_for_too_long_is_let_through_for_good() -> None:
     assert launch_filter.deferral(JOB) is None
 
 
-def test_a_job_that_was_not_seen_lately_is_asked_about_again() -> None:
+def test_the_filter_is_called_again_for_a_job_that_was_not_seen_recently() -> None:
     launch_filter, _ = deferred_every(9, 67)
     assert not launch_filter.accepts(JOB, 700 * MINUTE_MS)  # last seen 106 minutes ago
     assert launch_filter.accepts(JOB, 701 * MINUTE_MS)
 
 
-def test_ten_deferrals_are_not_too_many() -> None:
+def test_a_job_is_not_accepted_after_only_ten_deferrals() -> None:
     launch_filter, _ = deferred_every(70, 10)  # the last time after 630 minutes
     assert not launch_filter.accepts(JOB, 635 * MINUTE_MS)  # the eleventh
     assert launch_filter.accepts(JOB, 640 * MINUTE_MS)
 
 
-def test_a_job_that_was_forgotten_begins_anew() -> None:
+def test_the_deferrals_of_a_forgotten_job_count_from_zero() -> None:
     launch_filter, _ = deferred_every(9, 67)
     launch_filter.forget(JOB)
     assert not launch_filter.accepts(JOB, 602 * MINUTE_MS)

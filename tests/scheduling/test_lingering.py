@@ -21,7 +21,7 @@ optional_ms = st.none() | st.integers(0, 1000)
         (None, None, None, None),
     ],
 )
-def test_a_task_may_run_as_long_as_its_job_says_and_the_cap_allows(
+def test_the_limit_of_a_task_is_that_of_its_job_or_the_cap_if_lower(
     own: int | None, cap: int | None, default: int | None, longest: int | None
 ) -> None:
     assert runtime_limit_ms(own, cap_ms=cap, default_ms=default) == longest

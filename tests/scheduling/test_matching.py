@@ -70,7 +70,7 @@ def hosts_of(matches: Sequence[Match]) -> dict[int, str]:
 @BOTH_WAYS
 @on_snapshots
 @given(tasks=task_lists(waiting_only=True, max_size=25), offers=offer_lists(), good=good_enough)
-def test_jobs_are_placed_as_the_specification_says(
+def test_jobs_are_placed_as_specified(
     columnar_from: int, tasks: list[dict[str, Any]], offers: list[Offer], good: float
 ) -> None:
     expected = reference.place(tasks, offers, reference.Facts(good_enough=good))
@@ -83,7 +83,7 @@ def test_jobs_are_placed_as_the_specification_says(
 @BOTH_WAYS
 @on_snapshots
 @given(tasks=task_lists(waiting_only=True, max_size=25), offers=offer_lists(), good=good_enough)
-def test_no_host_is_given_more_than_it_has(
+def test_no_host_is_oversubscribed(
     columnar_from: int, tasks: list[dict[str, Any]], offers: list[Offer], good: float
 ) -> None:
     settings = MatchSettings(good_enough=good, columnar_from=columnar_from)
@@ -114,7 +114,7 @@ def test_the_order_of_offers_changes_nothing(
 @pytest.mark.parametrize("in_use", ["all alike", "a few ways", "each differently"])
 @pytest.mark.parametrize("good", [0.8, 1.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_on_thousands_of_hosts_jobs_are_placed_as_if_hosts_were_looked_at_one_by_one(
+def test_on_thousands_of_hosts_jobs_are_placed_as_if_hosts_were_checked_one_by_one(
     in_use: str, good: float, seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -238,7 +238,7 @@ GROUPS = {
         st.integers(1, 6).map(job_id), st.sampled_from(["host-00", "host-01"]), max_size=2
     ),
 )
-def test_one_by_one_and_in_columns_hosts_are_given_alike(
+def test_both_placers_assign_the_same_hosts(
     requests: list[TaskRequest],
     offers: list[Offer],
     good: float,
@@ -275,7 +275,7 @@ def test_one_by_one_and_in_columns_hosts_are_given_alike(
 
 
 @BOTH_WAYS
-def test_a_job_goes_to_the_host_that_it_fills_best(columnar_from: int) -> None:
+def test_the_host_that_a_job_fills_best_is_chosen(columnar_from: int) -> None:
     used = Resources(cpus=3.0, mem_mb=75.0)
     offers = [a_host("empty"), a_host("half-full", 1.0, 25.0, running=used), a_host("tiny", 0.5)]
     settings = MatchSettings(columnar_from=columnar_from)
@@ -310,7 +310,7 @@ def test_a_host_that_a_constraint_excludes_is_never_good_enough(columnar_from: i
 
 
 @BOTH_WAYS
-def test_equal_hosts_are_taken_in_order_of_name(columnar_from: int) -> None:
+def test_equal_hosts_are_chosen_in_order_of_name(columnar_from: int) -> None:
     offers = [a_host("c", 1.0), a_host("a", 1.0), a_host("b", 1.0)]
     settings = MatchSettings(columnar_from=columnar_from)
     matches, _, _ = match([request(1), request(2), request(3)], Hosts(offers), settings=settings)
@@ -340,7 +340,7 @@ def test_a_host_just_above_good_enough_ends_the_search(columnar_from: int) -> No
 
 
 @BOTH_WAYS
-def test_a_host_of_exactly_good_enough_is_taken_only_if_no_host_is_fitter(columnar_from: int) -> None:
+def test_a_host_of_exactly_good_enough_is_chosen_only_if_no_host_is_fitter(columnar_from: int) -> None:
     def chosen(sizes: dict[int, tuple[float, float]]) -> dict[int, str]:
         offers = [a_host(f"h{n:02}", *sizes.get(n, (8.0, 100.0))) for n in range(20)]
         settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.25))
@@ -352,7 +352,7 @@ def test_a_host_of_exactly_good_enough_is_taken_only_if_no_host_is_fitter(column
 
 
 @BOTH_WAYS
-def test_of_many_equal_hosts_of_exactly_good_enough_the_first_is_taken(columnar_from: int) -> None:
+def test_of_many_equal_hosts_of_exactly_good_enough_the_first_is_chosen(columnar_from: int) -> None:
     offers = [a_host(f"h{n:02}", 4.0, 40.0) for n in range(100)]
     settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.25))
     matches, _, _ = match([request(1), request(2, 4.0)], Hosts(offers), settings=settings)
@@ -360,7 +360,7 @@ def test_of_many_equal_hosts_of_exactly_good_enough_the_first_is_taken(columnar_
 
 
 @BOTH_WAYS
-def test_of_many_equal_hosts_the_first_good_one_is_taken_even_if_a_later_one_is_fitter(
+def test_of_many_equal_hosts_the_first_good_one_is_chosen_even_if_a_later_one_is_fitter(
     columnar_from: int,
 ) -> None:
     offers = [a_host(f"h{n:02}", *((3.0, 12.0) if n == 50 else (4.0, 40.0))) for n in range(100)]
@@ -417,7 +417,7 @@ def test_a_host_where_the_job_failed_is_avoided(columnar_from: int) -> None:
 
 
 @BOTH_WAYS
-def test_a_reserved_host_takes_only_the_job_it_is_kept_for(columnar_from: int) -> None:
+def test_a_reserved_host_accepts_only_its_beneficiary(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
     placement_context = PlacementContext(reservations={job_id(2): "a"})
     matches, refusals, _ = match(
@@ -428,7 +428,7 @@ def test_a_reserved_host_takes_only_the_job_it_is_kept_for(columnar_from: int) -
 
 
 @BOTH_WAYS
-def test_a_host_takes_no_more_tasks_than_its_maximum(columnar_from: int) -> None:
+def test_a_host_runs_no_more_tasks_than_its_maximum(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from, defaults=PoolDefaults(max_tasks_per_host=3))
     matches, refusals, _ = match(
         [request(1), request(2), request(3)], Hosts([a_host("a", task_count=1)]), settings=settings
@@ -500,7 +500,7 @@ def test_gpus_are_a_number_on_plain_hosts_and_whole_nodes_on_kubernetes(columnar
 
 
 @BOTH_WAYS
-def test_ports_are_handed_out_once_and_lowest_first(columnar_from: int) -> None:
+def test_each_port_is_assigned_once_and_the_lowest_first(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from)
     host = a_host("a", ports=((32000, 32000), (31000, 31001)))
     matches, refusals, _ = match(
@@ -564,7 +564,7 @@ def test_without_hosts_nothing_is_matched(columnar_from: int) -> None:
     assert refusals == [Refusal(job_id=job_id(1))]
 
 
-def test_new_offers_take_the_place_of_old_ones() -> None:
+def test_new_offers_replace_old_ones() -> None:
     hosts = Hosts([a_host("a", 1.0), a_host("b", 1.0)])
     settings = MatchSettings(columnar_from=MANY)
     match([request(1)], hosts, settings=settings)

@@ -24,7 +24,7 @@ def starts(index: QueueIndex, filters: QueueFilters = NO_FILTERS, limits: UserLi
     return may_start(index, job_id(2), limits, filters)
 
 
-def test_a_job_may_start_where_nothing_is_limited(index: QueueIndex) -> None:
+def test_a_job_may_start_if_nothing_is_limited(index: QueueIndex) -> None:
     assert starts(index)
 
 
@@ -39,7 +39,9 @@ def test_a_job_may_start_where_nothing_is_limited(index: QueueIndex) -> None:
         (Quota(count=1), False),
     ],
 )
-def test_what_runs_and_the_job_are_within_quota_together(index: QueueIndex, quota: Quota, may: bool) -> None:
+def test_running_tasks_and_the_job_must_be_within_quota_together(
+    index: QueueIndex, quota: Quota, may: bool
+) -> None:
     assert starts(index, limits=UserLimits(quotas={"ada": quota})) is may
     assert starts(index, QueueFilters(pool_quota=quota)) is may
     held = Usage(count=1, cpus=2.0, mem_mb=20.0)
@@ -61,7 +63,7 @@ def test_a_job_may_be_as_large_as_the_largest_but_no_larger(index: QueueIndex) -
     assert not starts(index, replace(largest, max_mem_mb=29.0))
 
 
-def test_the_launch_filter_is_asked_about_the_job(index: QueueIndex) -> None:
+def test_the_launch_filter_is_called_for_the_job(index: QueueIndex) -> None:
     assert starts(index, QueueFilters(accepts=lambda job: job == job_id(2)))
     assert not starts(index, QueueFilters(accepts=lambda job: job != job_id(2)))
 

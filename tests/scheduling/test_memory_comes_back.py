@@ -1,4 +1,4 @@
-"""What jobs took of the scheduler's memory, and of its time, comes back when they are gone."""
+"""Memory and time that jobs cost the scheduler are released when they are gone."""
 
 import gc
 import sys
@@ -52,7 +52,7 @@ def jobs_of(round_number: int, count: int, *, unique: bool) -> list[QueuedJob]:
 @pytest.mark.parametrize("unique", [False, True], ids=["alike", "each with demands of its own"])
 @pytest.mark.parametrize("count", [10, 400], ids=["few at once", "many at once"])
 @pytest.mark.parametrize("how", ["killed", "run"])
-def test_jobs_that_are_gone_leave_nothing_behind(count: int, unique: bool, how: str) -> None:
+def test_removed_jobs_leave_nothing_behind(count: int, unique: bool, how: str) -> None:
     index = QueueIndex()
     index.add(QueuedJob(JobId("stays"), "bob", 1.0, 1.0, 2**38))  # the queue is never empty
     sizes, classes = [], []
@@ -115,7 +115,7 @@ def test_a_queue_that_has_become_empty_is_small_again() -> None:
     assert index.amounts_of(index.row_of(JobId("next"))) == (2.0, 3.0, 0.0)
 
 
-def test_jobs_in_reused_rows_keep_their_own_facts() -> None:
+def test_jobs_in_reused_rows_have_their_own_values() -> None:
     index = QueueIndex()
     first = jobs_of(0, 100, unique=True)
     index.add_many(first)
@@ -151,7 +151,7 @@ def offers(names: Sequence[str], cpus: float) -> list[Offer]:
     ]
 
 
-def test_hosts_forget_constraints_that_nobody_has_any_longer() -> None:
+def test_hosts_forget_constraints_that_no_job_has_any_more() -> None:
     hosts = Hosts(offers(["a", "b"], cpus=0.0))
     defaults = PoolDefaults()
     first = hosts.failing_class_constraint(demanding("0-0"), 0.0, defaults), hosts.codes("attribute-0-0")[0]
@@ -162,7 +162,7 @@ def test_hosts_forget_constraints_that_nobody_has_any_longer() -> None:
             assert hosts.failing_class_constraint(demanding(name), 0.0, defaults) != [None, None]
             hosts.codes(f"attribute-{name}")
         assert hosts.failing_class_constraint(demanding("b"), 0.0, defaults)[1] is None, (
-            "what is asked for stays right"
+            "queries are still correct"
         )
         codes, values = hosts.codes("run")
         assert [codes[0], codes[1]] == [values["a"], values["b"]]
@@ -171,7 +171,7 @@ def test_hosts_forget_constraints_that_nobody_has_any_longer() -> None:
     assert first[1] is not again[1]
 
 
-def test_a_value_that_is_asked_for_is_kept_and_others_are_forgotten() -> None:
+def test_a_value_in_use_is_kept_and_others_are_forgotten() -> None:
     recent = RecentValues[int, str]()
     for number in range(100):
         recent.get(number, lambda: "old")

@@ -24,23 +24,23 @@ def lists_that_tie(draw: st.DrawFn) -> list[list[float]]:
 @on_snapshots
 @given(lists=lists_that_tie())
 def test_lists_are_merged_as_if_sorted_again_after_each_element(lists: list[list[float]]) -> None:
-    assert _merged(lists) == _sorted_again_after_each(lists)
+    assert _merged(lists) == _merge_by_sorting_repeatedly(lists)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_hundreds_of_lists_are_merged_so_too(seed: int) -> None:
+def test_hundreds_of_lists_are_merged_in_the_same_way(seed: int) -> None:
     rng = random.Random(seed)
     scores = range(rng.choice([1, 2, 4]))
     lists: list[list[float]] = [
         sorted(map(float, rng.choices(scores, k=rng.randint(0, 4)))) for _ in range(rng.randint(24, 200))
     ]
-    assert _merged(lists) == _sorted_again_after_each(lists)
+    assert _merged(lists) == _merge_by_sorting_repeatedly(lists)
 
 
 def test_lists_that_were_never_served_keep_their_starting_order_in_a_wide_tie() -> None:
     # 30 lists tie at 1.0; some have been served together at 0.0, the others not at all.
     lists = [[0.0, 1.0] if number % 3 == 0 else [1.0] for number in range(30)]
-    assert _merged(lists) == _sorted_again_after_each(lists)
+    assert _merged(lists) == _merge_by_sorting_repeatedly(lists)
 
 
 def _merged(lists: list[list[float]]) -> list[int]:
@@ -51,7 +51,7 @@ def _merged(lists: list[list[float]]) -> list[int]:
     return order
 
 
-def _sorted_again_after_each(lists: list[list[float]]) -> list[int]:
+def _merge_by_sorting_repeatedly(lists: list[list[float]]) -> list[int]:
     waiting = [[(score, number, at) for at, score in enumerate(item)] for number, item in enumerate(lists)]
     waiting = [item for item in waiting if item]
     expected = []

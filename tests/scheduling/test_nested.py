@@ -77,35 +77,35 @@ def stuck(
     return [parent.job_id for parent in actual]
 
 
-def test_as_many_parents_as_cpus_are_stuck_and_the_last_to_start_comes_first() -> None:
+def test_as_many_parents_as_cpus_are_deadlocked_and_the_last_to_start_comes_first() -> None:
     parents = [a_parent("p1", "c1", started_ms=1), a_parent("p2", "c2", started_ms=2)]
 
     assert stuck(parents, [a_child("c1"), a_child("c2")]) == ["p2", "p1"]
 
 
-def test_one_parent_less_than_cpus_is_not_stuck() -> None:
+def test_one_parent_fewer_than_cpus_is_not_deadlocked() -> None:
     assert stuck([a_parent("p1", "c1")], [a_child("c1")]) == []
 
 
-def test_a_parent_whose_child_runs_is_not_stuck_nor_is_who_waits_for_its_room() -> None:
+def test_a_parent_whose_child_runs_is_not_deadlocked_nor_are_those_that_wait_for_its_room() -> None:
     parents = [a_parent("p1", "c1"), a_parent("p2", "running")]
 
     assert stuck(parents, [a_child("c1")]) == []
 
 
-def test_a_parent_that_also_waits_for_a_running_job_is_not_stuck_yet() -> None:
+def test_a_parent_that_also_waits_for_a_running_job_is_not_deadlocked_yet() -> None:
     parents = [a_parent("p1", "c1"), a_parent("p2", "c2", "running")]
 
     assert stuck(parents, [a_child("c1"), a_child("c2")]) == []
 
 
-def test_a_chain_of_parents_is_stuck_as_a_whole() -> None:
+def test_a_chain_of_parents_is_deadlocked_as_a_whole() -> None:
     parents = [a_parent("p1", "p2", started_ms=1), a_parent("p2", "c", started_ms=2)]
 
     assert stuck(parents, [a_child("c")]) == ["p2", "p1"]
 
 
-def test_a_child_that_demands_a_full_host_is_stuck_beside_an_empty_one() -> None:
+def test_a_child_constrained_to_a_full_host_is_deadlocked_beside_an_empty_one() -> None:
     hosts = [a_host(), a_host(name="h2")]
     parents = [a_parent("p1", "c1"), a_parent("p2", "c2")]
 
@@ -113,7 +113,7 @@ def test_a_child_that_demands_a_full_host_is_stuck_beside_an_empty_one() -> None
     assert stuck(parents, [a_child("c1", host="h1"), a_child("c2", host="h1")], hosts) == ["p2", "p1"]
 
 
-def test_a_quota_that_parents_use_up_sticks_them_on_an_empty_machine() -> None:
+def test_parents_that_use_up_their_quota_are_deadlocked_on_an_empty_machine() -> None:
     parents = [a_parent("p1", "c1"), a_parent("p2", "c2")]
     children = [a_child("c1"), a_child("c2")]
 
@@ -159,12 +159,12 @@ def test_parents_of_other_users_do_not_count_against_a_quota() -> None:
     assert stuck(parents, children, [a_host(64)], Quota(count=2)) == []
 
 
-def test_a_child_that_no_host_could_ever_take_is_told_elsewhere() -> None:
+def test_a_child_that_can_never_run_is_not_a_deadlock() -> None:
     assert stuck([a_parent("p1", "c1")], [a_child("c1", cpus=64)]) == []
     assert stuck([a_parent("p1", "c1")], [a_child("c1")], [a_host()], Quota(count=0)) == []
 
 
-def test_where_others_may_be_preempted_for_the_child_nothing_is_certain() -> None:
+def test_parents_are_not_deadlocked_where_others_may_be_preempted_for_the_child() -> None:
     parents = [a_parent("p1", "c1"), a_parent("p2", "c2", user="bob")]
     children = [a_child("c1"), a_child("c2", user="bob")]
 
@@ -173,8 +173,8 @@ def test_where_others_may_be_preempted_for_the_child_nothing_is_certain() -> Non
 
 
 @given(st.data())
-def test_what_is_found_never_moves_however_everything_else_ends(data: st.DataObject) -> None:
-    """Play the world on: whatever is not stuck ends, whatever fits starts. No stuck parent ever goes on.
+def test_deadlocked_parents_never_go_on_however_everything_else_ends(data: st.DataObject) -> None:
+    """Simulate further: other parents end, and jobs that fit start. No deadlocked parent ever goes on.
 
     A parent that is not found goes on in some such play.
     """

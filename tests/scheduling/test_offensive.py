@@ -12,7 +12,7 @@ from cook_jupyter.scheduling.limits.offensive import excess_of
         (1.0, 12289.0, {"mem": {"limit": 12288.0, "usage": 12289.0}}),
     ],
 )
-def test_a_job_is_offensive_past_the_limits_of_which_it_is_told(
+def test_an_offensive_job_is_reported_with_the_limits_that_it_exceeds(
     cpus: float, mem_mb: float, too_much: dict[str, dict[str, float]]
 ) -> None:
     requested = Resources(cpus=cpus, mem_mb=mem_mb)

@@ -49,7 +49,9 @@ def refusals(columnar_from: int, job: dict[str, Any], *offers: Offer, **defaults
 @pytest.mark.parametrize(
     ("users", "starts"), [({"ada"}, True), ({"ada", "bob"}, True), ({"bob"}, False), ((), False)]
 )
-def test_an_offer_for_some_users_takes_theirs_alone(columnar_from: int, users: Any, starts: bool) -> None:
+def test_an_offer_for_certain_users_accepts_only_their_jobs(
+    columnar_from: int, users: Any, starts: bool
+) -> None:
     refused = refusals(columnar_from, {}, an_offer(users=frozenset(users)))
 
     assert refused == ({} if starts else {OFFER_USERS: 1})
@@ -57,7 +59,7 @@ def test_an_offer_for_some_users_takes_theirs_alone(columnar_from: int, users: A
 
 @BOTH_WAYS
 @pytest.mark.parametrize(("longest_ms", "starts"), [(999, True), (1000, True), (1001, False), (None, False)])
-def test_nothing_starts_that_may_run_on_when_its_host_goes_away(
+def test_no_job_starts_that_may_outlive_its_host(
     columnar_from: int, longest_ms: int | None, starts: bool
 ) -> None:
     job = {} if longest_ms is None else {"longest_ms": longest_ms}
@@ -79,7 +81,7 @@ def test_nothing_starts_that_may_run_on_when_its_host_goes_away(
         (None, 2000, None, False),
     ],
 )
-def test_run_times_are_bounded_as_the_operator_bounds_them(
+def test_run_times_are_bounded_by_the_limits_of_the_operator(
     columnar_from: int, own_ms: int | None, default_ms: int | None, max_ms: int | None, starts: bool
 ) -> None:
     job = {} if own_ms is None else {"longest_ms": own_ms}
@@ -96,7 +98,7 @@ def test_run_times_are_bounded_as_the_operator_bounds_them(
 
 
 @BOTH_WAYS
-def test_of_two_offers_of_one_host_the_narrower_limits_hold(columnar_from: int) -> None:
+def test_of_two_offers_of_one_host_the_narrower_limits_apply(columnar_from: int) -> None:
     everybodys = an_offer(until_ms=NOW_MS + 10**6)
 
     for_bob = refusals(columnar_from, {"longest_ms": 10}, everybodys, an_offer(users=frozenset({"bob"})))
@@ -106,7 +108,7 @@ def test_of_two_offers_of_one_host_the_narrower_limits_hold(columnar_from: int) 
     assert soon_gone == {OFFER_END: 1}
 
 
-def test_a_host_of_several_offers_is_known_by_the_narrower_limits() -> None:
+def test_a_host_of_several_offers_has_the_narrower_limits() -> None:
     capacity = PoolCapacity.of(
         [
             an_offer("both", users=frozenset({"ada", "bob"}), until_ms=7),
@@ -122,7 +124,7 @@ def test_a_host_of_several_offers_is_known_by_the_narrower_limits() -> None:
     assert limits == {"both": (frozenset({"bob"}), 7), "one": (None, 7)}
 
 
-def test_hosts_that_follow_offers_know_whether_any_is_limited() -> None:
+def test_updated_hosts_record_whether_any_offer_is_limited() -> None:
     hosts = Hosts([an_offer("h1"), an_offer("h2")])
     assert not hosts.is_limited
 

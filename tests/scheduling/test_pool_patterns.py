@@ -3,7 +3,7 @@ from cook_jupyter.scheduling.limits.pool_patterns import first_matching
 RULES = [("^gpu", "gpus"), ("lab", "labs"), ("", "all the rest")]
 
 
-def test_the_first_rule_that_is_found_in_the_name_counts() -> None:
+def test_the_first_pattern_that_matches_the_name_applies() -> None:
     assert [first_matching(pool, RULES) for pool in ("gpu-lab", "my-lab-2", "x")] == [
         "gpus",
         "labs",

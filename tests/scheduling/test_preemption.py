@@ -30,13 +30,13 @@ on_snapshots = settings(on_many, max_examples=80)
 
 @on_many
 @given(snapshots)
-def test_decisions_are_those_of_the_plain_reading_of_the_rules(snapshot: Snapshot) -> None:
+def test_decisions_agree_with_a_simple_reference_implementation(snapshot: Snapshot) -> None:
     assert snapshot.rebalance().preemptions == _as_the_rules_say(snapshot)
 
 
 @settings(on_many, max_examples=20)
 @given(st.integers(0, 2**48), st.integers(1, 6))
-def test_so_they_are_in_a_larger_pool(seed: int, users: int) -> None:
+def test_decisions_agree_with_the_reference_in_a_larger_pool(seed: int, users: int) -> None:
     rng = Random(seed)
     snapshot = a_larger_pool(rng, users)
 
@@ -64,7 +64,7 @@ def a_larger_pool(rng: Random, users: int) -> Snapshot:
     )
 
 
-def test_a_host_takes_any_number_of_jobs_in_one_cycle() -> None:
+def test_a_host_may_get_any_number_of_jobs_in_one_cycle() -> None:
     small = {"cpus": 1.0, "mem": 1.0, "gpus": 0.0, "priority": 50, "host": "host-1"}
     runs = {**small, "user": "hog", "start_ms": 1, "host": "host-2"}
     snapshot = Snapshot(
@@ -80,7 +80,7 @@ def test_a_host_takes_any_number_of_jobs_in_one_cycle() -> None:
     assert [made.host for made in decided.preemptions] == ["host-1"] * 30 + ["host-2"] * 10
 
 
-def test_jobs_that_were_only_placed_are_displaced_as_deep_as_need_be() -> None:
+def test_as_many_placed_jobs_are_displaced_as_necessary() -> None:
     small = {"cpus": 1.0, "mem": 1.0, "gpus": 0.0, "priority": 50}
     # Eve's first job fits nowhere, but puts her second one behind all of bob's.
     hers = [
@@ -172,7 +172,7 @@ def _as_the_rules_say(snapshot: Snapshot) -> tuple[Preemption, ...]:
 
 @on_snapshots
 @given(snapshots)
-def test_victims_are_further_along_than_their_beneficiary_and_past_what_is_safe(snapshot: Snapshot) -> None:
+def test_victims_have_a_higher_dru_than_their_beneficiary_and_the_safe_dru(snapshot: Snapshot) -> None:
     users = {job_id(task["seq"]): task["user"] for task in snapshot.tasks}
     state = snapshot.state()
     for job in snapshot.queue():
@@ -191,7 +191,7 @@ def test_victims_are_further_along_than_their_beneficiary_and_past_what_is_safe(
 
 @on_snapshots
 @given(snapshots)
-def test_what_is_freed_is_on_one_host_and_enough(snapshot: Snapshot) -> None:
+def test_the_freed_room_is_on_one_host_and_sufficient(snapshot: Snapshot) -> None:
     tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
     state = snapshot.state()
     for job in snapshot.queue():
@@ -211,7 +211,7 @@ def test_what_is_freed_is_on_one_host_and_enough(snapshot: Snapshot) -> None:
 
 @on_snapshots
 @given(snapshots)
-def test_no_victim_is_stopped_without_need(snapshot: Snapshot) -> None:
+def test_no_victim_is_preempted_unnecessarily(snapshot: Snapshot) -> None:
     snapshot = replace(snapshot, settings=replace(snapshot.settings, drop_unneeded=True, quota_counts=False))
     tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
     for decision in snapshot.rebalance().preemptions:
@@ -229,7 +229,7 @@ def _amounts(task: Task) -> dict[str, float]:
 
 @on_snapshots
 @given(snapshots)
-def test_whoever_is_over_quota_stops_tasks_of_their_own_alone(snapshot: Snapshot) -> None:
+def test_a_user_over_quota_only_preempts_own_tasks(snapshot: Snapshot) -> None:
     tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
     state = snapshot.state()
     for job in snapshot.queue():
@@ -245,7 +245,7 @@ def test_whoever_is_over_quota_stops_tasks_of_their_own_alone(snapshot: Snapshot
 
 @on_snapshots
 @given(snapshots, st.integers())
-def test_the_order_in_which_tasks_and_hosts_are_told_changes_nothing(snapshot: Snapshot, seed: int) -> None:
+def test_the_order_of_tasks_and_hosts_in_the_input_changes_nothing(snapshot: Snapshot, seed: int) -> None:
     rng = Random(seed)
     result = replace(
         snapshot,
@@ -258,10 +258,10 @@ def test_the_order_in_which_tasks_and_hosts_are_told_changes_nothing(snapshot: S
 
 @on_snapshots
 @given(snapshots)
-def test_a_decision_changes_nothing_and_is_made_again(snapshot: Snapshot) -> None:
+def test_a_decision_has_no_side_effects_and_is_repeatable(snapshot: Snapshot) -> None:
     index, hosts = snapshot.index(), snapshot.hosts()
     offers = list(hosts.offers)
-    before = _told_of(index)
+    before = _state_of(index)
 
     first, second = (
         rebalance(
@@ -275,11 +275,11 @@ def test_a_decision_changes_nothing_and_is_made_again(snapshot: Snapshot) -> Non
     )
 
     assert first == second
-    assert _told_of(index) == before
+    assert _state_of(index) == before
     assert hosts.offers == offers
 
 
-def _told_of(index: QueueIndex) -> dict[str, object]:
+def _state_of(index: QueueIndex) -> dict[str, object]:
     return {
         user: (running_jobs(index, user), waiting_jobs(index, user), index.usage(user))
         for user in index.users()
@@ -288,7 +288,7 @@ def _told_of(index: QueueIndex) -> dict[str, object]:
 
 @on_snapshots
 @given(snapshots)
-def test_a_cycle_makes_no_more_decisions_than_it_may_and_none_stops_a_task_twice(snapshot: Snapshot) -> None:
+def test_a_cycle_keeps_its_limit_and_preempts_no_task_twice(snapshot: Snapshot) -> None:
     decided = snapshot.rebalance()
 
     assert len(decided.preemptions) <= snapshot.settings.max_preemption

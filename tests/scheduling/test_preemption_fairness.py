@@ -45,7 +45,7 @@ def rebalanced(index: QueueIndex, how: PreemptionSettings, now_ms: int) -> int:
 @example(seed=79, waiting=17, cooks=True)  # a decision takes the room of an earlier one
 @example(seed=402305, waiting=5, cooks=True)  # two victims make way for one job
 @given(st.integers(0, 2**48), st.integers(0, 60), st.booleans())
-def test_after_two_cycles_nobody_waits_below_their_share_for_what_others_hold_above_theirs(
+def test_after_two_cycles_no_user_below_the_share_waits_for_room_used_above_a_share(
     seed: int, waiting: int, cooks: bool
 ) -> None:
     index = a_full_pool(Random(seed), waiting)
@@ -63,7 +63,7 @@ def test_after_two_cycles_nobody_waits_below_their_share_for_what_others_hold_ab
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**48), st.integers(0, 60), st.sampled_from([0.0, 0.2, 0.5]))
-def test_a_pool_comes_to_rest(seed: int, waiting: int, difference: float) -> None:
+def test_preemption_in_a_pool_settles(seed: int, waiting: int, difference: float) -> None:
     index = a_full_pool(Random(seed), waiting)
     how = PreemptionSettings(min_dru_diff=difference)
     stopped = [rebalanced(index, how, 100 * cycle) for cycle in range(1, 5)]

@@ -46,7 +46,7 @@ def victims(tasks: list[Task], settings: PreemptionSettings, **fields: Any) -> l
     return [seq_of(victim) for victim in decided.victims]
 
 
-def test_as_few_victims_of_one_dru_are_stopped_as_suffice() -> None:
+def test_no_more_victims_of_one_dru_are_preempted_than_necessary() -> None:
     tasks = [running(1, "ada"), running(2, "bob"), running(3, "cyd"), waiting(9, "dan", cpus=1.0)]
 
     assert victims(tasks, OURS) == [3]  # started last, so that least is lost
@@ -79,7 +79,7 @@ def test_of_victims_that_are_not_needed_the_one_with_most_work_is_spared() -> No
     assert victims(tasks, replace(OURS, least_work_lost=False), limits=by_memory) == [1, 5]
 
 
-def test_a_host_of_which_nothing_is_known_takes_no_job_that_must_be_apart_from_its_group() -> None:
+def test_an_unknown_host_is_not_chosen_for_a_job_of_a_unique_group() -> None:
     snapshot = Snapshot(
         tasks=[waiting(9, "dan", cpus=1.0, group="apart")],
         spare={"host-0": Resources(cpus=1.0, mem_mb=1.0)},
@@ -90,7 +90,7 @@ def test_a_host_of_which_nothing_is_known_takes_no_job_that_must_be_apart_from_i
     assert replace(snapshot, settings=COOKS).rebalance().preemptions == ()
 
 
-def test_a_user_beyond_the_launch_rate_does_not_keep_room_from_others() -> None:
+def test_a_rate_limited_user_does_not_block_room_for_others() -> None:
     index = an_index([running(1, "ada", cpus=50.0), waiting(8, "dan"), waiting(9, "eve")])
     slow = QueueFilters(tokens={"dan": 0.0})
 
@@ -99,7 +99,7 @@ def test_a_user_beyond_the_launch_rate_does_not_keep_room_from_others() -> None:
     assert [seq_of(made.beneficiary) for made in decided.preemptions] == [9]
 
 
-def test_among_equal_hosts_the_one_goes_that_loses_least_work() -> None:
+def test_of_equal_hosts_the_one_that_loses_least_work_is_chosen() -> None:
     tasks = [running(5, "ada", "host-0"), running(1, "bob", "host-1"), waiting(9, "dan", cpus=1.0)]
 
     assert victims(tasks, OURS) == [5]
@@ -120,14 +120,14 @@ def test_gpu_pools_are_rebalanced() -> None:
     assert victims(tasks, replace(COOKS, mode=DruMode.GPU)) == []
 
 
-def test_gpus_of_victims_are_room() -> None:
+def test_gpus_of_victims_count_as_room() -> None:
     tasks = [running(1, "ada", cpus=20.0, gpus=2.0), waiting(9, "dan", gpus=1.0)]
 
     assert victims(tasks, OURS) == [1]
     assert victims(tasks, COOKS) == []
 
 
-def test_gpus_of_victims_are_room_after_an_earlier_decision_for_the_host_too() -> None:
+def test_gpus_of_victims_count_as_room_after_an_earlier_decision_for_the_host_too() -> None:
     tasks = [running(1, "ada", cpus=50.0, gpus=1.0), running(2, "bob", cpus=60.0)]
     tasks += [waiting(8, "dan", cpus=10.0), waiting(9, "eve", cpus=11.0, gpus=1.0)]
 
@@ -135,7 +135,7 @@ def test_gpus_of_victims_are_room_after_an_earlier_decision_for_the_host_too() -
     assert victims(tasks, COOKS) == [2]
 
 
-def test_what_a_host_is_like_is_known_even_if_nothing_runs_there() -> None:
+def test_attributes_of_a_host_are_known_even_if_nothing_runs_there() -> None:
     snapshot = Snapshot(
         tasks=[waiting(9, "dan", cpus=1.0, wants=(("zone", "east"),))],
         spare={"host-0": Resources(cpus=1.0, mem_mb=1.0)},
@@ -145,7 +145,7 @@ def test_what_a_host_is_like_is_known_even_if_nothing_runs_there() -> None:
     assert replace(snapshot, settings=COOKS).rebalance().preemptions == ()
 
 
-def test_a_group_counts_only_its_own_tasks_that_were_stopped() -> None:
+def test_only_preempted_tasks_of_the_group_itself_are_left_out_of_its_placement() -> None:
     # Dan's first job stops ada's task on host-1; his second must keep apart from its group.
     tasks = [
         running(1, "ada", "host-1", cpus=50.0, mem=5.0),
@@ -157,7 +157,7 @@ def test_a_group_counts_only_its_own_tasks_that_were_stopped() -> None:
         assert len(Snapshot(tasks=tasks, settings=settings, limits=LIMITS).rebalance().preemptions) == decided
 
 
-def test_a_group_stays_balanced_without_its_tasks_that_were_stopped() -> None:
+def test_a_group_stays_balanced_without_its_preempted_tasks() -> None:
     # Ada's group has a task in either zone. Without that in the west, a second one may not go to the east.
     tasks = [
         running(1, "ada", "host-0", group="spread"),
@@ -173,7 +173,7 @@ def test_a_group_stays_balanced_without_its_tasks_that_were_stopped() -> None:
         assert [made.host for made in decided.preemptions] == hosts
 
 
-def test_by_cooks_rules_a_group_counts_the_tasks_of_others_that_were_stopped() -> None:
+def test_by_cooks_rules_preempted_tasks_of_others_count_for_a_group() -> None:
     # The group has a task on host-2 already when dan's second job stops ada's task on host-1.
     tasks = [
         running(1, "ada", "host-1", cpus=90.0, mem=5.0),
@@ -188,7 +188,7 @@ def test_by_cooks_rules_a_group_counts_the_tasks_of_others_that_were_stopped() -
     assert [made.host for made in decided.preemptions] == ["host-2", "host-1"]
 
 
-def test_a_host_is_kept_for_its_beneficiary_from_the_first_victim_on() -> None:
+def test_a_host_is_reserved_for_its_beneficiary_from_the_first_victim_on() -> None:
     one, two = a_decision("one", "a"), a_decision("two", "b", "c")
     room = a_decision("room")
 
@@ -197,13 +197,13 @@ def test_a_host_is_kept_for_its_beneficiary_from_the_first_victim_on() -> None:
     assert (OURS.reserve_from, COOKS.reserve_from) == (1, 2)
 
 
-def test_no_host_is_kept_for_a_job_that_was_launched_meanwhile() -> None:
+def test_no_host_is_reserved_for_a_job_that_has_been_launched() -> None:
     made = [a_decision("one", "a"), a_decision("two", "b", "c")]
 
     assert reservations_after(made, {JobId("two")}) == {"one": "host of one"}
 
 
-def test_jobs_that_were_only_placed_count_among_those_stopped() -> None:
+def test_displaced_jobs_count_as_preempted() -> None:
     made = replace(a_decision("one", "a"), displaced=(JobId("b"),))
 
     assert reservations_after([made], reserve_from=2) == {"one": "host of one"}
@@ -215,7 +215,7 @@ def a_decision(job: str, *stopped: str) -> Preemption:
     )
 
 
-def test_whoever_is_over_quota_makes_room_in_the_quota() -> None:
+def test_a_user_over_quota_makes_room_within_the_quota() -> None:
     tasks = [running(1, "ada", cpus=20.0), waiting(9, "ada", cpus=1.0, priority=99)]
     full = replace(LIMITS, quotas={"ada": Quota(count=1)})
     roomy = {"host-1": Resources(cpus=9.0, mem_mb=9.0)}
@@ -224,7 +224,7 @@ def test_whoever_is_over_quota_makes_room_in_the_quota() -> None:
     assert victims(tasks, COOKS, limits=full, spare=roomy) == []
 
 
-def test_own_tasks_are_stopped_together_with_those_of_others_on_their_host() -> None:
+def test_own_tasks_are_preempted_together_with_those_of_others_on_their_host() -> None:
     # Ada's job of high priority needs the memory of both tasks on host-0.
     tasks = [
         running(1, "ada", "host-0", cpus=40.0),
@@ -236,7 +236,7 @@ def test_own_tasks_are_stopped_together_with_those_of_others_on_their_host() -> 
     assert set(victims(tasks, replace(OURS, max_lost_ms_beyond_share=None))) == {1, 3}
 
 
-def test_the_settings_of_a_pool_are_its_rules_and_its_own_mode_and_demands() -> None:
+def test_the_settings_of_a_pool_include_its_rules_mode_and_constraints() -> None:
     demands = PoolDefaults(gpu_model="p100")
 
     settings = PreemptionSettings.from_rules(COOKS, mode=DruMode.GPU, defaults=demands)
@@ -253,7 +253,7 @@ def test_cooks_settings_have_none_of_the_improvements() -> None:
 
 
 @pytest.mark.parametrize(("until_ms", "stopped"), [(1999, ()), (2000, (job_id(1),)), (None, (job_id(1),))])
-def test_nobody_is_stopped_for_a_job_that_the_host_would_not_outlive(
+def test_no_task_is_preempted_for_a_job_that_would_outlive_the_host(
     until_ms: int | None, stopped: tuple[str, ...]
 ) -> None:
     index = an_index([running(1, "ada", cpus=50.0), waiting(9, "dan", longest_ms=2000)])
@@ -269,7 +269,7 @@ BOTH = pytest.mark.parametrize("settings", [OURS, COOKS], ids=["ours", "Cook's"]
 
 
 @BOTH
-def test_nobody_is_stopped_where_there_is_room(settings: PreemptionSettings) -> None:
+def test_no_task_is_preempted_if_there_is_room(settings: PreemptionSettings) -> None:
     decided = Snapshot(
         tasks=[running(1, "ada", cpus=50.0), waiting(9, "dan", cpus=1.0)],
         spare={"host-0": Resources(cpus=1.0, mem_mb=1.0), "host-1": Resources(cpus=2.0, mem_mb=2.0)},
@@ -283,7 +283,9 @@ def test_nobody_is_stopped_where_there_is_room(settings: PreemptionSettings) -> 
 
 
 @BOTH
-def test_of_hosts_with_room_the_last_that_the_job_may_take_is_chosen(settings: PreemptionSettings) -> None:
+def test_of_hosts_with_room_the_last_one_that_meets_the_constraints_is_chosen(
+    settings: PreemptionSettings,
+) -> None:
     decided = Snapshot(
         tasks=[waiting(9, "dan", cpus=1.0, avoid=["host-3"])],
         spare={f"host-{number}": Resources(cpus=1.0, mem_mb=1.0) for number in range(4)},
@@ -294,7 +296,7 @@ def test_of_hosts_with_room_the_last_that_the_job_may_take_is_chosen(settings: P
 
 
 @BOTH
-def test_of_a_users_tasks_of_one_dru_the_one_that_started_last_goes_first(
+def test_of_tasks_with_equal_drus_the_last_started_one_is_preempted_first(
     settings: PreemptionSettings,
 ) -> None:
     tasks = [running(1, "ada", cpus=20.0), running(2, "ada", cpus=0.0, mem=0.0)]
@@ -319,7 +321,7 @@ def test_hosts_whose_last_victims_are_equal_compete_whatever_the_number_of_victi
 
 @BOTH
 @pytest.mark.parametrize("request_of_dan", [{"cpus": 10.5}, {"cpus": 1.0, "mem": 1.5}])
-def test_a_host_of_unknown_room_has_only_what_its_tasks_hold(
+def test_a_host_without_an_offer_has_only_the_room_of_its_tasks(
     settings: PreemptionSettings, request_of_dan: dict[str, float]
 ) -> None:
     tasks = [running(1, "ada", "host-1", cpus=10.0, mem=1.0), running(2, "ada", "host-2", cpus=10.0, mem=1.0)]
@@ -331,14 +333,14 @@ def test_a_host_of_unknown_room_has_only_what_its_tasks_hold(
 
 
 @BOTH
-def test_the_room_of_two_hosts_is_never_put_together(settings: PreemptionSettings) -> None:
+def test_the_room_of_two_hosts_is_never_combined(settings: PreemptionSettings) -> None:
     tasks = [running(1, "ada", "host-0", cpus=20.0), running(2, "ada", "host-1", cpus=20.0)]
 
     assert victims([*tasks, waiting(9, "dan", cpus=30.0)], settings) == []
 
 
 @BOTH
-def test_a_task_at_the_safe_threshold_may_be_stopped_and_one_below_may_not(
+def test_a_task_at_the_safe_dru_may_be_preempted_but_not_one_below(
     settings: PreemptionSettings,
 ) -> None:
     tasks = [running(1, "ada", cpus=20.0), waiting(9, "dan", cpus=1.0)]
@@ -348,7 +350,7 @@ def test_a_task_at_the_safe_threshold_may_be_stopped_and_one_below_may_not(
 
 
 @BOTH
-def test_a_victim_must_be_further_along_by_more_than_the_difference(settings: PreemptionSettings) -> None:
+def test_the_dru_gap_to_a_victim_must_exceed_the_minimum(settings: PreemptionSettings) -> None:
     tasks = [running(1, "ada", cpus=20.0), waiting(9, "dan", cpus=10.0)]
 
     assert victims(tasks, replace(settings, min_dru_diff=1.0)) == []  # 2.0 against 1.0
@@ -356,7 +358,7 @@ def test_a_victim_must_be_further_along_by_more_than_the_difference(settings: Pr
 
 
 @BOTH
-def test_a_cycle_looks_at_no_more_jobs_than_it_may(settings: PreemptionSettings) -> None:
+def test_a_cycle_considers_no_more_jobs_than_its_limit(settings: PreemptionSettings) -> None:
     huge = waiting(8, "dan", cpus=1000.0)
     tasks = [running(1, "ada", cpus=50.0), huge, waiting(9, "eve", cpus=20.0, priority=99)]
 
@@ -366,14 +368,14 @@ def test_a_cycle_looks_at_no_more_jobs_than_it_may(settings: PreemptionSettings)
 
 
 @BOTH
-def test_own_tasks_of_lower_priority_give_way(settings: PreemptionSettings) -> None:
+def test_own_tasks_of_lower_priority_are_preempted(settings: PreemptionSettings) -> None:
     tasks = [running(1, "ada", cpus=20.0, priority=10), waiting(9, "ada", cpus=10.0, priority=90)]
 
     assert victims(tasks, settings) == [1]
 
 
 @BOTH
-def test_jobs_that_the_pools_quota_holds_back_stop_nobody(settings: PreemptionSettings) -> None:
+def test_jobs_over_the_quota_of_the_pool_preempt_no_task(settings: PreemptionSettings) -> None:
     index = an_index([running(1, "ada", cpus=50.0), waiting(9, "dan", cpus=1.0)])
     full = QueueFilters(pool_quota=Quota(count=1))
 
@@ -382,7 +384,7 @@ def test_jobs_that_the_pools_quota_holds_back_stop_nobody(settings: PreemptionSe
 
 
 @BOTH
-def test_a_queue_that_was_ranked_before_is_taken_as_it_is(settings: PreemptionSettings) -> None:
+def test_a_queue_that_is_already_ranked_is_used_as_it_is(settings: PreemptionSettings) -> None:
     index = an_index([running(1, "ada", cpus=50.0, mem=5.0), waiting(8, "dan"), waiting(9, "eve")])
     queue = [job_id(9), job_id(1), job_id(7), job_id(8)]  # one runs by now, one is gone
 
@@ -392,7 +394,7 @@ def test_a_queue_that_was_ranked_before_is_taken_as_it_is(settings: PreemptionSe
 
 
 @BOTH
-def test_a_host_without_room_of_its_own_is_named_with_its_cluster(settings: PreemptionSettings) -> None:
+def test_a_host_without_an_offer_is_returned_with_its_cluster(settings: PreemptionSettings) -> None:
     index = an_index([running(1, "ada", cpus=50.0), waiting(9, "dan")])
 
     [made] = rebalance(index, Hosts(), LIMITS, settings=settings, clusters={"host-0": "west"}).preemptions
@@ -401,7 +403,7 @@ def test_a_host_without_room_of_its_own_is_named_with_its_cluster(settings: Pree
 
 
 @BOTH
-def test_the_room_of_an_earlier_decision_may_be_taken_and_nobody_is_stopped_for_it(
+def test_the_room_of_an_earlier_decision_may_be_used_without_further_victims(
     settings: PreemptionSettings,
 ) -> None:
     # Dan's second job would take him far along, so it gives way to eve's, which comes behind his first two:
@@ -422,7 +424,7 @@ def test_the_room_of_an_earlier_decision_may_be_taken_and_nobody_is_stopped_for_
 
 
 @BOTH
-def test_a_node_takes_one_job_with_gpus_in_a_cycle(settings: PreemptionSettings) -> None:
+def test_a_node_gets_one_job_with_gpus_in_a_cycle(settings: PreemptionSettings) -> None:
     node = Offer(
         host="node",
         cluster="k8s",
@@ -439,14 +441,14 @@ def test_a_node_takes_one_job_with_gpus_in_a_cycle(settings: PreemptionSettings)
     assert [seq_of(made.beneficiary) for made in decided.preemptions] == [1]
 
 
-def test_a_job_that_is_not_in_the_queue_is_not_decided_about() -> None:
+def test_there_is_no_decision_about_a_job_that_is_not_in_the_queue() -> None:
     state = RebalanceState(an_index([]), Hosts(), LIMITS, placement_context=PlacementContext())
 
     with pytest.raises(NotFound):
         state.decide(job_id(1))
 
 
-def test_a_pool_where_nothing_runs_or_nothing_waits_is_left_alone() -> None:
+def test_there_are_no_decisions_if_nothing_runs_or_nothing_waits() -> None:
     empty: Sequence[list[Task]] = [[], [waiting(1, "ada")], [running(1, "ada", cpus=99.0)]]
 
     assert [victims(tasks, OURS) for tasks in empty] == [[], [], []]

@@ -1,4 +1,4 @@
-"""Why preemption comes to an end: what each decision improves, and what is spared."""
+"""Why preemption settles: what each decision improves, and which tasks are spared."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -79,7 +79,7 @@ def is_better(scores: list[float], than: list[float]) -> bool:
 
 @on_many
 @given(snapshots)
-def test_a_cycle_that_stops_tasks_of_others_lowers_the_sorted_scores(snapshot: Snapshot) -> None:
+def test_a_cycle_that_preempts_tasks_of_others_lowers_the_sorted_drus(snapshot: Snapshot) -> None:
     if not snapshot.settings.launch_order:
         return
     decided = snapshot.rebalance()
@@ -103,7 +103,7 @@ def test_a_cycle_that_stops_tasks_of_others_lowers_the_sorted_scores(snapshot: S
 
 @on_many
 @given(snapshots)
-def test_what_is_stopped_for_ones_own_job_has_lower_priority_and_the_job_did_not_give_way_before(
+def test_own_victims_have_a_lower_priority_than_a_beneficiary_that_was_not_preempted_before(
     snapshot: Snapshot,
 ) -> None:
     tasks = {job_id(task["seq"]): task for task in snapshot.tasks}
@@ -117,7 +117,7 @@ def test_what_is_stopped_for_ones_own_job_has_lower_priority_and_the_job_did_not
 # --- the order of launches
 
 
-def test_a_task_launched_later_does_not_raise_the_score_of_an_earlier_one() -> None:
+def test_a_task_launched_later_does_not_raise_the_dru_of_an_earlier_one() -> None:
     # The worked example: C was created first and starts in the same millisecond as B.
     index = QueueIndex()
     for seq, (name, cpus, mem) in enumerate((("first", 1.0, 128.0), ("C", 0.5, 1024.0), ("B", 0.5, 128.0))):
@@ -135,7 +135,7 @@ def test_a_task_launched_later_does_not_raise_the_score_of_an_earlier_one() -> N
     assert set(cooks) == {"B", "C"}
 
 
-def test_of_tasks_that_were_launched_together_the_job_created_first_counts_first() -> None:
+def test_tasks_that_were_launched_together_are_ordered_by_the_creation_of_their_jobs() -> None:
     index = QueueIndex()
     for seq, (name, priority) in enumerate(((JobId("first"), 20), (JobId("second"), 80))):
         index.add(QueuedJob(name, "ada", 1.0, 0.0, seq, priority=priority))
@@ -171,11 +171,9 @@ def test_a_job_with_reserved_room_does_not_give_way_to_another_of_its_user() -> 
     ]
 
 
-def test_a_waiting_job_is_scored_exactly_behind_all_that_its_user_holds() -> None:
+def test_the_dru_of_a_waiting_job_includes_the_whole_usage_of_its_user() -> None:
     index = an_index(("hog-1", "hog", 4.4, 1), ("ada-1", "ada", 2.0, 2))
-    index.add(
-        QueuedJob(JobId("ada-2"), "ada", 2.3, 0.0, 9, priority=90)
-    )  # would end at 2.15; hog stands at 2.2
+    index.add(QueuedJob(JobId("ada-2"), "ada", 2.3, 0.0, 9, priority=90))  # would end at 2.15; hog is at 2.2
 
     assert victims(index) == []
     assert victims(index, settings=PreemptionSettings.cook(min_dru_diff=0.1)) == [("ada-2", ("hog-1",))]
@@ -184,7 +182,7 @@ def test_a_waiting_job_is_scored_exactly_behind_all_that_its_user_holds() -> Non
 # --- who is spared
 
 
-def test_a_job_is_preempted_at_most_twice_an_hour_unless_told_to_be_like_cook() -> None:
+def test_a_job_is_preempted_at_most_twice_an_hour_except_with_cooks_settings() -> None:
     index = an_index(("hog-1", "hog", 2.0, 1), ("hog-2", "hog", 2.0, 2), ("late", "late", 1.0, None))
     assert victims(index) == [("late", ("hog-2",))]
 
@@ -201,7 +199,7 @@ def test_a_job_is_preempted_at_most_twice_an_hour_unless_told_to_be_like_cook() 
     assert victims(index, placement_context=later) == [("late", ("hog-2",))]
 
 
-def test_a_job_beyond_its_share_stops_only_what_loses_little_work() -> None:
+def test_a_job_beyond_its_share_only_preempts_tasks_that_lose_little_work() -> None:
     # Shares are two cpus: late's first job stays within its share, the second does not.
     index = an_index(("hog-1", "hog", 4.0, 1), ("hog-2", "hog", 2.0, 2), ("hog-3", "hog", 2.0, 3))
     index.add(QueuedJob(JobId("late-1"), "late", 2.0, 0.0, 8))
@@ -217,7 +215,7 @@ def test_a_job_beyond_its_share_stops_only_what_loses_little_work() -> None:
     assert stopped(None, HOUR_MS) == ["late-1", "late-2"]
 
 
-def test_tasks_of_ones_own_give_way_to_higher_priority_only_where_nobody_else_s_may() -> None:
+def test_own_tasks_are_preempted_only_if_no_task_of_another_user_can_be() -> None:
     index = an_index(("ada-1", "ada", 2.0, 1), ("ada-2", "ada", 1.0, 2), priority=20)
     index.add(QueuedJob(JobId("urgent"), "ada", 1.0, 0.0, 9, priority=80))
     assert victims(index) == [("urgent", ("ada-2",))]
@@ -229,7 +227,7 @@ def test_tasks_of_ones_own_give_way_to_higher_priority_only_where_nobody_else_s_
     assert victims(index) == [("urgent", ("ada-2",))]  # beyond its share, and hog has run for long
 
 
-def test_a_job_that_gave_way_to_another_user_stops_no_tasks_of_its_own_user() -> None:
+def test_a_job_that_was_preempted_for_another_user_preempts_no_own_tasks() -> None:
     index = an_index(("ada-1", "ada", 2.0, 1), ("ada-2", "ada", 1.0, 2), priority=20)
     index.add(QueuedJob(JobId("urgent"), "ada", 1.0, 0.0, 9, priority=80))
     index.set_preemptions(JobId("urgent"), PreemptionHistory((1,), by_others=False))
@@ -239,8 +237,8 @@ def test_a_job_that_gave_way_to_another_user_stops_no_tasks_of_its_own_user() ->
     assert victims(index) == []
 
 
-def test_nobody_gives_way_to_a_job_that_a_victim_would_stop_again() -> None:
-    # Without both of hog's tasks the first of them stands at 0.5, below the beneficiary's 1.2.
+def test_no_task_is_preempted_for_a_job_that_the_victim_would_preempt_in_turn() -> None:
+    # Without both of hog's tasks the first of them is at 0.5, below the beneficiary's 1.2.
     index = an_index(("hog-1", "hog", 1.0, 1), ("hog-2", "hog", 2.0, 2), ("late", "late", 2.4, None))
     eager = PreemptionSettings(min_dru_diff=0.1, safe_dru_threshold=0.0)
     index.mark_running(JobId("late"), 3, "host")
@@ -253,7 +251,7 @@ def test_nobody_gives_way_to_a_job_that_a_victim_would_stop_again() -> None:
 # --- who gets what is left over
 
 
-def test_what_a_preemption_leaves_over_is_reserved_for_who_is_furthest_below_share() -> None:
+def test_room_left_by_a_preemption_is_reserved_for_the_user_furthest_below_share() -> None:
     index = an_index(
         ("hog-1", "hog", 1.0, 1),
         ("hog-2", "hog", 4.0, 2),
@@ -285,7 +283,7 @@ def test_a_later_job_of_a_user_whose_earlier_one_is_over_quota_gets_no_room() ->
     assert rebalance(index, Hosts(), LIMITS, settings=OURS).victims == ("hog-2",)
 
 
-def test_room_is_made_only_for_jobs_that_may_start_by_rate_and_filter() -> None:
+def test_room_is_freed_only_for_jobs_that_launch_rate_and_filter_allow_to_start() -> None:
     index = an_index(
         ("hog-1", "hog", 2.0, 1),
         ("hog-2", "hog", 1.0, 2),
@@ -301,7 +299,7 @@ def test_room_is_made_only_for_jobs_that_may_start_by_rate_and_filter() -> None:
     assert [job for job, _ in victims(index, filters=QueueFilters(accepts="two".__eq__))] == ["two"]
 
 
-def test_fractions_of_cpus_fit_as_they_do_where_clusters_round_what_is_free() -> None:
+def test_fractions_of_cpus_fit_although_clusters_round_the_free_room() -> None:
     index = an_index(("hog-1", "hog", 1.95, 1), ("hog-2", "hog", 0.1, 2), ("hog-3", "hog", 0.7, 3))
     index.add(QueuedJob(JobId("fits"), "late", 0.8, 0.0, 9))
     assert 0.1 + 0.7 < 0.8
@@ -350,7 +348,7 @@ def test_nobody_gives_way_if_one_of_several_victims_would_come_back() -> None:
     assert victims(index, settings=protected) == [("late", ("hog-2", "hog-1"))]
 
 
-def test_spare_room_is_used_before_anybody_gives_way() -> None:
+def test_spare_room_is_used_before_any_task_is_preempted() -> None:
     index = an_index(("hog-1", "hog", 6.0, 1), ("late", "late", 1.0, None))
     snapshot = Snapshot(tasks=[], spare={"host": Resources(cpus=1.0, mem_mb=1.0)})
 

@@ -9,7 +9,7 @@ from cook_jupyter.scheduling.limits.progress_buffer import ProgressBuffer
     words=st.lists(st.tuples(st.sampled_from("abcd"), st.none() | st.integers(-2, 9)), max_size=30),
     most=st.integers(0, 4),
 )
-def test_of_what_an_instance_says_the_highest_number_is_held(
+def test_the_progress_with_the_highest_sequence_number_is_kept(
     words: list[tuple[str, int | None]], most: int
 ) -> None:
     gathering = ProgressBuffer(max_pending=most)
@@ -24,7 +24,7 @@ def test_of_what_an_instance_says_the_highest_number_is_held(
     assert {name: update.sequence for name, update in gathering.pending.items()} == heard
 
 
-def test_what_is_published_goes_in_batches_and_is_gone() -> None:
+def test_progress_is_drained_in_batches() -> None:
     gathering = ProgressBuffer()
     for number in range(250):
         gathering.note(InstanceId(str(number)), 1, percent=number % 100)
@@ -32,7 +32,7 @@ def test_what_is_published_goes_in_batches_and_is_gone() -> None:
     assert gathering.drain() == []
 
 
-def test_with_nothing_held_a_word_is_kept_whatever_came_before() -> None:
+def test_a_report_is_kept_if_nothing_is_pending_whatever_came_before() -> None:
     gathering = ProgressBuffer()
     gathering.note(InstanceId("a"), 5)
     gathering.drain()
@@ -60,7 +60,7 @@ def test_the_sequence_numbers_that_were_updated_last_are_remembered() -> None:
     assert list(gathering.last) == [*map(str, range(2, 10)), "0", "new"]
 
 
-def test_the_sequence_numbers_of_long_ago_are_forgotten() -> None:
+def test_old_sequence_numbers_are_forgotten() -> None:
     gathering = ProgressBuffer(max_pending=1)
     for number in range(25):
         gathering.note(InstanceId(str(number)), 1)

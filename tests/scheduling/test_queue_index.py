@@ -59,24 +59,24 @@ class IndexFollowsChanges(RuleBasedStateMachine):
         tasks = [self._task(user, cpus, priority) for _ in range(count)]
         self.index.add_many([a_queued_job(task) for task in data.draw(st.permutations(tasks))])
 
-    def _some(self, data: st.DataObject, *, running: bool) -> dict[str, Any]:
+    def _draw_task(self, data: st.DataObject, *, running: bool) -> dict[str, Any]:
         seqs = [seq for seq, task in self.tasks.items() if ("start_ms" in task) is running]
         return self.tasks[data.draw(st.sampled_from(sorted(seqs)))]
 
-    def _any(self, *, running: bool) -> bool:
+    def _has_task(self, *, running: bool) -> bool:
         return any(("start_ms" in task) is running for task in self.tasks.values())
 
-    @precondition(lambda self: self._any(running=False))
+    @precondition(lambda self: self._has_task(running=False))
     @rule(data=st.data(), start_ms=st.integers(1, 5))
     def start(self, data: st.DataObject, start_ms: int) -> None:
-        task = self._some(data, running=False)
+        task = self._draw_task(data, running=False)
         task["start_ms"] = start_ms
         self.index.mark_running(job_id(task["seq"]), start_ms, "host")
 
-    @precondition(lambda self: self._any(running=True))
+    @precondition(lambda self: self._has_task(running=True))
     @rule(data=st.data())
     def requeue(self, data: st.DataObject) -> None:
-        task = self._some(data, running=True)
+        task = self._draw_task(data, running=True)
         del task["start_ms"]
         self.index.requeue(job_id(task["seq"]))
 
@@ -87,7 +87,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
         del self.tasks[seq]
         self.index.remove(job_id(seq))
 
-    @precondition(lambda self: self._any(running=False))
+    @precondition(lambda self: self._has_task(running=False))
     @rule()
     def start_the_first_of_everybody(self) -> None:
         for user in self.index.users():
@@ -125,7 +125,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
         return decide_matches(index, hosts, self.limits, settings=settings, filters=filters)
 
     @invariant()
-    def a_cycle_decides_as_if_all_were_built_afresh(self) -> None:
+    def a_cycle_decides_as_on_a_newly_built_index(self) -> None:
         afresh = an_index(self.tasks.values())
         in_columns = self.created % 2 == 0
         for filters in (NO_FILTERS, LARGEST):
@@ -133,7 +133,7 @@ class IndexFollowsChanges(RuleBasedStateMachine):
             assert decided == self._decided(afresh, Hosts(self.offers), not in_columns, filters)
 
     @invariant()
-    def is_as_if_built_afresh(self) -> None:
+    def equals_a_newly_built_index(self) -> None:
         afresh = an_index(self.tasks.values())
         assert rank(self.index, self.limits) == rank(afresh, self.limits)
         assert self.index.users() == afresh.users()
@@ -148,14 +148,14 @@ class IndexFollowsChanges(RuleBasedStateMachine):
             assert running_jobs(self.index, user) == running_jobs(afresh, user)
 
     @invariant()
-    def the_least_and_the_most_that_a_waiting_job_asks_for_are_known(self) -> None:
+    def the_bounds_of_the_requests_of_waiting_jobs_are_correct(self) -> None:
         waiting = [task["cpus"] for task in self.tasks.values() if "start_ms" not in task]
         least, most = self.index.min_request[0], self.index.max_request[0]
         assert least <= min(waiting, default=0.0) <= least * 1.01
         assert max(waiting, default=0.0) <= most <= max(waiting, default=0.0) * 1.01
 
     @invariant()
-    def the_jobs_that_ask_for_too_much_are_counted_up_to_the_first_other(self) -> None:
+    def oversized_jobs_are_counted_up_to_the_first_other_job(self) -> None:
         columns = self.index.columns
         for tasks in self.index.by_name():
             user = tasks.name
@@ -172,7 +172,7 @@ def a_waiting(seq: int, **more: Any) -> dict[str, Any]:
     return {"seq": seq, "user": "ada", "cpus": 1.0, "mem": 10.0, **more}
 
 
-def test_a_job_is_taken_in_only_once() -> None:
+def test_a_job_is_added_only_once() -> None:
     index = an_index([a_waiting(1)])
     with pytest.raises(Conflict):
         index.add(a_queued_job(a_waiting(1)))
@@ -244,7 +244,7 @@ def test_fractions_are_refused_also_beside_amounts_that_are_all_whole(name: str)
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_the_extremes_of_every_range_are_taken(count: int) -> None:
+def test_the_bounds_of_every_range_are_accepted(count: int) -> None:
     index = QueueIndex()
     highest = {"cpus": UNLIMITED, "mem": UNLIMITED, "gpus": UNLIMITED, "ports": 2**31 - 1, "priority": 0}
     jobs = [a_queued_job(a_waiting(2**39 - 1 - number, **highest)) for number in range(count)]
@@ -253,7 +253,7 @@ def test_the_extremes_of_every_range_are_taken(count: int) -> None:
     assert rank(index, LIMITS) == [lowest.job_id, *sorted(job.job_id for job in jobs)]
 
 
-def test_an_unknown_job_cannot_start_end_or_wait_again() -> None:
+def test_an_unknown_job_cannot_start_or_end_or_be_requeued() -> None:
     index = QueueIndex()
     for change in (index.remove, index.requeue, lambda job: index.mark_running(job, 1)):
         with pytest.raises(NotFound):
@@ -269,14 +269,14 @@ def test_a_job_starts_once_and_waits_once() -> None:
         index.mark_running(job_id(1), 6, "host")
 
 
-def test_a_users_usage_is_what_runs_not_what_waits() -> None:
+def test_the_usage_of_a_user_is_that_of_running_tasks() -> None:
     index = an_index([a_waiting(1, start_ms=1), a_waiting(2, gpus=2.0, start_ms=2), a_waiting(3)])
     assert index.usage("ada") == Usage(count=2, cpus=2.0, mem_mb=20.0, gpus=2.0)
     assert index.waiting_of("ada") == 1
     assert index.usage("nobody") == Usage()
 
 
-def test_a_job_keeps_its_own_demands_while_it_waits_again() -> None:
+def test_a_requeued_job_keeps_its_constraints() -> None:
     index = an_index([a_waiting(1, group="g", start_ms=1, host="a")])
     assert index.group_hosts(GroupId("g")) == {"a": 1}
     index.requeue(job_id(1), job_constraints=JobConstraints(avoid=frozenset({"a"}), group=GroupId("g")))
@@ -289,7 +289,7 @@ def test_a_job_keeps_its_own_demands_while_it_waits_again() -> None:
     assert row not in index.job_constraints
 
 
-def test_a_queued_job_is_what_was_asked_for() -> None:
+def test_a_queued_job_has_the_values_of_its_submission() -> None:
     spec = a_job_spec(
         cpus=2.0,
         gpus=1,
@@ -319,7 +319,7 @@ def test_a_long_list_is_ranked_as_it_shrinks_from_the_front() -> None:
 
 
 @pytest.mark.parametrize("time_ms", [2**43, 2**53, -(2**43) - 1, -(2**53)])
-def test_tasks_may_start_at_any_time_however_far(time_ms: int) -> None:
+def test_tasks_may_start_at_any_representable_time(time_ms: int) -> None:
     index = QueueIndex()
     index.add(a_queued_job(a_waiting(1)))
 

@@ -13,7 +13,7 @@ steps = st.one_of(
 
 
 @given(steps=st.lists(steps, max_size=12))
-def test_counters_are_never_below_zero_and_a_pool_without_kills_adds_up_its_users(
+def test_counters_are_never_negative_and_without_kills_that_of_a_pool_is_the_sum_of_its_users(
     steps: list[object],
 ) -> None:
     lengths = QueueLengths()
@@ -31,7 +31,7 @@ def test_counters_are_never_below_zero_and_a_pool_without_kills_adds_up_its_user
             assert killed or lengths.of_pool(pool) == sum(job_constraints)
 
 
-def test_the_stricter_limit_counts_from_past_the_threshold_on() -> None:
+def test_the_constrained_limit_applies_above_the_threshold() -> None:
     limits = {"threshold": 100, "normal": 50, "constrained": 5}
     assert max_waiting(100, **limits) == 50
     assert max_waiting(101, **limits) == 5

@@ -14,7 +14,7 @@ from tests.scheduling.ways_agree import (
     cycle_settings,
     filters_of,
     kept_index,
-    surroundings_of,
+    placement_context_of,
 )
 from tests.scheduling.worlds import random_world
 
@@ -23,7 +23,7 @@ WORLDS = 60
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # tiny shares, whose DRU is infinite
 @pytest.mark.parametrize("first", range(0, WORLDS, 20))
-def test_a_queue_that_is_built_again_is_decided_about_as_before(first: int) -> None:
+def test_a_rebuilt_queue_leads_to_the_same_decisions(first: int) -> None:
     for seed in range(first, first + 20):
         world = random_world(seed)
         index = kept_index(world)
@@ -38,19 +38,19 @@ def test_a_queue_that_is_built_again_is_decided_about_as_before(first: int) -> N
                     world.limits,
                     settings=cycle_settings(world, way),
                     filters=filters_of(world),
-                    placement_context=surroundings_of(world),
+                    placement_context=placement_context_of(world),
                 )
                 for item in (index, again)
             ]
             assert matchings[0] == matchings[1], seed
         preempted = [
-            rebalance(item, Hosts(world.offers), world.limits, placement_context=surroundings_of(world))
+            rebalance(item, Hosts(world.offers), world.limits, placement_context=placement_context_of(world))
             for item in (index, again)
         ]
         assert preempted[0] == preempted[1], seed
 
 
-def test_users_whose_jobs_have_all_ended_keep_their_numbers() -> None:
+def test_users_without_jobs_keep_their_numbers() -> None:
     index = QueueIndex()
     for seq, user in enumerate(("bob", "ada", "carl")):
         index.add(a_queued_job({"seq": seq, "user": user, "cpus": 1.0, "mem": 1.0}))

@@ -22,7 +22,7 @@ modes = st.sampled_from(DruMode)
 
 @on_snapshots
 @given(tasks=task_lists(), limits=user_limits(), mode=modes, over=st.integers(0, 5))
-def test_the_queue_is_the_specifications(
+def test_the_queue_is_as_specified(
     tasks: list[dict[str, Any]], limits: UserLimits, mode: DruMode, over: int
 ) -> None:
     expected = [(dru, task["seq"]) for dru, task in reference.rank(tasks, limits, mode, over)]
@@ -41,7 +41,7 @@ def test_the_queue_is_the_specifications(
 
 @on_snapshots
 @given(tasks=task_lists(), limits=user_limits())
-def test_first_come_first_served_knows_neither_shares_nor_running_tasks_nor_quotas(
+def test_fifo_ignores_shares_running_tasks_and_quotas(
     tasks: list[dict[str, Any]], limits: UserLimits
 ) -> None:
     expected = [task["seq"] for task in reference.rank_fifo(tasks)]
@@ -64,7 +64,7 @@ def test_first_come_first_served_knows_neither_shares_nor_running_tasks_nor_quot
     mode=modes,
     wanted=st.integers(1, 10),
 )
-def test_the_head_of_the_queue_is_the_head_of_the_whole_queue(
+def test_the_first_jobs_are_those_of_the_complete_ranking(
     tasks: list[dict[str, Any]], limits: UserLimits, order: Order, mode: DruMode, wanted: int
 ) -> None:
     index = an_index(tasks)
@@ -80,7 +80,7 @@ def test_the_head_of_the_queue_is_the_head_of_the_whole_queue(
     assert [ranked.row for ranked in first] == whole[:wanted]
 
 
-def test_a_long_list_that_comes_first_is_read_as_far_as_it_is_wanted() -> None:
+def test_a_long_list_that_comes_first_is_read_only_as_far_as_necessary() -> None:
     tasks = [{"seq": seq, "user": "bob", "cpus": 1.0, "mem": 1.0} for seq in range(1, 101)]
     tasks += [{"seq": seq, "user": "ada", "cpus": 1.0, "mem": 1.0} for seq in range(101, 151)]
     index = an_index(tasks)
@@ -88,7 +88,7 @@ def test_a_long_list_that_comes_first_is_read_as_far_as_it_is_wanted() -> None:
     assert [seq_of(job) for job in index.ids(head.rows.tolist())] == list(range(1, 91))
 
 
-def test_a_long_list_of_jobs_that_request_nothing_is_read_as_far_as_it_is_wanted() -> None:
+def test_a_long_list_of_jobs_that_request_nothing_is_read_only_as_far_as_necessary() -> None:
     # All jobs score 0; a user who was served goes on before users of the same score.
     users = [f"user-{number}" for number in range(10) for _ in range(200)]
     index = an_index({"seq": n, "user": user, "cpus": 0.0, "mem": 0.0} for n, user in enumerate(users, 1))
@@ -123,7 +123,7 @@ def test_the_order_in_which_tasks_arrived_changes_nothing(
     assert rank(an_index(shuffled), limits) == rank(an_index(tasks), limits)
 
 
-def test_users_with_equal_lists_take_turns_there_and_back() -> None:
+def test_users_with_equal_lists_alternate_in_both_directions() -> None:
     tasks: list[dict[str, Any]] = [
         {"seq": seq, "user": user, "cpus": 1.0, "mem": 1.0}
         for seq, user in enumerate(["ada", "bob", "cyd"] * 3, 1)

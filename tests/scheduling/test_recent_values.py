@@ -5,7 +5,7 @@ import pytest
 from cook_jupyter.scheduling.limits.recent_values import FEW, MAX_UNUSED_ROUNDS, RecentValues
 
 
-def test_few_values_are_kept_however_long_they_are_not_used() -> None:
+def test_few_values_are_kept_even_if_they_are_not_used() -> None:
     values: RecentValues[int, str] = RecentValues()
     values.get(1, str)
 

@@ -12,29 +12,29 @@ NOW_MS = 10_000_000
 HALF_TWICE = StragglerPolicy(quantile=0.5, multiplier=2.0)
 
 
-def that_took(seconds: float) -> Job:
+def finished_after(seconds: float) -> Job:
     ran: dict[str, Any] = {"started_ms": NOW_MS - int(seconds * 1000), "ended_ms": NOW_MS}
     return a_job(instances=(an_instance(status=InstanceStatus.SUCCESS, **ran),))
 
 
-def that_runs(name: str, seconds: float) -> Job:
+def running_for(name: str, seconds: float) -> Job:
     alive: dict[str, Any] = {"instance_id": name, "started_ms": NOW_MS - int(seconds * 1000)}
     return a_job(instances=(an_instance(status=InstanceStatus.RUNNING, **alive),))
 
 
 def test_a_group_without_a_policy_has_no_stragglers() -> None:
     assert straggler_policy_of(a_group()) is None
-    assert stragglers(None, [that_took(1), that_runs("slow", 9999)], NOW_MS) == []
+    assert stragglers(None, [finished_after(1), running_for("slow", 9999)], NOW_MS) == []
 
 
-def test_as_long_as_too_few_have_succeeded_nobody_is_slow() -> None:
-    jobs = [that_took(1), that_runs("a", 9999), that_runs("b", 9999), that_runs("c", 9999)]
+def test_there_are_no_stragglers_until_enough_jobs_have_succeeded() -> None:
+    jobs = [finished_after(1), running_for("a", 9999), running_for("b", 9999), running_for("c", 9999)]
     assert stragglers(HALF_TWICE, jobs, NOW_MS) == []  # two of four are needed
-    assert stragglers(HALF_TWICE, [*jobs[1:3], that_took(1), that_took(2)], NOW_MS) == ["a", "b"]
+    assert stragglers(HALF_TWICE, [*jobs[1:3], finished_after(1), finished_after(2)], NOW_MS) == ["a", "b"]
 
 
 def test_run_times_count_in_whole_seconds_and_the_limit_itself_is_allowed() -> None:
-    jobs = [that_took(10.9), that_runs("at", 20.0), that_runs("past", 20.001)]
+    jobs = [finished_after(10.9), running_for("at", 20.0), running_for("past", 20.001)]
     policy = StragglerPolicy(quantile=0.1, multiplier=2.0)
     assert stragglers(policy, jobs, NOW_MS) == ["past"]
 
@@ -45,11 +45,11 @@ def test_run_times_count_in_whole_seconds_and_the_limit_itself_is_allowed() -> N
     quantile=st.floats(0.01, 0.99),
     multiplier=st.floats(1.0, 4.0),
 )
-def test_whoever_is_slower_than_a_straggler_is_one_too(
+def test_an_instance_slower_than_a_straggler_is_a_straggler(
     took: list[int], ages: list[int], quantile: float, multiplier: float
 ) -> None:
     policy = StragglerPolicy(quantile=quantile, multiplier=multiplier)
-    jobs = [*map(that_took, took), *(that_runs(str(number), age) for number, age in enumerate(ages))]
+    jobs = [*map(finished_after, took), *(running_for(str(number), age) for number, age in enumerate(ages))]
     actual = {int(name) for name in stragglers(policy, jobs, NOW_MS)}
     slowest_kept = max((age for number, age in enumerate(ages) if number not in actual), default=0)
     assert all(ages[number] > slowest_kept for number in actual)

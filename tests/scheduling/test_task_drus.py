@@ -18,7 +18,7 @@ LIMITS = UserLimits(default_share=Share(cpus=10.0, mem_mb=100.0, gpus=1.0))
         ({"gpus": 2.0}, DruMode.GPU, 2.0),
     ],
 )
-def test_a_job_of_the_highest_priority_counts_itself_alone(
+def test_the_dru_of_a_job_of_the_highest_priority_counts_only_the_job(
     amounts: dict[str, float], mode: DruMode, dru: float
 ) -> None:
     nothing = {"cpus": 0.0, "mem": 0.0, "gpus": 0.0}

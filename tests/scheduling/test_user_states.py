@@ -40,7 +40,7 @@ def test_each_user_is_starved_or_hungry_or_satisfied(tasks: list[Task], allowed:
 
 @on_snapshots
 @given(tasks=task_lists())
-def test_amounts_are_those_of_the_tasks(tasks: list[Task]) -> None:
+def test_amounts_are_sums_over_tasks(tasks: list[Task]) -> None:
     running, waiting = usage_by_state(an_index(tasks))
     for user in USERS:
         for actual, runs in ((running, True), (waiting, False)):
@@ -55,7 +55,7 @@ def test_amounts_are_those_of_the_tasks(tasks: list[Task]) -> None:
                 assert abs(actual[user].mem_mb - sum(task["mem"] for task in job_constraints)) < 1e-9
 
 
-def test_who_has_reached_the_share_of_one_resource_is_hungry() -> None:
+def test_a_user_at_the_share_of_one_resource_is_hungry() -> None:
     allowed = UserLimits(default_share=Share(cpus=2, mem_mb=100))
     waiting = {"ada": usage(5, 5, 500)}
     assert classify_users({"ada": usage(1, 1.5, 20)}, waiting, allowed).starved == {"ada": usage(1, 0.5, 80)}
@@ -65,12 +65,12 @@ def test_who_has_reached_the_share_of_one_resource_is_hungry() -> None:
         assert at_share.hungry == waiting
 
 
-def test_a_share_of_zero_starves_nobody() -> None:
+def test_a_share_of_zero_starves_no_user() -> None:
     stand = classify_users({}, {"ada": usage(1, 1, 1)}, UserLimits(default_share=Share(cpus=0, mem_mb=100)))
     assert stand.users == {"total": 1, "starved": 0, "waiting_under_quota": 1, "hungry": 1, "satisfied": 0}
 
 
-def test_who_is_at_a_quota_is_not_below_it() -> None:
+def test_a_user_at_a_quota_is_not_below_it() -> None:
     allowed = UserLimits(default_quota=Quota(count=2))
     waiting = {"ada": usage(3, 3, 3)}
     assert classify_users({"ada": usage(2, 2, 2)}, waiting, allowed).waiting_under_quota == {}

@@ -36,7 +36,9 @@ def test_tasks_below_the_safe_dru_are_spared(dru: float, allowed: bool) -> None:
 
 
 @pytest.mark.parametrize(("dru", "allowed"), [(1.25, False), (1.5, False), (1.75, True)])
-def test_a_victim_exceeds_the_beneficiary_by_more_than_the_gap(dru: float, allowed: bool) -> None:
+def test_the_dru_of_a_victim_exceeds_that_of_the_beneficiary_by_more_than_the_gap(
+    dru: float, allowed: bool
+) -> None:
     threshold = VictimThreshold(safe_dru=1.0, beneficiary_dru=1.0, min_dru_gap=0.5)
 
     assert threshold.allows(dru) is allowed
@@ -45,7 +47,7 @@ def test_a_victim_exceeds_the_beneficiary_by_more_than_the_gap(dru: float, allow
 
 @settings(max_examples=15)
 @given(st.integers(0, 2**48), st.sampled_from([1, 2, 60]))
-def test_a_table_that_followed_decisions_is_as_one_that_is_built_afterwards(seed: int, users: int) -> None:
+def test_a_table_updated_by_decisions_equals_a_newly_built_one(seed: int, users: int) -> None:
     rng = Random(seed)
     state = a_pool_of_many_tasks(rng, users).state()
     table = state._table
@@ -70,7 +72,7 @@ def test_a_table_that_followed_decisions_is_as_one_that_is_built_afterwards(seed
             assert table.best_hosts(*request, ANY, None) == rebuilt.best_hosts(*request, ANY, None)
 
 
-def test_tasks_of_a_host_that_took_one_more_are_still_preempted_in_the_order_of_their_drus() -> None:
+def test_tasks_of_a_host_that_got_another_one_are_still_preempted_in_the_order_of_their_drus() -> None:
     # Without the hog's first task, its later ones (29, each on a host of its own) are below eve's job.
     small = {"cpus": 1.0, "mem": 1.0, "gpus": 0.0, "priority": 50}
     tasks = [

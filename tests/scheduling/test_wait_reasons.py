@@ -47,38 +47,38 @@ from tests.scheduling.queues import (
 Input = dict[str, Any]
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["summarize"]))
-def test_placement_failures_are_counted_as_in_cook(given: Input, expect: Input) -> None:
-    result = [(failure["constraint"], failure["resources"]) for failure in given["failures"]]
+@pytest.mark.parametrize(("inputs", "expect"), cases("unscheduled", ops=["summarize"]))
+def test_placement_failures_are_counted_as_in_cook(inputs: Input, expect: Input) -> None:
+    result = [(failure["constraint"], failure["resources"]) for failure in inputs["failures"]]
     assert count_placement_failures(result) == expect["summary"]
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["exceed"]))
-def test_limits_that_a_job_would_exceed_are_cooks(given: Input, expect: Input) -> None:
-    tasks = [usage_of({"count": 1, **task}) for task in (*given["running"], given["job"])]
+@pytest.mark.parametrize(("inputs", "expect"), cases("unscheduled", ops=["exceed"]))
+def test_limits_that_a_job_would_exceed_are_as_in_cook(inputs: Input, expect: Input) -> None:
+    tasks = [usage_of({"count": 1, **task}) for task in (*inputs["running"], inputs["job"])]
     together = Usage(
         count=sum(task.count for task in tasks),
         cpus=sum(task.cpus for task in tasks),
         mem_mb=sum(task.mem_mb for task in tasks),
         gpus=sum(task.gpus for task in tasks),
     )
-    actual, result = exceeded(together, quota_with(given["limits"])), expect["exceeded"]
+    actual, result = exceeded(together, quota_with(inputs["limits"])), expect["exceeded"]
     assert actual.keys() == result.keys()
     for name, pair in result.items():
         assert actual[name] == pytest.approx(pair, rel=1e-9)
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["placement_reasons"]))
-def test_placement_failures_are_told_resources_first(given: Input, expect: Input) -> None:
-    refusal = _refusal(JobId("j"), given["last_failure"])
+@pytest.mark.parametrize(("inputs", "expect"), cases("unscheduled", ops=["placement_reasons"]))
+def test_placement_failures_are_reported_with_resources_first(inputs: Input, expect: Input) -> None:
+    refusal = _refusal(JobId("j"), inputs["last_failure"])
     actual = [] if refusal is None else [list(count) for count in host_counts(refusal)]
     assert actual == expect.get("host_counts", [])
     ignore(
-        given, "under_investigation"
+        inputs, "under_investigation"
     )  # placements are worked out when asked for, so no job need be flagged
     result = wait_reasons(a_job(job_id="j"), QueueIndex(), UserLimits(), WaitContext(placement=refusal))
     assert [reason.kind for reason in result] == [
-        WaitKind.NOT_PLACED if given["last_failure"] else WaitKind.UNDER_INVESTIGATION
+        WaitKind.NOT_PLACED if inputs["last_failure"] else WaitKind.UNDER_INVESTIGATION
     ]
     if "kinds" in expect:
         assert [reason.kind for reason in result] == [KINDS[kind] for kind in expect["kinds"]]
@@ -89,14 +89,14 @@ def _refusal(job: JobId, stored: Input | None) -> Refusal | None:
     return Refusal(job_id=job, **{part: hosts or {} for part, hosts in stored.items()}) if stored else None
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["queue_position"]))
-def test_the_place_in_the_users_own_queue_is_cooks(given: Input, expect: Input) -> None:
-    running = [_task(number, start_ms=number + 1) for number in range(given["running"])]
-    waiting = [_task(number + given["running"]) for number in range(given["waiting"])]
+@pytest.mark.parametrize(("inputs", "expect"), cases("unscheduled", ops=["queue_position"]))
+def test_the_position_in_the_queue_of_the_user_is_as_in_cook(inputs: Input, expect: Input) -> None:
+    running = [_task(number, start_ms=number + 1) for number in range(inputs["running"])]
+    waiting = [_task(number + inputs["running"]) for number in range(inputs["waiting"])]
     index = an_index([*running, *waiting])
-    place = given["index_in_queue"]
+    place = inputs["index_in_queue"]
     requested = (*running_jobs(index, "u"), *waiting_jobs(index, "u"))[-1 if place is None else place]
-    stands = position(index, requested, given.get("waiting_looked_at", WAITING_LOOKED_AT))
+    stands = position(index, requested, inputs.get("waiting_looked_at", WAITING_LOOKED_AT))
     assert stands.ahead == (expect["position"] or 0)  # who is first has no position to be told of
     if expect.get("at_least") is not None:
         assert stands.at_least is expect["at_least"]
@@ -126,36 +126,36 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("given", "expect"), cases("unscheduled", ops=["reasons"]))
-def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> None:
-    index = an_index([_task(seq, start_ms=seq) for seq in range(1, given.get("running_jobs", 0) + 1)])
+@pytest.mark.parametrize(("inputs", "expect"), cases("unscheduled", ops=["reasons"]))
+def test_reasons_and_their_order_are_as_in_cook(inputs: Input, expect: Input) -> None:
+    index = an_index([_task(seq, start_ms=seq) for seq in range(1, inputs.get("running_jobs", 0) + 1)])
     index.add(a_queued_job(_task(100)))
-    names = {job_id(seq): name for seq, name in enumerate(given.get("running_ids", []), 1)}
+    names = {job_id(seq): name for seq, name in enumerate(inputs.get("running_ids", []), 1)}
     job = a_job(
         job_id=job_id(100),
         user="u",
         cpus=1.0,
         mem_mb=1.0,
-        max_retries=given.get("max_retries", 1),
-        state=JobState(given["job_state"]),
+        max_retries=inputs.get("max_retries", 1),
+        state=JobState(inputs["job_state"]),
     )
     ignore(
-        given, "under_investigation"
+        inputs, "under_investigation"
     )  # placements are worked out when asked for, so no job need be flagged
-    held = given.get("rate_limited_jobs") or given.get("launch_rate_limited") or 0
-    filtered = given.get("launch_filter")
+    held = inputs.get("rate_limited_jobs") or inputs.get("launch_rate_limited") or 0
+    filtered = inputs.get("launch_filter")
     result = wait_reasons(
         job,
         index,
         UserLimits(
-            quotas={"u": quota_with(given.get("user_quota") or {})},
-            shares={"u": a_share(given.get("user_share") or {})},
+            quotas={"u": quota_with(inputs.get("user_quota") or {})},
+            shares={"u": a_share(inputs.get("user_share") or {})},
         ),
         WaitContext(
-            attempts=given.get("attempts_consumed", 0),
-            held=held if given.get("enforce_launch_rate") else None,
+            attempts=inputs.get("attempts_consumed", 0),
+            held=held if inputs.get("enforce_launch_rate") else None,
             deferred=(filtered["plugin"], filtered["message"]) if filtered else None,
-            placement=_refusal(job.job_id, given.get("last_failure")),
+            placement=_refusal(job.job_id, inputs.get("last_failure")),
         ),
     )
     if "kinds" in expect:
@@ -215,14 +215,14 @@ def why(job: Job, index: QueueIndex, allowed: UserLimits | None = None, **facts:
     return sentences(wait_reasons(job, index, allowed or UserLimits(), result))
 
 
-def test_a_job_that_asks_for_more_than_any_host_has_is_told_so_with_numbers() -> None:
+def test_the_reason_of_a_job_larger_than_any_host_has_the_amounts() -> None:
     job, index = a_waiting_job(cpus=64, mem_mb=100)
     assert why(job, index) == (
         "It requests 64 cpus; the most any host has is 2 cpus. It can never start here: request less.",
     )
 
 
-def test_a_job_that_no_single_host_holds_is_told_so() -> None:
+def test_a_job_that_fits_no_single_host_has_a_reason() -> None:
     big = Offer(host="big", cluster="c", pool=PoolName("p"), room=Resources(cpus=1, mem_mb=99000))
     job, index = a_waiting_job(cpus=2, mem_mb=50000)
     result = why(job, index, capacity=[LAPTOP, big])
@@ -234,7 +234,7 @@ def test_a_job_that_no_single_host_holds_is_told_so() -> None:
     )
 
 
-def test_a_job_whose_constraints_no_host_meets_is_told_which() -> None:
+def test_constraints_that_no_host_meets_are_named() -> None:
     job, index = a_waiting_job(constraints=(("zone", "EQUALS", "mars"),))
     assert why(job, index) == ("No host has zone = mars: it can never start here. Change its constraints.",)
 
@@ -294,17 +294,17 @@ def test_a_job_whose_constraints_only_some_hosts_meet_is_told_what_those_have() 
     assert "the most any host that meets its constraints has is 2 cpus" in reason.sentence
 
 
-def test_a_job_that_finds_no_room_now_is_told_what_is_short() -> None:
+def test_resources_that_are_short_are_named() -> None:
     job, index = a_waiting_job(cpus=2, mem_mb=100)
     assert why(job, index) == ("No host takes it now: 1 host without enough cpus free.",)
 
 
-def test_a_job_that_would_start_now_has_nothing_in_its_way() -> None:
+def test_a_job_that_would_start_now_has_no_obstacle() -> None:
     job, index = a_waiting_job(cpus=1, mem_mb=100)
     assert why(job, index) == ()
 
 
-def test_a_user_at_the_quota_is_told_both_numbers() -> None:
+def test_the_reason_of_a_user_at_the_quota_has_usage_and_quota() -> None:
     job, index = a_waiting_job(cpus=1, mem_mb=100)
     result = why(job, index, UserLimits(default_quota=Quota(cpus=0.5)))
     assert result == (
@@ -312,7 +312,7 @@ def test_a_user_at_the_quota_is_told_both_numbers() -> None:
     )
 
 
-def test_a_user_past_the_share_is_told_that_others_go_first() -> None:
+def test_a_user_past_the_share_is_informed_that_others_come_first() -> None:
     job, index = a_waiting_job(cpus=1, mem_mb=100)
     result = why(job, index, UserLimits(default_share=Share(mem_mb=50)))
     assert result == (
@@ -323,7 +323,7 @@ def test_a_user_past_the_share_is_told_that_others_go_first() -> None:
     )
 
 
-def test_the_head_of_the_queue_is_not_told_that_others_go_first() -> None:
+def test_the_head_of_the_queue_has_no_reason_that_others_come_first() -> None:
     job, index = a_waiting_job(cpus=2, mem_mb=100)
     head = HeadOfQueue(
         job_id=job.job_id, user="ada", asked=HostAmounts(cpus=2, mem_mb=100), since_ms=0, host="a17"
@@ -345,20 +345,18 @@ def test_the_head_of_the_queue_is_not_told_that_others_go_first() -> None:
         (12345.67, 12345.66, "12345.67 cpus (your share is 12345.66)"),
     ],
 )
-def test_amounts_are_told_with_as_many_decimals_as_tell_them_apart(
-    cpus: float, share: float, amounts: str
-) -> None:
+def test_amounts_have_as_many_decimals_as_distinguish_them(cpus: float, share: float, amounts: str) -> None:
     job, index = a_waiting_job(cpus=cpus, mem_mb=100)
     result = why(job, index, UserLimits(default_share=Share(cpus=share)))
     assert any(f"to {amounts}:" in sentence for sentence in result)
 
 
-def test_a_single_gpu_is_told_in_the_singular() -> None:
+def test_a_single_gpu_is_in_the_singular() -> None:
     job, index = a_waiting_job(cpus=1, mem_mb=100, gpus=1)
     assert why(job, index)[0].startswith("It requests 1 gpu; the most any host has is 0 gpus.")
 
 
-def test_launch_rate_and_launch_filter_are_told() -> None:
+def test_launch_rate_and_launch_filter_are_reasons() -> None:
     job, index = a_waiting_job()
     result = why(job, index, held=3, deferred=("maintenance", "back at noon"))
     assert result == (
@@ -368,12 +366,12 @@ def test_launch_rate_and_launch_filter_are_told() -> None:
 
 
 @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.COMPLETED])
-def test_a_job_that_does_not_wait_has_one_answer(state: JobState) -> None:
+def test_a_job_that_does_not_wait_has_a_single_reason(state: JobState) -> None:
     result = wait_reasons(a_job(state=state), QueueIndex(), limits({}), WaitContext())
     assert [reason.kind.name for reason in result] == [state.name]
 
 
-def test_a_job_behind_many_others_is_told_there_are_at_least_so_many() -> None:
+def test_a_job_behind_many_others_has_a_minimum_number_of_jobs_ahead() -> None:
     index = an_index([_task(seq) for seq in range(300)])
     stands = position(index, job_id(299))
     first_ten = tuple(job_id(seq) for seq in range(10))
@@ -384,7 +382,7 @@ def test_a_job_behind_many_others_is_told_there_are_at_least_so_many() -> None:
     )
 
 
-def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_for_that() -> None:
+def test_the_reason_of_an_offensive_job_names_the_limit_even_after_its_end() -> None:
     filters = QueueFilters(max_cpus=4.0, max_mem_mb=1000.0)
     job, index = a_waiting_job(cpus=8, mem_mb=2000)
     result = why(job, index, filters=filters, capacity=[])
@@ -402,7 +400,7 @@ def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_f
     assert only.sentence.startswith("The job was ended before it began: it requests 8 cpus")
 
 
-def test_the_demands_of_the_pool_count_where_no_host_could_ever_take_a_job() -> None:
+def test_constraints_of_the_pool_count_for_jobs_that_no_host_could_run() -> None:
     job, index = a_waiting_job()
     result = why(job, index, defaults=PoolDefaults(constraints=(("zone", "mars"),)))
     assert result == ("No host has zone = mars: it can never start here. Change its constraints.",)
@@ -415,7 +413,7 @@ def test_the_demands_of_the_pool_count_where_no_host_could_ever_take_a_job() -> 
         QueueFilters(group_quota=Quota(cpus=2.5), group_usage=Usage(count=9, cpus=2)),
     ],
 )
-def test_a_quota_that_all_users_share_is_told(filters: QueueFilters) -> None:
+def test_a_quota_of_all_users_is_a_reason(filters: QueueFilters) -> None:
     index = an_index([{"seq": seq, "user": "bob", "cpus": 1.0, "mem": 1.0, "start_ms": 1} for seq in (1, 2)])
     job = a_job(cpus=1, mem_mb=1)
     index.add(QueuedJob.of(job.spec, 3))
@@ -452,7 +450,7 @@ def test_a_quota_of_any_amount_may_be_exceeded(amount: str) -> None:
     assert reason.data == {amount.removesuffix("_mb"): {"limit": 0, "usage": 1}}
 
 
-def test_what_preemption_did_to_a_job_and_does_for_it_is_told() -> None:
+def test_earlier_preemptions_and_reservations_are_reasons() -> None:
     job, index = a_waiting_job()
     ran = [an_instance(status=InstanceStatus.FAILED, preempted=number < 2) for number in range(3)]
     result = why(replace(job, instances=tuple(ran)), index, reserved="laptop")
@@ -462,7 +460,7 @@ def test_what_preemption_did_to_a_job_and_does_for_it_is_told() -> None:
     )
 
 
-def test_for_whom_a_job_was_preempted_is_told_by_name() -> None:
+def test_the_user_for_whom_a_job_was_preempted_is_named() -> None:
     job, index = a_waiting_job()
     ran = [
         an_instance(status=InstanceStatus.FAILED, preempted=True, preempted_for=user)
@@ -473,7 +471,7 @@ def test_for_whom_a_job_was_preempted_is_told_by_name() -> None:
     )
 
 
-def test_every_constraint_can_be_put_so_that_people_understand_it() -> None:
+def test_every_constraint_has_a_readable_text() -> None:
     names = [name for name in vars(constraints).values() if str(name).endswith("_constraint")]
     assert len(names) == 14
     refusal = Refusal(job_id=JobId("j"), constraints=dict.fromkeys(names, 1))

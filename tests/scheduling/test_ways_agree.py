@@ -7,7 +7,7 @@ AT_ONCE = 100
 
 
 @pytest.mark.parametrize("first", range(0, IN_CI, AT_ONCE))
-def test_all_ways_decide_as_the_specification_says(first: int) -> None:
+def test_all_implementations_decide_as_specified(first: int) -> None:
     """A failure prints the seed and a small world; `python -m tests.scheduling.ways_agree` looks further."""
     failures = filter(None, map(report, range(first, first + AT_ONCE)))
     failure = next(failures, None)

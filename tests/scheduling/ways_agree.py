@@ -79,7 +79,7 @@ def check(world: World) -> None:
             settings=cycle_settings(world, way),
             scaleback=world.scaleback,
             filters=filters_of(world),
-            placement_context=surroundings_of(world),
+            placement_context=placement_context_of(world),
             indebted=world.indebted,
         )
         require_same(f"match cycle, {way.name}", expected, matching)
@@ -196,7 +196,7 @@ def cycle_settings(world: World, way: Way) -> CycleSettings:
     return settings if way.lazy_up_to is None else replace(settings, lazy_up_to=way.lazy_up_to)
 
 
-def surroundings_of(world: World) -> PlacementContext:
+def placement_context_of(world: World) -> PlacementContext:
     """The facts about groups, reservations and hosts."""
     return PlacementContext(
         reservations=world.reservations,
@@ -251,7 +251,7 @@ def kept_hosts(world: World) -> Hosts:
         hosts,
         world.limits,
         settings=cycle_settings(world, IN_COLUMNS),
-        placement_context=surroundings_of(world),
+        placement_context=placement_context_of(world),
     )
     hosts.update_from_offers(world.offers)
     return hosts

@@ -115,7 +115,7 @@ def random_world(seed: int) -> World:
     amounts = rng.choice(AMOUNTS)
     tasks = _tasks(rng, users, rng.randint(0, most_tasks), amounts)
     if size == "few have many" or rng.random() < 0.1:
-        _let_what_waits_come_first(rng, tasks)
+        _move_waiting_tasks_first(rng, tasks)
     offers = _offers(rng, rng.randint(least_hosts, most_hosts), amounts)
     reservable = [job_id(rng.randint(1, len(tasks) + 1)) for _ in range(rng.choice((0, 0, 1, 3)))]
     names = [offer.host for offer in offers] or ["gone-0"]
@@ -208,7 +208,7 @@ def _tasks(rng: random.Random, users: Sequence[str], count: int, amounts: Sequen
     return tasks
 
 
-def _let_what_waits_come_first(rng: random.Random, tasks: list[Task]) -> None:
+def _move_waiting_tasks_first(rng: random.Random, tasks: list[Task]) -> None:
     """Give running tasks a low priority and often many cpus, and the first user most of the waiting jobs."""
     for task in tasks:
         if task.get("start_ms") is not None:

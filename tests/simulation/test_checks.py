@@ -134,7 +134,7 @@ HOST: dict[str, Any] = {"hostname": "h1", "resources": {"cpus": {"*": 4}, "mem":
         ({"resources": {"cpus": {"*": "4"}, "mem": {"*": 1}}}, "Expected `float`, got `str`"),
         (
             {"resources": {"cpus": {"*": 1}, "mem": {"*": 1}, "ports": {"*": [{"begin": 9, "end": 5}]}}},
-            "ports 9 to 5 are no range",
+            "ports 9 to 5 are not a valid range",
         ),
     ],
     ids=str,
