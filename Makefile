@@ -5,7 +5,7 @@ BIN := .venv/bin
 CODE := $(wildcard cook_jupyter scripts tests benchmarks)
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo lab test test-fast test-newest test-oldest test-pythons soak abuse mutants check format lock bench clean
+.PHONY: help setup demo demo-mesos lab test test-fast test-newest test-oldest test-pythons soak abuse mutants check format lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ setup: ## create or update .venv with everything for development
 demo: ## install everything, execute the demo notebook of binder/ and print its headline
 	@scripts/setup.sh demo
 	@$(BIN)/python scripts/demo.py
+
+demo-mesos: setup ## execute the same notebook on a real Mesos, which starts and stops with it
+	@$(BIN)/python -m scripts.demo --mesos
 
 lab: ## open the demo notebook of binder/ in JupyterLab
 	@scripts/setup.sh lab
@@ -42,9 +45,9 @@ soak: setup ## simulate the service with injected faults (SEEDS=20000 FIRST=0); 
 abuse: setup ## inject faults of every kind beside good jobs, none of which may fail (MINUTES=30 SEED=1)
 	@$(BIN)/python -m tests.system.mixed_abuse $(or $(MINUTES),30) --seed $(or $(SEED),1)
 
-mutants: setup ## run mutation tests of model and scheduling (SAMPLE=500 ONLY='ranking/ limits/' RESUME=1 PAGE=1)
+mutants: setup ## run mutation tests of model and scheduling (SAMPLE=500 ONLY='ranking/ limits/' RESUME=1 AGAIN=1 PAGE=1)
 	@nice -n 10 $(BIN)/python -m tests.mutation $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(ONLY),--only $(ONLY)) \
-	  $(if $(RESUME),--resume) $(if $(PAGE),--page)
+	  $(if $(RESUME),--resume) $(if $(AGAIN),--again) $(if $(PAGE),--page)
 
 check: setup ## check format, lint, types and import contracts
 	@failed=; \

@@ -25,6 +25,7 @@ from uuid import UUID
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     ConstraintClass,
@@ -262,7 +263,7 @@ def offers(rng: random.Random, count: int) -> list[Offer]:
             Offer(
                 host=name,
                 cluster="cluster",
-                pool="pool",
+                pool=PoolName("pool"),
                 room=whole - taken,
                 running=taken,
                 attributes=attributes,

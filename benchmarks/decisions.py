@@ -23,6 +23,7 @@ from uuid import UUID
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches
@@ -229,7 +230,7 @@ def _hosts(rng: random.Random, *, used: bool) -> list[Offer]:
             Offer(
                 host=f"host-{number:05}",
                 cluster="cluster",
-                pool="pool",
+                pool=PoolName("pool"),
                 room=Resources(cpus=cpus, mem_mb=mem) - taken,
                 running=taken,
             )
@@ -248,7 +249,9 @@ def laptop(_: int) -> None:
     """Measure one host, one user, a long queue: the time per submitted or ended job on a laptop."""
     index = QueueIndex()
     index.add_many([QueuedJob(JobId(str(UUID(int=seq))), "ada", 1.0, 100.0, seq) for seq in range(50_000)])
-    offers = [Offer(host="laptop", cluster="local", pool="pool", room=Resources(cpus=1, mem_mb=8000))]
+    offers = [
+        Offer(host="laptop", cluster="local", pool=PoolName("pool"), room=Resources(cpus=1, mem_mb=8000))
+    ]
     limits = UserLimits()
     runs = 2000
     best = best_all = float("inf")

@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--policy", default="fair-patient", help="how else is decided")
     parser.add_argument("--hosts", type=int, default=16, help="how many hosts there are")
     parser.add_argument(
-        "--cpus", type=int, default=4, help="how many cpus each has; most jobs ask for 1 or 2"
+        "--cpus", type=int, default=4, help="how many cpus each has; most jobs request 1 or 2"
     )
     parser.add_argument("--seeds", type=int, default=4, help="how many workloads of each scenario")
     asked = parser.parse_args()

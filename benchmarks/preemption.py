@@ -25,6 +25,7 @@ from uuid import UUID
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
@@ -89,7 +90,7 @@ def a_pool(running: int, *, one_user: bool = False) -> Pool:
         Offer(
             host=host,
             cluster="cluster",
-            pool="pool",
+            pool=PoolName("pool"),
             room=Resources(cpus=rng.choice((0.0, 0.0, 0.25)), mem_mb=float(rng.randrange(2000))),
         )
         for host in hosts

@@ -24,6 +24,7 @@ from cook_jupyter.model.instance import (
     TaskState,
 )
 from cook_jupyter.model.job import JobId, JobSpec
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.store import sqlite as sqlite_store
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
@@ -173,7 +174,7 @@ def a_spec(prefix: str, number: int, *, user: str = "ada") -> JobSpec:
     scattered = (number * 0x9E3779B97F4A7C15 + 1) % 2**64
     job_id = JobId(f"{scattered:016x}-{prefix}-{number}")
     command = "python -m cook_jupyter.worker call " + "x" * 100
-    return JobSpec(job_id=job_id, user=user, command=command, pool="default", cpus=1.0, mem_mb=512.0)
+    return JobSpec(job_id=job_id, user=user, command=command, pool=DEFAULT_POOL, cpus=1.0, mem_mb=512.0)
 
 
 def placed(spec: JobSpec) -> Instance:

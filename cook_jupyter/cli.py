@@ -18,11 +18,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from cook_jupyter.errors import (
+    ClusterUnusable,
     Conflict,
     CookError,
     InvalidRequest,
@@ -47,6 +48,8 @@ MAX_REBUILDS = 3  # within REBUILD_WINDOW_S; after one more the process exits
 REBUILD_WINDOW_S = 60.0
 SETTINGS_FILE = "settings.toml"  # in the home directory; notebooks start schedulers with it, too
 
+_EXIT_STATUS: Final = {InvalidRequest: 2, ClusterUnusable: 4}
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="cook_jupyter")
@@ -57,13 +60,14 @@ def cook_jupyter() -> None:
 def main() -> None:
     """Run the command line; print errors of cook_jupyter as one line.
 
-    The exit status is 2 for an invalid request, as for an invalid option, and 1 for other errors.
+    The exit status is 2 for an invalid request or option, 4 if a cluster refuses the scheduler
+    for good, so that a supervisor of services does not start it again, and 1 for other errors.
     """
     try:
         cook_jupyter()
     except CookError as error:
         _print(f"cook-jupyter: {error}", err=True)
-        sys.exit(2 if isinstance(error, InvalidRequest) else 1)
+        sys.exit(next((status for kind, status in _EXIT_STATUS.items() if isinstance(error, kind)), 1))
 
 
 def _print(text: str, *, err: bool = False) -> None:
@@ -452,6 +456,34 @@ def replay(file: Path, as_json: bool) -> None:
         return
     for line in (str(dump), *decisions.lines()):
         _print(line)
+
+
+@cook_jupyter.group()
+def mesos() -> None:
+    """Prepare the hosts of a Mesos cluster."""
+
+
+@mesos.command()
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write [cook_jupyter-VERSION.pyz in the current directory].",
+)
+def package(output: Path | None) -> None:
+    """Write the executor as a single file, which Mesos copies to the hosts (setting `executor_package`).
+
+    Any Python from 3.11 on runs it; it contains cloudpickle. The same version makes the same bytes each time.
+    """
+    from importlib.metadata import version
+
+    from cook_jupyter.worker.mesos.package import write_package
+
+    path = output or Path(f"cook_jupyter-{version('cook_jupyter')}.pyz")
+    try:
+        written = write_package(str(path))
+    except OSError as error:
+        raise click.ClickException(f"the package cannot be written: {error}") from error
+    _print(f"{path}: {written.size:,} bytes, sha256 {written.digest}")
 
 
 @cook_jupyter.command()

@@ -17,14 +17,15 @@ CookError
 │   ├── StoreFull           it cannot write to its disk; nothing was changed, try again later
 │   ├── StoreBusy           another program has locked its store; nothing was changed, try again soon
 │   ├── StoreDamaged        its store cannot be read, or was taken away: restore it from a backup
-│   └── OutOfStep           its memory differs from its store; it starts again from the store, try again then
+│   ├── OutOfStep           its memory differs from its store; it starts again from the store, try again then
+│   └── ClusterUnusable     a cluster refuses it for good, such as when another one has replaced it
 ├── SchedulerUnreachable    no answer; whether it was done is unknown
 ├── Unverifiable            a payload that cannot be verified: cut short, another format or key
 │   └── Tampered            a complete payload that is not what was signed; it was not opened
 └── JobFailed               raised by a future: the job ended without a result
     ├── JobKilled           killed by its user or an administrator
     ├── HostLost            attempts were lost to failures of the system, and no retry was left
-    ├── OutOfMemory         it used more memory than it asked for; also a MemoryError
+    ├── OutOfMemory         it used more memory than it requested; also a MemoryError
     ├── NestedDeadlock      it could never start, since jobs that wait for such jobs hold all the room
     ├── TimedOut            it ran longer than its maximum run time
     ├── BadExit             the command ended with another exit code than 0
@@ -134,6 +135,10 @@ class OutOfStep(SchedulerError):
     """
 
 
+class ClusterUnusable(SchedulerError):
+    """A cluster refuses this scheduler for good; trying again would not help, or would do harm."""
+
+
 class SchedulerUnreachable(CookError):
     """No answer came; whether the request was carried out is unknown.
 
@@ -192,7 +197,7 @@ class HostLost(JobFailed):
 
 
 class OutOfMemory(JobFailed, MemoryError):
-    """The job used more memory than it had asked for."""
+    """The job used more memory than it had requested."""
 
 
 class NestedDeadlock(JobFailed):

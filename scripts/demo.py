@@ -1,18 +1,22 @@
 """Execute the notebook of binder/ from nothing, print its headline and say where the executed notebook lies.
 
-From nothing means: a home of its own for the embedded scheduler, made for this run and taken away after
-it, so that neither your jobs nor your settings play a part. Cells tagged `headline`, and printed lines that
-start with `Headline:`, are repeated at the end.
+From nothing means: a home of its own for the scheduler, made for this run and taken away after it, so that
+neither your jobs nor your settings play a part. The notebook starts an embedded scheduler; with `--mesos` it
+finds one that is a framework of a real Mesos on this machine, which ends with this program. Cells tagged
+`headline`, and printed lines that start with `Headline:`, are repeated at the end.
 """
 
 import asyncio
+import getpass
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "binder" / "fair_share_demo.ipynb"
 EXECUTED = ROOT / "build" / "demo" / "fair_share_demo.ipynb"
+AGENTS = 2
 CELL_TIMEOUT_S = 150  # `make demo` promises to end within three minutes
 
 
@@ -38,9 +43,9 @@ def main() -> int:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     try:
-        failure = asyncio.run(_execute(notebook))
+        with _mesos_scheduler(Path(home)) if "--mesos" in sys.argv[1:] else _embedded_scheduler():
+            failure = asyncio.run(_execute(notebook))
     finally:
-        _stop_scheduler()
         shutil.rmtree(home, ignore_errors=True)
         EXECUTED.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, EXECUTED)
@@ -95,15 +100,54 @@ def _headlines(notebook: Any) -> Iterator[str]:
                     yield line
 
 
-def _stop_scheduler() -> None:
-    """Stop the scheduler that the notebook has started in the home of this run."""
-    subprocess.run(
-        [sys.executable, "-m", "cook_jupyter", "down"],
-        check=False,
-        timeout=60,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+@contextmanager
+def _embedded_scheduler() -> Iterator[None]:
+    """Stop the scheduler that the notebook starts in the home of this run."""
+    try:
+        yield
+    finally:
+        subprocess.run(
+            [sys.executable, "-m", "cook_jupyter", "down"],
+            check=False,
+            timeout=60,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+@contextmanager
+def _mesos_scheduler(home: Path) -> Iterator[None]:
+    """Run a scheduler on a real Mesos, whose agents share the cpus of this machine."""
+    from tests.mesos.local_mesos.cluster import LocalMesos
+
+    config = home / "cluster.toml"
+    with LocalMesos(agents=AGENTS, cpus=max(1, (os.cpu_count() or 1) // AGENTS)) as mesos:
+        master = mesos.master.removeprefix("http://")
+        config.write_text(
+            f"""
+            [[clusters]]
+            type = "mesos"
+            master = "{master}"
+            run_as = "{getpass.getuser()}"
+            executor_python = "{sys.executable}"
+            """
+        )
+        command = [sys.executable, "-m", "cook_jupyter", "serve", "--config", str(config)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as scheduler:
+            try:
+                assert scheduler.stdout is not None
+                print(scheduler.stdout.readline().partition(";")[0] + f", on the Mesos of {mesos.master}")
+                yield
+                _print_mesos_tasks(mesos.call("GET_TASKS"))
+            finally:
+                scheduler.terminate()
+
+
+def _print_mesos_tasks(tasks: dict[str, Any]) -> None:
+    """Print how many tasks Mesos has run, by agent."""
+    agents = Counter(task["agent_id"]["value"].rpartition("-")[2] for task in tasks["completed_tasks"])
+    parts = ", ".join(f"{count:,} on agent {agent}" for agent, count in sorted(agents.items()))
+    print(f"Tasks that Mesos remembers: {parts}")
 
 
 if __name__ == "__main__":

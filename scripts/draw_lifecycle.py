@@ -11,6 +11,7 @@ from pathlib import Path
 from cook_jupyter.model import lifecycle
 from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import PREEMPTED
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "lifecycle.md"
@@ -113,7 +114,13 @@ def _diagram(steps: list[tuple[str, str, str]]) -> str:
 
 def _job(*, max_retries: int) -> Job:
     spec = JobSpec(
-        job_id=JobId("j"), user="ada", command="true", pool="p", cpus=1, mem_mb=1, max_retries=max_retries
+        job_id=JobId("j"),
+        user="ada",
+        command="true",
+        pool=PoolName("p"),
+        cpus=1,
+        mem_mb=1,
+        max_retries=max_retries,
     )
     return Job(
         spec=spec,

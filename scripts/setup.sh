@@ -116,6 +116,8 @@ case "$wanted" in
     if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
       apt_as_root chromium || say "no Chromium here: the browser tests will be skipped (install the package 'chromium')"
     fi
+    say "Mesos, for tests (the first time takes half a minute)"
+    "$venv/bin/python" -m tests.mesos.local_mesos.install >/dev/null || say "the tests with a real Mesos will be skipped"
     ;;
 esac
 

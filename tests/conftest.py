@@ -30,7 +30,7 @@ def is_ci() -> bool:
 
 
 STARTING_PROCESSES = frozenset(
-    {"docs", "system", "executor", "clusters", "client", "store", "notebook"}
+    {"docs", "system", "executor", "clusters", "client", "store", "notebook", "mesos"}
 )  # layers
 
 # A deadline and the check `too_slow` judge the machine, not the product: no verdict depends on its speed.

@@ -40,7 +40,7 @@ class FilesHandler(CookHandler):
 
         Args:
             path: absolute path.
-            question: asks for the files of an instance.
+            question: the request for the files of one instance.
 
         Raises:
             NotFound: the path is not in a sandbox of any of them.
@@ -153,6 +153,6 @@ def _entry_body(entry: FileEntry, directory: str) -> dict[str, Any]:
         "nlink": max(2, entry.link_count) if entry.is_directory else entry.link_count,
         "size": entry.size,
         "mtime": entry.modified_s,
-        "uid": str(entry.uid),
-        "gid": str(entry.gid),
+        "uid": entry.uid,
+        "gid": entry.gid,
     }

@@ -35,6 +35,7 @@ from cook_jupyter.api.query import Id, not_found, parse_integer, parse_uuid
 from cook_jupyter.errors import CookError, Forbidden, InvalidRequest, Unauthenticated
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.wire.errors import ERROR_HEADER, encode_error, status_of
@@ -198,9 +199,13 @@ class CookHandler(RequestHandler):
         """Return the uuids in a query parameter as ids of one kind, in lower case and in order."""
         return [parse_uuid(value, kind) for value in self.params(name)]
 
-    def requested_pool(self, body_pool: str | None = None) -> str | None:
+    def requested_pool(self, body_pool: PoolName | None = None) -> PoolName | None:
         """Return the pool of the request, from its body, its query or its header; None if there is none."""
-        return body_pool or self.param("pool") or self.request.headers.get(POOL_HEADER) or None
+        return body_pool or PoolName(self.param("pool") or "") or self.header_pool()
+
+    def header_pool(self) -> PoolName | None:
+        """Return the pool that the header names; None if it names none."""
+        return PoolName(self.request.headers.get(POOL_HEADER) or "") or None
 
     def require_user(self, name: str) -> str:
         """Return a name if it may own jobs: a valid name, or that of the owner of an embedded scheduler.

@@ -22,6 +22,7 @@ from cook_jupyter.errors import Forbidden, InvalidRequest, TooLarge
 from cook_jupyter.model.changes import JobQuery
 from cook_jupyter.model.instance import Instance, InstanceId
 from cook_jupyter.model.job import Job, JobId, JobSpec
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.wire.actions import read_cancel
 from cook_jupyter.wire.submission import (
     RawSubmission,
@@ -73,7 +74,7 @@ class JobsHandler(CookHandler):
         else:
             await self.send_json_list(self._encoded(self.scheduler.list_jobs(self._query())))
 
-    async def submit(self, body: RawSubmission, body_pool: str | None) -> None:
+    async def submit(self, body: RawSubmission, body_pool: PoolName | None) -> None:
         """Check a submission in Cook's order, submit it, and send the response."""
         max_jobs = self.context.settings.server.jobs_per_submission
         if len(body.jobs) > max_jobs:
@@ -81,7 +82,7 @@ class JobsHandler(CookHandler):
                 f"a submission may have at most {max_jobs} jobs, not {len(body.jobs)}: send fewer at once"
             )
         user = self.require_user(self.identity.user)
-        requested_pool = body_pool or self.request.headers.get("X-Cook-Pool") or None
+        requested_pool = body_pool or self.header_pool()
         pool = self._accepting_pool(requested_pool)
         _require_distinct([job.uuid.lower() for job in body.jobs], "job")
         _require_distinct([group.uuid.lower() for group in body.groups], "group")
@@ -112,9 +113,9 @@ class JobsHandler(CookHandler):
             groups = await self.groups_of(jobs)
             yield (encoder.encode_job(job, attempts=attempts(job), groups=groups) for job in jobs)
 
-    def _accepting_pool(self, requested_pool: str | None) -> str:
+    def _accepting_pool(self, requested_pool: PoolName | None) -> PoolName:
         pool_name = requested_pool or self.scheduler.default_pool
-        pools = {pool_name.name: pool_name for pool_name in self.scheduler.pools()}
+        pools = {pool.name: pool for pool in self.scheduler.pools()}
         if pool_name not in pools:
             raise InvalidRequest(f"{pool_name} is not a valid pool name.")
         if not pools[pool_name].active:
@@ -128,7 +129,7 @@ class JobsHandler(CookHandler):
             InvalidRequest: the job requests something unsupported, or more than is allowed.
         """
         settings = self.context.settings
-        if spec.gpus:
+        if spec.gpus and not settings.has_gpus:
             raise InvalidRequest("GPU support is not enabled")
         if "disk" in spec.extra:
             raise InvalidRequest(f"Disk specifications are not supported on pool {spec.pool}")

@@ -12,6 +12,7 @@ from cook_jupyter.api.handler import CookHandler
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.job import Group, GroupId
 from cook_jupyter.model.limits import LimitKind, LimitName
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.service.state.running_jobs import RunningJob
 from cook_jupyter.wire.limits import amounts_of, encode_limit, encode_usage, read_set_quota, read_set_share
 
@@ -37,7 +38,7 @@ class LimitHandler(CookHandler):
         self.send_empty()
 
     async def set_limits(
-        self, user: str, body_pool: str | UnsetType, amounts: Mapping[LimitName, float], reason: str
+        self, user: str, body_pool: PoolName | UnsetType, amounts: Mapping[LimitName, float], reason: str
     ) -> None:
         """Set some limits of a user, and send all limits of the user as the response."""
         pool = self.requested_pool(None if body_pool is UNSET else body_pool)
@@ -48,7 +49,7 @@ class LimitHandler(CookHandler):
         await self.scheduler.set_limits(self.kind, user, pool or self.scheduler.default_pool, amounts, reason)
         await self._send(user, pool, status=201)
 
-    async def _send(self, user: str, pool: str | None, *, status: int = 200) -> None:
+    async def _send(self, user: str, pool: PoolName | None, *, status: int = 200) -> None:
         self._require_pool(pool)
         body = await self._amounts(user, pool or self.scheduler.default_pool)
         if pool is None:
@@ -58,10 +59,10 @@ class LimitHandler(CookHandler):
             }
         self.send_json(body, status)
 
-    async def _amounts(self, user: str, pool: str) -> dict[str, Any]:
+    async def _amounts(self, user: str, pool: PoolName) -> dict[str, Any]:
         return encode_limit(await self.scheduler.limits_of(self.kind, user, pool))
 
-    def _require_pool(self, pool: str | None) -> None:
+    def _require_pool(self, pool: PoolName | None) -> None:
         if pool is not None and pool not in {each.name for each in self.scheduler.pools()}:
             raise InvalidRequest(f"{pool} is not a valid pool name.")
 
@@ -117,7 +118,7 @@ class UsageHandler(CookHandler):
         )
 
     def _usage(
-        self, rows: Sequence[RunningJob], pool: str | None, groups: Mapping[GroupId, Group] | None
+        self, rows: Sequence[RunningJob], pool: PoolName | None, groups: Mapping[GroupId, Group] | None
     ) -> dict[str, Any]:
         body = encode_usage(rows, groups)
         if pool is None:

@@ -15,6 +15,7 @@ from cook_jupyter.api.query import require_found
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import Group, GroupId, Job, JobId
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.wire.jobs import encode_queue_entry
 from cook_jupyter.wire.validation import to_json
 
@@ -50,7 +51,7 @@ class QueueHandler(CookHandler):
         self.require_admin("access the queue")
         await self.send_fragments(self._encoded(self.scheduler.queue(limit), limit))
 
-    async def _encoded(self, queues: Mapping[str, Sequence[JobId]], limit: int) -> AsyncIterator[bytes]:
+    async def _encoded(self, queues: Mapping[PoolName, Sequence[JobId]], limit: int) -> AsyncIterator[bytes]:
         """Encode the queues of all pools in fragments of JSON."""
         separator = b"{"
         for pool, job_ids in queues.items():

@@ -253,7 +253,7 @@ class PoolAnswer(Struct, frozen=True, kw_only=True):
 
 
 class QueuedResource(Struct, frozen=True, kw_only=True):
-    """An amount that a waiting job asks for."""
+    """An amount that a waiting job requests."""
 
     type: str = field(name="resource/type")
     amount: float = field(name="resource/amount", default=0.0)

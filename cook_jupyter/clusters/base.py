@@ -1,7 +1,8 @@
 """The protocol of clusters: offers, launches, kills and status updates.
 
 Lives here: `ComputeCluster` and the `ClusterListener` that it reports to. Every implementation (local,
-simulated, in memory) passes one contract suite. `FixedSize` is a base class of those that cannot grow.
+simulated, in memory) passes one contract suite. `FixedSize` and
+`AlwaysUsable` are base classes for what many of them have in common.
 Not here: which job gets which host (`scheduling`), what an update means (`model.lifecycle`), the files of
 instances (`clusters.sandboxes`).
 
@@ -10,6 +11,7 @@ its sender after `report` has returned and thus committed it, and a kill follows
 connection.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -92,6 +94,13 @@ class ComputeCluster(Protocol):
     async def close(self) -> None:
         """Disconnect from the cluster; its instances go on."""
 
+    async def wait_unusable(self) -> None:
+        """Wait, after the start, until the cluster refuses this scheduler for good.
+
+        Raises:
+            ClusterUnusable: it does; the scheduler must stop.
+        """
+
     def offers(self) -> Sequence[Offer]:
         """Return the current room of each host, once for each of its pools.
 
@@ -127,6 +136,14 @@ class ComputeCluster(Protocol):
 
         Unknown ids are ignored. The end is reported as a KILLED update.
         """
+
+
+class AlwaysUsable:
+    """Base class of a cluster that never refuses its scheduler for good."""
+
+    async def wait_unusable(self) -> None:
+        """Wait for ever."""
+        await asyncio.get_running_loop().create_future()
 
 
 class FixedSize:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from cook_jupyter.clusters.base import ClusterListener, Launch
+from cook_jupyter.clusters.base import AlwaysUsable, ClusterListener, Launch
 from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.errors import CookError
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import PoolName
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.reason import (
     AGENT_RESTARTED,
     KILLED_BY_USER,
@@ -42,7 +42,7 @@ class PlannedExit:
 ExitPlan = Callable[[JobSpec], PlannedExit | None]
 
 
-class MemoryCluster:
+class MemoryCluster(AlwaysUsable):
     """Hosts and tasks in memory. It may be closed and started again, as when a scheduler is restarted.
 
     Args:
@@ -62,7 +62,7 @@ class MemoryCluster:
         hosts: Mapping[str, Resources],
         *,
         name: str = "memory",
-        pools: Sequence[PoolName] | Mapping[str, Sequence[PoolName]] = ("default",),
+        pools: Sequence[PoolName] | Mapping[str, Sequence[PoolName]] = (DEFAULT_POOL,),
         spare_hosts: Mapping[str, Resources] = NO_HOSTS,
         finds_hosts: bool = False,
         behaviour: ExitPlan = lambda spec: None,
@@ -226,7 +226,7 @@ class MemoryCluster:
         if self._tasks.pop(instance_id, None) is not None:
             self._enqueue(instance_id, TaskState.FAILED, reason=MAX_RUNTIME_EXCEEDED)
 
-    def _offer(self, host: str, pool: str, room: Resources, held: Resources, tasks: int) -> Offer:
+    def _offer(self, host: str, pool: PoolName, room: Resources, held: Resources, tasks: int) -> Offer:
         return Offer(
             host=host,
             cluster=self._name,

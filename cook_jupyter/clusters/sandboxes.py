@@ -212,6 +212,6 @@ class MemorySandboxes:
             link_count=2 if is_folder else 1,
             size=size,
             modified_s=0,
-            uid=0,
-            gid=0,
+            uid="0",
+            gid="0",
         )

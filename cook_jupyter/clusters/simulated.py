@@ -14,12 +14,13 @@ from heapq import heappop, heappush
 from itertools import chain
 from typing import Final, NamedTuple
 
-from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
+from cook_jupyter.clusters.base import AlwaysUsable, ClusterListener, FixedSize, Launch
 from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.model.fast_dataclass import fast_constructor
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.reason import AGENT_RESTARTED, KILLED_BY_USER, MAX_RUNTIME_EXCEEDED, ReasonName
 from cook_jupyter.model.resources import Resources
 
@@ -46,7 +47,7 @@ class ScheduledExit(NamedTuple):
 ExitPlan = Callable[[JobSpec], ScheduledExit | None]
 
 
-class SimulatedCluster(FixedSize):
+class SimulatedCluster(FixedSize, AlwaysUsable):
     """Simulated hosts. It may be closed and started again, as when a scheduler is restarted.
 
     Args:
@@ -67,7 +68,7 @@ class SimulatedCluster(FixedSize):
         behaviour: ExitPlan,
         now_ms: Callable[[], int],
         name: str = "simulated",
-        pools: Sequence[str] = ("default",),
+        pools: Sequence[PoolName] = (DEFAULT_POOL,),
         reports_starts: bool = True,
         enforce_max_runtime: bool = True,
     ) -> None:
@@ -380,7 +381,7 @@ def _without(ports: tuple[tuple[int, int], ...], count: int) -> tuple[tuple[int,
     return tuple((port, port) for port in free)
 
 
-def _offer(offer: Offer, cluster: str, pool: str) -> Offer:
+def _offer(offer: Offer, cluster: str, pool: PoolName) -> Offer:
     if offer.cluster == cluster and offer.pool == pool:
         return offer
     return Offer(

@@ -5,6 +5,7 @@ Not here: the connection (`clusters.local.connection`), what an update means for
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from cook_jupyter.clusters.base import Launch
 from cook_jupyter.model.instance import InstanceId, ProgressUpdate, ResultPayload, StatusUpdate, TaskState
@@ -89,6 +90,11 @@ def update_of_end(frame: Frame, *, began_ms: int | None = None) -> StatusUpdate:
         result=result,
         peak_mem_mb=end.peak_mb,
     )
+
+
+def with_result(update: StatusUpdate, result: ResultPayload | None) -> StatusUpdate:
+    """Return a final update with the result of its call, which was not in its frame."""
+    return replace(update, result=result)
 
 
 def update_of_running(header: Header) -> StatusUpdate:

@@ -129,7 +129,7 @@ def _killed(killed_by: str | None, when: str) -> str:
         return f"this process killed it {when}, by {killed_by}."
     return (
         f"its user or an administrator killed it {when}, through the scheduler: with `%cook kill`, from "
-        "another program, or by a rule for jobs that ask for too much."
+        "another program, or by a rule for jobs that request too much."
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.instance import Instance, ResultPayload
 from cook_jupyter.model.job import Job, JobState
+from cook_jupyter.model.pool import PoolName
 
 
 @fast_init
@@ -45,5 +46,5 @@ class JobQuery:
     start_ms: int
     end_ms: int
     name_glob: str | None = None
-    pool: str | None = None
+    pool: PoolName | None = None
     limit: int | None = None

@@ -18,8 +18,8 @@ class FileEntry:
         link_count: number of hard links.
         size: size in bytes.
         modified_s: time of the last modification; seconds since the epoch.
-        uid: user who owns it.
-        gid: group that owns it.
+        uid: user who owns it, as a number or a name.
+        gid: group that owns it, likewise.
     """
 
     name: str
@@ -28,8 +28,8 @@ class FileEntry:
     link_count: int
     size: int
     modified_s: int
-    uid: int
-    gid: int
+    uid: str
+    gid: str
 
 
 class SandboxFile(Protocol):

@@ -12,6 +12,7 @@ from typing import Any, NewType
 from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.instance import Instance, InstanceStatus
 from cook_jupyter.model.instance import JobId as JobId  # noqa: PLC0414 (passed on: its place is here)
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 
 GroupId = NewType("GroupId", str)
@@ -44,7 +45,7 @@ class JobSpec:
     job_id: JobId
     user: str
     command: str
-    pool: str
+    pool: PoolName
     cpus: float
     mem_mb: float
     gpus: int = 0
@@ -58,7 +59,7 @@ class JobSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     constraints: tuple[tuple[str, str, str], ...] = ()  # attribute, "EQUALS", pattern
     group: GroupId | None = None
-    submit_pool: str | None = None  # the pool as the user named it, if one was named
+    submit_pool: PoolName | None = None  # the pool as the user named it, if one was named
     disable_mea_culpa_retries: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 

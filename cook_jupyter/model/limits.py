@@ -11,6 +11,8 @@ Source: Cook's `share.clj` and `quota.clj`, as described in the specification, s
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from cook_jupyter.model.pool import PoolName
+
 UNLIMITED = 1.7976931348623157e308
 UNLIMITED_COUNT = 2147483647
 UNLIMITED_LAUNCH_RATE_SAVED = 10000097.0
@@ -143,7 +145,7 @@ class LimitEntry:
 
     kind: str
     user: str
-    pool: str
+    pool: PoolName
     name: LimitName
     amount: float
     reason: str = ""

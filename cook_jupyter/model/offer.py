@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from cook_jupyter.model.fast_dataclass import fast_init
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 
 
@@ -41,7 +42,7 @@ class Offer:
 
     host: str
     cluster: str
-    pool: str
+    pool: PoolName
     room: Resources
     running: Resources = field(default_factory=Resources)
     attributes: Mapping[str, str] = field(default_factory=dict)

@@ -5,8 +5,11 @@ Lives here: `Pool`, and the resources that its DRU counts. Not here: its queue (
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final, NewType
 
-PoolName = str
+PoolName = NewType("PoolName", str)
+
+DEFAULT_POOL: Final = PoolName("default")
 
 
 class DruMode(Enum):

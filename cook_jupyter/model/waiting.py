@@ -26,8 +26,8 @@ class WaitKind(Enum):
     UNDER_INVESTIGATION = "The job is now under investigation. Check back in a minute for more details!"
     NOT_PLACED = "The job couldn't be placed on any available hosts."
     # Additions of cook_jupyter:
-    UNSATISFIABLE = "The job asks for more than any host has."
-    TOO_LARGE = "The job asks for more than any job may."
+    UNSATISFIABLE = "The job requests more than any host has."
+    TOO_LARGE = "The job requests more than any job may."
     EXCEEDS_POOL_QUOTA = "The job would cause its pool to exceed resource quotas."
     RESERVED = "A host is reserved for the job."
     PREEMPTED = "The job was preempted."

@@ -386,7 +386,7 @@ def _next_step(job: JobView) -> tuple[str, ...]:
     if job.state == "success" or latest is None:
         return ()
     if latest.reason == reasons.MEMORY_LIMIT_EXCEEDED or "memory" in latest.reason_text.lower():
-        return (f"It asked for {units.memory(job.job.mem_mb)}: give it more with --mem.",)
+        return (f"It requested {units.memory(job.job.mem_mb)}: give it more with --mem.",)
     return (f"Its output: %cook logs {job.uuid[:8]} --stderr",)
 
 

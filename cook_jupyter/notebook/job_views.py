@@ -205,7 +205,7 @@ class JobView:
 class JobsView(Sequence[JobView]):
     """A sequence of jobs, newest first, so that `jobs[0].uuid` works."""
 
-    COLUMNS = ("state", "id", "name", "asks for", "submitted", "waited", "ran", "host", "")
+    COLUMNS = ("state", "id", "name", "requests", "submitted", "waited", "ran", "host", "")
 
     jobs: tuple[JobView, ...]
     now_ms: int

@@ -32,6 +32,7 @@ def package_folders() -> list[str]:
 def _folders() -> tuple[str, ...]:
     folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     folders |= {*site.getsitepackages(), site.getusersitepackages()}
+    folders.add(str(Path(__file__).parent.parent / "vendored"))  # from a package file: see `worker.start`
     return tuple(sorted({os.path.realpath(folder) + "/" for folder in folders if folder}))
 
 

@@ -40,12 +40,12 @@ class ClusterUpdates:
             updates = [update for update in updates if update not in foreign]
             log.warning("cluster %s reports instances of other clusters: %s", cluster, foreign[:10])
         verdicts = await self._scheduler.store.report(updates)
-        ended = {update.instance_id for update in updates if update.state.is_final}
-        kills.confirm(ended)
+        kills.confirm(update.instance_id for update in updates if update.state.is_final)
+        last_states = {update.instance_id: update.state for update in updates}
         unwanted = [
             update.instance_id
             for update, verdict in zip(updates, verdicts, strict=True)
-            if verdict is Verdict.KILL and update.instance_id not in ended
+            if verdict is Verdict.KILL and not last_states[update.instance_id].is_final
         ]
         misplaced = [update.instance_id for update in foreign if not update.state.is_final]
         if unwanted or misplaced:

@@ -353,12 +353,12 @@ class Scheduler:
 
     # Limits
 
-    async def limits_of(self, kind: str, user: str, pool: str) -> Mapping[str, float]:
+    async def limits_of(self, kind: str, user: str, pool: PoolName) -> Mapping[str, float]:
         """Return the share or quota of a user that is in force in a pool, by Cook's names."""
         return self.limits.values(kind, user, pool, self.snapshots.division(pool or self.default_pool))
 
     async def set_limits(
-        self, kind: str, user: str, pool: str, values: Mapping[str, float], reason: str
+        self, kind: str, user: str, pool: PoolName, values: Mapping[str, float], reason: str
     ) -> None:
         """Set some amounts of the share or quota of a user; the others do not change."""
         pool = pool or self.default_pool
@@ -372,7 +372,7 @@ class Scheduler:
         self.rates.reset_launch_rate(user, pool)
         self.wake.set()
 
-    async def retract_limits(self, kind: str, user: str, pool: str) -> None:
+    async def retract_limits(self, kind: str, user: str, pool: PoolName) -> None:
         """Remove the share or quota of a user in a pool, so that the one of the user `default` applies."""
         pool = pool or self.default_pool
         await self.store.retract_limits(kind, user, pool)
@@ -392,7 +392,7 @@ class Scheduler:
         return self.store.store_id
 
     @property
-    def default_pool(self) -> str:
+    def default_pool(self) -> PoolName:
         """The pool of jobs that name none."""
         return self.settings.default_pool
 
@@ -404,7 +404,7 @@ class Scheduler:
         """Return a running job; None if the job does not run."""
         return self._running.get(job_id)
 
-    def queue(self, limit: int) -> Mapping[str, Sequence[JobId]]:
+    def queue(self, limit: int) -> Mapping[PoolName, Sequence[JobId]]:
         """Return the first waiting jobs of each pool that quotas allow to start, in ranked order."""
         return {pool.name: self.ranked(pool.name, limit) for pool in self.settings.pools}
 

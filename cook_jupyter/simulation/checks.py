@@ -167,14 +167,14 @@ def _largest_shapes(shapes: set[_Shape]) -> list[_Shape]:
 def _why_no_host(job: "TraceJob", max_amounts: Sequence[float]) -> str:
     requested = (("cpus", job.cpus), ("MB", job.mem_mb), ("gpus", float(job.gpus)))
     exceeded = [
-        f"it asks for {amount:g} {unit}, and the largest host has {limit:g}"
+        f"it requests {amount:g} {unit}, and the largest host has {limit:g}"
         for (unit, amount), limit in zip(requested, max_amounts, strict=True)
         if amount > limit
     ]
     if exceeded:
         return "; ".join(exceeded)
     return (
-        "it asks for "
+        "it requests "
         + ", ".join(f"{amount:g} {unit}" for unit, amount in requested if amount)
         + (", and no single host has all of it")
     )

@@ -19,13 +19,14 @@ from typing import Any, Final
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.limits import DEFAULT_USER, SHARE_NAMES, LimitName
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, REASONS
 from cook_jupyter.scheduling.rebalancing.rules import PreemptionThresholds
 from cook_jupyter.service.settings.tables import JobSettings, MatchingSettings
 from cook_jupyter.simulation.checks import MAX_TIME_MS, to_integer
 from cook_jupyter.simulation.edn import Keyword, Symbol, Value, read
 
-POOL: Final = "no-pool"  # Cook's name for the pool of an installation without pools
+POOL: Final = PoolName("no-pool")  # Cook's name for the pool of an installation without pools
 MINUTE_MS: Final = 60_000
 DEFAULT_CYCLE_STEP_MS: Final = 30_000
 _MISSPELT_CUTOFF: Final = 0.8  # similarity of a key to one that is read; Cook's ignored keys stay below

@@ -305,7 +305,7 @@ class _Replay:
         excess = excess_of(requested, max_cpus=self._max_cpus, max_mem_mb=self._max_mem_mb)
         units = {"cpus": "cpus", "mem": "MB"}
         return "; ".join(
-            f"it asks for {amounts['usage']:g} {units[name]}, and no job may have more than"
+            f"it requests {amounts['usage']:g} {units[name]}, and no job may have more than"
             f" {amounts['limit']:g}"
             for name, amounts in excess.items()
         )

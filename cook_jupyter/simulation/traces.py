@@ -162,14 +162,14 @@ def _job_of(entry: _Entry, location: str) -> TraceJob:
     for resource in entry.resources:
         if resource.type not in _RESOURCES:
             raise InvalidRequest(
-                f"{location} asks for {resource.type!r}; valid types are {', '.join(_RESOURCES)}"
+                f"{location} requests {resource.type!r}; valid types are {', '.join(_RESOURCES)}"
             )
         if types.count(resource.type) > 1:
-            raise InvalidRequest(f"{location} asks for {resource.type} twice")
+            raise InvalidRequest(f"{location} requests {resource.type} twice")
         amounts[resource.type] = resource.amount
     for kind in (_CPUS, _MEM):
         if kind not in amounts:
-            raise InvalidRequest(f"{location} asks for no {kind}; every job needs cpus and memory")
+            raise InvalidRequest(f"{location} requests no {kind}; every job needs cpus and memory")
     return TraceJob(
         job_id=entry.job_id,
         user=entry.user,

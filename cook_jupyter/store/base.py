@@ -34,6 +34,7 @@ from cook_jupyter.model.instance import (
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import ReasonName
 
 __all__ = ["CommitListener", "Failure", "JobChange", "JobQuery", "Store"]
@@ -197,7 +198,7 @@ class Store(Protocol):
     async def set_limits(self, entries: Sequence[LimitEntry]) -> None:
         """Store shares and quotas; each replaces the one with the same kind, user, pool and name."""
 
-    async def retract_limits(self, kind: str, user: str, pool: str) -> None:
+    async def retract_limits(self, kind: str, user: str, pool: PoolName) -> None:
         """Remove all limits of a kind that `user` has in `pool`."""
 
     async def set_text(self, key: str, value: str) -> None:

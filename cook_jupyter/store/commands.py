@@ -15,6 +15,7 @@ from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, St
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobSpec, JobState
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.store.base import Failure
 from cook_jupyter.store.changeset import Changeset
 
@@ -167,7 +168,7 @@ def set_limits(changeset: Changeset, entries: Sequence[LimitEntry]) -> None:
     changeset.limits.extend(entries)
 
 
-def retract_limits(changeset: Changeset, kind: str, user: str, pool: str) -> None:
+def retract_limits(changeset: Changeset, kind: str, user: str, pool: PoolName) -> None:
     """Remove all limits of a kind that a user has in a pool: see Store.retract_limits."""
     changeset.limits.append((kind, user, pool))
 

@@ -17,6 +17,7 @@ from cook_jupyter.model.instance import Instance, InstanceId, ProgressUpdate, St
 from cook_jupyter.model.job import Group, GroupId, JobId, JobSpec
 from cook_jupyter.model.lifecycle import Verdict
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.store import commands
 from cook_jupyter.store.base import CommitListener, Failure
 from cook_jupyter.store.changeset import Changeset
@@ -156,7 +157,7 @@ class StoreCommands(ABC):
         """Store shares and quotas."""
         await self._execute(len(entries), commands.set_limits, entries)
 
-    async def retract_limits(self, kind: str, user: str, pool: str) -> None:
+    async def retract_limits(self, kind: str, user: str, pool: PoolName) -> None:
         """Remove all limits of a kind that a user has in a pool."""
         await self._execute(1, commands.retract_limits, kind, user, pool)
 

@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType, field
 
 from cook_jupyter.model.instance import Instance
 from cook_jupyter.model.job import Group, GroupId, Job, JobId, JobState
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import REASONS
 
 UNKNOWN_HOST = "Unknown"
@@ -93,9 +94,9 @@ class JobBody(msgspec.Struct):
     uris: Sequence[Any]
     instances: list[InstanceBody]
     disable_mea_culpa_retries: bool
-    pool: str
+    pool: PoolName
     groups: list[GroupRef] | list[GroupId] | UnsetType = UNSET
-    submit_pool: str | UnsetType = UNSET
+    submit_pool: PoolName | UnsetType = UNSET
     expected_runtime: int | UnsetType = UNSET
     application: Any | UnsetType = UNSET
     executor: str | UnsetType = UNSET

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from cook_jupyter.model.job import Group, GroupId, JobId
 from cook_jupyter.model.limits import QUOTA_NAMES, UNLIMITED_COUNT, LimitName
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.wire.validation import BodyDecoder, StrictStruct
 
 Limit = Annotated[float, Meta(ge=0)]
@@ -44,7 +45,7 @@ class SetShare(StrictStruct):
     user: str
     reason: str
     share: ShareValues
-    pool: str | UnsetType = UNSET
+    pool: PoolName | UnsetType = UNSET
 
 
 class SetQuota(StrictStruct):
@@ -53,7 +54,7 @@ class SetQuota(StrictStruct):
     user: str
     reason: str
     quota: QuotaValues
-    pool: str | UnsetType = UNSET
+    pool: PoolName | UnsetType = UNSET
 
 
 read_set_share = BodyDecoder(SetShare).read

@@ -22,6 +22,7 @@ from cook_jupyter.model.job import (
     JobId,
     JobSpec,
 )
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.wire.validation import AnyCaseStruct, BodyDecoder, StrictStruct, named
 
 JOBS_PER_SUBMISSION = 10_000
@@ -229,7 +230,7 @@ class RawSubmission(StrictStruct, rename="kebab"):
 class Submission(RawSubmission, rename="kebab"):
     """The body of POST /jobs."""
 
-    pool: str | UnsetType = UNSET
+    pool: PoolName | UnsetType = UNSET
 
 
 read_submission = BodyDecoder(Submission).read
@@ -245,7 +246,9 @@ _PASSED_THROUGH = (
 )
 
 
-def job_spec(job: JobRequest, *, user: str, pool: str, submit_pool: str | None, docker_user: str) -> JobSpec:
+def job_spec(
+    job: JobRequest, *, user: str, pool: PoolName, submit_pool: PoolName | None, docker_user: str
+) -> JobSpec:
     """Convert a job in a submission to a specification.
 
     Args:

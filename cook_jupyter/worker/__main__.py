@@ -2,7 +2,10 @@
 
     agent --home DIR [--detach LOG] [--grace S] [--idle-exit S] [--idle-worker S] [--sandbox-days D]
           [--housekeeping S]
-    spawner FD HOME GRACE      started by an agent
+    mesos-executor [--grace S] [--idle-exit S] [--idle-worker S] [--sandbox-days D]
+                               started by a Mesos agent, with its settings in the environment
+    spawner FD HOME GRACE survive|end
+                               started by an agent; whether tasks survive it
     worker ...                 a worker that continues in a fresh interpreter
     call                       one call from its environment variables; works on any Cook server
 
@@ -12,20 +15,27 @@ Lives here: parsing these arguments. (argparse would take a tenth of the agent's
 import os
 import sys
 
+from cook_jupyter.worker.start import add_vendored
+
 _USAGE = "usage: python -m cook_jupyter.worker agent --home DIR [--detach LOG] | call\n"
 
 
 def main(arguments: list[str]) -> int:
     """Run one of the processes of a host; return its exit code."""
+    add_vendored()
     match arguments:
         case ["call"]:
             from cook_jupyter.worker.standalone import run_standalone
 
             return run_standalone()
-        case ["spawner", descriptor, home, grace_s]:
+        case ["spawner", descriptor, home, grace_s, ("survive" | "end") as fate]:
             from cook_jupyter.worker import spawner
 
-            return spawner.main(int(descriptor), home, float(grace_s))
+            return spawner.main(int(descriptor), home, float(grace_s), tasks_survive=fate == "survive")
+        case ["mesos-executor", *rest]:
+            from cook_jupyter.worker.mesos.executor import run_executor
+
+            return run_executor(rest)
         case ["worker", *rest] if len(rest) == 6:
             return _worker(rest)
         case ["agent", *rest] if len(rest) % 2 == 0:

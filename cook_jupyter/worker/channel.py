@@ -1,8 +1,9 @@
-"""Sockets of the node agent, and its event loop.
+"""Sockets of a supervisor's process, and its event loop.
 
-Lives here: `SelectorLoop`, a selector with callbacks, and `Channel`, a socket that carries frames both ways
-without blocking. Everything that is sent in one round of the loop is written together at its end.
-Not here: the worker's side, which simply blocks (`worker.runner`).
+Lives here: `SelectorLoop`, a selector with callbacks; `Stream`, a socket that is read and written without
+blocking; `Channel`, a stream of frames. Everything that is sent in one round of the loop is written together
+at its end.
+Not here: the worker's side, which simply blocks (`worker.runner`); the protocols of other streams.
 
 Why not asyncio: importing it takes longer than starting the whole agent, and a round of this loop takes a
 tenth of the time.
@@ -11,12 +12,27 @@ tenth of the time.
 import contextlib
 import selectors
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from cook_jupyter.worker.agent_log import log, log_exception
 from cook_jupyter.worker.frames import MAX_FRAME_BYTES, BrokenStream, Frame, FrameReader
 
 _CHUNK = 1 << 16  # a larger buffer would be mapped and unmapped for each message
+
+Message = TypeVar("Message")
+Received_co = TypeVar("Received_co", covariant=True)
+
+
+class StreamReader(Protocol[Received_co]):
+    """Reads messages from bytes that arrive in arbitrary pieces."""
+
+    def feed(self, data: bytes) -> Sequence[Received_co]:
+        """Add bytes; return the messages that are complete now.
+
+        Raises:
+            BrokenStream: the bytes are not messages of this protocol.
+        """
 
 
 class SelectorLoop:
@@ -24,7 +40,7 @@ class SelectorLoop:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._unflushed: list[Channel] = []
+        self._unflushed: list[Stream[Any]] = []
 
     def watch(self, file: int | socket.socket, when_ready: Callable[[], None]) -> None:
         """Call `when_ready` whenever the file can be read."""
@@ -45,55 +61,54 @@ class SelectorLoop:
         for key, _ in self._selector.select(timeout_s):
             key.data()
 
-    def flush_later(self, channel: "Channel") -> None:
-        """Register a channel that has something to send."""
-        self._unflushed.append(channel)
+    def flush_later(self, stream: "Stream[Any]") -> None:
+        """Register a stream that has something to send."""
+        self._unflushed.append(stream)
 
     def flush(self) -> None:
-        """Send what the registered channels have to send."""
-        channels, self._unflushed = self._unflushed, []
-        for channel in channels:
-            channel.flush()
+        """Send what the registered streams have to send."""
+        streams, self._unflushed = self._unflushed, []
+        for stream in streams:
+            stream.flush()
 
 
-class Channel:
-    """A connected socket that carries frames.
+class Stream(Generic[Message]):
+    """A socket that carries messages.
 
     Args:
         loop: event loop of the socket.
-        sock: the socket, which the channel owns and closes.
-        on_frame: callback for each received frame; an exception ends the channel, and nothing else.
+        sock: the socket, which the stream owns and closes; it may still be connecting.
+        reader: reader of the messages that arrive.
+        on_message: callback for each of them; an exception ends the stream, and nothing else.
         on_end: callback when the other side is gone or has sent something invalid; not called by `close`.
-        max_bytes: maximum size of a frame, until `trust` is called.
     """
 
     def __init__(
         self,
         loop: SelectorLoop,
         sock: socket.socket,
-        on_frame: Callable[[Frame], None],
+        reader: StreamReader[Message],
+        on_message: Callable[[Message], None],
         on_end: Callable[[], None],
-        *,
-        max_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
         self._loop = loop
-        self._on_frame = on_frame
+        self._on_message = on_message
         self._on_end = on_end
-        self._reader = FrameReader(max_bytes)
+        self._reader = reader
         self._out: list[bytes] = []
         self._unsent = b""
         self._open = True
         loop.watch(sock, self.receive)
 
-    def send(self, frame: bytes) -> None:
-        """Send a frame at the end of this round."""
+    def send(self, packed: bytes) -> None:
+        """Send bytes at the end of this round."""
         if not self._open:
             return
         if not self._out:
             self._loop.flush_later(self)
-        self._out.append(frame)
+        self._out.append(packed)
 
     def receive(self) -> None:
         """Handle everything that was received."""
@@ -110,9 +125,9 @@ class Channel:
                 self._end()
                 return
             try:
-                for frame in self._reader.feed(data):
-                    if self._open:  # an earlier frame may have closed it
-                        self._on_frame(frame)
+                for message in self._reader.feed(data):
+                    if self._open:  # an earlier message may have closed it
+                        self._on_message(message)
             except BrokenStream as error:
                 log(f"a connection was ended: {error}")
                 self._end()
@@ -123,10 +138,6 @@ class Channel:
                 return
             if len(data) < _CHUNK:
                 return
-
-    def trust(self) -> None:
-        """Accept frames of any size from now on."""
-        self._reader.max_bytes = MAX_FRAME_BYTES
 
     def flush(self) -> None:
         """Send as much as the socket accepts without blocking."""
@@ -162,3 +173,31 @@ class Channel:
         if self._open:
             self.close()
             self._on_end()
+
+
+class Channel(Stream[Frame]):
+    """A connected socket that carries frames; see `Stream`.
+
+    Args:
+        loop: event loop of the socket.
+        sock: the socket.
+        on_frame: callback for each received frame.
+        on_end: callback when the other side is gone or has sent something invalid.
+        max_bytes: maximum size of a frame, until `trust` is called.
+    """
+
+    def __init__(
+        self,
+        loop: SelectorLoop,
+        sock: socket.socket,
+        on_frame: Callable[[Frame], None],
+        on_end: Callable[[], None],
+        *,
+        max_bytes: int = MAX_FRAME_BYTES,
+    ) -> None:
+        self._frames = FrameReader(max_bytes)
+        super().__init__(loop, sock, self._frames, on_frame, on_end)
+
+    def trust(self) -> None:
+        """Accept frames of any size from now on."""
+        self._frames.max_bytes = MAX_FRAME_BYTES

@@ -7,14 +7,12 @@ it is started (`clusters.local`).
 
 import contextlib
 import os
-import resource
 import signal
 
+from cook_jupyter.worker import processes
 from cook_jupyter.worker.address import ALREADY_RUNNING, FAILED, READY
 from cook_jupyter.worker.agent import Agent, AgentSettings
 from cook_jupyter.worker.home import AgentHome, HomeTaken
-
-_MAX_FILES = 8192
 
 
 def run_agent(settings: AgentSettings) -> int:
@@ -69,11 +67,7 @@ def _serve(settings: AgentSettings, home: AgentHome, ready: int | None, log_file
         signal.signal(
             number, lambda _number, _frame: None
         )  # not SIG_IGN, which child processes would inherit
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
-    if soft < limit:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    processes.raise_file_limit()
     agent = Agent(settings, home, log_file)
     home.write_facts()
     if ready is not None:

@@ -87,6 +87,11 @@ class FrameReader:
             del buffer[:start]
         return frames
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether there are bytes of a frame that is not complete."""
+        return bool(self._buffer)
+
 
 def header_of(head: bytes) -> Header:
     """Decode the header of a frame.

@@ -22,6 +22,7 @@ from cook_jupyter.worker.environment import process_environment
 from cook_jupyter.worker.frames import BrokenStream, Frame, pack
 from cook_jupyter.worker.limits import Cgroup, CgroupParent
 from cook_jupyter.worker.protocol import FROM_SPAWNER, require
+from cook_jupyter.worker.start import worker_command
 
 SPARES = 1
 MAX_LEFTOVER_MB = 256.0  # a worker that holds more than this after a task is replaced
@@ -77,7 +78,7 @@ class PoolCallbacks(NamedTuple):
     ready: Callable[[str], None]  # a worker of that interpreter is idle
     frame: Callable[[WorkerProcess, Frame], None]
     died: Callable[[WorkerProcess, int | None], None]  # exit code, negative for signals, None if unknown
-    unusable: Callable[[str], None]  # that interpreter cannot run workers
+    unusable: Callable[[str, str | None], None]  # that interpreter cannot run workers; the reason if known
 
 
 class _Spawner:
@@ -89,11 +90,22 @@ class _Spawner:
         self.channel: Channel | None = None
         self.ready = False
         self.has_started = False  # whether it has ever started a worker
+        self.refusal: str | None = None  # why its interpreter cannot be used
         self.starting: dict[str, socket.socket] = {}
 
 
 class WorkerPool:
-    """All spawners and workers of one agent."""
+    """All spawners and workers of one agent.
+
+    Args:
+        loop: event loop of the agent.
+        home: home directory of the agent.
+        grace_s: time between SIGTERM and SIGKILL after which workers kill their command themselves.
+        groups: parent of the control groups of workers; None for none.
+        listener: callbacks.
+        tasks_survive: whether workers finish their tasks when this process is gone; otherwise all that was
+            started in them ends with it.
+    """
 
     def __init__(
         self,
@@ -103,10 +115,12 @@ class WorkerPool:
         grace_s: float,
         groups: CgroupParent | None,
         listener: PoolCallbacks,
+        tasks_survive: bool = True,
     ) -> None:
         self._loop = loop
         self._home = home
         self._grace_s = grace_s
+        self._tasks_survive = tasks_survive
         self._groups = groups
         self._listener = listener
         self._spawners: dict[str, _Spawner] = {}
@@ -118,6 +132,8 @@ class WorkerPool:
         self._stem = f"{time.time_ns() // 1_000_000:x}-{os.getpid():x}"
         self._last_number = 0
         self._removed_groups: list[Cgroup] = []
+        if not tasks_survive:
+            processes.become_subreaper()  # of what a killed spawner leaves
 
     def acquire(self, python: str, user: str, import_environment: str = "") -> WorkerProcess | None:
         """Return an idle worker of a user, or an unused one; None if there is none now.
@@ -205,6 +221,7 @@ class WorkerPool:
                     continue
             self._unreaped.remove(pid)
         self._removed_groups = [group for group in self._removed_groups if not group.remove()]
+        self._kill_strays()
         idle_before = time.monotonic() - idle_s
         for idle in self._idle.values():
             for worker in [worker for worker in idle if worker.idle_since < idle_before]:
@@ -236,8 +253,9 @@ class WorkerPool:
 
     def _spawn(self, python: str) -> _Spawner:
         own_end, other_end = socket.socketpair()
-        arguments = [python, "-P", "-m", "cook_jupyter.worker", "spawner"]
+        arguments = [*worker_command(python), "spawner"]
         arguments += [str(_SPAWNER_FD), self._home, str(self._grace_s)]
+        arguments += ["survive" if self._tasks_survive else "end"]
         try:
             with other_end:
                 pid = os.posix_spawn(
@@ -249,7 +267,7 @@ class WorkerPool:
         except (OSError, ValueError):  # ValueError: the path is invalid
             own_end.close()
             spawner = _Spawner(python, 0)
-            self._listener.unusable(python)
+            self._listener.unusable(python, None)
             return spawner
         spawner = self._spawners[python] = _Spawner(python, pid)
         spawner.channel = Channel(
@@ -282,6 +300,8 @@ class WorkerPool:
         elif kind == "born":
             sock = _pop_starting(spawner, header["worker"])
             self._on_worker_started(spawner, header["worker"], header["pid"], header["mark"], sock)
+        elif kind == "refused":
+            spawner.refusal = header["why"]
         elif kind == "unborn":
             _pop_starting(spawner, header["worker"]).close()
         elif kind == "died" and (worker := self._workers.get(header["worker"])) is not None:
@@ -310,6 +330,13 @@ class WorkerPool:
 
     # --- deaths -----------------------------------------------------------------------------------
 
+    def _kill_strays(self) -> None:
+        """Kill what killed spawners have left, if it must not survive: it is a child of this process now."""
+        if not self._tasks_survive:
+            spawners = {spawner.pid for spawner in self._spawners.values()}
+            processes.kill_below(spare=spawners)
+            processes.reap_children(but=spawners)
+
     def _on_spawner_gone(self, spawner: _Spawner) -> None:
         del self._spawners[spawner.python]
         killed = self._was_killed(spawner)
@@ -317,7 +344,7 @@ class WorkerPool:
             sock.close()
         if not spawner.has_started:
             if not killed:  # otherwise waiting launches cause another try
-                self._listener.unusable(spawner.python)
+                self._listener.unusable(spawner.python, spawner.refusal)
             return
         for worker in [w for w in self._workers.values() if w.spawned and w.python == spawner.python]:
             self.adopt(worker)
@@ -343,6 +370,7 @@ class WorkerPool:
             worker.channel.close()
         if not worker.spawned:  # no spawner has cleaned up after it
             worker.signal(signal.SIGKILL)
+            self._kill_strays()
         self._workers.pop(worker.name, None)
         for idle in (self._spares.get(worker.python), self._idle.get((worker.python, worker.user or ""))):
             if idle is not None and worker in idle:

@@ -92,7 +92,8 @@ class ProcessState:
         faulthandler.enable(self._streams[1])  # a segmentation fault prints a traceback
         self._variables = _EnvironmentDiff()
         sys.stdout, sys.stderr = self._streams
-        self._enter_home()
+        with contextlib.suppress(FileNotFoundError):  # it was removed; the agent restores it
+            self._enter_home()
         self._time_zone, self._time_zone_names = os.environ.get("TZ"), time.tzname
         self._recursion_limit = sys.getrecursionlimit()
         self._trace, self._profile = sys.gettrace(), sys.getprofile()

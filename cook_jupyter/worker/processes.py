@@ -18,7 +18,9 @@ from operator import sub
 
 LINUX = sys.platform.startswith("linux")
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_MAX_FILES = 8192
 _SAME_PAGES = 256  # 1 MiB with pages of 4 KiB; the kernel's counters are that imprecise with many processors
 _HELD = frozenset({b"RssAnon:", b"RssShmem:", b"VmSwap:", b"HugetlbPages:"})
 _HELD_PROPORTIONAL = frozenset({b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:"})
@@ -70,6 +72,31 @@ def become_subreaper() -> bool:
     return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends; only on Linux.
+
+    Args:
+        parent: pid of the parent, which may already be gone.
+    """
+    if LINUX:
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as the sockets of its workers need, if the system allows it."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft < limit:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
 class ProcessTree:
     """Parents and children at one moment. Creation is cheap; a query may read all of /proc, but only once."""
 
@@ -101,6 +128,18 @@ def has_children() -> bool:
             return False
         if pid == 0:
             return True
+
+
+def reap_children(*, but: Collection[int]) -> None:
+    """Reap dead children of this process.
+
+    Args:
+        but: children whose exit code someone else will ask for.
+    """
+    for child in ProcessTree().children_of(os.getpid()):
+        if child not in but:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
 
 
 def kill_below(*, spare: Collection[int] = ()) -> bool:

@@ -81,156 +81,174 @@ def is_valid(header: Header, table: Table) -> bool:
     return True
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """Return whether a value is text."""
     return isinstance(value, str)
 
 
-def _is_text_or_none(value: Any) -> bool:
+def is_text_or_none(value: Any) -> bool:
+    """Return whether a value is text or None."""
     return value is None or isinstance(value, str)
 
 
-def _is_storable_text_or_none(value: Any) -> bool:
+def is_storable_text_or_none(value: Any) -> bool:
     """Return whether a value is None or text that can be stored: without lone surrogates, as UTF-8."""
     return value is None or (isinstance(value, str) and _SURROGATES.search(value) is None)
 
 
-def _are_texts(value: Any) -> bool:
+def are_texts(value: Any) -> bool:
+    """Return whether a value is a list of texts."""
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-def _is_flag(value: Any) -> bool:
+def is_flag(value: Any) -> bool:
+    """Return whether a value is true or false."""
     return isinstance(value, bool)
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
+    """Return whether a value is a whole number that every reader can represent."""
     return type(value) is int and -_MAX_INT <= value <= _MAX_INT  # excludes bool
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number that is not negative."""
     return type(value) is int and 0 <= value <= _MAX_INT
 
 
-def _is_count_or_none(value: Any) -> bool:
-    return value is None or _is_count(value)
+def is_count_or_none(value: Any) -> bool:
+    """Return whether a value is a count or None."""
+    return value is None or is_count(value)
 
 
-def _is_pid(value: Any) -> bool:
-    return _is_integer(value) and bool(1 < value < 2**31)  # others stand for groups, init or all processes
+def is_pid(value: Any) -> bool:
+    """Return whether a value is the id of an ordinary process."""
+    return is_integer(value) and bool(1 < value < 2**31)  # others stand for groups, init or all processes
 
 
-def _is_exit_code(value: Any) -> bool:
-    return value is None or (_is_integer(value) and bool(abs(value) < 2**31))
+def is_exit_code(value: Any) -> bool:
+    """Return whether a value is an exit code or None."""
+    return value is None or (is_integer(value) and bool(abs(value) < 2**31))
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number."""
     if isinstance(value, float):
         return math.isfinite(value)
-    return _is_integer(value)  # `math.isfinite` raises OverflowError for the largest integers
+    return is_integer(value)  # `math.isfinite` raises OverflowError for the largest integers
 
 
-def _is_number_or_none(value: Any) -> bool:
-    return value is None or _is_number(value)
+def is_number_or_none(value: Any) -> bool:
+    """Return whether a value is a finite number or None."""
+    return value is None or is_number(value)
 
 
-def _is_amount(value: Any) -> bool:
-    return _is_number(value) and bool(value >= 0)
+def is_amount(value: Any) -> bool:
+    """Return whether a value is a finite number that is not negative."""
+    return is_number(value) and bool(value >= 0)
 
 
-def _is_progress(value: Any) -> bool:
+def is_progress(value: Any) -> bool:
+    """Return whether a value is a percentage and a message."""
     return (
         isinstance(value, list)
         and len(value) == 2
-        and _is_number(value[0])
+        and is_number(value[0])
         and bool(0 <= value[0] <= 100)
-        and _is_storable_text_or_none(value[1])
+        and is_storable_text_or_none(value[1])
     )
 
 
-def _is_progress_or_none(value: Any) -> bool:
-    return value is None or _is_progress(value)
+def is_progress_or_none(value: Any) -> bool:
+    """Return whether a value is a percentage and a message, or None."""
+    return value is None or is_progress(value)
 
 
-def _are_ports(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_count(port) and port < 2**16 for port in value)
+def are_ports(value: Any) -> bool:
+    """Return whether a value is a list of port numbers."""
+    return isinstance(value, list) and all(is_count(port) and port < 2**16 for port in value)
 
 
 _LAUNCH: Mapping[str, Check] = {
-    "instance_id": _is_text,
-    "job_id": _is_text,
-    "user": _is_text,
-    "cpus": _is_amount,
-    "mem_mb": _is_amount,
-    "gpus": optional(_is_amount),
-    "python": optional(_is_text_or_none),
-    "ports": optional(_are_ports),
-    "max_runtime_s": optional(_is_number_or_none),
-    "progress_regex": optional(_is_text_or_none),
+    "instance_id": is_text,
+    "job_id": is_text,
+    "user": is_text,
+    "cpus": is_amount,
+    "mem_mb": is_amount,
+    "gpus": optional(is_amount),
+    "python": optional(is_text_or_none),
+    "ports": optional(are_ports),
+    "max_runtime_s": optional(is_number_or_none),
+    "progress_regex": optional(is_text_or_none),
 }
 
-_END: Mapping[str, Check] = {
-    "instance_id": _is_text,
-    "exit_code": _is_exit_code,
-    "at_ms": _is_count,
-    "signal": optional(_is_count),
-    "memory": optional(_is_flag),
-    "termed": optional(_is_flag),
-    "blob": optional(_is_storable_text_or_none),
-    "size": optional(_is_count),
-    "inline": optional(_is_flag),
-    "peak_mb": optional(_is_number_or_none),
-    "progress": optional(_is_progress_or_none),
-    "written": optional(_is_flag),
+END_FIELDS: Mapping[str, Check] = {
+    "instance_id": is_text,
+    "exit_code": is_exit_code,
+    "at_ms": is_count,
+    "signal": optional(is_count),
+    "memory": optional(is_flag),
+    "termed": optional(is_flag),
+    "blob": optional(is_storable_text_or_none),
+    "size": optional(is_count),
+    "inline": optional(is_flag),
+    "peak_mb": optional(is_number_or_none),
+    "progress": optional(is_progress_or_none),
+    "written": optional(is_flag),
+    "message": optional(is_storable_text_or_none),
 }
+"""The fields of an end as its worker saw it."""
 
-GREETING: Table = {"hello": {"secret": _is_text}}
+GREETING: Table = {"hello": {"secret": is_text}}
 """Messages of a connection that has not sent the secret yet."""
 
 FROM_SCHEDULER: Table = {
     **GREETING,
     "launch": _LAUNCH,
-    "kill": {"id": _is_text},
-    "ack": {"ids": _are_texts},
+    "kill": {"id": is_text},
+    "ack": {"ids": are_texts},
     "stop": {},
     "leave": {},
 }
 
 FROM_WORKER: Table = {
     "end": {
-        **_END,
-        "segment": _is_count,
-        "leftover_mb": _is_number,
-        "retires": _is_flag,
-        "remaining": optional(_are_texts),
-        "imported": optional(_is_flag),
+        **END_FIELDS,
+        "segment": is_count,
+        "leftover_mb": is_number,
+        "retires": is_flag,
+        "remaining": optional(are_texts),
+        "imported": optional(is_flag),
     },
-    "progress": {"id": _is_text, "progress": _is_progress},
+    "progress": {"id": is_text, "progress": is_progress},
 }
 
 FROM_SPAWNER: Table = {
-    "ready": {"pid": _is_pid},
-    "born": {"worker": _is_text, "pid": _is_pid, "mark": _is_text_or_none},
-    "unborn": {"worker": _is_text},
-    "died": {"worker": _is_text, "code": _is_integer},
+    "ready": {"pid": is_pid},
+    "refused": {"why": is_storable_text_or_none},
+    "born": {"worker": is_text, "pid": is_pid, "mark": is_text_or_none},
+    "unborn": {"worker": is_text},
+    "died": {"worker": is_text, "code": is_integer},
 }
 
 WORKER_RECORDS: Table = {
     "end": FROM_WORKER["end"],
-    "shell": {"id": _is_text, "pid": _is_pid, "mark": _is_text_or_none},
+    "shell": {"id": is_text, "pid": is_pid, "mark": is_text_or_none},
 }
 
 AGENT_RECORDS: Table = {
     "launch": {
-        "id": _is_text,
-        "worker": _is_text,
-        "pid": _is_pid,
-        "mark": _is_text_or_none,
-        "base_mb": _is_number,
-        "until": _is_number_or_none,
+        "id": is_text,
+        "worker": is_text,
+        "pid": is_pid,
+        "mark": is_text_or_none,
+        "base_mb": is_number,
+        "until": is_number_or_none,
     },
-    "doom": {"id": _is_text, "cause": _is_text},
-    "end": {**_END, "id": _is_text, "cause": _is_text},
+    "doom": {"id": is_text, "cause": is_text},
+    "end": {**END_FIELDS, "id": is_text, "cause": is_text},
 }
 
-SETTLED: Table = {"settled": {"ids": _are_texts}}
+SETTLED: Table = {"settled": {"ids": are_texts}}
 
 LAUNCH_RECORD: Table = {"launch": _LAUNCH}

@@ -40,6 +40,7 @@ from cook_jupyter.worker.journal import WorkerJournal
 from cook_jupyter.worker.process_state import ProcessState, Residue
 from cook_jupyter.worker.progress import ProgressReader
 from cook_jupyter.worker.sandbox import FOLDER, Sandbox, SandboxPool
+from cook_jupyter.worker.start import package_variables, worker_command
 from cook_jupyter.worker.task import Task, TaskExit, unpacked
 
 RESULT_FILE = "cook-result.json"  # outcome of a call that ran as a plain command
@@ -119,7 +120,7 @@ class Worker:
                 self._sock.set_inheritable(True)
                 worker_arguments = [str(self._sock.fileno()), self._name, self._home, str(self._grace_s)]
                 worker_arguments += [str(self._journal.segment), str(handover.fileno())]
-                arguments = [sys.executable, "-P", "-m", "cook_jupyter.worker", "worker", *worker_arguments]
+                arguments = [*worker_command(sys.executable), "worker", *worker_arguments]
                 environment = self._state.process_environment
                 os.execve(sys.executable, arguments, environment)  # noqa: S606 - no shell wanted
         except OSError as error:
@@ -241,6 +242,8 @@ class Worker:
 
     def _run_command(self, task: Task, sandbox: Sandbox) -> FinishedTask:
         environment = {**self._state.environment, **task_environment(task, sandbox.path)}
+        if is_call(task.env):
+            environment.update(package_variables(environment.get("PYTHONPATH")))
         progress = ProgressReader(
             (*_streams(sandbox), progress_path(environment, sandbox.path)), task.progress_regex
         )
@@ -303,7 +306,7 @@ class Worker:
                 processes.signal_group(pid, signal.SIGTERM)
                 processes.signal_group(pid, signal.SIGCONT)  # a stopped process does not receive SIGTERM
                 kill_at = time.monotonic() + self._grace_s
-            if kill_at is not None and time.monotonic() >= kill_at:
+            if kill_at is not None and (signals.terms > 1 or time.monotonic() >= kill_at):
                 processes.signal_group(pid, signal.SIGKILL)
             self._send_progress(task, progress)
             signals.wait(
@@ -351,7 +354,12 @@ class _Signals:
     """Wakes this process up for SIGCHLD and SIGTERM while a command runs; neither signal ends it."""
 
     def __init__(self) -> None:
-        self.termed = False
+        self.terms = 0
+
+    @property
+    def termed(self) -> bool:
+        """Whether SIGTERM has arrived."""
+        return self.terms > 0
 
     def __enter__(self) -> Self:
         self._read, self._write = socket.socketpair()
@@ -378,7 +386,7 @@ class _Signals:
             self._read.recv(4096)
 
     def _on_term(self, _number: int, _frame: FrameType | None) -> None:
-        self.termed = True
+        self.terms += 1
 
 
 def _not_started(task: Task, sandbox: Sandbox, error: OSError | ValueError) -> FinishedTask:

@@ -32,6 +32,7 @@ class RunningInstance:
         "base_mb",
         "begun",
         "deadline",
+        "grace_over",
         "header",
         "instance_id",
         "kill_at",
@@ -53,6 +54,7 @@ class RunningInstance:
         self.deadline = deadline
         self.stop_cause: str | None = None  # cause, if it was told to stop
         self.kill_at: float | None = None
+        self.grace_over = False  # whether it was told to stop at once
         self.next_memory_check = begun + MIN_CHECK_INTERVAL_S
         self.next_progress_check = begun + _PROGRESS_INTERVAL_S
         self.base_mb = worker.held_mb if self.is_call else 0.0

@@ -155,3 +155,14 @@ def remove_if_untouched(path: str) -> bool:
     except OSError:
         return True
     return False
+
+
+def write_stderr(path: str, text: str) -> bool:
+    """Write to the stderr of an instance that has no sandbox yet; return whether that was possible."""
+    try:
+        sandbox = Sandbox(path)
+        os.write(sandbox.stderr, text.encode("utf-8", "replace"))
+        sandbox.close()
+    except OSError:
+        return False
+    return True

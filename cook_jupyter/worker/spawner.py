@@ -12,6 +12,9 @@ When the node agent goes away, the spawner forks no more, waits until its worker
 Workers exit when their task has ended, and the next agent finds running tasks in the journal. The spawner
 kills workers that no agent can find there any more, because the home was removed or replaced, and those whose
 task is long past its maximum run time, because no other process would.
+
+Where tasks do not survive their supervisor, because it has no successor, the spawner kills all that it has
+started as soon as the supervisor is gone, including processes with a session of their own.
 """
 
 import contextlib
@@ -35,6 +38,7 @@ from cook_jupyter.worker.protocol import AGENT_RECORDS, is_valid
 _MAX_FDS = 64
 _ORPHAN_CHECK_S = 2.0  # interval of checks for workers without an agent; one that fails two is killed
 _OVERTIME_S = 60.0  # after the maximum run time, which an agent would have enforced
+_END_ALL_S = 10.0
 _WARM = (
     "cook_jupyter.worker.runner",
     "cook_jupyter.payload.calls",
@@ -43,13 +47,13 @@ _WARM = (
 )
 
 
-def main(descriptor: int, home: str, grace_s: float) -> int:
+def main(descriptor: int, home: str, grace_s: float, *, tasks_survive: bool) -> int:
     """Serve the agent at the other end of a socket."""
     with contextlib.suppress(PermissionError):  # this process leads a session already
         os.setsid()
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
-    Spawner(sock, home=home, grace_s=grace_s).serve()
+    Spawner(sock, home=home, grace_s=grace_s, tasks_survive=tasks_survive).serve()
     return 0
 
 
@@ -60,18 +64,20 @@ class Spawner:
         sock: socket to the agent; each request comes with the socket for the new worker.
         home: home directory of the agent.
         grace_s: time between SIGTERM and SIGKILL, passed to the workers.
+        tasks_survive: whether tasks go on without the agent, for the next one to find.
     """
 
-    def __init__(self, sock: socket.socket, *, home: str, grace_s: float) -> None:
+    def __init__(self, sock: socket.socket, *, home: str, grace_s: float, tasks_survive: bool = True) -> None:
         self._sock = sock
         self._home = home
         self._grace_s = grace_s
+        self._tasks_survive = tasks_survive
         self._workers: dict[int, str] = {}
         self._received: list[int] = []  # sockets of workers that are not forked yet
         self._open = True
 
     def serve(self) -> None:
-        """Fork workers until the agent and the last worker are gone."""
+        """Fork workers until the agent and, where tasks survive it, the last worker are gone."""
         _warm_up()
         processes.become_subreaper()
         self._wakeup_read, self._wakeup_write = socket.socketpair()
@@ -82,7 +88,7 @@ class Spawner:
         self._send({"t": "ready", "pid": os.getpid()})
         reader = FrameReader()
         suspects: set[str] = set()
-        while self._open or self._workers:
+        while self._open or (self._workers and self._tasks_survive):
             watched = [self._wakeup_read, self._sock] if self._open else [self._wakeup_read]
             ready, _, _ = select.select(watched, [], [], None if self._open else _ORPHAN_CHECK_S)
             if not ready:
@@ -98,6 +104,8 @@ class Spawner:
             if self._sock in ready:
                 for frame in reader.feed(self._receive()):
                     self._fork(frame.header["worker"], self._received.pop(0))
+        if not self._tasks_survive and not processes.end_descendants(within_s=_END_ALL_S):
+            log("the supervisor is gone, and processes of its tasks cannot be killed")
 
     def _kill(self, workers: Collection[str]) -> None:
         for pid, worker in self._workers.items():
@@ -117,6 +125,7 @@ class Spawner:
         return data
 
     def _fork(self, worker: str, descriptor: int) -> None:
+        spawner = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
@@ -124,15 +133,17 @@ class Spawner:
             self._send({"t": "unborn", "worker": worker, "error": str(error)})
             return
         if pid == 0:
-            self._become_worker(worker, descriptor)
+            self._become_worker(worker, descriptor, spawner)
         os.close(descriptor)
         self._workers[pid] = worker
         self._send({"t": "born", "worker": worker, "pid": pid, "mark": processes.process_identity(pid)})
 
-    def _become_worker(self, worker: str, descriptor: int) -> None:
+    def _become_worker(self, worker: str, descriptor: int, spawner: int) -> None:
         """Run the worker in the child process; never returns."""
         code = 1
         try:
+            if not self._tasks_survive:
+                processes.die_with_parent(spawner)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for sock in (self._sock, self._wakeup_read, self._wakeup_write):

@@ -31,12 +31,12 @@ from cook_jupyter.worker.outbox import Outbox
 from cook_jupyter.worker.pool import PoolCallbacks, WorkerPool, WorkerProcess
 from cook_jupyter.worker.progress import Progress, ProgressReader
 from cook_jupyter.worker.running import MIN_CHECK_INTERVAL_S, RunningInstance
-from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched
+from cook_jupyter.worker.sandbox import FOLDER, remove_if_untouched, write_stderr
 from cook_jupyter.worker.task import Cause, EndReport, TaskExit, end_of, is_folder_name
 
 _TICK_S = MIN_CHECK_INTERVAL_S
 _REPORT_RUNNING_AFTER_S = 0.05  # the start of an instance that ends sooner is not reported
-_OVERTIME_S = 2.0  # in addition to the grace period, for a worker to kill its command itself
+_OVERTIME_S = 2.0  # after the grace period, for a worker to kill its command itself
 _PRUNE_INTERVAL_S = 3600.0
 _DAY_S = 86400.0
 
@@ -64,6 +64,8 @@ class Supervisor:
         grace_s: time between SIGTERM and SIGKILL.
         idle_worker_s: time without work after which a worker exits.
         sandbox_days: age in days at which unchanged sandboxes are removed.
+        tasks_survive: whether instances go on when this process is gone, for the next supervisor of this home
+            to find; otherwise all their processes are killed then.
 
     Raises:
         OSError: the journal cannot be read or written.
@@ -78,6 +80,7 @@ class Supervisor:
         grace_s: float = 5.0,
         idle_worker_s: float = 60.0,
         sandbox_days: float = 7.0,
+        tasks_survive: bool = True,
     ) -> None:
         self._loop = loop
         self._listener = listener
@@ -99,7 +102,10 @@ class Supervisor:
         self._pool = WorkerPool(
             loop,
             home=home,
-            grace_s=grace_s,
+            grace_s=grace_s
+            if tasks_survive
+            else _DAY_S,  # each kill may have its own, which this process keeps
+            tasks_survive=tasks_survive,
             groups=CgroupParent.find(),
             listener=PoolCallbacks(
                 ready=self._to_dispatch.add,
@@ -127,15 +133,25 @@ class Supervisor:
         else:
             self._enqueue(launch)
 
-    def kill(self, instance_id: str) -> None:
-        """Stop an instance: TERM to its process group, KILL after the grace period; ignore unknown ids."""
-        self._stop(instance_id, Cause.KILLED)
+    def kill(self, instance_id: str, *, grace_s: float | None = None) -> None:
+        """Stop an instance: TERM to its process group, KILL after the grace period; ignore unknown ids.
 
-    def stop(self) -> None:
-        """Stop all instances and launch no more; `is_stopped` when the last one has ended."""
+        Args:
+            instance_id: the instance.
+            grace_s: time between TERM and KILL; None for that of this supervisor. If the instance was told to
+                stop before, it can only get shorter.
+        """
+        self._stop(instance_id, Cause.KILLED, grace_s)
+
+    def stop(self, *, grace_s: float | None = None) -> None:
+        """Stop all instances and launch no more; `is_stopped` when the last one has ended.
+
+        Args:
+            grace_s: time between TERM and KILL; None for that of this supervisor.
+        """
         self._stopping = True
         for header in list(self.open_launches()):
-            self._stop(header["instance_id"], Cause.STOPPED)
+            self._stop(header["instance_id"], Cause.STOPPED, grace_s)
 
     def acknowledge(self, instance_ids: Collection[str]) -> None:
         """Forget ends that the front end has reported durably."""
@@ -224,8 +240,7 @@ class Supervisor:
                 instance_id = instance.instance_id
                 self._listener.on_running(instance_id, self._sandbox(instance_id), now_ms())
             if instance.kill_at is not None and now >= instance.kill_at:
-                self._signals.append((instance.worker, signal.SIGKILL))
-                instance.kill_at = now + self._grace_s
+                self._end_grace(instance, now)
             if instance.deadline is not None and now >= instance.deadline:
                 self._stop(instance.instance_id, Cause.RUNTIME)
             if now >= instance.next_memory_check and instance.exceeds_memory(now, process_tree):
@@ -235,6 +250,16 @@ class Supervisor:
                 if progress is not None:
                     self._report_progress(instance, progress)
         self._to_dispatch.update(self._queue.interpreters())  # a spawner may have gone away meanwhile
+
+    def _end_grace(self, instance: RunningInstance, now: float) -> None:
+        """Kill an instance that was told to stop: a command through its worker, which knows its processes."""
+        if instance.is_call or instance.grace_over:
+            self._signals.append((instance.worker, signal.SIGKILL))
+            instance.kill_at = now + self._grace_s
+        else:
+            self._signals.append((instance.worker, signal.SIGTERM))
+            instance.kill_at = now + _OVERTIME_S
+        instance.grace_over = True
 
     def _commit(self) -> None:
         """Record what was decided in this round, then do it."""
@@ -297,12 +322,12 @@ class Supervisor:
         self._journal.record(instance_id, record, launch.head)
         self._assigned.append((launch, instance))
 
-    def _on_interpreter_unusable(self, python: str) -> None:
-        """Run the calls of an interpreter without workers as plain commands."""
+    def _on_interpreter_unusable(self, python: str, reason: str | None) -> None:
+        """Run calls of an interpreter without workers as plain commands, unless there is a reason not to."""
         launches = self._queue.drain(python)
-        if python == sys.executable:
+        if python == sys.executable or reason is not None:
             for launch in launches:
-                self._report_unlaunched(launch.header["instance_id"])
+                self._report_unlaunched(launch.header["instance_id"], reason)
             return
         self._unusable.add(python)
         for launch in launches:
@@ -310,22 +335,26 @@ class Supervisor:
 
     # --- ends ---------------------------------------------------------------------------------------------
 
-    def _stop(self, instance_id: str, cause: str) -> None:
-        """Stop an instance; only the first cause counts."""
+    def _stop(self, instance_id: str, cause: str, grace_s: float | None = None) -> None:
+        """Stop an instance; only the first cause counts, and the shortest grace period."""
         if self._queue.remove(instance_id) is not None:
             self._report_end(TaskExit(instance_id, None, now_ms()), cause)
             return
         instance = self._running.get(instance_id)
-        if instance is None or instance.stop_cause is not None:
+        if instance is None:
+            return
+        kill_at = time.monotonic() + (self._grace_s if grace_s is None else grace_s)
+        if instance.stop_cause is not None:
+            if instance.kill_at is not None and not instance.grace_over:
+                instance.kill_at = min(instance.kill_at, kill_at)
             return
         instance.stop_cause = cause
+        instance.kill_at = kill_at
         self._journal.record(instance_id, {"t": "doom", "cause": cause})
-        instance.kill_at = time.monotonic() + self._grace_s
         if cause == Cause.MEMORY:  # it would continue to grow during the grace period
             self._signals.append((instance.worker, signal.SIGKILL))
+            instance.grace_over = True
             return
-        if not instance.is_call:
-            instance.kill_at += _OVERTIME_S
         self._signals.append((instance.worker, signal.SIGTERM))
 
     def _on_worker_frame(self, worker: WorkerProcess, frame: Frame) -> None:
@@ -419,8 +448,13 @@ class Supervisor:
             seen_mb=instance.peak_mb,
         )
 
-    def _report_unlaunched(self, instance_id: str) -> None:
-        self._report_end(TaskExit(instance_id, None, now_ms()), Cause.UNLAUNCHED)
+    def _report_unlaunched(self, instance_id: str, reason: str | None = None) -> None:
+        """Report that an instance was not started; a reason for its user goes to its stderr, too."""
+        end = TaskExit(instance_id, None, now_ms(), message=reason)
+        if reason is not None:
+            log(f"{instance_id} was not started: {reason}")
+            end = end._replace(written=write_stderr(self._sandbox(instance_id), f"cook_jupyter: {reason}\n"))
+        self._report_end(end, Cause.UNLAUNCHED)
 
     def _report_end(
         self,

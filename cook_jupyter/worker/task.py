@@ -90,6 +90,7 @@ class TaskExit(NamedTuple):
         peak_mb: peak memory.
         progress: the latest percentage and message.
         written: whether the sandbox still exists; that of a call that wrote nothing does not.
+        message: why it could not be started, for its user; None if there is nothing to say.
     """
 
     instance_id: str
@@ -104,6 +105,7 @@ class TaskExit(NamedTuple):
     peak_mb: float | None = None
     progress: tuple[float, str | None] | None = None
     written: bool = False
+    message: str | None = None
 
     def as_header(self) -> Header:
         """Return the header of a frame for this end."""

@@ -23,7 +23,7 @@ from cook_jupyter.clusters.local.sandboxes import LocalSandboxes
 from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.model.instance import InstanceId, StatusUpdate, TaskState
 from cook_jupyter.model.job import JobId
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.payload.keys import make_key
 from cook_jupyter.service.clock import SystemClock
@@ -38,9 +38,9 @@ from tests.waiting import HANG_S, wait_until
 TOKEN = "a token of the tests"
 OWNER = "owner"
 POOLS = (
-    Pool(name="default", purpose="this machine"),
-    Pool(name="other"),
-    Pool(name="closed", active=False),
+    Pool(name=DEFAULT_POOL, purpose="this machine"),
+    Pool(name=PoolName("other")),
+    Pool(name=PoolName("closed"), active=False),
 )
 
 T = TypeVar("T")
@@ -187,7 +187,10 @@ def serving(
     authenticator = authenticator or TokenAuthenticator(TOKEN, owner=OWNER)
     hosts = {"h1": Resources(cpus=2, mem_mb=4096), "h2": Resources(cpus=2, mem_mb=4096)}
     cluster = MemoryCluster(
-        hosts, pools=("default", "other"), has_fixed_capacity=has_fixed_capacity, sandboxes=LocalSandboxes()
+        hosts,
+        pools=(DEFAULT_POOL, PoolName("other")),
+        has_fixed_capacity=has_fixed_capacity,
+        sandboxes=LocalSandboxes(),
     )
     answers: list[ApiServer] = []
     began, end = threading.Event(), threading.Event()

@@ -28,7 +28,7 @@ def test_a_dump_of_a_pool_is_decided_about_again(
     assert str(file) in written.output
     assert "pool default at" in again.output
     assert "1 jobs wait" in again.output
-    assert f"why: {waiting}: It asks for 1000 cpus" in again.output
+    assert f"why: {waiting}: It requests 1000 cpus" in again.output
     assert run("replay", file, "--json").output.startswith("{")
 
 

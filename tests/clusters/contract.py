@@ -14,6 +14,7 @@ import pytest
 from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, TaskState
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, NON_ZERO_EXIT, REASONS
 from cook_jupyter.model.resources import Resources
 from tests.clusters.reports import Reports, a_launch
@@ -119,11 +120,11 @@ class ClusterContract:
         most = max(cpus for (_, pool), cpus in before.items() if pool == "default")
         large = a_launch("true", cpus=most + 1.0).spec
 
-        if not cluster.can_grow("default"):
-            await cluster.grow_for("default", [large])
+        if not cluster.can_grow(DEFAULT_POOL):
+            await cluster.grow_for(DEFAULT_POOL, [large])
             assert room_on(cluster.offers()) == before
             return
-        await cluster.grow_for("default", [large])
+        await cluster.grow_for(DEFAULT_POOL, [large])
         await reports.until(
             lambda: any(
                 large.resources.fits_in(offer.room) for offer in cluster.offers() if offer.pool == "default"

@@ -5,6 +5,7 @@ import pytest
 from cook_jupyter.clusters.base import ComputeCluster
 from cook_jupyter.clusters.memory import MemoryCluster, PlannedExit
 from cook_jupyter.model.job import JobSpec
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.resources import Resources
 from tests.clusters.contract import ClusterContract
 
@@ -27,7 +28,9 @@ class MemoryHarness:
 
     def __init__(self) -> None:
         self._cluster = MemoryCluster(
-            {"host-1": Resources(cpus=4, mem_mb=2048)}, pools=("default", "other"), behaviour=played
+            {"host-1": Resources(cpus=4, mem_mb=2048)},
+            pools=(DEFAULT_POOL, PoolName("other")),
+            behaviour=played,
         )
 
     def cluster(self) -> ComputeCluster:
@@ -48,10 +51,10 @@ class SpreadSite(MemoryHarness):
                 "host-3": Resources(cpus=1, mem_mb=4096),
             },
             pools={
-                "host-1": ["default", "other"],
-                "host-2": ["default"],
-                "host-3": ["other"],
-                "host-4": ["default"],
+                "host-1": [DEFAULT_POOL, PoolName("other")],
+                "host-2": [DEFAULT_POOL],
+                "host-3": [PoolName("other")],
+                "host-4": [DEFAULT_POOL],
             },
             spare_hosts={"host-4": Resources(cpus=16, mem_mb=8192)},
             finds_hosts=True,

@@ -12,6 +12,7 @@ from cook_jupyter.clusters.simulated import ScheduledExit, SimulatedCluster
 from cook_jupyter.model.instance import TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.reason import NON_ZERO_EXIT
 from cook_jupyter.model.resources import Resources
 from tests.clusters.contract import ClusterContract
@@ -32,7 +33,9 @@ def played(spec: JobSpec) -> ScheduledExit | None:
 
 
 def a_host(name: str = "host-1", *, pool: str = "", **room: float) -> Offer:
-    return Offer(host=name, cluster="", pool=pool, room=Resources(**{"cpus": 4.0, "mem_mb": 2048.0, **room}))
+    return Offer(
+        host=name, cluster="", pool=PoolName(pool), room=Resources(**{"cpus": 4.0, "mem_mb": 2048.0, **room})
+    )
 
 
 class SimulatedHarness:
@@ -43,7 +46,7 @@ class SimulatedHarness:
             [a_host(), a_host("host-2", pool="default"), a_host("host-3", pool="other")],
             behaviour=played,
             now_ms=lambda: time.monotonic_ns() // 1_000_000,
-            pools=("default", "other"),
+            pools=(DEFAULT_POOL, PoolName("other")),
         )
 
     def cluster(self) -> ComputeCluster:

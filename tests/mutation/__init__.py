@@ -6,5 +6,5 @@
 Existing tools were not practical: mutmut 3 skips functions with decorators (all properties and the DRU of
 columns), and starts a session of pytest for each mutant. Here pytest collects once, and each mutant is a fork
 of that process in which the code object of one function is replaced. Its cost is that of the tests up to the
-first that fails.
+first that fails. What a quick stage does not kill is tried again in a thorough one.
 """

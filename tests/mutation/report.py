@@ -4,12 +4,14 @@ Lives here: `write_page`, and `Justification`, why a mutant may survive; `justif
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutation.mutations import Key
-from tests.mutation.runner import EXAMPLES, ROOT
+from tests.mutation.runner import MAX_WORLDS, QUICK, ROOT, THOROUGH, TIME
+from tests.scheduling.test_ways_agree import IN_CI
 
 PAGE = ROOT / "docs" / "reference" / "mutants.md"
 JUSTIFIED = Path(__file__).with_name("justified.toml")
@@ -23,24 +25,30 @@ the tests or dead code, or it is *justified*, because no caller could notice it.
 
 ```sh
 make mutants                      # all mutants, which takes hours; RESUME=1 continues an interrupted run
+make mutants AGAIN=1              # continues it, and runs again what survived: after tests were added
 make mutants SAMPLE=500           # the same 500 each time, chosen by a hash of the change
 make mutants ONLY=ranking/merge   # modules whose path contains this text
 make mutants PAGE=1               # also write this page
 ```
 
 Each mutant is a fork of a process that has collected the tests, with one code object replaced. It runs the
-tests that call the changed function until one fails. It also counts as killed if it uses far more CPU time
-than the tests do without it. Properties try {examples} examples each instead of up to 300, and the comparison
-of all implementations with the reference (`ways_agree`) is omitted, so the score is a lower bound.
-Declarations (constants, defaults of fields, tables), docstrings and messages of exceptions are not changed.
+tests that call the changed function until one fails, in two stages:
+
+- The *quick* stage runs all tests; properties try {quick} examples each instead of up to 300.
+- The *thorough* stage is for what survives the quick one: properties try {thorough} examples each, and all
+  implementations are compared with the reference (`ways_agree`) in {worlds:,} of CI's {in_ci:,} worlds.
+
+Both try the same examples each time. As they are fewer than those of CI, the score is a lower bound. A mutant
+also counts as killed if a test uses more than 4 times the CPU time that it needs without the mutant, and 5
+seconds more: its loops may be endless. Not changed are declarations (constants, defaults of fields, tables),
+docstrings and messages of exceptions.
 
 This page is generated; the reasons are in `tests/mutation/justified.toml`.
 """
 
-# Measured when the sample grew. Update it when it grows again.
-_UNSEEN = """Their survivors were followed up, so the score of all mutants is lower:
-when the sample grew from 318 to 448 and then to 520, the tests killed 105 of 130 new mutants (81%), and then
-55 of 73 (75%). About half of these survivors could be noticed, and now have tests."""
+# Measured on mutants that nobody had looked at. Update it with each such measurement.
+_UNSEEN = """Survivors were followed up, so the score of mutants that nobody has looked at is lower:
+of 203 such mutants the quick stage killed 160 (79%)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +58,25 @@ class Result:
     Attributes:
         key: key of the mutant.
         line: line of the change.
-        is_killed: whether any test failed, or the time ran out.
+        killed_by: name of the stage in which a test failed, or `TIME`; None if the mutant survived.
+        killer: the test that failed or ran out of time, "" if none.
     """
 
     key: Key
     line: int
-    is_killed: bool
+    killed_by: str | None
+    killer: str
+
+
+def summary(results: Iterable[Result]) -> str:
+    """Return how many mutants were killed, in one line."""
+    ends = Counter(result.killed_by for result in results)
+    total = ends.total()
+    killed = total - ends[None]
+    return (
+        f"{killed:,} of {total:,} mutants killed ({killed / max(1, total):.1%}): {ends[QUICK.name]:,} in the "
+        f"quick stage, {ends[THOROUGH.name]:,} in the thorough one, {ends[TIME]:,} by time"
+    )
 
 
 def justifications() -> Mapping[Key, str]:
@@ -73,33 +94,46 @@ def justifications() -> Mapping[Key, str]:
     }
 
 
-def write_page(results: Sequence[Result], only: Sequence[str]) -> None:
+def write_page(results: Sequence[Result], only: Sequence[str], total: int) -> None:
     """Write the page.
 
     Args:
         results: outcomes of the mutants.
         only: parts of the paths of the modules that were mutated.
+        total: number of all mutants of these modules.
     """
     where = ", ".join(f"`{part}`" for part in only if part) or "`model` and `scheduling`"
-    scope = f"{len(results)} mutants of {where}, the first by the hash of their changes.\n{_UNSEEN}"
+    part = f"the first {len(results):,} of {total:,} by the hash of their changes"
+    part = part if len(results) < total else f"all {total:,}"
+    scope = f"Mutants of {where}: {part}.\n\n{summary(results)}.\n\n{_UNSEEN}"
     reasons = justifications()
     by_path: dict[str, list[Result]] = {}
     for result in results:
         by_path.setdefault(result.key[0], []).append(result)
-    lines = [_INTRODUCTION.format(examples=EXAMPLES), f"## Score\n\n{scope}\n"]
+    introduction = _INTRODUCTION.format(
+        quick=QUICK.examples, thorough=THOROUGH.examples, worlds=MAX_WORLDS, in_ci=IN_CI
+    )
+    lines = [introduction, f"## Score\n\n{scope}\n"]
     lines += [
-        "| Module | Mutants | Killed | Justified | Survive | Killed or justified |",
-        "| --- | --: | --: | --: | --: | --: |",
+        "| Module | Mutants | Killed | Of these: thorough | time | Killed | Justified | Survive |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for path, group in [*sorted(by_path.items()), ("all", list(results))]:
-        killed = sum(result.is_killed for result in group)
-        justified = sum(not result.is_killed and result.key in reasons for result in group)
-        part = (killed + justified) / len(group)
+        ends = Counter(result.killed_by for result in group)
+        justified = sum(not result.killed_by and result.key in reasons for result in group)
+        killed = len(group) - ends[None]
+        numbers = (
+            len(group),
+            killed,
+            ends[THOROUGH.name],
+            ends[TIME],
+            f"{killed / len(group):.0%}",
+            justified,
+        )
         name = path.removeprefix("cook_jupyter/").removesuffix(".py")
-        survive = len(group) - killed - justified
-        lines.append(f"| {name} | {len(group)} | {killed} | {justified} | {survive} | {part:.0%} |")
+        lines.append(f"| {' | '.join(map(str, (name, *numbers, ends[None] - justified)))} |")
     survivors = sorted(
-        (result for result in results if not result.is_killed),
+        (result for result in results if not result.killed_by),
         key=lambda result: (result.key[0], result.line),
     )
     lines += ["", "## Survivors", "", "| Function | Change | Reason |", "| --- | --- | --- |"]

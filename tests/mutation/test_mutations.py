@@ -1,6 +1,8 @@
 """The mutants are those that they are said to be."""
 
 from tests.mutation.mutations import mutants_of
+from tests.mutation.report import Result, summary
+from tests.mutation.runner import Killers
 
 SOURCE = '''
 LIMIT = 3
@@ -55,3 +57,24 @@ def test_a_mutant_is_told_from_equal_changes_of_its_function() -> None:
 
 def test_only_selected_mutants_are_made() -> None:
     assert not list(mutants_of("small.py", SOURCE, lambda key: key[1] == "nothing"))
+
+
+def test_what_killed_neighbours_is_tried_first() -> None:
+    killers = Killers()
+    for function, killer in (("one", "first"), ("one", "second"), ("other", "third"), ("other", "third")):
+        killers.add("small.py", function, killer)
+
+    assert killers.first("small.py", "one") == ["second", "first", "third"]
+    assert killers.first("small.py", "new") == ["third", "first", "second"]
+    assert killers.first("large.py", "one") == []
+
+
+def test_the_summary_tells_the_stages_apart() -> None:
+    results = [
+        Result(key=("small.py", "add", "1", "2", number), line=1, killed_by=stage, killer="")
+        for number, stage in enumerate(("quick", "quick", "thorough", "time", None))
+    ]
+
+    assert summary(results) == (
+        "4 of 5 mutants killed (80.0%): 2 in the quick stage, 1 in the thorough one, 1 by time"
+    )

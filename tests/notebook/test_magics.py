@@ -333,7 +333,7 @@ def test_a_request_that_no_host_can_meet_is_refused_at_once(shell: Shell, backgr
     ran = shell.run(f"%%cook --cpus 4000 --name huge{background}\n1")
 
     assert isinstance(ran.error, Unsatisfiable)
-    assert "The job huge was not accepted. It asks for 4000 cpus" in str(ran.error)
+    assert "The job huge was not accepted. It requests 4000 cpus" in str(ran.error)
 
 
 # --- in the background ---

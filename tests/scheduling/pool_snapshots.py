@@ -7,7 +7,7 @@ from typing import Any
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import Pool, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT
 from cook_jupyter.scheduling.matching.capacity import PoolCapacity
@@ -17,7 +17,7 @@ from cook_jupyter.scheduling.ranking.considerable import NO_FILTERS
 from cook_jupyter.scheduling.snapshot import HeadFacts, PoolSnapshot
 
 NOW_MS = 1000
-POOL = "default"
+POOL = PoolName("default")
 
 
 class PoolWorld:

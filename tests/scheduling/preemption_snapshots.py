@@ -11,7 +11,7 @@ from cook_jupyter.model.decisions import Rebalancing
 from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     ConstraintClass,
@@ -74,7 +74,7 @@ class Snapshot:
             Offer(
                 host=host,
                 cluster="",
-                pool="pool",
+                pool=PoolName("pool"),
                 room=room,
                 attributes={"HOSTNAME": host, **ATTRIBUTES.get(host, {})},
             )

@@ -397,7 +397,7 @@ def place(
     facts: Facts,
     smallest: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[list[Match], list[Refusal]]:
-    """Matches and refusals of the jobs that are looked at.
+    """Matches and refusals of the jobs that are considered.
 
     The cycle ends behind the first refused job at whose turn no host has room for `smallest`, cpus and memory
     (docs/reference/scheduling-rules.md).

@@ -16,7 +16,7 @@ from cook_jupyter.model.decisions import Preemption
 from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.limits import UNLIMITED, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     GroupPlacement,
@@ -273,7 +273,7 @@ class Reference:
         """Whether the job's constraints let it go to the host."""
         known = self.settings.spare_hosts_known or host in self.known
         attributes = {"HOSTNAME": host, **self.attributes.get(host, {})} if known else {}
-        offer = Offer(host=host, cluster="", pool="", room=Resources(), attributes=attributes)
+        offer = Offer(host=host, cluster="", pool=PoolName(""), room=Resources(), attributes=attributes)
         queued = a_queued_job(job)
         if host in job.get("avoid", ()):
             return False

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 
 on_snapshots = settings(max_examples=60)
@@ -72,7 +73,7 @@ def offer_lists(draw: st.DrawFn, max_size: int = 24) -> list[Offer]:
         Offer(
             host=f"host-{number:02}",
             cluster=draw(st.sampled_from(["east", "west"])),
-            pool="pool",
+            pool=PoolName("pool"),
             room=Resources(
                 cpus=draw(st.sampled_from([0.0, 1.0, 2.0, 4.0])),
                 mem_mb=draw(st.sampled_from([10.0, 40.0, 100.0])),

@@ -2,6 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.hosts.fitness import fitness_of
 from cook_jupyter.scheduling.hosts.hosts import Hosts
@@ -29,7 +30,11 @@ def hosts_in_use(draw: st.DrawFn) -> Hosts:
         whole = Resources(cpus=cpus, mem_mb=mem_mb)
         offers.append(
             Offer(
-                host=f"host-{number:02}", cluster="east", pool="pool", room=whole - running, running=running
+                host=f"host-{number:02}",
+                cluster="east",
+                pool=PoolName("pool"),
+                room=whole - running,
+                running=running,
             )
         )
     return Hosts(offers)
@@ -81,7 +86,9 @@ def test_the_host_chosen_is_the_first_of_the_fittest(hosts: Hosts, asked: list[t
 
 def test_a_job_goes_where_it_leaves_least_and_to_the_first_of_equals() -> None:
     room = Resources(cpus=4.0, mem_mb=64.0)
-    hosts = Hosts(Offer(host=f"host-{number}", cluster="east", pool="pool", room=room) for number in range(3))
+    hosts = Hosts(
+        Offer(host=f"host-{number}", cluster="east", pool=PoolName("pool"), room=room) for number in range(3)
+    )
     holds = HostRoom(hosts.columns)
     fit = best_fit(holds, hosts.columns)
     assert fit is not None
@@ -102,7 +109,7 @@ def test_what_a_job_leaves_is_measured_by_the_size_of_the_host() -> None:
         Offer(
             host=f"host-{number}",
             cluster="east",
-            pool="pool",
+            pool=PoolName("pool"),
             room=Resources(cpus=cpus, mem_mb=mem_mb) - running,
             running=running,
         )
@@ -114,7 +121,7 @@ def test_what_a_job_leaves_is_measured_by_the_size_of_the_host() -> None:
 
 
 def test_amounts_that_may_be_rounded_are_not_for_it() -> None:
-    offer = Offer(host="a", cluster="east", pool="pool", room=Resources(cpus=1.1, mem_mb=64.0))
+    offer = Offer(host="a", cluster="east", pool=PoolName("pool"), room=Resources(cpus=1.1, mem_mb=64.0))
     hosts = Hosts([offer])
     assert best_fit(HostRoom(hosts.columns), hosts.columns) is None
     assert not suits(TaskRequest(job_id(1), 0.1, 16.0))

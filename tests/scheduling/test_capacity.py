@@ -1,12 +1,13 @@
 """The hosts of a pool, as if they were empty."""
 
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.matching.capacity import PoolCapacity
 
 
 def an_offer(host: str, cluster: str, room: Resources, running: Resources | None = None) -> Offer:
-    return Offer(host=host, cluster=cluster, pool="pool", room=room, running=running or Resources())
+    return Offer(host=host, cluster=cluster, pool=PoolName("pool"), room=room, running=running or Resources())
 
 
 def test_a_host_is_all_that_its_clusters_offer_and_what_runs_there() -> None:
@@ -34,7 +35,9 @@ def test_hosts_run_no_more_tasks_than_they_may() -> None:
 
 
 def test_hosts_that_are_for_some_users_are_remembered() -> None:
-    limited = Offer(host="a", cluster="", pool="pool", room=Resources(cpus=1), users=frozenset({"ada"}))
+    limited = Offer(
+        host="a", cluster="", pool=PoolName("pool"), room=Resources(cpus=1), users=frozenset({"ada"})
+    )
 
     capacity = PoolCapacity.of([limited, an_offer("b", "", Resources(cpus=1))])
 

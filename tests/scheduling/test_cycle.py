@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from cook_jupyter.model.decisions import Scaleback
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.hosts.hosts import Hosts
@@ -148,7 +149,7 @@ def test_the_same_snapshot_is_decided_the_same_way(
     assert first == again == shuffled
 
 
-HOST = Offer(host="a", cluster="east", pool="pool", room=Resources(cpus=4, mem_mb=100))
+HOST = Offer(host="a", cluster="east", pool=PoolName("pool"), room=Resources(cpus=4, mem_mb=100))
 
 
 def a_waiting(seq: int, **more: Any) -> Task:

@@ -38,7 +38,7 @@ from cook_jupyter.scheduling.rebalancing.preemption import (
 )
 from cook_jupyter.scheduling.snapshot import PoolSnapshot, Reserved
 from tests.builders import a_job
-from tests.scheduling.pool_snapshots import PoolWorld, an_offer
+from tests.scheduling.pool_snapshots import POOL, PoolWorld, an_offer
 
 FIFO = CycleSettings(rank=RankSettings(order=Order.FIFO))
 ZONE_X = CycleSettings(match=MatchSettings(defaults=PoolDefaults(constraints=(("zone", "x"),))))
@@ -177,7 +177,7 @@ def a_full_world(tasks: int = 1) -> PoolWorld:
 
 def heads_of(world: PoolWorld, *heads: str, **fields: Any) -> Sequence[str]:
     snapshot = world.snapshot(*(world.head(head) for head in heads), **fields)
-    return list(decide_nothing(snapshot, world.index).heads.by_pool.get("default", {}))
+    return list(decide_nothing(snapshot, world.index).heads.by_pool.get(POOL, {}))
 
 
 def test_a_queue_without_heads_gets_some() -> None:

@@ -11,7 +11,7 @@ from cook_jupyter.model.instance import InstanceId, InstanceStatus
 from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, JobConstraints, PlacementKind
@@ -90,7 +90,7 @@ def _hosts(given: Input) -> Hosts:
         Offer(
             host=host,
             cluster="cluster",
-            pool="pool",
+            pool=PoolName("pool"),
             room=_resources(room),
             attributes={"HOSTNAME": host, **attributes.get(host, {})},
             kind=HostKind.PLAIN,
@@ -315,7 +315,7 @@ def _after_a_match(reserved: Reservations, matched: set[JobId]) -> Reservations:
     seqs = {name: seq for seq, name in enumerate(sorted(matched | reserved.keys()), 1)}
     index = an_index([{"seq": seqs[name], "user": "u", "cpus": 1.0, "mem": 1.0} for name in sorted(matched)])
     hosts = [
-        Offer(host=host, cluster="cluster", pool="pool", room=Resources(cpus=99.0, mem_mb=99.0))
+        Offer(host=host, cluster="cluster", pool=PoolName("pool"), room=Resources(cpus=99.0, mem_mb=99.0))
         for host in sorted({*reserved.values(), "free"})
     ]
     kept = {job_id(seqs[name]): host for name, host in reserved.items()}

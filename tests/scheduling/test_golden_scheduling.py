@@ -9,7 +9,7 @@ import pytest
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, PlacementKind, PoolDefaults
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
@@ -290,7 +290,7 @@ def _offer(host: Input) -> Offer:
     return Offer(
         host=host["host"],
         cluster="cluster",
-        pool="pool",
+        pool=PoolName("pool"),
         room=Resources(cpus=host["cpus"], mem_mb=host["mem"], gpus=0.0 if by_model else gpus),
         attributes={"HOSTNAME": host["host"], **host.get("attributes", {})},
         kind=HostKind(host.get("kind", "plain")),

@@ -11,27 +11,33 @@ from hypothesis import strategies as st
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass
 from cook_jupyter.scheduling.limits.run_times import UNKNOWN_RUN_TIME, RunTime
 from cook_jupyter.scheduling.matching.head_room import (
+    NOTHING,
     HeadOfQueue,
     HostAmounts,
     HostState,
     RunningTask,
+    amounts_of,
+    amounts_requested,
     choose_host,
     ends_in_time,
     gives_way,
     holds_more_than_share,
     is_within_limit,
     room_beside,
+    sum_of,
     update_awaited,
     whole_of,
+    with_task,
     without_kept,
 )
 from cook_jupyter.scheduling.queue.counted_values import CountedValues
 from cook_jupyter.scheduling.queue.queue_index import QueuedJob, QueueIndex
+from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from tests.builders import a_job_spec
 
 NOW = 1000
@@ -254,7 +260,7 @@ def test_an_offer_loses_what_is_kept_of_each_resource() -> None:
     offer = Offer(
         host="a",
         cluster="c",
-        pool="p",
+        pool=PoolName("p"),
         room=Resources(cpus=3, mem_mb=100, gpus=1),
         running=Resources(cpus=5),
         ports=((10, 11), (20, 29)),
@@ -267,14 +273,72 @@ def test_an_offer_loses_what_is_kept_of_each_resource() -> None:
     assert left.ports == ((10, 11), (20, 20))
 
 
+@pytest.mark.parametrize(("kind", "gpus"), [(HostKind.PLAIN, 2.0), (HostKind.MESOS, 3.0)])
+def test_an_offer_loses_what_a_new_task_takes(kind: HostKind, gpus: float) -> None:
+    offer = Offer(
+        host="a",
+        cluster="c",
+        pool=PoolName("p"),
+        room=Resources(cpus=3, mem_mb=100, gpus=3),
+        running=Resources(cpus=5),
+        ports=((10, 12), (20, 20)),
+        kind=kind,
+        task_count=7,
+    )
+    request = TaskRequest(JobId("j"), 1.0, 30.0, 1.0, 2)
+
+    left = with_task(offer, request, (10, 20))
+
+    assert left.room == Resources(cpus=2, mem_mb=70, gpus=gpus)
+    assert left.room + left.running == offer.room + offer.running
+    assert left.ports == ((11, 11), (12, 12))
+    assert left.task_count == 8
+    assert with_task(offer, request, ()).ports is offer.ports
+
+
+def test_amounts_are_added_and_compared_one_by_one() -> None:
+    one, other = HostAmounts(1, 20, 3, 40, 5), HostAmounts(10, 2, 30, 4, 50)
+
+    assert one.plus(other) == HostAmounts(11, 22, 33, 44, 55)
+    assert one.minus(other) == HostAmounts(-9, 18, -27, 36, -45)
+    assert one.minimum(other) == HostAmounts(1, 2, 3, 4, 5)
+    assert sum_of([one, other, one]) == HostAmounts(12, 42, 36, 84, 60)
+    assert sum_of([]) == NOTHING
+    assert HostAmounts(0.3, 0.3, 0.3).minus(HostAmounts(0.1 + 0.2, 0.1 + 0.2, 0.1 + 0.2)) == NOTHING
+    assert one.fit_in(one)
+    assert not NOTHING.is_negative
+    for name in HostAmounts._fields:
+        less = one._replace(**{name: getattr(one, name) - 1})
+        assert not one.fit_in(less)
+        assert less.fit_in(one)
+        assert NOTHING._replace(**{name: -1.0}).is_negative
+
+
+def test_amounts_of_offers_and_requests() -> None:
+    offer = Offer(
+        host="a",
+        cluster="c",
+        pool=PoolName("p"),
+        room=Resources(cpus=3, mem_mb=100, gpus=2),
+        running=Resources(cpus=1, mem_mb=10, gpus=1),
+        ports=((10, 12), (20, 20)),
+    )
+
+    assert amounts_of(offer) == HostAmounts(3, 100, 2, 4, inf)
+    assert whole_of(offer, None) == HostAmounts(4, 110, 3, 4, inf)
+    assert whole_of(offer, 9) == HostAmounts(4, 110, 3, 4, 9)
+    assert whole_of(replace(offer, kind=HostKind.MESOS), 9) == HostAmounts(4, 110, inf, 4, 9)
+    assert amounts_requested(TaskRequest(JobId("j"), 1.0, 30.0, 2.0, 5)) == HostAmounts(1, 30, 2, 5, 1)
+
+
 def test_an_offer_from_which_nothing_is_kept_stays_the_same_value() -> None:
-    offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100))
+    offer = Offer(host="a", cluster="c", pool=PoolName("p"), room=Resources(cpus=3, mem_mb=100))
 
     assert without_kept(offer, HostAmounts(3, 100, 0, 0, inf), HostAmounts(4, 200, 0, 0, inf)) is offer
 
 
 def test_where_hosts_run_so_many_tasks_one_is_kept_of_them() -> None:
-    offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100), task_count=1)
+    offer = Offer(host="a", cluster="c", pool=PoolName("p"), room=Resources(cpus=3, mem_mb=100), task_count=1)
     head = a_head(host="a", asked=HostAmounts(1, 10, 0, 0, 1), awaited=frozenset({("t1", 0)}))
     tasks = [RunningTask(JobId("t1"), 0, HostAmounts(1, 10, 0, 0, 1))]
     state = HostState(host="a", whole=whole_of(replace(offer, kind=HostKind.PLAIN), 2), tasks=tasks)
@@ -404,6 +468,28 @@ def test_who_may_not_start_is_not_given_way_to() -> None:
     head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
 
     assert not gives_way(head, index, SHARES, DruMode.DEFAULT, lambda job_id: job_id != "k")
+
+
+def test_a_users_own_jobs_do_not_take_precedence() -> None:
+    index = pool(
+        QueuedJob(JobId("j"), "bob", 0, 1, 3),
+        running=(QueuedJob(JobId("r"), "bob", 3, 1, 1),),
+    )
+    head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
+
+    assert not gives_way(head, index, SHARES, DruMode.DEFAULT, anybody)
+
+
+def test_users_without_waiting_jobs_are_passed_over() -> None:
+    runs = tuple(QueuedJob(JobId(user), user, 1, 1, seq) for seq, user in enumerate(("al", "cy"), 5))
+    index = pool(
+        QueuedJob(JobId("j"), "bob", 4, 1, 3),
+        QueuedJob(JobId("k"), "eve", 1, 1, 4),
+        running=(QueuedJob(JobId("r"), "bob", 3, 1, 1), *runs),
+    )
+    head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
+
+    assert gives_way(head, index, SHARES, DruMode.DEFAULT, anybody)
 
 
 @pytest.mark.parametrize(("cpus", "expected"), [(2.0, False), (2.5, True)])

@@ -6,6 +6,7 @@ import pytest
 from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     ATTRIBUTES,
@@ -61,7 +62,7 @@ def test_all_particulars_come_together() -> None:
 
 def test_where_a_pool_can_not_afford_it_a_job_may_return_to_its_host() -> None:
     job = a_job(instances=(failed(host="laptop"),))
-    laptop = Hosts([Offer(host="laptop", cluster="c", pool="p", room=Resources(cpus=1, mem_mb=1))])
+    laptop = Hosts([Offer(host="laptop", cluster="c", pool=PoolName("p"), room=Resources(cpus=1, mem_mb=1))])
     for novel, failing in ((True, {NOVEL_HOST: 1}), (False, {})):
         job_constraints = job_constraints_of(job, PoolDefaults(novel_host=novel))
         assert (
@@ -152,7 +153,7 @@ def test_an_empty_host_takes_a_job_of_its_users_that_fits_and_demands_nothing_el
     host = Offer(
         host="h",
         cluster="c",
-        pool="p",
+        pool=PoolName("p"),
         room=Resources(cpus=1, mem_mb=1000),
         running=Resources(cpus=3),
         attributes={"zone": "a"},
@@ -178,7 +179,9 @@ def test_an_empty_host_takes_a_job_of_its_users_that_fits_and_demands_nothing_el
 def test_hosts_are_held_to_what_the_pool_makes_of_demands(
     own: tuple[tuple[str, str], ...], zone: str, passes: bool, columnar_from: int
 ) -> None:
-    host = Offer(host="h", cluster="c", pool="p", room=Resources(cpus=1, mem_mb=1), attributes={"zone": zone})
+    host = Offer(
+        host="h", cluster="c", pool=PoolName("p"), room=Resources(cpus=1, mem_mb=1), attributes={"zone": zone}
+    )
     pool = PoolDefaults(
         constraints=(("zone", "a"),), rewritings={"area": ConstraintRewrite(attribute="zone")}
     )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cook_jupyter.model.decisions import Match, Refusal
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     ATTRIBUTES,
@@ -55,7 +56,7 @@ def a_host(name: str, cpus: float = 4.0, mem_mb: float = 100.0, **more: Any) -> 
     return Offer(
         host=name,
         cluster="east",
-        pool="pool",
+        pool=PoolName("pool"),
         room=Resources(cpus=cpus, mem_mb=mem_mb, gpus=more.pop("gpus", 0.0)),
         attributes=attributes,
         **more,
@@ -133,7 +134,7 @@ def test_on_thousands_of_hosts_jobs_are_placed_as_if_hosts_were_looked_at_one_by
             Offer(
                 host=f"host-{number:04}",
                 cluster="east",
-                pool="pool",
+                pool=PoolName("pool"),
                 room=whole - running,
                 running=running,
                 attributes={"zone": zone},

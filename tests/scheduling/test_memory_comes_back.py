@@ -10,6 +10,7 @@ import pytest
 
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, JobConstraints, PoolDefaults
 from cook_jupyter.scheduling.hosts.hosts import Hosts
@@ -141,7 +142,7 @@ def offers(names: Sequence[str], cpus: float) -> list[Offer]:
     return [
         Offer(
             cluster="c",
-            pool="p",
+            pool=PoolName("p"),
             host=name,
             room=Resources(cpus=cpus, mem_mb=1.0),
             attributes={"run": name, "HOSTNAME": name},

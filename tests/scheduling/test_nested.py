@@ -11,13 +11,14 @@ from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Quota
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.explaining.nested import QueuedChild, WaitingParent, deadlocked
 
 HOST = ("local", "h1")
 
 
-def a_host(cpus: float = 2, *, name: str = "h1", pool: str = "default") -> Offer:
+def a_host(cpus: float = 2, *, name: str = "h1", pool: PoolName = DEFAULT_POOL) -> Offer:
     return Offer(
         host=name,
         cluster="local",
@@ -40,7 +41,7 @@ def a_parent(
         instance_id=InstanceId(f"i-{name}"),
         job_id=JobId(name),
         user=user,
-        pool="default",
+        pool=DEFAULT_POOL,
         host=host,
         resources=Resources(cpus=cpus, mem_mb=100),
         started_ms=started_ms,
@@ -52,7 +53,7 @@ def a_child(name: str, *, cpus: float = 1, user: str = "ada", host: str | None =
     return QueuedChild(
         job_id=JobId(name),
         user=user,
-        pool="default",
+        pool=DEFAULT_POOL,
         resources=Resources(cpus=cpus, mem_mb=100),
         demands=() if host is None else (("HOSTNAME", host),),
     )

@@ -6,6 +6,7 @@ import pytest
 
 from cook_jupyter.model.limits import UserLimits
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import OFFER_END, OFFER_USERS, PoolDefaults
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
@@ -20,7 +21,7 @@ BOTH_WAYS = pytest.mark.parametrize("columnar_from", [10**9, 0], ids=["one by on
 
 
 def an_offer(host: str = "h1", **fields: Any) -> Offer:
-    return Offer(host=host, cluster="c", pool="pool", room=Resources(cpus=4, mem_mb=4096), **fields)
+    return Offer(host=host, cluster="c", pool=PoolName("pool"), room=Resources(cpus=4, mem_mb=4096), **fields)
 
 
 def refusals(columnar_from: int, job: dict[str, Any], *offers: Offer, **defaults: Any) -> dict[str, int]:

@@ -1,17 +1,28 @@
 from dataclasses import replace
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cook_jupyter.model.decisions import Preemption
-from cook_jupyter.model.limits import Share, UserLimits
+from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
-from cook_jupyter.scheduling.rebalancing.preemption import rebalance
-from tests.scheduling.preemption_snapshots import Snapshot, Task, a_settings, snapshots
+from cook_jupyter.scheduling.rebalancing import task_drus, victims
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, rebalance
+from tests.scheduling.preemption_snapshots import (
+    HOSTS,
+    Snapshot,
+    Task,
+    a_settings,
+    a_share,
+    a_snapshot,
+    snapshots,
+)
 from tests.scheduling.queues import job_id, running_jobs, waiting_jobs
+from tests.scheduling.strategies import USERS
 
 on_many = settings(max_examples=300)
 on_snapshots = settings(on_many, max_examples=80)
@@ -89,6 +100,67 @@ def test_jobs_that_were_only_placed_are_displaced_as_deep_as_need_be() -> None:
 
     assert decided.preemptions == _as_the_rules_say(snapshot)
     assert decided.preemptions[-1].displaced == tuple(job_id(seq) for seq in range(12, 2, -1))
+
+
+@pytest.mark.parametrize("first", range(0, 400, 40))
+def test_so_they_are_on_few_crowded_hosts(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(first, first + 40):
+        rng = Random(seed)
+        monkeypatch.setattr(victims, "_FEW", rng.choice((0, 24)))
+        snapshot = a_crowded_pool(rng)
+
+        assert snapshot.rebalance().preemptions == _as_the_rules_say(snapshot), f"seed {seed}"
+
+
+def a_crowded_pool(rng: Random) -> Snapshot:
+    """Few hosts and users with tasks of few sizes, and jobs that need several victims."""
+    hosts = HOSTS[: rng.randint(1, 3)]
+    amounts = {"mem": rng.choice((0.0, 0.25)), "gpus": 0.0}
+    priorities = rng.choice(((50,), (50, 50, 60), (40, 50, 60)))
+    tasks: list[Task] = []
+    for seq in range(rng.randint(4, 18)):
+        task = {
+            "seq": seq,
+            "user": rng.choice(USERS[:3]),
+            "cpus": rng.choice((0.5, 1.0, 1.0, 2.0)),
+            **amounts,
+        }
+        task |= {"start_ms": rng.choice((1, 5, 9, 10, 10)), "task_seq": seq, "host": rng.choice(hosts)}
+        tasks.append(task | {"priority": rng.choice(priorities)})
+    for seq in range(20, 20 + rng.randint(1, 8)):
+        task = {"seq": seq, "user": rng.choice(USERS), "cpus": rng.choice((0.0, 1.0, 2.0, 3.0, 4.5)), **amounts}
+        by_others = rng.random() < 0.1
+        tasks.append(task | {"priority": rng.choice(priorities), "by_others": by_others})
+    chosen = a_settings(rng) if rng.random() < 0.4 else PreemptionSettings()
+    return Snapshot(
+        tasks=tasks,
+        spare={host: Resources(cpus=rng.choice((0.0, 0.5, 1.0)), mem_mb=1.0) for host in hosts},
+        limits=UserLimits(
+            shares={user: a_share(rng) for user in rng.sample(USERS, rng.randint(0, 3))},
+            default_share=a_share(rng),
+            quotas={USERS[0]: Quota(cpus=rng.choice((2.0, 4.0)))} if rng.random() < 0.2 else {},
+        ),
+        settings=replace(
+            chosen,
+            safe_dru_threshold=rng.choice((0.0, 0.5, 1.0)),
+            min_dru_diff=rng.choice((0.0, 0.0, 0.25)),
+            max_preemption=100,
+            mode=DruMode.DEFAULT,
+        ),
+    )
+
+
+@pytest.mark.parametrize("first", range(0, 240, 20))
+def test_numbers_that_only_decide_which_way_is_faster_change_no_decision(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(first, first + 20):
+        rng = Random(seed)
+        monkeypatch.setattr(victims, "_FEW", rng.choice((0, 1, 24)))
+        monkeypatch.setattr(task_drus, "_FEW", rng.choice((0, 1, 32)))
+        snapshot = a_snapshot(seed, running=rng.choice((4, 12, 30)), waiting=rng.choice((3, 12)))
+
+        assert snapshot.rebalance().preemptions == _as_the_rules_say(snapshot), f"seed {seed}"
 
 
 def _as_the_rules_say(snapshot: Snapshot) -> tuple[Preemption, ...]:

@@ -11,7 +11,7 @@ from cook_jupyter.model.decisions import Preemption
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import UNLIMITED, Quota, Share, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import PoolDefaults
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
@@ -257,7 +257,7 @@ def test_nobody_is_stopped_for_a_job_that_the_host_would_not_outlive(
     until_ms: int | None, stopped: tuple[str, ...]
 ) -> None:
     index = an_index([running(1, "ada", cpus=50.0), waiting(9, "dan", longest_ms=2000)])
-    host = Offer(host="host-0", cluster="", pool="", room=Resources(), until_ms=until_ms)
+    host = Offer(host="host-0", cluster="", pool=PoolName(""), room=Resources(), until_ms=until_ms)
     context = PlacementContext(limited={"host-0": host})
 
     assert rebalance(index, Hosts(), LIMITS, settings=OURS, placement_context=context).victims == stopped
@@ -426,7 +426,7 @@ def test_a_node_takes_one_job_with_gpus_in_a_cycle(settings: PreemptionSettings)
     node = Offer(
         host="node",
         cluster="k8s",
-        pool="pool",
+        pool=PoolName("pool"),
         room=Resources(cpus=64.0, mem_mb=64.0, gpus=4.0),
         attributes={"HOSTNAME": "node"},
         kind=HostKind.KUBERNETES,

@@ -2,7 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 
 from cook_jupyter.model.job import JobId
@@ -160,6 +162,15 @@ def test_a_job_with_reserved_room_counts_as_launched_when_the_room_was_reserved(
     assert victims(index, reserved=reserved) == []
 
 
+def test_a_job_with_reserved_room_does_not_give_way_to_another_of_its_user() -> None:
+    index = an_index(("ada-1", "ada", 2.0, 1), ("kept", "ada", 1.0, None), priority=20)
+    index.add(QueuedJob(JobId("urgent"), "ada", 1.0, 0.0, 9, priority=80))
+
+    assert victims(index, reserved={"kept": ReservedRoom("host", launch_number(2))}) == [
+        ("urgent", ("ada-1",))
+    ]
+
+
 def test_a_waiting_job_is_scored_exactly_behind_all_that_its_user_holds() -> None:
     index = an_index(("hog-1", "hog", 4.4, 1), ("ada-1", "ada", 2.0, 2))
     index.add(
@@ -299,6 +310,44 @@ def test_fractions_of_cpus_fit_as_they_do_where_clusters_round_what_is_free() ->
     index.remove(JobId("fits"))
     index.add(QueuedJob(JobId("does not"), "late", 0.1 + 0.2 + 0.5000001, 0.0, 9))
     assert victims(index) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "room", "fits"),
+    [
+        (1.0, 1 - 4.5e-7, True),  # offered as 1.0
+        (1.0, 1 - 5.5e-7, False),
+        (0.3, 0.3 - 4.5e-7, True),
+        (0.3, 0.3 - 5.5e-7, False),
+        (1 / 3, 0.33333355, True),  # offered as 0.333334
+        (1 / 3, 0.33333345, False),
+    ],
+)
+@pytest.mark.parametrize("resource", ["cpus", "mem", "gpus"])
+def test_room_suffices_if_it_does_after_the_rounding_of_clusters(
+    resource: str, asked: float, room: float, fits: bool
+) -> None:
+    amounts = {"cpus": 0.0, "mem": 0.0, "gpus": 0.0, resource: asked}
+    spare = Resources(**{{"cpus": "cpus", "mem": "mem_mb", "gpus": "gpus"}[resource]: room})
+    snapshot = Snapshot(tasks=[{"seq": 1, "user": "ada", "priority": 50, **amounts}], spare={"host-0": spare})
+
+    assert bool(snapshot.rebalance().preemptions) is fits
+
+
+def test_nobody_gives_way_if_one_of_several_victims_would_come_back() -> None:
+    # Without both, hog's first task would start again at 1.5, and the second at 0.25: below late's 0.85.
+    index = QueueIndex()
+    for seq, (name, user, cpus, mem_mb) in enumerate(
+        (("hog-1", "hog", 3.0, 1.0), ("hog-2", "hog", 0.5, 1.0), ("late", "late", 1.7, 2.0))
+    ):
+        index.add(QueuedJob(JobId(name), user, cpus, mem_mb, seq))
+    for launch, name in enumerate(("hog-1", "hog-2")):
+        index.mark_running(JobId(name), launch, "host")
+    eager = PreemptionSettings(min_dru_diff=0.1, safe_dru_threshold=0.0, max_lost_ms_beyond_share=None)
+
+    assert victims(index, settings=eager) == []
+    protected = replace(eager, safe_dru_threshold=1.0)  # what is below cannot be taken back
+    assert victims(index, settings=protected) == [("late", ("hog-2", "hog-1"))]
 
 
 def test_spare_room_is_used_before_anybody_gives_way() -> None:

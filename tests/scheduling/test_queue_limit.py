@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.scheduling.limits.queue_limit import QueueLengths, max_waiting
 
 pools = st.sampled_from(["lab", "gpu"])
@@ -23,7 +24,7 @@ def test_counters_are_never_below_zero_and_a_pool_without_kills_adds_up_its_user
         elif isinstance(step, list):
             killed = killed or bool(step)
             lengths = lengths.killed(step)
-        for pool in ("lab", "gpu"):
+        for pool in (PoolName("lab"), PoolName("gpu")):
             job_constraints = [lengths.of_user(pool, user) for user in ("ada", "bob")]
             assert min(job_constraints) >= 0
             assert lengths.of_pool(pool) >= 0

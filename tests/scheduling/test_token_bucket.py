@@ -7,6 +7,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Quota
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.scheduling.limits.token_bucket import (
     Rate,
     RateLimiter,
@@ -143,7 +144,9 @@ def test_a_limit_that_is_not_enforced_only_counts() -> None:
     assert limiter.tokens("ada", 0) == -5
     assert limiter.wait_ms("ada", 0) == 5
     assert not limiter.holds_back("ada", 0)
-    assert launch_tokens(RateLimiter(lambda _: Rate(1, 10), enforce=False), ["ada"], "lab", 0) is None
+    assert (
+        launch_tokens(RateLimiter(lambda _: Rate(1, 10), enforce=False), ["ada"], PoolName("lab"), 0) is None
+    )
 
 
 def test_a_key_in_debt_is_held_back_until_it_has_earned_enough() -> None:
@@ -167,11 +170,11 @@ def test_launch_rates_come_from_quotas_and_a_changed_quota_makes_full_buckets() 
     quotas = {"ada": Quota(launch_rate_saved=5, launch_rate_per_minute=60)}
     limiter: RateLimiter[UserPool] = RateLimiter(lambda key: launch_rate(quotas.get(key[0], Quota())))
     for user in ("ada", "bob"):
-        limiter.spend((user, "lab"), 7, 0)
-    assert launch_tokens(limiter, ["ada", "bob"], "lab", 2000) == {"ada": 0, "bob": 10000097}
+        limiter.spend((user, PoolName("lab")), 7, 0)
+    assert launch_tokens(limiter, ["ada", "bob"], PoolName("lab"), 2000) == {"ada": 0, "bob": 10000097}
 
-    limiter.spend(("bob", "lab"), 7, 2000)
-    flush_launch_rate(limiter, "ada", "lab")
-    assert launch_tokens(limiter, ["ada", "bob"], "lab", 2000) == {"ada": 5, "bob": 10000090}
-    flush_launch_rate(limiter, "default", "lab")
-    assert launch_tokens(limiter, ["bob"], "lab", 2000) == {"bob": 10000097}
+    limiter.spend(("bob", PoolName("lab")), 7, 2000)
+    flush_launch_rate(limiter, "ada", PoolName("lab"))
+    assert launch_tokens(limiter, ["ada", "bob"], PoolName("lab"), 2000) == {"ada": 5, "bob": 10000090}
+    flush_launch_rate(limiter, "default", PoolName("lab"))
+    assert launch_tokens(limiter, ["bob"], PoolName("lab"), 2000) == {"bob": 10000097}

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.scheduling.explaining.user_states import (
     ALL,
     add_quota_groups,
@@ -97,5 +98,6 @@ def test_a_user_who_leaves_a_state_is_reported_as_zero_once() -> None:
 
 
 def test_a_quota_group_adds_up_its_pools_only() -> None:
-    by_pool = {"a": {"ada": usage(1, 1, 1)}, "b": {"ada": usage(2, 2, 2)}, "c": {"ada": usage(4, 4, 4)}}
-    assert add_quota_groups(by_pool, {"a": "both", "b": "both"})["both"] == {"ada": usage(3, 3, 3)}
+    a, b, c = PoolName("a"), PoolName("b"), PoolName("c")
+    by_pool = {a: {"ada": usage(1, 1, 1)}, b: {"ada": usage(2, 2, 2)}, c: {"ada": usage(4, 4, 4)}}
+    assert add_quota_groups(by_pool, {a: "both", b: "both"})["both"] == {"ada": usage(3, 3, 3)}

@@ -8,6 +8,7 @@ from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import Quota, Share, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.model.waiting import WaitKind
 from cook_jupyter.scheduling.constraints import constraints
@@ -191,7 +192,7 @@ def test_the_answers_and_their_order_are_cooks(given: Input, expect: Input) -> N
 LAPTOP = Offer(
     host="laptop",
     cluster="local",
-    pool="default",
+    pool=DEFAULT_POOL,
     room=Resources(cpus=1, mem_mb=4000),
     running=Resources(cpus=1, mem_mb=4000),
     attributes={"HOSTNAME": "laptop"},
@@ -217,18 +218,18 @@ def why(job: Job, index: QueueIndex, allowed: UserLimits | None = None, **facts:
 def test_a_job_that_asks_for_more_than_any_host_has_is_told_so_with_numbers() -> None:
     job, index = a_waiting_job(cpus=64, mem_mb=100)
     assert why(job, index) == (
-        "It asks for 64 cpus; the most any host has is 2 cpus. It can never start here: ask for less.",
+        "It requests 64 cpus; the most any host has is 2 cpus. It can never start here: request less.",
     )
 
 
 def test_a_job_that_no_single_host_holds_is_told_so() -> None:
-    big = Offer(host="big", cluster="c", pool="p", room=Resources(cpus=1, mem_mb=99000))
+    big = Offer(host="big", cluster="c", pool=PoolName("p"), room=Resources(cpus=1, mem_mb=99000))
     job, index = a_waiting_job(cpus=2, mem_mb=50000)
     result = why(job, index, capacity=[LAPTOP, big])
     assert result == (
         (
-            "It asks for 2 cpus and 50000 MB of memory together; no single host has that."
-            " It can never start here: ask for less."
+            "It requests 2 cpus and 50000 MB of memory together; no single host has that."
+            " It can never start here: request less."
         ),
     )
 
@@ -354,7 +355,7 @@ def test_amounts_are_told_with_as_many_decimals_as_tell_them_apart(
 
 def test_a_single_gpu_is_told_in_the_singular() -> None:
     job, index = a_waiting_job(cpus=1, mem_mb=100, gpus=1)
-    assert why(job, index)[0].startswith("It asks for 1 gpu; the most any host has is 0 gpus.")
+    assert why(job, index)[0].startswith("It requests 1 gpu; the most any host has is 0 gpus.")
 
 
 def test_launch_rate_and_launch_filter_are_told() -> None:
@@ -388,7 +389,7 @@ def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_f
     job, index = a_waiting_job(cpus=8, mem_mb=2000)
     result = why(job, index, filters=filters, capacity=[])
     assert result[0] == (
-        "It can never start: it asks for 8 cpus where no job may have more than 4 and it asks for"
+        "It can never start: it requests 8 cpus where no job may have more than 4 and it requests"
         " 2000 MB of memory where no job may have more than 1000. Ask for less."
     )
     ended = replace(job, state=JobState.COMPLETED, killed=True)
@@ -398,7 +399,7 @@ def test_a_job_larger_than_any_may_be_is_told_the_limit_also_once_it_was_ended_f
     (only,) = wait_reasons(ended, index, UserLimits(), WaitContext(filters=filters))
     assert only.kind is WaitKind.COMPLETED
     assert only.data["cpus"] == {"limit": 4.0, "usage": 8}
-    assert only.sentence.startswith("The job was ended before it began: it asks for 8 cpus")
+    assert only.sentence.startswith("The job was ended before it began: it requests 8 cpus")
 
 
 def test_the_demands_of_the_pool_count_where_no_host_could_ever_take_a_job() -> None:

@@ -15,7 +15,7 @@ from cook_jupyter.model.decisions import Scaleback
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import UNLIMITED, Quota, Share, Usage, UserLimits
 from cook_jupyter.model.offer import HostKind, Offer
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, PlacementKind, PoolDefaults
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
@@ -265,7 +265,7 @@ def _offers(rng: random.Random, count: int, amounts: Sequence[float]) -> list[Of
         offer = Offer(
             host=name,
             cluster=rng.choice(("east", "west")),
-            pool="pool",
+            pool=PoolName("pool"),
             room=room,
             running=running,
             attributes={"HOSTNAME": name, "zone": rng.choice("ab")}
@@ -281,7 +281,14 @@ def _offers(rng: random.Random, count: int, amounts: Sequence[float]) -> list[Of
         if not rng.randrange(30):
             more = Resources(cpus=rng.choice(amounts), mem_mb=rng.choice(amounts))
             offers.append(
-                Offer(host=name, cluster=offer.cluster, pool="pool", room=more, running=running, kind=kind)
+                Offer(
+                    host=name,
+                    cluster=offer.cluster,
+                    pool=PoolName("pool"),
+                    room=more,
+                    running=running,
+                    kind=kind,
+                )
             )
     rng.shuffle(offers)
     return offers
@@ -294,7 +301,9 @@ def _offers_before(rng: random.Random, offers: Sequence[Offer], amounts: Sequenc
     other = {offer.host: offer for offer in changed}
     before = [other.get(offer.host, offer) if not rng.randrange(3) else offer for offer in before]
     if not rng.randrange(2):
-        before.append(Offer(host="gone-1", cluster="east", pool="pool", room=Resources(cpus=2.0, mem_mb=2.0)))
+        before.append(
+            Offer(host="gone-1", cluster="east", pool=PoolName("pool"), room=Resources(cpus=2.0, mem_mb=2.0))
+        )
     return before
 
 

@@ -10,6 +10,7 @@ import pytest
 from cook_jupyter.clusters.memory import MemoryCluster
 from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import Group, Job, JobId, JobSpec
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
@@ -138,12 +139,14 @@ def manual_scheduler_factory(new_store: Callable[[], Store], home: Path) -> Manu
         hosts: int = 1,
         cpus: float = 2,
         cluster: SlowKillCluster | None = None,
-        pools: Sequence[str] = ("default",),
+        pools: Sequence[str] = (DEFAULT_POOL,),
         memory: Store | None = None,
     ) -> AsyncIterator[ManualScheduler]:
         clock = ManualClock(1_000_000)
         resources = {f"h{number}": Resources(cpus=cpus, mem_mb=4096) for number in range(1, hosts + 1)}
-        cluster = cluster or SlowKillCluster(resources, pools=pools, now_ms=clock.now_ms)
+        cluster = cluster or SlowKillCluster(
+            resources, pools=tuple(map(PoolName, pools)), now_ms=clock.now_ms
+        )
         store = memory or new_store()
         async with run_scheduler(
             store, [cluster], settings or Settings(), Home(root=home), clock, start_loops=False

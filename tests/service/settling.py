@@ -25,7 +25,7 @@ from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.model.job import Group, GroupId, JobId, JobSpec
 from cook_jupyter.model.limits import LimitKind, Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import DruMode, Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, DruMode, Pool, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     NO_JOB_CONSTRAINTS,
@@ -76,7 +76,7 @@ class WorldJob:
     """
 
     number: int
-    pool: str
+    pool: PoolName
     user: str
     cpus: float
     mem_mb: float
@@ -110,8 +110,8 @@ class World:
 
     hosts: Mapping[str, Resources]
     zones: Mapping[str, str]
-    modes: Mapping[str, DruMode]
-    limits: Mapping[str, UserLimits]
+    modes: Mapping[PoolName, DruMode]
+    limits: Mapping[PoolName, UserLimits]
     groups: Sequence[PlacementKind] = ()
     jobs: Sequence[WorldJob] = ()
     min_dru_diff: float = 0.1
@@ -152,7 +152,7 @@ def a_world(seed: int) -> World:
     gpus = not plain and rng.random() < 0.35
     one = _a_host(rng, gpus=gpus)
     hosts = {name: one if alike else _a_host(rng, gpus=gpus) for name in names}
-    pools = ["default"] if plain or rng.random() < 0.7 else ["default", "other"]
+    pools = [DEFAULT_POOL] if plain or rng.random() < 0.7 else [DEFAULT_POOL, PoolName("other")]
     modes = {pool: DruMode.GPU if gpus and rng.random() < 0.5 else DruMode.DEFAULT for pool in pools}
     users = [f"u{number}" for number in range(rng.randint(2, 4 if plain else 6))]
     groups = [] if plain or rng.random() < 0.6 else _some_groups(rng)
@@ -282,7 +282,7 @@ class _Decisions:
         self._free = dict(world.hosts)
         self._tasks: dict[str, list[Resources]] = {host: [] for host in world.hosts}
         self._held = {host: Resources() for host in world.hosts}
-        self._reserved: dict[str, dict[JobId, ReservedRoom]] = {pool: {} for pool in world.modes}
+        self._reserved: dict[PoolName, dict[JobId, ReservedRoom]] = {pool: {} for pool in world.modes}
         self._launch = 0
         known = world.leave_out_too_large
         self._filters = QueueFilters(
@@ -328,7 +328,7 @@ class _Decisions:
             job_constraints=JobConstraints(group=GroupId(str(job.group))) if placed else NO_JOB_CONSTRAINTS,
         )
 
-    def _match(self, pool: str, now_ms: int) -> int:
+    def _match(self, pool: PoolName, now_ms: int) -> int:
         index, world = self._indices[pool], self._world
         settings = CycleSettings(rank=RankSettings(mode=world.modes[pool]))
         started = 0
@@ -356,7 +356,7 @@ class _Decisions:
             started += len(matching.matches)
         return started
 
-    def _rebalance(self, pool: str, now_ms: int) -> int:
+    def _rebalance(self, pool: PoolName, now_ms: int) -> int:
         index, world = self._indices[pool], self._world
         decided = rebalance(
             index,
@@ -394,7 +394,7 @@ class _Decisions:
     def _placement_context(self, now_ms: int) -> PlacementContext:
         return PlacementContext(groups=self._placements, now_ms=now_ms)
 
-    def _offers(self, pool: str, *, keep: bool) -> list[Offer]:
+    def _offers(self, pool: PoolName, *, keep: bool) -> list[Offer]:
         """The room on each host; without what is reserved in all pools, or in the other pools alone."""
         free = dict(self._free)
         for name, reserved in self._reserved.items():
@@ -437,7 +437,7 @@ class _ZonedCluster(MemoryCluster):
 
     zones: Mapping[str, str]
 
-    def _offer(self, host: str, pool: str, room: Resources, held: Resources, tasks: int) -> Offer:
+    def _offer(self, host: str, pool: PoolName, room: Resources, held: Resources, tasks: int) -> Offer:
         offer = super()._offer(host, pool, room, held, tasks)
         return replace(offer, attributes={**offer.attributes, "zone": self.zones[host]})
 

@@ -9,7 +9,7 @@ import pytest
 from cook_jupyter.errors import InvalidRequest, QuotaExceeded
 from cook_jupyter.model.job import GroupId, JobSpec
 from cook_jupyter.model.limits import LimitKind
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.model.waiting import WaitKind
 from cook_jupyter.scheduling.launch_filter import LaunchAnswer
 from cook_jupyter.service.cycles.maintenance import complete_offensive
@@ -29,7 +29,7 @@ from cook_jupyter.store.memory import MemoryStore
 from tests.builders import a_job_spec
 from tests.service.conftest import ManualScheduler, ManualSchedulerFactory
 
-TWO = (Pool(name="default"), Pool(name="other"))
+TWO = (Pool(name=DEFAULT_POOL), Pool(name=PoolName("other")))
 
 
 async def kinds(manual: ManualScheduler, spec: JobSpec) -> list[WaitKind]:
@@ -54,7 +54,7 @@ async def test_all_users_together_stay_within_the_quota_of_a_pool(
 async def test_pools_of_a_quota_group_share_its_quota(manual_scheduler: ManualSchedulerFactory) -> None:
     settings = Settings(
         pools=TWO,
-        quota_groups={"default": "both", "other": "both"},
+        quota_groups={DEFAULT_POOL: "both", PoolName("other"): "both"},
         pool_quotas=(PoolQuota(pool_regex="^both$", cpus=3),),
     )
     async with manual_scheduler(settings, hosts=2, cpus=8, pools=("default", "other")) as manual:
@@ -71,7 +71,7 @@ async def test_the_quota_of_an_idle_group_holds_unless_told_to_be_like_cook(
     manual_scheduler: ManualSchedulerFactory, *, ours: bool, launched: int
 ) -> None:
     settings = Settings(
-        quota_groups={"default": "closed"},
+        quota_groups={DEFAULT_POOL: "closed"},
         pool_quotas=(PoolQuota(pool_regex="^closed$", count=0),),
         group_quota_when_idle=ours,
     )
@@ -83,7 +83,7 @@ async def test_the_quota_of_an_idle_group_holds_unless_told_to_be_like_cook(
 async def test_launches_go_no_faster_than_the_users_rate(manual_scheduler: ManualSchedulerFactory) -> None:
     async with manual_scheduler(cpus=32) as manual:
         rate = {"launch-rate-saved": 2.0, "launch-rate-per-minute": 60.0}
-        await manual.scheduler.set_limits(LimitKind.QUOTA, "ada", "", rate, "test")
+        await manual.scheduler.set_limits(LimitKind.QUOTA, "ada", DEFAULT_POOL, rate, "test")
         jobs = [a_job_spec(user="ada") for _ in range(6)]
         await manual.submit(*jobs, a_job_spec(user="bob"), a_job_spec(user="bob"), a_job_spec(user="bob"))
         await manual.match()
@@ -98,7 +98,9 @@ async def test_launches_go_no_faster_than_the_users_rate(manual_scheduler: Manua
         assert manual.users().count("ada") == 3
 
         # A changed rate begins with a full bucket.
-        await manual.scheduler.set_limits(LimitKind.QUOTA, "ada", "", {"launch-rate-saved": 3.0}, "test")
+        await manual.scheduler.set_limits(
+            LimitKind.QUOTA, "ada", DEFAULT_POOL, {"launch-rate-saved": 3.0}, "test"
+        )
         await manual.match()
         assert manual.users().count("ada") == 6
 
@@ -109,7 +111,7 @@ async def test_launch_rates_that_are_not_enforced_hold_nobody_back(
     settings = Settings(rates=RateSettings(enforce_launch_rate=False))
     async with manual_scheduler(settings, cpus=8) as manual:
         rate = {"launch-rate-saved": 1.0, "launch-rate-per-minute": 1.0}
-        await manual.scheduler.set_limits(LimitKind.QUOTA, "ada", "", rate, "test")
+        await manual.scheduler.set_limits(LimitKind.QUOTA, "ada", DEFAULT_POOL, rate, "test")
         await manual.submit(*(a_job_spec(user="ada") for _ in range(4)))
         assert await manual.match() == 4
 
@@ -185,7 +187,7 @@ async def test_submissions_at_one_moment_do_not_pass_a_queue_limit_together(
         assert [type(each) for each in ended].count(QuotaExceeded) == 3
         assert manual.scheduler.waiting_count() == 2
 
-        await manual.scheduler.kill_jobs([*manual.scheduler.queue(10)["default"]])
+        await manual.scheduler.kill_jobs([*manual.scheduler.queue(10)[DEFAULT_POOL]])
         await manual.submit(a_job_spec(), a_job_spec())  # what was refused or has arrived is not counted on
 
 
@@ -250,7 +252,7 @@ async def test_jobs_larger_than_any_may_be_wait_where_they_are_kept(
 
 
 async def test_the_pool_mover_sends_a_users_jobs_elsewhere(manual_scheduler: ManualSchedulerFactory) -> None:
-    move = PoolMove(pool="default", destination="other", users={"ada": 1.0, "bob": 0.5})
+    move = PoolMove(pool=DEFAULT_POOL, destination=PoolName("other"), users={"ada": 1.0, "bob": 0.5})
     async with manual_scheduler(
         Settings(pools=TWO, pool_moves=(move,)), pools=("default", "other")
     ) as manual:
@@ -263,7 +265,7 @@ async def test_the_pool_mover_sends_a_users_jobs_elsewhere(manual_scheduler: Man
         assert {(job.pool, job.submit_pool) for job in moved} == {("other", "default")}
         assert {(await manual.job(job)).spec.pool for job in eves} == {"default"}
         pools = [(await manual.job(job)).spec.pool for job in bobs]
-        assert 60 < pools.count("other") < 140
+        assert 60 < pools.count(PoolName("other")) < 140
 
 
 async def test_first_come_first_served_heeds_no_shares(manual_scheduler: ManualSchedulerFactory) -> None:

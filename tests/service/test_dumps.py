@@ -9,6 +9,7 @@ import pytest
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.job import Job, JobSpec
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling import decisions
 from cook_jupyter.scheduling.launch_filter import LaunchAnswer
@@ -94,7 +95,7 @@ FILTERED = Settings(placement=PlacementSettings(launch_filter=f"{__name__}:only_
 
 
 async def dumped(manual: ManualScheduler, *jobs: JobSpec) -> bytes:
-    return await manual.scheduler.dump("default", [job.job_id for job in jobs])
+    return await manual.scheduler.dump(DEFAULT_POOL, [job.job_id for job in jobs])
 
 
 async def test_the_launch_filter_is_replayed_with_what_it_answered(
@@ -153,7 +154,7 @@ async def test_for_which_jobs_a_cluster_should_grow_is_replayed(
         small, large = a_job_spec(), a_job_spec(cpus=4)
         await manual.submit(small, large)
         async with manual.scheduler.cycle_lock:
-            await match_cycle.run_match_cycle(manual.scheduler, "default")
+            await match_cycle.run_match_cycle(manual.scheduler, DEFAULT_POOL)
 
         again = replay_dump(read_dump(await dumped(manual)))
 
@@ -179,7 +180,7 @@ async def test_a_pool_or_a_job_that_is_not_there_has_no_dump(
 ) -> None:
     async with manual_scheduler() as manual:
         with pytest.raises(InvalidRequest, match=r"there is no pool 'x'; the pools are default"):
-            await manual.scheduler.dump("x", [])
+            await manual.scheduler.dump(PoolName("x"), [])
 
 
 @pytest.mark.parametrize("text", [b"{}", b"nothing", b'{"format": 1}'])

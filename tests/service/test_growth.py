@@ -8,6 +8,7 @@ import pytest
 
 from cook_jupyter.errors import SchedulerError
 from cook_jupyter.model.job import JobSpec
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
@@ -32,7 +33,7 @@ class Growing(SlowKillCluster):
         self.fails = False
         self.hangs = False
 
-    async def grow_for(self, pool: str, specs: Sequence[JobSpec]) -> None:
+    async def grow_for(self, pool: PoolName, specs: Sequence[JobSpec]) -> None:
         self.asked.append([spec.job_id for spec in specs])
         if self.fails:
             raise SchedulerError("the provider does not answer")
@@ -44,7 +45,7 @@ class Growing(SlowKillCluster):
 class Promising(Growing):
     """A cluster that can grow, but has not done so yet."""
 
-    def can_grow(self, pool: str) -> bool:
+    def can_grow(self, pool: PoolName) -> bool:
         return True
 
 
@@ -174,7 +175,7 @@ async def test_a_job_above_its_users_quota_is_no_reason_to_grow(
 ) -> None:
     cluster = Promising(h1=SMALL)
     async with manual_scheduler(cluster=cluster) as manual:
-        await manual.scheduler.set_limits("quota", "ada", "default", {"cpus": 2.0}, "a test")
+        await manual.scheduler.set_limits("quota", "ada", DEFAULT_POOL, {"cpus": 2.0}, "a test")
         await manual.submit(*(a_job_spec(cpus=2.0) for _ in range(3)))
 
         for _ in range(2):

@@ -8,7 +8,7 @@ import pytest
 
 from cook_jupyter.model.job import JobSpec, JobState
 from cook_jupyter.model.limits import LimitKind
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import (
     HeadRoomSettings,
@@ -176,7 +176,7 @@ async def test_a_head_that_is_killed_keeps_nothing(manual_scheduler: ManualSched
         await manual.match()
 
         assert manual.users() == ["ada", "carl"]
-        assert not manual.scheduler.queues.heads.for_pool("default")
+        assert not manual.scheduler.queues.heads.for_pool(DEFAULT_POOL)
 
 
 async def test_a_job_over_quota_keeps_nothing(manual_scheduler: ManualSchedulerFactory) -> None:
@@ -184,7 +184,7 @@ async def test_a_job_over_quota_keeps_nothing(manual_scheduler: ManualSchedulerF
         large = a_job_spec(user="bob", cpus=2)
         await blocked(manual, large)
         await manual.submit(a_job_spec(user="carl"))
-        await manual.scheduler.set_limits(LimitKind.QUOTA, "bob", "", {"count": 0}, "test")
+        await manual.scheduler.set_limits(LimitKind.QUOTA, "bob", DEFAULT_POOL, {"count": 0}, "test")
         await manual.match()
 
         assert manual.users() == ["ada", "carl"]
@@ -234,7 +234,7 @@ async def test_room_is_kept_on_one_host_and_the_others_go_on(
             await finish(manual, jobs[0])
 
         free = [offer.host for offer in manual.cluster.offers() if offer.room.cpus]
-        assert free == [manual.scheduler.queues.heads.for_pool("default")[large.job_id].host]
+        assert free == [manual.scheduler.queues.heads.for_pool(DEFAULT_POOL)[large.job_id].host]
 
 
 async def test_a_restart_finds_the_head_of_the_queue_again(
@@ -266,20 +266,22 @@ async def test_preemption_for_the_head_takes_the_place_of_kept_room(
         await manual.submit(large, *(a_job_spec(user="ada") for _ in range(5)))
         await manual.match()
         await finish(manual, running[0])
-        assert manual.scheduler.queues.heads.for_pool("default")[large.job_id].host == "h1"
+        assert manual.scheduler.queues.heads.for_pool(DEFAULT_POOL)[large.job_id].host == "h1"
 
         assert await manual.rebalance() == 1, "one cpu is kept for it already"
         await manual.match()
 
         assert manual.where()[large.job_id] == "h1"
-        heads = manual.scheduler.queues.heads.for_pool("default").values()
+        heads = manual.scheduler.queues.heads.for_pool(DEFAULT_POOL).values()
         assert [head.host for head in heads if head.host is not None] == []
 
 
 async def test_pools_that_share_a_host_leave_each_others_kept_room_alone(
     manual_scheduler: ManualSchedulerFactory,
 ) -> None:
-    settings = Settings(pools=(Pool(name="default"), Pool(name="other")), rebalancer=NO_PREEMPTION)
+    settings = Settings(
+        pools=(Pool(name=DEFAULT_POOL), Pool(name=PoolName("other"))), rebalancer=NO_PREEMPTION
+    )
     async with manual_scheduler(settings, pools=("default", "other")) as manual:
         large = a_job_spec(user="bob", cpus=2)
         await blocked(manual, large)

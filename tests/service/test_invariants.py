@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job, JobSpec, JobState
 from cook_jupyter.model.limits import LimitKind
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.schema import Settings
@@ -102,12 +103,12 @@ class Day:
         for job in await self.manual.scheduler.jobs([spec.job_id for spec in self.jobs]):
             assert job is not None
             self._check_job(job)
-        reserved = self.manual.scheduler.queues.reservations.for_pool("default")
-        assert all(self.manual.scheduler.queues.is_waiting("default", job_id) for job_id in reserved)
+        reserved = self.manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL)
+        assert all(self.manual.scheduler.queues.is_waiting(DEFAULT_POOL, job_id) for job_id in reserved)
 
     def _check_job(self, job: Job) -> None:
         queues, row = self.manual.scheduler.queues, self.manual.scheduler.running_job(job.job_id)
-        assert queues.is_waiting("default", job.job_id) == (job.state is JobState.WAITING)
+        assert queues.is_waiting(DEFAULT_POOL, job.job_id) == (job.state is JobState.WAITING)
         assert (row is not None) == (job.state is JobState.RUNNING)
         if job.state is JobState.WAITING:
             assert self.manual.scheduler.attempts(job) < job.max_retries
@@ -115,7 +116,7 @@ class Day:
 
 def known(scheduler: Scheduler) -> object:
     """Return the state of the views of a scheduler."""
-    index = scheduler.queues.index("default")
+    index = scheduler.queues.index(DEFAULT_POOL)
     return (
         scheduler.queue(1000),
         sorted((row.job_id, row.instance_id, row.attempt) for row in scheduler.running_jobs()),
@@ -138,7 +139,7 @@ async def test_nothing_is_oversubscribed_nobody_is_over_quota_and_a_restart_forg
     async with AsyncExitStack() as stack:
         manual = await stack.enter_async_context(fresh_manual_scheduler(SETTINGS, cluster=cluster))
         for user, quota in QUOTA.items():
-            await manual.scheduler.set_limits(LimitKind.QUOTA, user, "", quota, "test")
+            await manual.scheduler.set_limits(LimitKind.QUOTA, user, DEFAULT_POOL, quota, "test")
         day = Day(manual, rng, jobs)
         for _ in range(steps):
             await day.step()
@@ -160,7 +161,9 @@ async def test_after_two_looks_nobody_below_share_waits_for_what_somebody_above_
     unlimited = Settings(rebalancer=RebalancerSettings(min_dru_diff=0.0))
     async with fresh_manual_scheduler(unlimited, hosts=3, cpus=4) as manual:
         for user, cpus in part.items():
-            await manual.scheduler.set_limits(LimitKind.SHARE, user, "", {"cpus": cpus, "mem": 1e9}, "test")
+            await manual.scheduler.set_limits(
+                LimitKind.SHARE, user, DEFAULT_POOL, {"cpus": cpus, "mem": 1e9}, "test"
+            )
         for user in late:  # the first takes all there is, the others come after
             await manual.submit(*(a_job_spec(user=user) for _ in range(12)))
             await manual.match()

@@ -3,7 +3,7 @@
 from cook_jupyter.model.instance import InstanceStatus, ProgressUpdate
 from cook_jupyter.model.job import JobState
 from cook_jupyter.model.limits import LimitKind, Usage
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.model.reason import MAX_RUNTIME_EXCEEDED, STRAGGLER
 from cook_jupyter.service.cluster_updates import ClusterUpdates
 from cook_jupyter.service.cycles.maintenance import (
@@ -100,7 +100,9 @@ async def test_the_monitor_tells_starved_hungry_and_satisfied_users_apart(
 ) -> None:
     async with manual_scheduler(Settings(head_room=HeadRoomSettings.cook()), cpus=4) as manual:
         for user, cpus in (("hungry", 1.0), ("starved", 3.0), ("satisfied", 1.0)):
-            await manual.scheduler.set_limits(LimitKind.SHARE, user, "", {"cpus": cpus, "mem": 100.0}, "test")
+            await manual.scheduler.set_limits(
+                LimitKind.SHARE, user, DEFAULT_POOL, {"cpus": cpus, "mem": 100.0}, "test"
+            )
         await manual.submit(a_job_spec(user="hungry", cpus=2), a_job_spec(user="hungry", cpus=4))
         await manual.match()
         await manual.submit(a_job_spec(user="satisfied", cpus=2))
@@ -136,7 +138,8 @@ async def test_the_monitor_adds_up_the_pools_of_a_quota_group(
     manual_scheduler: ManualSchedulerFactory,
 ) -> None:
     settings = Settings(
-        pools=(Pool(name="default"), Pool(name="other")), quota_groups={"default": "both", "other": "both"}
+        pools=(Pool(name=DEFAULT_POOL), Pool(name=PoolName("other"))),
+        quota_groups={DEFAULT_POOL: "both", PoolName("other"): "both"},
     )
     async with manual_scheduler(settings, hosts=2, cpus=2, pools=("default", "other")) as manual:
         await manual.submit(a_job_spec(), a_job_spec(pool="other"))

@@ -10,6 +10,7 @@ import pytest
 from cook_jupyter.clusters.simulated import SimulatedCluster
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
 from cook_jupyter.service.cycles.match_cycle import match_all
@@ -26,7 +27,7 @@ NOW_MS = 1_000_000
 
 
 def a_host(name: str, **fields: Any) -> Offer:
-    return Offer(host=name, cluster="", pool="", room=Resources(cpus=2, mem_mb=4096), **fields)
+    return Offer(host=name, cluster="", pool=PoolName(""), room=Resources(cpus=2, mem_mb=4096), **fields)
 
 
 class SilentWhenFull(SimulatedCluster):
@@ -81,7 +82,7 @@ async def test_others_are_preempted_for_a_job_only_where_it_may_start(
     async with run_scheduler_on(tmp_path, a_host("h1", users=frozenset(users)), kind=kind) as scheduler:
         await scheduler.submit([a_job_spec() for _ in range(2)])
         await match_all(scheduler)
-        await scheduler.set_limits("share", "ada", "default", {"cpus": 0.5, "mem": 100.0}, "a test")
+        await scheduler.set_limits("share", "ada", DEFAULT_POOL, {"cpus": 0.5, "mem": 100.0}, "a test")
         await scheduler.submit([a_job_spec(user="grace")])
 
         await match_all(scheduler)
@@ -109,12 +110,12 @@ async def test_a_dump_keeps_for_whom_and_until_when_hosts_are_offered(tmp_path: 
     async with run_scheduler_on(tmp_path, *hosts, kind=SilentWhenFull) as scheduler:
         await scheduler.submit([a_job_spec() for _ in range(2)])
         await match_all(scheduler)
-        await scheduler.set_limits("share", "ada", "default", {"cpus": 0.5, "mem": 100.0}, "a test")
+        await scheduler.set_limits("share", "ada", DEFAULT_POOL, {"cpus": 0.5, "mem": 100.0}, "a test")
         unbounded = a_job_spec(user="grace")
         bounded = a_job_spec(user="grace", max_runtime_ms=60_000)
         await scheduler.submit([unbounded, bounded])
 
-        again = replay_dump(read_dump(await scheduler.dump("default", [unbounded.job_id])))
+        again = replay_dump(read_dump(await scheduler.dump(DEFAULT_POOL, [unbounded.job_id])))
 
         assert [(match.job_id, match.host) for match in again.match.matches] == [(bounded.job_id, "brief")]
         assert list(again.why[unbounded.job_id]) == list(await scheduler.why(unbounded.job_id))

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from cook_jupyter.model.job import Group
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
 from cook_jupyter.service.settings.schema import Settings
@@ -45,7 +45,7 @@ async def test_jobs_of_a_unique_group_run_on_hosts_of_their_own(
         assert "3 hosts with another job of its group" in told
 
 
-TWO_POOLS = Settings(pools=(Pool(name="default"), Pool(name="other")))
+TWO_POOLS = Settings(pools=(Pool(name=DEFAULT_POOL), Pool(name=PoolName("other"))))
 
 
 async def test_a_unique_group_stays_apart_though_its_jobs_are_in_several_pools(

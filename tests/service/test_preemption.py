@@ -10,7 +10,7 @@ from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.instance import InstanceId, InstanceStatus
 from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitKind
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.cycles.match_cycle import run_match_cycle
@@ -88,7 +88,7 @@ async def test_the_freed_host_is_kept_for_whom_it_was_freed(manual_scheduler: Ma
         large = a_job_spec(user="late", cpus=2)
         await manual.submit(large)
         assert await manual.rebalance() == 2
-        assert manual.scheduler.queues.reservations.for_pool("default") == {large.job_id: "h1"}
+        assert manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL) == {large.job_id: "h1"}
 
         # They stand before the one that was freed for, and would take the room.
         await manual.submit(*(a_job_spec(user="third", priority=1000) for _ in range(2)))
@@ -96,7 +96,7 @@ async def test_the_freed_host_is_kept_for_whom_it_was_freed(manual_scheduler: Ma
 
         assert manual.where()[large.job_id] == "h1"
         assert manual.users() == ["hog", "hog", "late"]
-        assert manual.scheduler.queues.reservations.for_pool("default") == {}
+        assert manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL) == {}
 
 
 @pytest.mark.parametrize(("reserve", "started"), [("room", 1), ("host", 0)])
@@ -121,7 +121,7 @@ async def test_the_rest_of_the_host_is_left_to_others_unless_told_to_be_like_coo
 
         # A job that needs more than has come free so far keeps that, and nothing beyond.
         large = a_job_spec(user="late", cpus=3)
-        manual.scheduler.queues.reserve("default", {large.job_id: "h1"}, now_ms=manual.clock.now_ms())
+        manual.scheduler.queues.reserve(DEFAULT_POOL, {large.job_id: "h1"}, now_ms=manual.clock.now_ms())
         await manual.submit(large)
         manual.cluster.finish(manual.task_of(late))
         await manual.settle()
@@ -142,11 +142,11 @@ async def test_a_reservation_ends_with_the_job_that_it_was_for(
         late, other = a_job_spec(user="late"), a_job_spec(user="third")
         await manual.submit(late)
         await manual.rebalance()
-        assert manual.scheduler.queues.reservations.for_pool("default") == {late.job_id: "h1"}
+        assert manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL) == {late.job_id: "h1"}
 
         await manual.scheduler.kill_jobs([late.job_id])
 
-        assert manual.scheduler.queues.reservations.for_pool("default") == {}
+        assert manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL) == {}
         await manual.submit(other)
         await manual.match()
         assert manual.users() == ["hog", "third"]
@@ -211,8 +211,12 @@ async def test_a_share_that_is_set_protects_what_is_within_it(
     manual_scheduler: ManualSchedulerFactory,
 ) -> None:
     async with manual_scheduler(cpus=4) as manual:
-        await manual.scheduler.set_limits(LimitKind.SHARE, "hog", "", {"cpus": 3, "mem": 4096}, "test")
-        await manual.scheduler.set_limits(LimitKind.SHARE, "late", "", {"cpus": 1, "mem": 4096}, "test")
+        await manual.scheduler.set_limits(
+            LimitKind.SHARE, "hog", DEFAULT_POOL, {"cpus": 3, "mem": 4096}, "test"
+        )
+        await manual.scheduler.set_limits(
+            LimitKind.SHARE, "late", DEFAULT_POOL, {"cpus": 1, "mem": 4096}, "test"
+        )
         await fill_all_hosts(manual, 4)
         await manual.submit(*(a_job_spec(user="late", cpus=0.5) for _ in range(8)))
         for _ in range(4):
@@ -280,7 +284,7 @@ async def test_nobody_else_is_stopped_while_the_first_victim_still_dies(
         manual.cluster.ignores_kills = True
         assert await manual.rebalance() == 1
         assert await manual.rebalance() == 0
-        assert manual.scheduler.queues.reservations.for_pool("default") == {late.job_id: "h1"}
+        assert manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL) == {late.job_id: "h1"}
 
         manual.cluster.ignores_kills = False
         await manual.scheduler.kills.repeat()
@@ -292,27 +296,29 @@ async def test_nobody_else_is_stopped_while_the_first_victim_still_dies(
 async def test_each_pool_keeps_its_own_reservations_unless_told_to_be_like_cook(
     manual_scheduler: ManualSchedulerFactory,
 ) -> None:
-    pools = (Pool(name="default"), Pool(name="other"))
+    pools = (Pool(name=DEFAULT_POOL), Pool(name=PoolName("other")))
     ours, cooks = RebalancerSettings(), RebalancerSettings(reservations="shared")
     for rebalancer, left in ((ours, {JobId("one"): "h1"}), (cooks, {})):
         settings = Settings(pools=pools, rebalancer=rebalancer)
         async with manual_scheduler(settings, pools=("default", "other")) as manual:
-            manual.scheduler.queues.reserve("default", {JobId("one"): "h1"}, now_ms=manual.clock.now_ms())
-            manual.scheduler.queues.reserve("other", {JobId("two"): "h1"}, now_ms=manual.clock.now_ms())
-            assert manual.scheduler.queues.reservations.for_pool("default") == left
+            manual.scheduler.queues.reserve(DEFAULT_POOL, {JobId("one"): "h1"}, now_ms=manual.clock.now_ms())
+            manual.scheduler.queues.reserve(
+                PoolName("other"), {JobId("two"): "h1"}, now_ms=manual.clock.now_ms()
+            )
+            assert manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL) == left
 
 
 async def test_a_host_that_is_kept_in_one_pool_is_kept_from_the_others_too(
     manual_scheduler: ManualSchedulerFactory,
 ) -> None:
-    pools = (Pool(name="default"), Pool(name="other"))
+    pools = (Pool(name=DEFAULT_POOL), Pool(name=PoolName("other")))
     async with manual_scheduler(Settings(pools=pools), pools=("default", "other"), cpus=2) as manual:
         await fill_all_hosts(manual, 2)
         late, elsewhere = a_job_spec(user="late"), a_job_spec(user="third", pool="other")
         await manual.submit(late)
         await manual.rebalance()
         await manual.submit(elsewhere)
-        await run_match_cycle(manual.scheduler, "other")
+        await run_match_cycle(manual.scheduler, PoolName("other"))
         assert manual.users() == ["hog"]
 
         await manual.match()

@@ -6,6 +6,7 @@ from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.limits import LimitKind
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.cycles.rebalance_cycle import rebalance_all
 from cook_jupyter.service.settings.tables import RebalancerSettings
@@ -28,11 +29,13 @@ async def fill(manual: ManualScheduler, number: int, user: str = "hog", **fields
 
 async def share(manual: ManualScheduler, **cpus: float) -> None:
     for user, amount in cpus.items():
-        await manual.scheduler.set_limits(LimitKind.SHARE, user, "", {"cpus": amount, "mem": 1e6}, "test")
+        await manual.scheduler.set_limits(
+            LimitKind.SHARE, user, DEFAULT_POOL, {"cpus": amount, "mem": 1e6}, "test"
+        )
 
 
 def launched_before(manual: ManualScheduler, first: JobSpec, second: JobSpec) -> bool:
-    index = manual.scheduler.queues.index("default")
+    index = manual.scheduler.queues.index(DEFAULT_POOL)
     return index.launch(index.row_of(first.job_id)) < index.launch(index.row_of(second.job_id))
 
 
@@ -62,7 +65,7 @@ async def test_a_job_with_reserved_room_stands_before_what_its_user_starts_while
 
         small = a_job_spec(user="late", cpus=1)
         await manual.submit(small)
-        reserved = manual.scheduler.queues.reservations.for_pool("default")[large.job_id]
+        reserved = manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL)[large.job_id]
         elsewhere = next(i for i, task in manual.cluster.tasks.items() if task.instance.host != reserved)
         manual.cluster.finish(elsewhere)
         await manual.settle()
@@ -122,7 +125,7 @@ async def test_other_jobs_do_not_use_up_the_quota_of_a_job_with_reserved_room(
         await manual.submit(large)
         manual.cluster.ignores_kills = True
         await manual.rebalance()
-        await manual.scheduler.set_limits(LimitKind.QUOTA, "late", "", {"count": 1}, "test")
+        await manual.scheduler.set_limits(LimitKind.QUOTA, "late", DEFAULT_POOL, {"count": 1}, "test")
         await manual.submit(small)
         for task in list(manual.cluster.tasks):
             manual.cluster.finish(task)
@@ -151,7 +154,7 @@ async def test_a_reservation_that_is_of_no_use_lapses_and_nobody_is_stopped_for_
 
         assert late.job_id not in manual.where()
         assert stopped == [0, 0, 0, 0, 0]
-        assert manual.scheduler.queues.reservations.for_pool("default") == {}
+        assert manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL) == {}
         await manual.match()
         assert manual.users() == ["hog"] * 4
 
@@ -169,10 +172,14 @@ async def test_jobs_that_share_a_host_wait_for_the_same_victims(
         await manual.submit(*jobs)
         manual.cluster.ignores_kills = True
         assert await manual.rebalance() == 1
-        assert set(manual.scheduler.queues.reservations.for_pool("default")) == {job.job_id for job in jobs}
+        assert set(manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL)) == {
+            job.job_id for job in jobs
+        }
         for _ in range(3):  # however long the victim takes to end
             assert await rebalance_all(manual.scheduler) == 0
-        assert set(manual.scheduler.queues.reservations.for_pool("default")) == {job.job_id for job in jobs}
+        assert set(manual.scheduler.queues.reservations.for_pool(DEFAULT_POOL)) == {
+            job.job_id for job in jobs
+        }
 
         manual.cluster.ignores_kills = False
         await manual.scheduler.kills.repeat()
@@ -186,10 +193,10 @@ ONE, TWO, VICTIM = JobId("one"), JobId("two"), InstanceId("victim")
 
 def test_what_is_kept_on_a_host_counts_each_victim_once() -> None:
     reservations = Reservations(RebalancerSettings(), ending=[VICTIM])
-    reservations.replace("default", {ONE: "h1", TWO: "h1"}, count().__next__)
+    reservations.replace(DEFAULT_POOL, {ONE: "h1", TWO: "h1"}, count().__next__)
     held = {VICTIM: Resources(cpus=2)}
     reservations.record_victims({ONE: held, TWO: held})
-    offers = [Offer(host="h1", cluster="c", pool="default", room=Resources(cpus=3))]
+    offers = [Offer(host="h1", cluster="c", pool=DEFAULT_POOL, room=Resources(cpus=3))]
 
     (left,) = reservations.unreserved_offers(offers, lambda pool, job: Resources(cpus=2))
 
@@ -199,10 +206,10 @@ def test_what_is_kept_on_a_host_counts_each_victim_once() -> None:
 def test_a_reservation_that_is_taken_back_leaves_no_place_in_the_order_of_launches() -> None:
     reservations = Reservations(RebalancerSettings(), ending=())
     numbers = count(1)
-    reservations.replace("default", {ONE: "h1", TWO: "h1"}, numbers.__next__)
+    reservations.replace(DEFAULT_POOL, {ONE: "h1", TWO: "h1"}, numbers.__next__)
     assert (reservations.launch_number(ONE), reservations.launch_number(TWO)) == (1, 2)
 
-    reservations.replace("default", {TWO: "h1"}, numbers.__next__)
+    reservations.replace(DEFAULT_POOL, {TWO: "h1"}, numbers.__next__)
 
-    assert reservations.remove("default", ONE) is None
-    assert reservations.remove("default", TWO) == 2
+    assert reservations.remove(DEFAULT_POOL, ONE) is None
+    assert reservations.remove(DEFAULT_POOL, TWO) == 2

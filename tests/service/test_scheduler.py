@@ -10,7 +10,7 @@ from cook_jupyter.errors import Conflict, InvalidRequest, QuotaExceeded
 from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job, JobId, JobState
 from cook_jupyter.model.limits import LimitKind
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.service.scheduler import Scheduler
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import JobSettings, QueueLimit
@@ -164,7 +164,7 @@ async def test_a_user_at_quota_waits_while_others_start(
     running_scheduler: RunningSchedulerFactory, cluster: MemoryCluster
 ) -> None:
     async with running_scheduler() as scheduler:
-        await scheduler.set_limits(LimitKind.QUOTA, "ada", "", {"count": 1}, "test")
+        await scheduler.set_limits(LimitKind.QUOTA, "ada", DEFAULT_POOL, {"count": 1}, "test")
         await scheduler.submit([a_job_spec(user="ada"), a_job_spec(user="ada")])
         await scheduler.submit([a_job_spec(user="bob")])
         await until(lambda: len(cluster.tasks) == 2)
@@ -176,7 +176,7 @@ async def test_a_job_above_its_users_quota_is_refused_and_nothing_is_kept(
     running_scheduler: RunningSchedulerFactory,
 ) -> None:
     async with running_scheduler() as scheduler:
-        await scheduler.set_limits(LimitKind.QUOTA, "ada", "default", {"cpus": 1}, "test")
+        await scheduler.set_limits(LimitKind.QUOTA, "ada", DEFAULT_POOL, {"cpus": 1}, "test")
         small, large = a_job_spec(user="ada", cpus=1), a_job_spec(user="ada", cpus=2)
 
         with pytest.raises(QuotaExceeded, match=f"Job {large.job_id} exceeds quota for cpus: 2"):
@@ -201,7 +201,7 @@ async def test_a_full_queue_takes_no_more(running_scheduler: RunningSchedulerFac
 async def test_a_pool_that_takes_no_jobs_says_so(
     running_scheduler: RunningSchedulerFactory, pool: str, says: str
 ) -> None:
-    settings = Settings(pools=(Pool(name="default"), Pool(name="shut", active=False)))
+    settings = Settings(pools=(Pool(name=DEFAULT_POOL), Pool(name=PoolName("shut"), active=False)))
     async with running_scheduler(settings) as scheduler:
         with pytest.raises(InvalidRequest) as caught:
             await scheduler.submit([a_job_spec(pool=pool)])
@@ -262,7 +262,7 @@ async def test_a_job_that_no_host_can_take_waits_and_why_says_so_at_once(
         first, *_ = await scheduler.explain(spec.job_id)
 
         assert first == (
-            "It asks for 64 cpus; the most any host has is 2 cpus. It can never start here: ask for less."
+            "It requests 64 cpus; the most any host has is 2 cpus. It can never start here: request less."
         )
         assert (await job_of(scheduler, spec.job_id)).state is JobState.WAITING
 

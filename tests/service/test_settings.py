@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from cook_jupyter.cli import cook_jupyter
 from cook_jupyter.errors import InvalidRequest
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
 from cook_jupyter.service.settings.loading import OLD_NAMES, load_settings, load_with_sources
 from cook_jupyter.service.settings.schema import Settings
@@ -123,7 +123,9 @@ def test_every_table_of_a_settings_file_becomes_a_typed_value(tmp_path: Path) ->
     assert settings.placement.rewritings == {
         "zone": ConstraintRewrite(attribute="rack", patterns=(("^old-(.*)", "$1"),))
     }
-    assert settings.pool_moves == (PoolMove(pool="main", destination="gpus", users={"ada": 0.5}),)
+    assert settings.pool_moves == (
+        PoolMove(pool=PoolName("main"), destination=PoolName("gpus"), users={"ada": 0.5}),
+    )
 
 
 def test_without_a_file_the_defaults_hold() -> None:
@@ -320,7 +322,7 @@ def test_the_settings_of_cook_differ_in_nothing_but_what_we_do_better() -> None:
         ),
         ("[[pools]]\nname = 'default'\ndru = 'gpu'", r"unknown setting pools\[0\]\.dru \(line 3\)"),
         ("[[clusters]]\ntype = 'moon'", "clusters: Invalid enum value 'moon'"),
-        ("[[clusters]]\n[[clusters]]", "clusters.. must have one entry at present, not 2"),
+        ("[[clusters]]\n[[clusters]]", "clusters.. has 2 clusters of the name 'local'"),
         ("cpus = 'all'", r"clusters: Expected `float \| null`, got `str`.*\(`cpus` is clusters.cpus\)"),
         ("[rebalancer]\ninterval_ms = 'soon'", "rebalancer: Expected `int`, got `str`.*interval_ms"),
         ("order = 'random'", "matching: Invalid enum value 'random'"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cook_jupyter.model.limits import Share, UserLimits
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DEFAULT_POOL, DruMode
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.settings.tables import HeadRoomSettings
 from tests.service.settling import (
@@ -71,17 +71,19 @@ def test_a_scheduler_does_what_the_decisions_alone_do() -> None:
 def two_users(min_dru_diff: float) -> World:
     """The worked example: B preempts A; C takes the remaining room, and precedes B in its user's order."""
     jobs = [
-        WorldJob(number=0, pool="default", user="u0", cpus=1, mem_mb=512),  # A
-        WorldJob(number=1, pool="default", user="u1", cpus=1, mem_mb=128),
-        WorldJob(number=2, pool="default", user="u1", cpus=0.5, mem_mb=1024),  # C
-        WorldJob(number=3, pool="default", user="u1", cpus=0.5, mem_mb=128),  # B
+        WorldJob(number=0, pool=DEFAULT_POOL, user="u0", cpus=1, mem_mb=512),  # A
+        WorldJob(number=1, pool=DEFAULT_POOL, user="u1", cpus=1, mem_mb=128),
+        WorldJob(number=2, pool=DEFAULT_POOL, user="u1", cpus=0.5, mem_mb=1024),  # C
+        WorldJob(number=3, pool=DEFAULT_POOL, user="u1", cpus=0.5, mem_mb=128),  # B
     ]
     return World(
         hosts={"h0": Resources(cpus=2, mem_mb=2048 - 768)},
         zones={"h0": "a"},
-        modes={"default": DruMode.DEFAULT},
+        modes={DEFAULT_POOL: DruMode.DEFAULT},
         limits={
-            "default": UserLimits(shares={"u0": Share(cpus=1, mem_mb=1024), "u1": Share(cpus=2, mem_mb=1024)})
+            DEFAULT_POOL: UserLimits(
+                shares={"u0": Share(cpus=1, mem_mb=1024), "u1": Share(cpus=2, mem_mb=1024)}
+            )
         },
         jobs=jobs,
         min_dru_diff=min_dru_diff,

@@ -11,7 +11,7 @@ from cook_jupyter.clusters.simulated import SimulatedCluster
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, ProgressUpdate, StatusUpdate, TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.model.reason import PREEMPTED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.clock import ManualClock
@@ -46,7 +46,9 @@ class Recorded(SimulatedCluster):
 def a_host(name: str, *, location: str | None = None, age_s: int = 0) -> Offer:
     attributes = {"HOSTNAME": name, "host-start-time": str(NOW_S - age_s)}
     room = Resources(cpus=4.0, mem_mb=4096.0)
-    return Offer(host=name, cluster="", pool="", room=room, attributes=attributes, location=location)
+    return Offer(
+        host=name, cluster="", pool=PoolName(""), room=room, attributes=attributes, location=location
+    )
 
 
 @asynccontextmanager
@@ -193,16 +195,36 @@ async def test_an_instance_that_should_not_run_is_killed_until_its_end_is_report
         assert not one.asked_to_kill
 
 
+@pytest.mark.parametrize(
+    ("states", "is_killed"),
+    [
+        ([TaskState.LOST, TaskState.RUNNING], True),  # the host could not be reached for a while
+        ([TaskState.RUNNING, TaskState.LOST], False),
+        ([TaskState.LOST, TaskState.RUNNING, TaskState.KILLED], False),
+    ],
+)
+async def test_an_instance_that_runs_after_its_end_in_the_same_report_is_killed(
+    tmp_path: Path, states: list[TaskState], is_killed: bool
+) -> None:
+    async with one_job_each(tmp_path) as (scheduler, one, _, instance_id, _):
+        await ClusterUpdates(scheduler).report(
+            "one", [StatusUpdate(instance_id=instance_id, state=state, at_ms=1) for state in states]
+        )
+
+        assert one.asked_to_kill == [instance_id] * is_killed
+        assert (instance_id in scheduler.kills) == is_killed
+
+
 async def test_hosts_that_are_known_only_after_the_start_are_used_each_in_its_pools(
     manual_scheduler: ManualSchedulerFactory,
 ) -> None:
     cluster = SlowKillCluster(
         {"h1": Resources(cpus=2, mem_mb=4096), "h2": Resources(cpus=4, mem_mb=4096)},
-        pools={"h1": ["default"], "h2": ["large"]},
+        pools={"h1": [DEFAULT_POOL], "h2": [PoolName("large")]},
         finds_hosts=True,
     )
     async with manual_scheduler(
-        Settings(pools=(Pool(name="default"), Pool(name="large"))), cluster=cluster
+        Settings(pools=(Pool(name=DEFAULT_POOL), Pool(name=PoolName("large")))), cluster=cluster
     ) as manual:
         small, large = a_job_spec(), a_job_spec(cpus=4.0, pool="large")
         misplaced = a_job_spec(cpus=4.0)

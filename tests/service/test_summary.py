@@ -1,7 +1,7 @@
 """The summary gives the position of each user along the share, in pools of every kind."""
 
 from cook_jupyter.model.limits import LimitKind
-from cook_jupyter.model.pool import DruMode, Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, DruMode, Pool, PoolName
 from cook_jupyter.service.settings.schema import Settings
 from tests.builders import a_job_spec
 from tests.service.conftest import ManualSchedulerFactory
@@ -10,10 +10,12 @@ from tests.service.conftest import ManualSchedulerFactory
 async def test_a_user_is_measured_in_the_pool_where_they_are_furthest_along_the_share(
     manual_scheduler: ManualSchedulerFactory,
 ) -> None:
-    settings = Settings(pools=(Pool(name="default"), Pool(name="other")))
+    settings = Settings(pools=(Pool(name=DEFAULT_POOL), Pool(name=PoolName("other"))))
     async with manual_scheduler(settings, pools=("default", "other"), cpus=4) as manual:
-        await manual.scheduler.set_limits(LimitKind.SHARE, "default", "default", {"cpus": 4.0}, "test")
-        await manual.scheduler.set_limits(LimitKind.SHARE, "default", "other", {"cpus": 0.5}, "test")
+        await manual.scheduler.set_limits(LimitKind.SHARE, "default", DEFAULT_POOL, {"cpus": 4.0}, "test")
+        await manual.scheduler.set_limits(
+            LimitKind.SHARE, "default", PoolName("other"), {"cpus": 0.5}, "test"
+        )
         await manual.submit(a_job_spec(user="ada"), a_job_spec(user="ada", pool="other"))
         await manual.match()
 
@@ -23,9 +25,11 @@ async def test_a_user_is_measured_in_the_pool_where_they_are_furthest_along_the_
 
 
 async def test_in_a_pool_of_gpus_these_alone_count(manual_scheduler: ManualSchedulerFactory) -> None:
-    settings = Settings(pools=(Pool(name="default", dru_mode=DruMode.GPU),))
+    settings = Settings(pools=(Pool(name=DEFAULT_POOL, dru_mode=DruMode.GPU),))
     async with manual_scheduler(settings) as manual:
-        await manual.scheduler.set_limits(LimitKind.SHARE, "default", "", {"cpus": 0.5, "gpus": 2.0}, "test")
+        await manual.scheduler.set_limits(
+            LimitKind.SHARE, "default", DEFAULT_POOL, {"cpus": 0.5, "gpus": 2.0}, "test"
+        )
         await manual.submit(a_job_spec(user="ada"))
         await manual.match()
 
@@ -37,7 +41,7 @@ async def test_in_a_pool_of_gpus_these_alone_count(manual_scheduler: ManualSched
 async def test_a_user_who_starves_in_any_pool_is_said_to_starve(
     manual_scheduler: ManualSchedulerFactory,
 ) -> None:
-    settings = Settings(pools=(Pool(name="default"), Pool(name="other")))
+    settings = Settings(pools=(Pool(name=DEFAULT_POOL), Pool(name=PoolName("other"))))
     async with manual_scheduler(settings, pools=("default", "other"), cpus=1) as manual:
         await manual.submit(a_job_spec(user="bob", pool="other"))
         await manual.match()

@@ -1,6 +1,6 @@
 """Explanations of why a job waits: queue, hosts, quotas and preemption."""
 
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.model.waiting import WaitKind
 from cook_jupyter.service.cycles.maintenance import complete_offensive
 from cook_jupyter.service.settings.schema import Settings
@@ -53,9 +53,9 @@ async def test_the_quota_of_the_pool_is_told(manual_scheduler: ManualSchedulerFa
 
 async def test_the_quota_that_several_pools_share_is_told(manual_scheduler: ManualSchedulerFactory) -> None:
     settings = Settings(
-        pools=(Pool(name="default"), Pool(name="other")),
+        pools=(Pool(name=DEFAULT_POOL), Pool(name=PoolName("other"))),
         pool_quotas=(PoolQuota(pool_regex="^both$", cpus=1),),
-        quota_groups={"default": "both", "other": "both"},
+        quota_groups={DEFAULT_POOL: "both", PoolName("other"): "both"},
     )
     async with manual_scheduler(settings, pools=("default", "other"), cpus=8) as manual:
         await manual.submit(a_job_spec(pool="other"))
@@ -76,7 +76,7 @@ async def test_a_job_larger_than_any_may_be_is_told_so_while_it_waits_and_after_
     keep = Settings(jobs=JobSettings(max_cpus=2), maintenance=MaintenanceSettings(offensive="keep"))
     async with manual_scheduler(keep, cluster=manual.cluster) as manual:
         told = await manual.scheduler.explain(large.job_id)
-        assert told[0].startswith("It can never start: it asks for 4 cpus where no job may have more than 2.")
+        assert told[0].startswith("It can never start: it requests 4 cpus where no job may have more than 2.")
     async with manual_scheduler(Settings(jobs=JobSettings(max_cpus=2)), cluster=manual.cluster) as manual:
         assert await complete_offensive(manual.scheduler) == 1
         (reason,) = await manual.scheduler.why(large.job_id)

@@ -17,6 +17,7 @@ from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import JobId, JobSpec
 from cook_jupyter.model.limits import LimitEntry, LimitKind
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.payload.blobs import DirectoryStore
 from cook_jupyter.service.clock import ManualClock
@@ -62,7 +63,7 @@ class ReplayRecord:
         starts: start of each job.
         waiting: number of jobs that never started.
         end_ms: end of the last task.
-        busy_cpu_ms: cpus times the time for which they were held.
+        busy_cpu_ms: cpus multiplied by the time for which they were in use.
         max_kept_fraction: largest fraction of all cpus that was kept for several heads at a time.
     """
 
@@ -97,8 +98,8 @@ async def _replay(
     run_ms = {arrival.spec.job_id: arrival.run_ms for arrival in arrivals}
     cluster = SimulatedCluster(
         [
-            Offer(host=host, cluster="c", pool="default", room=whole, attributes=attributes.get(host, {}))
-            for host, whole in hosts.items()
+            Offer(host=host, cluster="c", pool=DEFAULT_POOL, room=total, attributes=attributes.get(host, {}))
+            for host, total in hosts.items()
         ],
         behaviour=lambda spec: ScheduledExit(run_ms[spec.job_id]),
         now_ms=clock.now_ms,
@@ -117,22 +118,22 @@ async def _replay(
     await store.open()
     await store.set_limits(
         [
-            LimitEntry(kind=LimitKind.SHARE, user="default", pool="default", name=name, amount=amount)
+            LimitEntry(kind=LimitKind.SHARE, user="default", pool=DEFAULT_POOL, name=name, amount=amount)
             for name, amount in shares.items()
         ]
     )
     await scheduler.recover()
     await cluster.start(ClusterUpdates(scheduler), [])
-    recorder = _Recorder(scheduler, run_ms, sum(whole.cpus for whole in hosts.values()))
-    at = 0
-    while at < len(arrivals) or recorder.ends:
-        times = ([arrivals[at].at_ms] if at < len(arrivals) else []) + recorder.ends[:1]
+    recorder = _Recorder(scheduler, run_ms, sum(total.cpus for total in hosts.values()))
+    next_arrival = 0
+    while next_arrival < len(arrivals) or recorder.ends:
+        times = ([arrivals[next_arrival].at_ms] if next_arrival < len(arrivals) else []) + recorder.ends[:1]
         clock.advance(max(0, min(times) - clock.now_ms()))
-        first = at
-        while at < len(arrivals) and arrivals[at].at_ms <= clock.now_ms():
-            at += 1
-        if at > first:
-            await scheduler.submit([arrival.spec for arrival in arrivals[first:at]])
+        first = next_arrival
+        while next_arrival < len(arrivals) and arrivals[next_arrival].at_ms <= clock.now_ms():
+            next_arrival += 1
+        if next_arrival > first:
+            await scheduler.submit([arrival.spec for arrival in arrivals[first:next_arrival]])
         await cluster.process_due()
         await match_all(scheduler)
         await cluster.deliver()
@@ -151,12 +152,12 @@ class _Recorder:
         ends: heap of the ends of running tasks.
     """
 
-    def __init__(self, scheduler: Scheduler, run_ms: Mapping[JobId, int], whole_cpus: float) -> None:
+    def __init__(self, scheduler: Scheduler, run_ms: Mapping[JobId, int], total_cpus: float) -> None:
         self.record = ReplayRecord()
         self.ends: list[int] = []
         self._scheduler = scheduler
         self._run_ms = run_ms
-        self._whole_cpus = whole_cpus
+        self._total_cpus = total_cpus
         self._visits: dict[JobId, HeadVisit] = {}
 
     def update(self, now_ms: int) -> None:
@@ -166,12 +167,12 @@ class _Recorder:
             heappop(self.ends)
         for row in self._scheduler.running_jobs():
             if row.job_id not in record.starts:
-                held_ms = self._run_ms[row.job_id] + 1  # a task ends when its time is past
+                busy_ms = self._run_ms[row.job_id] + 1  # a task ends when its time is past
                 record.starts[row.job_id] = now_ms
-                record.busy_cpu_ms += row.cpus * held_ms
-                record.end_ms = max(record.end_ms, now_ms + held_ms)
-                heappush(self.ends, now_ms + held_ms)
-        heads = self._scheduler.queues.heads.for_pool("default")
+                record.busy_cpu_ms += row.cpus * busy_ms
+                record.end_ms = max(record.end_ms, now_ms + busy_ms)
+                heappush(self.ends, now_ms + busy_ms)
+        heads = self._scheduler.queues.heads.for_pool(DEFAULT_POOL)
         for job_id, visit in list(self._visits.items()):
             if job_id not in heads or heads[job_id].since_ms != visit.since_ms:
                 self._visits.pop(job_id).started_ms = record.starts.get(job_id)
@@ -180,6 +181,6 @@ class _Recorder:
                 visit = HeadVisit(since_ms=head.since_ms, bound_ms=max(self.ends, default=now_ms))
                 self._visits[job_id] = visit
                 record.heads.append((job_id, visit))
-        kept = [head.asked.cpus for head in heads.values() if head.host is not None]
-        if len(kept) > 1:
-            record.max_kept_fraction = max(record.max_kept_fraction, sum(kept) / self._whole_cpus)
+        kept_cpus = [head.asked.cpus for head in heads.values() if head.host is not None]
+        if len(kept_cpus) > 1:
+            record.max_kept_fraction = max(record.max_kept_fraction, sum(kept_cpus) / self._total_cpus)

@@ -65,7 +65,7 @@ def _job_overheads(tasks: Sequence[RunRow]) -> list[float]:
 
 
 def _fairness(tasks: Sequence[RunRow], cycle_ms: int) -> tuple[list[float], list[float], list[float]]:
-    """Return the fair ratios, the logarithms of what users lack, and the mean of the latter for each tick."""
+    """Return the fair ratios, the logarithms of missing amounts, and the mean of these for each tick."""
     users = sorted({task.user for task in tasks})
     running = {
         user: _series((t.start_time_ms, t.end_time_ms, t.mem) for t in tasks if t.user == user)
@@ -80,20 +80,20 @@ def _fairness(tasks: Sequence[RunRow], cycle_ms: int) -> tuple[list[float], list
     logs: list[float] = []
     means: list[float] = []
     for tick in range(0, last_event_ms + 1, cycle_ms):
-        held = {user: _value(running[user], tick) for user in users}
-        wanted = {user: _value(waiting[user], tick) for user in users}
+        used = {user: _value(running[user], tick) for user in users}
+        requested = {user: _value(waiting[user], tick) for user in users}
         desired = {
-            user: held[user] + wanted[user]  # type: ignore[operator]
+            user: used[user] + requested[user]  # type: ignore[operator]
             for user in users
-            if held[user] is not None and wanted[user] is not None
+            if used[user] is not None and requested[user] is not None
         }
-        fair = water_filling(sum(value or 0.0 for value in held.values()), desired)
+        fair = water_filling(sum(value or 0.0 for value in used.values()), desired)
         lacking = []
         for user, amount in fair.items():
-            has = held[user] or 0.0
-            if amount > 1e-9 and 0 < has / amount <= 1 + 1e-9:
-                ratios.append(min(1.0, has / amount))
-            starved = max(0.0, min(amount, SHARE_MB) - has) / 1000 if has < SHARE_MB else 0.0
+            usage = used[user] or 0.0
+            if amount > 1e-9 and 0 < usage / amount <= 1 + 1e-9:
+                ratios.append(min(1.0, usage / amount))
+            starved = max(0.0, min(amount, SHARE_MB) - usage) / 1000 if usage < SHARE_MB else 0.0
             if starved > 1e-9:
                 lacking.append(math.log10(starved))
         logs += lacking
@@ -116,29 +116,29 @@ def _series(spans: Iterable[tuple[int, int, float]]) -> Series:
 
 def _value(series: Series, tick: int) -> float | None:
     """Return the latest value at or before a tick; None if there is none yet."""
-    found = [value for at_ms, value in series if at_ms <= tick]
-    return found[-1] if found else None
+    values = [value for at_ms, value in series if at_ms <= tick]
+    return values[-1] if values else None
 
 
 def water_filling(total: float, desired: dict[str, float]) -> dict[str, float]:
-    """Return the amount of each user if all get the same until they have what they desire or none is left."""
-    left, level, given = total, 0.0, dict.fromkeys(desired, 0.0)
-    thirsty = sorted(desired, key=desired.__getitem__)
-    while thirsty and left > 1e-9:
-        rise = min(desired[thirsty[0]] - level, left / len(thirsty))
+    """Return equal amounts for all users, but none above its desired amount, that add up to the total."""
+    remaining, level, allocated = total, 0.0, dict.fromkeys(desired, 0.0)
+    unsatisfied = sorted(desired, key=desired.__getitem__)
+    while unsatisfied and remaining > 1e-9:
+        rise = min(desired[unsatisfied[0]] - level, remaining / len(unsatisfied))
         level += rise
-        left -= rise * len(thirsty)
-        for user in thirsty:
-            given[user] = level
-        thirsty = [user for user in thirsty if desired[user] > level + 1e-9]
-    return given
+        remaining -= rise * len(unsatisfied)
+        for user in unsatisfied:
+            allocated[user] = level
+        unsatisfied = [user for user in unsatisfied if desired[user] > level + 1e-9]
+    return allocated
 
 
 def _mean(values: Iterable[float]) -> float:
-    known = list(values)
-    return mean(known) if known else math.nan
+    numbers = list(values)
+    return mean(numbers) if numbers else math.nan
 
 
 def _median(values: Iterable[float]) -> float:
-    known = list(values)
-    return median(known) if known else math.nan
+    numbers = list(values)
+    return median(numbers) if numbers else math.nan

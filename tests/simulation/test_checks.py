@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.job import JobId, JobSpec
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.simulation.checks import check_hosts, check_trace, fitting_no_host
 from cook_jupyter.simulation.replay import simulate
 from cook_jupyter.simulation.traces import SimHost, TraceJob, read_hosts, read_trace
@@ -20,7 +21,7 @@ MAX_INT32 = 2**31 - 1
 
 
 def an_entry(**changes: Any) -> dict[str, Any]:
-    """An entry of a trace; `resources` by their short names."""
+    """Return an entry of a trace; `resources` has short names."""
     resources = {"cpus": 1.0, "mem": 100.0, **changes.pop("resources", {})}
     entry: dict[str, Any] = {
         "run-time-ms": 1000,
@@ -53,7 +54,7 @@ BAD_ENTRIES: list[tuple[dict[str, Any], str]] = [
     ({"resources": {"gpus": -1}}, "gpus must be a whole number from 0 up, not -1"),
     ({"resources": {"cpus": "2"}}, "Expected `float`, got `str`"),
     ({"resources": {"cpus": True}}, "Expected `float`, got `bool`"),
-    ({"resources": {"disk": 2}}, "asks for 'resource.type/disk'"),
+    ({"resources": {"disk": 2}}, "requests 'resource.type/disk'"),
     ({"job/user": ""}, "job/user is empty"),
     ({"job/user": " \t"}, "job/user is empty"),
     ({"job/uuid": " "}, "job/uuid is empty"),
@@ -78,7 +79,7 @@ BAD_ENTRIES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "complaint"), BAD_ENTRIES, ids=str)
-def test_an_impossible_job_is_refused_in_one_line(
+def test_an_invalid_job_is_refused_in_one_line(
     changes: dict[str, Any], complaint: str, tmp_path: Path
 ) -> None:
     path = a_file(tmp_path, [an_entry(**{"job/uuid": "first"}), an_entry(**changes)])
@@ -103,7 +104,7 @@ def test_a_duplicate_resource_is_refused(tmp_path: Path) -> None:
     entry = an_entry()
     entry["job/resource"] = entry["job/resource"] * 2
 
-    with pytest.raises(InvalidRequest, match=r"job 0 .* \(0a\) asks for resource.type/cpus twice"):
+    with pytest.raises(InvalidRequest, match=r"job 0 .* \(0a\) requests resource.type/cpus twice"):
         read_trace(a_file(tmp_path, [entry]))
 
 
@@ -138,7 +139,7 @@ HOST: dict[str, Any] = {"hostname": "h1", "resources": {"cpus": {"*": 4}, "mem":
     ],
     ids=str,
 )
-def test_an_impossible_host_is_refused_in_one_line(
+def test_an_invalid_host_is_refused_in_one_line(
     changes: dict[str, Any], complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidRequest, match=complaint) as caught:
@@ -167,7 +168,7 @@ def a_job(**changes: Any) -> TraceJob:
     ],
     ids=str,
 )
-def test_python_callers_are_refused_the_same(changes: dict[str, Any]) -> None:
+def test_python_callers_get_the_same_refusals(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="job 1 "):
         simulate([a_job(job_id="first"), a_job(**changes)], [SimHost("h1", 4.0, 1000.0)])
 
@@ -175,7 +176,7 @@ def test_python_callers_are_refused_the_same(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "host", [SimHost("h1", math.nan, 1.0), SimHost("h1", 1.0, math.inf), SimHost("h1", -1.0, 1.0)], ids=str
 )
-def test_python_callers_are_refused_impossible_hosts(host: SimHost) -> None:
+def test_invalid_hosts_of_python_callers_are_refused(host: SimHost) -> None:
     with pytest.raises(InvalidRequest, match="host 1 "):
         simulate([a_job()], [SimHost("h0", 4.0, 1000.0), host])
 
@@ -185,7 +186,7 @@ whole_numbers = st.sampled_from([-1, 0, 1, 2, 50, 16_000_000, 16_000_001, MAX_IN
 
 
 @given(cpus=numbers, mem=numbers, gpus=whole_numbers, retries=whole_numbers, priority=whole_numbers)
-def test_a_trace_is_refused_what_the_live_api_refuses(
+def test_a_trace_is_refused_where_the_rest_api_refuses_the_job(
     cpus: float, mem: float, gpus: int, retries: int, priority: int
 ) -> None:
     body = {
@@ -215,43 +216,43 @@ def _spec_of(body: dict[str, Any]) -> JobSpec | None:
         (job,) = read_submission(json.dumps({"jobs": [body]}).encode()).jobs
     except InvalidRequest:
         return None
-    return job_spec(job, user="ada", pool="default", submit_pool=None, docker_user="1:1")
+    return job_spec(job, user="ada", pool=DEFAULT_POOL, submit_pool=None, docker_user="1:1")
 
 
-# Jobs that no host could run
+# Jobs that fit no host
 
 amounts = st.sampled_from([1.0, 2.0, 3.0])
 shapes = st.tuples(amounts, amounts, st.integers(0, 2))
 
 
 @given(jobs=st.lists(shapes, max_size=6), hosts=st.lists(shapes, min_size=1, max_size=5))
-def test_a_job_fits_no_host_if_each_has_too_little_of_something(
+def test_a_job_fits_no_host_if_each_lacks_some_resource(
     jobs: list[tuple[float, float, int]], hosts: list[tuple[float, float, int]]
 ) -> None:
     trace = [a_job(job_id=str(number), cpus=c, mem_mb=m, gpus=g) for number, (c, m, g) in enumerate(jobs)]
     all_hosts = [SimHost(f"h{number}", c, m, g) for number, (c, m, g) in enumerate(hosts)]
 
-    found = fitting_no_host(trace, all_hosts)
+    reasons = fitting_no_host(trace, all_hosts)
 
     expected = {
         job.job_id
         for job in trace
         if all(h.cpus < job.cpus or h.mem_mb < job.mem_mb or h.gpus < job.gpus for h in all_hosts)
     }
-    assert found.keys() == expected
-    assert all("it asks for" in why for why in found.values())
+    assert reasons.keys() == expected
+    assert all("it requests" in why for why in reasons.values())
 
 
-def test_the_reason_why_a_job_fits_no_host_has_its_amounts() -> None:
+def test_the_reason_why_a_job_fits_no_host_names_the_amounts() -> None:
     hosts = [SimHost("h1", 8.0, 1000.0), SimHost("h2", 2.0, 9000.0)]
     trace = [a_job(job_id="wide", cpus=9.0), a_job(job_id="both", cpus=4.0, mem_mb=4000.0)]
 
     assert fitting_no_host(trace, hosts) == {
-        "wide": "it asks for 9 cpus, and the largest host has 8",
-        "both": "it asks for 4 cpus, 4000 MB, and no single host has all of it",
+        "wide": "it requests 9 cpus, and the largest host has 8",
+        "both": "it requests 4 cpus, 4000 MB, and no single host has all of it",
     }
 
 
-def test_no_hosts_are_refused() -> None:
+def test_a_simulation_without_hosts_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="has no hosts"):
         check_hosts([])

@@ -1,4 +1,4 @@
-"""`cook-jupyter simulate`, as it is called from a shell."""
+"""`cook-jupyter simulate`, as called from a shell."""
 
 import json
 import subprocess
@@ -14,8 +14,8 @@ from cook_jupyter.model.job import JobId
 from cook_jupyter.simulation.traces import SimHost, TraceJob, read_rows, write_hosts, write_trace
 
 
-def called(*words: str | Path) -> Result:
-    return CliRunner().invoke(cook_jupyter, ["simulate", *map(str, words)])
+def run_command(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cook_jupyter, ["simulate", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def files(tmp_path: Path) -> list[str | Path]:
 
 
 def test_rows_are_written_to_a_file_and_progress_to_stderr(files: list[str | Path], tmp_path: Path) -> None:
-    result = called(*files, "--out", tmp_path / "rows.csv")
+    result = run_command(*files, "--out", tmp_path / "rows.csv")
 
     assert result.exit_code == 0, result.stderr
     assert [row.job_id for row in read_rows(tmp_path / "rows.csv")] == ["job-0", "job-1", "job-2"]
@@ -35,8 +35,8 @@ def test_rows_are_written_to_a_file_and_progress_to_stderr(files: list[str | Pat
     assert "fair: 3 rows in" in result.stderr
 
 
-def test_each_of_several_policies_has_its_own_file_of_rows(files: list[str | Path], tmp_path: Path) -> None:
-    result = called(
+def test_each_policy_gets_a_file_of_rows_of_its_own(files: list[str | Path], tmp_path: Path) -> None:
+    result = run_command(
         *files,
         *("--policy", "fair", "--policy", "quota", "--until-done", "--cycle-step-ms", "10000"),
         *("--out", tmp_path / "rows.csv", "--report", tmp_path / "report", "--summary"),
@@ -48,10 +48,10 @@ def test_each_of_several_policies_has_its_own_file_of_rows(files: list[str | Pat
     assert "quota" in result.stdout
 
 
-def test_a_generated_workload_can_be_kept_and_replayed(tmp_path: Path) -> None:
+def test_a_generated_workload_can_be_saved_and_replayed(tmp_path: Path) -> None:
     sizes = ("--jobs", "60", "--users", "5", "--host-count", "2", "--seed", "3")
-    first = called("--scenario", "office", *sizes, "--keep", tmp_path, "--out", tmp_path / "one.csv")
-    again = called(
+    first = run_command("--scenario", "office", *sizes, "--keep", tmp_path, "--out", tmp_path / "one.csv")
+    again = run_command(
         *("--trace", tmp_path / "trace.json", "--hosts", tmp_path / "hosts.json"),
         *("--config", tmp_path / "config.edn", "--out", tmp_path / "other.csv"),
     )
@@ -63,13 +63,13 @@ def test_a_generated_workload_can_be_kept_and_replayed(tmp_path: Path) -> None:
 def test_ignored_keys_of_a_configuration_are_reported(files: list[str | Path], tmp_path: Path) -> None:
     (tmp_path / "config.edn").write_text("{:port 1}")
 
-    result = called(*files, "--config", tmp_path / "config.edn", "--out", tmp_path / "rows.csv")
+    result = run_command(*files, "--config", tmp_path / "config.edn", "--out", tmp_path / "rows.csv")
 
     assert "ignored keys: :port" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "complaint"),
     [
         (["--out", "rows.csv"], "give --trace and --hosts, or --scenario to generate a workload"),
         (["--scenario", "office", "--trace", "t.json", "--out", "rows.csv"], "give either --trace"),
@@ -93,16 +93,16 @@ def test_ignored_keys_of_a_configuration_are_reported(files: list[str | Path], t
         ),
     ],
 )
-def test_an_invalid_command_line_is_refused_with_one_message(words: list[str], complaint: str) -> None:
-    result = called(*words)
+def test_an_invalid_command_line_is_refused_with_one_message(arguments: list[str], complaint: str) -> None:
+    result = run_command(*arguments)
 
-    assert isinstance(result.exception, InvalidRequest)  # `main` tells it in one line
+    assert isinstance(result.exception, InvalidRequest)  # `main` prints it in one line
     with pytest.raises(InvalidRequest, match=complaint):
         raise result.exception
 
 
 def test_a_simulation_without_any_output_is_refused(files: list[str | Path]) -> None:
-    result = called(*files)
+    result = run_command(*files)
 
     assert result.exit_code == 2
     assert "--out, --report or --summary" in result.stderr
@@ -123,27 +123,27 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_simulation(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    before = (tmp_path / "trace.json").read_bytes()
+    content = (tmp_path / "trace.json").read_bytes()
 
-    result = called(*files, option, tmp_path / name)
+    result = run_command(*files, option, tmp_path / name)
 
     assert isinstance(result.exception, InvalidRequest)
     assert complaint in str(result.exception)
     assert "\n" not in str(result.exception)
     assert "cycles" not in result.stderr, "the simulation ran"
-    assert (tmp_path / "trace.json").read_bytes() == before
+    assert (tmp_path / "trace.json").read_bytes() == content
 
 
 def test_with_several_policies_the_file_of_each_is_checked(files: list[str | Path], tmp_path: Path) -> None:
     (tmp_path / "rows-fifo.csv").mkdir()
 
-    result = called(*files, "--policy", "fair", "--policy", "fifo", "--out", tmp_path / "rows.csv")
+    result = run_command(*files, "--policy", "fair", "--policy", "fifo", "--out", tmp_path / "rows.csv")
 
     assert "rows-fifo.csv is a directory" in str(result.exception)
     assert not (tmp_path / "rows-fair.csv").exists()
 
 
-def test_a_refused_request_ends_the_process_with_status_2_and_one_line(tmp_path: Path) -> None:
+def test_invalid_input_ends_the_process_with_status_2_and_one_line(tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     write_trace(trace, [TraceJob(JobId("j"), "ada", 0, 1, 1.0, 100.0, priority=100_000_000)])
     write_hosts(tmp_path / "hosts.json", [SimHost("h1", 2.0, 1000.0)])
@@ -174,14 +174,14 @@ def test_jobs_that_can_never_run_are_counted_with_the_reason(tmp_path: Path) -> 
     write_trace(tmp_path / "trace.json", jobs)
     write_hosts(tmp_path / "hosts.json", [SimHost("h1", 8.0, 1000.0)])
 
-    result = called(
+    result = run_command(
         *("--trace", tmp_path / "trace.json", "--hosts", tmp_path / "hosts.json"),
         *("--summary", "--report", tmp_path / "report", "--out", tmp_path / "report" / "rows.csv"),
     )
 
     assert result.exit_code == 0, result.stderr
-    wide = "it asks for 30 cpus, and the largest host has 8"
-    huge = "it asks for 50 cpus, and no job may have more than 40"
+    wide = "it requests 30 cpus, and the largest host has 8"
+    huge = "it requests 50 cpus, and no job may have more than 40"
     assert f"1 job removed; job huge: {huge}" in result.stderr
     assert f"1 job fitting no host; job wide: {wide}" in result.stderr
     assert f"Under fair: 1 job fits no host and can never start (job wide: {wide})." in result.stdout
@@ -199,11 +199,11 @@ def test_jobs_that_can_never_run_are_counted_with_the_reason(tmp_path: Path) -> 
     assert "1 row in" in result.stderr
 
 
-def test_the_summary_of_a_run_in_which_no_job_starts_says_so(tmp_path: Path) -> None:
+def test_the_summary_states_that_no_job_starts(tmp_path: Path) -> None:
     write_trace(tmp_path / "trace.json", [TraceJob(JobId("wide"), "ada", 0, 1000, 30.0, 100.0)])
     write_hosts(tmp_path / "hosts.json", [SimHost("h1", 8.0, 1000.0)])
 
-    result = called(
+    result = run_command(
         "--trace", tmp_path / "trace.json", "--hosts", tmp_path / "hosts.json", "--summary", "--until-done"
     )
 

@@ -13,7 +13,7 @@ from cook_jupyter.simulation.config import (
     read_config,
 )
 
-WHOLE = """
+FULL_CONFIG = """
 {:shares [{:user "default" :mem 4000.0 :cpus 4.0 :gpus 1.0} {:user "ada" :mem 10000.0}]
  :cycle-step-ms 60000 ; a minute
  :time-ms-between-incremental-output 1200000
@@ -31,7 +31,7 @@ WHOLE = """
 
 
 def test_every_key_is_read() -> None:
-    assert parse_config(WHOLE) == SimConfig(
+    assert parse_config(FULL_CONFIG) == SimConfig(
         shares={"default": {"mem": 4000.0, "cpus": 4.0, "gpus": 1.0}, "ada": {"mem": 10000.0}},
         cycle_step_ms=60_000,
         incremental_output_ms=1_200_000,

@@ -42,20 +42,20 @@ def test_a_keyword_differs_from_a_string() -> None:
     assert [isinstance(item, Keyword) for item in value] == [True, False]
 
 
-@pytest.mark.parametrize("word", ["fitness", "a.b/c-d", "-", "+x", ".y", "nilly", "trues", "<=", "a'b#"])
-def test_a_symbol_is_read_as_its_name(word: str) -> None:
-    value = read(f"[{word}]")
+@pytest.mark.parametrize("symbol", ["fitness", "a.b/c-d", "-", "+x", ".y", "nilly", "trues", "<=", "a'b#"])
+def test_a_symbol_is_read_as_its_name(symbol: str) -> None:
+    value = read(f"[{symbol}]")
 
-    assert value == [word]
+    assert value == [symbol]
     assert isinstance(value, list)
     assert isinstance(value[0], Symbol)
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "complaint"),
     [
         ("", "line 1, column 1: there is no value"),
-        ("; only words\n", "line 2, column 1: there is no value"),
+        ("; only a comment\n", "line 2, column 1: there is no value"),
         ("{:a 1\n :b}", "line 1, column 1: a key of this map has no value"),
         ("{:a\n  [1 2", r"line 2, column 3: '\[' is never closed"),
         ("[1 2}", r"line 1, column 5: expected '\]'"),
@@ -75,32 +75,32 @@ def test_a_symbol_is_read_as_its_name(word: str) -> None:
         ("[" * 1000, "line 1, column 201: more than 200"),
     ],
 )
-def test_invalid_edn_is_refused_with_line_and_column(text: str, place: str) -> None:
-    with pytest.raises(InvalidRequest, match=place):
+def test_invalid_edn_is_refused_with_line_and_column(text: str, complaint: str) -> None:
+    with pytest.raises(InvalidRequest, match=complaint):
         read(text)
 
 
-words = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
+names = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
 atoms = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
     st.floats(allow_nan=False, allow_infinity=False),
-    words.map(lambda word: Keyword(f":{word}")),
+    names.map(lambda name: Keyword(f":{name}")),
     st.text(st.characters(codec="utf-8")),
 )
 values = st.recursive(
     atoms,
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(words.map(lambda word: Keyword(f":{word}")), inner, max_size=4)
+        | st.dictionaries(names.map(lambda name: Keyword(f":{name}")), inner, max_size=4)
     ),
     max_leaves=12,
 )
 
 
-def written(value: Value) -> str:
-    """A value in EDN; commas for good measure."""
+def encode(value: Value) -> str:
+    """Return a value in EDN, with some commas."""
     match value:
         case None:
             return "nil"
@@ -111,13 +111,13 @@ def written(value: Value) -> str:
         case str():
             return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
         case list():
-            return "[" + " ".join(map(written, value)) + "]"
+            return "[" + " ".join(map(encode, value)) + "]"
         case dict():
-            return "{" + ", ".join(f"{written(k)} {written(v)}" for k, v in value.items()) + "}"
+            return "{" + ", ".join(f"{encode(k)} {encode(v)}" for k, v in value.items()) + "}"
         case _:
             return repr(value)
 
 
 @given(values)
 def test_a_written_value_can_be_read_back(value: Value) -> None:
-    assert read(f" ;\n{written(value)},") == value
+    assert read(f" ;\n{encode(value)},") == value

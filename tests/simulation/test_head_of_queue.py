@@ -27,8 +27,8 @@ def late_heads(record: ReplayRecord) -> list[str]:
 
 
 @st.composite
-def random_inputs(draw: st.DrawFn, *, known: bool) -> dict[str, Any]:
-    """Draw hosts with attributes, and jobs of several users with or without known run times."""
+def random_inputs(draw: st.DrawFn, *, stated: bool) -> dict[str, Any]:
+    """Draw hosts with attributes, and jobs of several users with or without stated run times."""
     hosts = {
         f"h{number}": Resources(
             cpus=draw(st.sampled_from([1.0, 2.0, 4.0, 6.0])), mem_mb=draw(st.sampled_from([500.0, 1000.0]))
@@ -61,11 +61,11 @@ def random_inputs(draw: st.DrawFn, *, known: bool) -> dict[str, Any]:
                 mem_mb=mem_mb,
                 priority=priority,
                 constraints=() if rack is None else (("rack", "EQUALS", rack),),
-                expected_runtime_ms=minutes * MINUTE_MS if known and stated else None,
+                expected_runtime_ms=minutes * MINUTE_MS if stated and is_stated else None,
             ),
             run_ms=minutes * MINUTE_MS,
         )
-        for number, (minute, user, cpus, mem_mb, minutes, priority, rack, stated) in enumerate(
+        for number, (minute, user, cpus, mem_mb, minutes, priority, rack, is_stated) in enumerate(
             sorted(jobs, key=lambda job: job[0])
         )
     ]
@@ -77,13 +77,13 @@ def random_inputs(draw: st.DrawFn, *, known: bool) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["run times unknown", "run times stated by some"])
+@pytest.mark.parametrize("stated", [False, True], ids=["run times unknown", "run times stated by some"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_no_job_waits_at_the_head_longer_than_the_longest_task_that_it_finds_running(
-    known: bool, data: st.DataObject
+def test_no_job_waits_at_the_head_longer_than_the_tasks_that_run_when_it_gets_there(
+    stated: bool, data: st.DataObject
 ) -> None:
-    inputs = data.draw(random_inputs(known=known))
+    inputs = data.draw(random_inputs(stated=stated))
 
     record = replay_events(head_room=WITH_HEAD_ROOM, **inputs)
 
@@ -93,8 +93,8 @@ def test_no_job_waits_at_the_head_longer_than_the_longest_task_that_it_finds_run
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_keeping_room_prevents_no_job_from_ever_starting(data: st.DataObject) -> None:
-    inputs = data.draw(random_inputs(known=True))
+def test_kept_room_never_prevents_a_job_from_starting(data: st.DataObject) -> None:
+    inputs = data.draw(random_inputs(stated=True))
 
     assert (
         replay_events(head_room=WITH_HEAD_ROOM, **inputs).waiting
@@ -133,7 +133,7 @@ def test_no_job_starves_at_the_head_in_any_scenario(scenario: str, hosts: int) -
     assert record.waiting == 0
 
 
-def test_a_head_behind_another_on_the_only_host_waits_from_the_start_of_that_one() -> None:
+def test_the_wait_of_a_head_behind_another_on_the_only_host_counts_from_the_start_of_the_other() -> None:
     jobs = [("a2", 0, 34, 0.5), ("b3", 17, 4, 1.0), ("a4", 31, 23, 1.0)]
     arrivals = [
         Arrival(

@@ -13,7 +13,7 @@ from cook_jupyter.simulation.traces import RunRow, write_rows
 from tests.simulation.test_measures import a_row
 
 
-def test_a_file_that_can_be_written_is_left_alone(tmp_path: Path) -> None:
+def test_checking_a_writable_file_does_not_change_it(tmp_path: Path) -> None:
     (tmp_path / "old.csv").write_text("old")
 
     check_file(tmp_path / "old.csv", "--out")
@@ -55,7 +55,7 @@ def test_a_directory_is_created_with_its_parents(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     write_rows(file, [a_row()])
-    before = file.read_text()
+    content = file.read_text()
 
     def rows() -> Iterator[RunRow]:
         yield a_row()
@@ -64,11 +64,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full"):
         write_rows(file, rows())
 
-    assert file.read_text() == before
+    assert file.read_text() == content
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
-def test_a_symbolic_link_stays_and_the_file_has_default_permissions(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_kept_and_the_file_has_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     (tmp_path / "plain").write_text("")
 
@@ -80,7 +80,7 @@ def test_a_symbolic_link_stays_and_the_file_has_default_permissions(tmp_path: Pa
     assert modes[0] == modes[1]
 
 
-def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+def test_a_pipe_is_written_to_and_kept(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)

@@ -1,7 +1,7 @@
-"""Small simulations worked out by hand from the specification, cycle by cycle and millisecond by millisecond.
+"""Small simulations computed by hand from the specification, cycle by cycle and millisecond by millisecond.
 
-In each cycle that begins at t: every submission takes a millisecond, then one passes for the ends, one for
-the ranking, one for the match, and one more for the rebalancer if it is due.
+In a cycle, each submission takes a millisecond; then the ends take one, the ranking one, the match one, and
+the rebalancer one if it is due.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ FOREVER = 10**9
 SHARES = {"default": {"cpus": 1.0, "mem": 1000.0}}
 
 
-def a_job(job_id: str, submit_ms: int, run_time_ms: int = FOREVER, **named: Any) -> TraceJob:
-    """A job of one cpu; the letters of its id are its user."""
-    values = {"user": job_id.rstrip("0123456789"), "cpus": 1.0, "mem_mb": 1000.0, **named}
+def a_job(job_id: str, submit_ms: int, run_time_ms: int = FOREVER, **fields: Any) -> TraceJob:
+    """Return a job of one cpu; its user is the letters of its id."""
+    values = {"user": job_id.rstrip("0123456789"), "cpus": 1.0, "mem_mb": 1000.0, **fields}
     return TraceJob(job_id=JobId(job_id), submit_ms=submit_ms, run_time_ms=run_time_ms, **values)
 
 
@@ -44,15 +44,15 @@ def run(
     return simulate(trace, hosts or (a_host(),), SimConfig(**settings), policy=policy, until_done=until_done)
 
 
-def lives(outcome: Outcome) -> list[tuple[str, int, int, int, str]]:
-    """Job, submission, start, end and status of each row."""
+def instances(outcome: Outcome) -> list[tuple[str, int, int, int, str]]:
+    """Return job, submission, start, end and status of each row."""
     return [
         (row.job_id, row.submit_time_ms, row.start_time_ms, row.end_time_ms, row.status)
         for row in outcome.rows
     ]
 
 
-def test_a_job_alone() -> None:
+def test_a_single_job_has_a_complete_row() -> None:
     outcome = run([a_job("a1", 0, 100, name="x", expected_runtime_ms=90, group="g")])
 
     (row,) = outcome.rows
@@ -80,17 +80,17 @@ def test_a_job_alone() -> None:
 
 
 def test_a_task_ends_only_when_its_time_is_past() -> None:
-    # Both start at 5; the ends of the next cycle are looked for at 1001.
+    # Both start at 5; the next cycle processes ends at 1001.
     outcome = run([a_job("a1", 0, 995), a_job("a2", 0, 996)])
 
-    assert lives(outcome) == [("a1", 1, 5, 1001, "success"), ("a2", 2, 5, 1003, "running")]
-    assert outcome.end_ms == 1003  # of what still runs the end is when the rows were written
+    assert instances(outcome) == [("a1", 1, 5, 1001, "success"), ("a2", 2, 5, 1003, "running")]
+    assert outcome.end_ms == 1003  # open instances end when the rows are written
 
 
 def test_every_submission_moves_the_clock_and_times_may_be_negative() -> None:
     outcome = run([a_job("a1", -50), a_job("b1", -50), a_job("c1", -20), a_job("d1", 949)])
 
-    assert lives(outcome) == [
+    assert instances(outcome) == [
         ("a1", -49, -45, 1953, "running"),
         ("b1", -48, -45, 1953, "running"),
         ("c1", 951, 955, 1953, "running"),
@@ -99,13 +99,13 @@ def test_every_submission_moves_the_clock_and_times_may_be_negative() -> None:
     assert [cycle.submitted for cycle in outcome.cycles] == [2, 2, 0]
 
 
-def test_what_ended_makes_room_for_the_match_of_the_same_cycle() -> None:
+def test_a_task_that_ended_makes_room_for_the_match_of_the_same_cycle() -> None:
     outcome = run([a_job("a1", 0, 500), a_job("a2", 0)], a_host(cpus=1.0))
 
-    assert lives(outcome) == [("a1", 1, 5, 1001, "success"), ("a2", 2, 1003, 1003, "running")]
+    assert instances(outcome) == [("a1", 1, 5, 1001, "success"), ("a2", 2, 1003, 1003, "running")]
 
 
-def test_a_failed_attempt_is_made_again_elsewhere_until_the_retries_are_used_up() -> None:
+def test_a_failed_job_is_retried_on_other_hosts_until_its_retries_are_used_up() -> None:
     trace = [
         a_job("a1", 0, 100, status=TaskState.FAILED, max_retries=2),
         a_job("late1", 3000, cpus=9.0),
@@ -113,12 +113,12 @@ def test_a_failed_attempt_is_made_again_elsewhere_until_the_retries_are_used_up(
 
     outcome = run(trace, a_host("h1"), a_host("h2"), a_host("h3"))
 
-    assert lives(outcome) == [("a1", 1, 4, 1001, "failed"), ("a1", 1, 1003, 2001, "failed")]
+    assert instances(outcome) == [("a1", 1, 4, 1001, "failed"), ("a1", 1, 1003, 2001, "failed")]
     assert [(row.hostname, row.reason) for row in outcome.rows] == [
         ("h1", "Command exited non-zero"),
         ("h2", "Command exited non-zero"),
     ]
-    assert outcome.waiting == 1  # the one that is too large for any host
+    assert outcome.waiting == 1  # the job that is too large for any host
 
 
 def test_a_job_that_failed_on_every_host_waits_for_another() -> None:
@@ -129,12 +129,12 @@ def test_a_job_that_failed_on_every_host_waits_for_another() -> None:
 
     outcome = run(trace, a_host("h1"))
 
-    assert lives(outcome) == [("a1", 1, 4, 1001, "failed")]
+    assert instances(outcome) == [("a1", 1, 4, 1001, "failed")]
     assert outcome.waiting == 2
 
 
 @pytest.mark.parametrize("status", ["failed", "killed", "lost", "error"])
-def test_every_outcome_but_success_is_a_failure_that_counts(status: str) -> None:
+def test_every_outcome_except_success_is_a_failure_that_costs_a_retry(status: str) -> None:
     outcome = run([a_job("a1", 0, 100, status=TaskState(status))], a_host("h1"), a_host("h2"))
 
     (row,) = outcome.rows
@@ -142,8 +142,8 @@ def test_every_outcome_but_success_is_a_failure_that_counts(status: str) -> None
     assert row.reason
 
 
-def preempting() -> list[TraceJob]:
-    """User a fills the host; b comes later; z wants more than there is, and keeps the simulation going."""
+def preemption_trace() -> list[TraceJob]:
+    """User a fills the host; b submits later; the job of z fits no host, and keeps the simulation running."""
     return [
         *(a_job(f"a{n}", 0) for n in range(1, 5)),
         a_job("b1", 500, 500),
@@ -152,12 +152,12 @@ def preempting() -> list[TraceJob]:
 
 
 def test_the_rebalancer_runs_when_more_than_its_interval_has_passed() -> None:
-    outcome = run(preempting())
+    outcome = run(preemption_trace())
 
-    # b waits from 1001 on. 1000 and 2000 are not more than 2000 after the beginning; 3000 is: there the task
-    # of a with the highest DRU, 4, gives way, as 4 - 1 > 0.5. b starts in the next cycle and ends in the one
-    # after it, which lets the victim start again.
-    assert lives(outcome) == [
+    # b waits from 1001 on. 1000 and 2000 are not more than 2000 after the beginning; 3000 is: then the task
+    # of a with the highest DRU, 4, is preempted, as 4 - 1 > 0.5. b starts in the next cycle and ends in the
+    # one after it, so that the victim can start again.
+    assert instances(outcome) == [
         ("a1", 1, 7, 5003, "running"),
         ("a2", 2, 7, 5003, "running"),
         ("a3", 3, 7, 5003, "running"),
@@ -170,21 +170,21 @@ def test_the_rebalancer_runs_when_more_than_its_interval_has_passed() -> None:
 
 
 def test_a_preempted_task_was_reported_as_running() -> None:
-    victim = next(row for row in run(preempting()).rows if row.reason)
+    victim = next(row for row in run(preemption_trace()).rows if row.reason)
 
     assert victim.mesos_start_time_ms == victim.start_time_ms == 7
 
 
 @pytest.mark.parametrize("policy", ["fair-patient", "quota:4", "fifo"])
-def test_policies_without_preemption_preempt_nobody(policy: str) -> None:
-    outcome = run(preempting(), policy=policy)
+def test_policies_without_preemption_preempt_no_task(policy: str) -> None:
+    outcome = run(preemption_trace(), policy=policy)
 
     assert not [row for row in outcome.rows if row.status == "failed"]
     assert outcome.waiting == 2
 
 
-def test_a_smaller_dru_gap_than_the_minimum_preempts_nobody() -> None:
-    # a1 and a2 fill the host, DRU 1 and 2; b would come to 1: the second of a is further by 1, not by more.
+def test_a_dru_gap_below_the_minimum_preempts_no_task() -> None:
+    # a1 and a2 fill the host, with DRU 1 and 2. b would be at 1: the gap to a2 is 1, not more.
     trace = [a_job("a1", 0), a_job("a2", 0), a_job("b1", 500), a_job("z1", 4000, cpus=9.0)]
     strict = run(trace, a_host(cpus=2.0), rebalancer=PreemptionThresholds(min_dru_diff=1.0))
     lenient = run(trace, a_host(cpus=2.0), rebalancer=PreemptionThresholds(min_dru_diff=0.9))
@@ -194,7 +194,7 @@ def test_a_smaller_dru_gap_than_the_minimum_preempts_nobody() -> None:
 
 
 def test_a_host_freed_from_two_victims_is_reserved_for_the_beneficiary() -> None:
-    # b needs two victims: DRU 2 against 3 and 4. c comes then, and would go before b: its DRU is 1.
+    # b needs two victims: DRU 2 against 3 and 4. c submits then, and would precede b: its DRU is 1.
     trace = [
         *(a_job(f"a{n}", 0) for n in range(1, 5)),
         a_job("b1", 500, cpus=2.0, mem_mb=2000.0),
@@ -204,7 +204,7 @@ def test_a_host_freed_from_two_victims_is_reserved_for_the_beneficiary() -> None
 
     outcome = run(trace)
 
-    assert lives(outcome) == [
+    assert instances(outcome) == [
         ("a1", 1, 7, 5003, "running"),
         ("a2", 2, 7, 5003, "running"),
         ("a3", 3, 7, 3004, "failed"),
@@ -213,10 +213,10 @@ def test_a_host_freed_from_two_victims_is_reserved_for_the_beneficiary() -> None
     ]
 
 
-def test_a_reservation_closes_a_host_and_gives_no_precedence() -> None:
-    # a1, d, e and f fill h1; g and the rest of a fill h2, where the last two of a make room for b. Then d, e
-    # and f end. c is first in the queue and finds h2 closed; with c h1 is as full with b as h2 would be: b
-    # goes to the first of them. Were b to choose before c, h2 would be the fuller one.
+def test_a_reservation_closes_a_host_and_does_not_change_the_order() -> None:
+    # a1, d, e and f fill h1; g and the rest of a fill h2, where a3 and a4 are preempted for b. Then d, e
+    # and f end. c is first in the queue and finds h2 closed; it starts on h1. With b, h1 would now be as full
+    # as h2, so b starts on the first of them. If b were matched before c, h2 would be the fuller one.
     trace = [
         *(a_job(f"a{n}", 0) for n in range(1, 5)),
         *(a_job(f"{user}1", 0, 3990) for user in "def"),
@@ -233,17 +233,17 @@ def test_a_reservation_closes_a_host_and_gives_no_precedence() -> None:
     assert (late[JobId("c1")], late[JobId("b1")]) == ("h1", "h1")
 
 
-def test_more_preemptions_than_are_free_use_up_a_retry() -> None:
-    free = run(preempting(), jobs=replace(COOK_JOBS, mea_culpa_limits={"preempted-by-rebalancer": 1}))
-    dear = run(preempting(), jobs=replace(COOK_JOBS, mea_culpa_limits={"preempted-by-rebalancer": 0}))
+def test_preemptions_beyond_the_free_ones_cost_a_retry() -> None:
+    free = run(preemption_trace(), jobs=replace(COOK_JOBS, mea_culpa_limits={"preempted-by-rebalancer": 1}))
+    costly = run(preemption_trace(), jobs=replace(COOK_JOBS, mea_culpa_limits={"preempted-by-rebalancer": 0}))
 
     assert [row.job_id for row in free.rows if row.job_id == "a4"] == ["a4", "a4"]
-    assert [row.job_id for row in dear.rows if row.job_id == "a4"] == ["a4"]
+    assert [row.job_id for row in costly.rows if row.job_id == "a4"] == ["a4"]
 
 
-def test_a_job_that_cannot_start_holds_back_those_behind_it_as_in_cook() -> None:
-    # Two are considered. The first fits nowhere: a cycle that matches the second lets the next consider one
-    # job only, which then matches nothing at all, and that brings both back.
+def test_a_job_that_cannot_start_delays_the_jobs_behind_it_as_in_cook() -> None:
+    # Two jobs are considered. The first fits no host: after a cycle that matches the second, the next one
+    # considers a single job and matches nothing, and the one after it considers both again.
     trace = [
         a_job("a1", 0, cpus=5.0),
         *(a_job(f"a{n}", 0, cpus=0.5) for n in range(2, 5)),
@@ -263,8 +263,8 @@ def test_a_job_larger_than_the_constraints_allow_is_removed_without_a_row() -> N
     assert outcome.waiting == 0
 
 
-def test_such_a_job_counts_in_the_ranking_that_finds_it() -> None:
-    # With a1 the next job of a stands at 42 shares, behind b1. In the next cycle a1 is gone.
+def test_a_job_larger_than_allowed_counts_in_the_ranking_that_detects_it() -> None:
+    # With a1 the next job of a is at 42 shares, behind b1. In the next cycle a1 has been removed.
     trace = [a_job("a1", 0, cpus=41.0), a_job("a2", 0), a_job("b1", 0, 500), a_job("b2", 500)]
 
     outcome = run(trace, a_host(cpus=1.0))
@@ -282,10 +282,10 @@ def test_jobs_that_can_never_run_are_returned_with_the_reason() -> None:
     outcome = run([*jobs, a_job("a4", 0)])
 
     assert outcome.removed == {
-        "a1": "it asks for 41 cpus, and no job may have more than 40",
-        "a2": "it asks for 143361 MB, and no job may have more than 143360",
+        "a1": "it requests 41 cpus, and no job may have more than 40",
+        "a2": "it requests 143361 MB, and no job may have more than 143360",
     }
-    assert outcome.fitting_no_host == {"a3": "it asks for 5 cpus, and the largest host has 4"}
+    assert outcome.fitting_no_host == {"a3": "it requests 5 cpus, and the largest host has 4"}
     assert (outcome.waiting, len(outcome.rows)) == (1, 1)
 
 
@@ -346,14 +346,14 @@ async def test_a_simulation_can_run_while_an_event_loop_runs() -> None:
 
 
 def test_the_seed_only_affects_instance_ids() -> None:
-    trace, hosts = preempting(), [a_host()]
+    trace, hosts = preemption_trace(), [a_host()]
     config = SimConfig(shares=SHARES, cycle_step_ms=1000, rebalance_ms=2000)
 
-    one, same, other = (simulate(trace, hosts, config, seed=seed) for seed in (1, 1, 2))
+    first, same_seed, other_seed = (simulate(trace, hosts, config, seed=seed) for seed in (1, 1, 2))
 
-    assert one == same
-    assert one.rows != other.rows
-    assert lives(one) == lives(other)
+    assert first == same_seed
+    assert first.rows != other_seed.rows
+    assert instances(first) == instances(other_seed)
 
 
 def test_a_trace_out_of_order_or_without_jobs_is_refused() -> None:

@@ -43,16 +43,16 @@ SHARES = {"default": {"cpus": 2.0, "mem": 4000.0}}
 
 
 def a_run(rows: list[RunRow], **changes: Any) -> Run:
-    known: dict[str, Any] = {"hosts": HOSTS, "shares": SHARES, "cycle_ms": MINUTE_MS}
-    return Run(rows=rows, **(known | changes))
+    defaults: dict[str, Any] = {"hosts": HOSTS, "shares": SHARES, "cycle_ms": MINUTE_MS}
+    return Run(rows=rows, **(defaults | changes))
 
 
 def a_job(job_id: str, user: str, submit_ms: int = 0, **changes: Any) -> TraceJob:
     return TraceJob(JobId(job_id), user, submit_ms, HOUR_MS, 2.0, 1000.0, **changes)
 
 
-def ada_holds_all_until_bob_gets_half() -> list[RunRow]:
-    """Bob comes at 1 h; at 3 h one of Ada's two jobs makes room for his."""
+def ada_uses_everything_until_bob_gets_half() -> list[RunRow]:
+    """Bob submits at 1 h; at 3 h one of Ada's two jobs is preempted for his job."""
     h = HOUR_MS
     return [
         a_row("a1", "ada", start_time_ms=0, end_time_ms=6 * h, cpus=2.0),
@@ -70,7 +70,7 @@ def figures(rows: list[RunRow], name: str = "fair", **changes: Any) -> RunFigure
 
 
 def test_the_report_has_figures_of_each_user() -> None:
-    ada, bob = figures(ada_holds_all_until_bob_gets_half()).users
+    ada, bob = figures(ada_uses_everything_until_bob_gets_half()).users
 
     assert (ada.user, ada.jobs, ada.preemptions, ada.cpu_hours, ada.lost_cpu_hours) == (
         "ada",
@@ -86,15 +86,15 @@ def test_the_report_has_figures_of_each_user() -> None:
 
 
 def test_a_user_who_waits_below_the_share_is_starved_and_at_the_share_hungry() -> None:
-    ada, bob = figures(ada_holds_all_until_bob_gets_half()).users
+    ada, bob = figures(ada_uses_everything_until_bob_gets_half()).users
 
     assert (bob.starved_hours, bob.hungry_hours, bob.satisfied_hours) == pytest.approx((2.0, 0.0, 2.0))
-    # Ada's preempted job waits from 3 h to 5 h while the other one holds her share.
+    # Ada's preempted job waits from 3 h to 5 h while the other one uses her share.
     assert (ada.starved_hours, ada.hungry_hours, ada.satisfied_hours) == pytest.approx((0.0, 2.0, 7.0))
 
 
 def test_usage_is_compared_with_a_fair_division_of_all_hosts() -> None:
-    line = figures(ada_holds_all_until_bob_gets_half()).timeline
+    line = figures(ada_uses_everything_until_bob_gets_half()).timeline
     at_two, at_four, at_eight = (int(np.searchsorted(line.ticks_ms, hours * HOUR_MS)) for hours in (2, 4, 8))
 
     assert (line.usage[at_two].tolist(), line.fair[at_two].tolist()) == ([2.0, 0.0], [1.0, 1.0])
@@ -102,7 +102,7 @@ def test_usage_is_compared_with_a_fair_division_of_all_hosts() -> None:
     assert (line.usage[at_eight].tolist(), line.fair[at_eight].tolist()) == ([1.0, 0.0], [1.0, 0.0])
 
 
-def test_a_user_held_back_is_below_the_fair_usage_although_hosts_are_idle() -> None:
+def test_a_user_who_waits_is_below_the_fair_usage_although_hosts_are_idle() -> None:
     rows = [
         a_row("a1", "ada", end_time_ms=HOUR_MS, cpus=1.0),
         a_row("a2", "ada", start_time_ms=HOUR_MS, end_time_ms=2 * HOUR_MS, cpus=1.0),
@@ -123,20 +123,20 @@ def test_a_job_that_never_started_waits_to_the_end() -> None:
     assert done.users[1].starved_hours == pytest.approx(3.0)
 
 
-def test_a_job_that_waits_again_at_the_end_has_not_failed_and_one_out_of_attempts_has() -> None:
+def test_a_job_that_waits_again_at_the_end_has_not_failed_but_one_without_retries_has() -> None:
     rows = [preempted("a1", "ada", end_time_ms=HOUR_MS), a_row("b1", "bob", end_time_ms=3 * HOUR_MS)]
     trace = [a_job("a1", "ada"), a_job("b1", "bob")]
 
-    waits = figures(rows, trace=trace)
+    waiting = figures(rows, trace=trace)
     failed = figures(rows, trace=trace, mea_culpa_limit=0)
 
-    assert (waits.failed, failed.failed) == (0, 1)
-    assert waits.users[0].starved_hours == pytest.approx(2.0)
+    assert (waiting.failed, failed.failed) == (0, 1)
+    assert waiting.users[0].starved_hours == pytest.approx(2.0)
     assert failed.users[0].starved_hours == 0.0
 
 
 FAILED = "Command exited non-zero"
-LOST = "Mesos executor terminated"  # the system's fault, three times free
+LOST = "Mesos executor terminated"  # mea culpa: free three times
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ LOST = "Mesos executor terminated"  # the system's fault, three times free
     ],
     ids=str,
 )
-def test_a_job_waits_again_by_the_rule_of_the_scheduler(
+def test_a_job_waits_again_by_the_rules_of_the_scheduler(
     reasons: list[str], changes: dict[str, Any], run_changes: dict[str, Any], waits_for_retry: bool
 ) -> None:
     m = MINUTE_MS
@@ -175,11 +175,11 @@ def test_a_job_waits_again_by_the_rule_of_the_scheduler(
     last = a_row("b1", "bob", end_time_ms=10 * HOUR_MS)
     trace = [a_job("a1", "ada", **changes), a_job("b1", "bob")]
 
-    found = figures([*rows, last], trace=trace, **run_changes)
+    result = figures([*rows, last], trace=trace, **run_changes)
 
-    assert found.failed == (0 if waits_for_retry else 1)
+    assert result.failed == (0 if waits_for_retry else 1)
     expected = 10.0 - len(reasons) / 60 if waits_for_retry else 0.0
-    assert found.users[0].starved_hours == pytest.approx(expected, abs=1 / 60)
+    assert result.users[0].starved_hours == pytest.approx(expected, abs=1 / 60)
 
 
 @pytest.mark.parametrize("kind", ["refused", "removed"])
@@ -187,12 +187,12 @@ def test_refused_and_removed_jobs_do_not_count_as_waiting(kind: str) -> None:
     trace = [a_job("a1", "ada"), a_job("b1", "bob")]
     rows = [a_row("a1", "ada", end_time_ms=HOUR_MS)]
 
-    turned_away: dict[str, Any] = {kind: {"b1": "it is too large"}}
-    found = figures(rows, trace=trace, **turned_away)
+    exclusion: dict[str, Any] = {kind: {"b1": "it is too large"}}
+    result = figures(rows, trace=trace, **exclusion)
 
-    assert (found.never_started, found.jobs, found.starved_hours) == (0, 1, 0.0)
-    assert getattr(found, kind) == 1
-    assert any("job b1: it is too large" in note for note in notes([found]))
+    assert (result.never_started, result.jobs, result.starved_hours) == (0, 1, 0.0)
+    assert getattr(result, kind) == 1
+    assert any("job b1: it is too large" in note for note in notes([result]))
 
 
 def test_a_first_job_that_never_starts_waits_from_its_submission() -> None:
@@ -201,24 +201,24 @@ def test_a_first_job_that_never_starts_waits_from_its_submission() -> None:
         a_row("b1", "bob", submit_time_ms=7 * HOUR_MS, start_time_ms=7 * HOUR_MS, end_time_ms=8 * HOUR_MS)
     ]
 
-    found = figures(rows, trace=trace)
+    result = figures(rows, trace=trace)
 
-    assert found.users[0].wait_ms.longest == 3 * HOUR_MS
-    assert found.users[0].starved_hours == pytest.approx(3.0)
-    assert found.end_ms == 3 * HOUR_MS
-    assert found.measures.total_sim_time_ms == HOUR_MS
+    assert result.users[0].wait_ms.longest == 3 * HOUR_MS
+    assert result.users[0].starved_hours == pytest.approx(3.0)
+    assert result.end_ms == 3 * HOUR_MS
+    assert result.measures.total_sim_time_ms == HOUR_MS
 
 
 def test_a_run_in_which_no_job_starts_lasts_until_its_end() -> None:
-    found = figures([], trace=[a_job("a1", "ada", 5 * HOUR_MS)], end_ms=7 * HOUR_MS)
+    result = figures([], trace=[a_job("a1", "ada", 5 * HOUR_MS)], end_ms=7 * HOUR_MS)
 
-    assert found.starved_hours == pytest.approx(2.0)
-    assert found.wait_ms.longest == 2 * HOUR_MS
-    assert math.isinf(found.wait_ms.median)
-    assert math.isnan(found.end_ms)
+    assert result.starved_hours == pytest.approx(2.0)
+    assert result.wait_ms.longest == 2 * HOUR_MS
+    assert math.isinf(result.wait_ms.median)
+    assert math.isnan(result.end_ms)
 
 
-def test_simulated_jobs_that_wait_at_the_end_are_those_that_the_figures_say_wait() -> None:
+def test_the_figures_count_the_jobs_that_wait_at_the_end_of_a_simulation() -> None:
     """Jobs that fail, are preempted and run out of attempts, in a real simulation."""
     trace = [
         TraceJob(
@@ -247,13 +247,13 @@ def test_simulated_jobs_that_wait_at_the_end_are_those_that_the_figures_say_wait
     waits_for_retry = sum(
         1 for number in range(60) if _waits_at_the_end(run, JobId(f"j{number}"), trace[number].max_retries)
     )
-    found = compute_figures("fair", run)
+    result = compute_figures("fair", run)
 
     assert outcome.waiting > 0
-    assert found.never_started + waits_for_retry == outcome.waiting
+    assert result.never_started + waits_for_retry == outcome.waiting
     finished = {row.job_id for row in outcome.rows if row.status in ("success", "running")}
     started = {row.job_id for row in outcome.rows}
-    assert found.failed == len(started) - len(finished) - waits_for_retry
+    assert result.failed == len(started) - len(finished) - waits_for_retry
 
 
 def _waits_at_the_end(run: Run, job_id: JobId, max_retries: int) -> bool:
@@ -267,16 +267,16 @@ def _waits_at_the_end(run: Run, job_id: JobId, max_retries: int) -> bool:
     return used < max_retries
 
 
-@given(st.permutations(ada_holds_all_until_bob_gets_half()))
-def test_the_order_of_rows_changes_nothing_a_report_says(rows: list[RunRow]) -> None:
-    assert render_text([figures(rows)]) == render_text([figures(ada_holds_all_until_bob_gets_half())])
+@given(st.permutations(ada_uses_everything_until_bob_gets_half()))
+def test_the_order_of_rows_does_not_change_a_report(rows: list[RunRow]) -> None:
+    assert render_text([figures(rows)]) == render_text([figures(ada_uses_everything_until_bob_gets_half())])
 
 
-# --- words
+# --- texts
 
 
 @pytest.mark.parametrize(
-    ("ms", "words"),
+    ("ms", "text"),
     [
         (0, "at once"),
         (999, "at once"),
@@ -291,12 +291,12 @@ def test_the_order_of_rows_changes_nothing_a_report_says(rows: list[RunRow]) -> 
         (math.inf, "never"),
     ],
 )
-def test_a_duration_is_formatted_in_a_suitable_unit(ms: float, words: str) -> None:
-    assert format_duration(ms) == words
+def test_a_duration_is_formatted_in_a_suitable_unit(ms: float, text: str) -> None:
+    assert format_duration(ms) == text
 
 
 @pytest.mark.parametrize(
-    ("number", "noun", "words"),
+    ("number", "noun", "text"),
     [
         (0, "job", "0 jobs"),
         (1, "job", "1 job"),
@@ -305,8 +305,8 @@ def test_a_duration_is_formatted_in_a_suitable_unit(ms: float, words: str) -> No
         (1234, "job", "1,234 jobs"),
     ],
 )
-def test_a_noun_is_plural_except_after_one(number: float, noun: str, words: str) -> None:
-    assert format_count(number, noun) == words
+def test_a_noun_is_plural_except_after_one(number: float, noun: str, text: str) -> None:
+    assert format_count(number, noun) == text
 
 
 @pytest.mark.parametrize(
@@ -318,18 +318,18 @@ def test_a_number_that_is_not_finite_is_a_dash(value: float, decimals: int, text
 
 
 def _runs_of_every_kind() -> dict[str, Run]:
-    """Runs at the edges: nothing, one, all failed, nothing started, a user alone, only turned away."""
-    one = [a_row(end_time_ms=HOUR_MS)]
+    """Return runs for edge cases: no job, one job, all failed, none started, one user, all refused."""
+    single = [a_row(end_time_ms=HOUR_MS)]
     failed = [a_row(job, job, status="failed", reason=FAILED, end_time_ms=HOUR_MS) for job in "ab"]
-    some = [a_row("j0", "ada", end_time_ms=HOUR_MS)]
+    partial = [a_row("j0", "ada", end_time_ms=HOUR_MS)]
     five = [a_job(f"j{number}", "ada") for number in range(5)]
     return {
         "empty": a_run([]),
-        "one": a_run(one, trace=[a_job("a", "ada")]),
+        "one": a_run(single, trace=[a_job("a", "ada")]),
         "failed": a_run(failed, trace=[a_job("a", "a"), a_job("b", "b")]),
         "stuck": a_run([], trace=five, end_ms=HOUR_MS),
-        "some": a_run(some, trace=five, end_ms=2 * HOUR_MS),
-        "turned-away": a_run([], trace=[a_job("a", "ada")], refused={"a": "too large"}, end_ms=HOUR_MS),
+        "some": a_run(partial, trace=five, end_ms=2 * HOUR_MS),
+        "refused": a_run([], trace=[a_job("a", "ada")], refused={"a": "too large"}, end_ms=HOUR_MS),
         "instant": a_run([a_row(end_time_ms=0)]),
     }
 
@@ -342,7 +342,7 @@ def _runs_of_every_kind() -> dict[str, Run]:
         ("failed", "Half of all jobs start at once under failed."),
         ("stuck", "No job starts under stuck."),
         ("some", "Only 1 of 5 jobs starts under some."),
-        ("turned-away", "No job was accepted under turned-away."),
+        ("refused", "No job was accepted under refused."),
         ("instant", "Half of all jobs start at once under instant."),
     ],
 )
@@ -351,12 +351,12 @@ def test_the_headline_is_correct_in_special_cases(name: str, sentence: str) -> N
 
 
 def test_runs_of_every_kind_fit_in_one_headline() -> None:
-    every = [compute_figures(name, run) for name, run in _runs_of_every_kind().items()]
+    figures_of_all = [compute_figures(name, run) for name, run in _runs_of_every_kind().items()]
 
-    told = headline(every)
+    sentence = headline(figures_of_all)
 
-    assert told.startswith("Half of all jobs start at once under one, failed and instant.")
-    assert "No job starts under stuck." in told
+    assert sentence.startswith("Half of all jobs start at once under one, failed and instant.")
+    assert "No job starts under stuck." in sentence
 
 
 @pytest.mark.parametrize("name", [*_runs_of_every_kind(), "all"])
@@ -365,9 +365,9 @@ def test_no_report_has_nan_infinity_or_1_jobs(name: str, tmp_path: Path) -> None
     chosen = runs if name == "all" else {name: runs[name]}
     page = page_of(chosen, tmp_path)
 
-    told = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert page.open == []
-    assert set(told) == {"headline", "price", "notes", "runs"}
+    assert set(report) == {"headline", "price", "notes", "runs"}
     for text in (page.text, (tmp_path / "report.txt").read_text()):
         assert not re.search(r"\b(nan|inf|infinity)\b", text, re.IGNORECASE)
         assert not re.search(r"\b1 (jobs|users|hosts|rows)\b", text)
@@ -382,18 +382,18 @@ def two_runs() -> dict[str, Run]:
     late = [
         a_row(job, user, start_time_ms=2 * HOUR_MS, end_time_ms=3 * HOUR_MS) for job, user in ("aa", "bb")
     ]
-    return {"fifo": a_run(late), "fair": a_run(ada_holds_all_until_bob_gets_half())}
+    return {"fifo": a_run(late), "fair": a_run(ada_uses_everything_until_bob_gets_half())}
 
 
 def test_the_headline_begins_with_the_run_whose_jobs_wait_least() -> None:
-    both = [compute_figures(name, run) for name, run in two_runs().items()]
+    figures_of_both = [compute_figures(name, run) for name, run in two_runs().items()]
 
-    assert headline(both) == "Half of all jobs start at once under fair; within 2.0 h under fifo."
-    assert price(both) == "Of all cpu hours, 20.0 % under fair were lost to preemption."
-    assert price(both[:1]) == ""
+    assert headline(figures_of_both) == "Half of all jobs start at once under fair; within 2.0 h under fifo."
+    assert price(figures_of_both) == "Of all cpu hours, 20.0 % under fair were lost to preemption."
+    assert price(figures_of_both[:1]) == ""
 
 
-def test_runs_whose_jobs_wait_the_same_are_named_together() -> None:
+def test_runs_whose_jobs_wait_equally_long_are_named_together() -> None:
     late, early = (compute_figures(name, run) for name, run in two_runs().items())
     same = compute_figures("fair-better", two_runs()["fair"])
 
@@ -411,9 +411,9 @@ def test_the_text_has_a_column_for_each_run() -> None:
 
 
 def test_the_json_is_valid_and_has_no_nan() -> None:
-    told = json.loads(json.dumps(to_json([figures([a_row(status="running")])]), allow_nan=False))
+    report = json.loads(json.dumps(to_json([figures([a_row(status="running")])]), allow_nan=False))
 
-    [run] = told["runs"]
+    [run] = report["runs"]
     assert run["turnaround_ms"] is None
     assert run["wait_ms"] == {"median": 0.0, "p95": 0.0, "longest": 0.0}
     assert run["users"][0]["user"] == "ada"
@@ -424,7 +424,7 @@ def test_the_json_is_valid_and_has_no_nan() -> None:
 
 
 class _Page(HTMLParser):
-    """Open tags, and all text."""
+    """Collects the tags that are open, all tags, and all text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -493,7 +493,7 @@ def test_many_users_are_shown_in_part_and_listed_in_full(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("rows", [[], [a_row(end_time_ms=1)]], ids=["no rows", "one row"])
-def test_a_run_with_hardly_anything_in_it_can_be_reported(rows: list[RunRow], tmp_path: Path) -> None:
+def test_a_run_with_at_most_one_row_can_be_reported(rows: list[RunRow], tmp_path: Path) -> None:
     assert page_of({"fair": a_run(rows)}, tmp_path).open == []
 
 
@@ -512,7 +512,7 @@ def paths(chart: str, css: str) -> list[str]:
 UNIT = Axis(low=0.0, high=1.0)
 
 
-def test_a_line_holds_each_value_until_the_next() -> None:
+def test_a_line_keeps_each_value_until_the_next() -> None:
     [drawn] = paths(
         draw_lines([Line("a", "run-0", np.array([0, 0.5, 1]), np.array([0, 1, 0.5]))], UNIT, UNIT), "run-0"
     )
@@ -528,7 +528,7 @@ def test_bands_are_stacked() -> None:
     assert paths(chart, "two") == ["M0.0 50.00H500.0V0.00L500.0 80.00V80.00L0.0 80.00Z"]
 
 
-def test_cells_of_one_kind_in_a_row_are_drawn_as_one() -> None:
+def test_adjacent_cells_of_one_kind_are_drawn_as_one() -> None:
     kinds = np.array([[0, 0, 1], [-1, 1, -1]])
     chart = draw_cells(kinds, ["ada", "bob"], np.array([0.0, 0.2, 0.6]), UNIT)
 
@@ -544,7 +544,7 @@ def test_equal_ratios_have_equal_distances_on_a_logarithmic_axis() -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1100, 390])
-def test_a_browser_shows_the_page_without_asking_for_anything_and_without_scrolling_sideways(
+def test_a_browser_shows_the_page_without_further_requests_or_horizontal_scrolling(
     width: int, tmp_path: Path
 ) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -557,14 +557,14 @@ def test_a_browser_shows_the_page_without_asking_for_anything_and_without_scroll
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         page = browser.new_page(viewport={"width": width, "height": 800})
-        asked: list[str] = []
-        said: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
+        requests: list[str] = []
+        messages: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
         page.goto(page_file.as_uri())
 
         assert page.get_by_role("heading", level=1).is_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate("[...document.querySelectorAll('svg')].every(s => s.clientHeight > 10)")
-        assert (asked, said) == ([page_file.as_uri()], [])
+        assert (requests, messages) == ([page_file.as_uri()], [])
         browser.close()

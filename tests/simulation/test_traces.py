@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "file"
 
 
-def written(file: Path, value: object) -> Path:
+def write_json(file: Path, value: object) -> Path:
     file.write_text(json.dumps(value), encoding="utf-8")
     return file
 
@@ -52,7 +52,7 @@ def written(file: Path, value: object) -> Path:
 
 
 def test_the_shortest_entry_has_cooks_defaults(file: Path) -> None:
-    assert read_trace(written(file, [SHORTEST])) == [
+    assert read_trace(write_json(file, [SHORTEST])) == [
         TraceJob(
             job_id=JobId("0a"),
             user="ada",
@@ -88,7 +88,7 @@ def test_every_key_of_the_longest_entry_is_read_or_ignored(file: Path) -> None:
         ],
     }
 
-    (job,) = read_trace(written(file, [entry]))
+    (job,) = read_trace(write_json(file, [entry]))
 
     assert (job.status, job.name, job.group, job.gpus) == (TaskState.LOST, "sweep", "0b", 1)
     assert (job.max_runtime_ms, job.expected_runtime_ms) == (60000, 500)
@@ -106,16 +106,16 @@ def test_every_key_of_the_longest_entry_is_read_or_ignored(file: Path) -> None:
         ([SHORTEST | {"status": "asleep"}], r"Invalid enum value 'asleep'.*status"),
         ([SHORTEST | {"job/user": None}], "job/user"),
         ([{k: v for k, v in SHORTEST.items() if k != "job/resource"}], "job/resource"),
-        ([SHORTEST | {"job/resource": [{"resource/type": "ram", "resource/amount": 1}]}], "asks for 'ram'"),
+        ([SHORTEST | {"job/resource": [{"resource/type": "ram", "resource/amount": 1}]}], "requests 'ram'"),
         ({"jobs": []}, "is not a trace"),
     ],
 )
 def test_an_invalid_trace_is_refused(file: Path, entries: object, complaint: str) -> None:
     with pytest.raises(InvalidRequest, match=complaint):
-        read_trace(written(file, entries))
+        read_trace(write_json(file, entries))
 
 
-def test_a_missing_file_is_named(file: Path) -> None:
+def test_the_error_for_a_missing_file_names_it(file: Path) -> None:
     for read in (read_trace, read_hosts, read_rows):
         with pytest.raises(InvalidRequest, match="file"):
             read(file)
@@ -173,7 +173,7 @@ HOST = {
 
 
 def test_roles_of_a_host_are_added_up(file: Path) -> None:
-    assert read_hosts(written(file, [HOST])) == [
+    assert read_hosts(write_json(file, [HOST])) == [
         SimHost(
             hostname="h1",
             cpus=6.5,
@@ -191,7 +191,7 @@ def test_roles_of_a_host_are_added_up(file: Path) -> None:
 )
 def test_invalid_hosts_are_refused(file: Path, hosts: object, complaint: str) -> None:
     with pytest.raises(InvalidRequest, match=complaint):
-        read_hosts(written(file, hosts))
+        read_hosts(write_json(file, hosts))
 
 
 def test_written_hosts_can_be_read_back(file: Path) -> None:
@@ -214,7 +214,7 @@ NEWER = (
 OLDER = NEWER.replace("group_id,", "").replace("expected_run_time,", "")
 
 
-def a_row(**named: Any) -> RunRow:
+def a_row(**fields: Any) -> RunRow:
     values: dict[str, Any] = {
         "job_id": "0a",
         "instance_id": "0b",
@@ -235,10 +235,10 @@ def a_row(**named: Any) -> RunRow:
         "expected_run_time": 3,
         "requested_status": "finished",
     }
-    return RunRow(**{**values, **named})
+    return RunRow(**{**values, **fields})
 
 
-def test_rows_are_written_as_cook_writes_them(file: Path) -> None:
+def test_rows_are_written_in_cooks_format(file: Path) -> None:
     write_rows(file, [a_row(), a_row(group_id="", expected_run_time=None, reason="", status="running")])
 
     assert file.read_text() == (

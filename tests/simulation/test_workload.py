@@ -1,4 +1,4 @@
-"""Generated workloads are reproducible and have the requested size and habits."""
+"""Generated workloads are reproducible, and have the requested size and pattern."""
 
 import dataclasses
 from pathlib import Path
@@ -21,13 +21,13 @@ def columns(workload: Workload) -> list[object]:
     return [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
 
 
-def needed_over_room(workload: Workload) -> float:
-    needed = float((workload.cpus * workload.run_time_ms).sum())
-    return needed / (len(workload.hosts) * workload.cpus_per_host * int(workload.submit_ms[-1]))
+def load_of(workload: Workload) -> float:
+    requested = float((workload.cpus * workload.run_time_ms).sum())
+    return requested / (len(workload.hosts) * workload.cpus_per_host * int(workload.submit_ms[-1]))
 
 
 @pytest.mark.parametrize("scenario", sorted(SCENARIOS))
-def test_the_same_seed_makes_the_same_workload_and_another_seed_another(scenario: str) -> None:
+def test_equal_seeds_give_equal_workloads_and_other_seeds_others(scenario: str) -> None:
     assert columns(a_workload(scenario)) == columns(a_workload(scenario))
     assert columns(a_workload(scenario)) != columns(a_workload(scenario, seed=8))
 
@@ -75,7 +75,7 @@ def test_a_workload_has_the_requested_size_and_every_job_fits_a_host(
     assert workload.mem_mb.max() <= mem_mb_per_host
 
 
-def test_the_load_is_the_ratio_of_needed_to_available_resources() -> None:
+def test_the_load_is_the_ratio_of_requested_to_available_resources() -> None:
     light, heavy = (
         generate(
             "steady", jobs=3000, users=5, hosts=4, cpus_per_host=8, mem_mb_per_host=1e6, load=load, seed=1
@@ -83,14 +83,14 @@ def test_the_load_is_the_ratio_of_needed_to_available_resources() -> None:
         for load in (0.5, 2.0)
     )
 
-    assert needed_over_room(light) == pytest.approx(0.5, rel=0.01)
-    assert needed_over_room(heavy) == pytest.approx(2.0, rel=0.01)
+    assert load_of(light) == pytest.approx(0.5, rel=0.01)
+    assert load_of(heavy) == pytest.approx(2.0, rel=0.01)
 
 
 def test_memory_counts_towards_the_load_where_it_is_scarcer_than_cpus() -> None:
     tight = generate("steady", jobs=1000, users=5, hosts=4, cpus_per_host=64, mem_mb_per_host=8192)
 
-    assert needed_over_room(tight) < 0.2 < SCENARIOS["steady"].load
+    assert load_of(tight) < 0.2 < SCENARIOS["steady"].load
 
 
 def test_a_hog_submits_half_of_all_jobs_before_the_others_have_submitted_a_tenth() -> None:
@@ -98,18 +98,18 @@ def test_a_hog_submits_half_of_all_jobs_before_the_others_have_submitted_a_tenth
     hogs = workload.user == workload.users.index("hog")
 
     assert hogs.sum() == 1000
-    others_till_then = (~hogs & (workload.submit_ms <= workload.submit_ms[hogs].max())).sum()
-    assert others_till_then < 100
+    early_jobs_of_others = (~hogs & (workload.submit_ms <= workload.submit_ms[hogs].max())).sum()
+    assert early_jobs_of_others < 100
 
 
-def test_in_bursts_most_of_the_time_most_users_submit_nothing() -> None:
+def test_in_bursts_most_users_submit_nothing_most_of_the_time() -> None:
     workload = a_workload("bursts")
     hour = workload.submit_ms * 100 // (workload.submit_ms[-1] + 1)
 
     assert len(set(zip(hour.tolist(), workload.user.tolist(), strict=True))) < 0.15 * 100 * 20
 
 
-def test_a_thousand_short_jobs_come_for_ten_long_ones() -> None:
+def test_there_are_a_hundred_short_jobs_for_each_long_one() -> None:
     workload = a_workload("short-against-long", jobs=10_100)
     long = np.char.startswith(np.array(workload.users), "long")[workload.user]
 
@@ -118,9 +118,7 @@ def test_a_thousand_short_jobs_come_for_ten_long_ones() -> None:
 
 
 @given(mean=st.floats(-10, 10), deviation=st.floats(0, 10), seed=st.integers(0, 9))
-def test_nothing_is_drawn_below_the_floor_or_above_the_ceiling(
-    mean: float, deviation: float, seed: int
-) -> None:
+def test_values_are_drawn_between_floor_and_ceiling(mean: float, deviation: float, seed: int) -> None:
     drawn = Normal(mean=mean, deviation=deviation, floor=-2.0, ceiling=3.0).draw(
         np.random.default_rng(seed), 50
     )
@@ -160,7 +158,7 @@ def test_a_workload_can_be_written_and_read_back(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_workload_is_refused(change: dict[str, object], complaint: str) -> None:
-    asked: dict[str, object] = {"scenario": "one-hog", "jobs": 10, "users": 4, "hosts": 2} | change
+    arguments: dict[str, object] = {"scenario": "one-hog", "jobs": 10, "users": 4, "hosts": 2} | change
 
     with pytest.raises(ValueError, match=complaint):
-        generate(**asked)  # type: ignore[arg-type] # wrong on purpose
+        generate(**arguments)  # type: ignore[arg-type] # wrong on purpose

@@ -1,4 +1,4 @@
-"""A disk for tests of the SQLite store: it refuses writes, or the process dies at one of them.
+"""A faulty disk for tests of the SQLite store: it refuses writes, or the process dies at one of them.
 
 It is a SQLite VFS over the usual one, chosen by name: `SqliteStore(path, vfs=disk.name)`.
 """
@@ -13,11 +13,11 @@ _numbers = itertools.count()
 
 
 class Disk(apsw.VFS):
-    """Counts what is done to the disk (writes, syncs, truncations) and lets `at` happen at one of them.
+    """Counts operations of the disk (writes, syncs, truncations) and makes one of them fail.
 
     Attributes:
-        name: what SQLite knows it by.
-        steps: how much was done so far.
+        name: name of the VFS in SQLite.
+        steps: number of operations so far.
     """
 
     def __init__(self) -> None:
@@ -28,26 +28,26 @@ class Disk(apsw.VFS):
         super().__init__(self.name, "")
 
     def refuse(self, step: int, *, steps: int = 1_000_000, error: type[apsw.Error] = apsw.FullError) -> None:
-        """Refuse what comes from the given step on, counted from now."""
+        """Refuse operations from a step on, counted from now."""
 
-        def refusing() -> None:
+        def refuse_step() -> None:
             raise error("the disk of a test refuses")
 
-        self._arm(step, steps, refusing)
+        self._arm(step, steps, refuse_step)
 
     def die(self, step: int) -> None:
         """End the process, as kill -9 does, just before the given step."""
         self._arm(step, 1, lambda: os._exit(9))
 
     def heal(self) -> None:
-        """Refuse nothing any more."""
+        """Refuse nothing from now on."""
         self._arm(0, 0, _nothing)
 
     def xOpen(self, name: object, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 apsw's name
         return _File(self, name, flags)
 
     def step(self) -> None:
-        """Count one thing done."""
+        """Count one operation, and fail if it is to fail."""
         self.steps += 1
         if self._from <= self.steps < self._to:
             self._event()
@@ -60,7 +60,7 @@ class Disk(apsw.VFS):
 class _File(apsw.VFSFile):
     def __init__(self, disk: Disk, name: object, flags: list[int]) -> None:
         self._disk = disk
-        super().__init__("", name, flags)  # type: ignore[arg-type]  # a name or a URIFilename, as it came
+        super().__init__("", name, flags)  # type: ignore[arg-type]  # a name or a URIFilename, as SQLite passes it
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
         self._disk.step()

@@ -7,6 +7,7 @@ from typing import Any
 from cook_jupyter.model.instance import InstanceId, ProgressUpdate, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.model.reason import HEARTBEAT_LOST
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
@@ -21,41 +22,41 @@ GROUP = GroupId("10000000-0000-4000-8000-000000000000")
 
 
 def scenario() -> Sequence[Command]:
-    """Return commands that take a few jobs through their life cycle; the same at each call."""
+    """Return the same commands at each call: a few jobs go through their life cycle."""
     specs = [
         a_job_spec(job_id=job_id, max_retries=2, env={"A": "x" * 500}, group=GROUP if number < 2 else None)
         for number, job_id in enumerate(JOBS)
     ]
-    placed = [
+    instances = [
         an_instance(job_id, instance_id=instance_id)
         for job_id, instance_id in zip(JOBS, INSTANCES, strict=True)
     ]
 
-    def said(number: int, state: TaskState, **named: Any) -> StatusUpdate:
-        return StatusUpdate(instance_id=INSTANCES[number], state=state, at_ms=20, **named)
+    def update(number: int, state: TaskState, **fields: Any) -> StatusUpdate:
+        return StatusUpdate(instance_id=INSTANCES[number], state=state, at_ms=20, **fields)
 
-    ended = said(0, TaskState.FINISHED, result=ResultPayload(inline=b"r" * 3000, size=3000))
-    lost = said(1, TaskState.LOST, reason=HEARTBEAT_LOST)
+    ended = update(0, TaskState.FINISHED, result=ResultPayload(inline=b"r" * 3000, size=3000))
+    lost = update(1, TaskState.LOST, reason=HEARTBEAT_LOST)
     return [
         lambda store: store.submit(specs[:3], [a_group(group_id=GROUP)], now_ms=1),
-        lambda store: store.launch(placed[:2]),
-        lambda store: store.report([said(0, TaskState.RUNNING), said(1, TaskState.RUNNING)]),
+        lambda store: store.launch(instances[:2]),
+        lambda store: store.report([update(0, TaskState.RUNNING), update(1, TaskState.RUNNING)]),
         lambda store: store.submit(specs[3:], now_ms=2),
         lambda store: store.progress([ProgressUpdate(instance_id=INSTANCES[0], sequence=1, percent=50)]),
         lambda store: store.report([ended, lost]),
         lambda store: store.set_limits(
-            [LimitEntry(kind="share", user="ada", pool="default", name="cpus", amount=2.0)]
+            [LimitEntry(kind="share", user="ada", pool=DEFAULT_POOL, name="cpus", amount=2.0)]
         ),
-        lambda store: store.launch([an_instance(JOBS[1], instance_id="again"), placed[2]]),
+        lambda store: store.launch([an_instance(JOBS[1], instance_id="again"), instances[2]]),
         lambda store: store.kill_jobs([JOBS[2], JOBS[3]]),
         lambda store: store.set_text("framework", "f" * 100),
         lambda store: store.retry([JOBS[3]], [4], now_ms=30),
-        lambda store: store.launch(placed[3:]),
+        lambda store: store.launch(instances[3:]),
     ]
 
 
 async def stored_state(store: Store) -> Sequence[Any]:
-    """Return everything that a store has stored of the scenario."""
+    """Return everything that a store holds of the scenario."""
     return [
         await store.jobs(JOBS),
         [await store.result(instance_id) for instance_id in INSTANCES],

@@ -1,4 +1,4 @@
-"""Both stores give the same replies to any sequence of commands, over restarts and with a small cache."""
+"""Both stores give the same answers to any sequence of commands, across restarts and with a small cache."""
 
 import asyncio
 import shutil
@@ -17,6 +17,7 @@ from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import InstanceId, ProgressUpdate, ResultPayload, StatusUpdate, TaskState
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import LimitEntry
+from cook_jupyter.model.pool import DEFAULT_POOL
 from cook_jupyter.model.reason import HEARTBEAT_LOST, NON_ZERO_EXIT, PREEMPTED
 from cook_jupyter.store import sqlite_writer
 from cook_jupyter.store.base import Failure, Store
@@ -25,7 +26,7 @@ from cook_jupyter.store.sqlite import SqliteStore
 from tests.builders import a_group, a_job_spec, an_instance
 from tests.store.contract import a_query, listed_jobs, open_jobs
 
-Ask = Callable[[Store], Awaitable[Any]]
+StoreCall = Callable[[Store], Awaitable[Any]]
 
 USERS = st.sampled_from(["ada", "eve", "zoë"])
 TIMES = st.integers(0, 50)
@@ -35,7 +36,7 @@ REASONS = st.sampled_from([None, HEARTBEAT_LOST, NON_ZERO_EXIT, PREEMPTED, "no s
 
 
 class StoresAgree(RuleBasedStateMachine):
-    """A MemoryStore and a SqliteStore that get the same commands and queries."""
+    """A MemoryStore and a SqliteStore that receive the same commands and queries."""
 
     jobs = Bundle("jobs")
     instances = Bundle("instances")
@@ -46,17 +47,17 @@ class StoresAgree(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="cook-"))
         self.loop = asyncio.new_event_loop()
         self.memory: Store = MemoryStore()
-        self.heard: tuple[list[JobChange], list[JobChange]] = ([], [])
-        self.memory.listen(self.heard[0].extend)
+        self.commits: tuple[list[JobChange], list[JobChange]] = ([], [])
+        self.memory.listen(self.commits[0].extend)
         self.loop.run_until_complete(self.memory.open())
         self.sqlite: Store
         self.loop.run_until_complete(self.open_sqlite())
-        self.known: list[JobId] = []
-        self.pending: list[Ask] = []
+        self.job_ids: list[JobId] = []
+        self.pending: list[StoreCall] = []
 
     async def open_sqlite(self) -> None:
         self.sqlite = SqliteStore(self.folder / "store.db")
-        self.sqlite.listen(self.heard[1].extend)
+        self.sqlite.listen(self.commits[1].extend)
         await self.sqlite.open()
 
     def teardown(self) -> None:
@@ -67,41 +68,41 @@ class StoresAgree(RuleBasedStateMachine):
 
     # Commands are collected and then called together, so batches of any size share a transaction.
 
-    def ask(self, question: Ask) -> None:
-        self.pending.append(question)
+    def call(self, call: StoreCall) -> None:
+        self.pending.append(call)
 
     @rule()
     def execute_pending(self) -> None:
-        asked, self.pending = self.pending, []
-        answers = self.loop.run_until_complete(_both(asked, self.memory, self.sqlite))
+        calls, self.pending = self.pending, []
+        answers = self.loop.run_until_complete(_answers(calls, self.memory, self.sqlite))
         assert answers[0] == answers[1]
 
     @rule(target=jobs, user=USERS, group=st.none() | groups, retries=RETRIES, at=TIMES, grow=st.booleans())
     def submit(self, user: str, group: GroupId | None, retries: int, at: int, grow: bool) -> JobId:
         labels = {"at": str(at)}
         spec = a_job_spec(user=user, max_retries=retries, group=group, name=f"job-{at}", labels=labels)
-        self.ask(lambda store: store.submit([spec], now_ms=at, grow_groups=grow))
-        self.known.append(spec.job_id)
+        self.call(lambda store: store.submit([spec], now_ms=at, grow_groups=grow))
+        self.job_ids.append(spec.job_id)
         return spec.job_id
 
     @rule(target=groups)
-    def name_a_group(self) -> GroupId:
+    def add_group(self) -> GroupId:
         return a_group().group_id
 
     @rule(used=jobs, group=groups)
     def submit_a_used_uuid_or_group(self, used: JobId, group: GroupId) -> None:
         specs = [a_job_spec(), a_job_spec(job_id=used)]
-        self.ask(lambda store: store.submit(specs, [a_group(group_id=group)], now_ms=9))
+        self.call(lambda store: store.submit(specs, [a_group(group_id=group)], now_ms=9))
 
     @rule(target=instances, job_ids=st.lists(jobs, min_size=1, max_size=3), at=TIMES)
     def launch(self, job_ids: list[JobId], at: int) -> Any:
-        placed = [an_instance(job_id, started_ms=at) for job_id in job_ids]
-        self.ask(lambda store: store.launch(placed))
-        return multiple(*(instance.instance_id for instance in placed))
+        launches = [an_instance(job_id, started_ms=at) for job_id in job_ids]
+        self.call(lambda store: store.launch(launches))
+        return multiple(*(instance.instance_id for instance in launches))
 
     @rule(job_id=jobs, instance=instances)
     def launch_under_a_used_id(self, job_id: JobId, instance: InstanceId) -> None:
-        self.ask(lambda store: store.launch([an_instance(job_id, instance_id=instance)]))
+        self.call(lambda store: store.launch([an_instance(job_id, instance_id=instance)]))
 
     @rule(
         ids=st.lists(instances, min_size=1, max_size=3),
@@ -121,42 +122,42 @@ class StoresAgree(RuleBasedStateMachine):
         updates = [
             StatusUpdate(instance_id=i, state=state, at_ms=at, reason=reason, result=result) for i in ids
         ]
-        self.ask(lambda store: store.report(updates))
+        self.call(lambda store: store.report(updates))
 
     @rule(instance=instances, sequence=st.integers(0, 3), percent=st.none() | st.integers(0, 100))
     def progress(self, instance: InstanceId, sequence: int, percent: int | None) -> None:
         update = ProgressUpdate(instance_id=instance, sequence=sequence, percent=percent, message="at work")
-        self.ask(lambda store: store.progress([update]))
+        self.call(lambda store: store.progress([update]))
 
     @rule(job_id=jobs, instance=instances, at=TIMES)
     def fail(self, job_id: JobId, instance: InstanceId, at: int) -> None:
         failure = Failure(job_id=job_id, instance_id=instance, reason=PREEMPTED, at_ms=at, preempted=True)
-        self.ask(lambda store: store.fail([failure]))
+        self.call(lambda store: store.fail([failure]))
 
     @rule(job_ids=st.lists(jobs | st.just("unknown"), min_size=1, max_size=3))
     def cancel_waiting(self, job_ids: list[JobId]) -> None:
-        self.ask(lambda store: store.cancel_waiting(job_ids))
+        self.call(lambda store: store.cancel_waiting(job_ids))
 
     @rule(job_ids=st.lists(jobs | st.just("unknown"), min_size=1, max_size=3))
     def kill(self, job_ids: list[JobId]) -> None:
-        self.ask(lambda store: store.kill_jobs(job_ids))
+        self.call(lambda store: store.kill_jobs(job_ids))
 
     @rule(ids=st.lists(instances | st.just("unknown"), min_size=1, max_size=3))
     def cancel(self, ids: list[InstanceId]) -> None:
-        self.ask(lambda store: store.cancel_instances(ids))
+        self.call(lambda store: store.cancel_instances(ids))
 
     @rule(job_ids=st.lists(jobs, min_size=1, max_size=2), retries=RETRIES, at=TIMES)
     def retry(self, job_ids: list[JobId], retries: int, at: int) -> None:
-        self.ask(lambda store: store.retry(job_ids, [retries] * len(job_ids), now_ms=at))
+        self.call(lambda store: store.retry(job_ids, [retries] * len(job_ids), now_ms=at))
 
     @rule(user=USERS, amount=st.floats(0, 9), name=st.sampled_from(["cpus", "mem"]))
     def set_a_limit(self, user: str, amount: float, name: str) -> None:
-        entry = LimitEntry(kind="share", user=user, pool="default", name=name, amount=amount)
-        self.ask(lambda store: store.set_limits([entry]))
+        entry = LimitEntry(kind="share", user=user, pool=DEFAULT_POOL, name=name, amount=amount)
+        self.call(lambda store: store.set_limits([entry]))
 
     @rule(user=USERS)
     def retract_limits(self, user: str) -> None:
-        self.ask(lambda store: store.retract_limits("share", user, "default"))
+        self.call(lambda store: store.retract_limits("share", user, DEFAULT_POOL))
 
     @precondition(lambda self: not self.pending)
     @rule()
@@ -166,36 +167,36 @@ class StoresAgree(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.pending)
     @rule(user=USERS, after=st.integers(0, 60), at=TIMES, limit=st.none() | st.integers(1, 5))
-    def ask_questions(self, user: str, after: int, at: int, limit: int | None) -> None:
+    def query(self, user: str, after: int, at: int, limit: int | None) -> None:
         query = a_query(user=user, end_ms=at, outcomes=frozenset({"running", "failed"}), limit=limit)
-        self.same(lambda store: listed_jobs(store, query))
-        self.same(lambda store: store.changed(user, after, limit=3))
-        self.same(lambda store: store.changed(user, after, label=("at", str(at))))
-        self.same(lambda store: store.limits())
+        self.assert_same(lambda store: listed_jobs(store, query))
+        self.assert_same(lambda store: store.changed(user, after, limit=3))
+        self.assert_same(lambda store: store.changed(user, after, label=("at", str(at))))
+        self.assert_same(lambda store: store.limits())
 
     @precondition(lambda self: not self.pending)
     @invariant()
-    def both_hold_the_same(self) -> None:
-        self.same(lambda store: store.jobs(self.known))
-        self.same(open_jobs)
-        self.same(lambda store: store.last_change())
-        assert self.heard[0] == self.heard[1]
-        self.heard[0].clear()
-        self.heard[1].clear()
+    def both_have_the_same_state(self) -> None:
+        self.assert_same(lambda store: store.jobs(self.job_ids))
+        self.assert_same(open_jobs)
+        self.assert_same(lambda store: store.last_change())
+        assert self.commits[0] == self.commits[1]
+        self.commits[0].clear()
+        self.commits[1].clear()
 
-    def same(self, question: Ask) -> None:
-        answers = self.loop.run_until_complete(_both([question], self.memory, self.sqlite))
+    def assert_same(self, call: StoreCall) -> None:
+        answers = self.loop.run_until_complete(_answers([call], self.memory, self.sqlite))
         assert answers[0] == answers[1]
 
 
-async def _both(asked: Sequence[Ask], *stores: Store) -> list[list[Any]]:
+async def _answers(calls: Sequence[StoreCall], *stores: Store) -> list[list[Any]]:
     return [
-        [_comparable(answer) for answer in await asyncio.gather(*(_told(ask(store)) for ask in asked))]
+        [_comparable(answer) for answer in await asyncio.gather(*(_outcome(call(store)) for call in calls))]
         for store in stores
     ]
 
 
-async def _told(answer: Awaitable[Any]) -> Any:
+async def _outcome(answer: Awaitable[Any]) -> Any:
     try:
         return await answer
     except CookError as error:
@@ -211,6 +212,6 @@ TestStoresAgree.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 @pytest.fixture(autouse=True)
-def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let young jobs be forgotten within the few jobs of a test."""
+def small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the cache of recent jobs overflow within the few jobs of a test."""
     monkeypatch.setattr(sqlite_writer, "MAX_CACHED_JOBS", 3)

@@ -1,21 +1,21 @@
-"""MemoryStore keeps the promises of every store."""
+"""MemoryStore gives the guarantees of every store."""
 
 import pytest
 
 from cook_jupyter.store.base import Store
 from cook_jupyter.store.memory import MemoryStore
-from tests.store.contract import Home, StoreContract
+from tests.store.contract import StoreContract, StoreHarness
 
 
-class MemoryHome:
-    """A store in memory is restarted by closing and opening the same object."""
+class MemoryHarness:
+    """Restarts a store in memory by closing and opening the same object."""
 
-    async def opened(self) -> Store:
+    async def open(self) -> Store:
         store = MemoryStore()
         await store.open()
         return store
 
-    async def restarted(self, store: Store) -> Store:
+    async def restart(self, store: Store) -> Store:
         await store.close()
         await store.open()
         return store
@@ -23,5 +23,5 @@ class MemoryHome:
 
 class TestMemoryStore(StoreContract):
     @pytest.fixture
-    def home(self) -> Home:
-        return MemoryHome()
+    def harness(self) -> StoreHarness:
+        return MemoryHarness()

@@ -1,4 +1,4 @@
-"""SqliteStore keeps the promises of every store, and those of its file."""
+"""SqliteStore gives the guarantees of every store, and those about its file."""
 
 import asyncio
 import os
@@ -17,34 +17,34 @@ from cook_jupyter.store.sqlite import SqliteStore
 from cook_jupyter.store.sqlite_reader import Synchronous
 from cook_jupyter.store.sqlite_writer import migrate, refuse_old_sqlite
 from tests.builders import a_job_spec
-from tests.store.contract import Home, StoreContract, a_query, listed_jobs, open_jobs, submitted
+from tests.store.contract import StoreContract, StoreHarness, a_query, listed_jobs, open_jobs, submit_job
 from tests.waiting import HANG_S
 
 
-class SqliteHome:
-    """A store in a file is restarted by another object on the same file."""
+class SqliteHarness:
+    """Restarts a store in a file by opening the file with another object."""
 
     def __init__(self, path: Path, synchronous: Synchronous) -> None:
         self._path = path
         self._synchronous = synchronous
 
-    async def opened(self) -> Store:
+    async def open(self) -> Store:
         store = SqliteStore(self._path, synchronous=self._synchronous)
         await store.open()
         return store
 
-    async def restarted(self, store: Store) -> Store:
+    async def restart(self, store: Store) -> Store:
         await store.close()
-        return await self.opened()
+        return await self.open()
 
 
 class TestSqliteStore(StoreContract):
     @pytest.fixture(params=["NORMAL", "FULL"])
-    def home(self, tmp_path: Path, request: pytest.FixtureRequest) -> Home:
-        return SqliteHome(tmp_path / "store.db", request.param)
+    def harness(self, tmp_path: Path, request: pytest.FixtureRequest) -> StoreHarness:
+        return SqliteHarness(tmp_path / "store.db", request.param)
 
 
-async def test_a_second_scheduler_is_refused_while_the_first_is_alive(tmp_path: Path) -> None:
+async def test_a_second_scheduler_is_refused_while_the_first_runs(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     first, second = SqliteStore(path), SqliteStore(path)
     await first.open()
@@ -57,7 +57,7 @@ async def test_a_second_scheduler_is_refused_while_the_first_is_alive(tmp_path: 
     await second.close()
 
 
-async def test_the_lock_of_a_process_that_was_killed_does_not_bar_the_next(tmp_path: Path) -> None:
+async def test_the_lock_of_a_killed_process_does_not_block_the_next(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     holder = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -89,7 +89,7 @@ async def test_the_lock_of_a_process_that_was_killed_does_not_bar_the_next(tmp_p
 async def test_the_file_and_the_files_beside_it_are_accessible_to_their_owner_only(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "new folder" / "store.db")
     await store.open()
-    await submitted(store)
+    await submit_job(store)
     files = list((tmp_path / "new folder").iterdir())
     assert {file.name for file in files} == {"store.db", "store.db-wal", "store.db-shm", "store.db.lock"}
     assert {file.stat().st_mode & 0o077 for file in files} == {0}
@@ -118,7 +118,7 @@ async def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> No
         assert list(connection.execute("SELECT name FROM sqlite_schema")) == [("precious",)]
 
 
-async def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     path.write_text("a letter " * 1000)
     with pytest.raises(SchedulerError, match="not a store, or is damaged"):
@@ -143,7 +143,7 @@ def test_an_old_sqlite_is_refused() -> None:
         refuse_old_sqlite("3.51.2")
 
 
-def test_a_migration_takes_an_older_schema_forward_and_keeps_what_it_holds(tmp_path: Path) -> None:
+def test_a_migration_upgrades_an_older_schema_and_keeps_its_rows(tmp_path: Path) -> None:
     first = "CREATE TABLE a (x); INSERT INTO a VALUES (1)"
     second = "ALTER TABLE a ADD COLUMN y DEFAULT 2"
     path = tmp_path / "store.db"
@@ -176,7 +176,7 @@ async def test_the_log_is_checkpointed_under_load(tmp_path: Path, monkeypatch: p
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
     for _ in range(300):
-        await submitted(store)
+        await submit_job(store)
     assert (tmp_path / "store.db-wal").stat().st_size < 150 * 2100
     await store.close()
 
@@ -187,13 +187,13 @@ async def test_the_log_is_checkpointed_when_the_store_is_idle(
     monkeypatch.setattr(sqlite_store, "IDLE_S", 0.01)
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
-    spec = await submitted(store)
+    spec = await submit_job(store)
 
     def is_in_the_file() -> bool:
         return spec.job_id.encode() in (tmp_path / "store.db").read_bytes()
 
     async with asyncio.timeout(HANG_S):
-        while not is_in_the_file():  # noqa: ASYNC110 only the file itself can tell
+        while not is_in_the_file():  # noqa: ASYNC110 only the file shows it
             await asyncio.sleep(0.01)
     await store.close()
 
@@ -204,27 +204,27 @@ async def test_a_long_reader_of_another_program_does_not_block_writes(
     monkeypatch.setattr(sqlite_store, "CHECKPOINT_LOG_PAGES", 20)
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
-    await submitted(store)
+    await submit_job(store)
     with closing(apsw.Connection(str(tmp_path / "store.db"), flags=apsw.SQLITE_OPEN_READONLY)) as reader:
         reader.execute("BEGIN")
         assert list(reader.execute("SELECT count(*) FROM jobs")) == [(1,)]
-        specs = [await submitted(store) for _ in range(50)]
+        specs = [await submit_job(store) for _ in range(50)]
         assert None not in await store.jobs([spec.job_id for spec in specs])
         assert list(reader.execute("SELECT count(*) FROM jobs")) == [(1,)]
     for _ in range(50):
-        await submitted(store)
+        await submit_job(store)
     assert (tmp_path / "store.db-wal").stat().st_size < 1_500_000
     await store.close()
 
 
-async def test_a_file_that_another_program_locks_holds_commands_up_but_not_the_event_loop(
+async def test_a_lock_of_another_program_delays_commands_but_does_not_block_the_event_loop(
     tmp_path: Path,
 ) -> None:
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
     with closing(apsw.Connection(str(tmp_path / "store.db"))) as other:
         other.execute("BEGIN IMMEDIATE")
-        calls = [asyncio.create_task(submitted(store)) for _ in range(3)]
+        calls = [asyncio.create_task(submit_job(store)) for _ in range(3)]
         done, _ = await asyncio.wait(calls, timeout=0.1)
         assert not done
         assert await store.last_change() == 0
@@ -241,14 +241,14 @@ async def test_a_file_that_stays_locked_is_reported(tmp_path: Path, monkeypatch:
     with closing(apsw.Connection(str(tmp_path / "store.db"))) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreBusy, match="locked by another program"):
-            await submitted(store)
+            await submit_job(store)
         other.execute("ROLLBACK")
-    await submitted(store)
+    await submit_job(store)
     assert await store.last_change() == 1
     await store.close()
 
 
-async def test_text_that_no_encoding_knows_fails_its_own_command_alone(tmp_path: Path) -> None:
+async def test_values_that_cannot_be_stored_fail_only_their_own_command(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
     good = [a_job_spec(), a_job_spec()]
@@ -264,10 +264,10 @@ async def test_text_that_no_encoding_knows_fails_its_own_command_alone(tmp_path:
     await store.close()
 
 
-async def test_the_largest_change_is_found_again_among_the_jobs_of_all_users(tmp_path: Path) -> None:
+async def test_the_last_change_number_is_restored_from_the_jobs_of_all_users(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
-    specs = [await submitted(store, user=user) for user in ("zoë", "ada", "m", "ada", "eve")]
+    specs = [await submit_job(store, user=user) for user in ("zoë", "ada", "m", "ada", "eve")]
     await store.kill_jobs([specs[2].job_id])
     await store.close()
     again = SqliteStore(tmp_path / "store.db")
@@ -285,13 +285,13 @@ async def a_closed_store(folder: Path) -> Path:
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 @pytest.mark.parametrize("change", ["removed", "replaced"])
-async def test_nothing_is_acknowledged_once_a_file_of_the_store_was_removed(
+async def test_nothing_is_acknowledged_after_a_file_of_the_store_was_removed(
     tmp_path: Path, suffix: str, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_writer, "FILE_CHECK_INTERVAL_S", 0.0)
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
-    await submitted(store)
+    await submit_job(store)
     assert store.broken() is None
     file = tmp_path / f"store.db{suffix}"
     copy = tmp_path / "copy"
@@ -301,15 +301,15 @@ async def test_nothing_is_acknowledged_once_a_file_of_the_store_was_removed(
         copy.rename(file)
 
     with pytest.raises(SchedulerError, match=f"store.db{suffix} of the store was {change}"):
-        await submitted(store)
+        await submit_job(store)
     assert change in str(store.broken())
     await store.close()
 
 
-async def test_a_log_that_was_removed_takes_nothing_along_when_the_store_is_closed(tmp_path: Path) -> None:
+async def test_removing_the_log_loses_nothing_when_the_store_is_closed(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
-    spec = await submitted(store)
+    spec = await submit_job(store)
     store_id = store.store_id
     (tmp_path / "store.db-wal").unlink()
     await store.close()
@@ -349,7 +349,7 @@ def overwrite_page(path: Path, page: int) -> None:
 
 
 @pytest.mark.parametrize("page", [3, 20, 60, 100])
-async def test_a_damaged_store_is_refused_when_it_is_opened(tmp_path: Path, page: int) -> None:
+async def test_opening_a_damaged_store_is_refused(tmp_path: Path, page: int) -> None:
     path = tmp_path / "store.db"
     await a_store_of_many_pages(path)
     overwrite_page(path, page)
@@ -362,7 +362,7 @@ async def test_a_damaged_store_is_refused_when_it_is_opened(tmp_path: Path, page
 
 
 @pytest.mark.parametrize("page", [20, 60, 100])
-async def test_damage_of_a_large_store_is_found_while_it_is_in_use(
+async def test_damage_to_a_large_store_is_detected_while_it_is_in_use(
     tmp_path: Path, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "store.db"
@@ -373,7 +373,7 @@ async def test_damage_of_a_large_store_is_found_while_it_is_in_use(
     await store.open()
 
     async with asyncio.timeout(HANG_S):
-        while store.broken() is None:  # noqa: ASYNC110 - the thread that finds it out has no event
+        while store.broken() is None:  # noqa: ASYNC110 - the thread that detects it has no event
             await asyncio.sleep(0.001)
 
     assert "damaged" in str(store.broken())
@@ -410,9 +410,7 @@ async def test_a_row_that_cannot_be_read_fails_the_whole_query(tmp_path: Path) -
     await store.close()
 
 
-async def test_a_store_that_is_locked_when_it_is_opened_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_opening_a_locked_store_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = await a_closed_store(tmp_path)
     monkeypatch.setattr(sqlite_reader, "OPEN_TIMEOUT_MS", 10)
     with closing(apsw.Connection(str(path))) as other:

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: what was acknowledged is there afterwards, and nothing is there by half."""
+"""kill -9 at any moment: afterwards all acknowledged commands are stored, and none is stored in part."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ def frequent_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("synchronous", "stride"), [("NORMAL", 1), ("FULL", 3)])
-def test_the_store_remembers_a_whole_number_of_commands_wherever_the_process_dies(
+def test_a_store_holds_a_whole_number_of_commands_wherever_the_process_dies(
     tmp_path: Path, synchronous: Synchronous, stride: int
 ) -> None:
     steps = all_steps()
@@ -40,49 +40,49 @@ def test_the_store_remembers_a_whole_number_of_commands_wherever_the_process_die
         path = tmp_path / f"{step}.db"
         acknowledged = tmp_path / f"{step}.log"
 
-        def live(path: Path = path, log: Path = acknowledged, step: int = step) -> None:
+        def run(path: Path = path, log: Path = acknowledged, step: int = step) -> None:
             disk = Disk()
             disk.die(step)
-            asyncio.run(_tell(SqliteStore(path, synchronous=synchronous, vfs=disk.name), log))
+            asyncio.run(_run_scenario(SqliteStore(path, synchronous=synchronous, vfs=disk.name), log))
 
-        if _in_a_child(live) == 0:
+        if _run_in_child(run) == 0:
             break
         deaths += 1
         done = len(acknowledged.read_bytes()) if acknowledged.exists() else 0
-        assert asyncio.run(_reopened(path)) in steps[done : done + 2], f"died at step {step}"
+        assert asyncio.run(_state_after_reopening(path)) in steps[done : done + 2], f"died at step {step}"
     assert deaths > 50
 
 
-def test_a_store_that_is_killed_again_and_again_keeps_all_it_acknowledged(tmp_path: Path) -> None:
+def test_a_store_that_is_killed_repeatedly_keeps_all_acknowledged_commands(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     rng = random.Random(7)
-    noted: list[str] = []
+    acknowledged_lines: list[str] = []
     for life in range(25):
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            _never_return(partial(asyncio.run, _work(path, writing, life)))
+            _never_return(partial(asyncio.run, _submit_and_launch(path, writing, life)))
         os.close(writing)
         with os.fdopen(reading) as lines:
-            noted += itertools.islice(lines, rng.randrange(1, 120))
+            acknowledged_lines += itertools.islice(lines, rng.randrange(1, 120))
             os.kill(child, signal.SIGKILL)
-            noted += lines  # what was said before the end
+            acknowledged_lines += lines  # acknowledged before the end
         os.waitpid(child, 0)
-        asyncio.run(_check(path, noted))
-    assert len(noted) > 500
+        asyncio.run(_check(path, acknowledged_lines))
+    assert len(acknowledged_lines) > 500
 
 
-async def _tell(store: SqliteStore, log: Path) -> None:
+async def _run_scenario(store: SqliteStore, log: Path) -> None:
     """Execute the scenario; write one byte to the log for each command that returned."""
     await store.open()
-    with log.open("ab", buffering=0) as said:
+    with log.open("ab", buffering=0) as acknowledgements:
         for command in scenario():
             await command(store)
-            said.write(b".")
+            acknowledgements.write(b".")
     await store.close()
 
 
-async def _reopened(path: Path) -> Sequence[Any]:
+async def _state_after_reopening(path: Path) -> Sequence[Any]:
     store = SqliteStore(path)
     await store.open()
     try:
@@ -91,48 +91,48 @@ async def _reopened(path: Path) -> Sequence[Any]:
         await store.close()
 
 
-async def _work(path: Path, writing: int, life: int) -> None:
-    """Submit and launch for ever, some at once, and say what was acknowledged."""
+async def _submit_and_launch(path: Path, writing: int, life: int) -> None:
+    """Submit and launch until killed, a few jobs at once; write what was acknowledged to a pipe."""
     store = SqliteStore(path)
     await store.open()
 
-    async def one(number: str) -> None:
+    async def run_job(number: str) -> None:
         await store.submit([a_job_spec(job_id=number)], now_ms=1)
         os.write(writing, f"submitted {number}\n".encode())
         await store.launch([an_instance(JobId(number), instance_id=number)])
         os.write(writing, f"launched {number}\n".encode())
 
     for start in itertools.count(step=5):
-        await asyncio.gather(*(one(f"{life}-{start + number}") for number in range(5)))
+        await asyncio.gather(*(run_job(f"{life}-{start + number}") for number in range(5)))
 
 
-async def _check(path: Path, noted: Sequence[str]) -> None:
-    said = [line.split() for line in noted]
+async def _check(path: Path, acknowledged_lines: Sequence[str]) -> None:
+    entries = [line.split() for line in acknowledged_lines]
     store = SqliteStore(path)
     await store.open()
-    jobs = await store.jobs([JobId(number) for _, number in said])
+    jobs = await store.jobs([JobId(number) for _, number in entries])
     await store.close()
-    for (what, number), job in zip(said, jobs, strict=True):
+    for (command, number), job in zip(entries, jobs, strict=True):
         assert job is not None, f"{number} was acknowledged and is gone"
-        assert what == "submitted" or [i.instance_id for i in job.instances] == [number]
+        assert command == "submitted" or [i.instance_id for i in job.instances] == [number]
 
 
-def _in_a_child(live: Callable[[], None]) -> int:
-    """Run a function in a forked child and return how that ended: 0, or 9 for a death."""
+def _run_in_child(run: Callable[[], None]) -> int:
+    """Run a function in a forked child and return its exit code: 0, or 9 if it was killed."""
     child = os.fork()
     if child == 0:
-        _never_return(live)
+        _never_return(run)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     assert code in (0, KILLED), f"the child failed: {code}"
     return code
 
 
-def _never_return(live: Callable[[], None]) -> None:
+def _never_return(run: Callable[[], None]) -> None:
     """Run a function in this child process and end it, whatever happens."""
     code = 1
     try:
-        live()
+        run()
         code = 0
     finally:
         os._exit(code)

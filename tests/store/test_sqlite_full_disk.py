@@ -16,7 +16,7 @@ from cook_jupyter.store.memory import MemoryStore
 from cook_jupyter.store.sqlite import SqliteStore
 from cook_jupyter.store.sqlite_reader import Synchronous
 from tests.builders import a_job_spec
-from tests.store.contract import listened, submitted
+from tests.store.contract import record_commits, submit_job
 from tests.store.disk import Disk
 from tests.store.scenario import scenario, stored_state
 
@@ -28,7 +28,7 @@ def frequent_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("error", [apsw.FullError, apsw.IOError])
 @pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
-async def test_wherever_the_disk_refuses_the_command_changes_nothing_and_succeeds_later(
+async def test_wherever_a_write_is_refused_the_command_changes_nothing_and_succeeds_later(
     tmp_path: Path, synchronous: Synchronous, error: type[apsw.Error]
 ) -> None:
     refused = 0
@@ -49,13 +49,13 @@ async def test_wherever_the_disk_refuses_the_command_changes_nothing_and_succeed
                 answer = await command(store)
             assert answer == await command(reference)
         assert await stored_state(store) == await stored_state(reference)
-        is_through = disk.steps < step
+        is_finished = disk.steps < step
         await store.close()
         again = SqliteStore(tmp_path / f"{step}.db")
         await again.open()
         assert await stored_state(again) == await stored_state(reference), f"refused at step {step}"
         await again.close()
-        if is_through:
+        if is_finished:
             break
     assert refused > 50
 
@@ -82,20 +82,20 @@ async def test_a_command_that_was_refused_is_not_recovered_after_a_crash(
                     shutil.copy(f"{path}{part}", f"{image}{part}")
                 break
             await command(reference)
-        is_through = disk.steps < step
+        is_finished = disk.steps < step
         disk.heal()
         await store.close()
         if image.exists():
-            revived = SqliteStore(image)
-            await revived.open()
-            assert await stored_state(revived) == await stored_state(reference), f"refused at step {step}"
-            await revived.close()
-        if is_through:
+            reopened = SqliteStore(image)
+            await reopened.open()
+            assert await stored_state(reopened) == await stored_state(reference), f"refused at step {step}"
+            await reopened.close()
+        if is_finished:
             break
     assert refused > 50
 
 
-async def test_wherever_the_disk_refuses_at_the_first_opening_a_later_one_succeeds(tmp_path: Path) -> None:
+async def test_wherever_a_write_is_refused_at_the_first_opening_a_later_one_succeeds(tmp_path: Path) -> None:
     for step in itertools.count(1):
         disk = Disk()
         disk.refuse(step)
@@ -105,7 +105,7 @@ async def test_wherever_the_disk_refuses_at_the_first_opening_a_later_one_succee
         except SchedulerError:
             disk.heal()
             await store.open()
-            await submitted(store)
+            await submit_job(store)
             await store.close()
         else:
             await store.close()
@@ -113,13 +113,13 @@ async def test_wherever_the_disk_refuses_at_the_first_opening_a_later_one_succee
     assert step > 5
 
 
-async def test_when_the_disk_is_full_all_commands_that_share_the_transaction_are_refused(
+async def test_when_the_disk_is_full_all_commands_of_the_transaction_are_refused(
     tmp_path: Path,
 ) -> None:
     disk = Disk()
     store = SqliteStore(tmp_path / "store.db", vfs=disk.name)
     await store.open()
-    seen = listened(store)
+    seen = record_commits(store)
     disk.refuse(1)
     specs = [a_job_spec() for _ in range(5)]
     outcomes = await asyncio.gather(
@@ -139,13 +139,13 @@ async def test_a_large_transaction_that_does_not_fit_changes_nothing(
 ) -> None:
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
-    kept = await submitted(store)
+    stored = await submit_job(store)
     specs = [a_job_spec(env={"A": "x" * 20_000}) for _ in range(2_000)]  # more than the cache of pages holds
 
-    with small_files.of(2_000_000), pytest.raises(StoreFull, match=r"store\.db"):
+    with small_files.limited_to(2_000_000), pytest.raises(StoreFull, match=r"store\.db"):
         await store.submit(specs, now_ms=1)
 
-    assert await store.jobs([specs[0].job_id, kept.job_id]) != [None, None]
+    assert await store.jobs([specs[0].job_id, stored.job_id]) != [None, None]
     assert await store.jobs([specs[0].job_id]) == [None]
     await store.submit(specs, now_ms=1)
     assert await store.last_change() == 2001
@@ -153,12 +153,12 @@ async def test_a_large_transaction_that_does_not_fit_changes_nothing(
 
 
 class FileLimit:
-    """The kernel's limit on the size of a file this process writes: a disk that is really full."""
+    """Limits the size of the files that this process writes, by the kernel: a disk that is really full."""
 
     def __init__(self) -> None:
         self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def of(self, size: int) -> "FileLimit":
+    def limited_to(self, size: int) -> "FileLimit":
         self._size = size
         return self
 

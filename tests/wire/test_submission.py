@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.job import JobSpec
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.wire.submission import (
     ENV_BYTES,
     ENV_VALUE_BYTES,
@@ -34,7 +35,7 @@ def read(**fields: Any) -> JobRequest:
 
 
 def spec(**fields: Any) -> JobSpec:
-    return job_spec(read(**fields), user="ada", pool="p", submit_pool=None, docker_user="1:2")
+    return job_spec(read(**fields), user="ada", pool=PoolName("p"), submit_pool=None, docker_user="1:2")
 
 
 def tree_of(**fields: Any) -> Any:

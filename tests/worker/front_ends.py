@@ -1,7 +1,8 @@
 """Front ends of a supervisor, for the suite that runs over each of them.
 
 Lives here: `InProcess`, a supervisor inside of the test; `AgentProcess`, the node agent, spoken to over its
-socket. Neither has a thread: what happens, happens while a test waits for it in `run_until`.
+socket; `MesosExecutorProcess`, the Mesos executor, whose agent is the test. None has a thread: what happens,
+happens while a test waits for it in `run_until`.
 """
 
 import os
@@ -13,7 +14,8 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from cook_jupyter.clusters.base import Launch
@@ -22,10 +24,12 @@ from cook_jupyter.payload.results import CallResult, read_result
 from cook_jupyter.worker.address import READY, SECRET, SOCKET
 from cook_jupyter.worker.channel import SelectorLoop
 from cook_jupyter.worker.frames import Frame, FrameReader, pack, whole_frames
+from cook_jupyter.worker.mesos import messages
 from cook_jupyter.worker.supervisor import Supervisor
 from cook_jupyter.worker.task import EndReport, end_of
 from tests.clusters.harness import LocalSite
 from tests.waiting import HANG_S
+from tests.worker.fake_agent import EXECUTOR, FRAMEWORK, TERMINAL, FakeAgent
 
 GRACE_S = 1.0
 POLL_S = 0.05  # between two looks at conditions that no event tells of, such as files
@@ -256,3 +260,110 @@ class AgentProcess(FrontEnd):
                     self.on_end(EndReport(end_of(header), header["cause"], header["sandbox"], frame.tail))
                 case kind:
                     raise AssertionError(f"the agent sends {kind}")
+
+
+class MesosExecutorProcess(FrontEnd):
+    """The Mesos executor, with this test for its agent and scheduler.
+
+    Args:
+        site: its sandbox.
+        options: further arguments of the executor.
+        program: how cook_jupyter is started.
+        variables: environment variables that differ from the usual.
+    """
+
+    def __init__(
+        self,
+        site: LocalSite,
+        *options: str,
+        program: Sequence[str] = (sys.executable, "-m", "cook_jupyter.worker"),
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(site)
+        site.home.mkdir(parents=True, exist_ok=True)
+        self.agent = FakeAgent()
+        self.agent.on_status = self._on_status
+        self.agent.on_message = self._on_message
+        self.agent.acknowledges = lambda status: status["state"] not in TERMINAL
+        argv = [*program, "mesos-executor"]
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "MESOS_AGENT_ENDPOINT": f"127.0.0.1:{self.agent.port}",
+            "MESOS_FRAMEWORK_ID": FRAMEWORK,
+            "MESOS_EXECUTOR_ID": EXECUTOR,
+            "MESOS_SANDBOX": str(site.home),
+            "MESOS_CHECKPOINT": "1",
+            "MESOS_RECOVERY_TIMEOUT": "15mins",
+            "MESOS_SUBSCRIPTION_BACKOFF_MAX": "2secs",
+            "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD": "5secs",
+            **variables,
+        }
+        with (site.home / "stderr").open("a") as stderr:
+            self.process = subprocess.Popen(
+                [*argv, "--grace", str(GRACE_S), *options],
+                env=environment,
+                stderr=stderr,
+                cwd=site.home,
+            )
+        self.run_until(lambda: self.agent.is_subscribed or self.process.poll() is not None)
+
+    def send_launch(self, packed: bytes) -> None:
+        [frame] = whole_frames(packed)
+        self.agent.launch(frame.header["instance_id"], messages.encode_data(packed))
+
+    def kill(self, instance_id: str) -> None:
+        self.agent.kill(instance_id)
+
+    def acknowledge(self, *instance_ids: str) -> None:
+        for status in self.agent.statuses:
+            if status["task_id"]["value"] in instance_ids and status["state"] in TERMINAL:
+                self.agent.acknowledge(status)
+
+    def run_once(self) -> None:
+        self.agent.run_once(POLL_S)
+
+    def log(self) -> str:
+        """What the executor has logged."""
+        return (self.site.home / "stderr").read_text()
+
+    def is_up(self) -> bool:
+        return self.process.poll() is None and len(self.agent.subscriptions) == 1
+
+    def wait_for_exit(self) -> int:
+        """Wait until the process has ended; return its exit code."""
+        self.run_until(lambda: self.process.poll() is not None)
+        return self.process.returncode
+
+    def die(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process.poll() is None and self.agent.is_subscribed:
+            self.agent.acknowledges = lambda _: True
+            for status in list(self.agent.statuses):
+                self.agent.acknowledge(status)
+            self.agent.send("SHUTDOWN")
+            self.wait_for_exit()
+        elif self.process.poll() is None:
+            self.die()
+        self.agent.die()
+
+    def _on_status(self, status: dict[str, Any]) -> None:
+        frame = messages.read_data(status["data"], messages.STATUS_DATA) if "data" in status else None
+        if frame is None:
+            return
+        header = frame.header
+        assert status["task_id"]["value"] == header["id" if header["t"] == "running" else "instance_id"]
+        if header["t"] == "running":
+            assert status["state"] == messages.TASK_RUNNING
+            self.on_running(header["id"], header["sandbox"], header["at_ms"])
+        else:
+            assert status["state"] == messages.task_state(header["cause"])
+            self.on_end(EndReport(end_of(header), header["cause"], header["sandbox"], frame.tail))
+
+    def _on_message(self, frame: Frame) -> None:
+        header = frame.header
+        if header["t"] == "progress":
+            self.on_progress(header["id"], header["sequence"], header["percent"], header["message"])

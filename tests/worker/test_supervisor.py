@@ -1,4 +1,4 @@
-"""What a supervisor promises, over each of its front ends: the node agent, and one inside of this process."""
+"""What a supervisor promises, over each of its front ends, one of them inside of this process."""
 
 import os
 import signal
@@ -14,14 +14,12 @@ from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.worker.task import Cause
 from tests.clusters.harness import LocalSite
 from tests.clusters.reports import a_launch
-from tests.worker.front_ends import AgentProcess, FrontEnd, InProcess
-
-FRONT_ENDS = [InProcess, AgentProcess]
+from tests.worker.front_ends import AgentProcess, FrontEnd, InProcess, MesosExecutorProcess
 
 
-@pytest.fixture(params=FRONT_ENDS, ids=["in process", "agent"])
+@pytest.fixture(params=[InProcess, AgentProcess], ids=["in process", "agent"])
 def start(request: pytest.FixtureRequest, site: LocalSite) -> Iterator[Callable[[], FrontEnd]]:
-    """Starts a front end; the last one is stopped at the end of the test."""
+    """Starts a front end that has successors; the last one is stopped at the end of the test."""
     started: list[FrontEnd] = []
 
     def start() -> FrontEnd:
@@ -32,9 +30,13 @@ def start(request: pytest.FixtureRequest, site: LocalSite) -> Iterator[Callable[
     started[-1].stop()
 
 
-@pytest.fixture
-def front_end(start: Callable[[], FrontEnd]) -> FrontEnd:
-    return start()
+@pytest.fixture(
+    params=[InProcess, AgentProcess, MesosExecutorProcess], ids=["in process", "agent", "Mesos executor"]
+)
+def front_end(request: pytest.FixtureRequest, site: LocalSite) -> Iterator[FrontEnd]:
+    front_end = request.param(site)
+    yield front_end
+    front_end.stop()
 
 
 def wait_for(gate: str) -> str:

@@ -76,7 +76,7 @@ class WarmSpawner:
         words = [sys.executable, "-P", "-m", "cook_jupyter.worker", "spawner"]
         with theirs:
             self.process = subprocess.Popen(
-                [*words, str(theirs.fileno()), str(site.home), "1.0"], pass_fds=[theirs.fileno()]
+                [*words, str(theirs.fileno()), str(site.home), "1.0", "survive"], pass_fds=[theirs.fileno()]
             )
         assert self._frames.next().header["t"] == "ready"
 

@@ -1,9 +1,9 @@
 """`LocalCluster`: this machine as one host, whose node agent outlives the scheduler.
 
 Lives here: the open instances as the scheduler knows them; reconciliation with the agent after each
-connection; reports, and their acknowledgement after the commit.
+connection; the acknowledgement of ends after their commit.
 Not here: the connection (`clusters.local.connection`), translations (`clusters.translation`), amounts
-(`clusters.room`, `clusters.local.capacity`), running instances (`worker`).
+(`clusters.room`, `clusters.local.capacity`), reporting (`clusters.reporting`), running instances (`worker`).
 
 The agent may die at any moment, even before it has received a launch. Each launch that the agent has not
 confirmed is kept, and sent to the next agent if its journal does not contain it; an agent ignores a launch
@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from cook_jupyter.clusters import translation
-from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
+from cook_jupyter.clusters.base import AlwaysUsable, ClusterListener, FixedSize, Launch
 from cook_jupyter.clusters.local.agent_command import agent_options
 from cook_jupyter.clusters.local.capacity import PortAllocator, usable_cpus, usable_mem_mb
 from cook_jupyter.clusters.local.connection import (
@@ -29,20 +29,19 @@ from cook_jupyter.clusters.local.connection import (
 )
 from cook_jupyter.clusters.local.launch_ahead import LOOK_S, LaunchAheadQueue
 from cook_jupyter.clusters.local.sandboxes import LocalSandboxes
+from cook_jupyter.clusters.reporting import Report, UpdateReporter
 from cook_jupyter.clusters.room import sum_resources
 from cook_jupyter.clusters.sandboxes import Sandboxes
 from cook_jupyter.clusters.translation import resources_of
-from cook_jupyter.errors import CookError, SchedulerError, SchedulerUnreachable
-from cook_jupyter.model.counts import counted
+from cook_jupyter.errors import CookError, SchedulerError
 from cook_jupyter.model.instance import (
     InstanceId,
     InstanceStatus,
-    ProgressUpdate,
     StatusUpdate,
     TaskState,
 )
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import PoolName
+from cook_jupyter.model.pool import DEFAULT_POOL, PoolName
 from cook_jupyter.model.reason import SCHEDULING_FAILED_ON_HOST
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.worker.address import VERSION
@@ -53,8 +52,6 @@ from cook_jupyter.worker.task import Cause
 log = logging.getLogger(__name__)
 
 _BRIEF_S = 0.02  # the start of a task that ends within that time is reported together with the end
-_GATHER_S = 0.003  # ends within that time are reported together
-_TEMPORARY = (OSError, SchedulerError, SchedulerUnreachable)  # failures after which reporting is retried
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _REFUSED_PAUSE_S = 0.2
@@ -72,7 +69,7 @@ class _TrackedInstance:
         self.kill = False  # whether it is to be killed
 
 
-class LocalCluster(FixedSize):
+class LocalCluster(FixedSize, AlwaysUsable):
     """This machine as a cluster of one host.
 
     Args:
@@ -98,7 +95,7 @@ class LocalCluster(FixedSize):
         cpus: float | None = None,
         mem_mb: float | None = None,
         gpus: float = 0.0,
-        pools: Sequence[PoolName] = ("default",),
+        pools: Sequence[PoolName] = (DEFAULT_POOL,),
         host: str | None = None,
         kill_grace_s: float = 5.0,
         idle_exit_s: float = 3600.0,
@@ -126,12 +123,10 @@ class LocalCluster(FixedSize):
         self._connection: AgentConnection | None = None  # set after reconciliation
         self._handshake_done: asyncio.Future[None] | None = None
         self._listener: ClusterListener | None = None
-        self._updates: list[StatusUpdate] = []
-        self._progress: dict[InstanceId, ProgressUpdate] = {}
         self._started: dict[InstanceId, StatusUpdate] = {}  # starts that are not reported yet; see _BRIEF_S
-        self._has_updates = asyncio.Event()
-        self._all_reported = asyncio.Event()  # no update is pending
-        self._all_reported.set()
+        self._reporter = UpdateReporter[None](
+            name, on_committed=self._on_committed, gathers=lambda: self._ahead.has_waiting
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._ending = False  # no more launches are accepted
         self._replaced = False
@@ -207,7 +202,7 @@ class LocalCluster(FixedSize):
         try:
             async with asyncio.timeout(self._grace_s + _STOP_PATIENCE_S):
                 await connection.lost.wait()
-                await self._all_reported.wait()
+                await self._reporter.wait_all_reported()
         except TimeoutError:
             log.warning("the node agent in %s did not stop in time; it goes on", self._home)
 
@@ -334,8 +329,7 @@ class LocalCluster(FixedSize):
             elif kind == "running":
                 self._on_running(frame.header)
             elif kind == "progress":
-                self._progress[frame.header["id"]] = translation.update_of_progress(frame.header)
-                self._has_updates.set()
+                self._reporter.put_progress(translation.update_of_progress(frame.header))
             elif kind == "known":
                 self._reconcile(connection, frame.header)
             elif kind == "refused":
@@ -442,79 +436,19 @@ class LocalCluster(FixedSize):
             self._enqueue(start)
 
     def _enqueue(self, update: StatusUpdate) -> None:
-        self._updates.append(update)
-        self._all_reported.clear()
-        self._has_updates.set()
+        self._reporter.put(update, None)
 
     async def _report(self) -> None:
-        """Report updates in batches, and acknowledge committed ends to the agent; runs until cancelled."""
         assert self._listener is not None  # noqa: S101 - set by start
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            await self._has_updates.wait()
-            if self._ahead.has_waiting:  # no room is idle meanwhile, and many ends cost little more than one
-                await asyncio.sleep(_GATHER_S)
-            self._has_updates.clear()
-            batch = tuple(self._updates)
-            try:
-                if batch:
-                    await self._report_batch(self._listener, batch)
-                progress, self._progress = tuple(self._progress.values()), {}
-                if progress:
-                    await self._report_progress(self._listener, progress)
-            except _TEMPORARY:
-                # For example, a full disk. The updates remain pending; the agent keeps the ends, too.
-                log.exception(
-                    "%s could not be reported; the next try is in %.2g s",
-                    counted(len(batch), "update"),
-                    pause_s,
-                )
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                self._has_updates.set()
-                continue
-            pause_s = _FIRST_PAUSE_S
-            del self._updates[: len(batch)]
-            if not self._updates:
-                self._all_reported.set()
-            ended = [update.instance_id for update in batch if update.state.is_final]
-            if ended:
-                if self._connection is not None:
-                    self._connection.send(pack({"t": "ack", "ids": ended}))
-                self._notify_offers_changed()
+        await self._reporter.run(self._listener)
 
-    async def _report_batch(self, listener: ClusterListener, batch: Sequence[StatusUpdate]) -> None:
-        """Report updates; one that is refused for its content does not block others and is not repeated."""
-        try:
-            await listener.report(self._name, batch)
-        except _TEMPORARY:
-            raise
-        except Exception:
-            if len(batch) > 1:
-                for update in batch:
-                    await self._report_batch(listener, [update])
-                return
-            [refused] = batch
-            log.exception("an update is refused: %r", refused)
-        else:
-            return
-        substitute = translation.lost(refused.instance_id, now_ms())
-        if refused.state.is_final and refused != substitute:
-            try:
-                await listener.report(self._name, [substitute])
-            except _TEMPORARY:
-                raise
-            except Exception:
-                log.exception("the end of %s cannot be reported at all", refused.instance_id)
-
-    async def _report_progress(self, listener: ClusterListener, progress: Sequence[ProgressUpdate]) -> None:
-        """Report progress; refused progress is not repeated, since newer progress follows."""
-        try:
-            await listener.progress(self._name, progress)
-        except _TEMPORARY:
-            raise
-        except Exception:
-            log.exception("progress was refused: %s", counted(len(progress), "report"))
+    def _on_committed(self, reports: Sequence[Report[None]]) -> None:
+        """Acknowledge committed ends to the agent."""
+        ended = [report.update.instance_id for report in reports if report.update.state.is_final]
+        if ended:
+            if self._connection is not None:
+                self._connection.send(pack({"t": "ack", "ids": ended}))
+            self._notify_offers_changed()
 
     def _notify_offers_changed(self) -> None:
         if self._listener is not None:

@@ -145,8 +145,8 @@ def _entries(descriptor: int) -> list[FileEntry]:
                 link_count=status.st_nlink,
                 size=status.st_size,
                 modified_s=int(status.st_mtime),
-                uid=status.st_uid,
-                gid=status.st_gid,
+                uid=str(status.st_uid),
+                gid=str(status.st_gid),
             )
         )
     return entries

@@ -19,6 +19,7 @@ from cook_jupyter.model.instance import InstanceId
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Quota, Usage
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import Demand, attributes_equal
 
@@ -36,7 +37,7 @@ class WaitingParent:
     instance_id: InstanceId
     job_id: JobId
     user: str
-    pool: str
+    pool: PoolName
     host: tuple[str, str]
     resources: Resources
     started_ms: int
@@ -53,7 +54,7 @@ class QueuedChild:
 
     job_id: JobId
     user: str
-    pool: str
+    pool: PoolName
     resources: Resources
     demands: tuple[Demand, ...] = ()
 
@@ -63,8 +64,8 @@ def deadlocked(
     queued: Mapping[JobId, QueuedChild],
     capacity: Sequence[Offer],
     *,
-    quota_of: Callable[[str, str], Quota],
-    is_preempted: Callable[[str], bool],
+    quota_of: Callable[[str, PoolName], Quota],
+    is_preempted: Callable[[PoolName], bool],
 ) -> tuple[WaitingParent, ...]:
     """Return the parents whose children can never start, in descending order of their start.
 
@@ -100,8 +101,8 @@ def _can_start(
     child: QueuedChild,
     stuck: Collection[WaitingParent],
     capacity: Sequence[Offer],
-    quota_of: Callable[[str, str], Quota],
-    is_preempted: Callable[[str], bool],
+    quota_of: Callable[[str, PoolName], Quota],
+    is_preempted: Callable[[PoolName], bool],
 ) -> bool:
     """Return whether a child may start once every job has ended that is not stuck."""
     held_by_host: dict[tuple[str, str], Resources] = defaultdict(Resources)

@@ -122,7 +122,7 @@ def add_quota_groups(
         by_pool: pool -> amounts.
         groups: pool -> its quota group, for pools that have one.
     """
-    by_name: dict[str, UsageByUser] = dict(by_pool)
+    by_name: dict[str, UsageByUser] = dict(by_pool.items())
     for group in dict.fromkeys(groups.values()):
         sums: dict[str, Usage] = {}
         for pool, amounts in by_pool.items():

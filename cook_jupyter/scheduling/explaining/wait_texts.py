@@ -39,9 +39,9 @@ _CONSTRAINT_TEXTS = {
 }
 _CONSTRAINT_PHRASES = {
     NOVEL_HOST: "where it failed before",
-    GPU: "without the gpus it asks for",
+    GPU: "without the gpus it requests",
     NON_GPU: "kept for jobs with gpus",
-    DISK: "without the disk it asks for",
+    DISK: "without the disk it requests",
     ATTRIBUTES: "ruled out by its constraints",
     COMPLETION: "that will not live until it ends",
     CHECKPOINT: "away from its checkpoint",
@@ -192,7 +192,7 @@ def unsatisfiable(
         largest = (
             "no single host has that" if together else f"the most any host{among} has is {largest_amounts}"
         )
-        sentence = f"It asks for {requested}{together}; {largest}. It can never start here: ask for less."
+        sentence = f"It requests {requested}{together}; {largest}. It can never start here: request less."
     return _answer(WaitKind.UNSATISFIABLE, sentence, excess)
 
 
@@ -318,7 +318,7 @@ def _describe_demand(excess: Excess) -> str:
     for name, pair in excess.items():
         decimals = _decimals(pair["usage"], pair["limit"])
         usage, limit = _amount(pair["usage"], name, decimals), _number(pair["limit"], decimals)
-        parts.append(f"it asks for {usage} where no job may have more than {limit}")
+        parts.append(f"it requests {usage} where no job may have more than {limit}")
     return " and ".join(parts)
 
 

@@ -120,7 +120,7 @@ class ConstraintChecker:
                 )
         if self._assigned:
             self._assigned[position] += 1
-        if request.job_constraints is not NO_JOB_CONSTRAINTS and request.job_constraints.group is not None:
+        if request.job_constraints.group is not None:
             hosts = self._hosts_of(request.job_constraints.group)
             hosts[offer.host] = hosts.get(offer.host, 0) + 1
 

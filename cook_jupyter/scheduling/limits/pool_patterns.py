@@ -9,16 +9,14 @@ import re
 from collections.abc import Iterable
 from typing import TypeVar
 
-from cook_jupyter.model.pool import PoolName
-
 Rule = TypeVar("Rule")
 
 
-def first_matching(pool: PoolName, rules: Iterable[tuple[str, Rule]]) -> Rule | None:
-    """Return the first rule whose regular expression matches in the pool's name; None if there is none.
+def first_matching(name: str, rules: Iterable[tuple[str, Rule]]) -> Rule | None:
+    """Return the first rule whose regular expression matches in a name; None if there is none.
 
     Args:
-        pool: name of a pool or of a quota group.
+        name: name of a pool or of a quota group.
         rules: pairs of a regular expression, which need not match the whole name, and a rule.
     """
-    return next((rule for regex, rule in rules if re.search(regex, pool)), None)
+    return next((rule for regex, rule in rules if re.search(regex, name)), None)

@@ -21,6 +21,7 @@ import numpy as np
 from cook_jupyter.model.fast_dataclass import fast_init
 from cook_jupyter.model.job import JobId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.scheduling.queue.queue_index import QueueIndex
 from cook_jupyter.scheduling.queue.user_tasks import UserTasks
 from cook_jupyter.scheduling.ranking.merge import segmented_cumsum
@@ -65,7 +66,7 @@ class QueueFilters:
 NO_FILTERS = QueueFilters()
 
 
-def group_usages(groups: Mapping[str, str], by_pool: Mapping[str, Usage]) -> dict[str, Usage]:
+def group_usages(groups: Mapping[PoolName, str], by_pool: Mapping[PoolName, Usage]) -> dict[str, Usage]:
     """Add up the usage of pools by quota group, without pools that have no quota group.
 
     Args:

@@ -11,11 +11,13 @@ may not be gone when the beneficiary starts, so the placement of its group must 
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import (
     NO_JOB_CONSTRAINTS,
@@ -32,6 +34,8 @@ from cook_jupyter.scheduling.hosts.checker import PlacementContext, with_task
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
 from cook_jupyter.scheduling.ranking.ranking import Mask
+
+_NO_POOL: Final = PoolName("")  # of hosts without an offer
 
 
 class RebalanceHosts:
@@ -66,7 +70,7 @@ class RebalanceHosts:
                 by_host[host] = Offer(
                     host=host,
                     cluster=clusters.get(host, ""),
-                    pool="",
+                    pool=_NO_POOL,
                     room=Resources(),
                     attributes=attributes,
                     until_ms=None if whole is None else whole.until_ms,

@@ -54,6 +54,7 @@ async def run_scheduler(
     Raises:
         OutOfStep: a view of the scheduler has missed a commit. Everything was cancelled; to go on, the caller
             runs a new scheduler on the same store.
+        ClusterUnusable: a cluster refuses this scheduler for good.
     """
     await store.open()
     try:
@@ -69,7 +70,7 @@ async def run_scheduler(
         open_instances = await scheduler.recover()
         updates = ClusterUpdates(scheduler)
 
-        async def start_cluster(cluster: ComputeCluster) -> None:
+        async def run_cluster(cluster: ComputeCluster, started: asyncio.Event) -> None:
             launches = [
                 scheduler.build_launch(spec, instance)
                 for spec, instance in open_instances.pop(cluster.name, [])
@@ -77,17 +78,23 @@ async def run_scheduler(
             await cluster.start(updates, launches)
             await scheduler.kills.repeat()
             scheduler.wake.set()
+            started.set()
+            await cluster.wait_unusable()
 
         async with asyncio.TaskGroup() as tasks:
-            starting = [tasks.create_task(start_cluster(cluster)) for cluster in clusters]
+            starts = [asyncio.Event() for _ in clusters]
+            running = [
+                tasks.create_task(run_cluster(cluster, started))
+                for cluster, started in zip(clusters, starts, strict=True)
+            ]
             loops = [tasks.create_task(supervise(loop, scheduler)) for loop in LOOPS] if start_loops else []
             loops.append(tasks.create_task(_stop_when_out_of_step(store)))
             try:
                 if not start_loops:
-                    await asyncio.gather(*starting)
+                    await asyncio.gather(*(started.wait() for started in starts))
                 yield scheduler
             finally:
-                for task in (*starting, *loops):
+                for task in (*running, *loops):
                     task.cancel()
                 scheduler.event_hub.close()
                 for cluster in clusters:

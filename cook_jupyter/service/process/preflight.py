@@ -7,10 +7,9 @@ Not here: the scheduler (`service.process.embedded`), which finds the agent and 
 
 import fcntl
 import os
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from cook_jupyter.clusters.local.agent_command import agent_options, start_detached
 from cook_jupyter.errors import Conflict
@@ -52,12 +51,14 @@ def _acquire(descriptor: int, home: Home) -> None:
             return
 
 
-def prestart_agent(settings: Settings, home: Home) -> "subprocess.Popen[bytes]":
-    """Start the node agent of a home directory, unless it is running.
+def prestart_agent(settings: Settings, home: Home) -> AbstractContextManager[object]:
+    """Start the node agent of a home directory, unless it is running or no cluster needs it.
 
     Returns:
         the starter process, for which the caller must wait.
     """
     local = settings.local_cluster
+    if local is None:
+        return nullcontext()
     options = agent_options(kill_grace_s=local.kill_grace_s, idle_exit_s=local.agent_idle_exit_s)
     return start_detached(home.agent, home.logs / "agent.log", options)

@@ -15,6 +15,7 @@ from math import inf
 
 from cook_jupyter.errors import InvalidRequest, QuotaExceeded, Unsatisfiable
 from cook_jupyter.model.job import HIGHEST_PRIORITY, JobSpec
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.scheduling.limits.id_hash import is_among
 from cook_jupyter.scheduling.limits.pool_patterns import first_matching
 from cook_jupyter.scheduling.limits.queue_limit import QueueLengths, max_waiting
@@ -109,7 +110,7 @@ class Admission:
             return spec
         return replace(spec, pool=move.destination, submit_pool=spec.submit_pool or spec.pool)
 
-    def _require_pool(self, name: str) -> None:
+    def _require_pool(self, name: PoolName) -> None:
         """Refuse a pool that does not exist or accepts no jobs."""
         pool = self._pools.get(name)
         if pool is None:
@@ -146,7 +147,7 @@ class Admission:
         """Refuse jobs if more would wait than may."""
         if not self._settings.queue_limits:
             return
-        new_jobs: dict[tuple[str, str], int] = defaultdict(int)
+        new_jobs: dict[tuple[str, PoolName], int] = defaultdict(int)
         for spec in specs:
             new_jobs[(spec.user, spec.pool)] += 1
         for (user, pool), count in new_jobs.items():

@@ -55,7 +55,8 @@ class Monitoring:
 
     def refresh(self) -> None:
         """Count the users of all pools again."""
-        running, waiting, limits = {}, {}, {}
+        running, waiting = {}, {}
+        limits: dict[str, UserLimits] = {}  # of pools and of quota groups
         for pool in self._settings.pools:
             running[pool.name], waiting[pool.name] = usage_by_state(self._queues.index(pool.name))
             limits[pool.name] = self._snapshots.limits(pool.name)
@@ -70,7 +71,7 @@ class Monitoring:
                 }
         groups = self._settings.quota_groups
         for group in dict.fromkeys(groups.values()):
-            limits[group] = _sum_limits([limits[pool] for pool in limits if groups.get(pool) == group])
+            limits[group] = _sum_limits([limits[pool] for pool in running if groups.get(pool) == group])
         running_by_name, waiting_by_name = (
             add_quota_groups(running, groups),
             add_quota_groups(waiting, groups),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.service.settings.schema import Settings
-from cook_jupyter.service.settings.tables import Bucket
+from cook_jupyter.service.settings.tables import Bucket, MesosClusterSettings
 
 
 def require_consistent(settings: Settings) -> None:
@@ -17,8 +17,7 @@ def require_consistent(settings: Settings) -> None:
     Raises:
         InvalidRequest: the message names the setting and its valid values.
     """
-    if len(settings.clusters) != 1:
-        raise InvalidRequest(f"[[clusters]] must have one entry at present, not {len(settings.clusters)}")
+    _require_clusters(settings)
     _require_pools(settings)
     _require_patterns(settings)
     for name, number, least in _numbers(settings):
@@ -28,6 +27,30 @@ def require_consistent(settings: Settings) -> None:
         raise InvalidRequest(f"head_room.max_kept must be from 0 to 1, not {settings.head_room.max_kept}")
     if any(not amount > 0 for amount in settings.default_shares.values()):
         raise InvalidRequest(f"default_shares must be above 0, not {dict(settings.default_shares)}")
+
+
+def _require_clusters(settings: Settings) -> None:
+    if not settings.clusters:
+        raise InvalidRequest("[[clusters]] must have an entry")
+    names = [one.name if isinstance(one, MesosClusterSettings) else "local" for one in settings.clusters]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequest(f"[[clusters]] has {names.count(name)} clusters of the name {name!r}")
+    pools = {pool.name for pool in settings.pools}
+    for one in settings.clusters:
+        if isinstance(one, MesosClusterSettings):
+            if not one.master:
+                raise InvalidRequest(
+                    f"the cluster {one.name!r} needs the address of its master:"
+                    ' master = "host:port" or "zk://host:port/path"'
+                )
+            if not set(one.pools) <= pools:
+                raise InvalidRequest(
+                    f"the cluster {one.name!r} names the pools {sorted(one.pools)};"
+                    f" the pools are {sorted(pools)}"
+                )
+            if not 0 <= one.max_held <= 1:
+                raise InvalidRequest(f"max_held of the cluster {one.name!r} must be from 0 to 1")
 
 
 def _require_pools(settings: Settings) -> None:

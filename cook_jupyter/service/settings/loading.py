@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.service.settings.checks import require_consistent
 from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import LocalClusterSettings
 
 _FIELDS_OF: Final = {
     "server": (
@@ -149,6 +150,11 @@ def _with_present_names(values: Mapping[str, Any], path: Path) -> dict[str, Any]
 def _replace(settings: Settings, table: str, field: str, value: Any) -> Settings:
     if table == "clusters":
         first, *others = settings.clusters
+        if not isinstance(first, LocalClusterSettings):
+            raise InvalidRequest(
+                f"--{field.replace('_', '-')} is for a local cluster, and the first cluster is of type"
+                f" {first.type!r}: use the settings file"
+            )
         return replace(settings, clusters=(replace(first, **{field: value}), *others))
     return replace(settings, **{table: replace(getattr(settings, table), **{field: value})})
 

@@ -8,13 +8,15 @@ configuration of clients (`client.connect`).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.service.settings.tables import (
+    ClusterSettings,
     HeadRoomSettings,
     JobSettings,
     LocalClusterSettings,
     MaintenanceSettings,
     MatchingSettings,
+    MesosClusterSettings,
     PlacementSettings,
     PoolMove,
     PoolQuota,
@@ -38,7 +40,7 @@ class Settings:
     Attributes:
         server: the HTTP server.
         store: the store.
-        clusters: the clusters; at present one, of type `local`.
+        clusters: the clusters, of type `local` (at most one) or `mesos`.
         pools: the pools.
         default_pool: pool of jobs that name none.
         jobs: upper limits on single jobs.
@@ -62,14 +64,14 @@ class Settings:
 
     server: ServerSettings = field(default_factory=ServerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
-    clusters: tuple[LocalClusterSettings, ...] = (LocalClusterSettings(),)
-    pools: tuple[Pool, ...] = (Pool(name="default", purpose="this machine"),)
-    default_pool: str = "default"
+    clusters: tuple[ClusterSettings, ...] = (LocalClusterSettings(),)
+    pools: tuple[Pool, ...] = (Pool(name=DEFAULT_POOL, purpose="this machine"),)
+    default_pool: PoolName = DEFAULT_POOL
     jobs: JobSettings = field(default_factory=JobSettings)
     default_shares: Mapping[str, float] = field(default_factory=dict)
     equal_shares: bool = True
     pool_quotas: tuple[PoolQuota, ...] = ()
-    quota_groups: Mapping[str, str] = field(default_factory=dict)
+    quota_groups: Mapping[PoolName, str] = field(default_factory=dict)
     group_quota_when_idle: bool = True
     queue_limits: tuple[QueueLimit, ...] = ()
     pool_moves: tuple[PoolMove, ...] = ()
@@ -81,6 +83,11 @@ class Settings:
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
 
     @property
-    def local_cluster(self) -> LocalClusterSettings:
-        """The cluster of type `local`."""
-        return self.clusters[0]
+    def has_gpus(self) -> bool:
+        """Whether any cluster offers gpus."""
+        return any(isinstance(one, MesosClusterSettings) and one.gpus for one in self.clusters)
+
+    @property
+    def local_cluster(self) -> LocalClusterSettings | None:
+        """The cluster of type `local`, if there is one."""
+        return next((one for one in self.clusters if isinstance(one, LocalClusterSettings)), None)

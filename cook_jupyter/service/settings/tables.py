@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cook_jupyter.clusters.mesos.options import MesosOptions
 from cook_jupyter.model.limits import UNLIMITED, UNLIMITED_COUNT
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import DEFAULT_MEA_CULPA_LIMIT, NEVER_COUNTS, PREEMPTED, MeaCulpaLimits
 from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
 from cook_jupyter.scheduling.limits.cycle_limits import GOOD_ENOUGH, MAX_OVER_QUOTA_JOBS, CycleLimits
@@ -77,6 +79,20 @@ class LocalClusterSettings:
     mem_mb: float | None = None
     agent_idle_exit_s: float = 3600.0
     kill_grace_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MesosClusterSettings(MesosOptions):
+    """A cluster of Apache Mesos, on whose masters the scheduler is a framework.
+
+    Attributes:
+        type: type of the cluster.
+    """
+
+    type: Literal["mesos"] = "mesos"
+
+
+ClusterSettings = LocalClusterSettings | MesosClusterSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,8 +306,8 @@ class PoolMove:
         users: user -> fraction of the user's jobs that are moved, 0 to 1.
     """
 
-    pool: str
-    destination: str
+    pool: PoolName
+    destination: PoolName
     users: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -5,7 +5,7 @@ names of settings (`service.settings.loading`).
 """
 
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -73,7 +73,7 @@ def convert_tables(
     typed = {}
     for name, value in values.items():
         try:
-            typed[name] = msgspec.convert(value, hints[name])
+            typed[name] = _convert(value, hints[name])
         except msgspec.ValidationError as error:
             hint = "".join(
                 f" (`{old}` is {present})"
@@ -82,6 +82,49 @@ def convert_tables(
             )
             raise InvalidRequest(f"the settings file {file.path}: {name}: {error}{hint}") from error
     return typed
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """Convert a value to a type; an entry of a list of tables of several types by its `type`.
+
+    Raises:
+        msgspec.ValidationError: it is not of that type.
+    """
+    import msgspec
+
+    choices = _choices_in(kind)
+    if not choices or not isinstance(value, list):
+        return msgspec.convert(value, kind)
+    return tuple(msgspec.convert(entry, _choose(choices, entry)) for entry in value)
+
+
+def _choices_in(kind: Any) -> tuple[type, ...]:
+    """Return the dataclasses of a type such as `tuple[A | B, ...]`; nothing for other types."""
+    inner = get_args(kind)[0] if get_origin(kind) is tuple and get_args(kind) else None
+    choices = get_args(inner)
+    return choices if choices and all(is_dataclass(one) for one in choices) else ()
+
+
+def _by_type(choices: Sequence[type]) -> dict[str, type]:
+    """Return dataclasses by the default of their field `type`."""
+    return {str(field.default): one for one in choices for field in fields(one) if field.name == "type"}
+
+
+def _choose(choices: Sequence[type], entry: object) -> Any:
+    """Return the dataclass whose field `type` is that of a table, by default the first one.
+
+    Raises:
+        msgspec.ValidationError: there is none.
+    """
+    import msgspec
+
+    by_type = _by_type(choices)
+    name = entry.get("type") if isinstance(entry, dict) else None
+    if name is None:
+        return choices[0]
+    if name not in by_type:
+        raise msgspec.ValidationError(f"Invalid enum value {name!r}: the types are {', '.join(by_type)}")
+    return by_type[name]
 
 
 def _require_known(file: TomlFile, kind: type, values: Mapping[str, Any]) -> None:
@@ -105,7 +148,7 @@ def _unknown_names(kind: Any, value: object, name: str) -> Iterator[tuple[str, C
         for position, item in enumerate(value):
             yield from _unknown_names(kind, item, f"{name}[{position}]")
     elif isinstance(value, dict):
-        inner = _dataclass_in(kind)
+        inner = _dataclass_for(kind, value)
         if inner is None:
             return
         if get_origin(kind) is Mapping:
@@ -128,6 +171,13 @@ def _dataclass_in(kind: Any) -> Any:
         return kind
     inner_classes = (_dataclass_in(inner) for inner in get_args(kind))
     return next((inner_class for inner_class in inner_classes if inner_class is not None), None)
+
+
+def _dataclass_for(kind: Any, table: Mapping[str, Any]) -> Any:
+    """Return the dataclass that a table is converted to, or None."""
+    choices = _choices_in(kind)
+    by_type = _by_type(choices)
+    return by_type.get(table.get("type", ""), _dataclass_in(kind))
 
 
 def _nearest(name: str, valid: Collection[str], kind: type) -> str | None:

@@ -26,6 +26,7 @@ from cook_jupyter.model.limits import (
     Share,
     UserLimits,
 )
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 
 
@@ -51,18 +52,17 @@ class Limits:
     Args:
         default_pool: pool of the entries that name none.
         default_shares: share of the user `default` where no entry sets one. Where this is empty too, the
-        share
-            of every user is an equal part of the pool (`PoolDivision`).
+            share of every user is an equal part of the pool (`PoolDivision`).
     """
 
-    def __init__(self, *, default_pool: str, default_shares: Mapping[str, float]) -> None:
+    def __init__(self, *, default_pool: PoolName, default_shares: Mapping[str, float]) -> None:
         self._default_pool = default_pool
         self._default_shares = dict(default_shares)
         self._entries: dict[
-            tuple[str, str, str], dict[LimitName, float]
+            tuple[str, str, PoolName], dict[LimitName, float]
         ] = {}  # (kind, user, pool) -> amounts
-        self._quotas: dict[str, tuple[Mapping[str, Quota], Quota]] = {}  # cache, until an entry changes
-        self._resolved: dict[str, tuple[PoolDivision, UserLimits]] = {}  # cache, until an entry changes
+        self._quotas: dict[PoolName, tuple[Mapping[str, Quota], Quota]] = {}  # cache, until an entry changes
+        self._resolved: dict[PoolName, tuple[PoolDivision, UserLimits]] = {}  # cache, until an entry changes
 
     @property
     def depend_on_division(self) -> bool:
@@ -83,13 +83,13 @@ class Limits:
             amounts[entry.name] = entry.amount
         self._clear_caches()
 
-    def remove(self, kind: str, user: str, pool: str) -> None:
+    def remove(self, kind: str, user: str, pool: PoolName) -> None:
         """Remove all entries of a kind that a user has in a pool."""
         self._entries.pop((kind, user, self._pool_or_default(pool)), None)
         self._clear_caches()
 
     def values(
-        self, kind: str, user: str, pool: str, division: PoolDivision = UNDIVIDED
+        self, kind: str, user: str, pool: PoolName, division: PoolDivision = UNDIVIDED
     ) -> dict[LimitName, float]:
         """Return the amounts in force by Cook's names (cpus, mem, gpus, count ...)."""
         pool = self._pool_or_default(pool)
@@ -110,7 +110,7 @@ class Limits:
             amounts["count"] = int(min(count, UNLIMITED_COUNT))  # an integer, also where an entry is not
         return amounts
 
-    def for_pool(self, pool: str, division: PoolDivision = UNDIVIDED) -> UserLimits:
+    def for_pool(self, pool: PoolName, division: PoolDivision = UNDIVIDED) -> UserLimits:
         """Return all limits in force in a pool: the same value until one of them changes."""
         cached = self._resolved.get(pool)
         if cached is not None and cached[0] == division:
@@ -125,12 +125,12 @@ class Limits:
         self._resolved[pool] = division, limits
         return limits
 
-    def quota(self, user: str, pool: str) -> Quota:
+    def quota(self, user: str, pool: PoolName) -> Quota:
         """Return the quota of a user in a pool."""
         quotas, default = self._quotas_in(pool)
         return quotas.get(user, default)
 
-    def _quotas_in(self, pool: str) -> tuple[Mapping[str, Quota], Quota]:
+    def _quotas_in(self, pool: PoolName) -> tuple[Mapping[str, Quota], Quota]:
         """Return the quotas of the users with entries in a pool, and the quota of all other users."""
         cached = self._quotas.get(pool)
         if cached is None:
@@ -140,7 +140,7 @@ class Limits:
             cached = self._quotas[pool] = quotas, self._quota(DEFAULT_USER, pool)
         return cached
 
-    def _share(self, user: str, pool: str, division: PoolDivision) -> Share:
+    def _share(self, user: str, pool: PoolName, division: PoolDivision) -> Share:
         """Return the share of a user in a pool; amounts that are not positive count as unset."""
         values = {
             name: amount if amount > 0 else UNLIMITED
@@ -148,7 +148,7 @@ class Limits:
         }
         return Share(cpus=values["cpus"], mem_mb=values["mem"], gpus=values["gpus"])
 
-    def _quota(self, user: str, pool: str) -> Quota:
+    def _quota(self, user: str, pool: PoolName) -> Quota:
         values = self.values(LimitKind.QUOTA, user, pool)
         return Quota(
             cpus=values["cpus"],
@@ -163,7 +163,7 @@ class Limits:
         self._quotas.clear()
         self._resolved.clear()
 
-    def _pool_or_default(self, pool: str) -> str:
+    def _pool_or_default(self, pool: PoolName) -> PoolName:
         return pool or self._default_pool
 
 

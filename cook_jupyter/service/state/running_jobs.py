@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from cook_jupyter.model.instance import Instance, InstanceId
 from cook_jupyter.model.job import GroupId, Job, JobId
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 
 
@@ -23,7 +24,7 @@ class RunningJob(NamedTuple):
     instance_id: InstanceId
     attempt: int
     user: str
-    pool: str
+    pool: PoolName
     group: GroupId | None
     cpus: float
     mem_mb: float

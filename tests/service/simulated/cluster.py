@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 
-from cook_jupyter.clusters.base import ClusterListener, FixedSize, Launch
+from cook_jupyter.clusters.base import AlwaysUsable, ClusterListener, FixedSize, Launch
 from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.clusters.sandboxes import MemorySandboxes, Sandboxes
 from cook_jupyter.errors import CookError, SchedulerError
@@ -28,6 +28,7 @@ from cook_jupyter.model.instance import (
 )
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS
 from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import (
     AGENT_REMOVED,
     AGENT_RESTARTED,
@@ -95,6 +96,7 @@ class SimulatedHost:
         tasks: what runs there now.
         ended: ends that no scheduler has acknowledged.
         known: instances it has been given since it started.
+        boots: number of times that it was lost and started again.
     """
 
     def __init__(self, plan: HostPlan, cluster: "HostCluster", world: HostWorld) -> None:
@@ -107,6 +109,7 @@ class SimulatedHost:
         self.tasks: dict[InstanceId, _Task] = {}
         self.ended: dict[InstanceId, StatusUpdate] = {}
         self.known: set[InstanceId] = set()
+        self.boots = 0
 
     @property
     def is_connected(self) -> bool:
@@ -116,6 +119,7 @@ class SimulatedHost:
     def lose(self) -> None:
         """Lose the host with all that it runs and knows."""
         self.is_up = False
+        self.boots += 1
         for instance_id in list(self.tasks):
             self._remove(instance_id)
         self.ended.clear()
@@ -217,18 +221,19 @@ class SimulatedHost:
             )
 
     def _send(self, update: StatusUpdate) -> None:
-        """Send an update to whoever is connected when it arrives."""
+        """Send an update to the scheduler that is connected when it arrives."""
         faults = self._world.faults
         if faults.happens("update_lost"):
             return
         for _ in range(2 if faults.happens("duplicate") else 1):
             asyncio.get_running_loop().call_later(
-                faults.delay_s(), self._arrive, update, context=self._world.context
+                faults.delay_s(), self._arrive, update, self.boots, context=self._world.context
             )
 
-    def _arrive(self, update: StatusUpdate) -> None:
+    def _arrive(self, update: StatusUpdate, boots: int) -> None:
+        """Deliver an update, unless the host was lost since it was sent: its connection died with it."""
         connection = self._cluster.connection
-        if self.is_connected and connection is not None:
+        if self.is_connected and self.boots == boots and connection is not None:
             connection.take_update(self, update)
 
 
@@ -256,8 +261,10 @@ class HostCluster:
             self.connection.disconnected(host)
 
     def lose(self, host: SimulatedHost) -> None:
-        """Lose a host."""
+        """Lose a host, and all messages that are on their way to it or from it."""
         host.lose()
+        if self.last_connection is not None:
+            self.last_connection.drop_messages(host)
         if self.connection is not None:
             self.connection.disconnected(host)
 
@@ -277,11 +284,11 @@ class _Live:
     is_killed: bool = False
 
 
-class ClusterConnection(FixedSize):
+class ClusterConnection(FixedSize, AlwaysUsable):
     """A cluster as one scheduler sees it (`clusters.base.ComputeCluster`)."""
 
     def __init__(
-        self, cluster: HostCluster, process: Process, pools: Sequence[str], world: HostWorld
+        self, cluster: HostCluster, process: Process, pools: Sequence[PoolName], world: HostWorld
     ) -> None:
         self._cluster = cluster
         self._process = process
@@ -422,6 +429,10 @@ class ClusterConnection(FixedSize):
         if messages and self._cluster.last_connection in (self, None):
             take, message = messages.pop(0)
             take(message)
+
+    def drop_messages(self, host: SimulatedHost) -> None:
+        """Forget what is on its way to a host that was lost."""
+        self._messages[host.plan.name].clear()
 
     # --- messages from hosts
 
@@ -577,7 +588,9 @@ class ClusterConnection(FixedSize):
         if not self._process.is_alive:
             raise ProcessDied
 
-    def _offer(self, host: SimulatedHost, pool: str, room: Resources, held: Resources, tasks: int) -> Offer:
+    def _offer(
+        self, host: SimulatedHost, pool: PoolName, room: Resources, held: Resources, tasks: int
+    ) -> Offer:
         return Offer(
             host=host.plan.name,
             cluster=self.name,

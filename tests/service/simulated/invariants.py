@@ -45,6 +45,7 @@ from cook_jupyter.clusters.base import Launch
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.instance import Instance, InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import Job, JobId, JobSpec, JobState
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import NEVER_COUNTS, REASONS
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.scheduler import Scheduler
@@ -62,7 +63,7 @@ EDGES: Final[Mapping[JobState, frozenset[JobState]]] = {
 }
 FINAL_FIELDS: Final = ("status", "reason", "ended_ms", "exit_code", "host", "preempted", "has_result")
 
-Place = tuple[str, str]  # user, pool
+Place = tuple[str, PoolName]  # user, pool
 Allowance = dict[Place, dict[str, float]]
 
 
@@ -90,7 +91,7 @@ class Invariants:
         self._lowered: set[JobId] = set()  # retries set to the attempts that are used up already
         self._repeated: set[JobId] = set()  # retried though they had succeeded
         self._quotas: dict[
-            tuple[str, str, str], set[float | None]
+            tuple[str, PoolName, str], set[float | None]
         ] = {}  # user, pool, name -> values in force
         self._running: dict[JobId, dict[InstanceId, str]] = defaultdict(dict)  # on hosts, as hosts see it
         self._started: set[tuple[str, InstanceId]] = set()
@@ -131,13 +132,13 @@ class Invariants:
         """Note jobs for which a user is about to ask for more attempts: a killed one may start again."""
         self._killed.difference_update(job_ids)
 
-    def changing_quota(self, user: str, pool: str, values: Mapping[str, float | None]) -> None:
+    def changing_quota(self, user: str, pool: PoolName, values: Mapping[str, float | None]) -> None:
         """Note amounts that may be in force from now on; None for the default user's."""
         for name, value in values.items():
             key = (user, pool, name)
             self._quotas[key] = self._quotas.get(key, {None}) | {value}
 
-    def changed_quota(self, user: str, pool: str, values: Mapping[str, float | None]) -> None:
+    def changed_quota(self, user: str, pool: PoolName, values: Mapping[str, float | None]) -> None:
         """Note amounts that are in force, as their user has the answer."""
         self._quotas.update({(user, pool, name): {value} for name, value in values.items()})
 
@@ -282,7 +283,7 @@ class Invariants:
             host.zone == value for _, _, value in spec.constraints
         )
 
-    def _usage(self, user: str | None, pool: str) -> dict[str, float]:
+    def _usage(self, user: str | None, pool: PoolName) -> dict[str, float]:
         usage = dict.fromkeys(QUOTA_NAMES, 0.0)
         for job in self._jobs.values():
             if user in (None, job.spec.user) and job.spec.pool == pool and job.open_instance is not None:
@@ -292,7 +293,7 @@ class Invariants:
                 usage["gpus"] += job.spec.gpus
         return usage
 
-    def _most(self, user: str, pool: str, name: str) -> float:
+    def _most(self, user: str, pool: PoolName, name: str) -> float:
         """The largest quota that may be in force."""
         default = max(
             (inf if value is None else value) for value in self._quotas.get(("default", pool, name), {None})

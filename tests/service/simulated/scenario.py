@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
-from cook_jupyter.model.pool import Pool
+from cook_jupyter.model.pool import DEFAULT_POOL, Pool, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import (
@@ -42,6 +42,7 @@ FAULT_KINDS = (
     "haste",
 )
 ZONES = ("a", "b")
+OTHER_POOL = PoolName("other")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +114,9 @@ def draw_scenario(seed: int) -> Scenario:
 
 
 def _draw_settings(rng: Random) -> Settings:
-    pools = rng.choice([("default",), ("default",), ("default", "other")])
+    pools = rng.choice([(DEFAULT_POOL,), (DEFAULT_POOL,), (DEFAULT_POOL, OTHER_POOL)])
     moves = (
-        (PoolMove(pool="default", destination="other", users={"ada": 1.0, "bob": 0.5}),)
+        (PoolMove(pool=DEFAULT_POOL, destination=OTHER_POOL, users={"ada": 1.0, "bob": 0.5}),)
         if len(pools) > 1 and rng.random() < 0.5
         else ()
     )

@@ -17,6 +17,7 @@ from cook_jupyter.errors import Conflict, CookError, InvalidRequest, NotFound, S
 from cook_jupyter.model.changes import JobChange
 from cook_jupyter.model.job import UNLIMITED_RUNTIME_MS, Group, GroupId, JobId, JobSpec, JobState
 from cook_jupyter.model.limits import LimitKind
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.service.scheduler import Scheduler
 from tests.service.simulated.invariants import Invariants
 from tests.service.simulated.scenario import Scenario
@@ -248,7 +249,7 @@ class Administrator:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._rng = Random(f"{site.scenario.seed} administrator")
-        self._limited: dict[tuple[str, str, str], None] = {}  # kind, user, pool
+        self._limited: dict[tuple[str, str, PoolName], None] = {}  # kind, user, pool
 
     async def act_for_ever(self) -> None:
         """Do one thing after the other until the time of random actions is over."""
@@ -288,7 +289,7 @@ class Administrator:
         if self._limited:
             await self._retract_limit(*self._rng.choice(list(self._limited)))
 
-    async def _retract_limit(self, kind: str, user: str, pool: str) -> bool:
+    async def _retract_limit(self, kind: str, user: str, pool: PoolName) -> bool:
         if kind == LimitKind.SHARE:
             return await self._try("retract", lambda s: s.retract_limits(kind, user, pool))
         unset: dict[str, float | None] = dict.fromkeys(("count", "cpus", "mem", "gpus"))
@@ -297,7 +298,7 @@ class Administrator:
     async def _change_quota(
         self,
         user: str,
-        pool: str,
+        pool: PoolName,
         values: Mapping[str, float | None],
         act: Callable[[Scheduler], Awaitable[None]],
     ) -> bool:
@@ -314,7 +315,7 @@ class Administrator:
         parameters = {"min_dru_diff": self._rng.choice([0.0, 0.1, 0.5])}
         await self._try("rebalancer", lambda s: s.rebalancer.change(s.store, parameters))
 
-    def _place(self) -> tuple[str, str]:
+    def _place(self) -> tuple[str, PoolName]:
         scenario = self._site.scenario
         user = self._rng.choice((*scenario.users, "default"))
         return user, self._rng.choice(scenario.settings.pools).name

@@ -36,7 +36,7 @@ async def test_mea_culpa_failures_are_free_up_to_the_configured_limit(
     await store.open()
     spec = a_job_spec(max_retries=1)
     await store.submit([spec], now_ms=1)
-    after = []
+    observed = []
     for attempt in range(len(states)):
         instance = an_instance(job_id=spec.job_id, instance_id=f"00000000-0000-4000-8000-{attempt:012}")
         await store.launch([instance])
@@ -46,6 +46,6 @@ async def test_mea_culpa_failures_are_free_up_to_the_configured_limit(
         await store.report([lost])
         (job,) = await store.jobs([spec.job_id])
         assert job is not None
-        after.append(job.state)
+        observed.append(job.state)
     await store.close()
-    assert after == states
+    assert observed == states

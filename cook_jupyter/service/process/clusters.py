@@ -1,0 +1,104 @@
+"""The clusters of a scheduler, made from its settings.
+
+Lives here: `build_clusters`. Not here: settings (`service.settings`), the clusters (`clusters`).
+"""
+
+import getpass
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from cook_jupyter.clusters.base import ComputeCluster
+from cook_jupyter.clusters.local.cluster import LocalCluster
+from cook_jupyter.errors import InvalidRequest
+from cook_jupyter.model.pool import PoolName
+from cook_jupyter.service.settings.home import Home
+from cook_jupyter.service.settings.schema import Settings
+from cook_jupyter.service.settings.tables import LocalClusterSettings, MesosClusterSettings
+from cook_jupyter.store.base import Store
+
+
+def build_clusters(settings: Settings, home: Home, store: Store) -> list[ComputeCluster]:
+    """Return the clusters of a scheduler, not started yet.
+
+    Args:
+        settings: settings of the scheduler.
+        home: home directory of the scheduler.
+        store: store in which clusters keep what they must remember.
+
+    Raises:
+        InvalidRequest: a file or an address in the settings cannot be used.
+    """
+    pools = tuple(pool.name for pool in settings.pools if pool.active)
+    return [
+        _local(one, home, pools) if isinstance(one, LocalClusterSettings) else _mesos(one, store, pools)
+        for one in settings.clusters
+    ]
+
+
+def _local(local: LocalClusterSettings, home: Home, pools: tuple[PoolName, ...]) -> LocalCluster:
+    return LocalCluster(
+        home=home.agent,
+        cpus=local.cpus,
+        mem_mb=local.mem_mb,
+        pools=pools,
+        kill_grace_s=local.kill_grace_s,
+        idle_exit_s=local.agent_idle_exit_s,
+    )
+
+
+def _mesos(mesos: MesosClusterSettings, store: Store, pools: tuple[PoolName, ...]) -> ComputeCluster:
+    from cook_jupyter.clusters.mesos.cluster import MesosCluster
+    from cook_jupyter.clusters.mesos.http_connection import (
+        Credential,
+        HttpSchedulerConnection,
+        tls_context,
+    )
+    from cook_jupyter.clusters.mesos.leader import LeaderDetector, MasterAddress, MasterList
+    from cook_jupyter.clusters.mesos.sandboxes import MesosSandboxes
+
+    credential = None
+    try:
+        if mesos.principal:
+            secret = Path(mesos.secret_file).read_text(encoding="utf-8").strip()
+            credential = Credential(principal=mesos.principal, secret=secret)
+        ssl_context = tls_context(Path(mesos.ca_file)) if mesos.ca_file else None
+        leader: LeaderDetector = MasterList([MasterAddress.parse(one) for one in mesos.master.split(",")])
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"the cluster {mesos.name!r} cannot be used: {error}") from error
+
+    def sandboxes(agent_url: Callable[[str], str | None]) -> MesosSandboxes:
+        headers = () if credential is None else (credential.header,)
+        return MesosSandboxes(agent_url, headers=headers, ssl_context=ssl_context)
+
+    return MesosCluster(
+        mesos,
+        HttpSchedulerConnection(leader, credential=credential, ssl_context=ssl_context),
+        state=StoredClusterState(store, mesos.name),
+        sandboxes=sandboxes,
+        results=sandboxes,
+        pools=tuple(PoolName(name) for name in mesos.pools) or pools,
+        version=version("cook_jupyter"),
+        user=mesos.run_as or getpass.getuser(),
+    )
+
+
+class StoredClusterState:
+    """What a cluster must remember, in the store of its scheduler.
+
+    Args:
+        store: the store.
+        cluster: name of the cluster.
+    """
+
+    def __init__(self, store: Store, cluster: str) -> None:
+        self._store = store
+        self._key = f"cluster:{cluster}"
+
+    async def load(self) -> str | None:
+        """Return the text; None if there is none."""
+        return await self._store.get_text(self._key)
+
+    async def save(self, text: str) -> None:
+        """Store the text durably."""
+        await self._store.set_text(self._key, text)

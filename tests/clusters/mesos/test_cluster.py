@@ -1,0 +1,487 @@
+"""The cluster with a master that the test plays: losses and repetitions that a real one seldom shows."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from cook_jupyter.clusters.base import Launch
+from cook_jupyter.clusters.mesos.cluster import MesosCluster
+from cook_jupyter.clusters.mesos.connection import CallFailed, CallRejected, CallUncertain
+from cook_jupyter.clusters.mesos.messages import Call, Event, Failure, TaskStatus, Value
+from cook_jupyter.clusters.mesos.options import MesosOptions
+from cook_jupyter.clusters.sandboxes import MemorySandboxes
+from cook_jupyter.errors import ClusterUnusable, NotFound
+from cook_jupyter.model.instance import InstanceStatus, TaskState
+from cook_jupyter.model.pool import PoolName
+from cook_jupyter.model.reason import HEARTBEAT_LOST, LAUNCH_FAILED, SCHEDULING_FAILED_ON_HOST
+from cook_jupyter.model.resources import Resources
+from cook_jupyter.worker.mesos.messages import RESULT_FILE, ResultFile
+from cook_jupyter.worker.task import Cause
+from tests.clusters.mesos.builders import a_status, an_offer, end_of, running, scalar
+from tests.clusters.mesos.fake_connection import FakeConnection
+from tests.clusters.reports import Reports, a_launch
+from tests.mesos.harness import StateInMemory
+from tests.waiting import wait_until_async
+
+OPTIONS = MesosOptions(run_as="nobody", partition_wait_s=0.2)
+
+
+class NoFiles:
+    """Result files that cannot be read."""
+
+    async def fetch_result(self, host: str, path: str, *, size: int, digest: str) -> bytes:
+        raise NotFound(path)
+
+
+@pytest.fixture
+def connection() -> FakeConnection:
+    return FakeConnection()
+
+
+@pytest.fixture
+def state() -> StateInMemory:
+    return StateInMemory()
+
+
+@pytest.fixture
+def reports() -> Reports:
+    return Reports()
+
+
+def make(connection: FakeConnection, state: StateInMemory, options: MesosOptions = OPTIONS) -> MesosCluster:
+    return MesosCluster(
+        options,
+        connection,
+        state=state,
+        sandboxes=lambda _: MemorySandboxes(),
+        results=lambda _: NoFiles(),
+        pools=(PoolName("default"),),
+        version="1",
+        user="nobody",
+        tick_s=0.02,
+    )
+
+
+@pytest.fixture
+async def cluster(
+    connection: FakeConnection, state: StateInMemory, reports: Reports
+) -> AsyncIterator[MesosCluster]:
+    cluster = make(connection, state)
+    await cluster.start(reports, [])
+    yield cluster
+    await cluster.close()
+
+
+def launch_on(host: str = "h1") -> Launch:
+    launch = a_launch("true")
+    return replace(launch, instance=replace(launch.instance, host=host))
+
+
+def status_of(launch: Launch, state: str, *, uuid: str = "dXVpZA==", **fields: object) -> TaskStatus:
+    named = {"agent_id": Value("a1"), "uuid": uuid, **fields}
+    return a_status(state, launch.instance.instance_id, **named)
+
+
+def id_of(launch: Launch) -> str:
+    return launch.instance.instance_id
+
+
+# --- the framework ----------------------------------------------------------------------------------------
+
+
+async def test_the_id_is_stored_before_anything_else_happens(
+    cluster: MesosCluster, connection: FakeConnection, state: StateInMemory
+) -> None:
+    assert state.text is not None
+    assert json.loads(state.text)["framework_id"] == "f1"
+    assert cluster.subscription().framework["id"] == {"value": "f1"}
+
+
+async def test_the_next_scheduler_subscribes_with_the_same_id(
+    cluster: MesosCluster, state: StateInMemory, reports: Reports
+) -> None:
+    other = make(FakeConnection(), state)
+    await other.start(reports, [])
+
+    assert other.subscription().framework["id"] == {"value": "f1"}
+    await other.close()
+
+
+async def test_a_master_that_refuses_for_good_stops_the_scheduler(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    waiting = asyncio.create_task(cluster.wait_unusable())
+    await asyncio.sleep(0)
+
+    connection.refuse("another scheduler")
+
+    with pytest.raises(ClusterUnusable, match="another scheduler"):
+        await waiting
+    assert cluster.offers() == []
+
+
+# --- launches ---------------------------------------------------------------------------------------------
+
+
+async def test_all_launches_of_a_host_are_one_accept_and_the_rest_is_requested_at_once(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"), an_offer("o2", scalar("cpus", 1.0)))
+    launches = [launch_on(), launch_on()]
+
+    await cluster.launch(launches)
+
+    [accept] = await connection.until("ACCEPT")
+    assert [one["value"] for one in accept["offer_ids"]] == ["o1", "o2"]
+    assert accept["filters"] == {"refuse_seconds": 0.0}
+    assert connection.launched() == [id_of(launch) for launch in launches]
+    await connection.until("REVIVE")
+    assert cluster.offers()[0].room == Resources(cpus=3.0, mem_mb=4096.0 - 256.0)
+
+
+async def test_a_launch_waits_for_resources_that_come_back(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"))
+    await cluster.launch([launch_on()])
+    second = launch_on()
+
+    await cluster.launch([second])
+    await asyncio.sleep(0.05)
+    assert id_of(second) not in connection.launched()
+    await connection.offer(an_offer("o2", scalar("cpus", 3.0), scalar("mem", 3000.0)))
+
+    await connection.until("ACCEPT", 2)
+    assert connection.launched()[1:] == [id_of(second)]
+
+
+async def test_a_launch_on_a_host_that_is_gone_is_nobodys_fault(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    launch = launch_on("elsewhere")
+
+    await cluster.launch([launch])
+
+    assert (await reports.end_of(launch)).reason == SCHEDULING_FAILED_ON_HOST
+
+
+async def test_what_does_not_come_back_ends_the_launches_that_wait_for_it(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cook_jupyter.clusters.mesos.launching.PATIENCE_S", 0.05)
+    await connection.offer(an_offer("o1"))
+    await connection.rescind("o1")
+    launch = launch_on()
+
+    await cluster.launch([launch])
+
+    assert (await reports.end_of(launch)).reason == SCHEDULING_FAILED_ON_HOST
+    assert cluster.offers()[0].running == Resources()
+
+
+async def test_an_accept_that_was_not_sent_is_sent_after_the_next_subscription(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"))
+    connection.is_connected = False  # not noticed yet
+    launch = launch_on()
+    await cluster.launch([launch])
+    await asyncio.sleep(0.02)
+
+    connection.disconnect()
+    await connection.subscribe()
+    await connection.offer(an_offer("o2"))
+
+    await connection.until("ACCEPT")
+    assert connection.launched() == [id_of(launch)]
+
+
+async def test_an_accept_that_may_have_been_sent_is_not_sent_again_but_asked_about(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"))
+    connection.failure = lambda call: CallUncertain("no answer") if call["type"] == "ACCEPT" else None
+    launch = launch_on()
+
+    await cluster.launch([launch])
+
+    await wait_until_async(
+        lambda: any(
+            task["task_id"]["value"] == id_of(launch)
+            for body in connection.of("RECONCILE")
+            for task in body["tasks"]
+        )
+    )
+    assert connection.launched() == []
+
+
+async def test_an_accept_that_is_refused_ends_its_instances(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    connection.failure = lambda call: CallRejected("400") if call["type"] == "ACCEPT" else None
+    launch = launch_on()
+
+    await cluster.launch([launch])
+
+    end = await reports.end_of(launch)
+    assert (end.state, end.reason) == (TaskState.LOST, LAUNCH_FAILED)
+    assert cluster.offers()[0].running == Resources()
+
+
+# --- statuses ---------------------------------------------------------------------------------------------
+
+
+async def test_a_status_is_acknowledged_after_its_commit(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    reports.full = True
+
+    await connection.update(status_of(launch, "TASK_FINISHED", data=end_of(Cause.DONE, id_of(launch))))
+    await reports.until(lambda: reports.refusals)
+    assert connection.of("ACKNOWLEDGE") == []
+    reports.full = False
+
+    [acknowledgement] = await connection.until("ACKNOWLEDGE")
+    assert acknowledgement["task_id"] == {"value": id_of(launch)}
+    assert (await reports.end_of(launch)).state is TaskState.FINISHED
+
+
+async def test_a_status_that_a_master_made_is_not_acknowledged(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+
+    await connection.update(status_of(launch, "TASK_GONE", uuid=""))
+
+    await reports.end_of(launch)
+    await asyncio.sleep(0.02)
+    assert connection.of("ACKNOWLEDGE") == []
+
+
+@pytest.mark.parametrize("name", ["TASK_KILLING", "TASK_UNREACHABLE", "TASK_OF_A_LATER_MESOS"])
+async def test_a_status_without_an_update_is_acknowledged(
+    cluster: MesosCluster, connection: FakeConnection, name: str
+) -> None:
+    launch = launch_on()
+
+    await connection.update(status_of(launch, name))
+
+    await connection.until("ACKNOWLEDGE")
+
+
+async def test_an_error_about_a_running_instance_is_about_another_launch(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    await connection.update(status_of(launch, "TASK_RUNNING", data=running(id_of(launch))))
+
+    await connection.update(status_of(launch, "TASK_ERROR", uuid="", reason="REASON_TASK_INVALID"))
+
+    await reports.running(launch)
+    assert not reports.ends
+
+
+async def test_the_end_of_an_instance_frees_its_room_before_mesos_offers_it(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+
+    await connection.update(status_of(launch, "TASK_FINISHED", data=end_of(Cause.DONE, id_of(launch))))
+
+    await reports.end_of(launch)
+    [offer] = cluster.offers()
+    assert (offer.room, offer.running) == (Resources(cpus=4.0, mem_mb=4096.0), Resources())
+
+
+async def test_a_result_that_cannot_be_fetched_does_not_fail_its_job(
+    cluster: MesosCluster,
+    connection: FakeConnection,
+    reports: Reports,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cook_jupyter.clusters.mesos.result_files._FIRST_PAUSE_S", 0.001)
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    result_file = ResultFile(RESULT_FILE, 5000, "0" * 64)
+
+    data = end_of(Cause.DONE, id_of(launch), result_file=result_file)
+    await connection.update(status_of(launch, "TASK_FINISHED", data=data))
+
+    end = await reports.end_of(launch)
+    assert (end.state, end.result) == (TaskState.FINISHED, None)
+    await connection.until("ACKNOWLEDGE")
+
+
+# --- kills ------------------------------------------------------------------------------------------------
+
+
+async def test_a_kill_is_repeated_until_the_instance_has_ended(
+    cluster: MesosCluster, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cook_jupyter.clusters.mesos.instances.LAST_KILL_PAUSE_S", 0.05)
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+
+    await cluster.kill([launch.instance.instance_id])
+    [kill] = await connection.until("KILL")
+    assert kill["agent_id"] == {"value": "a1"}
+    await cluster.kill([launch.instance.instance_id])  # the service repeats it, too
+    assert len(connection.of("KILL")) == 1
+    await connection.update(status_of(launch, "TASK_RUNNING", data=running(id_of(launch))))
+    await connection.until("KILL", 4)
+
+    await connection.update(status_of(launch, "TASK_KILLED", data=end_of(Cause.KILLED, id_of(launch))))
+    await asyncio.sleep(0.02)
+    count = len(connection.of("KILL"))
+    await asyncio.sleep(0.2)
+    assert len(connection.of("KILL")) == count
+
+
+async def test_a_launch_that_waits_is_killed_without_mesos(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1", scalar("cpus", 0.1)))
+    launch = launch_on()
+    await cluster.launch([launch])
+
+    await cluster.kill([launch.instance.instance_id])
+
+    assert (await reports.end_of(launch)).state is TaskState.KILLED
+    assert connection.of("KILL") == connection.of("ACCEPT") == []
+
+
+async def test_a_kill_that_could_not_be_sent_is_sent_after_the_next_subscription(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    await connection.until("ACCEPT")
+    connection.disconnect()
+    await cluster.kill([launch.instance.instance_id])
+    await connection.subscribe()
+
+    await connection.update(status_of(launch, "TASK_RUNNING", uuid="", reason="REASON_RECONCILIATION"))
+
+    await connection.until("KILL")
+
+
+# --- losses -----------------------------------------------------------------------------------------------
+
+
+async def test_an_unreachable_instance_is_given_up_after_a_while(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+
+    await connection.update(status_of(launch, "TASK_UNREACHABLE", uuid=""))
+
+    end = await reports.end_of(launch)
+    assert (end.state, end.reason) == (TaskState.LOST, HEARTBEAT_LOST)
+
+
+async def test_an_unreachable_instance_that_comes_back_goes_on(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    await connection.update(status_of(launch, "TASK_UNREACHABLE", uuid=""))
+
+    await connection.update(status_of(launch, "TASK_RUNNING", uuid="", reason="REASON_AGENT_REREGISTERED"))
+    await asyncio.sleep(0.3)
+
+    assert not reports.ends
+
+
+async def test_the_loss_of_an_agent_takes_its_offers(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"), an_offer("o2", host="h2", agent="a2"))
+
+    await connection.listener.on_event(Event(type="FAILURE", failure=Failure(agent_id=Value("a1"))))
+
+    assert [offer.host for offer in cluster.offers()] == ["h2"]
+
+
+async def test_without_a_subscription_there_are_no_offers(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"))
+
+    connection.disconnect()
+    assert cluster.offers() == []
+    await connection.subscribe()
+    assert cluster.offers() == []
+
+
+async def test_open_instances_are_asked_about_with_the_agents_that_were_stored(
+    connection: FakeConnection, state: StateInMemory, reports: Reports
+) -> None:
+    state.text = json.dumps({"framework_id": "f1", "agents": {"h1": "a7"}})
+    launch = launch_on()
+    launch = replace(launch, instance=replace(launch.instance, status=InstanceStatus.RUNNING))
+    cluster = make(connection, state)
+    starting = asyncio.create_task(cluster.start(reports, [launch]))
+
+    await connection.until("RECONCILE", 2)
+
+    assert {"task_id": {"value": id_of(launch)}, "agent_id": {"value": "a7"}} in [
+        task for body in connection.of("RECONCILE") for task in body["tasks"]
+    ]
+    await connection.update(status_of(launch, "TASK_RUNNING", uuid=""))
+    await starting
+    await cluster.close()
+
+
+async def test_offers_are_given_back_beside_other_frameworks_and_requested_for_jobs_that_wait(
+    connection: FakeConnection, state: StateInMemory, reports: Reports
+) -> None:
+    other = {"framework_info": {"id": {"value": "f2"}}, "active": True}
+    connection.answers["GET_FRAMEWORKS"] = {"get_frameworks": {"frameworks": [other]}}
+    cluster = make(connection, state, replace(OPTIONS, hold_s=0.0))
+    await cluster.start(reports, [])
+    assert not cluster.can_grow(PoolName("default"))
+
+    await connection.offer(*(an_offer(f"o{n}", host=f"h{n}", agent=f"a{n}") for n in range(4)))
+
+    [decline] = await connection.until("DECLINE")
+    assert len(decline["offer_ids"]) == 2
+    assert decline["filters"] == {"refuse_seconds": OPTIONS.decline_s}
+    assert cluster.can_grow(PoolName("default"))
+    await cluster.grow_for(PoolName("default"), [])
+    await connection.until("REVIVE")
+    await cluster.close()
+
+
+async def test_a_failing_call_of_no_weight_is_only_logged(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    def failing(call: Call) -> CallFailed | None:
+        return CallUncertain("503") if call["type"] == "REVIVE" else None
+
+    connection.failure = failing
+    await connection.offer(an_offer("o1"))
+    await cluster.launch([launch_on()])
+    await asyncio.sleep(0.05)
+
+    await cluster.launch([launch_on()])
+    await connection.offer(an_offer("o2", scalar("cpus", 3.0), scalar("mem", 3000.0)))
+    await connection.until("ACCEPT", 2)

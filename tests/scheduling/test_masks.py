@@ -1,0 +1,41 @@
+"""The constraints of all hosts at once are those of each host."""
+
+import random
+
+import pytest
+
+from cook_jupyter.scheduling.hosts.checker import ConstraintChecker
+from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.hosts.masks import ConstraintMasks
+from tests.scheduling.busy_pools import a_context, some_defaults, some_offers, some_requests
+
+
+@pytest.mark.parametrize("first", range(0, 200, 20))
+def test_a_host_fails_the_same_constraint_first_in_columns_and_alone(first: int) -> None:
+    for seed in range(first, first + 20):
+        rng = random.Random(seed)
+        hosts = Hosts(some_offers(rng))
+        defaults, context = some_defaults(rng), a_context(rng)
+        masks = ConstraintMasks(hosts, defaults, context)
+        checker = ConstraintChecker(hosts, defaults, context)
+
+        for request in some_requests(rng, is_limited=hosts.is_limited, number=20):
+            failing_at = checker.failing_at(request) or (lambda _: None)
+            alone = [failing_at(position) for position in range(len(hosts))]
+            in_columns: list[str | None] = [None] * len(hosts)
+            for name, mask in masks.failing(request):
+                for position in mask.nonzero()[0].tolist():
+                    in_columns[position] = in_columns[position] or name
+            is_open = masks.open_to(request)
+
+            assert in_columns == alone, f"seed {seed}, {request}"
+            assert (
+                [name is None for name in alone] == [True] * len(hosts)
+                if is_open is None
+                else is_open.tolist() == [name is None for name in alone]
+            ), f"seed {seed}, {request}"
+
+            if None in alone:
+                position = rng.choice([at for at, name in enumerate(alone) if name is None])
+                checker.record_assignment(position, request)
+                masks.record_assignment(position, request)
