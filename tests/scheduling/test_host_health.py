@@ -144,12 +144,12 @@ def test_hosts_are_judged_apart() -> None:
 
 def test_failures_count_for_a_minute() -> None:
     for late_ms, is_out in ((WITHIN_MS, True), (WITHIN_MS + 1, False)):
-        for fields in ({}, {"reason": NON_ZERO_EXIT}):
+        for reason in (LAUNCH_FAILED, NON_ZERO_EXIT):
             health = HostHealth()
-            end(health, at_ms=10_000, user="ada", **fields)
-            end(health, at_ms=10_000 + late_ms, user="bob", **fields)
+            end(health, at_ms=10_000, user="ada", reason=reason)
+            end(health, at_ms=10_000 + late_ms, user="bob", reason=reason)
 
-            assert (end(health, at_ms=10_000 + late_ms, user="cyd", **fields) is not None) is is_out
+            assert (end(health, at_ms=10_000 + late_ms, user="cyd", reason=reason) is not None) is is_out
 
 
 def test_a_user_or_job_that_fails_again_counts_from_then_on() -> None:
@@ -174,7 +174,7 @@ def test_a_job_fails_at_once_within_a_second_of_its_start(
     started_ms: int, backend_started_ms: int | None, is_sign: bool
 ) -> None:
     health = HostHealth()
-    times = {"started_ms": started_ms, "backend_started_ms": backend_started_ms}
+    times: dict[str, Any] = {"started_ms": started_ms, "backend_started_ms": backend_started_ms}
 
     outages = [end(health, user=user, reason=NON_ZERO_EXIT, **times) for user in ("ada", "bob", "cyd")]
 
