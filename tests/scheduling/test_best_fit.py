@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -127,3 +130,71 @@ def test_amounts_that_may_be_rounded_are_not_handled() -> None:
     assert not suits(TaskRequest(job_id(1), 0.1, 16.0))
     assert not suits(TaskRequest(job_id(1), 1.0, 16.0, ports=1))
     assert suits(TaskRequest(job_id(1), 0.5, 16.0))
+
+
+@pytest.mark.parametrize(
+    ("room", "running", "is_indexed"),
+    [
+        (Resources(cpus=2.0**36, mem_mb=2.0**36), Resources(), True),
+        (Resources(cpus=2.0**37, mem_mb=64.0), Resources(), False),
+        (Resources(cpus=4.0, mem_mb=64.0), Resources(mem_mb=2.0**37), False),
+        (Resources(cpus=0.5, mem_mb=0.5), Resources(), True),
+        (Resources(cpus=0.0, mem_mb=64.0), Resources(), False),
+        (Resources(cpus=4.0, mem_mb=0.0), Resources(), False),
+        (Resources(cpus=0.0, mem_mb=0.0), Resources(cpus=4.0, mem_mb=64.0), True),
+        (Resources(cpus=4.0, mem_mb=1 / 2048), Resources(), False),
+    ],
+)
+def test_hosts_are_indexed_if_all_amounts_add_up_exactly_and_no_host_is_empty_of_a_resource(
+    room: Resources, running: Resources, is_indexed: bool
+) -> None:
+    usual = Offer(host="a", cluster="east", pool=PoolName("pool"), room=Resources(cpus=4.0, mem_mb=64.0))
+    hosts = Hosts([usual, replace(usual, host="b", room=room, running=running)])
+
+    assert (best_fit(HostRoom(hosts.columns), hosts.columns) is not None) is is_indexed
+
+
+def test_hosts_are_indexed_as_they_are_in_the_middle_of_a_cycle() -> None:
+    room = Resources(cpus=4.0, mem_mb=64.0)
+    hosts = Hosts(Offer(host=f"host-{n}", cluster="east", pool=PoolName("pool"), room=room) for n in range(3))
+    holds = HostRoom(hosts.columns)
+    holds.assign(1, TaskRequest(job_id(1), 3.0, 1.0))
+    holds.assign(2, TaskRequest(job_id(2), 1.0, 63.0))
+    fit = best_fit(holds, hosts.columns)
+
+    assert fit is not None
+    assert fit.choose(TaskRequest(job_id(3), 2.0, 2.0))[0] == 0
+    assert fit.choose(TaskRequest(job_id(4), 1.0, 63.0))[0] == 1
+    assert fit.choose(TaskRequest(job_id(5), 3.0, 1.0))[0] == 2
+
+
+@pytest.mark.parametrize("different", ["sizes", "levels"])
+def test_hosts_of_many_sizes_or_with_many_numbers_of_free_cpus_are_not_indexed(different: str) -> None:
+    def is_indexed(number: int) -> bool:
+        whole = Resources(cpus=1024.0, mem_mb=64.0)
+        offers = [
+            Offer(
+                host=f"host-{n:03}",
+                cluster="east",
+                pool=PoolName("pool"),
+                room=Resources(cpus=float(1 + n), mem_mb=64.0),
+                running=Resources() if different == "sizes" else Resources(cpus=1023.0 - n),
+            )
+            for n in range(number)
+        ]
+        hosts = Hosts([*offers, replace(offers[0], host="one-more")])
+        assert different == "sizes" or offers[0].room + offers[0].running == whole
+        return best_fit(HostRoom(hosts.columns), hosts.columns) is not None
+
+    most = {"sizes": 4, "levels": 72}[different]
+    assert (is_indexed(most), is_indexed(most + 1)) == (True, False)
+
+
+def test_the_largest_amounts_without_rounding_suit() -> None:
+    assert suits(TaskRequest(job_id(1), 2.0**36, 2.0**36))
+    assert not suits(TaskRequest(job_id(1), 2.0**37, 1.0))
+    assert not suits(TaskRequest(job_id(1), 1.0, 2.0**37))
+    assert suits(TaskRequest(job_id(1), 1 / 1024, 1 / 1024))
+    assert not suits(TaskRequest(job_id(1), 1 / 2048, 1.0))
+    assert not suits(TaskRequest(job_id(1), 1.0, 1 / 2048))
+    assert not suits(TaskRequest(job_id(1), 1.0, 1.0, gpus=1.0))

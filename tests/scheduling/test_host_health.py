@@ -143,15 +143,13 @@ def test_hosts_are_judged_independently() -> None:
 
 
 def test_failures_count_for_a_minute() -> None:
-    no_fields: dict[str, Any] = {}
-    own_fault: dict[str, Any] = {"reason": NON_ZERO_EXIT}
     for late_ms, is_out in ((WITHIN_MS, True), (WITHIN_MS + 1, False)):
-        for fields in no_fields, own_fault:
+        for reason in (LAUNCH_FAILED, NON_ZERO_EXIT):
             health = HostHealth()
-            end(health, at_ms=10_000, user="ada", **fields)
-            end(health, at_ms=10_000 + late_ms, user="bob", **fields)
+            end(health, at_ms=10_000, user="ada", reason=reason)
+            end(health, at_ms=10_000 + late_ms, user="bob", reason=reason)
 
-            assert (end(health, at_ms=10_000 + late_ms, user="cyd", **fields) is not None) is is_out
+            assert (end(health, at_ms=10_000 + late_ms, user="cyd", reason=reason) is not None) is is_out
 
 
 def test_a_user_or_job_that_fails_again_counts_from_then_on() -> None:

@@ -115,23 +115,20 @@ def test_so_they_are_on_few_crowded_hosts(first: int, monkeypatch: pytest.Monkey
 def a_crowded_pool(rng: Random) -> Snapshot:
     """Few hosts and users with tasks of few sizes, and jobs that need several victims."""
     hosts = HOSTS[: rng.randint(1, 3)]
-    amounts = {"mem": rng.choice((0.0, 0.25)), "gpus": 0.0}
+    users = USERS[: rng.choice((1, 2, 3, 3))]
+    mem = rng.choice(((0.0,), (0.25,), (0.0, 0.25, 2.0)))
     priorities = rng.choice(((50,), (50, 50, 60), (40, 50, 60)))
     tasks: list[Task] = []
     for seq in range(rng.randint(4, 18)):
-        task = {
-            "seq": seq,
-            "user": rng.choice(USERS[:3]),
-            "cpus": rng.choice((0.5, 1.0, 1.0, 2.0)),
-            **amounts,
-        }
-        task |= {"start_ms": rng.choice((1, 5, 9, 10, 10)), "task_seq": seq, "host": rng.choice(hosts)}
-        tasks.append(task | {"priority": rng.choice(priorities)})
+        task = {"seq": seq, "user": rng.choice(users), "cpus": rng.choice((0.5, 1.0, 1.0, 2.0))}
+        task |= {"mem": rng.choice(mem), "gpus": 0.0, "priority": rng.choice(priorities)}
+        started = {"start_ms": rng.choice((1, 5, 9, 10, 10)), "task_seq": seq, "host": rng.choice(hosts)}
+        tasks.append(task | started)
     for seq in range(20, 20 + rng.randint(1, 8)):
         cpus = rng.choice((0.0, 1.0, 2.0, 3.0, 4.5))
-        task = {"seq": seq, "user": rng.choice(USERS), "cpus": cpus, **amounts}
-        by_others = rng.random() < 0.1
-        tasks.append(task | {"priority": rng.choice(priorities), "by_others": by_others})
+        task = {"seq": seq, "user": rng.choice((*users, USERS[3])), "cpus": cpus}
+        task |= {"mem": rng.choice(mem), "gpus": 0.0, "priority": rng.choice(priorities)}
+        tasks.append(task | {"by_others": rng.random() < 0.1})
     chosen = a_settings(rng) if rng.random() < 0.4 else PreemptionSettings()
     return Snapshot(
         tasks=tasks,

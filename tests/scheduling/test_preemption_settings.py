@@ -203,6 +203,22 @@ def test_no_host_is_reserved_for_a_job_that_has_been_launched() -> None:
     assert reservations_after(made, {JobId("two")}) == {"one": "host of one"}
 
 
+def test_a_job_that_lost_its_place_has_no_reservation_unless_told_to_be_like_cook() -> None:
+    def made(job: str, *victims: str, displaced: tuple[str, ...] = ()) -> Preemption:
+        return Preemption(
+            beneficiary=JobId(job),
+            host="host",
+            cluster="",
+            victims=tuple(map(JobId, victims)),
+            displaced=tuple(map(JobId, displaced)),
+        )
+
+    decisions = [made("first", "victim"), made("second", "other", displaced=("first",))]
+
+    assert reservations_after(decisions, leftovers=True) == {"second": "host"}
+    assert reservations_after(decisions) == {"first": "host", "second": "host"}
+
+
 def test_displaced_jobs_count_as_preempted() -> None:
     made = replace(a_decision("one", "a"), displaced=(JobId("b"),))
 

@@ -201,7 +201,7 @@ def too_large(excess: Excess) -> WaitReason | None:
     if not excess:
         return None
     return _answer(
-        WaitKind.TOO_LARGE, f"It can never start: {_describe_demand(excess)}. Ask for less.", excess
+        WaitKind.TOO_LARGE, f"It can never start: {_describe_demand(excess)}. Request less.", excess
     )
 
 
