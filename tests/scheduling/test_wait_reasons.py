@@ -388,7 +388,7 @@ def test_the_reason_of_an_offensive_job_names_the_limit_even_after_its_end() -> 
     result = why(job, index, filters=filters, capacity=[])
     assert result[0] == (
         "It can never start: it requests 8 cpus where no job may have more than 4 and it requests"
-        " 2000 MB of memory where no job may have more than 1000. Ask for less."
+        " 2000 MB of memory where no job may have more than 1000. Request less."
     )
     ended = replace(job, state=JobState.COMPLETED, killed=True)
     for other in (replace(ended, killed=False), replace(ended, instances=(an_instance(),))):
