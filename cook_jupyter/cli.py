@@ -31,6 +31,7 @@ from cook_jupyter.errors import (
     SchedulerError,
     SchedulerUnreachable,
 )
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.printable import printable
 
 if TYPE_CHECKING:
@@ -460,32 +461,33 @@ def replay(file: Path, as_json: bool) -> None:
 
 @cook_jupyter.group()
 def mesos() -> None:
-    """Prepare the hosts of a Mesos cluster, and repair what only a person may."""
+    """Prepare the hosts of a Mesos cluster, and repair its framework."""
 
 
-@mesos.command()
-@click.argument("framework_id")
-@click.option("--cluster", default="mesos", show_default=True, help="Name of the cluster in the settings.")
+@mesos.command("reset-framework")
+@click.argument("cluster", default="mesos")
 @click.option("--home", type=click.Path(path_type=Path), help="Directory for all state [COOK_JUPYTER_HOME].")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file of the scheduler, TOML.")
-def forget_framework(framework_id: str, cluster: str, home: Path | None, config: Path | None) -> None:
-    """Forget the id of a framework that Mesos has removed; the next `serve` registers a new one.
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings file [settings.toml of the home directory]."
+)
+@click.confirmation_option(
+    prompt="Its running jobs are ended and run again, with a new framework. Do you know why it was removed?"
+)
+def reset_framework(cluster: str, home: Path | None, config: Path | None) -> None:
+    """Let a cluster register a new framework, after Mesos has removed the old one.
 
-    The scheduler must be stopped. Instances that were open are lost, at no cost of a retry; if the framework
-    still exists, Mesos kills them when its failover timeout is over.
+    The scheduler must be stopped. The argument is the name of the cluster [mesos].
     """
-    from cook_jupyter.service.process.frameworks import forget_framework as forget
+    from cook_jupyter.service.process import framework_reset
     from cook_jupyter.service.process.preflight import hold_home_lock
     from cook_jupyter.service.settings.loading import load_settings
 
     home_dir, settings_path = _find_settings(home, config)
     settings = load_settings(settings_path)
-    if not home_dir.store.exists():
-        raise InvalidRequest(f"{home_dir.root} is not the home directory of a scheduler: there is no store")
     _require_no_other(home_dir)
     with hold_home_lock(home_dir):
-        asyncio.run(forget(settings, home_dir, cluster, framework_id))
-    _print(f"the framework {framework_id} is forgotten; the next scheduler registers a new one")
+        reset = asyncio.run(framework_reset.reset_framework(settings, home_dir, cluster))
+    _print(f"{counted(reset.instances, 'open instance')} ended; forgotten: {reset.framework or 'nothing'}")
 
 
 @mesos.command()

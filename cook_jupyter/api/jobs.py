@@ -129,7 +129,7 @@ class JobsHandler(CookHandler):
             InvalidRequest: the job requests something unsupported, or more than is allowed.
         """
         settings = self.context.settings
-        if spec.gpus:
+        if spec.gpus and not settings.has_gpus:
             raise InvalidRequest("GPU support is not enabled")
         if "disk" in spec.extra:
             raise InvalidRequest(f"Disk specifications are not supported on pool {spec.pool}")

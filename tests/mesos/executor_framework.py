@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -75,10 +75,12 @@ class ExecutorFramework(RawFramework):
 
     def launch(self, *tasks: Task, **fields: Any) -> None:
         """Launch tasks with one ACCEPT; further fields go into each TaskInfo."""
-        offer: Offer = self.wait_for(lambda: self._take_offer(self._host), f"an offer of {self._host}")
-        self.agent_id = AgentId(offer.agent_id.value)
+        needed = {name: sum(_amounts(task)[name] for task in tasks) for name in ("cpus", "mem")}
+        what = f"offers of {needed} on {self._host}"
+        offers: list[Offer] = self.wait_for(lambda: self._take_offers(needed), what)
+        self.agent_id = AgentId(offers[0].agent_id.value)
         infos = [{**self._task_info(task), **fields} for task in tasks]
-        self._send(messages.accept([OfferId(offer.id.value)], infos, refuse_s=0))
+        self._send(messages.accept([OfferId(offer.id.value) for offer in offers], infos, refuse_s=0))
 
     def kill_with_grace(self, task: Task, grace_s: float) -> None:
         self._send(messages.kill(task.instance_id, self.agent_id, grace_s=grace_s))
@@ -115,8 +117,7 @@ class ExecutorFramework(RawFramework):
         """Launch tasks, and return the seconds until all have ended."""
         began = time.monotonic()
         self.launch(*tasks)
-        for task in tasks:
-            self.end_of(task)
+        assert {self.end_of(task).state for task in tasks} == {"TASK_FINISHED"}
         return time.monotonic() - began
 
     def _handle(self, event: Event) -> None:
@@ -126,8 +127,16 @@ class ExecutorFramework(RawFramework):
             self.failures.append(event.failure.status)
         super()._handle(event)
 
+    def _take_offers(self, needed: Mapping[str, float]) -> list[Offer]:
+        """Take all offers of the host, which may be pieces; none as long as they are not enough."""
+        offers = [offer for offer in self._offers.values() if offer.hostname == self._host]
+        if any(sum(_offered(offer, name) for offer in offers) < amount for name, amount in needed.items()):
+            return []
+        for offer in offers:
+            del self._offers[offer.id.value]
+        return offers
+
     def _task_info(self, task: Task) -> JsonObject:
-        amounts = {"cpus": max(0.001, task.cpus), "mem": max(1.0, task.mem_mb)}
         return {
             "name": "instance",
             "task_id": {"value": task.instance_id},
@@ -135,7 +144,7 @@ class ExecutorFramework(RawFramework):
             "data": task_data(task),
             "resources": [
                 {"name": name, "type": "SCALAR", "scalar": {"value": value}}
-                for name, value in amounts.items()
+                for name, value in _amounts(task).items()
             ],
             "executor": {
                 "type": "CUSTOM",
@@ -146,3 +155,11 @@ class ExecutorFramework(RawFramework):
                 "shutdown_grace_period": {"nanoseconds": int(self._shutdown_grace_s * 1e9)},
             },
         }
+
+
+def _amounts(task: Task) -> dict[str, float]:
+    return {"cpus": max(0.001, task.cpus), "mem": max(1.0, task.mem_mb)}
+
+
+def _offered(offer: Offer, name: str) -> float:
+    return sum(float(one["scalar"]["value"]) for one in offer.resources if one["name"] == name)

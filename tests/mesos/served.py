@@ -1,5 +1,6 @@
 """A scheduler process on a real Mesos, which a test may kill and start again."""
 
+import contextlib
 import json
 import os
 import signal
@@ -43,7 +44,7 @@ class MesosScheduler:
             **(cluster or {}),
         }
         home.mkdir(parents=True, exist_ok=True)
-        self.settings = home / "cluster.toml"
+        self.settings = home / "settings.toml"  # also that of a scheduler which a client starts
         lines = [f"{name} = {json.dumps(value)}" for name, value in options.items()]
         self.settings.write_text("\n".join(["[[clusters]]", *lines, tables, ""]))
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,20 +59,12 @@ class MesosScheduler:
 
     @property
     def log(self) -> str:
-        """What the scheduler has logged."""
+        """What the scheduler has logged that this object has started."""
         return (self.home / "serve.log").read_text()
 
     def start(self) -> None:
         """Start the scheduler, and wait until it answers."""
-        self.launch()
-        wait_until(
-            lambda: (self.home / "scheduler.json").exists() or self._has_ended(), "the scheduler answers"
-        )
-        assert not self._has_ended(), self.log
-
-    def launch(self) -> None:
-        """Start the scheduler."""
-        command = [sys.executable, "-m", "cook_jupyter", "serve", "--config", str(self.settings)]
+        command = [sys.executable, "-m", "cook_jupyter", "serve"]
         with (self.home / "serve.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -80,22 +73,33 @@ class MesosScheduler:
                 stderr=log,
                 cwd=self.home,
             )
+        wait_until(lambda: self.pid() is not None or self._has_ended(), "the scheduler answers")
+        assert not self._has_ended(), self.log
 
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End the scheduler by a signal, and wait for its end."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(HANG_S)
-            if number is signal.SIGKILL:
-                (self.home / "scheduler.json").unlink(missing_ok=True)
+    def kill(self) -> None:
+        """Kill the scheduler, whoever has started it, and wait for its end. Clients start another one."""
+        pid = self.pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            if self._process is not None and self._process.pid == pid:
+                self._process.wait(HANG_S)
+            wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the scheduler is dead")
 
     def wait(self) -> int:
-        """Wait until the scheduler ends by itself, and return its exit code."""
+        """Wait until the scheduler that this object has started ends by itself, and return its exit code."""
         assert self._process is not None
         return self._process.wait(HANG_S)
 
+    def pid(self) -> int | None:
+        """The process that the runtime file names; None if there is no such file."""
+        try:
+            return int(json.loads((self.home / "scheduler.json").read_text())["pid"])
+        except FileNotFoundError:
+            return None
+
     def client(self) -> JobClient:
-        """A client of the scheduler."""
+        """A client of the scheduler, which is started if there is none."""
         return connect()
 
     def tasks(self) -> dict[str, str]:

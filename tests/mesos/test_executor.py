@@ -257,3 +257,33 @@ def test_an_executor_whose_agent_never_returns_ends_all(private_mesos: Callable[
         mesos.kill("agent0")
 
         wait_until(lambda: not processes_of(framework, mesos), "the end of all processes", HANG_S)
+
+
+def test_an_executor_that_is_too_late_for_a_restarted_agent_leaves_nothing(faulty: LocalMesos) -> None:
+    task = a_task("setsid sleep 600 & sleep 600")
+    with ExecutorFramework(faulty.master, host=faulty.agents[0].host) as framework:
+        framework.launch(task)
+        framework.wait_until_running(task)
+        pid = executor_pid(faulty, framework)
+
+        os.kill(pid, signal.SIGSTOP)
+        faulty.restart("agent0")  # waits 2 s for its executors
+
+        assert framework.end_of(task).reason == "REASON_EXECUTOR_REREGISTRATION_TIMEOUT"
+        wait_until(lambda: not processes_of(framework, faulty), "the end of all processes")
+
+
+def test_an_agent_that_is_drained_is_free_when_its_tasks_have_ended(faulty: LocalMesos) -> None:
+    obedient, deaf = a_task("sleep 600"), a_task(DEAF)
+    with ExecutorFramework(faulty.master, host=faulty.agents[0].host) as framework:
+        framework.launch(obedient, deaf)
+        framework.wait_until_running(obedient)
+        wait_until_ready(framework, deaf)
+        assert framework.agent_id is not None
+
+        agent_id = {"value": framework.agent_id}
+        faulty.call("DRAIN_AGENT", agent_id=agent_id, max_grace_period={"seconds": 1})
+
+        for task in (obedient, deaf):
+            assert framework.frame_of_end(task).header["cause"] == Cause.KILLED
+            assert framework.end_of(task).reason == "REASON_AGENT_DRAINING"

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from cook_jupyter.model.instance import InstanceStatus
 from cook_jupyter.model.job import Job
 from cook_jupyter.model.reason import (
@@ -138,3 +140,96 @@ def test_hosts_are_judged_apart() -> None:
     end(health, host="two")
 
     assert hosts_out(health, 10_001) == ["two"]
+
+
+def test_failures_count_for_a_minute() -> None:
+    no_fields: dict[str, Any] = {}
+    own_fault: dict[str, Any] = {"reason": NON_ZERO_EXIT}
+    for late_ms, is_out in ((WITHIN_MS, True), (WITHIN_MS + 1, False)):
+        for fields in no_fields, own_fault:
+            health = HostHealth()
+            end(health, at_ms=10_000, user="ada", **fields)
+            end(health, at_ms=10_000 + late_ms, user="bob", **fields)
+
+            assert (end(health, at_ms=10_000 + late_ms, user="cyd", **fields) is not None) is is_out
+
+
+def test_a_user_or_job_that_fails_again_counts_from_then_on() -> None:
+    health, job = HostHealth(), a_job()
+    end(health, at_ms=10_000, job=job)
+    end(health, at_ms=60_000, job=job)
+    end(health, at_ms=60_000)
+
+    assert end(health, at_ms=60_000 + WITHIN_MS) is not None
+
+
+@pytest.mark.parametrize(
+    ("started_ms", "backend_started_ms", "is_sign"),
+    [
+        (9_001, None, True),
+        (9_000, None, False),  # after a second
+        (0, 9_001, True),
+        (9_999, 9_000, False),
+    ],
+)
+def test_a_job_fails_at_once_within_a_second_of_its_start(
+    started_ms: int, backend_started_ms: int | None, is_sign: bool
+) -> None:
+    health = HostHealth()
+    times: dict[str, Any] = {"started_ms": started_ms, "backend_started_ms": backend_started_ms}
+
+    outages = [end(health, user=user, reason=NON_ZERO_EXIT, **times) for user in ("ada", "bob", "cyd")]
+
+    assert (outages[-1] is not None) is is_sign
+
+
+def test_failures_of_jobs_and_of_users_are_not_put_together() -> None:
+    health = HostHealth()
+    end(health, user="ada", reason=NON_ZERO_EXIT)
+    end(health, user="bob", reason=NON_ZERO_EXIT)
+
+    assert [end(health), end(health)] == [None, None]
+
+
+def test_jobs_that_were_launched_before_an_outage_do_not_lengthen_it() -> None:
+    health = HostHealth()
+    for _ in range(3):
+        end(health, at_ms=10_000)
+
+    assert end(health, at_ms=10_001) is None
+    assert end(health, at_ms=10_000 + INITIAL_PAUSE_MS - 1) is None
+    again = end(health, at_ms=10_000 + INITIAL_PAUSE_MS)
+    assert again is not None
+    assert (again.until_ms, again.not_begun) == (10_000 + 3 * INITIAL_PAUSE_MS, 6)
+
+
+def test_on_trial_a_job_that_cannot_be_begun_suffices_but_a_job_that_fails_at_once_does_not() -> None:
+    health = HostHealth()
+    for user in ("ada", "bob", "cyd"):
+        end(health, user=user, at_ms=10_000, reason=NON_ZERO_EXIT)
+    later_ms = 10_001 + WITHIN_MS
+
+    assert end(health, user="dan", at_ms=later_ms, reason=NON_ZERO_EXIT) is None
+    outage = end(health, at_ms=later_ms)
+    assert outage is not None
+    assert (outage.not_begun, outage.users) == (1, 1)
+
+
+def test_a_good_job_on_a_host_without_failures_changes_nothing() -> None:
+    health = HostHealth()
+    end(health, host="other")
+
+    assert end(health, status=InstanceStatus.SUCCESS, reason=None) is None
+    assert hosts_out(health, 10_001) == []
+
+
+@pytest.mark.parametrize(
+    ("not_begun", "users", "cause"),
+    [
+        (3, 0, "3 jobs in a row could not be begun there"),
+        (3, 3, "3 jobs in a row could not be begun there"),
+        (1, 3, "jobs of 3 users in a row failed there at once"),
+    ],
+)
+def test_the_cause_of_an_outage_is_what_more_failures_show(not_begun: int, users: int, cause: str) -> None:
+    assert Outage(host="a", until_ms=1, not_begun=not_begun, users=users).cause == cause

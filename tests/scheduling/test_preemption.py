@@ -125,13 +125,14 @@ def a_crowded_pool(rng: Random) -> Snapshot:
             "cpus": rng.choice((0.5, 1.0, 1.0, 2.0)),
             **amounts,
         }
-        task |= {"start_ms": rng.randint(1, 9), "task_seq": seq, "host": rng.choice(hosts)}
+        task |= {"start_ms": rng.choice((1, 5, 9, 10, 10)), "task_seq": seq, "host": rng.choice(hosts)}
         tasks.append(task | {"priority": rng.choice(priorities)})
     for seq in range(20, 20 + rng.randint(1, 8)):
-        task = {"seq": seq, "user": rng.choice(USERS), "cpus": rng.choice((1.0, 2.0, 3.0, 4.5)), **amounts}
+        cpus = rng.choice((0.0, 1.0, 2.0, 3.0, 4.5))
+        task = {"seq": seq, "user": rng.choice(USERS), "cpus": cpus, **amounts}
         by_others = rng.random() < 0.1
         tasks.append(task | {"priority": rng.choice(priorities), "by_others": by_others})
-    chosen = a_settings(rng) if rng.random() < 0.3 else PreemptionSettings()
+    chosen = a_settings(rng) if rng.random() < 0.4 else PreemptionSettings()
     return Snapshot(
         tasks=tasks,
         spare={host: Resources(cpus=rng.choice((0.0, 0.5, 1.0)), mem_mb=1.0) for host in hosts},

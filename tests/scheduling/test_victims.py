@@ -102,10 +102,11 @@ def test_tasks_of_a_host_that_took_one_more_are_still_preempted_in_the_order_of_
 
 
 def a_pool_of_many_tasks(rng: Random, users: int) -> Snapshot:
-    """Few hosts with many tasks; of few users, one decision changes the DRU of many, else of a few."""
+    """Hosts with many tasks, or with two or three; of few users, one decision changes many DRUs."""
+    hosts = rng.choice((8, 80))
     tasks = [
         {"seq": seq, "user": f"user-{seq % users}", "cpus": rng.choice([1.0, 2.0]), "mem": 1.0, "gpus": 0.0}
-        | {"start_ms": seq, "task_seq": seq, "host": f"host-{rng.randrange(8)}", "priority": 50}
+        | {"start_ms": seq, "task_seq": seq, "host": f"host-{rng.randrange(hosts)}", "priority": 50}
         for seq in range(200)
     ]
     tasks += [

@@ -159,6 +159,23 @@ def test_an_agent_that_answers_503_at_first_is_asked_every_tenth_of_a_second(
     assert executor.end_of(launch).cause == Cause.DONE
 
 
+def test_a_connection_on_which_nothing_is_acknowledged_is_made_anew(site: LocalSite) -> None:
+    program = (
+        "import sys; from cook_jupyter.worker.mesos import executor; "
+        "executor._ACKNOWLEDGEMENT_TIMEOUT_S = 1.0; sys.exit(executor.run_executor(sys.argv[2:]))"
+    )
+    executor = MesosExecutorProcess(site, program=(sys.executable, "-c", program))
+    executor.agent.acknowledges = lambda _: False
+    executor.launch(launch := a_launch("true"))
+    executor.end_of(launch)
+
+    executor.run_until(lambda: len(executor.agent.subscriptions) == 2)
+
+    updates = executor.agent.subscriptions[-1]["unacknowledged_updates"]
+    assert [update["status"] for update in updates] == executor.agent.statuses
+    executor.stop()
+
+
 def test_an_end_whose_update_the_agent_refuses_is_reported_without_data(
     executor: MesosExecutorProcess,
 ) -> None:

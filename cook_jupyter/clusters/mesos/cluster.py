@@ -28,22 +28,22 @@ from cook_jupyter.clusters.mesos.connection import (
     SchedulerConnection,
     Subscription,
 )
+from cook_jupyter.clusters.mesos.executor_watch import ExecutorWatch
 from cook_jupyter.clusters.mesos.executors import ExecutorTable
 from cook_jupyter.clusters.mesos.framework import Framework, StoredText
 from cook_jupyter.clusters.mesos.holding import OfferHolding
-from cook_jupyter.clusters.mesos.hosts import HostTable, MesosHost
+from cook_jupyter.clusters.mesos.hosts import HostTable, MesosHost, start_ms
 from cook_jupyter.clusters.mesos.instances import InstanceTable, TrackedInstance
 from cook_jupyter.clusters.mesos.launching import LaunchQueue, Sending
 from cook_jupyter.clusters.mesos.messages import (
     AgentId,
     Event,
-    ExecutorId,
     FrameworkId,
     OfferId,
     TaskStatus,
 )
 from cook_jupyter.clusters.mesos.options import MesosOptions
-from cook_jupyter.clusters.mesos.partitions import NEVER, Partitions
+from cook_jupyter.clusters.mesos.partitions import Partitions
 from cook_jupyter.clusters.mesos.reconciliation import Reconciliation
 from cook_jupyter.clusters.mesos.result_files import ResultFetcher, ResultFiles
 from cook_jupyter.clusters.mesos.statuses import Standing, read_status
@@ -57,8 +57,7 @@ from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import HEARTBEAT_LOST, SCHEDULING_FAILED_ON_HOST
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.worker.clock import now_ms
-from cook_jupyter.worker.frames import BrokenStream, Frame
-from cook_jupyter.worker.mesos.messages import FROM_EXECUTOR, ping, read_data
+from cook_jupyter.worker.frames import Frame
 from cook_jupyter.worker.task import Cause
 
 log = logging.getLogger(__name__)
@@ -67,9 +66,7 @@ _TICK_S: Final = 0.5
 _CALLS_AT_A_TIME: Final = 16
 _ACKNOWLEDGEMENTS_AT_A_TIME: Final = 64
 _AGENTS_S: Final = 60.0  # interval of questions about agents and other frameworks
-_PING_S: Final = 30.0
-_PINGS_PER_LEASE: Final = 4
-_LONG_LEASE_S: Final = 604_800.0
+_MAINTENANCE_LEAD_MS: Final = 5000  # in addition to the grace period
 _START_PATIENCE_S: Final = 5.0  # for the answers of the first reconciliation
 
 
@@ -122,10 +119,19 @@ class MesosCluster:
         self._is_subscribed = False
         self._first_subscription = asyncio.Event()
         self._reviving: asyncio.TimerHandle | None = None
+        self._watch = ExecutorWatch(
+            options,
+            self._hosts,
+            self._executors,
+            self._calls,
+            self._instances,
+            on_missing=self._on_missing,
+            on_progress=self._reporter.put_progress,
+            now_s=time.monotonic,
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: asyncio.Future[None] | None = None
-        self._next_agents_s = self._next_ping_s = 0.0
-        self._ping_number = 0
+        self._next_agents_s = 0.0
 
     @property
     def name(self) -> str:
@@ -234,6 +240,7 @@ class MesosCluster:
                 self._instances.remove(instance_id)
                 self._report(translation.never_started(instance_id, now_ms(), Cause.KILLED))
             elif not tracked.is_killed:
+                tracked.is_killed = True
                 self._send_kill(instance_id, tracked)
 
     # --- the connection's listener ------------------------------------------------------------------------
@@ -272,12 +279,12 @@ class MesosCluster:
             if host is not None:
                 host.remove_offer(OfferId(event.rescind.offer_id.value))
         elif event.message is not None:
-            self._on_message(event.message)
+            self._watch.on_message(event.message)
         elif event.failure is not None:
-            self._on_failure(event.failure)
+            self._watch.on_failure(event.failure)
+            self._notify_offers_changed()
         elif event.inverse_offers is not None:
-            ids = [one.id.value for one in event.inverse_offers.inverse_offers]
-            self._calls.put(messages.accept_inverse_offers(ids))
+            self._on_inverse_offers(event.inverse_offers.inverse_offers)
 
     # --- offers and launches ------------------------------------------------------------------------------
 
@@ -291,6 +298,27 @@ class MesosCluster:
             if known is not None:
                 self._send_next(known)
         self._notify_offers_changed()
+
+    def _on_inverse_offers(self, inverse_offers: Sequence[messages.InverseOffer]) -> None:
+        """Agree to the maintenance of agents: until then their tasks end, or are stopped."""
+        for inverse_offer in inverse_offers:
+            agent_id = inverse_offer.agent_id
+            host = None if agent_id is None else self._hosts.of_agent(agent_id.value)
+            if host is not None:
+                host.until_ms = start_ms(inverse_offer.unavailability)
+        self._calls.put(messages.accept_inverse_offers([one.id.value for one in inverse_offers]))
+        self._notify_offers_changed()
+
+    def _stop_before_maintenance(self) -> None:
+        """Stop the tasks of hosts whose maintenance begins in a moment; their jobs run again elsewhere."""
+        soon_ms = now_ms() + round(1000 * self._options.kill_grace_s) + _MAINTENANCE_LEAD_MS
+        for host in self._hosts:
+            if host.until_ms is not None and host.until_ms <= soon_ms:
+                for instance_id in list(host.tasks):
+                    tracked = self._instances.get(instance_id)
+                    if tracked is not None and not tracked.is_stopped:
+                        tracked.is_stopped = True
+                        self._send_kill(instance_id, tracked)
 
     def _send_next(self, host: MesosHost) -> None:
         """Launch what the held offers of a host have room for."""
@@ -386,7 +414,7 @@ class MesosCluster:
             tracked.executor_id = status.executor_id.value
         self._partitions.remove(instance_id)
         self._reporter.put(update, status)
-        if tracked.is_killed:
+        if tracked.is_killed or tracked.is_stopped:
             self._send_kill(instance_id, tracked)
 
     def _on_end(
@@ -449,45 +477,9 @@ class MesosCluster:
 
     # --- executors and agents -----------------------------------------------------------------------------
 
-    def _on_message(self, message: messages.Message) -> None:
-        try:
-            frame = read_data(message.data, FROM_EXECUTOR)
-        except BrokenStream as error:
-            log.warning("%s: a message of %s: %s", self.name, message.executor_id.value, error)
-            return
-        if frame.header["t"] == "progress":
-            self._reporter.put_progress(translation.update_of_progress(frame.header))
-        elif frame.header["t"] == "hello":
-            self._send_ping(AgentId(message.agent_id.value), ExecutorId(message.executor_id.value))
-
-    def _on_failure(self, failure: messages.Failure) -> None:
-        host = None if failure.agent_id is None else self._hosts.of_agent(failure.agent_id.value)
-        if host is None:
-            return
-        if failure.executor_id is not None:
-            log.info(
-                "%s: the executor %s on %s has ended with wait status %s",
-                self.name,
-                failure.executor_id.value,
-                host.name,
-                failure.status,
-            )
-            self._executors.end(host.name, failure.executor_id.value)
-        elif failure.agent_id is not None and failure.agent_id.value == host.agent_id:
-            log.warning("%s: the agent on %s is gone", self.name, host.name)
-            host.is_connected = False
-            host.forget_offers()
-
-    def _send_ping(self, agent_id: AgentId, executor_id: ExecutorId) -> None:
-        self._ping_number += 1
-        data = ping(self._ping_number, lease_s=self._lease_s)
-        self._calls.put(messages.send_message(agent_id, executor_id, data))
-
-    @property
-    def _lease_s(self) -> float:
-        """The time for which the tasks of an executor may go on without a word from a scheduler."""
-        is_endless = self._options.partition_policy == NEVER
-        return _LONG_LEASE_S if is_endless else self._options.partition_wait_s
+    def _on_missing(self, instance_id: InstanceId) -> None:
+        """End an instance that its executor does not know any more."""
+        self._end(instance_id, translation.lost(instance_id, now_ms()))
 
     def _agent_url(self, host: str) -> str | None:
         """Return the address of a host's agent; None if it is unknown."""
@@ -505,6 +497,7 @@ class MesosCluster:
                 self._end(instance_id, _unreachable(instance_id))
             if self._is_subscribed:
                 self._end_late_launches()
+                self._stop_before_maintenance()
                 self._send_due(now_s)
                 if now_s >= self._next_agents_s:
                     await self._refresh_agents()
@@ -540,12 +533,7 @@ class MesosCluster:
         declined = self._holding.choose_declined(connected, now_s)
         if declined:
             self._calls.put(messages.decline(declined, refuse_s=self._options.decline_s))
-        if now_s >= self._next_ping_s:
-            self._next_ping_s = now_s + min(_PING_S, self._lease_s / _PINGS_PER_LEASE)
-            for host_name, executor_id in self._executors.all():
-                host = self._hosts.get(host_name)
-                if host is not None:
-                    self._send_ping(host.agent_id, executor_id)
+        self._watch.ping_due()
 
     def _send_kill(self, instance_id: InstanceId, tracked: TrackedInstance) -> None:
         """Send KILL, which is repeated later: Mesos does not remember one for an unreachable agent."""

@@ -50,14 +50,8 @@ class Framework:
         text = await self._state.load()
         if text is not None:
             state = json.loads(text)
-            framework_id = state["framework_id"]
-            self.framework_id = None if framework_id is None else FrameworkId(framework_id)
+            self.framework_id = FrameworkId(state["framework_id"])
             self.agents = {host: AgentId(agent_id) for host, agent_id in state["agents"].items()}
-
-    async def forget_id(self) -> None:
-        """Forget the id. The ids of agents are kept: with them, a master says at once that tasks are gone."""
-        self.framework_id = None
-        await self._save()
 
     async def save_id(self, framework_id: FrameworkId) -> None:
         """Store the id that a master has given, if it is new."""

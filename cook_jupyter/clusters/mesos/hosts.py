@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from cook_jupyter.clusters.mesos.messages import AgentId, JsonObject, Offer, OfferId
+from cook_jupyter.clusters.mesos.messages import AgentId, JsonObject, Offer, OfferId, Unavailability
 from cook_jupyter.clusters.mesos.resources import HeldResources, amounts_of, without_port
 from cook_jupyter.clusters.room import remaining, sum_resources
 from cook_jupyter.model import offer as model
@@ -50,6 +50,7 @@ class MesosHost:
         self.total: Resources | None = None  # as the master states it; None if it was not asked
         self.is_connected = True
         self.until_ms: int | None = None  # start of its next maintenance
+        self.cool_until_s = 0.0  # monotonic time until which it gets no tasks
         self.tasks: dict[InstanceId, Resources] = {}  # ours, from their ACCEPT on
         self.waiting: dict[InstanceId, Claim] = {}  # launches that wait for resources to return
         self.offers: dict[OfferId, Offer] = {}  # held
@@ -72,10 +73,7 @@ class MesosHost:
         self.url = _url_of(offer) or self.url
         self.attributes = {**attributes_of(offer.attributes), "HOSTNAME": self.name}
         self.executor_ids = {one.value for one in offer.executor_ids}
-        unavailability = offer.unavailability
-        self.until_ms = (
-            None if unavailability is None else unavailability.start.nanoseconds // _MILLISECOND_NS
-        )
+        self.until_ms = None if offer.unavailability is None else start_ms(offer.unavailability)
         self._returning = remaining(self._returning, amounts_of(offer.resources))
         self._sum_up()
 
@@ -251,7 +249,7 @@ class HostTable:
                 host, pool, host.room, host.running, host.ports(), len(host.tasks) + len(host.waiting)
             )
             for host in self
-            if host.is_connected
+            if host.is_connected and self._now_s() >= host.cool_until_s
             for pool in self.pools_of(host)
         ]
 
@@ -314,6 +312,11 @@ def _text_of(attribute: Mapping[str, object]) -> str:
         case {"set": {"item": list(items)}}:
             return ",".join(items)
     return ""
+
+
+def start_ms(unavailability: Unavailability) -> int:
+    """Return when a maintenance begins, in epoch milliseconds."""
+    return unavailability.start.nanoseconds // _MILLISECOND_NS
 
 
 def _url_of(offer: Offer) -> str:

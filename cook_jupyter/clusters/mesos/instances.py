@@ -28,23 +28,30 @@ class TrackedInstance:
     Attributes:
         executor_id: its executor, as far as known.
         is_started: whether a status has said that it runs.
+        is_killed: whether the scheduler wants it to be killed.
+        is_stopped: whether it is stopped because of its host, through no fault of its own.
     """
 
-    __slots__ = ("_kill_at_s", "_kill_pause_s", "agent_id", "executor_id", "host", "is_started", "spec")
+    __slots__ = (
+        "_kill_at_s",
+        "_kill_pause_s",
+        "agent_id",
+        "executor_id",
+        "host",
+        "is_killed",
+        "is_started",
+        "is_stopped",
+        "spec",
+    )
 
     def __init__(self, host: str, *, spec: JobSpec | None = None, agent_id: AgentId | None = None) -> None:
         self.host = host
         self.spec = spec
         self.agent_id = agent_id
         self.executor_id: str | None = None
-        self.is_started = False
+        self.is_started = self.is_killed = self.is_stopped = False
         self._kill_at_s: float | None = None
         self._kill_pause_s = FIRST_KILL_PAUSE_S
-
-    @property
-    def is_killed(self) -> bool:
-        """Whether the instance is to be killed."""
-        return self._kill_at_s is not None
 
     def is_kill_due(self, now_s: float) -> bool:
         """Return whether KILL is to be sent again."""

@@ -16,6 +16,7 @@ from cook_jupyter.service.settings.tables import (
     LocalClusterSettings,
     MaintenanceSettings,
     MatchingSettings,
+    MesosClusterSettings,
     PlacementSettings,
     PoolMove,
     PoolQuota,
@@ -80,6 +81,11 @@ class Settings:
     placement: PlacementSettings = field(default_factory=PlacementSettings)
     rates: RateSettings = field(default_factory=RateSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether any cluster offers gpus."""
+        return any(isinstance(one, MesosClusterSettings) and one.gpus for one in self.clusters)
 
     @property
     def local_cluster(self) -> LocalClusterSettings | None:

@@ -1,0 +1,171 @@
+"""What executors say, and their ends.
+
+Lives here: `ExecutorWatch`: leases, progress, instances that their executor does not know, and hosts on which
+executors do not start.
+Not here: which executor runs a task (`clusters.mesos.executors`), the executor itself (`worker.mesos`).
+
+The scheduler pings each executor several times per lease; an executor that hears nothing for that long ends
+its tasks, so that nothing runs that nobody accounts for. The answer lists what the executor runs: an end that
+got lost together with an agent can be seen in no other way, as Mesos goes on saying that the task runs.
+
+A host on which executors end before they say hello gets no tasks for a while: there may be no Python, or
+another one.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Container
+from typing import Final
+
+from cook_jupyter.clusters import translation
+from cook_jupyter.clusters.mesos import messages
+from cook_jupyter.clusters.mesos.calls import CallSender
+from cook_jupyter.clusters.mesos.executors import ExecutorTable
+from cook_jupyter.clusters.mesos.hosts import HostTable, MesosHost
+from cook_jupyter.clusters.mesos.instances import InstanceTable
+from cook_jupyter.clusters.mesos.messages import AgentId, ExecutorId
+from cook_jupyter.clusters.mesos.options import MesosOptions
+from cook_jupyter.clusters.mesos.partitions import NEVER
+from cook_jupyter.model.instance import InstanceId, ProgressUpdate
+from cook_jupyter.worker.frames import BrokenStream
+from cook_jupyter.worker.mesos.messages import FROM_EXECUTOR, ping, read_data
+
+log = logging.getLogger(__name__)
+
+PING_S: Final = 30.0
+MISSING_ANSWERS: Final = 3  # in a row; the end of an instance may be on its way meanwhile
+FAILED_STARTS: Final = 2  # in a row, after which a host gets no tasks for a while
+FIRST_COOLDOWN_S: Final = 300.0  # it doubles with each further one
+LAST_COOLDOWN_S: Final = 7200.0
+_PINGS_PER_LEASE: Final = 4
+_LONG_LEASE_S: Final = 604_800.0
+
+
+class ExecutorWatch:
+    """The executors of a cluster as they answer.
+
+    Args:
+        options: options of the cluster.
+        hosts: the hosts.
+        executors: the executors.
+        calls: where calls to the master are put.
+        instances: the open instances.
+        on_progress: called with the progress that an executor reports.
+        on_missing: called with an instance that its executor does not know any more.
+        now_s: returns monotonic time.
+    """
+
+    def __init__(
+        self,
+        options: MesosOptions,
+        hosts: HostTable,
+        executors: ExecutorTable,
+        calls: CallSender,
+        instances: InstanceTable,
+        *,
+        on_progress: Callable[[ProgressUpdate], None],
+        on_missing: Callable[[InstanceId], None],
+        now_s: Callable[[], float],
+    ) -> None:
+        self._options = options
+        self._hosts = hosts
+        self._executors = executors
+        self._calls = calls
+        self._instances = instances
+        self._on_progress = on_progress
+        self._on_missing = on_missing
+        self._now_s = now_s
+        self._next_ping_s = 0.0
+        self._ping_number = 0
+        self._started: set[tuple[str, str]] = set()  # host and executor that has said hello
+        self._failed_starts: dict[str, int] = {}  # host -> number in a row
+        self._missing: Counter[InstanceId] = Counter()  # -> number of answers in a row without it
+
+    @property
+    def lease_s(self) -> float:
+        """The time for which the tasks of an executor may go on without a word from a scheduler."""
+        is_endless = self._options.partition_policy == NEVER
+        return _LONG_LEASE_S if is_endless else self._options.partition_wait_s
+
+    def ping_due(self) -> None:
+        """Ping all executors, if it is time."""
+        now_s = self._now_s()
+        if now_s < self._next_ping_s:
+            return
+        self._next_ping_s = now_s + min(PING_S, self.lease_s / _PINGS_PER_LEASE)
+        for name, executor_id in self._executors.all():
+            host = self._hosts.get(name)
+            if host is not None:
+                self._ping(host.agent_id, executor_id)
+
+    def on_message(self, message: messages.Message) -> None:
+        """Handle a message of an executor."""
+        executor_id = message.executor_id.value
+        try:
+            frame = read_data(message.data, FROM_EXECUTOR)
+        except BrokenStream as error:
+            log.warning("a message of the executor %s is not understood: %s", executor_id, error)
+            return
+        if frame.header["t"] == "progress":
+            self._on_progress(translation.update_of_progress(frame.header))
+        elif frame.header["t"] == "pong":
+            self._compare(executor_id, {*frame.header["open"], *frame.header["ended"]})
+        elif frame.header["t"] == "hello":
+            host = self._hosts.of_agent(message.agent_id.value)
+            if host is not None:
+                self._started.add((host.name, executor_id))
+                self._failed_starts.pop(host.name, None)
+                host.cool_until_s = 0.0
+            self._ping(AgentId(message.agent_id.value), ExecutorId(executor_id))
+
+    def _compare(self, executor_id: str, listed: Container[str]) -> None:
+        """Find instances that an executor does not list although a status has said that it runs them."""
+        for instance_id, instance in self._instances:
+            if instance.executor_id != executor_id or not instance.is_started:
+                continue
+            if instance_id in listed:
+                self._missing.pop(instance_id, None)
+                continue
+            self._missing[instance_id] += 1
+            if self._missing[instance_id] >= MISSING_ANSWERS:
+                del self._missing[instance_id]
+                log.error("the executor %s does not know the instance %s any more", executor_id, instance_id)
+                self._on_missing(instance_id)
+
+    def on_failure(self, failure: messages.Failure) -> None:
+        """Handle the end of an executor, or the loss of an agent."""
+        host = None if failure.agent_id is None else self._hosts.of_agent(failure.agent_id.value)
+        if host is None or failure.agent_id is None:
+            return
+        if failure.executor_id is not None:
+            self._on_executor_ended(host, failure.executor_id.value, failure.status)
+        elif failure.agent_id.value == host.agent_id:
+            log.warning("the agent on %s is gone", host.name)
+            host.is_connected = False
+            host.forget_offers()
+
+    def _on_executor_ended(self, host: MesosHost, executor_id: str, status: int | None) -> None:
+        self._executors.end(host.name, executor_id)
+        if (host.name, executor_id) in self._started:
+            self._started.discard((host.name, executor_id))
+            log.info("the executor %s on %s has ended with wait status %s", executor_id, host.name, status)
+            return
+        count = self._failed_starts[host.name] = self._failed_starts.get(host.name, 0) + 1
+        cooldown_s = 0.0
+        if count >= FAILED_STARTS:
+            cooldown_s = min(FIRST_COOLDOWN_S * 2 ** (count - FAILED_STARTS), LAST_COOLDOWN_S)
+            host.cool_until_s = self._now_s() + cooldown_s
+        log.error(
+            "the executor %s on %s has ended with wait status %s before it said hello; %s"
+            " Its stderr is in its sandbox on that host. Can %r run there?",
+            executor_id,
+            host.name,
+            status,
+            f"the host gets no tasks for {cooldown_s:g} s." if cooldown_s else "it is tried again.",
+            self._options.executor_python,
+        )
+
+    def _ping(self, agent_id: AgentId, executor_id: ExecutorId) -> None:
+        self._ping_number += 1
+        data = ping(self._ping_number, lease_s=self.lease_s)
+        self._calls.put(messages.send_message(agent_id, executor_id, data))
