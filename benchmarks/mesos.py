@@ -30,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -266,8 +267,9 @@ def sleepers(count: int, seconds: float) -> list[dict[str, object]]:
 def rate(jobs: int) -> None:
     """Measure many jobs that end at once."""
     print(f"rate: {RATE_JOBS} jobs that end at once, five agents of 1,000 cpus, executors with timers")
-    with serving(sleeping=True, agents=5, cpus=1000, mem_mb=1_000_000) as (_, _, client):
+    with serving(sleeping=True, agents=5, cpus=1000, mem_mb=1_000_000) as (mesos, server, client):
         finish(client, client.submit(sleepers(50, 0)))  # warms up
+        before = cpu_by_program(mesos) | {"scheduler": server.cpu_s}
         rates, accepted_s = [], 0.0
         for _ in range(3):
             started = time.perf_counter()
@@ -276,11 +278,22 @@ def rate(jobs: int) -> None:
             finish(client, uuids)
             rates.append(RATE_JOBS / (time.perf_counter() - started))
         show("submission of the last 500", f"{accepted_s:.2f} s")
-        show(
-            "jobs per second, submission to the end of all, three times",
-            ", ".join(f"{one:.0f}" for one in rates),
-            "450/s",
-        )
+        rows = ", ".join(f"{one:.0f}" for one in rates)
+        show("jobs per second, submission to the end of all, three times", rows, "450/s")
+        after = cpu_by_program(mesos) | {"scheduler": server.cpu_s}
+        for program in sorted(after):
+            cpu_ms = (after[program] - before.get(program, 0.0)) * 1000 / (len(rates) * RATE_JOBS)
+            show(f"processor time per job: {program}", f"{cpu_ms:.2f} ms")
+
+
+def cpu_by_program(mesos: LocalMesos) -> dict[str, float]:
+    """Return the processor time of the processes of a Mesos, by program."""
+    total: dict[str, float] = defaultdict(float)
+    for pid, name in mesos.processes().items():
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(pid).cpu_times()
+            total[name if name.startswith("mesos") else "executors"] += times.user + times.system
+    return dict(total)
 
 
 def finish(client: JobClient, uuids: Sequence[str]) -> None:
