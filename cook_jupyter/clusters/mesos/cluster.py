@@ -44,6 +44,7 @@ from cook_jupyter.clusters.mesos.messages import (
 )
 from cook_jupyter.clusters.mesos.options import MesosOptions
 from cook_jupyter.clusters.mesos.partitions import Partitions
+from cook_jupyter.clusters.mesos.provisional import ProvisionalEnds
 from cook_jupyter.clusters.mesos.reconciliation import Reconciliation
 from cook_jupyter.clusters.mesos.result_files import ResultFetcher, ResultFiles
 from cook_jupyter.clusters.mesos.statuses import Standing, read_status
@@ -108,6 +109,7 @@ class MesosCluster:
         self._holding = OfferHolding(options)
         self._reconciliation = Reconciliation()
         self._partitions = Partitions(options)
+        self._provisional = ProvisionalEnds()
         self._sandboxes = sandboxes(self._agent_url)
         self._results = ResultFetcher(results(self._agent_url))
         self._calls = CallSender(connection, at_a_time=_CALLS_AT_A_TIME)
@@ -255,6 +257,7 @@ class MesosCluster:
         await self._framework.save_id(framework_id)
         self._hosts.forget_offers()
         self._queue.restart_patience()
+        self._provisional = ProvisionalEnds()  # the master is asked again
         self._is_subscribed = True
         await self._refresh_agents()
         now_s = time.monotonic()
@@ -382,6 +385,13 @@ class MesosCluster:
                 "%s: ignored an error about the running instance %s: %s", self.name, instance_id, status
             )
             return
+        if tracked is None or not self._provisional.keep(status, time.monotonic()):
+            self._apply(status)
+
+    def _apply(self, status: TaskStatus) -> None:
+        """Report what a status says."""
+        instance_id = InstanceId(status.task_id.value)
+        tracked = self._instances.get(instance_id)
         is_killed = tracked is not None and tracked.is_killed
         read = read_status(status, now_ms=now_ms(), is_killed=is_killed)
         if read.standing is Standing.UNSURE and tracked is not None:
@@ -497,6 +507,8 @@ class MesosCluster:
                 self._end(instance_id, _unreachable(instance_id))
             if self._is_subscribed:
                 self._end_late_launches()
+                for status in self._provisional.pop_believed(now_s):
+                    self._apply(status)
                 self._stop_before_maintenance()
                 self._send_due(now_s)
                 if now_s >= self._next_agents_s:

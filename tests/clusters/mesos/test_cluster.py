@@ -300,6 +300,42 @@ async def test_an_error_about_a_running_instance_is_about_another_launch(
     assert not reports.ends
 
 
+async def test_an_end_that_a_master_tells_without_the_result_waits_for_the_executors_word(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+
+    await connection.update(status_of(launch, "TASK_FINISHED", uuid="", reason="REASON_RECONCILIATION"))
+    await asyncio.sleep(0.05)
+    assert not reports.ends
+    data = end_of(Cause.DONE, id_of(launch), result=b"signed")
+    await connection.update(status_of(launch, "TASK_FINISHED", data=data))
+
+    end = await reports.end_of(launch)
+    assert end.result is not None
+    assert end.result.inline == b"signed"
+
+
+@pytest.mark.parametrize("name", ["TASK_FINISHED", "TASK_FAILED", "TASK_KILLED"])
+async def test_an_end_after_which_nothing_follows_is_believed(
+    cluster: MesosCluster,
+    connection: FakeConnection,
+    reports: Reports,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setattr("cook_jupyter.clusters.mesos.provisional.WAIT_S", 0.05)
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+
+    await connection.update(status_of(launch, name, uuid="", reason="REASON_RECONCILIATION"))
+
+    assert (await reports.end_of(launch)).state.name == name.removeprefix("TASK_")
+
+
 async def test_the_end_of_an_instance_frees_its_room_before_mesos_offers_it(
     cluster: MesosCluster, connection: FakeConnection, reports: Reports
 ) -> None:
