@@ -3,7 +3,10 @@
 Two agents in two racks, each with 4 cpus, 2 gpus and 100 ports.
 """
 
+import json
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ import pytest
 from cook_jupyter import CookExecutor
 from cook_jupyter.client.answers import JobAnswer
 from cook_jupyter.client.sync import JobClient
+from tests.mesos.harness import USER
 from tests.mesos.local_mesos.cluster import LocalMesos
-from tests.mesos.served import MesosScheduler, settle
+from tests.mesos.served import FINAL_STATES, MesosScheduler, settle
 from tests.waiting import HANG_S, wait_until
 
 SETTINGS = """
@@ -206,6 +210,49 @@ def test_one_user_makes_way_for_another(client: JobClient) -> None:
     assert all(instance.mea_culpa for instance in preempted)
     for user, jobs in ((ada, hers), (grace, [other])):
         user.kill([job["uuid"] for job in jobs])
+
+
+def test_jobs_run_on_the_machine_of_the_scheduler_and_on_two_clusters_of_mesos(
+    mesos: LocalMesos, private_mesos: Callable[..., LocalMesos], cook_home: Path
+) -> None:
+    other = private_mesos(agents=1, agent_flags={"hostname": "127.0.2.1"})  # hosts differ between clusters
+    second = {"type": "mesos", "name": "east", "master": other.master.removeprefix("http://"), "run_as": USER}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in second.items()]
+    tables = "\n".join(
+        [
+            "[[clusters]]",
+            *lines,
+            f"executor_python = {json.dumps(sys.executable)}",
+            "[[clusters]]",
+            "cpus = 1",
+        ]
+    )
+    with MesosScheduler(mesos, cook_home, tables=tables) as scheduler:
+        client = scheduler.client()
+        jobs = [a_job("sleep 300", cpus=1, mem=100) for _ in range(8 + 4 + 1)]
+        client.submit(jobs)
+
+        placed = running(client, jobs)
+
+        clusters = Counter(job.instances_by_start[-1].cluster.name for job in placed)  # type: ignore[union-attr]
+        assert clusters == {"mesos": 8, "east": 4, "local": 1}
+        client.kill([job["uuid"] for job in jobs])
+        for job in jobs:
+            assert end_of(client, job["uuid"]).instances_by_start[-1].reason_text == "Killed by user"
+        for one in (mesos, other):
+            wait_until_idle(one)
+
+
+def wait_until_idle(mesos: LocalMesos) -> None:
+    """Wait until a Mesos runs nothing."""
+    wait_until(
+        lambda: (
+            not [
+                task for task in mesos.call("GET_TASKS").get("tasks", []) if task["state"] not in FINAL_STATES
+            ]
+        ),
+        "nothing runs any more",
+    )
 
 
 def test_an_agent_in_maintenance_gets_no_job_that_would_not_end_before(

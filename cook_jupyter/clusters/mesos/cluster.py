@@ -47,7 +47,7 @@ from cook_jupyter.clusters.mesos.partitions import Partitions
 from cook_jupyter.clusters.mesos.provisional import ProvisionalEnds
 from cook_jupyter.clusters.mesos.reconciliation import Reconciliation
 from cook_jupyter.clusters.mesos.result_files import ResultFetcher, ResultFiles
-from cook_jupyter.clusters.mesos.statuses import Standing, read_status
+from cook_jupyter.clusters.mesos.statuses import Standing, is_unknown_task, read_status
 from cook_jupyter.clusters.reporting import Report, UpdateReporter
 from cook_jupyter.clusters.sandboxes import Sandboxes
 from cook_jupyter.errors import ClusterUnusable
@@ -116,6 +116,7 @@ class MesosCluster:
         self._acknowledgements = CallSender(connection, at_a_time=_ACKNOWLEDGEMENTS_AT_A_TIME)
         self._reporter = UpdateReporter[TaskStatus | None](options.name, on_committed=self._on_committed)
         self._instances = InstanceTable()
+        self._unsent: dict[InstanceId, Launch] = {}  # that the last scheduler may not have sent
         self._queries = AgentQueries(connection, self._hosts, self._holding, self._instances)
         self._listener: ClusterListener | None = None
         self._is_subscribed = False
@@ -237,6 +238,7 @@ class MesosCluster:
             tracked = self._instances.get(instance_id)
             if tracked is None:
                 continue
+            self._unsent.pop(instance_id, None)
             host = self._hosts.get(tracked.host)
             if host is not None and self._queue.remove(host, instance_id) is not None:
                 self._instances.remove(instance_id)
@@ -385,8 +387,22 @@ class MesosCluster:
                 "%s: ignored an error about the running instance %s: %s", self.name, instance_id, status
             )
             return
-        if tracked is None or not self._provisional.keep(status, time.monotonic()):
+        unsent = self._unsent.pop(instance_id, None)
+        if unsent is not None and is_unknown_task(status):
+            self._launch_again(unsent)
+        elif tracked is None or not self._provisional.keep(status, time.monotonic()):
             self._apply(status)
+
+    def _launch_again(self, launch: Launch) -> None:
+        """Launch an instance that the last scheduler has committed, and could not send any more."""
+        instance_id = launch.instance.instance_id
+        host = self._hosts.get(launch.instance.host)
+        if host is None or not host.is_connected:
+            self._end(instance_id, _not_launched(instance_id))
+            return
+        host.tasks.pop(instance_id, None)
+        self._queue.put(host, launch)
+        self._send_next(host)
 
     def _apply(self, status: TaskStatus) -> None:
         """Report what a status says."""
@@ -560,6 +576,8 @@ class MesosCluster:
             instance.host, spec=launch.spec, agent_id=self._framework.agents.get(instance.host)
         )
         tracked.is_started = instance.status is InstanceStatus.RUNNING
+        if instance.status is InstanceStatus.UNKNOWN:
+            self._unsent[instance.instance_id] = launch
         self._instances.add(instance.instance_id, tracked)
         if tracked.agent_id is not None:
             host = self._hosts.see(instance.host, tracked.agent_id)

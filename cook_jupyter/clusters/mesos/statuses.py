@@ -43,6 +43,7 @@ _STATES: Final = {
     "TASK_GONE": TaskState.LOST,
     "TASK_GONE_BY_OPERATOR": TaskState.LOST,
 }
+_UNKNOWN: Final = frozenset({"TASK_GONE", "TASK_UNKNOWN"})
 _UNSURE: Final = frozenset({"TASK_UNREACHABLE", "TASK_LOST", "TASK_UNKNOWN"})
 # Limits that the task itself exceeded.
 _OWN_FAULT: Final = "REASON_CONTAINER_LIMITATION"
@@ -68,6 +69,14 @@ class ReadStatus(NamedTuple):
     standing: Standing
     update: StatusUpdate | None = None
     end: Frame | None = None
+
+
+def is_unknown_task(status: TaskStatus) -> bool:
+    """Return whether a master, asked about a task, does not know it.
+
+    If it was sent by an earlier subscription, it never will: calls of that one are refused since the new one.
+    """
+    return not status.uuid and status.state in _UNKNOWN and status.reason == "REASON_RECONCILIATION"
 
 
 def read_status(status: TaskStatus, *, now_ms: int, is_killed: bool) -> ReadStatus:

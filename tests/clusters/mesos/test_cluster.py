@@ -567,6 +567,34 @@ async def test_open_instances_are_asked_about_with_the_agents_that_were_stored(
     await cluster.close()
 
 
+@pytest.mark.parametrize("name", ["TASK_GONE", "TASK_UNKNOWN"])
+async def test_an_instance_that_the_last_scheduler_committed_and_did_not_send_is_launched(
+    connection: FakeConnection, state: StateInMemory, reports: Reports, name: str
+) -> None:
+    state.text = json.dumps({"framework_id": "f1", "agents": {"h1": "a1"}})
+    agent = {
+        "agent_info": {"hostname": "h1", "id": {"value": "a1"}},
+        "active": True,
+        "total_resources": [scalar("cpus", 4.0)],
+    }
+    connection.answers["GET_AGENTS"] = {"get_agents": {"agents": [agent]}}
+    launch = launch_on()
+    cluster = make(connection, state)
+    starting = asyncio.create_task(cluster.start(reports, [launch]))
+    await connection.until("RECONCILE", 2)
+
+    await connection.update(status_of(launch, name, uuid="", reason="REASON_RECONCILIATION"))
+    await connection.offer(an_offer("o1"))
+
+    await connection.until("ACCEPT")
+    assert connection.launched() == [id_of(launch)]
+    await connection.update(status_of(launch, name, uuid="", reason="REASON_RECONCILIATION"))
+    await connection.update(status_of(launch, "TASK_GONE", uuid="", reason="REASON_RECONCILIATION"))
+    assert (await reports.end_of(launch)).state is TaskState.LOST  # the second time it is what it says
+    await starting
+    await cluster.close()
+
+
 async def test_offers_are_given_back_beside_other_frameworks_and_requested_for_jobs_that_wait(
     connection: FakeConnection, state: StateInMemory, reports: Reports
 ) -> None:
