@@ -322,6 +322,15 @@ def test_the_settings_of_cook_differ_in_nothing_but_what_we_do_better() -> None:
         ),
         ("[[pools]]\nname = 'default'\ndru = 'gpu'", r"unknown setting pools\[0\]\.dru \(line 3\)"),
         ("[[clusters]]\ntype = 'moon'", "clusters: Invalid enum value 'moon'"),
+        ("[[clusters]]\ntype = 'mesos'", "the cluster 'mesos' needs the address of its master"),
+        (
+            "[[clusters]]\ntype = 'mesos'\nmaster = 'm'\nca_file = '/ca.pem'\nconnection = 'pymesos'",
+            "the cluster 'mesos' has a ca_file, but connection = \"pymesos\" has no TLS",
+        ),
+        (
+            "[[clusters]]\ntype = 'mesos'\nmaster = 'm'\ncertificate_file = '/us.pem'",
+            "the cluster 'mesos' has a certificate_file without a ca_file",
+        ),
         ("[[clusters]]\n[[clusters]]", "clusters.. has 2 clusters of the name 'local'"),
         ("cpus = 'all'", r"clusters: Expected `float \| null`, got `str`.*\(`cpus` is clusters.cpus\)"),
         ("[rebalancer]\ninterval_ms = 'soon'", "rebalancer: Expected `int`, got `str`.*interval_ms"),

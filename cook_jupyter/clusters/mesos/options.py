@@ -19,6 +19,9 @@ class MesosOptions:
         principal: principal with which the framework authenticates; "" for no authentication.
         secret_file: file with the secret of the principal.
         ca_file: file with the certificates to verify masters and agents with; "" for plain HTTP.
+        certificate_file: file with our certificate and its key, for masters and agents that ask for one; only
+            with `ca_file`.
+        connection: `http`, or `pymesos` where its installation and its gaps are acceptable.
         failover_timeout_s: time for which Mesos keeps the tasks running without a scheduler.
         run_as: user of the host as whom jobs run; "" for the owner of each job.
         pools: pools that hosts serve; all pools if empty.
@@ -47,6 +50,8 @@ class MesosOptions:
     principal: str = ""
     secret_file: str = ""
     ca_file: str = ""
+    certificate_file: str = ""
+    connection: Literal["http", "pymesos"] = "http"
     failover_timeout_s: float = 604_800.0
     run_as: str = ""
     pools: tuple[str, ...] = ()

@@ -126,6 +126,7 @@ class _PymesosSession(Session):
         self._calls: set[asyncio.Future[Answer]] = set()
         self._subscribed: asyncio.Future[str | None] = self._loop.create_future()
         self._interval_s = 15.0
+        self._is_closed = False
         # One thread: calls stay in order, and the driver has one connection for them anyway.
         self._caller = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="pymesos calls")
         self._driver = make_driver(
@@ -180,14 +181,16 @@ class _PymesosSession(Session):
         return await self._call(call, OPERATOR_API, repeatable=call["type"].startswith("GET_"))
 
     def refuse_calls(self, cause: str) -> None:
-        """Refuse calls from now on; those that wait for their thread are not sent."""
-        self._caller.shutdown(wait=False, cancel_futures=True)
+        """Refuse calls from now on; those that wait for their thread have until `close` to be sent."""
+        self._caller.shutdown(wait=False)
 
     async def close(self) -> None:
         """Stop the driver. Its thread may take some seconds to end; it does nothing any more."""
         self.end("the connection was closed")
         if self._calls:
             await asyncio.wait(self._calls, timeout=LAST_ANSWERS_S)
+        self._is_closed = True
+        self._caller.shutdown(wait=False, cancel_futures=True)
         self._driver.hang_up()
         await asyncio.to_thread(self._driver.stop, failover=True)  # it waits for a call that hangs
 
@@ -205,12 +208,12 @@ class _PymesosSession(Session):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise NotConnected(self.cause) from None  # by `refuse_calls`
+            raise NotConnected(self.cause) from None  # by `close`
 
     # In the thread of calls
 
     def _call_in_thread(self, body: JsonObject, path: str, *, repeatable: bool) -> Answer:
-        if self.cause:
+        if self._is_closed:
             raise NotConnected(self.cause)
         attempts = 2 if repeatable else 1
         while True:
@@ -222,7 +225,7 @@ class _PymesosSession(Session):
             except ConnectionRefusedError as error:
                 raise NotConnected(f"cannot connect to {self.master}: {error}") from error
             except (OSError, http.client.HTTPException) as error:
-                if attempts == 0 or self.cause:
+                if attempts == 0 or self._is_closed:
                     raise CallUncertain(f"{self.master} has closed the connection: {error!r}") from error
             except RuntimeError as error:
                 refusal = _STATUS_OF_CALL.match(str(error))

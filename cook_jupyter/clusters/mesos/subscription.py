@@ -239,8 +239,8 @@ def _advice(refusal: Unsubscribable, framework_id: str | None) -> str:
     if "has been removed" in text:
         return (
             f"{said}. It was torn down, or was away for longer than its failover_timeout; its tasks were "
-            "killed, and its id is never accepted again. Forget the stored framework id, so that the "
-            "scheduler registers anew; instances that were open are lost."
+            "killed, and its id is never accepted again. Once you know why, `cook-jupyter mesos "
+            "reset-framework` lets the scheduler register a new one; jobs that ran are run again."
         )
     return (
         f"{said}. Correct what it names (role, principal, user or another field of the framework, or the "

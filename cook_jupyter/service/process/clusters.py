@@ -49,12 +49,14 @@ def _local(local: LocalClusterSettings, home: Home, pools: tuple[PoolName, ...])
 
 def _mesos(mesos: MesosClusterSettings, store: Store, pools: tuple[PoolName, ...]) -> ComputeCluster:
     from cook_jupyter.clusters.mesos.cluster import MesosCluster
+    from cook_jupyter.clusters.mesos.connection import SchedulerConnection
     from cook_jupyter.clusters.mesos.http_connection import (
         Credential,
         HttpSchedulerConnection,
         tls_context,
     )
     from cook_jupyter.clusters.mesos.leader import leader_detector
+    from cook_jupyter.clusters.mesos.pymesos_connection import PymesosSchedulerConnection
     from cook_jupyter.clusters.mesos.sandboxes import MesosSandboxes
 
     credential = None
@@ -62,7 +64,10 @@ def _mesos(mesos: MesosClusterSettings, store: Store, pools: tuple[PoolName, ...
         if mesos.principal:
             secret = Path(mesos.secret_file).read_text(encoding="utf-8").strip()
             credential = Credential(principal=mesos.principal, secret=secret)
-        ssl_context = tls_context(Path(mesos.ca_file)) if mesos.ca_file else None
+        ssl_context = None
+        if mesos.ca_file:
+            certificate = Path(mesos.certificate_file) if mesos.certificate_file else None
+            ssl_context = tls_context(Path(mesos.ca_file), certificate)
         leader = leader_detector(mesos.master, by_hostname=ssl_context is not None)
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"the cluster {mesos.name!r} cannot be used: {error}") from error
@@ -71,9 +76,14 @@ def _mesos(mesos: MesosClusterSettings, store: Store, pools: tuple[PoolName, ...
         headers = () if credential is None else (credential.header,)
         return MesosSandboxes(agent_url, headers=headers, ssl_context=ssl_context)
 
+    connection: SchedulerConnection
+    if mesos.connection == "pymesos":
+        connection = PymesosSchedulerConnection(leader, credential=credential)
+    else:
+        connection = HttpSchedulerConnection(leader, credential=credential, ssl_context=ssl_context)
     return MesosCluster(
         mesos,
-        HttpSchedulerConnection(leader, credential=credential, ssl_context=ssl_context),
+        connection,
         state=StoredClusterState(store, mesos.name),
         sandboxes=sandboxes,
         results=sandboxes,

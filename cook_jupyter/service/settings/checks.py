@@ -44,6 +44,12 @@ def _require_clusters(settings: Settings) -> None:
                     f"the cluster {one.name!r} needs the address of its master:"
                     ' master = "host:port" or "zk://host:port/path"'
                 )
+            if one.ca_file and one.connection == "pymesos":
+                raise InvalidRequest(
+                    f'the cluster {one.name!r} has a ca_file, but connection = "pymesos" has no TLS'
+                )
+            if one.certificate_file and not one.ca_file:
+                raise InvalidRequest(f"the cluster {one.name!r} has a certificate_file without a ca_file")
             if not set(one.pools) <= pools:
                 raise InvalidRequest(
                     f"the cluster {one.name!r} names the pools {sorted(one.pools)};"
