@@ -116,6 +116,9 @@ case "$wanted" in
     if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
       apt_as_root chromium || say "no Chromium here: the browser tests will be skipped (install the package 'chromium')"
     fi
+    # Not in the locks: it has no wheel, and its dependency http-parser does not build.
+    install --no-deps --require-hashes -r requirements/pymesos.txt 2>/dev/null ||
+      say "no pymesos here: its tests will be skipped (docs/reference/mesos-connections.md)"
     say "Mesos, for tests (the first time takes half a minute)"
     "$venv/bin/python" -m tests.mesos.local_mesos.install >/dev/null || say "the tests with a real Mesos will be skipped"
     ;;

@@ -8,9 +8,9 @@ import pytest
 
 from cook_jupyter.clusters.mesos.http_connection import HttpSchedulerConnection
 from cook_jupyter.clusters.mesos.leader import MasterAddress, leader_detector
-from tests.clusters.mesos.conftest import QUICK
 from tests.clusters.mesos.fake_master import FakeMaster
 from tests.clusters.mesos.framework import Framework
+from tests.clusters.mesos.implementations import QUICK
 from tests.mesos.zookeeper import LocalZooKeeper, install_zookeeper
 from tests.waiting import wait_until_async
 

@@ -1,6 +1,9 @@
 """A cluster of Apache Mesos: the scheduler as a framework of a master.
 
-    connection   the protocol: events in, calls out; http_connection and pymesos_connection implement it
+    connection   the protocol: events in, calls out
+       ├── http_connection     ours; its parts are http_stream (with recordio) and http_calls
+       └── pymesos_connection  the same over pymesos; both keep a `subscription` (with pacing), whose master a
+       │                       `leader` detector finds (or `zookeeper`), and understand `answers`
        │
     cluster      `MesosCluster`: the ComputeCluster; passes events to the parts below, and sends their calls
        ├── hosts            agents by host: held offers, capacity, room that is about to come back

@@ -124,6 +124,8 @@ class MesosCluster:
             self._hosts,
             self._executors,
             self._calls,
+            self._instances,
+            on_missing=self._on_missing,
             on_progress=self._reporter.put_progress,
             now_s=time.monotonic,
         )
@@ -474,6 +476,10 @@ class MesosCluster:
             self._acknowledgements.put(messages.acknowledge(status))
 
     # --- executors and agents -----------------------------------------------------------------------------
+
+    def _on_missing(self, instance_id: InstanceId) -> None:
+        """End an instance that its executor does not know any more."""
+        self._end(instance_id, translation.lost(instance_id, now_ms()))
 
     def _agent_url(self, host: str) -> str | None:
         """Return the address of a host's agent; None if it is unknown."""

@@ -1,15 +1,20 @@
 """What executors say, and their ends.
 
-Lives here: `ExecutorWatch`: leases, progress, and hosts on which executors do not start.
+Lives here: `ExecutorWatch`: leases, progress, instances that their executor does not know, and hosts on which
+executors do not start.
 Not here: which executor runs a task (`clusters.mesos.executors`), the executor itself (`worker.mesos`).
 
 The scheduler pings each executor several times per lease; an executor that hears nothing for that long ends
-its tasks, so that nothing runs that nobody accounts for. A host on which executors end before they say hello
-gets no tasks for a while: there may be no Python, or another one.
+its tasks, so that nothing runs that nobody accounts for. The answer lists what the executor runs: an end that
+got lost together with an agent can be seen in no other way, as Mesos goes on saying that the task runs.
+
+A host on which executors end before they say hello gets no tasks for a while: there may be no Python, or
+another one.
 """
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Container
 from typing import Final
 
 from cook_jupyter.clusters import translation
@@ -17,16 +22,18 @@ from cook_jupyter.clusters.mesos import messages
 from cook_jupyter.clusters.mesos.calls import CallSender
 from cook_jupyter.clusters.mesos.executors import ExecutorTable
 from cook_jupyter.clusters.mesos.hosts import HostTable, MesosHost
+from cook_jupyter.clusters.mesos.instances import InstanceTable
 from cook_jupyter.clusters.mesos.messages import AgentId, ExecutorId
 from cook_jupyter.clusters.mesos.options import MesosOptions
 from cook_jupyter.clusters.mesos.partitions import NEVER
-from cook_jupyter.model.instance import ProgressUpdate
+from cook_jupyter.model.instance import InstanceId, ProgressUpdate
 from cook_jupyter.worker.frames import BrokenStream
 from cook_jupyter.worker.mesos.messages import FROM_EXECUTOR, ping, read_data
 
 log = logging.getLogger(__name__)
 
 PING_S: Final = 30.0
+MISSING_ANSWERS: Final = 3  # in a row; the end of an instance may be on its way meanwhile
 FAILED_STARTS: Final = 2  # in a row, after which a host gets no tasks for a while
 FIRST_COOLDOWN_S: Final = 300.0  # it doubles with each further one
 LAST_COOLDOWN_S: Final = 7200.0
@@ -42,7 +49,9 @@ class ExecutorWatch:
         hosts: the hosts.
         executors: the executors.
         calls: where calls to the master are put.
+        instances: the open instances.
         on_progress: called with the progress that an executor reports.
+        on_missing: called with an instance that its executor does not know any more.
         now_s: returns monotonic time.
     """
 
@@ -52,20 +61,25 @@ class ExecutorWatch:
         hosts: HostTable,
         executors: ExecutorTable,
         calls: CallSender,
+        instances: InstanceTable,
         *,
         on_progress: Callable[[ProgressUpdate], None],
+        on_missing: Callable[[InstanceId], None],
         now_s: Callable[[], float],
     ) -> None:
         self._options = options
         self._hosts = hosts
         self._executors = executors
         self._calls = calls
+        self._instances = instances
         self._on_progress = on_progress
+        self._on_missing = on_missing
         self._now_s = now_s
         self._next_ping_s = 0.0
         self._ping_number = 0
         self._started: set[tuple[str, str]] = set()  # host and executor that has said hello
         self._failed_starts: dict[str, int] = {}  # host -> number in a row
+        self._missing: Counter[InstanceId] = Counter()  # -> number of answers in a row without it
 
     @property
     def lease_s(self) -> float:
@@ -94,6 +108,8 @@ class ExecutorWatch:
             return
         if frame.header["t"] == "progress":
             self._on_progress(translation.update_of_progress(frame.header))
+        elif frame.header["t"] == "pong":
+            self._compare(executor_id, {*frame.header["open"], *frame.header["ended"]})
         elif frame.header["t"] == "hello":
             host = self._hosts.of_agent(message.agent_id.value)
             if host is not None:
@@ -101,6 +117,20 @@ class ExecutorWatch:
                 self._failed_starts.pop(host.name, None)
                 host.cool_until_s = 0.0
             self._ping(AgentId(message.agent_id.value), ExecutorId(executor_id))
+
+    def _compare(self, executor_id: str, listed: Container[str]) -> None:
+        """Find instances that an executor does not list although a status has said that it runs them."""
+        for instance_id, instance in self._instances:
+            if instance.executor_id != executor_id or not instance.is_started:
+                continue
+            if instance_id in listed:
+                self._missing.pop(instance_id, None)
+                continue
+            self._missing[instance_id] += 1
+            if self._missing[instance_id] >= MISSING_ANSWERS:
+                del self._missing[instance_id]
+                log.error("the executor %s does not know the instance %s any more", executor_id, instance_id)
+                self._on_missing(instance_id)
 
     def on_failure(self, failure: messages.Failure) -> None:
         """Handle the end of an executor, or the loss of an agent."""

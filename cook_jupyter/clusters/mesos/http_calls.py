@@ -2,7 +2,7 @@
 
 Lives here: `CallLane`, which sends calls to one endpoint of one master and returns the answers, and the
 connection below it. HTTP is h11's.
-Not here: what an answer means, and the stream of events (`clusters.mesos.http_connection`).
+Not here: what an answer means (`clusters.mesos.answers`), the events (`clusters.mesos.http_stream`).
 
 Calls are pipelined: a call is sent before the calls ahead of it are answered, and a server answers in the
 order of the calls. One call at a time takes 160 µs of this process and the time of a round trip; with 64 at a
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 import h11
 
+from cook_jupyter.clusters.mesos.answers import Answer
 from cook_jupyter.clusters.mesos.connection import CallUncertain, NotConnected
 from cook_jupyter.clusters.mesos.leader import MasterAddress
 
@@ -37,19 +38,6 @@ LAST_ANSWERS_S = 0.5
 CONNECT_ERRORS = (OSError, UnicodeError, TimeoutError)  # the second is for a name that cannot be one
 
 _MAX_HEAD = 64 << 10  # bytes of the head of an answer
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to a call."""
-
-    status: int
-    body: bytes
-
-    @property
-    def text(self) -> str:
-        """The body as text for a message."""
-        return self.body[:500].decode(errors="replace").strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

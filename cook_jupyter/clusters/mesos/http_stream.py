@@ -16,35 +16,16 @@ import msgspec
 from cook_jupyter.clusters.mesos.http_calls import CONNECT_ERRORS, Endpoint, header_value, new_exchange
 from cook_jupyter.clusters.mesos.leader import MasterAddress
 from cook_jupyter.clusters.mesos.messages import Event, Subscribed, decode_event
+from cook_jupyter.clusters.mesos.pacing import LAST_LOOK_S
 from cook_jupyter.clusters.mesos.recordio import BrokenRecords, RecordReader
+from cook_jupyter.clusters.mesos.subscription import StreamEnded, Unsubscribable
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20  # bytes read at once
 _MOST_REDIRECTS = 3
-_LAST_LOOK_S = 0.5  # for bytes that arrived while this process was stopped
 _MOST_TEXT = 64 << 10  # bytes of the body of a refusal
 _REFUSED = frozenset({400, 401, 403, 405, 406, 415})  # by a master, for what this framework sends
-
-
-class StreamEnded(Exception):
-    """There is no subscription, or it has ended; the next attempt may succeed."""
-
-
-class Unsubscribable(Exception):
-    """A master refuses the framework for good.
-
-    Attributes:
-        master: the master.
-        text: its reason.
-        status: status of its answer; 200 if it sent the event ERROR.
-    """
-
-    def __init__(self, master: MasterAddress, text: str, status: int = 200) -> None:
-        super().__init__(f"{master} has refused the framework: {text}")
-        self.master = master
-        self.text = text
-        self.status = status
 
 
 class EventStream:
@@ -239,7 +220,7 @@ class _Body:
             except TimeoutError:
                 # The clock also ran while this process was stopped: look once more.
                 try:
-                    async with asyncio.timeout(_LAST_LOOK_S):
+                    async with asyncio.timeout(LAST_LOOK_S):
                         await self._receive()
                 except TimeoutError:
                     raise StreamEnded(f"{self._address} was silent for {silence_s:g} s") from None

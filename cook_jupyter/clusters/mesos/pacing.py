@@ -13,6 +13,9 @@ from cook_jupyter.clusters.mesos.messages import Event
 MAX_WAITING_EVENTS = 10_000
 MAX_WAITING_BYTES = 64 << 20
 
+LAST_LOOK_S = 0.5
+"""Seconds for which silence is checked once more: its clock also ran while this process was stopped."""
+
 _EVENTS_AT_A_TIME = 64
 
 

@@ -54,7 +54,7 @@ def _mesos(mesos: MesosClusterSettings, store: Store, pools: tuple[PoolName, ...
         HttpSchedulerConnection,
         tls_context,
     )
-    from cook_jupyter.clusters.mesos.leader import LeaderDetector, MasterAddress, MasterList
+    from cook_jupyter.clusters.mesos.leader import leader_detector
     from cook_jupyter.clusters.mesos.sandboxes import MesosSandboxes
 
     credential = None
@@ -63,7 +63,7 @@ def _mesos(mesos: MesosClusterSettings, store: Store, pools: tuple[PoolName, ...
             secret = Path(mesos.secret_file).read_text(encoding="utf-8").strip()
             credential = Credential(principal=mesos.principal, secret=secret)
         ssl_context = tls_context(Path(mesos.ca_file)) if mesos.ca_file else None
-        leader: LeaderDetector = MasterList([MasterAddress.parse(one) for one in mesos.master.split(",")])
+        leader = leader_detector(mesos.master, by_hostname=ssl_context is not None)
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"the cluster {mesos.name!r} cannot be used: {error}") from error
 

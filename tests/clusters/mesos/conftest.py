@@ -5,20 +5,19 @@ from typing import Any
 
 import pytest
 
-from cook_jupyter.clusters.mesos.http_connection import HttpSchedulerConnection, Timing
 from cook_jupyter.clusters.mesos.leader import MasterList
 from tests.clusters.mesos.connection_contract import Connect, Start
 from tests.clusters.mesos.fake_cluster import FakeCluster
 from tests.clusters.mesos.fake_master import FakeMaster
 from tests.clusters.mesos.framework import Framework
+from tests.clusters.mesos.implementations import (
+    IMPLEMENTATIONS,
+    PYMESOS_GAPS,
+    MakeConnection,
+    connection_maker,
+)
 
 MakeMaster = Callable[..., Awaitable[FakeMaster]]
-
-QUICK = Timing(shortest_pause_s=0.01, longest_pause_s=0.15, subscribe_s=1.0)
-"""Back-off at a hundredth of its length."""
-
-IMPATIENT = Timing(shortest_pause_s=0.01, longest_pause_s=0.15, call_s=0.3)
-"""For calls that hang."""
 
 
 @pytest.fixture
@@ -43,8 +42,22 @@ async def master(make_master: MakeMaster) -> FakeMaster:
 
 
 @pytest.fixture
-def connect(master: FakeMaster) -> Connect:
-    return lambda: HttpSchedulerConnection(MasterList([master.address]), timing=QUICK)
+def make_connection(implementation: str) -> MakeConnection:
+    """A function that makes a connection, by each implementation in turn."""
+    return connection_maker(implementation)
+
+
+@pytest.fixture
+def connect(master: FakeMaster, make_connection: MakeConnection) -> Connect:
+    return lambda: make_connection(MasterList([master.address]))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test of connections with each implementation that can pass it."""
+    if "implementation" in metafunc.fixturenames:
+        name = metafunc.definition.originalname
+        passing = ["http"] if name in PYMESOS_GAPS else IMPLEMENTATIONS
+        metafunc.parametrize("implementation", passing)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ also hold the fake one to the facts.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -25,19 +25,7 @@ FOREVER = "sleep 600"
 
 
 class ConnectionContract:
-    """The promises of `cook_jupyter.clusters.mesos.connection.SchedulerConnection`.
-
-    Attributes:
-        gaps: names of tests that an implementation cannot pass, and why.
-    """
-
-    gaps: ClassVar[dict[str, str]] = {}
-
-    @pytest.fixture(autouse=True)
-    def skip_gaps(self, request: pytest.FixtureRequest) -> None:
-        name = request.node.originalname
-        if name in self.gaps:
-            pytest.skip(self.gaps[name])
+    """The promises of `cook_jupyter.clusters.mesos.connection.SchedulerConnection`."""
 
     @pytest.fixture
     async def start(self, connect: Connect) -> AsyncIterator[Start]:

@@ -8,17 +8,25 @@ from cook_jupyter.clusters.mesos.connection import CallFailed, ConnectionListene
 from cook_jupyter.clusters.mesos.messages import (
     Call,
     Event,
+    Failure,
     FrameworkId,
+    InverseOffer,
+    InverseOffers,
     JsonObject,
+    Message,
     Offer,
     OfferId,
     Offers,
     Rescind,
     TaskStatus,
+    TimeInfo,
+    Unavailability,
     Update,
     Value,
 )
 from cook_jupyter.errors import ClusterUnusable
+from cook_jupyter.worker.frames import Header, pack
+from cook_jupyter.worker.mesos.messages import encode_data
 from tests.waiting import wait_until_async
 
 
@@ -87,6 +95,25 @@ class FakeConnection:
 
     async def update(self, status: TaskStatus) -> None:
         await self.listener.on_event(Event(type="UPDATE", update=Update(status=status)))
+
+    async def message(
+        self, header: Header, *, executor_id: str = "cook-nobody-1", agent_id: str = "a1"
+    ) -> None:
+        message = Message(
+            agent_id=Value(agent_id), executor_id=Value(executor_id), data=encode_data(pack(header))
+        )
+        await self.listener.on_event(Event(type="MESSAGE", message=message))
+
+    async def executor_ended(self, executor_id: str, *, agent_id: str = "a1") -> None:
+        failure = Failure(agent_id=Value(agent_id), executor_id=Value(executor_id), status=256)
+        await self.listener.on_event(Event(type="FAILURE", failure=failure))
+
+    async def maintenance(self, agent_id: str, begin_s: float) -> None:
+        begin = Unavailability(start=TimeInfo(nanoseconds=round(begin_s * 1e9)))
+        inverse = InverseOffer(id=Value("i1"), unavailability=begin, agent_id=Value(agent_id))
+        await self.listener.on_event(
+            Event(type="INVERSE_OFFERS", inverse_offers=InverseOffers(inverse_offers=(inverse,)))
+        )
 
     # --- what was called ---
 

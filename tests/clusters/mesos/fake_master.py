@@ -392,5 +392,5 @@ def _respond(
     if closes:
         head.append(("Connection", "close"))
     for event in (h11.Response(status_code=status, headers=head), h11.Data(data=body), h11.EndOfMessage()):
-        writer.write(http.send(event) or b"")
+        writer.write(http.send(event) or b"")  # perhaps a packet each
     return not closes

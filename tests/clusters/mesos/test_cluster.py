@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -10,15 +11,22 @@ import pytest
 from cook_jupyter.clusters.base import Launch
 from cook_jupyter.clusters.mesos.cluster import MesosCluster
 from cook_jupyter.clusters.mesos.connection import CallFailed, CallRejected, CallUncertain
+from cook_jupyter.clusters.mesos.executor_watch import FAILED_STARTS, MISSING_ANSWERS
 from cook_jupyter.clusters.mesos.messages import Call, Event, Failure, TaskStatus, Value
 from cook_jupyter.clusters.mesos.options import MesosOptions
 from cook_jupyter.clusters.sandboxes import MemorySandboxes
 from cook_jupyter.errors import ClusterUnusable, NotFound
 from cook_jupyter.model.instance import InstanceStatus, TaskState
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.model.reason import HEARTBEAT_LOST, LAUNCH_FAILED, SCHEDULING_FAILED_ON_HOST
+from cook_jupyter.model.reason import (
+    AGENT_RESTARTED,
+    HEARTBEAT_LOST,
+    KILLED_EXTERNALLY,
+    LAUNCH_FAILED,
+    SCHEDULING_FAILED_ON_HOST,
+)
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.worker.mesos.messages import RESULT_FILE, ResultFile
+from cook_jupyter.worker.mesos.messages import RESULT_FILE, TO_EXECUTOR, ResultFile, read_data
 from cook_jupyter.worker.task import Cause
 from tests.clusters.mesos.builders import a_status, an_offer, end_of, running, scalar
 from tests.clusters.mesos.fake_connection import FakeConnection
@@ -409,6 +417,78 @@ async def test_an_unreachable_instance_that_comes_back_goes_on(
     await asyncio.sleep(0.3)
 
     assert not reports.ends
+
+
+async def test_an_instance_that_its_executor_does_not_list_is_lost(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    lost, kept = launch_on(), launch_on()
+    await cluster.launch([lost, kept])
+    for launch in (lost, kept):
+        status = status_of(
+            launch, "TASK_RUNNING", data=running(id_of(launch)), executor_id=Value("cook-nobody-1")
+        )
+        await connection.update(status)
+    answer = {"t": "pong", "sequence": 1, "open": [], "ended": [id_of(kept)]}
+
+    for _ in range(MISSING_ANSWERS - 1):
+        await connection.message(answer, executor_id="cook-nobody-1")
+    await connection.message({**answer, "open": [id_of(lost)]}, executor_id="cook-nobody-1")
+    for _ in range(MISSING_ANSWERS - 1):
+        await connection.message(answer, executor_id="cook-nobody-1")
+        await connection.message(answer, executor_id="cook-nobody-2")
+    assert not reports.ends
+    await connection.message(answer, executor_id="cook-nobody-1")
+
+    assert (await reports.end_of(lost)).reason == AGENT_RESTARTED
+    assert id_of(kept) not in reports.ends
+
+
+async def test_an_executor_is_pinged_several_times_per_lease(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"))
+    await cluster.launch([launch_on()])
+    await connection.message({"t": "hello", "version": 1, "python": "3", "host": "h1", "packages": {}})
+
+    sent = await connection.until("MESSAGE", 3)
+
+    pings = [read_data(body["data"], TO_EXECUTOR).header for body in sent]
+    assert all((ping["t"], ping["lease_s"]) == ("ping", OPTIONS.partition_wait_s) for ping in pings)
+    assert [ping["sequence"] for ping in pings] == [1, 2, 3]
+
+
+async def test_a_host_on_which_executors_do_not_start_gets_no_tasks_for_a_while(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"), an_offer("o2", host="h2", agent="a2"))
+
+    for number in range(FAILED_STARTS):
+        assert {offer.host for offer in cluster.offers()} == {"h1", "h2"}
+        await connection.executor_ended(f"cook-nobody-{number}")
+    assert {offer.host for offer in cluster.offers()} == {"h2"}
+
+    await connection.message({"t": "hello", "version": 1, "python": "3", "host": "h1", "packages": {}})
+    assert {offer.host for offer in cluster.offers()} == {"h1", "h2"}
+
+
+async def test_tasks_are_stopped_before_the_maintenance_of_their_agent_through_no_fault_of_their_own(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"), an_offer("o2", host="h2", agent="a2"))
+    launches = [launch_on("h1"), launch_on("h2")]
+    await cluster.launch(launches)
+    await connection.until("ACCEPT", 2)
+
+    await connection.maintenance("a1", time.time() + 1.0)
+
+    [kill] = await connection.until("KILL")
+    assert kill["task_id"] == {"value": id_of(launches[0])}
+    assert len(connection.of("ACCEPT_INVERSE_OFFERS")) == 1
+    data = end_of(Cause.KILLED, id_of(launches[0]))
+    await connection.update(status_of(launches[0], "TASK_KILLED", data=data))
+    assert (await reports.end_of(launches[0])).reason == KILLED_EXTERNALLY
 
 
 async def test_the_loss_of_an_agent_takes_its_offers(

@@ -9,9 +9,10 @@ import pytest
 
 from cook_jupyter.clusters.mesos.http_connection import HttpSchedulerConnection, tls_context
 from cook_jupyter.clusters.mesos.leader import MasterAddress, MasterList
-from tests.clusters.mesos.conftest import QUICK, MakeMaster
+from tests.clusters.mesos.conftest import MakeMaster
 from tests.clusters.mesos.fake_master import FakeMaster
 from tests.clusters.mesos.framework import Framework
+from tests.clusters.mesos.implementations import QUICK
 from tests.conftest import missing_part
 from tests.waiting import wait_until_async
 

@@ -1,4 +1,4 @@
-"""Our connection keeps its promises on a fake master, also when subscriptions and their streams fail."""
+"""Connections keep their promises on a fake master, also when subscriptions and their streams fail."""
 
 import asyncio
 import json
@@ -8,21 +8,22 @@ import pytest
 
 from cook_jupyter.clusters.mesos import messages
 from cook_jupyter.clusters.mesos.connection import NotConnected
-from cook_jupyter.clusters.mesos.http_connection import Credential, HttpSchedulerConnection
+from cook_jupyter.clusters.mesos.http_connection import Credential
 from cook_jupyter.clusters.mesos.leader import LeaderDetector, MasterAddress, MasterList
 from cook_jupyter.errors import ClusterUnusable
-from tests.clusters.mesos.conftest import QUICK, MakeMaster
+from tests.clusters.mesos.conftest import MakeMaster
 from tests.clusters.mesos.connection_contract import Connect, ConnectionContract, Start
 from tests.clusters.mesos.fake_cluster import FakeCluster
 from tests.clusters.mesos.fake_master import HANG, FakeMaster, Fault
 from tests.clusters.mesos.framework import Framework
+from tests.clusters.mesos.implementations import MakeConnection
 from tests.waiting import wait_until_async
 
 
-class TestHttpConnection(ConnectionContract):
+class TestConnection(ConnectionContract):
     @pytest.fixture
-    def connect(self, master: FakeMaster) -> Connect:
-        return lambda: HttpSchedulerConnection(MasterList([master.address]), timing=QUICK)
+    def connect(self, master: FakeMaster, make_connection: MakeConnection) -> Connect:
+        return lambda: make_connection(MasterList([master.address]))
 
 
 # Streams
@@ -65,11 +66,19 @@ async def test_a_body_that_is_cut_is_replaced(master: FakeMaster, framework: Fra
     await framework.until(lambda: len(framework.subscriptions) == 2)
 
 
-@pytest.mark.parametrize("garbage", [b"<html>no</html>", b"-1\n{}", b"4\nnope"])
-async def test_a_stream_that_makes_no_sense_is_replaced(
+@pytest.mark.parametrize("garbage", [b"<html>no</html>", b"-1\n{}"])
+async def test_a_stream_without_lengths_is_replaced(
     master: FakeMaster, framework: Framework, garbage: bytes
 ) -> None:
     master.stream.send_raw(garbage)
+
+    await framework.until(lambda: len(framework.subscriptions) == 2)
+
+
+async def test_a_stream_with_a_record_that_is_not_json_is_replaced(
+    master: FakeMaster, framework: Framework
+) -> None:
+    master.stream.send_record(b"nope")
 
     await framework.until(lambda: len(framework.subscriptions) == 2)
 
@@ -85,9 +94,11 @@ async def test_an_event_that_is_not_as_it_should_be_does_not_end_the_others(
     assert not framework.disconnections
 
 
-async def test_a_silent_stream_is_given_up_after_five_intervals(make_master: MakeMaster) -> None:
+async def test_a_silent_stream_is_given_up_after_five_intervals(
+    make_master: MakeMaster, make_connection: MakeConnection
+) -> None:
     master = await make_master(FakeCluster(heartbeat_s=0.02))
-    framework = await Framework(connection_to(master)).start()
+    framework = await Framework(make_connection(MasterList([master.address]))).start()
     master.stream.beats = False
 
     await framework.until(lambda: len(framework.subscriptions) == 2)
@@ -96,15 +107,17 @@ async def test_a_silent_stream_is_given_up_after_five_intervals(make_master: Mak
     await framework.stop()
 
 
-async def test_a_reader_that_waits_for_the_handler_is_not_silence(make_master: MakeMaster) -> None:
-    master = await make_master(FakeCluster(heartbeat_s=0.02))
-    framework = Framework(connection_to(master))
+async def test_a_reader_that_waits_for_the_handler_is_not_silence(
+    make_master: MakeMaster, make_connection: MakeConnection
+) -> None:
+    master = await make_master(FakeCluster(heartbeat_s=0.1))
+    framework = Framework(make_connection(MasterList([master.address])))
     gate = asyncio.Event()
     framework.on_event_wait = gate.wait  # type: ignore[assignment]
     await framework.start()
     for number in range(15_000):
         master.stream.send(an_update(f"task-{number}", data="x" * 2000))
-    await asyncio.sleep(0.5)  # five times the silence that would end the subscription
+    await asyncio.sleep(1.5)  # three times the silence that would end the subscription
     assert master.stream.writer.transport.get_write_buffer_size() > 0  # TCP slows the master down
 
     gate.set()
@@ -220,11 +233,11 @@ async def test_a_storm_of_503_is_met_with_few_subscriptions(master: FakeMaster, 
 
 
 async def test_masters_that_redirect_to_each_other_are_met_with_pauses(
-    master: FakeMaster, make_master: MakeMaster
+    master: FakeMaster, make_master: MakeMaster, make_connection: MakeConnection
 ) -> None:
     other = await make_master()
     master.leader, other.leader = other.address, master.address
-    framework = Framework(HttpSchedulerConnection(MasterList([master.address]), timing=QUICK))
+    framework = Framework(make_connection(MasterList([master.address])))
     framework.begin()
     await master.arrival("SUBSCRIBE", 6)
     assert len(master.received) + len(other.received) <= 4 * framework.asked
@@ -235,10 +248,12 @@ async def test_masters_that_redirect_to_each_other_are_met_with_pauses(
     await framework.stop()
 
 
-async def test_a_redirect_leads_to_the_leader(master: FakeMaster, make_master: MakeMaster) -> None:
+async def test_a_redirect_leads_to_the_leader(
+    master: FakeMaster, make_master: MakeMaster, make_connection: MakeConnection
+) -> None:
     leader = await make_master()
     master.leader = leader.address
-    framework = await Framework(connection_to(master)).start()
+    framework = await Framework(make_connection(MasterList([master.address]))).start()
 
     await framework.kill("none")
 
@@ -298,23 +313,25 @@ async def test_a_master_that_returns_is_subscribed_to_again(master: FakeMaster, 
 
 
 async def test_the_next_master_of_a_list_is_asked_when_one_does_not_answer(
-    master: FakeMaster, make_master: MakeMaster
+    master: FakeMaster, make_master: MakeMaster, make_connection: MakeConnection
 ) -> None:
     gone = await make_master()
     await gone.stop()
     nowhere = MasterAddress("no-such-host.invalid")
     masters = MasterList([nowhere, MasterAddress("a..b"), gone.address, master.address])
 
-    framework = await Framework(HttpSchedulerConnection(masters, timing=QUICK)).start()
+    framework = await Framework(make_connection(masters)).start()
 
     assert framework.asked == 4
     await framework.stop()
 
 
-async def test_another_leader_ends_the_subscription(master: FakeMaster, make_master: MakeMaster) -> None:
+async def test_another_leader_ends_the_subscription(
+    master: FakeMaster, make_master: MakeMaster, make_connection: MakeConnection
+) -> None:
     other = await make_master()
     detector = ToldLeader(master.address)
-    framework = await Framework(HttpSchedulerConnection(detector, timing=QUICK)).start()
+    framework = await Framework(make_connection(detector)).start()
 
     detector.lead(other.address)
 
@@ -328,10 +345,12 @@ async def test_another_leader_ends_the_subscription(master: FakeMaster, make_mas
 # Authentication
 
 
-async def test_each_request_proves_who_the_framework_is(master: FakeMaster) -> None:
+async def test_each_request_proves_who_the_framework_is(
+    master: FakeMaster, make_connection: MakeConnection
+) -> None:
     master.credential = ("cook", "ab:ç")
     credential = Credential(principal="cook", secret="ab:ç")
-    connection = HttpSchedulerConnection(MasterList([master.address]), credential=credential, timing=QUICK)
+    connection = make_connection(MasterList([master.address]), credential=credential)
     framework = await Framework(connection).start()
 
     await framework.kill("none")
@@ -344,12 +363,10 @@ async def test_each_request_proves_who_the_framework_is(master: FakeMaster) -> N
 
 @pytest.mark.parametrize("credential", [None, Credential(principal="cook", secret="wrong")])
 async def test_a_framework_without_the_right_secret_is_told_so(
-    master: FakeMaster, credential: Credential | None
+    master: FakeMaster, credential: Credential | None, make_connection: MakeConnection
 ) -> None:
     master.credential = ("cook", "right")
-    framework = Framework(
-        HttpSchedulerConnection(MasterList([master.address]), credential=credential, timing=QUICK)
-    )
+    framework = Framework(make_connection(MasterList([master.address]), credential=credential))
     framework.begin()
 
     with pytest.raises(ClusterUnusable, match="set the principal and secret"):
@@ -387,10 +404,6 @@ class ToldLeader(LeaderDetector):
         while self._leader == master:
             await self._changed.wait()
             self._changed.clear()
-
-
-def connection_to(master: FakeMaster) -> HttpSchedulerConnection:
-    return HttpSchedulerConnection(MasterList([master.address]), timing=QUICK)
 
 
 def an_update(task_id: str, **fields: Any) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from cook_jupyter.clusters.mesos import messages
+from cook_jupyter.clusters.mesos.answers import REPEATABLE
 from cook_jupyter.clusters.mesos.connection import CallFailed, CallRejected, CallUncertain, NotConnected
-from cook_jupyter.clusters.mesos.http_connection import REPEATABLE, HttpSchedulerConnection
 from cook_jupyter.clusters.mesos.leader import MasterList
 from cook_jupyter.clusters.mesos.messages import AgentId, Call, ExecutorId, OfferId, TaskStatus, Value
-from tests.clusters.mesos.conftest import IMPATIENT
 from tests.clusters.mesos.fake_master import HANG, LOST_ANSWER, LOST_CALL, FakeMaster, Fault
 from tests.clusters.mesos.framework import Framework
+from tests.clusters.mesos.implementations import IMPATIENT, MakeConnection
 from tests.waiting import wait_until_async
 
 A_STATUS = TaskStatus(task_id=Value("t"), state="TASK_RUNNING", agent_id=Value("a"), uuid="dQ==")
@@ -242,7 +242,6 @@ async def test_a_master_that_takes_no_connections_gets_no_call(
         (Fault(status=500), CallUncertain),
         (Fault(status=503), NotConnected),
         (Fault(status=307, location="//127.0.0.1:1/"), NotConnected),
-        (Fault(status=200, text="no JSON"), CallUncertain),
         (HANG, CallUncertain),
     ],
 )
@@ -258,6 +257,15 @@ async def test_a_question_that_fails_does_not_end_the_subscription(
     assert not impatient.disconnections
 
 
+async def test_a_question_whose_answer_is_not_json_is_uncertain(
+    master: FakeMaster, framework: Framework
+) -> None:
+    master.fail("GET_AGENTS", Fault(status=200, text="no JSON"))
+
+    with pytest.raises(CallUncertain, match="no JSON object"):
+        await framework.connection.query({"type": "GET_AGENTS"})
+
+
 async def test_a_question_is_repeated_when_its_connection_was_closed(
     master: FakeMaster, framework: Framework
 ) -> None:
@@ -267,7 +275,7 @@ async def test_a_question_is_repeated_when_its_connection_was_closed(
 
 
 @pytest.fixture
-async def impatient(master: FakeMaster) -> AsyncIterator[Framework]:
-    framework = Framework(HttpSchedulerConnection(MasterList([master.address]), timing=IMPATIENT))
+async def impatient(master: FakeMaster, make_connection: MakeConnection) -> AsyncIterator[Framework]:
+    framework = Framework(make_connection(MasterList([master.address]), timing=IMPATIENT))
     yield await framework.start()
     await framework.stop()
