@@ -72,8 +72,8 @@ class Server:
         if sleeping:
             program = self.home / "python"
             program.write_text(
-                # the arguments begin with `-m cook_jupyter.worker`
-                f'#!/bin/sh\nshift 2\nexec {sys.executable} {ROOT}/benchmarks/_sleeping_executor.py "$@"\n'
+                # the arguments begin with `-P -m cook_jupyter.worker`
+                f'#!/bin/sh\nshift 3\nexec {sys.executable} {ROOT}/benchmarks/_sleeping_executor.py "$@"\n'
             )
             program.chmod(0o755)
             python = str(program)

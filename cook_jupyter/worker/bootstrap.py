@@ -24,16 +24,16 @@ def _start():
     version = "%d.%d" % sys.version_info[:2]  # noqa: UP031
     if sys.version_info[:2] < OLDEST:
         _refuse("is Python %s; cook_jupyter needs %d.%d or later" % ((version,) + OLDEST))  # noqa: RUF005, UP031
-    own_folder = os.path.dirname(os.path.abspath(__file__))
-    if os.path.isfile(own_folder):  # it is the package file
+    own_path = os.path.abspath(__file__)
+    package = os.path.dirname(own_path)
+    if os.path.isfile(package):
         if sys.argv[1:2] == ["mesos-executor"]:
-            script = _unpack(own_folder) + "/cook_jupyter/worker/bootstrap.py"
-            os.execv(sys.executable, [sys.executable, script] + sys.argv[1:])  # noqa: RUF005, S606 - no shell wanted
-        sys.path[0] = own_folder  # whatever the working directory becomes
+            _restart(_unpack(package) + "/cook_jupyter/worker/bootstrap.py")
+        sys.path[0] = package  # whatever the working directory becomes
     else:
-        if sys.path and os.path.abspath(sys.path[0]) == own_folder:
-            del sys.path[0]  # its modules would hide others
-        root = os.path.dirname(os.path.dirname(own_folder))
+        if not sys.flags.safe_path:  # modules beside this script, or in a sandbox, would hide others
+            _restart(own_path)
+        root = os.path.dirname(os.path.dirname(os.path.dirname(own_path)))
         if os.path.isdir(root + "/cook_jupyter/vendored"):
             sys.path.insert(0, root)
     try:
@@ -43,6 +43,12 @@ def _start():
     import runpy
 
     runpy.run_module("cook_jupyter.worker", run_name="__main__", alter_sys=True)
+
+
+def _restart(script):
+    # type: (str) -> None
+    """Replace this process by the same interpreter with a script, and without unsafe paths."""
+    os.execv(sys.executable, [sys.executable, "-P", script] + sys.argv[1:])  # noqa: RUF005, S606 - no shell wanted
 
 
 def _unpack(package):

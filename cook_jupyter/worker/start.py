@@ -18,7 +18,8 @@ _IS_PACKAGED = os.path.isfile(_ROOT) or os.path.isdir(f"{_ROOT}/{VENDORED}")
 
 def worker_command(python: str) -> list[str]:
     """Return the start of the command of a process in an interpreter; its arguments follow."""
-    return [python, f"{_ROOT}/cook_jupyter/worker/bootstrap.py"]
+    options = ["-P"] if python == sys.executable else []  # another one may be too old to know it
+    return [python, *options, f"{_ROOT}/cook_jupyter/worker/bootstrap.py"]
 
 
 def add_vendored() -> None:

@@ -94,7 +94,7 @@ def test_options_survive_the_command_line() -> None:
 
 
 def test_an_installed_executor_needs_no_file() -> None:
-    assert messages.executor_command() == "exec python3 -m cook_jupyter.worker mesos-executor"
+    assert messages.executor_command() == "exec python3 -P -m cook_jupyter.worker mesos-executor"
 
 
 @pytest.mark.parametrize("arguments", [["--grace"], ["--what", "1"], ["--grace", "-1"], ["--grace", "nan"]])

@@ -98,13 +98,14 @@ def test_the_command_writes_a_package_and_prints_its_digest(package: Path, tmp_p
 def test_calls_and_commands_run_where_nothing_is_installed(
     packaged: MesosExecutorProcess, site: LocalSite, bare_python: str
 ) -> None:
-    calls = [site.call(lambda: sys.executable, python=python) for python in (bare_python, sys.executable)]
+    pythons = [bare_python, sys.executable]
+    calls = [site.call(lambda: (sys.executable, sys.flags.safe_path), python=python) for python in pythons]
     repeated = [site.call(abs, -number, python=bare_python) for number in range(3)]
     command = a_launch("echo $PYTHONPATH")
 
     packaged.launch(*calls, *repeated, command)
 
-    assert [packaged.result_of(call).value for call in calls] == [bare_python, sys.executable]
+    assert [packaged.result_of(call).value for call in calls] == [(python, True) for python in pythons]
     assert [packaged.result_of(call).value for call in repeated] == [0, 1, 2]
     assert packaged.end_of(command).cause == Cause.DONE
     assert site.stdout(command) == "\n"

@@ -176,6 +176,10 @@ class MesosExecutor:
                 self._end("the agent has told it to shut down", self._settings.shutdown_grace_s)
             case "ERROR":
                 log(f"the agent reports: {event.get('error', {}).get('message')}")
+            case "HEARTBEAT":
+                pass  # every half an hour: useless
+            case other:
+                log(f"the agent has sent an unknown event: {str(other)[:40]!r}")
 
     def on_disconnected(self, cause: str) -> None:
         """Go on without an agent, unless it will not take this executor back."""

@@ -209,7 +209,7 @@ def executor_command(
         package: name in the sandbox of the file that `cook-jupyter mesos package` made; None if cook_jupyter
             is installed in that interpreter.
     """
-    program = ["-m", "cook_jupyter.worker"] if package is None else [package]
+    program = ["-P", "-m", "cook_jupyter.worker"] if package is None else [package]
     words = [python, *program, "mesos-executor", *(options or ExecutorOptions()).arguments()]
     return f"exec {shlex.join(words)}"  # the shell would stay, and be what Mesos signals
 
