@@ -141,10 +141,11 @@ def a_context(rng: random.Random) -> PlacementContext:
     """Groups with running tasks, and now and then reservations."""
     hosts = ("host-02", "host-03", "gone")
     is_reserving = rng.random() < 0.15
+    running = rng.choice(({}, {"host-01": 1}, {"host-01": 1, "gone": 2}, {"host-00": 2, "host-03": 1}))
     return PlacementContext(
         reservations={job_id(rng.randrange(30)): rng.choice(hosts) for _ in range(2)} if is_reserving else {},
         groups=GROUPS,
-        group_hosts=lambda group: {} if group == "apart" else {"host-01": 1, "gone": 2},
+        group_hosts=lambda group: {} if group == "alike" else running,
         attributes={"gone": {"HOSTNAME": "gone", "zone": "a"}},
         now_ms=1000,
     )

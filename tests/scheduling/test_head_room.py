@@ -480,6 +480,28 @@ def test_a_users_own_jobs_do_not_take_precedence() -> None:
     assert not gives_way(head, index, SHARES, DruMode.DEFAULT, anybody)
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"cpus": 5.0},
+        {"cpus": 4.0},
+        {"constraints": ConstraintClass(attributes=(("rack", "7"),))},
+        {"job_id": "refused"},
+    ],
+)
+def test_each_other_user_may_take_precedence(first: dict[str, Any]) -> None:
+    als = {"job_id": "a", "user": "al", "cpus": 1.0, "mem_mb": 1.0, "seq": 5, **first}
+    index = pool(
+        QueuedJob(JobId("j"), "bob", 4, 1, 3),
+        QueuedJob(JobId("k"), "eve", 1, 1, 4),
+        QueuedJob(**als),
+        running=(QueuedJob(JobId("r"), "bob", 3, 1, 1),),
+    )
+    head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
+
+    assert gives_way(head, index, SHARES, DruMode.DEFAULT, lambda job_id: job_id != "refused")
+
+
 def test_users_without_waiting_jobs_are_passed_over() -> None:
     runs = tuple(QueuedJob(JobId(user), user, 1, 1, seq) for seq, user in enumerate(("al", "cy"), 5))
     index = pool(

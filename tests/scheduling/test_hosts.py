@@ -11,6 +11,7 @@ from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, PoolDefaults
 from cook_jupyter.scheduling.hosts import hosts as hosts_module
+from cook_jupyter.scheduling.hosts.columns import _mixed, _states
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from tests.scheduling.strategies import on_snapshots
 
@@ -203,3 +204,23 @@ def test_the_offers_of_the_same_hosts_in_the_same_order_are_followed_one_by_one(
     for now in ([offers[2], later[0], offers[1]], [later[2], later[0], offers[1]]):
         hosts.update_from_offers(now)
         assert hosts.offers == sorted(now, key=lambda offer: offer.host)
+
+
+def test_hosts_that_were_told_a_change_follow_the_same_offers_again() -> None:
+    offer = Offer(host="a", cluster="east", pool="pool", room=Resources(cpus=1.0))
+    hosts = Hosts([offer])
+    hosts.update([replace(offer, room=Resources(cpus=2.0))])
+
+    hosts.update_from_offers([offer])
+
+    assert hosts.offers == [offer]
+
+
+def test_hosts_whose_hashes_collide_have_different_states() -> None:
+    first, second = np.array([1.0, 2.0, 1.0]), np.array([1.0, 1.1665817025714846e-302, 1.0])
+    mixed = _mixed([first, second])
+    assert len(set(mixed.tolist())) == 1  # otherwise look for another pair
+
+    states = _states([first, second]).tolist()
+
+    assert states[0] == states[2] != states[1]

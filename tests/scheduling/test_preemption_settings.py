@@ -240,6 +240,20 @@ def test_a_user_over_quota_makes_room_within_the_quota() -> None:
     assert victims(tasks, COOKS, limits=full, spare=roomy) == []
 
 
+def test_of_own_tasks_of_one_dru_the_one_goes_that_loses_least_work() -> None:
+    # Memory decides on the DRU, so that the second task does not raise it; it holds many cpus.
+    tasks = [
+        running(1, "ada", cpus=1.0, mem=50.0),
+        running(8, "ada", cpus=9.0, mem=0.0),
+        waiting(9, "ada", cpus=1.0, mem=0.0, priority=90),
+    ]
+    limits = replace(LIMITS, quotas={"ada": Quota(count=2)})
+    shortest = replace(COOKS, shortest_prefix=True)
+
+    assert victims(tasks, shortest, limits=limits) == [8]
+    assert victims(tasks, replace(shortest, least_work_lost=True), limits=limits) == [1]
+
+
 def test_own_tasks_are_preempted_together_with_those_of_others_on_their_host() -> None:
     # Ada's job of high priority needs the memory of both tasks on host-0.
     tasks = [

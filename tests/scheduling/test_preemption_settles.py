@@ -332,6 +332,30 @@ def test_room_suffices_if_it_does_after_the_rounding_of_clusters(
     assert bool(snapshot.rebalance().preemptions) is fits
 
 
+def test_a_job_that_took_the_room_of_its_users_own_task_keeps_it_during_the_cycle() -> None:
+    index = QueueIndex()
+    for seq, (name, user, cpus, mem_mb, priority) in enumerate(
+        (
+            ("ada-1", "ada", 2.0, 0.0, 80),
+            ("ada-2", "ada", 3.0, 10.0, 20),
+            ("urgent", "ada", 1.0, 10.0, 80),
+            ("late", "late", 1.0, 10.0, 50),
+        )
+    ):
+        index.add(QueuedJob(JobId(name), user, cpus, mem_mb, seq, priority=priority))
+    for launch, name in enumerate(("ada-1", "ada-2")):
+        index.mark_running(JobId(name), launch, "host")
+    context = PlacementContext(now_ms=NOW_MS)
+    state = RebalanceState(index, Hosts(), LIMITS, OURS, placement_context=context)
+    decision = state.decide(JobId("urgent"))
+    assert decision is not None
+    assert decision.victims == ("ada-2",)
+
+    state.apply(decision)
+
+    assert state.decide(JobId("late")) is None
+
+
 def test_nobody_gives_way_if_one_of_several_victims_would_come_back() -> None:
     # Without both, hog's first task would start again at 1.5, and the second at 0.25: below late's 0.85.
     index = QueueIndex()

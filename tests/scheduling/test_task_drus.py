@@ -51,3 +51,42 @@ def test_a_job_is_within_quota_once_enough_of_its_users_tasks_are_stopped(
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize("launch_order", [True, False])
+def test_a_placed_job_loses_no_work_and_goes_before_its_users_other_tasks(launch_order: bool) -> None:
+    shape = {"cpus": 2.0, "mem": 1.0, "gpus": 3.0}
+    tasks = [{**shape, "seq": seq, "user": "ada", "start_ms": seq} for seq in (1, 2)]
+    tasks += [{**shape, "seq": 3, "user": "bob", "start_ms": 3}]
+    waiting = [{**shape, "seq": seq, "user": "ada"} for seq in (4, 5)]
+    index = an_index([*tasks, *waiting])
+    task_drus = TaskDrus(index, LIMITS, DruMode.DEFAULT, 10, launch_order=launch_order)
+
+    placed = [task_drus.add(index.row_of(job_id(seq))) for seq in (4, 5)]
+
+    assert placed == [3, 4]
+    assert task_drus.work == [18.0, 16.0, 14.0, 0.0, 0.0]
+    assert sorted(range(5), key=task_drus.ties.__getitem__) == [4, 3, 1, 0, 2]
+    assert TaskDrus(index, LIMITS, DruMode.GPU, 10).work == [27.0, 24.0, 21.0]
+
+
+@pytest.mark.parametrize("launch_order", [True, False])
+@pytest.mark.parametrize(
+    ("resource", "quota", "mode", "dru"),
+    [
+        ("cpus", Quota(cpus=1.0), DruMode.DEFAULT, 0.1),
+        ("mem", Quota(mem_mb=1.0), DruMode.DEFAULT, 0.01),
+        ("gpus", Quota(gpus=1.0), DruMode.GPU, 1.0),
+    ],
+)
+def test_a_user_without_tasks_holds_nothing(
+    resource: str, quota: Quota, mode: DruMode, dru: float, launch_order: bool
+) -> None:
+    nothing = {"user": "ada", "cpus": 0.0, "mem": 0.0, "gpus": 0.0}
+    index = an_index([nothing | {"seq": 1, resource: 1.0}])
+    limits = UserLimits(default_share=LIMITS.default_share, default_quota=quota)
+    task_drus = TaskDrus(index, limits, mode, 10, launch_order=launch_order)
+    row = index.row_of(job_id(1))
+
+    assert task_drus.is_within_quota(row)
+    assert task_drus.pending_dru(row) == dru

@@ -49,7 +49,9 @@ def test_hosts_are_chosen_in_columns_as_one_by_one(first: int, monkeypatch: pyte
             "defaults": some_defaults(rng),
         }
         context = a_context(rng)
-        last = TaskRequest(job_id(999), rng.choice((0.5, 2.0)), 9.0)
+        last = TaskRequest(
+            job_id(999), rng.choice((0.5, 9.0)), 9.0, gpus=rng.choice((0.0, 2.0)), ports=rng.choice((0, 2, 7))
+        )
 
         hosts = Hosts(offers)  # kept, as between cycles
         one_by_one, in_columns, again = (

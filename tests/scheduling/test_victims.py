@@ -7,11 +7,10 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.rebalancing import victims
 from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
 from cook_jupyter.scheduling.rebalancing.victims import VictimThreshold
 from tests.scheduling.preemption_snapshots import Snapshot
@@ -45,11 +44,15 @@ def test_the_dru_of_a_victim_exceeds_that_of_the_beneficiary_by_more_than_the_ga
     assert threshold.allowed_mask(np.array([dru])).tolist() == [allowed]
 
 
-@settings(max_examples=15)
-@given(st.integers(0, 2**48), st.sampled_from([1, 2, 60]))
-def test_a_table_updated_by_decisions_equals_a_newly_built_one(seed: int, users: int) -> None:
+@pytest.mark.parametrize("few", [0, 24, 1000])  # changed tasks up to which updates are made one by one
+@pytest.mark.parametrize("users", [1, 2, 9, 60])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_table_updated_by_decisions_equals_a_newly_built_one(
+    seed: int, users: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(victims, "_FEW", few)
     rng = Random(seed)
-    state = a_pool_of_many_tasks(rng, users).state()
+    state = a_pool_of_many_tasks(rng, users, hosts=(3, 8, 40, 80)[seed]).state()
     table = state._table
     for job in range(300, 312):
         decision = state.decide(job_id(job))
@@ -103,9 +106,8 @@ def test_tasks_of_a_host_that_got_another_one_are_still_preempted_in_the_order_o
         state.apply(decision)
 
 
-def a_pool_of_many_tasks(rng: Random, users: int) -> Snapshot:
-    """Hosts with many tasks, or with two or three; of few users, one decision changes many DRUs."""
-    hosts = rng.choice((8, 80))
+def a_pool_of_many_tasks(rng: Random, users: int, hosts: int) -> Snapshot:
+    """Of few users, one decision changes the DRUs of many tasks, else of a few."""
     tasks = [
         {"seq": seq, "user": f"user-{seq % users}", "cpus": rng.choice([1.0, 2.0]), "mem": 1.0, "gpus": 0.0}
         | {"start_ms": seq, "task_seq": seq, "host": f"host-{rng.randrange(hosts)}", "priority": 50}

@@ -163,15 +163,20 @@ def _free_estimates(free: Floats, whole: Floats) -> Singles:
 
 def _states(columns: Sequence[Floats]) -> Integers:
     """Return the number of each row of a table among its distinct rows."""
+    _, first_indices, state = np.unique(_mixed(columns), return_index=True, return_inverse=True)
+    if any((column != column[first_indices][state]).any() for column in columns):  # a collision
+        _, state = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
+    return state.reshape(-1)
+
+
+def _mixed(columns: Sequence[Floats]) -> npt.NDArray[np.uint64]:
+    """Return a hash of each row of a table."""
     mixed = np.zeros(len(columns[0]), dtype=np.uint64)
     for column in columns:
         mixed ^= column.view(np.uint64)
         mixed *= np.uint64(0x9E3779B97F4A7C15)  # the golden ratio: spreads differences over all bits
         mixed ^= mixed >> np.uint64(29)
-    _, first_indices, state = np.unique(mixed, return_index=True, return_inverse=True)
-    if any((column != column[first_indices][state]).any() for column in columns):  # a collision
-        _, state = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
-    return state.reshape(-1)
+    return mixed
 
 
 def _number_table(offers: Sequence[Offer]) -> Floats:
