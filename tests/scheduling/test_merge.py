@@ -37,6 +37,17 @@ def test_hundreds_of_lists_are_merged_so_too(seed: int) -> None:
     assert _merged(lists) == _sorted_again_after_each(lists)
 
 
+@pytest.mark.parametrize("seed", range(150))
+def test_a_few_lists_that_tie_again_and_again_are_merged_so_too(seed: int) -> None:
+    rng = random.Random(seed)
+    kinds = [sorted(map(float, rng.choices(range(6), k=rng.randint(1, 8)))) for _ in range(2)]
+    lists = [
+        kind[rng.choice((0, 0, 0, 1)) : len(kind) - rng.choice((0, 0, 0, 1))]
+        for kind in rng.choices(kinds, k=rng.randint(2, 9))
+    ]
+    assert _merged(lists) == _sorted_again_after_each(lists)
+
+
 def test_lists_that_were_never_served_keep_their_starting_order_in_a_wide_tie() -> None:
     # 30 lists tie at 1.0; some have been served together at 0.0, the others not at all.
     lists = [[0.0, 1.0] if number % 3 == 0 else [1.0] for number in range(30)]
