@@ -207,7 +207,7 @@ def test_the_offers_of_the_same_hosts_in_the_same_order_are_followed_one_by_one(
 
 
 def test_hosts_that_were_told_a_change_follow_the_same_offers_again() -> None:
-    offer = Offer(host="a", cluster="east", pool="pool", room=Resources(cpus=1.0))
+    offer = Offer(host="a", cluster="east", pool=PoolName("pool"), room=Resources(cpus=1.0))
     hosts = Hosts([offer])
     hosts.update([replace(offer, room=Resources(cpus=2.0))])
 

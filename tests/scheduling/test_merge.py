@@ -23,7 +23,7 @@ def lists_that_tie(draw: st.DrawFn) -> list[list[float]]:
 
 @on_snapshots
 @given(lists=lists_that_tie())
-def test_lists_are_merged_as_if_sorted_again_after_each_element(lists: list[list[float]]) -> None:
+def test_lists_are_merged_as_if_merge_by_sorting_repeatedly_element(lists: list[list[float]]) -> None:
     assert _merged(lists) == _merge_by_sorting_repeatedly(lists)
 
 
@@ -33,6 +33,17 @@ def test_hundreds_of_lists_are_merged_in_the_same_way(seed: int) -> None:
     scores = range(rng.choice([1, 2, 4]))
     lists: list[list[float]] = [
         sorted(map(float, rng.choices(scores, k=rng.randint(0, 4)))) for _ in range(rng.randint(24, 200))
+    ]
+    assert _merged(lists) == _merge_by_sorting_repeatedly(lists)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_a_few_lists_that_tie_again_and_again_are_merged_so_too(seed: int) -> None:
+    rng = random.Random(seed)
+    kinds = [sorted(map(float, rng.choices(range(6), k=rng.randint(1, 8)))) for _ in range(2)]
+    lists = [
+        kind[rng.choice((0, 0, 0, 1)) : len(kind) - rng.choice((0, 0, 0, 1))]
+        for kind in rng.choices(kinds, k=rng.randint(2, 9))
     ]
     assert _merged(lists) == _merge_by_sorting_repeatedly(lists)
 

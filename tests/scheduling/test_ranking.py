@@ -1,6 +1,7 @@
 from itertools import islice
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,8 @@ def test_fifo_ignores_shares_running_tasks_and_quotas(
     at_once = rank_in_columns(index, limits, settings)
 
     assert [seq_of(job) for job in one_by_one] == expected
+    assert {ranked.dru for ranked in rank_lazily(index, limits, settings)} <= {0.0}
+    assert not at_once.drus.any()
     assert [seq_of(job) for job in index.ids(at_once.rows.tolist())] == expected
     assert at_once.complete
 
@@ -86,6 +89,29 @@ def test_a_long_list_that_comes_first_is_read_only_as_far_as_necessary() -> None
     index = an_index(tasks)
     head = rank_in_columns(index, UserLimits(), RankSettings(order=Order.FIFO), 90)
     assert [seq_of(job) for job in index.ids(head.rows.tolist())] == list(range(1, 91))
+
+
+@pytest.mark.parametrize("order", Order)
+def test_a_list_that_goes_before_all_others_is_read_further_than_these(order: Order) -> None:
+    small = [{"seq": seq, "user": "ada", "cpus": 0.01, "mem": 0.01} for seq in range(1, 101)]
+    users = [f"user-{number}" for number in range(3) for _ in range(100)]
+    large = [{"seq": seq, "user": user, "cpus": 1.0, "mem": 1.0} for seq, user in enumerate(users, 101)]
+    index, limits = an_index([*small, *large]), UserLimits(default_share=Share(cpus=1.0, mem_mb=1.0))
+
+    head = rank_in_columns(index, limits, RankSettings(order=order), 60)
+
+    assert [seq_of(job) for job in index.ids(head.rows.tolist())] == list(range(1, 61))
+
+
+@pytest.mark.parametrize("seq", [0, 1])
+def test_a_waiting_job_goes_before_a_running_task_of_lower_priority_whichever_was_first(seq: int) -> None:
+    running = {"seq": seq, "user": "ada", "cpus": 5.0, "mem": 0.0, "start_ms": 1, "priority": 20}
+    tasks = [running, {"seq": 2, "user": "ada", "cpus": 1.0, "mem": 0.0}]
+    tasks += [{"seq": 3, "user": "bob", "cpus": 2.0, "mem": 0.0}]
+    index, limits = an_index(tasks), UserLimits(default_share=Share(cpus=1.0, mem_mb=1.0))
+
+    assert [job.dru for job in rank_lazily(index, limits)] == [1.0, 2.0]
+    assert rank_in_columns(index, limits).drus.tolist() == [1.0, 2.0]
 
 
 def test_a_long_list_of_jobs_that_request_nothing_is_read_only_as_far_as_necessary() -> None:
