@@ -140,7 +140,8 @@ class CallLane:
                 raise NotConnected(
                     f"the call was not sent to {self._endpoint.address} in {self._deadline_s:g} s"
                 ) from None
-            if self._connection is not None and call in self._connection.in_flight:
+            # Where answers come, however slowly, the others go on; else a busy master would lose them all.
+            if self._connection is not None and self._connection.is_silent_for(self._deadline_s / 2):
                 self._connection.abort()
             raise CallUncertain(
                 f"{self._endpoint.address} did not answer in {self._deadline_s:g} s"
@@ -157,19 +158,19 @@ class CallLane:
         self._drop_outbox(self._closed)
 
     async def close(self) -> None:
-        """Fail the calls that are not answered soon, and release the connection."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait({self._connecting})
-        if self._connection is None:
-            return
-        answers = [call.answer for call in self._connection.in_flight]
+        """Release the connection; calls that are not answered soon fail."""
+        in_flight = self._connection.in_flight if self._connection is not None else ()
+        answers = [call.answer for call in (*in_flight, *self._outbox)]
         try:
             if answers:
                 await asyncio.wait(answers, timeout=LAST_ANSWERS_S)
         finally:
+            self.refuse("the connection was closed")
             if self._connection is not None:
                 self._connection.abort()
+            if self._connecting is not None:
+                self._connecting.cancel()
+                await asyncio.wait({self._connecting})
 
     def _pump(self) -> None:
         """Send what the connection takes; connect if there is no connection."""
@@ -262,7 +263,7 @@ class _Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._used_at = self._loop.time()
+        self._used_at = self._answered_at = self._loop.time()
         self._cause = f"{endpoint.address} has closed the connection before it answered"
         self._may_write = True
         self._is_ended = False
@@ -279,10 +280,16 @@ class _Connection(asyncio.Protocol):
         """Whether the connection should not be used any more."""
         return self._is_ended or (not self.in_flight and self._loop.time() - self._used_at > IDLE_S)
 
+    def is_silent_for(self, silence_s: float) -> bool:
+        """Return whether calls wait for answers and none has come for so long."""
+        return bool(self.in_flight) and self._loop.time() - self._answered_at >= silence_s
+
     def send(self, call: _Call) -> None:
         """Send a call."""
         assert self._transport is not None  # noqa: S101 - made before this object is handed out
         call.attempts += 1
+        if not self.in_flight:
+            self._answered_at = self._loop.time()
         self.in_flight.append(call)
         self._used_at = self._loop.time()
         self._transport.write(self._endpoint.request(call.http, call.body))
@@ -326,6 +333,7 @@ class _Connection(asyncio.Protocol):
     def _complete(self) -> None:
         """Hand over the answer of the first call."""
         call = self.in_flight.popleft()
+        self._answered_at = self._loop.time()
         if not call.answer.done():
             call.answer.set_result(Answer(call.status, b"".join(call.received)))
         if call.http.their_state is h11.MUST_CLOSE:

@@ -188,6 +188,8 @@ class _HttpSession(Session):
             lane.refuse(cause)
 
     async def close(self) -> None:
-        """Release all connections."""
-        self._stream.close()
-        await asyncio.gather(*(lane.close() for lane in self._lanes))
+        """Release all connections, that of the stream last: calls need it."""
+        try:
+            await asyncio.gather(*(lane.close() for lane in self._lanes))
+        finally:
+            self._stream.close()

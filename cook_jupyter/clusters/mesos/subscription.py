@@ -76,6 +76,12 @@ class Session(ABC):
             self.events.close()
             self.refuse_calls(cause)
 
+    def finish(self) -> None:
+        """End the subscription, unless it has ended; calls that were made go out until `close`."""
+        if not self.cause:
+            self.cause = "the connection was closed"
+            self.events.close()
+
     async def watch(self, leader: LeaderDetector) -> None:
         """End the subscription when another master leads."""
         await leader.replaced(self.master)
@@ -212,7 +218,7 @@ class SubscribingConnection(ABC):
             while (event := await session.events.get()) is not None:
                 await listener.on_event(event)
         finally:
-            session.end("the connection was closed")
+            session.finish()
             self._why_not = session.cause
             self._session = None
             listener.on_disconnected(session.cause)

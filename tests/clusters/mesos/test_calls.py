@@ -211,6 +211,33 @@ async def test_a_call_that_nobody_waits_for_any_more_is_not_sent(
     assert [one.call["kill"]["task_id"]["value"] for one in master.of_type("KILL")] == ["wanted"]
 
 
+async def test_a_busy_master_that_answers_late_loses_no_connection(
+    master: FakeMaster, impatient: Framework
+) -> None:
+    master.fail("ACCEPT", *[Fault(after_s=0.04)] * 16)
+    call = messages.accept([OfferId("o")], [], refuse_s=1)
+
+    results = await asyncio.gather(
+        *(impatient.connection.send(call) for _ in range(16)), return_exceptions=True
+    )
+
+    assert {type(result) for result in results} <= {type(None), CallUncertain, NotConnected}
+    await master.arrival("ACCEPT", 16 - [type(result) for result in results].count(NotConnected))
+    assert len({one.connection for one in master.of_type("ACCEPT")}) == 1
+
+
+async def test_calls_sent_before_the_connection_is_closed_arrive(
+    master: FakeMaster, framework: Framework
+) -> None:
+    master.fail("ACCEPT", Fault(after_s=0.05))
+    call = asyncio.create_task(framework.connection.send(messages.accept([OfferId("o")], [], refuse_s=1)))
+    await asyncio.sleep(0)
+    await framework.stop()
+
+    await call
+    assert len(master.of_type("ACCEPT")) == 1
+
+
 async def test_calls_fail_when_their_subscription_ends(master: FakeMaster, framework: Framework) -> None:
     master.fail("KILL", HANG)
     calls = [asyncio.create_task(framework.kill(f"task-{number}")) for number in range(100)]
