@@ -227,7 +227,7 @@ def test_jobs_run_on_the_machine_of_the_scheduler_and_on_two_clusters_of_mesos(
             "cpus = 1",
         ]
     )
-    with MesosScheduler(mesos, cook_home, tables=tables) as scheduler:
+    with MesosScheduler(mesos, cook_home, cluster={"gpus": True}, tables=tables) as scheduler:
         client = scheduler.client()
         jobs = [a_job("sleep 300", cpus=1, mem=100) for _ in range(8 + 4 + 1)]
         client.submit(jobs)
