@@ -319,6 +319,6 @@ def driver_class() -> Callable[..., Any]:
             raise ClusterUnusable("pymesos can only be imported in the main thread") from error
         finally:
             logger.handlers = handlers  # it adds one that writes to stderr
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, handler or signal.default_int_handler)
+            if threading.current_thread() is threading.main_thread() and handler is not None:
+                signal.signal(signal.SIGINT, handler)
     return Driver
