@@ -11,10 +11,10 @@ from urllib.request import Request, urlopen
 
 from cook_jupyter.clusters.base import ClusterListener, Launch
 from cook_jupyter.clusters.mesos.cluster import MesosCluster
-from cook_jupyter.clusters.mesos.http_connection import HttpSchedulerConnection, Timing
-from cook_jupyter.clusters.mesos.leader import MasterAddress, MasterList
 from cook_jupyter.clusters.mesos.options import MesosOptions
 from cook_jupyter.clusters.mesos.sandboxes import MesosSandboxes
+from cook_jupyter.clusters.mesos.transport.http_connection import HttpSchedulerConnection, Timing
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress, MasterList
 from cook_jupyter.model.resources import Resources
 from tests.mesos.local_mesos.cluster import LocalMesos
 from tests.waiting import HANG_S

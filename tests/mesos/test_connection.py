@@ -2,7 +2,7 @@
 
 import pytest
 
-from cook_jupyter.clusters.mesos.leader import MasterAddress, MasterList
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress, MasterList
 from tests.clusters.mesos.connection_contract import Connect, ConnectionContract
 from tests.clusters.mesos.implementations import IMPLEMENTATIONS, connection_maker
 from tests.mesos.local_mesos.cluster import LocalMesos

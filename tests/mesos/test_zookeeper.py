@@ -6,8 +6,8 @@ from itertools import count
 
 import pytest
 
-from cook_jupyter.clusters.mesos.http_connection import HttpSchedulerConnection
-from cook_jupyter.clusters.mesos.leader import MasterAddress, leader_detector
+from cook_jupyter.clusters.mesos.transport.http_connection import HttpSchedulerConnection
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress, leader_detector
 from tests.clusters.mesos.fake_master import FakeMaster
 from tests.clusters.mesos.framework import Framework
 from tests.clusters.mesos.implementations import QUICK

@@ -1,22 +1,24 @@
 """A cluster of Apache Mesos: the scheduler as a framework of a master.
 
-    connection   the protocol: events in, calls out
-       ├── http_connection     ours; its parts are http_stream (with recordio) and http_calls
-       └── pymesos_connection  the same over pymesos; both keep a `subscription` (with pacing), whose master a
-       │                       `leader` detector finds (or `zookeeper`), and understand `answers`
+    transport    the connection to the leading master: events in, calls out
        │
-    cluster      `MesosCluster`: the ComputeCluster; passes events to the parts below, and sends their calls
+    cluster      `MesosCluster`: the ComputeCluster; passes events on, and sends the calls of its parts (calls)
+       ├── framework        what it tells Mesos about itself, and its id
        ├── hosts            agents by host: held offers, capacity, room that is about to come back
-       ├── launching        tasks of a host: resources cut from its offers, ACCEPT, waiting launches
+       ├── holding          which offers are kept, given back and requested again
+       ├── instances        the open instances, and when a kill is repeated
+       ├── launching        ACCEPTs: tasks with resources cut from offers; launches that wait; containers
        ├── executors        which executor runs a task, and its ExecutorInfo
-       ├── statuses         a status of Mesos as a status update
+       ├── executor_watch   leases, progress, executors that do not start
+       ├── statuses         a status of Mesos as a status update; provisional: ends whose data may follow
        ├── reconciliation   which tasks to ask the master about, and when
-       └── partitions       instances on unreachable agents
-    sandboxes    files of instances
-       └── agent_files      files of an agent, through its operator API
+       ├── partitions       instances on unreachable agents
+       └── agent_queries    agents, tasks and other frameworks, from the operator API
+    sandboxes    files of instances, read from their agents (agent_files); result_files: results among them
 
     messages     the JSON of Mesos' v1 scheduler API, as types
     resources    resource objects of Mesos: amounts in thousandths, cut to size
+    options      what an operator may set
 
 What runs on the hosts is in `worker.mesos`. The facts about Mesos are from its documents and a real 1.11.0.
 """

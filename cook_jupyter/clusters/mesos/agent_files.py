@@ -2,7 +2,7 @@
 
 Lives here: `AgentFiles`, with the calls LIST_FILES and READ_FILE.
 Not here: which files belong to an instance (`clusters.mesos.sandboxes`), connections
-(`clusters.mesos.http_calls`).
+(`clusters.mesos.transport.http_calls`).
 
 An agent has three ways to read a file. /files/read writes the bytes into JSON as they are, which damages
 all but UTF-8; /files/download sends whole files only. READ_FILE gives any range, in base64, 64 KiB at a time.
@@ -24,10 +24,10 @@ from typing import Final, Self
 
 import msgspec
 
-from cook_jupyter.clusters.mesos.connection import CallFailed
-from cook_jupyter.clusters.mesos.http_calls import CallLane, Endpoint, Header
-from cook_jupyter.clusters.mesos.leader import MasterAddress
 from cook_jupyter.clusters.mesos.messages import JsonObject, TimeInfo
+from cook_jupyter.clusters.mesos.transport.connection import CallFailed
+from cook_jupyter.clusters.mesos.transport.http_calls import CallLane, Endpoint, Header
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress
 from cook_jupyter.model.files import FileEntry
 
 _API: Final = "/api/v1"

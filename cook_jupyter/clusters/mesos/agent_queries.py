@@ -11,12 +11,12 @@ import asyncio
 import logging
 from typing import Final
 
-from cook_jupyter.clusters.mesos.connection import CallFailed, SchedulerConnection
 from cook_jupyter.clusters.mesos.holding import OfferHolding
 from cook_jupyter.clusters.mesos.hosts import HostTable
 from cook_jupyter.clusters.mesos.instances import InstanceTable
 from cook_jupyter.clusters.mesos.messages import FrameworkId
 from cook_jupyter.clusters.mesos.resources import amounts_of
+from cook_jupyter.clusters.mesos.transport.connection import CallFailed, SchedulerConnection
 from cook_jupyter.model.instance import InstanceId
 
 log = logging.getLogger(__name__)

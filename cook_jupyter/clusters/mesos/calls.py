@@ -1,6 +1,6 @@
 """The calls of a cluster on their way to the master, in order.
 
-Lives here: `CallSender`. Not here: the connection (`clusters.mesos.connection`).
+Lives here: `CallSender`. Not here: the connection (`clusters.mesos.transport.connection`).
 
 Parts of a cluster must not wait for the master, so their calls are queued. A call that was not sent, or may
 not have been, is given back to whoever sent it.
@@ -12,14 +12,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cook_jupyter.clusters.mesos.connection import (
+from cook_jupyter.clusters.mesos.messages import Call
+from cook_jupyter.clusters.mesos.transport.connection import (
     CallFailed,
     CallRejected,
     CallUncertain,
     NotConnected,
     SchedulerConnection,
 )
-from cook_jupyter.clusters.mesos.messages import Call
 
 log = logging.getLogger(__name__)
 

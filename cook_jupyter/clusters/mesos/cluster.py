@@ -2,8 +2,8 @@
 
 Lives here: the open instances as the scheduler knows them; the passing of events to the parts of this
 package, and of their calls to the master; the acknowledgement of statuses after their commit.
-Not here: the connection (`clusters.mesos.connection`), hosts, launches, statuses, reconciliation, partitions
-(the modules of these names), running instances (`worker.mesos`).
+Not here: the connection (`clusters.mesos.transport.connection`), hosts, launches, statuses, reconciliation,
+partitions (the modules of these names), running instances (`worker.mesos`).
 
 The order that makes it safe: the service has committed an instance before `launch`; a status is acknowledged
 after it was committed, so that Mesos repeats it otherwise; a kill is repeated until a status says that the
@@ -21,13 +21,6 @@ from cook_jupyter.clusters.base import ClusterListener, Launch
 from cook_jupyter.clusters.mesos import messages
 from cook_jupyter.clusters.mesos.agent_queries import AgentQueries
 from cook_jupyter.clusters.mesos.calls import CallSender
-from cook_jupyter.clusters.mesos.connection import (
-    CallFailed,
-    CallRejected,
-    NotConnected,
-    SchedulerConnection,
-    Subscription,
-)
 from cook_jupyter.clusters.mesos.executor_watch import ExecutorWatch
 from cook_jupyter.clusters.mesos.executors import ExecutorTable
 from cook_jupyter.clusters.mesos.framework import Framework, StoredText
@@ -48,6 +41,13 @@ from cook_jupyter.clusters.mesos.provisional import ProvisionalEnds
 from cook_jupyter.clusters.mesos.reconciliation import Reconciliation
 from cook_jupyter.clusters.mesos.result_files import ResultFetcher, ResultFiles
 from cook_jupyter.clusters.mesos.statuses import Standing, is_unknown_task, read_status
+from cook_jupyter.clusters.mesos.transport.connection import (
+    CallFailed,
+    CallRejected,
+    NotConnected,
+    SchedulerConnection,
+    Subscription,
+)
 from cook_jupyter.clusters.reporting import Report, UpdateReporter
 from cook_jupyter.clusters.sandboxes import Sandboxes
 from cook_jupyter.errors import ClusterUnusable

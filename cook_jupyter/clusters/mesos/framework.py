@@ -1,7 +1,7 @@
 """What a framework tells Mesos about itself, and what it has to remember.
 
 Lives here: `Framework`, and the protocol of the text that it stores.
-Not here: where the text is stored (`service`), the subscription (`clusters.mesos.connection`).
+Not here: where the text is stored (`service`), the subscription (`clusters.mesos.transport.connection`).
 
 The id of a framework is worth as much as all its tasks: whoever subscribes without it is a new framework, and
 the tasks of the old one are killed after the failover timeout. So it is stored before anything is launched.
@@ -10,9 +10,9 @@ the tasks of the old one are killed after the failover timeout. So it is stored 
 import json
 from typing import Protocol
 
-from cook_jupyter.clusters.mesos.connection import Subscription
 from cook_jupyter.clusters.mesos.messages import AgentId, FrameworkId, JsonObject
 from cook_jupyter.clusters.mesos.options import MesosOptions
+from cook_jupyter.clusters.mesos.transport.connection import Subscription
 
 
 class StoredText(Protocol):

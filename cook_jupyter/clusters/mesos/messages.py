@@ -1,7 +1,7 @@
 """Messages of Mesos' v1 scheduler API as types.
 
 Lives here: the events that a master sends, with the fields that are used, and the calls that it takes.
-Not here: how they travel (`clusters.mesos.connection`), their meaning (`clusters.mesos.cluster`).
+Not here: how they travel (`clusters.mesos.transport.connection`), their meaning (`clusters.mesos.cluster`).
 
 Resources, attributes and the like stay JSON objects: they are sent back as they came, with whatever fields a
 later Mesos may add. Fields that are not named here are ignored.

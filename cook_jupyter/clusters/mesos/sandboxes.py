@@ -24,7 +24,7 @@ from cook_jupyter.clusters.mesos.agent_files import (
     FileInaccessible,
     FilesFailed,
 )
-from cook_jupyter.clusters.mesos.http_calls import Header
+from cook_jupyter.clusters.mesos.transport.http_calls import Header
 from cook_jupyter.clusters.sandboxes import is_directory, no_sandbox, no_such_file, removed_sandbox
 from cook_jupyter.errors import NotFound, SchedulerError, TooLarge, Unverifiable
 from cook_jupyter.model.files import FileEntry, SandboxFile

@@ -49,15 +49,15 @@ def _local(local: LocalClusterSettings, home: Home, pools: tuple[PoolName, ...])
 
 def _mesos(mesos: MesosClusterSettings, store: Store, pools: tuple[PoolName, ...]) -> ComputeCluster:
     from cook_jupyter.clusters.mesos.cluster import MesosCluster
-    from cook_jupyter.clusters.mesos.connection import SchedulerConnection
-    from cook_jupyter.clusters.mesos.http_connection import (
+    from cook_jupyter.clusters.mesos.sandboxes import MesosSandboxes
+    from cook_jupyter.clusters.mesos.transport.connection import SchedulerConnection
+    from cook_jupyter.clusters.mesos.transport.http_connection import (
         Credential,
         HttpSchedulerConnection,
         tls_context,
     )
-    from cook_jupyter.clusters.mesos.leader import leader_detector
-    from cook_jupyter.clusters.mesos.pymesos_connection import PymesosSchedulerConnection
-    from cook_jupyter.clusters.mesos.sandboxes import MesosSandboxes
+    from cook_jupyter.clusters.mesos.transport.leader import leader_detector
+    from cook_jupyter.clusters.mesos.transport.pymesos_connection import PymesosSchedulerConnection
 
     credential = None
     try:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cook_jupyter.clusters.mesos.leader import MasterList
+from cook_jupyter.clusters.mesos.transport.leader import MasterList
 from tests.clusters.mesos.connection_contract import Connect, Start
 from tests.clusters.mesos.fake_cluster import FakeCluster
 from tests.clusters.mesos.fake_master import FakeMaster

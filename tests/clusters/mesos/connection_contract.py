@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from cook_jupyter.clusters.mesos import messages
-from cook_jupyter.clusters.mesos.connection import CallRejected, NotConnected, SchedulerConnection
 from cook_jupyter.clusters.mesos.messages import AgentId, OfferId
+from cook_jupyter.clusters.mesos.transport.connection import CallRejected, NotConnected, SchedulerConnection
 from cook_jupyter.errors import ClusterUnusable
 from tests.clusters.mesos.framework import Framework
 
@@ -25,7 +25,7 @@ FOREVER = "sleep 600"
 
 
 class ConnectionContract:
-    """The promises of `cook_jupyter.clusters.mesos.connection.SchedulerConnection`."""
+    """The promises of `cook_jupyter.clusters.mesos.transport.connection.SchedulerConnection`."""
 
     @pytest.fixture
     async def start(self, connect: Connect) -> AsyncIterator[Start]:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from cook_jupyter.clusters.mesos.connection import CallFailed, ConnectionListener, NotConnected
 from cook_jupyter.clusters.mesos.messages import (
     Call,
     Event,
@@ -24,6 +23,7 @@ from cook_jupyter.clusters.mesos.messages import (
     Update,
     Value,
 )
+from cook_jupyter.clusters.mesos.transport.connection import CallFailed, ConnectionListener, NotConnected
 from cook_jupyter.errors import ClusterUnusable
 from cook_jupyter.worker.frames import Header, pack
 from cook_jupyter.worker.mesos.messages import encode_data

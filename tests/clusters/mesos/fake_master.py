@@ -14,7 +14,7 @@ from typing import Any
 
 import h11
 
-from cook_jupyter.clusters.mesos.leader import MasterAddress
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress
 from tests.clusters.mesos.fake_cluster import FakeCluster, FakeFramework, Refused
 from tests.waiting import wait_until_async
 

@@ -6,8 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 from cook_jupyter.clusters.mesos import messages
-from cook_jupyter.clusters.mesos.connection import SchedulerConnection, Subscription
 from cook_jupyter.clusters.mesos.messages import AgentId, Event, FrameworkId, Offer, OfferId, TaskStatus
+from cook_jupyter.clusters.mesos.transport.connection import SchedulerConnection, Subscription
 from tests.waiting import HANG_S
 
 JsonObject = dict[str, Any]

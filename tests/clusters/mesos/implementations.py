@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
-from cook_jupyter.clusters.mesos.connection import SchedulerConnection
-from cook_jupyter.clusters.mesos.http_connection import HttpSchedulerConnection, Timing
-from cook_jupyter.clusters.mesos.pymesos_connection import PymesosSchedulerConnection, driver_class
+from cook_jupyter.clusters.mesos.transport.connection import SchedulerConnection
+from cook_jupyter.clusters.mesos.transport.http_connection import HttpSchedulerConnection, Timing
+from cook_jupyter.clusters.mesos.transport.pymesos_connection import PymesosSchedulerConnection, driver_class
 from cook_jupyter.errors import ClusterUnusable
 from tests.conftest import missing_part
 

@@ -6,10 +6,15 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from cook_jupyter.clusters.mesos import messages
-from cook_jupyter.clusters.mesos.answers import REPEATABLE
-from cook_jupyter.clusters.mesos.connection import CallFailed, CallRejected, CallUncertain, NotConnected
-from cook_jupyter.clusters.mesos.leader import MasterList
 from cook_jupyter.clusters.mesos.messages import AgentId, Call, ExecutorId, OfferId, TaskStatus, Value
+from cook_jupyter.clusters.mesos.transport.answers import REPEATABLE
+from cook_jupyter.clusters.mesos.transport.connection import (
+    CallFailed,
+    CallRejected,
+    CallUncertain,
+    NotConnected,
+)
+from cook_jupyter.clusters.mesos.transport.leader import MasterList
 from tests.clusters.mesos.fake_master import HANG, LOST_ANSWER, LOST_CALL, FakeMaster, Fault
 from tests.clusters.mesos.framework import Framework
 from tests.clusters.mesos.implementations import IMPATIENT, MakeConnection

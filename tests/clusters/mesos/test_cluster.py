@@ -10,10 +10,10 @@ import pytest
 
 from cook_jupyter.clusters.base import Launch
 from cook_jupyter.clusters.mesos.cluster import MesosCluster
-from cook_jupyter.clusters.mesos.connection import CallFailed, CallRejected, CallUncertain
 from cook_jupyter.clusters.mesos.executor_watch import FAILED_STARTS, MISSING_ANSWERS
 from cook_jupyter.clusters.mesos.messages import Call, Event, Failure, TaskStatus, Value
 from cook_jupyter.clusters.mesos.options import MesosOptions
+from cook_jupyter.clusters.mesos.transport.connection import CallFailed, CallRejected, CallUncertain
 from cook_jupyter.clusters.sandboxes import MemorySandboxes
 from cook_jupyter.errors import ClusterUnusable, NotFound
 from cook_jupyter.model.instance import InstanceStatus, TaskState

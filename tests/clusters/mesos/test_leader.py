@@ -2,8 +2,8 @@
 
 import pytest
 
-from cook_jupyter.clusters.mesos.leader import MasterAddress, MasterList, leader_detector
-from cook_jupyter.clusters.mesos.zookeeper import ZooKeeperDetector, ZooKeeperUrl
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress, MasterList, leader_detector
+from cook_jupyter.clusters.mesos.transport.zookeeper import ZooKeeperDetector, ZooKeeperUrl
 
 
 @pytest.mark.parametrize(

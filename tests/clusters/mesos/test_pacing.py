@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.clusters.mesos.messages import Event
-from cook_jupyter.clusters.mesos.pacing import BackOff, EventQueue
+from cook_jupyter.clusters.mesos.transport.pacing import BackOff, EventQueue
 from tests.waiting import wait_until_async
 
 

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cook_jupyter.clusters.mesos.leader import MasterAddress, MasterList
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress, MasterList
 from tests.clusters.mesos.fake_master import LOST_CALL, FakeMaster, Fault
 from tests.clusters.mesos.framework import Framework
 from tests.clusters.mesos.implementations import connection_maker
 from tests.waiting import HANG_S, wait_until_async
 
-IMPORT = "from cook_jupyter.clusters.mesos.pymesos_connection import driver_class"
+IMPORT = "from cook_jupyter.clusters.mesos.transport.pymesos_connection import driver_class"
 
 
 @pytest.fixture

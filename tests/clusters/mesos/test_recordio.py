@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.clusters.mesos.recordio import BrokenRecords, RecordReader
+from cook_jupyter.clusters.mesos.transport.recordio import BrokenRecords, RecordReader
 
 
 def framed(*records: bytes) -> bytes:

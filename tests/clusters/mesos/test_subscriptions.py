@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from cook_jupyter.clusters.mesos import messages
-from cook_jupyter.clusters.mesos.connection import NotConnected
-from cook_jupyter.clusters.mesos.http_connection import Credential
-from cook_jupyter.clusters.mesos.leader import LeaderDetector, MasterAddress, MasterList
+from cook_jupyter.clusters.mesos.transport.connection import NotConnected
+from cook_jupyter.clusters.mesos.transport.http_connection import Credential
+from cook_jupyter.clusters.mesos.transport.leader import LeaderDetector, MasterAddress, MasterList
 from cook_jupyter.errors import ClusterUnusable
 from tests.clusters.mesos.conftest import MakeMaster
 from tests.clusters.mesos.connection_contract import Connect, ConnectionContract, Start

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cook_jupyter.clusters.mesos.http_connection import HttpSchedulerConnection, tls_context
-from cook_jupyter.clusters.mesos.leader import MasterAddress, MasterList
+from cook_jupyter.clusters.mesos.transport.http_connection import HttpSchedulerConnection, tls_context
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress, MasterList
 from tests.clusters.mesos.conftest import MakeMaster
 from tests.clusters.mesos.fake_master import FakeMaster
 from tests.clusters.mesos.framework import Framework

@@ -2,8 +2,8 @@
 
 Lives here: addresses of masters, `LeaderDetector`, detection by a list of masters, and `leader_detector`,
 which reads a setting.
-Not here: detection by ZooKeeper (`clusters.mesos.zookeeper`), following the redirect of a master that does
-not lead (`clusters.mesos.http_stream`).
+Not here: detection by ZooKeeper (`clusters.mesos.transport.zookeeper`), following the redirect of a master
+that does not lead (`clusters.mesos.transport.http_stream`).
 """
 
 import asyncio
@@ -77,7 +77,7 @@ def leader_detector(masters: str, *, by_hostname: bool = False) -> LeaderDetecto
         ValueError: `masters` is neither.
     """
     if masters.startswith("zk://"):
-        from cook_jupyter.clusters.mesos.zookeeper import ZooKeeperDetector, ZooKeeperUrl
+        from cook_jupyter.clusters.mesos.transport.zookeeper import ZooKeeperDetector, ZooKeeperUrl
 
         return ZooKeeperDetector(ZooKeeperUrl.parse(masters), by_hostname=by_hostname)
     return MasterList([MasterAddress.parse(one) for one in masters.split(",") if one.strip()])

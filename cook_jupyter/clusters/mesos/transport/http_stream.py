@@ -1,8 +1,9 @@
 """The stream of events of a subscription.
 
-Lives here: `open_stream`, which sends SUBSCRIBE and follows redirects, and `EventStream`, which reads events
-and notices silence.
-Not here: calls (`clusters.mesos.http_calls`), and when to subscribe (`clusters.mesos.http_connection`).
+Lives here: `open_stream`, which sends SUBSCRIBE and follows redirects, and `EventStream`, which reads
+events and notices silence.
+Not here: calls (`clusters.mesos.transport.http_calls`), and when to subscribe
+(`clusters.mesos.transport.http_connection`).
 """
 
 import asyncio
@@ -13,12 +14,17 @@ from dataclasses import replace
 import h11
 import msgspec
 
-from cook_jupyter.clusters.mesos.http_calls import CONNECT_ERRORS, Endpoint, header_value, new_exchange
-from cook_jupyter.clusters.mesos.leader import MasterAddress
 from cook_jupyter.clusters.mesos.messages import Event, Subscribed, decode_event
-from cook_jupyter.clusters.mesos.pacing import LAST_LOOK_S
-from cook_jupyter.clusters.mesos.recordio import BrokenRecords, RecordReader
-from cook_jupyter.clusters.mesos.subscription import StreamEnded, Unsubscribable
+from cook_jupyter.clusters.mesos.transport.http_calls import (
+    CONNECT_ERRORS,
+    Endpoint,
+    header_value,
+    new_exchange,
+)
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress
+from cook_jupyter.clusters.mesos.transport.pacing import LAST_LOOK_S
+from cook_jupyter.clusters.mesos.transport.recordio import BrokenRecords, RecordReader
+from cook_jupyter.clusters.mesos.transport.subscription import StreamEnded, Unsubscribable
 
 log = logging.getLogger(__name__)
 

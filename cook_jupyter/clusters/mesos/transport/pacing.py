@@ -1,7 +1,7 @@
 """What slows the two sides of a connection down: a bounded queue of events, and pauses between subscriptions.
 
 Lives here: `EventQueue` and `BackOff`.
-Not here: the connections that use them (`clusters.mesos.http_connection` and `pymesos_connection`).
+Not here: the connections that use them (`clusters.mesos.transport.http_connection` and `pymesos_connection`).
 """
 
 import asyncio

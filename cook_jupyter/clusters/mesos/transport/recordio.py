@@ -1,8 +1,8 @@
 """RecordIO framing, without I/O: a stream of bytes as records.
 
 Lives here: `RecordReader`. A record is its length in decimal digits, a newline, and that many bytes.
-Not here: the HTTP response whose body is such a stream (`clusters.mesos.http_connection`), the content of a
-record (`clusters.mesos.messages`).
+Not here: the HTTP response whose body is such a stream (`clusters.mesos.transport.http_connection`), the
+content of a record (`clusters.mesos.messages`).
 
 Source: docs/recordio.md of Apache Mesos.
 """

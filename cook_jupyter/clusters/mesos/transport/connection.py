@@ -1,8 +1,8 @@
 """The connection of a framework to the leading master, as a protocol.
 
 Lives here: `SchedulerConnection`, its listener and its errors.
-Not here: our implementation over HTTP (`clusters.mesos.http_connection`), the one over pymesos
-(`clusters.mesos.pymesos_connection`), what events mean (`clusters.mesos.cluster`).
+Not here: our implementation over HTTP (`clusters.mesos.transport.http_connection`), the one over pymesos
+(`clusters.mesos.transport.pymesos_connection`), what events mean (`clusters.mesos.cluster`).
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,10 @@
 """The connection to the leading master over pymesos, instead of our own HTTP.
 
 Lives here: `PymesosSchedulerConnection`, and what one subscription consists of.
-Not here: when to subscribe (`clusters.mesos.subscription`), the leader (`clusters.mesos.leader`), the driver
-with its dangers removed (`clusters.mesos.pymesos_driver`), the parser that pymesos needs
-(`clusters.mesos.pymesos_parser`). What this connection cannot do that ours can:
+Not here: when to subscribe (`clusters.mesos.transport.subscription`), the leader
+(`clusters.mesos.transport.leader`), the driver with its dangers removed
+(`clusters.mesos.transport.pymesos_driver`), the parser that pymesos needs
+(`clusters.mesos.transport.pymesos_parser`). What this connection cannot do that ours can:
 docs/reference/mesos-connections.md.
 
 A driver of pymesos reads events in a thread and sends calls in the thread of the caller. Here it lives for
@@ -25,15 +26,20 @@ from typing import Any
 
 import msgspec
 
-from cook_jupyter.clusters.mesos.answers import REPEATABLE, Answer
-from cook_jupyter.clusters.mesos.connection import CallUncertain, NotConnected, Subscription
-from cook_jupyter.clusters.mesos.http_calls import LAST_ANSWERS_S
-from cook_jupyter.clusters.mesos.http_connection import OPERATOR_API, SCHEDULER_API, Credential, Timing
-from cook_jupyter.clusters.mesos.leader import LeaderDetector, MasterAddress
 from cook_jupyter.clusters.mesos.messages import Call, Event, FrameworkId, JsonObject
-from cook_jupyter.clusters.mesos.pacing import LAST_LOOK_S, BackOff
-from cook_jupyter.clusters.mesos.pymesos_parser import provide_parser
-from cook_jupyter.clusters.mesos.subscription import (
+from cook_jupyter.clusters.mesos.transport.answers import REPEATABLE, Answer
+from cook_jupyter.clusters.mesos.transport.connection import CallUncertain, NotConnected, Subscription
+from cook_jupyter.clusters.mesos.transport.http_calls import LAST_ANSWERS_S
+from cook_jupyter.clusters.mesos.transport.http_connection import (
+    OPERATOR_API,
+    SCHEDULER_API,
+    Credential,
+    Timing,
+)
+from cook_jupyter.clusters.mesos.transport.leader import LeaderDetector, MasterAddress
+from cook_jupyter.clusters.mesos.transport.pacing import LAST_LOOK_S, BackOff
+from cook_jupyter.clusters.mesos.transport.pymesos_parser import provide_parser
+from cook_jupyter.clusters.mesos.transport.subscription import (
     Session,
     StreamEnded,
     SubscribingConnection,
@@ -312,7 +318,7 @@ def driver_class() -> Callable[..., Any]:
         logger = logging.getLogger("pymesos")
         handlers = list(logger.handlers)
         try:
-            from cook_jupyter.clusters.mesos.pymesos_driver import Driver
+            from cook_jupyter.clusters.mesos.transport.pymesos_driver import Driver
         except ImportError as error:
             raise ClusterUnusable(f"pymesos is not installed ({error}): {HOW_TO_INSTALL}") from error
         except ValueError as error:

@@ -1,9 +1,9 @@
 """The connection to the leading master over Mesos' v1 HTTP API.
 
 Lives here: `HttpSchedulerConnection`, and what one subscription consists of.
-Not here: when to subscribe (`clusters.mesos.subscription`), the stream of events
-(`clusters.mesos.http_stream`), HTTP connections for calls (`clusters.mesos.http_calls`), the leader
-(`clusters.mesos.leader`).
+Not here: when to subscribe (`clusters.mesos.transport.subscription`), the stream of events
+(`clusters.mesos.transport.http_stream`), HTTP connections for calls
+(`clusters.mesos.transport.http_calls`), the leader (`clusters.mesos.transport.leader`).
 
 Three things share a subscription: its stream, the calls of this framework, which carry its `Mesos-Stream-Id`
 on other connections, and questions to the operator API. They end together, and the id is forgotten.
@@ -20,14 +20,14 @@ from pathlib import Path
 
 import msgspec
 
-from cook_jupyter.clusters.mesos.answers import REPEATABLE, Answer
-from cook_jupyter.clusters.mesos.connection import Subscription
-from cook_jupyter.clusters.mesos.http_calls import CallLane, Endpoint, Header
-from cook_jupyter.clusters.mesos.http_stream import EventStream, open_stream
-from cook_jupyter.clusters.mesos.leader import LeaderDetector, MasterAddress
 from cook_jupyter.clusters.mesos.messages import Call, FrameworkId, encode_call, subscribe
-from cook_jupyter.clusters.mesos.pacing import BackOff
-from cook_jupyter.clusters.mesos.subscription import Session, SubscribingConnection
+from cook_jupyter.clusters.mesos.transport.answers import REPEATABLE, Answer
+from cook_jupyter.clusters.mesos.transport.connection import Subscription
+from cook_jupyter.clusters.mesos.transport.http_calls import CallLane, Endpoint, Header
+from cook_jupyter.clusters.mesos.transport.http_stream import EventStream, open_stream
+from cook_jupyter.clusters.mesos.transport.leader import LeaderDetector, MasterAddress
+from cook_jupyter.clusters.mesos.transport.pacing import BackOff
+from cook_jupyter.clusters.mesos.transport.subscription import Session, SubscribingConnection
 
 SCHEDULER_API = "/api/v1/scheduler"
 OPERATOR_API = "/api/v1"

@@ -1,7 +1,7 @@
 """What pymesos needs of the package http-parser, on h11.
 
 Lives here: `HttpParser`, with the methods that pymesos calls, and `provide_parser`.
-Not here: the connection that uses pymesos (`clusters.mesos.pymesos_connection`).
+Not here: the connection that uses pymesos (`clusters.mesos.transport.pymesos_connection`).
 
 http-parser 0.9.0 is from 2020: its C was generated for Python 3.10 and older and does not compile with a
 newer one, and its setup.py does not run on 3.12.

@@ -2,8 +2,8 @@
 
 Lives here: `SubscribingConnection`, which detects the leader, subscribes, hands events over, and subscribes
 again after a pause; and `Session`, one subscription.
-Not here: how messages travel (`clusters.mesos.http_connection`, `clusters.mesos.pymesos_connection`), what
-events mean (`clusters.mesos.cluster`).
+Not here: how messages travel (`clusters.mesos.transport.http_connection`,
+`clusters.mesos.transport.pymesos_connection`), what events mean (`clusters.mesos.cluster`).
 
     detect the leader ─> SUBSCRIBE ─> SUBSCRIBED: calls go out, events come in
          ↑                  │             │
@@ -14,16 +14,16 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 
-from cook_jupyter.clusters.mesos.answers import (
+from cook_jupyter.clusters.mesos.messages import Call, FrameworkId, JsonObject
+from cook_jupyter.clusters.mesos.transport.answers import (
     Answer,
     SubscriptionRefused,
     check_call,
     read_answer,
 )
-from cook_jupyter.clusters.mesos.connection import ConnectionListener, NotConnected, Subscription
-from cook_jupyter.clusters.mesos.leader import LeaderDetector, MasterAddress
-from cook_jupyter.clusters.mesos.messages import Call, FrameworkId, JsonObject
-from cook_jupyter.clusters.mesos.pacing import BackOff, EventQueue
+from cook_jupyter.clusters.mesos.transport.connection import ConnectionListener, NotConnected, Subscription
+from cook_jupyter.clusters.mesos.transport.leader import LeaderDetector, MasterAddress
+from cook_jupyter.clusters.mesos.transport.pacing import BackOff, EventQueue
 from cook_jupyter.errors import ClusterUnusable
 
 log = logging.getLogger(__name__)

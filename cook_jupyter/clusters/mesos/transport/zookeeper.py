@@ -1,7 +1,7 @@
 """Which master leads, as ZooKeeper knows.
 
 Lives here: `ZooKeeperDetector` and the URL of masters in ZooKeeper.
-Not here: detection by a list of masters, and the choice between the two (`clusters.mesos.leader`).
+Not here: detection by a list of masters, and the choice between the two (`clusters.mesos.transport.leader`).
 
 Each master that could lead has a node `json.info_N` below a path; the lowest N leads. Other nodes (`info_N`
 of old masters, `log_replicas`) are of no concern here. ZooKeeper is only asked who leads: while it is away,
@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from cook_jupyter.clusters.mesos.leader import MasterAddress
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress
 from cook_jupyter.errors import ClusterUnusable
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 Lives here: `Driver`. It lives for one subscription: it never subscribes again, sends no TEARDOWN, does not
 interrupt the main thread, sends FrameworkInfo as it is, and hands events over as they come.
-Not here: its use (`clusters.mesos.pymesos_connection`). Importing this module imports pymesos: use
+Not here: its use (`clusters.mesos.transport.pymesos_connection`). Importing this module imports pymesos: use
 `pymesos_connection.driver_class`.
 
 It uses what pymesos 0.3.15 has inside, the last version there is.
@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from pymesos import process, scheduler
 
-from cook_jupyter.clusters.mesos.connection import Subscription
 from cook_jupyter.clusters.mesos.messages import JsonObject, encode_call, subscribe
-from cook_jupyter.clusters.mesos.pymesos_parser import HttpParser
+from cook_jupyter.clusters.mesos.transport.connection import Subscription
+from cook_jupyter.clusters.mesos.transport.pymesos_parser import HttpParser
 
 process.HttpParser = HttpParser
 # A fault in the thread of a driver interrupts the main thread, whatever that is doing.

@@ -1,7 +1,7 @@
 """What the answers of a master to calls mean.
 
 Lives here: `Answer`, which calls may be repeated, and the errors that answers stand for.
-Not here: how calls and answers travel (`clusters.mesos.http_calls`).
+Not here: how calls and answers travel (`clusters.mesos.transport.http_calls`).
 
 Source: src/master/http.cpp of Apache Mesos 1.11.
 """
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cook_jupyter.clusters.mesos.connection import CallRejected, CallUncertain, NotConnected
-from cook_jupyter.clusters.mesos.leader import MasterAddress
 from cook_jupyter.clusters.mesos.messages import JsonObject
+from cook_jupyter.clusters.mesos.transport.connection import CallRejected, CallUncertain, NotConnected
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress
 
 REPEATABLE = frozenset(
     {

@@ -2,7 +2,8 @@
 
 Lives here: `CallLane`, which sends calls to one endpoint of one master and returns the answers, and the
 connection below it. HTTP is h11's.
-Not here: what an answer means (`clusters.mesos.answers`), the events (`clusters.mesos.http_stream`).
+Not here: what an answer means (`clusters.mesos.transport.answers`), the events
+(`clusters.mesos.transport.http_stream`).
 
 Calls are pipelined: a call is sent before the calls ahead of it are answered, and a server answers in the
 order of the calls. One call at a time takes 160 µs of this process and the time of a round trip; with 64 at a
@@ -23,9 +24,9 @@ from dataclasses import dataclass, field
 
 import h11
 
-from cook_jupyter.clusters.mesos.answers import Answer
-from cook_jupyter.clusters.mesos.connection import CallUncertain, NotConnected
-from cook_jupyter.clusters.mesos.leader import MasterAddress
+from cook_jupyter.clusters.mesos.transport.answers import Answer
+from cook_jupyter.clusters.mesos.transport.connection import CallUncertain, NotConnected
+from cook_jupyter.clusters.mesos.transport.leader import MasterAddress
 
 Header = tuple[str, str]
 
