@@ -2,7 +2,7 @@
 
     transport    the connection to the leading master: events in, calls out
        │
-    cluster      `MesosCluster`: the ComputeCluster; passes events on, and sends the calls of its parts (calls)
+    cluster      `MesosCluster`: the ComputeCluster; passes events on, and sends calls (calls)
        ├── framework        what it tells Mesos about itself, and its id
        ├── hosts            agents by host: held offers, capacity, room that is about to come back
        ├── holding          which offers are kept, given back and requested again
