@@ -7,6 +7,7 @@
        ├── hosts            agents by host: held offers, capacity, room that is about to come back
        ├── holding          which offers are kept, given back and requested again
        ├── instances        the open instances, and when a kill is repeated
+       ├── dispatching      sends launches, and takes back what was not sent
        ├── launching        ACCEPTs: tasks with resources cut from offers; launches that wait; containers
        ├── executors        which executor runs a task, and its ExecutorInfo
        ├── executor_watch   leases, progress, executors that do not start

@@ -89,4 +89,4 @@ class AgentQueries:
             host = None if instance is None else self._hosts.of_agent(task["agent_id"]["value"])
             if instance is not None and host is not None:
                 instance.host = host.name
-                host.tasks[instance_id] = amounts_of(task.get("resources", ()))
+                host.add_task(instance_id, amounts_of(task.get("resources", ())))

@@ -21,13 +21,13 @@ from cook_jupyter.clusters.base import ClusterListener, Launch
 from cook_jupyter.clusters.mesos import messages
 from cook_jupyter.clusters.mesos.agent_queries import AgentQueries
 from cook_jupyter.clusters.mesos.calls import CallSender
+from cook_jupyter.clusters.mesos.dispatching import Dispatcher, not_launched
 from cook_jupyter.clusters.mesos.executor_watch import ExecutorWatch
 from cook_jupyter.clusters.mesos.executors import ExecutorTable
 from cook_jupyter.clusters.mesos.framework import Framework, StoredText
 from cook_jupyter.clusters.mesos.holding import OfferHolding
 from cook_jupyter.clusters.mesos.hosts import HostTable, MesosHost, start_ms
 from cook_jupyter.clusters.mesos.instances import InstanceTable, TrackedInstance
-from cook_jupyter.clusters.mesos.launching import LaunchQueue, Sending
 from cook_jupyter.clusters.mesos.messages import (
     AgentId,
     Event,
@@ -42,9 +42,6 @@ from cook_jupyter.clusters.mesos.reconciliation import Reconciliation
 from cook_jupyter.clusters.mesos.result_files import ResultFetcher, ResultFiles
 from cook_jupyter.clusters.mesos.statuses import Standing, is_unknown_task, read_status
 from cook_jupyter.clusters.mesos.transport.connection import (
-    CallFailed,
-    CallRejected,
-    NotConnected,
     SchedulerConnection,
     Subscription,
 )
@@ -55,7 +52,7 @@ from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.model.reason import HEARTBEAT_LOST, SCHEDULING_FAILED_ON_HOST
+from cook_jupyter.model.reason import HEARTBEAT_LOST
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.frames import Frame
@@ -105,7 +102,6 @@ class MesosCluster:
         self._tick_s = tick_s
         self._hosts = HostTable(options.name, pools=pools, pool_attribute=options.pool_attribute)
         self._executors = ExecutorTable(options, version)
-        self._queue = LaunchQueue(options, self._executors, time.monotonic)
         self._holding = OfferHolding(options)
         self._reconciliation = Reconciliation()
         self._partitions = Partitions(options)
@@ -117,11 +113,20 @@ class MesosCluster:
         self._reporter = UpdateReporter[TaskStatus | None](options.name, on_committed=self._on_committed)
         self._instances = InstanceTable()
         self._unsent: dict[InstanceId, Launch] = {}  # that the last scheduler may not have sent
+        self._dispatcher = Dispatcher(
+            options,
+            self._hosts,
+            self._executors,
+            self._instances,
+            holding=self._holding,
+            reconciliation=self._reconciliation,
+            calls=self._calls,
+            end_instance=self._end,
+        )
         self._queries = AgentQueries(connection, self._hosts, self._holding, self._instances)
         self._listener: ClusterListener | None = None
         self._is_subscribed = False
         self._first_subscription = asyncio.Event()
-        self._reviving: asyncio.TimerHandle | None = None
         self._watch = ExecutorWatch(
             options,
             self._hosts,
@@ -183,6 +188,7 @@ class MesosCluster:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        self._dispatcher.close()
         for part in (self._calls, self._acknowledgements, self._results):
             await part.close()
         await self._queries.close()
@@ -213,7 +219,7 @@ class MesosCluster:
 
     async def grow_for(self, pool: PoolName, specs: Sequence[JobSpec]) -> None:
         """Request the offers again that were given back."""
-        self._request_revive()
+        self._dispatcher.request_revive()
 
     async def launch(self, launches: Sequence[Launch]) -> None:
         """Start instances on their hosts, at once or as soon as their resources are offered again."""
@@ -224,13 +230,13 @@ class MesosCluster:
                 continue
             host = self._hosts.get(instance.host)
             if host is None or not host.is_connected:
-                self._report(_not_launched(instance.instance_id))
+                self._report(not_launched(instance.instance_id))
                 continue
             self._instances.add(instance.instance_id, TrackedInstance(host.name, spec=launch.spec))
-            self._queue.put(host, launch)
+            self._dispatcher.put(host, launch)
             hosts[host.name] = host
         for host in hosts.values():
-            self._send_next(host)
+            self._dispatcher.send_next(host)
 
     async def kill(self, instance_ids: Sequence[InstanceId]) -> None:
         """Kill instances, again and again until they have ended."""
@@ -240,7 +246,7 @@ class MesosCluster:
                 continue
             self._unsent.pop(instance_id, None)
             host = self._hosts.get(tracked.host)
-            if host is not None and self._queue.remove(host, instance_id) is not None:
+            if host is not None and self._dispatcher.withdraw(host, instance_id):
                 self._instances.remove(instance_id)
                 self._report(translation.never_started(instance_id, now_ms(), Cause.KILLED))
             elif not tracked.is_killed:
@@ -258,7 +264,7 @@ class MesosCluster:
         log.info("%s is subscribed to the Mesos master %s as %s", self.name, master, framework_id)
         await self._framework.save_id(framework_id)
         self._hosts.forget_offers()
-        self._queue.restart_patience()
+        self._dispatcher.on_subscribed(framework_id)
         self._provisional = ProvisionalEnds()  # the master is asked again
         self._is_subscribed = True
         await self._refresh_agents()
@@ -271,6 +277,7 @@ class MesosCluster:
         """Void all offers."""
         log.warning("%s has lost its Mesos master: %s", self.name, cause)
         self._is_subscribed = False
+        self._dispatcher.on_disconnected()
         self._hosts.forget_offers()
 
     async def on_event(self, event: Event) -> None:
@@ -301,7 +308,7 @@ class MesosCluster:
         for name in {offer.hostname for offer in offers}:
             known = self._hosts.get(name)
             if known is not None:
-                self._send_next(known)
+                self._dispatcher.send_next(known)
         self._notify_offers_changed()
 
     def _on_inverse_offers(self, inverse_offers: Sequence[messages.InverseOffer]) -> None:
@@ -325,57 +332,6 @@ class MesosCluster:
                         tracked.is_stopped = True
                         self._send_kill(instance_id, tracked)
 
-    def _send_next(self, host: MesosHost) -> None:
-        """Launch what the held offers of a host have room for."""
-        if not self._is_subscribed or self._framework.framework_id is None:
-            return
-        sending = self._queue.next_sending(host, self._framework.framework_id)
-        if sending is not None:
-            now_s = time.monotonic()
-            for task in sending.tasks:
-                instance_id = task.launch.instance.instance_id
-                tracked = self._instances[instance_id]
-                tracked.agent_id, tracked.executor_id = host.agent_id, task.executor_id
-                self._reconciliation.launched(instance_id, now_s)
-            self._calls.put(sending.call, lambda error: self._on_accept_failed(host, sending, error))
-        if self._queue.is_waiting_for(host) or (sending is not None and self._holding.is_alone):
-            self._request_revive()
-
-    def _on_accept_failed(self, host: MesosHost, sending: Sending, error: CallFailed) -> None:
-        """Take launches back that were not sent; ask about those that may have been."""
-        instance_ids = [task.launch.instance.instance_id for task in sending.tasks]
-        if not isinstance(error, NotConnected | CallRejected):
-            self._reconciliation.ask(instance_ids, time.monotonic())
-            return
-        for task in sending.tasks:
-            instance_id = task.launch.instance.instance_id
-            if task.executor_id is not None:
-                self._executors.task_ended(host.name, task.executor_id)
-            host.tasks.pop(instance_id, None)
-            self._reconciliation.answered(instance_id)
-            tracked = self._instances.get(instance_id)
-            if tracked is None:
-                continue
-            tracked.executor_id = None
-            if tracked.is_killed:
-                self._end(instance_id, translation.never_started(instance_id, now_ms(), Cause.KILLED))
-            elif isinstance(error, CallRejected):
-                self._end(instance_id, translation.never_started(instance_id, now_ms(), Cause.UNLAUNCHED))
-            else:
-                self._queue.put(host, task.launch)
-
-    def _request_revive(self) -> None:
-        """Send REVIVE as soon as the policy allows it."""
-        if self._reviving is None:
-            delay_s = self._holding.revive_due_s(time.monotonic())
-            self._reviving = asyncio.get_running_loop().call_later(delay_s, self._revive)
-
-    def _revive(self) -> None:
-        self._reviving = None
-        if self._is_subscribed:
-            self._holding.revived(time.monotonic())
-            self._calls.put(messages.revive([self._options.role]))
-
     # --- statuses -----------------------------------------------------------------------------------------
 
     def _on_status(self, status: TaskStatus) -> None:
@@ -398,11 +354,11 @@ class MesosCluster:
         instance_id = launch.instance.instance_id
         host = self._hosts.get(launch.instance.host)
         if host is None or not host.is_connected:
-            self._end(instance_id, _not_launched(instance_id))
+            self._end(instance_id, not_launched(instance_id))
             return
-        host.tasks.pop(instance_id, None)
-        self._queue.put(host, launch)
-        self._send_next(host)
+        host.remove_task(instance_id)
+        self._dispatcher.put(host, launch)
+        self._dispatcher.send_next(host)
 
     def _apply(self, status: TaskStatus) -> None:
         """Report what a status says."""
@@ -432,7 +388,7 @@ class MesosCluster:
             tracked = TrackedInstance("" if host is None else host.name, agent_id=agent_id)
             self._instances.add(instance_id, tracked)
             if host is not None:
-                host.tasks[instance_id] = Resources()
+                host.add_task(instance_id, Resources())
             self._queries.learn_tasks_soon()
         tracked.agent_id = agent_id or tracked.agent_id
         tracked.is_started = tracked.is_started or update.state is TaskState.RUNNING
@@ -470,8 +426,8 @@ class MesosCluster:
             return
         if tracked.executor_id is not None:
             self._executors.task_ended(host.name, tracked.executor_id)
-        self._queue.remove(host, instance_id)
-        resources = host.tasks.pop(instance_id, None)
+        self._dispatcher.withdraw(host, instance_id)
+        resources = host.remove_task(instance_id)
         if resources is not None and host.is_connected and self._is_subscribed and self._holding.is_alone:
             host.expect_return(resources)
 
@@ -522,21 +478,13 @@ class MesosCluster:
                 log.warning("%s: %s is given up, as its agent cannot be reached", self.name, instance_id)
                 self._end(instance_id, _unreachable(instance_id))
             if self._is_subscribed:
-                self._end_late_launches()
+                self._dispatcher.end_late()
                 for status in self._provisional.pop_believed(now_s):
                     self._apply(status)
                 self._stop_before_maintenance()
                 self._send_due(now_s)
                 if now_s >= self._next_agents_s:
                     await self._refresh_agents()
-
-    def _end_late_launches(self) -> None:
-        """End the launches whose resources are not offered again; their jobs are placed anew."""
-        for host in list(self._hosts):
-            for launch in self._queue.pop_late(host):
-                instance_id = launch.instance.instance_id
-                log.warning("%s: %s has no resources for %s any more", self.name, host.name, instance_id)
-                self._end(instance_id, _not_launched(instance_id))
 
     async def _refresh_agents(self) -> None:
         """Ask the master about its agents, and find those of instances that an earlier scheduler launched."""
@@ -548,7 +496,7 @@ class MesosCluster:
             if tracked.agent_id is None and host is not None and instance_id not in host.waiting:
                 tracked.agent_id = host.agent_id
                 if tracked.spec is not None:
-                    host.tasks[instance_id] = tracked.spec.resources
+                    host.add_task(instance_id, tracked.spec.resources)
         self._notify_offers_changed()
 
     def _send_due(self, now_s: float) -> None:
@@ -581,7 +529,7 @@ class MesosCluster:
         self._instances.add(instance.instance_id, tracked)
         if tracked.agent_id is not None:
             host = self._hosts.see(instance.host, tracked.agent_id)
-            host.tasks[instance.instance_id] = launch.spec.resources
+            host.add_task(instance.instance_id, launch.spec.resources)
 
     def _sent_instances(self) -> dict[InstanceId, AgentId | None]:
         """Return the instances that the master should know, with their agents."""
@@ -618,12 +566,6 @@ class MesosCluster:
     def _notify_offers_changed(self) -> None:
         if self._listener is not None:
             self._listener.offers_changed()
-
-
-def _not_launched(instance_id: InstanceId) -> StatusUpdate:
-    return StatusUpdate(
-        instance_id=instance_id, state=TaskState.LOST, at_ms=now_ms(), reason=SCHEDULING_FAILED_ON_HOST
-    )
 
 
 def _unreachable(instance_id: InstanceId) -> StatusUpdate:

@@ -51,7 +51,6 @@ class MesosHost:
         self.is_connected = True
         self.until_ms: int | None = None  # start of its next maintenance
         self.cool_until_s = 0.0  # monotonic time until which it gets no tasks
-        self.tasks: dict[InstanceId, Resources] = {}  # ours, from their ACCEPT on
         self.waiting: dict[InstanceId, Claim] = {}  # launches that wait for resources to return
         self.offers: dict[OfferId, Offer] = {}  # held
         self.offered_s = 0.0  # monotonic time of the oldest held offer
@@ -60,6 +59,27 @@ class MesosHost:
         self._returning = Resources()
         self._return_deadline_s = 0.0
         self._now_s = now_s
+        self._tasks: dict[InstanceId, Resources] = {}
+        self._running: Resources | None = (
+            Resources()
+        )  # their sum; None if it has changed
+
+    # --- tasks --------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> Mapping[InstanceId, Resources]:
+        """Our tasks, from their ACCEPT on, with their resources."""
+        return self._tasks
+
+    def add_task(self, instance_id: InstanceId, resources: Resources) -> None:
+        """Add a task, or change the resources of one."""
+        self._tasks[instance_id] = resources
+        self._running = None
+
+    def remove_task(self, instance_id: InstanceId) -> Resources | None:
+        """Remove a task; return its resources, or None if there is no such task."""
+        self._running = None
+        return self._tasks.pop(instance_id, None)
 
     # --- offers -------------------------------------------------------------------------------------------
 
@@ -130,7 +150,9 @@ class MesosHost:
     @property
     def running(self) -> Resources:
         """The resources of our tasks, and of launches that wait."""
-        return sum_resources((*self.tasks.values(), self._claimed))
+        if self._running is None:
+            self._running = sum_resources(self._tasks.values())
+        return sum_resources((self._running, self._claimed)) if self.waiting else self._running
 
     @property
     def _claimed(self) -> Resources:

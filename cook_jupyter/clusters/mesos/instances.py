@@ -6,7 +6,8 @@ Not here: instances that wait for resources (`clusters.mesos.launching`), what h
 """
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from cook_jupyter.clusters.mesos.messages import AgentId
@@ -68,6 +69,7 @@ class InstanceTable:
 
     def __init__(self) -> None:
         self._instances: dict[InstanceId, TrackedInstance] = {}
+        self._users: Counter[str] = Counter()
 
     def __contains__(self, instance_id: object) -> bool:
         return instance_id in self._instances
@@ -84,15 +86,22 @@ class InstanceTable:
 
     def add(self, instance_id: InstanceId, instance: TrackedInstance) -> None:
         """Track an instance."""
+        self.remove(instance_id)
         self._instances[instance_id] = instance
+        if instance.spec is not None:
+            self._users[instance.spec.user] += 1
 
     def remove(self, instance_id: InstanceId) -> None:
         """Stop tracking an instance."""
-        self._instances.pop(instance_id, None)
+        instance = self._instances.pop(instance_id, None)
+        if instance is not None and instance.spec is not None:
+            self._users[instance.spec.user] -= 1
+            if not self._users[instance.spec.user]:
+                del self._users[instance.spec.user]
 
-    def users(self) -> set[str]:
+    def users(self) -> Collection[str]:
         """Return the users of the instances."""
-        return {one.spec.user for one in self._instances.values() if one.spec is not None}
+        return self._users.keys()
 
     def due_kills(self) -> Iterator[tuple[InstanceId, TrackedInstance]]:
         """Yield the instances that are to be killed again."""

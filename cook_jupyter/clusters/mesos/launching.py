@@ -98,7 +98,7 @@ class LaunchQueue:
                 break  # in order: a small launch does not overtake a large one for ever
             del waiting[instance_id], host.waiting[instance_id]
             task, info = self._task(launch, host, cut, framework_id)
-            host.tasks[instance_id] = launch.spec.resources
+            host.add_task(instance_id, launch.spec.resources)
             tasks.append(task)
             infos.append(info)
         if not tasks:

@@ -98,7 +98,7 @@ def test_waiting_launches_hold_room_and_ports(hosts: HostTable) -> None:
     host = hosts.add_offer(an_offer("o1", scalar("cpus", 4.0), ports((31000, 31002))))
 
     host.waiting[InstanceId("i1")] = Claim(Resources(cpus=1.0), (31001,))
-    host.tasks[InstanceId("i0")] = Resources(cpus=2.0)
+    host.add_task(InstanceId("i0"), Resources(cpus=2.0))
 
     [offer, _] = hosts.offers()
     assert offer.room == Resources(cpus=3.0)
@@ -140,7 +140,7 @@ def test_the_master_tells_totals_addresses_and_which_agents_are_gone(hosts: Host
 def test_a_host_that_is_gone_is_kept_while_something_of_ours_is_there(hosts: HostTable) -> None:
     host = hosts.add_offer(an_offer())
     host.forget_offers()
-    host.tasks[InstanceId("i1")] = Resources(cpus=1.0)
+    host.add_task(InstanceId("i1"), Resources(cpus=1.0))
 
     hosts.update_agents([])
 
