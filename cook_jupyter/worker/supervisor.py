@@ -36,6 +36,7 @@ from cook_jupyter.worker.task import Cause, EndReport, TaskExit, end_of, is_fold
 
 _TICK_S = MIN_CHECK_INTERVAL_S
 _REPORT_RUNNING_AFTER_S = 0.05  # the start of an instance that ends sooner is not reported
+_REFUSED_EXIT_CODE = 126  # that of shells for what cannot be executed
 _OVERTIME_S = 2.0  # after the grace period, for a worker to kill its command itself
 _PRUNE_INTERVAL_S = 3600.0
 _DAY_S = 86400.0
@@ -325,9 +326,13 @@ class Supervisor:
     def _on_interpreter_unusable(self, python: str, reason: str | None) -> None:
         """Run calls of an interpreter without workers as plain commands, unless there is a reason not to."""
         launches = self._queue.drain(python)
-        if python == sys.executable or reason is not None:
+        if python == sys.executable:
             for launch in launches:
-                self._report_unlaunched(launch.header["instance_id"], reason)
+                self._report_unlaunched(launch.header["instance_id"])
+            return
+        if reason is not None:
+            for launch in launches:
+                self._report_refused(launch.header["instance_id"], reason)
             return
         self._unusable.add(python)
         for launch in launches:
@@ -448,13 +453,15 @@ class Supervisor:
             seen_mb=instance.peak_mb,
         )
 
-    def _report_unlaunched(self, instance_id: str, reason: str | None = None) -> None:
-        """Report that an instance was not started; a reason for its user goes to its stderr, too."""
-        end = TaskExit(instance_id, None, now_ms(), message=reason)
-        if reason is not None:
-            log(f"{instance_id} was not started: {reason}")
-            end = end._replace(written=write_stderr(self._sandbox(instance_id), f"cook_jupyter: {reason}\n"))
-        self._report_end(end, Cause.UNLAUNCHED)
+    def _report_unlaunched(self, instance_id: str) -> None:
+        self._report_end(TaskExit(instance_id, None, now_ms()), Cause.UNLAUNCHED)
+
+    def _report_refused(self, instance_id: str, reason: str) -> None:
+        """Report that the interpreter that a job has chosen cannot run it; its stderr tells why."""
+        log(f"{instance_id} was not started: {reason}")
+        is_written = write_stderr(self._sandbox(instance_id), f"cook_jupyter: {reason}\n")
+        end = TaskExit(instance_id, _REFUSED_EXIT_CODE, now_ms(), message=reason, written=is_written)
+        self._report_end(end, Cause.FAILED)
 
     def _report_end(
         self,

@@ -151,7 +151,7 @@ def test_an_interpreter_that_is_too_old_is_named_to_the_user(
 
     report = front_end.end_of(call)
     text = f"{sys.executable} on host {os.uname().nodename} is Python 3.9; cook_jupyter needs 3.11 or later"
-    assert (report.cause, report.end.message) == (Cause.UNLAUNCHED, text)
+    assert (report.cause, report.end.exit_code, report.end.message) == (Cause.FAILED, 126, text)
     assert site.stderr(call) == f"cook_jupyter: {text}\n"
     assert front_end.result_of(other).value == 1
     front_end.stop()

@@ -60,9 +60,7 @@ class MesosHost:
         self._return_deadline_s = 0.0
         self._now_s = now_s
         self._tasks: dict[InstanceId, Resources] = {}
-        self._running: Resources | None = (
-            Resources()
-        )  # their sum; None if it has changed
+        self._running: Resources | None = Resources()  # their sum; None if it has changed
 
     # --- tasks --------------------------------------------------------------------------------------------
 
