@@ -337,6 +337,18 @@ def test_an_offer_from_which_nothing_is_kept_stays_the_same_value() -> None:
     assert without_kept(offer, HostAmounts(3, 100, 0, 0, inf), HostAmounts(4, 200, 0, 0, inf)) is offer
 
 
+@pytest.mark.parametrize(
+    ("tasks", "beside", "expected"), [(1, 2.0, 3), (4, 2.0, 4), (1, -1.0, 5), (1, inf, 1)]
+)
+def test_an_offer_counts_as_many_tasks_as_leave_what_is_kept(
+    tasks: int, beside: float, expected: int
+) -> None:
+    offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100), task_count=tasks)
+    room = HostAmounts(3, 100, 0, 0, beside)
+
+    assert without_kept(offer, room, HostAmounts(8, 200, 0, 0, 5.0)).task_count == expected
+
+
 def test_where_hosts_run_so_many_tasks_one_is_kept_of_them() -> None:
     offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100), task_count=1)
     head = a_head(host="a", asked=HostAmounts(1, 10, 0, 0, 1), awaited=frozenset({("t1", 0)}))

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from cook_jupyter.model.job import JobId
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Quota, Share, UserLimits
+from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, JobConstraints, PlacementKind
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.queue.preemption_history import HOUR_MS, PreemptionHistory
@@ -169,6 +171,40 @@ def test_a_job_with_reserved_room_does_not_give_way_to_another_of_its_user() -> 
     assert victims(index, reserved={"kept": ReservedRoom("host", launch_number(2))}) == [
         ("urgent", ("ada-1",))
     ]
+
+
+def test_a_job_with_reserved_room_raises_the_score_of_what_its_user_launched_later() -> None:
+    index = an_index(("hog-1", "hog", 1.0, 1), ("kept", "hog", 2.0, None), ("hog-2", "hog", 1.0, 3))
+    index.add(QueuedJob(JobId("eve"), "eve", 3.0, 0.0, 8))
+    index.mark_running(JobId("eve"), 2, "other")
+    index.add(QueuedJob(JobId("late"), "late", 1.0, 0.0, 9))
+    cheaply = PreemptionSettings(min_dru_diff=0.1, max_lost_ms_beyond_share=None)
+
+    # Hog-2 stands at 1.0 alone, but at 2.0 behind the reserved job; eve at 1.5.
+    assert victims(index, settings=cheaply, queue=["late"]) == [("late", ("eve",))]
+    reserved = {"kept": ReservedRoom("host", launch_number(2))}
+    assert victims(index, settings=cheaply, queue=["late"], reserved=reserved) == [("late", ("hog-2",))]
+
+
+def test_a_job_with_reserved_room_counts_in_its_group() -> None:
+    apart = JobConstraints(group=GroupId("apart"))
+    index = QueueIndex()
+    for seq, name in enumerate(("kept", "other")):
+        index.add(QueuedJob(JobId(name), "ada", 1.0, 1.0, seq, job_constraints=apart))
+    room = Resources(cpus=4.0, mem_mb=4.0)
+    hosts = Hosts(
+        Offer(host=host, cluster="", pool="", room=room, attributes={"HOSTNAME": host}) for host in ("a", "b")
+    )
+    context = PlacementContext(groups={GroupId("apart"): GroupPlacement(kind=PlacementKind.UNIQUE)})
+
+    def chosen(**reserved: str) -> list[str]:
+        rooms = {JobId(job): ReservedRoom(host, launch_number(1)) for job, host in reserved.items()}
+        decided = rebalance(index, hosts, LIMITS, settings=OURS, placement_context=context, reserved=rooms)
+        return [made.host for made in decided.preemptions]
+
+    assert chosen() == ["b", "a"]
+    assert chosen(kept="b") == ["a"]
+    assert chosen(kept="gone") == ["b"]
 
 
 def test_a_waiting_job_is_scored_exactly_behind_all_that_its_user_holds() -> None:
