@@ -132,4 +132,9 @@ def a_pool_of_many_tasks(rng: Random, users: int, hosts: int) -> Snapshot:
         for seq in range(300, 312)
     ]
     limits = UserLimits(default_share=Share(cpus=0.5, mem_mb=100.0))
-    return Snapshot(tasks=tasks, limits=limits, settings=replace(PreemptionSettings(), min_dru_diff=0.0))
+    spare = {
+        f"host-{host}": Resources(cpus=rng.choice((1.0, 4.0)), mem_mb=2.0)
+        for host in rng.sample(range(hosts), 3)
+    }
+    settings = replace(PreemptionSettings(), min_dru_diff=0.0)
+    return Snapshot(tasks=tasks, limits=limits, settings=settings, spare=spare)
