@@ -394,6 +394,23 @@ def test_a_job_that_took_the_room_of_its_users_own_task_keeps_it_during_the_cycl
     assert state.decide(JobId("late")) is None
 
 
+@pytest.mark.parametrize(("gap", "is_lasting"), [(0.5, True), (0.499, False)])
+def test_a_victim_may_come_back_only_if_it_is_below_by_more_than_the_difference(
+    gap: float, is_lasting: bool
+) -> None:
+    # Hog's second task would start again at 0.5, late's job stands at 1.0.
+    index = QueueIndex()
+    for seq, (name, user, cpus, mem_mb) in enumerate(
+        (("hog-1", "hog", 4.0, 1.0), ("hog-2", "hog", 1.0, 1.0), ("late", "late", 2.0, 2.0))
+    ):
+        index.add(QueuedJob(JobId(name), user, cpus, mem_mb, seq))
+    for launch, name in enumerate(("hog-1", "hog-2")):
+        index.mark_running(JobId(name), launch, "host")
+    eager = PreemptionSettings(min_dru_diff=gap, safe_dru_threshold=0.0, max_lost_ms_beyond_share=None)
+
+    assert bool(victims(index, settings=eager)) is is_lasting
+
+
 def test_nobody_gives_way_if_one_of_several_victims_would_come_back() -> None:
     # Without both, hog's first task would start again at 1.5, and the second at 0.25: below late's 0.85.
     index = QueueIndex()
