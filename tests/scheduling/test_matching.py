@@ -427,6 +427,21 @@ def test_a_reserved_host_takes_only_the_job_it_is_kept_for(columnar_from: int) -
 
 
 @BOTH_WAYS
+def test_a_job_like_one_with_a_reserved_host_is_refused_for_its_own_reasons(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from)
+    context = PlacementContext(reservations={job_id(1): "a"})
+    large = [request(seq, 5.0) for seq in (1, 2, 3)]
+    _, refusals, _ = match(
+        large, Hosts([a_host("a"), a_host("b")]), settings=settings, placement_context=context
+    )
+    assert [(refusal.resources, refusal.constraints) for refusal in refusals] == [
+        ({"cpus": 2}, {}),
+        ({"cpus": 1}, {RESERVED: 1}),
+        ({"cpus": 1}, {RESERVED: 1}),
+    ]
+
+
+@BOTH_WAYS
 def test_a_host_takes_no_more_tasks_than_its_maximum(columnar_from: int) -> None:
     settings = MatchSettings(columnar_from=columnar_from, defaults=PoolDefaults(max_tasks_per_host=3))
     matches, refusals, _ = match(

@@ -56,18 +56,18 @@ def test_a_job_is_within_quota_once_enough_of_its_users_tasks_are_stopped(
 @pytest.mark.parametrize("launch_order", [True, False])
 def test_a_placed_job_loses_no_work_and_goes_before_its_users_other_tasks(launch_order: bool) -> None:
     shape = {"cpus": 2.0, "mem": 1.0, "gpus": 3.0}
-    tasks = [{**shape, "seq": seq, "user": "ada", "start_ms": seq} for seq in (1, 2)]
-    tasks += [{**shape, "seq": 3, "user": "bob", "start_ms": 3}]
-    waiting = [{**shape, "seq": seq, "user": "ada"} for seq in (4, 5)]
+    tasks = [{**shape, "seq": seq, "user": "ada", "start_ms": seq} for seq in (1, 2, 3)]
+    tasks += [{**shape, "seq": 4, "user": "bob", "start_ms": 4}]
+    waiting = [{**shape, "seq": seq, "user": user} for seq, user in ((5, "bob"), (6, "ada"), (7, "ada"))]
     index = an_index([*tasks, *waiting])
     task_drus = TaskDrus(index, LIMITS, DruMode.DEFAULT, 10, launch_order=launch_order)
 
-    placed = [task_drus.add(index.row_of(job_id(seq))) for seq in (4, 5)]
+    placed = [task_drus.add(index.row_of(job_id(seq))) for seq in (5, 6, 7)]
 
-    assert placed == [3, 4]
-    assert task_drus.work == [18.0, 16.0, 14.0, 0.0, 0.0]
-    assert sorted(range(5), key=task_drus.ties.__getitem__) == [4, 3, 1, 0, 2]
-    assert TaskDrus(index, LIMITS, DruMode.GPU, 10).work == [27.0, 24.0, 21.0]
+    assert placed == [4, 5, 6]
+    assert task_drus.work == [18.0, 16.0, 14.0, 12.0, 0.0, 0.0, 0.0]
+    assert sorted(range(7), key=task_drus.ties.__getitem__) == [6, 5, 2, 1, 0, 4, 3]
+    assert TaskDrus(index, LIMITS, DruMode.GPU, 10).work == [27.0, 24.0, 21.0, 18.0]
 
 
 @pytest.mark.parametrize("launch_order", [True, False])
