@@ -220,6 +220,13 @@ def test_others_may_hold_what_is_left_beside_the_head_and_the_tasks_that_stay() 
     assert room_beside(chosen, host).cpus == 3  # 8 less 3 of the head and 2 that stay
 
 
+def test_what_no_task_holds_and_nobody_was_promised_is_free() -> None:
+    tasks = (a_task("t1", 1), a_task("t2", 2))
+
+    assert a_host("a", 8, *tasks, promised=cpus(3)).free == cpus(2)
+    assert a_host("a", 8).free == cpus(8)
+
+
 def test_nothing_starts_beside_a_head_that_needs_a_whole_node() -> None:
     head = a_head(exclusive=True, awaited=frozenset({("t1", 0)}))
 

@@ -137,9 +137,12 @@ def test_a_task_launched_later_does_not_raise_the_score_of_an_earlier_one() -> N
     assert set(cooks) == {"B", "C"}
 
 
-def test_of_tasks_that_were_launched_together_the_job_created_first_counts_first() -> None:
+@pytest.mark.parametrize("priorities", [(20, 80), (80, 20), (50, 51), (51, 50)])
+def test_of_tasks_that_were_launched_together_the_job_created_first_counts_first(
+    priorities: tuple[int, int],
+) -> None:
     index = QueueIndex()
-    for seq, (name, priority) in enumerate(((JobId("first"), 20), (JobId("second"), 80))):
+    for seq, (name, priority) in enumerate(zip(map(JobId, ("first", "second")), priorities, strict=True)):
         index.add(QueuedJob(name, "ada", 1.0, 0.0, seq, priority=priority))
         index.mark_running(name, 1, "host", launch=launch_number(1, 0))
 
