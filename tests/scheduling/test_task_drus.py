@@ -90,3 +90,12 @@ def test_a_user_without_tasks_holds_nothing(
 
     assert task_drus.is_within_quota(row)
     assert task_drus.pending_dru(row) == dru
+
+
+def test_a_placed_job_goes_before_all_running_tasks_of_the_only_user() -> None:
+    shape = {"cpus": 2.0, "mem": 1.0, "gpus": 0.0, "user": "ada"}
+    index = an_index([*({**shape, "seq": seq, "start_ms": seq} for seq in (1, 2)), {**shape, "seq": 3}])
+    task_drus = TaskDrus(index, LIMITS, DruMode.DEFAULT, 10)
+    task_drus.add(index.row_of(job_id(3)))
+
+    assert task_drus.ties[2] < task_drus.ties[1] < task_drus.ties[0]
