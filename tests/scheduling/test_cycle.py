@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from cook_jupyter.model.decisions import Scaleback
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints.constraints import MAX_TASKS, PoolDefaults
+from cook_jupyter.scheduling.constraints.constraints import MAX_TASKS, OFFER_USERS, PoolDefaults
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches, next_scaleback, refusal_now
@@ -253,6 +254,8 @@ def test_a_job_that_waits_can_be_told_why() -> None:
     index = an_index([a_waiting(1, cpus=9.0), a_waiting(2)])
     assert refusal_now(index, job_id(1), [HOST]).resources == {"cpus": 1}
     assert refusal_now(index, job_id(2), [HOST]).resources == {}
+    for_bob = replace(HOST, users=frozenset({"bob"}))
+    assert refusal_now(index, job_id(2), [for_bob]).constraints == {OFFER_USERS: 1}
     none_more = MatchSettings(defaults=PoolDefaults(max_tasks_per_host=0))
     refusal = refusal_now(index, job_id(2), [HOST], settings=none_more)
     assert refusal.constraints == {MAX_TASKS: 1}
