@@ -103,7 +103,7 @@ def write_page(results: Sequence[Result], only: Sequence[str], total: int) -> No
         total: number of all mutants of these modules.
     """
     where = ", ".join(f"`{part}`" for part in only if part) or "`model` and `scheduling`"
-    part = f"the first {len(results):,} of {total:,} by the hash of their changes"
+    part = f"{len(results):,} of {total:,}, chosen by the hash of their changes"
     part = part if len(results) < total else f"all {total:,}"
     scope = f"Mutants of {where}: {part}.\n\n{summary(results)}.\n\n{_UNSEEN}"
     reasons = justifications()

@@ -170,3 +170,28 @@ def test_a_job_is_considered_at_most_four_times() -> None:
         queue.apply(a_decision(following[0], victims=("ada-9",)), NO_ROOM)
 
     assert times == 4
+
+
+def test_jobs_of_users_whose_tasks_were_not_stopped_are_not_taken_again() -> None:
+    queue = BeneficiaryQueue(Cycle(ada=1.0, bob=2.0, cyd=3.0), ids("ada-1", "bob-1", "cyd-1"))
+    for job in ("ada-1", "bob-1"):
+        queue.pop()
+        queue.pass_over(JobId(job))
+    queue.pop()
+
+    queue.apply(a_decision("cyd-1", victims=("ada-9",)), NO_ROOM)
+
+    assert taken(queue) == ["ada-1"]
+
+
+def test_a_job_that_was_taken_again_is_pending_once() -> None:
+    cycle = Cycle(ada=1.0, bob=2.0)
+    queue = BeneficiaryQueue(cycle, ids("ada-1", "bob-1", "bob-2"))
+    queue.pop()
+    queue.pass_over(JobId("ada-1"))
+    cycle.held["ada"] = 5.0
+    for job in ("bob-1", "bob-2"):
+        assert queue.pop() == (job, 2.0)
+        queue.apply(a_decision(job, victims=("ada-9",)), Resources(cpus=9, mem_mb=9))
+
+    assert taken(queue) == ["ada-1"]

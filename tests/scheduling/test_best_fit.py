@@ -198,3 +198,21 @@ def test_the_largest_amounts_without_rounding_suit() -> None:
     assert not suits(TaskRequest(job_id(1), 1 / 2048, 1.0))
     assert not suits(TaskRequest(job_id(1), 1.0, 1 / 2048))
     assert not suits(TaskRequest(job_id(1), 1.0, 1.0, gpus=1.0))
+
+
+def test_a_host_that_gets_as_many_free_cpus_as_another_stays_indexed() -> None:
+    whole = Resources(cpus=4.0, mem_mb=64.0)
+    used = Resources(cpus=1.0, mem_mb=32.0)
+    hosts = Hosts(
+        Offer(host=host, cluster="east", pool="pool", room=whole - running, running=running)
+        for host, running in (("a", Resources()), ("b", used))
+    )
+    holds = HostRoom(hosts.columns)
+    fit = best_fit(holds, hosts.columns)
+    assert fit is not None
+
+    holds.assign(0, TaskRequest(job_id(1), 1.0, 1.0))
+    fit.refresh(0)
+
+    assert fit.choose(TaskRequest(job_id(2), 1.0, 1.0))[0] == 1
+    assert fit.choose(TaskRequest(job_id(3), 1.0, 33.0))[0] == 0

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.constraints.constraints import MAX_TASKS, OFFER_USERS, PoolDefaults
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches, next_scaleback, refusal_now
@@ -251,6 +253,11 @@ def test_the_reasons_of_a_waiting_job_are_available() -> None:
     index = an_index([a_waiting(1, cpus=9.0), a_waiting(2)])
     assert refusal_now(index, job_id(1), [HOST]).resources == {"cpus": 1}
     assert refusal_now(index, job_id(2), [HOST]).resources == {}
+    for_bob = replace(HOST, users=frozenset({"bob"}))
+    assert refusal_now(index, job_id(2), [for_bob]).constraints == {OFFER_USERS: 1}
+    none_more = MatchSettings(defaults=PoolDefaults(max_tasks_per_host=0))
+    refusal = refusal_now(index, job_id(2), [HOST], settings=none_more)
+    assert refusal.constraints == {MAX_TASKS: 1}
 
 
 def test_87_missed_heads_bring_1000_considered_jobs_down_to_one() -> None:

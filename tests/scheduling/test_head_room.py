@@ -220,6 +220,13 @@ def test_other_jobs_may_use_the_room_beside_the_head_and_the_remaining_tasks() -
     assert room_beside(chosen, host).cpus == 3  # 8 less 3 of the head and 2 that stay
 
 
+def test_what_no_task_holds_and_nobody_was_promised_is_free() -> None:
+    tasks = (a_task("t1", 1), a_task("t2", 2))
+
+    assert a_host("a", 8, *tasks, promised=cpus(3)).free == cpus(2)
+    assert a_host("a", 8).free == cpus(8)
+
+
 def test_nothing_starts_beside_a_head_that_needs_a_whole_node() -> None:
     head = a_head(exclusive=True, awaited=frozenset({("t1", 0)}))
 
@@ -335,6 +342,18 @@ def test_an_offer_without_kept_room_is_the_same_value() -> None:
     offer = Offer(host="a", cluster="c", pool=PoolName("p"), room=Resources(cpus=3, mem_mb=100))
 
     assert without_kept(offer, HostAmounts(3, 100, 0, 0, inf), HostAmounts(4, 200, 0, 0, inf)) is offer
+
+
+@pytest.mark.parametrize(
+    ("tasks", "beside", "expected"), [(1, 2.0, 3), (4, 2.0, 4), (1, -1.0, 5), (1, inf, 1)]
+)
+def test_an_offer_counts_as_many_tasks_as_leave_what_is_kept(
+    tasks: int, beside: float, expected: int
+) -> None:
+    offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100), task_count=tasks)
+    room = HostAmounts(3, 100, 0, 0, beside)
+
+    assert without_kept(offer, room, HostAmounts(8, 200, 0, 0, 5.0)).task_count == expected
 
 
 def test_one_task_of_the_maximum_per_host_is_kept() -> None:

@@ -13,6 +13,7 @@ from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, Poo
 from cook_jupyter.scheduling.hosts import hosts as hosts_module
 from cook_jupyter.scheduling.hosts.columns import _mixed, _states
 from cook_jupyter.scheduling.hosts.hosts import Hosts
+from cook_jupyter.scheduling.limits.recent_values import FEW, MAX_UNUSED_ROUNDS
 from tests.scheduling.strategies import on_snapshots
 
 NAMES = [f"host-{number}" for number in range(9)]
@@ -204,6 +205,23 @@ def test_the_offers_of_the_same_hosts_in_the_same_order_are_followed_one_by_one(
     for now in ([offers[2], later[0], offers[1]], [later[2], later[0], offers[1]]):
         hosts.update_from_offers(now)
         assert hosts.offers == sorted(now, key=lambda offer: offer.host)
+
+
+def test_codes_in_use_stay_right_when_unused_ones_are_forgotten() -> None:
+    zones = ["a", "b", "a"]
+    offers = [
+        Offer(host=f"host-{n}", cluster="", pool="pool", room=NOTHING, attributes={"zone": zone})
+        for n, zone in enumerate(zones)
+    ]
+    hosts = Hosts(offers)
+    for number in range(FEW + 1):
+        hosts.codes(f"unused-{number}")
+    for _ in range(3 * MAX_UNUSED_ROUNDS):
+        codes, values = hosts.codes("zone")
+        assert codes.tolist() == [values[zone] for zone in zones]
+        hosts.update([replace(offers[0])])
+
+    assert list(hosts.columns._codes) == ["zone"]
 
 
 def test_hosts_that_were_told_a_change_follow_the_same_offers_again() -> None:

@@ -352,6 +352,18 @@ def test_a_host_of_exactly_good_enough_is_chosen_only_if_no_host_is_fitter(colum
 
 
 @BOTH_WAYS
+def test_hosts_of_exactly_good_enough_are_taken_after_all_fitter_ones(columnar_from: int) -> None:
+    # Each job takes a host; every fourth one is filled to the brim, the others to 1.25.
+    offers = [a_host(f"h{n:02}", 1.0, 40.0 if n % 4 else 10.0) for n in range(40)]
+    settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.25))
+    matches, _, _ = match([request(seq) for seq in range(40)], Hosts(offers), settings=settings)
+    assert [item.host for item in matches] == [
+        *(f"h{n:02}" for n in range(0, 40, 4)),
+        *(f"h{n:02}" for n in range(40) if n % 4),
+    ]
+
+
+@BOTH_WAYS
 def test_of_many_equal_hosts_of_exactly_good_enough_the_first_is_chosen(columnar_from: int) -> None:
     offers = [a_host(f"h{n:02}", 4.0, 40.0) for n in range(100)]
     settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.25))
@@ -425,6 +437,21 @@ def test_a_reserved_host_accepts_only_its_beneficiary(columnar_from: int) -> Non
     )
     assert hosts_of(matches) == {2: "a"}
     assert refusals == [Refusal(job_id=job_id(1), constraints={RESERVED: 1})]
+
+
+@BOTH_WAYS
+def test_a_job_like_one_with_a_reserved_host_is_refused_for_its_own_reasons(columnar_from: int) -> None:
+    settings = MatchSettings(columnar_from=columnar_from)
+    context = PlacementContext(reservations={job_id(1): "a"})
+    large = [request(seq, 5.0) for seq in (1, 2, 3)]
+    _, refusals, _ = match(
+        large, Hosts([a_host("a"), a_host("b")]), settings=settings, placement_context=context
+    )
+    assert [(refusal.resources, refusal.constraints) for refusal in refusals] == [
+        ({"cpus": 2}, {}),
+        ({"cpus": 1}, {RESERVED: 1}),
+        ({"cpus": 1}, {RESERVED: 1}),
+    ]
 
 
 @BOTH_WAYS

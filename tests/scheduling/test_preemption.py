@@ -80,6 +80,19 @@ def test_a_host_may_get_any_number_of_jobs_in_one_cycle() -> None:
     assert [made.host for made in decided.preemptions] == ["host-1"] * 30 + ["host-2"] * 10
 
 
+def test_a_cycle_places_any_number_of_jobs() -> None:
+    small = {"cpus": 1.0, "mem": 1.0, "gpus": 0.0, "priority": 50}
+    snapshot = Snapshot(
+        tasks=[{**small, "seq": seq, "user": "ada"} for seq in range(1, 301)],
+        spare={"host-1": Resources(cpus=270.0, mem_mb=1000.0)},
+        settings=replace(PreemptionSettings(), max_preemption=1000),
+    )
+
+    made = snapshot.rebalance().preemptions
+
+    assert [decision.beneficiary for decision in made] == [job_id(seq) for seq in range(1, 271)]
+
+
 def test_as_many_placed_jobs_are_displaced_as_necessary() -> None:
     small = {"cpus": 1.0, "mem": 1.0, "gpus": 0.0, "priority": 50}
     # Eve's first job fits nowhere, but puts her second one behind all of bob's.

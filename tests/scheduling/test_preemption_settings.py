@@ -23,7 +23,7 @@ from cook_jupyter.scheduling.rebalancing.preemption import (
     rebalance,
     reservations_after,
 )
-from tests.scheduling.preemption_snapshots import SWITCHES, Snapshot
+from tests.scheduling.preemption_snapshots import NOW_MS, SWITCHES, Snapshot
 from tests.scheduling.queues import an_index, job_id, seq_of
 
 Task = dict[str, Any]
@@ -238,6 +238,25 @@ def test_a_user_over_quota_makes_room_within_the_quota() -> None:
 
     assert victims(tasks, OURS, limits=full, spare=roomy) == [1]
     assert victims(tasks, COOKS, limits=full, spare=roomy) == []
+
+
+def test_own_tasks_that_are_spared_are_passed_over() -> None:
+    tasks = [
+        running(1, "ada"),
+        running(2, "ada"),
+        running(3, "ada", preempted_ms=[NOW_MS - 1]),
+        waiting(9, "ada", priority=90),
+    ]
+    limits = replace(LIMITS, quotas={"ada": Quota(count=3)})
+
+    assert victims(tasks, replace(COOKS, max_preemptions_per_hour=1), limits=limits) == [2]
+    assert victims(tasks, COOKS, limits=limits) == [3]
+
+
+def test_cooks_settings_have_the_demands_of_the_pool() -> None:
+    defaults = PoolDefaults(gpu_model="p100")
+
+    assert PreemptionSettings.cook(defaults=defaults).defaults == defaults
 
 
 def test_of_own_tasks_of_one_dru_the_one_goes_that_loses_least_work() -> None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from cook_jupyter.model.job import JobId
+from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Quota, Share, UserLimits
+from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import DruMode
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, JobConstraints, PlacementKind
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.queue.preemption_history import HOUR_MS, PreemptionHistory
@@ -135,9 +137,18 @@ def test_a_task_launched_later_does_not_raise_the_dru_of_an_earlier_one() -> Non
     assert set(cooks) == {"B", "C"}
 
 
+<<<<<<< ours
 def test_tasks_that_were_launched_together_are_ordered_by_the_creation_of_their_jobs() -> None:
+||||||| base
+def test_of_tasks_that_were_launched_together_the_job_created_first_counts_first() -> None:
+=======
+@pytest.mark.parametrize("priorities", [(20, 80), (80, 20), (50, 51), (51, 50)])
+def test_of_tasks_that_were_launched_together_the_job_created_first_counts_first(
+    priorities: tuple[int, int],
+) -> None:
+>>>>>>> theirs
     index = QueueIndex()
-    for seq, (name, priority) in enumerate(((JobId("first"), 20), (JobId("second"), 80))):
+    for seq, (name, priority) in enumerate(zip(map(JobId, ("first", "second")), priorities, strict=True)):
         index.add(QueuedJob(name, "ada", 1.0, 0.0, seq, priority=priority))
         index.mark_running(name, 1, "host", launch=launch_number(1, 0))
 
@@ -169,6 +180,40 @@ def test_a_job_with_reserved_room_does_not_give_way_to_another_of_its_user() -> 
     assert victims(index, reserved={"kept": ReservedRoom("host", launch_number(2))}) == [
         ("urgent", ("ada-1",))
     ]
+
+
+def test_a_job_with_reserved_room_raises_the_score_of_what_its_user_launched_later() -> None:
+    index = an_index(("hog-1", "hog", 1.0, 1), ("kept", "hog", 2.0, None), ("hog-2", "hog", 1.0, 3))
+    index.add(QueuedJob(JobId("eve"), "eve", 3.0, 0.0, 8))
+    index.mark_running(JobId("eve"), 2, "other")
+    index.add(QueuedJob(JobId("late"), "late", 1.0, 0.0, 9))
+    cheaply = PreemptionSettings(min_dru_diff=0.1, max_lost_ms_beyond_share=None)
+
+    # Hog-2 stands at 1.0 alone, but at 2.0 behind the reserved job; eve at 1.5.
+    assert victims(index, settings=cheaply, queue=["late"]) == [("late", ("eve",))]
+    reserved = {"kept": ReservedRoom("host", launch_number(2))}
+    assert victims(index, settings=cheaply, queue=["late"], reserved=reserved) == [("late", ("hog-2",))]
+
+
+def test_a_job_with_reserved_room_counts_in_its_group() -> None:
+    apart = JobConstraints(group=GroupId("apart"))
+    index = QueueIndex()
+    for seq, name in enumerate(("kept", "other")):
+        index.add(QueuedJob(JobId(name), "ada", 1.0, 1.0, seq, job_constraints=apart))
+    room = Resources(cpus=4.0, mem_mb=4.0)
+    hosts = Hosts(
+        Offer(host=host, cluster="", pool="", room=room, attributes={"HOSTNAME": host}) for host in ("a", "b")
+    )
+    context = PlacementContext(groups={GroupId("apart"): GroupPlacement(kind=PlacementKind.UNIQUE)})
+
+    def chosen(**reserved: str) -> list[str]:
+        rooms = {JobId(job): ReservedRoom(host, launch_number(1)) for job, host in reserved.items()}
+        decided = rebalance(index, hosts, LIMITS, settings=OURS, placement_context=context, reserved=rooms)
+        return [made.host for made in decided.preemptions]
+
+    assert chosen() == ["b", "a"]
+    assert chosen(kept="b") == ["a"]
+    assert chosen(kept="gone") == ["b"]
 
 
 def test_the_dru_of_a_waiting_job_includes_the_whole_usage_of_its_user() -> None:
@@ -354,6 +399,23 @@ def test_a_job_that_took_the_room_of_its_users_own_task_keeps_it_during_the_cycl
     state.apply(decision)
 
     assert state.decide(JobId("late")) is None
+
+
+@pytest.mark.parametrize(("gap", "is_lasting"), [(0.5, True), (0.499, False)])
+def test_a_victim_may_come_back_only_if_it_is_below_by_more_than_the_difference(
+    gap: float, is_lasting: bool
+) -> None:
+    # Hog's second task would start again at 0.5, late's job stands at 1.0.
+    index = QueueIndex()
+    for seq, (name, user, cpus, mem_mb) in enumerate(
+        (("hog-1", "hog", 4.0, 1.0), ("hog-2", "hog", 1.0, 1.0), ("late", "late", 2.0, 2.0))
+    ):
+        index.add(QueuedJob(JobId(name), user, cpus, mem_mb, seq))
+    for launch, name in enumerate(("hog-1", "hog-2")):
+        index.mark_running(JobId(name), launch, "host")
+    eager = PreemptionSettings(min_dru_diff=gap, safe_dru_threshold=0.0, max_lost_ms_beyond_share=None)
+
+    assert bool(victims(index, settings=eager)) is is_lasting
 
 
 def test_nobody_gives_way_if_one_of_several_victims_would_come_back() -> None:

@@ -134,10 +134,11 @@ def test_where_spare_hosts_are_unknown_only_busy_ones_have_attributes() -> None:
     assert not hosts.is_limited
 
 
-def grouped(kind: PlacementKind, running: dict[str, int], *, apart: bool) -> RebalanceHosts:
+def grouped(kind: PlacementKind, running: dict[str, int], *, apart: bool, minimum: int = 2) -> RebalanceHosts:
     """Hosts of two zones, and a group with running tasks."""
     context = PlacementContext(
-        groups={GROUP: GroupPlacement(kind=kind, attribute="zone", minimum=2)}, group_hosts=lambda _: running
+        groups={GROUP: GroupPlacement(kind=kind, attribute="zone", minimum=minimum)},
+        group_hosts=lambda _: running,
     )
     offers = [an_offer("a1"), an_offer("a2"), an_offer("b1", "b"), an_offer("b2", "b")]
     return rebalance_hosts(*offers, context=context, groups_apart=apart)
@@ -165,6 +166,13 @@ def test_a_group_that_is_apart_meets_its_placement_with_and_without_its_preempte
 
     hosts.record_preemption(GROUP, "a1")
     assert takes(hosts, OF_GROUP) == []  # now b has more without them
+
+
+def test_a_zone_that_a_group_leaves_with_its_preempted_tasks_does_not_count() -> None:
+    hosts = grouped(PlacementKind.BALANCED, {"a1": 1, "b1": 1}, apart=True, minimum=1)
+    hosts.record_preemption(GROUP, "a1")
+
+    assert takes(hosts, OF_GROUP) == ["a1", "a2", "b1", "b2"]
 
 
 def test_a_unique_group_keeps_off_the_hosts_of_its_preempted_tasks() -> None:

@@ -1,9 +1,12 @@
 """The DRUs of tasks while a rebalance cycle decides."""
 
+from math import inf
+
 import pytest
 
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.pool import DruMode
+from cook_jupyter.scheduling.rebalancing import task_drus as task_drus_module
 from cook_jupyter.scheduling.rebalancing.task_drus import TaskDrus
 from tests.scheduling.queues import an_index, job_id
 
@@ -56,18 +59,18 @@ def test_a_job_is_within_quota_once_enough_of_its_users_tasks_are_stopped(
 @pytest.mark.parametrize("launch_order", [True, False])
 def test_a_placed_job_loses_no_work_and_goes_before_its_users_other_tasks(launch_order: bool) -> None:
     shape = {"cpus": 2.0, "mem": 1.0, "gpus": 3.0}
-    tasks = [{**shape, "seq": seq, "user": "ada", "start_ms": seq} for seq in (1, 2)]
-    tasks += [{**shape, "seq": 3, "user": "bob", "start_ms": 3}]
-    waiting = [{**shape, "seq": seq, "user": "ada"} for seq in (4, 5)]
+    tasks = [{**shape, "seq": seq, "user": "ada", "start_ms": seq} for seq in (1, 2, 3)]
+    tasks += [{**shape, "seq": 4, "user": "bob", "start_ms": 4}]
+    waiting = [{**shape, "seq": seq, "user": user} for seq, user in ((5, "bob"), (6, "ada"), (7, "ada"))]
     index = an_index([*tasks, *waiting])
     task_drus = TaskDrus(index, LIMITS, DruMode.DEFAULT, 10, launch_order=launch_order)
 
-    placed = [task_drus.add(index.row_of(job_id(seq))) for seq in (4, 5)]
+    placed = [task_drus.add(index.row_of(job_id(seq))) for seq in (5, 6, 7)]
 
-    assert placed == [3, 4]
-    assert task_drus.work == [18.0, 16.0, 14.0, 0.0, 0.0]
-    assert sorted(range(5), key=task_drus.ties.__getitem__) == [4, 3, 1, 0, 2]
-    assert TaskDrus(index, LIMITS, DruMode.GPU, 10).work == [27.0, 24.0, 21.0]
+    assert placed == [4, 5, 6]
+    assert task_drus.work == [18.0, 16.0, 14.0, 12.0, 0.0, 0.0, 0.0]
+    assert sorted(range(7), key=task_drus.ties.__getitem__) == [6, 5, 2, 1, 0, 4, 3]
+    assert TaskDrus(index, LIMITS, DruMode.GPU, 10).work == [27.0, 24.0, 21.0, 18.0]
 
 
 @pytest.mark.parametrize("launch_order", [True, False])
@@ -90,3 +93,46 @@ def test_a_user_without_tasks_holds_nothing(
 
     assert task_drus.is_within_quota(row)
     assert task_drus.pending_dru(row) == dru
+
+
+def test_a_placed_job_goes_before_all_running_tasks_of_the_only_user() -> None:
+    shape = {"cpus": 2.0, "mem": 1.0, "gpus": 0.0, "user": "ada"}
+    index = an_index([*({**shape, "seq": seq, "start_ms": seq} for seq in (1, 2)), {**shape, "seq": 3}])
+    task_drus = TaskDrus(index, LIMITS, DruMode.DEFAULT, 10)
+    task_drus.add(index.row_of(job_id(3)))
+
+    assert task_drus.ties[2] < task_drus.ties[1] < task_drus.ties[0]
+
+
+@pytest.mark.parametrize("few", [0, 32])  # tasks up to which sums are computed one by one
+@pytest.mark.parametrize("launch_order", [True, False])
+@pytest.mark.parametrize("mode", list(DruMode))
+def test_drus_after_a_change_are_those_of_the_tasks_that_are_left(
+    mode: DruMode, launch_order: bool, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_drus_module, "_FEW", few)
+    tasks = [
+        {
+            "seq": seq,
+            "user": "ada",
+            "cpus": float(seq),
+            "mem": 10.0 * (5 - seq),
+            "gpus": seq * 2.0,
+            "start_ms": seq,
+        }
+        for seq in range(1, 6)
+    ]
+    other = {"seq": 9, "user": "bob", "cpus": 3.0, "mem": 7.0, "gpus": 5.0}
+    index = an_index([*tasks, other])
+    spared_row = index.row_of(job_id(4))
+    drus = TaskDrus(index, LIMITS, mode, 10, launch_order=launch_order, spared_rows=[spared_row])
+
+    for stopped in (0, 2):
+        drus.remove(stopped)
+    changed = drus.rescore((0, 2), drus.add(index.row_of(job_id(9))))
+
+    left = TaskDrus(an_index([tasks[1], tasks[3], tasks[4], {**other, "start_ms": 1}]), LIMITS, mode, 10)
+    assert sorted(changed.tolist()) == [1, 3, 4, 5]
+    assert [drus.score_of(task) for task in (1, 3, 4, 5)] == [left.dru[task] for task in range(4)]
+    assert [drus.dru[task] for task in (1, 4, 5)] == [left.dru[task] for task in (0, 2, 3)]
+    assert drus.dru[3] == -inf

@@ -10,8 +10,9 @@ import pytest
 
 from cook_jupyter.model.limits import Share, UserLimits
 from cook_jupyter.model.resources import Resources
+from cook_jupyter.scheduling.queue.queue_index import launch_number
 from cook_jupyter.scheduling.rebalancing import victims
-from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings
+from cook_jupyter.scheduling.rebalancing.preemption import PreemptionSettings, RebalanceState, ReservedRoom
 from cook_jupyter.scheduling.rebalancing.victims import VictimThreshold
 from tests.scheduling.preemption_snapshots import Snapshot
 from tests.scheduling.queues import job_id
@@ -52,9 +53,18 @@ def test_a_table_updated_by_decisions_equals_a_newly_built_one(
 ) -> None:
     monkeypatch.setattr(victims, "_FEW", few)
     rng = Random(seed)
-    state = a_pool_of_many_tasks(rng, users, hosts=(3, 8, 40, 80)[seed]).state()
+    pool = a_pool_of_many_tasks(rng, users, hosts=(3, 8, 40, 80)[seed])
+    reserved = {job_id(seq): ReservedRoom("host-1", launch_number(3)) for seq in (310, 311) if seed % 2}
+    state = RebalanceState(
+        pool.index(),
+        pool.hosts(),
+        pool.limits,
+        pool.settings,
+        placement_context=pool.placement_context(),
+        reserved=reserved,
+    )
     table = state._table
-    for job in range(300, 312):
+    for job in range(300, 310):
         decision = state.decide(job_id(job))
         if decision is None:
             continue
@@ -114,9 +124,19 @@ def a_pool_of_many_tasks(rng: Random, users: int, hosts: int) -> Snapshot:
         for seq in range(200)
     ]
     tasks += [
-        {"seq": seq, "user": f"user-{rng.randrange(9)}", "cpus": rng.choice([1.0, 4.0, 9.0]), "mem": 1.0}
+        {
+            "seq": seq,
+            "user": f"user-{rng.randrange(min(9, users + 2))}",
+            "cpus": rng.choice([1.0, 4.0, 9.0]),
+            "mem": 1.0,
+        }
         | {"gpus": 0.0, "priority": rng.choice([50, 60])}
         for seq in range(300, 312)
     ]
     limits = UserLimits(default_share=Share(cpus=0.5, mem_mb=100.0))
-    return Snapshot(tasks=tasks, limits=limits, settings=replace(PreemptionSettings(), min_dru_diff=0.0))
+    spare = {
+        f"host-{host}": Resources(cpus=rng.choice((1.0, 4.0)), mem_mb=2.0)
+        for host in rng.sample(range(hosts), 3)
+    }
+    settings = replace(PreemptionSettings(), min_dru_diff=0.0)
+    return Snapshot(tasks=tasks, limits=limits, settings=settings, spare=spare)

@@ -279,6 +279,10 @@ class RebalanceState:
             spare_hosts_known=settings.spare_hosts_known,
             groups_apart=settings.groups_apart,
         )
+        if settings.launch_order:  # before the table is built, because it changes DRUs of running tasks
+            for job_id, room in reserved.items():
+                if index.is_waiting(job_id):
+                    self._add_reserved(job_id, room)
         position = self._hosts.position
         spare: list[Resources | None] = [None] * len(position)
         for offer in hosts.offers:
@@ -290,10 +294,6 @@ class RebalanceState:
             least_work_lost=settings.least_work_lost,
             freed_gpus_count=settings.freed_gpus_count,
         )
-        if settings.launch_order:
-            for job_id, room in reserved.items():
-                if index.is_waiting(job_id):
-                    self._add_reserved(job_id, room)
 
     def _add_reserved(self, job_id: JobId, room: ReservedRoom) -> None:
         """Count a job with reserved room as held by its user and placed on the host."""
