@@ -44,8 +44,8 @@ def preempted(*users: str | None) -> WaitReason | None:
             lambda: wait_texts.completed(EXCESS),
             WaitKind.COMPLETED,
             (
-                "The job was ended before it began: it asks for 3 cpus where no job may have more than 2 and"
-                " it asks for 10.5 MB of memory where no job may have more than 10."
+                "The job was ended before it began: it requests 3 cpus where no job may have more than 2 and"
+                " it requests 10.5 MB of memory where no job may have more than 10."
             ),
             EXCESS,
         ),
@@ -95,7 +95,7 @@ def preempted(*users: str | None) -> WaitReason | None:
             lambda: wait_texts.too_large(EXCESS),
             WaitKind.TOO_LARGE,
             (
-                "It can never start: it asks for 3 cpus where no job may have more than 2 and it asks for"
+                "It can never start: it requests 3 cpus where no job may have more than 2 and it requests"
                 " 10.5 MB of memory where no job may have more than 10. Ask for less."
             ),
             EXCESS,
@@ -271,8 +271,8 @@ ZONE = (("zone", "mars"), ("rack", "7"))
             (),
             True,
             (
-                "It asks for 3 cpus and 1 gpu; the most any host has is 2 cpus and 0 gpus."
-                " It can never start here: ask for less."
+                "It requests 3 cpus and 1 gpu; the most any host has is 2 cpus and 0 gpus."
+                " It can never start here: request less."
             ),
         ),
         (
@@ -280,8 +280,8 @@ ZONE = (("zone", "mars"), ("rack", "7"))
             ZONE,
             True,
             (
-                "It asks for 3 cpus and 5 MB of memory; the most any host that meets its constraints has is"
-                " 2 cpus and 5 MB of memory. It can never start here: ask for less."
+                "It requests 3 cpus and 5 MB of memory; the most any host that meets its constraints has is"
+                " 2 cpus and 5 MB of memory. It can never start here: request less."
             ),
         ),
         (
@@ -289,8 +289,8 @@ ZONE = (("zone", "mars"), ("rack", "7"))
             (),
             False,
             (
-                "It asks for 2 cpus and 5 MB of memory together; no single host has that."
-                " It can never start here: ask for less."
+                "It requests 2 cpus and 5 MB of memory together; no single host has that."
+                " It can never start here: request less."
             ),
         ),
         (
