@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.pool import DruMode
+from cook_jupyter.scheduling.ranking.considerable import QueueFilters, QuotaColumnFilter
 from cook_jupyter.scheduling.ranking.ranking import (
     Order,
     RankSettings,
@@ -98,9 +99,9 @@ def test_a_list_that_goes_before_all_others_is_read_further_than_these(order: Or
     large = [{"seq": seq, "user": user, "cpus": 1.0, "mem": 1.0} for seq, user in enumerate(users, 101)]
     index, limits = an_index([*small, *large]), UserLimits(default_share=Share(cpus=1.0, mem_mb=1.0))
 
-    head = rank_in_columns(index, limits, RankSettings(order=order), 60)
-
-    assert [seq_of(job) for job in index.ids(head.rows.tolist())] == list(range(1, 61))
+    for task_filter in (None, QuotaColumnFilter(index, limits, QueueFilters(tokens={"ada": 100.0}))):
+        head = rank_in_columns(index, limits, RankSettings(order=order), 60, task_filter=task_filter)
+        assert [seq_of(job) for job in index.ids(head.rows.tolist())] == list(range(1, 61))
 
 
 @pytest.mark.parametrize("seq", [0, 1])
