@@ -181,7 +181,7 @@ def test_jobs_of_users_whose_tasks_were_not_stopped_are_not_taken_again() -> Non
 
     queue.apply(a_decision("cyd-1", victims=("ada-9",)), NO_ROOM)
 
-    assert taken(queue) == ["ada-1"]
+    assert next_jobs(queue) == ["ada-1"]
 
 
 def test_a_job_that_was_taken_again_is_pending_once() -> None:
@@ -194,4 +194,4 @@ def test_a_job_that_was_taken_again_is_pending_once() -> None:
         assert queue.pop() == (job, 2.0)
         queue.apply(a_decision(job, victims=("ada-9",)), Resources(cpus=9, mem_mb=9))
 
-    assert taken(queue) == ["ada-1"]
+    assert next_jobs(queue) == ["ada-1"]

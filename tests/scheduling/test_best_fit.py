@@ -204,7 +204,7 @@ def test_a_host_that_gets_as_many_free_cpus_as_another_stays_indexed() -> None:
     whole = Resources(cpus=4.0, mem_mb=64.0)
     used = Resources(cpus=1.0, mem_mb=32.0)
     hosts = Hosts(
-        Offer(host=host, cluster="east", pool="pool", room=whole - running, running=running)
+        Offer(host=host, cluster="east", pool=PoolName("pool"), room=whole - running, running=running)
         for host, running in (("a", Resources()), ("b", used))
     )
     holds = HostRoom(hosts.columns)

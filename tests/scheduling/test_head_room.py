@@ -350,7 +350,9 @@ def test_an_offer_without_kept_room_is_the_same_value() -> None:
 def test_an_offer_counts_as_many_tasks_as_leave_what_is_kept(
     tasks: int, beside: float, expected: int
 ) -> None:
-    offer = Offer(host="a", cluster="c", pool="p", room=Resources(cpus=3, mem_mb=100), task_count=tasks)
+    offer = Offer(
+        host="a", cluster="c", pool=PoolName("p"), room=Resources(cpus=3, mem_mb=100), task_count=tasks
+    )
     room = HostAmounts(3, 100, 0, 0, beside)
 
     assert without_kept(offer, room, HostAmounts(8, 200, 0, 0, 5.0)).task_count == expected

@@ -210,7 +210,7 @@ def test_the_offers_of_the_same_hosts_in_the_same_order_are_followed_one_by_one(
 def test_codes_in_use_stay_right_when_unused_ones_are_forgotten() -> None:
     zones = ["a", "b", "a"]
     offers = [
-        Offer(host=f"host-{n}", cluster="", pool="pool", room=NOTHING, attributes={"zone": zone})
+        Offer(host=f"host-{n}", cluster="", pool=PoolName("pool"), room=NOTHING, attributes={"zone": zone})
         for n, zone in enumerate(zones)
     ]
     hosts = Hosts(offers)

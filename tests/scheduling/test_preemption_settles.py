@@ -10,7 +10,7 @@ from hypothesis import given
 from cook_jupyter.model.job import GroupId, JobId
 from cook_jupyter.model.limits import Quota, Share, UserLimits
 from cook_jupyter.model.offer import Offer
-from cook_jupyter.model.pool import DruMode
+from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import GroupPlacement, JobConstraints, PlacementKind
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
@@ -137,16 +137,10 @@ def test_a_task_launched_later_does_not_raise_the_dru_of_an_earlier_one() -> Non
     assert set(cooks) == {"B", "C"}
 
 
-<<<<<<< ours
-def test_tasks_that_were_launched_together_are_ordered_by_the_creation_of_their_jobs() -> None:
-||||||| base
-def test_of_tasks_that_were_launched_together_the_job_created_first_counts_first() -> None:
-=======
 @pytest.mark.parametrize("priorities", [(20, 80), (80, 20), (50, 51), (51, 50)])
-def test_of_tasks_that_were_launched_together_the_job_created_first_counts_first(
+def test_tasks_that_were_launched_together_are_ordered_by_the_creation_of_their_jobs(
     priorities: tuple[int, int],
 ) -> None:
->>>>>>> theirs
     index = QueueIndex()
     for seq, (name, priority) in enumerate(zip(map(JobId, ("first", "second")), priorities, strict=True)):
         index.add(QueuedJob(name, "ada", 1.0, 0.0, seq, priority=priority))
@@ -202,7 +196,8 @@ def test_a_job_with_reserved_room_counts_in_its_group() -> None:
         index.add(QueuedJob(JobId(name), "ada", 1.0, 1.0, seq, job_constraints=apart))
     room = Resources(cpus=4.0, mem_mb=4.0)
     hosts = Hosts(
-        Offer(host=host, cluster="", pool="", room=room, attributes={"HOSTNAME": host}) for host in ("a", "b")
+        Offer(host=host, cluster="", pool=PoolName(""), room=room, attributes={"HOSTNAME": host})
+        for host in ("a", "b")
     )
     context = PlacementContext(groups={GroupId("apart"): GroupPlacement(kind=PlacementKind.UNIQUE)})
 

@@ -95,16 +95,8 @@ def preempted(*users: str | None) -> WaitReason | None:
             lambda: wait_texts.too_large(EXCESS),
             WaitKind.TOO_LARGE,
             (
-<<<<<<< ours
                 "It can never start: it requests 3 cpus where no job may have more than 2 and it requests"
                 " 10.5 MB of memory where no job may have more than 10. Request less."
-||||||| base
-                "It can never start: it asks for 3 cpus where no job may have more than 2 and it asks for"
-                " 10.5 MB of memory where no job may have more than 10. Ask for less."
-=======
-                "It can never start: it requests 3 cpus where no job may have more than 2 and it requests"
-                " 10.5 MB of memory where no job may have more than 10. Ask for less."
->>>>>>> theirs
             ),
             EXCESS,
         ),
