@@ -278,6 +278,8 @@ def test_kept_room_is_subtracted_from_an_offer_for_each_resource() -> None:
     assert left.room == Resources(cpus=1, mem_mb=0, gpus=1)
     assert left.room + left.running == offer.room + offer.running
     assert left.ports == ((10, 11), (20, 20))
+    two_ports = without_kept(offer, HostAmounts(1, 5, 2, 2, inf), HostAmounts(8, 200, 1, 12, inf)).ports
+    assert two_ports == ((10, 11),)
 
 
 @pytest.mark.parametrize(("kind", "gpus"), [(HostKind.PLAIN, 2.0), (HostKind.MESOS, 3.0)])
@@ -439,7 +441,7 @@ def test_a_user_within_share_yields_to_no_user() -> None:
     )
     head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
 
-    assert not gives_way(head, index, SHARES, DruMode.DEFAULT, anybody)
+    assert gives_way(head, index, SHARES, DruMode.DEFAULT, anybody) is False
 
 
 def test_a_user_past_share_yields_to_a_larger_job_that_fits_on_the_host_now() -> None:

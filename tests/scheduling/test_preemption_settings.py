@@ -240,6 +240,16 @@ def test_a_user_over_quota_makes_room_within_the_quota() -> None:
     assert victims(tasks, COOKS, limits=full, spare=roomy) == []
 
 
+def test_a_cycle_reserves_hosts_from_the_number_of_victims_that_is_set() -> None:
+    tasks = [running(1, "ada"), waiting(9, "dan", cpus=1.0)]
+
+    def reserved(settings: PreemptionSettings) -> list[str]:
+        return list(Snapshot(tasks=tasks, settings=settings, limits=LIMITS).rebalance().reservations)
+
+    assert reserved(COOKS) == []
+    assert reserved(replace(COOKS, reserve_from=1)) == [job_id(9)]
+
+
 def test_own_tasks_that_are_spared_are_passed_over() -> None:
     tasks = [
         running(1, "ada"),

@@ -323,6 +323,18 @@ def test_a_later_job_of_a_user_whose_earlier_one_is_over_quota_gets_no_room() ->
     assert rebalance(index, Hosts(), LIMITS, settings=OURS).victims == ("hog-2",)
 
 
+def test_a_job_with_reserved_room_uses_the_launch_rate_of_its_user() -> None:
+    index = an_index(("hog", "hog", 6.0, 1), ("kept", "ada", 1.0, None), ("more", "ada", 0.5, None))
+    reserved = {"kept": ReservedRoom("host", launch_number(2))}
+
+    def started(tokens: float) -> list[str]:
+        filters = QueueFilters(tokens={"ada": tokens})
+        return [job for job, _ in victims(index, filters=filters, reserved=reserved)]
+
+    assert started(1.0) == []
+    assert started(2.0) == ["more"]
+
+
 def test_room_is_freed_only_for_jobs_that_launch_rate_and_filter_allow_to_start() -> None:
     index = an_index(
         ("hog-1", "hog", 2.0, 1),
@@ -425,6 +437,7 @@ def test_nobody_gives_way_if_one_of_several_victims_would_come_back() -> None:
     eager = PreemptionSettings(min_dru_diff=0.1, safe_dru_threshold=0.0, max_lost_ms_beyond_share=None)
 
     assert victims(index, settings=eager) == []
+    assert victims(index, settings=replace(eager, safe_dru_threshold=0.85)) == []
     protected = replace(eager, safe_dru_threshold=1.0)  # what is below cannot be taken back
     assert victims(index, settings=protected) == [("late", ("hog-2", "hog-1"))]
 

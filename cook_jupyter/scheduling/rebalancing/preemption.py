@@ -190,13 +190,23 @@ def _may_start_jobs(
 ) -> Iterator[JobId]:
     """Yield the jobs that launch rate and launch filter allow to start once there is room."""
     tokens = None if filters.tokens is None else dict(filters.tokens)
-    for job_id in (*reserved, *jobs) if tokens is not None else jobs:
-        if tokens is not None and index.is_waiting(job_id):
-            user = index.owner(index.row_of(job_id)).name
-            tokens[user] = tokens.get(user, inf) - 1
-            if tokens[user] < 0:
-                continue
-        if job_id not in reserved and (filters.accepts is None or filters.accepts(job_id)):
+
+    def takes_token(job_id: JobId) -> bool:
+        """Take a launch token of the job's user; return whether there was one."""
+        if tokens is None:
+            return True
+        user = index.owner(index.row_of(job_id)).name
+        tokens[user] = tokens.get(user, inf) - 1
+        return tokens[user] >= 0
+
+    for job_id in filter(index.is_waiting, reserved):
+        takes_token(job_id)
+    for job_id in jobs:
+        if (
+            job_id not in reserved
+            and takes_token(job_id)
+            and (filters.accepts is None or filters.accepts(job_id))
+        ):
             yield job_id
 
 
