@@ -438,6 +438,8 @@ class MesosCluster:
         tracked.is_started = tracked.is_started or update.state is TaskState.RUNNING
         if status.executor_id is not None:
             tracked.executor_id = status.executor_id.value
+            if update.state is TaskState.RUNNING and tracked.host:
+                self._watch.note_started(tracked.host, tracked.executor_id)
         self._partitions.remove(instance_id)
         self._reporter.put(update, status)
         if tracked.is_killed or tracked.is_stopped:

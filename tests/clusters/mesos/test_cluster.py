@@ -93,6 +93,13 @@ def status_of(launch: Launch, state: str, *, uuid: str = "dXVpZA==", **fields: o
     return a_status(state, launch.instance.instance_id, **named)
 
 
+async def made_executor(connection: FakeConnection, index: int) -> str:
+    """The executor of a launch, by its number."""
+    accept = (await connection.until("ACCEPT", index + 1))[index]
+    [info] = accept["operations"][0]["launch"]["task_infos"]
+    return str(info["executor"]["executor_id"]["value"])
+
+
 def id_of(launch: Launch) -> str:
     return launch.instance.instance_id
 
@@ -502,11 +509,76 @@ async def test_a_host_on_which_executors_do_not_start_gets_no_tasks_for_a_while(
 
     for number in range(FAILED_STARTS):
         assert {offer.host for offer in cluster.offers()} == {"h1", "h2"}
-        await connection.executor_ended(f"cook-nobody-{number}")
+        await cluster.launch([launch_on()])
+        await connection.executor_ended(await made_executor(connection, number))
+        await connection.offer(an_offer(f"next{number}"))
     assert {offer.host for offer in cluster.offers()} == {"h2"}
 
     await connection.message({"t": "hello", "version": 1, "python": "3", "host": "h1", "packages": {}})
     assert {offer.host for offer in cluster.offers()} == {"h1", "h2"}
+
+
+@pytest.mark.parametrize("by", ["an earlier scheduler", "hello", "a status"])
+async def test_a_host_whose_executors_have_started_is_not_avoided_when_they_exit(
+    cluster: MesosCluster, connection: FakeConnection, by: str
+) -> None:
+    await connection.offer(an_offer("o1", executors=("cook-nobody-1", "cook-nobody-2", "cook-nobody-3")))
+
+    for number in range(FAILED_STARTS + 1):
+        executor_id = f"cook-nobody-{number}"
+        if by != "an earlier scheduler":
+            launch = launch_on()
+            await cluster.launch([launch])
+            executor_id = await made_executor(connection, number)
+            if by == "a status":
+                data = running(id_of(launch))
+                await connection.update(
+                    status_of(launch, "TASK_RUNNING", data=data, executor_id=Value(executor_id))
+                )
+            else:
+                hello = {"t": "hello", "version": 1, "python": "3", "host": "h1", "packages": {}}
+                await connection.message(hello, executor_id=executor_id)
+        await connection.executor_ended(executor_id)
+        await connection.offer(an_offer(f"next{number}"))
+
+    assert [offer.host for offer in cluster.offers()] == ["h1"]
+
+
+async def test_an_executor_of_an_earlier_scheduler_with_other_options_is_pinged_while_it_has_tasks(
+    connection: FakeConnection, state: StateInMemory, reports: Reports
+) -> None:
+    launch = launch_on()
+    cluster = make(connection, state)
+    starting = asyncio.create_task(cluster.start(reports, [launch]))
+    await connection.until("RECONCILE", 2)
+    status = status_of(launch, "TASK_RUNNING", uuid="", executor_id=Value("cook-nobody-0123456789-abcdef"))
+    await connection.update(status)
+
+    sent = await connection.until("MESSAGE")
+
+    assert sent[0]["executor_id"] == {"value": "cook-nobody-0123456789-abcdef"}
+    assert sent[0]["agent_id"] == {"value": "a1"}
+    await connection.update(status_of(launch, "TASK_FAILED", uuid="dXVpZA==", data=end_of(Cause.FAILED)))
+    await starting
+    await cluster.close()
+
+
+async def test_an_executor_with_the_same_id_on_a_replaced_agent_is_another_one(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    status = status_of(launch, "TASK_RUNNING", executor_id=Value("cook-nobody-1"))
+    await connection.update(status)
+
+    await connection.offer(an_offer("o2", agent="a2"))
+    for _ in range(MISSING_ANSWERS):
+        answer = {"t": "pong", "sequence": 1, "open": [], "ended": []}
+        await connection.message(answer, executor_id="cook-nobody-1", agent_id="a2")
+    await asyncio.sleep(0.1)
+
+    assert id_of(launch) not in reports.ends
 
 
 async def test_tasks_are_stopped_before_the_maintenance_of_their_agent_through_no_fault_of_their_own(
