@@ -382,6 +382,8 @@ class MesosCluster:
         instance_id = InstanceId(status.task_id.value)
         tracked = self._instances.get(instance_id)
         self._reconciliation.answered(instance_id)
+        if instance_id in self._results:
+            return  # its end is known; a master that tells it again does so without the result
         if status.state == "TASK_ERROR" and tracked is not None and tracked.is_started and not status.uuid:
             log.error(
                 "%s: ignored an error about the running instance %s: %s", self.name, instance_id, status

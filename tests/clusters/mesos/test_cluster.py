@@ -13,6 +13,7 @@ from cook_jupyter.clusters.mesos.cluster import MesosCluster
 from cook_jupyter.clusters.mesos.executor_watch import FAILED_STARTS, MISSING_ANSWERS
 from cook_jupyter.clusters.mesos.messages import Call, Event, Failure, TaskStatus, Value
 from cook_jupyter.clusters.mesos.options import MesosOptions
+from cook_jupyter.clusters.mesos.result_files import ResultFiles
 from cook_jupyter.clusters.mesos.transport.connection import CallFailed, CallRejected, CallUncertain
 from cook_jupyter.clusters.sandboxes import MemorySandboxes
 from cook_jupyter.errors import ClusterUnusable, NotFound
@@ -37,6 +38,19 @@ from tests.waiting import wait_until_async
 OPTIONS = MesosOptions(run_as="nobody", partition_wait_s=0.2)
 
 
+class SlowFiles:
+    """Result files that take a while."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.may_answer = asyncio.Event()
+
+    async def fetch_result(self, host: str, path: str, *, size: int, digest: str) -> bytes:
+        self.requests += 1
+        await self.may_answer.wait()
+        return b"x" * size
+
+
 class NoFiles:
     """Result files that cannot be read."""
 
@@ -59,13 +73,18 @@ def reports() -> Reports:
     return Reports()
 
 
-def make(connection: FakeConnection, state: StateInMemory, options: MesosOptions = OPTIONS) -> MesosCluster:
+def make(
+    connection: FakeConnection,
+    state: StateInMemory,
+    options: MesosOptions = OPTIONS,
+    results: ResultFiles | None = None,
+) -> MesosCluster:
     return MesosCluster(
         options,
         connection,
         state=state,
         sandboxes=lambda _: MemorySandboxes(),
-        results=lambda _: NoFiles(),
+        results=lambda _: results or NoFiles(),
         pools=(PoolName("default"),),
         version="1",
         user="nobody",
@@ -355,6 +374,32 @@ async def test_the_end_of_an_instance_frees_its_room_before_mesos_offers_it(
     await reports.end_of(launch)
     [offer] = cluster.offers()
     assert (offer.room, offer.running) == (Resources(cpus=4.0, mem_mb=4096.0), Resources())
+
+
+async def test_a_result_is_fetched_once_and_not_lost_if_its_end_is_told_again_meanwhile(
+    connection: FakeConnection, state: StateInMemory, reports: Reports
+) -> None:
+    files = SlowFiles()
+    cluster = make(connection, state, results=files)
+    await cluster.start(reports, [])
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    data = end_of(Cause.DONE, id_of(launch), result_file=ResultFile(RESULT_FILE, 5000, "0" * 64))
+    end = status_of(launch, "TASK_FINISHED", data=data)
+
+    await connection.update(end)
+    await connection.update(end)  # by the agent, as it is not acknowledged
+    await connection.update(status_of(launch, "TASK_FINISHED", uuid="", reason="REASON_RECONCILIATION"))
+    await wait_until_async(lambda: files.requests)
+    assert not reports.ends
+    files.may_answer.set()
+
+    result = (await reports.end_of(launch)).result
+    assert result is not None
+    assert result.size == 5000
+    assert len(await connection.until("ACKNOWLEDGE")) == files.requests == 1
+    await cluster.close()
 
 
 async def test_a_result_that_cannot_be_fetched_does_not_fail_its_job(
