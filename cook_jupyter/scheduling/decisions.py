@@ -207,6 +207,7 @@ def why(snapshot: PoolSnapshot, index: QueueIndex, job: Job, *, attempts: int) -
         deferred=None if snapshot.deferral is None else snapshot.deferral(job_id),
         placement=refusal,
         capacity=snapshot.capacity.offers,
+        is_without_offers=index.is_waiting(job_id) and not snapshot.offers,
         reserved=None if reserved_room is None else reserved_room.host,
         head=heads.of_pool().get(job_id),
         held_back_by=held_back_by,

@@ -25,6 +25,7 @@ from cook_jupyter.scheduling.explaining.wait_reasons import (
     unsatisfiable,
     wait_reasons,
 )
+from cook_jupyter.scheduling.hosts.host_health import Outage
 from cook_jupyter.scheduling.matching.cycle import refusal_now
 from cook_jupyter.scheduling.matching.head_room import HeadOfQueue, HostAmounts
 from cook_jupyter.scheduling.planned.placement_failures import count_placement_failures
@@ -213,6 +214,27 @@ def why(job: Job, index: QueueIndex, allowed: UserLimits | None = None, **facts:
     placement = refusal_now(index, job.job_id, [LAPTOP])
     result = WaitContext(**{"capacity": [LAPTOP], "placement": placement, **facts})
     return sentences(wait_reasons(job, index, allowed or UserLimits(), result))
+
+
+@pytest.mark.parametrize(
+    ("hosts", "sentence"),
+    [
+        (0, "Its pool has no hosts at present."),
+        (1, "The only host of its pool takes no jobs at present; the log of the scheduler names the cause."),
+        (2, "All 2 hosts of its pool take no jobs at present; the log of the scheduler names the cause."),
+    ],
+)
+def test_a_job_waits_for_a_reason_when_no_host_takes_any(hosts: int, sentence: str) -> None:
+    job, index = a_waiting_job(cpus=1, mem_mb=100)
+    without_offers: dict[str, Any] = {
+        "placement": refusal_now(index, job.job_id, []),
+        "is_without_offers": True,
+    }
+
+    assert why(job, index, capacity=[LAPTOP] * hosts, **without_offers) == (sentence,)
+    outage = Outage(host="laptop", until_ms=1000, not_begun=3, users=0)
+    [other] = why(job, index, capacity=[LAPTOP] * hosts, outages=[outage], **without_offers)
+    assert "out of use" in other
 
 
 def test_the_reason_of_a_job_larger_than_any_host_has_the_amounts() -> None:

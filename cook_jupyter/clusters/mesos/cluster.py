@@ -338,6 +338,8 @@ class MesosCluster:
         instance_id = InstanceId(status.task_id.value)
         tracked = self._instances.get(instance_id)
         self._reconciliation.answered(instance_id)
+        if instance_id in self._results:
+            return  # its end is known; a master that tells it again does so without the result
         if status.state == "TASK_ERROR" and tracked is not None and tracked.is_started and not status.uuid:
             log.error(
                 "%s: ignored an error about the running instance %s: %s", self.name, instance_id, status
@@ -394,6 +396,8 @@ class MesosCluster:
         tracked.is_started = tracked.is_started or update.state is TaskState.RUNNING
         if status.executor_id is not None:
             tracked.executor_id = status.executor_id.value
+            if update.state is TaskState.RUNNING and tracked.host:
+                self._watch.note_started(tracked.host, tracked.executor_id)
         self._partitions.remove(instance_id)
         self._reporter.put(update, status)
         if tracked.is_killed or tracked.is_stopped:

@@ -20,7 +20,7 @@ from typing import Final
 from cook_jupyter.clusters import translation
 from cook_jupyter.clusters.mesos import messages
 from cook_jupyter.clusters.mesos.calls import CallSender
-from cook_jupyter.clusters.mesos.executors import ExecutorTable
+from cook_jupyter.clusters.mesos.executors import PREFIX, ExecutorTable
 from cook_jupyter.clusters.mesos.hosts import HostTable, MesosHost
 from cook_jupyter.clusters.mesos.instances import InstanceTable
 from cook_jupyter.clusters.mesos.messages import AgentId, ExecutorId
@@ -88,40 +88,57 @@ class ExecutorWatch:
         return _LONG_LEASE_S if is_endless else self._options.partition_wait_s
 
     def ping_due(self) -> None:
-        """Ping all executors, if it is time."""
+        """Ping all executors that are used or have tasks, if it is time."""
         now_s = self._now_s()
         if now_s < self._next_ping_s:
             return
         self._next_ping_s = now_s + min(PING_S, self.lease_s / _PINGS_PER_LEASE)
+        addresses: dict[ExecutorId, AgentId] = {}
         for name, executor_id in self._executors.all():
             host = self._hosts.get(name)
             if host is not None:
-                self._ping(host.agent_id, executor_id)
+                addresses[executor_id] = host.agent_id
+        # Those of an earlier scheduler with other options are not used any more, but run tasks.
+        for _, instance in self._instances:
+            if instance.agent_id is not None and (instance.executor_id or "").startswith(PREFIX):
+                addresses[ExecutorId(instance.executor_id or "")] = instance.agent_id
+        for executor_id, agent_id in addresses.items():
+            self._ping(agent_id, executor_id)
 
     def on_message(self, message: messages.Message) -> None:
         """Handle a message of an executor."""
         executor_id = message.executor_id.value
+        host = self._hosts.of_agent(message.agent_id.value)
         try:
             frame = read_data(message.data, FROM_EXECUTOR)
         except BrokenStream as error:
             log.warning("a message of the executor %s is not understood: %s", executor_id, error)
             return
+        if host is not None:
+            self.note_started(host.name, executor_id)
         if frame.header["t"] == "progress":
             self._on_progress(translation.update_of_progress(frame.header))
         elif frame.header["t"] == "pong":
-            self._compare(executor_id, {*frame.header["open"], *frame.header["ended"]})
+            listed = {*frame.header["open"], *frame.header["ended"]}
+            self._compare(message.agent_id.value, executor_id, listed)
         elif frame.header["t"] == "hello":
-            host = self._hosts.of_agent(message.agent_id.value)
             if host is not None:
-                self._started.add((host.name, executor_id))
                 self._failed_starts.pop(host.name, None)
                 host.cool_until_s = 0.0
             self._ping(AgentId(message.agent_id.value), ExecutorId(executor_id))
 
-    def _compare(self, executor_id: str, listed: Container[str]) -> None:
-        """Find instances that an executor does not list although a status has said that it runs them."""
+    def note_started(self, host: str, executor_id: str) -> None:
+        """Note that an executor has started, as it has sent something: a hello may get lost."""
+        self._started.add((host, executor_id))
+
+    def _compare(self, agent_id: str, executor_id: str, listed: Container[str]) -> None:
+        """Find instances that an executor does not list although a status has said that it runs them.
+
+        An id may be in use on two agents of a host, of which the earlier one was replaced.
+        """
         for instance_id, instance in self._instances:
-            if instance.executor_id != executor_id or not instance.is_started:
+            is_of_executor = (instance.agent_id, instance.executor_id) == (agent_id, executor_id)
+            if not is_of_executor or not instance.is_started:
                 continue
             if instance_id in listed:
                 self._missing.pop(instance_id, None)
@@ -145,8 +162,9 @@ class ExecutorWatch:
             host.forget_offers()
 
     def _on_executor_ended(self, host: MesosHost, executor_id: str, status: int | None) -> None:
+        is_new = self._executors.is_made_here(host.name, executor_id)
         self._executors.end(host.name, executor_id)
-        if (host.name, executor_id) in self._started:
+        if not is_new or (host.name, executor_id) in self._started:
             self._started.discard((host.name, executor_id))
             log.info("the executor %s on %s has ended with wait status %s", executor_id, host.name, status)
             return

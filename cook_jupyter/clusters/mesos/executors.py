@@ -47,6 +47,7 @@ class ExecutorTable:
         self._digest = digest.hexdigest()[:10]
         self._by_host: defaultdict[str, dict[ExecutorId, str]] = defaultdict(dict)  # host -> id -> user
         self._ended: set[tuple[str, ExecutorId]] = set()
+        self._made: set[tuple[str, ExecutorId]] = set()  # by this scheduler
         self._task_counts: Counter[tuple[str, ExecutorId]] = Counter()
 
     def choose(self, host: str, user: str) -> ExecutorId:
@@ -57,6 +58,7 @@ class ExecutorTable:
         else:
             executor_id = ExecutorId(f"{PREFIX}{_plain(user)}-{self._digest}-{secrets.token_hex(3)}")
             self._by_host[host][executor_id] = user
+            self._made.add((host, executor_id))
         self._task_counts[host, executor_id] += 1
         return executor_id
 
@@ -87,9 +89,10 @@ class ExecutorTable:
         Args:
             host: their host.
             executor_ids: executors that the host has.
-            users: users of tasks, of whom an executor is recognised by its id.
+            users: users of tasks, of whom an executor is recognised by its id, unless all run as the same.
         """
-        plain_names = {_plain(user): user for user in users}
+        run_as = self._options.run_as
+        plain_names = {_plain(user): user for user in ([run_as] if run_as else users)}
         for executor_id in map(ExecutorId, executor_ids):
             known = self._by_host[host]
             if executor_id in known or (host, executor_id) in self._ended:
@@ -98,10 +101,15 @@ class ExecutorTable:
             if match is not None and match.group(1) in plain_names:
                 known[executor_id] = plain_names[match.group(1)]
 
+    def is_made_here(self, host: str, executor_id: str) -> bool:
+        """Return whether this scheduler has made the id of an executor that has not ended."""
+        return (host, ExecutorId(executor_id)) in self._made
+
     def end(self, host: str, executor_id: str) -> None:
         """Never use an executor again: it has ended, or was told to."""
         key = (host, ExecutorId(executor_id))
         self._ended.add(key)
+        self._made.discard(key)
         self._by_host[host].pop(ExecutorId(executor_id), None)
         self._task_counts.pop(key, None)
 

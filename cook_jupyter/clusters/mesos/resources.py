@@ -8,6 +8,7 @@ of a resource is a copy of its object with a smaller amount; role, reservation a
 object stay as they are, or Mesos would not find the part in the offer.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -16,6 +17,7 @@ from cook_jupyter.model.resources import Resources
 
 SCALARS: Final = ("cpus", "mem", "gpus")
 _UNIT: Final = 1000  # per cpu, MiB or gpu
+_LAST_BITS: Final = 1e-6
 _UNUSABLE: Final = ("revocable", "shared", "provider_id")  # may be taken away, or is not ours alone
 
 
@@ -60,7 +62,8 @@ class HeldResources:
         """Remove resources, and return them as resource objects.
 
         Args:
-            wanted: amounts to take; those of 0 are left out.
+            wanted: amounts to take; those of 0 are left out. They are rounded down, so that what fits
+                in sum also fits in parts.
             ports: ports to take.
 
         Raises:
@@ -69,7 +72,7 @@ class HeldResources:
         scalars, held_ports = list(self._scalars), [(one, list(spans)) for one, spans in self._ports]
         taken: list[JsonObject] = []
         for name, amount in (("cpus", wanted.cpus), ("mem", wanted.mem_mb), ("gpus", wanted.gpus)):
-            taken += _take_scalar(scalars, name, thousandths(amount))
+            taken += _take_scalar(scalars, name, _thousandths_within(amount))
         taken += _take_ports(held_ports, ports)
         self._scalars = [entry for entry in scalars if entry[1] > 0]
         self._ports = [entry for entry in held_ports if entry[1]]
@@ -86,6 +89,11 @@ def is_usable(resource: Mapping[str, object]) -> bool:
 def thousandths(amount: float) -> int:
     """Return an amount in whole thousandths."""
     return round(amount * _UNIT)
+
+
+def _thousandths_within(amount: float) -> int:
+    """Return the whole thousandths in an amount, whose last bits do not count."""
+    return math.floor(amount * _UNIT + _LAST_BITS)
 
 
 def amounts_of(resources: Iterable[JsonObject]) -> Resources:

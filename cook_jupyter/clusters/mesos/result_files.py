@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from cook_jupyter.clusters import translation
 from cook_jupyter.errors import CookError
-from cook_jupyter.model.instance import ResultPayload, StatusUpdate
+from cook_jupyter.model.instance import InstanceId, ResultPayload, StatusUpdate
 from cook_jupyter.worker.frames import Header
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,11 @@ class ResultFetcher:
 
     def __init__(self, files: ResultFiles) -> None:
         self._files = files
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[InstanceId, asyncio.Task[None]] = {}
+
+    def __contains__(self, instance_id: object) -> bool:
+        """Return whether the result of an instance is being fetched."""
+        return instance_id in self._tasks
 
     def fetch(
         self, host: str, end: Header, update: StatusUpdate, report: Callable[[StatusUpdate], None]
@@ -54,12 +58,12 @@ class ResultFetcher:
             report: called with the end.
         """
         task = asyncio.create_task(self._fetch(host, end, update, report))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[update.instance_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(update.instance_id, None))
 
     async def close(self) -> None:
         """Stop fetching. The ends were not acknowledged, so Mesos repeats them."""
-        tasks = list(self._tasks)
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -47,6 +47,9 @@ _UNKNOWN: Final = frozenset({"TASK_GONE", "TASK_UNKNOWN"})
 _UNSURE: Final = frozenset({"TASK_UNREACHABLE", "TASK_LOST", "TASK_UNKNOWN"})
 # Limits that the task itself exceeded.
 _OWN_FAULT: Final = "REASON_CONTAINER_LIMITATION"
+# Reasons with which the message tells the exit status of the command. With others, such as that of a
+# container that did not start, it is that of a program of Mesos.
+_OF_THE_COMMAND: Final = frozenset({"", "REASON_COMMAND_EXECUTOR_FAILED"})
 _EXIT_STATUS: Final = re.compile(r"exited with status (\d+)")
 
 
@@ -129,7 +132,8 @@ def _reason_and_exit_code(
     status: TaskStatus, state: TaskState, *, is_killed: bool
 ) -> tuple[ReasonName | None, int | None]:
     """Return reason and exit code of a status that Mesos has made."""
-    exit_status = _EXIT_STATUS.search(status.message)
+    is_commands_own = status.reason in _OF_THE_COMMAND
+    exit_status = _EXIT_STATUS.search(status.message) if is_commands_own else None
     exit_code = None if exit_status is None else int(exit_status.group(1))
     if not state.is_final:
         return None, None

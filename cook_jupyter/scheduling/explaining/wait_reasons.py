@@ -64,6 +64,7 @@ class WaitContext:
         deferred: name and message of the launch filter that defers the job; None if none does.
         placement: refusal of the job at this moment (`matching.refusal_of`); None if not determined yet.
         capacity: offers of the pool's empty hosts.
+        is_without_offers: whether no host of the pool takes jobs at this moment.
         reserved: host that is reserved for the job; None if none is.
         head: the job as head of the queue; None if it is not a head.
         held_back_by: head whose kept room the job could use; None if there is none.
@@ -78,6 +79,7 @@ class WaitContext:
     deferred: tuple[str, str] | None = None
     placement: Refusal | None = None
     capacity: Sequence[Offer] = ()
+    is_without_offers: bool = False
     reserved: str | None = None
     head: HeadOfQueue | None = None
     held_back_by: HeadOfQueue | None = None
@@ -112,6 +114,7 @@ def wait_reasons(
         wait_texts.too_large(too_large),
         unsatisfiable(job.spec, context.capacity, context.defaults),
         _placement(context.placement),
+        _no_offers(context),
         wait_texts.out_of_use(context.outages, context.now_ms),
         wait_texts.exceeds_pool_quota(_over_pool_quota(job_usage, index, context.filters)),
         wait_texts.reserved(context.reserved),
@@ -242,6 +245,13 @@ def _placement(refusal: Refusal | None) -> WaitReason | None:
     if refusal is None:
         return wait_texts.under_investigation()
     return wait_texts.not_placed(refusal, host_counts(refusal))
+
+
+def _no_offers(context: WaitContext) -> WaitReason | None:
+    """Return that no host takes jobs now, unless the hosts that are out of use are the explanation."""
+    if not context.is_without_offers or context.outages:
+        return None
+    return wait_texts.no_offers(len(context.capacity))
 
 
 def _over_pool_quota(job_usage: Usage, index: QueueIndex, filters: QueueFilters) -> Excess:

@@ -171,6 +171,23 @@ def not_placed(refusal: Refusal, counts: Sequence[tuple[str, int]]) -> WaitReaso
     )
 
 
+def no_offers(host_count: int) -> WaitReason:
+    """Return that no host takes jobs now, such as without a connection to the cluster.
+
+    Args:
+        host_count: number of known hosts.
+    """
+    sentence = "Its pool has no hosts at present."
+    if host_count:
+        verb = "takes" if host_count == 1 else "take"
+        no_host = "The only host" if host_count == 1 else f"All {host_count} hosts"
+        sentence = (
+            f"{no_host} of its pool {verb} no jobs at present; the log of the scheduler names the cause."
+        )
+    reason = {"reason": "No host takes jobs at present.", "host_count": host_count}
+    return _answer(WaitKind.NOT_PLACED, sentence, {"reasons": [reason]})
+
+
 def unsatisfiable(
     excess: Mapping[str, Mapping[str, float]], demands: tuple[Demand, ...], *, constraints_met: bool
 ) -> WaitReason:

@@ -13,6 +13,7 @@ from cook_jupyter.clusters.mesos.cluster import MesosCluster
 from cook_jupyter.clusters.mesos.executor_watch import FAILED_STARTS, MISSING_ANSWERS
 from cook_jupyter.clusters.mesos.messages import Call, Event, Failure, TaskStatus, Value
 from cook_jupyter.clusters.mesos.options import MesosOptions
+from cook_jupyter.clusters.mesos.result_files import ResultFiles
 from cook_jupyter.clusters.mesos.transport.connection import CallFailed, CallRejected, CallUncertain
 from cook_jupyter.clusters.sandboxes import MemorySandboxes
 from cook_jupyter.errors import ClusterUnusable, NotFound
@@ -37,6 +38,19 @@ from tests.waiting import wait_until_async
 OPTIONS = MesosOptions(run_as="nobody", partition_wait_s=0.2)
 
 
+class SlowFiles:
+    """Result files that take a while."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.may_answer = asyncio.Event()
+
+    async def fetch_result(self, host: str, path: str, *, size: int, digest: str) -> bytes:
+        self.requests += 1
+        await self.may_answer.wait()
+        return b"x" * size
+
+
 class NoFiles:
     """Result files that cannot be read."""
 
@@ -59,13 +73,18 @@ def reports() -> Reports:
     return Reports()
 
 
-def make(connection: FakeConnection, state: StateInMemory, options: MesosOptions = OPTIONS) -> MesosCluster:
+def make(
+    connection: FakeConnection,
+    state: StateInMemory,
+    options: MesosOptions = OPTIONS,
+    results: ResultFiles | None = None,
+) -> MesosCluster:
     return MesosCluster(
         options,
         connection,
         state=state,
         sandboxes=lambda _: MemorySandboxes(),
-        results=lambda _: NoFiles(),
+        results=lambda _: results or NoFiles(),
         pools=(PoolName("default"),),
         version="1",
         user="nobody",
@@ -91,6 +110,13 @@ def launch_on(host: str = "h1") -> Launch:
 def status_of(launch: Launch, state: str, *, uuid: str = "dXVpZA==", **fields: object) -> TaskStatus:
     named = {"agent_id": Value("a1"), "uuid": uuid, **fields}
     return a_status(state, launch.instance.instance_id, **named)
+
+
+async def made_executor(connection: FakeConnection, index: int) -> str:
+    """The executor of a launch, by its number."""
+    accept = (await connection.until("ACCEPT", index + 1))[index]
+    [info] = accept["operations"][0]["launch"]["task_infos"]
+    return str(info["executor"]["executor_id"]["value"])
 
 
 def id_of(launch: Launch) -> str:
@@ -350,6 +376,32 @@ async def test_the_end_of_an_instance_frees_its_room_before_mesos_offers_it(
     assert (offer.room, offer.running) == (Resources(cpus=4.0, mem_mb=4096.0), Resources())
 
 
+async def test_a_result_is_fetched_once_and_not_lost_if_its_end_is_told_again_meanwhile(
+    connection: FakeConnection, state: StateInMemory, reports: Reports
+) -> None:
+    files = SlowFiles()
+    cluster = make(connection, state, results=files)
+    await cluster.start(reports, [])
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    data = end_of(Cause.DONE, id_of(launch), result_file=ResultFile(RESULT_FILE, 5000, "0" * 64))
+    end = status_of(launch, "TASK_FINISHED", data=data)
+
+    await connection.update(end)
+    await connection.update(end)  # by the agent, as it is not acknowledged
+    await connection.update(status_of(launch, "TASK_FINISHED", uuid="", reason="REASON_RECONCILIATION"))
+    await wait_until_async(lambda: files.requests)
+    assert not reports.ends
+    files.may_answer.set()
+
+    result = (await reports.end_of(launch)).result
+    assert result is not None
+    assert result.size == 5000
+    assert len(await connection.until("ACKNOWLEDGE")) == files.requests == 1
+    await cluster.close()
+
+
 async def test_a_result_that_cannot_be_fetched_does_not_fail_its_job(
     cluster: MesosCluster,
     connection: FakeConnection,
@@ -502,11 +554,76 @@ async def test_a_host_on_which_executors_do_not_start_gets_no_tasks_for_a_while(
 
     for number in range(FAILED_STARTS):
         assert {offer.host for offer in cluster.offers()} == {"h1", "h2"}
-        await connection.executor_ended(f"cook-nobody-{number}")
+        await cluster.launch([launch_on()])
+        await connection.executor_ended(await made_executor(connection, number))
+        await connection.offer(an_offer(f"next{number}"))
     assert {offer.host for offer in cluster.offers()} == {"h2"}
 
     await connection.message({"t": "hello", "version": 1, "python": "3", "host": "h1", "packages": {}})
     assert {offer.host for offer in cluster.offers()} == {"h1", "h2"}
+
+
+@pytest.mark.parametrize("by", ["an earlier scheduler", "hello", "a status"])
+async def test_a_host_whose_executors_have_started_is_not_avoided_when_they_exit(
+    cluster: MesosCluster, connection: FakeConnection, by: str
+) -> None:
+    await connection.offer(an_offer("o1", executors=("cook-nobody-1", "cook-nobody-2", "cook-nobody-3")))
+
+    for number in range(FAILED_STARTS + 1):
+        executor_id = f"cook-nobody-{number}"
+        if by != "an earlier scheduler":
+            launch = launch_on()
+            await cluster.launch([launch])
+            executor_id = await made_executor(connection, number)
+            if by == "a status":
+                data = running(id_of(launch))
+                await connection.update(
+                    status_of(launch, "TASK_RUNNING", data=data, executor_id=Value(executor_id))
+                )
+            else:
+                hello = {"t": "hello", "version": 1, "python": "3", "host": "h1", "packages": {}}
+                await connection.message(hello, executor_id=executor_id)
+        await connection.executor_ended(executor_id)
+        await connection.offer(an_offer(f"next{number}"))
+
+    assert [offer.host for offer in cluster.offers()] == ["h1"]
+
+
+async def test_an_executor_of_an_earlier_scheduler_with_other_options_is_pinged_while_it_has_tasks(
+    connection: FakeConnection, state: StateInMemory, reports: Reports
+) -> None:
+    launch = launch_on()
+    cluster = make(connection, state)
+    starting = asyncio.create_task(cluster.start(reports, [launch]))
+    await connection.until("RECONCILE", 2)
+    status = status_of(launch, "TASK_RUNNING", uuid="", executor_id=Value("cook-nobody-0123456789-abcdef"))
+    await connection.update(status)
+
+    sent = await connection.until("MESSAGE")
+
+    assert sent[0]["executor_id"] == {"value": "cook-nobody-0123456789-abcdef"}
+    assert sent[0]["agent_id"] == {"value": "a1"}
+    await connection.update(status_of(launch, "TASK_FAILED", uuid="dXVpZA==", data=end_of(Cause.FAILED)))
+    await starting
+    await cluster.close()
+
+
+async def test_an_executor_with_the_same_id_on_a_replaced_agent_is_another_one(
+    cluster: MesosCluster, connection: FakeConnection, reports: Reports
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    status = status_of(launch, "TASK_RUNNING", executor_id=Value("cook-nobody-1"))
+    await connection.update(status)
+
+    await connection.offer(an_offer("o2", agent="a2"))
+    for _ in range(MISSING_ANSWERS):
+        answer = {"t": "pong", "sequence": 1, "open": [], "ended": []}
+        await connection.message(answer, executor_id="cook-nobody-1", agent_id="a2")
+    await asyncio.sleep(0.1)
+
+    assert id_of(launch) not in reports.ends
 
 
 async def test_tasks_are_stopped_before_the_maintenance_of_their_agent_through_no_fault_of_their_own(

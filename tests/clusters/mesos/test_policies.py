@@ -246,6 +246,16 @@ def test_executors_of_an_earlier_scheduler_are_used_if_they_run_the_same_code() 
         assert changed.choose("h1", "ada") != executor_id
 
 
+def test_executors_of_an_earlier_scheduler_are_used_if_all_jobs_run_as_the_same_user() -> None:
+    options = MesosOptions(run_as="cook")
+    executor_id = ExecutorTable(options, "1.0").choose("h1", "cook")
+
+    table = ExecutorTable(options, "1.0")
+    table.note_existing("h1", [executor_id], ["ada"])
+
+    assert table.choose("h1", "cook") == executor_id
+
+
 def test_the_info_of_an_executor_never_changes() -> None:
     first, second = (ExecutorTable(MesosOptions(), "1.0") for _ in range(2))
     executor_id = first.choose("h1", "ada")

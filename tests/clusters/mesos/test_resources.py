@@ -51,6 +51,15 @@ def test_what_is_not_held_cannot_be_taken_and_nothing_is_removed(wanted: Resourc
     assert held.amounts() == Resources(cpus=4.0)
 
 
+@pytest.mark.parametrize(("amount", "count"), [(0.6666, 6), (1 / 3, 12), (0.8, 5), (0.0019, 2105), (2.3, 1)])
+def test_what_fits_in_sum_is_held_in_parts(amount: float, count: int) -> None:
+    held = HeldResources([scalar("cpus", 4.0), scalar("mem", 4.0)])
+
+    for _ in range(count):
+        parts = held.take(Resources(cpus=amount, mem_mb=amount))
+        assert [part["scalar"]["value"] for part in parts] == pytest.approx([amount] * 2, abs=0.001)
+
+
 def test_ports_are_taken_by_number() -> None:
     held = HeldResources([ports((31000, 31009), (31020, 31020))])
 
