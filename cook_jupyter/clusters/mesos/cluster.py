@@ -51,6 +51,7 @@ from cook_jupyter.clusters.mesos.transport.connection import (
 from cook_jupyter.clusters.reporting import Report, UpdateReporter
 from cook_jupyter.clusters.sandboxes import Sandboxes
 from cook_jupyter.errors import ClusterUnusable
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
@@ -120,6 +121,7 @@ class MesosCluster:
         self._queries = AgentQueries(connection, self._hosts, self._holding, self._instances)
         self._listener: ClusterListener | None = None
         self._is_subscribed = False
+        self._is_closing = False
         self._first_subscription = asyncio.Event()
         self._reviving: asyncio.TimerHandle | None = None
         self._watch = ExecutorWatch(
@@ -160,6 +162,7 @@ class MesosCluster:
             ClusterUnusable: the master refuses the framework.
         """
         self._listener = listener
+        self._is_closing = False
         self._failure = asyncio.get_running_loop().create_future()
         await self._framework.load()
         for launch in open_launches:
@@ -179,6 +182,7 @@ class MesosCluster:
 
     async def close(self) -> None:
         """Disconnect from the master; instances go on."""
+        self._is_closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -255,13 +259,19 @@ class MesosCluster:
 
     async def on_subscribed(self, framework_id: FrameworkId, master: str) -> None:
         """Store the id of the framework, and ask about all instances."""
-        log.info("%s is subscribed to the Mesos master %s as %s", self.name, master, framework_id)
+        log.info(
+            "the cluster %r has subscribed to the Mesos master %s as framework %s",
+            self.name,
+            master,
+            framework_id,
+        )
         await self._framework.save_id(framework_id)
         self._hosts.forget_offers()
         self._queue.restart_patience()
         self._provisional = ProvisionalEnds()  # the master is asked again
         self._is_subscribed = True
         await self._refresh_agents()
+        log.info("the cluster %r has %s", self.name, counted(len(self._hosts), "agent"))
         now_s = time.monotonic()
         self._reconciliation.begin(self._sent_instances(), now_s)
         self._send_due(now_s)
@@ -269,7 +279,8 @@ class MesosCluster:
 
     def on_disconnected(self, cause: str) -> None:
         """Void all offers."""
-        log.warning("%s has lost its Mesos master: %s", self.name, cause)
+        if not self._is_closing:
+            log.warning("the cluster %r has lost its Mesos master: %s", self.name, cause)
         self._is_subscribed = False
         self._hosts.forget_offers()
 
@@ -384,7 +395,10 @@ class MesosCluster:
         self._reconciliation.answered(instance_id)
         if status.state == "TASK_ERROR" and tracked is not None and tracked.is_started and not status.uuid:
             log.error(
-                "%s: ignored an error about the running instance %s: %s", self.name, instance_id, status
+                "the cluster %r: ignored an error about the running instance %s: %s",
+                self.name,
+                instance_id,
+                status,
             )
             return
         unsent = self._unsent.pop(instance_id, None)
@@ -453,6 +467,9 @@ class MesosCluster:
     ) -> None:
         if tracked is not None:
             self._forget(instance_id, tracked)
+        is_by_mesos = end is None and update.state is not TaskState.FINISHED and bool(status.message)
+        if is_by_mesos and tracked is not None and not (tracked.is_killed or tracked.is_stopped):
+            self._watch.on_end_by_mesos(tracked.host, status)
         result_file = None if end is None else end.header.get("result_file")
         if result_file is None or end is None:
             self._reporter.put(update, status)
@@ -519,7 +536,12 @@ class MesosCluster:
             await asyncio.sleep(self._tick_s)
             now_s = time.monotonic()
             for instance_id in self._partitions.pop_expired(now_s, len(self._hosts)):
-                log.warning("%s: %s is given up, as its agent cannot be reached", self.name, instance_id)
+                log.warning(
+                    "the cluster %r gives up the instance %s, as its agent cannot be reached;"
+                    " its job runs again",
+                    self.name,
+                    instance_id,
+                )
                 self._end(instance_id, _unreachable(instance_id))
             if self._is_subscribed:
                 self._end_late_launches()
@@ -535,7 +557,13 @@ class MesosCluster:
         for host in list(self._hosts):
             for launch in self._queue.pop_late(host):
                 instance_id = launch.instance.instance_id
-                log.warning("%s: %s has no resources for %s any more", self.name, host.name, instance_id)
+                log.warning(
+                    "the cluster %r could not start the instance %s on %s, as Mesos no longer offers the"
+                    " resources for it: its job is placed again",
+                    self.name,
+                    instance_id,
+                    host.name,
+                )
                 self._end(instance_id, _not_launched(instance_id))
 
     async def _refresh_agents(self) -> None:
@@ -562,6 +590,7 @@ class MesosCluster:
         if declined:
             self._calls.put(messages.decline(declined, refuse_s=self._options.decline_s))
         self._watch.ping_due()
+        self._watch.log_returned_agents()
 
     def _send_kill(self, instance_id: InstanceId, tracked: TrackedInstance) -> None:
         """Send KILL, which is repeated later: Mesos does not remember one for an unreachable agent."""
@@ -601,7 +630,7 @@ class MesosCluster:
                     self._failure.set_exception(error)
                 return
             except Exception:
-                log.exception("a background task of %s failed and starts again", self.name)
+                log.exception("a background task of the cluster %r failed and starts again", self.name)
                 await asyncio.sleep(self._tick_s)
             else:
                 return
