@@ -133,7 +133,16 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
     _require_no_other(home_dir)
     with hold_home_lock(home_dir), prestart_agent(settings, home_dir):
         rebuild_when_out_of_step(
-            lambda: asyncio.run(_serve(settings, home_dir, authenticator, token, quiet=embedded))
+            lambda: asyncio.run(
+                _serve(
+                    settings,
+                    home_dir,
+                    authenticator,
+                    token,
+                    quiet=embedded,
+                    config=str(config.absolute()) if config else "",
+                )
+            )
         )
 
 
@@ -219,7 +228,13 @@ def _require_no_other(home: "Home") -> None:
 
 
 async def _serve(
-    settings: "Settings", home: "Home", authenticator: "TokenAuthenticator", token: str, *, quiet: bool
+    settings: "Settings",
+    home: "Home",
+    authenticator: "TokenAuthenticator",
+    token: str,
+    *,
+    quiet: bool,
+    config: str,
 ) -> None:
     from cook_jupyter.api.connections import raise_descriptor_limit
     from cook_jupyter.api.routes import listen
@@ -237,6 +252,7 @@ async def _serve(
             token=token,
             store=scheduler.store_id,
             socket=str(server.socket_path or ""),
+            config=config,
         )
         runtime_file.write()
         if not quiet:
@@ -305,9 +321,12 @@ class RuntimeFileWriter:
         token: secret that clients have to send.
         store: id of the store.
         socket: path of the additional Unix socket; empty if there is none.
+        config: path of the settings file that the command line names; empty if it names none.
     """
 
-    def __init__(self, path: Path, *, url: str, token: str, store: str, socket: str = "") -> None:
+    def __init__(
+        self, path: Path, *, url: str, token: str, store: str, socket: str = "", config: str = ""
+    ) -> None:
         from importlib.metadata import version
 
         from cook_jupyter.client.runtime import own_identity
@@ -321,6 +340,7 @@ class RuntimeFileWriter:
             "home": str(path.parent),
             "store": store,
             "socket": socket,
+            "config": config,
         }
         self._text = json.dumps(fields).encode()
 

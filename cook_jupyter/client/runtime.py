@@ -35,6 +35,7 @@ class RuntimeFile:
         pid_namespace: inode of the namespace of `pid`; a container has its own.
         store: id of the scheduler's store.
         socket: Unix socket on which it also listens, for its owner only; empty for none.
+        config: absolute path of the settings file that its command line names; empty for none.
     """
 
     url: str
@@ -47,6 +48,7 @@ class RuntimeFile:
     home: str = ""
     store: str = ""
     socket: str = ""
+    config: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,12 @@ class StaleRuntimeFile:
     Attributes:
         why: completion of the sentence "the runtime file is stale: ...".
         pid: process that wrote it; None if the file cannot be read.
+        config: settings file that the command line of that process named; empty for none.
     """
 
     why: str
     pid: int | None = None
+    config: str = ""
 
 
 def read_runtime(home: Path) -> RuntimeFile | StaleRuntimeFile | None:
@@ -81,7 +85,7 @@ def read_runtime(home: Path) -> RuntimeFile | StaleRuntimeFile | None:
     except msgspec.DecodeError:
         return StaleRuntimeFile("it cannot be read")
     if is_gone(runtime, home):
-        return StaleRuntimeFile(f"its scheduler, process {runtime.pid}, is gone", runtime.pid)
+        return StaleRuntimeFile(f"its scheduler, process {runtime.pid}, is gone", runtime.pid, runtime.config)
     return runtime
 
 

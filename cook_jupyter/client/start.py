@@ -56,6 +56,9 @@ def start_lock(home: Path, timeout_s: float) -> Iterator[None]:
 def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> RuntimeFile | None:
     """Start a scheduler in `home`, detached from this process, and wait until it listens.
 
+    It reads the settings file of the scheduler that it replaces: one with other clusters would not know the
+    instances that run.
+
     To be called within `start_lock`, if no living scheduler has left a runtime file.
 
     Returns:
@@ -78,7 +81,8 @@ def start_embedded(home: Path, timeout_s: float = START_TIMEOUT_S) -> RuntimeFil
     log = _log(home)
     private_folder(log.parent)
     begin = log.stat().st_size if log.exists() else 0
-    process = _spawn(home, log)
+    dead = read_runtime(home)
+    process = _spawn(home, log, dead.config if isinstance(dead, StaleRuntimeFile) else "")
     # Reaped as soon as it ends: a zombie would look alive to those who only check for its id.
     threading.Thread(target=process.wait, name="cook-scheduler-reaper", daemon=True).start()
 
@@ -135,7 +139,7 @@ def _wait_for_predecessor(home: Path, deadline: float) -> RuntimeFile | None:
         os.close(descriptor)
 
 
-def _spawn(home: Path, log: Path) -> subprocess.Popen[bytes]:
+def _spawn(home: Path, log: Path, config: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "COOK_JUPYTER_HOME": str(home)}
     # The frontend's own settings (such as a kernel's debugger) are not for the scheduler.
     for name in ("PYTHONBREAKPOINT", "PYTHONINSPECT", "MPLBACKEND"):
@@ -144,7 +148,8 @@ def _spawn(home: Path, log: Path) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             # -P: a file `tornado.py` beside the notebook must not become the scheduler's tornado.
-            [sys.executable, "-P", "-m", "cook_jupyter", "serve", "--embedded"],
+            [sys.executable, "-P", "-m", "cook_jupyter", "serve", "--embedded"]
+            + (["--config", config] if config else []),
             cwd=home,  # it outlives the notebook, and must not block its directory
             env=environment,
             stdin=subprocess.DEVNULL,

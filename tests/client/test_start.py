@@ -17,7 +17,7 @@ from cook_jupyter.client.connect import connect
 from cook_jupyter.client.runtime import RuntimeFile, is_alive, read_runtime
 from cook_jupyter.client.start import start_lock
 from cook_jupyter.errors import SchedulerUnreachable
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, wait_until
 
 
 def runtime_in(home: Path) -> RuntimeFile:
@@ -42,6 +42,22 @@ def test_the_first_call_starts_a_scheduler_in_a_session_of_its_own(cook_home: Pa
     assert os.getsid(runtime.pid) != os.getsid(0)
     assert (cook_home / "scheduler.json").stat().st_mode & 0o777 == 0o600
     assert cook_home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_scheduler_that_replaces_a_dead_one_has_its_settings_file(cook_home: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings of the cluster.toml"
+    settings.write_text("[[clusters]]\ntype = 'local'\ncpus = 7\n")
+    command = [sys.executable, "-P", "-m", "cook_jupyter", "serve", "--config", settings.name]
+    first = subprocess.Popen(command, cwd=tmp_path)
+    wait_until(lambda: isinstance(read_runtime(cook_home), RuntimeFile), "the scheduler listens")
+    assert connect(start=False).info_v1().capacity.cpus == 7
+    first.kill()
+    first.wait(HANG_S)
+
+    client = connect()
+
+    assert client.info_v1().pid != first.pid
+    assert client.info_v1().capacity.cpus == 7
 
 
 def test_many_who_start_at_once_end_with_one(cook_home: Path) -> None:

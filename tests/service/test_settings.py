@@ -12,6 +12,8 @@ from cook_jupyter.cli import cook_jupyter
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.model.pool import DruMode, PoolName
 from cook_jupyter.scheduling.constraints.constraints import ConstraintRewrite
+from cook_jupyter.service.process.clusters import build_clusters
+from cook_jupyter.service.settings.home import Home
 from cook_jupyter.service.settings.loading import OLD_NAMES, load_settings, load_with_sources
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import (
@@ -32,6 +34,7 @@ from cook_jupyter.service.settings.tables import (
     ServerSettings,
     StoreSettings,
 )
+from cook_jupyter.store.memory import MemoryStore
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
@@ -131,6 +134,8 @@ def test_every_table_of_a_settings_file_becomes_a_typed_value(tmp_path: Path) ->
 def test_without_a_file_the_defaults_hold() -> None:
     assert load_settings(None) == Settings()
 
+
+MESOS = "[[clusters]]\ntype = 'mesos'\nmaster = 'm'\n"
 
 OLD = """
 host = "localhost"
@@ -321,7 +326,10 @@ def test_the_settings_of_cook_differ_in_nothing_but_what_we_do_better() -> None:
             r"rates\.job_submission\.size \(line 2\); valid",
         ),
         ("[[pools]]\nname = 'default'\ndru = 'gpu'", r"unknown setting pools\[0\]\.dru \(line 3\)"),
-        ("[[clusters]]\ntype = 'moon'", "clusters: Invalid enum value 'moon'"),
+        (
+            "[[clusters]]\ntype = 'moon'",
+            r"clusters\[0\]\.type \(line 2\): 'moon' is not valid; the valid values are 'local', 'mesos'",
+        ),
         ("[[clusters]]\ntype = 'mesos'", "the cluster 'mesos' needs the address of its master"),
         (
             "[[clusters]]\ntype = 'mesos'\nmaster = 'm'\nca_file = '/ca.pem'\nconnection = 'pymesos'",
@@ -331,13 +339,33 @@ def test_the_settings_of_cook_differ_in_nothing_but_what_we_do_better() -> None:
             "[[clusters]]\ntype = 'mesos'\nmaster = 'm'\ncertificate_file = '/us.pem'",
             "the cluster 'mesos' has a certificate_file without a ca_file",
         ),
+        (f"{MESOS}role = 3", r"clusters\[0\]\.role \(line 4\): expected text, got a whole number"),
+        (
+            f"{MESOS}connection = 'grpc'",
+            r"clusters\[0\]\.connection \(line 4\): 'grpc' is not valid; the valid values are 'http'",
+        ),
+        (f"{MESOS}principal = 'cook'", "the cluster 'mesos' has a principal without a secret"),
+        (f"{MESOS}secret_file = '/s'", "the cluster 'mesos' has a secret_file without a principal"),
+        (f"{MESOS}executor_package = 'x.pyz'", "'x.pyz', must be an absolute path or a URL"),
+        (f"{MESOS}hold_s = -1", "hold_s of the cluster 'mesos' must be at least 0, not -1"),
+        (
+            f"{MESOS}max_tasks_per_executor = 0",
+            "max_tasks_per_executor of the cluster 'mesos' must be at least 1",
+        ),
+        (f"{MESOS}max_held = 2", "max_held of the cluster 'mesos' must be from 0 to 1, not 2"),
         ("[[clusters]]\n[[clusters]]", "clusters.. has 2 clusters of the name 'local'"),
-        ("cpus = 'all'", r"clusters: Expected `float \| null`, got `str`.*\(`cpus` is clusters.cpus\)"),
-        ("[rebalancer]\ninterval_ms = 'soon'", "rebalancer: Expected `int`, got `str`.*interval_ms"),
-        ("order = 'random'", "matching: Invalid enum value 'random'"),
-        ("[rebalancer]\nreservations = 'none'", "Invalid enum value 'none'"),
+        ("cpus = 'all'", r"clusters.*cpus: expected a number, got text \(`cpus` is clusters.cpus\)"),
+        (
+            "[rebalancer]\ninterval_ms = 'soon'",
+            r"rebalancer\.interval_ms \(line 2\): expected a whole number, got text",
+        ),
+        ("order = 'random'", "matching.order: 'random' is not valid; the valid values are 'fair', 'fifo'"),
+        (
+            "[rebalancer]\nreservations = 'none'",
+            r"reservations \(line 2\): 'none' is not valid; the valid values are '",
+        ),
         ("[[pool_quotas]]\ncpus = 3", "missing required field `pool_regex`"),
-        ("pools = 3", "pools: Expected `array`"),
+        ("pools = 3", r"pools \(line 1\): expected a list, got a whole number"),
         ("[rebalancer]\ninterval_ms = 0", "rebalancer.interval_ms must be at least 1, not 0"),
         ("[rebalancer]\nmin_dru_diff = -0.5", "rebalancer.min_dru_diff must be at least 0"),
         ("[head_room]\nmax_kept = 1.5", "head_room.max_kept must be from 0 to 1, not 1.5"),
@@ -424,3 +452,20 @@ def test_the_command_line_shows_settings_as_json(tmp_path: Path) -> None:
     assert rows["home"] == {"name": "home", "value": str(tmp_path), "origin": "command line: --home"}
     assert rows["server.admins"] == {"name": "server.admins", "value": [], "origin": "default"}
     assert rows["pools[0].dru_mode"]["value"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("principal = 'cook'\nsecret_file = '/nowhere/secret'", "its secret_file, /nowhere/secret: No such"),
+        ("ca_file = '/nowhere/ca.pem'", "its ca_file, /nowhere/ca.pem: No such file"),
+    ],
+)
+def test_a_file_of_a_mesos_cluster_that_cannot_be_used_is_named_with_its_setting(
+    tmp_path: Path, lines: str, message: str
+) -> None:
+    (tmp_path / "settings.toml").write_text(MESOS + lines)
+    settings = load_settings(tmp_path / "settings.toml")
+
+    with pytest.raises(InvalidRequest, match=f"the cluster 'mesos' cannot be used: {message}"):
+        build_clusters(settings, Home(root=tmp_path), MemoryStore())

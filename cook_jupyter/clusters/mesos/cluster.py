@@ -48,6 +48,7 @@ from cook_jupyter.clusters.mesos.transport.connection import (
 from cook_jupyter.clusters.reporting import Report, UpdateReporter
 from cook_jupyter.clusters.sandboxes import Sandboxes
 from cook_jupyter.errors import ClusterUnusable
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate, TaskState
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
@@ -126,6 +127,7 @@ class MesosCluster:
         self._queries = AgentQueries(connection, self._hosts, self._holding, self._instances)
         self._listener: ClusterListener | None = None
         self._is_subscribed = False
+        self._is_closing = False
         self._first_subscription = asyncio.Event()
         self._watch = ExecutorWatch(
             options,
@@ -165,6 +167,7 @@ class MesosCluster:
             ClusterUnusable: the master refuses the framework.
         """
         self._listener = listener
+        self._is_closing = False
         self._failure = asyncio.get_running_loop().create_future()
         await self._framework.load()
         for launch in open_launches:
@@ -184,6 +187,7 @@ class MesosCluster:
 
     async def close(self) -> None:
         """Disconnect from the master; instances go on."""
+        self._is_closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -261,13 +265,19 @@ class MesosCluster:
 
     async def on_subscribed(self, framework_id: FrameworkId, master: str) -> None:
         """Store the id of the framework, and ask about all instances."""
-        log.info("%s is subscribed to the Mesos master %s as %s", self.name, master, framework_id)
+        log.info(
+            "the cluster %r has subscribed to the Mesos master %s as framework %s",
+            self.name,
+            master,
+            framework_id,
+        )
         await self._framework.save_id(framework_id)
         self._hosts.forget_offers()
         self._dispatcher.on_subscribed(framework_id)
         self._provisional = ProvisionalEnds()  # the master is asked again
         self._is_subscribed = True
         await self._refresh_agents()
+        log.info("the cluster %r has %s", self.name, counted(len(self._hosts), "agent"))
         now_s = time.monotonic()
         self._reconciliation.begin(self._sent_instances(), now_s)
         self._send_due(now_s)
@@ -275,7 +285,8 @@ class MesosCluster:
 
     def on_disconnected(self, cause: str) -> None:
         """Void all offers."""
-        log.warning("%s has lost its Mesos master: %s", self.name, cause)
+        if not self._is_closing:
+            log.warning("the cluster %r has lost its Mesos master: %s", self.name, cause)
         self._is_subscribed = False
         self._dispatcher.on_disconnected()
         self._hosts.forget_offers()
@@ -342,7 +353,10 @@ class MesosCluster:
             return  # its end is known; a master that tells it again does so without the result
         if status.state == "TASK_ERROR" and tracked is not None and tracked.is_started and not status.uuid:
             log.error(
-                "%s: ignored an error about the running instance %s: %s", self.name, instance_id, status
+                "the cluster %r: ignored an error about the running instance %s: %s",
+                self.name,
+                instance_id,
+                status,
             )
             return
         unsent = self._unsent.pop(instance_id, None)
@@ -413,6 +427,9 @@ class MesosCluster:
     ) -> None:
         if tracked is not None:
             self._forget(instance_id, tracked)
+        is_by_mesos = end is None and update.state is not TaskState.FINISHED and bool(status.message)
+        if is_by_mesos and tracked is not None and not (tracked.is_killed or tracked.is_stopped):
+            self._watch.on_end_by_mesos(tracked.host, status)
         result_file = None if end is None else end.header.get("result_file")
         if result_file is None or end is None:
             self._reporter.put(update, status)
@@ -479,7 +496,12 @@ class MesosCluster:
             await asyncio.sleep(self._tick_s)
             now_s = time.monotonic()
             for instance_id in self._partitions.pop_expired(now_s, len(self._hosts)):
-                log.warning("%s: %s is given up, as its agent cannot be reached", self.name, instance_id)
+                log.warning(
+                    "the cluster %r gives up the instance %s, as its agent cannot be reached;"
+                    " its job runs again",
+                    self.name,
+                    instance_id,
+                )
                 self._end(instance_id, _unreachable(instance_id))
             if self._is_subscribed:
                 self._dispatcher.end_late()
@@ -514,6 +536,7 @@ class MesosCluster:
         if declined:
             self._calls.put(messages.decline(declined, refuse_s=self._options.decline_s))
         self._watch.ping_due()
+        self._watch.log_returned_agents()
 
     def _send_kill(self, instance_id: InstanceId, tracked: TrackedInstance) -> None:
         """Send KILL, which is repeated later: Mesos does not remember one for an unreachable agent."""
@@ -553,7 +576,7 @@ class MesosCluster:
                     self._failure.set_exception(error)
                 return
             except Exception:
-                log.exception("a background task of %s failed and starts again", self.name)
+                log.exception("a background task of the cluster %r failed and starts again", self.name)
                 await asyncio.sleep(self._tick_s)
             else:
                 return

@@ -108,7 +108,12 @@ class Dispatcher:
         for host in list(self._hosts):
             for launch in self._queue.pop_late(host):
                 instance_id = launch.instance.instance_id
-                log.warning("%s does not offer again what it had for the instance %s", host.name, instance_id)
+                log.warning(
+                    "the instance %s could not start on %s, as Mesos no longer offers the resources for it:"
+                    " its job is placed again",
+                    instance_id,
+                    host.name,
+                )
                 self._end_instance(instance_id, not_launched(instance_id))
 
     def request_revive(self) -> None:

@@ -13,6 +13,7 @@ another one.
 """
 
 import logging
+import signal
 from collections import Counter
 from collections.abc import Callable, Container
 from typing import Final
@@ -26,6 +27,7 @@ from cook_jupyter.clusters.mesos.instances import InstanceTable
 from cook_jupyter.clusters.mesos.messages import AgentId, ExecutorId
 from cook_jupyter.clusters.mesos.options import MesosOptions
 from cook_jupyter.clusters.mesos.partitions import NEVER
+from cook_jupyter.model.counts import counted
 from cook_jupyter.model.instance import InstanceId, ProgressUpdate
 from cook_jupyter.worker.frames import BrokenStream
 from cook_jupyter.worker.mesos.messages import FROM_EXECUTOR, ping, read_data
@@ -39,6 +41,7 @@ FIRST_COOLDOWN_S: Final = 300.0  # it doubles with each further one
 LAST_COOLDOWN_S: Final = 7200.0
 _PINGS_PER_LEASE: Final = 4
 _LONG_LEASE_S: Final = 604_800.0
+_REPEAT_S: Final = 60.0  # for which the same reason on the same host is not logged again
 
 
 class ExecutorWatch:
@@ -77,9 +80,11 @@ class ExecutorWatch:
         self._now_s = now_s
         self._next_ping_s = 0.0
         self._ping_number = 0
-        self._started: set[tuple[str, str]] = set()  # host and executor that has said hello
+        self._started: set[tuple[str, str]] = set()  # host and executor that has sent a message
         self._failed_starts: dict[str, int] = {}  # host -> number in a row
         self._missing: Counter[InstanceId] = Counter()  # -> number of answers in a row without it
+        self._lost_agents: set[str] = set()  # hosts
+        self._logged_s: dict[tuple[str, str], float] = {}  # host and reason -> monotonic time
 
     @property
     def lease_s(self) -> float:
@@ -112,7 +117,7 @@ class ExecutorWatch:
         try:
             frame = read_data(message.data, FROM_EXECUTOR)
         except BrokenStream as error:
-            log.warning("a message of the executor %s is not understood: %s", executor_id, error)
+            log.warning("ignored a message of the executor %s that cannot be read: %s", executor_id, error)
             return
         if host is not None:
             self.note_started(host.name, executor_id)
@@ -146,7 +151,12 @@ class ExecutorWatch:
             self._missing[instance_id] += 1
             if self._missing[instance_id] >= MISSING_ANSWERS:
                 del self._missing[instance_id]
-                log.error("the executor %s does not know the instance %s any more", executor_id, instance_id)
+                log.error(
+                    "the executor %s does not run the instance %s any more, and Mesos has not reported its"
+                    " end: the instance is ended, and its job runs again",
+                    executor_id,
+                    instance_id,
+                )
                 self._on_missing(instance_id)
 
     def on_failure(self, failure: messages.Failure) -> None:
@@ -157,16 +167,45 @@ class ExecutorWatch:
         if failure.executor_id is not None:
             self._on_executor_ended(host, failure.executor_id.value, failure.status)
         elif failure.agent_id.value == host.agent_id:
-            log.warning("the agent on %s is gone", host.name)
+            log.warning(
+                "Mesos has lost the agent on %s, with %s of this scheduler: no more are started there",
+                host.name,
+                counted(len(host.tasks), "instance"),
+            )
+            self._lost_agents.add(host.name)
             host.is_connected = False
             host.forget_offers()
+
+    def log_returned_agents(self) -> None:
+        """Log the agents that were lost and are connected again."""
+        for name in list(self._lost_agents):
+            host = self._hosts.get(name)
+            if host is None or host.is_connected:
+                self._lost_agents.discard(name)
+            if host is not None and host.is_connected:
+                log.info("the agent on %s is back", name)
+
+    def on_end_by_mesos(self, host: str, status: messages.TaskStatus) -> None:
+        """Log why Mesos itself has ended an instance: nothing else reports its message."""
+        now_s = self._now_s()
+        if now_s < self._logged_s.get((host, status.reason), -_REPEAT_S) + _REPEAT_S:
+            return
+        self._logged_s[host, status.reason] = now_s
+        log.warning(
+            "Mesos has ended the instance %s on %s (%s, %s): %s",
+            status.task_id.value,
+            host,
+            status.state,
+            status.reason or "no reason",
+            status.message,
+        )
 
     def _on_executor_ended(self, host: MesosHost, executor_id: str, status: int | None) -> None:
         is_new = self._executors.is_made_here(host.name, executor_id)
         self._executors.end(host.name, executor_id)
         if not is_new or (host.name, executor_id) in self._started:
             self._started.discard((host.name, executor_id))
-            log.info("the executor %s on %s has ended with wait status %s", executor_id, host.name, status)
+            log.info("the executor %s on %s has ended %s", executor_id, host.name, _describe(status))
             return
         count = self._failed_starts[host.name] = self._failed_starts.get(host.name, 0) + 1
         cooldown_s = 0.0
@@ -174,16 +213,30 @@ class ExecutorWatch:
             cooldown_s = min(FIRST_COOLDOWN_S * 2 ** (count - FAILED_STARTS), LAST_COOLDOWN_S)
             host.cool_until_s = self._now_s() + cooldown_s
         log.error(
-            "the executor %s on %s has ended with wait status %s before it said hello; %s"
-            " Its stderr is in its sandbox on that host. Can %r run there?",
+            "the executor %s on %s could not start: it has ended %s. %s The file stderr in its sandbox on"
+            " that host says why. Is there a Python 3.11 or newer as %r, and can the agent fetch %s?",
             executor_id,
             host.name,
-            status,
-            f"the host gets no tasks for {cooldown_s:g} s." if cooldown_s else "it is tried again.",
+            _describe(status),
+            f"The host gets no tasks for {cooldown_s:g} s." if cooldown_s else "The next job tries again.",
             self._options.executor_python,
+            self._options.executor_package or "everything it needs",
         )
 
     def _ping(self, agent_id: AgentId, executor_id: ExecutorId) -> None:
         self._ping_number += 1
         data = ping(self._ping_number, lease_s=self.lease_s)
         self._calls.put(messages.send_message(agent_id, executor_id, data))
+
+
+def _describe(status: int | None) -> str:
+    """Return how a process has ended, by its wait status as Mesos reports it."""
+    if status is None:
+        return "in an unknown way"
+    number = status & 0x7F
+    if number == 0:
+        return f"with exit status {status >> 8}"
+    try:
+        return f"by {signal.Signals(number).name}"
+    except ValueError:
+        return f"by signal {number}"

@@ -4,7 +4,8 @@ Lives here: `build_clusters`. Not here: settings (`service.settings`), the clust
 """
 
 import getpass
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,12 +63,16 @@ def _mesos(mesos: MesosClusterSettings, store: Store, pools: tuple[PoolName, ...
     credential = None
     try:
         if mesos.principal:
-            secret = Path(mesos.secret_file).read_text(encoding="utf-8").strip()
+            with _naming_file("secret_file", mesos.secret_file):
+                secret = Path(mesos.secret_file).read_text(encoding="utf-8").strip()
             credential = Credential(principal=mesos.principal, secret=secret)
         ssl_context = None
         if mesos.ca_file:
-            certificate = Path(mesos.certificate_file) if mesos.certificate_file else None
-            ssl_context = tls_context(Path(mesos.ca_file), certificate)
+            with _naming_file("ca_file", mesos.ca_file):
+                ssl_context = tls_context(Path(mesos.ca_file))
+        if mesos.ca_file and mesos.certificate_file:
+            with _naming_file("certificate_file", mesos.certificate_file):
+                ssl_context = tls_context(Path(mesos.ca_file), Path(mesos.certificate_file))
         leader = leader_detector(mesos.master, by_hostname=ssl_context is not None)
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"the cluster {mesos.name!r} cannot be used: {error}") from error
@@ -91,6 +96,20 @@ def _mesos(mesos: MesosClusterSettings, store: Store, pools: tuple[PoolName, ...
         version=version("cook_jupyter"),
         user=mesos.run_as or getpass.getuser(),
     )
+
+
+@contextmanager
+def _naming_file(setting: str, path: str) -> Iterator[None]:
+    """Name the setting and the file in errors about the file.
+
+    Raises:
+        ValueError: the file cannot be used.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ValueError(f"its {setting}, {path}: {reason}") from error
 
 
 class StoredClusterState:

@@ -4,11 +4,27 @@ Lives here: `require_consistent`. Not here: names and types of settings (`servic
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from types import MappingProxyType
+from typing import Final
 
 from cook_jupyter.errors import InvalidRequest
 from cook_jupyter.service.settings.schema import Settings
 from cook_jupyter.service.settings.tables import Bucket, MesosClusterSettings
+
+_LEAST_OF_MESOS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "failover_timeout_s": 0,
+        "hold_s": 0,
+        "decline_s": 0,
+        "executor_idle_s": 0,
+        "max_tasks_per_executor": 1,
+        "kill_grace_s": 0,
+        "partition_wait_s": 0,
+    }
+)
+"""Name of a setting of a Mesos cluster -> its smallest valid value."""
 
 
 def require_consistent(settings: Settings) -> None:
@@ -35,28 +51,51 @@ def _require_clusters(settings: Settings) -> None:
     names = [one.name if isinstance(one, MesosClusterSettings) else "local" for one in settings.clusters]
     for name in names:
         if names.count(name) > 1:
-            raise InvalidRequest(f"[[clusters]] has {names.count(name)} clusters of the name {name!r}")
+            advice = (
+                "give each a `name` of its own" if name != "local" else "there can be one of type 'local'"
+            )
+            raise InvalidRequest(
+                f"[[clusters]] has {names.count(name)} clusters of the name {name!r}: {advice}"
+            )
     pools = {pool.name for pool in settings.pools}
     for one in settings.clusters:
         if isinstance(one, MesosClusterSettings):
-            if not one.master:
-                raise InvalidRequest(
-                    f"the cluster {one.name!r} needs the address of its master:"
-                    ' master = "host:port" or "zk://host:port/path"'
-                )
-            if one.ca_file and one.connection == "pymesos":
-                raise InvalidRequest(
-                    f'the cluster {one.name!r} has a ca_file, but connection = "pymesos" has no TLS'
-                )
-            if one.certificate_file and not one.ca_file:
-                raise InvalidRequest(f"the cluster {one.name!r} has a certificate_file without a ca_file")
-            if not set(one.pools) <= pools:
-                raise InvalidRequest(
-                    f"the cluster {one.name!r} names the pools {sorted(one.pools)};"
-                    f" the pools are {sorted(pools)}"
-                )
-            if not 0 <= one.max_held <= 1:
-                raise InvalidRequest(f"max_held of the cluster {one.name!r} must be from 0 to 1")
+            _require_mesos_cluster(one, pools)
+
+
+def _require_mesos_cluster(mesos: MesosClusterSettings, pools: AbstractSet[str]) -> None:
+    """Refuse settings of a Mesos cluster that cannot work on any Mesos."""
+    cluster = f"the cluster {mesos.name!r}"
+    if not mesos.master:
+        raise InvalidRequest(
+            f'{cluster} needs the address of its master: master = "host:port" or "zk://host:port/path"'
+        )
+    if mesos.principal and not mesos.secret_file:
+        raise InvalidRequest(
+            f"{cluster} has a principal without a secret: set secret_file to the file that contains it"
+        )
+    if mesos.secret_file and not mesos.principal:
+        raise InvalidRequest(f"{cluster} has a secret_file without a principal: set the principal, too")
+    if mesos.ca_file and mesos.connection == "pymesos":
+        raise InvalidRequest(f'{cluster} has a ca_file, but connection = "pymesos" has no TLS')
+    if mesos.certificate_file and not mesos.ca_file:
+        raise InvalidRequest(f"{cluster} has a certificate_file without a ca_file")
+    package = mesos.executor_package
+    if package and "://" not in package and not package.startswith("/"):
+        raise InvalidRequest(
+            f"the executor_package of {cluster}, {package!r}, must be an absolute path or a URL,"
+            " because the agents fetch it"
+        )
+    if not set(mesos.pools) <= pools:
+        raise InvalidRequest(
+            f"{cluster} names the pools {sorted(mesos.pools)}; the pools are {sorted(pools)}"
+        )
+    if not 0 <= mesos.max_held <= 1:
+        raise InvalidRequest(f"max_held of {cluster} must be from 0 to 1, not {mesos.max_held}")
+    for name, least in _LEAST_OF_MESOS.items():
+        number = getattr(mesos, name)
+        if not number >= least:
+            raise InvalidRequest(f"{name} of {cluster} must be at least {least}, not {number}")
 
 
 def _require_pools(settings: Settings) -> None:

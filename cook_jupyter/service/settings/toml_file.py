@@ -4,14 +4,29 @@ Lives here: `TomlFile` and `convert_tables`. Not here: which settings exist (`se
 names of settings (`service.settings.loading`).
 """
 
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from cook_jupyter.errors import InvalidRequest
+
+_NOUNS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "str": "text",
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "array": "a list",
+        "object": "a table",
+    }
+)
+"""Name of a type in messages of msgspec -> the words for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +95,53 @@ def convert_tables(
                 for old, present in old_names.items()
                 if old in file.values and present.startswith(f"{name}.")
             )
-            raise InvalidRequest(f"the settings file {file.path}: {name}: {error}{hint}") from error
+            text = _explain(file, kind, name, error)
+            raise InvalidRequest(f"the settings file {file.path}: {text}{hint}") from error
     return typed
+
+
+def _explain(file: TomlFile, kind: type, table: str, error: Exception) -> str:
+    """Return the message of an invalid value: its setting, its line, and what is valid there.
+
+    Args:
+        file: the file.
+        kind: dataclass of all settings.
+        table: name of the setting at the top level that contains the value.
+        error: error of msgspec, such as "Expected `str`, got `int` - at `$[0].role`".
+    """
+    text, _, path = str(error).partition(" - at `$")
+    name = f"{table}{path.rstrip('`')}"
+    line = file.line_of(name)
+    place = name if line is None else f"{name} (line {line})"
+    types = re.fullmatch("Expected `([^`]+)`, got `([^`]+)`", text)
+    if types is not None:
+        expected = " or ".join(_NOUNS.get(part, part) for part in types[1].split(" | ") if part != "null")
+        return f"{place}: expected {expected}, got {_NOUNS.get(types[2], types[2])}"
+    value = re.fullmatch("Invalid enum value (.+)", text)
+    if value is not None:
+        valid = ", ".join(repr(item) for item in _valid_values(kind, name))
+        return f"{place}: {value[1]} is not valid" + (f"; the valid values are {valid}" if valid else "")
+    return f"{place}: {text}"
+
+
+def _valid_values(kind: Any, name: str) -> Sequence[object]:
+    """Return the values that a setting may have, if they are listed by its type."""
+    for key in re.findall(r"\w+", re.sub(r"\[[^]]*\]", "", name)):
+        choices = _choices_in(kind) or (_dataclass_in(kind),)
+        hints = [hints[key] for one in choices if one is not None and key in (hints := get_type_hints(one))]
+        if not hints:
+            return ()
+        if key == "type" and len(choices) > 1:
+            return tuple(_by_type(choices))
+        kind = hints[0]
+    options = [kind, *get_args(kind)]  # the type itself, or a part of a union or of a list
+    values: list[object] = []
+    for option in options:
+        if get_origin(option) is Literal:
+            values += get_args(option)
+        elif isinstance(option, type) and issubclass(option, Enum):
+            values += [member.value for member in option]
+    return values
 
 
 def _convert(value: Any, kind: Any) -> Any:
@@ -95,7 +155,14 @@ def _convert(value: Any, kind: Any) -> Any:
     choices = _choices_in(kind)
     if not choices or not isinstance(value, list):
         return msgspec.convert(value, kind)
-    return tuple(msgspec.convert(entry, _choose(choices, entry)) for entry in value)
+    entries = []
+    for position, entry in enumerate(value):
+        try:
+            entries.append(msgspec.convert(entry, _choose(choices, entry)))
+        except msgspec.ValidationError as error:
+            text, _, path = str(error).partition(" - at `$")
+            raise msgspec.ValidationError(f"{text} - at `$[{position}]{path.rstrip('`')}`") from error
+    return tuple(entries)
 
 
 def _choices_in(kind: Any) -> tuple[type, ...]:
@@ -123,7 +190,7 @@ def _choose(choices: Sequence[type], entry: object) -> Any:
     if name is None:
         return choices[0]
     if name not in by_type:
-        raise msgspec.ValidationError(f"Invalid enum value {name!r}: the types are {', '.join(by_type)}")
+        raise msgspec.ValidationError(f"Invalid enum value {name!r} - at `$.type`")
     return by_type[name]
 
 

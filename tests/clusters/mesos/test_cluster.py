@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from cook_jupyter.clusters.base import Launch
@@ -624,6 +625,45 @@ async def test_an_executor_with_the_same_id_on_a_replaced_agent_is_another_one(
     await asyncio.sleep(0.1)
 
     assert id_of(launch) not in reports.ends
+
+
+async def test_the_end_of_an_executor_that_an_earlier_scheduler_started_is_not_a_failed_start(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"))
+    pong = {"t": "pong", "sequence": 1, "open": [], "ended": []}
+
+    for number in range(FAILED_STARTS):
+        await connection.message(pong, executor_id=f"cook-nobody-{number}")
+        await connection.executor_ended(f"cook-nobody-{number}")
+
+    assert [offer.host for offer in cluster.offers()] == ["h1"]
+
+
+async def test_what_mesos_says_about_an_end_is_logged_once_per_host_and_reason(
+    cluster: MesosCluster, connection: FakeConnection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launches = [launch_on(), launch_on()]
+    await cluster.launch(launches)
+    await connection.until("ACCEPT")
+
+    for launch in launches:
+        status = status_of(launch, "TASK_FAILED", reason="REASON_CONTAINER_LAUNCH_FAILED")
+        message = "None of the enabled containerizers could create a container"
+        await connection.update(msgspec.structs.replace(status, message=message))
+
+    [line] = [record.getMessage() for record in caplog.records if "containerizers" in record.getMessage()]
+    assert f"Mesos has ended the instance {id_of(launches[0])} on h1" in line
+
+
+async def test_closing_is_not_logged_as_the_loss_of_the_master(
+    cluster: MesosCluster, connection: FakeConnection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await cluster.close()
+    connection.disconnect()
+
+    assert "lost" not in caplog.text
 
 
 async def test_tasks_are_stopped_before_the_maintenance_of_their_agent_through_no_fault_of_their_own(

@@ -17,6 +17,8 @@ connection. One that was sent and not answered is repeated, once, only if that c
 
 import asyncio
 import contextlib
+import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -206,7 +208,7 @@ class CallLane:
                 )
         except CONNECT_ERRORS as error:
             self._connecting = None
-            self._drop_outbox(f"cannot connect to {address}: {str(error) or 'no answer'}")
+            self._drop_outbox(f"cannot connect to {address}: {describe_failure(error)}")
             return
         self._connecting = None
         if self._closed is not None:
@@ -365,6 +367,15 @@ class _Connection(asyncio.Protocol):
         self._is_ended = True
         cause = f"{self._cause}: {exc}" if exc is not None else self._cause
         self._on_lost(self, cause)
+
+
+def describe_failure(error: Exception) -> str:
+    """Return why a connection could not be opened, such as "Connection refused"."""
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)
+    if isinstance(error, socket.gaierror) and error.strerror:
+        return error.strerror
+    return str(error) or "no answer"
 
 
 def new_exchange() -> h11.Connection:

@@ -18,6 +18,7 @@ from cook_jupyter.clusters.mesos.messages import Event, Subscribed, decode_event
 from cook_jupyter.clusters.mesos.transport.http_calls import (
     CONNECT_ERRORS,
     Endpoint,
+    describe_failure,
     header_value,
     new_exchange,
 )
@@ -166,7 +167,7 @@ async def _post(endpoint: Endpoint, call: bytes, answer_s: float) -> "_Body":
                 address.host, address.port, ssl=endpoint.ssl_context, limit=_CHUNK
             )
     except CONNECT_ERRORS as error:
-        raise StreamEnded(f"cannot connect to {address}: {str(error) or 'no answer'}") from error
+        raise StreamEnded(f"cannot connect to {address}: {describe_failure(error)}") from error
     http = new_exchange()
     body = _Body(reader, writer, http, address)
     try:
@@ -269,4 +270,6 @@ class _Body:
         try:
             return self._http.next_event()
         except h11.RemoteProtocolError as error:
-            raise StreamEnded(f"{self._address} has ended the answer: {error}") from error
+            if "closed connection" in str(error):
+                raise StreamEnded(f"{self._address} has closed the connection") from error
+            raise StreamEnded(f"{self._address} has broken the protocol: {error}") from error

@@ -97,7 +97,7 @@ class Session(ABC):
         except StreamEnded as end:
             self.end(str(end))
         except Exception as error:
-            log.exception("reading events of the Mesos master %s", self.master)
+            log.exception("the events of the Mesos master %s cannot be read", self.master)
             self.end(f"its events cannot be read: {error!r}")
 
     @abstractmethod
@@ -171,7 +171,12 @@ class SubscribingConnection(ABC):
                 if began is None:
                     self._leader.failed(candidate)
                 pause_s = self._back_off.pause_s(0.0 if began is None else loop.time() - began)
-                log.warning("not subscribed: %s; next attempt in %.1f s", self._why_not, pause_s)
+                if began is None:
+                    log.warning(
+                        "not subscribed to a Mesos master: %s; next attempt in %.1f s", self._why_not, pause_s
+                    )
+                else:  # the listener knows why the subscription has ended
+                    log.info("subscribing to a Mesos master again in %.1f s", pause_s)
                 await asyncio.sleep(pause_s)
         finally:
             await self._leader.close()
@@ -212,7 +217,6 @@ class SubscribingConnection(ABC):
             asyncio.create_task(session.read_to_end()),
             asyncio.create_task(session.watch(self._leader)),
         ]
-        log.info("subscribed to the Mesos master %s as framework %s", session.master, session.framework_id)
         try:
             await listener.on_subscribed(session.framework_id, str(session.master))
             while (event := await session.events.get()) is not None:
@@ -231,7 +235,7 @@ class SubscribingConnection(ABC):
 
 def _advice(refusal: Unsubscribable, framework_id: str | None) -> str:
     """Return the message of a `ClusterUnusable`: what has happened, and what to do."""
-    text = refusal.text
+    text = refusal.text.rstrip(".")
     framework = f"framework {framework_id}" if framework_id else "this framework"
     said = f"the Mesos master {refusal.master} has refused {framework}: {text}"
     if refusal.status == 401:
@@ -247,6 +251,11 @@ def _advice(refusal: Unsubscribable, framework_id: str | None) -> str:
             f"{said}. It was torn down, or was away for longer than its failover_timeout; its tasks were "
             "killed, and its id is never accepted again. Once you know why, `cook-jupyter mesos "
             "reset-framework` lets the scheduler register a new one; jobs that ran are run again."
+        )
+    if "principal is not allowed" in text:
+        return (
+            f"{said}. A framework keeps the principal with which it was registered: set that one, or run "
+            "`cook-jupyter mesos reset-framework` to register a new framework with the present one."
         )
     return (
         f"{said}. Correct what it names (role, principal, user or another field of the framework, or the "

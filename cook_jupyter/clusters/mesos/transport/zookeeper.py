@@ -14,8 +14,11 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote
 
 import msgspec
@@ -33,6 +36,8 @@ log = logging.getLogger(__name__)
 _NODE = "json.info_"
 _SESSION_S = 10.0
 _LONGEST_PAUSE_S = 5.0  # between attempts to connect
+_REPEAT_S = 60.0  # for which a message of kazoo is not logged again
+_STATES: Final[Mapping[str, str]] = MappingProxyType({"LOST": "lost", "SUSPENDED": "interrupted"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +112,7 @@ class ZooKeeperDetector:
             timeout=_SESSION_S,
             auth_data=[("digest", url.credential)] if url.credential else None,
             connection_retry={"max_tries": -1, "delay": 0.2, "max_delay": _LONGEST_PAUSE_S},
-            logger=log,
+            logger=_kazoo_log(),
         )
         self._client.add_listener(self._on_state)
         self._client.start_async()
@@ -120,6 +125,8 @@ class ZooKeeperDetector:
 
     async def candidate(self) -> MasterAddress:
         """Return the leader; wait until one is known."""
+        if not self._names:
+            log.info("waiting until ZooKeeper (%s) names the leading Mesos master", self._url.hosts)
         while not self._names:
             await self._next_change()
         self._asked = self._names[0]
@@ -160,7 +167,7 @@ class ZooKeeperDetector:
         if state == "CONNECTED":
             client.handler.spawn(self._look)
         else:
-            log.warning("the connection to ZooKeeper (%s) is %s", self._url.hosts, state.lower())
+            log.warning("the connection to ZooKeeper (%s) is %s", self._url.hosts, _STATES.get(state, state))
 
     def _look(self, *_event: object) -> None:
         """Read who leads, and watch for changes."""
@@ -175,7 +182,9 @@ class ZooKeeperDetector:
                 try:
                     nodes = client.get_children(path, watch=self._look)
                 except NoNodeError:
-                    log.warning("there is no node %s in ZooKeeper: no Mesos master has been there", path)
+                    log.warning(
+                        "ZooKeeper has no node %s: is the path in `master` that of the masters?", path
+                    )
                     if client.exists(path, watch=self._look) is not None:
                         client.handler.spawn(self._look)  # made in between
                     return
@@ -190,12 +199,12 @@ class ZooKeeperDetector:
         except NoNodeError:
             return  # it has gone since, which the watch tells
         except KazooException as error:
-            log.warning("cannot read from ZooKeeper who leads: %r", error)
+            log.warning("the leading Mesos master cannot be read from ZooKeeper: %r", error)
             return  # lost connections: `_on_state` looks again
         try:
             names = self._addresses(data)
         except (msgspec.DecodeError, ValueError) as error:
-            log.warning("cannot read %s in ZooKeeper: %s", candidates[0][1], error)
+            log.warning("the node %s in ZooKeeper cannot be read: %s", candidates[0][1], error)
             return
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(self._on_leader, names)
@@ -210,6 +219,31 @@ class ZooKeeperDetector:
         if not names:
             raise ValueError("no address")
         return names
+
+
+class _OncePerMinute(logging.Filter):
+    """Drops a message that was logged less than a minute ago."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is logged."""
+        now_s, text = time.monotonic(), record.getMessage()
+        if now_s < self._logged_s.get(text, -_REPEAT_S) + _REPEAT_S:
+            return False
+        self._logged_s[text] = now_s
+        return True
+
+
+def _kazoo_log() -> logging.Logger:
+    """Return the logger of kazoo, which logs each of its attempts: several per second."""
+    logger = logging.getLogger(f"{__name__}.kazoo")
+    logger.setLevel(logging.WARNING)
+    if not logger.filters:
+        logger.addFilter(_OncePerMinute())
+    return logger
 
 
 class _Address(msgspec.Struct):
