@@ -54,13 +54,15 @@ class MesosScheduler:
         return self
 
     def __exit__(self, *_: object) -> None:
+        print(f"the log of the scheduler, for a test that fails:\n{self.log[-10_000:]}")
         self.kill()
         self.tear_down()
 
     @property
     def log(self) -> str:
-        """What the scheduler has logged that this object has started."""
-        return (self.home / "serve.log").read_text()
+        """What the schedulers have logged, those that clients have started at the end."""
+        logs = (self.home / "serve.log", self.home / "log" / "scheduler.log")
+        return "".join(log.read_text() for log in logs if log.exists())
 
     def start(self) -> None:
         """Start the scheduler, and wait until it answers."""
