@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from cook_jupyter.model.offer import Offer
+from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, PoolDefaults
-from cook_jupyter.scheduling.hosts.checker import ConstraintChecker, with_task
+from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, ConstraintChecker, with_task
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.hosts.masks import ConstraintMasks
 from cook_jupyter.scheduling.queue.task_request import TaskRequest
@@ -67,3 +67,14 @@ def test_a_node_has_one_more_task_and_less_disk_after_a_job(
     after = with_task(node, TaskRequest(job_id(1), 1.0, 1.0, constraints=constraints), defaults)
 
     assert after == replace(node, task_count=3, disk_mb=left)
+
+
+def test_a_node_without_a_type_of_disk_has_none_of_it() -> None:
+    offer = Offer(host="node", cluster="east", pool="pool", room=Resources(), kind=HostKind.KUBERNETES)
+    masks = ConstraintMasks(Hosts([offer]), PoolDefaults(disk=True), NO_PLACEMENT_CONTEXT)
+
+    for disk_mb, is_open in ((0.0, True), (0.5, False)):
+        constraints = ConstraintClass(disk_type="ssd", disk_mb=disk_mb)
+        mask = masks.open_to(TaskRequest(job_id(1), 1.0, 1.0, constraints=constraints))
+        assert mask is not None
+        assert mask.tolist() == [is_open]
