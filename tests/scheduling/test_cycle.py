@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cook_jupyter.model.decisions import Scaleback
+from cook_jupyter.model.decisions import Refusal, Scaleback
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
@@ -255,6 +255,8 @@ def test_the_reasons_of_a_waiting_job_are_available() -> None:
     assert refusal_now(index, job_id(2), [HOST]).resources == {}
     for_bob = replace(HOST, users=frozenset({"bob"}))
     assert refusal_now(index, job_id(2), [for_bob]).constraints == {OFFER_USERS: 1}
+    for_owner = replace(HOST, users=frozenset({index.owner(index.row_of(job_id(2))).name}))
+    assert refusal_now(index, job_id(2), [for_owner]) == Refusal(job_id=job_id(2))
     none_more = MatchSettings(defaults=PoolDefaults(max_tasks_per_host=0))
     refusal = refusal_now(index, job_id(2), [HOST], settings=none_more)
     assert refusal.constraints == {MAX_TASKS: 1}

@@ -47,13 +47,14 @@ def test_the_dru_of_a_victim_exceeds_that_of_the_beneficiary_by_more_than_the_ga
 
 @pytest.mark.parametrize("few", [0, 24, 1000])  # changed tasks up to which updates are made one by one
 @pytest.mark.parametrize("users", [1, 2, 9, 60])
+@pytest.mark.parametrize("rules", [PreemptionSettings(), PreemptionSettings.cook()], ids=["ours", "cook"])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_table_updated_by_decisions_equals_a_newly_built_one(
-    seed: int, users: int, few: int, monkeypatch: pytest.MonkeyPatch
+    seed: int, rules: PreemptionSettings, users: int, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(victims, "_FEW", few)
     rng = Random(seed)
-    pool = a_pool_of_many_tasks(rng, users, hosts=(3, 8, 40, 80)[seed])
+    pool = a_pool_of_many_tasks(rng, users, hosts=(3, 8, 40, 80)[seed], rules=rules)
     reserved = {job_id(seq): ReservedRoom("host-1", launch_number(3)) for seq in (310, 311) if seed % 2}
     state = RebalanceState(
         pool.index(),
@@ -116,7 +117,7 @@ def test_tasks_of_a_host_that_got_another_one_are_still_preempted_in_the_order_o
         state.apply(decision)
 
 
-def a_pool_of_many_tasks(rng: Random, users: int, hosts: int) -> Snapshot:
+def a_pool_of_many_tasks(rng: Random, users: int, hosts: int, rules: PreemptionSettings) -> Snapshot:
     """Of few users, one decision changes the DRUs of many tasks, else of a few."""
     tasks = [
         {"seq": seq, "user": f"user-{seq % users}", "cpus": rng.choice([1.0, 2.0]), "mem": 1.0, "gpus": 0.0}
@@ -138,5 +139,5 @@ def a_pool_of_many_tasks(rng: Random, users: int, hosts: int) -> Snapshot:
         f"host-{host}": Resources(cpus=rng.choice((1.0, 4.0)), mem_mb=2.0)
         for host in rng.sample(range(hosts), 3)
     }
-    settings = replace(PreemptionSettings(), min_dru_diff=0.0)
+    settings = replace(rules, min_dru_diff=0.0)
     return Snapshot(tasks=tasks, limits=limits, settings=settings, spare=spare)

@@ -327,7 +327,7 @@ def without_kept(offer: Offer, beside: HostAmounts, whole: HostAmounts) -> Offer
     free = amounts_of(offer)
     reduced = free.minimum(HostAmounts(*(max(0.0, amount) for amount in beside)))
     task_count = offer.task_count
-    if whole.tasks < inf:
+    if whole.tasks < inf and beside.tasks < inf:
         task_count = max(task_count, int(whole.tasks - max(0.0, beside.tasks)))
     if reduced == free and task_count == offer.task_count:
         return offer
