@@ -424,6 +424,24 @@ def test_without_a_word_from_the_scheduler_the_tasks_and_the_executor_end(
     assert "no word from the scheduler for 1.5 s" in executor.log()
 
 
+def test_an_executor_that_was_stopped_reads_what_was_said_meanwhile_before_it_ends_its_tasks(
+    executor: MesosExecutorProcess,
+) -> None:
+    executor.launch(launch := a_launch("sleep 600"))
+    executor.wait_until_running(launch)
+    executor.agent.message(messages.ping(1, lease_s=4.0))
+    wait_for_messages(executor, "pong")
+
+    executor.process.send_signal(signal.SIGSTOP)
+    time.sleep(5.0)
+    executor.agent.message(messages.ping(2, lease_s=60.0))
+    executor.process.send_signal(signal.SIGCONT)
+
+    wait_for_messages(executor, "pong", 2)
+    assert "no word" not in executor.log()
+    assert executor.is_up()
+
+
 def test_without_an_agent_the_tasks_and_the_executor_end(start: Start, site: LocalSite) -> None:
     executor = start(MESOS_RECOVERY_TIMEOUT="1secs", MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD="3secs")
     executor.launch(launch := a_launch("sleep 600"))

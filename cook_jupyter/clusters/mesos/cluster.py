@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from cook_jupyter.clusters import translation
@@ -53,7 +54,7 @@ from cook_jupyter.model.instance import InstanceId, InstanceStatus, StatusUpdate
 from cook_jupyter.model.job import JobSpec
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
-from cook_jupyter.model.reason import HEARTBEAT_LOST
+from cook_jupyter.model.reason import EXECUTOR_TERMINATED, HEARTBEAT_LOST, LAUNCH_FAILED
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.worker.clock import now_ms
 from cook_jupyter.worker.frames import Frame
@@ -387,9 +388,18 @@ class MesosCluster:
         if read.update is None:
             self._acknowledge(status)
         elif read.update.state.is_final:
-            self._on_end(instance_id, tracked, status, read.update, read.end)
+            update = self._with_start_failed(tracked, read.update)
+            self._on_end(instance_id, tracked, status, update, read.end)
         else:
             self._on_open(instance_id, tracked, status, read.update)
+
+    def _with_start_failed(self, tracked: TrackedInstance | None, update: StatusUpdate) -> StatusUpdate:
+        """Return the end of an instance; an executor that has never started is a failed launch."""
+        if update.reason != EXECUTOR_TERMINATED or tracked is None or tracked.executor_id is None:
+            return update
+        if tracked.is_started or self._watch.has_started(tracked.host, tracked.executor_id):
+            return update
+        return replace(update, reason=LAUNCH_FAILED)
 
     def _on_open(
         self,

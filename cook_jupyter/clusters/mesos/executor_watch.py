@@ -81,6 +81,7 @@ class ExecutorWatch:
         self._next_ping_s = 0.0
         self._ping_number = 0
         self._started: set[tuple[str, str]] = set()  # host and executor that has sent a message
+        self._never_started: set[tuple[str, str]] = set()  # and has ended
         self._failed_starts: dict[str, int] = {}  # host -> number in a row
         self._missing: Counter[InstanceId] = Counter()  # -> number of answers in a row without it
         self._lost_agents: set[str] = set()  # hosts
@@ -135,6 +136,13 @@ class ExecutorWatch:
     def note_started(self, host: str, executor_id: str) -> None:
         """Note that an executor has started, as it has sent something: a hello may get lost."""
         self._started.add((host, executor_id))
+
+    def has_started(self, host: str, executor_id: str) -> bool:
+        """Return whether an executor has ever started, as those of earlier schedulers are taken to have."""
+        if (host, executor_id) in self._never_started:
+            return False
+        is_new = self._executors.is_made_here(host, executor_id)
+        return not is_new or (host, executor_id) in self._started
 
     def _compare(self, agent_id: str, executor_id: str, listed: Container[str]) -> None:
         """Find instances that an executor does not list although a status has said that it runs them.
@@ -201,12 +209,13 @@ class ExecutorWatch:
         )
 
     def _on_executor_ended(self, host: MesosHost, executor_id: str, status: int | None) -> None:
-        is_new = self._executors.is_made_here(host.name, executor_id)
+        has_started = self.has_started(host.name, executor_id)
         self._executors.end(host.name, executor_id)
-        if not is_new or (host.name, executor_id) in self._started:
+        if has_started:
             self._started.discard((host.name, executor_id))
             log.info("the executor %s on %s has ended %s", executor_id, host.name, _describe(status))
             return
+        self._never_started.add((host.name, executor_id))
         count = self._failed_starts[host.name] = self._failed_starts.get(host.name, 0) + 1
         cooldown_s = 0.0
         if count >= FAILED_STARTS:

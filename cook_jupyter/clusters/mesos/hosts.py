@@ -114,8 +114,16 @@ class MesosHost:
         return taken
 
     def expect_return(self, resources: Resources) -> None:
-        """Count on resources that Mesos will offer again in a moment."""
-        self._returning = sum_resources((self.returning, resources))
+        """Count on resources that Mesos will offer again in a moment, as far as they are not offered already.
+
+        An end may be told long after it, as to the next scheduler: then the offers have its resources.
+        """
+        expected = sum_resources((self.returning, resources))
+        if self.total is not None:
+            accounted_for = sum_resources((self.held, *self.tasks.values()))
+            missing = remaining(self.total, accounted_for)
+            expected = remaining(expected, remaining(expected, missing))
+        self._returning = expected
         self._return_deadline_s = self._now_s() + RETURN_S
 
     def forget_offers(self) -> None:

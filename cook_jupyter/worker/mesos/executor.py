@@ -44,6 +44,7 @@ JsonObject = dict[str, Any]
 
 PID_FILE = "executor.pid"  # in the sandbox: the process that was started last
 _TICK_S = 1.0
+_STOPPED_S = 2.0  # delay of a tick by which a process that was stopped, or its machine, is recognised
 _HOUSEKEEPING_S = 5.0
 _ACKNOWLEDGEMENT_TIMEOUT_S = 30.0
 _REPLACED_WITHIN_S = 5.0  # between two disconnections
@@ -121,8 +122,9 @@ class MesosExecutor:
             now = time.monotonic()
             self._connection.process_due(now)
             if now >= self._next_tick:
+                was_stopped = now >= self._next_tick + _STOPPED_S
                 self._next_tick = now + _TICK_S
-                self._tick(now)
+                self._tick(now, was_stopped=was_stopped)
             if now >= self._next_housekeeping:
                 self._next_housekeeping = now + _HOUSEKEEPING_S
                 bound_log(f"{self._settings.sandbox}/stderr")
@@ -314,7 +316,14 @@ class MesosExecutor:
 
     # --- its own end --------------------------------------------------------------------------------------
 
-    def _tick(self, now: float) -> None:
+    def _tick(self, now: float, *, was_stopped: bool) -> None:
+        """Do what is due every second.
+
+        Args:
+            now: monotonic time.
+            was_stopped: whether this process was stopped; what was sent meanwhile is read before the lease
+                is judged.
+        """
         progress, self._progress = self._progress, {}
         for header in progress.values():
             self._send_message(header)
@@ -323,7 +332,7 @@ class MesosExecutor:
             waiting_s = now - max(oldest.made_at, self._subscribed_at)
             if waiting_s >= _ACKNOWLEDGEMENT_TIMEOUT_S:
                 self._connection.reconnect(f"nothing acknowledged for {waiting_s:.0f} s")
-        if self._end_by is None and (cause := self._lease.over(now)) is not None:
+        if self._end_by is None and not was_stopped and (cause := self._lease.over(now)) is not None:
             self._end(cause, self._settings.shutdown_grace_s)
 
     def _end(self, cause: str, grace_s: float) -> None:

@@ -22,6 +22,7 @@ from cook_jupyter.model.instance import InstanceStatus, TaskState
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.reason import (
     AGENT_RESTARTED,
+    EXECUTOR_TERMINATED,
     HEARTBEAT_LOST,
     KILLED_EXTERNALLY,
     LAUNCH_FAILED,
@@ -664,6 +665,31 @@ async def test_closing_is_not_logged_as_the_loss_of_the_master(
     connection.disconnect()
 
     assert "lost" not in caplog.text
+
+
+@pytest.mark.parametrize("is_told_first", [False, True])
+@pytest.mark.parametrize(("says_hello", "reason"), [(False, LAUNCH_FAILED), (True, EXECUTOR_TERMINATED)])
+async def test_an_executor_that_never_started_is_a_failed_launch(
+    cluster: MesosCluster,
+    connection: FakeConnection,
+    reports: Reports,
+    says_hello: bool,
+    reason: str,
+    is_told_first: bool,
+) -> None:
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    executor_id = await made_executor(connection, 0)
+    if says_hello:
+        hello = {"t": "hello", "version": 1, "python": "3", "host": "h1", "packages": {}}
+        await connection.message(hello, executor_id=executor_id)
+
+    if is_told_first:
+        await connection.executor_ended(executor_id)
+    await connection.update(status_of(launch, "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED"))
+
+    assert (await reports.end_of(launch)).reason == reason
 
 
 async def test_tasks_are_stopped_before_the_maintenance_of_their_agent_through_no_fault_of_their_own(

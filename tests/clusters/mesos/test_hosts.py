@@ -43,6 +43,20 @@ def test_offers_of_one_host_add_up_and_serve_each_of_its_pools(hosts: HostTable)
     ]
 
 
+@pytest.mark.parametrize(("running", "returning"), [(0.0, 1.0), (0.4, 0.6), (3.0, 0.0)])
+def test_what_is_offered_already_is_not_expected_again(
+    hosts: HostTable, running: float, returning: float
+) -> None:
+    host = hosts.add_offer(an_offer("o1", scalar("cpus", 3.0), scalar("mem", 4096.0)))
+    host.total = WHOLE
+    host.add_task(InstanceId("i1"), Resources(cpus=running))
+
+    host.expect_return(Resources(cpus=1.5, mem_mb=100.0))
+
+    assert host.returning == Resources(cpus=returning)
+    assert host.room == Resources(cpus=3.0 + returning, mem_mb=4096.0)
+
+
 def test_a_host_with_a_pool_serves_that_pool_only(hosts: HostTable) -> None:
     pool = {"name": "cook-pool", "type": "TEXT", "text": {"value": "gpu"}}
 
