@@ -47,7 +47,8 @@ _UNKNOWN: Final = frozenset({"TASK_GONE", "TASK_UNKNOWN"})
 _UNSURE: Final = frozenset({"TASK_UNREACHABLE", "TASK_LOST", "TASK_UNKNOWN"})
 # Limits that the task itself exceeded.
 _OWN_FAULT: Final = "REASON_CONTAINER_LIMITATION"
-_EXIT_STATUS: Final = re.compile(r"exited with status (\d+)")
+# Of the task itself, not of what Mesos has run for it ("Failed to fetch all URIs ...: exited with status 1").
+_EXIT_STATUS: Final = re.compile(r"^Command exited with status (\d+)")
 
 
 class Standing(Enum):

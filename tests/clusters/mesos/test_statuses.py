@@ -157,6 +157,14 @@ def test_the_exit_code_of_a_command_in_a_container_is_in_the_message() -> None:
     assert update_of("TASK_FINISHED").exit_code == 0
 
 
+def test_the_exit_status_of_what_mesos_runs_for_a_task_is_not_the_tasks_own() -> None:
+    message = "Failed to launch container: Failed to fetch all URIs for container 'c': exited with status 1"
+
+    update = update_of("TASK_FAILED", reason="REASON_CONTAINER_LAUNCH_FAILED", message=message)
+
+    assert (update.reason, update.exit_code) == (LAUNCH_FAILED, None)
+
+
 def test_a_kill_before_the_launch() -> None:
     reason = "REASON_TASK_KILLED_DURING_LAUNCH"
 
