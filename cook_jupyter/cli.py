@@ -151,7 +151,7 @@ def serve(home: Path | None, config: Path | None, embedded: bool, **options: Any
 @click.option("--show-origin", is_flag=True, help="Also show where each value comes from.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead, always with origins.")
 def config(home: Path | None, config: Path | None, show_origin: bool, as_json: bool, **options: Any) -> None:
-    """Show the settings with which `serve` would run: those of the file, and all defaults."""
+    """Show all settings of `serve`, and where each comes from."""
     from cook_jupyter.service.settings.home import HOME_VARIABLE
     from cook_jupyter.service.settings.loading import Origin, format_value, load_with_sources, plain_value
 
@@ -380,7 +380,7 @@ def up() -> None:
 
 @cook_jupyter.command()
 def status() -> None:
-    """Show your scheduler, and the running and waiting jobs of each user."""
+    """Show your scheduler, and the jobs of each user."""
     from cook_jupyter.client.connect import connect
 
     try:
@@ -403,9 +403,14 @@ def status() -> None:
 
 
 @cook_jupyter.command()
-@click.option("--stop-work", is_flag=True, help="Also kill running jobs; otherwise they run to completion.")
+@click.option(
+    "--stop-work", is_flag=True, help="Also kill the jobs that run on this machine. Those on Mesos go on."
+)
 def down(stop_work: bool) -> None:
-    """Stop your scheduler; its jobs are kept."""
+    """Stop your scheduler.
+
+    Its jobs are kept, and those that run go on.
+    """
     from cook_jupyter.client.connect import connect
     from cook_jupyter.client.runtime import is_alive
 
@@ -430,7 +435,7 @@ def down(stop_work: bool) -> None:
 
 @cook_jupyter.group()
 def debug() -> None:
-    """Write everything that decisions read to a file, and repeat the decisions."""
+    """Write what decisions read to a file, and repeat them."""
 
 
 @debug.command()
@@ -481,7 +486,7 @@ def replay(file: Path, as_json: bool) -> None:
 
 @cook_jupyter.group()
 def mesos() -> None:
-    """Prepare the hosts of a Mesos cluster, and repair its framework."""
+    """Package the executor for Mesos; replace a framework."""
 
 
 @mesos.command("reset-framework")
@@ -491,12 +496,14 @@ def mesos() -> None:
     "--config", type=click.Path(path_type=Path), help="Settings file [settings.toml of the home directory]."
 )
 @click.confirmation_option(
-    prompt="Its running jobs are ended and run again, with a new framework. Do you know why it was removed?"
+    prompt="Its running jobs will run again from the start, with a new framework. If Mesos still has the old"
+    " one, tear that down first, or its tasks run on beside the new ones. Continue?"
 )
 def reset_framework(cluster: str, home: Path | None, config: Path | None) -> None:
     """Let a cluster register a new framework, after Mesos has removed the old one.
 
-    The scheduler must be stopped. The argument is the name of the cluster [mesos].
+    The scheduler must be stopped. Jobs that were running run again, at no cost of a retry. CLUSTER is the
+    name of the cluster in the settings [mesos].
     """
     from cook_jupyter.service.process import framework_reset
     from cook_jupyter.service.process.preflight import hold_home_lock
@@ -507,7 +514,11 @@ def reset_framework(cluster: str, home: Path | None, config: Path | None) -> Non
     _require_no_other(home_dir)
     with hold_home_lock(home_dir):
         reset = asyncio.run(framework_reset.reset_framework(settings, home_dir, cluster))
-    _print(f"{counted(reset.instances, 'open instance')} ended; forgotten: {reset.framework or 'nothing'}")
+    _print(
+        f"{counted(reset.instances, 'open instance')} ended; the cluster {cluster!r} has forgotten"
+        f" {f'the framework {reset.framework_id}' if reset.framework_id else 'no framework, as it had none'}."
+        " The next scheduler registers a new one."
+    )
 
 
 @mesos.command()

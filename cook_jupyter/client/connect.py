@@ -110,11 +110,13 @@ def configured_target(url: str | None = None, *, token: str | None = None, user:
         )
     path = config_file()
     settings = {} if path is None else _settings(path)
-    return Target(
-        url=settings.get("url"),
-        token=token or settings.get("token"),
-        user=user or settings.get("user"),
-        origin=str(path),
+    return _with_runtime_token(
+        Target(
+            url=settings.get("url"),
+            token=token or settings.get("token"),
+            user=user or settings.get("user"),
+            origin=str(path),
+        )
     )
 
 

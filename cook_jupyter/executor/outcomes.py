@@ -128,8 +128,8 @@ def _killed(killed_by: str | None, when: str) -> str:
     if killed_by is not None:
         return f"this process killed it {when}, by {killed_by}."
     return (
-        f"its user or an administrator killed it {when}, through the scheduler: with `%cook kill`, from "
-        "another program, or by a rule for jobs that request too much."
+        f"its user or an administrator killed it {when}: with `%cook kill`, from another program, or by a"
+        " rule for jobs that request too much."
     )
 
 

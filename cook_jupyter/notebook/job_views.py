@@ -94,6 +94,11 @@ class JobView:
         return max(0.0, (self._end_of(latest) - latest.started_ms) / 1000)
 
     @property
+    def is_never_started(self) -> bool:
+        """Whether the job was completed while it waited: when is not recorded."""
+        return self.state not in ("waiting", "running") and not self.instances
+
+    @property
     def waited_s(self) -> float:
         """Total waiting time: until the first start, and again after each attempt that ended."""
         waited, since = 0.0, self.job.submitted_ms
@@ -188,7 +193,7 @@ class JobView:
             Cell(self.name, title=self.job.command[:200]),
             Cell(self.request_text),
             Cell(units.moment(submitted, self.now_ms), title=units.full_moment(submitted)),
-            Cell(units.duration(self.waited_s), right=True),
+            Cell("" if self.is_never_started else units.duration(self.waited_s), right=True),
             Cell("" if run_time_s is None else units.duration(run_time_s), right=True),
             Cell(self.host),
             Cell(self.note),

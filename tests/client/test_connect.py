@@ -99,6 +99,13 @@ def test_the_environment_names_scheduler_token_and_user(
     assert connect().user == "ada"
 
 
+def test_a_configured_url_of_ones_own_scheduler_needs_no_token(config: Path, cook_home: Path) -> None:
+    write_runtime(cook_home, url="http://127.0.0.1:7", token="t")
+    config.write_text('[client]\nurl = "http://127.0.0.1:7"\n')
+
+    assert configured_target().token == "t"
+
+
 def test_the_token_may_rest_in_a_file_of_its_own(config: Path) -> None:
     config.write_text('[client]\nurl = "http://host:1"\ntoken_file = "token"\n')
     token = config.with_name("token")

@@ -41,7 +41,7 @@ def test_a_call_that_was_ended_by_a_signal_is_told_by_whom_it_may_have_been() ->
         ("executor.kill()", "this process killed it while it ran, by executor.kill()."),
         (
             None,
-            "its user or an administrator killed it while it ran, through the scheduler: with `%cook",
+            "its user or an administrator killed it while it ran: with `%cook kill`, from another program",
         ),
     ],
 )

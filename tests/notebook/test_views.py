@@ -239,6 +239,12 @@ def test_a_preempted_job_has_waited_before_and_after() -> None:
     assert job.waited_s == 10 + 5
 
 
+def test_a_job_that_was_killed_before_it_started_claims_no_waiting_time() -> None:
+    cells = [cell.text for cell in a_view("failed").cells()]
+
+    assert cells[JobsView.COLUMNS.index("waited")] == ""
+
+
 def test_a_job_that_waits_again_tells_which_attempts_are_used() -> None:
     failed = an_instance("failed", end_time=NOW_MS - 1, reason_string="Command exited non-zero", exit_code=1)
     job = a_view("waiting", retries_remaining=2, instances=[preempted(), failed])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cook_jupyter.model.offer import HostKind, Offer
+from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
 from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, PoolDefaults
 from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, ConstraintChecker, with_task
@@ -60,7 +61,12 @@ def test_a_node_has_one_more_task_and_less_disk_after_a_job(
     constraints: ConstraintClass, left: dict[str, float]
 ) -> None:
     node = Offer(
-        host="node", cluster="east", pool="pool", room=Resources(), disk_mb={"ssd": 100.0}, task_count=2
+        host="node",
+        cluster="east",
+        pool=PoolName("pool"),
+        room=Resources(),
+        disk_mb={"ssd": 100.0},
+        task_count=2,
     )
     defaults = PoolDefaults(disk=True, disk_type="ssd", disk_mb=20.0, disk_types={"fast": "ssd"})
 
@@ -70,7 +76,9 @@ def test_a_node_has_one_more_task_and_less_disk_after_a_job(
 
 
 def test_a_node_without_a_type_of_disk_has_none_of_it() -> None:
-    offer = Offer(host="node", cluster="east", pool="pool", room=Resources(), kind=HostKind.KUBERNETES)
+    offer = Offer(
+        host="node", cluster="east", pool=PoolName("pool"), room=Resources(), kind=HostKind.KUBERNETES
+    )
     masks = ConstraintMasks(Hosts([offer]), PoolDefaults(disk=True), NO_PLACEMENT_CONTEXT)
 
     for disk_mb, is_open in ((0.0, True), (0.5, False)):

@@ -211,7 +211,8 @@ class ExecutorWatch:
     def _on_executor_ended(self, host: MesosHost, executor_id: str, status: int | None) -> None:
         has_started = self.has_started(host.name, executor_id)
         self._executors.end(host.name, executor_id)
-        if has_started:
+        # One that could not start does not exit with 0: this one was idle, since before this scheduler.
+        if has_started or status == 0:
             self._started.discard((host.name, executor_id))
             log.info("the executor %s on %s has ended %s", executor_id, host.name, _describe(status))
             return

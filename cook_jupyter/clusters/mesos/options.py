@@ -13,27 +13,29 @@ class MesosOptions:
 
     Attributes:
         name: name of the cluster in instances. Keep it: instances are found again by it.
-        master: addresses of the masters, `host:port` separated by commas, or `zk://host:port,.../path`.
+        master: addresses of the masters, `host:port` separated by commas, or `zk://host:port,.../path`. The
+            default port is 5050.
         framework_name: name of the framework in Mesos.
         role: role for which resources are requested.
         principal: principal with which the framework authenticates; "" for no authentication.
         secret_file: file with the secret of the principal.
         ca_file: file with the certificates to verify masters and agents with; "" for plain HTTP.
-        certificate_file: file with our certificate and its key, for masters and agents that ask for one; only
-            with `ca_file`.
-        connection: `http`, or `pymesos` where its installation and its gaps are acceptable.
-        failover_timeout_s: time for which Mesos keeps the tasks running without a scheduler.
-        run_as: user of the host as whom jobs run; "" for the owner of each job.
+        certificate_file: file with the certificate of the scheduler and its key, for masters and agents that
+            ask for one; only with `ca_file`.
+        connection: implementation of the connection to the masters: `http`, or `pymesos`, which lacks some
+            features.
+        failover_timeout_s: time for which Mesos keeps the framework and its tasks without a scheduler.
+        run_as: user that runs the jobs on the hosts; "" for the owner of each job.
         pools: pools that hosts serve; all pools if empty.
         pool_attribute: attribute of agents with the name of their only pool; other agents serve `pools`.
         gpus: whether gpus are offered to jobs. Only then does Mesos offer agents with gpus.
         max_held: largest part of the agents whose offers are kept for later jobs while other frameworks use
-            the cluster; without other frameworks all are kept.
+            the cluster; from 0 to 1. Without other frameworks all are kept.
         hold_s: time for which further offers are kept before they are given back.
         decline_s: time for which Mesos does not repeat an offer that was given back.
         executor_python: Python on the hosts that runs the executor.
-        executor_package: path or URL of the package that `cook-jupyter mesos package` writes, as the agents
-            reach it; "" if that Python has cook_jupyter.
+        executor_package: absolute path or URL, on the agents, of the file that `cook-jupyter mesos package`
+            writes; "" if `executor_python` has cook_jupyter.
         executor_idle_s: time without work after which an executor exits.
         max_tasks_per_executor: largest number of tasks in one executor.
         kill_grace_s: time between SIGTERM and SIGKILL when an instance is stopped.

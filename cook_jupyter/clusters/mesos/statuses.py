@@ -50,7 +50,8 @@ _OWN_FAULT: Final = "REASON_CONTAINER_LIMITATION"
 # Reasons with which the message tells the exit status of the command. With others, such as that of a
 # container that did not start, it is that of a program of Mesos.
 _OF_THE_COMMAND: Final = frozenset({"", "REASON_COMMAND_EXECUTOR_FAILED"})
-_EXIT_STATUS: Final = re.compile(r"exited with status (\d+)")
+# Of the task itself, not of what Mesos has run for it ("Failed to fetch all URIs ...: exited with status 1").
+_EXIT_STATUS: Final = re.compile(r"^Command exited with status (\d+)")
 
 
 class Standing(Enum):

@@ -6,6 +6,7 @@ The id of a removed framework never works again, and its tasks are dead. Subscri
 that somebody has removed it on purpose, or that two schedulers fight for one cluster. So a person decides.
 """
 
+import json
 from typing import NamedTuple
 
 from cook_jupyter.errors import InvalidRequest
@@ -24,11 +25,11 @@ class FrameworkReset(NamedTuple):
     """What was reset.
 
     Attributes:
-        framework: what was stored about the framework; None if there was nothing.
+        framework_id: id of the framework that was forgotten; None if there was none.
         instances: number of open instances that were ended; their jobs run again.
     """
 
-    framework: str | None
+    framework_id: str | None
     instances: int
 
 
@@ -66,8 +67,8 @@ async def reset_framework(settings: Settings, home: Home, cluster: str) -> Frame
         ]
         if updates:
             await store.report(updates)
-        framework = await state.load()
+        stored = await state.load()
         await state.forget()
     finally:
         await store.close()
-    return FrameworkReset(framework, len(updates))
+    return FrameworkReset(None if stored is None else json.loads(stored).get("framework_id"), len(updates))

@@ -104,8 +104,8 @@ class FakeConnection:
         )
         await self.listener.on_event(Event(type="MESSAGE", message=message))
 
-    async def executor_ended(self, executor_id: str, *, agent_id: str = "a1") -> None:
-        failure = Failure(agent_id=Value(agent_id), executor_id=Value(executor_id), status=256)
+    async def executor_ended(self, executor_id: str, *, agent_id: str = "a1", status: int = 256) -> None:
+        failure = Failure(agent_id=Value(agent_id), executor_id=Value(executor_id), status=status)
         await self.listener.on_event(Event(type="FAILURE", failure=failure))
 
     async def maintenance(self, agent_id: str, begin_s: float) -> None:

@@ -641,6 +641,17 @@ async def test_the_end_of_an_executor_that_an_earlier_scheduler_started_is_not_a
     assert [offer.host for offer in cluster.offers()] == ["h1"]
 
 
+async def test_an_executor_that_exits_with_0_is_not_a_failed_start(
+    cluster: MesosCluster, connection: FakeConnection
+) -> None:
+    await connection.offer(an_offer("o1"))
+
+    for number in range(FAILED_STARTS):
+        await connection.executor_ended(f"cook-nobody-{number}", status=0)
+
+    assert [offer.host for offer in cluster.offers()] == ["h1"]
+
+
 async def test_what_mesos_says_about_an_end_is_logged_once_per_host_and_reason(
     cluster: MesosCluster, connection: FakeConnection, caplog: pytest.LogCaptureFixture
 ) -> None:

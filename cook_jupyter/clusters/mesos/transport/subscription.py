@@ -254,8 +254,8 @@ def _advice(refusal: Unsubscribable, framework_id: str | None) -> str:
         )
     if "principal is not allowed" in text:
         return (
-            f"{said}. A framework keeps the principal with which it was registered: set that one, or run "
-            "`cook-jupyter mesos reset-framework` to register a new framework with the present one."
+            f"{said}. A framework keeps the principal with which it was registered: set that one. To use "
+            "another one, tear the framework down, then run `cook-jupyter mesos reset-framework`."
         )
     return (
         f"{said}. Correct what it names (role, principal, user or another field of the framework, or the "
