@@ -170,6 +170,8 @@ class ExecutorWatch:
             host.forget_offers()
 
     def _on_executor_ended(self, host: MesosHost, executor_id: str, status: int | None) -> None:
+        if (host.name, executor_id) in self._never_started:
+            return  # Mesos may tell it twice
         has_started = self.has_started(host.name, executor_id)
         self._executors.end(host.name, executor_id)
         if has_started:
