@@ -209,6 +209,8 @@ class ExecutorWatch:
         )
 
     def _on_executor_ended(self, host: MesosHost, executor_id: str, status: int | None) -> None:
+        if (host.name, executor_id) in self._never_started:
+            return  # Mesos may tell it twice
         has_started = self.has_started(host.name, executor_id)
         self._executors.end(host.name, executor_id)
         # One that could not start does not exit with 0: this one was idle, since before this scheduler.
