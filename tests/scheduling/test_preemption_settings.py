@@ -250,6 +250,23 @@ def test_a_cycle_reserves_hosts_from_the_number_of_victims_that_is_set() -> None
     assert reserved(replace(COOKS, reserve_from=1)) == [job_id(9)]
 
 
+@pytest.mark.parametrize("more", [{}, {"avoid": ["host-3"]}], ids=["anywhere", "not everywhere"])
+@pytest.mark.parametrize("settings", [OURS, COOKS])
+def test_what_a_victim_holds_suffices_for_a_job_of_its_size(
+    settings: PreemptionSettings, more: dict[str, Any]
+) -> None:
+    tasks = [running(seq, "ada", f"host-{seq}", gpus=1.0) for seq in (1, 2)]
+    settings = replace(settings, freed_gpus_count=True)
+
+    assert victims([*tasks, waiting(9, "dan", cpus=5.0, gpus=1.0, **more)], settings) == [2]
+    assert victims([*tasks, waiting(9, "dan", cpus=9.5, **more)], settings) == [2]
+    even = [running(seq, "ada", f"host-{seq}", cpus=8.0) for seq in (1, 2)]
+    assert victims([*even, waiting(9, "dan", cpus=8.0, **more)], settings) == [2]
+    assert victims([*even, waiting(9, "dan", cpus=8.1, **more)], settings) == []
+    assert victims([*even, waiting(9, "dan", cpus=8.0, mem=1.1, **more)], settings) == []
+    assert victims([*even, waiting(9, "dan", cpus=8.0, gpus=0.1, **more)], settings) == []
+
+
 def test_own_tasks_that_are_spared_are_passed_over() -> None:
     tasks = [
         running(1, "ada"),

@@ -323,6 +323,29 @@ def test_a_later_job_of_a_user_whose_earlier_one_is_over_quota_gets_no_room() ->
     assert rebalance(index, Hosts(), LIMITS, settings=OURS).victims == ("hog-2",)
 
 
+def test_a_job_with_reserved_room_is_on_no_host_yet() -> None:
+    index = QueueIndex()
+    for seq, (name, user, cpus, mem_mb) in enumerate(
+        (
+            ("ada-1", "ada", 4.0, 10.0),
+            ("kept", "ada", 0.1, 0.0),
+            ("hog", "hog", 3.0, 1.0),
+            ("large", "late", 0.4, 10.0),
+            ("small", "bob", 0.5, 1.0),
+        )
+    ):
+        index.add(QueuedJob(JobId(name), user, cpus, mem_mb, seq))
+    index.mark_running(JobId("ada-1"), 1, "b")
+    index.mark_running(JobId("hog"), 3, "a")
+    at_any_cost = replace(OURS, max_lost_ms_beyond_share=None)
+    reserved = {"kept": ReservedRoom("b", launch_number(2))}
+
+    assert victims(index, settings=at_any_cost, reserved=reserved) == [
+        ("large", ("ada-1",)),
+        ("small", ("hog",)),
+    ]
+
+
 def test_a_job_with_reserved_room_uses_the_launch_rate_of_its_user() -> None:
     index = an_index(("hog", "hog", 6.0, 1), ("kept", "ada", 1.0, None), ("more", "ada", 0.5, None))
     reserved = {"kept": ReservedRoom("host", launch_number(2))}
