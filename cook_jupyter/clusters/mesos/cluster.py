@@ -109,7 +109,7 @@ class MesosCluster:
         self._partitions = Partitions(options)
         self._provisional = ProvisionalEnds()
         self._sandboxes = sandboxes(self._agent_url)
-        self._results = ResultFetcher(results(self._agent_url))
+        self._results = ResultFetcher(results(self._agent_url), patience_s=options.partition_wait_s)
         self._calls = CallSender(connection, at_a_time=_CALLS_AT_A_TIME)
         self._acknowledgements = CallSender(connection, at_a_time=_ACKNOWLEDGEMENTS_AT_A_TIME)
         self._reporter = UpdateReporter[TaskStatus | None](options.name, on_committed=self._on_committed)

@@ -33,6 +33,10 @@ from cook_jupyter.model.instance import Instance
 MAX_RESULT_BYTES: Final = 1 << 30
 
 
+class AgentAway(NotFound, ConnectionError):
+    """The agent of a host cannot be reached, which may pass."""
+
+
 class MesosSandboxes:
     """The sandboxes of the instances of a Mesos cluster.
 
@@ -99,7 +103,8 @@ class MesosSandboxes:
 
         Raises:
             TooLarge: it is larger than results may be; nothing was read.
-            NotFound: there is no such file, or the agent cannot be reached.
+            AgentAway: the agent cannot be reached at present.
+            NotFound: there is no such file.
             Unverifiable: the file is not the one that was described.
         """
         if size > self._max_result_bytes:
@@ -122,7 +127,7 @@ class MesosSandboxes:
     async def _agent(self, host: str) -> AsyncIterator[AgentFiles]:
         url = self._agent_url(host)
         if url is None:
-            raise NotFound(f"the files on {host} cannot be read: Mesos has no agent there at present")
+            raise AgentAway(f"the files on {host} cannot be read: Mesos has no agent there at present")
         async with AgentFiles(url, headers=self._headers, ssl_context=self._ssl_context) as agent:
             with _errors_of(host):
                 yield agent
@@ -184,7 +189,7 @@ def _errors_of(host: str) -> Iterator[None]:
     try:
         yield
     except AgentUnreachable as error:
-        raise NotFound(f"the files on {host} cannot be read at present: {error}") from error
+        raise AgentAway(f"the files on {host} cannot be read at present: {error}") from error
     except AgentRefuses as error:
         raise SchedulerError(
             f"the agent on {host} does not let the scheduler read files ({error}): check the principal of the"

@@ -15,6 +15,7 @@ from cook_jupyter.clusters.mesos.executor_watch import FAILED_STARTS, MISSING_AN
 from cook_jupyter.clusters.mesos.messages import Call, Event, Failure, TaskStatus, Value
 from cook_jupyter.clusters.mesos.options import MesosOptions
 from cook_jupyter.clusters.mesos.result_files import ResultFiles
+from cook_jupyter.clusters.mesos.sandboxes import AgentAway
 from cook_jupyter.clusters.mesos.transport.connection import CallFailed, CallRejected, CallUncertain
 from cook_jupyter.clusters.sandboxes import MemorySandboxes
 from cook_jupyter.errors import ClusterUnusable, NotFound
@@ -58,6 +59,19 @@ class NoFiles:
 
     async def fetch_result(self, host: str, path: str, *, size: int, digest: str) -> bytes:
         raise NotFound(path)
+
+
+class AwayFiles:
+    """Result files of a host that cannot be reached, until it comes back."""
+
+    def __init__(self, *, back_after: int | None) -> None:
+        self._left = back_after
+
+    async def fetch_result(self, host: str, path: str, *, size: int, digest: str) -> bytes:
+        if self._left is None or self._left > 0:
+            self._left = None if self._left is None else self._left - 1
+            raise AgentAway(host)
+        return b"signed"
 
 
 @pytest.fixture
@@ -326,6 +340,46 @@ async def test_an_error_about_a_running_instance_is_about_another_launch(
 
     await reports.running(launch)
     assert not reports.ends
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_a_result_whose_host_is_away_is_waited_for(
+    connection: FakeConnection,
+    state: StateInMemory,
+    reports: Reports,
+    monkeypatch: pytest.MonkeyPatch,
+    comes_back: bool,
+) -> None:
+    monkeypatch.setattr("cook_jupyter.clusters.mesos.result_files._FIRST_PAUSE_S", 0.001)
+    files = AwayFiles(back_after=5 if comes_back else None)
+    cluster = MesosCluster(
+        OPTIONS,
+        connection,
+        state=state,
+        sandboxes=lambda _: MemorySandboxes(),
+        results=lambda _: files,
+        pools=(PoolName("default"),),
+        version="1",
+        user="nobody",
+        tick_s=0.02,
+    )
+    await cluster.start(reports, [])
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    result_file = ResultFile(RESULT_FILE, 5000, "0" * 64)
+
+    data = end_of(Cause.DONE, id_of(launch), result_file=result_file)
+    await connection.update(status_of(launch, "TASK_FINISHED", data=data))
+
+    end = await reports.end_of(launch)
+    if comes_back:
+        assert end.result is not None
+        assert end.result.inline == b"signed"
+    else:
+        assert (end.state, end.reason) == (TaskState.LOST, AGENT_RESTARTED)
+    await connection.until("ACKNOWLEDGE")
+    await cluster.close()
 
 
 async def test_an_end_that_a_master_tells_without_the_result_waits_for_the_executors_word(
