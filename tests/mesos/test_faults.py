@@ -12,17 +12,15 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.request import Request, urlopen
 
 import pytest
 
-from cook_jupyter import CookExecutor
 from cook_jupyter.client.answers import JobAnswer
 from cook_jupyter.clusters.mesos.messages import FrameworkId, encode_call, subscribe
-from tests.mesos.ledger_job import work
 from tests.mesos.local_mesos.cluster import LocalMesos
 from tests.mesos.served import MesosScheduler, settle
 from tests.waiting import HANG_S, wait_until
@@ -54,12 +52,21 @@ class Run:
         self._scheduler = scheduler
         self._ledger = folder / "ledger"
         self._ledger.touch()
-        rng = random.Random(1)
-        self._executor = CookExecutor(cpus=0.5, mem_mb=50, retries=1)
-        self.futures = [
-            self._executor.submit(work, number, str(self._ledger), rng.uniform(0.0, 0.3))
-            for number in range(JOBS)
-        ]
+        self._log = folder / "kernel.log"
+        with self._log.open("wb") as log:
+            self._kernel = subprocess.Popen(
+                [sys.executable, "-m", "tests.mesos.ledger_kernel", str(self._ledger), str(JOBS)],
+                stdout=log,
+                stderr=log,
+                cwd=Path(__file__).parents[2],
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kernel.kill()
+        self._kernel.wait()
 
     def wait_for(self, count: int) -> None:
         """Wait until a number of jobs is done."""
@@ -70,9 +77,8 @@ class Run:
         return len(self._ledger.read_bytes().splitlines())
 
     def finish(self) -> list[JobAnswer]:
-        """Wait for the end of all jobs, and return what the scheduler says of them."""
-        wait(self.futures, HEALED_S)
-        assert [future.result(0) for future in self.futures] == [2 * number for number in range(JOBS)]
+        """Wait for the results of all jobs, and return what the scheduler says of them."""
+        assert self._kernel.wait(HEALED_S) == 0, self._log.read_text()[-4000:]
         jobs = self._scheduler.client().list_jobs(
             states=["waiting", "running", "success", "failed"], limit=2 * JOBS
         )
@@ -100,6 +106,16 @@ class Run:
         return Counter(one.reason_text for one in failed)
 
 
+StartRun = Callable[[MesosScheduler], Run]
+
+
+@pytest.fixture
+def start_run(tmp_path: Path) -> Iterator[StartRun]:
+    """A function that starts a run, which ends with the test."""
+    with ExitStack() as stack:
+        yield lambda scheduler: stack.enter_context(Run(scheduler, tmp_path))
+
+
 def recovery_s(run: Run, heal: Callable[[], Any]) -> float:
     """Return the seconds from the healing of a fault until further jobs are done."""
     heal()
@@ -108,8 +124,8 @@ def recovery_s(run: Run, heal: Callable[[], Any]) -> float:
     return time.monotonic() - begun
 
 
-def test_the_master_is_killed_and_starts_again(scheduler: MesosScheduler, tmp_path: Path) -> None:
-    run = Run(scheduler, tmp_path)
+def test_the_master_is_killed_and_starts_again(scheduler: MesosScheduler, start_run: StartRun) -> None:
+    run = start_run(scheduler)
     run.wait_for(200)
     scheduler.mesos.kill("master")
     time.sleep(1.0)
@@ -121,8 +137,8 @@ def test_the_master_is_killed_and_starts_again(scheduler: MesosScheduler, tmp_pa
     print(f"master: jobs end again after {seconds:.1f} s; lost with it: {run.repeated(jobs)}")
 
 
-def test_an_agent_is_killed_and_starts_again(scheduler: MesosScheduler, tmp_path: Path) -> None:
-    run = Run(scheduler, tmp_path)
+def test_an_agent_is_killed_and_starts_again(scheduler: MesosScheduler, start_run: StartRun) -> None:
+    run = start_run(scheduler)
     run.wait_for(200)
 
     seconds = recovery_s(run, lambda: scheduler.mesos.restart("agent0"))
@@ -134,9 +150,9 @@ def test_an_agent_is_killed_and_starts_again(scheduler: MesosScheduler, tmp_path
 
 @pytest.mark.parametrize("stopped_s", [2.0, 20.0], ids=["within", "past"])
 def test_an_agent_is_stopped_within_and_past_the_partition_policy(
-    scheduler: MesosScheduler, tmp_path: Path, stopped_s: float
+    scheduler: MesosScheduler, start_run: StartRun, stopped_s: float
 ) -> None:
-    run = Run(scheduler, tmp_path)
+    run = start_run(scheduler)
     run.wait_for(200)
     scheduler.mesos.kill("agent0", signal.SIGSTOP)
     time.sleep(stopped_s)
@@ -150,9 +166,9 @@ def test_an_agent_is_stopped_within_and_past_the_partition_policy(
     print(f"agent stopped for {stopped_s:g} s: ran again: {repeated}")
 
 
-def test_the_scheduler_is_killed_again_and_again(scheduler: MesosScheduler, tmp_path: Path) -> None:
+def test_the_scheduler_is_killed_again_and_again(scheduler: MesosScheduler, start_run: StartRun) -> None:
     rng = random.Random(2)
-    run = Run(scheduler, tmp_path)
+    run = start_run(scheduler)
     for count in range(100, JOBS, 200):
         run.wait_for(count)
         time.sleep(rng.uniform(0.0, 0.2))
@@ -165,8 +181,8 @@ def test_the_scheduler_is_killed_again_and_again(scheduler: MesosScheduler, tmp_
     print(f"scheduler killed {len(range(100, JOBS, 200))} times: ran again: {run.repeated(jobs)}")
 
 
-def test_executors_are_killed(scheduler: MesosScheduler, tmp_path: Path) -> None:
-    run = Run(scheduler, tmp_path)
+def test_executors_are_killed(scheduler: MesosScheduler, start_run: StartRun) -> None:
+    run = start_run(scheduler)
     killed = 0
     for count in (200, 600, 1000):
         run.wait_for(count)
@@ -181,9 +197,9 @@ def test_executors_are_killed(scheduler: MesosScheduler, tmp_path: Path) -> None
 
 
 def test_a_second_scheduler_with_the_same_framework_replaces_the_first_which_does_not_come_back(
-    scheduler: MesosScheduler, tmp_path: Path
+    scheduler: MesosScheduler, start_run: StartRun
 ) -> None:
-    run = Run(scheduler, tmp_path)
+    run = start_run(scheduler)
     run.wait_for(200)
     [framework_id] = scheduler.framework_ids()
     other = Subscriber(scheduler.mesos.master, framework_id)
@@ -195,8 +211,10 @@ def test_a_second_scheduler_with_the_same_framework_replaces_the_first_which_doe
     run.check(run.finish())  # with the next scheduler, which a client has started
 
 
-def test_a_framework_that_was_removed_stops_the_scheduler(scheduler: MesosScheduler, tmp_path: Path) -> None:
-    run = Run(scheduler, tmp_path)
+def test_a_framework_that_was_removed_stops_the_scheduler(
+    scheduler: MesosScheduler, start_run: StartRun
+) -> None:
+    run = start_run(scheduler)
     run.wait_for(200)
 
     scheduler.tear_down()
