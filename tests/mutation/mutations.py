@@ -177,7 +177,9 @@ def _places(function: Function) -> list[tuple[ast.AST, str, int | None, ast.AST]
             if isinstance(node, ast.Raise) or (isinstance(node, ast.keyword) and node.arg in _DECLARED):
                 continue
             for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
-                if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
+                if isinstance(child, ast.AST) and not (
+                    isinstance(child, ast.JoinedStr) or _is_docstring(child)
+                ):
                     found.append((node, field, index, child))
                     visit(child)
 

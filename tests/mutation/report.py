@@ -47,8 +47,9 @@ This page is generated; the reasons are in `tests/mutation/justified.toml`.
 """
 
 # Measured on mutants that nobody had looked at. Update it with each such measurement.
-_UNSEEN = """Survivors were followed up, so the score of mutants that nobody has looked at is lower:
-of 203 such mutants the quick stage killed 160 (79%)."""
+_UNSEEN = """Survivors are followed up, so the score of mutants that nobody has looked at is lower.
+While tests were added for `matching/`, `rebalancing/` and `hosts/`, both stages killed 202 of 229 such
+mutants (88%), and then the quick stage alone 1,335 of 1,532 (87%); before, it killed 160 of 203 (79%)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

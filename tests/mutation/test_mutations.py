@@ -36,6 +36,12 @@ def test_declarations_and_docstrings_stay() -> None:
     assert not any("LIMIT" in before or "Return whether" in before for before in changes)
 
 
+def test_docstrings_of_inner_functions_stay() -> None:
+    source = 'def outer():\n    def inner():\n        """Return one."""\n        return 1\n    return inner\n'
+
+    assert not [each for each in mutants_of("inner.py", source) if "Return one" in each.before]
+
+
 def test_the_code_of_a_mutant_does_what_its_change_says() -> None:
     namespace: dict[str, object] = {}
     exec(compile(SOURCE, "small.py", "exec"), namespace)

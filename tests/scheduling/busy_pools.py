@@ -35,6 +35,7 @@ DEMANDS: tuple[dict[str, Any], ...] = (
     {"ports": 2},
     {"constraints": ConstraintClass(attributes=(("zone", "a"),))},
     {"constraints": ConstraintClass(attributes=(("zone", "b"), ("rack", "s")))},
+    {"constraints": ConstraintClass(attributes=(("zone", "nowhere"),))},
     {"constraints": ConstraintClass(disk_type="ssd", disk_mb=40.0)},
     {"constraints": ConstraintClass(disk_type="ssd", disk_mb=0.0)},
     {"constraints": ConstraintClass(disk_type="ssd", disk_mb=0.5)},

@@ -11,8 +11,9 @@ from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints.constraints import MAX_TASKS, OFFER_USERS, PoolDefaults
+from cook_jupyter.scheduling.constraints.constraints import MAX_TASKS, OFFER_USERS, RESERVED, PoolDefaults
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
+from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches, next_scaleback, refusal_now
 from cook_jupyter.scheduling.matching.matching import MatchSettings
@@ -257,6 +258,8 @@ def test_the_reasons_of_a_waiting_job_are_available() -> None:
     assert refusal_now(index, job_id(2), [for_bob]).constraints == {OFFER_USERS: 1}
     for_owner = replace(HOST, users=frozenset({index.owner(index.row_of(job_id(2))).name}))
     assert refusal_now(index, job_id(2), [for_owner]) == Refusal(job_id=job_id(2))
+    kept = PlacementContext(reservations={job_id(1): HOST.host})
+    assert refusal_now(index, job_id(2), [HOST], placement_context=kept).constraints == {RESERVED: 1}
     none_more = MatchSettings(defaults=PoolDefaults(max_tasks_per_host=0))
     refusal = refusal_now(index, job_id(2), [HOST], settings=none_more)
     assert refusal.constraints == {MAX_TASKS: 1}
@@ -281,7 +284,9 @@ def test_a_matched_head_brings_all_considered_jobs_back() -> None:
 
 def test_the_scaleback_is_reset_after_a_thousand_cycles_at_its_minimum() -> None:
     almost = Scaleback(considerable=1, cycles_at_floor=999)
-    assert next_scaleback(almost, head_matched=False, settings=CycleSettings()).considerable == 1000
+    for number in (1000, 70):
+        settings = CycleSettings(max_considered=number)
+        assert next_scaleback(almost, head_matched=False, settings=settings) == Scaleback(considerable=number)
 
 
 def test_a_head_that_finds_no_host_scales_the_queue_back() -> None:

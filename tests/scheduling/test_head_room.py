@@ -278,8 +278,9 @@ def test_kept_room_is_subtracted_from_an_offer_for_each_resource() -> None:
     assert left.room == Resources(cpus=1, mem_mb=0, gpus=1)
     assert left.room + left.running == offer.room + offer.running
     assert left.ports == ((10, 11), (20, 20))
-    two_ports = without_kept(offer, HostAmounts(1, 5, 2, 2, inf), HostAmounts(8, 200, 1, 12, inf)).ports
-    assert two_ports == ((10, 11),)
+    left = without_kept(offer, HostAmounts(1, 5, 2, 2, inf), HostAmounts(8, 200, 1, 12, inf))
+    assert left.room == Resources(cpus=1, mem_mb=5, gpus=1)
+    assert left.ports == ((10, 11),)
 
 
 @pytest.mark.parametrize(("kind", "gpus"), [(HostKind.PLAIN, 2.0), (HostKind.MESOS, 3.0)])
@@ -491,6 +492,31 @@ def test_a_head_does_not_yield_to_a_job_that_may_not_start() -> None:
     head = a_head(asked=HostAmounts(4, 1, 0, 0, 1))
 
     assert not gives_way(head, index, SHARES, DruMode.DEFAULT, lambda job_id: job_id != "k")
+
+
+@pytest.mark.parametrize(
+    ("mode", "amounts", "expected"),
+    [
+        (DruMode.DEFAULT, (0.0, 1000.0, 0.0), True),  # as far along as bob
+        (DruMode.DEFAULT, (0.0, 2001.0, 0.0), False),
+        (DruMode.GPU, (0.0, 0.0, 2.0), True),
+        (DruMode.GPU, (0.0, 0.0, 4.0), False),
+    ],
+)
+def test_each_resource_counts_for_who_takes_precedence(
+    mode: DruMode, amounts: tuple[float, float, float], expected: bool
+) -> None:
+    index = pool(
+        QueuedJob(JobId("j"), "bob", 4, 1, 3),
+        QueuedJob(JobId("k"), "eve", amounts[0], amounts[1], 4, gpus=amounts[2]),
+        running=(
+            QueuedJob(JobId("r"), "bob", 3, 1, 1, gpus=3.0),
+            QueuedJob(JobId("s"), "eve", 0, 400, 2, gpus=0.5),
+        ),
+    )
+    head = a_head(asked=HostAmounts(9, 9000, 9, 0, 1))
+
+    assert gives_way(head, index, SHARES, mode, anybody) is expected
 
 
 def test_a_users_own_jobs_do_not_take_precedence() -> None:

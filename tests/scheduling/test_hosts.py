@@ -224,6 +224,21 @@ def test_codes_in_use_stay_right_when_unused_ones_are_forgotten() -> None:
     assert list(hosts.columns._codes) == ["zone"]
 
 
+def test_hosts_of_which_one_is_gone_are_as_if_built_without_it() -> None:
+    offers = [
+        Offer(
+            host=host, cluster="", pool=PoolName("pool"), room=Resources(cpus=cpus), attributes={"zone": host}
+        )
+        for host, cpus in (("a", 1.0), ("b", 2.0), ("c", 2.0))
+    ]
+    hosts = Hosts(offers)
+    facts(hosts)
+
+    hosts.update([], removed=["b"])
+
+    assert facts(hosts) == facts(Hosts([offers[0], offers[2]]))
+
+
 def test_hosts_that_were_told_a_change_follow_the_same_offers_again() -> None:
     offer = Offer(host="a", cluster="east", pool=PoolName("pool"), room=Resources(cpus=1.0))
     hosts = Hosts([offer])
@@ -235,10 +250,10 @@ def test_hosts_that_were_told_a_change_follow_the_same_offers_again() -> None:
 
 
 def test_hosts_whose_hashes_collide_have_different_states() -> None:
-    first, second = np.array([1.0, 2.0, 1.0]), np.array([1.0, 1.1665817025714846e-302, 1.0])
-    mixed = _mixed([first, second])
-    assert len(set(mixed.tolist())) == 1  # otherwise look for another pair
+    same = np.array([5.0, 5.0, 5.0])
+    columns = [np.array([1.0, 2.0, 1.0]), np.array([1.0, 1.1665817025714846e-302, 1.0]), same]
+    assert len(set(_mixed(columns).tolist())) == 1  # otherwise look for another pair
 
-    states = _states([first, second]).tolist()
+    states = _states(columns).tolist()
 
     assert states[0] == states[2] != states[1]

@@ -8,7 +8,7 @@ import pytest
 from cook_jupyter.model.offer import HostKind, Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints.constraints import ConstraintClass, PoolDefaults
+from cook_jupyter.scheduling.constraints.constraints import GPU, ConstraintClass, PoolDefaults
 from cook_jupyter.scheduling.hosts.checker import NO_PLACEMENT_CONTEXT, ConstraintChecker, with_task
 from cook_jupyter.scheduling.hosts.hosts import Hosts
 from cook_jupyter.scheduling.hosts.masks import ConstraintMasks
@@ -86,3 +86,30 @@ def test_a_node_without_a_type_of_disk_has_none_of_it() -> None:
         mask = masks.open_to(TaskRequest(job_id(1), 1.0, 1.0, constraints=constraints))
         assert mask is not None
         assert mask.tolist() == [is_open]
+
+
+def test_constraints_that_are_first_asked_for_later_count_the_jobs_of_the_cycle() -> None:
+    nodes = [
+        Offer(
+            host=host,
+            cluster="east",
+            pool=PoolName("pool"),
+            room=Resources(),
+            kind=HostKind.KUBERNETES,
+            gpu_models={"p100": 1.0},
+            disk_mb={"ssd": 50.0},
+        )
+        for host in ("a", "b")
+    ]
+    defaults = PoolDefaults(disk=True, gpu_model="p100")
+    on_disk = TaskRequest(
+        job_id(1), 1.0, 1.0, 1.0, constraints=ConstraintClass(disk_type="ssd", disk_mb=40.0)
+    )
+    on_gpu = TaskRequest(job_id(2), 1.0, 1.0, 1.0)
+    checker = ConstraintChecker(Hosts(nodes), defaults, NO_PLACEMENT_CONTEXT)
+    checker.record_assignment(0, on_disk)
+
+    for request in (on_gpu, on_disk):
+        failing_at = checker.failing_at(request)
+        assert failing_at is not None
+        assert [failing_at(position) for position in range(2)] == [GPU, None]

@@ -364,6 +364,15 @@ def test_hosts_of_exactly_good_enough_are_taken_after_all_fitter_ones(columnar_f
 
 
 @BOTH_WAYS
+def test_an_empty_host_may_be_good_enough_for_a_job_that_requests_nothing(columnar_from: int) -> None:
+    used = Resources(cpus=2.0, mem_mb=50.0)
+    offers = [a_host(f"h{n:02}", running=used if n > 9 else Resources()) for n in range(20)]
+    settings = MatchSettings(columnar_from=columnar_from, good_enough=0.1)
+    matches, _, _ = match([request(1, 0.0, 0.0)], Hosts(offers), settings=settings)
+    assert hosts_of(matches) == {1: "h00"}
+
+
+@BOTH_WAYS
 def test_of_many_equal_hosts_of_exactly_good_enough_the_first_is_chosen(columnar_from: int) -> None:
     offers = [a_host(f"h{n:02}", 4.0, 40.0) for n in range(100)]
     settings = MatchSettings(columnar_from=columnar_from, good_enough=fitness_of(1.25))

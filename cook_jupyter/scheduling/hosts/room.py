@@ -248,12 +248,8 @@ class DistinctHosts:
         self._changed.add(host)
         slot = self._slot_of.get(host)
         if slot is None:
-            model_slot = (
-                self._slot_of[self._hosts_by_state[self._at[state]]]
-                if self._at[state] < self._end[state]
-                else 0
-            )
-            self._slot_of[host] = self.estimates.add(host, model_slot)
+            representative = self._hosts_by_state[self._at[state]]
+            self._slot_of[host] = self.estimates.add(host, self._slot_of[representative])
             return
         self.estimates.refresh(slot, host)
         index = self._at[state]
