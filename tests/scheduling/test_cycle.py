@@ -7,15 +7,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cook_jupyter.model.decisions import Refusal, Scaleback
+from cook_jupyter.model.job import GroupId
 from cook_jupyter.model.limits import Quota, Usage, UserLimits
 from cook_jupyter.model.offer import Offer
 from cook_jupyter.model.pool import PoolName
 from cook_jupyter.model.resources import Resources
-from cook_jupyter.scheduling.constraints.constraints import MAX_TASKS, OFFER_USERS, RESERVED, PoolDefaults
+from cook_jupyter.scheduling.constraints.constraints import (
+    MAX_TASKS,
+    OFFER_USERS,
+    RESERVED,
+    GroupPlacement,
+    PoolDefaults,
+)
 from cook_jupyter.scheduling.growth.autoscaling import jobs_to_grow_for
 from cook_jupyter.scheduling.hosts.checker import PlacementContext
 from cook_jupyter.scheduling.hosts.hosts import Hosts
-from cook_jupyter.scheduling.matching.cycle import CycleSettings, decide_matches, next_scaleback, refusal_now
+from cook_jupyter.scheduling.matching.cycle import (
+    CycleSettings,
+    decide_matches,
+    next_scaleback,
+    refusal_now,
+    with_groups,
+)
 from cook_jupyter.scheduling.matching.matching import MatchSettings
 from cook_jupyter.scheduling.ranking.considerable import QueueFilters
 from cook_jupyter.scheduling.ranking.ranking import Order, RankSettings
@@ -263,6 +276,15 @@ def test_the_reasons_of_a_waiting_job_are_available() -> None:
     none_more = MatchSettings(defaults=PoolDefaults(max_tasks_per_host=0))
     refusal = refusal_now(index, job_id(2), [HOST], settings=none_more)
     assert refusal.constraints == {MAX_TASKS: 1}
+
+
+def test_the_hosts_of_groups_are_those_of_the_index_unless_others_are_given() -> None:
+    index, groups = an_index([]), {GroupId("group"): GroupPlacement()}
+    given = PlacementContext(groups=groups, group_hosts=lambda _: {"host": 1})
+
+    assert with_groups(given, index) is given
+    assert with_groups(PlacementContext(groups=groups), index).group_hosts == index.group_hosts
+    assert with_groups(PlacementContext(), index).group_hosts is None
 
 
 def test_87_missed_heads_bring_1000_considered_jobs_down_to_one() -> None:
