@@ -191,7 +191,7 @@ def test_an_interpreter_whose_spawner_sends_odd_messages_is_used_for_commands_al
             front_end.send_launch(task_of(launch, ())._replace(python=python).packed())
             is_refusal = header["t"] == "refused" and isinstance(header.get("why"), str)
             is_refusal = is_refusal and protocol.is_valid(header, protocol.FROM_SPAWNER)
-            expected = Cause.UNLAUNCHED if is_refusal else Cause.DONE
+            expected = Cause.FAILED if is_refusal else Cause.DONE
             assert front_end.end_of(launch).cause == expected
 
     later = site.call(abs, -1)
