@@ -47,7 +47,7 @@ def a_task(command: str = "true", *, mem_mb: float = 16.0) -> Task:
 def executor_pid(mesos: LocalMesos, framework: ExecutorFramework) -> int:
     """The process of the framework's executor."""
     [file] = mesos.work_dir.glob(
-        f"agent*/work/slaves/*/frameworks/*/executors/{framework.executor_id}/runs/*[!t]/{PID_FILE}"
+        f"agent*/*/slaves/*/frameworks/*/executors/{framework.executor_id}/runs/*[!t]/{PID_FILE}"
     )
     return int(file.read_text().split()[0])
 

@@ -123,6 +123,14 @@ def launch_on(host: str = "h1") -> Launch:
     return replace(launch, instance=replace(launch.instance, host=host))
 
 
+async def launched(cluster: MesosCluster, connection: FakeConnection) -> Launch:
+    """Launch an instance on the only host, which offers 4 cpus."""
+    await connection.offer(an_offer("o1"))
+    launch = launch_on()
+    await cluster.launch([launch])
+    return launch
+
+
 def status_of(launch: Launch, state: str, *, uuid: str = "dXVpZA==", **fields: object) -> TaskStatus:
     named = {"agent_id": Value("a1"), "uuid": uuid, **fields}
     return a_status(state, launch.instance.instance_id, **named)
@@ -288,9 +296,7 @@ async def test_an_accept_that_is_refused_ends_its_instances(
 async def test_a_status_is_acknowledged_after_its_commit(
     cluster: MesosCluster, connection: FakeConnection, reports: Reports
 ) -> None:
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
     reports.full = True
 
     await connection.update(status_of(launch, "TASK_FINISHED", data=end_of(Cause.DONE, id_of(launch))))
@@ -306,9 +312,7 @@ async def test_a_status_is_acknowledged_after_its_commit(
 async def test_a_status_that_a_master_made_is_not_acknowledged(
     cluster: MesosCluster, connection: FakeConnection, reports: Reports
 ) -> None:
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
 
     await connection.update(status_of(launch, "TASK_GONE", uuid=""))
 
@@ -331,9 +335,7 @@ async def test_a_status_without_an_update_is_acknowledged(
 async def test_an_error_about_a_running_instance_is_about_another_launch(
     cluster: MesosCluster, connection: FakeConnection, reports: Reports
 ) -> None:
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
     await connection.update(status_of(launch, "TASK_RUNNING", data=running(id_of(launch))))
 
     await connection.update(status_of(launch, "TASK_ERROR", uuid="", reason="REASON_TASK_INVALID"))
@@ -364,9 +366,7 @@ async def test_a_result_whose_host_is_away_is_waited_for(
         tick_s=0.02,
     )
     await cluster.start(reports, [])
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
     result_file = ResultFile(RESULT_FILE, 5000, "0" * 64)
 
     data = end_of(Cause.DONE, id_of(launch), result_file=result_file)
@@ -385,9 +385,7 @@ async def test_a_result_whose_host_is_away_is_waited_for(
 async def test_an_end_that_a_master_tells_without_the_result_waits_for_the_executors_word(
     cluster: MesosCluster, connection: FakeConnection, reports: Reports
 ) -> None:
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
 
     await connection.update(status_of(launch, "TASK_FINISHED", uuid="", reason="REASON_RECONCILIATION"))
     await asyncio.sleep(0.05)
@@ -409,9 +407,7 @@ async def test_an_end_after_which_nothing_follows_is_believed(
     name: str,
 ) -> None:
     monkeypatch.setattr("cook_jupyter.clusters.mesos.provisional.WAIT_S", 0.05)
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
 
     await connection.update(status_of(launch, name, uuid="", reason="REASON_RECONCILIATION"))
 
@@ -421,9 +417,7 @@ async def test_an_end_after_which_nothing_follows_is_believed(
 async def test_the_end_of_an_instance_frees_its_room_before_mesos_offers_it(
     cluster: MesosCluster, connection: FakeConnection, reports: Reports
 ) -> None:
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
 
     await connection.update(status_of(launch, "TASK_FINISHED", data=end_of(Cause.DONE, id_of(launch))))
 
@@ -438,9 +432,7 @@ async def test_a_result_is_fetched_once_and_not_lost_if_its_end_is_told_again_me
     files = SlowFiles()
     cluster = make(connection, state, results=files)
     await cluster.start(reports, [])
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
     data = end_of(Cause.DONE, id_of(launch), result_file=ResultFile(RESULT_FILE, 5000, "0" * 64))
     end = status_of(launch, "TASK_FINISHED", data=data)
 
@@ -465,9 +457,7 @@ async def test_a_result_that_cannot_be_fetched_does_not_fail_its_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("cook_jupyter.clusters.mesos.result_files._FIRST_PAUSE_S", 0.001)
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
     result_file = ResultFile(RESULT_FILE, 5000, "0" * 64)
 
     data = end_of(Cause.DONE, id_of(launch), result_file=result_file)
@@ -485,9 +475,7 @@ async def test_a_kill_is_repeated_until_the_instance_has_ended(
     cluster: MesosCluster, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cook_jupyter.clusters.mesos.instances.LAST_KILL_PAUSE_S", 0.05)
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
 
     await cluster.kill([launch.instance.instance_id])
     [kill] = await connection.until("KILL")
@@ -520,9 +508,7 @@ async def test_a_launch_that_waits_is_killed_without_mesos(
 async def test_a_kill_that_could_not_be_sent_is_sent_after_the_next_subscription(
     cluster: MesosCluster, connection: FakeConnection
 ) -> None:
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
     await connection.until("ACCEPT")
     connection.disconnect()
     await cluster.kill([launch.instance.instance_id])
@@ -539,9 +525,7 @@ async def test_a_kill_that_could_not_be_sent_is_sent_after_the_next_subscription
 async def test_an_unreachable_instance_is_given_up_after_a_while(
     cluster: MesosCluster, connection: FakeConnection, reports: Reports
 ) -> None:
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
 
     await connection.update(status_of(launch, "TASK_UNREACHABLE", uuid=""))
 
@@ -552,9 +536,7 @@ async def test_an_unreachable_instance_is_given_up_after_a_while(
 async def test_an_unreachable_instance_that_comes_back_goes_on(
     cluster: MesosCluster, connection: FakeConnection, reports: Reports
 ) -> None:
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
     await connection.update(status_of(launch, "TASK_UNREACHABLE", uuid=""))
 
     await connection.update(status_of(launch, "TASK_RUNNING", uuid="", reason="REASON_AGENT_REREGISTERED"))
@@ -668,9 +650,7 @@ async def test_an_executor_of_an_earlier_scheduler_with_other_options_is_pinged_
 async def test_an_executor_with_the_same_id_on_a_replaced_agent_is_another_one(
     cluster: MesosCluster, connection: FakeConnection, reports: Reports
 ) -> None:
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
     status = status_of(launch, "TASK_RUNNING", executor_id=Value("cook-nobody-1"))
     await connection.update(status)
 
@@ -743,9 +723,7 @@ async def test_an_executor_that_never_started_is_a_failed_launch(
     reason: str,
     is_told_first: bool,
 ) -> None:
-    await connection.offer(an_offer("o1"))
-    launch = launch_on()
-    await cluster.launch([launch])
+    launch = await launched(cluster, connection)
     executor_id = await made_executor(connection, 0)
     if says_hello:
         hello = {"t": "hello", "version": 1, "python": "3", "host": "h1", "packages": {}}
